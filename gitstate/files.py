@@ -1,0 +1,279 @@
+"""The only writer of files outside git: atomic and durable writes, locks, and who a process is.
+
+Durable means: fsync of the file, rename or link, fsync of the directory (POSIX leaves a directory entry volatile
+until its directory is synced; see `man 2 fsync`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterable, Iterator
+
+from .errors import TryAgain
+
+#: Above this many files one `syncfs` is cheaper than an fsync of each.
+_SYNC_ONE_BY_ONE = 400
+#: Coarse kernel clocks and file systems stamp files a little in the past.
+_CLOCK_SLACK_NS = 2_000_000_000
+
+
+class Deadline:
+    """A point in time after which work must stop. `seconds` is None for no limit."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds that are left, never negative; infinity where there is no limit."""
+        return float("inf") if self._end is None else max(0.0, self._end - time.monotonic())
+
+    def passed(self) -> bool:
+        return self.left() <= 0.0
+
+
+def fsync_path(path: bytes) -> None:
+    """Make the file or directory at `path` durable. What is not there, or can't be opened, is passed over."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM):
+            return
+        raise
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS):
+            raise
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: bytes, *, top: bytes) -> None:
+    """Create `path` and what is missing between it and `top`, each entry durable."""
+    missing = []
+    while path != top and not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for directory in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory)
+        fsync_path(os.path.dirname(directory))
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`: os.write may stop short, and says nothing."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def write_atomic(path: bytes, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Replace the file at `path` as a whole or not at all. A symlink at `path` is replaced, not followed.
+
+    Raises OSError; then the old file stands and no temporary one is left.
+    """
+    temporary = b"%s.tmp-%d" % (path, os.getpid())
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            write_all(fd, data)
+            os.fchmod(fd, mode)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if durable:
+        fsync_path(os.path.dirname(path))
+
+
+def read_limited(path: bytes, limit: int) -> bytes | None:
+    """The bytes of a regular file of at most `limit` bytes; None where there is none, or it is larger, or is a link."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or info.st_size > limit:
+            return None
+        with os.fdopen(os.dup(fd), "rb") as file:
+            data = file.read(limit + 1)
+        return data if len(data) <= limit else None
+    finally:
+        os.close(fd)
+
+
+def remove(path: bytes) -> None:
+    """Unlink `path` if it is there."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.unlink(path)
+
+
+def sync_since(directories: Iterable[bytes], stamp_ns: int) -> int:
+    """Make durable every file in `directories` (not below) that changed since `stamp_ns`, and the directories.
+
+    `stamp_ns` is what an earlier call returned, or 0. Returns the stamp for the next call: everything older is known
+    to be on disk. This covers objects that the agent's own git wrote and never synced.
+    """
+    now = time.time_ns()
+    since = stamp_ns - _CLOCK_SLACK_NS if stamp_ns <= now else 0
+    files: list[bytes] = []
+    changed: list[bytes] = []
+    for directory in directories:
+        try:
+            if os.stat(directory).st_mtime_ns < since:
+                continue
+            with os.scandir(directory) as entries:
+                changed.append(directory)
+                for entry in entries:
+                    info = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(info.st_mode) and info.st_ctime_ns >= since:
+                        files.append(entry.path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    if len(files) > _SYNC_ONE_BY_ONE and changed:
+        sync_filesystem(changed[0])
+        return now
+    for path in (*files, *changed):
+        fsync_path(path)
+    return now
+
+
+def sync_filesystem(path: bytes) -> None:
+    """syncfs(2) of the file system that holds `path`; where the C library lacks it, sync(2) of all."""
+    import ctypes
+
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+        if syncfs is None:
+            os.sync()
+        elif syncfs(fd) != 0:
+            raise OSError(ctypes.get_errno(), "syncfs failed")
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def locked(path: bytes, deadline: Deadline, what: str) -> Iterator[int]:
+    """Hold an exclusive flock on the file at `path`; yields its descriptor.
+
+    The kernel drops it when the last holder of the descriptor dies, so it is never stale. A child that inherits the
+    descriptor holds the lock too: who gets it knows that no child of the former holder is left.
+
+    Raises TryAgain where it is still held when `deadline` has passed.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        pause = 0.001
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except (BlockingIOError, InterruptedError):
+                if deadline.passed():
+                    raise TryAgain(
+                        f"another gitstate is at work on {what}; nothing was changed", hint="try again in a moment"
+                    ) from None
+                time.sleep(min(pause, deadline.left()))
+                pause = min(pause * 2, 0.05)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def hostname() -> str:
+    return socket.gethostname()
+
+
+def boot_id() -> str | None:
+    """What tells this boot from every other: Linux's random id, elsewhere None."""
+    data = _proc("/proc/sys/kernel/random/boot_id")
+    return None if data is None else data.decode("ascii", "replace").strip()
+
+
+def boot_time_ns() -> int | None:
+    """When this boot began, in nanoseconds since the epoch; None where the kernel does not tell."""
+    data = _proc("/proc/stat")
+    for line in (data or b"").splitlines():
+        if line.startswith(b"btime "):
+            return int(line.split()[1]) * 1_000_000_000
+    return None
+
+
+def process_start(pid: int) -> str | None:
+    """The start time of a process in clock ticks since boot (field 22 of proc(5) stat); None where it is gone.
+
+    A zombie counts as gone: it holds nothing and will do nothing.
+    """
+    data = _proc(f"/proc/{pid}/stat")
+    if data is None:
+        return None
+    fields = data.rpartition(b")")[2].split()
+    return None if fields[0] in (b"Z", b"X") else fields[19].decode("ascii")
+
+
+def is_running(pid: int | None, start: str | None, boot: str | None) -> bool:
+    """Whether the very process that was recorded still runs: same boot, same pid, same start time."""
+    if pid is None or pid <= 0 or (boot is not None and boot != boot_id()):
+        return False
+    now = process_start(pid)
+    if now is not None:
+        return start is None or now == start
+    if os.path.isdir("/proc/self"):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def ancestors() -> set[int]:
+    """The pids of this process and all its ancestors."""
+    found = {os.getpid()}
+    pid = os.getppid()
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        data = _proc(f"/proc/{pid}/stat")
+        pid = int(data.rpartition(b")")[2].split()[1]) if data is not None else 0
+    return found
+
+
+def _proc(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def ignoring_signals(signals: Iterable[int]) -> Iterator[None]:
+    """Block `signals` for this process and every child it starts; those that came are delivered at the end.
+
+    A blocked mask protects a git child, an ignored signal does not: git installs handlers of its own.
+    """
+    import signal
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, list(signals))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,307 @@
+"""The only module that runs git: scrubbed environment, bytes and NUL, typed results or GitError.
+
+What a repository's configuration names as a program (fsmonitor, hooks, pagers, editors, askpass) is switched off
+on every call; filters run only where `snapshot` asks for git's own way in, and never for a workspace of someone else.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, Any, NamedTuple
+
+from .errors import GitError, NotAWorkspace
+
+Oid = str
+"""An object id in lower-case hex: 40 digits in a sha1 repository, 64 in a sha256 one."""
+
+#: Names of variables that say where git's own parts and the user's configuration are, not which repository to use.
+_KEPT = frozenset(
+    (
+        "GIT_CONFIG_GLOBAL",
+        "GIT_CONFIG_SYSTEM",
+        "GIT_CONFIG_NOSYSTEM",
+        "GIT_EXEC_PATH",
+        "GIT_SSH",
+        "GIT_SSH_COMMAND",
+        "GIT_SSL_CAINFO",
+        "GIT_SSL_CAPATH",
+    )
+)
+
+#: Objects of more bytes than this are never held in memory as a whole.
+LARGE = 8 << 20
+
+_OPTIONS = (
+    *("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.pager=cat"),
+    *("-c", "core.fsync=reference,loose-object,pack,pack-metadata", "-c", "core.fsyncMethod=fsync"),
+    *("-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "submodule.recurse=false"),
+    *("-c", "core.warnAmbiguousRefs=false", "-c", "core.untrackedCache=keep"),
+)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without what would lead git elsewhere, or let it ask or wait for a person.
+
+    Inside a hook GIT_DIR and GIT_INDEX_FILE are set, and `git -C other` then reads the wrong repository.
+    """
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in _KEPT}
+    clean.update(
+        LC_ALL="C",
+        GIT_TERMINAL_PROMPT="0",
+        GIT_ASKPASS="true",
+        SSH_ASKPASS="true",
+        GIT_EDITOR=":",
+        GIT_OPTIONAL_LOCKS="0",
+        GIT_NO_LAZY_FETCH="1",
+        GIT_NO_REPLACE_OBJECTS="1",
+        GIT_LITERAL_PATHSPECS="1",
+        GIT_ADVICE="0",
+        GIT_COMMITTER_NAME="gitstate",
+        GIT_COMMITTER_EMAIL="gitstate@localhost",
+    )
+    clean.pop("LANGUAGE", None)
+    if extra:
+        clean.update(extra)
+    return clean
+
+
+class Git(NamedTuple):
+    """How to run git in one directory.
+
+    `options` are further global options; `lock_fd` is a descriptor that every child inherits (see `files.locked`).
+    """
+
+    directory: bytes
+    options: tuple[str, ...] = ()
+    lock_fd: int | None = None
+
+    def start(
+        self, *args: str | bytes, extra: Mapping[str, str] | None = None, stderr: int | IO[bytes] = subprocess.PIPE
+    ) -> subprocess.Popen[bytes]:
+        """Start git with pipes on its three streams."""
+        return subprocess.Popen(
+            ["git", *_OPTIONS, *self.options, *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            cwd=self.directory,
+            env=environment(extra),
+            pass_fds=() if self.lock_fd is None else (self.lock_fd,),
+        )
+
+    def run(
+        self,
+        *args: str | bytes,
+        given: bytes = b"",
+        extra: Mapping[str, str] | None = None,
+        fine: Sequence[int] = (0,),
+        timeout: float | None = None,
+    ) -> bytes:
+        """What git prints. Raises GitError where its status is not among `fine`, or it outlives `timeout` seconds."""
+        return self.finish(self.start(*args, extra=extra), given=given, fine=fine, timeout=timeout)
+
+    def finish(
+        self,
+        process: subprocess.Popen[bytes],
+        *,
+        given: bytes = b"",
+        fine: Sequence[int] = (0,),
+        timeout: float | None = None,
+    ) -> bytes:
+        """Feed a process that `start` made and wait for its output; raises as `run` does."""
+        try:
+            out, err = process.communicate(given, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise GitError(_words(process), -9, b"it took too long") from None
+        if process.returncode not in fine:
+            raise GitError(_words(process), process.returncode, err)
+        return out
+
+    def succeeds(self, *args: str | bytes) -> bool:
+        """Whether git ends with status 0 (as with `merge-base --is-ancestor`); raises on any status but 0 and 1."""
+        process = self.start(*args)
+        self.finish(process, fine=(0, 1))
+        return process.returncode == 0
+
+
+def _words(process: subprocess.Popen[bytes]) -> list[str]:
+    args: Any = process.args
+    return [os.fsdecode(word) for word in args[1:]]
+
+
+class Repository(NamedTuple):
+    """Where one worktree and its repository are. All paths are absolute, as bytes."""
+
+    toplevel: bytes
+    git_dir: bytes
+    """The worktree's own directory: `.git`, or `.git/worktrees/<id>` of a linked worktree."""
+    common_dir: bytes
+    object_format: str
+    """`sha1` or `sha256`."""
+    config: dict[str, list[str]]
+    """Every setting, by its lower-case name (subsections keep their case), last value last."""
+    git: Git
+
+    @property
+    def objects(self) -> bytes:
+        return os.path.join(self.common_dir, b"objects")
+
+    @property
+    def own(self) -> bytes:
+        """The directory below git_dir that holds what gitstate needs beside git's own files."""
+        return os.path.join(self.git_dir, b"gitstate")
+
+    @property
+    def zero(self) -> Oid:
+        return "0" * (64 if self.object_format == "sha256" else 40)
+
+    def setting(self, name: str) -> str | None:
+        values = self.config.get(name.lower())
+        return values[-1] if values else None
+
+    def is_true(self, name: str, default: bool = False) -> bool:
+        value = self.setting(name)
+        return default if value is None else value.lower() in ("true", "yes", "on", "1")
+
+
+def open_repository(path: bytes) -> Repository:
+    """Find the worktree that `path` is in.
+
+    Raises NotAWorkspace where there is none, git will not open it (safe.directory), or it is bare.
+    """
+    git = Git(path)
+    if not os.path.isdir(path):
+        raise NotAWorkspace(f"{os.fsdecode(path)}: no such directory", hint="gitstate -C PATH … names a git worktree")
+    questions = ("--absolute-git-dir", "--git-common-dir", "--show-object-format", "--show-toplevel")
+    asked = git.start("rev-parse", "--path-format=absolute", *questions)
+    listed = git.start("config", "--list", "-z")
+    settings = git.finish(listed, fine=range(256))
+    out, err = asked.communicate()
+    if asked.returncode != 0:
+        said = err.decode("utf-8", "replace").strip().splitlines()
+        raise NotAWorkspace(
+            f"{os.fsdecode(path)}: {said[0].removeprefix('fatal: ') if said else 'not a git worktree'}",
+            hint="gitstate -C PATH … names a git worktree",
+        )
+    lines = out.split(b"\n")[:-1]
+    if len(lines) != len(questions):
+        lines = [git.run("rev-parse", "--path-format=absolute", question)[:-1] for question in questions]
+    git_dir, common_dir, object_format, toplevel = lines
+    config: dict[str, list[str]] = {}
+    for item in settings.split(b"\0")[:-1]:
+        name, _, value = item.partition(b"\n")
+        config.setdefault(os.fsdecode(name), []).append(os.fsdecode(value) if _ else "true")
+    hooks = [key for key in config if key.startswith("hook.") and key.endswith(".command")]
+    options: list[str] = []
+    for hook in hooks:
+        options += ["-c", f"{hook.removesuffix('.command')}.enabled=false"]
+    return Repository(
+        toplevel, git_dir, common_dir, object_format.decode("ascii"), config, Git(toplevel, tuple(options))
+    )
+
+
+def read_head(git_dir: bytes) -> str | None:
+    """The full name of the branch that HEAD is on; None where it is detached."""
+    with open(os.path.join(git_dir, b"HEAD"), "rb") as file:
+        data = file.read(65_536)
+    return os.fsdecode(data[5:].strip()) if data.startswith(b"ref: ") else None
+
+
+def head_of(directory: bytes) -> Oid | None:
+    """The commit that the repository in `directory` is on; None on an unborn branch."""
+    out = Git(directory).run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", fine=(0, 1, 128))
+    return out.decode("ascii").strip() or None
+
+
+class ObjectReader:
+    """One `git cat-file --batch-command` (git 2.36): reads objects by id without a process for each."""
+
+    _AT_ONCE = 256
+
+    def __init__(self, git: Git, extra: Mapping[str, str] | None = None) -> None:
+        self._process = git.start("cat-file", "--batch-command", extra=extra, stderr=subprocess.DEVNULL)
+
+    def __enter__(self) -> ObjectReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        self._process.wait()
+
+    def _ask(self, verb: bytes, oids: Sequence[Oid]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(b"".join(b"%s %s\n" % (verb, oid.encode("ascii")) for oid in oids))
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise GitError(["cat-file"], -1, b"git cat-file ended early") from None
+
+    def _header(self, oid: Oid) -> tuple[str, int] | None:
+        assert self._process.stdout is not None
+        words = self._process.stdout.readline().split()
+        if len(words) == 3:
+            return words[1].decode("ascii"), int(words[2])
+        if len(words) == 2 and words[1] == b"missing":
+            return None
+        raise GitError(["cat-file"], -1, b"object " + oid.encode("ascii") + b" can't be read")
+
+    def kinds(self, oids: Sequence[Oid]) -> list[tuple[str, int] | None]:
+        """Kind and size in bytes of each object; None for one that is missing."""
+        found: list[tuple[str, int] | None] = []
+        for start in range(0, len(oids), self._AT_ONCE):
+            some = oids[start : start + self._AT_ONCE]
+            self._ask(b"info", some)
+            found += [self._header(oid) for oid in some]
+        return found
+
+    def contents(self, oids: Sequence[Oid], limit: int | None = None) -> list[tuple[str, bytes] | None]:
+        """Kind and bytes of each object; None for one that is missing.
+
+        Raises GitError where one is larger than `limit` bytes.
+        """
+        if limit is not None:
+            for oid, info in zip(oids, self.kinds(oids), strict=True):
+                if info is not None and info[1] > limit:
+                    raise GitError(["cat-file"], -1, f"object {oid} has {info[1]} bytes, limit {limit}".encode())
+        assert self._process.stdout is not None
+        found: list[tuple[str, bytes] | None] = []
+        for start in range(0, len(oids), self._AT_ONCE):
+            some = oids[start : start + self._AT_ONCE]
+            self._ask(b"contents", some)
+            for oid in some:
+                header = self._header(oid)
+                if header is None:
+                    found.append(None)
+                    continue
+                data = self._process.stdout.read(header[1])
+                self._process.stdout.read(1)
+                if len(data) != header[1]:
+                    raise GitError(["cat-file"], -1, f"object {oid} is cut short".encode())
+                found.append((header[0], data))
+        return found
+
+    def stream(self, oid: Oid) -> Iterable[bytes]:
+        """The bytes of one object in pieces, for those too large for memory. Read it to its end."""
+        self._ask(b"contents", [oid])
+        header = self._header(oid)
+        if header is None:
+            raise GitError(["cat-file"], -1, f"object {oid} is missing".encode())
+        assert self._process.stdout is not None
+        left = header[1]
+        while left:
+            data = self._process.stdout.read(min(left, 1 << 20))
+            if not data:
+                raise GitError(["cat-file"], -1, f"object {oid} is cut short".encode())
+            left -= len(data)
+            yield data
+        self._process.stdout.read(1)

@@ -1,0 +1,458 @@
+"""Context, manifest and save: frozen data, and their JSON. This docstring is the format's specification.
+
+**Format 1.** A save is an *archive commit*. Its first parent is the WIP commit; further parents are the archive of the
+save below it in a stack, and whatever commits an unfinished operation needs. Its tree:
+
+    context.json        the context (`Context`), UTF-8
+    manifest.json       the manifest (`Manifest`), UTF-8
+    index               the index file as it was, byte for byte
+    sharedindex         the shared index file that a split index leans on
+    sparse-checkout     the sparse-checkout patterns
+    stages/1 … 3        trees that mirror the unmerged stages, so that gc leaves their blobs alone
+    operation/…         files of an unfinished merge, rebase, cherry-pick, revert, am or bisect, below the git dir
+    keep/N              trees and blobs that those files name
+    raw/…               bytes of worktree files that the WIP commit can't give back: filtered, hidden, ignored but kept
+
+A path in JSON is an object `{"path": text}`, with `"path_base64"` beside it where the bytes are not UTF-8 (then `path`
+is for people). What is unknown is `null`. Readers refuse a `format` that is newer than theirs, and ignore keys that
+they do not know. Everything read here was written by agents or came from another host: types, sizes and paths are
+checked before use.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from .errors import CorruptSave, UnsupportedSave
+from .git import Oid
+
+FORMAT = 1
+SCHEMA_VERSION = 1
+
+#: No note, context or state file of more bytes than this is read.
+MAX_CONTEXT = 1 << 20
+#: A manifest names every file with an unusual mode, and all that was left out.
+MAX_MANIFEST = 256 << 20
+#: A value of the context may have this many characters.
+MAX_VALUE = 65_536
+
+Json = Any
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the agent was doing, and who it was. Values come from agents: they are data, never code."""
+
+    task_id: str | None = None
+    issue_number: int | str | None = None
+    workspace_path: str | None = None
+    branch_name: str | None = None
+    progress_stage: str | None = None
+    memory_refs: tuple[str, ...] = ()
+    timestamp: str | None = None
+    """When this was true: UTC, ISO 8601 with a trailing Z."""
+    agent: str | None = None
+    session_id: str | None = None
+    host: str | None = None
+    boot_id: str | None = None
+    pid: int | None = None
+    pid_start: str | None = None
+    extra: Mapping[str, Json] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Json]:
+        """The fields by name, `extra` last."""
+        found = {name: getattr(self, name) for name in CONTEXT_FIELDS}
+        found["memory_refs"] = list(self.memory_refs)
+        found["extra"] = dict(self.extra)
+        return found
+
+    def work(self) -> tuple[Json, ...]:
+        """What has to differ for two contexts to be worth two saves: neither time nor process counts."""
+        return (
+            self.task_id, self.issue_number, self.progress_stage, self.memory_refs, self.agent, self.session_id,
+            json.dumps(dict(self.extra), sort_keys=True),
+        )  # fmt: skip
+
+
+CONTEXT_FIELDS = tuple(Context.__dataclass_fields__)
+#: What `set` and the options of `save` may change; the rest is measured.
+CALLER_FIELDS = ("task_id", "issue_number", "progress_stage", "memory_refs", "agent", "session_id")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a save was made."""
+
+    signal: str | None = None
+    exit_code: int | None = None
+    detail: str | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        return {"signal": self.signal, "exit_code": self.exit_code, "detail": self.detail}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A path that a save does not hold, or not in full. `lost` says that bytes of a regular file are missing."""
+
+    path: bytes
+    reason: str
+    lost: bool
+
+    def to_json(self) -> dict[str, Json]:
+        return {**path_to_json(self.path), "reason": self.reason, "lost": self.lost}
+
+
+@dataclass(frozen=True)
+class Nested:
+    """A repository inside the workspace: a workspace of its own, saved as one."""
+
+    path: bytes
+    save_id: str | None
+    archive: Oid | None
+
+    def to_json(self) -> dict[str, Json]:
+        return {**path_to_json(self.path), "save_id": self.save_id, "archive": self.archive}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a save that is not content. Oids are hex, times nanoseconds since the epoch, modes octal."""
+
+    save_id: str
+    kind: str
+    """`save`, `checkpoint`, or `safety` (taken by recover before it writes)."""
+    workspace_id: str
+    created: str
+    head_ref: str | None
+    """The full name of the checked-out branch; None where HEAD is detached."""
+    head: Oid | None
+    """The commit that HEAD was on; None on an unborn branch."""
+    base: Oid | None
+    """The first H of a stack: where the branch goes back to."""
+    index_commit: Oid | None
+    moves_branch: bool
+    below: Oid | None
+    """The archive of the save that this one is stacked on."""
+    previous: str | None
+    """The unrecovered save that this one took the marker from without standing on it."""
+    operation: str | None
+    operation_files: tuple[bytes, ...]
+    index_mtime_ns: int | None
+    """None where there was no index file."""
+    shared_index: str | None
+    staged: Mapping[bytes, tuple[int, Oid] | None]
+    """Index against HEAD: mode and oid, None for a path that is staged as deleted."""
+    intent_to_add: tuple[bytes, ...]
+    modes: Mapping[bytes, int]
+    """Permissions that git does not keep."""
+    directories: Mapping[bytes, int]
+    """Empty directories, and untracked ones with unusual permissions."""
+    raw: Mapping[bytes, str]
+    """Paths below raw/ and why they are there: `filter`, `hidden` or `ignored`."""
+    absent: tuple[bytes, ...]
+    """Tracked paths that are hidden from git (skip-worktree, assume-unchanged) and were not on the disk."""
+    sparse: Mapping[str, str]
+    nested: tuple[Nested, ...]
+    left_out: tuple[LeftOut, ...]
+    ignored: tuple[bytes, ...]
+    """Ignored paths that were not asked for; a directory stands for all below it."""
+    reason: Reason
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether anything of the tree is not in the save."""
+        return bool(self.left_out)
+
+    @property
+    def lost(self) -> bool:
+        """Whether bytes that a save should hold are not in it."""
+        return any(item.lost for item in self.left_out)
+
+    def to_json(self) -> dict[str, Json]:
+        """As it stands in manifest.json."""
+        plain = {
+            name: getattr(self, name)
+            for name in (
+                "save_id", "kind", "workspace_id", "created", "head", "base", "index_commit", "moves_branch",
+                "below", "previous", "operation", "index_mtime_ns", "shared_index", "incomplete",
+            )
+        }  # fmt: skip
+        return {
+            "format": FORMAT,
+            **plain,
+            "head_ref": None if self.head_ref is None else path_to_json(os.fsencode(self.head_ref)),
+            "operation_files": [path_to_json(path) for path in self.operation_files],
+            "staged": [
+                {**path_to_json(path), "mode": f"{entry[0]:o}" if entry else None, "oid": entry[1] if entry else None}
+                for path, entry in self.staged.items()
+            ],
+            "intent_to_add": [path_to_json(path) for path in self.intent_to_add],
+            "modes": [{**path_to_json(path), "mode": f"{mode:o}"} for path, mode in self.modes.items()],
+            "directories": [{**path_to_json(path), "mode": f"{mode:o}"} for path, mode in self.directories.items()],
+            "raw": [{**path_to_json(path), "why": why} for path, why in self.raw.items()],
+            "absent": [path_to_json(path) for path in self.absent],
+            "sparse": dict(self.sparse),
+            "nested": [item.to_json() for item in self.nested],
+            "left_out": [item.to_json() for item in self.left_out],
+            "ignored": [path_to_json(path) for path in self.ignored],
+            "reason": self.reason.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Save:
+    """A save as it was read back."""
+
+    archive: Oid
+    wip: Oid
+    wip_tree: Oid
+    files: Mapping[bytes, tuple[int, Oid]]
+    """The top level of the archive's tree: mode and oid by name."""
+    context: Context
+    manifest: Manifest
+
+
+def path_to_json(path: bytes) -> dict[str, Json]:
+    """A path as JSON: text, and base64 beside it where the bytes are not UTF-8."""
+    try:
+        return {"path": path.decode("utf-8")}
+    except UnicodeDecodeError:
+        encoded = base64.b64encode(path).decode("ascii")
+        return {"path": path.decode("utf-8", "backslashreplace"), "path_base64": encoded}
+
+
+def text_to_json(text: str) -> str:
+    """A name in which undecodable bytes (surrogates) stand as `\\xNN`, so that it is valid UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def clean_text(value: str) -> str:
+    """A caller's value as valid Unicode: bytes that are not UTF-8 become U+FFFD."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def dumps(value: Json) -> bytes:
+    """Indented JSON in UTF-8 with a final newline."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+
+def issue_from_text(text: str) -> int | str:
+    """An issue number as the caller gave it: a plain decimal becomes an integer, `GH-7` stays text."""
+    return int(text) if re.fullmatch(r"0|[1-9][0-9]{0,17}", text) else text
+
+
+def loads(data: bytes | None, limit: int, what: str) -> dict[str, Json]:
+    """A JSON object of at most `limit` bytes. Raises CorruptSave for anything else, `what` names it."""
+    if data is None or len(data) > limit:
+        raise CorruptSave(f"{what} is missing or larger than {limit} bytes")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CorruptSave(f"{what} is not JSON: {str(error)[:80]}") from None
+    if not isinstance(value, dict):
+        raise CorruptSave(f"{what} is not a JSON object")
+    return value
+
+
+def context_from_json(value: Mapping[str, Json]) -> Context:
+    """A context from JSON that nobody vouches for: a field of the wrong type or size counts as unknown."""
+
+    def text(name: str) -> str | None:
+        found = value.get(name)
+        return clean_text(found) if isinstance(found, str) and len(found) <= MAX_VALUE else None
+
+    def number(name: str) -> int | None:
+        found = value.get(name)
+        return found if isinstance(found, int) and not isinstance(found, bool) and abs(found) < 1 << 63 else None
+
+    refs = value.get("memory_refs")
+    extra = value.get("extra")
+    return Context(
+        task_id=text("task_id"),
+        issue_number=number("issue_number") if number("issue_number") is not None else text("issue_number"),
+        workspace_path=text("workspace_path"),
+        branch_name=text("branch_name"),
+        progress_stage=text("progress_stage"),
+        memory_refs=tuple(clean_text(ref) for ref in refs if isinstance(ref, str) and len(ref) <= MAX_VALUE)
+        if isinstance(refs, list)
+        else (),
+        timestamp=text("timestamp"),
+        agent=text("agent"),
+        session_id=text("session_id"),
+        host=text("host"),
+        boot_id=text("boot_id"),
+        pid=number("pid"),
+        pid_start=text("pid_start"),
+        extra=extra if isinstance(extra, dict) else {},
+    )
+
+
+_OID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
+
+
+def is_oid(value: object) -> bool:
+    return isinstance(value, str) and _OID.fullmatch(value) is not None
+
+
+def is_save_id(value: object) -> bool:
+    """Whether a text may stand where a save id stands in a ref's name."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None and ".." not in value
+
+
+def is_safe_path(path: bytes) -> bool:
+    """Whether git would let a tree hold this path: relative, no empty or dot part, no `.git` in any disguise."""
+    if not path or path.startswith(b"/") or b"\0" in path or len(path) > 1 << 20:
+        return False
+    return all(_is_safe_name(part) for part in path.split(b"/"))
+
+
+def _is_safe_name(name: bytes) -> bool:
+    if name in (b"", b".", b"..") or len(name) > 255:
+        return False
+    plain = name.decode("utf-8", "replace")
+    for ignorable in "\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u206a\u206b\u206c\u206d\u206e\u206f\ufeff":
+        plain = plain.replace(ignorable, "")
+    plain = plain.lower().split(":")[0].rstrip(". ")
+    return plain not in (".git", "git~1")
+
+
+def manifest_from_json(value: Mapping[str, Json]) -> Manifest:
+    """A manifest from JSON that nobody vouches for. Raises CorruptSave, or UnsupportedSave for a newer format."""
+    written = value.get("format")
+    if not isinstance(written, int) or isinstance(written, bool) or written < 1:
+        raise CorruptSave("the manifest names no format")
+    if written > FORMAT:
+        raise UnsupportedSave(
+            f"this save was written in format {written}; this gitstate reads up to {FORMAT}",
+            hint="install a newer gitstate; nothing was touched",
+        )
+    try:
+        return _manifest(value)
+    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+        raise CorruptSave(f"the manifest is damaged: {type(error).__name__} {str(error)[:80]}") from None
+
+
+def _manifest(value: Mapping[str, Json]) -> Manifest:
+    reason = _mapping(value.get("reason") or {})
+    return Manifest(
+        save_id=_checked(value["save_id"], is_save_id),
+        kind=_checked(value["kind"], lambda kind: kind in ("save", "checkpoint", "safety")),
+        workspace_id=_checked(value["workspace_id"], is_save_id),
+        created=_checked(value["created"], lambda text: isinstance(text, str) and len(text) < 64),
+        head_ref=_optional(
+            None if value["head_ref"] is None else os.fsdecode(_path(value["head_ref"])),
+            lambda ref: ref.startswith("refs/"),
+        ),
+        head=_optional(value["head"], is_oid),
+        base=_optional(value["base"], is_oid),
+        index_commit=_optional(value["index_commit"], is_oid),
+        moves_branch=_checked(value["moves_branch"], lambda flag: isinstance(flag, bool)),
+        below=_optional(value["below"], is_oid),
+        previous=_optional(value["previous"], is_save_id),
+        operation=_optional(value["operation"], lambda text: isinstance(text, str) and len(text) < 64),
+        operation_files=tuple(_path(item) for item in value["operation_files"]),
+        index_mtime_ns=_optional(value["index_mtime_ns"], lambda time: isinstance(time, int) and 0 <= time < 1 << 63),
+        shared_index=_optional(value["shared_index"], is_oid),
+        staged={
+            _path(item): None if item["oid"] is None else (_mode(item["mode"], 0o177777), _checked(item["oid"], is_oid))
+            for item in value["staged"]
+        },
+        intent_to_add=tuple(_path(item) for item in value["intent_to_add"]),
+        modes={_path(item): _mode(item["mode"], 0o777) for item in value["modes"]},
+        directories={_path(item): _mode(item["mode"], 0o777) for item in value["directories"]},
+        raw={
+            _path(item): _checked(item["why"], lambda why: why in ("filter", "hidden", "ignored"))
+            for item in value["raw"]
+        },
+        absent=tuple(_path(item) for item in value["absent"]),
+        sparse={
+            str(name): _checked(setting, lambda text: isinstance(text, str) and len(text) < 256)
+            for name, setting in _mapping(value["sparse"]).items()
+        },
+        nested=tuple(
+            Nested(_path(item), _optional(item["save_id"], is_save_id), _optional(item["archive"], is_oid))
+            for item in value["nested"]
+        ),
+        left_out=tuple(
+            LeftOut(_path(item, safe=False), str(item["reason"])[:1000], bool(item["lost"])) for item in value["left_out"]
+        ),
+        ignored=tuple(_path(item, safe=False) for item in value["ignored"]),
+        reason=Reason(
+            signal=_optional(reason.get("signal"), lambda text: isinstance(text, str)),
+            exit_code=_optional(reason.get("exit_code"), lambda code: isinstance(code, int)),
+            detail=_optional(reason.get("detail"), lambda text: isinstance(text, str)),
+        ),
+    )
+
+
+def _checked(value: Json, good: Callable[[Any], bool]) -> Json:
+    if not good(value):
+        raise ValueError(f"unexpected value {str(value)[:40]!r}")
+    return value
+
+
+def _optional(value: Json, good: Callable[[Any], bool]) -> Json:
+    return None if value is None else _checked(value, good)
+
+
+def _mapping(value: Json) -> Mapping[str, Json]:
+    if not isinstance(value, dict):
+        raise ValueError("expected an object")
+    return value
+
+
+def _mode(text: Json, most: int) -> int:
+    mode = int(_checked(text, lambda octal: isinstance(octal, str) and len(octal) <= 6), 8)
+    if not 0 <= mode <= most:
+        raise ValueError(f"mode {text}")
+    return mode
+
+
+def _path(item: Json, *, safe: bool = True) -> bytes:
+    encoded = item.get("path_base64")
+    path = base64.b64decode(encoded, validate=True) if encoded is not None else item["path"].encode("utf-8")
+    if safe and not is_safe_path(path):
+        raise ValueError(f"unsafe path {path[:40]!r}")
+    return bytes(path)
+
+
+def with_values(context: Context, values: Mapping[str, str]) -> tuple[Context, list[str]]:
+    """`context` with the caller's texts by field name or `extra` key; an empty text means unknown.
+
+    Returns it with the names that were dropped because their value is too long. A name that no field has goes to
+    `extra`. Measured fields (path, branch, time, process) can't be set.
+    """
+    fields: dict[str, Any] = {}
+    extra = dict(context.extra)
+    dropped = []
+    for name, given in values.items():
+        value = clean_text(given)
+        if len(value) > MAX_VALUE:
+            dropped.append(name)
+        elif name == "issue_number":
+            fields[name] = issue_from_text(value) if value else None
+        elif name == "memory_refs":
+            fields[name] = split_refs(value)
+        elif name in CALLER_FIELDS:
+            fields[name] = value or None
+        elif value:
+            extra[name] = value
+        else:
+            extra.pop(name, None)
+    return replace(context, **fields, extra=extra), dropped
+
+
+def split_refs(text: str) -> tuple[str, ...]:
+    """Memory references as a loop gives them: one on a line, or separated by commas."""
+    parts: Iterable[str] = text.split("\n") if "\n" in text else text.split(",")
+    return tuple(part.strip() for part in parts if part.strip())

@@ -1,0 +1,157 @@
+"""Facts → verdict. Pure: no git, no disk, no clock. The rules of recovery stand here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from .errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON
+from .git import Oid
+from .model import Save
+from .tree import GITLINK, SYMLINK, Leaf
+from .worktree import Seen
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found out about one workspace. `saves` is the stack that waits, newest first."""
+
+    head_ref: str | None
+    head: Oid | None
+    operation: str | None
+    saves: tuple[Save, ...] = ()
+    problem: str | None = None
+    """Why the waiting save can't be read, if it can't."""
+    unsupported: bool = False
+    owner_lives: bool = False
+    contains_wip: bool = False
+    """HEAD's commit stands on the WIP commit."""
+    operation_differs: bool = False
+    """The unfinished operation on disk is not the one that was saved."""
+    elsewhere: str | None = None
+    """Saves of workspaces that are not here."""
+    earlier: str | None = None
+    """The id of the newest readable save before one that can't be read."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do, in one word of the design, and what to tell a person."""
+
+    verdict: str
+    message: str = ""
+    exit_status: int = EXIT_DONE
+    hint: str | None = None
+
+    @property
+    def acts(self) -> bool:
+        """Whether the workspace is going to be touched."""
+        return self.verdict in ("restore", "context_only", "buried")
+
+
+def decide(facts: Facts) -> Verdict:
+    """The verdict on one workspace. `changed` is not known here: `restore` turns into it when files were edited."""
+    if facts.problem is not None:
+        return _unreadable(facts)
+    if not facts.saves:
+        if facts.elsewhere:
+            return Verdict("elsewhere", facts.elsewhere, EXIT_PERSON, "gitstate recover --into PATH --save ID")
+        return Verdict("nothing", "nothing waits to be recovered")
+    newest, oldest = facts.saves[0], facts.saves[-1]
+    manifest = newest.manifest
+    if facts.owner_lives:
+        return Verdict(
+            "live", f"the agent that made this save still runs (pid {newest.context.pid})", EXIT_AGAIN, "gitstate status"
+        )
+    if facts.head_ref != manifest.head_ref:
+        here = "a detached HEAD" if facts.head_ref is None else facts.head_ref
+        there = f"detached at {(manifest.head or 'nothing')[:12]}" if manifest.head_ref is None else manifest.head_ref
+        return Verdict(
+            "elsewhere", f"the save is of {there}; here is {here}", EXIT_PERSON,
+            f"gitstate recover --into PATH --save {manifest.save_id}",
+        )  # fmt: skip
+    if facts.head not in resting_places(facts.saves):
+        if facts.contains_wip:
+            return Verdict(
+                "buried", f"commits were made on top of the WIP commit {newest.wip[:12]}: history was left alone",
+                hint=f"git rebase --onto {(oldest.manifest.head or '--root')[:12]} {newest.wip[:12]}",
+            )  # fmt: skip
+        return Verdict(
+            "diverged", f"the branch went elsewhere since the save {manifest.save_id}: nothing was touched", EXIT_PERSON,
+            f"gitstate diff {manifest.save_id}; gitstate restore {manifest.save_id} PATH…",
+        )  # fmt: skip
+    if facts.operation is not None and (facts.operation_differs or manifest.operation is None):
+        return Verdict(
+            "diverged", f"a {facts.operation} is under way here that the save knows nothing of: nothing was touched",
+            EXIT_PERSON, f"finish or abort the {facts.operation}, then: gitstate recover",
+        )  # fmt: skip
+    return Verdict("restore")
+
+
+def resting_places(saves: Collection[Save]) -> set[Oid | None]:
+    """Commits on which a workspace may be found whose stack of saves waits."""
+    found: set[Oid | None] = set()
+    for save in saves:
+        found.update((save.manifest.head, save.wip) if save.manifest.moves_branch else (save.manifest.head,))
+        if save.manifest.moves_branch and save.manifest.index_commit is not None:
+            found.add(save.manifest.index_commit)
+    return found
+
+
+def _unreadable(facts: Facts) -> Verdict:
+    if facts.unsupported:
+        return Verdict("unsupported", facts.problem or "", EXIT_PERSON, "install a newer gitstate")
+    hint = f"gitstate recover --save {facts.earlier}" if facts.earlier else "gitstate log"
+    return Verdict("corrupt", facts.problem or "", EXIT_PERSON, hint)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one path was (`saved`, None: not there) and what git may have put there since (`bases`)."""
+
+    path: bytes
+    saved: Leaf | None
+    permissions: int | None
+    bases: frozenset[Leaf]
+
+
+def step(target: Target, seen: Seen, *, overwrite: bool = False) -> str:
+    """The three-way choice for one path: `same`, `write`, `delete`, `keep` (the disk wins), or `look` closer.
+
+    Disk equals saved: untouched. Disk is missing, or equals a base: the saved version. Otherwise the disk wins.
+    """
+    saved = target.saved
+    if saved is not None and saved.mode == GITLINK:
+        return "same" if seen.kind in ("directory", "missing") else "keep"
+    if saved is None:
+        if seen.kind in ("missing", "directory"):
+            return "same"
+        return "delete" if _is_one_of(seen, target.bases) or overwrite and seen.kind != "special" else "keep"
+    if _is_one_of(seen, (saved,)):
+        return "same"
+    if seen.kind == "missing" or _is_one_of(seen, target.bases):
+        return "write"
+    if seen.kind == "file":
+        return "write" if overwrite else "look"
+    return "write" if overwrite and seen.kind == "link" else "keep"
+
+
+def wanted_permissions(target: Target, seen: Seen) -> int | None:
+    """Permissions to set on a file whose content is the saved one; None to leave them (the disk wins there too)."""
+    if target.saved is None or target.saved.mode == SYMLINK or seen.kind != "file":
+        return None
+    wanted = target.permissions if target.permissions is not None else target.saved.mode & 0o777
+    if seen.permissions == wanted:
+        return None
+    classes = {leaf.mode for leaf in (*target.bases, target.saved)}
+    usual = {mode & ~mask & 0o777 for mask in (0o022, 0o002, 0o077, 0) for mode in _widest(classes)}
+    return wanted if seen.permissions in usual else None
+
+
+def _widest(modes: set[int]) -> set[int]:
+    return {0o777 if mode & 0o100 else 0o666 for mode in modes}
+
+
+def _is_one_of(seen: Seen, leaves: Collection[Leaf]) -> bool:
+    kind = {"file": (0o100644, 0o100755), "link": (SYMLINK,)}.get(seen.kind, ())
+    return any(leaf.oid == seen.oid and leaf.mode in kind for leaf in leaves)

@@ -1,0 +1,172 @@
+"""The only module that knows a ref's name: names, and compare-and-swap transactions through `git update-ref`.
+
+`update-ref` is not atomic over several refs when it is killed (files backend, git 2.39), so a transaction's order
+is its protocol and exactly one ref, the marker, is the commit point. Refs are fsynced by git, their directories here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from .errors import GitError, RefChanged
+from .files import fsync_path
+from .git import Git, Oid, Repository
+
+NOTES = "refs/notes/gitstate"
+SAVES = "refs/gitstate/saves/"
+PENDING = "refs/gitstate/pending/"
+CHECKPOINTS = "refs/gitstate/checkpoints/"
+
+
+def save_ref(workspace_id: str, save_id: str) -> str:
+    """The ref that keeps one save until retention prunes it."""
+    return f"{SAVES}{workspace_id}/{save_id}"
+
+
+def marker_ref(workspace_id: str) -> str:
+    """The ref that says a save of this workspace waits to be recovered: the commit point."""
+    return f"{PENDING}{workspace_id}"
+
+
+def checkpoint_ref(workspace_id: str) -> str:
+    """The ref of the workspace's latest checkpoint."""
+    return f"{CHECKPOINTS}{workspace_id}"
+
+
+def branch_name(ref: str) -> str:
+    """A branch without `refs/heads/`; any other ref as it is."""
+    return ref.removeprefix("refs/heads/")
+
+
+class RefUpdate(NamedTuple):
+    """Move `ref` from `old` (None: it must not exist) to `new` (None: delete it)."""
+
+    ref: str
+    new: Oid | None
+    old: Oid | None
+
+
+class RefWriter:
+    """One `git update-ref --stdin` that carries out several transactions, each durable when it returns.
+
+    It is started early so that its start costs nothing, and must not be used again after an error.
+    """
+
+    def __init__(self, repository: Repository, git: Git, message: str) -> None:
+        self._repository = repository
+        extra = {"GIT_REFLOG_ACTION": "gitstate"}
+        arguments = ("update-ref", "-m", f"gitstate: {message}", "--stdin", "-z")
+        self._process = git.start(*arguments, extra=extra)
+
+    def close(self) -> None:
+        """End the process; what was not committed is not done."""
+        self._process.communicate()
+
+    def commit(self, updates: Sequence[RefUpdate], *, no_deref: bool = False) -> None:
+        """Carry out `updates` in their order. Raises RefChanged where a ref is not at its old value, else GitError."""
+        zero = self._repository.zero
+        words = [b"start\0"]
+        for update in updates:
+            if no_deref:
+                words.append(b"option no-deref\0")
+            old = update.old or zero
+            if update.new is None:
+                words.append(b"delete %s\0%s\0" % (os.fsencode(update.ref), old.encode("ascii")))
+            else:
+                new = update.new.encode("ascii")
+                words.append(b"update %s\0%s\0%s\0" % (os.fsencode(update.ref), new, old.encode("ascii")))
+        words += [b"prepare\0", b"commit\0"]
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(b"".join(words))
+            self._process.stdin.flush()
+            answers = [self._process.stdout.readline() for _ in range(3)]
+        except BrokenPipeError:
+            answers = []
+        if answers != [b"start: ok\n", b"prepare: ok\n", b"commit: ok\n"]:
+            raise self._failure()
+        self._sync(updates)
+
+    def _failure(self) -> Exception:
+        _, said = self._process.communicate()
+        error = GitError(["update-ref"], self._process.returncode, said)
+        if b"but expected" in said or b"reference already exists" in said or b"unable to resolve reference" in said:
+            return RefChanged(error.message)
+        return error
+
+    def _sync(self, updates: Sequence[RefUpdate]) -> None:
+        common = self._repository.common_dir
+        directories: dict[bytes, None] = {}
+        for update in updates:
+            directory = os.path.dirname(os.path.join(common, os.fsencode(update.ref)))
+            while len(directory) > len(common):
+                directories[directory] = None
+                directory = os.path.dirname(directory)
+        for directory in (*directories, common, os.path.join(common, b"reftable")):
+            fsync_path(directory)
+
+
+def list_refs(git: Git, *prefixes: str) -> dict[str, Oid]:
+    """All refs below the prefixes, or of exactly those names, with what they point to."""
+    out = git.run("for-each-ref", "--format=%(objectname) %(refname)", *prefixes)
+    found = {}
+    for line in out.split(b"\n")[:-1]:
+        oid, _, ref = line.partition(b" ")
+        found[os.fsdecode(ref)] = oid.decode("ascii")
+    return found
+
+
+def read_refs(repository: Repository, refs: Iterable[str]) -> dict[str, Oid]:
+    """What each of `refs` points to, from git's files (loose, then packed); where those are not used, from git.
+
+    The loose file wins over `packed-refs` (`man gitrepository-layout`). Symbolic refs are left to git.
+    """
+    wanted = list(refs)
+    if (repository.setting("extensions.refstorage") or "files") != "files":
+        found = list_refs(repository.git, *wanted)
+        return {ref: found[ref] for ref in wanted if ref in found}
+    found = {}
+    packed: dict[bytes, bytes] | None = None
+    oid = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+    for ref in wanted:
+        name = os.fsencode(ref)
+        try:
+            with open(os.path.join(repository.common_dir, name), "rb") as file:
+                value = file.read(256).strip()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            if packed is None:
+                packed = _packed_refs(repository.common_dir)
+            value = packed.get(name, b"")
+        if oid.fullmatch(value):
+            found[ref] = value.decode("ascii")
+    return found
+
+
+def _packed_refs(common_dir: bytes) -> dict[bytes, bytes]:
+    try:
+        with open(os.path.join(common_dir, b"packed-refs"), "rb") as file:
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return {}
+    return {line[line.index(b" ") + 1 :]: line[: line.index(b" ")] for line in lines if line[:1] not in (b"", b"#", b"^")}
+
+
+def move_refs(
+    repository: Repository, git: Git, updates: Sequence[RefUpdate], message: str, *, no_deref: bool = False
+) -> None:
+    """One transaction in a process of its own; raises as `RefWriter.commit` does."""
+    writer = RefWriter(repository, git, message)
+    try:
+        writer.commit(updates, no_deref=no_deref)
+    finally:
+        writer.close()
+
+
+def lock_files(refs: Iterable[str]) -> list[str]:
+    """The lock files, relative to the common directory, that a transaction over `refs` may leave when it is killed."""
+    return [f"{ref}.lock" for ref in refs] + ["packed-refs.lock"]
+
+

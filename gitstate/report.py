@@ -1,0 +1,304 @@
+"""Results and errors → words, JSON and an exit status. The one place that does; nothing here decides.
+
+Data goes to stdout, words for people to stderr. Everything that came from a context, a file name or a repository is
+escaped, so that it can't steer a terminal. A terminal that is gone (EIO, a closed pipe) never turns success into
+failure: what was to be said comes after the work is durable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TextIO
+
+from .arguments import Quick, context_values
+from .errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError
+from .model import SCHEMA_VERSION, LeftOut, Reason, path_to_json, text_to_json
+
+if TYPE_CHECKING:
+    from .history import Entry
+    from .restore import RecoverResult
+    from .save import SaveResult
+    from .scan import Summary
+
+_SHOWN = 20
+
+
+def escape(text: str | bytes) -> str:
+    """Text that is safe on a terminal: control characters and undecodable bytes stand as escapes."""
+    plain = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text_to_json(text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in plain)
+
+
+def say(*lines: str) -> None:
+    """Words for people, on stderr; each line is escaped."""
+    _print(sys.stderr, "".join(escape(line) + "\n" for line in lines))
+
+
+def emit(value: Mapping[str, Any]) -> None:
+    """Data: one JSON object on stdout, with its schema version."""
+    data = json.dumps({"schema_version": SCHEMA_VERSION, **value}, ensure_ascii=False, indent=1)
+    _print(sys.stdout, data.encode("utf-8", "replace").decode("utf-8") + "\n")
+
+
+def _print(stream: TextIO, text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        stream.buffer.write(text.encode("utf-8", "backslashreplace"))
+        stream.buffer.flush()
+
+
+def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
+    """Run one command; an error becomes one line, a hint and its exit status. No traceback reaches a person."""
+    try:
+        return run()
+    except GitstateError as error:
+        said, hint, status = error.message, error.hint, error.exit_status
+    except OSError as error:
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        said, hint, status = f"{where}{error.strerror or error}; nothing was lost", None, EXIT_FAILED
+    except RecursionError:
+        said, hint, status = "the data is nested too deeply; nothing was changed", None, EXIT_FAILED
+    except Exception as error:
+        said, hint, status = _bug(error)
+    if as_json:
+        emit({"command": command, "error": escape(said), "hint": hint and escape(hint), "exit_status": status})
+    say(f"gitstate: {said}", *([f"  next: {hint}"] if hint else []))
+    return status
+
+
+def _bug(error: Exception) -> tuple[str, str | None, int]:
+    path = None
+    with contextlib.suppress(OSError):
+        fd, path = tempfile.mkstemp(prefix="gitstate-bug-", suffix=".log")
+        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
+            traceback.print_exc(file=file)
+    return f"this is a bug in gitstate ({type(error).__name__}); the details are in {path}", None, EXIT_BUG
+
+
+def left_out_json(items: Iterable[LeftOut]) -> list[dict[str, Any]]:
+    return [item.to_json() for item in items]
+
+
+def _list(title: str, paths: Iterable[bytes]) -> list[str]:
+    known = list(paths)
+    lines = [f"  {title} {escape(path)}" for path in known[:_SHOWN]]
+    return lines + ([f"  {title} … and {len(known) - _SHOWN} more"] if len(known) > _SHOWN else [])
+
+
+def _left_out_lines(items: Iterable[LeftOut]) -> list[str]:
+    known = list(items)
+    lines = [f"  left out: {escape(item.path) or 'the workspace'}: {escape(item.reason)}" for item in known[:_SHOWN]]
+    return lines + ([f"  left out: … and {len(known) - _SHOWN} more"] if len(known) > _SHOWN else [])
+
+
+# -- save
+
+
+def run_save(quick: Quick) -> int:
+    """Carry out `save` or `checkpoint`. Signals wait until it is done: a save that was begun is finished."""
+    import signal
+
+    from .files import ignoring_signals
+
+    as_json = bool(quick.given.get("json"))
+    with ignoring_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)):
+        return guarded(lambda: _save(quick, as_json), quick.command, as_json)
+
+
+def _save(quick: Quick, as_json: bool) -> int:
+    from .save import SaveRequest, save
+
+    given: Mapping[str, Any] = quick.given
+    request = SaveRequest(
+        kind=quick.command,
+        values=context_values(quick.given, os.environ),
+        reason=Reason(given.get("signal"), given.get("exit_code"), given.get("reason")),
+        deadline=given.get("deadline"),
+        wait=given.get("wait", 60.0),
+        keep_ignored=given.get("include_ignored", ()),
+        owner_pid=given.get("owner_pid"),
+    )
+    result = save(os.fsencode(os.path.abspath(quick.directory)), request)
+    if as_json:
+        emit(save_json(result, quick.command))
+    say(*save_lines(result, quick.command))
+    return EXIT_PERSON if result.lost else EXIT_DONE
+
+
+def save_json(result: SaveResult, command: str) -> dict[str, Any]:
+    """What `save --json` prints."""
+    return {
+        "command": command,
+        "result": result.result,
+        "save_id": result.save_id,
+        "workspace": escape(result.workspace),
+        "branch": None if result.branch is None else text_to_json(result.branch),
+        "wip_commit": result.wip_commit,
+        "base_commit": result.base_commit,
+        "index_commit": result.index_commit,
+        "archive": result.archive,
+        "branch_moved": result.branch_moved,
+        "incomplete": bool(result.left_out),
+        "left_out": left_out_json(result.left_out),
+        "message": escape(result.message) or None,
+    }
+
+
+def save_lines(result: SaveResult, command: str) -> list[str]:
+    """What `save` says to a person."""
+    if result.result == "saved":
+        where = f"on {result.branch}" if result.branch_moved else "beside the branch, which was not moved"
+        if command == "checkpoint":
+            where = "as a checkpoint"
+        first = f"saved {result.save_id} ({(result.wip_commit or '')[:12]} {where})"
+        if result.left_out:
+            first += f" -- incomplete: {len(result.left_out)} left out"
+    else:
+        first = result.message
+    more = [result.message] if result.message and result.result == "saved" else []
+    return [first, *more, *_left_out_lines(result.left_out)]
+
+
+# -- recover
+
+
+def recover_json(result: RecoverResult) -> dict[str, Any]:
+    """One workspace of what `recover --json` prints."""
+    return {
+        "workspace": escape(result.workspace),
+        "verdict": result.verdict,
+        "message": escape(result.message) or None,
+        "hint": result.hint and escape(result.hint),
+        "exit_status": result.exit_status,
+        "save_id": result.save_id,
+        "branch": None if result.branch is None else text_to_json(result.branch),
+        "restored": [path_to_json(path) for path in result.restored],
+        "deleted": [path_to_json(path) for path in result.deleted],
+        "kept": [path_to_json(path) for path in result.kept],
+        "left_out": left_out_json(result.left_out),
+        "safety_save": result.safety_save,
+        "state_file": None if result.state_file is None else escape(result.state_file),
+        "resume": result.resume and escape(result.resume),
+        "context": result.context.to_json(),
+        "nested": [recover_json(inner) for inner in result.nested],
+    }
+
+
+def recover_lines(result: RecoverResult) -> list[str]:
+    """What `recover` says to a person about one workspace."""
+    words = {
+        "restore": "recovered: everything is as it was saved",
+        "context_only": "recovered: the context; there was nothing uncommitted to restore",
+    }
+    first = words.get(result.verdict, result.verdict)
+    lines = [f"{escape(result.workspace)}: {first}" + (f" (save {result.save_id})" if result.save_id else "")]
+    if result.message:
+        lines.append(f"  {result.message}")
+    lines += _list("restored:", result.restored) + _list("deleted:", result.deleted) + _list("kept as it is:", result.kept)
+    lines += _left_out_lines(result.left_out)
+    if result.safety_save:
+        lines.append(f"  what was there before is in save {result.safety_save}")
+    for inner in result.nested:
+        lines += ["  " + line for line in recover_lines(inner)]
+    if result.resume:
+        lines.append(f"  {result.resume}")
+    if result.hint:
+        lines.append(f"  next: {result.hint}")
+    return lines
+
+
+def shell_lines(result: RecoverResult) -> str:
+    """Assignments for a shell's `eval`: every value in single quotes, so that it stays data."""
+    context = result.context
+    values = {
+        "RECOVERED_TASK_ID": context.task_id,
+        "RECOVERED_ISSUE_NUMBER": context.issue_number,
+        "RECOVERED_WORKSPACE_PATH": escape(result.workspace),
+        "RECOVERED_BRANCH_NAME": context.branch_name,
+        "RECOVERED_PROGRESS_STAGE": context.progress_stage,
+        "RECOVERED_MEMORY_REFS": "\n".join(context.memory_refs),
+        "RECOVERED_SESSION_ID": context.session_id,
+        "RECOVERED_VERDICT": result.verdict,
+        "RECOVERED_SAVE_ID": result.save_id,
+        "RECOVERED_RESUME": result.resume,
+    }
+    return "".join(f"{name}={_shell_quote(value)}\n" for name, value in values.items())
+
+
+def _shell_quote(value: object) -> str:
+    text = "" if value is None else str(value).replace("\0", "")
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+# -- status, show, log, diff
+
+
+def summary_json(item: Summary) -> dict[str, Any]:
+    """One workspace of what `status --json` prints."""
+    return {
+        "workspace": escape(item.workspace),
+        "branch": None if item.branch is None else text_to_json(item.branch),
+        "status": item.status,
+        "waiting": item.waiting,
+        "problem": item.problem and escape(item.problem),
+        "context": item.context.to_json(),
+    }
+
+
+def summary_line(item: Summary) -> str:
+    """One workspace on one line: state, path, branch, task, stage."""
+    words: list[str | bytes] = [item.status or "unknown", item.workspace, item.branch or "(detached)", item.context.task_id or "-"]
+    words.append(item.context.progress_stage or "-")
+    if item.waiting:
+        words.append(f"save {item.waiting} waits: gitstate recover")
+    if item.problem:
+        words.append(item.problem)
+    return "  ".join(escape(word) for word in words)
+
+
+def value_line(value: Any) -> str:
+    """A context value for a person: text as it is, anything else as JSON."""
+    return escape(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=True)
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """One save of what `log --json` prints."""
+    return {
+        "save_id": entry.save_id,
+        "workspace_id": entry.workspace_id,
+        "archive": entry.archive,
+        "waiting": entry.waiting,
+        "problem": entry.problem and escape(entry.problem),
+        "context": entry.context.to_json(),
+        "manifest": None if entry.manifest is None else entry.manifest.to_json(),
+    }
+
+
+def entry_line(entry: Entry) -> str:
+    """One save on one line."""
+    if entry.manifest is None:
+        return f"{escape(entry.save_id)}  can't be read: {escape(entry.problem or '')}"
+    words = [entry.save_id, entry.manifest.kind, entry.context.branch_name or "(detached)", entry.context.task_id or "-"]
+    words.append(entry.context.progress_stage or "-")
+    words += ["waits" if entry.waiting else "", "incomplete" if entry.manifest.incomplete else ""]
+    return "  ".join(escape(word) for word in words if word)
+
+
+def escape_lines(text: str) -> str:
+    """A text of several lines, safe for a terminal line by line; tabs stay."""
+    return "\n".join("\t".join(escape(cell) for cell in line.split("\t")) for line in text.split("\n"))
+
+
+def write_patch(text: str) -> None:
+    """A patch on stdout: its very bytes where a program reads them, escaped on a terminal."""
+    if sys.stdout.isatty():
+        _print(sys.stdout, escape_lines(text))
+    else:
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+            sys.stdout.buffer.flush()

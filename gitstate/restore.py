@@ -1,0 +1,783 @@
+"""Carries out a plan: files, operation, index, branch, `active_state.json`, and the marker last.
+
+Each step looks first and does nothing where it is done already, so that recovery may be killed anywhere and run
+again. No file is written or deleted before a safety save, and none that holds what is in no save and no commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from . import files, refs, scan, snapshot
+from .errors import EXIT_PERSON, GitError, GitstateError, NeedsPerson, UsageError
+from .files import Deadline
+from .git import LARGE, Git, ObjectReader, Oid, Repository, open_repository
+from .model import Context, LeftOut, Manifest, Save
+from .pack import object_id
+from .plan import Facts, Target, Verdict, decide, step, wanted_permissions
+from .refs import RefUpdate
+from .save import (
+    SaveRequest,
+    clear_journal,
+    commit_head,
+    index_lock,
+    kept_index,
+    owned,
+    ref_locks,
+    save_owned,
+    write_journal,
+)
+from .snapshot import OPERATION_FILES
+from .state import describe_save, measured, state_name, write_state
+from .tree import DIRECTORY, GITLINK, SYMLINK, Leaf, TreeReader
+from .worktree import Seen, Worktree
+
+_INDEX_LIMIT = 4 << 30
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+@dataclass(frozen=True)
+class RecoverRequest:
+    """How to recover: `save_id` names a save, `wait` bounds waiting for locks in seconds."""
+
+    save_id: str | None = None
+    dry_run: bool = False
+    overwrite: bool = False
+    wait: float = 60.0
+    depth: int = 0
+
+
+@dataclass(frozen=True)
+class RecoverResult:
+    """What was found and done in one workspace."""
+
+    workspace: bytes
+    verdict: str
+    message: str = ""
+    hint: str | None = None
+    exit_status: int = 0
+    save_id: str | None = None
+    branch: str | None = None
+    restored: tuple[bytes, ...] = ()
+    deleted: tuple[bytes, ...] = ()
+    kept: tuple[bytes, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    safety_save: str | None = None
+    state_file: bytes | None = None
+    resume: str | None = None
+    context: Context = Context()
+    nested: tuple[RecoverResult, ...] = field(default=())
+
+
+def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
+    """Recover the workspace that `path` is in. Raises NotAWorkspace, TryAgain, GitError, OSError."""
+    repository = open_repository(path)
+    with owned(repository, Deadline(request.wait)) as git:
+        with ObjectReader(repository.git) as reader:
+            facts, marker = scan.gather(repository, reader, request.save_id)
+            verdict = decide(facts)
+            return _Recovery(repository, git, reader, facts, marker, verdict, request).run()
+
+
+def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -> RecoverResult:
+    """Give a save whose workspace is gone a new worktree at `path`, and recover it there.
+
+    Raises NeedsPerson where the save's branch is checked out in a worktree that exists, UsageError where `path` is
+    in use.
+    """
+    if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+        raise UsageError(f"{os.fsdecode(path)} exists and is not empty", hint="gitstate recover --into ANOTHER-PATH")
+    with ObjectReader(repository.git) as reader:
+        save_id = request.save_id or _only_orphan(repository)
+        _, archive = scan.find_save(repository, save_id)
+        stack = scan.read_stack(archive, reader)
+    if request.dry_run:
+        return RecoverResult(path, "elsewhere", "would be given a worktree here", save_id=save_id)
+    manifest = stack[0].manifest
+    _refuse_second_checkout(repository, manifest.head_ref)
+    commit = stack[0].wip if manifest.moves_branch else manifest.head
+    if commit is None:
+        raise NeedsPerson("the save has no commit to stand on", hint=f"gitstate restore {save_id} PATH…")
+    branch = manifest.head_ref
+    words = ["worktree", "add", "--force", "--no-track", "--quiet"]
+    if branch is None or not branch.startswith("refs/heads/"):
+        words += ["--detach", "--", os.fsdecode(path), commit]
+    else:
+        if branch not in refs.read_refs(repository, [branch]):
+            refs.move_refs(repository, repository.git, [RefUpdate(branch, commit, None)], f"recover {save_id}")
+        words = [word for word in words if word != "--no-track"]
+        words += ["--", os.fsdecode(path), refs.branch_name(branch)]
+    repository.git.run(*words)
+    return recover(path, replace(request, save_id=save_id))
+
+
+def restore_paths(
+    repository: Repository, save_id: str, paths: Sequence[bytes], request: RecoverRequest
+) -> RecoverResult:
+    """Take files out of a save: all that it changed, or `paths` (directories stand for all below them).
+
+    Index, branch and marker stay. A file that holds something else is kept unless `request.overwrite`.
+    Raises NeedsPerson where there is no such save, UsageError where it holds none of `paths`.
+    """
+    with owned(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
+        _, archive = scan.find_save(repository, save_id)
+        stack = scan.read_stack(archive, reader)
+        facts = Facts(None, stack[0].manifest.head, None, stack)
+        return _Recovery(repository, git, reader, facts, None, Verdict("restore"), request).take_out(paths)
+
+
+def _only_orphan(repository: Repository) -> str:
+    with ObjectReader(repository.git) as reader:
+        found = [stack[0].manifest.save_id for _, _, stack in scan.orphans(repository, reader)]
+    if len(found) != 1:
+        listed = ", ".join(sorted(found)) or "none"
+        raise NeedsPerson(f"which save? Those without a workspace: {listed}", hint="gitstate recover --into PATH --save ID")
+    return found[0]
+
+
+def _refuse_second_checkout(repository: Repository, branch: str | None) -> None:
+    out = repository.git.run("worktree", "list", "--porcelain", "-z")
+    place = b""
+    for line in out.split(b"\0"):
+        if line.startswith(b"worktree "):
+            place = line[9:]
+        elif line.startswith(b"branch ") and os.fsdecode(line[7:]) == branch and os.path.isdir(place):
+            raise NeedsPerson(
+                f"the save's branch is checked out in {os.fsdecode(place)}", hint=f"gitstate -C {os.fsdecode(place)} recover"
+            )
+
+
+class _Recovery:
+    """One workspace."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        git: Git,
+        reader: ObjectReader,
+        facts: Facts,
+        marker: str | None,
+        verdict: Verdict,
+        request: RecoverRequest,
+    ) -> None:
+        self.repository = repository
+        self.git = git
+        self.reader = reader
+        self.trees = TreeReader(reader)
+        self.facts = facts
+        self.marker = marker
+        self.verdict = verdict
+        self.request = request
+        self.disk = Worktree(repository.toplevel, repository.own, repository.object_format)
+        self.restored: list[bytes] = []
+        self.deleted: list[bytes] = []
+        self.kept: list[bytes] = []
+        self.failed: list[LeftOut] = []
+        self.safety: str | None = None
+
+    def run(self) -> RecoverResult:
+        verdict = self.verdict
+        if not verdict.acts:
+            return self._result(verdict.verdict)
+        newest = self.facts.saves[0]
+        if verdict.verdict == "buried":
+            return self._finish("buried")
+        targets = self._targets()
+        plan = [(target, seen, self._decide(target, seen)) for target, seen in self._look(targets)]
+        self.kept = [target.path for target, _, action in plan if action == "keep"]
+        if self.request.dry_run:
+            self.restored = [target.path for target, _, action in plan if action == "write"]
+            self.deleted = [target.path for target, _, action in plan if action == "delete"]
+            return self._result("changed" if self.kept else "restore")
+        self._journal()
+        if any(action in ("write", "delete") for _, _, action in plan) or self._tracked_are_missing():
+            self._save_for_safety()
+        self._carry_out(plan)
+        self._operation(newest)
+        self._sparse(newest)
+        self._index()
+        self._missing(targets)
+        self._directories(newest.manifest)
+        self._permissions(targets)
+        self._branch()
+        self._refresh()
+        self.disk.sync()
+        nested = self._nested()
+        return replace(self._finish(self._word()), nested=nested)
+
+    def take_out(self, paths: Sequence[bytes]) -> RecoverResult:
+        """Only files, and only those that were asked for."""
+        if b"." in paths:
+            paths = ()
+        newest = self.facts.saves[0]
+        targets = [t for t in self._targets() if not paths or any(_is_below(t.path, path) for path in paths)]
+        known = {target.path for target in targets}
+        more = self.trees.lookup(newest.wip_tree, [path for path in paths if path not in known])
+        for path, leaf in more.items():
+            if leaf.mode != DIRECTORY:
+                targets.append(Target(path, leaf, newest.manifest.modes.get(path), frozenset({leaf})))
+        if paths and not targets and not more:
+            raise UsageError(
+                f"the save {newest.manifest.save_id} holds no {os.fsdecode(paths[0])}",
+                hint=f"gitstate diff {newest.manifest.save_id}",
+            )
+        plan = [(target, seen, self._decide(target, seen)) for target, seen in self._look(targets)]
+        self.kept = [target.path for target, _, action in plan if action == "keep"]
+        if not self.request.dry_run:
+            write_journal(self.repository, [])
+            if any(action in ("write", "delete") for _, _, action in plan):
+                self._save_for_safety()
+            self._carry_out(plan)
+            self._permissions(targets)
+            self.disk.sync()
+            clear_journal(self.repository)
+        else:
+            self.restored = [target.path for target, _, action in plan if action == "write"]
+            self.deleted = [target.path for target, _, action in plan if action == "delete"]
+        result = self._result("changed" if self.kept else "restore")
+        if self.kept:
+            hint = f"gitstate restore --overwrite {newest.manifest.save_id} PATH…"
+            result = replace(result, message=f"{len(self.kept)} paths hold something else and stay", hint=hint)
+        return replace(result, exit_status=EXIT_PERSON if self.kept else result.exit_status)
+
+    def _word(self) -> str:
+        if self.kept:
+            return "changed"
+        newest, oldest = self.facts.saves[0], self.facts.saves[-1]
+        base = self._tree_of(oldest.manifest.head)
+        manifest = newest.manifest
+        uncommitted = newest.wip_tree != base or manifest.staged or manifest.operation or manifest.raw
+        return "restore" if uncommitted or self.restored or self.deleted else "context_only"
+
+    # -- what was, what is
+
+    def _targets(self) -> list[Target]:
+        """Every path that a save of the stack speaks of, with what it was and what git may have put there since."""
+        newest = self.facts.saves[0]
+        roots: list[Oid | None] = []
+        paths: set[bytes] = set()
+        for save in self.facts.saves:
+            head_tree = self._tree_of(save.manifest.head)
+            staged = save.files.get(b"staged")
+            roots += [head_tree, save.wip_tree, *([staged[1]] if staged else [])]
+            paths.update(self._changed(head_tree, save.wip_tree), save.manifest.staged)
+            paths.update(save.manifest.raw, save.manifest.absent)
+            for stage in (b"1", b"2", b"3"):
+                stages = save.files.get(b"stages")
+                if stages is not None:
+                    paths.update(self._stage_paths(stages[1], stage))
+        lookups = [self.trees.lookup(root, paths) for root in dict.fromkeys(roots)]
+        wip = self.trees.lookup(newest.wip_tree, paths)
+        raw = self._raw(wip)
+        modes = self._modes(wip)
+        absent = set(newest.manifest.absent)
+        never = state_name(self.repository)
+        found = []
+        for path in sorted(paths):
+            if path == never:
+                continue
+            saved = None if path in absent else raw.get(path) or wip.get(path)
+            bases = frozenset(leaf for lookup in lookups if (leaf := lookup.get(path)) is not None)
+            found.append(Target(path, saved, modes.get(path), bases))
+        return found
+
+    def _changed(self, old: Oid | None, new: Oid) -> list[bytes]:
+        if old == new:
+            return []
+        if old is None:
+            out = self.repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", new)
+        else:
+            out = self.repository.git.run(
+                "diff-tree", "-r", "-z", "--no-renames", "--name-only", "--ignore-submodules=none", old, new
+            )
+        return out.split(b"\0")[:-1]
+
+    def _stage_paths(self, stages: Oid, stage: bytes) -> list[bytes]:
+        leaf = self.trees.entries(stages).get(stage)
+        if leaf is None:
+            return []
+        out = self.repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", leaf.oid)
+        return out.split(b"\0")[:-1]
+
+    def _raw(self, wip: Mapping[bytes, Leaf]) -> dict[bytes, Leaf]:
+        """Raw bytes by path: the newest save's, and those of older ones for files that did not change since."""
+        found: dict[bytes, Leaf] = {}
+        for number, save in enumerate(self.facts.saves):
+            names = [path for path, why in save.manifest.raw.items() if number == 0 or why == "filter"]
+            tree = save.files.get(b"raw")
+            mine = self.trees.lookup(tree[1] if tree else None, names)
+            theirs = self.trees.lookup(save.wip_tree, names)
+            for path, leaf in mine.items():
+                if number == 0 or theirs.get(path) == wip.get(path):
+                    found.setdefault(path, leaf)
+        return found
+
+    def _modes(self, wip: Mapping[bytes, Leaf]) -> dict[bytes, int]:
+        found: dict[bytes, int] = dict(self.facts.saves[0].manifest.modes)
+        for save in self.facts.saves[1:]:
+            theirs = self.trees.lookup(save.wip_tree, save.manifest.modes)
+            for path, mode in save.manifest.modes.items():
+                if path in theirs and theirs[path] == wip.get(path):
+                    found.setdefault(path, mode)
+        return found
+
+    def _look(self, targets: Iterable[Target]) -> Iterable[tuple[Target, Seen]]:
+        for target in targets:
+            try:
+                yield target, self.disk.look(target.path)
+            except OSError as error:
+                self.failed.append(LeftOut(target.path, f"it can't be read: {error.strerror}", True))
+
+    def _decide(self, target: Target, seen: Seen) -> str:
+        action = step(target, seen, overwrite=self.request.overwrite)
+        if action == "keep" and seen.kind == "directory" and target.saved is not None:
+            return "write"
+        if action != "look":
+            return action
+        return "write" if self._is_checkout(target, seen) else "keep"
+
+    def _is_checkout(self, target: Target, seen: Seen) -> bool:
+        """Whether the file is what git itself writes for one of the bases through the filters of this repository."""
+        for leaf in target.bases:
+            if leaf.mode in (SYMLINK, GITLINK):
+                continue
+            try:
+                out = self.repository.git.run(
+                    "cat-file", "--filters", b"--path=" + target.path, leaf.oid, timeout=60
+                )
+            except (GitError, ValueError):
+                continue
+            if object_id(self.repository.object_format, "blob", out) == seen.oid:
+                return True
+        return False
+
+    def _tree_of(self, commit: Oid | None) -> Oid | None:
+        if commit is None:
+            return None
+        content = self.reader.contents([commit])[0]
+        if content is None:
+            raise NeedsPerson(f"the commit {commit} that the save stands on is missing", hint="git fsck")
+        return commit_head(content[1])[0]
+
+    # -- acting
+
+    def _journal(self) -> None:
+        names = [self.marker] if self.marker else []
+        head = self.facts.saves[0].manifest.head_ref
+        write_journal(self.repository, ref_locks(self.repository, [*names, *([head] if head else [])]))
+
+    def _save_for_safety(self) -> None:
+        result = save_owned(self.repository, self.git, SaveRequest(kind="safety", depth=99))
+        self.safety = result.save_id
+        self._journal()
+
+    def _carry_out(self, plan: Sequence[tuple[Target, Seen, str]]) -> None:
+        for target, seen, action in plan:
+            if action == "delete":
+                self._try(self._delete, target, seen)
+        for target, seen, action in plan:
+            if action == "write":
+                self._try(self._write, target, seen)
+
+    def _try(self, act: Callable[[Target, Seen], None], target: Target, seen: Seen) -> None:
+        try:
+            act(target, seen)
+        except FileExistsError:
+            self.kept.append(target.path)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise GitstateError(
+                    f"{os.fsdecode(target.path)}: {error.strerror}; the save still waits, nothing was lost",
+                    hint="make room, then: gitstate recover",
+                ) from None
+            self.kept.append(target.path)
+
+    def _delete(self, target: Target, seen: Seen) -> None:
+        self.disk.delete(target.path, seen)
+        self.deleted.append(target.path)
+        keep = self.facts.saves[0].manifest.directories
+        directory = target.path.rpartition(b"/")[0]
+        while directory and directory not in keep and self.disk.remove_directory(directory):
+            directory = directory.rpartition(b"/")[0]
+
+    def _write(self, target: Target, seen: Seen) -> None:
+        saved = target.saved
+        assert saved is not None
+        if seen.kind == "directory":
+            self._empty_directories(target.path)
+            if not self.disk.remove_directory(target.path) and self.disk.look(target.path).kind == "directory":
+                raise FileExistsError
+            seen = self.disk.look(target.path)
+        if saved.mode == GITLINK:
+            self.disk.make_directory(target.path)
+        elif saved.mode == SYMLINK and self.repository.is_true("core.symlinks", True):
+            content = self.reader.contents([saved.oid], LARGE)[0]
+            if content is None:
+                raise NeedsPerson(f"object {saved.oid} is missing", hint="git fsck")
+            self.disk.write_link(target.path, content[1], seen)
+        else:
+            if self.reader.kinds([saved.oid])[0] is None:
+                raise NeedsPerson(f"object {saved.oid} is missing", hint="git fsck")
+            permissions = target.permissions if target.permissions is not None else saved.mode & 0o777
+            self.disk.write_file(target.path, self.reader.stream(saved.oid), permissions or 0o644, seen)
+        self.restored.append(target.path)
+
+    def _empty_directories(self, path: bytes) -> None:
+        top = os.path.join(self.repository.toplevel, path)
+        for directory, _, _ in os.walk(top, topdown=False):
+            self.disk.remove_directory(os.path.relpath(directory, self.repository.toplevel))
+
+    def _operation(self, newest: Save) -> None:
+        """Put the files of the unfinished operation back that are not there; what is there stays."""
+        tree = newest.files.get(b"operation")
+        names = [path for path in newest.manifest.operation_files if _is_operation_file(path)]
+        for path, leaf in self.trees.lookup(tree[1] if tree else None, names).items():
+            full = os.path.join(self.repository.git_dir, path)
+            if os.path.lexists(full):
+                continue
+            content = self.reader.contents([leaf.oid], LARGE * 4)[0]
+            if content is None:
+                continue
+            files.make_directory(os.path.dirname(full), top=self.repository.git_dir)
+            files.write_atomic(full, content[1], mode=0o755 if leaf.mode & 0o100 else 0o644)
+
+    def _sparse(self, newest: Save) -> None:
+        """Where the save is of a sparse checkout and this worktree is none: make it one, for this worktree alone."""
+        entry = newest.files.get(b"sparse-checkout")
+        if entry is None or self.repository.is_true("core.sparsecheckout"):
+            return
+        content = self.reader.contents([entry[1]], LARGE)[0]
+        if content is None:
+            return
+        path = os.path.join(self.repository.git_dir, b"info", b"sparse-checkout")
+        files.make_directory(os.path.dirname(path), top=self.repository.git_dir)
+        files.write_atomic(path, content[1], mode=0o644)
+        self.git.run("config", "extensions.worktreeConfig", "true")
+        for name in ("core.sparseCheckoutCone", "index.sparse", "core.sparseCheckout"):
+            value = newest.manifest.sparse.get(name.lower())
+            if value is not None:
+                self.git.run("config", "--worktree", name, "true" if value.lower() in ("true", "1", "yes", "on") else "false")
+
+    def _directories(self, manifest: Manifest) -> None:
+        for path, mode in sorted(manifest.directories.items()):
+            with contextlib.suppress(OSError):
+                self.disk.make_directory(path)
+        for path, mode in sorted(manifest.directories.items(), reverse=True):
+            with contextlib.suppress(OSError):
+                current = self.disk.permissions(path)
+                if current is not None and current != mode and current in (0o755, 0o775, 0o700, 0o777):
+                    self.disk.set_permissions(path, mode)
+
+    def _permissions(self, targets: Sequence[Target]) -> None:
+        """Permissions of files whose content is the saved one, the unchanged tracked ones among them."""
+        known = {target.path: target for target in targets}
+        newest = self.facts.saves[0]
+        others = [path for path in newest.manifest.modes if path not in known]
+        leaves = self.trees.lookup(newest.wip_tree, others)
+        more = [
+            Target(path, leaf, newest.manifest.modes[path], frozenset({leaf}))
+            for path, leaf in leaves.items()
+            if self.disk.permissions(path) not in (None, newest.manifest.modes[path])
+        ]
+        for target in (*targets, *more):
+            try:
+                if target.saved is None or self.disk.permissions(target.path) is None:
+                    continue
+                seen = self.disk.look(target.path)
+                if seen.oid != target.saved.oid and target in targets:
+                    continue
+                wanted = wanted_permissions(target, seen)
+                if wanted is not None:
+                    self.disk.set_permissions(target.path, wanted)
+                    self.restored.append(target.path)
+            except OSError as error:
+                self.failed.append(LeftOut(target.path, f"its permissions can't be set: {error.strerror}", False))
+        self.restored = list(dict.fromkeys(self.restored))
+
+    # -- tracked files that were not changed, but are gone
+
+    def _tracked_are_missing(self) -> bool:
+        return bool(self.git.run("ls-files", "-z", "-d"))
+
+    def _missing(self, targets: Sequence[Target]) -> None:
+        known = {target.path for target in targets}
+        gone = [path for path in self.git.run("ls-files", "-z", "-d").split(b"\0")[:-1] if path not in known]
+        gone = list(dict.fromkeys(gone))
+        if not gone:
+            return
+        given = b"".join(path + b"\0" for path in gone)
+        process = self.git.start("checkout-index", "-q", "-z", "--stdin")
+        self.git.finish(process, given=given, fine=range(256))
+        files.sync_filesystem(self.repository.toplevel)
+        for path in gone:
+            if os.path.lexists(os.path.join(self.repository.toplevel, path)):
+                self.restored.append(path)
+            else:
+                self.kept.append(path)
+
+    # -- the index
+
+    def _index(self) -> None:
+        """The saved index, byte for byte; entries that were staged after the save stay as they are now."""
+        repository = self.repository
+        current = os.path.join(repository.git_dir, b"index")
+        following = os.path.join(repository.own, b"next-index")
+        oldest = self.facts.saves[-1]
+        self._shared_index(oldest)
+        kept = kept_index(repository, oldest.manifest.save_id)
+        entry = oldest.files.get(b"index")
+        if entry is None:
+            if oldest.archive != oldest.wip:
+                self._without_index(current)
+            else:
+                self._rebuilt_index(oldest)
+            return
+        saved_oid = entry[1]
+        if _file_oid(current, repository.object_format) == saved_oid and len(self.facts.saves) == 1:
+            files.remove(kept)
+            return
+        newer = self._staged_since(current)
+        if newer is None and len(self.facts.saves) == 1:
+            return
+        files.remove(following)
+        if _file_oid(kept, repository.object_format) == saved_oid:
+            os.link(kept, following)
+        else:
+            fd = os.open(following, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            with open(fd, "wb") as file:
+                for part in self.reader.stream(saved_oid):
+                    file.write(part)
+                file.flush()
+                os.fsync(fd)
+            mtime = oldest.manifest.index_mtime_ns or 0
+            os.utime(following, ns=(mtime, mtime))
+        extra = {"GIT_INDEX_FILE": os.fsdecode(following)}
+        lines = self._stacked_lines() + (newer or [])
+        if lines:
+            self.git.run(
+                *("-c", "core.splitIndex=false", "update-index", "-z", "--index-info"), given=b"".join(lines), extra=extra
+            )
+        added = [path for save in self.facts.saves[:-1] for path in save.manifest.intent_to_add]
+        for path in added:
+            with contextlib.suppress(GitError):
+                self.git.run("add", "-N", "-f", "--", path, extra=extra)
+        with index_lock(repository):
+            os.rename(following, current)
+        files.remove(kept)
+        for save in self.facts.saves:
+            files.remove(kept_index(repository, save.manifest.save_id))
+        files.fsync_path(current)
+        files.fsync_path(repository.git_dir)
+
+    def _shared_index(self, oldest: Save) -> None:
+        name = oldest.manifest.shared_index
+        entry = oldest.files.get(b"sharedindex")
+        if name is None or entry is None:
+            return
+        path = os.path.join(self.repository.git_dir, b"sharedindex." + name.encode("ascii"))
+        if not os.path.exists(path):
+            content = self.reader.contents([entry[1]], _INDEX_LIMIT)[0]
+            if content is not None:
+                files.write_atomic(path, content[1], mode=0o644)
+
+    def _without_index(self, current: bytes) -> None:
+        """There was no index file. One that holds only what git itself put there goes."""
+        if os.path.exists(current) and not self._staged_since(current):
+            with index_lock(self.repository):
+                files.remove(current)
+
+    def _rebuilt_index(self, save: Save) -> None:
+        """From a bare WIP commit: what plain git would do, `reset HEAD~1` and `reset --soft HEAD~1`."""
+        tree = save.manifest.index_commit or save.manifest.head
+        if tree is None:
+            self.git.run("read-tree", "--empty")
+        else:
+            self.git.run("read-tree", "-m", tree)
+
+    def _stacked_lines(self) -> list[bytes]:
+        """What each later save of a stack had staged anew, as `update-index --index-info` reads it."""
+        zero = self.repository.zero.encode("ascii")
+        lines = []
+        for save in reversed(self.facts.saves[:-1]):
+            for path, entry in save.manifest.staged.items():
+                lines.append(b"0 %s\t%s\0" % (zero, path))
+                if entry is not None:
+                    lines.append(b"%o %s\t%s\0" % (entry[0], entry[1].encode("ascii"), path))
+        return lines
+
+    def _staged_since(self, current: bytes) -> list[bytes] | None:
+        """Index entries of now that no save and no base has, as lines for update-index.
+
+        None where the index says the same as the saved one, and only stat data differ: then it stays.
+        """
+        if not os.path.exists(current):
+            return []
+        oldest = self.facts.saves[-1]
+        if self._same_entries(current, oldest):
+            return None
+        differing: set[bytes] | None = None
+        for save in self.facts.saves:
+            staged = save.files.get(b"staged")
+            for tree in (save.wip_tree, self._tree_of(save.manifest.head), staged[1] if staged else None):
+                if tree is None:
+                    out = self.git.run("ls-files", "-z")
+                else:
+                    out = self.git.run(
+                        "diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=none", tree
+                    )
+                paths = set(out.split(b"\0")[:-1])
+                differing = paths if differing is None else differing & paths
+                if not differing:
+                    return []
+        unmerged = self.facts.saves[0].files.get(b"stages")
+        found = sorted(differing or ())
+        if unmerged is not None:
+            ours = {path for stage in (b"1", b"2", b"3") for path in self._stage_paths(unmerged[1], stage)}
+            listed = self.git.run("ls-files", "-z", "-u").split(b"\0")
+            still = {line.partition(b"\t")[2] for line in listed}
+            found = [path for path in found if not (path in ours and path in still)]
+        ita = {path for save in self.facts.saves for path in save.manifest.intent_to_add}
+        found = [path for path in found if path not in ita]
+        zero = self.repository.zero.encode("ascii")
+        lines: list[bytes] = []
+        for start in range(0, len(found), 500):
+            some = found[start : start + 500]
+            lines += [b"0 %s\t%s\0" % (zero, path) for path in some]
+            lines += [line + b"\0" for line in self.git.run("ls-files", "-z", "-s", "--", *some).split(b"\0")[:-1]]
+        self.kept += [path for path in found if path not in self.kept]
+        return lines
+
+    def _same_entries(self, current: bytes, oldest: Save) -> bool:
+        entry = oldest.files.get(b"index")
+        if entry is None or len(self.facts.saves) > 1:
+            return False
+        info = self.reader.kinds([entry[1]])[0]
+        if info is None:
+            return False
+        temporary = os.path.join(self.repository.own, b"next-index")
+        with open(temporary, "wb") as file:
+            for part in self.reader.stream(entry[1]):
+                file.write(part)
+        try:
+            now = self.git.run("ls-files", "-z", "-s", "-v", "--sparse")
+            then = self.git.run("ls-files", "-z", "-s", "-v", "--sparse", extra={"GIT_INDEX_FILE": os.fsdecode(temporary)})
+            return now == then
+        finally:
+            files.remove(temporary)
+
+    def _refresh(self) -> None:
+        """Where files were written: fill in their stat data, so that the next `git status` need not read them."""
+        if self.restored or self.deleted:
+            process = self.git.start("update-index", "-q", "--refresh")
+            self.git.finish(process, fine=range(256))
+            files.fsync_path(os.path.join(self.repository.git_dir, b"index"))
+
+    # -- refs, state, nested repositories
+
+    def _branch(self) -> None:
+        oldest = self.facts.saves[-1]
+        ref, goal, head = oldest.manifest.head_ref, oldest.manifest.head, self.facts.head
+        if ref is None or head == goal:
+            return
+        message = f"recover {oldest.manifest.save_id}"
+        refs.move_refs(self.repository, self.git, [RefUpdate(ref, goal, head)], message)
+
+    def _nested(self) -> tuple[RecoverResult, ...]:
+        found = []
+        for path in dict.fromkeys(item.path for save in self.facts.saves for item in save.manifest.nested):
+            full = os.path.join(self.repository.toplevel, path)
+            if not snapshot.is_repository(full) or self.request.depth > 8:
+                why = "the repository in it is not here; its save went with it"
+                self.failed.append(LeftOut(path, why, True))
+                continue
+            try:
+                found.append(recover(full, RecoverRequest(wait=self.request.wait, depth=self.request.depth + 1)))
+            except (GitstateError, OSError) as error:
+                self.failed.append(LeftOut(path, f"the repository in it: {error}"[:300], True))
+        return tuple(found)
+
+    def _finish(self, word: str) -> RecoverResult:
+        if self.request.dry_run:
+            return self._result(word)
+        newest, oldest = self.facts.saves[0], self.facts.saves[-1]
+        context = measured(self.repository, newest.context, self.facts.head_ref)
+        resume = _resume(context, self.repository)
+        described = describe_save(newest.manifest, wip=newest.wip, archive=newest.archive)
+        described["base_commit"] = oldest.manifest.base
+        described["left_out"] = [item.to_json() for item in (*newest.manifest.left_out, *self.failed)][:1000]
+        state_file = write_state(
+            self.repository, context, "recovered", reason=newest.manifest.reason.to_json(), save=described, resume=resume
+        )
+        if self.marker is not None:
+            seen = refs.read_refs(self.repository, [self.marker]).get(self.marker)
+            if seen == newest.archive:
+                refs.move_refs(self.repository, self.git, [RefUpdate(self.marker, None, seen)], "recovered")
+        clear_journal(self.repository)
+        return replace(self._result(word), state_file=state_file, resume=resume, context=context)
+
+    def _result(self, word: str) -> RecoverResult:
+        newest = self.facts.saves[0] if self.facts.saves else None
+        left_out = (*(newest.manifest.left_out if newest else ()), *self.failed)
+        message, hint = self.verdict.message, self.verdict.hint
+        if word == "changed":
+            message = f"{len(self.kept)} paths were changed after the save and stay as they are; all else is back"
+            hint = f"gitstate restore {newest.manifest.save_id if newest else 'ID'} PATH… brings the saved version"
+        elif newest is not None and newest.manifest.previous:
+            message = message or f"an earlier save was never recovered: {newest.manifest.previous}"
+        status = self.verdict.exit_status
+        if status == 0 and any(item.lost for item in self.failed):
+            status = EXIT_PERSON
+        return RecoverResult(
+            workspace=self.repository.toplevel,
+            verdict=word,
+            message=message,
+            hint=hint,
+            exit_status=status,
+            save_id=newest.manifest.save_id if newest else None,
+            branch=None if self.facts.head_ref is None else refs.branch_name(self.facts.head_ref),
+            restored=tuple(self.restored),
+            deleted=tuple(self.deleted),
+            kept=tuple(dict.fromkeys(self.kept)),
+            left_out=left_out,
+            safety_save=self.safety,
+            context=newest.context if newest else Context(),
+        )
+
+
+def _is_below(path: bytes, top: bytes) -> bool:
+    return path == top or path.startswith(top.rstrip(b"/") + b"/")
+
+
+def _is_operation_file(path: bytes) -> bool:
+    return any(path == name or path.startswith(name + b"/") for name in OPERATION_FILES)
+
+
+def _resume(context: Context, repository: Repository) -> str:
+    words = [f"Continue {context.task_id}" if context.task_id else "Continue"]
+    if context.progress_stage:
+        words.append(f"at stage {context.progress_stage}")
+    if context.branch_name:
+        words.append(f"on branch {context.branch_name}")
+    words.append(f"in {context.workspace_path}")
+    return " ".join(words)
+
+
+def _file_oid(path: bytes, object_format: str) -> Oid | None:
+    import hashlib
+
+    try:
+        with open(path, "rb") as file:
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode):
+                return None
+            digest = hashlib.new(object_format, b"blob %d\0" % info.st_size, usedforsecurity=False)
+            while data := file.read(1 << 20):
+                digest.update(data)
+            return digest.hexdigest()
+    except FileNotFoundError:
+        return None

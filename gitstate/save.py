@@ -1,0 +1,836 @@
+"""The use case `save`: context + snapshot + note → objects → refs → index, each durable before the next.
+
+The order is the protocol. Objects, then the marker (the commit point), then the note, the branch, and the index. A
+kill between any two leaves a state that `recover` completes; nothing before the marker changes what anyone sees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from . import files, refs, snapshot
+from .errors import CorruptSave, GitError, GitstateError, RefChanged, TryAgain, UnsupportedSave
+from .files import Deadline
+from .git import LARGE, Git, ObjectReader, Oid, Repository, open_repository, read_head
+from .model import (
+    MAX_CONTEXT,
+    MAX_MANIFEST,
+    Context,
+    LeftOut,
+    Manifest,
+    Nested,
+    Reason,
+    Save,
+    context_from_json,
+    dumps,
+    is_oid,
+    loads,
+    manifest_from_json,
+    path_to_json,
+    text_to_json,
+    with_values,
+)
+from .notes import add_note
+from .pack import PackWriter, sweep_litter
+from .refs import RefUpdate, RefWriter
+from .snapshot import Snapshot
+from .state import describe_save, measured, now, read_live_context, state_name, write_state
+from .tree import DIRECTORY, GITLINK, REGULAR, Leaf, TreeReader, edit_tree, parse_tree
+
+_ATTEMPTS = 3
+#: How long a save waits for a git that holds index.lock before it goes on without it, in seconds.
+_INDEX_LOCK_PATIENCE = 0.3
+#: Nested repositories deeper than this are listed, not saved.
+_NESTING = 8
+
+
+@dataclass(frozen=True)
+class SaveRequest:
+    """What the caller knows. `values` are context texts by name; `wait` bounds waiting for locks, in seconds."""
+
+    kind: str = "save"
+    values: Mapping[str, str] = field(default_factory=dict)
+    reason: Reason = Reason()
+    deadline: float | None = None
+    wait: float = 60.0
+    keep_ignored: Sequence[str] = ()
+    owner_pid: int | None = None
+    depth: int = 0
+
+
+@dataclass(frozen=True)
+class SaveResult:
+    """What happened: `saved`, `unchanged` (an earlier save holds all of this) or `nothing` (there was nothing)."""
+
+    result: str
+    workspace: bytes
+    branch: str | None
+    save_id: str | None = None
+    wip_commit: Oid | None = None
+    base_commit: Oid | None = None
+    index_commit: Oid | None = None
+    archive: Oid | None = None
+    branch_moved: bool = False
+    left_out: tuple[LeftOut, ...] = ()
+    message: str = ""
+
+    @property
+    def lost(self) -> bool:
+        return any(item.lost for item in self.left_out)
+
+
+def save(path: bytes, request: SaveRequest) -> SaveResult:
+    """Take one save, or checkpoint, of the workspace that `path` is in. When it returns all of it is durable.
+
+    Raises NotAWorkspace, TryAgain where another gitstate holds the workspace past `wait`, GitError, OSError.
+    """
+    repository = open_repository(path)
+    deadline = Deadline(request.wait if request.deadline is None else request.deadline)
+    with owned(repository, deadline) as git:
+        return save_owned(repository, git, request)
+
+
+def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
+    """`save` for who holds the workspace already (see `owned`)."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _Saving(repository, git, request).run()
+        except snapshot.IndexMoved:
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def workspace_id(repository: Repository) -> str:
+    """The name of a workspace in refs: its directory's name and a hash of host and path."""
+    import hashlib
+
+    digest = hashlib.sha256(os.fsencode(files.hostname()) + b"\0" + repository.toplevel).hexdigest()
+    name = "".join(c if c.isascii() and c.isalnum() else "-" for c in os.fsdecode(os.path.basename(repository.toplevel)))
+    return f"{name.strip('-')[:40] or 'workspace'}-{digest[:12]}"
+
+
+def new_save_id() -> str:
+    """An id that sorts by time (UTC, microseconds) and may stand in a ref's name."""
+    seconds, rest = divmod(time.time_ns(), 1_000_000_000)
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z-{secrets.token_hex(3)}"
+
+
+@contextlib.contextmanager
+def owned(repository: Repository, deadline: Deadline) -> Iterator[Git]:
+    """Hold the workspace against every other save and recover, and clear up after one that was killed.
+
+    Yields a Git whose children hold the lock too, so that the next owner knows that none of them is left.
+    """
+    files.make_directory(repository.own, top=repository.git_dir)
+    name = text_to_json(os.fsdecode(repository.toplevel))
+    with files.locked(os.path.join(repository.own, b"lock"), deadline, name) as fd:
+        settle(repository)
+        yield Git(repository.toplevel, repository.git.options, fd)
+
+
+_JOURNAL = b"journal"
+_FROZEN = b"frozen-index"
+_NEXT = b"next-index"
+
+
+def settle(repository: Repository) -> None:
+    """Clear up after an owner that was killed; only for who holds the workspace.
+
+    Removes its temporary files, and ref locks that its journal names: their owner is provably gone, because the
+    workspace's flock is held by every child of an owner. A lock that others may take is given time to go by itself.
+    """
+    journal = os.path.join(repository.own, _JOURNAL)
+    data = files.read_limited(journal, MAX_CONTEXT)
+    if data is None:
+        return
+    with contextlib.suppress(CorruptSave):
+        value = loads(data, MAX_CONTEXT, "the journal")
+        begun = value.get("begun_ns")
+        locks = value.get("locks")
+        if isinstance(begun, int) and isinstance(locks, list):
+            for lock in locks:
+                if isinstance(lock, str) and lock.endswith(".lock"):
+                    _remove_dead_lock(os.fsencode(lock), begun, repository)
+    for name in (_FROZEN, _NEXT, _NEXT + b".lock"):
+        files.remove(os.path.join(repository.own, name))
+    snapshot._remove_tree(os.path.join(repository.own, b"quarantine"))
+    _remove_temporaries(repository.own)
+    sweep_litter(repository.objects, workspace_id(repository))
+    files.remove(journal)
+
+
+def _remove_temporaries(directory: bytes) -> None:
+    for name in os.listdir(directory):
+        if b".tmp-" in name or name.startswith(b"write-"):
+            files.remove(os.path.join(directory, name))
+
+
+def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> None:
+    if os.path.commonpath([repository.common_dir, path]) != repository.common_dir:
+        return
+    seen = None
+    for _ in range(20):
+        try:
+            info = os.lstat(path)
+        except FileNotFoundError:
+            return
+        if info.st_mtime_ns < begun_ns - 2_000_000_000 or not stat.S_ISREG(info.st_mode):
+            return
+        if seen is not None and seen != info.st_ino:
+            return
+        if b"/refs/gitstate/" in path:
+            break
+        seen = info.st_ino
+        time.sleep(0.05)
+    files.remove(path)
+
+
+def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:
+    """Say which lock files this process may leave behind if it is killed from here on."""
+    value = {
+        "begun_ns": time.time_ns(),
+        "pid": os.getpid(),
+        "locks": [os.fsdecode(path) for path in locks],
+    }
+    path = os.path.join(repository.own, _JOURNAL)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        files.write_all(fd, json.dumps(value).encode("utf-8", "surrogateescape"))
+    finally:
+        os.close(fd)
+
+
+def clear_journal(repository: Repository) -> None:
+    """All is done: nothing is left to clear up."""
+    files.remove(os.path.join(repository.own, _JOURNAL))
+
+
+def ref_locks(repository: Repository, names: Sequence[str]) -> list[bytes]:
+    """The lock files that transactions over these refs (and HEAD's reflog) take."""
+    found = [os.path.join(repository.common_dir, os.fsencode(name)) for name in refs.lock_files(names)]
+    return [*found, *(os.path.join(repository.git_dir, name) for name in (b"HEAD.lock", b"index.lock"))]
+
+
+def read_save(archive: Oid, reader: ObjectReader) -> Save:
+    """A save as the archive commit holds it. Raises CorruptSave or UnsupportedSave."""
+    try:
+        commit = reader.contents([archive], MAX_CONTEXT)[0]
+        if commit is None or commit[0] != "commit":
+            raise CorruptSave(f"the archive {archive} is missing or no commit")
+        tree, parents = commit_head(commit[1])
+        if not parents:
+            raise CorruptSave(f"the archive {archive} names no WIP commit")
+        wip = reader.contents(parents[:1], MAX_CONTEXT)[0]
+        if wip is None or wip[0] != "commit":
+            raise CorruptSave(f"the WIP commit {parents[0]} is missing")
+        content = reader.contents([tree])[0]
+        if content is None or content[0] != "tree":
+            raise CorruptSave(f"the archive's tree {tree} is missing")
+        entries = parse_tree(content[1], len(tree) // 2)
+
+        def load(name: bytes, limit: int) -> bytes | None:
+            leaf = entries.get(name)
+            found = None if leaf is None else reader.contents([leaf.oid], limit)[0]
+            return None if found is None else found[1]
+
+        manifest = manifest_from_json(loads(load(b"manifest.json", MAX_MANIFEST), MAX_MANIFEST, "the manifest"))
+        try:
+            context = context_from_json(loads(load(b"context.json", MAX_CONTEXT), MAX_CONTEXT, "the context"))
+        except CorruptSave:
+            context = Context()
+        plain = {name: (leaf.mode, leaf.oid) for name, leaf in entries.items()}
+        return Save(archive, parents[0], commit_head(wip[1])[0], plain, context, manifest)
+    except (GitError, ValueError, IndexError) as error:
+        raise CorruptSave(f"the save {archive[:12]} can't be read: {text_to_json(str(error))[:200]}") from None
+
+
+def commit_head(data: bytes) -> tuple[Oid, list[Oid]]:
+    """Tree and parents of a raw commit. Raises ValueError where it is none."""
+    tree, parents = "", []
+    for line in data.split(b"\n\n", 1)[0].split(b"\n"):
+        word, _, value = line.partition(b" ")
+        if word == b"tree":
+            tree = value.decode("ascii")
+        elif word == b"parent":
+            parents.append(value.decode("ascii"))
+    if not is_oid(tree) or not all(is_oid(parent) for parent in parents):
+        raise ValueError("not a commit")
+    return tree, parents
+
+
+class _Saving:
+    """One attempt."""
+
+    def __init__(self, repository: Repository, git: Git, request: SaveRequest) -> None:
+        self.repository = repository
+        self.git = git
+        self.request = request
+        self.deadline = Deadline(request.deadline)
+        self.id = workspace_id(repository)
+        self.save_id = new_save_id()
+        self.writer = PackWriter(repository.objects, repository.object_format, self.id)
+        self.frozen = os.path.join(repository.own, _FROZEN)
+        self.next = os.path.join(repository.own, _NEXT)
+        self.reader = ObjectReader(repository.git)
+        self.trees = TreeReader(self.reader)
+        self.updates: RefWriter | None = None
+
+    def run(self) -> SaveResult:
+        repository, request = self.repository, self.request
+        marker = refs.marker_ref(self.id)
+        checkpoint = refs.checkpoint_ref(self.id)
+        write_journal(repository, [])
+        try:
+            self._freeze()
+            self.updates = RefWriter(repository, self.git, f"save {self.save_id}")
+            taken = snapshot.take(
+                repository,
+                self.writer,
+                self.reader,
+                self.frozen,
+                never=state_name(repository),
+                keep_ignored=[*repository.config.get("gitstate.includeignored", ()), *request.keep_ignored],
+                deadline=self.deadline,
+            )
+            self._check_index()
+            seen = refs.read_refs(repository, (marker, checkpoint, refs.NOTES))
+            context, too_long = self._context(taken)
+            taken.left_out += [LeftOut(b"", f"{name}: longer than a context value may be", True) for name in too_long]
+            pending = self._read(seen.get(marker))
+            nested = self._nested(taken)
+            if request.kind == "checkpoint":
+                earlier = self._read(seen.get(checkpoint))
+                return self._checkpoint(taken, context, earlier, seen.get(checkpoint), nested)
+            if request.kind == "safety":
+                return self._safety(taken, context, nested)
+            return self._save(taken, context, pending, seen, nested)
+        finally:
+            self.reader.close()
+            if self.updates is not None:
+                self.updates.close()
+            files.remove(self.frozen)
+            files.remove(self.next)
+            self.writer.release()
+            clear_journal(repository)
+
+    # -- before the snapshot
+
+    def _freeze(self) -> None:
+        index = os.path.join(self.repository.git_dir, b"index")
+        files.remove(self.frozen)
+        try:
+            os.link(index, self.frozen)
+        except FileNotFoundError:
+            return
+        except OSError:
+            import shutil
+
+            shutil.copy2(index, self.frozen)
+
+    def _check_index(self) -> None:
+        """Raises IndexMoved where git replaced the index since it was frozen."""
+        if _identity(os.path.join(self.repository.git_dir, b"index")) != _identity(self.frozen):
+            raise snapshot.IndexMoved("the index kept changing; nothing was changed", hint="gitstate save")
+
+    def _context(self, taken: Snapshot) -> tuple[Context, list[str]]:
+        live, _ = read_live_context(self.repository)
+        context, too_long = with_values(live, self.request.values)
+        pid = self.request.owner_pid
+        if pid is not None:
+            context = replace(context, pid=pid, pid_start=files.process_start(pid), boot_id=files.boot_id())
+        elif context.boot_id is None:
+            context = replace(context, boot_id=files.boot_id())
+        return measured(self.repository, context, taken.head_ref), too_long
+
+    def _read(self, archive: Oid | None) -> Save | None:
+        if archive is None:
+            return None
+        try:
+            return read_save(archive, self.reader)
+        except (CorruptSave, UnsupportedSave):
+            return None
+
+    def _nested(self, taken: Snapshot) -> tuple[Nested, ...]:
+        """Save every repository inside the workspace as a workspace of its own."""
+        found = []
+        for path in taken.nested:
+            full = os.path.join(self.repository.toplevel, path)
+            try:
+                if self.request.depth >= _NESTING:
+                    raise GitstateError("nested too deeply")
+                inner = replace(self.request, depth=self.request.depth + 1)
+                inner_repository = open_repository(full)
+                if inner_repository.toplevel != os.path.realpath(full):
+                    raise GitstateError("its .git leads elsewhere")
+                result = save(full, inner)
+                found.append(Nested(path, result.save_id, result.archive))
+                if result.lost:
+                    taken.left_out.append(LeftOut(path, "the repository in it was saved, but not in full", True))
+            except (GitstateError, OSError) as error:
+                taken.left_out.append(LeftOut(path, f"the repository in it can't be saved: {error}"[:300], True))
+                found.append(Nested(path, None, None))
+        return tuple(found)
+
+    # -- the three kinds
+
+    def _save(
+        self,
+        taken: Snapshot,
+        context: Context,
+        pending: Save | None,
+        seen: Mapping[str, Oid],
+        nested: tuple[Nested, ...],
+    ) -> SaveResult:
+        marker = refs.marker_ref(self.id)
+        stacked = pending is not None and pending.manifest.moves_branch and _stands_on(taken, pending)
+        head_tree = self._tree_of(taken.head)
+        if pending is None and not taken.dirty and not nested and not any(context.work()[:4]):
+            return self._answer("nothing", taken, message="nothing to save: the worktree is clean and has no context")
+        moves = taken.head_ref is not None and taken.head_ref.startswith("refs/heads/") and taken.operation is None
+        manifest = self._manifest(taken, nested, moves=moves)
+        if stacked and pending is not None:
+            manifest = replace(manifest, base=pending.manifest.base, below=pending.archive)
+        elif pending is not None:
+            manifest = replace(manifest, previous=pending.manifest.save_id)
+        wip, index_commit, archive, tree, manifest = self._build(taken, context, manifest, head_tree)
+        if pending is not None and self._already_held(pending, taken, context, manifest, tree, archive, stacked):
+            held = pending.manifest
+            return self._answer(
+                "unchanged", taken, held, wip=pending.wip, archive=pending.archive,
+                moved=pending.manifest.moves_branch and stacked, message="nothing changed since the last save",
+            )  # fmt: skip
+        note = self.writer.add("blob", dumps(_note(context, manifest, archive)))
+        notes_tip = seen.get(refs.NOTES)
+        notes_new = self._note(notes_tip, wip, note)
+        self._journal_locks(taken.head_ref if moves else None)
+        exchange = self._start_exchange(taken, tree, head_tree) if moves else None
+        self._make_durable()
+        assert self.updates is not None
+        self._check_index()
+        self.updates.commit(
+            [
+                RefUpdate(refs.save_ref(self.id, self.save_id), archive, None),
+                RefUpdate(marker, archive, seen.get(marker)),
+            ]
+        )
+        self._move_notes(notes_tip, notes_new, wip, note)
+        moved, message = False, ""
+        if moves and taken.head_ref is not None:
+            moved, message = self._move_branch(taken.head_ref, taken.head, wip)
+        if exchange is not None:
+            self._finish_exchange(exchange, moved)
+        self._publish(context, manifest, wip, archive)
+        return self._answer(
+            "saved", taken, manifest, wip=wip, archive=archive, index_commit=index_commit, moved=moved, message=message
+        )
+
+    def _checkpoint(
+        self,
+        taken: Snapshot,
+        context: Context,
+        earlier: Save | None,
+        old: Oid | None,
+        nested: tuple[Nested, ...],
+    ) -> SaveResult:
+        head_tree = self._tree_of(taken.head)
+        manifest = self._manifest(taken, nested, moves=False)
+        wip, index_commit, archive, tree, manifest = self._build(taken, context, manifest, head_tree)
+        if earlier is not None and self._same(earlier, context, manifest, tree, archive):
+            return self._answer(
+                "unchanged", taken, earlier.manifest, wip=earlier.wip, archive=earlier.archive,
+                message="nothing changed since the last checkpoint",
+            )  # fmt: skip
+        self._journal_locks(None)
+        self._make_durable()
+        assert self.updates is not None
+        self.updates.commit([RefUpdate(refs.checkpoint_ref(self.id), archive, old)])
+        return self._answer("saved", taken, manifest, wip=wip, archive=archive, index_commit=index_commit)
+
+    def _safety(self, taken: Snapshot, context: Context, nested: tuple[Nested, ...]) -> SaveResult:
+        if not taken.dirty:
+            return self._answer("nothing", taken)
+        manifest = self._manifest(taken, nested, moves=False)
+        wip, index_commit, archive, _, manifest = self._build(taken, context, manifest, self._tree_of(taken.head))
+        self._journal_locks(None)
+        self._make_durable()
+        assert self.updates is not None
+        self.updates.commit([RefUpdate(refs.save_ref(self.id, self.save_id), archive, None)])
+        return self._answer("saved", taken, manifest, wip=wip, archive=archive, index_commit=index_commit)
+
+    # -- objects
+
+    def _tree_of(self, commit: Oid | None) -> Oid | None:
+        if commit is None:
+            return None
+        found = self.reader.contents([commit])[0]
+        if found is None or found[0] != "commit":
+            raise GitError(["cat-file"], -1, f"commit {commit} is missing".encode())
+        return commit_head(found[1])[0]
+
+    def _manifest(self, taken: Snapshot, nested: tuple[Nested, ...], *, moves: bool) -> Manifest:
+        return Manifest(
+            save_id=self.save_id,
+            kind=self.request.kind,
+            workspace_id=self.id,
+            created=now(),
+            head_ref=taken.head_ref,
+            head=taken.head,
+            base=taken.head,
+            index_commit=None,
+            moves_branch=moves,
+            below=None,
+            previous=None,
+            operation=taken.operation,
+            operation_files=tuple(taken.operation_files),
+            index_mtime_ns=taken.index_mtime_ns,
+            shared_index=taken.shared_index[0] if taken.shared_index else None,
+            staged={path: None if leaf is None else (leaf.mode, leaf.oid) for path, leaf in taken.staged.items()},
+            intent_to_add=tuple(taken.intent_to_add),
+            modes=taken.modes,
+            directories=taken.directories,
+            raw={path: why for path, (_, why) in taken.raw.items()},
+            absent=tuple(taken.absent),
+            sparse=taken.sparse,
+            nested=nested,
+            left_out=tuple(taken.left_out),
+            ignored=tuple(taken.ignored),
+            reason=self.request.reason,
+        )
+
+    def _build(
+        self, taken: Snapshot, context: Context, manifest: Manifest, head_tree: Oid | None
+    ) -> tuple[Oid, Oid | None, Oid, Oid, Manifest]:
+        """WIP commit, index commit, archive commit, the WIP's tree, and the manifest as it was written."""
+        add = self.writer.add
+        self._pack_staged(taken)
+        staged_tree = edit_tree(head_tree, taken.staged, self.trees, add)
+        tree = edit_tree(head_tree, {**taken.staged, **taken.worktree}, self.trees, add)
+        parent, index_commit = taken.head, None
+        if taken.staged and taken.head is not None and staged_tree != head_tree:
+            subject = f"index(gitstate): {_subject(context)}"
+            parent = index_commit = self._commit(staged_tree, [taken.head], subject, manifest.save_id, manifest.base)
+        subject = f"WIP(gitstate): {_subject(context)}"
+        wip = self._commit(tree, [parent] if parent else [], subject, manifest.save_id, manifest.base)
+        manifest = replace(manifest, index_commit=index_commit)
+        entries: dict[bytes, Leaf | None] = {
+            b"context.json": Leaf(REGULAR, add("blob", dumps(context.to_json()))),
+            b"manifest.json": Leaf(REGULAR, add("blob", dumps(manifest.to_json()))),
+            b"staged": Leaf(DIRECTORY, staged_tree),
+        }
+        if taken.index is not None:
+            entries[b"index"] = Leaf(REGULAR, taken.index)
+        if taken.shared_index is not None:
+            entries[b"sharedindex"] = Leaf(REGULAR, taken.shared_index[1])
+        if taken.sparse_file is not None:
+            entries[b"sparse-checkout"] = Leaf(REGULAR, taken.sparse_file)
+        for stage, leaves in taken.stages.items():
+            entries.update({b"stages/%d/%s" % (stage, path): leaf for path, leaf in leaves.items()})
+        entries.update({b"operation/" + path: leaf for path, leaf in taken.operation_files.items()})
+        entries.update({b"keep/%d" % number: leaf for number, leaf in enumerate(taken.keep_others)})
+        entries.update({b"raw/" + path: leaf for path, (leaf, _) in taken.raw.items()})
+        parents = [wip, *([manifest.below] if manifest.below else []), *taken.keep_commits]
+        archive_tree = edit_tree(None, entries, self.trees, add)
+        subject = f"archive(gitstate): {_subject(context)}"
+        archive = self._commit(archive_tree, parents, subject, manifest.save_id, manifest.base)
+        return wip, index_commit, archive, tree, manifest
+
+    def _pack_staged(self, taken: Snapshot) -> None:
+        """Staged blobs again, in our durable pack: the agent's `git add` may not have reached the disk."""
+        leaves = [leaf for leaf in taken.staged.values() if leaf is not None]
+        leaves += [leaf for stage in taken.stages.values() for leaf in stage.values()]
+        oids = [leaf.oid for leaf in leaves if leaf.mode != GITLINK and leaf.oid not in self.writer]
+        kinds = self.reader.kinds(oids)
+        small = [oid for oid, info in zip(oids, kinds, strict=True) if info and info[1] <= LARGE]
+        for content in self.reader.contents(small):
+            if content is not None and content[0] == "blob":
+                self.writer.add("blob", content[1])
+
+    def _commit(self, tree: Oid, parents: Sequence[Oid], subject: str, save_id: str, base: Oid | None) -> Oid:
+        stamp = self._stamp()
+        head = [f"tree {tree}", *(f"parent {parent}" for parent in parents), f"author {stamp}", f"committer {stamp}"]
+        trailers = f"Gitstate-Save: {save_id}\nGitstate-Base: {base or self.repository.zero}\n"
+        text = "\n".join(head) + f"\n\n{subject}\n\n{trailers}"
+        return self.writer.add("commit", text.encode("utf-8", "surrogateescape"))
+
+    def _stamp(self) -> str:
+        """Identity and time for a commit: the user's name where one is configured, never asked for."""
+        name = self.repository.setting("user.name") or "gitstate"
+        email = self.repository.setting("user.email") or "gitstate@localhost"
+        cleaned = ["".join(c for c in word if c.isprintable() and c not in "<>").strip() for word in (name, email)]
+        return f"{cleaned[0] or 'gitstate'} <{cleaned[1] or 'gitstate@localhost'}> {int(time.time())} +0000"
+
+    def _note(self, tip: Oid | None, wip: Oid, note: Oid) -> Oid:
+        return add_note(tip, wip, note, self._stamp(), self.reader, self.trees, self.writer.add)
+
+    def _make_durable(self) -> None:
+        """Everything the marker will reach is on the disk when this returns."""
+        self.writer.finish()
+        repository = self.repository
+        stamp_file = os.path.join(repository.common_dir, b"gitstate", b"durable")
+        files.make_directory(os.path.dirname(stamp_file), top=repository.common_dir)
+        data = files.read_limited(stamp_file, 64) or b"0"
+        stamp = int(data) if data.strip().isdigit() else 0
+        objects = repository.objects
+        places = [os.path.join(objects, b"%02x" % number) for number in range(256)]
+        new = files.sync_since([*places, os.path.join(objects, b"pack")], stamp)
+        for path in (objects, repository.common_dir, *_control_files(repository)):
+            files.fsync_path(path)
+        temporary = b"%s.tmp-%s" % (stamp_file, self.id.encode("ascii"))
+        with open(temporary, "wb") as file:
+            file.write(b"%d" % new)
+        os.rename(temporary, stamp_file)
+
+    # -- refs
+
+    def _journal_locks(self, branch: str | None) -> None:
+        names = [refs.save_ref(self.id, self.save_id), refs.marker_ref(self.id), refs.checkpoint_ref(self.id), refs.NOTES]
+        write_journal(self.repository, ref_locks(self.repository, [*names, *([branch] if branch else [])]))
+
+    def _move_notes(self, tip: Oid | None, new: Oid, wip: Oid, note: Oid) -> None:
+        """Move the notes ref; where another save was faster, build the note again on top of what it left.
+
+        A lock keeps savers of one repository from spinning; git processes of others are met by compare and swap.
+        """
+        repository = self.repository
+        lock = os.path.join(repository.common_dir, b"gitstate", b"notes-turn")
+        with files.locked(lock, Deadline(self.request.wait), "the notes") as fd:
+            for _ in range(50):
+                current = refs.read_refs(repository, [refs.NOTES]).get(refs.NOTES)
+                if current != tip:
+                    tip = current
+                    with ObjectReader(repository.git) as reader:
+                        writer = PackWriter(repository.objects, repository.object_format, self.id)
+                        new = add_note(tip, wip, note, self._stamp(), reader, TreeReader(reader), writer.add)
+                        writer.finish()
+                        self.writer.adopt(writer)
+                try:
+                    git = Git(repository.toplevel, repository.git.options, fd)
+                    refs.move_refs(repository, git, [RefUpdate(refs.NOTES, new, tip)], f"note {self.save_id}")
+                    return
+                except RefChanged:
+                    continue
+        raise TryAgain("the save is made, but its note could not be added", hint="gitstate save")
+
+    def _move_branch(self, ref: str, old: Oid | None, new: Oid) -> tuple[bool, str]:
+        try:
+            refs.move_refs(self.repository, self.git, [RefUpdate(ref, new, old)], f"WIP {self.save_id}")
+            return True, ""
+        except RefChanged:
+            return False, "the branch moved while it was saved: the save is whole, the branch was left alone"
+
+    # -- the index
+
+    def _start_exchange(self, taken: Snapshot, tree: Oid, head_tree: Oid | None) -> Callable[[], None]:
+        """Begin to make an index that matches the WIP commit; the answer waits for it to be ready."""
+        files.remove(self.next)
+        if taken.index is not None:
+            os.link(self.frozen, self.next)
+        zero = self.repository.zero.encode("ascii")
+        lines: list[bytes] = []
+        for path, leaf in sorted({**dict.fromkeys(taken.intent_to_add), **taken.worktree}.items()):
+            if leaf is None:
+                lines.insert(0, b"0 %s\t%s\0" % (zero, path))
+            else:
+                lines.append(b"%o %s\t%s\0" % (leaf.mode, leaf.oid.encode("ascii"), path))
+        if not lines:
+            return lambda: None
+        process = self.git.start(
+            *("-c", "core.splitIndex=false", "update-index", "-z", "--index-info"),
+            extra={"GIT_INDEX_FILE": os.fsdecode(self.next)},
+        )
+
+        def wait() -> None:
+            self.git.finish(process, given=b"".join(lines))
+
+        return wait
+
+    def _finish_exchange(self, wait: Callable[[], None], moved: bool) -> None:
+        """Put the new index in place of the one that was saved, and keep the old one for `recover`."""
+        with contextlib.suppress(GitError):
+            wait()
+            if moved and os.path.exists(self.next):
+                self._exchange()
+
+    def _exchange(self) -> None:
+        git_dir = self.repository.git_dir
+        index = os.path.join(git_dir, b"index")
+        with index_lock(self.repository):
+            if _identity(index) != _identity(self.frozen):
+                return
+            if os.path.exists(self.frozen):
+                os.rename(self.frozen, kept_index(self.repository, self.save_id))
+            os.rename(self.next, index)
+            files.fsync_path(index)
+            files.fsync_path(git_dir)
+
+    # -- what is said
+
+    def _publish(self, context: Context, manifest: Manifest, wip: Oid, archive: Oid) -> None:
+        described = describe_save(manifest, wip=wip, archive=archive)
+        with contextlib.suppress(OSError):
+            write_state(
+                self.repository, context, "interrupted", reason=manifest.reason.to_json(), save=described,
+                resume="gitstate recover",
+            )  # fmt: skip
+
+    def _answer(
+        self,
+        result: str,
+        taken: Snapshot,
+        manifest: Manifest | None = None,
+        *,
+        wip: Oid | None = None,
+        archive: Oid | None = None,
+        index_commit: Oid | None = None,
+        moved: bool = False,
+        message: str = "",
+    ) -> SaveResult:
+        return SaveResult(
+            result=result,
+            workspace=self.repository.toplevel,
+            branch=None if taken.head_ref is None else refs.branch_name(taken.head_ref),
+            save_id=manifest.save_id if manifest else None,
+            wip_commit=wip,
+            base_commit=manifest.base if manifest else None,
+            index_commit=index_commit,
+            archive=archive,
+            branch_moved=moved,
+            left_out=tuple(taken.left_out),
+            message=message,
+        )
+
+    def _already_held(
+        self,
+        pending: Save,
+        taken: Snapshot,
+        context: Context,
+        manifest: Manifest,
+        tree: Oid,
+        archive: Oid,
+        stacked: bool,
+    ) -> bool:
+        """Whether the waiting save holds all of this, so that another one would say nothing new."""
+        if pending.context.work() != context.work():
+            return False
+        if stacked:
+            old = pending.manifest
+            raws = self.trees.lookup(pending.files.get(b"raw", (0, None))[1], taken.raw)
+            return (
+                tree == pending.wip_tree
+                and not taken.staged
+                and not taken.intent_to_add
+                and all(raws.get(path) == leaf for path, (leaf, _) in taken.raw.items())
+                and all(old.modes.get(path) == mode for path, mode in manifest.modes.items())
+                and old.directories == manifest.directories
+                and old.left_out == manifest.left_out
+            )
+        return pending.manifest.head == taken.head and self._same(pending, context, manifest, tree, archive)
+
+    def _same(self, earlier: Save, context: Context, manifest: Manifest, tree: Oid, archive: Oid) -> bool:
+        if earlier.wip_tree != tree or earlier.context.work() != context.work():
+            return False
+        volatile = dict.fromkeys(
+            ("save_id", "created", "index_mtime_ns", "index_commit", "reason", "previous", "below", "base", "nested")
+        )
+        if {**earlier.manifest.to_json(), **volatile} != {**manifest.to_json(), **volatile}:
+            return False
+        ours = self._archive_entries(archive)
+        return all(
+            earlier.files.get(name) == ours.get(name)
+            for name in (b"raw", b"stages", b"operation", b"staged", b"sparse-checkout", b"sharedindex")
+        )
+
+    def _archive_entries(self, archive: Oid) -> dict[bytes, tuple[int, Oid]]:
+        tree = commit_head(self.writer.content(archive))[0]
+        entries = parse_tree(self.writer.content(tree), len(tree) // 2)
+        return {name: (leaf.mode, leaf.oid) for name, leaf in entries.items()}
+
+
+@contextlib.contextmanager
+def index_lock(repository: Repository) -> Iterator[None]:
+    """Hold git's own index.lock, or go on without it where someone holds it for longer than a git command does.
+
+    A stale one must not stop a save; a live holder that comes later overwrites our index with one that `recover`
+    compares entry by entry.
+    """
+    lock = os.path.join(repository.git_dir, b"index.lock")
+    patience = Deadline(_INDEX_LOCK_PATIENCE)
+    held = False
+    while not held:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            held = True
+        except FileExistsError:
+            if patience.passed():
+                break
+            time.sleep(0.01)
+    try:
+        yield
+    finally:
+        if held:
+            files.remove(lock)
+
+
+def kept_index(repository: Repository, save_id: str) -> bytes:
+    """Where the index that a save took away is kept."""
+    return os.path.join(repository.own, b"index." + save_id.encode("ascii"))
+
+
+def _stands_on(taken: Snapshot, pending: Save) -> bool:
+    return taken.head == pending.wip and taken.head_ref == pending.manifest.head_ref
+
+
+def _identity(path: bytes) -> tuple[int, int, int] | None:
+    try:
+        info = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return info.st_size, info.st_mtime_ns, info.st_ino
+
+
+def _control_files(repository: Repository) -> Iterator[bytes]:
+    """Files without which the repository could not be opened after a power cut, and what names them."""
+    git_dir, common = repository.git_dir, repository.common_dir
+    for name in (b"HEAD", b"index", b"commondir", b"gitdir", b"ORIG_HEAD", b""):
+        yield os.path.join(git_dir, name)
+    for name in (b"config", b"config.worktree", b"packed-refs", b"HEAD", b"shallow", b"objects/info/alternates", b"refs"):
+        yield os.path.join(common, name)
+    yield os.path.dirname(git_dir)
+    yield os.path.join(repository.toplevel, b".git")
+    yield repository.toplevel
+    with contextlib.suppress(OSError):
+        ref = read_head(git_dir)
+        if ref is not None:
+            path = os.path.join(common, os.fsencode(ref))
+            while len(path) > len(common):
+                yield path
+                path = os.path.dirname(path)
+
+
+def _subject(context: Context) -> str:
+    """One line for a commit's subject: control characters and line ends of a caller's words are gone."""
+    words = " ".join(str(word) for word in (context.task_id, context.progress_stage) if word)
+    line = "".join(c if c.isprintable() else " " for c in words)
+    return " ".join(line.split())[:60] or "work in progress"
+
+
+def _note(context: Context, manifest: Manifest, archive: Oid) -> dict[str, object]:
+    """The note on the WIP commit: the context, and enough to find and to judge the save."""
+    return {
+        "schema_version": 1,
+        **context.to_json(),
+        "reason": manifest.reason.to_json(),
+        "save_id": manifest.save_id,
+        "base_commit": manifest.base,
+        "archive": archive,
+        "incomplete": manifest.incomplete,
+        "left_out": [{**path_to_json(item.path), "reason": item.reason} for item in manifest.left_out[:1000]],
+    }

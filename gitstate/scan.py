@@ -1,0 +1,272 @@
+"""Workspaces → facts. Read-only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from . import files, refs, snapshot
+from .errors import CorruptSave, GitstateError, NeedsPerson, NotAWorkspace, UnsupportedSave
+from .git import ObjectReader, Oid, Repository, head_of, open_repository, read_head
+from .model import MAX_CONTEXT, Context, Manifest, Reason, Save, context_from_json, is_oid, is_save_id, loads
+from .notes import read_note
+from .plan import Facts, resting_places
+from .save import commit_head, read_save, workspace_id
+from .state import now, read_live_context
+from .tree import TreeReader
+
+_STACK_LIMIT = 10_000
+
+
+def gather(repository: Repository, reader: ObjectReader, save_id: str | None = None) -> tuple[Facts, str | None]:
+    """The facts about one workspace, and the name of the marker that its save stands under (None without one).
+
+    With `save_id` that save is looked at, whether it waits or not. Raises NeedsPerson where it does not exist.
+    """
+    head_ref = read_head(repository.git_dir)
+    head = head_of(repository.toplevel)
+    operation = operation_under_way(repository.git_dir)
+    archive, marker = _waiting(repository, reader, head_ref, head, save_id)
+    here = Facts(head_ref, head, operation)
+    if archive is None:
+        found = _from_trailers(repository, reader, head_ref, head)
+        if found is not None:
+            return _with(here, repository, reader, (found,)), None
+        return Facts(head_ref, head, operation, elsewhere=_elsewhere(repository, reader)), None
+    try:
+        return _with(here, repository, reader, read_stack(archive, reader)), marker
+    except UnsupportedSave as error:
+        return Facts(head_ref, head, operation, problem=error.message, unsupported=True), marker
+    except CorruptSave as error:
+        earlier = _newest_readable(repository, reader, marker, archive)
+        return Facts(head_ref, head, operation, problem=error.message, earlier=earlier), marker
+
+
+def read_stack(archive: Oid, reader: ObjectReader) -> tuple[Save, ...]:
+    """A save and those it stands on, newest first. Raises CorruptSave or UnsupportedSave."""
+    found: list[Save] = []
+    following: Oid | None = archive
+    while following is not None:
+        save = read_save(following, reader)
+        found.append(save)
+        following = save.manifest.below
+        if len(found) > _STACK_LIMIT or any(item.archive == following for item in found):
+            raise CorruptSave(f"the saves below {archive[:12]} never end")
+    return tuple(found)
+
+
+def operation_under_way(git_dir: bytes) -> str | None:
+    """The name of the unfinished operation in a git dir."""
+    for name, path in snapshot.OPERATIONS:
+        if os.path.lexists(os.path.join(git_dir, path)):
+            is_am = path == b"rebase-apply" and os.path.exists(os.path.join(git_dir, path, b"applying"))
+            return "am" if is_am else name
+    return None
+
+
+def find_save(repository: Repository, save_id: str) -> tuple[str, Oid]:
+    """Ref and archive of a save by its id, in whichever workspace's list it stands. Raises NeedsPerson."""
+    if is_save_id(save_id):
+        for ref, oid in refs.list_refs(repository.git, refs.SAVES).items():
+            if ref.endswith("/" + save_id):
+                return ref, oid
+    raise NeedsPerson(f"there is no save {save_id!r} in this repository", hint="gitstate log --all")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One line of `gitstate status`. `waiting` is the id of the save that waits; `problem` why nothing is known."""
+
+    workspace: bytes
+    branch: str | None = None
+    status: str | None = None
+    waiting: str | None = None
+    context: Context = Context()
+    problem: str | None = None
+
+
+def summary(path: bytes) -> Summary:
+    """What one workspace is doing, for a person. Never raises: what is wrong with it is in the answer."""
+    try:
+        repository = open_repository(path)
+        ref = read_head(repository.git_dir)
+        branch = None if ref is None else refs.branch_name(ref)
+        context, status = read_live_context(repository)
+        marker = refs.marker_ref(workspace_id(repository))
+        waiting = None
+        archive = refs.read_refs(repository, [marker]).get(marker)
+        if archive is not None:
+            with ObjectReader(repository.git) as reader:
+                save = read_save(archive, reader)
+            waiting, status, context = save.manifest.save_id, "interrupted", save.context
+        return Summary(repository.toplevel, branch, status or "idle", waiting, context)
+    except (GitstateError, OSError) as error:
+        return Summary(path, status="unreadable", problem=str(error)[:200])
+
+
+def worktrees(repository: Repository) -> list[bytes]:
+    """The directories of all worktrees of the repository, whether they exist or not; the main one first."""
+    out = repository.git.run("worktree", "list", "--porcelain", "-z")
+    return [line[9:] for line in out.split(b"\0") if line.startswith(b"worktree ")]
+
+
+def _waiting(
+    repository: Repository, reader: ObjectReader, head_ref: str | None, head: Oid | None, save_id: str | None
+) -> tuple[Oid | None, str | None]:
+    own = refs.marker_ref(workspace_id(repository))
+    if save_id is not None:
+        _, archive = find_save(repository, save_id)
+        markers = [ref for ref, oid in refs.list_refs(repository.git, refs.PENDING).items() if oid == archive]
+        return archive, markers[0] if markers else None
+    mine = refs.read_refs(repository, [own]).get(own)
+    if mine is not None:
+        return mine, own
+    fitting: list[tuple[str, Oid]] = []
+    for ref, oid, stack in orphans(repository, reader):
+        same_path = stack[0].context.workspace_path == os.fsdecode(repository.toplevel)
+        if stack[0].manifest.head_ref == head_ref and (same_path or head in resting_places(stack)):
+            fitting.append((ref, oid))
+    if len(fitting) > 1:
+        fitting.sort(key=lambda item: _save_id(reader, item[1]))
+        listed = ", ".join(_save_id(reader, oid) for _, oid in fitting)
+        raise NeedsPerson(f"several saves fit this workspace: {listed}", hint="gitstate recover --save ID")
+    return (fitting[0][1], fitting[0][0]) if fitting else (None, None)
+
+
+def _save_id(reader: ObjectReader, archive: Oid) -> str:
+    return read_save(archive, reader).manifest.save_id
+
+
+def orphans(repository: Repository, reader: ObjectReader) -> Iterable[tuple[str, Oid, tuple[Save, ...]]]:
+    """Markers of workspaces that are no worktree of this repository: fetched, or their directory is gone."""
+    waiting = refs.list_refs(repository.git, refs.PENDING)
+    if not waiting:
+        return
+    here = {refs.marker_ref(_id_of(path)) for path in worktrees(repository) if os.path.isdir(path)}
+    for ref, oid in waiting.items():
+        if ref in here:
+            continue
+        try:
+            yield ref, oid, read_stack(oid, reader)
+        except (CorruptSave, UnsupportedSave):
+            continue
+
+
+def _id_of(path: bytes) -> str:
+    try:
+        return workspace_id(open_repository(path))
+    except NotAWorkspace:
+        return ""
+
+
+def _elsewhere(repository: Repository, reader: ObjectReader) -> str | None:
+    """Words about saves whose workspace is not here; None where there are none."""
+    words = []
+    for _, _, stack in orphans(repository, reader):
+        manifest = stack[0].manifest
+        words.append(f"{manifest.save_id} ({manifest.head_ref or 'detached HEAD'})")
+    return f"saves of workspaces that are not here wait: {', '.join(words)}" if words else None
+
+
+def _with(here: Facts, repository: Repository, reader: ObjectReader, stack: tuple[Save, ...]) -> Facts:
+    newest = stack[0]
+    context = newest.context
+    lives = files.is_running(context.pid, context.pid_start, context.boot_id) and context.pid not in files.ancestors()
+    contains = (
+        here.head is not None
+        and here.head not in resting_places(stack)
+        and reader.kinds([newest.wip])[0] is not None
+        and repository.git.succeeds("merge-base", "--is-ancestor", newest.wip, here.head)
+    )
+    return Facts(
+        here.head_ref, here.head, here.operation, stack,
+        owner_lives=lives and context.host == files.hostname(),
+        contains_wip=contains,
+        operation_differs=_operation_differs(repository, reader, newest),
+    )  # fmt: skip
+
+
+_TELLING = (b"MERGE_HEAD", b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"rebase-merge/onto", b"rebase-apply/onto")
+
+
+def _operation_differs(repository: Repository, reader: ObjectReader, save: Save) -> bool:
+    if save.manifest.operation is None:
+        return False
+    tree = save.files.get(b"operation")
+    saved = TreeReader(reader).lookup(tree[1] if tree else None, _TELLING)
+    for path in _TELLING:
+        data = files.read_limited(os.path.join(repository.git_dir, path), MAX_CONTEXT)
+        if data is None:
+            continue
+        leaf = saved.get(path)
+        content = reader.contents([leaf.oid], MAX_CONTEXT)[0] if leaf is not None else None
+        if content is None or content[1] != data:
+            return True
+    return False
+
+
+def _newest_readable(repository: Repository, reader: ObjectReader, marker: str | None, archive: Oid) -> str | None:
+    prefix = refs.SAVES + (marker or "").removeprefix(refs.PENDING) + "/" if marker else refs.SAVES
+    for _, oid in sorted(refs.list_refs(repository.git, prefix).items(), reverse=True):
+        if oid == archive:
+            continue
+        try:
+            return read_save(oid, reader).manifest.save_id
+        except (CorruptSave, UnsupportedSave):
+            continue
+    return None
+
+
+def _from_trailers(
+    repository: Repository, reader: ObjectReader, head_ref: str | None, head: Oid | None
+) -> Save | None:
+    """A save made up from a WIP commit on the branch's tip, where every ref of ours was lost."""
+    if head is None or head_ref is None:
+        return None
+    trailers = _trailers(reader, head)
+    save_id, base = trailers.get("Gitstate-Save"), trailers.get("Gitstate-Base")
+    if not is_save_id(save_id) or save_id is None or not is_oid(base) or base is None:
+        return None
+    try:
+        _, archive = find_save(repository, save_id)
+        return read_save(archive, reader)
+    except (NeedsPerson, CorruptSave):
+        pass
+    content = reader.contents([head])[0]
+    if content is None or not content[1].split(b"\n\n", 2)[1].startswith(b"WIP(gitstate)"):
+        return None
+    tree, parents = commit_head(content[1])
+    below = parents[0] if parents else None
+    is_index = below is not None and below != base and _trailers(reader, below).get("Gitstate-Save") == save_id
+    index_commit = below if is_index else None
+    old_head = None if base == repository.zero else base
+    return Save(head, head, tree, {}, _noted(repository, reader, head), Manifest(
+        save_id=save_id, kind="save", workspace_id=workspace_id(repository), created=now(), head_ref=head_ref,
+        head=old_head, base=old_head, index_commit=index_commit, moves_branch=True, below=None, previous=None,
+        operation=None, operation_files=(), index_mtime_ns=None, shared_index=None, staged={}, intent_to_add=(),
+        modes={}, directories={}, raw={}, absent=(), sparse={}, nested=(), left_out=(), ignored=(), reason=Reason(),
+    ))  # fmt: skip
+
+
+def _noted(repository: Repository, reader: ObjectReader, wip: Oid) -> Context:
+    tip = refs.read_refs(repository, [refs.NOTES]).get(refs.NOTES)
+    try:
+        note = read_note(tip, wip, reader, TreeReader(reader), MAX_CONTEXT)
+        return context_from_json(loads(note, MAX_CONTEXT, "the note"))
+    except CorruptSave:
+        return Context()
+
+
+def _trailers(reader: ObjectReader, commit: Oid) -> dict[str, str]:
+    """The trailers of ours in the last paragraph of a commit's message."""
+    content = reader.contents([commit])[0]
+    if content is None or content[0] != "commit":
+        return {}
+    last = content[1].rstrip(b"\n").rpartition(b"\n\n")[2]
+    found = {}
+    for line in last.split(b"\n"):
+        name, _, value = line.partition(b": ")
+        if name in (b"Gitstate-Save", b"Gitstate-Base"):
+            found[name.decode()] = value.decode("ascii", "replace").strip()
+    return found

@@ -1,0 +1,738 @@
+"""Disk → objects: one worktree, its index and its unfinished operation. Writes no ref and no file of the worktree.
+
+Git says which tracked files changed and what is ignored; the walk beside it finds what git never mentions (empty
+directories, FIFOs, sockets). Only what changed is read. Attributes that name a filter, an encoding or line endings
+send a file through git's own way in, and its raw bytes are kept beside, because the way back may not be exact.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from . import files
+from .errors import GitError, TryAgain
+from .files import Deadline
+from .git import LARGE, ObjectReader, Oid, Repository, head_of, read_head
+from .model import LeftOut, is_safe_path
+from .pack import ChangedWhileRead, PackWriter, object_id
+from .tree import EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf
+
+#: Up to this many tracked files, permissions of unchanged ones are looked at too (about 1.5 µs each).
+MODES_LIMIT = 8_000
+#: No more ignored paths than this are listed in a manifest.
+_IGNORED_LISTED = 1_000
+_RETRIES = 3
+_CONVERTING = ("filter", "text", "crlf", "eol", "ident", "working-tree-encoding")
+
+#: What stands in a git dir while an operation is unfinished: (name of the operation, its file or directory).
+OPERATIONS = (
+    ("rebase", b"rebase-merge"),
+    ("rebase", b"rebase-apply"),
+    ("merge", b"MERGE_HEAD"),
+    ("cherry-pick", b"CHERRY_PICK_HEAD"),
+    ("revert", b"REVERT_HEAD"),
+    ("sequence", b"sequencer"),
+    ("bisect", b"BISECT_LOG"),
+)
+OPERATION_FILES = (
+    *(b"MERGE_HEAD", b"MERGE_MSG", b"MERGE_MODE", b"MERGE_RR", b"MERGE_AUTOSTASH", b"AUTO_MERGE", b"SQUASH_MSG"),
+    *(b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"REBASE_HEAD", b"ORIG_HEAD", b"rebase-merge", b"rebase-apply"),
+    *(b"sequencer", b"BISECT_START", b"BISECT_LOG", b"BISECT_NAMES", b"BISECT_TERMS", b"BISECT_EXPECTED_REV"),
+    *(b"BISECT_ANCESTORS_OK", b"BISECT_FIRST_PARENT", b"BISECT_RUN", b"refs/bisect", b"refs/rewritten"),
+)
+_OPERATION_LIMIT = 16 << 20
+
+
+@dataclass
+class Snapshot:
+    """What was found. Filled in by `take`, then only read. Leaves in the maps are objects in the writer or the repo."""
+
+    head_ref: str | None
+    head: Oid | None
+    staged: dict[bytes, Leaf | None] = field(default_factory=dict)
+    """Index against HEAD."""
+    worktree: dict[bytes, Leaf | None] = field(default_factory=dict)
+    """Worktree against the index, untracked files included."""
+    stages: dict[int, dict[bytes, Leaf]] = field(default_factory=dict)
+    intent_to_add: list[bytes] = field(default_factory=list)
+    modes: dict[bytes, int] = field(default_factory=dict)
+    directories: dict[bytes, int] = field(default_factory=dict)
+    raw: dict[bytes, tuple[Leaf, str]] = field(default_factory=dict)
+    absent: list[bytes] = field(default_factory=list)
+    nested: list[bytes] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    ignored: list[bytes] = field(default_factory=list)
+    operation: str | None = None
+    operation_files: dict[bytes, Leaf] = field(default_factory=dict)
+    keep_commits: list[Oid] = field(default_factory=list)
+    keep_others: list[Leaf] = field(default_factory=list)
+    index: Oid | None = None
+    index_mtime_ns: int | None = None
+    shared_index: tuple[str, Oid] | None = None
+    sparse: dict[str, str] = field(default_factory=dict)
+    sparse_file: Oid | None = None
+
+    @property
+    def dirty(self) -> bool:
+        """Whether anything differs from HEAD's tree, or git's own words for it from the ordinary."""
+        return bool(self.staged or self.worktree or self.stages or self.intent_to_add or self.operation or self.raw)
+
+
+class IndexMoved(TryAgain):
+    """The index file was replaced while the snapshot was taken: look again."""
+
+
+def take(
+    repository: Repository,
+    writer: PackWriter,
+    reader: ObjectReader,
+    frozen_index: bytes,
+    *,
+    never: bytes,
+    keep_ignored: Sequence[str] = (),
+    deadline: Deadline,
+) -> Snapshot:
+    """Take one snapshot.
+
+    `frozen_index` is a hard link to the index (or a path where nothing is, where there is none): git replaces the
+    index by rename, so that all of one snapshot sees one index, with the time stamp that racy entries need. `never`
+    is the state file's name. Raises GitError, OSError; one bad file is left out instead.
+    """
+    return _Taking(repository, writer, reader, frozen_index, never, keep_ignored, deadline).run()
+
+
+class _Taking:
+    def __init__(
+        self,
+        repository: Repository,
+        writer: PackWriter,
+        reader: ObjectReader,
+        frozen_index: bytes,
+        never: bytes,
+        keep_ignored: Sequence[str],
+        deadline: Deadline,
+    ) -> None:
+        self.repository = repository
+        self.top = repository.toplevel
+        self.writer = writer
+        self.reader = reader
+        self.index_path = frozen_index
+        self.extra = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
+        self.never = never
+        self.keep_ignored = keep_ignored
+        self.deadline = deadline
+        self.filemode = repository.is_true("core.filemode", True)
+        self.links = repository.is_true("core.symlinks", True)
+        self.found = Snapshot(None, None)
+        self.index_modes: dict[bytes, int] = {}
+        self.tracked: set[bytes] = set()
+        self.attributes = False
+
+    def run(self) -> Snapshot:
+        git = self.repository.git
+        listing = git.start("ls-files", "-z", "-v", "--sparse", extra=self.extra)
+        status = git.start(
+            *("status", "--porcelain=v2", "-z", "--branch", "--no-ahead-behind", "-uno", "--no-renames"),
+            "--ignore-submodules=none",
+            extra=self.extra,
+        )
+        listed = git.finish(listing)
+        self._take_index(listed)
+        hidden = self._tracked(listed)
+        untracked, specials, swapped = self._walk()
+        # What `status` prints is read here and not before: it works beside the walk on the other core.
+        changed = self._status(git.finish(status))
+        for path in swapped:
+            if path in self.index_modes and self.index_modes[path] != GITLINK:
+                untracked.append(path + b"/")
+        plain, listed_ignored = self._sort_out(untracked, specials)
+        self.found.ignored = listed_ignored[:_IGNORED_LISTED]
+        self._read_all([*changed, *plain])
+        self._hidden(hidden)
+        if self.keep_ignored:
+            self._keep_ignored(set(plain))
+        self._operation()
+        self._sparse()
+        return self.found
+
+    # -- what is there
+
+    def _tracked(self, listed: bytes) -> list[tuple[bytes, bytes]]:
+        """Fill `tracked`; returns (tag, path) of entries that git was told not to look at."""
+        items = listed.split(b"\0")
+        items.pop()
+        self.tracked = {item[2:] for item in items}
+        self.attributes = b".gitattributes\0" in listed
+        if listed.count(b"\0H ") + listed.startswith(b"H ") == len(items):
+            return []
+        return [(item[:1], item[2:]) for item in items if item[:1] in b"Shsm" and not item.endswith(b"/")]
+
+    def _walk(self) -> tuple[list[bytes], list[bytes], list[bytes]]:
+        """Untracked candidates (directories end in a slash), special files, and tracked names that are directories."""
+        tracked = self.tracked
+        directories = {path.rpartition(b"/")[0] for path in tracked}
+        for path in tuple(directories):
+            while path := path.rpartition(b"/")[0]:
+                if path in directories:
+                    break
+                directories.add(path)
+        directories.discard(b"")
+        untracked: list[bytes] = []
+        specials: list[bytes] = []
+        swapped: list[bytes] = []
+        looked = len(tracked) <= MODES_LIMIT
+        usual = (0o644, 0o755) if self.filemode else (0o644,)
+        cut = len(self.top) + 1
+        stack = [self.top]
+        while stack:
+            directory = stack.pop()
+            empty = True
+            try:
+                with os.scandir(directory) as entries:
+                    for entry in entries:
+                        empty = False
+                        path = entry.path[cut:]
+                        if entry.is_dir(follow_symlinks=False):
+                            if path in directories:
+                                stack.append(entry.path)
+                                if looked and (mode := entry.stat(follow_symlinks=False).st_mode & 0o777) != 0o755:
+                                    self.found.directories[path] = mode
+                            elif path in tracked:
+                                swapped.append(path)
+                            elif entry.name != b".git":
+                                untracked.append(path + b"/")
+                        elif path in tracked:
+                            if looked and entry.is_file(follow_symlinks=False):
+                                mode = entry.stat(follow_symlinks=False).st_mode & 0o777
+                                if mode not in usual:
+                                    self.found.modes[path] = mode
+                        elif entry.name == b".git" or path == self.never:
+                            continue
+                        elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                            untracked.append(path)
+                        else:
+                            specials.append(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._leave_out(directory[cut:], f"the directory can't be read: {error.strerror}", lost=True)
+                continue
+            if empty and directory != self.top:
+                self.found.directories[directory[cut:]] = os.lstat(directory).st_mode & 0o777
+        return untracked, specials, swapped
+
+    def _sort_out(self, untracked: list[bytes], specials: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """Untracked files that are not ignored, and what is ignored; directories are opened level by level."""
+        plain: list[bytes] = []
+        ignored: list[bytes] = []
+        holders: dict[bytes, int] = {}
+        level = [*untracked, *specials]
+        special = set(specials)
+        asking: subprocess.Popen[bytes] | None = None
+        try:
+            while level:
+                if asking is None:
+                    asking = self.repository.git.start(
+                        "check-ignore", "--no-index", "-z", "--stdin", "-v", "-n",
+                        extra={**self.extra, "GIT_LITERAL_PATHSPECS": "0"},
+                    )  # fmt: skip
+                verdicts = _ask_ignored(asking, level)
+                below: list[bytes] = []
+                for path, is_ignored in zip(level, verdicts, strict=True):
+                    if is_ignored:
+                        ignored.append(path)
+                    elif path in special:
+                        self._leave_out(path, _special_reason(os.path.join(self.top, path)), lost=False)
+                    elif not path.endswith(b"/"):
+                        plain.append(path)
+                    else:
+                        self._open_directory(path[:-1], below, special, holders)
+                level = below
+        finally:
+            if asking is not None:
+                asking.communicate()
+        full = set()
+        for path in plain:
+            while path := path.rpartition(b"/")[0]:
+                if path in full:
+                    break
+                full.add(path)
+        for path, mode in holders.items():
+            if path not in full or mode != 0o755:
+                self.found.directories[path] = mode
+        return plain, ignored
+
+    def _open_directory(
+        self, path: bytes, below: list[bytes], special: set[bytes], holders: dict[bytes, int]
+    ) -> None:
+        full = os.path.join(self.top, path)
+        try:
+            if is_repository(full):
+                self.found.nested.append(path)
+                return
+            holders[path] = os.lstat(full).st_mode & 0o777
+            with os.scandir(full) as entries:
+                for entry in entries:
+                    name = entry.path[len(self.top) + 1 :]
+                    if entry.name == b".git" or name == self.never:
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        below.append(name + b"/")
+                    else:
+                        below.append(name)
+                        if not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+                            special.add(name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._leave_out(path, f"the directory can't be read: {error.strerror}", lost=True)
+
+    def _status(self, out: bytes) -> list[bytes]:
+        """Take git's word on HEAD, index and tracked files; returns the paths to read."""
+        found = self.found
+        changed: list[bytes] = []
+        for line in out.split(b"\0"):
+            kind = line[:2]
+            if kind == b"1 ":
+                _, states, sub, _, mode_index, _, _, oid_index, path = line.split(b" ", 8)
+                self.index_modes[path] = int(mode_index, 8)
+                if states == b".A":
+                    found.intent_to_add.append(path)
+                elif states[:1] != b".":
+                    gone = states[:1] == b"D"
+                    found.staged[path] = None if gone else Leaf(int(mode_index, 8), oid_index.decode("ascii"))
+                if sub[:1] == b"S":
+                    self._submodule(path, sub)
+                if states[1:] != b"." and (sub[:1] != b"S" or sub[1:2] == b"C" or states[1:] in (b"D", b"T")):
+                    changed.append(path)
+            elif kind == b"u ":
+                words = line.split(b" ", 10)
+                path = words[10]
+                self.index_modes[path] = max(int(mode, 8) for mode in words[3:6])
+                for stage in (1, 2, 3):
+                    if words[2 + stage] != b"000000":
+                        leaf = Leaf(int(words[2 + stage], 8), words[6 + stage].decode("ascii"))
+                        found.stages.setdefault(stage, {})[path] = leaf
+                changed.append(path)
+            elif line.startswith(b"# branch.oid ") and line[13:] != b"(initial)":
+                found.head = line[13:].decode("ascii")
+        found.head_ref = read_head(self.repository.git_dir)
+        return changed
+
+    def _submodule(self, path: bytes, sub: bytes) -> None:
+        if (b"M" in sub or b"U" in sub) and is_repository(os.path.join(self.top, path)):
+            self.found.nested.append(path)
+
+    # -- reading
+
+    def _read_all(self, paths: list[bytes]) -> None:
+        convert = self._converted(paths) if self._may_convert(paths) else set()
+        by_git: list[bytes] = []
+        for path in paths:
+            if not is_safe_path(path):
+                self._leave_out(path, "git can't hold a file of this name", lost=True)
+                continue
+            mode_index = self.index_modes.get(path)
+            try:
+                info = os.lstat(os.path.join(self.top, path))
+            except (FileNotFoundError, NotADirectoryError):
+                if mode_index is not None:
+                    self.found.worktree[path] = None
+                continue
+            if stat.S_ISDIR(info.st_mode):
+                self._directory(path, mode_index)
+            elif stat.S_ISREG(info.st_mode) and path in convert:
+                by_git.append(path)
+            else:
+                leaf = self._read(path)
+                if leaf is not None:
+                    self.found.worktree[path] = leaf
+        if by_git:
+            self._read_by_git(by_git)
+
+    def _directory(self, path: bytes, mode_index: int | None) -> None:
+        if mode_index is None:
+            return
+        if mode_index == GITLINK:
+            head = head_of(os.path.join(self.top, path))
+            if head is not None:
+                self.found.worktree[path] = Leaf(GITLINK, head)
+        else:
+            self.found.worktree[path] = None
+
+    def _read(self, path: bytes) -> Leaf | None:
+        """The file's bytes as a blob; None where it is gone or was left out."""
+        full = os.path.join(self.top, path)
+        if self.deadline.passed():
+            self._leave_out(path, "the deadline had passed", lost=True)
+            return None
+        for attempt in range(_RETRIES):
+            try:
+                info = os.lstat(full)
+                if stat.S_ISLNK(info.st_mode):
+                    return Leaf(SYMLINK, self.writer.add("blob", os.readlink(full)))
+                if not stat.S_ISREG(info.st_mode):
+                    self._leave_out(path, _special_reason(full), lost=False)
+                    if path in self.index_modes:
+                        self.found.worktree[path] = None
+                    return None
+                fd = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                if path in self.index_modes:
+                    self.found.worktree[path] = None
+                return None
+            except OSError as error:
+                self._leave_out(path, f"it can't be read: {error.strerror}", lost=True)
+                return None
+            try:
+                before = os.fstat(fd)
+                if before.st_size > LARGE:
+                    oid = self.writer.add_file(fd, before.st_size, lambda _: False)
+                else:
+                    oid = self.writer.add("blob", _read_whole(fd, before.st_size))
+                after = os.fstat(fd)
+            except ChangedWhileRead:
+                continue
+            except OSError as error:
+                self._leave_out(path, f"it can't be read: {error.strerror}", lost=True)
+                return None
+            finally:
+                os.close(fd)
+            if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+                break
+            if attempt == _RETRIES - 1:
+                self._leave_out(path, "it kept changing while it was read: one of its states is saved", lost=True)
+        else:
+            self._leave_out(path, "it kept changing while it was read", lost=True)
+            return None
+        return Leaf(self._mode(path, before), oid)
+
+    def _mode(self, path: bytes, info: os.stat_result) -> int:
+        """The mode that git gives a regular file, as `ce_mode_from_stat` does; other permissions are noted."""
+        known = self.index_modes.get(path)
+        permissions = info.st_mode & 0o777
+        if not self.links and known == SYMLINK:
+            return SYMLINK
+        if self.filemode:
+            mode = EXECUTABLE if permissions & 0o100 else REGULAR
+        else:
+            mode = known if known in (REGULAR, EXECUTABLE) else REGULAR
+        if permissions != mode & 0o777:
+            self.found.modes[path] = permissions
+        else:
+            self.found.modes.pop(path, None)
+        return mode
+
+    def _hidden(self, entries: list[tuple[bytes, bytes]]) -> None:
+        """Files that git was told not to look at: saved where they are not what the index says."""
+        present = []
+        for tag, path in entries:
+            if not os.path.lexists(os.path.join(self.top, path)):
+                if tag in b"hs" or tag == b"S":
+                    self.found.absent.append(path)
+            elif tag != b"m":
+                present.append(path)
+        for start in range(0, len(present), 500):
+            out = self.repository.git.run(
+                "ls-files", "-z", "-s", "--", *present[start : start + 500], extra=self.extra
+            )
+            for line in out.split(b"\0")[:-1]:
+                words, _, path = line.partition(b"\t")
+                mode, oid, _ = words.split(b" ")
+                self.index_modes[path] = int(mode, 8)
+                if self.index_modes[path] == GITLINK:
+                    continue
+                full = os.path.join(self.top, path)
+                if _same_content(full, self.repository.object_format, oid.decode("ascii")):
+                    continue
+                leaf = self._read(path)
+                if leaf is not None:
+                    self.found.raw[path] = (leaf, "hidden")
+
+    def _keep_ignored(self, plain: set[bytes]) -> None:
+        patterns = [word for pattern in self.keep_ignored for word in ("-x", pattern)]
+        out = self.repository.git.run("ls-files", "-z", "-o", "-i", *patterns, extra=self.extra)
+        kept = set()
+        for path in out.split(b"\0")[:-1]:
+            if path in plain or path == self.never or path.endswith(b"/") or not is_safe_path(path):
+                continue
+            leaf = self._read(path)
+            if leaf is not None:
+                self.found.raw[path] = (leaf, "ignored")
+                kept.add(path)
+        self.found.ignored = [path for path in self.found.ignored if path not in kept]
+
+    # -- git's own way in
+
+    def _may_convert(self, paths: list[bytes]) -> bool:
+        """Whether anything could name a conversion for any path: then git is asked."""
+        repository = self.repository
+        if self.attributes or repository.setting("core.attributesfile") or self._crlf():
+            return True
+        config_home = os.environb.get(b"XDG_CONFIG_HOME") or os.path.expanduser(b"~/.config")
+        places = (
+            os.path.join(repository.common_dir, b"info", b"attributes"),
+            os.path.join(config_home, b"git", b"attributes"),
+            b"/etc/gitattributes",
+        )
+        return any(os.path.exists(place) for place in places) or any(
+            path.rpartition(b"/")[2] == b".gitattributes" for path in paths
+        )
+
+    def _crlf(self) -> bool:
+        return (self.repository.setting("core.autocrlf") or "false").lower() not in ("false", "no", "off", "0")
+
+    def _converted(self, paths: list[bytes]) -> set[bytes]:
+        out = self.repository.git.run(
+            "check-attr", "-z", "--stdin", *_CONVERTING, given=b"".join(p + b"\0" for p in paths), extra=self.extra
+        )
+        words = out.split(b"\0")
+        off = {path for path, name, value in _threes(words) if name == b"text" and value == b"unset"}
+        crlf = {path for path in paths if path not in off} if self._crlf() else set()
+        named = {path for path, _, value in _threes(words) if value not in (b"unspecified", b"unset")}
+        return crlf | named
+
+    def _read_by_git(self, paths: list[bytes]) -> None:
+        """Send files through git's conversions into a quarantine, and take the blobs from there."""
+        quarantine = os.path.join(self.repository.own, b"quarantine")
+        files.make_directory(quarantine, top=self.repository.git_dir)
+        extra = {
+            **self.extra,
+            "GIT_OBJECT_DIRECTORY": os.fsdecode(quarantine),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(self.repository.objects),
+        }
+        clean = self._clean(paths, extra)
+        with ObjectReader(self.repository.git, extra) as reader:
+            for path in paths:
+                raw = self._read(path)
+                if raw is None:
+                    continue
+                oid = clean.get(path)
+                if oid is None:
+                    self.found.raw[path] = (raw, "filter")
+                elif oid == raw.oid:
+                    self.found.worktree[path] = raw
+                else:
+                    content = reader.contents([oid])[0]
+                    if content is None:
+                        raise GitError(["hash-object"], -1, b"a converted file did not arrive")
+                    self.found.worktree[path] = Leaf(raw.mode, self.writer.add("blob", content[1]))
+                    self.found.raw[path] = (raw, "filter")
+        _remove_tree(quarantine)
+
+    def _clean(self, paths: list[bytes], extra: dict[str, str]) -> dict[bytes, Oid]:
+        """Converted oid by path. A path whose conversion fails (a required filter) is missing from the answer."""
+        command = ("-c", "core.safecrlf=false", "hash-object", "-w", "--stdin-paths")
+        left = self.deadline.left()
+        timeout = min(left, 600.0)
+        try:
+            out = self.repository.git.run(
+                *command, given=b"".join(quote_c(path) + b"\n" for path in paths), extra=extra, timeout=timeout
+            )
+            oids = out.split()
+            if len(oids) == len(paths):
+                return {path: oid.decode("ascii") for path, oid in zip(paths, oids, strict=True)}
+        except GitError:
+            if len(paths) == 1:
+                return {}
+        middle = len(paths) // 2
+        if not middle:
+            return {}
+        return {**self._clean(paths[:middle], extra), **self._clean(paths[middle:], extra)}
+
+    # -- index, operation, sparse checkout
+
+    def _take_index(self, listed: bytes) -> None:
+        try:
+            fd = os.open(self.index_path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            info = os.fstat(fd)
+            data = _read_whole(fd, info.st_size)
+        finally:
+            os.close(fd)
+        self.found.index = self.writer.add("blob", data)
+        self.found.index_mtime_ns = info.st_mtime_ns
+        shared = shared_index_name(data, 32 if self.repository.object_format == "sha256" else 20)
+        if shared is not None:
+            path = os.path.join(self.repository.git_dir, b"sharedindex." + shared.encode("ascii"))
+            with open(path, "rb") as file:
+                self.found.shared_index = (shared, self.writer.add("blob", file.read()))
+
+    def _operation(self) -> None:
+        found = self.found
+        git_dir = self.repository.git_dir
+        for name, path in OPERATIONS:
+            if os.path.lexists(os.path.join(git_dir, path)):
+                found.operation = name
+                if path == b"rebase-apply" and os.path.exists(os.path.join(git_dir, path, b"applying")):
+                    found.operation = "am"
+                break
+        else:
+            found.operation = "conflict" if found.stages else None
+        named: set[bytes] = set()
+        digits = len(self.repository.zero)
+        pattern = re.compile(rb"\b[0-9a-f]{%d}\b" % digits)
+        for path in operation_paths(git_dir):
+            data = files.read_limited(os.path.join(git_dir, path), _OPERATION_LIMIT)
+            if data is None:
+                self._leave_out(b"", f"{os.fsdecode(path)} of the unfinished operation can't be read", lost=True)
+                continue
+            executable = os.access(os.path.join(git_dir, path), os.X_OK)
+            found.operation_files[path] = Leaf(EXECUTABLE if executable else REGULAR, self.writer.add("blob", data))
+            named.update(pattern.findall(data))
+        oids = [oid.decode("ascii") for oid in sorted(named)]
+        for oid, info in zip(oids, self.reader.kinds(oids), strict=True):
+            if info is None:
+                continue
+            if info[0] == "commit":
+                found.keep_commits.append(oid)
+            elif info[0] == "tree":
+                found.keep_others.append(Leaf(0o040000, oid))
+            elif info[0] == "blob":
+                found.keep_others.append(Leaf(REGULAR, oid))
+
+    def _sparse(self) -> None:
+        for name in ("core.sparsecheckout", "core.sparsecheckoutcone", "index.sparse"):
+            value = self.repository.setting(name)
+            if value is not None:
+                self.found.sparse[name] = value
+        data = files.read_limited(os.path.join(self.repository.git_dir, b"info", b"sparse-checkout"), _OPERATION_LIMIT)
+        if data is not None and self.repository.is_true("core.sparsecheckout"):
+            self.found.sparse_file = self.writer.add("blob", data)
+
+    def _leave_out(self, path: bytes, reason: str, *, lost: bool) -> None:
+        if not any(item.path == path and item.reason == reason for item in self.found.left_out[-3:]):
+            self.found.left_out.append(LeftOut(path, reason, lost))
+
+
+def operation_paths(git_dir: bytes) -> list[bytes]:
+    """Every file of an unfinished operation, relative to the git dir. Directories are walked, links not followed."""
+    found: list[bytes] = []
+    for name in OPERATION_FILES:
+        full = os.path.join(git_dir, name)
+        if os.path.isdir(full) and not os.path.islink(full):
+            for directory, _, names in os.walk(full):
+                inside = os.path.relpath(directory, git_dir)
+                found += [os.path.join(inside, file) for file in sorted(names) if not file.endswith(b".lock")]
+        elif os.path.lexists(full):
+            found.append(name)
+    return found
+
+
+def is_repository(directory: bytes) -> bool:
+    """Whether a directory is the worktree of a repository of its own."""
+    dot_git = os.path.join(directory, b".git")
+    return os.path.isfile(dot_git) or os.path.isfile(os.path.join(dot_git, b"HEAD"))
+
+
+def shared_index_name(index: bytes, oid_bytes: int) -> str | None:
+    """The id of the shared index that a split index names in its `link` extension (`man 5 gitformat-index`)."""
+    place = index.rfind(b"link")
+    while place > 0:
+        size = int.from_bytes(index[place + 4 : place + 8], "big")
+        if oid_bytes <= size and place + 8 + size <= len(index) - oid_bytes:
+            oid = index[place + 8 : place + 8 + oid_bytes]
+            return oid.hex() if any(oid) else None
+        place = index.rfind(b"link", 0, place)
+    return None
+
+
+def quote_c(path: bytes) -> bytes:
+    """A path in git's C-style quotes."""
+    return b'"' + b"".join(bytes((c,)) if 48 <= c < 123 and c != 92 else b"\\%03o" % c for c in path) + b'"'
+
+
+def _quoted(path: bytes) -> str:
+    """A directory as GIT_ALTERNATE_OBJECT_DIRECTORIES wants it: quoted where a colon would split it."""
+    return os.fsdecode(quote_c(path) if b":" in path or path.startswith(b'"') else path)
+
+
+def _ask_ignored(asking: subprocess.Popen[bytes], paths: list[bytes]) -> list[bool]:
+    """Whether each path is ignored. Small portions, so that neither side of the pipes fills up."""
+    assert asking.stdin is not None and asking.stdout is not None
+    answers: list[bool] = []
+    pending: list[bytes] = []
+    size = 0
+    rest = b""
+
+    def collect() -> None:
+        nonlocal rest
+        assert asking.stdin is not None and asking.stdout is not None
+        asking.stdin.write(b"".join(path + b"\0" for path in pending))
+        asking.stdin.flush()
+        fields: list[bytes] = []
+        while len(fields) < 4 * len(pending):
+            data = os.read(asking.stdout.fileno(), 1 << 16)
+            if not data:
+                raise GitError(["check-ignore"], -1, asking.stderr.read() if asking.stderr else b"")
+            *whole, rest = (rest + data).split(b"\0")
+            fields += whole
+        for place in range(0, len(fields), 4):
+            pattern = fields[place + 2]
+            answers.append(bool(pattern) and not pattern.startswith(b"!"))
+
+    for path in paths:
+        # The dot slash keeps a leading colon from being read as pathspec magic.
+        path = b"./" + path.removesuffix(b"/")
+        pending.append(path)
+        size += len(path) + 1
+        if size > 8192:
+            collect()
+            pending, size = [], 0
+    if pending:
+        collect()
+    return answers
+
+
+def _threes(words: list[bytes]) -> Iterable[tuple[bytes, bytes, bytes]]:
+    return zip(words[0::3], words[1::3], words[2::3], strict=False)
+
+
+def _read_whole(fd: int, size: int) -> bytes:
+    """All of an open file that had `size` bytes; raises ChangedWhileRead where it grew past `LARGE` meanwhile."""
+    parts = []
+    got = 0
+    while data := os.read(fd, max(size - got, 0) + 1):
+        parts.append(data)
+        got += len(data)
+        if got > max(size, LARGE) + LARGE:
+            raise ChangedWhileRead
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _same_content(full: bytes, object_format: str, oid: Oid) -> bool:
+    try:
+        info = os.lstat(full)
+        if stat.S_ISLNK(info.st_mode):
+            return object_id(object_format, "blob", os.readlink(full)) == oid
+        if not stat.S_ISREG(info.st_mode) or info.st_size > LARGE:
+            return False
+        with open(full, "rb") as file:
+            return object_id(object_format, "blob", file.read()) == oid
+    except OSError:
+        return False
+
+
+def _special_reason(full: bytes) -> str:
+    try:
+        mode = os.lstat(full).st_mode
+    except OSError:
+        return "it is neither a file, a symlink nor a directory"
+    kinds: tuple[tuple[Callable[[int], bool], str], ...] = (
+        (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+    )  # fmt: skip
+    name = next((word for matches, word in kinds if matches(mode)), "neither a file, a symlink nor a directory")
+    return f"it is {name}: git can't hold one"
+
+
+def _remove_tree(directory: bytes) -> None:
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)

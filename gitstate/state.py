@@ -1,0 +1,183 @@
+"""`active_state.json` and the live context: what the loop, a person or the next run reads.
+
+The context while the agent works is kept twice: in the worktree's git dir, where `git clean` can't reach it, and as
+`active_state.json` in the workspace, for everyone. The second is only ever a cache of the first and of the saves.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from . import files
+from .errors import CorruptSave, UsageError
+from .git import Oid, Repository, read_head
+from .model import (
+    CALLER_FIELDS,
+    CONTEXT_FIELDS,
+    MAX_CONTEXT,
+    MAX_VALUE,
+    SCHEMA_VERSION,
+    Context,
+    Json,
+    Manifest,
+    context_from_json,
+    dumps,
+    is_safe_path,
+    loads,
+    text_to_json,
+    with_values,
+)
+from .refs import branch_name
+
+STATE_FILE = b"active_state.json"
+_CONTEXT_FILE = b"context.json"
+
+
+def now() -> str:
+    """The time in UTC with microseconds, as a context and a manifest carry it."""
+    seconds, rest = divmod(time.time_ns(), 1_000_000_000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z"
+
+
+def state_path(repository: Repository) -> bytes:
+    """Where `active_state.json` goes: `gitstate.stateFile`, a path inside the workspace, or its root.
+
+    Raises UsageError where the setting points outside the workspace or into `.git`.
+    """
+    setting = os.environ.get("GITSTATE_STATE_FILE") or repository.setting("gitstate.statefile")
+    if setting is None:
+        return os.path.join(repository.toplevel, STATE_FILE)
+    path = os.path.normpath(os.path.join(repository.toplevel, os.fsencode(setting)))
+    inside = os.path.relpath(path, repository.toplevel)
+    if not is_safe_path(inside):
+        raise UsageError(
+            f"gitstate.stateFile must be a path inside the workspace, not {text_to_json(setting)}",
+            hint="git config gitstate.stateFile active_state.json",
+        )
+    return path
+
+
+def state_name(repository: Repository) -> bytes:
+    """The state file relative to the workspace: never part of a save."""
+    return os.path.relpath(state_path(repository), repository.toplevel)
+
+
+def read_live_context(repository: Repository) -> tuple[Context, str | None]:
+    """The context that was set in this workspace, and its status; an empty one where there is none to read."""
+    data = files.read_limited(os.path.join(repository.own, _CONTEXT_FILE), MAX_CONTEXT)
+    if data is None:
+        return Context(), None
+    try:
+        value = loads(data, MAX_CONTEXT, "the context")
+    except CorruptSave:
+        return Context(), None
+    status = value.get("status")
+    return context_from_json(value), status if isinstance(status, str) else None
+
+
+def measured(repository: Repository, context: Context, head_ref: str | None) -> Context:
+    """`context` with what is known better than any caller can say: where, on which branch, when, on which host."""
+    return replace(
+        context,
+        workspace_path=text_to_json(os.fsdecode(repository.toplevel)),
+        branch_name=None if head_ref is None else text_to_json(branch_name(head_ref)),
+        timestamp=now(),
+        host=files.hostname(),
+    )
+
+
+def set_values(repository: Repository, values: Mapping[str, str]) -> Context:
+    """Change the live context; an empty text means unknown. Raises UsageError for a measured field or a long value."""
+    fixed = [name for name in values if name in CONTEXT_FIELDS and name not in CALLER_FIELDS]
+    if fixed:
+        raise UsageError(f"{fixed[0]} is measured, not set", hint=f"gitstate set {' '.join(CALLER_FIELDS)} …")
+    live, _ = read_live_context(repository)
+    context, too_long = with_values(live, values)
+    if too_long:
+        raise UsageError(f"{too_long[0]} is longer than {MAX_VALUE} characters")
+    context = measured(repository, context, read_head(repository.git_dir))
+    write_state(repository, context, "active")
+    return context
+
+
+def describe_save(manifest: Manifest, *, wip: Oid, archive: Oid) -> dict[str, Json]:
+    """The `save` object of the state file."""
+    return {
+        "save_id": manifest.save_id,
+        "wip_commit": wip,
+        "base_commit": manifest.base,
+        "archive": archive,
+        "incomplete": manifest.incomplete,
+        "left_out": [item.to_json() for item in manifest.left_out[:1000]],
+    }
+
+
+def write_state(
+    repository: Repository,
+    context: Context,
+    status: str,
+    *,
+    reason: Mapping[str, Json] | None = None,
+    save: Mapping[str, Json] | None = None,
+    resume: str | None = None,
+) -> bytes:
+    """Write the live context and `active_state.json`, atomically, durably and for the owner alone.
+
+    `status` is `active`, `interrupted`, `recovered` or `finished`. Returns the state file's path; raises OSError.
+    """
+    files.make_directory(repository.own, top=repository.git_dir)
+    live = {**context.to_json(), "status": status}
+    files.write_atomic(os.path.join(repository.own, _CONTEXT_FILE), dumps(live))
+    fields = context.to_json()
+    extra = fields.pop("extra")
+    state = {
+        "schema_version": SCHEMA_VERSION,
+        **fields,
+        "status": status,
+        "reason": dict(reason) if reason is not None else None,
+        "save": dict(save) if save is not None else None,
+        "resume": resume,
+        "extra": extra,
+    }
+    path = state_path(repository)
+    _exclude(repository, os.path.relpath(path, repository.toplevel))
+    if not _leads_outside(repository.toplevel, path):
+        files.make_directory(os.path.dirname(path), top=repository.toplevel)
+        files.write_atomic(path, dumps(state))
+    return path
+
+
+def _leads_outside(toplevel: bytes, path: bytes) -> bool:
+    """Whether a directory on the way to `path` is a symlink: someone planted it."""
+    return os.path.realpath(os.path.dirname(path)) != os.path.realpath(toplevel) and any(
+        os.path.islink(parent) for parent in _parents(toplevel, path)
+    )
+
+
+def _parents(toplevel: bytes, path: bytes) -> list[bytes]:
+    found = []
+    path = os.path.dirname(path)
+    while len(path) > len(toplevel):
+        found.append(path)
+        path = os.path.dirname(path)
+    return found
+
+
+def _exclude(repository: Repository, name: bytes) -> None:
+    """Add the state file to `info/exclude`, which all worktrees share, unless it is there."""
+    path = os.path.join(repository.common_dir, b"info", b"exclude")
+    pattern = b"/" + re.sub(rb"([\\*?\[ ])", rb"\\\1", name)
+    data = files.read_limited(path, 1 << 20)
+    if data is None and os.path.lexists(path):
+        return
+    lines = (data or b"").split(b"\n")
+    if pattern in lines:
+        return
+    if data and not data.endswith(b"\n"):
+        data += b"\n"
+    files.make_directory(os.path.dirname(path), top=repository.common_dir)
+    files.write_atomic(path, (data or b"") + pattern + b"\n", mode=0o644, durable=False)

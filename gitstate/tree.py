@@ -1,0 +1,148 @@
+"""Trees: read them, and build new ones on top of old ones by touching only the directories that change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from .errors import GitError
+from .git import ObjectReader, Oid
+
+DIRECTORY = 0o040000
+GITLINK = 0o160000
+SYMLINK = 0o120000
+EXECUTABLE = 0o100755
+REGULAR = 0o100644
+
+
+class Leaf(NamedTuple):
+    """What a tree holds at a path: a file, symlink or gitlink, or as a whole another tree."""
+
+    mode: int
+    oid: Oid
+
+
+Entries = dict[bytes, Leaf]
+"""One tree, by name."""
+
+
+def parse_tree(data: bytes, oid_bytes: int) -> Entries:
+    """The entries of one raw tree object. Raises ValueError where it is cut short."""
+    found: Entries = {}
+    place, end = 0, len(data)
+    while place < end:
+        space = data.index(b" ", place)
+        nul = data.index(b"\0", space)
+        after = nul + 1 + oid_bytes
+        found[data[space + 1 : nul]] = Leaf(int(data[place:space], 8), data[nul + 1 : after].hex())
+        place = after
+    return found
+
+
+def format_tree(entries: Entries) -> bytes:
+    """The raw tree object, in git's order: a directory sorts as if its name ended in a slash."""
+    order = sorted(entries.items(), key=lambda item: item[0] + b"/" if item[1].mode == DIRECTORY else item[0])
+    return b"".join(b"%o %s\0%s" % (leaf.mode, name, bytes.fromhex(leaf.oid)) for name, leaf in order)
+
+
+class TreeReader:
+    """Reads trees through an `ObjectReader`, each once."""
+
+    def __init__(self, reader: ObjectReader) -> None:
+        self._reader = reader
+        self._known: dict[Oid, Entries] = {}
+
+    def load(self, oids: Iterable[Oid]) -> None:
+        """Read several trees in one go. Raises GitError for one that is missing or no tree."""
+        wanted = [oid for oid in dict.fromkeys(oids) if oid not in self._known]
+        for oid, found in zip(wanted, self._reader.contents(wanted), strict=True):
+            if found is None or found[0] != "tree":
+                raise GitError(["cat-file"], -1, f"tree {oid} is missing".encode())
+            self._known[oid] = parse_tree(found[1], len(oid) // 2)
+
+    def entries(self, oid: Oid) -> Entries:
+        self.load((oid,))
+        return self._known[oid]
+
+    def lookup(self, root: Oid | None, paths: Iterable[bytes]) -> dict[bytes, Leaf]:
+        """What the tree `root` holds at each of `paths`; paths that it lacks are missing from the answer."""
+        found: dict[bytes, Leaf] = {}
+        level = [(root, b"", tuple(path.split(b"/"))) for path in paths] if root is not None else []
+        while level:
+            self.load(tree for tree, _, _ in level)
+            below: list[tuple[Oid, bytes, tuple[bytes, ...]]] = []
+            for tree, prefix, names in level:
+                leaf = self._known[tree].get(names[0])
+                if leaf is None:
+                    continue
+                if len(names) == 1:
+                    found[prefix + names[0]] = leaf
+                elif leaf.mode == DIRECTORY:
+                    below.append((leaf.oid, prefix + names[0] + b"/", names[1:]))
+            level = below
+        return found
+
+
+class _Node:
+    """The changes at and below one directory entry."""
+
+    __slots__ = ("children", "leaf", "touched")
+
+    def __init__(self) -> None:
+        self.children: dict[bytes, _Node] = {}
+        self.leaf: Leaf | None = None
+        self.touched = False
+
+
+def edit_tree(
+    base: Oid | None, changes: Mapping[bytes, Leaf | None], trees: TreeReader, write: Callable[[str, bytes], Oid]
+) -> Oid:
+    """The tree `base` (None: the empty one) with each path of `changes` set, or removed where it is None.
+
+    A file gives way to a directory of the same name, and the other way round, whatever the order of `changes`: a path
+    that is set wins over one that is removed. New trees go to `write("tree", bytes)`; returns the root's id.
+    """
+    root = _Node()
+    for path, leaf in changes.items():
+        node = root
+        for name in path.split(b"/"):
+            node = node.children.setdefault(name, _Node())
+        node.leaf, node.touched = leaf, True
+    _preload(base, root, trees)
+    return _build(base, root, trees, write) or write("tree", b"")
+
+
+def _preload(base: Oid | None, root: _Node, trees: TreeReader) -> None:
+    level = [(base, root)]
+    while level:
+        trees.load(oid for oid, _ in level if oid is not None)
+        below: list[tuple[Oid | None, _Node]] = []
+        for oid, node in level:
+            if oid is None:
+                continue
+            entries = trees.entries(oid)
+            for name, child in node.children.items():
+                leaf = entries.get(name)
+                if leaf is not None and leaf.mode == DIRECTORY and child.children:
+                    below.append((leaf.oid, child))
+        level = below
+
+
+def _build(base: Oid | None, node: _Node, trees: TreeReader, write: Callable[[str, bytes], Oid]) -> Oid | None:
+    entries = dict(trees.entries(base)) if base is not None else {}
+    for name, child in node.children.items():
+        old = entries.get(name)
+        if child.touched and child.leaf is not None:
+            entries[name] = child.leaf
+            continue
+        if child.touched and old is not None and old.mode != DIRECTORY:
+            del entries[name]
+            old = None
+        if child.children:
+            below = old.oid if old is not None and old.mode == DIRECTORY else None
+            tree = _build(below, child, trees, write)
+            if tree is not None:
+                entries[name] = Leaf(DIRECTORY, tree)
+            elif old is not None and old.mode == DIRECTORY:
+                del entries[name]
+    return write("tree", format_tree(entries)) if entries else None

@@ -1,0 +1,49 @@
+"""The wheel, built and installed as a user would: both commands start, and the data files are in it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import gitstate
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, so that nothing is left in the checkout; isolated only where setuptools is missing."""
+    top = tmp_path_factory.mktemp("wheel")
+    source = top / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, source)
+    shutil.copytree(ROOT / "gitstate", source / "gitstate", ignore=shutil.ignore_patterns("__pycache__"))
+    offline = ["--no-build-isolation"] if importlib.util.find_spec("wheel") else []
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", *offline, "-w", str(top), str(source)]
+    subprocess.run(command, check=True, cwd=top)
+    (built,) = top.glob("*.whl")
+    return built
+
+
+def test_the_data_files_are_in_it(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"gitstate/active_state.schema.json", "gitstate/py.typed", "gitstate/cli.py", "gitstate/demo.py"} <= names
+    assert {name.split("/")[0] for name in names} == {"gitstate", f"gitstate_recovery-{gitstate.__version__}.dist-info"}
+
+
+def test_both_commands_start(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--target", str(target), str(wheel)], check=True)
+    monkeypatch.setenv("PYTHONPATH", str(target))
+    monkeypatch.setenv("PATH", f"{target / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    for argv in (["gitstate", "--version"], ["git", "gitstate", "--version"], ["git-gitstate", "--version"]):
+        done = subprocess.run(argv, capture_output=True, encoding="utf-8", check=True, cwd=tmp_path)
+        assert gitstate.__version__ in done.stdout
