@@ -50,7 +50,6 @@ echo 'vat = 0.19' >>price.py
 git add price.py
 echo 'gross = net * (1 + vat)' >>price.py
 echo 'round to cents?' >notes.txt
-rm old.py
 echo working
 exec sleep 600
 """
@@ -60,7 +59,6 @@ git add --all
 git commit -qm 'Gross prices'
 git merge main
 echo 'which price?' >>notes.txt
-touch next.txt
 echo working
 exec sleep 600
 """
@@ -102,8 +100,8 @@ class _Story:
         self.say("")
         self.say("Somebody kills the loop. Its trap runs `gitstate save --signal TERM`, then it dies of that signal:")
         self._kill()
-        self._show("git log --oneline --graph")
-        self._show("""git notes --ref=gitstate show | grep -E '"(task_id|progress_stage|signal)"'""")
+        self._show("git log --oneline -2")
+        self._show("""git notes --ref=gitstate show | grep -E '"(task_id|signal)"'""")
         self._show("git status --short --branch")
         self.say("")
         self.say("Worse: somebody throws all of it away. Then the next run begins with `gitstate recover`:")
@@ -111,7 +109,7 @@ class _Story:
         self._recover()
         self._show("git status --short --branch")
         self._compare(before)
-        self._show("""grep -E '"(task_id|branch_name|progress_stage|status|signal)"' active_state.json""")
+        self._show("""grep -E '"(task_id|branch_name|progress_stage|status)"' active_state.json""")
         self.say("")
         self.say("The same again, in the middle of a merge with a conflict. Here a save leaves the branch where it is:")
         self._start(_MERGE)
@@ -142,7 +140,6 @@ class _Story:
         command.write_text(f'#!/bin/sh\n{python} "$@"\n')
         command.chmod(0o755)
         (self.shop / "price.py").write_text("net = 100\n")
-        (self.shop / "old.py").write_text("print('old')\n")
         self._run("git init -q && git add . && git commit -qm 'The shop' && git checkout -qb agent/42")
         self._run("git checkout -q main && echo 'net = 120' >price.py && git commit -qam 'New price'")
         self._run("git checkout -q agent/42")

@@ -215,6 +215,15 @@ def boot_time_ns() -> int | None:
     return None
 
 
+def older_than_boot(path: bytes) -> bool:
+    """Whether the file at `path` was last touched before this boot: whoever made it is gone."""
+    boot = boot_time_ns()
+    try:
+        return boot is not None and os.lstat(path).st_mtime_ns < boot - _CLOCK_SLACK_NS
+    except OSError:
+        return False
+
+
 def process_start(pid: int) -> str | None:
     """The start time of a process in clock ticks since boot (field 22 of proc(5) stat); None where it is gone.
 

@@ -38,6 +38,7 @@ _OPTIONS = (
     *("-c", "core.fsync=reference,loose-object,pack,pack-metadata", "-c", "core.fsyncMethod=fsync"),
     *("-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "submodule.recurse=false"),
     *("-c", "core.warnAmbiguousRefs=false", "-c", "core.untrackedCache=keep"),
+    *("-c", "core.filesRefLockTimeout=3000", "-c", "core.packedRefsTimeout=3000"),
 )
 
 

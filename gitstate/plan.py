@@ -26,6 +26,8 @@ class Facts:
     owner_lives: bool = False
     contains_wip: bool = False
     """HEAD's commit stands on the WIP commit."""
+    detach: bool = False
+    """HEAD stands on a branch at the commit on which it was detached: a clone does that."""
     operation_differs: bool = False
     """The unfinished operation on disk is not the one that was saved."""
     elsewhere: str | None = None
@@ -63,7 +65,7 @@ def decide(facts: Facts) -> Verdict:
         return Verdict(
             "live", f"the agent that made this save still runs (pid {newest.context.pid})", EXIT_AGAIN, "gitstate status"
         )
-    if facts.head_ref != manifest.head_ref:
+    if facts.head_ref != manifest.head_ref and not facts.detach:
         here = "a detached HEAD" if facts.head_ref is None else facts.head_ref
         there = f"detached at {(manifest.head or 'nothing')[:12]}" if manifest.head_ref is None else manifest.head_ref
         return Verdict(
@@ -113,12 +115,15 @@ class Target:
     saved: Leaf | None
     permissions: int | None
     bases: frozenset[Leaf]
+    base_lacks: bool = True
+    """One of the commits and trees that git may have checked out has nothing at this path."""
 
 
 def step(target: Target, seen: Seen, *, overwrite: bool = False) -> str:
     """The three-way choice for one path: `same`, `write`, `delete`, `keep` (the disk wins), or `look` closer.
 
-    Disk equals saved: untouched. Disk is missing, or equals a base: the saved version. Otherwise the disk wins.
+    Disk equals saved: untouched. Disk equals a base: the saved version is written, or deleted. Otherwise the disk wins:
+    a file that every base has and the disk has not was deleted by someone.
     """
     saved = target.saved
     if saved is not None and saved.mode == GITLINK:
@@ -129,8 +134,10 @@ def step(target: Target, seen: Seen, *, overwrite: bool = False) -> str:
         return "delete" if _is_one_of(seen, target.bases) or overwrite and seen.kind != "special" else "keep"
     if _is_one_of(seen, (saved,)):
         return "same"
-    if seen.kind == "missing" or _is_one_of(seen, target.bases):
+    if _is_one_of(seen, target.bases):
         return "write"
+    if seen.kind == "missing":
+        return "write" if target.base_lacks or overwrite else "keep"
     if seen.kind == "file":
         return "write" if overwrite else "look"
     return "write" if overwrite and seen.kind == "link" else "keep"

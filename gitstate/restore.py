@@ -30,11 +30,12 @@ from .save import (
     owned,
     ref_locks,
     save_owned,
+    workspace_id,
     write_journal,
 )
 from .snapshot import OPERATION_FILES
 from .state import describe_save, measured, state_name, write_state
-from .tree import DIRECTORY, GITLINK, SYMLINK, Leaf, TreeReader
+from .tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from .worktree import Seen, Worktree
 
 _INDEX_LIMIT = 4 << 30
@@ -104,13 +105,12 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
     if commit is None:
         raise NeedsPerson("the save has no commit to stand on", hint=f"gitstate restore {save_id} PATH…")
     branch = manifest.head_ref
-    words = ["worktree", "add", "--force", "--no-track", "--quiet"]
+    words = ["worktree", "add", "--force", "--quiet"]
     if branch is None or not branch.startswith("refs/heads/"):
         words += ["--detach", "--", os.fsdecode(path), commit]
     else:
         if branch not in refs.read_refs(repository, [branch]):
             refs.move_refs(repository, repository.git, [RefUpdate(branch, commit, None)], f"recover {save_id}")
-        words = [word for word in words if word != "--no-track"]
         words += ["--", os.fsdecode(path), refs.branch_name(branch)]
     repository.git.run(*words)
     return recover(path, replace(request, save_id=save_id))
@@ -134,6 +134,9 @@ def restore_paths(
 def _only_orphan(repository: Repository) -> str:
     with ObjectReader(repository.git) as reader:
         found = [stack[0].manifest.save_id for _, _, stack in scan.orphans(repository, reader)]
+        marker = refs.marker_ref(workspace_id(repository))
+        for archive in refs.read_refs(repository, [marker]).values():
+            found.append(scan.read_stack(archive, reader)[0].manifest.save_id)
     if len(found) != 1:
         listed = ", ".join(sorted(found)) or "none"
         raise NeedsPerson(f"which save? Those without a workspace: {listed}", hint="gitstate recover --into PATH --save ID")
@@ -195,15 +198,17 @@ class _Recovery:
             self.deleted = [target.path for target, _, action in plan if action == "delete"]
             return self._result("changed" if self.kept else "restore")
         self._journal()
-        if any(action in ("write", "delete") for _, _, action in plan) or self._tracked_are_missing():
+        if any(action in ("write", "delete") for _, _, action in plan):
             self._save_for_safety()
         self._carry_out(plan)
         self._operation(newest)
         self._sparse(newest)
         self._index()
-        self._missing(targets)
+        if self._is_wiped(newest):
+            self._missing(targets)
         self._directories(newest.manifest)
-        self._permissions(targets)
+        if newest.archive != newest.wip:
+            self._permissions(targets)
         self._branch()
         self._refresh()
         self.disk.sync()
@@ -271,8 +276,9 @@ class _Recovery:
                 stages = save.files.get(b"stages")
                 if stages is not None:
                     paths.update(self._stage_paths(stages[1], stage))
-        lookups = [self.trees.lookup(root, paths) for root in dict.fromkeys(roots)]
-        wip = self.trees.lookup(newest.wip_tree, paths)
+        lookups = [self._leaves(root, paths) for root in dict.fromkeys(roots)]
+        wip = self._leaves(newest.wip_tree, paths)
+        wiped = self._is_wiped(newest)
         raw = self._raw(wip)
         modes = self._modes(wip)
         absent = set(newest.manifest.absent)
@@ -283,8 +289,31 @@ class _Recovery:
                 continue
             saved = None if path in absent else raw.get(path) or wip.get(path)
             bases = frozenset(leaf for lookup in lookups if (leaf := lookup.get(path)) is not None)
-            found.append(Target(path, saved, modes.get(path), bases))
+            lacks = wiped or any(path not in lookup for lookup in lookups)
+            found.append(Target(path, saved, modes.get(path), bases, lacks))
         return found
+
+    def _leaves(self, root: Oid | None, paths: Iterable[bytes]) -> dict[bytes, Leaf]:
+        """What a tree holds at each path, directories aside. Where there are no symlinks, they are regular files."""
+        found = {path: leaf for path, leaf in self.trees.lookup(root, paths).items() if leaf.mode != DIRECTORY}
+        if self.repository.is_true("core.symlinks", True):
+            return found
+        return {path: Leaf(REGULAR, leaf.oid) if leaf.mode == SYMLINK else leaf for path, leaf in found.items()}
+
+    def _is_wiped(self, newest: Save) -> bool:
+        """Whether nothing of the save is on the disk: then what is missing was not deleted file by file.
+
+        That is remembered until the end, for a recovery that is killed in between.
+        """
+        memory = os.path.join(self.repository.own, b"wiped")
+        if files.read_limited(memory, 256) == newest.manifest.save_id.encode("ascii"):
+            return True
+        names = self.trees.entries(newest.wip_tree)
+        if not names or any(os.path.lexists(os.path.join(self.repository.toplevel, name)) for name in names):
+            return False
+        if not self.request.dry_run:
+            files.write_atomic(memory, newest.manifest.save_id.encode("ascii"))
+        return True
 
     def _changed(self, old: Oid | None, new: Oid) -> list[bytes]:
         if old == new:
@@ -334,6 +363,8 @@ class _Recovery:
                 self.failed.append(LeftOut(target.path, f"it can't be read: {error.strerror}", True))
 
     def _decide(self, target: Target, seen: Seen) -> str:
+        if seen.kind == "special" and any(item.path == target.path for item in self.facts.saves[0].manifest.left_out):
+            return "same"
         action = step(target, seen, overwrite=self.request.overwrite)
         if action == "keep" and seen.kind == "directory" and target.saved is not None:
             return "write"
@@ -501,9 +532,6 @@ class _Recovery:
 
     # -- tracked files that were not changed, but are gone
 
-    def _tracked_are_missing(self) -> bool:
-        return bool(self.git.run("ls-files", "-z", "-d"))
-
     def _missing(self, targets: Sequence[Target]) -> None:
         known = {target.path for target in targets}
         gone = [path for path in self.git.run("ls-files", "-z", "-d").split(b"\0")[:-1] if path not in known]
@@ -597,7 +625,8 @@ class _Recovery:
         if tree is None:
             self.git.run("read-tree", "--empty")
         else:
-            self.git.run("read-tree", "-m", tree)
+            self.git.run("read-tree", tree)
+        self.git.finish(self.git.start("update-index", "-q", "--refresh"), fine=range(256))
 
     def _stacked_lines(self) -> list[bytes]:
         """What each later save of a stack had staged anew, as `update-index --index-info` reads it."""
@@ -608,6 +637,16 @@ class _Recovery:
                 lines.append(b"0 %s\t%s\0" % (zero, path))
                 if entry is not None:
                     lines.append(b"%o %s\t%s\0" % (entry[0], entry[1].encode("ascii"), path))
+            stages = save.files.get(b"stages")
+            if stages is None:
+                continue
+            for stage in (b"1", b"2", b"3"):
+                names = [stage + b"/" + path for path in self._stage_paths(stages[1], stage)]
+                for name, leaf in self.trees.lookup(stages[1], names).items():
+                    path = name[2:]
+                    if (unset := b"0 %s\t%s\0" % (zero, path)) not in lines:
+                        lines.append(unset)
+                    lines.append(b"%o %s %s\t%s\0" % (leaf.mode, leaf.oid.encode("ascii"), stage, path))
         return lines
 
     def _staged_since(self, current: bytes) -> list[bytes] | None:
@@ -682,9 +721,13 @@ class _Recovery:
     def _branch(self) -> None:
         oldest = self.facts.saves[-1]
         ref, goal, head = oldest.manifest.head_ref, oldest.manifest.head, self.facts.head
+        message = f"recover {oldest.manifest.save_id}"
+        if self.facts.detach:
+            update = RefUpdate("HEAD", head, head)
+            refs.move_refs(self.repository, self.git, [update], message, no_deref=True)
+            return
         if ref is None or head == goal:
             return
-        message = f"recover {oldest.manifest.save_id}"
         refs.move_refs(self.repository, self.git, [RefUpdate(ref, goal, head)], message)
 
     def _nested(self) -> tuple[RecoverResult, ...]:
@@ -717,6 +760,7 @@ class _Recovery:
             seen = refs.read_refs(self.repository, [self.marker]).get(self.marker)
             if seen == newest.archive:
                 refs.move_refs(self.repository, self.git, [RefUpdate(self.marker, None, seen)], "recovered")
+        files.remove(os.path.join(self.repository.own, b"wiped"))
         clear_journal(self.repository)
         return replace(self._result(word), state_file=state_file, resume=resume, context=context)
 

@@ -194,7 +194,13 @@ def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> Non
 
 
 def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:
-    """Say which lock files this process may leave behind if it is killed from here on."""
+    """Say which lock files this process may leave behind if it is killed from here on.
+
+    Those that are there already and older than this boot are dead, and removed.
+    """
+    for path in locks:
+        if files.older_than_boot(path):
+            files.remove(path)
     value = {
         "begun_ns": time.time_ns(),
         "pid": os.getpid(),
@@ -591,8 +597,9 @@ class _Saving:
     # -- refs
 
     def _journal_locks(self, branch: str | None) -> None:
-        names = [refs.save_ref(self.id, self.save_id), refs.marker_ref(self.id), refs.checkpoint_ref(self.id), refs.NOTES]
-        write_journal(self.repository, ref_locks(self.repository, [*names, *([branch] if branch else [])]))
+        own = (refs.save_ref(self.id, self.save_id), refs.marker_ref(self.id), refs.checkpoint_ref(self.id))
+        names = [*own, refs.NOTES, *([branch] if branch else [])]
+        write_journal(self.repository, ref_locks(self.repository, names))
 
     def _move_notes(self, tip: Oid | None, new: Oid, wip: Oid, note: Oid) -> None:
         """Move the notes ref; where another save was faster, build the note again on top of what it left.
@@ -801,7 +808,8 @@ def _control_files(repository: Repository) -> Iterator[bytes]:
     git_dir, common = repository.git_dir, repository.common_dir
     for name in (b"HEAD", b"index", b"commondir", b"gitdir", b"ORIG_HEAD", b""):
         yield os.path.join(git_dir, name)
-    for name in (b"config", b"config.worktree", b"packed-refs", b"HEAD", b"shallow", b"objects/info/alternates", b"refs"):
+    shared = (b"config", b"config.worktree", b"packed-refs", b"HEAD", b"shallow", b"objects/info/alternates", b"refs")
+    for name in shared:
         yield os.path.join(common, name)
     yield os.path.dirname(git_dir)
     yield os.path.join(repository.toplevel, b".git")

@@ -27,8 +27,8 @@ def gather(repository: Repository, reader: ObjectReader, save_id: str | None = N
     head_ref = read_head(repository.git_dir)
     head = head_of(repository.toplevel)
     operation = operation_under_way(repository.git_dir)
-    archive, marker = _waiting(repository, reader, head_ref, head, save_id)
-    here = Facts(head_ref, head, operation)
+    archive, marker, detach = _waiting(repository, reader, head_ref, head, save_id)
+    here = Facts(head_ref, head, operation, detach=detach)
     if archive is None:
         found = _from_trailers(repository, reader, head_ref, head)
         if found is not None:
@@ -113,25 +113,27 @@ def worktrees(repository: Repository) -> list[bytes]:
 
 def _waiting(
     repository: Repository, reader: ObjectReader, head_ref: str | None, head: Oid | None, save_id: str | None
-) -> tuple[Oid | None, str | None]:
+) -> tuple[Oid | None, str | None, bool]:
+    """Archive and marker of the save that waits here, and whether HEAD has to be detached for it."""
     own = refs.marker_ref(workspace_id(repository))
     if save_id is not None:
         _, archive = find_save(repository, save_id)
         markers = [ref for ref, oid in refs.list_refs(repository.git, refs.PENDING).items() if oid == archive]
-        return archive, markers[0] if markers else None
+        return archive, markers[0] if markers else None, False
     mine = refs.read_refs(repository, [own]).get(own)
     if mine is not None:
-        return mine, own
-    fitting: list[tuple[str, Oid]] = []
+        return mine, own, False
+    fitting: list[tuple[str, Oid, bool]] = []
     for ref, oid, stack in orphans(repository, reader):
         same_path = stack[0].context.workspace_path == os.fsdecode(repository.toplevel)
-        if stack[0].manifest.head_ref == head_ref and (same_path or head in resting_places(stack)):
-            fitting.append((ref, oid))
+        detach = stack[0].manifest.head_ref is None and head_ref is not None and head == stack[0].manifest.head
+        if detach or stack[0].manifest.head_ref == head_ref and (same_path or head in resting_places(stack)):
+            fitting.append((ref, oid, detach))
     if len(fitting) > 1:
         fitting.sort(key=lambda item: _save_id(reader, item[1]))
-        listed = ", ".join(_save_id(reader, oid) for _, oid in fitting)
+        listed = ", ".join(_save_id(reader, oid) for _, oid, _ in fitting)
         raise NeedsPerson(f"several saves fit this workspace: {listed}", hint="gitstate recover --save ID")
-    return (fitting[0][1], fitting[0][0]) if fitting else (None, None)
+    return (fitting[0][1], fitting[0][0], fitting[0][2]) if fitting else (None, None, False)
 
 
 def _save_id(reader: ObjectReader, archive: Oid) -> str:
@@ -180,7 +182,7 @@ def _with(here: Facts, repository: Repository, reader: ObjectReader, stack: tupl
         and repository.git.succeeds("merge-base", "--is-ancestor", newest.wip, here.head)
     )
     return Facts(
-        here.head_ref, here.head, here.operation, stack,
+        here.head_ref, here.head, here.operation, stack, detach=here.detach,
         owner_lives=lives and context.host == files.hostname(),
         contains_wip=contains,
         operation_differs=_operation_differs(repository, reader, newest),

@@ -132,27 +132,28 @@ class _Taking:
         self.index_modes: dict[bytes, int] = {}
         self.tracked: set[bytes] = set()
         self.attributes = False
+        self.staged_only: list[bytes] = []
+        self.reached: dict[bytes, bool] = {}
 
     def run(self) -> Snapshot:
         git = self.repository.git
         listing = git.start("ls-files", "-z", "-v", "--sparse", extra=self.extra)
-        status = git.start(
-            *("status", "--porcelain=v2", "-z", "--branch", "--no-ahead-behind", "-uno", "--no-renames"),
-            "--ignore-submodules=none",
-            extra=self.extra,
-        )
+        status = self._start_status()
         listed = git.finish(listing)
         self._take_index(listed)
         hidden = self._tracked(listed)
         untracked, specials, swapped = self._walk()
         # What `status` prints is read here and not before: it works beside the walk on the other core.
-        changed = self._status(git.finish(status))
+        changed = self._status(self._status_output(status))
         for path in swapped:
             if path in self.index_modes and self.index_modes[path] != GITLINK:
                 untracked.append(path + b"/")
         plain, listed_ignored = self._sort_out(untracked, specials)
         self.found.ignored = listed_ignored[:_IGNORED_LISTED]
         self._read_all([*changed, *plain])
+        if self.staged_only and self._may_convert(self.staged_only):
+            reached = [path for path in self._converted(self.staged_only) if self._is_reached(path.rpartition(b"/")[0])]
+            self._read_by_git(sorted(path for path in reached if os.path.isfile(os.path.join(self.top, path))))
         self._hidden(hidden)
         if self.keep_ignored:
             self._keep_ignored(set(plain))
@@ -161,6 +162,27 @@ class _Taking:
         return self.found
 
     # -- what is there
+
+    def _start_status(self, *options: str) -> subprocess.Popen[bytes]:
+        return self.repository.git.start(
+            *(*options, "status", "--porcelain=v2", "-z", "--branch", "--no-ahead-behind", "-uno", "--no-renames"),
+            "--ignore-submodules=none",
+            extra=self.extra,
+        )
+
+    def _status_output(self, status: subprocess.Popen[bytes]) -> bytes:
+        """What `git status` prints. A required filter that fails ends it: then it runs again with filters off."""
+        try:
+            return self.repository.git.finish(status)
+        except GitError:
+            off: list[str] = []
+            for key in self.repository.config:
+                name, _, last = key.rpartition(".")
+                if key.startswith("filter.") and last in ("clean", "process", "required") and "=" not in name:
+                    off += ["-c", f"{name}.clean=cat", "-c", f"{name}.process=", "-c", f"{name}.required=false"]
+            if not off:
+                raise
+            return self.repository.git.finish(self._start_status(*off))
 
     def _tracked(self, listed: bytes) -> list[tuple[bytes, bytes]]:
         """Fill `tracked`; returns (tag, path) of entries that git was told not to look at."""
@@ -186,7 +208,7 @@ class _Taking:
         specials: list[bytes] = []
         swapped: list[bytes] = []
         looked = len(tracked) <= MODES_LIMIT
-        usual = (0o644, 0o755) if self.filemode else (0o644,)
+        usual = (0o644, 0o755) if self.filemode else ()
         cut = len(self.top) + 1
         stack = [self.top]
         while stack:
@@ -299,13 +321,15 @@ class _Taking:
         for line in out.split(b"\0"):
             kind = line[:2]
             if kind == b"1 ":
-                _, states, sub, _, mode_index, _, _, oid_index, path = line.split(b" ", 8)
+                _, states, sub, mode_head, mode_index, _, _, oid_index, path = line.split(b" ", 8)
                 self.index_modes[path] = int(mode_index, 8)
-                if states == b".A":
+                if states[:1] == b"." and mode_head == b"000000":
                     found.intent_to_add.append(path)
                 elif states[:1] != b".":
                     gone = states[:1] == b"D"
                     found.staged[path] = None if gone else Leaf(int(mode_index, 8), oid_index.decode("ascii"))
+                    if not gone and states[1:] == b"." and sub[:1] != b"S":
+                        self.staged_only.append(path)
                 if sub[:1] == b"S":
                     self._submodule(path, sub)
                 if states[1:] != b"." and (sub[:1] != b"S" or sub[1:2] == b"C" or states[1:] in (b"D", b"T")):
@@ -339,6 +363,8 @@ class _Taking:
                 continue
             mode_index = self.index_modes.get(path)
             try:
+                if not self._is_reached(path.rpartition(b"/")[0]):
+                    raise NotADirectoryError
                 info = os.lstat(os.path.join(self.top, path))
             except (FileNotFoundError, NotADirectoryError):
                 if mode_index is not None:
@@ -354,6 +380,17 @@ class _Taking:
                     self.found.worktree[path] = leaf
         if by_git:
             self._read_by_git(by_git)
+
+    def _is_reached(self, directory: bytes) -> bool:
+        """Whether a directory is reached from the top through directories alone: behind a symlink nothing is ours."""
+        if not directory:
+            return True
+        known = self.reached.get(directory)
+        if known is None:
+            above = self._is_reached(directory.rpartition(b"/")[0])
+            full = os.path.join(self.top, directory)
+            known = self.reached[directory] = above and os.path.isdir(full) and not os.path.islink(full)
+        return known
 
     def _directory(self, path: bytes, mode_index: int | None) -> None:
         if mode_index is None:
@@ -432,10 +469,12 @@ class _Taking:
         """Files that git was told not to look at: saved where they are not what the index says."""
         present = []
         for tag, path in entries:
-            if not os.path.lexists(os.path.join(self.top, path)):
-                if tag in b"hs" or tag == b"S":
-                    self.found.absent.append(path)
-            elif tag != b"m":
+            if tag == b"m":
+                continue
+            here = self._is_reached(path.rpartition(b"/")[0]) and os.path.lexists(os.path.join(self.top, path))
+            if not here:
+                self.found.absent.append(path)
+            else:
                 present.append(path)
         for start in range(0, len(present), 500):
             out = self.repository.git.run(
@@ -559,7 +598,7 @@ class _Taking:
             os.close(fd)
         self.found.index = self.writer.add("blob", data)
         self.found.index_mtime_ns = info.st_mtime_ns
-        shared = shared_index_name(data, 32 if self.repository.object_format == "sha256" else 20)
+        shared = shared_index_name(data, len(self.repository.zero) // 2, self.repository.git_dir)
         if shared is not None:
             path = os.path.join(self.repository.git_dir, b"sharedindex." + shared.encode("ascii"))
             with open(path, "rb") as file:
@@ -632,14 +671,16 @@ def is_repository(directory: bytes) -> bool:
     return os.path.isfile(dot_git) or os.path.isfile(os.path.join(dot_git, b"HEAD"))
 
 
-def shared_index_name(index: bytes, oid_bytes: int) -> str | None:
-    """The id of the shared index that a split index names in its `link` extension (`man 5 gitformat-index`)."""
+def shared_index_name(index: bytes, oid_bytes: int, git_dir: bytes) -> str | None:
+    """The id of the shared index that a split index names in its `link` extension (`man 5 gitformat-index`).
+
+    The word may stand in a file's name too, so only an id whose shared index is there counts.
+    """
     place = index.rfind(b"link")
     while place > 0:
-        size = int.from_bytes(index[place + 4 : place + 8], "big")
-        if oid_bytes <= size and place + 8 + size <= len(index) - oid_bytes:
-            oid = index[place + 8 : place + 8 + oid_bytes]
-            return oid.hex() if any(oid) else None
+        name = index[place + 8 : place + 8 + oid_bytes].hex()
+        if len(name) == 2 * oid_bytes and os.path.exists(os.path.join(git_dir, b"sharedindex." + name.encode("ascii"))):
+            return name
         place = index.rfind(b"link", 0, place)
     return None
 

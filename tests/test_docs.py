@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from oracle import fingerprint
-from states import STATES, Templates, Workspace, dirty, make
+from states import STATES, Templates, Workspace, dirty, make, run_git
 
 from gitstate import demo, errors
 
@@ -78,10 +79,10 @@ def test_the_demo_works_where_sigterm_is_ignored() -> None:
 
 
 def test_the_demo_tells_when_something_is_not_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    tell = demo._Story._wipe
+    wipe = demo._Story._wipe
 
-    def wipe_and_spoil(story: demo._Story) -> None:
-        tell(story)
+    def wipe_and_spoil(story: demo._Story, commit: str) -> None:
+        wipe(story, commit)
         (story.shop / "notes.txt").write_text("newer than the save\n")
 
     monkeypatch.setattr(demo._Story, "_wipe", wipe_and_spoil)
@@ -119,22 +120,46 @@ def test_plain_git_brings_the_files_back(templates: Templates, tmp_path: Path) -
     assert (after.head, after.commit, after.files) == (before.head, before.commit, before.files)
 
 
+def test_another_host_recovers_what_was_pushed(templates: Templates, tmp_path: Path, on_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path)
+    dirty(ws)
+    before = fingerprint(ws.path)
+    assert ws.save().exit_status == 0
+    remote, clone = tmp_path / "remote.git", tmp_path / "clone"
+    run_git(tmp_path, "init", "-q", "--bare", str(remote))
+    ws.git("remote", "add", "origin", str(remote))
+    subprocess.run(["bash", "-ec", block("sh", "git push")], cwd=ws.path, check=True)
+    run_git(tmp_path, "clone", "-q", "-b", "agent/work", str(remote), str(clone))
+    subprocess.run(["bash", "-ec", block("sh", "git fetch")], cwd=clone, check=True)
+    after = fingerprint(clone)
+    assert before.diff(replace(after, settings=before.settings)) == []
+
+
 @pytest.fixture
-def loop(templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory on the PATH with a `gitstate` in it."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    command = directory / "gitstate"
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m gitstate "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
+    return directory
+
+
+@pytest.fixture
+def loop(templates: Templates, tmp_path: Path, on_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A clean workspace, `agent-loop.sh` beside it, and `gitstate` and `run-agent` on the PATH."""
     ws = make(STATES["clean"], templates, tmp_path)
     ws.script("agent-loop.sh", "").write_text(block("bash", "run-agent"))
-    ws.script("gitstate", f'exec {shlex.quote(sys.executable)} -m gitstate "$@"\n').rename(ws.outside / "gitstate")
     agent = 'echo work >>work.txt\ngit add work.txt\necho more >>work.txt\necho >"$READY"\nexec sleep 600\n'
-    ws.script("run-agent", agent).rename(ws.outside / "run-agent")
-    monkeypatch.setenv("PATH", f"{ws.outside}{os.pathsep}{os.environ['PATH']}")
+    ws.script("run-agent", agent).rename(on_path / "run-agent")
     monkeypatch.setenv("READY", str(ws.outside / "ready"))
     return ws
 
 
 def start(ws: Workspace) -> subprocess.Popen[bytes]:
-    running = subprocess.Popen(["bash", str(ws.outside / "agent-loop.sh")], cwd=ws.path, start_new_session=True)
-    return running
+    return subprocess.Popen(["bash", str(ws.outside / "agent-loop.sh")], cwd=ws.path, start_new_session=True)
 
 
 def wait_for_agent(ws: Workspace, running: subprocess.Popen[bytes]) -> None:
@@ -169,8 +194,8 @@ def test_the_loop_saves_dies_of_the_signal_and_recovers(loop: Workspace, name: s
         again.wait(60)
 
 
-def test_the_loop_passes_the_agents_exit_status_on(loop: Workspace) -> None:
-    (loop.outside / "run-agent").write_text("#!/bin/sh\necho work >work.txt\nexit 7\n")
+def test_the_loop_passes_the_agents_exit_status_on(loop: Workspace, on_path: Path) -> None:
+    (on_path / "run-agent").write_text("#!/bin/sh\necho work >work.txt\nexit 7\n")
     assert start(loop).wait(60) == 7
     (archive,) = loop.refs("refs/gitstate/pending").values()
     assert b'"exit_code": 7' in loop.git("show", f"{archive}:manifest.json")

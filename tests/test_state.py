@@ -92,6 +92,16 @@ def test_what_save_and_recover_write(ws: Workspace) -> None:
     assert [recovered[name] for name in same] == [saved[name] for name in same]
 
 
+def test_the_environment_gives_the_context_and_an_option_wins(ws: Workspace) -> None:
+    names = ("task_id", "issue_number", "progress_stage", "memory_refs", "agent", "session_id")
+    ws.cli_env = {f"GITSTATE_{name.upper()}": f"{name} of the environment" for name in names}
+    well(ws.gitstate("save", "--agent", "an option"))
+    state = state_of(ws)
+    expected: dict[str, object] = {name: f"{name} of the environment" for name in names}
+    expected |= {"agent": "an option", "memory_refs": ["memory_refs of the environment"]}
+    assert {name: state[name] for name in names} == expected
+
+
 def test_what_was_left_out_is_said(ws: Workspace) -> None:
     os.mkfifo(os.path.join(bytes(ws.path), b"fifo-\xff"))
     well(ws.save())
@@ -127,7 +137,7 @@ def test_a_value_that_is_too_long_is_dropped_and_said(ws: Workspace) -> None:
 
 def test_recover_rebuilds_it_from_git_alone(ws: Workspace) -> None:
     """The file, what the git dir remembers of the context, and all reflogs are gone; a gc has run."""
-    well(ws.save("--signal", "TERM", "--session-id", "abc", "--memory-refs", "notes/a.md,notes/b.md"))
+    well(ws.save("--signal", "TERM", "--session-id", "abc", "--memory-ref", "notes/a.md", "--memory-ref", "b"))
     before = state_of(ws)
     ws.remove("active_state.json")
     (ws.git_dir / "gitstate" / "context.json").unlink(missing_ok=True)
