@@ -732,8 +732,12 @@ class _Recovery:
 
     def _nested(self) -> tuple[RecoverResult, ...]:
         found = []
-        for path in dict.fromkeys(item.path for save in self.facts.saves for item in save.manifest.nested):
+        for path, save_id in {item.path: item.save_id for save in self.facts.saves for item in save.manifest.nested}.items():
             full = os.path.join(self.repository.toplevel, path)
+            if not os.path.lexists(full) and save_id is not None and self._holds(save_id):
+                with contextlib.suppress(GitstateError, OSError):
+                    found.append(recover_into(self.repository, full, RecoverRequest(save_id, wait=self.request.wait)))
+                    continue
             if not snapshot.is_repository(full) or self.request.depth > 8:
                 why = "the repository in it is not here; its save went with it"
                 self.failed.append(LeftOut(path, why, True))
@@ -743,6 +747,10 @@ class _Recovery:
             except (GitstateError, OSError) as error:
                 self.failed.append(LeftOut(path, f"the repository in it: {error}"[:300], True))
         return tuple(found)
+
+    def _holds(self, save_id: str) -> bool:
+        """Whether a save is one of this very repository: then a nested linked worktree can be made again."""
+        return any(ref.endswith("/" + save_id) for ref in refs.list_refs(self.repository.git, refs.SAVES))
 
     def _finish(self, word: str) -> RecoverResult:
         if self.request.dry_run:

@@ -378,6 +378,9 @@ class _Saving:
                     raise GitstateError("its .git leads elsewhere")
                 result = save(full, inner)
                 found.append(Nested(path, result.save_id, result.archive))
+                if inner_repository.common_dir.startswith(os.path.realpath(full) + b"/"):
+                    why = "it is a repository of its own: its save stands in itself, and goes where it goes"
+                    taken.left_out.append(LeftOut(path, why, False))
                 if result.lost:
                     taken.left_out.append(LeftOut(path, "the repository in it was saved, but not in full", True))
             except (GitstateError, OSError) as error:
