@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -13,7 +14,10 @@ def main() -> None:
     if quick is not None:
         from .report import run_save
 
-        sys.exit(run_save(quick))
+        status = run_save(quick)
+        sys.stdout.flush()
+        # All is on the disk and nothing is left to tidy: tearing down the interpreter would only cost time.
+        os._exit(status)
     from .cli import main as click_main
 
     click_main()

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import socket
 import stat
 import time
 from collections.abc import Iterable, Iterator
@@ -197,7 +196,7 @@ def locked(path: bytes, deadline: Deadline, what: str) -> Iterator[int]:
 
 
 def hostname() -> str:
-    return socket.gethostname()
+    return os.uname().nodename
 
 
 def boot_id() -> str | None:

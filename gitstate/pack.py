@@ -156,7 +156,7 @@ class PackWriter:
         checksum = digest.digest()
         name = os.path.join(self._objects, b"pack", b"pack-%s" % digest.hexdigest().encode("ascii"))
         keep = name + b".keep"
-        self._write(keep, b"gitstate %s\n" % self._tag)
+        self._write(keep, b"gitstate %s\n" % self._tag, durable=False)
         self._keeps.append(keep)
         self._write(name + b".pack", b"".join(body) + checksum)
         self._write(name + b".idx", self._index(offsets, checksum))
@@ -184,14 +184,15 @@ class PackWriter:
         digest: Any = hashlib.new(self._format, data, usedforsecurity=False)
         return data + bytes(digest.digest())
 
-    def _write(self, path: bytes, data: bytes) -> None:
+    def _write(self, path: bytes, data: bytes, *, durable: bool = True) -> None:
         temporary = self._temporary(b"part")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             try:
                 write_all(fd, data)
                 os.fchmod(fd, 0o444)
-                os.fsync(fd)
+                if durable:
+                    os.fsync(fd)
             finally:
                 os.close(fd)
             os.rename(temporary, path)

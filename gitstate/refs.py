@@ -52,18 +52,19 @@ class RefUpdate(NamedTuple):
 class RefWriter:
     """One `git update-ref --stdin` that carries out several transactions, each durable when it returns.
 
-    It is started early so that its start costs nothing, and must not be used again after an error.
+    It is started early so that its start costs nothing. An error ends the process; the next `commit` starts another.
     """
 
     def __init__(self, repository: Repository, git: Git, message: str) -> None:
         self._repository = repository
-        extra = {"GIT_REFLOG_ACTION": "gitstate"}
-        arguments = ("update-ref", "-m", f"gitstate: {message}", "--stdin", "-z")
-        self._process = git.start(*arguments, extra=extra)
+        self._git = git
+        self._arguments = ("update-ref", "-m", f"gitstate: {message}", "--stdin", "-z")
+        self._process = git.start(*self._arguments)
 
     def close(self) -> None:
         """End the process; what was not committed is not done."""
-        self._process.communicate()
+        if self._process.returncode is None:
+            self._process.communicate()
 
     def commit(self, updates: Sequence[RefUpdate], *, no_deref: bool = False) -> None:
         """Carry out `updates` in their order. Raises RefChanged where a ref is not at its old value, else GitError."""
@@ -79,6 +80,8 @@ class RefWriter:
                 new = update.new.encode("ascii")
                 words.append(b"update %s\0%s\0%s\0" % (os.fsencode(update.ref), new, old.encode("ascii")))
         words += [b"prepare\0", b"commit\0"]
+        if self._process.returncode is not None:
+            self._process = self._git.start(*self._arguments)
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(b"".join(words))

@@ -11,8 +11,6 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -72,6 +70,9 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
 
 
 def _bug(error: Exception) -> tuple[str, str | None, int]:
+    import tempfile
+    import traceback
+
     path = None
     with contextlib.suppress(OSError):
         fd, path = tempfile.mkstemp(prefix="gitstate-bug-", suffix=".log")

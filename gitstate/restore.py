@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from . import files, refs, scan, snapshot
 from .errors import EXIT_PERSON, GitError, GitstateError, NeedsPerson, UsageError
@@ -42,8 +42,7 @@ _INDEX_LIMIT = 4 << 30
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
-@dataclass(frozen=True)
-class RecoverRequest:
+class RecoverRequest(NamedTuple):
     """How to recover: `save_id` names a save, `wait` bounds waiting for locks in seconds."""
 
     save_id: str | None = None
@@ -53,8 +52,7 @@ class RecoverRequest:
     depth: int = 0
 
 
-@dataclass(frozen=True)
-class RecoverResult:
+class RecoverResult(NamedTuple):
     """What was found and done in one workspace."""
 
     workspace: bytes
@@ -72,7 +70,7 @@ class RecoverResult:
     state_file: bytes | None = None
     resume: str | None = None
     context: Context = Context()
-    nested: tuple[RecoverResult, ...] = field(default=())
+    nested: tuple[RecoverResult, ...] = ()
 
 
 def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
@@ -113,7 +111,7 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
             refs.move_refs(repository, repository.git, [RefUpdate(branch, commit, None)], f"recover {save_id}")
         words += ["--", os.fsdecode(path), refs.branch_name(branch)]
     repository.git.run(*words)
-    return recover(path, replace(request, save_id=save_id))
+    return recover(path, request._replace(save_id=save_id))
 
 
 def restore_paths(
@@ -213,7 +211,7 @@ class _Recovery:
         self._refresh()
         self.disk.sync()
         nested = self._nested()
-        return replace(self._finish(self._word()), nested=nested)
+        return self._finish(self._word())._replace(nested=nested)
 
     def take_out(self, paths: Sequence[bytes]) -> RecoverResult:
         """Only files, and only those that were asked for."""
@@ -247,8 +245,8 @@ class _Recovery:
         result = self._result("changed" if self.kept else "restore")
         if self.kept:
             hint = f"gitstate restore --overwrite {newest.manifest.save_id} PATH…"
-            result = replace(result, message=f"{len(self.kept)} paths hold something else and stay", hint=hint)
-        return replace(result, exit_status=EXIT_PERSON if self.kept else result.exit_status)
+            result = result._replace(message=f"{len(self.kept)} paths hold something else and stay", hint=hint)
+        return result._replace(exit_status=EXIT_PERSON if self.kept else result.exit_status)
 
     def _word(self) -> str:
         if self.kept:
@@ -770,7 +768,7 @@ class _Recovery:
                 refs.move_refs(self.repository, self.git, [RefUpdate(self.marker, None, seen)], "recovered")
         files.remove(os.path.join(self.repository.own, b"wiped"))
         clear_journal(self.repository)
-        return replace(self._result(word), state_file=state_file, resume=resume, context=context)
+        return self._result(word)._replace(state_file=state_file, resume=resume, context=context)
 
     def _result(self, word: str) -> RecoverResult:
         newest = self.facts.saves[0] if self.facts.saves else None

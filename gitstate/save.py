@@ -9,11 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from . import files, refs, snapshot
 from .errors import CorruptSave, GitError, GitstateError, RefChanged, TryAgain, UnsupportedSave
@@ -49,14 +48,15 @@ _ATTEMPTS = 3
 _INDEX_LOCK_PATIENCE = 0.3
 #: Nested repositories deeper than this are listed, not saved.
 _NESTING = 8
+#: A write of fewer bytes than this never waits for the reader of an empty pipe.
+_PIPE = 32 << 10
 
 
-@dataclass(frozen=True)
-class SaveRequest:
+class SaveRequest(NamedTuple):
     """What the caller knows. `values` are context texts by name; `wait` bounds waiting for locks, in seconds."""
 
     kind: str = "save"
-    values: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, str] = {}
     reason: Reason = Reason()
     deadline: float | None = None
     wait: float = 60.0
@@ -65,8 +65,7 @@ class SaveRequest:
     depth: int = 0
 
 
-@dataclass(frozen=True)
-class SaveResult:
+class SaveResult(NamedTuple):
     """What happened: `saved`, `unchanged` (an earlier save holds all of this) or `nothing` (there was nothing)."""
 
     result: str
@@ -120,7 +119,7 @@ def workspace_id(repository: Repository) -> str:
 def new_save_id() -> str:
     """An id that sorts by time (UTC, microseconds) and may stand in a ref's name."""
     seconds, rest = divmod(time.time_ns(), 1_000_000_000)
-    return time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z-{secrets.token_hex(3)}"
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z-{os.urandom(3).hex()}"
 
 
 @contextlib.contextmanager
@@ -351,9 +350,9 @@ class _Saving:
         context, too_long = with_values(live, self.request.values)
         pid = self.request.owner_pid
         if pid is not None:
-            context = replace(context, pid=pid, pid_start=files.process_start(pid), boot_id=files.boot_id())
+            context = context._replace(pid=pid, pid_start=files.process_start(pid), boot_id=files.boot_id())
         elif context.boot_id is None:
-            context = replace(context, boot_id=files.boot_id())
+            context = context._replace(boot_id=files.boot_id())
         return measured(self.repository, context, taken.head_ref), too_long
 
     def _read(self, archive: Oid | None) -> Save | None:
@@ -372,7 +371,7 @@ class _Saving:
             try:
                 if self.request.depth >= _NESTING:
                     raise GitstateError("nested too deeply")
-                inner = replace(self.request, depth=self.request.depth + 1)
+                inner = self.request._replace(depth=self.request.depth + 1)
                 inner_repository = open_repository(full)
                 if inner_repository.toplevel != os.path.realpath(full):
                     raise GitstateError("its .git leads elsewhere")
@@ -406,9 +405,9 @@ class _Saving:
         moves = taken.head_ref is not None and taken.head_ref.startswith("refs/heads/") and taken.operation is None
         manifest = self._manifest(taken, nested, moves=moves)
         if stacked and pending is not None:
-            manifest = replace(manifest, base=pending.manifest.base, below=pending.archive)
+            manifest = manifest._replace(base=pending.manifest.base, below=pending.archive)
         elif pending is not None:
-            manifest = replace(manifest, previous=pending.manifest.save_id)
+            manifest = manifest._replace(previous=pending.manifest.save_id)
         wip, index_commit, archive, tree, manifest = self._build(taken, context, manifest, head_tree)
         if pending is not None and self._already_held(pending, taken, context, manifest, tree, archive, stacked):
             held = pending.manifest
@@ -528,7 +527,7 @@ class _Saving:
             parent = index_commit = self._commit(staged_tree, [taken.head], subject, manifest.save_id, manifest.base)
         subject = f"WIP(gitstate): {_subject(context)}"
         wip = self._commit(tree, [parent] if parent else [], subject, manifest.save_id, manifest.base)
-        manifest = replace(manifest, index_commit=index_commit)
+        manifest = manifest._replace(index_commit=index_commit)
         entries: dict[bytes, Leaf | None] = {
             b"context.json": Leaf(REGULAR, add("blob", dumps(context.to_json()))),
             b"manifest.json": Leaf(REGULAR, add("blob", dumps(manifest.to_json()))),
@@ -611,7 +610,7 @@ class _Saving:
         """
         repository = self.repository
         lock = os.path.join(repository.common_dir, b"gitstate", b"notes-turn")
-        with files.locked(lock, Deadline(self.request.wait), "the notes") as fd:
+        with files.locked(lock, Deadline(self.request.wait), "the notes"):
             for _ in range(50):
                 current = refs.read_refs(repository, [refs.NOTES]).get(refs.NOTES)
                 if current != tip:
@@ -622,8 +621,8 @@ class _Saving:
                         writer.finish()
                         self.writer.adopt(writer)
                 try:
-                    git = Git(repository.toplevel, repository.git.options, fd)
-                    refs.move_refs(repository, git, [RefUpdate(refs.NOTES, new, tip)], f"note {self.save_id}")
+                    assert self.updates is not None
+                    self.updates.commit([RefUpdate(refs.NOTES, new, tip)])
                     return
                 except RefChanged:
                     continue
@@ -631,7 +630,8 @@ class _Saving:
 
     def _move_branch(self, ref: str, old: Oid | None, new: Oid) -> tuple[bool, str]:
         try:
-            refs.move_refs(self.repository, self.git, [RefUpdate(ref, new, old)], f"WIP {self.save_id}")
+            assert self.updates is not None
+            self.updates.commit([RefUpdate(ref, new, old)])
             return True, ""
         except RefChanged:
             return False, "the branch moved while it was saved: the save is whole, the branch was left alone"
@@ -657,8 +657,16 @@ class _Saving:
             extra={"GIT_INDEX_FILE": os.fsdecode(self.next)},
         )
 
+        given = b"".join(lines)
+        if len(given) < _PIPE:
+            # It reads and works while the pack is written.
+            assert process.stdin is not None
+            process.stdin.write(given)
+            process.stdin.flush()
+            given = b""
+
         def wait() -> None:
-            self.git.finish(process, given=b"".join(lines))
+            self.git.finish(process, given=given)
 
         return wait
 
@@ -688,7 +696,7 @@ class _Saving:
         with contextlib.suppress(OSError):
             write_state(
                 self.repository, context, "interrupted", reason=manifest.reason.to_json(), save=described,
-                resume="gitstate recover",
+                resume="gitstate recover", durable=False,
             )  # fmt: skip
 
     def _answer(

@@ -12,7 +12,6 @@ import re
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
 from . import files
 from .errors import GitError, TryAgain
@@ -48,34 +47,34 @@ OPERATION_FILES = (
 _OPERATION_LIMIT = 16 << 20
 
 
-@dataclass
 class Snapshot:
     """What was found. Filled in by `take`, then only read. Leaves in the maps are objects in the writer or the repo."""
 
-    head_ref: str | None
-    head: Oid | None
-    staged: dict[bytes, Leaf | None] = field(default_factory=dict)
-    """Index against HEAD."""
-    worktree: dict[bytes, Leaf | None] = field(default_factory=dict)
-    """Worktree against the index, untracked files included."""
-    stages: dict[int, dict[bytes, Leaf]] = field(default_factory=dict)
-    intent_to_add: list[bytes] = field(default_factory=list)
-    modes: dict[bytes, int] = field(default_factory=dict)
-    directories: dict[bytes, int] = field(default_factory=dict)
-    raw: dict[bytes, tuple[Leaf, str]] = field(default_factory=dict)
-    absent: list[bytes] = field(default_factory=list)
-    nested: list[bytes] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-    ignored: list[bytes] = field(default_factory=list)
-    operation: str | None = None
-    operation_files: dict[bytes, Leaf] = field(default_factory=dict)
-    keep_commits: list[Oid] = field(default_factory=list)
-    keep_others: list[Leaf] = field(default_factory=list)
-    index: Oid | None = None
-    index_mtime_ns: int | None = None
-    shared_index: tuple[str, Oid] | None = None
-    sparse: dict[str, str] = field(default_factory=dict)
-    sparse_file: Oid | None = None
+    def __init__(self) -> None:
+        self.head_ref: str | None = None
+        self.head: Oid | None = None
+        #: Index against HEAD.
+        self.staged: dict[bytes, Leaf | None] = {}
+        #: Worktree against the index, untracked files included.
+        self.worktree: dict[bytes, Leaf | None] = {}
+        self.stages: dict[int, dict[bytes, Leaf]] = {}
+        self.intent_to_add: list[bytes] = []
+        self.modes: dict[bytes, int] = {}
+        self.directories: dict[bytes, int] = {}
+        self.raw: dict[bytes, tuple[Leaf, str]] = {}
+        self.absent: list[bytes] = []
+        self.nested: list[bytes] = []
+        self.left_out: list[LeftOut] = []
+        self.ignored: list[bytes] = []
+        self.operation: str | None = None
+        self.operation_files: dict[bytes, Leaf] = {}
+        self.keep_commits: list[Oid] = []
+        self.keep_others: list[Leaf] = []
+        self.index: Oid | None = None
+        self.index_mtime_ns: int | None = None
+        self.shared_index: tuple[str, Oid] | None = None
+        self.sparse: dict[str, str] = {}
+        self.sparse_file: Oid | None = None
 
     @property
     def dirty(self) -> bool:
@@ -128,7 +127,7 @@ class _Taking:
         self.deadline = deadline
         self.filemode = repository.is_true("core.filemode", True)
         self.links = repository.is_true("core.symlinks", True)
-        self.found = Snapshot(None, None)
+        self.found = Snapshot()
         self.index_modes: dict[bytes, int] = {}
         self.tracked: set[bytes] = set()
         self.attributes = False

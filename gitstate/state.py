@@ -10,7 +10,6 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 
 from . import files
 from .errors import CorruptSave, UsageError
@@ -81,8 +80,7 @@ def read_live_context(repository: Repository) -> tuple[Context, str | None]:
 
 def measured(repository: Repository, context: Context, head_ref: str | None) -> Context:
     """`context` with what is known better than any caller can say: where, on which branch, when, on which host."""
-    return replace(
-        context,
+    return context._replace(
         workspace_path=text_to_json(os.fsdecode(repository.toplevel)),
         branch_name=None if head_ref is None else text_to_json(branch_name(head_ref)),
         timestamp=now(),
@@ -124,14 +122,16 @@ def write_state(
     reason: Mapping[str, Json] | None = None,
     save: Mapping[str, Json] | None = None,
     resume: str | None = None,
+    durable: bool = True,
 ) -> bytes:
-    """Write the live context and `active_state.json`, atomically, durably and for the owner alone.
+    """Write the live context and `active_state.json`, atomically and for the owner alone.
 
+    Durably too, unless all of it stands in a save already.
     `status` is `active`, `interrupted`, `recovered` or `finished`. Returns the state file's path; raises OSError.
     """
     files.make_directory(repository.own, top=repository.git_dir)
     live = {**context.to_json(), "status": status}
-    files.write_atomic(os.path.join(repository.own, _CONTEXT_FILE), dumps(live))
+    files.write_atomic(os.path.join(repository.own, _CONTEXT_FILE), dumps(live), durable=durable)
     fields = context.to_json()
     extra = fields.pop("extra")
     state = {
@@ -147,7 +147,7 @@ def write_state(
     _exclude(repository, os.path.relpath(path, repository.toplevel))
     if not _leads_outside(repository.toplevel, path):
         files.make_directory(os.path.dirname(path), top=repository.toplevel)
-        files.write_atomic(path, dumps(state))
+        files.write_atomic(path, dumps(state), durable=durable)
     return path
 
 
