@@ -100,7 +100,9 @@ def recover(
 
         request = RecoverRequest(save_id, dry_run, overwrite, wait)
         if into is not None and (paths or everything):
-            raise UsageError("--into goes with one save of one repository", hint="gitstate recover --into PATH --save ID")
+            raise UsageError(
+                "--into goes with one save of one repository", hint="gitstate recover --into PATH --save ID"
+            )
         results: list[RecoverResult] = []
         statuses: list[int] = []
         if into is not None:
@@ -181,7 +183,7 @@ def status(everything: bool, json_here: bool) -> None:
 @click.argument("pairs", nargs=-1, required=True, metavar="KEY=VALUE…")
 @_json
 def set_(pairs: tuple[str, ...], json_here: bool) -> None:
-    """Change the context: task_id, issue_number, progress_stage, memory_refs, agent, session_id, or keys of your own."""
+    """Change the context: task_id, issue_number, progress_stage, memory_refs, agent, session_id."""
 
     def act(path: bytes, as_json: bool) -> int:
         from .git import open_repository
@@ -222,7 +224,9 @@ def show(keys: tuple[str, ...], json_here: bool) -> None:
             report.emit({"command": "show", "context": chosen})
         else:
             for key in keys or flat:
-                click.echo(report.value_line(flat[key]) if keys else f"{report.escape(key)}: {report.value_line(flat[key])}")
+                click.echo(
+                    report.value_line(flat[key]) if keys else f"{report.escape(key)}: {report.value_line(flat[key])}"
+                )
         return EXIT_DONE
 
     _run("show", json_here, act)

@@ -378,7 +378,8 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
             for item in value["nested"]
         ),
         left_out=tuple(
-            LeftOut(_path(item, safe=False), str(item["reason"])[:1000], bool(item["lost"])) for item in value["left_out"]
+            LeftOut(_path(item, safe=False), str(item["reason"])[:1000], bool(item["lost"]))
+            for item in value["left_out"]
         ),
         ignored=tuple(_path(item, safe=False) for item in value["ignored"]),
         reason=Reason(

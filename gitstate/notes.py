@@ -38,7 +38,7 @@ def add_note(
 
 
 def read_note(tip: Oid | None, noted: Oid, reader: ObjectReader, trees: TreeReader, limit: int) -> bytes | None:
-    """The note on `noted` in the notes commit `tip`; None where there is none. Raises GitError where it is too large."""
+    """The note on `noted` in the notes commit `tip`; None without one. Raises GitError past `limit` bytes."""
     if tip is None:
         return None
     base = _tree_of(tip, reader)

@@ -39,8 +39,8 @@ class ChangedWhileRead(Exception):
 class PackWriter:
     """Collects objects, and writes them durably under `objects` with `finish`.
 
-    Memory is bounded: past `LARGE` × 8 bytes what was collected goes out as a pack of its own, and a file larger than
-    `LARGE` is streamed past the pack. `tag` is part of every temporary name, so that litter has an owner.
+    Memory is bounded: past eight times `LARGE` bytes what was collected goes out as a pack of its own, and a file
+    larger than `LARGE` is streamed past the pack. `tag` is part of every temporary name, so that litter has an owner.
     """
 
     def __init__(self, objects: bytes, object_format: str, tag: str) -> None:

@@ -63,7 +63,10 @@ def decide(facts: Facts) -> Verdict:
     manifest = newest.manifest
     if facts.owner_lives:
         return Verdict(
-            "live", f"the agent that made this save still runs (pid {newest.context.pid})", EXIT_AGAIN, "gitstate status"
+            "live",
+            f"the agent that made this save still runs (pid {newest.context.pid})",
+            EXIT_AGAIN,
+            "gitstate status",
         )
     if facts.head_ref != manifest.head_ref and not facts.detach:
         here = "a detached HEAD" if facts.head_ref is None else facts.head_ref
@@ -131,7 +134,8 @@ def step(target: Target, seen: Seen, *, overwrite: bool = False) -> str:
     if saved is None:
         if seen.kind in ("missing", "directory"):
             return "same"
-        return "delete" if _is_one_of(seen, target.bases) or overwrite and seen.kind != "special" else "keep"
+        gone = _is_one_of(seen, target.bases) or (overwrite and seen.kind != "special")
+        return "delete" if gone else "keep"
     if _is_one_of(seen, (saved,)):
         return "same"
     if _is_one_of(seen, target.bases):

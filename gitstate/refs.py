@@ -154,7 +154,9 @@ def _packed_refs(common_dir: bytes) -> dict[bytes, bytes]:
             lines = file.read().split(b"\n")
     except FileNotFoundError:
         return {}
-    return {line[line.index(b" ") + 1 :]: line[: line.index(b" ")] for line in lines if line[:1] not in (b"", b"#", b"^")}
+    return {
+        line[line.index(b" ") + 1 :]: line[: line.index(b" ")] for line in lines if line[:1] not in (b"", b"#", b"^")
+    }
 
 
 def move_refs(
@@ -171,5 +173,3 @@ def move_refs(
 def lock_files(refs: Iterable[str]) -> list[str]:
     """The lock files, relative to the common directory, that a transaction over `refs` may leave when it is killed."""
     return [f"{ref}.lock" for ref in refs] + ["packed-refs.lock"]
-
-

@@ -200,7 +200,9 @@ def recover_lines(result: RecoverResult) -> list[str]:
     lines = [f"{escape(result.workspace)}: {first}" + (f" (save {result.save_id})" if result.save_id else "")]
     if result.message:
         lines.append(f"  {result.message}")
-    lines += _list("restored:", result.restored) + _list("deleted:", result.deleted) + _list("kept as it is:", result.kept)
+    lines += (
+        _list("restored:", result.restored) + _list("deleted:", result.deleted) + _list("kept as it is:", result.kept)
+    )
     lines += _left_out_lines(result.left_out)
     if result.safety_save:
         lines.append(f"  what was there before is in save {result.safety_save}")
@@ -253,7 +255,12 @@ def summary_json(item: Summary) -> dict[str, Any]:
 
 def summary_line(item: Summary) -> str:
     """One workspace on one line: state, path, branch, task, stage."""
-    words: list[str | bytes] = [item.status or "unknown", item.workspace, item.branch or "(detached)", item.context.task_id or "-"]
+    words: list[str | bytes] = [
+        item.status or "unknown",
+        item.workspace,
+        item.branch or "(detached)",
+        item.context.task_id or "-",
+    ]
     words.append(item.context.progress_stage or "-")
     if item.waiting:
         words.append(f"save {item.waiting} waits: gitstate recover")
@@ -284,7 +291,12 @@ def entry_line(entry: Entry) -> str:
     """One save on one line."""
     if entry.manifest is None:
         return f"{escape(entry.save_id)}  can't be read: {escape(entry.problem or '')}"
-    words = [entry.save_id, entry.manifest.kind, entry.context.branch_name or "(detached)", entry.context.task_id or "-"]
+    words = [
+        entry.save_id,
+        entry.manifest.kind,
+        entry.context.branch_name or "(detached)",
+        entry.context.task_id or "-",
+    ]
     words.append(entry.context.progress_stage or "-")
     words += ["waits" if entry.waiting else "", "incomplete" if entry.manifest.incomplete else ""]
     return "  ".join(escape(word) for word in words if word)

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from . import files, refs, scan, snapshot
@@ -76,11 +76,10 @@ class RecoverResult(NamedTuple):
 def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
     """Recover the workspace that `path` is in. Raises NotAWorkspace, TryAgain, GitError, OSError."""
     repository = open_repository(path)
-    with owned(repository, Deadline(request.wait)) as git:
-        with ObjectReader(repository.git) as reader:
-            facts, marker = scan.gather(repository, reader, request.save_id)
-            verdict = decide(facts)
-            return _Recovery(repository, git, reader, facts, marker, verdict, request).run()
+    with owned(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
+        facts, marker = scan.gather(repository, reader, request.save_id)
+        verdict = decide(facts)
+        return _Recovery(repository, git, reader, facts, marker, verdict, request).run()
 
 
 def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -> RecoverResult:
@@ -137,7 +136,9 @@ def _only_orphan(repository: Repository) -> str:
             found.append(scan.read_stack(archive, reader)[0].manifest.save_id)
     if len(found) != 1:
         listed = ", ".join(sorted(found)) or "none"
-        raise NeedsPerson(f"which save? Those without a workspace: {listed}", hint="gitstate recover --into PATH --save ID")
+        raise NeedsPerson(
+            f"which save? Those without a workspace: {listed}", hint="gitstate recover --into PATH --save ID"
+        )
     return found[0]
 
 
@@ -149,7 +150,8 @@ def _refuse_second_checkout(repository: Repository, branch: str | None) -> None:
             place = line[9:]
         elif line.startswith(b"branch ") and os.fsdecode(line[7:]) == branch and os.path.isdir(place):
             raise NeedsPerson(
-                f"the save's branch is checked out in {os.fsdecode(place)}", hint=f"gitstate -C {os.fsdecode(place)} recover"
+                f"the save's branch is checked out in {os.fsdecode(place)}",
+                hint=f"gitstate -C {os.fsdecode(place)} recover",
             )
 
 
@@ -277,6 +279,7 @@ class _Recovery:
         lookups = [self._leaves(root, paths) for root in dict.fromkeys(roots)]
         wip = self._leaves(newest.wip_tree, paths)
         wiped = self._is_wiped(newest)
+        hidden = self._put_away()
         raw = self._raw(wip)
         modes = self._modes(wip)
         absent = set(newest.manifest.absent)
@@ -287,7 +290,8 @@ class _Recovery:
                 continue
             saved = None if path in absent else raw.get(path) or wip.get(path)
             bases = frozenset(leaf for lookup in lookups if (leaf := lookup.get(path)) is not None)
-            lacks = wiped or any(path not in lookup for lookup in lookups)
+            put_away = path in hidden or newest.manifest.raw.get(path) == "filter"
+            lacks = wiped or put_away or any(path not in lookup for lookup in lookups)
             found.append(Target(path, saved, modes.get(path), bases, lacks))
         return found
 
@@ -297,6 +301,12 @@ class _Recovery:
         if self.repository.is_true("core.symlinks", True):
             return found
         return {path: Leaf(REGULAR, leaf.oid) if leaf.mode == SYMLINK else leaf for path, leaf in found.items()}
+
+    def _put_away(self) -> set[bytes]:
+        """Paths that a sparse checkout keeps off the disk now: git removed them, nobody deleted them."""
+        if not self.repository.is_true("core.sparsecheckout"):
+            return set()
+        return {line[2:] for line in self.git.run("ls-files", "-z", "-t").split(b"\0") if line.startswith(b"S ")}
 
     def _is_wiped(self, newest: Save) -> bool:
         """Whether nothing of the save is on the disk: then what is missing was not deleted file by file.
@@ -366,24 +376,23 @@ class _Recovery:
         action = step(target, seen, overwrite=self.request.overwrite)
         if action == "keep" and seen.kind == "directory" and target.saved is not None:
             return "write"
+        if action == "keep" and seen.kind == "missing" and target.saved is not None:
+            # A filter that can't smudge kept git from writing it: nobody deleted it.
+            return "write" if None in self._checkouts(target) else "keep"
         if action != "look":
             return action
-        return "write" if self._is_checkout(target, seen) else "keep"
+        return "write" if seen.oid in self._checkouts(target) else "keep"
 
-    def _is_checkout(self, target: Target, seen: Seen) -> bool:
-        """Whether the file is what git itself writes for one of the bases through the filters of this repository."""
+    def _checkouts(self, target: Target) -> Iterator[Oid | None]:
+        """What git itself writes for each base through this repository's filters; None where they fail."""
         for leaf in target.bases:
             if leaf.mode in (SYMLINK, GITLINK):
                 continue
             try:
-                out = self.repository.git.run(
-                    "cat-file", "--filters", b"--path=" + target.path, leaf.oid, timeout=60
-                )
-            except (GitError, ValueError):
-                continue
-            if object_id(self.repository.object_format, "blob", out) == seen.oid:
-                return True
-        return False
+                out = self.repository.git.run("cat-file", "--filters", b"--path=" + target.path, leaf.oid, timeout=60)
+                yield object_id(self.repository.object_format, "blob", out)
+            except GitError:
+                yield None
 
     def _tree_of(self, commit: Oid | None) -> Oid | None:
         if commit is None:
@@ -490,10 +499,12 @@ class _Recovery:
         for name in ("core.sparseCheckoutCone", "index.sparse", "core.sparseCheckout"):
             value = newest.manifest.sparse.get(name.lower())
             if value is not None:
-                self.git.run("config", "--worktree", name, "true" if value.lower() in ("true", "1", "yes", "on") else "false")
+                self.git.run(
+                    "config", "--worktree", name, "true" if value.lower() in ("true", "1", "yes", "on") else "false"
+                )
 
     def _directories(self, manifest: Manifest) -> None:
-        for path, mode in sorted(manifest.directories.items()):
+        for path in sorted(manifest.directories):
             with contextlib.suppress(OSError):
                 self.disk.make_directory(path)
         for path, mode in sorted(manifest.directories.items(), reverse=True):
@@ -586,7 +597,9 @@ class _Recovery:
         lines = self._stacked_lines() + (newer or [])
         if lines:
             self.git.run(
-                *("-c", "core.splitIndex=false", "update-index", "-z", "--index-info"), given=b"".join(lines), extra=extra
+                *("-c", "core.splitIndex=false", "update-index", "-z", "--index-info"),
+                given=b"".join(lines),
+                extra=extra,
             )
         added = [path for save in self.facts.saves[:-1] for path in save.manifest.intent_to_add]
         for path in added:
@@ -702,7 +715,9 @@ class _Recovery:
                 file.write(part)
         try:
             now = self.git.run("ls-files", "-z", "-s", "-v", "--sparse")
-            then = self.git.run("ls-files", "-z", "-s", "-v", "--sparse", extra={"GIT_INDEX_FILE": os.fsdecode(temporary)})
+            then = self.git.run(
+                "ls-files", "-z", "-s", "-v", "--sparse", extra={"GIT_INDEX_FILE": os.fsdecode(temporary)}
+            )
             return now == then
         finally:
             files.remove(temporary)
@@ -730,7 +745,9 @@ class _Recovery:
 
     def _nested(self) -> tuple[RecoverResult, ...]:
         found = []
-        for path, save_id in {item.path: item.save_id for save in self.facts.saves for item in save.manifest.nested}.items():
+        for path, save_id in {
+            item.path: item.save_id for save in self.facts.saves for item in save.manifest.nested
+        }.items():
             full = os.path.join(self.repository.toplevel, path)
             if not os.path.lexists(full) and save_id is not None and self._holds(save_id):
                 with contextlib.suppress(GitstateError, OSError):
@@ -760,7 +777,12 @@ class _Recovery:
         described["base_commit"] = oldest.manifest.base
         described["left_out"] = [item.to_json() for item in (*newest.manifest.left_out, *self.failed)][:1000]
         state_file = write_state(
-            self.repository, context, "recovered", reason=newest.manifest.reason.to_json(), save=described, resume=resume
+            self.repository,
+            context,
+            "recovered",
+            reason=newest.manifest.reason.to_json(),
+            save=described,
+            resume=resume,
         )
         if self.marker is not None:
             seen = refs.read_refs(self.repository, [self.marker]).get(self.marker)

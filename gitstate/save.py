@@ -112,7 +112,9 @@ def workspace_id(repository: Repository) -> str:
     import hashlib
 
     digest = hashlib.sha256(os.fsencode(files.hostname()) + b"\0" + repository.toplevel).hexdigest()
-    name = "".join(c if c.isascii() and c.isalnum() else "-" for c in os.fsdecode(os.path.basename(repository.toplevel)))
+    name = "".join(
+        c if c.isascii() and c.isalnum() else "-" for c in os.fsdecode(os.path.basename(repository.toplevel))
+    )
     return f"{name.strip('-')[:40] or 'workspace'}-{digest[:12]}"
 
 

@@ -127,7 +127,8 @@ def _waiting(
     for ref, oid, stack in orphans(repository, reader):
         same_path = stack[0].context.workspace_path == os.fsdecode(repository.toplevel)
         detach = stack[0].manifest.head_ref is None and head_ref is not None and head == stack[0].manifest.head
-        if detach or stack[0].manifest.head_ref == head_ref and (same_path or head in resting_places(stack)):
+        fits = stack[0].manifest.head_ref == head_ref and (same_path or head in resting_places(stack))
+        if detach or fits:
             fitting.append((ref, oid, detach))
     if len(fitting) > 1:
         fitting.sort(key=lambda item: _save_id(reader, item[1]))
@@ -220,9 +221,7 @@ def _newest_readable(repository: Repository, reader: ObjectReader, marker: str |
     return None
 
 
-def _from_trailers(
-    repository: Repository, reader: ObjectReader, head_ref: str | None, head: Oid | None
-) -> Save | None:
+def _from_trailers(repository: Repository, reader: ObjectReader, head_ref: str | None, head: Oid | None) -> Save | None:
     """A save made up from a WIP commit on the branch's tip, where every ref of ours was lost."""
     if head is None or head_ref is None:
         return None

@@ -288,9 +288,7 @@ class _Taking:
                 self.found.directories[path] = mode
         return plain, ignored
 
-    def _open_directory(
-        self, path: bytes, below: list[bytes], special: set[bytes], holders: dict[bytes, int]
-    ) -> None:
+    def _open_directory(self, path: bytes, below: list[bytes], special: set[bytes], holders: dict[bytes, int]) -> None:
         full = os.path.join(self.top, path)
         try:
             if is_repository(full):
@@ -476,9 +474,7 @@ class _Taking:
             else:
                 present.append(path)
         for start in range(0, len(present), 500):
-            out = self.repository.git.run(
-                "ls-files", "-z", "-s", "--", *present[start : start + 500], extra=self.extra
-            )
+            out = self.repository.git.run("ls-files", "-z", "-s", "--", *present[start : start + 500], extra=self.extra)
             for line in out.split(b"\0")[:-1]:
                 words, _, path = line.partition(b"\t")
                 mode, oid, _ = words.split(b" ")

@@ -2256,7 +2256,7 @@ def submodule_clean(ws: Workspace) -> None:
     ws.expect_exactly(*DIRTY)
 
 
-@state(**NESTED, may_leave_out=["sub"], linked=True)
+@state(**NESTED, may_leave_out=["sub"])
 def submodule_moved_and_staged(ws: Workspace) -> None:
     add_submodule(ws).git("checkout", "-q", "HEAD~1")
     ws.git("add", "sub")
