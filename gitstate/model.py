@@ -5,7 +5,8 @@ save below it in a stack, and whatever commits an unfinished operation needs. It
 
     context.json        the context (`Context`), UTF-8
     manifest.json       the manifest (`Manifest`), UTF-8
-    index               the index file as it was, byte for byte
+    index               the index file as it was, byte for byte; a large one that the trees below can rebuild is left out
+    staged              the tree of the index
     sharedindex         the shared index file that a split index leans on
     sparse-checkout     the sparse-checkout patterns
     stages/1 … 3        trees that mirror the unmerged stages, so that gc leaves their blobs alone
@@ -141,8 +142,10 @@ class Manifest(NamedTuple):
     """The unrecovered save that this one took the marker from without standing on it."""
     operation: str | None
     operation_files: tuple[bytes, ...]
+    index_size: int | None
+    """Bytes of the index file; None where there was none. With checksum and time stamp it tells which file it was."""
+    index_checksum: str | None
     index_mtime_ns: int | None
-    """None where there was no index file."""
     shared_index: str | None
     staged: Mapping[bytes, tuple[int, Oid] | None]
     """Index against HEAD: mode and oid, None for a path that is staged as deleted."""
@@ -178,7 +181,7 @@ class Manifest(NamedTuple):
             name: getattr(self, name)
             for name in (
                 "save_id", "kind", "workspace_id", "created", "head", "base", "index_commit", "moves_branch",
-                "below", "previous", "operation", "index_mtime_ns", "shared_index", "incomplete",
+                "below", "previous", "operation", "index_size", "index_checksum", "index_mtime_ns", "shared_index", "incomplete",
             )
         }  # fmt: skip
         return {
@@ -355,6 +358,8 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
         previous=_optional(value["previous"], is_save_id),
         operation=_optional(value["operation"], lambda text: isinstance(text, str) and len(text) < 64),
         operation_files=tuple(_path(item) for item in value["operation_files"]),
+        index_size=_optional(value["index_size"], lambda size: isinstance(size, int) and 0 <= size < 1 << 40),
+        index_checksum=_optional(value["index_checksum"], lambda text: isinstance(text, str) and len(text) == 40),
         index_mtime_ns=_optional(value["index_mtime_ns"], lambda time: isinstance(time, int) and 0 <= time < 1 << 63),
         shared_index=_optional(value["shared_index"], is_oid),
         staged={

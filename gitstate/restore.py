@@ -27,13 +27,14 @@ from .save import (
     commit_head,
     index_lock,
     kept_index,
+    link_or_copy,
     owned,
     ref_locks,
     save_owned,
     workspace_id,
     write_journal,
 )
-from .snapshot import OPERATION_FILES
+from .snapshot import OPERATION_FILES, identify_index_at
 from .state import describe_save, measured, state_name, write_state
 from .tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from .worktree import Seen, Worktree
@@ -566,33 +567,20 @@ class _Recovery:
         following = os.path.join(repository.own, b"next-index")
         oldest = self.facts.saves[-1]
         self._shared_index(oldest)
-        kept = kept_index(repository, oldest.manifest.save_id)
-        entry = oldest.files.get(b"index")
-        if entry is None:
-            if oldest.archive != oldest.wip:
-                self._without_index(current)
-            else:
-                self._rebuilt_index(oldest)
+        if oldest.archive == oldest.wip:
+            self._rebuilt_index(oldest)
             return
-        saved_oid = entry[1]
-        if _file_oid(current, repository.object_format) == saved_oid and len(self.facts.saves) == 1:
-            files.remove(kept)
+        if oldest.manifest.index_size is None:
+            self._without_index(current)
+            return
+        alone = len(self.facts.saves) == 1
+        if alone and self._is_saved_index(current, oldest):
+            self._forget_kept()
             return
         newer = self._staged_since(current)
-        if newer is None and len(self.facts.saves) == 1:
+        if newer is None and alone:
             return
-        files.remove(following)
-        if _file_oid(kept, repository.object_format) == saved_oid:
-            os.link(kept, following)
-        else:
-            fd = os.open(following, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            with open(fd, "wb") as file:
-                for part in self.reader.stream(saved_oid):
-                    file.write(part)
-                file.flush()
-                os.fsync(fd)
-            mtime = oldest.manifest.index_mtime_ns or 0
-            os.utime(following, ns=(mtime, mtime))
+        self._saved_index(oldest, following)
         extra = {"GIT_INDEX_FILE": os.fsdecode(following)}
         lines = self._stacked_lines() + (newer or [])
         if lines:
@@ -607,11 +595,45 @@ class _Recovery:
                 self.git.run("add", "-N", "-f", "--", path, extra=extra)
         with index_lock(repository):
             os.rename(following, current)
-        files.remove(kept)
-        for save in self.facts.saves:
-            files.remove(kept_index(repository, save.manifest.save_id))
         files.fsync_path(current)
         files.fsync_path(repository.git_dir)
+        self._forget_kept()
+
+    def _forget_kept(self) -> None:
+        for save in self.facts.saves:
+            files.remove(kept_index(self.repository, save.manifest.save_id))
+
+    def _is_saved_index(self, path: bytes, save: Save) -> bool:
+        """Whether the index file at `path` is the one that was saved."""
+        entry, manifest = save.files.get(b"index"), save.manifest
+        if entry is not None:
+            return _file_oid(path, self.repository.object_format) == entry[1]
+        there = identify_index_at(path)
+        return there == (manifest.index_size, manifest.index_checksum, manifest.index_mtime_ns)
+
+    def _saved_index(self, save: Save, target: bytes) -> None:
+        """The saved index at `target`: the very file that was kept, else its copy, else rebuilt from trees."""
+        files.remove(target)
+        kept = kept_index(self.repository, save.manifest.save_id)
+        entry = save.files.get(b"index")
+        if self._is_saved_index(kept, save):
+            link_or_copy(kept, target)
+        elif entry is not None:
+            fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            with open(fd, "wb") as file:
+                for part in self.reader.stream(entry[1]):
+                    file.write(part)
+                file.flush()
+                os.fsync(fd)
+            mtime = save.manifest.index_mtime_ns or 0
+            os.utime(target, ns=(mtime, mtime))
+        else:
+            extra = {"GIT_INDEX_FILE": os.fsdecode(target)}
+            self.git.run("read-tree", save.files[b"staged"][1], extra=extra)
+            self.git.run("update-index", "-z", "--index-info", given=b"".join(self._unmerged_lines(save)), extra=extra)
+            for path in save.manifest.intent_to_add:
+                with contextlib.suppress(GitError):
+                    self.git.run("add", "-N", "-f", "--", path, extra=extra)
 
     def _shared_index(self, oldest: Save) -> None:
         name = oldest.manifest.shared_index
@@ -648,17 +670,23 @@ class _Recovery:
                 lines.append(b"0 %s\t%s\0" % (zero, path))
                 if entry is not None:
                     lines.append(b"%o %s\t%s\0" % (entry[0], entry[1].encode("ascii"), path))
-            stages = save.files.get(b"stages")
-            if stages is None:
-                continue
-            for stage in (b"1", b"2", b"3"):
-                names = [stage + b"/" + path for path in self._stage_paths(stages[1], stage)]
-                for name, leaf in self.trees.lookup(stages[1], names).items():
-                    path = name[2:]
-                    if (unset := b"0 %s\t%s\0" % (zero, path)) not in lines:
-                        lines.append(unset)
-                    lines.append(b"%o %s %s\t%s\0" % (leaf.mode, leaf.oid.encode("ascii"), stage, path))
+            lines += self._unmerged_lines(save)
         return lines
+
+    def _unmerged_lines(self, save: Save) -> list[bytes]:
+        """The unmerged entries of a save, as `update-index --index-info` reads them."""
+        stages = save.files.get(b"stages")
+        if stages is None:
+            return []
+        zero = self.repository.zero.encode("ascii")
+        unset: dict[bytes, None] = {}
+        lines = []
+        for stage in (b"1", b"2", b"3"):
+            names = [stage + b"/" + path for path in self._stage_paths(stages[1], stage)]
+            for name, leaf in self.trees.lookup(stages[1], names).items():
+                unset[b"0 %s\t%s\0" % (zero, name[2:])] = None
+                lines.append(b"%o %s %s\t%s\0" % (leaf.mode, leaf.oid.encode("ascii"), stage, name[2:]))
+        return [*unset, *lines]
 
     def _staged_since(self, current: bytes) -> list[bytes] | None:
         """Index entries of now that no save and no base has, as lines for update-index.
@@ -703,16 +731,10 @@ class _Recovery:
         return lines
 
     def _same_entries(self, current: bytes, oldest: Save) -> bool:
-        entry = oldest.files.get(b"index")
-        if entry is None or len(self.facts.saves) > 1:
-            return False
-        info = self.reader.kinds([entry[1]])[0]
-        if info is None:
+        if len(self.facts.saves) > 1:
             return False
         temporary = os.path.join(self.repository.own, b"next-index")
-        with open(temporary, "wb") as file:
-            for part in self.reader.stream(entry[1]):
-                file.write(part)
+        self._saved_index(oldest, temporary)
         try:
             now = self.git.run("ls-files", "-z", "-s", "-v", "--sparse")
             then = self.git.run(

@@ -332,15 +332,8 @@ class _Saving:
 
     def _freeze(self) -> None:
         index = os.path.join(self.repository.git_dir, b"index")
-        files.remove(self.frozen)
-        try:
-            os.link(index, self.frozen)
-        except FileNotFoundError:
-            return
-        except OSError:
-            import shutil
-
-            shutil.copy2(index, self.frozen)
+        with contextlib.suppress(FileNotFoundError):
+            link_or_copy(index, self.frozen)
 
     def _check_index(self) -> None:
         """Raises IndexMoved where git replaced the index since it was frozen."""
@@ -421,6 +414,7 @@ class _Saving:
         notes_tip = seen.get(refs.NOTES)
         notes_new = self._note(notes_tip, wip, note)
         self._journal_locks(taken.head_ref if moves else None)
+        self._keep_index(taken)
         exchange = self._start_exchange(taken, tree, head_tree) if moves else None
         self._make_durable()
         assert self.updates is not None
@@ -500,7 +494,9 @@ class _Saving:
             previous=None,
             operation=taken.operation,
             operation_files=tuple(taken.operation_files),
-            index_mtime_ns=taken.index_mtime_ns,
+            index_size=taken.index_file.size if taken.index_file else None,
+            index_checksum=taken.index_file.checksum if taken.index_file else None,
+            index_mtime_ns=taken.index_file.mtime_ns if taken.index_file else None,
             shared_index=taken.shared_index[0] if taken.shared_index else None,
             staged={path: None if leaf is None else (leaf.mode, leaf.oid) for path, leaf in taken.staged.items()},
             intent_to_add=tuple(taken.intent_to_add),
@@ -640,11 +636,19 @@ class _Saving:
 
     # -- the index
 
+    def _keep_index(self, taken: Snapshot) -> None:
+        """Keep the very index file that is saved, until `recover` puts it back or a later save takes its place."""
+        kept = kept_index(self.repository, self.save_id)
+        if taken.index_file is not None:
+            link_or_copy(self.frozen, kept)
+            files.fsync_path(kept)
+            files.fsync_path(self.repository.own)
+
     def _start_exchange(self, taken: Snapshot, tree: Oid, head_tree: Oid | None) -> Callable[[], None]:
         """Begin to make an index that matches the WIP commit; the answer waits for it to be ready."""
         files.remove(self.next)
-        if taken.index is not None:
-            os.link(self.frozen, self.next)
+        if taken.index_file is not None:
+            link_or_copy(self.frozen, self.next)
         zero = self.repository.zero.encode("ascii")
         lines: list[bytes] = []
         for path, leaf in sorted({**dict.fromkeys(taken.intent_to_add), **taken.worktree}.items()):
@@ -685,8 +689,6 @@ class _Saving:
         with index_lock(self.repository):
             if _identity(index) != _identity(self.frozen):
                 return
-            if os.path.exists(self.frozen):
-                os.rename(self.frozen, kept_index(self.repository, self.save_id))
             os.rename(self.next, index)
             files.fsync_path(index)
             files.fsync_path(git_dir)
@@ -694,6 +696,11 @@ class _Saving:
     # -- what is said
 
     def _publish(self, context: Context, manifest: Manifest, wip: Oid, archive: Oid) -> None:
+        if manifest.below is None:
+            mine = os.path.basename(kept_index(self.repository, manifest.save_id))
+            for name in os.listdir(self.repository.own):
+                if name.startswith(b"index.") and name != mine:
+                    files.remove(os.path.join(self.repository.own, name))
         described = describe_save(manifest, wip=wip, archive=archive)
         with contextlib.suppress(OSError):
             write_state(
@@ -758,7 +765,19 @@ class _Saving:
         if earlier.wip_tree != tree or earlier.context.work() != context.work():
             return False
         volatile = dict.fromkeys(
-            ("save_id", "created", "index_mtime_ns", "index_commit", "reason", "previous", "below", "base", "nested")
+            (
+                "save_id",
+                "created",
+                "index_size",
+                "index_checksum",
+                "index_mtime_ns",
+                "index_commit",
+                "reason",
+                "previous",
+                "below",
+                "base",
+                "nested",
+            )
         )
         if {**earlier.manifest.to_json(), **volatile} != {**manifest.to_json(), **volatile}:
             return False
@@ -797,6 +816,22 @@ def index_lock(repository: Repository) -> Iterator[None]:
     finally:
         if held:
             files.remove(lock)
+
+
+def link_or_copy(source: bytes, target: bytes) -> None:
+    """Another name for a file that is only ever replaced; where there are no hard links a copy with its time stamp.
+
+    Without the time stamp git would take entries that are racy for clean.
+    """
+    files.remove(target)
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        import shutil
+
+        shutil.copy2(source, target)
 
 
 def kept_index(repository: Repository, save_id: str) -> bytes:

@@ -12,6 +12,7 @@ import re
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from . import files
 from .errors import GitError, TryAgain
@@ -23,6 +24,8 @@ from .tree import EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf
 
 #: Up to this many tracked files, permissions of unchanged ones are looked at too (about 1.5 µs each).
 MODES_LIMIT = 8_000
+#: An index of at most this many bytes is copied into the archive as it is (about ten thousand entries).
+INDEX_COPIED = 1 << 20
 #: No more ignored paths than this are listed in a manifest.
 _IGNORED_LISTED = 1_000
 _RETRIES = 3
@@ -71,7 +74,7 @@ class Snapshot:
         self.keep_commits: list[Oid] = []
         self.keep_others: list[Leaf] = []
         self.index: Oid | None = None
-        self.index_mtime_ns: int | None = None
+        self.index_file: IndexFile | None = None
         self.shared_index: tuple[str, Oid] | None = None
         self.sparse: dict[str, str] = {}
         self.sparse_file: Oid | None = None
@@ -137,10 +140,13 @@ class _Taking:
     def run(self) -> Snapshot:
         git = self.repository.git
         listing = git.start("ls-files", "-z", "-v", "--sparse", extra=self.extra)
-        status = self._start_status()
+        large = _size_of(self.index_path) > INDEX_COPIED
+        # Two readers of a large index would only fight for the cores; of a small one they save a process's start.
+        status = None if large else self._start_status()
         listed = git.finish(listing)
-        self._take_index(listed)
+        status = status or self._start_status()
         hidden = self._tracked(listed)
+        self._take_index(hides=bool(hidden))
         untracked, specials, swapped = self._walk()
         # What `status` prints is read here and not before: it works beside the walk on the other core.
         changed = self._status(self._status_output(status))
@@ -581,22 +587,29 @@ class _Taking:
 
     # -- index, operation, sparse checkout
 
-    def _take_index(self, listed: bytes) -> None:
+    def _take_index(self, *, hides: bool) -> None:
+        """Note which index file it is, and take its bytes where they are few or say what no tree can say.
+
+        A large plain index is not copied: `save` keeps the very file beside, and trees rebuild one that is lost.
+        """
         try:
             fd = os.open(self.index_path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return
         try:
             info = os.fstat(fd)
+            self.found.index_file = identify_index(fd)
+            git_dir = self.repository.git_dir
+            split = any(name.startswith(b"sharedindex.") for name in os.listdir(git_dir))
+            if not (split or hides or info.st_size <= INDEX_COPIED):
+                return
             data = _read_whole(fd, info.st_size)
         finally:
             os.close(fd)
         self.found.index = self.writer.add("blob", data)
-        self.found.index_mtime_ns = info.st_mtime_ns
-        shared = shared_index_name(data, len(self.repository.zero) // 2, self.repository.git_dir)
+        shared = shared_index_name(data, len(self.repository.zero) // 2, git_dir) if split else None
         if shared is not None:
-            path = os.path.join(self.repository.git_dir, b"sharedindex." + shared.encode("ascii"))
-            with open(path, "rb") as file:
+            with open(os.path.join(git_dir, b"sharedindex." + shared.encode("ascii")), "rb") as file:
                 self.found.shared_index = (shared, self.writer.add("blob", file.read()))
 
     def _operation(self) -> None:
@@ -664,6 +677,39 @@ def is_repository(directory: bytes) -> bool:
     """Whether a directory is the worktree of a repository of its own."""
     dot_git = os.path.join(directory, b".git")
     return os.path.isfile(dot_git) or os.path.isfile(os.path.join(dot_git, b"HEAD"))
+
+
+class IndexFile(NamedTuple):
+    """What tells one index file from another: size, the checksum at its end, and its time stamp in nanoseconds."""
+
+    size: int
+    checksum: str
+    mtime_ns: int
+
+
+def identify_index(fd: int) -> IndexFile:
+    """The identity of an open index file; its checksum is the last 20 bytes (`man 5 gitformat-index`)."""
+    info = os.fstat(fd)
+    return IndexFile(info.st_size, os.pread(fd, 20, max(info.st_size - 20, 0)).hex(), info.st_mtime_ns)
+
+
+def identify_index_at(path: bytes) -> IndexFile | None:
+    """The identity of the index file at `path`; None where there is none."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return identify_index(fd)
+    finally:
+        os.close(fd)
+
+
+def _size_of(path: bytes) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def shared_index_name(index: bytes, oid_bytes: int, git_dir: bytes) -> str | None:
