@@ -8,6 +8,7 @@ import sys
 
 def main() -> None:
     """Run the command line in sys.argv and exit."""
+    _fill_closed_streams()
     from .arguments import parse
 
     quick = parse(sys.argv[1:])
@@ -15,12 +16,20 @@ def main() -> None:
         from .report import run_save
 
         status = run_save(quick)
-        sys.stdout.flush()
         # All is on the disk and nothing is left to tidy: tearing down the interpreter would only cost time.
         os._exit(status)
     from .cli import main as click_main
 
     click_main()
+
+
+def _fill_closed_streams() -> None:
+    """Where the caller closed a standard stream, let /dev/null take its number: no lock or pack may get it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 if __name__ == "__main__":

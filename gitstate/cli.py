@@ -24,6 +24,9 @@ def main() -> None:
         sys.exit(done.exit_code)
     except click.Abort:
         sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
     except click.ClickException as error:
         report.say(f"gitstate: {error.format_message()}", "  next: gitstate --help")
         sys.exit(2)

@@ -73,12 +73,22 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def write_atomic(path: bytes, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+def write_atomic(path: bytes, data: bytes, *, staging: bytes, mode: int = 0o600, durable: bool = True) -> None:
     """Replace the file at `path` as a whole or not at all. A symlink at `path` is replaced, not followed.
 
-    Raises OSError; then the old file stands and no temporary one is left.
+    It is written in the directory `staging`, which someone sweeps after a kill, and moved from there; only from
+    another file system it has to be written beside its place. Raises OSError; then the old file stands.
     """
-    temporary = b"%s.tmp-%d" % (path, os.getpid())
+    try:
+        _write_and_move(os.path.join(staging, os.path.basename(path)), path, data, mode, durable)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _write_and_move(path, path, data, mode, durable)
+
+
+def _write_and_move(beside: bytes, path: bytes, data: bytes, mode: int, durable: bool) -> None:
+    temporary = b"%s.tmp-%d" % (beside, os.getpid())
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

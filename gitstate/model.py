@@ -5,7 +5,7 @@ save below it in a stack, and whatever commits an unfinished operation needs. It
 
     context.json        the context (`Context`), UTF-8
     manifest.json       the manifest (`Manifest`), UTF-8
-    index               the index file as it was, byte for byte; a large one that the trees below can rebuild is left out
+    index               the index file as it was, byte for byte; not a large one that the trees can rebuild
     staged              the tree of the index
     sharedindex         the shared index file that a split index leans on
     sparse-checkout     the sparse-checkout patterns
@@ -181,7 +181,8 @@ class Manifest(NamedTuple):
             name: getattr(self, name)
             for name in (
                 "save_id", "kind", "workspace_id", "created", "head", "base", "index_commit", "moves_branch",
-                "below", "previous", "operation", "index_size", "index_checksum", "index_mtime_ns", "shared_index", "incomplete",
+                "below", "previous", "operation", "index_size", "index_checksum", "index_mtime_ns", "shared_index",
+                "incomplete",
             )
         }  # fmt: skip
         return {

@@ -32,6 +32,8 @@ class Facts:
     """The unfinished operation on disk is not the one that was saved."""
     elsewhere: str | None = None
     """Saves of workspaces that are not here."""
+    checkpoint: str | None = None
+    """The id of the latest checkpoint, to be named where nothing waits."""
     earlier: str | None = None
     """The id of the newest readable save before one that can't be read."""
 
@@ -58,7 +60,8 @@ def decide(facts: Facts) -> Verdict:
     if not facts.saves:
         if facts.elsewhere:
             return Verdict("elsewhere", facts.elsewhere, EXIT_PERSON, "gitstate recover --into PATH --save ID")
-        return Verdict("nothing", "nothing waits to be recovered")
+        hint = f"gitstate recover --save {facts.checkpoint} (the latest checkpoint)" if facts.checkpoint else None
+        return Verdict("nothing", "nothing waits to be recovered", hint=hint)
     newest, oldest = facts.saves[0], facts.saves[-1]
     manifest = newest.manifest
     if facts.owner_lives:
@@ -82,7 +85,9 @@ def decide(facts: Facts) -> Verdict:
                 hint=f"git rebase --onto {(oldest.manifest.head or '--root')[:12]} {newest.wip[:12]}",
             )  # fmt: skip
         return Verdict(
-            "diverged", f"the branch went elsewhere since the save {manifest.save_id}: nothing was touched", EXIT_PERSON,
+            "diverged",
+            f"the branch went elsewhere since the save {manifest.save_id}: nothing was touched",
+            EXIT_PERSON,
             f"gitstate diff {manifest.save_id}; gitstate restore {manifest.save_id} PATH…",
         )  # fmt: skip
     if facts.operation is not None and (facts.operation_differs or manifest.operation is None):
@@ -147,16 +152,19 @@ def step(target: Target, seen: Seen, *, overwrite: bool = False) -> str:
     return "write" if overwrite and seen.kind == "link" else "keep"
 
 
-def wanted_permissions(target: Target, seen: Seen) -> int | None:
-    """Permissions to set on a file whose content is the saved one; None to leave them (the disk wins there too)."""
+def wanted_permissions(target: Target, seen: Seen, umask: int) -> tuple[int | None, bool]:
+    """Permissions that a file whose content is the saved one should have, None where it has them.
+
+    The flag says whether git may have set those of now; otherwise someone did, and the disk wins there too.
+    """
     if target.saved is None or target.saved.mode == SYMLINK or seen.kind != "file":
-        return None
+        return None, False
     wanted = target.permissions if target.permissions is not None else target.saved.mode & 0o777
     if seen.permissions == wanted:
-        return None
+        return None, False
     classes = {leaf.mode for leaf in (*target.bases, target.saved)}
-    usual = {mode & ~mask & 0o777 for mask in (0o022, 0o002, 0o077, 0) for mode in _widest(classes)}
-    return wanted if seen.permissions in usual else None
+    usual = {mode & ~mask & 0o777 for mask in (0o022, umask) for mode in _widest(classes)}
+    return wanted, seen.permissions in usual
 
 
 def _widest(modes: set[int]) -> set[int]:

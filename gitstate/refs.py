@@ -16,9 +16,10 @@ from .files import fsync_path
 from .git import Git, Oid, Repository
 
 NOTES = "refs/notes/gitstate"
-SAVES = "refs/gitstate/saves/"
-PENDING = "refs/gitstate/pending/"
-CHECKPOINTS = "refs/gitstate/checkpoints/"
+OWN = "refs/gitstate/"
+SAVES = OWN + "saves/"
+PENDING = OWN + "pending/"
+CHECKPOINTS = OWN + "checkpoints/"
 
 
 def save_ref(workspace_id: str, save_id: str) -> str:

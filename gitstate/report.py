@@ -44,7 +44,9 @@ def emit(value: Mapping[str, Any]) -> None:
     _print(sys.stdout, data.encode("utf-8", "replace").decode("utf-8") + "\n")
 
 
-def _print(stream: TextIO, text: str) -> None:
+def _print(stream: TextIO | None, text: str) -> None:
+    if stream is None:
+        return
     with contextlib.suppress(OSError, ValueError):
         stream.buffer.write(text.encode("utf-8", "backslashreplace"))
         stream.buffer.flush()

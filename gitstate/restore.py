@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from . import files, refs, scan, snapshot
-from .errors import EXIT_PERSON, GitError, GitstateError, NeedsPerson, UsageError
+from .errors import EXIT_PERSON, CorruptSave, GitError, GitstateError, NeedsPerson, UsageError
 from .files import Deadline
 from .git import LARGE, Git, ObjectReader, Oid, Repository, open_repository
-from .model import Context, LeftOut, Manifest, Save
+from .model import Context, LeftOut, Manifest, Save, is_safe_path
 from .pack import object_id
 from .plan import Facts, Target, Verdict, decide, step, wanted_permissions
 from .refs import RefUpdate
@@ -183,6 +183,8 @@ class _Recovery:
         self.kept: list[bytes] = []
         self.failed: list[LeftOut] = []
         self.safety: str | None = None
+        self.umask = os.umask(0o077)
+        os.umask(self.umask)
 
     def run(self) -> RecoverResult:
         verdict = self.verdict
@@ -198,9 +200,10 @@ class _Recovery:
             self.restored = [target.path for target, _, action in plan if action == "write"]
             self.deleted = [target.path for target, _, action in plan if action == "delete"]
             return self._result("changed" if self.kept else "restore")
+        self._set_broken_index_aside()
         self._journal()
         if any(action in ("write", "delete") for _, _, action in plan):
-            self._save_for_safety()
+            self._save_for_safety(plan)
         self._carry_out(plan)
         self._operation(newest)
         self._sparse(newest)
@@ -237,7 +240,7 @@ class _Recovery:
         if not self.request.dry_run:
             write_journal(self.repository, [])
             if any(action in ("write", "delete") for _, _, action in plan):
-                self._save_for_safety()
+                self._save_for_safety(plan)
             self._carry_out(plan)
             self._permissions(targets)
             self.disk.sync()
@@ -250,6 +253,15 @@ class _Recovery:
             hint = f"gitstate restore --overwrite {newest.manifest.save_id} PATH…"
             result = result._replace(message=f"{len(self.kept)} paths hold something else and stay", hint=hint)
         return result._replace(exit_status=EXIT_PERSON if self.kept else result.exit_status)
+
+    def _set_broken_index_aside(self) -> None:
+        """An index that git can't read (a power cut tore it) would stop every step: the save has the good one."""
+        try:
+            self.git.run("ls-files", "-z", "--", "no such file")
+        except GitError:
+            current = os.path.join(self.repository.git_dir, b"index")
+            if os.path.exists(current):
+                os.rename(current, os.path.join(self.repository.own, b"broken-index"))
 
     def _word(self) -> str:
         if self.kept:
@@ -272,11 +284,17 @@ class _Recovery:
             staged = save.files.get(b"staged")
             roots += [head_tree, save.wip_tree, *([staged[1]] if staged else [])]
             paths.update(self._changed(head_tree, save.wip_tree), save.manifest.staged)
-            paths.update(save.manifest.raw, save.manifest.absent)
+            paths.update(self._raw_paths(save), save.manifest.absent)
             for stage in (b"1", b"2", b"3"):
                 stages = save.files.get(b"stages")
                 if stages is not None:
                     paths.update(self._stage_paths(stages[1], stage))
+        unsafe = [path for path in paths if not is_safe_path(path)]
+        if unsafe:
+            raise CorruptSave(
+                f"a save names a path that git would refuse: {os.fsdecode(unsafe[0])}; nothing was touched",
+                hint="gitstate log",
+            )
         lookups = [self._leaves(root, paths) for root in dict.fromkeys(roots)]
         wip = self._leaves(newest.wip_tree, paths)
         wiped = self._is_wiped(newest)
@@ -321,7 +339,7 @@ class _Recovery:
         if not names or any(os.path.lexists(os.path.join(self.repository.toplevel, name)) for name in names):
             return False
         if not self.request.dry_run:
-            files.write_atomic(memory, newest.manifest.save_id.encode("ascii"))
+            files.write_atomic(memory, newest.manifest.save_id.encode("ascii"), staging=self.repository.own)
         return True
 
     def _changed(self, old: Oid | None, new: Oid) -> list[bytes]:
@@ -346,14 +364,19 @@ class _Recovery:
         """Raw bytes by path: the newest save's, and those of older ones for files that did not change since."""
         found: dict[bytes, Leaf] = {}
         for number, save in enumerate(self.facts.saves):
-            names = [path for path, why in save.manifest.raw.items() if number == 0 or why == "filter"]
+            names = self._raw_paths(save)
             tree = save.files.get(b"raw")
             mine = self.trees.lookup(tree[1] if tree else None, names)
             theirs = self.trees.lookup(save.wip_tree, names)
             for path, leaf in mine.items():
-                if number == 0 or theirs.get(path) == wip.get(path):
+                if number == 0 or theirs.get(path) == wip.get(path) or save.manifest.raw[path] == "ignored":
                     found.setdefault(path, leaf)
         return found
+
+    def _raw_paths(self, save: Save) -> list[bytes]:
+        """Paths whose raw bytes count: each save tells of all hidden files, only the newest one's are true."""
+        newest = save is self.facts.saves[0]
+        return [path for path, why in save.manifest.raw.items() if newest or why != "hidden"]
 
     def _modes(self, wip: Mapping[bytes, Leaf]) -> dict[bytes, int]:
         found: dict[bytes, int] = dict(self.facts.saves[0].manifest.modes)
@@ -410,8 +433,10 @@ class _Recovery:
         head = self.facts.saves[0].manifest.head_ref
         write_journal(self.repository, ref_locks(self.repository, [*names, *([head] if head else [])]))
 
-    def _save_for_safety(self) -> None:
-        result = save_owned(self.repository, self.git, SaveRequest(kind="safety", depth=99))
+    def _save_for_safety(self, plan: Sequence[tuple[Target, Seen, str]]) -> None:
+        """Save the workspace as it is now, and by name every file that is going to be replaced or deleted."""
+        endangered = [t.path for t, seen, action in plan if action != "same" and seen.kind in ("file", "link")]
+        result = save_owned(self.repository, self.git, SaveRequest(kind="safety", keep_paths=endangered, depth=99))
         self.safety = result.save_id
         self._journal()
 
@@ -483,7 +508,9 @@ class _Recovery:
             if content is None:
                 continue
             files.make_directory(os.path.dirname(full), top=self.repository.git_dir)
-            files.write_atomic(full, content[1], mode=0o755 if leaf.mode & 0o100 else 0o644)
+            files.write_atomic(
+                full, content[1], mode=0o755 if leaf.mode & 0o100 else 0o644, staging=self.repository.own
+            )
 
     def _sparse(self, newest: Save) -> None:
         """Where the save is of a sparse checkout and this worktree is none: make it one, for this worktree alone."""
@@ -495,7 +522,7 @@ class _Recovery:
             return
         path = os.path.join(self.repository.git_dir, b"info", b"sparse-checkout")
         files.make_directory(os.path.dirname(path), top=self.repository.git_dir)
-        files.write_atomic(path, content[1], mode=0o644)
+        files.write_atomic(path, content[1], mode=0o644, staging=self.repository.own)
         self.git.run("config", "extensions.worktreeConfig", "true")
         for name in ("core.sparseCheckoutCone", "index.sparse", "core.sparseCheckout"):
             value = newest.manifest.sparse.get(name.lower())
@@ -532,10 +559,12 @@ class _Recovery:
                 seen = self.disk.look(target.path)
                 if seen.oid != target.saved.oid and target in targets:
                     continue
-                wanted = wanted_permissions(target, seen)
-                if wanted is not None:
+                wanted, mine = wanted_permissions(target, seen, self.umask)
+                if wanted is not None and mine:
                     self.disk.set_permissions(target.path, wanted)
                     self.restored.append(target.path)
+                elif wanted is not None:
+                    self.kept.append(target.path)
             except OSError as error:
                 self.failed.append(LeftOut(target.path, f"its permissions can't be set: {error.strerror}", False))
         self.restored = list(dict.fromkeys(self.restored))
@@ -593,6 +622,7 @@ class _Recovery:
         for path in added:
             with contextlib.suppress(GitError):
                 self.git.run("add", "-N", "-f", "--", path, extra=extra)
+        files.fsync_path(following)
         with index_lock(repository):
             os.rename(following, current)
         files.fsync_path(current)
@@ -644,7 +674,7 @@ class _Recovery:
         if not os.path.exists(path):
             content = self.reader.contents([entry[1]], _INDEX_LIMIT)[0]
             if content is not None:
-                files.write_atomic(path, content[1], mode=0o644)
+                files.write_atomic(path, content[1], mode=0o644, staging=self.repository.own)
 
     def _without_index(self, current: bytes) -> None:
         """There was no index file. One that holds only what git itself put there goes."""
@@ -720,7 +750,11 @@ class _Recovery:
             still = {line.partition(b"\t")[2] for line in listed}
             found = [path for path in found if not (path in ours and path in still)]
         ita = {path for save in self.facts.saves for path in save.manifest.intent_to_add}
-        found = [path for path in found if path not in ita]
+        if ita:
+            empty = object_id(self.repository.object_format, "blob", b"").encode("ascii")
+            listed = self.git.run("ls-files", "-z", "-s", "--", *[path for path in found if path in ita]).split(b"\0")
+            still_empty = {line.partition(b"\t")[2] for line in listed if empty in line}
+            found = [path for path in found if path not in ita or path not in still_empty]
         zero = self.repository.zero.encode("ascii")
         lines: list[bytes] = []
         for start in range(0, len(found), 500):
@@ -820,7 +854,9 @@ class _Recovery:
         message, hint = self.verdict.message, self.verdict.hint
         if word == "changed":
             message = f"{len(self.kept)} paths were changed after the save and stay as they are; all else is back"
-            hint = f"gitstate restore {newest.manifest.save_id if newest else 'ID'} PATH… brings the saved version"
+            hint = (
+                f"gitstate restore --overwrite {newest.manifest.save_id if newest else 'ID'} PATH… (the saved version)"
+            )
         elif newest is not None and newest.manifest.previous:
             message = message or f"an earlier save was never recovered: {newest.manifest.previous}"
         status = self.verdict.exit_status

@@ -61,6 +61,8 @@ class SaveRequest(NamedTuple):
     deadline: float | None = None
     wait: float = 60.0
     keep_ignored: Sequence[str] = ()
+    keep_paths: Sequence[bytes] = ()
+    """Paths to hold byte for byte whatever git thinks of them."""
     owner_pid: int | None = None
     depth: int = 0
 
@@ -187,7 +189,7 @@ def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> Non
             return
         if seen is not None and seen != info.st_ino:
             return
-        if b"/refs/gitstate/" in path:
+        if os.fsencode(f"/{refs.OWN}") in path:
             break
         seen = info.st_ino
         time.sleep(0.05)
@@ -305,6 +307,7 @@ class _Saving:
                 self.frozen,
                 never=state_name(repository),
                 keep_ignored=[*repository.config.get("gitstate.includeignored", ()), *request.keep_ignored],
+                keep_paths=request.keep_paths,
                 deadline=self.deadline,
             )
             self._check_index()
@@ -395,8 +398,13 @@ class _Saving:
         marker = refs.marker_ref(self.id)
         stacked = pending is not None and pending.manifest.moves_branch and _stands_on(taken, pending)
         head_tree = self._tree_of(taken.head)
-        if pending is None and not taken.dirty and not nested and not any(context.work()[:4]):
+        if pending is None and not taken.noteworthy and not nested and context.work() == Context().work():
             return self._answer("nothing", taken, message="nothing to save: the worktree is clean and has no context")
+        if pending is not None and self._says_nothing(taken, pending, stacked):
+            words = "this workspace was emptied or reset: the save that waits holds its work, and was left as it is"
+            return self._answer(
+                "unchanged", taken, pending.manifest, wip=pending.wip, archive=pending.archive, moved=stacked, message=words
+            )  # fmt: skip
         moves = taken.head_ref is not None and taken.head_ref.startswith("refs/heads/") and taken.operation is None
         manifest = self._manifest(taken, nested, moves=moves)
         if stacked and pending is not None:
@@ -689,8 +697,8 @@ class _Saving:
         with index_lock(self.repository):
             if _identity(index) != _identity(self.frozen):
                 return
+            files.fsync_path(self.next)
             os.rename(self.next, index)
-            files.fsync_path(index)
             files.fsync_path(git_dir)
 
     # -- what is said
@@ -734,6 +742,18 @@ class _Saving:
             message=message,
         )
 
+    def _says_nothing(self, taken: Snapshot, pending: Save, stacked: bool) -> bool:
+        """Whether the work that a waiting save holds is gone from the disk and no other is there.
+
+        A save of that would take the marker from the one that matters.
+        """
+        if stacked:
+            names = self.trees.entries(pending.wip_tree)
+            gone = not any(os.path.lexists(os.path.join(self.repository.toplevel, name)) for name in names)
+            return bool(names) and gone and not any(taken.worktree.values()) and not taken.operation
+        holds = pending.wip_tree != self._tree_of(pending.manifest.head) or bool(pending.manifest.staged)
+        return holds and taken.head == pending.manifest.head and not taken.dirty and not taken.nested
+
     def _already_held(
         self,
         pending: Save,
@@ -752,6 +772,11 @@ class _Saving:
             raws = self.trees.lookup(pending.files.get(b"raw", (0, None))[1], taken.raw)
             return (
                 tree == pending.wip_tree
+                and taken.operation == old.operation
+                and not taken.operation_files.keys() - set(old.operation_files) - {b"ORIG_HEAD"}
+                and not taken.stages
+                and manifest.absent == old.absent
+                and manifest.sparse == old.sparse
                 and not taken.staged
                 and not taken.intent_to_add
                 and all(raws.get(path) == leaf for path, (leaf, _) in taken.raw.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ def gather(repository: Repository, reader: ObjectReader, save_id: str | None = N
         found = _from_trailers(repository, reader, head_ref, head)
         if found is not None:
             return _with(here, repository, reader, (found,)), None
-        return Facts(head_ref, head, operation, elsewhere=_elsewhere(repository, reader)), None
+        elsewhere, checkpoint = _elsewhere(repository, reader), _checkpoint(repository, reader)
+        return Facts(head_ref, head, operation, elsewhere=elsewhere, checkpoint=checkpoint), None
     try:
         return _with(here, repository, reader, read_stack(archive, reader)), marker
     except UnsupportedSave as error:
@@ -71,6 +73,11 @@ def find_save(repository: Repository, save_id: str) -> tuple[str, Oid]:
         for ref, oid in refs.list_refs(repository.git, refs.SAVES).items():
             if ref.endswith("/" + save_id):
                 return ref, oid
+        with ObjectReader(repository.git) as reader:
+            for ref, oid in refs.list_refs(repository.git, refs.CHECKPOINTS).items():
+                with contextlib.suppress(CorruptSave, UnsupportedSave):
+                    if read_save(oid, reader).manifest.save_id == save_id:
+                        return ref, oid
     raise NeedsPerson(f"there is no save {save_id!r} in this repository", hint="gitstate log --all")
 
 
@@ -172,6 +179,15 @@ def _elsewhere(repository: Repository, reader: ObjectReader) -> str | None:
     return f"saves of workspaces that are not here wait: {', '.join(words)}" if words else None
 
 
+def _checkpoint(repository: Repository, reader: ObjectReader) -> str | None:
+    """The id of this workspace's latest checkpoint."""
+    ref = refs.checkpoint_ref(workspace_id(repository))
+    for oid in refs.read_refs(repository, [ref]).values():
+        with contextlib.suppress(CorruptSave, UnsupportedSave):
+            return read_save(oid, reader).manifest.save_id
+    return None
+
+
 def _with(here: Facts, repository: Repository, reader: ObjectReader, stack: tuple[Save, ...]) -> Facts:
     newest = stack[0]
     context = newest.context
@@ -245,8 +261,8 @@ def _from_trailers(repository: Repository, reader: ObjectReader, head_ref: str |
     return Save(head, head, tree, {}, _noted(repository, reader, head), Manifest(
         save_id=save_id, kind="save", workspace_id=workspace_id(repository), created=now(), head_ref=head_ref,
         head=old_head, base=old_head, index_commit=index_commit, moves_branch=True, below=None, previous=None,
-        operation=None, operation_files=(), index_size=None, index_checksum=None, index_mtime_ns=None, shared_index=None, staged={}, intent_to_add=(),
-        modes={}, directories={}, raw={}, absent=(), sparse={}, nested=(), left_out=(), ignored=(), reason=Reason(),
+        operation=None, operation_files=(), index_size=None, index_checksum=None, index_mtime_ns=None,
+        shared_index=None, staged={}, intent_to_add=(), modes={}, directories={}, raw={}, absent=(), sparse={}, nested=(), left_out=(), ignored=(), reason=Reason(),
     ))  # fmt: skip
 
 

@@ -80,6 +80,11 @@ class Snapshot:
         self.sparse_file: Oid | None = None
 
     @property
+    def noteworthy(self) -> bool:
+        """Whether anything is there that a fresh checkout of HEAD would not have."""
+        return bool(self.dirty or self.modes or self.directories or self.absent)
+
+    @property
     def dirty(self) -> bool:
         """Whether anything differs from HEAD's tree, or git's own words for it from the ordinary."""
         return bool(self.staged or self.worktree or self.stages or self.intent_to_add or self.operation or self.raw)
@@ -97,15 +102,19 @@ def take(
     *,
     never: bytes,
     keep_ignored: Sequence[str] = (),
+    keep_paths: Sequence[bytes] = (),
     deadline: Deadline,
 ) -> Snapshot:
     """Take one snapshot.
 
     `frozen_index` is a hard link to the index (or a path where nothing is, where there is none): git replaces the
     index by rename, so that all of one snapshot sees one index, with the time stamp that racy entries need. `never`
-    is the state file's name. Raises GitError, OSError; one bad file is left out instead.
+    is the state file's name; `keep_paths` are held byte for byte in any case.
+
+    Raises GitError, OSError; one bad file is left out instead.
     """
-    return _Taking(repository, writer, reader, frozen_index, never, keep_ignored, deadline).run()
+    taking = _Taking(repository, writer, reader, frozen_index, never, keep_ignored, deadline)
+    return taking.run(keep_paths)
 
 
 class _Taking:
@@ -137,7 +146,7 @@ class _Taking:
         self.staged_only: list[bytes] = []
         self.reached: dict[bytes, bool] = {}
 
-    def run(self) -> Snapshot:
+    def run(self, keep_paths: Sequence[bytes]) -> Snapshot:
         git = self.repository.git
         listing = git.start("ls-files", "-z", "-v", "--sparse", extra=self.extra)
         large = _size_of(self.index_path) > INDEX_COPIED
@@ -151,8 +160,12 @@ class _Taking:
         # What `status` prints is read here and not before: it works beside the walk on the other core.
         changed = self._status(self._status_output(status))
         for path in swapped:
-            if path in self.index_modes and self.index_modes[path] != GITLINK:
+            if self.index_modes.get(path, GITLINK) != GITLINK:
                 untracked.append(path + b"/")
+            elif not is_repository(os.path.join(self.top, path)) and os.listdir(os.path.join(self.top, path)):
+                self._leave_out(
+                    path, "it stands where a submodule should be, and git looks at nothing in it", lost=True
+                )
         plain, listed_ignored = self._sort_out(untracked, specials)
         self.found.ignored = listed_ignored[:_IGNORED_LISTED]
         self._read_all([*changed, *plain])
@@ -162,6 +175,13 @@ class _Taking:
         self._hidden(hidden)
         if self.keep_ignored:
             self._keep_ignored(set(plain))
+        for path in keep_paths:
+            if (
+                path not in self.found.worktree
+                and path not in self.found.raw
+                and (leaf := self._read(path)) is not None
+            ):
+                self.found.raw[path] = (leaf, "ignored")
         self._operation()
         self._sparse()
         return self.found
@@ -231,14 +251,18 @@ class _Taking:
                                     self.found.directories[path] = mode
                             elif path in tracked:
                                 swapped.append(path)
-                            elif entry.name != b".git":
+                            elif entry.name == b".git":
+                                self._inner_git(path)
+                            else:
                                 untracked.append(path + b"/")
                         elif path in tracked:
                             if looked and entry.is_file(follow_symlinks=False):
                                 mode = entry.stat(follow_symlinks=False).st_mode & 0o777
                                 if mode not in usual:
                                     self.found.modes[path] = mode
-                        elif entry.name == b".git" or path == self.never:
+                        elif entry.name == b".git":
+                            self._inner_git(path)
+                        elif path == self.never:
                             continue
                         elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
                             untracked.append(path)
@@ -294,6 +318,16 @@ class _Taking:
                 self.found.directories[path] = mode
         return plain, ignored
 
+    def _inner_git(self, path: bytes) -> None:
+        """What is named `.git` below the top: a repository of its own, or something that git refuses to hold."""
+        directory = path.rpartition(b"/")[0]
+        if not directory:
+            return
+        if is_repository(os.path.join(self.top, directory)):
+            self.found.nested.append(directory)
+        else:
+            self._leave_out(path, "git holds nothing that is named .git", lost=True)
+
     def _open_directory(self, path: bytes, below: list[bytes], special: set[bytes], holders: dict[bytes, int]) -> None:
         full = os.path.join(self.top, path)
         try:
@@ -304,7 +338,10 @@ class _Taking:
             with os.scandir(full) as entries:
                 for entry in entries:
                     name = entry.path[len(self.top) + 1 :]
-                    if entry.name == b".git" or name == self.never:
+                    if entry.name == b".git":
+                        self._inner_git(name)
+                        continue
+                    if name == self.never:
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         below.append(name + b"/")

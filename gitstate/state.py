@@ -49,7 +49,7 @@ def state_path(repository: Repository) -> bytes:
     """
     setting = os.environ.get("GITSTATE_STATE_FILE") or repository.setting("gitstate.statefile")
     if setting is None:
-        return os.path.join(repository.toplevel, STATE_FILE)
+        return _unless_foreign(repository, os.path.join(repository.toplevel, STATE_FILE))
     path = os.path.normpath(os.path.join(repository.toplevel, os.fsencode(setting)))
     inside = os.path.relpath(path, repository.toplevel)
     if not is_safe_path(inside):
@@ -57,7 +57,20 @@ def state_path(repository: Repository) -> bytes:
             f"gitstate.stateFile must be a path inside the workspace, not {text_to_json(setting)}",
             hint="git config gitstate.stateFile active_state.json",
         )
-    return path
+    return _unless_foreign(repository, path)
+
+
+def _unless_foreign(repository: Repository, path: bytes) -> bytes:
+    """`path`, or where a file stands there that gitstate did not write, a place in the git dir: theirs is theirs."""
+    if not os.path.lexists(path):
+        return path
+    data = files.read_limited(path, 4 * MAX_CONTEXT)
+    try:
+        value = loads(data, 4 * MAX_CONTEXT, "the state file")
+    except CorruptSave:
+        return os.path.join(repository.own, STATE_FILE)
+    ours = {"schema_version", "status", "task_id", "save"} <= value.keys()
+    return path if ours else os.path.join(repository.own, STATE_FILE)
 
 
 def state_name(repository: Repository) -> bytes:
@@ -131,7 +144,9 @@ def write_state(
     """
     files.make_directory(repository.own, top=repository.git_dir)
     live = {**context.to_json(), "status": status}
-    files.write_atomic(os.path.join(repository.own, _CONTEXT_FILE), dumps(live), durable=durable)
+    files.write_atomic(
+        os.path.join(repository.own, _CONTEXT_FILE), dumps(live), durable=durable, staging=repository.own
+    )
     fields = context.to_json()
     extra = fields.pop("extra")
     state = {
@@ -144,10 +159,13 @@ def write_state(
         "extra": extra,
     }
     path = state_path(repository)
+    if os.path.dirname(path) == repository.own:
+        files.write_atomic(path, dumps(state), durable=durable, staging=repository.own)
+        return path
     _exclude(repository, os.path.relpath(path, repository.toplevel))
     if not _leads_outside(repository.toplevel, path):
         files.make_directory(os.path.dirname(path), top=repository.toplevel)
-        files.write_atomic(path, dumps(state), durable=durable)
+        files.write_atomic(path, dumps(state), durable=durable, staging=repository.own)
     return path
 
 
@@ -180,4 +198,4 @@ def _exclude(repository: Repository, name: bytes) -> None:
     if data and not data.endswith(b"\n"):
         data += b"\n"
     files.make_directory(os.path.dirname(path), top=repository.common_dir)
-    files.write_atomic(path, (data or b"") + pattern + b"\n", mode=0o644, durable=False)
+    files.write_atomic(path, (data or b"") + pattern + b"\n", mode=0o644, durable=False, staging=repository.own)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from .files import fsync_path, write_all
 from .git import Oid
+from .model import is_safe_path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 20
@@ -213,6 +214,8 @@ class Worktree:
 
     @contextlib.contextmanager
     def _parent(self, path: bytes, *, create: bool = False) -> Iterator[tuple[int, bytes]]:
+        if not is_safe_path(path):
+            raise PermissionError(errno.EPERM, "a path that git would refuse", os.fsdecode(path))
         *parents, name = path.split(b"/")
         fd = os.open(self.top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
