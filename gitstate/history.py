@@ -90,7 +90,7 @@ def _entry(repo: git.Repo, workspace: str, oid: str, waiting: bool, name: str) -
         manifest = manifest_from_json(_load(commit, "manifest.json", MAX_MANIFEST))
         context = context_from_json(_load(commit, "context.json", MAX_CONTEXT))
         return Entry(manifest.save_id, workspace, oid, waiting, context, manifest)
-    except (GitstateError, KeyError, ValueError, OSError) as error:
+    except (GitstateError, KeyError, ValueError, OSError, RecursionError) as error:
         return Entry(name, workspace, oid, waiting, problem=str(error)[:200])
 
 

@@ -230,12 +230,20 @@ def path_to_json(path: bytes) -> dict[str, Json]:
 
 def text_to_json(text: str) -> str:
     """A name in which undecodable bytes (surrogates) stand as `\\xNN`, so that it is valid UTF-8."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _encoded(text).decode("utf-8", "backslashreplace")
 
 
 def clean_text(value: str) -> str:
     """A caller's value as valid Unicode: bytes that are not UTF-8 become U+FFFD."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return _encoded(value).decode("utf-8", "replace")
+
+
+def _encoded(text: str) -> bytes:
+    """Undecodable bytes as they were; any other lone surrogate, which JSON can smuggle in, as a question mark."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")
 
 
 def dumps(value: Json) -> bytes:
@@ -384,7 +392,7 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
             for item in value["nested"]
         ),
         left_out=tuple(
-            LeftOut(_path(item, safe=False), str(item["reason"])[:1000], bool(item["lost"]))
+            LeftOut(_path(item, safe=False), clean_text(str(item["reason"]))[:1000], bool(item["lost"]))
             for item in value["left_out"]
         ),
         ignored=tuple(_path(item, safe=False) for item in value["ignored"]),

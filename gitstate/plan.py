@@ -123,15 +123,13 @@ class Target:
     saved: Leaf | None
     permissions: int | None
     bases: frozenset[Leaf]
-    base_lacks: bool = True
-    """One of the commits and trees that git may have checked out has nothing at this path."""
 
 
 def step(target: Target, seen: Seen, *, overwrite: bool = False) -> str:
     """The three-way choice for one path: `same`, `write`, `delete`, `keep` (the disk wins), or `look` closer.
 
-    Disk equals saved: untouched. Disk equals a base: the saved version is written, or deleted. Otherwise the disk wins:
-    a file that every base has and the disk has not was deleted by someone.
+    Disk equals saved: untouched. Disk equals a base, or nothing is there: the saved version is written, or deleted.
+    Otherwise the disk wins. A file that is gone was wiped or deleted, nobody can tell; to write it overwrites nothing.
     """
     saved = target.saved
     if saved is not None and saved.mode == GITLINK:
@@ -143,10 +141,8 @@ def step(target: Target, seen: Seen, *, overwrite: bool = False) -> str:
         return "delete" if gone else "keep"
     if _is_one_of(seen, (saved,)):
         return "same"
-    if _is_one_of(seen, target.bases):
+    if seen.kind == "missing" or _is_one_of(seen, target.bases):
         return "write"
-    if seen.kind == "missing":
-        return "write" if target.base_lacks or overwrite else "keep"
     if seen.kind == "file":
         return "write" if overwrite else "look"
     return "write" if overwrite and seen.kind == "link" else "keep"

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,16 +27,18 @@ from .save import (
     SaveRequest,
     clear_journal,
     commit_head,
+    identity,
     index_lock,
     kept_index,
     link_or_copy,
     owned,
+    read_save,
     ref_locks,
     save_owned,
     workspace_id,
     write_journal,
 )
-from .snapshot import OPERATION_FILES, identify_index_at
+from .snapshot import OPERATION_FILES, IndexMoved, identify_index_at
 from .state import describe_save, measured, state_name, write_state
 from .tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from .worktree import Seen, Worktree
@@ -183,6 +187,8 @@ class _Recovery:
         self.kept: list[bytes] = []
         self.failed: list[LeftOut] = []
         self.safety: str | None = None
+        self.stuck = False
+        self.inner_trouble = False
         self.umask = os.umask(0o077)
         os.umask(self.umask)
 
@@ -193,6 +199,8 @@ class _Recovery:
         newest = self.facts.saves[0]
         if verdict.verdict == "buried":
             return self._finish("buried")
+        if not self.request.dry_run:
+            self._set_broken_index_aside()
         targets = self._targets()
         plan = [(target, seen, self._decide(target, seen)) for target, seen in self._look(targets)]
         self.kept = [target.path for target, _, action in plan if action == "keep"]
@@ -200,16 +208,14 @@ class _Recovery:
             self.restored = [target.path for target, _, action in plan if action == "write"]
             self.deleted = [target.path for target, _, action in plan if action == "delete"]
             return self._result("changed" if self.kept else "restore")
-        self._set_broken_index_aside()
         self._journal()
         if any(action in ("write", "delete") for _, _, action in plan):
             self._save_for_safety(plan)
         self._carry_out(plan)
         self._operation(newest)
         self._sparse(newest)
-        self._index()
-        if self._is_wiped(newest):
-            self._missing(targets)
+        self._index_until_still()
+        self._missing(targets)
         self._directories(newest.manifest)
         if newest.archive != newest.wip:
             self._permissions(targets)
@@ -226,15 +232,15 @@ class _Recovery:
         newest = self.facts.saves[0]
         targets = [t for t in self._targets() if not paths or any(_is_below(t.path, path) for path in paths)]
         known = {target.path for target in targets}
-        more = self.trees.lookup(newest.wip_tree, [path for path in paths if path not in known])
-        for path, leaf in more.items():
-            if leaf.mode != DIRECTORY:
-                targets.append(Target(path, leaf, newest.manifest.modes.get(path), frozenset({leaf})))
-        if paths and not targets and not more:
-            raise UsageError(
-                f"the save {newest.manifest.save_id} holds no {os.fsdecode(paths[0])}",
-                hint=f"gitstate diff {newest.manifest.save_id}",
-            )
+        for path in paths:
+            below = [name for name in self._below(newest.wip_tree, path) if name not in known]
+            if not below and not any(_is_below(name, path) for name in known):
+                raise UsageError(
+                    f"the save {newest.manifest.save_id} holds no {os.fsdecode(path)}",
+                    hint=f"gitstate diff {newest.manifest.save_id}",
+                )
+            for name, leaf in self._leaves(newest.wip_tree, below).items():
+                targets.append(Target(name, leaf, newest.manifest.modes.get(name), frozenset({leaf})))
         plan = [(target, seen, self._decide(target, seen)) for target, seen in self._look(targets)]
         self.kept = [target.path for target, _, action in plan if action == "keep"]
         if not self.request.dry_run:
@@ -263,6 +269,13 @@ class _Recovery:
             if os.path.exists(current):
                 os.rename(current, os.path.join(self.repository.own, b"broken-index"))
 
+    def _below(self, tree: Oid, path: bytes) -> list[bytes]:
+        """The files that a tree holds at and below a path."""
+        out = self.repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", tree, "--", path)
+        found = out.split(b"\0")[:-1]
+        _refuse_unsafe(found)
+        return found
+
     def _word(self) -> str:
         if self.kept:
             return "changed"
@@ -289,29 +302,20 @@ class _Recovery:
                 stages = save.files.get(b"stages")
                 if stages is not None:
                     paths.update(self._stage_paths(stages[1], stage))
-        unsafe = [path for path in paths if not is_safe_path(path)]
-        if unsafe:
-            raise CorruptSave(
-                f"a save names a path that git would refuse: {os.fsdecode(unsafe[0])}; nothing was touched",
-                hint="gitstate log",
-            )
+        _refuse_unsafe(paths)
         lookups = [self._leaves(root, paths) for root in dict.fromkeys(roots)]
         wip = self._leaves(newest.wip_tree, paths)
-        wiped = self._is_wiped(newest)
-        hidden = self._put_away()
         raw = self._raw(wip)
         modes = self._modes(wip)
         absent = set(newest.manifest.absent)
         never = state_name(self.repository)
         found = []
         for path in sorted(paths):
-            if path == never:
+            if path == never and path not in wip:
                 continue
             saved = None if path in absent else raw.get(path) or wip.get(path)
             bases = frozenset(leaf for lookup in lookups if (leaf := lookup.get(path)) is not None)
-            put_away = path in hidden or newest.manifest.raw.get(path) == "filter"
-            lacks = wiped or put_away or any(path not in lookup for lookup in lookups)
-            found.append(Target(path, saved, modes.get(path), bases, lacks))
+            found.append(Target(path, saved, modes.get(path), bases))
         return found
 
     def _leaves(self, root: Oid | None, paths: Iterable[bytes]) -> dict[bytes, Leaf]:
@@ -320,27 +324,6 @@ class _Recovery:
         if self.repository.is_true("core.symlinks", True):
             return found
         return {path: Leaf(REGULAR, leaf.oid) if leaf.mode == SYMLINK else leaf for path, leaf in found.items()}
-
-    def _put_away(self) -> set[bytes]:
-        """Paths that a sparse checkout keeps off the disk now: git removed them, nobody deleted them."""
-        if not self.repository.is_true("core.sparsecheckout"):
-            return set()
-        return {line[2:] for line in self.git.run("ls-files", "-z", "-t").split(b"\0") if line.startswith(b"S ")}
-
-    def _is_wiped(self, newest: Save) -> bool:
-        """Whether nothing of the save is on the disk: then what is missing was not deleted file by file.
-
-        That is remembered until the end, for a recovery that is killed in between.
-        """
-        memory = os.path.join(self.repository.own, b"wiped")
-        if files.read_limited(memory, 256) == newest.manifest.save_id.encode("ascii"):
-            return True
-        names = self.trees.entries(newest.wip_tree)
-        if not names or any(os.path.lexists(os.path.join(self.repository.toplevel, name)) for name in names):
-            return False
-        if not self.request.dry_run:
-            files.write_atomic(memory, newest.manifest.save_id.encode("ascii"), staging=self.repository.own)
-        return True
 
     def _changed(self, old: Oid | None, new: Oid) -> list[bytes]:
         if old == new:
@@ -392,7 +375,7 @@ class _Recovery:
             try:
                 yield target, self.disk.look(target.path)
             except OSError as error:
-                self.failed.append(LeftOut(target.path, f"it can't be read: {error.strerror}", True))
+                self._failed(target.path, error)
 
     def _decide(self, target: Target, seen: Seen) -> str:
         if seen.kind == "special" and any(item.path == target.path for item in self.facts.saves[0].manifest.left_out):
@@ -400,9 +383,6 @@ class _Recovery:
         action = step(target, seen, overwrite=self.request.overwrite)
         if action == "keep" and seen.kind == "directory" and target.saved is not None:
             return "write"
-        if action == "keep" and seen.kind == "missing" and target.saved is not None:
-            # A filter that can't smudge kept git from writing it: nobody deleted it.
-            return "write" if None in self._checkouts(target) else "keep"
         if action != "look":
             return action
         return "write" if seen.oid in self._checkouts(target) else "keep"
@@ -422,8 +402,8 @@ class _Recovery:
         if commit is None:
             return None
         content = self.reader.contents([commit])[0]
-        if content is None:
-            raise NeedsPerson(f"the commit {commit} that the save stands on is missing", hint="git fsck")
+        if content is None or content[0] != "commit":
+            raise CorruptSave(f"the commit {commit} that the save stands on is missing", hint="git fsck")
         return commit_head(content[1])[0]
 
     # -- acting
@@ -444,6 +424,9 @@ class _Recovery:
         for target, seen, action in plan:
             if action == "delete":
                 self._try(self._delete, target, seen)
+        for target, seen, _ in plan:
+            if target.saved is None and seen.kind == "missing":
+                self._remove_emptied(target.path)
         for target, seen, action in plan:
             if action == "write":
                 self._try(self._write, target, seen)
@@ -451,7 +434,7 @@ class _Recovery:
     def _try(self, act: Callable[[Target, Seen], None], target: Target, seen: Seen) -> None:
         try:
             act(target, seen)
-        except FileExistsError:
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
             self.kept.append(target.path)
         except OSError as error:
             if error.errno in _FULL:
@@ -459,13 +442,22 @@ class _Recovery:
                     f"{os.fsdecode(target.path)}: {error.strerror}; the save still waits, nothing was lost",
                     hint="make room, then: gitstate recover",
                 ) from None
-            self.kept.append(target.path)
+            self._failed(target.path, error)
+
+    def _failed(self, path: bytes, error: OSError) -> None:
+        """A path could not be brought back for a reason that someone can mend: then the save goes on waiting."""
+        self.failed.append(LeftOut(path, f"it could not be written: {error.strerror}", True))
+        self.stuck = True
 
     def _delete(self, target: Target, seen: Seen) -> None:
         self.disk.delete(target.path, seen)
         self.deleted.append(target.path)
+        self._remove_emptied(target.path)
+
+    def _remove_emptied(self, path: bytes) -> None:
+        """Remove the directories above a deleted path that are empty now and were not there at the save."""
         keep = self.facts.saves[0].manifest.directories
-        directory = target.path.rpartition(b"/")[0]
+        directory = path.rpartition(b"/")[0]
         while directory and directory not in keep and self.disk.remove_directory(directory):
             directory = directory.rpartition(b"/")[0]
 
@@ -572,22 +564,41 @@ class _Recovery:
     # -- tracked files that were not changed, but are gone
 
     def _missing(self, targets: Sequence[Target]) -> None:
+        """Tracked files that were not changed and are gone: git writes them beside, each is moved into place whole."""
         known = {target.path for target in targets}
-        gone = [path for path in self.git.run("ls-files", "-z", "-d").split(b"\0")[:-1] if path not in known]
-        gone = list(dict.fromkeys(gone))
+        listed = self.git.run("ls-files", "-z", "-d").split(b"\0")[:-1]
+        missing = [path for path in dict.fromkeys(listed) if path not in known]
+        gone = list(self._leaves(self.facts.saves[0].wip_tree, missing))
         if not gone:
             return
-        given = b"".join(path + b"\0" for path in gone)
-        process = self.git.start("checkout-index", "-q", "-z", "--stdin")
-        self.git.finish(process, given=given, fine=range(256))
-        files.sync_filesystem(self.repository.toplevel)
+        _refuse_unsafe(gone)
+        staging = os.path.join(self.repository.own, b"checkout", b"")
+        shutil.rmtree(staging, ignore_errors=True)
+        process = self.git.start("checkout-index", "-q", "-z", "--stdin", b"--prefix=" + staging)
+        self.git.finish(process, given=b"".join(path + b"\0" for path in gone), fine=range(256))
+        files.sync_filesystem(self.repository.own)
         for path in gone:
-            if os.path.lexists(os.path.join(self.repository.toplevel, path)):
+            try:
+                self.disk.take_in(staging + path, path)
                 self.restored.append(path)
-            else:
+            except FileExistsError:
                 self.kept.append(path)
+            except OSError as error:
+                self._failed(path, error)
+        shutil.rmtree(staging, ignore_errors=True)
 
     # -- the index
+
+    def _index_until_still(self) -> None:
+        """Put the index back; where git replaces it meanwhile, look again at what was staged."""
+        for pause in (0.05, 0.2, 0.5, None):
+            try:
+                self._index()
+                return
+            except IndexMoved:
+                if pause is None:
+                    raise
+                time.sleep(pause)
 
     def _index(self) -> None:
         """The saved index, byte for byte; entries that were staged after the save stay as they are now."""
@@ -606,6 +617,7 @@ class _Recovery:
         if alone and self._is_saved_index(current, oldest):
             self._forget_kept()
             return
+        before = identity(current)
         newer = self._staged_since(current)
         if newer is None and alone:
             return
@@ -624,6 +636,11 @@ class _Recovery:
                 self.git.run("add", "-N", "-f", "--", path, extra=extra)
         files.fsync_path(following)
         with index_lock(repository):
+            if identity(current) != before:
+                files.remove(following)
+                raise IndexMoved(
+                    "the index changed while it was put back; the save still waits", hint="gitstate recover"
+                )
             os.rename(following, current)
         files.fsync_path(current)
         files.fsync_path(repository.git_dir)
@@ -657,6 +674,7 @@ class _Recovery:
                 os.fsync(fd)
             mtime = save.manifest.index_mtime_ns or 0
             os.utime(target, ns=(mtime, mtime))
+            self._verify_index(target)
         else:
             extra = {"GIT_INDEX_FILE": os.fsdecode(target)}
             self.git.run("read-tree", save.files[b"staged"][1], extra=extra)
@@ -702,6 +720,16 @@ class _Recovery:
                     lines.append(b"%o %s\t%s\0" % (entry[0], entry[1].encode("ascii"), path))
             lines += self._unmerged_lines(save)
         return lines
+
+    def _verify_index(self, index: bytes) -> None:
+        """Refuse an index with paths that git would not have added: it trusts them when it reads the file."""
+        listed = self.git.run("ls-files", "-z", "--sparse", extra={"GIT_INDEX_FILE": os.fsdecode(index)})
+        paths = {path.removesuffix(b"/") for path in listed.split(b"\0")[:-1]}
+        try:
+            _refuse_unsafe(paths)
+        except CorruptSave:
+            files.remove(index)
+            raise
 
     def _unmerged_lines(self, save: Save) -> list[bytes]:
         """The unmerged entries of a save, as `update-index --index-info` reads them."""
@@ -800,28 +828,42 @@ class _Recovery:
         refs.move_refs(self.repository, self.git, [RefUpdate(ref, goal, head)], message)
 
     def _nested(self) -> tuple[RecoverResult, ...]:
-        found = []
-        for path, save_id in {
-            item.path: item.save_id for save in self.facts.saves for item in save.manifest.nested
-        }.items():
+        found: list[RecoverResult] = []
+        paths = {item.path: item.save_id for save in self.facts.saves for item in save.manifest.nested}
+        for path, save_id in paths.items():
             full = os.path.join(self.repository.toplevel, path)
-            if not os.path.lexists(full) and save_id is not None and self._holds(save_id):
-                with contextlib.suppress(GitstateError, OSError):
-                    found.append(recover_into(self.repository, full, RecoverRequest(save_id, wait=self.request.wait)))
-                    continue
-            if not snapshot.is_repository(full) or self.request.depth > 8:
-                why = "the repository in it is not here; its save went with it"
-                self.failed.append(LeftOut(path, why, True))
+            parent = os.path.dirname(full)
+            if os.path.realpath(parent) != os.path.join(
+                os.path.realpath(self.repository.toplevel), os.path.dirname(path)
+            ).rstrip(b"/"):
+                self.failed.append(LeftOut(path, "a symlink leads to where the repository was", True))
                 continue
+            request = RecoverRequest(wait=self.request.wait, depth=self.request.depth + 1)
             try:
-                found.append(recover(full, RecoverRequest(wait=self.request.wait, depth=self.request.depth + 1)))
+                waiting = None if os.path.lexists(full) else self._waiting_for(full, save_id)
+                if waiting is not None and self.request.depth <= 8:
+                    found.append(recover_into(self.repository, full, request._replace(save_id=waiting)))
+                elif snapshot.is_repository(full) and self.request.depth <= 8:
+                    found.append(recover(full, request))
+                else:
+                    why = "the repository in it is not here; its save went with it"
+                    self.failed.append(LeftOut(path, why, True))
             except (GitstateError, OSError) as error:
                 self.failed.append(LeftOut(path, f"the repository in it: {error}"[:300], True))
+        fine = ("restore", "context_only", "nothing", "changed")
+        self.inner_trouble = any(result.verdict not in fine or result.exit_status for result in found)
         return tuple(found)
 
-    def _holds(self, save_id: str) -> bool:
-        """Whether a save is one of this very repository: then a nested linked worktree can be made again."""
-        return any(ref.endswith("/" + save_id) for ref in refs.list_refs(self.repository.git, refs.SAVES))
+    def _waiting_for(self, full: bytes, save_id: str | None) -> str | None:
+        """The save of a nested linked worktree of this very repository: the one that waits, else the one named."""
+        for oid in refs.list_refs(self.repository.git, refs.PENDING).values():
+            with contextlib.suppress(GitstateError):
+                save = read_save(oid, self.reader)
+                if save.context.workspace_path == os.fsdecode(full):
+                    return save.manifest.save_id
+        mine = {save.manifest.save_id for save in self.facts.saves}
+        held = any(ref.endswith(f"/{save_id}") for ref in refs.list_refs(self.repository.git, refs.SAVES))
+        return save_id if held and save_id not in mine else None
 
     def _finish(self, word: str) -> RecoverResult:
         if self.request.dry_run:
@@ -840,11 +882,10 @@ class _Recovery:
             save=described,
             resume=resume,
         )
-        if self.marker is not None:
+        if self.marker is not None and not self.stuck:
             seen = refs.read_refs(self.repository, [self.marker]).get(self.marker)
             if seen == newest.archive:
                 refs.move_refs(self.repository, self.git, [RefUpdate(self.marker, None, seen)], "recovered")
-        files.remove(os.path.join(self.repository.own, b"wiped"))
         clear_journal(self.repository)
         return self._result(word)._replace(state_file=state_file, resume=resume, context=context)
 
@@ -860,7 +901,9 @@ class _Recovery:
         elif newest is not None and newest.manifest.previous:
             message = message or f"an earlier save was never recovered: {newest.manifest.previous}"
         status = self.verdict.exit_status
-        if status == 0 and any(item.lost for item in self.failed):
+        if self.stuck:
+            message, hint = "not all of it could be brought back: the save goes on waiting", "gitstate recover"
+        if status == 0 and (any(item.lost for item in self.failed) or self.inner_trouble):
             status = EXIT_PERSON
         return RecoverResult(
             workspace=self.repository.toplevel,
@@ -877,6 +920,12 @@ class _Recovery:
             safety_save=self.safety,
             context=newest.context if newest else Context(),
         )
+
+
+def _refuse_unsafe(paths: Iterable[bytes]) -> None:
+    for path in paths:
+        if not is_safe_path(path):
+            raise CorruptSave(f"a save names a path that git would refuse: {os.fsdecode(path)}", hint="gitstate log")
 
 
 def _is_below(path: bytes, top: bytes) -> bool:

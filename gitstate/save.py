@@ -43,9 +43,10 @@ from .snapshot import Snapshot
 from .state import describe_save, measured, now, read_live_context, state_name, write_state
 from .tree import DIRECTORY, GITLINK, REGULAR, Leaf, TreeReader, edit_tree, parse_tree
 
-_ATTEMPTS = 3
 #: How long a save waits for a git that holds index.lock before it goes on without it, in seconds.
 _INDEX_LOCK_PATIENCE = 0.3
+#: What stands in an index.lock of ours: nobody else's is ever removed after a kill.
+_OURS = b"gitstate\n"
 #: Nested repositories deeper than this are listed, not saved.
 _NESTING = 8
 #: A write of fewer bytes than this never waits for the reader of an empty pipe.
@@ -100,13 +101,12 @@ def save(path: bytes, request: SaveRequest) -> SaveResult:
 
 def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
     """`save` for who holds the workspace already (see `owned`)."""
-    for attempt in range(_ATTEMPTS):
+    for pause in (0.0, 0.05, 0.2):
         try:
             return _Saving(repository, git, request).run()
         except snapshot.IndexMoved:
-            if attempt == _ATTEMPTS - 1:
-                raise
-    raise AssertionError("unreachable")
+            time.sleep(pause)
+    return _Saving(repository, git, request, insist=True).run()
 
 
 def workspace_id(repository: Repository) -> str:
@@ -187,6 +187,10 @@ def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> Non
             return
         if info.st_mtime_ns < begun_ns - 2_000_000_000 or not stat.S_ISREG(info.st_mode):
             return
+        if path.endswith(b"/index.lock") and files.read_limited(path, 64) != _OURS:
+            return
+        if path.endswith(b"/packed-refs.lock") and info.st_size:
+            return
         if seen is not None and seen != info.st_ino:
             return
         if os.fsencode(f"/{refs.OWN}") in path:
@@ -253,7 +257,7 @@ def read_save(archive: Oid, reader: ObjectReader) -> Save:
         manifest = manifest_from_json(loads(load(b"manifest.json", MAX_MANIFEST), MAX_MANIFEST, "the manifest"))
         try:
             context = context_from_json(loads(load(b"context.json", MAX_CONTEXT), MAX_CONTEXT, "the context"))
-        except CorruptSave:
+        except (CorruptSave, GitError, ValueError):
             context = Context()
         plain = {name: (leaf.mode, leaf.oid) for name, leaf in entries.items()}
         return Save(archive, parents[0], commit_head(wip[1])[0], plain, context, manifest)
@@ -276,9 +280,11 @@ def commit_head(data: bytes) -> tuple[Oid, list[Oid]]:
 
 
 class _Saving:
-    """One attempt."""
+    """One attempt. With `insist` an index that keeps changing is saved as it was seen, and the branch not moved."""
 
-    def __init__(self, repository: Repository, git: Git, request: SaveRequest) -> None:
+    def __init__(self, repository: Repository, git: Git, request: SaveRequest, *, insist: bool = False) -> None:
+        self.insist = insist
+        self.foreign_marker: RefUpdate | None = None
         self.repository = repository
         self.git = git
         self.request = request
@@ -314,7 +320,7 @@ class _Saving:
             seen = refs.read_refs(repository, (marker, checkpoint, refs.NOTES))
             context, too_long = self._context(taken)
             taken.left_out += [LeftOut(b"", f"{name}: longer than a context value may be", True) for name in too_long]
-            pending = self._read(seen.get(marker))
+            pending = self._read(seen.get(marker)) or self._adopted(taken)
             nested = self._nested(taken)
             if request.kind == "checkpoint":
                 earlier = self._read(seen.get(checkpoint))
@@ -340,7 +346,8 @@ class _Saving:
 
     def _check_index(self) -> None:
         """Raises IndexMoved where git replaced the index since it was frozen."""
-        if _identity(os.path.join(self.repository.git_dir, b"index")) != _identity(self.frozen):
+        moved = identity(os.path.join(self.repository.git_dir, b"index")) != identity(self.frozen)
+        if moved and not self.insist:
             raise snapshot.IndexMoved("the index kept changing; nothing was changed", hint="gitstate save")
 
     def _context(self, taken: Snapshot) -> tuple[Context, list[str]]:
@@ -360,6 +367,18 @@ class _Saving:
             return read_save(archive, self.reader)
         except (CorruptSave, UnsupportedSave):
             return None
+
+    def _adopted(self, taken: Snapshot) -> Save | None:
+        """The save of a WIP commit that HEAD stands on, under another name of this workspace: its host was renamed."""
+        content = self.reader.contents([taken.head])[0] if taken.head is not None else None
+        if content is None or b"\nGitstate-Save: " not in content[1]:
+            return None
+        for ref, oid in refs.list_refs(self.repository.git, refs.PENDING).items():
+            save = self._read(oid)
+            if save is not None and _stands_on(taken, save):
+                self.foreign_marker = RefUpdate(ref, None, oid)
+                return save
+        return None
 
     def _nested(self, taken: Snapshot) -> tuple[Nested, ...]:
         """Save every repository inside the workspace as a workspace of its own."""
@@ -400,12 +419,20 @@ class _Saving:
         head_tree = self._tree_of(taken.head)
         if pending is None and not taken.noteworthy and not nested and context.work() == Context().work():
             return self._answer("nothing", taken, message="nothing to save: the worktree is clean and has no context")
-        if pending is not None and self._says_nothing(taken, pending, stacked):
-            words = "this workspace was emptied or reset: the save that waits holds its work, and was left as it is"
-            return self._answer(
-                "unchanged", taken, pending.manifest, wip=pending.wip, archive=pending.archive, moved=stacked, message=words
-            )  # fmt: skip
+        if pending is not None and self._is_emptied(taken, pending, stacked):
+            if stacked:
+                # Deletions that a wipe made say nothing; what is new does.
+                taken.worktree = {path: leaf for path, leaf in taken.worktree.items() if leaf is not None}
+            if not taken.worktree and pending.context.work() == context.work():
+                words = "this workspace was emptied or reset: the save that waits holds its work and was left as it is"
+                return self._answer(
+                    "unchanged", taken, pending.manifest, wip=pending.wip, archive=pending.archive, moved=stacked,
+                    message=words,
+                )  # fmt: skip
+            if not stacked:
+                return self._renew(taken, pending, context, seen)
         moves = taken.head_ref is not None and taken.head_ref.startswith("refs/heads/") and taken.operation is None
+        moves = moves and not self.insist
         manifest = self._manifest(taken, nested, moves=moves)
         if stacked and pending is not None:
             manifest = manifest._replace(base=pending.manifest.base, below=pending.archive)
@@ -431,6 +458,7 @@ class _Saving:
             [
                 RefUpdate(refs.save_ref(self.id, self.save_id), archive, None),
                 RefUpdate(marker, archive, seen.get(marker)),
+                *([self.foreign_marker] if self.foreign_marker else []),
             ]
         )
         self._move_notes(notes_tip, notes_new, wip, note)
@@ -695,7 +723,7 @@ class _Saving:
         git_dir = self.repository.git_dir
         index = os.path.join(git_dir, b"index")
         with index_lock(self.repository):
-            if _identity(index) != _identity(self.frozen):
+            if identity(index) != identity(self.frozen):
                 return
             files.fsync_path(self.next)
             os.rename(self.next, index)
@@ -742,17 +770,59 @@ class _Saving:
             message=message,
         )
 
-    def _says_nothing(self, taken: Snapshot, pending: Save, stacked: bool) -> bool:
-        """Whether the work that a waiting save holds is gone from the disk and no other is there.
+    def _is_emptied(self, taken: Snapshot, pending: Save, stacked: bool) -> bool:
+        """Whether the work that a waiting save holds is gone from the disk: wiped, or reset to what it stands on.
 
-        A save of that would take the marker from the one that matters.
+        A save of that as it is would take the marker from the one that matters.
         """
         if stacked:
-            names = self.trees.entries(pending.wip_tree)
-            gone = not any(os.path.lexists(os.path.join(self.repository.toplevel, name)) for name in names)
-            return bool(names) and gone and not any(taken.worktree.values()) and not taken.operation
+            names = [name for name in self.trees.entries(pending.wip_tree) if not name.startswith(b".")]
+            return bool(names) and not any(
+                os.path.lexists(os.path.join(self.repository.toplevel, name)) for name in names
+            )
         holds = pending.wip_tree != self._tree_of(pending.manifest.head) or bool(pending.manifest.staged)
         return holds and taken.head == pending.manifest.head and not taken.dirty and not taken.nested
+
+    def _renew(self, taken: Snapshot, pending: Save, context: Context, seen: Mapping[str, Oid]) -> SaveResult:
+        """The waiting save once more under a new context."""
+        old = pending.manifest
+        manifest = old._replace(save_id=self.save_id, created=now(), reason=self.request.reason)
+        add = self.writer.add
+        commits = [self.reader.contents([oid])[0] for oid in (pending.archive, pending.wip)]
+        if commits[0] is None or commits[1] is None:
+            raise CorruptSave(f"the save {old.save_id} can't be read", hint="gitstate log")
+        subject = _subject(context)
+        wip_tree, wip_parents = commit_head(commits[1][1])
+        wip = self._commit(wip_tree, wip_parents, f"WIP(gitstate): {subject}", self.save_id, manifest.base)
+        tree, parents = commit_head(commits[0][1])
+        changes: dict[bytes, Leaf | None] = {
+            b"context.json": Leaf(REGULAR, add("blob", dumps(context.to_json()))),
+            b"manifest.json": Leaf(REGULAR, add("blob", dumps(manifest.to_json()))),
+        }
+        archive_tree = edit_tree(tree, changes, self.trees, add)
+        archive = self._commit(
+            archive_tree, [wip, *parents[1:]], f"archive(gitstate): {subject}", self.save_id, manifest.base
+        )
+        note = add("blob", dumps(_note(context, manifest, archive)))
+        tip = seen.get(refs.NOTES)
+        notes_new = self._note(tip, wip, note)
+        self._journal_locks(None)
+        kept = kept_index(self.repository, old.save_id)
+        if os.path.exists(kept):
+            link_or_copy(kept, kept_index(self.repository, self.save_id))
+        self._make_durable()
+        assert self.updates is not None
+        marker = refs.marker_ref(self.id)
+        self.updates.commit(
+            [
+                RefUpdate(refs.save_ref(self.id, self.save_id), archive, None),
+                RefUpdate(marker, archive, seen.get(marker)),
+            ]
+        )
+        self._move_notes(tip, notes_new, wip, note)
+        self._publish(context, manifest, wip, archive)
+        words = "this workspace was reset: the work of the save that waits was taken over into this one"
+        return self._answer("saved", taken, manifest, wip=wip, archive=archive, message=words)
 
     def _already_held(
         self,
@@ -781,10 +851,16 @@ class _Saving:
                 and not taken.intent_to_add
                 and all(raws.get(path) == leaf for path, (leaf, _) in taken.raw.items())
                 and all(old.modes.get(path) == mode for path, mode in manifest.modes.items())
+                and all(path in manifest.modes or self._permissions(path) == mode for path, mode in old.modes.items())
                 and old.directories == manifest.directories
                 and old.left_out == manifest.left_out
             )
         return pending.manifest.head == taken.head and self._same(pending, context, manifest, tree, archive)
+
+    def _permissions(self, path: bytes) -> int | None:
+        with contextlib.suppress(OSError):
+            return os.lstat(os.path.join(self.repository.toplevel, path)).st_mode & 0o777
+        return None
 
     def _same(self, earlier: Save, context: Context, manifest: Manifest, tree: Oid, archive: Oid) -> bool:
         if earlier.wip_tree != tree or earlier.context.work() != context.work():
@@ -830,9 +906,14 @@ def index_lock(repository: Repository) -> Iterator[None]:
     held = False
     while not held:
         try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            fd = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            os.write(fd, _OURS)
+            os.close(fd)
             held = True
         except FileExistsError:
+            if files.older_than_boot(lock):
+                files.remove(lock)
+                continue
             if patience.passed():
                 break
             time.sleep(0.01)
@@ -868,7 +949,8 @@ def _stands_on(taken: Snapshot, pending: Save) -> bool:
     return taken.head == pending.wip and taken.head_ref == pending.manifest.head_ref
 
 
-def _identity(path: bytes) -> tuple[int, int, int] | None:
+def identity(path: bytes) -> tuple[int, int, int] | None:
+    """What changes whenever git replaces a file: size, time stamp and inode; None where there is none."""
     try:
         info = os.lstat(path)
     except FileNotFoundError:

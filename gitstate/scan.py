@@ -262,7 +262,9 @@ def _from_trailers(repository: Repository, reader: ObjectReader, head_ref: str |
         save_id=save_id, kind="save", workspace_id=workspace_id(repository), created=now(), head_ref=head_ref,
         head=old_head, base=old_head, index_commit=index_commit, moves_branch=True, below=None, previous=None,
         operation=None, operation_files=(), index_size=None, index_checksum=None, index_mtime_ns=None,
-        shared_index=None, staged={}, intent_to_add=(), modes={}, directories={}, raw={}, absent=(), sparse={}, nested=(), left_out=(), ignored=(), reason=Reason(),
+        shared_index=None, staged={}, intent_to_add=(), modes={}, directories={}, raw={}, absent=(), sparse={},
+        nested=(),
+        left_out=(), ignored=(), reason=Reason(),
     ))  # fmt: skip
 
 

@@ -176,11 +176,8 @@ class _Taking:
         if self.keep_ignored:
             self._keep_ignored(set(plain))
         for path in keep_paths:
-            if (
-                path not in self.found.worktree
-                and path not in self.found.raw
-                and (leaf := self._read(path)) is not None
-            ):
+            held = path in self.tracked or path in self.found.worktree or path in self.found.raw
+            if not held and (leaf := self._read(path)) is not None:
                 self.found.raw[path] = (leaf, "ignored")
         self._operation()
         self._sparse()

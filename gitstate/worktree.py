@@ -104,14 +104,22 @@ class Worktree:
 
     def write_link(self, path: bytes, target: bytes, expected: Seen) -> None:
         """Put a symlink at `path`; raises as `write_file` does."""
+        self._count += 1
+        temporary = os.path.join(self._temporary, b"write-%d-%d" % (os.getpid(), self._count))
+        os.symlink(target, temporary)
+        try:
+            with self._parent(path, create=True) as (parent, name):
+                self._place(temporary, parent, name, path, expected)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        self._touch(path)
+
+    def take_in(self, source: bytes, path: bytes) -> None:
+        """Move a finished file or symlink to `path`, where nothing may be; raises FileExistsError, OSError."""
         with self._parent(path, create=True) as (parent, name):
-            if expected.kind == "missing":
-                os.symlink(target, name, dir_fd=parent)
-            else:
-                if self.look(path) != expected:
-                    raise FileExistsError(errno.EEXIST, "it changed meanwhile")
-                self._unlink(parent, name)
-                os.symlink(target, name, dir_fd=parent)
+            self._place(source, parent, name, path, MISSING)
         self._touch(path)
 
     def delete(self, path: bytes, expected: Seen) -> None:
@@ -192,6 +200,12 @@ class Worktree:
 
     def _copy(self, temporary: bytes, parent: int, name: bytes, *, replace: bool) -> None:
         """Where neither link nor rename reaches (another file system): copy beside, then rename or link."""
+        if os.path.islink(temporary):
+            if replace:
+                os.unlink(name, dir_fd=parent)
+            os.symlink(os.readlink(temporary), name, dir_fd=parent)
+            os.unlink(temporary)
+            return
         beside = b".gitstate-%d-%d" % (os.getpid(), self._count)
         out = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=parent)
         try:
@@ -233,9 +247,6 @@ class Worktree:
             raise
         finally:
             os.close(fd)
-
-    def _unlink(self, parent: int, name: bytes) -> None:
-        os.unlink(name, dir_fd=parent)
 
     def _hash_of(self, parts: Iterable[bytes], size: int | None = None) -> Oid:
         pieces = list(parts) if size is None else parts

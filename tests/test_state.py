@@ -179,7 +179,19 @@ def test_a_planted_symlink_is_not_followed(ws: Workspace) -> None:
     assert state_of(ws)["status"] == "interrupted"
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"task_id": 5}', b"\xff", b"[" * 100_000], ids=repr)
+@pytest.mark.parametrize("theirs", [b"[]", b"\xff", b"[" * 100_000, b'{"mine": 1}'], ids=lambda data: repr(data[:9]))
+def test_a_file_of_that_name_that_is_not_ours_is_left_alone_and_saved(ws: Workspace, theirs: bytes) -> None:
+    ws.write("active_state.json", theirs)
+    well(ws.save())
+    assert (ws.path / "active_state.json").read_bytes() == theirs
+    assert json.loads((ws.git_dir / "gitstate/active_state.json").read_bytes())["task_id"] == "T-1"
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    ws.git("clean", "-fdxq")
+    well(ws.recover())
+    assert (ws.path / "active_state.json").read_bytes() == theirs
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"task_id": 5}'], ids=repr)
 def test_a_damaged_file_is_written_anew(ws: Workspace, damage: bytes) -> None:
     ws.write("active_state.json", damage)
     well(ws.save())
