@@ -703,11 +703,14 @@ class _Recovery:
     def _rebuilt_index(self, save: Save) -> None:
         """From a bare WIP commit: what plain git would do, `reset HEAD~1` and `reset --soft HEAD~1`."""
         tree = save.manifest.index_commit or save.manifest.head
-        if tree is None:
-            self.git.run("read-tree", "--empty")
-        else:
-            self.git.run("read-tree", tree)
-        self.git.finish(self.git.start("update-index", "-q", "--refresh"), fine=range(256))
+        following = os.path.join(self.repository.own, b"next-index")
+        files.remove(following)
+        self.git.run("read-tree", *([tree] if tree else ["--empty"]), extra={"GIT_INDEX_FILE": os.fsdecode(following)})
+        self._refresh_file(following)
+        files.fsync_path(following)
+        with index_lock(self.repository):
+            os.rename(following, os.path.join(self.repository.git_dir, b"index"))
+        files.fsync_path(self.repository.git_dir)
 
     def _stacked_lines(self) -> list[bytes]:
         """What each later save of a stack had staged anew, as `update-index --index-info` reads it."""
@@ -808,10 +811,24 @@ class _Recovery:
 
     def _refresh(self) -> None:
         """Where files were written: fill in their stat data, so that the next `git status` need not read them."""
-        if self.restored or self.deleted:
-            process = self.git.start("update-index", "-q", "--refresh")
-            self.git.finish(process, fine=range(256))
-            files.fsync_path(os.path.join(self.repository.git_dir, b"index"))
+        current = os.path.join(self.repository.git_dir, b"index")
+        if not (self.restored or self.deleted) or not os.path.exists(current):
+            return
+        following = os.path.join(self.repository.own, b"next-index")
+        before = identity(current)
+        link_or_copy(current, following)
+        self._refresh_file(following)
+        files.fsync_path(following)
+        with index_lock(self.repository):
+            if identity(current) == before != identity(following):
+                os.rename(following, current)
+                files.fsync_path(self.repository.git_dir)
+        files.remove(following)
+
+    def _refresh_file(self, index: bytes) -> None:
+        """Not on git's own index: killed there, its lock would stay, and nobody could tell whose it is."""
+        process = self.git.start("update-index", "-q", "--refresh", extra={"GIT_INDEX_FILE": os.fsdecode(index)})
+        self.git.finish(process, fine=range(256))
 
     # -- refs, state, nested repositories
 

@@ -10,12 +10,13 @@ import contextlib
 import json
 import os
 import stat
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from . import files, refs, snapshot
-from .errors import CorruptSave, GitError, GitstateError, RefChanged, TryAgain, UnsupportedSave
+from .errors import CorruptSave, GitError, GitstateError, RefChanged, UnsupportedSave
 from .files import Deadline
 from .git import LARGE, Git, ObjectReader, Oid, Repository, open_repository, read_head
 from .model import (
@@ -198,6 +199,8 @@ def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> Non
         seen = info.st_ino
         time.sleep(0.05)
     files.remove(path)
+    if path.endswith(b"/packed-refs.lock"):
+        files.remove(path.removesuffix(b"lock") + b"new")
 
 
 def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:
@@ -297,6 +300,7 @@ class _Saving:
         self.reader = ObjectReader(repository.git)
         self.trees = TreeReader(self.reader)
         self.updates: RefWriter | None = None
+        self.indexing: subprocess.Popen[bytes] | None = None
 
     def run(self) -> SaveResult:
         repository, request = self.repository, self.request
@@ -328,14 +332,25 @@ class _Saving:
             if request.kind == "safety":
                 return self._safety(taken, context, nested)
             return self._save(taken, context, pending, seen, nested)
+        except BaseException:
+            # A child of ours that was killed may have left locks: the journal names them.
+            self._end_children()
+            settle(repository)
+            raise
         finally:
-            self.reader.close()
-            if self.updates is not None:
-                self.updates.close()
-            files.remove(self.frozen)
-            files.remove(self.next)
+            self._end_children()
+            for path in (self.frozen, self.next, self.next + b".lock"):
+                files.remove(path)
             self.writer.release()
             clear_journal(repository)
+
+    def _end_children(self) -> None:
+        self.reader.close()
+        if self.updates is not None:
+            self.updates.close()
+        if self.indexing is not None and self.indexing.returncode is None:
+            self.indexing.kill()
+            self.indexing.communicate()
 
     # -- before the snapshot
 
@@ -461,12 +476,15 @@ class _Saving:
                 *([self.foreign_marker] if self.foreign_marker else []),
             ]
         )
-        self._move_notes(notes_tip, notes_new, wip, note)
-        moved, message = False, ""
+        # The marker stands: what fails from here on is said, and takes nothing back.
+        troubles = [self._move_notes(notes_tip, notes_new, wip, note)]
+        moved = False
         if moves and taken.head_ref is not None:
-            moved, message = self._move_branch(taken.head_ref, taken.head, wip)
+            moved, trouble = self._move_branch(taken.head_ref, taken.head, wip)
+            troubles.append(trouble)
         if exchange is not None:
-            self._finish_exchange(exchange, moved)
+            troubles.append(self._finish_exchange(exchange, moved))
+        message = "; ".join(trouble for trouble in troubles if trouble)
         self._publish(context, manifest, wip, archive)
         return self._answer(
             "saved", taken, manifest, wip=wip, archive=archive, index_commit=index_commit, moved=moved, message=message
@@ -637,7 +655,7 @@ class _Saving:
         names = [*own, refs.NOTES, *([branch] if branch else [])]
         write_journal(self.repository, ref_locks(self.repository, names))
 
-    def _move_notes(self, tip: Oid | None, new: Oid, wip: Oid, note: Oid) -> None:
+    def _move_notes(self, tip: Oid | None, new: Oid, wip: Oid, note: Oid) -> str:
         """Move the notes ref; where another save was faster, build the note again on top of what it left.
 
         A lock keeps savers of one repository from spinning; git processes of others are met by compare and swap.
@@ -657,10 +675,12 @@ class _Saving:
                 try:
                     assert self.updates is not None
                     self.updates.commit([RefUpdate(refs.NOTES, new, tip)])
-                    return
+                    return ""
                 except RefChanged:
                     continue
-        raise TryAgain("the save is made, but its note could not be added", hint="gitstate save")
+                except GitError as error:
+                    return f"the save is whole, but its note could not be added: {error.message}"
+        return "the save is whole, but its note could not be added: others kept moving the notes"
 
     def _move_branch(self, ref: str, old: Oid | None, new: Oid) -> tuple[bool, str]:
         try:
@@ -669,6 +689,8 @@ class _Saving:
             return True, ""
         except RefChanged:
             return False, "the branch moved while it was saved: the save is whole, the branch was left alone"
+        except GitError as error:
+            return False, f"the save is whole, but the branch could not be moved: {error.message}"
 
     # -- the index
 
@@ -686,19 +708,20 @@ class _Saving:
         if taken.index_file is not None:
             link_or_copy(self.frozen, self.next)
         zero = self.repository.zero.encode("ascii")
-        lines: list[bytes] = []
-        for path, leaf in sorted({**dict.fromkeys(taken.intent_to_add), **taken.worktree}.items()):
-            if leaf is None:
-                lines.insert(0, b"0 %s\t%s\0" % (zero, path))
-            else:
-                lines.append(b"%o %s\t%s\0" % (leaf.mode, leaf.oid.encode("ascii"), path))
+        entries = {**dict.fromkeys(taken.intent_to_add), **taken.worktree}
+        lines = [b"0 %s\t%s\0" % (zero, path) for path, leaf in entries.items() if leaf is None]
+        lines += [
+            b"%o %s\t%s\0" % (leaf.mode, leaf.oid.encode("ascii"), path)
+            for path, leaf in sorted(entries.items())
+            if leaf is not None
+        ]
         if not lines:
             return lambda: None
         process = self.git.start(
             *("-c", "core.splitIndex=false", "update-index", "-z", "--index-info"),
             extra={"GIT_INDEX_FILE": os.fsdecode(self.next)},
         )
-
+        self.indexing = process
         given = b"".join(lines)
         if len(given) < _PIPE:
             # It reads and works while the pack is written.
@@ -712,12 +735,15 @@ class _Saving:
 
         return wait
 
-    def _finish_exchange(self, wait: Callable[[], None], moved: bool) -> None:
-        """Put the new index in place of the one that was saved, and keep the old one for `recover`."""
-        with contextlib.suppress(GitError):
+    def _finish_exchange(self, wait: Callable[[], None], moved: bool) -> str:
+        """Put the new index in place of the one that was saved, which was kept for `recover`."""
+        try:
             wait()
             if moved and os.path.exists(self.next):
                 self._exchange()
+            return ""
+        except GitError as error:
+            return f"the save is whole, but the index could not be exchanged: {error.message}"
 
     def _exchange(self) -> None:
         git_dir = self.repository.git_dir
@@ -819,10 +845,11 @@ class _Saving:
                 RefUpdate(marker, archive, seen.get(marker)),
             ]
         )
-        self._move_notes(tip, notes_new, wip, note)
+        trouble = self._move_notes(tip, notes_new, wip, note)
         self._publish(context, manifest, wip, archive)
         words = "this workspace was reset: the work of the save that waits was taken over into this one"
-        return self._answer("saved", taken, manifest, wip=wip, archive=archive, message=words)
+        message = "; ".join(word for word in (words, trouble) if word)
+        return self._answer("saved", taken, manifest, wip=wip, archive=archive, message=message)
 
     def _already_held(
         self,
@@ -903,12 +930,14 @@ def index_lock(repository: Repository) -> Iterator[None]:
     """
     lock = os.path.join(repository.git_dir, b"index.lock")
     patience = Deadline(_INDEX_LOCK_PATIENCE)
+    # Made whole beside and linked into place: a lock of ours never stands there without its mark.
+    mark = os.path.join(repository.own, b"index-lock.tmp-%d" % os.getpid())
+    with open(mark, "wb") as file:
+        file.write(_OURS)
     held = False
     while not held:
         try:
-            fd = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-            os.write(fd, _OURS)
-            os.close(fd)
+            os.link(mark, lock)
             held = True
         except FileExistsError:
             if files.older_than_boot(lock):
@@ -917,11 +946,14 @@ def index_lock(repository: Repository) -> Iterator[None]:
             if patience.passed():
                 break
             time.sleep(0.01)
+        except OSError:
+            break
     try:
         yield
     finally:
         if held:
             files.remove(lock)
+        files.remove(mark)
 
 
 def link_or_copy(source: bytes, target: bytes) -> None:
