@@ -7,6 +7,7 @@ send a file through git's own way in, and its raw bytes are kept beside, because
 
 from __future__ import annotations
 
+import bisect
 import os
 import re
 import stat
@@ -142,6 +143,7 @@ class _Taking:
         self.found = Snapshot()
         self.index_modes: dict[bytes, int] = {}
         self.tracked: set[bytes] = set()
+        self.order: list[bytes] = []
         self.attributes = False
         self.staged_only: list[bytes] = []
         self.reached: dict[bytes, bool] = {}
@@ -149,11 +151,8 @@ class _Taking:
     def run(self, keep_paths: Sequence[bytes]) -> Snapshot:
         git = self.repository.git
         listing = git.start("ls-files", "-z", "-v", "--sparse", extra=self.extra)
-        large = _size_of(self.index_path) > INDEX_COPIED
-        # Two readers of a large index would only fight for the cores; of a small one they save a process's start.
-        status = None if large else self._start_status()
+        status = self._start_status()
         listed = git.finish(listing)
-        status = status or self._start_status()
         hidden = self._tracked(listed)
         self._take_index(hides=bool(hidden))
         untracked, specials, swapped = self._walk()
@@ -186,8 +185,20 @@ class _Taking:
     # -- what is there
 
     def _start_status(self, *options: str) -> subprocess.Popen[bytes]:
+        # One thread for git: with its twenty it takes every core, and the walk beside it waits.
         return self.repository.git.start(
-            *(*options, "status", "--porcelain=v2", "-z", "--branch", "--no-ahead-behind", "-uno", "--no-renames"),
+            *(
+                "-c",
+                "core.preloadIndex=false",
+                *options,
+                "status",
+                "--porcelain=v2",
+                "-z",
+                "--branch",
+                "--no-ahead-behind",
+                "-uno",
+                "--no-renames",
+            ),
             "--ignore-submodules=none",
             extra=self.extra,
         )
@@ -208,24 +219,28 @@ class _Taking:
 
     def _tracked(self, listed: bytes) -> list[tuple[bytes, bytes]]:
         """Fill `tracked`; returns (tag, path) of entries that git was told not to look at."""
-        items = listed.split(b"\0")
-        items.pop()
-        self.tracked = {item[2:] for item in items}
         self.attributes = b".gitattributes\0" in listed
-        if listed.count(b"\0H ") + listed.startswith(b"H ") == len(items):
+        count = listed.count(b"\0")
+        listed = b"\0" + listed
+        if listed.count(b"\0H ") == count:
+            # Nothing but ordinary entries: three passes in C instead of a loop over every path.
+            self.order = listed.replace(b"\0H ", b"\0").split(b"\0")[1:-1]
+            self.tracked = set(self.order)
             return []
+        items = listed.split(b"\0")[1:-1]
+        self.order = [item[2:] for item in items]
+        self.tracked = set(self.order)
         return [(item[:1], item[2:]) for item in items if item[:1] in b"Shsm" and not item.endswith(b"/")]
+
+    def _holds_tracked(self, directory: bytes) -> bool:
+        """Whether the index has an entry below a directory: `order` is sorted by bytes, as the index is."""
+        prefix = directory + b"/"
+        place = bisect.bisect_left(self.order, prefix)
+        return place < len(self.order) and self.order[place].startswith(prefix)
 
     def _walk(self) -> tuple[list[bytes], list[bytes], list[bytes]]:
         """Untracked candidates (directories end in a slash), special files, and tracked names that are directories."""
         tracked = self.tracked
-        directories = {path.rpartition(b"/")[0] for path in tracked}
-        for path in tuple(directories):
-            while path := path.rpartition(b"/")[0]:
-                if path in directories:
-                    break
-                directories.add(path)
-        directories.discard(b"")
         untracked: list[bytes] = []
         specials: list[bytes] = []
         swapped: list[bytes] = []
@@ -242,7 +257,7 @@ class _Taking:
                         empty = False
                         path = entry.path[cut:]
                         if entry.is_dir(follow_symlinks=False):
-                            if path in directories:
+                            if self._holds_tracked(path):
                                 stack.append(entry.path)
                                 if looked and (mode := entry.stat(follow_symlinks=False).st_mode & 0o777) != 0o755:
                                     self.found.directories[path] = mode
@@ -737,13 +752,6 @@ def identify_index_at(path: bytes) -> IndexFile | None:
         return identify_index(fd)
     finally:
         os.close(fd)
-
-
-def _size_of(path: bytes) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
 
 
 def shared_index_name(index: bytes, oid_bytes: int, git_dir: bytes) -> str | None:
