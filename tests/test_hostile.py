@@ -1,4 +1,4 @@
-"""Saves that somebody tampered with: a fetched archive is data, and nothing in it may write where it likes or hide the rest.
+"""Saves that somebody tampered with: an archive is data; nothing in it writes where it likes or hides the rest.
 
 `forged` takes the save that waits, lets a test change any part of it, and puts the changed one in its place.
 """
@@ -161,9 +161,7 @@ def test_unsafe_path_in_the_archived_index(ws: Workspace) -> None:
         hook, ours = save.blob(HOOK), save.blob(b"a0\n")
         index = index_file([(b".git/hooks/post-merge", 0o100755, hook), (b"a", 0o100644, ours)])
         index_oid = save.blob(index)
-        save.archive[:] = [
-            entry._replace(oid=index_oid) if entry.name == b"index" else entry for entry in save.archive
-        ]
+        save.archive[:] = [entry._replace(oid=index_oid) if entry.name == b"index" else entry for entry in save.archive]
         assert index_oid in {entry.oid for entry in save.archive}
     run = ws.recover()
     assert run.exit_status != 3, run

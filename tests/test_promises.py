@@ -1,0 +1,436 @@
+"""Promises that were broken once: each test is a short story that ended in lost bytes, a wrong answer or a dead end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from states import Run, Workspace, why_permissions_cannot_be_tested
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    """A repository with one commit of three small files."""
+    path, outside = tmp_path / "repo", tmp_path / "outside"
+    path.mkdir()
+    outside.mkdir()
+    ws = Workspace(path, outside)
+    ws.git("init", "-q", "-b", "main", ".")
+    for name in ("a", "b", "d/x"):
+        ws.write(name, name[-1] + "0\n")
+    ws.commit("base")
+    return ws
+
+
+def done(run: Run, status: int = 0) -> Run:
+    assert run.exit_status == status, run
+    return run
+
+
+def save(ws: Workspace, *args: str) -> str:
+    """Save, for which there must be a reason; the save's id."""
+    run = done(ws.save(*args))
+    assert run.json["result"] == "saved", run
+    save_id = run.json["save_id"]
+    assert isinstance(save_id, str)
+    return save_id
+
+
+def recover(ws: Workspace, *args: str) -> Run:
+    return done(ws.recover(*args))
+
+
+def kept_somewhere(ws: Workspace, data: bytes) -> bool:
+    """Whether any object holds these bytes."""
+    return data in ws.git("cat-file", "--batch-all-objects", "--batch")
+
+
+def empty(ws: Workspace, *but: str) -> None:
+    """`rm -rf *`, hidden names aside."""
+    for name in os.listdir(ws.path):
+        if name not in but and not name.startswith("."):
+            ws.remove(name)
+
+
+def mode(ws: Workspace, path: str) -> int:
+    return stat.S_IMODE(os.lstat(ws.at(path)).st_mode)
+
+
+def left_out(run: Run) -> dict[str, bool]:
+    """What the save says it left out, and whether that is lost."""
+    return {item["path"].rstrip("/"): item["lost"] for item in run.json["left_out"]}
+
+
+# -- nothing newer is lost
+
+
+def test_kept_ignored_file_survives_overwrite(ws: Workspace) -> None:
+    ws.write(".gitignore", "*.env\n")
+    ws.commit()
+    ws.write("k.env", "s1\n")
+    ws.write("a", "a1\n")
+    save(ws, "--include-ignored", "*.env")
+    ws.write("k.env", "s2-precious\n")
+    ws.write("a", "a2\n")
+    save(ws)
+    recover(ws, "--overwrite")
+    assert kept_somewhere(ws, b"s2-precious") or ws.read("k.env") == b"s2-precious\n"
+    assert os.path.exists(ws.at("k.env"))
+
+
+@pytest.mark.parametrize("command", ["restore", "recover"])
+def test_ignored_file_is_saved_before_it_is_overwritten(ws: Workspace, command: str) -> None:
+    ws.write(".gitignore", "*.log\n")
+    ws.commit()
+    ws.write("x.log", "L1\n")
+    ws.add("x.log")
+    save_id = save(ws)
+    recover(ws)
+    ws.git("rm", "-q", "--cached", "-f", "x.log")
+    ws.write("x.log", "L2-precious\n")
+    where = (save_id, "x.log") if command == "restore" else ("--save", save_id)
+    ws.gitstate(command, *where, "--overwrite")
+    assert kept_somewhere(ws, b"L2-precious") or ws.read("x.log") == b"L2-precious\n"
+
+
+@pytest.mark.parametrize("kind", ["untracked", "tracked", "configured"])
+def test_foreign_file_where_our_state_goes(ws: Workspace, kind: str) -> None:
+    name = "mine.json" if kind == "configured" else "active_state.json"
+    if kind == "configured":
+        ws.config("gitstate.stateFile", name)
+    if kind != "untracked":
+        ws.write(name, '{"mine":1}\n')
+        ws.add(name)
+        ws.commit()
+    ws.write(name, '{"mine":2}\n')
+    ws.write("a", "a1\n")
+    save(ws)
+    recover(ws)
+    assert ws.read(name) == b'{"mine":2}\n'
+    assert ws.read("a") == b"a1\n"
+
+
+def test_checkpoint_can_be_got_back(ws: Workspace) -> None:
+    ws.write("a", "a1\n")
+    ws.write("u", "new\n")
+    save_id = done(ws.gitstate("checkpoint", "--json")).json["save_id"]
+    ws.git("checkout", "-q", "a")
+    ws.remove("u")
+    done(ws.gitstate("restore", save_id, "u"))
+    assert ws.read("u") == b"new\n"
+    ws.remove("u")
+    recover(ws, "--save", save_id)
+    assert (ws.read("a"), ws.read("u")) == (b"a1\n", b"new\n")
+
+
+@pytest.mark.parametrize("new", [None, "log"])
+def test_save_of_a_wiped_workspace_hides_nothing(ws: Workspace, new: str | None) -> None:
+    """A loop's trap saves once more after the wipe."""
+    ws.write("a", "a1\n")
+    ws.write("u", "u\n")
+    save(ws)
+    empty(ws)
+    if new:
+        ws.write(new, "new\n")
+    done(ws.save())
+    recover(ws)
+    assert {name: ws.read(name) for name in ("a", "b", "d/x", "u")} == {
+        "a": b"a1\n", "b": b"b0\n", "d/x": b"x0\n", "u": b"u\n"
+    }  # fmt: skip
+    assert new is None or ws.read(new) == b"new\n"
+
+
+def test_context_of_a_save_that_takes_an_edit_back(ws: Workspace) -> None:
+    ws.git("checkout", "-q", "--detach")
+    ws.write("a", "a1\n")
+    done(ws.save(task_id="T1"))
+    ws.write("a", "a0\n")
+    done(ws.save(task_id="T2"))
+    recover(ws)
+    assert done(ws.gitstate("show", "task_id")).stdout == b"T2\n"
+
+
+def test_wipe_that_spares_hidden_files(ws: Workspace) -> None:
+    ws.write(".gitignore", "o\n")
+    ws.commit()
+    ws.write("a", "a1\n")
+    ws.add("a")
+    ws.write("a", "a2\n")
+    ws.write("u", "u\n")
+    save(ws)
+    empty(ws)
+    recover(ws)
+    assert ws.status() == {b"MM a", b"?? u"}
+    assert (ws.read("a"), ws.git("cat-file", "blob", ":a"), ws.read("u")) == (b"a2\n", b"a1\n", b"u\n")
+
+
+def test_staged_after_intent_to_add(ws: Workspace) -> None:
+    ws.write("f", "one\n")
+    ws.git("add", "-N", "f")
+    save(ws)
+    ws.write("f", "two\n")
+    ws.git("add", "f")
+    ws.write("f", "three\n")
+    ws.recover()
+    assert ws.git("cat-file", "blob", ":f") == b"two\n"
+    assert ws.read("f") == b"three\n"
+
+
+def test_permissions_set_after_the_save_stay(ws: Workspace) -> None:
+    ws.write("a", "secret\n")
+    save(ws)
+    ws.chmod("a", 0o600)
+    ws.recover()
+    assert mode(ws, "a") == 0o600
+
+
+# -- what could not be done is said, and can be done later
+
+
+def test_path_that_cannot_be_written(ws: Workspace) -> None:
+    if reason := why_permissions_cannot_be_tested():
+        pytest.skip(reason)
+    ws.without_override = True
+    ws.write("d/x", "dd\n")
+    save(ws)
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    ws.chmod("d", 0o555)
+    try:
+        run = ws.recover()
+    finally:
+        ws.chmod("d", 0o755)
+    assert run.exit_status in (1, 4), run
+    assert "d/x" in left_out_of_recover(run), run
+    recover(ws)
+    assert ws.read("d/x") == b"dd\n"
+
+
+def left_out_of_recover(run: Run) -> set[str]:
+    return {item["path"] for one in run.json["workspaces"] for item in one["left_out"]}
+
+
+def test_foreign_git_directory_is_left_out_aloud(ws: Workspace) -> None:
+    ws.write("x/.git/file", "data\n")
+    ws.write("x/a", "a\n")
+    run = done(ws.save(), 4)
+    assert left_out(run)["x/.git"], run
+
+
+def test_repository_in_a_tracked_directory(ws: Workspace) -> None:
+    inner = Workspace(ws.path / "d", ws.outside)
+    inner.git("init", "-q")
+    inner.add("x")
+    inner.commit("inner")
+    ws.write("d/x", "d1\n")
+    run = done(ws.save())
+    manifest = ws.git("cat-file", "blob", run.json["archive"] + ":manifest.json")
+    assert b'"path":"d"' in manifest.replace(b" ", b""), (run, manifest)
+    shutil.rmtree(ws.path / "d" / ".git")
+    ws.write("d/x", "x0\n")
+    ws.recover()
+    assert ws.read("d/x") == b"d1\n"
+
+
+def test_files_where_a_submodule_is_not_checked_out(ws: Workspace) -> None:
+    ws.git("update-index", "--add", "--cacheinfo", f"160000,{ws.out('rev-parse', 'HEAD')},sub")
+    ws.git("commit", "-q", "-m", "sub")
+    ws.write("sub/f", "precious\n")
+    ws.write("a", "a1\n")
+    run = done(ws.save(), 4)
+    assert left_out(run)["sub"], run
+
+
+def test_named_paths_of_restore(ws: Workspace) -> None:
+    ws.write("a", "a1\n")
+    save_id = save(ws)
+    recover(ws)
+    ws.remove("d")
+    done(ws.gitstate("restore", save_id, "d"))
+    assert ws.read("d/x") == b"x0\n"
+    ws.remove("a")
+    done(ws.gitstate("restore", save_id, "a"))
+    assert ws.read("a") == b"a1\n"
+    assert ws.gitstate("restore", save_id, "nope", "a").exit_status not in (0, 3)
+
+
+# -- what counts as a change
+
+
+def test_operation_begun_after_the_save(ws: Workspace) -> None:
+    ws.write("a", "a1\n")
+    save(ws)
+    ws.git("bisect", "start")
+    ws.git("bisect", "bad")
+    save(ws)
+    for trace in ws.git_dir.glob("BISECT_*"):
+        trace.unlink()
+    recover(ws)
+    assert (ws.git_dir / "BISECT_LOG").exists()
+    assert ws.read("a") == b"a1\n"
+
+
+def test_permissions_and_empty_directories_alone(ws: Workspace) -> None:
+    ws.chmod("a", 0o600)
+    ws.mkdir("empty")
+    save(ws)
+    ws.chmod("a", 0o644)
+    ws.remove("empty")
+    recover(ws)
+    assert mode(ws, "a") == 0o600
+    assert os.path.isdir(ws.at("empty"))
+
+
+def test_permissions_set_back_before_a_second_save(ws: Workspace) -> None:
+    ws.chmod("a", 0o600)
+    ws.write("b", "b1\n")
+    save(ws)
+    ws.chmod("a", 0o644)
+    save(ws)
+    empty(ws)
+    recover(ws)
+    assert mode(ws, "a") == 0o644
+    assert ws.read("b") == b"b1\n"
+
+
+def test_nested_worktree_saved_twice(ws: Workspace) -> None:
+    ws.git("worktree", "add", "-q", "-b", "wt", ".worktrees/x")
+    ws.write(".worktrees/x/a", "n1\n")
+    ws.write("b", "p1\n")
+    save(ws)
+    ws.write(".worktrees/x/a", "n2\n")
+    ws.write(".worktrees/x/nu", "nu\n")
+    done(ws.save())
+    ws.remove(".worktrees")
+    ws.recover()
+    assert (ws.read(".worktrees/x/a"), ws.read(".worktrees/x/nu"), ws.read("b")) == (b"n2\n", b"nu\n", b"p1\n")
+    inner = Workspace(ws.path / ".worktrees" / "x", ws.outside)
+    assert inner.status() == {b" M a", b"?? nu"}
+
+
+# -- after a crash, on another machine, beside others
+
+
+@pytest.mark.parametrize("torn", [b"", b"DIRC\0\0"])
+def test_torn_index(ws: Workspace, torn: bytes) -> None:
+    ws.write("a", "a1\n")
+    ws.add("a")
+    ws.write("a", "a2\n")
+    save(ws)
+    (ws.git_dir / "index").write_bytes(torn)
+    ws.remove("a")
+    recover(ws)
+    assert (ws.read("a"), ws.git("cat-file", "blob", ":a")) == (b"a2\n", b"a1\n")
+
+
+def test_torn_index_in_a_dry_run(ws: Workspace) -> None:
+    ws.write("a", "a1\n")
+    save(ws)
+    index = ws.git_dir / "index"
+    index.write_bytes(b"")
+    ws.remove("a")
+    run = recover(ws, "--dry-run")
+    assert [item["path"] for item in run.json["workspaces"][0]["restored"]] == ["a"], run
+    assert index.read_bytes() == b"" and not os.path.exists(ws.at("a"))
+
+
+PATCHED = """\
+import os, sys
+import gitstate.files, gitstate.save
+{}
+from gitstate.__main__ import main
+main()
+"""
+
+
+def patched(ws: Workspace, patch: str, *args: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", PATCHED.format(patch), "-C", os.fspath(ws.path), *args]
+    return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+
+
+def test_host_name_changed_between_two_saves(ws: Workspace) -> None:
+    base = ws.out("rev-parse", "HEAD")
+    ws.write("a", "a1\n")
+    ws.add("a")
+    ws.write("u", "u\n")
+    save(ws)
+    ws.write("a", "a2\n")
+    for command in ("save", "recover"):
+        run = patched(ws, "gitstate.files.hostname = lambda: 'otherhost'", command)
+        assert run.returncode == 0, run
+    assert ws.out("rev-parse", "HEAD") == base
+    assert ws.status() == {b"MM a", b"?? u"}
+    assert ws.git("cat-file", "blob", ":a") == b"a1\n"
+
+
+def test_lock_of_a_living_git_stays_after_a_killed_save(ws: Workspace) -> None:
+    ws.write("a", "a1\n")
+    ws.add("a")
+    save(ws)
+    recover(ws)
+    ws.write("zz", "zz\n")
+    run = patched(ws, "gitstate.save._Saving._make_durable = lambda self: os.kill(os.getpid(), 9)", "save")
+    assert run.returncode == -signal.SIGKILL, run
+    assert (ws.git_dir / "gitstate" / "journal").exists()
+    ws.write("a", "a7\n")
+    ws.add("a")
+    lock, before, after = ws.git_dir / "index.lock", ws.outside / "before", ws.outside / "after"
+    editor = ws.script(
+        "editor",
+        f"ls -i '{lock}' >'{before}'; '{sys.executable}' -m gitstate -C '{ws.path}' save --wait 5\n"
+        f"ls -i '{lock}' >'{after}'; exit 1\n",
+    )
+    ws.git("commit", "-a", check=False, env={"GIT_EDITOR": os.fspath(editor)})
+    assert before.read_text() and before.read_text() == after.read_text()
+
+
+def test_save_beside_a_busy_agent(ws: Workspace) -> None:
+    ws.write("u", "u\n")
+    loop = ws.script(
+        "agent",
+        "i=0; while [ $i -lt 2000 ]; do i=$((i + 1)); echo $i >n$i; git add n$i; git commit -q -m $i; done\n",
+    )
+    with subprocess.Popen([loop], cwd=ws.path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as agent:
+        try:
+            time.sleep(0.1)
+            runs = [ws.save("--wait", "5") for _ in range(3)]
+        finally:
+            agent.kill()
+    assert [run.exit_status for run in runs] == [0] * 3, "\n".join(map(str, runs))
+    assert kept_somewhere(ws, b"u\n")
+
+
+# -- a terminal that is gone never turns success into failure
+
+
+@pytest.mark.parametrize(
+    ("options", "redirection"),
+    [
+        ("", ">&-"),
+        ("", "2>&-"),
+        ("", "2>/dev/full"),
+        ("--json", ">&-"),
+        ("--json", ">/dev/full"),
+        ("--json", "<&- >&- 2>&-"),
+    ],
+)
+def test_streams_that_are_gone(ws: Workspace, options: str, redirection: str) -> None:
+    ws.write("a", "a1\n")
+    for command in ("save", "recover"):
+        words = f'"$0" -m gitstate -C "$1" {command} {options} {redirection}'
+        run = subprocess.run(["sh", "-c", words, sys.executable, ws.path], capture_output=True, timeout=60)
+        assert run.returncode == 0, (command, run)
+        assert b"Traceback" not in run.stdout + run.stderr
+    assert ws.status() == {b" M a"}
+
+
+def test_answer_to_no_command_has_lines(ws: Workspace) -> None:
+    run = ws.gitstate()
+    assert b"\\n" not in run.stdout + run.stderr.encode()
+    assert run.stderr.count("\n") > 1
