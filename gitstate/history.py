@@ -11,7 +11,7 @@ from . import refs
 from .errors import CorruptSave, GitstateError, NeedsPerson
 from .git import Repository, environment
 from .model import MAX_CONTEXT, MAX_MANIFEST, Context, Manifest, context_from_json, is_save_id, manifest_from_json
-from .save import workspace_id
+from .refs import workspace_id
 
 if TYPE_CHECKING:
     import git

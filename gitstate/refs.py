@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .errors import GitError, RefChanged
-from .files import fsync_path
+from .files import fsync_path, hostname
 from .git import Git, Oid, Repository
 
 NOTES = "refs/notes/gitstate"
@@ -20,6 +20,17 @@ OWN = "refs/gitstate/"
 SAVES = OWN + "saves/"
 PENDING = OWN + "pending/"
 CHECKPOINTS = OWN + "checkpoints/"
+
+
+def workspace_id(repository: Repository) -> str:
+    """The name of a workspace in refs: its directory's name and a hash of host and path."""
+    import hashlib
+
+    digest = hashlib.sha256(os.fsencode(hostname()) + b"\0" + repository.toplevel).hexdigest()
+    name = "".join(
+        c if c.isascii() and c.isalnum() else "-" for c in os.fsdecode(os.path.basename(repository.toplevel))
+    )
+    return f"{name.strip('-')[:40] or 'workspace'}-{digest[:12]}"
 
 
 def save_ref(workspace_id: str, save_id: str) -> str:

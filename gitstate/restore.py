@@ -10,40 +10,26 @@ import contextlib
 import errno
 import os
 import shutil
-import stat
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from . import files, refs, scan, snapshot
-from .errors import EXIT_PERSON, CorruptSave, GitError, GitstateError, NeedsPerson, UsageError
+from .archive import read_save, refuse_unsafe, stage_paths, tree_of
+from .errors import EXIT_PERSON, GitError, GitstateError, NeedsPerson, UsageError
 from .files import Deadline
 from .git import LARGE, Git, ObjectReader, Oid, Repository, open_repository
-from .model import Context, LeftOut, Manifest, Save, is_safe_path
+from .model import Context, LeftOut, Manifest, Save
+from .operation import is_operation_file
+from .ownership import clear_journal, owned, ref_locks, write_journal
 from .pack import object_id
 from .plan import Facts, Target, Verdict, decide, step, wanted_permissions
-from .refs import RefUpdate
-from .save import (
-    SaveRequest,
-    clear_journal,
-    commit_head,
-    identity,
-    index_lock,
-    kept_index,
-    link_or_copy,
-    owned,
-    read_save,
-    ref_locks,
-    save_owned,
-    workspace_id,
-    write_journal,
-)
-from .snapshot import OPERATION_FILES, IndexMoved, identify_index_at
+from .refs import RefUpdate, workspace_id
+from .reindex import IndexRecovery
+from .save import SaveRequest, save_owned
 from .state import describe_save, measured, state_name, write_state
 from .tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from .worktree import Seen, Worktree
 
-_INDEX_LIMIT = 4 << 30
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -181,6 +167,7 @@ class _Recovery:
         self.marker = marker
         self.verdict = verdict
         self.request = request
+        self.index = IndexRecovery(repository, git, reader, facts.saves)
         self.disk = Worktree(repository.toplevel, repository.own, repository.object_format)
         self.restored: list[bytes] = []
         self.deleted: list[bytes] = []
@@ -200,7 +187,7 @@ class _Recovery:
         if verdict.verdict == "buried":
             return self._finish("buried")
         if not self.request.dry_run:
-            self._set_broken_index_aside()
+            self.index.set_broken_aside()
         targets = self._targets()
         plan = [(target, seen, self._decide(target, seen)) for target, seen in self._look(targets)]
         self.kept = [target.path for target, _, action in plan if action == "keep"]
@@ -214,13 +201,15 @@ class _Recovery:
         self._carry_out(plan)
         self._operation(newest)
         self._sparse(newest)
-        self._index_until_still()
+        self.index.restore()
+        self.kept += [path for path in self.index.kept if path not in self.kept]
         self._missing(targets)
         self._directories(newest.manifest)
         if newest.archive != newest.wip:
             self._permissions(targets)
         self._branch()
-        self._refresh()
+        if self.restored or self.deleted:
+            self.index.refresh()
         self.disk.sync()
         nested = self._nested()
         return self._finish(self._word())._replace(nested=nested)
@@ -260,27 +249,18 @@ class _Recovery:
             result = result._replace(message=f"{len(self.kept)} paths hold something else and stay", hint=hint)
         return result._replace(exit_status=EXIT_PERSON if self.kept else result.exit_status)
 
-    def _set_broken_index_aside(self) -> None:
-        """An index that git can't read (a power cut tore it) would stop every step: the save has the good one."""
-        try:
-            self.git.run("ls-files", "-z", "--", "no such file")
-        except GitError:
-            current = os.path.join(self.repository.git_dir, b"index")
-            if os.path.exists(current):
-                os.rename(current, os.path.join(self.repository.own, b"broken-index"))
-
     def _below(self, tree: Oid, path: bytes) -> list[bytes]:
         """The files that a tree holds at and below a path."""
         out = self.repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", tree, "--", path)
         found = out.split(b"\0")[:-1]
-        _refuse_unsafe(found)
+        refuse_unsafe(found)
         return found
 
     def _word(self) -> str:
         if self.kept:
             return "changed"
         newest, oldest = self.facts.saves[0], self.facts.saves[-1]
-        base = self._tree_of(oldest.manifest.head)
+        base = tree_of(self.reader, oldest.manifest.head)
         manifest = newest.manifest
         uncommitted = newest.wip_tree != base or manifest.staged or manifest.operation or manifest.raw
         return "restore" if uncommitted or self.restored or self.deleted else "context_only"
@@ -293,16 +273,14 @@ class _Recovery:
         roots: list[Oid | None] = []
         paths: set[bytes] = set()
         for save in self.facts.saves:
-            head_tree = self._tree_of(save.manifest.head)
+            head_tree = tree_of(self.reader, save.manifest.head)
             staged = save.files.get(b"staged")
             roots += [head_tree, save.wip_tree, *([staged[1]] if staged else [])]
             paths.update(self._changed(head_tree, save.wip_tree), save.manifest.staged)
             paths.update(self._raw_paths(save), save.manifest.absent)
             for stage in (b"1", b"2", b"3"):
-                stages = save.files.get(b"stages")
-                if stages is not None:
-                    paths.update(self._stage_paths(stages[1], stage))
-        _refuse_unsafe(paths)
+                paths.update(stage_paths(self.repository, self.trees, save, stage))
+        refuse_unsafe(paths)
         lookups = [self._leaves(root, paths) for root in dict.fromkeys(roots)]
         wip = self._leaves(newest.wip_tree, paths)
         raw = self._raw(wip)
@@ -334,13 +312,6 @@ class _Recovery:
             out = self.repository.git.run(
                 "diff-tree", "-r", "-z", "--no-renames", "--name-only", "--ignore-submodules=none", old, new
             )
-        return out.split(b"\0")[:-1]
-
-    def _stage_paths(self, stages: Oid, stage: bytes) -> list[bytes]:
-        leaf = self.trees.entries(stages).get(stage)
-        if leaf is None:
-            return []
-        out = self.repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", leaf.oid)
         return out.split(b"\0")[:-1]
 
     def _raw(self, wip: Mapping[bytes, Leaf]) -> dict[bytes, Leaf]:
@@ -397,14 +368,6 @@ class _Recovery:
                 yield object_id(self.repository.object_format, "blob", out)
             except GitError:
                 yield None
-
-    def _tree_of(self, commit: Oid | None) -> Oid | None:
-        if commit is None:
-            return None
-        content = self.reader.contents([commit])[0]
-        if content is None or content[0] != "commit":
-            raise CorruptSave(f"the commit {commit} that the save stands on is missing", hint="git fsck")
-        return commit_head(content[1])[0]
 
     # -- acting
 
@@ -491,7 +454,7 @@ class _Recovery:
     def _operation(self, newest: Save) -> None:
         """Put the files of the unfinished operation back that are not there; what is there stays."""
         tree = newest.files.get(b"operation")
-        names = [path for path in newest.manifest.operation_files if _is_operation_file(path)]
+        names = [path for path in newest.manifest.operation_files if is_operation_file(path)]
         for path, leaf in self.trees.lookup(tree[1] if tree else None, names).items():
             full = os.path.join(self.repository.git_dir, path)
             if os.path.lexists(full):
@@ -571,7 +534,7 @@ class _Recovery:
         gone = list(self._leaves(self.facts.saves[0].wip_tree, missing))
         if not gone:
             return
-        _refuse_unsafe(gone)
+        refuse_unsafe(gone)
         staging = os.path.join(self.repository.own, b"checkout", b"")
         shutil.rmtree(staging, ignore_errors=True)
         process = self.git.start("checkout-index", "-q", "-z", "--stdin", b"--prefix=" + staging)
@@ -586,249 +549,6 @@ class _Recovery:
             except OSError as error:
                 self._failed(path, error)
         shutil.rmtree(staging, ignore_errors=True)
-
-    # -- the index
-
-    def _index_until_still(self) -> None:
-        """Put the index back; where git replaces it meanwhile, look again at what was staged."""
-        for pause in (0.05, 0.2, 0.5, None):
-            try:
-                self._index()
-                return
-            except IndexMoved:
-                if pause is None:
-                    raise
-                time.sleep(pause)
-
-    def _index(self) -> None:
-        """The saved index, byte for byte; entries that were staged after the save stay as they are now."""
-        repository = self.repository
-        current = os.path.join(repository.git_dir, b"index")
-        following = os.path.join(repository.own, b"next-index")
-        oldest = self.facts.saves[-1]
-        self._shared_index(oldest)
-        if oldest.archive == oldest.wip:
-            self._rebuilt_index(oldest)
-            return
-        if oldest.manifest.index_size is None:
-            self._without_index(current)
-            return
-        alone = len(self.facts.saves) == 1
-        if alone and self._is_saved_index(current, oldest):
-            self._forget_kept()
-            return
-        before = identity(current)
-        newer = self._staged_since(current)
-        if newer is None and alone:
-            return
-        self._saved_index(oldest, following)
-        extra = {"GIT_INDEX_FILE": os.fsdecode(following)}
-        lines = self._stacked_lines() + (newer or [])
-        if lines:
-            self.git.run(
-                *("-c", "core.splitIndex=false", "update-index", "-z", "--index-info"),
-                given=b"".join(lines),
-                extra=extra,
-            )
-        added = [path for save in self.facts.saves[:-1] for path in save.manifest.intent_to_add]
-        for path in added:
-            with contextlib.suppress(GitError):
-                self.git.run("add", "-N", "-f", "--", path, extra=extra)
-        files.fsync_path(following)
-        with index_lock(repository):
-            if identity(current) != before:
-                files.remove(following)
-                raise IndexMoved(
-                    "the index changed while it was put back; the save still waits", hint="gitstate recover"
-                )
-            os.rename(following, current)
-        files.fsync_path(current)
-        files.fsync_path(repository.git_dir)
-        self._forget_kept()
-
-    def _forget_kept(self) -> None:
-        for save in self.facts.saves:
-            files.remove(kept_index(self.repository, save.manifest.save_id))
-
-    def _is_saved_index(self, path: bytes, save: Save) -> bool:
-        """Whether the index file at `path` is the one that was saved."""
-        entry, manifest = save.files.get(b"index"), save.manifest
-        if entry is not None:
-            return _file_oid(path, self.repository.object_format) == entry[1]
-        there = identify_index_at(path)
-        return there == (manifest.index_size, manifest.index_checksum, manifest.index_mtime_ns)
-
-    def _saved_index(self, save: Save, target: bytes) -> None:
-        """The saved index at `target`: the very file that was kept, else its copy, else rebuilt from trees."""
-        files.remove(target)
-        kept = kept_index(self.repository, save.manifest.save_id)
-        entry = save.files.get(b"index")
-        if self._is_saved_index(kept, save):
-            link_or_copy(kept, target)
-        elif entry is not None:
-            fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            with open(fd, "wb") as file:
-                for part in self.reader.stream(entry[1]):
-                    file.write(part)
-                file.flush()
-                os.fsync(fd)
-            mtime = save.manifest.index_mtime_ns or 0
-            os.utime(target, ns=(mtime, mtime))
-            self._verify_index(target)
-        else:
-            extra = {"GIT_INDEX_FILE": os.fsdecode(target)}
-            self.git.run("read-tree", save.files[b"staged"][1], extra=extra)
-            self.git.run("update-index", "-z", "--index-info", given=b"".join(self._unmerged_lines(save)), extra=extra)
-            for path in save.manifest.intent_to_add:
-                with contextlib.suppress(GitError):
-                    self.git.run("add", "-N", "-f", "--", path, extra=extra)
-
-    def _shared_index(self, oldest: Save) -> None:
-        name = oldest.manifest.shared_index
-        entry = oldest.files.get(b"sharedindex")
-        if name is None or entry is None:
-            return
-        path = os.path.join(self.repository.git_dir, b"sharedindex." + name.encode("ascii"))
-        if not os.path.exists(path):
-            content = self.reader.contents([entry[1]], _INDEX_LIMIT)[0]
-            if content is not None:
-                files.write_atomic(path, content[1], mode=0o644, staging=self.repository.own)
-
-    def _without_index(self, current: bytes) -> None:
-        """There was no index file. One that holds only what git itself put there goes."""
-        if os.path.exists(current) and not self._staged_since(current):
-            with index_lock(self.repository):
-                files.remove(current)
-
-    def _rebuilt_index(self, save: Save) -> None:
-        """From a bare WIP commit: what plain git would do, `reset HEAD~1` and `reset --soft HEAD~1`."""
-        tree = save.manifest.index_commit or save.manifest.head
-        following = os.path.join(self.repository.own, b"next-index")
-        files.remove(following)
-        self.git.run("read-tree", *([tree] if tree else ["--empty"]), extra={"GIT_INDEX_FILE": os.fsdecode(following)})
-        self._refresh_file(following)
-        files.fsync_path(following)
-        with index_lock(self.repository):
-            os.rename(following, os.path.join(self.repository.git_dir, b"index"))
-        files.fsync_path(self.repository.git_dir)
-
-    def _stacked_lines(self) -> list[bytes]:
-        """What each later save of a stack had staged anew, as `update-index --index-info` reads it."""
-        zero = self.repository.zero.encode("ascii")
-        lines = []
-        for save in reversed(self.facts.saves[:-1]):
-            for path, entry in save.manifest.staged.items():
-                lines.append(b"0 %s\t%s\0" % (zero, path))
-                if entry is not None:
-                    lines.append(b"%o %s\t%s\0" % (entry[0], entry[1].encode("ascii"), path))
-            lines += self._unmerged_lines(save)
-        return lines
-
-    def _verify_index(self, index: bytes) -> None:
-        """Refuse an index with paths that git would not have added: it trusts them when it reads the file."""
-        listed = self.git.run("ls-files", "-z", "--sparse", extra={"GIT_INDEX_FILE": os.fsdecode(index)})
-        paths = {path.removesuffix(b"/") for path in listed.split(b"\0")[:-1]}
-        try:
-            _refuse_unsafe(paths)
-        except CorruptSave:
-            files.remove(index)
-            raise
-
-    def _unmerged_lines(self, save: Save) -> list[bytes]:
-        """The unmerged entries of a save, as `update-index --index-info` reads them."""
-        stages = save.files.get(b"stages")
-        if stages is None:
-            return []
-        zero = self.repository.zero.encode("ascii")
-        unset: dict[bytes, None] = {}
-        lines = []
-        for stage in (b"1", b"2", b"3"):
-            names = [stage + b"/" + path for path in self._stage_paths(stages[1], stage)]
-            for name, leaf in self.trees.lookup(stages[1], names).items():
-                unset[b"0 %s\t%s\0" % (zero, name[2:])] = None
-                lines.append(b"%o %s %s\t%s\0" % (leaf.mode, leaf.oid.encode("ascii"), stage, name[2:]))
-        return [*unset, *lines]
-
-    def _staged_since(self, current: bytes) -> list[bytes] | None:
-        """Index entries of now that no save and no base has, as lines for update-index.
-
-        None where the index says the same as the saved one, and only stat data differ: then it stays.
-        """
-        if not os.path.exists(current):
-            return []
-        oldest = self.facts.saves[-1]
-        if self._same_entries(current, oldest):
-            return None
-        differing: set[bytes] | None = None
-        for save in self.facts.saves:
-            staged = save.files.get(b"staged")
-            for tree in (save.wip_tree, self._tree_of(save.manifest.head), staged[1] if staged else None):
-                if tree is None:
-                    out = self.git.run("ls-files", "-z")
-                else:
-                    out = self.git.run(
-                        "diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=none", tree
-                    )
-                paths = set(out.split(b"\0")[:-1])
-                differing = paths if differing is None else differing & paths
-                if not differing:
-                    return []
-        unmerged = self.facts.saves[0].files.get(b"stages")
-        found = sorted(differing or ())
-        if unmerged is not None:
-            ours = {path for stage in (b"1", b"2", b"3") for path in self._stage_paths(unmerged[1], stage)}
-            listed = self.git.run("ls-files", "-z", "-u").split(b"\0")
-            still = {line.partition(b"\t")[2] for line in listed}
-            found = [path for path in found if not (path in ours and path in still)]
-        ita = {path for save in self.facts.saves for path in save.manifest.intent_to_add}
-        if ita:
-            empty = object_id(self.repository.object_format, "blob", b"").encode("ascii")
-            listed = self.git.run("ls-files", "-z", "-s", "--", *[path for path in found if path in ita]).split(b"\0")
-            still_empty = {line.partition(b"\t")[2] for line in listed if empty in line}
-            found = [path for path in found if path not in ita or path not in still_empty]
-        zero = self.repository.zero.encode("ascii")
-        lines: list[bytes] = []
-        for start in range(0, len(found), 500):
-            some = found[start : start + 500]
-            lines += [b"0 %s\t%s\0" % (zero, path) for path in some]
-            lines += [line + b"\0" for line in self.git.run("ls-files", "-z", "-s", "--", *some).split(b"\0")[:-1]]
-        self.kept += [path for path in found if path not in self.kept]
-        return lines
-
-    def _same_entries(self, current: bytes, oldest: Save) -> bool:
-        if len(self.facts.saves) > 1:
-            return False
-        temporary = os.path.join(self.repository.own, b"next-index")
-        self._saved_index(oldest, temporary)
-        try:
-            now = self.git.run("ls-files", "-z", "-s", "-v", "--sparse")
-            then = self.git.run(
-                "ls-files", "-z", "-s", "-v", "--sparse", extra={"GIT_INDEX_FILE": os.fsdecode(temporary)}
-            )
-            return now == then
-        finally:
-            files.remove(temporary)
-
-    def _refresh(self) -> None:
-        """Where files were written: fill in their stat data, so that the next `git status` need not read them."""
-        current = os.path.join(self.repository.git_dir, b"index")
-        if not (self.restored or self.deleted) or not os.path.exists(current):
-            return
-        following = os.path.join(self.repository.own, b"next-index")
-        before = identity(current)
-        link_or_copy(current, following)
-        self._refresh_file(following)
-        files.fsync_path(following)
-        with index_lock(self.repository):
-            if identity(current) == before != identity(following):
-                os.rename(following, current)
-                files.fsync_path(self.repository.git_dir)
-        files.remove(following)
-
-    def _refresh_file(self, index: bytes) -> None:
-        """Not on git's own index: killed there, its lock would stay, and nobody could tell whose it is."""
-        process = self.git.start("update-index", "-q", "--refresh", extra={"GIT_INDEX_FILE": os.fsdecode(index)})
-        self.git.finish(process, fine=range(256))
 
     # -- refs, state, nested repositories
 
@@ -939,18 +659,8 @@ class _Recovery:
         )
 
 
-def _refuse_unsafe(paths: Iterable[bytes]) -> None:
-    for path in paths:
-        if not is_safe_path(path):
-            raise CorruptSave(f"a save names a path that git would refuse: {os.fsdecode(path)}", hint="gitstate log")
-
-
 def _is_below(path: bytes, top: bytes) -> bool:
     return path == top or path.startswith(top.rstrip(b"/") + b"/")
-
-
-def _is_operation_file(path: bytes) -> bool:
-    return any(path == name or path.startswith(name + b"/") for name in OPERATION_FILES)
 
 
 def _resume(context: Context, repository: Repository) -> str:
@@ -961,19 +671,3 @@ def _resume(context: Context, repository: Repository) -> str:
         words.append(f"on branch {context.branch_name}")
     words.append(f"in {context.workspace_path}")
     return " ".join(words)
-
-
-def _file_oid(path: bytes, object_format: str) -> Oid | None:
-    import hashlib
-
-    try:
-        with open(path, "rb") as file:
-            info = os.fstat(file.fileno())
-            if not stat.S_ISREG(info.st_mode):
-                return None
-            digest = hashlib.new(object_format, b"blob %d\0" % info.st_size, usedforsecurity=False)
-            while data := file.read(1 << 20):
-                digest.update(data)
-            return digest.hexdigest()
-    except FileNotFoundError:
-        return None

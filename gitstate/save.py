@@ -7,47 +7,27 @@ kill between any two leaves a state that `recover` completes; nothing before the
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from . import files, refs, snapshot
+from .archive import commit_head, read_save
 from .errors import CorruptSave, GitError, GitstateError, RefChanged, UnsupportedSave
 from .files import Deadline
 from .git import LARGE, Git, ObjectReader, Oid, Repository, open_repository, read_head
-from .model import (
-    MAX_CONTEXT,
-    MAX_MANIFEST,
-    Context,
-    LeftOut,
-    Manifest,
-    Nested,
-    Reason,
-    Save,
-    context_from_json,
-    dumps,
-    is_oid,
-    loads,
-    manifest_from_json,
-    path_to_json,
-    text_to_json,
-    with_values,
-)
+from .index import IndexMoved, identity, index_lock, kept_index, link_or_copy
+from .model import Context, LeftOut, Manifest, Nested, Reason, Save, dumps, path_to_json, with_values
 from .notes import add_note
-from .pack import PackWriter, sweep_litter
-from .refs import RefUpdate, RefWriter
+from .ownership import clear_journal, frozen_index, next_index, owned, ref_locks, settle, write_journal
+from .pack import PackWriter
+from .refs import RefUpdate, RefWriter, workspace_id
 from .snapshot import Snapshot
 from .state import describe_save, measured, now, read_live_context, state_name, write_state
 from .tree import DIRECTORY, GITLINK, REGULAR, Leaf, TreeReader, edit_tree, parse_tree
 
-#: How long a save waits for a git that holds index.lock before it goes on without it, in seconds.
-_INDEX_LOCK_PATIENCE = 0.3
-#: What stands in an index.lock of ours: nobody else's is ever removed after a kill.
-_OURS = b"gitstate\n"
 #: Nested repositories deeper than this are listed, not saved.
 _NESTING = 8
 #: A write of fewer bytes than this never waits for the reader of an empty pipe.
@@ -105,181 +85,15 @@ def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveRe
     for pause in (0.0, 0.05, 0.2):
         try:
             return _Saving(repository, git, request).run()
-        except snapshot.IndexMoved:
+        except IndexMoved:
             time.sleep(pause)
     return _Saving(repository, git, request, insist=True).run()
-
-
-def workspace_id(repository: Repository) -> str:
-    """The name of a workspace in refs: its directory's name and a hash of host and path."""
-    import hashlib
-
-    digest = hashlib.sha256(os.fsencode(files.hostname()) + b"\0" + repository.toplevel).hexdigest()
-    name = "".join(
-        c if c.isascii() and c.isalnum() else "-" for c in os.fsdecode(os.path.basename(repository.toplevel))
-    )
-    return f"{name.strip('-')[:40] or 'workspace'}-{digest[:12]}"
 
 
 def new_save_id() -> str:
     """An id that sorts by time (UTC, microseconds) and may stand in a ref's name."""
     seconds, rest = divmod(time.time_ns(), 1_000_000_000)
     return time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z-{os.urandom(3).hex()}"
-
-
-@contextlib.contextmanager
-def owned(repository: Repository, deadline: Deadline) -> Iterator[Git]:
-    """Hold the workspace against every other save and recover, and clear up after one that was killed.
-
-    Yields a Git whose children hold the lock too, so that the next owner knows that none of them is left.
-    """
-    files.make_directory(repository.own, top=repository.git_dir)
-    name = text_to_json(os.fsdecode(repository.toplevel))
-    with files.locked(os.path.join(repository.own, b"lock"), deadline, name) as fd:
-        settle(repository)
-        yield Git(repository.toplevel, repository.git.options, fd)
-
-
-_JOURNAL = b"journal"
-_FROZEN = b"frozen-index"
-_NEXT = b"next-index"
-
-
-def settle(repository: Repository) -> None:
-    """Clear up after an owner that was killed; only for who holds the workspace.
-
-    Removes its temporary files, and ref locks that its journal names: their owner is provably gone, because the
-    workspace's flock is held by every child of an owner. A lock that others may take is given time to go by itself.
-    """
-    journal = os.path.join(repository.own, _JOURNAL)
-    data = files.read_limited(journal, MAX_CONTEXT)
-    if data is None:
-        return
-    with contextlib.suppress(CorruptSave):
-        value = loads(data, MAX_CONTEXT, "the journal")
-        begun = value.get("begun_ns")
-        locks = value.get("locks")
-        if isinstance(begun, int) and isinstance(locks, list):
-            for lock in locks:
-                if isinstance(lock, str) and lock.endswith(".lock"):
-                    _remove_dead_lock(os.fsencode(lock), begun, repository)
-    for name in (_FROZEN, _NEXT, _NEXT + b".lock"):
-        files.remove(os.path.join(repository.own, name))
-    snapshot._remove_tree(os.path.join(repository.own, b"quarantine"))
-    _remove_temporaries(repository.own)
-    sweep_litter(repository.objects, workspace_id(repository))
-    files.remove(journal)
-
-
-def _remove_temporaries(directory: bytes) -> None:
-    for name in os.listdir(directory):
-        if b".tmp-" in name or name.startswith(b"write-"):
-            files.remove(os.path.join(directory, name))
-
-
-def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> None:
-    if os.path.commonpath([repository.common_dir, path]) != repository.common_dir:
-        return
-    seen = None
-    for _ in range(20):
-        try:
-            info = os.lstat(path)
-        except FileNotFoundError:
-            return
-        if info.st_mtime_ns < begun_ns - 2_000_000_000 or not stat.S_ISREG(info.st_mode):
-            return
-        if path.endswith(b"/index.lock") and files.read_limited(path, 64) != _OURS:
-            return
-        if path.endswith(b"/packed-refs.lock") and info.st_size:
-            return
-        if seen is not None and seen != info.st_ino:
-            return
-        if os.fsencode(f"/{refs.OWN}") in path:
-            break
-        seen = info.st_ino
-        time.sleep(0.05)
-    files.remove(path)
-    if path.endswith(b"/packed-refs.lock"):
-        files.remove(path.removesuffix(b"lock") + b"new")
-
-
-def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:
-    """Say which lock files this process may leave behind if it is killed from here on.
-
-    Those that are there already and older than this boot are dead, and removed.
-    """
-    for path in locks:
-        if files.older_than_boot(path):
-            files.remove(path)
-    value = {
-        "begun_ns": time.time_ns(),
-        "pid": os.getpid(),
-        "locks": [os.fsdecode(path) for path in locks],
-    }
-    path = os.path.join(repository.own, _JOURNAL)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        files.write_all(fd, json.dumps(value).encode("utf-8", "surrogateescape"))
-    finally:
-        os.close(fd)
-
-
-def clear_journal(repository: Repository) -> None:
-    """All is done: nothing is left to clear up."""
-    files.remove(os.path.join(repository.own, _JOURNAL))
-
-
-def ref_locks(repository: Repository, names: Sequence[str]) -> list[bytes]:
-    """The lock files that transactions over these refs (and HEAD's reflog) take."""
-    found = [os.path.join(repository.common_dir, os.fsencode(name)) for name in refs.lock_files(names)]
-    return [*found, *(os.path.join(repository.git_dir, name) for name in (b"HEAD.lock", b"index.lock"))]
-
-
-def read_save(archive: Oid, reader: ObjectReader) -> Save:
-    """A save as the archive commit holds it. Raises CorruptSave or UnsupportedSave."""
-    try:
-        commit = reader.contents([archive], MAX_CONTEXT)[0]
-        if commit is None or commit[0] != "commit":
-            raise CorruptSave(f"the archive {archive} is missing or no commit")
-        tree, parents = commit_head(commit[1])
-        if not parents:
-            raise CorruptSave(f"the archive {archive} names no WIP commit")
-        wip = reader.contents(parents[:1], MAX_CONTEXT)[0]
-        if wip is None or wip[0] != "commit":
-            raise CorruptSave(f"the WIP commit {parents[0]} is missing")
-        content = reader.contents([tree])[0]
-        if content is None or content[0] != "tree":
-            raise CorruptSave(f"the archive's tree {tree} is missing")
-        entries = parse_tree(content[1], len(tree) // 2)
-
-        def load(name: bytes, limit: int) -> bytes | None:
-            leaf = entries.get(name)
-            found = None if leaf is None else reader.contents([leaf.oid], limit)[0]
-            return None if found is None else found[1]
-
-        manifest = manifest_from_json(loads(load(b"manifest.json", MAX_MANIFEST), MAX_MANIFEST, "the manifest"))
-        try:
-            context = context_from_json(loads(load(b"context.json", MAX_CONTEXT), MAX_CONTEXT, "the context"))
-        except (CorruptSave, GitError, ValueError):
-            context = Context()
-        plain = {name: (leaf.mode, leaf.oid) for name, leaf in entries.items()}
-        return Save(archive, parents[0], commit_head(wip[1])[0], plain, context, manifest)
-    except (GitError, ValueError, IndexError) as error:
-        raise CorruptSave(f"the save {archive[:12]} can't be read: {text_to_json(str(error))[:200]}") from None
-
-
-def commit_head(data: bytes) -> tuple[Oid, list[Oid]]:
-    """Tree and parents of a raw commit. Raises ValueError where it is none."""
-    tree, parents = "", []
-    for line in data.split(b"\n\n", 1)[0].split(b"\n"):
-        word, _, value = line.partition(b" ")
-        if word == b"tree":
-            tree = value.decode("ascii")
-        elif word == b"parent":
-            parents.append(value.decode("ascii"))
-    if not is_oid(tree) or not all(is_oid(parent) for parent in parents):
-        raise ValueError("not a commit")
-    return tree, parents
 
 
 class _Saving:
@@ -295,8 +109,8 @@ class _Saving:
         self.id = workspace_id(repository)
         self.save_id = new_save_id()
         self.writer = PackWriter(repository.objects, repository.object_format, self.id)
-        self.frozen = os.path.join(repository.own, _FROZEN)
-        self.next = os.path.join(repository.own, _NEXT)
+        self.frozen = frozen_index(repository)
+        self.next = next_index(repository)
         self.reader = ObjectReader(repository.git)
         self.trees = TreeReader(self.reader)
         self.updates: RefWriter | None = None
@@ -363,7 +177,7 @@ class _Saving:
         """Raises IndexMoved where git replaced the index since it was frozen."""
         moved = identity(os.path.join(self.repository.git_dir, b"index")) != identity(self.frozen)
         if moved and not self.insist:
-            raise snapshot.IndexMoved("the index kept changing; nothing was changed", hint="gitstate save")
+            raise IndexMoved("the index kept changing; nothing was changed", hint="gitstate save")
 
     def _context(self, taken: Snapshot) -> tuple[Context, list[str]]:
         live, _ = read_live_context(self.repository)
@@ -921,73 +735,8 @@ class _Saving:
         return {name: (leaf.mode, leaf.oid) for name, leaf in entries.items()}
 
 
-@contextlib.contextmanager
-def index_lock(repository: Repository) -> Iterator[None]:
-    """Hold git's own index.lock, or go on without it where someone holds it for longer than a git command does.
-
-    A stale one must not stop a save; a live holder that comes later overwrites our index with one that `recover`
-    compares entry by entry.
-    """
-    lock = os.path.join(repository.git_dir, b"index.lock")
-    patience = Deadline(_INDEX_LOCK_PATIENCE)
-    # Made whole beside and linked into place: a lock of ours never stands there without its mark.
-    mark = os.path.join(repository.own, b"index-lock.tmp-%d" % os.getpid())
-    with open(mark, "wb") as file:
-        file.write(_OURS)
-    held = False
-    while not held:
-        try:
-            os.link(mark, lock)
-            held = True
-        except FileExistsError:
-            if files.older_than_boot(lock):
-                files.remove(lock)
-                continue
-            if patience.passed():
-                break
-            time.sleep(0.01)
-        except OSError:
-            break
-    try:
-        yield
-    finally:
-        if held:
-            files.remove(lock)
-        files.remove(mark)
-
-
-def link_or_copy(source: bytes, target: bytes) -> None:
-    """Another name for a file that is only ever replaced; where there are no hard links a copy with its time stamp.
-
-    Without the time stamp git would take entries that are racy for clean.
-    """
-    files.remove(target)
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        import shutil
-
-        shutil.copy2(source, target)
-
-
-def kept_index(repository: Repository, save_id: str) -> bytes:
-    """Where the index that a save took away is kept."""
-    return os.path.join(repository.own, b"index." + save_id.encode("ascii"))
-
-
 def _stands_on(taken: Snapshot, pending: Save) -> bool:
     return taken.head == pending.wip and taken.head_ref == pending.manifest.head_ref
-
-
-def identity(path: bytes) -> tuple[int, int, int] | None:
-    """What changes whenever git replaces a file: size, time stamp and inode; None where there is none."""
-    try:
-        info = os.lstat(path)
-    except FileNotFoundError:
-        return None
-    return info.st_size, info.st_mtime_ns, info.st_ino
 
 
 def _control_files(repository: Repository) -> Iterator[bytes]:

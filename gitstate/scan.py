@@ -7,13 +7,15 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from . import files, refs, snapshot
+from . import files, refs
+from .archive import commit_head, read_save
 from .errors import CorruptSave, GitstateError, NeedsPerson, NotAWorkspace, UnsupportedSave
 from .git import ObjectReader, Oid, Repository, head_of, open_repository, read_head
 from .model import MAX_CONTEXT, Context, Manifest, Reason, Save, context_from_json, is_oid, is_save_id, loads
 from .notes import read_note
+from .operation import operation_under_way
 from .plan import Facts, resting_places
-from .save import commit_head, read_save, workspace_id
+from .refs import workspace_id
 from .state import now, read_live_context
 from .tree import TreeReader
 
@@ -56,15 +58,6 @@ def read_stack(archive: Oid, reader: ObjectReader) -> tuple[Save, ...]:
         if len(found) > _STACK_LIMIT or any(item.archive == following for item in found):
             raise CorruptSave(f"the saves below {archive[:12]} never end")
     return tuple(found)
-
-
-def operation_under_way(git_dir: bytes) -> str | None:
-    """The name of the unfinished operation in a git dir."""
-    for name, path in snapshot.OPERATIONS:
-        if os.path.lexists(os.path.join(git_dir, path)):
-            is_am = path == b"rebase-apply" and os.path.exists(os.path.join(git_dir, path, b"applying"))
-            return "am" if is_am else name
-    return None
 
 
 def find_save(repository: Repository, save_id: str) -> tuple[str, Oid]:

@@ -10,16 +10,19 @@ from __future__ import annotations
 import bisect
 import os
 import re
+import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 from . import files
-from .errors import GitError, TryAgain
+from .errors import GitError
 from .files import Deadline
 from .git import LARGE, ObjectReader, Oid, Repository, head_of, read_head
+from .index import IndexFile, identify_index, shared_index_name
 from .model import LeftOut, is_safe_path
+from .operation import operation_paths, operation_under_way
+from .ownership import quarantine
 from .pack import ChangedWhileRead, PackWriter, object_id
 from .tree import EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf
 
@@ -32,22 +35,6 @@ _IGNORED_LISTED = 1_000
 _RETRIES = 3
 _CONVERTING = ("filter", "text", "crlf", "eol", "ident", "working-tree-encoding")
 
-#: What stands in a git dir while an operation is unfinished: (name of the operation, its file or directory).
-OPERATIONS = (
-    ("rebase", b"rebase-merge"),
-    ("rebase", b"rebase-apply"),
-    ("merge", b"MERGE_HEAD"),
-    ("cherry-pick", b"CHERRY_PICK_HEAD"),
-    ("revert", b"REVERT_HEAD"),
-    ("sequence", b"sequencer"),
-    ("bisect", b"BISECT_LOG"),
-)
-OPERATION_FILES = (
-    *(b"MERGE_HEAD", b"MERGE_MSG", b"MERGE_MODE", b"MERGE_RR", b"MERGE_AUTOSTASH", b"AUTO_MERGE", b"SQUASH_MSG"),
-    *(b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"REBASE_HEAD", b"ORIG_HEAD", b"rebase-merge", b"rebase-apply"),
-    *(b"sequencer", b"BISECT_START", b"BISECT_LOG", b"BISECT_NAMES", b"BISECT_TERMS", b"BISECT_EXPECTED_REV"),
-    *(b"BISECT_ANCESTORS_OK", b"BISECT_FIRST_PARENT", b"BISECT_RUN", b"refs/bisect", b"refs/rewritten"),
-)
 _OPERATION_LIMIT = 16 << 20
 
 
@@ -89,10 +76,6 @@ class Snapshot:
     def dirty(self) -> bool:
         """Whether anything differs from HEAD's tree, or git's own words for it from the ordinary."""
         return bool(self.staged or self.worktree or self.stages or self.intent_to_add or self.operation or self.raw)
-
-
-class IndexMoved(TryAgain):
-    """The index file was replaced while the snapshot was taken: look again."""
 
 
 def take(
@@ -588,11 +571,11 @@ class _Taking:
 
     def _read_by_git(self, paths: list[bytes]) -> None:
         """Send files through git's conversions into a quarantine, and take the blobs from there."""
-        quarantine = os.path.join(self.repository.own, b"quarantine")
-        files.make_directory(quarantine, top=self.repository.git_dir)
+        place = quarantine(self.repository)
+        files.make_directory(place, top=self.repository.git_dir)
         extra = {
             **self.extra,
-            "GIT_OBJECT_DIRECTORY": os.fsdecode(quarantine),
+            "GIT_OBJECT_DIRECTORY": os.fsdecode(place),
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(self.repository.objects),
         }
         clean = self._clean(paths, extra)
@@ -612,7 +595,7 @@ class _Taking:
                         raise GitError(["hash-object"], -1, b"a converted file did not arrive")
                     self.found.worktree[path] = Leaf(raw.mode, self.writer.add("blob", content[1]))
                     self.found.raw[path] = (raw, "filter")
-        _remove_tree(quarantine)
+        shutil.rmtree(place, ignore_errors=True)
 
     def _clean(self, paths: list[bytes], extra: dict[str, str]) -> dict[bytes, Oid]:
         """Converted oid by path. A path whose conversion fails (a required filter) is missing from the answer."""
@@ -664,14 +647,7 @@ class _Taking:
     def _operation(self) -> None:
         found = self.found
         git_dir = self.repository.git_dir
-        for name, path in OPERATIONS:
-            if os.path.lexists(os.path.join(git_dir, path)):
-                found.operation = name
-                if path == b"rebase-apply" and os.path.exists(os.path.join(git_dir, path, b"applying")):
-                    found.operation = "am"
-                break
-        else:
-            found.operation = "conflict" if found.stages else None
+        found.operation = operation_under_way(git_dir) or ("conflict" if found.stages else None)
         named: set[bytes] = set()
         digits = len(self.repository.zero)
         pattern = re.compile(rb"\b[0-9a-f]{%d}\b" % digits)
@@ -708,64 +684,10 @@ class _Taking:
             self.found.left_out.append(LeftOut(path, reason, lost))
 
 
-def operation_paths(git_dir: bytes) -> list[bytes]:
-    """Every file of an unfinished operation, relative to the git dir. Directories are walked, links not followed."""
-    found: list[bytes] = []
-    for name in OPERATION_FILES:
-        full = os.path.join(git_dir, name)
-        if os.path.isdir(full) and not os.path.islink(full):
-            for directory, _, names in os.walk(full):
-                inside = os.path.relpath(directory, git_dir)
-                found += [os.path.join(inside, file) for file in sorted(names) if not file.endswith(b".lock")]
-        elif os.path.lexists(full):
-            found.append(name)
-    return found
-
-
 def is_repository(directory: bytes) -> bool:
     """Whether a directory is the worktree of a repository of its own."""
     dot_git = os.path.join(directory, b".git")
     return os.path.isfile(dot_git) or os.path.isfile(os.path.join(dot_git, b"HEAD"))
-
-
-class IndexFile(NamedTuple):
-    """What tells one index file from another: size, the checksum at its end, and its time stamp in nanoseconds."""
-
-    size: int
-    checksum: str
-    mtime_ns: int
-
-
-def identify_index(fd: int) -> IndexFile:
-    """The identity of an open index file; its checksum is the last 20 bytes (`man 5 gitformat-index`)."""
-    info = os.fstat(fd)
-    return IndexFile(info.st_size, os.pread(fd, 20, max(info.st_size - 20, 0)).hex(), info.st_mtime_ns)
-
-
-def identify_index_at(path: bytes) -> IndexFile | None:
-    """The identity of the index file at `path`; None where there is none."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        return identify_index(fd)
-    finally:
-        os.close(fd)
-
-
-def shared_index_name(index: bytes, oid_bytes: int, git_dir: bytes) -> str | None:
-    """The id of the shared index that a split index names in its `link` extension (`man 5 gitformat-index`).
-
-    The word may stand in a file's name too, so only an id whose shared index is there counts.
-    """
-    place = index.rfind(b"link")
-    while place > 0:
-        name = index[place + 8 : place + 8 + oid_bytes].hex()
-        if len(name) == 2 * oid_bytes and os.path.exists(os.path.join(git_dir, b"sharedindex." + name.encode("ascii"))):
-            return name
-        place = index.rfind(b"link", 0, place)
-    return None
 
 
 def quote_c(path: bytes) -> bytes:
@@ -854,9 +776,3 @@ def _special_reason(full: bytes) -> str:
     )  # fmt: skip
     name = next((word for matches, word in kinds if matches(mode)), "neither a file, a symlink nor a directory")
     return f"it is {name}: git can't hold one"
-
-
-def _remove_tree(directory: bytes) -> None:
-    import shutil
-
-    shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,143 @@
+"""Who holds a workspace, and clearing up after a holder that was killed.
+
+One flock for each workspace, held by its owner and every child of it; beside it a journal of what the owner may
+leave behind. Who gets the lock and finds a journal knows that its writer, and all that it started, is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Sequence
+
+from . import files, refs
+from .errors import CorruptSave
+from .files import Deadline
+from .git import Git, Repository
+from .index import is_own_lock
+from .model import MAX_CONTEXT, loads, text_to_json
+from .pack import sweep_litter
+
+_JOURNAL = b"journal"
+
+
+@contextlib.contextmanager
+def owned(repository: Repository, deadline: Deadline) -> Iterator[Git]:
+    """Hold the workspace against every other save and recover, and clear up after one that was killed.
+
+    Yields a Git whose children hold the lock too, so that the next owner knows that none of them is left.
+    """
+    files.make_directory(repository.own, top=repository.git_dir)
+    name = text_to_json(os.fsdecode(repository.toplevel))
+    with files.locked(os.path.join(repository.own, b"lock"), deadline, name) as fd:
+        settle(repository)
+        yield Git(repository.toplevel, repository.git.options, fd)
+
+
+def frozen_index(repository: Repository) -> bytes:
+    """Where the owner keeps its second name of the index that it looks at."""
+    return os.path.join(repository.own, b"frozen-index")
+
+
+def next_index(repository: Repository) -> bytes:
+    """Where the owner makes an index that is to take the place of git's."""
+    return os.path.join(repository.own, b"next-index")
+
+
+def quarantine(repository: Repository) -> bytes:
+    """Where git's own way in puts objects before they are packed."""
+    return os.path.join(repository.own, b"quarantine")
+
+
+def settle(repository: Repository) -> None:
+    """Clear up after an owner that was killed; only for who holds the workspace.
+
+    Removes its temporary files, and ref locks that its journal names: their owner is provably gone, because the
+    workspace's flock is held by every child of an owner. A lock that others may take is given time to go by itself.
+    """
+    journal = os.path.join(repository.own, _JOURNAL)
+    data = files.read_limited(journal, MAX_CONTEXT)
+    if data is None:
+        return
+    with contextlib.suppress(CorruptSave):
+        value = loads(data, MAX_CONTEXT, "the journal")
+        begun = value.get("begun_ns")
+        locks = value.get("locks")
+        if isinstance(begun, int) and isinstance(locks, list):
+            for lock in locks:
+                if isinstance(lock, str) and lock.endswith(".lock"):
+                    _remove_dead_lock(os.fsencode(lock), begun, repository)
+    for path in (frozen_index(repository), next_index(repository), next_index(repository) + b".lock"):
+        files.remove(path)
+    shutil.rmtree(quarantine(repository), ignore_errors=True)
+    _remove_temporaries(repository.own)
+    sweep_litter(repository.objects, refs.workspace_id(repository))
+    files.remove(journal)
+
+
+def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> None:
+    if os.path.commonpath([repository.common_dir, path]) != repository.common_dir:
+        return
+    seen = None
+    for _ in range(20):
+        try:
+            info = os.lstat(path)
+        except FileNotFoundError:
+            return
+        if info.st_mtime_ns < begun_ns - 2_000_000_000 or not stat.S_ISREG(info.st_mode):
+            return
+        if path.endswith(b"/index.lock") and not is_own_lock(path):
+            return
+        if path.endswith(b"/packed-refs.lock") and info.st_size:
+            return
+        if seen is not None and seen != info.st_ino:
+            return
+        if os.fsencode(f"/{refs.OWN}") in path:
+            break
+        seen = info.st_ino
+        time.sleep(0.05)
+    files.remove(path)
+    if path.endswith(b"/packed-refs.lock"):
+        files.remove(path.removesuffix(b"lock") + b"new")
+
+
+def _remove_temporaries(directory: bytes) -> None:
+    for name in os.listdir(directory):
+        if b".tmp-" in name or name.startswith(b"write-"):
+            files.remove(os.path.join(directory, name))
+
+
+def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:
+    """Say which lock files this process may leave behind if it is killed from here on.
+
+    Those that are there already and older than this boot are dead, and removed.
+    """
+    for path in locks:
+        if files.older_than_boot(path):
+            files.remove(path)
+    value = {
+        "begun_ns": time.time_ns(),
+        "pid": os.getpid(),
+        "locks": [os.fsdecode(path) for path in locks],
+    }
+    path = os.path.join(repository.own, _JOURNAL)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        files.write_all(fd, json.dumps(value).encode("utf-8", "surrogateescape"))
+    finally:
+        os.close(fd)
+
+
+def clear_journal(repository: Repository) -> None:
+    """All is done: nothing is left to clear up."""
+    files.remove(os.path.join(repository.own, _JOURNAL))
+
+
+def ref_locks(repository: Repository, names: Sequence[str]) -> list[bytes]:
+    """The lock files that transactions over these refs (and HEAD's reflog) take."""
+    found = [os.path.join(repository.common_dir, os.fsencode(name)) for name in refs.lock_files(names)]
+    return [*found, *(os.path.join(repository.git_dir, name) for name in (b"HEAD.lock", b"index.lock"))]
