@@ -309,8 +309,10 @@ class _Recovery:
         if old is None:
             out = self.repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", new)
         else:
+            # Two trees are compared, but git reads the index first, and ends where it is torn: there it finds none.
             out = self.repository.git.run(
-                "diff-tree", "-r", "-z", "--no-renames", "--name-only", "--ignore-submodules=none", old, new
+                *("diff-tree", "-r", "-z", "--no-renames", "--name-only", "--ignore-submodules=none", old, new),
+                extra={"GIT_INDEX_FILE": os.fsdecode(os.path.join(self.repository.own, b"no-index"))},
             )
         return out.split(b"\0")[:-1]
 
