@@ -52,6 +52,8 @@ class PackWriter:
         self._seen: set[Oid] = set()
         self._keeps: list[bytes] = []
         self._count = 0
+        #: Bytes that were written so far.
+        self.written = 0
 
     def __contains__(self, oid: object) -> bool:
         return oid in self._seen
@@ -104,6 +106,7 @@ class PackWriter:
                 make_directory(os.path.dirname(path), top=self._objects)
                 os.rename(temporary, path)
                 fsync_path(os.path.dirname(path))
+                self.written += size
             elif os.path.exists(path):
                 fsync_path(path)
                 fsync_path(os.path.dirname(path))
@@ -196,6 +199,7 @@ class PackWriter:
             finally:
                 os.close(fd)
             os.rename(temporary, path)
+            self.written += len(data)
         except BaseException:
             remove(temporary)
             raise

@@ -25,7 +25,18 @@ from .ownership import clear_journal, frozen_index, next_index, owned, ref_locks
 from .pack import PackWriter
 from .refs import RefUpdate, RefWriter, workspace_id
 from .snapshot import Snapshot
-from .state import describe_save, measured, now, read_live_context, state_name, write_state
+from .snapshot_since import Known, take_since
+from .state import (
+    FINISHED,
+    INTERRUPTED,
+    describe_save,
+    measured,
+    now,
+    owned_by,
+    read_live_context,
+    state_name,
+    write_state,
+)
 from .tree import DIRECTORY, GITLINK, REGULAR, Leaf, TreeReader, edit_tree, parse_tree
 
 #: Nested repositories deeper than this are listed, not saved.
@@ -47,6 +58,14 @@ class SaveRequest(NamedTuple):
     """Paths to hold byte for byte whatever git thinks of them."""
     owner_pid: int | None = None
     depth: int = 0
+    known: Known | None = None
+    """What the caller knows from its last checkpoint: then only what changed since is looked at."""
+    largest: int | None = None
+    """Files of more bytes are left out: what is small is safe first."""
+    stay: bool = False
+    """Leave branch and index where they are: the agent still works on them."""
+    replaces: str | None = None
+    """The id of an earlier save of the same end of the same run, which this one takes the place of."""
 
 
 class SaveResult(NamedTuple):
@@ -63,6 +82,10 @@ class SaveResult(NamedTuple):
     branch_moved: bool = False
     left_out: tuple[LeftOut, ...] = ()
     message: str = ""
+    taken: Snapshot | None = None
+    """What was found, for who watches on."""
+    written: int = 0
+    """How many bytes went into the object store."""
 
     @property
     def lost(self) -> bool:
@@ -124,16 +147,7 @@ class _Saving:
         try:
             self._freeze()
             self.updates = RefWriter(repository, self.git, f"save {self.save_id}")
-            taken = snapshot.take(
-                repository,
-                self.writer,
-                self.reader,
-                self.frozen,
-                never=state_name(repository),
-                keep_ignored=[*repository.config.get("gitstate.includeignored", ()), *request.keep_ignored],
-                keep_paths=request.keep_paths,
-                deadline=self.deadline,
-            )
+            taken = self._take()
             self._check_index()
             seen = refs.read_refs(repository, (marker, checkpoint, refs.NOTES))
             context, too_long = self._context(taken)
@@ -166,7 +180,30 @@ class _Saving:
             self.indexing.kill()
             self.indexing.communicate()
 
-    # -- before the snapshot
+    # -- the snapshot
+
+    def _take(self) -> Snapshot:
+        repository, request = self.repository, self.request
+        known, never = request.known, state_name(repository)
+        # The checkpoint keeps alive what the caller knows: without it nothing vouches for those objects.
+        if known is not None and known.archive in refs.read_refs(repository, [refs.checkpoint_ref(self.id)]).values():
+            taken = take_since(
+                known, repository, self.writer, self.reader, self.frozen,
+                never=never, largest=request.largest, deadline=self.deadline,
+            )  # fmt: skip
+            if taken is not None:
+                return taken
+        return snapshot.take(
+            repository,
+            self.writer,
+            self.reader,
+            self.frozen,
+            never=never,
+            keep_ignored=[*repository.config.get("gitstate.includeignored", ()), *request.keep_ignored],
+            keep_paths=request.keep_paths,
+            largest=request.largest,
+            deadline=self.deadline,
+        )
 
     def _freeze(self) -> None:
         index = os.path.join(self.repository.git_dir, b"index")
@@ -180,11 +217,13 @@ class _Saving:
             raise IndexMoved("the index kept changing; nothing was changed", hint="gitstate save")
 
     def _context(self, taken: Snapshot) -> tuple[Context, list[str]]:
-        live, _ = read_live_context(self.repository)
+        live, status = read_live_context(self.repository)
+        if status == FINISHED:
+            live = Context()
         context, too_long = with_values(live, self.request.values)
         pid = self.request.owner_pid
         if pid is not None:
-            context = context._replace(pid=pid, pid_start=files.process_start(pid), boot_id=files.boot_id())
+            context = owned_by(context, pid)
         elif context.boot_id is None:
             context = context._replace(boot_id=files.boot_id())
         return measured(self.repository, context, taken.head_ref), too_long
@@ -244,6 +283,12 @@ class _Saving:
         nested: tuple[Nested, ...],
     ) -> SaveResult:
         marker = refs.marker_ref(self.id)
+        early = pending if pending is not None and pending.manifest.save_id == self.request.replaces else None
+        if early is not None:
+            if self._is_emptied(taken, early, False):
+                early = None
+            else:
+                pending = self._beneath(early)
         stacked = pending is not None and pending.manifest.moves_branch and _stands_on(taken, pending)
         head_tree = self._tree_of(taken.head)
         if pending is None and not taken.noteworthy and not nested and context.work() == Context().work():
@@ -261,7 +306,7 @@ class _Saving:
             if not stacked:
                 return self._renew(taken, pending, context, seen)
         moves = taken.head_ref is not None and taken.head_ref.startswith("refs/heads/") and taken.operation is None
-        moves = moves and not self.insist
+        moves = moves and not self.insist and not self.request.stay
         manifest = self._manifest(taken, nested, moves=moves)
         if stacked and pending is not None:
             manifest = manifest._replace(base=pending.manifest.base, below=pending.archive)
@@ -277,8 +322,10 @@ class _Saving:
         note = self.writer.add("blob", dumps(_note(context, manifest, archive)))
         notes_tip = seen.get(refs.NOTES)
         notes_new = self._note(notes_tip, wip, note)
-        self._journal_locks(taken.head_ref if moves else None)
-        self._keep_index(taken)
+        dropped = [] if early is None else [(refs.save_ref(self.id, early.manifest.save_id), early.archive)]
+        self._journal_locks(taken.head_ref if moves else None, *(ref for ref, _ in dropped))
+        if not self.request.stay:
+            self._keep_index(taken)
         exchange = self._start_exchange(taken, tree, head_tree) if moves else None
         self._make_durable()
         assert self.updates is not None
@@ -288,6 +335,7 @@ class _Saving:
                 RefUpdate(refs.save_ref(self.id, self.save_id), archive, None),
                 RefUpdate(marker, archive, seen.get(marker)),
                 *([self.foreign_marker] if self.foreign_marker else []),
+                *(RefUpdate(ref, None, oid) for ref, oid in dropped),
             ]
         )
         # The marker stands: what fails from here on is said, and takes nothing back.
@@ -303,6 +351,15 @@ class _Saving:
         return self._answer(
             "saved", taken, manifest, wip=wip, archive=archive, index_commit=index_commit, moved=moved, message=message
         )
+
+    def _beneath(self, early: Save) -> Save | None:
+        """What waited before an early save of the same end of a run."""
+        if early.manifest.below is not None:
+            return self._read(early.manifest.below)
+        if early.manifest.previous is None:
+            return None
+        ref = refs.save_ref(self.id, early.manifest.previous)
+        return self._read(refs.read_refs(self.repository, [ref]).get(ref))
 
     def _checkpoint(
         self,
@@ -464,9 +521,9 @@ class _Saving:
 
     # -- refs
 
-    def _journal_locks(self, branch: str | None) -> None:
+    def _journal_locks(self, *others: str | None) -> None:
         own = (refs.save_ref(self.id, self.save_id), refs.marker_ref(self.id), refs.checkpoint_ref(self.id))
-        names = [*own, refs.NOTES, *([branch] if branch else [])]
+        names = [*own, refs.NOTES, *(ref for ref in others if ref is not None)]
         write_journal(self.repository, ref_locks(self.repository, names))
 
     def _move_notes(self, tip: Oid | None, new: Oid, wip: Oid, note: Oid) -> str:
@@ -580,7 +637,7 @@ class _Saving:
         described = describe_save(manifest, wip=wip, archive=archive)
         with contextlib.suppress(OSError):
             write_state(
-                self.repository, context, "interrupted", reason=manifest.reason.to_json(), save=described,
+                self.repository, context, INTERRUPTED, reason=manifest.reason.to_json(), save=described,
                 resume="gitstate recover", durable=False,
             )  # fmt: skip
 
@@ -608,6 +665,8 @@ class _Saving:
             branch_moved=moved,
             left_out=tuple(taken.left_out),
             message=message,
+            taken=taken,
+            written=self.writer.written,
         )
 
     def _is_emptied(self, taken: Snapshot, pending: Save, stacked: bool) -> bool:

@@ -14,12 +14,13 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from . import files
 from .errors import GitError
 from .files import Deadline
 from .git import LARGE, ObjectReader, Oid, Repository, head_of, read_head
-from .index import IndexFile, identify_index, shared_index_name
+from .index import IndexFile, identify_index, identity, shared_index_name
 from .model import LeftOut, is_safe_path
 from .operation import operation_paths, operation_under_way
 from .ownership import quarantine
@@ -31,11 +32,25 @@ MODES_LIMIT = 8_000
 #: An index of at most this many bytes is copied into the archive as it is (about ten thousand entries).
 INDEX_COPIED = 1 << 20
 #: No more ignored paths than this are listed in a manifest.
-_IGNORED_LISTED = 1_000
+IGNORED_LISTED = 1_000
 _RETRIES = 3
 _CONVERTING = ("filter", "text", "crlf", "eol", "ident", "working-tree-encoding")
 
 _OPERATION_LIMIT = 16 << 20
+
+
+class Ground(NamedTuple):
+    """What a look at the whole tree found out and a later one may lean on, while index and settings stay as they are.
+
+    `tracked` and `order` are the index's paths; `plain` says that nothing in it needs git's own eyes again: no gitlink,
+    no hidden entry. `settings` is the identity of the files that say what is ignored and converted.
+    """
+
+    tracked: frozenset[bytes] | set[bytes]
+    order: list[bytes]
+    attributes: bool
+    plain: bool
+    settings: tuple[object, ...]
 
 
 class Snapshot:
@@ -66,6 +81,7 @@ class Snapshot:
         self.shared_index: tuple[str, Oid] | None = None
         self.sparse: dict[str, str] = {}
         self.sparse_file: Oid | None = None
+        self.ground: Ground | None = None
 
     @property
     def noteworthy(self) -> bool:
@@ -87,21 +103,25 @@ def take(
     never: bytes,
     keep_ignored: Sequence[str] = (),
     keep_paths: Sequence[bytes] = (),
+    largest: int | None = None,
     deadline: Deadline,
 ) -> Snapshot:
     """Take one snapshot.
 
     `frozen_index` is a hard link to the index (or a path where nothing is, where there is none): git replaces the
     index by rename, so that all of one snapshot sees one index, with the time stamp that racy entries need. `never`
-    is the state file's name; `keep_paths` are held byte for byte in any case.
+    is the state file's name; `keep_paths` are held byte for byte in any case; a file of more than `largest` bytes is
+    left out.
 
     Raises GitError, OSError; one bad file is left out instead.
     """
-    taking = _Taking(repository, writer, reader, frozen_index, never, keep_ignored, deadline)
+    taking = Taking(repository, writer, reader, frozen_index, never, keep_ignored, largest, deadline)
     return taking.run(keep_paths)
 
 
-class _Taking:
+class Taking:
+    """One look at a worktree; `run` looks at all of it, `snapshot_since` at what changed."""
+
     def __init__(
         self,
         repository: Repository,
@@ -110,6 +130,7 @@ class _Taking:
         frozen_index: bytes,
         never: bytes,
         keep_ignored: Sequence[str],
+        largest: int | None,
         deadline: Deadline,
     ) -> None:
         self.repository = repository
@@ -120,6 +141,7 @@ class _Taking:
         self.extra = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
         self.never = never
         self.keep_ignored = keep_ignored
+        self.largest = largest
         self.deadline = deadline
         self.filemode = repository.is_true("core.filemode", True)
         self.links = repository.is_true("core.symlinks", True)
@@ -138,7 +160,8 @@ class _Taking:
         listed = git.finish(listing)
         hidden = self._tracked(listed)
         self._take_index(hides=bool(hidden))
-        untracked, specials, swapped = self._walk()
+        settings = settings_identity(self.repository)
+        untracked, specials, swapped = self._walk([self.top])
         # What `status` prints is read here and not before: it works beside the walk on the other core.
         changed = self._status(self._status_output(status))
         for path in swapped:
@@ -149,7 +172,7 @@ class _Taking:
                     path, "it stands where a submodule should be, and git looks at nothing in it", lost=True
                 )
         plain, listed_ignored = self._sort_out(untracked, specials)
-        self.found.ignored = listed_ignored[:_IGNORED_LISTED]
+        self.found.ignored = listed_ignored[:IGNORED_LISTED]
         self._read_all([*changed, *plain])
         if self.staged_only and self._may_convert(self.staged_only):
             reached = [path for path in self._converted(self.staged_only) if self._is_reached(path.rpartition(b"/")[0])]
@@ -163,6 +186,8 @@ class _Taking:
                 self.found.raw[path] = (leaf, "ignored")
         self._operation()
         self._sparse()
+        plain_index = not (hidden or swapped or self.found.absent)
+        self.found.ground = Ground(self.tracked, self.order, self.attributes, plain_index, settings)
         return self.found
 
     # -- what is there
@@ -221,8 +246,11 @@ class _Taking:
         place = bisect.bisect_left(self.order, prefix)
         return place < len(self.order) and self.order[place].startswith(prefix)
 
-    def _walk(self) -> tuple[list[bytes], list[bytes], list[bytes]]:
-        """Untracked candidates (directories end in a slash), special files, and tracked names that are directories."""
+    def _walk(self, stack: list[bytes]) -> tuple[list[bytes], list[bytes], list[bytes]]:
+        """Untracked candidates (directories end in a slash), special files, and tracked names that are directories.
+
+        `stack` names the directories to begin with, as absolute paths.
+        """
         tracked = self.tracked
         untracked: list[bytes] = []
         specials: list[bytes] = []
@@ -230,7 +258,6 @@ class _Taking:
         looked = len(tracked) <= MODES_LIMIT
         usual = (0o644, 0o755) if self.filemode else ()
         cut = len(self.top) + 1
-        stack = [self.top]
         while stack:
             directory = stack.pop()
             empty = True
@@ -390,6 +417,9 @@ class _Taking:
     # -- reading
 
     def _read_all(self, paths: list[bytes]) -> None:
+        if self.deadline.seconds is not None:
+            # What fits into the time that is left is as much of the work as can be: small files first.
+            paths = sorted(paths, key=self._size)
         convert = self._converted(paths) if self._may_convert(paths) else set()
         by_git: list[bytes] = []
         for path in paths:
@@ -415,6 +445,12 @@ class _Taking:
                     self.found.worktree[path] = leaf
         if by_git:
             self._read_by_git(by_git)
+
+    def _size(self, path: bytes) -> int:
+        try:
+            return os.lstat(os.path.join(self.top, path)).st_size
+        except OSError:
+            return 0
 
     def _is_reached(self, directory: bytes) -> bool:
         """Whether a directory is reached from the top through directories alone: behind a symlink nothing is ours."""
@@ -463,6 +499,9 @@ class _Taking:
                 return None
             try:
                 before = os.fstat(fd)
+                if self.largest is not None and before.st_size > self.largest:
+                    self._leave_out(path, f"it has more than {self.largest} bytes: a second step saves it", lost=True)
+                    return None
                 if before.st_size > LARGE:
                     oid = self.writer.add_file(fd, before.st_size, lambda _: False)
                 else:
@@ -520,7 +559,7 @@ class _Taking:
                 if self.index_modes[path] == GITLINK:
                     continue
                 full = os.path.join(self.top, path)
-                if _same_content(full, self.repository.object_format, oid.decode("ascii")):
+                if same_content(full, self.repository.object_format, oid.decode("ascii")):
                     continue
                 leaf = self._read(path)
                 if leaf is not None:
@@ -684,6 +723,28 @@ class _Taking:
             self.found.left_out.append(LeftOut(path, reason, lost))
 
 
+def settings_identity(repository: Repository) -> tuple[object, ...]:
+    """What changes when someone edits the repository's own settings, exclude or attributes file."""
+    places = (
+        os.path.join(repository.common_dir, b"config"), os.path.join(repository.git_dir, b"config.worktree"),
+        os.path.join(repository.common_dir, b"info", b"exclude"),
+        os.path.join(repository.common_dir, b"info", b"attributes"),
+        os.path.join(repository.git_dir, b"info", b"sparse-checkout"),
+    )  # fmt: skip
+    return tuple(identity(place) for place in places)
+
+
+def ignored_among(repository: Repository, paths: Sequence[bytes]) -> set[bytes]:
+    """Which of `paths` (relative to the top) git ignores, whether they are tracked or not."""
+    if not paths:
+        return set()
+    out = repository.git.run(
+        "check-ignore", "--no-index", "-z", "--stdin",
+        given=b"".join(b"./%s\0" % path for path in paths), extra={"GIT_LITERAL_PATHSPECS": "0"}, fine=(0, 1),
+    )  # fmt: skip
+    return {path.removeprefix(b"./") for path in out.split(b"\0")[:-1]}
+
+
 def is_repository(directory: bytes) -> bool:
     """Whether a directory is the worktree of a repository of its own."""
     dot_git = os.path.join(directory, b".git")
@@ -753,7 +814,7 @@ def _read_whole(fd: int, size: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _same_content(full: bytes, object_format: str, oid: Oid) -> bool:
+def same_content(full: bytes, object_format: str, oid: Oid) -> bool:
     try:
         info = os.lstat(full)
         if stat.S_ISLNK(info.st_mode):

@@ -34,6 +34,8 @@ from .refs import branch_name
 
 STATE_FILE = b"active_state.json"
 _CONTEXT_FILE = b"context.json"
+#: What a context's status may be: someone works on it; a save of it waits; it was brought back; its task is done.
+ACTIVE, INTERRUPTED, RECOVERED, FINISHED = "active", "interrupted", "recovered", "finished"
 
 
 def now() -> str:
@@ -78,9 +80,14 @@ def state_name(repository: Repository) -> bytes:
     return os.path.relpath(state_path(repository), repository.toplevel)
 
 
+def context_path(repository: Repository) -> bytes:
+    """The file that holds the live context."""
+    return os.path.join(repository.own, _CONTEXT_FILE)
+
+
 def read_live_context(repository: Repository) -> tuple[Context, str | None]:
     """The context that was set in this workspace, and its status; an empty one where there is none to read."""
-    data = files.read_limited(os.path.join(repository.own, _CONTEXT_FILE), MAX_CONTEXT)
+    data = files.read_limited(context_path(repository), MAX_CONTEXT)
     if data is None:
         return Context(), None
     try:
@@ -103,15 +110,43 @@ def measured(repository: Repository, context: Context, head_ref: str | None) -> 
 
 def set_values(repository: Repository, values: Mapping[str, str]) -> Context:
     """Change the live context; an empty text means unknown. Raises UsageError for a measured field or a long value."""
+    live, status = read_live_context(repository)
+    return _set(repository, Context() if status == FINISHED else live, values)
+
+
+def _set(repository: Repository, before: Context, values: Mapping[str, str]) -> Context:
     fixed = [name for name in values if name in CONTEXT_FIELDS and name not in CALLER_FIELDS]
     if fixed:
         raise UsageError(f"{fixed[0]} is measured, not set", hint=f"gitstate set {' '.join(CALLER_FIELDS)} …")
-    live, _ = read_live_context(repository)
-    context, too_long = with_values(live, values)
+    context, too_long = with_values(before, values)
     if too_long:
         raise UsageError(f"{too_long[0]} is longer than {MAX_VALUE} characters")
     context = measured(repository, context, read_head(repository.git_dir))
-    write_state(repository, context, "active")
+    write_state(repository, context, ACTIVE)
+    return context
+
+
+def begin(
+    repository: Repository, values: Mapping[str, str], owner_pid: int | None, *, before: Context = Context()
+) -> Context:
+    """Work begins: its context is `before` with `values`, in place of the one that was. `owner_pid` is who works.
+
+    Raises UsageError as `set_values` does.
+    """
+    return _set(repository, owned_by(before, owner_pid), values)
+
+
+def owned_by(context: Context, pid: int | None) -> Context:
+    """`context` with the process that owns the workspace while it lives."""
+    start = None if pid is None else files.process_start(pid)
+    return context._replace(pid=pid, pid_start=start, boot_id=files.boot_id())
+
+
+def finish(repository: Repository) -> Context:
+    """The task is done: its context stays to be read, nobody owns the workspace any more."""
+    live, _ = read_live_context(repository)
+    context = measured(repository, live, read_head(repository.git_dir))._replace(pid=None, pid_start=None)
+    write_state(repository, context, FINISHED)
     return context
 
 
@@ -144,9 +179,7 @@ def write_state(
     """
     files.make_directory(repository.own, top=repository.git_dir)
     live = {**context.to_json(), "status": status}
-    files.write_atomic(
-        os.path.join(repository.own, _CONTEXT_FILE), dumps(live), durable=durable, staging=repository.own
-    )
+    files.write_atomic(context_path(repository), dumps(live), durable=durable, staging=repository.own)
     fields = context.to_json()
     extra = fields.pop("extra")
     state = {
