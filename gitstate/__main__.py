@@ -10,6 +10,11 @@ import sys
 def main() -> None:
     """Run the command line in sys.argv and exit."""
     _fill_closed_streams()
+    if sys.argv[1:2] == ["keep"] and sys.argv[2:3] and sys.argv[2].isdigit():
+        from .keeper import keep
+
+        keep(int(sys.argv[2]))
+        return
     from .arguments import parse
 
     quick = parse(sys.argv[1:])

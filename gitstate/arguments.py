@@ -38,7 +38,7 @@ OPTIONS = (
     Option("--json", "json", "flag", "print one JSON object"),
 )
 _BY_FLAG = {option.flag: option for option in OPTIONS}
-_TEXTS = ("task_id", "issue_number", "progress_stage", "agent", "session_id")
+CONTEXT_TEXTS = ("task_id", "issue_number", "progress_stage", "agent", "session_id")
 #: The first sketch's names, where a loop exports them.
 _LEGACY = {
     "task_id": "CURRENT_TASK_ID", "issue_number": "ISSUE_NUMBER", "progress_stage": "PROGRESS_STAGE",
@@ -115,11 +115,11 @@ def _take(given: dict[str, Value], option: Option, value: str) -> None:
 def context_values(given: Mapping[str, Value], environ: Mapping[str, str]) -> dict[str, str]:
     """Context texts by name: an option wins over GITSTATE_NAME, that over the first sketch's exported name."""
     found: dict[str, str] = {}
-    for name in (*_TEXTS, "memory_refs"):
+    for name in (*CONTEXT_TEXTS, "memory_refs"):
         for variable in (_LEGACY.get(name, ""), f"GITSTATE_{name.upper()}"):
             if environ.get(variable):
                 found[name] = environ[variable]
-    for name in _TEXTS:
+    for name in CONTEXT_TEXTS:
         value = given.get(name)
         if isinstance(value, str):
             found[name] = value

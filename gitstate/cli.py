@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from . import __version__, report
-from .arguments import OPTIONS, Quick
+from .arguments import CONTEXT_TEXTS, OPTIONS, Quick, context_values
 from .errors import EXIT_DONE, UsageError
 
 _KINDS: dict[str, Any] = {"text": str, "many": str, "number": int, "seconds": click.FloatRange(0, 1e9, min_open=True)}
@@ -192,12 +192,7 @@ def set_(pairs: tuple[str, ...], json_here: bool) -> None:
         from .git import open_repository
         from .state import set_values
 
-        values = {}
-        for pair in pairs:
-            key, equals, value = pair.partition("=")
-            if not equals or not key:
-                raise UsageError(f"{pair[:80]!r} is not KEY=VALUE", hint="gitstate set progress_stage=testing")
-            values[key] = value
+        values = _pairs(pairs, "gitstate set progress_stage=testing")
         context = set_values(open_repository(path), values)
         if as_json:
             report.emit({"command": "set", "context": context.to_json()})
@@ -304,6 +299,129 @@ def restore(save_id: str, paths: tuple[str, ...], overwrite: bool, dry_run: bool
         return result.exit_status
 
     _run("restore", json_here, act)
+
+
+def _pairs(pairs: Sequence[str], example: str) -> dict[str, str]:
+    """KEY=VALUE words as values by name."""
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{pair[:80]!r} is not KEY=VALUE", hint=example)
+        values[key] = value
+    return values
+
+
+@group.command()
+@click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]…")
+@click.option("--owner-pid", type=click.IntRange(1), help="the process that owns this workspace while it lives")
+@_json
+def begin(pairs: tuple[str, ...], owner_pid: int | None, json_here: bool) -> None:
+    """A new task begins here: its context takes the place of the one before."""
+
+    def act(path: bytes, as_json: bool) -> int:
+        from .git import open_repository
+        from .state import begin as begin_task
+
+        values = _pairs(pairs, "gitstate begin task_id=T-1")
+        context = begin_task(open_repository(path), values, owner_pid)
+        if as_json:
+            report.emit({"command": "begin", "context": context.to_json()})
+        return EXIT_DONE
+
+    _run("begin", json_here, act)
+
+
+@group.command()
+@_json
+def finish(json_here: bool) -> None:
+    """The task is done: a save that waits is brought back first, then nothing waits any more."""
+
+    def act(path: bytes, as_json: bool) -> int:
+        from .git import open_repository
+        from .restore import RecoverRequest
+        from .restore import recover as recover_one
+        from .state import finish as finish_task
+
+        result = recover_one(path, RecoverRequest())
+        if result.verdict != "nothing":
+            report.say(*report.recover_lines(result))
+        context = None if result.exit_status else finish_task(open_repository(path))
+        if as_json:
+            report.emit({"command": "finish", "context": None if context is None else context.to_json()})
+        return result.exit_status
+
+    _run("finish", json_here, act)
+
+
+_RUN_OPTIONS = [option for option in OPTIONS if option.name in (*CONTEXT_TEXTS, "memory_refs", "extra")]
+
+
+def _context_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_RUN_OPTIONS):
+        many = option.kind == "many"
+        command = click.option(option.flag, option.name, multiple=many, help=option.help)(command)
+    return command
+
+
+@group.command("run", context_settings={"allow_interspersed_args": False})
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND…")
+@_context_options
+@click.option("--owner-pid", type=click.IntRange(1), help="the loop that this run belongs to")
+@click.option("--stop-signal", type=click.Choice(["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"]),
+              help="what tells the agent to stop; by default what suits the agent")  # fmt: skip
+@click.option("--stop-group", is_flag=True, help="tell all its processes, not the agent alone")
+@click.option("--grace", type=click.FloatRange(0, 3600), help="seconds that the agent has to end  [default: 1.5]")
+@click.option("--deadline", type=click.FloatRange(0.5, 3600), help="seconds for all of a save  [default: 4]")
+@click.option("--interval", type=click.FloatRange(0.2, 86400), help="seconds between checkpoints  [default: 10]")
+def run_(
+    command: tuple[str, ...], owner_pid: int | None, stop_signal: str | None, stop_group: bool,
+    grace: float | None, deadline: float | None, interval: float | None, **given: Any,
+) -> None:  # fmt: skip
+    """Run an agent in the foreground, watched: checkpoints meanwhile, a save however it ends, and its own status."""
+
+    def act(path: bytes, _: bool) -> int:
+        from .supervise import RunRequest, run
+
+        values = context_values({name: _plain(value) for name, value in given.items() if value}, os.environ)
+        times = {"grace": grace, "deadline": deadline, "interval": interval}
+        return run(path, RunRequest(command, values, owner_pid, given.get("agent"), stop_signal, stop_group, times))
+
+    _run("run", False, act)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@group.command()
+@click.argument("paths", nargs=-1, metavar="[PATH]…")
+@click.option("--all", "everything", is_flag=True, help="every worktree of this repository, and every registered one")
+@click.option("--wait", type=click.FloatRange(0), default=10.0, show_default=True,
+              help="seconds from SIGTERM to SIGKILL")  # fmt: skip
+@_json
+def stop(paths: tuple[str, ...], everything: bool, wait: float, json_here: bool) -> None:
+    """End what works in a workspace, politely: SIGTERM, wait for its save, then SIGKILL for the rest."""
+
+    def act(path: bytes, as_json: bool) -> int:
+        from .stop import StopResult
+        from .stop import stop as stop_one
+
+        results: list[StopResult] = []
+        statuses: list[int] = []
+        for one in _workspaces(path, paths, everything):
+
+            def attempt(one: bytes = one) -> int:
+                results.append(stop_one(one, wait))
+                return results[-1].exit_status
+
+            statuses.append(report.guarded(attempt, "stop", False))
+        if as_json:
+            report.emit({"command": "stop", "workspaces": [report.stop_json(result) for result in results]})
+        report.say(*(line for result in results for line in report.stop_lines(result)))
+        return _worst(statuses)
+
+    _run("stop", json_here, act)
 
 
 @group.command()

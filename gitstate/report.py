@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .restore import RecoverResult
     from .save import SaveResult
     from .scan import Summary
+    from .stop import StopResult
 
 _SHOWN = 20
 
@@ -238,6 +239,28 @@ def shell_lines(result: RecoverResult) -> str:
 def _shell_quote(value: object) -> str:
     text = "" if value is None else str(value).replace("\0", "")
     return "'" + text.replace("'", "'\\''") + "'"
+
+
+# -- stop
+
+
+def stop_json(result: StopResult) -> dict[str, Any]:
+    """One workspace of what `stop --json` prints."""
+    return {
+        "workspace": escape(result.workspace),
+        "result": result.result,
+        "killed": result.killed,
+        "save_id": result.save_id,
+        "message": escape(result.message) or None,
+    }
+
+
+def stop_lines(result: StopResult) -> list[str]:
+    """What `stop` says to a person about one workspace."""
+    how = "killed, it did not end by itself" if result.killed else "stopped"
+    first = f"{escape(result.workspace)}: {how if result.result == 'stopped' else result.result}"
+    words = [first + (f"; saved as {result.save_id}" if result.save_id else "")]
+    return [*words, *([f"  {result.message}"] if result.message else [])]
 
 
 # -- status, show, log, diff

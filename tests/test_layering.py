@@ -49,8 +49,9 @@ def starts_processes(text: str) -> bool:
     return any(name.startswith(starters) for name in names)
 
 
-def test_only_git_and_the_demo_start_processes() -> None:
-    assert {name for name, text in MODULES.items() if starts_processes(text)} == {"git", "demo"}
+def test_only_these_start_processes() -> None:
+    """git runs git, `supervise` the agent, `front` the keeper, and the demo its own commands."""
+    assert {name for name, text in MODULES.items() if starts_processes(text)} == {"git", "demo", "front", "supervise"}
 
 
 def test_only_refs_knows_the_name_of_a_ref() -> None:
