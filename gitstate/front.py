@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,11 @@ from .files import Deadline
 from .git import Repository
 from .processes import RUN_ID, Process, StopRule
 
+#: Signals that end a run.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _RUN_FILE = b"run.json"
+#: A keeper that has given its last word is gone after this many seconds at most.
+_GOING = 2.0
 
 
 class Orders(NamedTuple):
@@ -93,4 +98,7 @@ class Front:
             self._received += data
 
     def close(self) -> None:
+        """Hang up. A keeper that has answered goes by itself."""
         self._socket.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_GOING)

@@ -30,7 +30,7 @@ from typing import Any
 from . import files, report
 from .errors import GitstateError
 from .files import Deadline
-from .front import Orders, run_file
+from .front import SIGNALS, Orders, run_file
 from .git import Repository, open_repository
 from .index import identity
 from .model import Reason
@@ -53,8 +53,6 @@ from .snapshot_since import Known
 from .state import context_path, finish, state_name
 from .watch import Watch
 
-#: Signals that end a run.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 #: Files of more bytes than this wait for the second step of a save under a deadline.
 _SMALL = 4 << 20
 #: A checkpoint never makes the object store grow faster than this, in bytes a second.
@@ -87,7 +85,8 @@ class _Mask:
         self.reader, self._writer = os.pipe()
         for end in (self.reader, self._writer):
             os.set_blocking(end, False)
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        # Whoever started it may have blocked more than these.
+        signal.pthread_sigmask(signal.SIG_SETMASK, SIGNALS)
         for number in SIGNALS:
             signal.signal(number, lambda number, _: self.came.append(number))
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
@@ -129,8 +128,12 @@ class _Keeper:
 
     def orders(self) -> Orders | None:
         """The first line; None where the front went away before it came."""
+        self.connection.setblocking(True)
         while not self.front_gone:
-            for words in self._lines():
+            self._receive()
+            words = self._next_line()
+            if words is not None:
+                self.connection.setblocking(False)
                 return Orders(
                     workspace=words["workspace"], run_id=words["run_id"], owner=Process(*words["owner"]),
                     stop=StopRule(*words["stop"]), grace=words["grace"], deadline=words["deadline"],
@@ -168,7 +171,8 @@ class _Keeper:
                     selector.select(self._pause())
                 if (came := self.mask.taken()) and self._on_signal(signal.Signals(came[0]).name[3:], False):
                     return
-                for words in self._lines():
+                self._receive()
+                while (words := self._next_line()) is not None:
                     if self._on_words(words):
                         return
                 owner_died = not is_alive(self.told.owner)
@@ -347,27 +351,32 @@ class _Keeper:
 
     # -- the socket
 
-    def _lines(self) -> list[dict[str, Any]]:
-        """The whole lines that have come; at the end of the socket the front is gone."""
-        self.connection.setblocking(not hasattr(self, "told"))
+    def _receive(self) -> None:
+        """Take in what has come; at the end of the socket the front is gone."""
         try:
             data = self.connection.recv(65_536)
-            if not data:
-                self.front_gone = True
-            self.received += data
         except BlockingIOError:
-            pass
+            return
         except OSError:
-            self.front_gone = True
-        *lines, self.received = self.received.split(b"\n")
-        if len(self.received) > _LONGEST_LINE:
-            self.front_gone = True
-        return [json.loads(line) for line in lines]
+            data = b""
+        self.front_gone = not data or len(self.received) > _LONGEST_LINE
+        self.received += data
+
+    def _next_line(self) -> dict[str, Any] | None:
+        """The next whole line that has come, if there is one."""
+        line, newline, rest = self.received.partition(b"\n")
+        if not newline:
+            return None
+        self.received = rest
+        words = json.loads(line)
+        assert isinstance(words, dict)
+        return words
 
     def _say(self, words: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             self.connection.setblocking(True)
             self.connection.sendall(json.dumps(words).encode() + b"\n")
+        self.connection.setblocking(False)
 
     def _write_run_file(self) -> None:
         repository = self.repository

@@ -188,6 +188,7 @@ def recover_json(result: RecoverResult) -> dict[str, Any]:
         "safety_save": result.safety_save,
         "state_file": None if result.state_file is None else escape(result.state_file),
         "resume": result.resume and escape(result.resume),
+        "briefing": result.briefing and escape_lines(result.briefing),
         "context": result.context.to_json(),
         "nested": [recover_json(inner) for inner in result.nested],
     }
@@ -195,6 +196,8 @@ def recover_json(result: RecoverResult) -> dict[str, Any]:
 
 def recover_lines(result: RecoverResult) -> list[str]:
     """What `recover` says to a person about one workspace."""
+    from .resume import instruction
+
     words = {
         "restore": "recovered: everything is as it was saved",
         "context_only": "recovered: the context; there was nothing uncommitted to restore",
@@ -212,7 +215,8 @@ def recover_lines(result: RecoverResult) -> list[str]:
     for inner in result.nested:
         lines += ["  " + line for line in recover_lines(inner)]
     if result.resume:
-        lines.append(f"  {result.resume}")
+        task = instruction(result.context)
+        lines += [f"  {task}", *([f"  its session goes on with: {result.resume}"] if result.resume != task else [])]
     if result.hint:
         lines.append(f"  next: {result.hint}")
     return lines
@@ -232,6 +236,7 @@ def shell_lines(result: RecoverResult) -> str:
         "RECOVERED_VERDICT": result.verdict,
         "RECOVERED_SAVE_ID": result.save_id,
         "RECOVERED_RESUME": result.resume,
+        "RECOVERED_BRIEFING": result.briefing,
     }
     return "".join(f"{name}={_shell_quote(value)}\n" for name, value in values.items())
 

@@ -25,8 +25,9 @@ from .pack import object_id
 from .plan import Facts, Target, Verdict, decide, step, wanted_permissions
 from .refs import RefUpdate, workspace_id
 from .reindex import IndexRecovery
+from .resume import briefing, instruction, resume_command
 from .save import SaveRequest, save_owned
-from .state import describe_save, measured, state_name, write_state
+from .state import RECOVERED, describe_save, measured, state_name, write_state
 from .tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from .worktree import Seen, Worktree
 
@@ -60,6 +61,7 @@ class RecoverResult(NamedTuple):
     safety_save: str | None = None
     state_file: bytes | None = None
     resume: str | None = None
+    briefing: str | None = None
     context: Context = Context()
     nested: tuple[RecoverResult, ...] = ()
 
@@ -609,24 +611,29 @@ class _Recovery:
             return self._result(word)
         newest, oldest = self.facts.saves[0], self.facts.saves[-1]
         context = measured(self.repository, newest.context, self.facts.head_ref)
-        resume = _resume(context, self.repository)
+        resume = resume_command(context, os.environ) or instruction(context)
+        told = briefing(
+            context, newest.manifest.reason, restored=self.restored, kept=list(dict.fromkeys(self.kept)),
+            left_out=(*newest.manifest.left_out, *self.failed), operation=newest.manifest.operation,
+        )  # fmt: skip
         described = describe_save(newest.manifest, wip=newest.wip, archive=newest.archive)
         described["base_commit"] = oldest.manifest.base
         described["left_out"] = [item.to_json() for item in (*newest.manifest.left_out, *self.failed)][:1000]
         state_file = write_state(
             self.repository,
             context,
-            "recovered",
+            RECOVERED,
             reason=newest.manifest.reason.to_json(),
             save=described,
             resume=resume,
+            briefing=told,
         )
         if self.marker is not None and not self.stuck:
             seen = refs.read_refs(self.repository, [self.marker]).get(self.marker)
             if seen == newest.archive:
                 refs.move_refs(self.repository, self.git, [RefUpdate(self.marker, None, seen)], "recovered")
         clear_journal(self.repository)
-        return self._result(word)._replace(state_file=state_file, resume=resume, context=context)
+        return self._result(word)._replace(state_file=state_file, resume=resume, briefing=told, context=context)
 
     def _result(self, word: str) -> RecoverResult:
         newest = self.facts.saves[0] if self.facts.saves else None
@@ -663,13 +670,3 @@ class _Recovery:
 
 def _is_below(path: bytes, top: bytes) -> bool:
     return path == top or path.startswith(top.rstrip(b"/") + b"/")
-
-
-def _resume(context: Context, repository: Repository) -> str:
-    words = [f"Continue {context.task_id}" if context.task_id else "Continue"]
-    if context.progress_stage:
-        words.append(f"at stage {context.progress_stage}")
-    if context.branch_name:
-        words.append(f"on branch {context.branch_name}")
-    words.append(f"in {context.workspace_path}")
-    return " ".join(words)

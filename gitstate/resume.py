@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from .model import Context, LeftOut, text_to_json
+from .model import Context, LeftOut, Reason, text_to_json
 
 _SESSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 #: No more of an agent's session directories than this are looked into.
@@ -52,15 +52,17 @@ def instruction(context: Context) -> str:
 
 def briefing(
     context: Context,
+    reason: Reason,
     *,
-    ended_by: str | None,
     restored: Sequence[bytes],
     kept: Sequence[bytes],
     left_out: Sequence[LeftOut],
     operation: str | None = None,
 ) -> str:
     """A few lines for the agent: what the last run was on, what is back on the disk, and what is not."""
-    lines = [f"Your last run in this workspace was interrupted{f' ({ended_by})' if ended_by else ''}."]
+    how = f" by SIG{reason.signal}" if reason.signal else ""
+    how = f": it ended with status {reason.exit_code}" if reason.exit_code is not None else how
+    lines = [f"Your last run in this workspace was interrupted{how}."]
     lines.append(instruction(context) + ".")
     if context.memory_refs:
         lines.append("Notes of the last run: " + ", ".join(context.memory_refs[:_NAMED]))

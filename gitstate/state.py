@@ -170,6 +170,7 @@ def write_state(
     reason: Mapping[str, Json] | None = None,
     save: Mapping[str, Json] | None = None,
     resume: str | None = None,
+    briefing: str | None = None,
     durable: bool = True,
 ) -> bytes:
     """Write the live context and `active_state.json`, atomically and for the owner alone.
@@ -189,6 +190,7 @@ def write_state(
         "reason": dict(reason) if reason is not None else None,
         "save": dict(save) if save is not None else None,
         "resume": resume,
+        "briefing": briefing,
         "extra": extra,
     }
     path = state_path(repository)

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from . import report
 from .errors import EXIT_PERSON, GitstateError, TryAgain, UsageError
 from .files import ancestors, is_running
-from .front import Front, Orders
+from .front import SIGNALS, Front, Orders
 from .git import Repository, open_repository
-from .keeper import CTRL_C, SIGNALS
+from .keeper import CTRL_C
 from .model import Context, Reason, text_to_json
 from .processes import RUN_ID, StopRule, end_leftovers, process, send, stop_rule, this_process
 from .restore import RecoverRequest, recover
@@ -54,7 +54,7 @@ class RunRequest(NamedTuple):
 
 
 def run(path: bytes, request: RunRequest) -> int:
-    """Run the command in the workspace that `path` is in; the status to exit with.
+    """Run the command in the directory `path` of a workspace; the status to exit with.
 
     Does not return where a signal ended the run: then this process dies of it, once all is saved. Raises
     GitstateError where nothing was started.
@@ -65,7 +65,7 @@ def run(path: bytes, request: RunRequest) -> int:
     refused = _make_ready(repository, request)
     if refused:
         return refused
-    return _Run(repository, request, heard).run()
+    return _Run(repository, path, request, heard).run()
 
 
 def seconds(repository: Repository, name: str, given: float | None) -> float:
@@ -124,8 +124,11 @@ def _make_ready(repository: Repository, request: RunRequest) -> int:
 
 
 class _Run:
-    def __init__(self, repository: Repository, request: RunRequest, heard: set[signal.Signals]) -> None:
+    def __init__(
+        self, repository: Repository, directory: bytes, request: RunRequest, heard: set[signal.Signals]
+    ) -> None:
         self.repository = repository
+        self.directory = directory
         self.request = request
         self.heard = heard
         self.run_id = new_save_id()
@@ -168,7 +171,7 @@ class _Run:
             signal.pthread_sigmask(signal.SIG_SETMASK, set())
 
         environment = {**os.environ, RUN_ID: self.run_id}
-        return subprocess.Popen(list(self.request.command), env=environment, preexec_fn=before)
+        return subprocess.Popen(list(self.request.command), cwd=self.directory, env=environment, preexec_fn=before)
 
     def _wait(self) -> None:
         """Until the agent has ended, and the keeper knows how."""
