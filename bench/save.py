@@ -119,6 +119,10 @@ class Repository:
         if self._status and self._read_status() != self._status:  # also warms the caches, equally for everybody
             raise BenchError("the dirty state could not be made the same again")
 
+    def edited(self) -> list[str]:
+        """The files that are written anew for the dirty state."""
+        return list(self._written)
+
     @property
     def _big(self) -> Path:
         return self.path.with_name(self.path.name + ".big")

@@ -309,7 +309,7 @@ class _Keeper:
     def _start_watch(self) -> None:
         repository = self.repository
         self.watch = Watch(self.path, lambda paths: ignored_among(repository, paths))
-        self.watch.add(_directories(repository.git.run("ls-files", "-z").split(b"\0")[:-1]))
+        self.watch.add(directories_above(repository.git.run("ls-files", "-z").split(b"\0")[:-1]))
 
     def _known(self) -> Known | None:
         """The last checkpoint and what changed since; None where that is not known."""
@@ -346,7 +346,7 @@ class _Keeper:
         assert self.watch is not None and taken.ground is not None
         tracked = taken.ground.tracked
         new = [path for path, leaf in taken.worktree.items() if leaf is not None and path not in tracked]
-        self.watch.add([*_directories([*taken.ground.order, *new]), *taken.directories])
+        self.watch.add([*directories_above([*taken.ground.order, *new]), *taken.directories])
         self.watch.touch(new)
 
     # -- the socket
@@ -395,7 +395,7 @@ def _pulse(repository: Repository) -> tuple[object, ...]:
     return (*(identity(place) for place in places), operation_under_way(repository.git_dir))
 
 
-def _directories(paths: list[bytes]) -> list[bytes]:
+def directories_above(paths: list[bytes]) -> list[bytes]:
     """Every directory above these paths, the top (the empty one) first."""
     found: dict[bytes, None] = {b"": None}
     for path in paths:

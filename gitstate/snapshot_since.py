@@ -220,8 +220,9 @@ class _Since(Taking):
         found = self.found
         looked: dict[bytes, None] = {}
         for path in touched:
-            while path := path.rpartition(b"/")[0]:
+            while path:
                 looked[path] = None
+                path = path.rpartition(b"/")[0]
         holding: set[bytes] = set()
         for path, leaf in found.worktree.items():
             if leaf is not None and path not in self.known_tracked:

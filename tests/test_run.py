@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,9 @@ def test_checkpoints_while_the_agent_works(ws: Workspace) -> None:
     agent_pid(ws)
     tree = ws.out("rev-parse", "HEAD^{tree}")
 
+    def holds(name: str, text: str) -> bool:
+        return checkpoint(name) == text
+
     def checkpoint(name: str) -> str:
         ref = ws.out("for-each-ref", "--format=%(refname)", "refs/gitstate/checkpoints")
         return ws.git("cat-file", "-p", f"{ref}^1:{name}", check=False).decode() if ref else ""
@@ -220,7 +224,7 @@ def test_checkpoints_while_the_agent_works(ws: Workspace) -> None:
     wait_until(lambda: checkpoint("new by agent.txt") == "new\nmore\n", "a checkpoint")
     for name, text in (("a.txt", "changed again\n"), ("dir one/two/deep.txt", "deep\n"), ("new by agent.txt", "x")):
         ws.write(name, text)
-        wait_until(lambda name=name, text=text: checkpoint(name) == text, f"a checkpoint with {name}")
+        wait_until(partial(holds, name, text), f"a checkpoint with {name}")
     ws.remove("dir one")
     wait_until(lambda: not checkpoint("dir one/two/deep.txt"), "a checkpoint without it")
     assert not marker(ws)

@@ -146,7 +146,7 @@ def test_recover_rebuilds_it_from_git_alone(ws: Workspace) -> None:
     ws.remove(".git/logs")
     well(ws.recover())
     after = state_of(ws)
-    varying = ("status", "timestamp", "resume", "pid", "pid_start", "boot_id")
+    varying = ("status", "timestamp", "resume", "briefing", "pid", "pid_start", "boot_id")
     assert {name: after[name] for name in after if name not in varying} == {
         name: before[name] for name in before if name not in varying
     }
