@@ -1,4 +1,4 @@
-"""The command's entry. `save` and `checkpoint` run without click: in a trap, every millisecond is grace spent."""
+"""The command's entry. `save`, `checkpoint` and `hook` run without click: in a trap or a hook, milliseconds count."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ def main() -> None:
 
         keep(int(sys.argv[2]))
         return
+    if sys.argv[1:2] == ["hook"] and len(sys.argv) > 2 and not sys.argv[2].startswith("-"):
+        from .report import run_hook
+
+        os._exit(run_hook(sys.argv[2], sys.argv[3:]))
     from .arguments import parse
 
     quick = parse(sys.argv[1:])

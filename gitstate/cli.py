@@ -424,6 +424,72 @@ def stop(paths: tuple[str, ...], everything: bool, wait: float, json_here: bool)
     _run("stop", json_here, act)
 
 
+_AGENTS = click.Choice(["claude", "codex", "gemini", "kimi"])
+_agent = click.option("--agent", type=_AGENTS, help="that agent's own hooks, not git's")
+_scope = click.option("--scope", type=click.Choice(["user", "project"]), default="user", help="whose settings of it")
+_try = click.option("--dry-run", is_flag=True, help="with --agent: print the change as a diff, touch nothing")
+
+
+@group.command()
+@_agent
+@_scope
+@_try
+@_json
+def install(agent: str | None, scope: str, dry_run: bool, json_here: bool) -> None:
+    """Put gitstate into this repository's git hooks, beside what is there; with --agent into an agent's hooks."""
+    _change_hooks("install", agent, scope, dry_run, json_here)
+
+
+@group.command()
+@_agent
+@_scope
+@_try
+@_json
+def uninstall(agent: str | None, scope: str, dry_run: bool, json_here: bool) -> None:
+    """Take out what `install` put in, and nothing else."""
+    _change_hooks("uninstall", agent, scope, dry_run, json_here)
+
+
+def _change_hooks(command: str, agent: str | None, scope: str, dry_run: bool, json_here: bool) -> None:
+    def act(path: bytes, as_json: bool) -> int:
+        from .git import open_repository
+
+        if agent is None:
+            from . import install_git
+
+            if dry_run:
+                raise UsageError("--dry-run goes with --agent", hint=f"gitstate {command}")
+            outcome = getattr(install_git, command)(open_repository(path))
+            if as_json:
+                report.emit(report.install_json(command, outcome))
+            report.say(*report.install_lines(outcome))
+            return int(outcome.exit_status)
+        from . import install_agents
+
+        top = open_repository(path).toplevel if scope == "project" else None
+        change = getattr(install_agents, command)(agent, top, os.environ)
+        if not dry_run:
+            install_agents.carry_out(change)
+        if as_json:
+            report.emit(report.change_json(command, change, dry_run))
+        elif dry_run:
+            report.write_patch(change.diff())
+        report.say(*report.change_lines(change, dry_run))
+        return EXIT_DONE
+
+    _run(command, json_here, act)
+
+
+@group.command(hidden=True, context_settings={"ignore_unknown_options": True})
+@click.argument("name", metavar="AGENT")
+@click.argument("arguments", nargs=-1, metavar="[EVENT] [ARGUMENT]…")
+def hook(name: str, arguments: tuple[str, ...]) -> None:
+    """What hooks call: `hook git EVENT …`, or `hook AGENT` with the event as JSON on stdin."""
+    path, _ = click.get_current_context().obj
+    os.chdir(path)
+    sys.exit(report.run_hook(name, arguments))
+
+
 @group.command()
 def demo() -> None:
     """The whole story on a throw-away repository, with a real kill."""

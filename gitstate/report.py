@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .arguments import Quick, context_values
@@ -20,6 +20,8 @@ from .model import SCHEMA_VERSION, LeftOut, Reason, path_to_json, text_to_json
 
 if TYPE_CHECKING:
     from .history import Entry
+    from .install_agents import Change
+    from .install_git import Outcome
     from .restore import RecoverResult
     from .save import SaveResult
     from .scan import Summary
@@ -166,6 +168,94 @@ def save_lines(result: SaveResult, command: str) -> list[str]:
         first = result.message
     more = [result.message] if result.message and result.result == "saved" else []
     return [first, *more, *_left_out_lines(result.left_out)]
+
+
+# -- hooks
+
+
+def run_hook(name: str, arguments: Sequence[str]) -> int:
+    """Carry out `hook NAME`: `git EVENT …`, or an agent's event on stdin. Nothing of ours stops git or the agent."""
+    try:
+        if name == "git":
+            from . import git_hook
+
+            return git_hook.run(arguments[0] if arguments else "", arguments[1:], say)
+        from . import agent_hook
+
+        answer = agent_hook.run(name, escape_lines)
+        if answer:
+            _print(sys.stdout, answer)
+        return EXIT_DONE
+    except Exception as error:
+        said = _bug(error)[0]
+        if name == "git":
+            # An agent would take these words for its own.
+            say(f"gitstate: {said}; git goes on")
+        return EXIT_DONE
+
+
+def install_json(command: str, outcome: Outcome) -> dict[str, Any]:
+    """What `install --json` and `uninstall --json` print for git's hooks."""
+    return {
+        "command": command,
+        "manner": outcome.manner,
+        "directory": escape(outcome.directory),
+        "hooks": [
+            {
+                "event": step.event,
+                "outcome": step.outcome,
+                "path": None if step.path is None else escape(step.path),
+                "lines": list(step.lines),
+            }
+            for step in outcome.steps
+        ],
+        "notes": [escape(note) for note in outcome.notes],
+        "exit_status": outcome.exit_status,
+    }
+
+
+def install_lines(outcome: Outcome) -> list[str]:
+    """What `install` and `uninstall` say to a person about git's hooks."""
+    where = "git's configuration" if outcome.manner == "config" else escape(outcome.directory)
+    by_outcome: dict[str, list[str]] = {}
+    for step in outcome.steps:
+        by_outcome.setdefault(step.outcome, []).append(step.event)
+    words = {"installed": "installed", "already": "already there", "removed": "removed", "absent": "not installed"}
+    lines = [
+        f"{word}: {', '.join(by_outcome[name])}" + (f" ({where})" if name in ("installed", "already") else "")
+        for name, word in words.items()
+        if name in by_outcome
+    ]
+    lines += [f"  {escape(note)}" for note in outcome.notes]
+    for step in outcome.steps:
+        if step.outcome == "by hand":
+            lines.append(f"by hand, in {escape(step.path or b'')}:")
+            lines += [f"  {line}" for line in step.lines]
+    return lines
+
+
+def change_json(command: str, change: Change, dry_run: bool) -> dict[str, Any]:
+    """What `install --agent --json` and `uninstall --agent --json` print."""
+    return {
+        "command": command,
+        "agent": change.agent,
+        "path": escape(change.path),
+        "outcome": change.outcome,
+        "dry_run": dry_run,
+        "diff": escape_lines(change.diff()),
+        "notes": list(change.notes),
+    }
+
+
+def change_lines(change: Change, dry_run: bool) -> list[str]:
+    """What `install --agent` and `uninstall --agent` say to a person."""
+    words = {
+        "installed": "would be installed in" if dry_run else "installed in",
+        "already": "already in",
+        "removed": "would be removed from" if dry_run else "removed from",
+        "absent": "not in",
+    }
+    return [f"{change.agent}: {words[change.outcome]} {escape(change.path)}", *(f"  {note}" for note in change.notes)]
 
 
 # -- recover

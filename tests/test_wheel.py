@@ -24,7 +24,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, source)
-    shutil.copytree(ROOT / "gitstate", source / "gitstate", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("gitstate", "hooks"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     offline = ["--no-build-isolation"] if importlib.util.find_spec("wheel") else []
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", *offline, "-w", str(top), str(source)]
     subprocess.run(command, check=True, cwd=top)
@@ -35,6 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_data_files_are_in_it(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"gitstate/active_state.schema.json", "gitstate/py.typed", "gitstate/cli.py", "gitstate/demo.py"} <= names
+    assert "gitstate/hooks/git/gitstate-hook" in names
     assert {name.split("/")[0] for name in names} == {"gitstate", f"gitstate_recovery-{gitstate.__version__}.dist-info"}
 
 
