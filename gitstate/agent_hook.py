@@ -16,8 +16,20 @@ from typing import NamedTuple
 from . import files, refs
 from .errors import CorruptSave, GitstateError
 from .git import Repository, open_repository, read_head
-from .model import MAX_CONTEXT, Context, Json, context_from_json, dumps, loads, text_to_json, with_values
-from .state import measured, read_live_context, state_path, write_state
+from .model import (
+    MAX_CONTEXT,
+    Context,
+    Json,
+    LeftOut,
+    clean_text,
+    context_from_json,
+    dumps,
+    loads,
+    text_to_json,
+    with_values,
+)
+from .operation import operation_under_way
+from .state import ACTIVE, FINISHED, RECOVERED, measured, read_live_context, state_path, write_state
 
 AGENTS = ("claude", "codex", "gemini", "kimi")
 #: A tool's answer stands in its event. No more than this is kept of one, in bytes.
@@ -36,8 +48,8 @@ _MEMORY = b"agent-hook.json"
 _AFTER_TOOL = frozenset(("PostToolUse", "PostToolUseFailure", "AfterTool"))
 #: Events after which the agent rests, forgets or ends: whatever changed is kept now.
 _AT_REST = frozenset(("Stop", "AfterAgent", "PreCompact", "PreCompress", "SessionEnd", "Interrupt"))
-#: How long a checkpoint may read, in seconds, where the agent cuts the hook short (codex after 3).
-_DEADLINES = {"SessionEnd": 1.5, "Interrupt": 1.5}
+#: How long a checkpoint may read, in seconds, where the agent cuts the hook short: codex these two after 3.
+_DEADLINES = {("codex", "SessionEnd"): 2.0, ("codex", "Interrupt"): 2.0}
 #: Where each agent hands a hook's words to the model. Kimi only observes SessionStart.
 _BRIEFED_AT = {"claude": "SessionStart", "codex": "SessionStart", "gemini": "SessionStart", "kimi": "UserPromptSubmit"}
 
@@ -84,7 +96,7 @@ def run(agent: str, safe: Callable[[str], str]) -> str:
             memory = memory._replace(briefed=event.session_id)
             write_memory(repository, memory)
         if is_due(event.name, memory, time.time_ns(), _interval(repository)):
-            _checkpoint(repository, values, event.name, memory)
+            _checkpoint(repository, values, _DEADLINES.get((agent, event.name)), memory)
         elif event.name in _AFTER_TOOL:
             write_memory(repository, memory._replace(skipped=memory.skipped + 1))
     except (GitstateError, OSError, ValueError) as error:
@@ -158,20 +170,20 @@ def keep_context(repository: Repository, values: Mapping[str, str], event: str) 
     leaves none that would seem to have been interrupted.
     """
     live, status = read_live_context(repository)
-    context, _ = with_values(Context() if status == "finished" else live, values)
+    context, _ = with_values(Context() if status == FINISHED else live, values)
     has_task = any((context.task_id, context.issue_number, context.progress_stage, context.pid))
     if event == "SessionEnd" and not has_task:
-        following = "finished"
-    elif status == "recovered" and event not in _AFTER_TOOL | _AT_REST:
-        following = "recovered"
+        following = FINISHED
+    elif status == RECOVERED and event not in _AFTER_TOOL | _AT_REST:
+        following = RECOVERED
     else:
-        following = "active"
+        following = ACTIVE
     if context == live and following == status:
         return
     if context.pid is None:
         context = context._replace(boot_id=files.boot_id())
     context = measured(repository, context, read_head(repository.git_dir))
-    if following == "recovered":
+    if following == RECOVERED:
         state = _state(repository)
         reason, save, resume = state.get("reason"), state.get("save"), state.get("resume")
         write_state(
@@ -220,11 +232,11 @@ def _interval(repository: Repository) -> float:
         return _INTERVAL
 
 
-def _checkpoint(repository: Repository, values: Mapping[str, str], event: str, memory: Memory) -> None:
+def _checkpoint(repository: Repository, values: Mapping[str, str], deadline: float | None, memory: Memory) -> None:
     from .save import SaveRequest, save
 
     begun = time.monotonic_ns()
-    request = SaveRequest(kind="checkpoint", values=values, deadline=_DEADLINES.get(event), wait=1.0)
+    request = SaveRequest(kind="checkpoint", values=values, deadline=deadline, wait=1.0)
     save(repository.toplevel, request)
     now = time.time_ns()
     write_memory(repository, Memory(now, time.monotonic_ns() - begun, 0, memory.briefed, None))
@@ -285,9 +297,9 @@ def briefing(repository: Repository, waiting: str | None) -> str:
     state = _state(repository)
     context = context_from_json(state)
     status = state.get("status")
-    if status == "recovered":
-        return _of_recovered(state, context)
-    if status == "active" and context.task_id:
+    if status == RECOVERED:
+        return _of_recovered(repository, state, context)
+    if status == ACTIVE and context.task_id:
         return _task(context)
     return ""
 
@@ -306,16 +318,28 @@ def _of_waiting(repository: Repository, archive: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _of_recovered(state: Mapping[str, Json], context: Context) -> str:
+def _of_recovered(repository: Repository, state: Mapping[str, Json], context: Context) -> str:
+    from . import resume
+
     reason = state.get("reason")
-    signal = reason.get("signal") if isinstance(reason, dict) else None
-    ended = f" (signal {signal})" if isinstance(signal, str) else ""
-    lines = [f"The last run in this workspace was interrupted{ended}. Its uncommitted work is back in the worktree."]
-    lines.append(_task(context))
-    resume = state.get("resume")
-    if isinstance(resume, str):
-        lines.append(resume)
-    return "\n".join(line for line in lines if line)
+    told = reason if isinstance(reason, dict) else {}
+    signal, status = told.get("signal"), told.get("exit_code")
+    ended_by = f"signal {signal}" if isinstance(signal, str) else f"exit status {status}" if status else None
+    save = state.get("save")
+    left_out = save.get("left_out") if isinstance(save, dict) else None
+    return resume.briefing(
+        context,
+        ended_by=ended_by,
+        restored=(),
+        kept=(),
+        left_out=[_left_out(item) for item in left_out] if isinstance(left_out, list) else (),
+        operation=operation_under_way(repository.git_dir),
+    )
+
+
+def _left_out(item: Json) -> LeftOut:
+    path = item.get("path") if isinstance(item, dict) else None
+    return LeftOut(clean_text(path).encode() if isinstance(path, str) else b"", "", True)
 
 
 def _task(context: Context) -> str:

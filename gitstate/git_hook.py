@@ -16,7 +16,7 @@ from .errors import EXIT_DONE, EXIT_PERSON, GitstateError
 from .git import Git, ObjectReader, Oid, Repository, head_of, open_repository, read_head
 from .model import MAX_CONTEXT, Json, Save, is_oid, loads
 from .refs import RefUpdate, workspace_id
-from .state import measured, read_live_context, state_path, write_state
+from .state import FINISHED, RECOVERED, measured, read_live_context, state_path, write_state
 from .tree import DIRECTORY, GITLINK, SYMLINK, Leaf
 
 if TYPE_CHECKING:
@@ -78,28 +78,34 @@ def refuse_commit(repository: Repository) -> Refusal | None:
         return None
     waiting = refs.list_refs(repository.git, refs.PENDING)
     with ObjectReader(repository.git) as reader:
-        if not any(head in _wip_commits(archive, reader) for archive in waiting.values()):
-            return None
+        found = next((kind for archive in waiting.values() if (kind := _kind(head, archive, reader)) is not None), None)
+    if found is None:
+        return None
     ref = read_head(repository.git_dir)
     where = refs.branch_name(ref) if ref else "a detached HEAD"
+    by_git = "git reset HEAD~1" if found == "WIP" else "git reset --soft HEAD~1"
     return Refusal(
         (
-            f"gitstate: {where} is at {head[:12]}, a WIP commit that waits to be recovered (save {save_id})",
+            f"gitstate: {where} is at {head[:12]}, the {found} commit of a save that waits to be recovered ({save_id})",
             "  a commit on top would bury that work; nothing was changed",
-            "  next: gitstate recover   (or, without gitstate: git reset HEAD~1)",
+            f"  next: gitstate recover   (or, without gitstate: {by_git})",
             "  to bury it all the same: git commit --no-verify",
         )
     )
 
 
-def _wip_commits(archive: Oid, reader: ObjectReader) -> set[Oid]:
-    """The WIP commits of the stack of saves that a marker names; none where it can't be read."""
+def _kind(commit: Oid, archive: Oid, reader: ObjectReader) -> str | None:
+    """Whether a commit is the `WIP` or the `index` commit of a save in the stack that a marker names."""
     from .scan import read_stack
 
     try:
-        return {save.wip for save in read_stack(archive, reader)}
+        stack = read_stack(archive, reader)
     except GitstateError:
-        return set()
+        # What can't be read can't be buried either.
+        return None
+    if any(commit == save.wip for save in stack):
+        return "WIP"
+    return "index" if any(commit == save.manifest.index_commit for save in stack) else None
 
 
 def _save_id(git: Git, commit: Oid) -> str:
@@ -192,7 +198,7 @@ def follow(repository: Repository) -> None:
         # Until it is recovered or cleared, the state file speaks of the save that waits.
         return
     live, status = read_live_context(repository)
-    if status is None or status == "finished":
+    if status is None or status == FINISHED:
         return
     ref = read_head(repository.git_dir)
     head = head_of(repository.toplevel)
@@ -248,7 +254,7 @@ def _clear_if_stale(repository: Repository, git: Git, reader: ObjectReader, mark
     write_state(
         repository,
         context._replace(extra={**context.extra, "base_commit": head}),
-        "recovered",
+        RECOVERED,
         reason=newest.manifest.reason.to_json(),
         save=described,
     )

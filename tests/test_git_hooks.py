@@ -96,6 +96,20 @@ def test_a_commit_on_top_of_a_waiting_wip_is_refused_with_what_to_type(repo: Hoo
     repo.git("commit", "-q", "-a", "-m", "bury", "--no-verify")
 
 
+def test_the_way_back_without_gitstate_is_told_step_by_step(repo: Hooked) -> None:
+    repo.write("a", "staged\n")
+    repo.git("add", "a")
+    repo.write("new", "new\n")
+    repo.gitstate("save")
+    for step in ("git reset HEAD~1", "git reset --soft HEAD~1"):
+        said = repo.git("commit", "-q", "-a", "-m", "bury", fails=True)
+        assert f"without gitstate: {step})" in said
+        repo.git(*step.split()[1:])
+    assert repo.git("status", "--short") == "M  a\n?? new"
+    repo.git("commit", "-q", "-m", "mine")
+    assert repo.markers() == []
+
+
 def test_after_recovery_a_commit_goes_through(repo: Hooked) -> None:
     saved(repo)
     repo.gitstate("recover")

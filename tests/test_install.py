@@ -158,6 +158,21 @@ def test_the_status_the_arguments_and_the_input_of_a_foreign_hook_stay_its_own(r
 
 
 @files_only
+@pytest.mark.parametrize("first", ["#!/bin/sh", "#!/usr/bin/env bash", "#!/usr/bin/env python3"])
+def test_a_push_of_very_many_refs_reaches_a_foreign_hook_whole(first: str, repo: Hooked) -> None:
+    copy = "import sys\nopen('log', 'w').write(sys.stdin.read())\n" if "python" in first else "cat >log\n"
+    repo.script(repo.hooks / "pre-push", f"{first}\n{copy}")
+    repo.gitstate("install")
+    head = repo.git("rev-parse", "HEAD")
+    lines = "".join(f"refs/heads/{n} {head} refs/heads/{n} {'0' * 40}\n" for n in range(3000))
+    assert repo.run(str(repo.hooks / "pre-push"), "origin", "url", given=lines).status == 0
+    assert (repo.path / "log").read_text() == lines
+    (repo.path / "log").unlink()
+    assert repo.run(str(repo.hooks / "pre-push"), "origin", "url").status == 0
+    assert (repo.path / "log").read_text() == ""
+
+
+@files_only
 def test_what_a_person_adds_to_our_file_stays_when_we_go(repo: Hooked) -> None:
     repo.gitstate("install")
     hook = repo.hooks / "post-commit"
