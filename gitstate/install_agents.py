@@ -128,7 +128,10 @@ def install(agent: str, project: bytes | None, environ: Mapping[str, str]) -> Ch
 
 
 _NOTES = {
-    "codex": ("codex runs a hook only once you trust it: start codex, then /hooks",),
+    "codex": (
+        "codex runs a hook only once you trust it: start codex, then /hooks",
+        "until then `codex exec` passes it over without a word; `gitstate doctor` tells",
+    ),
     "kimi": ("Kimi Code runs it; the older `kimi` that ends at once does not",),
 }
 
@@ -211,7 +214,38 @@ def agent_problems(environ: Mapping[str, str]) -> list[tuple[str, str | None]]:
             problems.append((f"the hooks in {name} start another gitstate than this one", mend))
         elif len(found) < len(AGENTS[agent].entries):
             problems.append((f"some of gitstate's hooks are missing from {name}", mend))
+        elif agent == "codex":
+            untrusted = _untrusted(text, path)
+            if untrusted:
+                words = f"codex passes over the hooks that you did not trust: {', '.join(untrusted)}"
+                problems.append((words, "codex"))
     return problems
+
+
+def _untrusted(text: str, path: bytes) -> list[str]:
+    """The events whose entry of ours codex does not trust.
+
+    Its config.toml keeps `[hooks.state."FILE:EVENT:GROUP:NUMBER"]` with a `trusted_hash` for each reviewed hook.
+    Whether the hash still fits is codex's to say.
+    """
+    data = files.read_limited(os.path.join(os.path.dirname(path), b"config.toml"), _MAX_SETTINGS)
+    try:
+        state = tomllib.loads((data or b"").decode("utf-8"))["hooks"]["state"]
+        trusted = [key for key, value in state.items() if value.get("trusted_hash") and value.get("enabled", True)]
+        known = {_resolved(key) for key in trusted}
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        known = set()
+    found = []
+    for event, group, _, number, _ in _places(_parse(text, path)):
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", event).lower()
+        if f"{os.fsdecode(path)}:{name}:{group}:{number}" not in known:
+            found.append(event)
+    return found
+
+
+def _resolved(key: str) -> str:
+    file, *rest = key.rsplit(":", 3)
+    return ":".join((os.path.realpath(file) if "\0" not in file else file, *rest))
 
 
 # -- JSON

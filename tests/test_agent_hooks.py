@@ -191,7 +191,23 @@ def test_an_entry_of_a_gitstate_elsewhere_is_mended_in_its_place(hermetic: Path,
     assert "another gitstate" in words and mend == "gitstate install --agent codex"
     repo.gitstate("install", "--agent", "codex")
     assert path.read_text() == good
+
+
+def test_codex_is_known_to_pass_over_hooks_that_nobody_trusted(hermetic: Path, repo: Hooked) -> None:
+    other = {"hooks": {"Stop": [{"hooks": [{"type": "command", "command": "say done"}]}]}}
+    repo.write(str(hermetic / FILES["codex"]), json.dumps(other, indent=2))
+    assert "trust" in repo.gitstate("install", "--agent", "codex")
+    ((words, command),) = install_agents.agent_problems(os.environ)
+    assert "SessionStart, PostToolUse" in words and command == "codex"
+    places = ["session_start:0", "post_tool_use:0", "pre_compact:0", "session_end:0", "interrupt:0", "stop:1"]
+    name = hermetic / FILES["codex"]
+    tables = [f"[hooks.state.'{name}:{place}:0']\ntrusted_hash = 'sha256:1'\n" for place in places]
+    repo.write(str(hermetic / ".codex" / "config.toml"), "".join(tables[:-1]))
+    assert "trust: Stop" in install_agents.agent_problems(os.environ)[0][0]
+    repo.write(str(hermetic / ".codex" / "config.toml"), "".join(tables))
     assert install_agents.agent_problems(os.environ) == []
+    repo.write(str(hermetic / ".codex" / "config.toml"), "".join(tables) + "enabled = false\n")
+    assert "trust: Stop" in install_agents.agent_problems(os.environ)[0][0]
 
 
 @pytest.mark.parametrize("agent", AGENTS)
