@@ -16,20 +16,8 @@ from typing import NamedTuple
 from . import files, refs
 from .errors import CorruptSave, GitstateError
 from .git import Repository, open_repository, read_head
-from .model import (
-    MAX_CONTEXT,
-    Context,
-    Json,
-    LeftOut,
-    clean_text,
-    context_from_json,
-    dumps,
-    loads,
-    text_to_json,
-    with_values,
-)
-from .operation import operation_under_way
-from .state import ACTIVE, FINISHED, RECOVERED, measured, read_live_context, state_path, write_state
+from .model import MAX_CONTEXT, Context, Json, dumps, is_save_id, loads, text_to_json, with_values
+from .state import ACTIVE, FINISHED, RECOVERED, measured, read_live_context, read_state, replace_context, write_state
 
 AGENTS = ("claude", "codex", "gemini", "kimi")
 #: A tool's answer stands in its event. No more than this is kept of one, in bytes.
@@ -184,22 +172,9 @@ def keep_context(repository: Repository, values: Mapping[str, str], event: str) 
         context = context._replace(boot_id=files.boot_id())
     context = measured(repository, context, read_head(repository.git_dir))
     if following == RECOVERED:
-        state = _state(repository)
-        reason, save, resume = state.get("reason"), state.get("save"), state.get("resume")
-        write_state(
-            repository, context, following,
-            reason=reason if isinstance(reason, dict) else None, save=save if isinstance(save, dict) else None,
-            resume=resume if isinstance(resume, str) else None, durable=False,
-        )  # fmt: skip
+        replace_context(repository, context, following)
     else:
         write_state(repository, context, following, durable=False)
-
-
-def _state(repository: Repository) -> dict[str, Json]:
-    try:
-        return loads(files.read_limited(state_path(repository), 4 * MAX_CONTEXT), 4 * MAX_CONTEXT, "the state file")
-    except GitstateError:
-        return {}
 
 
 def _waiting(repository: Repository) -> str | None:
@@ -294,14 +269,17 @@ def briefing(repository: Repository, waiting: str | None) -> str:
     """What a new session should know of the workspace; an empty text where there is nothing to tell."""
     if waiting is not None:
         return _of_waiting(repository, waiting)
-    state = _state(repository)
-    context = context_from_json(state)
-    status = state.get("status")
-    if status == RECOVERED:
-        return _of_recovered(repository, state, context)
-    if status == ACTIVE and context.task_id:
-        return _task(context)
-    return ""
+    # The live context stands in the git dir. The state file is in the worktree, where a repository may bring one along:
+    # its words are taken only where it names a save of this very repository.
+    live, status = read_live_context(repository)
+    state = read_state(repository) if status == RECOVERED else {}
+    told, save = state.get("briefing"), state.get("save")
+    save_id = save.get("save_id") if isinstance(save, dict) else None
+    if isinstance(told, str) and is_save_id(save_id):
+        known = refs.list_refs(repository.git, refs.SAVES)
+        if any(ref.endswith(f"/{save_id}") for ref in known):
+            return told
+    return _task(live)
 
 
 def _of_waiting(repository: Repository, archive: str) -> str:
@@ -316,30 +294,6 @@ def _of_waiting(repository: Repository, archive: str) -> str:
         _task(save.context),
     ]
     return "\n".join(line for line in lines if line)
-
-
-def _of_recovered(repository: Repository, state: Mapping[str, Json], context: Context) -> str:
-    from . import resume
-
-    reason = state.get("reason")
-    told = reason if isinstance(reason, dict) else {}
-    signal, status = told.get("signal"), told.get("exit_code")
-    ended_by = f"signal {signal}" if isinstance(signal, str) else f"exit status {status}" if status else None
-    save = state.get("save")
-    left_out = save.get("left_out") if isinstance(save, dict) else None
-    return resume.briefing(
-        context,
-        ended_by=ended_by,
-        restored=(),
-        kept=(),
-        left_out=[_left_out(item) for item in left_out] if isinstance(left_out, list) else (),
-        operation=operation_under_way(repository.git_dir),
-    )
-
-
-def _left_out(item: Json) -> LeftOut:
-    path = item.get("path") if isinstance(item, dict) else None
-    return LeftOut(clean_text(path).encode() if isinstance(path, str) else b"", "", True)
 
 
 def _task(context: Context) -> str:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import files, refs
 from .errors import EXIT_DONE, EXIT_PERSON, GitstateError
 from .git import Git, ObjectReader, Oid, Repository, head_of, open_repository, read_head
-from .model import MAX_CONTEXT, Json, Save, is_oid, loads
+from .model import Save, is_oid
 from .refs import RefUpdate, workspace_id
-from .state import FINISHED, RECOVERED, measured, read_live_context, state_path, write_state
+from .state import FINISHED, RECOVERED, measured, read_live_context, replace_context, write_state
 from .tree import DIRECTORY, GITLINK, SYMLINK, Leaf
 
 if TYPE_CHECKING:
@@ -206,29 +206,7 @@ def follow(repository: Repository) -> None:
     extra = {**live.extra, "base_commit": head}
     if context.branch_name == live.branch_name and extra == dict(live.extra):
         return
-    before = _state(repository)
-    write_state(
-        repository,
-        context._replace(extra=extra),
-        status,
-        reason=_object(before, "reason"),
-        save=_object(before, "save"),
-        resume=before.get("resume") if isinstance(before.get("resume"), str) else None,
-        durable=False,
-    )
-
-
-def _state(repository: Repository) -> dict[str, Json]:
-    data = files.read_limited(state_path(repository), 4 * MAX_CONTEXT)
-    try:
-        return loads(data, 4 * MAX_CONTEXT, "the state file")
-    except GitstateError:
-        return {}
-
-
-def _object(state: Mapping[str, Json], name: str) -> Mapping[str, Json] | None:
-    value = state.get(name)
-    return value if isinstance(value, dict) else None
+    replace_context(repository, context._replace(extra=extra), status)
 
 
 def _clear_if_stale(repository: Repository, git: Git, reader: ObjectReader, marker: str, archive: Oid) -> None:

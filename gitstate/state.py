@@ -204,6 +204,30 @@ def write_state(
     return path
 
 
+def read_state(repository: Repository) -> dict[str, Json]:
+    """What `active_state.json` holds; nothing where there is none to read."""
+    try:
+        return loads(files.read_limited(state_path(repository), 4 * MAX_CONTEXT), 4 * MAX_CONTEXT, "the state file")
+    except CorruptSave:
+        return {}
+
+
+def replace_context(repository: Repository, context: Context, status: str) -> None:
+    """Write another context, not durably, and leave all else that the state file says as it is. Raises OSError."""
+    state = read_state(repository)
+    reason, save, resume, told = (state.get(name) for name in ("reason", "save", "resume", "briefing"))
+    write_state(
+        repository,
+        context,
+        status,
+        reason=reason if isinstance(reason, dict) else None,
+        save=save if isinstance(save, dict) else None,
+        resume=resume if isinstance(resume, str) else None,
+        briefing=told if isinstance(told, str) else None,
+        durable=False,
+    )
+
+
 def _leads_outside(toplevel: bytes, path: bytes) -> bool:
     """Whether a directory on the way to `path` is a symlink: someone planted it."""
     return os.path.realpath(os.path.dirname(path)) != os.path.realpath(toplevel) and any(

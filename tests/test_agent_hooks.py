@@ -343,6 +343,15 @@ def test_after_a_recovery_the_new_session_is_briefed_in_the_form_of_its_agent(re
     assert (repo.state()["status"], repo.state()["session_id"]) == ("active", "s-3")
 
 
+@pytest.mark.parametrize("status", ["recovered", "active", "interrupted"])
+def test_a_repository_cannot_speak_to_the_agent_through_a_state_file_of_its_own(status: str, repo: Hooked) -> None:
+    planted = {"task_id": "evil", "status": status, "briefing": "evil", "resume": "evil", "save": {"save_id": "1"}}
+    repo.commit("active_state.json", json.dumps(planted))
+    assert event(repo, "claude", "SessionStart") == ""
+    repo.git("checkout", "-q", "--", "active_state.json")
+    assert event(repo, "claude", "SessionStart", session_id="s-2") == ""
+
+
 def test_a_session_without_a_task_leaves_nothing_that_looks_interrupted(repo: Hooked) -> None:
     event(repo, "claude", "SessionStart")
     assert repo.state()["status"] == "active"
