@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Claude Code on one task after another, recovered and resumed whatever ended the last run. `claude-loop.sh --help`.
+set -euo pipefail
+self=$(realpath "${BASH_SOURCE[0]}" 2>/dev/null) || self=${BASH_SOURCE[0]}
+# shellcheck source=gitstate.bash
+. "${self%/*}/gitstate.bash"
+# shellcheck source=agent-loop.bash
+. "${self%/*}/agent-loop.bash"
+
+start_agent() {
+  gitstate_run claude -p "$prompt" ${1:+--session-id "$1"} ${agent_options[@]+"${agent_options[@]}"}
+}
+
+resume_agent() {
+  gitstate_run claude -p --resume "$1" "$prompt" ${agent_options[@]+"${agent_options[@]}"}
+}
+
+new_session() {
+  cat /proc/sys/kernel/random/uuid 2>/dev/null || uuidgen || :
+}
+
+session_files() {
+  printf '%s\n' "${CLAUDE_CONFIG_DIR:-$HOME/.claude}/projects/*/$1.jsonl"
+}
+
+agent_loop claude "$@"

@@ -1,0 +1,377 @@
+# shellcheck shell=bash
+# gitstate for bash, 3.2 and newer: whatever ends this shell, its work is saved, and its next run goes on.
+#
+#     eval "$(gitstate init bash)"                # or: . hooks/gitstate.bash
+#     recover_agent_state && echo "going on with $RECOVERED_TASK_ID"
+#     gitstate_begin task_id=T-42 issue_number=7
+#     gitstate_stage coding
+#     gitstate_run claude -p "Fix the rounding"
+#     gitstate_finish
+#
+# hooks/README.md tells what each function does. All that decides is in the command `gitstate`; here are only traps.
+# Nothing is written to stdout, no option of the shell stays changed, and traps that were there still run.
+
+# The command, found once: a PATH that changes later does not take it away from a trap.
+_gitstate_program=$(type -P gitstate) || _gitstate_program=gitstate
+
+# Sourced again, it goes on with what it knows. Signals are numbers here: 1 HUP, 2 INT, 3 QUIT, 15 TERM, and 0 EXIT.
+: "${_gitstate_owner=}"    # the process whose traps are ours: this shell, or a subshell
+: "${_gitstate_place=}"    # the directory in which the task began
+: "${_gitstate_begun=}"    # not empty: something is under way that an end has to save or finish
+: "${_gitstate_child=}"    # the supervisor that is waited for; "starting" while its number is not known yet
+: "${_gitstate_before=}"   # the last background process before that one
+: "${_gitstate_status=0}"  # how it ended
+: "${_gitstate_signal=}"   # the signal that ends this shell
+: "${_gitstate_ended=}"    # not empty: the end has been saved
+
+# --------------------------------------------------------------------------------------------------------------------
+# What a loop calls
+# --------------------------------------------------------------------------------------------------------------------
+
+# gitstate_begin KEY=VALUE…: a new task begins in this directory.
+gitstate_begin() {
+  _gitstate_arm
+  _gitstate_place=$PWD
+  _gitstate_said "$@"
+  "$_gitstate_program" -C "$(_gitstate_directory)" begin --owner-pid "$_gitstate_owner" -- "$@" >/dev/null || return
+  _gitstate_begun=1
+}
+
+# gitstate_stage NAME: how far the task is.
+gitstate_stage() {
+  _gitstate_arm
+  _gitstate_said "progress_stage=$1"
+  "$_gitstate_program" -C "$(_gitstate_directory)" set -- "progress_stage=$1" >/dev/null
+}
+
+# gitstate_run COMMAND…: run an agent in the foreground, under a supervisor that saves whatever ends it.
+# Returns the agent's own status, 128+n where signal n ended it.
+gitstate_run() {
+  local _gitstate_monitor=
+  _gitstate_arm
+  _gitstate_begun=1
+  _gitstate_command run --owner-pid "$_gitstate_owner" -- "$@"
+  # In the background, because bash runs a trap only between two commands, but `wait` returns at once. In this process
+  # group and with this stdin, so that the terminal stays the agent's: job control and `&` would take them away.
+  case $- in *m*) _gitstate_monitor=1; set +m ;; esac
+  _gitstate_before=${!-}
+  _gitstate_child=starting
+  "${_gitstate_argv[@]}" <&0 &
+  _gitstate_child=$!
+  [ -z "$_gitstate_monitor" ] || set -m
+  _gitstate_await "$_gitstate_child" || :
+  _gitstate_child=
+  return "$_gitstate_status"
+}
+
+# gitstate_finish: the task is done.
+gitstate_finish() {
+  _gitstate_command finish
+  "${_gitstate_argv[@]}" >/dev/null || return
+  _gitstate_begun=
+}
+
+# recover_agent_state: put back what an earlier run left, and set RECOVERED_TASK_ID and its sisters.
+# Returns 0 where there was something, 1 where there was nothing, else what `gitstate recover` said: 4, a person must
+# decide; 75, something else is at work here. RECOVERED_VERDICT is empty where it failed.
+# shellcheck disable=SC2034  # the variables are the caller's
+recover_agent_state() {
+  local _gitstate_lines _gitstate_failure=0
+  _gitstate_adopt
+  RECOVERED_TASK_ID='' RECOVERED_ISSUE_NUMBER='' RECOVERED_WORKSPACE_PATH='' RECOVERED_BRANCH_NAME=''
+  RECOVERED_PROGRESS_STAGE='' RECOVERED_MEMORY_REFS='' RECOVERED_AGENT='' RECOVERED_SESSION_ID=''
+  RECOVERED_TRANSCRIPT_PATH='' RECOVERED_VERDICT='' RECOVERED_SAVE_ID='' RECOVERED_RESUME=''
+  _gitstate_lines=$("$_gitstate_program" -C "$(_gitstate_directory)" recover --format shell) || _gitstate_failure=$?
+  [ "$_gitstate_failure" -eq 0 ] || return "$_gitstate_failure"
+  eval "$_gitstate_lines" # every value stands in single quotes
+  case $RECOVERED_VERDICT in
+    restore | changed | context_only | buried) return 0 ;;
+  esac
+  return 1
+}
+
+# cleanup_and_save [SIGNAL]: save now. Where it is the whole text of a trap, it also ends the shell as the signal would
+# have. Where it is a part of one, that trap should end with `exit`: whatever it says, the shell dies of the signal.
+cleanup_and_save() {
+  local _gitstate_last=$? _gitstate_number='' _gitstate_whole='' _gitstate_from=''
+  [ -z "$_gitstate_ended" ] || return 0
+  _gitstate_begun=1
+  _gitstate_look_for_trap
+  [ -z "${1-}" ] || _gitstate_number=$(_gitstate_number_of "$1")
+  _gitstate_arm
+  case $_gitstate_number in
+    '') _gitstate_save ${1:+--reason "$1"} || return 0 ;; # from the middle of a script, which goes on
+    0) _gitstate_leaving "$_gitstate_last" || return 0 ;;
+    [1-9]*)
+      _gitstate_caught "$_gitstate_number" || return 0
+      [ -z "$_gitstate_whole" ] || _gitstate_end
+      ;;
+    either)
+      _gitstate_leaving "$_gitstate_last" || :
+      # shellcheck disable=SC2064  # the values of now
+      trap "_gitstate_was_signal ${_gitstate_from%% *} $_gitstate_last" EXIT
+      [ -z "$_gitstate_whole" ] || exit "$_gitstate_last"
+      ;;
+  esac
+}
+
+# --------------------------------------------------------------------------------------------------------------------
+# Traps
+# --------------------------------------------------------------------------------------------------------------------
+
+# Put our traps in front of those that are there, which run after them. Every function above does it again, so that a
+# trap that a script sets later is taken along too. A signal that is ignored stays ignored.
+_gitstate_arm() {
+  local _gitstate_pid=$$ _gitstate_n _gitstate_text
+  [ -z "$_gitstate_signal$_gitstate_ended" ] || return 0
+  if [ "${BASH_SUBSHELL:-0}" -ne 0 ]; then
+    _gitstate_pid=${BASHPID-}
+    [ -n "$_gitstate_pid" ] || _gitstate_pid=$(exec sh -c 'echo "$PPID"')
+    # In a subshell `trap -p` shows the parent's traps, which are not in force here, until any trap is changed.
+    [ "$_gitstate_pid" = "$_gitstate_owner" ] || [ -n "$(trap -p URG)" ] || trap - URG
+  fi
+  if [ "$_gitstate_pid" != "$_gitstate_owner" ]; then
+    _gitstate_owner=$_gitstate_pid _gitstate_child=''
+    _gitstate_armed=() _gitstate_traps=()
+  fi
+  for _gitstate_n in 0 1 2 3 15; do
+    _gitstate_read_trap "$_gitstate_n" || continue
+    case ${_gitstate_armed[_gitstate_n]-}:$_gitstate_text in
+      1:*_gitstate_caught* | 1:*_gitstate_leaving*) continue ;;
+    esac
+    _gitstate_armed[_gitstate_n]=1
+    _gitstate_traps[_gitstate_n]=$_gitstate_text
+    # The user's text is evaluated where a trap would be: outside of any function of ours, with the status of before.
+    # shellcheck disable=SC2064  # the number of now
+    case $_gitstate_n in
+      0) trap 'if _gitstate_leaving "$?"; then eval "${_gitstate_traps[0]-}"; else eval "${_gitstate_traps[0]-}"; fi
+           _gitstate_die' EXIT ;;
+      *) trap "if _gitstate_caught $_gitstate_n; then eval \"\${_gitstate_traps[$_gitstate_n]-}\"; _gitstate_end; fi" \
+        "$_gitstate_n" ;;
+    esac
+  done
+}
+
+# Set _gitstate_text to the text of the trap for signal $1. Fails where the signal is ignored.
+_gitstate_read_trap() {
+  eval "set -- $(trap -p "$1")" # trap -- 'text' NAME, quoted by bash itself
+  _gitstate_text=${3-}
+  [ $# -lt 3 ] || [ -n "$3" ]
+}
+
+# Take the first sketch's traps along, where a script has set them.
+_gitstate_adopt() {
+  case $(trap -p HUP INT QUIT TERM EXIT) in *cleanup_and_save*) _gitstate_begun=1; _gitstate_arm ;; esac
+}
+
+# A signal has come: save, once. Fails where that is done already.
+_gitstate_caught() {
+  [ -z "$_gitstate_signal" ] || return 1
+  _gitstate_signal=$1
+  _gitstate_ignore_signals
+  if [ -n "$_gitstate_child" ]; then
+    [ "$_gitstate_child" != starting ] || _gitstate_child=${!-}
+    if [ -n "$_gitstate_child" ] && [ "$_gitstate_child" != "$_gitstate_before" ]; then
+      # It passes the signal on, saves, and ends; one that is stopped has to be woken for it.
+      kill "-$1" "$_gitstate_child" 2>/dev/null || :
+      kill -CONT "$_gitstate_child" 2>/dev/null || :
+      _gitstate_await "$_gitstate_child" || :
+    fi
+  fi
+  # Does nothing where the supervisor has saved all of this; it may have been killed.
+  _gitstate_ended=1
+  _gitstate_save --signal "$(_gitstate_name_of "$1")" || :
+}
+
+# The shell ends with this status, or of a signal that was caught. Returns the status that the user's trap is to see.
+_gitstate_leaving() {
+  if [ -n "$_gitstate_signal" ]; then
+    # One trap for a signal and EXIT has run already.
+    [ "${_gitstate_traps[0]-}" != "${_gitstate_traps[_gitstate_signal]-}" ] || _gitstate_traps[0]=''
+    # Whatever status the user's EXIT trap ends with, the caller is to see the signal.
+    [[ -o posix ]] || eval 'exit() { _gitstate_die; }'
+    return "$((128 + _gitstate_signal))"
+  fi
+  [ -z "$_gitstate_ended" ] || return "$1"
+  _gitstate_ignore_signals
+  _gitstate_ended=1
+  case $1:${_gitstate_begun:+begun} in
+    0:begun) gitstate_finish || : ;;
+    *:begun) _gitstate_save --exit-code "$1" || : ;;
+  esac
+  _gitstate_disarm
+  return "$1"
+}
+
+# After the user's own trap for a signal: the way out leads over the EXIT trap.
+_gitstate_end() {
+  case $-:$_gitstate_signal in
+    *i*:2) # Ctrl-C at a prompt ends what ran, not the shell.
+      _gitstate_signal='' _gitstate_ended=''
+      _gitstate_disarm
+      _gitstate_arm
+      ;;
+    *) exit "$((128 + _gitstate_signal))" ;;
+  esac
+}
+
+# The last act of an end by a signal: die of it, so that the caller sees the truth.
+_gitstate_die() {
+  [ -n "$_gitstate_signal" ] || return 0
+  trap - "$_gitstate_signal" EXIT
+  kill "-$_gitstate_signal" "$_gitstate_owner"
+  builtin exit "$((128 + _gitstate_signal))"
+}
+
+# cleanup_and_save could not tell, and the EXIT trap that it set has come to run: so it was a signal. $1: which one may
+# have been; $2: the status that it was taken for.
+_gitstate_was_signal() {
+  _gitstate_signal=$1
+  [ "$2" -ne 0 ] || _gitstate_save --signal "$(_gitstate_name_of "$1")" || :
+  _gitstate_die
+}
+
+# From here to the end of this shell every further signal is swallowed, and a save that was begun is finished.
+_gitstate_ignore_signals() {
+  local _gitstate_n
+  for _gitstate_n in 1 2 3 15; do
+    [ -z "${_gitstate_armed[_gitstate_n]-}" ] || trap '' "$_gitstate_n"
+  done
+}
+
+# Give the signals back to the traps that were there.
+_gitstate_disarm() {
+  local _gitstate_n
+  for _gitstate_n in 1 2 3 15; do
+    [ -n "${_gitstate_armed[_gitstate_n]-}" ] || continue
+    _gitstate_armed[_gitstate_n]=''
+    if [ -n "${_gitstate_traps[_gitstate_n]-}" ]; then
+      trap -- "${_gitstate_traps[_gitstate_n]}" "$_gitstate_n"
+    else
+      trap - "$_gitstate_n"
+    fi
+  done
+}
+
+# Which trap has called cleanup_and_save? Bash tells since 5.3. Before, it can be seen which traps lead there, and the
+# status tells the signal that has interrupted `wait`. Sets _gitstate_number to a number, to `either` (EXIT, or one of
+# the signals in _gitstate_from), or to nothing where no trap is running; _gitstate_whole where that is its whole text.
+_gitstate_look_for_trap() {
+  local _gitstate_n _gitstate_text _gitstate_exit=''
+  for _gitstate_n in 0 15 2 1 3; do
+    _gitstate_read_trap "$_gitstate_n" || continue
+    _gitstate_is_running "$_gitstate_text" || continue
+    case $_gitstate_text in
+      *[\;\&\|]* | *$'\n'*) ;;
+      cleanup_and_save*) _gitstate_whole=1 ;;
+    esac
+    case $_gitstate_n in 0) _gitstate_exit=1 ;; *) _gitstate_from="$_gitstate_from$_gitstate_n " ;; esac
+  done
+  case $_gitstate_exit:$_gitstate_from in
+    :) return 0 ;;
+    1:) _gitstate_number=0; return 0 ;;
+  esac
+  _gitstate_number=$((_gitstate_last - 128))
+  case "${BASH_TRAPSIG-}: $_gitstate_from" in
+    [0-9]*:*) _gitstate_number=$BASH_TRAPSIG ;;
+    *" $_gitstate_number "*) ;;
+    *) _gitstate_number=${_gitstate_exit:+either}
+       _gitstate_number=${_gitstate_number:-${_gitstate_from%% *}} ;;
+  esac
+}
+
+# Whether this trap's text has led to the running cleanup_and_save: by its name, or by a function that it calls. Bash
+# counts the lines of a trap's text from 1.
+_gitstate_is_running() {
+  local _gitstate_frame=2 _gitstate_breaks=${1//[!$'\n']/}
+  [ -n "$1" ] || return 1
+  while [ "$_gitstate_frame" -lt "${#FUNCNAME[@]}" ]; do
+    case " ${1//[;$'\n']/ } " in
+      *" ${FUNCNAME[_gitstate_frame]} "*)
+        [ "${BASH_VERSINFO[0]}" -gt 3 ] || return 0
+        [ "${BASH_LINENO[_gitstate_frame]}" -gt "$((1 + ${#_gitstate_breaks}))" ] || return 0
+        ;;
+    esac
+    _gitstate_frame=$((_gitstate_frame + 1))
+  done
+  return 1
+}
+
+# --------------------------------------------------------------------------------------------------------------------
+# Calls of gitstate
+# --------------------------------------------------------------------------------------------------------------------
+
+_gitstate_save() {
+  _gitstate_command save --owner-pid "${_gitstate_owner:-$$}" "$@"
+  "${_gitstate_argv[@]}" >/dev/null
+}
+
+# Build one call of gitstate in _gitstate_argv. The first sketch's variables, exported or not, go in as they are now.
+_gitstate_command() {
+  local _gitstate_variable _gitstate_value IFS=$'\n' # one memory reference a line, where they are an array
+  _gitstate_argv=(env)
+  for _gitstate_variable in CURRENT_TASK_ID ISSUE_NUMBER PROGRESS_STAGE MEMORY_REFS; do
+    _gitstate_value=${!_gitstate_variable-}
+    [ "$_gitstate_variable" != MEMORY_REFS ] || _gitstate_value="${MEMORY_REFS[*]-}"
+    [ -n "$_gitstate_value" ] || continue
+    if [ "${#_gitstate_value}" -gt 30000 ]; then
+      # The system refuses to start a command with an argument of 128 KiB, and no save would be made at all.
+      echo "gitstate: $_gitstate_variable is longer than 30000 characters; saved without it" >&2 || :
+      continue
+    fi
+    _gitstate_argv+=("GITSTATE_${_gitstate_variable#CURRENT_}=$_gitstate_value")
+  done
+  _gitstate_argv+=("$_gitstate_program" -C "$(_gitstate_directory)" "$1")
+  case $1:${BRANCH_NAME-} in
+    finish:* | *:) ;;
+    *) _gitstate_argv+=(--set "branch_name=$BRANCH_NAME") ;; # as data: which branch it is gets measured
+  esac
+  shift
+  _gitstate_argv+=("$@")
+}
+
+# Where a script uses the first sketch's variables too, what is said last counts.
+_gitstate_said() {
+  local _gitstate_pair
+  for _gitstate_pair in "$@"; do
+    case $_gitstate_pair in
+      task_id=*) [ -z "${CURRENT_TASK_ID-}" ] || CURRENT_TASK_ID=${_gitstate_pair#*=} ;;
+      issue_number=*) [ -z "${ISSUE_NUMBER-}" ] || ISSUE_NUMBER=${_gitstate_pair#*=} ;;
+      progress_stage=*) [ -z "${PROGRESS_STAGE-}" ] || PROGRESS_STAGE=${_gitstate_pair#*=} ;;
+    esac
+  done
+}
+
+# Where the work is: what the first sketch says, where the task began, or here.
+_gitstate_directory() {
+  printf %s "${WORKSPACE_PATH:-${_gitstate_place:-$PWD}}"
+}
+
+# Wait for a child to end, however often a trap interrupts. Its status is in _gitstate_status.
+_gitstate_await() {
+  local _gitstate_again=0
+  while :; do
+    _gitstate_status=0
+    wait "$1" 2>/dev/null || _gitstate_status=$?
+    [ "$_gitstate_status" -gt 128 ] || break
+    kill -0 "$1" 2>/dev/null && continue
+    # It may have ended while a trap ran: then bash still knows how.
+    wait "$1" 2>/dev/null || _gitstate_again=$?
+    [ "$_gitstate_again" -eq 127 ] || _gitstate_status=$_gitstate_again
+    break
+  done
+  return "$_gitstate_status"
+}
+
+_gitstate_name_of() {
+  case $1 in 1) echo HUP ;; 2) echo INT ;; 3) echo QUIT ;; *) echo TERM ;; esac
+}
+
+# A signal's number by its name, with or without SIG, or by its number; nothing where it is none of ours.
+_gitstate_number_of() {
+  case ${1#SIG} in
+    HUP | 1) echo 1 ;; INT | 2) echo 2 ;; QUIT | 3) echo 3 ;; TERM | 15) echo 15 ;; EXIT | 0) echo 0 ;;
+  esac
+}
+
+_gitstate_adopt
