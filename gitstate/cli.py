@@ -491,6 +491,23 @@ def hook(name: str, arguments: tuple[str, ...]) -> None:
 
 
 @group.command()
+@click.argument("shell", type=click.Choice(["bash"]))
+def init(shell: str) -> None:
+    """Print the shell library: eval "$(gitstate init bash)"."""
+
+    def act(_: bytes, as_json: bool) -> int:
+        from .shell import library
+
+        if as_json:
+            report.emit({"command": "init", "shell": shell, "library": library()})
+        else:
+            click.echo(library(), nl=False)
+        return EXIT_DONE
+
+    _run("init", False, act)
+
+
+@group.command()
 def demo() -> None:
     """The whole story on a throw-away repository, with a real kill."""
     from . import demo as story

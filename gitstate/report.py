@@ -314,6 +314,8 @@ def recover_lines(result: RecoverResult) -> list[str]:
 
 def shell_lines(result: RecoverResult) -> str:
     """Assignments for a shell's `eval`: every value in single quotes, so that it stays data."""
+    from .resume import resume_command
+
     context = result.context
     values = {
         "RECOVERED_TASK_ID": context.task_id,
@@ -322,13 +324,21 @@ def shell_lines(result: RecoverResult) -> str:
         "RECOVERED_BRANCH_NAME": context.branch_name,
         "RECOVERED_PROGRESS_STAGE": context.progress_stage,
         "RECOVERED_MEMORY_REFS": "\n".join(context.memory_refs),
+        "RECOVERED_AGENT": context.agent,
         "RECOVERED_SESSION_ID": context.session_id,
+        "RECOVERED_TRANSCRIPT_PATH": _text(context.extra.get("transcript_path")),
+        "RECOVERED_AGENT_CWD": _text(context.extra.get("agent_cwd")),
+        "RECOVERED_RESUME_COMMAND": resume_command(context, os.environ),
         "RECOVERED_VERDICT": result.verdict,
         "RECOVERED_SAVE_ID": result.save_id,
         "RECOVERED_RESUME": result.resume,
         "RECOVERED_BRIEFING": result.briefing,
     }
     return "".join(f"{name}={_shell_quote(value)}\n" for name, value in values.items())
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _shell_quote(value: object) -> str:

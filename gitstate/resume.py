@@ -22,7 +22,7 @@ _NAMED = 12
 def resume_command(context: Context, environ: Mapping[str, str]) -> str | None:
     """The shell command that continues the agent's own session; None where there is none, or it is gone.
 
-    `environ` says where agents keep their sessions (`HOME`, `CLAUDE_CONFIG_DIR`, `CODEX_HOME`).
+    `environ` says where agents keep their sessions (`HOME`, `CLAUDE_CONFIG_DIR`, `CODEX_HOME`, …).
     """
     known = _AGENTS.get((context.agent or "").lower())
     session = context.session_id
@@ -111,8 +111,8 @@ def _gemini(session: str, environ: Mapping[str, str]) -> Iterator[bool]:
 
 
 def _kimi(session: str, environ: Mapping[str, str]) -> Iterator[bool]:
-    for directory in (".kimi-code", ".kimi"):
-        top = os.path.join(environ.get("HOME") or os.path.expanduser("~"), directory, "sessions")
+    for variable, directory in (("KIMI_CODE_HOME", ".kimi-code"), ("KIMI_SHARE_DIR", ".kimi")):
+        top = os.path.join(_home(environ, variable, directory), "sessions")
         for project in _names(top):
             yield project == session or os.path.exists(os.path.join(top, project, session))
 

@@ -1,12 +1,11 @@
 # shellcheck shell=bash
 # What claude-loop.sh and kimi-loop.sh share: recover, take a task, run the agent, remove the task, again.
 #
-# Such a script defines four functions and calls `agent_loop NAME "$@"`. They find the prompt in $prompt, and in
+# Such a script defines three functions and calls `agent_loop NAME "$@"`. They find the prompt in $prompt, and in
 # agent_options what stood behind `--`:
 #     start_agent SESSION     runs the agent by gitstate_run, in a new session of this name
 #     resume_agent SESSION    the same in an old one
 #     new_session             prints a name for a new session, or nothing where the agent makes its own
-#     session_files SESSION   prints patterns of the files that are there where a session can be resumed, one a line
 
 agent_usage() {
   cat <<EOF
@@ -51,6 +50,7 @@ agent_loop() {
   done
 }
 
+# shellcheck disable=SC2034  # agent_options is for the agent's own functions
 parse_options() {
   local option value
   agent_options=()
@@ -111,26 +111,16 @@ recover_first() {
     0:*)
       task=$RECOVERED_TASK_ID
       [ -z "$task" ] || say "going on with what an earlier run left: $task"
-      if resumable "$RECOVERED_SESSION_ID"; then session=$RECOVERED_SESSION_ID; fi
+      # Only where the session is still there, and from the directory in which it began.
+      if [ "$RECOVERED_AGENT" = "$agent" ] && [ -n "$RECOVERED_RESUME_COMMAND" ] &&
+        [ "${RECOVERED_AGENT_CWD:-.}" -ef . ]; then
+        session=$RECOVERED_SESSION_ID
+      fi
       ;;
     1:nothing) ;;
     4:*) say 'a person must decide first (see above); no agent was started'; exit 4 ;;
     *) say 'the workspace could not be recovered (see above); no agent was started'; exit "$status" ;;
   esac
-}
-
-# Whether the agent can go on in this session: a plain name, a session of this agent, and a transcript that is there.
-resumable() {
-  local pattern found
-  case $1 in '' | -* | *[!A-Za-z0-9._-]*) return 1 ;; esac
-  case $RECOVERED_AGENT in '' | "$agent") ;; *) return 1 ;; esac
-  [ -z "$RECOVERED_TRANSCRIPT_PATH" ] || [ ! -s "$RECOVERED_TRANSCRIPT_PATH" ] || return 0
-  while IFS= read -r pattern; do
-    while IFS= read -r found; do
-      [ ! -e "$found" ] || return 0
-    done < <(compgen -G "$pattern")
-  done < <(session_files "$1")
-  return 1
 }
 
 # The next task, from the top of the file or from the command.

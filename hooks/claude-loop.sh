@@ -19,8 +19,4 @@ new_session() {
   cat /proc/sys/kernel/random/uuid 2>/dev/null || uuidgen || :
 }
 
-session_files() {
-  printf '%s\n' "${CLAUDE_CONFIG_DIR:-$HOME/.claude}/projects/*/$1.jsonl"
-}
-
 agent_loop claude "$@"

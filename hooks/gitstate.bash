@@ -21,6 +21,7 @@ _gitstate_program=$(type -P gitstate) || _gitstate_program=gitstate
 : "${_gitstate_child=}"    # the supervisor that is waited for; "starting" while its number is not known yet
 : "${_gitstate_before=}"   # the last background process before that one
 : "${_gitstate_status=0}"  # how it ended
+: "${_gitstate_asked=}"    # INT or QUIT, while the supervisor finds out whether it ends the agent
 : "${_gitstate_signal=}"   # the signal that ends this shell
 : "${_gitstate_ended=}"    # not empty: the end has been saved
 
@@ -61,6 +62,11 @@ gitstate_run() {
   [ -z "$_gitstate_monitor" ] || set -m
   _gitstate_await "$_gitstate_child" || :
   _gitstate_child=
+  if [ -n "$_gitstate_asked" ]; then
+    # The agent may have taken a Ctrl-C as its own affair, and gone on. Otherwise the shell ends of it too.
+    [ "$_gitstate_status" -ne "$((128 + _gitstate_asked))" ] || kill "-$_gitstate_asked" "$_gitstate_owner"
+    _gitstate_asked=
+  fi
   return "$_gitstate_status"
 }
 
@@ -80,7 +86,8 @@ recover_agent_state() {
   _gitstate_adopt
   RECOVERED_TASK_ID='' RECOVERED_ISSUE_NUMBER='' RECOVERED_WORKSPACE_PATH='' RECOVERED_BRANCH_NAME=''
   RECOVERED_PROGRESS_STAGE='' RECOVERED_MEMORY_REFS='' RECOVERED_AGENT='' RECOVERED_SESSION_ID=''
-  RECOVERED_TRANSCRIPT_PATH='' RECOVERED_VERDICT='' RECOVERED_SAVE_ID='' RECOVERED_RESUME=''
+  RECOVERED_TRANSCRIPT_PATH='' RECOVERED_AGENT_CWD='' RECOVERED_RESUME_COMMAND=''
+  RECOVERED_VERDICT='' RECOVERED_SAVE_ID='' RECOVERED_RESUME=''
   _gitstate_lines=$("$_gitstate_program" -C "$(_gitstate_directory)" recover --format shell) || _gitstate_failure=$?
   [ "$_gitstate_failure" -eq 0 ] || return "$_gitstate_failure"
   eval "$_gitstate_lines" # every value stands in single quotes
@@ -164,20 +171,30 @@ _gitstate_adopt() {
   case $(trap -p HUP INT QUIT TERM EXIT) in *cleanup_and_save*) _gitstate_begun=1; _gitstate_arm ;; esac
 }
 
-# A signal has come: save, once. Fails where that is done already.
+# A signal has come: save, once. Fails where that is done already, or where it is not known yet that it is the end.
 _gitstate_caught() {
   [ -z "$_gitstate_signal" ] || return 1
+  [ "$_gitstate_child" != starting ] || [ "${!-}" = "$_gitstate_before" ] || _gitstate_child=$!
+  case $1:$_gitstate_child in
+    *: | *:starting) ;;
+    2:* | 3:*)
+      # From a terminal the agent has it too, and may live on. The supervisor sees who sent it, and ends with it or not.
+      _gitstate_asked=$1
+      kill "-$1" "$_gitstate_child" 2>/dev/null || :
+      return 1
+      ;;
+  esac
   _gitstate_signal=$1
   _gitstate_ignore_signals
-  if [ -n "$_gitstate_child" ]; then
-    [ "$_gitstate_child" != starting ] || _gitstate_child=${!-}
-    if [ -n "$_gitstate_child" ] && [ "$_gitstate_child" != "$_gitstate_before" ]; then
+  case $_gitstate_child in
+    '' | starting) ;;
+    *)
       # It passes the signal on, saves, and ends; one that is stopped has to be woken for it.
       kill "-$1" "$_gitstate_child" 2>/dev/null || :
       kill -CONT "$_gitstate_child" 2>/dev/null || :
       _gitstate_await "$_gitstate_child" || :
-    fi
-  fi
+      ;;
+  esac
   # Does nothing where the supervisor has saved all of this; it may have been killed.
   _gitstate_ended=1
   _gitstate_save --signal "$(_gitstate_name_of "$1")" || :
@@ -324,7 +341,7 @@ _gitstate_command() {
   _gitstate_argv+=("$_gitstate_program" -C "$(_gitstate_directory)" "$1")
   case $1:${BRANCH_NAME-} in
     finish:* | *:) ;;
-    *) _gitstate_argv+=(--set "branch_name=$BRANCH_NAME") ;; # as data: which branch it is gets measured
+    *) _gitstate_argv+=(--set "branch=$BRANCH_NAME") ;; # as data: which branch it is gets measured
   esac
   shift
   _gitstate_argv+=("$@")

@@ -19,8 +19,4 @@ new_session() {
   : # kimi names its sessions itself; its hooks tell gitstate
 }
 
-session_files() {
-  printf '%s\n' "${KIMI_CODE_HOME:-$HOME/.kimi-code}/sessions/*/$1" "${KIMI_CODE_HOME:-$HOME/.kimi-code}/sessions/*/$1.jsonl"
-}
-
 agent_loop kimi "$@"
