@@ -32,6 +32,8 @@ TIMES = {"grace": 1.5, "deadline": 4.0, "interval": 10.0}
 _NOT_FOUND, _NOT_STARTED = 127, 126
 #: A group's signal reaches the agent and this process in any order, this far apart in seconds.
 _TOGETHER = 0.05
+#: A loop's trap passes a Ctrl-C on within this time, in seconds.
+_ECHO = 2.0
 #: si_code of a signal that the kernel itself sent, as a terminal's Ctrl-C (`man 2 sigaction`).
 _SI_KERNEL = 0x80
 #: What a keeper may need past its deadline until it answers, in seconds.
@@ -178,7 +180,7 @@ class _Run:
         while True:
             info = signal.sigwaitinfo({*self.heard, signal.SIGCHLD})
             if info.si_signo != signal.SIGCHLD:
-                self._on_signal(signal.Signals(info.si_signo), info.si_code == _SI_KERNEL)
+                self._on_signal(info)
             elif self.agent.poll() is not None:
                 self.ended = time.monotonic()
                 self._collect_late_signals()
@@ -196,8 +198,12 @@ class _Run:
         self.front = Front(self.orders)
         self.front.tell(do="agent", pid=self.agent.pid)
 
-    def _on_signal(self, number: signal.Signals, kernel: bool) -> None:
-        terminal = kernel and number in (signal.SIGINT, signal.SIGQUIT)
+    def _on_signal(self, info: signal.struct_siginfo) -> None:
+        number = signal.Signals(info.si_signo)
+        keyboard = number in (signal.SIGINT, signal.SIGQUIT)
+        terminal = keyboard and info.si_code == _SI_KERNEL
+        if keyboard and info.si_pid == self.orders.owner.pid and self._ctrl_c_just_came():
+            return
         if terminal:
             self.ctrl_c = (number, time.monotonic())
         elif self.died_of is None:
@@ -206,10 +212,14 @@ class _Run:
             return
         self.front.tell(do="signal", name=number.name.removeprefix("SIG"), terminal=terminal)
 
+    def _ctrl_c_just_came(self) -> bool:
+        """The loop passes on what it gets, so a Ctrl-C comes twice: from the terminal, and from the loop."""
+        return self.ctrl_c is not None and time.monotonic() - self.ctrl_c[1] < _ECHO
+
     def _collect_late_signals(self) -> None:
         """What killed the agent may have been sent to this process too, and arrive a moment later."""
         if self.died_of is None and (info := signal.sigtimedwait(self.heard, _TOGETHER)) is not None:
-            self._on_signal(signal.Signals(info.si_signo), info.si_code == _SI_KERNEL)
+            self._on_signal(info)
 
     def _without_keeper(self) -> dict[str, Any]:
         """One keeper after the other was killed: end the agent and save from here."""

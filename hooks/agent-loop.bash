@@ -37,6 +37,9 @@ agent_loop() {
   cd -- "$workspace" || exit 2
   command -v "$agent" >/dev/null || { say "there is no command $agent on the PATH"; exit 127; }
 
+  top=$(git rev-parse --show-toplevel) || exit 2
+  stamp=$(git rev-parse --absolute-git-dir)/gitstate-loop # its time is when the last run began
+
   task='' session=''
   recover_first
   runs=0 idle=0
@@ -165,11 +168,12 @@ run_once() {
   case $prompt in -*) prompt=" $prompt" ;; esac # a prompt, never an option
   [ -n "$session" ] || session=$(new_session)
   before=$(workspace_state)
+  : >"$stamp"
   gitstate_begin "task_id=$task" "issue_number=$RECOVERED_ISSUE_NUMBER" "progress_stage=$RECOVERED_PROGRESS_STAGE" \
     "memory_refs=$RECOVERED_MEMORY_REFS" "agent=$agent" "session_id=$session"
   if [ -n "$resumed" ]; then logged resume_agent "$session"; else logged start_agent "$session"; fi || status=$?
 
-  if [ "$((SECONDS - began))" -ge "$brake" ] || [ "$(workspace_state)" != "$before" ]; then
+  if [ "$((SECONDS - began))" -ge "$brake" ] || did_something; then
     [ "$status" -eq 0 ] || { say "$agent ended with status $status; the task stays first: $task"; exit "$status"; }
     gitstate_finish
     remove_task
@@ -203,11 +207,20 @@ logged() {
   "$1" "$2" > >(trap '' HUP INT QUIT TERM; exec tee -a -- "$log") 2> >(trap '' HUP INT QUIT TERM; exec tee -a -- "$log" >&2)
 }
 
-# What tells whether an agent has done anything: the commit, and every change against it.
+# The commit, and what git lists as changed.
 workspace_state() {
   {
-    git rev-parse -q --verify HEAD
-    GIT_OPTIONAL_LOCKS=0 git status --porcelain=v2 --untracked-files=all
-    git diff --no-ext-diff --no-textconv HEAD
-  } 2>/dev/null | cksum || :
+    git rev-parse -q --verify HEAD || :
+    GIT_OPTIONAL_LOCKS=0 git -C "$top" status --porcelain=v2 --untracked-files=all
+  } | cksum
+}
+
+# Whether the agent has done anything since `before` and `stamp`: to the lists, or to a file in them.
+did_something() {
+  local path
+  [ "$(workspace_state)" = "$before" ] || return 0
+  while IFS= read -r -d '' path; do
+    [ ! "$top/$path" -nt "$stamp" ] || return 0
+  done < <(git -C "$top" ls-files -z --modified --others --exclude-standard)
+  return 1
 }

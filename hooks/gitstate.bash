@@ -205,7 +205,8 @@ _gitstate_leaving() {
   if [ -n "$_gitstate_signal" ]; then
     # One trap for a signal and EXIT has run already.
     [ "${_gitstate_traps[0]-}" != "${_gitstate_traps[_gitstate_signal]-}" ] || _gitstate_traps[0]=''
-    # Whatever status the user's EXIT trap ends with, the caller is to see the signal.
+    # Whatever status the user's EXIT trap ends with, and wherever it fails, the caller is to see the signal.
+    set +e
     [[ -o posix ]] || eval 'exit() { _gitstate_die; }'
     return "$((128 + _gitstate_signal))"
   fi
@@ -236,6 +237,8 @@ _gitstate_end() {
 _gitstate_die() {
   [ -n "$_gitstate_signal" ] || return 0
   trap - "$_gitstate_signal" EXIT
+  # Bash ignores QUIT, whatever its traps say.
+  [ "$_gitstate_signal" -ne 3 ] || exec sh -c 'kill -QUIT "$$"; exit 131'
   kill "-$_gitstate_signal" "$_gitstate_owner"
   builtin exit "$((128 + _gitstate_signal))"
 }
