@@ -291,9 +291,12 @@ _gitstate_look_for_trap() {
     :) return 0 ;;
     1:) _gitstate_number=0; return 0 ;;
   esac
+  if [ -n "${BASH_TRAPSIG-}" ]; then
+    case " ${_gitstate_exit:+0 }$_gitstate_from" in *" $BASH_TRAPSIG "*) _gitstate_number=$BASH_TRAPSIG ;; esac
+    return 0
+  fi
   _gitstate_number=$((_gitstate_last - 128))
-  case "${BASH_TRAPSIG-}: $_gitstate_from" in
-    [0-9]*:*) _gitstate_number=$BASH_TRAPSIG ;;
+  case " $_gitstate_from" in
     *" $_gitstate_number "*) ;;
     *) _gitstate_number=${_gitstate_exit:+either}
        _gitstate_number=${_gitstate_number:-${_gitstate_from%% *}} ;;

@@ -25,12 +25,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from oracle import Fingerprint, fingerprint
+from runs import PATIENCE, keepers, wait_until
 from states import STATES, Templates, Workspace, make
 
 HOOKS = ROOT / "hooks"
 LIBRARY = HOOKS / "gitstate.bash"
+SOURCE = f". {shlex.quote(str(LIBRARY))}\n"
 SCRIPTS = (LIBRARY, HOOKS / "agent-loop.bash", HOOKS / "claude-loop.sh", HOOKS / "kimi-loop.sh")
-PATIENCE = 60.0
 #: Everything that makes a careless shell run something, or take data for an option.
 HOSTILE = """-n 'one' "two" $(touch pwned) `touch pwned` \\ ${HOME} * ; rm -rf x & \n second line é"""
 
@@ -77,13 +78,6 @@ gitstate_run claude -p "$CURRENT_TASK_ID"
 """
 
 
-def until(what: Callable[[], bool], why: Callable[[], str]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < end, why()
-        time.sleep(0.02)
-
-
 @dataclass
 class Stage:
     """A workspace, an agent on the PATH, and whatever was started here."""
@@ -123,9 +117,9 @@ class Stage:
         return process
 
     def ready(self, running: subprocess.Popen[bytes] | None = None) -> None:
-        until(
+        wait_until(
             lambda: (self.directory / "ready").exists() or (running is not None and running.poll() is not None),
-            lambda: f"the agent never started: {self.said()}",
+            "the agent is ready",
         )
         assert (self.directory / "ready").exists(), self.said()
 
@@ -281,8 +275,8 @@ def test_whatever_ends_it_the_next_start_goes_on(stage: Stage, way: str, cause: 
     before = fingerprint(stage.ws.path)
     what.kill(loop, int((stage.directory / "agent").read_text()))
     assert loop.wait(PATIENCE) == what.status, stage.said()
-    until(lambda: stage.pending() is not None, lambda: f"no save: {stage.said()}")
-    until(lambda: not stage.processes(), lambda: f"still there: {stage.processes()}")
+    wait_until(lambda: stage.pending() is not None, "the save")
+    wait_until(lambda: not stage.processes(), "everything has ended")
 
     context = stage.context()
     assert (context["task_id"], context["branch_name"]) == ("T-42", "agent/work")
@@ -319,7 +313,7 @@ def test_a_clean_end_leaves_the_work_and_no_save(stage: Stage, way: str) -> None
     assert stage.pending() is None
     assert b"not staged" in stage.ws.read("work.txt")
     assert json.loads(stage.ws.gitstate("show", "--json").stdout)["context"]["status"] == "finished"
-    until(lambda: not stage.processes(), lambda: f"still there: {stage.processes()}")
+    wait_until(lambda: not stage.processes(), "everything has ended")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -377,10 +371,25 @@ def test_ctrl_c_that_an_agent_takes_as_its_own_affair_does_not_end_the_loop(stag
     terminal = Terminal(stage, stage.command("library"))
     stage.ready()
     os.write(terminal.fd, b"\x03")
-    until((stage.directory / "heard").exists, lambda: "the agent never heard of it")
+    wait_until((stage.directory / "heard").exists, "the agent has heard of it")
     time.sleep(6)  # past the time in which an agent that ends is taken for one that Ctrl-C has ended
     (stage.directory / "enough").touch()
     assert terminal.wait() == 0, terminal.printed
+    assert stage.pending() is None
+
+
+def test_ctrl_c_at_a_prompt_ends_the_agent_and_not_the_shell(stage: Stage) -> None:
+    terminal = Terminal(stage, ["bash", "--norc", "--noprofile", "-i"])
+    os.write(terminal.fd, f"{SOURCE}gitstate_begin task_id=T-1\ngitstate_run claude\n".encode())
+    stage.ready()
+    os.write(terminal.fd, b"\x03")
+    wait_until(lambda: stage.pending() is not None and not keepers(stage.ws), "the save")
+    os.write(terminal.fd, b'echo "$?" >"$STAGE/status"; : >"$STAGE/ready"\n')
+    wait_until((stage.directory / "status").exists, "the shell lives on")
+    assert (stage.directory / "status").read_text() == "130\n"
+    assert stage.context()["task_id"] == "T-1"
+    os.write(terminal.fd, b"exit\n")
+    assert terminal.wait() == 0
     assert stage.pending() is None
 
 
@@ -393,7 +402,7 @@ def test_a_closed_terminal(stage: Stage, way: str) -> None:
     os.close(terminal.fd)
     assert terminal.wait() == -signal.SIGHUP
     assert stage.context()["task_id"] == "T-42"
-    until(lambda: not stage.processes(), lambda: f"still there: {stage.processes()}")
+    wait_until(lambda: not stage.processes(), "everything has ended")
     assert stage.ws.recover().exit_status == 0
     assert before.diff(fingerprint(stage.ws.path)) == []
 
@@ -411,10 +420,10 @@ def test_tmux_kill_session(stage: Stage, way: str) -> None:
         stage.ready()
         before = fingerprint(stage.ws.path)
         subprocess.run([*server, "kill-session", "-t", "loop"], check=True)
-        until(lambda: stage.pending() is not None, lambda: "no save")
+        wait_until(lambda: stage.pending() is not None, "the save")
     finally:
         subprocess.run([*server, "kill-server"], stderr=subprocess.DEVNULL)
-    until(lambda: not stage.processes(), lambda: f"still there: {stage.processes()}")
+    wait_until(lambda: not stage.processes(), "everything has ended")
     assert stage.context()["task_id"] == "T-42"
     assert stage.ws.recover().exit_status == 0
     assert before.diff(fingerprint(stage.ws.path)) == []
@@ -423,9 +432,6 @@ def test_tmux_kill_session(stage: Stage, way: str) -> None:
 # --------------------------------------------------------------------------------------------------------------------
 # The shell that it is sourced into
 # --------------------------------------------------------------------------------------------------------------------
-
-SOURCE = f". {shlex.quote(str(LIBRARY))}\n"
-
 
 def run(stage: Stage, text: str, **more: object) -> subprocess.Popen[bytes]:
     """A script that has come to its end."""
@@ -663,6 +669,14 @@ def test_the_variables_are_read_when_the_signal_comes(stage: Stage) -> None:
 
 WAIT = ': >"$STAGE/ready"; sleep 600 & wait $!'
 FOREGROUND = ': >"$STAGE/ready"; sleep 1'
+
+
+def test_a_bash_that_names_the_signal_is_believed(stage: Stage) -> None:
+    """Bash 5.3 has this variable; here it stands in for what an older one can't tell from the status."""
+    loop = stage.start(stage.script(f"{SOURCE}trap cleanup_and_save TERM INT EXIT\nBASH_TRAPSIG=2\n{FOREGROUND}\n"))
+    stage.ready(loop)
+    loop.send_signal(signal.SIGINT)
+    assert loop.wait(PATIENCE) == -signal.SIGINT
 
 
 @pytest.mark.parametrize(

@@ -33,19 +33,31 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_data_files_are_in_it(wheel: Path) -> None:
-    names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"gitstate/active_state.schema.json", "gitstate/py.typed", "gitstate/cli.py", "gitstate/demo.py"} <= names
-    assert "gitstate/hooks/git/gitstate-hook" in names
-    assert {name.split("/")[0] for name in names} == {"gitstate", f"gitstate_recovery-{gitstate.__version__}.dist-info"}
-
-
-def test_both_commands_start(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def installed(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wheel's commands on the PATH, and no other gitstate anywhere near."""
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
     subprocess.run([*pip, "--target", str(target), str(wheel)], check=True)
     monkeypatch.setenv("PYTHONPATH", str(target))
     monkeypatch.setenv("PATH", f"{target / 'bin'}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_the_data_files_are_in_it(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"gitstate/active_state.schema.json", "gitstate/py.typed", "gitstate/cli.py", "gitstate/demo.py"} <= names
+    hooks = ("gitstate.bash", "agent-loop.bash", "claude-loop.sh", "kimi-loop.sh", "git/gitstate-hook")
+    assert {f"gitstate/hooks/{name}" for name in hooks} <= names
+    assert {name.split("/")[0] for name in names} == {"gitstate", f"gitstate_recovery-{gitstate.__version__}.dist-info"}
+
+
+def test_the_shell_library_comes_out_of_it(installed: None, tmp_path: Path) -> None:
+    command = 'eval "$(gitstate init bash)" && type -t gitstate_run'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, encoding="utf-8", check=True, cwd=tmp_path)
+    assert done.stdout == "function\n"
+
+
+def test_both_commands_start(installed: None, tmp_path: Path) -> None:
     for argv in (["gitstate", "--version"], ["git", "gitstate", "--version"], ["git-gitstate", "--version"]):
         done = subprocess.run(argv, capture_output=True, encoding="utf-8", check=True, cwd=tmp_path)
         assert gitstate.__version__ in done.stdout
