@@ -40,7 +40,7 @@ agent_loop() {
   top=$(git rev-parse --show-toplevel) || exit 2
   stamp=$(git rev-parse --absolute-git-dir)/gitstate-loop # its time is when the last run began
 
-  task='' session=''
+  task='' session='' told=''
   recover_first
   runs=0 idle=0
   while :; do
@@ -112,7 +112,7 @@ recover_first() {
   recover_agent_state || status=$?
   case $status:$RECOVERED_VERDICT in
     0:*)
-      task=$RECOVERED_TASK_ID
+      task=$RECOVERED_TASK_ID told=$RECOVERED_BRIEFING
       [ -z "$task" ] || say "going on with what an earlier run left: $task"
       # Only where the session is still there, and from the directory in which it began.
       if [ "$RECOVERED_AGENT" = "$agent" ] && [ -n "$RECOVERED_RESUME_COMMAND" ] &&
@@ -166,6 +166,7 @@ run_once() {
   prompt=$template$'\n\n'$task
   case $template in *'{}'*) prompt=${template%%'{}'*}$task${template#*'{}'} ;; esac
   case $prompt in -*) prompt=" $prompt" ;; esac # a prompt, never an option
+  [ -z "$told" ] || prompt=$prompt$'\n\n'$told
   [ -n "$session" ] || session=$(new_session)
   before=$(workspace_state)
   : >"$stamp"
@@ -177,7 +178,7 @@ run_once() {
     [ "$status" -eq 0 ] || { say "$agent ended with status $status; the task stays first: $task"; exit "$status"; }
     gitstate_finish
     remove_task
-    task='' session='' idle=0
+    task='' session='' told='' idle=0
     RECOVERED_ISSUE_NUMBER='' RECOVERED_PROGRESS_STAGE='' RECOVERED_MEMORY_REFS=''
     return
   fi

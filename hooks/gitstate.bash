@@ -57,7 +57,11 @@ gitstate_run() {
   case $- in *m*) _gitstate_monitor=1; set +m ;; esac
   _gitstate_before=${!-}
   _gitstate_child=starting
-  "${_gitstate_argv[@]}" <&0 &
+  if { : <&0; } 2>/dev/null; then
+    "${_gitstate_argv[@]}" <&0 &
+  else
+    "${_gitstate_argv[@]}" &
+  fi
   _gitstate_child=$!
   [ -z "$_gitstate_monitor" ] || set -m
   _gitstate_await "$_gitstate_child" || :
@@ -87,7 +91,7 @@ recover_agent_state() {
   RECOVERED_TASK_ID='' RECOVERED_ISSUE_NUMBER='' RECOVERED_WORKSPACE_PATH='' RECOVERED_BRANCH_NAME=''
   RECOVERED_PROGRESS_STAGE='' RECOVERED_MEMORY_REFS='' RECOVERED_AGENT='' RECOVERED_SESSION_ID=''
   RECOVERED_TRANSCRIPT_PATH='' RECOVERED_AGENT_CWD='' RECOVERED_RESUME_COMMAND=''
-  RECOVERED_VERDICT='' RECOVERED_SAVE_ID='' RECOVERED_RESUME=''
+  RECOVERED_VERDICT='' RECOVERED_SAVE_ID='' RECOVERED_RESUME='' RECOVERED_BRIEFING=''
   _gitstate_lines=$("$_gitstate_program" -C "$(_gitstate_directory)" recover --format shell) || _gitstate_failure=$?
   [ "$_gitstate_failure" -eq 0 ] || return "$_gitstate_failure"
   eval "$_gitstate_lines" # every value stands in single quotes
@@ -306,10 +310,11 @@ _gitstate_look_for_trap() {
 # Whether this trap's text has led to the running cleanup_and_save: by its name, or by a function that it calls. Bash
 # counts the lines of a trap's text from 1.
 _gitstate_is_running() {
-  local _gitstate_frame=2 _gitstate_breaks=${1//[!$'\n']/}
+  local _gitstate_frame=2 _gitstate_newline=$'\n' _gitstate_breaks
+  _gitstate_breaks=${1//[!$_gitstate_newline]/}
   [ -n "$1" ] || return 1
   while [ "$_gitstate_frame" -lt "${#FUNCNAME[@]}" ]; do
-    case " ${1//[;$'\n']/ } " in
+    case " ${1//[;$_gitstate_newline]/ } " in
       *" ${FUNCNAME[_gitstate_frame]} "*)
         [ "${BASH_VERSINFO[0]}" -gt 3 ] || return 0
         [ "${BASH_LINENO[_gitstate_frame]}" -gt "$((1 + ${#_gitstate_breaks}))" ] || return 0

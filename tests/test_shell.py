@@ -568,8 +568,9 @@ def test_the_agent_reads_the_loops_stdin(stage: Stage) -> None:
     assert output(stage, f"{SOURCE}echo hello | {{ gitstate_run cat; }}\n") == "hello\n"
 
 
-def test_stdout_and_stderr_may_be_closed(stage: Stage) -> None:
-    loop = stage.start(stage.script(f"exec >&- 2>&-\n{SOURCE}gitstate_begin task_id=T-1\ngitstate_run claude\n"))
+@pytest.mark.parametrize("closed", [">&- 2>&-", "<&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(stage: Stage, closed: str) -> None:
+    loop = stage.start(stage.script(f"exec {closed}\n{SOURCE}gitstate_begin task_id=T-1\ngitstate_run claude\n"))
     stage.ready(loop)
     loop.terminate()
     assert loop.wait(PATIENCE) == -signal.SIGTERM
@@ -881,8 +882,9 @@ def test_a_loop_resumes_the_agents_own_session_where_it_is_still_there(
     stage.manner("look")
     loop = stage.start(command)
     stage.ready(loop)
-    expected = ["-p", "--resume", session, "T-1"] if agent == "claude" else ["-S", session, "-p", "T-1"]
-    assert stage.arguments()[:4] == expected
+    *before, prompt = stage.arguments()[:4]
+    assert before == (["-p", "--resume", session] if agent == "claude" else ["-S", session, "-p"])
+    assert prompt.startswith("T-1\n\nYour last run in this workspace was interrupted by SIGTERM")
 
 
 def test_a_loop_starts_no_agent_where_a_person_must_decide(stage: Stage) -> None:

@@ -34,13 +34,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def installed(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def installed(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The wheel's commands on the PATH, and no other gitstate anywhere near."""
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
     subprocess.run([*pip, "--target", str(target), str(wheel)], check=True)
     monkeypatch.setenv("PYTHONPATH", str(target))
     monkeypatch.setenv("PATH", f"{target / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    return target
 
 
 def test_the_data_files_are_in_it(wheel: Path) -> None:
@@ -51,13 +52,16 @@ def test_the_data_files_are_in_it(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"gitstate", f"gitstate_recovery-{gitstate.__version__}.dist-info"}
 
 
-def test_the_shell_library_comes_out_of_it(installed: None, tmp_path: Path) -> None:
+def test_the_shell_library_and_the_loops_come_out_of_it(installed: Path, tmp_path: Path) -> None:
     command = 'eval "$(gitstate init bash)" && type -t gitstate_run'
     done = subprocess.run(["bash", "-c", command], capture_output=True, encoding="utf-8", check=True, cwd=tmp_path)
     assert done.stdout == "function\n"
+    for name in ("claude-loop.sh", "kimi-loop.sh"):
+        loop = str(installed / "gitstate" / "hooks" / name)
+        assert subprocess.run([loop, "--help"], capture_output=True, encoding="utf-8", check=True).stdout
 
 
-def test_both_commands_start(installed: None, tmp_path: Path) -> None:
+def test_both_commands_start(installed: Path, tmp_path: Path) -> None:
     for argv in (["gitstate", "--version"], ["git", "gitstate", "--version"], ["git-gitstate", "--version"]):
         done = subprocess.run(argv, capture_output=True, encoding="utf-8", check=True, cwd=tmp_path)
         assert gitstate.__version__ in done.stdout
