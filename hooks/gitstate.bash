@@ -24,6 +24,7 @@ _gitstate_program=$(type -P gitstate) || _gitstate_program=gitstate
 : "${_gitstate_asked=}"    # INT or QUIT, while the supervisor finds out whether it ends the agent
 : "${_gitstate_signal=}"   # the signal that ends this shell
 : "${_gitstate_ended=}"    # not empty: the end has been saved
+_gitstate_pairs=()         # what is just being told to gitstate: a signal to the whole group may cut that short
 
 # --------------------------------------------------------------------------------------------------------------------
 # What a loop calls
@@ -34,8 +35,13 @@ gitstate_begin() {
   _gitstate_arm
   _gitstate_place=$PWD
   _gitstate_said "$@"
-  "$_gitstate_program" -C "$(_gitstate_directory)" begin --owner-pid "$_gitstate_owner" -- "$@" >/dev/null || return
-  _gitstate_begun=1
+  _gitstate_pairs=(issue_number='' progress_stage='' memory_refs='' session_id='' "$@")
+  "$_gitstate_program" -C "$(_gitstate_directory)" begin --owner-pid "$_gitstate_owner" -- "$@" >/dev/null || {
+    set -- "$?"
+    _gitstate_pairs=()
+    return "$1"
+  }
+  _gitstate_pairs=() _gitstate_begun=1
 }
 
 # gitstate_stage NAME: how far the task is.
@@ -354,6 +360,9 @@ _gitstate_command() {
     finish:* | *:) ;;
     *) _gitstate_argv+=(--set "branch=$BRANCH_NAME") ;; # as data: which branch it is gets measured
   esac
+  for _gitstate_value in ${_gitstate_pairs[@]+"${_gitstate_pairs[@]}"}; do
+    _gitstate_argv+=(--set "$_gitstate_value")
+  done
   shift
   _gitstate_argv+=("$@")
 }
