@@ -119,9 +119,11 @@ def read_limited(path: bytes, limit: int) -> bytes | None:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode) or info.st_size > limit:
             return None
-        with os.fdopen(os.dup(fd), "rb") as file:
-            data = file.read(limit + 1)
-        return data if len(data) <= limit else None
+        parts = []
+        while limit >= 0 and (part := os.read(fd, min(limit + 1, max(info.st_size + 1, 4096)))):
+            parts.append(part)
+            limit -= len(part)
+        return b"".join(parts) if limit >= 0 else None
     finally:
         os.close(fd)
 

@@ -14,8 +14,10 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
-from .files import Deadline
+from .errors import CorruptSave
+from .files import Deadline, read_limited
 from .git import Repository
+from .model import MAX_CONTEXT, loads
 from .processes import RUN_ID, Process, StopRule
 
 #: Signals that end a run.
@@ -42,6 +44,16 @@ class Orders(NamedTuple):
 def run_file(repository: Repository) -> bytes:
     """Where a run says which processes it has, for `gitstate stop`."""
     return os.path.join(repository.own, _RUN_FILE)
+
+
+def keeper_of(repository: Repository) -> Process | None:
+    """The keeper of the run that was last under way in the workspace, as its run file names it."""
+    try:
+        value = loads(read_limited(run_file(repository), MAX_CONTEXT), MAX_CONTEXT, "the run's file").get("keeper")
+    except CorruptSave:
+        return None
+    pid, start = value if isinstance(value, list) and len(value) == 2 else (None, None)
+    return Process(pid, start) if isinstance(pid, int) and isinstance(start, str) else None
 
 
 class Front:

@@ -6,12 +6,13 @@ on every call; filters run only where `snapshot` asks for git's own way in, and 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
-from .errors import GitError, NotAWorkspace
+from .errors import GitError, NeedsPerson, NotAWorkspace
 
 Oid = str
 """An object id in lower-case hex: 40 digits in a sha1 repository, 64 in a sha256 one."""
@@ -62,6 +63,12 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         GIT_COMMITTER_NAME="gitstate",
         GIT_COMMITTER_EMAIL="gitstate@localhost",
     )
+    if not clean.get("HOME"):
+        # A bare environment (`env -i`, some schedulers): without it git reads and writes no global configuration.
+        import pwd
+
+        with contextlib.suppress(KeyError):
+            clean["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
     clean.pop("LANGUAGE", None)
     if extra:
         clean.update(extra)
@@ -203,6 +210,45 @@ def open_repository(path: bytes) -> Repository:
     return Repository(
         toplevel, git_dir, common_dir, object_format.decode("ascii"), config, Git(toplevel, tuple(options))
     )
+
+
+def trusted_directories() -> list[bytes]:
+    """The paths that the user's own configuration names one by one in safe.directory: each is a person's decision.
+
+    `*` is none about any repository. What a repository's own configuration says does not count, in git neither.
+    """
+    found = []
+    for scope in ("--system", "--global"):
+        out = Git(b"/").run("config", scope, "--includes", "-z", "--get-all", "safe.directory", fine=range(256))
+        named = (path for path in out.split(b"\0")[:-1] if path not in (b"", b"*"))
+        found += [os.path.realpath(os.path.expanduser(path)) for path in named]
+    return found
+
+
+def owner_besides_us(repository: Repository) -> int | None:
+    """The user id of someone else who owns a part of the repository that nobody trusted by name; None where none is."""
+    mine = os.geteuid()
+    places = (repository.toplevel, os.path.join(repository.toplevel, b".git"), repository.git_dir)
+    others = [uid for uid in (os.stat(place).st_uid for place in places) if uid != mine]
+    return others[0] if others and repository.toplevel not in trusted_directories() else None
+
+
+def without_filters(repository: Repository) -> Repository:
+    """The same repository, whose filters are not run: each that its configuration names is emptied.
+
+    Raises NeedsPerson where git has no way to say that.
+    """
+    names = {key.rpartition(".")[0] for key in repository.config if key.startswith("filter.")}
+    if any("=" in name for name in names):
+        raise NeedsPerson(
+            "this workspace belongs to someone else and names a filter that can't be switched off; nothing was run",
+            hint="git config --global --add safe.directory PATH, where you trust it",
+        )
+    options = list(repository.git.options)
+    for name in sorted(names):
+        for key, value in (("clean", ""), ("smudge", ""), ("process", ""), ("required", "false")):
+            options += ["-c", f"{name}.{key}={value}"]
+    return repository._replace(git=repository.git._replace(options=tuple(options)))
 
 
 def read_head(git_dir: bytes) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON
 from .git import Oid
-from .model import Save
+from .model import Context, Save
 from .tree import GITLINK, SYMLINK, Leaf
 from .worktree import Seen
 
@@ -32,8 +32,16 @@ class Facts:
     """The unfinished operation on disk is not the one that was saved."""
     elsewhere: str | None = None
     """Saves of workspaces that are not here."""
-    checkpoint: str | None = None
-    """The id of the latest checkpoint, to be named where nothing waits."""
+    checkpoint: Save | None = None
+    """The latest checkpoint, for where nothing waits."""
+    context: Context | None = None
+    """What the last run was doing, where no save says that it ended: the live context, or the checkpoint's."""
+    owner: str = "unknown"
+    """Who is known of that run's process: see `state.owner_of`."""
+    strict: bool = False
+    """Nobody named this very workspace: only what is proven counts as ended."""
+    disk: str = "same"
+    """How the disk stands to that checkpoint: it has all of it (`same`), all of it is `gone`, or it `differs`."""
     earlier: str | None = None
     """The id of the newest readable save before one that can't be read."""
 
@@ -58,9 +66,12 @@ def decide(facts: Facts) -> Verdict:
     if facts.problem is not None:
         return _unreadable(facts)
     if not facts.saves:
-        if facts.elsewhere:
+        if facts.context is not None:
+            return _without_save(facts, facts.context)
+        if facts.elsewhere and not facts.strict:
             return Verdict("elsewhere", facts.elsewhere, EXIT_PERSON, "gitstate recover --into PATH --save ID")
-        hint = f"gitstate recover --save {facts.checkpoint} (the latest checkpoint)" if facts.checkpoint else None
+        held = facts.checkpoint.manifest.save_id if facts.checkpoint else None
+        hint = f"gitstate recover --save {held} (the latest checkpoint)" if held else None
         return Verdict("nothing", "nothing waits to be recovered", hint=hint)
     newest, oldest = facts.saves[0], facts.saves[-1]
     manifest = newest.manifest
@@ -96,6 +107,31 @@ def decide(facts: Facts) -> Verdict:
             EXIT_PERSON, f"finish or abort the {facts.operation}, then: gitstate recover",
         )  # fmt: skip
     return Verdict("restore")
+
+
+def _without_save(facts: Facts, context: Context) -> Verdict:
+    """A run that is known only by what it said it was doing: it lives, or it ended and nobody saved."""
+    if facts.owner == "lives" or (facts.strict and facts.owner == "ours"):
+        return Verdict("live", f"the agent still runs (pid {context.pid})", EXIT_AGAIN, "gitstate status")
+    if facts.strict and facts.owner != "gone":
+        return Verdict("nothing", "nobody can tell whether the last run has ended", hint="gitstate recover")
+    if facts.owner == "gone":
+        words = "the last run ended without a save: the files are as they were on the disk"
+    else:
+        words = "no save waits: the files are as they are on the disk"
+    if facts.checkpoint is None or facts.disk == "same":
+        return Verdict("context_only", words)
+    held = facts.checkpoint.manifest.save_id
+    if facts.disk == "gone" and facts.owner == "gone":
+        # Nothing stands where its work was, so that nothing can be overwritten.
+        return Verdict("restore", "the last run ended without a save and its work was wiped: this is its checkpoint")
+    if facts.disk == "gone":
+        words += f"; what the checkpoint {held} holds is gone from it"
+        return Verdict("context_only", words, hint=f"gitstate recover --save {held}")
+    return Verdict(
+        "context_only", f"{words}; the checkpoint {held} has other content in some of them",
+        hint=f"gitstate diff {held}; gitstate restore {held} PATH…",
+    )  # fmt: skip
 
 
 def resting_places(saves: Collection[Save]) -> set[Oid | None]:

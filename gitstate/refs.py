@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .errors import GitError, RefChanged
-from .files import fsync_path, hostname
+from .files import fsync_path, hostname, read_limited
 from .git import Git, Oid, Repository
 
 NOTES = "refs/notes/gitstate"
@@ -24,12 +24,15 @@ CHECKPOINTS = OWN + "checkpoints/"
 
 def workspace_id(repository: Repository) -> str:
     """The name of a workspace in refs: its directory's name and a hash of host and path."""
+    return workspace_id_at(repository.toplevel)
+
+
+def workspace_id_at(toplevel: bytes) -> str:
+    """The same from the worktree's absolute path, as git resolves it."""
     import hashlib
 
-    digest = hashlib.sha256(os.fsencode(hostname()) + b"\0" + repository.toplevel).hexdigest()
-    name = "".join(
-        c if c.isascii() and c.isalnum() else "-" for c in os.fsdecode(os.path.basename(repository.toplevel))
-    )
+    digest = hashlib.sha256(os.fsencode(hostname()) + b"\0" + toplevel).hexdigest()
+    name = "".join(c if c.isascii() and c.isalnum() else "-" for c in os.fsdecode(os.path.basename(toplevel)))
     return f"{name.strip('-')[:40] or 'workspace'}-{digest[:12]}"
 
 
@@ -158,6 +161,33 @@ def read_refs(repository: Repository, refs: Iterable[str]) -> dict[str, Oid]:
         if oid.fullmatch(value):
             found[ref] = value.decode("ascii")
     return found
+
+
+def read_names(common_dir: bytes, *prefixes: str) -> list[dict[str, Oid]]:
+    """For each prefix the refs directly below it, by what their names say after it, read from git's files alone.
+
+    A loose file that holds no object id (a power cut empties them) is an empty text. Nothing is found in a reftable.
+    """
+    packed = _packed_refs(common_dir)
+    answers = []
+    for prefix in prefixes:
+        top = os.fsencode(prefix)
+        found = {
+            os.fsdecode(name[len(top) :]): value.decode("latin-1")
+            for name, value in packed.items()
+            if name.startswith(top)
+        }
+        try:
+            names = os.listdir(os.path.join(common_dir, top))
+        except OSError:
+            names = []
+        for name in names:
+            data = read_limited(os.path.join(common_dir, top, name), 256)
+            if data is not None and not name.endswith(b".lock"):
+                value = data.strip().decode("latin-1")
+                found[os.fsdecode(name)] = value if re.fullmatch(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", value) else ""
+        answers.append(found)
+    return answers
 
 
 def _packed_refs(common_dir: bytes) -> dict[bytes, bytes]:

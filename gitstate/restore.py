@@ -11,23 +11,35 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from . import files, refs, scan, snapshot
+from . import files, locks, refs, scan, snapshot
 from .archive import read_save, refuse_unsafe, stage_paths, tree_of
-from .errors import EXIT_PERSON, GitError, GitstateError, NeedsPerson, UsageError
+from .errors import EXIT_PERSON, GitError, GitstateError, NeedsPerson, TryAgain, UsageError
 from .files import Deadline
-from .git import LARGE, Git, ObjectReader, Oid, Repository, open_repository
-from .model import Context, LeftOut, Manifest, Save
+from .front import keeper_of
+from .git import LARGE, Git, ObjectReader, Oid, Repository, open_repository, owner_besides_us, without_filters
+from .model import Context, LeftOut, Manifest, Reason, Save
 from .operation import is_operation_file
 from .ownership import clear_journal, owned, ref_locks, write_journal
 from .pack import object_id
 from .plan import Facts, Target, Verdict, decide, step, wanted_permissions
+from .processes import wait_for
 from .refs import RefUpdate, workspace_id
 from .reindex import IndexRecovery
 from .resume import briefing, instruction, resume_command
 from .save import SaveRequest, save_owned
-from .state import RECOVERED, describe_save, measured, state_name, write_state
+from .state import (
+    ACTIVE,
+    RECOVERED,
+    describe_save,
+    measured,
+    owner_of,
+    read_live_context,
+    state_name,
+    write_state,
+)
 from .tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from .worktree import Seen, Worktree
 
@@ -42,6 +54,10 @@ class RecoverRequest(NamedTuple):
     overwrite: bool = False
     wait: float = 60.0
     depth: int = 0
+    strict: bool = False
+    """Nobody named this very workspace: a run counts as ended only where that is proven."""
+    waiting_only: bool = False
+    """Only a save that waits: the run itself goes on, or has reached its end."""
 
 
 class RecoverResult(NamedTuple):
@@ -64,15 +80,69 @@ class RecoverResult(NamedTuple):
     briefing: str | None = None
     context: Context = Context()
     nested: tuple[RecoverResult, ...] = ()
+    cleared: tuple[bytes, ...] = ()
+    """Lock files that were provably dead, and are removed."""
 
 
 def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
     """Recover the workspace that `path` is in. Raises NotAWorkspace, TryAgain, GitError, OSError."""
     repository = open_repository(path)
+    _let_keeper_finish(repository, Deadline(request.wait))
+    stranger = owner_besides_us(repository)
+    if stranger is not None:
+        repository = without_filters(repository)
     with owned(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
-        facts, marker = scan.gather(repository, reader, request.save_id)
+        facts, marker = scan.gather(repository, reader, request.save_id, strict=request.strict)
+        if request.waiting_only:
+            facts = replace(facts, context=None)
+        if facts.context is not None and facts.checkpoint is not None:
+            facts = replace(facts, disk=_against_checkpoint(repository, git, reader, facts, facts.checkpoint))
         verdict = decide(facts)
-        return _Recovery(repository, git, reader, facts, marker, verdict, request).run()
+        if verdict.acts and not facts.saves and facts.context is not None and verdict.verdict == "restore":
+            assert facts.checkpoint is not None
+            facts = replace(facts, saves=(facts.checkpoint._replace(context=facts.context),))
+        cleared = () if request.dry_run or verdict.verdict == "live" else _clear_locks(repository)
+        result = _Recovery(repository, git, reader, facts, marker, verdict, request).run()
+    if stranger is not None:
+        words = f"it belongs to user {stranger}: no filter that it names was run"
+        result = result._replace(message="; ".join(word for word in (result.message, words) if word))
+    return result._replace(cleared=cleared)
+
+
+def _let_keeper_finish(repository: Repository, deadline: Deadline) -> None:
+    """Where the last run was killed and its keeper is still at work, wait for the save that it makes."""
+    context, status = read_live_context(repository)
+    if status != ACTIVE or owner_of(context) != "gone" or context.boot_id != files.boot_id():
+        return
+    keeper = keeper_of(repository)
+    if keeper is not None and not wait_for([keeper], deadline):
+        raise TryAgain(
+            f"the last run's keeper still saves what it left (pid {keeper.pid})", hint="try again in a moment"
+        )
+
+
+def _clear_locks(repository: Repository) -> tuple[bytes, ...]:
+    return locks.remove_dead(repository.git_dir, repository.common_dir)
+
+
+def _against_checkpoint(
+    repository: Repository, git: Git, reader: ObjectReader, facts: Facts, checkpoint: Save
+) -> str:
+    """How the disk stands to the latest checkpoint: see `plan.Facts.disk`."""
+    manifest = checkpoint.manifest
+    if (facts.head_ref, facts.head) != (manifest.head_ref, manifest.head):
+        # What was committed since took the work over, or history went on from elsewhere.
+        return "same"
+    seen = _Recovery(
+        repository, git, reader, replace(facts, saves=(checkpoint,)), None, Verdict("restore"), RecoverRequest()
+    ).actions()
+    unfinished = manifest.operation is not None and facts.operation is None
+    if not set(seen) - {"same"} and not unfinished:
+        return "same"
+    tracked = repository.git.run("ls-files", "-z").split(b"\0")[:-1]
+    emptied = bool(tracked) and not any(os.path.lexists(os.path.join(repository.toplevel, path)) for path in tracked)
+    wiped = emptied or not repository.git.run("status", "--porcelain", "-z", "-unormal", "--ignore-submodules=dirty")
+    return "gone" if wiped and facts.operation is None else "differs"
 
 
 def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -> RecoverResult:
@@ -185,6 +255,8 @@ class _Recovery:
         verdict = self.verdict
         if not verdict.acts:
             return self._result(verdict.verdict)
+        if not self.facts.saves:
+            return self._context_alone()
         newest = self.facts.saves[0]
         if verdict.verdict == "buried":
             return self._finish("buried")
@@ -215,6 +287,10 @@ class _Recovery:
         self.disk.sync()
         nested = self._nested()
         return self._finish(self._word())._replace(nested=nested)
+
+    def actions(self) -> list[str]:
+        """What `run` would do with each path that the save speaks of."""
+        return [self._decide(target, seen) for target, seen in self._look(self._targets())]
 
     def take_out(self, paths: Sequence[bytes]) -> RecoverResult:
         """Only files, and only those that were asked for."""
@@ -605,6 +681,18 @@ class _Recovery:
         mine = {save.manifest.save_id for save in self.facts.saves}
         held = any(ref.endswith(f"/{save_id}") for ref in refs.list_refs(self.repository.git, refs.SAVES))
         return save_id if held and save_id not in mine else None
+
+    def _context_alone(self) -> RecoverResult:
+        """The run ended without a save: its context is all there is to bring back."""
+        assert self.facts.context is not None
+        context = measured(self.repository, self.facts.context, self.facts.head_ref)
+        result = self._result("context_only")._replace(context=context)
+        if self.request.dry_run:
+            return result
+        resume = resume_command(context, os.environ) or instruction(context)
+        told = briefing(context, Reason(), restored=(), kept=(), left_out=(), operation=self.facts.operation)
+        state_file = write_state(self.repository, context, RECOVERED, resume=resume, briefing=told)
+        return result._replace(state_file=state_file, resume=resume, briefing=told)
 
     def _finish(self, word: str) -> RecoverResult:
         if self.request.dry_run:

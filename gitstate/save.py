@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from . import files, refs, snapshot
+from . import files, refs, registry, snapshot
 from .archive import commit_head, read_save
 from .errors import CorruptSave, GitError, GitstateError, RefChanged, UnsupportedSave
 from .files import Deadline
@@ -100,7 +100,11 @@ def save(path: bytes, request: SaveRequest) -> SaveResult:
     repository = open_repository(path)
     deadline = Deadline(request.wait if request.deadline is None else request.deadline)
     with owned(repository, deadline) as git:
-        return save_owned(repository, git, request)
+        result = save_owned(repository, git, request)
+    if not request.depth:
+        # A nested repository comes back with the workspace around it. Here all is durable, and others may go on.
+        registry.register(repository)
+    return result
 
 
 def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:

@@ -9,35 +9,43 @@ from dataclasses import dataclass
 
 from . import files, refs
 from .archive import commit_head, read_save
-from .errors import CorruptSave, GitstateError, NeedsPerson, NotAWorkspace, UnsupportedSave
+from .errors import CorruptSave, GitstateError, NeedsPerson, UnsupportedSave
 from .git import ObjectReader, Oid, Repository, head_of, open_repository, read_head
 from .model import MAX_CONTEXT, Context, Manifest, Reason, Save, context_from_json, is_oid, is_save_id, loads
 from .notes import read_note
 from .operation import operation_under_way
 from .plan import Facts, resting_places
 from .refs import workspace_id
-from .state import now, read_live_context
+from .state import now, owner_of, read_live_context, read_state_context
 from .tree import TreeReader
 
 _STACK_LIMIT = 10_000
 
 
-def gather(repository: Repository, reader: ObjectReader, save_id: str | None = None) -> tuple[Facts, str | None]:
+def gather(
+    repository: Repository, reader: ObjectReader, save_id: str | None = None, *, strict: bool = False
+) -> tuple[Facts, str | None]:
     """The facts about one workspace, and the name of the marker that its save stands under (None without one).
 
     With `save_id` that save is looked at, whether it waits or not. Raises NeedsPerson where it does not exist.
+    `strict`: nobody named this workspace, so an owner is taken for gone only where that is proven.
     """
     head_ref = read_head(repository.git_dir)
     head = head_of(repository.toplevel)
     operation = operation_under_way(repository.git_dir)
     archive, marker, detach = _waiting(repository, reader, head_ref, head, save_id)
-    here = Facts(head_ref, head, operation, detach=detach)
+    here = Facts(head_ref, head, operation, detach=detach, strict=strict)
     if archive is None:
         found = _from_trailers(repository, reader, head_ref, head)
         if found is not None:
             return _with(here, repository, reader, (found,)), None
-        elsewhere, checkpoint = _elsewhere(repository, reader), _checkpoint(repository, reader)
-        return Facts(head_ref, head, operation, elsewhere=elsewhere, checkpoint=checkpoint), None
+        checkpoint = _latest_checkpoint(repository, reader)
+        context = _unsaved_context(repository, checkpoint)
+        return Facts(
+            head_ref, head, operation, elsewhere=_elsewhere(repository, reader), strict=strict, context=context,
+            checkpoint=checkpoint,
+            owner=owner_of(context) if context else "unknown",
+        ), None  # fmt: skip
     try:
         return _with(here, repository, reader, read_stack(archive, reader)), marker
     except UnsupportedSave as error:
@@ -146,7 +154,8 @@ def orphans(repository: Repository, reader: ObjectReader) -> Iterable[tuple[str,
     waiting = refs.list_refs(repository.git, refs.PENDING)
     if not waiting:
         return
-    here = {refs.marker_ref(_id_of(path)) for path in worktrees(repository) if os.path.isdir(path)}
+    there = [path for path in worktrees(repository) if os.path.lexists(os.path.join(path, b".git"))]
+    here = {refs.marker_ref(refs.workspace_id_at(os.path.realpath(path))) for path in there}
     for ref, oid in waiting.items():
         if ref in here:
             continue
@@ -154,13 +163,6 @@ def orphans(repository: Repository, reader: ObjectReader) -> Iterable[tuple[str,
             yield ref, oid, read_stack(oid, reader)
         except (CorruptSave, UnsupportedSave):
             continue
-
-
-def _id_of(path: bytes) -> str:
-    try:
-        return workspace_id(open_repository(path))
-    except NotAWorkspace:
-        return ""
 
 
 def _elsewhere(repository: Repository, reader: ObjectReader) -> str | None:
@@ -172,19 +174,30 @@ def _elsewhere(repository: Repository, reader: ObjectReader) -> str | None:
     return f"saves of workspaces that are not here wait: {', '.join(words)}" if words else None
 
 
-def _checkpoint(repository: Repository, reader: ObjectReader) -> str | None:
-    """The id of this workspace's latest checkpoint."""
+def _latest_checkpoint(repository: Repository, reader: ObjectReader) -> Save | None:
+    """This workspace's latest checkpoint, where it can be read."""
     ref = refs.checkpoint_ref(workspace_id(repository))
     for oid in refs.read_refs(repository, [ref]).values():
         with contextlib.suppress(CorruptSave, UnsupportedSave):
-            return read_save(oid, reader).manifest.save_id
+            return read_save(oid, reader)
     return None
+
+
+def _unsaved_context(repository: Repository, checkpoint: Save | None) -> Context | None:
+    """What the last run was doing, where it never said that it ended: its live context, its cache, its checkpoint."""
+    context, status = read_live_context(repository)
+    if status is None:
+        context, status = read_state_context(repository)
+    if status is None and checkpoint is not None:
+        return checkpoint.context
+    return context if status == "active" else None
 
 
 def _with(here: Facts, repository: Repository, reader: ObjectReader, stack: tuple[Save, ...]) -> Facts:
     newest = stack[0]
     context = newest.context
-    lives = files.is_running(context.pid, context.pid_start, context.boot_id) and context.pid not in files.ancestors()
+    lives = files.is_running(context.pid, context.pid_start, context.boot_id)
+    lives = lives and (here.strict or context.pid not in files.ancestors())
     contains = (
         here.head is not None
         and here.head not in resting_places(stack)
@@ -192,7 +205,7 @@ def _with(here: Facts, repository: Repository, reader: ObjectReader, stack: tupl
         and repository.git.succeeds("merge-base", "--is-ancestor", newest.wip, here.head)
     )
     return Facts(
-        here.head_ref, here.head, here.operation, stack, detach=here.detach,
+        here.head_ref, here.head, here.operation, stack, detach=here.detach, strict=here.strict,
         owner_lives=lives and context.host == files.hostname(),
         contains_wip=contains,
         operation_differs=_operation_differs(repository, reader, newest),

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Mapping
 
-from . import files
+from . import files, registry
 from .errors import CorruptSave, UsageError
 from .git import Oid, Repository, read_head
 from .model import (
@@ -87,15 +87,54 @@ def context_path(repository: Repository) -> bytes:
 
 def read_live_context(repository: Repository) -> tuple[Context, str | None]:
     """The context that was set in this workspace, and its status; an empty one where there is none to read."""
-    data = files.read_limited(context_path(repository), MAX_CONTEXT)
+    return read_context(repository.git_dir)
+
+
+def read_context(git_dir: bytes) -> tuple[Context, str | None]:
+    """The same by the worktree's git directory."""
+    data = files.read_limited(os.path.join(git_dir, b"gitstate", _CONTEXT_FILE), MAX_CONTEXT)
     if data is None:
         return Context(), None
+    return _context_of(data)
+
+
+def read_state_context(repository: Repository) -> tuple[Context, str | None]:
+    """The context as `active_state.json` has it, for when the one in the git directory is lost."""
+    return _context_of(files.read_limited(state_path(repository), 4 * MAX_CONTEXT))
+
+
+def _context_of(data: bytes | None) -> tuple[Context, str | None]:
     try:
-        value = loads(data, MAX_CONTEXT, "the context")
+        value = loads(data, 4 * MAX_CONTEXT, "the context")
     except CorruptSave:
         return Context(), None
     status = value.get("status")
     return context_from_json(value), status if isinstance(status, str) else None
+
+
+def owner_of(context: Context) -> str:
+    """Who is known about the process that a context names as its owner.
+
+    `lives`, `ours` (it lives, and this process descends from it), `gone` (of another boot, or ended), or `unknown`:
+    no process was named since this boot began, or it is one of another host.
+    """
+    if context.host not in (None, files.hostname()):
+        return "unknown"
+    if context.boot_id is not None and files.boot_id() not in (None, context.boot_id):
+        return "gone"
+    if context.pid is None:
+        return "gone" if context.boot_id is None and _before_boot(context.timestamp) else "unknown"
+    if not files.is_running(context.pid, context.pid_start, context.boot_id):
+        return "gone"
+    return "ours" if context.pid in files.ancestors() else "lives"
+
+
+def _before_boot(timestamp: str | None) -> bool:
+    """Whether a context's time lies before this boot. Both are texts of UTC: they sort as the times do."""
+    if timestamp is None or not re.fullmatch(r"[0-9T:.-]{19,40}Z", timestamp):
+        return False
+    boot = files.boot_time_ns()
+    return boot is not None and timestamp < time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(boot // 1_000_000_000))
 
 
 def measured(repository: Repository, context: Context, head_ref: str | None) -> Context:
@@ -121,6 +160,9 @@ def _set(repository: Repository, before: Context, values: Mapping[str, str]) -> 
     context, too_long = with_values(before, values)
     if too_long:
         raise UsageError(f"{too_long[0]} is longer than {MAX_VALUE} characters")
+    if owner_of(context) not in ("lives", "ours"):
+        # Whoever sets this lives, an earlier run's process does not; the boot tells after a reboot that all are gone.
+        context = context._replace(pid=None, pid_start=None, boot_id=files.boot_id())
     context = measured(repository, context, read_head(repository.git_dir))
     write_state(repository, context, ACTIVE)
     return context
@@ -133,7 +175,9 @@ def begin(
 
     Raises UsageError as `set_values` does.
     """
-    return _set(repository, owned_by(before, owner_pid), values)
+    context = _set(repository, owned_by(before, owner_pid), values)
+    registry.register(repository)
+    return context
 
 
 def owned_by(context: Context, pid: int | None) -> Context:

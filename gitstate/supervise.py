@@ -109,7 +109,9 @@ def _make_ready(repository: Repository, request: RunRequest) -> int:
     mine = {*ancestors(), request.owner_pid}
     if status == ACTIVE and live.pid not in mine and is_running(live.pid, live.pid_start, live.boot_id):
         raise TryAgain(f"another run works in this workspace (pid {live.pid})", hint="gitstate status")
-    result = recover(repository.toplevel, RecoverRequest())
+    # A run that our own loop has begun has not ended: only a save of it may wait.
+    goes_on = status == ACTIVE and live.pid is not None and live.pid in mine
+    result = recover(repository.toplevel, RecoverRequest(waiting_only=goes_on))
     if result.verdict != "nothing":
         report.say(*report.recover_lines(result))
     if result.exit_status:
