@@ -11,7 +11,9 @@ import click
 
 from . import __version__, report
 from .arguments import CONTEXT_TEXTS, OPTIONS, Quick, context_values
-from .errors import EXIT_DONE, UsageError
+from .errors import EXIT_DONE, EXIT_PERSON, UsageError
+from .model import path_to_json
+from .table import terminal_width
 
 _KINDS: dict[str, Any] = {"text": str, "many": str, "number": int, "seconds": click.FloatRange(0, 1e9, min_open=True)}
 
@@ -83,100 +85,97 @@ def _run(command: str, json_here: bool, act: Callable[[bytes, bool], int]) -> No
 @group.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]…")
 @click.option("--all", "everything", is_flag=True, help="every worktree of this repository, and every registered one")
+@click.option("--root", "roots", multiple=True, metavar="DIR", help="every workspace that is found in and below DIR")
 @click.option("--dry-run", is_flag=True, help="say what would happen, touch nothing")
 @click.option("--overwrite", is_flag=True, help="the saved version wins over files that were edited after the save")
 @click.option("--into", metavar="PATH", help="give a save whose workspace is gone a new worktree at PATH")
 @click.option("--save", "save_id", metavar="ID", help="this save, not the one that waits")
-@click.option("--wait", type=click.FloatRange(0), default=60.0, help="seconds to wait for another gitstate")
+@click.option(
+    "--wait", type=click.FloatRange(0), default=None, help="seconds to wait for another gitstate: 60, for many 5"
+)
 @click.option("--format", "style", type=click.Choice(["text", "json", "shell"]), default="text")
 @_json
 def recover(
-    paths: tuple[str, ...], everything: bool, dry_run: bool, overwrite: bool, into: str | None, save_id: str | None,
-    wait: float, style: str, json_here: bool,
+    paths: tuple[str, ...], everything: bool, roots: tuple[str, ...], dry_run: bool, overwrite: bool,
+    into: str | None, save_id: str | None, wait: float | None, style: str, json_here: bool,
 ) -> None:  # fmt: skip
     """Put the workspace back as it was saved, and rebuild active_state.json. Nothing newer is overwritten."""
 
     def act(path: bytes, as_json: bool) -> int:
         from .git import open_repository
-        from .restore import RecoverRequest, RecoverResult, recover_into
+        from .restore import RecoverRequest, recover_into
         from .restore import recover as recover_one
 
-        request = RecoverRequest(save_id, dry_run, overwrite, wait)
-        if into is not None and (paths or everything):
+        many = everything or bool(roots)
+        if into is not None and (paths or many):
             raise UsageError(
                 "--into goes with one save of one repository", hint="gitstate recover --into PATH --save ID"
             )
-        results: list[RecoverResult] = []
-        statuses: list[int] = []
+        if save_id is not None and (many or len(paths) > 1):
+            raise UsageError("--save goes with one workspace", hint="gitstate recover PATH --save ID")
+        patience = wait if wait is not None else 5.0 if many else 60.0
+        request = RecoverRequest(save_id, dry_run, overwrite, patience, strict=many)
+        places = [os.path.abspath(os.path.join(path, os.fsencode(one))) for one in paths]
+        complete = True
         if into is not None:
             target = os.path.abspath(os.path.join(path, os.fsencode(into)))
-            results.append(recover_into(open_repository(path), target, request))
+            results = [recover_into(open_repository(path), target, request)]
+        elif not many and len(places) < 2:
+            results = [recover_one((places or [path])[0], request)]
         else:
-            for one in _workspaces(path, paths, everything):
-                if len(paths) + everything:
+            from . import fleet
 
-                    def attempt(one: bytes = one) -> int:
-                        results.append(recover_one(one, request))
-                        return EXIT_DONE
-
-                    statuses.append(report.guarded(attempt, "recover", False))
-                else:
-                    results.append(recover_one(one, request))
+            if many:
+                known, complete = fleet.workspaces(path, [os.path.join(path, os.fsencode(root)) for root in roots])
+                results = fleet.recover_all(list(dict.fromkeys([*places, *known])), request, report.progress)
+            else:
+                results = fleet.recover_each(places, request)
+        status = report.worst_of(result.exit_status for result in results)
         if as_json or style == "json":
-            report.emit({"command": "recover", "workspaces": [report.recover_json(result) for result in results]})
+            report.emit(
+                {"command": "recover", "workspaces": [report.recover_json(result) for result in results],
+                 "complete": complete, "exit_status": status}
+            )  # fmt: skip
         elif style == "shell":
             for result in results:
                 click.echo(report.shell_lines(result), nl=False)
-        for result in results:
-            report.say(*report.recover_lines(result))
-        return _worst([*statuses, *(result.exit_status for result in results)])
+        if many:
+            report.say(*report.fleet_lines(results, terminal_width(sys.stderr)))
+        else:
+            for result in results:
+                report.say(*report.recover_lines(result))
+        if not complete:
+            report.say("the search below --root was cut short: name a directory nearer to the workspaces")
+        return status
 
     _run("recover", json_here or style == "json", act)
 
 
-def _worst(statuses: Sequence[int]) -> int:
-    """One status for many workspaces: a person first, then failures, then what passes by itself."""
-    for status in (4, 3, 2, 1, 75):
-        if status in statuses:
-            return status
-    return EXIT_DONE
-
-
-def _workspaces(path: bytes, paths: Sequence[str], everything: bool) -> list[bytes]:
-    from . import scan
-    from .errors import NotAWorkspace
-    from .git import Git, open_repository
-
-    if paths:
-        return [os.path.abspath(os.path.join(path, os.fsencode(one))) for one in paths]
-    if not everything:
-        return [path]
-    found: dict[bytes, None] = {}
-    try:
-        repository = open_repository(path)
-        found.update(dict.fromkeys(place for place in scan.worktrees(repository) if os.path.isdir(place)))
-    except NotAWorkspace:
-        pass
-    listed = Git(path).run("config", "--global", "-z", "--get-all", "gitstate.workspace", fine=range(256))
-    found.update(dict.fromkeys(listed.split(b"\0")[:-1]))
-    return list(found)
-
-
 @group.command()
+@click.argument("paths", nargs=-1, metavar="[PATH]…")
 @click.option("--all", "everything", is_flag=True, help="every worktree of this repository, and every registered one")
+@click.option("--root", "roots", multiple=True, metavar="DIR", help="every workspace that is found in and below DIR")
 @_json
-def status(everything: bool, json_here: bool) -> None:
+def status(paths: tuple[str, ...], everything: bool, roots: tuple[str, ...], json_here: bool) -> None:
     """What is running, waiting to be recovered, or finished."""
 
     def act(path: bytes, as_json: bool) -> int:
-        from . import scan
+        from . import fleet
 
-        found = [scan.summary(one) for one in _workspaces(path, (), everything)]
+        places = [os.path.abspath(os.path.join(path, os.fsencode(one))) for one in paths]
+        complete = True
+        if everything or roots:
+            known, complete = fleet.workspaces(path, [os.path.join(path, os.fsencode(root)) for root in roots])
+            places = list(dict.fromkeys([*places, *known]))
+        found = fleet.summaries(places or [path]) if places or not (everything or roots) else []
         if as_json:
-            report.emit({"command": "status", "workspaces": [report.summary_json(item) for item in found]})
+            workspaces = [report.summary_json(item) for item in found]
+            report.emit({"command": "status", "workspaces": workspaces, "complete": complete})
         else:
-            for item in found:
-                click.echo(report.summary_line(item))
+            for line in report.summary_lines(found, terminal_width(sys.stdout)):
+                click.echo(line)
+        if not complete:
+            report.say("the search below --root was cut short: name a directory nearer to the workspaces")
         return EXIT_DONE
 
     _run("status", json_here, act)
@@ -343,7 +342,7 @@ def finish(json_here: bool) -> None:
         from .restore import recover as recover_one
         from .state import finish as finish_task
 
-        result = recover_one(path, RecoverRequest())
+        result = recover_one(path, RecoverRequest(waiting_only=True))
         if result.verdict != "nothing":
             report.say(*report.recover_lines(result))
         context = None if result.exit_status else finish_task(open_repository(path))
@@ -404,12 +403,15 @@ def stop(paths: tuple[str, ...], everything: bool, wait: float, json_here: bool)
     """End what works in a workspace, politely: SIGTERM, wait for its save, then SIGKILL for the rest."""
 
     def act(path: bytes, as_json: bool) -> int:
+        from . import fleet
         from .stop import StopResult
         from .stop import stop as stop_one
 
+        places = [os.path.abspath(os.path.join(path, os.fsencode(one))) for one in paths]
+        known = fleet.workspaces(path)[0] if everything else []
         results: list[StopResult] = []
         statuses: list[int] = []
-        for one in _workspaces(path, paths, everything):
+        for one in dict.fromkeys([*places, *known]) if paths or everything else [path]:
 
             def attempt(one: bytes = one) -> int:
                 results.append(stop_one(one, wait))
@@ -419,7 +421,7 @@ def stop(paths: tuple[str, ...], everything: bool, wait: float, json_here: bool)
         if as_json:
             report.emit({"command": "stop", "workspaces": [report.stop_json(result) for result in results]})
         report.say(*(line for result in results for line in report.stop_lines(result)))
-        return _worst(statuses)
+        return report.worst_of(statuses)
 
     _run("stop", json_here, act)
 
@@ -488,6 +490,263 @@ def hook(name: str, arguments: tuple[str, ...]) -> None:
     path, _ = click.get_current_context().obj
     os.chdir(path)
     sys.exit(report.run_hook(name, arguments))
+
+
+def _absolute(path: bytes, paths: Sequence[str]) -> list[bytes]:
+    return [os.path.abspath(os.path.join(path, os.fsencode(one))) for one in paths]
+
+
+@group.command()
+@click.argument("paths", nargs=-1, metavar="[PATH]…")
+@_json
+def register(paths: tuple[str, ...], json_here: bool) -> None:
+    """Put workspaces on the list that `recover --all` and `status --all` go through. Every save does that by itself."""
+
+    def act(path: bytes, as_json: bool) -> int:
+        from . import registry
+        from .git import open_repository
+
+        tops = [open_repository(one).toplevel for one in _absolute(path, paths) or [path]]
+        registry.add(tops)
+        return _tell_list("register", tops, as_json)
+
+    _run("register", json_here, act)
+
+
+@group.command()
+@click.argument("paths", nargs=-1, metavar="[PATH]…")
+@click.option("--missing", is_flag=True, help="those that are not there any more")
+@_json
+def unregister(paths: tuple[str, ...], missing: bool, json_here: bool) -> None:
+    """Take workspaces off the list. Their saves stay."""
+
+    def act(path: bytes, as_json: bool) -> int:
+        from . import registry
+
+        wanted = _absolute(path, paths)
+        if missing:
+            wanted += [one for one in registry.registered() if not os.path.lexists(os.path.join(one, b".git"))]
+        elif not paths:
+            wanted = [path]
+        # A registered path is the one that git resolves; what is gone can't be resolved any more.
+        names = dict.fromkeys([*wanted, *(os.path.realpath(one) for one in wanted)])
+        return _tell_list("unregister", registry.remove(names), as_json)
+
+    _run("unregister", json_here, act)
+
+
+def _tell_list(command: str, changed: Sequence[bytes], as_json: bool) -> int:
+    from . import registry
+
+    if as_json:
+        lists = {"changed": changed, "registered": registry.registered()}
+        shown = {name: [path_to_json(path) for path in found] for name, found in lists.items()}
+        report.emit({"command": command, **shown})
+    report.say(*(f"{command}ed {report.escape(path)}" for path in changed))
+    return EXIT_DONE
+
+
+@group.group()
+def boot() -> None:
+    """Recovery after a reboot: a systemd user unit, else cron, else launchd."""
+
+
+_scheduler = click.option(
+    "--scheduler", type=click.Choice(["systemd", "cron", "launchd"]), help="this one, not the first that works here"
+)
+
+
+@boot.command("enable")
+@_scheduler
+@_json
+def boot_enable(scheduler: str | None, json_here: bool) -> None:
+    """Let `gitstate recover --all` run at every boot. Twice is once."""
+
+    def act(_: bytes, as_json: bool) -> int:
+        from .boot import enable
+
+        return _tell_boot("enable", enable(scheduler), as_json)
+
+    _run("boot enable", json_here, act)
+
+
+@boot.command("disable")
+@_json
+def boot_disable(json_here: bool) -> None:
+    """Take that away again, and nothing else."""
+
+    def act(_: bytes, as_json: bool) -> int:
+        from .boot import disable
+
+        removed = disable()
+        if as_json:
+            report.emit({"command": "boot disable", "removed": removed})
+        report.say(f"removed from {', '.join(removed)}" if removed else "recovery at boot was not enabled")
+        return EXIT_DONE
+
+    _run("boot disable", json_here, act)
+
+
+@boot.command("status")
+@_scheduler
+@_json
+def boot_status(scheduler: str | None, json_here: bool) -> None:
+    """Whether recovery runs at boot, and what keeps it from that."""
+
+    def act(_: bytes, as_json: bool) -> int:
+        from .boot import status as standing
+
+        return _tell_boot("status", standing(scheduler), as_json)
+
+    _run("boot status", json_here, act)
+
+
+def _tell_boot(command: str, standing: Any, as_json: bool) -> int:
+    if as_json:
+        report.emit({"command": f"boot {command}", **report.boot_json(standing)})
+    report.say(*report.boot_lines(standing))
+    return EXIT_PERSON if standing.troubles else EXIT_DONE
+
+
+@group.command()
+@click.option("--fix", "mend", is_flag=True, help="mend what can be mended without losing anything")
+@_json
+def doctor(mend: bool, json_here: bool) -> None:
+    """What is wrong here, and the command that mends it. Exit status 4 where something needs a person."""
+
+    def act(path: bytes, as_json: bool) -> int:
+        from .doctor import examine, fix, version_line
+
+        mended = fix(examine(path)) if mend else []
+        found = examine(path)
+        if as_json:
+            report.emit(
+                {"command": "doctor", "versions": version_line(),
+                 "findings": [report.finding_json(item) for item in found],
+                 "fixed": [report.finding_json(item) for item in mended]}
+            )  # fmt: skip
+        report.say(*report.doctor_lines(found, mended))
+        return EXIT_PERSON if any(item.serious for item in found) else EXIT_DONE
+
+    _run("doctor", json_here, act)
+
+
+@group.command()
+@click.argument("names", nargs=-1, metavar="[SAVE]…")
+@click.option("--all", "everything", is_flag=True, help="of every workspace of this repository")
+@click.option("--keep", "keep_saves", type=click.IntRange(0), help="keep the newest N  [gitstate.keepSaves, 20]")
+@click.option("--days", "keep_days", type=click.FloatRange(0), help="keep what is younger  [gitstate.keepDays, 30]")
+@click.option("--dry-run", is_flag=True, help="say what would go, touch nothing")
+@_json
+def prune(
+    names: tuple[str, ...], everything: bool, keep_saves: int | None, keep_days: float | None, dry_run: bool,
+    json_here: bool,
+) -> None:  # fmt: skip
+    """Remove old saves and their notes, or those that are named. What was not recovered stays."""
+
+    def act(path: bytes, as_json: bool) -> int:
+        from .git import open_repository
+        from .prune import prune as prune_saves
+
+        result = prune_saves(
+            open_repository(path), everything=everything, names=names, keep_saves=keep_saves, keep_days=keep_days,
+            dry_run=dry_run,
+        )  # fmt: skip
+        pruned = [item.save_id for item in result.pruned]
+        if as_json:
+            report.emit({"command": "prune", "pruned": pruned, "kept": result.kept, "dry_run": dry_run})
+        verb = "would go" if dry_run else "pruned"
+        report.say(*(f"{verb}: {save_id}" for save_id in pruned), f"{len(pruned)} {verb}, {result.kept} stay")
+        return EXIT_DONE
+
+    _run("prune", json_here, act)
+
+
+@group.command()
+@click.argument("remote", required=False)
+@click.option("--dry-run", is_flag=True, help="say what would go over, send nothing")
+@_json
+def push(remote: str | None, dry_run: bool, json_here: bool) -> None:
+    """Send this workspace's saves and the notes to a git remote. They may hold secrets: it must be named."""
+
+    def act(path: bytes, as_json: bool) -> int:
+        from .git import open_repository
+        from .remote import push as push_saves
+
+        return _tell_exchange("push", push_saves(open_repository(path), remote, dry_run=dry_run), dry_run, as_json)
+
+    _run("push", json_here, act)
+
+
+@group.command()
+@click.argument("remote", required=False)
+@click.option("--dry-run", is_flag=True, help="say what would come, take nothing")
+@_json
+def fetch(remote: str | None, dry_run: bool, json_here: bool) -> None:
+    """Take the saves and notes of a git remote. `gitstate recover` brings one back that waits there."""
+
+    def act(path: bytes, as_json: bool) -> int:
+        from .git import open_repository
+        from .remote import fetch as fetch_saves
+
+        return _tell_exchange("fetch", fetch_saves(open_repository(path), remote, dry_run=dry_run), dry_run, as_json)
+
+    _run("fetch", json_here, act)
+
+
+def _tell_exchange(command: str, exchange: Any, dry_run: bool, as_json: bool) -> int:
+    if as_json:
+        report.emit({"command": command, **report.exchange_json(exchange), "dry_run": dry_run})
+    report.say(*report.exchange_lines(exchange, command, dry_run))
+    return EXIT_DONE
+
+
+@group.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete gitstate's commands: eval "$(gitstate completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(group, {}, "gitstate", "_GITSTATE_COMPLETE").source())
+
+
+@group.command(hidden=True)
+def manual() -> None:
+    """Print the manual page, as it stands in man/git-gitstate.1."""
+    from .manual import page
+
+    summary = "save what an agent was doing into git, and bring it back"
+    with click.Context(group, info_name="gitstate") as top:
+        text = " ".join((group.help or "").split("\n\n")[0].split())
+        click.echo(page(__version__, summary, text, _described(group, top), _commands(group, top, "")), nl=False)
+
+
+def _commands(of: click.Group, context: click.Context, prefix: str) -> list[Any]:
+    from .manual import Command
+
+    found: list[Any] = []
+    for name in of.list_commands(context):
+        command = of.get_command(context, name)
+        if command is None or command.hidden:
+            continue
+        with click.Context(command, parent=context, info_name=name) as inner:
+            if isinstance(command, click.Group):
+                found += _commands(command, inner, f"{prefix}{name} ")
+                continue
+            usage = " ".join(command.collect_usage_pieces(inner)[1:])
+            words = " ".join((command.help or "").split())
+            found.append(Command(f"{prefix}{name}", usage, words, tuple(_described(command, inner))))
+    return found
+
+
+def _described(command: click.Command, context: click.Context) -> list[Any]:
+    from .manual import Option
+
+    options = [option for option in command.get_params(context) if isinstance(option, click.Option)]
+    records = [option.get_help_record(context) for option in options if option.name != "help"]
+    return [Option(*record) for record in records if record is not None]
 
 
 @group.command()

@@ -19,9 +19,12 @@ from .errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError
 from .model import SCHEMA_VERSION, LeftOut, Reason, path_to_json, text_to_json
 
 if TYPE_CHECKING:
+    from .boot import Status
+    from .doctor import Finding
     from .history import Entry
     from .install_agents import Change
     from .install_git import Outcome
+    from .remote import Exchange
     from .restore import RecoverResult
     from .save import SaveResult
     from .scan import Summary
@@ -281,6 +284,7 @@ def recover_json(result: RecoverResult) -> dict[str, Any]:
         "briefing": result.briefing and escape_lines(result.briefing),
         "context": result.context.to_json(),
         "nested": [recover_json(inner) for inner in result.nested],
+        "removed_locks": [path_to_json(path) for path in result.cleared],
     }
 
 
@@ -300,6 +304,7 @@ def recover_lines(result: RecoverResult) -> list[str]:
         _list("restored:", result.restored) + _list("deleted:", result.deleted) + _list("kept as it is:", result.kept)
     )
     lines += _left_out_lines(result.left_out)
+    lines += _list("removed, a lock of a process that is gone:", result.cleared)
     if result.safety_save:
         lines.append(f"  what was there before is in save {result.safety_save}")
     for inner in result.nested:
@@ -310,6 +315,127 @@ def recover_lines(result: RecoverResult) -> list[str]:
     if result.hint:
         lines.append(f"  next: {result.hint}")
     return lines
+
+
+def worst_of(statuses: Iterable[int]) -> int:
+    """One exit status for many workspaces: a person first, then failures, then what passes by itself."""
+    found = set(statuses)
+    return next((status for status in (4, 3, 2, 1, 75) if status in found), EXIT_DONE)
+
+
+def fleet_lines(results: Sequence[RecoverResult], width: int | None) -> list[str]:
+    """What `recover --all` says: a row for each workspace where there was something, then how many there were.
+
+    `width` is the terminal's in columns, None where there is none and nothing is cut.
+    """
+    from .table import table
+
+    telling = [result for result in results if result.verdict not in ("nothing", "live") or result.cleared]
+    rows = [
+        (
+            result.verdict,
+            escape(result.workspace),
+            escape(result.branch or "-"),
+            escape(result.context.task_id or "-"),
+            _what(result),
+        )
+        for result in telling
+    ]
+    lines = table(("VERDICT", "WORKSPACE", "BRANCH", "TASK", "WHAT"), rows, width) if rows else []
+    for result in telling:
+        if result.exit_status:
+            lines.append(f"{escape(result.workspace)}: {result.message or result.verdict}")
+            lines += [f"  next: {result.hint}"] if result.hint else []
+    verdicts = [result.verdict for result in results]
+    told = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts)))
+    count = "1 workspace" if len(results) == 1 else f"{len(results)} workspaces"
+    return [*lines, count + (f": {told}" if told else "")]
+
+
+def _what(result: RecoverResult) -> str:
+    words = [
+        f"{len(paths)} {verb}"
+        for verb, paths in (
+            ("restored", result.restored),
+            ("deleted", result.deleted),
+            ("kept", result.kept),
+            ("dead locks removed", result.cleared),
+        )
+        if paths
+    ]
+    if result.left_out:
+        words.append(f"{len(result.left_out)} left out")
+    usual = {"restore": "all is as it was saved", "context_only": "the context"}
+    return ", ".join(words) or escape(result.message.partition(";")[0]) or usual.get(result.verdict, "")
+
+
+def progress(done: int, total: int) -> None:
+    """How far many recoveries are, on a line that is written over; only on a terminal."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        end = "\r\x1b[K" if done >= total else ""
+        _print(sys.stderr, f"\r{done} of {total} workspaces {end}")
+
+
+# -- push and fetch
+
+
+def exchange_json(exchange: Exchange) -> dict[str, Any]:
+    """What went to or came from a remote, as JSON."""
+    return {**exchange._asdict(), "remote": escape(exchange.remote)}
+
+
+def exchange_lines(exchange: Exchange, command: str, dry_run: bool) -> list[str]:
+    """The same for a person, and what to type next."""
+    verb = {"push": "went to", "fetch": "came from"}[command]
+    verb = {"went to": "would go to", "came from": "would come from"}[verb] if dry_run else verb
+    lines = [f"{len(exchange.saves)} saves {verb} {exchange.remote}; {len(exchange.waiting)} of them wait"]
+    lines += [f"recovered here, and no longer marked there: {name}" for name in exchange.recovered]
+    if command == "fetch" and exchange.waiting and not dry_run:
+        lines.append("  next: gitstate recover, on the branch of the save; or: gitstate recover --into PATH --save ID")
+    return lines
+
+
+# -- boot and doctor
+
+
+def boot_json(standing: Status) -> dict[str, Any]:
+    """How recovery at boot stands, for `boot status --json`."""
+    troubles = [{"what": escape(what), "next": escape(command)} for what, command in standing.troubles]
+    plain = {name: getattr(standing, name) for name in ("scheduler", "enabled", "files", "linger", "command")}
+    return {**plain, "troubles": troubles}
+
+
+def boot_lines(standing: Status) -> list[str]:
+    """The same for a person."""
+    first = f"enabled with {standing.scheduler}: `{' '.join(standing.command)} recover --all` runs at boot"
+    lines = [first if standing.enabled else "recovery at boot is not enabled"]
+    lines += [f"  {path}" for path in standing.files]
+    if not standing.enabled:
+        lines.append("  next: gitstate boot enable")
+    for what, command in standing.troubles:
+        lines += [f"{what}", f"  next: {command}"]
+    return lines
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """One finding of what `doctor --json` prints."""
+    return {
+        "check": finding.check,
+        "what": escape(finding.what),
+        "next": escape(finding.command),
+        "serious": finding.serious,
+        "fixable": finding.fix is not None,
+    }
+
+
+def doctor_lines(found: Sequence[Finding], mended: Sequence[Finding]) -> list[str]:
+    """What `doctor` says to a person: what was mended, what is wrong, then advice."""
+    lines = [f"mended: {item.what}" for item in mended]
+    for item in sorted(found, key=lambda item: not item.serious):
+        lines += [f"{'wrong' if item.serious else 'advice'}: {item.what}", f"  next: {item.command}"]
+    if any(item.fix is not None for item in found):
+        lines.append("gitstate doctor --fix mends what can be mended without losing anything")
+    return lines or ["nothing is wrong here"]
 
 
 def shell_lines(result: RecoverResult) -> str:
@@ -383,20 +509,17 @@ def summary_json(item: Summary) -> dict[str, Any]:
     }
 
 
-def summary_line(item: Summary) -> str:
-    """One workspace on one line: state, path, branch, task, stage."""
-    words: list[str | bytes] = [
-        item.status or "unknown",
-        item.workspace,
-        item.branch or "(detached)",
-        item.context.task_id or "-",
-    ]
-    words.append(item.context.progress_stage or "-")
-    if item.waiting:
-        words.append(f"save {item.waiting} waits: gitstate recover")
-    if item.problem:
-        words.append(item.problem)
-    return "  ".join(escape(word) for word in words)
+def summary_lines(items: Sequence[Summary], width: int | None) -> list[str]:
+    """The table of `status`: state, path, branch, task, stage, and what there is to know beside it."""
+    from .table import table
+
+    rows = []
+    for item in items:
+        note = f"save {item.waiting} waits: gitstate recover" if item.waiting else item.problem or ""
+        words = (item.branch or ("-" if item.problem else "(detached)"), item.context.task_id or "-")
+        stage = item.context.progress_stage or "-"
+        rows.append([escape(word) for word in (item.status or "unknown", item.workspace, *words, stage, note)])
+    return table(("STATUS", "WORKSPACE", "BRANCH", "TASK", "STAGE", ""), rows, width)
 
 
 def value_line(value: Any) -> str:

@@ -50,8 +50,12 @@ def starts_processes(text: str) -> bool:
 
 
 def test_only_these_start_processes() -> None:
-    """git runs git, `supervise` the agent, `front` the keeper, and the demo its own commands."""
-    assert {name for name, text in MODULES.items() if starts_processes(text)} == {"git", "demo", "front", "supervise"}
+    """git runs git, `supervise` the agent, `front` the keeper, and the demo its own commands.
+
+    `boot` asks the system's schedulers, and `pool` forks, once for each workspace.
+    """
+    starting = {name for name, text in MODULES.items() if starts_processes(text)}
+    assert starting == {"git", "demo", "front", "supervise", "boot", "pool"}
 
 
 def test_only_refs_knows_the_name_of_a_ref() -> None:

@@ -24,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, source)
-    for name in ("gitstate", "hooks"):
+    for name in ("gitstate", "hooks", "man"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     offline = ["--no-build-isolation"] if importlib.util.find_spec("wheel") else []
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", *offline, "-w", str(top), str(source)]
@@ -49,7 +49,11 @@ def test_the_data_files_are_in_it(wheel: Path) -> None:
     assert {"gitstate/active_state.schema.json", "gitstate/py.typed", "gitstate/cli.py", "gitstate/demo.py"} <= names
     hooks = ("gitstate.bash", "agent-loop.bash", "claude-loop.sh", "kimi-loop.sh", "git/gitstate-hook")
     assert {f"gitstate/hooks/{name}" for name in hooks} <= names
-    assert {name.split("/")[0] for name in names} == {"gitstate", f"gitstate_recovery-{gitstate.__version__}.dist-info"}
+    assert {f"gitstate/hooks/boot/{name}" for name in ("gitstate-recover.service", "crontab")} <= names
+    distribution = f"gitstate_recovery-{gitstate.__version__}"
+    assert f"{distribution}.data/data/share/man/man1/git-gitstate.1" in names
+    places = {"gitstate", f"{distribution}.dist-info", f"{distribution}.data"}
+    assert {name.split("/")[0] for name in names} == places
 
 
 def test_the_shell_library_and_the_loops_come_out_of_it(installed: Path, tmp_path: Path) -> None:
