@@ -201,6 +201,31 @@ def test_the_loop_passes_the_agents_exit_status_on(loop: Workspace, on_path: Pat
     assert b'"exit_code": 7' in loop.git("show", f"{archive}:manifest.json")
 
 
+def test_one_line_for_any_agent(loop: Workspace, on_path: Path) -> None:
+    (on_path / "run-agent").rename(on_path / "claude")
+    line = ["bash", "-c", "exec " + block("sh", "gitstate run")]
+    running = subprocess.Popen(line, cwd=loop.path, start_new_session=True)
+    wait_for_agent(loop, running)
+    before = loop.status()
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(60) == -signal.SIGTERM
+    assert len(loop.refs("refs/gitstate/pending")) == 1
+    assert gitstate("-C", str(loop.path), "recover").returncode == 0
+    assert loop.status() == before
+
+
+def test_a_loop_in_python(loop: Workspace) -> None:
+    script = loop.script("loop.py", "")
+    script.write_text(block("python", "guard"))
+    running = subprocess.Popen([sys.executable, str(script)], cwd=loop.path, start_new_session=True)
+    wait_for_agent(loop, running)
+    before = loop.status()
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(60) == -signal.SIGTERM
+    assert gitstate("-C", str(loop.path), "recover").returncode == 0
+    assert loop.status() == before
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Words
 # --------------------------------------------------------------------------------------------------------------------
