@@ -124,13 +124,14 @@ def test_another_host_recovers_what_was_pushed(templates: Templates, tmp_path: P
     ws = make(STATES["clean"], templates, tmp_path)
     dirty(ws)
     before = fingerprint(ws.path)
-    assert ws.save().exit_status == 0
     remote, clone = tmp_path / "remote.git", tmp_path / "clone"
     run_git(tmp_path, "init", "-q", "--bare", str(remote))
     ws.git("remote", "add", "origin", str(remote))
-    subprocess.run(["bash", "-ec", block("sh", "git push")], cwd=ws.path, check=True)
+    ws.git("push", "-q", "origin", "HEAD")
+    assert ws.save().exit_status == 0
+    subprocess.run(["bash", "-ec", block("sh", "gitstate push")], cwd=ws.path, check=True)
     run_git(tmp_path, "clone", "-q", "-b", "agent/work", str(remote), str(clone))
-    subprocess.run(["bash", "-ec", block("sh", "git fetch")], cwd=clone, check=True)
+    subprocess.run(["bash", "-ec", block("sh", "gitstate fetch")], cwd=clone, check=True)
     after = fingerprint(clone)
     assert before.diff(replace(after, settings=before.settings)) == []
 
