@@ -119,7 +119,7 @@ def recover(
         complete = True
         if into is not None:
             target = os.path.abspath(os.path.join(path, os.fsencode(into)))
-            results = [recover_into(open_repository(path), target, request)]
+            results = [recover_into(open_repository(path, bare_too=True), target, request)]
         elif not many and len(places) < 2:
             results = [recover_one((places or [path])[0], request)]
         else:

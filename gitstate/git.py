@@ -171,13 +171,23 @@ class Repository(NamedTuple):
         values = self.config.get(name.lower())
         return values[-1] if values else None
 
+    def filters_off(self) -> list[str]:
+        """Options that make git take and give every file without its clean and smudge programs."""
+        off: list[str] = []
+        for key in self.config:
+            name, _, last = key.rpartition(".")
+            if key.startswith("filter.") and last in ("clean", "smudge", "process", "required") and "=" not in name:
+                off += ["-c", f"{name}.clean=cat", "-c", f"{name}.smudge=cat", "-c", f"{name}.process="]
+                off += ["-c", f"{name}.required=false"]
+        return off
+
     def is_true(self, name: str, default: bool = False) -> bool:
         value = self.setting(name)
         return default if value is None else value.lower() in ("true", "yes", "on", "1")
 
 
-def open_repository(path: bytes) -> Repository:
-    """Find the worktree that `path` is in.
+def open_repository(path: bytes, *, bare_too: bool = False) -> Repository:
+    """Find the worktree that `path` is in. With `bare_too` a bare repository will do: then `toplevel` is its own.
 
     Raises NotAWorkspace where there is none, git will not open it (safe.directory), or it is bare.
     """
@@ -189,7 +199,9 @@ def open_repository(path: bytes) -> Repository:
     listed = git.start("config", "--list", "-z")
     settings = git.finish(listed, fine=range(256))
     out, err = asked.communicate()
-    if asked.returncode != 0:
+    if asked.returncode != 0 and bare_too and git.run("rev-parse", "--is-bare-repository", fine=(0, 128)) == b"true\n":
+        out = git.run("rev-parse", "--path-format=absolute", *questions[:-1], "--absolute-git-dir")
+    elif asked.returncode != 0:
         said = err.decode("utf-8", "replace").strip().splitlines()
         raise NotAWorkspace(
             f"{os.fsdecode(path)}: {said[0].removeprefix('fatal: ') if said else 'not a git worktree'}",

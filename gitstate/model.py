@@ -155,7 +155,11 @@ class Manifest(NamedTuple):
     directories: Mapping[bytes, int]
     """Empty directories, and untracked ones with unusual permissions."""
     raw: Mapping[bytes, str]
-    """Paths below raw/ and why they are there: `filter`, `hidden` or `ignored`."""
+    """Paths below raw/ and why they are there.
+
+    `filter`: changed, and a conversion may not give it back; `clean`: git sees no change, yet a checkout would write
+    other bytes; `hidden`: git was told not to look; `ignored`: ignored, but asked for.
+    """
     absent: tuple[bytes, ...]
     """Tracked paths that are hidden from git (skip-worktree, assume-unchanged) and were not on the disk."""
     sparse: Mapping[str, str]
@@ -379,7 +383,7 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
         modes={_path(item): _mode(item["mode"], 0o777) for item in value["modes"]},
         directories={_path(item): _mode(item["mode"], 0o777) for item in value["directories"]},
         raw={
-            _path(item): _checked(item["why"], lambda why: why in ("filter", "hidden", "ignored"))
+            _path(item): _checked(item["why"], lambda why: why in ("filter", "hidden", "ignored", "clean"))
             for item in value["raw"]
         },
         absent=tuple(_path(item) for item in value["absent"]),

@@ -169,7 +169,7 @@ def step(target: Target, seen: Seen, *, overwrite: bool = False) -> str:
     """
     saved = target.saved
     if saved is not None and saved.mode == GITLINK:
-        return "same" if seen.kind in ("directory", "missing") else "keep"
+        return {"directory": "same", "missing": "write"}.get(seen.kind, "keep")
     if saved is None:
         if seen.kind in ("missing", "directory"):
             return "same"

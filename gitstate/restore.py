@@ -272,13 +272,15 @@ class _Recovery:
         self._journal()
         if any(action in ("write", "delete") for _, _, action in plan):
             self._save_for_safety(plan)
-        self._carry_out(plan)
+        with self._usual_umask():
+            self._carry_out(plan)
         self._operation(newest)
         self._sparse(newest)
         self.index.restore()
         self.kept += [path for path in self.index.kept if path not in self.kept]
-        self._missing(targets)
-        self._directories(newest.manifest)
+        with self._usual_umask():
+            self._missing(targets)
+            self._directories(newest.manifest)
         if newest.archive != newest.wip:
             self._permissions(targets)
         self._branch()
@@ -340,7 +342,8 @@ class _Recovery:
         newest, oldest = self.facts.saves[0], self.facts.saves[-1]
         base = tree_of(self.reader, oldest.manifest.head)
         manifest = newest.manifest
-        uncommitted = newest.wip_tree != base or manifest.staged or manifest.operation or manifest.raw
+        raw = any(why != "clean" for why in manifest.raw.values())
+        uncommitted = newest.wip_tree != base or manifest.staged or manifest.operation or raw
         return "restore" if uncommitted or self.restored or self.deleted else "context_only"
 
     # -- what was, what is
@@ -408,9 +411,9 @@ class _Recovery:
         return found
 
     def _raw_paths(self, save: Save) -> list[bytes]:
-        """Paths whose raw bytes count: each save tells of all hidden files, only the newest one's are true."""
+        """Paths whose raw bytes count: each save tells of all hidden and clean files, only the newest's are true."""
         newest = save is self.facts.saves[0]
-        return [path for path, why in save.manifest.raw.items() if newest or why != "hidden"]
+        return [path for path, why in save.manifest.raw.items() if newest or why not in ("hidden", "clean")]
 
     def _modes(self, wip: Mapping[bytes, Leaf]) -> dict[bytes, int]:
         found: dict[bytes, int] = dict(self.facts.saves[0].manifest.modes)
@@ -426,10 +429,34 @@ class _Recovery:
             try:
                 yield target, self.disk.look(target.path)
             except OSError as error:
-                self._failed(target.path, error)
+                if not self._was_left_out(target.path):
+                    self._failed(target.path, error)
+
+    def _was_left_out(self, path: bytes) -> bool:
+        """Whether the save could not look at this path either: then there is nothing that could be brought back."""
+        return any(item.path and _is_below(path, item.path) for item in self.facts.saves[0].manifest.left_out)
+
+    @contextlib.contextmanager
+    def _usual_umask(self) -> Iterator[None]:
+        """Permissions that a save does not mention are 644 and 755, whatever the umask of who recovers."""
+        usual = 0o022
+        if self.umask != usual and not self._permissions_are_known():
+            usual = self.umask
+        os.umask(usual)
+        try:
+            yield
+        finally:
+            os.umask(self.umask)
+
+    def _permissions_are_known(self) -> bool:
+        newest = self.facts.saves[0]
+        if newest.archive == newest.wip:
+            return False
+        listed = self.repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", newest.wip_tree)
+        return listed.count(b"\0") <= snapshot.MODES_LIMIT
 
     def _decide(self, target: Target, seen: Seen) -> str:
-        if seen.kind == "special" and any(item.path == target.path for item in self.facts.saves[0].manifest.left_out):
+        if seen.kind == "special" and self._was_left_out(target.path):
             return "same"
         action = step(target, seen, overwrite=self.request.overwrite)
         if action == "keep" and seen.kind == "directory" and target.saved is not None:
@@ -609,26 +636,54 @@ class _Recovery:
     def _missing(self, targets: Sequence[Target]) -> None:
         """Tracked files that were not changed and are gone: git writes them beside, each is moved into place whole."""
         known = {target.path for target in targets}
-        listed = self.git.run("ls-files", "-z", "-d").split(b"\0")[:-1]
-        missing = [path for path in dict.fromkeys(listed) if path not in known]
-        gone = list(self._leaves(self.facts.saves[0].wip_tree, missing))
+        listed = self.git.run("ls-files", "-z", "-d").split(b"\0")[:-1] + self._hidden_and_gone()
+        missing = [path for path in dict.fromkeys(listed) if path not in known and not self._was_left_out(path)]
+        gone = self._leaves(self.facts.saves[0].wip_tree, missing)
         if not gone:
             return
         refuse_unsafe(gone)
+        written = [path for path, leaf in gone.items() if leaf.mode != GITLINK]
         staging = os.path.join(self.repository.own, b"checkout", b"")
         shutil.rmtree(staging, ignore_errors=True)
-        process = self.git.start("checkout-index", "-q", "-z", "--stdin", b"--prefix=" + staging)
-        self.git.finish(process, given=b"".join(path + b"\0" for path in gone), fine=range(256))
+        self._check_out(written, staging)
         files.sync_filesystem(self.repository.own)
-        for path in gone:
+        for path, leaf in gone.items():
             try:
-                self.disk.take_in(staging + path, path)
+                if leaf.mode == GITLINK:
+                    self.disk.make_directory(path)
+                else:
+                    self.disk.take_in(staging + path, path)
                 self.restored.append(path)
             except FileExistsError:
                 self.kept.append(path)
             except OSError as error:
                 self._failed(path, error)
         shutil.rmtree(staging, ignore_errors=True)
+
+    def _hidden_and_gone(self) -> list[bytes]:
+        """Files with a skip-worktree flag that were there: git does not miss them."""
+        absent = set(self.facts.saves[0].manifest.absent)
+        listed = self.git.run("ls-files", "-z", "-v").split(b"\0")
+        hidden = (item[2:] for item in listed if item[:2] in (b"S ", b"s "))
+        top = self.repository.toplevel
+        return [path for path in hidden if path not in absent and not os.path.lexists(os.path.join(top, path))]
+
+    def _check_out(self, paths: Sequence[bytes], staging: bytes, *options: str) -> None:
+        """Let git write tracked files below `staging`. One whose filter fails stops git: that one goes without it."""
+        command = ("checkout-index", "-q", "-z", "--ignore-skip-worktree-bits", "--stdin", b"--prefix=" + staging)
+        process = self.git.start(*options, *command)
+        self.git.finish(process, given=b"".join(path + b"\0" for path in paths), fine=range(256))
+        left = [path for path in paths if not os.path.lexists(staging + path)]
+        if not left or options:
+            return
+        if len(left) == 1:
+            self._check_out(left, staging, *self.repository.filters_off())
+            why = "its filter failed: it was written as git holds it"
+            self.failed.append(LeftOut(left[0], why, False))
+            return
+        middle = len(left) // 2
+        for half in (left[:middle], left[middle:]):
+            self._check_out(half, staging)
 
     # -- refs, state, nested repositories
 
@@ -646,7 +701,9 @@ class _Recovery:
 
     def _nested(self) -> tuple[RecoverResult, ...]:
         found: list[RecoverResult] = []
-        paths = {item.path: item.save_id for save in self.facts.saves for item in save.manifest.nested}
+        made = self._submodules()
+        paths: dict[bytes, str | None] = dict.fromkeys(made)
+        paths.update((item.path, item.save_id) for save in self.facts.saves for item in save.manifest.nested)
         for path, save_id in paths.items():
             full = os.path.join(self.repository.toplevel, path)
             parent = os.path.dirname(full)
@@ -661,7 +718,11 @@ class _Recovery:
                 if waiting is not None and self.request.depth <= 8:
                     found.append(recover_into(self.repository, full, request._replace(save_id=waiting)))
                 elif snapshot.is_repository(full) and self.request.depth <= 8:
-                    found.append(recover(full, request))
+                    result = recover(full, request)
+                    if path in made and result.verdict == "nothing":
+                        open_repository(full).git.run("checkout-index", "-q", "-a", fine=range(256))
+                    else:
+                        found.append(result)
                 else:
                     why = "the repository in it is not here; its save went with it"
                     self.failed.append(LeftOut(path, why, True))
@@ -670,6 +731,25 @@ class _Recovery:
         fine = ("restore", "context_only", "nothing", "changed")
         self.inner_trouble = any(result.verdict not in fine or result.exit_status for result in found)
         return tuple(found)
+
+    def _submodules(self) -> list[bytes]:
+        """Give submodules whose directory was wiped their `.git` file again: all else of them is in our git dir."""
+        made = []
+        modules = os.path.join(self.repository.git_dir, b"modules")
+        for store in _stores(modules):
+            name = os.fsdecode(os.path.relpath(store, modules))
+            if self.repository.setting(f"submodule.{name}.url") is None:
+                continue
+            said = self.git.run("config", "-z", "-f", os.path.join(store, b"config"), "core.worktree", fine=(0, 1))
+            full = os.path.realpath(os.path.join(store, said.removesuffix(b"\0")))
+            path = os.path.relpath(full, os.path.realpath(self.repository.toplevel))
+            leaf = self.trees.lookup(self.facts.saves[0].wip_tree, [path]).get(path)
+            if leaf is None or leaf.mode != GITLINK or not self.disk.is_empty(path):
+                continue
+            link = b"gitdir: %s\n" % os.path.relpath(store, full)
+            files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=self.repository.own)
+            made.append(path)
+        return made
 
     def _waiting_for(self, full: bytes, save_id: str | None) -> str | None:
         """The save of a nested linked worktree of this very repository: the one that waits, else the one named."""
@@ -754,6 +834,14 @@ class _Recovery:
             safety_save=self.safety,
             context=newest.context if newest else Context(),
         )
+
+
+def _stores(modules: bytes) -> Iterator[bytes]:
+    """The git dirs of submodules; a submodule's name, and with it the place of its git dir, may hold slashes."""
+    for directory, names, there in os.walk(modules):
+        if b"HEAD" in there and b"objects" in names:
+            names.clear()
+            yield directory
 
 
 def _is_below(path: bytes, top: bytes) -> bool:

@@ -34,6 +34,7 @@ INDEX_COPIED = 1 << 20
 #: No more ignored paths than this are listed in a manifest.
 IGNORED_LISTED = 1_000
 _RETRIES = 3
+_LISTED_AT_ONCE = 200
 _CONVERTING = ("filter", "text", "crlf", "eol", "ident", "working-tree-encoding")
 
 _OPERATION_LIMIT = 16 << 20
@@ -86,12 +87,13 @@ class Snapshot:
     @property
     def noteworthy(self) -> bool:
         """Whether anything is there that a fresh checkout of HEAD would not have."""
-        return bool(self.dirty or self.modes or self.directories or self.absent)
+        return bool(self.dirty or self.modes or self.directories or self.absent or self.raw)
 
     @property
     def dirty(self) -> bool:
         """Whether anything differs from HEAD's tree, or git's own words for it from the ordinary."""
-        return bool(self.staged or self.worktree or self.stages or self.intent_to_add or self.operation or self.raw)
+        found = self.staged or self.worktree or self.stages or self.intent_to_add or self.operation
+        return bool(found) or any(why != "clean" for _, why in self.raw.values())
 
 
 def take(
@@ -178,6 +180,7 @@ class Taking:
             reached = [path for path in self._converted(self.staged_only) if self._is_reached(path.rpartition(b"/")[0])]
             self._read_by_git(sorted(path for path in reached if os.path.isfile(os.path.join(self.top, path))))
         self._hidden(hidden)
+        self._clean_but_other([*changed, *plain], {path for _, path in hidden})
         if self.keep_ignored:
             self._keep_ignored(set(plain))
         for path in keep_paths:
@@ -216,11 +219,7 @@ class Taking:
         try:
             return self.repository.git.finish(status)
         except GitError:
-            off: list[str] = []
-            for key in self.repository.config:
-                name, _, last = key.rpartition(".")
-                if key.startswith("filter.") and last in ("clean", "process", "required") and "=" not in name:
-                    off += ["-c", f"{name}.clean=cat", "-c", f"{name}.process=", "-c", f"{name}.required=false"]
+            off = self.repository.filters_off()
             if not off:
                 raise
             return self.repository.git.finish(self._start_status(*off))
@@ -393,7 +392,7 @@ class Taking:
                     if not gone and states[1:] == b"." and sub[:1] != b"S":
                         self.staged_only.append(path)
                 if sub[:1] == b"S":
-                    self._submodule(path, sub)
+                    self._submodule(path, sub, new=states[:1] != b".")
                 if states[1:] != b"." and (sub[:1] != b"S" or sub[1:2] == b"C" or states[1:] in (b"D", b"T")):
                     changed.append(path)
             elif kind == b"u ":
@@ -410,8 +409,11 @@ class Taking:
         found.head_ref = read_head(self.repository.git_dir)
         return changed
 
-    def _submodule(self, path: bytes, sub: bytes) -> None:
-        if (b"M" in sub or b"U" in sub) and is_repository(os.path.join(self.top, path)):
+    def _submodule(self, path: bytes, sub: bytes, *, new: bool) -> None:
+        """Work in a submodule, or one that was staged and has its repository inside: it is a workspace of its own."""
+        full = os.path.join(self.top, path)
+        inside = new and os.path.isdir(os.path.join(full, b".git"))
+        if (b"M" in sub or b"U" in sub or inside) and is_repository(full):
             self.found.nested.append(path)
 
     # -- reading
@@ -599,14 +601,91 @@ class Taking:
         return (self.repository.setting("core.autocrlf") or "false").lower() not in ("false", "no", "off", "0")
 
     def _converted(self, paths: list[bytes]) -> set[bytes]:
+        return set(self._conversions(paths))
+
+    def _conversions(self, paths: list[bytes]) -> dict[bytes, dict[bytes, bytes]]:
+        """The attributes that name a conversion, by path; a path that nothing converts is missing."""
         out = self.repository.git.run(
             "check-attr", "-z", "--stdin", *_CONVERTING, given=b"".join(p + b"\0" for p in paths), extra=self.extra
         )
-        words = out.split(b"\0")
-        off = {path for path, name, value in _threes(words) if name == b"text" and value == b"unset"}
-        crlf = {path for path in paths if path not in off} if self._crlf() else set()
-        named = {path for path, _, value in _threes(words) if value not in (b"unspecified", b"unset")}
-        return crlf | named
+        found: dict[bytes, dict[bytes, bytes]] = {}
+        off: set[bytes] = set()
+        for path, name, value in _threes(out.split(b"\0")):
+            if name == b"text" and value == b"unset":
+                off.add(path)
+            elif value not in (b"unspecified", b"unset"):
+                found.setdefault(path, {})[name] = value
+        if self._crlf():
+            for path in paths:
+                if path not in off:
+                    found.setdefault(path, {})
+        return found
+
+    def _clean_but_other(self, looked_at: list[bytes], hidden: set[bytes]) -> None:
+        """Files that git calls clean although a checkout would write other bytes: mixed line ends, an old encoding.
+
+        Where git gives text out as it holds it, the size tells; else git is asked for what it would write. What a
+        filter program makes is not looked at: to run it for every file would cost more than the save.
+        """
+        if len(self.tracked) > MODES_LIMIT or not self._may_convert(looked_at):
+            return
+        known = {*looked_at, *hidden, *self.found.raw}
+        rest = [path for path in self.order if path not in known and not path.endswith(b"/")]
+        conversions = {path: named for path, named in self._conversions(rest).items() if b"filter" not in named}
+        if not conversions:
+            return
+        listed = self.repository.git.run("ls-files", "-z", "-s", extra=self.extra).split(b"\0")[:-1]
+        oids: dict[bytes, Oid] = {}
+        for line in listed:
+            words, _, path = line.partition(b"\t")
+            mode, oid, _ = words.split(b" ")
+            if path in conversions and mode in (b"100644", b"100755"):
+                oids[path] = oid.decode("ascii")
+        suspects: dict[bytes, Oid] = {}
+        for path, kind in zip(oids, self.reader.kinds([*oids.values()]), strict=True):
+            size = _file_size(os.path.join(self.top, path)) if self._is_reached(path.rpartition(b"/")[0]) else None
+            if kind is None or size is None or max(size, kind[1]) > LARGE:
+                continue
+            if self._changes_on_the_way_out(conversions[path]):
+                suspects[path] = oids[path]
+            elif size != kind[1]:
+                self._keep_clean(path)
+        written = self._checkouts(suspects)
+        for path in suspects:
+            if not same_content(os.path.join(self.top, path), self.repository.object_format, written.get(path, "")):
+                self._keep_clean(path)
+
+    def _keep_clean(self, path: bytes) -> None:
+        leaf = self._read(path)
+        if leaf is not None:
+            self.found.raw[path] = (leaf, "clean")
+
+    def _changes_on_the_way_out(self, named: dict[bytes, bytes]) -> bool:
+        """Whether a checkout may write other bytes than the blob's, as `convert_to_working_tree` decides it."""
+        if b"ident" in named or b"working-tree-encoding" in named:
+            return True
+        if b"eol" in named:
+            return named[b"eol"] != b"lf"
+        if named.get(b"crlf") == b"input":
+            return False
+        crlf = (self.repository.setting("core.autocrlf") or "false").lower()
+        return crlf in ("true", "yes", "on", "1") or (self.repository.setting("core.eol") or "").lower() == "crlf"
+
+    def _checkouts(self, wanted: dict[bytes, Oid]) -> dict[bytes, Oid]:
+        """What git would write for each path, as the blob that it would be; paths that it can't write are missing."""
+        found: dict[bytes, Oid] = {}
+        mark = b"gitstate-" + os.urandom(12).hex().encode("ascii")
+        paths = [path for path in wanted if b"\n" not in path]
+        for start in range(0, len(paths), _LISTED_AT_ONCE):
+            some = paths[start : start + _LISTED_AT_ONCE]
+            given = b"".join(b"%s %s\n" % (wanted[path].encode("ascii"), path) for path in some)
+            # The size that git prints is the one before the conversion, so a mark of our own parts the answers.
+            out = self.repository.git.run(
+                *("cat-file", "--filters", b"--batch=" + mark), given=given, fine=range(256), extra=self.extra
+            )
+            for path, content in zip(some, out.split(mark + b"\n")[1:], strict=False):
+                found[path] = object_id(self.repository.object_format, "blob", content.removesuffix(b"\n"))
+        return found
 
     def _read_by_git(self, paths: list[bytes]) -> None:
         """Send files through git's conversions into a quarantine, and take the blobs from there."""
@@ -624,16 +703,18 @@ class Taking:
                 if raw is None:
                     continue
                 oid = clean.get(path)
-                if oid is None:
+                if oid != raw.oid:
                     self.found.raw[path] = (raw, "filter")
-                elif oid == raw.oid:
+                if oid is None or self.found.staged.get(path) == (raw.mode, oid):
+                    # Clean against the index: an entry here would only cost the index its stat data.
+                    continue
+                if oid == raw.oid:
                     self.found.worktree[path] = raw
                 else:
                     content = reader.contents([oid])[0]
                     if content is None:
                         raise GitError(["hash-object"], -1, b"a converted file did not arrive")
                     self.found.worktree[path] = Leaf(raw.mode, self.writer.add("blob", content[1]))
-                    self.found.raw[path] = (raw, "filter")
         shutil.rmtree(place, ignore_errors=True)
 
     def _clean(self, paths: list[bytes], extra: dict[str, str]) -> dict[bytes, Oid]:
@@ -812,6 +893,15 @@ def _read_whole(fd: int, size: int) -> bytes:
         if got > max(size, LARGE) + LARGE:
             raise ChangedWhileRead
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _file_size(full: bytes) -> int | None:
+    """The size of a regular file; None for anything else."""
+    try:
+        info = os.lstat(full)
+    except OSError:
+        return None
+    return info.st_size if stat.S_ISREG(info.st_mode) else None
 
 
 def same_content(full: bytes, object_format: str, oid: Oid) -> bool:

@@ -1955,6 +1955,17 @@ def eol_autocrlf_input(ws: Workspace) -> None:
     ws.expect(" M a.txt", "?? u-mixed.txt", "A  staged.txt")
 
 
+@state(losses=LOCAL, quick=LOCAL)
+def eol_all_of_it_staged(ws: Workspace) -> None:
+    """Nothing differs from the index, and no checkout would give these line ends back."""
+    ws.config("core.autocrlf", "input")
+    ws.write("a.txt", CRLF)
+    ws.write("new.txt", MIXED)
+    ws.write("lf.txt", "one\ntwo\n")
+    ws.add("a.txt", "new.txt", "lf.txt")
+    ws.expect_exactly("M  a.txt", "A  new.txt", "A  lf.txt")
+
+
 @state(losses=LOCAL)
 def eol_safecrlf(ws: Workspace) -> None:
     """``git add`` refuses a file whose line endings would not come back."""
@@ -1967,7 +1978,7 @@ def eol_safecrlf(ws: Workspace) -> None:
     ws.expect(" M a.txt", "?? u-mixed.txt")
 
 
-@state(losses=HERE)
+@state(losses=LOCAL | {Loss.CLONED}, quick=EVERYWHERE)
 def eol_crlf_in_a_clean_file(ws: Workspace) -> None:
     """Clean, for git; a checkout would give other bytes."""
     ws.write(".gitattributes", "*.txt text\n")
@@ -2108,7 +2119,7 @@ def filter_that_is_missing(ws: Workspace) -> None:
     ws.expect_exactly(" M tracked.f", "?? untracked.f", " M a.txt")
 
 
-@state(losses=HERE | {Loss.REMOVED}, status_says_more=True)
+@state(losses=HERE | {Loss.REMOVED}, status_says_more=True, quick=HERE | {Loss.REMOVED})
 def filter_whose_program_is_missing(ws: Workspace) -> None:
     _filter(ws, "gone", None, None)
     ws.commit("filtered")
@@ -2119,7 +2130,7 @@ def filter_whose_program_is_missing(ws: Workspace) -> None:
     ws.fails("add", "untracked.f")
 
 
-@state(losses=HERE | {Loss.REMOVED}, status_says_more=True)
+@state(losses=HERE | {Loss.REMOVED}, status_says_more=True, quick=HERE | {Loss.REMOVED})
 def filter_that_cannot_smudge(ws: Workspace) -> None:
     """Like git-lfs with its store gone: in works, out does not."""
     _filter(ws, "oneway", "cat", "cat", required=True)
@@ -2192,7 +2203,7 @@ def filter_as_a_process(ws: Workspace) -> None:
     ws.expect_exactly(" M tracked.f", "?? untracked.f", " M a.txt", "A  staged.f")
 
 
-@state()
+@state(quick=EVERYWHERE)
 def attributes_not_committed(ws: Workspace) -> None:
     ws.write(".gitattributes", "*.txt text eol=crlf\n*.md ident\n")
     ws.write("docs/.gitattributes", "* -text\n")
@@ -2249,7 +2260,7 @@ def add_submodule(ws: Workspace, name: str = "sub") -> Workspace:
 NESTED = {"status_says_more": True, "save_exits": (0, 4), "losses": HERE | {Loss.REMOVED}}
 
 
-@state(**NESTED, may_leave_out=["sub"])
+@state(**NESTED, quick=HERE | {Loss.REMOVED}, may_leave_out=["sub"])
 def submodule_clean(ws: Workspace) -> None:
     add_submodule(ws)
     dirty(ws)
@@ -2278,7 +2289,7 @@ def submodule_with_new_commit(ws: Workspace) -> None:
     ws.expect_exactly(" M sub")
 
 
-@state(**NESTED, may_leave_out=["sub"])
+@state(**NESTED, quick=HERE | {Loss.REMOVED}, may_leave_out=["sub"])
 def submodule_dirty(ws: Workspace) -> None:
     sub = add_submodule(ws)
     sub.append("inner.txt")
@@ -2789,7 +2800,7 @@ def locale_c(ws: Workspace) -> None:
     ws.cli_env |= {"PYTHONIOENCODING": "ascii"}
 
 
-@state()
+@state(quick=HERE | {Loss.REMOVED})
 def umask_077(ws: Workspace) -> None:
     _modes(ws, 0o644)
     ws.write("open.sh", "#!/bin/sh\n", 0o755)
@@ -2889,6 +2900,22 @@ def unreadable_files(ws: Workspace) -> None:
 def unreadable_directory(ws: Workspace) -> None:
     ws.append("a.txt")
     ws.write("locked/inner.txt")
+    ws.chmod("locked", 0)
+    ws.without_override = True
+    ws.expect(" M a.txt")
+
+
+@state(
+    losses=HERE,
+    may_leave_out=["locked"],
+    save_exits=(0, 4),
+    recover_exits=(0, 4),
+    why_not=why_permissions_cannot_be_tested,
+)
+def unreadable_directory_of_tracked_files(ws: Workspace) -> None:
+    ws.write("locked/inner.txt")
+    ws.commit("locked")
+    ws.append("a.txt")
     ws.chmod("locked", 0)
     ws.without_override = True
     ws.expect(" M a.txt")
