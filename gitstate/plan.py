@@ -44,6 +44,8 @@ class Facts:
     """How the disk stands to that checkpoint: it has all of it (`same`), all of it is `gone`, or it `differs`."""
     earlier: str | None = None
     """The id of the newest readable save before one that can't be read."""
+    marker: str | None = None
+    """The ref under which a save waits that can't be read."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,12 @@ def decide(facts: Facts) -> Verdict:
         )  # fmt: skip
     if facts.head not in resting_places(facts.saves):
         if facts.contains_wip:
-            return Verdict(
-                "buried", f"commits were made on top of the WIP commit {newest.wip[:12]}: history was left alone",
-                hint=f"git rebase --onto {(oldest.manifest.head or '--root')[:12]} {newest.wip[:12]}",
-            )  # fmt: skip
+            words = f"commits were made on top of the WIP commit {newest.wip[:12]}: history was left alone"
+            back = f"gitstate restore {manifest.save_id}"
+            if oldest.manifest.head is None:
+                return Verdict("buried", words, hint=f"git rebase -i --root (drop the WIP commit), then: {back}")
+            onto = f"git rebase --onto {oldest.manifest.head[:12]} {newest.wip[:12]}"
+            return Verdict("buried", words, hint=f"{onto} && {back} (to have its work uncommitted again)")
         return Verdict(
             "diverged",
             f"the branch went elsewhere since the save {manifest.save_id}: nothing was touched",
@@ -147,7 +151,9 @@ def resting_places(saves: Collection[Save]) -> set[Oid | None]:
 def _unreadable(facts: Facts) -> Verdict:
     if facts.unsupported:
         return Verdict("unsupported", facts.problem or "", EXIT_PERSON, "install a newer gitstate")
-    hint = f"gitstate recover --save {facts.earlier}" if facts.earlier else "gitstate log"
+    hint = f"gitstate restore {facts.earlier} PATH… (the save before it)" if facts.earlier else "gitstate log"
+    if facts.marker:
+        hint += f"; to give the unreadable one up: git update-ref -d {facts.marker}"
     return Verdict("corrupt", facts.problem or "", EXIT_PERSON, hint)
 
 

@@ -297,6 +297,10 @@ def recover_lines(result: RecoverResult) -> list[str]:
         "context_only": "recovered: the context; there was nothing uncommitted to restore",
     }
     first = words.get(result.verdict, result.verdict)
+    if result.verdict == "restore" and result.exit_status:
+        first = "recovered, but not all of it"
+    if result.dry_run and result.verdict in words:
+        first = "would be recovered; nothing was touched"
     lines = [f"{escape(result.workspace)}: {first}" + (f" (save {result.save_id})" if result.save_id else "")]
     if result.message:
         lines.append(f"  {result.message}")

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -82,6 +82,8 @@ class RecoverResult(NamedTuple):
     nested: tuple[RecoverResult, ...] = ()
     cleared: tuple[bytes, ...] = ()
     """Lock files that were provably dead, and are removed."""
+    dry_run: bool = False
+    """Nothing was touched: this is what would be done."""
 
 
 def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
@@ -172,7 +174,14 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
         if branch not in refs.read_refs(repository, [branch]):
             refs.move_refs(repository, repository.git, [RefUpdate(branch, commit, None)], f"recover {save_id}")
         words += ["--", os.fsdecode(path), refs.branch_name(branch)]
-    repository.git.run(*words)
+    with _usual_umask(repository, stack[0]):
+        try:
+            os.makedirs(path, exist_ok=True)
+            repository.git.run(*words)
+        except GitError:
+            # A filter that fails ends git's checkout. `recover` knows how to go on without one.
+            os.makedirs(path, exist_ok=True)
+            repository.git.run(*words[:2], "--no-checkout", *words[2:])
     return recover(path, request._replace(save_id=save_id))
 
 
@@ -248,8 +257,7 @@ class _Recovery:
         self.safety: str | None = None
         self.stuck = False
         self.inner_trouble = False
-        self.umask = os.umask(0o077)
-        os.umask(self.umask)
+        self.umask = _umask()
 
     def run(self) -> RecoverResult:
         verdict = self.verdict
@@ -272,13 +280,13 @@ class _Recovery:
         self._journal()
         if any(action in ("write", "delete") for _, _, action in plan):
             self._save_for_safety(plan)
-        with self._usual_umask():
+        with _usual_umask(self.repository, newest):
             self._carry_out(plan)
         self._operation(newest)
         self._sparse(newest)
         self.index.restore()
         self.kept += [path for path in self.index.kept if path not in self.kept]
-        with self._usual_umask():
+        with _usual_umask(self.repository, newest):
             self._missing(targets)
             self._directories(newest.manifest)
         if newest.archive != newest.wip:
@@ -435,25 +443,6 @@ class _Recovery:
     def _was_left_out(self, path: bytes) -> bool:
         """Whether the save could not look at this path either: then there is nothing that could be brought back."""
         return any(item.path and _is_below(path, item.path) for item in self.facts.saves[0].manifest.left_out)
-
-    @contextlib.contextmanager
-    def _usual_umask(self) -> Iterator[None]:
-        """Permissions that a save does not mention are 644 and 755, whatever the umask of who recovers."""
-        usual = 0o022
-        if self.umask != usual and not self._permissions_are_known():
-            usual = self.umask
-        os.umask(usual)
-        try:
-            yield
-        finally:
-            os.umask(self.umask)
-
-    def _permissions_are_known(self) -> bool:
-        newest = self.facts.saves[0]
-        if newest.archive == newest.wip:
-            return False
-        listed = self.repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", newest.wip_tree)
-        return listed.count(b"\0") <= snapshot.MODES_LIMIT
 
     def _decide(self, target: Target, seen: Seen) -> str:
         if seen.kind == "special" and self._was_left_out(target.path):
@@ -701,9 +690,9 @@ class _Recovery:
 
     def _nested(self) -> tuple[RecoverResult, ...]:
         found: list[RecoverResult] = []
-        made = self._submodules()
-        paths: dict[bytes, str | None] = dict.fromkeys(made)
-        paths.update((item.path, item.save_id) for save in self.facts.saves for item in save.manifest.nested)
+        paths = {item.path: item.save_id for save in self.facts.saves for item in save.manifest.nested}
+        made = self._submodules(paths)
+        paths = {**dict.fromkeys(made), **paths}
         for path, save_id in paths.items():
             full = os.path.join(self.repository.toplevel, path)
             parent = os.path.dirname(full)
@@ -732,7 +721,7 @@ class _Recovery:
         self.inner_trouble = any(result.verdict not in fine or result.exit_status for result in found)
         return tuple(found)
 
-    def _submodules(self) -> list[bytes]:
+    def _submodules(self, nested: Collection[bytes]) -> list[bytes]:
         """Give submodules whose directory was wiped their `.git` file again: all else of them is in our git dir."""
         made = []
         modules = os.path.join(self.repository.git_dir, b"modules")
@@ -744,7 +733,9 @@ class _Recovery:
             full = os.path.realpath(os.path.join(store, said.removesuffix(b"\0")))
             path = os.path.relpath(full, os.path.realpath(self.repository.toplevel))
             leaf = self.trees.lookup(self.facts.saves[0].wip_tree, [path]).get(path)
-            if leaf is None or leaf.mode != GITLINK or not self.disk.is_empty(path):
+            if path in nested and not os.path.lexists(full):
+                self.disk.make_directory(path)
+            elif leaf is None or leaf.mode != GITLINK or not self.disk.is_empty(path):
                 continue
             link = b"gitdir: %s\n" % os.path.relpath(store, full)
             files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=self.repository.own)
@@ -808,12 +799,13 @@ class _Recovery:
         left_out = (*(newest.manifest.left_out if newest else ()), *self.failed)
         message, hint = self.verdict.message, self.verdict.hint
         if word == "changed":
-            message = f"{len(self.kept)} paths were changed after the save and stay as they are; all else is back"
+            message = "what was changed after the save stays as it is; all else is back"
             hint = (
                 f"gitstate restore --overwrite {newest.manifest.save_id if newest else 'ID'} PATH… (the saved version)"
             )
-        elif newest is not None and newest.manifest.previous:
-            message = message or f"an earlier save was never recovered: {newest.manifest.previous}"
+        elif newest is not None and newest.manifest.previous and not message:
+            message = f"an earlier save was never recovered: {newest.manifest.previous}"
+            hint = f"gitstate diff {newest.manifest.previous}; gitstate restore {newest.manifest.previous} PATH…"
         status = self.verdict.exit_status
         if self.stuck:
             message, hint = "not all of it could be brought back: the save goes on waiting", "gitstate recover"
@@ -833,7 +825,29 @@ class _Recovery:
             left_out=left_out,
             safety_save=self.safety,
             context=newest.context if newest else Context(),
+            dry_run=self.request.dry_run,
         )
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+@contextlib.contextmanager
+def _usual_umask(repository: Repository, save: Save) -> Iterator[None]:
+    """Permissions that a save does not mention are 644 and 755, whatever the umask of who recovers."""
+    mask, usual = _umask(), 0o022
+    if mask == usual or save.archive == save.wip:
+        yield
+        return
+    listed = repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", save.wip_tree)
+    os.umask(usual if listed.count(b"\0") <= snapshot.MODES_LIMIT else mask)
+    try:
+        yield
+    finally:
+        os.umask(mask)
 
 
 def _stores(modules: bytes) -> Iterator[bytes]:

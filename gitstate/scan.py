@@ -52,7 +52,7 @@ def gather(
         return Facts(head_ref, head, operation, problem=error.message, unsupported=True), marker
     except CorruptSave as error:
         earlier = _newest_readable(repository, reader, marker, archive)
-        return Facts(head_ref, head, operation, problem=error.message, earlier=earlier), marker
+        return Facts(head_ref, head, operation, problem=error.message, earlier=earlier, marker=marker), marker
 
 
 def read_stack(archive: Oid, reader: ObjectReader) -> tuple[Save, ...]:
@@ -96,6 +96,7 @@ class Summary:
 
 def summary(path: bytes) -> Summary:
     """What one workspace is doing, for a person. Never raises: what is wrong with it is in the answer."""
+    branch = None
     try:
         repository = open_repository(path)
         ref = read_head(repository.git_dir)
@@ -110,7 +111,7 @@ def summary(path: bytes) -> Summary:
             waiting, status, context = save.manifest.save_id, "interrupted", save.context
         return Summary(repository.toplevel, branch, status or "idle", waiting, context)
     except (GitstateError, OSError) as error:
-        return Summary(path, status="unreadable", problem=str(error)[:200])
+        return Summary(path, branch, status="unreadable", problem=str(error)[:200])
 
 
 def worktrees(repository: Repository) -> list[bytes]:

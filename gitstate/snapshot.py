@@ -8,6 +8,7 @@ send a file through git's own way in, and its raw bytes are kept beside, because
 from __future__ import annotations
 
 import bisect
+import contextlib
 import os
 import re
 import shutil
@@ -195,7 +196,7 @@ class Taking:
 
     # -- what is there
 
-    def _start_status(self, *options: str) -> subprocess.Popen[bytes]:
+    def _start_status(self, *options: str, submodules: bool = True) -> subprocess.Popen[bytes]:
         # One thread for git: with its twenty it takes every core, and the walk beside it waits.
         return self.repository.git.start(
             *(
@@ -210,19 +211,31 @@ class Taking:
                 "-uno",
                 "--no-renames",
             ),
-            "--ignore-submodules=none",
+            "--ignore-submodules=none" if submodules else "--ignore-submodules=dirty",
             extra=self.extra,
         )
 
     def _status_output(self, status: subprocess.Popen[bytes]) -> bytes:
-        """What `git status` prints. A required filter that fails ends it: then it runs again with filters off."""
+        """What `git status` prints. A required filter that fails ends it: then it runs again with filters off.
+
+        A submodule that git can't open ends it too: then git looks into none of them, and each is tried here.
+        """
+        git = self.repository.git
+        off = self.repository.filters_off()
         try:
-            return self.repository.git.finish(status)
+            return git.finish(status)
         except GitError:
-            off = self.repository.filters_off()
-            if not off:
-                raise
-            return self.repository.git.finish(self._start_status(*off))
+            with contextlib.suppress(GitError):
+                if off:
+                    return git.finish(self._start_status(*off))
+        out = git.finish(self._start_status(*off, submodules=False))
+        for line in git.run("ls-files", "-z", "-s", extra=self.extra).split(b"\0"):
+            if not line.startswith(b"160000 "):
+                continue
+            path = line.partition(b"\t")[2]
+            if is_repository(os.path.join(self.top, path)):
+                self.found.nested.append(path)
+        return out
 
     def _tracked(self, listed: bytes) -> list[tuple[bytes, bytes]]:
         """Fill `tracked`; returns (tag, path) of entries that git was told not to look at."""

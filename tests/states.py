@@ -2349,6 +2349,15 @@ def submodule_added_not_committed(ws: Workspace) -> None:
     ws.expect_exactly("A  .gitmodules", "A  sub")
 
 
+@state(**NESTED, quick=HERE | {Loss.REMOVED}, moves=False, may_leave_out=["sub"])
+def submodule_of_a_later_commit(ws: Workspace) -> None:
+    """HEAD went back to before the submodule was added: its worktree is still there."""
+    sub = add_submodule(ws)
+    sub.append("inner.txt")
+    ws.git("checkout", "-q", "--detach", "HEAD~1")
+    ws.expect_exactly("?? sub/")
+
+
 @operation(losses={Loss.IN_PLACE, Loss.WIPED, Loss.STRIPPED}, may_leave_out=["sub"], save_exits=(0, 4))
 def submodule_merge_conflict(ws: Workspace) -> None:
     sub = add_submodule(ws)
