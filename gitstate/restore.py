@@ -167,21 +167,21 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
     if commit is None:
         raise NeedsPerson("the save has no commit to stand on", hint=f"gitstate restore {save_id} PATH…")
     branch = manifest.head_ref
-    words = ["worktree", "add", "--force", "--quiet"]
-    if branch is None or not branch.startswith("refs/heads/"):
-        words += ["--detach", "--", os.fsdecode(path), commit]
-    else:
-        if branch not in refs.read_refs(repository, [branch]):
+    on_branch = branch is not None and branch.startswith("refs/heads/")
+    if branch is not None and on_branch:
+        tip = refs.read_refs(repository, [branch]).get(branch)
+        if tip is None:
             refs.move_refs(repository, repository.git, [RefUpdate(branch, commit, None)], f"recover {save_id}")
-        words += ["--", os.fsdecode(path), refs.branch_name(branch)]
-    with _usual_umask(repository, stack[0]):
-        try:
-            os.makedirs(path, exist_ok=True)
-            repository.git.run(*words)
-        except GitError:
-            # A filter that fails ends git's checkout. `recover` knows how to go on without one.
-            os.makedirs(path, exist_ok=True)
-            repository.git.run(*words[:2], "--no-checkout", *words[2:])
+        commit = tip or commit
+    # By its id, and the branch afterwards: as a name git might take it for something else (a branch called HEAD).
+    words = ("worktree", "add", "--force", "--quiet", "--detach", "--no-checkout", "--", path, commit)
+    repository.git.run(*words)
+    there = Git(path, repository.git.options)
+    if branch is not None and on_branch:
+        there.run("symbolic-ref", "HEAD", branch)
+    with _usual_umask(repository, stack[0]), contextlib.suppress(GitError):
+        # A filter that fails ends git's checkout: then `recover` writes the files, and goes on without the filter.
+        there.run("read-tree", "-m", "-u", "HEAD")
     return recover(path, request._replace(save_id=save_id))
 
 
@@ -483,8 +483,15 @@ class _Recovery:
         for target, seen, action in plan:
             if action == "delete":
                 self._try(self._delete, target, seen)
+        directories = self.facts.saves[0].manifest.directories
         for target, seen, _ in plan:
-            if target.saved is None and seen.kind == "missing":
+            if target.saved is not None:
+                continue
+            linked = any(leaf.mode == GITLINK for leaf in target.bases) and target.path not in directories
+            if seen.kind == "directory" and linked and self.disk.remove_directory(target.path):
+                # The empty place that git makes for a submodule; it was deleted.
+                self.deleted.append(target.path)
+            elif seen.kind == "missing":
                 self._remove_emptied(target.path)
         for target, seen, action in plan:
             if action == "write":
@@ -652,8 +659,8 @@ class _Recovery:
     def _hidden_and_gone(self) -> list[bytes]:
         """Files with a skip-worktree flag that were there: git does not miss them."""
         absent = set(self.facts.saves[0].manifest.absent)
-        listed = self.git.run("ls-files", "-z", "-v").split(b"\0")
-        hidden = (item[2:] for item in listed if item[:2] in (b"S ", b"s "))
+        listed = self.git.run("ls-files", "-z", "-v", "--sparse").split(b"\0")
+        hidden = (item[2:] for item in listed if item[:2] in (b"S ", b"s ") and not item.endswith(b"/"))
         top = self.repository.toplevel
         return [path for path in hidden if path not in absent and not os.path.lexists(os.path.join(top, path))]
 

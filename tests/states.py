@@ -1260,6 +1260,16 @@ def sparse_index(ws: Workspace) -> None:
     ws.expect_exactly(" M src/lib/util.py", "M  a.txt", "?? src/untracked.txt")
 
 
+@state(losses=HERE | {Loss.REMOVED})
+def sparse_index_with_hidden_files(ws: Workspace) -> None:
+    ws.git("sparse-checkout", "set", "--cone", "--sparse-index", "src/lib")
+    ws.git("update-index", "--skip-worktree", "a.txt", "b.txt")
+    ws.append("a.txt", "hidden\n")
+    ws.append("c.txt")
+    assert b"040000" in ws.git("ls-files", "--sparse", "-s")
+    ws.expect(" M c.txt")
+
+
 @state(losses=HERE)
 def sparse_with_files_outside_of_the_cone(ws: Workspace) -> None:
     ws.git("sparse-checkout", "set", "--cone", "src/lib")
@@ -1554,7 +1564,7 @@ def branch_with_a_long_name(ws: Workspace) -> None:
     work_on_branch(ws, "agent/" + "x" * 200 + "/" + "y" * 200)
 
 
-@state(losses=LOCAL)
+@state(losses=LOCAL, linked=True)
 def branch_called_head(ws: Workspace) -> None:
     """Git's own clone of such a repository is broken: its refs/remotes/origin/HEAD points to itself."""
     ws.git("update-ref", "refs/tags/HEAD", "base")
@@ -2347,6 +2357,14 @@ def submodule_added_not_committed(ws: Workspace) -> None:
     add_submodule(ws)
     ws.git("reset", "-q", "--soft", "HEAD~1")
     ws.expect_exactly("A  .gitmodules", "A  sub")
+
+
+@operation(losses={Loss.IN_PLACE, Loss.WIPED, Loss.STRIPPED}, may_leave_out=["sub"])
+def submodule_deleted_in_a_merge(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.remove("sub")
+    stop_merging(ws, "side-content")
+    ws.expect(" D sub", "UU a.txt")
 
 
 @state(**NESTED, quick=HERE | {Loss.REMOVED}, moves=False, may_leave_out=["sub"])
