@@ -243,17 +243,19 @@ class IndexRecovery:
         ita = {path for save in self.saves for path in save.manifest.intent_to_add}
         if ita:
             empty = object_id(self.repository.object_format, "blob", b"").encode("ascii")
-            listed = self.git.run("ls-files", "-z", "-s", "--", *[path for path in found if path in ita]).split(b"\0")
+            listed = self._entries([path for path in found if path in ita])
             still_empty = {line.partition(b"\t")[2] for line in listed if empty in line}
             found = [path for path in found if path not in ita or path not in still_empty]
         zero = self.repository.zero.encode("ascii")
-        lines: list[bytes] = []
-        for start in range(0, len(found), 500):
-            some = found[start : start + 500]
-            lines += [b"0 %s\t%s\0" % (zero, path) for path in some]
-            lines += [line + b"\0" for line in self.git.run("ls-files", "-z", "-s", "--", *some).split(b"\0")[:-1]]
         self.kept = found
-        return lines
+        return [b"0 %s\t%s\0" % (zero, path) for path in found] + [line + b"\0" for line in self._entries(found)]
+
+    def _entries(self, paths: Sequence[bytes]) -> list[bytes]:
+        """Git's index entries of these paths, as `ls-files -s` prints them."""
+        found: list[bytes] = []
+        for start in range(0, len(paths), 500):
+            found += self.git.run("ls-files", "-z", "-s", "--", *paths[start : start + 500]).split(b"\0")[:-1]
+        return found
 
     def _same_entries(self, current: bytes, oldest: Save) -> bool:
         if len(self.saves) > 1:

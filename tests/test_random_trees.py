@@ -44,7 +44,7 @@ def clear(ws: Workspace, path: bytes) -> None:
     parts = path.split(b"/")
     for end in range(1, len(parts) + 1):
         place = ws.at(b"/".join(parts[:end]))
-        if os.path.islink(place) or (os.path.lexists(place) and (end == len(parts)) != os.path.isdir(place)):
+        if os.path.islink(place) or (os.path.lexists(place) and not os.path.isdir(place)):
             os.unlink(place)
         elif end == len(parts) and os.path.isdir(place):
             shutil.rmtree(place)
