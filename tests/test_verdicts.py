@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -299,3 +300,37 @@ def test_a_stack_that_was_unwound_half_way_by_hand(ws: Workspace) -> None:
     answer(ws.recover(), "restore", 0)
     assert fingerprint(ws.path).files == before_files
     assert ws.status() == {b"MM a.txt", b" M b.txt"}
+
+
+def test_a_save_of_a_newer_format(ws: Workspace) -> None:
+    dirty(ws)
+    save(ws)
+    ((marker, archive),) = ws.refs("refs/gitstate/pending").items()
+    manifest = json.loads(ws.git("cat-file", "blob", f"{archive}:manifest.json"))
+    newer = json.dumps({**manifest, "format": 99}).encode()
+    blob = ws.git("hash-object", "-w", "--stdin", stdin=newer).decode().strip()
+    tree = ws.git("ls-tree", f"{archive}^{{tree}}").decode().splitlines()
+    lines = [line for line in tree if not line.endswith("\tmanifest.json")] + [f"100644 blob {blob}\tmanifest.json"]
+    forged = ws.git("mktree", stdin="".join(f"{line}\n" for line in lines).encode()).decode().strip()
+    ws.git("update-ref", marker, ws.out("commit-tree", forged, "-p", f"{archive}^1", "-m", "newer"))
+    before = fingerprint(ws.path)
+    found = answer(ws.recover(), "unsupported", 4)
+    assert "99" in found["message"] and "newer gitstate" in found["hint"]
+    assert before.diff(fingerprint(ws.path)) == []
+    assert marker in ws.refs("refs/gitstate/pending")
+
+
+def test_a_deadline_that_passes_at_once(ws: Workspace) -> None:
+    """The marker and the context are durable; every file that was not read is named, and none is touched."""
+    ws.append("a.txt", "staged\n")
+    ws.add("a.txt")
+    ws.append("b.txt")
+    ws.write("new.txt")
+    before = fingerprint(ws.path)
+    run = ws.save("--deadline", "0.000001")
+    assert run.exit_status == 4 and run.json["incomplete"], run
+    assert {item["path"] for item in run.json["left_out"]} == {"b.txt", "new.txt"}
+    assert all("deadline" in item["reason"] for item in run.json["left_out"])
+    found = answer(ws.recover(), "restore", 0)
+    assert found["context"]["task_id"] == "T-1"
+    assert before.diff(fingerprint(ws.path)) == []
