@@ -14,7 +14,7 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from . import files
@@ -181,7 +181,9 @@ class Taking:
             reached = [path for path in self._converted(self.staged_only) if self._is_reached(path.rpartition(b"/")[0])]
             self._read_by_git(sorted(path for path in reached if os.path.isfile(os.path.join(self.top, path))))
         self._hidden(hidden)
-        self._clean_but_other([*changed, *plain], {path for _, path in hidden})
+        if len(self.tracked) <= MODES_LIMIT and self._may_convert([*changed, *plain]):
+            known = {*changed, *plain, *self.found.raw, *(path for _, path in hidden)}
+            self._clean_but_other([path for path in self.order if path not in known and not path.endswith(b"/")])
         if self.keep_ignored:
             self._keep_ignored(set(plain))
         for path in keep_paths:
@@ -634,26 +636,20 @@ class Taking:
                     found.setdefault(path, {})
         return found
 
-    def _clean_but_other(self, looked_at: list[bytes], hidden: set[bytes]) -> None:
+    def _clean_but_other(self, paths: list[bytes], entries: Mapping[bytes, Leaf] | None = None) -> None:
         """Files that git calls clean although a checkout would write other bytes: mixed line ends, an old encoding.
 
-        Where git gives text out as it holds it, the size tells; else git is asked for what it would write. What a
-        filter program makes is not looked at: to run it for every file would cost more than the save.
+        `paths` are tracked and as the index says (`entries`; None: git is asked). Where git gives text out as it holds
+        it, the size tells; else git is asked for what it would write. What a filter program makes is not looked at:
+        to run it for every file would cost more than the save.
         """
-        if len(self.tracked) > MODES_LIMIT or not self._may_convert(looked_at):
-            return
-        known = {*looked_at, *hidden, *self.found.raw}
-        rest = [path for path in self.order if path not in known and not path.endswith(b"/")]
-        conversions = {path: named for path, named in self._conversions(rest).items() if b"filter" not in named}
+        conversions = {path: named for path, named in self._conversions(paths).items() if b"filter" not in named}
         if not conversions:
             return
-        listed = self.repository.git.run("ls-files", "-z", "-s", extra=self.extra).split(b"\0")[:-1]
-        oids: dict[bytes, Oid] = {}
-        for line in listed:
-            words, _, path = line.partition(b"\t")
-            mode, oid, _ = words.split(b" ")
-            if path in conversions and mode in (b"100644", b"100755"):
-                oids[path] = oid.decode("ascii")
+        if entries is None:
+            entries = self._index_leaves()
+        leaves = {path: leaf for path in conversions if (leaf := entries.get(path)) is not None and leaf.oid}
+        oids = {path: leaf.oid for path, leaf in leaves.items() if leaf.mode in (REGULAR, EXECUTABLE)}
         suspects: dict[bytes, Oid] = {}
         for path, kind in zip(oids, self.reader.kinds([*oids.values()]), strict=True):
             size = _file_size(os.path.join(self.top, path)) if self._is_reached(path.rpartition(b"/")[0]) else None
@@ -667,6 +663,15 @@ class Taking:
         for path in suspects:
             if not same_content(os.path.join(self.top, path), self.repository.object_format, written.get(path, "")):
                 self._keep_clean(path)
+
+    def _index_leaves(self) -> dict[bytes, Leaf]:
+        """What the index says of every path."""
+        found: dict[bytes, Leaf] = {}
+        for line in self.repository.git.run("ls-files", "-z", "-s", extra=self.extra).split(b"\0")[:-1]:
+            words, _, path = line.partition(b"\t")
+            mode, oid, _ = words.split(b" ")
+            found[path] = Leaf(int(mode, 8), oid.decode("ascii"))
+        return found
 
     def _keep_clean(self, path: bytes) -> None:
         leaf = self._read(path)

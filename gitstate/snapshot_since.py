@@ -117,6 +117,9 @@ class _Since(Taking):
                 del found.worktree[path]
                 if path not in found.staged:
                     found.raw.pop(path, None)
+        if len(self.order) <= MODES_LIMIT and self._may_convert(tracked):
+            told = found.worktree.keys() | found.raw.keys()
+            self._clean_but_other([path for path in tracked if path not in told], index)
         self._directories(touched, plain)
         self._sparse()
         return found

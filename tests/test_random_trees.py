@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +16,12 @@ from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle import fingerprint
+from oracle import fingerprint, parents, walk
 from states import Templates, Workspace
+
+from gitstate.save import SaveRequest, save
+from gitstate.snapshot import Snapshot
+from gitstate.snapshot_since import Known
 
 EXAMPLES = int(os.environ.get("GITSTATE_EXAMPLES", "0"))
 
@@ -92,6 +97,13 @@ COMMANDS = (
     *("add -f -A", "add -f -A", "add -f -N", "rm -r -q --cached", "reset -q HEAD"),
     *("update-index --assume-unchanged", "update-index --skip-worktree", "update-index --chmod=+x"),
 )
+FILES = st.one_of(
+    step(write, PATHS, DATA, MODES),
+    step(link, PATHS, st.sampled_from([b"a", b"nowhere", b"b/a"])),
+    step(directory, PATHS),
+    step(remove, PATHS),
+    step(move, PATHS, PATHS),
+)
 STEPS = st.one_of(
     step(write, PATHS, DATA, MODES),
     step(write, PATHS, DATA, MODES),
@@ -158,3 +170,54 @@ def test_a_random_tree(base: list[Step], steps: list[Step], later: list[Step], l
         else:
             assert before.diff(after) == [], run
         ws.git("fsck", "--no-dangling")
+
+
+def seen(top: Path) -> dict[bytes, tuple[int, ...]]:
+    """What a watcher would notice: each name with its inode, and for all but directories when it changed."""
+    return {
+        path: (status.st_ino, status.st_mode, 0 if stat.S_ISDIR(status.st_mode) else status.st_ctime_ns)
+        for path, status, _ in walk(bytes(top))
+    }
+
+
+def described(taken: Snapshot | None) -> dict[str, Any]:
+    """What a snapshot found, in an order of its own."""
+    assert taken is not None
+    ignored = {path.rstrip(b"/") for path in taken.ignored}
+    return {
+        **{name: dict(sorted(getattr(taken, name).items())) for name in ("worktree", "modes", "directories", "raw")},
+        **{name: sorted(getattr(taken, name)) for name in ("left_out", "nested", "absent", "intent_to_add")},
+        "ignored": sorted(path for path in ignored if not any(above in ignored for above in parents(path))),
+    }
+
+
+@settings(
+    max_examples=EXAMPLES or 15,
+    derandomize=not EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+@given(
+    base=st.lists(STEPS, max_size=8), first=st.lists(STEPS, max_size=6), then=st.lists(FILES, min_size=1, max_size=6)
+)
+def test_what_changed_since_is_what_a_whole_look_finds(
+    base: list[Step], first: list[Step], then: list[Step], templates: Templates
+) -> None:
+    with tempfile.TemporaryDirectory() as top:
+        path = Path(top) / "repo"
+        templates.copy("empty", path)
+        ws = Workspace(path, Path(top))
+        work(ws, base)
+        ws.git("add", "-A", "-f")
+        ws.git("commit", "-q", "--allow-empty", "-m", "base")
+        work(ws, first)
+        earlier = save(bytes(path), SaveRequest(kind="checkpoint"))
+        assert earlier.taken is not None and earlier.archive is not None
+        before = seen(path)
+        work(ws, then)
+        after = seen(path)
+        touched = frozenset(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        known = Known(earlier.taken, earlier.archive, touched)
+        fast = save(bytes(path), SaveRequest(kind="checkpoint", known=known))
+        whole = save(bytes(path), SaveRequest(kind="checkpoint"))
+        assert described(fast.taken) == described(whole.taken)
