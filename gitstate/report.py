@@ -297,7 +297,9 @@ def recover_lines(result: RecoverResult) -> list[str]:
         "context_only": "recovered: the context; there was nothing uncommitted to restore",
     }
     first = words.get(result.verdict, result.verdict)
-    if result.verdict == "restore" and result.exit_status:
+    if result.files_only and result.verdict == "restore":
+        first = "taken out of the save; branch and index stay as they are"
+    elif result.verdict == "restore" and result.exit_status:
         first = "recovered, but not all of it"
     if result.dry_run and result.verdict in words:
         first = "would be recovered; nothing was touched"

@@ -84,6 +84,8 @@ class RecoverResult(NamedTuple):
     """Lock files that were provably dead, and are removed."""
     dry_run: bool = False
     """Nothing was touched: this is what would be done."""
+    files_only: bool = False
+    """Files were taken out of a save; branch, index and marker stay."""
 
 
 def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
@@ -335,7 +337,7 @@ class _Recovery:
         if self.kept:
             hint = f"gitstate restore --overwrite {newest.manifest.save_id} PATH…"
             result = result._replace(message=f"{len(self.kept)} paths hold something else and stay", hint=hint)
-        return result._replace(exit_status=EXIT_PERSON if self.kept else result.exit_status)
+        return result._replace(exit_status=EXIT_PERSON if self.kept else result.exit_status, files_only=True)
 
     def _below(self, tree: Oid, path: bytes) -> list[bytes]:
         """The files that a tree holds at and below a path."""

@@ -190,6 +190,10 @@ def test_words_claim_no_more_than_was_done(ws: Workspace) -> None:
     assert "would be recovered" in said and "everything is as it was saved" not in said
     said = ws.gitstate("recover").stderr
     assert "everything is as it was saved" in said
+    save_id = save(ws, task_id="T-2")
+    ws.git("checkout", "-q", "HEAD~2", "--", "b.txt")
+    said = ws.gitstate("restore", save_id, "b.txt").stderr
+    assert "taken out of the save" in said and "everything" not in said
 
 
 def test_a_submodule_that_git_cannot_open_costs_no_other_file(ws: Workspace) -> None:
