@@ -834,13 +834,21 @@ def settings_identity(repository: Repository) -> tuple[object, ...]:
 
 
 def ignored_among(repository: Repository, paths: Sequence[bytes]) -> set[bytes]:
-    """Which of `paths` (relative to the top) git ignores, whether they are tracked or not."""
+    """Which of `paths` (relative to the top) git ignores, whether they are tracked or not.
+
+    A path behind a symlink or in a submodule makes git refuse the whole question: such a one is not ignored.
+    """
     if not paths:
         return set()
-    out = repository.git.run(
-        "check-ignore", "--no-index", "-z", "--stdin",
-        given=b"".join(b"./%s\0" % path for path in paths), extra={"GIT_LITERAL_PATHSPECS": "0"}, fine=(0, 1),
-    )  # fmt: skip
+    try:
+        out = repository.git.run(
+            "check-ignore", "--no-index", "-z", "--stdin",
+            given=b"".join(b"./%s\0" % path for path in paths), extra={"GIT_LITERAL_PATHSPECS": "0"}, fine=(0, 1),
+        )  # fmt: skip
+    except GitError:
+        middle = len(paths) // 2
+        halves = (paths[:middle], paths[middle:]) if middle else ()
+        return {path for half in halves for path in ignored_among(repository, half)}
     return {path.removeprefix(b"./") for path in out.split(b"\0")[:-1]}
 
 

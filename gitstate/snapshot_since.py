@@ -243,7 +243,8 @@ class _Since(Taking):
                 says = not os.listdir(full) or (small and mode != 0o755)
             else:
                 if ignored is None:
-                    ignored = snapshot.ignored_among(self.repository, list(looked))
+                    reached = [other for other in looked if self._is_reached(other)]
+                    ignored = snapshot.ignored_among(self.repository, reached)
                 says = path not in ignored and (path not in holding or mode != 0o755)
             if says:
                 found.directories[path] = mode

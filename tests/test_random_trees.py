@@ -14,13 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from oracle import fingerprint, parents, walk
-from states import Templates, Workspace
+from states import Templates, Workspace, add_submodule
 
+from gitstate.git import open_repository
 from gitstate.save import SaveRequest, save
-from gitstate.snapshot import Snapshot
+from gitstate.snapshot import Snapshot, ignored_among
 from gitstate.snapshot_since import Known
 
 EXAMPLES = int(os.environ.get("GITSTATE_EXAMPLES", "0"))
@@ -197,6 +198,11 @@ def described(taken: Snapshot | None) -> dict[str, Any]:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+@example(
+    base=[],
+    first=[Step(write, (b"a/a/a", b"", 0o644))],
+    then=[Step(write, (b"a", b"", 0o644)), Step(link, (b"a/a", b"a"))],
+)
 @given(
     base=st.lists(STEPS, max_size=8), first=st.lists(STEPS, max_size=6), then=st.lists(FILES, min_size=1, max_size=6)
 )
@@ -221,3 +227,14 @@ def test_what_changed_since_is_what_a_whole_look_finds(
         fast = save(bytes(path), SaveRequest(kind="checkpoint", known=known))
         whole = save(bytes(path), SaveRequest(kind="checkpoint"))
         assert described(fast.taken) == described(whole.taken)
+
+
+def test_paths_that_git_refuses_to_judge_hide_no_others(templates: Templates, tmp_path: Path) -> None:
+    ws = Workspace(tmp_path / "repo", tmp_path)
+    templates.copy("sha1", ws.path)
+    add_submodule(ws)
+    ws.symlink("docs", "elsewhere")
+    ws.write("x.log")
+    repository = open_repository(bytes(ws.path))
+    asked = [b"elsewhere/guide.md", b"x.log", b"sub/inner.txt", b"a.txt", b"build"]
+    assert ignored_among(repository, asked) == {b"x.log"}
