@@ -29,7 +29,7 @@ from .processes import wait_for
 from .refs import RefUpdate, workspace_id
 from .reindex import IndexRecovery
 from .resume import briefing, instruction, resume_command
-from .save import SaveRequest, save_owned
+from .save import SaveRequest, began_ns, save_owned
 from .state import (
     ACTIVE,
     RECOVERED,
@@ -41,8 +41,10 @@ from .state import (
     write_state,
 )
 from .tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
-from .worktree import Seen, Worktree
+from .worktree import MISSING, Seen, Worktree
 
+#: The kernel stamps files with the time of its last tick: at most this long ago.
+_COARSE_CLOCK_NS = 10_000_000
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -454,7 +456,30 @@ class _Recovery:
             return "write"
         if action != "look":
             return action
-        return "write" if seen.oid in self._checkouts(target) else "keep"
+        return "write" if seen.oid in self._checkouts(target) or self._is_cut_short(target) else "keep"
+
+    def _is_cut_short(self, target: Target) -> bool:
+        """Whether a power cut left only the beginning of a file that the agent had never synced.
+
+        File systems that allocate late (ext4, xfs, btrfs) then keep its name and times, and often not one byte. An
+        edit after the save would have a newer time stamp; what was read in full before it can only have been cut.
+        """
+        assert target.saved is not None
+        stamp = self.disk.stamp(target.path)
+        info = self.reader.kinds([target.saved.oid])[0]
+        if stamp is None or info is None or target.saved.mode in (SYMLINK, GITLINK):
+            return False
+        size, mtime_ns = stamp
+        if size >= info[1] or mtime_ns >= began_ns(self.facts.saves[0].manifest.save_id) - _COARSE_CLOCK_NS:
+            return False
+        ours, theirs = b"", self.disk.read(target.path)
+        same = True
+        for part in self.reader.stream(target.saved.oid):  # has to be read to its end
+            while same and len(ours) < len(part) and (more := next(theirs, b"")):
+                ours += more
+            same = same and part.startswith(ours[: len(part)])
+            ours = ours[len(part) :]
+        return same
 
     def _checkouts(self, target: Target) -> Iterator[Oid | None]:
         """What git itself writes for each base through this repository's filters; None where they fail."""
@@ -632,14 +657,22 @@ class _Recovery:
     # -- tracked files that were not changed, but are gone
 
     def _missing(self, targets: Sequence[Target]) -> None:
-        """Tracked files that were not changed and are gone: git writes them beside, each is moved into place whole."""
+        """Unchanged tracked files that are gone or cut short: git writes them beside, each is moved in whole."""
         known = {target.path for target in targets}
+        modified = self.git.start("diff-files", "-z", "--name-only", "--diff-filter=M", "--ignore-submodules=all")
         listed = self.git.run("ls-files", "-z", "-d").split(b"\0")[:-1] + self._hidden_and_gone()
+        dirty = self.git.finish(modified).split(b"\0")[:-1]
         missing = [path for path in dict.fromkeys(listed) if path not in known and not self._was_left_out(path)]
-        gone = self._leaves(self.facts.saves[0].wip_tree, missing)
+        leaves = self._leaves(self.facts.saves[0].wip_tree, {*missing, *(path for path in dirty if path not in known)})
+        refuse_unsafe(leaves)
+        cut = {
+            path: self.disk.look(path)
+            for path in dict.fromkeys(dirty)
+            if path in leaves and self._is_cut_short(Target(path, leaves[path], None, frozenset()))
+        }
+        gone = {path: leaves[path] for path in dict.fromkeys((*missing, *cut)) if path in leaves}
         if not gone:
             return
-        refuse_unsafe(gone)
         written = [path for path, leaf in gone.items() if leaf.mode != GITLINK]
         staging = os.path.join(self.repository.own, b"checkout", b"")
         shutil.rmtree(staging, ignore_errors=True)
@@ -650,7 +683,7 @@ class _Recovery:
                 if leaf.mode == GITLINK:
                     self.disk.make_directory(path)
                 else:
-                    self.disk.take_in(staging + path, path)
+                    self.disk.take_in(staging + path, path, cut.get(path, MISSING))
                 self.restored.append(path)
             except FileExistsError:
                 self.kept.append(path)

@@ -123,6 +123,14 @@ def new_save_id() -> str:
     return time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z-{os.urandom(3).hex()}"
 
 
+def began_ns(save_id: str) -> int:
+    """When the save of this id began, before it read the first file: nanoseconds since the epoch."""
+    import calendar
+
+    seconds = calendar.timegm(time.strptime(save_id[:15], "%Y%m%dT%H%M%S"))
+    return seconds * 1_000_000_000 + int(save_id[16:22]) * 1000
+
+
 class _Saving:
     """One attempt. With `insist` an index that keeps changing is saved as it was seen, and the branch not moved."""
 

@@ -72,6 +72,15 @@ class Worktree:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def stamp(self, path: bytes) -> tuple[int, int] | None:
+        """Size in bytes and time of the last change in nanoseconds of the regular file at `path`; None without one."""
+        try:
+            with self._parent(path) as (parent, name):
+                info = os.lstat(name, dir_fd=parent)
+                return (info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else None
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def read(self, path: bytes) -> Iterator[bytes]:
         """The bytes of the regular file at `path`, in pieces."""
         with self._parent(path) as (parent, name):
@@ -116,10 +125,10 @@ class Worktree:
             raise
         self._touch(path)
 
-    def take_in(self, source: bytes, path: bytes) -> None:
-        """Move a finished file or symlink to `path`, where nothing may be; raises FileExistsError, OSError."""
+    def take_in(self, source: bytes, path: bytes, expected: Seen = MISSING) -> None:
+        """Move a finished file or symlink to `path`. FileExistsError where that is not `expected`, else OSError."""
         with self._parent(path, create=True) as (parent, name):
-            self._place(source, parent, name, path, MISSING)
+            self._place(source, parent, name, path, expected)
         self._touch(path)
 
     def delete(self, path: bytes, expected: Seen) -> None:
