@@ -1,0 +1,310 @@
+"""The power fails at any write of the disk, and what was not flushed is lost or came in another order.
+
+The agent never syncs anything: its own `git add` and `git commit` just before the save are at stake too. After exit
+status 0 a save is whole and `recover` brings everything back; before it, the save is absent or whole. A recover that
+is cut off is done again, and comes to the same end. `POWER_POINT=NUMBER[:SEED]` tries one point alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from oracle import Fingerprint, NotARepositoryError, fingerprint
+from states import Run, Workspace, run_git
+from test_roundtrip import paths_of, recovered_from
+
+from .device import FILE_SYSTEMS, Blocks, Disk, Entry, FileSystem, MountFailed, after, formatted, mounted, why_not
+from .sweeps import Say, judge, spread
+
+
+def base(ws: Workspace) -> None:
+    """What is on the disk for good before the agent begins."""
+    ws.git("init", "-q", "-b", "main", ".")
+    for number in range(12):
+        ws.write(f"d{number % 3}/f{number}.txt", f"{number}\n" * 20)
+    ws.write("run.sh", "#!/bin/sh\n", 0o755)
+    ws.commit("base")
+
+
+def work(ws: Workspace) -> None:
+    """What an agent does in a minute, none of it synced: a commit, staged, edited, deleted and new files."""
+    ws.write("d0/f0.txt", "committed by the agent\n")
+    ws.write("new/committed.txt", "new in the agent's commit\n")
+    ws.git("add", "-A")
+    ws.git("commit", "-q", "-m", "the agent's own commit")
+    ws.write("d1/f1.txt", "staged by the agent\n" * 30)
+    ws.git("add", "d1/f1.txt")
+    ws.write("d1/f1.txt", "edited after that\n")
+    ws.write("d2/f2.txt", "edited\n")
+    ws.write("new/staged.bin", os.urandom(60_000))
+    ws.git("add", "new/staged.bin")
+    ws.write("untracked/deep/file.txt", "untracked\n" * 500)
+    ws.remove("d0/f3.txt")
+    ws.mkdir("empty")
+
+
+def conflict(ws: Workspace) -> None:
+    """A merge that stopped half-way."""
+    ws.git("checkout", "-q", "-b", "theirs")
+    ws.write("d0/f0.txt", "theirs\n")
+    ws.commit("theirs")
+    ws.git("checkout", "-q", "main")
+    ws.write("d0/f0.txt", "ours\n")
+    ws.commit("ours")
+    ws.fails("merge", "theirs")
+    ws.write("d1/f1.txt", "and an edit\n")
+    ws.expect("UU d0/f0.txt")
+
+
+@dataclass
+class Recording:
+    """One run on a recorded disk. `done` is the length of the log when the command had reported success."""
+
+    kind: FileSystem
+    ws: Workspace
+    disk: Disk
+    mount: Path
+    base: Blocks = field(default_factory=dict)
+    log: list[Entry] = field(default_factory=list)
+    done: int = 0
+    expected: Fingerprint | None = None
+
+
+def recorded(recording: Recording, command: str, build: Callable[[Workspace], None]) -> None:
+    ws, disk = recording.ws, recording.disk
+    with mounted(disk, recording.kind, recording.mount):
+        ws.path.mkdir()
+        base(ws)
+        if command != "recover":
+            sync(ws)
+            disk.record()
+            build(ws)
+        else:
+            build(ws)
+            recording.expected = fingerprint(ws.path)
+            succeed(ws.save())
+            ws.git("reset", "-q", "--hard", recording.expected.commit or "HEAD")
+            ws.git("clean", "-ffdxq")
+            sync(ws)
+            disk.record()
+        if recording.expected is None:
+            recording.expected = fingerprint(ws.path)
+        succeed(ws.recover() if command == "recover" else ws.gitstate(command, "--task-id", "T-1", "--json"))
+        recording.done = len(disk.log)
+        sync(ws)
+        disk.stop()
+    recording.base, recording.log = disk.base, list(disk.log)
+
+
+def sync(ws: Workspace) -> None:
+    subprocess.run(["sync", "-f", os.fspath(ws.path)], check=True)
+
+
+def succeed(run: Run) -> None:
+    assert run.exit_status == 0, str(run)
+
+
+class Cut(tuple[int, int | None]):
+    """A power cut after so many entries of the log; with a seed, what was not flushed is lost at random."""
+
+    def __str__(self) -> str:
+        return str(self[0]) if self[1] is None else f"{self[0]}:{self[1]}"
+
+
+def cuts(recording: Recording, seeds: int) -> list[Cut]:
+    """Every prefix of the log; and at every one where something is not flushed, `seeds` random subsets of that."""
+    found: list[Cut] = []
+    loose = 0
+    for count in range(len(recording.log) + 1):
+        found.append(Cut((count, None)))
+        if count:
+            entry = recording.log[count - 1]
+            loose = loose + 1 if hasattr(entry, "blocks") else 0
+        found += [Cut((count, seed)) for seed in range(seeds) if loose]
+    # What must hold at the moment of success is worth more tries than any other point.
+    found += [Cut((recording.done, seed)) for seed in range(seeds, 4 * seeds)]
+    return found
+
+
+def check(recording: Recording, command: str, cut: Cut) -> str | None:
+    """Mount the disk as the cut left it; what is wrong, or None."""
+    dropping = None if cut[1] is None else random.Random(f"{cut}")
+    recording.disk.blocks = after(recording.base, recording.log, cut[0], dropping)
+    try:
+        with mounted(recording.disk, recording.kind, recording.mount):
+            try:
+                judged(recording, command, success=cut[0] >= recording.done)
+            except (AssertionError, NotARepositoryError) as error:
+                return str(error)[:1500]
+    except MountFailed as error:
+        return f"the file system itself can't be mounted: {error}"
+    return None
+
+
+def judged(recording: Recording, command: str, *, success: bool) -> None:
+    ws = recording.ws
+    markers = marks(ws, "pending" if command != "checkpoint" else "checkpoints")
+    for name, content in markers.items():
+        assert re.fullmatch(rb"[0-9a-f]{40}\n", content), f"a torn marker: {name} holds {content!r}"
+    if command == "checkpoint":
+        assert markers or not success, "success was reported and there is no checkpoint"
+        for content in markers.values():
+            whole(ws, content.decode().strip())
+            manifest = json.loads(ws.git("cat-file", "blob", content.decode().strip() + ":manifest.json"))
+            run = ws.recover("--save", manifest["save_id"])
+            if success:
+                came_back(recording, run)
+            assert run.exit_status != 3, str(run)
+        return
+    assert markers or not success or command == "recover", "success was reported and there is no marker"
+    for content in markers.values():
+        whole(ws, content.decode().strip())
+    run = ws.recover()
+    if markers or success or command == "recover":
+        came_back(recording, run)
+        assert not marks(ws, "pending")
+    else:
+        assert run.exit_status in (0, 1, 4), str(run)  # nothing was saved yet; what the agent wrote may be torn
+    assert "Traceback" not in run.stderr, str(run)
+
+
+def marks(ws: Workspace, kind: str) -> Mapping[str, bytes]:
+    directory = ws.path / ".git" / "refs" / "gitstate" / kind
+    if not directory.is_dir():
+        return {}
+    return {file.name: file.read_bytes() for file in directory.iterdir() if not file.name.endswith(".lock")}
+
+
+def whole(ws: Workspace, archive: str) -> None:
+    """Every object of a save can be read, to its last byte."""
+    run_git(ws.path, "pack-objects", "--revs", "--stdout", "-q", stdin=archive.encode() + b"\n")
+
+
+def came_back(recording: Recording, run: Run) -> None:
+    assert run.exit_status == 0, str(run)
+    assert recording.expected is not None
+    differences = recording.expected.diff(fingerprint(recording.ws.path))
+    assert differences == [], differences
+    run_git(recording.ws.path, "fsck", "--connectivity-only", "--no-dangling", "--no-progress")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The sweeps
+# --------------------------------------------------------------------------------------------------------------------
+
+#: Command, what the agent was doing, and the number of entries in the log (writes and flushes) that is on record.
+SWEEPS = {
+    "ext4-save": ("save", work, 60),
+    "ext4-checkpoint": ("checkpoint", work, 40),
+    "ext4-recover": ("recover", work, 40),
+    "ext4-save-merge": ("save", conflict, 60),
+    "ext4-recover-merge": ("recover", conflict, 40),
+    "xfs-save": ("save", work, 40),
+    "xfs-checkpoint": ("checkpoint", work, 30),
+    "xfs-recover": ("recover", work, 40),
+    "btrfs-save": ("save", work, 60),
+    "btrfs-checkpoint": ("checkpoint", work, 40),
+    "btrfs-recover": ("recover", work, 40),
+}
+#: In an ordinary run, with the number of points that are tried.
+QUICK = {"ext4-save": 8, "ext4-recover": 5, "xfs-save": 6, "xfs-recover": 4, "btrfs-save": 6, "btrfs-recover": 4}
+
+
+@pytest.fixture
+def recording(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Recording]:
+    name = request.param
+    command, build, _ = SWEEPS[name]
+    kind = FILE_SYSTEMS[name.partition("-")[0]]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    why = why_not(kind.name, scratch)
+    if why is not None:
+        pytest.skip(why)
+    disk = formatted(kind, tmp_path)
+    mount, outside = tmp_path / "mnt", tmp_path / "outside"
+    outside.mkdir()
+    recording = Recording(kind, Workspace(mount / "repo", outside), disk, mount)
+    with disk.served():
+        recorded(recording, command, build)
+        yield recording
+
+
+def sweep(name: str, recording: Recording, say: Say, *, seeds: int, most: int | None) -> None:
+    command, _, floor = SWEEPS[name]
+    points = cuts(recording, seeds)
+    only = os.environ.get("POWER_POINT")
+    chosen = [cut for cut in points if str(cut) == only] if only else spread(points, most)
+    if most is not None:
+        chosen[-1] = Cut((recording.done, 0))  # always: everything volatile is at stake, and success was reported
+    problems = [f"{cut}: {wrong}" for cut in chosen if (wrong := check(recording, command, cut)) is not None]
+    say(f"{len(recording.log)} writes and flushes, success after {recording.done}; {len(points)} ways to cut them")
+    judge(say, points=len(recording.log), floor=floor, tried=len(chosen), problems=problems)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("name", "recording"), [(name, name) for name in QUICK], indirect=["recording"], ids=QUICK)
+def test_power_cut_at_a_few_writes(name: str, recording: Recording, say: Say) -> None:
+    sweep(name, recording, say, seeds=1, most=QUICK[name])
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize(("name", "recording"), [(name, name) for name in SWEEPS], indirect=["recording"], ids=SWEEPS)
+def test_power_cut_at_every_write(name: str, recording: Recording, say: Say) -> None:
+    sweep(name, recording, say, seeds=2, most=None)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What a cut leaves of a file, without a disk to cut
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Workspace:
+    path, outside = tmp_path / "repo", tmp_path / "outside"
+    path.mkdir()
+    outside.mkdir()
+    ws = Workspace(path, outside)
+    base(ws)
+    return ws
+
+
+def cut_short(ws: Workspace, path: str, length: int, *, age: float) -> None:
+    """What is left of a file; its time of change is `age` seconds before what it was."""
+    before = os.stat(ws.at(path))
+    ws.write(path, ws.read(path)[:length])
+    os.utime(ws.at(path), ns=(before.st_atime_ns, before.st_mtime_ns - int(age * 1e9)))
+
+
+@pytest.mark.parametrize("length", [0, 7])
+def test_a_file_that_a_power_cut_shortened_comes_back(plain: Workspace, length: int) -> None:
+    plain.write("u.txt", "untracked\n" * 5)
+    plain.write("d0/f0.txt", "edited, and long enough\n")
+    expected = fingerprint(plain.path)
+    for path in ("u.txt", "d0/f0.txt", "d1/f1.txt"):
+        os.utime(plain.at(path), ns=(0, os.stat(plain.at(path)).st_mtime_ns - 10**9))
+    succeed(plain.save())
+    for path in ("u.txt", "d0/f0.txt", "d1/f1.txt"):
+        cut_short(plain, path, length, age=0)
+    run = plain.recover()
+    came_back(Recording(FILE_SYSTEMS["ext4"], plain, Disk(plain.path, 0), plain.path, expected=expected), run)
+    assert recovered_from(run)["verdict"] == "restore"
+
+
+def test_a_file_that_someone_emptied_after_the_save_stays(plain: Workspace) -> None:
+    plain.write("u.txt", "untracked\n" * 5)
+    succeed(plain.save())
+    plain.write("u.txt", "")
+    plain.write("d1/f1.txt", "1\n")
+    run = plain.recover()
+    assert plain.read("u.txt") == b""
+    assert plain.read("d1/f1.txt") == b"1\n"
+    assert paths_of(recovered_from(run, exits=(0, 4))["kept"]) == {b"u.txt"}
