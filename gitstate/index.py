@@ -52,6 +52,26 @@ def identify_index_at(path: bytes) -> IndexFile | None:
         os.close(fd)
 
 
+def is_torn(path: bytes, object_format: str) -> bool:
+    """Whether the file is no whole index: its first bytes or its checksum (zero where `index.skipHash`) are wrong."""
+    import hashlib
+
+    digest = hashlib.new(object_format, usedforsecurity=False)
+    size = digest.digest_size
+    try:
+        with open(path, "rb") as file:
+            left = os.fstat(file.fileno()).st_size - size
+            start = data = file.read(max(0, min(left, 1 << 20)))
+            while data:
+                digest.update(data)
+                left -= len(data)
+                data = file.read(min(left, 1 << 20))
+            checksum = file.read(size)
+    except FileNotFoundError:
+        return False
+    return not start.startswith(b"DIRC") or (any(checksum) and checksum != digest.digest())
+
+
 def identity(path: bytes) -> tuple[int, int, int] | None:
     """What changes whenever git replaces a file: size, time stamp and inode; None where there is none."""
     try:

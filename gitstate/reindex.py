@@ -16,7 +16,7 @@ from . import files
 from .archive import refuse_unsafe, stage_paths, tree_of
 from .errors import CorruptSave, GitError
 from .git import Git, ObjectReader, Oid, Repository
-from .index import IndexMoved, identify_index_at, identity, index_lock, kept_index, link_or_copy
+from .index import IndexMoved, identify_index_at, identity, index_lock, is_torn, kept_index, link_or_copy
 from .model import Save
 from .ownership import next_index
 from .pack import object_id
@@ -45,8 +45,9 @@ class IndexRecovery:
             self.git.run("ls-files", "-z", "--", "no such file")
         except GitError:
             current = os.path.join(self.repository.git_dir, b"index")
-            if os.path.exists(current):
-                os.rename(current, os.path.join(self.repository.own, b"broken-index"))
+            if not is_torn(current, self.repository.object_format):
+                raise  # git failed for another reason: no memory, no descriptors, an index that is newer than it
+            os.rename(current, os.path.join(self.repository.own, b"broken-index"))
 
     def restore(self) -> None:
         """Put the index back; where git replaces it meanwhile, look again at what was staged."""
