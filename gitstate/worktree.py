@@ -140,11 +140,13 @@ class Worktree:
         self._touch(path)
 
     def remove_directory(self, path: bytes) -> bool:
-        """Remove an empty directory; False where it is not empty, or not one."""
+        """Remove an empty directory; False where it is not empty, or not one. Raises OSError where the disk fails."""
         try:
             with self._parent(path) as (parent, name):
                 os.rmdir(name, dir_fd=parent)
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
+                raise
             return False
         self._touch(path)
         return True
