@@ -21,6 +21,8 @@ from .git import LARGE, Oid
 
 _KINDS = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
 _CHUNK = 1 << 20
+#: Not `tmp_…`: `git gc --prune=now` removes what is called so while we still write it (`prune.c`).
+_TEMPORARY = b"gitstate_tmp_%s_"
 #: From this size on storing beats deflating: the crash path pays for time, `git gc` for space.
 _FAST = 128 << 10
 
@@ -143,7 +145,7 @@ class PackWriter:
         self._count += 1
         directory = os.path.join(self._objects, b"pack")
         make_directory(directory, top=self._objects)
-        return os.path.join(directory, b"tmp_gitstate_%s_%s_%d" % (self._tag, kind, self._count))
+        return os.path.join(directory, _TEMPORARY % self._tag + b"%s_%d" % (kind, self._count))
 
     def _flush(self) -> None:
         body = [b"PACK" + struct.pack(">LL", 2, len(self._records))]
@@ -211,7 +213,7 @@ def sweep_litter(objects: bytes, tag: str) -> None:
     mine = tag.encode("ascii")
     with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:
-            if entry.name.startswith(b"tmp_gitstate_%s_" % mine):
+            if entry.name.startswith(_TEMPORARY % mine):
                 remove(entry.path)
             elif entry.name.endswith(b".keep") and stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
                 with open(entry.path, "rb") as file:
