@@ -1,0 +1,205 @@
+"""Many at once: savers beside `gc`, `pack-refs` and an agent's own git; save against recover; locks that are held.
+
+Nobody waits for a time to come true here: each test starts everything, waits until all have ended, and looks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from oracle import Fingerprint, fingerprint
+from states import STATES, Run, Templates, Workspace, make
+from test_roundtrip import lock_files, recovered_from
+
+from .sweeps import Say
+from .test_kill import check_integrity, recover_to_the_end
+
+WAIT = 600.0
+
+
+def started(ws: Workspace, *args: str) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-m", "gitstate", "-C", os.fspath(ws.path), *args, "--json"]
+    return subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ws.outside
+    )
+
+
+def ended(process: subprocess.Popen[bytes]) -> Run:
+    stdout, stderr = process.communicate(timeout=WAIT)
+    return Run(process.returncode, stdout, stderr.decode("utf-8", "replace"))
+
+
+@contextlib.contextmanager
+def beside(*works: Callable[[int], None]) -> Iterator[list[int]]:
+    """Each of `works` again and again in a thread of its own, with a number; yields how often each came round."""
+    over, rounds = threading.Event(), [0] * len(works)
+    failures: list[BaseException] = []
+
+    def again(place: int) -> None:
+        try:
+            while not over.is_set():
+                works[place](rounds[place])
+                rounds[place] += 1
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=again, args=(place,)) for place in range(len(works))]
+    for thread in threads:
+        thread.start()
+    try:
+        yield rounds
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(WAIT)
+    if failures:
+        raise failures[0]
+
+
+def linked_worktrees(ws: Workspace, number: int) -> list[tuple[Workspace, Fingerprint]]:
+    found = []
+    for n in range(number):
+        path = ws.path.with_name(f"tree-{n}")
+        ws.git("worktree", "add", "-q", "-b", f"agent/{n}", path)
+        tree = Workspace(path, ws.outside, main=ws.path)
+        tree.append("a.txt", f"{n}\n")
+        tree.write("untracked.txt", f"{n}\n" * 100)
+        tree.append("b.txt", f"staged {n}\n")
+        tree.add("b.txt")
+        if n % 4 == 0:
+            tree.write("large.bin", os.urandom(9 << 20))  # too large for memory: it goes past the pack of the others
+        found.append((tree, fingerprint(path)))
+    return found
+
+
+def savers(ws: Workspace, number: int, most: int, *works: Callable[[int], None]) -> list[int]:
+    """`number` worktrees are saved at once; then `most` of them recovered, all beside `works`."""
+    trees = linked_worktrees(ws, number)
+    with beside(*works) as rounds:
+        running = [started(tree, "save", "--task-id", f"T-{n}") for n, (tree, _) in enumerate(trees)]
+        answers = [ended(process) for process in running]
+        for n, run in enumerate(answers):
+            assert run.exit_status == 0, str(run)
+            assert run.json["result"] == "saved" and run.json["branch_moved"], str(run)
+            note = json.loads(ws.git("notes", "--ref=gitstate", "show", run.json["wip_commit"]))
+            assert note["task_id"] == f"T-{n}"
+        assert len(ws.refs("refs/gitstate/pending")) == number
+        chosen = trees[:: max(1, number // most)]
+        recovers = [started(tree, "recover") for tree, _ in chosen]
+        for process in recovers:
+            recovered_from(ended(process))
+    for tree, before in chosen:
+        assert before.diff(fingerprint(tree.path)) == []
+    check_integrity(ws)
+    assert lock_files(ws) == frozenset()
+    return rounds
+
+
+@pytest.fixture
+def ws(templates: Templates, tmp_path: Path) -> Workspace:
+    return make(STATES["clean"], templates, tmp_path)
+
+
+NUMBERS = [pytest.param(8, id="8"), pytest.param(40, id="40", marks=pytest.mark.slow)]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", NUMBERS)
+def test_savers_beside_gc(number: int, ws: Workspace, say: Say) -> None:
+    """`gc --prune=now` drops what no ref, index or `.keep` holds; `pack-refs` moves every ref into another file."""
+
+    def collect(_: int) -> None:
+        ws.git("gc", "-q", "--prune=now", check=False)
+
+    def pack(_: int) -> None:
+        ws.git("pack-refs", "--all", check=False)
+
+    rounds = savers(ws, number, 8, collect, pack)
+    say(f"{number} savers, beside them {rounds[0]} gc --prune=now and {rounds[1]} pack-refs")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", NUMBERS)
+def test_savers_beside_the_agents_own_git(number: int, ws: Workspace, say: Say) -> None:
+    """Commits on a branch of the agent's own, notes of its own in its own ref and in the one for everybody."""
+    own = ws.path.with_name("own")
+    ws.git("worktree", "add", "-q", "-b", "own", own)
+    agent = Workspace(own, ws.outside, main=ws.path)
+    made: list[str] = []
+
+    def commit(number: int) -> None:
+        agent.write("log.txt", f"{number}\n")
+        made.append(agent.commit(f"number {number}"))
+        for ref in ("own", "commits"):
+            agent.git("notes", f"--ref={ref}", "add", "-f", "-m", f"note {number}", "HEAD")
+
+    def pack(_: int) -> None:
+        ws.git("pack-refs", "--all", check=False)
+
+    rounds = savers(ws, number, 8, commit, pack)
+    assert agent.out("rev-list", "--reverse", f"{made[0]}^..own").split() == made
+    for number_of, oid in enumerate(made):
+        assert agent.out("notes", "--ref=own", "show", oid) == f"note {number_of}"
+    say(f"{number} savers, beside them {rounds[0]} commits with notes and {rounds[1]} pack-refs")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("times", [pytest.param(4, id="4"), pytest.param(20, id="20", marks=pytest.mark.slow)])
+def test_save_against_recover(times: int, ws: Workspace) -> None:
+    """In one workspace: they take turns, whoever comes first, and what they leave is the work and one state of it."""
+    ws.append("a.txt")
+    ws.add("a.txt")
+    ws.append("a.txt", "and more\n")
+    ws.write("untracked.txt", "new\n")
+    before = fingerprint(ws.path)
+    commands = [word for _ in range(times) for word in (("save", "--task-id", "T-1"), ("recover",), ("checkpoint",))]
+    for run in [ended(process) for process in [started(ws, *words) for words in commands]]:
+        assert run.exit_status in (0, 75), str(run)
+    if ws.refs("refs/gitstate/pending"):
+        recover_to_the_end(ws)
+    assert before.diff(fingerprint(ws.path)) == []
+    check_integrity(ws)
+    assert lock_files(ws) == frozenset()
+
+
+LOCKS = {
+    "index": "index.lock",
+    "HEAD": "HEAD.lock",
+    "branch": "refs/heads/agent/work.lock",
+    "notes": "refs/notes/gitstate.lock",
+    "packed-refs": "packed-refs.lock",
+    "config": "config.lock",
+}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_that_somebody_holds(name: str, ws: Workspace) -> None:
+    """A save goes through all the same, the lock stays its owner's, and recovery waits until it is free."""
+    ws.append("a.txt")
+    ws.write("untracked.txt", "new\n")
+    before = fingerprint(ws.path)
+    lock = ws.common_dir / LOCKS[name]
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_bytes(b"somebody's")
+    run = ws.save()
+    assert run.exit_status == 0, str(run)
+    assert len(ws.refs("refs/gitstate/pending")) == 1
+    assert lock.read_bytes() == b"somebody's"
+    tried = ws.recover()
+    assert tried.exit_status in (0, 1, 75), str(tried)
+    assert "Traceback" not in tried.stderr
+    assert lock.read_bytes() == b"somebody's"
+    lock.unlink()
+    if tried.exit_status:
+        recover_to_the_end(ws)
+    assert before.diff(fingerprint(ws.path)) == []
+    check_integrity(ws)
