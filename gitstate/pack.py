@@ -1,4 +1,4 @@
-"""New objects → one pack with its index, durable (formats: `man 5 gitformat-pack`), large files as loose objects.
+"""New objects → one pack with its index, durable (formats: `man 5 gitformat-pack`), a large file as a pack alone.
 
 One pack costs one flush of the disk whatever the number of objects; git's own loose objects cost one each. There are
 no deltas: `git gc` makes them later, off the crash path. Until refs hold the objects a `.keep` file beside the pack
@@ -13,12 +13,12 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 from .files import fsync_path, make_directory, remove, write_all
 from .git import LARGE, Oid
 
+_PACK_HEAD = struct.Struct(">4sLL")
 _KINDS = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
 _CHUNK = 1 << 20
 #: Not `tmp_…`: `git gc --prune=now` removes what is called so while we still write it (`prune.c`).
@@ -32,6 +32,18 @@ def object_id(object_format: str, kind: str, data: bytes) -> Oid:
     digest = hashlib.new(object_format, b"%s %d\0" % (kind.encode("ascii"), len(data)), usedforsecurity=False)
     digest.update(data)
     return digest.hexdigest()
+
+
+def _record_head(kind: str, size: int) -> bytes:
+    """What stands before an object in a pack: its kind and its size, seven bits a byte (`man 5 gitformat-pack`)."""
+    head = bytearray()
+    byte = _KINDS[kind] << 4 | size & 15
+    size >>= 4
+    while size:
+        head.append(byte | 0x80)
+        byte, size = size & 0x7F, size >> 7
+    head.append(byte)
+    return bytes(head)
 
 
 class ChangedWhileRead(Exception):
@@ -65,53 +77,59 @@ class PackWriter:
         oid = object_id(self._format, kind, data)
         if oid not in self._seen:
             self._seen.add(oid)
-            size, head = len(data), bytearray()
-            byte = _KINDS[kind] << 4 | size & 15
-            size >>= 4
-            while size:
-                head.append(byte | 0x80)
-                byte, size = size & 0x7F, size >> 7
-            head.append(byte)
-            record = bytes(head) + zlib.compress(data, 1 if len(data) < _FAST else 0)
+            record = _record_head(kind, len(data)) + zlib.compress(data, 1 if len(data) < _FAST else 0)
             self._records[oid] = (zlib.crc32(record), record)
             self._size += len(record)
             if self._size > 8 * LARGE:
                 self._flush()
         return oid
 
-    def add_file(self, fd: int, size: int, known: Callable[[Oid], bool]) -> Oid:
-        """Stream an open file of `size` bytes into a loose blob of stored deflate blocks: no memory, one hash.
+    def add_file(self, fd: int, size: int) -> Oid:
+        """Stream an open file of `size` bytes into a pack of its own, in stored deflate blocks: it needs no memory.
 
-        Nothing is kept where `known(oid)` says that the object is safe already. Raises ChangedWhileRead.
+        A loose object would be quicker, but nothing keeps one from `git gc --prune=now` before a ref holds it.
+        Raises ChangedWhileRead.
         """
-        digest = hashlib.new(self._format, usedforsecurity=False)
-        temporary = self._temporary(b"loose")
+        blob = hashlib.new(self._format, b"blob %d\0" % size, usedforsecurity=False)
+        whole = hashlib.new(self._format, usedforsecurity=False)
+        temporary = self._temporary(b"large")
         out = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
+            start = _PACK_HEAD.pack(b"PACK", 2, 1)
+            whole.update(start)
+            write_all(out, start)
+            crc = 0
+
+            def put(data: bytes) -> None:
+                nonlocal crc
+                crc = zlib.crc32(data, crc)
+                whole.update(data)
+                write_all(out, data)
+
+            put(_record_head("blob", size))
             packer = zlib.compressobj(0)
-            head = b"blob %d\0" % size
-            digest.update(head)
-            write_all(out, packer.compress(head))
             left = size
             while data := os.read(fd, _CHUNK):
                 left -= len(data)
-                digest.update(data)
-                write_all(out, packer.compress(data))
+                blob.update(data)
+                put(packer.compress(data))
             if left:
                 raise ChangedWhileRead
-            oid: Oid = digest.hexdigest()
-            path = os.path.join(self._objects, oid[:2].encode("ascii"), oid[2:].encode("ascii"))
-            if not known(oid) and not os.path.exists(path):
-                write_all(out, packer.flush())
-                os.fchmod(out, 0o444)
-                os.fsync(out)
-                make_directory(os.path.dirname(path), top=self._objects)
-                os.rename(temporary, path)
-                fsync_path(os.path.dirname(path))
+            put(packer.flush())
+            oid: Oid = blob.hexdigest()
+            checksum = whole.digest()
+            write_all(out, checksum)
+            os.fchmod(out, 0o444)
+            os.fsync(out)
+            name = self._name(checksum)
+            self._hold(name)
+            if os.path.exists(name + b".pack"):
+                fsync_path(name + b".pack")
+            else:
+                os.rename(temporary, name + b".pack")
                 self.written += size
-            elif os.path.exists(path):
-                fsync_path(path)
-                fsync_path(os.path.dirname(path))
+            self._write(name + b".idx", self._index({oid: _PACK_HEAD.size}, {oid: crc}, checksum))
+            fsync_path(os.path.dirname(name))
             self._seen.add(oid)
             return oid
         finally:
@@ -148,7 +166,7 @@ class PackWriter:
         return os.path.join(directory, _TEMPORARY % self._tag + b"%s_%d" % (kind, self._count))
 
     def _flush(self) -> None:
-        body = [b"PACK" + struct.pack(">LL", 2, len(self._records))]
+        body = [_PACK_HEAD.pack(b"PACK", 2, len(self._records))]
         body += [record for _, record in self._records.values()]
         digest = hashlib.new(self._format, usedforsecurity=False)
         offsets: dict[Oid, int] = {}
@@ -159,17 +177,26 @@ class PackWriter:
             offset += len(part)
             digest.update(part)
         checksum = digest.digest()
-        name = os.path.join(self._objects, b"pack", b"pack-%s" % digest.hexdigest().encode("ascii"))
-        keep = name + b".keep"
-        self._write(keep, b"gitstate %s\n" % self._tag, durable=False)
-        self._keeps.append(keep)
+        name = self._name(checksum)
+        self._hold(name)
         self._write(name + b".pack", b"".join(body) + checksum)
-        self._write(name + b".idx", self._index(offsets, checksum))
+        crcs = {oid: crc for oid, (crc, _) in self._records.items()}
+        self._write(name + b".idx", self._index(offsets, crcs, checksum))
         fsync_path(os.path.dirname(name))
         self._records.clear()
         self._size = 0
 
-    def _index(self, offsets: dict[Oid, int], checksum: bytes) -> bytes:
+    def _name(self, checksum: bytes) -> bytes:
+        """The path of a pack, without its ending."""
+        return os.path.join(self._objects, b"pack", b"pack-%s" % checksum.hex().encode("ascii"))
+
+    def _hold(self, name: bytes) -> None:
+        """Keep git from repacking or dropping this pack until `release`; comes before the pack itself."""
+        keep = name + b".keep"
+        self._write(keep, b"gitstate %s\n" % self._tag, durable=False)
+        self._keeps.append(keep)
+
+    def _index(self, offsets: dict[Oid, int], crcs: dict[Oid, int], checksum: bytes) -> bytes:
         oids = sorted(offsets)
         raw = [bytes.fromhex(oid) for oid in oids]
         fanout, place = [], 0
@@ -181,7 +208,7 @@ class PackWriter:
             (
                 b"\377tOc" + struct.pack(">L", 2) + struct.pack(">256L", *fanout),
                 b"".join(raw),
-                struct.pack(f">{len(oids)}L", *(self._records[oid][0] for oid in oids)),
+                struct.pack(f">{len(oids)}L", *(crcs[oid] for oid in oids)),
                 struct.pack(f">{len(oids)}L", *(offsets[oid] for oid in oids)),
                 checksum,
             )

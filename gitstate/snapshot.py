@@ -520,7 +520,7 @@ class Taking:
                     self._leave_out(path, f"it has more than {self.largest} bytes: a second step saves it", lost=True)
                     return None
                 if before.st_size > LARGE:
-                    oid = self.writer.add_file(fd, before.st_size, lambda _: False)
+                    oid = self.writer.add_file(fd, before.st_size)
                 else:
                     oid = self.writer.add("blob", _read_whole(fd, before.st_size))
                 after = os.fstat(fd)
