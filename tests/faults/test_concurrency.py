@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from oracle import Fingerprint, fingerprint
 from states import STATES, Run, Templates, Workspace, make
+from test_promises import patched
 from test_roundtrip import lock_files, recovered_from
 
 from .sweeps import Say
@@ -149,6 +150,30 @@ def test_savers_beside_the_agents_own_git(number: int, ws: Workspace, say: Say) 
     for number_of, oid in enumerate(made):
         assert agent.out("notes", "--ref=own", "show", oid) == f"note {number_of}"
     say(f"{number} savers, beside them {rounds[0]} commits with notes and {rounds[1]} pack-refs")
+
+
+#: Runs `git gc --prune=now` at the last moment at which no ref holds what a save wrote.
+COLLECT_BEFORE_THE_MARKER = """\
+import subprocess
+from gitstate import refs
+commit = refs.RefWriter.commit
+def collect(self, *args, **options):
+    subprocess.run(["git", "gc", "-q", "--prune=now"], cwd=self._repository.toplevel, check=True)
+    return commit(self, *args, **options)
+refs.RefWriter.commit = collect"""
+
+
+@pytest.mark.faults
+def test_gc_in_the_worst_moment(ws: Workspace) -> None:
+    ws.write("untracked.txt", "new\n")
+    ws.write("large.bin", os.urandom(9 << 20))
+    before = fingerprint(ws.path)
+    done = patched(ws, COLLECT_BEFORE_THE_MARKER, "save")
+    assert done.returncode == 0, done.stderr
+    check_integrity(ws)
+    ws.git("clean", "-ffdxq")
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    assert before.diff(fingerprint(ws.path)) == []
 
 
 @pytest.mark.faults
