@@ -63,13 +63,13 @@ def settle(repository: Repository) -> None:
     data = files.read_limited(journal, MAX_CONTEXT)
     if data is None:
         return
-    with contextlib.suppress(CorruptSave):
+    with contextlib.suppress(CorruptSave, UnicodeEncodeError):
         value = loads(data, MAX_CONTEXT, "the journal")
         begun = value.get("begun_ns")
         locks = value.get("locks")
         if isinstance(begun, int) and isinstance(locks, list):
             for lock in locks:
-                if isinstance(lock, str) and lock.endswith(".lock"):
+                if isinstance(lock, str):
                     _remove_dead_lock(os.fsencode(lock), begun, repository)
     for path in (frozen_index(repository), next_index(repository), next_index(repository) + b".lock"):
         files.remove(path)
@@ -80,7 +80,8 @@ def settle(repository: Repository) -> None:
 
 
 def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> None:
-    if os.path.commonpath([repository.common_dir, path]) != repository.common_dir:
+    inside = path.startswith(repository.common_dir + b"/") and path == os.path.normpath(path) and b"\0" not in path
+    if not inside or not path.endswith(b".lock"):
         return
     seen = None
     for _ in range(20):
