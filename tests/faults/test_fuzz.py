@@ -1,0 +1,433 @@
+"""Hostile data at random: no value of a save, a note, a state file or a repository's configuration gets its way.
+
+Nothing is written outside of the workspace, nor into `.git` beyond what is ours; no program that is named somewhere
+is run; nobody calls it a bug. `test_hostile.py` holds the attacks that were thought out; here they are made up.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from states import Run, Workspace
+from test_hostile import FILE, LINK, PROGRAM, TREE, Entry, forged, index_file, store
+
+from gitstate.errors import CorruptSave, GitstateError
+from gitstate.model import MAX_CONTEXT, Context, context_from_json, is_safe_path, loads, manifest_from_json
+
+from .sweeps import Say, judge, spread
+
+HOOK = b"#!/bin/sh\ntouch PWNED\n"
+#: `.git` as some file system or other would read it, and other ways out.
+DISGUISES = [
+    *(b".git", b".GIT", b".Git", b"git~1", b"GIT~1", b".git.", b".git ", b".git. .", b".git::$INDEX_ALLOCATION"),
+    *("\u200c.git".encode(), ".g\u200dit".encode(), "\ufeff.GIT".encode(), ".gi\u202et".encode(), b"..", b"."),
+]
+HOSTILE_TEXTS = [
+    "", "\0", "..", "../../../etc/passwd", "/etc/passwd", "/", ".git/hooks/pre-commit", "a/.GIT/config", "-rf", "--all",
+    "$(touch PWNED)", "`touch PWNED`", "; touch PWNED", "\x1b]0;owned\x07\x1b[2J", "\x9b31m", "\u202egpj.exe", "\ud800",
+    "x" * 70_000, "refs/heads/../../config", "refs/heads/-x", "@{-1}", "HEAD", "0" * 40, "f" * 40, "0" * 64, "\n\n",
+]  # fmt: skip
+HOSTILE_VALUES: list[Any] = [
+    *HOSTILE_TEXTS, None, True, False, 0, -1, 1 << 31, 1 << 63, 1 << 200, 1.5, float("inf"), float("nan"), [], {}, [[]],
+    [None] * 3, {"path": "x"}, {"path": "../x", "oid": "f" * 40, "mode": "100644"}, [{"path": ".git/x"}] * 2,
+]  # fmt: skip
+
+
+def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a JSON value."""
+    yield above
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places(inner, (*above, key))
+
+
+def spoiled(value: Any, chance: random.Random) -> Any:
+    """A copy in which one to three places are gone, doubled, hostile, or of another type."""
+    value = copy.deepcopy(value)
+    for _ in range(chance.randint(1, 3)):
+        found = [place for place in places(value) if place]
+        if not found:
+            return value
+        *above, last = chance.choice(found)
+        target = value
+        for key in above:
+            target = target[key]
+        how = chance.random()
+        if how < 0.15:
+            del target[last]
+        elif how < 0.25 and isinstance(target, dict):
+            target[chance.choice(HOSTILE_TEXTS)] = chance.choice(HOSTILE_VALUES)
+        elif how < 0.32:
+            deep: Any = 0
+            for _ in range(200):
+                deep = [deep]
+            target[last] = deep
+        else:
+            target[last] = chance.choice(HOSTILE_VALUES)
+    return value
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What is watched
+# --------------------------------------------------------------------------------------------------------------------
+
+#: Below `.git`: what a save and a recover may write.
+OURS = (
+    "objects/", "refs/gitstate/", "refs/notes/gitstate", "refs/heads/", "logs/", "gitstate/", "worktrees/",
+    "index", "info/exclude", "info/refs", "packed-refs", "ORIG_HEAD", "HEAD", "sharedindex.",
+)  # fmt: skip
+
+
+class Watch:
+    """The world around the worktree: what may not change."""
+
+    def __init__(self, ws: Workspace, top: Path, home: Path) -> None:
+        self.ws, self.tops = ws, (top, home)
+        self.before = self._look()
+
+    def _look(self) -> dict[str, bytes]:
+        found = {}
+        for top in self.tops:
+            for directory, directories, files in os.walk(top):
+                if Path(directory) == self.ws.path:
+                    directories[:] = [name for name in directories if name == ".git"]
+                    files = []
+                for name in files + [name for name in directories if os.path.islink(os.path.join(directory, name))]:
+                    path = os.path.join(directory, name)
+                    inside = os.path.relpath(path, self.ws.path / ".git")
+                    if not inside.startswith(OURS):
+                        found[path] = os.readlink(path).encode() if os.path.islink(path) else Path(path).read_bytes()
+        return found
+
+    def check(self) -> None:
+        assert self._look() == self.before, "something changed that is not ours"
+        assert not list(self.ws.path.rglob("PWNED")), "something was executed"
+        assert not [trace for trace in self.ws.canaries if trace.exists()], "a program was run"
+
+
+def polite(run: Run) -> None:
+    assert run.exit_status in (0, 1, 2, 4, 75), str(run)
+    assert "Traceback" not in run.stderr and b"Traceback" not in run.stdout, str(run)
+
+
+def everything(ws: Workspace, save_id: str) -> None:
+    """Every command that reads what somebody else wrote."""
+    for words in (
+        ("recover", "--dry-run"), ("status", "--all"), ("log", "--all"), ("show",), ("diff", save_id),
+        ("restore", save_id), ("recover",), ("recover", "--overwrite"), ("checkpoint",), ("save",), ("recover",),
+    ):  # fmt: skip
+        polite(ws.gitstate(*words))
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    path, outside = tmp_path / "repo", tmp_path / "outside"
+    path.mkdir()
+    outside.mkdir()
+    ws = Workspace(path, outside)
+    ws.git("init", "-q", "-b", "main", ".")
+    for name in ("a", "b", "d/x"):
+        ws.write(name, name[-1] + "0\n")
+    ws.commit("base")
+    ws.write("a", "staged\n")
+    ws.git("add", "a")
+    ws.write("a", "a1\n")
+    ws.write("new/u", "u\n")
+    return ws
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Saves
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def test_three_thousand_manifests_and_contexts(ws: Workspace, say: Say) -> None:
+    """Read without a repository: a value of the right type, or the error that says that it can't be read."""
+    assert ws.save().exit_status == 0
+    with forged(ws) as save:
+        manifest, context = save.manifest, save.context
+    chance, read, refused = random.Random(5), 0, 0
+    for _ in range(3_000):
+        try:
+            manifest_from_json(loads(json.dumps(spoiled(manifest, chance)).encode(), 64 << 20, "it"))
+            read += 1
+        except CorruptSave:
+            refused += 1
+        except GitstateError:
+            refused += 1  # a format of the future
+        try:
+            data = json.dumps(spoiled(context, chance)).encode()
+            assert isinstance(context_from_json(loads(data, MAX_CONTEXT, "it")), Context)
+        except CorruptSave:
+            refused += 1
+    say(f"{read} manifests could be read all the same, {refused} values were refused")
+    assert read > 100 and refused > 500
+
+
+def forge_at_random(ws: Workspace, chance: random.Random) -> None:
+    with forged(ws) as save:
+        part = chance.randrange(5)
+        if part in (0, 1):
+            save.manifest = spoiled(save.manifest, chance)
+            save.manifest.setdefault("save_id", "x")
+        elif part == 2:
+            save.context = spoiled(save.context, chance)
+        elif part == 3:
+            name = chance.choice([b"manifest.json", b"context.json"])
+            save.raw[name] = chance.choice([b"", b"\xff" * 50, b"[" * 100_000, b'{"a":' * 50_000, b"null", b"\0" * 999])
+        else:
+            blob = save.blob(HOOK)
+            evil = Entry(chance.choice([FILE, PROGRAM, LINK]), chance.choice(DISGUISES), blob)
+            if chance.random() < 0.5:
+                evil = Entry(TREE, evil.name, save.tree(Entry(PROGRAM, b"pre-commit", blob)))
+            chance.choice([save.wip, save.archive]).insert(0, evil)
+
+
+def fuzzed_saves(ws: Workspace, tmp_path: Path, home: Path, say: Say, times: int) -> None:
+    first = ws.save().json["save_id"]
+    pristine = ws.refs()
+    work = {name: ws.read(name) for name in ("a", "b", "d/x", "new/u")}
+    problems = []
+    for number in range(times):
+        chance = random.Random(number)
+        try:
+            forge_at_random(ws, chance)
+            watch = Watch(ws, tmp_path, home)
+            everything(ws, first)
+            watch.check()
+        except AssertionError as error:
+            problems.append(f"seed {number}: {str(error)[:1500]}")
+        for name in ws.refs().keys() - pristine.keys():
+            ws.git("update-ref", "-d", name)
+        for name, oid in pristine.items():
+            ws.git("update-ref", name, oid)
+        ws.git("clean", "-ffdxq")
+        for name, data in work.items():
+            ws.write(name, data)
+        ws.git("read-tree", "HEAD")
+    judge(say, points=times, floor=times, tried=times, problems=problems)
+
+
+@pytest.mark.faults
+def test_a_few_saves_spoiled_at_random(ws: Workspace, tmp_path: Path, hermetic: Path, say: Say) -> None:
+    fuzzed_saves(ws, tmp_path, hermetic, say, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_many_saves_spoiled_at_random(ws: Workspace, tmp_path: Path, hermetic: Path, say: Say) -> None:
+    fuzzed_saves(ws, tmp_path, hermetic, say, 300)
+
+
+@pytest.mark.parametrize("name", DISGUISES, ids=lambda name: ascii(name.decode()))
+def test_every_disguise_of_git_is_refused(name: bytes) -> None:
+    for path in (name, name + b"/config", b"a/" + name, b"a/" + name + b"/hooks/pre-commit"):
+        assert not is_safe_path(path)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("where", ["tree", "index", "raw"])
+def test_git_in_disguise_is_never_written(where: str, ws: Workspace, tmp_path: Path, hermetic: Path) -> None:
+    """All the disguises in one save, in the tree, in the archived index, and among the raw bytes."""
+    save_id = ws.save().json["save_id"]
+    with forged(ws) as save:
+        blob = save.blob(HOOK)
+        names = [name for name in DISGUISES if name not in (b".", b"..")]
+        entries = [Entry(TREE, name, save.tree(Entry(PROGRAM, b"pre-commit", blob))) for name in names]
+        if where == "tree":
+            save.wip[:] = sorted([*save.wip, *entries], key=lambda entry: entry.name + b"/")
+        elif where == "index":
+            data = index_file([(name + b"/pre-commit", 0o100755, blob) for name in names])
+            oid = save.blob(data)
+            save.archive[:] = [entry._replace(oid=oid) if entry.name == b"index" else entry for entry in save.archive]
+        else:
+            raw = Entry(TREE, b"raw", save.tree(*sorted(entries, key=lambda entry: entry.name + b"/")))
+            save.archive.append(raw)
+            save.manifest["raw"] = [{"path": f"{os.fsdecode(name)}/pre-commit", "reason": "filter"} for name in names]
+    watch = Watch(ws, tmp_path, hermetic)
+    everything(ws, save_id)
+    watch.check()
+    there = {os.fsencode(entry) for entry in os.listdir(ws.path)} - {b".git"}
+    assert not there & set(DISGUISES), there
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Notes, state files
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def deep_tree(ws: Workspace, levels: int) -> str:
+    oid = store(ws, "tree", b"")
+    for _ in range(levels):
+        oid = store(ws, "tree", b"40000 ab\0" + bytes.fromhex(oid))
+    return oid
+
+
+def notes(ws: Workspace, wip: str) -> Iterator[str]:
+    """Notes trees that nobody should have made."""
+    def tree(mode: bytes, name: str, oid: str) -> str:
+        return store(ws, "tree", mode + b" " + name.encode() + b"\0" + bytes.fromhex(oid))
+
+    blob = store(ws, "blob", b"x")
+    yield tree(b"100644", wip[:2], blob)  # a file where a directory belongs
+    yield tree(b"40000", wip, tree(b"100644", "x", blob))  # a directory where a note belongs
+    yield deep_tree(ws, 500)
+    yield tree(b"100644", wip, store(ws, "blob", b"[" * 200_000))
+    yield tree(b"100644", wip, store(ws, "blob", b"x" * (3 << 20)))
+    yield tree(b"120000", wip, store(ws, "blob", b"/etc/passwd"))
+    yield tree(b"160000", wip, "f" * 40)
+    yield tree(b"100644", wip, store(ws, "blob", json.dumps({"task_id": {"x": []}, "pid": "1", "extra": 3}).encode()))
+
+
+@pytest.mark.faults
+def test_hostile_notes(ws: Workspace, tmp_path: Path, hermetic: Path) -> None:
+    wip = ws.save().json["wip_commit"]
+    for name in ws.refs("refs/gitstate"):
+        ws.git("update-ref", "-d", name)  # so that the note is all there is beside the WIP commit
+    watch = Watch(ws, tmp_path, hermetic)
+    for tree in notes(ws, wip):
+        body = b"tree %s\nauthor a <a> 1 +0000\ncommitter a <a> 1 +0000\n\nx\n" % tree.encode()
+        ws.git("update-ref", "refs/notes/gitstate", store(ws, "commit", body))
+        for words in (("recover", "--dry-run"), ("save", "--task-id", "T-2")):
+            polite(ws.gitstate(*words))
+        for name in ws.refs("refs/gitstate"):
+            ws.git("update-ref", "-d", name)
+        ws.git("update-ref", "HEAD", wip)
+    watch.check()
+
+
+STATES = [
+    b"", b"\0" * 100, b"{", b"[" * 100_000, b"null", b'{"schema_version": 99}', b'{"task_id": [[]], "extra": 1}',
+    b'{"task_id": "\\ud800", "pid": 1e400, "issue_number": NaN}', b"\xff\xfe" * 1000, b"x" * (5 << 20),
+    b'{"task_id":"x","workspace_path":"/etc","branch_name":"../../config","resume":"touch PWNED"}',
+]  # fmt: skip
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("most", [pytest.param(3, id="some"), pytest.param(None, id="all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("planted", ["active_state.json", "context.json", "journal", "symlinks"])
+def test_hostile_state_files(
+    planted: str, most: int | None, ws: Workspace, tmp_path: Path, hermetic: Path
+) -> None:
+    """The state file, the live context and the journal may hold anything; links in their place lead nowhere."""
+    assert ws.gitstate("set", "task_id=T-1").exit_status == 0
+    own = ws.git_dir / "gitstate"
+    victim = ws.outside / "victim"
+    victim.write_text("theirs\n")
+    watch = Watch(ws, tmp_path, hermetic)
+    for number, data in enumerate(spread(STATES, most)):
+        if planted == "symlinks":
+            for path in (ws.path / "active_state.json", own / "context.json", own / "journal", own / "index.tmp"):
+                path.unlink(missing_ok=True)
+                path.symlink_to(victim)
+        else:
+            path = ws.path / planted if planted == "active_state.json" else own / planted
+            path.write_bytes(data)
+        ws.write("a", f"{number}\n")
+        for words in (("show",), ("save",), ("recover",)):
+            polite(ws.gitstate(*words))
+        watch.check()
+
+
+@pytest.mark.faults
+def test_a_journal_that_names_other_files(ws: Workspace, tmp_path: Path, hermetic: Path) -> None:
+    """Locks that a journal names are removed only inside of this repository, and only if they are locks."""
+    assert ws.gitstate("set", "task_id=T-1").exit_status == 0
+    victims = [ws.outside / "x.lock", ws.path / "mine.lock", ws.git_dir / "config", ws.git_dir / "HEAD"]
+    for victim in victims[:2]:
+        victim.write_text("theirs\n")
+    names = [str(victim) for victim in victims] + [f"{ws.git_dir}/../../outside/x.lock", "x.lock", "\0.lock"]
+    before = [victim.read_bytes() for victim in victims]
+    (ws.git_dir / "gitstate" / "journal").write_text(json.dumps({"begun_ns": 0, "locks": names}))
+    polite(ws.gitstate("save"))
+    polite(ws.gitstate("recover"))
+    assert [victim.read_bytes() for victim in victims] == before
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The terminal, and programs that a configuration names
+# --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.faults
+def test_nothing_steers_the_terminal(ws: Workspace) -> None:
+    """Neither a context nor a name of a file, a branch or a setting comes out raw."""
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\r\x08"
+    ws.write(f"f{evil}", "x\n")
+    ws.git("config", "gitstate.includeIgnored", f"*{evil}")
+    os.mkfifo(ws.at(f"p{evil}"))
+    options = ("--task-id", evil, "--progress-stage", evil, "--agent", evil, "--set", f"k={evil}", "--reason", evil)
+    run = ws.gitstate("save", *options)
+    save_id = next(iter(ws.refs("refs/gitstate/saves"))).rpartition("/")[2]
+    runs = [run]
+    ws.git("clean", "-ffdxq")
+    for words in (
+        ("status",), ("status", "--all"), ("log",), ("recover", "--dry-run"), ("restore", save_id, f"no{evil}"),
+        ("restore", save_id), ("recover",), ("show",), ("set", f"task_id={evil}"), ("recover", "--save", evil),
+        (f"{evil}",), ("save", f"--{evil}"),
+    ):  # fmt: skip
+        runs.append(ws.gitstate(*words))
+    for run in runs:
+        polite(run)
+        said = run.stdout.decode("utf-8") + run.stderr
+        raw = {c for c in said if not c.isprintable() and c != "\n"}
+        assert not raw, f"{raw} in {run}"
+
+
+PROGRAMS: tuple[tuple[str, Callable[[str], str]], ...] = (
+    *((name, str) for name in (
+        "core.fsmonitor", "core.editor", "sequence.editor", "core.pager", "core.askPass", "core.sshCommand",
+        "core.gitProxy", "core.alternateRefsCommand", "gpg.program", "gpg.ssh.program", "gpg.x509.program",
+        "diff.external", "diff.evil.command", "diff.evil.textconv", "merge.evil.driver", "interactive.diffFilter",
+        "credential.helper", "uploadpack.packObjectsHook", "gc.recentObjectsHook", "trailer.gitstate.command",
+        "trailer.gitstate.cmd", "pager.log", "pager.diff", "pager.status", "browser.evil.cmd", "web.browser",
+        "hook.evil.command", "sendemail.smtpserver", "man.evil.cmd", "difftool.evil.cmd", "mergetool.evil.cmd",
+    )),
+    *((f"alias.{verb}", "!{}".format) for verb in ("status", "update-ref", "cat-file", "log", "diff", "rev-parse")),
+    ("submodule.evil.update", "!{}".format),
+    ("remote.origin.url", "ext::{}".format),
+)  # fmt: skip
+HOOKS = (
+    *("pre-commit", "commit-msg", "post-commit", "post-checkout", "post-merge", "pre-rebase", "post-rewrite"),
+    *("reference-transaction", "post-index-change", "fsmonitor-watchman", "pre-auto-gc", "applypatch-msg"),
+    *("prepare-commit-msg", "update", "pre-push", "sendemail-validate", "push-to-checkout"),
+)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("hooks", ["in .git", "elsewhere"])
+def test_no_program_of_the_configuration_is_run(hooks: str, ws: Workspace, tmp_path: Path, hermetic: Path) -> None:
+    ws.write(".gitattributes", "* diff=evil merge=evil\n")
+    ws.commit("attributes")
+    for number, (name, as_value) in enumerate(PROGRAMS):
+        ws.git("config", name, as_value(str(ws.canary(f"p{number}"))))
+    for name, value in {
+        "commit.gpgSign": "true", "tag.gpgSign": "true", "core.fsmonitorHookVersion": "2",
+        "hook.evil.event": "reference-transaction",
+        "diff.evil.cachetextconv": "true", "extensions.partialClone": "origin", "remote.origin.promisor": "true",
+        "gc.auto": "1", "maintenance.auto": "true", "protocol.ext.allow": "always",
+    }.items():  # fmt: skip
+        ws.git("config", name, value)
+    directory = ws.git_dir / "hooks" if hooks == "in .git" else ws.outside / "hooks"
+    directory.mkdir(exist_ok=True)
+    for name in HOOKS:
+        script = ws.canary(f"hook-{name}")
+        (directory / name).unlink(missing_ok=True)
+        (directory / name).symlink_to(script)
+    if hooks == "elsewhere":
+        ws.git("config", "core.hooksPath", directory)
+    ws.write("a", "a2\n")
+    ws.write("new/u", "u\n")
+    watch = Watch(ws, tmp_path, hermetic)
+    run = ws.save()
+    assert run.exit_status == 0, str(run)
+    everything(ws, run.json["save_id"])
+    watch.check()
+    assert ws.read("a") == b"a2\n"
