@@ -168,6 +168,11 @@ class Disk:
             self.log.append(Write(written))
 
 
+def flushed(log: Sequence[Entry], count: int) -> int:
+    """How many of the first `count` entries stand before the last flush among them, that one included."""
+    return max((n + 1 for n in range(count) if isinstance(log[n], Flush)), default=0)
+
+
 def after(base: Blocks, log: Sequence[Entry], count: int, dropping: random.Random | None = None) -> Blocks:
     """The disk after `count` entries of the log and a power cut.
 
@@ -175,12 +180,12 @@ def after(base: Blocks, log: Sequence[Entry], count: int, dropping: random.Rando
     in any order, but of two writes to one block the later one wins, as on a disk that keeps its queue by address.
     """
     blocks = dict(base)
-    flushed = max((n + 1 for n in range(count) if isinstance(log[n], Flush)), default=0)
-    for entry in log[:flushed]:
+    durable = flushed(log, count)
+    for entry in log[:durable]:
         if isinstance(entry, Write):
             blocks.update(entry.blocks)
     share = dropping.choice((0.1, 0.5, 0.9)) if dropping else 1.0
-    for entry in log[flushed:count]:
+    for entry in log[durable:count]:
         if isinstance(entry, Write):
             for number, data in entry.blocks.items():
                 if dropping is None or dropping.random() < share:

@@ -176,6 +176,49 @@ def test_gc_in_the_worst_moment(ws: Workspace) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
+#: The agent's own git, at the last moment before the save's refs are moved.
+AGENT_BEFORE_THE_MARKER = """\
+import subprocess
+from gitstate import refs
+commit, done = refs.RefWriter.commit, []
+def interrupted(self, *args, **options):
+    if not done:
+        done.append(True)
+        for words in ({}):
+            subprocess.run(["git", *words], cwd=self._repository.toplevel, check=True)
+    return commit(self, *args, **options)
+refs.RefWriter.commit = interrupted"""
+
+
+@pytest.mark.faults
+def test_a_branch_that_moves_in_the_worst_moment(ws: Workspace) -> None:
+    """The agent's commit stays on its branch; the save stands beside it."""
+    ws.append("a.txt")
+    work = ws.read("a.txt")
+    words = '["commit", "-q", "--allow-empty", "-m", "the agent\'s own"],'
+    done = patched(ws, AGENT_BEFORE_THE_MARKER.format(words), "save")
+    assert done.returncode == 0, done.stderr
+    assert ws.out("log", "-1", "--format=%s") == "the agent's own"
+    assert ws.read("a.txt") == work
+    (archive,) = ws.refs("refs/gitstate/pending").values()
+    assert ws.git("cat-file", "blob", f"{archive}^1:a.txt") == work
+    check_integrity(ws)
+
+
+@pytest.mark.faults
+def test_an_index_that_moves_in_the_worst_moment(ws: Workspace) -> None:
+    """What the agent stages while its work is saved stays staged."""
+    ws.append("a.txt")
+    blob = ws.out("rev-parse", "HEAD:c.txt")
+    words = f'["update-index", "--add", "--cacheinfo", "100644,{blob},late.txt"],'
+    done = patched(ws, AGENT_BEFORE_THE_MARKER.format(words), "save")
+    assert done.returncode == 0, done.stderr
+    assert ws.out("rev-parse", ":late.txt") == blob
+    assert ws.recover().exit_status in (0, 4)
+    assert ws.out("rev-parse", ":late.txt") == blob
+    assert ws.read("a.txt").endswith(b"one more line\n")
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("times", [pytest.param(4, id="4"), pytest.param(20, id="20", marks=pytest.mark.slow)])
 def test_save_against_recover(times: int, ws: Workspace) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,12 +153,14 @@ def judge_recover(scene: Scene, run: Run) -> None:
     assert litter(scene) == []
 
 
-def tried(scene: Scene, fault: Callable[[], Run]) -> str | None:
+def tried(scene: Scene, fault: Fault) -> str | None:
     """One fault on a fresh copy of the scene; what is wrong afterwards, or None."""
     scene.reset()
     before = identities(scene.ws.path), index_bytes(scene.ws)
-    run = fault()
+    run = inject(scene, fault)
     try:
+        if fault.point.git is None and fault.point.call in ("fsync", "fdatasync") and run.exit_status == 0:
+            assert scene.lose is None and run.json["message"], f"success, and no word of a failed fsync: {run}"
         if scene.lose is None:
             judge_save(scene, run, before)
         else:
@@ -194,7 +196,7 @@ def sweep(name: str, templates: Templates, tmp_path: Path, say: Say, *, most: in
     chosen = spread(faults, most) if only is None else [fault for fault in faults if re.fullmatch(only, str(fault))]
     problems = []
     for fault in chosen:
-        wrong = tried(scene, lambda fault=fault: inject(scene, fault))  # type: ignore[misc]
+        wrong = tried(scene, fault)
         if wrong is not None:
             problems.append(f"{fault}: {wrong}")
     judge(say, points=len(faults), floor=floor, tried=len(chosen), problems=problems)

@@ -21,7 +21,19 @@ from oracle import Fingerprint, NotARepositoryError, fingerprint
 from states import Run, Workspace, run_git
 from test_roundtrip import paths_of, recovered_from
 
-from .device import FILE_SYSTEMS, Blocks, Disk, Entry, FileSystem, MountFailed, after, formatted, mounted, why_not
+from .device import (
+    FILE_SYSTEMS,
+    Blocks,
+    Disk,
+    Entry,
+    FileSystem,
+    MountFailed,
+    after,
+    flushed,
+    formatted,
+    mounted,
+    why_not,
+)
 from .sweeps import Say, judge, spread
 
 
@@ -46,6 +58,7 @@ def work(ws: Workspace) -> None:
     ws.write("d2/f2.txt", "edited\n")
     ws.write("new/staged.bin", os.urandom(60_000))
     ws.git("add", "new/staged.bin")
+    ws.write("untracked/large.bin", os.urandom((8 << 20) + 1))
     ws.write("untracked/deep/file.txt", "untracked\n" * 500)
     ws.remove("d0/f3.txt")
     ws.mkdir("empty")
@@ -112,6 +125,10 @@ def succeed(run: Run) -> None:
     assert run.exit_status == 0, str(run)
 
 
+#: The seed with which everything that was not flushed is lost.
+LOST = -1
+
+
 class Cut(tuple[int, int | None]):
     """A power cut after so many entries of the log; with a seed, what was not flushed is lost at random."""
 
@@ -130,14 +147,15 @@ def cuts(recording: Recording, seeds: int) -> list[Cut]:
             loose = loose + 1 if hasattr(entry, "blocks") else 0
         found += [Cut((count, seed)) for seed in range(seeds) if loose]
     # What must hold at the moment of success is worth more tries than any other point.
-    found += [Cut((recording.done, seed)) for seed in range(seeds, 4 * seeds)]
+    found += [Cut((recording.done, seed)) for seed in (LOST, *range(seeds, 4 * seeds))]
     return found
 
 
 def check(recording: Recording, command: str, cut: Cut) -> str | None:
     """Mount the disk as the cut left it; what is wrong, or None."""
     dropping = None if cut[1] is None else random.Random(f"{cut}")
-    recording.disk.blocks = after(recording.base, recording.log, cut[0], dropping)
+    count = flushed(recording.log, cut[0]) if cut[1] == LOST else cut[0]
+    recording.disk.blocks = after(recording.base, recording.log, count, dropping)
     try:
         with mounted(recording.disk, recording.kind, recording.mount):
             try:
@@ -215,7 +233,10 @@ SWEEPS = {
     "btrfs-recover": ("recover", work, 40),
 }
 #: In an ordinary run, with the number of points that are tried.
-QUICK = {"ext4-save": 8, "ext4-recover": 5, "xfs-save": 6, "xfs-recover": 4, "btrfs-save": 6, "btrfs-recover": 4}
+QUICK = {
+    "ext4-save": 6, "ext4-checkpoint": 3, "ext4-recover": 4, "xfs-save": 4, "xfs-recover": 3, "btrfs-save": 4,
+    "btrfs-recover": 3,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -243,7 +264,8 @@ def sweep(name: str, recording: Recording, say: Say, *, seeds: int, most: int | 
     only = os.environ.get("POWER_POINT")
     chosen = [cut for cut in points if str(cut) == only] if only else spread(points, most)
     if most is not None:
-        chosen[-1] = Cut((recording.done, 0))  # always: everything volatile is at stake, and success was reported
+        # Always: success was just reported, and all that is volatile is lost, or some of it.
+        chosen[-2:] = [Cut((recording.done, seed)) for seed in (0, LOST)]
     problems = [f"{cut}: {wrong}" for cut in chosen if (wrong := check(recording, command, cut)) is not None]
     say(f"{len(recording.log)} writes and flushes, success after {recording.done}; {len(points)} ways to cut them")
     judge(say, points=len(recording.log), floor=floor, tried=len(chosen), problems=problems)

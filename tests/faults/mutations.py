@@ -1,0 +1,182 @@
+"""The protocol, broken on purpose: each mutation is one exact replacement, with the test that must notice it.
+
+`test_mutations.py` applies each to a copy of the package. A text that is not found exactly once is a failure there, so
+that this list stays true. `docs/reliability.md` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """Replace `old` by `new` in `gitstate/<file>`; `test` (below `tests/`) must fail, run with `env` set."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+    env: Mapping[str, str] = {}
+
+
+POWER = "faults/test_power.py::test_power_cut_at_a_few_writes"
+KILL = "faults/test_kill.py::test_killed_at_a_few_system_calls"
+ERRORS = "faults/test_errors.py::test_a_few_system_calls_fail"
+
+MUTATIONS = (
+    # -- what has to be on the disk before success is reported
+    Mutation(
+        "a pack is written without fsync", "pack.py",
+        "                if durable:\n                    os.fsync(fd)\n", "",
+        f"{POWER}[ext4-save]",
+    ),
+    Mutation(
+        "a large file's pack is written without fsync", "pack.py",
+        "            os.fchmod(out, 0o444)\n            os.fsync(out)\n", "            os.fchmod(out, 0o444)\n",
+        f"{POWER}[ext4-save]",
+    ),
+    Mutation(
+        "git syncs no ref", "git.py",
+        "core.fsync=reference,loose-object,pack,pack-metadata", "core.fsync=none",
+        f"{POWER}[ext4-checkpoint]",
+    ),
+    Mutation(
+        "the directories of refs are not synced", "refs.py",
+        "        self._sync(updates)\n", "",
+        f"{POWER}[ext4-checkpoint]",
+    ),
+    Mutation(
+        "objects that the agent's git never synced are taken for durable", "save.py",
+        "new = files.sync_since([*places, os.path.join(objects, b\"pack\")], stamp)", "new = stamp",
+        f"{POWER}[ext4-save]",
+    ),
+    Mutation(
+        "recover writes files without fsync", "worktree.py",
+        "                    os.fchmod(fd, permissions)\n                    os.fsync(fd)\n",
+        "                    os.fchmod(fd, permissions)\n",
+        f"{POWER}[ext4-recover]",
+    ),
+    Mutation(
+        "a file that a power cut left short is taken for an edit", "restore.py",
+        "or self._is_cut_short(target) else", "else",
+        "faults/test_power.py::test_a_file_that_a_power_cut_shortened_comes_back",
+    ),
+    # -- the order of the steps
+    Mutation(
+        "the marker goes before the files are back", "restore.py",
+        "        self._carry_out(plan)\n        self._operation(newest)\n",
+        "        if self.marker is not None:\n"
+        "            refs.move_refs(self.repository, self.git, [RefUpdate(self.marker, None, newest.archive)], '')\n"
+        "        self._carry_out(plan)\n        self._operation(newest)\n",
+        f"{KILL}[recover-undone]", {"CRASH_POINT": "gitstate:(link|rename|linkat|renameat).*"},
+    ),
+    Mutation(
+        "the branch moves before the marker is set", "save.py",
+        "        self._make_durable()\n        assert self.updates is not None\n        self._check_index()\n",
+        "        self._make_durable()\n        assert self.updates is not None\n        self._check_index()\n"
+        "        self._move_branch(taken.head_ref or '', taken.head, wip)\n        self.updates.close()\n",
+        f"{KILL}[save]", {"CRASH_POINT": "update-ref.*:rename:.*"},
+    ),
+    Mutation(
+        "objects are written after the marker", "save.py",
+        "        self._make_durable()\n        assert self.updates is not None\n        self._check_index()\n",
+        "        assert self.updates is not None\n        self._check_index()\n",
+        f"{POWER}[ext4-save]",
+    ),
+    # -- compare and swap, locks, who holds what
+    Mutation(
+        "refs are moved from any value", "refs.py",
+        "words.append(b\"update %s\\0%s\\0%s\\0\" % (os.fsencode(update.ref), new, old.encode(\"ascii\")))",
+        "words.append(b\"update %s\\0%s\\0\\0\" % (os.fsencode(update.ref), new))",
+        "faults/test_concurrency.py::test_a_branch_that_moves_in_the_worst_moment",
+    ),
+    Mutation(
+        "the workspace is not locked", "files.py",
+        "                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "",
+        "faults/test_concurrency.py::test_save_against_recover",
+    ),
+    Mutation(
+        "a pack has no .keep while no ref holds it", "pack.py",
+        "        self._hold(name)\n        self._write(name + b\".pack\"", "        self._write(name + b\".pack\"",
+        "faults/test_concurrency.py::test_gc_in_the_worst_moment",
+    ),
+    Mutation(
+        "an index that moved under the save is exchanged all the same", "save.py",
+        "            if identity(index) != identity(self.frozen):\n                return\n", "",
+        "faults/test_concurrency.py::test_an_index_that_moves_in_the_worst_moment",
+    ),
+    Mutation(
+        "locks of a killed git stay", "ownership.py",
+        "                    _remove_dead_lock(os.fsencode(lock), begun, repository)\n", "                    pass\n",
+        f"{KILL}[save]", {"CRASH_POINT": "update-ref.*:rename:.*"},
+    ),
+    Mutation(
+        "half-written packs of a killed save stay", "ownership.py",
+        "    sweep_litter(repository.objects, refs.workspace_id(repository))\n", "",
+        f"{KILL}[save]", {"CRASH_POINT": "gitstate:fsync:[1-6]"},
+    ),
+    # -- nothing is overwritten, nothing is passed over
+    Mutation(
+        "no safety save before files are replaced", "restore.py",
+        "            self._save_for_safety(plan)\n        self._carry_out(plan)\n        self._operation(newest)\n",
+        "            pass\n        self._carry_out(plan)\n        self._operation(newest)\n",
+        "test_promises.py::test_ignored_file_is_saved_before_it_is_overwritten",
+    ),
+    Mutation(
+        "an edited file is overwritten", "plan.py",
+        "return \"write\" if overwrite else \"look\"", "return \"write\"",
+        "test_roundtrip.py::test_a_file_edited_after_the_save_stays",
+    ),
+    Mutation(
+        "the marker goes though a file could not be written", "restore.py",
+        "if self.marker is not None and not self.stuck:", "if self.marker is not None:",
+        "faults/test_limits.py::test_recover_under_a_limit[size-4k]",
+    ),
+    Mutation(
+        "a good index is put away because git failed", "reindex.py",
+        "            if not is_torn(current, self.repository.object_format):\n                raise",
+        "            if not os.path.exists(current):\n                raise",
+        f"{ERRORS}[recover]", {"ERROR_POINT": r"ls-files\.1:openat:.*=EMFILE\+?"},
+    ),
+    Mutation(
+        "a failed fsync is passed over", "files.py",
+        "        if error.errno not in (errno.EINVAL, errno.EROFS):\n            raise\n", "        pass\n",
+        f"{ERRORS}[save]", {"ERROR_POINT": r"gitstate:fsync:.*=EIO"},
+    ),
+    # -- what others wrote is data
+    Mutation(
+        "every path of a save is trusted", "model.py",
+        "    return plain not in (\".git\", \"git~1\")\n", "    return True\n",
+        "faults/test_fuzz.py::test_every_disguise_of_git_is_refused",
+    ),
+    Mutation(
+        "the repository's hooks run", "git.py",
+        " \"-c\", \"core.hooksPath=/dev/null\",", "",
+        "faults/test_fuzz.py::test_no_program_of_the_configuration_is_run",
+    ),
+    Mutation(
+        "the repository's file system monitor runs", "git.py",
+        "\"-c\", \"core.fsmonitor=false\", ", "",
+        "faults/test_fuzz.py::test_no_program_of_the_configuration_is_run",
+    ),
+    Mutation(
+        "names and values reach the terminal raw", "report.py",
+        "return \"\".join(c if c.isprintable() else c.encode(\"unicode_escape\").decode(\"ascii\") for c in plain)",
+        "return plain",
+        "faults/test_fuzz.py::test_nothing_steers_the_terminal",
+    ),
+    Mutation(
+        "a journal may name any lock", "ownership.py",
+        "    if not inside or not path.endswith(b\".lock\"):\n        return\n", "",
+        "faults/test_fuzz.py::test_a_journal_that_names_other_files",
+    ),
+)  # fmt: skip
+
+#: Tried in an ordinary run: those whose test is quick and needs neither root nor strace.
+QUICK = (
+    "a pack has no .keep while no ref holds it",
+    "a file that a power cut left short is taken for an edit",
+    "every path of a save is trusted",
+)

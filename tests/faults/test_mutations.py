@@ -1,0 +1,74 @@
+"""Would the tests notice? Each mutation breaks the code on purpose, and its test has to fail.
+
+`MUTATION=REGEX` tries those of that name alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .mutations import MUTATIONS, QUICK, Mutation
+from .sweeps import Say
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def source(mutation: Mutation) -> str:
+    return (ROOT / "gitstate" / mutation.file).read_text("utf-8")
+
+
+def test_every_mutation_is_of_the_code_that_is_there() -> None:
+    assert len(MUTATIONS) >= 26
+    assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS)
+    assert {mutation.name for mutation in MUTATIONS} >= set(QUICK)
+    stale = {m.name: source(m).count(m.old) for m in MUTATIONS if source(m).count(m.old) != 1}
+    assert stale == {}, "a text to be replaced is not there exactly once"
+
+
+def run_against(mutation: Mutation, where: Path) -> subprocess.CompletedProcess[bytes]:
+    """Run the mutation's test on a copy of the project in which it is applied."""
+    ignore = shutil.ignore_patterns("__pycache__", ".*")
+    for name in ("gitstate", "tests"):
+        shutil.copytree(ROOT / name, where / name, ignore=ignore)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, where)
+    (where / "gitstate" / mutation.file).write_text(source(mutation).replace(mutation.old, mutation.new), "utf-8")
+    words = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    return subprocess.run(
+        [*words, "-m", "not slow", f"--basetemp={where / 'tmp'}", f"tests/{mutation.test}"],
+        cwd=where, env={**clean, "PYTHONPATH": os.fspath(where), **mutation.env}, capture_output=True, check=False,
+    )  # fmt: skip
+
+
+def is_noticed(mutation: Mutation, where: Path, say: Say) -> None:
+    done = run_against(mutation, where)
+    said = done.stdout.decode("utf-8", "replace")
+    if done.returncode == 0 and re.search(r"\d+ skipped", said) and not re.search(r"\d+ passed", said):
+        pytest.skip("its test can't work here")
+    assert done.returncode == 1, f"nobody noticed that {mutation.name}: {said[-3000:]}"
+    assert re.search(r"\d+ failed", said), said[-3000:]
+    say(f"{mutation.name}: noticed by {mutation.test}")
+
+
+BY_NAME = {mutation.name: mutation for mutation in MUTATIONS}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", QUICK)
+def test_a_few_mutations_are_noticed(name: str, tmp_path: Path, say: Say) -> None:
+    is_noticed(BY_NAME[name], tmp_path / "copy", say)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize("name", [name for name in BY_NAME if re.search(os.environ.get("MUTATION", ""), name)])
+def test_every_mutation_is_noticed(name: str, tmp_path: Path, say: Say) -> None:
+    is_noticed(BY_NAME[name], tmp_path / "copy", say)
