@@ -21,6 +21,7 @@ from .git import LARGE, Git, ObjectReader, Oid, Repository, open_repository, rea
 from .index import IndexMoved, identity, index_lock, kept_index, link_or_copy
 from .model import Context, LeftOut, Manifest, Nested, Reason, Save, dumps, path_to_json, with_values
 from .notes import add_note
+from .operation import operation_paths
 from .ownership import clear_journal, frozen_index, next_index, owned, ref_locks, settle, write_journal
 from .pack import PackWriter
 from .refs import RefUpdate, RefWriter, workspace_id
@@ -811,7 +812,10 @@ def _stands_on(taken: Snapshot, pending: Save) -> bool:
 
 
 def _control_files(repository: Repository) -> Iterator[bytes]:
-    """Files without which the repository could not be opened after a power cut, and what names them."""
+    """Files without which the repository could not be opened after a power cut, and what names them.
+
+    Those of an unfinished operation too: torn, they would look like another operation than the one that is saved.
+    """
     git_dir, common = repository.git_dir, repository.common_dir
     for name in (b"HEAD", b"index", b"commondir", b"gitdir", b"ORIG_HEAD", b""):
         yield os.path.join(git_dir, name)
@@ -821,6 +825,9 @@ def _control_files(repository: Repository) -> Iterator[bytes]:
     yield os.path.dirname(git_dir)
     yield os.path.join(repository.toplevel, b".git")
     yield repository.toplevel
+    for name in operation_paths(git_dir):
+        yield os.path.join(git_dir, name)
+        yield os.path.dirname(os.path.join(git_dir, name))
     with contextlib.suppress(OSError):
         ref = read_head(git_dir)
         if ref is not None:
