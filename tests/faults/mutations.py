@@ -28,16 +28,6 @@ ERRORS = "faults/test_errors.py::test_a_few_system_calls_fail"
 MUTATIONS = (
     # -- what has to be on the disk before success is reported
     Mutation(
-        "a pack is written without fsync", "pack.py",
-        "                if durable:\n                    os.fsync(fd)\n", "",
-        f"{POWER}[ext4-save]",
-    ),
-    Mutation(
-        "a large file's pack is written without fsync", "pack.py",
-        "            os.fchmod(out, 0o444)\n            os.fsync(out)\n", "            os.fchmod(out, 0o444)\n",
-        f"{POWER}[ext4-save]",
-    ),
-    Mutation(
         "git syncs no ref", "git.py",
         "core.fsync=reference,loose-object,pack,pack-metadata", "core.fsync=none",
         f"{POWER}[ext4-checkpoint]",
@@ -62,6 +52,12 @@ MUTATIONS = (
         "a file that a power cut left short is taken for an edit", "restore.py",
         "or self._is_cut_short(target) else", "else",
         "faults/test_power.py::test_a_file_that_a_power_cut_shortened_comes_back",
+    ),
+    Mutation(
+        "the files of an unfinished merge are not synced", "save.py",
+        "    for name in operation_paths(git_dir):\n        yield os.path.join(git_dir, name)\n",
+        "    for name in ():\n        yield os.path.join(git_dir, name)\n",
+        f"{POWER}[ext4-save-merge]",
     ),
     # -- the order of the steps
     Mutation(
@@ -144,6 +140,17 @@ MUTATIONS = (
         "a failed fsync is passed over", "files.py",
         "        if error.errno not in (errno.EINVAL, errno.EROFS):\n            raise\n", "        pass\n",
         f"{ERRORS}[save]", {"ERROR_POINT": r"gitstate:fsync:.*=EIO"},
+    ),
+    Mutation(
+        "a save that left bytes out says that all is well", "report.py",
+        "    return EXIT_PERSON if result.lost else EXIT_DONE\n", "    return EXIT_DONE\n",
+        "faults/test_limits.py::test_an_unreadable_file_is_left_out_aloud",
+    ),
+    Mutation(
+        "a note is tried once, and nobody takes turns", "save.py",
+        "            for _ in range(50):\n                current =",
+        "            for _ in range(1):\n                current =",
+        "faults/test_concurrency.py::test_a_note_that_comes_in_the_worst_moment",
     ),
     # -- what others wrote is data
     Mutation(

@@ -109,7 +109,7 @@ def ws(templates: Templates, tmp_path: Path) -> Workspace:
     return make(STATES["clean"], templates, tmp_path)
 
 
-NUMBERS = [pytest.param(8, id="8"), pytest.param(40, id="40", marks=pytest.mark.slow)]
+NUMBERS = [pytest.param(6, id="6"), pytest.param(40, id="40", marks=pytest.mark.slow)]
 
 
 @pytest.mark.faults
@@ -203,6 +203,32 @@ def test_a_branch_that_moves_in_the_worst_moment(ws: Workspace) -> None:
     (archive,) = ws.refs("refs/gitstate/pending").values()
     assert ws.git("cat-file", "blob", f"{archive}^1:a.txt") == work
     check_integrity(ws)
+
+
+#: Somebody else's note, put into our notes ref between the look at it and the move of it, twice.
+NOTE_BEFORE_OURS = """\
+import subprocess
+from gitstate import refs
+commit, done = refs.RefWriter.commit, []
+def interrupted(self, updates, **options):
+    if any(update.ref == refs.NOTES for update in updates) and len(done) < 2:
+        done.append(True)
+        words = ["git", "notes", "--ref=gitstate", "add", "-f", "-m", "somebody's", "HEAD~" + str(len(done) - 1)]
+        subprocess.run(words, cwd=self._repository.toplevel, check=True)
+    return commit(self, updates, **options)
+refs.RefWriter.commit = interrupted"""
+
+
+@pytest.mark.faults
+def test_a_note_that_comes_in_the_worst_moment(ws: Workspace) -> None:
+    """Both notes are there: ours is built again on top of what came between."""
+    head = ws.out("rev-parse", "HEAD")
+    ws.append("a.txt")
+    done = patched(ws, NOTE_BEFORE_OURS, "save", "--task-id", "T-1", "--json")
+    assert done.returncode == 0, done.stderr
+    wip = json.loads(done.stdout)["wip_commit"]
+    assert json.loads(ws.git("notes", "--ref=gitstate", "show", wip))["task_id"] == "T-1"
+    assert ws.out("notes", "--ref=gitstate", "show", head) == "somebody's"
 
 
 @pytest.mark.faults

@@ -177,9 +177,9 @@ def tried(scene: Scene, kill: Callable[[], Run], number: int) -> str | None:
 
 QUICK = [
     pytest.param("everything_at_once", SAVE, None, id="save"),
-    pytest.param("merge_conflict", SAVE, None, id="save-merge"),
+    pytest.param("merge_conflict", SAVE, None, id="save-merge", marks=pytest.mark.slow),
     pytest.param("everything_at_once", RECOVER, undone, id="recover-undone"),
-    pytest.param("merge_conflict", RECOVER, undone, id="recover-merge"),
+    pytest.param("merge_conflict", RECOVER, undone, id="recover-merge", marks=pytest.mark.slow),
 ]
 
 
@@ -203,7 +203,7 @@ def test_killed_after_a_while(
 ) -> None:
     scene = scene_of(STATES[name], command, lose, templates, tmp_path)
     first, last = measured_run(scene)
-    problems, times = [], 8
+    problems, times = [], 5
     for number in range(times):
         delay = first + (last - first) * number / (times - 1)
         alone = number % 4 >= 2
@@ -273,7 +273,7 @@ def killed(name: str, templates: Templates, tmp_path: Path, say: Say, *, alone: 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", ["save", "checkpoint", "recover-undone"])
 def test_killed_at_a_few_system_calls(name: str, templates: Templates, tmp_path: Path, say: Say) -> None:
-    killed(name, templates, tmp_path, say, alone=name == "save", most=8)
+    killed(name, templates, tmp_path, say, alone=name == "save", most=5)
 
 
 @pytest.mark.faults

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from oracle import Fingerprint, fingerprint
-from states import Run, Workspace
+from states import Run, Workspace, why_permissions_cannot_be_tested
 from test_roundtrip import paths_of
 
 from .test_errors import is_honest
@@ -98,7 +98,6 @@ def limited(kind: int, value: int) -> Limit:
 
 LIMITS = {
     "files-8": limited(resource.RLIMIT_NOFILE, 8),
-    "files-12": limited(resource.RLIMIT_NOFILE, 12),
     "files-16": limited(resource.RLIMIT_NOFILE, 16),
     "files-24": limited(resource.RLIMIT_NOFILE, 24),
     "size-0": limited(resource.RLIMIT_FSIZE, 0),
@@ -129,6 +128,22 @@ def test_recover_under_a_limit(name: str, tmp_path: Path) -> None:
         assert ws.refs("refs/gitstate/pending"), str(run)
         recover_to_the_end(ws)
     assert expected.diff(fingerprint(ws.path)) == []
+
+
+@pytest.mark.faults
+def test_an_unreadable_file_is_left_out_aloud(tmp_path: Path) -> None:
+    """Less than everything is never called a success: exit status 4, and the file's name."""
+    if reason := why_permissions_cannot_be_tested():
+        pytest.skip(reason)
+    ws, expected = workspace_in(tmp_path, tmp_path / "outside")
+    ws.chmod("new/n1.txt", 0)
+    ws.without_override = True
+    run = ws.save()
+    assert run.exit_status == 4, str(run)
+    ws.without_override = False
+    ws.chmod("new/n1.txt", 0o644)
+    lost = whole_or_honest(ws, expected, run)
+    assert lost == {b"new/n1.txt"}
 
 
 @pytest.mark.faults
@@ -196,14 +211,20 @@ def release(filler: Path) -> None:
         filler.unlink()
 
 
-#: What is left when the command starts: bytes, or inodes.
+#: What is left when the command starts: bytes, or inodes. Those that are marked are tried in an ordinary run.
 SPACE = [0, 8 << 10, 64 << 10, 256 << 10, 400 << 10, 700 << 10]
 INODES = [0, 1, 3, 6, 10, 16]
+ORDINARY = {("space", 0), ("space", 256 << 10), ("inodes", 3), ("inodes", 10)}
+LEFT = [
+    pytest.param(kind, left, marks=() if (kind, left) in ORDINARY else pytest.mark.slow)
+    for kind, lefts in (("space", SPACE), ("inodes", INODES))
+    for left in lefts
+]
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("command", ["save", "recover"])
-@pytest.mark.parametrize(("kind", "left"), [*(("space", n) for n in SPACE), *(("inodes", n) for n in INODES)])
+@pytest.mark.parametrize(("kind", "left"), LEFT)
 def test_a_disk_that_is_full(command: str, kind: str, left: int, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=6m,nr_inodes=2000") as disk:
         ws, expected = workspace_in(disk, tmp_path / "outside")

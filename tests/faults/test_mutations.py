@@ -54,7 +54,7 @@ def is_noticed(mutation: Mutation, where: Path, say: Say) -> None:
     if done.returncode == 0 and re.search(r"\d+ skipped", said) and not re.search(r"\d+ passed", said):
         pytest.skip("its test can't work here")
     assert done.returncode == 1, f"nobody noticed that {mutation.name}: {said[-3000:]}"
-    assert re.search(r"\d+ failed", said), said[-3000:]
+    assert re.search(r"\d+ (failed|error)", said), said[-3000:]
     say(f"{mutation.name}: noticed by {mutation.test}")
 
 
