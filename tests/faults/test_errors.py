@@ -177,11 +177,11 @@ def tried(scene: Scene, fault: Fault) -> str | None:
 RETYPED = State(name="retyped", build=retyped)
 #: State, command, what was lost before it, and the number of faults that is on record.
 SWEEPS: dict[str, tuple[State, tuple[str, ...], Lose | None, int]] = {
-    "save": (STATES["everything_at_once"], SAVE, None, 300),
-    "save-merge": (STATES["merge_conflict"], SAVE, None, 300),
-    "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, 200),
-    "recover": (RETYPED, RECOVER, undone, 300),
-    "recover-only-git-left": (RETYPED, RECOVER, only_git_left, 300),
+    "save": (STATES["everything_at_once"], SAVE, None, 685),
+    "save-merge": (STATES["merge_conflict"], SAVE, None, 585),
+    "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, 486),
+    "recover": (RETYPED, RECOVER, undone, 1296),
+    "recover-only-git-left": (RETYPED, RECOVER, only_git_left, 1414),
 }
 
 

@@ -224,18 +224,18 @@ def test_killed_after_a_while(
 
 RETYPED = State(name="retyped", build=retyped)
 EVERY = {
-    "save": (STATES["everything_at_once"], SAVE, None, False, 100),
-    "save-merge": (STATES["merge_conflict"], SAVE, None, False, 80),
-    "save-linked": (STATES["everything_at_once"], SAVE, None, True, 100),
-    "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, False, 50),
-    "checkpoint-merge": (STATES["merge_conflict"], CHECKPOINT, None, False, 50),
-    "recover-in-place": (STATES["everything_at_once"], RECOVER, in_place, False, 50),
-    "recover-wiped": (RETYPED, RECOVER, wiped, False, 60),
-    "recover-undone": (RETYPED, RECOVER, undone, False, 110),
-    "recover-merge": (STATES["merge_conflict"], RECOVER, undone, False, 80),
-    "recover-merge-in-place": (STATES["merge_conflict"], RECOVER, in_place, False, 30),
-    "recover-only-git-left": (RETYPED, RECOVER, only_git_left, False, 160),
-    "recover-linked": (STATES["everything_at_once"], RECOVER, undone, True, 90),
+    "save": (STATES["everything_at_once"], SAVE, None, False, 134),
+    "save-merge": (STATES["merge_conflict"], SAVE, None, False, 115),
+    "save-linked": (STATES["everything_at_once"], SAVE, None, True, 140),
+    "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, False, 68),
+    "checkpoint-merge": (STATES["merge_conflict"], CHECKPOINT, None, False, 77),
+    "recover-in-place": (STATES["everything_at_once"], RECOVER, in_place, False, 72),
+    "recover-wiped": (RETYPED, RECOVER, wiped, False, 90),
+    "recover-undone": (RETYPED, RECOVER, undone, False, 155),
+    "recover-merge": (STATES["merge_conflict"], RECOVER, undone, False, 119),
+    "recover-merge-in-place": (STATES["merge_conflict"], RECOVER, in_place, False, 38),
+    "recover-only-git-left": (RETYPED, RECOVER, only_git_left, False, 239),
+    "recover-linked": (STATES["everything_at_once"], RECOVER, undone, True, 134),
 }
 
 

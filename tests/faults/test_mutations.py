@@ -32,13 +32,19 @@ def test_every_mutation_is_of_the_code_that_is_there() -> None:
     assert stale == {}, "a text to be replaced is not there exactly once"
 
 
+def test_the_page_lists_every_mutation() -> None:
+    page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    missing = [mutation.name for mutation in MUTATIONS if f"| {mutation.name} | `{mutation.test}` |" not in page]
+    assert missing == []
+    assert f"| {len(MUTATIONS)} mutations |" in page
+
+
 def run_against(mutation: Mutation, where: Path) -> subprocess.CompletedProcess[bytes]:
     """Run the mutation's test on a copy of the project in which it is applied."""
     ignore = shutil.ignore_patterns("__pycache__", ".*")
     for name in ("gitstate", "tests"):
         shutil.copytree(ROOT / name, where / name, ignore=ignore)
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, where)
+    shutil.copy(ROOT / "pyproject.toml", where)
     (where / "gitstate" / mutation.file).write_text(source(mutation).replace(mutation.old, mutation.new), "utf-8")
     words = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}

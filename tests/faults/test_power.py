@@ -220,17 +220,17 @@ def came_back(recording: Recording, run: Run) -> None:
 
 #: Command, what the agent was doing, and the number of entries in the log (writes and flushes) that is on record.
 SWEEPS = {
-    "ext4-save": ("save", work, 60),
-    "ext4-checkpoint": ("checkpoint", work, 40),
-    "ext4-recover": ("recover", work, 40),
-    "ext4-save-merge": ("save", conflict, 60),
-    "ext4-recover-merge": ("recover", conflict, 40),
-    "xfs-save": ("save", work, 40),
-    "xfs-checkpoint": ("checkpoint", work, 30),
-    "xfs-recover": ("recover", work, 40),
-    "btrfs-save": ("save", work, 60),
-    "btrfs-checkpoint": ("checkpoint", work, 40),
-    "btrfs-recover": ("recover", work, 40),
+    "ext4-save": ("save", work, 268),
+    "ext4-checkpoint": ("checkpoint", work, 230),
+    "ext4-recover": ("recover", work, 125),
+    "ext4-save-merge": ("save", conflict, 165),
+    "ext4-recover-merge": ("recover", conflict, 84),
+    "xfs-save": ("save", work, 193),
+    "xfs-checkpoint": ("checkpoint", work, 174),
+    "xfs-recover": ("recover", work, 82),
+    "btrfs-save": ("save", work, 595),
+    "btrfs-checkpoint": ("checkpoint", work, 489),
+    "btrfs-recover": ("recover", work, 170),
 }
 #: In an ordinary run, with the number of points that are tried.
 QUICK = {
