@@ -37,9 +37,9 @@ from .device import (
 from .sweeps import Say, judge, spread
 
 
-def base(ws: Workspace) -> None:
-    """What is on the disk for good before the agent begins."""
-    ws.git("init", "-q", "-b", "main", ".")
+def base(ws: Workspace, *options: str) -> None:
+    """What is on the disk for good before the agent begins. `options` are for `git init`."""
+    ws.git("init", "-q", "-b", "main", *options, ".")
     for number in range(12):
         ws.write(f"d{number % 3}/f{number}.txt", f"{number}\n" * 20)
     ws.write("run.sh", "#!/bin/sh\n", 0o755)
@@ -85,6 +85,7 @@ class Recording:
     ws: Workspace
     disk: Disk
     mount: Path
+    init: tuple[str, ...] = ()
     base: Blocks = field(default_factory=dict)
     log: list[Entry] = field(default_factory=list)
     done: int = 0
@@ -95,7 +96,7 @@ def recorded(recording: Recording, command: str, build: Callable[[Workspace], No
     ws, disk = recording.ws, recording.disk
     with mounted(disk, recording.kind, recording.mount):
         ws.path.mkdir()
-        base(ws)
+        base(ws, *recording.init)
         if command != "recover":
             sync(ws)
             disk.record()
@@ -195,6 +196,8 @@ def judged(recording: Recording, command: str, *, success: bool) -> None:
 
 
 def marks(ws: Workspace, kind: str) -> Mapping[str, bytes]:
+    if (ws.path / ".git" / "reftable").exists():
+        return {name: f"{oid}\n".encode() for name, oid in ws.refs(f"refs/gitstate/{kind}").items()}
     directory = ws.path / ".git" / "refs" / "gitstate" / kind
     if not directory.is_dir():
         return {}
@@ -225,6 +228,7 @@ SWEEPS = {
     "ext4-recover": ("recover", work, 125),
     "ext4-save-merge": ("save", conflict, 165),
     "ext4-recover-merge": ("recover", conflict, 84),
+    "ext4-save-reftable": ("save", work, 100),
     "xfs-save": ("save", work, 193),
     "xfs-checkpoint": ("checkpoint", work, 174),
     "xfs-recover": ("recover", work, 82),
@@ -249,10 +253,14 @@ def recording(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Record
     why = why_not(kind.name, scratch)
     if why is not None:
         pytest.skip(why)
+    init = ("--ref-format=reftable",) if name.endswith("-reftable") else ()
+    tried = subprocess.run(["git", "init", "-q", *init, os.fspath(tmp_path / "try")], capture_output=True, check=False)
+    if tried.returncode:
+        pytest.skip("this git has no reftable: it came with 2.45")
     disk = formatted(kind, tmp_path)
     mount, outside = tmp_path / "mnt", tmp_path / "outside"
     outside.mkdir()
-    recording = Recording(kind, Workspace(mount / "repo", outside), disk, mount)
+    recording = Recording(kind, Workspace(mount / "repo", outside), disk, mount, init)
     with disk.served():
         recorded(recording, command, build)
         yield recording
