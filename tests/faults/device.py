@@ -17,6 +17,7 @@ import stat
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -243,8 +244,20 @@ def mounted(disk: Disk, kind: FileSystem, where: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if subprocess.run(["umount", os.fspath(where)], capture_output=True, check=False).returncode:
-            subprocess.run(["umount", "-l", os.fspath(where)], check=True)
+        unmount(where)
+
+
+def unmount(where: Path) -> None:
+    """Unmount, and wait while somebody still looks into it. RuntimeError where that does not end.
+
+    Going on would be worse: the next mount of this disk would be given the file system of this one.
+    """
+    for _ in range(200):
+        if subprocess.run(["umount", os.fspath(where)], capture_output=True, check=False).returncode == 0:
+            return
+        time.sleep(0.1)
+    subprocess.run(["umount", "-l", os.fspath(where)], check=True)
+    raise RuntimeError(f"{where} stays busy")
 
 
 class MountFailed(Exception):

@@ -128,13 +128,13 @@ MUTATIONS = (
     Mutation(
         "the marker goes though a file could not be written", "restore.py",
         "if self.marker is not None and not self.stuck:", "if self.marker is not None:",
-        "faults/test_limits.py::test_recover_under_a_limit[size-4k]",
+        "test_promises.py::test_path_that_cannot_be_written",
     ),
     Mutation(
         "a good index is put away because git failed", "reindex.py",
         "            if not is_torn(current, self.repository.object_format):\n                raise",
         "            if not os.path.exists(current):\n                raise",
-        f"{ERRORS}[recover]", {"ERROR_POINT": r"ls-files\.1:openat:.*=EMFILE\+?"},
+        f"{ERRORS}[recover]", {"ERROR_POINT": r"ls-files\.1:openat:.*\+"},
     ),
     Mutation(
         "a failed fsync is passed over", "files.py",

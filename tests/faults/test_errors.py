@@ -205,7 +205,7 @@ def sweep(name: str, templates: Templates, tmp_path: Path, say: Say, *, most: in
 @pytest.mark.faults
 @pytest.mark.parametrize("name", ["save", "recover"])
 def test_a_few_system_calls_fail(name: str, templates: Templates, tmp_path: Path, say: Say) -> None:
-    sweep(name, templates, tmp_path, say, most=8)
+    sweep(name, templates, tmp_path, say, most=6)
 
 
 @pytest.mark.slow

@@ -120,8 +120,8 @@ def polite(run: Run) -> None:
 def everything(ws: Workspace, save_id: str) -> None:
     """Every command that reads what somebody else wrote."""
     for words in (
-        ("recover", "--dry-run"), ("status", "--all"), ("log", "--all"), ("show",), ("diff", save_id),
-        ("restore", save_id), ("recover",), ("recover", "--overwrite"), ("checkpoint",), ("save",), ("recover",),
+        ("recover", "--dry-run"), ("log", "--all"), ("diff", save_id), ("restore", save_id),
+        ("recover", "--overwrite"), ("save",), ("recover",),
     ):  # fmt: skip
         polite(ws.gitstate(*words))
 
@@ -311,7 +311,7 @@ STATES = [
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("most", [pytest.param(3, id="some"), pytest.param(None, id="all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("most", [pytest.param(2, id="some"), pytest.param(None, id="all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("planted", ["active_state.json", "context.json", "journal", "symlinks"])
 def test_hostile_state_files(
     planted: str, most: int | None, ws: Workspace, tmp_path: Path, hermetic: Path
