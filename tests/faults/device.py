@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 BLOCK = 4096
 _ZERO = bytes(BLOCK)
+_SOURCE = b"gitstate-recorder"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 _FORGET, _GETATTR, _SETATTR, _OPEN, _READ, _WRITE, _STATFS = 2, 3, 4, 14, 15, 16, 17
@@ -33,16 +34,6 @@ _SILENT = frozenset({_FORGET, _INTERRUPT, _BATCH_FORGET})
 _IN_HEADER, _OUT_HEADER = struct.Struct("<IIQQIIII"), struct.Struct("<IiQ")
 _MAX_WRITE = 1 << 17
 _BIG_WRITES = 1 << 5
-
-
-@cache
-def mount_privately() -> None:
-    """From here on what this process mounts is seen by it and its children alone, and goes when they are gone.
-
-    Even a SIGKILL then leaves no mount and no loop device behind.
-    """
-    if _LIBC.unshare(0x00020000) or _LIBC.mount(b"none", b"/", None, 0x4000 | 0x40000, None):  # NEWNS; REC, PRIVATE
-        raise OSError(ctypes.get_errno(), "a mount namespace can't be had here")
 
 
 class Write(NamedTuple):
@@ -98,12 +89,12 @@ class Disk:
     @contextlib.contextmanager
     def served(self) -> Iterator[None]:
         """Mount the file; its server is a thread of this process and ends with it, whatever happens."""
-        mount_privately()
+        clear_dead()
         self.file.touch()
         fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         try:
             options = f"fd={fd},rootmode={stat.S_IFREG:o},user_id=0,group_id=0,allow_other"
-            if _LIBC.mount(b"recorder", os.fsencode(self.file), b"fuse", 0, options.encode()):
+            if _LIBC.mount(_SOURCE, os.fsencode(self.file), b"fuse", 0, options.encode()):
                 raise OSError(ctypes.get_errno(), "a FUSE file can't be mounted here")
             server = threading.Thread(target=self._serve, args=(fd,), daemon=True)
             server.start()
@@ -258,6 +249,25 @@ def unmount(where: Path) -> None:
         time.sleep(0.1)
     subprocess.run(["umount", "-l", os.fspath(where)], check=True)
     raise RuntimeError(f"{where} stays busy")
+
+
+def clear_dead() -> None:
+    """Unmount what a run that was killed left: disks of ours whose server is gone, and what was mounted from them."""
+    table = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    for source, place, *_ in table:
+        if source != _SOURCE.decode():
+            continue
+        try:
+            os.stat(place)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                continue
+            for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+                if backing.read_text().strip() == place:
+                    device = f"/dev/{backing.parts[3]}"
+                    for other in [where for what, where, *_ in table if what == device]:
+                        _LIBC.umount2(os.fsencode(other), 2)
+            _LIBC.umount2(os.fsencode(place), 2)
 
 
 class MountFailed(Exception):

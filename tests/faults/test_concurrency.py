@@ -276,7 +276,7 @@ LOCKS = {
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in ("config", "HEAD", "notes") else ()) for name in LOCKS]
+    "name", [pytest.param(name, marks=pytest.mark.slow if "refs" not in LOCKS[name] else ()) for name in LOCKS]
 )
 def test_a_lock_that_somebody_holds(name: str, ws: Workspace) -> None:
     """A save goes through all the same, the lock stays its owner's, and recovery waits until it is free."""

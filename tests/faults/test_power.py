@@ -7,10 +7,12 @@ is cut off is done again, and comes to the same end. `POWER_POINT=NUMBER[:SEED]`
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -243,6 +245,20 @@ QUICK = {
 }  # fmt: skip
 
 
+@contextlib.contextmanager
+def ended_by_term() -> Iterator[None]:
+    """SIGTERM, as a time limit sends it, unwinds the stack: what is mounted is unmounted."""
+
+    def leave(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.fixture
 def recording(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Recording]:
     name = request.param
@@ -261,7 +277,7 @@ def recording(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Record
     mount, outside = tmp_path / "mnt", tmp_path / "outside"
     outside.mkdir()
     recording = Recording(kind, Workspace(mount / "repo", outside), disk, mount, init)
-    with disk.served():
+    with ended_by_term(), disk.served():
         recorded(recording, command, build)
         yield recording
 
