@@ -459,7 +459,7 @@ class _Recovery:
         return "write" if seen.oid in self._checkouts(target) or self._is_cut_short(target) else "keep"
 
     def _is_cut_short(self, target: Target) -> bool:
-        """Whether a power cut left only the beginning of a file that the agent had never synced.
+        """Whether a power cut left only the beginning of a file that the agent had never synced, or that and zeros.
 
         File systems that allocate late (ext4, xfs, btrfs) then keep its name and times, and often not one byte. An
         edit after the save would have a newer time stamp; what was read in full before it can only have been cut.
@@ -470,16 +470,18 @@ class _Recovery:
         if stamp is None or info is None or target.saved.mode in (SYMLINK, GITLINK):
             return False
         size, mtime_ns = stamp
-        if size >= info[1] or mtime_ns >= began_ns(self.facts.saves[0].manifest.save_id) - _COARSE_CLOCK_NS:
+        if size > info[1] or mtime_ns >= began_ns(self.facts.saves[0].manifest.save_id) - _COARSE_CLOCK_NS:
             return False
         ours, theirs = b"", self.disk.read(target.path)
-        same = True
+        whole = fits = True  # so far: the same, and the same or zeros after that
         for part in self.reader.stream(target.saved.oid):  # has to be read to its end
-            while same and len(ours) < len(part) and (more := next(theirs, b"")):
+            while fits and len(ours) < len(part) and (more := next(theirs, b"")):
                 ours += more
-            same = same and part.startswith(ours[: len(part)])
-            ours = ours[len(part) :]
-        return same
+            mine, ours = ours[: len(part)], ours[len(part) :]
+            kept = mine.rstrip(b"\0")
+            fits = fits and (part.startswith(kept) if whole else not kept)
+            whole = whole and part.startswith(mine)
+        return fits
 
     def _checkouts(self, target: Target) -> Iterator[Oid | None]:
         """What git itself writes for each base through this repository's filters; None where they fail."""

@@ -323,15 +323,15 @@ def plain(tmp_path: Path) -> Workspace:
     return ws
 
 
-def cut_short(ws: Workspace, path: str, length: int, *, age: float) -> None:
-    """What is left of a file; its time of change is `age` seconds before what it was."""
+def cut_short(ws: Workspace, path: str, length: int, zeros: int) -> None:
+    """What is left of a file, with the times that it had."""
     before = os.stat(ws.at(path))
-    ws.write(path, ws.read(path)[:length])
-    os.utime(ws.at(path), ns=(before.st_atime_ns, before.st_mtime_ns - int(age * 1e9)))
+    ws.write(path, ws.read(path)[:length] + bytes(min(zeros, before.st_size - length)))
+    os.utime(ws.at(path), ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.parametrize("length", [0, 7])
-def test_a_file_that_a_power_cut_shortened_comes_back(plain: Workspace, length: int) -> None:
+@pytest.mark.parametrize(("length", "zeros"), [(0, 0), (7, 0), (0, 1000), (7, 5), (7, 1000)])
+def test_a_file_that_a_power_cut_shortened_comes_back(plain: Workspace, length: int, zeros: int) -> None:
     plain.write("u.txt", "untracked\n" * 5)
     plain.write("d0/f0.txt", "edited, and long enough\n")
     expected = fingerprint(plain.path)
@@ -339,17 +339,29 @@ def test_a_file_that_a_power_cut_shortened_comes_back(plain: Workspace, length: 
         os.utime(plain.at(path), ns=(0, os.stat(plain.at(path)).st_mtime_ns - 10**9))
     succeed(plain.save())
     for path in ("u.txt", "d0/f0.txt", "d1/f1.txt"):
-        cut_short(plain, path, length, age=0)
+        cut_short(plain, path, length, zeros)
     run = plain.recover()
     came_back(Recording(FILE_SYSTEMS["ext4"], plain, Disk(plain.path, 0), plain.path, expected=expected), run)
     assert recovered_from(run)["verdict"] == "restore"
 
 
+def test_an_older_file_that_is_no_part_of_what_was_saved_stays(plain: Workspace) -> None:
+    """Moved into place with the times that it had: not what a cut leaves."""
+    plain.write("u.txt", "untracked\n" * 5)
+    succeed(plain.save())
+    plain.write("u.txt", b"untr\0\0x")
+    os.utime(plain.at("u.txt"), ns=(0, 10**18))
+    assert paths_of(recovered_from(plain.recover(), exits=(0, 4))["kept"]) == {b"u.txt"}
+    assert plain.read("u.txt") == b"untr\0\0x"
+
+
 def test_a_file_that_someone_emptied_after_the_save_stays(plain: Workspace) -> None:
     plain.write("u.txt", "untracked\n" * 5)
     succeed(plain.save())
+    before = os.stat(plain.at("u.txt")).st_mtime_ns
     plain.write("u.txt", "")
     plain.write("d1/f1.txt", "1\n")
+    assert os.stat(plain.at("u.txt")).st_mtime_ns > before
     run = plain.recover()
     assert plain.read("u.txt") == b""
     assert plain.read("d1/f1.txt") == b"1\n"
