@@ -755,12 +755,13 @@ def init(shell: str) -> None:
     """Print the shell library: eval "$(gitstate init bash)"."""
 
     def act(_: bytes, as_json: bool) -> int:
-        from .shell import library
+        from .program import shipped
 
+        library = shipped("gitstate.bash").decode("utf-8")
         if as_json:
-            report.emit({"command": "init", "shell": shell, "library": library()})
+            report.emit({"command": "init", "shell": shell, "library": library})
         else:
-            click.echo(library(), nl=False)
+            click.echo(library, nl=False)
         return EXIT_DONE
 
     _run("init", False, act)

@@ -39,8 +39,9 @@ def shell_command(*arguments: str) -> str:
 
 
 def shipped(name: str) -> bytes:
-    """A file below `hooks/`: inside the package where it was installed, beside it in a checkout. Raises OSError."""
-    inside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hooks", name)
-    path = inside if os.path.exists(inside) else os.path.join(packages(), "hooks", name)
-    with open(path, "rb") as file:
+    """A file below `hooks/`, which the package holds: in a checkout it is a link to the directory beside it.
+
+    Raises OSError.
+    """
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "hooks", name), "rb") as file:
         return file.read()
