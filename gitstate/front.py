@@ -46,14 +46,23 @@ def run_file(repository: Repository) -> bytes:
     return os.path.join(repository.own, _RUN_FILE)
 
 
-def keeper_of(repository: Repository) -> Process | None:
-    """The keeper of the run that was last under way in the workspace, as its run file names it."""
+class UnderWay(NamedTuple):
+    """The run that is, or was last, under way in a workspace, as its keeper wrote it down."""
+
+    run_id: str | None = None
+    keeper: Process | None = None
+
+
+def under_way(repository: Repository) -> UnderWay:
+    """What the run file says; nothing is known where there is none."""
     try:
-        value = loads(read_limited(run_file(repository), MAX_CONTEXT), MAX_CONTEXT, "the run's file").get("keeper")
+        value = loads(read_limited(run_file(repository), MAX_CONTEXT), MAX_CONTEXT, "the run's file")
     except CorruptSave:
-        return None
-    pid, start = value if isinstance(value, list) and len(value) == 2 else (None, None)
-    return Process(pid, start) if isinstance(pid, int) and isinstance(start, str) else None
+        return UnderWay()
+    run_id, keeper = value.get("run_id"), value.get("keeper")
+    pid, start = keeper if isinstance(keeper, list) and len(keeper) == 2 else (None, None)
+    named = Process(pid, start) if isinstance(pid, int) and isinstance(start, str) else None
+    return UnderWay(run_id if isinstance(run_id, str) else None, named)
 
 
 class Front:

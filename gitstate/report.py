@@ -372,6 +372,10 @@ def _what(result: RecoverResult) -> str:
     if result.left_out:
         words.append(f"{len(result.left_out)} left out")
     usual = {"restore": "all is as it was saved", "context_only": "the context"}
+    if result.dry_run and words:
+        words[0] = f"would be: {words[0]}"
+    elif result.dry_run:
+        usual = {"restore": "branch and index would be put back", "context_only": "the context would be"}
     return ", ".join(words) or escape(result.message.partition(";")[0]) or usual.get(result.verdict, "")
 
 

@@ -18,7 +18,7 @@ from . import files, locks, refs, scan, snapshot
 from .archive import read_save, refuse_unsafe, stage_paths, tree_of
 from .errors import EXIT_PERSON, GitError, GitstateError, NeedsPerson, TryAgain, UsageError
 from .files import Deadline
-from .front import keeper_of
+from .front import under_way
 from .git import LARGE, Git, ObjectReader, Oid, Repository, open_repository, owner_besides_us, without_filters
 from .model import Context, LeftOut, Manifest, Reason, Save
 from .operation import is_operation_file
@@ -120,7 +120,7 @@ def _let_keeper_finish(repository: Repository, deadline: Deadline) -> None:
     context, status = read_live_context(repository)
     if status != ACTIVE or owner_of(context) != "gone" or context.boot_id != files.boot_id():
         return
-    keeper = keeper_of(repository)
+    keeper = under_way(repository).keeper
     if keeper is not None and not wait_for([keeper], deadline):
         raise TryAgain(
             f"the last run's keeper still saves what it left (pid {keeper.pid})", hint="try again in a moment"

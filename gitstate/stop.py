@@ -9,9 +9,9 @@ from . import files, refs
 from .archive import read_save
 from .errors import CorruptSave, UnsupportedSave
 from .files import Deadline
-from .front import run_file
+from .front import under_way
 from .git import ObjectReader, Repository, open_repository
-from .model import MAX_CONTEXT, Json, Reason, loads
+from .model import Reason
 from .processes import Process, is_alive, kill_all, of_run, send, wait_for
 from .save import SaveRequest, save
 from .state import ACTIVE, read_live_context
@@ -87,24 +87,9 @@ def _running(repository: Repository) -> _Running:
     owner = None
     if status == ACTIVE and context.pid and files.is_running(context.pid, context.pid_start, context.boot_id):
         owner = Process(context.pid, context.pid_start)
-    value: dict[str, Json] = {}
-    data = files.read_limited(run_file(repository), MAX_CONTEXT)
-    if data is not None:
-        try:
-            value = loads(data, MAX_CONTEXT, "the run's file")
-        except CorruptSave:
-            value = {}
-    keeper = _process(value.get("keeper"))
-    run_id = value.get("run_id")
     owner = None if owner is not None and owner.pid in files.ancestors() else owner
-    return _Running(owner, run_id if isinstance(run_id, str) else None, keeper)
-
-
-def _process(value: Json) -> Process | None:
-    if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], int) and isinstance(value[1], str)):
-        return None
-    found = Process(value[0], value[1])
-    return found if is_alive(found) else None
+    run_id, keeper = under_way(repository)
+    return _Running(owner, run_id, keeper if keeper is not None and is_alive(keeper) else None)
 
 
 def _marker(repository: Repository) -> str | None:

@@ -93,6 +93,8 @@ class Watch:
         self.before = self._look()
 
     def _look(self) -> dict[str, bytes]:
+        # A save puts its workspace on the list in the global configuration: this line and no other.
+        listed = f"[gitstate]\n\tworkspace = {self.ws.path}\n".encode()
         found = {}
         for top in self.tops:
             for directory, directories, files in os.walk(top):
@@ -103,7 +105,8 @@ class Watch:
                     path = os.path.join(directory, name)
                     inside = os.path.relpath(path, self.ws.path / ".git")
                     if not inside.startswith(OURS):
-                        found[path] = os.readlink(path).encode() if os.path.islink(path) else Path(path).read_bytes()
+                        content = os.readlink(path).encode() if os.path.islink(path) else Path(path).read_bytes()
+                        found[path] = content.replace(listed, b"", 1)
         return found
 
     def check(self) -> None:
