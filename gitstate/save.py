@@ -151,6 +151,7 @@ class _Saving:
         self.trees = TreeReader(self.reader)
         self.updates: RefWriter | None = None
         self.indexing: subprocess.Popen[bytes] | None = None
+        self.child_killed = False
 
     def run(self) -> SaveResult:
         repository, request = self.repository, self.request
@@ -183,6 +184,8 @@ class _Saving:
             for path in (self.frozen, self.next, self.next + b".lock"):
                 files.remove(path)
             self.writer.release()
+            if self.child_killed:
+                settle(repository)
             clear_journal(repository)
 
     def _end_children(self) -> None:
@@ -563,6 +566,7 @@ class _Saving:
                 except RefChanged:
                     continue
                 except GitError as error:
+                    self.child_killed |= error.status < 0
                     return f"the save is whole, but its note could not be added: {error.message}"
         return "the save is whole, but its note could not be added: others kept moving the notes"
 
@@ -574,6 +578,7 @@ class _Saving:
         except RefChanged:
             return False, "the branch moved while it was saved: the save is whole, the branch was left alone"
         except GitError as error:
+            self.child_killed |= error.status < 0
             return False, f"the save is whole, but the branch could not be moved: {error.message}"
 
     # -- the index
