@@ -658,12 +658,20 @@ class _Recovery:
 
     # -- tracked files that were not changed, but are gone
 
+    def _modified(self) -> list[bytes]:
+        """Tracked files that git takes for changed. A required filter that fails ends it: then without filters."""
+        words = ("diff-files", "-z", "--name-only", "--diff-filter=M", "--ignore-submodules=all")
+        try:
+            out = self.git.run(*words)
+        except GitError:
+            out = without_filters(self.repository).git.run(*words)
+        return out.split(b"\0")[:-1]
+
     def _missing(self, targets: Sequence[Target]) -> None:
         """Unchanged tracked files that are gone or cut short: git writes them beside, each is moved in whole."""
         known = {target.path for target in targets}
-        modified = self.git.start("diff-files", "-z", "--name-only", "--diff-filter=M", "--ignore-submodules=all")
         listed = self.git.run("ls-files", "-z", "-d").split(b"\0")[:-1] + self._hidden_and_gone()
-        dirty = self.git.finish(modified).split(b"\0")[:-1]
+        dirty = self._modified()
         missing = [path for path in dict.fromkeys(listed) if path not in known and not self._was_left_out(path)]
         leaves = self._leaves(self.facts.saves[0].wip_tree, {*missing, *(path for path in dirty if path not in known)})
         refuse_unsafe(leaves)

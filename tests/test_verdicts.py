@@ -58,6 +58,7 @@ def follow(ws: Workspace, command: str) -> Run | None:
 def test_nothing_names_the_latest_checkpoint(ws: Workspace) -> None:
     ws.append("a.txt")
     assert ws.gitstate("checkpoint", "--task-id", "T-1").exit_status == 0
+    answer(ws.recover(), "context_only", 0)
     found = answer(ws.recover(), "nothing", 0)
     before = fingerprint(ws.path)
     ws.git("checkout", "-q", "--", "a.txt")

@@ -116,8 +116,8 @@ MUTATIONS = (
     # -- nothing is overwritten, nothing is passed over
     Mutation(
         "no safety save before files are replaced", "restore.py",
-        "            self._save_for_safety(plan)\n        self._carry_out(plan)\n        self._operation(newest)\n",
-        "            pass\n        self._carry_out(plan)\n        self._operation(newest)\n",
+        "            self._save_for_safety(plan)\n        with _usual_umask(self.repository, newest):\n",
+        "            pass\n        with _usual_umask(self.repository, newest):\n",
         "test_promises.py::test_ignored_file_is_saved_before_it_is_overwritten",
     ),
     Mutation(
