@@ -128,6 +128,14 @@ def read_limited(path: bytes, limit: int) -> bytes | None:
         os.close(fd)
 
 
+def remove_tree(path: bytes) -> None:
+    """Remove a directory of ours with all in it, as far as it goes; nothing where there is none."""
+    if os.path.lexists(path):
+        import shutil
+
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def remove(path: bytes) -> None:
     """Unlink `path` if it is there."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):

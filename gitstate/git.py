@@ -191,16 +191,42 @@ def open_repository(path: bytes, *, bare_too: bool = False) -> Repository:
 
     Raises NotAWorkspace where there is none, git will not open it (safe.directory), or it is bare.
     """
-    git = Git(path)
+    return _opened(start_opening(path), bare_too)
+
+
+_QUESTIONS = ("--absolute-git-dir", "--git-common-dir", "--show-object-format", "--show-toplevel")
+
+
+class Opening(NamedTuple):
+    """Git, asked for a repository and its configuration: its answers come while the caller does something else."""
+
+    path: bytes
+    asked: subprocess.Popen[bytes] | None
+    listed: subprocess.Popen[bytes] | None
+
+    def finish(self) -> Repository:
+        """The repository; raises as `open_repository` does."""
+        return _opened(self, False)
+
+
+def start_opening(path: bytes) -> Opening:
+    """Begin what `open_repository` does."""
     if not os.path.isdir(path):
+        return Opening(path, None, None)
+    git = Git(path)
+    asked = git.start("rev-parse", "--path-format=absolute", *_QUESTIONS)
+    return Opening(path, asked, git.start("config", "--list", "-z"))
+
+
+def _opened(opening: Opening, bare_too: bool) -> Repository:
+    path, asked, listed = opening
+    git = Git(path)
+    if asked is None or listed is None:
         raise NotAWorkspace(f"{os.fsdecode(path)}: no such directory", hint="gitstate -C PATH … names a git worktree")
-    questions = ("--absolute-git-dir", "--git-common-dir", "--show-object-format", "--show-toplevel")
-    asked = git.start("rev-parse", "--path-format=absolute", *questions)
-    listed = git.start("config", "--list", "-z")
     settings = git.finish(listed, fine=range(256))
     out, err = asked.communicate()
     if asked.returncode != 0 and bare_too and git.run("rev-parse", "--is-bare-repository", fine=(0, 128)) == b"true\n":
-        out = git.run("rev-parse", "--path-format=absolute", *questions[:-1], "--absolute-git-dir")
+        out = git.run("rev-parse", "--path-format=absolute", *_QUESTIONS[:-1], "--absolute-git-dir")
     elif asked.returncode != 0:
         said = err.decode("utf-8", "replace").strip().splitlines()
         raise NotAWorkspace(
@@ -208,8 +234,8 @@ def open_repository(path: bytes, *, bare_too: bool = False) -> Repository:
             hint="gitstate -C PATH … names a git worktree",
         )
     lines = out.split(b"\n")[:-1]
-    if len(lines) != len(questions):
-        lines = [git.run("rev-parse", "--path-format=absolute", question)[:-1] for question in questions]
+    if len(lines) != len(_QUESTIONS):
+        lines = [git.run("rev-parse", "--path-format=absolute", question)[:-1] for question in _QUESTIONS]
     git_dir, common_dir, object_format, toplevel = lines
     config: dict[str, list[str]] = {}
     for item in settings.split(b"\0")[:-1]:

@@ -24,7 +24,6 @@ Named tuples, not dataclasses: importing `dataclasses` alone costs a fifth of a 
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
 import os
@@ -228,7 +227,7 @@ def path_to_json(path: bytes) -> dict[str, Json]:
     try:
         return {"path": path.decode("utf-8")}
     except UnicodeDecodeError:
-        encoded = base64.b64encode(path).decode("ascii")
+        encoded = binascii.b2a_base64(path, newline=False).decode("ascii")
         return {"path": path.decode("utf-8", "backslashreplace"), "path_base64": encoded}
 
 
@@ -433,7 +432,7 @@ def _mode(text: Json, most: int) -> int:
 
 def _path(item: Json, *, safe: bool = True) -> bytes:
     encoded = item.get("path_base64")
-    path = base64.b64decode(encoded, validate=True) if encoded is not None else item["path"].encode("utf-8")
+    path = binascii.a2b_base64(encoded, strict_mode=True) if encoded is not None else item["path"].encode("utf-8")
     if safe and not is_safe_path(path):
         raise ValueError(f"unsafe path {path[:40]!r}")
     return bytes(path)

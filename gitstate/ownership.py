@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -73,7 +72,7 @@ def settle(repository: Repository) -> None:
                     _remove_dead_lock(os.fsencode(lock), begun, repository)
     for path in (frozen_index(repository), next_index(repository), next_index(repository) + b".lock"):
         files.remove(path)
-    shutil.rmtree(quarantine(repository), ignore_errors=True)
+    files.remove_tree(quarantine(repository))
     _remove_temporaries(repository.own)
     sweep_litter(repository.objects, refs.workspace_id(repository))
     files.remove(journal)

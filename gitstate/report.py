@@ -120,6 +120,11 @@ def run_save(quick: Quick) -> int:
 
 
 def _save(quick: Quick, as_json: bool) -> int:
+    from .git import start_opening
+
+    path = os.fsencode(os.path.abspath(quick.directory))
+    # Git looks for the repository while this imports the rest: a quarter of a small save goes into imports.
+    opening = start_opening(path)
     from .save import SaveRequest, save
 
     given: Mapping[str, Any] = quick.given
@@ -132,7 +137,7 @@ def _save(quick: Quick, as_json: bool) -> int:
         keep_ignored=given.get("include_ignored", ()),
         owner_pid=given.get("owner_pid"),
     )
-    result = save(os.fsencode(os.path.abspath(quick.directory)), request)
+    result = save(path, request, opening)
     if as_json:
         emit(save_json(result, quick.command))
     say(*save_lines(result, quick.command))

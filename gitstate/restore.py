@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -685,7 +684,7 @@ class _Recovery:
             return
         written = [path for path, leaf in gone.items() if leaf.mode != GITLINK]
         staging = os.path.join(self.repository.own, b"checkout", b"")
-        shutil.rmtree(staging, ignore_errors=True)
+        files.remove_tree(staging)
         self._check_out(written, staging)
         files.sync_filesystem(self.repository.own)
         for path, leaf in gone.items():
@@ -699,7 +698,7 @@ class _Recovery:
                 self.kept.append(path)
             except OSError as error:
                 self._failed(path, error)
-        shutil.rmtree(staging, ignore_errors=True)
+        files.remove_tree(staging)
 
     def _hidden_and_gone(self) -> list[bytes]:
         """Files with a skip-worktree flag that were there: git does not miss them."""

@@ -17,7 +17,7 @@ from . import files, refs, registry, snapshot
 from .archive import commit_head, read_save
 from .errors import CorruptSave, GitError, GitstateError, RefChanged, UnsupportedSave
 from .files import Deadline
-from .git import LARGE, Git, ObjectReader, Oid, Repository, open_repository, read_head
+from .git import LARGE, Git, ObjectReader, Oid, Opening, Repository, open_repository, read_head
 from .index import IndexMoved, identity, index_lock, kept_index, link_or_copy
 from .model import Context, LeftOut, Manifest, Nested, Reason, Save, dumps, path_to_json, with_values
 from .notes import add_note
@@ -93,12 +93,13 @@ class SaveResult(NamedTuple):
         return any(item.lost for item in self.left_out)
 
 
-def save(path: bytes, request: SaveRequest) -> SaveResult:
+def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> SaveResult:
     """Take one save, or checkpoint, of the workspace that `path` is in. When it returns all of it is durable.
 
+    `opening` is what `start_opening` gave for the same path, where the caller had something else to do meanwhile.
     Raises NotAWorkspace, TryAgain where another gitstate holds the workspace past `wait`, GitError, OSError.
     """
-    repository = open_repository(path)
+    repository = open_repository(path) if opening is None else opening.finish()
     deadline = Deadline(request.wait if request.deadline is None else request.deadline)
     with owned(repository, deadline) as git:
         result = save_owned(repository, git, request)

@@ -11,7 +11,6 @@ import bisect
 import contextlib
 import os
 import re
-import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -733,7 +732,7 @@ class Taking:
                     if content is None:
                         raise GitError(["hash-object"], -1, b"a converted file did not arrive")
                     self.found.worktree[path] = Leaf(raw.mode, self.writer.add("blob", content[1]))
-        shutil.rmtree(place, ignore_errors=True)
+        files.remove_tree(place)
 
     def _clean(self, paths: list[bytes], extra: dict[str, str]) -> dict[bytes, Oid]:
         """Converted oid by path. A path whose conversion fails (a required filter) is missing from the answer."""
