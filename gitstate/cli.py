@@ -90,6 +90,7 @@ def _run(command: str, json_here: bool, act: Callable[[bytes, bool], int]) -> No
 @click.option("--overwrite", is_flag=True, help="the saved version wins over files that were edited after the save")
 @click.option("--into", metavar="PATH", help="give a save whose workspace is gone a new worktree at PATH")
 @click.option("--save", "save_id", metavar="ID", help="this save, not the one that waits")
+@click.option("--dismiss", is_flag=True, help="what waits was dealt with by hand: touch nothing, let it wait no longer")
 @click.option(
     "--wait", type=click.FloatRange(0), default=None, help="seconds to wait for another gitstate: 60, for many 5"
 )
@@ -97,13 +98,14 @@ def _run(command: str, json_here: bool, act: Callable[[bytes, bool], int]) -> No
 @_json
 def recover(
     paths: tuple[str, ...], everything: bool, roots: tuple[str, ...], dry_run: bool, overwrite: bool,
-    into: str | None, save_id: str | None, wait: float | None, style: str, json_here: bool,
+    into: str | None, save_id: str | None, dismiss: bool, wait: float | None, style: str, json_here: bool,
 ) -> None:  # fmt: skip
     """Put the workspace back as it was saved, and rebuild active_state.json. Nothing newer is overwritten."""
 
     def act(path: bytes, as_json: bool) -> int:
         from .git import open_repository
         from .restore import RecoverRequest, recover_into
+        from .restore import dismiss as dismiss_one
         from .restore import recover as recover_one
 
         many = everything or bool(roots)
@@ -111,6 +113,8 @@ def recover(
             raise UsageError(
                 "--into goes with one save of one repository", hint="gitstate recover --into PATH --save ID"
             )
+        if dismiss and (many or len(paths) > 1 or into is not None or save_id is not None):
+            raise UsageError("--dismiss goes with one workspace", hint="gitstate recover --dismiss")
         if save_id is not None and (many or len(paths) > 1):
             raise UsageError("--save goes with one workspace", hint="gitstate recover PATH --save ID")
         patience = wait if wait is not None else 5.0 if many else 60.0
@@ -120,6 +124,8 @@ def recover(
         if into is not None:
             target = os.path.abspath(os.path.join(path, os.fsencode(into)))
             results = [recover_into(open_repository(path, bare_too=True), target, request)]
+        elif dismiss:
+            results = [dismiss_one((places or [path])[0], request)]
         elif not many and len(places) < 2:
             results = [recover_one((places or [path])[0], request)]
         else:

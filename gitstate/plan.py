@@ -103,7 +103,7 @@ def decide(facts: Facts) -> Verdict:
             "diverged",
             f"the branch went elsewhere since the save {manifest.save_id}: nothing was touched",
             EXIT_PERSON,
-            f"gitstate diff {manifest.save_id}; gitstate restore {manifest.save_id} PATH…",
+            f"gitstate diff {manifest.save_id}; gitstate restore {manifest.save_id} PATH…; gitstate recover --dismiss",
         )  # fmt: skip
     if facts.operation is not None and (facts.operation_differs or manifest.operation is None):
         return Verdict(

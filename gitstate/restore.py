@@ -114,6 +114,30 @@ def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
     return result._replace(cleared=cleared)
 
 
+def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
+    """What waits here has been dealt with by hand: it waits no longer. No file, index or branch is touched.
+
+    The save stays in the log, and retention never takes it. Raises NeedsPerson where HEAD stands on its WIP commit,
+    for that is to be unwound first.
+    """
+    repository = open_repository(path)
+    with owned(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
+        marker = refs.marker_ref(workspace_id(repository))
+        archive = refs.read_refs(repository, [marker]).get(marker)
+        if archive is None:
+            return RecoverResult(repository.toplevel, "nothing", "nothing waits to be recovered")
+        facts, _ = scan.gather(repository, reader)
+        if any(save.wip == facts.head and save.manifest.moves_branch for save in facts.saves):
+            raise NeedsPerson("HEAD is the WIP commit of the save that waits", hint="gitstate recover")
+        save_id = facts.saves[0].manifest.save_id if facts.saves else None
+        if not request.dry_run:
+            write_journal(repository, ref_locks(repository, [marker]))
+            refs.move_refs(repository, git, [RefUpdate(marker, None, archive)], "dismissed")
+            clear_journal(repository)
+    words = "it waits no longer; it stays in the log"
+    return RecoverResult(repository.toplevel, "dismissed", words, save_id=save_id, dry_run=request.dry_run)
+
+
 def _let_keeper_finish(repository: Repository, deadline: Deadline) -> None:
     """Where the last run was killed and its keeper is still at work, wait for the save that it makes."""
     context, status = read_live_context(repository)

@@ -102,12 +102,26 @@ def test_the_files_of_a_diverged_save(ws: Workspace) -> None:
     ws.git("reset", "-q", "--hard", "main")
     found = answer(ws.recover(), "diverged", 4)
     assert save_id in found["message"] and "nothing was touched" in found["message"]
-    show, _, take = found["hint"].partition("; ")
+    show, take, dismiss = found["hint"].split("; ")
     shown = follow(ws, show)
     assert shown is not None and b"+saved" in shown.stdout
     taken = follow(ws, take.replace("PATH…", "c.txt"))
     assert taken is not None and taken.exit_status == 0, taken
     assert ws.read("c.txt").endswith(b"saved\n")
+    before = fingerprint(ws.path)
+    gone = follow(ws, dismiss)
+    assert gone is not None and gone.exit_status == 0, gone
+    assert before.diff(fingerprint(ws.path)) == []
+    answer(ws.recover(), "nothing", 0)
+    assert save_id.encode() in ws.gitstate("log").stdout
+
+
+def test_a_save_that_head_stands_on_is_not_dismissed(ws: Workspace) -> None:
+    ws.append("c.txt", "saved\n")
+    save(ws)
+    run = ws.recover("--dismiss")
+    assert run.exit_status == 4, run
+    answer(ws.recover(), "restore", 0)
 
 
 def test_a_place_for_a_save_of_another_branch(ws: Workspace) -> None:
