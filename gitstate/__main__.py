@@ -12,9 +12,9 @@ def main() -> None:
     _fill_closed_streams()
     if sys.argv[1:2] == ["keep"] and sys.argv[2:3] and sys.argv[2].isdigit():
         from .keeper import keep
+        from .report import guarded
 
-        keep(int(sys.argv[2]))
-        return
+        sys.exit(guarded(lambda: keep(int(sys.argv[2])), "keep", False))
     if sys.argv[1:2] == ["hook"] and len(sys.argv) > 2 and not sys.argv[2].startswith("-"):
         from .report import run_hook
 

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import files, report
-from .errors import GitstateError
+from .errors import EXIT_DONE, GitstateError
 from .files import Deadline
 from .front import SIGNALS, Orders, run_file
 from .git import Repository, open_repository
@@ -68,13 +68,17 @@ _PATIENCE = 60.0
 _LONGEST_LINE = 1 << 20
 
 
-def keep(fd: int) -> None:
-    """Be the keeper whose front is at the other end of the socket `fd`."""
+def keep(fd: int) -> int:
+    """Be the keeper whose front is at the other end of the socket `fd`. The front starts another where this one fails.
+
+    Raises GitstateError, OSError.
+    """
     with socket.socket(fileno=fd) as connection, _Mask() as mask:
         keeper = _Keeper(connection, mask)
         orders = keeper.orders()
         if orders is not None:
             keeper.run(orders)
+    return EXIT_DONE
 
 
 class _Mask:

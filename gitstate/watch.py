@@ -12,6 +12,8 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from .errors import GitstateError
+
 if TYPE_CHECKING:
     from inotify_simple import INotify
 
@@ -110,7 +112,12 @@ class Watch:
     def _open(self, level: list[bytes]) -> None:
         """Watch new directories and those in them; what came into one before its watch counts as changed with it."""
         while level:
-            ignored = self._ignored(level)
+            try:
+                ignored = self._ignored(level)
+            except (GitstateError, OSError):
+                # The workspace itself may be going away: what is new in it is then not known.
+                self._lost = True
+                return
             below: list[bytes] = []
             for path in level:
                 if path in ignored or not self._add(path):
