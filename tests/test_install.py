@@ -363,7 +363,7 @@ CALLS = "rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir"
 
 
 @files_only
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("command", ["install", "uninstall"])
 def test_killed_at_any_change_hooks_work_as_before_or_after_and_again_completes(command: str, repo: Hooked) -> None:
     tool("strace", repo)
