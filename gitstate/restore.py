@@ -504,7 +504,7 @@ class _Recovery:
             kept = mine.rstrip(b"\0")
             fits = fits and (part.startswith(kept) if whole else not kept)
             whole = whole and part.startswith(mine)
-        return fits
+        return fits and not (whole and size == info[1])
 
     def _checkouts(self, target: Target) -> Iterator[Oid | None]:
         """What git itself writes for each base through this repository's filters; None where they fail."""

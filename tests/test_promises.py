@@ -434,3 +434,16 @@ def test_answer_to_no_command_has_lines(ws: Workspace) -> None:
     run = ws.gitstate()
     assert b"\\n" not in run.stdout + run.stderr.encode()
     assert run.stderr.count("\n") > 1
+
+
+def test_files_that_are_new_to_git_but_the_same_are_not_written_again(ws: Workspace) -> None:
+    """As after a restore from a backup: every inode is another one, no byte is."""
+    ws.write("a", "edited\n")
+    save(ws)
+    for name in ("a", "b", "d/x"):
+        shutil.copy2(ws.path / name, ws.outside / "copy")
+        os.replace(ws.outside / "copy", ws.path / name)
+    before = {name: (ws.path / name).stat().st_ino for name in ("a", "b", "d/x")}
+    (found,) = recover(ws).json["workspaces"]
+    assert found["restored"] == []
+    assert {name: (ws.path / name).stat().st_ino for name in before} == before
