@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from .light import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from .guarding import guard as guard
 
 __version__ = "0.1.0"

@@ -9,8 +9,13 @@ import sys
 
 def main() -> None:
     """Run the command line in sys.argv and exit."""
+    # A crash path makes many objects, none in cycles that matter, and ends.
+    gc.disable()
+    # Compiling all this anew takes longer than a save: what PYTHONDONTWRITEBYTECODE forbids would be done each time.
+    sys.dont_write_bytecode = False
     _fill_closed_streams()
     if sys.argv[1:2] == ["keep"] and sys.argv[2:3] and sys.argv[2].isdigit():
+        gc.enable()
         from .keeper import keep
         from .report import guarded
 
@@ -25,11 +30,10 @@ def main() -> None:
     if quick is not None:
         from .report import run_save
 
-        # A save makes many objects, none in cycles that matter, and ends.
-        gc.disable()
         status = run_save(quick)
         # All is on the disk and nothing is left to tidy: tearing down the interpreter would only cost time.
         os._exit(status)
+    gc.enable()
     from .cli import main as click_main
 
     click_main()

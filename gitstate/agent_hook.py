@@ -16,7 +16,8 @@ from typing import NamedTuple
 from . import files, refs
 from .errors import CorruptSave, GitstateError
 from .git import Repository, open_repository, read_head
-from .model import MAX_CONTEXT, Context, Json, dumps, is_save_id, loads, text_to_json, with_values
+from .json_data import Json, dumps, loads
+from .model import MAX_CONTEXT, Context, is_save_id, text_to_json, with_values
 from .state import ACTIVE, FINISHED, RECOVERED, measured, read_live_context, read_state, replace_context, write_state
 
 AGENTS = ("claude", "codex", "gemini", "kimi")

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 from .errors import CorruptSave, GitError
-from .git import ObjectReader, Oid, Repository
+from .git import ObjectReader, Oid, Repository, is_oid
+from .json_data import loads
+from .light import TYPE_CHECKING
 from .model import (
     MAX_CONTEXT,
     MAX_MANIFEST,
     Context,
     Save,
     context_from_json,
-    is_oid,
     is_safe_path,
-    loads,
     manifest_from_json,
     text_to_json,
 )
 from .tree import TreeReader, parse_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def read_save(archive: Oid, reader: ObjectReader) -> Save:

@@ -7,11 +7,14 @@ parser does not take (an unknown option, `--help`, a bad number) goes to click, 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+
+from .light import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
-class Option(NamedTuple):
+class Option(Record):
     """One option. `kind` is `text`, `many` (may be given again), `number`, `seconds` or `flag`."""
 
     flag: str
@@ -48,7 +51,7 @@ _LEGACY = {
 Value = str | float | int | bool | list[str]
 
 
-class Quick(NamedTuple):
+class Quick(Record):
     """A command line of the crash path: `directory` from -C, `given` by option name."""
 
     command: str

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from . import files, refs
 from .errors import GitError
-from .git import Git, Oid
-from .model import Context, is_oid
+from .git import Git, Oid, is_oid
+from .model import Context
 from .state import read_context
 
 _SMALL = 65_536

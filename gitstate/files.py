@@ -6,18 +6,22 @@ until its directory is synced; see `man 2 fsync`).
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
 
 from .errors import TryAgain
+from .light import TYPE_CHECKING, contextmanager, signal, suppress
 
-#: Above this many files one `syncfs` is cheaper than an fsync of each.
-_SYNC_ONE_BY_ONE = 400
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+#: Up to this many files each gets an fsync of its own; above `_SYNC_MANY`, one `syncfs` is cheaper in any case.
+_SYNC_FEW, _SYNC_MANY = 24, 400
+#: In between `syncfs` is cheaper while no more than this, in bytes, waits to be written: it waits for everyone's data.
+_LITTLE_DIRT = 32 << 20
 #: Coarse kernel clocks and file systems stamp files a little in the past.
 _CLOCK_SLACK_NS = 2_000_000_000
 
@@ -61,7 +65,7 @@ def make_directory(path: bytes, *, top: bytes) -> None:
         missing.append(path)
         path = os.path.dirname(path)
     for directory in reversed(missing):
-        with contextlib.suppress(FileExistsError):
+        with suppress(FileExistsError):
             os.mkdir(directory)
         fsync_path(os.path.dirname(directory))
 
@@ -89,7 +93,7 @@ def write_atomic(path: bytes, data: bytes, *, staging: bytes, mode: int = 0o600,
 
 def _write_and_move(beside: bytes, path: bytes, data: bytes, mode: int, durable: bool) -> None:
     temporary = b"%s.tmp-%d" % (beside, os.getpid())
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         os.unlink(temporary)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -102,7 +106,7 @@ def _write_and_move(beside: bytes, path: bytes, data: bytes, mode: int, durable:
             os.close(fd)
         os.rename(temporary, path)
     except BaseException:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.unlink(temporary)
         raise
     if durable:
@@ -138,7 +142,7 @@ def remove_tree(path: bytes) -> None:
 
 def remove(path: bytes) -> None:
     """Unlink `path` if it is there."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         os.unlink(path)
 
 
@@ -164,12 +168,21 @@ def sync_since(directories: Iterable[bytes], stamp_ns: int) -> int:
                         files.append(entry.path)
         except (FileNotFoundError, NotADirectoryError):
             continue
-    if len(files) > _SYNC_ONE_BY_ONE and changed:
+        if len(files) > _SYNC_MANY:
+            break
+    if len(files) > _SYNC_MANY or (len(files) > _SYNC_FEW and _waiting_to_be_written() < _LITTLE_DIRT):
         sync_filesystem(changed[0])
         return now
     for path in (*files, *changed):
         fsync_path(path)
     return now
+
+
+def _waiting_to_be_written() -> float:
+    """How many bytes of files, of the whole machine, are not on a disk yet; infinity where Linux does not tell."""
+    lines = (_proc("/proc/meminfo") or b"").split(b"\n")
+    waiting = [int(line.split()[1]) * 1024 for line in lines if line.startswith((b"Dirty:", b"Writeback:"))]
+    return float(sum(waiting)) if waiting else float("inf")
 
 
 def sync_filesystem(path: bytes) -> None:
@@ -187,7 +200,7 @@ def sync_filesystem(path: bytes) -> None:
         os.close(fd)
 
 
-@contextlib.contextmanager
+@contextmanager
 def locked(path: bytes, deadline: Deadline, what: str) -> Iterator[int]:
     """Hold an exclusive flock on the file at `path`; yields its descriptor.
 
@@ -292,14 +305,12 @@ def _proc(path: str) -> bytes | None:
         return None
 
 
-@contextlib.contextmanager
+@contextmanager
 def ignoring_signals(signals: Iterable[int]) -> Iterator[None]:
     """Block `signals` for this process and every child it starts; those that came are delivered at the end.
 
     A blocked mask protects a git child, an ignored signal does not: git installs handlers of its own.
     """
-    import signal
-
     before = signal.pthread_sigmask(signal.SIG_BLOCK, list(signals))
     try:
         yield

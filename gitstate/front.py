@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from .errors import CorruptSave
 from .files import Deadline, read_limited
 from .git import Repository
-from .model import MAX_CONTEXT, loads
+from .json_data import loads
+from .model import MAX_CONTEXT
 from .processes import RUN_ID, Process, StopRule
 
 #: Signals that end a run.

@@ -6,16 +6,23 @@ on every call; filters run only where `snapshot` asks for git's own way in, and 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from typing import IO, Any, NamedTuple
 
 from .errors import GitError, NeedsPerson, NotAWorkspace
+from .light import TYPE_CHECKING, Record, suppress
+from .spawn import Child
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 Oid = str
 """An object id in lower-case hex: 40 digits in a sha1 repository, 64 in a sha256 one."""
+_HEX = frozenset("0123456789abcdef")
+
+
+def is_oid(value: object) -> bool:
+    return isinstance(value, str) and len(value) in (40, 64) and _HEX.issuperset(value)
+
 
 #: Names of variables that say where git's own parts and the user's configuration are, not which repository to use.
 _KEPT = frozenset(
@@ -67,7 +74,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         # A bare environment (`env -i`, some schedulers): without it git reads and writes no global configuration.
         import pwd
 
-        with contextlib.suppress(KeyError):
+        with suppress(KeyError):
             clean["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
     clean.pop("LANGUAGE", None)
     if extra:
@@ -75,7 +82,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return clean
 
 
-class Git(NamedTuple):
+class Git(Record):
     """How to run git in one directory.
 
     `options` are further global options; `lock_fd` is a descriptor that every child inherits (see `files.locked`).
@@ -85,19 +92,10 @@ class Git(NamedTuple):
     options: tuple[str, ...] = ()
     lock_fd: int | None = None
 
-    def start(
-        self, *args: str | bytes, extra: Mapping[str, str] | None = None, stderr: int | IO[bytes] = subprocess.PIPE
-    ) -> subprocess.Popen[bytes]:
-        """Start git with pipes on its three streams."""
-        return subprocess.Popen(
-            ["git", *_OPTIONS, *self.options, *args],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            cwd=self.directory,
-            env=environment(extra),
-            pass_fds=() if self.lock_fd is None else (self.lock_fd,),
-        )
+    def start(self, *args: str | bytes, extra: Mapping[str, str] | None = None, quiet: bool = False) -> Child:
+        """Start git with pipes on its streams; with `quiet` its words on stderr are thrown away."""
+        words: list[str | bytes] = ["git", "-C", self.directory, *_OPTIONS, *self.options, *args]
+        return Child(words, environment(extra), quiet=quiet, inherits=self.lock_fd)
 
     def run(
         self,
@@ -112,7 +110,7 @@ class Git(NamedTuple):
 
     def finish(
         self,
-        process: subprocess.Popen[bytes],
+        process: Child,
         *,
         given: bytes = b"",
         fine: Sequence[int] = (0,),
@@ -121,12 +119,12 @@ class Git(NamedTuple):
         """Feed a process that `start` made and wait for its output; raises as `run` does."""
         try:
             out, err = process.communicate(given, timeout=timeout)
-        except subprocess.TimeoutExpired:
+        except TimeoutError:
             process.kill()
             process.communicate()
             raise GitError(_words(process), -9, b"it took too long") from None
         if process.returncode not in fine:
-            raise GitError(_words(process), process.returncode, err)
+            raise GitError(_words(process), process.wait(), err)
         return out
 
     def succeeds(self, *args: str | bytes) -> bool:
@@ -136,12 +134,11 @@ class Git(NamedTuple):
         return process.returncode == 0
 
 
-def _words(process: subprocess.Popen[bytes]) -> list[str]:
-    args: Any = process.args
-    return [os.fsdecode(word) for word in args[1:]]
+def _words(process: Child) -> list[str]:
+    return [os.fsdecode(word) for word in process.args[3:]]
 
 
-class Repository(NamedTuple):
+class Repository(Record):
     """Where one worktree and its repository are. All paths are absolute, as bytes."""
 
     toplevel: bytes
@@ -197,12 +194,12 @@ def open_repository(path: bytes, *, bare_too: bool = False) -> Repository:
 _QUESTIONS = ("--absolute-git-dir", "--git-common-dir", "--show-object-format", "--show-toplevel")
 
 
-class Opening(NamedTuple):
+class Opening(Record):
     """Git, asked for a repository and its configuration: its answers come while the caller does something else."""
 
     path: bytes
-    asked: subprocess.Popen[bytes] | None
-    listed: subprocess.Popen[bytes] | None
+    asked: Child | None
+    listed: Child | None
 
     def finish(self) -> Repository:
         """The repository; raises as `open_repository` does."""
@@ -308,7 +305,7 @@ class ObjectReader:
     _AT_ONCE = 256
 
     def __init__(self, git: Git, extra: Mapping[str, str] | None = None) -> None:
-        self._process = git.start("cat-file", "--batch-command", extra=extra, stderr=subprocess.DEVNULL)
+        self._process = git.start("cat-file", "--batch-command", extra=extra, quiet=True)
 
     def __enter__(self) -> ObjectReader:
         return self
@@ -318,13 +315,9 @@ class ObjectReader:
 
     def close(self) -> None:
         """End the process."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
         self._process.wait()
 
     def _ask(self, verb: bytes, oids: Sequence[Oid]) -> None:
-        assert self._process.stdin is not None
         try:
             self._process.stdin.write(b"".join(b"%s %s\n" % (verb, oid.encode("ascii")) for oid in oids))
             self._process.stdin.flush()
@@ -332,7 +325,6 @@ class ObjectReader:
             raise GitError(["cat-file"], -1, b"git cat-file ended early") from None
 
     def _header(self, oid: Oid) -> tuple[str, int] | None:
-        assert self._process.stdout is not None
         words = self._process.stdout.readline().split()
         if len(words) == 3:
             return words[1].decode("ascii"), int(words[2])
@@ -358,7 +350,6 @@ class ObjectReader:
             for oid, info in zip(oids, self.kinds(oids), strict=True):
                 if info is not None and info[1] > limit:
                     raise GitError(["cat-file"], -1, f"object {oid} has {info[1]} bytes, limit {limit}".encode())
-        assert self._process.stdout is not None
         found: list[tuple[str, bytes] | None] = []
         for start in range(0, len(oids), self._AT_ONCE):
             some = oids[start : start + self._AT_ONCE]
@@ -381,7 +372,6 @@ class ObjectReader:
         header = self._header(oid)
         if header is None:
             raise GitError(["cat-file"], -1, f"object {oid} is missing".encode())
-        assert self._process.stdout is not None
         left = header[1]
         while left:
             data = self._process.stdout.read(min(left, 1 << 20))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import files, refs
 from .errors import EXIT_DONE, EXIT_PERSON, GitstateError
-from .git import Git, ObjectReader, Oid, Repository, head_of, open_repository, read_head
-from .model import Save, is_oid
+from .git import Git, ObjectReader, Oid, Repository, head_of, is_oid, open_repository, read_head
+from .model import Save
 from .refs import RefUpdate, workspace_id
 from .state import FINISHED, RECOVERED, measured, read_live_context, replace_context, write_state
 from .tree import DIRECTORY, GITLINK, SYMLINK, Leaf

@@ -5,16 +5,17 @@ Git only ever replaces its index by a rename, so another name for it (a hard lin
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
 
 from . import files
 from .errors import TryAgain
 from .files import Deadline
 from .git import Repository
+from .light import TYPE_CHECKING, Record, contextmanager
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: How long a save waits for a git that holds index.lock before it goes on without it, in seconds.
 _LOCK_PATIENCE = 0.3
@@ -26,7 +27,7 @@ class IndexMoved(TryAgain):
     """The index file was replaced while the snapshot was taken: look again."""
 
 
-class IndexFile(NamedTuple):
+class IndexFile(Record):
     """What tells one index file from another: size, the checksum at its end, and its time stamp in nanoseconds."""
 
     size: int
@@ -116,7 +117,7 @@ def link_or_copy(source: bytes, target: bytes) -> None:
         shutil.copy2(source, target)
 
 
-@contextlib.contextmanager
+@contextmanager
 def index_lock(repository: Repository) -> Iterator[None]:
     """Hold git's own index.lock, or go on without it where someone holds it for longer than a git command does.
 

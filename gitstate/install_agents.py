@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from . import files, json_text, program
 from .errors import CorruptSave, NeedsPerson, UsageError
-from .model import Json, dumps, loads
+from .json_data import Json, dumps, loads
 
 _MAX_SETTINGS = 4 << 20
 _TOML_BEGIN = "# >>> gitstate >>> `gitstate uninstall --agent kimi` takes these lines out\n"

@@ -9,7 +9,7 @@ import json
 import re
 from typing import NamedTuple
 
-from .model import Json
+from .json_data import Json
 
 _BLANK = re.compile(r"(?:[ \t\r\n]+|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')

@@ -14,8 +14,8 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from . import files, locks, refs
-from .git import Oid
-from .model import Context, is_oid
+from .git import Oid, is_oid
+from .model import Context
 from .refs import workspace_id_at
 from .state import owner_of, read_context
 

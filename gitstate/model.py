@@ -19,20 +19,20 @@ is for people). What is unknown is `null`. Readers refuse a `format` that is new
 they do not know. Everything read here was written by agents or came from another host: types, sizes and paths are
 checked before use.
 
-Named tuples, not dataclasses: importing `dataclasses` alone costs a fifth of a small save.
 """
 
 from __future__ import annotations
 
-import binascii
-import json
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
 
 from .errors import CorruptSave, UnsupportedSave
-from .git import Oid
+from .git import Oid, is_oid
+from .json_data import Json, dumps
+from .light import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
 
 FORMAT = 1
 SCHEMA_VERSION = 1
@@ -44,10 +44,9 @@ MAX_MANIFEST = 256 << 20
 #: A value of the context may have this many characters.
 MAX_VALUE = 65_536
 
-Json = Any
+_NO_PUNCTUATION = dict.fromkeys(map(ord, "._-"))
 
-
-class Context(NamedTuple):
+class Context(Record):
     """What the agent was doing, and who it was. Values come from agents: they are data, never code."""
 
     task_id: str | None = None
@@ -77,7 +76,7 @@ class Context(NamedTuple):
         """What has to differ for two contexts to be worth two saves: neither time nor process counts."""
         return (
             self.task_id, self.issue_number, self.progress_stage, self.memory_refs, self.agent, self.session_id,
-            json.dumps(dict(self.extra), sort_keys=True),
+            dumps(dict(sorted(self.extra.items()))),
         )  # fmt: skip
 
 
@@ -86,7 +85,7 @@ CONTEXT_FIELDS = Context._fields
 CALLER_FIELDS = ("task_id", "issue_number", "progress_stage", "memory_refs", "agent", "session_id")
 
 
-class Reason(NamedTuple):
+class Reason(Record):
     """Why a save was made."""
 
     signal: str | None = None
@@ -97,7 +96,7 @@ class Reason(NamedTuple):
         return {"signal": self.signal, "exit_code": self.exit_code, "detail": self.detail}
 
 
-class LeftOut(NamedTuple):
+class LeftOut(Record):
     """A path that a save does not hold, or not in full. `lost` says that bytes of a regular file are missing."""
 
     path: bytes
@@ -108,7 +107,7 @@ class LeftOut(NamedTuple):
         return {**path_to_json(self.path), "reason": self.reason, "lost": self.lost}
 
 
-class Nested(NamedTuple):
+class Nested(Record):
     """A repository inside the workspace: a workspace of its own, saved as one."""
 
     path: bytes
@@ -119,7 +118,7 @@ class Nested(NamedTuple):
         return {**path_to_json(self.path), "save_id": self.save_id, "archive": self.archive}
 
 
-class Manifest(NamedTuple):
+class Manifest(Record):
     """Everything about a save that is not content. Oids are hex, times nanoseconds since the epoch, modes octal."""
 
     save_id: str
@@ -210,7 +209,7 @@ class Manifest(NamedTuple):
         }
 
 
-class Save(NamedTuple):
+class Save(Record):
     """A save as it was read back."""
 
     archive: Oid
@@ -227,6 +226,8 @@ def path_to_json(path: bytes) -> dict[str, Json]:
     try:
         return {"path": path.decode("utf-8")}
     except UnicodeDecodeError:
+        import binascii
+
         encoded = binascii.b2a_base64(path, newline=False).decode("ascii")
         return {"path": path.decode("utf-8", "backslashreplace"), "path_base64": encoded}
 
@@ -249,27 +250,10 @@ def _encoded(text: str) -> bytes:
         return text.encode("utf-8", "replace")
 
 
-def dumps(value: Json) -> bytes:
-    """Indented JSON in UTF-8 with a final newline."""
-    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
-
-
 def issue_from_text(text: str) -> int | str:
     """An issue number as the caller gave it: a plain decimal becomes an integer, `GH-7` stays text."""
-    return int(text) if re.fullmatch(r"0|[1-9][0-9]{0,17}", text) else text
-
-
-def loads(data: bytes | None, limit: int, what: str) -> dict[str, Json]:
-    """A JSON object of at most `limit` bytes. Raises CorruptSave for anything else, `what` names it."""
-    if data is None or len(data) > limit:
-        raise CorruptSave(f"{what} is missing or larger than {limit} bytes")
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise CorruptSave(f"{what} is not JSON: {str(error)[:80]}") from None
-    if not isinstance(value, dict):
-        raise CorruptSave(f"{what} is not a JSON object")
-    return value
+    plain = text.isascii() and text.isdigit() and len(text) <= 18 and (text == "0" or text[0] != "0")
+    return int(text) if plain else text
 
 
 def context_from_json(value: Mapping[str, Json]) -> Context:
@@ -305,23 +289,20 @@ def context_from_json(value: Mapping[str, Json]) -> Context:
     )
 
 
-_OID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,127}")
-
-
-def is_oid(value: object) -> bool:
-    return isinstance(value, str) and _OID.fullmatch(value) is not None
-
-
 def is_save_id(value: object) -> bool:
-    """Whether a text may stand where a save id stands in a ref's name."""
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None and ".." not in value
+    """Whether a text may stand where a save id stands in a ref's name: ASCII letters and digits, and `._-` inside."""
+    if not isinstance(value, str) or not value.isascii() or len(value) > 128 or ".." in value:
+        return False
+    return value[:1].isalnum() and value.translate(_NO_PUNCTUATION).isalnum()
 
 
 def is_safe_path(path: bytes) -> bool:
     """Whether git would let a tree hold this path: relative, no empty or dot part, no `.git` in any disguise."""
     if not path or path.startswith(b"/") or b"\0" in path or len(path) > 1 << 20:
         return False
+    plain = path.isascii() and len(path) < 256 and b"/." not in path and b"//" not in path and path[:1] != b"."
+    if plain and path[-1:] != b"/" and b"~" not in path:
+        return True
     return all(_is_safe_name(part) for part in path.split(b"/"))
 
 
@@ -347,7 +328,7 @@ def manifest_from_json(value: Mapping[str, Json]) -> Manifest:
         )
     try:
         return _manifest(value)
-    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptSave(f"the manifest is damaged: {type(error).__name__} {str(error)[:80]}") from None
 
 
@@ -432,7 +413,12 @@ def _mode(text: Json, most: int) -> int:
 
 def _path(item: Json, *, safe: bool = True) -> bytes:
     encoded = item.get("path_base64")
-    path = binascii.a2b_base64(encoded, strict_mode=True) if encoded is not None else item["path"].encode("utf-8")
+    if encoded is None:
+        path: bytes = item["path"].encode("utf-8")
+    else:
+        import binascii
+
+        path = binascii.a2b_base64(encoded, strict_mode=True)
     if safe and not is_safe_path(path):
         raise ValueError(f"unsafe path {path[:40]!r}")
     return bytes(path)

@@ -6,10 +6,12 @@ Here the tree is built, and `save` moves the ref by compare and swap.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from .git import ObjectReader, Oid
+from .light import TYPE_CHECKING
 from .tree import DIRECTORY, REGULAR, Leaf, TreeReader, edit_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def add_note(

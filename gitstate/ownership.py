@@ -6,25 +6,25 @@ leave behind. Who gets the lock and finds a journal knows that its writer, and a
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
 
 from . import files, refs
-from .errors import CorruptSave
 from .files import Deadline
 from .git import Git, Repository
 from .index import is_own_lock
-from .model import MAX_CONTEXT, loads, text_to_json
+from .light import TYPE_CHECKING, contextmanager
+from .model import MAX_CONTEXT, text_to_json
 from .pack import sweep_litter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 _JOURNAL = b"journal"
 
 
-@contextlib.contextmanager
+@contextmanager
 def owned(repository: Repository, deadline: Deadline) -> Iterator[Git]:
     """Hold the workspace against every other save and recover, and clear up after one that was killed.
 
@@ -62,14 +62,10 @@ def settle(repository: Repository) -> None:
     data = files.read_limited(journal, MAX_CONTEXT)
     if data is None:
         return
-    with contextlib.suppress(CorruptSave, UnicodeEncodeError):
-        value = loads(data, MAX_CONTEXT, "the journal")
-        begun = value.get("begun_ns")
-        locks = value.get("locks")
-        if isinstance(begun, int) and isinstance(locks, list):
-            for lock in locks:
-                if isinstance(lock, str):
-                    _remove_dead_lock(os.fsencode(lock), begun, repository)
+    first, *locks = data.split(b"\0")
+    if first.isdigit() and len(first) < 20:
+        for lock in locks[:-1]:
+            _remove_dead_lock(lock, int(first), repository)
     for path in (frozen_index(repository), next_index(repository), next_index(repository) + b".lock"):
         files.remove(path)
     files.remove_tree(quarantine(repository))
@@ -79,7 +75,7 @@ def settle(repository: Repository) -> None:
 
 
 def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> None:
-    inside = path.startswith(repository.common_dir + b"/") and path == os.path.normpath(path) and b"\0" not in path
+    inside = path.startswith(repository.common_dir + b"/") and path == os.path.normpath(path)
     if not inside or not path.endswith(b".lock"):
         return
     seen = None
@@ -112,22 +108,17 @@ def _remove_temporaries(directory: bytes) -> None:
 
 
 def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:
-    """Say which lock files this process may leave behind if it is killed from here on.
+    """Say which lock files this process may leave behind if it is killed from here on: the time, then each, NUL-ended.
 
     Those that are there already and older than this boot are dead, and removed.
     """
     for path in locks:
         if files.older_than_boot(path):
             files.remove(path)
-    value = {
-        "begun_ns": time.time_ns(),
-        "pid": os.getpid(),
-        "locks": [os.fsdecode(path) for path in locks],
-    }
     path = os.path.join(repository.own, _JOURNAL)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        files.write_all(fd, json.dumps(value).encode("utf-8", "surrogateescape"))
+        files.write_all(fd, b"".join(item + b"\0" for item in (b"%d" % time.time_ns(), *locks)))
     finally:
         os.close(fd)
 

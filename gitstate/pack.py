@@ -7,18 +7,17 @@ stops a concurrent `git gc --prune=now` from dropping them.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import stat
-import struct
 import zlib
-from typing import Any
 
 from .files import fsync_path, make_directory, remove, write_all
 from .git import LARGE, Oid
+from .light import TYPE_CHECKING, digest, suppress
 
-_PACK_HEAD = struct.Struct(">4sLL")
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _KINDS = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
 _CHUNK = 1 << 20
 #: Not `tmp_…`: `git gc --prune=now` removes what is called so while we still write it (`prune.c`).
@@ -29,9 +28,18 @@ _FAST = 128 << 10
 
 def object_id(object_format: str, kind: str, data: bytes) -> Oid:
     """The id that git gives to these bytes."""
-    digest = hashlib.new(object_format, b"%s %d\0" % (kind.encode("ascii"), len(data)), usedforsecurity=False)
-    digest.update(data)
-    return digest.hexdigest()
+    whole = digest(object_format, b"%s %d\0" % (kind.encode("ascii"), len(data)), len(data))
+    whole.update(data)
+    return whole.hexdigest()
+
+
+def _words(numbers: Iterable[int]) -> bytes:
+    """Numbers of 32 bits in network byte order."""
+    return b"".join([number.to_bytes(4, "big") for number in numbers])
+
+
+def _pack_head(count: int) -> bytes:
+    return b"PACK" + _words((2, count))
 
 
 def _record_head(kind: str, size: int) -> bytes:
@@ -44,6 +52,14 @@ def _record_head(kind: str, size: int) -> bytes:
         byte, size = size & 0x7F, size >> 7
     head.append(byte)
     return bytes(head)
+
+
+def _deflated(data: bytes) -> bytes:
+    """A zlib stream. A window of 4 kB: making the usual one ready takes longer than it saves on a small file."""
+    if len(data) >= _FAST:
+        return zlib.compress(data, 0)
+    deflate = zlib.compressobj(1, zlib.DEFLATED, 12, 5)
+    return deflate.compress(data) + deflate.flush()
 
 
 class ChangedWhileRead(Exception):
@@ -77,7 +93,7 @@ class PackWriter:
         oid = object_id(self._format, kind, data)
         if oid not in self._seen:
             self._seen.add(oid)
-            record = _record_head(kind, len(data)) + zlib.compress(data, 1 if len(data) < _FAST else 0)
+            record = _record_head(kind, len(data)) + _deflated(data)
             self._records[oid] = (zlib.crc32(record), record)
             self._size += len(record)
             if self._size > 8 * LARGE:
@@ -90,12 +106,12 @@ class PackWriter:
         A loose object would be quicker, but nothing keeps one from `git gc --prune=now` before a ref holds it.
         Raises ChangedWhileRead.
         """
-        blob = hashlib.new(self._format, b"blob %d\0" % size, usedforsecurity=False)
-        whole = hashlib.new(self._format, usedforsecurity=False)
+        blob = digest(self._format, b"blob %d\0" % size, size)
+        whole = digest(self._format, more=size)
         temporary = self._temporary(b"large")
         out = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            start = _PACK_HEAD.pack(b"PACK", 2, 1)
+            start = _pack_head(1)
             whole.update(start)
             write_all(out, start)
             crc = 0
@@ -128,7 +144,7 @@ class PackWriter:
             else:
                 os.rename(temporary, name + b".pack")
                 self.written += size
-            self._write(name + b".idx", self._index({oid: _PACK_HEAD.size}, {oid: crc}, checksum))
+            self._write(name + b".idx", self._index({oid: len(start)}, {oid: crc}, checksum))
             fsync_path(os.path.dirname(name))
             self._seen.add(oid)
             return oid
@@ -166,17 +182,17 @@ class PackWriter:
         return os.path.join(directory, _TEMPORARY % self._tag + b"%s_%d" % (kind, self._count))
 
     def _flush(self) -> None:
-        body = [_PACK_HEAD.pack(b"PACK", 2, len(self._records))]
+        body = [_pack_head(len(self._records))]
         body += [record for _, record in self._records.values()]
-        digest = hashlib.new(self._format, usedforsecurity=False)
+        whole = digest(self._format, more=self._size)
         offsets: dict[Oid, int] = {}
         offset = 0
         for oid, part in zip((None, *self._records), body, strict=True):
             if oid is not None:
                 offsets[oid] = offset
             offset += len(part)
-            digest.update(part)
-        checksum = digest.digest()
+            whole.update(part)
+        checksum = whole.digest()
         name = self._name(checksum)
         self._hold(name)
         self._write(name + b".pack", b"".join(body) + checksum)
@@ -206,15 +222,14 @@ class PackWriter:
             fanout.append(place)
         data = b"".join(
             (
-                b"\377tOc" + struct.pack(">L", 2) + struct.pack(">256L", *fanout),
+                b"\377tOc" + _words((2, *fanout)),
                 b"".join(raw),
-                struct.pack(f">{len(oids)}L", *(crcs[oid] for oid in oids)),
-                struct.pack(f">{len(oids)}L", *(offsets[oid] for oid in oids)),
+                _words(crcs[oid] for oid in oids),
+                _words(offsets[oid] for oid in oids),
                 checksum,
             )
         )
-        digest: Any = hashlib.new(self._format, data, usedforsecurity=False)
-        return data + bytes(digest.digest())
+        return data + digest(self._format, data).digest()
 
     def _write(self, path: bytes, data: bytes, *, durable: bool = True) -> None:
         temporary = self._temporary(b"part")
@@ -238,7 +253,7 @@ def sweep_litter(objects: bytes, tag: str) -> None:
     """Remove what a killed writer with this `tag` left. Only for who holds the lock that the writer held."""
     directory = os.path.join(objects, b"pack")
     mine = tag.encode("ascii")
-    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+    with suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:
             if entry.name.startswith(_TEMPORARY % mine):
                 remove(entry.path)

@@ -7,13 +7,14 @@ is its protocol and exactly one ref, the marker, is the commit point. Refs are f
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from .errors import GitError, RefChanged
 from .files import fsync_path, hostname, read_limited
-from .git import Git, Oid, Repository
+from .git import Git, Oid, Repository, is_oid
+from .light import TYPE_CHECKING, Record, digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 NOTES = "refs/notes/gitstate"
 OWN = "refs/gitstate/"
@@ -29,11 +30,9 @@ def workspace_id(repository: Repository) -> str:
 
 def workspace_id_at(toplevel: bytes) -> str:
     """The same from the worktree's absolute path, as git resolves it."""
-    import hashlib
-
-    digest = hashlib.sha256(os.fsencode(hostname()) + b"\0" + toplevel).hexdigest()
+    hashed = digest("sha256", os.fsencode(hostname()) + b"\0" + toplevel).hexdigest()
     name = "".join(c if c.isascii() and c.isalnum() else "-" for c in os.fsdecode(os.path.basename(toplevel)))
-    return f"{name.strip('-')[:40] or 'workspace'}-{digest[:12]}"
+    return f"{name.strip('-')[:40] or 'workspace'}-{hashed[:12]}"
 
 
 def save_ref(workspace_id: str, save_id: str) -> str:
@@ -56,7 +55,7 @@ def branch_name(ref: str) -> str:
     return ref.removeprefix("refs/heads/")
 
 
-class RefUpdate(NamedTuple):
+class RefUpdate(Record):
     """Move `ref` from `old` (None: it must not exist) to `new` (None: delete it)."""
 
     ref: str
@@ -97,7 +96,6 @@ class RefWriter:
         words += [b"prepare\0", b"commit\0"]
         if self._process.returncode is not None:
             self._process = self._git.start(*self._arguments)
-        assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(b"".join(words))
             self._process.stdin.flush()
@@ -110,7 +108,7 @@ class RefWriter:
 
     def _failure(self) -> Exception:
         _, said = self._process.communicate()
-        error = GitError(["update-ref"], self._process.returncode, said)
+        error = GitError(["update-ref"], self._process.wait(), said)
         if b"but expected" in said or b"reference already exists" in said or b"unable to resolve reference" in said:
             return RefChanged(error.message)
         return error
@@ -148,7 +146,6 @@ def read_refs(repository: Repository, refs: Iterable[str]) -> dict[str, Oid]:
         return {ref: found[ref] for ref in wanted if ref in found}
     found = {}
     packed: dict[bytes, bytes] | None = None
-    oid = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
     for ref in wanted:
         name = os.fsencode(ref)
         try:
@@ -158,8 +155,8 @@ def read_refs(repository: Repository, refs: Iterable[str]) -> dict[str, Oid]:
             if packed is None:
                 packed = _packed_refs(repository.common_dir)
             value = packed.get(name, b"")
-        if oid.fullmatch(value):
-            found[ref] = value.decode("ascii")
+        if is_oid(oid := value.decode("latin-1")):
+            found[ref] = oid
     return found
 
 
@@ -185,7 +182,7 @@ def read_names(common_dir: bytes, *prefixes: str) -> list[dict[str, Oid]]:
             data = read_limited(os.path.join(common_dir, top, name), 256)
             if data is not None and not name.endswith(b".lock"):
                 value = data.strip().decode("latin-1")
-                found[os.fsdecode(name)] = value if re.fullmatch(r"[0-9a-f]{40}(?:[0-9a-f]{24})?", value) else ""
+                found[os.fsdecode(name)] = value if is_oid(value) else ""
         answers.append(found)
     return answers
 

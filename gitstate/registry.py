@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterable
-from typing import NamedTuple
 
 from . import files
 from .errors import GitError, GitstateError, TryAgain
 from .files import Deadline
 from .git import Git, Repository
+from .light import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 KEY = "gitstate.workspace"
 #: How long a save waits for others that write the global config, in seconds. All of it comes after the marker.
@@ -100,7 +102,7 @@ def _change(*args: str | bytes) -> bool:
             files.fsync_path(os.path.realpath(config_file()))
             return True
         if b"could not lock" not in said or b"File exists" not in said:
-            raise GitError(["config"], process.returncode, said)
+            raise GitError(["config"], process.wait(), said)
         if deadline.passed() or _is_stale(config_lock()):
             lock = os.fsdecode(config_lock())
             raise TryAgain(f"{lock} is held by another git, or was left behind", hint="gitstate doctor")
@@ -116,7 +118,7 @@ def _is_stale(lock: bytes) -> bool:
         return False
 
 
-class Found(NamedTuple):
+class Found(Record):
     """Workspaces below a root, in the order of their paths; `complete` is False where a bound ended the walk."""
 
     paths: tuple[bytes, ...]

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from . import refs
 from .errors import GitstateError, UsageError
 from .files import Deadline
-from .git import Git, Oid, Repository
+from .git import Git, Oid, Repository, is_oid
 from .look import worktree_ids
-from .model import is_oid, is_save_id
+from .model import is_save_id
 from .notes_ref import join_notes
 from .ownership import owned
 from .refs import RefUpdate

@@ -7,18 +7,19 @@ failure: what was to be said comes after the work is durable.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
 
 from .arguments import Quick, context_values
 from .errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError
+from .json_data import dumps
+from .light import TYPE_CHECKING, signal, suppress
 from .model import SCHEMA_VERSION, LeftOut, Reason, path_to_json, text_to_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any, TextIO
+
     from .boot import Status
     from .doctor import Finding
     from .history import Entry
@@ -46,14 +47,13 @@ def say(*lines: str) -> None:
 
 def emit(value: Mapping[str, Any]) -> None:
     """Data: one JSON object on stdout, with its schema version."""
-    data = json.dumps({"schema_version": SCHEMA_VERSION, **value}, ensure_ascii=False, indent=1)
-    _print(sys.stdout, data.encode("utf-8", "replace").decode("utf-8") + "\n")
+    _print(sys.stdout, dumps({"schema_version": SCHEMA_VERSION, **value}).decode("utf-8"))
 
 
 def _print(stream: TextIO | None, text: str) -> None:
     if stream is None:
         return
-    with contextlib.suppress(OSError, ValueError):
+    with suppress(OSError, ValueError):
         stream.buffer.write(text.encode("utf-8", "backslashreplace"))
         stream.buffer.flush()
 
@@ -82,7 +82,7 @@ def _bug(error: Exception) -> tuple[str, str | None, int]:
     import traceback
 
     path = None
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         fd, path = tempfile.mkstemp(prefix="gitstate-bug-", suffix=".log")
         with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
             traceback.print_exc(file=file)
@@ -110,8 +110,6 @@ def _left_out_lines(items: Iterable[LeftOut]) -> list[str]:
 
 def run_save(quick: Quick) -> int:
     """Carry out `save` or `checkpoint`. Signals wait until it is done: a save that was begun is finished."""
-    import signal
-
     from .files import ignoring_signals
 
     as_json = bool(quick.given.get("json"))
@@ -539,6 +537,8 @@ def summary_lines(items: Sequence[Summary], width: int | None) -> list[str]:
 
 def value_line(value: Any) -> str:
     """A context value for a person: text as it is, anything else as JSON."""
+    import json
+
     return escape(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=True)
 
 
@@ -580,6 +580,6 @@ def write_patch(text: str) -> None:
     if sys.stdout.isatty():
         _print(sys.stdout, escape_lines(text))
     else:
-        with contextlib.suppress(BrokenPipeError):
+        with suppress(BrokenPipeError):
             sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
             sys.stdout.buffer.flush()

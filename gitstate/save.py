@@ -6,12 +6,8 @@ kill between any two leaves a state that `recover` completes; nothing before the
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from . import files, refs, registry, snapshot
 from .archive import commit_head, read_save
@@ -19,14 +15,15 @@ from .errors import CorruptSave, GitError, GitstateError, RefChanged, Unsupporte
 from .files import Deadline
 from .git import LARGE, Git, ObjectReader, Oid, Opening, Repository, open_repository, read_head
 from .index import IndexMoved, identity, index_lock, kept_index, link_or_copy
-from .model import Context, LeftOut, Manifest, Nested, Reason, Save, dumps, path_to_json, with_values
+from .json_data import dumps
+from .light import TYPE_CHECKING, Record, suppress
+from .model import Context, LeftOut, Manifest, Nested, Reason, Save, path_to_json, with_values
 from .notes import add_note
 from .operation import operation_paths
 from .ownership import clear_journal, frozen_index, next_index, owned, ref_locks, settle, write_journal
 from .pack import PackWriter
 from .refs import RefUpdate, RefWriter, workspace_id
-from .snapshot import Snapshot
-from .snapshot_since import Known, take_since
+from .snapshot import Asked, Snapshot
 from .state import (
     FINISHED,
     INTERRUPTED,
@@ -40,13 +37,19 @@ from .state import (
 )
 from .tree import DIRECTORY, GITLINK, REGULAR, Leaf, TreeReader, edit_tree, parse_tree
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from .snapshot_since import Known
+    from .spawn import Child
+
 #: Nested repositories deeper than this are listed, not saved.
 _NESTING = 8
 #: A write of fewer bytes than this never waits for the reader of an empty pipe.
 _PIPE = 32 << 10
 
 
-class SaveRequest(NamedTuple):
+class SaveRequest(Record):
     """What the caller knows. `values` are context texts by name; `wait` bounds waiting for locks, in seconds."""
 
     kind: str = "save"
@@ -69,7 +72,7 @@ class SaveRequest(NamedTuple):
     """The id of an earlier save of the same end of the same run, which this one takes the place of."""
 
 
-class SaveResult(NamedTuple):
+class SaveResult(Record):
     """What happened: `saved`, `unchanged` (an earlier save holds all of this) or `nothing` (there was nothing)."""
 
     result: str
@@ -113,10 +116,37 @@ def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveRe
     """`save` for who holds the workspace already (see `owned`)."""
     for pause in (0.0, 0.05, 0.2):
         try:
-            return _Saving(repository, git, request).run()
+            return _attempt(repository, git, request)
         except IndexMoved:
             time.sleep(pause)
-    return _Saving(repository, git, request, insist=True).run()
+    return _attempt(repository, git, request, insist=True)
+
+
+def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: bool = False) -> SaveResult:
+    """Hold on to the index, look, and save; whatever comes, nothing of it is left but what was saved."""
+    frozen, following = frozen_index(repository), next_index(repository)
+    asked: Asked | None = None
+    unharmed = False
+    write_journal(repository, [])
+    try:
+        with suppress(FileNotFoundError):
+            link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
+        if request.known is None:
+            # Git begins to look while this still imports what it needs.
+            asked = snapshot.ask(repository, frozen)
+        saving = _Saving(repository, git, request, asked, insist=insist)
+        result = saving.run()
+        unharmed = not saving.child_killed
+        return result
+    finally:
+        if asked is not None:
+            asked.end()
+        if not unharmed:
+            # A child of ours that was killed may have left locks: the journal names them.
+            settle(repository)
+        for path in (frozen, following, following + b".lock"):
+            files.remove(path)
+        clear_journal(repository)
 
 
 def new_save_id() -> str:
@@ -136,7 +166,10 @@ def began_ns(save_id: str) -> int:
 class _Saving:
     """One attempt. With `insist` an index that keeps changing is saved as it was seen, and the branch not moved."""
 
-    def __init__(self, repository: Repository, git: Git, request: SaveRequest, *, insist: bool = False) -> None:
+    def __init__(
+        self, repository: Repository, git: Git, request: SaveRequest, asked: Asked | None, *, insist: bool
+    ) -> None:
+        self.asked = asked
         self.insist = insist
         self.foreign_marker: RefUpdate | None = None
         self.repository = repository
@@ -151,16 +184,14 @@ class _Saving:
         self.reader = ObjectReader(repository.git)
         self.trees = TreeReader(self.reader)
         self.updates: RefWriter | None = None
-        self.indexing: subprocess.Popen[bytes] | None = None
+        self.indexing: Child | None = None
         self.child_killed = False
 
     def run(self) -> SaveResult:
         repository, request = self.repository, self.request
         marker = refs.marker_ref(self.id)
         checkpoint = refs.checkpoint_ref(self.id)
-        write_journal(repository, [])
         try:
-            self._freeze()
             self.updates = RefWriter(repository, self.git, f"save {self.save_id}")
             taken = self._take()
             self._check_index()
@@ -175,19 +206,9 @@ class _Saving:
             if request.kind == "safety":
                 return self._safety(taken, context, nested)
             return self._save(taken, context, pending, seen, nested)
-        except BaseException:
-            # A child of ours that was killed may have left locks: the journal names them.
-            self._end_children()
-            settle(repository)
-            raise
         finally:
             self._end_children()
-            for path in (self.frozen, self.next, self.next + b".lock"):
-                files.remove(path)
             self.writer.release()
-            if self.child_killed:
-                settle(repository)
-            clear_journal(repository)
 
     def _end_children(self) -> None:
         self.reader.close()
@@ -204,6 +225,8 @@ class _Saving:
         known, never = request.known, state_name(repository)
         # The checkpoint keeps alive what the caller knows: without it nothing vouches for those objects.
         if known is not None and known.archive in refs.read_refs(repository, [refs.checkpoint_ref(self.id)]).values():
+            from .snapshot_since import take_since
+
             taken = take_since(
                 known, repository, self.writer, self.reader, self.frozen,
                 never=never, largest=request.largest, deadline=self.deadline,
@@ -220,12 +243,8 @@ class _Saving:
             keep_paths=request.keep_paths,
             largest=request.largest,
             deadline=self.deadline,
+            asked=self.asked,
         )
-
-    def _freeze(self) -> None:
-        index = os.path.join(self.repository.git_dir, b"index")
-        with contextlib.suppress(FileNotFoundError):
-            link_or_copy(index, self.frozen)
 
     def _check_index(self) -> None:
         """Raises IndexMoved where git replaced the index since it was frozen."""
@@ -329,6 +348,8 @@ class _Saving:
             manifest = manifest._replace(base=pending.manifest.base, below=pending.archive)
         elif pending is not None:
             manifest = manifest._replace(previous=pending.manifest.save_id)
+        # Git works on the index while the objects are made.
+        exchange = self._start_exchange(taken) if moves else None
         wip, index_commit, archive, tree, manifest = self._build(taken, context, manifest, head_tree)
         if pending is not None and self._already_held(pending, taken, context, manifest, tree, archive, stacked):
             held = pending.manifest
@@ -343,7 +364,6 @@ class _Saving:
         self._journal_locks(taken.head_ref if moves else None, *(ref for ref, _ in dropped))
         if not self.request.stay:
             self._keep_index(taken)
-        exchange = self._start_exchange(taken, tree, head_tree) if moves else None
         self._make_durable()
         assert self.updates is not None
         self._check_index()
@@ -527,9 +547,9 @@ class _Saving:
         data = files.read_limited(stamp_file, 64) or b"0"
         stamp = int(data) if data.strip().isdigit() else 0
         objects = repository.objects
-        places = [os.path.join(objects, b"%02x" % number) for number in range(256)]
+        places = [os.path.join(objects, name) for name in sorted(os.listdir(objects)) if len(name) == 2]
         new = files.sync_since([*places, os.path.join(objects, b"pack")], stamp)
-        for path in (objects, repository.common_dir, *_control_files(repository)):
+        for path in dict.fromkeys((objects, repository.common_dir, *_control_files(repository))):
             files.fsync_path(path)
         temporary = b"%s.tmp-%s" % (stamp_file, self.id.encode("ascii"))
         with open(temporary, "wb") as file:
@@ -592,7 +612,7 @@ class _Saving:
             files.fsync_path(kept)
             files.fsync_path(self.repository.own)
 
-    def _start_exchange(self, taken: Snapshot, tree: Oid, head_tree: Oid | None) -> Callable[[], None]:
+    def _start_exchange(self, taken: Snapshot) -> Callable[[], None]:
         """Begin to make an index that matches the WIP commit; the answer waits for it to be ready."""
         files.remove(self.next)
         if taken.index_file is not None:
@@ -654,7 +674,7 @@ class _Saving:
                 if name.startswith(b"index.") and name != mine:
                     files.remove(os.path.join(self.repository.own, name))
         described = describe_save(manifest, wip=wip, archive=archive)
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             write_state(
                 self.repository, context, INTERRUPTED, reason=manifest.reason.to_json(), save=described,
                 resume="gitstate recover", durable=False,
@@ -777,7 +797,7 @@ class _Saving:
         return pending.manifest.head == taken.head and self._same(pending, context, manifest, tree, archive)
 
     def _permissions(self, path: bytes) -> int | None:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             return os.lstat(os.path.join(self.repository.toplevel, path)).st_mode & 0o777
         return None
 
@@ -834,7 +854,7 @@ def _control_files(repository: Repository) -> Iterator[bytes]:
     for name in operation_paths(git_dir):
         yield os.path.join(git_dir, name)
         yield os.path.dirname(os.path.join(git_dir, name))
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         ref = read_head(git_dir)
         if ref is not None:
             path = os.path.join(common, os.fsencode(ref))

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from . import files, refs
 from .archive import commit_head, read_save
 from .errors import CorruptSave, GitstateError, NeedsPerson, UnsupportedSave
-from .git import ObjectReader, Oid, Repository, head_of, open_repository, read_head
-from .model import MAX_CONTEXT, Context, Manifest, Reason, Save, context_from_json, is_oid, is_save_id, loads
+from .git import ObjectReader, Oid, Repository, head_of, is_oid, open_repository, read_head
+from .json_data import loads
+from .model import MAX_CONTEXT, Context, Manifest, Reason, Save, context_from_json, is_save_id
 from .notes import read_note
 from .operation import operation_under_way
 from .plan import Facts, resting_places

@@ -8,24 +8,25 @@ send a file through git's own way in, and its raw bytes are kept beside, because
 from __future__ import annotations
 
 import bisect
-import contextlib
 import os
-import re
 import stat
-import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from . import files
 from .errors import GitError
 from .files import Deadline
 from .git import LARGE, ObjectReader, Oid, Repository, head_of, read_head
 from .index import IndexFile, identify_index, identity, shared_index_name
+from .light import TYPE_CHECKING, Record, suppress
 from .model import LeftOut, is_safe_path
 from .operation import operation_paths, operation_under_way
 from .ownership import quarantine
 from .pack import ChangedWhileRead, PackWriter, object_id
 from .tree import EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from .spawn import Child
 
 #: Up to this many tracked files, permissions of unchanged ones are looked at too (about 1.5 µs each).
 MODES_LIMIT = 8_000
@@ -38,9 +39,12 @@ _LISTED_AT_ONCE = 200
 _CONVERTING = ("filter", "text", "crlf", "eol", "ident", "working-tree-encoding")
 
 _OPERATION_LIMIT = 16 << 20
+_HEX = b"0123456789abcdef"
+#: Leaves hexadecimal digits; other letters become `_`, and all that can't be part of a word a space.
+_WORDS = bytes(c if c in _HEX else 95 if chr(c).isalnum() or c == 95 else 32 for c in range(128)) + b" " * 128
 
 
-class Ground(NamedTuple):
+class Ground(Record):
     """What a look at the whole tree found out and a later one may lean on, while index and settings stay as they are.
 
     `tracked` and `order` are the index's paths; `plain` says that nothing in it needs git's own eyes again: no gitlink,
@@ -96,6 +100,36 @@ class Snapshot:
         return bool(found) or any(why != "clean" for _, why in self.raw.values())
 
 
+class Asked(Record):
+    """Git, asked what is tracked and what changed: it works while the caller goes on."""
+
+    listing: Child
+    status: Child
+
+    def end(self) -> None:
+        """Nobody waits for the answers any more."""
+        for child in self:
+            child.kill()
+            child.wait()
+
+
+def ask(repository: Repository, frozen_index: bytes) -> Asked:
+    """Begin what `take` does."""
+    extra = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
+    listing = repository.git.start("ls-files", "-z", "-v", "--sparse", extra=extra)
+    return Asked(listing, _start_status(repository, extra))
+
+
+def _start_status(repository: Repository, extra: Mapping[str, str], *options: str, submodules: bool = True) -> Child:
+    # One thread for git: with its twenty it takes every core, and the walk beside it waits.
+    return repository.git.start(
+        *("-c", "core.preloadIndex=false", *options),
+        *("status", "--porcelain=v2", "-z", "--branch", "--no-ahead-behind", "-uno", "--no-renames"),
+        "--ignore-submodules=none" if submodules else "--ignore-submodules=dirty",
+        extra=extra,
+    )
+
+
 def take(
     repository: Repository,
     writer: PackWriter,
@@ -107,8 +141,9 @@ def take(
     keep_paths: Sequence[bytes] = (),
     largest: int | None = None,
     deadline: Deadline,
+    asked: Asked | None = None,
 ) -> Snapshot:
-    """Take one snapshot.
+    """Take one snapshot; `asked` is what `ask` gave for the same index, where the caller had something else to do.
 
     `frozen_index` is a hard link to the index (or a path where nothing is, where there is none): git replaces the
     index by rename, so that all of one snapshot sees one index, with the time stamp that racy entries need. `never`
@@ -118,7 +153,7 @@ def take(
     Raises GitError, OSError; one bad file is left out instead.
     """
     taking = Taking(repository, writer, reader, frozen_index, never, keep_ignored, largest, deadline)
-    return taking.run(keep_paths)
+    return taking.run(keep_paths, asked or ask(repository, frozen_index))
 
 
 class Taking:
@@ -155,17 +190,14 @@ class Taking:
         self.staged_only: list[bytes] = []
         self.reached: dict[bytes, bool] = {}
 
-    def run(self, keep_paths: Sequence[bytes]) -> Snapshot:
-        git = self.repository.git
-        listing = git.start("ls-files", "-z", "-v", "--sparse", extra=self.extra)
-        status = self._start_status()
-        listed = git.finish(listing)
+    def run(self, keep_paths: Sequence[bytes], asked: Asked) -> Snapshot:
+        listed = self.repository.git.finish(asked.listing)
         hidden = self._tracked(listed)
         self._take_index(hides=bool(hidden))
         settings = settings_identity(self.repository)
         untracked, specials, swapped = self._walk([self.top])
         # What `status` prints is read here and not before: it works beside the walk on the other core.
-        changed = self._status(self._status_output(status))
+        changed = self._status(self._status_output(asked.status))
         for path in swapped:
             if self.index_modes.get(path, GITLINK) != GITLINK:
                 untracked.append(path + b"/")
@@ -197,26 +229,7 @@ class Taking:
 
     # -- what is there
 
-    def _start_status(self, *options: str, submodules: bool = True) -> subprocess.Popen[bytes]:
-        # One thread for git: with its twenty it takes every core, and the walk beside it waits.
-        return self.repository.git.start(
-            *(
-                "-c",
-                "core.preloadIndex=false",
-                *options,
-                "status",
-                "--porcelain=v2",
-                "-z",
-                "--branch",
-                "--no-ahead-behind",
-                "-uno",
-                "--no-renames",
-            ),
-            "--ignore-submodules=none" if submodules else "--ignore-submodules=dirty",
-            extra=self.extra,
-        )
-
-    def _status_output(self, status: subprocess.Popen[bytes]) -> bytes:
+    def _status_output(self, status: Child) -> bytes:
         """What `git status` prints. A required filter that fails ends it: then it runs again with filters off.
 
         A submodule that git can't open ends it too: then git looks into none of them, and each is tried here.
@@ -226,10 +239,10 @@ class Taking:
         try:
             return git.finish(status)
         except GitError:
-            with contextlib.suppress(GitError):
+            with suppress(GitError):
                 if off:
-                    return git.finish(self._start_status(*off))
-        out = git.finish(self._start_status(*off, submodules=False))
+                    return git.finish(_start_status(self.repository, self.extra, *off))
+        out = git.finish(_start_status(self.repository, self.extra, *off, submodules=False))
         for line in git.run("ls-files", "-z", "-s", extra=self.extra).split(b"\0"):
             if not line.startswith(b"160000 "):
                 continue
@@ -319,7 +332,7 @@ class Taking:
         holders: dict[bytes, int] = {}
         level = [*untracked, *specials]
         special = set(specials)
-        asking: subprocess.Popen[bytes] | None = None
+        asking: Child | None = None
         try:
             while level:
                 if asking is None:
@@ -787,7 +800,6 @@ class Taking:
         found.operation = operation_under_way(git_dir) or ("conflict" if found.stages else None)
         named: set[bytes] = set()
         digits = len(self.repository.zero)
-        pattern = re.compile(rb"\b[0-9a-f]{%d}\b" % digits)
         for path in operation_paths(git_dir):
             data = files.read_limited(os.path.join(git_dir, path), _OPERATION_LIMIT)
             if data is None:
@@ -795,7 +807,7 @@ class Taking:
                 continue
             executable = os.access(os.path.join(git_dir, path), os.X_OK)
             found.operation_files[path] = Leaf(EXECUTABLE if executable else REGULAR, self.writer.add("blob", data))
-            named.update(pattern.findall(data))
+            named.update(word for word in data.translate(_WORDS).split() if len(word) == digits and b"_" not in word)
         oids = [oid.decode("ascii") for oid in sorted(named)]
         for oid, info in zip(oids, self.reader.kinds(oids), strict=True):
             if info is None:
@@ -867,7 +879,7 @@ def _quoted(path: bytes) -> str:
     return os.fsdecode(quote_c(path) if b":" in path or path.startswith(b'"') else path)
 
 
-def _ask_ignored(asking: subprocess.Popen[bytes], paths: list[bytes]) -> list[bool]:
+def _ask_ignored(asking: Child, paths: list[bytes]) -> list[bool]:
     """Whether each path is ignored. Small portions, so that neither side of the pipes fills up."""
     assert asking.stdin is not None and asking.stdout is not None
     answers: list[bool] = []

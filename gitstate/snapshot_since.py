@@ -10,19 +10,23 @@ from __future__ import annotations
 import bisect
 import os
 import stat
-from collections.abc import Iterable
-from typing import NamedTuple, TypeVar
 
 from . import refs, snapshot
 from .files import Deadline
 from .git import ObjectReader, Oid, Repository, read_head
 from .index import identify_index_at
+from .light import TYPE_CHECKING, Record
 from .operation import operation_under_way
 from .pack import PackWriter, object_id
 from .snapshot import MODES_LIMIT, Ground, Snapshot, Taking, settings_identity
 from .tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
 
 #: More paths than this, and one look at the whole tree is as fast.
 _MOST = 5_000
@@ -30,7 +34,7 @@ _MOST = 5_000
 _DECIDING = (b".gitattributes", b".gitignore", b".gitmodules")
 
 
-class Known(NamedTuple):
+class Known(Record):
     """An earlier snapshot, the archive that keeps its objects alive, and what may have changed since.
 
     A directory among `touched` stands for all below it; so does one that is gone.

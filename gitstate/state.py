@@ -7,13 +7,13 @@ The context while the agent works is kept twice: in the worktree's git dir, wher
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Mapping
 
 from . import files, registry
 from .errors import CorruptSave, UsageError
 from .git import Oid, Repository, read_head
+from .json_data import Json, dumps, loads
+from .light import TYPE_CHECKING
 from .model import (
     CALLER_FIELDS,
     CONTEXT_FIELDS,
@@ -21,19 +21,20 @@ from .model import (
     MAX_VALUE,
     SCHEMA_VERSION,
     Context,
-    Json,
     Manifest,
     context_from_json,
-    dumps,
     is_safe_path,
-    loads,
     text_to_json,
     with_values,
 )
 from .refs import branch_name
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 STATE_FILE = b"active_state.json"
 _CONTEXT_FILE = b"context.json"
+_TIME = frozenset("0123456789T:.-")
 #: What a context's status may be: someone works on it; a save of it waits; it was brought back; its task is done.
 ACTIVE, INTERRUPTED, RECOVERED, FINISHED = "active", "interrupted", "recovered", "finished"
 
@@ -131,10 +132,12 @@ def owner_of(context: Context) -> str:
 
 def _before_boot(timestamp: str | None) -> bool:
     """Whether a context's time lies before this boot. Both are texts of UTC: they sort as the times do."""
-    if timestamp is None or not re.fullmatch(r"[0-9T:.-]{19,40}Z", timestamp):
+    if timestamp is None or not 20 <= len(timestamp) <= 41 or timestamp[-1] != "Z":
         return False
     boot = files.boot_time_ns()
-    return boot is not None and timestamp < time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(boot // 1_000_000_000))
+    if boot is None or not _TIME.issuperset(timestamp[:-1]):
+        return False
+    return timestamp < time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(boot // 1_000_000_000))
 
 
 def measured(repository: Repository, context: Context, head_ref: str | None) -> Context:
@@ -291,7 +294,7 @@ def _parents(toplevel: bytes, path: bytes) -> list[bytes]:
 def _exclude(repository: Repository, name: bytes) -> None:
     """Add the state file to `info/exclude`, which all worktrees share, unless it is there."""
     path = os.path.join(repository.common_dir, b"info", b"exclude")
-    pattern = b"/" + re.sub(rb"([\\*?\[ ])", rb"\\\1", name)
+    pattern = b"/" + b"".join(b"\\" + char if char in b"\\*?[ " else char for char in map(bytes, zip(name)))
     data = files.read_limited(path, 1 << 20)
     if data is None and os.path.lexists(path):
         return

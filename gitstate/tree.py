@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
-
 from .errors import GitError
 from .git import ObjectReader, Oid
+from .light import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
 
 DIRECTORY = 0o040000
 GITLINK = 0o160000
@@ -15,7 +16,7 @@ EXECUTABLE = 0o100755
 REGULAR = 0o100644
 
 
-class Leaf(NamedTuple):
+class Leaf(Record):
     """What a tree holds at a path: a file, symlink or gitlink, or as a whole another tree."""
 
     mode: int

@@ -105,7 +105,7 @@ MUTATIONS = (
     ),
     Mutation(
         "locks of a killed git stay", "ownership.py",
-        "                    _remove_dead_lock(os.fsencode(lock), begun, repository)\n", "                    pass\n",
+        "            _remove_dead_lock(lock, int(first), repository)\n", "            pass\n",
         f"{KILL}[save]", {"CRASH_POINT": "update-ref.*:rename:.*"},
     ),
     Mutation(

@@ -19,7 +19,8 @@ from states import Run, Workspace
 from test_hostile import FILE, LINK, PROGRAM, TREE, Entry, forged, index_file, store
 
 from gitstate.errors import CorruptSave, GitstateError
-from gitstate.model import MAX_CONTEXT, Context, context_from_json, is_safe_path, loads, manifest_from_json
+from gitstate.json_data import loads
+from gitstate.model import MAX_CONTEXT, Context, context_from_json, is_safe_path, manifest_from_json
 
 from .sweeps import Say, judge, spread
 
@@ -348,7 +349,7 @@ def test_a_journal_that_names_other_files(ws: Workspace, tmp_path: Path, hermeti
         victim.write_text("theirs\n")
     names = [str(victim) for victim in victims] + [f"{ws.git_dir}/../../outside/x.lock", "x.lock", "\0.lock"]
     before = [victim.read_bytes() for victim in victims]
-    (ws.git_dir / "gitstate" / "journal").write_text(json.dumps({"begun_ns": 0, "locks": names}))
+    (ws.git_dir / "gitstate" / "journal").write_bytes(b"0\0" + b"".join(os.fsencode(name) + b"\0" for name in names))
     polite(ws.gitstate("save"))
     polite(ws.gitstate("recover"))
     assert [victim.read_bytes() for victim in victims] == before

@@ -1,0 +1,71 @@
+"""JSON objects to and from UTF-8. Written without importing `json`, which costs as much as two git processes."""
+
+from __future__ import annotations
+
+from .errors import CorruptSave
+from .light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any as Json
+else:
+    Json = object
+
+__all__ = ["Json", "dumps", "loads"]
+
+_ESCAPES = {number: f"\\u{number:04x}" for number in range(32)}
+_ESCAPES |= {ord(char): f"\\{letter}" for char, letter in zip('"\\\b\f\n\r\t', '"\\bfnrt', strict=True)}
+
+
+def dumps(value: Mapping[str, Json]) -> bytes:
+    """Indented JSON with a final newline; what is not valid Unicode stands as a question mark."""
+    out: list[str] = []
+    _write(value, "\n", out)
+    out.append("\n")
+    return "".join(out).encode("utf-8", "replace")
+
+
+def _write(value: Json, margin: str, out: list[str]) -> None:
+    if isinstance(value, str):
+        out.append(f'"{value.translate(_ESCAPES)}"')
+    elif value is None or value is True or value is False:
+        out.append("null" if value is None else "true" if value else "false")
+    elif type(value) is int:
+        out.append(str(value))
+    elif isinstance(value, dict | list | tuple) and not value:
+        out.append("{}" if isinstance(value, dict) else "[]")
+    elif isinstance(value, dict):
+        inner = margin + " "
+        before = "{" + inner
+        for key, item in value.items():
+            out.append(f'{before}"{key.translate(_ESCAPES)}": ')
+            _write(item, inner, out)
+            before = "," + inner
+        out.append(margin + "}")
+    elif isinstance(value, list | tuple):
+        inner = margin + " "
+        before = "[" + inner
+        for item in value:
+            out.append(before)
+            _write(item, inner, out)
+            before = "," + inner
+        out.append(margin + "]")
+    else:
+        import json
+
+        out.append(json.dumps(value))
+
+
+def loads(data: bytes | None, limit: int, what: str) -> dict[str, Json]:
+    """A JSON object of at most `limit` bytes. Raises CorruptSave for anything else, `what` names it."""
+    if data is None or len(data) > limit:
+        raise CorruptSave(f"{what} is missing or larger than {limit} bytes")
+    import json
+
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CorruptSave(f"{what} is not JSON: {str(error)[:80]}") from None
+    if not isinstance(value, dict):
+        raise CorruptSave(f"{what} is not a JSON object")
+    return value

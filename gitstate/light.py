@@ -1,0 +1,119 @@
+"""What the crash path needs of the standard library, without what importing it there costs.
+
+A save imports everything anew. `typing` with the regular expressions and enumerations behind it, `contextlib` and
+`signal` take longer together than git takes to look at two hundred files. A reader and mypy see the originals.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+
+__all__ = ["TYPE_CHECKING", "Record", "contextmanager", "digest", "signal", "suppress"]
+
+if TYPE_CHECKING:
+    import hashlib
+    import signal
+    from contextlib import contextmanager, suppress
+    from typing import NamedTuple as Record
+else:
+    import _signal as signal
+    from _operator import itemgetter
+
+    class _Fields(type):
+        """Makes the annotations of a class body its fields, in their order; a value there is the default."""
+
+        def __new__(mcs, name, bases, body):
+            fields = tuple(body.get("__annotations__", ()))
+            body["_defaults"] = {field: body.pop(field) for field in fields if field in body}
+            body["_fields"] = body["__match_args__"] = fields
+            body["__slots__"] = ()
+            for place, field in enumerate(fields):
+                body[field] = property(itemgetter(place))
+            return super().__new__(mcs, name, bases, body)
+
+    class Record(tuple, metaclass=_Fields):
+        """`typing.NamedTuple`."""
+
+        def __new__(cls, *values, **named):
+            fields = cls._fields
+            if named or len(values) != len(fields):
+                left = fields[len(values) :]
+                given = {**cls._defaults, **named}
+                if len(values) > len(fields) or not named.keys() <= set(left) or not given.keys() >= set(left):
+                    raise TypeError(f"{cls.__name__} has the fields {', '.join(fields)}")
+                values += tuple([given[field] for field in left])
+            return tuple.__new__(cls, values)
+
+        def __getnewargs__(self):
+            return tuple(self)
+
+        def __repr__(self):
+            return f"{type(self).__name__}({', '.join(map('{}={!r}'.format, self._fields, self))})"
+
+        def _asdict(self):
+            return dict(zip(self._fields, self, strict=True))
+
+        def _replace(self, **named):
+            return type(self)(**{**self._asdict(), **named})
+
+    class suppress:
+        """`contextlib.suppress`."""
+
+        def __init__(self, *errors):
+            self._errors = errors
+
+        def __enter__(self):
+            return None
+
+        def __exit__(self, kind, error, trace):
+            return kind is not None and issubclass(kind, self._errors)
+
+    class _Context:
+        def __init__(self, steps):
+            self._steps = steps
+
+        def __enter__(self):
+            return next(self._steps)
+
+        def __exit__(self, kind, error, trace):
+            if error is None:
+                next(self._steps, None)
+                return False
+            try:
+                self._steps.throw(error)
+            except BaseException as thrown:
+                if thrown is not error:
+                    raise
+            return False
+
+    def contextmanager(function):
+        """`contextlib.contextmanager`, for a function that yields once and lets every error pass."""
+
+        def enter(*values, **named):
+            return _Context(function(*values, **named))
+
+        enter.__doc__ = function.__doc__
+        return enter
+
+
+#: So many bytes go through the digests of Python itself: OpenSSL's are seven times as fast, but slow to load.
+_before_openssl = 512 << 10
+
+
+def digest(name: str, data: bytes = b"", more: int = 0) -> hashlib._Hash:
+    """`hashlib.new` for `sha1` and `sha256`, of `data` so far; about `more` bytes follow."""
+    global _before_openssl
+    _before_openssl -= len(data) + more
+    if _before_openssl > 0 and "hashlib" not in sys.modules:
+        module = "_sha1" if name == "sha1" else "_sha256" if sys.version_info < (3, 12) else "_sha2"
+        try:
+            start = getattr(__import__(module), name)
+        except ImportError:
+            _before_openssl = 0
+        else:
+            return start(data, usedforsecurity=False)  # type: ignore[no-any-return]
+    import hashlib
+
+    return hashlib.new(name, data, usedforsecurity=False)
