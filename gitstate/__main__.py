@@ -13,6 +13,10 @@ def main() -> None:
     gc.disable()
     # Compiling all this anew takes longer than a save: what PYTHONDONTWRITEBYTECODE forbids would be done each time.
     sys.dont_write_bytecode = False
+    from .light import signal
+
+    # Where the caller ignores it, the kernel keeps the exit status of every git from us.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _fill_closed_streams()
     if sys.argv[1:2] == ["keep"] and sys.argv[2:3] and sys.argv[2].isdigit():
         gc.enable()
