@@ -32,6 +32,7 @@ from .errors import EXIT_DONE, GitstateError
 from .files import Deadline
 from .front import SIGNALS, Orders, run_file
 from .git import Repository, open_repository
+from .ignore import ignored_among
 from .index import identity
 from .model import Reason
 from .operation import operation_under_way
@@ -48,7 +49,7 @@ from .processes import (
     wait_for,
 )
 from .save import SaveRequest, SaveResult, save
-from .snapshot import Snapshot, ignored_among
+from .snapshot import Snapshot
 from .snapshot_since import Known
 from .state import context_path, finish, state_name
 from .watch import Watch

@@ -12,9 +12,11 @@ import os
 import stat
 
 from . import files
+from .conversion import Conversions, quote_c
 from .errors import GitError
 from .files import Deadline
 from .git import LARGE, ObjectReader, Oid, Repository, head_of, read_head
+from .ignore import ask_ignored
 from .index import IndexFile, identify_index, identity, shared_index_name
 from .light import TYPE_CHECKING, Record, suppress
 from .model import LeftOut, is_safe_path
@@ -24,7 +26,7 @@ from .pack import ChangedWhileRead, PackWriter, object_id
 from .tree import EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .spawn import Child
 
@@ -35,8 +37,6 @@ INDEX_COPIED = 1 << 20
 #: No more ignored paths than this are listed in a manifest.
 IGNORED_LISTED = 1_000
 _RETRIES = 3
-_LISTED_AT_ONCE = 200
-_CONVERTING = ("filter", "text", "crlf", "eol", "ident", "working-tree-encoding")
 
 _OPERATION_LIMIT = 16 << 20
 _HEX = b"0123456789abcdef"
@@ -180,6 +180,7 @@ class Taking:
         self.keep_ignored = keep_ignored
         self.largest = largest
         self.deadline = deadline
+        self.conversions = Conversions(repository, self.extra)
         self.filemode = repository.is_true("core.filemode", True)
         self.links = repository.is_true("core.symlinks", True)
         self.found = Snapshot()
@@ -209,7 +210,8 @@ class Taking:
         self.found.ignored = listed_ignored[:IGNORED_LISTED]
         self._read_all([*changed, *plain])
         if self.staged_only and self._may_convert(self.staged_only):
-            reached = [path for path in self._converted(self.staged_only) if self._is_reached(path.rpartition(b"/")[0])]
+            converted = self.conversions.named_for(self.staged_only)
+            reached = [path for path in converted if self._is_reached(path.rpartition(b"/")[0])]
             self._read_by_git(sorted(path for path in reached if os.path.isfile(os.path.join(self.top, path))))
         self._hidden(hidden)
         if len(self.tracked) <= MODES_LIMIT and self._may_convert([*changed, *plain]):
@@ -340,7 +342,7 @@ class Taking:
                         "check-ignore", "--no-index", "-z", "--stdin", "-v", "-n",
                         extra={**self.extra, "GIT_LITERAL_PATHSPECS": "0"},
                     )  # fmt: skip
-                verdicts = _ask_ignored(asking, level)
+                verdicts = ask_ignored(asking, level)
                 below: list[bytes] = []
                 for path, is_ignored in zip(level, verdicts, strict=True):
                     if is_ignored:
@@ -449,7 +451,7 @@ class Taking:
         if self.deadline.seconds is not None:
             # What fits into the time that is left is as much of the work as can be: small files first.
             paths = sorted(paths, key=self._size)
-        convert = self._converted(paths) if self._may_convert(paths) else set()
+        convert = self.conversions.named_for(paths) if self._may_convert(paths) else {}
         by_git: list[bytes] = []
         for path in paths:
             if not is_safe_path(path):
@@ -610,43 +612,7 @@ class Taking:
     # -- git's own way in
 
     def _may_convert(self, paths: list[bytes]) -> bool:
-        """Whether anything could name a conversion for any path: then git is asked."""
-        repository = self.repository
-        if self.attributes or repository.setting("core.attributesfile") or self._crlf():
-            return True
-        config_home = os.environb.get(b"XDG_CONFIG_HOME") or os.path.expanduser(b"~/.config")
-        places = (
-            os.path.join(repository.common_dir, b"info", b"attributes"),
-            os.path.join(config_home, b"git", b"attributes"),
-            b"/etc/gitattributes",
-        )
-        return any(os.path.exists(place) for place in places) or any(
-            path.rpartition(b"/")[2] == b".gitattributes" for path in paths
-        )
-
-    def _crlf(self) -> bool:
-        return (self.repository.setting("core.autocrlf") or "false").lower() not in ("false", "no", "off", "0")
-
-    def _converted(self, paths: list[bytes]) -> set[bytes]:
-        return set(self._conversions(paths))
-
-    def _conversions(self, paths: list[bytes]) -> dict[bytes, dict[bytes, bytes]]:
-        """The attributes that name a conversion, by path; a path that nothing converts is missing."""
-        out = self.repository.git.run(
-            "check-attr", "-z", "--stdin", *_CONVERTING, given=b"".join(p + b"\0" for p in paths), extra=self.extra
-        )
-        found: dict[bytes, dict[bytes, bytes]] = {}
-        off: set[bytes] = set()
-        for path, name, value in _threes(out.split(b"\0")):
-            if name == b"text" and value == b"unset":
-                off.add(path)
-            elif value not in (b"unspecified", b"unset"):
-                found.setdefault(path, {})[name] = value
-        if self._crlf():
-            for path in paths:
-                if path not in off:
-                    found.setdefault(path, {})
-        return found
+        return self.conversions.are_possible(paths, attributes=self.attributes)
 
     def _clean_but_other(self, paths: list[bytes], entries: Mapping[bytes, Leaf] | None = None) -> None:
         """Files that git calls clean although a checkout would write other bytes: mixed line ends, an old encoding.
@@ -655,7 +621,8 @@ class Taking:
         it, the size tells; else git is asked for what it would write. What a filter program makes is not looked at:
         to run it for every file would cost more than the save.
         """
-        conversions = {path: named for path, named in self._conversions(paths).items() if b"filter" not in named}
+        named = self.conversions.named_for(paths)
+        conversions = {path: attributes for path, attributes in named.items() if b"filter" not in attributes}
         if not conversions:
             return
         if entries is None:
@@ -667,11 +634,11 @@ class Taking:
             size = _file_size(os.path.join(self.top, path)) if self._is_reached(path.rpartition(b"/")[0]) else None
             if kind is None or size is None or max(size, kind[1]) > LARGE:
                 continue
-            if self._changes_on_the_way_out(conversions[path]):
+            if self.conversions.changes_on_the_way_out(conversions[path]):
                 suspects[path] = oids[path]
             elif size != kind[1]:
                 self._keep_clean(path)
-        written = self._checkouts(suspects)
+        written = self.conversions.written(suspects)
         for path in suspects:
             if not same_content(os.path.join(self.top, path), self.repository.object_format, written.get(path, "")):
                 self._keep_clean(path)
@@ -690,33 +657,6 @@ class Taking:
         if leaf is not None:
             self.found.raw[path] = (leaf, "clean")
 
-    def _changes_on_the_way_out(self, named: dict[bytes, bytes]) -> bool:
-        """Whether a checkout may write other bytes than the blob's, as `convert_to_working_tree` decides it."""
-        if b"ident" in named or b"working-tree-encoding" in named:
-            return True
-        if b"eol" in named:
-            return named[b"eol"] != b"lf"
-        if named.get(b"crlf") == b"input":
-            return False
-        crlf = (self.repository.setting("core.autocrlf") or "false").lower()
-        return crlf in ("true", "yes", "on", "1") or (self.repository.setting("core.eol") or "").lower() == "crlf"
-
-    def _checkouts(self, wanted: dict[bytes, Oid]) -> dict[bytes, Oid]:
-        """What git would write for each path, as the blob that it would be; paths that it can't write are missing."""
-        found: dict[bytes, Oid] = {}
-        mark = b"gitstate-" + os.urandom(12).hex().encode("ascii")
-        paths = [path for path in wanted if b"\n" not in path]
-        for start in range(0, len(paths), _LISTED_AT_ONCE):
-            some = paths[start : start + _LISTED_AT_ONCE]
-            given = b"".join(b"%s %s\n" % (wanted[path].encode("ascii"), path) for path in some)
-            # The size that git prints is the one before the conversion, so a mark of our own parts the answers.
-            out = self.repository.git.run(
-                *("cat-file", "--filters", b"--batch=" + mark), given=given, fine=range(256), extra=self.extra
-            )
-            for path, content in zip(some, out.split(mark + b"\n")[1:], strict=False):
-                found[path] = object_id(self.repository.object_format, "blob", content.removesuffix(b"\n"))
-        return found
-
     def _read_by_git(self, paths: list[bytes]) -> None:
         """Send files through git's conversions into a quarantine, and take the blobs from there."""
         place = quarantine(self.repository)
@@ -726,7 +666,7 @@ class Taking:
             "GIT_OBJECT_DIRECTORY": os.fsdecode(place),
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(self.repository.objects),
         }
-        clean = self._clean(paths, extra)
+        clean = self.conversions.taken_in(paths, extra, self.deadline)
         with ObjectReader(self.repository.git, extra) as reader:
             for path in paths:
                 raw = self._read(path)
@@ -746,26 +686,6 @@ class Taking:
                         raise GitError(["hash-object"], -1, b"a converted file did not arrive")
                     self.found.worktree[path] = Leaf(raw.mode, self.writer.add("blob", content[1]))
         files.remove_tree(place)
-
-    def _clean(self, paths: list[bytes], extra: dict[str, str]) -> dict[bytes, Oid]:
-        """Converted oid by path. A path whose conversion fails (a required filter) is missing from the answer."""
-        command = ("-c", "core.safecrlf=false", "hash-object", "-w", "--stdin-paths")
-        left = self.deadline.left()
-        timeout = min(left, 600.0)
-        try:
-            out = self.repository.git.run(
-                *command, given=b"".join(quote_c(path) + b"\n" for path in paths), extra=extra, timeout=timeout
-            )
-            oids = out.split()
-            if len(oids) == len(paths):
-                return {path: oid.decode("ascii") for path, oid in zip(paths, oids, strict=True)}
-        except GitError:
-            if len(paths) == 1:
-                return {}
-        middle = len(paths) // 2
-        if not middle:
-            return {}
-        return {**self._clean(paths[:middle], extra), **self._clean(paths[middle:], extra)}
 
     # -- index, operation, sparse checkout
 
@@ -844,80 +764,15 @@ def settings_identity(repository: Repository) -> tuple[object, ...]:
     return tuple(identity(place) for place in places)
 
 
-def ignored_among(repository: Repository, paths: Sequence[bytes]) -> set[bytes]:
-    """Which of `paths` (relative to the top) git ignores, whether they are tracked or not.
-
-    A path behind a symlink or in a submodule makes git refuse the whole question: such a one is not ignored.
-    """
-    if not paths:
-        return set()
-    try:
-        out = repository.git.run(
-            "check-ignore", "--no-index", "-z", "--stdin",
-            given=b"".join(b"./%s\0" % path for path in paths), extra={"GIT_LITERAL_PATHSPECS": "0"}, fine=(0, 1),
-        )  # fmt: skip
-    except GitError:
-        middle = len(paths) // 2
-        halves = (paths[:middle], paths[middle:]) if middle else ()
-        return {path for half in halves for path in ignored_among(repository, half)}
-    return {path.removeprefix(b"./") for path in out.split(b"\0")[:-1]}
-
-
 def is_repository(directory: bytes) -> bool:
     """Whether a directory is the worktree of a repository of its own."""
     dot_git = os.path.join(directory, b".git")
     return os.path.isfile(dot_git) or os.path.isfile(os.path.join(dot_git, b"HEAD"))
 
 
-def quote_c(path: bytes) -> bytes:
-    """A path in git's C-style quotes."""
-    return b'"' + b"".join(bytes((c,)) if 48 <= c < 123 and c != 92 else b"\\%03o" % c for c in path) + b'"'
-
-
 def _quoted(path: bytes) -> str:
     """A directory as GIT_ALTERNATE_OBJECT_DIRECTORIES wants it: quoted where a colon would split it."""
     return os.fsdecode(quote_c(path) if b":" in path or path.startswith(b'"') else path)
-
-
-def _ask_ignored(asking: Child, paths: list[bytes]) -> list[bool]:
-    """Whether each path is ignored. Small portions, so that neither side of the pipes fills up."""
-    assert asking.stdin is not None and asking.stdout is not None
-    answers: list[bool] = []
-    pending: list[bytes] = []
-    size = 0
-    rest = b""
-
-    def collect() -> None:
-        nonlocal rest
-        assert asking.stdin is not None and asking.stdout is not None
-        asking.stdin.write(b"".join(path + b"\0" for path in pending))
-        asking.stdin.flush()
-        fields: list[bytes] = []
-        while len(fields) < 4 * len(pending):
-            data = os.read(asking.stdout.fileno(), 1 << 16)
-            if not data:
-                raise GitError(["check-ignore"], -1, asking.stderr.read() if asking.stderr else b"")
-            *whole, rest = (rest + data).split(b"\0")
-            fields += whole
-        for place in range(0, len(fields), 4):
-            pattern = fields[place + 2]
-            answers.append(bool(pattern) and not pattern.startswith(b"!"))
-
-    for path in paths:
-        # The dot slash keeps a leading colon from being read as pathspec magic.
-        path = b"./" + path.removesuffix(b"/")
-        pending.append(path)
-        size += len(path) + 1
-        if size > 8192:
-            collect()
-            pending, size = [], 0
-    if pending:
-        collect()
-    return answers
-
-
-def _threes(words: list[bytes]) -> Iterable[tuple[bytes, bytes, bytes]]:
-    return zip(words[0::3], words[1::3], words[2::3], strict=False)
 
 
 def _read_whole(fd: int, size: int) -> bytes:

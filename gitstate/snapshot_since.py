@@ -14,6 +14,7 @@ import stat
 from . import refs, snapshot
 from .files import Deadline
 from .git import ObjectReader, Oid, Repository, read_head
+from .ignore import ignored_among
 from .index import identify_index_at
 from .light import TYPE_CHECKING, Record
 from .operation import operation_under_way
@@ -248,7 +249,7 @@ class _Since(Taking):
             else:
                 if ignored is None:
                     reached = [other for other in looked if self._is_reached(other)]
-                    ignored = snapshot.ignored_among(self.repository, reached)
+                    ignored = ignored_among(self.repository, reached)
                 says = path not in ignored and (path not in holding or mode != 0o755)
             if says:
                 found.directories[path] = mode

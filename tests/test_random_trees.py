@@ -20,8 +20,9 @@ from oracle import fingerprint, parents, walk
 from states import Templates, Workspace, add_submodule
 
 from gitstate.git import open_repository
+from gitstate.ignore import ignored_among
 from gitstate.save import SaveRequest, save
-from gitstate.snapshot import Snapshot, ignored_among
+from gitstate.snapshot import Snapshot
 from gitstate.snapshot_since import Known
 
 EXAMPLES = int(os.environ.get("GITSTATE_EXAMPLES", "0"))

@@ -15,10 +15,11 @@ from states import STATES, Templates, Workspace, make
 from gitstate import snapshot
 from gitstate.files import Deadline
 from gitstate.git import Git, ObjectReader, Repository, open_repository
+from gitstate.ignore import ignored_among
 from gitstate.index import link_or_copy
 from gitstate.keeper import directories_above
 from gitstate.pack import PackWriter
-from gitstate.snapshot import Snapshot, ignored_among
+from gitstate.snapshot import Snapshot
 from gitstate.snapshot_since import Known, take_since
 from gitstate.watch import Watch
 
