@@ -6,6 +6,7 @@ anew.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -33,7 +34,7 @@ class Child:
         quiet: bool = False,
         inherits: int | None = None,
     ) -> None:
-        """Start `words`, looked up in PATH.
+        """Start `words`, the first of them looked up in PATH.
 
         `quiet` throws away what it says on stderr. `inherits` is a descriptor that it keeps, under the same number.
         Raises OSError where it can't be started.
@@ -56,7 +57,7 @@ class Child:
                 # By way of another number: duplicated onto itself it would stay close-on-exec in older C libraries.
                 theirs.append(fcntl.fcntl(inherits, fcntl.F_DUPFD_CLOEXEC, 3))
                 actions.append((os.POSIX_SPAWN_DUP2, theirs[-1], inherits))
-            self.pid = os.posix_spawnp(
+            self.pid = os.posix_spawn(
                 _found(words[0]), words, environment, file_actions=actions, setsigdef=_USUAL_IN_CHILD
             )
         except BaseException:
@@ -132,13 +133,16 @@ class Child:
             stream.close()
 
 
-def _found(name: str | bytes) -> str | bytes:
-    """Where PATH has a program: trying in the child, as the C library does, would hold up this process longer."""
+def _found(name: str | bytes) -> str:
+    """Where PATH has a program. A relative entry of PATH is passed over: it would name what an agent put there.
+
+    Trying each place in the child, as the C library does, would hold up this process longer.
+    """
     for directory in os.get_exec_path():
         path = os.path.join(directory, os.fsdecode(name))
         if os.path.isabs(path) and os.access(path, os.X_OK) and os.path.isfile(path):
             return path
-    return name
+    raise FileNotFoundError(errno.ENOENT, "not found in PATH", os.fsdecode(name))
 
 
 def _above_streams(fd: int) -> int:

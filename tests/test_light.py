@@ -177,6 +177,21 @@ def test_a_program_that_is_not_there_leaves_no_descriptor_open() -> None:
     assert (os.listdir("/proc/self/fd") if before else []) == before
 
 
+def test_a_relative_entry_of_path_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a `git` that an agent puts into its workspace would run."""
+    planted = tmp_path / "git"
+    planted.write_text("#!/bin/sh\ntouch planted-was-run\n")
+    planted.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f".::{os.environ['PATH']}")
+    child = Child(["git", "version"], ENVIRONMENT)
+    assert child.communicate()[0].startswith(b"git version ")
+    monkeypatch.setenv("PATH", ".:")
+    with pytest.raises(FileNotFoundError):
+        Child(["git", "version"], ENVIRONMENT)
+    assert not (tmp_path / "planted-was-run").exists()
+
+
 def test_nothing_is_started_where_no_descriptor_is_left() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     opened = []
