@@ -484,16 +484,16 @@ class _Recovery:
     def _is_cut_short(self, target: Target) -> bool:
         """Whether a power cut left only the beginning of a file that the agent had never synced, or that and zeros.
 
-        File systems that allocate late (ext4, xfs, btrfs) then keep its name and times, and often not one byte. An
-        edit after the save would have a newer time stamp; what was read in full before it can only have been cut.
+        File systems that allocate late (ext4, xfs, btrfs) then keep its name and times, and often not one byte. What
+        was edited, or moved into place, after the save changed later; what did not, and was read in full, was cut.
         """
         assert target.saved is not None
         stamp = self.disk.stamp(target.path)
         info = self.reader.kinds([target.saved.oid])[0]
         if stamp is None or info is None or target.saved.mode in (SYMLINK, GITLINK):
             return False
-        size, mtime_ns = stamp
-        if size > info[1] or mtime_ns >= began_ns(self.facts.saves[0].manifest.save_id) - _COARSE_CLOCK_NS:
+        size, changed_ns = stamp
+        if size > info[1] or changed_ns >= began_ns(self.facts.saves[0].manifest.save_id) - _COARSE_CLOCK_NS:
             return False
         ours, theirs = b"", self.disk.read(target.path)
         whole = fits = True  # so far: the same, and the same or zeros after that

@@ -73,11 +73,15 @@ class Worktree:
             return None
 
     def stamp(self, path: bytes) -> tuple[int, int] | None:
-        """Size in bytes and time of the last change in nanoseconds of the regular file at `path`; None without one."""
+        """Size in bytes and time of the last change in nanoseconds of the regular file at `path`; None without one.
+
+        The change may be of its bytes or of its name and permissions (ctime): that time nobody can set.
+        """
         try:
             with self._parent(path) as (parent, name):
                 info = os.lstat(name, dir_fd=parent)
-                return (info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else None
+                changed = max(info.st_mtime_ns, info.st_ctime_ns)
+                return (info.st_size, changed) if stat.S_ISREG(info.st_mode) else None
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -14,6 +14,7 @@ import random
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from pathlib import Path
 import pytest
 from oracle import Fingerprint, NotARepositoryError, fingerprint
 from states import Run, Workspace, run_git
+from test_hostile import forged
 from test_roundtrip import paths_of, recovered_from
 
 from .device import (
@@ -324,10 +326,19 @@ def plain(tmp_path: Path) -> Workspace:
 
 
 def cut_short(ws: Workspace, path: str, length: int, zeros: int) -> None:
-    """What is left of a file, with the times that it had."""
-    before = os.stat(ws.at(path))
-    ws.write(path, ws.read(path)[:length] + bytes(min(zeros, before.st_size - length)))
-    os.utime(ws.at(path), ns=(before.st_atime_ns, before.st_mtime_ns))
+    """What is left of a file."""
+    size = os.stat(ws.at(path)).st_size
+    ws.write(path, ws.read(path)[:length] + bytes(min(zeros, size - length)))
+
+
+def save_began_now(ws: Workspace) -> None:
+    """Let the save that waits have begun after all that happened so far: a cut gives back the times that files had.
+
+    No call sets the time of a file's last change back, so it is the save's that is set forward.
+    """
+    with forged(ws) as save:
+        later = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() + 5))
+        save.manifest["save_id"] = later + save.manifest["save_id"][15:]
 
 
 @pytest.mark.parametrize(("length", "zeros"), [(0, 0), (7, 0), (0, 1000), (7, 5), (7, 1000)])
@@ -335,14 +346,24 @@ def test_a_file_that_a_power_cut_shortened_comes_back(plain: Workspace, length: 
     plain.write("u.txt", "untracked\n" * 5)
     plain.write("d0/f0.txt", "edited, and long enough\n")
     expected = fingerprint(plain.path)
-    for path in ("u.txt", "d0/f0.txt", "d1/f1.txt"):
-        os.utime(plain.at(path), ns=(0, os.stat(plain.at(path)).st_mtime_ns - 10**9))
     succeed(plain.save())
     for path in ("u.txt", "d0/f0.txt", "d1/f1.txt"):
         cut_short(plain, path, length, zeros)
+    save_began_now(plain)
     run = plain.recover()
     came_back(Recording(FILE_SYSTEMS["ext4"], plain, Disk(plain.path, 0), plain.path, expected=expected), run)
     assert recovered_from(run)["verdict"] == "restore"
+
+
+def test_an_older_beginning_that_someone_moved_into_place_stays(plain: Workspace) -> None:
+    """With the times that it had, as `mv` and `cp -p` do: an edit like any other."""
+    plain.write("older", "untracked\n")
+    os.utime(plain.at("older"), ns=(10**18, 10**18))
+    plain.write("u.txt", "untracked\n" * 5)
+    succeed(plain.save())
+    os.rename(plain.at("older"), plain.at("u.txt"))
+    assert paths_of(recovered_from(plain.recover(), exits=(0, 4))["kept"]) >= {b"u.txt"}
+    assert plain.read("u.txt") == b"untracked\n"
 
 
 def test_an_older_file_that_is_no_part_of_what_was_saved_stays(plain: Workspace) -> None:
