@@ -264,7 +264,14 @@ class _Keeper:
         end_leftovers(self.told.run_id, but=self.spared)
         last = self._try_save(request)
         if isinstance(last, str):
-            self._say({"done": True, "saved": None, "lines": [f"gitstate: not saved: {last}"], "status": 1})
+            early = request.replaces
+            said = [f"gitstate: not saved: {last}"]
+            if early is not None:
+                said = [
+                    f"gitstate: saved {early}; what changed after it is not saved: {last}",
+                    "  next: gitstate recover, which brings back that save",
+                ]
+            self._say({"done": True, "saved": early, "lines": said, "status": 1})
             return
         lines = report.save_lines(last, "save")
         self._say({"done": True, "saved": last.save_id, "lines": lines, "status": 4 if last.lost else 0})

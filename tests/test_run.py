@@ -120,6 +120,39 @@ def test_whatever_ends_the_run_its_work_is_saved(ws: Workspace, death: str, way:
     assert "coding" in state["resume"]
 
 
+BREAKER = """\
+import glob, os, signal, sys, time
+def on_term(*_):
+    while not glob.glob(".git/refs/gitstate/pending/*"):
+        time.sleep(0.01)
+    time.sleep(0.5)
+    os.rename(".git/HEAD", ".git/HEAD.away")
+    os._exit(1)
+signal.signal(signal.SIGTERM, on_term)
+open("a.txt", "a").write("by the agent\\n")
+open(sys.argv[1], "w").write(str(os.getpid()))
+while True:
+    time.sleep(1)
+"""
+
+
+def test_a_last_save_that_fails_names_the_early_one_that_stands(ws: Workspace) -> None:
+    """The agent breaks the repository when it is told to end, after its work was saved once."""
+    script = ws.outside / "breaker.py"
+    script.write_text(BREAKER)
+    started = Started(ws, [*GITSTATE, "run", "--", sys.executable, os.fspath(script), os.fspath(ws.outside / "ready")])
+    agent_pid(ws)
+    before = fingerprint(ws.path)
+    started.send(signal.SIGTERM)
+    assert started.status() == 143
+    (ws.path / ".git/HEAD.away").rename(ws.path / ".git/HEAD")
+    (early,) = ws.out("for-each-ref", "--format=%(refname:lstrip=4)", "refs/gitstate/saves").split()
+    said = started.words()
+    assert f"gitstate: saved {early}; what changed after it is not saved: " in said, said
+    assert "gitstate recover" in said
+    check_recovered(ws, before)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_what_an_agent_leaves_behind_is_ended_before_the_last_save(ws: Workspace, way: str) -> None:
     started = Started(ws, WAYS[way](ws, "grandchild"))
