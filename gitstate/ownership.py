@@ -52,6 +52,11 @@ def quarantine(repository: Repository) -> bytes:
     return os.path.join(repository.own, b"quarantine")
 
 
+def checkout_staging(repository: Repository) -> bytes:
+    """Where git writes files that are then moved into the worktree, each whole."""
+    return os.path.join(repository.own, b"checkout")
+
+
 def settle(repository: Repository) -> None:
     """Clear up after an owner that was killed; only for who holds the workspace.
 
@@ -68,7 +73,8 @@ def settle(repository: Repository) -> None:
             _remove_dead_lock(lock, int(first), repository)
     for path in (frozen_index(repository), next_index(repository), next_index(repository) + b".lock"):
         files.remove(path)
-    files.remove_tree(quarantine(repository))
+    for path in (quarantine(repository), checkout_staging(repository)):
+        files.remove_tree(path)
     _remove_temporaries(repository.own)
     sweep_litter(repository.objects, refs.workspace_id(repository))
     files.remove(journal)

@@ -21,7 +21,7 @@ from .front import under_way
 from .git import LARGE, Git, ObjectReader, Oid, Repository, open_repository, owner_besides_us, without_filters
 from .model import Context, LeftOut, Manifest, Reason, Save
 from .operation import is_operation_file
-from .ownership import clear_journal, owned, ref_locks, write_journal
+from .ownership import checkout_staging, clear_journal, owned, ref_locks, write_journal
 from .pack import object_id
 from .plan import Facts, Target, Verdict, decide, step, wanted_permissions
 from .processes import wait_for
@@ -707,7 +707,7 @@ class _Recovery:
         if not gone:
             return
         written = [path for path, leaf in gone.items() if leaf.mode != GITLINK]
-        staging = os.path.join(self.repository.own, b"checkout", b"")
+        staging = os.path.join(checkout_staging(self.repository), b"")
         files.remove_tree(staging)
         self._check_out(written, staging)
         files.sync_filesystem(self.repository.own)

@@ -225,18 +225,18 @@ def test_killed_after_a_while(
 
 RETYPED = State(name="retyped", build=retyped)
 EVERY = {
-    "save": (STATES["everything_at_once"], SAVE, None, False, 134),
-    "save-merge": (STATES["merge_conflict"], SAVE, None, False, 115),
-    "save-linked": (STATES["everything_at_once"], SAVE, None, True, 140),
-    "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, False, 68),
-    "checkpoint-merge": (STATES["merge_conflict"], CHECKPOINT, None, False, 77),
-    "recover-in-place": (STATES["everything_at_once"], RECOVER, in_place, False, 72),
-    "recover-wiped": (RETYPED, RECOVER, wiped, False, 90),
-    "recover-undone": (RETYPED, RECOVER, undone, False, 155),
-    "recover-merge": (STATES["merge_conflict"], RECOVER, undone, False, 119),
-    "recover-merge-in-place": (STATES["merge_conflict"], RECOVER, in_place, False, 38),
-    "recover-only-git-left": (RETYPED, RECOVER, only_git_left, False, 239),
-    "recover-linked": (STATES["everything_at_once"], RECOVER, undone, True, 134),
+    "save": (STATES["everything_at_once"], SAVE, None, False, 145),
+    "save-merge": (STATES["merge_conflict"], SAVE, None, False, 118),
+    "save-linked": (STATES["everything_at_once"], SAVE, None, True, 154),
+    "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, False, 72),
+    "checkpoint-merge": (STATES["merge_conflict"], CHECKPOINT, None, False, 76),
+    "recover-in-place": (STATES["everything_at_once"], RECOVER, in_place, False, 82),
+    "recover-wiped": (RETYPED, RECOVER, wiped, False, 102),
+    "recover-undone": (RETYPED, RECOVER, undone, False, 174),
+    "recover-merge": (STATES["merge_conflict"], RECOVER, undone, False, 134),
+    "recover-merge-in-place": (STATES["merge_conflict"], RECOVER, in_place, False, 44),
+    "recover-only-git-left": (RETYPED, RECOVER, only_git_left, False, 263),
+    "recover-linked": (STATES["everything_at_once"], RECOVER, undone, True, 150),
 }
 
 
