@@ -43,6 +43,16 @@ MUTATIONS = (
         f"{POWER}[ext4-save]",
     ),
     Mutation(
+        "objects are not synced one by one", "files.py",
+        "    for path in (*files, *changed):\n        fsync_path(path)\n", "",
+        f"{POWER}[ext4-checkpoint]",
+    ),
+    Mutation(
+        "the one sync that stands for many is left out", "files.py",
+        "        sync_filesystem(changed[0])\n", "",
+        f"{POWER}[ext4-save]",
+    ),
+    Mutation(
         "recover writes files without fsync", "worktree.py",
         "                    os.fchmod(fd, permissions)\n                    os.fsync(fd)\n",
         "                    os.fchmod(fd, permissions)\n",
