@@ -22,8 +22,10 @@ _KINDS = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
 _CHUNK = 1 << 20
 #: Not `tmp_…`: `git gc --prune=now` removes what is called so while we still write it (`prune.c`).
 _TEMPORARY = b"gitstate_tmp_%s_"
-#: From this size on storing beats deflating: the crash path pays for time, `git gc` for space.
-_FAST = 128 << 10
+#: From this size on objects are stored even where there is time to deflate them.
+_MOST_DEFLATED = 128 << 10
+#: What a stored block of deflate holds at most.
+_BLOCK = 65_535
 
 
 def object_id(object_format: str, kind: str, data: bytes) -> Oid:
@@ -56,10 +58,19 @@ def _record_head(kind: str, size: int) -> bytes:
 
 def _deflated(data: bytes) -> bytes:
     """A zlib stream. A window of 4 kB: making the usual one ready takes longer than it saves on a small file."""
-    if len(data) >= _FAST:
-        return zlib.compress(data, 0)
     deflate = zlib.compressobj(1, zlib.DEFLATED, 12, 5)
     return deflate.compress(data) + deflate.flush()
+
+
+def _stored(data: bytes) -> bytes:
+    """A zlib stream of stored blocks (RFC 1950 and 1951), without making an encoder ready that has nothing to do."""
+    parts = [b"\x78\x01"]
+    for start in range(0, len(data) or 1, _BLOCK):
+        block = data[start : start + _BLOCK]
+        size = len(block).to_bytes(2, "little")
+        parts += [b"\1" if start + _BLOCK >= len(data) else b"\0", size, bytes((~size[0] & 255, ~size[1] & 255)), block]
+    parts.append(zlib.adler32(data).to_bytes(4, "big"))
+    return b"".join(parts)
 
 
 class ChangedWhileRead(Exception):
@@ -71,9 +82,11 @@ class PackWriter:
 
     Memory is bounded: past eight times `LARGE` bytes what was collected goes out as a pack of its own, and a file
     larger than `LARGE` is streamed past the pack. `tag` is part of every temporary name, so that litter has an owner.
+    With `deflates` there is time to make objects small; else they are stored, and `git gc` is left to do that.
     """
 
-    def __init__(self, objects: bytes, object_format: str, tag: str) -> None:
+    def __init__(self, objects: bytes, object_format: str, tag: str, *, deflates: bool = False) -> None:
+        self._deflates = deflates
         self._objects = objects
         self._format = object_format
         self._tag = tag.encode("ascii")
@@ -93,7 +106,8 @@ class PackWriter:
         oid = object_id(self._format, kind, data)
         if oid not in self._seen:
             self._seen.add(oid)
-            record = _record_head(kind, len(data)) + _deflated(data)
+            small = self._deflates and len(data) < _MOST_DEFLATED
+            record = _record_head(kind, len(data)) + (_deflated(data) if small else _stored(data))
             self._records[oid] = (zlib.crc32(record), record)
             self._size += len(record)
             if self._size > 8 * LARGE:

@@ -178,11 +178,14 @@ class _Saving:
         self.deadline = Deadline(request.deadline)
         self.id = workspace_id(repository)
         self.save_id = new_save_id()
-        self.writer = PackWriter(repository.objects, repository.object_format, self.id)
+        # Nobody waits for a checkpoint, and there are many of them.
+        deflates = request.kind == "checkpoint"
+        self.writer = PackWriter(repository.objects, repository.object_format, self.id, deflates=deflates)
         self.frozen = frozen_index(repository)
         self.next = next_index(repository)
         self.reader = ObjectReader(repository.git)
         self.trees = TreeReader(self.reader)
+        self.commits: dict[Oid, bytes | None] = {}
         self.updates: RefWriter | None = None
         self.indexing: Child | None = None
         self.child_killed = False
@@ -274,8 +277,8 @@ class _Saving:
 
     def _adopted(self, taken: Snapshot) -> Save | None:
         """The save of a WIP commit that HEAD stands on, under another name of this workspace: its host was renamed."""
-        content = self.reader.contents([taken.head])[0] if taken.head is not None else None
-        if content is None or b"\nGitstate-Save: " not in content[1]:
+        content = self._commit_content(taken.head) if taken.head is not None else None
+        if content is None or b"\nGitstate-Save: " not in content:
             return None
         for ref, oid in refs.list_refs(self.repository.git, refs.PENDING).items():
             save = self._read(oid)
@@ -436,10 +439,17 @@ class _Saving:
     def _tree_of(self, commit: Oid | None) -> Oid | None:
         if commit is None:
             return None
-        found = self.reader.contents([commit])[0]
-        if found is None or found[0] != "commit":
+        content = self._commit_content(commit)
+        if content is None:
             raise GitError(["cat-file"], -1, f"commit {commit} is missing".encode())
-        return commit_head(found[1])[0]
+        return commit_head(content)[0]
+
+    def _commit_content(self, oid: Oid) -> bytes | None:
+        """A raw commit, read once; None where there is none."""
+        if oid not in self.commits:
+            found = self.reader.contents([oid])[0]
+            self.commits[oid] = found[1] if found is not None and found[0] == "commit" else None
+        return self.commits[oid]
 
     def _manifest(self, taken: Snapshot, nested: tuple[Nested, ...], *, moves: bool) -> Manifest:
         return Manifest(
@@ -479,8 +489,9 @@ class _Saving:
         """WIP commit, index commit, archive commit, the WIP's tree, and the manifest as it was written."""
         add = self.writer.add
         self._pack_staged(taken)
-        staged_tree = edit_tree(head_tree, taken.staged, self.trees, add)
+        # The larger first: it reads all the trees that the other needs.
         tree = edit_tree(head_tree, {**taken.staged, **taken.worktree}, self.trees, add)
+        staged_tree = edit_tree(head_tree, taken.staged, self.trees, add)
         parent, index_commit = taken.head, None
         if taken.staged and taken.head is not None and staged_tree != head_tree:
             subject = f"index(gitstate): {_subject(context)}"
