@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from . import refs
 from .errors import CorruptSave, GitstateError, NeedsPerson
 from .git import Repository, environment
+from .json_data import loads
 from .model import MAX_CONTEXT, MAX_MANIFEST, Context, Manifest, context_from_json, is_save_id, manifest_from_json
 from .refs import workspace_id
 
@@ -95,10 +95,10 @@ def _entry(repo: git.Repo, workspace: str, oid: str, waiting: bool, name: str) -
 
 
 def _load(commit: git.Commit, name: str, limit: int) -> dict[str, Any]:
-    blob = commit.tree / name
-    if blob.size > limit:
-        raise CorruptSave(f"{name} has {blob.size} bytes")
-    value = json.loads(blob.data_stream.read())
-    if not isinstance(value, dict):
-        raise CorruptSave(f"{name} is not an object")
-    return value
+    """A JSON object of the archive. Raises CorruptSave, also where GitPython refuses a tree for a name in it."""
+    try:
+        blob = commit.tree / name
+        data = blob.data_stream.read() if blob.size <= limit else None
+    except (KeyError, ValueError, OSError) as error:
+        raise CorruptSave(f"the save {commit.hexsha[:12]} can't be read: {str(error)[:200]}") from None
+    return loads(data, limit, name)

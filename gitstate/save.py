@@ -156,11 +156,17 @@ def new_save_id() -> str:
 
 
 def began_ns(save_id: str) -> int:
-    """When the save of this id began, before it read the first file: nanoseconds since the epoch."""
+    """When the save of this id began, before it read the first file: nanoseconds since the epoch.
+
+    Zero, before which nothing was, where the id is none of ours.
+    """
     import calendar
 
-    seconds = calendar.timegm(time.strptime(save_id[:15], "%Y%m%dT%H%M%S"))
-    return seconds * 1_000_000_000 + int(save_id[16:22]) * 1000
+    try:
+        seconds = calendar.timegm(time.strptime(save_id[:15], "%Y%m%dT%H%M%S"))
+        return seconds * 1_000_000_000 + int(save_id[16:22]) * 1000
+    except ValueError:
+        return 0
 
 
 class _Saving:

@@ -202,6 +202,30 @@ def test_head_that_is_no_commit(ws: Workspace) -> None:
     assert_refused(ws.recover())
 
 
+@pytest.mark.parametrize("name", [b".git.", b"git~1", b".git::$INDEX_ALLOCATION"])
+def test_a_name_in_the_archive_that_git_refuses_is_no_bug_of_ours(ws: Workspace, name: bytes) -> None:
+    saved(ws)
+    with forged(ws) as save:
+        save_id = save.manifest["save_id"]
+        save.archive.append(Entry(FILE, name, save.blob(b"x")))
+    for words in (("diff", save_id), ("log", "--all"), ("show", save_id)):
+        run = ws.gitstate(*words)
+        assert run.exit_status in (0, 2, 4), run
+    assert ws.gitstate("diff", save_id).exit_status == 4
+
+
+def test_an_id_without_a_time_makes_no_file_an_older_one(ws: Workspace) -> None:
+    """When a save began decides which files a power cut may have cut short."""
+    ws.write("new", "new and long\n")
+    saved(ws)
+    with forged(ws) as save:
+        save.manifest["save_id"] = "x"
+    ws.write("new", "new")
+    run = ws.recover()
+    assert run.exit_status in (0, 4), run
+    assert ws.read("new") == b"new"
+
+
 def surrogate_context(save: Forgery) -> None:
     save.context = {"task_id": "\ud800"}
 
