@@ -61,7 +61,7 @@ MUTATIONS = (
     Mutation(
         "a file that a power cut left short is taken for an edit", "restore.py",
         "or self._is_cut_short(target) else", "else",
-        "faults/test_power.py::test_a_file_that_a_power_cut_shortened_comes_back",
+        f"{POWER}[ext4-checkpoint]",
     ),
     Mutation(
         "the files of an unfinished merge are not synced", "save.py",
@@ -191,7 +191,7 @@ MUTATIONS = (
     ),
 )  # fmt: skip
 
-#: Tried in an ordinary run: those whose test is quick and needs neither root nor strace.
+#: Tried in an ordinary run: those whose test is quick and needs no strace.
 QUICK = (
     "a pack has no .keep while no ref holds it",
     "a file that a power cut left short is taken for an edit",

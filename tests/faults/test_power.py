@@ -361,25 +361,41 @@ def test_a_file_that_a_power_cut_shortened_comes_back(plain: Workspace, length: 
     assert recovered_from(run)["verdict"] == "restore"
 
 
-def test_an_older_beginning_that_someone_moved_into_place_stays(plain: Workspace) -> None:
-    """With the times that it had, as `mv` and `cp -p` do: an edit like any other."""
-    plain.write("older", "untracked\n")
-    os.utime(plain.at("older"), ns=(10**18, 10**18))
-    plain.write("u.txt", "untracked\n" * 5)
-    succeed(plain.save())
-    os.rename(plain.at("older"), plain.at("u.txt"))
-    assert paths_of(recovered_from(plain.recover(), exits=(0, 4))["kept"]) >= {b"u.txt"}
-    assert plain.read("u.txt") == b"untracked\n"
+#: How an older, shorter beginning of a file comes into its place with the times that it had: $0 is put at $1.
+MOVES = {
+    "mv": 'mv "$0" "$1"',
+    "cp -p": 'cp -p "$0" "$1"',
+    "ln": 'ln -f "$0" "$1"',
+    "touch -r": 'cat "$0" > "$1" && touch -r "$0" "$1"',
+}
 
 
-def test_an_older_file_that_is_no_part_of_what_was_saved_stays(plain: Workspace) -> None:
-    """Moved into place with the times that it had: not what a cut leaves."""
+@pytest.mark.parametrize("way", MOVES)
+def test_an_older_beginning_that_someone_put_into_place_stays(plain: Workspace, way: str) -> None:
+    """An edit like any other, whether git knew the file or not."""
+    for path in ("u.txt", "d1/f1.txt"):
+        older = plain.outside / os.path.basename(path)
+        older.write_text("begun\n")
+        os.utime(older, ns=(10**18, 10**18))
+        plain.write(path, "begun\nand carried on\n")
+    succeed(plain.save())
+    for path in ("u.txt", "d1/f1.txt"):
+        older = plain.outside / os.path.basename(path)
+        subprocess.run(["sh", "-c", MOVES[way], os.fspath(older), os.fspath(plain.at(path))], check=True)
+        assert os.stat(plain.at(path)).st_mtime_ns == 10**18
+    assert paths_of(recovered_from(plain.recover(), exits=(0, 4))["kept"]) == {b"u.txt", b"d1/f1.txt"}
+    assert plain.read("u.txt") == plain.read("d1/f1.txt") == b"begun\n"
+
+
+@pytest.mark.parametrize("left", [b"untr\0\0x", b"Untracked\n", b"untracked\n" * 6, b"untracked\n" * 5 + b"\0"])
+def test_an_older_file_that_is_no_part_of_what_was_saved_stays(plain: Workspace, left: bytes) -> None:
+    """Not what a cut leaves, whatever its times."""
     plain.write("u.txt", "untracked\n" * 5)
     succeed(plain.save())
-    plain.write("u.txt", b"untr\0\0x")
-    os.utime(plain.at("u.txt"), ns=(0, 10**18))
+    plain.write("u.txt", left)
+    save_began_now(plain)
     assert paths_of(recovered_from(plain.recover(), exits=(0, 4))["kept"]) == {b"u.txt"}
-    assert plain.read("u.txt") == b"untr\0\0x"
+    assert plain.read("u.txt") == left
 
 
 def test_a_file_that_someone_emptied_after_the_save_stays(plain: Workspace) -> None:
