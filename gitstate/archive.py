@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-from .errors import CorruptSave, GitError
+from . import refs
+from .errors import CorruptSave, GitError, GitstateError
 from .git import ObjectReader, Oid, Repository, is_oid
 from .json_data import loads
-from .light import TYPE_CHECKING
+from .light import TYPE_CHECKING, suppress
 from .model import (
     MAX_CONTEXT,
     MAX_MANIFEST,
@@ -55,6 +56,35 @@ def read_save(archive: Oid, reader: ObjectReader) -> Save:
         return Save(archive, parents[0], commit_head(wip[1])[0], plain, context, manifest)
     except (GitError, ValueError, IndexError) as error:
         raise CorruptSave(f"the save {archive[:12]} can't be read: {text_to_json(str(error))[:200]}") from None
+
+
+def waiting_id(repository: Repository) -> str | None:
+    """The id of the save that waits in this workspace, None where none is found. Never raises.
+
+    Asked where something has just failed, so refs come first: they tell it even where git can read no object.
+    """
+    own = refs.workspace_id(repository)
+    with suppress(GitstateError, OSError):
+        archive = refs.read_refs(repository, [refs.marker_ref(own)]).get(refs.marker_ref(own))
+        if archive is not None:
+            (saves,) = refs.read_names(repository.common_dir, refs.save_ref(own, ""))
+            named = [save_id for save_id, oid in saves.items() if oid == archive]
+            return named[0] if named else _id_of(repository, archive)
+    return None
+
+
+def checkpoint_id(repository: Repository) -> str | None:
+    """The id of this workspace's latest checkpoint, None where none is found. Never raises."""
+    ref = refs.checkpoint_ref(refs.workspace_id(repository))
+    with suppress(GitstateError, OSError):
+        archive = refs.read_refs(repository, [ref]).get(ref)
+        return None if archive is None else _id_of(repository, archive)
+    return None
+
+
+def _id_of(repository: Repository, archive: Oid) -> str:
+    with ObjectReader(repository.git) as reader:
+        return read_save(archive, reader).manifest.save_id
 
 
 def commit_head(data: bytes) -> tuple[Oid, list[Oid]]:

@@ -21,9 +21,11 @@ from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from . import report
+from .archive import waiting_id
 from .errors import NeedsPerson, TryAgain
 from .front import SIGNALS, Front, Orders
 from .git import open_repository
+from .keeper import failed_save
 from .model import Context, Reason
 from .processes import RUN_ID, StopRule, stop_rule, this_process
 from .restore import RecoverRequest, RecoverResult, recover
@@ -161,8 +163,11 @@ class guard:
         self._saved = True
         self._front.tell(**words)
         said = self._front.answer(sum(self._times[:2]) + _MARGIN)
-        lines = said["lines"] if said is not None else ["gitstate: the keeper of this run is gone: nothing was saved"]
-        report.say(*lines)
+        if said is not None:
+            report.say(*said["lines"])
+            return
+        waiting = waiting_id(self._repository)
+        report.say(*failed_save(self._repository, "the keeper of this run is gone", waiting)[1])
 
     def _leave(self) -> None:
         for number, before in self._before.items():

@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import files, report
+from .archive import checkpoint_id, waiting_id
 from .errors import EXIT_DONE, GitstateError
 from .files import Deadline
 from .front import SIGNALS, Orders, run_file
@@ -244,6 +245,7 @@ class _Keeper:
         """Someone wants the run gone, and may not wait: first what is known and small, while the agent still ends."""
         deadline = Deadline(self.told.deadline)
         self._tell_agent()
+        before = waiting_id(self.repository)
         early = self._try_save(
             SaveRequest(
                 reason=reason, known=self._known(), largest=_SMALL, stay=True,
@@ -251,8 +253,14 @@ class _Keeper:
             )
         )  # fmt: skip
         self._await_agent(Deadline(min(self.told.grace, self.told.deadline / 2)))
-        done = early.save_id if isinstance(early, SaveResult) and early.result == "saved" else None
-        self._last_save(SaveRequest(reason=reason, deadline=max(1.0, deadline.left()), replaces=done))
+        if isinstance(early, str):
+            # It may have failed once its marker stood.
+            now = waiting_id(self.repository)
+            done = now if now != before else None
+        else:
+            done = early.save_id if early.result == "saved" else None
+        left = max(1.0, deadline.left())
+        self._last_save(SaveRequest(reason=reason, wait=left, deadline=left, replaces=done))
 
     def _end(self, reason: Reason) -> None:
         """The run has ended, or whoever ran it: nobody waits, so all of it is saved at once."""
@@ -262,16 +270,11 @@ class _Keeper:
 
     def _last_save(self, request: SaveRequest) -> None:
         end_leftovers(self.told.run_id, but=self.spared)
+        before = waiting_id(self.repository)
         last = self._try_save(request)
         if isinstance(last, str):
-            early = request.replaces
-            said = [f"gitstate: not saved: {last}"]
-            if early is not None:
-                said = [
-                    f"gitstate: saved {early}; what changed after it is not saved: {last}",
-                    "  next: gitstate recover, which brings back that save",
-                ]
-            self._say({"done": True, "saved": early, "lines": said, "status": 1})
+            stands, lines = failed_save(self.repository, last, before, early=request.replaces)
+            self._say({"done": True, "saved": stands, "lines": lines, "status": 1})
             return
         lines = report.save_lines(last, "save")
         self._say({"done": True, "saved": last.save_id, "lines": lines, "status": 4 if last.lost else 0})
@@ -396,6 +399,19 @@ class _Keeper:
         value = {"run_id": self.told.run_id, "owner": self.told.owner, "keeper": this_process()}
         with contextlib.suppress(OSError):
             files.write_atomic(run_file(repository), json.dumps(value).encode(), staging=repository.own, durable=False)
+
+
+def failed_save(
+    repository: Repository, why: str, before: str | None, *, early: str | None = None
+) -> tuple[str | None, list[str]]:
+    """The save that stands though the last one of a run failed, None without one, and what to tell of it.
+
+    `before` is the id of the save that waited before that last one was tried, `early` that of an earlier look.
+    """
+    waiting = waiting_id(repository)
+    whole = waiting is not None and waiting != before
+    stands = waiting or early
+    return stands, report.failed_save_lines(why, stands, checkpoint_id(repository), whole=whole)
 
 
 def _pulse(repository: Repository) -> tuple[object, ...]:

@@ -176,6 +176,21 @@ def save_lines(result: SaveResult, command: str) -> list[str]:
     return [first, *more, *_left_out_lines(result.left_out)]
 
 
+def failed_save_lines(why: str, waiting: str | None, checkpoint: str | None, *, whole: bool = False) -> list[str]:
+    """What to tell where the save at the end of a run failed: what stands all the same, and what to do next.
+
+    `waiting` is the save that waits, `checkpoint` the latest one; `whole`: that save is of this very look, and only
+    what comes after its marker failed.
+    """
+    if waiting is not None:
+        what = "what follows a save failed" if whole else "what changed after it is not saved"
+        return [f"gitstate: saved {waiting}; {what}: {why}", "  next: gitstate recover, which brings back that save"]
+    files = "  the files are left as they are on the disk"
+    if checkpoint is not None:
+        files += f"; the checkpoint {checkpoint} stands (gitstate diff {checkpoint})"
+    return [f"gitstate: not saved: {why}", files, "  next: gitstate save"]
+
+
 # -- hooks
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import signal
 from typing import NamedTuple
 
-from . import files, refs
-from .archive import read_save
-from .errors import CorruptSave, UnsupportedSave
+from . import files
+from .archive import waiting_id
 from .files import Deadline
 from .front import under_way
-from .git import ObjectReader, Repository, open_repository
+from .git import Repository, open_repository
 from .model import Reason
 from .processes import Process, is_alive, kill_all, of_run, send, wait_for
 from .save import SaveRequest, save
@@ -46,7 +45,7 @@ def stop(path: bytes, wait: float) -> StopResult:
     """
     repository = open_repository(path)
     running = _running(repository)
-    before = _marker(repository)
+    before = waiting_id(repository)
     members = [] if running.run_id is None else of_run(running.run_id)
     if running.owner is None and not members:
         return StopResult(repository.toplevel, "idle", message="nothing runs here")
@@ -68,7 +67,7 @@ def stop(path: bytes, wait: float) -> StopResult:
 
 
 def _saved(repository: Repository, before: str | None, *, killed: bool) -> StopResult:
-    save_id = _marker(repository)
+    save_id = waiting_id(repository)
     _, status = read_live_context(repository)
     if save_id == before and status == ACTIVE:
         # It died without a word: what it left on the disk is saved from here.
@@ -90,15 +89,3 @@ def _running(repository: Repository) -> _Running:
     owner = None if owner is not None and owner.pid in files.ancestors() else owner
     run_id, keeper = under_way(repository)
     return _Running(owner, run_id, keeper if keeper is not None and is_alive(keeper) else None)
-
-
-def _marker(repository: Repository) -> str | None:
-    """The id of the save that waits."""
-    marker = refs.marker_ref(refs.workspace_id(repository))
-    for archive in refs.read_refs(repository, [marker]).values():
-        try:
-            with ObjectReader(repository.git) as reader:
-                return read_save(archive, reader).manifest.save_id
-        except (CorruptSave, UnsupportedSave):
-            return None
-    return None

@@ -15,11 +15,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from . import report
+from .archive import waiting_id
 from .errors import EXIT_PERSON, GitstateError, TryAgain, UsageError
 from .files import ancestors, is_running
 from .front import SIGNALS, Front, Orders
 from .git import Repository, open_repository
-from .keeper import CTRL_C
+from .keeper import CTRL_C, failed_save
 from .model import Context, Reason, text_to_json
 from .processes import RUN_ID, StopRule, end_leftovers, process, send, stop_rule, this_process
 from .restore import RecoverRequest, recover
@@ -238,10 +239,12 @@ class _Run:
         if name is None and code == 0:
             return {"lines": [], "status": 0}
         reason = Reason(name, None if name else code, "the keeper of this run was killed")
+        before = waiting_id(self.repository)
         try:
             result = save(self.repository.toplevel, SaveRequest(reason=reason))
         except (GitstateError, OSError) as error:
-            return {"lines": [f"gitstate: not saved: {error}"], "status": 1}
+            why = error.message if isinstance(error, GitstateError) else error.strerror or str(error)
+            return {"lines": failed_save(self.repository, why, before)[1], "status": 1}
         return {"lines": report.save_lines(result, "save"), "status": EXIT_PERSON if result.lost else 0}
 
     def _status(self, saving: int) -> int:
