@@ -486,8 +486,13 @@ class _Recovery:
 
         File systems that allocate late (ext4, xfs, btrfs) then keep its name and times, and often not one byte. What
         was edited, or moved into place, after the save changed later; what did not, and was read in full, was cut.
+        Files of a directory that was moved, or edited under a clock that was set back, look like that too: so the
+        save has to be of another boot, where it is known of which.
         """
         assert target.saved is not None
+        boot = files.boot_id()
+        if boot is not None and boot == self.facts.saves[0].context.boot_id:
+            return False
         stamp = self.disk.stamp(target.path)
         info = self.reader.kinds([target.saved.oid])[0]
         if stamp is None or info is None or target.saved.mode in (SYMLINK, GITLINK):

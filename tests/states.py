@@ -7,6 +7,7 @@ whether the state really is what its name says (``ws.expect…``). What a builde
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -15,7 +16,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -110,6 +111,7 @@ class Workspace:
         self.cli_path: Path | None = None  # where gitstate is pointed at, if not at ``path``
         self.cli_env: dict[str, str] = {}  # what leaked into gitstate's environment
         self.cli_umask = 0o022
+        self.cli_prefix: tuple[str, ...] = ()  # what starts it
         self.without_override = False  # run gitstate without root's right to read everything
         self.canaries: list[Path] = []  # files that must never come into being
         self.bystanders: list[Path] = []  # repositories that must not change
@@ -251,7 +253,7 @@ class Workspace:
         """Run the command line on this workspace, from another directory, with whatever has leaked."""
         where = path or self.cli_path or self.path
         done = subprocess.run(
-            [sys.executable, "-m", "gitstate", "-C", os.fspath(where), *args],
+            [*self.cli_prefix, sys.executable, "-m", "gitstate", "-C", os.fspath(where), *args],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             cwd=self.outside,
@@ -261,6 +263,18 @@ class Workspace:
             preexec_fn=drop_override if self.without_override else None,
         )
         return Run(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
+
+    @contextlib.contextmanager
+    def in_another_boot(self) -> Iterator[None]:
+        """What `gitstate` runs sees another boot's id. Needs root, and a mount namespace for each run."""
+        other = self.outside / "boot_id"
+        other.write_text("00000000-1111-2222-3333-444444444444\n")
+        script = 'mount --bind "$0" /proc/sys/kernel/random/boot_id || exit 97; exec "$@"'
+        self.cli_prefix = ("unshare", "-m", "sh", "-c", script, os.fspath(other))
+        try:
+            yield
+        finally:
+            self.cli_prefix = ()
 
     def save(self, *args: str, task_id: str = "T-1") -> Run:
         context = ("--task-id", task_id, "--issue-number", "7", "--progress-stage", "coding")

@@ -324,16 +324,6 @@ def test_finish_brings_no_checkpoint_back(ws: Workspace) -> None:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def in_another_boot(argv: list[str], tmp_path: Path, cwd: Path) -> subprocess.CompletedProcess[bytes]:
-    """Run with another boot id, in a mount namespace of its own."""
-    other = tmp_path / "boot_id"
-    other.write_text("00000000-1111-2222-3333-444444444444\n")
-    script = 'mount --bind "$0" /proc/sys/kernel/random/boot_id || exit 97; exec "$@"'
-    return subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, str(other), *argv], capture_output=True, cwd=cwd, timeout=120
-    )
-
-
 @pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="a new boot needs a mount namespace")
 def test_after_a_reboot_a_recycled_pid_is_not_the_owner(
     ws: Workspace, tmp_path: Path, sleeper: subprocess.Popen[bytes]
@@ -342,11 +332,12 @@ def test_after_a_reboot_a_recycled_pid_is_not_the_owner(
     dirty(ws)
     assert ws.save("--owner-pid", str(sleeper.pid)).exit_status == 0
     assert recovered(gitstate("recover", "--all", "--json", cwd=tmp_path))[str(ws.path)]["verdict"] == "live"
-    done = in_another_boot([sys.executable, "-m", "gitstate", "recover", "--all", "--json"], tmp_path, tmp_path)
-    if done.returncode == 97:
+    with ws.in_another_boot():
+        run = ws.recover("--all")
+    if run.exit_status == 97:
         pytest.skip("this container may not mount")
-    (item,) = json.loads(done.stdout)["workspaces"]
-    assert (done.returncode, item["verdict"]) == (0, "restore")
+    (item,) = json.loads(run.stdout)["workspaces"]
+    assert (run.exit_status, item["verdict"]) == (0, "restore")
 
 
 def test_a_loop_that_recovers_all_leaves_its_own_workspace_alone(ws: Workspace, tmp_path: Path) -> None:

@@ -64,6 +64,16 @@ MUTATIONS = (
         f"{POWER}[ext4-checkpoint]",
     ),
     Mutation(
+        "an older file moved into place is taken for one that a power cut left short", "worktree.py",
+        "max(info.st_mtime_ns, info.st_ctime_ns)", "info.st_mtime_ns",
+        "faults/test_power.py::test_an_older_beginning_that_someone_put_into_place_stays",
+    ),
+    Mutation(
+        "a power cut is thought of where the machine never went down", "restore.py",
+        "if boot is not None and boot == self.facts.saves[0].context.boot_id:", "if False:",
+        "faults/test_power.py::test_an_older_directory_that_someone_moved_into_place_stays",
+    ),
+    Mutation(
         "the files of an unfinished merge are not synced", "save.py",
         "    for name in operation_paths(git_dir):\n        yield os.path.join(git_dir, name)\n",
         "    for name in ():\n        yield os.path.join(git_dir, name)\n",

@@ -114,14 +114,19 @@ def recorded(recording: Recording, command: str, build: Callable[[Workspace], No
         else:
             build(ws)
             recording.expected = fingerprint(ws.path)
-            succeed(ws.save())
+            with ws.in_another_boot():
+                succeed(ws.save())
             ws.git("reset", "-q", "--hard", recording.expected.commit or "HEAD")
             ws.git("clean", "-ffdxq")
             sync(ws)
             disk.record()
         if recording.expected is None:
             recording.expected = fingerprint(ws.path)
-        succeed(ws.recover() if command == "recover" else ws.gitstate(command, "--task-id", "T-1", "--json"))
+        if command == "recover":
+            succeed(ws.recover())
+        else:
+            with ws.in_another_boot():  # the one that the cut ends
+                succeed(ws.gitstate(command, "--task-id", "T-1", "--json"))
         recording.done = len(disk.log)
         sync(ws)
         disk.stop()
@@ -337,14 +342,21 @@ def cut_short(ws: Workspace, path: str, length: int, zeros: int) -> None:
     ws.write(path, ws.read(path)[:length] + bytes(min(zeros, size - length)))
 
 
-def save_began_now(ws: Workspace) -> None:
-    """Let the save that waits have begun after all that happened so far: a cut gives back the times that files had.
-
-    No call sets the time of a file's last change back, so it is the save's that is set forward.
-    """
+def reboot(ws: Workspace, *, later: int = 0) -> None:
+    """Let the save that waits be of the boot before, and have begun so many seconds later than it did."""
     with forged(ws) as save:
-        later = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() + 5))
-        save.manifest["save_id"] = later + save.manifest["save_id"][15:]
+        save.context["boot_id"] = "the boot before"
+        if later:
+            began = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() + later))
+            save.manifest["save_id"] = began + save.manifest["save_id"][15:]
+
+
+def power_fails(ws: Workspace) -> None:
+    """Whatever happened to the files so far, the cut did: it leaves them the times that they had before the save.
+
+    No call sets the time of a file's last change, so the save's is set forward.
+    """
+    reboot(ws, later=5)
 
 
 @pytest.mark.parametrize(("length", "zeros"), [(0, 0), (7, 0), (0, 1000), (7, 5), (7, 1000)])
@@ -355,7 +367,7 @@ def test_a_file_that_a_power_cut_shortened_comes_back(plain: Workspace, length: 
     succeed(plain.save())
     for path in ("u.txt", "d0/f0.txt", "d1/f1.txt"):
         cut_short(plain, path, length, zeros)
-    save_began_now(plain)
+    power_fails(plain)
     run = plain.recover()
     came_back(Recording(FILE_SYSTEMS["ext4"], plain, Disk(plain.path, 0), plain.path, expected=expected), run)
     assert recovered_from(run)["verdict"] == "restore"
@@ -379,6 +391,7 @@ def test_an_older_beginning_that_someone_put_into_place_stays(plain: Workspace, 
         os.utime(older, ns=(10**18, 10**18))
         plain.write(path, "begun\nand carried on\n")
     succeed(plain.save())
+    reboot(plain)
     for path in ("u.txt", "d1/f1.txt"):
         older = plain.outside / os.path.basename(path)
         subprocess.run(["sh", "-c", MOVES[way], os.fspath(older), os.fspath(plain.at(path))], check=True)
@@ -387,13 +400,28 @@ def test_an_older_beginning_that_someone_put_into_place_stays(plain: Workspace, 
     assert plain.read("u.txt") == plain.read("d1/f1.txt") == b"begun\n"
 
 
+def test_an_older_directory_that_someone_moved_into_place_stays(plain: Workspace) -> None:
+    """Its files change no time at all: but the machine never went down, so no power cut left them short."""
+    older = plain.outside / "notes"
+    older.mkdir()
+    (older / "log.txt").write_text("begun\n")
+    plain.write("notes/log.txt", "begun\nand carried on\n")
+    plain.write("d1/f1.txt", "edited\n")
+    time.sleep(0.1)
+    succeed(plain.save())
+    os.rename(plain.at("notes"), plain.outside / "newer")
+    os.rename(os.fsencode(older), plain.at("notes"))
+    assert paths_of(recovered_from(plain.recover(), exits=(0, 4))["kept"]) == {b"notes/log.txt"}
+    assert plain.read("notes/log.txt") == b"begun\n"
+
+
 @pytest.mark.parametrize("left", [b"untr\0\0x", b"Untracked\n", b"untracked\n" * 6, b"untracked\n" * 5 + b"\0"])
 def test_an_older_file_that_is_no_part_of_what_was_saved_stays(plain: Workspace, left: bytes) -> None:
     """Not what a cut leaves, whatever its times."""
     plain.write("u.txt", "untracked\n" * 5)
     succeed(plain.save())
     plain.write("u.txt", left)
-    save_began_now(plain)
+    power_fails(plain)
     assert paths_of(recovered_from(plain.recover(), exits=(0, 4))["kept"]) == {b"u.txt"}
     assert plain.read("u.txt") == left
 
@@ -401,6 +429,7 @@ def test_an_older_file_that_is_no_part_of_what_was_saved_stays(plain: Workspace,
 def test_a_file_that_someone_emptied_after_the_save_stays(plain: Workspace) -> None:
     plain.write("u.txt", "untracked\n" * 5)
     succeed(plain.save())
+    reboot(plain)
     before = os.stat(plain.at("u.txt")).st_mtime_ns
     plain.write("u.txt", "")
     plain.write("d1/f1.txt", "1\n")
