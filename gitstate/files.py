@@ -158,7 +158,7 @@ def sync_since(directories: Iterable[bytes], stamp_ns: int) -> int:
     changed: list[bytes] = []
     for directory in directories:
         try:
-            if os.stat(directory).st_mtime_ns < since:
+            if os.stat(directory).st_ctime_ns < since:
                 continue
             with os.scandir(directory) as entries:
                 changed.append(directory)

@@ -204,6 +204,7 @@ class _Saving:
             self.updates = RefWriter(repository, self.git, f"save {self.save_id}")
             taken = self._take()
             self._check_index()
+            self._check_head(taken)
             seen = refs.read_refs(repository, (marker, checkpoint, refs.NOTES))
             context, too_long = self._context(taken)
             taken.left_out += [LeftOut(b"", f"{name}: longer than a context value may be", True) for name in too_long]
@@ -260,6 +261,13 @@ class _Saving:
         moved = identity(os.path.join(self.repository.git_dir, b"index")) != identity(self.frozen)
         if moved and not self.insist:
             raise IndexMoved("the index kept changing; nothing was changed", hint="gitstate save")
+
+    def _check_head(self, taken: Snapshot) -> None:
+        """Raises IndexMoved where the branch has a commit after all: git takes one that it can't read for unborn."""
+        if taken.head is None:
+            ref = taken.head_ref
+            if ref is None or ref in refs.read_refs(self.repository, [ref]):
+                raise IndexMoved("git could not read where HEAD is; nothing was changed", hint="gitstate save")
 
     def _context(self, taken: Snapshot) -> tuple[Context, list[str]]:
         live, status = read_live_context(self.repository)

@@ -201,14 +201,16 @@ SWEEPS: dict[str, tuple[State, tuple[str, ...], Lose | None, int]] = {
 }
 
 
-def sweep(name: str, templates: Templates, tmp_path: Path, say: Say, *, most: int | None) -> None:
+def sweep(
+    name: str, templates: Templates, tmp_path: Path, say: Say, *, most: int | None, only: str | None = None
+) -> None:
     why = why_not_strace()
     if why is not None:
         pytest.skip(why)
     state, command, lose, floor = SWEEPS[name]
     scene = scene_of(state, command, lose, templates, tmp_path)
     faults = list(faults_of(count(scene, ERRORS, reading=True)))
-    only = os.environ.get("ERROR_POINT")
+    only = os.environ.get("ERROR_POINT", only)
     chosen = spread(faults, most) if only is None else [fault for fault in faults if re.fullmatch(only, str(fault))]
     problems = []
     for fault in chosen:
@@ -222,6 +224,14 @@ def sweep(name: str, templates: Templates, tmp_path: Path, say: Say, *, most: in
 @pytest.mark.parametrize("name", ["save", "recover"])
 def test_a_few_system_calls_fail(name: str, templates: Templates, tmp_path: Path, say: Say) -> None:
     sweep(name, templates, tmp_path, say, most=6)
+
+
+@pytest.mark.faults
+def test_a_branch_that_git_can_not_read_is_not_taken_for_an_unborn_one(
+    templates: Templates, tmp_path: Path, say: Say
+) -> None:
+    """`git status` says so, and ends well."""
+    sweep("save", templates, tmp_path, say, most=None, only=r"status\.1:read:.*=EIO")
 
 
 @pytest.mark.slow
