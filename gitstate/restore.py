@@ -497,6 +497,8 @@ class _Recovery:
         info = self.reader.kinds([target.saved.oid])[0]
         if stamp is None or info is None or target.saved.mode in (SYMLINK, GITLINK):
             return False
+        if not self._was_made_here():
+            return False
         size, changed_ns = stamp
         if size > info[1] or changed_ns >= began_ns(self.facts.saves[0].manifest.save_id) - _COARSE_CLOCK_NS:
             return False
@@ -510,6 +512,14 @@ class _Recovery:
             fits = fits and (part.startswith(kept) if whole else not kept)
             whole = whole and part.startswith(mine)
         return fits and not (whole and size == info[1])
+
+    def _was_made_here(self) -> bool:
+        """Whether the save read the files of this very directory. What stands elsewhere was never whole there.
+
+        A save that was made up from its WIP commit alone (`scan`) does not know where it was made.
+        """
+        newest = self.facts.saves[0]
+        return newest.archive != newest.wip and newest.manifest.workspace_id == workspace_id(self.repository)
 
     def _checkouts(self, target: Target) -> Iterator[Oid | None]:
         """What git itself writes for each base through this repository's filters; None where they fail."""
