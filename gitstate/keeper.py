@@ -256,11 +256,12 @@ class _Keeper:
         if isinstance(early, str):
             # It may have failed once its marker stood.
             now = waiting_id(self.repository)
-            done = now if now != before else None
+            done, known = (now if now != before else None), None
         else:
-            done = early.save_id if early.result == "saved" else None
+            known = early if early.result == "saved" else None
+            done = None if known is None else known.save_id
         left = max(1.0, deadline.left())
-        self._last_save(SaveRequest(reason=reason, wait=left, deadline=left, replaces=done))
+        self._last_save(SaveRequest(reason=reason, wait=left, deadline=left, replaces=done), known)
 
     def _end(self, reason: Reason) -> None:
         """The run has ended, or whoever ran it: nobody waits, so all of it is saved at once."""
@@ -268,12 +269,13 @@ class _Keeper:
         self._await_agent(Deadline(self.told.grace))
         self._last_save(SaveRequest(reason=reason, wait=_PATIENCE))
 
-    def _last_save(self, request: SaveRequest) -> None:
+    def _last_save(self, request: SaveRequest, early: SaveResult | None = None) -> None:
+        """Save what there is now. Where that fails, `early`, a save of the same end, is what a recover finds."""
         end_leftovers(self.told.run_id, but=self.spared)
         before = waiting_id(self.repository)
         last = self._try_save(request)
         if isinstance(last, str):
-            stands, lines = failed_save(self.repository, last, before, early=request.replaces)
+            stands, lines = failed_save(self.repository, last, before, early)
             self._say({"done": True, "saved": stands, "lines": lines, "status": 1})
             return
         lines = report.save_lines(last, "save")
@@ -402,16 +404,17 @@ class _Keeper:
 
 
 def failed_save(
-    repository: Repository, why: str, before: str | None, *, early: str | None = None
+    repository: Repository, why: str, before: str | None, early: SaveResult | None = None
 ) -> tuple[str | None, list[str]]:
     """The save that stands though the last one of a run failed, None without one, and what to tell of it.
 
-    `before` is the id of the save that waited before that last one was tried, `early` that of an earlier look.
+    `before` is the id of the save that waited before that last one was tried, `early` an earlier save of this end.
     """
     waiting = waiting_id(repository)
     whole = waiting is not None and waiting != before
-    stands = waiting or early
-    return stands, report.failed_save_lines(why, stands, checkpoint_id(repository), whole=whole)
+    if early is not None and not whole:
+        return early.save_id, report.failed_look_lines(why, early)
+    return waiting, report.failed_save_lines(why, waiting, checkpoint_id(repository), whole=whole)
 
 
 def _pulse(repository: Repository) -> tuple[object, ...]:

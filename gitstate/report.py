@@ -191,6 +191,16 @@ def failed_save_lines(why: str, waiting: str | None, checkpoint: str | None, *, 
     return [f"gitstate: not saved: {why}", files, "  next: gitstate save"]
 
 
+def failed_look_lines(why: str, early: SaveResult) -> list[str]:
+    """The same where the early save of this end is known: what it holds, and what it left to the look that failed."""
+    return [
+        f"gitstate: the last look failed: {why}",
+        *save_lines(early, "save"),
+        "  what was left to this second step, and what changed since, is not saved",
+        "  next: gitstate recover",
+    ]
+
+
 # -- hooks
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import resource
 import select
 import signal
 import subprocess
@@ -120,37 +122,67 @@ def test_whatever_ends_the_run_its_work_is_saved(ws: Workspace, death: str, way:
     assert "coding" in state["resume"]
 
 
-BREAKER = """\
-import glob, os, signal, sys, time
+#: An agent that does not end before it is let go.
+LINGERER = """\
+import os, signal, sys, time
+ready, go = sys.argv[1:]
 def on_term(*_):
-    while not glob.glob(".git/refs/gitstate/pending/*"):
+    while not os.path.exists(go):
         time.sleep(0.01)
-    time.sleep(0.5)
-    os.rename(".git/HEAD", ".git/HEAD.away")
     os._exit(1)
 signal.signal(signal.SIGTERM, on_term)
 open("a.txt", "a").write("by the agent\\n")
-open(sys.argv[1], "w").write(str(os.getpid()))
+open("large.bin", "wb").write(bytes((4 << 20) + 1))
+open(ready, "w").write(str(os.getpid()))
 while True:
     time.sleep(1)
 """
 
 
-def test_a_last_save_that_fails_names_the_early_one_that_stands(ws: Workspace) -> None:
-    """The agent breaks the repository when it is told to end, after its work was saved once."""
-    script = ws.outside / "breaker.py"
-    script.write_text(BREAKER)
-    started = Started(ws, [*GITSTATE, "run", "--", sys.executable, os.fspath(script), os.fspath(ws.outside / "ready")])
+def lose_head(ws: Workspace, _: int) -> None:
+    (ws.git_dir / "HEAD").rename(ws.outside / "HEAD")
+
+
+def take_all_room(_: Workspace, keeper: int) -> None:
+    resource.prlimit(keeper, resource.RLIMIT_FSIZE, (0, 0))
+
+
+@pytest.mark.parametrize(("breaks", "why"), [(lose_head, ""), (take_all_room, "File too large")])
+def test_a_last_save_that_fails_names_the_early_one_that_stands(
+    ws: Workspace, breaks: Callable[[Workspace, int], None], why: str
+) -> None:
+    """While the agent still ends, and after its work was saved once, the repository breaks or its disk is full."""
+    script, ready, go = (ws.outside / name for name in ("lingerer.py", "ready", "go"))
+    script.write_text(LINGERER)
+    patient = ["--grace", "50", "--deadline", "100"]
+    started = Started(ws, [*GITSTATE, "run", *patient, "--", sys.executable, *map(os.fspath, (script, ready, go))])
     agent_pid(ws)
-    before = fingerprint(ws.path)
+    git_dir, before = ws.git_dir, fingerprint(ws.path)
+    keeper = json.loads((git_dir / "gitstate" / "run.json").read_bytes())["keeper"][0]
     started.send(signal.SIGTERM)
+    wait_until(lambda: marker(ws), "the early save")
+    with (git_dir / "gitstate" / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the early save has ended
+        (early,) = ws.out("for-each-ref", "--format=%(refname:lstrip=4)", "refs/gitstate/saves").split()
+        breaks(ws, keeper)
+    ws.append("a.txt", "after the early save\n")
+    go.touch()
     assert started.status() == 143
-    (ws.path / ".git/HEAD.away").rename(ws.path / ".git/HEAD")
-    (early,) = ws.out("for-each-ref", "--format=%(refname:lstrip=4)", "refs/gitstate/saves").split()
-    said = started.words()
-    assert f"gitstate: saved {early}; what changed after it is not saved: " in said, said
-    assert "gitstate recover" in said
-    check_recovered(ws, before)
+    if (ws.outside / "HEAD").exists():
+        (ws.outside / "HEAD").rename(git_dir / "HEAD")
+    failed, saved, *more = started.words().splitlines()
+    assert failed.startswith("gitstate: the last look failed: ")
+    assert why in failed
+    assert saved.startswith(f"saved {early} (")
+    assert saved.endswith("incomplete: 1 left out")
+    assert "large.bin" in more[0]
+    assert more[-2].strip() == "what was left to this second step, and what changed since, is not saved"
+    assert more[-1].strip() == "next: gitstate recover"
+    assert ws.out("for-each-ref", "--format=%(refname:lstrip=4)", "refs/gitstate/saves").split() == [early]
+    ws.git("checkout", "-q", "--", "a.txt")
+    ws.recover()
+    assert before.diff(fingerprint(ws.path)) == []
+    assert not marker(ws)
 
 
 @pytest.mark.parametrize("way", WAYS)
