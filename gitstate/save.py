@@ -11,7 +11,7 @@ import time
 
 from . import files, refs, registry, snapshot
 from .archive import commit_head, read_save
-from .errors import CorruptSave, GitError, GitstateError, RefChanged, UnsupportedSave
+from .errors import CorruptSave, GitError, GitstateError, RefChanged, TryAgain, UnsupportedSave
 from .files import Deadline
 from .git import LARGE, Git, ObjectReader, Oid, Opening, Repository, open_repository, read_head
 from .index import IndexMoved, identity, index_lock, kept_index, link_or_copy
@@ -589,7 +589,20 @@ class _Saving:
         write_journal(self.repository, ref_locks(self.repository, names))
 
     def _move_notes(self, tip: Oid | None, new: Oid, wip: Oid, note: Oid) -> str:
-        """Move the notes ref; where another save was faster, build the note again on top of what it left.
+        """Move the notes ref, or say why not: the marker stands, and the save with it."""
+        try:
+            why = self._add_note(tip, new, wip, note)
+        except TryAgain:
+            why = "another gitstate held the notes"
+        except GitError as error:
+            self.child_killed |= error.status < 0
+            why = error.message
+        except OSError as error:
+            why = error.strerror or str(error)
+        return why and f"the save is whole, but its note could not be added: {why}"
+
+    def _add_note(self, tip: Oid | None, new: Oid, wip: Oid, note: Oid) -> str:
+        """Where another save was faster, build the note again on top of what it left; why that was in vain.
 
         A lock keeps savers of one repository from spinning; git processes of others are met by compare and swap.
         """
@@ -611,10 +624,7 @@ class _Saving:
                     return ""
                 except RefChanged:
                     continue
-                except GitError as error:
-                    self.child_killed |= error.status < 0
-                    return f"the save is whole, but its note could not be added: {error.message}"
-        return "the save is whole, but its note could not be added: others kept moving the notes"
+        return "others kept moving the notes"
 
     def _move_branch(self, ref: str, old: Oid | None, new: Oid) -> tuple[bool, str]:
         try:

@@ -153,3 +153,17 @@ def test_a_guard_whose_keeper_was_killed_says_what_stands(ws: Workspace, way: st
         assert not marker(ws)
         assert "gitstate: not saved: the keeper of this run is gone" in said
         assert "next: gitstate save" in said
+
+
+def test_a_save_whose_note_has_to_wait_for_another_is_a_save(ws: Workspace) -> None:
+    """The marker stands: the branch is moved too, and the missing note is said."""
+    ws.write("a.txt", "edited\n")
+    before = fingerprint(ws.path)
+    turn = ws.git_dir / "gitstate" / "notes-turn"
+    turn.parent.mkdir(exist_ok=True)
+    with turn.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        run = ws.gitstate("save", "--wait", "1", "--json")
+    assert run.exit_status == 0 and run.json["result"] == "saved" and run.json["branch_moved"], run
+    assert run.json["message"] == "the save is whole, but its note could not be added: another gitstate held the notes"
+    check_recovered(ws, before)
