@@ -53,9 +53,19 @@ def emit(value: Mapping[str, Any]) -> None:
 def _print(stream: TextIO | None, text: str) -> None:
     if stream is None:
         return
-    with suppress(OSError, ValueError):
+    try:
         stream.buffer.write(text.encode("utf-8", "backslashreplace"))
         stream.buffer.flush()
+    except (OSError, ValueError):
+        _give_up(stream)
+
+
+def _give_up(stream: TextIO) -> None:
+    """Nothing more can be said here: what is still buffered goes nowhere, else Python ends with status 120 for it."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
@@ -605,6 +615,8 @@ def write_patch(text: str) -> None:
     if sys.stdout.isatty():
         _print(sys.stdout, escape_lines(text))
     else:
-        with suppress(BrokenPipeError):
+        try:
             sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
             sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            _give_up(sys.stdout)

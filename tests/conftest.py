@@ -38,6 +38,8 @@ FOREIGN_NAMES = frozenset(
         "BASH_ENV",
         "BROWSER",
         "CDPATH",
+        "PYTHONDONTWRITEBYTECODE",
+        "PYTHONUNBUFFERED",
         "COLUMNS",
         "CURRENT_TASK_ID",
         "DISPLAY",
