@@ -49,8 +49,8 @@ MUTATIONS = (
     ),
     Mutation(
         "the one sync that stands for many is left out", "files.py",
-        "        sync_filesystem(changed[0])\n", "",
-        f"{POWER}[ext4-save]",
+        "                sync_filesystem(place)\n", "                pass\n",
+        f"{POWER}[ext4-checkpoint-many]",
     ),
     Mutation(
         "recover writes files without fsync", "worktree.py",

@@ -74,6 +74,15 @@ def few(ws: Workspace) -> None:
     work(ws)
 
 
+def many(ws: Workspace) -> None:
+    """So many objects that one sync of the whole file system has to do for them, however busy the machine is."""
+    for number in range(420):
+        ws.write(f"many/{number}.txt", f"{number} of the agent\n")
+    ws.git("add", "-A")
+    ws.git("commit", "-q", "-m", "many")
+    ws.write("d0/f0.txt", "edited\n")
+
+
 def conflict(ws: Workspace) -> None:
     """A merge that stopped half-way."""
     ws.git("checkout", "-q", "-b", "theirs")
@@ -239,12 +248,13 @@ def came_back(recording: Recording, run: Run) -> None:
 #: Command, what the agent was doing, and the number of entries in the log (writes and flushes) that is on record.
 SWEEPS = {
     "ext4-save": ("save", work, 268),
-    "ext4-checkpoint": ("checkpoint", few, 200),
+    "ext4-checkpoint": ("checkpoint", few, 300),
     "ext4-recover": ("recover", work, 125),
     "ext4-save-merge": ("save", conflict, 130),
+    "ext4-checkpoint-many": ("checkpoint", many, 200),
     "ext4-recover-merge": ("recover", conflict, 84),
     "ext4-save-reftable": ("save", work, 100),
-    "xfs-save": ("save", few, 193),
+    "xfs-save": ("save", few, 240),
     "xfs-checkpoint": ("checkpoint", work, 174),
     "xfs-recover": ("recover", work, 82),
     "btrfs-save": ("save", work, 400),
@@ -253,8 +263,8 @@ SWEEPS = {
 }
 #: In an ordinary run, with the number of points that are tried.
 QUICK = {
-    "ext4-save": 4, "ext4-checkpoint": 3, "ext4-recover": 3, "ext4-save-merge": 3, "xfs-save": 3, "xfs-recover": 3,
-    "btrfs-save": 3, "btrfs-recover": 3,
+    "ext4-save": 4, "ext4-checkpoint": 3, "ext4-recover": 3, "ext4-save-merge": 3, "ext4-checkpoint-many": 3,
+    "xfs-save": 3, "xfs-recover": 3, "btrfs-save": 3, "btrfs-recover": 3,
 }  # fmt: skip
 
 
