@@ -288,6 +288,25 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 24, 1, 2
 
 
+def initialized(tmp_path: Path) -> Workspace:
+    """A repository without a commit, and a directory outside of it."""
+    path, outside = tmp_path / "repo", tmp_path / "outside"
+    path.mkdir()
+    outside.mkdir()
+    ws = Workspace(path, outside)
+    ws.git("init", "-q", "-b", "main", ".")
+    return ws
+
+
+def three_files(tmp_path: Path) -> Workspace:
+    """A repository with one commit of three small files."""
+    ws = initialized(tmp_path)
+    for name in ("a", "b", "d/x"):
+        ws.write(name, name[-1] + "0\n")
+    ws.commit("base")
+    return ws
+
+
 def drop_override() -> None:
     """Between fork and exec: the program that follows obeys permissions even as root."""
     for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from states import Run, Workspace
+from states import Run, Workspace, three_files
 
 FILE, PROGRAM, LINK, TREE = b"100644", b"100755", b"120000", b"40000"
 HOOK = b"#!/bin/sh\necho PWNED\n"
@@ -100,14 +100,7 @@ def index_file(entries: Sequence[tuple[bytes, int, str]]) -> bytes:
 @pytest.fixture
 def ws(tmp_path: Path) -> Workspace:
     """A repository with one commit of three small files, and one of them edited."""
-    path, outside = tmp_path / "repo", tmp_path / "outside"
-    path.mkdir()
-    outside.mkdir()
-    ws = Workspace(path, outside)
-    ws.git("init", "-q", "-b", "main", ".")
-    for name in ("a", "b", "d/x"):
-        ws.write(name, name[-1] + "0\n")
-    ws.commit("base")
+    ws = three_files(tmp_path)
     ws.write("a", "a1\n")
     return ws
 

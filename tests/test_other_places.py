@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from states import Run, Workspace
+from states import Run, Workspace, initialized
 from test_hostile import forged
 from test_roundtrip import paths_of
 
@@ -20,11 +20,8 @@ SHORT, LONG = "begun\n", "begun\nand carried on\n"
 @pytest.fixture
 def ws(tmp_path: Path) -> Workspace:
     """A repository whose second worktree and whose clone hold an older beginning of a file that is then saved."""
-    path, outside = tmp_path / "repo", tmp_path / "outside"
-    path.mkdir()
-    outside.mkdir()
-    ws = Workspace(path, outside)
-    ws.git("init", "-q", "-b", "main", ".")
+    ws = initialized(tmp_path)
+    path, outside = ws.path, ws.outside
     ws.write("a.txt", "a\n")
     ws.commit("base")
     ws.git("worktree", "add", "-q", "-b", "other", str(outside / "worktree"))

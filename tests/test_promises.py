@@ -12,21 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from states import Run, Workspace, why_permissions_cannot_be_tested
+from states import Run, Workspace, three_files, why_permissions_cannot_be_tested
 
 
 @pytest.fixture
 def ws(tmp_path: Path) -> Workspace:
     """A repository with one commit of three small files."""
-    path, outside = tmp_path / "repo", tmp_path / "outside"
-    path.mkdir()
-    outside.mkdir()
-    ws = Workspace(path, outside)
-    ws.git("init", "-q", "-b", "main", ".")
-    for name in ("a", "b", "d/x"):
-        ws.write(name, name[-1] + "0\n")
-    ws.commit("base")
-    return ws
+    return three_files(tmp_path)
 
 
 def done(run: Run, status: int = 0) -> Run:

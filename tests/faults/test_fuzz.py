@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from states import Run, Workspace
+from states import Run, Workspace, three_files
 from test_hostile import FILE, LINK, PROGRAM, TREE, Entry, forged, index_file, store
 
 from gitstate.errors import CorruptSave, GitstateError
@@ -132,14 +132,7 @@ def everything(ws: Workspace, save_id: str) -> None:
 
 @pytest.fixture
 def ws(tmp_path: Path) -> Workspace:
-    path, outside = tmp_path / "repo", tmp_path / "outside"
-    path.mkdir()
-    outside.mkdir()
-    ws = Workspace(path, outside)
-    ws.git("init", "-q", "-b", "main", ".")
-    for name in ("a", "b", "d/x"):
-        ws.write(name, name[-1] + "0\n")
-    ws.commit("base")
+    ws = three_files(tmp_path)
     ws.write("a", "staged\n")
     ws.git("add", "a")
     ws.write("a", "a1\n")
