@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,10 @@ def hermetic_environment(home: Path) -> dict[str, str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Started with `&` or `nohup` all of this would ignore the signals that the tests send.
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     known = {line.split(":")[0].split("(")[0].strip() for line in config.getini("markers")}
     if "slow" not in known:
         config.addinivalue_line("markers", "slow: takes long; left out of a quick run with -m 'not slow'")
