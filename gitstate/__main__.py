@@ -38,6 +38,11 @@ def main() -> None:
         # All is on the disk and nothing is left to tidy: tearing down the interpreter would only cost time.
         os._exit(status)
     gc.enable()
+    if sys.flags.no_site:
+        # `bin/gitstate` leaves it out: only the paths that it adds lead to what is not Python's own.
+        import site
+
+        site.main()
     from .cli import main as click_main
 
     click_main()

@@ -209,7 +209,8 @@ def _interval(repository: Repository) -> float:
 
 
 def _checkpoint(repository: Repository, values: Mapping[str, str], deadline: float | None, memory: Memory) -> None:
-    from .save import SaveRequest, save
+    from .request import SaveRequest
+    from .save import save
 
     begun = time.monotonic_ns()
     request = SaveRequest(kind="checkpoint", values=values, deadline=deadline, wait=1.0)

@@ -18,12 +18,6 @@ from .light import TYPE_CHECKING, contextmanager, signal, suppress
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-#: Up to this many files each gets an fsync of its own; above `_SYNC_MANY`, one `syncfs` is cheaper in any case.
-_SYNC_FEW, _SYNC_MANY = 24, 400
-#: In between `syncfs` is cheaper while no more than this, in bytes, waits to be written: it waits for everyone's data.
-_LITTLE_DIRT = 32 << 20
-#: Where power cuts were tried with it. On FUSE, for one, `syncfs` need not reach the disk as an fsync does.
-_PROVEN = (b"ext4", b"xfs", b"btrfs")
 #: Coarse kernel clocks and file systems stamp files a little in the past.
 _CLOCK_SLACK_NS = 2_000_000_000
 
@@ -148,61 +142,6 @@ def remove(path: bytes) -> None:
         os.unlink(path)
 
 
-def sync_since(directories: Iterable[bytes], stamp_ns: int) -> int:
-    """Make durable every file in `directories` (not below) that changed since `stamp_ns`, and the directories.
-
-    `stamp_ns` is what an earlier call returned, or 0. Returns the stamp for the next call: everything older is known
-    to be on disk. This covers objects that the agent's own git wrote and never synced.
-    """
-    now = time.time_ns()
-    since = stamp_ns - _CLOCK_SLACK_NS if stamp_ns <= now else 0
-    directories = list(directories)
-    files: list[bytes] = []
-    changed: list[bytes] = []
-    for directory in directories:
-        try:
-            if os.stat(directory).st_ctime_ns < since:
-                continue
-            with os.scandir(directory) as entries:
-                changed.append(directory)
-                for entry in entries:
-                    info = entry.stat(follow_symlinks=False)
-                    if stat.S_ISREG(info.st_mode) and info.st_ctime_ns >= since:
-                        files.append(entry.path)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        if len(files) > _SYNC_MANY:
-            break
-    few = len(files) <= _SYNC_FEW
-    if not few and (len(files) > _SYNC_MANY or _waiting_to_be_written() < _LITTLE_DIRT):
-        # A directory may be a link into another file system, and not all of them were looked into.
-        devices = {os.stat(place).st_dev: place for place in directories if os.path.isdir(place)}
-        if len(files) > _SYNC_MANY or all(_kind_of(device) in _PROVEN for device in devices):
-            for place in devices.values():
-                sync_filesystem(place)
-            return now
-    for path in (*files, *changed):
-        fsync_path(path)
-    return now
-
-
-def _kind_of(device: int) -> bytes:
-    """The kind of a mounted file system by its device number; empty where Linux does not tell (`man 5 proc`)."""
-    number = b"%d:%d" % (os.major(device), os.minor(device))
-    for line in (_proc("/proc/self/mountinfo") or b"").split(b"\n"):
-        words = line.split(b" ")
-        if words[2:3] == [number]:
-            return words[words.index(b"-") + 1]
-    return b""
-
-
-def _waiting_to_be_written() -> float:
-    """How many bytes of files, of the whole machine, are not on a disk yet; infinity where Linux does not tell."""
-    lines = (_proc("/proc/meminfo") or b"").split(b"\n")
-    waiting = [int(line.split()[1]) * 1024 for line in lines if line.startswith((b"Dirty:", b"Writeback:"))]
-    return float(sum(waiting)) if waiting else float("inf")
-
-
 def sync_filesystem(path: bytes) -> None:
     """syncfs(2) of the file system that holds `path`; where the C library lacks it, sync(2) of all."""
     import ctypes
@@ -252,13 +191,13 @@ def hostname() -> str:
 
 def boot_id() -> str | None:
     """What tells this boot from every other: Linux's random id, elsewhere None."""
-    data = _proc("/proc/sys/kernel/random/boot_id")
+    data = read_proc("/proc/sys/kernel/random/boot_id")
     return None if data is None else data.decode("ascii", "replace").strip()
 
 
 def boot_time_ns() -> int | None:
     """When this boot began, in nanoseconds since the epoch; None where the kernel does not tell."""
-    data = _proc("/proc/stat")
+    data = read_proc("/proc/stat")
     for line in (data or b"").splitlines():
         if line.startswith(b"btime "):
             return int(line.split()[1]) * 1_000_000_000
@@ -279,7 +218,7 @@ def process_start(pid: int) -> str | None:
 
     A zombie counts as gone: it holds nothing and will do nothing.
     """
-    data = _proc(f"/proc/{pid}/stat")
+    data = read_proc(f"/proc/{pid}/stat")
     if data is None:
         return None
     fields = data.rpartition(b")")[2].split()
@@ -310,12 +249,13 @@ def ancestors() -> set[int]:
     pid = os.getppid()
     while pid > 0 and pid not in found:
         found.add(pid)
-        data = _proc(f"/proc/{pid}/stat")
+        data = read_proc(f"/proc/{pid}/stat")
         pid = int(data.rpartition(b")")[2].split()[1]) if data is not None else 0
     return found
 
 
-def _proc(path: str) -> bytes | None:
+def read_proc(path: str) -> bytes | None:
+    """A file of proc(5); None where there is none."""
     try:
         with open(path, "rb") as file:
             return file.read()

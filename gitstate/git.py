@@ -300,12 +300,28 @@ def head_of(directory: bytes) -> Oid | None:
 
 
 class ObjectReader:
-    """One `git cat-file --batch-command` (git 2.36): reads objects by id without a process for each."""
+    """One `git cat-file --batch-command` (git 2.36): reads objects by id without a process for each.
+
+    It starts with the first question, or with `start` before it: then it is ready when the question comes.
+    """
 
     _AT_ONCE = 256
 
     def __init__(self, git: Git, extra: Mapping[str, str] | None = None) -> None:
-        self._process = git.start("cat-file", "--batch-command", extra=extra, quiet=True)
+        self._git = git
+        self._extra = extra
+        self._started: Child | None = None
+
+    def start(self) -> None:
+        """Get ready; nothing where it is."""
+        if self._started is None:
+            self._started = self._git.start("cat-file", "--batch-command", extra=self._extra, quiet=True)
+
+    @property
+    def _process(self) -> Child:
+        self.start()
+        assert self._started is not None
+        return self._started
 
     def __enter__(self) -> ObjectReader:
         return self
@@ -315,7 +331,8 @@ class ObjectReader:
 
     def close(self) -> None:
         """End the process."""
-        self._process.wait()
+        if self._started is not None:
+            self._started.wait()
 
     def _ask(self, verb: bytes, oids: Sequence[Oid]) -> None:
         try:

@@ -28,8 +28,9 @@ from .git import open_repository
 from .keeper import failed_save
 from .model import Context, Reason
 from .processes import RUN_ID, StopRule, stop_rule, this_process
+from .request import SaveRequest, new_save_id
 from .restore import RecoverRequest, RecoverResult, recover
-from .save import SaveRequest, new_save_id, save
+from .save import save
 from .state import RECOVERED, begin, finish, read_live_context, set_values
 from .supervise import TIMES
 

@@ -49,7 +49,8 @@ from .processes import (
     this_process,
     wait_for,
 )
-from .save import SaveRequest, SaveResult, save
+from .request import SaveRequest, SaveResult
+from .save import save
 from .snapshot import Snapshot
 from .snapshot_since import Known
 from .state import context_path, finish, state_name

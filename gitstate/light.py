@@ -46,6 +46,8 @@ else:
                 values += tuple([given[field] for field in left])
             return tuple.__new__(cls, values)
 
+        _make = classmethod(tuple.__new__)
+
         def __getnewargs__(self):
             return tuple(self)
 

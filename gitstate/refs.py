@@ -66,7 +66,7 @@ class RefUpdate(Record):
 class RefWriter:
     """One `git update-ref --stdin` that carries out several transactions, each durable when it returns.
 
-    It is started early so that its start costs nothing. An error ends the process; the next `commit` starts another.
+    Made early, its start costs nothing. An error ends the process; the next `commit` starts another.
     """
 
     def __init__(self, repository: Repository, git: Git, message: str) -> None:
@@ -74,6 +74,11 @@ class RefWriter:
         self._git = git
         self._arguments = ("update-ref", "-m", f"gitstate: {message}", "--stdin", "-z")
         self._process = git.start(*self._arguments)
+
+    def end(self) -> None:
+        """Nothing more is committed: it may end while the caller does something else."""
+        if self._process.returncode is None:
+            self._process.end_input()
 
     def close(self) -> None:
         """End the process; what was not committed is not done."""

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from .install_agents import Change
     from .install_git import Outcome
     from .remote import Exchange
+    from .request import SaveResult
     from .restore import RecoverResult
-    from .save import SaveResult
     from .scan import Summary
     from .stop import StopResult
 
@@ -133,7 +133,8 @@ def _save(quick: Quick, as_json: bool) -> int:
     path = os.fsencode(os.path.abspath(quick.directory))
     # Git looks for the repository while this imports the rest: a quarter of a small save goes into imports.
     opening = start_opening(path)
-    from .save import SaveRequest, save
+    from .request import SaveRequest
+    from .save import save
 
     given: Mapping[str, Any] = quick.given
     request = SaveRequest(

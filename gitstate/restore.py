@@ -27,8 +27,9 @@ from .plan import Facts, Target, Verdict, decide, step, wanted_permissions
 from .processes import wait_for
 from .refs import RefUpdate, workspace_id
 from .reindex import IndexRecovery
+from .request import SaveRequest, began_ns
 from .resume import briefing, instruction, resume_command
-from .save import SaveRequest, began_ns, save_owned
+from .save import save_owned
 from .state import (
     ACTIVE,
     RECOVERED,

@@ -16,6 +16,7 @@ from .conversion import Conversions, quote_c
 from .errors import GitError
 from .files import Deadline
 from .git import LARGE, ObjectReader, Oid, Repository, head_of, read_head
+from .git_status import Asked, ask, start_status
 from .ignore import ask_ignored
 from .index import IndexFile, identify_index, identity, shared_index_name
 from .light import TYPE_CHECKING, Record, suppress
@@ -100,36 +101,6 @@ class Snapshot:
         return bool(found) or any(why != "clean" for _, why in self.raw.values())
 
 
-class Asked(Record):
-    """Git, asked what is tracked and what changed: it works while the caller goes on."""
-
-    listing: Child
-    status: Child
-
-    def end(self) -> None:
-        """Nobody waits for the answers any more."""
-        for child in self:
-            child.kill()
-            child.wait()
-
-
-def ask(repository: Repository, frozen_index: bytes) -> Asked:
-    """Begin what `take` does."""
-    extra = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
-    listing = repository.git.start("ls-files", "-z", "-v", "--sparse", extra=extra)
-    return Asked(listing, _start_status(repository, extra))
-
-
-def _start_status(repository: Repository, extra: Mapping[str, str], *options: str, submodules: bool = True) -> Child:
-    # One thread for git: with its twenty it takes every core, and the walk beside it waits.
-    return repository.git.start(
-        *("-c", "core.preloadIndex=false", *options),
-        *("status", "--porcelain=v2", "-z", "--branch", "--no-ahead-behind", "-uno", "--no-renames"),
-        "--ignore-submodules=none" if submodules else "--ignore-submodules=dirty",
-        extra=extra,
-    )
-
-
 def take(
     repository: Repository,
     writer: PackWriter,
@@ -206,9 +177,17 @@ class Taking:
                 self._leave_out(
                     path, "it stands where a submodule should be, and git looks at nothing in it", lost=True
                 )
-        plain, listed_ignored = self._sort_out(untracked, specials)
+        # Where time is short, or git's own way in may be needed, all files are looked at together.
+        early = self.deadline.seconds is None and not self._may_convert([*changed, *untracked])
+
+        def meanwhile() -> None:
+            self.reader.start()
+            if early:
+                self._read_all(changed)
+
+        plain, listed_ignored = self._sort_out(untracked, specials, meanwhile)
         self.found.ignored = listed_ignored[:IGNORED_LISTED]
-        self._read_all([*changed, *plain])
+        self._read_all(plain if early else [*changed, *plain])
         if self.staged_only and self._may_convert(self.staged_only):
             converted = self.conversions.named_for(self.staged_only)
             reached = [path for path in converted if self._is_reached(path.rpartition(b"/")[0])]
@@ -243,8 +222,8 @@ class Taking:
         except GitError:
             with suppress(GitError):
                 if off:
-                    return git.finish(_start_status(self.repository, self.extra, *off))
-        out = git.finish(_start_status(self.repository, self.extra, *off, submodules=False))
+                    return git.finish(start_status(self.repository, self.extra, *off))
+        out = git.finish(start_status(self.repository, self.extra, *off, submodules=False))
         for line in git.run("ls-files", "-z", "-s", extra=self.extra).split(b"\0"):
             if not line.startswith(b"160000 "):
                 continue
@@ -256,14 +235,13 @@ class Taking:
     def _tracked(self, listed: bytes) -> list[tuple[bytes, bytes]]:
         """Fill `tracked`; returns (tag, path) of entries that git was told not to look at."""
         self.attributes = b".gitattributes\0" in listed
-        count = listed.count(b"\0")
-        listed = b"\0" + listed
-        if listed.count(b"\0H ") == count:
-            # Nothing but ordinary entries: three passes in C instead of a loop over every path.
-            self.order = listed.replace(b"\0H ", b"\0").split(b"\0")[1:-1]
-            self.tracked = set(self.order)
-            return []
-        items = listed.split(b"\0")[1:-1]
+        if listed.startswith(b"H "):
+            # As a rule there are none but ordinary entries: two passes in C instead of a loop over every path.
+            self.order = listed[2:-1].split(b"\0H ")
+            if len(self.order) == listed.count(b"\0"):
+                self.tracked = set(self.order)
+                return []
+        items = listed.split(b"\0")[:-1]
         self.order = [item[2:] for item in items]
         self.tracked = set(self.order)
         return [(item[:1], item[2:]) for item in items if item[:1] in b"Shsm" and not item.endswith(b"/")]
@@ -327,8 +305,13 @@ class Taking:
                 self.found.directories[directory[cut:]] = os.lstat(directory).st_mode & 0o777
         return untracked, specials, swapped
 
-    def _sort_out(self, untracked: list[bytes], specials: list[bytes]) -> tuple[list[bytes], list[bytes]]:
-        """Untracked files that are not ignored, and what is ignored; directories are opened level by level."""
+    def _sort_out(
+        self, untracked: list[bytes], specials: list[bytes], meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Untracked files that are not ignored, and what is ignored; directories are opened level by level.
+
+        `meanwhile` is called while git gets ready to answer.
+        """
         plain: list[bytes] = []
         ignored: list[bytes] = []
         holders: dict[bytes, int] = {}
@@ -336,12 +319,13 @@ class Taking:
         special = set(specials)
         asking: Child | None = None
         try:
-            while level:
-                if asking is None:
-                    asking = self.repository.git.start(
-                        "check-ignore", "--no-index", "-z", "--stdin", "-v", "-n",
-                        extra={**self.extra, "GIT_LITERAL_PATHSPECS": "0"},
-                    )  # fmt: skip
+            if level:
+                asking = self.repository.git.start(
+                    "check-ignore", "--no-index", "-z", "--stdin", "-v", "-n",
+                    extra={**self.extra, "GIT_LITERAL_PATHSPECS": "0"},
+                )  # fmt: skip
+            meanwhile()
+            while asking is not None and level:
                 verdicts = ask_ignored(asking, level)
                 below: list[bytes] = []
                 for path, is_ignored in zip(level, verdicts, strict=True):

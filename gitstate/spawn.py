@@ -108,6 +108,12 @@ class Child:
         self.wait()
         return b"".join(parts[0]), b"".join(parts[1]) if self.stderr else b""
 
+    def end_input(self, given: bytes = b"") -> None:
+        """Write the last that it gets, and let it know. What it did not read because it has ended, its status tells."""
+        with suppress(BrokenPipeError):
+            self.stdin.write(given)
+        self._close(self.stdin)
+
     def wait(self) -> int:
         """Close our ends of its pipes and wait for its end; its exit status.
 
@@ -133,14 +139,22 @@ class Child:
             stream.close()
 
 
+_places: dict[tuple[str, str | bytes], str] = {}
+
+
 def _found(name: str | bytes) -> str:
     """Where PATH has a program. A relative entry of PATH is passed over: it would name what an agent put there.
 
     Trying each place in the child, as the C library does, would hold up this process longer.
     """
-    for directory in os.get_exec_path():
+    places = os.environ.get("PATH", os.defpath)
+    known = _places.get((places, name))
+    if known is not None and os.access(known, os.X_OK):
+        return known
+    for directory in places.split(os.pathsep):
         path = os.path.join(directory, os.fsdecode(name))
         if os.path.isabs(path) and os.access(path, os.X_OK) and os.path.isfile(path):
+            _places[places, name] = path
             return path
     raise FileNotFoundError(errno.ENOENT, "not found in PATH", os.fsdecode(name))
 

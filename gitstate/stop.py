@@ -12,7 +12,8 @@ from .front import under_way
 from .git import Repository, open_repository
 from .model import Reason
 from .processes import Process, is_alive, kill_all, of_run, send, wait_for
-from .save import SaveRequest, save
+from .request import SaveRequest
+from .save import save
 from .state import ACTIVE, read_live_context
 
 #: What a keeper may need to save after the last process of its run is gone, in seconds.

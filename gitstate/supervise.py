@@ -23,8 +23,9 @@ from .git import Repository, open_repository
 from .keeper import CTRL_C, failed_save
 from .model import Context, Reason, text_to_json
 from .processes import RUN_ID, StopRule, end_leftovers, process, send, stop_rule, this_process
+from .request import SaveRequest, new_save_id
 from .restore import RecoverRequest, recover
-from .save import SaveRequest, new_save_id, save
+from .save import save
 from .state import ACTIVE, RECOVERED, begin, read_live_context
 
 #: Grace of an agent, deadline of a save, and interval between checkpoints, in seconds, where nobody names them.

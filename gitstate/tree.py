@@ -26,16 +26,19 @@ class Leaf(Record):
 Entries = dict[bytes, Leaf]
 """One tree, by name."""
 
+#: What nearly every entry is, as a tree writes it.
+_USUAL = {b"%o" % mode: mode for mode in (REGULAR, DIRECTORY, EXECUTABLE)}
+
 
 def parse_tree(data: bytes, oid_bytes: int) -> Entries:
     """The entries of one raw tree object. Raises ValueError where it is cut short."""
     found: Entries = {}
     place, end = 0, len(data)
     while place < end:
-        space = data.index(b" ", place)
-        nul = data.index(b"\0", space)
+        nul = data.index(b"\0", place)
         after = nul + 1 + oid_bytes
-        found[data[space + 1 : nul]] = Leaf(int(data[place:space], 8), data[nul + 1 : after].hex())
+        mode, name = data[place:nul].split(b" ", 1)
+        found[name] = Leaf._make((_USUAL.get(mode) or int(mode, 8), data[nul + 1 : after].hex()))
         place = after
     return found
 

@@ -57,7 +57,7 @@ def test_only_these_start_processes() -> None:
     starting = {name for name, text in MODULES.items() if starts_processes(text)}
     assert starting == {"spawn", "demo", "front", "supervise", "boot", "pool"}
     # The others name the type of what git started for them.
-    assert importers(".spawn") == {"git", "ignore", "save", "snapshot"}
+    assert importers(".spawn") == {"git", "git_status", "ignore", "saving", "snapshot"}
 
 
 def test_only_refs_knows_the_name_of_a_ref() -> None:

@@ -55,6 +55,7 @@ def test_a_record_is_what_a_named_tuple_is() -> None:
     assert tuple(ours) == tuple(theirs)
     assert Ours._fields == Theirs._fields and ours._asdict() == theirs._asdict() and hash(ours) == hash(theirs)
     assert ours.both == theirs.both and ours.second == "two" and ours._replace(second="x") == (1, "x", (3,))
+    assert Ours._make((1, "two", (3,))) == ours and type(Ours._make(ours)) is Ours
     assert repr(ours) == repr(theirs).replace("Theirs", "Ours")
     assert type(pickle.loads(pickle.dumps(ours))) is Ours and pickle.loads(pickle.dumps(ours)) == ours
     match ours:

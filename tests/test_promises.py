@@ -334,7 +334,7 @@ def test_torn_index_in_a_dry_run(ws: Workspace) -> None:
 
 PATCHED = """\
 import os, sys
-import gitstate.files, gitstate.save
+import gitstate.files, gitstate.saving
 {}
 from gitstate.__main__ import main
 main()
@@ -367,7 +367,7 @@ def test_lock_of_a_living_git_stays_after_a_killed_save(ws: Workspace) -> None:
     save(ws)
     recover(ws)
     ws.write("zz", "zz\n")
-    run = patched(ws, "gitstate.save._Saving._make_durable = lambda self: os.kill(os.getpid(), 9)", "save")
+    run = patched(ws, "gitstate.saving.Saving._make_durable = lambda self: os.kill(os.getpid(), 9)", "save")
     assert run.returncode == -signal.SIGKILL, run
     assert (ws.git_dir / "gitstate" / "journal").exists()
     ws.write("a", "a7\n")

@@ -21,7 +21,8 @@ from states import Templates, Workspace, add_submodule
 
 from gitstate.git import open_repository
 from gitstate.ignore import ignored_among
-from gitstate.save import SaveRequest, save
+from gitstate.request import SaveRequest
+from gitstate.save import save
 from gitstate.snapshot import Snapshot
 from gitstate.snapshot_since import Known
 

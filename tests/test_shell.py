@@ -959,7 +959,7 @@ def test_nothing_needs_a_bash_newer_than_3_2(path: Path) -> None:
         assert not re.search(pattern, code, re.MULTILINE), what
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", (*SCRIPTS, ROOT / "bin" / "gitstate"), ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(path: Path) -> None:
     beside = Path(sys.executable).parent / "shellcheck"
     program = str(beside) if beside.exists() else shutil.which("shellcheck")

@@ -24,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, source)
-    for name in ("gitstate", "hooks", "man"):
+    for name in ("bin", "gitstate", "hooks", "man"):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     offline = ["--no-build-isolation"] if importlib.util.find_spec("wheel") else []
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", *offline, "-w", str(top), str(source)]

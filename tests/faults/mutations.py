@@ -38,18 +38,18 @@ MUTATIONS = (
         f"{POWER}[ext4-checkpoint]",
     ),
     Mutation(
-        "objects that the agent's git never synced are taken for durable", "save.py",
-        "new = files.sync_since([*places, os.path.join(objects, b\"pack\")], stamp)", "new = stamp",
+        "objects that the agent's git never synced are taken for durable", "durable.py",
+        "new = sync_since([*places, os.path.join(objects, b\"pack\")], stamp)", "new = stamp",
         f"{POWER}[ext4-save]",
     ),
     Mutation(
-        "objects are not synced one by one", "files.py",
-        "    for path in (*files, *changed):\n        fsync_path(path)\n", "",
+        "objects are not synced one by one", "durable.py",
+        "    for path in (*found, *changed):\n        files.fsync_path(path)\n", "",
         f"{POWER}[ext4-checkpoint]",
     ),
     Mutation(
-        "the one sync that stands for many is left out", "files.py",
-        "                sync_filesystem(place)\n", "                pass\n",
+        "the one sync that stands for many is left out", "durable.py",
+        "                files.sync_filesystem(place)\n", "                pass\n",
         f"{POWER}[ext4-checkpoint-many]",
     ),
     Mutation(
@@ -74,7 +74,7 @@ MUTATIONS = (
         "faults/test_power.py::test_an_older_directory_that_someone_moved_into_place_stays",
     ),
     Mutation(
-        "the files of an unfinished merge are not synced", "save.py",
+        "the files of an unfinished merge are not synced", "durable.py",
         "    for name in operation_paths(git_dir):\n        yield os.path.join(git_dir, name)\n",
         "    for name in ():\n        yield os.path.join(git_dir, name)\n",
         f"{POWER}[ext4-save-merge]",
@@ -89,14 +89,14 @@ MUTATIONS = (
         f"{KILL}[recover-undone]", {"CRASH_POINT": "gitstate:(link|rename|linkat|renameat).*"},
     ),
     Mutation(
-        "the branch moves before the marker is set", "save.py",
+        "the branch moves before the marker is set", "saving.py",
         "        self._make_durable()\n        assert self.updates is not None\n        self._check_index()\n",
         "        self._make_durable()\n        assert self.updates is not None\n        self._check_index()\n"
-        "        self._move_branch(taken.head_ref or '', taken.head, wip)\n        self.updates.close()\n",
+        "        self._move_branch(RefUpdate(taken.head_ref or '', wip, taken.head))\n        self.updates.close()\n",
         f"{KILL}[save]", {"CRASH_POINT": "update-ref.*:rename:.*"},
     ),
     Mutation(
-        "objects are written after the marker", "save.py",
+        "objects are written after the marker", "saving.py",
         "        self._make_durable()\n        assert self.updates is not None\n        self._check_index()\n",
         "        assert self.updates is not None\n        self._check_index()\n",
         f"{POWER}[ext4-save]",
@@ -119,7 +119,7 @@ MUTATIONS = (
         "faults/test_concurrency.py::test_gc_in_the_worst_moment",
     ),
     Mutation(
-        "an index that moved under the save is exchanged all the same", "save.py",
+        "an index that moved under the save is exchanged all the same", "saving.py",
         "            if identity(index) != identity(self.frozen):\n                return\n", "",
         "faults/test_concurrency.py::test_an_index_that_moves_in_the_worst_moment",
     ),
@@ -167,7 +167,7 @@ MUTATIONS = (
         "faults/test_limits.py::test_an_unreadable_file_is_left_out_aloud",
     ),
     Mutation(
-        "a note is tried once, and nobody takes turns", "save.py",
+        "a note is tried once, and nobody takes turns", "saving.py",
         "            for _ in range(50):\n                current =",
         "            for _ in range(1):\n                current =",
         "faults/test_concurrency.py::test_a_note_that_comes_in_the_worst_moment",
