@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import venv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -289,6 +290,16 @@ def table(results: Sequence[tuple[Scenario, Times]], chosen: Sequence[Contender]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def installed(place: Path) -> Path:
+    """Lay this checkout out as pip does in a virtual environment of this Python; returns the command in it."""
+    venv.create(place, with_pip=False)
+    packages = place / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    (packages / "gitstate").symlink_to(CHECKOUT / "gitstate")
+    command = place / "bin" / "gitstate"
+    shutil.copy(CHECKOUT / "bin" / "gitstate", command)
+    return command
+
+
 def last_line(*command: str) -> str:
     """Return the last line that a command prints, or "unknown"."""
     try:
@@ -319,7 +330,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--changed", type=int, default=50, help="changes in each repository (50)")
     parser.add_argument("--big-mb", type=int, default=200, help="size of the one large file; 0: none (200)")
     parser.add_argument("--runs", type=int, default=5, help="timed rounds, after one to warm up (5)")
-    parser.add_argument("--gitstate", metavar="COMMAND", help="the gitstate to time (this checkout's, in this Python)")
+    parser.add_argument("--gitstate", metavar="COMMAND", help="the gitstate to time (this checkout, installed)")
     parser.add_argument("--save-args", default="", metavar="ARGS", help="more for the save: --save-args=--json")
     parser.add_argument("--only", metavar="KEYS", help="of save,stash-push,stash-create,commit,status")
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="where to build (the temporary directory)")
@@ -332,12 +343,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
-    command = shlex.split(args.gitstate) if args.gitstate else [sys.executable, "-m", "gitstate"]
-    everyone = contenders(command, shlex.split(args.save_args))
-    wanted = set(args.only.split(",")) if args.only else {contender.key for contender in everyone}
-    chosen = [contender for contender in everyone if contender.key in wanted]
-    if len(chosen) != len(wanted):
-        progress(f"--only takes {','.join(contender.key for contender in everyone)}")
+    keys = [contender.key for contender in contenders([], [])]
+    wanted = set(args.only.split(",")) if args.only else set(keys)
+    if not wanted <= set(keys):
+        progress(f"--only takes {','.join(keys)}")
         return 2
     scenarios = [Scenario(size, args.changed) for size in args.sizes]
     if args.big_mb:
@@ -351,12 +360,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         home.mkdir()
         (home / ".gitconfig").write_text(GITCONFIG)
         env = {"PATH": os.environ["PATH"], "HOME": str(home), "LC_ALL": "C.UTF-8", "GIT_CONFIG_NOSYSTEM": "1"}
-        timed_env = env if args.gitstate else env | {"PYTHONPATH": str(CHECKOUT)}
+        command = shlex.split(args.gitstate) if args.gitstate else [str(installed(top / "venv"))]
+        chosen = [one for one in contenders(command, shlex.split(args.save_args)) if one.key in wanted]
         for place, scenario in enumerate(scenarios):
             progress(f"{scenario.title}: building")
             try:
                 repository = Repository(top / f"repository{place}", env, scenario)
-                results.append((scenario, measure(repository, chosen, args.runs, timed_env)))
+                results.append((scenario, measure(repository, chosen, args.runs, env)))
             except (BenchError, OSError) as error:
                 progress(f"{scenario.title}: {error}")
                 failed = True
