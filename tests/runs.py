@@ -105,6 +105,13 @@ def members(ws: Workspace) -> list[str]:
     return found
 
 
+def keeper_pid(ws: Workspace) -> int:
+    """The keeper's pid: the agent may be ready before it."""
+    file = ws.git_dir / "gitstate" / "run.json"
+    wait_until(file.exists, "the keeper has begun")
+    return int(json.loads(file.read_bytes())["keeper"][0])
+
+
 def keepers(ws: Workspace) -> bool:
     return (ws.git_dir / "gitstate" / "run.json").exists()
 

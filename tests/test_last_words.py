@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from oracle import fingerprint
-from runs import PATIENCE, Started, agent, agent_pid, check_recovered, keepers, marker, wait_until
+from runs import PATIENCE, Started, agent, agent_pid, check_recovered, keeper_pid, keepers, marker, wait_until
 from states import STATES, Templates, Workspace, make
 
 GITSTATE = [sys.executable, "-m", "gitstate"]
@@ -30,10 +30,6 @@ def ws(templates: Templates, tmp_path: Path) -> Workspace:
 
 def run_command(ws: Workspace, then: str, *options: str) -> list[str]:
     return [*GITSTATE, "run", "--task-id", "T-9", *options, "--", *agent(ws, then)]
-
-
-def keeper_pid(ws: Workspace) -> int:
-    return int(json.loads((ws.git_dir / "gitstate" / "run.json").read_bytes())["keeper"][0])
 
 
 def full(pid: int, size: int = 0) -> None:

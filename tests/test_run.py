@@ -25,6 +25,7 @@ from runs import (
     agent_pid,
     check_recovered,
     check_saved,
+    keeper_pid,
     marker,
     members,
     wait_until,
@@ -158,7 +159,7 @@ def test_a_last_save_that_fails_names_the_early_one_that_stands(
     started = Started(ws, [*GITSTATE, "run", *patient, "--", sys.executable, *map(os.fspath, (script, ready, go))])
     agent_pid(ws)
     git_dir, before = ws.git_dir, fingerprint(ws.path)
-    keeper = json.loads((git_dir / "gitstate" / "run.json").read_bytes())["keeper"][0]
+    keeper = keeper_pid(ws)
     started.send(signal.SIGTERM)
     wait_until(lambda: marker(ws), "the early save")
     with (git_dir / "gitstate" / "lock").open() as lock:

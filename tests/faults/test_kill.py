@@ -225,11 +225,11 @@ def test_killed_after_a_while(
 
 RETYPED = State(name="retyped", build=retyped)
 EVERY = {
-    "save": (STATES["everything_at_once"], SAVE, None, False, 145),
-    "save-merge": (STATES["merge_conflict"], SAVE, None, False, 118),
-    "save-linked": (STATES["everything_at_once"], SAVE, None, True, 154),
-    "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, False, 72),
-    "checkpoint-merge": (STATES["merge_conflict"], CHECKPOINT, None, False, 76),
+    "save": (STATES["everything_at_once"], SAVE, None, False, 142),
+    "save-merge": (STATES["merge_conflict"], SAVE, None, False, 115),
+    "save-linked": (STATES["everything_at_once"], SAVE, None, True, 151),
+    "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, False, 71),
+    "checkpoint-merge": (STATES["merge_conflict"], CHECKPOINT, None, False, 75),
     "recover-in-place": (STATES["everything_at_once"], RECOVER, in_place, False, 82),
     "recover-wiped": (RETYPED, RECOVER, wiped, False, 102),
     "recover-undone": (RETYPED, RECOVER, undone, False, 174),
