@@ -289,9 +289,9 @@ class Saving:
             ]
         )
         # The marker stands: what fails from here on is said, and takes nothing back.
-        troubles: list[str] = []
         branch = RefUpdate(taken.head_ref, wip, taken.head) if moves and taken.head_ref is not None else None
-        moved = branch is not None and self._move_notes_and(branch, notes_tip, notes_new)
+        moved, trouble = (False, "") if branch is None else self._move_notes_and(branch, notes_tip, notes_new)
+        troubles = [trouble]
         if not moved:
             troubles.append(self._move_notes(notes_tip, notes_new, wip, note))
             if branch is not None:
@@ -475,18 +475,22 @@ class Saving:
         names = [*own, refs.NOTES, *(ref for ref in others if ref is not None)]
         write_journal(self.repository, ref_locks(self.repository, names))
 
-    def _move_notes_and(self, branch: RefUpdate, tip: Oid | None, new: Oid) -> bool:
+    def _move_notes_and(self, branch: RefUpdate, tip: Oid | None, new: Oid) -> tuple[bool, str]:
         """Move the notes ref and the branch in one transaction; False where either is held or was moved by others."""
         try:
             with self._notes_turn(0.0):
                 assert self.updates is not None
-                self.updates.commit([RefUpdate(refs.NOTES, new, tip), branch])
-                return True
+                try:
+                    self.updates.commit([RefUpdate(refs.NOTES, new, tip), branch])
+                    return True, ""
+                except OSError as error:
+                    # Moved, but not synced: and the kernel tells of a write that failed only once (`man 2 fsync`).
+                    return False, f"the save is whole, but its note may not be on the disk: {error.strerror or error}"
         except GitError as error:
             self.child_killed |= error.status < 0
         except (GitstateError, OSError):
             pass
-        return False
+        return False, ""
 
     def _move_notes(self, tip: Oid | None, new: Oid, wip: Oid, note: Oid) -> str:
         """Move the notes ref, or say why not: the marker stands, and the save with it."""

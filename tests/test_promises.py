@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from oracle import fingerprint
 from states import Run, Workspace, three_files, why_permissions_cannot_be_tested
 
 
@@ -359,6 +360,31 @@ def test_host_name_changed_between_two_saves(ws: Workspace) -> None:
     assert ws.out("rev-parse", "HEAD") == base
     assert ws.status() == {b"MM a", b"?? u"}
     assert ws.git("cat-file", "blob", ":a") == b"a1\n"
+
+
+FAILS_ONCE = """\
+from gitstate.refs import RefWriter
+sync = RefWriter._sync
+def once(self, updates):
+    if any(update.ref.startswith("refs/heads/") for update in updates):
+        RefWriter._sync = sync
+        raise OSError(5, "Input/output error")
+    sync(self, updates)
+RefWriter._sync = once
+"""
+
+
+def test_a_sync_after_the_marker_that_fails_is_said(ws: Workspace) -> None:
+    """The kernel tells of a lost write once: trying again succeeds, and would hide it."""
+    ws.write("a", "a1\n")
+    before = fingerprint(ws.path)
+    run = patched(ws, FAILS_ONCE, "save")
+    assert run.returncode == 0 and b"saved" in run.stderr, run
+    assert b"its note may not be on the disk: Input/output error" in run.stderr, run
+    assert "Gitstate-Save" in ws.out("log", "-1", "--format=%B") and ws.status() == set()
+    assert ws.out("notes", "--ref=gitstate", "list").count("\n") == 0, "one note"
+    recover(ws)
+    assert before.diff(fingerprint(ws.path)) == []
 
 
 def test_lock_of_a_living_git_stays_after_a_killed_save(ws: Workspace) -> None:
