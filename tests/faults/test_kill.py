@@ -226,7 +226,7 @@ def test_killed_after_a_while(
 RETYPED = State(name="retyped", build=retyped)
 EVERY = {
     "save": (STATES["everything_at_once"], SAVE, None, False, 142),
-    "save-merge": (STATES["merge_conflict"], SAVE, None, False, 115),
+    "save-merge": (STATES["merge_conflict"], SAVE, None, False, 117),
     "save-linked": (STATES["everything_at_once"], SAVE, None, True, 151),
     "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, False, 71),
     "checkpoint-merge": (STATES["merge_conflict"], CHECKPOINT, None, False, 75),
