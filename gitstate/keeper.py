@@ -27,7 +27,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from . import files, report
+# `saving`, which `save` imports when it needs it: what the agent does to these files meanwhile must not take away the
+# last save.
+from . import files, report, saving  # noqa: F401
 from .archive import checkpoint_id, waiting_id
 from .errors import EXIT_DONE, GitstateError
 from .files import Deadline

@@ -8,6 +8,8 @@ import os
 import pty
 import resource
 import select
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from oracle import fingerprint
 from runs import (
     PATIENCE,
@@ -458,3 +461,17 @@ def test_a_session_id_that_is_a_command_is_none(ws: Workspace, hermetic: Path) -
     ws.write("made", "x")
     ws.gitstate("save")
     assert "PWNED" not in ws.recover().json["workspaces"][0]["resume"]
+
+
+def test_the_last_save_needs_nothing_of_what_the_agent_may_have_changed(ws: Workspace) -> None:
+    """An agent may work on these very files, or bring them up to date, while the keeper waits to save its work."""
+    code = ws.outside / "code"
+    shutil.copytree(ROOT / "gitstate", code / "gitstate", ignore=shutil.ignore_patterns("__pycache__"))
+    go = ws.outside / "go"
+    wait = f"echo by the agent >a.txt; until [ -e {shlex.quote(os.fspath(go))} ]; do sleep 0.1; done; exit 3"
+    started = Started(ws, [*GITSTATE, "run", "--", "sh", "-c", wait], {"PYTHONPATH": os.fspath(code)})
+    keeper_pid(ws)
+    shutil.rmtree(code)
+    go.touch()
+    assert started.status() == 3, started.words()
+    assert ws.out("show", "HEAD:a.txt") == "by the agent" and marker(ws), started.words()
