@@ -46,7 +46,9 @@ def environment(place: Path, *, editable: bool = False) -> Path:
 
 def run(*argv: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     command = [os.fspath(word) for word in argv]
-    done = subprocess.run(command, cwd=cwd, env={**os.environ, **env}, capture_output=True, encoding="utf-8")
+    # The environment is to find the package by itself.
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=cwd, env={**bare, **env}, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done
     return done
 
@@ -75,9 +77,13 @@ def test_it_is_found_through_links_and_odd_names(ws: Workspace, tmp_path: Path) 
     link = tmp_path / "bin" / "gitstate"
     link.parent.mkdir()
     link.symlink_to(os.path.relpath(command, link.parent))
-    for argv in ([command], [link], ["gitstate"], ["sh", "gitstate"]):
+    beside = tmp_path / "programs"
+    beside.symlink_to(command.parent)
+    for argv in ([command], [link], [beside / "gitstate"], [f"{beside}//gitstate"], ["gitstate"], ["sh", "gitstate"]):
         path = f"{link.parent}{os.pathsep}{os.environ['PATH']}"
         assert gitstate.__version__ in run(*argv, "--version", cwd=command.parent, PATH=path).stdout
+        # What it ships for shells is looked for beside the package.
+        assert "gitstate" in run(*argv, "init", "bash", cwd=command.parent, PATH=path).stdout
 
 
 def test_the_current_directory_is_no_place_for_modules(ws: Workspace, tmp_path: Path) -> None:
