@@ -477,6 +477,9 @@ class Saving:
 
     def _move_notes_and(self, branch: RefUpdate, tip: Oid | None, new: Oid) -> tuple[bool, str]:
         """Move the notes ref and the branch in one transaction; False where either is held or was moved by others."""
+        if any(map(os.path.lexists, ref_locks(self.repository, (refs.NOTES, branch.ref)))):
+            # Git would wait for it here, and then once more for each of them alone.
+            return False, ""
         try:
             with self._notes_turn(0.0):
                 assert self.updates is not None

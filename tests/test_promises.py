@@ -465,3 +465,17 @@ def test_files_that_are_new_to_git_but_the_same_are_not_written_again(ws: Worksp
     (found,) = recover(ws).json["workspaces"]
     assert found["restored"] == []
     assert {name: (ws.path / name).stat().st_ino for name in before} == before
+
+
+@pytest.mark.parametrize(("lock", "asked"), [("refs/heads/main.lock", 1), ("refs/notes/gitstate.lock", 2)])
+def test_a_lock_that_is_held_is_waited_for_once(ws: Workspace, hermetic: Path, lock: str, asked: int) -> None:
+    """Git waits for seconds, and what fails there ends it: one that was started more often has waited more often."""
+    trace = ws.outside / "trace"
+    with (hermetic / ".gitconfig").open("a") as config:
+        config.write(f"[trace2]\n\teventTarget = {trace}\n")
+    ws.write("a", "a2\n")
+    held = ws.common_dir / lock
+    held.parent.mkdir(parents=True, exist_ok=True)
+    held.touch()
+    save(ws)
+    assert trace.read_text().count('"update-ref","-m"') == asked
