@@ -1,7 +1,7 @@
 """Git's lock files: which are there, and which are provably dead.
 
 "No process has it open" proves nothing: a live owner holds no descriptor of its lock. A proof is that the file is
-older than this boot; locks of a gitstate that was killed are cleared by its journal (`save.settle`).
+older than this boot; locks of a gitstate that was killed are cleared by its journal (`ownership.settle`).
 """
 
 from __future__ import annotations

@@ -60,24 +60,33 @@ def checkout_staging(repository: Repository) -> bytes:
 def settle(repository: Repository) -> None:
     """Clear up after an owner that was killed; only for who holds the workspace.
 
-    Removes its temporary files, and ref locks that its journal names: their owner is provably gone, because the
-    workspace's flock is held by every child of an owner. A lock that others may take is given time to go by itself.
+    Removes its temporary files, and its ref locks.
     """
-    journal = os.path.join(repository.own, _JOURNAL)
-    data = files.read_limited(journal, MAX_CONTEXT)
-    if data is None:
+    if not remove_ref_locks(repository):
         return
-    first, *locks = data.split(b"\0")
-    if first.isdigit() and len(first) < 20:
-        for lock in locks[:-1]:
-            _remove_dead_lock(lock, int(first), repository)
     for path in (frozen_index(repository), next_index(repository), next_index(repository) + b".lock"):
         files.remove(path)
     for path in (quarantine(repository), checkout_staging(repository)):
         files.remove_tree(path)
     _remove_temporaries(repository.own)
     sweep_litter(repository.objects, refs.workspace_id(repository))
-    files.remove(journal)
+    clear_journal(repository)
+
+
+def remove_ref_locks(repository: Repository) -> bool:
+    """Remove the ref locks that a git which was killed left; False where there is no journal to name them.
+
+    Their owner is provably gone: the workspace's flock is held by every child of an owner, and the caller, who holds
+    it, has no other that takes them. A lock that others may take is given time to go by itself.
+    """
+    data = files.read_limited(os.path.join(repository.own, _JOURNAL), MAX_CONTEXT)
+    if data is None:
+        return False
+    first, *locks = data.split(b"\0")
+    if first.isdigit() and len(first) < 20:
+        for lock in locks[:-1]:
+            _remove_dead_lock(lock, int(first), repository)
+    return True
 
 
 def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> None:

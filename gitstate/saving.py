@@ -21,7 +21,7 @@ from .json_data import dumps
 from .light import TYPE_CHECKING, suppress
 from .model import Context, LeftOut, Manifest, Nested, Save, path_to_json, with_values
 from .notes import add_note
-from .ownership import frozen_index, next_index, ref_locks, write_journal
+from .ownership import frozen_index, next_index, ref_locks, remove_ref_locks, write_journal
 from .pack import PackWriter
 from .refs import RefUpdate, RefWriter, workspace_id
 from .request import SaveResult, new_save_id
@@ -490,7 +490,11 @@ class Saving:
                     # Moved, but not synced: and the kernel tells of a write that failed only once (`man 2 fsync`).
                     return False, f"the save is whole, but its note may not be on the disk: {error.strerror or error}"
         except GitError as error:
-            self.child_killed |= error.status < 0
+            if error.status < 0:
+                self.child_killed = True
+                # The next git would find both locked by one that is gone.
+                with suppress(OSError):
+                    remove_ref_locks(self.repository)
         except (GitstateError, OSError):
             pass
         return False, ""

@@ -278,6 +278,23 @@ def test_killed_at_a_few_system_calls(name: str, templates: Templates, tmp_path:
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("number", [3, 4], ids=["notes", "branch"])
+def test_a_git_that_is_killed_with_notes_and_branch_locked_takes_neither(
+    number: int, templates: Templates, tmp_path: Path
+) -> None:
+    """It dies before it moves the one or the other; the save itself and the marker have moved before."""
+    why = why_not_strace()
+    if why is not None:
+        pytest.skip(why)
+    scene = scene_of(STATES["everything_at_once"], SAVE, None, templates, tmp_path)
+    scene.reset()
+    run = disturbed_at(scene, Point("update-ref.1", "rename", number))
+    assert run.exit_status == 0 and run.json["branch_moved"] and not run.json["message"], str(run)
+    assert (scene.top / "turns" / "update-ref.2").exists()
+    assert scene.ws.git("notes", "--ref=gitstate", "show", run.json["wip_commit"])
+
+
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.parametrize("alone", [False, True], ids=["group", "alone"])
 @pytest.mark.parametrize("name", EVERY)
