@@ -51,7 +51,8 @@ def sync_since(directories: Iterable[bytes], stamp_ns: int) -> int:
     """Make durable every file in `directories` (not below) that changed since `stamp_ns`, and the directories.
 
     `stamp_ns` is what an earlier call returned, or 0. Returns the stamp for the next call: everything older is known
-    to be on disk. A file's ctime tells, which nobody can set.
+    to be on disk. A file's ctime tells, which nobody can set. A pack's `.keep` is passed over: it holds off `git gc`
+    alone.
     """
     now = time.time_ns()
     since = stamp_ns - _CLOCK_SLACK_NS if stamp_ns <= now else 0
@@ -65,7 +66,11 @@ def sync_since(directories: Iterable[bytes], stamp_ns: int) -> int:
             with os.scandir(directory) as entries:
                 changed.append(directory)
                 for entry in entries:
-                    info = entry.stat(follow_symlinks=False)
+                    try:
+                        info = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        # A git that writes has given it its last name; the others are still to be looked at.
+                        continue
                     is_new = stat.S_ISREG(info.st_mode) and info.st_ctime_ns >= since
                     if is_new and not entry.name.endswith(b".keep"):
                         found.append(entry.path)

@@ -1,0 +1,33 @@
+"""What others wrote comes to the disk, whatever they do meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gitstate import files
+from gitstate.durable import sync_since
+
+
+def test_a_file_that_goes_away_meanwhile_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Git writes an object under a temporary name and renames it: a listing may name what is no longer there."""
+    for name in ("tmp_obj_1", "tmp_obj_2", "written", "written before"):
+        (tmp_path / name).write_text(name)
+    listed, synced = os.scandir, list[bytes]()
+
+    @contextlib.contextmanager
+    def scandir(directory: bytes) -> Iterator[list[os.DirEntry[bytes]]]:
+        with listed(directory) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        for number in (1, 2):
+            (tmp_path / f"tmp_obj_{number}").unlink()
+        yield found
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(files, "fsync_path", synced.append)
+    sync_since([os.fsencode(tmp_path)], 0)
+    assert {os.path.basename(path) for path in synced} >= {b"written", b"written before"}
