@@ -103,6 +103,14 @@ def test_where_it_finds_no_python_of_its_own_the_other_command_does_it(tmp_path:
     assert run(command, "--version", cwd=tmp_path).stdout == "the slow way\n"
 
 
+def test_where_two_pythons_have_it_pips_own_command_knows_which(tmp_path: Path) -> None:
+    """As `python3.x -m venv --upgrade` and a new installation leave it: the older one is still there, and is older."""
+    command = environment(tmp_path / "env")
+    (command.parent / "python3.99").symlink_to(PYTHON)
+    shutil.copytree(tmp_path / "env" / "lib" / PYTHON, tmp_path / "env" / "lib" / "python3.99", symlinks=True)
+    assert run(command, "--version", cwd=tmp_path).stdout == "the slow way\n"
+
+
 def test_the_start_script_exits_as_the_command_does(tmp_path: Path) -> None:
     command = environment(tmp_path / "env")
     done = subprocess.run([command, "save"], cwd=tmp_path, capture_output=True, encoding="utf-8")
