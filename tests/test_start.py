@@ -90,8 +90,12 @@ def test_the_current_directory_is_no_place_for_modules(ws: Workspace, tmp_path: 
     command = environment(tmp_path / "env")
     for name in ("gitstate.py", "os.py", "site.py", "click.py"):
         ws.write(name, "raise SystemExit('taken in')\n")
+    ws.write("git-gitstate", "#!/bin/sh\necho taken in\n")
+    (ws.path / "git-gitstate").chmod(0o755)
     run(command, "save", cwd=ws.path)
-    assert gitstate.__version__ in run(command, "--version", cwd=ws.path).stdout
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+    for argv in ([command], ["bash", "gitstate"]):
+        assert gitstate.__version__ in run(*argv, "--version", cwd=ws.path, PATH=path).stdout
 
 
 def test_where_it_finds_no_python_of_its_own_the_other_command_does_it(tmp_path: Path) -> None:
