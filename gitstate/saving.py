@@ -241,7 +241,10 @@ class Saving:
         stacked = pending is not None and pending.manifest.moves_branch and _stands_on(taken, pending)
         head_tree = self._tree_of(taken.head)
         if pending is None and not taken.noteworthy and not nested and context.work() == Context().work():
-            return self._answer("nothing", taken, message="nothing to save: the worktree is clean and has no context")
+            words = "nothing to save: the worktree is clean and has no context"
+            if any(item.lost for item in taken.left_out):
+                words = "nothing was saved: all that there is was left out"
+            return self._answer("nothing", taken, message=words)
         if pending is not None and self._is_emptied(taken, pending, stacked):
             if stacked:
                 # Deletions that a wipe made say nothing; what is new does.

@@ -253,6 +253,14 @@ def test_named_paths_of_restore(ws: Workspace) -> None:
     assert ws.gitstate("restore", save_id, "nope", "a").exit_status not in (0, 3)
 
 
+def test_a_worktree_of_which_all_was_left_out_is_not_called_clean(ws: Workspace) -> None:
+    ws.write("a", "a1\n")
+    run = done(ws.gitstate("save", "--json", "--deadline", "0.000001"), 4)
+    assert left_out(run) == {"a": True} and "clean" not in run.json["message"]
+    ws.git("checkout", "--", "a")
+    assert "clean" in done(ws.gitstate("save", "--json")).json["message"]
+
+
 # -- what counts as a change
 
 
