@@ -236,13 +236,31 @@ def mounted(disk: Disk, kind: FileSystem, where: Path) -> Iterator[None]:
         yield
     finally:
         unmount(where)
+        wait_for_its_end(disk)
+
+
+def wait_for_its_end(disk: Disk) -> None:
+    """Wait while a mount namespace that was made meanwhile, by a test beside this one, still has the file system.
+
+    Raises RuntimeError where that does not end. Going on would be worse: the next mount of this disk would be given
+    the file system of this one.
+    """
+    for _ in range(2000):
+        if os.fspath(disk.file) not in (_backing(loop) for loop in Path("/sys/block").glob("loop*")):
+            return
+        time.sleep(0.01)
+    raise RuntimeError(f"{disk.file} stays mounted somewhere")
+
+
+def _backing(loop: Path) -> str:
+    """The file behind a loop device; nothing where it has none."""
+    with contextlib.suppress(OSError):
+        return (loop / "loop" / "backing_file").read_text().rstrip("\n")
+    return ""
 
 
 def unmount(where: Path) -> None:
-    """Unmount, and wait while somebody still looks into it. RuntimeError where that does not end.
-
-    Going on would be worse: the next mount of this disk would be given the file system of this one.
-    """
+    """Unmount, and wait while somebody still looks into it. RuntimeError where that does not end."""
     for _ in range(200):
         if subprocess.run(["umount", os.fspath(where)], capture_output=True, check=False).returncode == 0:
             return

@@ -251,7 +251,7 @@ SWEEPS = {
     "ext4-checkpoint": ("checkpoint", few, 300),
     "ext4-recover": ("recover", work, 125),
     "ext4-save-merge": ("save", conflict, 130),
-    "ext4-checkpoint-many": ("checkpoint", many, 200),
+    "ext4-checkpoint-many": ("checkpoint", many, 150),
     "ext4-recover-merge": ("recover", conflict, 84),
     "ext4-save-reftable": ("save", work, 100),
     "xfs-save": ("save", few, 240),
