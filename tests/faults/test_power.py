@@ -84,7 +84,8 @@ def many(ws: Workspace) -> None:
 
 
 def conflict(ws: Workspace) -> None:
-    """A merge that stopped half-way."""
+    """A merge that stopped half-way, and so few objects that nothing else is synced with them."""
+    ws.git("gc", "-q", "--prune=now")
     ws.git("checkout", "-q", "-b", "theirs")
     ws.write("d0/f0.txt", "theirs\n")
     ws.commit("theirs")
