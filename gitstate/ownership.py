@@ -14,7 +14,7 @@ from . import files, refs
 from .files import Deadline
 from .git import Git, Repository
 from .index import is_own_lock
-from .light import TYPE_CHECKING, contextmanager
+from .light import TYPE_CHECKING, contextmanager, suppress
 from .model import MAX_CONTEXT, text_to_json
 from .pack import sweep_litter
 
@@ -139,7 +139,11 @@ def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:
 
 
 def clear_journal(repository: Repository) -> None:
-    """All is done: nothing is left to clear up."""
+    """All is done: nothing is left to clear up. What a failing disk would not remove is left to the next owner."""
+    if os.path.lexists(quarantine(repository)) or os.path.lexists(checkout_staging(repository)):
+        with suppress(OSError):
+            write_journal(repository, [])
+        return
     files.remove(os.path.join(repository.own, _JOURNAL))
 
 

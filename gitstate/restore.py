@@ -659,8 +659,13 @@ class _Recovery:
 
     def _directories(self, manifest: Manifest) -> None:
         for path in sorted(manifest.directories):
-            with contextlib.suppress(OSError):
+            try:
                 self.disk.make_directory(path)
+            except NotADirectoryError:
+                # Something else stands there now, or above it: it stays.
+                continue
+            except OSError as error:
+                self._failed(path, error)
         for path, mode in sorted(manifest.directories.items(), reverse=True):
             with contextlib.suppress(OSError):
                 current = self.disk.permissions(path)

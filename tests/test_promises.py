@@ -395,6 +395,45 @@ def test_a_sync_after_the_marker_that_fails_is_said(ws: Workspace) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
+NO_ROOM = """\
+mkdir = os.mkdir
+def full(path, *mode, **where):
+    if path == b"inner":
+        raise OSError(28, "No space left on device")
+    mkdir(path, *mode, **where)
+os.mkdir = full
+"""
+
+
+def test_an_empty_directory_that_can_not_be_made_is_said(ws: Workspace) -> None:
+    ws.mkdir("hollow/inner")
+    before = fingerprint(ws.path)
+    save(ws)
+    shutil.rmtree(ws.path / "hollow")
+    run = patched(ws, NO_ROOM, "recover")
+    assert run.returncode not in (0, 3) and b"hollow/inner: it could not be written: No space" in run.stderr, run
+    assert ws.refs("refs/gitstate/pending"), "it waits on"
+    recover(ws)
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+STAYS = """\
+import shutil
+shutil.rmtree = lambda path, **how: None
+"""
+
+
+def test_what_a_disk_would_not_remove_the_next_command_removes(ws: Workspace) -> None:
+    ws.write("u", "u\n")
+    save(ws)
+    ws.remove("a")
+    assert patched(ws, STAYS, "recover").returncode == 0
+    left = ws.git_dir / "gitstate" / "checkout"
+    assert left.exists() and (ws.path / "a").exists()
+    assert recover(ws).json["workspaces"][0]["verdict"] == "nothing"
+    assert not left.exists() and not (ws.git_dir / "gitstate" / "journal").exists()
+
+
 def test_lock_of_a_living_git_stays_after_a_killed_save(ws: Workspace) -> None:
     ws.write("a", "a1\n")
     ws.add("a")

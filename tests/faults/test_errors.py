@@ -166,6 +166,9 @@ def judge_recover(scene: Scene, run: Run) -> None:
         assert pending or answer["verdict"] == "nothing"
     differences = scene.fingerprint.diff(fingerprint(ws.path))
     assert differences == [], f"after {run}: {differences}"
+    if litter(scene) and run.exit_status == 0:
+        # What the disk would not remove is removed by the next command.
+        assert ws.recover().json["workspaces"][0]["verdict"] == "nothing"
     assert litter(scene) == []
 
 
