@@ -160,7 +160,9 @@ class Worktree:
         with self._parent(path, create=True) as (parent, name):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=parent)
-            os.close(os.open(name, _DIRECTORY, dir_fd=parent))
+            # Not opened: a directory may be one that nobody may read.
+            if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, "something else is in the way", os.fsdecode(path))
         self._touch(path)
 
     def set_permissions(self, path: bytes, permissions: int) -> None:

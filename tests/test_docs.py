@@ -44,7 +44,7 @@ def stable(transcript: str) -> list[str]:
     for pattern, word in (
         (r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{6}", "SAVE"),
         (r"\S*/gitstate-demo-\w+", "TMP"),
-        (r"\b(?=[0-9a-f]*\d)[0-9a-f]{7,40}\b", "OID"),
+        (r"\b[0-9a-f]{7,40}\b", "OID"),
         (r"kill -TERM \d+", "kill -TERM PID"),
     ):
         transcript = re.sub(pattern, word, transcript)
