@@ -658,19 +658,24 @@ class _Recovery:
                 )
 
     def _directories(self, manifest: Manifest) -> None:
+        there: list[bytes] = []
         for path in sorted(manifest.directories):
             try:
                 self.disk.make_directory(path)
+                there.append(path)
             except NotADirectoryError:
-                # Something else stands there now, or above it: it stays.
+                # Something else stands there now, or above it: it stays as it is.
                 continue
             except OSError as error:
                 self._failed(path, error)
-        for path, mode in sorted(manifest.directories.items(), reverse=True):
-            with contextlib.suppress(OSError):
+        for path in reversed(there):
+            mode = manifest.directories[path]
+            try:
                 current = self.disk.permissions(path)
                 if current is not None and current != mode and current in (0o755, 0o775, 0o700, 0o777):
                     self.disk.set_permissions(path, mode)
+            except OSError as error:
+                self.failed.append(LeftOut(path, f"its permissions can't be set: {error.strerror}", False))
 
     def _permissions(self, targets: Sequence[Target]) -> None:
         """Permissions of files whose content is the saved one, the unchanged tracked ones among them."""

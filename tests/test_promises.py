@@ -417,6 +417,35 @@ def test_an_empty_directory_that_can_not_be_made_is_said(ws: Workspace) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
+KEEPS_MODES = """\
+fchmod = os.fchmod
+def refuses(fd, mode):
+    if mode == 0o711:
+        raise OSError(30, "Read-only file system")
+    fchmod(fd, mode)
+os.fchmod = refuses
+"""
+
+
+def test_permissions_of_a_directory_that_can_not_be_set_are_said(ws: Workspace) -> None:
+    ws.mkdir("hollow", 0o711)
+    save(ws)
+    (ws.path / "hollow").rmdir()
+    run = patched(ws, KEEPS_MODES, "recover")
+    assert b"hollow: its permissions can't be set: Read-only" in run.stderr, run
+
+
+def test_a_file_where_a_directory_was_keeps_its_permissions(ws: Workspace) -> None:
+    ws.mkdir("hollow", 0o711)
+    save(ws)
+    (ws.path / "hollow").rmdir()
+    ws.write("hollow", "newer\n")
+    (ws.path / "hollow").chmod(0o755)
+    ws.recover()
+    assert (ws.path / "hollow").read_text() == "newer\n"
+    assert (ws.path / "hollow").stat().st_mode & 0o777 == 0o755
+
+
 STAYS = """\
 import shutil
 shutil.rmtree = lambda path, **how: None
