@@ -83,6 +83,7 @@ def test_no_module_imports_one_that_imports_it() -> None:
 def test_the_crash_path_imports_little(command: str, templates: Templates, tmp_path: Path) -> None:
     ws = make(STATES["clean"], templates, tmp_path)
     dirty(ws)
+    ws.gitstate("set", "task_id=T-1")
     loaded = _loaded("from gitstate.__main__ import main; main()", "-C", str(ws.path), command) - _loaded("pass")
     assert "gitstate.save" in loaded
     slow = {"git", "click", "gitdb", "typing", "subprocess", "re", "enum", "json", "contextlib", "signal"}
