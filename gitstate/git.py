@@ -191,6 +191,7 @@ def open_repository(path: bytes, *, bare_too: bool = False) -> Repository:
     return _opened(start_opening(path), bare_too)
 
 
+_WHERE = ("rev-parse", "--path-format=absolute")
 _QUESTIONS = ("--absolute-git-dir", "--git-common-dir", "--show-object-format", "--show-toplevel")
 
 
@@ -198,8 +199,9 @@ class Opening(Record):
     """Git, asked for a repository and its configuration: its answers come while the caller does something else."""
 
     path: bytes
-    asked: Child | None
     listed: Child | None
+    asked: Child | None
+    """Where the repository is; not asked where the configuration is expected to show it (see `_plain`)."""
 
     def finish(self) -> Repository:
         """The repository; raises as `open_repository` does."""
@@ -211,19 +213,56 @@ def start_opening(path: bytes) -> Opening:
     if not os.path.isdir(path):
         return Opening(path, None, None)
     git = Git(path)
-    asked = git.start("rev-parse", "--path-format=absolute", *_QUESTIONS)
-    return Opening(path, asked, git.start("config", "--list", "-z"))
+    listed = git.start("config", "--list", "--show-origin", "-z")
+    return Opening(path, listed, None if _has_git_dir(path) else git.start(*_WHERE, *_QUESTIONS))
+
+
+def _has_git_dir(path: bytes) -> bool:
+    dot_git = os.path.join(path, b".git")
+    return os.path.isdir(dot_git) and not os.path.islink(dot_git)
 
 
 def _opened(opening: Opening, bare_too: bool) -> Repository:
-    path, asked, listed = opening
+    path, listed, asked = opening
     git = Git(path)
-    if asked is None or listed is None:
+    if listed is None:
         raise NotAWorkspace(f"{os.fsdecode(path)}: no such directory", hint="gitstate -C PATH … names a git worktree")
     settings = git.finish(listed, fine=range(256))
+    config: dict[str, list[str]] = {}
+    words = settings.split(b"\0")[:-1]
+    for item in words[1::2]:
+        name, _, value = item.partition(b"\n")
+        config.setdefault(os.fsdecode(name), []).append(os.fsdecode(value) if _ else "true")
+    hooks = [key for key in config if key.startswith("hook.") and key.endswith(".command")]
+    options: list[str] = []
+    for hook in hooks:
+        options += ["-c", f"{hook.removesuffix('.command')}.enabled=false"]
+    if asked is None and listed.returncode == 0 and _is_plain(config, words[::2]):
+        toplevel = os.path.realpath(path)
+        git_dir = common_dir = os.path.join(toplevel, b".git")
+        object_format = b"sha1"
+    else:
+        git_dir, common_dir, object_format, toplevel = _where(path, asked or git.start(*_WHERE, *_QUESTIONS), bare_too)
+    return Repository(
+        toplevel, git_dir, common_dir, object_format.decode("ascii"), config, Git(toplevel, tuple(options))
+    )
+
+
+def _is_plain(config: Mapping[str, Sequence[str]], origins: Sequence[bytes]) -> bool:
+    """Whether git, started where a directory `.git` is, took its configuration from there, and nothing in it says that
+    the worktree is elsewhere or the repository of a special kind: then all is where it is by default.
+    """
+    special = any(key in ("core.worktree", "core.bare") and values[-1] != "false" for key, values in config.items())
+    extended = any(key.startswith("extensions.") for key in config)
+    return b"file:.git/config" in origins and not special and not extended
+
+
+def _where(path: bytes, asked: Child, bare_too: bool) -> list[bytes]:
+    """What git answers to `_QUESTIONS`; raises NotAWorkspace as `open_repository` does."""
+    git = Git(path)
     out, err = asked.communicate()
     if asked.returncode != 0 and bare_too and git.run("rev-parse", "--is-bare-repository", fine=(0, 128)) == b"true\n":
-        out = git.run("rev-parse", "--path-format=absolute", *_QUESTIONS[:-1], "--absolute-git-dir")
+        out = git.run(*_WHERE, *_QUESTIONS[:-1], "--absolute-git-dir")
     elif asked.returncode != 0:
         said = err.decode("utf-8", "replace").strip().splitlines()
         raise NotAWorkspace(
@@ -231,20 +270,10 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
             hint="gitstate -C PATH … names a git worktree",
         )
     lines = out.split(b"\n")[:-1]
-    if len(lines) != len(_QUESTIONS):
-        lines = [git.run("rev-parse", "--path-format=absolute", question)[:-1] for question in _QUESTIONS]
-    git_dir, common_dir, object_format, toplevel = lines
-    config: dict[str, list[str]] = {}
-    for item in settings.split(b"\0")[:-1]:
-        name, _, value = item.partition(b"\n")
-        config.setdefault(os.fsdecode(name), []).append(os.fsdecode(value) if _ else "true")
-    hooks = [key for key in config if key.startswith("hook.") and key.endswith(".command")]
-    options: list[str] = []
-    for hook in hooks:
-        options += ["-c", f"{hook.removesuffix('.command')}.enabled=false"]
-    return Repository(
-        toplevel, git_dir, common_dir, object_format.decode("ascii"), config, Git(toplevel, tuple(options))
-    )
+    if len(lines) == len(_QUESTIONS):
+        return lines
+    # A line end in a path: one answer at a time.
+    return [git.run(*_WHERE, question)[:-1] for question in _QUESTIONS]
 
 
 def trusted_directories() -> list[bytes]:
