@@ -114,7 +114,8 @@ def _control_files(repository: Repository) -> Iterator[bytes]:
     Those of an unfinished operation too: torn, they would look like another operation than the one that is saved.
     """
     git_dir, common = repository.git_dir, repository.common_dir
-    for name in (b"HEAD", b"index", b"commondir", b"gitdir", b"ORIG_HEAD", b""):
+    yield git_dir
+    for name in (b"HEAD", b"index", b"commondir", b"gitdir", b"ORIG_HEAD"):
         yield os.path.join(git_dir, name)
     shared = (b"config", b"config.worktree", b"packed-refs", b"HEAD", b"shallow", b"objects/info/alternates", b"refs")
     for name in shared:

@@ -206,11 +206,12 @@ def boot_time_ns() -> int | None:
 
 def older_than_boot(path: bytes) -> bool:
     """Whether the file at `path` was last touched before this boot: whoever made it is gone."""
-    boot = boot_time_ns()
     try:
-        return boot is not None and os.lstat(path).st_mtime_ns < boot - _CLOCK_SLACK_NS
+        touched = os.lstat(path).st_mtime_ns
     except OSError:
         return False
+    boot = boot_time_ns()
+    return boot is not None and touched < boot - _CLOCK_SLACK_NS
 
 
 def process_start(pid: int) -> str | None:

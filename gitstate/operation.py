@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 
+from .light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 #: What stands in a git dir while an operation is unfinished: (name of the operation, its file or directory).
 _OPERATIONS = (
     ("rebase", b"rebase-merge"),
@@ -24,8 +29,9 @@ _FILES = (
 
 def operation_under_way(git_dir: bytes) -> str | None:
     """The name of the unfinished operation in a git dir."""
+    here = _present(git_dir, [path for _, path in _OPERATIONS])
     for name, path in _OPERATIONS:
-        if os.path.lexists(os.path.join(git_dir, path)):
+        if path in here:
             is_am = path == b"rebase-apply" and os.path.exists(os.path.join(git_dir, path, b"applying"))
             return "am" if is_am else name
     return None
@@ -34,15 +40,25 @@ def operation_under_way(git_dir: bytes) -> str | None:
 def operation_paths(git_dir: bytes) -> list[bytes]:
     """Every file of an unfinished operation, relative to the git dir. Directories are walked, links not followed."""
     found: list[bytes] = []
-    for name in _FILES:
+    for name in _present(git_dir, _FILES):
         full = os.path.join(git_dir, name)
         if os.path.isdir(full) and not os.path.islink(full):
             for directory, _, names in os.walk(full):
                 inside = os.path.relpath(directory, git_dir)
                 found += [os.path.join(inside, file) for file in sorted(names) if not file.endswith(b".lock")]
-        elif os.path.lexists(full):
+        else:
             found.append(name)
     return found
+
+
+def _present(git_dir: bytes, names: Sequence[bytes]) -> list[bytes]:
+    """Those of `names` that are in a git dir: one listing of it, which is cheaper than to look for each."""
+    try:
+        listed = frozenset(os.listdir(git_dir))
+    except OSError:
+        # Gone, or one that may be entered but not listed.
+        listed = frozenset(names)
+    return [name for name in names if (name in listed or b"/" in name) and os.path.lexists(os.path.join(git_dir, name))]
 
 
 def is_operation_file(path: bytes) -> bool:

@@ -277,9 +277,8 @@ def replace_context(repository: Repository, context: Context, status: str) -> No
 
 def _leads_outside(toplevel: bytes, path: bytes) -> bool:
     """Whether a directory on the way to `path` is a symlink: someone planted it."""
-    return os.path.realpath(os.path.dirname(path)) != os.path.realpath(toplevel) and any(
-        os.path.islink(parent) for parent in _parents(toplevel, path)
-    )
+    planted = any(os.path.islink(parent) for parent in _parents(toplevel, path))
+    return planted and os.path.realpath(os.path.dirname(path)) != os.path.realpath(toplevel)
 
 
 def _parents(toplevel: bytes, path: bytes) -> list[bytes]:
