@@ -19,7 +19,7 @@ from .model import (
     manifest_from_json,
     text_to_json,
 )
-from .tree import TreeReader, parse_tree
+from .tree import Tree, TreeReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,7 +40,7 @@ def read_save(archive: Oid, reader: ObjectReader) -> Save:
         content = reader.contents([tree])[0]
         if content is None or content[0] != "tree":
             raise CorruptSave(f"the archive's tree {tree} is missing")
-        entries = parse_tree(content[1], len(tree) // 2)
+        entries = Tree(content[1], len(tree) // 2).leaves()
 
         def load(name: bytes, limit: int) -> bytes | None:
             leaf = entries.get(name)
@@ -114,7 +114,7 @@ def tree_of(reader: ObjectReader, commit: Oid | None) -> Oid | None:
 def stage_paths(repository: Repository, trees: TreeReader, save: Save, stage: bytes) -> list[bytes]:
     """The paths that are unmerged in a save at one stage (b"1", b"2" or b"3")."""
     entry = save.files.get(b"stages")
-    leaf = None if entry is None else trees.entries(entry[1]).get(stage)
+    leaf = None if entry is None else trees.tree(entry[1]).get(stage)
     if leaf is None:
         return []
     out = repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", leaf.oid)

@@ -31,7 +31,7 @@ def add_note(
     base = None if parent is None else _tree_of(parent, reader)
     path = f"{noted[:2]}/{noted[2:]}".encode("ascii")
     if base is not None:
-        below = trees.entries(base).get(path[:2])
+        below = trees.tree(base).get(path[:2])
         if below is not None and below.mode != DIRECTORY:
             path = noted.encode("ascii")
     tree = edit_tree(base, {path: Leaf(REGULAR, blob)}, trees, write)

@@ -37,7 +37,7 @@ from .state import (
     state_name,
     write_state,
 )
-from .tree import DIRECTORY, GITLINK, REGULAR, Leaf, TreeReader, edit_tree, parse_tree
+from .tree import DIRECTORY, GITLINK, REGULAR, Leaf, Tree, TreeReader, edit_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -667,7 +667,7 @@ class Saving:
         A save of that as it is would take the marker from the one that matters.
         """
         if stacked:
-            names = [name for name in self.trees.entries(pending.wip_tree) if not name.startswith(b".")]
+            names = [name for name in self.trees.tree(pending.wip_tree).records if not name.startswith(b".")]
             return bool(names) and not any(
                 os.path.lexists(os.path.join(self.repository.toplevel, name)) for name in names
             )
@@ -782,7 +782,7 @@ class Saving:
 
     def _archive_entries(self, archive: Oid) -> dict[bytes, tuple[int, Oid]]:
         tree = commit_head(self.writer.content(archive))[0]
-        entries = parse_tree(self.writer.content(tree), len(tree) // 2)
+        entries = Tree(self.writer.content(tree), len(tree) // 2).leaves()
         return {name: (leaf.mode, leaf.oid) for name, leaf in entries.items()}
 
 

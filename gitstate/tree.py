@@ -23,30 +23,48 @@ class Leaf(Record):
     oid: Oid
 
 
-Entries = dict[bytes, Leaf]
-"""One tree, by name."""
+class Tree:
+    """One tree. An entry stays the record that git wrote, which a new tree can take over, until someone asks for it."""
 
-#: What nearly every entry is, as a tree writes it.
-_USUAL = {b"%o" % mode: mode for mode in (REGULAR, DIRECTORY, EXECUTABLE)}
+    __slots__ = ("_oid_bytes", "records")
+
+    def __init__(self, data: bytes, oid_bytes: int) -> None:
+        """Raises ValueError where the raw tree object `data` is cut short."""
+        self.records: dict[bytes, bytes] = {}
+        self._oid_bytes = oid_bytes
+        place, end = 0, len(data)
+        while place < end:
+            nul = data.index(b"\0", place)
+            after = nul + 1 + oid_bytes
+            self.records[data[data.index(b" ", place) + 1 : nul]] = data[place:after]
+            place = after
+        if place > end:
+            raise ValueError("a tree is cut short")
+
+    def get(self, name: bytes) -> Leaf | None:
+        record = self.records.get(name)
+        if record is None:
+            return None
+        return Leaf(int(record[: record.index(b" ")], 8), record[-self._oid_bytes :].hex())
+
+    def leaves(self) -> dict[bytes, Leaf]:
+        """All entries by name."""
+        return {name: leaf for name in self.records if (leaf := self.get(name)) is not None}
 
 
-def parse_tree(data: bytes, oid_bytes: int) -> Entries:
-    """The entries of one raw tree object. Raises ValueError where it is cut short."""
-    found: Entries = {}
-    place, end = 0, len(data)
-    while place < end:
-        nul = data.index(b"\0", place)
-        after = nul + 1 + oid_bytes
-        mode, name = data[place:nul].split(b" ", 1)
-        found[name] = Leaf._make((_USUAL.get(mode) or int(mode, 8), data[nul + 1 : after].hex()))
-        place = after
-    return found
+def _record(name: bytes, leaf: Leaf) -> bytes:
+    return b"%o %s\0%s" % (leaf.mode, name, bytes.fromhex(leaf.oid))
 
 
-def format_tree(entries: Entries) -> bytes:
+def _is_directory(record: bytes) -> bool:
+    # Git once wrote the mode with a leading zero.
+    return record.startswith((b"40000 ", b"040000 "))
+
+
+def _format(records: Mapping[bytes, bytes]) -> bytes:
     """The raw tree object, in git's order: a directory sorts as if its name ended in a slash."""
-    order = sorted(entries.items(), key=lambda item: item[0] + b"/" if item[1].mode == DIRECTORY else item[0])
-    return b"".join(b"%o %s\0%s" % (leaf.mode, name, bytes.fromhex(leaf.oid)) for name, leaf in order)
+    order = sorted(records.items(), key=lambda item: item[0] + b"/" if _is_directory(item[1]) else item[0])
+    return b"".join([record for _, record in order])
 
 
 class TreeReader:
@@ -54,7 +72,7 @@ class TreeReader:
 
     def __init__(self, reader: ObjectReader) -> None:
         self._reader = reader
-        self._known: dict[Oid, Entries] = {}
+        self._known: dict[Oid, Tree] = {}
 
     def load(self, oids: Iterable[Oid]) -> None:
         """Read several trees in one go. Raises GitError for one that is missing or no tree."""
@@ -62,9 +80,9 @@ class TreeReader:
         for oid, found in zip(wanted, self._reader.contents(wanted), strict=True):
             if found is None or found[0] != "tree":
                 raise GitError(["cat-file"], -1, f"tree {oid} is missing".encode())
-            self._known[oid] = parse_tree(found[1], len(oid) // 2)
+            self._known[oid] = Tree(found[1], len(oid) // 2)
 
-    def entries(self, oid: Oid) -> Entries:
+    def tree(self, oid: Oid) -> Tree:
         self.load((oid,))
         return self._known[oid]
 
@@ -124,29 +142,28 @@ def _preload(base: Oid | None, root: _Node, trees: TreeReader) -> None:
         for oid, node in level:
             if oid is None:
                 continue
-            entries = trees.entries(oid)
+            tree = trees.tree(oid)
             for name, child in node.children.items():
-                leaf = entries.get(name)
-                if leaf is not None and leaf.mode == DIRECTORY and child.children:
+                if child.children and (leaf := tree.get(name)) is not None and leaf.mode == DIRECTORY:
                     below.append((leaf.oid, child))
         level = below
 
 
 def _build(base: Oid | None, node: _Node, trees: TreeReader, write: Callable[[str, bytes], Oid]) -> Oid | None:
-    entries = dict(trees.entries(base)) if base is not None else {}
+    tree = trees.tree(base) if base is not None else None
+    records = dict(tree.records) if tree is not None else {}
     for name, child in node.children.items():
-        old = entries.get(name)
         if child.touched and child.leaf is not None:
-            entries[name] = child.leaf
+            records[name] = _record(name, child.leaf)
             continue
+        old = tree.get(name) if tree is not None else None
         if child.touched and old is not None and old.mode != DIRECTORY:
-            del entries[name]
+            del records[name]
             old = None
         if child.children:
-            below = old.oid if old is not None and old.mode == DIRECTORY else None
-            tree = _build(below, child, trees, write)
-            if tree is not None:
-                entries[name] = Leaf(DIRECTORY, tree)
+            below = _build(old.oid if old is not None and old.mode == DIRECTORY else None, child, trees, write)
+            if below is not None:
+                records[name] = _record(name, Leaf(DIRECTORY, below))
             elif old is not None and old.mode == DIRECTORY:
-                del entries[name]
-    return write("tree", format_tree(entries)) if entries else None
+                del records[name]
+    return write("tree", _format(records)) if records else None
