@@ -159,7 +159,16 @@ def sync_filesystem(path: bytes) -> None:
 
 @contextmanager
 def locked(path: bytes, deadline: Deadline, what: str) -> Iterator[int]:
-    """Hold an exclusive flock on the file at `path`; yields its descriptor.
+    """Hold `lock` while the body runs; yields its descriptor, raises as `lock` does."""
+    fd = lock(path, deadline, what)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def lock(path: bytes, deadline: Deadline, what: str) -> int:
+    """Take an exclusive flock on the file at `path`: the descriptor that holds it until it is closed.
 
     The kernel drops it when the last holder of the descriptor dies, so it is never stale. A child that inherits the
     descriptor holds the lock too: who gets it knows that no child of the former holder is left.
@@ -172,7 +181,7 @@ def locked(path: bytes, deadline: Deadline, what: str) -> Iterator[int]:
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                return fd
             except (BlockingIOError, InterruptedError):
                 if deadline.passed():
                     raise TryAgain(
@@ -180,9 +189,9 @@ def locked(path: bytes, deadline: Deadline, what: str) -> Iterator[int]:
                     ) from None
                 time.sleep(min(pause, deadline.left()))
                 pause = min(pause * 2, 0.05)
-        yield fd
-    finally:
+    except BaseException:
         os.close(fd)
+        raise
 
 
 def hostname() -> str:

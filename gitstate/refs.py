@@ -11,7 +11,7 @@ import os
 from .errors import GitError, RefChanged
 from .files import fsync_path, hostname, read_limited
 from .git import Git, Oid, Repository, is_oid
-from .light import TYPE_CHECKING, Record, digest
+from .light import TYPE_CHECKING, Record, digest, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -87,6 +87,15 @@ class RefWriter:
 
     def commit(self, updates: Sequence[RefUpdate], *, no_deref: bool = False) -> None:
         """Carry out `updates` in their order. Raises RefChanged where a ref is not at its old value, else GitError."""
+        self.prepare(updates, no_deref=no_deref)
+        self.carry_out()
+        self.sync(updates)
+
+    def prepare(self, updates: Sequence[RefUpdate], *, no_deref: bool = False) -> None:
+        """Let git lock the refs of `updates` and write down what they will hold, while the caller goes on.
+
+        Nothing has moved before `carry_out`, and nothing will if `close` comes first.
+        """
         zero = self._repository.zero
         words = [b"start\0"]
         for update in updates:
@@ -98,18 +107,25 @@ class RefWriter:
             else:
                 new = update.new.encode("ascii")
                 words.append(b"update %s\0%s\0%s\0" % (os.fsencode(update.ref), new, old.encode("ascii")))
-        words += [b"prepare\0", b"commit\0"]
+        words.append(b"prepare\0")
         if self._process.returncode is not None:
             self._process = self._git.start(*self._arguments)
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.write(b"".join(words))
             self._process.stdin.flush()
-            answers = [self._process.stdout.readline() for _ in range(3)]
+
+    def carry_out(self) -> None:
+        """Move what was prepared; raises as `commit` does. `sync` makes it durable."""
+        try:
+            answers = [self._process.stdout.readline() for _ in range(2)]
+            if answers == [b"start: ok\n", b"prepare: ok\n"]:
+                self._process.stdin.write(b"commit\0")
+                self._process.stdin.flush()
+                answers.append(self._process.stdout.readline())
         except BrokenPipeError:
             answers = []
-        if answers != [b"start: ok\n", b"prepare: ok\n", b"commit: ok\n"]:
+        if answers[2:] != [b"commit: ok\n"]:
             raise self._failure()
-        self._sync(updates)
 
     def _failure(self) -> Exception:
         _, said = self._process.communicate()
@@ -118,7 +134,8 @@ class RefWriter:
             return RefChanged(error.message)
         return error
 
-    def _sync(self, updates: Sequence[RefUpdate]) -> None:
+    def sync(self, updates: Sequence[RefUpdate]) -> None:
+        """Make durable what `carry_out` moved; raises OSError."""
         common = self._repository.common_dir
         directories: dict[bytes, None] = {}
         for update in updates:
@@ -126,7 +143,10 @@ class RefWriter:
             while len(directory) > len(common):
                 directories[directory] = None
                 directory = os.path.dirname(directory)
-        for directory in (*directories, common, os.path.join(common, b"reftable")):
+        if any(update.new is None for update in updates):
+            # A ref that is deleted may stand in `packed-refs`, which git then writes anew.
+            directories[common] = None
+        for directory in (*directories, os.path.join(common, b"reftable")):
             fsync_path(directory)
 
 

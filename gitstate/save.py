@@ -28,6 +28,9 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     """
     repository = open_repository(path) if opening is None else opening.finish()
     deadline = Deadline(request.wait if request.deadline is None else request.deadline)
+    with suppress(FileExistsError):
+        # It comes to the disk with all else, before the marker.
+        os.mkdir(repository.own)
     with owned(repository, deadline) as git:
         result = save_owned(repository, git, request)
     if not request.depth:

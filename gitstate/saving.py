@@ -37,11 +37,10 @@ from .state import (
     state_name,
     write_state,
 )
-from .tree import DIRECTORY, GITLINK, REGULAR, Leaf, Tree, TreeReader, edit_tree
+from .tree import DIRECTORY, REGULAR, Leaf, Tree, TreeReader, edit_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
 
     from .git_status import Asked
     from .request import SaveRequest
@@ -87,9 +86,12 @@ class Saving:
         self.reader = ObjectReader(repository.git)
         self.trees = TreeReader(self.reader)
         self.commits: dict[Oid, bytes | None] = {}
+        self.staged: list[list[Oid]] = []
         self.updates: RefWriter | None = None
         self.indexing: Child | None = None
         self.child_killed = False
+        #: The lock on the notes, while this save holds it.
+        self.turn: int | None = None
 
     def run(self) -> SaveResult:
         repository, request = self.repository, self.request
@@ -97,8 +99,7 @@ class Saving:
         checkpoint = refs.checkpoint_ref(self.id)
         try:
             taken = self._take()
-            # Ready when the objects are: before, git has all the cores that there are.
-            self.updates = RefWriter(repository, self.git, f"save {self.save_id}")
+            self._ask_for_staged(taken)
             self._check_index()
             self._check_head(taken)
             seen = refs.read_refs(repository, (marker, checkpoint, refs.NOTES))
@@ -117,6 +118,7 @@ class Saving:
             self.writer.release()
 
     def _end_children(self) -> None:
+        self._end_turn()
         self.reader.close()
         if self.updates is not None:
             self.updates.close()
@@ -264,8 +266,6 @@ class Saving:
             manifest = manifest._replace(base=pending.manifest.base, below=pending.archive)
         elif pending is not None:
             manifest = manifest._replace(previous=pending.manifest.save_id)
-        # Git works on the index while the objects are made.
-        exchange = self._start_exchange(taken) if moves else None
         wip, index_commit, archive, tree, manifest = self._build(taken, context, manifest, head_tree)
         if pending is not None and self._already_held(pending, taken, context, manifest, tree, archive, stacked):
             held = pending.manifest
@@ -273,38 +273,39 @@ class Saving:
                 "unchanged", taken, held, wip=pending.wip, archive=pending.archive,
                 moved=pending.manifest.moves_branch and stacked, message="nothing changed since the last save",
             )  # fmt: skip
+        # Git works on the index while the objects come to the disk.
+        exchange = self._start_exchange(taken) if moves else None
         note = self.writer.add("blob", dumps(_note(context, manifest, archive)))
         notes_tip = seen.get(refs.NOTES)
         notes_new = self._note(notes_tip, wip, note)
         dropped = [] if early is None else [(refs.save_ref(self.id, early.manifest.save_id), early.archive)]
         self._journal_locks(taken.head_ref if moves else None, *(ref for ref, _ in dropped))
-        if not self.request.stay:
-            self._keep_index(taken)
-        self._make_durable()
-        assert self.updates is not None
-        self._check_index()
-        self.updates.commit(
-            [
-                RefUpdate(refs.save_ref(self.id, self.save_id), archive, None),
-                RefUpdate(marker, archive, seen.get(marker)),
-                *([self.foreign_marker] if self.foreign_marker else []),
-                *(RefUpdate(ref, None, oid) for ref, oid in dropped),
-            ]
-        )
-        # The marker stands: what fails from here on is said, and takes nothing back.
+        kept = None if self.request.stay else self._keep_index(taken)
+        marked = [
+            RefUpdate(refs.save_ref(self.id, self.save_id), archive, None),
+            RefUpdate(marker, archive, seen.get(marker)),
+            *([self.foreign_marker] if self.foreign_marker else []),
+            *(RefUpdate(ref, None, oid) for ref, oid in dropped),
+        ]
         branch = RefUpdate(taken.head_ref, wip, taken.head) if moves and taken.head_ref is not None else None
-        moved, trouble = (False, "") if branch is None else self._move_notes_and(branch, notes_tip, notes_new)
+        updates = self._make_durable(marked, kept)
+        self._check_index()
+        updates.carry_out()
+        # The marker stands: what fails from here on is said, and takes nothing back.
+        joined = branch is not None and self._prepare_notes_and(branch, notes_tip, notes_new)
+        updates.sync(marked)
+        self._publish(context, manifest, wip, archive)
+        moved, trouble = self._move_both(branch, notes_tip, notes_new) if joined and branch else (False, "")
         troubles = [trouble]
         if not moved:
             troubles.append(self._move_notes(notes_tip, notes_new, wip, note))
             if branch is not None:
                 moved, trouble = self._move_branch(branch)
                 troubles.append(trouble)
-        self.updates.end()
+        updates.end()
         if exchange is not None:
             troubles.append(self._finish_exchange(exchange, moved))
         message = "; ".join(trouble for trouble in troubles if trouble)
-        self._publish(context, manifest, wip, archive)
         return self._answer(
             "saved", taken, manifest, wip=wip, archive=archive, index_commit=index_commit, moved=moved, message=message
         )
@@ -335,9 +336,7 @@ class Saving:
                 message="nothing changed since the last checkpoint",
             )  # fmt: skip
         self._journal_locks(None)
-        self._make_durable()
-        assert self.updates is not None
-        self.updates.commit([RefUpdate(refs.checkpoint_ref(self.id), archive, old)])
+        self._move([RefUpdate(refs.checkpoint_ref(self.id), archive, old)])
         return self._answer("saved", taken, manifest, wip=wip, archive=archive, index_commit=index_commit)
 
     def _safety(self, taken: Snapshot, context: Context, nested: tuple[Nested, ...]) -> SaveResult:
@@ -346,9 +345,7 @@ class Saving:
         manifest = self._manifest(taken, nested, moves=False)
         wip, index_commit, archive, _, manifest = self._build(taken, context, manifest, self._tree_of(taken.head))
         self._journal_locks(None)
-        self._make_durable()
-        assert self.updates is not None
-        self.updates.commit([RefUpdate(refs.save_ref(self.id, self.save_id), archive, None)])
+        self._move([RefUpdate(refs.save_ref(self.id, self.save_id), archive, None)])
         return self._answer("saved", taken, manifest, wip=wip, archive=archive, index_commit=index_commit)
 
     # -- objects
@@ -405,7 +402,7 @@ class Saving:
     ) -> tuple[Oid, Oid | None, Oid, Oid, Manifest]:
         """WIP commit, index commit, archive commit, the WIP's tree, and the manifest as it was written."""
         add = self.writer.add
-        self._pack_staged(taken)
+        self._pack_staged()
         # The larger first: it reads all the trees that the other needs.
         tree = edit_tree(head_tree, {**taken.staged, **taken.worktree}, self.trees, add)
         staged_tree = edit_tree(head_tree, taken.staged, self.trees, add)
@@ -438,16 +435,29 @@ class Saving:
         archive = self._commit(archive_tree, parents, subject, manifest.save_id, manifest.base)
         return wip, index_commit, archive, tree, manifest
 
-    def _pack_staged(self, taken: Snapshot) -> None:
-        """Staged blobs again, in our durable pack: the agent's `git add` may not have reached the disk."""
-        leaves = [leaf for leaf in taken.staged.values() if leaf is not None]
-        leaves += [leaf for stage in taken.stages.values() for leaf in stage.values()]
-        oids = [leaf.oid for leaf in leaves if leaf.mode != GITLINK and leaf.oid not in self.writer]
-        kinds = self.reader.kinds(oids)
-        small = [oid for oid, info in zip(oids, kinds, strict=True) if info and info[1] <= LARGE]
-        for content in self.reader.contents(small):
-            if content is not None and content[0] == "blob":
-                self.writer.add("blob", content[1])
+    def _ask_for_staged(self, taken: Snapshot) -> None:
+        """Ask for the staged blobs: the agent's `git add` may not have reached the disk, so our pack holds them too.
+
+        In portions of few bytes, the first of which git makes ready while the rest of the save is thought out.
+        """
+        oids = [oid for oid in taken.staged_blobs() if oid not in self.writer]
+        left = 0
+        for oid, info in zip(oids, self.reader.kinds(oids), strict=True):
+            if info is None or info[0] != "blob" or info[1] > LARGE:
+                continue
+            if info[1] > left:
+                self.staged.append([])
+                left = LARGE
+            self.staged[-1].append(oid)
+            left -= info[1]
+        if self.staged:
+            self.reader.foresee_contents(self.staged[0])
+
+    def _pack_staged(self) -> None:
+        for portion in self.staged:
+            for content in self.reader.contents(portion):
+                if content is not None:
+                    self.writer.add("blob", content[1])
 
     def _commit(self, tree: Oid, parents: Sequence[Oid], subject: str, save_id: str, base: Oid | None) -> Oid:
         stamp = self._stamp()
@@ -466,32 +476,64 @@ class Saving:
     def _note(self, tip: Oid | None, wip: Oid, note: Oid) -> Oid:
         return add_note(tip, wip, note, self._stamp(), self.reader, self.trees, self.writer.add)
 
-    def _make_durable(self) -> None:
-        """Everything the marker will reach is on the disk when this returns."""
+    def _make_durable(self, updates: Sequence[RefUpdate], kept: bytes | None = None) -> RefWriter:
+        """Everything that `updates` will reach is on the disk when this returns; `carry_out` then moves them.
+
+        So is the file `kept`.
+        """
+        self.reader.end()
         self.writer.finish()
+        # Only now: a child may have to wait for the one that was started before it, and so does who starts it.
+        writer = self.updates = RefWriter(self.repository, self.git, f"save {self.save_id}")
+        # To delete a ref git locks `packed-refs`, for which others wait: not for as long as the disk takes.
+        at_once = all(update.new is not None for update in updates)
+        if at_once:
+            writer.prepare(updates)
         bring_to_disk(self.repository, self.id)
+        if kept is not None:
+            files.fsync_path(kept)
+            files.fsync_path(self.repository.own)
+        if not at_once:
+            writer.prepare(updates)
+        return writer
 
     # -- refs
+
+    def _move(self, updates: Sequence[RefUpdate]) -> None:
+        """Objects, then `updates`: durable, both."""
+        writer = self._make_durable(updates)
+        writer.carry_out()
+        writer.sync(updates)
 
     def _journal_locks(self, *others: str | None) -> None:
         own = (refs.save_ref(self.id, self.save_id), refs.marker_ref(self.id), refs.checkpoint_ref(self.id))
         names = [*own, refs.NOTES, *(ref for ref in others if ref is not None)]
         write_journal(self.repository, ref_locks(self.repository, names))
 
-    def _move_notes_and(self, branch: RefUpdate, tip: Oid | None, new: Oid) -> tuple[bool, str]:
-        """Move the notes ref and the branch in one transaction; False where either is held or was moved by others."""
+    def _prepare_notes_and(self, branch: RefUpdate, tip: Oid | None, new: Oid) -> bool:
+        """Begin to move the notes ref and the branch in one transaction; False where someone holds either."""
         if any(map(os.path.lexists, ref_locks(self.repository, (refs.NOTES, branch.ref)))):
             # Git would wait for it here, and then once more for each of them alone.
-            return False, ""
+            return False
         try:
-            with self._notes_turn(0.0):
-                assert self.updates is not None
-                try:
-                    self.updates.commit([RefUpdate(refs.NOTES, new, tip), branch])
-                    return True, ""
-                except OSError as error:
-                    # Moved, but not synced: and the kernel tells of a write that failed only once (`man 2 fsync`).
-                    return False, f"the save is whole, but its note may not be on the disk: {error.strerror or error}"
+            self.turn = files.lock(*self._notes_turn(0.0))
+        except (GitstateError, OSError):
+            return False
+        assert self.updates is not None
+        self.updates.prepare([RefUpdate(refs.NOTES, new, tip), branch])
+        return True
+
+    def _move_both(self, branch: RefUpdate, tip: Oid | None, new: Oid) -> tuple[bool, str]:
+        """Carry out what `_prepare_notes_and` began; False where others moved either."""
+        assert self.updates is not None
+        try:
+            self.updates.carry_out()
+            try:
+                self.updates.sync([RefUpdate(refs.NOTES, new, tip), branch])
+                return True, ""
+            except OSError as error:
+                # Moved, but not synced: and the kernel tells of a write that failed only once (`man 2 fsync`).
+                return True, f"the save is whole, but its note may not be on the disk: {error.strerror or error}"
         except GitError as error:
             if error.status < 0:
                 self.child_killed = True
@@ -500,7 +542,14 @@ class Saving:
                     remove_ref_locks(self.repository)
         except (GitstateError, OSError):
             pass
+        finally:
+            self._end_turn()
         return False, ""
+
+    def _end_turn(self) -> None:
+        if self.turn is not None:
+            os.close(self.turn)
+            self.turn = None
 
     def _move_notes(self, tip: Oid | None, new: Oid, wip: Oid, note: Oid) -> str:
         """Move the notes ref, or say why not: the marker stands, and the save with it."""
@@ -518,7 +567,7 @@ class Saving:
     def _add_note(self, tip: Oid | None, new: Oid, wip: Oid, note: Oid) -> str:
         """Where another save was faster, build the note again on top of what it left; why that was in vain."""
         repository = self.repository
-        with self._notes_turn(self.request.wait):
+        with files.locked(*self._notes_turn(self.request.wait)):
             for _ in range(50):
                 current = refs.read_refs(repository, [refs.NOTES]).get(refs.NOTES)
                 if current != tip:
@@ -536,10 +585,9 @@ class Saving:
                     continue
         return "others kept moving the notes"
 
-    def _notes_turn(self, wait: float) -> AbstractContextManager[int]:
+    def _notes_turn(self, wait: float) -> tuple[bytes, Deadline, str]:
         """A lock keeps savers of one repository from spinning; git processes of others are met by compare and swap."""
-        lock = os.path.join(self.repository.common_dir, b"gitstate", b"notes-turn")
-        return files.locked(lock, Deadline(wait), "the notes")
+        return os.path.join(self.repository.common_dir, b"gitstate", b"notes-turn"), Deadline(wait), "the notes"
 
     def _move_branch(self, branch: RefUpdate) -> tuple[bool, str]:
         try:
@@ -559,13 +607,13 @@ class Saving:
 
     # -- the index
 
-    def _keep_index(self, taken: Snapshot) -> None:
+    def _keep_index(self, taken: Snapshot) -> bytes | None:
         """Keep the very index file that is saved, until `recover` puts it back or a later save takes its place."""
         kept = kept_index(self.repository, self.save_id)
-        if taken.index_file is not None:
-            link_or_copy(self.frozen, kept)
-            files.fsync_path(kept)
-            files.fsync_path(self.repository.own)
+        if taken.index_file is None:
+            return None
+        link_or_copy(self.frozen, kept)
+        return kept
 
     def _start_exchange(self, taken: Snapshot) -> Callable[[], None]:
         """Begin to make an index that matches the WIP commit; the answer waits for it to be ready."""
@@ -583,7 +631,7 @@ class Saving:
         if not lines:
             return lambda: None
         process = self.git.start(
-            *("-c", "core.splitIndex=false", "update-index", "-z", "--index-info"),
+            *("-c", "core.splitIndex=false", "-c", "core.fsync=index", "update-index", "-z", "--index-info"),
             extra={"GIT_INDEX_FILE": os.fsdecode(self.next)},
         )
         self.indexing = process
@@ -614,20 +662,19 @@ class Saving:
         with index_lock(self.repository):
             if identity(index) != identity(self.frozen):
                 return
-            files.fsync_path(self.next)
             os.rename(self.next, index)
             files.fsync_path(git_dir)
 
     # -- what is said
 
     def _publish(self, context: Context, manifest: Manifest, wip: Oid, archive: Oid) -> None:
-        if manifest.below is None:
-            mine = os.path.basename(kept_index(self.repository, manifest.save_id))
-            for name in os.listdir(self.repository.own):
-                if name.startswith(b"index.") and name != mine:
-                    files.remove(os.path.join(self.repository.own, name))
         described = describe_save(manifest, wip=wip, archive=archive)
         with suppress(OSError):
+            if manifest.below is None:
+                mine = os.path.basename(kept_index(self.repository, manifest.save_id))
+                for name in os.listdir(self.repository.own):
+                    if name.startswith(b"index.") and name != mine:
+                        files.remove(os.path.join(self.repository.own, name))
             write_state(
                 self.repository, context, INTERRUPTED, reason=manifest.reason.to_json(), save=described,
                 resume="gitstate recover", durable=False,
@@ -701,10 +748,8 @@ class Saving:
         kept = kept_index(self.repository, old.save_id)
         if os.path.exists(kept):
             link_or_copy(kept, kept_index(self.repository, self.save_id))
-        self._make_durable()
-        assert self.updates is not None
         marker = refs.marker_ref(self.id)
-        self.updates.commit(
+        self._move(
             [
                 RefUpdate(refs.save_ref(self.id, self.save_id), archive, None),
                 RefUpdate(marker, archive, seen.get(marker)),

@@ -89,6 +89,12 @@ class Snapshot:
         self.sparse_file: Oid | None = None
         self.ground: Ground | None = None
 
+    def staged_blobs(self) -> list[Oid]:
+        """What the index holds and HEAD may not, each once."""
+        leaves = [leaf for leaf in self.staged.values() if leaf is not None]
+        leaves += [leaf for stage in self.stages.values() for leaf in stage.values()]
+        return list(dict.fromkeys(leaf.oid for leaf in leaves if leaf.mode != GITLINK))
+
     @property
     def noteworthy(self) -> bool:
         """Whether anything is there that a fresh checkout of HEAD would not have."""
@@ -178,16 +184,13 @@ class Taking:
                     path, "it stands where a submodule should be, and git looks at nothing in it", lost=True
                 )
         # Where time is short, or git's own way in may be needed, all files are looked at together.
-        early = self.deadline.seconds is None and not self._may_convert([*changed, *untracked])
-
-        def meanwhile() -> None:
-            self.reader.start()
-            if early:
-                self._read_all(changed)
-
-        plain, listed_ignored = self._sort_out(untracked, specials, meanwhile)
+        at_once = self.deadline.seconds is None and not self._may_convert([*changed, *untracked])
+        early = changed if at_once else []
+        plain, listed_ignored = self._sort_out(untracked, specials, lambda: self._read_all(early))
         self.found.ignored = listed_ignored[:IGNORED_LISTED]
-        self._read_all(plain if early else [*changed, *plain])
+        self.reader.foresee_contents([self.found.head] if self.found.head else [])
+        self.reader.foresee_kinds(self.found.staged_blobs())
+        self._read_all([*changed[len(early) :], *plain])
         if self.staged_only and self._may_convert(self.staged_only):
             converted = self.conversions.named_for(self.staged_only)
             reached = [path for path in converted if self._is_reached(path.rpartition(b"/")[0])]

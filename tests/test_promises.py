@@ -372,13 +372,13 @@ def test_host_name_changed_between_two_saves(ws: Workspace) -> None:
 
 FAILS_ONCE = """\
 from gitstate.refs import RefWriter
-sync = RefWriter._sync
+sync = RefWriter.sync
 def once(self, updates):
     if any(update.ref.startswith("refs/heads/") for update in updates):
-        RefWriter._sync = sync
+        RefWriter.sync = sync
         raise OSError(5, "Input/output error")
     sync(self, updates)
-RefWriter._sync = once
+RefWriter.sync = once
 """
 
 
@@ -469,7 +469,7 @@ def test_lock_of_a_living_git_stays_after_a_killed_save(ws: Workspace) -> None:
     save(ws)
     recover(ws)
     ws.write("zz", "zz\n")
-    run = patched(ws, "gitstate.saving.Saving._make_durable = lambda self: os.kill(os.getpid(), 9)", "save")
+    run = patched(ws, "gitstate.saving.Saving._make_durable = lambda self, *given: os.kill(os.getpid(), 9)", "save")
     assert run.returncode == -signal.SIGKILL, run
     assert (ws.git_dir / "gitstate" / "journal").exists()
     ws.write("a", "a7\n")

@@ -33,8 +33,8 @@ MUTATIONS = (
         f"{POWER}[ext4-checkpoint]",
     ),
     Mutation(
-        "the directories of refs are not synced", "refs.py",
-        "        self._sync(updates)\n", "",
+        "the directories of refs are not synced", "saving.py",
+        "        writer.sync(updates)\n", "",
         f"{POWER}[ext4-checkpoint]",
     ),
     Mutation(
@@ -90,15 +90,15 @@ MUTATIONS = (
     ),
     Mutation(
         "the branch moves before the marker is set", "saving.py",
-        "        self._make_durable()\n        assert self.updates is not None\n        self._check_index()\n",
-        "        self._make_durable()\n        assert self.updates is not None\n        self._check_index()\n"
-        "        self._move_branch(RefUpdate(taken.head_ref or '', wip, taken.head))\n        self.updates.close()\n",
+        "        updates = self._make_durable(marked, kept)\n",
+        "        updates = self._make_durable([RefUpdate(taken.head_ref or '', wip, taken.head)], kept)\n"
+        "        updates.carry_out()\n        updates.prepare(marked)\n",
         f"{KILL}[save]", {"CRASH_POINT": "update-ref.*:rename:.*"},
     ),
     Mutation(
         "objects are written after the marker", "saving.py",
-        "        self._make_durable()\n        assert self.updates is not None\n        self._check_index()\n",
-        "        assert self.updates is not None\n        self._check_index()\n",
+        "        self.writer.finish()\n        # Only now",
+        "        # Only now",
         f"{POWER}[ext4-save]",
     ),
     # -- compare and swap, locks, who holds what

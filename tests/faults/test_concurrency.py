@@ -156,11 +156,13 @@ def test_savers_beside_the_agents_own_git(number: int, ws: Workspace, say: Say) 
 COLLECT_BEFORE_THE_MARKER = """\
 import subprocess
 from gitstate import refs
-commit = refs.RefWriter.commit
-def collect(self, *args, **options):
-    subprocess.run(["git", "gc", "-q", "--prune=now"], cwd=self._repository.toplevel, check=True)
-    return commit(self, *args, **options)
-refs.RefWriter.commit = collect"""
+carry_out, done = refs.RefWriter.carry_out, []
+def collect(self):
+    if not done:
+        done.append(True)
+        subprocess.run(["git", "gc", "-q", "--prune=now"], cwd=self._repository.toplevel, check=True)
+    carry_out(self)
+refs.RefWriter.carry_out = collect"""
 
 
 @pytest.mark.faults
@@ -180,14 +182,14 @@ def test_gc_in_the_worst_moment(ws: Workspace) -> None:
 AGENT_BEFORE_THE_MARKER = """\
 import subprocess
 from gitstate import refs
-commit, done = refs.RefWriter.commit, []
-def interrupted(self, *args, **options):
+carry_out, done = refs.RefWriter.carry_out, []
+def interrupted(self):
     if not done:
         done.append(True)
         for words in ({}):
             subprocess.run(["git", *words], cwd=self._repository.toplevel, check=True)
-    return commit(self, *args, **options)
-refs.RefWriter.commit = interrupted"""
+    carry_out(self)
+refs.RefWriter.carry_out = interrupted"""
 
 
 @pytest.mark.faults
@@ -209,14 +211,14 @@ def test_a_branch_that_moves_in_the_worst_moment(ws: Workspace) -> None:
 NOTE_BEFORE_OURS = """\
 import subprocess
 from gitstate import refs
-commit, done = refs.RefWriter.commit, []
+prepare, done = refs.RefWriter.prepare, []
 def interrupted(self, updates, **options):
     if any(update.ref == refs.NOTES for update in updates) and len(done) < 2:
         done.append(True)
         words = ["git", "notes", "--ref=gitstate", "add", "-f", "-m", "somebody's", "HEAD~" + str(len(done) - 1)]
         subprocess.run(words, cwd=self._repository.toplevel, check=True)
-    return commit(self, updates, **options)
-refs.RefWriter.commit = interrupted"""
+    return prepare(self, updates, **options)
+refs.RefWriter.prepare = interrupted"""
 
 
 @pytest.mark.faults
