@@ -96,10 +96,11 @@ MUTATIONS = (
         f"{KILL}[save]", {"CRASH_POINT": "update-ref.*:rename:.*"},
     ),
     Mutation(
-        "objects are written after the marker", "saving.py",
-        "        self.writer.finish()\n        # Only now",
-        "        # Only now",
-        f"{POWER}[ext4-save]",
+        "the marker moves before the objects are on the disk", "saving.py",
+        "            writer.prepare(updates)\n        bring_to_disk(self.repository, self.id)\n",
+        "            writer.prepare(updates)\n            writer.carry_out()\n            writer.carry_out = lambda: None\n"
+        "        bring_to_disk(self.repository, self.id)\n",
+        f"{POWER}[ext4-checkpoint]", {"POWER_POINT": "155"},
     ),
     # -- compare and swap, locks, who holds what
     Mutation(

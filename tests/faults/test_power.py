@@ -311,7 +311,7 @@ def sweep(name: str, recording: Recording, say: Say, *, seeds: int, most: int | 
     points = cuts(recording, seeds)
     only = os.environ.get("POWER_POINT")
     chosen = [cut for cut in points if str(cut) == only] if only else spread(points, most)
-    if most is not None:
+    if most is not None and not only:
         # Always: success was just reported, and all that is volatile is lost, or some of it.
         chosen[-2:] = [Cut((recording.done, seed)) for seed in (0, LOST)]
     problems = [f"{cut}: {wrong}" for cut in chosen if (wrong := check(recording, command, cut)) is not None]
