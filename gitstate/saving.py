@@ -445,7 +445,7 @@ class Saving:
         for oid, info in zip(oids, self.reader.kinds(oids), strict=True):
             if info is None or info[0] != "blob" or info[1] > LARGE:
                 continue
-            if info[1] > left:
+            if not self.staged or info[1] > left:
                 self.staged.append([])
                 left = LARGE
             self.staged[-1].append(oid)

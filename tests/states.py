@@ -519,6 +519,14 @@ def staged(ws: Workspace) -> None:
     ws.expect_exactly("M  a.txt", "A  src/new.py")
 
 
+@state()
+def staged_empty(ws: Workspace) -> None:
+    """The first of what is staged has no bytes."""
+    ws.write("0", "")
+    ws.add("0")
+    ws.expect_exactly("A  0")
+
+
 @state(quick=EVERYWHERE)
 def staged_then_edited(ws: Workspace) -> None:
     ws.append("a.txt", "staged\n")
