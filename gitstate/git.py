@@ -194,6 +194,7 @@ def open_repository(path: bytes, *, bare_too: bool = False) -> Repository:
     return _opened(start_opening(path), bare_too)
 
 
+_SETTINGS = ("config", "--list", "--show-origin", "-z")
 _WHERE = ("rev-parse", "--path-format=absolute")
 _QUESTIONS = ("--absolute-git-dir", "--git-common-dir", "--show-object-format", "--show-toplevel")
 
@@ -204,7 +205,7 @@ class Opening(Record):
     path: bytes
     listed: Child | None
     asked: Child | None
-    """Where the repository is; not asked where the configuration is expected to show it (see `_plain`)."""
+    """Where the repository is; not asked where the configuration is expected to show it (see `_is_plain`)."""
 
     def finish(self) -> Repository:
         """The repository; raises as `open_repository` does."""
@@ -215,9 +216,18 @@ def start_opening(path: bytes) -> Opening:
     """Begin what `open_repository` does."""
     if not os.path.isdir(path):
         return Opening(path, None, None)
+    above = os.path.dirname(os.path.realpath(path))
+    if b":" in above or not _has_git_dir(path):
+        return _ask_both(path)
+    # Git looks no further: settings from a repository above would be named in the same words.
+    extra = {"GIT_CEILING_DIRECTORIES": os.fsdecode(above)}
+    return Opening(path, Git(path).start(*_SETTINGS, extra=extra), None)
+
+
+def _ask_both(path: bytes) -> Opening:
     git = Git(path)
-    listed = git.start("config", "--list", "--show-origin", "-z")
-    return Opening(path, listed, None if _has_git_dir(path) else git.start(*_WHERE, *_QUESTIONS))
+    listed = git.start(*_SETTINGS)
+    return Opening(path, listed, git.start(*_WHERE, *_QUESTIONS))
 
 
 def _has_git_dir(path: bytes) -> bool:
@@ -240,12 +250,14 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
     options: list[str] = []
     for hook in hooks:
         options += ["-c", f"{hook.removesuffix('.command')}.enabled=false"]
-    if asked is None and listed.returncode == 0 and _is_plain(config, words[::2]):
+    if asked is None and (listed.returncode != 0 or not _is_plain(config, words[::2])):
+        return _opened(_ask_both(path), bare_too)
+    if asked is None:
         toplevel = os.path.realpath(path)
         git_dir = common_dir = os.path.join(toplevel, b".git")
         object_format = b"sha1"
     else:
-        git_dir, common_dir, object_format, toplevel = _where(path, asked or git.start(*_WHERE, *_QUESTIONS), bare_too)
+        git_dir, common_dir, object_format, toplevel = _where(path, asked, bare_too)
     return Repository(
         toplevel, git_dir, common_dir, object_format.decode("ascii"), config, Git(toplevel, tuple(options))
     )
@@ -255,7 +267,8 @@ def _is_plain(config: Mapping[str, Sequence[str]], origins: Sequence[bytes]) -> 
     """Whether git, started where a directory `.git` is, took its configuration from there, and nothing in it says that
     the worktree is elsewhere or the repository of a special kind: then all is where it is by default.
     """
-    special = any(key in ("core.worktree", "core.bare") and values[-1] != "false" for key, values in config.items())
+    # Each of the values: what is included counts for `git config` alone.
+    special = "core.worktree" in config or any(value != "false" for value in config.get("core.bare", ()))
     extended = any(key.startswith("extensions.") for key in config)
     return b"file:.git/config" in origins and not special and not extended
 
