@@ -74,6 +74,7 @@ class RefWriter:
         self._git = git
         self._arguments = ("update-ref", "-m", f"gitstate: {message}", "--stdin", "-z")
         self._process = git.start(*self._arguments)
+        self._told = False
 
     def end(self) -> None:
         """Nothing more is committed: it may end while the caller does something else."""
@@ -91,10 +92,11 @@ class RefWriter:
         self.carry_out()
         self.sync(updates)
 
-    def prepare(self, updates: Sequence[RefUpdate], *, no_deref: bool = False) -> None:
+    def prepare(self, updates: Sequence[RefUpdate], *, no_deref: bool = False, and_move: bool = False) -> None:
         """Let git lock the refs of `updates` and write down what they will hold, while the caller goes on.
 
-        Nothing has moved before `carry_out`, and nothing will if `close` comes first.
+        Nothing has moved before `carry_out`, and nothing will if `close` comes first. With `and_move` git goes on to
+        move them, so that it holds no lock while it waits for the caller; `carry_out` then says what came of it.
         """
         zero = self._repository.zero
         words = [b"start\0"]
@@ -107,7 +109,8 @@ class RefWriter:
             else:
                 new = update.new.encode("ascii")
                 words.append(b"update %s\0%s\0%s\0" % (os.fsencode(update.ref), new, old.encode("ascii")))
-        words.append(b"prepare\0")
+        words.append(b"prepare\0commit\0" if and_move else b"prepare\0")
+        self._told = and_move
         if self._process.returncode is not None:
             self._process = self._git.start(*self._arguments)
         with suppress(BrokenPipeError):
@@ -119,8 +122,9 @@ class RefWriter:
         try:
             answers = [self._process.stdout.readline() for _ in range(2)]
             if answers == [b"start: ok\n", b"prepare: ok\n"]:
-                self._process.stdin.write(b"commit\0")
-                self._process.stdin.flush()
+                if not self._told:
+                    self._process.stdin.write(b"commit\0")
+                    self._process.stdin.flush()
                 answers.append(self._process.stdout.readline())
         except BrokenPipeError:
             answers = []

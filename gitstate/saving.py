@@ -292,10 +292,11 @@ class Saving:
         self._check_index()
         updates.carry_out()
         # The marker stands: what fails from here on is said, and takes nothing back.
-        joined = branch is not None and self._prepare_notes_and(branch, notes_tip, notes_new)
         updates.sync(marked)
+        # Only now: a commit of the agent would wait for the branch as long as the disk takes, and fail.
+        joined = branch is not None and self._begin_both(branch, notes_tip, notes_new)
         self._publish(context, manifest, wip, archive)
-        moved, trouble = self._move_both(branch, notes_tip, notes_new) if joined and branch else (False, "")
+        moved, trouble = self._end_both(branch, notes_tip, notes_new) if joined and branch else (False, "")
         troubles = [trouble]
         if not moved:
             troubles.append(self._move_notes(notes_tip, notes_new, wip, note))
@@ -510,7 +511,7 @@ class Saving:
         names = [*own, refs.NOTES, *(ref for ref in others if ref is not None)]
         write_journal(self.repository, ref_locks(self.repository, names))
 
-    def _prepare_notes_and(self, branch: RefUpdate, tip: Oid | None, new: Oid) -> bool:
+    def _begin_both(self, branch: RefUpdate, tip: Oid | None, new: Oid) -> bool:
         """Begin to move the notes ref and the branch in one transaction; False where someone holds either."""
         if any(map(os.path.lexists, ref_locks(self.repository, (refs.NOTES, branch.ref)))):
             # Git would wait for it here, and then once more for each of them alone.
@@ -520,11 +521,11 @@ class Saving:
         except (GitstateError, OSError):
             return False
         assert self.updates is not None
-        self.updates.prepare([RefUpdate(refs.NOTES, new, tip), branch])
+        self.updates.prepare([RefUpdate(refs.NOTES, new, tip), branch], and_move=True)
         return True
 
-    def _move_both(self, branch: RefUpdate, tip: Oid | None, new: Oid) -> tuple[bool, str]:
-        """Carry out what `_prepare_notes_and` began; False where others moved either."""
+    def _end_both(self, branch: RefUpdate, tip: Oid | None, new: Oid) -> tuple[bool, str]:
+        """What came of what `_begin_both` began; False where others moved either."""
         assert self.updates is not None
         try:
             self.updates.carry_out()

@@ -395,6 +395,27 @@ def test_a_sync_after_the_marker_that_fails_is_said(ws: Workspace) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
+SLOW_DISK = """\
+import time
+from gitstate import refs
+sync = refs.fsync_path
+def slowly(path):
+    time.sleep(0.3)
+    top = path.partition(b"/.git/")[0] + b"/.git/"
+    held = [name for name in (b"HEAD.lock", b"refs/heads/main.lock") if os.path.lexists(top + name)]
+    assert not held, held
+    sync(path)
+refs.fsync_path = slowly
+"""
+
+
+def test_nobody_waits_for_the_branch_while_the_disk_is_waited_for(ws: Workspace) -> None:
+    ws.write("a", "a1\n")
+    run = patched(ws, SLOW_DISK, "save")
+    assert run.returncode == 0, run
+    assert "Gitstate-Save" in ws.out("log", "-1", "--format=%B")
+
+
 NO_ROOM = """\
 mkdir = os.mkdir
 def full(path, *mode, **where):
