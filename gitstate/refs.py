@@ -164,13 +164,18 @@ def list_refs(git: Git, *prefixes: str) -> dict[str, Oid]:
     return found
 
 
+def are_files(repository: Repository) -> bool:
+    """Whether each ref is a file with a lock of its own; else (reftable) a transaction locks out every other one."""
+    return (repository.setting("extensions.refstorage") or "files") == "files"
+
+
 def read_refs(repository: Repository, refs: Iterable[str]) -> dict[str, Oid]:
     """What each of `refs` points to, from git's files (loose, then packed); where those are not used, from git.
 
     The loose file wins over `packed-refs` (`man gitrepository-layout`). Symbolic refs are left to git.
     """
     wanted = list(refs)
-    if (repository.setting("extensions.refstorage") or "files") != "files":
+    if not are_files(repository):
         found = list_refs(repository.git, *wanted)
         return {ref: found[ref] for ref in wanted if ref in found}
     found = {}

@@ -486,8 +486,9 @@ class Saving:
         self.writer.finish()
         # Only now: a child may have to wait for the one that was started before it, and so does who starts it.
         writer = self.updates = RefWriter(self.repository, self.git, f"save {self.save_id}")
-        # To delete a ref git locks `packed-refs`, for which others wait: not for as long as the disk takes.
-        at_once = all(update.new is not None for update in updates)
+        # To delete a ref git locks `packed-refs`, and a reftable in any case, for which others wait: not for as long as
+        # the disk takes.
+        at_once = refs.are_files(self.repository) and all(update.new is not None for update in updates)
         if at_once:
             writer.prepare(updates)
         bring_to_disk(self.repository, self.id)

@@ -416,6 +416,32 @@ def test_nobody_waits_for_the_branch_while_the_disk_is_waited_for(ws: Workspace)
     assert "Gitstate-Save" in ws.out("log", "-1", "--format=%B")
 
 
+SLOW_OBJECTS = """\
+import time
+from gitstate import saving
+bring = saving.bring_to_disk
+def slowly(repository, tag):
+    time.sleep(0.3)
+    assert not os.path.lexists(os.path.join(repository.common_dir, b"reftable", b"tables.list.lock"))
+    bring(repository, tag)
+saving.bring_to_disk = slowly
+"""
+
+
+def test_a_reftable_which_has_one_lock_for_all_is_not_locked_meanwhile(ws: Workspace) -> None:
+    path = ws.outside / "tables"
+    ws.git("init", "-q", "--ref-format=reftable", str(path), check=False)
+    if not (path / ".git" / "reftable").exists():
+        pytest.skip("this git has no reftable: it came with 2.45")
+    tables = Workspace(path, ws.outside)
+    tables.write("a", "a0\n")
+    tables.commit("base")
+    tables.write("a", "a1\n")
+    run = patched(tables, SLOW_OBJECTS, "save")
+    assert run.returncode == 0, run
+    assert tables.refs("refs/gitstate/pending")
+
+
 NO_ROOM = """\
 mkdir = os.mkdir
 def full(path, *mode, **where):
