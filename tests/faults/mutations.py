@@ -98,8 +98,8 @@ MUTATIONS = (
     Mutation(
         "the marker moves before the objects are on the disk", "saving.py",
         "            writer.prepare(updates)\n        bring_to_disk(self.repository, self.id)\n",
-        "            writer.prepare(updates)\n            writer.carry_out()\n            writer.carry_out = lambda: None\n"
-        "        bring_to_disk(self.repository, self.id)\n",
+        "            writer.prepare(updates)\n            writer.carry_out()\n"
+        "            writer.carry_out = lambda: None\n        bring_to_disk(self.repository, self.id)\n",
         f"{POWER}[ext4-checkpoint]", {"POWER_POINT": "155"},
     ),
     # -- compare and swap, locks, who holds what
