@@ -383,6 +383,12 @@ class ObjectReader:
         if self._started is not None:
             self._started.wait()
 
+    def restart(self) -> None:
+        """Go on after a GitError: git ends where it meets an object that it can't read."""
+        self.close()
+        self._started = None
+        self._ahead.clear()
+
     def foresee_kinds(self, oids: Iterable[Oid]) -> None:
         """`kinds` of these will be wanted."""
         self._foresee(b"info", oids)
@@ -424,8 +430,12 @@ class ObjectReader:
 
     def _catch_up(self) -> None:
         ahead, self._ahead = self._ahead, []
-        for verb, oid in ahead:
-            self._foreseen[verb, oid] = self._header(oid) if verb == b"info" else self._content(oid)
+        try:
+            for verb, oid in ahead:
+                self._foreseen[verb, oid] = self._header(oid) if verb == b"info" else self._content(oid)
+        except GitError:
+            # It is told to who wants that object; the others are asked for again.
+            self.restart()
 
     def _ask(self, verb: bytes, oids: Sequence[Oid]) -> None:
         if not oids:

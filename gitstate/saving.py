@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 #: Nested repositories deeper than this are listed, not saved.
 _NESTING = 8
+_TORN = "what is staged of it can't be read"
 #: A write of fewer bytes than this never waits for the reader of an empty pipe.
 _PIPE = 32 << 10
 
@@ -107,6 +108,7 @@ class Saving:
             taken.left_out += [LeftOut(b"", f"{name}: longer than a context value may be", True) for name in too_long]
             pending = self._read(seen.get(marker)) or self._adopted(taken)
             nested = self._nested(taken)
+            self._pack_staged(taken)
             if request.kind == "checkpoint":
                 earlier = self._read(seen.get(checkpoint))
                 return self._checkpoint(taken, context, earlier, seen.get(checkpoint), nested)
@@ -403,7 +405,6 @@ class Saving:
     ) -> tuple[Oid, Oid | None, Oid, Oid, Manifest]:
         """WIP commit, index commit, archive commit, the WIP's tree, and the manifest as it was written."""
         add = self.writer.add
-        self._pack_staged()
         # The larger first: it reads all the trees that the other needs.
         tree = edit_tree(head_tree, {**taken.staged, **taken.worktree}, self.trees, add)
         staged_tree = edit_tree(head_tree, taken.staged, self.trees, add)
@@ -444,21 +445,54 @@ class Saving:
         oids = [oid for oid in taken.staged_blobs() if oid not in self.writer]
         left = 0
         for oid, info in zip(oids, self.reader.kinds(oids), strict=True):
-            if info is None or info[0] != "blob" or info[1] > LARGE:
+            size = 0 if info is None else info[1]
+            if size > LARGE or (info is not None and info[0] != "blob"):
                 continue
-            if not self.staged or info[1] > left:
+            if not self.staged or size > left:
                 self.staged.append([])
                 left = LARGE
             self.staged[-1].append(oid)
-            left -= info[1]
+            left -= size
         if self.staged:
             self.reader.foresee_contents(self.staged[0])
 
-    def _pack_staged(self) -> None:
-        for portion in self.staged:
-            for content in self.reader.contents(portion):
-                if content is not None:
-                    self.writer.add("blob", content[1])
+    def _pack_staged(self, taken: Snapshot) -> None:
+        """Put the staged blobs into our pack. A power cut may have torn one that was never synced: it is left out."""
+        torn = {oid for portion in self.staged for oid in self._unreadable(portion)}
+        for path, leaf in list(taken.staged.items()) if torn else ():
+            if leaf is None or leaf.oid not in torn:
+                continue
+            there = self._small_file(path)
+            if there is not None and self.writer.add("blob", there) == leaf.oid:
+                continue
+            del taken.staged[path]
+            if there is not None and path not in taken.worktree:
+                taken.worktree[path] = Leaf(leaf.mode, self.writer.add("blob", there))
+            taken.left_out.append(LeftOut(path, _TORN, True))
+        for leaves in taken.stages.values():
+            for path in [path for path, leaf in leaves.items() if leaf.oid in torn]:
+                del leaves[path]
+                taken.left_out.append(LeftOut(path, _TORN, True))
+
+    def _unreadable(self, oids: Sequence[Oid]) -> list[Oid]:
+        """Put blobs into our pack; those that git can't read."""
+        try:
+            found = self.reader.contents(oids)
+        except GitError:
+            self.reader.restart()
+            middle = len(oids) // 2
+            return self._unreadable(oids[:middle]) + self._unreadable(oids[middle:]) if middle else list(oids)
+        for content in found:
+            if content is not None:
+                self.writer.add("blob", content[1])
+        return [oid for oid, content in zip(oids, found, strict=True) if content is None]
+
+    def _small_file(self, path: bytes) -> bytes | None:
+        """What is in the file or symlink at `path` itself, where it is reached through no symlink and not large."""
+        full = os.path.join(self.repository.toplevel, path)
+        if os.path.realpath(os.path.dirname(full)) != os.path.dirname(full):
+            return None
+        return os.readlink(full) if os.path.islink(full) else files.read_limited(full, LARGE)
 
     def _commit(self, tree: Oid, parents: Sequence[Oid], subject: str, save_id: str, base: Oid | None) -> Oid:
         stamp = self._stamp()

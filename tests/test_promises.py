@@ -442,6 +442,46 @@ def test_a_reftable_which_has_one_lock_for_all_is_not_locked_meanwhile(ws: Works
     assert tables.refs("refs/gitstate/pending")
 
 
+def tear(ws: Workspace, oid: str, size: int) -> None:
+    """Leave of a loose object what a power cut may leave of one that was never synced."""
+    path = ws.git_dir / "objects" / oid[:2] / oid[2:]
+    path.chmod(0o644)
+    os.truncate(path, size)
+
+
+@pytest.mark.parametrize("size", [0, 12])
+def test_what_is_staged_and_torn_is_saved_from_the_file_itself(ws: Workspace, size: int) -> None:
+    for name in ("s", "t", "u"):
+        ws.write(name, f"{name}\n" * 100)
+        ws.add(name)
+    before = fingerprint(ws.path)
+    tear(ws, ws.out("rev-parse", ":t"), size)
+    save(ws)
+    for name in ("s", "t", "u"):
+        ws.remove(name)
+    ws.git("reset", "-q", "--hard", "HEAD~2")
+    recover(ws)
+    assert before.diff(fingerprint(ws.path)) == []
+    assert ws.git("cat-file", "blob", ":t") == b"t\n" * 100
+
+
+def test_what_is_staged_torn_and_nowhere_else_is_left_out_aloud(ws: Workspace) -> None:
+    for name in ("a", "s"):
+        ws.write(name, "staged\n" * 100)
+        ws.add(name)
+        tear(ws, ws.out("rev-parse", f":{name}"), 12)
+        ws.write(name, "edited\n")
+        ws.write(name + "2", "staged too\n")
+        ws.add(name + "2")
+    run = ws.save()
+    assert run.exit_status == 4 and "left out: s: what is staged of it can't be read" in run.stderr, run
+    assert ws.git("show", "HEAD:a") == ws.git("show", "HEAD:s") == b"edited\n"
+    assert ws.git("show", "HEAD~1:a2") == b"staged too\n"
+    ws.git("reset", "-q", "--hard", "HEAD~2")
+    assert "left out: a: what is staged of it can't be read" in recover(ws).stderr
+    assert ws.read("a") == ws.read("s") == b"edited\n"
+
+
 NO_ROOM = """\
 mkdir = os.mkdir
 def full(path, *mode, **where):
