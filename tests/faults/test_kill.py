@@ -227,16 +227,16 @@ RETYPED = State(name="retyped", build=retyped)
 EVERY = {
     "save": (STATES["everything_at_once"], SAVE, None, False, 137),
     "save-merge": (STATES["merge_conflict"], SAVE, None, False, 112),
-    "save-linked": (STATES["everything_at_once"], SAVE, None, True, 146),
+    "save-linked": (STATES["everything_at_once"], SAVE, None, True, 147),
     "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, False, 67),
     "checkpoint-merge": (STATES["merge_conflict"], CHECKPOINT, None, False, 71),
     "recover-in-place": (STATES["everything_at_once"], RECOVER, in_place, False, 80),
     "recover-wiped": (RETYPED, RECOVER, wiped, False, 100),
     "recover-undone": (RETYPED, RECOVER, undone, False, 172),
     "recover-merge": (STATES["merge_conflict"], RECOVER, undone, False, 132),
-    "recover-merge-in-place": (STATES["merge_conflict"], RECOVER, in_place, False, 42),
-    "recover-only-git-left": (RETYPED, RECOVER, only_git_left, False, 260),
-    "recover-linked": (STATES["everything_at_once"], RECOVER, undone, True, 147),
+    "recover-merge-in-place": (STATES["merge_conflict"], RECOVER, in_place, False, 43),
+    "recover-only-git-left": (RETYPED, RECOVER, only_git_left, False, 258),
+    "recover-linked": (STATES["everything_at_once"], RECOVER, undone, True, 149),
 }
 
 
