@@ -187,6 +187,8 @@ class Saving:
         try:
             return read_save(archive, self.reader)
         except (CorruptSave, UnsupportedSave):
+            # Git ends where it meets an object that it can't read.
+            self.reader.restart()
             return None
 
     def _adopted(self, taken: Snapshot) -> Save | None:

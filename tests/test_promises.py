@@ -442,6 +442,27 @@ def test_a_reftable_which_has_one_lock_for_all_is_not_locked_meanwhile(ws: Works
     assert tables.refs("refs/gitstate/pending")
 
 
+def test_a_waiting_save_that_can_not_be_read_stops_no_other(ws: Workspace) -> None:
+    ws.git("checkout", "-q", "--detach")
+    ws.write("a", "a1\n")
+    save(ws)
+    (archive,) = ws.refs("refs/gitstate/pending").values()
+    manifest = ws.out("rev-parse", f"{archive}:manifest.json")
+    for index in (ws.git_dir / "objects" / "pack").glob("*.idx"):
+        for line in ws.git("show-index", stdin=index.read_bytes()).decode().splitlines():
+            if manifest in line:
+                pack = index.with_suffix(".pack")
+                pack.chmod(0o644)
+                with pack.open("r+b") as file:
+                    file.seek(int(line.split()[0]) + 5)
+                    file.write(b"no deflate")
+    ws.fails("cat-file", "-p", manifest)
+    ws.write("b", "b1\n")
+    save(ws)
+    (later,) = ws.refs("refs/gitstate/pending").values()
+    assert later != archive and ws.git("show", f"{later}^1:a") == b"a1\n"
+
+
 def tear(ws: Workspace, oid: str, size: int) -> None:
     """Leave of a loose object what a power cut may leave of one that was never synced."""
     path = ws.git_dir / "objects" / oid[:2] / oid[2:]
