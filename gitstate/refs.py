@@ -64,9 +64,10 @@ class RefUpdate(Record):
 
 
 class RefWriter:
-    """One `git update-ref --stdin` that carries out several transactions, each durable when it returns.
+    """One `git update-ref --stdin` that carries out several transactions, one after the other.
 
-    Made early, its start costs nothing. An error ends the process; the next `commit` starts another.
+    `commit` does all of one. Its parts are for who has something else to do meanwhile: `prepare`, `carry_out`, `sync`.
+    Made early, its start costs nothing. An error ends the process; the next transaction starts another.
     """
 
     def __init__(self, repository: Repository, git: Git, message: str) -> None:
@@ -74,6 +75,7 @@ class RefWriter:
         self._git = git
         self._arguments = ("update-ref", "-m", f"gitstate: {message}", "--stdin", "-z")
         self._process = git.start(*self._arguments)
+        #: Whether git was told already to commit what it prepares.
         self._told = False
 
     def end(self) -> None:
