@@ -245,6 +245,12 @@ def contenders(gitstate: Sequence[str], save_args: Sequence[str]) -> list[Conten
             lambda r, _: r.tree("refs/stash") == r.tracked_tree and not r.git("status", "--porcelain"),
         ),
         Contender(
+            "stash-synced",
+            "git -c core.fsync=all stash push -u",
+            git("-c", "core.fsync=all", "stash", "push", "-u"),
+            lambda r, _: r.tree("refs/stash") == r.tracked_tree and not r.git("status", "--porcelain"),
+        ),
+        Contender(
             "stash-create",
             "git stash create",
             git("stash", "create"),
@@ -332,7 +338,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5, help="timed rounds, after one to warm up (5)")
     parser.add_argument("--gitstate", metavar="COMMAND", help="the gitstate to time (this checkout, installed)")
     parser.add_argument("--save-args", default="", metavar="ARGS", help="more for the save: --save-args=--json")
-    parser.add_argument("--only", metavar="KEYS", help="of save,stash-push,stash-create,commit,status")
+    parser.add_argument("--only", metavar="KEYS", help="of save,stash-push,stash-synced,stash-create,commit,status")
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="where to build (the temporary directory)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the report there, too")
     args = parser.parse_args(argv)
