@@ -331,11 +331,18 @@ def without_filters(repository: Repository) -> Repository:
     return repository._replace(git=repository.git._replace(options=tuple(options)))
 
 
+#: What the file HEAD holds where a reftable holds the real one (git's `technical/reftable`, from 2.45 on).
+NO_HEAD = b"ref: refs/heads/.invalid"
+
+
 def read_head(git_dir: bytes) -> str | None:
     """The full name of the branch that HEAD is on; None where it is detached."""
     with open(os.path.join(git_dir, b"HEAD"), "rb") as file:
         data = file.read(65_536)
-    return os.fsdecode(data[5:].strip()) if data.startswith(b"ref: ") else None
+    if data.startswith(NO_HEAD):
+        # Detached (status 1, no answer) or on a branch: only git knows.
+        data = b"ref: " + Git(git_dir).run("symbolic-ref", "--quiet", "HEAD", fine=(0, 1))
+    return os.fsdecode(data[5:].strip()) or None if data.startswith(b"ref: ") else None
 
 
 def head_of(directory: bytes) -> Oid | None:

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from . import files, locks, refs
-from .git import Oid, is_oid
+from .git import NO_HEAD, Oid, is_oid
 from .model import Context
 from .refs import workspace_id_at
 from .state import owner_of, read_context
@@ -118,7 +118,8 @@ class Looker:
             shared = self._shared[common] = read_shared(common)
         own_id = workspace_id_at(path)
         head = files.read_limited(os.path.join(git_dir, b"HEAD"), _SMALL)
-        branch = os.fsdecode(head[5:].strip()) if head is not None and head.startswith(b"ref: ") else None
+        named = head is not None and head.startswith(b"ref: ") and not head.startswith(NO_HEAD)
+        branch = os.fsdecode(head[5:].strip()) if head is not None and named else None
         marker = shared.pending.get(own_id)
         context, status = read_context(git_dir)
         return Look(

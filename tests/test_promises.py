@@ -428,18 +428,38 @@ saving.bring_to_disk = slowly
 """
 
 
-def test_a_reftable_which_has_one_lock_for_all_is_not_locked_meanwhile(ws: Workspace) -> None:
+@pytest.fixture
+def tables(ws: Workspace) -> Workspace:
+    """A workspace whose refs, HEAD among them, stand in a reftable."""
     path = ws.outside / "tables"
     ws.git("init", "-q", "--ref-format=reftable", str(path), check=False)
     if not (path / ".git" / "reftable").exists():
         pytest.skip("this git has no reftable: it came with 2.45")
-    tables = Workspace(path, ws.outside)
-    tables.write("a", "a0\n")
-    tables.commit("base")
-    tables.write("a", "a1\n")
+    found = Workspace(path, ws.outside)
+    found.write("a", "a0\n")
+    found.commit("base")
+    found.write("a", "a1\n")
+    return found
+
+
+def test_a_reftable_which_has_one_lock_for_all_is_not_locked_meanwhile(tables: Workspace) -> None:
     run = patched(tables, SLOW_OBJECTS, "save")
     assert run.returncode == 0, run
     assert tables.refs("refs/gitstate/pending")
+
+
+def test_the_branch_of_a_reftable_is_the_one_that_git_knows(tables: Workspace) -> None:
+    tables.add("a")
+    tables.write("a", "a2\n")
+    before = fingerprint(tables.path)
+    branch = tables.out("symbolic-ref", "--short", "HEAD")
+    assert tables.save().json["branch"] == branch
+    assert tables.status() == set() and "Gitstate-Save" in tables.out("log", "-1", "--format=%B")
+    tables.git("reset", "-q", "--hard", "HEAD~2")
+    recover(tables)
+    assert before.diff(fingerprint(tables.path)) == []
+    tables.git("checkout", "-q", "--detach")
+    assert tables.save().json["branch"] is None
 
 
 def test_a_waiting_save_that_can_not_be_read_stops_no_other(ws: Workspace) -> None:
