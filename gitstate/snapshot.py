@@ -11,7 +11,7 @@ import bisect
 import os
 import stat
 
-from . import files
+from . import files, refs
 from .conversion import Conversions, quote_c
 from .errors import GitError
 from .files import Deadline
@@ -40,6 +40,8 @@ IGNORED_LISTED = 1_000
 _RETRIES = 3
 
 _OPERATION_LIMIT = 16 << 20
+#: The refs of an unfinished operation that do not begin with `refs/`. MERGE_HEAD is a file in any case.
+_ROOT_REFS = ("CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD")
 _HEX = b"0123456789abcdef"
 #: Leaves hexadecimal digits; other letters become `_`, and all that can't be part of a word a space.
 _WORDS = bytes(c if c in _HEX else 95 if chr(c).isalnum() or c == 95 else 32 for c in range(128)) + b" " * 128
@@ -715,6 +717,8 @@ class Taking:
             executable = os.access(os.path.join(git_dir, path), os.X_OK)
             found.operation_files[path] = Leaf(EXECUTABLE if executable else REGULAR, self.writer.add("blob", data))
             named.update(word for word in data.translate(_WORDS).split() if len(word) == digits and b"_" not in word)
+        if not refs.are_files(self.repository):
+            self._operation_refs()
         oids = [oid.decode("ascii") for oid in sorted(named)]
         for oid, info in zip(oids, self.reader.kinds(oids), strict=True):
             if info is None:
@@ -725,6 +729,13 @@ class Taking:
                 found.keep_others.append(Leaf(0o040000, oid))
             elif info[0] == "blob":
                 found.keep_others.append(Leaf(REGULAR, oid))
+
+    def _operation_refs(self) -> None:
+        """What git keeps of an unfinished operation in a reftable, where it keeps files else: it stays there."""
+        out = self.repository.git.run("for-each-ref", "--include-root-refs", "--format=%(refname)")
+        for name in out.decode("utf-8", "replace").splitlines():
+            if name in _ROOT_REFS or name.startswith(("refs/bisect/", "refs/rewritten/")):
+                self._leave_out(b"", f"{name}: git keeps it in the reftable, and it goes to no other place", lost=False)
 
     def _sparse(self) -> None:
         for name in ("core.sparsecheckout", "core.sparsecheckoutcone", "index.sparse"):

@@ -448,6 +448,22 @@ def test_a_reftable_which_has_one_lock_for_all_is_not_locked_meanwhile(tables: W
     assert tables.refs("refs/gitstate/pending")
 
 
+def test_what_a_reftable_keeps_of_a_cherry_pick_is_named(tables: Workspace) -> None:
+    tables.git("checkout", "-q", "-b", "theirs")
+    tables.commit("theirs")
+    tables.git("checkout", "-q", "-")
+    tables.write("a", "ours\n")
+    tables.commit("ours")
+    tables.fails("cherry-pick", "theirs")
+    before = fingerprint(tables.path)
+    run = tables.save()
+    assert run.exit_status == 0, run
+    assert "CHERRY_PICK_HEAD: git keeps it in the reftable" in run.stderr
+    recover(tables)
+    assert before.diff(fingerprint(tables.path)) == []
+    assert tables.out("rev-parse", "CHERRY_PICK_HEAD") == tables.out("rev-parse", "theirs")
+
+
 def test_the_branch_of_a_reftable_is_the_one_that_git_knows(tables: Workspace) -> None:
     tables.add("a")
     tables.write("a", "a2\n")
