@@ -446,7 +446,7 @@ class Saving:
         """
         oids = [oid for oid in taken.staged_blobs() if oid not in self.writer]
         left = 0
-        for oid, info in zip(oids, self.reader.kinds(oids), strict=True):
+        for oid, info in zip(oids, self._kinds(oids), strict=True):
             size = 0 if info is None else info[1]
             if size > LARGE or (info is not None and info[0] != "blob"):
                 continue
@@ -457,6 +457,15 @@ class Saving:
             left -= size
         if self.staged:
             self.reader.foresee_contents(self.staged[0])
+
+    def _kinds(self, oids: Sequence[Oid]) -> list[tuple[str, int] | None]:
+        """Kind and size of each object; None for one that git can't read."""
+        try:
+            return self.reader.kinds(oids)
+        except GitError:
+            self.reader.restart()
+            middle = len(oids) // 2
+            return self._kinds(oids[:middle]) + self._kinds(oids[middle:]) if middle else [None] * len(oids)
 
     def _pack_staged(self, taken: Snapshot) -> None:
         """Put the staged blobs into our pack. A power cut may have torn one that was never synced: it is left out."""

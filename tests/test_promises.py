@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -499,20 +500,20 @@ def test_a_waiting_save_that_can_not_be_read_stops_no_other(ws: Workspace) -> No
     assert later != archive and ws.git("show", f"{later}^1:a") == b"a1\n"
 
 
-def tear(ws: Workspace, oid: str, size: int) -> None:
-    """Leave of a loose object what a power cut may leave of one that was never synced."""
+def tear(ws: Workspace, oid: str, left: int | bytes) -> None:
+    """Leave of a loose object what a power cut may leave of one that was never synced: a beginning, or other bytes."""
     path = ws.git_dir / "objects" / oid[:2] / oid[2:]
     path.chmod(0o644)
-    os.truncate(path, size)
+    path.write_bytes(path.read_bytes()[:left] if isinstance(left, int) else left)
 
 
-@pytest.mark.parametrize("size", [0, 12])
-def test_what_is_staged_and_torn_is_saved_from_the_file_itself(ws: Workspace, size: int) -> None:
+@pytest.mark.parametrize("left", [0, 12, bytes(40), zlib.compress(b"bogus 3\0abc"), zlib.compress(b"no kind 3\0abc")])
+def test_what_is_staged_and_torn_is_saved_from_the_file_itself(ws: Workspace, left: int | bytes) -> None:
     for name in ("s", "t", "u"):
         ws.write(name, f"{name}\n" * 100)
         ws.add(name)
     before = fingerprint(ws.path)
-    tear(ws, ws.out("rev-parse", ":t"), size)
+    tear(ws, ws.out("rev-parse", ":t"), left)
     save(ws)
     for name in ("s", "t", "u"):
         ws.remove(name)
