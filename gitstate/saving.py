@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 #: Nested repositories deeper than this are listed, not saved.
 _NESTING = 8
 _TORN = "what is staged of it can't be read"
+_PROMISED = "what is staged of it is not in this partial clone: its remote has to give it"
 #: A write of fewer bytes than this never waits for the reader of an empty pipe.
 _PIPE = 32 << 10
 
@@ -470,17 +471,21 @@ class Saving:
     def _pack_staged(self, taken: Snapshot) -> None:
         """Put the staged blobs into our pack. A power cut may have torn one that was never synced: it is left out."""
         torn = {oid for portion in self.staged for oid in self._unreadable(portion)}
+        promised = any(key.startswith("remote.") and key.endswith(".promisor") for key in self.repository.config)
         for path, leaf in list(taken.staged.items()) if torn else ():
             if leaf is None or leaf.oid not in torn:
                 continue
             there = self._small_file(path)
             if there is not None and self.writer.add("blob", there) == leaf.oid:
                 continue
+            if promised:
+                taken.left_out.append(LeftOut(path, _PROMISED, False))
+                continue
             del taken.staged[path]
             if there is not None and path not in taken.worktree:
                 taken.worktree[path] = Leaf(leaf.mode, self.writer.add("blob", there))
             taken.left_out.append(LeftOut(path, _TORN, True))
-        for leaves in taken.stages.values():
+        for leaves in () if promised else taken.stages.values():
             for path in [path for path, leaf in leaves.items() if leaf.oid in torn]:
                 del leaves[path]
                 taken.left_out.append(LeftOut(path, _TORN, True))

@@ -523,6 +523,22 @@ def test_what_is_staged_and_torn_is_saved_from_the_file_itself(ws: Workspace, le
     assert ws.git("cat-file", "blob", ":t") == b"t\n" * 100
 
 
+def test_what_a_partial_clone_has_staged_and_not_here_stays_staged(ws: Workspace) -> None:
+    ws.config("uploadpack.allowFilter", "true")
+    ws.config("uploadpack.allowAnySHA1InWant", "true")
+    blob = ws.out("rev-parse", "HEAD:a")
+    partial = Workspace(ws.outside / "partial", ws.outside)
+    url = f"file://{ws.path}"
+    ws.git("clone", "-q", "--filter=blob:none", "--no-checkout", url, str(partial.path))
+    partial.git("read-tree", "--empty")
+    partial.git("update-index", "--add", "--info-only", "--cacheinfo", f"100644,{blob},elsewhere")
+    partial.write("here", "here\n")
+    run = partial.save()
+    assert run.exit_status == 0, run
+    assert "can't be read" not in run.stderr, run
+    assert f"100644 blob {blob}\telsewhere" in partial.out("ls-tree", "-r", "HEAD~1")
+
+
 def test_what_is_staged_torn_and_nowhere_else_is_left_out_aloud(ws: Workspace) -> None:
     for name in ("a", "s"):
         ws.write(name, "staged\n" * 100)
