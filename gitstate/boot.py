@@ -26,7 +26,7 @@ _PLIST = "org.gitstate.recover.plist"
 _MARK = "Written by `gitstate boot enable`"
 _BEGIN, _END = b"# BEGIN gitstate", b"# END gitstate"
 #: What leads to the list of workspaces, where it is not found from HOME alone.
-_NEEDED = ("GIT_CONFIG_GLOBAL", "XDG_CONFIG_HOME")
+_NEEDED = ("GIT_CONFIG_GLOBAL", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
 
 
 class Status(NamedTuple):

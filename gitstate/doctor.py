@@ -46,7 +46,7 @@ class Finding(NamedTuple):
 
 def examine(path: bytes) -> list[Finding]:
     """Everything that is wrong with the workspace that `path` is in, or, outside of one, with this installation."""
-    checks: list[Callable[[], Iterator[Finding]]] = [_git_version, _global_config, _boot, _agents]
+    checks: list[Callable[[], Iterator[Finding]]] = [_git_version, _list_of_workspaces, _boot, _agents]
     try:
         repository = open_repository(path)
         for check in (
@@ -88,20 +88,14 @@ def _git_version() -> Iterator[Finding]:
         yield Finding("git", what, "install a newer git")
 
 
-def _global_config() -> Iterator[Finding]:
-    lock = registry.config_lock()
-    quoted = shlex.quote(os.fsdecode(lock))
-    if os.path.lexists(lock):
-        dead = files.older_than_boot(lock)
-        what = "the global git config is locked" + (" by a git that is gone" if dead else "")
-        yield Finding("config", what, f"rm {quoted}", dead, partial(_remove_dead, lock) if dead else None)
-    config = registry.config_file()
-    place = os.path.realpath(config)
-    writable = os.access(place, os.W_OK) if os.path.exists(place) else os.access(os.path.dirname(place), os.W_OK)
-    if not writable:
-        what = f"{os.fsdecode(config)} can't be written: workspaces are not registered for recovery after a reboot"
-        yield Finding("config", what, "gitstate recover --root DIR, or set GIT_CONFIG_GLOBAL", serious=False)
-    gone = [path for path in registry.registered() if not os.path.isdir(path)]
+def _list_of_workspaces() -> Iterator[Finding]:
+    try:
+        listed = registry.registered()
+    except (GitstateError, OSError) as error:
+        what = f"the list of workspaces can't be read: {error}"[:300]
+        yield Finding("registry", what, f"ls -ld {shlex.quote(os.fsdecode(registry.list_directory()))}", serious=False)
+        return
+    gone = [path for path in listed if not os.path.isdir(path)]
     if gone:
         what = f"{len(gone)} registered workspaces are gone, such as {os.fsdecode(gone[0])}"
         yield Finding("registry", what, "gitstate unregister --missing", serious=False)

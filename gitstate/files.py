@@ -54,16 +54,44 @@ def fsync_path(path: bytes) -> None:
         os.close(fd)
 
 
-def make_directory(path: bytes, *, top: bytes) -> None:
-    """Create `path` and what is missing between it and `top`, each entry durable."""
+def home() -> bytes:
+    """The user's home directory: HOME, else what the password database says (`env -i`, some schedulers)."""
+    return os.path.expanduser(b"~")
+
+
+def make_directory(path: bytes, *, top: bytes, mode: int = 0o777) -> None:
+    """Create `path` and what is missing up to `top`, each entry durable, and owned as the directory above it."""
     missing = []
     while path != top and not os.path.isdir(path):
         missing.append(path)
         path = os.path.dirname(path)
     for directory in reversed(missing):
+        above = os.path.dirname(directory)
         with suppress(FileExistsError):
-            os.mkdir(directory)
-        fsync_path(os.path.dirname(directory))
+            os.mkdir(directory, mode)
+            if os.geteuid() == 0:
+                _give_to(directory, os.stat(above))
+        fsync_path(above)
+
+
+def make_directory_at(above: int, name: bytes, *, mode: int) -> None:
+    """Create the directory `name` in the open directory `above`, as `make_directory` does; idempotent."""
+    with suppress(FileExistsError):
+        os.mkdir(name, mode, dir_fd=above)
+        if os.geteuid() == 0:
+            _give_to(name, os.fstat(above), directory=above)
+        os.fsync(above)
+
+
+def give_to_owner_of(fd: int, directory: int) -> None:
+    """Give the open file to the owner of the open directory: what root writes must not lock its user out."""
+    if os.geteuid() == 0:
+        owner = os.fstat(directory)
+        os.fchown(fd, owner.st_uid, owner.st_gid)
+
+
+def _give_to(path: bytes, owner: os.stat_result, *, directory: int | None = None) -> None:
+    os.chown(path, owner.st_uid, owner.st_gid, dir_fd=directory, follow_symlinks=False)
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -78,13 +106,24 @@ def write_atomic(path: bytes, data: bytes, *, staging: bytes, mode: int = 0o600,
 
     It is written in the directory `staging`, which someone sweeps after a kill, and moved from there; only from
     another file system it has to be written beside its place. Raises OSError; then the old file stands.
+    A device, FIFO or socket at `path` is never replaced: that raises FileExistsError.
     """
+    _refuse_special_file(path)
     try:
         _write_and_move(os.path.join(staging, os.path.basename(path)), path, data, mode, durable)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         _write_and_move(path, path, data, mode, durable)
+
+
+def _refuse_special_file(path: bytes) -> None:
+    try:
+        kind = stat.S_IFMT(os.lstat(path).st_mode)
+    except OSError:
+        return
+    if kind not in (stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR):
+        raise FileExistsError(errno.EEXIST, "it is not a regular file", path)
 
 
 def _write_and_move(beside: bytes, path: bytes, data: bytes, mode: int, durable: bool) -> None:
@@ -109,10 +148,13 @@ def _write_and_move(beside: bytes, path: bytes, data: bytes, mode: int, durable:
         fsync_path(os.path.dirname(path))
 
 
-def read_limited(path: bytes, limit: int) -> bytes | None:
-    """The bytes of a regular file of at most `limit` bytes; None where there is none, or it is larger, or is a link."""
+def read_limited(path: bytes, limit: int, *, directory: int | None = None) -> bytes | None:
+    """The bytes of a regular file of at most `limit` bytes; None where there is none, or it is larger, or is a link.
+
+    A relative `path` is looked up in the open directory `directory`, where that is given.
+    """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except OSError:
         return None
     try:

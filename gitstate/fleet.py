@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from . import damage, pool, refs, registry, scan
+from . import damage, pool, refs, registry, scan, walk
 from .errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, GitstateError, TryAgain
 from .git import ObjectReader, Oid, open_repository, trusted_directories
 from .look import Look, Looker, worktree_ids
@@ -53,7 +53,7 @@ def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> tuple[list[bytes], b
             pass
         found += registry.registered()
     for root in roots:
-        walked = registry.find(root)
+        walked = walk.find(root)
         found += walked.paths
         complete = complete and walked.complete
     return list(dict.fromkeys(found)), complete

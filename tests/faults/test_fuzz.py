@@ -94,8 +94,8 @@ class Watch:
         self.before = self._look()
 
     def _look(self) -> dict[str, bytes]:
-        # A save puts its workspace on the list in the global configuration: this line and no other.
-        listed = f"[gitstate]\n\tworkspace = {self.ws.path}\n".encode()
+        # A save adds its workspace to the list: one file, and nothing else of the user's changes.
+        listed = os.fsencode(self.ws.path) + b"\0"
         found = {}
         for top in self.tops:
             for directory, directories, files in os.walk(top):
@@ -107,7 +107,8 @@ class Watch:
                     inside = os.path.relpath(path, self.ws.path / ".git")
                     if not inside.startswith(OURS):
                         content = os.readlink(path).encode() if os.path.islink(path) else Path(path).read_bytes()
-                        found[path] = content.replace(listed, b"", 1)
+                        if content != listed or not directory.endswith("/gitstate/workspaces"):
+                            found[path] = content
         return found
 
     def check(self) -> None:
