@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .guarding import guard as guard
+    from .run.guard import guard as guard
 
 __version__ = "0.1.0"
 __all__ = ["guard"]
@@ -18,4 +18,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return import_module(".guarding", __name__).guard
+    return import_module(".run.guard", __name__).guard

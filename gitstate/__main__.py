@@ -13,26 +13,26 @@ def main() -> None:
     gc.disable()
     # Compiling all this anew takes longer than a save: what PYTHONDONTWRITEBYTECODE forbids would be done each time.
     sys.dont_write_bytecode = False
-    from .light import signal
+    from .system.stdlib import signal
 
     # Where the caller ignores it, the kernel keeps the exit status of every git from us.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _fill_closed_streams()
     if sys.argv[1:2] == ["keep"] and sys.argv[2:3] and sys.argv[2].isdigit():
         gc.enable()
-        from .keeper import keep
-        from .report import guarded
+        from .cli.quick import guarded
+        from .run.keeper import keep
 
         sys.exit(guarded(lambda: keep(int(sys.argv[2])), "keep", False))
     if sys.argv[1:2] == ["hook"] and len(sys.argv) > 2 and not sys.argv[2].startswith("-"):
-        from .report import run_hook
+        from .cli.quick import run_hook
 
         os._exit(run_hook(sys.argv[2], sys.argv[3:]))
-    from .arguments import parse
+    from .cli.options import parse
 
     quick = parse(sys.argv[1:])
     if quick is not None:
-        from .report import run_save
+        from .cli.quick import run_save
 
         status = run_save(quick)
         # All is on the disk and nothing is left to tidy: tearing down the interpreter would only cost time.
@@ -43,7 +43,7 @@ def main() -> None:
         import site
 
         site.main()
-    from .cli import main as click_main
+    from .cli.main import main as click_main
 
     click_main()
 

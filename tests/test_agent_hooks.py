@@ -15,9 +15,9 @@ from hooked import Done, Hooked, entries, make
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gitstate import install_agents, json_text
-from gitstate.agent_hook import Memory, form, is_due, last_problem, parse_event, read_event
-from gitstate.git import open_repository
+from gitstate.git.repository import open_repository
+from gitstate.integrations import agent_hooks_install, json_edit
+from gitstate.integrations.agent_hooks import Memory, form, is_due, last_problem, parse_event, read_event
 
 AGENTS = ("claude", "codex", "gemini", "kimi")
 FILES = {
@@ -184,10 +184,10 @@ def test_an_entry_of_a_gitstate_elsewhere_is_mended_in_its_place(hermetic: Path,
     repo.gitstate("install", "--agent", "codex")
     path = hermetic / FILES["codex"]
     good = path.read_text()
-    ours = {command for _, *_, command in [install_agents._places(json_text.parse(good))[0]]}
+    ours = {command for _, *_, command in [agent_hooks_install._places(json_edit.parse(good))[0]]}
     known = ours.pop().value
     path.write_text(good.replace(json.dumps(known), json.dumps("[ ! -x /old/gitstate ] || /old/gitstate hook codex")))
-    ((words, mend),) = install_agents.agent_problems(os.environ)
+    ((words, mend),) = agent_hooks_install.agent_problems(os.environ)
     assert "another gitstate" in words and mend == "gitstate install --agent codex"
     repo.gitstate("install", "--agent", "codex")
     assert path.read_text() == good
@@ -197,17 +197,17 @@ def test_codex_is_known_to_pass_over_hooks_that_nobody_trusted(hermetic: Path, r
     other = {"hooks": {"Stop": [{"hooks": [{"type": "command", "command": "say done"}]}]}}
     repo.write(str(hermetic / FILES["codex"]), json.dumps(other, indent=2))
     assert "trust" in repo.gitstate("install", "--agent", "codex")
-    ((words, command),) = install_agents.agent_problems(os.environ)
+    ((words, command),) = agent_hooks_install.agent_problems(os.environ)
     assert "SessionStart, PostToolUse" in words and command == "codex"
     places = ["session_start:0", "post_tool_use:0", "pre_compact:0", "session_end:0", "interrupt:0", "stop:1"]
     name = hermetic / FILES["codex"]
     tables = [f"[hooks.state.'{name}:{place}:0']\ntrusted_hash = 'sha256:1'\n" for place in places]
     repo.write(str(hermetic / ".codex" / "config.toml"), "".join(tables[:-1]))
-    assert "trust: Stop" in install_agents.agent_problems(os.environ)[0][0]
+    assert "trust: Stop" in agent_hooks_install.agent_problems(os.environ)[0][0]
     repo.write(str(hermetic / ".codex" / "config.toml"), "".join(tables))
-    assert install_agents.agent_problems(os.environ) == []
+    assert agent_hooks_install.agent_problems(os.environ) == []
     repo.write(str(hermetic / ".codex" / "config.toml"), "".join(tables) + "enabled = false\n")
-    assert "trust: Stop" in install_agents.agent_problems(os.environ)[0][0]
+    assert "trust: Stop" in agent_hooks_install.agent_problems(os.environ)[0][0]
 
 
 @pytest.mark.parametrize("agent", AGENTS)
@@ -239,13 +239,13 @@ values = st.recursive(
 @given(st.dictionaries(st.text(max_size=5), values, max_size=4), st.sampled_from([None, 0, 1, 4, "\t"]), values)
 def test_an_item_that_is_put_in_is_read_and_taken_out_again(old: dict[str, Any], indent: Any, value: Any) -> None:
     text = json.dumps(old, indent=indent)
-    root = json_text.parse(text)
+    root = json_edit.parse(text)
     assert root.value == old
     key = "new key"
-    edited = json_text.insert(text, root, key, value, json_text.indent_of(text, root), 0)
+    edited = json_edit.insert(text, root, key, value, json_edit.indent_of(text, root), 0)
     assert json.loads(edited) == {**old, key: value}
-    back = json_text.parse(edited)
-    again = json_text.remove(edited, back, len(back.items) - 1)
+    back = json_edit.parse(edited)
+    again = json_edit.remove(edited, back, len(back.items) - 1)
     assert json.loads(again) == old
     if old:
         assert again == text
@@ -254,18 +254,18 @@ def test_an_item_that_is_put_in_is_read_and_taken_out_again(old: dict[str, Any],
 @pytest.mark.parametrize("text", ["", "{", '{"a"}', '{"a":}', "[1 2]", "nul", '{"a":1}}', "\x00", '"\n"', "[" * 500])
 def test_what_is_no_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        json_text.parse(text)
+        json_edit.parse(text)
 
 
 def test_comments_and_what_stands_around_an_item_stay() -> None:
-    root = json_text.parse(COMMENTED)
+    root = json_edit.parse(COMMENTED)
     hooks = root.item("hooks")
     assert hooks is not None
-    edited = json_text.insert(COMMENTED, hooks, "Stop", [1], "  ", 1)
+    edited = json_edit.insert(COMMENTED, hooks, "Stop", [1], "  ", 1)
     assert "// mine" in edited and "/* really */" in edited
-    hooks = json_text.parse(edited).item("hooks")
+    hooks = json_edit.parse(edited).item("hooks")
     assert hooks is not None and hooks.value["Stop"] == [1]
-    assert json_text.remove(edited, hooks, 1) == COMMENTED
+    assert json_edit.remove(edited, hooks, 1) == COMMENTED
 
 
 # -- events
@@ -401,7 +401,7 @@ def test_the_hook_imports_neither_click_nor_gitpython(repo: Hooked) -> None:
     argv = (sys.executable, "-X", "importtime", "-m", "gitstate", "hook", "claude")
     done = repo.run(*argv, given='{"hook_event_name": "PostToolUse"}')
     loaded = {line.rsplit("|", 1)[1].strip() for line in done.err.splitlines() if line.startswith("import time:")}
-    assert "gitstate.agent_hook" in loaded
+    assert "gitstate.integrations.agent_hooks" in loaded
     assert not {name for name in loaded if name.split(".")[0] in ("git", "click", "gitdb", "tomllib")}
 
 

@@ -17,7 +17,8 @@ from conftest import ROOT
 from oracle import fingerprint
 from states import STATES, Templates, Workspace, dirty, make, run_git
 
-from gitstate import demo, errors
+from gitstate import errors
+from gitstate.cli import demo
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

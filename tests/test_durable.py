@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gitstate import files
-from gitstate.durable import sync_since
+from gitstate.objects.durable import sync_since
+from gitstate.system import files
 
 
 def test_a_file_that_goes_away_meanwhile_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

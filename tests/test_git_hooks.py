@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from hooked import Hooked, make
 
-from gitstate.git_hook import may_be_stale, updates
-from gitstate.model import Context, Manifest, Save
+from gitstate.format.context import Context
+from gitstate.format.manifest import Manifest, Save
+from gitstate.integrations.git_hooks import may_be_stale, updates
 
 ZERO = "0" * 40
 

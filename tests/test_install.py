@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from hooked import EVENTS, Done, Hooked, entries, make
 
-from gitstate import install_git
-from gitstate.git import open_repository
-from gitstate.install_git import git_version, manner, owner, with_block, without_block
+from gitstate.git.repository import open_repository
+from gitstate.integrations import git_hooks_install
+from gitstate.integrations.git_hooks_install import git_version, manner, owner, with_block, without_block
 
 CONFIGURED = manner(git_version(subprocess.run(["git", "version"], capture_output=True, check=True).stdout)) == "config"
 files_only = pytest.mark.skipif(CONFIGURED, reason="this git is told of hooks in its configuration")
@@ -52,7 +52,7 @@ def test_installed_it_refuses_twice_is_once_and_uninstalled_nothing_is_left(repo
     once = kept(repo)
     assert set(repo.outcomes().values()) == {"already"}
     assert kept(repo) == once != before
-    assert install_git.hook_problems(open_repository(os.fsencode(repo.path))) == []
+    assert git_hooks_install.hook_problems(open_repository(os.fsencode(repo.path))) == []
     assert refuses(repo)
     assert set(repo.outcomes("uninstall").values()) == {"removed"}
     assert kept(repo) == before
@@ -188,7 +188,7 @@ def test_what_a_person_adds_to_our_file_stays_when_we_go(repo: Hooked) -> None:
 def test_a_hook_that_was_lost_is_named_and_installed_again(repo: Hooked) -> None:
     repo.gitstate("install")
     (repo.hooks / "pre-push").unlink()
-    ((words, command),) = install_git.hook_problems(open_repository(os.fsencode(repo.path)))
+    ((words, command),) = git_hooks_install.hook_problems(open_repository(os.fsencode(repo.path)))
     assert "pre-push" in words and command == "gitstate install"
     outcomes = repo.outcomes()
     assert outcomes.pop("pre-push") == "installed" and set(outcomes.values()) == {"already"}
@@ -236,7 +236,7 @@ def test_tracked_hooks_are_everyones_and_the_line_to_add_works(repo: Hooked, tmp
     command = repo.script(tmp_path / "bin" / "gitstate", f'#!/bin/sh\nexec {sys.executable} -m gitstate "$@"\n')
     repo.env["PATH"] = f"{command.parent}:{os.environ['PATH']}"
     for event in ("pre-commit", "pre-push"):
-        repo.write(f".githooks/{event}", f"#!/bin/sh\n{install_git.by_hand(event)}\n")
+        repo.write(f".githooks/{event}", f"#!/bin/sh\n{git_hooks_install.by_hand(event)}\n")
     repo.git("commit", "-q", "-a", "-m", "lines")
     assert refuses(repo)
     outcomes = repo.outcomes(status=4)
@@ -258,16 +258,16 @@ def test_husky_owns_its_files_and_a_linked_worktree_without_them_is_a_problem(re
     repo.git("config", "core.hooksPath", ".husky/_")
     before = entries(repo.path / ".husky")
     done = repo.run(sys.executable, "-m", "gitstate", "install")
-    assert done.status == 4 and ".husky/pre-commit" in done.err and install_git.by_hand("pre-commit") in done.err
+    assert done.status == 4 and ".husky/pre-commit" in done.err and git_hooks_install.by_hand("pre-commit") in done.err
     assert entries(repo.path / ".husky") == before
     command = repo.script(tmp_path / "bin" / "gitstate", f'#!/bin/sh\nexec {sys.executable} -m gitstate "$@"\n')
     repo.env["PATH"] = f"{command.parent}:{os.environ['PATH']}"
     for event in EVENTS:
-        repo.write(f".husky/{event}", install_git.by_hand(event) + "\n")
+        repo.write(f".husky/{event}", git_hooks_install.by_hand(event) + "\n")
     assert set(repo.outcomes().values()) == {"already"}
     assert refuses(repo)
     repo.git("worktree", "add", "-q", str(tmp_path / "linked"), "main")
-    problems = install_git.hook_problems(open_repository(os.fsencode(tmp_path / "linked")))
+    problems = git_hooks_install.hook_problems(open_repository(os.fsencode(tmp_path / "linked")))
     assert ("not there" in problems[0][0], problems[0][1]) == (True, "npx husky")
 
 
@@ -331,7 +331,7 @@ def test_lefthook_keeps_its_files_and_the_lines_for_its_configuration_work(repo:
     assert outcomes.pop("pre-commit") == "by hand" and set(outcomes.values()) == {"installed"}
     command = repo.script(tmp_path / "bin" / "gitstate", f'#!/bin/sh\nexec {sys.executable} -m gitstate "$@"\n')
     repo.env["PATH"] = f"{command.parent}:{repo.env['PATH']}"
-    repo.write("lefthook-local.yml", "\n".join(install_git.lefthook_lines("pre-commit")) + "\n")
+    repo.write("lefthook-local.yml", "\n".join(git_hooks_install.lefthook_lines("pre-commit")) + "\n")
     assert set(repo.outcomes().values()) == {"already"}
     assert repo.run("lefthook", "install").status == 0
     assert refuses(repo)
@@ -399,9 +399,9 @@ def test_killed_at_any_change_hooks_work_as_before_or_after_and_again_completes(
 def test_in_gits_configuration_one_section_for_each_event_comes_and_goes(repo: Hooked) -> None:
     repository = open_repository(os.fsencode(repo.path))
     before = kept(repo)
-    steps = install_git._install_config(repository)
+    steps = git_hooks_install._install_config(repository)
     assert {step.outcome for step in steps} == {"installed"}
-    assert {step.outcome for step in install_git._install_config(repository)} == {"already"}
+    assert {step.outcome for step in git_hooks_install._install_config(repository)} == {"already"}
     for event in EVENTS:
         assert repo.git("config", f"hook.gitstate-{event}.event") == event
         command = repo.git("config", f"hook.gitstate-{event}.command")
@@ -459,9 +459,9 @@ def test_a_file_is_known_by_its_owners_mark() -> None:
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_the_shim_and_every_block_are_clean_shell(tmp_path: Path) -> None:
-    texts = [install_git.shim(made=True)]
+    texts = [git_hooks_install.shim(made=True)]
     for event in EVENTS:
-        texts += [b"#!/bin/sh\n" + install_git.block(event, kind, b"x") for kind in ("file", "part", "chain")]
+        texts += [b"#!/bin/sh\n" + git_hooks_install.block(event, kind, b"x") for kind in ("file", "part", "chain")]
     for number, text in enumerate(texts):
         (tmp_path / str(number)).write_bytes(text)
     names = [str(path) for path in sorted(tmp_path.iterdir())]

@@ -22,11 +22,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from states import STATES, Templates, make
 
-from gitstate import light
 from gitstate.errors import CorruptSave
-from gitstate.json_data import dumps, loads
-from gitstate.light import Record, contextmanager, suppress
-from gitstate.spawn import Child
+from gitstate.system import stdlib
+from gitstate.system.child import Child
+from gitstate.system.jsonio import dumps, loads
+from gitstate.system.stdlib import Record, contextmanager, suppress
 
 ENVIRONMENT = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
 
@@ -117,11 +117,11 @@ def test_suppress_lets_all_else_pass() -> None:
 @pytest.mark.parametrize("name", ["sha1", "sha256"])
 def test_digests_are_those_of_hashlib(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "hashlib")
-    monkeypatch.setattr(light, "_before_openssl", 1000)
+    monkeypatch.setattr(stdlib, "_before_openssl", 1000)
     wanted = hashlib.new(name, b"some more").hexdigest()
     for left in (1000, 0):
-        monkeypatch.setattr(light, "_before_openssl", left)
-        digest = light.digest(name, b"some ", more=4)
+        monkeypatch.setattr(stdlib, "_before_openssl", left)
+        digest = stdlib.digest(name, b"some ", more=4)
         digest.update(b"more")
         assert digest.hexdigest() == wanted
 
@@ -251,7 +251,7 @@ def test_it_has_the_usual_signals_and_keeps_what_it_inherits(tmp_path: Path) -> 
 
 def test_it_starts_where_the_standard_streams_are_closed() -> None:
     text = (
-        "from gitstate.spawn import Child\nfor fd in (0, 1, 2): os.close(fd)\n"
+        "from gitstate.system.child import Child\nfor fd in (0, 1, 2): os.close(fd)\n"
         "child = Child(['sh', '-c', 'cat; echo said >&2; exit 5'], os.environ)\n"
         "out, err = child.communicate(b'fed')\n"
         "sys.exit(7 if (out, err, child.returncode) == (b'fed', b'said\\n', 5) else 1)"

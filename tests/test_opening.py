@@ -10,7 +10,7 @@ import pytest
 from states import Workspace, run_git, three_files
 
 from gitstate.errors import NotAWorkspace
-from gitstate.git import open_repository
+from gitstate.git.repository import open_repository
 
 QUESTIONS = ("--show-toplevel", "--absolute-git-dir", "--git-common-dir", "--show-object-format")
 

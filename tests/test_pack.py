@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from states import Workspace
 
-from gitstate.git import LARGE
-from gitstate.pack import PackWriter
+from gitstate.objects.pack import PackWriter
+from gitstate.objects.reader import LARGE
 
 SIZES = (0, 1, 15, 16, 2047, 2048, 65_534, 65_535, 65_536, 131_070, 131_071, 300_000)
 

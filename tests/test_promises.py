@@ -344,7 +344,7 @@ def test_torn_index_in_a_dry_run(ws: Workspace) -> None:
 
 PATCHED = """\
 import os, sys
-import gitstate.files, gitstate.saving
+import gitstate.system.process, gitstate.save.protocol
 {}
 from gitstate.__main__ import main
 main()
@@ -364,7 +364,7 @@ def test_host_name_changed_between_two_saves(ws: Workspace) -> None:
     save(ws)
     ws.write("a", "a2\n")
     for command in ("save", "recover"):
-        run = patched(ws, "gitstate.files.hostname = lambda: 'otherhost'", command)
+        run = patched(ws, "gitstate.format.names.hostname = lambda: 'otherhost'", command)
         assert run.returncode == 0, run
     assert ws.out("rev-parse", "HEAD") == base
     assert ws.status() == {b"MM a", b"?? u"}
@@ -372,7 +372,7 @@ def test_host_name_changed_between_two_saves(ws: Workspace) -> None:
 
 
 FAILS_ONCE = """\
-from gitstate.refs import RefWriter
+from gitstate.git.refs import RefWriter
 sync = RefWriter.sync
 def once(self, updates):
     if any(update.ref.startswith("refs/heads/") for update in updates):
@@ -630,7 +630,7 @@ def test_lock_of_a_living_git_stays_after_a_killed_save(ws: Workspace) -> None:
     save(ws)
     recover(ws)
     ws.write("zz", "zz\n")
-    run = patched(ws, "gitstate.saving.Saving._make_durable = lambda self, *given: os.kill(os.getpid(), 9)", "save")
+    run = patched(ws, "gitstate.save.protocol.Saving._make_durable = lambda self, *given: os.kill(os.getpid(), 9)", "save")
     assert run.returncode == -signal.SIGKILL, run
     assert (ws.git_dir / "gitstate" / "journal").exists()
     ws.write("a", "a7\n")

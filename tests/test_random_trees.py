@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from oracle import fingerprint, parents, walk
 from states import Templates, Workspace, add_submodule
 
-from gitstate.git import open_repository
-from gitstate.ignore import ignored_among
-from gitstate.request import SaveRequest
-from gitstate.save import save
-from gitstate.snapshot import Snapshot
-from gitstate.snapshot_since import Known
+from gitstate.git.repository import open_repository
+from gitstate.git.status import ignored_among
+from gitstate.save.request import SaveRequest
+from gitstate.save.save import save
+from gitstate.snapshot.incremental import Known
+from gitstate.snapshot.snapshot import Snapshot
 
 EXAMPLES = int(os.environ.get("GITSTATE_EXAMPLES", "0"))
 

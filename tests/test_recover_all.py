@@ -17,8 +17,8 @@ import pytest
 from oracle import fingerprint
 from states import STATES, Run, Templates, Workspace, dirty, make, run_git
 
-from gitstate import files, pool
-from gitstate.look import Looker
+from gitstate.system import clock, files, forkpool
+from gitstate.workspace.peek import Looker
 
 LONG_AGO = 978_307_200
 
@@ -419,7 +419,7 @@ def test_a_workspace_that_another_holds_is_busy_and_no_reason_to_wait(
     ws: Workspace, templates: Templates, tmp_path: Path
 ) -> None:
     waiting(ws)
-    with files.locked(os.fsencode(ws.git_dir / "gitstate" / "lock"), files.Deadline(5), "it"):
+    with files.locked(os.fsencode(ws.git_dir / "gitstate" / "lock"), clock.Deadline(5), "it"):
         run = gitstate("recover", "--all", "--json", "--wait", "0.1", cwd=tmp_path)
     assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (75, "busy")
 
@@ -459,9 +459,9 @@ def test_one_that_hangs_or_dies_is_lost_and_the_rest_is_not() -> None:
         return item.upper()
 
     items = ["a", "hang", "b", "die", "c"]
-    assert list(pool.stream(items, work, patience=1.0)) == ["A", pool.LOST, "B", pool.LOST, "C"]
+    assert list(forkpool.stream(items, work, patience=1.0)) == ["A", forkpool.LOST, "B", forkpool.LOST, "C"]
     tasks = [lambda item=item: work(item) for item in items]
-    assert pool.each(tasks, workers=2, timeout=1.0) == ["A", pool.LOST, "B", pool.LOST, "C"]
+    assert forkpool.each(tasks, workers=2, timeout=1.0) == ["A", forkpool.LOST, "B", forkpool.LOST, "C"]
 
 
 def test_hostile_words_do_not_reach_the_terminal(ws: Workspace, tmp_path: Path) -> None:

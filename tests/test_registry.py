@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from states import STATES, Run, Templates, Workspace, dirty, make, run_git
 
-from gitstate import registry, walk
+from gitstate.fleet import find
+from gitstate.workspace import registry
 
 STRANGE = "a [b]*?.+^$ \\ \"'\n\u00e9 "
 
@@ -263,7 +264,7 @@ def test_a_walk_finds_main_linked_and_nested_and_follows_nothing_out(templates: 
     (root / "link").symlink_to(outside)
     (root / "fake").mkdir()
     (root / "fake" / ".git").write_text("not a repository\n")
-    found = walk.find(os.fsencode(root))
+    found = find.find(os.fsencode(root))
     expected = [root / "a" / "b" / "nested", root / "main", root / "main" / ".worktrees" / "one"]
     assert [Path(os.fsdecode(path)) for path in found.paths] == expected
     assert found.complete
@@ -271,9 +272,9 @@ def test_a_walk_finds_main_linked_and_nested_and_follows_nothing_out(templates: 
 
 def test_a_walk_is_bounded_and_says_so(templates: Templates, tmp_path: Path) -> None:
     templates.copy("sha1", tmp_path / "1" / "2" / "3")
-    assert walk.find(os.fsencode(tmp_path), depth=3).paths
-    shallow = walk.find(os.fsencode(tmp_path), depth=2)
+    assert find.find(os.fsencode(tmp_path), depth=3).paths
+    shallow = find.find(os.fsencode(tmp_path), depth=2)
     assert (shallow.paths, shallow.complete) == ((), False)
-    assert not walk.find(os.fsencode(tmp_path), entries=2).complete
+    assert not find.find(os.fsencode(tmp_path), entries=2).complete
     run = gitstate("status", "--root", str(tmp_path / "none"), "--json", cwd=tmp_path)
     assert not run.json["complete"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from states import STATES, Templates, dirty, make
 
-from gitstate.table import table
+from gitstate.system.table import table
 
 ROWS = [["waiting", "/a/very/long/path/to/some/workspace", "main", "T-1"], ["idle", "/b", "日本語", "T-2"]]
 HEADER = ("STATUS", "WORKSPACE", "BRANCH", "TASK")

@@ -28,60 +28,60 @@ ERRORS = "faults/test_errors.py::test_a_few_system_calls_fail"
 MUTATIONS = (
     # -- what has to be on the disk before success is reported
     Mutation(
-        "git syncs no ref", "git.py",
+        "git syncs no ref", "git/repository.py",
         "core.fsync=reference,loose-object,pack,pack-metadata", "core.fsync=none",
         f"{POWER}[ext4-checkpoint]",
     ),
     Mutation(
-        "the directories of refs are not synced", "saving.py",
+        "the directories of refs are not synced", "save/protocol.py",
         "        writer.sync(updates)\n", "",
         f"{POWER}[ext4-checkpoint]",
     ),
     Mutation(
-        "objects that the agent's git never synced are taken for durable", "durable.py",
+        "objects that the agent's git never synced are taken for durable", "objects/durable.py",
         "new = sync_since([*places, os.path.join(objects, b\"pack\")], stamp)", "new = stamp",
         f"{POWER}[ext4-save]",
     ),
     Mutation(
-        "objects are not synced one by one", "durable.py",
+        "objects are not synced one by one", "objects/durable.py",
         "    for path in (*found, *changed):\n        files.fsync_path(path)\n", "",
         f"{POWER}[ext4-checkpoint]",
     ),
     Mutation(
-        "the one sync that stands for many is left out", "durable.py",
+        "the one sync that stands for many is left out", "objects/durable.py",
         "                files.sync_filesystem(place)\n", "                pass\n",
         f"{POWER}[ext4-checkpoint-many]",
     ),
     Mutation(
-        "recover writes files without fsync", "worktree.py",
+        "recover writes files without fsync", "workspace/files.py",
         "                    os.fchmod(fd, permissions)\n                    os.fsync(fd)\n",
         "                    os.fchmod(fd, permissions)\n",
         f"{POWER}[ext4-recover]",
     ),
     Mutation(
-        "a file that a power cut left short is taken for an edit", "restore.py",
+        "a file that a power cut left short is taken for an edit", "recover/recover.py",
         "or self._is_cut_short(target) else", "else",
         f"{POWER}[ext4-checkpoint]",
     ),
     Mutation(
-        "an older file moved into place is taken for one that a power cut left short", "worktree.py",
+        "an older file moved into place is taken for one that a power cut left short", "workspace/files.py",
         "max(info.st_mtime_ns, info.st_ctime_ns)", "info.st_mtime_ns",
         "faults/test_power.py::test_an_older_beginning_that_someone_put_into_place_stays",
     ),
     Mutation(
-        "a power cut is thought of where the machine never went down", "restore.py",
+        "a power cut is thought of where the machine never went down", "recover/recover.py",
         "if boot is not None and boot == self.facts.saves[0].context.boot_id:", "if False:",
         "faults/test_power.py::test_an_older_directory_that_someone_moved_into_place_stays",
     ),
     Mutation(
-        "the files of an unfinished merge are not synced", "durable.py",
+        "the files of an unfinished merge are not synced", "objects/durable.py",
         "    for name in operation_paths(git_dir):\n        yield os.path.join(git_dir, name)\n",
         "    for name in ():\n        yield os.path.join(git_dir, name)\n",
         f"{POWER}[ext4-save-merge]",
     ),
     # -- the order of the steps
     Mutation(
-        "the marker goes before the files are back", "restore.py",
+        "the marker goes before the files are back", "recover/recover.py",
         "        self._carry_out(plan)\n        self._operation(newest)\n",
         "        if self.marker is not None:\n"
         "            refs.move_refs(self.repository, self.git, [RefUpdate(self.marker, None, newest.archive)], '')\n"
@@ -89,14 +89,14 @@ MUTATIONS = (
         f"{KILL}[recover-undone]", {"CRASH_POINT": "gitstate:(link|rename|linkat|renameat).*"},
     ),
     Mutation(
-        "the branch moves before the marker is set", "saving.py",
+        "the branch moves before the marker is set", "save/protocol.py",
         "        updates = self._make_durable(marked, kept)\n",
         "        updates = self._make_durable([RefUpdate(taken.head_ref or '', wip, taken.head)], kept)\n"
         "        updates.carry_out()\n        updates.prepare(marked)\n",
         f"{KILL}[save]", {"CRASH_POINT": "update-ref.*:rename:.*"},
     ),
     Mutation(
-        "the marker moves before the objects are on the disk", "saving.py",
+        "the marker moves before the objects are on the disk", "save/protocol.py",
         "            writer.prepare(updates)\n        bring_to_disk(self.repository, self.id)\n",
         "            writer.prepare(updates)\n            writer.carry_out()\n"
         "            writer.carry_out = lambda: None\n        bring_to_disk(self.repository, self.id)\n",
@@ -104,99 +104,99 @@ MUTATIONS = (
     ),
     # -- compare and swap, locks, who holds what
     Mutation(
-        "refs are moved from any value", "refs.py",
+        "refs are moved from any value", "git/refs.py",
         "words.append(b\"update %s\\0%s\\0%s\\0\" % (os.fsencode(update.ref), new, old.encode(\"ascii\")))",
         "words.append(b\"update %s\\0%s\\0\\0\" % (os.fsencode(update.ref), new))",
         "faults/test_concurrency.py::test_a_branch_that_moves_in_the_worst_moment",
     ),
     Mutation(
-        "the workspace is not locked", "files.py",
+        "the workspace is not locked", "system/files.py",
         "                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "",
         "faults/test_concurrency.py::test_save_against_recover",
     ),
     Mutation(
-        "a pack has no .keep while no ref holds it", "pack.py",
+        "a pack has no .keep while no ref holds it", "objects/pack.py",
         "        self._hold(name)\n        self._write(name + b\".pack\"", "        self._write(name + b\".pack\"",
         "faults/test_concurrency.py::test_gc_in_the_worst_moment",
     ),
     Mutation(
-        "an index that moved under the save is exchanged all the same", "saving.py",
+        "an index that moved under the save is exchanged all the same", "save/protocol.py",
         "            if identity(index) != identity(self.frozen):\n                return\n", "",
         "faults/test_concurrency.py::test_an_index_that_moves_in_the_worst_moment",
     ),
     Mutation(
-        "locks of a killed git stay", "ownership.py",
+        "locks of a killed git stay", "workspace/ownership.py",
         "            _remove_dead_lock(lock, int(first), repository)\n", "            pass\n",
         f"{KILL}[save]", {"CRASH_POINT": "update-ref.*:rename:.*"},
     ),
     Mutation(
-        "half-written packs of a killed save stay", "ownership.py",
+        "half-written packs of a killed save stay", "workspace/ownership.py",
         "    sweep_litter(repository.objects, refs.workspace_id(repository))\n", "",
         f"{KILL}[save]", {"CRASH_POINT": "gitstate:fsync:[1-6]"},
     ),
     # -- nothing is overwritten, nothing is passed over
     Mutation(
-        "no safety save before files are replaced", "restore.py",
+        "no safety save before files are replaced", "recover/recover.py",
         "            self._save_for_safety(plan)\n        with _usual_umask(self.repository, newest):\n",
         "            pass\n        with _usual_umask(self.repository, newest):\n",
         "test_promises.py::test_ignored_file_is_saved_before_it_is_overwritten",
     ),
     Mutation(
-        "an edited file is overwritten", "plan.py",
+        "an edited file is overwritten", "recover/plan.py",
         "return \"write\" if overwrite else \"look\"", "return \"write\"",
         "test_roundtrip.py::test_a_file_edited_after_the_save_stays",
     ),
     Mutation(
-        "the marker goes though a file could not be written", "restore.py",
+        "the marker goes though a file could not be written", "recover/recover.py",
         "if self.marker is not None and not self.stuck:", "if self.marker is not None:",
         "test_promises.py::test_path_that_cannot_be_written",
     ),
     Mutation(
-        "a good index is put away because git failed", "reindex.py",
+        "a good index is put away because git failed", "recover/index.py",
         "            if not is_torn(current, self.repository.object_format):\n                raise",
         "            if not os.path.exists(current):\n                raise",
         f"{ERRORS}[recover]", {"ERROR_POINT": r"ls-files\.1:openat:.*\+"},
     ),
     Mutation(
-        "a failed fsync is passed over", "files.py",
+        "a failed fsync is passed over", "system/files.py",
         "        if error.errno not in (errno.EINVAL, errno.EROFS):\n            raise\n", "        pass\n",
         f"{ERRORS}[save]", {"ERROR_POINT": r"gitstate:fsync:.*=EIO"},
     ),
     Mutation(
-        "a save that left bytes out says that all is well", "report.py",
+        "a save that left bytes out says that all is well", "cli/words.py",
         "    return EXIT_PERSON if result.lost else EXIT_DONE\n", "    return EXIT_DONE\n",
         "faults/test_limits.py::test_an_unreadable_file_is_left_out_aloud",
     ),
     Mutation(
-        "a note is tried once, and nobody takes turns", "saving.py",
+        "a note is tried once, and nobody takes turns", "save/protocol.py",
         "            for _ in range(50):\n                current =",
         "            for _ in range(1):\n                current =",
         "faults/test_concurrency.py::test_a_note_that_comes_in_the_worst_moment",
     ),
     # -- what others wrote is data
     Mutation(
-        "every path of a save is trusted", "model.py",
+        "every path of a save is trusted", "format/manifest.py",
         "    return plain not in (\".git\", \"git~1\")\n", "    return True\n",
         "faults/test_fuzz.py::test_every_disguise_of_git_is_refused",
     ),
     Mutation(
-        "the repository's hooks run", "git.py",
+        "the repository's hooks run", "git/repository.py",
         " \"-c\", \"core.hooksPath=/dev/null\",", "",
         "faults/test_fuzz.py::test_no_program_of_the_configuration_is_run",
     ),
     Mutation(
-        "the repository's file system monitor runs", "git.py",
+        "the repository's file system monitor runs", "git/repository.py",
         "\"-c\", \"core.fsmonitor=false\", ", "",
         "faults/test_fuzz.py::test_no_program_of_the_configuration_is_run",
     ),
     Mutation(
-        "names and values reach the terminal raw", "report.py",
+        "names and values reach the terminal raw", "cli/words.py",
         "return \"\".join(c if c.isprintable() else c.encode(\"unicode_escape\").decode(\"ascii\") for c in plain)",
         "return plain",
         "faults/test_fuzz.py::test_nothing_steers_the_terminal",
     ),
     Mutation(
-        "a journal may name any lock", "ownership.py",
+        "a journal may name any lock", "workspace/ownership.py",
         "    if not inside or not path.endswith(b\".lock\"):\n        return\n", "",
         "faults/test_fuzz.py::test_a_journal_that_names_other_files",
     ),

@@ -19,8 +19,10 @@ from states import Run, Workspace, three_files
 from test_hostile import FILE, LINK, PROGRAM, TREE, Entry, forged, index_file, store
 
 from gitstate.errors import CorruptSave, GitstateError
-from gitstate.json_data import loads
-from gitstate.model import MAX_CONTEXT, Context, context_from_json, is_safe_path, manifest_from_json
+from gitstate.format.context import MAX_CONTEXT, Context, context_from_json
+from gitstate.format.manifest import manifest_from_json
+from gitstate.objects.tree import is_safe_path
+from gitstate.system.jsonio import loads
 
 from .sweeps import Say, judge, spread
 

@@ -1,0 +1,1 @@
+"""One file for each agent program; nobody else knows their names."""

@@ -1,0 +1,117 @@
+"""The commands that run without click: `save`, `checkpoint` and `hook`; errors as one line and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError
+from ..format.context import SCHEMA_VERSION
+from ..format.manifest import Reason
+from ..save.words import save_json, save_lines
+from ..system.jsonio import dumps
+from ..system.stdlib import TYPE_CHECKING, signal, suppress
+from ..system.terminal import _print, escape, escape_lines, say
+from .options import Quick, context_values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+
+def emit(value: Mapping[str, Any]) -> None:
+    """Data: one JSON object on stdout, with its schema version."""
+    _print(sys.stdout, dumps({"schema_version": SCHEMA_VERSION, **value}).decode("utf-8"))
+
+
+def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
+    """Run one command; an error becomes one line, a hint and its exit status. No traceback reaches a person."""
+    try:
+        return run()
+    except GitstateError as error:
+        said, hint, status = error.message, error.hint, error.exit_status
+    except OSError as error:
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        said, hint, status = f"{where}{error.strerror or error}; nothing was lost", None, EXIT_FAILED
+    except RecursionError:
+        said, hint, status = "the data is nested too deeply; nothing was changed", None, EXIT_FAILED
+    except Exception as error:
+        said, hint, status = _bug(error)
+    if as_json:
+        emit({"command": command, "error": escape(said), "hint": hint and escape(hint), "exit_status": status})
+    say(f"gitstate: {said}", *([f"  next: {hint}"] if hint else []))
+    return status
+
+
+def _bug(error: Exception) -> tuple[str, str | None, int]:
+    import tempfile
+    import traceback
+
+    path = None
+    with suppress(OSError):
+        fd, path = tempfile.mkstemp(prefix="gitstate-bug-", suffix=".log")
+        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
+            traceback.print_exc(file=file)
+    return f"this is a bug in gitstate ({type(error).__name__}); the details are in {path}", None, EXIT_BUG
+
+
+# -- save
+
+
+def run_save(quick: Quick) -> int:
+    """Carry out `save` or `checkpoint`. Signals wait until it is done: a save that was begun is finished."""
+    from ..system.process import ignoring_signals
+
+    as_json = bool(quick.given.get("json"))
+    with ignoring_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)):
+        return guarded(lambda: _save(quick, as_json), quick.command, as_json)
+
+
+def _save(quick: Quick, as_json: bool) -> int:
+    from ..git.repository import start_opening
+
+    path = os.fsencode(os.path.abspath(quick.directory))
+    # Git looks for the repository while this imports the rest: a quarter of a small save goes into imports.
+    opening = start_opening(path)
+    from ..save.request import SaveRequest
+    from ..save.save import save
+
+    given: Mapping[str, Any] = quick.given
+    request = SaveRequest(
+        kind=quick.command,
+        values=context_values(quick.given, os.environ),
+        reason=Reason(given.get("signal"), given.get("exit_code"), given.get("reason")),
+        deadline=given.get("deadline"),
+        wait=given.get("wait", 60.0),
+        keep_ignored=given.get("include_ignored", ()),
+        owner_pid=given.get("owner_pid"),
+    )
+    result = save(path, request, opening)
+    if as_json:
+        emit(save_json(result, quick.command))
+    say(*save_lines(result, quick.command))
+    return EXIT_PERSON if result.lost else EXIT_DONE
+
+
+# -- hooks
+
+
+def run_hook(name: str, arguments: Sequence[str]) -> int:
+    """Carry out `hook NAME`: `git EVENT …`, or an agent's event on stdin. Nothing of ours stops git or the agent."""
+    try:
+        if name == "git":
+            from ..integrations import git_hooks
+
+            return git_hooks.run(arguments[0] if arguments else "", arguments[1:], say)
+        from ..integrations import agent_hooks
+
+        answer = agent_hooks.run(name, escape_lines)
+        if answer:
+            _print(sys.stdout, answer)
+        return EXIT_DONE
+    except Exception as error:
+        said = _bug(error)[0]
+        if name == "git":
+            # An agent would take these words for its own.
+            say(f"gitstate: {said}; git goes on")
+        return EXIT_DONE

@@ -1,0 +1,1 @@
+"""Many workspaces: recovery of all, and what is wrong."""

@@ -1,0 +1,1 @@
+"""Asks git, and reads git's own files; knows nothing of a save."""

@@ -1,0 +1,123 @@
+"""Run git: scrubbed environment, bytes and NUL, output or GitError."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import GitError
+from ..system.child import Child
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+#: Names of variables that say where git's own parts and the user's configuration are, not which repository to use.
+_KEPT = frozenset(
+    (
+        "GIT_CONFIG_GLOBAL",
+        "GIT_CONFIG_SYSTEM",
+        "GIT_CONFIG_NOSYSTEM",
+        "GIT_EXEC_PATH",
+        "GIT_SSH",
+        "GIT_SSH_COMMAND",
+        "GIT_SSL_CAINFO",
+        "GIT_SSL_CAPATH",
+    )
+)
+
+_OPTIONS = (
+    *("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.pager=cat"),
+    *("-c", "core.fsync=reference,loose-object,pack,pack-metadata", "-c", "core.fsyncMethod=fsync"),
+    *("-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "submodule.recurse=false"),
+    *("-c", "core.warnAmbiguousRefs=false", "-c", "core.untrackedCache=keep"),
+    *("-c", "core.filesRefLockTimeout=3000", "-c", "core.packedRefsTimeout=3000"),
+)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without what would lead git elsewhere, or let it ask or wait for a person.
+
+    Inside a hook GIT_DIR and GIT_INDEX_FILE are set, and `git -C other` then reads the wrong repository.
+    """
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in _KEPT}
+    clean.update(
+        LC_ALL="C",
+        GIT_TERMINAL_PROMPT="0",
+        GIT_ASKPASS="true",
+        SSH_ASKPASS="true",
+        GIT_EDITOR=":",
+        GIT_OPTIONAL_LOCKS="0",
+        GIT_NO_LAZY_FETCH="1",
+        GIT_NO_REPLACE_OBJECTS="1",
+        GIT_LITERAL_PATHSPECS="1",
+        GIT_ADVICE="0",
+        GIT_COMMITTER_NAME="gitstate",
+        GIT_COMMITTER_EMAIL="gitstate@localhost",
+    )
+    if not clean.get("HOME"):
+        # A bare environment (`env -i`, some schedulers): without it git reads and writes no global configuration.
+        import pwd
+
+        with suppress(KeyError):
+            clean["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
+    clean.pop("LANGUAGE", None)
+    if extra:
+        clean.update(extra)
+    return clean
+
+
+class Git(Record):
+    """How to run git in one directory.
+
+    `options` are further global options; `lock_fd` is a descriptor that every child inherits (see `files.locked`).
+    """
+
+    directory: bytes
+    options: tuple[str, ...] = ()
+    lock_fd: int | None = None
+
+    def start(self, *args: str | bytes, extra: Mapping[str, str] | None = None, quiet: bool = False) -> Child:
+        """Start git with pipes on its streams; with `quiet` its words on stderr are thrown away."""
+        words: list[str | bytes] = ["git", "-C", self.directory, *_OPTIONS, *self.options, *args]
+        return Child(words, environment(extra), quiet=quiet, inherits=self.lock_fd)
+
+    def run(
+        self,
+        *args: str | bytes,
+        given: bytes = b"",
+        extra: Mapping[str, str] | None = None,
+        fine: Sequence[int] = (0,),
+        timeout: float | None = None,
+    ) -> bytes:
+        """What git prints. Raises GitError where its status is not among `fine`, or it outlives `timeout` seconds."""
+        return self.finish(self.start(*args, extra=extra), given=given, fine=fine, timeout=timeout)
+
+    def finish(
+        self,
+        process: Child,
+        *,
+        given: bytes = b"",
+        fine: Sequence[int] = (0,),
+        timeout: float | None = None,
+    ) -> bytes:
+        """Feed a process that `start` made and wait for its output; raises as `run` does."""
+        try:
+            out, err = process.communicate(given, timeout=timeout)
+        except TimeoutError:
+            process.kill()
+            process.communicate()
+            raise GitError(_words(process), -9, b"it took too long") from None
+        if process.returncode not in fine:
+            raise GitError(_words(process), process.wait(), err)
+        return out
+
+    def succeeds(self, *args: str | bytes) -> bool:
+        """Whether git ends with status 0 (as with `merge-base --is-ancestor`); raises on any status but 0 and 1."""
+        process = self.start(*args)
+        self.finish(process, fine=(0, 1))
+        return process.returncode == 0
+
+
+def _words(process: Child) -> list[str]:
+    return [os.fsdecode(word) for word in process.args[3:]]

@@ -1,0 +1,66 @@
+"""Unfinished operations: the files of a merge, rebase, cherry-pick, revert, am or bisect in a git dir."""
+
+from __future__ import annotations
+
+import os
+
+from ..system.stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: What stands in a git dir while an operation is unfinished: (name of the operation, its file or directory).
+_OPERATIONS = (
+    ("rebase", b"rebase-merge"),
+    ("rebase", b"rebase-apply"),
+    ("merge", b"MERGE_HEAD"),
+    ("cherry-pick", b"CHERRY_PICK_HEAD"),
+    ("revert", b"REVERT_HEAD"),
+    ("sequence", b"sequencer"),
+    ("bisect", b"BISECT_LOG"),
+)
+_FILES = (
+    *(b"MERGE_HEAD", b"MERGE_MSG", b"MERGE_MODE", b"MERGE_RR", b"MERGE_AUTOSTASH", b"AUTO_MERGE", b"SQUASH_MSG"),
+    *(b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"REBASE_HEAD", b"ORIG_HEAD", b"rebase-merge", b"rebase-apply"),
+    *(b"sequencer", b"BISECT_START", b"BISECT_LOG", b"BISECT_NAMES", b"BISECT_TERMS", b"BISECT_EXPECTED_REV"),
+    *(b"BISECT_ANCESTORS_OK", b"BISECT_FIRST_PARENT", b"BISECT_RUN", b"refs/bisect", b"refs/rewritten"),
+)
+
+
+def operation_under_way(git_dir: bytes) -> str | None:
+    """The name of the unfinished operation in a git dir."""
+    here = _present(git_dir, [path for _, path in _OPERATIONS])
+    for name, path in _OPERATIONS:
+        if path in here:
+            is_am = path == b"rebase-apply" and os.path.exists(os.path.join(git_dir, path, b"applying"))
+            return "am" if is_am else name
+    return None
+
+
+def operation_paths(git_dir: bytes) -> list[bytes]:
+    """Every file of an unfinished operation, relative to the git dir. Directories are walked, links not followed."""
+    found: list[bytes] = []
+    for name in _present(git_dir, _FILES):
+        full = os.path.join(git_dir, name)
+        if os.path.isdir(full) and not os.path.islink(full):
+            for directory, _, names in os.walk(full):
+                inside = os.path.relpath(directory, git_dir)
+                found += [os.path.join(inside, file) for file in sorted(names) if not file.endswith(b".lock")]
+        else:
+            found.append(name)
+    return found
+
+
+def _present(git_dir: bytes, names: Sequence[bytes]) -> list[bytes]:
+    """Those of `names` that are in a git dir: one listing of it, which is cheaper than to look for each."""
+    try:
+        listed = frozenset(os.listdir(git_dir))
+    except OSError:
+        # Gone, or one that may be entered but not listed.
+        listed = frozenset(names)
+    return [name for name in names if (name in listed or b"/" in name) and os.path.lexists(os.path.join(git_dir, name))]
+
+
+def is_operation_file(path: bytes) -> bool:
+    """Whether a path relative to the git dir is one that `operation_paths` may name."""
+    return any(path == name or path.startswith(name + b"/") for name in _FILES)

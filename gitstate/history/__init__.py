@@ -1,0 +1,1 @@
+"""Old saves: listing, retention, exchange with a remote."""

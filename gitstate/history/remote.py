@@ -1,0 +1,155 @@
+"""Saves to and from a git remote, for another host: only refs of ours, only where a person named the remote.
+
+A branch is never pushed or fetched; what a save stands on comes along because the save reaches it. A marker that was
+recovered here is taken off the remote with the next push, so that no third host recovers it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ..errors import GitstateError, UsageError
+from ..format.names import CHECKPOINTS, NOTES, OWN, PENDING, SAVES, is_save_id, workspace_id
+from ..format.notes_ref import join_notes
+from ..git import refs
+from ..git.command import Git
+from ..git.oid import Oid, is_oid
+from ..git.refs import RefUpdate
+from ..git.repository import Repository
+from ..system.clock import Deadline
+from ..workspace.ownership import owned
+from ..workspace.peek import worktree_ids
+
+#: Command lines have a limit; each refspec takes some hundred bytes.
+_AT_ONCE = 200
+#: A remote that offers more refs of ours than this is not believed.
+_MOST = 100_000
+_THEIRS = OWN + "remote-notes"
+
+
+class Exchange(NamedTuple):
+    """What went over, by ref name: new saves, markers of saves that wait, and markers that were taken away."""
+
+    remote: str
+    saves: tuple[str, ...]
+    waiting: tuple[str, ...]
+    recovered: tuple[str, ...] = ()
+    notes: bool = False
+
+
+def push(repository: Repository, named: str | None, *, dry_run: bool = False, wait: float = 60.0) -> Exchange:
+    """Push this workspace's saves, its marker and checkpoint, and the notes.
+
+    Raises UsageError where no remote is known, GitError where git can't reach it, TryAgain.
+    """
+    remote = _remote(repository, named)
+    own = workspace_id(repository)
+    with owned(repository, Deadline(wait)) as git:
+        theirs = _offered(git, remote)
+        ours = refs.list_refs(git, SAVES, PENDING, CHECKPOINTS)
+        mine = {ref: oid for ref, oid in ours.items() if ref.split("/")[3] == own}
+        going = {ref: oid for ref, oid in mine.items() if theirs.get(ref) != oid}
+        held = {oid for ref, oid in ours.items() if ref.startswith(SAVES)}
+        done = [ref for ref, oid in theirs.items() if ref.startswith(PENDING) and ref not in ours and oid in held]
+        notes = refs.read_refs(repository, [NOTES]).get(NOTES)
+        if not dry_run:
+            if notes is not None and theirs.get(NOTES) not in (None, notes):
+                _take_notes(repository, git, remote)
+            # The marker comes last: who sees it finds what it marks.
+            ordered = sorted(going, key=lambda ref: ref.startswith(PENDING))
+            for some in _chunks(ordered):
+                git.run("push", "--quiet", "--no-verify", "--", remote, *(f"+{ref}:{ref}" for ref in some))
+            for ref in done:
+                lease = f"--force-with-lease={ref}:{theirs[ref]}"
+                git.run("push", "--quiet", "--no-verify", lease, "--", remote, f":{ref}")
+            if notes is not None:
+                git.run("push", "--quiet", "--no-verify", "--", remote, f"{NOTES}:{NOTES}")
+    return _exchange(remote, going, done, notes is not None)
+
+
+def fetch(repository: Repository, named: str | None, *, dry_run: bool = False, wait: float = 60.0) -> Exchange:
+    """Fetch the saves of every workspace and the notes, and the markers of those that wait on another host.
+
+    A marker is left where it is if its workspace is here, or if its save was recovered here before. Raises as `push`.
+    """
+    remote = _remote(repository, named)
+    with owned(repository, Deadline(wait)) as git:
+        theirs = _offered(git, remote)
+        ours = refs.list_refs(git, SAVES, PENDING)
+        known = {oid for ref, oid in ours.items() if ref.startswith(SAVES)}
+        here = worktree_ids(repository.common_dir)
+        coming = {
+            ref: oid
+            for ref, oid in theirs.items()
+            if (ref.startswith(SAVES) and ref not in ours)
+            or (ref.startswith(PENDING) and ref.split("/")[3] not in here and _is_new(ref, oid, ours, known))
+        }
+        notes = NOTES in theirs
+        if not dry_run:
+            for some in _chunks(sorted(coming, key=lambda ref: ref.startswith(PENDING))):
+                _fetch(git, remote, [f"+{ref}:{ref}" for ref in some])
+            if notes:
+                _take_notes(repository, git, remote)
+    return _exchange(remote, coming, (), notes)
+
+
+def _is_new(ref: str, oid: Oid, ours: Mapping[str, Oid], known: set[Oid]) -> bool:
+    """Whether a marker of theirs says something: not what waits here already, nor what was recovered here."""
+    return ours.get(ref) != oid and (ref in ours or oid not in known)
+
+
+def _take_notes(repository: Repository, git: Git, remote: str) -> None:
+    _fetch(git, remote, [f"+{NOTES}:{_THEIRS}"])
+    theirs = refs.list_refs(git, _THEIRS).get(_THEIRS)
+    if theirs is None:
+        return
+    current = refs.read_refs(repository, [NOTES]).get(NOTES)
+    if current is None:
+        refs.move_refs(repository, git, [RefUpdate(NOTES, theirs, None)], "fetch")
+    elif current != theirs and not git.succeeds("merge-base", "--is-ancestor", theirs, current):
+        join_notes(repository, git, theirs)
+    refs.move_refs(repository, git, [RefUpdate(_THEIRS, None, theirs)], "fetch")
+
+
+def _fetch(git: Git, remote: str, refspecs: Sequence[str]) -> None:
+    words = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--no-auto-gc")
+    git.run(*words, "--", remote, *refspecs)
+
+
+def _offered(git: Git, remote: str) -> dict[str, Oid]:
+    """The refs of ours that a remote has, without those whose names are none that we would write."""
+    out = git.run("ls-remote", "--quiet", "--refs", "--", remote, f"{OWN}*", NOTES)
+    found = {}
+    for line in out.split(b"\n")[:-1]:
+        oid, _, name = line.decode("utf-8", "replace").partition("\t")
+        words = name.split("/")
+        depth = 5 if name.startswith(SAVES) else 4
+        fine = name.startswith((SAVES, PENDING, CHECKPOINTS)) and len(words) == depth
+        if is_oid(oid) and (name == NOTES or (fine and all(is_save_id(word) for word in words[3:]))):
+            found[name] = oid
+        if len(found) > _MOST:
+            raise GitstateError(f"{remote} offers more than {_MOST} saves", hint="gitstate prune, on the other host")
+    return found
+
+
+def _remote(repository: Repository, named: str | None) -> str:
+    remote = named or repository.setting("gitstate.remote")
+    if not remote:
+        raise UsageError(
+            "which remote? Saves may hold secrets: none is taken unless you name it",
+            hint="gitstate push REMOTE, or: git config gitstate.remote REMOTE",
+        )
+    if remote.startswith("-"):
+        raise UsageError(f"{remote!r} is no remote", hint="git remote")
+    return remote
+
+
+def _chunks(names: Sequence[str]) -> list[Sequence[str]]:
+    return [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
+
+
+def _exchange(remote: str, moved: Mapping[str, Oid], done: Sequence[str], notes: bool) -> Exchange:
+    saves = tuple(sorted(ref.rpartition("/")[2] for ref in moved if ref.startswith(SAVES)))
+    waiting = tuple(sorted(ref.removeprefix(PENDING) for ref in moved if ref.startswith(PENDING)))
+    return Exchange(remote, saves, waiting, tuple(ref.removeprefix(PENDING) for ref in done), notes)

@@ -1,0 +1,1 @@
+"""The object store: read, build, make durable."""

@@ -1,0 +1,271 @@
+"""New objects → one pack with its index, durable (formats: `man 5 gitformat-pack`), a large file as a pack alone.
+
+One pack costs one flush of the disk whatever the number of objects; git's own loose objects cost one each. There are
+no deltas: `git gc` makes them later, off the crash path. Until refs hold the objects a `.keep` file beside the pack
+stops a concurrent `git gc --prune=now` from dropping them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import zlib
+
+from ..git.oid import Oid, object_id
+from ..system.files import fsync_path, make_directory, remove, write_all
+from ..system.stdlib import TYPE_CHECKING, digest, suppress
+from .reader import LARGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_KINDS = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
+_CHUNK = 1 << 20
+#: Not `tmp_…`: `git gc --prune=now` removes what is called so while we still write it (`prune.c`).
+_TEMPORARY = b"gitstate_tmp_%s_"
+#: From this size on objects are stored even where there is time to deflate them.
+_MOST_DEFLATED = 128 << 10
+#: What a stored block of deflate holds at most.
+_BLOCK = 65_535
+
+
+def _words(numbers: Iterable[int]) -> bytes:
+    """Numbers of 32 bits in network byte order."""
+    return b"".join([number.to_bytes(4, "big") for number in numbers])
+
+
+def _pack_head(count: int) -> bytes:
+    return b"PACK" + _words((2, count))
+
+
+def _record_head(kind: str, size: int) -> bytes:
+    """What stands before an object in a pack: its kind and its size, seven bits a byte (`man 5 gitformat-pack`)."""
+    head = bytearray()
+    byte = _KINDS[kind] << 4 | size & 15
+    size >>= 4
+    while size:
+        head.append(byte | 0x80)
+        byte, size = size & 0x7F, size >> 7
+    head.append(byte)
+    return bytes(head)
+
+
+def _deflated(data: bytes) -> bytes:
+    """A zlib stream. A window of 4 kB: making the usual one ready takes longer than it saves on a small file."""
+    deflate = zlib.compressobj(1, zlib.DEFLATED, 12, 5)
+    return deflate.compress(data) + deflate.flush()
+
+
+def _stored(data: bytes) -> bytes:
+    """A zlib stream of stored blocks (RFC 1950 and 1951), without making an encoder ready that has nothing to do."""
+    parts = [b"\x78\x01"]
+    for start in range(0, len(data) or 1, _BLOCK):
+        block = data[start : start + _BLOCK]
+        size = len(block).to_bytes(2, "little")
+        parts += [b"\1" if start + _BLOCK >= len(data) else b"\0", size, bytes((~size[0] & 255, ~size[1] & 255)), block]
+    parts.append(zlib.adler32(data).to_bytes(4, "big"))
+    return b"".join(parts)
+
+
+class ChangedWhileRead(Exception):
+    """A file was not of the size it began with when its last byte was read."""
+
+
+class PackWriter:
+    """Collects objects, and writes them durably under `objects` with `finish`.
+
+    Memory is bounded: past eight times `LARGE` bytes what was collected goes out as a pack of its own, and a file
+    larger than `LARGE` is streamed past the pack. `tag` is part of every temporary name, so that litter has an owner.
+    With `deflates` there is time to make objects small; else they are stored, and `git gc` is left to do that.
+    """
+
+    def __init__(self, objects: bytes, object_format: str, tag: str, *, deflates: bool = False) -> None:
+        self._deflates = deflates
+        self._objects = objects
+        self._format = object_format
+        self._tag = tag.encode("ascii")
+        self._records: dict[Oid, tuple[int, bytes]] = {}
+        self._size = 0
+        self._seen: set[Oid] = set()
+        self._keeps: list[bytes] = []
+        self._count = 0
+        #: Bytes that were written so far.
+        self.written = 0
+
+    def __contains__(self, oid: object) -> bool:
+        return oid in self._seen
+
+    def add(self, kind: str, data: bytes) -> Oid:
+        """Take one object of at most `LARGE` bytes, or a larger one that is in memory anyway."""
+        oid = object_id(self._format, kind, data)
+        if oid not in self._seen:
+            self._seen.add(oid)
+            small = self._deflates and len(data) < _MOST_DEFLATED
+            record = _record_head(kind, len(data)) + (_deflated(data) if small else _stored(data))
+            self._records[oid] = (zlib.crc32(record), record)
+            self._size += len(record)
+            if self._size > 8 * LARGE:
+                self._flush()
+        return oid
+
+    def add_file(self, fd: int, size: int) -> Oid:
+        """Stream an open file of `size` bytes into a pack of its own, in stored deflate blocks: it needs no memory.
+
+        A loose object would be quicker, but nothing keeps one from `git gc --prune=now` before a ref holds it.
+        Raises ChangedWhileRead.
+        """
+        blob = digest(self._format, b"blob %d\0" % size, size)
+        whole = digest(self._format, more=size)
+        temporary = self._temporary(b"large")
+        out = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            start = _pack_head(1)
+            whole.update(start)
+            write_all(out, start)
+            crc = 0
+
+            def put(data: bytes) -> None:
+                nonlocal crc
+                crc = zlib.crc32(data, crc)
+                whole.update(data)
+                write_all(out, data)
+
+            put(_record_head("blob", size))
+            packer = zlib.compressobj(0)
+            left = size
+            while data := os.read(fd, _CHUNK):
+                left -= len(data)
+                blob.update(data)
+                put(packer.compress(data))
+            if left:
+                raise ChangedWhileRead
+            put(packer.flush())
+            oid: Oid = blob.hexdigest()
+            checksum = whole.digest()
+            write_all(out, checksum)
+            os.fchmod(out, 0o444)
+            os.fsync(out)
+            name = self._name(checksum)
+            self._hold(name)
+            if os.path.exists(name + b".pack"):
+                fsync_path(name + b".pack")
+            else:
+                os.rename(temporary, name + b".pack")
+                self.written += size
+            self._write(name + b".idx", self._index({oid: len(start)}, {oid: crc}, checksum))
+            fsync_path(os.path.dirname(name))
+            self._seen.add(oid)
+            return oid
+        finally:
+            os.close(out)
+            remove(temporary)
+
+    def finish(self) -> None:
+        """Write what was collected. After it returns every object is on the disk; raises OSError."""
+        if self._records:
+            self._flush()
+
+    def content(self, oid: Oid) -> bytes:
+        """The bytes of an object that was added and is not written yet."""
+        record = self._records[oid][1]
+        start = 0
+        while record[start] & 0x80:
+            start += 1
+        return zlib.decompress(record[start + 1 :])
+
+    def adopt(self, other: PackWriter) -> None:
+        """Hold another writer's packs until `release` as if they were written here."""
+        self._keeps += other._keeps
+
+    def release(self) -> None:
+        """Refs hold the objects now: git may repack them."""
+        for keep in self._keeps:
+            remove(keep)
+        self._keeps.clear()
+
+    def _temporary(self, kind: bytes) -> bytes:
+        self._count += 1
+        directory = os.path.join(self._objects, b"pack")
+        make_directory(directory, top=self._objects)
+        return os.path.join(directory, _TEMPORARY % self._tag + b"%s_%d" % (kind, self._count))
+
+    def _flush(self) -> None:
+        body = [_pack_head(len(self._records))]
+        body += [record for _, record in self._records.values()]
+        whole = digest(self._format, more=self._size)
+        offsets: dict[Oid, int] = {}
+        offset = 0
+        for oid, part in zip((None, *self._records), body, strict=True):
+            if oid is not None:
+                offsets[oid] = offset
+            offset += len(part)
+            whole.update(part)
+        checksum = whole.digest()
+        name = self._name(checksum)
+        self._hold(name)
+        self._write(name + b".pack", b"".join(body) + checksum)
+        crcs = {oid: crc for oid, (crc, _) in self._records.items()}
+        self._write(name + b".idx", self._index(offsets, crcs, checksum))
+        fsync_path(os.path.dirname(name))
+        self._records.clear()
+        self._size = 0
+
+    def _name(self, checksum: bytes) -> bytes:
+        """The path of a pack, without its ending."""
+        return os.path.join(self._objects, b"pack", b"pack-%s" % checksum.hex().encode("ascii"))
+
+    def _hold(self, name: bytes) -> None:
+        """Keep git from repacking or dropping this pack until `release`; comes before the pack itself."""
+        keep = name + b".keep"
+        self._write(keep, b"gitstate %s\n" % self._tag, durable=False)
+        self._keeps.append(keep)
+
+    def _index(self, offsets: dict[Oid, int], crcs: dict[Oid, int], checksum: bytes) -> bytes:
+        oids = sorted(offsets)
+        raw = [bytes.fromhex(oid) for oid in oids]
+        fanout, place = [], 0
+        for first in range(256):
+            while place < len(raw) and raw[place][0] <= first:
+                place += 1
+            fanout.append(place)
+        data = b"".join(
+            (
+                b"\377tOc" + _words((2, *fanout)),
+                b"".join(raw),
+                _words(crcs[oid] for oid in oids),
+                _words(offsets[oid] for oid in oids),
+                checksum,
+            )
+        )
+        return data + digest(self._format, data).digest()
+
+    def _write(self, path: bytes, data: bytes, *, durable: bool = True) -> None:
+        temporary = self._temporary(b"part")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                write_all(fd, data)
+                os.fchmod(fd, 0o444)
+                if durable:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temporary, path)
+            self.written += len(data)
+        except BaseException:
+            remove(temporary)
+            raise
+
+
+def sweep_litter(objects: bytes, tag: str) -> None:
+    """Remove what a killed writer with this `tag` left. Only for who holds the lock that the writer held."""
+    directory = os.path.join(objects, b"pack")
+    mine = tag.encode("ascii")
+    with suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.startswith(_TEMPORARY % mine):
+                remove(entry.path)
+            elif entry.name.endswith(b".keep") and stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
+                with open(entry.path, "rb") as file:
+                    if file.read(256) == b"gitstate %s\n" % mine:
+                        remove(entry.path)

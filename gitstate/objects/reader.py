@@ -1,0 +1,180 @@
+"""Read objects by id through one `git cat-file --batch-command` process."""
+
+from __future__ import annotations
+
+from ..errors import CorruptSave, GitError
+from ..git.command import Git
+from ..git.oid import Oid, is_oid
+from ..system.child import Child
+from ..system.stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+
+def commit_head(data: bytes) -> tuple[Oid, list[Oid]]:
+    """Tree and parents of a raw commit. Raises ValueError where it is none."""
+    tree, parents = "", []
+    for line in data.split(b"\n\n", 1)[0].split(b"\n"):
+        word, _, value = line.partition(b" ")
+        if word == b"tree":
+            tree = value.decode("ascii")
+        elif word == b"parent":
+            parents.append(value.decode("ascii"))
+    if not is_oid(tree) or not all(is_oid(parent) for parent in parents):
+        raise ValueError("not a commit")
+    return tree, parents
+
+
+def tree_of(reader: ObjectReader, commit: Oid | None) -> Oid | None:
+    """The tree of a commit that a save stands on; None where it stands on none. Raises CorruptSave."""
+    if commit is None:
+        return None
+    content = reader.contents([commit])[0]
+    if content is None or content[0] != "commit":
+        raise CorruptSave(f"the commit {commit} that the save stands on is missing", hint="git fsck")
+    return commit_head(content[1])[0]
+
+
+#: Objects of more bytes than this are never held in memory as a whole.
+LARGE = 8 << 20
+
+
+class ObjectReader:
+    """One `git cat-file --batch-command` (git 2.36): reads objects by id without a process for each.
+
+    It starts with the first question. What `foresee_…` names is asked at once and answered while the caller does
+    something else: `kinds` and `contents` then find it ready.
+    """
+
+    _AT_ONCE = 256
+
+    def __init__(self, git: Git, extra: Mapping[str, str] | None = None) -> None:
+        self._git = git
+        self._extra = extra
+        self._started: Child | None = None
+        #: What was asked and not read yet, in its order.
+        self._ahead: list[tuple[bytes, Oid]] = []
+        self._foreseen: dict[tuple[bytes, Oid], object] = {}
+
+    @property
+    def _process(self) -> Child:
+        if self._started is None:
+            self._started = self._git.start("cat-file", "--batch-command", extra=self._extra, quiet=True)
+        return self._started
+
+    def __enter__(self) -> ObjectReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def end(self) -> None:
+        """Nothing more is read: it may end while the caller does something else."""
+        if self._started is not None and self._started.returncode is None:
+            self._started.end_input()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._started is not None:
+            self._started.wait()
+
+    def restart(self) -> None:
+        """Go on after a GitError: git ends where it meets an object that it can't read."""
+        self.close()
+        self._started = None
+        self._ahead.clear()
+
+    def foresee_kinds(self, oids: Iterable[Oid]) -> None:
+        """`kinds` of these will be wanted."""
+        self._foresee(b"info", oids)
+
+    def foresee_contents(self, oids: Iterable[Oid]) -> None:
+        """`contents` of these will be wanted: small ones, for they are all held until then."""
+        self._foresee(b"contents", oids)
+
+    def _foresee(self, verb: bytes, oids: Iterable[Oid]) -> None:
+        # No more than a pipe holds: git may be stuck with an answer that nobody reads yet, and read no question.
+        some = list(oids)[: self._AT_ONCE - len(self._ahead)]
+        self._ask(verb, some)
+        self._ahead += [(verb, oid) for oid in some]
+
+    def kinds(self, oids: Sequence[Oid]) -> list[tuple[str, int] | None]:
+        """Kind and size in bytes of each object; None for one that is missing."""
+        return self._answers(b"info", oids, self._header)
+
+    def contents(self, oids: Sequence[Oid], limit: int | None = None) -> list[tuple[str, bytes] | None]:
+        """Kind and bytes of each object; None for one that is missing.
+
+        Raises GitError where one is larger than `limit` bytes.
+        """
+        if limit is not None:
+            for oid, info in zip(oids, self.kinds(oids), strict=True):
+                if info is not None and info[1] > limit:
+                    raise GitError(["cat-file"], -1, f"object {oid} has {info[1]} bytes, limit {limit}".encode())
+        return self._answers(b"contents", oids, self._content)
+
+    def _answers(self, verb: bytes, oids: Sequence[Oid], read: Callable[[Oid], T]) -> list[T]:
+        self._catch_up()
+        found: list[T] = []
+        for start in range(0, len(oids), self._AT_ONCE):
+            some = oids[start : start + self._AT_ONCE]
+            ready = {oid: self._foreseen.pop((verb, oid)) for oid in {*some} if (verb, oid) in self._foreseen}
+            self._ask(verb, [oid for oid in some if oid not in ready])
+            found += [ready[oid] if oid in ready else read(oid) for oid in some]  # type: ignore[misc]
+        return found
+
+    def _catch_up(self) -> None:
+        ahead, self._ahead = self._ahead, []
+        try:
+            for verb, oid in ahead:
+                self._foreseen[verb, oid] = self._header(oid) if verb == b"info" else self._content(oid)
+        except GitError:
+            # It is told to who wants that object; the others are asked for again.
+            self.restart()
+
+    def _ask(self, verb: bytes, oids: Sequence[Oid]) -> None:
+        if not oids:
+            return
+        try:
+            self._process.stdin.write(b"".join([b"%s %s\n" % (verb, oid.encode("ascii")) for oid in oids]))
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise GitError(["cat-file"], -1, b"git cat-file ended early") from None
+
+    def _header(self, oid: Oid) -> tuple[str, int] | None:
+        words = self._process.stdout.readline().split()
+        if len(words) == 3:
+            return words[1].decode("ascii"), int(words[2])
+        if len(words) == 2 and words[1] == b"missing":
+            return None
+        raise GitError(["cat-file"], -1, b"object " + oid.encode("ascii") + b" can't be read")
+
+    def _content(self, oid: Oid) -> tuple[str, bytes] | None:
+        header = self._header(oid)
+        if header is None:
+            return None
+        data = self._process.stdout.read(header[1])
+        self._process.stdout.read(1)
+        if len(data) != header[1]:
+            raise GitError(["cat-file"], -1, f"object {oid} is cut short".encode())
+        return header[0], data
+
+    def stream(self, oid: Oid) -> Iterable[bytes]:
+        """The bytes of one object in pieces, for those too large for memory. Read it to its end."""
+        self._catch_up()
+        self._ask(b"contents", [oid])
+        header = self._header(oid)
+        if header is None:
+            raise GitError(["cat-file"], -1, f"object {oid} is missing".encode())
+        left = header[1]
+        while left:
+            data = self._process.stdout.read(min(left, 1 << 20))
+            if not data:
+                raise GitError(["cat-file"], -1, f"object {oid} is cut short".encode())
+            left -= len(data)
+            yield data
+        self._process.stdout.read(1)

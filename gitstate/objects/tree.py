@@ -1,0 +1,191 @@
+"""Trees: read them, and build new ones on top of old ones by touching only the directories that change."""
+
+from __future__ import annotations
+
+from ..errors import GitError
+from ..git.oid import Oid
+from ..system.stdlib import TYPE_CHECKING, Record
+from .reader import ObjectReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+
+DIRECTORY = 0o040000
+GITLINK = 0o160000
+SYMLINK = 0o120000
+EXECUTABLE = 0o100755
+REGULAR = 0o100644
+
+
+class Leaf(Record):
+    """What a tree holds at a path: a file, symlink or gitlink, or as a whole another tree."""
+
+    mode: int
+    oid: Oid
+
+
+class Tree:
+    """One tree. An entry stays the record that git wrote, which a new tree can take over, until someone asks for it."""
+
+    __slots__ = ("_oid_bytes", "records")
+
+    def __init__(self, data: bytes, oid_bytes: int) -> None:
+        """Raises ValueError where the raw tree object `data` is cut short."""
+        self.records: dict[bytes, bytes] = {}
+        self._oid_bytes = oid_bytes
+        place, end = 0, len(data)
+        while place < end:
+            nul = data.index(b"\0", place)
+            after = nul + 1 + oid_bytes
+            self.records[data[data.index(b" ", place) + 1 : nul]] = data[place:after]
+            place = after
+        if place > end:
+            raise ValueError("a tree is cut short")
+
+    def get(self, name: bytes) -> Leaf | None:
+        record = self.records.get(name)
+        if record is None:
+            return None
+        return Leaf(int(record[: record.index(b" ")], 8), record[-self._oid_bytes :].hex())
+
+    def leaves(self) -> dict[bytes, Leaf]:
+        """All entries by name."""
+        return {name: leaf for name in self.records if (leaf := self.get(name)) is not None}
+
+
+def _record(name: bytes, leaf: Leaf) -> bytes:
+    return b"%o %s\0%s" % (leaf.mode, name, bytes.fromhex(leaf.oid))
+
+
+def _is_directory(record: bytes) -> bool:
+    # Git once wrote the mode with a leading zero.
+    return record.startswith((b"40000 ", b"040000 "))
+
+
+def _format(records: Mapping[bytes, bytes]) -> bytes:
+    """The raw tree object, in git's order: a directory sorts as if its name ended in a slash."""
+    order = sorted(records.items(), key=lambda item: item[0] + b"/" if _is_directory(item[1]) else item[0])
+    return b"".join([record for _, record in order])
+
+
+class TreeReader:
+    """Reads trees through an `ObjectReader`, each once."""
+
+    def __init__(self, reader: ObjectReader) -> None:
+        self._reader = reader
+        self._known: dict[Oid, Tree] = {}
+
+    def load(self, oids: Iterable[Oid]) -> None:
+        """Read several trees in one go. Raises GitError for one that is missing or no tree."""
+        wanted = [oid for oid in dict.fromkeys(oids) if oid not in self._known]
+        for oid, found in zip(wanted, self._reader.contents(wanted), strict=True):
+            if found is None or found[0] != "tree":
+                raise GitError(["cat-file"], -1, f"tree {oid} is missing".encode())
+            self._known[oid] = Tree(found[1], len(oid) // 2)
+
+    def tree(self, oid: Oid) -> Tree:
+        self.load((oid,))
+        return self._known[oid]
+
+    def lookup(self, root: Oid | None, paths: Iterable[bytes]) -> dict[bytes, Leaf]:
+        """What the tree `root` holds at each of `paths`; paths that it lacks are missing from the answer."""
+        found: dict[bytes, Leaf] = {}
+        level = [(root, b"", tuple(path.split(b"/"))) for path in paths] if root is not None else []
+        while level:
+            self.load(tree for tree, _, _ in level)
+            below: list[tuple[Oid, bytes, tuple[bytes, ...]]] = []
+            for tree, prefix, names in level:
+                leaf = self._known[tree].get(names[0])
+                if leaf is None:
+                    continue
+                if len(names) == 1:
+                    found[prefix + names[0]] = leaf
+                elif leaf.mode == DIRECTORY:
+                    below.append((leaf.oid, prefix + names[0] + b"/", names[1:]))
+            level = below
+        return found
+
+
+class _Node:
+    """The changes at and below one directory entry."""
+
+    __slots__ = ("children", "leaf", "touched")
+
+    def __init__(self) -> None:
+        self.children: dict[bytes, _Node] = {}
+        self.leaf: Leaf | None = None
+        self.touched = False
+
+
+def edit_tree(
+    base: Oid | None, changes: Mapping[bytes, Leaf | None], trees: TreeReader, write: Callable[[str, bytes], Oid]
+) -> Oid:
+    """The tree `base` (None: the empty one) with each path of `changes` set, or removed where it is None.
+
+    A file gives way to a directory of the same name, and the other way round, whatever the order of `changes`: a path
+    that is set wins over one that is removed. New trees go to `write("tree", bytes)`; returns the root's id.
+    """
+    root = _Node()
+    for path, leaf in changes.items():
+        node = root
+        for name in path.split(b"/"):
+            node = node.children.setdefault(name, _Node())
+        node.leaf, node.touched = leaf, True
+    _preload(base, root, trees)
+    return _build(base, root, trees, write) or write("tree", b"")
+
+
+def _preload(base: Oid | None, root: _Node, trees: TreeReader) -> None:
+    level = [(base, root)]
+    while level:
+        trees.load(oid for oid, _ in level if oid is not None)
+        below: list[tuple[Oid | None, _Node]] = []
+        for oid, node in level:
+            if oid is None:
+                continue
+            tree = trees.tree(oid)
+            for name, child in node.children.items():
+                if child.children and (leaf := tree.get(name)) is not None and leaf.mode == DIRECTORY:
+                    below.append((leaf.oid, child))
+        level = below
+
+
+def _build(base: Oid | None, node: _Node, trees: TreeReader, write: Callable[[str, bytes], Oid]) -> Oid | None:
+    tree = trees.tree(base) if base is not None else None
+    records = dict(tree.records) if tree is not None else {}
+    for name, child in node.children.items():
+        if child.touched and child.leaf is not None:
+            records[name] = _record(name, child.leaf)
+            continue
+        old = tree.get(name) if tree is not None else None
+        if child.touched and old is not None and old.mode != DIRECTORY:
+            del records[name]
+            old = None
+        if child.children:
+            below = _build(old.oid if old is not None and old.mode == DIRECTORY else None, child, trees, write)
+            if below is not None:
+                records[name] = _record(name, Leaf(DIRECTORY, below))
+            elif old is not None and old.mode == DIRECTORY:
+                del records[name]
+    return write("tree", _format(records)) if records else None
+
+
+def is_safe_path(path: bytes) -> bool:
+    """Whether git would let a tree hold this path: relative, no empty or dot part, no `.git` in any disguise."""
+    if not path or path.startswith(b"/") or b"\0" in path or len(path) > 1 << 20:
+        return False
+    plain = path.isascii() and len(path) < 256 and b"/." not in path and b"//" not in path and path[:1] != b"."
+    if plain and path[-1:] != b"/" and b"~" not in path:
+        return True
+    return all(_is_safe_name(part) for part in path.split(b"/"))
+
+
+def _is_safe_name(name: bytes) -> bool:
+    if name in (b"", b".", b"..") or len(name) > 255:
+        return False
+    plain = name.decode("utf-8", "replace")
+    for ignorable in "\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u206a\u206b\u206c\u206d\u206e\u206f\ufeff":
+        plain = plain.replace(ignorable, "")
+    plain = plain.lower().split(":")[0].rstrip(". ")
+    return plain not in (".git", "git~1")

@@ -1,0 +1,1 @@
+"""Facts, plan, act; the marker last."""

@@ -1,0 +1,228 @@
+"""`gitstate.guard`: a loop written in Python, with the promises of `gitstate run`.
+
+    with gitstate.guard(task_id="T-1") as task:
+        task.stage("testing")
+        subprocess.run(["claude", "-p", "…"])
+
+A keeper stands beside the program: it saves whatever ends it, SIGKILL included. On a signal the program waits for the
+save, then whatever handler was there before has its turn; where there was none the program dies of the signal. An
+exception that leaves the block is an end with a save, a clean exit finishes the task.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from types import FrameType, TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from ..agents.base import StopRule, stop_rule
+from ..errors import NeedsPerson, TryAgain
+from ..format.archive import waiting_id
+from ..format.context import Context
+from ..format.manifest import Reason
+from ..format.names import new_save_id
+from ..git.repository import open_repository
+from ..recover.recover import recover
+from ..recover.request import RecoverRequest, RecoverResult
+from ..save.request import SaveRequest
+from ..save.save import save
+from ..system import terminal
+from ..system.process import this_process
+from ..workspace.live_context import begin, finish, read_live_context, set_values
+from ..workspace.state_file import RECOVERED
+from .channel import SIGNALS, Front, Orders
+from .keeper import failed_save
+from .processes import RUN_ID
+from .supervisor import TIMES
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Handler = Callable[[int, FrameType | None], Any] | int | None
+
+#: What a keeper may need past its deadline until it answers, in seconds.
+_MARGIN = 30.0
+
+
+class guard:
+    """Guard a block, or as a decorator each call of a function. Values are those of `gitstate begin`.
+
+    `workspace` is a directory in the worktree. `recovered` is what was brought back at the beginning, None where
+    nothing waited. `grace` and `deadline` as of `gitstate run`, in seconds.
+
+    Entering raises NotAWorkspace, NeedsPerson where a save waits that a person must decide on, TryAgain where another
+    run works here. Signals are handled where the main thread enters; elsewhere the keeper alone sees the end.
+    """
+
+    def __init__(
+        self,
+        task_id: str | None = None,
+        *,
+        workspace: str | os.PathLike[str] = ".",
+        issue_number: int | str | None = None,
+        progress_stage: str | None = None,
+        memory_refs: tuple[str, ...] | list[str] = (),
+        agent: str | None = None,
+        session_id: str | None = None,
+        grace: float = TIMES["grace"],
+        deadline: float = TIMES["deadline"],
+        interval: float = TIMES["interval"],
+        **extra: str,
+    ) -> None:
+        named = {
+            "task_id": task_id,
+            "issue_number": issue_number,
+            "progress_stage": progress_stage,
+            "memory_refs": "\n".join(memory_refs) + "\n" if memory_refs else None,
+            "agent": agent,
+            "session_id": session_id,
+            **extra,
+        }
+        self._values = {name: str(value) for name, value in named.items() if value is not None}
+        self._path = os.fsencode(os.path.abspath(workspace))
+        self._stop = stop_rule(agent, "")
+        self._times = (grace, deadline, interval)
+        self._before: dict[int, Handler] = {}
+        self._front: Front | None = None
+        self._pid = 0
+        self._saved = False
+        self._reason = Reason()
+        self.recovered: RecoverResult | None = None
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """As a decorator: every call runs in a guard of its own with these values."""
+
+        @functools.wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self._again():
+                return function(*args, **kwargs)
+
+        return guarded
+
+    def _again(self) -> guard:
+        other = object.__new__(guard)
+        other.__dict__.update(self.__dict__, _before={}, _front=None, _saved=False, recovered=None)
+        return other
+
+    def __enter__(self) -> Self:
+        repository = open_repository(self._path)
+        result = recover(repository.toplevel, RecoverRequest())
+        if result.exit_status:
+            kind = TryAgain if result.verdict == "live" else NeedsPerson
+            raise kind(result.message or result.verdict, hint=result.hint)
+        self.recovered = None if result.verdict == "nothing" else result
+        known, status = read_live_context(repository)
+        begin(repository, self._values, os.getpid(), before=known if status == RECOVERED else Context())
+        self._repository = repository
+        self._pid = os.getpid()
+        run_id = new_save_id()
+        self._front = Front(
+            Orders(
+                os.fsdecode(repository.toplevel),
+                run_id,
+                this_process(),
+                StopRule(*self._stop),
+                *self._times,
+                ends_clean_runs=False,
+            )
+        )
+        self._outer = os.environ.get(RUN_ID)
+        os.environ[RUN_ID] = run_id
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                before = signal.getsignal(number)
+                if before != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def stage(self, name: str) -> None:
+        """Say how far the work is."""
+        self.set(progress_stage=name)
+
+    def set(self, **values: str) -> None:
+        """Change values of the context, as `gitstate set` does. Raises UsageError."""
+        set_values(self._repository, values)
+
+    @property
+    def context(self) -> Context:
+        """What the next run would be told now."""
+        return read_live_context(self._repository)[0]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._front is None or os.getpid() != self._pid:
+            # A forked child leaves the block too; the guard is its parent's.
+            return
+        try:
+            if self._saved:
+                # An earlier handler let the program go on after the save: what it did since belongs to it too.
+                save(self._path, SaveRequest(reason=self._reason))
+                return
+            reason = _reason(error)
+            if reason is None:
+                self._front.tell(do="leave", finish=False)
+                self._front.answer(_MARGIN)
+                finish(self._repository)
+            else:
+                self._save(do="failed", reason=reason)
+        finally:
+            self._leave()
+
+    def _save(self, **words: Any) -> None:
+        assert self._front is not None
+        self._saved = True
+        self._front.tell(**words)
+        said = self._front.answer(sum(self._times[:2]) + _MARGIN)
+        if said is not None:
+            terminal.say(*said["lines"])
+            return
+        waiting = waiting_id(self._repository)
+        terminal.say(*failed_save(self._repository, "the keeper of this run is gone", waiting)[1])
+
+    def _leave(self) -> None:
+        for number, before in self._before.items():
+            if signal.getsignal(number) == self._on_signal:
+                signal.signal(number, before)
+        self._before.clear()
+        if self._outer is None:
+            os.environ.pop(RUN_ID, None)
+        else:
+            os.environ[RUN_ID] = self._outer
+        if self._front is not None:
+            self._front.close()
+            self._front = None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Save once however many signals come; then the handler that was there before has its turn."""
+        before = self._before.get(number, signal.SIG_DFL)
+        if os.getpid() == self._pid and not self._saved:
+            held = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            try:
+                name = signal.Signals(number).name.removeprefix("SIG")
+                self._reason = Reason(name)
+                self._save(do="signal", name=name, terminal=False)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        if callable(before):
+            before(number, frame)
+        elif before != signal.SIG_IGN:
+            sys.stdout.flush()
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+def _reason(error: BaseException | None) -> Mapping[str, object] | None:
+    """Why a block was left; None for a clean end."""
+    if error is None:
+        return None
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        return {"exit_code": code} if code else None
+    if isinstance(error, KeyboardInterrupt):
+        return {"signal": "INT"}
+    return {"detail": f"{type(error).__name__}: {error}"[:1000], "exit_code": 1}

@@ -1,0 +1,91 @@
+"""The processes of one run: found by an id that they inherit, signalled, waited for, and ended.
+
+An agent's commands outlive it, change their parent and their process group; what they keep is their environment. So a
+run is known by the variable `GITSTATE_RUN_ID`, read from `/proc/PID/environ` (proc(5)), and by descent from those.
+Where there is no `/proc` only processes that were named are reached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Collection, Iterable, Mapping
+
+from ..system.clock import Deadline
+from ..system.process import _PAUSE, Process, process, send, wait_for
+
+#: The variable that every process of a run inherits.
+RUN_ID = "GITSTATE_RUN_ID"
+#: How long what a dead agent left behind has between SIGTERM and SIGKILL, in seconds.
+_LEFTOVER_GRACE = 0.3
+#: Processes that make new ones while they are killed are looked for again this often.
+_ROUNDS = 40
+
+
+def of_run(run_id: str, *, but: Collection[int] = ()) -> list[Process]:
+    """Every living process of a run, and all that descend from one. `but` names pids that are never counted."""
+    wanted = f"{RUN_ID}={run_id}".encode()
+    parents: dict[int, int] = {}
+    members: set[int] = set()
+    try:
+        names = os.listdir("/proc")
+    except FileNotFoundError:
+        return []
+    for name in names:
+        if not name.isdigit():
+            continue
+        pid = int(name)
+        parent = _parent(pid)
+        if parent is None:
+            continue
+        parents[pid] = parent
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+            if wanted in file.read().split(b"\0"):
+                members.add(pid)
+    for pid in _descendants(members, parents):
+        members.add(pid)
+    found = [process(pid) for pid in sorted(members) if pid not in but]
+    return [one for one in found if one.start is not None]
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _descendants(roots: Iterable[int], parents: Mapping[int, int]) -> set[int]:
+    known = set(roots)
+    grew = True
+    while grew:
+        more = {pid for pid, parent in parents.items() if parent in known and pid not in known}
+        known |= more
+        grew = bool(more)
+    return known
+
+
+def end_leftovers(run_id: str, *, but: Collection[int] = ()) -> int:
+    """End whatever of a run still lives: SIGTERM, a moment, SIGKILL until nothing is left. How many there were."""
+    found = of_run(run_id, but=but)
+    if not found:
+        return 0
+    for one in found:
+        send(one, signal.SIGTERM)
+        send(one, signal.SIGCONT)
+    wait_for(found, Deadline(_LEFTOVER_GRACE))
+    kill_all(run_id, but=but)
+    return len(found)
+
+
+def kill_all(run_id: str, *, but: Collection[int] = ()) -> None:
+    """SIGKILL to all of a run, again and again until none is left: some may be making new ones meanwhile."""
+    for _ in range(_ROUNDS):
+        found = of_run(run_id, but=but)
+        if not found:
+            return
+        for one in found:
+            send(one, signal.SIGKILL)
+        wait_for(found, Deadline(_PAUSE * 5))

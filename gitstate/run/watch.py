@@ -1,0 +1,173 @@
+"""Which paths of a worktree changed since they were last asked for, from the kernel's events (`man 7 inotify`).
+
+Events are a hint that saves looking, never the truth: they are lost when the queue overflows, and a store through a
+mapping raises none. Who leans on them looks at the whole tree once more before the end. Where there is no inotify, or
+too few watches, nothing is known, which is said.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GitstateError
+
+if TYPE_CHECKING:
+    from inotify_simple import INotify
+
+#: More changed paths than this are not worth telling apart.
+_MOST = 20_000
+
+Ignored = Callable[[list[bytes]], set[bytes]]
+
+
+class Watch:
+    """Watches directories below `top`. `ignored` says which of some directories git ignores: those are not watched."""
+
+    def __init__(self, top: bytes, ignored: Ignored) -> None:
+        self.top = top
+        self._ignored = ignored
+        self._touched: set[bytes] = set()
+        self._by_descriptor: dict[int, bytes] = {}
+        self._by_path: dict[bytes, int] = {}
+        self._lost = False
+        self._inotify: INotify | None = None
+        self._mask = 0
+        try:
+            from inotify_simple import INotify, flags
+
+            self._inotify = INotify()
+            self._flags: Any = flags
+            self._mask = (
+                flags.MODIFY
+                | flags.CLOSE_WRITE
+                | flags.ATTRIB
+                | flags.CREATE
+                | flags.DELETE
+                | flags.MOVED_FROM
+                | flags.MOVED_TO
+                | flags.ONLYDIR
+                | flags.DONT_FOLLOW
+                | flags.EXCL_UNLINK
+            )
+        except (ImportError, OSError, AttributeError):
+            self._inotify = None
+
+    @property
+    def works(self) -> bool:
+        """Whether anything is watched at all."""
+        return self._inotify is not None
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when there is something to `drain`."""
+        assert self._inotify is not None
+        number: int = self._inotify.fileno()
+        return number
+
+    def add(self, directories: Iterable[bytes]) -> None:
+        """Watch these directories, each for itself; paths are relative to the top, which is the empty one."""
+        for directory in directories:
+            self._add(directory)
+
+    def touch(self, paths: Iterable[bytes]) -> None:
+        """Count these paths as changed."""
+        self._touched.update(paths)
+
+    def drain(self) -> None:
+        """Read the events that have come; new directories are watched from here on."""
+        if self._inotify is None:
+            return
+        new: list[bytes] = []
+        for event in self._inotify.read(timeout=0):
+            if event.mask & self._flags.Q_OVERFLOW:
+                self._lost = True
+                continue
+            directory = self._by_descriptor.get(event.wd)
+            if directory is None:
+                continue
+            if event.mask & self._flags.IGNORED:
+                self._forget(event.wd)
+                continue
+            name = os.fsencode(event.name)
+            path = os.path.join(directory, name) if name else directory
+            if path == b".git" or not path:
+                continue
+            self._touched.add(path)
+            if event.mask & self._flags.ISDIR:
+                if event.mask & self._flags.MOVED_FROM:
+                    self._forget_below(path)
+                elif event.mask & (self._flags.CREATE | self._flags.MOVED_TO):
+                    new.append(path)
+        if len(self._touched) > _MOST:
+            self._lost = True
+        self._open(new)
+
+    def take(self) -> frozenset[bytes] | None:
+        """What changed since the last call; None where that is not known, and everything has to be looked at."""
+        self.drain()
+        touched, lost = frozenset(self._touched), self._lost or self._inotify is None
+        self._touched.clear()
+        self._lost = False
+        return None if lost else touched
+
+    def close(self) -> None:
+        if self._inotify is not None:
+            self._inotify.close()
+            self._inotify = None
+
+    def _open(self, level: list[bytes]) -> None:
+        """Watch new directories and those in them; what came into one before its watch counts as changed with it."""
+        while level:
+            try:
+                ignored = self._ignored(level)
+            except (GitstateError, OSError):
+                # The workspace itself may be going away: what is new in it is then not known.
+                self._lost = True
+                return
+            below: list[bytes] = []
+            for path in level:
+                if path in ignored or not self._add(path):
+                    continue
+                try:
+                    with os.scandir(os.path.join(self.top, path)) as entries:
+                        inside = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+                    if any(entry.name == b".git" for entry in inside):
+                        # A repository of its own: its events are many, and it is looked at as a whole.
+                        self._lost = True
+                    below += [os.path.join(path, entry.name) for entry in inside if entry.name != b".git"]
+                except OSError:
+                    continue
+            level = below
+
+    def _add(self, path: bytes) -> bool:
+        if self._inotify is None:
+            return False
+        try:
+            descriptor = self._inotify.add_watch(os.path.join(self.top, path), self._mask)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+                # The user's watches are used up: from here on nothing is known.
+                self.close()
+            return False
+        self._by_descriptor[descriptor] = path
+        self._by_path[path] = descriptor
+        return True
+
+    def _forget(self, descriptor: int) -> None:
+        path = self._by_descriptor.pop(descriptor, None)
+        if path is not None and self._by_path.get(path) == descriptor:
+            del self._by_path[path]
+
+    def _forget_below(self, top: bytes) -> None:
+        """A directory that moved away would go on telling of itself under its old name."""
+        prefix = top + b"/"
+        for path in [path for path in self._by_path if path == top or path.startswith(prefix)]:
+            descriptor = self._by_path.pop(path)
+            self._by_descriptor.pop(descriptor, None)
+            try:
+                assert self._inotify is not None
+                self._inotify.rm_watch(descriptor)
+            except OSError:
+                continue

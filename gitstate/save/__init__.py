@@ -1,0 +1,1 @@
+"""Request, plan, build, publish: the order is the protocol."""

@@ -1,0 +1,79 @@
+"""The use case `save`: hold the workspace, ask git, look and save, tidy up; once more where git moved the index.
+
+Git is asked before the rest is imported: what `saving` needs takes as long as git does on a small repository.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ..git.command import Git
+from ..git.index import IndexMoved, link_or_copy
+from ..git.repository import Opening, Repository, open_repository
+from ..git.status import Asked, ask
+from ..system import files
+from ..system.clock import Deadline
+from ..system.stdlib import TYPE_CHECKING, suppress
+from ..workspace import registry
+from ..workspace.ownership import clear_journal, frozen_index, next_index, owned, settle, write_journal
+
+if TYPE_CHECKING:
+    from .request import SaveRequest, SaveResult
+
+
+def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> SaveResult:
+    """Take one save, or checkpoint, of the workspace that `path` is in. When it returns all of it is durable.
+
+    `opening` is what `start_opening` gave for the same path, where the caller had something else to do meanwhile.
+    Raises NotAWorkspace, TryAgain where another gitstate holds the workspace past `wait`, GitError, OSError.
+    """
+    repository = open_repository(path) if opening is None else opening.finish()
+    deadline = Deadline(request.wait if request.deadline is None else request.deadline)
+    with suppress(FileExistsError):
+        # It comes to the disk with all else, before the marker.
+        os.mkdir(repository.own)
+    with owned(repository, deadline) as git:
+        result = save_owned(repository, git, request)
+    if not request.depth:
+        # A nested repository comes back with the workspace around it. Here all is durable, and others may go on.
+        registry.register(repository)
+    return result
+
+
+def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
+    """`save` for who holds the workspace already (see `owned`)."""
+    for pause in (0.0, 0.05, 0.2):
+        try:
+            return _attempt(repository, git, request)
+        except IndexMoved:
+            time.sleep(pause)
+    return _attempt(repository, git, request, insist=True)
+
+
+def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: bool = False) -> SaveResult:
+    """Hold on to the index, look, and save; whatever comes, nothing of it is left but what was saved."""
+    frozen, following = frozen_index(repository), next_index(repository)
+    asked: Asked | None = None
+    unharmed = False
+    write_journal(repository, [])
+    try:
+        with suppress(FileNotFoundError):
+            link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
+        if request.known is None:
+            asked = ask(repository, frozen)
+        from .protocol import Saving
+
+        saving = Saving(repository, git, request, asked, save, insist=insist)
+        result = saving.run()
+        unharmed = not saving.child_killed
+        return result
+    finally:
+        if asked is not None:
+            asked.end()
+        if not unharmed:
+            # A child of ours that was killed may have left locks: the journal names them.
+            settle(repository)
+        for path in (frozen, following, following + b".lock"):
+            files.remove(path)
+        clear_journal(repository)

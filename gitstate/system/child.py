@@ -1,0 +1,179 @@
+"""Start one program with pipes on its streams: what git needs of `subprocess`, without what importing that costs.
+
+Importing `subprocess` takes longer than any git process here runs on a small repository, and a save imports everything
+anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import time
+
+from .stdlib import TYPE_CHECKING, signal, suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import BinaryIO
+
+#: Python ignores them; in a child they have their usual effect.
+_USUAL_IN_CHILD = (signal.SIGPIPE, signal.SIGXFSZ)
+_AT_ONCE = 64 << 10
+
+
+class Child:
+    """A program that was started; `stdin`, `stdout` and `stderr` are our ends of its pipes."""
+
+    def __init__(
+        self,
+        words: list[str | bytes],
+        environment: Mapping[str, str],
+        *,
+        quiet: bool = False,
+        inherits: int | None = None,
+    ) -> None:
+        """Start `words`, the first of them looked up in PATH.
+
+        `quiet` throws away what it says on stderr. `inherits` is a descriptor that it keeps, under the same number.
+        Raises OSError where it can't be started.
+        """
+        self.args = words
+        #: Its exit status once it was waited for; minus the signal where one ended it.
+        self.returncode: int | None = None
+        ours: list[int] = []
+        theirs: list[int] = []
+        try:
+            for stream in range(3):
+                if stream == 2 and quiet:
+                    theirs.append(_above_streams(os.open(os.devnull, os.O_WRONLY)))
+                    continue
+                reading, writing = os.pipe()
+                theirs.append(_above_streams(writing if stream else reading))
+                ours.append(_above_streams(reading if stream else writing))
+            actions = [(os.POSIX_SPAWN_DUP2, fd, stream) for stream, fd in enumerate(theirs)]
+            if inherits is not None:
+                # By way of another number: duplicated onto itself it would stay close-on-exec in older C libraries.
+                theirs.append(fcntl.fcntl(inherits, fcntl.F_DUPFD_CLOEXEC, 3))
+                actions.append((os.POSIX_SPAWN_DUP2, theirs[-1], inherits))
+            self.pid = os.posix_spawn(
+                _found(words[0]), words, environment, file_actions=actions, setsigdef=_USUAL_IN_CHILD
+            )
+        except BaseException:
+            for fd in ours:
+                os.close(fd)
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        self.stdin: BinaryIO = os.fdopen(ours[0], "wb")
+        self.stdout: BinaryIO = os.fdopen(ours[1], "rb")
+        self.stderr: BinaryIO | None = None if quiet else os.fdopen(ours[2], "rb")
+
+    def communicate(self, given: bytes = b"", timeout: float | None = None) -> tuple[bytes, bytes]:
+        """Write `given`, read both streams to their end, and wait: what it printed, and what it said on stderr.
+
+        Raises TimeoutError after `timeout` seconds; it then still runs.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        left = memoryview(given)
+        into = self.stdin.fileno() if left else -1
+        poll = select.poll()
+        if left:
+            os.set_blocking(into, False)
+            poll.register(into, select.POLLOUT)
+        else:
+            self._close(self.stdin)
+        got: dict[int, list[bytes]] = {}
+        for stream in (self.stdout, *([self.stderr] if self.stderr else [])):
+            got[stream.fileno()] = []
+            poll.register(stream, select.POLLIN)
+        parts = list(got.values())
+        while got or left:
+            for fd, _ in poll.poll(None if end is None else max(0.0, end - time.monotonic()) * 1000):
+                if fd == into:
+                    left = _written(fd, left)
+                    if not left:
+                        poll.unregister(fd)
+                        self._close(self.stdin)
+                    continue
+                data = os.read(fd, _AT_ONCE)
+                got[fd].append(data)
+                if not data:
+                    poll.unregister(fd)
+                    del got[fd]
+            if end is not None and (got or left) and time.monotonic() >= end:
+                raise TimeoutError
+        self.wait()
+        return b"".join(parts[0]), b"".join(parts[1]) if self.stderr else b""
+
+    def end_input(self, given: bytes = b"") -> None:
+        """Write the last that it gets, and let it know. What it did not read because it has ended, its status tells."""
+        with suppress(BrokenPipeError):
+            self.stdin.write(given)
+        self._close(self.stdin)
+
+    def wait(self) -> int:
+        """Close our ends of its pipes and wait for its end; its exit status.
+
+        Raises ChildProcessError where someone else in this process took the status: what it did is then unknown.
+        """
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                self._close(stream)
+        if self.returncode is None:
+            _, status = os.waitpid(self.pid, 0)
+            self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def kill(self) -> None:
+        """End it at once, unless it was waited for already."""
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    @staticmethod
+    def _close(stream: BinaryIO) -> None:
+        # What was buffered for a child that has ended is not missed: its status tells.
+        with suppress(BrokenPipeError):
+            stream.close()
+
+
+_places: dict[tuple[str, str | bytes], str] = {}
+
+
+def _found(name: str | bytes) -> str:
+    """Where PATH has a program. A relative entry of PATH is passed over: it would name what an agent put there.
+
+    Trying each place in the child, as the C library does, would hold up this process longer.
+    """
+    places = os.environ.get("PATH", os.defpath)
+    known = _places.get((places, name))
+    if known is not None and os.access(known, os.X_OK):
+        return known
+    for directory in places.split(os.pathsep):
+        path = os.path.join(directory, os.fsdecode(name))
+        if os.path.isabs(path) and os.access(path, os.X_OK) and os.path.isfile(path):
+            _places[places, name] = path
+            return path
+    raise FileNotFoundError(errno.ENOENT, "not found in PATH", os.fsdecode(name))
+
+
+def _above_streams(fd: int) -> int:
+    """The same descriptor under a number that is no standard stream's, which the child's own are to get."""
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
+
+
+def _written(fd: int, data: memoryview) -> memoryview:
+    """What is left of `data` after a write that doesn't wait; nothing where nobody reads it any more."""
+    try:
+        return data[os.write(fd, data[:_AT_ONCE]) :]
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:
+        return data[:0]

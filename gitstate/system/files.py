@@ -1,0 +1,219 @@
+"""The only writer of files outside git: atomic and durable writes, locks, and who a process is.
+
+Durable means: fsync of the file, rename or link, fsync of the directory (POSIX leaves a directory entry volatile
+until its directory is synced; see `man 2 fsync`).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+
+from ..errors import TryAgain
+from .clock import Deadline
+from .stdlib import TYPE_CHECKING, contextmanager, suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def fsync_path(path: bytes) -> None:
+    """Make the file or directory at `path` durable. What is not there, or can't be opened, is passed over."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM):
+            return
+        raise
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS):
+            raise
+    finally:
+        os.close(fd)
+
+
+def home() -> bytes:
+    """The user's home directory: HOME, else what the password database says (`env -i`, some schedulers)."""
+    return os.path.expanduser(b"~")
+
+
+def make_directory(path: bytes, *, top: bytes, mode: int = 0o777) -> None:
+    """Create `path` and what is missing up to `top`, each entry durable, and owned as the directory above it."""
+    missing = []
+    while path != top and not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for directory in reversed(missing):
+        above = os.path.dirname(directory)
+        with suppress(FileExistsError):
+            os.mkdir(directory, mode)
+            if os.geteuid() == 0:
+                _give_to(directory, os.stat(above))
+        fsync_path(above)
+
+
+def make_directory_at(above: int, name: bytes, *, mode: int) -> None:
+    """Create the directory `name` in the open directory `above`, as `make_directory` does; idempotent."""
+    with suppress(FileExistsError):
+        os.mkdir(name, mode, dir_fd=above)
+        if os.geteuid() == 0:
+            _give_to(name, os.fstat(above), directory=above)
+        os.fsync(above)
+
+
+def give_to_owner_of(fd: int, directory: int) -> None:
+    """Give the open file to the owner of the open directory: what root writes must not lock its user out."""
+    if os.geteuid() == 0:
+        owner = os.fstat(directory)
+        os.fchown(fd, owner.st_uid, owner.st_gid)
+
+
+def _give_to(path: bytes, owner: os.stat_result, *, directory: int | None = None) -> None:
+    os.chown(path, owner.st_uid, owner.st_gid, dir_fd=directory, follow_symlinks=False)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`: os.write may stop short, and says nothing."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def write_atomic(path: bytes, data: bytes, *, staging: bytes, mode: int = 0o600, durable: bool = True) -> None:
+    """Replace the file at `path` as a whole or not at all. A symlink at `path` is replaced, not followed.
+
+    It is written in the directory `staging`, which someone sweeps after a kill, and moved from there; only from
+    another file system it has to be written beside its place. Raises OSError; then the old file stands.
+    A device, FIFO or socket at `path` is never replaced: that raises FileExistsError.
+    """
+    _refuse_special_file(path)
+    try:
+        _write_and_move(os.path.join(staging, os.path.basename(path)), path, data, mode, durable)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _write_and_move(path, path, data, mode, durable)
+
+
+def _refuse_special_file(path: bytes) -> None:
+    try:
+        kind = stat.S_IFMT(os.lstat(path).st_mode)
+    except OSError:
+        return
+    if kind not in (stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR):
+        raise FileExistsError(errno.EEXIST, "it is not a regular file", path)
+
+
+def _write_and_move(beside: bytes, path: bytes, data: bytes, mode: int, durable: bool) -> None:
+    temporary = b"%s.tmp-%d" % (beside, os.getpid())
+    with suppress(FileNotFoundError):
+        os.unlink(temporary)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            write_all(fd, data)
+            os.fchmod(fd, mode)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if durable:
+        fsync_path(os.path.dirname(path))
+
+
+def read_limited(path: bytes, limit: int, *, directory: int | None = None) -> bytes | None:
+    """The bytes of a regular file of at most `limit` bytes; None where there is none, or it is larger, or is a link.
+
+    A relative `path` is looked up in the open directory `directory`, where that is given.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or info.st_size > limit:
+            return None
+        parts = []
+        while limit >= 0 and (part := os.read(fd, min(limit + 1, max(info.st_size + 1, 4096)))):
+            parts.append(part)
+            limit -= len(part)
+        return b"".join(parts) if limit >= 0 else None
+    finally:
+        os.close(fd)
+
+
+def remove_tree(path: bytes) -> None:
+    """Remove a directory of ours with all in it, as far as it goes; nothing where there is none."""
+    if os.path.lexists(path):
+        import shutil
+
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove(path: bytes) -> None:
+    """Unlink `path` if it is there."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.unlink(path)
+
+
+def sync_filesystem(path: bytes) -> None:
+    """syncfs(2) of the file system that holds `path`; where the C library lacks it, sync(2) of all."""
+    import ctypes
+
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+        if syncfs is None:
+            os.sync()
+        elif syncfs(fd) != 0:
+            raise OSError(ctypes.get_errno(), "syncfs failed")
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def locked(path: bytes, deadline: Deadline, what: str) -> Iterator[int]:
+    """Hold `lock` while the body runs; yields its descriptor, raises as `lock` does."""
+    fd = lock(path, deadline, what)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def lock(path: bytes, deadline: Deadline, what: str) -> int:
+    """Take an exclusive flock on the file at `path`: the descriptor that holds it until it is closed.
+
+    The kernel drops it when the last holder of the descriptor dies, so it is never stale. A child that inherits the
+    descriptor holds the lock too: who gets it knows that no child of the former holder is left.
+
+    Raises TryAgain where it is still held when `deadline` has passed.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        pause = 0.001
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return fd
+            except (BlockingIOError, InterruptedError):
+                if deadline.passed():
+                    raise TryAgain(
+                        f"another gitstate is at work on {what}; nothing was changed", hint="try again in a moment"
+                    ) from None
+                time.sleep(min(pause, deadline.left()))
+                pause = min(pause * 2, 0.05)
+    except BaseException:
+        os.close(fd)
+        raise

@@ -1,0 +1,183 @@
+"""Processes and the boot they belong to: who runs, since when, and signals sent to exactly that process."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from .clock import Deadline
+from .stdlib import TYPE_CHECKING, Record, contextmanager, signal, suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+
+#: Coarse kernel clocks and file systems stamp files a little in the past.
+_CLOCK_SLACK_NS = 2_000_000_000
+
+
+def hostname() -> str:
+    return os.uname().nodename
+
+
+def boot_id() -> str | None:
+    """What tells this boot from every other: Linux's random id, elsewhere None."""
+    data = read_proc("/proc/sys/kernel/random/boot_id")
+    return None if data is None else data.decode("ascii", "replace").strip()
+
+
+def boot_time_ns() -> int | None:
+    """When this boot began, in nanoseconds since the epoch; None where the kernel does not tell."""
+    data = read_proc("/proc/stat")
+    for line in (data or b"").splitlines():
+        if line.startswith(b"btime "):
+            return int(line.split()[1]) * 1_000_000_000
+    return None
+
+
+def older_than_boot(path: bytes) -> bool:
+    """Whether the file at `path` was last touched before this boot: whoever made it is gone."""
+    try:
+        touched = os.lstat(path).st_mtime_ns
+    except OSError:
+        return False
+    boot = boot_time_ns()
+    return boot is not None and touched < boot - _CLOCK_SLACK_NS
+
+
+def process_start(pid: int) -> str | None:
+    """The start time of a process in clock ticks since boot (field 22 of proc(5) stat); None where it is gone.
+
+    A zombie counts as gone: it holds nothing and will do nothing.
+    """
+    data = read_proc(f"/proc/{pid}/stat")
+    if data is None:
+        return None
+    fields = data.rpartition(b")")[2].split()
+    return None if fields[0] in (b"Z", b"X") else fields[19].decode("ascii")
+
+
+def is_running(pid: int | None, start: str | None, boot: str | None) -> bool:
+    """Whether the very process that was recorded still runs: same boot, same pid, same start time."""
+    if pid is None or pid <= 0 or (boot is not None and boot != boot_id()):
+        return False
+    now = process_start(pid)
+    if now is not None:
+        return start is None or now == start
+    if os.path.isdir("/proc/self"):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def ancestors() -> set[int]:
+    """The pids of this process and all its ancestors."""
+    found = {os.getpid()}
+    pid = os.getppid()
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        data = read_proc(f"/proc/{pid}/stat")
+        pid = int(data.rpartition(b")")[2].split()[1]) if data is not None else 0
+    return found
+
+
+def read_proc(path: str) -> bytes | None:
+    """A file of proc(5); None where there is none."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+@contextmanager
+def ignoring_signals(signals: Iterable[int]) -> Iterator[None]:
+    """Block `signals` for this process and every child it starts; those that came are delivered at the end.
+
+    A blocked mask protects a git child, an ignored signal does not: git installs handlers of its own.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, list(signals))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_PAUSE = 0.02
+
+
+class Process(Record):
+    """One process for sure: a pid alone may have been given to another since. `start` as `files.process_start`."""
+
+    pid: int
+    start: str | None
+
+
+def this_process() -> Process:
+    return Process(os.getpid(), process_start(os.getpid()))
+
+
+def process(pid: int) -> Process:
+    """The process that has this pid now."""
+    return Process(pid, process_start(pid))
+
+
+def is_alive(one: Process) -> bool:
+    """Whether it still runs; a zombie does not."""
+    now = process_start(one.pid)
+    if now is None and not os.path.isdir("/proc/self"):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(one.pid, 0)
+            return True
+        return False
+    return now is not None and (one.start is None or now == one.start)
+
+
+def send(one: Process, number: int) -> bool:
+    """Send a signal to this very process; False where it is gone or not ours to signal."""
+    if not is_alive(one):
+        return False
+    try:
+        if hasattr(signal, "pidfd_send_signal"):
+            fd = os.pidfd_open(one.pid)
+            try:
+                if not is_alive(one):
+                    return False
+                signal.pidfd_send_signal(fd, number)
+            finally:
+                os.close(fd)
+        else:
+            os.kill(one.pid, number)
+    except (ProcessLookupError, PermissionError, OSError):
+        return False
+    return True
+
+
+def wait_for(some: Collection[Process], deadline: Deadline) -> bool:
+    """Wait until none of them lives; False where the deadline passes first."""
+    while True:
+        living = [one for one in some if is_alive(one)]
+        if not living:
+            return True
+        if deadline.passed():
+            return False
+        _wait_for_one(living[0], min(deadline.left(), 0.2))
+
+
+def _wait_for_one(one: Process, seconds: float) -> None:
+    try:
+        fd = os.pidfd_open(one.pid)
+    except (AttributeError, OSError):
+        time.sleep(min(seconds, _PAUSE))
+        return
+    try:
+        import select
+
+        select.select([fd], [], [], seconds)
+    finally:
+        os.close(fd)

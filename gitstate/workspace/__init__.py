@@ -1,0 +1,1 @@
+"""One workspace: settings, ownership, live context, state file, files."""

@@ -1,0 +1,193 @@
+"""What a power cut does to a repository's files, and what can still be had.
+
+Git renames a file into place before its bytes are on the disk (facts: default settings sync packs only), so that
+after a power cut a file may be empty, or hold zeros. Such a file holds nothing: putting something right in its place
+loses nothing. That, and nothing else, is what `mend` does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..errors import GitError
+from ..format import names
+from ..format.context import Context
+from ..git import refs
+from ..git.command import Git
+from ..git.oid import Oid, is_oid
+from ..system import files
+from .live_context import read_context
+
+_SMALL = 65_536
+_LOG = 16 << 20
+
+
+class Damage(NamedTuple):
+    """One blank file: `what` it was, the `command` that helps, and `content` that belongs there, where it is known."""
+
+    path: bytes
+    what: str
+    command: str
+    content: bytes | None = None
+    disposable: bool = False
+    """Without it the repository is better off."""
+
+    @property
+    def mendable(self) -> bool:
+        return self.content is not None or self.disposable
+
+
+def find(workspace: bytes, git_dir: bytes, common_dir: bytes) -> list[Damage]:
+    """The blank files of a workspace and its repository that matter. Asks git only whether an object is there."""
+    context, _ = read_context(git_dir)
+    where = _quoted(workspace)
+    found = [*_head(git_dir, common_dir, context)]
+    if not found:
+        found += _branch(where, git_dir, common_dir)
+    found += _index(where, git_dir)
+    found += _markers(where, common_dir, has_head=not any(item.path.endswith(b"/HEAD") for item in found))
+    found += _objects(where, common_dir)
+    config = os.path.join(common_dir, b"config")
+    if is_blank(config):
+        found.append(Damage(config, "the repository's config is empty", f"git -C {where} init"))
+    return found
+
+
+def mend(damage: Damage) -> bool:
+    """Put right what is known. False where the file is no longer blank, or nothing is known. Raises OSError."""
+    if not damage.mendable or not is_blank(damage.path):
+        return False
+    if damage.content is None:
+        files.remove(damage.path)
+    else:
+        directory = os.path.dirname(damage.path)
+        files.write_atomic(damage.path, damage.content, staging=directory, mode=0o644)
+    return True
+
+
+def is_blank(path: bytes) -> bool:
+    """Whether there is a regular file that holds no byte but zeros."""
+    try:
+        if os.lstat(path).st_size > _LOG:
+            return False
+    except OSError:
+        return False
+    data = files.read_limited(path, _LOG)
+    return data is not None and not data.strip(b"\0")
+
+
+def _head(git_dir: bytes, common_dir: bytes, context: Context) -> Iterator[Damage]:
+    head = os.path.join(git_dir, b"HEAD")
+    if os.path.lexists(head) and not is_blank(head):
+        return
+    name = _last_checkout(git_dir) or (context.branch_name or "").encode("utf-8", "surrogateescape")
+    ref = b"refs/heads/" + name
+    known = name and b".." not in name and _has_ref(common_dir, ref)
+    text = os.fsdecode(ref)
+    path = _quoted(head)
+    if known:
+        line = b"ref: " + ref
+        yield Damage(head, f"HEAD is empty; it was on {text}", f"echo {_quoted(line)} >{path}", line + b"\n")
+    else:
+        yield Damage(head, "HEAD is empty, and nothing tells its branch", f"echo ref: refs/heads/BRANCH >{path}")
+
+
+def _branch(where: str, git_dir: bytes, common_dir: bytes) -> Iterator[Damage]:
+    head = files.read_limited(os.path.join(git_dir, b"HEAD"), _SMALL) or b""
+    ref = head[5:].strip() if head.startswith(b"ref: refs/") else b""
+    path = os.path.join(common_dir, ref)
+    if not ref or b".." in ref or not is_blank(path):
+        return
+    name = os.fsdecode(ref)
+    for log in (os.path.join(common_dir, b"logs", ref), os.path.join(git_dir, b"logs", b"HEAD")):
+        oid = _last_value(log)
+        if oid is not None and _is_commit(common_dir, oid):
+            what = f"{name} is empty; its reflog ends at {oid[:12]}"
+            command = f"rm {_quoted(path)} && git -C {where} update-ref {_quoted(ref)} {oid}"
+            yield Damage(path, what, command, oid.encode("ascii") + b"\n")
+            return
+    yield Damage(path, f"{name} is empty, and no reflog tells where it was", f"gitstate -C {where} log")
+
+
+def _index(where: str, git_dir: bytes) -> Iterator[Damage]:
+    path = os.path.join(git_dir, b"index")
+    if is_blank(path):
+        what = "the index is empty: what was staged is only in a save"
+        yield Damage(path, what, f"gitstate -C {where} recover, or without a save: git -C {where} reset")
+
+
+def _markers(where: str, common_dir: bytes, *, has_head: bool) -> Iterator[Damage]:
+    (pending,) = refs.read_names(common_dir, names.PENDING)
+    for workspace, oid in pending.items():
+        if oid:
+            continue
+        path = os.path.join(common_dir, os.fsencode(names.PENDING + workspace))
+        (held,) = refs.read_names(common_dir, f"{names.SAVES}{workspace}/")
+        whole = [save_id for save_id, archive in sorted(held.items()) if archive]
+        if whole and has_head and _is_commit(common_dir, held[whole[-1]]):
+            what = f"the mark of the save that waits is empty; the newest save is {whole[-1]}"
+            command = f"gitstate -C {where} recover --save {whole[-1]}"
+            yield Damage(path, what, command, held[whole[-1]].encode("ascii") + b"\n")
+        else:
+            yield Damage(path, "the mark of the save that waits is empty", f"gitstate -C {where} log --all")
+
+
+def _objects(where: str, common_dir: bytes) -> Iterator[Damage]:
+    """Empty loose objects. Git takes them for the object and fails; without them it looks in the packs."""
+    objects = os.path.join(common_dir, b"objects")
+    for number in range(256):
+        try:
+            with os.scandir(os.path.join(objects, b"%02x" % number)) as listing:
+                blank = [entry.path for entry in listing if entry.stat(follow_symlinks=False).st_size == 0]
+        except OSError:
+            continue
+        for path in blank:
+            oid = os.fsdecode(b"%02x" % number + os.path.basename(path))
+            if is_oid(oid):
+                command = f"rm -f {_quoted(path)} && git -C {where} fsck"
+                yield Damage(path, f"object {oid[:12]} is empty", command, disposable=True)
+
+
+def _last_checkout(git_dir: bytes) -> bytes | None:
+    """The branch that HEAD was on, by its reflog: every checkout says where it went."""
+    data = _tail(os.path.join(git_dir, b"logs", b"HEAD"))
+    moves = re.findall(rb"\tcheckout: moving from [^\n]* to ([^\n ]+)$", data, re.MULTILINE)
+    return moves[-1] if moves and not is_oid(moves[-1].decode("latin-1")) else None
+
+
+def _last_value(log: bytes) -> Oid | None:
+    """Where a reflog ends. A torn last line does not count."""
+    lines = [line.split(b" ", 2) for line in _tail(log).split(b"\n")]
+    values = [words[1].decode("latin-1") for words in lines if len(words) == 3 and is_oid(words[1].decode("latin-1"))]
+    return values[-1] if values and values[-1].strip("0") else None
+
+
+def _quoted(path: bytes) -> str:
+    return shlex.quote(os.fsdecode(path))
+
+
+def _tail(path: bytes) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - (1 << 20)))
+            return file.read(1 << 20)
+    except OSError:
+        return b""
+
+
+def _has_ref(common_dir: bytes, ref: bytes) -> bool:
+    loose = files.read_limited(os.path.join(common_dir, ref), _SMALL)
+    packed = files.read_limited(os.path.join(common_dir, b"packed-refs"), 256 << 20) or b""
+    return bool(loose and loose.strip(b"\0 \n")) or (b" " + ref + b"\n") in packed
+
+
+def _is_commit(common_dir: bytes, oid: Oid) -> bool:
+    """Whether git has this commit, whole."""
+    try:
+        return Git(common_dir).run("cat-file", "-t", oid).strip() == b"commit"
+    except (GitError, OSError):
+        return False

@@ -1,0 +1,157 @@
+"""Who holds a workspace, and clearing up after a holder that was killed.
+
+One flock for each workspace, held by its owner and every child of it; beside it a journal of what the owner may
+leave behind. Who gets the lock and finds a journal knows that its writer, and all that it started, is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+from ..format.context import MAX_CONTEXT
+from ..format.names import OWN, workspace_id
+from ..git import refs
+from ..git.command import Git
+from ..git.index import is_own_lock
+from ..git.repository import Repository
+from ..objects.pack import sweep_litter
+from ..system import files, process
+from ..system.clock import Deadline
+from ..system.jsonio import text_to_json
+from ..system.stdlib import TYPE_CHECKING, contextmanager, suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_JOURNAL = b"journal"
+
+
+@contextmanager
+def owned(repository: Repository, deadline: Deadline) -> Iterator[Git]:
+    """Hold the workspace against every other save and recover, and clear up after one that was killed.
+
+    Yields a Git whose children hold the lock too, so that the next owner knows that none of them is left.
+    """
+    files.make_directory(repository.own, top=repository.git_dir)
+    name = text_to_json(os.fsdecode(repository.toplevel))
+    with files.locked(os.path.join(repository.own, b"lock"), deadline, name) as fd:
+        settle(repository)
+        yield Git(repository.toplevel, repository.git.options, fd)
+
+
+def frozen_index(repository: Repository) -> bytes:
+    """Where the owner keeps its second name of the index that it looks at."""
+    return os.path.join(repository.own, b"frozen-index")
+
+
+def next_index(repository: Repository) -> bytes:
+    """Where the owner makes an index that is to take the place of git's."""
+    return os.path.join(repository.own, b"next-index")
+
+
+def quarantine(repository: Repository) -> bytes:
+    """Where git's own way in puts objects before they are packed."""
+    return os.path.join(repository.own, b"quarantine")
+
+
+def checkout_staging(repository: Repository) -> bytes:
+    """Where git writes files that are then moved into the worktree, each whole."""
+    return os.path.join(repository.own, b"checkout")
+
+
+def settle(repository: Repository) -> None:
+    """Clear up after an owner that was killed; only for who holds the workspace.
+
+    Removes its temporary files, and its ref locks.
+    """
+    if not remove_ref_locks(repository):
+        return
+    for path in (frozen_index(repository), next_index(repository), next_index(repository) + b".lock"):
+        files.remove(path)
+    for path in (quarantine(repository), checkout_staging(repository)):
+        files.remove_tree(path)
+    _remove_temporaries(repository.own)
+    sweep_litter(repository.objects, workspace_id(repository))
+    clear_journal(repository)
+
+
+def remove_ref_locks(repository: Repository) -> bool:
+    """Remove the ref locks that a git which was killed left; False where there is no journal to name them.
+
+    Their owner is provably gone: the workspace's flock is held by every child of an owner, and the caller, who holds
+    it, has no other that takes them. A lock that others may take is given time to go by itself.
+    """
+    data = files.read_limited(os.path.join(repository.own, _JOURNAL), MAX_CONTEXT)
+    if data is None:
+        return False
+    first, *locks = data.split(b"\0")
+    if first.isdigit() and len(first) < 20:
+        for lock in locks[:-1]:
+            _remove_dead_lock(lock, int(first), repository)
+    return True
+
+
+def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> None:
+    inside = path.startswith(repository.common_dir + b"/") and path == os.path.normpath(path)
+    if not inside or not path.endswith(b".lock"):
+        return
+    seen = None
+    for _ in range(20):
+        try:
+            info = os.lstat(path)
+        except FileNotFoundError:
+            return
+        if info.st_mtime_ns < begun_ns - 2_000_000_000 or not stat.S_ISREG(info.st_mode):
+            return
+        if path.endswith(b"/index.lock") and not is_own_lock(path):
+            return
+        if path.endswith(b"/packed-refs.lock") and info.st_size:
+            return
+        if seen is not None and seen != info.st_ino:
+            return
+        if os.fsencode(f"/{OWN}") in path:
+            break
+        seen = info.st_ino
+        time.sleep(0.05)
+    files.remove(path)
+    if path.endswith(b"/packed-refs.lock"):
+        files.remove(path.removesuffix(b"lock") + b"new")
+
+
+def _remove_temporaries(directory: bytes) -> None:
+    for name in os.listdir(directory):
+        if b".tmp-" in name or name.startswith(b"write-"):
+            files.remove(os.path.join(directory, name))
+
+
+def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:
+    """Say which lock files this process may leave behind if it is killed from here on: the time, then each, NUL-ended.
+
+    Those that are there already and older than this boot are dead, and removed.
+    """
+    for path in locks:
+        if process.older_than_boot(path):
+            files.remove(path)
+    path = os.path.join(repository.own, _JOURNAL)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        files.write_all(fd, b"".join(item + b"\0" for item in (b"%d" % time.time_ns(), *locks)))
+    finally:
+        os.close(fd)
+
+
+def clear_journal(repository: Repository) -> None:
+    """All is done: nothing is left to clear up. What a failing disk would not remove is left to the next owner."""
+    if os.path.lexists(quarantine(repository)) or os.path.lexists(checkout_staging(repository)):
+        with suppress(OSError):
+            write_journal(repository, [])
+        return
+    files.remove(os.path.join(repository.own, _JOURNAL))
+
+
+def ref_locks(repository: Repository, names: Sequence[str]) -> list[bytes]:
+    """The lock files that transactions over these refs (and HEAD's reflog) take."""
+    found = [os.path.join(repository.common_dir, os.fsencode(name)) for name in refs.lock_files(names)]
+    return [*found, *(os.path.join(repository.git_dir, name) for name in (b"HEAD.lock", b"index.lock"))]

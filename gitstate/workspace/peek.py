@@ -1,0 +1,222 @@
+"""The first look at a workspace: what its files say, read in some tens of microseconds and without any process.
+
+Ten thousand registered workspaces of which fifty wait must take seconds after a reboot, so this decides only which of
+them are worth opening. It reads git's files by git's own rules (`man gitrepository-layout`) and says so where it
+can't (reftable). Nothing that a repository names is followed or run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Collection
+from typing import NamedTuple
+
+from ..format import names
+from ..format.context import Context
+from ..format.names import workspace_id_at
+from ..git import locks, refs
+from ..git.oid import Oid, is_oid
+from ..git.repository import NO_HEAD
+from ..system import files, process
+from .live_context import owner_of, read_context
+
+_SMALL = 65_536
+
+
+class Look(NamedTuple):
+    """What the files of one workspace say. `problem` is set where there is nothing to look at."""
+
+    workspace: bytes
+    problem: str | None = None
+    """`missing`, `no_repository`, or `foreign`."""
+    uid: int | None = None
+    """Who owns it, where that is someone else."""
+    git_dir: bytes = b""
+    common_dir: bytes = b""
+    workspace_id: str = ""
+    branch: str | None = None
+    """The full name of the branch that HEAD is on."""
+    marker: Oid | None = None
+    """The archive of the save that waits."""
+    checkpoint: Oid | None = None
+    context: Context = Context()
+    status: str | None = None
+    owner: str = "unknown"
+    """See `state.owner_of`."""
+    journal: bool = False
+    """A gitstate is at work here, or was killed."""
+    dead_locks: tuple[bytes, ...] = ()
+    damage: tuple[str, ...] = ()
+    """Files that a power cut left empty or as zeros."""
+    unreadable: bool = False
+    """The refs stand in a reftable: only git knows them."""
+
+    @property
+    def lives(self) -> bool:
+        """Whether an agent works here now: its context is active and its owner runs."""
+        return self.status == "active" and self.owner in ("lives", "ours")
+
+    @property
+    def due(self) -> bool:
+        """Whether there may be something to recover, so that the workspace is worth opening."""
+        if self.problem is not None or self.lives:
+            return False
+        crashed = self.status == "active" and self.owner == "gone"
+        # A save writes `interrupted` after its marker: a marker that is gone was lost.
+        lost = self.status == "interrupted" and self.marker is None
+        orphan = self.status is None and self.checkpoint is not None
+        return bool(
+            self.marker
+            or crashed
+            or lost
+            or orphan
+            or self.journal
+            or self.dead_locks
+            or self.damage
+            or self.unreadable
+        )
+
+
+class Shared(NamedTuple):
+    """What all worktrees of one repository share, read once."""
+
+    pending: dict[str, Oid]
+    """Archives by workspace id; an empty text where the ref's file is damaged."""
+    checkpoints: dict[str, Oid]
+    dead_locks: tuple[bytes, ...]
+    damage: tuple[str, ...]
+    reftable: bool
+
+
+class Looker:
+    """Looks at many workspaces. `trusted` are the paths that git's safe.directory names one by one."""
+
+    def __init__(self, trusted: Collection[bytes] = ()) -> None:
+        self._trusted = frozenset(trusted)
+        self._shared: dict[bytes, Shared] = {}
+
+    def look(self, path: bytes) -> Look:
+        """The first look at the workspace whose top directory is `path`. Never raises for what it finds there."""
+        try:
+            return self._look(path)
+        except (OSError, ValueError) as error:
+            return Look(path, damage=(f"it can't be read: {error}"[:200],))
+
+    def _look(self, path: bytes) -> Look:
+        try:
+            top = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return Look(path, "missing")
+        path = os.path.realpath(path)
+        dot_git = os.path.join(path, b".git")
+        try:
+            inner = os.stat(dot_git)
+        except (FileNotFoundError, NotADirectoryError):
+            return Look(path, "no_repository" if stat.S_ISDIR(top.st_mode) else "missing")
+        git_dir = dot_git if stat.S_ISDIR(inner.st_mode) else _named(dot_git, b"gitdir: ", path)
+        if git_dir is None:
+            return Look(path, "no_repository")
+        uid = self._stranger(path, (top, inner, os.stat(git_dir)))
+        if uid is not None:
+            return Look(path, "foreign", uid)
+        common = _named(os.path.join(git_dir, b"commondir"), b"", git_dir) or git_dir
+        shared = self._shared.get(common)
+        if shared is None:
+            shared = self._shared[common] = read_shared(common)
+        own_id = workspace_id_at(path)
+        head = files.read_limited(os.path.join(git_dir, b"HEAD"), _SMALL)
+        named = head is not None and head.startswith(b"ref: ") and not head.startswith(NO_HEAD)
+        branch = os.fsdecode(head[5:].strip()) if head is not None and named else None
+        marker = shared.pending.get(own_id)
+        context, status = read_context(git_dir)
+        return Look(
+            path,
+            None,
+            None,
+            git_dir,
+            common,
+            own_id,
+            branch,
+            marker,
+            shared.checkpoints.get(own_id),
+            context,
+            status,
+            owner_of(context) if status is not None else "unknown",
+            journal=os.path.lexists(os.path.join(git_dir, b"gitstate", b"journal")),
+            dead_locks=(*locks.dead_in(git_dir), *shared.dead_locks, *_dead_branch_lock(common, branch)),
+            damage=(*shared.damage, *_damage(git_dir, common, head, branch, marker, shared.reftable)),
+            unreadable=shared.reftable,
+        )
+
+    def _stranger(self, path: bytes, infos: Collection[os.stat_result]) -> int | None:
+        """The uid of someone else who owns a part, as git judges it; None where all is ours, or trusted by name."""
+        mine = os.geteuid()
+        others = [info.st_uid for info in infos if info.st_uid != mine]
+        return others[0] if others and path not in self._trusted else None
+
+
+def read_shared(common: bytes) -> Shared:
+    """What the files of a common git directory say about all of its worktrees."""
+    reftable = os.path.isdir(os.path.join(common, b"reftable"))
+    pending, checkpoints = refs.read_names(common, names.PENDING, names.CHECKPOINTS)
+    damage = []
+    config = files.read_limited(os.path.join(common, b"config"), 16 << 20)
+    if config is not None and not config.strip(b"\0"):
+        damage.append("config is empty")
+    return Shared(pending, checkpoints, locks.dead_in(common), tuple(damage), reftable)
+
+
+def worktree_ids(common: bytes) -> set[str]:
+    """The workspace ids of the worktrees of a repository that exist, from its files."""
+    places = [os.path.dirname(common)] if os.path.basename(common) == b".git" else []
+    try:
+        for name in os.listdir(os.path.join(common, b"worktrees")):
+            admin = os.path.join(common, b"worktrees", name)
+            dot_git = _named(os.path.join(admin, b"gitdir"), b"", admin)
+            if dot_git is not None and os.path.lexists(dot_git):
+                places.append(os.path.dirname(dot_git))
+    except OSError:
+        pass
+    return {workspace_id_at(os.path.realpath(place)) for place in places}
+
+
+def _named(file: bytes, prefix: bytes, base: bytes) -> bytes | None:
+    """The path that a small file of git's names, relative to `base` where it is not absolute."""
+    data = files.read_limited(file, _SMALL)
+    if data is None or not data.startswith(prefix):
+        return None
+    named = data[len(prefix) :].rstrip(b"\r\n")
+    return os.path.realpath(os.path.join(base, named)) if named and b"\0" not in named else None
+
+
+def _dead_branch_lock(common: bytes, branch: str | None) -> tuple[bytes, ...]:
+    lock = os.path.join(common, os.fsencode(branch or "HEAD") + b".lock")
+    there = branch is not None and os.path.lexists(lock)
+    return (lock,) if there and process.older_than_boot(lock) else ()
+
+
+_BRANCH = re.compile(r"refs/[^\0]+")
+
+
+def _damage(
+    git_dir: bytes, common: bytes, head: bytes | None, branch: str | None, marker: Oid | None, reftable: bool
+) -> list[str]:
+    found = []
+    if head is None or not (branch is not None or is_oid(head.strip().decode("latin-1"))):
+        found.append("HEAD is empty or names nothing" if head is not None else "HEAD is missing")
+    if not reftable and branch is not None and _BRANCH.fullmatch(branch) and ".." not in branch:
+        value = files.read_limited(os.path.join(common, os.fsencode(branch)), _SMALL)
+        if value is not None and not value.startswith(b"ref: ") and not is_oid(value.strip().decode("latin-1")):
+            found.append(f"{branch} is empty")
+    if marker == "":
+        found.append("the ref that says which save waits is empty")
+    index = os.path.join(git_dir, b"index")
+    try:
+        with open(index, "rb") as file:
+            if file.read(4) != b"DIRC":
+                found.append("the index is empty or torn")
+    except OSError:
+        pass
+    return found

@@ -1,0 +1,39 @@
+"""The record of the run that is under way in a workspace."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from ..errors import CorruptSave
+from ..format.context import MAX_CONTEXT
+from ..git.repository import Repository
+from ..system.files import read_limited
+from ..system.jsonio import loads
+from ..system.process import Process
+
+_RUN_FILE = b"run.json"
+
+
+def run_file(repository: Repository) -> bytes:
+    """Where a run says which processes it has, for `gitstate stop`."""
+    return os.path.join(repository.own, _RUN_FILE)
+
+
+class UnderWay(NamedTuple):
+    """The run that is, or was last, under way in a workspace, as its keeper wrote it down."""
+
+    run_id: str | None = None
+    keeper: Process | None = None
+
+
+def under_way(repository: Repository) -> UnderWay:
+    """What the run file says; nothing is known where there is none."""
+    try:
+        value = loads(read_limited(run_file(repository), MAX_CONTEXT), MAX_CONTEXT, "the run's file")
+    except CorruptSave:
+        return UnderWay()
+    run_id, keeper = value.get("run_id"), value.get("keeper")
+    pid, start = keeper if isinstance(keeper, list) and len(keeper) == 2 else (None, None)
+    named = Process(pid, start) if isinstance(pid, int) and isinstance(start, str) else None
+    return UnderWay(run_id if isinstance(run_id, str) else None, named)
