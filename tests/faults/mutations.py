@@ -139,17 +139,17 @@ MUTATIONS = (
         "no safety save before files are replaced", "restore.py",
         "            self._save_for_safety(plan)\n        with _usual_umask(self.repository, newest):\n",
         "            pass\n        with _usual_umask(self.repository, newest):\n",
-        "test_promises.py::test_ignored_file_is_saved_before_it_is_overwritten",
+        "stories/test_promises.py::test_ignored_file_is_saved_before_it_is_overwritten",
     ),
     Mutation(
         "an edited file is overwritten", "plan.py",
         "return \"write\" if overwrite else \"look\"", "return \"write\"",
-        "test_roundtrip.py::test_a_file_edited_after_the_save_stays",
+        "stories/test_roundtrip.py::test_a_file_edited_after_the_save_stays",
     ),
     Mutation(
         "the marker goes though a file could not be written", "restore.py",
         "if self.marker is not None and not self.stuck:", "if self.marker is not None:",
-        "test_promises.py::test_path_that_cannot_be_written",
+        "stories/test_promises.py::test_path_that_cannot_be_written",
     ),
     Mutation(
         "a good index is put away because git failed", "reindex.py",

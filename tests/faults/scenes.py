@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from oracle import Fingerprint, fingerprint, identities
-from states import Run, State, Templates, Workspace, dirty, make
-from test_roundtrip import (
+from tests.states import Run, State, Templates, Workspace, dirty, make
+from tests.stories.test_roundtrip import (
     Saved,
     index_bytes,
     lock_files,
@@ -24,6 +23,7 @@ from test_roundtrip import (
     strip_operation,
     wipe,
 )
+from tests.support.oracle import Fingerprint, fingerprint, identities
 
 WAIT = 120.0
 

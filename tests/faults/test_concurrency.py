@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from oracle import Fingerprint, fingerprint
-from states import STATES, Run, Templates, Workspace, make
-from test_promises import patched
-from test_roundtrip import lock_files, recovered_from
+
+from tests.states import STATES, Run, Templates, Workspace, make
+from tests.stories.test_promises import patched
+from tests.stories.test_roundtrip import lock_files, recovered_from
+from tests.support.oracle import Fingerprint, fingerprint
 
 from .sweeps import Say
 from .test_kill import check_integrity, recover_to_the_end

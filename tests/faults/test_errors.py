@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from oracle import fingerprint, identities
-from states import STATES, Run, State, Templates, Workspace
-from test_roundtrip import index_bytes, paths_of
+
+from tests.states import STATES, Run, State, Templates, Workspace
+from tests.stories.test_roundtrip import index_bytes, paths_of
+from tests.support.oracle import fingerprint, identities
 
 from .scenes import CHECKPOINT, RECOVER, SAVE, Lose, Scene, only_git_left, retyped, scene_of, undone
 from .strace import Point, count, disturbed_at, why_not_strace

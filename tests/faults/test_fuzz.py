@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from states import Run, Workspace, three_files
-from test_hostile import FILE, LINK, PROGRAM, TREE, Entry, forged, index_file, store
 
 from gitstate.errors import CorruptSave, GitstateError
 from gitstate.json_data import loads
 from gitstate.model import MAX_CONTEXT, Context, context_from_json, is_safe_path, manifest_from_json
+from tests.recover.test_tampered_saves import FILE, LINK, PROGRAM, TREE, Entry, forged, index_file, store
+from tests.states import Run, Workspace, three_files
 
 from .sweeps import Say, judge, spread
 

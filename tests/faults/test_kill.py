@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle import Identity, fingerprint, identities
-from states import STATES, Run, State, Templates, Workspace, run_git
-from test_roundtrip import check_state_file, index_bytes, lock_files, recovered_from
+
+from tests.states import STATES, Run, State, Templates, Workspace, run_git
+from tests.stories.test_roundtrip import check_state_file, index_bytes, lock_files, recovered_from
+from tests.support.oracle import Identity, fingerprint, identities
 
 from .scenes import (
     CHECKPOINT,

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from oracle import Fingerprint, fingerprint
-from states import Run, Workspace, why_permissions_cannot_be_tested
-from test_roundtrip import paths_of
+
+from tests.states import Run, Workspace, why_permissions_cannot_be_tested
+from tests.stories.test_roundtrip import paths_of
+from tests.support.oracle import Fingerprint, fingerprint
 
 from .test_errors import is_honest
 from .test_kill import check_integrity, recover_to_the_end

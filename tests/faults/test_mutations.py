@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.environment import ROOT
+
 from .mutations import MUTATIONS, QUICK, Mutation
 from .sweeps import Say
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def source(mutation: Mutation) -> str:

@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from oracle import Fingerprint, NotARepositoryError, fingerprint
-from states import Run, Workspace, run_git
-from test_hostile import forged
-from test_roundtrip import paths_of, recovered_from
+
+from tests.recover.test_tampered_saves import forged
+from tests.states import Run, Workspace, run_git
+from tests.stories.test_roundtrip import paths_of, recovered_from
+from tests.support.oracle import Fingerprint, NotARepositoryError, fingerprint
 
 from .device import (
     FILE_SYSTEMS,

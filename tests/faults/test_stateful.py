@@ -31,8 +31,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from oracle import Fingerprint, fingerprint, walk
-from states import Run, Workspace
+
+from tests.states import Run, Workspace
+from tests.support.oracle import Fingerprint, fingerprint, walk
 
 from .sweeps import Say
 from .test_kill import check_integrity
