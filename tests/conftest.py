@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.states import Templates
 from tests.support.environment import hermetic_environment
+from tests.support.repositories import Templates
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 import gitstate
-from tests.states import STATES, Templates, Workspace, make
+from tests.states import STATES, make
 from tests.support.environment import ROOT
+from tests.support.repositories import Templates
+from tests.support.workspace import Workspace
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 

@@ -66,12 +66,12 @@ MUTATIONS = (
     Mutation(
         "an older file moved into place is taken for one that a power cut left short", "worktree.py",
         "max(info.st_mtime_ns, info.st_ctime_ns)", "info.st_mtime_ns",
-        "faults/test_power.py::test_an_older_beginning_that_someone_put_into_place_stays",
+        "faults/test_cut_short.py::test_an_older_beginning_that_someone_put_into_place_stays",
     ),
     Mutation(
         "a power cut is thought of where the machine never went down", "restore.py",
         "if boot is not None and boot == self.facts.saves[0].context.boot_id:", "if False:",
-        "faults/test_power.py::test_an_older_directory_that_someone_moved_into_place_stays",
+        "faults/test_cut_short.py::test_an_older_directory_that_someone_moved_into_place_stays",
     ),
     Mutation(
         "the files of an unfinished merge are not synced", "durable.py",
@@ -139,17 +139,17 @@ MUTATIONS = (
         "no safety save before files are replaced", "restore.py",
         "            self._save_for_safety(plan)\n        with _usual_umask(self.repository, newest):\n",
         "            pass\n        with _usual_umask(self.repository, newest):\n",
-        "stories/test_promises.py::test_ignored_file_is_saved_before_it_is_overwritten",
+        "recover/test_newer_work.py::test_ignored_file_is_saved_before_it_is_overwritten",
     ),
     Mutation(
         "an edited file is overwritten", "plan.py",
         "return \"write\" if overwrite else \"look\"", "return \"write\"",
-        "stories/test_roundtrip.py::test_a_file_edited_after_the_save_stays",
+        "stories/test_later_work.py::test_a_file_edited_after_the_save_stays",
     ),
     Mutation(
         "the marker goes though a file could not be written", "restore.py",
         "if self.marker is not None and not self.stuck:", "if self.marker is not None:",
-        "stories/test_promises.py::test_path_that_cannot_be_written",
+        "recover/test_incomplete.py::test_path_that_cannot_be_written",
     ),
     Mutation(
         "a good index is put away because git failed", "reindex.py",
@@ -182,12 +182,12 @@ MUTATIONS = (
     Mutation(
         "the repository's hooks run", "git.py",
         " \"-c\", \"core.hooksPath=/dev/null\",", "",
-        "faults/test_fuzz.py::test_no_program_of_the_configuration_is_run",
+        "faults/test_programs.py::test_no_program_of_the_configuration_is_run",
     ),
     Mutation(
         "the repository's file system monitor runs", "git.py",
         "\"-c\", \"core.fsmonitor=false\", ", "",
-        "faults/test_fuzz.py::test_no_program_of_the_configuration_is_run",
+        "faults/test_programs.py::test_no_program_of_the_configuration_is_run",
     ),
     Mutation(
         "names and values reach the terminal raw", "report.py",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tests.states import Run
+from tests.support.workspace import Run
 
 from .scenes import Scene, finish, start
 

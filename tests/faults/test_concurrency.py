@@ -16,13 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.states import STATES, Run, Templates, Workspace, make
-from tests.stories.test_promises import patched
-from tests.stories.test_roundtrip import lock_files, recovered_from
+from tests.states import STATES, make
+from tests.support.look import lock_files
 from tests.support.oracle import Fingerprint, fingerprint
+from tests.support.patched import patched
+from tests.support.recovering import recovered_from
+from tests.support.repositories import Templates
+from tests.support.workspace import Run, Workspace
 
+from .checks import check_integrity, recover_to_the_end
 from .sweeps import Say
-from .test_kill import check_integrity, recover_to_the_end
 
 WAIT = 600.0
 

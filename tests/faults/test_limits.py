@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.states import Run, Workspace, why_permissions_cannot_be_tested
-from tests.stories.test_roundtrip import paths_of
+from tests.support.look import paths_of
 from tests.support.oracle import Fingerprint, fingerprint
+from tests.support.permissions import why_permissions_cannot_be_tested
+from tests.support.workspace import Run, Workspace
 
-from .test_errors import is_honest
-from .test_kill import check_integrity, recover_to_the_end
+from .checks import check_integrity, is_honest, recover_to_the_end
 
 Limit = Callable[[], None]
 

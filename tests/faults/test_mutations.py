@@ -32,6 +32,16 @@ def test_every_mutation_is_of_the_code_that_is_there() -> None:
     assert stale == {}, "a text to be replaced is not there exactly once"
 
 
+def test_every_mutation_names_a_test_that_exists() -> None:
+    missing = []
+    for mutation in MUTATIONS:
+        path, name = mutation.test.split("[")[0].split("::")
+        file = ROOT / "tests" / path
+        if not file.exists() or f"\ndef {name}(" not in file.read_text("utf-8"):
+            missing.append(mutation.test)
+    assert missing == []
+
+
 def test_the_page_lists_every_mutation() -> None:
     page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
     missing = [mutation.name for mutation in MUTATIONS if f"| {mutation.name} | `{mutation.test}` |" not in page]

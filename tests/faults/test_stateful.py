@@ -32,11 +32,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.states import Run, Workspace
 from tests.support.oracle import Fingerprint, fingerprint, walk
+from tests.support.workspace import Run, Workspace
 
+from .checks import check_integrity
 from .sweeps import Say
-from .test_kill import check_integrity
 
 PATHS = st.sampled_from(["a.txt", "b.txt", "d/c.txt", "d/e/f.txt", "new.txt", "d/new.txt", "\u00fc \n.txt"])
 WORDS = st.text(st.sampled_from("xyz\n"), max_size=12)

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.states import STATES, Templates, Workspace, dirty, make, run_git
+from tests.states import STATES, dirty, make
 from tests.support.oracle import fingerprint
+from tests.support.repositories import Templates
+from tests.support.workspace import Workspace, run_git
 
 LONG_AGO = 978_307_200
 

@@ -1,4 +1,4 @@
-"""`recover --all` after a reboot: workspaces of every kind at once, and no one of them stops the rest."""
+"""`recover --all`: where a context comes from, who is left alone, and what holds nobody up."""
 
 from __future__ import annotations
 
@@ -9,229 +9,17 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gitstate import files, pool
 from gitstate.look import Looker
-from tests.states import STATES, Run, Templates, Workspace, dirty, make, run_git
+from tests.fleet.crashes import context_file, dead_pid, edit_context, foreign, gitstate, give_away, recovered, waiting
+from tests.states import STATES, dirty, make
 from tests.support.oracle import fingerprint
-
-LONG_AGO = 978_307_200
-
-
-def gitstate(*args: str, cwd: Path, env: dict[str, str] | None = None) -> Run:
-    argv = [sys.executable, "-m", "gitstate", *args]
-    done = subprocess.run(argv, capture_output=True, cwd=cwd, timeout=600, env={**os.environ, **(env or {})})
-    return Run(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
-
-
-def recovered(run: Run) -> dict[str, dict[str, Any]]:
-    return {item["workspace"]: item for item in run.json["workspaces"]}
-
-
-@pytest.fixture
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that lives, for an owner."""
-    process = subprocess.Popen(["sleep", "600"])
-    yield process
-    process.kill()
-    process.wait()
-
-
-def dead_pid() -> int:
-    process = subprocess.Popen(["true"])
-    process.wait()
-    return process.pid
-
-
-def context_file(ws: Workspace) -> Path:
-    return ws.git_dir / "gitstate" / "context.json"
-
-
-def edit_context(ws: Workspace, **values: object) -> None:
-    context = json.loads(context_file(ws).read_text())
-    context_file(ws).write_text(json.dumps({**context, **values}))
-
-
-def age(path: Path) -> None:
-    os.utime(path, (LONG_AGO, LONG_AGO))
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# One workspace of each kind
-# --------------------------------------------------------------------------------------------------------------------
-
-
-def waiting(ws: Workspace) -> None:
-    dirty(ws)
-    assert ws.save("--signal", "TERM").exit_status == 0
-
-
-def wiped(ws: Workspace) -> None:
-    waiting(ws)
-    ws.git("reset", "-q", "--hard")
-    ws.git("clean", "-fdxq")
-
-
-def merging(ws: Workspace) -> None:
-    STATES["merge_conflict"].build(ws)
-    assert ws.save().exit_status == 0
-
-
-def quiet(ws: Workspace) -> None:
-    ws.append("a.txt")
-
-
-def finished(ws: Workspace) -> None:
-    ws.gitstate("set", "task_id=T-1")
-    assert ws.gitstate("finish").exit_status == 0
-
-
-def crashed(ws: Workspace) -> None:
-    ws.gitstate("set", "task_id=T-1")
-    edit_context(ws, boot_id="another boot", pid=1)
-    ws.append("a.txt", "what nobody saved\n")
-
-
-def crashed_and_wiped(ws: Workspace) -> None:
-    ws.gitstate("set", "task_id=T-1")
-    dirty(ws)
-    assert ws.gitstate("checkpoint").exit_status == 0
-    edit_context(ws, boot_id="another boot", pid=1)
-    ws.git("reset", "-q", "--hard")
-    ws.git("clean", "-fdxq")
-
-
-def alive(ws: Workspace) -> None:
-    ws.gitstate("begin", "task_id=T-1", "--owner-pid", os.environ["LIVING"])
-    ws.append("a.txt")
-
-
-def locked(ws: Workspace) -> None:
-    lock = ws.git_dir / "index.lock"
-    lock.touch()
-    age(lock)
-
-
-def held(ws: Workspace) -> None:
-    """A lock of this boot: nobody can tell whose it is."""
-    (ws.git_dir / "index.lock").touch()
-
-
-def headless(ws: Workspace) -> None:
-    ws.gitstate("set", "task_id=T-1")
-    (ws.git_dir / "HEAD").write_bytes(b"")
-
-
-def branchless(ws: Workspace) -> None:
-    ws.gitstate("set", "task_id=T-1")
-    (ws.git_dir / "refs" / "heads" / "agent" / "work").write_bytes(b"\0" * 41)
-
-
-def corrupt(ws: Workspace) -> None:
-    waiting(ws)
-    for path in (ws.common_dir / "objects" / "pack").glob("pack-*"):
-        path.chmod(0o644)
-        path.write_bytes(b"")
-
-
-def foreign(ws: Workspace) -> None:
-    waiting(ws)
-    canary = ws.outside / "canary"
-    for name in ("core.fsmonitor", "filter.x.clean", "filter.x.smudge", "filter.x.process", "gpg.program",
-                 "diff.external", "core.sshCommand", "core.pager"):  # fmt: skip
-        ws.git("config", name, f"touch {canary}; cat")
-    ws.write(".git/info/attributes", "* filter=x\n")
-    hook = ws.git_dir / "hooks" / "reference-transaction"
-    hook.parent.mkdir(exist_ok=True)
-    hook.write_text(f"#!/bin/sh\ntouch {canary}\n")
-    hook.chmod(0o755)
-    give_away(ws.path)
-
-
-def give_away(path: Path) -> None:
-    for directory, names, entries in os.walk(path):
-        for name in (*names, *entries, "."):
-            os.lchown(Path(directory, name), 12_345, 12_345)
-
-
-def missing(ws: Workspace) -> None:
-    shutil.rmtree(ws.path)
-
-
-def gutted(ws: Workspace) -> None:
-    shutil.rmtree(ws.path / ".git")
-
-
-KINDS: dict[Callable[[Workspace], None], tuple[str, int]] = {
-    waiting: ("restore", 0),
-    wiped: ("restore", 0),
-    merging: ("restore", 0),
-    quiet: ("nothing", 0),
-    finished: ("nothing", 0),
-    crashed: ("context_only", 0),
-    crashed_and_wiped: ("restore", 0),
-    alive: ("live", 0),
-    locked: ("nothing", 0),
-    held: ("nothing", 0),
-    headless: ("damaged", 4),
-    branchless: ("damaged", 4),
-    corrupt: ("corrupt", 4),
-    foreign: ("foreign", 4),
-    missing: ("missing", 0),
-    gutted: ("missing", 0),
-}
-
-
-@pytest.mark.parametrize("many", [pytest.param(48, id="48"), pytest.param(304, id="304", marks=pytest.mark.slow)])
-def test_workspaces_of_every_kind(
-    many: int, templates: Templates, tmp_path: Path, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LIVING", str(sleeper.pid))
-    kinds = [kind for kind in KINDS if kind is not foreign or os.geteuid() == 0]
-    made: list[tuple[Callable[[Workspace], None], Workspace]] = []
-    for number in range(many):
-        kind = kinds[number % len(kinds)]
-        top = tmp_path / f"{number:03} {kind.__name__}"
-        top.mkdir()
-        ws = make(STATES["clean"], templates, top, linked=number % 5 == 4 and kind in (waiting, wiped, crashed))
-        assert gitstate("register", cwd=ws.path).exit_status == 0
-        kind(ws)
-        made.append((kind, ws))
-    run = gitstate("recover", "--all", "--json", cwd=tmp_path)
-    assert run.exit_status == 4
-    items = recovered(run)
-    for kind, ws in made:
-        item = items[str(ws.path)]
-        assert (item["verdict"], item["exit_status"]) == KINDS[kind], (kind.__name__, item)
-        assert kind not in (waiting, wiped, crashed, crashed_and_wiped) or item["context"]["task_id"] == "T-1"
-        assert kind is not locked or not (ws.git_dir / "index.lock").exists()
-        assert kind is not held or (ws.git_dir / "index.lock").exists()
-        assert not (ws.outside / "canary").exists(), "something that a repository names was run"
-        assert item["hint"] or not item["exit_status"], item
-    assert len(items) == len(made)
-    again = recovered(gitstate("recover", "--all", "--json", cwd=tmp_path))
-    left = {again[str(ws.path)]["verdict"] for kind, ws in made if not KINDS[kind][1]}
-    assert left <= {"nothing", "live", "missing"}
-    table = gitstate("status", "--all", cwd=tmp_path)
-    assert table.exit_status == 0
-    lines = table.stdout.decode().splitlines()
-    assert len(lines) == len(made) + 1
-    assert len({line.index("WORKSPACE") for line in lines[:1]} | {line.index(str(tmp_path)) for line in lines[1:]}) == 1
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Runs that ended without a save
-# --------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    return make(STATES["clean"], templates, tmp_path)
+from tests.support.repositories import Templates
+from tests.support.workspace import Workspace, run_git
 
 
 def test_a_killed_run_without_any_save_gives_its_context_back(
@@ -317,11 +105,6 @@ def test_finish_brings_no_checkpoint_back(ws: Workspace) -> None:
     ws.git("checkout", "-q", "a.txt")
     assert ws.gitstate("finish").exit_status == 0
     ws.expect_exactly()
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Boots, owners, and what lies in the way
-# --------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="a new boot needs a mount namespace")
@@ -422,11 +205,6 @@ def test_a_workspace_that_another_holds_is_busy_and_no_reason_to_wait(
     with files.locked(os.fsencode(ws.git_dir / "gitstate" / "lock"), files.Deadline(5), "it"):
         run = gitstate("recover", "--all", "--json", "--wait", "0.1", cwd=tmp_path)
     assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (75, "busy")
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The first look, and the pool
-# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_first_look_starts_no_process(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

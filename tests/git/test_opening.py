@@ -10,7 +10,8 @@ import pytest
 
 from gitstate.errors import NotAWorkspace
 from gitstate.git import open_repository
-from tests.states import Workspace, run_git, three_files
+from tests.support.repositories import three_files
+from tests.support.workspace import Workspace, run_git
 
 QUESTIONS = ("--show-toplevel", "--absolute-git-dir", "--git-common-dir", "--show-object-format")
 

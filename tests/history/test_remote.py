@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.states import STATES, Templates, Workspace, dirty, make, run_git
+from tests.states import STATES, dirty, make
 from tests.support.oracle import fingerprint
+from tests.support.repositories import Templates
+from tests.support.workspace import Workspace, run_git
 
 
 @pytest.fixture

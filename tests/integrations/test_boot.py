@@ -15,7 +15,9 @@ import pytest
 
 from gitstate import boot
 from gitstate.program import command
-from tests.states import STATES, Run, Templates, dirty, make
+from tests.states import STATES, dirty, make
+from tests.support.repositories import Templates
+from tests.support.workspace import Run
 
 FAKES = {
     "crontab": """

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from gitstate import demo, errors
-from tests.states import STATES, Templates, Workspace, dirty, make, run_git
+from tests.states import STATES, dirty, make
 from tests.support.environment import ROOT
 from tests.support.oracle import fingerprint
+from tests.support.repositories import Templates
+from tests.support.workspace import Workspace, run_git
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.states import STATES, Templates, dirty, make
+from tests.states import STATES, dirty, make
 from tests.support.environment import ROOT
+from tests.support.repositories import Templates
 
 PACKAGE = ROOT / "gitstate"
 MODULES = {path.stem: path.read_text(encoding="utf-8") for path in PACKAGE.glob("*.py")}

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.recover.test_tampered_saves import forged
-from tests.states import Run, Workspace, initialized
-from tests.stories.test_roundtrip import paths_of
+from tests.support.forgery import forged
+from tests.support.look import paths_of
+from tests.support.repositories import initialized
+from tests.support.workspace import Run, Workspace
 
 SHORT, LONG = "begun\n", "begun\nand carried on\n"
 

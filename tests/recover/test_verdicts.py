@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
-from tests.states import STATES, Run, Templates, Workspace, add_submodule, dirty, make, run_git
+from tests.states import STATES, add_submodule, dirty, make
 from tests.support.oracle import fingerprint
+from tests.support.repositories import Templates
+from tests.support.workspace import Run, Workspace, run_git
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.states import STATES, Templates, Workspace, make
+from tests.states import STATES, make
 from tests.support.oracle import fingerprint
+from tests.support.repositories import Templates
 from tests.support.runs import (
     PATIENCE,
     Started,
@@ -30,6 +31,7 @@ from tests.support.runs import (
     marker,
     wait_until,
 )
+from tests.support.workspace import Workspace
 
 GITSTATE = [sys.executable, "-m", "gitstate"]
 

@@ -21,7 +21,9 @@ from gitstate.pack import PackWriter
 from gitstate.snapshot import Snapshot
 from gitstate.snapshot_since import Known, take_since
 from gitstate.watch import Watch
-from tests.states import STATES, Templates, Workspace, make
+from tests.states import STATES, make
+from tests.support.repositories import Templates
+from tests.support.workspace import Workspace
 
 TRACKED = ("a.txt", "b.txt", "src/one.py", "src/two.py", "src/deep/x")
 NAMES = (*TRACKED, "new", "sub/new", "sub/sub/new", "out.log", "build/o")

@@ -1,6 +1,6 @@
 """Random trees under random work: whatever came together, a save and a recover bring back exactly that.
 
-`GITSTATE_EXAMPLES=500 pytest tests/test_random_trees.py` looks further, each time elsewhere.
+`GITSTATE_EXAMPLES=500 pytest tests/stories/test_random_trees.py` looks further, each time elsewhere.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from gitstate.request import SaveRequest
 from gitstate.save import save
 from gitstate.snapshot import Snapshot
 from gitstate.snapshot_since import Known
-from tests.states import Templates, Workspace, add_submodule
+from tests.states import add_submodule
 from tests.support.oracle import fingerprint, parents, walk
+from tests.support.repositories import Templates
+from tests.support.workspace import Workspace
 
 EXAMPLES = int(os.environ.get("GITSTATE_EXAMPLES", "0"))
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.states import Workspace
 from tests.support.oracle import Fingerprint, fingerprint
+from tests.support.workspace import Workspace
 
 #: Long enough for a busy machine; nothing is measured by it.
 PATIENCE = 60.0

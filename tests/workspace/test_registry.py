@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from gitstate import registry
-from tests.states import STATES, Run, Templates, Workspace, dirty, make, run_git
+from tests.states import STATES, dirty, make
+from tests.support.repositories import Templates
+from tests.support.workspace import Run, Workspace, run_git
 
 STRANGE = "a [b]*?.+^$ \\ \"'\n\u00e9 "
 

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from tests.states import STATES, Run, Templates, Workspace, dirty, make, run_git
+from tests.states import STATES, dirty, make
+from tests.support.repositories import Templates
+from tests.support.workspace import Run, Workspace, run_git
 
 SCHEMA: dict[str, Any] = json.loads(files("gitstate").joinpath("active_state.schema.json").read_text("utf-8"))
 
