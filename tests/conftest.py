@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,3 +46,35 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
     """Repositories with a few commits, built once and copied for each test."""
     top = tmp_path_factory.mktemp("templates")
     return Templates(top, hermetic_environment(top / "home"))
+
+
+#: The number of tests that `-m "not slow"` deselected, as seen by this process or by a worker of its.
+SLOW = pytest.StashKey[int]()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.config.stash[SLOW] = item.config.stash.get(SLOW, 0) + 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["slow"] = session.config.stash.get(SLOW, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    # Every worker of pytest-xdist collects all tests, and deselects the same.
+    slow = getattr(node, "workeroutput", {}).get("slow", 0)
+    node.config.stash[SLOW] = max(slow, node.config.stash.get(SLOW, 0))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what did not run, and how to have it run."""
+    reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []))
+    for reason, number in reasons.most_common():
+        terminalreporter.write_line(f"skipped {number}: {reason.removeprefix('Skipped: ')}")
+    if slow := config.stash.get(SLOW, 0):
+        terminalreporter.write_line(f"not run: {slow} slow tests; to run them (hours): pytest -n 2 -m slow")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.environment import ROOT
+from tests.support.skips import not_installed
 
 PAGE = ROOT / "man" / "git-gitstate.1"
 
@@ -26,13 +27,13 @@ def test_the_page_is_what_the_command_line_says() -> None:
     assert PAGE.read_text() == gitstate("manual"), "gitstate manual >man/git-gitstate.1"
 
 
-@pytest.mark.skipif(shutil.which("mandoc") is None, reason="mandoc is not installed")
+@pytest.mark.skipif(shutil.which("mandoc") is None, reason=not_installed("mandoc"))
 def test_the_page_is_clean_roff() -> None:
     done = subprocess.run(["mandoc", "-T", "lint", "-W", "error", str(PAGE)], capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stdout) == (0, "")
 
 
-@pytest.mark.skipif(shutil.which("man") is None, reason="man is not installed")
+@pytest.mark.skipif(shutil.which("man") is None, reason=not_installed("man"))
 def test_git_finds_the_page_beside_the_program(tmp_path: Path) -> None:
     """As in a virtual environment whose bin directory is on PATH: man looks in ../share/man of it."""
     pages = tmp_path / "share" / "man" / "man1"
@@ -47,7 +48,7 @@ def test_git_finds_the_page_beside_the_program(tmp_path: Path) -> None:
     for argv in (["git", "gitstate", "--help"], ["man", "gitstate"]):
         done = subprocess.run(argv, capture_output=True, encoding="utf-8", env=environment, timeout=60)
         if "minimized" in done.stdout:
-            pytest.skip("this system's man is a stub")
+            pytest.skip("man is the stub of a minimized system: run unminimize")
         assert "gitstate recover" in done.stdout, done.stderr
 
 

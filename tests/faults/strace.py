@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from tests.support.skips import not_installed
 from tests.support.workspace import Run
 
 from .scenes import Scene, finish, start
@@ -36,11 +37,12 @@ EVERYWHERE = frozenset({"exit_group", "execve", "clone", "clone3", "vfork", "for
 def why_not_strace() -> str | None:
     """None where strace can kill a process at a system call, else the reason."""
     if shutil.which("strace") is None:
-        return "strace is not installed"
+        return not_installed("strace")
     words = "strace -qq -o /dev/null -e trace=exit_group -e inject=exit_group:signal=KILL:when=1 true"
     done = subprocess.run(shlex.split(words), capture_output=True, check=False)
     if done.returncode != -signal.SIGKILL:
-        return f"strace can't trace here (ptrace is forbidden?): {done.stderr.decode('utf-8', 'replace').strip()}"
+        message = done.stderr.decode("utf-8", "replace").strip()
+        return f"strace must not trace: run in a container with --cap-add SYS_PTRACE ({message})"
     return None
 
 

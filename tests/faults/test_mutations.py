@@ -56,7 +56,7 @@ def run_against(mutation: Mutation, where: Path) -> subprocess.CompletedProcess[
         shutil.copytree(ROOT / name, where / name, ignore=ignore)
     shutil.copy(ROOT / "pyproject.toml", where)
     (where / "gitstate" / mutation.file).write_text(source(mutation).replace(mutation.old, mutation.new), "utf-8")
-    words = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    words = [sys.executable, "-P", "-m", "pytest", "-q", "-rs", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     return subprocess.run(
         [*words, "-m", "not slow", f"--basetemp={where / 'tmp'}", f"tests/{mutation.test}"],
@@ -68,7 +68,8 @@ def is_noticed(mutation: Mutation, where: Path, say: Say) -> None:
     done = run_against(mutation, where)
     said = done.stdout.decode("utf-8", "replace")
     if done.returncode == 0 and re.search(r"\d+ skipped", said) and not re.search(r"\d+ passed", said):
-        pytest.skip("its test can't work here")
+        reason = re.search(r"SKIPPED \[\d+\] \S+: (.*)", said)
+        pytest.skip(reason[1] if reason else "its test was skipped without a reason")
     assert done.returncode == 1, f"nobody noticed that {mutation.name}: {said[-3000:]}"
     assert re.search(r"\d+ (failed|error)", said), said[-3000:]
     say(f"{mutation.name}: noticed by {mutation.test}")

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.oracle import NotARepositoryError
+from tests.support.skips import NO_REFTABLE
 from tests.support.workspace import Workspace, run_git
 
 from .device import (
@@ -168,7 +169,7 @@ def recording(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Record
     init = ("--ref-format=reftable",) if name.endswith("-reftable") else ()
     tried = subprocess.run(["git", "init", "-q", *init, os.fspath(tmp_path / "try")], capture_output=True, check=False)
     if tried.returncode:
-        pytest.skip("this git has no reftable: it came with 2.45")
+        pytest.skip(NO_REFTABLE)
     disk = formatted(kind, tmp_path)
     mount, outside = tmp_path / "mnt", tmp_path / "outside"
     outside.mkdir()

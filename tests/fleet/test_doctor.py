@@ -13,6 +13,7 @@ import pytest
 from tests.states import STATES, dirty, make
 from tests.support.oracle import fingerprint
 from tests.support.repositories import Templates
+from tests.support.skips import NOT_ROOT
 from tests.support.workspace import Workspace, run_git
 
 LONG_AGO = 978_307_200
@@ -107,7 +108,7 @@ def test_what_is_listed_and_gone(ws: Workspace, tmp_path: Path) -> None:
     assert "registry" not in findings(ws)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT)
 def test_someone_elses_workspace(ws: Workspace) -> None:
     for path in (ws.path, ws.path / ".git"):
         os.chown(path, 12_345, 12_345)

@@ -19,6 +19,7 @@ from tests.fleet.crashes import context_file, dead_pid, edit_context, foreign, g
 from tests.states import STATES, dirty, make
 from tests.support.oracle import fingerprint
 from tests.support.repositories import Templates
+from tests.support.skips import NO_MOUNT, NOT_ROOT, not_installed
 from tests.support.workspace import Workspace, run_git
 
 
@@ -107,7 +108,8 @@ def test_finish_brings_no_checkpoint_back(ws: Workspace) -> None:
     ws.expect_exactly()
 
 
-@pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="a new boot needs a mount namespace")
+@pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT)
+@pytest.mark.skipif(shutil.which("unshare") is None, reason=not_installed("unshare"))
 def test_after_a_reboot_a_recycled_pid_is_not_the_owner(
     ws: Workspace, tmp_path: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
@@ -118,7 +120,7 @@ def test_after_a_reboot_a_recycled_pid_is_not_the_owner(
     with ws.in_another_boot():
         run = ws.recover("--all")
     if run.exit_status == 97:
-        pytest.skip("this container may not mount")
+        pytest.skip(NO_MOUNT)
     (item,) = json.loads(run.stdout)["workspaces"]
     assert (run.exit_status, item["verdict"]) == (0, "restore")
 
@@ -157,7 +159,7 @@ def test_a_renamed_directory_finds_its_save(ws: Workspace, tmp_path: Path) -> No
     assert fingerprint(moved).files == before.files
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT)
 def test_no_filter_of_a_foreign_workspace_runs_where_everything_is_trusted(ws: Workspace, tmp_path: Path) -> None:
     """`safe.directory = *` lets git open it; it is nobody's word about this very repository."""
     foreign(ws)
@@ -170,7 +172,7 @@ def test_no_filter_of_a_foreign_workspace_runs_where_everything_is_trusted(ws: W
     assert not (ws.outside / "canary").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT)
 def test_a_foreign_workspace_that_is_trusted_by_name_is_recovered(ws: Workspace, tmp_path: Path) -> None:
     waiting(ws)
     give_away(ws.path)

@@ -18,7 +18,7 @@ from tests.support.repositories import Templates
 @pytest.fixture
 def stage(templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     if not Path("/proc/self/environ").exists():
-        pytest.skip("looks for leftovers in /proc, which is not here")
+        pytest.skip("needs /proc to find leftover processes: run on Linux with /proc mounted")
     ws = make(STATES["clean"], templates, tmp_path)
     directory = tmp_path / "stage"
     programs = directory / "bin"

@@ -12,6 +12,7 @@ import pytest
 
 from tests.hooks.stage import LIBRARY, SCRIPTS, Stage
 from tests.support.environment import ROOT
+from tests.support.skips import not_installed
 
 
 def test_init_prints_the_library(stage: Stage) -> None:
@@ -48,6 +49,6 @@ def test_shellcheck_finds_nothing(path: Path) -> None:
     beside = Path(sys.executable).parent / "shellcheck"
     program = str(beside) if beside.exists() else shutil.which("shellcheck")
     if program is None:
-        pytest.skip("shellcheck is not installed")
+        pytest.skip(not_installed("shellcheck"))
     done = subprocess.run([program, "--severity=style", str(path)], cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout

@@ -18,6 +18,7 @@ import pytest
 from tests.hooks.stage import SOURCE, Stage
 from tests.support.oracle import fingerprint
 from tests.support.runs import PATIENCE, keepers, wait_until
+from tests.support.skips import not_installed
 
 
 class Terminal:
@@ -111,7 +112,7 @@ def test_a_closed_terminal(stage: Stage, way: str) -> None:
 def test_tmux_kill_session(stage: Stage, way: str) -> None:
     tmux = shutil.which("tmux")
     if tmux is None:
-        pytest.skip("tmux is not installed")
+        pytest.skip(not_installed("tmux"))
     server = [tmux, "-S", str(stage.directory / "tmux"), "-f", os.devnull]
     command = shlex.join(stage.command(way))
     subprocess.run([*server, "new-session", "-d", "-s", "loop", "-c", str(stage.ws.path), command], check=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 
@@ -11,11 +10,12 @@ import pytest
 
 from gitstate.install_git import git_version, manner
 from tests.support.hooked import Hooked, entries
+from tests.support.skips import why_not_program
 
 CONFIGURED = manner(git_version(subprocess.run(["git", "version"], capture_output=True, check=True).stdout)) == "config"
 
 
-files_only = pytest.mark.skipif(CONFIGURED, reason="this git is told of hooks in its configuration")
+files_only = pytest.mark.skipif(CONFIGURED, reason="hooks in files alone need git 2.53 or older")
 
 
 def saved(repo: Hooked) -> str:
@@ -43,6 +43,6 @@ def kept(repo: Hooked) -> object:
 def tool(name: str, repo: Hooked) -> None:
     """Let `repo` find a tool of the test environment; skips where there is none."""
     places = f"{os.environ['PATH']}:{os.path.dirname(sys.executable)}"
-    if shutil.which(name, path=places) is None:
-        pytest.skip(f"{name} is not installed")
+    if reason := why_not_program(name, places):
+        pytest.skip(reason)
     repo.env["PATH"] = places

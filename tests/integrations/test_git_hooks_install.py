@@ -15,6 +15,7 @@ from gitstate.git import open_repository
 from gitstate.install_git import git_version, manner, owner, with_block, without_block
 from tests.integrations.installed import CONFIGURED, files_only, kept, refuses, tool
 from tests.support.hooked import EVENTS, Done, Hooked, entries, make
+from tests.support.skips import not_installed
 
 
 @pytest.fixture
@@ -284,7 +285,7 @@ def test_in_gits_configuration_one_section_for_each_event_comes_and_goes(repo: H
     assert kept(repo) == before
 
 
-@pytest.mark.skipif(not CONFIGURED, reason="git reads hooks from its configuration since 2.54")
+@pytest.mark.skipif(not CONFIGURED, reason="hooks in git's configuration need git 2.54 or newer")
 @pytest.mark.parametrize("where", ["plain", "husky", "tracked"])
 def test_in_gits_configuration_ours_runs_whatever_the_hook_files_are(where: str, repo: Hooked) -> None:
     directory = {"plain": repo.hooks, "husky": repo.path / ".husky" / "_", "tracked": repo.path / ".githooks"}[where]
@@ -331,7 +332,7 @@ def test_a_file_is_known_by_its_owners_mark() -> None:
     assert owner(b"#!/bin/sh\ngit lfs pre-push\n") == "plain"
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason=not_installed("shellcheck"))
 def test_the_shim_and_every_block_are_clean_shell(tmp_path: Path) -> None:
     texts = [install_git.shim(made=True)]
     for event in EVENTS:

@@ -289,7 +289,7 @@ def test_killed_in_a_rebase_that_runs_save(ws: Workspace) -> None:
 def test_the_git_directory_on_another_file_system(ws: Workspace, tmp_path: Path) -> None:
     shm = Path("/dev/shm")
     if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev or not os.access(shm, os.W_OK):
-        pytest.skip("there is no second file system to write on")
+        pytest.skip("needs a writable second file system: mount a tmpfs on /dev/shm")
     place = shm / f"gitstate-test-{os.getpid()}"
     try:
         shutil.move(ws.path / ".git", place)

@@ -14,6 +14,7 @@ import pytest
 from tests.support.oracle import fingerprint
 from tests.support.patched import patched
 from tests.support.repositories import three_files
+from tests.support.skips import NO_REFTABLE
 from tests.support.small import kept_somewhere, recover, save
 from tests.support.workspace import Workspace
 
@@ -88,7 +89,7 @@ def tables(ws: Workspace) -> Workspace:
     path = ws.outside / "tables"
     ws.git("init", "-q", "--ref-format=reftable", str(path), check=False)
     if not (path / ".git" / "reftable").exists():
-        pytest.skip("this git has no reftable: it came with 2.45")
+        pytest.skip(NO_REFTABLE)
     found = Workspace(path, ws.outside)
     found.write("a", "a0\n")
     found.commit("base")

@@ -23,5 +23,5 @@ def why_permissions_cannot_be_tested() -> str | None:
     try:
         subprocess.run(["true"], preexec_fn=drop_override, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        return f"root reads everything here and cannot give that up: {error}"
+        return f"root must be able to drop capabilities: run as an ordinary user, or with CAP_SETPCAP ({error})"
     return None
