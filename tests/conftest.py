@@ -4,86 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # so that test modules can import oracle and states
-
-from states import Templates  # noqa: E402
-
-GIT_CONFIG = """\
-[user]
-    name = A Tester
-    email = tester@example.com
-[init]
-    defaultBranch = main
-[protocol "file"]
-    allow = always
-[advice]
-    detachedHead = false
-    skippedCherryPicks = false
-[gc]
-    auto = 0
-[maintenance]
-    auto = false
-"""
-
-#: Inherited variables that would change what git, gitstate or a shell does.
-FOREIGN_PREFIXES = ("GIT_", "GITSTATE_", "XDG_", "LC_", "SSH_", "TMUX", "CLAUDE", "CODEX_", "GEMINI_", "KIMI_")
-FOREIGN_NAMES = frozenset(
-    {
-        "BASH_ENV",
-        "BROWSER",
-        "CDPATH",
-        "PYTHONDONTWRITEBYTECODE",
-        "PYTHONUNBUFFERED",
-        "COLUMNS",
-        "CURRENT_TASK_ID",
-        "DISPLAY",
-        "EDITOR",
-        "EMAIL",
-        "ENV",
-        "ISSUE_NUMBER",
-        "LANG",
-        "LANGUAGE",
-        "LESS",
-        "LINES",
-        "MEMORY_REFS",
-        "PAGER",
-        "PROGRESS_STAGE",
-        "PS4",
-        "TZ",
-        "VISUAL",
-    }
-)
-
-
-def hermetic_environment(home: Path) -> dict[str, str]:
-    """The environment that every test and everything it starts sees; ``home`` is made ready for it."""
-    for directory in (home / ".config", home / ".local" / "state", home / ".cache"):
-        directory.mkdir(parents=True, exist_ok=True)
-    settings = home / ".gitconfig"
-    settings.write_text(GIT_CONFIG)
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(FOREIGN_PREFIXES) and name not in FOREIGN_NAMES
-    }
-    return kept | {
-        "HOME": str(home),
-        "XDG_CONFIG_HOME": str(home / ".config"),
-        "XDG_STATE_HOME": str(home / ".local" / "state"),
-        "XDG_CACHE_HOME": str(home / ".cache"),
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": str(settings),
-        "LC_ALL": "C.UTF-8",
-        "TERM": "dumb",
-        "PYTHONPATH": str(ROOT),
-    }
+from tests.support.environment import hermetic_environment
+from tests.support.repositories import Templates
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -117,3 +46,35 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
     """Repositories with a few commits, built once and copied for each test."""
     top = tmp_path_factory.mktemp("templates")
     return Templates(top, hermetic_environment(top / "home"))
+
+
+#: The number of tests that `-m "not slow"` deselected, as seen by this process or by a worker of its.
+SLOW = pytest.StashKey[int]()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.config.stash[SLOW] = item.config.stash.get(SLOW, 0) + 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["slow"] = session.config.stash.get(SLOW, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    # Every worker of pytest-xdist collects all tests, and deselects the same.
+    slow = getattr(node, "workeroutput", {}).get("slow", 0)
+    node.config.stash[SLOW] = max(slow, node.config.stash.get(SLOW, 0))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what did not run, and how to have it run."""
+    reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []))
+    for reason, number in reasons.most_common():
+        terminalreporter.write_line(f"skipped {number}: {reason.removeprefix('Skipped: ')}")
+    if slow := config.stash.get(SLOW, 0):
+        terminalreporter.write_line(f"not run: {slow} slow tests; to run them (hours): pytest -n 2 -m slow")

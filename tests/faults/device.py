@@ -23,6 +23,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.skips import NO_MOUNT, NOT_ROOT, not_installed
+
 BLOCK = 4096
 _ZERO = bytes(BLOCK)
 _SOURCE = b"gitstate-recorder"
@@ -297,14 +299,14 @@ def why_not(name: str, scratch: Path) -> str | None:
     """None where a recorded disk with this file system can be mounted, else the reason in a few words."""
     kind = FILE_SYSTEMS[name]
     if os.geteuid() != 0:
-        return "mounting needs root"
+        return NOT_ROOT
     if not os.path.exists("/dev/fuse") or not os.path.exists("/dev/loop-control"):
-        return "there is no /dev/fuse or no /dev/loop-control"
+        return "needs /dev/fuse and /dev/loop-control: run on Linux, in a container with --privileged"
     if subprocess.run(["sh", "-c", f"command -v {kind.make[0]}"], capture_output=True, check=False).returncode:
-        return f"{kind.make[0]} is not installed"
+        return not_installed(kind.make[0])
     try:
         disk = formatted(kind, scratch)
         with disk.served(), mounted(disk, kind, scratch / "mnt"):
             return None
     except (OSError, subprocess.CalledProcessError, MountFailed) as error:
-        return f"{name} can't be mounted from a FUSE file: {error}"
+        return f"{name} on a FUSE file: {NO_MOUNT} ({error})"

@@ -12,18 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from oracle import Fingerprint, fingerprint, identities
-from states import Run, State, Templates, Workspace, dirty, make
-from test_roundtrip import (
-    Saved,
-    index_bytes,
-    lock_files,
-    make_writable,
-    recovered_from,
-    saved_from,
-    strip_operation,
-    wipe,
-)
+from tests.states import State, dirty, make
+from tests.support.look import index_bytes, lock_files
+from tests.support.losing import make_writable, strip_operation, wipe
+from tests.support.oracle import Fingerprint, fingerprint, identities
+from tests.support.recovering import recovered_from
+from tests.support.repositories import Templates
+from tests.support.saving import Saved, saved_from
+from tests.support.workspace import Run, Workspace
 
 WAIT = 120.0
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from states import Run
+from tests.support.skips import not_installed
+from tests.support.workspace import Run
 
 from .scenes import Scene, finish, start
 
@@ -36,11 +37,12 @@ EVERYWHERE = frozenset({"exit_group", "execve", "clone", "clone3", "vfork", "for
 def why_not_strace() -> str | None:
     """None where strace can kill a process at a system call, else the reason."""
     if shutil.which("strace") is None:
-        return "strace is not installed"
+        return not_installed("strace")
     words = "strace -qq -o /dev/null -e trace=exit_group -e inject=exit_group:signal=KILL:when=1 true"
     done = subprocess.run(shlex.split(words), capture_output=True, check=False)
     if done.returncode != -signal.SIGKILL:
-        return f"strace can't trace here (ptrace is forbidden?): {done.stderr.decode('utf-8', 'replace').strip()}"
+        message = done.stderr.decode("utf-8", "replace").strip()
+        return f"strace must not trace: run in a container with --cap-add SYS_PTRACE ({message})"
     return None
 
 
@@ -104,9 +106,12 @@ def count(scene: Scene, calls: Collection[str] = CALLS, *, reading: bool = False
     traced = ",".join(f"?{call}" for call in calls)
     own = scene.top / "gitstate.log"
     run = finish(
-        start(scene, *("strace", "-qq", "-y", "-s", "1000", "-o", str(own), "-e", f"trace={traced}"),
-              env=wrapped(scene, LOGS=str(logs), CALL=traced))
-    )  # fmt: skip
+        start(
+            scene,
+            *("strace", "-qq", "-y", "-s", "1000", "-o", str(own), "-e", f"trace={traced}"),
+            env=wrapped(scene, LOGS=str(logs), CALL=traced),
+        )
+    )
     assert run.exit_status == 0, str(run)
     points = list(points_in(own, None, scene, calls, reading=reading))
     for log in sorted(logs.iterdir()):
@@ -114,9 +119,7 @@ def count(scene: Scene, calls: Collection[str] = CALLS, *, reading: bool = False
     return points
 
 
-def points_in(
-    log: Path, git: str | None, scene: Scene, calls: Collection[str], *, reading: bool
-) -> Iterator[Point]:
+def points_in(log: Path, git: str | None, scene: Scene, calls: Collection[str], *, reading: bool) -> Iterator[Point]:
     """The calls of one process that change a file of the scene."""
     numbers: dict[str, int] = {}
     for line in log.read_text("utf-8", "replace").splitlines():

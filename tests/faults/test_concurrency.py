@@ -15,13 +15,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from oracle import Fingerprint, fingerprint
-from states import STATES, Run, Templates, Workspace, make
-from test_promises import patched
-from test_roundtrip import lock_files, recovered_from
 
+from tests.states import STATES, make
+from tests.support.look import lock_files
+from tests.support.oracle import Fingerprint, fingerprint
+from tests.support.patched import patched
+from tests.support.recovering import recovered_from
+from tests.support.repositories import Templates
+from tests.support.workspace import Run, Workspace
+
+from .checks import check_integrity, recover_to_the_end
 from .sweeps import Say
-from .test_kill import check_integrity, recover_to_the_end
 
 WAIT = 600.0
 
@@ -155,7 +159,7 @@ def test_savers_beside_the_agents_own_git(number: int, ws: Workspace, say: Say) 
 #: Runs `git gc --prune=now` at the last moment at which no ref holds what a save wrote.
 COLLECT_BEFORE_THE_MARKER = """\
 import subprocess
-from gitstate import refs
+from gitstate.git import refs
 carry_out, done = refs.RefWriter.carry_out, []
 def collect(self):
     if not done:
@@ -181,7 +185,7 @@ def test_gc_in_the_worst_moment(ws: Workspace) -> None:
 #: The agent's own git, at the last moment before the save's refs are moved.
 AGENT_BEFORE_THE_MARKER = """\
 import subprocess
-from gitstate import refs
+from gitstate.git import refs
 carry_out, done = refs.RefWriter.carry_out, []
 def interrupted(self):
     if not done:
@@ -210,7 +214,7 @@ def test_a_branch_that_moves_in_the_worst_moment(ws: Workspace) -> None:
 #: Somebody else's note, put into our notes ref between the look at it and the move of it, twice.
 NOTE_BEFORE_OURS = """\
 import subprocess
-from gitstate import refs
+from gitstate.git import refs
 prepare, done = refs.RefWriter.prepare, []
 def interrupted(self, updates, **options):
     if any(update.ref == refs.NOTES for update in updates) and len(done) < 2:

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from oracle import fingerprint, identities
-from states import STATES, Run, State, Templates, Workspace
-from test_roundtrip import index_bytes, paths_of
 
+from tests.states import STATES, State
+from tests.support.look import index_bytes, paths_of
+from tests.support.oracle import fingerprint, identities
+from tests.support.repositories import Templates
+from tests.support.workspace import Run, Workspace
+
+from .checks import check_integrity, is_honest, litter, recover_to_the_end
 from .scenes import CHECKPOINT, RECOVER, SAVE, Lose, Scene, only_git_left, retyped, scene_of, undone
 from .strace import Point, count, disturbed_at, why_not_strace
 from .sweeps import Say, judge, spread
-from .test_kill import check_integrity, litter, recover_to_the_end
 
 _FULL, _NEW = ("ENOSPC", "EIO", "EDQUOT"), ("ENOSPC", "EROFS", "EDQUOT", "EMFILE")
 #: The call, and the errors that it really gives.
@@ -89,21 +92,6 @@ def inject(scene: Scene, fault: Fault) -> Run:
     if fault.lasting:
         return disturbed_at(scene, point, f"error={fault.error}:when={point.number}+")
     return disturbed_at(scene, point, f"error={fault.error}")
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# What may come of it
-# --------------------------------------------------------------------------------------------------------------------
-
-
-def is_honest(run: Run) -> None:
-    """One clear line and a status, or a success; never a bug, never a traceback."""
-    assert run.exit_status in (0, 1, 4, 75), str(run)
-    assert "Traceback" not in run.stderr and "Error:" not in run.stderr, str(run)
-    if run.exit_status == 0:
-        return
-    said = [line for line in run.stderr.splitlines() if line.startswith("gitstate: ")]
-    assert len(said) == 1 or (run.stdout and "workspaces" in run.json) or "result" in run.json, str(run)
 
 
 def judge_save(scene: Scene, run: Run, before: tuple[object, bytes | None]) -> None:

@@ -1,7 +1,7 @@
 """Hostile data at random: no value of a save, a note, a state file or a repository's configuration gets its way.
 
 Nothing is written outside of the workspace, nor into `.git` beyond what is ours; no program that is named somewhere
-is run; nobody calls it a bug. `test_hostile.py` holds the attacks that were thought out; here they are made up.
+is run; nobody calls it a bug. `recover/test_tampered_saves.py` holds designed attacks; here they are generated.
 """
 
 from __future__ import annotations
@@ -10,37 +10,79 @@ import copy
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from states import Run, Workspace, three_files
-from test_hostile import FILE, LINK, PROGRAM, TREE, Entry, forged, index_file, store
 
 from gitstate.errors import CorruptSave, GitstateError
 from gitstate.format.context import MAX_CONTEXT, Context, context_from_json
 from gitstate.format.manifest import manifest_from_json
 from gitstate.objects.tree import is_safe_path
 from gitstate.system.jsonio import loads
+from tests.support.forgery import FILE, LINK, PROGRAM, TREE, Entry, forged, index_file, store
+from tests.support.workspace import Workspace
 
 from .sweeps import Say, judge, spread
+from .watch import HOOK, Watch, dirty_repository, everything, polite
 
-HOOK = b"#!/bin/sh\ntouch PWNED\n"
 #: `.git` as some file system or other would read it, and other ways out.
 DISGUISES = [
     *(b".git", b".GIT", b".Git", b"git~1", b"GIT~1", b".git.", b".git ", b".git. .", b".git::$INDEX_ALLOCATION"),
     *("\u200c.git".encode(), ".g\u200dit".encode(), "\ufeff.GIT".encode(), ".gi\u202et".encode(), b"..", b"."),
 ]
+
 HOSTILE_TEXTS = [
-    "", "\0", "..", "../../../etc/passwd", "/etc/passwd", "/", ".git/hooks/pre-commit", "a/.GIT/config", "-rf", "--all",
-    "$(touch PWNED)", "`touch PWNED`", "; touch PWNED", "\x1b]0;owned\x07\x1b[2J", "\x9b31m", "\u202egpj.exe", "\ud800",
-    "x" * 70_000, "refs/heads/../../config", "refs/heads/-x", "@{-1}", "HEAD", "0" * 40, "f" * 40, "0" * 64, "\n\n",
-]  # fmt: skip
+    "",
+    "\0",
+    "..",
+    "../../../etc/passwd",
+    "/etc/passwd",
+    "/",
+    ".git/hooks/pre-commit",
+    "a/.GIT/config",
+    "-rf",
+    "--all",
+    "$(touch PWNED)",
+    "`touch PWNED`",
+    "; touch PWNED",
+    "\x1b]0;owned\x07\x1b[2J",
+    "\x9b31m",
+    "\u202egpj.exe",
+    "\ud800",
+    "x" * 70_000,
+    "refs/heads/../../config",
+    "refs/heads/-x",
+    "@{-1}",
+    "HEAD",
+    "0" * 40,
+    "f" * 40,
+    "0" * 64,
+    "\n\n",
+]
+
 HOSTILE_VALUES: list[Any] = [
-    *HOSTILE_TEXTS, None, True, False, 0, -1, 1 << 31, 1 << 63, 1 << 200, 1.5, float("inf"), float("nan"), [], {}, [[]],
-    [None] * 3, {"path": "x"}, {"path": "../x", "oid": "f" * 40, "mode": "100644"}, [{"path": ".git/x"}] * 2,
-]  # fmt: skip
+    *HOSTILE_TEXTS,
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1 << 31,
+    1 << 63,
+    1 << 200,
+    1.5,
+    float("inf"),
+    float("nan"),
+    [],
+    {},
+    [[]],
+    [None] * 3,
+    {"path": "x"},
+    {"path": "../x", "oid": "f" * 40, "mode": "100644"},
+    [{"path": ".git/x"}] * 2,
+]
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -77,75 +119,9 @@ def spoiled(value: Any, chance: random.Random) -> Any:
     return value
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# What is watched
-# --------------------------------------------------------------------------------------------------------------------
-
-#: Below `.git`: what a save and a recover may write.
-OURS = (
-    "objects/", "refs/gitstate/", "refs/notes/gitstate", "refs/heads/", "logs/", "gitstate/", "worktrees/",
-    "index", "info/exclude", "info/refs", "packed-refs", "ORIG_HEAD", "HEAD", "sharedindex.",
-)  # fmt: skip
-
-
-class Watch:
-    """The world around the worktree: what may not change."""
-
-    def __init__(self, ws: Workspace, top: Path, home: Path) -> None:
-        self.ws, self.tops = ws, (top, home)
-        self.before = self._look()
-
-    def _look(self) -> dict[str, bytes]:
-        # A save adds its workspace to the list: one file, and nothing else of the user's changes.
-        listed = os.fsencode(self.ws.path) + b"\0"
-        found = {}
-        for top in self.tops:
-            for directory, directories, files in os.walk(top):
-                if Path(directory) == self.ws.path:
-                    directories[:] = [name for name in directories if name == ".git"]
-                    files = []
-                for name in files + [name for name in directories if os.path.islink(os.path.join(directory, name))]:
-                    path = os.path.join(directory, name)
-                    inside = os.path.relpath(path, self.ws.path / ".git")
-                    if not inside.startswith(OURS):
-                        content = os.readlink(path).encode() if os.path.islink(path) else Path(path).read_bytes()
-                        if content != listed or not directory.endswith("/gitstate/workspaces"):
-                            found[path] = content
-        return found
-
-    def check(self) -> None:
-        assert self._look() == self.before, "something changed that is not ours"
-        assert not list(self.ws.path.rglob("PWNED")), "something was executed"
-        assert not [trace for trace in self.ws.canaries if trace.exists()], "a program was run"
-
-
-def polite(run: Run) -> None:
-    assert run.exit_status in (0, 1, 2, 4, 75), str(run)
-    assert "Traceback" not in run.stderr and b"Traceback" not in run.stdout, str(run)
-
-
-def everything(ws: Workspace, save_id: str) -> None:
-    """Every command that reads what somebody else wrote."""
-    for words in (
-        ("recover", "--dry-run"), ("log", "--all"), ("diff", save_id), ("restore", save_id),
-        ("recover", "--overwrite"), ("save",), ("recover",),
-    ):  # fmt: skip
-        polite(ws.gitstate(*words))
-
-
 @pytest.fixture
 def ws(tmp_path: Path) -> Workspace:
-    ws = three_files(tmp_path)
-    ws.write("a", "staged\n")
-    ws.git("add", "a")
-    ws.write("a", "a1\n")
-    ws.write("new/u", "u\n")
-    return ws
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Saves
-# --------------------------------------------------------------------------------------------------------------------
+    return dirty_repository(tmp_path)
 
 
 def test_three_thousand_manifests_and_contexts(ws: Workspace, say: Say) -> None:
@@ -258,11 +234,6 @@ def test_git_in_disguise_is_never_written(where: str, ws: Workspace, tmp_path: P
     assert not there & set(DISGUISES), there
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Notes, state files
-# --------------------------------------------------------------------------------------------------------------------
-
-
 def deep_tree(ws: Workspace, levels: int) -> str:
     oid = store(ws, "tree", b"")
     for _ in range(levels):
@@ -272,6 +243,7 @@ def deep_tree(ws: Workspace, levels: int) -> str:
 
 def notes(ws: Workspace, wip: str) -> Iterator[str]:
     """Notes trees that nobody should have made."""
+
     def tree(mode: bytes, name: str, oid: str) -> str:
         return store(ws, "tree", mode + b" " + name.encode() + b"\0" + bytes.fromhex(oid))
 
@@ -304,18 +276,24 @@ def test_hostile_notes(ws: Workspace, tmp_path: Path, hermetic: Path) -> None:
 
 
 STATES = [
-    b"", b"\0" * 100, b"{", b"[" * 100_000, b"null", b'{"schema_version": 99}', b'{"task_id": [[]], "extra": 1}',
-    b'{"task_id": "\\ud800", "pid": 1e400, "issue_number": NaN}', b"\xff\xfe" * 1000, b"x" * (5 << 20),
+    b"",
+    b"\0" * 100,
+    b"{",
+    b"[" * 100_000,
+    b"null",
+    b'{"schema_version": 99}',
+    b'{"task_id": [[]], "extra": 1}',
+    b'{"task_id": "\\ud800", "pid": 1e400, "issue_number": NaN}',
+    b"\xff\xfe" * 1000,
+    b"x" * (5 << 20),
     b'{"task_id":"x","workspace_path":"/etc","branch_name":"../../config","resume":"touch PWNED"}',
-]  # fmt: skip
+]
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("most", [pytest.param(2, id="some"), pytest.param(None, id="all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("planted", ["active_state.json", "context.json", "journal", "symlinks"])
-def test_hostile_state_files(
-    planted: str, most: int | None, ws: Workspace, tmp_path: Path, hermetic: Path
-) -> None:
+def test_hostile_state_files(planted: str, most: int | None, ws: Workspace, tmp_path: Path, hermetic: Path) -> None:
     """The state file, the live context and the journal may hold anything; links in their place lead nowhere."""
     assert ws.gitstate("set", "task_id=T-1").exit_status == 0
     own = ws.git_dir / "gitstate"
@@ -351,11 +329,6 @@ def test_a_journal_that_names_other_files(ws: Workspace, tmp_path: Path, hermeti
     assert [victim.read_bytes() for victim in victims] == before
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# The terminal, and programs that a configuration names
-# --------------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.faults
 def test_nothing_steers_the_terminal(ws: Workspace) -> None:
     """Neither a context nor a name of a file, a branch or a setting comes out raw."""
@@ -369,65 +342,22 @@ def test_nothing_steers_the_terminal(ws: Workspace) -> None:
     runs = [run]
     ws.git("clean", "-ffdxq")
     for words in (
-        ("status",), ("status", "--all"), ("log",), ("recover", "--dry-run"), ("restore", save_id, f"no{evil}"),
-        ("restore", save_id), ("recover",), ("show",), ("set", f"task_id={evil}"), ("recover", "--save", evil),
-        (f"{evil}",), ("save", f"--{evil}"),
-    ):  # fmt: skip
+        ("status",),
+        ("status", "--all"),
+        ("log",),
+        ("recover", "--dry-run"),
+        ("restore", save_id, f"no{evil}"),
+        ("restore", save_id),
+        ("recover",),
+        ("show",),
+        ("set", f"task_id={evil}"),
+        ("recover", "--save", evil),
+        (f"{evil}",),
+        ("save", f"--{evil}"),
+    ):
         runs.append(ws.gitstate(*words))
     for run in runs:
         polite(run)
         said = run.stdout.decode("utf-8") + run.stderr
         raw = {c for c in said if not c.isprintable() and c != "\n"}
         assert not raw, f"{raw} in {run}"
-
-
-PROGRAMS: tuple[tuple[str, Callable[[str], str]], ...] = (
-    *((name, str) for name in (
-        "core.fsmonitor", "core.editor", "sequence.editor", "core.pager", "core.askPass", "core.sshCommand",
-        "core.gitProxy", "core.alternateRefsCommand", "gpg.program", "gpg.ssh.program", "gpg.x509.program",
-        "diff.external", "diff.evil.command", "diff.evil.textconv", "merge.evil.driver", "interactive.diffFilter",
-        "credential.helper", "uploadpack.packObjectsHook", "gc.recentObjectsHook", "trailer.gitstate.command",
-        "trailer.gitstate.cmd", "pager.log", "pager.diff", "pager.status", "browser.evil.cmd", "web.browser",
-        "hook.evil.command", "sendemail.smtpserver", "man.evil.cmd", "difftool.evil.cmd", "mergetool.evil.cmd",
-    )),
-    *((f"alias.{verb}", "!{}".format) for verb in ("status", "update-ref", "cat-file", "log", "diff", "rev-parse")),
-    ("submodule.evil.update", "!{}".format),
-    ("remote.origin.url", "ext::{}".format),
-)  # fmt: skip
-HOOKS = (
-    *("pre-commit", "commit-msg", "post-commit", "post-checkout", "post-merge", "pre-rebase", "post-rewrite"),
-    *("reference-transaction", "post-index-change", "fsmonitor-watchman", "pre-auto-gc", "applypatch-msg"),
-    *("prepare-commit-msg", "update", "pre-push", "sendemail-validate", "push-to-checkout"),
-)
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("hooks", ["in .git", "elsewhere"])
-def test_no_program_of_the_configuration_is_run(hooks: str, ws: Workspace, tmp_path: Path, hermetic: Path) -> None:
-    ws.write(".gitattributes", "* diff=evil merge=evil\n")
-    ws.commit("attributes")
-    for number, (name, as_value) in enumerate(PROGRAMS):
-        ws.git("config", name, as_value(str(ws.canary(f"p{number}"))))
-    for name, value in {
-        "commit.gpgSign": "true", "tag.gpgSign": "true", "core.fsmonitorHookVersion": "2",
-        "hook.evil.event": "reference-transaction",
-        "diff.evil.cachetextconv": "true", "extensions.partialClone": "origin", "remote.origin.promisor": "true",
-        "gc.auto": "1", "maintenance.auto": "true", "protocol.ext.allow": "always",
-    }.items():  # fmt: skip
-        ws.git("config", name, value)
-    directory = ws.git_dir / "hooks" if hooks == "in .git" else ws.outside / "hooks"
-    directory.mkdir(exist_ok=True)
-    for name in HOOKS:
-        script = ws.canary(f"hook-{name}")
-        (directory / name).unlink(missing_ok=True)
-        (directory / name).symlink_to(script)
-    if hooks == "elsewhere":
-        ws.git("config", "core.hooksPath", directory)
-    ws.write("a", "a2\n")
-    ws.write("new/u", "u\n")
-    watch = Watch(ws, tmp_path, hermetic)
-    run = ws.save()
-    assert run.exit_status == 0, str(run)
-    everything(ws, run.json["save_id"])
-    watch.check()
-    assert ws.read("a") == b"a2\n"

@@ -15,13 +15,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from oracle import Identity, fingerprint, identities
-from states import STATES, Run, State, Templates, Workspace, run_git
-from test_roundtrip import check_state_file, index_bytes, lock_files, recovered_from
 
+from tests.states import STATES, State
+from tests.support.look import index_bytes
+from tests.support.oracle import Identity, fingerprint, identities
+from tests.support.repositories import Templates
+from tests.support.workspace import Run
+
+from .checks import check_done, check_integrity, recover_to_the_end
 from .scenes import (
     CHECKPOINT,
     RECOVER,
@@ -29,7 +32,6 @@ from .scenes import (
     WAIT,
     Lose,
     Scene,
-    control_files,
     in_place,
     killed_after,
     only_git_left,
@@ -42,54 +44,6 @@ from .scenes import (
 )
 from .strace import Point, count, disturbed_at, why_not_strace
 from .sweeps import Say, judge, spread
-
-#: What may stand in a directory of gitstate's own when nothing is under way and nothing waits.
-OWN_FILES = frozenset({"lock", "durable", "context.json", "notes-turn"})
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# What must be true afterwards
-# --------------------------------------------------------------------------------------------------------------------
-
-
-def check_integrity(ws: Workspace) -> None:
-    run_git(ws.path, "fsck", "--no-dangling", "--no-progress")
-
-
-def litter(scene: Scene) -> list[str]:
-    """Files that nobody needs any more."""
-    ws = scene.ws
-    common = ws.common_dir
-    found = [str(path.relative_to(common)) for path in lock_files(ws) - scene.locks]
-    for path in (common / "objects").rglob("*"):
-        if path.name.startswith(("tmp_", "gitstate_tmp_")) or path.suffix == ".keep":
-            found.append(str(path.relative_to(common)))
-    for own in {common / "gitstate", ws.git_dir / "gitstate"}:
-        if own.is_dir():
-            found += [str(path.relative_to(common)) for path in own.iterdir() if path.name not in OWN_FILES]
-    found += sorted(set(control_files(ws)) - scene.usual - {"ORIG_HEAD", *found})
-    found += [os.fsdecode(path) for path in identities(ws.path).keys() - scene.files]
-    return found
-
-
-def check_done(scene: Scene, *, in_place: bool) -> None:
-    """The last recover is done: all is as it was, and nothing lies around."""
-    ws = scene.ws
-    assert scene.fingerprint.diff(fingerprint(ws.path)) == []
-    check_state_file(ws)
-    check_integrity(ws)
-    assert not ws.refs("refs/gitstate/pending"), "the marker is still there"
-    assert ws.refs("refs/gitstate/saves"), "the save is gone, before its time"
-    if in_place and index_bytes(ws) != scene.index:
-        raise AssertionError("the index file is not what it was, byte for byte")
-    assert litter(scene) == []
-
-
-def recover_to_the_end(ws: Workspace) -> dict[str, Any]:
-    answer = recovered_from(ws.recover())
-    assert answer["verdict"] in ("restore", "context_only", "nothing"), answer
-    assert answer["kept"] == [], answer
-    return answer
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from oracle import Fingerprint, fingerprint
-from states import Run, Workspace, why_permissions_cannot_be_tested
-from test_roundtrip import paths_of
 
-from .test_errors import is_honest
-from .test_kill import check_integrity, recover_to_the_end
+from tests.support.look import paths_of
+from tests.support.oracle import Fingerprint, fingerprint
+from tests.support.permissions import why_permissions_cannot_be_tested
+from tests.support.skips import NO_MOUNT, not_installed, why_not_root
+from tests.support.workspace import Run, Workspace
+
+from .checks import check_integrity, is_honest, recover_to_the_end
 
 Limit = Callable[[], None]
 
@@ -149,19 +151,26 @@ def test_an_unreadable_file_is_left_out_aloud(tmp_path: Path) -> None:
 @pytest.mark.faults
 def test_no_process_may_be_started(tmp_path: Path) -> None:
     setpriv = shutil.which("setpriv")
-    if os.geteuid() != 0 or setpriv is None:
-        pytest.skip("needs root and setpriv to become a user with a limit on processes")
+    if reason := why_not_root():
+        pytest.skip(reason)
+    if setpriv is None:
+        pytest.skip(not_installed("setpriv"))
     ws, expected = workspace_in(tmp_path, tmp_path / "outside")
     words = [setpriv, "--reuid=54321", "--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"]
     program = [sys.executable, "-m", "gitstate", "-C", os.fspath(ws.path), "save", "--json"]
     allowed = subprocess.run([*words, sys.executable, "-c", ""], capture_output=True, check=False)
     if allowed.returncode:
-        pytest.skip(f"setpriv can't do it here: {allowed.stderr.decode('utf-8', 'replace')[:100]}")
+        message = allowed.stderr.decode("utf-8", "replace")[:100]
+        pytest.skip(f"setpriv must be able to change the user: run outside of a user namespace ({message})")
     script = 'ulimit -u 0; exec "$@"'
     done = subprocess.run(
         [*words, "bash", "-c", script, "bash", *program],
-        capture_output=True, cwd=ws.outside, env=dict(os.environ), timeout=180, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        cwd=ws.outside,
+        env=dict(os.environ),
+        timeout=180,
+        check=False,
+    )
     run = Run(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
     assert run.exit_status == 1, str(run)
     is_honest(run)
@@ -179,7 +188,7 @@ def small_disk(where: Path, options: str) -> Iterator[Path]:
     where.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", os.fspath(where)], capture_output=True)
     if done.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.decode('utf-8', 'replace').strip()[:100]}")
+        pytest.skip(f"{NO_MOUNT} ({done.stderr.decode('utf-8', 'replace').strip()[:100]})")
     try:
         yield where
     finally:

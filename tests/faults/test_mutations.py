@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.environment import ROOT
+
 from .mutations import MUTATIONS, QUICK, Mutation
 from .sweeps import Say
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def source(mutation: Mutation) -> str:
@@ -30,6 +30,16 @@ def test_every_mutation_is_of_the_code_that_is_there() -> None:
     assert {mutation.name for mutation in MUTATIONS} >= set(QUICK)
     stale = {m.name: source(m).count(m.old) for m in MUTATIONS if source(m).count(m.old) != 1}
     assert stale == {}, "a text to be replaced is not there exactly once"
+
+
+def test_every_mutation_names_a_test_that_exists() -> None:
+    missing = []
+    for mutation in MUTATIONS:
+        path, name = mutation.test.split("[")[0].split("::")
+        file = ROOT / "tests" / path
+        if not file.exists() or f"\ndef {name}(" not in file.read_text("utf-8"):
+            missing.append(mutation.test)
+    assert missing == []
 
 
 def test_the_page_lists_every_mutation() -> None:
@@ -46,19 +56,23 @@ def run_against(mutation: Mutation, where: Path) -> subprocess.CompletedProcess[
         shutil.copytree(ROOT / name, where / name, ignore=ignore)
     shutil.copy(ROOT / "pyproject.toml", where)
     (where / "gitstate" / mutation.file).write_text(source(mutation).replace(mutation.old, mutation.new), "utf-8")
-    words = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    words = [sys.executable, "-P", "-m", "pytest", "-q", "-rs", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     return subprocess.run(
         [*words, "-m", "not slow", f"--basetemp={where / 'tmp'}", f"tests/{mutation.test}"],
-        cwd=where, env={**clean, "PYTHONPATH": os.fspath(where), **mutation.env}, capture_output=True, check=False,
-    )  # fmt: skip
+        cwd=where,
+        env={**clean, "PYTHONPATH": os.fspath(where), **mutation.env},
+        capture_output=True,
+        check=False,
+    )
 
 
 def is_noticed(mutation: Mutation, where: Path, say: Say) -> None:
     done = run_against(mutation, where)
     said = done.stdout.decode("utf-8", "replace")
     if done.returncode == 0 and re.search(r"\d+ skipped", said) and not re.search(r"\d+ passed", said):
-        pytest.skip("its test can't work here")
+        reason = re.search(r"SKIPPED \[\d+\] \S+: (.*)", said)
+        pytest.skip(reason[1] if reason else "its test was skipped without a reason")
     assert done.returncode == 1, f"nobody noticed that {mutation.name}: {said[-3000:]}"
     assert re.search(r"\d+ (failed|error)", said), said[-3000:]
     say(f"{mutation.name}: noticed by {mutation.test}")

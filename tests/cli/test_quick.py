@@ -1,0 +1,48 @@
+"""The quick way through the command line: its callers and its start-up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.states import STATES, make
+from tests.support.environment import ROOT, hermetic_environment
+from tests.support.repositories import Templates
+
+
+@pytest.mark.parametrize("command", ["save", "checkpoint"])
+def test_a_caller_that_ignores_dead_children_takes_no_status_from_us(
+    command: str, templates: Templates, tmp_path: Path
+) -> None:
+    ws = make(STATES["clean"], templates, tmp_path)
+    (ws.path / "new.txt").write_text("new\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "gitstate", "-C", str(ws.path), command],
+        env=hermetic_environment(Path(os.environ["HOME"])),
+        preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stderr.startswith(b"saved ")
+
+
+def test_what_python_compiles_is_kept_whatever_the_environment_says(templates: Templates, tmp_path: Path) -> None:
+    """Else every save would compile the whole package first."""
+    ws = make(STATES["clean"], templates, tmp_path)
+    package = ROOT / "gitstate"
+    copy = tmp_path / "copy"
+    shutil.copytree(package, copy / "gitstate", ignore=shutil.ignore_patterns("__pycache__"))
+    script = "import sys; sys.path.insert(0, sys.argv.pop(1)); from gitstate.__main__ import main; main()"
+    subprocess.run(
+        [sys.executable, "-c", script, str(copy), "-C", str(ws.path), "checkpoint"],
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        check=True,
+    )
+    assert list((copy / "gitstate" / "save" / "__pycache__").glob("save.*.pyc"))

@@ -1,0 +1,124 @@
+"""`bin/gitstate`: the command as an installation puts it into a virtual environment, and what it leaves out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+import gitstate
+from tests.states import STATES, make
+from tests.support.environment import ROOT
+from tests.support.repositories import Templates
+from tests.support.workspace import Workspace
+
+PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@pytest.fixture
+def ws(templates: Templates, tmp_path: Path) -> Workspace:
+    (tmp_path / "work").mkdir()
+    ws = make(STATES["clean"], templates, tmp_path / "work")
+    ws.write("a", "edited\n")
+    return ws
+
+
+def environment(place: Path, *, editable: bool = False) -> Path:
+    """A virtual environment as pip leaves it: the package or the name of a checkout, and both commands."""
+    venv.create(place, with_pip=False)
+    packages = place / "lib" / PYTHON / "site-packages"
+    if editable:
+        (packages / f"__editable__.gitstate_recovery-{gitstate.__version__}.pth").write_text(str(ROOT))
+    else:
+        (packages / "gitstate").symlink_to(ROOT / "gitstate")
+    # What is not Python's own is found by way of `site` alone.
+    (packages / "others.pth").write_text("".join(f"{path}\n" for path in sys.path if "site-packages" in path))
+    shutil.copy(ROOT / "bin" / "gitstate", place / "bin")
+    slow = place / "bin" / "git-gitstate"
+    slow.write_text(f'#!/bin/sh\nexec "{place}/bin/python" -c "print(\'the slow way\')" "$@"\n')
+    slow.chmod(0o755)
+    return place / "bin" / "gitstate"
+
+
+def run(*argv: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [os.fspath(word) for word in argv]
+    # The environment is to find the package by itself.
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=cwd, env={**bare, **env}, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done
+    return done
+
+
+@pytest.mark.parametrize("editable", [False, True], ids=["installed", "editable"])
+def test_a_save_starts_without_what_it_does_not_need(ws: Workspace, tmp_path: Path, editable: bool) -> None:
+    command = environment(tmp_path / "env", editable=editable)
+    done = run(command, "save", "--task-id", """it's "a" $(task) *""", cwd=ws.path, PYTHONPROFILEIMPORTTIME="1")
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "gitstate.save.protocol" in loaded and not loaded & {"site", "re", "click", "encodings.idna"}
+    assert json.loads(ws.out("notes", "--ref=gitstate", "show", "HEAD"))["task_id"] == """it's "a" $(task) *"""
+
+
+@pytest.mark.parametrize("editable", [False, True], ids=["installed", "editable"])
+def test_every_other_command_finds_what_is_installed(ws: Workspace, tmp_path: Path, editable: bool) -> None:
+    command = environment(tmp_path / "env", editable=editable)
+    assert gitstate.__version__ in run(command, "--version", cwd=tmp_path).stdout
+    run(command, "save", cwd=ws.path)
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    assert "recovered" in run(command, "recover", cwd=ws.path).stderr
+    assert (ws.path / "a").read_text() == "edited\n"
+
+
+def test_it_is_found_through_links_and_odd_names(ws: Workspace, tmp_path: Path) -> None:
+    command = environment(tmp_path / "a dir" / "it's $HOME")
+    link = tmp_path / "bin" / "gitstate"
+    link.parent.mkdir()
+    link.symlink_to(os.path.relpath(command, link.parent))
+    beside = tmp_path / "programs"
+    beside.symlink_to(command.parent)
+    for argv in ([command], [link], [beside / "gitstate"], [f"{beside}//gitstate"], ["gitstate"], ["sh", "gitstate"]):
+        path = f"{link.parent}{os.pathsep}{os.environ['PATH']}"
+        assert gitstate.__version__ in run(*argv, "--version", cwd=command.parent, PATH=path).stdout
+        # What it ships for shells is looked for beside the package.
+        assert "gitstate" in run(*argv, "init", "bash", cwd=command.parent, PATH=path).stdout
+
+
+def test_the_current_directory_is_no_place_for_modules(ws: Workspace, tmp_path: Path) -> None:
+    command = environment(tmp_path / "env")
+    for name in ("gitstate.py", "os.py", "site.py", "click.py"):
+        ws.write(name, "raise SystemExit('taken in')\n")
+    ws.write("git-gitstate", "#!/bin/sh\necho taken in\n")
+    (ws.path / "git-gitstate").chmod(0o755)
+    run(command, "save", cwd=ws.path)
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+    for argv in ([command], ["bash", "gitstate"]):
+        assert gitstate.__version__ in run(*argv, "--version", cwd=ws.path, PATH=path).stdout
+
+
+def test_where_it_finds_no_python_of_its_own_the_other_command_does_it(tmp_path: Path) -> None:
+    command = environment(tmp_path / "env")
+    (command.parent / PYTHON).rename(command.parent / "python-of-another-name")
+    for name in ("python", "python3"):
+        (command.parent / name).unlink()
+        (command.parent / name).symlink_to("python-of-another-name")
+    assert run(command, "--version", cwd=tmp_path).stdout == "the slow way\n"
+
+
+def test_where_two_pythons_have_it_pips_own_command_knows_which(tmp_path: Path) -> None:
+    """As `python3.x -m venv --upgrade` and a new installation leave it: the older one is still there, and is older."""
+    command = environment(tmp_path / "env")
+    (command.parent / "python3.99").symlink_to(PYTHON)
+    shutil.copytree(tmp_path / "env" / "lib" / PYTHON, tmp_path / "env" / "lib" / "python3.99", symlinks=True)
+    assert run(command, "--version", cwd=tmp_path).stdout == "the slow way\n"
+
+
+def test_the_start_script_exits_as_the_command_does(tmp_path: Path) -> None:
+    command = environment(tmp_path / "env")
+    done = subprocess.run([command, "save"], cwd=tmp_path, capture_output=True, encoding="utf-8")
+    assert done.returncode == 1 and "not a git repository" in done.stderr
+    assert subprocess.run([command, "frobnicate"], cwd=tmp_path, capture_output=True).returncode == 2

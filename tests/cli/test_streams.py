@@ -1,0 +1,48 @@
+"""Standard streams that are closed or broken never turn success into failure."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.repositories import three_files
+from tests.support.workspace import Workspace
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    """A repository with one commit of three small files."""
+    return three_files(tmp_path)
+
+
+# -- a terminal that is gone never turns success into failure
+
+
+@pytest.mark.parametrize(
+    ("options", "redirection"),
+    [
+        ("", ">&-"),
+        ("", "2>&-"),
+        ("", "2>/dev/full"),
+        ("--json", ">&-"),
+        ("--json", ">/dev/full"),
+        ("--json", "<&- >&- 2>&-"),
+    ],
+)
+def test_streams_that_are_gone(ws: Workspace, options: str, redirection: str) -> None:
+    ws.write("a", "a1\n")
+    for command in ("save", "recover"):
+        words = f'"$0" -m gitstate -C "$1" {command} {options} {redirection}'
+        run = subprocess.run(["sh", "-c", words, sys.executable, ws.path], capture_output=True, timeout=60)
+        assert run.returncode == 0, (command, run)
+        assert b"Traceback" not in run.stdout + run.stderr
+    assert ws.status() == {b" M a"}
+
+
+def test_answer_to_no_command_has_lines(ws: Workspace) -> None:
+    run = ws.gitstate()
+    assert b"\\n" not in run.stdout + run.stderr.encode()
+    assert run.stderr.count("\n") > 1

@@ -1,0 +1,69 @@
+"""What holds after every fault: an intact repository, no litter, honest words, everything back in the end."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tests.support.look import index_bytes, lock_files
+from tests.support.oracle import fingerprint, identities
+from tests.support.recovering import check_state_file, recovered_from
+from tests.support.workspace import Run, Workspace, run_git
+
+from .scenes import (
+    Scene,
+    control_files,
+)
+
+#: What may stand in a directory of gitstate's own when nothing is under way and nothing waits.
+OWN_FILES = frozenset({"lock", "durable", "context.json", "notes-turn"})
+
+
+def check_integrity(ws: Workspace) -> None:
+    run_git(ws.path, "fsck", "--no-dangling", "--no-progress")
+
+
+def litter(scene: Scene) -> list[str]:
+    """Files that nobody needs any more."""
+    ws = scene.ws
+    common = ws.common_dir
+    found = [str(path.relative_to(common)) for path in lock_files(ws) - scene.locks]
+    for path in (common / "objects").rglob("*"):
+        if path.name.startswith(("tmp_", "gitstate_tmp_")) or path.suffix == ".keep":
+            found.append(str(path.relative_to(common)))
+    for own in {common / "gitstate", ws.git_dir / "gitstate"}:
+        if own.is_dir():
+            found += [str(path.relative_to(common)) for path in own.iterdir() if path.name not in OWN_FILES]
+    found += sorted(set(control_files(ws)) - scene.usual - {"ORIG_HEAD", *found})
+    found += [os.fsdecode(path) for path in identities(ws.path).keys() - scene.files]
+    return found
+
+
+def check_done(scene: Scene, *, in_place: bool) -> None:
+    """The last recover is done: all is as it was, and nothing lies around."""
+    ws = scene.ws
+    assert scene.fingerprint.diff(fingerprint(ws.path)) == []
+    check_state_file(ws)
+    check_integrity(ws)
+    assert not ws.refs("refs/gitstate/pending"), "the marker is still there"
+    assert ws.refs("refs/gitstate/saves"), "the save is gone, before its time"
+    if in_place and index_bytes(ws) != scene.index:
+        raise AssertionError("the index file is not what it was, byte for byte")
+    assert litter(scene) == []
+
+
+def recover_to_the_end(ws: Workspace) -> dict[str, Any]:
+    answer = recovered_from(ws.recover())
+    assert answer["verdict"] in ("restore", "context_only", "nothing"), answer
+    assert answer["kept"] == [], answer
+    return answer
+
+
+def is_honest(run: Run) -> None:
+    """One clear line and a status, or a success; never a bug, never a traceback."""
+    assert run.exit_status in (0, 1, 4, 75), str(run)
+    assert "Traceback" not in run.stderr and "Error:" not in run.stderr, str(run)
+    if run.exit_status == 0:
+        return
+    said = [line for line in run.stderr.splitlines() if line.startswith("gitstate: ")]
+    assert len(said) == 1 or (run.stdout and "workspaces" in run.json) or "result" in run.json, str(run)

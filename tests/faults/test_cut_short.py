@@ -1,0 +1,136 @@
+"""Files that a power cut left short come back; files that a person put there stay."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.forgery import forged
+from tests.support.look import paths_of
+from tests.support.oracle import fingerprint
+from tests.support.recovering import recovered_from
+from tests.support.workspace import Workspace
+
+from .device import (
+    FILE_SYSTEMS,
+    Disk,
+)
+from .recording import Recording, base, came_back, succeed
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Workspace:
+    path, outside = tmp_path / "repo", tmp_path / "outside"
+    path.mkdir()
+    outside.mkdir()
+    ws = Workspace(path, outside)
+    base(ws)
+    return ws
+
+
+def cut_short(ws: Workspace, path: str, length: int, zeros: int) -> None:
+    """What is left of a file."""
+    size = os.stat(ws.at(path)).st_size
+    ws.write(path, ws.read(path)[:length] + bytes(min(zeros, size - length)))
+
+
+def reboot(ws: Workspace, *, later: int = 0) -> None:
+    """Let the save that waits be of the boot before, and have begun so many seconds later than it did."""
+    with forged(ws) as save:
+        save.context["boot_id"] = "the boot before"
+        if later:
+            began = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() + later))
+            save.manifest["save_id"] = began + save.manifest["save_id"][15:]
+
+
+def power_fails(ws: Workspace) -> None:
+    """Whatever happened to the files so far, the cut did: it leaves them the times that they had before the save.
+
+    No call sets the time of a file's last change, so the save's is set forward.
+    """
+    reboot(ws, later=5)
+
+
+@pytest.mark.parametrize(("length", "zeros"), [(0, 0), (7, 0), (0, 1000), (7, 5), (7, 1000)])
+def test_a_file_that_a_power_cut_shortened_comes_back(plain: Workspace, length: int, zeros: int) -> None:
+    plain.write("u.txt", "untracked\n" * 5)
+    plain.write("d0/f0.txt", "edited, and long enough\n")
+    expected = fingerprint(plain.path)
+    succeed(plain.save())
+    for path in ("u.txt", "d0/f0.txt", "d1/f1.txt"):
+        cut_short(plain, path, length, zeros)
+    power_fails(plain)
+    run = plain.recover()
+    came_back(Recording(FILE_SYSTEMS["ext4"], plain, Disk(plain.path, 0), plain.path, expected=expected), run)
+    assert recovered_from(run)["verdict"] == "restore"
+
+
+#: How an older, shorter beginning of a file comes into its place with the times that it had: $0 is put at $1.
+MOVES = {
+    "mv": 'mv "$0" "$1"',
+    "cp -p": 'cp -p "$0" "$1"',
+    "ln": 'ln -f "$0" "$1"',
+    "touch -r": 'cat "$0" > "$1" && touch -r "$0" "$1"',
+}
+
+
+@pytest.mark.parametrize("way", MOVES)
+def test_an_older_beginning_that_someone_put_into_place_stays(plain: Workspace, way: str) -> None:
+    """An edit like any other, whether git knew the file or not."""
+    for path in ("u.txt", "d1/f1.txt"):
+        older = plain.outside / os.path.basename(path)
+        older.write_text("begun\n")
+        os.utime(older, ns=(10**18, 10**18))
+        plain.write(path, "begun\nand carried on\n")
+    succeed(plain.save())
+    reboot(plain)
+    for path in ("u.txt", "d1/f1.txt"):
+        older = plain.outside / os.path.basename(path)
+        subprocess.run(["sh", "-c", MOVES[way], os.fspath(older), os.fspath(plain.at(path))], check=True)
+        assert os.stat(plain.at(path)).st_mtime_ns == 10**18
+    assert paths_of(recovered_from(plain.recover(), exits=(0, 4))["kept"]) == {b"u.txt", b"d1/f1.txt"}
+    assert plain.read("u.txt") == plain.read("d1/f1.txt") == b"begun\n"
+
+
+def test_an_older_directory_that_someone_moved_into_place_stays(plain: Workspace) -> None:
+    """Its files change no time at all: but the machine never went down, so no power cut left them short."""
+    older = plain.outside / "notes"
+    older.mkdir()
+    (older / "log.txt").write_text("begun\n")
+    plain.write("notes/log.txt", "begun\nand carried on\n")
+    plain.write("d1/f1.txt", "edited\n")
+    time.sleep(0.1)
+    succeed(plain.save())
+    os.rename(plain.at("notes"), plain.outside / "newer")
+    os.rename(os.fsencode(older), plain.at("notes"))
+    assert paths_of(recovered_from(plain.recover(), exits=(0, 4))["kept"]) == {b"notes/log.txt"}
+    assert plain.read("notes/log.txt") == b"begun\n"
+
+
+@pytest.mark.parametrize("left", [b"untr\0\0x", b"Untracked\n", b"untracked\n" * 6, b"untracked\n" * 5 + b"\0"])
+def test_an_older_file_that_is_no_part_of_what_was_saved_stays(plain: Workspace, left: bytes) -> None:
+    """Not what a cut leaves, whatever its times."""
+    plain.write("u.txt", "untracked\n" * 5)
+    succeed(plain.save())
+    plain.write("u.txt", left)
+    power_fails(plain)
+    assert paths_of(recovered_from(plain.recover(), exits=(0, 4))["kept"]) == {b"u.txt"}
+    assert plain.read("u.txt") == left
+
+
+def test_a_file_that_someone_emptied_after_the_save_stays(plain: Workspace) -> None:
+    plain.write("u.txt", "untracked\n" * 5)
+    succeed(plain.save())
+    reboot(plain)
+    before = os.stat(plain.at("u.txt")).st_mtime_ns
+    plain.write("u.txt", "")
+    plain.write("d1/f1.txt", "1\n")
+    assert os.stat(plain.at("u.txt")).st_mtime_ns > before
+    run = plain.recover()
+    assert plain.read("u.txt") == b""
+    assert plain.read("d1/f1.txt") == b"1\n"
+    assert paths_of(recovered_from(run, exits=(0, 4))["kept"]) == {b"u.txt"}

@@ -1,0 +1,197 @@
+"""`gitstate doctor`: each thing that may be wrong is found, its command mends it, and `--fix` loses nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.states import STATES, dirty, make
+from tests.support.oracle import fingerprint
+from tests.support.repositories import Templates
+from tests.support.skips import NOT_ROOT
+from tests.support.workspace import Workspace, run_git
+
+LONG_AGO = 978_307_200
+
+
+@pytest.fixture
+def ws(templates: Templates, tmp_path: Path) -> Workspace:
+    return make(STATES["clean"], templates, tmp_path)
+
+
+def findings(ws: Workspace, *args: str) -> dict[str, dict[str, Any]]:
+    run = ws.gitstate("doctor", "--json", *args)
+    found = run.json["findings"]
+    assert run.exit_status == (4 if any(item["serious"] for item in found) else 0), run
+    assert all(item["next"] for item in found)
+    return {item["check"]: item for item in found}
+
+
+def test_a_healthy_workspace_gets_advice_and_status_0(ws: Workspace) -> None:
+    ws.git("config", "core.fsync", "committed")
+    ws.append("a.txt")
+    ws.gitstate("checkpoint")
+    assert set(findings(ws)) == {"boot"}
+
+
+def dead_lock(ws: Workspace) -> Path:
+    lock = ws.git_dir / "refs" / "heads" / "agent" / "work.lock"
+    lock.touch()
+    os.utime(lock, (LONG_AGO, LONG_AGO))
+    return lock
+
+
+def test_a_dead_lock_is_removed_and_a_young_one_is_not(ws: Workspace) -> None:
+    lock, young = dead_lock(ws), ws.git_dir / "index.lock"
+    young.touch()
+    assert findings(ws)["lock"]["serious"]
+    assert "lock" not in findings(ws, "--fix")
+    assert not lock.exists() and young.exists()
+
+
+def test_recover_removes_a_dead_lock_and_says_so(ws: Workspace) -> None:
+    lock = dead_lock(ws)
+    (item,) = ws.recover().json["workspaces"]
+    assert [path["path"] for path in item["removed_locks"]] == [str(lock)]
+    assert not lock.exists()
+
+
+def test_a_missing_hooks_directory(ws: Workspace) -> None:
+    ws.git("config", "core.hooksPath", ".husky/_")
+    assert ".husky/_" in findings(ws)["hooks"]["what"]
+
+
+def test_default_syncing_is_told_until_it_is_set(ws: Workspace) -> None:
+    command = findings(ws)["fsync"]["next"]
+    subprocess.run(command.split(), check=True)
+    assert "fsync" not in findings(ws)
+
+
+def test_a_tracked_state_file(ws: Workspace) -> None:
+    ws.gitstate("set", "task_id=T-1")
+    ws.git("add", "-f", "active_state.json")
+    command = findings(ws)["state"]["next"]
+    subprocess.run(command, shell=True, check=True, cwd=ws.path, stdout=subprocess.DEVNULL)
+    assert "state" not in findings(ws)
+
+
+def test_a_wip_commit_that_a_remote_has(ws: Workspace, tmp_path: Path) -> None:
+    run_git(tmp_path, "init", "-q", "--bare", "origin.git")
+    ws.git("remote", "add", "origin", str(tmp_path / "origin.git"))
+    dirty(ws)
+    ws.save()
+    assert "pushed" not in findings(ws)
+    ws.git("push", "-q", "origin", "agent/work")
+    assert "origin/agent/work" in findings(ws)["pushed"]["what"]
+
+
+def test_an_old_kimi_that_names_no_version(ws: Workspace, tmp_path: Path) -> None:
+    stub = tmp_path / "bin" / "kimi"
+    stub.parent.mkdir()
+    ws.cli_env = {"PATH": f"{stub.parent}:{os.environ['PATH']}"}
+    for text, wrong in (("exit 0", True), ("echo kimi 1.2.3", False)):
+        stub.write_text(f"#!/bin/sh\n{text}\n")
+        stub.chmod(0o755)
+        assert ("agent" in findings(ws)) == wrong
+
+
+def test_what_is_listed_and_gone(ws: Workspace, tmp_path: Path) -> None:
+    run_git(tmp_path, "config", "--global", "--add", "gitstate.workspace", str(tmp_path / "gone"))
+    ws.gitstate("register")
+    assert str(tmp_path / "gone") in findings(ws)["registry"]["what"]
+    ws.gitstate("unregister", "--missing")
+    assert "registry" not in findings(ws)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT)
+def test_someone_elses_workspace(ws: Workspace) -> None:
+    for path in (ws.path, ws.path / ".git"):
+        os.chown(path, 12_345, 12_345)
+    command = findings(ws)["ownership"]["next"]
+    subprocess.run(command, shell=True, check=True)
+    assert "ownership" not in findings(ws)
+
+
+def test_outside_of_a_repository_it_looks_at_the_installation(ws: Workspace, tmp_path: Path) -> None:
+    run = ws.gitstate("doctor", "--json", path=tmp_path)
+    assert run.exit_status == 0
+    assert {item["check"] for item in run.json["findings"]} == {"boot"}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# After a power cut
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def empty_head(ws: Workspace) -> None:
+    (ws.git_dir / "HEAD").write_bytes(b"")
+
+
+def zero_branch(ws: Workspace) -> None:
+    (ws.common_dir / "refs" / "heads" / "agent" / "work").write_bytes(b"\0" * 41)
+
+
+def empty_object(ws: Workspace) -> None:
+    """One that a pack holds too: git reads the loose one first where it is there, and fails."""
+    ws.git("repack", "-q", "-a")
+    oid = ws.out("rev-parse", "HEAD:a.txt").strip()
+    path = ws.common_dir / "objects" / oid[:2] / oid[2:]
+    path.parent.mkdir(exist_ok=True)
+    if path.exists():
+        path.chmod(0o644)
+    path.write_bytes(b"")
+
+
+def empty_marker(ws: Workspace) -> None:
+    (path,) = (ws.common_dir / "refs" / "gitstate" / "pending").iterdir()
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [empty_head, zero_branch, empty_object, empty_marker], ids=lambda f: f.__name__)
+def test_what_a_power_cut_emptied_is_mended_from_what_is_known(
+    damage: Callable[[Workspace], None], ws: Workspace, tmp_path: Path
+) -> None:
+    ws.gitstate("set", "task_id=T-1")
+    dirty(ws)
+    before = fingerprint(ws.path)
+    assert ws.save().exit_status == 0
+    damage(ws)
+    assert findings(ws)["damage"]["serious"]
+    run = ws.gitstate("recover", "--all", "--json", path=tmp_path)
+    assert damage is empty_object or run.exit_status == 4
+    assert "damage" not in findings(ws, "--fix")
+    (item,) = ws.recover().json["workspaces"]
+    assert item["verdict"] in ("restore", "nothing")
+    assert fingerprint(ws.path) == before
+
+
+@pytest.mark.parametrize("damage", [empty_head, zero_branch], ids=lambda f: f.__name__)
+def test_the_command_mends_it_too(damage: Callable[[Workspace], None], ws: Workspace) -> None:
+    ws.gitstate("set", "task_id=T-1")
+    before = fingerprint(ws.path)
+    damage(ws)
+    command = findings(ws)["damage"]["next"]
+    subprocess.run(command, shell=True, check=True, cwd=ws.path)
+    assert "damage" not in findings(ws)
+    assert fingerprint(ws.path) == before
+
+
+def test_an_empty_index_comes_back_from_the_save(ws: Workspace) -> None:
+    dirty(ws)
+    before = fingerprint(ws.path)
+    assert ws.save().exit_status == 0
+    (ws.git_dir / "index").write_bytes(b"")
+    assert ws.recover().json["workspaces"][0]["verdict"] == "restore"
+    assert fingerprint(ws.path) == before
+
+
+def test_fix_writes_over_nothing_that_holds_a_byte(ws: Workspace) -> None:
+    ref = ws.common_dir / "refs" / "heads" / "agent" / "work"
+    ref.write_text("rubbish\n")
+    ws.gitstate("doctor", "--fix")
+    assert ref.read_text() == "rubbish\n"

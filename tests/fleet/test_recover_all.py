@@ -1,0 +1,278 @@
+"""`recover --all`: where a context comes from, who is left alone, and what holds nobody up."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gitstate.system import clock, files, forkpool
+from gitstate.workspace.peek import Looker
+from tests.fleet.crashes import context_file, dead_pid, edit_context, foreign, gitstate, give_away, recovered, waiting
+from tests.states import STATES, dirty, make
+from tests.support.oracle import fingerprint
+from tests.support.repositories import Templates
+from tests.support.skips import NO_MOUNT, NOT_ROOT, not_installed
+from tests.support.workspace import Workspace, run_git
+
+
+def test_a_killed_run_without_any_save_gives_its_context_back(ws: Workspace, sleeper: subprocess.Popen[bytes]) -> None:
+    ws.gitstate("begin", "task_id=T-9", "progress_stage=testing", "--owner-pid", str(sleeper.pid))
+    ws.append("a.txt", "on the disk\n")
+    before = fingerprint(ws.path)
+    live = ws.recover()
+    assert (live.exit_status, live.json["workspaces"][0]["verdict"]) == (75, "live")
+    sleeper.send_signal(signal.SIGKILL)
+    sleeper.wait()
+    (ws.path / "active_state.json").unlink()
+    assert ws.gitstate("status").stdout.decode().splitlines()[1].startswith("crashed")
+    (item,) = ws.recover().json["workspaces"]
+    assert item["verdict"] == "context_only"
+    assert (item["context"]["task_id"], item["context"]["progress_stage"]) == ("T-9", "testing")
+    state = json.loads((ws.path / "active_state.json").read_text())
+    assert (state["task_id"], state["status"]) == ("T-9", "recovered")
+    assert fingerprint(ws.path) == before
+    (item,) = ws.recover().json["workspaces"]
+    assert item["verdict"] == "nothing", "twice is once"
+
+
+def test_the_context_comes_from_the_state_file_where_the_git_dir_lost_its_own(ws: Workspace) -> None:
+    ws.gitstate("set", "task_id=T-9")
+    context_file(ws).write_bytes(b"")
+    (item,) = ws.recover().json["workspaces"]
+    assert (item["verdict"], item["context"]["task_id"]) == ("context_only", "T-9")
+
+
+def test_the_context_comes_from_the_checkpoint_where_nothing_else_is_left(ws: Workspace) -> None:
+    dirty(ws)
+    ws.gitstate("checkpoint", "--task-id", "T-9")
+    (item,) = ws.recover().json["workspaces"]
+    assert (item["verdict"], item["context"]["task_id"]) == ("context_only", "T-9")
+
+
+def test_work_that_only_a_checkpoint_holds_comes_back_after_a_wipe(ws: Workspace) -> None:
+    ws.gitstate("begin", "task_id=T-9", "--owner-pid", str(dead_pid()))
+    edit_context(ws, pid=dead_pid(), boot_id="another boot")
+    dirty(ws)
+    before = fingerprint(ws.path)
+    assert ws.gitstate("checkpoint").exit_status == 0
+    for entry in ws.path.iterdir():
+        if entry.name != ".git":
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    (item,) = ws.recover().json["workspaces"]
+    assert item["verdict"] == "restore"
+    assert fingerprint(ws.path) == before
+
+
+def test_newer_work_than_the_checkpoint_stays_and_the_checkpoint_is_named(ws: Workspace) -> None:
+    ws.gitstate("set", "task_id=T-9")
+    ws.append("a.txt", "then\n")
+    held_id = ws.gitstate("checkpoint", "--json").json["save_id"]
+    edit_context(ws, boot_id="another boot")
+    ws.append("a.txt", "now\n")
+    before = fingerprint(ws.path)
+    (item,) = ws.recover().json["workspaces"]
+    assert item["verdict"] == "context_only"
+    assert held_id in item["message"] and held_id in item["hint"]
+    assert fingerprint(ws.path) == before
+
+
+def test_a_loop_that_goes_on_does_not_get_reverted_work_back(ws: Workspace) -> None:
+    """The owner is an ancestor of `recover`: its run has not ended, whatever a checkpoint holds."""
+    ws.gitstate("begin", "task_id=T-9", "--owner-pid", str(os.getpid()))
+    ws.append("a.txt", "an idea\n")
+    ws.gitstate("checkpoint")
+    ws.git("checkout", "-q", "a.txt")
+    before = fingerprint(ws.path)
+    (item,) = ws.recover().json["workspaces"]
+    assert item["verdict"] == "context_only"
+    assert fingerprint(ws.path) == before
+
+
+def test_finish_brings_no_checkpoint_back(ws: Workspace) -> None:
+    ws.gitstate("set", "task_id=T-9")
+    ws.append("a.txt", "an idea\n")
+    ws.gitstate("checkpoint")
+    edit_context(ws, boot_id="another boot", pid=1)
+    ws.git("checkout", "-q", "a.txt")
+    assert ws.gitstate("finish").exit_status == 0
+    ws.expect_exactly()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT)
+@pytest.mark.skipif(shutil.which("unshare") is None, reason=not_installed("unshare"))
+def test_after_a_reboot_a_recycled_pid_is_not_the_owner(
+    ws: Workspace, tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    ws.gitstate("begin", "task_id=T-9", "--owner-pid", str(sleeper.pid))
+    dirty(ws)
+    assert ws.save("--owner-pid", str(sleeper.pid)).exit_status == 0
+    assert recovered(gitstate("recover", "--all", "--json", cwd=tmp_path))[str(ws.path)]["verdict"] == "live"
+    with ws.in_another_boot():
+        run = ws.recover("--all")
+    if run.exit_status == 97:
+        pytest.skip(NO_MOUNT)
+    (item,) = json.loads(run.stdout)["workspaces"]
+    assert (run.exit_status, item["verdict"]) == (0, "restore")
+
+
+def test_a_loop_that_recovers_all_leaves_its_own_workspace_alone(ws: Workspace, tmp_path: Path) -> None:
+    ws.gitstate("begin", "task_id=T-9", "--owner-pid", str(os.getpid()))
+    run = gitstate("recover", "--all", "--json", cwd=tmp_path)
+    assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (0, "live")
+
+
+def test_a_saved_workspace_that_is_gone_is_told_with_the_way_back(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path, linked=True)
+    dirty(ws)
+    before = fingerprint(ws.path)
+    assert ws.save().exit_status == 0
+    shutil.rmtree(ws.path)
+    assert ws.main is not None
+    gitstate("register", cwd=ws.main)
+    run = gitstate("recover", "--all", "--json", cwd=tmp_path)
+    item = recovered(run)[str(ws.path)]
+    assert (run.exit_status, item["verdict"]) == (4, "elsewhere")
+    command, *words = shlex.split(item["hint"])
+    assert command == "gitstate"
+    assert gitstate(*words, cwd=tmp_path).exit_status == 0
+    assert fingerprint(ws.path).files == before.files
+
+
+def test_a_renamed_directory_finds_its_save(ws: Workspace, tmp_path: Path) -> None:
+    dirty(ws)
+    before = fingerprint(ws.path)
+    assert ws.save().exit_status == 0
+    moved = tmp_path / "moved"
+    ws.path.rename(moved)
+    run = gitstate("recover", "--root", str(tmp_path), "--json", cwd=tmp_path)
+    assert recovered(run)[str(moved)]["verdict"] == "restore", run
+    assert fingerprint(moved).files == before.files
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT)
+def test_no_filter_of_a_foreign_workspace_runs_where_everything_is_trusted(ws: Workspace, tmp_path: Path) -> None:
+    """`safe.directory = *` lets git open it; it is nobody's word about this very repository."""
+    foreign(ws)
+    run_git(tmp_path, "config", "--global", "safe.directory", "*")
+    run = gitstate("recover", "--all", "--json", cwd=tmp_path)
+    assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (4, "foreign")
+    one = ws.recover()
+    assert one.json["workspaces"][0]["verdict"] == "restore", one
+    assert "12345" in one.json["workspaces"][0]["message"]
+    assert not (ws.outside / "canary").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT)
+def test_a_foreign_workspace_that_is_trusted_by_name_is_recovered(ws: Workspace, tmp_path: Path) -> None:
+    waiting(ws)
+    give_away(ws.path)
+    run_git(tmp_path, "config", "--global", "--add", "safe.directory", str(ws.path))
+    run = gitstate("recover", "--all", "--json", cwd=tmp_path)
+    assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (0, "restore")
+
+
+def test_several_at_once_recover_each_workspace_once(templates: Templates, tmp_path: Path) -> None:
+    made = []
+    for number in range(6):
+        top = tmp_path / str(number)
+        top.mkdir()
+        ws = make(STATES["clean"], templates, top)
+        dirty(ws)
+        before = fingerprint(ws.path)
+        assert ws.save().exit_status == 0
+        made.append((ws, before))
+    argv = [sys.executable, "-m", "gitstate", "recover", "--all", "--json", "--wait", "60"]
+    running = [subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE) for _ in range(3)]
+    answers = [json.loads(process.communicate(timeout=300)[0]) for process in running]
+    verdicts = [item["verdict"] for answer in answers for item in answer["workspaces"]]
+    assert verdicts.count("restore") == len(made)
+    assert set(verdicts) <= {"restore", "nothing"}
+    assert all(fingerprint(ws.path) == before for ws, before in made)
+
+
+def test_a_workspace_that_another_holds_is_busy_and_no_reason_to_wait(
+    ws: Workspace, templates: Templates, tmp_path: Path
+) -> None:
+    waiting(ws)
+    with files.locked(os.fsencode(ws.git_dir / "gitstate" / "lock"), clock.Deadline(5), "it"):
+        run = gitstate("recover", "--all", "--json", "--wait", "0.1", cwd=tmp_path)
+    assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (75, "busy")
+
+
+def test_the_first_look_starts_no_process(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting(ws)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    seen = Looker().look(os.fsencode(ws.path))
+    assert seen.marker is not None and seen.due
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_first_look_finds_a_marker_loose_or_packed(packed: bool, ws: Workspace) -> None:
+    waiting(ws)
+    if packed:
+        ws.git("pack-refs", "--all")
+    seen = Looker().look(os.fsencode(ws.path))
+    (oid,) = ws.refs("refs/gitstate/pending/").values()
+    assert (seen.marker, seen.branch, seen.context.task_id) == (oid, "refs/heads/agent/work", "T-1")
+
+
+def test_one_that_hangs_or_dies_is_lost_and_the_rest_is_not() -> None:
+    def work(item: str) -> str:
+        if item == "hang":
+            signal.pause()
+        if item == "die":
+            os._exit(9)
+        return item.upper()
+
+    items = ["a", "hang", "b", "die", "c"]
+    assert list(forkpool.stream(items, work, patience=1.0)) == ["A", forkpool.LOST, "B", forkpool.LOST, "C"]
+    tasks = [lambda item=item: work(item) for item in items]
+    assert forkpool.each(tasks, workers=2, timeout=1.0) == ["A", forkpool.LOST, "B", forkpool.LOST, "C"]
+
+
+def test_hostile_words_do_not_reach_the_terminal(ws: Workspace, tmp_path: Path) -> None:
+    ws.gitstate("set", "task_id=\x1b]0;title\x07\x1b[2J", "progress_stage=a\nb\tc")
+    edit_context(ws, boot_id="another boot")
+    for command in ("status", "recover"):
+        run = gitstate(command, "--all", cwd=tmp_path)
+        assert "\x1b" not in run.stdout.decode() + run.stderr
+
+
+def test_a_recover_right_after_the_kill_gets_what_the_keeper_still_saves(ws: Workspace) -> None:
+    """The supervisor dies of SIGKILL; the next loop starts before the keeper has saved."""
+    argv = [
+        sys.executable,
+        "-m",
+        "gitstate",
+        "-C",
+        str(ws.path),
+        "run",
+        "--task-id",
+        "T-9",
+        "--",
+        "sh",
+        "-c",
+        "echo more >>a.txt; echo ready; exec sleep 600",
+    ]
+    run = subprocess.Popen(argv, stdout=subprocess.PIPE)
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"ready\n"
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    (item,) = ws.recover().json["workspaces"]
+    assert (item["verdict"], item["context"]["task_id"]) == ("restore", "T-9")
+    assert item["save_id"] is not None
+    assert b"more" in ws.read("a.txt")

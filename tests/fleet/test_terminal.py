@@ -1,0 +1,43 @@
+"""`recover --all` on a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.states import STATES, dirty, make
+from tests.support.repositories import Templates
+from tests.support.terminal import columns
+
+
+def test_on_a_terminal_recover_all_fits_and_shows_how_far_it_is(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path)
+    dirty(ws)
+    ws.save()
+    ours, theirs = pty.openpty()
+    argv = [
+        sys.executable,
+        "-c",
+        "import fcntl, struct, termios, sys, os\n"
+        "fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 60, 0, 0))\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'gitstate', 'recover', '--all'])",
+    ]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=theirs, cwd=tmp_path)
+    os.close(theirs)
+    said = b""
+    try:
+        while data := os.read(ours, 4096):
+            said += data
+    except OSError:
+        # The other end of a pty that is closed reads as EIO.
+        pass
+    assert process.wait() == 0
+    os.close(ours)
+    text = said.decode()
+    assert "1 of 1 workspaces" in text
+    lines = text.rpartition("\x1b[K")[2].splitlines()
+    assert lines[0].startswith("VERDICT") and lines[-1] == "1 workspace: 1 restore"
+    assert max(map(columns, lines)) <= 60

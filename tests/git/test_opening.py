@@ -1,0 +1,91 @@
+"""Opening a repository: where it is, and its settings, are what git says, whatever `.git` holds and stands in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gitstate.errors import NotAWorkspace
+from gitstate.git.repository import open_repository
+from tests.support.repositories import three_files
+from tests.support.workspace import Workspace, run_git
+
+QUESTIONS = ("--show-toplevel", "--absolute-git-dir", "--git-common-dir", "--show-object-format")
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    return three_files(tmp_path)
+
+
+def inside(ws: Workspace) -> Path:
+    """A repository below the top of another."""
+    run_git(ws.path, "init", "-q", "inside")
+    return ws.path / "inside"
+
+
+def without_head(ws: Workspace) -> Path:
+    place = inside(ws)
+    # As a power cut leaves it.
+    (place / ".git" / "HEAD").write_bytes(b"")
+    return place
+
+
+def without_objects(ws: Workspace) -> Path:
+    place = inside(ws)
+    (place / ".git" / "objects").rename(place / "objects")
+    return place
+
+
+def empty(ws: Workspace) -> Path:
+    ws.mkdir("inside/.git")
+    return ws.path / "inside"
+
+
+def below_a_colon(ws: Workspace) -> Path:
+    ws.mkdir("in:side/deep/.git")
+    return ws.path / "in:side" / "deep"
+
+
+def elsewhere(ws: Workspace) -> Path:
+    ws.mkdir(".git/false")
+    ws.config("core.worktree", "false")
+    return ws.path
+
+
+def by_a_link(ws: Workspace) -> Path:
+    place = ws.outside / "link"
+    place.symlink_to(inside(ws))
+    return place
+
+
+@pytest.mark.parametrize("build", [inside, without_head, without_objects, empty, below_a_colon, elsewhere, by_a_link])
+def test_it_is_where_git_says(ws: Workspace, build: Callable[[Workspace], Path]) -> None:
+    ws.config("our.key", "of the repository above")
+    place = build(ws)
+    opened = open_repository(os.fsencode(place))
+    said = run_git(place, "rev-parse", "--path-format=absolute", *QUESTIONS).split(b"\n")[:-1]
+    assert [opened.toplevel, opened.git_dir, opened.common_dir, opened.object_format.encode()] == said
+    settings = run_git(place, "config", "--list", "--name-only", "-z").split(b"\0")[:-1]
+    assert {os.fsencode(key) for key in opened.config} >= set(settings)
+    assert opened.setting("our.key") == (None if build in (inside, by_a_link) else "of the repository above")
+
+
+def test_a_bare_one_stays_bare_whatever_it_includes(ws: Workspace) -> None:
+    """Git takes its word from the file itself, `git config` the last one."""
+    ws.config("core.bare", "true")
+    (ws.git_dir / "included").write_text("[core]\n\tbare = false\n")
+    ws.config("include.path", "included")
+    with pytest.raises(NotAWorkspace):
+        open_repository(os.fsencode(ws.path))
+
+
+def test_a_save_inside_a_torn_repository_is_one_of_the_repository_above(ws: Workspace) -> None:
+    place = without_head(ws)
+    ws.write("a", "edited\n")
+    ws.gitstate("save", path=place)
+    assert ws.git("show", "HEAD:a") == b"edited\n"
+    assert not (place / ".git" / "gitstate").exists()

@@ -1,0 +1,118 @@
+"""Retention: old saves and their notes go, and nothing that was not recovered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.states import STATES, dirty, make
+from tests.support.oracle import fingerprint
+from tests.support.repositories import Templates
+from tests.support.workspace import Workspace
+
+
+@pytest.fixture
+def ws(templates: Templates, tmp_path: Path) -> Workspace:
+    return make(STATES["clean"], templates, tmp_path)
+
+
+def saved_and_recovered(ws: Workspace, times: int) -> list[str]:
+    """So many saves, all of which were recovered; oldest first."""
+    found = []
+    for number in range(times):
+        ws.write("work.txt", f"{number}\n")
+        found.append(ws.save().json["save_id"])
+        assert ws.recover().exit_status == 0
+    return found
+
+
+def saves(ws: Workspace) -> set[str]:
+    return {ref.rpartition("/")[2] for ref in ws.refs("refs/gitstate/saves/")}
+
+
+def notes(ws: Workspace) -> set[str]:
+    return {line.split()[1] for line in ws.out("notes", "--ref=gitstate", "list").splitlines()}
+
+
+def prune(ws: Workspace, *args: str) -> list[str]:
+    run = ws.gitstate("prune", "--json", *args)
+    assert run.exit_status == 0, run
+    pruned: list[str] = run.json["pruned"]
+    return pruned
+
+
+def test_the_newest_stay_and_the_rest_goes_with_its_notes(ws: Workspace) -> None:
+    made = saved_and_recovered(ws, 4)
+    assert len(notes(ws)) == 4
+    assert set(prune(ws, "--keep", "2", "--days", "0", "--dry-run")) == set(made[:2])
+    assert saves(ws) == set(made)
+    assert set(prune(ws, "--keep", "2", "--days", "0")) == set(made[:2])
+    assert saves(ws) == set(made[2:])
+    assert len(notes(ws)) == 2
+    assert prune(ws, "--keep", "2", "--days", "0") == []
+
+
+def test_what_is_young_stays_however_many_there_are(ws: Workspace) -> None:
+    saved_and_recovered(ws, 3)
+    assert prune(ws, "--keep", "0") == []
+    ws.git("config", "gitstate.keepSaves", "1")
+    ws.git("config", "gitstate.keepDays", "0")
+    assert len(prune(ws)) == 2
+    ws.git("config", "gitstate.keepDays", "soon")
+    assert ws.gitstate("prune").exit_status == 2
+
+
+def test_nothing_that_waits_goes_nor_what_it_stands_on(ws: Workspace) -> None:
+    dirty(ws)
+    before = fingerprint(ws.path)
+    ws.save()
+    ws.append("b.txt", "later\n")
+    ws.save()
+    later = fingerprint(ws.path)
+    assert len(saves(ws)) == 2
+    assert prune(ws, "--keep", "0", "--days", "0") == []
+    name = sorted(saves(ws))[0]
+    assert ws.gitstate("prune", name).exit_status == 4
+    ws.git("gc", "-q", "--prune=now")
+    assert ws.recover().json["workspaces"][0]["verdict"] == "restore"
+    assert before.files != later.files
+    assert len(prune(ws, "--keep", "0", "--days", "0")) == 2
+
+
+def test_a_save_that_lost_its_marker_to_a_later_one_stays(ws: Workspace) -> None:
+    dirty(ws)
+    first = ws.save().json["save_id"]
+    ws.git("stash", "-q", "-u", check=False)
+    ws.git("reset", "-q", "--hard", "HEAD~2")
+    ws.write("other.txt", "other\n")
+    second = ws.save(task_id="T-2").json
+    held = {item["save_id"]: item["manifest"] for item in ws.gitstate("log", "--json").json["saves"]}
+    assert held[second["save_id"]]["previous"] == first
+    ws.recover()
+    assert prune(ws, "--keep", "0", "--days", "0") == []
+    assert first in saves(ws)
+
+
+def test_another_workspaces_saves_go_only_with_all(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path, linked=True)
+    saved_and_recovered(ws, 2)
+    assert ws.main is not None
+    ws.cli_path = ws.main
+    assert prune(ws, "--keep", "0", "--days", "0") == []
+    assert len(prune(ws, "--keep", "1", "--days", "0", "--all")) == 1
+
+
+def test_a_named_save_goes_and_a_wrong_name_is_refused(ws: Workspace) -> None:
+    made = saved_and_recovered(ws, 2)
+    assert prune(ws, made[1]) == [made[1]]
+    assert saves(ws) == {made[0]}
+    assert ws.gitstate("prune", "no-such-save").exit_status == 4
+
+
+def test_notes_of_other_commits_stay(ws: Workspace) -> None:
+    saved_and_recovered(ws, 1)
+    ws.git("notes", "--ref=gitstate", "add", "-m", "mine", "HEAD")
+    assert len(prune(ws, "--keep", "0", "--days", "0")) == 1
+    assert ws.out("notes", "--ref=gitstate", "show", "HEAD").strip() == "mine"
+    assert notes(ws) == {ws.out("rev-parse", "HEAD").strip()}

@@ -1,0 +1,38 @@
+"""The stage of a loop, for the tests of the shell library."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hooks.stage import AGENT, Stage
+from tests.states import STATES, make
+from tests.support.repositories import Templates
+
+
+@pytest.fixture
+def stage(templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("needs /proc to find leftover processes: run on Linux with /proc mounted")
+    ws = make(STATES["clean"], templates, tmp_path)
+    directory = tmp_path / "stage"
+    programs = directory / "bin"
+    programs.mkdir(parents=True)
+    gitstate = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m gitstate "$@"\n'
+    agent = f"#!/usr/bin/env bash\n{AGENT}"
+    for name, text in {"gitstate": gitstate, "claude": agent, "kimi": agent}.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("STAGE", str(directory))
+    found = Stage(ws, directory)
+    found.manner("stay")
+    try:
+        yield found
+    finally:
+        found.end()

@@ -1,0 +1,137 @@
+"""Whatever ends a loop or its agent, the work is saved and the next start resumes it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.hooks.stage import TERM, Stage
+from tests.support.oracle import Fingerprint, fingerprint
+from tests.support.runs import PATIENCE, wait_until
+
+
+@dataclass(frozen=True)
+class Cause:
+    """How a run is ended: `kill` gets the loop and the agent's pid; `status` as the loop's parent sees it."""
+
+    kill: Callable[[subprocess.Popen[bytes], int], None]
+    status: int
+    manner: str = "stay"
+    reason: Mapping[str, object] = field(default_factory=dict)
+
+
+def to_loop(number: int) -> Callable[[subprocess.Popen[bytes], int], None]:
+    return lambda loop, agent: loop.send_signal(number)
+
+
+def to_group(number: int) -> Callable[[subprocess.Popen[bytes], int], None]:
+    return lambda loop, agent: os.killpg(loop.pid, number)
+
+
+def twice(loop: subprocess.Popen[bytes], agent: int) -> None:
+    os.killpg(loop.pid, signal.SIGTERM)
+    time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(loop.pid, signal.SIGTERM)
+
+
+def term_then_kill(loop: subprocess.Popen[bytes], agent: int) -> None:
+    loop.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        loop.wait(2)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(loop.pid, signal.SIGKILL)
+
+
+def kill_agent(loop: subprocess.Popen[bytes], agent: int) -> None:
+    os.kill(agent, signal.SIGKILL)
+
+
+def nobody(loop: subprocess.Popen[bytes], agent: int) -> None:
+    """The agent ends by itself."""
+
+
+CAUSES = {
+    "term": Cause(to_loop(signal.SIGTERM), -signal.SIGTERM, reason=TERM),
+    "term-group": Cause(to_group(signal.SIGTERM), -signal.SIGTERM, reason=TERM),
+    "int": Cause(to_loop(signal.SIGINT), -signal.SIGINT, reason={"signal": "INT"}),
+    "int-group": Cause(to_group(signal.SIGINT), -signal.SIGINT, reason={"signal": "INT"}),
+    "hup": Cause(to_loop(signal.SIGHUP), -signal.SIGHUP, reason={"signal": "HUP"}),
+    "quit-group": Cause(to_group(signal.SIGQUIT), -signal.SIGQUIT, reason={"signal": "QUIT"}),
+    "term-twice": Cause(twice, -signal.SIGTERM, reason=TERM),
+    "term-then-kill": Cause(term_then_kill, -signal.SIGTERM, reason=TERM),
+    "deaf-agent": Cause(to_loop(signal.SIGTERM), -signal.SIGTERM, "deaf", reason=TERM),
+    "grandchild": Cause(to_loop(signal.SIGTERM), -signal.SIGTERM, "parent", reason=TERM),
+    "agent-killed": Cause(kill_agent, 128 + signal.SIGKILL),
+    "loop-killed": Cause(to_loop(signal.SIGKILL), -signal.SIGKILL),
+    "group-killed": Cause(to_group(signal.SIGKILL), -signal.SIGKILL),
+    "agent-fails": Cause(nobody, 3, "fail", reason={"exit_code": 3}),
+}
+
+#: What an ordinary run tries for every way in; the rest is for the thorough one.
+ALWAYS = ("term", "int-group", "group-killed", "agent-fails")
+
+STORIES = [
+    pytest.param(way, cause, id=f"{way}-{cause}", marks=() if way == "library" or cause in ALWAYS else pytest.mark.slow)
+    for way in ("library", "sketch", "claude", "kimi")
+    for cause in CAUSES
+]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("way", "cause"), STORIES)
+def test_whatever_ends_it_the_next_start_goes_on(stage: Stage, way: str, cause: str) -> None:
+    what = CAUSES[cause]
+    stage.manner(what.manner)
+    loop = stage.start(stage.command(way))
+    stage.ready(loop)
+    before = fingerprint(stage.ws.path)
+    what.kill(loop, int((stage.directory / "agent").read_text()))
+    assert loop.wait(PATIENCE) == what.status, stage.said()
+    wait_until(lambda: stage.pending() is not None, "the save")
+    wait_until(lambda: not stage.processes(), "everything has ended")
+
+    context = stage.context()
+    assert (context["task_id"], context["branch_name"]) == ("T-42", "agent/work")
+    if way in ("library", "sketch"):
+        assert (context["issue_number"], context["progress_stage"]) == (7, "coding")
+    told = context["reason"]
+    assert isinstance(told, dict)
+    assert what.reason.items() <= told.items()
+    assert stage.saves() == 1
+    assert stage.ws.status() == set()
+
+    ticks = stage.ws.read("ticks") if what.manner == "parent" else None
+    stage.manner("look")
+    again = stage.start(stage.command(way))
+    stage.ready(again)
+    assert any("T-42" in argument for argument in stage.arguments()), stage.arguments()
+    assert stage.pending() is None
+    if ticks is not None:
+        assert stage.ws.read("ticks") == ticks
+    assert difference(before, fingerprint(stage.ws.path)) == []
+
+
+def difference(before: Fingerprint, after: Fingerprint) -> list[str]:
+    """But for a file that something went on writing after `before` was taken."""
+    return before.without([b"ticks"]).diff(after.without([b"ticks"]))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("way", ["library", "sketch", "claude", "kimi"])
+def test_a_clean_end_leaves_the_work_and_no_save(stage: Stage, way: str) -> None:
+    stage.manner("done")
+    stage.tasks.write_text("T-42\n")
+    assert stage.start(stage.command(way)).wait(PATIENCE) == 0, stage.said()
+    assert stage.pending() is None
+    assert b"not staged" in stage.ws.read("work.txt")
+    assert json.loads(stage.ws.gitstate("show", "--json").stdout)["context"]["status"] == "finished"
+    wait_until(lambda: not stage.processes(), "everything has ended")

@@ -1,0 +1,54 @@
+"""The text of the scripts: old shells can run it, shellcheck finds nothing."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hooks.stage import LIBRARY, SCRIPTS, Stage
+from tests.support.environment import ROOT
+from tests.support.skips import not_installed
+
+
+def test_init_prints_the_library(stage: Stage) -> None:
+    assert stage.ws.gitstate("init", "bash").stdout.decode() == LIBRARY.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_nothing_needs_a_bash_newer_than_3_2(path: Path) -> None:
+    """An old bash is not to be had everywhere, so what came later is looked for in the text."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    code = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+    newer = {
+        "associative arrays, namerefs": r"\b(?:declare|local|typeset)\s+-\w*[Ang]",
+        "transformations of values": r"\$\{[\w\[\]@*]+@[A-Za-z]\}",
+        "case of values": r"\$\{\w+(?:\[[^]]*\])?(?:\^|,)",
+        "wait -n": r"\bwait\s+-",
+        "mapfile": r"\b(?:mapfile|readarray|coproc)\b",
+        "&>> and |&": r"&>>|\|&",
+        "negative offsets": r"\$\{\w+\[-",
+        "[[ -v": r"\[\[ -v\b",
+        "printf of time or into a variable's element": r"printf\s+(?:-v\s+\w+\[|'%\()",
+        "EPOCHSECONDS and the like": r"\$\{?(?:EPOCH|SRANDOM|BASH_ARGV0)",
+        "fractions of read -t": r"\bread\b.*-t\s*0?\.",
+        "an array that may be empty under set -u": r'(?<!\+)"\$\{(?!_gitstate_argv)\w+\[@\]\}"(?!\})',
+        "local -": r"\blocal -(?:\s|$)",
+        ";& and ;;&": r";;?&(?!&)\s*$",
+    }
+    for what, pattern in newer.items():
+        assert not re.search(pattern, code, re.MULTILINE), what
+
+
+@pytest.mark.parametrize("path", (*SCRIPTS, ROOT / "bin" / "gitstate"), ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(path: Path) -> None:
+    beside = Path(sys.executable).parent / "shellcheck"
+    program = str(beside) if beside.exists() else shutil.which("shellcheck")
+    if program is None:
+        pytest.skip(not_installed("shellcheck"))
+    done = subprocess.run([program, "--severity=style", str(path)], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout

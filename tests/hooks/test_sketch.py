@@ -1,0 +1,149 @@
+"""The function names of the first sketch, which scripts may still use."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import time
+
+import pytest
+
+from tests.hooks.stage import FOREGROUND, HOSTILE, SOURCE, WAIT, Stage, output, run
+from tests.support.runs import PATIENCE
+
+
+@pytest.mark.parametrize("way", ["sketch", "library"])
+def test_values_stay_data_all_the_way(stage: Stage, way: str) -> None:
+    value = shlex.quote(HOSTILE)
+    if way == "sketch":
+        tell = f"""
+            CURRENT_TASK_ID={value} ISSUE_NUMBER={value} BRANCH_NAME={value} PROGRESS_STAGE={value}
+            MEMORY_REFS=({value} --second)
+            cleanup_and_save
+        """
+    else:
+        tell = f"""
+            gitstate_begin task_id={value} issue_number={value} memory_refs={value}
+            gitstate_stage {value}
+        """
+    run(stage, f"{SOURCE}echo work >>work.txt\n{tell}\nexit 1\n")
+    said = output(
+        stage,
+        f"""
+        set -euo pipefail
+        {SOURCE}
+        recover_agent_state
+        printf '%s\\0' "$RECOVERED_TASK_ID" "$RECOVERED_ISSUE_NUMBER" "$RECOVERED_PROGRESS_STAGE" \\
+          "$RECOVERED_BRANCH_NAME" "$RECOVERED_WORKSPACE_PATH" "$RECOVERED_MEMORY_REFS"
+    """,
+    )
+    assert said.split("\0")[:5] == [HOSTILE, HOSTILE, HOSTILE, "agent/work", str(stage.ws.path)]
+    assert said.split("\0")[5].startswith("-n 'one'")
+    assert not (stage.ws.path / "pwned").exists()
+
+
+def test_the_variables_are_read_when_the_signal_comes(stage: Stage) -> None:
+    elsewhere = stage.directory
+    loop = stage.start(
+        stage.script(f"""
+        {SOURCE}
+        trap cleanup_and_save TERM
+        CURRENT_TASK_ID=first PROGRESS_STAGE=planning WORKSPACE_PATH=$PWD
+        cd {shlex.quote(str(elsewhere))}
+        CURRENT_TASK_ID=second PROGRESS_STAGE=coding
+        echo work >>"$WORKSPACE_PATH/work.txt"
+        : >ready
+        while :; do sleep 0.05; done
+    """)
+    )
+    stage.ready(loop)
+    loop.terminate()
+    assert loop.wait(PATIENCE) == -signal.SIGTERM
+    context = stage.context()
+    assert (context["task_id"], context["progress_stage"]) == ("second", "coding")
+
+
+def test_a_bash_that_names_the_signal_is_believed(stage: Stage) -> None:
+    """Bash 5.3 has this variable; here it stands in for what an older one can't tell from the status."""
+    loop = stage.start(stage.script(f"{SOURCE}trap cleanup_and_save TERM INT EXIT\nBASH_TRAPSIG=2\n{FOREGROUND}\n"))
+    stage.ready(loop)
+    loop.send_signal(signal.SIGINT)
+    assert loop.wait(PATIENCE) == -signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("ending", "number", "status"),
+    [
+        (WAIT, signal.SIGTERM, -signal.SIGTERM),
+        (WAIT, signal.SIGINT, -signal.SIGINT),
+        (FOREGROUND, signal.SIGTERM, -signal.SIGTERM),
+        ("exit 3", None, 3),
+        ("exit 0", None, 0),
+        ("set -e; false", None, 1),
+    ],
+    ids=["wait-term", "wait-int", "foreground-term", "exit-3", "exit-0", "set-e"],
+)
+@pytest.mark.parametrize(
+    "trap",
+    [
+        "trap cleanup_and_save SIGTERM SIGINT EXIT",
+        "ended() { cleanup_and_save; exit 0; }; trap ended TERM INT; trap cleanup_and_save EXIT",
+        "ended() { cleanup_and_save \"$1\"; exit 0; }; trap 'ended SIGTERM' TERM; trap 'ended INT' INT; trap "
+        "'cleanup_and_save EXIT' EXIT",
+    ],
+    ids=["whole", "function", "named"],
+)
+def test_cleanup_and_save_as_a_trap(stage: Stage, trap: str, ending: str, number: int | None, status: int) -> None:
+    """Without a single other call: the library learns only from this trap that something has ended."""
+    begin = f"{SOURCE}CURRENT_TASK_ID=T-9\necho work >>work.txt\n"
+    loop = stage.start(stage.script(f"{begin}{trap}\n{ending}\necho no >>after\n"))
+    if number is not None:
+        stage.ready(loop)
+        time.sleep(0.2)
+        loop.send_signal(number)
+    assert loop.wait(PATIENCE) == status, stage.said()
+    assert not (stage.ws.path / "after").exists()
+    if status == 0:
+        assert stage.pending() is None
+    else:
+        assert stage.context()["task_id"] == "T-9"
+        assert stage.saves() == 1
+
+
+def test_cleanup_and_save_in_the_middle_of_a_script_does_not_end_it(stage: Stage) -> None:
+    said = output(
+        stage,
+        f"""
+        set -euo pipefail
+        {SOURCE}
+        trap cleanup_and_save SIGTERM SIGINT EXIT
+        CURRENT_TASK_ID=T-9
+        echo work >>work.txt
+        cleanup_and_save
+        cleanup_and_save 'before the risky part'
+        git log -1 --format=%s
+    """,
+    )
+    assert said.startswith("WIP(gitstate): T-9")
+    assert stage.pending() is None, "a clean end brings the save back"
+
+
+def test_recover_agent_state_tells_nothing_from_a_person_must_decide(stage: Stage) -> None:
+    ask = f"""
+        set -euo pipefail
+        {SOURCE}
+        status=0
+        recover_agent_state || status=$?
+        echo "$status ${{RECOVERED_VERDICT:--}} ${{RECOVERED_TASK_ID:--}}"
+    """
+    assert output(stage, ask) == "1 nothing -\n"
+    stage.ws.append("a.txt")
+    assert stage.ws.save().exit_status == 0
+    stage.ws.git("checkout", "-q", "-b", "other", "HEAD~1")
+    stage.ws.append("b.txt")
+    stage.ws.commit("elsewhere")
+    assert output(stage, ask) == "4 - -\n"
+    assert "next: " in stage.said()
+    stage.ws.git("checkout", "-q", "agent/work")
+    assert output(stage, ask) == "0 restore T-1\n"
+    assert output(stage, f"cd /\n{ask}") == "1 - -\n"

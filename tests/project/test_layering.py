@@ -1,0 +1,154 @@
+"""Which package may import, start or name what: read from the source, and once from a running `save`."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests.states import STATES, dirty, make
+from tests.support.environment import ROOT
+from tests.support.repositories import Templates
+
+#: The packages in their order: each imports only from those that stand before it.
+LAYERS = (
+    "errors",
+    "system",
+    "git",
+    "objects",
+    "format",  # ground
+    "agents",
+    "workspace",
+    "snapshot",
+    "save",
+    "recover",  # core
+    "run",
+    "integrations",
+    "history",
+    "fleet",  # callers
+    "cli",
+    "__main__",  # face
+)
+#: `__init__` holds the version and `guard`, which it imports when somebody asks for it.
+OUTSIDE = "__init__"
+
+PACKAGE = ROOT / "gitstate"
+MODULES = {
+    path.relative_to(PACKAGE).with_suffix("").as_posix(): path.read_text(encoding="utf-8")
+    for path in PACKAGE.rglob("*.py")
+    if path.relative_to(PACKAGE).parts[0] != "hooks"
+}
+
+
+def imports(name: str, *, lazy: bool = True) -> Iterator[str]:
+    """What a module imports: foreign modules by their first name, ours as `.package/module`."""
+    tree = ast.parse(MODULES[name])
+    for node in ast.walk(tree) if lazy else tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield str(node.module).split(".")[0]
+        elif isinstance(node, ast.ImportFrom):
+            above = name.split("/")[: -node.level]
+            stem = "/".join([*above, *(node.module or "").split(".")]).strip("/")
+            for alias in node.names:
+                inside = f"{stem}/{alias.name}".strip("/")
+                yield "." + next(found for found in (inside, stem, f"{stem}/__init__", OUTSIDE) if found in MODULES)
+
+
+def layer(name: str) -> str:
+    return name.split("/")[0]
+
+
+def importers(what: str, *, lazy: bool = True) -> set[str]:
+    return {name for name in MODULES if what in imports(name, lazy=lazy)}
+
+
+def test_package_imports_only_packages_before_it() -> None:
+    upward = {
+        f"{name} imports {found[1:]}"
+        for name in MODULES
+        for found in imports(name)
+        if found.startswith(".")
+        and OUTSIDE not in (name, found[1:])
+        and LAYERS.index(layer(found[1:])) > LAYERS.index(layer(name))
+    }
+    assert not upward
+
+
+def test_no_module_imports_one_that_imports_it() -> None:
+    graph = {name: {found[1:] for found in imports(name) if found.startswith(".")} for name in MODULES}
+    list(TopologicalSorter(graph).static_order())
+
+
+def test_each_package_says_in_one_sentence_what_it_holds() -> None:
+    for name in MODULES:
+        if name.endswith("/__init__"):
+            body = ast.parse(MODULES[name]).body
+            assert len(body) == 1 and MODULES[name].startswith('"""') and MODULES[name].endswith('."""\n'), name
+
+
+def test_only_the_command_line_imports_click() -> None:
+    assert {layer(name) for name in importers("click")} == {"cli"}
+
+
+def test_gitpython_is_imported_by_history_alone_and_only_when_needed() -> None:
+    assert {layer(name) for name in importers("git")} <= {"history"}
+    assert not importers("git", lazy=False)
+
+
+def starts_processes(text: str) -> bool:
+    names = {ast.unparse(node.func) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)}
+    starters = ("subprocess.", "os.system", "os.popen", "os.exec", "os.spawn", "os.posix_spawn", "os.fork")
+    return any(name.startswith(starters) for name in names)
+
+
+def test_only_these_start_processes() -> None:
+    """`child` starts git, `supervisor` the agent, `channel` the keeper, `demo` its own commands, `schedulers` those of
+    the system; `forkpool` forks once for each workspace.
+    """
+    starting = {name for name, text in MODULES.items() if starts_processes(text)}
+    expected = {"system/child", "system/forkpool", "run/supervisor", "run/channel", "integrations/schedulers"}
+    assert starting == expected | {"cli/demo"}
+
+
+def test_only_names_knows_the_name_of_a_ref() -> None:
+    constants = {
+        (name, node.value)
+        for name, text in MODULES.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
+    }
+    ours = ("refs/gitstate/", "refs/notes/")
+    named = {name for name, value in constants if os.fsdecode(value).startswith(ours)}
+    assert named == {"format/names"}
+
+
+#: How many modules of ours a save, or checkpoint, of a plain repository loads: each costs a fraction of a millisecond.
+MOST_MODULES = 50
+
+
+@pytest.mark.parametrize("command", ["save", "checkpoint"])
+def test_the_crash_path_imports_little(command: str, templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path)
+    dirty(ws)
+    ws.gitstate("set", "task_id=T-1")
+    loaded = _loaded("from gitstate.__main__ import main; main()", "-C", str(ws.path), command) - _loaded("pass")
+    assert "gitstate.save.save" in loaded
+    slow = {"git", "click", "gitdb", "typing", "subprocess", "re", "enum", "json", "contextlib", "signal"}
+    assert not {name for name in loaded if name.split(".")[0] in slow}
+    ours = {name for name in loaded if name.split(".")[0] == "gitstate"}
+    assert len(ours) <= MOST_MODULES, sorted(ours)
+
+
+def _loaded(script: str, *arguments: str) -> set[str]:
+    """The modules that a fresh interpreter imports for a script."""
+    argv = [sys.executable, "-X", "importtime", "-c", script, *arguments]
+    done = subprocess.run(argv, capture_output=True, encoding="utf-8", check=True)
+    return {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}

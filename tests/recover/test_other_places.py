@@ -1,0 +1,71 @@
+"""A save brought to another worktree or another host: an older beginning there is that place's own, and stays.
+
+Only where a save was made may a power cut have left less of a file than it read.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.forgery import forged
+from tests.support.look import paths_of
+from tests.support.repositories import initialized
+from tests.support.workspace import Run, Workspace
+
+SHORT, LONG = "begun\n", "begun\nand carried on\n"
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    """A repository whose second worktree and whose clone hold an older beginning of a file that is then saved."""
+    ws = initialized(tmp_path)
+    path, outside = ws.path, ws.outside
+    ws.write("a.txt", "a\n")
+    ws.commit("base")
+    ws.git("worktree", "add", "-q", "-b", "other", str(outside / "worktree"))
+    ws.git("clone", "-q", str(path), str(outside / "clone"))
+    for place in ("worktree", "clone"):
+        (outside / place / "notes.txt").write_text(SHORT)
+    time.sleep(0.1)
+    ws.write("notes.txt", LONG)
+    assert ws.save().exit_status == 0
+    with forged(ws) as save:
+        # As every save of another host is, and of this one before a reboot.
+        save.context["boot_id"] = "00000000-1111-2222-3333-444444444444"
+    return ws
+
+
+def saved_id(ws: Workspace) -> str:
+    (archive,) = ws.refs("refs/gitstate/pending").values()
+    return str(json.loads(ws.git("cat-file", "blob", f"{archive}:manifest.json"))["save_id"])
+
+
+def restored_in(ws: Workspace, place: Path, *options: str) -> Run:
+    return ws.gitstate("restore", *options, saved_id(ws), "notes.txt", "--json", path=place)
+
+
+@pytest.mark.parametrize("where", ["worktree", "clone"])
+def test_an_older_beginning_in_another_place_stays(ws: Workspace, where: str) -> None:
+    place = ws.outside / where
+    if where == "clone":
+        ws.gitstate("fetch", "origin", path=place)
+    run = restored_in(ws, place)
+    assert run.exit_status == 4, run
+    assert paths_of(run.json["workspaces"][0]["kept"]) == {b"notes.txt"}
+    assert (place / "notes.txt").read_text() == SHORT
+    assert restored_in(ws, place, "--overwrite").exit_status == 0
+    assert (place / "notes.txt").read_text() == LONG
+
+
+def test_a_fetched_save_that_is_recovered_leaves_it_too(ws: Workspace) -> None:
+    clone = ws.outside / "clone"
+    ws.gitstate("fetch", "origin", path=clone)
+    run = ws.gitstate("recover", "--json", path=clone)
+    (item,) = run.json["workspaces"]
+    assert item["verdict"] == "changed", run
+    assert paths_of(item["kept"]) == {b"notes.txt"}
+    assert (clone / "notes.txt").read_text() == SHORT

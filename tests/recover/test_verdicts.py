@@ -1,0 +1,358 @@
+"""Every verdict of `recover`: what it says is true, and the command that it names does what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.states import STATES, add_submodule, dirty, make
+from tests.support.oracle import fingerprint
+from tests.support.repositories import Templates
+from tests.support.workspace import Run, Workspace, run_git
+
+
+@pytest.fixture
+def ws(templates: Templates, tmp_path: Path) -> Workspace:
+    return make(STATES["clean"], templates, tmp_path)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def save(ws: Workspace, *args: str, task_id: str = "T-1") -> str:
+    run = ws.save(*args, task_id=task_id)
+    assert run.exit_status in (0, 4), run
+    return str(run.json["save_id"])
+
+
+def answer(run: Run, verdict: str, status: int) -> dict[str, Any]:
+    assert run.exit_status == status, run
+    (found,) = run.json["workspaces"]
+    assert found["verdict"] == verdict, run
+    assert isinstance(found, dict)
+    return found
+
+
+def follow(ws: Workspace, command: str) -> Run | None:
+    """Type the command that a hint names; what stands in brackets is for people."""
+    words = shlex.split(command.partition(" (")[0])
+    if words[0] == "gitstate":
+        return ws.gitstate(*words[1:])
+    assert words[0] == "git"
+    ws.git(*words[1:])
+    return None
+
+
+def test_nothing_names_the_latest_checkpoint(ws: Workspace) -> None:
+    ws.append("a.txt")
+    assert ws.gitstate("checkpoint", "--task-id", "T-1").exit_status == 0
+    answer(ws.recover(), "context_only", 0)
+    found = answer(ws.recover(), "nothing", 0)
+    before = fingerprint(ws.path)
+    ws.git("checkout", "-q", "--", "a.txt")
+    run = follow(ws, found["hint"])
+    assert run is not None and run.exit_status == 0, run
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+def test_an_owner_that_still_runs(ws: Workspace, sleeper: subprocess.Popen[bytes]) -> None:
+    dirty(ws)
+    save(ws, "--owner-pid", str(sleeper.pid))
+    before = fingerprint(ws.path)
+    found = answer(ws.recover(), "live", 75)
+    assert str(sleeper.pid) in found["message"]
+    assert before.diff(fingerprint(ws.path)) == []
+    sleeper.kill()
+    sleeper.wait()
+    answer(ws.recover(), "restore", 0)
+
+
+def test_the_way_out_of_a_buried_save(ws: Workspace) -> None:
+    dirty(ws)
+    unsaved = {record[3:] for record in ws.status()}
+    save(ws)
+    ws.append("README.md", "committed on top\n")
+    ws.git("commit", "-qam", "on top")
+    found = answer(ws.recover(), "buried", 0)
+    rebase, _, back = found["hint"].partition(" && ")
+    follow(ws, rebase)
+    assert ws.out("log", "--format=%s", "-2").splitlines() == ["on top", "work 3"]
+    run = follow(ws, back)
+    assert run is not None and run.exit_status == 0, run
+    assert {part for record in ws.status() for part in record[3:].split(b" <- ")} == {
+        part for path in unsaved for part in path.split(b" <- ")
+    }
+
+
+def test_the_files_of_a_diverged_save(ws: Workspace) -> None:
+    ws.append("c.txt", "saved\n")
+    save_id = save(ws)
+    ws.git("reset", "-q", "--hard", "main")
+    found = answer(ws.recover(), "diverged", 4)
+    assert save_id in found["message"] and "nothing was touched" in found["message"]
+    show, take, dismiss = found["hint"].split("; ")
+    shown = follow(ws, show)
+    assert shown is not None and b"+saved" in shown.stdout
+    taken = follow(ws, take.replace("PATH…", "c.txt"))
+    assert taken is not None and taken.exit_status == 0, taken
+    assert ws.read("c.txt").endswith(b"saved\n")
+    before = fingerprint(ws.path)
+    gone = follow(ws, dismiss)
+    assert gone is not None and gone.exit_status == 0, gone
+    assert before.diff(fingerprint(ws.path)) == []
+    answer(ws.recover(), "nothing", 0)
+    assert save_id.encode() in ws.gitstate("log").stdout
+
+
+def test_a_save_that_head_stands_on_is_not_dismissed(ws: Workspace) -> None:
+    ws.append("c.txt", "saved\n")
+    save(ws)
+    run = ws.recover("--dismiss")
+    assert run.exit_status == 4, run
+    answer(ws.recover(), "restore", 0)
+
+
+def test_a_place_for_a_save_of_another_branch(ws: Workspace) -> None:
+    dirty(ws)
+    before = fingerprint(ws.path)
+    save(ws)
+    ws.git("checkout", "-q", "main")
+    found = answer(ws.recover(), "elsewhere", 4)
+    assert "agent/work" in found["message"] and "main" in found["message"]
+    place = ws.path.with_name("a place")
+    run = follow(ws, found["hint"].replace("PATH", shlex.quote(str(place))))
+    assert run is not None and run.exit_status == 0, run
+    assert before.diff(fingerprint(place)) == []
+
+
+def test_an_unreadable_save_and_the_one_before_it(ws: Workspace) -> None:
+    ws.append("a.txt", "first\n")
+    first = save(ws)
+    answer(ws.recover(), "restore", 0)
+    ws.append("a.txt", "second\n")
+    save(ws, task_id="T-2")
+    (archive,) = ws.refs("refs/gitstate/pending").values()
+    tree = ws.git("ls-tree", f"{archive}^{{tree}}").splitlines(keepends=True)
+    torn = ws.git("mktree", stdin=b"".join(line for line in tree if b"manifest.json" not in line)).strip()
+    commit = ws.git("commit-tree", torn, "-p", f"{archive}^1", "-m", "torn").strip()
+    for ref, oid in ws.refs("refs/gitstate").items():
+        if oid == archive:
+            ws.git("update-ref", ref, commit)
+    found = answer(ws.recover(), "corrupt", 4)
+    back, _, drop = found["hint"].partition("; to give the unreadable one up: ")
+    assert first in back
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    run = follow(ws, back.replace("PATH…", "a.txt"))
+    assert run is not None and run.exit_status == 0, run
+    assert ws.read("a.txt").endswith(b"first\n")
+    follow(ws, drop)
+    answer(ws.recover(), "nothing", 0)
+
+
+def test_status_of_a_workspace_whose_save_is_unreadable(ws: Workspace) -> None:
+    dirty(ws)
+    save(ws)
+    ((marker, archive),) = ws.refs("refs/gitstate/pending").items()
+    ws.git("update-ref", marker, f"{archive}^1")
+    line = ws.gitstate("status").stdout.decode()
+    assert "unreadable" in line and "agent/work" in line and "(detached)" not in line
+
+
+def test_a_save_under_the_one_that_was_recovered(ws: Workspace) -> None:
+    ws.append("a.txt", "first\n")
+    first = save(ws)
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    ws.append("c.txt", "second\n")
+    save(ws, task_id="T-2")
+    found = answer(ws.recover(), "restore", 0)
+    assert first in found["message"]
+    run = follow(ws, found["hint"].partition("; ")[2].replace("PATH…", "a.txt"))
+    assert run is not None and run.exit_status == 0, run
+    assert ws.read("a.txt").endswith(b"first\n") and ws.read("c.txt").endswith(b"second\n")
+
+
+def test_the_saved_version_of_a_changed_file(ws: Workspace) -> None:
+    ws.append("a.txt", "saved\n")
+    ws.append("b.txt", "saved\n")
+    save(ws)
+    ws.append("a.txt", "mine\n")
+    ws.git("checkout", "-q", "HEAD~1", "--", "b.txt")
+    found = answer(ws.recover(), "changed", 0)
+    assert [item["path"] for item in found["kept"]] == ["a.txt"]
+    assert ws.read("a.txt").endswith(b"mine\n") and ws.read("b.txt").endswith(b"saved\n")
+    run = follow(ws, found["hint"].replace("PATH…", "a.txt"))
+    assert run is not None and run.exit_status == 0, run
+    assert ws.read("a.txt").endswith(b"line 20\nsaved\n")
+
+
+def test_words_claim_no_more_than_was_done(ws: Workspace) -> None:
+    dirty(ws)
+    save(ws)
+    ws.git("reset", "-q", "--hard", "HEAD~2")
+    said = ws.gitstate("recover", "--dry-run").stderr
+    assert "would be recovered" in said and "everything is as it was saved" not in said
+    said = ws.gitstate("recover").stderr
+    assert "everything is as it was saved" in said
+    save_id = save(ws, task_id="T-2")
+    ws.git("checkout", "-q", "HEAD~2", "--", "b.txt")
+    said = ws.gitstate("restore", save_id, "b.txt").stderr
+    assert "taken out of the save" in said and "everything" not in said
+
+
+def test_a_submodule_that_git_cannot_open_costs_no_other_file(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.append("a.txt", "mine\n")
+    shutil.rmtree(ws.git_dir / "modules" / "sub")
+    run = ws.save()
+    assert run.exit_status == 4, run
+    assert [item["path"] for item in run.json["left_out"]] == ["sub"]
+    ws.remove("sub")
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    said = ws.gitstate("recover").stderr
+    assert ws.read("a.txt").endswith(b"mine\n")
+    assert "not all of it" in said and re.search(r"left out: sub\b", said)
+
+
+def test_into_a_worktree_that_git_cannot_check_out(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["filter_that_cannot_smudge"], templates, tmp_path, linked=True)
+    assert ws.main is not None
+    before = fingerprint(ws.path)
+    save_id = save(ws)
+    shutil.rmtree(ws.path)
+    run_git(ws.main, "worktree", "prune")
+    place = tmp_path / "again"
+    run = ws.recover("--into", str(place), "--save", save_id, path=ws.main)
+    assert run.exit_status == 0, run
+    assert before.diff(fingerprint(place)) == []
+    assert "its filter failed" in run.stderr
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077], ids=oct)
+def test_the_umask_of_who_gives_a_save_a_place(umask: int, templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["edited"], templates, tmp_path, linked=True)
+    assert ws.main is not None
+    before = fingerprint(ws.path)
+    save_id = save(ws)
+    shutil.rmtree(ws.path)
+    place = tmp_path / "again"
+    ws.cli_umask = umask
+    run = ws.recover("--into", str(place), "--save", save_id, path=ws.main)
+    assert run.exit_status == 0, run
+    assert before.diff(fingerprint(place)) == []
+
+
+def test_refs_packed_and_everything_else_collected(ws: Workspace) -> None:
+    STATES["merge_conflict"].build(ws)
+    ws.write("new.txt")
+    ws.git("add", "-N", "new.txt")
+    before = fingerprint(ws.path)
+    save(ws)
+    ws.git("reset", "-q", "--hard")
+    ws.git("clean", "-ffdxq")
+    ws.git("reflog", "expire", "--expire=now", "--expire-unreachable=now", "--all")
+    ws.git("pack-refs", "--all")
+    ws.git("gc", "-q", "--prune=now")
+    answer(ws.recover(), "restore", 0)
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+def test_killed_in_a_rebase_that_runs_save(ws: Workspace) -> None:
+    """The command that `git rebase --exec` runs saves; then git itself is killed and the rest is wiped."""
+    python = shlex.quote(sys.executable)
+    script = ws.script("save.sh", f"{python} -m gitstate save --task-id T-1 || exit\nkill -9 $PPID\nsleep 1\n")
+    ws.write("untracked.txt")
+    ws.fails("rebase", "-q", "-i", "--exec", str(script), "HEAD~2")
+    before = fingerprint(ws.path)
+    assert "rebase-merge/git-rebase-todo" in before.operation
+    ws.git("reset", "-q", "--hard")
+    ws.git("clean", "-ffdxq")
+    shutil.rmtree(ws.git_dir / "rebase-merge")
+    answer(ws.recover(), "restore", 0)
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+def test_the_git_directory_on_another_file_system(ws: Workspace, tmp_path: Path) -> None:
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev or not os.access(shm, os.W_OK):
+        pytest.skip("needs a writable second file system: mount a tmpfs on /dev/shm")
+    place = shm / f"gitstate-test-{os.getpid()}"
+    try:
+        shutil.move(ws.path / ".git", place)
+        (ws.path / ".git").write_text(f"gitdir: {place}\n")
+        dirty(ws)
+        ws.symlink("nowhere", "dangling")
+        before = fingerprint(ws.path)
+        save(ws)
+        for name in os.listdir(ws.path):
+            if name != ".git":
+                ws.remove(name)
+        answer(ws.recover(), "restore", 0)
+        assert before.diff(fingerprint(ws.path)) == []
+        assert not [name for name in os.listdir(ws.path) if name.startswith(".gitstate-")]
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def test_a_stack_that_was_unwound_half_way_by_hand(ws: Workspace) -> None:
+    """A stack whose saves are unwound by hand, one and a half of them, is recovered in full."""
+    ws.append("a.txt", "staged\n")
+    ws.add("a.txt")
+    ws.append("a.txt", "not staged\n")
+    save(ws)
+    ws.append("b.txt")
+    before_files = fingerprint(ws.path).files
+    save(ws, task_id="T-2")
+    ws.git("reset", "-q", "HEAD~1")
+    ws.git("reset", "-q", "HEAD~1")
+    answer(ws.recover(), "restore", 0)
+    assert fingerprint(ws.path).files == before_files
+    assert ws.status() == {b"MM a.txt", b" M b.txt"}
+
+
+def test_a_save_of_a_newer_format(ws: Workspace) -> None:
+    dirty(ws)
+    save(ws)
+    ((marker, archive),) = ws.refs("refs/gitstate/pending").items()
+    manifest = json.loads(ws.git("cat-file", "blob", f"{archive}:manifest.json"))
+    newer = json.dumps({**manifest, "format": 99}).encode()
+    blob = ws.git("hash-object", "-w", "--stdin", stdin=newer).decode().strip()
+    tree = ws.git("ls-tree", f"{archive}^{{tree}}").decode().splitlines()
+    lines = [line for line in tree if not line.endswith("\tmanifest.json")] + [f"100644 blob {blob}\tmanifest.json"]
+    forged = ws.git("mktree", stdin="".join(f"{line}\n" for line in lines).encode()).decode().strip()
+    ws.git("update-ref", marker, ws.out("commit-tree", forged, "-p", f"{archive}^1", "-m", "newer"))
+    before = fingerprint(ws.path)
+    found = answer(ws.recover(), "unsupported", 4)
+    assert "99" in found["message"] and "newer gitstate" in found["hint"]
+    assert before.diff(fingerprint(ws.path)) == []
+    assert marker in ws.refs("refs/gitstate/pending")
+
+
+def test_a_deadline_that_passes_at_once(ws: Workspace) -> None:
+    """The marker and the context are durable; every file that was not read is named, and none is touched."""
+    ws.append("a.txt", "staged\n")
+    ws.add("a.txt")
+    ws.append("b.txt")
+    ws.write("new.txt")
+    before = fingerprint(ws.path)
+    run = ws.save("--deadline", "0.000001")
+    assert run.exit_status == 4 and run.json["incomplete"], run
+    assert {item["path"] for item in run.json["left_out"]} == {"b.txt", "new.txt"}
+    assert all("deadline" in item["reason"] for item in run.json["left_out"])
+    found = answer(ws.recover(), "restore", 0)
+    assert found["context"]["task_id"] == "T-1"
+    assert before.diff(fingerprint(ws.path)) == []

@@ -1,0 +1,239 @@
+"""`gitstate run` and `gitstate.guard` with real processes and real signals: every cause of death."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.run.commands import GITSTATE, WAYS, WORK, run_command
+from tests.support.environment import ROOT
+from tests.support.oracle import fingerprint
+from tests.support.runs import (
+    Started,
+    agent_pid,
+    check_recovered,
+    check_saved,
+    keeper_pid,
+    marker,
+    members,
+    wait_until,
+)
+from tests.support.workspace import Workspace
+
+
+def to_agent(number: int) -> Callable[[Started, int], None]:
+    return lambda _, pid: os.kill(pid, number)
+
+
+def to_all(number: int) -> Callable[[Started, int], None]:
+    return lambda started, _: started.send_group(number)
+
+
+def to_one(*numbers: int, pause: float = 0.05) -> Callable[[Started, int], None]:
+    def kill(started: Started, _: int) -> None:
+        for number in numbers:
+            if started.process.poll() is None:
+                started.send(number)
+            time.sleep(pause)
+
+    return kill
+
+
+#: name: (what kills, what the agent does, the status that the caller sees with `run`, the same with `guard`)
+DEATHS: dict[str, tuple[Callable[[Started, int], None], str, int, int]] = {
+    "TERM": (to_one(signal.SIGTERM), "", 143, 143),
+    "TERM to the group": (to_all(signal.SIGTERM), "", 143, 143),
+    "TERM twice": (to_one(signal.SIGTERM, signal.SIGTERM), "", 143, 143),
+    "HUP": (to_one(signal.SIGHUP), "", 129, 129),
+    "INT": (to_one(signal.SIGINT), "", 130, 130),
+    "QUIT": (to_one(signal.SIGQUIT), "", 131, 131),
+    "TERM, agent deaf": (to_one(signal.SIGTERM), "deaf", 143, 143),
+    "TERM, then KILL after 2 s": (to_one(signal.SIGTERM, signal.SIGKILL, pause=2.0), "", 143, 143),
+    "KILL of the agent": (to_agent(signal.SIGKILL), "", 137, 137),
+    "KILL of the front": (to_one(signal.SIGKILL), "", 137, 137),
+    "KILL of the front, agent deaf": (to_one(signal.SIGKILL), "deaf", 137, 137),
+    "KILL of the group": (to_all(signal.SIGKILL), "", 137, 137),
+    "exit 3": (lambda *_: None, "exit 3", 3, 3),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("death", DEATHS)
+def test_whatever_ends_the_run_its_work_is_saved(ws: Workspace, death: str, way: str) -> None:
+    kill, then, *statuses = DEATHS[death]
+    head = ws.out("rev-parse", "HEAD")
+    started = Started(ws, WAYS[way](ws, then))
+    pid = agent_pid(ws)
+    before = fingerprint(ws.path)
+    kill(started, pid)
+    assert started.status() == statuses[way == "guard"], started.words()
+    if then.startswith("exit"):
+        wait_until(lambda: marker(ws), "the save")
+        assert "new by agent.txt" in ws.out("ls-tree", "--name-only", "HEAD")
+        assert ws.recover().exit_status == 0
+        assert ws.out("rev-parse", "HEAD") == head
+        return
+    check_saved(ws, before, **WORK)
+    state = check_recovered(ws, before)
+    assert state["task_id"] == "T-9"
+    assert "T-9" in state["briefing"]
+    assert "coding" in state["resume"]
+
+
+#: An agent that does not end before it is let go.
+LINGERER = """\
+import os, signal, sys, time
+ready, go = sys.argv[1:]
+def on_term(*_):
+    while not os.path.exists(go):
+        time.sleep(0.01)
+    os._exit(1)
+signal.signal(signal.SIGTERM, on_term)
+open("a.txt", "a").write("by the agent\\n")
+open("large.bin", "wb").write(bytes((4 << 20) + 1))
+open(ready, "w").write(str(os.getpid()))
+while True:
+    time.sleep(1)
+"""
+
+
+def lose_head(ws: Workspace, _: int) -> None:
+    (ws.git_dir / "HEAD").rename(ws.outside / "HEAD")
+
+
+def take_all_room(_: Workspace, keeper: int) -> None:
+    resource.prlimit(keeper, resource.RLIMIT_FSIZE, (0, 0))
+
+
+@pytest.mark.parametrize(("breaks", "why"), [(lose_head, ""), (take_all_room, "File too large")])
+def test_a_last_save_that_fails_names_the_early_one_that_stands(
+    ws: Workspace, breaks: Callable[[Workspace, int], None], why: str
+) -> None:
+    """While the agent still ends, and after its work was saved once, the repository breaks or its disk is full."""
+    script, ready, go = (ws.outside / name for name in ("lingerer.py", "ready", "go"))
+    script.write_text(LINGERER)
+    patient = ["--grace", "50", "--deadline", "100"]
+    started = Started(ws, [*GITSTATE, "run", *patient, "--", sys.executable, *map(os.fspath, (script, ready, go))])
+    agent_pid(ws)
+    git_dir, before = ws.git_dir, fingerprint(ws.path)
+    keeper = keeper_pid(ws)
+    started.send(signal.SIGTERM)
+    wait_until(lambda: marker(ws), "the early save")
+    with (git_dir / "gitstate" / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the early save has ended
+        (early,) = ws.out("for-each-ref", "--format=%(refname:lstrip=4)", "refs/gitstate/saves").split()
+        breaks(ws, keeper)
+    ws.append("a.txt", "after the early save\n")
+    go.touch()
+    assert started.status() == 143
+    if (ws.outside / "HEAD").exists():
+        (ws.outside / "HEAD").rename(git_dir / "HEAD")
+    failed, saved, *more = started.words().splitlines()
+    assert failed.startswith("gitstate: the last look failed: ")
+    assert why in failed
+    assert saved.startswith(f"saved {early} (")
+    assert saved.endswith("incomplete: 1 left out")
+    assert "large.bin" in more[0]
+    assert more[-2].strip() == "what was left to this second step, and what changed since, is not saved"
+    assert more[-1].strip() == "next: gitstate recover"
+    assert ws.out("for-each-ref", "--format=%(refname:lstrip=4)", "refs/gitstate/saves").split() == [early]
+    ws.git("checkout", "-q", "--", "a.txt")
+    ws.recover()
+    assert before.diff(fingerprint(ws.path)) == []
+    assert not marker(ws)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_an_agent_leaves_behind_is_ended_before_the_last_save(ws: Workspace, way: str) -> None:
+    started = Started(ws, WAYS[way](ws, "grandchild"))
+    agent_pid(ws)
+    wait_until(lambda: (ws.path / "growing").exists(), "the grandchild writes")
+    started.send(signal.SIGTERM)
+    assert started.status() == 143, started.words()
+    assert not members(ws)
+    size = (ws.path / "growing").stat().st_size
+    assert int(ws.out("cat-file", "-s", "HEAD:growing")) == size, "it wrote after the last save"
+    assert ws.out("for-each-ref", "refs/gitstate/saves").count("\n") == 0, "the early save is still listed"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_clean_end_leaves_no_save(ws: Workspace, way: str) -> None:
+    head = ws.out("rev-parse", "HEAD")
+    started = Started(ws, WAYS[way](ws, "exit 0"))
+    assert started.status() == 0, started.words()
+    assert not marker(ws)
+    assert ws.out("rev-parse", "HEAD") == head
+    assert json.loads((ws.path / "active_state.json").read_bytes())["status"] == "finished"
+    assert (ws.path / "new by agent.txt").read_text() == "new\nmore\n"
+    assert not ws.gitstate("save").stdout, "a finished task is carried into the next save"
+    assert "T-9" not in ws.out("log", "-1", "--format=%s")
+
+
+def test_the_next_run_recovers_first_and_goes_on_with_the_task(ws: Workspace) -> None:
+    started = Started(ws, run_command(ws, ""))
+    agent_pid(ws)
+    before = fingerprint(ws.path)
+    started.send(signal.SIGKILL)
+    started.status()
+    check_saved(ws, before)
+    seen = ws.outside / "seen"
+    code = f"import shutil; shutil.copy('new by agent.txt', {os.fspath(seen)!r})"
+    run = ws.gitstate("run", "--", sys.executable, "-c", code)
+    assert run.exit_status == 0, run
+    assert seen.read_text() == "new\nmore\n"
+    assert ws.gitstate("show", "task_id").stdout == b"T-9\n"
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+def test_keepers_that_are_killed(ws: Workspace) -> None:
+    started = Started(ws, run_command(ws, ""))
+    agent_pid(ws)
+    before = fingerprint(ws.path)
+    killed: set[int] = set()
+    for _ in range(6):
+        file = ws.git_dir / "gitstate" / "run.json"
+
+        def another(file: Path = file) -> bool:
+            try:
+                return json.loads(file.read_bytes())["keeper"][0] not in killed
+            except (OSError, ValueError):
+                return False
+
+        end = time.monotonic() + 5
+        while not another() and time.monotonic() < end:
+            time.sleep(0.02)
+        if not another():
+            break
+        pid = json.loads(file.read_bytes())["keeper"][0]
+        killed.add(pid)
+        os.kill(pid, signal.SIGKILL)
+    assert started.status() == 143, started.words()
+    assert len(killed) == 4
+    (ws.git_dir / "gitstate" / "run.json").unlink()
+    check_saved(ws, before, task_id="T-9")
+    check_recovered(ws, before)
+
+
+def test_the_last_save_needs_nothing_of_what_the_agent_may_have_changed(ws: Workspace) -> None:
+    """An agent may work on these very files, or bring them up to date, while the keeper waits to save its work."""
+    code = ws.outside / "code"
+    shutil.copytree(ROOT / "gitstate", code / "gitstate", ignore=shutil.ignore_patterns("__pycache__"))
+    go = ws.outside / "go"
+    wait = f"echo by the agent >a.txt; until [ -e {shlex.quote(os.fspath(go))} ]; do sleep 0.1; done; exit 3"
+    started = Started(ws, [*GITSTATE, "run", "--", "sh", "-c", wait], {"PYTHONPATH": os.fspath(code)})
+    keeper_pid(ws)
+    shutil.rmtree(code)
+    go.touch()
+    assert started.status() == 3, started.words()
+    assert ws.out("show", "HEAD:a.txt") == "by the agent" and marker(ws), started.words()

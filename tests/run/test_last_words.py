@@ -1,0 +1,178 @@
+"""What a run says where its last look failed: a save or a checkpoint that stands is never denied, and is there.
+
+The failures are real: a file-size limit is put on the process that saves (EFBIG, as a full disk gives ENOSPC), a lock
+is held, the keeper is killed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.states import STATES, make
+from tests.support.oracle import fingerprint
+from tests.support.repositories import Templates
+from tests.support.runs import (
+    PATIENCE,
+    Started,
+    agent,
+    agent_pid,
+    check_recovered,
+    keeper_pid,
+    keepers,
+    marker,
+    wait_until,
+)
+from tests.support.workspace import Workspace
+
+GITSTATE = [sys.executable, "-m", "gitstate"]
+
+
+@pytest.fixture
+def ws(templates: Templates, tmp_path: Path) -> Workspace:
+    return make(STATES["clean"], templates, tmp_path)
+
+
+def run_command(ws: Workspace, then: str, *options: str) -> list[str]:
+    return [*GITSTATE, "run", "--task-id", "T-9", *options, "--", *agent(ws, then)]
+
+
+def full(pid: int, size: int = 0) -> None:
+    """From here on no file that this process and its children write grows past `size` bytes."""
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, size))
+
+
+def the_id(ws: Workspace, kind: str) -> str:
+    """The id of the only save that a ref of this kind leads to."""
+    (archive,) = ws.refs(f"refs/gitstate/{kind}").values()
+    return str(json.loads(ws.git("cat-file", "blob", f"{archive}:manifest.json"))["save_id"])
+
+
+def test_a_save_that_failed_names_the_checkpoint_that_stands(ws: Workspace) -> None:
+    started = Started(ws, run_command(ws, "", "--interval", "0.2"))
+    pid = agent_pid(ws)
+    wait_until(lambda: ws.refs("refs/gitstate/checkpoints"), "a checkpoint")
+    before = fingerprint(ws.path)
+    full(keeper_pid(ws))
+    os.kill(pid, signal.SIGKILL)
+    assert started.status() == 137, started.words()
+    assert not marker(ws)
+    said = started.words()
+    assert "gitstate: not saved: File too large" in said
+    assert f"the checkpoint {the_id(ws, 'checkpoints')} stands" in said
+    assert "next: gitstate save" in said
+    # The limit is gone with the keeper: the command that was named does it.
+    assert ws.gitstate("save").exit_status == 0
+    check_recovered(ws, before)
+
+
+def test_where_nothing_stands_nothing_is_named(ws: Workspace) -> None:
+    started = Started(ws, run_command(ws, "", "--interval", "600"))
+    pid = agent_pid(ws)
+    wait_until(lambda: keepers(ws), "the keeper")
+    for ref in ws.refs("refs/gitstate/checkpoints"):
+        ws.git("update-ref", "-d", ref)
+    full(keeper_pid(ws))
+    os.kill(pid, signal.SIGKILL)
+    assert started.status() == 137, started.words()
+    said = started.words()
+    assert "gitstate: not saved: File too large" in said
+    assert "stands" not in said and "saved 2" not in said
+    assert "next: gitstate save" in said
+
+
+def test_saves_that_fail_once_their_marker_stands_are_named(ws: Workspace) -> None:
+    """Another process holds the notes all the while: nothing of the work is missing, and nobody says that it is."""
+    started = Started(ws, run_command(ws, "", "--deadline", "1"))
+    agent_pid(ws)
+    before = fingerprint(ws.path)
+    turn = ws.git_dir / "gitstate" / "notes-turn"
+    with turn.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        started.send(signal.SIGTERM)
+        assert started.status() == 143, started.words()
+    wait_until(lambda: not keepers(ws), "the keeper has gone")
+    said = started.words()
+    assert f"saved {the_id(ws, 'pending')}" in said, said
+    assert "not saved" not in said
+    assert len(ws.refs("refs/gitstate/saves")) == 1, "the early save is still listed"
+    check_recovered(ws, before)
+
+
+def test_a_front_whose_keepers_were_killed_names_the_save_that_stands(ws: Workspace) -> None:
+    started = Started(ws, run_command(ws, "", "--interval", "600"))
+    agent_pid(ws)
+    before = fingerprint(ws.path)
+    assert ws.gitstate("save").exit_status == 0
+    ws.write("larger", os.urandom(1 << 20))
+    full(started.process.pid, 1 << 16)
+    killed: list[int] = []
+
+    def another() -> bool:
+        try:
+            return started.process.poll() is not None or keeper_pid(ws) not in killed
+        except (OSError, ValueError):
+            return False
+
+    for _ in range(4):
+        wait_until(another, "the next keeper")
+        killed.append(keeper_pid(ws))
+        os.kill(killed[-1], signal.SIGKILL)
+    assert started.status() == 143, started.words()
+    said = started.words()
+    assert f"gitstate: saved {the_id(ws, 'pending')}; what changed after it is not saved: " in said, said
+    assert "next: gitstate recover" in said
+    ws.remove("larger")
+    check_recovered(ws, before)
+
+
+GUARDED = """\
+import json, os, signal, subprocess, sys, time, gitstate
+with gitstate.guard(task_id="T-9", interval=600):
+    open("made", "w").write("x")
+    if sys.argv[1] == "saved":
+        subprocess.run([sys.executable, "-m", "gitstate", "save"], check=True)
+    while not os.path.exists(".git/gitstate/run.json"):
+        time.sleep(0.01)
+    os.kill(json.load(open(".git/gitstate/run.json"))["keeper"][0], signal.SIGKILL)
+    sys.exit(5)
+"""
+
+
+@pytest.mark.parametrize("way", ["saved", "not"])
+def test_a_guard_whose_keeper_was_killed_says_what_stands(ws: Workspace, way: str) -> None:
+    script = ws.outside / "guarded.py"
+    script.write_text(GUARDED)
+    command = [sys.executable, os.fspath(script), way]
+    done = subprocess.run(command, cwd=ws.path, capture_output=True, timeout=PATIENCE, check=False)
+    said = done.stderr.decode()
+    assert done.returncode == 5, said
+    if way == "saved":
+        assert f"gitstate: saved {the_id(ws, 'pending')}; what changed after it is not saved: " in said
+        assert "next: gitstate recover" in said
+    else:
+        assert not marker(ws)
+        assert "gitstate: not saved: the keeper of this run is gone" in said
+        assert "next: gitstate save" in said
+
+
+def test_a_save_whose_note_has_to_wait_for_another_is_a_save(ws: Workspace) -> None:
+    """The marker stands: the branch is moved too, and the missing note is said."""
+    ws.write("a.txt", "edited\n")
+    before = fingerprint(ws.path)
+    turn = ws.git_dir / "gitstate" / "notes-turn"
+    turn.parent.mkdir(exist_ok=True)
+    with turn.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        run = ws.gitstate("save", "--wait", "1", "--json")
+    assert run.exit_status == 0 and run.json["result"] == "saved" and run.json["branch_moved"], run
+    assert run.json["message"] == "the save is whole, but its note could not be added: another gitstate held the notes"
+    check_recovered(ws, before)

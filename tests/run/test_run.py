@@ -1,0 +1,178 @@
+"""`gitstate run`, `gitstate.guard`, `gitstate stop`: what they refuse, record and resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.run.commands import GITSTATE, WORK, run_command
+from tests.support.oracle import fingerprint
+from tests.support.runs import (
+    PATIENCE,
+    Started,
+    agent_pid,
+    check_recovered,
+    check_saved,
+    marker,
+    wait_until,
+)
+from tests.support.workspace import Workspace
+
+
+def test_a_second_run_in_the_same_workspace_is_refused(ws: Workspace) -> None:
+    started = Started(ws, run_command(ws, ""))
+    agent_pid(ws)
+    canary = ws.outside / "canary"
+    run = ws.gitstate("run", "--", "touch", os.fspath(canary))
+    assert run.exit_status == 75, run
+    assert not canary.exists()
+    started.send(signal.SIGTERM)
+    assert started.status() == 143
+
+
+def test_a_command_that_is_not_there(ws: Workspace) -> None:
+    run = ws.gitstate("run", "--", "no-such-agent")
+    assert run.exit_status == 127
+    assert "no-such-agent" in run.stderr
+    assert not marker(ws)
+
+
+def test_checkpoints_while_the_agent_works(ws: Workspace) -> None:
+    started = Started(ws, run_command(ws, "", "--interval", "0.2"))
+    agent_pid(ws)
+    tree = ws.out("rev-parse", "HEAD^{tree}")
+
+    def holds(name: str, text: str) -> bool:
+        return checkpoint(name) == text
+
+    def checkpoint(name: str) -> str:
+        ref = ws.out("for-each-ref", "--format=%(refname)", "refs/gitstate/checkpoints")
+        return ws.git("cat-file", "-p", f"{ref}^1:{name}", check=False).decode() if ref else ""
+
+    wait_until(lambda: checkpoint("new by agent.txt") == "new\nmore\n", "a checkpoint")
+    for name, text in (("a.txt", "changed again\n"), ("dir one/two/deep.txt", "deep\n"), ("new by agent.txt", "x")):
+        ws.write(name, text)
+        wait_until(partial(holds, name, text), f"a checkpoint with {name}")
+    ws.remove("dir one")
+    wait_until(lambda: not checkpoint("dir one/two/deep.txt"), "a checkpoint without it")
+    assert not marker(ws)
+    assert ws.out("rev-parse", "HEAD^{tree}") == tree
+    before = fingerprint(ws.path)
+    started.send(signal.SIGTERM)
+    assert started.status() == 143
+    check_saved(ws, before, **WORK)
+    check_recovered(ws, before)
+
+
+def test_stop_ends_a_run_and_says_what_was_saved(ws: Workspace) -> None:
+    started = Started(ws, run_command(ws, ""))
+    agent_pid(ws)
+    before = fingerprint(ws.path)
+    run = ws.gitstate("stop", "--json")
+    assert run.exit_status == 0, run
+    found = run.json["workspaces"][0]
+    assert found["result"] == "stopped" and not found["killed"]
+    assert started.status() == 143
+    assert found["save_id"] in ws.out("log", "-1", "--format=%B")
+    check_saved(ws, before, **WORK)
+    check_recovered(ws, before)
+    assert ws.gitstate("stop", "--json").json["workspaces"][0]["result"] == "idle"
+
+
+def test_stop_of_a_loop_that_is_deaf(ws: Workspace) -> None:
+    """A loop of somebody's own that only said who it is: it gets SIGKILL, and its work is saved from outside."""
+    script = (
+        "trap '' TERM; gitstate=$1; ready=$2; $gitstate begin --owner-pid $$ task_id=T-9; echo x > made; "
+        "touch $ready; while :; do sleep 0.1; done"
+    )
+    started = Started(ws, ["sh", "-c", script, "sh", " ".join(GITSTATE), os.fspath(ws.outside / "ready")])
+    wait_until((ws.outside / "ready").exists, "the loop began")
+    run = ws.gitstate("stop", "--wait", "0.5", "--json")
+    assert run.exit_status == 0, run
+    found = run.json["workspaces"][0]
+    assert found["killed"] and found["save_id"]
+    assert started.status() == 137
+    assert ws.out("show", "HEAD:made") == "x"
+    note = json.loads(ws.git("notes", "--ref=gitstate", "show", "HEAD"))
+    assert note["task_id"] == "T-9"
+    assert note["reason"]["signal"] == "KILL"
+
+
+def test_guard_chains_the_handler_that_was_there(ws: Workspace) -> None:
+    script = ws.outside / "chained.py"
+    script.write_text(
+        "import os, signal, sys, gitstate\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (open(sys.argv[1], 'w').write('mine'), sys.exit(7)))\n"
+        "with gitstate.guard(task_id='T-9'):\n"
+        "    open('made', 'w').write('x')\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    mine = ws.outside / "mine"
+    done = subprocess.run([sys.executable, script, mine], cwd=ws.path, capture_output=True, timeout=PATIENCE)
+    assert done.returncode == 7, done
+    assert mine.read_text() == "mine"
+    assert ws.out("show", "HEAD:made") == "x"
+
+
+def test_guard_in_a_program_with_threads_and_as_a_decorator(ws: Workspace) -> None:
+    script = ws.outside / "threads.py"
+    script.write_text(
+        "import threading, gitstate\n"
+        "@gitstate.guard(task_id='T-9')\n"
+        "def work(text):\n"
+        "    open('made', 'w').write(text)\n"
+        "    raise ValueError('$(boom)\\x1b[2J')\n"
+        "def main():\n"
+        "    try:\n"
+        "        work('x')\n"
+        "    except ValueError:\n"
+        "        print('seen')\n"
+        "thread = threading.Thread(target=main); thread.start(); thread.join()\n"
+    )
+    done = subprocess.run([sys.executable, script], cwd=ws.path, capture_output=True, timeout=PATIENCE)
+    assert done.stdout == b"seen\n", done
+    assert b"\x1b" not in done.stderr
+    assert ws.out("show", "HEAD:made") == "x"
+    note = json.loads(ws.git("notes", "--ref=gitstate", "show", "HEAD"))
+    assert "ValueError" in note["reason"]["detail"]
+
+
+def test_finish_brings_a_waiting_save_back_first(ws: Workspace) -> None:
+    ws.gitstate("begin", "task_id=T-9")
+    ws.write("made", "x")
+    before = fingerprint(ws.path)
+    assert ws.gitstate("save").exit_status == 0
+    assert ws.gitstate("finish").exit_status == 0
+    assert not marker(ws)
+    assert before.diff(fingerprint(ws.path)) == []
+    assert json.loads((ws.path / "active_state.json").read_bytes())["status"] == "finished"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_agents_own_session_is_named_only_where_it_exists(ws: Workspace, hermetic: Path, there: bool) -> None:
+    transcript = hermetic / ".claude" / "projects" / "some-project" / "abc-123.jsonl"
+    if there:
+        transcript.parent.mkdir(parents=True)
+        transcript.write_text("{}\n")
+    ws.gitstate("begin", "task_id=T-9", "agent=claude", "session_id=abc-123")
+    ws.write("made", "x")
+    ws.gitstate("save")
+    resume = ws.recover().json["workspaces"][0]["resume"]
+    assert ("claude --resume abc-123" in resume) is there
+    assert ("T-9" in resume) is not there
+
+
+def test_a_session_id_that_is_a_command_is_none(ws: Workspace, hermetic: Path) -> None:
+    transcript = hermetic / "t.jsonl"
+    transcript.write_text("{}\n")
+    ws.gitstate("begin", "agent=claude", "session_id=x; touch PWNED", f"transcript_path={transcript}")
+    ws.write("made", "x")
+    ws.gitstate("save")
+    assert "PWNED" not in ws.recover().json["workspaces"][0]["resume"]

@@ -1,0 +1,75 @@
+"""Runs on a real terminal: Ctrl-C, a closed terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import time
+
+import pytest
+
+from tests.run.commands import WORK, run_command
+from tests.support.oracle import fingerprint
+from tests.support.runs import (
+    PATIENCE,
+    agent_pid,
+    check_recovered,
+    check_saved,
+    marker,
+)
+from tests.support.workspace import Workspace
+
+
+@pytest.mark.parametrize("way", ["agent ends", "agent goes on"])
+def test_ctrl_c_on_a_terminal_is_the_agents(ws: Workspace, way: str) -> None:
+    command = run_command(ws, "deaf" if way == "agent goes on" else "")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ws.path)
+        os.execvp(command[0], command)
+    agent_pid(ws)
+    before = fingerprint(ws.path)
+    os.write(terminal, b"\x03")
+    if way == "agent goes on":
+        time.sleep(1)
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it was ended"
+        assert not marker(ws)
+        os.kill(pid, signal.SIGTERM)
+    _, status = _reap(pid, terminal)
+    expected = signal.SIGTERM if way == "agent goes on" else signal.SIGINT
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == expected, status
+    check_saved(ws, before, **WORK)
+    check_recovered(ws, before)
+
+
+def test_a_terminal_that_is_closed(ws: Workspace) -> None:
+    command = run_command(ws, "")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ws.path)
+        os.execvp(command[0], command)
+    agent_pid(ws)
+    before = fingerprint(ws.path)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGHUP, status
+    check_saved(ws, before, **WORK)
+    check_recovered(ws, before)
+
+
+def _reap(pid: int, terminal: int) -> tuple[int, int]:
+    """Wait for a process on a terminal, reading what it prints so that it is never stuck on it."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            os.close(terminal)
+            return done, status
+        if select.select([terminal], [], [], 0.05)[0]:
+            try:
+                os.read(terminal, 65_536)
+            except OSError:
+                time.sleep(0.02)
+    raise AssertionError("it never ended")

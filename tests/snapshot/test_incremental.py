@@ -1,0 +1,213 @@
+"""A look at what changed finds what a look at everything finds, whatever an agent does in between."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gitstate.git.command import Git
+from gitstate.git.index import link_or_copy
+from gitstate.git.repository import Repository, open_repository
+from gitstate.git.status import ignored_among
+from gitstate.objects.pack import PackWriter
+from gitstate.objects.reader import ObjectReader
+from gitstate.run.keeper import directories_above
+from gitstate.run.watch import Watch
+from gitstate.snapshot import snapshot
+from gitstate.snapshot.incremental import Known, take_since
+from gitstate.snapshot.snapshot import Snapshot
+from gitstate.system.clock import Deadline
+from tests.states import STATES, make
+from tests.support.repositories import Templates
+from tests.support.workspace import Workspace
+
+TRACKED = ("a.txt", "b.txt", "src/one.py", "src/two.py", "src/deep/x")
+NAMES = (*TRACKED, "new", "sub/new", "sub/sub/new", "out.log", "build/o")
+VERBS = ("write", "write", "write", "same", "delete", "chmod", "link", "mkdir", "empty", "rename", "rmdir", "dirmode")
+
+
+class Looking:
+    """A workspace, watched as a keeper does, with both ways to look at it."""
+
+    def __init__(self, ws: Workspace) -> None:
+        self.ws = ws
+        self.repository: Repository = open_repository(os.fsencode(ws.path))
+        os.makedirs(self.repository.own, exist_ok=True)
+        self.watch = Watch(self.repository.toplevel, lambda paths: ignored_among(self.repository, paths))
+        listed = self.repository.git.run("ls-files", "-z").split(b"\0")[:-1]
+        self.watch.add(directories_above(listed))
+        self.last = self.whole()
+        self.follow()
+
+    def follow(self) -> None:
+        assert self.last.ground is not None
+        tracked = self.last.ground.tracked
+        new = [path for path, leaf in self.last.worktree.items() if leaf is not None and path not in tracked]
+        self.watch.add([*directories_above([*self.last.ground.order, *new]), *self.last.directories])
+        self.watch.touch(new)
+
+    def _look(self, take: Callable[..., Any]) -> Any:
+        repository = self.repository
+        frozen = os.path.join(repository.own, b"frozen-for-test")
+        link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
+        writer = PackWriter(repository.objects, repository.object_format, "test")
+        with ObjectReader(repository.git) as reader:
+            found = take(repository, writer, reader, frozen)
+        writer.finish()
+        writer.release()
+        return found
+
+    def whole(self) -> Snapshot:
+        found: Snapshot = self._look(
+            lambda *given: snapshot.take(*given, never=b"active_state.json", deadline=Deadline(None))
+        )
+        return found
+
+    def since(self) -> Snapshot | None:
+        touched = self.watch.take()
+        if touched is None:
+            return None
+        known = Known(self.last, "0" * 40, touched)
+        found: Snapshot | None = self._look(
+            lambda *given: take_since(known, *given, never=b"active_state.json", largest=None, deadline=Deadline(None))
+        )
+        return found
+
+    def check(self) -> bool:
+        """Look both ways and compare; whether the look at what changed was possible."""
+        quick = self.since()
+        whole = self.whole()
+        if quick is None:
+            self.last = whole
+            self.follow()
+            return False
+        assert parts(quick) == parts(whole)
+        self.last = quick
+        return True
+
+
+def parts(found: Snapshot) -> dict[str, object]:
+    """What ends up in a save."""
+    names = ("head", "head_ref", "staged", "worktree", "intent_to_add", "modes", "directories", "absent", "operation")
+    return {
+        **{name: getattr(found, name) for name in names},
+        "raw": found.raw,
+        "left_out": sorted(found.left_out),
+        "index": found.index_file,
+    }
+
+
+@pytest.fixture
+def looking(templates: Templates, tmp_path: Path) -> Looking:
+    ws = make(STATES["clean"], templates, tmp_path)
+    ws.write(".gitignore", "*.log\nbuild/\n")
+    for name in TRACKED:
+        ws.write(name, name)
+    ws.commit()
+    return Looking(ws)
+
+
+def act(ws: Workspace, choose: random.Random) -> str:
+    """One thing that an agent may do; says what."""
+    name = choose.choice(NAMES)
+    path = ws.path / name
+    verb = choose.choice(VERBS)
+    if verb in ("write", "link", "mkdir") and any((ws.path / parent).is_file() for parent in Path(name).parents):
+        return "nothing"
+    if verb == "write":
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():
+            path.unlink()
+        path.write_text(choose.choice(("x", "y", name)))
+    elif verb == "same" and path.is_file():
+        path.write_bytes(path.read_bytes())
+    elif verb == "delete" and (path.is_file() or path.is_symlink()):
+        path.unlink()
+    elif verb == "chmod" and path.is_file() and not path.is_symlink():
+        path.chmod(choose.choice((0o644, 0o755, 0o600)))
+    elif verb == "link":
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(choose.choice(("a.txt", "src", "gone")))
+    elif verb == "mkdir" and not path.exists() and not path.is_symlink():
+        path.mkdir(parents=True)
+    elif verb == "empty":
+        (ws.path / choose.choice(("hollow", "src/hollow", "build/hollow"))).mkdir(parents=True, exist_ok=True)
+    elif verb == "rename":
+        source, target = ws.path / choose.choice(("src", "sub", "hollow", "src/deep")), ws.path / "moved"
+        if source.is_dir() and not target.exists():
+            source.rename(target)
+        elif target.is_dir() and not source.exists() and source.parent.is_dir():
+            target.rename(source)
+    elif verb == "rmdir" and path.parent != ws.path and path.parent.is_dir():
+        shutil.rmtree(path.parent)
+    elif verb == "dirmode" and (ws.path / "src").is_dir():
+        (ws.path / "src").chmod(choose.choice((0o755, 0o700)))
+    return f"{verb} {name}"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_work(looking: Looking, seed: int) -> None:
+    choose = random.Random(seed)
+    quick = 0
+    for turn in range(12):
+        done = [act(looking.ws, choose) for _ in range(choose.randint(1, 4))]
+        if turn % 5 == 4:
+            looking.ws.git("add", "-A")
+        try:
+            quick += looking.check()
+        except AssertionError as error:
+            raise AssertionError(f"after {done}: {error}") from None
+    assert quick >= 6, "hardly ever could it look at the changes alone"
+
+
+@pytest.mark.parametrize("seed", range(12, 112))
+@pytest.mark.slow
+def test_much_random_work(looking: Looking, seed: int) -> None:
+    test_random_work(looking, seed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ws: ws.write(".gitignore", "b.txt\n"),
+        lambda ws: ws.write("src/.gitattributes", "* text eol=crlf\n"),
+        lambda ws: ws.git("commit", "-q", "--allow-empty", "-m", "x"),
+        lambda ws: ws.git("checkout", "-q", "-b", "elsewhere"),
+        lambda ws: ws.git("checkout", "-q", "--detach"),
+        lambda ws: ws.config("core.autocrlf", "true"),
+        lambda ws: ws.git("update-index", "--assume-unchanged", "a.txt"),
+        lambda ws: ws.git("init", "-q", "inner"),
+    ],
+    ids=["gitignore", "gitattributes", "commit", "branch", "detach", "config", "hidden", "repository"],
+)
+def test_what_needs_a_look_at_everything(looking: Looking, change: Callable[[Workspace], object]) -> None:
+    change(looking.ws)
+    looking.ws.write("a.txt", "changed\n")
+    assert looking.check() is False
+
+
+def test_a_look_at_one_change_starts_no_walk(looking: Looking, monkeypatch: pytest.MonkeyPatch) -> None:
+    looking.ws.write("src/one.py", "changed\n")
+    looking.ws.write("sub/new", "new\n")
+    asked: list[tuple[Any, ...]] = []
+    start = Git.start
+
+    def recorded(self: Git, *args: Any, **more: Any) -> Any:
+        asked.append(args)
+        return start(self, *args, **more)
+
+    monkeypatch.setattr(Git, "start", recorded)
+    assert looking.since() is not None
+    verbs = {word for args in asked for word in args if isinstance(word, str)}
+    assert not verbs & {"status", "ls-files", "diff-index"}, asked

@@ -1,0 +1,219 @@
+"""Repositories within the workspace: submodules and nested repositories."""
+
+from __future__ import annotations
+
+from tests.states.merges import stop_merging
+from tests.states.ordinary import DIRTY, dirty
+from tests.states.registry import HERE, LOCAL, Loss, operation, state
+from tests.support.repositories import lines
+from tests.support.workspace import Workspace, run_git
+
+
+def add_submodule(ws: Workspace, name: str = "sub") -> Workspace:
+    """Commit a submodule with two commits of its own; returns its worktree."""
+    origin = ws.outside / f"{name}-origin"
+    run_git(ws.outside, "init", "-q", "-b", "main", origin)
+    for number in ("1", "2"):
+        (origin / "inner.txt").write_text(lines(int(number) + 3))
+        run_git(origin, "add", "inner.txt")
+        run_git(origin, "commit", "-q", "-m", number)
+    ws.git("submodule", "--quiet", "add", str(origin), name)
+    ws.commit(f"submodule {name}")
+    return Workspace(ws.path / name, ws.outside)
+
+
+NESTED = {"status_says_more": True, "save_exits": (0, 4), "losses": HERE | {Loss.REMOVED}}
+
+
+@state(**NESTED, quick=HERE | {Loss.REMOVED}, may_leave_out=["sub"])
+def submodule_clean(ws: Workspace) -> None:
+    add_submodule(ws)
+    dirty(ws)
+    ws.expect_exactly(*DIRTY)
+
+
+@state(**NESTED, may_leave_out=["sub"])
+def submodule_moved_and_staged(ws: Workspace) -> None:
+    add_submodule(ws).git("checkout", "-q", "HEAD~1")
+    ws.git("add", "sub")
+    ws.append("a.txt")
+    ws.expect_exactly("M  sub", " M a.txt")
+
+
+@state(**NESTED, may_leave_out=["sub"])
+def submodule_moved_not_staged(ws: Workspace) -> None:
+    add_submodule(ws).git("checkout", "-q", "HEAD~1")
+    ws.expect_exactly(" M sub")
+
+
+@state(**NESTED, may_leave_out=["sub"])
+def submodule_with_new_commit(ws: Workspace) -> None:
+    sub = add_submodule(ws)
+    sub.append("inner.txt")
+    sub.commit("only here")
+    ws.expect_exactly(" M sub")
+
+
+@state(**NESTED, quick=HERE | {Loss.REMOVED}, may_leave_out=["sub"])
+def submodule_dirty(ws: Workspace) -> None:
+    sub = add_submodule(ws)
+    sub.append("inner.txt")
+    sub.write("staged.txt")
+    sub.add("staged.txt")
+    sub.write("untracked.txt")
+    sub.mkdir("hollow")
+    ws.append("a.txt")
+    ws.expect_exactly(" M sub", " M a.txt")
+
+
+@state(**NESTED, may_leave_out=["sub"])
+def submodule_with_untracked_only(ws: Workspace) -> None:
+    add_submodule(ws).write("untracked.txt")
+    ws.expect_exactly(" M sub")
+
+
+@state(**NESTED, may_leave_out=["sub"])
+def submodule_dirty_but_ignored_by_config(ws: Workspace) -> None:
+    sub = add_submodule(ws)
+    sub.append("inner.txt")
+    sub.write("untracked.txt")
+    ws.config("diff.ignoreSubmodules", "all")
+    ws.config("submodule.sub.ignore", "all")
+    ws.append("a.txt")
+    ws.expect_exactly(" M sub", " M a.txt")
+    assert b" sub" not in ws.git("status", "--porcelain")
+
+
+@state(**NESTED, may_leave_out=["sub"])
+def submodule_deleted(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.remove("sub")
+    ws.expect_exactly(" D sub")
+
+
+@state(**NESTED, may_leave_out=["sub"])
+def submodule_replaced_by_file(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.remove("sub")
+    ws.write("sub", "a file now\n")
+    ws.expect_exactly(" T sub")
+
+
+@state(losses=LOCAL, may_leave_out=["sub"])
+def submodule_not_initialised(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.git("submodule", "--quiet", "deinit", "-f", "sub")
+    ws.append("a.txt")
+    ws.expect_exactly(" M a.txt")
+
+
+@state(**NESTED, may_leave_out=["sub"])
+def submodule_added_not_committed(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.git("reset", "-q", "--soft", "HEAD~1")
+    ws.expect_exactly("A  .gitmodules", "A  sub")
+
+
+@operation(losses={Loss.IN_PLACE, Loss.WIPED, Loss.STRIPPED}, may_leave_out=["sub"])
+def submodule_deleted_in_a_merge(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.remove("sub")
+    stop_merging(ws, "side-content")
+    ws.expect(" D sub", "UU a.txt")
+
+
+@state(**NESTED, quick=HERE | {Loss.REMOVED}, moves=False, may_leave_out=["sub"])
+def submodule_of_a_later_commit(ws: Workspace) -> None:
+    """HEAD went back to before the submodule was added: its worktree is still there."""
+    sub = add_submodule(ws)
+    sub.append("inner.txt")
+    ws.git("checkout", "-q", "--detach", "HEAD~1")
+    ws.expect_exactly("?? sub/")
+
+
+@operation(losses={Loss.IN_PLACE, Loss.WIPED, Loss.STRIPPED}, may_leave_out=["sub"], save_exits=(0, 4))
+def submodule_merge_conflict(ws: Workspace) -> None:
+    sub = add_submodule(ws)
+    ws.git("branch", "-q", "other")
+    tips = []
+    for name in ("ours", "theirs"):
+        sub.git("checkout", "-q", "-B", name, "HEAD~1" if name == "theirs" else "HEAD")
+        sub.write("inner.txt", name)
+        tips.append(sub.commit(name))
+    ws.git("update-index", "--cacheinfo", f"160000,{tips[0]},sub")
+    ws.git("commit", "-q", "-m", "ours")
+    ws.git("checkout", "-q", "other")
+    ws.git("update-index", "--cacheinfo", f"160000,{tips[1]},sub")
+    ws.git("commit", "-q", "-m", "theirs")
+    ws.git("checkout", "-q", "agent/work")
+    ws.fails("merge", "-q", "other")
+    ws.expect("UU sub")
+
+
+def nested_repository(ws: Workspace, path: str, *, commit: bool) -> Workspace:
+    run_git(ws.path, "init", "-q", "-b", "inner", path)
+    inner = Workspace(ws.path / path, ws.outside)
+    inner.write("inner.txt")
+    if commit:
+        inner.commit("inner")
+    return inner
+
+
+@state(**NESTED, may_leave_out=["nested"])
+def nested_repository_without_commits(ws: Workspace) -> None:
+    nested_repository(ws, "nested", commit=False)
+    ws.append("a.txt")
+    ws.write("untracked.txt")
+    ws.expect(" M a.txt", "?? untracked.txt", "?? nested/")
+
+
+@state(**NESTED, may_leave_out=["nested"])
+def nested_repository_with_commits(ws: Workspace) -> None:
+    nested_repository(ws, "nested", commit=True)
+    ws.append("a.txt")
+    ws.expect_exactly(" M a.txt", "?? nested/")
+
+
+@state(**NESTED, may_leave_out=["nested", "fresh/nested"])
+def nested_repositories_with_work(ws: Workspace) -> None:
+    dirty(nested_fresh(ws, "nested"))
+    inner = nested_repository(ws, "fresh/nested", commit=True)
+    inner.append("inner.txt")
+    inner.write("untracked.txt")
+    ws.write("fresh/beside.txt")
+    ws.expect("?? nested/", "?? fresh/nested/", "?? fresh/beside.txt")
+
+
+def nested_fresh(ws: Workspace, path: str) -> Workspace:
+    """A clone of the workspace inside of itself, with all of its files."""
+    run_git(ws.outside, "clone", "-q", ws.path, ws.path / path)
+    return Workspace(ws.path / path, ws.outside)
+
+
+@state(**NESTED, may_leave_out=["nested"])
+def nested_repository_staged_as_a_link(ws: Workspace) -> None:
+    nested_repository(ws, "nested", commit=True)
+    ws.git("-c", "advice.addEmbeddedRepo=false", "add", "nested")
+    ws.expect_exactly("A  nested")
+
+
+@state(**NESTED, may_leave_out=["wt"])
+def nested_worktree_of_the_same_repository(ws: Workspace) -> None:
+    ws.git("worktree", "add", "-q", "-b", "agent/second", "wt")
+    ws.append("a.txt")
+    ws.expect(" M a.txt", "?? wt/")
+
+
+@state(losses=HERE)
+def nested_repository_ignored(ws: Workspace) -> None:
+    """An agent's worktrees below .worktrees/: ignored, so none of this workspace's business."""
+    ws.append(".gitignore", "/.worktrees/\n")
+    ws.git("worktree", "add", "-q", "-b", "agent/second", ".worktrees/second")
+    ws.append("a.txt")
+    ws.expect_exactly(" M .gitignore", " M a.txt")
+
+
+@state()
+def bare_repository_among_the_files(ws: Workspace) -> None:
+    run_git(ws.path, "init", "-q", "--bare", "--template=", "fixtures/bare.git")
+    assert b"?? fixtures/bare.git/HEAD" in ws.status()

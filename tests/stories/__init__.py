@@ -1,0 +1,1 @@
+"""Stories that cross the house: a workspace is saved, lost and recovered."""

@@ -1,0 +1,194 @@
+"""More than one save, more than one recover."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.states import STATES, Loss, dirty, make, stop_merging
+from tests.support.look import look
+from tests.support.losing import lose, wipe
+from tests.support.oracle import Fingerprint, fingerprint
+from tests.support.recovering import RESTORED, check_repository, check_state_file, recovered_from
+from tests.support.repositories import Templates
+from tests.support.saving import Saved, check_index_bytes, check_untouched, saved_from
+from tests.support.workspace import Workspace
+
+
+@pytest.fixture
+def ws(templates: Templates, tmp_path: Path) -> Workspace:
+    """A clean workspace on agent/work."""
+    return make(STATES["clean"], templates, tmp_path)
+
+
+def save_quickly(ws: Workspace) -> Saved:
+    return saved_from(ws.save())
+
+
+def entry_of(print_: Fingerprint, path: bytes) -> list[Any]:
+    return [entry for entry in print_.index if entry.path == path]
+
+
+def merged_index(earlier: Fingerprint, later: Fingerprint, *staged_later: bytes) -> tuple[Any, ...]:
+    """The earlier save's index with what the later one staged anew."""
+    kept = [entry for entry in earlier.index if entry.path not in staged_later]
+    return tuple(sorted([*kept, *(entry for path in staged_later for entry in entry_of(later, path))]))
+
+
+@pytest.mark.parametrize("loss", [Loss.IN_PLACE, Loss.WIPED, Loss.REMOVED], ids=lambda loss: loss.value)
+def test_a_stack_of_two_saves_unwinds_both(ws: Workspace, loss: Loss) -> None:
+    dirty(ws)
+    first = fingerprint(ws.path)
+    one = save_quickly(ws)
+    ws.append("README.md", "edited after the first save\n")
+    ws.append("notes/todo.txt", "untracked, and edited after the first save\n")
+    ws.append("b.txt", "edited twice\n")
+    ws.append("src/app.py", "staged after the first save\n")
+    ws.write("later.txt")
+    ws.add("src/app.py", "later.txt")
+    ws.remove("new.txt")
+    second = fingerprint(ws.path)
+    two = save_quickly(ws)
+    assert two.document["base_commit"] == first.commit
+    where, options = lose(ws, loss, two)
+    answer = recovered_from(ws.recover(*options, path=where))
+    assert answer["verdict"] == "restore"
+    expected = replace(first, files=second.files, index=merged_index(first, second, b"src/app.py", b"later.txt"))
+    assert expected.diff(fingerprint(ws.path)) == []
+    check_state_file(ws, two)
+    check_repository(ws)
+    assert one.save_id < two.save_id, "save ids sort by time"
+    assert {name.rsplit("/", 1)[1] for name in ws.refs("refs/gitstate/saves")} >= {one.save_id, two.save_id}
+
+
+def test_a_stack_of_three_saves_on_the_same_file(ws: Workspace) -> None:
+    first = fingerprint(ws.path)
+    for text in ("one", "two", "three"):
+        ws.write("a.txt", f"staged {text}\n")
+        ws.add("a.txt")
+        ws.write("a.txt", f"on disk {text}\n")
+        ws.write(f"{text}.txt", text)
+        last = fingerprint(ws.path)
+        save_quickly(ws)
+    recovered_from(ws.recover())
+    expected = replace(first, files=last.files, index=merged_index(first, last, b"a.txt"))
+    assert expected.diff(fingerprint(ws.path)) == []
+    assert ws.git("cat-file", "blob", ":a.txt") == b"staged three\n"
+    ws.expect_exactly("MM a.txt", "?? one.txt", "?? two.txt", "?? three.txt")
+
+
+def test_a_merge_begun_after_a_save(ws: Workspace) -> None:
+    """The second save finds an operation on top of the first one's WIP commit."""
+    ws.append("c.txt")
+    ws.write("untracked.txt")
+    save_quickly(ws)
+    stop_merging(ws, "side-content", "UU a.txt")
+    second = fingerprint(ws.path)
+    save_quickly(ws)
+    wipe(ws)
+    answer = recovered_from(ws.recover(), exits=(0, 4))
+    assert answer["verdict"] in RESTORED
+    after = fingerprint(ws.path)
+    assert second.operation == after.operation
+    assert second.files == after.files
+    assert entry_of(second, b"a.txt") == entry_of(after, b"a.txt")
+
+
+def test_save_and_recover_again_and_again(ws: Workspace) -> None:
+    dirty(ws)
+    before = look(ws)
+    for _ in range(3):
+        save_quickly(ws)
+        recovered_from(ws.recover())
+        assert before.fingerprint.diff(fingerprint(ws.path)) == []
+        check_untouched(ws, before)
+    check_repository(ws)
+
+
+def test_a_second_save_without_changes_writes_nothing(ws: Workspace) -> None:
+    dirty(ws)
+    save_quickly(ws)
+    refs, objects = ws.refs(), ws.git("count-objects", "-v")
+    before = look(ws)
+    run = ws.save()
+    assert run.exit_status == 0, str(run)
+    assert run.json["result"] == "unchanged"
+    assert ws.refs() == refs
+    assert ws.git("count-objects", "-v") == objects
+    check_index_bytes(ws, before)
+
+
+def test_a_new_context_is_worth_a_save(ws: Workspace) -> None:
+    dirty(ws)
+    before = fingerprint(ws.path)
+    save_quickly(ws)
+    run = ws.save(task_id="T-2")
+    assert run.json["result"] == "saved", str(run)
+    recovered_from(ws.recover())
+    assert before.diff(fingerprint(ws.path)) == []
+    assert json.loads((ws.path / "active_state.json").read_text())["task_id"] == "T-2"
+
+
+def test_nothing_to_recover(ws: Workspace) -> None:
+    dirty(ws)
+    before = look(ws)
+    answer = recovered_from(ws.recover())
+    assert answer["verdict"] == "nothing"
+    assert before.fingerprint.diff(fingerprint(ws.path)) == []
+    assert ws.refs() == before.refs
+    check_untouched(ws, before)
+
+
+def test_recovering_twice_does_nothing_the_second_time(ws: Workspace) -> None:
+    dirty(ws)
+    save_quickly(ws)
+    recovered_from(ws.recover())
+    before = look(ws)
+    answer = recovered_from(ws.recover())
+    assert answer["verdict"] == "nothing"
+    assert before.fingerprint.diff(fingerprint(ws.path)) == []
+    assert ws.refs() == before.refs
+
+
+def test_a_dry_run_touches_nothing(ws: Workspace) -> None:
+    dirty(ws)
+    saved = save_quickly(ws)
+    wipe(ws)
+    before = look(ws)
+    answer = recovered_from(ws.recover("--dry-run"))
+    assert answer["verdict"] == "restore"
+    assert answer["save_id"] == saved.save_id
+    assert before.fingerprint.diff(fingerprint(ws.path)) == []
+    assert ws.refs() == before.refs
+    check_index_bytes(ws, before)
+    assert not (ws.path / "active_state.json").exists()
+
+
+def test_the_branch_reset_to_its_base_by_hand(ws: Workspace) -> None:
+    """Somebody undid the WIP commit, and the work with it: the branch is at H."""
+    dirty(ws)
+    before = fingerprint(ws.path)
+    saved = save_quickly(ws)
+    ws.git("reset", "-q", "--hard", saved.document["base_commit"])
+    ws.git("clean", "-ffdxq")
+    answer = recovered_from(ws.recover())
+    assert answer["verdict"] == "restore"
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+def test_the_refs_were_lost(ws: Workspace) -> None:
+    """Only the branch came through: the WIP commit's trailers are enough to find what it holds."""
+    dirty(ws)
+    before = fingerprint(ws.path)
+    save_quickly(ws)
+    for ref in ws.refs("refs/gitstate"):
+        ws.git("update-ref", "-d", ref)
+    answer = recovered_from(ws.recover(), exits=(0, 4))
+    assert answer["verdict"] != "nothing"
+    after = fingerprint(ws.path)
+    assert after.commit == before.commit
+    assert before.files == after.files

@@ -1,0 +1,89 @@
+"""Save, lose, recover: every nasty state of ``tests/states/``, through every way of losing it.
+
+``pytest -k merge_conflict`` picks states, ``-k wiped`` a way of loss, ``-k linked`` linked worktrees. Combinations that
+add little are marked slow; ``-m slow`` runs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.states import STATES, Loss, State, make
+from tests.support.look import Look, look, paths_of, porcelain
+from tests.support.losing import lose, release
+from tests.support.oracle import fingerprint
+from tests.support.recovering import RESTORED, check_recovered, recovered_from
+from tests.support.repositories import Templates
+from tests.support.saving import Saved, save
+from tests.support.workspace import Workspace
+
+
+def round_trips(*, linked: bool) -> list[Any]:
+    """Each state with each way of loss that it is meant to survive."""
+    cases = []
+    for kind in STATES.values():
+        for loss in Loss:
+            if loss not in kind.losses or (linked and (not kind.linked or loss in (Loss.CLONED, Loss.PLAIN))):
+                continue
+            quick = loss in kind.quick or (linked and loss is Loss.REMOVED)
+            marks = [pytest.mark.slow] if kind.slow or not quick else []
+            cases.append(pytest.param(kind, loss, id=f"{kind.name}-{loss.value}", marks=marks))
+    return cases
+
+
+def go_round(kind: State, loss: Loss, ws: Workspace) -> None:
+    before = look(ws)
+    saved = save(ws, kind, before)
+    if loss is Loss.PLAIN:
+        unwind_with_git_alone(ws, before, saved)
+        return
+    where, options = lose(ws, loss, saved)
+    # A repository inside the workspace that was wiped with it took its own save along: that is said, with a 4.
+    gone = kind.name.startswith("nested_") and loss in (Loss.WIPED, Loss.REMOVED)
+    exits = (*kind.recover_exits, 4) if gone else kind.recover_exits
+    answer = recovered_from(ws.recover(*options, path=where), exits=exits)
+    assert answer["verdict"] in RESTORED
+    assert answer["save_id"] == saved.save_id
+    assert answer["kept"] == []
+    assert paths_of(answer["left_out"]) >= saved.left_out
+    check_recovered(ws, kind, before, saved, loss)
+
+
+def unwind_with_git_alone(ws: Workspace, before: Look, saved: Saved) -> None:
+    """The README's promise to those who have no gitstate: two resets."""
+    release(ws, Loss.PLAIN)
+    if saved.moved:
+        ws.git("reset", "-q", "HEAD~1", "--")
+        if saved.document["index_commit"]:
+            ws.git("reset", "-q", "--soft", "HEAD~1", "--")
+    after = fingerprint(ws.path)
+    bare = [replace(entry, flags=()) for entry in before.fingerprint.index]
+    expected = replace(before.fingerprint, index=tuple(bare), nested={})
+    assert expected.diff(replace(after, nested={})) == []
+    assert porcelain(ws) == before.status
+
+
+def skip_where_impossible(kind: State) -> None:
+    reason = kind.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize(("kind", "loss"), round_trips(linked=False))
+def test_round_trip(kind: State, loss: Loss, templates: Templates, tmp_path: Path) -> None:
+    skip_where_impossible(kind)
+    go_round(kind, loss, make(kind, templates, tmp_path))
+
+
+@pytest.mark.parametrize(("kind", "loss"), round_trips(linked=True))
+def test_round_trip_of_a_linked_worktree(kind: State, loss: Loss, templates: Templates, tmp_path: Path) -> None:
+    skip_where_impossible(kind)
+    ws = make(kind, templates, tmp_path, linked=True)
+    assert ws.main is not None
+    main = fingerprint(ws.main)
+    go_round(kind, loss, ws)
+    assert main.diff(fingerprint(ws.main)) == [], "the main worktree is not ours"

@@ -1,0 +1,1 @@
+"""What tests share: the workspace, the oracle, agents, templates."""

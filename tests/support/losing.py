@@ -1,0 +1,82 @@
+"""Ways in which a workspace is lost after its save."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from tests.states import Loss
+from tests.support.saving import Saved
+from tests.support.workspace import Workspace, run_git
+
+
+def release(ws: Workspace, loss: Loss) -> None:
+    """Whoever held a lock is done; whoever destroys the workspace does not care about old ones."""
+    for lock in ws.held_locks:
+        lock.unlink(missing_ok=True)
+    if loss is not Loss.IN_PLACE:
+        for lock in ws.stale_locks:
+            lock.unlink(missing_ok=True)
+
+
+def wipe(ws: Workspace) -> None:
+    ws.git("reset", "--hard", "-q", check=False)
+    ws.git("clean", "-ffdxq", check=False)
+
+
+def strip_operation(ws: Workspace) -> None:
+    """Every trace of an unfinished operation goes, as with a ``git worktree`` of the same HEAD made anew."""
+    for name in os.listdir(ws.git_dir):
+        if name.endswith(("_HEAD", "_MSG", "_MODE", "_MERGE")) or name.startswith(("BISECT_", "MERGE_")):
+            (ws.git_dir / name).unlink()
+        elif name in ("rebase-merge", "rebase-apply", "sequencer"):
+            shutil.rmtree(ws.git_dir / name)
+    for ref in ws.refs("refs/bisect", "refs/rewritten"):
+        ws.git("update-ref", "-d", ref)
+
+
+def forget_unreachable(where: Path) -> None:
+    """What gc would do in some weeks: only what our refs keep is still there afterwards."""
+    run_git(where, "reflog", "expire", "--expire=now", "--all")
+    run_git(where, "prune", "--expire=now")
+
+
+def make_writable(top: Path) -> None:
+    for directory, _, _ in os.walk(top):
+        if not os.path.islink(directory):
+            os.chmod(directory, os.stat(directory).st_mode | 0o700)
+
+
+def lose(ws: Workspace, loss: Loss, saved: Saved) -> tuple[Path, tuple[str, ...]]:
+    """Destroy the workspace; returns where to recover from, and with which options."""
+    release(ws, loss)
+    where = ws.cli_path or ws.path
+    if loss in (Loss.WIPED, Loss.STRIPPED):
+        wipe(ws)
+        if loss is Loss.STRIPPED:
+            strip_operation(ws)
+    elif loss is Loss.REMOVED and ws.main is not None:
+        make_writable(ws.path)
+        shutil.rmtree(ws.path)
+        run_git(ws.main, "worktree", "prune")
+        forget_unreachable(ws.main)
+        ws.path = ws.path.with_name("somewhere else")
+        return ws.main, ("--into", str(ws.path), "--save", saved.save_id)
+    elif loss is Loss.REMOVED:
+        make_writable(ws.path)
+        for name in os.listdir(ws.path):
+            if name != ".git":
+                ws.remove(name)
+        forget_unreachable(ws.path)
+    elif loss is Loss.CLONED:
+        original, clone = ws.path, ws.path.with_name("clone")
+        wanted = ["refs/gitstate/*:refs/gitstate/*"]
+        if ws.refs("refs/notes/gitstate"):
+            wanted.append("refs/notes/gitstate:refs/notes/gitstate")
+        run_git(ws.outside, "clone", "-q", "--no-local", original, clone)
+        run_git(clone, "fetch", "-q", "origin", *wanted, "+refs/heads/*:refs/remotes/origin/*")
+        original.rename(ws.outside / "the lost one")
+        ws.path = clone
+        return clone, ()
+    return where, ()

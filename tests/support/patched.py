@@ -1,0 +1,22 @@
+"""Run gitstate with one patch: a call that fails or is slow in a real process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from tests.support.workspace import Workspace
+
+PATCHED = """\
+import os, sys
+import gitstate.system.process, gitstate.save.protocol
+{}
+from gitstate.__main__ import main
+main()
+"""
+
+
+def patched(ws: Workspace, patch: str, *args: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", PATCHED.format(patch), "-C", os.fspath(ws.path), *args]
+    return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)

@@ -1,0 +1,42 @@
+"""Why a test is skipped, and what to install or set to have it run. Every reason of a skip is made here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+#: How to install each program that a test needs.
+INSTALL = {
+    "git-lfs": "apt-get install git-lfs",
+    "lefthook": "pip install -e '.[test]'",
+    "man": "apt-get install man-db",
+    "mandoc": "apt-get install mandoc",
+    "mkfs.btrfs": "apt-get install btrfs-progs",
+    "mkfs.ext4": "apt-get install e2fsprogs",
+    "mkfs.xfs": "apt-get install xfsprogs",
+    "pre-commit": "pip install -e '.[test]'",
+    "setpriv": "apt-get install util-linux",
+    "shellcheck": "pip install -e '.[test]'",
+    "strace": "apt-get install strace",
+    "systemd-analyze": "apt-get install systemd",
+    "tmux": "apt-get install tmux",
+    "unshare": "apt-get install util-linux",
+}
+
+NO_REFTABLE = "reftable needs git 2.45 or newer"
+NOT_ROOT = "needs root: run pytest as root"
+NO_MOUNT = "mounting is not permitted: run as root, in a container with --privileged"
+
+
+def not_installed(program: str) -> str:
+    return f"{program} not installed: {INSTALL[program]}"
+
+
+def why_not_program(program: str, path: str | None = None) -> str | None:
+    """None where the program is found, else the reason to skip."""
+    return None if shutil.which(program, path=path) else not_installed(program)
+
+
+def why_not_root() -> str | None:
+    """None where the tests run as root, else the reason to skip."""
+    return None if os.geteuid() == 0 else NOT_ROOT

@@ -1,0 +1,114 @@
+"""Child processes: streams, timeouts, PATH, descriptors and signals."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gitstate.system.child import Child
+from tests.support.environment import ROOT
+
+ENVIRONMENT = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
+
+
+def script(text: str) -> list[str | bytes]:
+    return [sys.executable, "-c", "import os, sys, time\n" + text]
+
+
+def test_both_streams_are_read_while_it_is_fed() -> None:
+    """More than any pipe holds, in all three directions at once."""
+    given = os.urandom(1 << 20)
+    child = Child(
+        script("data = sys.stdin.buffer.read()\nos.write(2, data)\nsys.stdout.buffer.write(data)"), ENVIRONMENT
+    )
+    assert child.communicate(given) == (given, given)
+    assert child.returncode == child.wait() == 0
+
+
+def test_one_that_does_not_read_is_no_error() -> None:
+    child = Child(script("os.close(0)\nprint('done')\nsys.exit(3)"), ENVIRONMENT)
+    assert child.communicate(b"x" * (1 << 20)) == (b"done\n", b"")
+    assert child.returncode == 3
+
+
+def test_one_that_takes_too_long_can_be_ended() -> None:
+    child = Child(script("os.write(1, b'begun')\ntime.sleep(600)"), ENVIRONMENT, quiet=True)
+    with pytest.raises(TimeoutError):
+        child.communicate(timeout=0.2)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    child.kill()
+
+
+def test_a_program_that_is_not_there_leaves_no_descriptor_open() -> None:
+    before = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []
+    with pytest.raises(FileNotFoundError):
+        Child(["no-such-program"], ENVIRONMENT)
+    assert (os.listdir("/proc/self/fd") if before else []) == before
+
+
+def test_a_relative_entry_of_path_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a `git` that an agent puts into its workspace would run."""
+    planted = tmp_path / "git"
+    planted.write_text("#!/bin/sh\ntouch planted-was-run\n")
+    planted.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f".::{os.environ['PATH']}")
+    child = Child(["git", "version"], ENVIRONMENT)
+    assert child.communicate()[0].startswith(b"git version ")
+    monkeypatch.setenv("PATH", ".:")
+    with pytest.raises(FileNotFoundError):
+        Child(["git", "version"], ENVIRONMENT)
+    assert not (tmp_path / "planted-was-run").exists()
+
+
+def test_nothing_is_started_where_no_descriptor_is_left() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        with pytest.raises(OSError):
+            while True:
+                opened.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(4):
+            os.close(opened.pop())
+        before = sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else []
+        with pytest.raises(OSError, match="Too many open files"):
+            Child(["git"], ENVIRONMENT)
+        assert (sorted(os.listdir("/proc/self/fd")) if before else []) == before
+    finally:
+        for fd in opened:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_it_has_the_usual_signals_and_keeps_what_it_inherits(tmp_path: Path) -> None:
+    fd = os.open(tmp_path / "held", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        text = f"os.write({fd}, b'held')\ntry: os.write({other}, b'other')\nexcept OSError: print('closed')"
+        child = Child(script(text), ENVIRONMENT, inherits=fd)
+        assert child.communicate() == (b"closed\n", b"")
+        assert ((tmp_path / "held").read_text(), (tmp_path / "other").read_text()) == ("held", "")
+        child = Child(["sh", "-c", "kill -PIPE $$; echo ignored"], ENVIRONMENT)
+        assert child.communicate() == (b"", b"") and child.returncode == -signal.SIGPIPE
+    finally:
+        os.close(fd)
+        os.close(other)
+
+
+def test_it_starts_where_the_standard_streams_are_closed() -> None:
+    text = (
+        "from gitstate.system.child import Child\nfor fd in (0, 1, 2): os.close(fd)\n"
+        "child = Child(['sh', '-c', 'cat; echo said >&2; exit 5'], os.environ)\n"
+        "out, err = child.communicate(b'fed')\n"
+        "sys.exit(7 if (out, err, child.returncode) == (b'fed', b'said\\n', 5) else 1)"
+    )
+    done = subprocess.run(script(text), cwd=ROOT, check=False)
+    assert done.returncode == 7
