@@ -18,7 +18,7 @@ from conftest import ROOT
 from oracle import fingerprint
 from states import STATES, Templates, Workspace, dirty, make, run_git
 
-from gitstate import demo, errors, supervise
+from gitstate import __version__, demo, errors, supervise
 
 #: Every page by its path, and its text.
 PAGES = {
@@ -378,6 +378,10 @@ def test_every_exit_status_is_one_of_ours() -> None:
     classes = (error for error in vars(errors).values() if isinstance(error, type))
     raised = {error.exit_status for error in classes if issubclass(error, errors.GitstateError)}
     assert raised == {errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_PERSON, errors.EXIT_AGAIN}
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    assert re.findall(r"^## (.*)$", PAGES["CHANGELOG.md"], re.MULTILINE)[0] == __version__
 
 
 def test_the_readme_is_short_and_begins_with_a_first_use() -> None:
