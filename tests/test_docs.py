@@ -371,6 +371,13 @@ def test_the_picture_of_the_architecture_shows_every_package() -> None:
     assert drawn == described
 
 
+def test_the_shell_variables_are_all_described(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path)
+    said = gitstate("-C", str(ws.path), "recover", "--format", "shell").stdout
+    table = PAGES["hooks/README.md"].partition("| variable |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"RECOVERED_\w+", table)) == set(re.findall(r"^(\w+)=", said, re.MULTILINE))
+
+
 def test_every_exit_status_is_one_of_ours() -> None:
     table = PAGES["docs/exit-status.md"].partition("| exit status |")[2].partition("\n\n")[0]
     listed = {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
