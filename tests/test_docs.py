@@ -144,6 +144,10 @@ def test_the_transcript_of_the_readme_is_what_its_commands_print(tmp_path: Path,
     assert stable(printed) == stable(transcript)
 
 
+def test_the_guide_shows_the_loop_of_the_readme() -> None:
+    assert block("bash", "run-agent", "docs/guide.md") == block("bash", "run-agent")
+
+
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     command = block("sh", "pytest").strip().rpartition(" && ")[2].removeprefix(".venv/bin/")
     assert command == 'pytest -q -n 2 -m "not slow"'
@@ -329,6 +333,14 @@ def test_the_reference_names_every_command() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_named_is_there(page: str) -> None:
     assert commands(code(page)) <= offered() | {"hook", "manual"}
+
+
+def test_every_command_has_json_but_those_that_the_reference_names() -> None:
+    sentence = PAGES["docs/commands.md"].partition("and all but ")[2].partition(" have `--json`")[0]
+    without = set(re.findall(r"`(\w+)`", sentence))
+    assert without == {"demo", "run", "init", "completion"}
+    for command in offered() - {"boot"}:
+        assert ("--json" in gitstate(command, "--help").stdout) == (command not in without), command
 
 
 def test_every_option_named_is_there() -> None:
