@@ -12,16 +12,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.states import STATES, make
 from tests.support.look import lock_files
 from tests.support.oracle import Fingerprint, fingerprint
 from tests.support.patched import patched
 from tests.support.recovering import recovered_from
-from tests.support.repositories import Templates
 from tests.support.workspace import Run, Workspace
 
 from .checks import check_integrity, recover_to_the_end
@@ -106,11 +103,6 @@ def savers(ws: Workspace, number: int, most: int, *works: Callable[[int], None])
     check_integrity(ws)
     assert lock_files(ws) == frozenset()
     return rounds
-
-
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    return make(STATES["clean"], templates, tmp_path)
 
 
 NUMBERS = [pytest.param(6, id="6"), pytest.param(40, id="40", marks=pytest.mark.slow)]

@@ -10,18 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.states import STATES, dirty, make
+from tests.states import dirty
 from tests.support.oracle import fingerprint
-from tests.support.repositories import Templates
 from tests.support.skips import NOT_ROOT
 from tests.support.workspace import Workspace, run_git
 
 LONG_AGO = 978_307_200
-
-
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    return make(STATES["clean"], templates, tmp_path)
 
 
 def findings(ws: Workspace, *args: str) -> dict[str, dict[str, Any]]:

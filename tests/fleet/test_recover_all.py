@@ -15,12 +15,12 @@ import pytest
 
 from gitstate import files, pool
 from gitstate.look import Looker
-from tests.fleet.crashes import context_file, dead_pid, edit_context, foreign, gitstate, give_away, recovered, waiting
+from tests.fleet.crashes import context_file, dead_pid, edit_context, foreign, give_away, recovered, waiting
 from tests.states import STATES, dirty, make
 from tests.support.oracle import fingerprint
 from tests.support.repositories import Templates
 from tests.support.skips import NO_MOUNT, NOT_ROOT, not_installed
-from tests.support.workspace import Workspace, run_git
+from tests.support.workspace import Workspace, run_git, run_gitstate
 
 
 def test_a_killed_run_without_any_save_gives_its_context_back(
@@ -116,7 +116,7 @@ def test_after_a_reboot_a_recycled_pid_is_not_the_owner(
     ws.gitstate("begin", "task_id=T-9", "--owner-pid", str(sleeper.pid))
     dirty(ws)
     assert ws.save("--owner-pid", str(sleeper.pid)).exit_status == 0
-    assert recovered(gitstate("recover", "--all", "--json", cwd=tmp_path))[str(ws.path)]["verdict"] == "live"
+    assert recovered(run_gitstate("recover", "--all", "--json", cwd=tmp_path))[str(ws.path)]["verdict"] == "live"
     with ws.in_another_boot():
         run = ws.recover("--all")
     if run.exit_status == 97:
@@ -127,7 +127,7 @@ def test_after_a_reboot_a_recycled_pid_is_not_the_owner(
 
 def test_a_loop_that_recovers_all_leaves_its_own_workspace_alone(ws: Workspace, tmp_path: Path) -> None:
     ws.gitstate("begin", "task_id=T-9", "--owner-pid", str(os.getpid()))
-    run = gitstate("recover", "--all", "--json", cwd=tmp_path)
+    run = run_gitstate("recover", "--all", "--json", cwd=tmp_path)
     assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (0, "live")
 
 
@@ -138,13 +138,13 @@ def test_a_saved_workspace_that_is_gone_is_told_with_the_way_back(templates: Tem
     assert ws.save().exit_status == 0
     shutil.rmtree(ws.path)
     assert ws.main is not None
-    gitstate("register", cwd=ws.main)
-    run = gitstate("recover", "--all", "--json", cwd=tmp_path)
+    run_gitstate("register", cwd=ws.main)
+    run = run_gitstate("recover", "--all", "--json", cwd=tmp_path)
     item = recovered(run)[str(ws.path)]
     assert (run.exit_status, item["verdict"]) == (4, "elsewhere")
     command, *words = shlex.split(item["hint"])
     assert command == "gitstate"
-    assert gitstate(*words, cwd=tmp_path).exit_status == 0
+    assert run_gitstate(*words, cwd=tmp_path).exit_status == 0
     assert fingerprint(ws.path).files == before.files
 
 
@@ -154,7 +154,7 @@ def test_a_renamed_directory_finds_its_save(ws: Workspace, tmp_path: Path) -> No
     assert ws.save().exit_status == 0
     moved = tmp_path / "moved"
     ws.path.rename(moved)
-    run = gitstate("recover", "--root", str(tmp_path), "--json", cwd=tmp_path)
+    run = run_gitstate("recover", "--root", str(tmp_path), "--json", cwd=tmp_path)
     assert recovered(run)[str(moved)]["verdict"] == "restore", run
     assert fingerprint(moved).files == before.files
 
@@ -164,7 +164,7 @@ def test_no_filter_of_a_foreign_workspace_runs_where_everything_is_trusted(ws: W
     """`safe.directory = *` lets git open it; it is nobody's word about this very repository."""
     foreign(ws)
     run_git(tmp_path, "config", "--global", "safe.directory", "*")
-    run = gitstate("recover", "--all", "--json", cwd=tmp_path)
+    run = run_gitstate("recover", "--all", "--json", cwd=tmp_path)
     assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (4, "foreign")
     one = ws.recover()
     assert one.json["workspaces"][0]["verdict"] == "restore", one
@@ -177,7 +177,7 @@ def test_a_foreign_workspace_that_is_trusted_by_name_is_recovered(ws: Workspace,
     waiting(ws)
     give_away(ws.path)
     run_git(tmp_path, "config", "--global", "--add", "safe.directory", str(ws.path))
-    run = gitstate("recover", "--all", "--json", cwd=tmp_path)
+    run = run_gitstate("recover", "--all", "--json", cwd=tmp_path)
     assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (0, "restore")
 
 
@@ -205,7 +205,7 @@ def test_a_workspace_that_another_holds_is_busy_and_no_reason_to_wait(
 ) -> None:
     waiting(ws)
     with files.locked(os.fsencode(ws.git_dir / "gitstate" / "lock"), files.Deadline(5), "it"):
-        run = gitstate("recover", "--all", "--json", "--wait", "0.1", cwd=tmp_path)
+        run = run_gitstate("recover", "--all", "--json", "--wait", "0.1", cwd=tmp_path)
     assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (75, "busy")
 
 
@@ -248,7 +248,7 @@ def test_hostile_words_do_not_reach_the_terminal(ws: Workspace, tmp_path: Path) 
     ws.gitstate("set", "task_id=\x1b]0;title\x07\x1b[2J", "progress_stage=a\nb\tc")
     edit_context(ws, boot_id="another boot")
     for command in ("status", "recover"):
-        run = gitstate(command, "--all", cwd=tmp_path)
+        run = run_gitstate(command, "--all", cwd=tmp_path)
         assert "\x1b" not in run.stdout.decode() + run.stderr
 
 

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.states import STATES, dirty, make
 from tests.support.oracle import fingerprint
 from tests.support.repositories import Templates
 from tests.support.workspace import Workspace
-
-
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    return make(STATES["clean"], templates, tmp_path)
 
 
 def saved_and_recovered(ws: Workspace, times: int) -> list[str]:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.agents import PATIENCE, wait_until
 from tests.support.environment import ROOT
-from tests.support.runs import PATIENCE, wait_until
 from tests.support.workspace import Workspace
 
 HOOKS = ROOT / "hooks"

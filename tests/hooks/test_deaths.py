@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.hooks.stage import TERM, Stage
+from tests.support.agents import PATIENCE, wait_until
 from tests.support.oracle import Fingerprint, fingerprint
-from tests.support.runs import PATIENCE, wait_until
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.hooks.stage import SOURCE, Stage, output, run
-from tests.support.runs import PATIENCE
+from tests.support.agents import PATIENCE
 
 
 def test_traps_that_were_there_run_once_and_in_order(stage: Stage) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.hooks.stage import HOOKS, HOSTILE, Stage
-from tests.support.runs import PATIENCE
+from tests.support.agents import PATIENCE
 
 
 def loop_with(stage: Stage, *options: str, agent: str = "claude") -> subprocess.Popen[bytes]:

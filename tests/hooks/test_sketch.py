@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.hooks.stage import FOREGROUND, HOSTILE, SOURCE, WAIT, Stage, output, run
-from tests.support.runs import PATIENCE
+from tests.support.agents import PATIENCE
 
 
 @pytest.mark.parametrize("way", ["sketch", "library"])

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import pytest
 
 from tests.hooks.stage import SOURCE, Stage
+from tests.support.agents import PATIENCE, keepers, wait_until
 from tests.support.oracle import fingerprint
-from tests.support.runs import PATIENCE, keepers, wait_until
 from tests.support.skips import not_installed
 
 

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,6 @@ from tests.states import STATES, add_submodule, dirty, make
 from tests.support.oracle import fingerprint
 from tests.support.repositories import Templates
 from tests.support.workspace import Run, Workspace, run_git
-
-
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    return make(STATES["clean"], templates, tmp_path)
-
-
-@pytest.fixture
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(["sleep", "600"])
-    yield process
-    process.kill()
-    process.wait()
 
 
 def save(ws: Workspace, *args: str, task_id: str = "T-1") -> str:

@@ -17,9 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.commands import GITSTATE, WAYS, WORK, run_command
-from tests.support.environment import ROOT
-from tests.support.oracle import fingerprint
-from tests.support.runs import (
+from tests.support.agents import (
     Started,
     agent_pid,
     check_recovered,
@@ -29,6 +27,8 @@ from tests.support.runs import (
     members,
     wait_until,
 )
+from tests.support.environment import ROOT
+from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace
 
 

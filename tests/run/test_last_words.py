@@ -13,14 +13,10 @@ import resource
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.states import STATES, make
-from tests.support.oracle import fingerprint
-from tests.support.repositories import Templates
-from tests.support.runs import (
+from tests.support.agents import (
     PATIENCE,
     Started,
     agent,
@@ -31,14 +27,10 @@ from tests.support.runs import (
     marker,
     wait_until,
 )
+from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace
 
 GITSTATE = [sys.executable, "-m", "gitstate"]
-
-
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    return make(STATES["clean"], templates, tmp_path)
 
 
 def run_command(ws: Workspace, then: str, *options: str) -> list[str]:

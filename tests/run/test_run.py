@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.commands import GITSTATE, WORK, run_command
-from tests.support.oracle import fingerprint
-from tests.support.runs import (
+from tests.support.agents import (
     PATIENCE,
     Started,
     agent_pid,
@@ -23,6 +22,7 @@ from tests.support.runs import (
     marker,
     wait_until,
 )
+from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace
 
 

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-
-import pytest
 
 from tests.support.patched import patched
-from tests.support.repositories import three_files
 from tests.support.small import done, empty, mode, recover, save
 from tests.support.workspace import Workspace
-
-
-@pytest.fixture
-def ws(tmp_path: Path) -> Workspace:
-    """A repository with one commit of three small files."""
-    return three_files(tmp_path)
-
 
 # -- what counts as a change
 

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import os
 import zlib
-from pathlib import Path
 
 import pytest
 
 from tests.support.oracle import fingerprint
-from tests.support.repositories import three_files
 from tests.support.small import recover, save
 from tests.support.workspace import Workspace
-
-
-@pytest.fixture
-def ws(tmp_path: Path) -> Workspace:
-    """A repository with one commit of three small files."""
-    return three_files(tmp_path)
-
 
 # -- after a crash, on another machine, beside others
 

@@ -13,17 +13,9 @@ import pytest
 
 from tests.support.oracle import fingerprint
 from tests.support.patched import patched
-from tests.support.repositories import three_files
 from tests.support.skips import NO_REFTABLE
 from tests.support.small import kept_somewhere, recover, save
 from tests.support.workspace import Workspace
-
-
-@pytest.fixture
-def ws(tmp_path: Path) -> Workspace:
-    """A repository with one commit of three small files."""
-    return three_files(tmp_path)
-
 
 FAILS_ONCE = """\
 from gitstate.refs import RefWriter

@@ -5,23 +5,13 @@ from __future__ import annotations
 import json
 import os
 import stat
-from pathlib import Path
 
-import pytest
-
-from tests.states import STATES, dirty, make
+from tests.states import dirty
 from tests.support.look import covers, look, paths_of
 from tests.support.oracle import fingerprint
 from tests.support.recovering import RESTORED, recovered_from
-from tests.support.repositories import Templates
 from tests.support.saving import Saved, check_index_bytes, check_untouched, saved_from
 from tests.support.workspace import Workspace
-
-
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    """A clean workspace on agent/work."""
-    return make(STATES["clean"], templates, tmp_path)
 
 
 def save_quickly(ws: Workspace) -> Saved:

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.states import STATES, Loss, dirty, make, stop_merging
+from tests.states import Loss, dirty, stop_merging
 from tests.support.look import look
 from tests.support.losing import lose, wipe
 from tests.support.oracle import Fingerprint, fingerprint
 from tests.support.recovering import RESTORED, check_repository, check_state_file, recovered_from
-from tests.support.repositories import Templates
 from tests.support.saving import Saved, check_index_bytes, check_untouched, saved_from
 from tests.support.workspace import Workspace
-
-
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    """A clean workspace on agent/work."""
-    return make(STATES["clean"], templates, tmp_path)
 
 
 def save_quickly(ws: Workspace) -> Saved:

@@ -17,12 +17,6 @@ from tests.support.repositories import Templates
 from tests.support.workspace import Workspace
 
 
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    """A clean workspace on agent/work."""
-    return make(STATES["clean"], templates, tmp_path)
-
-
 def _replace_by_fifo(ws: Workspace) -> None:
     ws.remove("a.txt")
     os.mkfifo(ws.at("a.txt"))

@@ -13,24 +13,13 @@ import pytest
 from gitstate import registry
 from tests.states import STATES, dirty, make
 from tests.support.repositories import Templates
-from tests.support.workspace import Run, Workspace, run_git
+from tests.support.workspace import Workspace, run_git, run_gitstate
 
 STRANGE = "a [b]*?.+^$ \\ \"'\n\u00e9 "
 
 
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    return make(STATES["clean"], templates, tmp_path)
-
-
 def listed() -> list[Path]:
     return [Path(os.fsdecode(path)) for path in registry.registered()]
-
-
-def gitstate(*args: str, cwd: Path, **env: str) -> Run:
-    argv = [sys.executable, "-m", "gitstate", *args]
-    done = subprocess.run(argv, capture_output=True, cwd=cwd, timeout=120, env={**os.environ, **env})
-    return Run(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
 
 
 @pytest.mark.parametrize("command", ["save", "checkpoint", "begin"])
@@ -58,9 +47,9 @@ def test_any_path_is_listed_exactly(name: str, templates: Templates, tmp_path: P
     for path in paths:
         templates.copy("sha1", path)
         (path / "a.txt").write_text("changed\n")
-        assert gitstate("save", cwd=path).exit_status == 0
+        assert run_gitstate("save", cwd=path).exit_status == 0
     assert listed() == paths
-    assert gitstate("unregister", str(paths[0]), cwd=tmp_path).exit_status == 0
+    assert run_gitstate("unregister", str(paths[0]), cwd=tmp_path).exit_status == 0
     assert listed() == paths[1:]
 
 
@@ -82,9 +71,9 @@ def test_a_config_that_stays_locked_costs_the_save_nothing_but_the_entry(ws: Wor
     assert listed() == []
     old = time.time() - 3600
     os.utime(hermetic / ".gitconfig.lock", (old, old))
-    assert gitstate("register", cwd=ws.path).exit_status == 75
+    assert run_gitstate("register", cwd=ws.path).exit_status == 75
     (hermetic / ".gitconfig.lock").unlink()
-    assert gitstate("register", cwd=ws.path).exit_status == 0
+    assert run_gitstate("register", cwd=ws.path).exit_status == 0
     assert listed() == [ws.path]
 
 
@@ -125,7 +114,7 @@ def test_the_test_home_is_respected_in_every_form(templates: Templates, tmp_path
 
 def test_unregister_missing_takes_what_is_gone_and_nothing_else(ws: Workspace, tmp_path: Path) -> None:
     registry.add([os.fsencode(ws.path), os.fsencode(tmp_path / "gone")])
-    run = gitstate("unregister", "--missing", "--json", cwd=tmp_path)
+    run = run_gitstate("unregister", "--missing", "--json", cwd=tmp_path)
     assert [item["path"] for item in run.json["changed"]] == [str(tmp_path / "gone")]
     assert listed() == [ws.path]
 
@@ -168,5 +157,5 @@ def test_a_walk_is_bounded_and_says_so(templates: Templates, tmp_path: Path) -> 
     shallow = registry.find(os.fsencode(tmp_path), depth=2)
     assert (shallow.paths, shallow.complete) == ((), False)
     assert not registry.find(os.fsencode(tmp_path), entries=2).complete
-    run = gitstate("status", "--root", str(tmp_path / "none"), "--json", cwd=tmp_path)
+    run = run_gitstate("status", "--root", str(tmp_path / "none"), "--json", cwd=tmp_path)
     assert not run.json["complete"]
