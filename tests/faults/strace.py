@@ -116,9 +116,7 @@ def count(scene: Scene, calls: Collection[str] = CALLS, *, reading: bool = False
     return points
 
 
-def points_in(
-    log: Path, git: str | None, scene: Scene, calls: Collection[str], *, reading: bool
-) -> Iterator[Point]:
+def points_in(log: Path, git: str | None, scene: Scene, calls: Collection[str], *, reading: bool) -> Iterator[Point]:
     """The calls of one process that change a file of the scene."""
     numbers: dict[str, int] = {}
     for line in log.read_text("utf-8", "replace").splitlines():

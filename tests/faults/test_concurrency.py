@@ -110,7 +110,7 @@ NUMBERS = [pytest.param(6, id="6"), pytest.param(40, id="40", marks=pytest.mark.
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", NUMBERS)
-def test_savers_beside_gc(number: int, ws: Workspace, say: Say) -> None:
+def test_parallel_saves_survive_gc_and_pack_refs(number: int, ws: Workspace, say: Say) -> None:
     """`gc --prune=now` drops what no ref, index or `.keep` holds; `pack-refs` moves every ref into another file."""
 
     def collect(_: int) -> None:
@@ -125,7 +125,7 @@ def test_savers_beside_gc(number: int, ws: Workspace, say: Say) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", NUMBERS)
-def test_savers_beside_the_agents_own_git(number: int, ws: Workspace, say: Say) -> None:
+def test_parallel_saves_survive_commits_and_notes_of_agents(number: int, ws: Workspace, say: Say) -> None:
     """Commits on a branch of the agent's own, notes of its own in its own ref and in the one for everybody."""
     own = ws.path.with_name("own")
     ws.git("worktree", "add", "-q", "-b", "own", own)
@@ -162,7 +162,7 @@ refs.RefWriter.carry_out = collect"""
 
 
 @pytest.mark.faults
-def test_gc_in_the_worst_moment(ws: Workspace) -> None:
+def test_gc_before_the_refs_move_loses_no_object(ws: Workspace) -> None:
     ws.write("untracked.txt", "new\n")
     ws.write("large.bin", os.urandom(9 << 20))
     before = fingerprint(ws.path)
@@ -189,7 +189,7 @@ refs.RefWriter.carry_out = interrupted"""
 
 
 @pytest.mark.faults
-def test_a_branch_that_moves_in_the_worst_moment(ws: Workspace) -> None:
+def test_branch_that_moves_during_a_save_is_kept(ws: Workspace) -> None:
     """The agent's commit stays on its branch; the save stands beside it."""
     ws.append("a.txt")
     work = ws.read("a.txt")
@@ -218,7 +218,7 @@ refs.RefWriter.prepare = interrupted"""
 
 
 @pytest.mark.faults
-def test_a_note_that_comes_in_the_worst_moment(ws: Workspace) -> None:
+def test_note_written_during_a_save_is_kept(ws: Workspace) -> None:
     """Both notes are there: ours is built again on top of what came between."""
     head = ws.out("rev-parse", "HEAD")
     ws.append("a.txt")
@@ -230,7 +230,7 @@ def test_a_note_that_comes_in_the_worst_moment(ws: Workspace) -> None:
 
 
 @pytest.mark.faults
-def test_an_index_that_moves_in_the_worst_moment(ws: Workspace) -> None:
+def test_file_staged_during_a_save_stays_staged(ws: Workspace) -> None:
     """What the agent stages while its work is saved stays staged."""
     ws.append("a.txt")
     blob = ws.out("rev-parse", "HEAD:c.txt")
@@ -245,7 +245,7 @@ def test_an_index_that_moves_in_the_worst_moment(ws: Workspace) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("times", [pytest.param(4, id="4"), pytest.param(20, id="20", marks=pytest.mark.slow)])
-def test_save_against_recover(times: int, ws: Workspace) -> None:
+def test_save_and_recover_in_one_workspace_take_turns(times: int, ws: Workspace) -> None:
     """In one workspace: they take turns, whoever comes first, and what they leave is the work and one state of it."""
     ws.append("a.txt")
     ws.add("a.txt")
@@ -276,7 +276,7 @@ LOCKS = {
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if "refs" not in LOCKS[name] else ()) for name in LOCKS]
 )
-def test_a_lock_that_somebody_holds(name: str, ws: Workspace) -> None:
+def test_save_succeeds_beside_a_held_lock(name: str, ws: Workspace) -> None:
     """A save goes through all the same, the lock stays its owner's, and recovery waits until it is free."""
     ws.append("a.txt")
     ws.write("untracked.txt", "new\n")

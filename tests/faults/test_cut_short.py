@@ -56,7 +56,7 @@ def power_fails(ws: Workspace) -> None:
 
 
 @pytest.mark.parametrize(("length", "zeros"), [(0, 0), (7, 0), (0, 1000), (7, 5), (7, 1000)])
-def test_a_file_that_a_power_cut_shortened_comes_back(plain: Workspace, length: int, zeros: int) -> None:
+def test_file_shortened_by_a_power_cut_is_restored(plain: Workspace, length: int, zeros: int) -> None:
     plain.write("u.txt", "untracked\n" * 5)
     plain.write("d0/f0.txt", "edited, and long enough\n")
     expected = fingerprint(plain.path)
@@ -79,7 +79,7 @@ MOVES = {
 
 
 @pytest.mark.parametrize("way", MOVES)
-def test_an_older_beginning_that_someone_put_into_place_stays(plain: Workspace, way: str) -> None:
+def test_older_beginning_put_there_by_a_person_is_kept(plain: Workspace, way: str) -> None:
     """An edit like any other, whether git knew the file or not."""
     for path in ("u.txt", "d1/f1.txt"):
         older = plain.outside / os.path.basename(path)
@@ -96,7 +96,7 @@ def test_an_older_beginning_that_someone_put_into_place_stays(plain: Workspace, 
     assert plain.read("u.txt") == plain.read("d1/f1.txt") == b"begun\n"
 
 
-def test_an_older_directory_that_someone_moved_into_place_stays(plain: Workspace) -> None:
+def test_older_directory_moved_there_by_a_person_is_kept(plain: Workspace) -> None:
     """Its files change no time at all: but the machine never went down, so no power cut left them short."""
     older = plain.outside / "notes"
     older.mkdir()
@@ -112,7 +112,7 @@ def test_an_older_directory_that_someone_moved_into_place_stays(plain: Workspace
 
 
 @pytest.mark.parametrize("left", [b"untr\0\0x", b"Untracked\n", b"untracked\n" * 6, b"untracked\n" * 5 + b"\0"])
-def test_an_older_file_that_is_no_part_of_what_was_saved_stays(plain: Workspace, left: bytes) -> None:
+def test_older_file_with_other_bytes_is_kept(plain: Workspace, left: bytes) -> None:
     """Not what a cut leaves, whatever its times."""
     plain.write("u.txt", "untracked\n" * 5)
     succeed(plain.save())
@@ -122,7 +122,7 @@ def test_an_older_file_that_is_no_part_of_what_was_saved_stays(plain: Workspace,
     assert plain.read("u.txt") == left
 
 
-def test_a_file_that_someone_emptied_after_the_save_stays(plain: Workspace) -> None:
+def test_file_emptied_after_the_save_is_kept(plain: Workspace) -> None:
     plain.write("u.txt", "untracked\n" * 5)
     succeed(plain.save())
     reboot(plain)

@@ -194,12 +194,12 @@ def sweep(name: str, recording: Recording, say: Say, *, seeds: int, most: int | 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("name", "recording"), [(name, name) for name in QUICK], indirect=["recording"], ids=QUICK)
-def test_power_cut_at_a_few_writes(name: str, recording: Recording, say: Say) -> None:
+def test_power_cut_at_sampled_writes_loses_nothing(name: str, recording: Recording, say: Say) -> None:
     sweep(name, recording, say, seeds=1, most=QUICK[name])
 
 
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.parametrize(("name", "recording"), [(name, name) for name in SWEEPS], indirect=["recording"], ids=SWEEPS)
-def test_power_cut_at_every_write(name: str, recording: Recording, say: Say) -> None:
+def test_power_cut_at_every_write_loses_nothing(name: str, recording: Recording, say: Say) -> None:
     sweep(name, recording, say, seeds=2, most=None)

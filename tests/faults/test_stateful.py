@@ -259,11 +259,11 @@ def play(tmp_path: Path, say: Say, *, examples: int, steps: int) -> None:
 
 
 @pytest.mark.faults
-def test_a_few_lives_of_an_agent(tmp_path: Path, say: Say) -> None:
+def test_sampled_lives_of_an_agent_lose_nothing(tmp_path: Path, say: Say) -> None:
     play(tmp_path, say, examples=8, steps=14)
 
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_many_lives_of_an_agent(tmp_path: Path, say: Say) -> None:
+def test_many_lives_of_an_agent_lose_nothing(tmp_path: Path, say: Say) -> None:
     play(tmp_path, say, examples=150, steps=25)

@@ -80,9 +80,7 @@ CAUSES = {
 ALWAYS = ("term", "int-group", "group-killed", "agent-fails")
 
 STORIES = [
-    pytest.param(
-        way, cause, id=f"{way}-{cause}", marks=() if way == "library" or cause in ALWAYS else pytest.mark.slow
-    )
+    pytest.param(way, cause, id=f"{way}-{cause}", marks=() if way == "library" or cause in ALWAYS else pytest.mark.slow)
     for way in ("library", "sketch", "claude", "kimi")
     for cause in CAUSES
 ]
@@ -90,7 +88,7 @@ STORIES = [
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("way", "cause"), STORIES)
-def test_whatever_ends_it_the_next_start_goes_on(stage: Stage, way: str, cause: str) -> None:
+def test_next_start_resumes_after_every_cause_of_death(stage: Stage, way: str, cause: str) -> None:
     what = CAUSES[cause]
     stage.manner(what.manner)
     loop = stage.start(stage.command(way))
@@ -129,7 +127,7 @@ def difference(before: Fingerprint, after: Fingerprint) -> list[str]:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("way", ["library", "sketch", "claude", "kimi"])
-def test_a_clean_end_leaves_the_work_and_no_save(stage: Stage, way: str) -> None:
+def test_clean_end_leaves_the_work_and_no_save(stage: Stage, way: str) -> None:
     stage.manner("done")
     stage.tasks.write_text("T-42\n")
     assert stage.start(stage.command(way)).wait(PATIENCE) == 0, stage.said()

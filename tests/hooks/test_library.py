@@ -14,30 +14,34 @@ from tests.hooks.stage import SOURCE, Stage, output, run
 from tests.support.agents import PATIENCE
 
 
-def test_traps_that_were_there_run_once_and_in_order(stage: Stage) -> None:
-    loop = stage.start(stage.script(f"""
+def test_existing_traps_run_once_and_in_order(stage: Stage) -> None:
+    loop = stage.start(
+        stage.script(f"""
         set -euo pipefail
         trap 'echo "exit $?" >>"$STAGE/traps"' EXIT
         trap 'echo "term" >>"$STAGE/traps"; exit 1' TERM
         {SOURCE}{SOURCE}
         gitstate_begin task_id=T-1
         gitstate_run claude
-    """))
+    """)
+    )
     stage.ready(loop)
     os.killpg(loop.pid, signal.SIGTERM)
     assert loop.wait(PATIENCE) == -signal.SIGTERM, stage.said()
     assert (stage.directory / "traps").read_text() == "term\nexit 143\n"
 
 
-def test_traps_that_are_set_later_run_too(stage: Stage) -> None:
-    loop = stage.start(stage.script(f"""
+def test_traps_set_later_run_as_well(stage: Stage) -> None:
+    loop = stage.start(
+        stage.script(f"""
         {SOURCE}
         gitstate_begin task_id=T-1
         trap 'echo term >>"$STAGE/traps"' TERM
         gitstate_stage coding
         trap 'echo "exit $?" >>"$STAGE/traps"; exit 0' EXIT
         gitstate_run claude
-    """))
+    """)
+    )
     stage.ready(loop)
     loop.terminate()
     assert loop.wait(PATIENCE) == -signal.SIGTERM, stage.said()
@@ -45,21 +49,25 @@ def test_traps_that_are_set_later_run_too(stage: Stage) -> None:
     assert stage.saves() == 1
 
 
-def test_one_trap_for_a_signal_and_exit_runs_once(stage: Stage) -> None:
-    loop = stage.start(stage.script(f"""
+def test_trap_for_a_signal_and_exit_runs_once(stage: Stage) -> None:
+    loop = stage.start(
+        stage.script(f"""
         {SOURCE}
         trap 'echo "ended" >>"$STAGE/traps"; exit 0' TERM EXIT
         gitstate_begin task_id=T-1
         gitstate_run claude
-    """))
+    """)
+    )
     stage.ready(loop)
     loop.terminate()
     assert loop.wait(PATIENCE) == -signal.SIGTERM, stage.said()
     assert (stage.directory / "traps").read_text() == "ended\n"
 
 
-def test_an_error_under_set_e_is_saved_with_its_status(stage: Stage) -> None:
-    done = run(stage, f"""
+def test_error_under_set_e_is_saved_with_its_status(stage: Stage) -> None:
+    done = run(
+        stage,
+        f"""
         set -euo pipefail
         trap 'echo "exit $?" >>"$STAGE/traps"' EXIT
         {SOURCE}
@@ -67,16 +75,19 @@ def test_an_error_under_set_e_is_saved_with_its_status(stage: Stage) -> None:
         echo work >>work.txt
         (exit 9)
         echo never >>work.txt
-    """)
+    """,
+    )
     assert done.returncode == 9
     reason = stage.context()["reason"]
     assert isinstance(reason, dict) and reason["exit_code"] == 9
     assert (stage.directory / "traps").read_text() == "exit 9\n"
 
 
-def test_an_agent_that_fails_does_not_end_a_loop_that_looks_at_it(stage: Stage) -> None:
+def test_failed_agent_does_not_end_a_loop_that_checks_its_status(stage: Stage) -> None:
     stage.manner("fail")
-    said = output(stage, f"""
+    said = output(
+        stage,
+        f"""
         set -euo pipefail
         {SOURCE}
         gitstate_begin task_id=T-1
@@ -84,12 +95,13 @@ def test_an_agent_that_fails_does_not_end_a_loop_that_looks_at_it(stage: Stage) 
         printf done >"$STAGE/manner"
         gitstate_run claude
         gitstate_finish
-    """)
+    """,
+    )
     assert said == "failed 3\n"
     assert stage.pending() is None
 
 
-def test_a_signal_that_was_ignored_stays_ignored(stage: Stage) -> None:
+def test_ignored_signal_stays_ignored(stage: Stage) -> None:
     nohup = ["nohup", *stage.script(f"{SOURCE}gitstate_begin task_id=T-1\ngitstate_run claude\n")]
     loop = stage.start(nohup)
     stage.ready(loop)
@@ -102,9 +114,11 @@ def test_a_signal_that_was_ignored_stays_ignored(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("options", ["", "set -euo pipefail", "set -m", "set -f; IFS=:", "set -o posix", "set -E -T"])
-def test_no_option_changes_and_nothing_is_printed(stage: Stage, options: str) -> None:
+def test_sourcing_changes_no_option_and_prints_nothing(stage: Stage, options: str) -> None:
     stage.manner("done")
-    said = output(stage, f"""
+    said = output(
+        stage,
+        f"""
         {options}
         state() {{ set +o; shopt; printf '%q\\n' "$IFS"; trap -p USR1 DEBUG RETURN ERR; }}
         trap 'echo usr' USR1
@@ -117,11 +131,12 @@ def test_no_option_changes_and_nothing_is_printed(stage: Stage, options: str) ->
         cleanup_and_save
         gitstate_finish
         [ "$(state)" = "$before" ]
-    """)
+    """,
+    )
     assert said == ""
 
 
-def test_job_control(stage: Stage) -> None:
+def test_job_control_keeps_working(stage: Stage) -> None:
     loop = stage.start(stage.script(f"set -m\n{SOURCE}gitstate_begin task_id=T-1\ngitstate_run claude\n"))
     stage.ready(loop)
     agent = int((stage.directory / "agent").read_text())
@@ -131,12 +146,12 @@ def test_job_control(stage: Stage) -> None:
     assert stage.saves() == 1
 
 
-def test_the_agent_reads_the_loops_stdin(stage: Stage) -> None:
+def test_agent_reads_stdin_of_the_loop(stage: Stage) -> None:
     assert output(stage, f"{SOURCE}echo hello | {{ gitstate_run cat; }}\n") == "hello\n"
 
 
 @pytest.mark.parametrize("closed", [">&- 2>&-", "<&-", "<&- >&- 2>&-"])
-def test_standard_streams_may_be_closed(stage: Stage, closed: str) -> None:
+def test_closed_standard_streams_are_accepted(stage: Stage, closed: str) -> None:
     loop = stage.start(stage.script(f"exec {closed}\n{SOURCE}gitstate_begin task_id=T-1\ngitstate_run claude\n"))
     stage.ready(loop)
     loop.terminate()
@@ -144,7 +159,7 @@ def test_standard_streams_may_be_closed(stage: Stage, closed: str) -> None:
     assert stage.context()["task_id"] == "T-1"
 
 
-def test_a_loop_in_the_background_of_a_script(stage: Stage) -> None:
+def test_loop_in_the_background_of_a_script_is_saved(stage: Stage) -> None:
     inner = stage.directory / "inner.sh"
     inner.write_text(f"{SOURCE}work() {{ gitstate_begin task_id=T-1; gitstate_run claude; }}\nwork\n")
     outer = stage.start(stage.script(f'bash {shlex.quote(str(inner))} & echo $! >"$STAGE/loop"; wait $!'))
@@ -154,9 +169,11 @@ def test_a_loop_in_the_background_of_a_script(stage: Stage) -> None:
     assert stage.context()["task_id"] == "T-1"
 
 
-def test_a_subshell_has_traps_of_its_own(stage: Stage) -> None:
+def test_subshell_has_its_own_traps(stage: Stage) -> None:
     """The parent's EXIT trap is not its affair."""
-    done = run(stage, f"""
+    done = run(
+        stage,
+        f"""
         trap 'echo parent >>"$STAGE/traps"' EXIT
         {SOURCE}
         gitstate_begin task_id=T-0
@@ -165,13 +182,14 @@ def test_a_subshell_has_traps_of_its_own(stage: Stage) -> None:
           echo work >>work.txt
           exit 5
         ) || exit 5
-    """)
+    """,
+    )
     assert done.returncode == 5
     assert stage.context()["task_id"] == "T-1"
     assert (stage.directory / "traps").read_text() == "parent\n"
 
 
-def test_a_supervisor_that_is_killed_at_once_costs_nothing(stage: Stage) -> None:
+def test_supervisor_killed_at_once_loses_nothing(stage: Stage) -> None:
     loop = stage.start(stage.command("library"))
     stage.ready(loop)
     for pid, words in stage.processes().items():

@@ -13,7 +13,7 @@ from tests.support.agents import PATIENCE
 
 
 @pytest.mark.parametrize("way", ["sketch", "library"])
-def test_values_stay_data_all_the_way(stage: Stage, way: str) -> None:
+def test_hostile_values_are_never_evaluated(stage: Stage, way: str) -> None:
     value = shlex.quote(HOSTILE)
     if way == "sketch":
         tell = f"""
@@ -27,21 +27,25 @@ def test_values_stay_data_all_the_way(stage: Stage, way: str) -> None:
             gitstate_stage {value}
         """
     run(stage, f"{SOURCE}echo work >>work.txt\n{tell}\nexit 1\n")
-    said = output(stage, f"""
+    said = output(
+        stage,
+        f"""
         set -euo pipefail
         {SOURCE}
         recover_agent_state
         printf '%s\\0' "$RECOVERED_TASK_ID" "$RECOVERED_ISSUE_NUMBER" "$RECOVERED_PROGRESS_STAGE" \\
           "$RECOVERED_BRANCH_NAME" "$RECOVERED_WORKSPACE_PATH" "$RECOVERED_MEMORY_REFS"
-    """)
+    """,
+    )
     assert said.split("\0")[:5] == [HOSTILE, HOSTILE, HOSTILE, "agent/work", str(stage.ws.path)]
     assert said.split("\0")[5].startswith("-n 'one'")
     assert not (stage.ws.path / "pwned").exists()
 
 
-def test_the_variables_are_read_when_the_signal_comes(stage: Stage) -> None:
+def test_variables_are_read_when_the_signal_arrives(stage: Stage) -> None:
     elsewhere = stage.directory
-    loop = stage.start(stage.script(f"""
+    loop = stage.start(
+        stage.script(f"""
         {SOURCE}
         trap cleanup_and_save TERM
         CURRENT_TASK_ID=first PROGRESS_STAGE=planning WORKSPACE_PATH=$PWD
@@ -50,7 +54,8 @@ def test_the_variables_are_read_when_the_signal_comes(stage: Stage) -> None:
         echo work >>"$WORKSPACE_PATH/work.txt"
         : >ready
         while :; do sleep 0.05; done
-    """))
+    """)
+    )
     stage.ready(loop)
     loop.terminate()
     assert loop.wait(PATIENCE) == -signal.SIGTERM
@@ -58,7 +63,7 @@ def test_the_variables_are_read_when_the_signal_comes(stage: Stage) -> None:
     assert (context["task_id"], context["progress_stage"]) == ("second", "coding")
 
 
-def test_a_bash_that_names_the_signal_is_believed(stage: Stage) -> None:
+def test_bash_trapsig_decides_the_signal(stage: Stage) -> None:
     """Bash 5.3 has this variable; here it stands in for what an older one can't tell from the status."""
     loop = stage.start(stage.script(f"{SOURCE}trap cleanup_and_save TERM INT EXIT\nBASH_TRAPSIG=2\n{FOREGROUND}\n"))
     stage.ready(loop)
@@ -88,7 +93,7 @@ def test_a_bash_that_names_the_signal_is_believed(stage: Stage) -> None:
     ],
     ids=["whole", "function", "named"],
 )
-def test_cleanup_and_save_as_a_trap(
+def test_cleanup_and_save_works_as_a_trap(
     stage: Stage, trap: str, ending: str, number: int | None, status: int
 ) -> None:  # fmt: skip
     """Without a single other call: the library learns only from this trap that something has ended."""
@@ -107,8 +112,10 @@ def test_cleanup_and_save_as_a_trap(
         assert stage.saves() == 1
 
 
-def test_cleanup_and_save_in_the_middle_of_a_script_does_not_end_it(stage: Stage) -> None:
-    said = output(stage, f"""
+def test_cleanup_and_save_inside_a_script_does_not_end_it(stage: Stage) -> None:
+    said = output(
+        stage,
+        f"""
         set -euo pipefail
         {SOURCE}
         trap cleanup_and_save SIGTERM SIGINT EXIT
@@ -117,12 +124,13 @@ def test_cleanup_and_save_in_the_middle_of_a_script_does_not_end_it(stage: Stage
         cleanup_and_save
         cleanup_and_save 'before the risky part'
         git log -1 --format=%s
-    """)
+    """,
+    )
     assert said.startswith("WIP(gitstate): T-9")
     assert stage.pending() is None, "a clean end brings the save back"
 
 
-def test_recover_agent_state_tells_nothing_from_a_person_must_decide(stage: Stage) -> None:
+def test_recover_agent_state_distinguishes_nothing_pending_from_manual_intervention(stage: Stage) -> None:
     ask = f"""
         set -euo pipefail
         {SOURCE}

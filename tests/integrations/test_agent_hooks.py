@@ -37,7 +37,7 @@ def checkpoint(repo: Workspace) -> str:
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_an_event_keeps_session_transcript_and_directory(agent: str, repo: Workspace) -> None:
+def test_event_records_session_transcript_and_directory(agent: str, repo: Workspace) -> None:
     gitstate(repo, "set", "task_id=T-1", "progress_stage=testing")
     (repo.path / "deep").mkdir()
     event(repo, agent, "SessionStart", cwd=str(repo.path / "deep"))
@@ -47,7 +47,7 @@ def test_an_event_keeps_session_transcript_and_directory(agent: str, repo: Works
     assert (state["progress_stage"], state["status"]) == ("testing", "active")
 
 
-def test_a_checkpoint_holds_what_changed_and_none_is_taken_where_nothing_did(repo: Workspace) -> None:
+def test_checkpoint_is_taken_only_after_a_change(repo: Workspace) -> None:
     repo.write("new", "new\n")
     event(repo, "claude", "PostToolUse")
     first = checkpoint(repo)
@@ -60,7 +60,7 @@ def test_a_checkpoint_holds_what_changed_and_none_is_taken_where_nothing_did(rep
     assert git(repo, "rev-parse", "HEAD") == git(repo, "rev-parse", "main")
 
 
-def test_a_storm_of_tools_is_spaced_and_the_rest_is_kept_when_the_agent_rests(repo: Workspace) -> None:
+def test_frequent_tool_events_are_throttled_until_the_agent_stops(repo: Workspace) -> None:
     slow = {"GITSTATE_HOOK_INTERVAL": "3600"}
     event(repo, "claude", "PostToolUse", slow)
     first = checkpoint(repo)
@@ -73,7 +73,7 @@ def test_a_storm_of_tools_is_spaced_and_the_rest_is_kept_when_the_agent_rests(re
     assert git(repo, "show", f"{checkpoint(repo)}^1:new") == "2"
 
 
-def test_after_a_recovery_the_new_session_is_briefed_in_the_form_of_its_agent(repo: Workspace) -> None:
+def test_new_session_after_a_recovery_is_briefed(repo: Workspace) -> None:
     gitstate(repo, "set", "task_id=T-1", "progress_stage=adding VAT")
     repo.write("new", "new\n")
     gitstate(repo, "save", "--signal", "TERM")
@@ -97,7 +97,7 @@ def test_after_a_recovery_the_new_session_is_briefed_in_the_form_of_its_agent(re
 
 
 @pytest.mark.parametrize("status", ["recovered", "active", "interrupted"])
-def test_a_repository_cannot_speak_to_the_agent_through_a_state_file_of_its_own(status: str, repo: Workspace) -> None:
+def test_committed_state_file_never_reaches_the_agent(status: str, repo: Workspace) -> None:
     planted = {"task_id": "evil", "status": status, "briefing": "evil", "resume": "evil", "save": {"save_id": "1"}}
     commit(repo, "active_state.json", json.dumps(planted))
     assert event(repo, "claude", "SessionStart") == ""
@@ -105,7 +105,7 @@ def test_a_repository_cannot_speak_to_the_agent_through_a_state_file_of_its_own(
     assert event(repo, "claude", "SessionStart", session_id="s-2") == ""
 
 
-def test_a_session_without_a_task_leaves_nothing_that_looks_interrupted(repo: Workspace) -> None:
+def test_session_without_a_task_ends_as_finished(repo: Workspace) -> None:
     event(repo, "claude", "SessionStart")
     assert state_file(repo)["status"] == "active"
     event(repo, "claude", "SessionEnd")
@@ -120,18 +120,18 @@ def test_a_session_without_a_task_leaves_nothing_that_looks_interrupted(repo: Wo
     json.dumps({"hook_event_name": "Stop", "session_id": "x" * 100_000, "transcript_path": "\u001b]0;x\u0007"}),
 ])  # fmt: skip
 @pytest.mark.parametrize("agent", ["claude", "no-such-agent"])
-def test_whatever_comes_the_agent_sees_an_empty_answer_and_success(given: str, agent: str, repo: Workspace) -> None:
+def test_malformed_event_gets_an_empty_answer_and_status_0(given: str, agent: str, repo: Workspace) -> None:
     assert run(repo, sys.executable, "-m", "gitstate", "hook", agent, given=given) == Run(0, b"", "")
 
 
-def test_outside_a_repository_and_in_a_broken_one_it_is_silent(tmp_path: Path, repo: Workspace) -> None:
+def test_hook_is_silent_outside_and_in_a_broken_repository(tmp_path: Path, repo: Workspace) -> None:
     (tmp_path / "plain").mkdir()
     assert event(Workspace(tmp_path / "plain", tmp_path), "claude", "Stop") == ""
     (repo.path / ".git" / "HEAD").write_text("nonsense")
     assert event(repo, "claude", "Stop") == ""
 
 
-def test_what_went_wrong_is_kept_for_the_doctor(repo: Workspace) -> None:
+def test_failed_checkpoint_is_recorded_for_doctor(repo: Workspace) -> None:
     event(repo, "claude", "SessionStart")
     assert last_problem(open_repository(os.fsencode(repo.path))) == []
     (repo.path / ".git" / "refs" / "gitstate").write_text("a file where a directory has to go")
@@ -144,13 +144,13 @@ def test_what_went_wrong_is_kept_for_the_doctor(repo: Workspace) -> None:
     assert last_problem(open_repository(os.fsencode(repo.path))) == []
 
 
-def test_a_hostile_context_reaches_the_agent_escaped_and_bounded(repo: Workspace) -> None:
+def test_hostile_context_reaches_the_agent_escaped_and_bounded(repo: Workspace) -> None:
     gitstate(repo, "set", "task_id=\x1b]0;evil\x07", "progress_stage=" + "x" * 60_000)
     said = event(repo, "claude", "SessionStart")
     assert "\x1b" not in said and "\x07" not in said and 0 < len(said) < 10_000
 
 
-def test_the_hook_imports_neither_click_nor_gitpython(repo: Workspace) -> None:
+def test_hook_imports_neither_click_nor_gitpython(repo: Workspace) -> None:
     argv = (sys.executable, "-X", "importtime", "-m", "gitstate", "hook", "claude")
     done = run(repo, *argv, given='{"hook_event_name": "PostToolUse"}')
     loaded = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
@@ -161,7 +161,7 @@ def test_the_hook_imports_neither_click_nor_gitpython(repo: Workspace) -> None:
 # -- decisions
 
 
-def test_a_tool_is_worth_a_checkpoint_now_and_then_and_a_rest_always() -> None:
+def test_tool_events_are_throttled_and_stop_events_are_not() -> None:
     second = 1_000_000_000
     now = 1_000_000 * second
     assert is_due("PostToolUse", Memory(), now, 15)
@@ -175,7 +175,7 @@ def test_a_tool_is_worth_a_checkpoint_now_and_then_and_a_rest_always() -> None:
         assert not is_due(name, Memory(), now, 15)
 
 
-def test_words_for_the_model_take_the_form_that_its_agent_reads() -> None:
+def test_briefing_has_the_form_that_each_agent_reads() -> None:
     assert form("claude", "SessionStart", "words") == "words\n"
     assert form("gemini", "SessionStart", "") == form("claude", "SessionStart", "") == ""
     assert json.loads(form("codex", "SessionStart", "w\n\u2028")) == {
@@ -183,7 +183,7 @@ def test_words_for_the_model_take_the_form_that_its_agent_reads() -> None:
     }
 
 
-def test_an_event_without_end_is_not_waited_for() -> None:
+def test_event_without_end_does_not_block() -> None:
     read, write = os.pipe()
     try:
         os.write(write, b'{"hook_event_name": "Stop"')
@@ -193,7 +193,7 @@ def test_an_event_without_end_is_not_waited_for() -> None:
         os.close(write)
 
 
-def test_only_absolute_paths_and_short_texts_are_taken_from_an_event() -> None:
+def test_event_yields_only_absolute_paths_and_short_texts() -> None:
     told = {"hook_event_name": "Stop", "cwd": "relative", "transcript_path": "x", "session_id": "y" * 5000}
     found = parse_event(told)
     assert tuple(found) == ("Stop", None, None, None)

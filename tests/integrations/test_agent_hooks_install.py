@@ -35,7 +35,7 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("agent", "text"), list(cases()))
-def test_installed_all_else_stays_in_its_place_and_uninstalled_every_byte_is_back(
+def test_install_keeps_other_settings_and_uninstall_restores_every_byte(
     agent: str, text: str, hermetic: Path, repo: Workspace
 ) -> None:
     path = hermetic / FILES[agent]
@@ -66,7 +66,7 @@ def test_installed_all_else_stays_in_its_place_and_uninstalled_every_byte_is_bac
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_where_nothing_was_there_nothing_is_left(agent: str, hermetic: Path, repo: Workspace) -> None:
+def test_uninstall_removes_settings_that_install_created(agent: str, hermetic: Path, repo: Workspace) -> None:
     before = entries(hermetic)
     gitstate(repo, "install", "--agent", agent)
     assert (hermetic / FILES[agent]).stat().st_mode & 0o777 == 0o600
@@ -77,7 +77,7 @@ def test_where_nothing_was_there_nothing_is_left(agent: str, hermetic: Path, rep
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_a_dry_run_prints_the_diff_and_touches_nothing(agent: str, hermetic: Path, repo: Workspace) -> None:
+def test_dry_run_prints_the_diff_and_writes_nothing(agent: str, hermetic: Path, repo: Workspace) -> None:
     repo.write(str(hermetic / FILES[agent]), "a = 1\n" if agent == "kimi" else '{\n  "a": 1\n}\n')
     before = entries(hermetic)
     done = command(repo, f"install --agent {agent} --dry-run")
@@ -91,9 +91,9 @@ def test_a_dry_run_prints_the_diff_and_touches_nothing(agent: str, hermetic: Pat
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_what_was_changed_since_stays_when_our_entries_go(agent: str, hermetic: Path, repo: Workspace) -> None:
+def test_uninstall_keeps_settings_changed_since_install(agent: str, hermetic: Path, repo: Workspace) -> None:
     path = hermetic / FILES[agent]
-    first, second = ('a = 1\n', 'b = 2\n') if agent == "kimi" else ('{\n  "a": 1\n}\n', '{\n  "b": 2,')
+    first, second = ("a = 1\n", "b = 2\n") if agent == "kimi" else ('{\n  "a": 1\n}\n', '{\n  "b": 2,')
     repo.write(str(path), first)
     gitstate(repo, "install", "--agent", agent)
     path.write_text(second + path.read_text().removeprefix("{") if agent != "kimi" else second + path.read_text())
@@ -101,7 +101,7 @@ def test_what_was_changed_since_stays_when_our_entries_go(agent: str, hermetic: 
     assert path.read_text() == second + first.removeprefix("{")
 
 
-def test_kimi_may_have_written_its_settings_anew(hermetic: Path, repo: Workspace) -> None:
+def test_uninstall_works_after_kimi_rewrote_its_settings(hermetic: Path, repo: Workspace) -> None:
     path = hermetic / FILES["kimi"]
     repo.write(str(path), 'model = "k2"\n')
     gitstate(repo, "install", "--agent", "kimi")
@@ -116,7 +116,7 @@ def test_kimi_may_have_written_its_settings_anew(hermetic: Path, repo: Workspace
      ("claude", "\xff"), ("claude", "[" * 100_000), ("kimi", "x ="), ("kimi", "hooks = [{event='Stop', command='x'}]"),
      ("kimi", "hooks = 3")],
 )  # fmt: skip
-def test_unparsable_settings_are_left_alone(agent: str, text: str, hermetic: Path, repo: Workspace) -> None:
+def test_unparsable_settings_are_kept(agent: str, text: str, hermetic: Path, repo: Workspace) -> None:
     path = hermetic / FILES[agent]
     path.parent.mkdir()
     path.write_bytes(text.encode("latin-1"))
@@ -125,7 +125,7 @@ def test_unparsable_settings_are_left_alone(agent: str, text: str, hermetic: Pat
     assert entries(hermetic) == before
 
 
-def test_settings_behind_a_symlink_stay_behind_it(hermetic: Path, repo: Workspace) -> None:
+def test_symlink_to_the_settings_is_kept(hermetic: Path, repo: Workspace) -> None:
     repo.write(str(hermetic / "dotfiles" / "claude.json"), "{}\n")
     (hermetic / ".claude").mkdir()
     (hermetic / ".claude" / "settings.json").symlink_to("../dotfiles/claude.json")
@@ -136,7 +136,7 @@ def test_settings_behind_a_symlink_stay_behind_it(hermetic: Path, repo: Workspac
     assert (hermetic / "dotfiles" / "claude.json").read_text() == "{}\n"
 
 
-def test_a_project_gets_a_command_that_fits_every_machine(repo: Workspace) -> None:
+def test_project_settings_get_a_portable_command(repo: Workspace) -> None:
     before = entries(repo.path)
     gitstate(repo, "install", "--agent", "claude", "--scope", "project")
     text = (repo.path / ".claude" / "settings.json").read_text()
@@ -146,7 +146,7 @@ def test_a_project_gets_a_command_that_fits_every_machine(repo: Workspace) -> No
     assert "kimi" in gitstate(repo, "install", "--agent", "kimi", "--scope", "project", status=2)
 
 
-def test_an_entry_of_a_gitstate_elsewhere_is_mended_in_its_place(hermetic: Path, repo: Workspace) -> None:
+def test_entry_with_an_old_path_is_updated_in_place(hermetic: Path, repo: Workspace) -> None:
     gitstate(repo, "install", "--agent", "codex")
     path = hermetic / FILES["codex"]
     good = path.read_text()
@@ -159,7 +159,7 @@ def test_an_entry_of_a_gitstate_elsewhere_is_mended_in_its_place(hermetic: Path,
     assert path.read_text() == good
 
 
-def test_codex_is_known_to_pass_over_hooks_that_nobody_trusted(hermetic: Path, repo: Workspace) -> None:
+def test_untrusted_codex_hooks_are_reported(hermetic: Path, repo: Workspace) -> None:
     other = {"hooks": {"Stop": [{"hooks": [{"type": "command", "command": "say done"}]}]}}
     repo.write(str(hermetic / FILES["codex"]), json.dumps(other, indent=2))
     assert "trust" in gitstate(repo, "install", "--agent", "codex")
@@ -177,7 +177,7 @@ def test_codex_is_known_to_pass_over_hooks_that_nobody_trusted(hermetic: Path, r
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_the_installed_command_runs_under_a_bare_environment(agent: str, hermetic: Path, repo: Workspace) -> None:
+def test_installed_command_runs_with_an_empty_environment(agent: str, hermetic: Path, repo: Workspace) -> None:
     gitstate(repo, "install", "--agent", agent)
     text = (hermetic / FILES[agent]).read_text()
     if agent == "kimi":

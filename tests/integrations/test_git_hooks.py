@@ -46,7 +46,7 @@ def saved(repo: Workspace) -> str:
 # -- the context
 
 
-def test_a_new_branch_and_a_commit_are_in_the_state_file_at_once(repo: Workspace) -> None:
+def test_hooks_record_new_branches_and_commits_at_once(repo: Workspace) -> None:
     gitstate(repo, "set", "task_id=T-1", "progress_stage=testing")
     git(repo, "checkout", "-q", "-b", "agent/2")
     assert state_file(repo)["branch_name"] == "agent/2"
@@ -56,7 +56,7 @@ def test_a_new_branch_and_a_commit_are_in_the_state_file_at_once(repo: Workspace
     assert (state["task_id"], state["progress_stage"], state["status"]) == ("T-1", "testing", "active")
 
 
-def test_a_merge_an_amend_and_a_rebase_move_the_base_along(repo: Workspace) -> None:
+def test_merge_amend_and_rebase_update_the_base_commit(repo: Workspace) -> None:
     gitstate(repo, "set", "task_id=T-1")
     git(repo, "checkout", "-q", "-b", "side", "main")
     commit(repo, "s", "s\n")
@@ -68,7 +68,7 @@ def test_a_merge_an_amend_and_a_rebase_move_the_base_along(repo: Workspace) -> N
         assert state_file(repo)["branch_name"] == "agent/1"
 
 
-def test_a_checkout_of_files_writes_nothing(repo: Workspace) -> None:
+def test_checkout_of_files_writes_nothing(repo: Workspace) -> None:
     gitstate(repo, "set", "task_id=T-1")
     before = state_file(repo)
     repo.write("a", "edited\n")
@@ -76,7 +76,7 @@ def test_a_checkout_of_files_writes_nothing(repo: Workspace) -> None:
     assert state_file(repo) == before
 
 
-def test_where_no_context_was_ever_set_hooks_leave_nothing_behind(repo: Workspace) -> None:
+def test_hooks_without_a_context_write_nothing(repo: Workspace) -> None:
     commit(repo, "b", "b\n")
     git(repo, "checkout", "-q", "main")
     git(repo, "push", "-q", "origin", "agent/1")
@@ -84,7 +84,7 @@ def test_where_no_context_was_ever_set_hooks_leave_nothing_behind(repo: Workspac
     assert not (repo.path / ".git" / "gitstate").exists()
 
 
-def test_each_linked_worktree_keeps_a_context_of_its_own(repo: Workspace, tmp_path: Path) -> None:
+def test_each_linked_worktree_has_its_own_context(repo: Workspace, tmp_path: Path) -> None:
     git(repo, "worktree", "add", "-q", str(tmp_path / "linked"), "-b", "agent/9")
     linked = Workspace(tmp_path / "linked", tmp_path)
     gitstate(linked, "set", "task_id=T-9")
@@ -97,7 +97,7 @@ def test_each_linked_worktree_keeps_a_context_of_its_own(repo: Workspace, tmp_pa
 # -- the refusals
 
 
-def test_a_commit_on_top_of_a_waiting_wip_is_refused_with_what_to_type(repo: Workspace) -> None:
+def test_commit_on_a_pending_wip_commit_is_rejected_with_the_commands(repo: Workspace) -> None:
     wip = saved(repo)
     repo.write("a", "three\n")
     said = git(repo, "commit", "-q", "-a", "-m", "bury", fails=True)
@@ -106,7 +106,7 @@ def test_a_commit_on_top_of_a_waiting_wip_is_refused_with_what_to_type(repo: Wor
     git(repo, "commit", "-q", "-a", "-m", "bury", "--no-verify")
 
 
-def test_the_way_back_without_gitstate_is_told_step_by_step(repo: Workspace) -> None:
+def test_rejection_prints_the_steps_of_recovery_without_gitstate(repo: Workspace) -> None:
     repo.write("a", "staged\n")
     git(repo, "add", "a")
     repo.write("new", "new\n")
@@ -120,7 +120,7 @@ def test_the_way_back_without_gitstate_is_told_step_by_step(repo: Workspace) -> 
     assert markers(repo) == []
 
 
-def test_after_recovery_a_commit_goes_through(repo: Workspace) -> None:
+def test_commit_after_recovery_is_accepted(repo: Workspace) -> None:
     saved(repo)
     gitstate(repo, "recover")
     git(repo, "add", "-A")
@@ -128,19 +128,19 @@ def test_after_recovery_a_commit_goes_through(repo: Workspace) -> None:
     assert git(repo, "show", "--format=", "--name-only", "HEAD").split() == ["a", "new"]
 
 
-def test_another_worktree_commits_while_a_wip_waits_here(repo: Workspace, tmp_path: Path) -> None:
+def test_other_worktree_commits_beside_a_pending_save(repo: Workspace, tmp_path: Path) -> None:
     saved(repo)
     git(repo, "worktree", "add", "-q", str(tmp_path / "linked"), "-b", "agent/9", "main")
     commit(Workspace(tmp_path / "linked", tmp_path), "b", "b\n")
 
 
-def test_a_wip_that_nothing_waits_for_may_be_built_upon(repo: Workspace) -> None:
+def test_commit_on_a_wip_commit_without_a_marker_is_accepted(repo: Workspace) -> None:
     saved(repo)
     git(repo, "update-ref", "-d", markers(repo)[0])
     commit(repo, "b", "b\n")
 
 
-def test_a_packed_marker_is_seen_too(repo: Workspace) -> None:
+def test_packed_marker_rejects_the_commit_as_well(repo: Workspace) -> None:
     saved(repo)
     git(repo, "pack-refs", "--all")
     assert not list((repo.path / ".git" / "refs" / "gitstate").rglob("*-*"))
@@ -148,7 +148,7 @@ def test_a_packed_marker_is_seen_too(repo: Workspace) -> None:
     assert "gitstate recover" in git(repo, "commit", "-q", "-a", "-m", "bury", fails=True)
 
 
-def test_a_push_of_a_wip_is_refused_and_names_branch_and_commit(repo: Workspace) -> None:
+def test_push_of_a_wip_commit_is_rejected_with_branch_and_commit(repo: Workspace) -> None:
     wip = saved(repo)
     for target in ("agent/1", "HEAD", "agent/1:other"):
         said = git(repo, "push", "-q", "origin", target, fails=True)
@@ -156,7 +156,7 @@ def test_a_push_of_a_wip_is_refused_and_names_branch_and_commit(repo: Workspace)
     assert git(repo, "ls-remote", "origin", "refs/heads/agent/1") == ""
 
 
-def test_a_wip_below_other_commits_is_refused_too(repo: Workspace) -> None:
+def test_push_of_a_buried_wip_commit_is_rejected(repo: Workspace) -> None:
     wip = saved(repo)
     repo.write("c", "c\n")
     git(repo, "add", "c")
@@ -164,7 +164,7 @@ def test_a_wip_below_other_commits_is_refused_too(repo: Workspace) -> None:
     assert wip[:12] in git(repo, "push", "-q", "origin", "agent/1", fails=True)
 
 
-def test_other_branches_deletions_and_the_refs_of_gitstate_are_pushed(repo: Workspace) -> None:
+def test_push_of_other_branches_deletions_and_gitstate_refs_is_accepted(repo: Workspace) -> None:
     saved(repo)
     git(repo, "branch", "clean", "main")
     git(repo, "push", "-q", "origin", "clean")
@@ -173,7 +173,7 @@ def test_other_branches_deletions_and_the_refs_of_gitstate_are_pushed(repo: Work
     assert len(git(repo, "ls-remote", "origin", "refs/gitstate/pending/*").splitlines()) == 1
 
 
-def test_one_wip_among_many_branches_stops_the_push_and_is_the_only_one_named(repo: Workspace) -> None:
+def test_push_of_many_branches_names_only_the_one_with_a_wip_commit(repo: Workspace) -> None:
     for number in range(30):
         git(repo, "branch", f"b{number}", "main")
     saved(repo)
@@ -181,7 +181,7 @@ def test_one_wip_among_many_branches_stops_the_push_and_is_the_only_one_named(re
     assert "agent/1" in said and " b1" not in said
 
 
-def test_a_commit_that_only_speaks_of_the_trailer_is_pushed(repo: Workspace) -> None:
+def test_commit_that_mentions_the_trailer_is_pushed(repo: Workspace) -> None:
     repo.write("b", "b\n")
     git(repo, "add", "b")
     git(repo, "commit", "-q", "-m", "Docs\n\nGitstate-Save: is a trailer of ours,\nas this paragraph says.\n\nMore.")
@@ -196,7 +196,7 @@ def undone(repo: Workspace) -> None:
     git(repo, "reset", "-q", "HEAD~1")
 
 
-def test_work_that_plain_git_brought_back_and_that_is_committed_clears_the_marker(repo: Workspace) -> None:
+def test_committing_work_restored_by_plain_git_clears_the_marker(repo: Workspace) -> None:
     saved(repo)
     undone(repo)
     git(repo, "add", "-A")
@@ -208,7 +208,7 @@ def test_work_that_plain_git_brought_back_and_that_is_committed_clears_the_marke
     assert "nothing" in gitstate(repo, "recover")
 
 
-def test_a_part_that_is_committed_and_a_part_that_is_on_the_disk_clear_it_too(repo: Workspace) -> None:
+def test_committing_part_of_the_restored_work_clears_the_marker(repo: Workspace) -> None:
     saved(repo)
     undone(repo)
     git(repo, "commit", "-q", "-a", "-m", "only a")
@@ -217,7 +217,7 @@ def test_a_part_that_is_committed_and_a_part_that_is_on_the_disk_clear_it_too(re
 
 
 @pytest.mark.parametrize("loss", ["edited", "deleted", "mode"])
-def test_a_version_that_is_nowhere_but_in_the_save_keeps_the_marker(loss: str, repo: Workspace) -> None:
+def test_version_that_only_the_save_holds_keeps_the_marker(loss: str, repo: Workspace) -> None:
     saved(repo)
     undone(repo)
     if loss == "edited":
@@ -230,7 +230,7 @@ def test_a_version_that_is_nowhere_but_in_the_save_keeps_the_marker(loss: str, r
     assert len(markers(repo)) == 1
 
 
-def test_what_was_staged_and_is_nowhere_else_keeps_the_marker(repo: Workspace) -> None:
+def test_staged_version_that_only_the_save_holds_keeps_the_marker(repo: Workspace) -> None:
     repo.write("a", "staged\n")
     git(repo, "add", "a")
     repo.write("a", "on the disk\n")
@@ -240,14 +240,14 @@ def test_what_was_staged_and_is_nowhere_else_keeps_the_marker(repo: Workspace) -
     assert len(markers(repo)) == 1
 
 
-def test_a_hard_reset_and_a_commit_keep_the_marker(repo: Workspace) -> None:
+def test_hard_reset_and_commit_keep_the_marker(repo: Workspace) -> None:
     saved(repo)
     git(repo, "reset", "-q", "--hard", "HEAD~1")
     commit(repo, "c", "c\n")
     assert len(markers(repo)) == 1
 
 
-def test_another_branch_with_the_same_files_keeps_the_marker(repo: Workspace) -> None:
+def test_other_branch_with_the_same_files_keeps_the_marker(repo: Workspace) -> None:
     saved(repo)
     git(repo, "checkout", "-q", "-b", "copy", "main")
     git(repo, "checkout", "-q", "agent/1", "--", ".")
@@ -255,7 +255,7 @@ def test_another_branch_with_the_same_files_keeps_the_marker(repo: Workspace) ->
     assert len(markers(repo)) == 1
 
 
-def test_a_save_in_the_middle_of_a_merge_keeps_the_marker(repo: Workspace) -> None:
+def test_save_during_a_merge_keeps_the_marker(repo: Workspace) -> None:
     git(repo, "checkout", "-q", "-b", "side", "main")
     commit(repo, "a", "side\n")
     git(repo, "checkout", "-q", "agent/1")
@@ -267,7 +267,7 @@ def test_a_save_in_the_middle_of_a_merge_keeps_the_marker(repo: Workspace) -> No
     assert len(markers(repo)) == 1
 
 
-def test_a_wip_that_was_amended_into_a_real_commit_clears_the_marker(repo: Workspace) -> None:
+def test_amending_the_wip_commit_clears_the_marker(repo: Workspace) -> None:
     saved(repo)
     git(repo, "commit", "-q", "--amend", "--no-verify", "-m", "done")
     assert markers(repo) == []
@@ -276,7 +276,7 @@ def test_a_wip_that_was_amended_into_a_real_commit_clears_the_marker(repo: Works
 # -- trouble
 
 
-def test_under_a_bare_environment_the_hooks_still_refuse(repo: Workspace) -> None:
+def test_hooks_reject_with_an_empty_environment(repo: Workspace) -> None:
     wip = saved(repo)
     repo.write("a", "three\n")
     git = shutil.which("git") or "git"
@@ -284,7 +284,7 @@ def test_under_a_bare_environment_the_hooks_still_refuse(repo: Workspace) -> Non
     assert done.exit_status != 0 and wip[:12] in done.stderr
 
 
-def test_a_repository_cannot_smuggle_in_a_gitstate_of_its_own(repo: Workspace) -> None:
+def test_hooks_never_import_a_gitstate_of_the_repository(repo: Workspace) -> None:
     wip = saved(repo)
     for name in ("gitstate/__init__.py", "gitstate/__main__.py", "json.py", "subprocess.py"):
         repo.write(name, "open('smuggled', 'w')\n")
@@ -295,7 +295,7 @@ def test_a_repository_cannot_smuggle_in_a_gitstate_of_its_own(repo: Workspace) -
 
 
 @pytest.mark.parametrize("broken", ["python", "marker", "context"])
-def test_an_error_of_ours_never_stops_a_commit(broken: str, repo: Workspace) -> None:
+def test_error_in_a_hook_never_stops_a_commit(broken: str, repo: Workspace) -> None:
     saved(repo)
     if broken == "python":
         shim = hooks(repo) / "gitstate-hook"
@@ -311,7 +311,7 @@ def test_an_error_of_ours_never_stops_a_commit(broken: str, repo: Workspace) -> 
     git(repo, "commit", "-q", "-a", "-m", "goes through")
 
 
-def test_where_gitstate_is_gone_the_hooks_are_silent(repo: Workspace) -> None:
+def test_hooks_are_silent_after_gitstate_was_removed(repo: Workspace) -> None:
     saved(repo)
     shim = hooks(repo) / "gitstate-hook"
     shim.write_text(shim.read_text().replace("gitstate_python=", "gitstate_python=/nowhere"))
@@ -320,7 +320,7 @@ def test_where_gitstate_is_gone_the_hooks_are_silent(repo: Workspace) -> None:
     assert done == Run(0, b"", "")
 
 
-def test_a_workspace_in_a_directory_with_a_strange_name(tmp_path: Path) -> None:
+def test_hooks_work_in_a_directory_with_a_strange_name(tmp_path: Path) -> None:
     top = tmp_path / "a 'b\"$(touch c)\n d"
     top.mkdir()
     repo = with_remote(top)
@@ -343,7 +343,7 @@ def stack(**given: object) -> list[Save]:
     return [Save("a" * 40, "c" * 40, "d" * 40, {}, Context(), manifest(**given))]
 
 
-def test_only_a_plain_save_of_this_branch_that_head_left_may_be_stale() -> None:
+def test_only_a_plain_save_of_this_branch_may_be_stale() -> None:
     head, ref = "e" * 40, "refs/heads/x"
     assert may_be_stale(stack(), ref, head)
     assert not may_be_stale(stack(), "refs/heads/y", head)
@@ -354,7 +354,7 @@ def test_only_a_plain_save_of_this_branch_that_head_left_may_be_stale() -> None:
         assert not may_be_stale(stack(**kept), ref, head)
 
 
-def test_what_git_says_of_a_push_is_read_with_care() -> None:
+def test_updates_of_a_push_are_parsed_strictly() -> None:
     one, two = "1" * 40, "2" * 40
     lines = [
         f"refs/heads/x {one} refs/heads/y {ZERO}",

@@ -38,7 +38,7 @@ def repo(tmp_path: Path) -> Workspace:
 # -- alone
 
 
-def test_installed_it_refuses_twice_is_once_and_uninstalled_nothing_is_left(repo: Workspace) -> None:
+def test_install_is_idempotent_and_uninstall_removes_everything(repo: Workspace) -> None:
     before = kept(repo)
     assert set(outcomes(repo).values()) == {"installed"}
     once = kept(repo)
@@ -51,7 +51,7 @@ def test_installed_it_refuses_twice_is_once_and_uninstalled_nothing_is_left(repo
     assert set(outcomes(repo, "uninstall").values()) == {"absent"}
 
 
-def test_a_hooks_directory_that_was_not_there_is_gone_again(repo: Workspace) -> None:
+def test_uninstall_removes_a_hooks_directory_that_install_created(repo: Workspace) -> None:
     shutil.rmtree(hooks(repo))
     gitstate(repo, "install")
     assert refuses(repo)
@@ -60,14 +60,14 @@ def test_a_hooks_directory_that_was_not_there_is_gone_again(repo: Workspace) -> 
     assert not hooks(repo).exists()
 
 
-def test_uninstalled_without_ever_being_installed_nothing_changes(repo: Workspace) -> None:
+def test_uninstall_without_install_changes_nothing(repo: Workspace) -> None:
     script(hooks(repo) / "pre-commit", "#!/bin/sh\nexit 0\n")
     before = kept(repo)
     gitstate(repo, "uninstall")
     assert kept(repo) == before
 
 
-def test_from_a_linked_worktree_all_worktrees_get_the_hooks(repo: Workspace, tmp_path: Path) -> None:
+def test_install_in_a_linked_worktree_covers_all_worktrees(repo: Workspace, tmp_path: Path) -> None:
     before = kept(repo)
     git(repo, "worktree", "add", "-q", str(tmp_path / "linked"), "-b", "agent/9")
     linked = Workspace(tmp_path / "linked", tmp_path)
@@ -109,7 +109,7 @@ def put(repo: Workspace, name: str, kind: str) -> None:
 
 @files_only
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_beside_a_foreign_hook_both_run_and_it_gets_its_bytes_back(kind: str, repo: Workspace) -> None:
+def test_foreign_hook_runs_beside_ours_and_is_restored(kind: str, repo: Workspace) -> None:
     for event in EVENTS:
         put(repo, event, kind)
     before = kept(repo)
@@ -128,8 +128,8 @@ def test_beside_a_foreign_hook_both_run_and_it_gets_its_bytes_back(kind: str, re
 
 
 @files_only
-def test_the_status_the_arguments_and_the_input_of_a_foreign_hook_stay_its_own(repo: Workspace) -> None:
-    read = "#!/bin/sh\necho \"$@\" >>log\ncat >>log\n"
+def test_foreign_hook_keeps_its_arguments_input_and_exit_status(repo: Workspace) -> None:
+    read = '#!/bin/sh\necho "$@" >>log\ncat >>log\n'
     script(hooks(repo) / "pre-push", read)
     copy = "#!/usr/bin/env python3\nimport sys\nopen('log', 'a').write(sys.stdin.read())\n"
     script(hooks(repo) / "post-rewrite", copy)
@@ -151,7 +151,7 @@ def test_the_status_the_arguments_and_the_input_of_a_foreign_hook_stay_its_own(r
 
 @files_only
 @pytest.mark.parametrize("first", ["#!/bin/sh", "#!/usr/bin/env bash", "#!/usr/bin/env python3"])
-def test_a_push_of_very_many_refs_reaches_a_foreign_hook_whole(first: str, repo: Workspace) -> None:
+def test_foreign_hook_gets_the_whole_input_of_a_huge_push(first: str, repo: Workspace) -> None:
     copy = "import sys\nopen('log', 'w').write(sys.stdin.read())\n" if "python" in first else "cat >log\n"
     script(hooks(repo) / "pre-push", f"{first}\n{copy}")
     gitstate(repo, "install")
@@ -165,7 +165,7 @@ def test_a_push_of_very_many_refs_reaches_a_foreign_hook_whole(first: str, repo:
 
 
 @files_only
-def test_what_a_person_adds_to_our_file_stays_when_we_go(repo: Workspace) -> None:
+def test_uninstall_keeps_lines_that_a_person_added(repo: Workspace) -> None:
     gitstate(repo, "install")
     hook = hooks(repo) / "post-commit"
     hook.write_text(hook.read_text() + "echo theirs >>log\n")
@@ -177,7 +177,7 @@ def test_what_a_person_adds_to_our_file_stays_when_we_go(repo: Workspace) -> Non
 
 
 @files_only
-def test_a_hook_that_was_lost_is_named_and_installed_again(repo: Workspace) -> None:
+def test_lost_hook_is_reported_and_reinstalled(repo: Workspace) -> None:
     gitstate(repo, "install")
     (hooks(repo) / "pre-push").unlink()
     ((words, command),) = install_git.hook_problems(open_repository(os.fsencode(repo.path)))
@@ -187,7 +187,7 @@ def test_a_hook_that_was_lost_is_named_and_installed_again(repo: Workspace) -> N
 
 
 @files_only
-def test_a_stranger_under_one_of_our_names_is_not_touched(repo: Workspace) -> None:
+def test_foreign_file_under_the_name_of_our_shim_is_kept(repo: Workspace) -> None:
     script(hooks(repo) / "gitstate-hook", "#!/bin/sh\necho mine\n")
     before = kept(repo)
     assert "in the way" in gitstate(repo, "install", status=4)
@@ -199,7 +199,7 @@ def test_a_stranger_under_one_of_our_names_is_not_touched(repo: Workspace) -> No
 
 @files_only
 @pytest.mark.parametrize("where", ["relative", "absolute", "global", "home", "missing"])
-def test_where_core_hookspath_leads_elsewhere_that_place_is_used(where: str, repo: Workspace, tmp_path: Path) -> None:
+def test_install_respects_core_hookspath(where: str, repo: Workspace, tmp_path: Path) -> None:
     places = {
         "relative": (repo.path / "tools" / "hooks", "tools/hooks"), "home": (Path.home() / "hooks", "~/hooks"),
     }  # fmt: skip
@@ -217,7 +217,7 @@ def test_where_core_hookspath_leads_elsewhere_that_place_is_used(where: str, rep
 
 
 @files_only
-def test_tracked_hooks_are_everyones_and_the_line_to_add_works(repo: Workspace, tmp_path: Path) -> None:
+def test_tracked_hooks_are_left_alone_and_the_printed_line_works(repo: Workspace, tmp_path: Path) -> None:
     script(repo.path / ".githooks" / "pre-commit", "#!/bin/sh\n")
     script(repo.path / ".githooks" / "pre-push", "#!/bin/sh\n")
     git(repo, "add", ".")
@@ -239,7 +239,7 @@ def test_tracked_hooks_are_everyones_and_the_line_to_add_works(repo: Workspace, 
 
 
 @files_only
-def test_hooks_that_are_switched_off_are_said_to_be_off(repo: Workspace) -> None:
+def test_disabled_hooks_are_reported(repo: Workspace) -> None:
     git(repo, "config", "core.hooksPath", "/dev/null")
     assert "no directory" in gitstate(repo, "install", status=4)
 
@@ -252,7 +252,7 @@ CALLS = "rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir"
 @files_only
 @pytest.mark.faults
 @pytest.mark.parametrize("command", ["install", "uninstall"])
-def test_killed_at_any_change_hooks_work_as_before_or_after_and_again_completes(command: str, repo: Workspace) -> None:
+def test_kill_at_any_change_leaves_working_hooks_and_a_rerun_completes(command: str, repo: Workspace) -> None:
     tool("strace", repo)
     kinds = ["sh", "python", "not executable", "a link", "bash through env"]
     for event, kind in zip(EVENTS, kinds, strict=False):
@@ -283,7 +283,7 @@ def test_killed_at_any_change_hooks_work_as_before_or_after_and_again_completes(
 # -- git's configuration
 
 
-def test_in_gits_configuration_one_section_for_each_event_comes_and_goes(repo: Workspace) -> None:
+def test_configured_hooks_get_and_lose_one_section_per_event(repo: Workspace) -> None:
     repository = open_repository(os.fsencode(repo.path))
     before = kept(repo)
     steps = install_git._install_config(repository)
@@ -299,7 +299,7 @@ def test_in_gits_configuration_one_section_for_each_event_comes_and_goes(repo: W
 
 @pytest.mark.skipif(not CONFIGURED, reason="hooks in git's configuration need git 2.54 or newer")
 @pytest.mark.parametrize("where", ["plain", "husky", "tracked"])
-def test_in_gits_configuration_ours_runs_whatever_the_hook_files_are(where: str, repo: Workspace) -> None:
+def test_configured_hooks_run_beside_any_hook_files(where: str, repo: Workspace) -> None:
     directory = {"plain": hooks(repo), "husky": repo.path / ".husky" / "_", "tracked": repo.path / ".githooks"}[where]
     for event in ("pre-commit", "pre-push"):
         script(directory / event, f"#!/bin/sh\necho theirs {event} >>log\n")
@@ -319,7 +319,7 @@ def test_in_gits_configuration_ours_runs_whatever_the_hook_files_are(where: str,
     assert (kept(repo), entries(directory)) == before
 
 
-def test_the_decision_between_configuration_and_files_is_by_version() -> None:
+def test_git_version_decides_between_configuration_and_files() -> None:
     assert git_version(b"git version 2.39.5 (Apple Git-154)\n") == (2, 39)
     assert git_version(b"nonsense") == (0, 0)
     assert [manner(version) for version in ((2, 39), (2, 53), (2, 54), (3, 0), (0, 0))] == [
@@ -327,7 +327,7 @@ def test_the_decision_between_configuration_and_files_is_by_version() -> None:
     ]  # fmt: skip
 
 
-def test_a_block_goes_into_shell_scripts_only_and_comes_out_exactly() -> None:
+def test_block_is_inserted_into_shell_scripts_only_and_removed_exactly() -> None:
     for first in (b"#!/bin/sh\n", b"#! /usr/bin/env -S bash -eu\n", b"#!/usr/local/bin/zsh\n", b"#!/bin/dash -e\n"):
         for rest in (b"", b"exit 0", b"\n\n# >>> other >>>\n"):
             edited = with_block(first + rest, "pre-push")
@@ -338,14 +338,14 @@ def test_a_block_goes_into_shell_scripts_only_and_comes_out_exactly() -> None:
         assert without_block(text) is None
 
 
-def test_a_file_is_known_by_its_owners_mark() -> None:
+def test_owner_of_a_hook_is_known_by_its_mark() -> None:
     assert owner(b"#!/bin/sh\ncall_lefthook run pre-commit\n") == "lefthook"
     assert owner(b"# File generated by pre-commit: https://pre-commit.com\n") == "pre-commit"
     assert owner(b"#!/bin/sh\ngit lfs pre-push\n") == "plain"
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason=not_installed("shellcheck"))
-def test_the_shim_and_every_block_are_clean_shell(tmp_path: Path) -> None:
+def test_shim_and_blocks_pass_shellcheck(tmp_path: Path) -> None:
     texts = [install_git.shim(made=True)]
     for event in EVENTS:
         texts += [b"#!/bin/sh\n" + install_git.block(event, kind, b"x") for kind in ("file", "part", "chain")]

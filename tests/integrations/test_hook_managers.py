@@ -25,7 +25,7 @@ from tests.support.workspace import Workspace
 
 
 @files_only
-def test_husky_owns_its_files_and_a_linked_worktree_without_them_is_a_problem(repo: Workspace, tmp_path: Path) -> None:
+def test_husky_files_are_left_alone_and_their_absence_is_reported(repo: Workspace, tmp_path: Path) -> None:
     # As husky 9 leaves them: one script that every hook sources, in a directory that git ignores.
     (repo.path / ".husky" / "_").mkdir(parents=True)
     repo.write(".husky/_/.gitignore", "*")
@@ -60,7 +60,7 @@ repos:
 
 @files_only
 @pytest.mark.parametrize("first", ["pre-commit", "gitstate"])
-def test_pre_commit_runs_ours_whoever_came_first_and_after_its_reinstall(first: str, repo: Workspace) -> None:
+def test_pre_commit_runs_our_hooks_in_any_order_of_installation(first: str, repo: Workspace) -> None:
     tool("pre-commit", repo)
     commit(repo, ".pre-commit-config.yaml", PRE_COMMIT)
     before = kept(repo)
@@ -84,7 +84,7 @@ def test_pre_commit_runs_ours_whoever_came_first_and_after_its_reinstall(first: 
 
 
 @files_only
-def test_lefthook_keeps_its_files_and_the_lines_for_its_configuration_work(repo: Workspace, tmp_path: Path) -> None:
+def test_lefthook_files_are_left_alone_and_the_printed_lines_work(repo: Workspace, tmp_path: Path) -> None:
     tool("lefthook", repo)
     repo.write("lefthook.yml", "pre-commit:\n  jobs:\n    - run: echo theirs >>log\n")
     assert run(repo, "lefthook", "install").exit_status == 0

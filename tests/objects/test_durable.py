@@ -13,7 +13,7 @@ from gitstate import files
 from gitstate.durable import sync_since
 
 
-def test_a_file_that_goes_away_meanwhile_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_vanishes_during_the_scan_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Git writes an object under a temporary name and renames it: a listing may name what is no longer there."""
     for name in ("tmp_obj_1", "tmp_obj_2", "written", "written before"):
         (tmp_path / name).write_text(name)

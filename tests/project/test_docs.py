@@ -53,14 +53,14 @@ def stable(transcript: str) -> list[str]:
     return transcript.splitlines()
 
 
-def test_the_transcript_is_what_the_demo_prints() -> None:
+def test_readme_transcript_matches_the_demo() -> None:
     lines: list[str] = []
     assert demo.run(lines.append) == 0, "\n".join(lines)
     assert stable("\n".join(lines)) == stable(block("console", "gitstate recover").removeprefix("$ gitstate demo\n"))
     assert len(lines) <= 60
 
 
-def test_the_demo_leaves_nothing_behind(tmp_path: Path, hermetic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_leaves_nothing_behind(tmp_path: Path, hermetic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not in the temporary directory, not at home, and whatever the user's environment and configuration say."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("GIT_DIR", "/nowhere")
@@ -74,13 +74,13 @@ def test_the_demo_leaves_nothing_behind(tmp_path: Path, hermetic: Path, monkeypa
     assert sorted(hermetic.rglob("*")) == before
 
 
-def test_the_demo_works_where_sigterm_is_ignored() -> None:
+def test_demo_works_with_sigterm_ignored() -> None:
     command = f"trap '' TERM; exec {shlex.quote(sys.executable)} -m gitstate demo"
     done = subprocess.run(["sh", "-c", command], capture_output=True, encoding="utf-8", timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_demo_tells_when_something_is_not_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_reports_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     wipe = demo._Story._wipe
 
     def wipe_and_spoil(story: demo._Story, commit: str) -> None:
@@ -104,13 +104,13 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert f"\n{command}" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
-def test_the_two_commands_set_themselves_up() -> None:
+def test_two_commands_of_the_readme_set_up_gitstate() -> None:
     for word in ("demo", "pytest"):
         (line,) = block("sh", word).splitlines()
         assert line.startswith("python3 -m venv .venv && .venv/bin/pip install ")
 
 
-def test_plain_git_brings_the_files_back(templates: Templates, tmp_path: Path) -> None:
+def test_plain_git_of_the_readme_restores_the_files(templates: Templates, tmp_path: Path) -> None:
     ws = make(STATES["clean"], templates, tmp_path)
     dirty(ws)
     before = fingerprint(ws.path)
@@ -122,7 +122,7 @@ def test_plain_git_brings_the_files_back(templates: Templates, tmp_path: Path) -
     assert (after.head, after.commit, after.files) == (before.head, before.commit, before.files)
 
 
-def test_another_host_recovers_what_was_pushed(templates: Templates, tmp_path: Path, on_path: Path) -> None:
+def test_commands_of_the_readme_recover_on_another_host(templates: Templates, tmp_path: Path, on_path: Path) -> None:
     ws = make(STATES["clean"], templates, tmp_path)
     dirty(ws)
     before = fingerprint(ws.path)
@@ -176,7 +176,9 @@ def wait_for_agent(ws: Workspace, running: subprocess.Popen[bytes]) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("whole_group", [False, True], ids=["loop", "group"])
 @pytest.mark.parametrize("name", ["TERM", "HUP", "INT"])
-def test_the_loop_saves_dies_of_the_signal_and_recovers(loop: Workspace, name: str, whole_group: bool) -> None:
+def test_loop_of_the_readme_saves_dies_of_the_signal_and_recovers(
+    loop: Workspace, name: str, whole_group: bool
+) -> None:
     number = getattr(signal, f"SIG{name}")
     running = start(loop)
     wait_for_agent(loop, running)
@@ -197,14 +199,14 @@ def test_the_loop_saves_dies_of_the_signal_and_recovers(loop: Workspace, name: s
         again.wait(60)
 
 
-def test_the_loop_passes_the_agents_exit_status_on(loop: Workspace, on_path: Path) -> None:
+def test_loop_of_the_readme_passes_the_exit_status_on(loop: Workspace, on_path: Path) -> None:
     (on_path / "run-agent").write_text("#!/bin/sh\necho work >work.txt\nexit 7\n")
     assert start(loop).wait(60) == 7
     (archive,) = loop.refs("refs/gitstate/pending").values()
     assert b'"exit_code": 7' in loop.git("show", f"{archive}:manifest.json")
 
 
-def test_one_line_for_any_agent(loop: Workspace, on_path: Path) -> None:
+def test_one_liner_of_the_readme_saves_and_recovers(loop: Workspace, on_path: Path) -> None:
     (on_path / "run-agent").rename(on_path / "claude")
     line = ["bash", "-c", "exec " + block("sh", "gitstate run")]
     running = subprocess.Popen(line, cwd=loop.path, start_new_session=True)
@@ -217,7 +219,7 @@ def test_one_line_for_any_agent(loop: Workspace, on_path: Path) -> None:
     assert loop.status() == before
 
 
-def test_a_loop_in_python(loop: Workspace) -> None:
+def test_python_loop_of_the_readme_saves_and_recovers(loop: Workspace) -> None:
     script = loop.script("loop.py", "")
     script.write_text(block("python", "guard"))
     running = subprocess.Popen([sys.executable, str(script)], cwd=loop.path, start_new_session=True)
@@ -238,7 +240,7 @@ def commands(text: str) -> set[str]:
     return set(re.findall(r"(?<![-\w/.])gitstate (?:-C \S+ )?([a-z]+)\b(?=[^.]|$)", text))
 
 
-def test_every_command_named_is_there() -> None:
+def test_every_command_in_the_readme_exists() -> None:
     code = "\n".join([*re.findall(r"`([^`\n]+)`", README), *(text for _, text in BLOCKS)])
     named = {name for name in commands(code) if name not in ("commits",)}
     assert named >= {"save", "checkpoint", "recover", "status", "set", "show", "log", "diff", "restore", "demo"}
@@ -246,7 +248,7 @@ def test_every_command_named_is_there() -> None:
     assert named == offered
 
 
-def test_every_option_named_is_there() -> None:
+def test_every_option_in_the_readme_exists() -> None:
     for command, options in {
         "save": ["--signal", "--exit-code", "--include-ignored", "--json"],
         "recover": ["--dry-run", "--into", "--json"],
@@ -256,7 +258,7 @@ def test_every_option_named_is_there() -> None:
         assert all(option in said and option in README for option in options), command
 
 
-def test_every_exit_status_is_one_of_ours() -> None:
+def test_every_exit_status_in_the_readme_is_defined() -> None:
     table = README.partition("| exit status |")[2].partition("\n\n")[0]
     listed = {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
     assert listed == {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
@@ -265,14 +267,14 @@ def test_every_exit_status_is_one_of_ours() -> None:
     assert raised == {errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_PERSON, errors.EXIT_AGAIN}
 
 
-def test_every_module_stands_in_the_layout() -> None:
+def test_readme_layout_lists_every_module() -> None:
     layout = README.partition("## Where things are")[2]
     listed = set(re.findall(r"^\| `gitstate/(\w+)\.py`", layout, re.MULTILINE))
     assert listed == {path.stem for path in (ROOT / "gitstate").glob("[a-z]*.py")}
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md"])
-def test_every_link_leads_somewhere(page: str) -> None:
+def test_every_link_resolves(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         if "://" not in target:

@@ -41,7 +41,7 @@ def test_only_the_command_line_imports_click() -> None:
     assert importers("click") == {"cli"}
 
 
-def test_gitpython_is_imported_by_history_alone_and_only_when_needed() -> None:
+def test_only_history_imports_gitpython_and_only_lazily() -> None:
     assert importers("git") <= {"history"}
     assert not importers("git", lazy=False)
 
@@ -52,7 +52,7 @@ def starts_processes(text: str) -> bool:
     return any(name.startswith(starters) for name in names)
 
 
-def test_only_these_start_processes() -> None:
+def test_only_listed_modules_start_processes() -> None:
     """`spawn` is for git alone, `supervise` runs the agent, `front` the keeper, and the demo its own commands.
 
     `boot` asks the system's schedulers, and `pool` forks, once for each workspace.
@@ -63,7 +63,7 @@ def test_only_these_start_processes() -> None:
     assert importers(".spawn") == {"git", "git_status", "ignore", "saving", "snapshot"}
 
 
-def test_only_refs_knows_the_name_of_a_ref() -> None:
+def test_only_refs_contains_ref_names() -> None:
     constants = {
         (name, node.value)
         for name, text in MODULES.items()
@@ -75,7 +75,7 @@ def test_only_refs_knows_the_name_of_a_ref() -> None:
     assert named == {"refs"}
 
 
-def test_no_module_imports_one_that_imports_it() -> None:
+def test_module_imports_form_no_cycle() -> None:
     graph = {name: {found[1:] for found in imports(name) if found.startswith(".")} for name in MODULES}
     order = list(TopologicalSorter(graph).static_order())
     known = ["errors", "git", "model", "save", "cli"]
@@ -83,7 +83,7 @@ def test_no_module_imports_one_that_imports_it() -> None:
 
 
 @pytest.mark.parametrize("command", ["save", "checkpoint"])
-def test_the_crash_path_imports_little(command: str, templates: Templates, tmp_path: Path) -> None:
+def test_crash_path_imports_no_slow_module(command: str, templates: Templates, tmp_path: Path) -> None:
     ws = make(STATES["clean"], templates, tmp_path)
     dirty(ws)
     ws.gitstate("set", "task_id=T-1")

@@ -49,7 +49,7 @@ def restored_in(ws: Workspace, place: Path, *options: str) -> Run:
 
 
 @pytest.mark.parametrize("where", ["worktree", "clone"])
-def test_an_older_beginning_in_another_place_stays(ws: Workspace, where: str) -> None:
+def test_older_beginning_in_another_place_is_kept(ws: Workspace, where: str) -> None:
     place = ws.outside / where
     if where == "clone":
         ws.gitstate("fetch", "origin", path=place)
@@ -61,7 +61,7 @@ def test_an_older_beginning_in_another_place_stays(ws: Workspace, where: str) ->
     assert (place / "notes.txt").read_text() == LONG
 
 
-def test_a_fetched_save_that_is_recovered_leaves_it_too(ws: Workspace) -> None:
+def test_recovering_a_fetched_save_keeps_an_older_beginning(ws: Workspace) -> None:
     clone = ws.outside / "clone"
     ws.gitstate("fetch", "origin", path=clone)
     run = ws.gitstate("recover", "--json", path=clone)

@@ -48,7 +48,7 @@ def the_id(ws: Workspace, kind: str) -> str:
     return str(json.loads(ws.git("cat-file", "blob", f"{archive}:manifest.json"))["save_id"])
 
 
-def test_a_save_that_failed_names_the_checkpoint_that_stands(ws: Workspace) -> None:
+def test_failed_save_names_the_latest_checkpoint(ws: Workspace) -> None:
     started = Started(ws, run_command(ws, "", "--interval", "0.2"))
     pid = agent_pid(ws)
     wait_until(lambda: ws.refs("refs/gitstate/checkpoints"), "a checkpoint")
@@ -66,7 +66,7 @@ def test_a_save_that_failed_names_the_checkpoint_that_stands(ws: Workspace) -> N
     check_recovered(ws, before)
 
 
-def test_where_nothing_stands_nothing_is_named(ws: Workspace) -> None:
+def test_failed_save_without_a_checkpoint_names_none(ws: Workspace) -> None:
     started = Started(ws, run_command(ws, "", "--interval", "600"))
     pid = agent_pid(ws)
     wait_until(lambda: keepers(ws), "the keeper")
@@ -81,7 +81,7 @@ def test_where_nothing_stands_nothing_is_named(ws: Workspace) -> None:
     assert "next: gitstate save" in said
 
 
-def test_saves_that_fail_once_their_marker_stands_are_named(ws: Workspace) -> None:
+def test_save_that_fails_after_its_marker_is_named(ws: Workspace) -> None:
     """Another process holds the notes all the while: nothing of the work is missing, and nobody says that it is."""
     started = Started(ws, run_command(ws, "", "--deadline", "1"))
     agent_pid(ws)
@@ -99,7 +99,7 @@ def test_saves_that_fail_once_their_marker_stands_are_named(ws: Workspace) -> No
     check_recovered(ws, before)
 
 
-def test_a_front_whose_keepers_were_killed_names_the_save_that_stands(ws: Workspace) -> None:
+def test_run_whose_keepers_were_killed_names_the_latest_save(ws: Workspace) -> None:
     started = Started(ws, run_command(ws, "", "--interval", "600"))
     agent_pid(ws)
     before = fingerprint(ws.path)
@@ -140,7 +140,7 @@ with gitstate.guard(task_id="T-9", interval=600):
 
 
 @pytest.mark.parametrize("way", ["saved", "not"])
-def test_a_guard_whose_keeper_was_killed_says_what_stands(ws: Workspace, way: str) -> None:
+def test_guard_whose_keeper_was_killed_names_the_latest_save(ws: Workspace, way: str) -> None:
     script = ws.outside / "guarded.py"
     script.write_text(GUARDED)
     command = [sys.executable, os.fspath(script), way]
@@ -156,7 +156,7 @@ def test_a_guard_whose_keeper_was_killed_says_what_stands(ws: Workspace, way: st
         assert "next: gitstate save" in said
 
 
-def test_a_save_whose_note_has_to_wait_for_another_is_a_save(ws: Workspace) -> None:
+def test_save_without_its_note_is_still_a_save(ws: Workspace) -> None:
     """The marker stands: the branch is moved too, and the missing note is said."""
     ws.write("a.txt", "edited\n")
     before = fingerprint(ws.path)

@@ -155,7 +155,7 @@ def act(ws: Workspace, choose: random.Random) -> str:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_random_work(looking: Looking, seed: int) -> None:
+def test_incremental_snapshot_matches_a_full_one_after_random_work(looking: Looking, seed: int) -> None:
     choose = random.Random(seed)
     quick = 0
     for turn in range(12):
@@ -171,8 +171,8 @@ def test_random_work(looking: Looking, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(12, 112))
 @pytest.mark.slow
-def test_much_random_work(looking: Looking, seed: int) -> None:
-    test_random_work(looking, seed)
+def test_incremental_snapshot_matches_a_full_one_after_much_random_work(looking: Looking, seed: int) -> None:
+    test_incremental_snapshot_matches_a_full_one_after_random_work(looking, seed)
 
 
 @pytest.mark.parametrize(
@@ -189,13 +189,13 @@ def test_much_random_work(looking: Looking, seed: int) -> None:
     ],
     ids=["gitignore", "gitattributes", "commit", "branch", "detach", "config", "hidden", "repository"],
 )
-def test_what_needs_a_look_at_everything(looking: Looking, change: Callable[[Workspace], object]) -> None:
+def test_changes_that_need_a_full_snapshot_get_one(looking: Looking, change: Callable[[Workspace], object]) -> None:
     change(looking.ws)
     looking.ws.write("a.txt", "changed\n")
     assert looking.check() is False
 
 
-def test_a_look_at_one_change_starts_no_walk(looking: Looking, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incremental_snapshot_walks_no_directory(looking: Looking, monkeypatch: pytest.MonkeyPatch) -> None:
     looking.ws.write("src/one.py", "changed\n")
     looking.ws.write("sub/new", "new\n")
     asked: list[tuple[Any, ...]] = []

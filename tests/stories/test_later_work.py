@@ -18,7 +18,7 @@ def save_quickly(ws: Workspace) -> Saved:
     return saved_from(ws.save())
 
 
-def test_a_file_edited_after_the_save_stays(ws: Workspace) -> None:
+def test_file_edited_after_the_save_is_kept(ws: Workspace) -> None:
     dirty(ws)
     before = fingerprint(ws.path)
     saved = save_quickly(ws)
@@ -33,7 +33,7 @@ def test_a_file_edited_after_the_save_stays(ws: Workspace) -> None:
     assert ws.git("cat-file", "blob", f"{saved.wip}:b.txt") != newer, "the saved version is still in the WIP commit"
 
 
-def test_work_done_after_a_wipe_stays(ws: Workspace) -> None:
+def test_work_done_after_a_wipe_is_kept(ws: Workspace) -> None:
     """Disk equals base: the saved version is written. Otherwise the disk wins, and is reported."""
     dirty(ws)
     before = fingerprint(ws.path)
@@ -54,7 +54,7 @@ def test_work_done_after_a_wipe_stays(ws: Workspace) -> None:
     assert before.without(mine).diff(after.without({*mine, b"unrelated.txt"})) == []
 
 
-def test_a_file_deleted_after_the_save(ws: Workspace) -> None:
+def test_file_deleted_after_the_save_is_restored(ws: Workspace) -> None:
     """Nobody can tell a wipe from a deletion, and to write a file that is gone overwrites nothing: it comes back."""
     dirty(ws)
     before = fingerprint(ws.path)
@@ -67,7 +67,7 @@ def test_a_file_deleted_after_the_save(ws: Workspace) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
-def test_something_else_stands_where_a_file_was_saved(ws: Workspace) -> None:
+def test_obstacles_at_saved_paths_are_kept(ws: Workspace) -> None:
     """A directory, a symlink and a FIFO in the way: none is removed, none is followed."""
     for name in ("one.txt", "two.txt", "three.txt", "deep/four.txt", "fine.txt"):
         ws.write(name, "saved\n")
@@ -105,7 +105,7 @@ def test_commits_on_top_bury_a_save(ws: Workspace) -> None:
     assert answer["message"]
 
 
-def test_a_branch_that_went_elsewhere_is_left_alone(ws: Workspace) -> None:
+def test_diverged_branch_is_left_alone(ws: Workspace) -> None:
     dirty(ws)
     saved = save_quickly(ws)
     ws.git("reset", "-q", "--hard", "main")
@@ -125,7 +125,7 @@ def test_a_branch_that_went_elsewhere_is_left_alone(ws: Workspace) -> None:
     }
 
 
-def test_another_branch_is_checked_out(ws: Workspace) -> None:
+def test_save_of_another_branch_is_left_alone(ws: Workspace) -> None:
     dirty(ws)
     before = fingerprint(ws.path)
     save_quickly(ws)

@@ -148,7 +148,9 @@ def lose(ws: Workspace, loss: str) -> None:
     later=st.lists(STEPS, max_size=4),
     loss=st.sampled_from(["in place", "wiped", "emptied"]),
 )
-def test_a_random_tree(base: list[Step], steps: list[Step], later: list[Step], loss: str, templates: Templates) -> None:
+def test_random_tree_survives_save_and_recover(
+    base: list[Step], steps: list[Step], later: list[Step], loss: str, templates: Templates
+) -> None:
     with tempfile.TemporaryDirectory() as top:
         path = Path(top) / "repo"
         templates.copy("empty", path)
@@ -210,7 +212,7 @@ def described(taken: Snapshot | None) -> dict[str, Any]:
 @given(
     base=st.lists(STEPS, max_size=8), first=st.lists(STEPS, max_size=6), then=st.lists(FILES, min_size=1, max_size=6)
 )
-def test_what_changed_since_is_what_a_whole_look_finds(
+def test_incremental_snapshot_of_a_random_tree_matches_a_full_one(
     base: list[Step], first: list[Step], then: list[Step], templates: Templates
 ) -> None:
     with tempfile.TemporaryDirectory() as top:
@@ -233,7 +235,7 @@ def test_what_changed_since_is_what_a_whole_look_finds(
         assert described(fast.taken) == described(whole.taken)
 
 
-def test_paths_that_git_refuses_to_judge_hide_no_others(templates: Templates, tmp_path: Path) -> None:
+def test_paths_rejected_by_check_ignore_hide_no_others(templates: Templates, tmp_path: Path) -> None:
     ws = Workspace(tmp_path / "repo", tmp_path)
     templates.copy("sha1", ws.path)
     add_submodule(ws)

@@ -32,7 +32,7 @@ def merged_index(earlier: Fingerprint, later: Fingerprint, *staged_later: bytes)
 
 
 @pytest.mark.parametrize("loss", [Loss.IN_PLACE, Loss.WIPED, Loss.REMOVED], ids=lambda loss: loss.value)
-def test_a_stack_of_two_saves_unwinds_both(ws: Workspace, loss: Loss) -> None:
+def test_recover_unwinds_a_stack_of_two_saves(ws: Workspace, loss: Loss) -> None:
     dirty(ws)
     first = fingerprint(ws.path)
     one = save_quickly(ws)
@@ -57,7 +57,7 @@ def test_a_stack_of_two_saves_unwinds_both(ws: Workspace, loss: Loss) -> None:
     assert {name.rsplit("/", 1)[1] for name in ws.refs("refs/gitstate/saves")} >= {one.save_id, two.save_id}
 
 
-def test_a_stack_of_three_saves_on_the_same_file(ws: Workspace) -> None:
+def test_recover_unwinds_three_saves_of_the_same_file(ws: Workspace) -> None:
     first = fingerprint(ws.path)
     for text in ("one", "two", "three"):
         ws.write("a.txt", f"staged {text}\n")
@@ -73,7 +73,7 @@ def test_a_stack_of_three_saves_on_the_same_file(ws: Workspace) -> None:
     ws.expect_exactly("MM a.txt", "?? one.txt", "?? two.txt", "?? three.txt")
 
 
-def test_a_merge_begun_after_a_save(ws: Workspace) -> None:
+def test_merge_begun_after_a_save_is_recovered(ws: Workspace) -> None:
     """The second save finds an operation on top of the first one's WIP commit."""
     ws.append("c.txt")
     ws.write("untracked.txt")
@@ -90,7 +90,7 @@ def test_a_merge_begun_after_a_save(ws: Workspace) -> None:
     assert entry_of(second, b"a.txt") == entry_of(after, b"a.txt")
 
 
-def test_save_and_recover_again_and_again(ws: Workspace) -> None:
+def test_repeated_save_and_recover_lose_nothing(ws: Workspace) -> None:
     dirty(ws)
     before = look(ws)
     for _ in range(3):
@@ -101,7 +101,7 @@ def test_save_and_recover_again_and_again(ws: Workspace) -> None:
     check_repository(ws)
 
 
-def test_a_second_save_without_changes_writes_nothing(ws: Workspace) -> None:
+def test_second_save_without_changes_is_a_no_op(ws: Workspace) -> None:
     dirty(ws)
     save_quickly(ws)
     refs, objects = ws.refs(), ws.git("count-objects", "-v")
@@ -114,7 +114,7 @@ def test_a_second_save_without_changes_writes_nothing(ws: Workspace) -> None:
     check_index_bytes(ws, before)
 
 
-def test_a_new_context_is_worth_a_save(ws: Workspace) -> None:
+def test_new_context_alone_is_saved(ws: Workspace) -> None:
     dirty(ws)
     before = fingerprint(ws.path)
     save_quickly(ws)
@@ -125,7 +125,7 @@ def test_a_new_context_is_worth_a_save(ws: Workspace) -> None:
     assert json.loads((ws.path / "active_state.json").read_text())["task_id"] == "T-2"
 
 
-def test_nothing_to_recover(ws: Workspace) -> None:
+def test_recover_without_a_save_is_a_no_op(ws: Workspace) -> None:
     dirty(ws)
     before = look(ws)
     answer = recovered_from(ws.recover())
@@ -135,7 +135,7 @@ def test_nothing_to_recover(ws: Workspace) -> None:
     check_untouched(ws, before)
 
 
-def test_recovering_twice_does_nothing_the_second_time(ws: Workspace) -> None:
+def test_second_recover_is_a_no_op(ws: Workspace) -> None:
     dirty(ws)
     save_quickly(ws)
     recovered_from(ws.recover())
@@ -146,7 +146,7 @@ def test_recovering_twice_does_nothing_the_second_time(ws: Workspace) -> None:
     assert ws.refs() == before.refs
 
 
-def test_a_dry_run_touches_nothing(ws: Workspace) -> None:
+def test_dry_run_writes_nothing(ws: Workspace) -> None:
     dirty(ws)
     saved = save_quickly(ws)
     wipe(ws)
@@ -160,7 +160,7 @@ def test_a_dry_run_touches_nothing(ws: Workspace) -> None:
     assert not (ws.path / "active_state.json").exists()
 
 
-def test_the_branch_reset_to_its_base_by_hand(ws: Workspace) -> None:
+def test_branch_reset_to_its_base_by_hand_is_recovered(ws: Workspace) -> None:
     """Somebody undid the WIP commit, and the work with it: the branch is at H."""
     dirty(ws)
     before = fingerprint(ws.path)
@@ -172,7 +172,7 @@ def test_the_branch_reset_to_its_base_by_hand(ws: Workspace) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
-def test_the_refs_were_lost(ws: Workspace) -> None:
+def test_save_is_found_without_its_refs(ws: Workspace) -> None:
     """Only the branch came through: the WIP commit's trailers are enough to find what it holds."""
     dirty(ws)
     before = fingerprint(ws.path)

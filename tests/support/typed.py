@@ -32,9 +32,7 @@ def git(ws: Workspace, *args: str, fails: bool = False) -> str:
     return done.stderr if fails else done.text.strip()
 
 
-def gitstate(
-    ws: Workspace, *args: str, given: str = "", status: int = 0, env: Mapping[str, str] | None = None
-) -> str:
+def gitstate(ws: Workspace, *args: str, given: str = "", status: int = 0, env: Mapping[str, str] | None = None) -> str:
     """What gitstate prints on its standard error."""
     done = run_gitstate(*args, cwd=ws.path, env={**ws.cli_env, **(env or {})}, given=given.encode())
     assert done.exit_status == status, (args, done)

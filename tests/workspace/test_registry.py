@@ -23,16 +23,14 @@ def listed() -> list[Path]:
 
 
 @pytest.mark.parametrize("command", ["save", "checkpoint", "begin"])
-def test_it_is_registered_once(command: str, ws: Workspace) -> None:
+def test_save_registers_a_workspace_once(command: str, ws: Workspace) -> None:
     dirty(ws)
     for _ in range(2):
         assert ws.gitstate(command).exit_status == 0
     assert listed() == [ws.path]
 
 
-def test_a_linked_worktree_registers_itself_and_a_nested_repository_does_not(
-    templates: Templates, tmp_path: Path
-) -> None:
+def test_linked_worktree_is_registered_but_a_nested_repository_is_not(templates: Templates, tmp_path: Path) -> None:
     ws = make(STATES["clean"], templates, tmp_path, linked=True)
     inner = ws.path / "inner"
     templates.copy("sha1", inner)
@@ -42,7 +40,7 @@ def test_a_linked_worktree_registers_itself_and_a_nested_repository_does_not(
 
 
 @pytest.mark.parametrize("name", [STRANGE, os.fsdecode(b"\xff\xfe latin"), "#; section]", "-c"])
-def test_any_path_is_listed_exactly(name: str, templates: Templates, tmp_path: Path) -> None:
+def test_odd_path_is_listed_exactly(name: str, templates: Templates, tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}{end}" for end in ("", "x")]
     for path in paths:
         templates.copy("sha1", path)
@@ -53,7 +51,7 @@ def test_any_path_is_listed_exactly(name: str, templates: Templates, tmp_path: P
     assert listed() == paths[1:]
 
 
-def test_forty_savers_at_once_are_all_listed_and_none_fails(templates: Templates, tmp_path: Path) -> None:
+def test_forty_parallel_saves_are_all_registered(templates: Templates, tmp_path: Path) -> None:
     places = [tmp_path / f"w{number}" for number in range(40)]
     for place in places:
         templates.copy("sha1", place)
@@ -64,7 +62,7 @@ def test_forty_savers_at_once_are_all_listed_and_none_fails(templates: Templates
     assert sorted(listed()) == sorted(places)
 
 
-def test_a_config_that_stays_locked_costs_the_save_nothing_but_the_entry(ws: Workspace, hermetic: Path) -> None:
+def test_locked_config_costs_a_save_only_its_entry(ws: Workspace, hermetic: Path) -> None:
     dirty(ws)
     (hermetic / ".gitconfig.lock").touch()
     assert ws.save().exit_status == 0
@@ -77,7 +75,7 @@ def test_a_config_that_stays_locked_costs_the_save_nothing_but_the_entry(ws: Wor
     assert listed() == [ws.path]
 
 
-def test_a_config_that_cannot_be_written_costs_the_save_nothing_but_the_entry(ws: Workspace, hermetic: Path) -> None:
+def test_unwritable_config_costs_a_save_only_its_entry(ws: Workspace, hermetic: Path) -> None:
     dirty(ws)
     ws.cli_env = {"GIT_CONFIG_GLOBAL": str(hermetic / "no" / "such" / "place")}
     run = ws.save()
@@ -85,14 +83,14 @@ def test_a_config_that_cannot_be_written_costs_the_save_nothing_but_the_entry(ws
     assert "config" not in run.stderr
 
 
-def test_who_does_not_want_it_is_not_listed(ws: Workspace) -> None:
+def test_gitstate_register_false_disables_registration(ws: Workspace) -> None:
     ws.git("config", "gitstate.register", "false")
     dirty(ws)
     assert ws.save().exit_status == 0
     assert listed() == []
 
 
-def test_the_test_home_is_respected_in_every_form(templates: Templates, tmp_path: Path) -> None:
+def test_registry_respects_home_xdg_config_home_and_git_config_global(templates: Templates, tmp_path: Path) -> None:
     for number, (name, place) in enumerate(
         (("HOME", ".gitconfig"), ("XDG_CONFIG_HOME", "git/config"), ("GIT_CONFIG_GLOBAL", "g"))
     ):
@@ -112,14 +110,14 @@ def test_the_test_home_is_respected_in_every_form(templates: Templates, tmp_path
         assert str(path) in (home / place).read_text()
 
 
-def test_unregister_missing_takes_what_is_gone_and_nothing_else(ws: Workspace, tmp_path: Path) -> None:
+def test_unregister_missing_removes_only_missing_workspaces(ws: Workspace, tmp_path: Path) -> None:
     registry.add([os.fsencode(ws.path), os.fsencode(tmp_path / "gone")])
     run = run_gitstate("unregister", "--missing", "--json", cwd=tmp_path)
     assert [item["path"] for item in run.json["changed"]] == [str(tmp_path / "gone")]
     assert listed() == [ws.path]
 
 
-def test_other_settings_stay_byte_for_byte(ws: Workspace, hermetic: Path) -> None:
+def test_registration_keeps_other_settings_byte_for_byte(ws: Workspace, hermetic: Path) -> None:
     before = (hermetic / ".gitconfig").read_bytes()
     registry.add([os.fsencode(ws.path)])
     assert (hermetic / ".gitconfig").read_bytes().startswith(before)
@@ -132,7 +130,7 @@ def test_other_settings_stay_byte_for_byte(ws: Workspace, hermetic: Path) -> Non
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_walk_finds_main_linked_and_nested_and_follows_nothing_out(templates: Templates, tmp_path: Path) -> None:
+def test_scan_finds_main_linked_and_nested_and_follows_no_symlink(templates: Templates, tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     root.mkdir()
     templates.copy("sha1", outside)
@@ -151,7 +149,7 @@ def test_a_walk_finds_main_linked_and_nested_and_follows_nothing_out(templates: 
     assert found.complete
 
 
-def test_a_walk_is_bounded_and_says_so(templates: Templates, tmp_path: Path) -> None:
+def test_scan_is_bounded_and_reports_it(templates: Templates, tmp_path: Path) -> None:
     templates.copy("sha1", tmp_path / "1" / "2" / "3")
     assert registry.find(os.fsencode(tmp_path), depth=3).paths
     shallow = registry.find(os.fsencode(tmp_path), depth=2)
