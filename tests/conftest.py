@@ -1,4 +1,4 @@
-"""Every test runs in a world of its own: no setting of the machine or of the person who runs the tests reaches it."""
+"""Fixtures of all tests: a clean environment, templates, a workspace; and what a run says at its end."""
 
 from __future__ import annotations
 

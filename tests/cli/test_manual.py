@@ -1,4 +1,4 @@
-"""The manual page and shell completion: complete, clean, and found by the programs that look for them."""
+"""The manual page and shell completion are complete, valid, and found by man, git help and shells."""
 
 from __future__ import annotations
 

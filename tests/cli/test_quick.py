@@ -31,7 +31,7 @@ def test_save_succeeds_when_the_caller_ignores_sigchld(command: str, templates: 
 
 
 def test_bytecode_is_cached_despite_pythondontwritebytecode(templates: Templates, tmp_path: Path) -> None:
-    """Else every save would compile the whole package first."""
+    """Without the cache, every save compiles the whole package first."""
     ws = make(STATES["clean"], templates, tmp_path)
     package = ROOT / "gitstate"
     copy = tmp_path / "copy"

@@ -1,4 +1,4 @@
-"""`bin/gitstate`: the command as an installation puts it into a virtual environment, and what it leaves out."""
+"""`bin/gitstate` as pip installs it into a virtual environment: which Python it starts, and what it does not import."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ws(templates: Templates, tmp_path: Path) -> Workspace:
 
 
 def environment(place: Path, *, editable: bool = False) -> Path:
-    """A virtual environment as pip leaves it: the package or the name of a checkout, and both commands."""
+    """Make a virtual environment as pip does, with the package (or the path of a checkout) and both commands."""
     venv.create(place, with_pip=False)
     packages = place / "lib" / PYTHON / "site-packages"
     if editable:
@@ -110,7 +110,7 @@ def test_start_script_without_python_falls_back_to_the_pip_command(tmp_path: Pat
 
 
 def test_start_script_leaves_the_choice_between_two_pythons_to_the_pip_command(tmp_path: Path) -> None:
-    """As `python3.x -m venv --upgrade` and a new installation leave it: the older one is still there, and is older."""
+    """`python3.x -m venv --upgrade` and a new installation leave both; the older one must not run."""
     command = environment(tmp_path / "env")
     (command.parent / "python3.99").symlink_to(PYTHON)
     shutil.copytree(tmp_path / "env" / "lib" / PYTHON, tmp_path / "env" / "lib" / "python3.99", symlinks=True)

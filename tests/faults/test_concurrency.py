@@ -1,6 +1,6 @@
-"""Many at once: savers beside `gc`, `pack-refs` and an agent's own git; save against recover; locks that are held.
+"""Concurrency: saves beside `gc`, `pack-refs` and an agent's git; save against recover; held locks.
 
-Nobody waits for a time to come true here: each test starts everything, waits until all have ended, and looks.
+No test depends on timing: each starts all processes, waits until all have ended, and checks the result.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ refs.RefWriter.carry_out = interrupted"""
 
 @pytest.mark.faults
 def test_branch_that_moves_during_a_save_is_kept(ws: Workspace) -> None:
-    """The agent's commit stays on its branch; the save stands beside it."""
+    """The agent's commit stays on its branch; the save does not move the branch."""
     ws.append("a.txt")
     work = ws.read("a.txt")
     words = '["commit", "-q", "--allow-empty", "-m", "the agent\'s own"],'
@@ -219,7 +219,7 @@ refs.RefWriter.prepare = interrupted"""
 
 @pytest.mark.faults
 def test_note_written_during_a_save_is_kept(ws: Workspace) -> None:
-    """Both notes are there: ours is built again on top of what came between."""
+    """Both notes exist: ours is rebuilt on top of the other one."""
     head = ws.out("rev-parse", "HEAD")
     ws.append("a.txt")
     done = patched(ws, NOTE_BEFORE_OURS, "save", "--task-id", "T-1", "--json")
@@ -231,7 +231,7 @@ def test_note_written_during_a_save_is_kept(ws: Workspace) -> None:
 
 @pytest.mark.faults
 def test_file_staged_during_a_save_stays_staged(ws: Workspace) -> None:
-    """What the agent stages while its work is saved stays staged."""
+    """A file that the agent stages during a save stays staged."""
     ws.append("a.txt")
     blob = ws.out("rev-parse", "HEAD:c.txt")
     words = f'["update-index", "--add", "--cacheinfo", "100644,{blob},late.txt"],'
@@ -246,7 +246,7 @@ def test_file_staged_during_a_save_stays_staged(ws: Workspace) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("times", [pytest.param(4, id="4"), pytest.param(20, id="20", marks=pytest.mark.slow)])
 def test_save_and_recover_in_one_workspace_take_turns(times: int, ws: Workspace) -> None:
-    """In one workspace: they take turns, whoever comes first, and what they leave is the work and one state of it."""
+    """They take turns in any order; in the end the work is either saved or recovered."""
     ws.append("a.txt")
     ws.add("a.txt")
     ws.append("a.txt", "and more\n")
@@ -277,7 +277,7 @@ LOCKS = {
     "name", [pytest.param(name, marks=pytest.mark.slow if "refs" not in LOCKS[name] else ()) for name in LOCKS]
 )
 def test_save_succeeds_beside_a_held_lock(name: str, ws: Workspace) -> None:
-    """A save goes through all the same, the lock stays its owner's, and recovery waits until it is free."""
+    """The save succeeds, the lock stays, and recovery works once the lock is free."""
     ws.append("a.txt")
     ws.write("untracked.txt", "new\n")
     before = fingerprint(ws.path)

@@ -219,7 +219,7 @@ def test_failure_of_sampled_system_calls_is_handled(name: str, templates: Templa
 
 @pytest.mark.faults
 def test_unreadable_branch_is_not_taken_for_an_unborn_one(templates: Templates, tmp_path: Path, say: Say) -> None:
-    """`git status` says so, and ends well."""
+    """`git status` prints an error about it, and exits 0."""
     sweep("save", templates, tmp_path, say, most=None, only=r"status\.1:read:.*=EIO")
 
 

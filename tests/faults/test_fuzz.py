@@ -1,4 +1,4 @@
-"""Hostile data at random: no value of a save, a note, a state file or a repository's configuration gets its way.
+"""Random hostile data in saves, notes, state files and configuration does no harm.
 
 Nothing is written outside of the workspace, nor into `.git` beyond what is ours; no program that is named somewhere
 is run; nobody calls it a bug. `recover/test_tampered_saves.py` holds designed attacks; here they are generated.
@@ -83,7 +83,7 @@ def ws(tmp_path: Path) -> Workspace:
 
 
 def test_reader_rejects_or_types_3000_spoiled_manifests_and_contexts(ws: Workspace, say: Say) -> None:
-    """Read without a repository: a value of the right type, or the error that says that it can't be read."""
+    """Reading returns a value of the right type, or raises the error for unreadable saves."""
     assert ws.save().exit_status == 0
     with forged(ws) as save:
         manifest, context = save.manifest, save.context
@@ -169,7 +169,7 @@ def test_every_disguise_of_dot_git_is_rejected(name: bytes) -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("where", ["tree", "index", "raw"])
 def test_disguised_dot_git_is_never_written(where: str, ws: Workspace, tmp_path: Path, hermetic: Path) -> None:
-    """All the disguises in one save, in the tree, in the archived index, and among the raw bytes."""
+    """One save holds all the disguises: in its tree, its archived index, and its raw files."""
     save_id = ws.save().json["save_id"]
     with forged(ws) as save:
         blob = save.blob(HOOK)
@@ -200,7 +200,7 @@ def deep_tree(ws: Workspace, levels: int) -> str:
 
 
 def notes(ws: Workspace, wip: str) -> Iterator[str]:
-    """Notes trees that nobody should have made."""
+    """Yield malformed notes trees."""
 
     def tree(mode: bytes, name: str, oid: str) -> str:
         return store(ws, "tree", mode + b" " + name.encode() + b"\0" + bytes.fromhex(oid))
@@ -246,7 +246,7 @@ STATES = [
 def test_hostile_state_files_do_no_harm(
     planted: str, most: int | None, ws: Workspace, tmp_path: Path, hermetic: Path
 ) -> None:
-    """The state file, the live context and the journal may hold anything; links in their place lead nowhere."""
+    """The state file, the live context and the journal hold hostile data, or are symlinks."""
     assert ws.gitstate("set", "task_id=T-1").exit_status == 0
     own = ws.git_dir / "gitstate"
     victim = ws.outside / "victim"
@@ -268,7 +268,7 @@ def test_hostile_state_files_do_no_harm(
 
 @pytest.mark.faults
 def test_journal_removes_only_locks_of_this_repository(ws: Workspace, tmp_path: Path, hermetic: Path) -> None:
-    """Locks that a journal names are removed only inside of this repository, and only if they are locks."""
+    """A journal can name any path; only locks inside this repository may be removed."""
     assert ws.gitstate("set", "task_id=T-1").exit_status == 0
     victims = [ws.outside / "x.lock", ws.path / "mine.lock", ws.git_dir / "config", ws.git_dir / "HEAD"]
     for victim in victims[:2]:
@@ -283,7 +283,7 @@ def test_journal_removes_only_locks_of_this_repository(ws: Workspace, tmp_path: 
 
 @pytest.mark.faults
 def test_control_characters_never_reach_the_terminal(ws: Workspace) -> None:
-    """Neither a context nor a name of a file, a branch or a setting comes out raw."""
+    """Contexts and the names of files, branches and settings are printed escaped."""
     evil = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\r\x08"
     ws.write(f"f{evil}", "x\n")
     ws.git("config", "gitstate.includeIgnored", f"*{evil}")

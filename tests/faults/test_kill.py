@@ -1,4 +1,4 @@
-"""SIGKILL at every step of save, checkpoint and recover: what comes next always gets everything back.
+"""SIGKILL at every step of save, checkpoint and recover: the next command restores everything.
 
 An ordinary run kills after delays that are spread evenly over one run, and at a few system calls. The long sweep kills
 before every single system call that changes the disk: in gitstate itself and in each git that it starts, once with the
@@ -236,7 +236,7 @@ def test_kill_at_sampled_system_calls_loses_nothing(name: str, templates: Templa
 def test_git_killed_while_it_locks_notes_and_branch_moves_neither(
     number: int, templates: Templates, tmp_path: Path
 ) -> None:
-    """It dies before it moves the one or the other; the save itself and the marker have moved before."""
+    """Git dies before it moves either; the save and its marker were written before."""
     why = why_not_strace()
     if why is not None:
         pytest.skip(why)

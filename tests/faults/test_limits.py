@@ -1,4 +1,4 @@
-"""Limits that are really there: full and small file systems, no inodes, `ulimit`. No fault is made up here.
+"""Real limits: full and small file systems, no inodes, `ulimit`. No fault is injected.
 
 The outcome is the same as for errors one by one: whole, honestly incomplete, or one clear line and a status; and when
 there is room again, the next command brings everything back.
@@ -74,7 +74,7 @@ def whole_or_honest(ws: Workspace, expected: Fingerprint, run: Run) -> set[bytes
 
 
 def comes_back(ws: Workspace, expected: Fingerprint, lost: set[bytes]) -> None:
-    """With room again: save where nothing waits, wipe, recover."""
+    """After the limit is gone: save unless a save is pending, wipe, recover."""
     if not ws.refs("refs/gitstate/pending"):
         again = ws.save()
         assert again.exit_status == 0, str(again)
@@ -134,7 +134,7 @@ def test_recover_under_a_limit_is_whole_or_honest(name: str, tmp_path: Path) -> 
 
 @pytest.mark.faults
 def test_unreadable_file_is_reported_as_skipped(tmp_path: Path) -> None:
-    """Less than everything is never called a success: exit status 4, and the file's name."""
+    """An incomplete save exits 4 and names the file."""
     if reason := why_permissions_cannot_be_tested():
         pytest.skip(reason)
     ws, expected = workspace_in(tmp_path, tmp_path / "outside")

@@ -1,4 +1,4 @@
-"""Would the tests notice? Each mutation breaks the code on purpose, and its test has to fail.
+"""Mutation tests: each mutation breaks the code on purpose, and its test has to fail.
 
 `MUTATION=REGEX` tries those of that name alone.
 """

@@ -1,4 +1,4 @@
-"""The power fails at any write of the disk, and what was not flushed is lost or came in another order.
+"""Power cuts at any write of the disk: writes that were not flushed are lost or reordered.
 
 The agent never syncs anything: its own `git add` and `git commit` just before the save are at stake too. After exit
 status 0 a save is whole and `recover` brings everything back; before it, the save is absent or whole. A recover that

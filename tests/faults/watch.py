@@ -1,4 +1,4 @@
-"""A watch over the workspace's neighbours: what hostile data must not touch, run or print."""
+"""Hostile data must not write outside of the workspace, run programs, or print control characters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OURS = (
 
 
 class Watch:
-    """The world around the worktree: what may not change."""
+    """Everything around the worktree that must not change."""
 
     def __init__(self, ws: Workspace, top: Path, home: Path) -> None:
         self.ws, self.tops = ws, (top, home)
@@ -54,7 +54,7 @@ def polite(run: Run) -> None:
 
 
 def everything(ws: Workspace, save_id: str) -> None:
-    """Every command that reads what somebody else wrote."""
+    """Run every command that reads untrusted data."""
     for words in (
         ("recover", "--dry-run"), ("log", "--all"), ("diff", save_id), ("restore", save_id),
         ("recover", "--overwrite"), ("save",), ("recover",),

@@ -90,7 +90,7 @@ def locked(ws: Workspace) -> None:
 
 
 def held(ws: Workspace) -> None:
-    """A lock of this boot: nobody can tell whose it is."""
+    """A lock of this boot: its owner is unknown."""
     (ws.git_dir / "index.lock").touch()
 
 

@@ -1,4 +1,4 @@
-"""`gitstate doctor`: each thing that may be wrong is found, its command mends it, and `--fix` loses nothing."""
+"""`gitstate doctor` finds each problem, prints a command that fixes it, and `--fix` loses nothing."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def zero_branch(ws: Workspace) -> None:
 
 
 def empty_object(ws: Workspace) -> None:
-    """One that a pack holds too: git reads the loose one first where it is there, and fails."""
+    """Empty a loose object that a pack holds too: git reads the loose one first, and fails."""
     ws.git("repack", "-q", "-a")
     oid = ws.out("rev-parse", "HEAD:a.txt").strip()
     path = ws.common_dir / "objects" / oid[:2] / oid[2:]

@@ -1,4 +1,4 @@
-"""`recover --all`: where a context comes from, who is left alone, and what holds nobody up."""
+"""`recover --all`: where contexts come from, which workspaces are skipped, and what blocks no other."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_work_newer_than_the_checkpoint_is_kept(ws: Workspace) -> None:
 
 
 def test_live_loop_does_not_get_reverted_work_back(ws: Workspace) -> None:
-    """The owner is an ancestor of `recover`: its run has not ended, whatever a checkpoint holds."""
+    """The owner is an ancestor of `recover`, so its run has not ended and its checkpoint is not restored."""
     ws.gitstate("begin", "task_id=T-9", "--owner-pid", str(os.getpid()))
     ws.append("a.txt", "an idea\n")
     ws.gitstate("checkpoint")
@@ -159,7 +159,7 @@ def test_renamed_directory_finds_its_save(ws: Workspace, tmp_path: Path) -> None
 
 @pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT)
 def test_filters_of_a_foreign_workspace_never_run_under_safe_directory_star(ws: Workspace, tmp_path: Path) -> None:
-    """`safe.directory = *` lets git open it; it is nobody's word about this very repository."""
+    """`safe.directory = *` lets git open it, but is no statement of trust in this repository."""
     foreign(ws)
     run_git(tmp_path, "config", "--global", "safe.directory", "*")
     run = run_gitstate("recover", "--all", "--json", cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""Opening a repository: where it is, and its settings, are what git says, whatever `.git` holds and stands in."""
+"""Opening a repository: its paths and settings are those that git reports, for any kind of `.git`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_repository_paths_match_git_rev_parse(ws: Workspace, build: Callable[[Wo
 
 
 def test_included_config_does_not_change_core_bare(ws: Workspace) -> None:
-    """Git takes its word from the file itself, `git config` the last one."""
+    """Git reads core.bare from the config file alone; `git config` takes included files into account."""
     ws.config("core.bare", "true")
     (ws.git_dir / "included").write_text("[core]\n\tbare = false\n")
     ws.config("include.path", "included")

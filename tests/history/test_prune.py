@@ -1,4 +1,4 @@
-"""Retention: old saves and their notes go, and nothing that was not recovered."""
+"""Retention: `prune` drops old saves with their notes, but never one that was not recovered."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.workspace import Workspace
 
 
 def saved_and_recovered(ws: Workspace, times: int) -> list[str]:
-    """So many saves, all of which were recovered; oldest first."""
+    """Make `count` saves and recover each; oldest first."""
     found = []
     for number in range(times):
         ws.write("work.txt", f"{number}\n")

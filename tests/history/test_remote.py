@@ -1,4 +1,4 @@
-"""Saves go to a git remote and come back on another host: what waits can be recovered there, and nothing else moves."""
+"""Saves are pushed to a git remote and fetched on another host, where pending ones can be recovered."""
 
 from __future__ import annotations
 

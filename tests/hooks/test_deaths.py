@@ -1,4 +1,4 @@
-"""Whatever ends a loop or its agent, the work is saved and the next start resumes it."""
+"""For every cause of death of a loop or its agent, the work is saved and the next start resumes it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.oracle import Fingerprint, fingerprint
 
 @dataclass(frozen=True)
 class Cause:
-    """How a run is ended: `kill` gets the loop and the agent's pid; `status` as the loop's parent sees it."""
+    """A cause of death: `kill` gets the loop and the agent's pid; `status` is the loop's wait status."""
 
     kill: Callable[[subprocess.Popen[bytes], int], None]
     status: int
@@ -121,7 +121,7 @@ def test_next_start_resumes_after_every_cause_of_death(stage: Stage, way: str, c
 
 
 def difference(before: Fingerprint, after: Fingerprint) -> list[str]:
-    """But for a file that something went on writing after `before` was taken."""
+    """The differences, without the file that a process kept writing after `before` was taken."""
     return before.without([b"ticks"]).diff(after.without([b"ticks"]))
 
 

@@ -170,7 +170,7 @@ def test_loop_in_the_background_of_a_script_is_saved(stage: Stage) -> None:
 
 
 def test_subshell_has_its_own_traps(stage: Stage) -> None:
-    """The parent's EXIT trap is not its affair."""
+    """It does not run the parent's EXIT trap."""
     done = run(
         stage,
         f"""

@@ -1,4 +1,4 @@
-"""The text of the scripts: old shells can run it, shellcheck finds nothing."""
+"""The scripts are portable to old shells and pass shellcheck."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_init_prints_the_library(stage: Stage) -> None:
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_use_no_feature_newer_than_bash_3_2(path: Path) -> None:
-    """An old bash is not to be had everywhere, so what came later is looked for in the text."""
+    """Bash 3.2 is rarely installed, so the test searches the text for newer features."""
     lines = path.read_text(encoding="utf-8").splitlines()
     code = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
     newer = {

@@ -64,7 +64,7 @@ def test_variables_are_read_when_the_signal_arrives(stage: Stage) -> None:
 
 
 def test_bash_trapsig_decides_the_signal(stage: Stage) -> None:
-    """Bash 5.3 has this variable; here it stands in for what an older one can't tell from the status."""
+    """Bash 5.3 sets this variable; an older bash cannot derive the signal from the status."""
     loop = stage.start(stage.script(f"{SOURCE}trap cleanup_and_save TERM INT EXIT\nBASH_TRAPSIG=2\n{FOREGROUND}\n"))
     stage.ready(loop)
     loop.send_signal(signal.SIGINT)
@@ -96,7 +96,7 @@ def test_bash_trapsig_decides_the_signal(stage: Stage) -> None:
 def test_cleanup_and_save_works_as_a_trap(
     stage: Stage, trap: str, ending: str, number: int | None, status: int
 ) -> None:  # fmt: skip
-    """Without a single other call: the library learns only from this trap that something has ended."""
+    """Nothing else of the library is called: only this trap tells it that the script ends."""
     begin = f"{SOURCE}CURRENT_TASK_ID=T-9\necho work >>work.txt\n"
     loop = stage.start(stage.script(f"{begin}{trap}\n{ending}\necho no >>after\n"))
     if number is not None:

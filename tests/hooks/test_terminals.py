@@ -32,7 +32,7 @@ class Terminal:
         self.printed = b""
 
     def drain(self) -> None:
-        """Read what was printed, so that nothing waits for us."""
+        """Read what was printed, so that no writer blocks."""
         with contextlib.suppress(OSError):
             while select.select([self.fd], [], [], 0)[0]:
                 data = os.read(self.fd, 65_536)

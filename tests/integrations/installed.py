@@ -1,4 +1,4 @@
-"""Where this git keeps its hooks, and whether the installed ones refuse what they must."""
+"""Where this git keeps its hooks, and whether the installed ones reject what they must."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def saved(repo: Workspace) -> str:
 
 
 def refuses(repo: Workspace) -> bool:
-    """Whether a commit on top of a WIP commit, and a push of it, are refused by gitstate."""
+    """Whether gitstate rejects a commit on top of a WIP commit, and a push of it."""
     wip = saved(repo)
     repo.write("a", "three\n")
     commit = git(repo, "commit", "-q", "-a", "-m", "bury", fails=True)

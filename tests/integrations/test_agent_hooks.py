@@ -25,7 +25,7 @@ from tests.support.workspace import Run, Workspace
 
 
 def event(repo: Workspace, agent: str, name: str, env: dict[str, str] | None = None, **more: object) -> str:
-    """What an agent reads after its event; nothing may stand on stderr, and the status is always 0."""
+    """Run the hook for an event; what the agent reads. Standard error must be empty, the status 0."""
     told = {"hook_event_name": name, "session_id": "s-1", "transcript_path": "/t/s-1.jsonl", "cwd": str(repo.path)}
     done = run(repo, sys.executable, "-m", "gitstate", "hook", agent, given=json.dumps({**told, **more}), env=env)
     assert (done.exit_status, done.stderr) == (0, ""), done

@@ -45,7 +45,7 @@ FAKES = {
 
 
 class World:
-    """A home, and the schedulers of a machine as scripts that hold state and record how they were called."""
+    """A home directory, and fake schedulers: scripts that keep state and record their arguments."""
 
     def __init__(self, top: Path, home: Path) -> None:
         self.home, self.state, self.bin = home, top / "state", top / "bin"

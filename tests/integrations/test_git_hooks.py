@@ -1,4 +1,4 @@
-"""Git's hooks at work: what they keep true, what they refuse, and that they never stop anybody else."""
+"""Git hooks keep the recorded context up to date, reject commits and pushes of WIP commits, and stop nothing else."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_commit_that_mentions_the_trailer_is_pushed(repo: Workspace) -> None:
 
 
 def undone(repo: Workspace) -> None:
-    """The way back without gitstate, as the README has it."""
+    """Unwind the save with plain git, as the README says."""
     git(repo, "reset", "-q", "HEAD~1")
 
 

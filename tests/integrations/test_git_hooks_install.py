@@ -1,4 +1,4 @@
-"""`gitstate install` beside every kind of hook: both run, twice is once, and uninstalled every byte is as it was."""
+"""`gitstate install` beside every kind of hook: both run, it is idempotent, and uninstall restores every byte."""
 
 from __future__ import annotations
 

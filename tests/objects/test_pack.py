@@ -1,4 +1,4 @@
-"""A pack of ours is one that git reads, whatever the size of its objects."""
+"""Git reads the packs that gitstate writes, for objects of every size."""
 
 from __future__ import annotations
 

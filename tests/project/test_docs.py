@@ -1,4 +1,4 @@
-"""The README is true: its commands exist, its blocks run, its transcript is what the demo prints, its links resolve."""
+"""The README is true: its commands exist, its code blocks run, its transcript matches the demo, its links resolve."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_readme_transcript_matches_the_demo() -> None:
 
 
 def test_demo_leaves_nothing_behind(tmp_path: Path, hermetic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not in the temporary directory, not at home, and whatever the user's environment and configuration say."""
+    """The temporary directory and the home stay empty, whatever the environment and configuration say."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("GIT_DIR", "/nowhere")
     monkeypatch.setenv("GIT_AUTHOR_DATE", "rubbish")

@@ -1,4 +1,4 @@
-"""Which module may import, start or name what. Read from the source, and once from a running `save`."""
+"""Which module may import, start or name what: read from the source, and once from a running `save`."""
 
 from __future__ import annotations
 

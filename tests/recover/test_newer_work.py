@@ -143,7 +143,7 @@ def test_permissions_set_after_the_save_are_kept(ws: Workspace) -> None:
 
 
 def test_identical_files_with_new_inodes_are_not_rewritten(ws: Workspace) -> None:
-    """As after a restore from a backup: every inode is another one, no byte is."""
+    """After a restore from a backup every inode differs, but no byte does."""
     ws.write("a", "edited\n")
     save(ws)
     for name in ("a", "b", "d/x"):

@@ -1,6 +1,6 @@
-"""A save brought to another worktree or another host: an older beginning there is that place's own, and stays.
+"""A save recovered in another worktree or on another host keeps a shorter version of a file that is there.
 
-Only where a save was made may a power cut have left less of a file than it read.
+Only where the save was made can a power cut have shortened a file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHORT, LONG = "begun\n", "begun\nand carried on\n"
 
 @pytest.fixture
 def ws(tmp_path: Path) -> Workspace:
-    """A repository whose second worktree and whose clone hold an older beginning of a file that is then saved."""
+    """A repository whose second worktree and clone hold a shorter version of a file that is then saved."""
     ws = initialized(tmp_path)
     path, outside = ws.path, ws.outside
     ws.write("a.txt", "a\n")

@@ -1,6 +1,6 @@
-"""Saves that somebody tampered with: an archive is data; nothing in it writes where it likes or hides the rest.
+"""Tampered saves: nothing in an archive writes outside of the workspace or hides other saves.
 
-`forged` takes the save that waits, lets a test change any part of it, and puts the changed one in its place.
+`forged` yields the parts of the pending save, and replaces it by the changed one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def saved(ws: Workspace, *args: str) -> Run:
 
 
 def assert_refused(run: Run) -> None:
-    """A person must decide, and nobody calls it a bug."""
+    """Manual intervention is required, and it is not reported as an internal error."""
     assert run.exit_status == 4, run
 
 
@@ -82,7 +82,7 @@ def test_unsafe_path_in_the_archived_index_is_rejected(ws: Workspace) -> None:
 
 
 def test_nested_worktree_behind_a_symlink_is_not_created(ws: Workspace) -> None:
-    """It is neither made outside of the workspace nor recovered inside itself, which would wait for its own lock."""
+    """It is neither created outside of the workspace nor recovered inside itself, which would deadlock."""
     ws.git("checkout", "-q", "--detach")
     saved(ws)
     with forged(ws) as save:
@@ -127,7 +127,7 @@ def test_invalid_name_in_the_archive_is_not_an_internal_error(ws: Workspace, nam
 
 
 def test_save_id_without_a_time_overwrites_no_file(ws: Workspace) -> None:
-    """When a save began decides which files a power cut may have cut short."""
+    """The time in a save id decides which files a power cut may have shortened."""
     ws.write("new", "new and long\n")
     saved(ws)
     with forged(ws) as save:

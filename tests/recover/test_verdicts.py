@@ -1,4 +1,4 @@
-"""Every verdict of `recover`: what it says is true, and the command that it names does what it says."""
+"""Every verdict of `recover` is true, and the command in its hint works."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def answer(run: Run, verdict: str, status: int) -> dict[str, Any]:
 
 
 def follow(ws: Workspace, command: str) -> Run | None:
-    """Type the command that a hint names; what stands in brackets is for people."""
+    """Run the command in a hint, without the text in parentheses."""
     words = shlex.split(command.partition(" (")[0])
     if words[0] == "gitstate":
         return ws.gitstate(*words[1:])
@@ -260,7 +260,7 @@ def test_recover_works_after_pack_refs_and_gc(ws: Workspace) -> None:
 
 
 def test_save_inside_a_rebase_that_is_killed_is_recovered(ws: Workspace) -> None:
-    """The command that `git rebase --exec` runs saves; then git itself is killed and the rest is wiped."""
+    """A command of `git rebase --exec` saves; then git is killed and the worktree is wiped."""
     python = shlex.quote(sys.executable)
     script = ws.script("save.sh", f"{python} -m gitstate save --task-id T-1 || exit\nkill -9 $PPID\nsleep 1\n")
     ws.write("untracked.txt")
@@ -331,7 +331,7 @@ def test_newer_format_is_reported_and_stays_pending(ws: Workspace) -> None:
 
 
 def test_deadline_that_passes_at_once_names_every_unread_file(ws: Workspace) -> None:
-    """The marker and the context are durable; every file that was not read is named, and none is touched."""
+    """The marker and the context are durable; every unread file is named, and none is changed."""
     ws.append("a.txt", "staged\n")
     ws.add("a.txt")
     ws.append("b.txt")

@@ -120,7 +120,7 @@ def take_all_room(_: Workspace, keeper: int) -> None:
 def test_failed_last_save_names_the_earlier_one(
     ws: Workspace, breaks: Callable[[Workspace, int], None], why: str
 ) -> None:
-    """While the agent still ends, and after its work was saved once, the repository breaks or its disk is full."""
+    """After a first save, while the agent ends, the repository breaks or its disk is full."""
     script, ready, go = (ws.outside / name for name in ("lingerer.py", "ready", "go"))
     script.write_text(LINGERER)
     patient = ["--grace", "50", "--deadline", "100"]
@@ -226,7 +226,7 @@ def test_run_replaces_killed_keepers_and_saves_in_the_end(ws: Workspace) -> None
 
 
 def test_last_save_needs_no_code_that_the_agent_may_have_changed(ws: Workspace) -> None:
-    """An agent may work on these very files, or bring them up to date, while the keeper waits to save its work."""
+    """An agent may edit or update gitstate itself while the keeper waits to save."""
     code = ws.outside / "code"
     shutil.copytree(ROOT / "gitstate", code / "gitstate", ignore=shutil.ignore_patterns("__pycache__"))
     go = ws.outside / "go"

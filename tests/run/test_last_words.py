@@ -1,4 +1,4 @@
-"""What a run says where its last look failed: a save or a checkpoint that stands is never denied, and is there.
+"""A run whose last save failed names the latest save or checkpoint that exists.
 
 The failures are real: a file-size limit is put on the process that saves (EFBIG, as a full disk gives ENOSPC), a lock
 is held, the keeper is killed.
@@ -38,7 +38,7 @@ def run_command(ws: Workspace, then: str, *options: str) -> list[str]:
 
 
 def full(pid: int, size: int = 0) -> None:
-    """From here on no file that this process and its children write grows past `size` bytes."""
+    """Limit files written by this process and its children to `size` bytes."""
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, size))
 
 
@@ -82,7 +82,7 @@ def test_failed_save_without_a_checkpoint_names_none(ws: Workspace) -> None:
 
 
 def test_save_that_fails_after_its_marker_is_named(ws: Workspace) -> None:
-    """Another process holds the notes all the while: nothing of the work is missing, and nobody says that it is."""
+    """Another process locks the notes: the work is complete, and no message denies it."""
     started = Started(ws, run_command(ws, "", "--deadline", "1"))
     agent_pid(ws)
     before = fingerprint(ws.path)
@@ -157,7 +157,7 @@ def test_guard_whose_keeper_was_killed_names_the_latest_save(ws: Workspace, way:
 
 
 def test_save_without_its_note_is_still_a_save(ws: Workspace) -> None:
-    """The marker stands: the branch is moved too, and the missing note is said."""
+    """The marker is set, the branch moves as well, and the missing note is reported."""
     ws.write("a.txt", "edited\n")
     before = fingerprint(ws.path)
     turn = ws.git_dir / "gitstate" / "notes-turn"

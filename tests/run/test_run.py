@@ -87,7 +87,7 @@ def test_stop_ends_a_run_and_prints_its_save(ws: Workspace) -> None:
 
 
 def test_stop_kills_and_saves_a_loop_that_ignores_signals(ws: Workspace) -> None:
-    """A loop of somebody's own that only said who it is: it gets SIGKILL, and its work is saved from outside."""
+    """A foreign loop that only recorded its pid gets SIGKILL, and `stop` saves its work."""
     script = "trap '' TERM; gitstate=$1; ready=$2; $gitstate begin --owner-pid $$ task_id=T-9; echo x > made; " \
         "touch $ready; while :; do sleep 0.1; done"  # fmt: skip
     started = Started(ws, ["sh", "-c", script, "sh", " ".join(GITSTATE), os.fspath(ws.outside / "ready")])

@@ -59,7 +59,7 @@ def test_unreadable_pending_save_does_not_block_the_next(ws: Workspace) -> None:
 
 
 def tear(ws: Workspace, oid: str, left: int | bytes) -> None:
-    """Leave of a loose object what a power cut may leave of one that was never synced: a beginning, or other bytes."""
+    """Damage a loose object as a power cut does: leave a beginning (a length) or other bytes."""
     path = ws.git_dir / "objects" / oid[:2] / oid[2:]
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:left] if isinstance(left, int) else left)

@@ -1,4 +1,4 @@
-"""Refs and locks of a save: what fails after the marker, who waits for the branch, what a reftable needs."""
+"""Refs and locks of a save: failures after the marker, the lock of the branch, reftables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RefWriter.sync = once
 
 
 def test_fsync_failure_after_marker_is_reported(ws: Workspace) -> None:
-    """The kernel tells of a lost write once: trying again succeeds, and would hide it."""
+    """The kernel reports a lost write once; a retry succeeds and would hide it."""
     ws.write("a", "a1\n")
     before = fingerprint(ws.path)
     run = patched(ws, FAILS_ONCE, "save")
@@ -164,7 +164,7 @@ def test_save_beside_a_committing_agent_succeeds(ws: Workspace) -> None:
 
 @pytest.mark.parametrize(("lock", "asked"), [("refs/heads/main.lock", 1), ("refs/notes/gitstate.lock", 2)])
 def test_held_lock_is_waited_for_once(ws: Workspace, hermetic: Path, lock: str, asked: int) -> None:
-    """Git waits for seconds, and what fails there ends it: one that was started more often has waited more often."""
+    """Each `git update-ref` waits for seconds; the count of its starts is the count of waits."""
     trace = ws.outside / "trace"
     with (hermetic / ".gitconfig").open("a") as config:
         config.write(f"[trace2]\n\teventTarget = {trace}\n")

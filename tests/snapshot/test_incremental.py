@@ -1,4 +1,4 @@
-"""A look at what changed finds what a look at everything finds, whatever an agent does in between."""
+"""An incremental snapshot equals a full one, whatever an agent does in between."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VERBS = ("write", "write", "write", "same", "delete", "chmod", "link", "mkdir", 
 
 
 class Looking:
-    """A workspace, watched as a keeper does, with both ways to look at it."""
+    """A workspace watched as a keeper watches it, with both kinds of snapshot."""
 
     def __init__(self, ws: Workspace) -> None:
         self.ws = ws
@@ -78,7 +78,7 @@ class Looking:
         return found
 
     def check(self) -> bool:
-        """Look both ways and compare; whether the look at what changed was possible."""
+        """Take both snapshots and compare them; whether the incremental one was possible."""
         quick = self.since()
         whole = self.whole()
         if quick is None:
@@ -91,7 +91,7 @@ class Looking:
 
 
 def parts(found: Snapshot) -> dict[str, object]:
-    """What ends up in a save."""
+    """The parts of a snapshot that a save stores."""
     names = ("head", "head_ref", "staged", "worktree", "intent_to_add", "modes", "directories", "absent", "operation")
     return {
         **{name: getattr(found, name) for name in names},
@@ -112,7 +112,7 @@ def looking(templates: Templates, tmp_path: Path) -> Looking:
 
 
 def act(ws: Workspace, choose: random.Random) -> str:
-    """One thing that an agent may do; says what."""
+    """Do one random thing that an agent may do; its description."""
     name = choose.choice(NAMES)
     path = ws.path / name
     verb = choose.choice(VERBS)

@@ -34,7 +34,7 @@ def test_file_edited_after_the_save_is_kept(ws: Workspace) -> None:
 
 
 def test_work_done_after_a_wipe_is_kept(ws: Workspace) -> None:
-    """Disk equals base: the saved version is written. Otherwise the disk wins, and is reported."""
+    """Where the disk equals the base, the saved version is written; otherwise the disk wins, and is reported."""
     dirty(ws)
     before = fingerprint(ws.path)
     saved = save_quickly(ws)
@@ -55,7 +55,7 @@ def test_work_done_after_a_wipe_is_kept(ws: Workspace) -> None:
 
 
 def test_file_deleted_after_the_save_is_restored(ws: Workspace) -> None:
-    """Nobody can tell a wipe from a deletion, and to write a file that is gone overwrites nothing: it comes back."""
+    """A wipe and a deletion look the same, and restoring the file overwrites nothing."""
     dirty(ws)
     before = fingerprint(ws.path)
     save_quickly(ws)
@@ -68,7 +68,7 @@ def test_file_deleted_after_the_save_is_restored(ws: Workspace) -> None:
 
 
 def test_obstacles_at_saved_paths_are_kept(ws: Workspace) -> None:
-    """A directory, a symlink and a FIFO in the way: none is removed, none is followed."""
+    """A directory, a symlink and a FIFO in the way are neither removed nor followed."""
     for name in ("one.txt", "two.txt", "three.txt", "deep/four.txt", "fine.txt"):
         ws.write(name, "saved\n")
     saved = save_quickly(ws)

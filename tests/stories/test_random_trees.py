@@ -1,4 +1,4 @@
-"""Random trees under random work: whatever came together, a save and a recover bring back exactly that.
+"""Random trees under random work: save and recover restore exactly what was there.
 
 `GITSTATE_EXAMPLES=500 pytest tests/stories/test_random_trees.py` looks further, each time elsewhere.
 """
@@ -40,7 +40,7 @@ MODES = st.sampled_from([0o644, 0o755, 0o600, 0o444, 0o775])
 
 
 class Step(NamedTuple):
-    """One thing that an agent does; it prints as what it is where a case fails."""
+    """One action of an agent, with a readable `repr` for failing examples."""
 
     act: Callable[..., None]
     words: tuple[Any, ...]
@@ -50,7 +50,7 @@ class Step(NamedTuple):
 
 
 def clear(ws: Workspace, path: bytes) -> None:
-    """Make room: what stands at a path, or where one of its directories has to be, goes."""
+    """Remove whatever is at a path or at one of its parent directories."""
     parts = path.split(b"/")
     for end in range(1, len(parts) + 1):
         place = ws.at(b"/".join(parts[:end]))
@@ -90,7 +90,7 @@ def move(ws: Workspace, source: bytes, target: bytes) -> None:
 
 
 def git(ws: Workspace, words: str, path: bytes) -> None:
-    """A git command on one path; that git refuses it is no harm."""
+    """Run a git command on one path; it may fail."""
     ws.git("--literal-pathspecs", *words.split(), "--", path, check=False)
 
 

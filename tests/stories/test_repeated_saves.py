@@ -74,7 +74,7 @@ def test_recover_unwinds_three_saves_of_the_same_file(ws: Workspace) -> None:
 
 
 def test_merge_begun_after_a_save_is_recovered(ws: Workspace) -> None:
-    """The second save finds an operation on top of the first one's WIP commit."""
+    """The second save finds an operation on top of the WIP commit of the first."""
     ws.append("c.txt")
     ws.write("untracked.txt")
     save_quickly(ws)
@@ -161,7 +161,7 @@ def test_dry_run_writes_nothing(ws: Workspace) -> None:
 
 
 def test_branch_reset_to_its_base_by_hand_is_recovered(ws: Workspace) -> None:
-    """Somebody undid the WIP commit, and the work with it: the branch is at H."""
+    """A person undid the WIP commit and the work with it; the branch is at the base."""
     dirty(ws)
     before = fingerprint(ws.path)
     saved = save_quickly(ws)
@@ -173,7 +173,7 @@ def test_branch_reset_to_its_base_by_hand_is_recovered(ws: Workspace) -> None:
 
 
 def test_save_is_found_without_its_refs(ws: Workspace) -> None:
-    """Only the branch came through: the WIP commit's trailers are enough to find what it holds."""
+    """Only the branch was kept: the trailers of the WIP commit are enough to find the save."""
     dirty(ws)
     before = fingerprint(ws.path)
     save_quickly(ws)

@@ -145,7 +145,7 @@ def _described(print_: Fingerprint) -> str:
 
 @pytest.mark.parametrize("name", ["merge_conflict", "rebase_with_autostash", "bisect", "intent_to_add", "mode_0600"])
 def test_oracle_tells_a_wiped_workspace_from_a_whole_one(name: str, templates: Templates, tmp_path: Path) -> None:
-    """Without gitstate, these are lost: a round trip that passes has done something."""
+    """Without gitstate the work is lost, so a passing round trip proves something."""
     ws = make(STATES[name], templates, tmp_path)
     before = fingerprint(ws.path)
     wipe(ws)

@@ -54,7 +54,7 @@ def test_missing_program_leaves_no_descriptor_open() -> None:
 
 
 def test_relative_entry_of_path_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a `git` that an agent puts into its workspace would run."""
+    """Otherwise a `git` that an agent puts into its workspace would run."""
     planted = tmp_path / "git"
     planted.write_text("#!/bin/sh\ntouch planted-was-run\n")
     planted.chmod(0o755)

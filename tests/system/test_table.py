@@ -1,4 +1,4 @@
-"""Tables for people: aligned, as wide as the terminal, whatever the words are made of."""
+"""Tables are aligned and fit the terminal, for characters of any width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of workspaces: kept by every save, exact for any path, never a reason for a save to fail."""
+"""The list of workspaces: each save updates it, any path is exact, and its failure fails no save."""
 
 from __future__ import annotations
 

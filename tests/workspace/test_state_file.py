@@ -1,4 +1,4 @@
-"""``active_state.json``: what is really written fits the schema that ships, and a caller's words stay data."""
+"""``active_state.json`` is valid under the shipped schema, and hostile values stay data."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def well(run: Run) -> Run:
 
 
 def state_of(ws: Workspace, name: str = "active_state.json") -> dict[str, Any]:
-    """The state file, checked for all that holds whatever it says."""
+    """The state file, after checks that always hold."""
     path = ws.path / name
     assert stat.S_IMODE(path.lstat().st_mode) == 0o600
     state = json.loads(path.read_bytes().decode("utf-8", "strict"))
@@ -139,7 +139,7 @@ def test_overlong_value_is_dropped_and_reported(ws: Workspace) -> None:
 
 
 def test_recover_rebuilds_the_state_file_from_git_alone(ws: Workspace) -> None:
-    """The file, what the git dir remembers of the context, and all reflogs are gone; a gc has run."""
+    """The state file, the live context and all reflogs are gone, and a gc has run."""
     well(ws.save("--signal", "TERM", "--session-id", "abc", "--memory-ref", "notes/a.md", "--memory-ref", "b"))
     before = state_of(ws)
     ws.remove("active_state.json")
@@ -213,7 +213,7 @@ def test_linked_worktree_has_its_own_state_file(templates: Templates, tmp_path: 
 
 
 def test_readers_never_see_a_partial_state_file(ws: Workspace) -> None:
-    """Whoever reads while `set` writes sees one whole file or the other."""
+    """A reader during `set` sees the old file or the new one, whole."""
     well(ws.gitstate("set", "task_id=T-0"))
     argv = [sys.executable, "-m", "gitstate", "-C", str(ws.path), "set", f"task_id={'y' * 60_000}"]
     writer = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
