@@ -39,6 +39,8 @@ def test_bytecode_is_cached_despite_pythondontwritebytecode(templates: Templates
     script = "import sys; sys.path.insert(0, sys.argv.pop(1)); from gitstate.__main__ import main; main()"
     subprocess.run(
         [sys.executable, "-c", script, str(copy), "-C", str(ws.path), "checkpoint"],
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, check=True,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        check=True,
+    )
     assert list((copy / "gitstate" / "__pycache__").glob("save.*.pyc"))

@@ -60,7 +60,7 @@ def test_save_starts_without_site_re_and_click(ws: Workspace, tmp_path: Path, ed
     command = environment(tmp_path / "env", editable=editable)
     done = run(command, "save", "--task-id", """it's "a" $(task) *""", cwd=ws.path, PYTHONPROFILEIMPORTTIME="1")
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert "gitstate.saving" in loaded and not loaded & {"site", "re", "click", "encodings.idna"}
+    assert "gitstate.save.protocol" in loaded and not loaded & {"site", "re", "click", "encodings.idna"}
     assert json.loads(ws.out("notes", "--ref=gitstate", "show", "HEAD"))["task_id"] == """it's "a" $(task) *"""
 
 

@@ -106,9 +106,12 @@ def count(scene: Scene, calls: Collection[str] = CALLS, *, reading: bool = False
     traced = ",".join(f"?{call}" for call in calls)
     own = scene.top / "gitstate.log"
     run = finish(
-        start(scene, *("strace", "-qq", "-y", "-s", "1000", "-o", str(own), "-e", f"trace={traced}"),
-              env=wrapped(scene, LOGS=str(logs), CALL=traced))
-    )  # fmt: skip
+        start(
+            scene,
+            *("strace", "-qq", "-y", "-s", "1000", "-o", str(own), "-e", f"trace={traced}"),
+            env=wrapped(scene, LOGS=str(logs), CALL=traced),
+        )
+    )
     assert run.exit_status == 0, str(run)
     points = list(points_in(own, None, scene, calls, reading=reading))
     for log in sorted(logs.iterdir()):

@@ -151,7 +151,7 @@ def test_parallel_saves_survive_commits_and_notes_of_agents(number: int, ws: Wor
 #: Runs `git gc --prune=now` at the last moment at which no ref holds what a save wrote.
 COLLECT_BEFORE_THE_MARKER = """\
 import subprocess
-from gitstate import refs
+from gitstate.git import refs
 carry_out, done = refs.RefWriter.carry_out, []
 def collect(self):
     if not done:
@@ -177,7 +177,7 @@ def test_gc_before_the_refs_move_loses_no_object(ws: Workspace) -> None:
 #: The agent's own git, at the last moment before the save's refs are moved.
 AGENT_BEFORE_THE_MARKER = """\
 import subprocess
-from gitstate import refs
+from gitstate.git import refs
 carry_out, done = refs.RefWriter.carry_out, []
 def interrupted(self):
     if not done:
@@ -206,7 +206,7 @@ def test_branch_that_moves_during_a_save_is_kept(ws: Workspace) -> None:
 #: Somebody else's note, put into our notes ref between the look at it and the move of it, twice.
 NOTE_BEFORE_OURS = """\
 import subprocess
-from gitstate import refs
+from gitstate.git import refs
 prepare, done = refs.RefWriter.prepare, []
 def interrupted(self, updates, **options):
     if any(update.ref == refs.NOTES for update in updates) and len(done) < 2:

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gitstate.format.context import MAX_CONTEXT, Context, context_from_json
+from gitstate.format.manifest import manifest_from_json
+from gitstate.objects.tree import is_safe_path
+from gitstate.system.jsonio import loads
 
 from gitstate.errors import CorruptSave, GitstateError
-from gitstate.json_data import loads
-from gitstate.model import MAX_CONTEXT, Context, context_from_json, is_safe_path, manifest_from_json
 from tests.support.forgery import FILE, LINK, PROGRAM, TREE, Entry, forged, index_file, store
 from tests.support.workspace import Workspace
 
@@ -32,15 +34,55 @@ DISGUISES = [
 ]
 
 HOSTILE_TEXTS = [
-    "", "\0", "..", "../../../etc/passwd", "/etc/passwd", "/", ".git/hooks/pre-commit", "a/.GIT/config", "-rf", "--all",
-    "$(touch PWNED)", "`touch PWNED`", "; touch PWNED", "\x1b]0;owned\x07\x1b[2J", "\x9b31m", "\u202egpj.exe", "\ud800",
-    "x" * 70_000, "refs/heads/../../config", "refs/heads/-x", "@{-1}", "HEAD", "0" * 40, "f" * 40, "0" * 64, "\n\n",
-]  # fmt: skip
+    "",
+    "\0",
+    "..",
+    "../../../etc/passwd",
+    "/etc/passwd",
+    "/",
+    ".git/hooks/pre-commit",
+    "a/.GIT/config",
+    "-rf",
+    "--all",
+    "$(touch PWNED)",
+    "`touch PWNED`",
+    "; touch PWNED",
+    "\x1b]0;owned\x07\x1b[2J",
+    "\x9b31m",
+    "\u202egpj.exe",
+    "\ud800",
+    "x" * 70_000,
+    "refs/heads/../../config",
+    "refs/heads/-x",
+    "@{-1}",
+    "HEAD",
+    "0" * 40,
+    "f" * 40,
+    "0" * 64,
+    "\n\n",
+]
 
 HOSTILE_VALUES: list[Any] = [
-    *HOSTILE_TEXTS, None, True, False, 0, -1, 1 << 31, 1 << 63, 1 << 200, 1.5, float("inf"), float("nan"), [], {}, [[]],
-    [None] * 3, {"path": "x"}, {"path": "../x", "oid": "f" * 40, "mode": "100644"}, [{"path": ".git/x"}] * 2,
-]  # fmt: skip
+    *HOSTILE_TEXTS,
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1 << 31,
+    1 << 63,
+    1 << 200,
+    1.5,
+    float("inf"),
+    float("nan"),
+    [],
+    {},
+    [[]],
+    [None] * 3,
+    {"path": "x"},
+    {"path": "../x", "oid": "f" * 40, "mode": "100644"},
+    [{"path": ".git/x"}] * 2,
+]
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -234,10 +276,18 @@ def test_hostile_notes_do_no_harm(ws: Workspace, tmp_path: Path, hermetic: Path)
 
 
 STATES = [
-    b"", b"\0" * 100, b"{", b"[" * 100_000, b"null", b'{"schema_version": 99}', b'{"task_id": [[]], "extra": 1}',
-    b'{"task_id": "\\ud800", "pid": 1e400, "issue_number": NaN}', b"\xff\xfe" * 1000, b"x" * (5 << 20),
+    b"",
+    b"\0" * 100,
+    b"{",
+    b"[" * 100_000,
+    b"null",
+    b'{"schema_version": 99}',
+    b'{"task_id": [[]], "extra": 1}',
+    b'{"task_id": "\\ud800", "pid": 1e400, "issue_number": NaN}',
+    b"\xff\xfe" * 1000,
+    b"x" * (5 << 20),
     b'{"task_id":"x","workspace_path":"/etc","branch_name":"../../config","resume":"touch PWNED"}',
-]  # fmt: skip
+]
 
 
 @pytest.mark.faults
@@ -294,10 +344,19 @@ def test_control_characters_never_reach_the_terminal(ws: Workspace) -> None:
     runs = [run]
     ws.git("clean", "-ffdxq")
     for words in (
-        ("status",), ("status", "--all"), ("log",), ("recover", "--dry-run"), ("restore", save_id, f"no{evil}"),
-        ("restore", save_id), ("recover",), ("show",), ("set", f"task_id={evil}"), ("recover", "--save", evil),
-        (f"{evil}",), ("save", f"--{evil}"),
-    ):  # fmt: skip
+        ("status",),
+        ("status", "--all"),
+        ("log",),
+        ("recover", "--dry-run"),
+        ("restore", save_id, f"no{evil}"),
+        ("restore", save_id),
+        ("recover",),
+        ("show",),
+        ("set", f"task_id={evil}"),
+        ("recover", "--save", evil),
+        (f"{evil}",),
+        ("save", f"--{evil}"),
+    ):
         runs.append(ws.gitstate(*words))
     for run in runs:
         polite(run)

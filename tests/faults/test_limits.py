@@ -165,8 +165,12 @@ def test_save_that_may_start_no_process_fails_honestly(tmp_path: Path) -> None:
     script = 'ulimit -u 0; exec "$@"'
     done = subprocess.run(
         [*words, "bash", "-c", script, "bash", *program],
-        capture_output=True, cwd=ws.outside, env=dict(os.environ), timeout=180, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        cwd=ws.outside,
+        env=dict(os.environ),
+        timeout=180,
+        check=False,
+    )
     run = Run(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
     assert run.exit_status == 1, str(run)
     is_honest(run)

@@ -60,8 +60,11 @@ def run_against(mutation: Mutation, where: Path) -> subprocess.CompletedProcess[
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     return subprocess.run(
         [*words, "-m", "not slow", f"--basetemp={where / 'tmp'}", f"tests/{mutation.test}"],
-        cwd=where, env={**clean, "PYTHONPATH": os.fspath(where), **mutation.env}, capture_output=True, check=False,
-    )  # fmt: skip
+        cwd=where,
+        env={**clean, "PYTHONPATH": os.fspath(where), **mutation.env},
+        capture_output=True,
+        check=False,
+    )
 
 
 def is_noticed(mutation: Mutation, where: Path, say: Say) -> None:

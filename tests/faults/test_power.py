@@ -137,9 +137,16 @@ SWEEPS = {
 
 #: In an ordinary run, with the number of points that are tried.
 QUICK = {
-    "ext4-save": 4, "ext4-checkpoint": 3, "ext4-recover": 3, "ext4-save-merge": 3, "ext4-checkpoint-many": 3,
-    "xfs-save": 3, "xfs-recover": 3, "btrfs-save": 3, "btrfs-recover": 3,
-}  # fmt: skip
+    "ext4-save": 4,
+    "ext4-checkpoint": 3,
+    "ext4-recover": 3,
+    "ext4-save-merge": 3,
+    "ext4-checkpoint-many": 3,
+    "xfs-save": 3,
+    "xfs-recover": 3,
+    "btrfs-save": 3,
+    "btrfs-recover": 3,
+}
 
 
 @contextlib.contextmanager

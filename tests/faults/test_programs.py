@@ -12,18 +12,46 @@ from tests.support.workspace import Workspace
 from .watch import Watch, dirty_repository, everything
 
 PROGRAMS: tuple[tuple[str, Callable[[str], str]], ...] = (
-    *((name, str) for name in (
-        "core.fsmonitor", "core.editor", "sequence.editor", "core.pager", "core.askPass", "core.sshCommand",
-        "core.gitProxy", "core.alternateRefsCommand", "gpg.program", "gpg.ssh.program", "gpg.x509.program",
-        "diff.external", "diff.evil.command", "diff.evil.textconv", "merge.evil.driver", "interactive.diffFilter",
-        "credential.helper", "uploadpack.packObjectsHook", "gc.recentObjectsHook", "trailer.gitstate.command",
-        "trailer.gitstate.cmd", "pager.log", "pager.diff", "pager.status", "browser.evil.cmd", "web.browser",
-        "hook.evil.command", "sendemail.smtpserver", "man.evil.cmd", "difftool.evil.cmd", "mergetool.evil.cmd",
-    )),
+    *(
+        (name, str)
+        for name in (
+            "core.fsmonitor",
+            "core.editor",
+            "sequence.editor",
+            "core.pager",
+            "core.askPass",
+            "core.sshCommand",
+            "core.gitProxy",
+            "core.alternateRefsCommand",
+            "gpg.program",
+            "gpg.ssh.program",
+            "gpg.x509.program",
+            "diff.external",
+            "diff.evil.command",
+            "diff.evil.textconv",
+            "merge.evil.driver",
+            "interactive.diffFilter",
+            "credential.helper",
+            "uploadpack.packObjectsHook",
+            "gc.recentObjectsHook",
+            "trailer.gitstate.command",
+            "trailer.gitstate.cmd",
+            "pager.log",
+            "pager.diff",
+            "pager.status",
+            "browser.evil.cmd",
+            "web.browser",
+            "hook.evil.command",
+            "sendemail.smtpserver",
+            "man.evil.cmd",
+            "difftool.evil.cmd",
+            "mergetool.evil.cmd",
+        )
+    ),
     *((f"alias.{verb}", "!{}".format) for verb in ("status", "update-ref", "cat-file", "log", "diff", "rev-parse")),
     ("submodule.evil.update", "!{}".format),
     ("remote.origin.url", "ext::{}".format),
-)  # fmt: skip
+)
 
 HOOKS = (
     *("pre-commit", "commit-msg", "post-commit", "post-checkout", "post-merge", "pre-rebase", "post-rewrite"),
@@ -47,11 +75,17 @@ def test_programs_of_configuration_and_hooks_never_run(
     for number, (name, as_value) in enumerate(PROGRAMS):
         ws.git("config", name, as_value(str(ws.canary(f"p{number}"))))
     for name, value in {
-        "commit.gpgSign": "true", "tag.gpgSign": "true", "core.fsmonitorHookVersion": "2",
+        "commit.gpgSign": "true",
+        "tag.gpgSign": "true",
+        "core.fsmonitorHookVersion": "2",
         "hook.evil.event": "reference-transaction",
-        "diff.evil.cachetextconv": "true", "extensions.partialClone": "origin", "remote.origin.promisor": "true",
-        "gc.auto": "1", "maintenance.auto": "true", "protocol.ext.allow": "always",
-    }.items():  # fmt: skip
+        "diff.evil.cachetextconv": "true",
+        "extensions.partialClone": "origin",
+        "remote.origin.promisor": "true",
+        "gc.auto": "1",
+        "maintenance.auto": "true",
+        "protocol.ext.allow": "always",
+    }.items():
         ws.git("config", name, value)
     directory = ws.git_dir / "hooks" if hooks == "in .git" else ws.outside / "hooks"
     directory.mkdir(exist_ok=True)

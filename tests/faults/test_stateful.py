@@ -162,8 +162,11 @@ class Agent(RuleBasedStateMachine):
         words = ["-C", os.fspath(self.ws.path), command, "--task-id", "T-1", "--json"]
         done = subprocess.run(
             [sys.executable, "-P", "-c", DIE_AT, str(step), *words],
-            cwd=self.ws.outside, capture_output=True, check=False, timeout=120,
-        )  # fmt: skip
+            cwd=self.ws.outside,
+            capture_output=True,
+            check=False,
+            timeout=120,
+        )
         assert done.returncode in (0, -signal.SIGKILL), done
         self._count("kills" if done.returncode else "saves")
         assert _files(before) == _files(fingerprint(self.ws.path)), "a killed save changed a file"
@@ -249,9 +252,14 @@ def play(tmp_path: Path, say: Say, *, examples: int, steps: int) -> None:
         top, numbers, counts = tmp_path, itertools.count(), {}
 
     chosen = settings(
-        max_examples=examples, stateful_step_count=steps, derandomize=True, deadline=None, database=None,
-        suppress_health_check=list(HealthCheck), print_blob=False,
-    )  # fmt: skip
+        max_examples=examples,
+        stateful_step_count=steps,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
     run_state_machine_as_test(Played, settings=chosen)
     say(", ".join(f"{count} {what}" for what, count in sorted(Played.counts.items())))
     assert Played.counts["examples"] >= examples

@@ -13,9 +13,21 @@ HOOK = b"#!/bin/sh\ntouch PWNED\n"
 
 #: Below `.git`: what a save and a recover may write.
 OURS = (
-    "objects/", "refs/gitstate/", "refs/notes/gitstate", "refs/heads/", "logs/", "gitstate/", "worktrees/",
-    "index", "info/exclude", "info/refs", "packed-refs", "ORIG_HEAD", "HEAD", "sharedindex.",
-)  # fmt: skip
+    "objects/",
+    "refs/gitstate/",
+    "refs/notes/gitstate",
+    "refs/heads/",
+    "logs/",
+    "gitstate/",
+    "worktrees/",
+    "index",
+    "info/exclude",
+    "info/refs",
+    "packed-refs",
+    "ORIG_HEAD",
+    "HEAD",
+    "sharedindex.",
+)
 
 
 class Watch:
@@ -56,9 +68,14 @@ def polite(run: Run) -> None:
 def everything(ws: Workspace, save_id: str) -> None:
     """Run every command that reads untrusted data."""
     for words in (
-        ("recover", "--dry-run"), ("log", "--all"), ("diff", save_id), ("restore", save_id),
-        ("recover", "--overwrite"), ("save",), ("recover",),
-    ):  # fmt: skip
+        ("recover", "--dry-run"),
+        ("log", "--all"),
+        ("diff", save_id),
+        ("restore", save_id),
+        ("recover", "--overwrite"),
+        ("save",),
+        ("recover",),
+    ):
         polite(ws.gitstate(*words))
 
 

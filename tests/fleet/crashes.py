@@ -114,8 +114,16 @@ def corrupt(ws: Workspace) -> None:
 def foreign(ws: Workspace) -> None:
     waiting(ws)
     canary = ws.outside / "canary"
-    for name in ("core.fsmonitor", "filter.x.clean", "filter.x.smudge", "filter.x.process", "gpg.program",
-                 "diff.external", "core.sshCommand", "core.pager"):  # fmt: skip
+    for name in (
+        "core.fsmonitor",
+        "filter.x.clean",
+        "filter.x.smudge",
+        "filter.x.process",
+        "gpg.program",
+        "diff.external",
+        "core.sshCommand",
+        "core.pager",
+    ):
         ws.git("config", name, f"touch {canary}; cat")
     ws.write(".git/info/attributes", "* filter=x\n")
     hook = ws.git_dir / "hooks" / "reference-transaction"

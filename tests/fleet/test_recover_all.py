@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from gitstate.system import clock, files, forkpool
+from gitstate.workspace.peek import Looker
 
-from gitstate import files, pool
-from gitstate.look import Looker
 from tests.fleet.crashes import context_file, dead_pid, edit_context, foreign, give_away, recovered, waiting
 from tests.states import STATES, dirty, make
 from tests.support.oracle import fingerprint
@@ -202,7 +202,7 @@ def test_workspace_held_by_another_process_is_busy_without_a_wait(
     ws: Workspace, templates: Templates, tmp_path: Path
 ) -> None:
     waiting(ws)
-    with files.locked(os.fsencode(ws.git_dir / "gitstate" / "lock"), files.Deadline(5), "it"):
+    with files.locked(os.fsencode(ws.git_dir / "gitstate" / "lock"), clock.Deadline(5), "it"):
         run = run_gitstate("recover", "--all", "--json", "--wait", "0.1", cwd=tmp_path)
     assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (75, "busy")
 
@@ -237,9 +237,9 @@ def test_hanging_or_dying_worker_costs_only_its_own_workspace() -> None:
         return item.upper()
 
     items = ["a", "hang", "b", "die", "c"]
-    assert list(pool.stream(items, work, patience=1.0)) == ["A", pool.LOST, "B", pool.LOST, "C"]
+    assert list(forkpool.stream(items, work, patience=1.0)) == ["A", forkpool.LOST, "B", forkpool.LOST, "C"]
     tasks = [lambda item=item: work(item) for item in items]
-    assert pool.each(tasks, workers=2, timeout=1.0) == ["A", pool.LOST, "B", pool.LOST, "C"]
+    assert forkpool.each(tasks, workers=2, timeout=1.0) == ["A", forkpool.LOST, "B", forkpool.LOST, "C"]
 
 
 def test_control_characters_of_a_context_never_reach_the_terminal(ws: Workspace, tmp_path: Path) -> None:
@@ -252,8 +252,20 @@ def test_control_characters_of_a_context_never_reach_the_terminal(ws: Workspace,
 
 def test_recover_right_after_the_kill_waits_for_the_save_of_the_keeper(ws: Workspace) -> None:
     """The supervisor dies of SIGKILL; the next loop starts before the keeper has saved."""
-    argv = [sys.executable, "-m", "gitstate", "-C", str(ws.path), "run", "--task-id", "T-9", "--", "sh", "-c",
-            "echo more >>a.txt; echo ready; exec sleep 600"]  # fmt: skip
+    argv = [
+        sys.executable,
+        "-m",
+        "gitstate",
+        "-C",
+        str(ws.path),
+        "run",
+        "--task-id",
+        "T-9",
+        "--",
+        "sh",
+        "-c",
+        "echo more >>a.txt; echo ready; exec sleep 600",
+    ]
     run = subprocess.Popen(argv, stdout=subprocess.PIPE)
     assert run.stdout is not None
     assert run.stdout.readline() == b"ready\n"

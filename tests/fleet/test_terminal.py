@@ -18,9 +18,13 @@ def test_recover_all_fits_the_terminal_and_shows_progress(templates: Templates, 
     dirty(ws)
     ws.save()
     ours, theirs = pty.openpty()
-    argv = [sys.executable, "-c", "import fcntl, struct, termios, sys, os\n"
-            "fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 60, 0, 0))\n"
-            "os.execv(sys.executable, [sys.executable, '-m', 'gitstate', 'recover', '--all'])"]  # fmt: skip
+    argv = [
+        sys.executable,
+        "-c",
+        "import fcntl, struct, termios, sys, os\n"
+        "fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 60, 0, 0))\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'gitstate', 'recover', '--all'])",
+    ]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=theirs, cwd=tmp_path)
     os.close(theirs)
     said = b""

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from gitstate.git.repository import open_repository
 
 from gitstate.errors import NotAWorkspace
-from gitstate.git import open_repository
 from tests.support.repositories import three_files
 from tests.support.workspace import Workspace, run_git
 

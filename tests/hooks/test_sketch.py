@@ -95,7 +95,7 @@ def test_bash_trapsig_decides_the_signal(stage: Stage) -> None:
 )
 def test_cleanup_and_save_works_as_a_trap(
     stage: Stage, trap: str, ending: str, number: int | None, status: int
-) -> None:  # fmt: skip
+) -> None:
     """Nothing else of the library is called: only this trap tells it that the script ends."""
     begin = f"{SOURCE}CURRENT_TASK_ID=T-9\necho work >>work.txt\n"
     loop = stage.start(stage.script(f"{begin}{trap}\n{ending}\necho no >>after\n"))

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
+from gitstate.integrations.git_hooks_install import git_version, manner
 
-from gitstate.install_git import git_version, manner
 from tests.support.skips import why_not_program
 from tests.support.typed import (
     entries,

@@ -6,9 +6,11 @@ AGENTS = ("claude", "codex", "gemini", "kimi")
 
 
 FILES = {
-    "claude": ".claude/settings.json", "codex": ".codex/hooks.json", "gemini": ".gemini/settings.json",
+    "claude": ".claude/settings.json",
+    "codex": ".codex/hooks.json",
+    "gemini": ".gemini/settings.json",
     "kimi": ".kimi-code/config.toml",
-}  # fmt: skip
+}
 
 
 # -- settings
@@ -23,13 +25,13 @@ JSON = {
     "other hooks": '{\n  "hooks": {\n    "Stop": [\n      {"hooks": [{"type": "command", "command": "say"}]}\n    ],\n'
     '    "SessionStart": []\n  },\n  "model": "opus"\n}\n',
     "non-ascii": '{\n  "note": "caf\u00e9 \u65e5\u672c",\n  "hooks": {"Notification": [{"hooks": []}]}\n}\n',
-}  # fmt: skip
+}
 
 
 COMMENTED = (
     '{\n  // what I like\n  "theme": "dark", /* really */\n  "hooks": {\n    // mine\n'
     '    "AfterTool": [ {"hooks": [{"type": "command", "command": "x"},]}, ],\n  },\n}\n'
-)  # fmt: skip
+)
 
 
 TOML = {

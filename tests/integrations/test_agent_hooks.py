@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from gitstate.git.repository import open_repository
+from gitstate.integrations.agent_hooks import Memory, form, is_due, last_problem, parse_event, read_event
 
-from gitstate.agent_hook import Memory, form, is_due, last_problem, parse_event, read_event
-from gitstate.git import open_repository
 from tests.integrations.settings import AGENTS
 from tests.support.typed import (
     commit,
@@ -114,11 +114,24 @@ def test_session_without_a_task_ends_as_finished(repo: Workspace) -> None:
     assert (state_file(repo)["status"], state_file(repo)["session_id"]) == ("active", "s-2")
 
 
-@pytest.mark.parametrize("given", [
-    "", "{", "[]", "null", "\x00\xff", '{"cwd": 3}', '{"cwd": "/nowhere"}', '{"cwd": "../.."}', '{"cwd": "/a\\u0000b"}',
-    "[" * 100_000, '{"hook_event_name": ["Stop"]}', '{"hook_event_name": "\\ud800"}',
-    json.dumps({"hook_event_name": "Stop", "session_id": "x" * 100_000, "transcript_path": "\u001b]0;x\u0007"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "\x00\xff",
+        '{"cwd": 3}',
+        '{"cwd": "/nowhere"}',
+        '{"cwd": "../.."}',
+        '{"cwd": "/a\\u0000b"}',
+        "[" * 100_000,
+        '{"hook_event_name": ["Stop"]}',
+        '{"hook_event_name": "\\ud800"}',
+        json.dumps({"hook_event_name": "Stop", "session_id": "x" * 100_000, "transcript_path": "\u001b]0;x\u0007"}),
+    ],
+)
 @pytest.mark.parametrize("agent", ["claude", "no-such-agent"])
 def test_malformed_event_gets_an_empty_answer_and_status_0(given: str, agent: str, repo: Workspace) -> None:
     assert run(repo, sys.executable, "-m", "gitstate", "hook", agent, given=given) == Run(0, b"", "")
@@ -154,7 +167,7 @@ def test_hook_imports_neither_click_nor_gitpython(repo: Workspace) -> None:
     argv = (sys.executable, "-X", "importtime", "-m", "gitstate", "hook", "claude")
     done = run(repo, *argv, given='{"hook_event_name": "PostToolUse"}')
     loaded = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
-    assert "gitstate.agent_hook" in loaded
+    assert "gitstate.integrations.agent_hooks" in loaded
     assert not {name for name in loaded if name.split(".")[0] in ("git", "click", "gitdb", "tomllib")}
 
 

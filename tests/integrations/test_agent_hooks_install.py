@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gitstate.integrations import agent_hooks_install, json_edit
 
-from gitstate import install_agents, json_text
 from tests.integrations.settings import AGENTS, COMMENTED, FILES, JSON, TOML
 from tests.support.typed import (
     entries,
@@ -112,10 +112,18 @@ def test_uninstall_works_after_kimi_rewrote_its_settings(hermetic: Path, repo: W
 
 @pytest.mark.parametrize(
     ("agent", "text"),
-    [("claude", "{"), ("claude", "[]"), ("codex", '{"hooks": []}'), ("gemini", '{"hooks": {"AfterTool": {}}}'),
-     ("claude", "\xff"), ("claude", "[" * 100_000), ("kimi", "x ="), ("kimi", "hooks = [{event='Stop', command='x'}]"),
-     ("kimi", "hooks = 3")],
-)  # fmt: skip
+    [
+        ("claude", "{"),
+        ("claude", "[]"),
+        ("codex", '{"hooks": []}'),
+        ("gemini", '{"hooks": {"AfterTool": {}}}'),
+        ("claude", "\xff"),
+        ("claude", "[" * 100_000),
+        ("kimi", "x ="),
+        ("kimi", "hooks = [{event='Stop', command='x'}]"),
+        ("kimi", "hooks = 3"),
+    ],
+)
 def test_unparsable_settings_are_kept(agent: str, text: str, hermetic: Path, repo: Workspace) -> None:
     path = hermetic / FILES[agent]
     path.parent.mkdir()
@@ -150,10 +158,10 @@ def test_entry_with_an_old_path_is_updated_in_place(hermetic: Path, repo: Worksp
     gitstate(repo, "install", "--agent", "codex")
     path = hermetic / FILES["codex"]
     good = path.read_text()
-    ours = {command for _, *_, command in [install_agents._places(json_text.parse(good))[0]]}
+    ours = {command for _, *_, command in [agent_hooks_install._places(json_edit.parse(good))[0]]}
     known = ours.pop().value
     path.write_text(good.replace(json.dumps(known), json.dumps("[ ! -x /old/gitstate ] || /old/gitstate hook codex")))
-    ((words, mend),) = install_agents.agent_problems(os.environ)
+    ((words, mend),) = agent_hooks_install.agent_problems(os.environ)
     assert "another gitstate" in words and mend == "gitstate install --agent codex"
     gitstate(repo, "install", "--agent", "codex")
     assert path.read_text() == good
@@ -163,17 +171,17 @@ def test_untrusted_codex_hooks_are_reported(hermetic: Path, repo: Workspace) -> 
     other = {"hooks": {"Stop": [{"hooks": [{"type": "command", "command": "say done"}]}]}}
     repo.write(str(hermetic / FILES["codex"]), json.dumps(other, indent=2))
     assert "trust" in gitstate(repo, "install", "--agent", "codex")
-    ((words, command),) = install_agents.agent_problems(os.environ)
+    ((words, command),) = agent_hooks_install.agent_problems(os.environ)
     assert "SessionStart, PostToolUse" in words and command == "codex"
     places = ["session_start:0", "post_tool_use:0", "pre_compact:0", "session_end:0", "interrupt:0", "stop:1"]
     name = hermetic / FILES["codex"]
     tables = [f"[hooks.state.'{name}:{place}:0']\ntrusted_hash = 'sha256:1'\n" for place in places]
     repo.write(str(hermetic / ".codex" / "config.toml"), "".join(tables[:-1]))
-    assert "trust: Stop" in install_agents.agent_problems(os.environ)[0][0]
+    assert "trust: Stop" in agent_hooks_install.agent_problems(os.environ)[0][0]
     repo.write(str(hermetic / ".codex" / "config.toml"), "".join(tables))
-    assert install_agents.agent_problems(os.environ) == []
+    assert agent_hooks_install.agent_problems(os.environ) == []
     repo.write(str(hermetic / ".codex" / "config.toml"), "".join(tables) + "enabled = false\n")
-    assert "trust: Stop" in install_agents.agent_problems(os.environ)[0][0]
+    assert "trust: Stop" in agent_hooks_install.agent_problems(os.environ)[0][0]
 
 
 @pytest.mark.parametrize("agent", AGENTS)

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from gitstate.integrations import schedulers
+from gitstate.system.program import command
 
-from gitstate import boot
-from gitstate.program import command
 from tests.states import STATES, dirty, make
 from tests.support.repositories import Templates
 from tests.support.skips import not_installed
@@ -41,7 +41,7 @@ FAKES = {
           bootstrap) [ ! -e "$STATE/loaded" ] || exit 5; echo "$3" >"$STATE/loaded" ;;
           bootout) rm "$STATE/loaded" ;;
         esac""",
-}  # fmt: skip
+}
 
 
 class World:
@@ -147,17 +147,17 @@ def test_units_pass_systemd_analyze_verify(tmp_path: Path, monkeypatch: pytest.M
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-    monkeypatch.setattr(boot, "_environment", lambda: {"PATH": '/a "b" 100% \\ $HOME:/bin'})
+    monkeypatch.setattr(schedulers, "_environment", lambda: {"PATH": '/a "b" 100% \\ $HOME:/bin'})
     program = tmp_path / 'x "y" 100% $HOME' / "gitstate"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     for words in (command(), (str(program),)):
-        monkeypatch.setattr("gitstate.boot.command", lambda words=words: words)
+        monkeypatch.setattr("gitstate.integrations.schedulers.command", lambda words=words: words)
         units = tmp_path / "units"
         units.mkdir(exist_ok=True)
-        for name in boot._UNITS:
-            (units / name).write_text(boot._unit(name))
+        for name in schedulers._UNITS:
+            (units / name).write_text(schedulers._unit(name))
         shutil.copy(units / "agent-loop@.service", units / "agent-loop@tmp-my\\x20work.service")
         argv = ["systemd-analyze", "verify", "--user", *(str(path) for path in sorted(units.iterdir()))]
         done = subprocess.run(argv, capture_output=True, encoding="utf-8")
@@ -175,7 +175,9 @@ def test_unit_saves_after_the_loop_for_every_exit_cause(
 ) -> None:
     ws = make(STATES["clean"], templates, tmp_path)
     dirty(ws)
-    (line,) = [line for line in boot._unit("agent-loop@.service").splitlines() if line.startswith("ExecStopPost=")]
+    (line,) = [
+        line for line in schedulers._unit("agent-loop@.service").splitlines() if line.startswith("ExecStopPost=")
+    ]
     words = json.loads("[" + json.dumps(line.partition("=")[2]) + "]")[0]
     script = words.replace("$$", "$").replace("${SERVICE_RESULT}", "signal")
     environment = {**os.environ, "EXIT_CODE": code, "EXIT_STATUS": status}

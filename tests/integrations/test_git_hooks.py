@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gitstate.format.context import Context
+from gitstate.format.manifest import Manifest, Save
+from gitstate.integrations.git_hooks import may_be_stale, updates
 
-from gitstate.git_hook import may_be_stale, updates
-from gitstate.model import Context, Manifest, Save
 from tests.support.typed import (
     commit,
     git,

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from gitstate.git.repository import open_repository
+from gitstate.integrations import git_hooks_install
+from gitstate.integrations.git_hooks_install import git_version, manner, owner, with_block, without_block
 
-from gitstate import install_git
-from gitstate.git import open_repository
-from gitstate.install_git import git_version, manner, owner, with_block, without_block
 from tests.integrations.installed import CONFIGURED, files_only, kept, refuses, tool
 from tests.support.skips import not_installed
 from tests.support.typed import (
@@ -44,7 +44,7 @@ def test_install_is_idempotent_and_uninstall_removes_everything(repo: Workspace)
     once = kept(repo)
     assert set(outcomes(repo).values()) == {"already"}
     assert kept(repo) == once != before
-    assert install_git.hook_problems(open_repository(os.fsencode(repo.path))) == []
+    assert git_hooks_install.hook_problems(open_repository(os.fsencode(repo.path))) == []
     assert refuses(repo)
     assert set(outcomes(repo, "uninstall").values()) == {"removed"}
     assert kept(repo) == before
@@ -180,7 +180,7 @@ def test_uninstall_keeps_lines_that_a_person_added(repo: Workspace) -> None:
 def test_lost_hook_is_reported_and_reinstalled(repo: Workspace) -> None:
     gitstate(repo, "install")
     (hooks(repo) / "pre-push").unlink()
-    ((words, command),) = install_git.hook_problems(open_repository(os.fsencode(repo.path)))
+    ((words, command),) = git_hooks_install.hook_problems(open_repository(os.fsencode(repo.path)))
     assert "pre-push" in words and command == "gitstate install"
     result = outcomes(repo)
     assert result.pop("pre-push") == "installed" and set(result.values()) == {"already"}
@@ -201,8 +201,9 @@ def test_foreign_file_under_the_name_of_our_shim_is_kept(repo: Workspace) -> Non
 @pytest.mark.parametrize("where", ["relative", "absolute", "global", "home", "missing"])
 def test_install_respects_core_hookspath(where: str, repo: Workspace, tmp_path: Path) -> None:
     places = {
-        "relative": (repo.path / "tools" / "hooks", "tools/hooks"), "home": (Path.home() / "hooks", "~/hooks"),
-    }  # fmt: skip
+        "relative": (repo.path / "tools" / "hooks", "tools/hooks"),
+        "home": (Path.home() / "hooks", "~/hooks"),
+    }
     place, setting = places.get(where, (tmp_path / "elsewhere", str(tmp_path / "elsewhere")))
     if where != "missing":
         script(place / "pre-commit", "#!/bin/sh\necho ran >>log\n")
@@ -228,7 +229,7 @@ def test_tracked_hooks_are_left_alone_and_the_printed_line_works(repo: Workspace
     command = script(tmp_path / "bin" / "gitstate", f'#!/bin/sh\nexec {sys.executable} -m gitstate "$@"\n')
     repo.cli_env["PATH"] = f"{command.parent}:{os.environ['PATH']}"
     for event in ("pre-commit", "pre-push"):
-        repo.write(f".githooks/{event}", f"#!/bin/sh\n{install_git.by_hand(event)}\n")
+        repo.write(f".githooks/{event}", f"#!/bin/sh\n{git_hooks_install.by_hand(event)}\n")
     git(repo, "commit", "-q", "-a", "-m", "lines")
     assert refuses(repo)
     result = outcomes(repo, status=4)
@@ -286,9 +287,9 @@ def test_kill_at_any_change_leaves_working_hooks_and_a_rerun_completes(command: 
 def test_configured_hooks_get_and_lose_one_section_per_event(repo: Workspace) -> None:
     repository = open_repository(os.fsencode(repo.path))
     before = kept(repo)
-    steps = install_git._install_config(repository)
+    steps = git_hooks_install._install_config(repository)
     assert {step.outcome for step in steps} == {"installed"}
-    assert {step.outcome for step in install_git._install_config(repository)} == {"already"}
+    assert {step.outcome for step in git_hooks_install._install_config(repository)} == {"already"}
     for event in EVENTS:
         assert git(repo, "config", f"hook.gitstate-{event}.event") == event
         command = git(repo, "config", f"hook.gitstate-{event}.command")
@@ -323,8 +324,12 @@ def test_git_version_decides_between_configuration_and_files() -> None:
     assert git_version(b"git version 2.39.5 (Apple Git-154)\n") == (2, 39)
     assert git_version(b"nonsense") == (0, 0)
     assert [manner(version) for version in ((2, 39), (2, 53), (2, 54), (3, 0), (0, 0))] == [
-        "files", "files", "config", "config", "files",
-    ]  # fmt: skip
+        "files",
+        "files",
+        "config",
+        "config",
+        "files",
+    ]
 
 
 def test_block_is_inserted_into_shell_scripts_only_and_removed_exactly() -> None:
@@ -346,9 +351,9 @@ def test_owner_of_a_hook_is_known_by_its_mark() -> None:
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason=not_installed("shellcheck"))
 def test_shim_and_blocks_pass_shellcheck(tmp_path: Path) -> None:
-    texts = [install_git.shim(made=True)]
+    texts = [git_hooks_install.shim(made=True)]
     for event in EVENTS:
-        texts += [b"#!/bin/sh\n" + install_git.block(event, kind, b"x") for kind in ("file", "part", "chain")]
+        texts += [b"#!/bin/sh\n" + git_hooks_install.block(event, kind, b"x") for kind in ("file", "part", "chain")]
     for number, text in enumerate(texts):
         (tmp_path / str(number)).write_bytes(text)
     names = [str(path) for path in sorted(tmp_path.iterdir())]

@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from gitstate.integrations import json_edit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gitstate import json_text
 from tests.integrations.settings import COMMENTED
 
 # -- JSON as text
@@ -25,13 +25,13 @@ values = st.recursive(
 @given(st.dictionaries(st.text(max_size=5), values, max_size=4), st.sampled_from([None, 0, 1, 4, "\t"]), values)
 def test_inserted_item_is_read_and_removed_exactly(old: dict[str, Any], indent: Any, value: Any) -> None:
     text = json.dumps(old, indent=indent)
-    root = json_text.parse(text)
+    root = json_edit.parse(text)
     assert root.value == old
     key = "new key"
-    edited = json_text.insert(text, root, key, value, json_text.indent_of(text, root), 0)
+    edited = json_edit.insert(text, root, key, value, json_edit.indent_of(text, root), 0)
     assert json.loads(edited) == {**old, key: value}
-    back = json_text.parse(edited)
-    again = json_text.remove(edited, back, len(back.items) - 1)
+    back = json_edit.parse(edited)
+    again = json_edit.remove(edited, back, len(back.items) - 1)
     assert json.loads(again) == old
     if old:
         assert again == text
@@ -40,15 +40,15 @@ def test_inserted_item_is_read_and_removed_exactly(old: dict[str, Any], indent: 
 @pytest.mark.parametrize("text", ["", "{", '{"a"}', '{"a":}', "[1 2]", "nul", '{"a":1}}', "\x00", '"\n"', "[" * 500])
 def test_invalid_json_is_rejected(text: str) -> None:
     with pytest.raises(ValueError):
-        json_text.parse(text)
+        json_edit.parse(text)
 
 
 def test_comments_and_text_around_an_item_are_kept() -> None:
-    root = json_text.parse(COMMENTED)
+    root = json_edit.parse(COMMENTED)
     hooks = root.item("hooks")
     assert hooks is not None
-    edited = json_text.insert(COMMENTED, hooks, "Stop", [1], "  ", 1)
+    edited = json_edit.insert(COMMENTED, hooks, "Stop", [1], "  ", 1)
     assert "// mine" in edited and "/* really */" in edited
-    hooks = json_text.parse(edited).item("hooks")
+    hooks = json_edit.parse(edited).item("hooks")
     assert hooks is not None and hooks.value["Stop"] == [1]
-    assert json_text.remove(edited, hooks, 1) == COMMENTED
+    assert json_edit.remove(edited, hooks, 1) == COMMENTED

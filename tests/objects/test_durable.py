@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from gitstate import files
-from gitstate.durable import sync_since
+from gitstate.objects.durable import sync_since
+from gitstate.system import files
 
 
 def test_file_that_vanishes_during_the_scan_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

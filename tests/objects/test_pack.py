@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from gitstate.objects.pack import PackWriter
+from gitstate.objects.reader import LARGE
 
-from gitstate.git import LARGE
-from gitstate.pack import PackWriter
 from tests.support.workspace import Workspace
 
 SIZES = (0, 1, 15, 16, 2047, 2048, 65_534, 65_535, 65_536, 131_070, 131_071, 300_000)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from gitstate import demo, errors
+from gitstate import errors
+from gitstate.cli import demo
 from tests.states import STATES, dirty, make
 from tests.support.environment import ROOT
 from tests.support.oracle import fingerprint

@@ -88,7 +88,7 @@ def test_crash_path_imports_no_slow_module(command: str, templates: Templates, t
     dirty(ws)
     ws.gitstate("set", "task_id=T-1")
     loaded = _loaded("from gitstate.__main__ import main; main()", "-C", str(ws.path), command) - _loaded("pass")
-    assert "gitstate.save" in loaded
+    assert "gitstate.save.save" in loaded
     slow = {"git", "click", "gitdb", "typing", "subprocess", "re", "enum", "json", "contextlib", "signal"}
     assert not {name for name in loaded if name.split(".")[0] in slow}
 

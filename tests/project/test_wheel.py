@@ -46,7 +46,12 @@ def installed(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def test_wheel_contains_the_data_files(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"gitstate/active_state.schema.json", "gitstate/py.typed", "gitstate/cli.py", "gitstate/demo.py"} <= names
+    assert {
+        "gitstate/active_state.schema.json",
+        "gitstate/py.typed",
+        "gitstate/cli/main.py",
+        "gitstate/cli/demo.py",
+    } <= names
     hooks = ("gitstate.bash", "agent-loop.bash", "claude-loop.sh", "kimi-loop.sh", "git/gitstate-hook")
     assert {f"gitstate/hooks/{name}" for name in hooks} <= names
     assert {f"gitstate/hooks/boot/{name}" for name in ("gitstate-recover.service", "crontab")} <= names

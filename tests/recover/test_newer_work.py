@@ -93,8 +93,11 @@ def test_save_of_a_wiped_workspace_hides_no_earlier_save(ws: Workspace, new: str
     done(ws.save())
     recover(ws)
     assert {name: ws.read(name) for name in ("a", "b", "d/x", "u")} == {
-        "a": b"a1\n", "b": b"b0\n", "d/x": b"x0\n", "u": b"u\n"
-    }  # fmt: skip
+        "a": b"a1\n",
+        "b": b"b0\n",
+        "d/x": b"x0\n",
+        "u": b"u\n",
+    }
     assert new is None or ws.read(new) == b"new\n"
 
 

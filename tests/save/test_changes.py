@@ -70,7 +70,7 @@ def test_host_name_change_between_two_saves_is_recovered(ws: Workspace) -> None:
     save(ws)
     ws.write("a", "a2\n")
     for command in ("save", "recover"):
-        run = patched(ws, "gitstate.files.hostname = lambda: 'otherhost'", command)
+        run = patched(ws, "gitstate.format.names.hostname = lambda: 'otherhost'", command)
         assert run.returncode == 0, run
     assert ws.out("rev-parse", "HEAD") == base
     assert ws.status() == {b"MM a", b"?? u"}

@@ -18,7 +18,7 @@ from tests.support.small import kept_somewhere, recover, save
 from tests.support.workspace import Workspace
 
 FAILS_ONCE = """\
-from gitstate.refs import RefWriter
+from gitstate.git.refs import RefWriter
 sync = RefWriter.sync
 def once(self, updates):
     if any(update.ref.startswith("refs/heads/") for update in updates):
@@ -44,7 +44,7 @@ def test_fsync_failure_after_marker_is_reported(ws: Workspace) -> None:
 
 SLOW_DISK = """\
 import time
-from gitstate import refs
+from gitstate.git import refs
 sync = refs.fsync_path
 def slowly(path):
     time.sleep(0.3)
@@ -65,7 +65,7 @@ def test_branch_is_not_locked_during_fsync(ws: Workspace) -> None:
 
 SLOW_OBJECTS = """\
 import time
-from gitstate import saving
+from gitstate.save import protocol
 bring = saving.bring_to_disk
 def slowly(repository, tag):
     time.sleep(0.3)
@@ -131,7 +131,9 @@ def test_killed_save_leaves_the_lock_of_a_live_git(ws: Workspace) -> None:
     save(ws)
     recover(ws)
     ws.write("zz", "zz\n")
-    run = patched(ws, "gitstate.saving.Saving._make_durable = lambda self, *given: os.kill(os.getpid(), 9)", "save")
+    run = patched(
+        ws, "gitstate.save.protocol.Saving._make_durable = lambda self, *given: os.kill(os.getpid(), 9)", "save"
+    )
     assert run.returncode == -signal.SIGKILL, run
     assert (ws.git_dir / "gitstate" / "journal").exists()
     ws.write("a", "a7\n")

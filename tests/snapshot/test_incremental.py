@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gitstate.git.command import Git
+from gitstate.git.index import link_or_copy
+from gitstate.git.repository import Repository, open_repository
+from gitstate.git.status import ignored_among
+from gitstate.objects.pack import PackWriter
+from gitstate.objects.reader import ObjectReader
+from gitstate.run.keeper import directories_above
+from gitstate.run.watch import Watch
+from gitstate.snapshot.incremental import Known, take_since
+from gitstate.snapshot.snapshot import Snapshot
+from gitstate.system.clock import Deadline
 
-from gitstate import snapshot
-from gitstate.files import Deadline
-from gitstate.git import Git, ObjectReader, Repository, open_repository
-from gitstate.ignore import ignored_among
-from gitstate.index import link_or_copy
-from gitstate.keeper import directories_above
-from gitstate.pack import PackWriter
-from gitstate.snapshot import Snapshot
-from gitstate.snapshot_since import Known, take_since
-from gitstate.watch import Watch
+from gitstate.snapshot import snapshot
 from tests.states import STATES, make
 from tests.support.repositories import Templates
 from tests.support.workspace import Workspace

@@ -14,15 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gitstate.git.repository import open_repository
+from gitstate.git.status import ignored_among
+from gitstate.save.request import SaveRequest
+from gitstate.save.save import save
+from gitstate.snapshot.incremental import Known
+from gitstate.snapshot.snapshot import Snapshot
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gitstate.git import open_repository
-from gitstate.ignore import ignored_among
-from gitstate.request import SaveRequest
-from gitstate.save import save
-from gitstate.snapshot import Snapshot
-from gitstate.snapshot_since import Known
 from tests.states import add_submodule
 from tests.support.oracle import fingerprint, parents, walk
 from tests.support.repositories import Templates

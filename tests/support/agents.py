@@ -70,9 +70,14 @@ class Started:
         self.output = ws.outside / "output"
         with self.output.open("wb") as out:
             self.process = subprocess.Popen(
-                list(command), cwd=ws.path, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                env=dict(os.environ) | dict(env or {}), start_new_session=True,
-            )  # fmt: skip
+                list(command),
+                cwd=ws.path,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=dict(os.environ) | dict(env or {}),
+                start_new_session=True,
+            )
 
     def send(self, number: int) -> None:
         self.process.send_signal(number)

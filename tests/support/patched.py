@@ -10,7 +10,7 @@ from tests.support.workspace import Workspace
 
 PATCHED = """\
 import os, sys
-import gitstate.files, gitstate.saving
+import gitstate.system.process, gitstate.save.protocol
 {}
 from gitstate.__main__ import main
 main()

@@ -85,8 +85,13 @@ def test_oracle_ignores_stat_data_reflogs_and_ignored_files(ws: Workspace) -> No
     assert b"src/only" in after.hollow
     kept = fingerprint(ws.path, keep_ignored=True)
     assert {path for path in kept.files if path not in everything.files} == {
-        b"build", b"build/out", b"build/out/x.o", b"src/only", b"src/only/x.log", b"x.log"
-    }  # fmt: skip
+        b"build",
+        b"build/out",
+        b"build/out/x.o",
+        b"src/only",
+        b"src/only/x.log",
+        b"x.log",
+    }
 
 
 def test_oracle_never_writes(ws: Workspace) -> None:

@@ -19,9 +19,13 @@ TIMEOUT = 300
 def run(ws: Workspace, *argv: str, given: str = "", env: Mapping[str, str] | None = None) -> Run:
     """Run a program in the workspace; `given` is its standard input."""
     done = subprocess.run(
-        argv, cwd=ws.path, input=given.encode(), capture_output=True, timeout=TIMEOUT,
+        argv,
+        cwd=ws.path,
+        input=given.encode(),
+        capture_output=True,
+        timeout=TIMEOUT,
         env={**os.environ, **ws.cli_env, **(env or {})},
-    )  # fmt: skip
+    )
     return Run(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
 
 

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from gitstate.system.child import Child
 
-from gitstate.spawn import Child
 from tests.support.environment import ROOT
 
 ENVIRONMENT = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
@@ -105,7 +105,7 @@ def test_child_has_default_signals_and_inherits_only_the_given_descriptor(tmp_pa
 
 def test_child_starts_with_closed_standard_streams() -> None:
     text = (
-        "from gitstate.spawn import Child\nfor fd in (0, 1, 2): os.close(fd)\n"
+        "from gitstate.system.child import Child\nfor fd in (0, 1, 2): os.close(fd)\n"
         "child = Child(['sh', '-c', 'cat; echo said >&2; exit 5'], os.environ)\n"
         "out, err = child.communicate(b'fed')\n"
         "sys.exit(7 if (out, err, child.returncode) == (b'fed', b'said\\n', 5) else 1)"

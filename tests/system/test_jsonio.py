@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from gitstate.system.jsonio import dumps, loads
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gitstate.errors import CorruptSave
-from gitstate.json_data import dumps, loads
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
-
-from gitstate import light
-from gitstate.light import Record, contextmanager, suppress
+from gitstate.system import stdlib
+from gitstate.system.stdlib import Record, contextmanager, suppress
 
 
 class Theirs(NamedTuple):
@@ -103,10 +102,10 @@ def test_suppress_lets_other_errors_pass() -> None:
 @pytest.mark.parametrize("name", ["sha1", "sha256"])
 def test_digests_match_hashlib(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "hashlib")
-    monkeypatch.setattr(light, "_before_openssl", 1000)
+    monkeypatch.setattr(stdlib, "_before_openssl", 1000)
     wanted = hashlib.new(name, b"some more").hexdigest()
     for left in (1000, 0):
-        monkeypatch.setattr(light, "_before_openssl", left)
-        digest = light.digest(name, b"some ", more=4)
+        monkeypatch.setattr(stdlib, "_before_openssl", left)
+        digest = stdlib.digest(name, b"some ", more=4)
         digest.update(b"more")
         assert digest.hexdigest() == wanted

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gitstate.table import table
+from gitstate.system.table import table
+
 from tests.support.terminal import columns
 
 ROWS = [["waiting", "/a/very/long/path/to/some/workspace", "main", "T-1"], ["idle", "/b", "日本語", "T-2"]]

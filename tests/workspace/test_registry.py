@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from gitstate.workspace import registry
 
-from gitstate import registry
 from tests.states import STATES, dirty, make
 from tests.support.repositories import Templates
 from tests.support.workspace import Workspace, run_git, run_gitstate
