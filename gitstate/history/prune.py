@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..errors import CorruptSave, NeedsPerson, UnsupportedSave, UsageError
+from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
 from ..format.archive import read_save
 from ..format.manifest import Save
 from ..format.names import PENDING, SAVES, workspace_id
@@ -26,8 +26,7 @@ from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..workspace.ownership import owned
-
-KEEP_SAVES, KEEP_DAYS = 20, 30.0
+from ..workspace.settings import number
 
 
 class Held(NamedTuple):
@@ -61,8 +60,8 @@ def prune(
 
     Raises NeedsPerson for a name that is not there or may not go, UsageError for a bad setting, TryAgain.
     """
-    saves = _number(repository, "gitstate.keepsaves", keep_saves, KEEP_SAVES)
-    days = _number(repository, "gitstate.keepdays", keep_days, KEEP_DAYS)
+    saves = number(repository, "keepSaves", keep_saves)
+    days = number(repository, "keepDays", keep_days)
     with owned(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
         held = _held(repository, reader)
         needed = needed_saves(held, refs.list_refs(repository.git, PENDING), reader)
@@ -155,16 +154,3 @@ def _time_of(save_id: str) -> float:
         return calendar.timegm(time.strptime(save_id[:15], "%Y%m%dT%H%M%S"))
     except ValueError:
         return time.time()
-
-
-def _number(repository: Repository, setting: str, given: float | None, usual: float) -> float:
-    if given is not None:
-        return given
-    text = repository.setting(setting)
-    try:
-        value = usual if text is None else float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e6:
-        raise UsageError(f"{setting} must be a number, not {text!r}", hint=f"git config {setting} {usual:g}")
-    return value
