@@ -192,6 +192,23 @@ def locked(path: bytes, deadline: Deadline, what: str) -> Iterator[int]:
         os.close(fd)
 
 
+def open_own(directory: bytes, name: bytes) -> int:
+    """Open, or create, a regular file `name` to write to in a directory of ours; neither is a link. Raises OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    inside = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fd = os.open(name, flags, 0o600, dir_fd=inside)
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            os.close(fd)
+            raise FileExistsError(errno.EEXIST, "it is not a regular file", os.path.join(directory, name))
+        if info.st_uid == 0:
+            give_to_owner_of(fd, inside)
+        return fd
+    finally:
+        os.close(inside)
+
+
 def lock(path: bytes, deadline: Deadline, what: str) -> int:
     """Take an exclusive flock on the file at `path`: the descriptor that holds it until it is closed.
 

@@ -26,6 +26,14 @@ def boot_id() -> str | None:
     return None if data is None else data.decode("ascii", "replace").strip()
 
 
+def pid_namespace() -> str | None:
+    """What tells this pid namespace from every other of this boot (`man 7 pid_namespaces`); None without any."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
+
+
 def boot_time_ns() -> int | None:
     """When this boot began, in nanoseconds since the epoch; None where the kernel does not tell."""
     data = read_proc("/proc/stat")
