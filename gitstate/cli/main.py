@@ -325,7 +325,7 @@ def restore(save_id: str, paths: tuple[str, ...], overwrite: bool, dry_run: bool
 
     def act(path: bytes, as_json: bool) -> int:
         from ..git.repository import open_repository
-        from ..recover.recover import restore_paths
+        from ..recover.elsewhere import restore_paths
         from ..recover.request import RecoverRequest
 
         repository = open_repository(path)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import re
+import shlex
+from collections.abc import Iterator, Sequence
 
 from ..agents.sessions import _NAMED
-from ..errors import EXIT_DONE
+from ..errors import EXIT_DONE, GitstateError
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
 from ..save.words import _left_out_lines, _list, left_out_json
@@ -80,6 +83,46 @@ def recover_lines(result: RecoverResult) -> list[str]:
     if result.hint:
         lines.append(f"  next: {result.hint}")
     return lines
+
+
+# -- hints
+
+#: A command in a hint: at its beginning, or after `; `, `: ` or `&& `; not one that names its directory already.
+_COMMAND = re.compile(r"(^|[;:&] )(gitstate|git) (?!-C )")
+
+
+def located(result: RecoverResult) -> RecoverResult:
+    """The result with a hint that works in the current directory."""
+    return result._replace(hint=locate(result.hint, result.workspace))
+
+
+@contextlib.contextmanager
+def hints_for(workspace: bytes) -> Iterator[None]:
+    """The same for the hint of an error that is raised in the block."""
+    try:
+        yield
+    except GitstateError as error:
+        error.hint = locate(error.hint, workspace)
+        raise
+
+
+def locate(hint: str | None, workspace: bytes) -> str | None:
+    """A hint whose commands are for `workspace`, so that they work in the current directory: with `-C` elsewhere."""
+    if hint is None or _is_here(workspace):
+        return hint
+    where = shlex.quote(escape(workspace))
+    return _COMMAND.sub(lambda match: f"{match[1]}{match[2]} -C {where} ", hint)
+
+
+def _is_here(workspace: bytes) -> bool:
+    """Whether the current directory is in this workspace, and in no repository inside it."""
+    try:
+        directory, top = os.getcwdb(), os.path.realpath(workspace)
+    except OSError:
+        return False
+    while directory != top and len(directory) > 1 and not os.path.lexists(os.path.join(directory, b".git")):
+        directory = os.path.dirname(directory)
+    return directory == top
 
 
 def worst_of(statuses: Iterable[int]) -> int:

@@ -154,7 +154,7 @@ def test_an_unreadable_save_and_the_one_before_it(ws: Workspace) -> None:
         if oid == archive:
             ws.git("update-ref", ref, commit)
     found = answer(ws.recover(), "corrupt", 4)
-    back, _, drop = found["hint"].partition("; to give the unreadable one up: ")
+    back, _, drop = found["hint"].partition("; to discard the unreadable save: ")
     assert first in back
     ws.git("reset", "-q", "--hard", "HEAD~1")
     run = follow(ws, back.replace("PATH…", "a.txt"))
