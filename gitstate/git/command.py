@@ -9,7 +9,11 @@ from ..system.child import Child
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import TypeVar
+
+    T = TypeVar("T")
+    R = TypeVar("R")
 
 
 #: Names of variables that say where git's own parts and the user's configuration are, not which repository to use.
@@ -117,6 +121,21 @@ class Git(Record):
         process = self.start(*args)
         self.finish(process, fine=(0, 1))
         return process.returncode == 0
+
+
+def try_in_halves(items: Sequence[T], work: Callable[[Sequence[T]], R | None]) -> list[tuple[Sequence[T], R | None]]:
+    """What `work` returns for `items`, in portions as large as it can do.
+
+    Git ends at one item that it can't take. `work` then returns None, and each half of the items is tried alone.
+    Returns the portions in their order, each with its result; None stands only beside a portion of a single item.
+    """
+    if not items:
+        return []
+    result = work(items)
+    if result is not None or len(items) == 1:
+        return [(items, result)]
+    middle = len(items) // 2
+    return [*try_in_halves(items[:middle], work), *try_in_halves(items[middle:], work)]
 
 
 def _words(process: Child) -> list[str]:

@@ -41,7 +41,7 @@ from .request import SaveResult
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ..git.status import Asked
+    from ..git.status import StatusQuery
     from ..system.child import Child
     from .request import SaveRequest
 
@@ -64,7 +64,7 @@ class Saving:
         repository: Repository,
         git: Git,
         request: SaveRequest,
-        asked: Asked | None,
+        asked: StatusQuery | None,
         save: Callable[[bytes, SaveRequest], SaveResult],
         *,
         insist: bool,

@@ -11,7 +11,7 @@ import time
 from ..git.command import Git
 from ..git.index import IndexMoved, link_or_copy
 from ..git.repository import Opening, Repository, open_repository
-from ..git.status import Asked, ask
+from ..git.status import StatusQuery, query_status
 from ..system import files
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, suppress
@@ -54,14 +54,14 @@ def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveRe
 def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: bool = False) -> SaveResult:
     """Hold on to the index, look, and save; whatever comes, nothing of it is left but what was saved."""
     frozen, following = frozen_index(repository), next_index(repository)
-    asked: Asked | None = None
+    asked: StatusQuery | None = None
     unharmed = False
     write_journal(repository, [])
     try:
         with suppress(FileNotFoundError):
             link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
         if request.known is None:
-            asked = ask(repository, frozen)
+            asked = query_status(repository, frozen)
         from .protocol import Saving
 
         saving = Saving(repository, git, request, asked, save, insist=insist)

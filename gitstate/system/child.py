@@ -72,10 +72,12 @@ class Child:
         self.stderr: BinaryIO | None = None if quiet else os.fdopen(ours[2], "rb")
 
     def communicate(self, given: bytes = b"", timeout: float | None = None) -> tuple[bytes, bytes]:
-        """Write `given`, read both streams to their end, and wait: what it printed, and what it said on stderr.
+        """Write `given`, read both streams to their end, and wait; returns what it wrote to stdout and to stderr.
 
-        Raises TimeoutError after `timeout` seconds; it then still runs.
+        Returns nothing where it was waited for already. Raises TimeoutError after `timeout` seconds: it still runs.
         """
+        if self.returncode is not None:
+            return b"", b""
         end = None if timeout is None else time.monotonic() + timeout
         left = memoryview(given)
         into = self.stdin.fileno() if left else -1
