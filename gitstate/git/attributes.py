@@ -40,10 +40,10 @@ class Conversions:
             path.rpartition(b"/")[2] == b".gitattributes" for path in paths
         )
 
-    def named_for(self, paths: list[bytes]) -> dict[bytes, dict[bytes, bytes]]:
+    def converting_attributes(self, paths: list[bytes]) -> dict[bytes, dict[bytes, bytes]]:
         """The attributes that name a conversion, by path; a path that nothing converts is missing."""
         out = self._repository.git.run(
-            "check-attr", "-z", "--stdin", *_CONVERTING, given=b"".join(p + b"\0" for p in paths), extra=self._extra
+            "check-attr", "-z", "--stdin", *_CONVERTING, input=b"".join(p + b"\0" for p in paths), env=self._extra
         )
         found: dict[bytes, dict[bytes, bytes]] = {}
         off: set[bytes] = set()
@@ -58,7 +58,7 @@ class Conversions:
                     found.setdefault(path, {})
         return found
 
-    def written(self, wanted: dict[bytes, Oid]) -> dict[bytes, Oid]:
+    def checkout_oids(self, wanted: dict[bytes, Oid]) -> dict[bytes, Oid]:
         """What git would write for each path, as the blob that it would be; paths that it can't write are missing."""
         found: dict[bytes, Oid] = {}
         mark = b"gitstate-" + os.urandom(12).hex().encode("ascii")
@@ -68,13 +68,13 @@ class Conversions:
             given = b"".join(b"%s %s\n" % (wanted[path].encode("ascii"), path) for path in some)
             # The size that git prints is the one before the conversion, so a mark of our own parts the answers.
             out = self._repository.git.run(
-                *("cat-file", "--filters", b"--batch=" + mark), given=given, fine=range(256), extra=self._extra
+                *("cat-file", "--filters", b"--batch=" + mark), input=given, ok_codes=range(256), env=self._extra
             )
             for path, content in zip(some, out.split(mark + b"\n")[1:], strict=False):
                 found[path] = object_id(self._repository.object_format, "blob", content.removesuffix(b"\n"))
         return found
 
-    def taken_in(self, paths: list[bytes], extra: Mapping[str, str], deadline: Deadline) -> dict[bytes, Oid]:
+    def hash_files(self, paths: list[bytes], extra: Mapping[str, str], deadline: Deadline) -> dict[bytes, Oid]:
         """The oid of each file as git takes it in, whose blob it writes where `extra` says.
 
         A path whose conversion fails (a required filter) is missing from the answer.
@@ -84,7 +84,7 @@ class Conversions:
         def hash_files(some: Sequence[bytes]) -> list[bytes] | None:
             given = b"".join(quote_c(path) + b"\n" for path in some)
             try:
-                out = self._repository.git.run(*command, given=given, extra=extra, timeout=min(deadline.left(), 600.0))
+                out = self._repository.git.run(*command, input=given, env=extra, timeout=min(deadline.left(), 600.0))
             except GitError:
                 return None
             oids = out.split()
@@ -96,7 +96,7 @@ class Conversions:
             for path, oid in zip(some, oids or (), strict=False)
         }
 
-    def changes_on_the_way_out(self, named: dict[bytes, bytes]) -> bool:
+    def may_change_on_checkout(self, named: dict[bytes, bytes]) -> bool:
         """Whether a checkout may write other bytes than the blob's, as `convert_to_working_tree` decides it."""
         if b"ident" in named or b"working-tree-encoding" in named:
             return True

@@ -36,7 +36,7 @@ class StatusQuery(Record):
 def query_status(repository: Repository, frozen_index: bytes) -> StatusQuery:
     """Ask what is tracked in the index file `frozen_index`, and what differs from it."""
     extra = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
-    listing = repository.git.start("ls-files", "-z", "-v", "--sparse", extra=extra)
+    listing = repository.git.start("ls-files", "-z", "-v", "--sparse", env=extra)
     return StatusQuery(listing, start_status(repository, extra))
 
 
@@ -47,7 +47,7 @@ def start_status(repository: Repository, extra: Mapping[str, str], *options: str
         *("-c", "core.preloadIndex=false", *options),
         *("status", "--porcelain=v2", "-z", "--branch", "--no-ahead-behind", "-uno", "--no-renames"),
         "--ignore-submodules=none" if submodules else "--ignore-submodules=dirty",
-        extra=extra,
+        env=extra,
     )
 
 
@@ -88,7 +88,7 @@ def ignored_among(repository: Repository, paths: Sequence[bytes]) -> set[bytes]:
     def check(some: Sequence[bytes]) -> list[bytes] | None:
         given = b"".join(b"./%s\0" % path for path in some)
         try:
-            out = repository.git.run(*_CHECK_IGNORE, given=given, extra=_WITH_GLOBS, fine=(0, 1))
+            out = repository.git.run(*_CHECK_IGNORE, input=given, env=_WITH_GLOBS, ok_codes=(0, 1))
         except GitError:
             return None
         return out.split(b"\0")[:-1]
@@ -98,7 +98,7 @@ def ignored_among(repository: Repository, paths: Sequence[bytes]) -> set[bytes]:
 
 def start_check_ignore(repository: Repository, extra: Mapping[str, str]) -> Child:
     """Start a git that `are_ignored` asks; whoever starts it ends it with `communicate`."""
-    return repository.git.start(*_CHECK_IGNORE, "-v", "-n", extra={**extra, **_WITH_GLOBS})
+    return repository.git.start(*_CHECK_IGNORE, "-v", "-n", env={**extra, **_WITH_GLOBS})
 
 
 def are_ignored(asking: Child, paths: Sequence[bytes]) -> list[bool]:
