@@ -21,7 +21,7 @@ _BLOBS_AT_ONCE = 200
 
 
 class Conversions:
-    """Asks git about the conversions in one worktree; `env` is added to each git's environment, as which index to use."""
+    """Asks git about the conversions in one worktree; `env` is added to the environment, as which index to use."""
 
     def __init__(self, repository: Repository, env: Mapping[str, str]) -> None:
         self._repository = repository
