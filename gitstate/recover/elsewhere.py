@@ -9,27 +9,28 @@ from collections.abc import Sequence
 
 from ..errors import GitError, NeedsPerson, UsageError
 from ..format.manifest import Save
-from ..format.names import marker_ref, workspace_id
+from ..format.saves import find_save, pending_archive
 from ..git import refs
 from ..git.command import Git
+from ..git.entries import split_nul
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
-from ..workspace.ownership import clear_journal, owned, write_journal
-from .facts import find_save, orphans, read_stack
+from ..workspace.ownership import clear_journal, locked_workspace, write_journal
+from ..workspace.settings import require
+from .facts import orphans, read_stack
 from .files import FileRecovery, save_for_safety, usual_umask
 from .paths import SavedPaths, Workspace, is_below, paths_with
 from .plan import Target, conclude_files, needs_safety_save
-from .request import Outcome, RecoverRequest, RecoverResult
+from .request import SETTINGS, Outcome, RecoverRequest, RecoverResult
 from .words import hints_for, located
 
 
 def newest_of(repository: Repository, save_id: str) -> Save:
     """A save by its id, after all that it stands on was read. Raises NeedsPerson, CorruptSave, UnsupportedSave."""
     with ObjectReader(repository.git) as reader:
-        _, archive = find_save(repository, save_id)
-        return read_stack(archive, reader)[0]
+        return read_stack(find_save(repository, save_id).archive, reader)[0]
 
 
 def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
@@ -72,8 +73,8 @@ def only_orphan(repository: Repository) -> str:
     """The id of the one pending save that has no worktree, or is pending here. Raises NeedsPerson for none or many."""
     with ObjectReader(repository.git) as reader:
         save_ids = [stack[0].manifest.save_id for _, _, stack in orphans(repository, reader)]
-        marker = marker_ref(workspace_id(repository))
-        for archive in refs.read_refs(repository, [marker]).values():
+        archive = pending_archive(repository)
+        if archive is not None:
             save_ids.append(read_stack(archive, reader)[0].manifest.save_id)
     if not save_ids:
         raise NeedsPerson("no pending save without a workspace", hint="gitstate log --all")
@@ -84,9 +85,8 @@ def only_orphan(repository: Repository) -> str:
 
 
 def _refuse_second_checkout(repository: Repository, branch: str | None) -> None:
-    out = repository.git.run("worktree", "list", "--porcelain", "-z")
     path = b""
-    for line in out.split(b"\0"):
+    for line in split_nul(repository.git.run("worktree", "list", "--porcelain", "-z")):
         if line.startswith(b"worktree "):
             path = line[9:]
         elif line.startswith(b"branch ") and os.fsdecode(line[7:]) == branch and os.path.isdir(path):
@@ -103,12 +103,13 @@ def restore_paths(
     Index, branch and marker stay. A file that holds something else is kept unless `request.overwrite`.
     Raises NeedsPerson where there is no such save, UsageError where it holds none of `paths`.
     """
+    require(repository, *SETTINGS)
     with (
         hints_for(repository.toplevel),
-        owned(repository, Deadline(request.wait)) as git,
+        locked_workspace(repository, Deadline(request.wait)) as git,
         ObjectReader(repository.git) as reader,
     ):
-        _, archive = find_save(repository, save_id)
+        archive = find_save(repository, save_id).archive
         workspace = Workspace.of(repository, git, reader)
         saved = SavedPaths(workspace, read_stack(archive, reader), overwrite=request.overwrite)
         return _restore(workspace, saved, _wanted(saved, paths), request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,9 +13,10 @@ from ..format import names
 from ..format.archive import read_save
 from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.manifest import Manifest, Reason, Save
-from ..format.names import is_save_id, workspace_id
+from ..format.names import parse_trailers, workspace_id
+from ..format.saves import find_save, held_saves, pending_archive, pending_archives
 from ..git import refs
-from ..git.oid import Oid, is_oid
+from ..git.oid import Oid
 from ..git.operation import operation_under_way
 from ..git.repository import Repository, head_of, open_repository, read_head
 from ..objects.notes import read_note
@@ -24,7 +25,7 @@ from ..objects.tree import TreeReader
 from ..system import files, process
 from ..system.clock import now
 from ..system.jsonio import loads
-from ..workspace.live_context import owner_of, read_live_context, read_state_context
+from ..workspace.live_context import owner_state, read_live_context, read_state_context
 from .paths import SavedPaths, Workspace
 from .plan import DiskState, Facts, can_compare, disk_state, lacks_checkpoint, resting_places
 from .request import Outcome
@@ -38,12 +39,11 @@ def gather(repository: Repository, reader: ObjectReader, save_id: str | None = N
     With `save_id` that save is looked at, pending or not. Raises NeedsPerson where it does not exist.
     `strict`: nobody named this workspace, so an owner is taken for gone only where that is proven.
     """
-    head_ref = read_head(repository.git_dir)
-    head = head_of(repository.toplevel)
-    here = Facts(head_ref, head, operation_under_way(repository.git_dir), strict=strict)
+    operation = operation_under_way(repository.git_dir)
+    here = Facts(read_head(repository.git_dir), head_of(repository.toplevel), operation, strict=strict)
     pending = _pending(repository, reader, here, save_id)
     if pending is None:
-        made_up = _from_trailers(repository, reader, head_ref, head)
+        made_up = _from_trailers(repository, reader, here)
         if made_up is not None:
             return _with_stack(here, repository, reader, (made_up,))
         return _without_save(here, repository, reader)
@@ -53,7 +53,7 @@ def gather(repository: Repository, reader: ObjectReader, save_id: str | None = N
     except UnsupportedSave as error:
         return replace(here, problem=error.message, unsupported=True, detach=False)
     except CorruptSave as error:
-        earlier = _newest_readable(repository, reader, pending.marker, pending.archive)
+        earlier = _newest_readable(repository, reader, pending)
         return replace(here, problem=error.message, earlier=earlier, detach=False)
 
 
@@ -65,7 +65,7 @@ def _without_save(here: Facts, repository: Repository, reader: ObjectReader) -> 
         elsewhere=_elsewhere(repository, reader),
         context=context,
         checkpoint=checkpoint,
-        owner=owner_of(context) if context else "unknown",
+        owner=owner_state(context) if context else "unknown",
     )
 
 
@@ -101,20 +101,6 @@ def read_stack(archive: Oid, reader: ObjectReader) -> tuple[Save, ...]:
     return tuple(stack)
 
 
-def find_save(repository: Repository, save_id: str) -> tuple[str, Oid]:
-    """Ref and archive of a save by its id, in whichever workspace's list it stands. Raises NeedsPerson."""
-    if is_save_id(save_id):
-        for ref, oid in refs.list_refs(repository.git, names.SAVES).items():
-            if ref.endswith("/" + save_id):
-                return ref, oid
-        with ObjectReader(repository.git) as reader:
-            for ref, oid in refs.list_refs(repository.git, names.CHECKPOINTS).items():
-                with contextlib.suppress(CorruptSave, UnsupportedSave):
-                    if read_save(oid, reader).manifest.save_id == save_id:
-                        return ref, oid
-    raise NeedsPerson(f"there is no save {save_id!r} in this repository", hint="gitstate log --all")
-
-
 @dataclass(frozen=True)
 class Summary:
     """One line of `gitstate status`."""
@@ -137,9 +123,8 @@ def summary(path: bytes) -> Summary:
         ref = read_head(repository.git_dir)
         branch = None if ref is None else names.branch_name(ref)
         context, status = read_live_context(repository)
-        marker = names.marker_ref(workspace_id(repository))
         waiting = None
-        archive = refs.read_refs(repository, [marker]).get(marker)
+        archive = pending_archive(repository)
         if archive is not None:
             with ObjectReader(repository.git) as reader:
                 save = read_save(archive, reader)
@@ -167,13 +152,13 @@ class _Pending(NamedTuple):
 
 def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id: str | None) -> _Pending | None:
     if save_id is not None:
-        _, archive = find_save(repository, save_id)
-        markers = [ref for ref, oid in refs.list_refs(repository.git, names.PENDING).items() if oid == archive]
+        archive = find_save(repository, save_id).archive
+        pending = pending_archives(repository.git).items()
+        markers = [names.marker_ref(workspace) for workspace, oid in pending if oid == archive]
         return _Pending(archive, markers[0] if markers else None)
-    own = names.marker_ref(workspace_id(repository))
-    mine = refs.read_refs(repository, [own]).get(own)
+    mine = pending_archive(repository)
     if mine is not None:
-        return _Pending(mine, own)
+        return _Pending(mine, names.own_marker(repository))
     fitting: list[tuple[str, _Pending]] = []
     for ref, oid, stack in orphans(repository, reader):
         manifest = stack[0].manifest
@@ -190,16 +175,16 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
 
 def orphans(repository: Repository, reader: ObjectReader) -> Iterable[tuple[str, Oid, tuple[Save, ...]]]:
     """Markers of workspaces that are no worktree of this repository: fetched, or their directory is gone."""
-    waiting = refs.list_refs(repository.git, names.PENDING)
-    if not waiting:
+    pending = pending_archives(repository.git)
+    if not pending:
         return
     there = [path for path in worktrees(repository) if os.path.lexists(os.path.join(path, b".git"))]
-    here = {names.marker_ref(names.workspace_id_at(os.path.realpath(path))) for path in there}
-    for ref, oid in waiting.items():
-        if ref in here:
+    here = {names.workspace_id_at(os.path.realpath(path)) for path in there}
+    for workspace, oid in pending.items():
+        if workspace in here:
             continue
         try:
-            yield ref, oid, read_stack(oid, reader)
+            yield names.marker_ref(workspace), oid, read_stack(oid, reader)
         except (CorruptSave, UnsupportedSave):
             continue
 
@@ -271,45 +256,48 @@ def _operation_differs(repository: Repository, reader: ObjectReader, save: Save)
     return False
 
 
-def _newest_readable(repository: Repository, reader: ObjectReader, marker: str | None, archive: Oid) -> str | None:
-    prefix = names.SAVES + (marker or "").removeprefix(names.PENDING) + "/" if marker else names.SAVES
-    for _, oid in sorted(refs.list_refs(repository.git, prefix).items(), reverse=True):
-        if oid == archive:
+def _newest_readable(repository: Repository, reader: ObjectReader, unreadable: _Pending) -> str | None:
+    """The id of the newest save that can be read beside one that can't; None where there is none."""
+    name = None if unreadable.marker is None else names.parse_ref(unreadable.marker)
+    held = held_saves(repository.git, name.workspace_id if name else None)
+    for save in sorted(held, key=lambda save: save.ref, reverse=True):
+        if save.archive == unreadable.archive:
             continue
         try:
-            return read_save(oid, reader).manifest.save_id
+            return read_save(save.archive, reader).manifest.save_id
         except (CorruptSave, UnsupportedSave):
             continue
     return None
 
 
-def _from_trailers(repository: Repository, reader: ObjectReader, head_ref: str | None, head: Oid | None) -> Save | None:
+def _from_trailers(repository: Repository, reader: ObjectReader, here: Facts) -> Save | None:
     """A save made up from a WIP commit on the branch's tip, where every ref of ours was lost."""
-    if head is None or head_ref is None:
+    commit = None if here.head is None or here.head_ref is None else reader.commit(here.head)
+    if here.head is None or here.head_ref is None or commit is None:
         return None
-    trailers = _trailers(reader, head)
-    save_id, base = trailers.get("Gitstate-Save"), trailers.get("Gitstate-Base")
-    if not is_save_id(save_id) or save_id is None or not is_oid(base) or base is None:
+    save_id, base = parse_trailers(commit)
+    if save_id is None or base is None:
         return None
-    try:
-        _, archive = find_save(repository, save_id)
-        return read_save(archive, reader)
-    except (NeedsPerson, CorruptSave):
-        pass
-    content = reader.contents([head])[0]
-    if content is None or not content[1].split(b"\n\n", 2)[1].startswith(b"WIP(gitstate)"):
+    with contextlib.suppress(NeedsPerson, CorruptSave):
+        return read_save(find_save(repository, save_id).archive, reader)
+    if not commit.partition(b"\n\n")[2].startswith(names.WIP_SUBJECT.encode("ascii")):
         return None
-    tree, parents = commit_head(content[1])
-    below = parents[0] if parents else None
-    is_index = below is not None and below != base and _trailers(reader, below).get("Gitstate-Save") == save_id
+    tree, parents = commit_head(commit)
     manifest = _made_up_manifest(
         save_id=save_id,
         workspace_id=workspace_id(repository),
-        head_ref=head_ref,
+        head_ref=here.head_ref,
         head=None if base == repository.zero else base,
-        index_commit=below if is_index else None,
+        index_commit=_index_commit(reader, parents, save_id, base),
     )
-    return Save(head, head, tree, {}, _noted(repository, reader, head), manifest)
+    return Save(here.head, here.head, tree, {}, _noted(repository, reader, here.head), manifest)
+
+
+def _index_commit(reader: ObjectReader, parents: Sequence[Oid], save_id: str, base: Oid) -> Oid | None:
+    """The index commit that a WIP commit with these parents stands on; None where it stands on its base."""
+    below = parents[0] if parents else None
+    commit = None if below is None or below == base else reader.commit(below)
+    return below if commit is not None and parse_trailers(commit).save_id == save_id else None
 
 
 def _made_up_manifest(
@@ -355,17 +343,3 @@ def _noted(repository: Repository, reader: ObjectReader, wip: Oid) -> Context:
         return context_from_json(loads(note, MAX_CONTEXT, "the note"))
     except BadJson:
         return Context()
-
-
-def _trailers(reader: ObjectReader, commit: Oid) -> dict[str, str]:
-    """The trailers of ours in the last paragraph of a commit's message."""
-    content = reader.contents([commit])[0]
-    if content is None or content[0] != "commit":
-        return {}
-    last = content[1].rstrip(b"\n").rpartition(b"\n\n")[2]
-    found = {}
-    for line in last.split(b"\n"):
-        name, _, value = line.partition(b": ")
-        if name in (b"Gitstate-Save", b"Gitstate-Base"):
-            found[name.decode()] = value.decode("ascii", "replace").strip()
-    return found

@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from ..errors import GitError, GitstateError, NeedsPerson
 from ..format.archive import refuse_unsafe
 from ..format.manifest import LeftOut, Save
+from ..git.command import try_in_halves
+from ..git.entries import list_tree_paths, split_nul
 from ..git.repository import Repository, without_filters
+from ..git.status import parse_listing
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK, SYMLINK, Leaf
 from ..save.request import SaveRequest
@@ -58,8 +61,8 @@ def usual_umask(repository: Repository, save: Save) -> Iterator[None]:
     if mask == usual or save.archive == save.wip:
         yield
         return
-    listed = repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", save.wip_tree)
-    os.umask(usual if listed.count(b"\0") <= snapshot.MODES_LIMIT else mask)
+    count = len(list_tree_paths(repository.git, save.wip_tree))
+    os.umask(usual if count <= snapshot.MODES_LIMIT else mask)
     try:
         yield
     finally:
@@ -242,9 +245,10 @@ class MissingFiles:
 
     def _find(self, known: set[bytes]) -> tuple[dict[bytes, Leaf], dict[bytes, Seen]]:
         """What is to be written, and of it, as it is now, what a power cut left short."""
-        listed = self._workspace.git.run("ls-files", "-z", "-d").split(b"\0")[:-1] + self._hidden_and_gone()
+        deleted = split_nul(self._workspace.git.run("ls-files", "-z", "-d"))
         modified = [path for path in dict.fromkeys(self._modified()) if path not in known]
-        gone = [path for path in dict.fromkeys(listed) if path not in known and not self._paths.was_left_out(path)]
+        names = dict.fromkeys((*deleted, *self._hidden_and_gone()))
+        gone = [path for path in names if path not in known and not self._paths.was_left_out(path)]
         leaves = self._paths.leaves(self._paths.newest.wip_tree, {*gone, *modified})
         refuse_unsafe(leaves)
         cut_short = {
@@ -261,29 +265,37 @@ class MissingFiles:
             out = self._workspace.git.run(*words)
         except GitError:
             out = without_filters(self._workspace.repository).git.run(*words)
-        return out.split(b"\0")[:-1]
+        return split_nul(out)
 
     def _hidden_and_gone(self) -> list[bytes]:
         """Files with a skip-worktree flag that were there: git does not miss them."""
         absent = set(self._paths.newest.manifest.absent)
-        listed = self._workspace.git.run("ls-files", "-z", "-v", "--sparse").split(b"\0")
-        hidden = (item[2:] for item in listed if item[:2] in (b"S ", b"s ") and not item.endswith(b"/"))
+        listing = parse_listing(self._workspace.git.run("ls-files", "-z", "-v", "--sparse"))
+        hidden = [path for tag, path in listing.hidden if tag in b"Ss"]
         top = self._workspace.repository.toplevel
         return [path for path in hidden if path not in absent and not os.path.lexists(os.path.join(top, path))]
 
-    def _check_out(self, paths: Sequence[bytes], *options: str) -> None:
-        """Let git write tracked files below the staging directory. One whose filter fails stops git: then without."""
-        git, repository = self._workspace.git, self._workspace.repository
+    def _check_out(self, paths: Sequence[bytes]) -> None:
+        """Let git write tracked files below the staging directory. One whose filter fails is written without it."""
+        self._run_checkout(paths)
+        for portion, done in try_in_halves(self._unwritten(paths), self._checked_out):
+            if done is None:
+                self._run_checkout(portion, *self._workspace.repository.filters_off())
+                why = "its filter failed; written without the filter"
+                self._outcome.failed.append(LeftOut(portion[0], why, False))
+
+    def _checked_out(self, paths: Sequence[bytes]) -> bool | None:
+        """Whether git has written all of these; None where it stopped at one."""
+        left = self._unwritten(paths)
+        if left:
+            self._run_checkout(left)
+        return None if self._unwritten(left) else True
+
+    def _unwritten(self, paths: Sequence[bytes]) -> list[bytes]:
+        return [path for path in paths if not os.path.lexists(self._staging + path)]
+
+    def _run_checkout(self, paths: Sequence[bytes], *options: str) -> None:
+        git = self._workspace.git
         command = ("checkout-index", "-q", "-z", "--ignore-skip-worktree-bits", "--stdin", b"--prefix=" + self._staging)
         process = git.start(*options, *command)
-        git.finish(process, given=b"".join(path + b"\0" for path in paths), fine=range(256))
-        left = [path for path in paths if not os.path.lexists(self._staging + path)]
-        if not left or options:
-            return
-        if len(left) == 1:
-            self._check_out(left, *repository.filters_off())
-            self._outcome.failed.append(LeftOut(left[0], "its filter failed; written without the filter", False))
-            return
-        middle = len(left) // 2
-        for half in (left[:middle], left[middle:]):
-            self._check_out(half)
+        git.finish(process, input=b"".join(path + b"\0" for path in paths), ok_codes=range(256))

@@ -14,12 +14,22 @@ import time
 from collections.abc import Sequence
 
 from ..errors import CorruptSave, GitError
-from ..format.archive import refuse_unsafe, stage_paths
+from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import Save
-from ..git.index import IndexMoved, identify_index_at, identity, index_lock, is_torn, kept_index, link_or_copy
+from ..git.entries import IndexEntry, list_index, list_unmerged, split_nul
+from ..git.index import (
+    IndexMoved,
+    file_identity,
+    identify_index_at,
+    index_lock,
+    is_torn_index,
+    kept_index,
+    link_or_copy,
+)
 from ..git.oid import Oid, object_id
 from ..git.operation import is_operation_file
-from ..objects.reader import LARGE, tree_of
+from ..git.repository import Repository
+from ..objects.reader import LARGE
 from ..system import files
 from ..workspace.ownership import next_index
 from .paths import Workspace
@@ -67,9 +77,9 @@ class SavedIndex:
             self._verify(target)
         else:
             extra = {"GIT_INDEX_FILE": os.fsdecode(target)}
-            self._git.run("read-tree", save.files[b"staged"][1], extra=extra)
+            self._git.run("read-tree", save.files[b"staged"][1], env=extra)
             lines = b"".join(self._unmerged_lines(save))
-            self._git.run("update-index", "-z", "--index-info", given=lines, extra=extra)
+            self._git.run("update-index", "-z", "--index-info", input=lines, env=extra)
             self._add_intents(save.manifest.intent_to_add, target)
 
     def write_shared(self) -> None:
@@ -90,8 +100,8 @@ class SavedIndex:
         if lines:
             self._git.run(
                 *("-c", "core.splitIndex=false", "update-index", "-z", "--index-info"),
-                given=b"".join(lines),
-                extra={"GIT_INDEX_FILE": os.fsdecode(target)},
+                input=b"".join(lines),
+                env={"GIT_INDEX_FILE": os.fsdecode(target)},
             )
         self._add_intents([path for save in self._saves[:-1] for path in save.manifest.intent_to_add], target)
 
@@ -108,17 +118,16 @@ class SavedIndex:
     def _add_intents(self, paths: Sequence[bytes], target: bytes) -> None:
         for path in paths:
             with contextlib.suppress(GitError):
-                self._git.run("add", "-N", "-f", "--", path, extra={"GIT_INDEX_FILE": os.fsdecode(target)})
+                self._git.run("add", "-N", "-f", "--", path, env={"GIT_INDEX_FILE": os.fsdecode(target)})
 
     def _stacked_lines(self) -> list[bytes]:
         """What each later save of a stack had staged anew, as `update-index --index-info` reads it."""
-        zero = self._repository.zero.encode("ascii")
         lines = []
         for save in reversed(self._saves[:-1]):
             for path, entry in save.manifest.staged.items():
-                lines.append(b"0 %s\t%s\0" % (zero, path))
+                lines.append(removal(self._repository, path))
                 if entry is not None:
-                    lines.append(b"%o %s\t%s\0" % (entry[0], entry[1].encode("ascii"), path))
+                    lines.append(IndexEntry(path, *entry).info_line())
             lines += self._unmerged_lines(save)
         return lines
 
@@ -127,20 +136,19 @@ class SavedIndex:
         stages = save.files.get(b"stages")
         if stages is None:
             return []
-        zero = self._repository.zero.encode("ascii")
-        unset: dict[bytes, None] = {}
+        removals: dict[bytes, None] = {}
         lines = []
         for stage in _STAGES:
             names = [stage + b"/" + path for path in stage_paths(self._repository, self._trees, save, stage)]
             for name, leaf in self._trees.lookup(stages[1], names).items():
-                unset[b"0 %s\t%s\0" % (zero, name[2:])] = None
-                lines.append(b"%o %s %s\t%s\0" % (leaf.mode, leaf.oid.encode("ascii"), stage, name[2:]))
-        return [*unset, *lines]
+                removals[removal(self._repository, name[2:])] = None
+                lines.append(IndexEntry(name[2:], leaf.mode, leaf.oid, int(stage)).info_line())
+        return [*removals, *lines]
 
     def _verify(self, index: bytes) -> None:
         """Refuse an index with paths that git would not have added: it trusts them when it reads the file."""
-        listed = self._git.run("ls-files", "-z", "--sparse", extra={"GIT_INDEX_FILE": os.fsdecode(index)})
-        paths = {path.removesuffix(b"/") for path in listed.split(b"\0")[:-1]}
+        listed = self._git.run("ls-files", "-z", "--sparse", env={"GIT_INDEX_FILE": os.fsdecode(index)})
+        paths = {path.removesuffix(b"/") for path in split_nul(listed)}
         try:
             refuse_unsafe(paths)
         except CorruptSave:
@@ -164,7 +172,7 @@ class IndexRecovery:
         try:
             self._git.run("ls-files", "-z", "--", "no such file")
         except GitError:
-            if not is_torn(self._current, self._repository.object_format):
+            if not is_torn_index(self._current, self._repository.object_format):
                 raise  # git failed for another reason: no memory, no descriptors, an index that is newer than it
             os.rename(self._current, os.path.join(self._repository.own, b"broken-index"))
 
@@ -192,7 +200,7 @@ class IndexRecovery:
         if alone and saved.is_at(self._current):
             saved.forget_kept()
             return []
-        before = identity(self._current)
+        before = file_identity(self._current)
         if alone and self._has_same_entries():
             return []
         kept = self._staged_since()
@@ -201,7 +209,7 @@ class IndexRecovery:
         saved.add_later(following, self._lines(kept))
         files.fsync_path(following)
         with index_lock(repository):
-            if identity(self._current) != before:
+            if file_identity(self._current) != before:
                 files.remove(following)
                 words = "the index was changed while it was being restored; the save is still pending"
                 raise IndexMoved(words, hint="gitstate recover")
@@ -227,7 +235,7 @@ class IndexRecovery:
         following = next_index(self._repository)
         files.remove(following)
         words = ("read-tree", *([tree] if tree else ["--empty"]))
-        self._git.run(*words, extra={"GIT_INDEX_FILE": os.fsdecode(following)})
+        self._git.run(*words, env={"GIT_INDEX_FILE": os.fsdecode(following)})
         self._fill_in(following)
         files.fsync_path(following)
         with index_lock(self._repository):
@@ -243,7 +251,7 @@ class IndexRecovery:
         try:
             words = ("ls-files", "-z", "-s", "-v", "--sparse")
             then = {"GIT_INDEX_FILE": os.fsdecode(temporary)}
-            return self._git.run(*words) == self._git.run(*words, extra=then)
+            return self._git.run(*words) == self._git.run(*words, env=then)
         finally:
             files.remove(temporary)
 
@@ -254,7 +262,7 @@ class IndexRecovery:
         differing: set[bytes] | None = None
         for save in self._saves:
             staged = save.files.get(b"staged")
-            for tree in (save.wip_tree, tree_of(self._reader, save.manifest.head), staged[1] if staged else None):
+            for tree in (save.wip_tree, tree_of_base(self._reader, save.manifest.head), staged[1] if staged else None):
                 paths = self._differing_from(tree)
                 differing = paths if differing is None else differing & paths
                 if not differing:
@@ -263,13 +271,13 @@ class IndexRecovery:
         newest = self._saves[0]
         if b"stages" in newest.files:
             ours = self._saved.unmerged_paths(newest)
-            still = {line.partition(b"\t")[2] for line in self._git.run("ls-files", "-z", "-u").split(b"\0")}
+            still = {entry.path for entry in list_unmerged(self._git)}
             kept = [path for path in kept if not (path in ours and path in still)]
         intents = {path for save in self._saves for path in save.manifest.intent_to_add}
         if intents:
-            empty = object_id(self._repository.object_format, "blob", b"").encode("ascii")
-            listed = self._entries([path for path in kept if path in intents])
-            still = {line.partition(b"\t")[2] for line in listed if empty in line}
+            empty = object_id(self._repository.object_format, "blob", b"")
+            listed = list_index(self._git, [path for path in kept if path in intents])
+            still = {entry.path for entry in listed if entry.oid == empty}
             kept = [path for path in kept if path not in intents or path not in still]
         return kept
 
@@ -277,39 +285,37 @@ class IndexRecovery:
         """The paths whose index entries differ from a tree; all of them where there is none."""
         words = ("diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=none")
         out = self._git.run("ls-files", "-z") if tree is None else self._git.run(*words, tree)
-        return set(out.split(b"\0")[:-1])
+        return set(split_nul(out))
 
     def _lines(self, paths: Sequence[bytes]) -> list[bytes]:
         """The index entries of now of these paths, as `update-index --index-info` reads them."""
-        zero = self._repository.zero.encode("ascii")
-        return [b"0 %s\t%s\0" % (zero, path) for path in paths] + [line + b"\0" for line in self._entries(paths)]
-
-    def _entries(self, paths: Sequence[bytes]) -> list[bytes]:
-        """Git's index entries of these paths, as `ls-files -s` prints them."""
-        entries: list[bytes] = []
-        for start in range(0, len(paths), 500):
-            entries += self._git.run("ls-files", "-z", "-s", "--", *paths[start : start + 500]).split(b"\0")[:-1]
-        return entries
+        entries = list_index(self._git, paths)
+        return [*(removal(self._repository, path) for path in paths), *(entry.info_line() for entry in entries)]
 
     def refresh(self) -> None:
         """Fill in the stat data of files that were written, so that the next `git status` need not read them."""
         if not os.path.exists(self._current):
             return
         following = next_index(self._repository)
-        before = identity(self._current)
+        before = file_identity(self._current)
         link_or_copy(self._current, following)
         self._fill_in(following)
         files.fsync_path(following)
         with index_lock(self._repository):
-            if identity(self._current) == before != identity(following):
+            if file_identity(self._current) == before != file_identity(following):
                 os.rename(following, self._current)
                 files.fsync_path(self._repository.git_dir)
         files.remove(following)
 
     def _fill_in(self, index: bytes) -> None:
         """Not on git's own index: killed there, its lock would stay, and nobody could tell whose it is."""
-        process = self._git.start("update-index", "-q", "--refresh", extra={"GIT_INDEX_FILE": os.fsdecode(index)})
-        self._git.finish(process, fine=range(256))
+        process = self._git.start("update-index", "-q", "--refresh", env={"GIT_INDEX_FILE": os.fsdecode(index)})
+        self._git.finish(process, ok_codes=range(256))
+
+
+def removal(repository: Repository, path: bytes) -> bytes:
+    """A line for `update-index --index-info` that removes all entries of a path."""
+    return IndexEntry(path, 0, repository.zero).info_line()
 
 
 def restore_operation(workspace: Workspace, save: Save) -> None:

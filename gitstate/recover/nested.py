@@ -12,8 +12,7 @@ from typing import Literal, NamedTuple
 
 from ..errors import GitstateError
 from ..format.archive import read_save
-from ..format.names import PENDING, SAVES
-from ..git import refs
+from ..format.saves import held_saves, pending_archives
 from ..objects.tree import GITLINK
 from ..snapshot import snapshot
 from ..system import files
@@ -79,13 +78,13 @@ def _step_for(workspace: Workspace, saved: SavedPaths, path: bytes, save_id: str
 def _pending_for(workspace: Workspace, saved: SavedPaths, full: bytes, save_id: str | None) -> str | None:
     """The save of a nested linked worktree of this very repository: the pending one, else the one named."""
     git = workspace.repository.git
-    for oid in refs.list_refs(git, PENDING).values():
+    for oid in pending_archives(git).values():
         with contextlib.suppress(GitstateError):
             save = read_save(oid, workspace.reader)
             if save.context.workspace_path == os.fsdecode(full):
                 return save.manifest.save_id
     mine = {save.manifest.save_id for save in saved.saves}
-    held = any(ref.endswith(f"/{save_id}") for ref in refs.list_refs(git, SAVES))
+    held = any(save.save_id == save_id for save in held_saves(git))
     return save_id if held and save_id not in mine else None
 
 
@@ -102,7 +101,7 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
         if repository.setting(f"submodule.{name}.url") is None:
             continue
         config = os.path.join(store, b"config")
-        said = workspace.git.run("config", "-z", "-f", config, "core.worktree", fine=(0, 1))
+        said = workspace.git.run("config", "-z", "-f", config, "core.worktree", ok_codes=(0, 1))
         full = os.path.realpath(os.path.join(store, said.removesuffix(b"\0")))
         path = os.path.relpath(full, os.path.realpath(repository.toplevel))
         leaf = workspace.trees.lookup(saved.newest.wip_tree, [path]).get(path)

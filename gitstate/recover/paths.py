@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import GitError
-from ..format.archive import refuse_unsafe, stage_paths
+from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import Save
-from ..format.names import began_ns, workspace_id
+from ..format.names import save_time_ns, workspace_id
 from ..git.command import Git
+from ..git.entries import differing_paths, list_tree_paths
 from ..git.oid import Oid, object_id
 from ..git.repository import Repository
-from ..objects.reader import ObjectReader, tree_of
+from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from ..system.process import boot_id
 from ..workspace.files import Seen, Worktree
@@ -64,10 +64,11 @@ class SavedPaths:
         roots: list[Oid | None] = []
         paths: set[bytes] = set()
         for save in self.saves:
-            head_tree = tree_of(reader, save.manifest.head)
+            head_tree = tree_of_base(reader, save.manifest.head)
             staged = save.files.get(b"staged")
             roots += [head_tree, save.wip_tree, *([staged[1]] if staged else [])]
-            paths.update(self._changed(head_tree, save.wip_tree), save.manifest.staged)
+            changed = differing_paths(self._workspace.repository, head_tree, save.wip_tree)
+            paths.update(changed, save.manifest.staged)
             paths.update(self._raw_paths(save), save.manifest.absent)
             for stage in (b"1", b"2", b"3"):
                 paths.update(stage_paths(self._workspace.repository, trees, save, stage))
@@ -90,8 +91,7 @@ class SavedPaths:
     def unchanged(self, path: bytes, known: Iterable[bytes]) -> list[Target]:
         """The files at and below a path that the newest save holds but did not change; `known` are those it did."""
         tree = self.newest.wip_tree
-        out = self._workspace.repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", tree, "--", path)
-        names = out.split(b"\0")[:-1]
+        names = list_tree_paths(self._workspace.repository.git, tree, path)
         refuse_unsafe(names)
         leaves = self.leaves(tree, set(names).difference(known))
         modes = self.newest.manifest.modes
@@ -108,21 +108,6 @@ class SavedPaths:
     def was_left_out(self, path: bytes) -> bool:
         """Whether the save could not read this path either: then there is nothing to restore."""
         return any(item.path and is_below(path, item.path) for item in self.newest.manifest.left_out)
-
-    def _changed(self, old: Oid | None, new: Oid) -> list[bytes]:
-        git = self._workspace.repository.git
-        if old == new:
-            return []
-        if old is None:
-            out = git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", new)
-        else:
-            # Two trees are compared, but git reads the index first, and ends where it is torn: there it finds none.
-            own = self._workspace.repository.own
-            out = git.run(
-                *("diff-tree", "-r", "-z", "--no-renames", "--name-only", "--ignore-submodules=none", old, new),
-                extra={"GIT_INDEX_FILE": os.fsdecode(os.path.join(own, b"no-index"))},
-            )
-        return out.split(b"\0")[:-1]
 
     def _raw(self, wip: Mapping[bytes, Leaf]) -> dict[bytes, Leaf]:
         """Raw bytes by path: the newest save's, and those of older ones for files that did not change since."""
@@ -234,7 +219,7 @@ def is_older_and_no_longer(save: Save, stamp: tuple[int, int], size: int) -> boo
     What was edited, or moved into place, after the save changed later. What did not, and was read in full, was cut.
     """
     length, changed_ns = stamp
-    return length <= size and changed_ns < began_ns(save.manifest.save_id) - _COARSE_CLOCK_NS
+    return length <= size and changed_ns < (save_time_ns(save.manifest.save_id) or 0) - _COARSE_CLOCK_NS
 
 
 def is_what_is_left(saved: Iterable[bytes], disk: Iterator[bytes], *, same_size: bool) -> bool:

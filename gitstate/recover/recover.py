@@ -31,18 +31,21 @@ from typing import Any
 
 from ..agents.sessions import resume_command
 from ..errors import GitstateError, NeedsPerson, TryAgain
+from ..format.archive import tree_of_base
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
-from ..format.names import branch_name, marker_ref, workspace_id
+from ..format.names import branch_name, own_marker
+from ..format.saves import pending_archive
 from ..git import locks, refs
 from ..git.refs import RefUpdate
-from ..git.repository import Repository, open_repository, owner_besides_us, without_filters
-from ..objects.reader import ObjectReader, tree_of
+from ..git.repository import Repository, foreign_owner, open_repository, without_filters
+from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..system.process import boot_id, wait_for
-from ..workspace.live_context import measured, owner_of, read_live_context
-from ..workspace.ownership import clear_journal, owned, ref_locks, write_journal
-from ..workspace.run_record import under_way
+from ..workspace.live_context import owner_state, read_live_context, with_measured_fields
+from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal
+from ..workspace.run_record import read_run_record
+from ..workspace.settings import require
 from ..workspace.state_file import ACTIVE, RECOVERED, describe_save, write_state
 from .elsewhere import add_worktree, newest_of, only_orphan, refuse_used_place
 from .facts import compare_with_checkpoint, gather
@@ -61,23 +64,24 @@ from .plan import (
     needs_safety_save,
     with_checkpoint,
 )
-from .request import DecidedVerdict, Outcome, RecoverRequest, RecoverResult
+from .request import SETTINGS, DecidedVerdict, Outcome, RecoverRequest, RecoverResult
 from .words import briefing, hints_for, instruction, located
 
 
 def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
-    """Recover the workspace that `path` is in. Raises NotAWorkspace, TryAgain, GitError, OSError."""
+    """Recover the workspace that `path` is in. Raises NotAWorkspace, UsageError, TryAgain, GitError, OSError."""
     repository = open_repository(path)
+    require(repository, *SETTINGS)
     with hints_for(repository.toplevel):
         return located(_recover(repository, request))
 
 
 def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
     _let_keeper_finish(repository, Deadline(request.wait))
-    stranger = owner_besides_us(repository)
+    stranger = foreign_owner(repository)
     if stranger is not None:
         repository = without_filters(repository)
-    with owned(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
+    with locked_workspace(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
         workspace = Workspace.of(repository, git, reader)
         facts = gather(repository, reader, request.save_id, strict=request.strict)
         if request.waiting_only:
@@ -86,7 +90,7 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         verdict = decide(facts)
         facts = with_checkpoint(facts, verdict)
         clears = verdict.clears_locks and not request.dry_run
-        cleared = locks.remove_dead(repository.git_dir, repository.common_dir) if clears else ()
+        cleared = locks.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
         result = _Recovery(workspace, facts, verdict, request).run()
     if stranger is not None:
         words = f"this repository belongs to user {stranger}; none of its filters was run"
@@ -102,6 +106,7 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
     """
     with hints_for(repository.toplevel):
         refuse_used_place(path)
+        require(repository, *SETTINGS)
         newest = newest_of(repository, request.save_id or only_orphan(repository))
         save_id = newest.manifest.save_id
         if request.dry_run:
@@ -119,11 +124,10 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
     repository = open_repository(path)
     with (
         hints_for(repository.toplevel),
-        owned(repository, Deadline(request.wait)) as git,
+        locked_workspace(repository, Deadline(request.wait)) as git,
         ObjectReader(repository.git) as reader,
     ):
-        marker = marker_ref(workspace_id(repository))
-        archive = refs.read_refs(repository, [marker]).get(marker)
+        archive = pending_archive(repository)
         if archive is None:
             return RecoverResult(repository.toplevel, "nothing", "no pending save")
         facts = gather(repository, reader)
@@ -131,6 +135,7 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
             raise NeedsPerson("HEAD is the WIP commit of the pending save", hint="gitstate recover")
         save_id = facts.saves[0].manifest.save_id if facts.saves else None
         if not request.dry_run:
+            marker = own_marker(repository)
             write_journal(repository, ref_locks(repository, [marker]))
             refs.move_refs(repository, git, [RefUpdate(marker, None, archive)], "dismissed")
             clear_journal(repository)
@@ -141,9 +146,9 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
 def _let_keeper_finish(repository: Repository, deadline: Deadline) -> None:
     """Where the last run was killed and its keeper is still at work, wait for the save that it makes."""
     context, status = read_live_context(repository)
-    if status != ACTIVE or owner_of(context) != "gone" or context.boot_id != boot_id():
+    if status != ACTIVE or owner_state(context) != "gone" or context.boot_id != boot_id():
         return
-    keeper = under_way(repository).keeper
+    keeper = read_run_record(repository).keeper
     if keeper is not None and not wait_for([keeper], deadline):
         words = f"the keeper of the last run is still saving (pid {keeper.pid})"
         raise TryAgain(words, hint="gitstate recover (in a moment)")
@@ -202,7 +207,7 @@ class _Recovery:
             index.refresh()
         workspace.disk.sync()
         nested = self._nested(saved)
-        base_tree = tree_of(workspace.reader, saved.saves[-1].manifest.head)
+        base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
 
     def _journal(self) -> None:
@@ -241,7 +246,7 @@ class _Recovery:
             return recover_into(self.repository, full, request)
         result = recover(full, request)
         if step.is_new and result.verdict == "nothing":
-            open_repository(full).git.run("checkout-index", "-q", "-a", fine=range(256))
+            open_repository(full).git.run("checkout-index", "-q", "-a", ok_codes=range(256))
             return None
         return result
 
@@ -250,7 +255,7 @@ class _Recovery:
     def _context_alone(self) -> RecoverResult:
         """The run ended without a save: its context is all there is to bring back."""
         assert self.facts.context is not None
-        context = measured(self.repository, self.facts.context, self.facts.head_ref)
+        context = with_measured_fields(self.repository, self.facts.context, self.facts.head_ref)
         result = self._result("context_only")._replace(context=context)
         if self.request.dry_run:
             return result
@@ -262,7 +267,7 @@ class _Recovery:
             return self._result(final)
         outcome, newest = self.outcome, self.facts.saves[0]
         manifest = newest.manifest
-        context = measured(self.repository, newest.context, self.facts.head_ref)
+        context = with_measured_fields(self.repository, newest.context, self.facts.head_ref)
         left_out = (*manifest.left_out, *outcome.failed)
         told = briefing(
             context,

@@ -24,6 +24,9 @@ DecidedVerdict = Literal[
 #: The verdict of a result: a decision, `dismissed`, or why a workspace among many was not opened.
 ResultVerdict = DecidedVerdict | Literal["dismissed", "busy", "failed", "damaged", "foreign", "unreachable", "missing"]
 
+#: The settings that a recovery, and its safety save, read.
+SETTINGS = ("stateFile", "includeIgnored")
+
 #: With these the context of the last run is known again, and a loop can continue its task.
 SUCCESSES: frozenset[ResultVerdict] = frozenset({"restore", "changed", "context_only", "buried"})
 

@@ -152,7 +152,7 @@ MUTATIONS = (
     Mutation(
         "an index that moved under the save is exchanged all the same",
         "save/protocol.py",
-        "            if identity(index) != identity(self.frozen):\n                return\n",
+        "            if file_identity(index) != file_identity(self.frozen):\n                return\n",
         "",
         "faults/test_concurrency.py::test_file_staged_during_a_save_stays_staged",
     ),
@@ -197,7 +197,7 @@ MUTATIONS = (
     Mutation(
         "a good index is put away because git failed",
         "recover/index.py",
-        "            if not is_torn(self._current, self._repository.object_format):\n                raise",
+        "            if not is_torn_index(self._current, self._repository.object_format):\n                raise",
         "            if not os.path.exists(self._current):\n                raise",
         f"{ERRORS}[recover]",
         {"ERROR_POINT": r"ls-files\.1:openat:.*\+"},

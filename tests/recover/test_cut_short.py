@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from gitstate.format.context import Context
-from gitstate.format.names import began_ns
+from gitstate.format.names import save_time_ns
 from gitstate.recover.paths import is_older_and_no_longer, is_what_is_left, may_be_cut_short
 from tests.support.made_up import SAVE_ID, WORKSPACE, made_up_save
 
 OF_BOOT_1 = made_up_save(context=Context(boot_id="boot-1"))
-BEGAN = began_ns(SAVE_ID)
+BEGAN = save_time_ns(SAVE_ID) or 0
 SECOND = 1_000_000_000
 
 
