@@ -28,7 +28,8 @@ from ..objects.reader import LARGE, ObjectReader, tree_of
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from ..save.request import SaveRequest
 from ..save.save import save_owned
-from ..snapshot import snapshot
+from ..snapshot.record import MODES_LIMIT
+from ..snapshot.walk import is_repository
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import boot_id, wait_for
@@ -763,7 +764,7 @@ class _Recovery:
                 waiting = None if os.path.lexists(full) else self._waiting_for(full, save_id)
                 if waiting is not None and self.request.depth <= 8:
                     found.append(recover_into(self.repository, full, request._replace(save_id=waiting)))
-                elif snapshot.is_repository(full) and self.request.depth <= 8:
+                elif is_repository(full) and self.request.depth <= 8:
                     result = recover(full, request)
                     if path in made and result.verdict == "nothing":
                         open_repository(full).git.run("checkout-index", "-q", "-a", fine=range(256))
@@ -904,7 +905,7 @@ def _usual_umask(repository: Repository, save: Save) -> Iterator[None]:
         yield
         return
     listed = repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", save.wip_tree)
-    os.umask(usual if listed.count(b"\0") <= snapshot.MODES_LIMIT else mask)
+    os.umask(usual if listed.count(b"\0") <= MODES_LIMIT else mask)
     try:
         yield
     finally:

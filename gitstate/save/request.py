@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..git.oid import Oid
-    from ..snapshot.incremental import Known
-    from ..snapshot.snapshot import Snapshot
+    from ..snapshot.incremental import Baseline
+    from ..snapshot.record import Snapshot
 
 
 class SaveRequest(Record):
@@ -26,7 +26,7 @@ class SaveRequest(Record):
     """Paths to hold byte for byte whatever git thinks of them."""
     owner_pid: int | None = None
     depth: int = 0
-    known: Known | None = None
+    known: Baseline | None = None
     """What the caller knows from its last checkpoint: then only what changed since is looked at."""
     largest: int | None = None
     """Files of more bytes are left out: what is small is safe first."""
