@@ -33,7 +33,7 @@ from ..snapshot.walk import is_repository
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import boot_id, wait_for
-from ..workspace.files import MISSING, Seen, Worktree
+from ..workspace.files import MISSING, FileState, Worktree
 from ..workspace.live_context import measured, owner_of, read_live_context
 from ..workspace.ownership import checkout_staging, clear_journal, owned, ref_locks, write_journal
 from ..workspace.run_record import under_way
@@ -417,7 +417,7 @@ class _Recovery:
                     found.setdefault(path, mode)
         return found
 
-    def _look(self, targets: Iterable[Target]) -> Iterable[tuple[Target, Seen]]:
+    def _look(self, targets: Iterable[Target]) -> Iterable[tuple[Target, FileState]]:
         for target in targets:
             try:
                 yield target, self.disk.look(target.path)
@@ -429,7 +429,7 @@ class _Recovery:
         """Whether the save could not look at this path either: then there is nothing that could be brought back."""
         return any(item.path and _is_below(path, item.path) for item in self.facts.saves[0].manifest.left_out)
 
-    def _decide(self, target: Target, seen: Seen) -> str:
+    def _decide(self, target: Target, seen: FileState) -> str:
         if seen.kind == "special" and self._was_left_out(target.path):
             return "same"
         action = step(target, seen, overwrite=self.request.overwrite)
@@ -497,14 +497,14 @@ class _Recovery:
         head = self.facts.saves[0].manifest.head_ref
         write_journal(self.repository, ref_locks(self.repository, [*names, *([head] if head else [])]))
 
-    def _save_for_safety(self, plan: Sequence[tuple[Target, Seen, str]]) -> None:
+    def _save_for_safety(self, plan: Sequence[tuple[Target, FileState, str]]) -> None:
         """Save the workspace as it is now, and by name every file that is going to be replaced or deleted."""
         endangered = [t.path for t, seen, action in plan if action != "same" and seen.kind in ("file", "link")]
         result = save_owned(self.repository, self.git, SaveRequest(kind="safety", keep_paths=endangered, depth=99))
         self.safety = result.save_id
         self._journal()
 
-    def _carry_out(self, plan: Sequence[tuple[Target, Seen, str]]) -> None:
+    def _carry_out(self, plan: Sequence[tuple[Target, FileState, str]]) -> None:
         for target, seen, action in plan:
             if action == "delete":
                 self._try(self._delete, target, seen)
@@ -522,7 +522,7 @@ class _Recovery:
             if action == "write":
                 self._try(self._write, target, seen)
 
-    def _try(self, act: Callable[[Target, Seen], None], target: Target, seen: Seen) -> None:
+    def _try(self, act: Callable[[Target, FileState], None], target: Target, seen: FileState) -> None:
         try:
             act(target, seen)
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
@@ -540,7 +540,7 @@ class _Recovery:
         self.failed.append(LeftOut(path, f"it could not be written: {error.strerror}", True))
         self.stuck = True
 
-    def _delete(self, target: Target, seen: Seen) -> None:
+    def _delete(self, target: Target, seen: FileState) -> None:
         self.disk.delete(target.path, seen)
         self.deleted.append(target.path)
         self._remove_emptied(target.path)
@@ -552,7 +552,7 @@ class _Recovery:
         while directory and directory not in keep and self.disk.remove_directory(directory):
             directory = directory.rpartition(b"/")[0]
 
-    def _write(self, target: Target, seen: Seen) -> None:
+    def _write(self, target: Target, seen: FileState) -> None:
         saved = target.saved
         assert saved is not None
         if seen.kind == "directory":

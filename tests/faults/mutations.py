@@ -65,8 +65,8 @@ MUTATIONS = (
     Mutation(
         "recover writes files without fsync",
         "workspace/files.py",
-        "                    os.fchmod(fd, permissions)\n                    os.fsync(fd)\n",
-        "                    os.fchmod(fd, permissions)\n",
+        "write_all(fd, part)\n            os.fchmod(fd, permissions)\n            os.fsync(fd)\n",
+        "write_all(fd, part)\n            os.fchmod(fd, permissions)\n",
         f"{POWER}[ext4-recover]",
     ),
     Mutation(
