@@ -39,13 +39,12 @@ def walk(builder: SnapshotBuilder, start: Iterable[bytes]) -> WalkResult:
         try:
             with os.scandir(directory) as entries:
                 is_empty = sort_entries(builder, entries, found, stack)
+            if is_empty and directory != builder.top:
+                builder.snapshot.directories[directory[cut:]] = os.lstat(directory).st_mode & 0o777
         except FileNotFoundError:
             continue
         except OSError as error:
             builder.skip(directory[cut:], f"unreadable directory: {error.strerror}", lost=True)
-            continue
-        if is_empty and directory != builder.top:
-            builder.snapshot.directories[directory[cut:]] = os.lstat(directory).st_mode & 0o777
     return found
 
 
@@ -64,30 +63,34 @@ def sort_entries(
     for entry in entries:
         is_empty = False
         path = entry.path[cut:]
-        if entry.is_dir(follow_symlinks=False):
-            if tracked.has_below(path):
-                stack.append(entry.path)
-                if checks_modes and (mode := entry.stat(follow_symlinks=False).st_mode & 0o777) != 0o755:
-                    snapshot.directories[path] = mode
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                if tracked.has_below(path):
+                    stack.append(entry.path)
+                    if checks_modes and (mode := entry.stat(follow_symlinks=False).st_mode & 0o777) != 0o755:
+                        snapshot.directories[path] = mode
+                elif path in paths:
+                    found.replaced.append(path)
+                elif entry.name == b".git":
+                    _note_dot_git(builder, path)
+                else:
+                    found.untracked.append(path + b"/")
             elif path in paths:
-                found.replaced.append(path)
+                if checks_modes and entry.is_file(follow_symlinks=False):
+                    mode = entry.stat(follow_symlinks=False).st_mode & 0o777
+                    if mode not in usual:
+                        snapshot.modes[path] = mode
             elif entry.name == b".git":
                 _note_dot_git(builder, path)
+            elif path == builder.options.state_file:
+                continue
+            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                found.untracked.append(path)
             else:
-                found.untracked.append(path + b"/")
-        elif path in paths:
-            if checks_modes and entry.is_file(follow_symlinks=False):
-                mode = entry.stat(follow_symlinks=False).st_mode & 0o777
-                if mode not in usual:
-                    snapshot.modes[path] = mode
-        elif entry.name == b".git":
-            _note_dot_git(builder, path)
-        elif path == builder.options.state_file:
+                found.special.append(path)
+        except FileNotFoundError:
+            # Deleted since the directory was listed: the other entries are still there.
             continue
-        elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
-            found.untracked.append(path)
-        else:
-            found.special.append(path)
     return is_empty
 
 
