@@ -76,7 +76,8 @@ def take_since(
     index = _index_entries(builder, tracked)
     builder.index_modes = {path: leaf.mode for path, leaf in index.items()}
     found = _walk_touched(builder, touched)
-    if found is None or any(leaf.mode == GITLINK for leaf in index.values()):
+    # An entry is missing where its staged blob was unreadable, and the save skipped it.
+    if found is None or len(index) != len(tracked) or any(leaf.mode == GITLINK for leaf in index.values()):
         return None
     plain, ignored = without_ignored(builder, found)
     if builder.snapshot.nested:
@@ -238,12 +239,12 @@ def _note_directories(builder: SnapshotBuilder, touched: frozenset[bytes]) -> No
     ignored = None
     for path in parents:
         full = os.path.join(builder.top, path)
-        if not builder.is_reached(path):
+        mode = _permissions(full) if builder.is_reached(path) else None
+        if mode is None:
             snapshot.directories.pop(path, None)
             continue
-        mode = os.lstat(full).st_mode & 0o777
         if tracked.has_below(path):
-            is_noted = not os.listdir(full) or (tracked.are_few and mode != 0o755)
+            is_noted = (tracked.are_few and mode != 0o755) or _is_empty(full)
         else:
             if ignored is None:
                 reached = [other for other in parents if builder.is_reached(other)]
@@ -253,6 +254,22 @@ def _note_directories(builder: SnapshotBuilder, touched: frozenset[bytes]) -> No
             snapshot.directories[path] = mode
         else:
             snapshot.directories.pop(path, None)
+
+
+def _permissions(full: bytes) -> int | None:
+    """The permissions of the directory at an absolute path; None where it is gone."""
+    try:
+        return os.lstat(full).st_mode & 0o777
+    except FileNotFoundError:
+        return None
+
+
+def _is_empty(full: bytes) -> bool:
+    try:
+        return not os.listdir(full)
+    except OSError:
+        # Gone, or unreadable: the walk lists that as skipped.
+        return False
 
 
 def _is_touched(path: bytes, touched: frozenset[bytes]) -> bool:

@@ -209,3 +209,14 @@ def test_a_look_at_one_change_starts_no_walk(looking: Looking, monkeypatch: pyte
     assert looking.since() is not None
     verbs = {word for args in asked for word in args if isinstance(word, str)}
     assert not verbs & {"status", "ls-files", "diff-index"}, asked
+
+
+def test_an_index_entry_that_the_save_skipped_needs_a_look_at_everything(looking: Looking) -> None:
+    looking.ws.write("staged", "staged\n")
+    looking.ws.add("staged")
+    looking.last = looking.whole()
+    looking.follow()
+    # So does a save whose staged blob is unreadable.
+    del looking.last.staged[b"staged"]
+    looking.ws.write("staged", "edited\n")
+    assert looking.since() is None
