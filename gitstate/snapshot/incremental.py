@@ -60,11 +60,13 @@ def take_since(
 ) -> Snapshot | None:
     """The snapshot of now; None where the baseline does not allow it. Further arguments as for `take_snapshot`.
 
-    `include_ignored` and `include_paths` of the options are not looked at. Raises GitError, OSError.
+    Raises GitError, OSError.
     """
     earlier, touched = baseline.snapshot, baseline.touched
     scan = earlier.scan
-    if scan is None or not _is_valid(baseline, scan, repository, frozen_index):
+    if scan is None or options.include_ignored or options.include_paths:
+        return None
+    if not _is_valid(baseline, scan, repository, frozen_index):
         return None
     builder = SnapshotBuilder(repository, writer, reader, frozen_index, options)
     builder.tracked = scan.tracked
@@ -101,7 +103,7 @@ def _is_valid(baseline: Baseline, scan: ScanFacts, repository: Repository, froze
     if len(touched) > _MOST or any(path.rpartition(b"/")[2] in _DECIDING for path in touched):
         return False
     unusual = earlier.operation or earlier.nested or earlier.absent or earlier.shared_index or earlier.sparse_file
-    if unusual or not scan.plain or repository.config.get("gitstate.includeignored"):
+    if unusual or not scan.plain:
         return False
     if operation_under_way(repository.git_dir) is not None:
         return False
