@@ -24,7 +24,7 @@ from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
-from ..workspace.ownership import owned
+from ..workspace.ownership import locked_workspace
 from ..workspace.settings import number
 
 
@@ -61,7 +61,7 @@ def prune(
     """
     saves = number(repository, "keepSaves", keep_saves)
     days = number(repository, "keepDays", keep_days)
-    with owned(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
+    with locked_workspace(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
         held = _held(repository, reader)
         needed = needed_saves(held, refs.list_refs(repository.git, PENDING), reader)
         if names:

@@ -31,7 +31,7 @@ from ..agents.base import StopRule
 from ..errors import EXIT_DONE, GitstateError
 from ..format.manifest import Reason
 from ..format.saves import checkpoint_save_id, pending_save_id
-from ..git.index import identity
+from ..git.index import file_identity
 from ..git.operation import operation_under_way
 from ..git.repository import Repository, open_repository
 from ..git.status import ignored_among
@@ -430,7 +430,7 @@ def _pulse(repository: Repository) -> tuple[object, ...]:
         *(os.path.join(repository.git_dir, name) for name in (b"HEAD", b"index", b"logs/HEAD")),
         context_path(repository),
     ]
-    return (*(identity(place) for place in places), operation_under_way(repository.git_dir))
+    return (*(file_identity(place) for place in places), operation_under_way(repository.git_dir))
 
 
 def directories_above(paths: list[bytes]) -> list[bytes]:

@@ -17,7 +17,7 @@ from ..format.manifest import LeftOut, Manifest, Nested, Save
 from ..format.names import NOTES, PENDING, branch_name, checkpoint_ref, marker_ref, new_save_id, save_ref, workspace_id
 from ..git import refs
 from ..git.command import Git
-from ..git.index import IndexMoved, identity, index_lock, kept_index, link_or_copy
+from ..git.index import IndexMoved, file_identity, index_lock, kept_index, link_or_copy
 from ..git.oid import Oid
 from ..git.refs import RefUpdate, RefWriter
 from ..git.repository import Repository, open_repository
@@ -33,7 +33,7 @@ from ..system.clock import Deadline, now
 from ..system.jsonio import dumps, path_to_json
 from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, suppress
-from ..workspace.live_context import measured, owned_by, read_live_context
+from ..workspace.live_context import read_live_context, with_measured_fields, with_owner
 from ..workspace.ownership import frozen_index, next_index, ref_locks, remove_ref_locks, write_journal
 from ..workspace.settings import patterns
 from ..workspace.state_file import FINISHED, INTERRUPTED, describe_save, state_name, write_state
@@ -42,7 +42,7 @@ from .request import SaveResult
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from ..git.status import Asked
+    from ..git.status import StatusQuery
     from ..system.child import Child
     from .request import SaveRequest
 
@@ -65,7 +65,7 @@ class Saving:
         repository: Repository,
         git: Git,
         request: SaveRequest,
-        asked: Asked | None,
+        asked: StatusQuery | None,
         save: Callable[[bytes, SaveRequest], SaveResult],
         *,
         insist: bool,
@@ -153,7 +153,7 @@ class Saving:
 
     def _check_index(self) -> None:
         """Raises IndexMoved where git replaced the index since it was frozen."""
-        moved = identity(os.path.join(self.repository.git_dir, b"index")) != identity(self.frozen)
+        moved = file_identity(os.path.join(self.repository.git_dir, b"index")) != file_identity(self.frozen)
         if moved and not self.insist:
             raise IndexMoved("the index kept changing; nothing was changed", hint="gitstate save")
 
@@ -171,10 +171,10 @@ class Saving:
         context, too_long = with_values(live, self.request.values)
         pid = self.request.owner_pid
         if pid is not None:
-            context = owned_by(context, pid)
+            context = with_owner(context, pid)
         elif context.boot_id is None:
             context = context._replace(boot_id=boot_id())
-        return measured(self.repository, context, taken.head_ref), too_long
+        return with_measured_fields(self.repository, context, taken.head_ref), too_long
 
     def _read(self, archive: Oid | None) -> Save | None:
         if archive is None:
@@ -546,7 +546,7 @@ class Saving:
         writer = self.updates = RefWriter(self.repository, self.git, f"save {self.save_id}")
         # To delete a ref git locks `packed-refs`, and a reftable in any case, for which others wait: not for as long as
         # the disk takes.
-        at_once = refs.are_files(self.repository) and all(update.new is not None for update in updates)
+        at_once = refs.refs_are_files(self.repository) and all(update.new is not None for update in updates)
         if at_once:
             writer.prepare(updates)
         bring_to_disk(self.repository, self.id)
@@ -692,7 +692,7 @@ class Saving:
             return lambda: None
         process = self.git.start(
             *("-c", "core.splitIndex=false", "-c", "core.fsync=index", "update-index", "-z", "--index-info"),
-            extra={"GIT_INDEX_FILE": os.fsdecode(self.next)},
+            env={"GIT_INDEX_FILE": os.fsdecode(self.next)},
         )
         self.indexing = process
         given = b"".join(lines)
@@ -702,7 +702,7 @@ class Saving:
             given = b""
 
         def wait() -> None:
-            self.git.finish(process, given=given)
+            self.git.finish(process, input=given)
 
         return wait
 
@@ -720,7 +720,7 @@ class Saving:
         git_dir = self.repository.git_dir
         index = os.path.join(git_dir, b"index")
         with index_lock(self.repository):
-            if identity(index) != identity(self.frozen):
+            if file_identity(index) != file_identity(self.frozen):
                 return
             os.rename(self.next, index)
             files.fsync_path(git_dir)

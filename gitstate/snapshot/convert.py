@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def store_with_conversions(builder: SnapshotBuilder, paths: Sequence[bytes]) -> None:
     """Read changed and untracked files into the snapshot, those that git converts through git."""
-    converted = read_files(builder, paths, _conversions(builder).named_for(list(paths)))
+    converted = read_files(builder, paths, _conversions(builder).converting_attributes(list(paths)))
     if converted:
         _store_converted(builder, converted)
 
@@ -45,7 +45,7 @@ def _store_converted(builder: SnapshotBuilder, paths: list[bytes]) -> None:
         "GIT_OBJECT_DIRECTORY": os.fsdecode(directory),
         "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(repository.objects),
     }
-    converted = _conversions(builder).taken_in(paths, env, builder.options.deadline)
+    converted = _conversions(builder).hash_files(paths, env, builder.options.deadline)
     with ObjectReader(repository.git, env) as reader:
         for path in paths:
             raw = read_file(builder, path)
@@ -69,7 +69,7 @@ def _store_converted(builder: SnapshotBuilder, paths: list[bytes]) -> None:
 
 def store_staged_only(builder: SnapshotBuilder, staged_only: list[bytes]) -> None:
     """Keep the raw bytes of staged files, unchanged since, that git converts."""
-    converted = _conversions(builder).named_for(staged_only)
+    converted = _conversions(builder).converting_attributes(staged_only)
     reached = [path for path in converted if builder.is_reached(path.rpartition(b"/")[0])]
     _store_converted(builder, sorted(path for path in reached if os.path.isfile(os.path.join(builder.top, path))))
 
@@ -84,7 +84,7 @@ def keep_unlike_checkout(
     program is not compared: to run it for every file would cost more than the save.
     """
     conversions = _conversions(builder)
-    named = {path: names for path, names in conversions.named_for(paths).items() if b"filter" not in names}
+    named = {path: names for path, names in conversions.converting_attributes(paths).items() if b"filter" not in names}
     if not named:
         return
     if entries is None:
@@ -96,11 +96,11 @@ def keep_unlike_checkout(
         size = _file_size(builder, path)
         if info is None or size is None or max(size, info[1]) > LARGE:
             continue
-        if conversions.changes_on_the_way_out(named[path]):
+        if conversions.may_change_on_checkout(named[path]):
             suspects[path] = oids[path]
         elif size != info[1]:
             _keep_raw(builder, path)
-    written = conversions.written(suspects)
+    written = conversions.checkout_oids(suspects)
     object_format = builder.repository.object_format
     for path in suspects:
         if not has_content(os.path.join(builder.top, path), object_format, written.get(path, "")):
@@ -110,7 +110,7 @@ def keep_unlike_checkout(
 def _index_entries(builder: SnapshotBuilder) -> dict[bytes, Leaf]:
     """Path → index entry, for every entry."""
     entries: dict[bytes, Leaf] = {}
-    for line in builder.repository.git.run("ls-files", "-z", "-s", extra=builder.env).split(b"\0")[:-1]:
+    for line in builder.repository.git.run("ls-files", "-z", "-s", env=builder.env).split(b"\0")[:-1]:
         words, _, path = line.partition(b"\t")
         mode, oid, _ = words.split(b" ")
         entries[path] = Leaf(int(mode, 8), oid.decode("ascii"))

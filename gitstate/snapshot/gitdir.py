@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..git import refs
-from ..git.index import identify_index, identity, shared_index_name
+from ..git.index import file_identity, identify_index, shared_index_name
 from ..git.operation import operation_paths, operation_under_way
 from ..objects.tree import DIRECTORY, EXECUTABLE, REGULAR, Leaf
 from ..system.files import read_limited
@@ -68,7 +68,7 @@ def store_operation(builder: SnapshotBuilder) -> None:
         leaf = Leaf(EXECUTABLE if executable else REGULAR, builder.writer.add("blob", data))
         snapshot.operation_files[path] = leaf
         named.update(word for word in data.translate(_WORDS).split() if len(word) == digits and b"_" not in word)
-    if not refs.are_files(builder.repository):
+    if not refs.refs_are_files(builder.repository):
         _skip_root_refs(builder)
     oids = [oid.decode("ascii") for oid in sorted(named)]
     for oid, info in zip(oids, builder.reader.kinds(oids), strict=True):
@@ -111,4 +111,4 @@ def settings_identity(repository: Repository) -> tuple[object, ...]:
         os.path.join(repository.common_dir, b"info", b"attributes"),
         os.path.join(repository.git_dir, b"info", b"sparse-checkout"),
     )
-    return tuple(identity(path) for path in paths)
+    return tuple(file_identity(path) for path in paths)

@@ -37,7 +37,7 @@ def store_hidden(builder: SnapshotBuilder, hidden: Sequence[tuple[bytes, bytes]]
     git = builder.repository.git
     for start in range(0, len(present), _LISTED_AT_ONCE):
         some = present[start : start + _LISTED_AT_ONCE]
-        for line in git.run("ls-files", "-z", "-s", "--", *some, extra=builder.env).split(b"\0")[:-1]:
+        for line in git.run("ls-files", "-z", "-s", "--", *some, env=builder.env).split(b"\0")[:-1]:
             words, _, path = line.partition(b"\t")
             mode, oid, _ = words.split(b" ")
             _store_entry(builder, path, int(mode, 8), oid.decode("ascii"))
@@ -55,7 +55,7 @@ def _store_entry(builder: SnapshotBuilder, path: bytes, mode: int, oid: Oid) -> 
 def store_ignored(builder: SnapshotBuilder, untracked: Container[bytes]) -> None:
     """Save ignored files that match the options' patterns, but for those among `untracked`, which are saved anyway."""
     patterns = [word for pattern in builder.options.include_ignored for word in ("-x", pattern)]
-    output = builder.repository.git.run("ls-files", "-z", "-o", "-i", *patterns, extra=builder.env)
+    output = builder.repository.git.run("ls-files", "-z", "-o", "-i", *patterns, env=builder.env)
     kept = set()
     for path in output.split(b"\0")[:-1]:
         is_saved = path in untracked or path == builder.options.state_file

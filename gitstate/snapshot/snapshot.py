@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..git.repository import Repository
-    from ..git.status import Asked
+    from ..git.status import StatusQuery
     from ..objects.pack import PackWriter
     from ..objects.reader import ObjectReader
     from .record import Snapshot, SnapshotOptions
@@ -33,7 +33,7 @@ def take_snapshot(
     reader: ObjectReader,
     frozen_index: bytes,
     options: SnapshotOptions,
-    query: Asked | None = None,
+    query: StatusQuery | None = None,
 ) -> Snapshot:
     """Take a snapshot of a whole worktree; its objects go to `writer`.
 

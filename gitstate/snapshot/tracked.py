@@ -84,7 +84,7 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
             if off:
                 return git.finish(start_status(builder.repository, builder.env, *off))
     output = git.finish(start_status(builder.repository, builder.env, *off, submodules=False))
-    for line in git.run("ls-files", "-z", "-s", extra=builder.env).split(b"\0"):
+    for line in git.run("ls-files", "-z", "-s", env=builder.env).split(b"\0"):
         if not line.startswith(b"160000 "):
             continue
         path = line.partition(b"\t")[2]

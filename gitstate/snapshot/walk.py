@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..git.status import ask_ignored
+from ..git.status import are_ignored
 from ..system.stdlib import TYPE_CHECKING, Record
 from .read import special_reason
 
@@ -111,12 +111,12 @@ def without_ignored(
         if level:
             query = builder.repository.git.start(
                 *("check-ignore", "--no-index", "-z", "--stdin", "-v", "-n"),
-                extra={**builder.env, "GIT_LITERAL_PATHSPECS": "0"},
+                env={**builder.env, "GIT_LITERAL_PATHSPECS": "0"},
             )
         meanwhile()
         while query is not None and level:
             below: list[bytes] = []
-            for path, is_ignored in zip(level, ask_ignored(query, level), strict=True):
+            for path, is_ignored in zip(level, are_ignored(query, level), strict=True):
                 if is_ignored:
                     ignored.append(path)
                 elif path in special:
