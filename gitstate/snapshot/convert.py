@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import stat
 
-from ..errors import GitError
+from ..errors import MissingObject
 from ..git.attributes import Conversions, quote_c
+from ..git.entries import list_index
 from ..objects.reader import LARGE, ObjectReader
 from ..objects.tree import EXECUTABLE, REGULAR, Leaf
 from ..system.files import make_directory, remove_tree
@@ -62,7 +63,7 @@ def _store_converted(builder: SnapshotBuilder, paths: list[bytes]) -> None:
             else:
                 content = reader.contents([oid])[0]
                 if content is None:
-                    raise GitError(["hash-object"], -1, b"the converted file is missing")
+                    raise MissingObject(oid)
                 snapshot.worktree[path] = Leaf(raw.mode, builder.writer.add("blob", content[1]))
     remove_tree(directory)
 
@@ -88,7 +89,8 @@ def keep_unlike_checkout(
     if not named:
         return
     if entries is None:
-        entries = _index_entries(builder)
+        index = list_index(builder.repository.git, extra=builder.env)
+        entries = {entry.path: Leaf(entry.mode, entry.oid) for entry in index}
     leaves = {path: leaf for path in named if (leaf := entries.get(path)) is not None and leaf.oid}
     oids = {path: leaf.oid for path, leaf in leaves.items() if leaf.mode in (REGULAR, EXECUTABLE)}
     suspects: dict[bytes, Oid] = {}
@@ -105,16 +107,6 @@ def keep_unlike_checkout(
     for path in suspects:
         if not has_content(os.path.join(builder.top, path), object_format, written.get(path, "")):
             _keep_raw(builder, path)
-
-
-def _index_entries(builder: SnapshotBuilder) -> dict[bytes, Leaf]:
-    """Path → index entry, for every entry."""
-    entries: dict[bytes, Leaf] = {}
-    for line in builder.repository.git.run("ls-files", "-z", "-s", env=builder.env).split(b"\0")[:-1]:
-        words, _, path = line.partition(b"\t")
-        mode, oid, _ = words.split(b" ")
-        entries[path] = Leaf(int(mode, 8), oid.decode("ascii"))
-    return entries
 
 
 def _keep_raw(builder: SnapshotBuilder, path: bytes) -> None:

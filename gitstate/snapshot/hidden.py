@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from ..git.entries import list_index, split_nul
 from ..objects.tree import GITLINK, is_safe_path
 from ..system.stdlib import TYPE_CHECKING
 from .read import has_content, read_file
@@ -14,11 +15,7 @@ from .read import has_content, read_file
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
-    from ..git.oid import Oid
     from .record import SnapshotBuilder
-
-#: `git ls-files` is asked for this many paths at once: more may not fit into one command line.
-_LISTED_AT_ONCE = 500
 
 
 def store_hidden(builder: SnapshotBuilder, hidden: Sequence[tuple[bytes, bytes]]) -> None:
@@ -34,22 +31,15 @@ def store_hidden(builder: SnapshotBuilder, hidden: Sequence[tuple[bytes, bytes]]
             present.append(path)
         else:
             builder.snapshot.absent.append(path)
-    git = builder.repository.git
-    for start in range(0, len(present), _LISTED_AT_ONCE):
-        some = present[start : start + _LISTED_AT_ONCE]
-        for line in git.run("ls-files", "-z", "-s", "--", *some, env=builder.env).split(b"\0")[:-1]:
-            words, _, path = line.partition(b"\t")
-            mode, oid, _ = words.split(b" ")
-            _store_entry(builder, path, int(mode, 8), oid.decode("ascii"))
-
-
-def _store_entry(builder: SnapshotBuilder, path: bytes, mode: int, oid: Oid) -> None:
-    builder.index_modes[path] = mode
-    if mode == GITLINK or has_content(os.path.join(builder.top, path), builder.repository.object_format, oid):
-        return
-    leaf = read_file(builder, path)
-    if leaf is not None:
-        builder.snapshot.raw[path] = (leaf, "hidden")
+    object_format = builder.repository.object_format
+    for entry in list_index(builder.repository.git, present, extra=builder.env):
+        path = entry.path
+        builder.index_modes[path] = entry.mode
+        if entry.mode == GITLINK or has_content(os.path.join(builder.top, path), object_format, entry.oid):
+            continue
+        leaf = read_file(builder, path)
+        if leaf is not None:
+            builder.snapshot.raw[path] = (leaf, "hidden")
 
 
 def store_ignored(builder: SnapshotBuilder, untracked: Container[bytes]) -> None:
@@ -57,7 +47,7 @@ def store_ignored(builder: SnapshotBuilder, untracked: Container[bytes]) -> None
     patterns = [word for pattern in builder.options.include_ignored for word in ("-x", pattern)]
     output = builder.repository.git.run("ls-files", "-z", "-o", "-i", *patterns, env=builder.env)
     kept = set()
-    for path in output.split(b"\0")[:-1]:
+    for path in split_nul(output):
         is_saved = path in untracked or path == builder.options.state_file
         if is_saved or path.endswith(b"/") or not is_safe_path(path):
             continue

@@ -16,6 +16,7 @@ from ..git.oid import Oid, object_id
 from ..git.operation import operation_under_way
 from ..git.repository import Repository, read_head
 from ..git.status import ignored_among
+from ..objects.reader import commit_head
 from ..objects.tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from ..system.stdlib import TYPE_CHECKING, Record
 from .gitdir import settings_identity, store_index, store_sparse
@@ -140,8 +141,8 @@ def _index_entries(builder: SnapshotBuilder, tracked: list[bytes]) -> dict[bytes
     snapshot = builder.snapshot
     tree = None
     if snapshot.head is not None:
-        commit = builder.reader.contents([snapshot.head])[0]
-        tree = None if commit is None else commit[1][5 : 5 + len(snapshot.head)].decode("ascii")
+        commit = builder.reader.commit(snapshot.head)
+        tree = None if commit is None else commit_head(commit).tree
     in_head = TreeReader(builder.reader).lookup(tree, tracked)
     added = set(snapshot.intent_to_add)
     entries: dict[bytes, Leaf] = {}

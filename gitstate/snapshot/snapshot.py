@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 
-from ..git.status import ask
+from ..git.status import query_status
 from ..objects.tree import GITLINK
 from ..system.stdlib import TYPE_CHECKING
 from .gitdir import settings_identity, store_index, store_operation, store_sparse
 from .read import read_files, size_of
 from .record import IGNORED_LISTED, ScanFacts, SnapshotBuilder
-from .tracked import parse_listing, read_status
+from .tracked import read_listing, read_status
 from .walk import is_repository, walk, without_ignored
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ def take_snapshot(
 
     `frozen_index` is a hard link to the index (or a path where nothing is, where there is no index): git replaces
     the index by rename, so every step reads the same index, with the time stamp that racy entries need. `query` is
-    git's answer to `ask` for the same index, where the caller has asked already.
+    the answer to `query_status` for the same index, where the caller has asked already.
 
     Raises GitError, OSError; a single bad file is skipped instead.
     """
     builder = SnapshotBuilder(repository, writer, reader, frozen_index, options)
     snapshot = builder.snapshot
-    query = query or ask(repository, frozen_index)
-    builder.tracked, hidden = parse_listing(repository.git.finish(query.listing))
+    query = query or query_status(repository, frozen_index)
+    hidden = read_listing(builder, query.listing)
     store_index(builder, has_hidden=bool(hidden))
     settings = settings_identity(repository)
     found = walk(builder, [builder.top])

@@ -6,8 +6,8 @@ import os
 
 from ..errors import GitError
 from ..git.repository import read_head
-from ..git.status import start_status
-from ..objects.tree import Leaf
+from ..git.status import parse_listing, start_status
+from ..objects.tree import GITLINK, Leaf
 from ..system.stdlib import TYPE_CHECKING, suppress
 from .record import TrackedPaths
 from .walk import is_repository
@@ -17,18 +17,12 @@ if TYPE_CHECKING:
     from .record import SnapshotBuilder
 
 
-def parse_listing(listing: bytes) -> tuple[TrackedPaths, list[tuple[bytes, bytes]]]:
-    """Parse `git ls-files -z -v --sparse`: the tracked paths, and (tag, path) of each entry hidden from git."""
-    attributes = b".gitattributes\0" in listing
-    if listing.startswith(b"H "):
-        # As a rule every entry is an ordinary one: two passes in C replace a loop over every path.
-        order = listing[2:-1].split(b"\0H ")
-        if len(order) == listing.count(b"\0"):
-            return TrackedPaths(set(order), order, attributes), []
-    items = listing.split(b"\0")[:-1]
-    order = [item[2:] for item in items]
-    hidden = [(item[:1], item[2:]) for item in items if item[:1] in b"Shsm" and not item.endswith(b"/")]
-    return TrackedPaths(set(order), order, attributes), hidden
+def read_listing(builder: SnapshotBuilder, listing: Child) -> list[tuple[bytes, bytes]]:
+    """Wait for `git ls-files` and set the builder's `tracked`; returns (tag, path) of each entry hidden from git."""
+    output = builder.repository.git.finish(listing)
+    paths, hidden = parse_listing(output)
+    builder.tracked = TrackedPaths(set(paths), paths, b".gitattributes\0" in output)
+    return hidden
 
 
 def read_status(builder: SnapshotBuilder, status: Child) -> tuple[list[bytes], list[bytes]]:
@@ -84,12 +78,11 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
             if off:
                 return git.finish(start_status(builder.repository, builder.env, *off))
     output = git.finish(start_status(builder.repository, builder.env, *off, submodules=False))
-    for line in git.run("ls-files", "-z", "-s", env=builder.env).split(b"\0"):
-        if not line.startswith(b"160000 "):
-            continue
-        path = line.partition(b"\t")[2]
-        if is_repository(os.path.join(builder.top, path)):
-            builder.snapshot.nested.append(path)
+    from ..git.entries import list_index
+
+    for entry in list_index(git, extra=builder.env):
+        if entry.mode == GITLINK and is_repository(os.path.join(builder.top, entry.path)):
+            builder.snapshot.nested.append(entry.path)
     return output
 
 

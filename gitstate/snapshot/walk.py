@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..git.status import are_ignored
+from ..git.status import are_ignored, start_check_ignore
 from ..system.stdlib import TYPE_CHECKING, Record
 from .read import special_reason
 
@@ -109,10 +109,7 @@ def without_ignored(
     query: Child | None = None
     try:
         if level:
-            query = builder.repository.git.start(
-                *("check-ignore", "--no-index", "-z", "--stdin", "-v", "-n"),
-                env={**builder.env, "GIT_LITERAL_PATHSPECS": "0"},
-            )
+            query = start_check_ignore(builder.repository, builder.env)
         meanwhile()
         while query is not None and level:
             below: list[bytes] = []

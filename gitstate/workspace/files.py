@@ -12,7 +12,7 @@ import stat
 
 from ..git.oid import Oid
 from ..objects.tree import is_safe_path
-from ..system.files import fsync_path, write_all
+from ..system.files import fsync_path, write_new_file
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, digest, suppress
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 20
 
 
@@ -128,7 +127,7 @@ class Worktree:
         """
         with self._parent(path, create=True) as (parent, name):
             temporary = self._temporary_path()
-            _write_new(temporary, content, permissions)
+            write_new_file(temporary, content, mode=permissions)
             self._move_temporary(temporary, parent, name, path, expected)
         self._note_change(path)
 
@@ -263,23 +262,6 @@ class Worktree:
         return hasher.hexdigest()
 
 
-def _write_new(path: bytes, content: Iterable[bytes], permissions: int, parent: int | None = None) -> None:
-    """Create a regular file and make it durable. A relative `path` is in the open directory `parent`."""
-    fd = os.open(path, _NEW_FILE, 0o600, dir_fd=parent)
-    try:
-        try:
-            for part in content:
-                write_all(fd, part)
-            os.fchmod(fd, permissions)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(path, dir_fd=parent)
-        raise
-
-
 def _copy(source: bytes, parent: int, name: bytes, beside: bytes, *, replace: bool) -> None:
     """Move to another file system, where neither link nor rename reaches: copy to `beside`, then rename."""
     if os.path.islink(source):
@@ -289,7 +271,8 @@ def _copy(source: bytes, parent: int, name: bytes, beside: bytes, *, replace: bo
         os.unlink(source)
         return
     with open(source, "rb") as file:
-        _write_new(beside, _chunks(file.fileno()), os.stat(source).st_mode & 0o777, parent)
+        permissions = os.stat(source).st_mode & 0o777
+        write_new_file(beside, _chunks(file.fileno()), mode=permissions, directory=parent)
     try:
         if not replace and _exists(name, parent):
             raise FileExistsError(errno.EEXIST, "it appeared in the meantime")

@@ -65,8 +65,8 @@ MUTATIONS = (
     Mutation(
         "recover writes files without fsync",
         "workspace/files.py",
-        "write_all(fd, part)\n            os.fchmod(fd, permissions)\n            os.fsync(fd)\n",
-        "write_all(fd, part)\n            os.fchmod(fd, permissions)\n",
+        "write_new_file(temporary, content, mode=permissions)",
+        "write_new_file(temporary, content, mode=permissions, durable=False)",
         f"{POWER}[ext4-recover]",
     ),
     Mutation(
@@ -151,7 +151,7 @@ MUTATIONS = (
     Mutation(
         "an index that moved under the save is exchanged all the same",
         "save/protocol.py",
-        "            if identity(index) != identity(self.frozen):\n                return\n",
+        "            if file_identity(index) != file_identity(self.frozen):\n                return\n",
         "",
         "faults/test_concurrency.py::test_file_staged_during_a_save_stays_staged",
     ),
@@ -196,7 +196,7 @@ MUTATIONS = (
     Mutation(
         "a good index is put away because git failed",
         "recover/index.py",
-        "            if not is_torn(current, self.repository.object_format):\n                raise",
+        "            if not is_torn_index(current, self.repository.object_format):\n                raise",
         "            if not os.path.exists(current):\n                raise",
         f"{ERRORS}[recover]",
         {"ERROR_POINT": r"ls-files\.1:openat:.*\+"},

@@ -12,7 +12,7 @@ from gitstate.git.repository import open_repository
 from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import ObjectReader
 from gitstate.snapshot.record import SnapshotBuilder, SnapshotOptions
-from gitstate.snapshot.tracked import parse_listing
+from gitstate.snapshot.tracked import read_listing
 from gitstate.system.clock import Deadline
 from tests.support.repositories import three_files
 from tests.support.workspace import Workspace
@@ -35,7 +35,7 @@ def new_builder(ws: Workspace) -> NewBuilder:
         options = SnapshotOptions(b"active_state.json", Deadline(deadline), largest)
         index = os.path.join(repository.git_dir, b"index")
         builder = SnapshotBuilder(repository, writer, ObjectReader(repository.git), index, options)
-        builder.tracked, _ = parse_listing(repository.git.run("ls-files", "-z", "-v", "--sparse"))
+        read_listing(builder, repository.git.start("ls-files", "-z", "-v", "--sparse"))
         return builder
 
     return make
