@@ -1,4 +1,8 @@
-"""Run git: scrubbed environment, bytes and NUL, output or GitError."""
+"""Run git: clean environment, bytes and NUL, output or GitError.
+
+Programs that a repository's configuration names (fsmonitor, hooks, pagers, editors, askpass) are switched off in every
+call. Filters stay: `repository.without_filters` and `filters_off` switch them off.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ if TYPE_CHECKING:
     R = TypeVar("R")
 
 
-#: Names of variables that say where git's own parts and the user's configuration are, not which repository to use.
+#: Variables of git that stay: where its parts and the user's configuration are, not which repository to use.
 _KEPT = frozenset(
     (
         "GIT_CONFIG_GLOBAL",
@@ -40,9 +44,9 @@ _OPTIONS = (
 
 
 def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without what would lead git elsewhere, or let it ask or wait for a person.
+    """This process's environment for git: nothing that names a repository, nothing that lets git wait for a person.
 
-    Inside a hook GIT_DIR and GIT_INDEX_FILE are set, and `git -C other` then reads the wrong repository.
+    In a hook GIT_DIR and GIT_INDEX_FILE are set, and `git -C other` would read the wrong repository. `env` is added.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in _KEPT}
     clean.update(
@@ -60,7 +64,7 @@ def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
         GIT_COMMITTER_EMAIL="gitstate@localhost",
     )
     if not clean.get("HOME"):
-        # A bare environment (`env -i`, some schedulers): without it git reads and writes no global configuration.
+        # An empty environment (`env -i`, some schedulers): without HOME git reads no global configuration.
         import pwd
 
         with suppress(KeyError):
@@ -72,19 +76,18 @@ def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 class Git(Record):
-    """How to run git in one directory.
-
-    `options` are further global options; `lock_fd` is a descriptor that every child inherits (see `files.locked`).
-    """
+    """How to run git in one directory."""
 
     directory: bytes
     options: tuple[str, ...] = ()
+    """Global options after those that every call gets."""
     lock_fd: int | None = None
+    """A descriptor that every child inherits, and with it the lock (see `files.lock`); None where there is none."""
 
     def start(self, *args: str | bytes, env: Mapping[str, str] | None = None, quiet: bool = False) -> Child:
-        """Start git with pipes on its streams; with `quiet` its words on stderr are thrown away."""
-        words: list[str | bytes] = ["git", "-C", self.directory, *_OPTIONS, *self.options, *args]
-        return Child(words, environment(env), quiet=quiet, inherits=self.lock_fd)
+        """Start git with pipes on its streams; `env` is added to the environment, `quiet` is as for `Child`."""
+        argv: list[str | bytes] = ["git", "-C", self.directory, *_OPTIONS, *self.options, *args]
+        return Child(argv, environment(env), quiet=quiet, inherits=self.lock_fd)
 
     def run(
         self,
@@ -105,19 +108,19 @@ class Git(Record):
         ok_codes: Sequence[int] = (0,),
         timeout: float | None = None,
     ) -> bytes:
-        """Feed a process that `start` made and wait for its output; raises as `run` does."""
+        """Give `input` to a process that `start` made, and return what it prints. Raises as `run` does."""
         try:
             out, err = process.communicate(input, timeout=timeout)
         except TimeoutError:
             process.kill()
             process.communicate()
-            raise GitError(_words(process), -9, b"it took too long") from None
+            raise GitError(_arguments(process), -9, b"it took too long") from None
         if process.returncode not in ok_codes:
-            raise GitError(_words(process), process.wait(), err)
+            raise GitError(_arguments(process), process.wait(), err)
         return out
 
     def succeeds(self, *args: str | bytes) -> bool:
-        """Whether git ends with status 0 (as with `merge-base --is-ancestor`); raises on any status but 0 and 1."""
+        """Whether git ends with status 0 (as for `merge-base --is-ancestor`). Raises GitError for all but 0 and 1."""
         process = self.start(*args)
         self.finish(process, ok_codes=(0, 1))
         return process.returncode == 0
@@ -138,5 +141,5 @@ def try_in_halves(items: Sequence[T], work: Callable[[Sequence[T]], R | None]) -
     return [*try_in_halves(items[:middle], work), *try_in_halves(items[middle:], work)]
 
 
-def _words(process: Child) -> list[str]:
-    return [os.fsdecode(word) for word in process.argv[3:]]
+def _arguments(process: Child) -> list[str]:
+    return [os.fsdecode(argument) for argument in process.argv[3:]]

@@ -1,7 +1,7 @@
 """Files written whole and durably, read with a limit, locked and removed.
 
-Durable means: fsync of the file, rename or link, fsync of the directory (POSIX leaves a directory entry volatile
-until its directory is synced; see `man 2 fsync`).
+Durable means: fsync of the file, rename or link, fsync of the directory. POSIX does not promise that a directory entry
+survives a power cut before its directory is synced (`man 2 fsync`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def fsync_path(path: bytes) -> None:
-    """Make the file or directory at `path` durable. What is not there, or can't be opened, is passed over."""
+    """Make the file or directory at `path` durable; no-op where there is none, or it can't be opened."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -43,7 +43,7 @@ def home() -> bytes:
 
 
 def make_directory(path: bytes, *, top: bytes, mode: int = 0o777) -> None:
-    """Create `path` and what is missing up to `top`, each entry durable, and owned as the directory above it."""
+    """Create `path` and its missing parents below `top`, durably. Root gives each to the owner of the one above."""
     missing = []
     while path != top and not os.path.isdir(path):
         missing.append(path)
@@ -71,7 +71,7 @@ def _give_to(path: bytes, owner: os.stat_result, *, directory: int | None = None
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`: os.write may stop short, and says nothing."""
+    """Write all of `data`; `os.write` alone may write less."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -80,9 +80,9 @@ def write_all(fd: int, data: bytes) -> None:
 def write_atomic(path: bytes, data: bytes, *, staging: bytes, mode: int = 0o600, durable: bool = True) -> None:
     """Replace the file at `path` as a whole or not at all. A symlink at `path` is replaced, not followed.
 
-    It is written in the directory `staging`, which someone sweeps after a kill, and moved from there; only from
-    another file system it has to be written beside its place. Raises OSError; then the old file stands.
-    A device, FIFO or socket at `path` is never replaced: that raises FileExistsError.
+    The new file is written in the directory `staging`, which is cleared after a kill, and renamed from there; where
+    that is another file system, it is written beside `path`. Raises OSError; then the old file is unchanged.
+    A device, FIFO or socket at `path` is never replaced: FileExistsError.
     """
     _refuse_special_file(path)
     try:
@@ -154,9 +154,9 @@ def write_and_rename(
 
 
 def read_limited(path: bytes, limit: int, *, directory: int | None = None) -> bytes | None:
-    """The bytes of a regular file of at most `limit` bytes; None where there is none, or it is larger, or is a link.
+    """The bytes of a regular file of at most `limit` bytes; None where it is missing, larger, a link or unreadable.
 
-    A relative `path` is looked up in the open directory `directory`, where that is given.
+    `path` is relative to the open directory `directory`, where that is given.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
@@ -176,7 +176,7 @@ def read_limited(path: bytes, limit: int, *, directory: int | None = None) -> by
 
 
 def remove_tree(path: bytes) -> None:
-    """Remove a directory of ours with all in it, as far as it goes; nothing where there is none."""
+    """Remove a directory of ours with all in it, as far as possible; no-op where there is none."""
     if os.path.lexists(path):
         import shutil
 
@@ -184,13 +184,13 @@ def remove_tree(path: bytes) -> None:
 
 
 def remove(path: bytes) -> None:
-    """Unlink `path` if it is there."""
+    """Unlink `path`; no-op where there is nothing."""
     with suppress(FileNotFoundError, NotADirectoryError):
         os.unlink(path)
 
 
 def sync_filesystem(path: bytes) -> None:
-    """syncfs(2) of the file system that holds `path`; where the C library lacks it, sync(2) of all."""
+    """syncfs(2) of the file system that holds `path`; sync(2) of all where the C library lacks it."""
     import ctypes
 
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -206,7 +206,7 @@ def sync_filesystem(path: bytes) -> None:
 
 @contextmanager
 def locked(path: bytes, deadline: Deadline, what: str) -> Iterator[int]:
-    """Hold `lock` while the body runs; yields its descriptor, raises as `lock` does."""
+    """Hold `lock` while the body runs; yields its descriptor. Raises as `lock` does."""
     fd = lock(path, deadline, what)
     try:
         yield fd
@@ -215,12 +215,12 @@ def locked(path: bytes, deadline: Deadline, what: str) -> Iterator[int]:
 
 
 def lock(path: bytes, deadline: Deadline, what: str) -> int:
-    """Take an exclusive flock on the file at `path`: the descriptor that holds it until it is closed.
+    """Take an exclusive flock on the file at `path`; returns the descriptor that holds it until it is closed.
 
-    The kernel drops it when the last holder of the descriptor dies, so it is never stale. A child that inherits the
-    descriptor holds the lock too: who gets it knows that no child of the former holder is left.
+    The kernel releases it when the last process with the descriptor ends, so it is never stale. A child that inherits
+    the descriptor holds the lock too: whoever gets it knows that no child of the former holder is left.
 
-    Raises TryAgain where it is still held when `deadline` has passed.
+    Raises TryAgain where another process still holds it when `deadline` has passed; `what` says what it locks.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

@@ -7,7 +7,6 @@ The context while the agent works is kept twice: in the worktree's git dir, wher
 from __future__ import annotations
 
 import os
-import time
 
 from ..errors import BadJson, UsageError
 from ..format.context import (
@@ -22,7 +21,7 @@ from ..format.context import (
 from ..format.names import branch_name
 from ..git.repository import Repository, read_head
 from ..system import files, process
-from ..system.clock import _TIME, now
+from ..system.clock import is_before, now
 from ..system.jsonio import loads, text_to_json
 from ..system.stdlib import TYPE_CHECKING
 from . import registry
@@ -70,20 +69,13 @@ def owner_state(context: Context) -> str:
     if context.boot_id is not None and process.boot_id() not in (None, context.boot_id):
         return "gone"
     if context.pid is None:
-        return "gone" if context.boot_id is None and _before_boot(context.timestamp) else "unknown"
+        began = process.boot_time_ns()
+        if context.boot_id is None and context.timestamp is not None and began is not None:
+            return "gone" if is_before(context.timestamp, began) else "unknown"
+        return "unknown"
     if not process.is_running(context.pid, context.pid_start, context.boot_id):
         return "gone"
     return "ours" if context.pid in process.ancestors() else "lives"
-
-
-def _before_boot(timestamp: str | None) -> bool:
-    """Whether a context's time lies before this boot. Both are texts of UTC: they sort as the times do."""
-    if timestamp is None or not 20 <= len(timestamp) <= 41 or timestamp[-1] != "Z":
-        return False
-    boot = process.boot_time_ns()
-    if boot is None or not _TIME.issuperset(timestamp[:-1]):
-        return False
-    return timestamp < time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(boot // 1_000_000_000))
 
 
 def with_measured_fields(repository: Repository, context: Context, head_ref: str | None) -> Context:
