@@ -28,11 +28,12 @@ from ..objects.reader import LARGE, ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from ..save.request import SaveRequest
 from ..save.save import save_owned
-from ..snapshot import snapshot
+from ..snapshot.record import MODES_LIMIT
+from ..snapshot.walk import is_repository
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import boot_id, wait_for
-from ..workspace.files import MISSING, Seen, Worktree
+from ..workspace.files import MISSING, FileState, Worktree
 from ..workspace.live_context import owner_state, read_live_context, with_measured_fields
 from ..workspace.ownership import checkout_staging, clear_journal, locked_workspace, ref_locks, write_journal
 from ..workspace.run_record import read_run_record
@@ -422,7 +423,7 @@ class _Recovery:
                     found.setdefault(path, mode)
         return found
 
-    def _look(self, targets: Iterable[Target]) -> Iterable[tuple[Target, Seen]]:
+    def _look(self, targets: Iterable[Target]) -> Iterable[tuple[Target, FileState]]:
         for target in targets:
             try:
                 yield target, self.disk.look(target.path)
@@ -434,7 +435,7 @@ class _Recovery:
         """Whether the save could not look at this path either: then there is nothing that could be brought back."""
         return any(item.path and _is_below(path, item.path) for item in self.facts.saves[0].manifest.left_out)
 
-    def _decide(self, target: Target, seen: Seen) -> str:
+    def _decide(self, target: Target, seen: FileState) -> str:
         if seen.kind == "special" and self._was_left_out(target.path):
             return "same"
         action = step(target, seen, overwrite=self.request.overwrite)
@@ -502,14 +503,14 @@ class _Recovery:
         head = self.facts.saves[0].manifest.head_ref
         write_journal(self.repository, ref_locks(self.repository, [*names, *([head] if head else [])]))
 
-    def _save_for_safety(self, plan: Sequence[tuple[Target, Seen, str]]) -> None:
+    def _save_for_safety(self, plan: Sequence[tuple[Target, FileState, str]]) -> None:
         """Save the workspace as it is now, and by name every file that is going to be replaced or deleted."""
         endangered = [t.path for t, seen, action in plan if action != "same" and seen.kind in ("file", "link")]
         result = save_owned(self.repository, self.git, SaveRequest(kind="safety", keep_paths=endangered, depth=99))
         self.safety = result.save_id
         self._journal()
 
-    def _carry_out(self, plan: Sequence[tuple[Target, Seen, str]]) -> None:
+    def _carry_out(self, plan: Sequence[tuple[Target, FileState, str]]) -> None:
         for target, seen, action in plan:
             if action == "delete":
                 self._try(self._delete, target, seen)
@@ -527,7 +528,7 @@ class _Recovery:
             if action == "write":
                 self._try(self._write, target, seen)
 
-    def _try(self, act: Callable[[Target, Seen], None], target: Target, seen: Seen) -> None:
+    def _try(self, act: Callable[[Target, FileState], None], target: Target, seen: FileState) -> None:
         try:
             act(target, seen)
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
@@ -545,7 +546,7 @@ class _Recovery:
         self.failed.append(LeftOut(path, f"it could not be written: {error.strerror}", True))
         self.stuck = True
 
-    def _delete(self, target: Target, seen: Seen) -> None:
+    def _delete(self, target: Target, seen: FileState) -> None:
         self.disk.delete(target.path, seen)
         self.deleted.append(target.path)
         self._remove_emptied(target.path)
@@ -557,7 +558,7 @@ class _Recovery:
         while directory and directory not in keep and self.disk.remove_directory(directory):
             directory = directory.rpartition(b"/")[0]
 
-    def _write(self, target: Target, seen: Seen) -> None:
+    def _write(self, target: Target, seen: FileState) -> None:
         saved = target.saved
         assert saved is not None
         if seen.kind == "directory":
@@ -769,7 +770,7 @@ class _Recovery:
                 waiting = None if os.path.lexists(full) else self._waiting_for(full, save_id)
                 if waiting is not None and self.request.depth <= 8:
                     found.append(recover_into(self.repository, full, request._replace(save_id=waiting)))
-                elif snapshot.is_repository(full) and self.request.depth <= 8:
+                elif is_repository(full) and self.request.depth <= 8:
                     result = recover(full, request)
                     if path in made and result.verdict == "nothing":
                         open_repository(full).git.run("checkout-index", "-q", "-a", ok_codes=range(256))
@@ -910,7 +911,7 @@ def _usual_umask(repository: Repository, save: Save) -> Iterator[None]:
         yield
         return
     listed = repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", save.wip_tree)
-    os.umask(usual if listed.count(b"\0") <= snapshot.MODES_LIMIT else mask)
+    os.umask(usual if listed.count(b"\0") <= MODES_LIMIT else mask)
     try:
         yield
     finally:

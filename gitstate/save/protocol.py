@@ -26,8 +26,8 @@ from ..objects.notes import add_note
 from ..objects.pack import PackWriter
 from ..objects.reader import LARGE, ObjectReader, commit_head
 from ..objects.tree import DIRECTORY, REGULAR, Leaf, Tree, TreeReader, edit_tree
-from ..snapshot import snapshot
-from ..snapshot.snapshot import Snapshot
+from ..snapshot.record import Snapshot, SnapshotOptions
+from ..snapshot.snapshot import take_snapshot
 from ..system import files
 from ..system.clock import Deadline, now
 from ..system.jsonio import dumps, path_to_json
@@ -134,35 +134,22 @@ class Saving:
 
     def _take(self) -> Snapshot:
         repository, request = self.repository, self.request
-        known, never = request.known, state_name(repository)
+        known = request.known
+        options = SnapshotOptions(
+            state_name(repository),
+            self.deadline,
+            request.largest,
+            [*patterns(repository, "includeIgnored"), *request.keep_ignored],
+            request.keep_paths,
+        )
         # The checkpoint keeps alive what the caller knows: without it nothing vouches for those objects.
         if known is not None and known.archive in refs.read_refs(repository, [checkpoint_ref(self.id)]).values():
             from ..snapshot.incremental import take_since
 
-            taken = take_since(
-                known,
-                repository,
-                self.writer,
-                self.reader,
-                self.frozen,
-                never=never,
-                largest=request.largest,
-                deadline=self.deadline,
-            )
+            taken = take_since(known, repository, self.writer, self.reader, self.frozen, options)
             if taken is not None:
                 return taken
-        return snapshot.take(
-            repository,
-            self.writer,
-            self.reader,
-            self.frozen,
-            never=never,
-            keep_ignored=[*patterns(repository, "includeIgnored"), *request.keep_ignored],
-            keep_paths=request.keep_paths,
-            largest=request.largest,
-            deadline=self.deadline,
-            asked=self.asked,
-        )
+        return take_snapshot(repository, self.writer, self.reader, self.frozen, options, self.asked)
 
     def _check_index(self) -> None:
         """Raises IndexMoved where git replaced the index since it was frozen."""

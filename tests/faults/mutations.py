@@ -65,8 +65,8 @@ MUTATIONS = (
     Mutation(
         "recover writes files without fsync",
         "workspace/files.py",
-        "                    os.fchmod(fd, permissions)\n                    os.fsync(fd)\n",
-        "                    os.fchmod(fd, permissions)\n",
+        "write_new_file(temporary, content, mode=permissions)",
+        "write_new_file(temporary, content, mode=permissions, durable=False)",
         f"{POWER}[ext4-recover]",
     ),
     Mutation(
