@@ -62,11 +62,11 @@ def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: 
             link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
         if request.known is None:
             asked = ask(repository, frozen)
-        from .protocol import Saving
+        from .protocol import SaveAttempt
 
-        saving = Saving(repository, git, request, asked, save, insist=insist)
-        result = saving.run()
-        unharmed = not saving.child_killed
+        attempt = SaveAttempt(repository, git, request, insist=insist)
+        result = attempt.run(asked, save)
+        unharmed = not attempt.child_killed
         return result
     finally:
         if asked is not None:
