@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from ..errors import CorruptSave, GitError, UnsupportedSave
-from ..format.archive import read_save
 from ..format.manifest import Manifest
 from ..format.names import workspace_id
 from ..objects.reader import commit_head
@@ -79,6 +78,8 @@ class Builder:
         """An earlier save; None where there is none, or none that this gitstate can read."""
         if archive is None:
             return None
+        from ..format.archive import read_save
+
         try:
             return read_save(archive, self.reader)
         except (CorruptSave, UnsupportedSave):

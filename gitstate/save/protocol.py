@@ -31,7 +31,6 @@ from ..system.stdlib import TYPE_CHECKING
 from .build import Builder, Built
 from .facts import check_index, gather, look
 from .plan import SAME_AS_CHECKPOINT, SAME_AS_SAVE, first_refs, holds_the_same, plan_save
-from .publish import Publisher
 from .request import SaveResult
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from .facts import Scene
     from .index_swap import IndexSwap
     from .plan import SavePlan
+    from .publish import Publisher
     from .request import SaveRequest
 
 
@@ -61,7 +61,7 @@ class SaveAttempt:
         self.writer = PackWriter(repository.objects, repository.object_format, own, deflates=deflates)
         self.reader = ObjectReader(repository.git)
         self.builder = Builder(repository, save_id, self.writer, self.reader)
-        self.publisher = Publisher(repository, git, save_id, self.writer, self.reader)
+        self.publisher: Publisher | None = None
         self.swap: IndexSwap | None = None
         #: A git of ours was killed: it may have left locks.
         self.child_killed = False
@@ -73,9 +73,9 @@ class SaveAttempt:
             return self._act(scene)
         finally:
             self.reader.close()
-            self.publisher.close()
-            if self.swap is not None:
-                self.swap.close()
+            for part in (self.publisher, self.swap):
+                if part is not None:
+                    part.close()
             self.writer.release()
 
     def _act(self, scene: Scene) -> SaveResult:
@@ -92,8 +92,9 @@ class SaveAttempt:
             return self._answer(plan._replace(result="unchanged", message=why), scene, upon)
         if plan.follows:
             return self._publish(plan, scene, built)
-        self.publisher.journal_locks()
-        self.publisher.move(first_refs(plan, built.archive, scene.seen))
+        publisher = self._publisher()
+        publisher.journal_locks()
+        publisher.move(first_refs(plan, built.archive, scene.seen))
         return self._answer(plan, scene, built)
 
     def _build(self, plan: SavePlan, scene: Scene) -> Built:
@@ -113,12 +114,18 @@ class SaveAttempt:
             return holds_all(earlier, built, self.builder, scene.taken)
         return holds_the_same(earlier, built.manifest, self.builder.archive_entries(built.archive))
 
+    def _publisher(self) -> Publisher:
+        from .publish import Publisher
+
+        self.publisher = Publisher(self.repository, self.git, self.builder.save_id, self.writer, self.reader)
+        return self.publisher
+
     def _publish(self, plan: SavePlan, scene: Scene, built: Built) -> SaveResult:
         """Steps 3 to 8 of a save that sets the marker."""
         from .after_marker import AfterMarker
         from .index_swap import IndexSwap, keep_index
 
-        taken, publisher, repository = scene.taken, self.publisher, self.repository
+        taken, publisher, repository = scene.taken, self._publisher(), self.repository
         after = AfterMarker(publisher, self.builder, self.request.wait)
         branch = None if plan.branch is None else RefUpdate(plan.branch, built.wip, taken.head)
         if branch is not None:
@@ -145,7 +152,7 @@ class SaveAttempt:
     def _renew(self, plan: SavePlan, scene: Scene, old: Save) -> SaveResult:
         from .renew import renew
 
-        built, after = renew(old, plan, scene, self.request, self.publisher, self.builder)
+        built, after = renew(old, plan, scene, self.request, self._publisher(), self.builder)
         self.child_killed = after.child_killed
         plan = plan._replace(message="; ".join([plan.message, *after.troubles]))
         return self._answer(plan, scene, built)
