@@ -128,7 +128,7 @@ def test_a_front_whose_keepers_were_killed_names_the_save_that_stands(ws: Worksp
         os.kill(killed[-1], signal.SIGKILL)
     assert started.status() == 143, started.words()
     said = started.words()
-    assert f"gitstate: saved {the_id(ws, 'pending')}; what changed after it is not saved: " in said, said
+    assert f"gitstate: saved {the_id(ws, 'pending')}; later changes are not saved: " in said, said
     assert "next: gitstate recover" in said
     ws.remove("larger")
     check_recovered(ws, before)
@@ -156,7 +156,7 @@ def test_a_guard_whose_keeper_was_killed_says_what_stands(ws: Workspace, way: st
     said = done.stderr.decode()
     assert done.returncode == 5, said
     if way == "saved":
-        assert f"gitstate: saved {the_id(ws, 'pending')}; what changed after it is not saved: " in said
+        assert f"gitstate: saved {the_id(ws, 'pending')}; later changes are not saved: " in said
         assert "next: gitstate recover" in said
     else:
         assert not marker(ws)
@@ -174,5 +174,8 @@ def test_a_save_whose_note_has_to_wait_for_another_is_a_save(ws: Workspace) -> N
         fcntl.flock(held, fcntl.LOCK_EX)
         run = ws.gitstate("save", "--wait", "1", "--json")
     assert run.exit_status == 0 and run.json["result"] == "saved" and run.json["branch_moved"], run
-    assert run.json["message"] == "the save is whole, but its note could not be added: another gitstate held the notes"
+    assert (
+        run.json["message"]
+        == "the save is complete, but its note could not be added: another gitstate held the lock on the notes"
+    )
     check_recovered(ws, before)
