@@ -53,7 +53,7 @@ def read_save(archive: Oid, reader: ObjectReader) -> Save:
         raise CorruptSave(f"the save {archive[:12]} can't be read: {text_to_json(str(error))[:200]}") from None
 
 
-def waiting_id(repository: Repository) -> str | None:
+def pending_save_id(repository: Repository) -> str | None:
     """The id of the save that waits in this workspace, None where none is found. Never raises.
 
     Asked where something has just failed, so refs come first: they tell it even where git can read no object.
@@ -62,13 +62,13 @@ def waiting_id(repository: Repository) -> str | None:
     with suppress(GitstateError, OSError):
         archive = refs.read_refs(repository, [names.marker_ref(own)]).get(names.marker_ref(own))
         if archive is not None:
-            (saves,) = refs.read_names(repository.common_dir, names.save_ref(own, ""))
+            (saves,) = refs.read_refs_below(repository.common_dir, names.save_ref(own, ""))
             named = [save_id for save_id, oid in saves.items() if oid == archive]
             return named[0] if named else _id_of(repository, archive)
     return None
 
 
-def checkpoint_id(repository: Repository) -> str | None:
+def checkpoint_save_id(repository: Repository) -> str | None:
     """The id of this workspace's latest checkpoint, None where none is found. Never raises."""
     ref = names.checkpoint_ref(names.workspace_id(repository))
     with suppress(GitstateError, OSError):

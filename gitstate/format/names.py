@@ -64,7 +64,7 @@ def new_save_id() -> str:
     return time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z-{os.urandom(3).hex()}"
 
 
-def began_ns(save_id: str) -> int:
+def save_time_ns(save_id: str) -> int:
     """When the save of this id began, before it read the first file: nanoseconds since the epoch.
 
     Zero, before which nothing was, where the id is none of ours.

@@ -39,10 +39,10 @@ class Conversions:
             path.rpartition(b"/")[2] == b".gitattributes" for path in paths
         )
 
-    def named_for(self, paths: list[bytes]) -> dict[bytes, dict[bytes, bytes]]:
+    def converting_attributes(self, paths: list[bytes]) -> dict[bytes, dict[bytes, bytes]]:
         """The attributes that name a conversion, by path; a path that nothing converts is missing."""
         out = self._repository.git.run(
-            "check-attr", "-z", "--stdin", *_CONVERTING, given=b"".join(p + b"\0" for p in paths), extra=self._extra
+            "check-attr", "-z", "--stdin", *_CONVERTING, input=b"".join(p + b"\0" for p in paths), env=self._extra
         )
         found: dict[bytes, dict[bytes, bytes]] = {}
         off: set[bytes] = set()
@@ -67,13 +67,13 @@ class Conversions:
             given = b"".join(b"%s %s\n" % (wanted[path].encode("ascii"), path) for path in some)
             # The size that git prints is the one before the conversion, so a mark of our own parts the answers.
             out = self._repository.git.run(
-                *("cat-file", "--filters", b"--batch=" + mark), given=given, fine=range(256), extra=self._extra
+                *("cat-file", "--filters", b"--batch=" + mark), input=given, ok_codes=range(256), env=self._extra
             )
             for path, content in zip(some, out.split(mark + b"\n")[1:], strict=False):
                 found[path] = object_id(self._repository.object_format, "blob", content.removesuffix(b"\n"))
         return found
 
-    def taken_in(self, paths: list[bytes], extra: Mapping[str, str], deadline: Deadline) -> dict[bytes, Oid]:
+    def hash_files(self, paths: list[bytes], extra: Mapping[str, str], deadline: Deadline) -> dict[bytes, Oid]:
         """The oid of each file as git takes it in, whose blob it writes where `extra` says.
 
         A path whose conversion fails (a required filter) is missing from the answer.
@@ -82,7 +82,7 @@ class Conversions:
         timeout = min(deadline.left(), 600.0)
         try:
             out = self._repository.git.run(
-                *command, given=b"".join(quote_c(path) + b"\n" for path in paths), extra=extra, timeout=timeout
+                *command, input=b"".join(quote_c(path) + b"\n" for path in paths), env=extra, timeout=timeout
             )
             oids = out.split()
             if len(oids) == len(paths):
@@ -94,9 +94,9 @@ class Conversions:
         if not middle:
             return {}
         halves = (paths[:middle], paths[middle:])
-        return {path: oid for half in halves for path, oid in self.taken_in(half, extra, deadline).items()}
+        return {path: oid for half in halves for path, oid in self.hash_files(half, extra, deadline).items()}
 
-    def changes_on_the_way_out(self, named: dict[bytes, bytes]) -> bool:
+    def may_change_on_checkout(self, named: dict[bytes, bytes]) -> bool:
         """Whether a checkout may write other bytes than the blob's, as `convert_to_working_tree` decides it."""
         if b"ident" in named or b"working-tree-encoding" in named:
             return True

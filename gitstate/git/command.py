@@ -91,7 +91,7 @@ class Git(Record):
         timeout: float | None = None,
     ) -> bytes:
         """What git prints. Raises GitError where its status is not among `fine`, or it outlives `timeout` seconds."""
-        return self.finish(self.start(*args, extra=extra), given=given, fine=fine, timeout=timeout)
+        return self.finish(self.start(*args, env=extra), input=given, ok_codes=fine, timeout=timeout)
 
     def finish(
         self,
@@ -115,7 +115,7 @@ class Git(Record):
     def succeeds(self, *args: str | bytes) -> bool:
         """Whether git ends with status 0 (as with `merge-base --is-ancestor`); raises on any status but 0 and 1."""
         process = self.start(*args)
-        self.finish(process, fine=(0, 1))
+        self.finish(process, ok_codes=(0, 1))
         return process.returncode == 0
 
 

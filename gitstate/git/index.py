@@ -53,7 +53,7 @@ def identify_index_at(path: bytes) -> IndexFile | None:
         os.close(fd)
 
 
-def is_torn(path: bytes, object_format: str) -> bool:
+def is_torn_index(path: bytes, object_format: str) -> bool:
     """Whether the file is no whole index: its first bytes or its checksum (zero where `index.skipHash`) are wrong."""
     import hashlib
 
@@ -73,7 +73,7 @@ def is_torn(path: bytes, object_format: str) -> bool:
     return not start.startswith(b"DIRC") or (any(checksum) and checksum != digest.digest())
 
 
-def identity(path: bytes) -> tuple[int, int, int] | None:
+def file_identity(path: bytes) -> tuple[int, int, int] | None:
     """What changes whenever git replaces a file: size, time stamp and inode; None where there is none."""
     try:
         info = os.lstat(path)

@@ -23,7 +23,7 @@ class Lock(NamedTuple):
     dead: bool
 
 
-def dead_in(directory: bytes) -> tuple[bytes, ...]:
+def dead_locks_in(directory: bytes) -> tuple[bytes, ...]:
     """The dead locks that stand in one git directory itself; an empty tuple where it can't be read."""
     try:
         names = [name for name in os.listdir(directory) if name.endswith(b".lock")]
@@ -41,7 +41,7 @@ def find(git_dir: bytes, common_dir: bytes) -> list[Lock]:
     return [Lock(path, process.older_than_boot(path)) for path in found]
 
 
-def remove_dead(git_dir: bytes, common_dir: bytes) -> tuple[bytes, ...]:
+def remove_dead_locks(git_dir: bytes, common_dir: bytes) -> tuple[bytes, ...]:
     """Remove the dead locks of a workspace; returns their paths. One that can't be removed stays."""
     removed = []
     for lock in find(git_dir, common_dir):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .repository import Repository
 
 
-class Asked(Record):
+class StatusQuery(Record):
     """Git, asked what is tracked and what changed: it works while the caller goes on."""
 
     listing: Child
@@ -27,11 +27,11 @@ class Asked(Record):
             child.wait()
 
 
-def ask(repository: Repository, frozen_index: bytes) -> Asked:
+def ask(repository: Repository, frozen_index: bytes) -> StatusQuery:
     """Ask both about the index at `frozen_index`."""
     extra = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
-    listing = repository.git.start("ls-files", "-z", "-v", "--sparse", extra=extra)
-    return Asked(listing, start_status(repository, extra))
+    listing = repository.git.start("ls-files", "-z", "-v", "--sparse", env=extra)
+    return StatusQuery(listing, start_status(repository, extra))
 
 
 def start_status(repository: Repository, extra: Mapping[str, str], *options: str, submodules: bool = True) -> Child:
@@ -41,7 +41,7 @@ def start_status(repository: Repository, extra: Mapping[str, str], *options: str
         *("-c", "core.preloadIndex=false", *options),
         *("status", "--porcelain=v2", "-z", "--branch", "--no-ahead-behind", "-uno", "--no-renames"),
         "--ignore-submodules=none" if submodules else "--ignore-submodules=dirty",
-        extra=extra,
+        env=extra,
     )
 
 
@@ -58,9 +58,9 @@ def ignored_among(repository: Repository, paths: Sequence[bytes]) -> set[bytes]:
             "--no-index",
             "-z",
             "--stdin",
-            given=b"".join(b"./%s\0" % path for path in paths),
-            extra={"GIT_LITERAL_PATHSPECS": "0"},
-            fine=(0, 1),
+            input=b"".join(b"./%s\0" % path for path in paths),
+            env={"GIT_LITERAL_PATHSPECS": "0"},
+            ok_codes=(0, 1),
         )
     except GitError:
         middle = len(paths) // 2
@@ -69,7 +69,7 @@ def ignored_among(repository: Repository, paths: Sequence[bytes]) -> set[bytes]:
     return {path.removeprefix(b"./") for path in out.split(b"\0")[:-1]}
 
 
-def ask_ignored(asking: Child, paths: list[bytes]) -> list[bool]:
+def are_ignored(asking: Child, paths: list[bytes]) -> list[bool]:
     """Whether each path is ignored. Small portions, so that neither side of the pipes fills up."""
     assert asking.stdin is not None and asking.stdout is not None
     answers: list[bool] = []

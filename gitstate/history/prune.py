@@ -25,7 +25,7 @@ from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
-from ..workspace.ownership import owned
+from ..workspace.ownership import locked_workspace
 
 KEEP_SAVES, KEEP_DAYS = 20, 30.0
 
@@ -63,7 +63,7 @@ def prune(
     """
     saves = _number(repository, "gitstate.keepsaves", keep_saves, KEEP_SAVES)
     days = _number(repository, "gitstate.keepdays", keep_days, KEEP_DAYS)
-    with owned(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
+    with locked_workspace(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
         held = _held(repository, reader)
         needed = needed_saves(held, refs.list_refs(repository.git, PENDING), reader)
         if names:

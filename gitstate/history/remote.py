@@ -18,7 +18,7 @@ from ..git.oid import Oid, is_oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..system.clock import Deadline
-from ..workspace.ownership import owned
+from ..workspace.ownership import locked_workspace
 from ..workspace.peek import worktree_ids
 
 #: Command lines have a limit; each refspec takes some hundred bytes.
@@ -45,7 +45,7 @@ def push(repository: Repository, named: str | None, *, dry_run: bool = False, wa
     """
     remote = _remote(repository, named)
     own = workspace_id(repository)
-    with owned(repository, Deadline(wait)) as git:
+    with locked_workspace(repository, Deadline(wait)) as git:
         theirs = _offered(git, remote)
         ours = refs.list_refs(git, SAVES, PENDING, CHECKPOINTS)
         mine = {ref: oid for ref, oid in ours.items() if ref.split("/")[3] == own}
@@ -74,7 +74,7 @@ def fetch(repository: Repository, named: str | None, *, dry_run: bool = False, w
     A marker is left where it is if its workspace is here, or if its save was recovered here before. Raises as `push`.
     """
     remote = _remote(repository, named)
-    with owned(repository, Deadline(wait)) as git:
+    with locked_workspace(repository, Deadline(wait)) as git:
         theirs = _offered(git, remote)
         ours = refs.list_refs(git, SAVES, PENDING)
         known = {oid for ref, oid in ours.items() if ref.startswith(SAVES)}

@@ -17,13 +17,13 @@ from ..errors import EXIT_PERSON, GitError, GitstateError, NeedsPerson, TryAgain
 from ..format.archive import read_save, refuse_unsafe, stage_paths
 from ..format.context import Context
 from ..format.manifest import LeftOut, Manifest, Reason, Save
-from ..format.names import PENDING, SAVES, began_ns, branch_name, marker_ref, workspace_id
+from ..format.names import PENDING, SAVES, branch_name, marker_ref, save_time_ns, workspace_id
 from ..git import locks, refs
 from ..git.command import Git
 from ..git.oid import Oid, object_id
 from ..git.operation import is_operation_file
 from ..git.refs import RefUpdate
-from ..git.repository import Repository, open_repository, owner_besides_us, without_filters
+from ..git.repository import Repository, foreign_owner, open_repository, without_filters
 from ..objects.reader import LARGE, ObjectReader, tree_of
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from ..save.request import SaveRequest
@@ -33,9 +33,9 @@ from ..system import files
 from ..system.clock import Deadline
 from ..system.process import boot_id, wait_for
 from ..workspace.files import MISSING, Seen, Worktree
-from ..workspace.live_context import measured, owner_of, read_live_context
-from ..workspace.ownership import checkout_staging, clear_journal, owned, ref_locks, write_journal
-from ..workspace.run_record import under_way
+from ..workspace.live_context import owner_state, read_live_context, with_measured_fields
+from ..workspace.ownership import checkout_staging, clear_journal, locked_workspace, ref_locks, write_journal
+from ..workspace.run_record import read_run_record
 from ..workspace.state_file import ACTIVE, RECOVERED, describe_save, state_name, write_state
 from .facts import find_save, gather, orphans, read_stack
 from .index import IndexRecovery
@@ -52,10 +52,10 @@ def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
     """Recover the workspace that `path` is in. Raises NotAWorkspace, TryAgain, GitError, OSError."""
     repository = open_repository(path)
     _let_keeper_finish(repository, Deadline(request.wait))
-    stranger = owner_besides_us(repository)
+    stranger = foreign_owner(repository)
     if stranger is not None:
         repository = without_filters(repository)
-    with owned(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
+    with locked_workspace(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
         facts, marker = gather(repository, reader, request.save_id, strict=request.strict)
         if request.waiting_only:
             facts = replace(facts, context=None)
@@ -80,7 +80,7 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
     for that is to be unwound first.
     """
     repository = open_repository(path)
-    with owned(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
+    with locked_workspace(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
         marker = marker_ref(workspace_id(repository))
         archive = refs.read_refs(repository, [marker]).get(marker)
         if archive is None:
@@ -100,9 +100,9 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
 def _let_keeper_finish(repository: Repository, deadline: Deadline) -> None:
     """Where the last run was killed and its keeper is still at work, wait for the save that it makes."""
     context, status = read_live_context(repository)
-    if status != ACTIVE or owner_of(context) != "gone" or context.boot_id != boot_id():
+    if status != ACTIVE or owner_state(context) != "gone" or context.boot_id != boot_id():
         return
-    keeper = under_way(repository).keeper
+    keeper = read_run_record(repository).keeper
     if keeper is not None and not wait_for([keeper], deadline):
         raise TryAgain(
             f"the last run's keeper still saves what it left (pid {keeper.pid})", hint="try again in a moment"
@@ -110,7 +110,7 @@ def _let_keeper_finish(repository: Repository, deadline: Deadline) -> None:
 
 
 def _clear_locks(repository: Repository) -> tuple[bytes, ...]:
-    return locks.remove_dead(repository.git_dir, repository.common_dir)
+    return locks.remove_dead_locks(repository.git_dir, repository.common_dir)
 
 
 def _against_checkpoint(repository: Repository, git: Git, reader: ObjectReader, facts: Facts, checkpoint: Save) -> str:
@@ -177,7 +177,7 @@ def restore_paths(
     Index, branch and marker stay. A file that holds something else is kept unless `request.overwrite`.
     Raises NeedsPerson where there is no such save, UsageError where it holds none of `paths`.
     """
-    with owned(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
+    with locked_workspace(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
         _, archive = find_save(repository, save_id)
         stack = read_stack(archive, reader)
         facts = Facts(None, stack[0].manifest.head, None, stack)
@@ -385,7 +385,7 @@ class _Recovery:
             # Two trees are compared, but git reads the index first, and ends where it is torn: there it finds none.
             out = self.repository.git.run(
                 *("diff-tree", "-r", "-z", "--no-renames", "--name-only", "--ignore-submodules=none", old, new),
-                extra={"GIT_INDEX_FILE": os.fsdecode(os.path.join(self.repository.own, b"no-index"))},
+                env={"GIT_INDEX_FILE": os.fsdecode(os.path.join(self.repository.own, b"no-index"))},
             )
         return out.split(b"\0")[:-1]
 
@@ -457,7 +457,7 @@ class _Recovery:
         if not self._was_made_here():
             return False
         size, changed_ns = stamp
-        if size > info[1] or changed_ns >= began_ns(self.facts.saves[0].manifest.save_id) - _COARSE_CLOCK_NS:
+        if size > info[1] or changed_ns >= save_time_ns(self.facts.saves[0].manifest.save_id) - _COARSE_CLOCK_NS:
             return False
         ours, theirs = b"", self.disk.read(target.path)
         whole = fits = True  # so far: the same, and the same or zeros after that
@@ -718,7 +718,7 @@ class _Recovery:
         """Let git write tracked files below `staging`. One whose filter fails stops git: that one goes without it."""
         command = ("checkout-index", "-q", "-z", "--ignore-skip-worktree-bits", "--stdin", b"--prefix=" + staging)
         process = self.git.start(*options, *command)
-        self.git.finish(process, given=b"".join(path + b"\0" for path in paths), fine=range(256))
+        self.git.finish(process, input=b"".join(path + b"\0" for path in paths), ok_codes=range(256))
         left = [path for path in paths if not os.path.lexists(staging + path)]
         if not left or options:
             return
@@ -766,7 +766,7 @@ class _Recovery:
                 elif snapshot.is_repository(full) and self.request.depth <= 8:
                     result = recover(full, request)
                     if path in made and result.verdict == "nothing":
-                        open_repository(full).git.run("checkout-index", "-q", "-a", fine=range(256))
+                        open_repository(full).git.run("checkout-index", "-q", "-a", ok_codes=range(256))
                     else:
                         found.append(result)
                 else:
@@ -786,7 +786,7 @@ class _Recovery:
             name = os.fsdecode(os.path.relpath(store, modules))
             if self.repository.setting(f"submodule.{name}.url") is None:
                 continue
-            said = self.git.run("config", "-z", "-f", os.path.join(store, b"config"), "core.worktree", fine=(0, 1))
+            said = self.git.run("config", "-z", "-f", os.path.join(store, b"config"), "core.worktree", ok_codes=(0, 1))
             full = os.path.realpath(os.path.join(store, said.removesuffix(b"\0")))
             path = os.path.relpath(full, os.path.realpath(self.repository.toplevel))
             leaf = self.trees.lookup(self.facts.saves[0].wip_tree, [path]).get(path)
@@ -813,7 +813,7 @@ class _Recovery:
     def _context_alone(self) -> RecoverResult:
         """The run ended without a save: its context is all there is to bring back."""
         assert self.facts.context is not None
-        context = measured(self.repository, self.facts.context, self.facts.head_ref)
+        context = with_measured_fields(self.repository, self.facts.context, self.facts.head_ref)
         result = self._result("context_only")._replace(context=context)
         if self.request.dry_run:
             return result
@@ -826,7 +826,7 @@ class _Recovery:
         if self.request.dry_run:
             return self._result(word)
         newest, oldest = self.facts.saves[0], self.facts.saves[-1]
-        context = measured(self.repository, newest.context, self.facts.head_ref)
+        context = with_measured_fields(self.repository, newest.context, self.facts.head_ref)
         resume = resume_command(context, os.environ) or instruction(context)
         told = briefing(
             context,

@@ -22,7 +22,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from ..agents.base import StopRule, stop_rule
 from ..errors import NeedsPerson, TryAgain
-from ..format.archive import waiting_id
+from ..format.archive import pending_save_id
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
@@ -181,7 +181,7 @@ class guard:
         if said is not None:
             terminal.say(*said["lines"])
             return
-        waiting = waiting_id(self._repository)
+        waiting = pending_save_id(self._repository)
         terminal.say(*failed_save(self._repository, "the keeper of this run is gone", waiting)[1])
 
     def _leave(self) -> None:

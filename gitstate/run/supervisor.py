@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..agents.base import StopRule, stop_rule
 from ..errors import EXIT_PERSON, GitstateError, TryAgain, UsageError
-from ..format.archive import waiting_id
+from ..format.archive import pending_save_id
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
@@ -253,7 +253,7 @@ class _Run:
         if name is None and code == 0:
             return {"lines": [], "status": 0}
         reason = Reason(name, None if name else code, "the keeper of this run was killed")
-        before = waiting_id(self.repository)
+        before = pending_save_id(self.repository)
         try:
             result = save(self.repository.toplevel, SaveRequest(reason=reason))
         except (GitstateError, OSError) as error:

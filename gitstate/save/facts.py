@@ -8,13 +8,13 @@ from ..format.context import Context, with_values
 from ..format.manifest import LeftOut
 from ..format.names import NOTES, checkpoint_ref, marker_ref, workspace_id
 from ..git import refs
-from ..git.index import IndexMoved, identity
+from ..git.index import IndexMoved, file_identity
 from ..snapshot import snapshot
 from ..snapshot.snapshot import Snapshot
 from ..system.clock import Deadline
 from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, Record
-from ..workspace.live_context import measured, owned_by, read_live_context
+from ..workspace.live_context import read_live_context, with_measured_fields, with_owner
 from ..workspace.ownership import frozen_index
 from ..workspace.state_file import FINISHED, state_name
 from .plan import SaveFacts
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..format.manifest import Nested, Save
     from ..git.oid import Oid
     from ..git.repository import Repository
-    from ..git.status import Asked
+    from ..git.status import StatusQuery
     from .build import Builder
     from .request import SaveRequest, SaveResult
 
@@ -44,7 +44,7 @@ class Scene(Record):
 def look(
     builder: Builder,
     request: SaveRequest,
-    asked: Asked | None,
+    asked: StatusQuery | None,
     save: Callable[[bytes, SaveRequest], SaveResult],
     *,
     insist: bool,
@@ -79,7 +79,7 @@ def look(
     return Scene(taken, context, nested, seen)
 
 
-def _take(builder: Builder, request: SaveRequest, asked: Asked | None) -> Snapshot:
+def _take(builder: Builder, request: SaveRequest, asked: StatusQuery | None) -> Snapshot:
     repository = builder.repository
     known, never, frozen = request.known, state_name(repository), frozen_index(repository)
     deadline = Deadline(request.deadline)
@@ -116,7 +116,7 @@ def _take(builder: Builder, request: SaveRequest, asked: Asked | None) -> Snapsh
 
 def check_index(repository: Repository) -> None:
     """Raises IndexMoved where git replaced the index since it was frozen."""
-    if identity(os.path.join(repository.git_dir, b"index")) != identity(frozen_index(repository)):
+    if file_identity(os.path.join(repository.git_dir, b"index")) != file_identity(frozen_index(repository)):
         raise IndexMoved("the index kept changing; nothing was changed", hint="gitstate save")
 
 
@@ -135,10 +135,10 @@ def _context(repository: Repository, request: SaveRequest, taken: Snapshot) -> t
         live = Context()
     context, too_long = with_values(live, request.values)
     if request.owner_pid is not None:
-        context = owned_by(context, request.owner_pid)
+        context = with_owner(context, request.owner_pid)
     elif context.boot_id is None:
         context = context._replace(boot_id=boot_id())
-    return measured(repository, context, taken.head_ref), too_long
+    return with_measured_fields(repository, context, taken.head_ref), too_long
 
 
 def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool) -> tuple[SaveFacts, dict[str, Save]]:

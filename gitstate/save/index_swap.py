@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..errors import GitError
-from ..git.index import identity, index_lock, kept_index, link_or_copy
+from ..git.index import file_identity, index_lock, kept_index, link_or_copy
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING
 from ..workspace.ownership import frozen_index, next_index
@@ -58,7 +58,7 @@ class IndexSwap:
             return
         self._child = self.git.start(
             *("-c", "core.splitIndex=false", "-c", "core.fsync=index", "update-index", "-z", "--index-info"),
-            extra={"GIT_INDEX_FILE": os.fsdecode(self.next)},
+            env={"GIT_INDEX_FILE": os.fsdecode(self.next)},
         )
         self._given = b"".join(lines)
         if len(self._given) < _PIPE:
@@ -70,7 +70,7 @@ class IndexSwap:
         """Put the new index in place where the branch has `moved`. What went wrong, as a sentence."""
         try:
             if self._child is not None:
-                self.git.finish(self._child, given=self._given)
+                self.git.finish(self._child, input=self._given)
             if moved and os.path.exists(self.next):
                 self._exchange()
             return ""
@@ -80,7 +80,7 @@ class IndexSwap:
     def _exchange(self) -> None:
         index = os.path.join(self.repository.git_dir, b"index")
         with index_lock(self.repository):
-            if identity(index) != identity(self.frozen):
+            if file_identity(index) != file_identity(self.frozen):
                 return
             os.rename(self.next, index)
             files.fsync_path(self.repository.git_dir)

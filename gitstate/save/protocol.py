@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ..format.manifest import Save
     from ..git.command import Git
     from ..git.repository import Repository
-    from ..git.status import Asked
+    from ..git.status import StatusQuery
     from .facts import Scene
     from .index_swap import IndexSwap
     from .plan import SavePlan
@@ -66,7 +66,7 @@ class SaveAttempt:
         #: A git of ours was killed: it may have left locks.
         self.child_killed = False
 
-    def run(self, asked: Asked | None, save: Callable[[bytes, SaveRequest], SaveResult]) -> SaveResult:
+    def run(self, asked: StatusQuery | None, save: Callable[[bytes, SaveRequest], SaveResult]) -> SaveResult:
         """`asked` is what git was asked about the frozen index; `save` is for the repositories inside."""
         try:
             scene = look(self.builder, self.request, asked, save, insist=self.insist)

@@ -58,7 +58,7 @@ class Publisher:
         writer = self._refs = RefWriter(self.repository, self.git, f"save {self.save_id}")
         # To delete a ref git locks `packed-refs`, and a reftable for any change. Others wait for both: lock them only
         # when the objects are on the disk.
-        at_once = refs.are_files(self.repository) and all(update.new is not None for update in updates)
+        at_once = refs.refs_are_files(self.repository) and all(update.new is not None for update in updates)
         if at_once:
             writer.prepare(updates)
         bring_to_disk(self.repository, self.workspace_id)

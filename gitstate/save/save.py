@@ -11,12 +11,19 @@ import time
 from ..git.command import Git
 from ..git.index import IndexMoved, link_or_copy
 from ..git.repository import Opening, Repository, open_repository
-from ..git.status import Asked, ask
+from ..git.status import StatusQuery, ask
 from ..system import files
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace import registry
-from ..workspace.ownership import clear_journal, frozen_index, next_index, owned, settle, write_journal
+from ..workspace.ownership import (
+    clean_up_after_kill,
+    clear_journal,
+    frozen_index,
+    locked_workspace,
+    next_index,
+    write_journal,
+)
 
 if TYPE_CHECKING:
     from .request import SaveRequest, SaveResult
@@ -33,7 +40,7 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     with suppress(FileExistsError):
         # It comes to the disk with all else, before the marker.
         os.mkdir(repository.own)
-    with owned(repository, deadline) as git:
+    with locked_workspace(repository, deadline) as git:
         result = save_owned(repository, git, request)
     if not request.depth:
         # A nested repository comes back with the workspace around it. Here all is durable, and others may go on.
@@ -54,7 +61,7 @@ def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveRe
 def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: bool = False) -> SaveResult:
     """Hold on to the index, look, and save; whatever comes, nothing of it is left but what was saved."""
     frozen, following = frozen_index(repository), next_index(repository)
-    asked: Asked | None = None
+    asked: StatusQuery | None = None
     unharmed = False
     write_journal(repository, [])
     try:
@@ -73,7 +80,7 @@ def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: 
             asked.end()
         if not unharmed:
             # A child of ours that was killed may have left locks: the journal names them.
-            settle(repository)
+            clean_up_after_kill(repository)
         for path in (frozen, following, following + b".lock"):
             files.remove(path)
         clear_journal(repository)

@@ -15,11 +15,11 @@ from ..errors import GitError
 from ..format.manifest import LeftOut
 from ..git import refs
 from ..git.attributes import Conversions, quote_c
-from ..git.index import IndexFile, identify_index, identity, shared_index_name
+from ..git.index import IndexFile, file_identity, identify_index, shared_index_name
 from ..git.oid import Oid, object_id
 from ..git.operation import operation_paths, operation_under_way
 from ..git.repository import Repository, head_of, read_head
-from ..git.status import Asked, ask, ask_ignored, start_status
+from ..git.status import StatusQuery, are_ignored, ask, start_status
 from ..objects.pack import ChangedWhileRead, PackWriter
 from ..objects.reader import LARGE, ObjectReader
 from ..objects.tree import EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, is_safe_path
@@ -122,7 +122,7 @@ def take(
     keep_paths: Sequence[bytes] = (),
     largest: int | None = None,
     deadline: Deadline,
-    asked: Asked | None = None,
+    asked: StatusQuery | None = None,
 ) -> Snapshot:
     """Take one snapshot; `asked` is what `ask` gave for the same index, where the caller had something else to do.
 
@@ -172,7 +172,7 @@ class Taking:
         self.staged_only: list[bytes] = []
         self.reached: dict[bytes, bool] = {}
 
-    def run(self, keep_paths: Sequence[bytes], asked: Asked) -> Snapshot:
+    def run(self, keep_paths: Sequence[bytes], asked: StatusQuery) -> Snapshot:
         listed = self.repository.git.finish(asked.listing)
         hidden = self._tracked(listed)
         self._take_index(hides=bool(hidden))
@@ -196,7 +196,7 @@ class Taking:
         self.reader.foresee_kinds(self.found.staged_blobs())
         self._read_all([*changed[len(early) :], *plain])
         if self.staged_only and self._may_convert(self.staged_only):
-            converted = self.conversions.named_for(self.staged_only)
+            converted = self.conversions.converting_attributes(self.staged_only)
             reached = [path for path in converted if self._is_reached(path.rpartition(b"/")[0])]
             self._read_by_git(sorted(path for path in reached if os.path.isfile(os.path.join(self.top, path))))
         self._hidden(hidden)
@@ -231,7 +231,7 @@ class Taking:
                 if off:
                     return git.finish(start_status(self.repository, self.extra, *off))
         out = git.finish(start_status(self.repository, self.extra, *off, submodules=False))
-        for line in git.run("ls-files", "-z", "-s", extra=self.extra).split(b"\0"):
+        for line in git.run("ls-files", "-z", "-s", env=self.extra).split(b"\0"):
             if not line.startswith(b"160000 "):
                 continue
             path = line.partition(b"\t")[2]
@@ -334,11 +334,11 @@ class Taking:
                     "--stdin",
                     "-v",
                     "-n",
-                    extra={**self.extra, "GIT_LITERAL_PATHSPECS": "0"},
+                    env={**self.extra, "GIT_LITERAL_PATHSPECS": "0"},
                 )
             meanwhile()
             while asking is not None and level:
-                verdicts = ask_ignored(asking, level)
+                verdicts = are_ignored(asking, level)
                 below: list[bytes] = []
                 for path, is_ignored in zip(level, verdicts, strict=True):
                     if is_ignored:
@@ -447,7 +447,7 @@ class Taking:
         if self.deadline.seconds is not None:
             # What fits into the time that is left is as much of the work as can be: small files first.
             paths = sorted(paths, key=self._size)
-        convert = self.conversions.named_for(paths) if self._may_convert(paths) else {}
+        convert = self.conversions.converting_attributes(paths) if self._may_convert(paths) else {}
         by_git: list[bytes] = []
         for path in paths:
             if not is_safe_path(path):
@@ -578,7 +578,7 @@ class Taking:
             else:
                 present.append(path)
         for start in range(0, len(present), 500):
-            out = self.repository.git.run("ls-files", "-z", "-s", "--", *present[start : start + 500], extra=self.extra)
+            out = self.repository.git.run("ls-files", "-z", "-s", "--", *present[start : start + 500], env=self.extra)
             for line in out.split(b"\0")[:-1]:
                 words, _, path = line.partition(b"\t")
                 mode, oid, _ = words.split(b" ")
@@ -594,7 +594,7 @@ class Taking:
 
     def _keep_ignored(self, plain: set[bytes]) -> None:
         patterns = [word for pattern in self.keep_ignored for word in ("-x", pattern)]
-        out = self.repository.git.run("ls-files", "-z", "-o", "-i", *patterns, extra=self.extra)
+        out = self.repository.git.run("ls-files", "-z", "-o", "-i", *patterns, env=self.extra)
         kept = set()
         for path in out.split(b"\0")[:-1]:
             if path in plain or path == self.never or path.endswith(b"/") or not is_safe_path(path):
@@ -617,7 +617,7 @@ class Taking:
         it, the size tells; else git is asked for what it would write. What a filter program makes is not looked at:
         to run it for every file would cost more than the save.
         """
-        named = self.conversions.named_for(paths)
+        named = self.conversions.converting_attributes(paths)
         conversions = {path: attributes for path, attributes in named.items() if b"filter" not in attributes}
         if not conversions:
             return
@@ -630,11 +630,11 @@ class Taking:
             size = _file_size(os.path.join(self.top, path)) if self._is_reached(path.rpartition(b"/")[0]) else None
             if kind is None or size is None or max(size, kind[1]) > LARGE:
                 continue
-            if self.conversions.changes_on_the_way_out(conversions[path]):
+            if self.conversions.may_change_on_checkout(conversions[path]):
                 suspects[path] = oids[path]
             elif size != kind[1]:
                 self._keep_clean(path)
-        written = self.conversions.written(suspects)
+        written = self.conversions.checkout_oids(suspects)
         for path in suspects:
             if not same_content(os.path.join(self.top, path), self.repository.object_format, written.get(path, "")):
                 self._keep_clean(path)
@@ -642,7 +642,7 @@ class Taking:
     def _index_leaves(self) -> dict[bytes, Leaf]:
         """What the index says of every path."""
         found: dict[bytes, Leaf] = {}
-        for line in self.repository.git.run("ls-files", "-z", "-s", extra=self.extra).split(b"\0")[:-1]:
+        for line in self.repository.git.run("ls-files", "-z", "-s", env=self.extra).split(b"\0")[:-1]:
             words, _, path = line.partition(b"\t")
             mode, oid, _ = words.split(b" ")
             found[path] = Leaf(int(mode, 8), oid.decode("ascii"))
@@ -662,7 +662,7 @@ class Taking:
             "GIT_OBJECT_DIRECTORY": os.fsdecode(place),
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(self.repository.objects),
         }
-        clean = self.conversions.taken_in(paths, extra, self.deadline)
+        clean = self.conversions.hash_files(paths, extra, self.deadline)
         with ObjectReader(self.repository.git, extra) as reader:
             for path in paths:
                 raw = self._read(path)
@@ -724,7 +724,7 @@ class Taking:
             executable = os.access(os.path.join(git_dir, path), os.X_OK)
             found.operation_files[path] = Leaf(EXECUTABLE if executable else REGULAR, self.writer.add("blob", data))
             named.update(word for word in data.translate(_WORDS).split() if len(word) == digits and b"_" not in word)
-        if not refs.are_files(self.repository):
+        if not refs.refs_are_files(self.repository):
             self._operation_refs()
         oids = [oid.decode("ascii") for oid in sorted(named)]
         for oid, info in zip(oids, self.reader.kinds(oids), strict=True):
@@ -767,7 +767,7 @@ def settings_identity(repository: Repository) -> tuple[object, ...]:
         os.path.join(repository.common_dir, b"info", b"attributes"),
         os.path.join(repository.git_dir, b"info", b"sparse-checkout"),
     )
-    return tuple(identity(place) for place in places)
+    return tuple(file_identity(place) for place in places)
 
 
 def is_repository(directory: bytes) -> bool:

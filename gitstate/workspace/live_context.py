@@ -59,7 +59,7 @@ def _context_of(data: bytes | None) -> tuple[Context, str | None]:
     return context_from_json(value), status if isinstance(status, str) else None
 
 
-def owner_of(context: Context) -> str:
+def owner_state(context: Context) -> str:
     """Who is known about the process that a context names as its owner.
 
     `lives`, `ours` (it lives, and this process descends from it), `gone` (of another boot, or ended), or `unknown`:
@@ -86,7 +86,7 @@ def _before_boot(timestamp: str | None) -> bool:
     return timestamp < time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(boot // 1_000_000_000))
 
 
-def measured(repository: Repository, context: Context, head_ref: str | None) -> Context:
+def with_measured_fields(repository: Repository, context: Context, head_ref: str | None) -> Context:
     """`context` with what is known better than any caller can say: where, on which branch, when, on which host."""
     return context._replace(
         workspace_path=text_to_json(os.fsdecode(repository.toplevel)),
@@ -109,10 +109,10 @@ def _set(repository: Repository, before: Context, values: Mapping[str, str]) -> 
     context, too_long = with_values(before, values)
     if too_long:
         raise UsageError(f"{too_long[0]} is longer than {MAX_VALUE} characters")
-    if owner_of(context) not in ("lives", "ours"):
+    if owner_state(context) not in ("lives", "ours"):
         # Whoever sets this lives, an earlier run's process does not; the boot tells after a reboot that all are gone.
         context = context._replace(pid=None, pid_start=None, boot_id=process.boot_id())
-    context = measured(repository, context, read_head(repository.git_dir))
+    context = with_measured_fields(repository, context, read_head(repository.git_dir))
     write_state(repository, context, ACTIVE)
     return context
 
@@ -124,12 +124,12 @@ def begin(
 
     Raises UsageError as `set_values` does.
     """
-    context = _set(repository, owned_by(before, owner_pid), values)
+    context = _set(repository, with_owner(before, owner_pid), values)
     registry.register(repository)
     return context
 
 
-def owned_by(context: Context, pid: int | None) -> Context:
+def with_owner(context: Context, pid: int | None) -> Context:
     """`context` with the process that owns the workspace while it lives."""
     start = None if pid is None else process.process_start(pid)
     return context._replace(pid=pid, pid_start=start, boot_id=process.boot_id())
@@ -138,7 +138,7 @@ def owned_by(context: Context, pid: int | None) -> Context:
 def finish(repository: Repository) -> Context:
     """The task is done: its context stays to be read, nobody owns the workspace any more."""
     live, _ = read_live_context(repository)
-    context = measured(repository, live, read_head(repository.git_dir))._replace(pid=None, pid_start=None)
+    context = with_measured_fields(repository, live, read_head(repository.git_dir))._replace(pid=None, pid_start=None)
     write_state(repository, context, FINISHED)
     return context
 

@@ -182,7 +182,7 @@ def _take_over_old_entries() -> None:
     once, and nothing reads them again. Raises NeedsPerson, OSError.
     """
     # A configuration that git can't read has no entries to take over: the list itself stands elsewhere.
-    out = Git(b"/").run("config", "--global", "--includes", "-z", "--get-all", OLD_KEY, fine=range(256))
+    out = Git(b"/").run("config", "--global", "--includes", "-z", "--get-all", OLD_KEY, ok_codes=range(256))
     paths = [path for path in dict.fromkeys(out.split(b"\0")[:-1]) if path.startswith(b"/")]
     if not paths:
         return
