@@ -7,11 +7,12 @@ import os
 from ..errors import GitError
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING
+from .command import try_in_halves
 from .oid import Oid, object_id
 from .repository import Repository
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 _CONVERTING = ("filter", "text", "crlf", "eol", "ident", "working-tree-encoding")
 _LISTED_AT_ONCE = 200
@@ -57,7 +58,7 @@ class Conversions:
                     found.setdefault(path, {})
         return found
 
-    def written(self, wanted: dict[bytes, Oid]) -> dict[bytes, Oid]:
+    def checkout_oids(self, wanted: dict[bytes, Oid]) -> dict[bytes, Oid]:
         """What git would write for each path, as the blob that it would be; paths that it can't write are missing."""
         found: dict[bytes, Oid] = {}
         mark = b"gitstate-" + os.urandom(12).hex().encode("ascii")
@@ -79,22 +80,21 @@ class Conversions:
         A path whose conversion fails (a required filter) is missing from the answer.
         """
         command = ("-c", "core.safecrlf=false", "hash-object", "-w", "--stdin-paths")
-        timeout = min(deadline.left(), 600.0)
-        try:
-            out = self._repository.git.run(
-                *command, input=b"".join(quote_c(path) + b"\n" for path in paths), env=extra, timeout=timeout
-            )
+
+        def hash_files(some: Sequence[bytes]) -> list[bytes] | None:
+            given = b"".join(quote_c(path) + b"\n" for path in some)
+            try:
+                out = self._repository.git.run(*command, input=given, env=extra, timeout=min(deadline.left(), 600.0))
+            except GitError:
+                return None
             oids = out.split()
-            if len(oids) == len(paths):
-                return {path: oid.decode("ascii") for path, oid in zip(paths, oids, strict=True)}
-        except GitError:
-            if len(paths) == 1:
-                return {}
-        middle = len(paths) // 2
-        if not middle:
-            return {}
-        halves = (paths[:middle], paths[middle:])
-        return {path: oid for half in halves for path, oid in self.hash_files(half, extra, deadline).items()}
+            return oids if len(oids) == len(some) else None
+
+        return {
+            path: oid.decode("ascii")
+            for some, oids in try_in_halves(paths, hash_files)
+            for path, oid in zip(some, oids or (), strict=False)
+        }
 
     def may_change_on_checkout(self, named: dict[bytes, bytes]) -> bool:
         """Whether a checkout may write other bytes than the blob's, as `convert_to_working_tree` decides it."""

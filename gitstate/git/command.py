@@ -9,7 +9,11 @@ from ..system.child import Child
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import TypeVar
+
+    T = TypeVar("T")
+    R = TypeVar("R")
 
 
 #: Names of variables that say where git's own parts and the user's configuration are, not which repository to use.
@@ -35,7 +39,7 @@ _OPTIONS = (
 )
 
 
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment without what would lead git elsewhere, or let it ask or wait for a person.
 
     Inside a hook GIT_DIR and GIT_INDEX_FILE are set, and `git -C other` then reads the wrong repository.
@@ -62,8 +66,8 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         with suppress(KeyError):
             clean["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
     clean.pop("LANGUAGE", None)
-    if extra:
-        clean.update(extra)
+    if env:
+        clean.update(env)
     return clean
 
 
@@ -77,38 +81,38 @@ class Git(Record):
     options: tuple[str, ...] = ()
     lock_fd: int | None = None
 
-    def start(self, *args: str | bytes, extra: Mapping[str, str] | None = None, quiet: bool = False) -> Child:
+    def start(self, *args: str | bytes, env: Mapping[str, str] | None = None, quiet: bool = False) -> Child:
         """Start git with pipes on its streams; with `quiet` its words on stderr are thrown away."""
         words: list[str | bytes] = ["git", "-C", self.directory, *_OPTIONS, *self.options, *args]
-        return Child(words, environment(extra), quiet=quiet, inherits=self.lock_fd)
+        return Child(words, environment(env), quiet=quiet, inherits=self.lock_fd)
 
     def run(
         self,
         *args: str | bytes,
-        given: bytes = b"",
-        extra: Mapping[str, str] | None = None,
-        fine: Sequence[int] = (0,),
+        input: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        ok_codes: Sequence[int] = (0,),
         timeout: float | None = None,
     ) -> bytes:
-        """What git prints. Raises GitError where its status is not among `fine`, or it outlives `timeout` seconds."""
-        return self.finish(self.start(*args, env=extra), input=given, ok_codes=fine, timeout=timeout)
+        """What git prints. Raises GitError for another status than `ok_codes`, or after `timeout` seconds."""
+        return self.finish(self.start(*args, env=env), input=input, ok_codes=ok_codes, timeout=timeout)
 
     def finish(
         self,
         process: Child,
         *,
-        given: bytes = b"",
-        fine: Sequence[int] = (0,),
+        input: bytes = b"",
+        ok_codes: Sequence[int] = (0,),
         timeout: float | None = None,
     ) -> bytes:
         """Feed a process that `start` made and wait for its output; raises as `run` does."""
         try:
-            out, err = process.communicate(given, timeout=timeout)
+            out, err = process.communicate(input, timeout=timeout)
         except TimeoutError:
             process.kill()
             process.communicate()
             raise GitError(_words(process), -9, b"it took too long") from None
-        if process.returncode not in fine:
+        if process.returncode not in ok_codes:
             raise GitError(_words(process), process.wait(), err)
         return out
 
@@ -119,5 +123,20 @@ class Git(Record):
         return process.returncode == 0
 
 
+def try_in_halves(items: Sequence[T], work: Callable[[Sequence[T]], R | None]) -> list[tuple[Sequence[T], R | None]]:
+    """What `work` returns for `items`, in portions as large as it can do.
+
+    Git ends at one item that it can't take. `work` then returns None, and each half of the items is tried alone.
+    Returns the portions in their order, each with its result; None stands only beside a portion of a single item.
+    """
+    if not items:
+        return []
+    result = work(items)
+    if result is not None or len(items) == 1:
+        return [(items, result)]
+    middle = len(items) // 2
+    return [*try_in_halves(items[:middle], work), *try_in_halves(items[middle:], work)]
+
+
 def _words(process: Child) -> list[str]:
-    return [os.fsdecode(word) for word in process.args[3:]]
+    return [os.fsdecode(word) for word in process.argv[3:]]

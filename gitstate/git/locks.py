@@ -33,7 +33,7 @@ def dead_locks_in(directory: bytes) -> tuple[bytes, ...]:
     return tuple(path for path in paths if process.older_than_boot(path))
 
 
-def find(git_dir: bytes, common_dir: bytes) -> list[Lock]:
+def find_locks(git_dir: bytes, common_dir: bytes) -> list[Lock]:
     """Every lock of a worktree and of its repository, those of single refs too."""
     places = dict.fromkeys((git_dir, common_dir))
     found = [os.path.join(place, name) for place in places for name in _listed(place) if name.endswith(b".lock")]
@@ -44,7 +44,7 @@ def find(git_dir: bytes, common_dir: bytes) -> list[Lock]:
 def remove_dead_locks(git_dir: bytes, common_dir: bytes) -> tuple[bytes, ...]:
     """Remove the dead locks of a workspace; returns their paths. One that can't be removed stays."""
     removed = []
-    for lock in find(git_dir, common_dir):
+    for lock in find_locks(git_dir, common_dir):
         try:
             # Asked again: a new owner may have taken it meanwhile.
             if lock.dead and process.older_than_boot(lock.path):

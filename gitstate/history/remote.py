@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from ..errors import GitstateError, UsageError
 from ..format.names import CHECKPOINTS, NOTES, OWN, PENDING, SAVES, is_save_id, workspace_id
-from ..format.notes_ref import join_notes
 from ..git import refs
 from ..git.command import Git
 from ..git.oid import Oid, is_oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
+from ..objects.notes import NotesRef
 from ..system.clock import Deadline
 from ..workspace.ownership import locked_workspace
 from ..workspace.peek import worktree_ids
@@ -108,7 +108,7 @@ def _take_notes(repository: Repository, git: Git, remote: str) -> None:
     if current is None:
         refs.move_refs(repository, git, [RefUpdate(NOTES, theirs, None)], "fetch")
     elif current != theirs and not git.succeeds("merge-base", "--is-ancestor", theirs, current):
-        join_notes(repository, git, theirs)
+        NotesRef(repository, NOTES, workspace_id(repository)).join(git, theirs)
     refs.move_refs(repository, git, [RefUpdate(_THEIRS, None, theirs)], "fetch")
 
 

@@ -29,8 +29,8 @@ from typing import Any
 
 from ..agents.base import StopRule
 from ..errors import EXIT_DONE, GitstateError
-from ..format.archive import checkpoint_save_id, pending_save_id
 from ..format.manifest import Reason
+from ..format.saves import checkpoint_save_id, pending_save_id
 from ..git.index import file_identity
 from ..git.operation import operation_under_way
 from ..git.repository import Repository, open_repository

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from typing import NamedTuple
 
-from ..format.archive import pending_save_id
 from ..format.manifest import Reason
+from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
 from ..save.request import SaveRequest
 from ..save.save import save

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from ..agents.base import StopRule, stop_rule
 from ..errors import EXIT_PERSON, GitstateError, TryAgain, UsageError
-from ..format.archive import pending_save_id
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
+from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest

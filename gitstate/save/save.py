@@ -11,7 +11,7 @@ import time
 from ..git.command import Git
 from ..git.index import IndexMoved, link_or_copy
 from ..git.repository import Opening, Repository, open_repository
-from ..git.status import StatusQuery, ask
+from ..git.status import StatusQuery, query_status
 from ..system import files
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, suppress
@@ -68,7 +68,7 @@ def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: 
         with suppress(FileNotFoundError):
             link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
         if request.known is None:
-            asked = ask(repository, frozen)
+            asked = query_status(repository, frozen)
         from .protocol import SaveAttempt
 
         attempt = SaveAttempt(repository, git, request, insist=insist)

@@ -19,7 +19,14 @@ from ..git.index import IndexFile, file_identity, identify_index, shared_index_n
 from ..git.oid import Oid, object_id
 from ..git.operation import operation_paths, operation_under_way
 from ..git.repository import Repository, head_of, read_head
-from ..git.status import StatusQuery, are_ignored, ask, start_status
+from ..git.status import (
+    StatusQuery,
+    are_ignored,
+    parse_listing,
+    query_status,
+    start_check_ignore,
+    start_status,
+)
 from ..objects.pack import ChangedWhileRead, PackWriter
 from ..objects.reader import LARGE, ObjectReader
 from ..objects.tree import EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, is_safe_path
@@ -134,7 +141,7 @@ def take(
     Raises GitError, OSError; one bad file is left out instead.
     """
     taking = Taking(repository, writer, reader, frozen_index, never, keep_ignored, largest, deadline)
-    return taking.run(keep_paths, asked or ask(repository, frozen_index))
+    return taking.run(keep_paths, asked or query_status(repository, frozen_index))
 
 
 class Taking:
@@ -242,16 +249,9 @@ class Taking:
     def _tracked(self, listed: bytes) -> list[tuple[bytes, bytes]]:
         """Fill `tracked`; returns (tag, path) of entries that git was told not to look at."""
         self.attributes = b".gitattributes\0" in listed
-        if listed.startswith(b"H "):
-            # As a rule there are none but ordinary entries: two passes in C instead of a loop over every path.
-            self.order = listed[2:-1].split(b"\0H ")
-            if len(self.order) == listed.count(b"\0"):
-                self.tracked = set(self.order)
-                return []
-        items = listed.split(b"\0")[:-1]
-        self.order = [item[2:] for item in items]
+        self.order, hidden = parse_listing(listed)
         self.tracked = set(self.order)
-        return [(item[:1], item[2:]) for item in items if item[:1] in b"Shsm" and not item.endswith(b"/")]
+        return hidden
 
     def _holds_tracked(self, directory: bytes) -> bool:
         """Whether the index has an entry below a directory: `order` is sorted by bytes, as the index is."""
@@ -327,15 +327,7 @@ class Taking:
         asking: Child | None = None
         try:
             if level:
-                asking = self.repository.git.start(
-                    "check-ignore",
-                    "--no-index",
-                    "-z",
-                    "--stdin",
-                    "-v",
-                    "-n",
-                    env={**self.extra, "GIT_LITERAL_PATHSPECS": "0"},
-                )
+                asking = start_check_ignore(self.repository, self.extra)
             meanwhile()
             while asking is not None and level:
                 verdicts = are_ignored(asking, level)

@@ -28,18 +28,18 @@ class Child:
 
     def __init__(
         self,
-        words: list[str | bytes],
-        environment: Mapping[str, str],
+        argv: list[str | bytes],
+        env: Mapping[str, str],
         *,
         quiet: bool = False,
         inherits: int | None = None,
     ) -> None:
-        """Start `words`, the first of them looked up in PATH.
+        """Start `argv`, the first of them looked up in PATH.
 
         `quiet` throws away what it says on stderr. `inherits` is a descriptor that it keeps, under the same number.
         Raises OSError where it can't be started.
         """
-        self.args = words
+        self.argv = argv
         #: Its exit status once it was waited for; minus the signal where one ended it.
         self.returncode: int | None = None
         ours: list[int] = []
@@ -57,9 +57,7 @@ class Child:
                 # By way of another number: duplicated onto itself it would stay close-on-exec in older C libraries.
                 theirs.append(fcntl.fcntl(inherits, fcntl.F_DUPFD_CLOEXEC, 3))
                 actions.append((os.POSIX_SPAWN_DUP2, theirs[-1], inherits))
-            self.pid = os.posix_spawn(
-                _found(words[0]), words, environment, file_actions=actions, setsigdef=_USUAL_IN_CHILD
-            )
+            self.pid = os.posix_spawn(_found(argv[0]), argv, env, file_actions=actions, setsigdef=_USUAL_IN_CHILD)
         except BaseException:
             for fd in ours:
                 os.close(fd)
@@ -71,13 +69,15 @@ class Child:
         self.stdout: BinaryIO = os.fdopen(ours[1], "rb")
         self.stderr: BinaryIO | None = None if quiet else os.fdopen(ours[2], "rb")
 
-    def communicate(self, given: bytes = b"", timeout: float | None = None) -> tuple[bytes, bytes]:
-        """Write `given`, read both streams to their end, and wait: what it printed, and what it said on stderr.
+    def communicate(self, input: bytes = b"", timeout: float | None = None) -> tuple[bytes, bytes]:
+        """Write `input`, read both streams to their end, and wait; returns what it wrote to stdout and to stderr.
 
-        Raises TimeoutError after `timeout` seconds; it then still runs.
+        Returns nothing where it was waited for already. Raises TimeoutError after `timeout` seconds: it still runs.
         """
+        if self.returncode is not None:
+            return b"", b""
         end = None if timeout is None else time.monotonic() + timeout
-        left = memoryview(given)
+        left = memoryview(input)
         into = self.stdin.fileno() if left else -1
         poll = select.poll()
         if left:
@@ -108,10 +108,10 @@ class Child:
         self.wait()
         return b"".join(parts[0]), b"".join(parts[1]) if self.stderr else b""
 
-    def end_input(self, given: bytes = b"") -> None:
+    def end_input(self, input: bytes = b"") -> None:
         """Write the last that it gets, and let it know. What it did not read because it has ended, its status tells."""
         with suppress(BrokenPipeError):
-            self.stdin.write(given)
+            self.stdin.write(input)
         self._close(self.stdin)
 
     def wait(self) -> int:

@@ -1,4 +1,4 @@
-"""The only writer of files outside git: atomic and durable writes, locks, and who a process is.
+"""Files written whole and durably, read with a limit, locked and removed.
 
 Durable means: fsync of the file, rename or link, fsync of the directory (POSIX leaves a directory entry volatile
 until its directory is synced; see `man 2 fsync`).
@@ -17,7 +17,7 @@ from .clock import Deadline
 from .stdlib import TYPE_CHECKING, contextmanager, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 def fsync_path(path: bytes) -> None:
@@ -66,13 +66,6 @@ def make_directory_at(above: int, name: bytes, *, mode: int) -> None:
         os.fsync(above)
 
 
-def give_to_owner_of(fd: int, directory: int) -> None:
-    """Give the open file to the owner of the open directory: what root writes must not lock its user out."""
-    if os.geteuid() == 0:
-        owner = os.fstat(directory)
-        os.fchown(fd, owner.st_uid, owner.st_gid)
-
-
 def _give_to(path: bytes, owner: os.stat_result, *, directory: int | None = None) -> None:
     os.chown(path, owner.st_uid, owner.st_gid, dir_fd=directory, follow_symlinks=False)
 
@@ -93,11 +86,14 @@ def write_atomic(path: bytes, data: bytes, *, staging: bytes, mode: int = 0o600,
     """
     _refuse_special_file(path)
     try:
-        _write_and_move(os.path.join(staging, os.path.basename(path)), path, data, mode, durable)
+        temporary = temporary_name(os.path.join(staging, os.path.basename(path)))
+        write_and_rename(temporary, path, data, mode=mode, durable=durable)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        _write_and_move(path, path, data, mode, durable)
+        write_and_rename(temporary_name(path), path, data, mode=mode, durable=durable)
+    if durable:
+        fsync_path(os.path.dirname(path))
 
 
 def _refuse_special_file(path: bytes) -> None:
@@ -109,26 +105,52 @@ def _refuse_special_file(path: bytes) -> None:
         raise FileExistsError(errno.EEXIST, "it is not a regular file", path)
 
 
-def _write_and_move(beside: bytes, path: bytes, data: bytes, mode: int, durable: bool) -> None:
-    temporary = b"%s.tmp-%d" % (beside, os.getpid())
-    with suppress(FileNotFoundError):
-        os.unlink(temporary)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def temporary_name(path: bytes) -> bytes:
+    """The name under which this process writes the file at `path` before it takes its place."""
+    return b"%s.tmp-%d" % (path, os.getpid())
+
+
+def write_new_file(
+    path: bytes, content: Iterable[bytes], *, mode: int, durable: bool = True, directory: int | None = None
+) -> None:
+    """Create the file at `path` and write the pieces of `content` to it. Raises OSError; then no file is left.
+
+    `path` is relative to the open directory `directory`, where that is given; root then gives the file to its owner.
+    Durable are the bytes, not the directory entry: the caller syncs a directory once for many files.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600, dir_fd=directory)
     try:
         try:
-            write_all(fd, data)
+            for data in content:
+                write_all(fd, data)
+            if directory is not None and os.geteuid() == 0:
+                owner = os.fstat(directory)
+                os.fchown(fd, owner.st_uid, owner.st_gid)
             os.fchmod(fd, mode)
             if durable:
                 os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(temporary, path)
     except BaseException:
         with suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(path, dir_fd=directory)
         raise
-    if durable:
-        fsync_path(os.path.dirname(path))
+
+
+def write_and_rename(
+    temporary: bytes, path: bytes, data: bytes, *, mode: int, durable: bool = True, directory: int | None = None
+) -> None:
+    """Replace the file at `path` by way of the file `temporary`, as `write_new_file` writes it: whole or not at all."""
+    with suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=directory)
+    write_new_file(temporary, (data,), mode=mode, durable=durable, directory=directory)
+    try:
+        os.rename(temporary, path, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
+        raise
 
 
 def read_limited(path: bytes, limit: int, *, directory: int | None = None) -> bytes | None:

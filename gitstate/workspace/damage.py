@@ -41,7 +41,7 @@ class Damage(NamedTuple):
         return self.content is not None or self.disposable
 
 
-def find(workspace: bytes, git_dir: bytes, common_dir: bytes) -> list[Damage]:
+def find_damage(workspace: bytes, git_dir: bytes, common_dir: bytes) -> list[Damage]:
     """The blank files of a workspace and its repository that matter. Asks git only whether an object is there."""
     context, _ = read_context(git_dir)
     where = _quoted(workspace)
@@ -57,7 +57,7 @@ def find(workspace: bytes, git_dir: bytes, common_dir: bytes) -> list[Damage]:
     return found
 
 
-def mend(damage: Damage) -> bool:
+def repair_damage(damage: Damage) -> bool:
     """Put right what is known. False where the file is no longer blank, or nothing is known. Raises OSError."""
     if not damage.repairable or not is_blank(damage.path):
         return False

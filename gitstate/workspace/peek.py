@@ -79,7 +79,7 @@ class WorkspacePeek(NamedTuple):
         )
 
 
-class Shared(NamedTuple):
+class SharedPeek(NamedTuple):
     """What all worktrees of one repository share, read once."""
 
     pending: dict[str, Oid]
@@ -95,16 +95,16 @@ class Peeker:
 
     def __init__(self, trusted: Collection[bytes] = ()) -> None:
         self._trusted = frozenset(trusted)
-        self._shared: dict[bytes, Shared] = {}
+        self._shared: dict[bytes, SharedPeek] = {}
 
-    def look(self, path: bytes) -> WorkspacePeek:
+    def peek(self, path: bytes) -> WorkspacePeek:
         """The first look at the workspace whose top directory is `path`. Never raises for what it finds there."""
         try:
-            return self._look(path)
+            return self._peek(path)
         except (OSError, ValueError) as error:
             return WorkspacePeek(path, damage=(f"it can't be read: {error}"[:200],))
 
-    def _look(self, path: bytes) -> WorkspacePeek:
+    def _peek(self, path: bytes) -> WorkspacePeek:
         try:
             top = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -157,7 +157,7 @@ class Peeker:
         return others[0] if others and path not in self._trusted else None
 
 
-def peek_shared(common: bytes) -> Shared:
+def peek_shared(common: bytes) -> SharedPeek:
     """What the files of a common git directory say about all of its worktrees."""
     reftable = os.path.isdir(os.path.join(common, b"reftable"))
     pending, checkpoints = refs.read_refs_below(common, names.PENDING, names.CHECKPOINTS)
@@ -165,7 +165,7 @@ def peek_shared(common: bytes) -> Shared:
     config = files.read_limited(os.path.join(common, b"config"), 16 << 20)
     if config is not None and not config.strip(b"\0"):
         damage.append("config is empty")
-    return Shared(pending, checkpoints, locks.dead_locks_in(common), tuple(damage), reftable)
+    return SharedPeek(pending, checkpoints, locks.dead_locks_in(common), tuple(damage), reftable)
 
 
 def worktree_ids(common: bytes) -> set[str]:

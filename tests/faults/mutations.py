@@ -151,7 +151,7 @@ MUTATIONS = (
     Mutation(
         "an index that moved under the save is exchanged all the same",
         "save/index_swap.py",
-        "            if identity(index) != identity(self.frozen):\n                return\n",
+        "            if file_identity(index) != file_identity(self.frozen):\n                return\n",
         "",
         "faults/test_concurrency.py::test_an_index_that_moves_in_the_worst_moment",
     ),
@@ -196,7 +196,7 @@ MUTATIONS = (
     Mutation(
         "a good index is put away because git failed",
         "recover/index.py",
-        "            if not is_torn(current, self.repository.object_format):\n                raise",
+        "            if not is_torn_index(current, self.repository.object_format):\n                raise",
         "            if not os.path.exists(current):\n                raise",
         f"{ERRORS}[recover]",
         {"ERROR_POINT": r"ls-files\.1:openat:.*\+"},

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gitstate.errors import CorruptSave
+from gitstate.errors import BadJson
 from gitstate.system.jsonio import dumps, loads
 
 VALUES = st.recursive(
@@ -40,7 +40,7 @@ def test_json_is_read_as_json_reads_it(text: str, margin: str) -> None:
     if isinstance(wanted, dict):
         assert repr(loads(data, len(data), "it")) == repr(wanted)
     else:
-        with pytest.raises(CorruptSave):
+        with pytest.raises(BadJson):
             loads(data, len(data), "it")
 
 
