@@ -12,12 +12,11 @@ from ..format.names import NOTES
 from ..git import refs
 from ..git.index import kept_index
 from ..git.refs import RefUpdate
-from ..objects.notes import add_note
+from ..objects.notes import NotesRef, add_note
 from ..objects.pack import PackWriter
 from ..objects.reader import ObjectReader
 from ..objects.tree import TreeReader
 from ..system import files
-from ..system.clock import Deadline
 from ..system.jsonio import dumps, path_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.ownership import ref_locks, remove_ref_locks
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from ..git.repository import Repository
     from .build import Builder, Built
     from .publish import Publisher
-
-#: So often is a note built anew on top of what others added meanwhile.
-_ATTEMPTS = 50
 
 
 class Note(Record):
@@ -56,8 +52,9 @@ class AfterMarker:
         self.troubles: list[str] = []
         #: A git that was killed may have left locks on the notes and the branch.
         self.child_killed = False
+        self.notes = NotesRef(self.repository, NOTES, publisher.workspace_id)
         #: The lock on the notes, while this save holds it.
-        self._turn: int | None = None
+        self._lock: int | None = None
 
     def build_note(self, built: Built, context: Context, tip: Oid | None) -> Note:
         """Add the objects of the note; `tip` is where the notes ref is now."""
@@ -79,7 +76,7 @@ class AfterMarker:
             if joined and branch is not None:
                 moved = self._end_both(branch, note)
         finally:
-            self._end_turn()
+            self._unlock()
         if not moved:
             self.move_notes(note)
             moved = branch is not None and self._move_branch(branch)
@@ -91,7 +88,7 @@ class AfterMarker:
             # Git would wait for it here, and then once more for each of them alone.
             return False
         try:
-            self._turn = files.lock(*self._notes_turn(0.0))
+            self._lock = self.notes.lock(0.0)
         except (GitstateError, OSError):
             return False
         self.publisher.refs.prepare([RefUpdate(NOTES, note.new, note.tip), branch], and_move=True)
@@ -119,50 +116,38 @@ class AfterMarker:
             pass
         return False
 
-    def _end_turn(self) -> None:
-        if self._turn is not None:
-            os.close(self._turn)
-            self._turn = None
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def move_notes(self, note: Note) -> None:
-        """Move the notes ref alone."""
+        """Move the notes ref alone; build the note again on top of those that other saves added meanwhile."""
+        why = ""
         try:
-            why = self._add_note(note)
+            move = self.publisher.refs.commit
+            self.notes.change(lambda tip: self._note_on(tip, note), lambda update: move([update]), wait=self.wait)
         except TryAgain:
             why = "another gitstate held the lock on the notes"
-        except GitError as error:
-            self.child_killed |= error.status < 0
+        except GitstateError as error:
+            self.child_killed |= isinstance(error, GitError) and error.status < 0
             why = error.message
         except OSError as error:
             why = error.strerror or str(error)
         if why:
             self.troubles.append(f"the save is complete, but its note could not be added: {why}")
 
-    def _add_note(self, note: Note) -> str:
-        """Where another save was faster, build the note again on top of its; the reason where that was in vain."""
+    def _note_on(self, tip: Oid | None, note: Note) -> Oid:
+        """The commit that adds a note to `tip`, on the disk."""
+        if tip == note.tip:
+            return note.new
         repository = self.repository
-        tip, new = note.tip, note.new
-        with files.locked(*self._notes_turn(self.wait)):
-            for _ in range(_ATTEMPTS):
-                current = refs.read_refs(repository, [NOTES]).get(NOTES)
-                if current != tip:
-                    tip = current
-                    with ObjectReader(repository.git) as reader:
-                        writer = PackWriter(repository.objects, repository.object_format, self.publisher.workspace_id)
-                        stamp = self.builder.stamp()
-                        new = add_note(tip, note.wip, note.blob, stamp, reader, TreeReader(reader), writer.add)
-                        writer.finish()
-                        self.builder.writer.adopt(writer)
-                try:
-                    self.publisher.refs.commit([RefUpdate(NOTES, new, tip)])
-                    return ""
-                except RefChanged:
-                    continue
-        return f"{NOTES} kept changing; gave up after {_ATTEMPTS} attempts"
-
-    def _notes_turn(self, wait: float) -> tuple[bytes, Deadline, str]:
-        """A lock keeps savers of one repository from spinning; git processes of others are met by compare and swap."""
-        return os.path.join(self.repository.common_dir, b"gitstate", b"notes-turn"), Deadline(wait), "the notes"
+        with ObjectReader(repository.git) as reader:
+            writer = PackWriter(repository.objects, repository.object_format, self.publisher.workspace_id)
+            new = add_note(tip, note.wip, note.blob, self.builder.stamp(), reader, TreeReader(reader), writer.add)
+            writer.finish()
+        self.builder.writer.adopt(writer)
+        return new
 
     def _move_branch(self, branch: RefUpdate) -> bool:
         try:

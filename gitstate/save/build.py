@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import time
 
-from ..errors import CorruptSave, GitError, UnsupportedSave
+from ..errors import CorruptSave, MissingObject, UnsupportedSave
 from ..format.manifest import Manifest
-from ..format.names import workspace_id
-from ..objects.reader import commit_head
+from ..format.names import (
+    ARCHIVE_SUBJECT,
+    INDEX_SUBJECT,
+    WIP_SUBJECT,
+    format_message,
+    parse_trailers,
+    workspace_id,
+)
+from ..objects.reader import commit_head, format_commit
 from ..objects.tree import DIRECTORY, REGULAR, Leaf, Tree, TreeReader, edit_tree
 from ..system.clock import now
 from ..system.jsonio import dumps
@@ -56,23 +63,22 @@ class Builder:
     def commit_content(self, oid: Oid) -> bytes | None:
         """A raw commit, read once; None where there is none."""
         if oid not in self._commits:
-            found = self.reader.contents([oid])[0]
-            self._commits[oid] = found[1] if found is not None and found[0] == "commit" else None
+            self._commits[oid] = self.reader.commit(oid)
         return self._commits[oid]
 
     def tree_of(self, commit: Oid | None) -> Oid | None:
-        """The tree of a commit; None for None. Raises GitError where the commit is missing."""
+        """The tree of a commit; None for None. Raises MissingObject."""
         if commit is None:
             return None
         content = self.commit_content(commit)
         if content is None:
-            raise GitError(["cat-file"], -1, f"commit {commit} is missing".encode())
-        return commit_head(content)[0]
+            raise MissingObject(commit)
+        return commit_head(content).tree
 
     def is_wip(self, commit: Oid | None) -> bool:
         """Whether a commit is one of a save, by its trailer."""
         content = None if commit is None else self.commit_content(commit)
-        return content is not None and b"\nGitstate-Save: " in content
+        return content is not None and parse_trailers(content).save_id is not None
 
     def earlier(self, archive: Oid | None) -> Save | None:
         """An earlier save; None where there is none, or none that this gitstate can read."""
@@ -134,13 +140,13 @@ class Builder:
         parents = [taken.head] if taken.head else []
         index_commit = None
         if plan.index_commit and staged_tree != head_tree:
-            index_commit = self.commit(staged_tree, parents, f"index(gitstate): {subject}", plan.base)
+            index_commit = self.commit(staged_tree, parents, INDEX_SUBJECT + subject, plan.base)
             parents = [index_commit]
-        wip = self.commit(tree, parents, f"WIP(gitstate): {subject}", plan.base)
+        wip = self.commit(tree, parents, WIP_SUBJECT + subject, plan.base)
         manifest = manifest._replace(index_commit=index_commit)
         archive_tree = edit_tree(None, self._entries(taken, context, manifest, staged_tree), self.trees, add)
         held = [wip, *([plan.below] if plan.below else []), *taken.keep_commits]
-        archive = self.commit(archive_tree, held, f"archive(gitstate): {subject}", plan.base)
+        archive = self.commit(archive_tree, held, ARCHIVE_SUBJECT + subject, plan.base)
         return Built(wip, index_commit, archive, tree, manifest)
 
     def described(self, context: Context, manifest: Manifest) -> dict[bytes, Leaf | None]:
@@ -170,12 +176,9 @@ class Builder:
         return entries
 
     def commit(self, tree: Oid, parents: Sequence[Oid], subject: str, base: Oid | None) -> Oid:
-        """One commit with the trailers by which a save is found again from its WIP commit."""
-        stamp = self.stamp()
-        head = [f"tree {tree}", *(f"parent {parent}" for parent in parents), f"author {stamp}", f"committer {stamp}"]
-        trailers = f"Gitstate-Save: {self.save_id}\nGitstate-Base: {base or self.repository.zero}\n"
-        text = "\n".join(head) + f"\n\n{subject}\n\n{trailers}"
-        return self.writer.add("commit", text.encode("utf-8", "surrogateescape"))
+        """One commit, with the trailers by which recover finds the save where its refs are lost."""
+        message = format_message(subject, self.save_id, base or self.repository.zero)
+        return self.writer.add("commit", format_commit(tree, parents, self.stamp(), message))
 
     def stamp(self) -> str:
         """Identity and time for a commit: the user's name where one is configured; nobody is asked for one."""
@@ -186,7 +189,7 @@ class Builder:
 
     def archive_entries(self, archive: Oid) -> dict[bytes, tuple[int, Oid]]:
         """Mode and oid by name at the top of an archive that was just built."""
-        tree = commit_head(self.writer.content(archive))[0]
+        tree = commit_head(self.writer.content(archive)).tree
         entries = Tree(self.writer.content(tree), len(tree) // 2).leaves()
         return {name: (leaf.mode, leaf.oid) for name, leaf in entries.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..errors import CorruptSave
-from ..format.names import NOTES
+from ..format.names import ARCHIVE_SUBJECT, NOTES, WIP_SUBJECT
 from ..git.index import kept_index, link_or_copy
 from ..objects.reader import commit_head
 from ..objects.tree import edit_tree
@@ -44,14 +44,13 @@ def renew(
 
 def _build(builder: Builder, old: Save, context: Context, request: SaveRequest) -> Built:
     manifest = old.manifest._replace(save_id=builder.save_id, created=now(), reason=request.reason)
-    archive, wip = [builder.reader.contents([oid])[0] for oid in (old.archive, old.wip)]
+    archive, wip = builder.reader.commit(old.archive), builder.reader.commit(old.wip)
     if archive is None or wip is None:
         raise CorruptSave(f"the save {old.manifest.save_id} is unreadable", hint="gitstate log")
     subject = subject_of(context)
-    wip_tree, wip_parents = commit_head(wip[1])
-    new_wip = builder.commit(wip_tree, wip_parents, f"WIP(gitstate): {subject}", manifest.base)
-    tree, parents = commit_head(archive[1])
+    wip_tree, wip_parents = commit_head(wip)
+    new_wip = builder.commit(wip_tree, wip_parents, WIP_SUBJECT + subject, manifest.base)
+    tree, parents = commit_head(archive)
     new_tree = edit_tree(tree, builder.described(context, manifest), builder.trees, builder.writer.add)
-    subject = f"archive(gitstate): {subject}"
-    new_archive = builder.commit(new_tree, [new_wip, *parents[1:]], subject, manifest.base)
+    new_archive = builder.commit(new_tree, [new_wip, *parents[1:]], ARCHIVE_SUBJECT + subject, manifest.base)
     return Built(new_wip, None, new_archive, wip_tree, manifest)

@@ -6,19 +6,23 @@ import os
 
 from ..errors import GitError
 from ..format.manifest import LeftOut
+from ..git.command import try_in_halves
 from ..objects.reader import LARGE
 from ..objects.tree import Leaf
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
 
     from ..git.oid import Oid
     from ..git.repository import Repository
     from ..objects.pack import PackWriter
     from ..objects.reader import ObjectReader
     from ..snapshot.snapshot import Snapshot
+
+    T = TypeVar("T")
 
 _TORN = "its staged version is unreadable"
 _PROMISED = "its staged version is not in this partial clone: only its remote has it"
@@ -50,12 +54,18 @@ class StagedBlobs:
 
     def _kinds(self, oids: Sequence[Oid]) -> list[tuple[str, int] | None]:
         """Kind and size of each object; None for one that git can't read."""
+        found: list[tuple[str, int] | None] = []
+        for _, kinds in try_in_halves(oids, lambda portion: self._unless_git_ends(self.reader.kinds, portion)):
+            found += kinds or [None]
+        return found
+
+    def _unless_git_ends(self, ask: Callable[[Sequence[Oid]], T], oids: Sequence[Oid]) -> T | None:
+        """What `ask` answers; None where git met an object that it can't read."""
         try:
-            return self.reader.kinds(oids)
+            return ask(oids)
         except GitError:
             self.reader.restart()
-            middle = len(oids) // 2
-            return self._kinds(oids[:middle]) + self._kinds(oids[middle:]) if middle else [None] * len(oids)
+            return None
 
     def pack(self) -> None:
         """Put the blobs into our pack. Entries of the snapshot whose blob a power cut has torn are replaced or go."""
@@ -65,16 +75,14 @@ class StagedBlobs:
 
     def _unreadable(self, oids: Sequence[Oid]) -> list[Oid]:
         """Put blobs into our pack; those that git can't read."""
-        try:
-            found = self.reader.contents(oids)
-        except GitError:
-            self.reader.restart()
-            middle = len(oids) // 2
-            return self._unreadable(oids[:middle]) + self._unreadable(oids[middle:]) if middle else list(oids)
-        for content in found:
-            if content is not None:
-                self.writer.add("blob", content[1])
-        return [oid for oid, content in zip(oids, found, strict=True) if content is None]
+        torn = []
+        for portion, contents in try_in_halves(oids, lambda some: self._unless_git_ends(self.reader.contents, some)):
+            for oid, content in zip(portion, contents or [None], strict=True):
+                if content is None:
+                    torn.append(oid)
+                else:
+                    self.writer.add("blob", content[1])
+        return torn
 
     def _replace(self, torn: set[Oid]) -> None:
         """Take torn staged versions from the files themselves where these are equal; else skip them."""

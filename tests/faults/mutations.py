@@ -218,9 +218,9 @@ MUTATIONS = (
     ),
     Mutation(
         "a note is tried once, and nobody takes turns",
-        "save/after_marker.py",
-        "            for _ in range(_ATTEMPTS):\n                current =",
-        "            for _ in range(1):\n                current =",
+        "objects/notes.py",
+        "            for _ in range(_TRIES):\n                tip =",
+        "            for _ in range(1):\n                tip =",
         "faults/test_concurrency.py::test_a_note_that_comes_in_the_worst_moment",
     ),
     # -- what others wrote is data
