@@ -87,6 +87,8 @@ def _save(quick: Quick, as_json: bool) -> int:
         wait=given.get("wait", 60.0),
         keep_ignored=given.get("include_ignored", ()),
         owner_pid=given.get("owner_pid"),
+        # A trap names the signal, or the status that ended the run: it has no second chance, so the save comes first.
+        strict="signal" not in given and "exit_code" not in given,
     )
     result = save(path, request, opening)
     if as_json:

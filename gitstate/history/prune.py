@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..errors import CorruptSave, NeedsPerson, UnsupportedSave, UsageError
+from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
 from ..format.archive import read_save
 from ..format.manifest import Save
 from ..format.names import NOTES, PENDING, SAVES, save_time_ns, workspace_id
@@ -25,8 +25,7 @@ from ..objects.notes import NotesRef
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..workspace.ownership import locked_workspace
-
-KEEP_SAVES, KEEP_DAYS = 20, 30.0
+from ..workspace.settings import number
 
 
 class Held(NamedTuple):
@@ -60,8 +59,8 @@ def prune(
 
     Raises NeedsPerson for a name that is not there or may not go, UsageError for a bad setting, TryAgain.
     """
-    saves = _number(repository, "gitstate.keepsaves", keep_saves, KEEP_SAVES)
-    days = _number(repository, "gitstate.keepdays", keep_days, KEEP_DAYS)
+    saves = number(repository, "keepSaves", keep_saves)
+    days = number(repository, "keepDays", keep_days)
     with locked_workspace(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
         held = _held(repository, reader)
         needed = needed_saves(held, refs.list_refs(repository.git, PENDING), reader)
@@ -153,16 +152,3 @@ def _is_older(save_id: str, seconds: float) -> bool:
     """Whether a save began before a time, in seconds since the epoch; False where its id does not tell."""
     began = save_time_ns(save_id)
     return began is not None and began < seconds * 1e9
-
-
-def _number(repository: Repository, setting: str, given: float | None, usual: float) -> float:
-    if given is not None:
-        return given
-    text = repository.setting(setting)
-    try:
-        value = usual if text is None else float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e6:
-        raise UsageError(f"{setting} must be a number, not {text!r}", hint=f"git config {setting} {usual:g}")
-    return value

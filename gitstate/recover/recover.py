@@ -36,6 +36,7 @@ from ..workspace.files import MISSING, Seen, Worktree
 from ..workspace.live_context import owner_state, read_live_context, with_measured_fields
 from ..workspace.ownership import checkout_staging, clear_journal, locked_workspace, ref_locks, write_journal
 from ..workspace.run_record import read_run_record
+from ..workspace.settings import require
 from ..workspace.state_file import ACTIVE, RECOVERED, describe_save, state_name, write_state
 from .facts import find_save, gather, orphans, read_stack
 from .index import IndexRecovery
@@ -45,12 +46,15 @@ from .words import briefing, instruction
 
 #: The kernel stamps files with the time of its last tick: at most this long ago.
 _COARSE_CLOCK_NS = 10_000_000
+#: The settings that a recovery and its safety checkpoint read.
+_SETTINGS = ("stateFile", "includeIgnored")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
-    """Recover the workspace that `path` is in. Raises NotAWorkspace, TryAgain, GitError, OSError."""
+    """Recover the workspace that `path` is in. Raises NotAWorkspace, UsageError, TryAgain, GitError, OSError."""
     repository = open_repository(path)
+    require(repository, *_SETTINGS)
     _let_keeper_finish(repository, Deadline(request.wait))
     stranger = foreign_owner(repository)
     if stranger is not None:
@@ -139,6 +143,7 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
     """
     if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
         raise UsageError(f"{os.fsdecode(path)} exists and is not empty", hint="gitstate recover --into ANOTHER-PATH")
+    require(repository, *_SETTINGS)
     with ObjectReader(repository.git) as reader:
         save_id = request.save_id or _only_orphan(repository)
         _, archive = find_save(repository, save_id)
@@ -177,6 +182,7 @@ def restore_paths(
     Index, branch and marker stay. A file that holds something else is kept unless `request.overwrite`.
     Raises NeedsPerson where there is no such save, UsageError where it holds none of `paths`.
     """
+    require(repository, *_SETTINGS)
     with locked_workspace(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
         _, archive = find_save(repository, save_id)
         stack = read_stack(archive, reader)

@@ -16,6 +16,7 @@ from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.live_context import read_live_context, with_measured_fields, with_owner
 from ..workspace.ownership import frozen_index
+from ..workspace.settings import patterns
 from ..workspace.state_file import FINISHED, state_name
 from .plan import SaveFacts
 
@@ -44,18 +45,18 @@ class Scene(Record):
 def look(
     builder: Builder,
     request: SaveRequest,
-    asked: StatusQuery | None,
+    query: StatusQuery | None,
     save: Callable[[bytes, SaveRequest], SaveResult],
     *,
     insist: bool,
 ) -> Scene:
-    """Look at all that a save depends on. `asked` is what git was asked about the frozen index.
+    """Look at all that a save depends on. `query` is what git was asked about the frozen index.
 
     The objects of what is found go into the builder's pack. Repositories inside are saved with `save`. Raises
     IndexMoved where git replaced the index meanwhile, unless `insist`.
     """
     repository = builder.repository
-    taken = _take(builder, request, asked)
+    taken = _take(builder, request, query)
     staged = None
     if taken.staged or taken.stages:
         from .staged import StagedBlobs
@@ -68,6 +69,7 @@ def look(
     seen = refs.read_refs(repository, (marker_ref(own), checkpoint_ref(own), NOTES))
     context, too_long = _context(repository, request, taken)
     taken.left_out += [LeftOut(b"", f"{name}: longer than a context value may be", True) for name in too_long]
+    taken.left_out += request.problems
     nested: tuple[Nested, ...] = ()
     if taken.nested:
         from .nested import save_nested
@@ -79,7 +81,7 @@ def look(
     return Scene(taken, context, nested, seen)
 
 
-def _take(builder: Builder, request: SaveRequest, asked: StatusQuery | None) -> Snapshot:
+def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> Snapshot:
     repository = builder.repository
     known, never, frozen = request.known, state_name(repository), frozen_index(repository)
     deadline = Deadline(request.deadline)
@@ -106,11 +108,11 @@ def _take(builder: Builder, request: SaveRequest, asked: StatusQuery | None) -> 
         builder.reader,
         frozen,
         never=never,
-        keep_ignored=[*repository.config.get("gitstate.includeignored", ()), *request.keep_ignored],
+        keep_ignored=[*patterns(repository, "includeIgnored"), *request.keep_ignored],
         keep_paths=request.keep_paths,
         largest=request.largest,
         deadline=deadline,
-        asked=asked,
+        asked=query,
     )
 
 

@@ -28,7 +28,7 @@ def save_nested(
     """Save the repository in each of `paths` with `save`; what to record of each, and what was skipped."""
     nested = []
     skipped = []
-    inner = request._replace(depth=request.depth + 1)
+    inner = request._replace(depth=request.depth + 1, strict=False, problems=())
     for path in paths:
         full = os.path.join(repository.toplevel, path)
         try:

@@ -5,7 +5,7 @@ The marker is the commit point. A kill before it changes nothing that anyone see
 
 | step | durable after it | who completes it after a kill |
 |---|---|---|
-| 1. write the journal; freeze the index | nothing | the next owner of the workspace: `settle` removes both |
+| 1. write the journal; freeze the index | nothing | the next owner of the workspace: it removes both |
 | 2. look at worktree, index, HEAD; save nested repositories | the nested saves | the next owner removes litter |
 | 3. build objects in memory; keep the index file; journal the ref locks | nothing | the next owner |
 | 4. write the pack; sync it, the kept index, and others' unsynced files | objects without a ref | nobody: git prunes |
@@ -66,10 +66,10 @@ class SaveAttempt:
         #: A git of ours was killed: it may have left locks.
         self.child_killed = False
 
-    def run(self, asked: StatusQuery | None, save: Callable[[bytes, SaveRequest], SaveResult]) -> SaveResult:
-        """`asked` is what git was asked about the frozen index; `save` is for the repositories inside."""
+    def run(self, query: StatusQuery | None, save: Callable[[bytes, SaveRequest], SaveResult]) -> SaveResult:
+        """`query` is what git was asked about the frozen index; `save` is for the repositories inside."""
         try:
-            scene = look(self.builder, self.request, asked, save, insist=self.insist)
+            scene = look(self.builder, self.request, query, save, insist=self.insist)
             return self._act(scene)
         finally:
             self.reader.close()

@@ -54,18 +54,19 @@ def save_json(result: SaveResult, command: str) -> dict[str, Any]:
         "incomplete": bool(result.left_out),
         "left_out": left_out_json(result.left_out),
         "message": escape(result.message) or None,
+        "warnings": [escape(line) for line in result.warnings],
     }
 
 
 def save_lines(result: SaveResult, command: str) -> list[str]:
     """What `save` and `checkpoint` print for a person."""
-    skipped = skipped_lines(result.left_out)
+    rest = [*skipped_lines(result.left_out), *(f"  {line}; the default was used" for line in result.warnings)]
     if result.result != "saved":
-        return [result.message, *skipped]
+        return [result.message, *rest]
     first = f"saved {result.save_id} ({(result.wip_commit or '')[:12]}{_where(result, command)})"
     if result.left_out:
         first += f" -- incomplete: {len(result.left_out)} skipped"
-    return [first, *([result.message] if result.message else []), *skipped]
+    return [first, *([result.message] if result.message else []), *rest]
 
 
 def _where(result: SaveResult, command: str) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
-from ..errors import BadJson, UsageError
+from ..errors import BadJson
 from ..format.context import MAX_CONTEXT, SCHEMA_VERSION, Context
 from ..format.manifest import Manifest
 from ..git.oid import Oid
 from ..git.repository import Repository
-from ..objects.tree import is_safe_path
 from ..system import files
-from ..system.jsonio import Json, dumps, loads, text_to_json
+from ..system.jsonio import Json, dumps, loads
 from ..system.stdlib import TYPE_CHECKING
+from . import settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,17 +28,7 @@ def state_path(repository: Repository) -> bytes:
 
     Raises UsageError where the setting points outside the workspace or into `.git`.
     """
-    setting = os.environ.get("GITSTATE_STATE_FILE") or repository.setting("gitstate.statefile")
-    if setting is None:
-        return _unless_foreign(repository, os.path.join(repository.toplevel, STATE_FILE))
-    path = os.path.normpath(os.path.join(repository.toplevel, os.fsencode(setting)))
-    inside = os.path.relpath(path, repository.toplevel)
-    if not is_safe_path(inside):
-        raise UsageError(
-            f"gitstate.stateFile must be a path inside the workspace, not {text_to_json(setting)}",
-            hint="git config gitstate.stateFile active_state.json",
-        )
-    return _unless_foreign(repository, path)
+    return _unless_foreign(repository, settings.path(repository, "stateFile"))
 
 
 def _unless_foreign(repository: Repository, path: bytes) -> bytes:

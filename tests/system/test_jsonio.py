@@ -19,7 +19,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.text(), VALUES, max_size=5))
-def test_json_is_written_as_json_writes_it(value: dict[str, object]) -> None:
+def test_dumps_matches_the_standard_library(value: dict[str, object]) -> None:
     wanted = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     assert dumps(value) == wanted.encode("utf-8", "replace")
 
@@ -31,7 +31,7 @@ ODD = (
 
 
 @given(st.dictionaries(st.text(), VALUES).map(json.dumps) | st.sampled_from(ODD), st.sampled_from(" \r\n\t"))
-def test_json_is_read_as_json_reads_it(text: str, margin: str) -> None:
+def test_loads_matches_the_standard_library(text: str, margin: str) -> None:
     data = (margin + text + margin).encode("utf-8", "surrogatepass")
     try:
         wanted = json.loads(data)
@@ -44,5 +44,5 @@ def test_json_is_read_as_json_reads_it(text: str, margin: str) -> None:
             loads(data, len(data), "it")
 
 
-def test_a_lone_surrogate_makes_no_invalid_utf_8() -> None:
+def test_lone_surrogate_is_written_as_valid_utf_8() -> None:
     assert json.loads(dumps({"a\udcff": "\ud800"})) == {"a?": "?"}
