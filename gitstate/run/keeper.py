@@ -36,8 +36,9 @@ from ..git.operation import operation_under_way
 from ..git.repository import Repository, open_repository
 from ..git.status import ignored_among
 
-# `save` imports it when it needs it. What the agent does to gitstate's files meanwhile must not prevent the last save.
-from ..save import protocol  # noqa: F401
+# `save` imports these when it meets what they are for. Whatever the agent does to gitstate's files until then, the last
+# save must not fail for it.
+from ..save import after_marker, index_swap, nested, pending, protocol, publish, renew, staged  # noqa: F401
 from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..save.words import failed_look_lines, failed_save_lines, save_lines

@@ -53,6 +53,8 @@ class SaveResult(Record):
     index_commit: Oid | None = None
     archive: Oid | None = None
     branch_moved: bool = False
+    why_not_moved: str = ""
+    """Why a save left the branch where it was on purpose; empty where it moved it, or tried to."""
     left_out: tuple[LeftOut, ...] = ()
     message: str = ""
     taken: Snapshot | None = None
