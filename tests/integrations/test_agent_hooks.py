@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.agents.base import Briefing, Meaning, Payload
 from gitstate.git.repository import open_repository
-from gitstate.integrations.agent_hooks import Memory, form, is_due, last_problem, parse_event, read_event
+from gitstate.integrations.agent_hooks import (
+    HookMemory,
+    format_briefing,
+    is_due,
+    last_problem,
+    parse_event,
+    read_event,
+)
 from tests.integrations.settings import AGENTS
 from tests.support.hooked import Done, Hooked
 
@@ -167,24 +175,37 @@ def test_the_hook_imports_neither_click_nor_gitpython(repo: Hooked) -> None:
 # -- decisions
 
 
-def test_a_tool_is_worth_a_checkpoint_now_and_then_and_a_rest_always() -> None:
+def test_tool_gets_a_checkpoint_once_in_an_interval() -> None:
     second = 1_000_000_000
     now = 1_000_000 * second
-    assert is_due("PostToolUse", Memory(), now, 15)
-    assert not is_due("PostToolUse", Memory(now - 14 * second), now, 15)
-    assert is_due("AfterTool", Memory(now - 15 * second), now, 15)
-    assert not is_due("PostToolUse", Memory(now - 60 * second, 5 * second), now, 15)
-    assert is_due("PostToolUse", Memory(now + second), now, 15)
-    for name in ("Stop", "PreCompact", "PreCompress", "SessionEnd", "AfterAgent", "Interrupt"):
-        assert is_due(name, Memory(now), now, 15)
-    for name in ("SessionStart", "UserPromptSubmit", "", "Nonsense"):
-        assert not is_due(name, Memory(), now, 15)
+    assert is_due("tool", HookMemory(), now, 15)
+    assert not is_due("tool", HookMemory(now - 14 * second), now, 15)
+    assert is_due("tool", HookMemory(now - 15 * second), now, 15)
+    assert not is_due("tool", HookMemory(now - 60 * second, 5 * second), now, 15)
+    assert is_due("tool", HookMemory(now + second), now, 15)
 
 
-def test_words_for_the_model_take_the_form_that_its_agent_reads() -> None:
-    assert form("claude", "SessionStart", "words") == "words\n"
-    assert form("gemini", "SessionStart", "") == form("claude", "SessionStart", "") == ""
-    assert json.loads(form("codex", "SessionStart", "w\n\u2028")) == {
+@pytest.mark.parametrize(
+    ("meaning", "due"),
+    [
+        ("session_start", False),
+        ("prompt", False),
+        ("compaction", True),
+        ("turn_end", True),
+        ("session_end", True),
+    ],
+)
+def test_other_events_get_a_checkpoint_always_or_never(meaning: Meaning, due: bool) -> None:
+    now = 1_000_000_000_000
+    assert is_due(meaning, HookMemory(now), now, 15) == due
+    assert is_due(meaning, HookMemory(), now, 15) == due
+
+
+def test_briefing_takes_the_form_that_the_agent_reads() -> None:
+    text, as_json = Briefing("SessionStart"), Briefing("SessionStart", format="json")
+    assert format_briefing(text, "words") == "words\n"
+    assert format_briefing(text, "") == format_briefing(as_json, "") == ""
+    assert json.loads(format_briefing(as_json, "w\n\u2028")) == {
         "hookSpecificOutput": {"hookEventName": "SessionStart", "additionalContext": "w\n\u2028"}
     }
 
@@ -201,5 +222,5 @@ def test_an_event_without_end_is_not_waited_for() -> None:
 
 def test_only_absolute_paths_and_short_texts_are_taken_from_an_event() -> None:
     told = {"hook_event_name": "Stop", "cwd": "relative", "transcript_path": "x", "session_id": "y" * 5000}
-    found = parse_event(told)
+    found = parse_event(told, Payload())
     assert tuple(found) == ("Stop", None, None, None)
