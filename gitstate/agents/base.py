@@ -6,18 +6,22 @@ Each file beside this one describes one agent in a constant `AGENT`, under the f
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
 
-#: What a hook event means to gitstate, whatever the agent calls it.
-#: `session_start`: a session begins or is resumed. `prompt`: the user has sent a prompt. `tool`: a tool has run.
-#: `compaction`: the agent is about to forget part of the conversation. `turn_end`: the agent stops working until it is
-#: asked again. `session_end`: the session is over.
-Meaning = Literal["session_start", "prompt", "tool", "compaction", "turn_end", "session_end"]
+# A hook loads this after each tool of an agent: the stand-ins spare it 2 ms.
+from ..system.stdlib import TYPE_CHECKING, Record, signal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Literal
+
+    #: What a hook event means to gitstate, whatever the agent calls it.
+    #: `session_start`: a session begins or is resumed. `prompt`: the user has sent a prompt. `tool`: a tool has run.
+    #: `compaction`: the agent is about to forget part of the conversation. `turn_end`: the agent stops working until
+    #: it is asked again. `session_end`: the session is over.
+    Meaning = Literal["session_start", "prompt", "tool", "compaction", "turn_end", "session_end"]
 
 
-class StopRule(NamedTuple):
+class StopRule(Record):
     """How an agent is told to stop."""
 
     signal: int = signal.SIGTERM
@@ -25,7 +29,7 @@ class StopRule(NamedTuple):
     """Whether all processes of the run get the signal, not only the one that was started."""
 
 
-class Home(NamedTuple):
+class Home(Record):
     """A directory of an agent below the user's home directory."""
 
     directory: str
@@ -39,7 +43,7 @@ class Home(NamedTuple):
         return elsewhere or os.path.join(environ.get("HOME") or os.path.expanduser("~"), self.directory)
 
 
-class HookEvent(NamedTuple):
+class HookEvent(Record):
     """One event for which an agent runs hooks."""
 
     name: str
@@ -52,7 +56,7 @@ class HookEvent(NamedTuple):
     """Seconds that a checkpoint may read at this event, where `timeout` is too short for the usual deadline."""
 
 
-class HookPosition(NamedTuple):
+class HookPosition(Record):
     """Where an entry of ours stands in JSON settings: `hooks[event][group].hooks[number]`."""
 
     event: str
@@ -60,7 +64,7 @@ class HookPosition(NamedTuple):
     number: int
 
 
-class HookSettings(NamedTuple):
+class HookSettings(Record):
     """Where an agent keeps its hooks, and how they are written there."""
 
     home: Home
@@ -81,7 +85,7 @@ class HookSettings(NamedTuple):
     the positions of our entries. None: the agent asks for no trust."""
 
 
-class Payload(NamedTuple):
+class Payload(Record):
     """The keys of the JSON object that the agent writes to a hook's stdin."""
 
     event: str = "hook_event_name"
@@ -90,7 +94,7 @@ class Payload(NamedTuple):
     directory: str = "cwd"
 
 
-class Briefing(NamedTuple):
+class Briefing(Record):
     """How a hook hands text to the model."""
 
     event: str
@@ -101,7 +105,7 @@ class Briefing(NamedTuple):
     """Whether `event` comes more than once in a session, so that only the first one is answered."""
 
 
-class Transcript(NamedTuple):
+class Transcript(Record):
     """Where an agent may keep the transcript of a session."""
 
     home: Home
@@ -110,7 +114,7 @@ class Transcript(NamedTuple):
     session id and `{id:.8}` for its first eight characters."""
 
 
-class Sessions(NamedTuple):
+class Sessions(Record):
     """How a session is continued. In a command, `{id}` stands for the session id and `{prompt}` for a prompt."""
 
     resume: tuple[str, ...]
@@ -123,7 +127,7 @@ class Sessions(NamedTuple):
     """A session exists if one of these does."""
 
 
-class Agent(NamedTuple):
+class Agent(Record):
     """One agent program."""
 
     name: str

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-from collections.abc import Sequence
 
 from ..system.files import read_limited
+from ..system.stdlib import TYPE_CHECKING, signal
 from .base import Agent, Briefing, Home, HookEvent, HookPosition, HookSettings, Sessions, StopRule, Transcript
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _HOME = Home(".codex", "CODEX_HOME")
 #: No more of config.toml is read, in bytes.

@@ -6,10 +6,13 @@ A hook loads the file of its own agent only.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from importlib import import_module
 
+from ..system.stdlib import TYPE_CHECKING
 from .base import Agent, StopRule
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: The modules of this package that describe no agent.
 _SHARED = frozenset(("__init__", "base", "registry", "sessions"))

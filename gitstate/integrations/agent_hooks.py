@@ -11,9 +11,9 @@ import os
 import select
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..agents.base import Agent, Briefing, HookEvent, Meaning, Payload
+from ..agents.base import Agent, Briefing, HookEvent, Payload
 from ..agents.registry import agent_named
 from ..errors import CorruptSave, GitstateError
 from ..format import names
@@ -25,6 +25,9 @@ from ..system import files, process
 from ..system.jsonio import Json, dumps, loads, text_to_json
 from ..workspace.live_context import measured, read_live_context, replace_context
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, read_state, write_state
+
+if TYPE_CHECKING:
+    from ..agents.base import Meaning
 
 #: A larger event is ignored, in bytes: it may hold the whole output of a tool.
 _MAX_EVENT = 32 << 20

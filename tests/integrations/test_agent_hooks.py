@@ -6,10 +6,11 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from gitstate.agents.base import Briefing, Meaning, Payload
+from gitstate.agents.base import Briefing, Payload
 from gitstate.git.repository import open_repository
 from gitstate.integrations.agent_hooks import (
     HookMemory,
@@ -21,6 +22,9 @@ from gitstate.integrations.agent_hooks import (
 )
 from tests.integrations.settings import AGENTS
 from tests.support.hooked import Done, Hooked
+
+if TYPE_CHECKING:
+    from gitstate.agents.base import Meaning
 
 # -- events
 
@@ -164,12 +168,18 @@ def test_a_hostile_context_reaches_the_agent_escaped_and_bounded(repo: Hooked) -
     assert "\x1b" not in said and "\x07" not in said and 0 < len(said) < 10_000
 
 
-def test_the_hook_imports_neither_click_nor_gitpython(repo: Hooked) -> None:
-    argv = (sys.executable, "-X", "importtime", "-m", "gitstate", "hook", "claude")
-    done = repo.run(*argv, given='{"hook_event_name": "PostToolUse"}')
-    loaded = {line.rsplit("|", 1)[1].strip() for line in done.err.splitlines() if line.startswith("import time:")}
+def test_the_hook_imports_neither_click_nor_gitpython_and_one_agent(repo: Hooked) -> None:
+    script = (
+        "import os, sys; leave = os._exit\n"
+        "def tell(status):\n    print(*sys.modules, file=sys.stderr, flush=True)\n    leave(status)\n"
+        "os._exit = tell; from gitstate.__main__ import main; main()"
+    )
+    done = repo.run(sys.executable, "-c", script, "hook", "claude", given='{"hook_event_name": "PostToolUse"}')
+    loaded = set(done.err.split())
     assert "gitstate.integrations.agent_hooks" in loaded
     assert not {name for name in loaded if name.split(".")[0] in ("git", "click", "gitdb", "tomllib")}
+    agents = {name.removeprefix("gitstate.agents.") for name in loaded if name.startswith("gitstate.agents.")}
+    assert agents == {"base", "registry", "claude"}
 
 
 # -- decisions
