@@ -101,10 +101,7 @@ recover_agent_state() {
   _gitstate_lines=$("$_gitstate_program" -C "$(_gitstate_directory)" recover --format shell) || _gitstate_failure=$?
   [ "$_gitstate_failure" -eq 0 ] || return "$_gitstate_failure"
   eval "$_gitstate_lines" # every value stands in single quotes
-  case $RECOVERED_VERDICT in
-    restore | changed | context_only | buried) return 0 ;;
-  esac
-  return 1
+  [ "$RECOVERED_VERDICT" != nothing ]
 }
 
 # cleanup_and_save [SIGNAL]: save now. Where it is the whole text of a trap, it also ends the shell as the signal would
