@@ -101,13 +101,15 @@ class JsonSettings:
 
     def _find_entries(self, root: json_edit.Node) -> Iterator[JsonEntry]:
         events = root.item("hooks")
-        for event, _, groups in events.items if events is not None else ():
-            for place, (_, _, group) in enumerate(groups.items):
-                hooks = group.item("hooks")
-                for number, (_, _, hook) in enumerate(hooks.items if hooks is not None else ()):
-                    command = hook.item("command")
-                    if hooks is not None and command is not None and _is_ours(self._agent, command.value):
-                        yield JsonEntry(HookPosition(event or "", place, number), hooks, command)
+        for event in events.items if events is not None else ():
+            for place, group in enumerate(event.node.items):
+                hooks = group.node.item("hooks")
+                if hooks is None:
+                    continue
+                for number, hook in enumerate(hooks.items):
+                    command = hook.node.item("command")
+                    if command is not None and _is_ours(self._agent, command.value):
+                        yield JsonEntry(HookPosition(event.key or "", place, number), hooks, command)
 
     def _with_event(self, text: str, event: HookEvent, command: str, indent: str) -> str:
         root = self._parse(text)
@@ -154,7 +156,7 @@ def _without_entry(text: str, root: json_edit.Node, entry: JsonEntry) -> str:
 
 
 def _place_of_key(node: json_edit.Node, key: str) -> int:
-    return [name for name, _, _ in node.items].index(key)
+    return [item.key for item in node.items].index(key)
 
 
 class TomlSettings:
