@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from ..errors import ExitStatus
+
 
 def emit(value: Mapping[str, Any]) -> None:
     """Data: one JSON object on stdout, with its schema version."""
@@ -43,7 +45,7 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
     return status
 
 
-def _bug(error: Exception) -> tuple[str, str | None, int]:
+def _bug(error: Exception) -> tuple[str, str | None, ExitStatus]:
     import tempfile
     import traceback
 
@@ -85,6 +87,8 @@ def _save(quick: Quick, as_json: bool) -> int:
         wait=given.get("wait", 60.0),
         keep_ignored=given.get("include_ignored", ()),
         owner_pid=given.get("owner_pid"),
+        # A trap names the signal, or the status that ended the run: it has no second chance, so the save comes first.
+        strict="signal" not in given and "exit_code" not in given,
     )
     result = save(path, request, opening)
     if as_json:

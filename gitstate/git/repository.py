@@ -60,7 +60,36 @@ class Repository(Record):
 
     def is_true(self, name: str, default: bool = False) -> bool:
         value = self.setting(name)
-        return default if value is None else value.lower() in ("true", "yes", "on", "1")
+        return default if value is None else bool(parse_bool(value))
+
+
+#: What git multiplies a number by that has this suffix (`git help config`, the type int).
+_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def parse_bool(text: str) -> bool | None:
+    """A boolean as git reads one (git_parse_maybe_bool in git's parse.c); None where git would refuse it.
+
+    A key without a value stands as `true` in `Repository.config`; an empty value is false, a number other than 0 true.
+    """
+    word = text.lower()
+    if word in ("true", "yes", "on"):
+        return True
+    if word in ("false", "no", "off", ""):
+        return False
+    digits, unit = (word[:-1], _UNITS[word[-1]]) if word[-1] in _UNITS else (word, 1)
+    digits = digits.lstrip(" \t\n\v\f\r")
+    sign, plain = (digits[0], digits[1:]) if digits[:1] in ("+", "-") else ("", digits)
+    if plain.startswith("0") and not plain.startswith("0x"):
+        # C reads a number that begins with 0 as octal.
+        plain = "0o" + plain
+    if not plain.isascii() or not plain.isalnum():
+        return None
+    try:
+        value = int(sign + plain, 0) * unit
+    except ValueError:
+        return None
+    return value != 0 if -(1 << 31) < value < 1 << 31 else None
 
 
 def open_repository(path: bytes, *, bare_too: bool = False) -> Repository:

@@ -18,6 +18,7 @@ from ..git.oid import Oid, is_oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..system.clock import Deadline
+from ..workspace import settings
 from ..workspace.ownership import owned
 from ..workspace.peek import worktree_ids
 
@@ -134,14 +135,12 @@ def _offered(git: Git, remote: str) -> dict[str, Oid]:
 
 
 def _remote(repository: Repository, named: str | None) -> str:
-    remote = named or repository.setting("gitstate.remote")
-    if not remote:
+    remote = settings.remote(repository, named)
+    if remote is None:
         raise UsageError(
             "which remote? Saves may hold secrets: none is taken unless you name it",
             hint="gitstate push REMOTE, or: git config gitstate.remote REMOTE",
         )
-    if remote.startswith("-"):
-        raise UsageError(f"{remote!r} is no remote", hint="git remote")
     return remote
 
 

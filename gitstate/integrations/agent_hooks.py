@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..agents.base import Agent, Briefing, HookEvent, Payload
 from ..agents.registry import agent_named
-from ..errors import CorruptSave, GitstateError
+from ..errors import BadJson, GitstateError
 from ..format import names
 from ..format.context import MAX_CONTEXT, Context, with_values
 from ..format.names import is_save_id
@@ -23,6 +23,7 @@ from ..git import refs
 from ..git.repository import Repository, open_repository, read_head
 from ..system import files, process
 from ..system.jsonio import Json, dumps, loads, text_to_json
+from ..workspace import settings
 from ..workspace.live_context import measured, read_live_context, replace_context
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, read_state, write_state
 
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 _MAX_EVENT = 32 << 20
 #: The event is ignored if the agent has not closed its end of stdin by then, in seconds.
 _READ_TIMEOUT = 2.0
-#: The shortest time between two checkpoints after tools, in seconds. `gitstate.hookInterval` or the environment
-#: variable GITSTATE_HOOK_INTERVAL changes it.
-_INTERVAL = 15.0
 #: The pause after a checkpoint is at least this many times as long as the checkpoint took.
 _PAUSE_FACTOR = 20
 #: A longer text in an event counts as unknown, in characters.
@@ -125,7 +123,7 @@ def read_event(fd: int) -> dict[str, Json]:
             parts.append(data)
     try:
         return loads(b"".join(parts), _MAX_EVENT, "the event") if size <= _MAX_EVENT else {}
-    except CorruptSave:
+    except BadJson:
         return {}
 
 
@@ -215,11 +213,9 @@ def is_due(meaning: Meaning, memory: HookMemory, now_ns: int, interval: float) -
 
 
 def _interval(repository: Repository) -> float:
-    given = os.environ.get("GITSTATE_HOOK_INTERVAL") or repository.setting("gitstate.hookinterval")
-    try:
-        return max(0.0, float(given)) if given else _INTERVAL
-    except ValueError:
-        return _INTERVAL
+    """The shortest time between two checkpoints after tools, in seconds. A checkpoint matters more than a bad value."""
+    readable, _ = settings.with_defaults(repository, ("hookInterval",))
+    return settings.number(readable, "hookInterval")
 
 
 def _checkpoint(repository: Repository, values: Mapping[str, str], event: HookEvent, memory: HookMemory) -> None:
@@ -238,7 +234,7 @@ def read_memory(repository: Repository) -> HookMemory:
     data = files.read_limited(os.path.join(repository.own, _MEMORY_FILE), MAX_CONTEXT)
     try:
         value = loads(data, MAX_CONTEXT, "the hook's memory")
-    except CorruptSave:
+    except BadJson:
         return HookMemory()
 
     def number(name: str) -> int:

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from ..agents.base import Agent
 from ..agents.registry import agent_named, all_agents
-from ..errors import CorruptSave, NeedsPerson, UsageError
+from ..errors import BadJson, NeedsPerson, UsageError
 from ..system import files, program
 from ..system.jsonio import dumps, loads
 from .agent_settings import JsonSettings, bad_settings, settings_format
@@ -251,7 +251,7 @@ def _read_record(path: bytes) -> OriginalSettings | None:
         made, made_record = (tuple(os.fsencode(str(name)) for name in value[key]) for key in ("made", "made_record"))
         decoded = None if before is None else base64.b64decode(before)
         return OriginalSettings(decoded, str(value["after"]), made, made_record)
-    except (CorruptSave, KeyError, TypeError, binascii.Error):
+    except (BadJson, KeyError, TypeError, binascii.Error):
         return None
 
 

@@ -14,17 +14,17 @@ from dataclasses import replace
 
 from ..agents.sessions import resume_command
 from ..errors import EXIT_PERSON, GitError, GitstateError, NeedsPerson, TryAgain, UsageError
-from ..format.archive import read_save, refuse_unsafe, stage_paths
+from ..format.archive import read_save, refuse_unsafe, stage_paths, tree_of_base
 from ..format.context import Context
 from ..format.manifest import LeftOut, Manifest, Reason, Save
-from ..format.names import PENDING, SAVES, began_ns, branch_name, marker_ref, workspace_id
+from ..format.names import PENDING, SAVES, branch_name, marker_ref, save_time_ns, workspace_id
 from ..git import locks, refs
 from ..git.command import Git
 from ..git.oid import Oid, object_id
 from ..git.operation import is_operation_file
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, open_repository, owner_besides_us, without_filters
-from ..objects.reader import LARGE, ObjectReader, tree_of
+from ..objects.reader import LARGE, ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from ..save.request import SaveRequest
 from ..save.save import save_owned
@@ -36,6 +36,7 @@ from ..workspace.files import MISSING, Seen, Worktree
 from ..workspace.live_context import measured, owner_of, read_live_context
 from ..workspace.ownership import checkout_staging, clear_journal, owned, ref_locks, write_journal
 from ..workspace.run_record import under_way
+from ..workspace.settings import require
 from ..workspace.state_file import ACTIVE, RECOVERED, describe_save, state_name, write_state
 from .facts import find_save, gather, orphans, read_stack
 from .index import IndexRecovery
@@ -45,12 +46,15 @@ from .words import briefing, instruction
 
 #: The kernel stamps files with the time of its last tick: at most this long ago.
 _COARSE_CLOCK_NS = 10_000_000
+#: The settings that a recovery and its safety checkpoint read.
+_SETTINGS = ("stateFile", "includeIgnored")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
-    """Recover the workspace that `path` is in. Raises NotAWorkspace, TryAgain, GitError, OSError."""
+    """Recover the workspace that `path` is in. Raises NotAWorkspace, UsageError, TryAgain, GitError, OSError."""
     repository = open_repository(path)
+    require(repository, *_SETTINGS)
     _let_keeper_finish(repository, Deadline(request.wait))
     stranger = owner_besides_us(repository)
     if stranger is not None:
@@ -139,6 +143,7 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
     """
     if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
         raise UsageError(f"{os.fsdecode(path)} exists and is not empty", hint="gitstate recover --into ANOTHER-PATH")
+    require(repository, *_SETTINGS)
     with ObjectReader(repository.git) as reader:
         save_id = request.save_id or _only_orphan(repository)
         _, archive = find_save(repository, save_id)
@@ -177,6 +182,7 @@ def restore_paths(
     Index, branch and marker stay. A file that holds something else is kept unless `request.overwrite`.
     Raises NeedsPerson where there is no such save, UsageError where it holds none of `paths`.
     """
+    require(repository, *_SETTINGS)
     with owned(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
         _, archive = find_save(repository, save_id)
         stack = read_stack(archive, reader)
@@ -332,7 +338,7 @@ class _Recovery:
         if self.kept:
             return "changed"
         newest, oldest = self.facts.saves[0], self.facts.saves[-1]
-        base = tree_of(self.reader, oldest.manifest.head)
+        base = tree_of_base(self.reader, oldest.manifest.head)
         manifest = newest.manifest
         raw = any(why != "clean" for why in manifest.raw.values())
         uncommitted = newest.wip_tree != base or manifest.staged or manifest.operation or raw
@@ -346,7 +352,7 @@ class _Recovery:
         roots: list[Oid | None] = []
         paths: set[bytes] = set()
         for save in self.facts.saves:
-            head_tree = tree_of(self.reader, save.manifest.head)
+            head_tree = tree_of_base(self.reader, save.manifest.head)
             staged = save.files.get(b"staged")
             roots += [head_tree, save.wip_tree, *([staged[1]] if staged else [])]
             paths.update(self._changed(head_tree, save.wip_tree), save.manifest.staged)
@@ -457,7 +463,7 @@ class _Recovery:
         if not self._was_made_here():
             return False
         size, changed_ns = stamp
-        if size > info[1] or changed_ns >= began_ns(self.facts.saves[0].manifest.save_id) - _COARSE_CLOCK_NS:
+        if size > info[1] or changed_ns >= (save_time_ns(self.facts.saves[0].manifest.save_id) or 0) - _COARSE_CLOCK_NS:
             return False
         ours, theirs = b"", self.disk.read(target.path)
         whole = fits = True  # so far: the same, and the same or zeros after that

@@ -29,8 +29,8 @@ from typing import Any
 
 from ..agents.base import StopRule
 from ..errors import EXIT_DONE, GitstateError
-from ..format.archive import checkpoint_id, waiting_id
 from ..format.manifest import Reason
+from ..format.saves import checkpoint_save_id, pending_save_id
 from ..git.index import identity
 from ..git.operation import operation_under_way
 from ..git.repository import Repository, open_repository
@@ -248,7 +248,7 @@ class _Keeper:
         """Someone wants the run gone, and may not wait: first what is known and small, while the agent still ends."""
         deadline = Deadline(self.told.deadline)
         self._tell_agent()
-        before = waiting_id(self.repository)
+        before = pending_save_id(self.repository)
         early = self._try_save(
             SaveRequest(
                 reason=reason,
@@ -262,7 +262,7 @@ class _Keeper:
         self._await_agent(Deadline(min(self.told.grace, self.told.deadline / 2)))
         if isinstance(early, str):
             # It may have failed once its marker stood.
-            now = waiting_id(self.repository)
+            now = pending_save_id(self.repository)
             done, known = (now if now != before else None), None
         else:
             known = early if early.result == "saved" else None
@@ -279,7 +279,7 @@ class _Keeper:
     def _last_save(self, request: SaveRequest, early: SaveResult | None = None) -> None:
         """Save what there is now. Where that fails, `early`, a save of the same end, is what a recover finds."""
         end_leftovers(self.told.run_id, but=self.spared)
-        before = waiting_id(self.repository)
+        before = pending_save_id(self.repository)
         last = self._try_save(request)
         if isinstance(last, str):
             stands, lines = failed_save(self.repository, last, before, early)
@@ -417,11 +417,11 @@ def failed_save(
 
     `before` is the id of the save that waited before that last one was tried, `early` an earlier save of this end.
     """
-    waiting = waiting_id(repository)
+    waiting = pending_save_id(repository)
     whole = waiting is not None and waiting != before
     if early is not None and not whole:
         return early.save_id, failed_look_lines(why, early)
-    return waiting, failed_save_lines(why, waiting, checkpoint_id(repository), whole=whole)
+    return waiting, failed_save_lines(why, waiting, checkpoint_save_id(repository), whole=whole)
 
 
 def _pulse(repository: Repository) -> tuple[object, ...]:

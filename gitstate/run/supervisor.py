@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from ..agents.base import StopRule
 from ..agents.registry import stop_rule
 from ..errors import EXIT_PERSON, GitstateError, TryAgain, UsageError
-from ..format.archive import waiting_id
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
+from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest
@@ -254,7 +254,7 @@ class _Run:
         if name is None and code == 0:
             return {"lines": [], "status": 0}
         reason = Reason(name, None if name else code, "the keeper of this run was killed")
-        before = waiting_id(self.repository)
+        before = pending_save_id(self.repository)
         try:
             result = save(self.repository.toplevel, SaveRequest(reason=reason))
         except (GitstateError, OSError) as error:

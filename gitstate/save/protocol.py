@@ -35,6 +35,7 @@ from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.live_context import measured, owned_by, read_live_context
 from ..workspace.ownership import frozen_index, next_index, ref_locks, remove_ref_locks, write_journal
+from ..workspace.settings import patterns
 from ..workspace.state_file import FINISHED, INTERRUPTED, describe_save, state_name, write_state
 from .request import SaveResult
 
@@ -106,6 +107,7 @@ class Saving:
             seen = refs.read_refs(repository, (marker, checkpoint, NOTES))
             context, too_long = self._context(taken)
             taken.left_out += [LeftOut(b"", f"{name}: longer than a context value may be", True) for name in too_long]
+            taken.left_out += request.problems
             pending = self._read(seen.get(marker)) or self._adopted(taken)
             nested = self._nested(taken)
             self._pack_staged(taken)
@@ -155,7 +157,7 @@ class Saving:
             self.reader,
             self.frozen,
             never=never,
-            keep_ignored=[*repository.config.get("gitstate.includeignored", ()), *request.keep_ignored],
+            keep_ignored=[*patterns(repository, "includeIgnored"), *request.keep_ignored],
             keep_paths=request.keep_paths,
             largest=request.largest,
             deadline=self.deadline,
@@ -217,7 +219,7 @@ class Saving:
             try:
                 if self.request.depth >= _NESTING:
                     raise GitstateError("nested too deeply")
-                inner = self.request._replace(depth=self.request.depth + 1)
+                inner = self.request._replace(depth=self.request.depth + 1, strict=False, problems=())
                 inner_repository = open_repository(full)
                 if inner_repository.toplevel != os.path.realpath(full):
                     raise GitstateError("its .git leads elsewhere")

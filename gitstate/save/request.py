@@ -26,6 +26,11 @@ class SaveRequest(Record):
     """Paths to hold byte for byte whatever git thinks of them."""
     owner_pid: int | None = None
     depth: int = 0
+    strict: bool = False
+    """Raise UsageError for a setting that can't be read, before anything begins. Else the save stands with the
+    default, and its result says what was wrong: at the end of a run the work comes first."""
+    problems: Sequence[LeftOut] = ()
+    """What the save may not hold because of a setting that can't be read. `save` fills it in."""
     known: Known | None = None
     """What the caller knows from its last checkpoint: then only what changed since is looked at."""
     largest: int | None = None
@@ -54,6 +59,8 @@ class SaveResult(Record):
     """What was found, for who watches on."""
     written: int = 0
     """How many bytes went into the object store."""
+    warnings: tuple[str, ...] = ()
+    """Settings that can't be read, where the default took their place."""
 
     @property
     def lost(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 
+from ..format.manifest import LeftOut
 from ..git.command import Git
 from ..git.index import IndexMoved, link_or_copy
 from ..git.repository import Opening, Repository, open_repository
@@ -15,10 +16,12 @@ from ..git.status import Asked, ask
 from ..system import files
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, suppress
-from ..workspace import registry
+from ..workspace import registry, settings
 from ..workspace.ownership import clear_journal, frozen_index, next_index, owned, settle, write_journal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .request import SaveRequest, SaveResult
 
 
@@ -26,9 +29,15 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     """Take one save, or checkpoint, of the workspace that `path` is in. When it returns all of it is durable.
 
     `opening` is what `start_opening` gave for the same path, where the caller had something else to do meanwhile.
-    Raises NotAWorkspace, TryAgain where another gitstate holds the workspace past `wait`, GitError, OSError.
+    Raises NotAWorkspace, TryAgain where another gitstate holds the workspace past `wait`, GitError, OSError; UsageError
+    where the request is strict and a setting can't be read. Without `strict` such a setting never costs a save.
     """
     repository = open_repository(path) if opening is None else opening.finish()
+    if request.strict:
+        settings.require(repository, *settings.OF_SAVE)
+    repository, problems = settings.with_defaults(repository, settings.OF_SAVE)
+    if problems:
+        request = _with_problems(request, problems)
     deadline = Deadline(request.wait if request.deadline is None else request.deadline)
     with suppress(FileExistsError):
         # It comes to the disk with all else, before the marker.
@@ -38,7 +47,14 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     if not request.depth:
         # A nested repository comes back with the workspace around it. Here all is durable, and others may go on.
         registry.register(repository)
-    return result
+    warnings = [problem.message for problem in problems if problem.name != "includeIgnored"]
+    return result._replace(warnings=tuple(warnings)) if warnings else result
+
+
+def _with_problems(request: SaveRequest, problems: Sequence[settings.Problem]) -> SaveRequest:
+    """`request` with what the save may not hold: ignored files that a pattern which can't be read was to keep."""
+    lost = [LeftOut(b"", problem.message, True) for problem in problems if problem.name == "includeIgnored"]
+    return request._replace(problems=lost)
 
 
 def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:

@@ -48,6 +48,7 @@ def save_json(result: SaveResult, command: str) -> dict[str, Any]:
         "incomplete": bool(result.left_out),
         "left_out": left_out_json(result.left_out),
         "message": escape(result.message) or None,
+        "warnings": [escape(line) for line in result.warnings],
     }
 
 
@@ -63,7 +64,8 @@ def save_lines(result: SaveResult, command: str) -> list[str]:
     else:
         first = result.message
     more = [result.message] if result.message and result.result == "saved" else []
-    return [first, *more, *_left_out_lines(result.left_out)]
+    warnings = [f"  {line}; the default was used" for line in result.warnings]
+    return [first, *more, *_left_out_lines(result.left_out), *warnings]
 
 
 def failed_save_lines(why: str, waiting: str | None, checkpoint: str | None, *, whole: bool = False) -> list[str]:

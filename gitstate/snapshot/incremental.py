@@ -22,6 +22,7 @@ from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, Record
+from ..workspace.settings import patterns
 from . import snapshot
 from .snapshot import MODES_LIMIT, Ground, Snapshot, Taking, settings_identity
 
@@ -76,7 +77,7 @@ def _holds(known: Known, ground: Ground, repository: Repository, frozen_index: b
     if len(known.touched) > _MOST or any(path.rpartition(b"/")[2] in _DECIDING for path in known.touched):
         return False
     odd = earlier.operation or earlier.nested or earlier.absent or earlier.shared_index or earlier.sparse_file
-    if odd or not ground.plain or repository.config.get("gitstate.includeignored"):
+    if odd or not ground.plain or patterns(repository, "includeIgnored"):
         return False
     if operation_under_way(repository.git_dir) is not None:
         return False

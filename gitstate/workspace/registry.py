@@ -18,6 +18,7 @@ from ..git.command import Git
 from ..git.repository import Repository
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, digest, suppress
+from .settings import boolean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,11 +35,9 @@ def register(repository: Repository) -> None:
 
     `git config gitstate.register false`, or GITSTATE_REGISTER=false, keeps workspaces out of it.
     """
-    wanted = os.environ.get("GITSTATE_REGISTER") or repository.setting("gitstate.register") or "true"
-    if wanted.lower() in ("false", "no", "off", "0"):
-        return
     try:
-        add([repository.toplevel])
+        if boolean(repository, "register"):
+            add([repository.toplevel])
     except (GitstateError, OSError):
         # The work is saved; `gitstate doctor` reports what is wrong with the list.
         return

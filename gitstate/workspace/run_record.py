@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from ..errors import CorruptSave
+from ..errors import BadJson
 from ..format.context import MAX_CONTEXT
 from ..git.repository import Repository
 from ..system.files import read_limited
@@ -31,7 +31,7 @@ def under_way(repository: Repository) -> UnderWay:
     """What the run file says; nothing is known where there is none."""
     try:
         value = loads(read_limited(run_file(repository), MAX_CONTEXT), MAX_CONTEXT, "the run's file")
-    except CorruptSave:
+    except BadJson:
         return UnderWay()
     run_id, keeper = value.get("run_id"), value.get("keeper")
     pid, start = keeper if isinstance(keeper, list) and len(keeper) == 2 else (None, None)

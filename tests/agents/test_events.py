@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from gitstate.agents.registry import all_agents
-from tests.support.hooked import Hooked
+from tests.support.typed import git, gitstate, run, state_file
+from tests.support.workspace import Workspace
 
 
 class Effect(NamedTuple):
@@ -65,9 +66,9 @@ def test_every_event_of_every_agent_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize(("agent", "event"), EFFECTS)
-def test_event(agent: str, event: str, repo: Hooked) -> None:
+def test_event(agent: str, event: str, repo: Workspace) -> None:
     effect = EFFECTS[agent, event]
-    repo.gitstate("set", "task_id=T-1", "progress_stage=testing")
+    gitstate(repo, "set", "task_id=T-1", "progress_stage=testing")
     repo.write("new", "new\n")
     payload = {
         "hook_event_name": event,
@@ -76,11 +77,11 @@ def test_event(agent: str, event: str, repo: Hooked) -> None:
         "cwd": str(repo.path),
         **MORE[agent],
     }
-    done = repo.run(sys.executable, "-m", "gitstate", "hook", agent, given=json.dumps(payload))
-    assert (done.status, done.err) == (0, "")
-    assert ("T-1" in done.out) == effect.briefed and bool(done.out) == effect.briefed
-    assert bool(repo.git("for-each-ref", "refs/gitstate/checkpoints")) == effect.checkpoint
-    state = repo.state()
+    done = run(repo, sys.executable, "-m", "gitstate", "hook", agent, given=json.dumps(payload))
+    assert (done.exit_status, done.stderr) == (0, "")
+    assert ("T-1" in done.text) == effect.briefed and bool(done.text) == effect.briefed
+    assert bool(git(repo, "for-each-ref", "refs/gitstate/checkpoints")) == effect.checkpoint
+    state = state_file(repo)
     assert (state["agent"], state["session_id"], state["task_id"]) == (agent, "s-1", "T-1")
     assert state["extra"] == {"transcript_path": "/t/s-1.jsonl", "agent_cwd": str(repo.path)}
     assert state["status"] == "active"

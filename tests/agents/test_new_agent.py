@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.environment import ROOT
-from tests.support.hooked import Hooked, entries
+from tests.support.typed import entries, git, gitstate, run, script, state_file
+from tests.support.workspace import Workspace
 
 RECORD = '''
 """Made up for a test."""
@@ -46,64 +47,64 @@ AGENT = Agent(
 
 
 @pytest.fixture
-def repo(repo: Hooked, tmp_path: Path) -> Hooked:
+def repo(repo: Workspace, tmp_path: Path) -> Workspace:
     """A repository where `python -m gitstate` starts a copy of the package that has one more file."""
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "gitstate", copy / "gitstate", ignore=shutil.ignore_patterns("__pycache__"))
     (copy / "gitstate" / "agents" / "made_up.py").write_text(RECORD)
-    repo.env["PYTHONPATH"] = str(copy)
+    repo.cli_env["PYTHONPATH"] = str(copy)
     return repo
 
 
-def event(repo: Hooked, name: str) -> str:
+def event(repo: Workspace, name: str) -> str:
     payload = json.dumps({"type": name, "id": "s-1", "dir": str(repo.path)})
-    done = repo.run(sys.executable, "-m", "gitstate", "hook", "made_up", given=payload)
-    assert (done.status, done.err) == (0, "")
-    return done.out
+    done = run(repo, sys.executable, "-m", "gitstate", "hook", "made_up", given=payload)
+    assert (done.exit_status, done.stderr) == (0, "")
+    return done.text
 
 
-def test_install_and_uninstall(repo: Hooked, hermetic: Path) -> None:
+def test_install_and_uninstall(repo: Workspace, hermetic: Path) -> None:
     path = hermetic / ".made-up" / "hooks.json"
     repo.write(str(path), '{"mine": 1}\n')
     before = entries(hermetic)
-    diff = repo.run(sys.executable, "-m", "gitstate", "install", "--agent", "made_up", "--dry-run")
-    assert diff.status == 0 and f"+++ {path}" in diff.out
+    diff = run(repo, sys.executable, "-m", "gitstate", "install", "--agent", "made_up", "--dry-run")
+    assert diff.exit_status == 0 and f"+++ {path}" in diff.text
     assert entries(hermetic) == before
-    repo.gitstate("install", "--agent", "made_up")
+    gitstate(repo, "install", "--agent", "made_up")
     settings = json.loads(path.read_text())
     assert settings["mine"] == 1 and list(settings["hooks"]) == ["Began", "Did", "Ended"]
     ((group,), hook) = settings["hooks"]["Did"], settings["hooks"]["Did"][0]["hooks"][0]
     assert group["matcher"] == "Write"
     assert (hook["name"], hook["timeout"]) == ("gitstate", 7000) and hook["command"].endswith("hook made_up")
-    repo.gitstate("uninstall", "--agent", "made_up")
+    gitstate(repo, "uninstall", "--agent", "made_up")
     assert entries(hermetic) == before
 
 
-def test_events_are_recorded_and_the_session_is_resumed(repo: Hooked, hermetic: Path) -> None:
-    repo.gitstate("set", "task_id=T-1", "progress_stage=testing")
+def test_events_are_recorded_and_the_session_is_resumed(repo: Workspace, hermetic: Path) -> None:
+    gitstate(repo, "set", "task_id=T-1", "progress_stage=testing")
     repo.write("new", "new\n")
     answer = json.loads(event(repo, "Began"))["hookSpecificOutput"]
     assert answer["hookEventName"] == "Began" and "T-1" in answer["additionalContext"]
-    assert (repo.state()["agent"], repo.state()["session_id"]) == ("made_up", "s-1")
-    assert not repo.git("for-each-ref", "refs/gitstate/checkpoints")
+    assert (state_file(repo)["agent"], state_file(repo)["session_id"]) == ("made_up", "s-1")
+    assert not git(repo, "for-each-ref", "refs/gitstate/checkpoints")
     assert event(repo, "Did") == ""
-    assert repo.git("for-each-ref", "refs/gitstate/checkpoints")
+    assert git(repo, "for-each-ref", "refs/gitstate/checkpoints")
     (hermetic / ".made-up" / "log").mkdir(parents=True)
     (hermetic / ".made-up" / "log" / "s-1").touch()
-    repo.gitstate("save", "--signal", "TERM")
-    assert "made-up resume s-1" in repo.gitstate("recover")
+    gitstate(repo, "save", "--signal", "TERM")
+    assert "made-up resume s-1" in gitstate(repo, "recover")
 
 
-def test_run_stops_it_with_its_own_signal(repo: Hooked, tmp_path: Path) -> None:
-    script = "trap 'echo INT >told; exit 0' INT; trap 'echo TERM >told; exit 0' TERM; kill -TERM $PPID; sleep 60 & wait"
-    program = repo.script(tmp_path / "bin" / "made-up", f"#!/bin/sh\n{script}\n")
-    done = repo.run(sys.executable, "-m", "gitstate", "run", "--", str(program))
-    assert done.status < 0
+def test_run_stops_it_with_its_own_signal(repo: Workspace, tmp_path: Path) -> None:
+    text = "trap 'echo INT >told; exit 0' INT; trap 'echo TERM >told; exit 0' TERM; kill -TERM $PPID; sleep 60 & wait"
+    program = script(tmp_path / "bin" / "made-up", f"#!/bin/sh\n{text}\n")
+    done = run(repo, sys.executable, "-m", "gitstate", "run", "--", str(program))
+    assert done.exit_status < 0
     assert (repo.path / "told").read_text() == "INT\n"
 
 
-def test_doctor_finds_its_stub(repo: Hooked, tmp_path: Path) -> None:
-    repo.script(tmp_path / "bin" / "made-up", "#!/bin/sh\n")
-    repo.env["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-    done = repo.run(sys.executable, "-m", "gitstate", "doctor")
-    assert "install the real one" in done.out + done.err
+def test_doctor_finds_its_stub(repo: Workspace, tmp_path: Path) -> None:
+    script(tmp_path / "bin" / "made-up", "#!/bin/sh\n")
+    repo.cli_env["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    done = run(repo, sys.executable, "-m", "gitstate", "doctor")
+    assert "install the real one" in done.text + done.stderr
