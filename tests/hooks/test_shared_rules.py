@@ -10,8 +10,11 @@ import pytest
 
 from gitstate.agents.base import Agent
 from gitstate.agents.registry import agent_names, all_agents
+from gitstate.cli.options import context_values
+from gitstate.format.context import CALLER_FIELDS
 from gitstate.recover.request import RecoverResult
 from gitstate.recover.words import shell_lines
+from gitstate.run.channel import SIGNALS
 from tests.hooks.stage import HOOKS, LIBRARY
 
 VARIABLE = re.compile(r"\bRECOVERED_[A-Z_]+")
@@ -49,6 +52,38 @@ def test_recover_agent_state_fails_only_where_there_was_nothing(verdict: str) ->
         'status=0; recover_agent_state || status=$?; printf "%s %s" "$status" "$RECOVERED_VERDICT"'
     )
     assert status == f"{int(verdict == 'nothing')} {verdict}"
+
+
+def test_library_traps_the_signals_that_end_a_run() -> None:
+    script = f". {shlex.quote(str(LIBRARY))}; _gitstate_arm; trap -p"
+    trapped = set(re.findall(r"_gitstate_caught (\d+);", bash(script)))
+    assert trapped == {str(int(number)) for number in SIGNALS}
+    for number in SIGNALS:
+        name = bash(f". {shlex.quote(str(LIBRARY))}; _gitstate_name_of {int(number)}")
+        assert f"SIG{name.strip()}" == number.name
+
+
+def test_variables_of_the_first_sketch_reach_python_as_the_same_values() -> None:
+    sketch = {"CURRENT_TASK_ID": "T 1", "ISSUE_NUMBER": "7", "PROGRESS_STAGE": "a=b", "MEMORY_REFS": "m-1"}
+    given = "; ".join(f"{name}={shlex.quote(value)}" for name, value in sketch.items())
+    script = f'. {shlex.quote(str(LIBRARY))}; {given}; _gitstate_command save; printf "%s\\0" "${{_gitstate_argv[@]}}"'
+    program, *pairs = bash(script).split("\0")[: 1 + len(sketch)]
+    assert program == "env"
+    environment = dict(pair.split("=", 1) for pair in pairs)
+    assert context_values({}, environment) == context_values({}, sketch)
+    assert len(context_values({}, sketch)) == len(sketch)
+
+
+def test_begin_that_is_cut_short_empties_every_field_of_the_task_before() -> None:
+    """The library saves with these pairs when a signal ends it before `gitstate begin` has answered."""
+    script = (
+        f". {shlex.quote(str(LIBRARY))}\n"
+        "answer() { printf '%s\\n' \"${_gitstate_pairs[@]}\" >&2; }; _gitstate_program=answer\n"
+        "gitstate_begin task_id=T-1 2>&1"
+    )
+    pairs = dict(line.split("=", 1) for line in bash(script).splitlines())
+    assert pairs.pop("task_id") == "T-1"
+    assert pairs == {name: "" for name in CALLER_FIELDS if name not in ("task_id", "agent")}
 
 
 LOOPS = {path.name.removesuffix("-loop.sh"): path for path in HOOKS.glob("*-loop.sh")}
