@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ..agents.sessions import _NAMED
 from ..errors import EXIT_DONE
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .request import RecoverResult
+
+#: A list in a briefing names no more than this.
+_NAMED = 12
 
 
 # -- recover
