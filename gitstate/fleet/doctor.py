@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
+from ..agents.registry import all_agents
 from ..errors import GitError, GitstateError, NotAWorkspace
 from ..format import names
 from ..git import locks, refs
 from ..git.command import Git
 from ..git.repository import Repository, foreign_owner, open_repository
 from ..integrations import schedulers
+from ..integrations.agent_hooks import last_problem
 from ..integrations.agent_hooks_install import agent_problems
 from ..integrations.git_hooks_install import hook_problems
 from ..system import files, process
@@ -126,11 +128,12 @@ def _boot() -> Iterator[Finding]:
 
 
 def _agents() -> Iterator[Finding]:
-    """The legacy `kimi` command is a stub that does nothing and ends with 0: a loop around it spins."""
-    found = shutil.which("kimi")
-    if found is not None and not re.search(rb"\d+\.\d+", schedulers.answer([found, "--version"])):
-        what = f"{found} names no version, as the old stub that does nothing and ends with status 0"
-        yield Finding("agent", what, "install Kimi Code and remove the old command", serious=False)
+    """Agent programs that are stubs, and agents whose hooks do not call this gitstate."""
+    for agent in all_agents():
+        program = shutil.which(agent.commands[0]) if agent.stub_advice else None
+        if program is not None and not re.search(rb"\d+\.\d+", schedulers.answer([program, "--version"])):
+            what = f"{program} names no version, as the old stub that does nothing and ends with status 0"
+            yield Finding("agent", what, agent.stub_advice or "", serious=False)
     for what, command in agent_problems(os.environ):
         yield Finding("agent", what, command or _BY_HAND, serious=False)
 
@@ -257,7 +260,7 @@ def _configured(repository: Repository, name: str) -> str | None:
 
 def _hooks(repository: Repository) -> Iterator[Finding]:
     """Hooks that git does not run, or that are not whole: husky's directory in a linked worktree, an update."""
-    for what, command in hook_problems(repository):
+    for what, command in (*hook_problems(repository), *last_problem(repository)):
         yield Finding("hooks", what, command or _BY_HAND, serious=False)
 
 

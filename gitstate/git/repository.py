@@ -58,6 +58,11 @@ class Repository(Record):
                 off += ["-c", f"{name}.required=false"]
         return off
 
+    @property
+    def autocrlf(self) -> bool:
+        """Whether git converts the line endings of every text file (`core.autocrlf` is true or input)."""
+        return (self.setting("core.autocrlf") or "false").lower() not in ("false", "no", "off", "0")
+
     def is_true(self, name: str, default: bool = False) -> bool:
         value = self.setting(name)
         return default if value is None else bool(parse_bool(value))

@@ -22,9 +22,9 @@ from ..objects.reader import LARGE
 from ..objects.tree import GITLINK, SYMLINK, Leaf
 from ..save.request import SaveRequest
 from ..save.save import save_owned
-from ..snapshot import snapshot
+from ..snapshot.record import MODES_LIMIT
 from ..system import files
-from ..workspace.files import MISSING, Seen
+from ..workspace.files import MISSING, FileState
 from ..workspace.ownership import checkout_staging
 from .paths import SavedPaths, Workspace
 from .plan import Choice, Target, wanted_permissions
@@ -62,7 +62,7 @@ def usual_umask(repository: Repository, save: Save) -> Iterator[None]:
         yield
         return
     count = len(list_tree_paths(repository.git, save.wip_tree))
-    os.umask(usual if count <= snapshot.MODES_LIMIT else mask)
+    os.umask(usual if count <= MODES_LIMIT else mask)
     try:
         yield
     finally:
@@ -91,7 +91,7 @@ class FileRecovery:
             if choice.action == "write":
                 self._try(self._write, choice)
 
-    def _try(self, act: Callable[[Target, Seen], None], choice: Choice) -> None:
+    def _try(self, act: Callable[[Target, FileState], None], choice: Choice) -> None:
         path = choice.target.path
         try:
             act(choice.target, choice.seen)
@@ -105,12 +105,12 @@ class FileRecovery:
                 ) from None
             self._outcome.could_not_write(path, error)
 
-    def _delete(self, target: Target, seen: Seen) -> None:
+    def _delete(self, target: Target, seen: FileState) -> None:
         self._disk.delete(target.path, seen)
         self._outcome.deleted.append(target.path)
         self._remove_emptied(target.path)
 
-    def _remove_left_directory(self, target: Target, seen: Seen) -> None:
+    def _remove_left_directory(self, target: Target, seen: FileState) -> None:
         """Remove the empty directories that git left where the save has nothing."""
         linked = any(leaf.mode == GITLINK for leaf in target.bases) and target.path not in self._directories
         if seen.kind == "directory" and linked and self._disk.remove_directory(target.path):
@@ -125,7 +125,7 @@ class FileRecovery:
         while directory and directory not in self._directories and self._disk.remove_directory(directory):
             directory = directory.rpartition(b"/")[0]
 
-    def _write(self, target: Target, seen: Seen) -> None:
+    def _write(self, target: Target, seen: FileState) -> None:
         saved = target.saved
         assert saved is not None
         if seen.kind == "directory":
@@ -243,7 +243,7 @@ class MissingFiles:
                 self._outcome.could_not_write(path, error)
         files.remove_tree(self._staging)
 
-    def _find(self, known: set[bytes]) -> tuple[dict[bytes, Leaf], dict[bytes, Seen]]:
+    def _find(self, known: set[bytes]) -> tuple[dict[bytes, Leaf], dict[bytes, FileState]]:
         """What is to be written, and of it, as it is now, what a power cut left short."""
         deleted = split_nul(self._workspace.git.run("ls-files", "-z", "-d"))
         modified = [path for path in dict.fromkeys(self._modified()) if path not in known]

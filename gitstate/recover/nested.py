@@ -14,7 +14,7 @@ from ..errors import GitstateError
 from ..format.archive import read_save
 from ..format.saves import held_saves, pending_archives
 from ..objects.tree import GITLINK
-from ..snapshot import snapshot
+from ..snapshot.walk import is_repository
 from ..system import files
 from .paths import SavedPaths, Workspace
 from .request import RecoverResult
@@ -72,7 +72,7 @@ def _step_for(workspace: Workspace, saved: SavedPaths, path: bytes, save_id: str
     pending = None if os.path.lexists(full) else _pending_for(workspace, saved, full, save_id)
     if pending is not None:
         return NestedStep(path, "add", pending)
-    return NestedStep(path, "recover") if snapshot.is_repository(full) else None
+    return NestedStep(path, "recover") if is_repository(full) else None
 
 
 def _pending_for(workspace: Workspace, saved: SavedPaths, full: bytes, save_id: str | None) -> str | None:

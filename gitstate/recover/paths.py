@@ -16,7 +16,7 @@ from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from ..system.process import boot_id
-from ..workspace.files import Seen, Worktree
+from ..workspace.files import FileState, Worktree
 from ..workspace.state_file import state_name
 from .plan import Action, Choice, Target, step
 from .request import Outcome
@@ -144,7 +144,7 @@ class SavedPaths:
         """What is to happen to each target. One that can't be read is noted in `outcome`."""
         return [Choice(target, seen, self._action(target, seen)) for target, seen in self._look(targets, outcome)]
 
-    def _look(self, targets: Iterable[Target], outcome: Outcome) -> Iterator[tuple[Target, Seen]]:
+    def _look(self, targets: Iterable[Target], outcome: Outcome) -> Iterator[tuple[Target, FileState]]:
         for target in targets:
             try:
                 yield target, self._workspace.disk.look(target.path)
@@ -152,7 +152,7 @@ class SavedPaths:
                 if not self.was_left_out(target.path):
                     outcome.could_not_write(target.path, error)
 
-    def _action(self, target: Target, seen: Seen) -> Action:
+    def _action(self, target: Target, seen: FileState) -> Action:
         left_out = seen.kind == "special" and self.was_left_out(target.path)
         action = step(target, seen, overwrite=self._overwrite, left_out=left_out)
         if action != "look":

@@ -15,13 +15,14 @@ from ..format.context import Context
 from ..format.manifest import Manifest, Save
 from ..git.oid import Oid
 from ..objects.tree import GITLINK, SYMLINK, Leaf
-from ..workspace.files import Seen
-from .request import DecidedVerdict, Outcome, RecoverResult
+from ..workspace.files import FileState
+from .request import SUCCESSES, DecidedVerdict, Outcome, RecoverResult
 
 #: How the files on disk compare with the latest checkpoint: nothing is missing, they differ, or all are gone.
 DiskState = Literal["same", "differs", "gone"]
 #: What happens to one path: nothing, the saved version is written, it is deleted, or the disk wins.
 Action = Literal["same", "write", "delete", "keep"]
+Step = Action | Literal["look"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Verdict:
     @property
     def acts(self) -> bool:
         """Whether the workspace is going to be changed."""
-        return self.verdict in ("restore", "context_only", "buried")
+        return self.verdict in SUCCESSES
 
     @property
     def clears_locks(self) -> bool:
@@ -249,12 +250,14 @@ class Choice(NamedTuple):
     """What is going to happen to one path."""
 
     target: Target
-    seen: Seen
+    seen: FileState
     action: Action
 
 
-def step(target: Target, seen: Seen, *, overwrite: bool = False, left_out: bool = False) -> Action | Literal["look"]:
-    """The three-way choice for one path. `look`: the caller has to look closer whether the disk's version is nobody's.
+def step(
+    target: Target, seen: FileState, *, overwrite: bool = False, left_out: bool = False
+) -> Action | Literal["look"]:
+    """The three-way choice for one path. `look`: the caller has to find out whether git or a power cut made this file.
 
     Disk equals saved: untouched. Disk equals a base, or nothing is there: the saved version is written, or deleted.
     Otherwise the disk wins. A file that is gone was wiped or deleted, nobody can tell; to write it overwrites nothing.
@@ -283,7 +286,7 @@ def step(target: Target, seen: Seen, *, overwrite: bool = False, left_out: bool 
     return "write" if overwrite and seen.kind == "link" else "keep"
 
 
-def _is_one_of(seen: Seen, leaves: Collection[Leaf]) -> bool:
+def _is_one_of(seen: FileState, leaves: Collection[Leaf]) -> bool:
     kind = {"file": (0o100644, 0o100755), "link": (SYMLINK,)}.get(seen.kind, ())
     return any(leaf.oid == seen.oid and leaf.mode in kind for leaf in leaves)
 
@@ -293,7 +296,7 @@ def needs_safety_save(choices: Iterable[Choice]) -> bool:
     return any(choice.action in ("write", "delete") for choice in choices)
 
 
-def wanted_permissions(target: Target, seen: Seen, umask: int) -> tuple[int | None, bool]:
+def wanted_permissions(target: Target, seen: FileState, umask: int) -> tuple[int | None, bool]:
     """Permissions that a file whose content is the saved one should have, None where it has them.
 
     The flag says whether git may have set those of now; otherwise someone did, and the disk wins there too.

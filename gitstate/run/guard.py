@@ -2,7 +2,7 @@
 
     with gitstate.guard(task_id="T-1") as task:
         task.stage("testing")
-        subprocess.run(["claude", "-p", "…"])
+        subprocess.run(["my-agent", "fix the rounding"])
 
 A keeper stands beside the program: it saves whatever ends it, SIGKILL included. On a signal the program waits for the
 save, then whatever handler was there before has its turn; where there was none the program dies of the signal. An
@@ -20,7 +20,8 @@ from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from ..agents.base import StopRule, stop_rule
+from ..agents.base import StopRule
+from ..agents.registry import stop_rule
 from ..errors import NeedsPerson, TryAgain
 from ..format.context import Context
 from ..format.manifest import Reason
@@ -84,7 +85,7 @@ class guard:
         }
         self._values = {name: str(value) for name, value in named.items() if value is not None}
         self._path = os.fsencode(os.path.abspath(workspace))
-        self._stop = stop_rule(agent, "")
+        self._stop = stop_rule(agent, ())
         self._times = (grace, deadline, interval)
         self._before: dict[int, Handler] = {}
         self._front: Front | None = None

@@ -14,7 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..agents.base import StopRule, stop_rule
+from ..agents.base import StopRule
+from ..agents.registry import stop_rule
 from ..errors import EXIT_PERSON, GitstateError, TryAgain, UsageError
 from ..format.context import Context
 from ..format.manifest import Reason
@@ -147,7 +148,7 @@ class _Run:
         self.heard = heard
         self.run_id = new_save_id()
         owner = process(request.owner_pid) if request.owner_pid is not None else this_process()
-        rule = stop_rule(request.agent, request.command[0])
+        rule = stop_rule(request.agent, request.command)
         number = rule.signal if request.stop_signal is None else signal.Signals[f"SIG{request.stop_signal}"]
         grace, deadline, interval = (seconds(repository, name, request.times.get(name)) for name in TIMES)
         self.orders = Orders(

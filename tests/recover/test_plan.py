@@ -29,7 +29,7 @@ from gitstate.recover.plan import (
     with_checkpoint,
 )
 from gitstate.recover.request import SUCCESSES, DecidedVerdict
-from gitstate.workspace.files import MISSING, Seen
+from gitstate.workspace.files import MISSING, FileState
 from tests.support.made_up import BRANCH, EARLIER_ID, HEAD, SAVE_ID, made_up_save, oid
 
 SAVE = made_up_save()
@@ -238,8 +238,8 @@ FILE, LINK, MODULE, NOTHING = target(REGULAR), target(SYMLINK), target(GITLINK),
 LINK_BASE, GONE_LINK = target(REGULAR, base_mode=SYMLINK), target(None, base_mode=SYMLINK)
 
 
-def on_disk(kind: str, content: str | None = None) -> Seen:
-    return Seen(kind, content, 0o644)
+def on_disk(kind: str, content: str | None = None) -> FileState:
+    return FileState(kind, content, 0o644)
 
 
 DIRECTORY, SPECIAL = on_disk("directory"), on_disk("special")
@@ -290,7 +290,7 @@ STEPS = [
 
 
 @pytest.mark.parametrize(("was", "seen", "action", "overwriting"), STEPS)
-def test_step(was: Target, seen: Seen, action: str, overwriting: str) -> None:
+def test_step(was: Target, seen: FileState, action: str, overwriting: str) -> None:
     assert step(was, seen) == action
     assert step(was, seen, overwrite=True) == overwriting
 
@@ -309,7 +309,7 @@ EVERY_DISK = [
 
 
 @pytest.mark.parametrize("seen", EVERY_DISK, ids=lambda seen: f"{seen.kind}")
-def test_nothing_that_is_in_no_save_and_no_commit_is_replaced(seen: Seen) -> None:
+def test_nothing_that_is_in_no_save_and_no_commit_is_replaced(seen: FileState) -> None:
     """Over all combinations: without `overwrite` only what the save or a base holds is written over or deleted."""
     for was, left_out in product(EVERY_TARGET, (False, True)):
         action = step(was, seen, left_out=left_out)
@@ -362,11 +362,11 @@ def test_wanted_permissions(
     mode: int, saved: int | None, now: int, umask: int, wanted: int | None, from_git: bool
 ) -> None:
     was = Target(PATH, Leaf(mode, SAVED), saved, frozenset({Leaf(REGULAR, BASE)}))
-    assert wanted_permissions(was, Seen("file", SAVED, now), umask) == (wanted, from_git)
+    assert wanted_permissions(was, FileState("file", SAVED, now), umask) == (wanted, from_git)
 
 
 @pytest.mark.parametrize("seen", [MISSING, DIRECTORY, SPECIAL, on_disk("link", SAVED)])
-def test_only_a_file_has_permissions_to_set(seen: Seen) -> None:
+def test_only_a_file_has_permissions_to_set(seen: FileState) -> None:
     assert wanted_permissions(FILE, seen, 0o022) == (None, False)
     assert wanted_permissions(LINK, on_disk("file", SAVED), 0o022) == (None, False)
     assert wanted_permissions(NOTHING, on_disk("file", SAVED), 0o022) == (None, False)
