@@ -22,6 +22,7 @@ from ..git.repository import Repository, open_repository, read_head
 from ..system import files, process
 from ..system.jsonio import Json, dumps, loads, text_to_json
 from ..workspace.live_context import measured, read_live_context, replace_context
+from ..workspace.settings import OF_SAVE, number, with_defaults
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, read_state, write_state
 
 AGENTS = ("claude", "codex", "gemini", "kimi")
@@ -29,8 +30,6 @@ AGENTS = ("claude", "codex", "gemini", "kimi")
 _MAX_EVENT = 32 << 20
 #: An agent that does not close its end is not waited for longer, in seconds.
 _READ_FOR = 2.0
-#: Not more often than this after a tool, in seconds: git config gitstate.hookInterval, or GITSTATE_HOOK_INTERVAL.
-_INTERVAL = 15.0
 #: A checkpoint may take this part of the time at most.
 _SHARE = 20
 _MAX_TEXT = 4096
@@ -77,6 +76,8 @@ def run(agent: str, safe: Callable[[str], str]) -> str:
         repository = open_repository(os.fsencode(event.directory or os.getcwd()))
     except (GitstateError, OSError, ValueError):
         return ""
+    # The agent works on, whatever a setting says: the default takes its place, and `doctor` reports it.
+    repository, _ = with_defaults(repository, ("hookInterval", *OF_SAVE))
     memory = read_memory(repository)
     answer = ""
     try:
@@ -88,7 +89,7 @@ def run(agent: str, safe: Callable[[str], str]) -> str:
             answer = form(agent, event.name, safe(briefing(repository, waiting))[:_MAX_BRIEFING])
             memory = memory._replace(briefed=event.session_id)
             write_memory(repository, memory)
-        if is_due(event.name, memory, time.time_ns(), _interval(repository)):
+        if is_due(event.name, memory, time.time_ns(), number(repository, "hookInterval")):
             _checkpoint(repository, values, _DEADLINES.get((agent, event.name)), memory)
         elif event.name in _AFTER_TOOL:
             write_memory(repository, memory._replace(skipped=memory.skipped + 1))
@@ -206,14 +207,6 @@ def is_due(event: str, memory: Memory, now_ns: int, interval: float) -> bool:
     return not 0 <= now_ns - memory.last_ns < pause
 
 
-def _interval(repository: Repository) -> float:
-    given = os.environ.get("GITSTATE_HOOK_INTERVAL") or repository.setting("gitstate.hookinterval")
-    try:
-        return max(0.0, float(given)) if given else _INTERVAL
-    except ValueError:
-        return _INTERVAL
-
-
 def _checkpoint(repository: Repository, values: Mapping[str, str], deadline: float | None, memory: Memory) -> None:
     from ..save.request import SaveRequest
     from ..save.save import save
@@ -255,7 +248,7 @@ def write_memory(repository: Repository, memory: Memory) -> None:
 
 
 def last_problem(repository: Repository) -> list[tuple[str, str | None]]:
-    """What went wrong in an agent's hook and was not made good since, with the command that shows it again."""
+    """Why the last checkpoint of an agent's hook failed, with the command that shows it again; empty if it did not."""
     problem = read_memory(repository).problem
     return [] if problem is None else [(f"an agent's hook took no checkpoint: {problem}", "gitstate checkpoint")]
 

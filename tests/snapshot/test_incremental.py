@@ -17,7 +17,7 @@ from gitstate.git.repository import Repository, open_repository
 from gitstate.git.status import ignored_among
 from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import ObjectReader
-from gitstate.run.keeper import directories_above
+from gitstate.run.checkpoints import directories_above
 from gitstate.run.watch import Watch
 from gitstate.snapshot import snapshot
 from gitstate.snapshot.incremental import Known, take_since
