@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
     from .run.guard import guard as guard
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["guard"]
 
 

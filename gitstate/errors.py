@@ -6,22 +6,28 @@ one of these into words on stderr and a status; exit statuses are the contract i
 
 from __future__ import annotations
 
-EXIT_DONE = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_BUG = 3
-EXIT_PERSON = 4
-EXIT_AGAIN = 75
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Literal
+
+    ExitStatus = Literal[0, 1, 2, 3, 4, 75]
+
+EXIT_DONE: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_BUG: Final = 3
+EXIT_PERSON: Final = 4
+EXIT_AGAIN: Final = 75
 
 
 class GitstateError(Exception):
-    """The root of the tree: something failed, nothing was lost.
+    """The base of all errors below: something failed, nothing was lost.
 
     >>> GitstateError("no such save", hint="gitstate log").exit_status
     1
     """
 
-    exit_status = EXIT_FAILED
+    exit_status: ExitStatus = EXIT_FAILED
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -40,14 +46,35 @@ class NotAWorkspace(GitstateError):
 
 
 class GitError(GitstateError):
-    """A git command failed: `argv` is what ran, `stderr` what it said."""
+    """A git command failed.
+
+    `argv` is its arguments, `stderr` what it wrote there. `status` is its exit status, minus the number of the signal
+    where one killed it.
+    """
 
     def __init__(self, argv: list[str], status: int, stderr: bytes) -> None:
-        said = stderr.decode("utf-8", "replace").strip().splitlines()
-        super().__init__(f"git {_verb(argv)} failed ({status}): {said[-1] if said else 'it said nothing'}")
+        lines = stderr.decode("utf-8", "replace").strip().splitlines()
+        super().__init__(f"git {_verb(argv)} failed ({status}): {lines[-1] if lines else 'no error message'}")
         self.argv = argv
         self.status = status
         self.stderr = stderr
+
+
+class MissingObject(GitError):
+    """Git answered, but an object that should be there is missing, damaged, too large, or of another kind.
+
+    `status` is 0: no git failed.
+    """
+
+    def __init__(self, oid: str, problem: str = "is missing") -> None:
+        super().__init__(["cat-file"], 0, b"")
+        self.message = f"object {oid} {problem}"
+        self.args = (self.message,)
+        self.oid = oid
+
+
+class BadJson(ValueError):
+    """Data that should be a JSON object is none, or is too large. The message names the data."""
 
 
 class RefChanged(GitstateError):

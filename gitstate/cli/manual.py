@@ -27,16 +27,17 @@ class Command(NamedTuple):
 _STATUSES = (
     ("0", "done, and durable"),
     ("1", "failed; nothing was lost"),
-    ("2", "the command line is wrong"),
+    ("2", "the command line or a setting is wrong"),
     ("3", "a bug in gitstate; the message names a log"),
-    ("4", "a person must decide"),
-    ("75", "something else is at work here; try again later"),
+    ("4", "manual intervention required; or a save had to skip bytes of a file"),
+    ("75", "another process works in this workspace; try again later"),
     ("128+n", "ended by signal n"),
 )
 _FILES = (
-    ("active_state.json", "at the workspace's root: what the last run was doing; git ignores it"),
+    ("active_state.json", "in the root of the workspace: what the last run was doing; git ignores it"),
     (names.SAVES, "every save, until it is pruned"),
-    (names.PENDING, "the saves that wait to be recovered"),
+    (names.PENDING, "the pending save of each workspace"),
+    (names.CHECKPOINTS, "the latest checkpoint of each workspace"),
     (names.NOTES, "the context of each save, for git log --notes=gitstate"),
 )
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from ..errors import ExitStatus
+
 
 def emit(value: Mapping[str, Any]) -> None:
     """Data: one JSON object on stdout, with its schema version."""
@@ -43,7 +45,7 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
     return status
 
 
-def _bug(error: Exception) -> tuple[str, str | None, int]:
+def _bug(error: Exception) -> tuple[str, str | None, ExitStatus]:
     import tempfile
     import traceback
 

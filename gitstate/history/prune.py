@@ -8,7 +8,6 @@ leaning on what stands in them).
 
 from __future__ import annotations
 
-import calendar
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from typing import NamedTuple
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
 from ..format.archive import read_save
 from ..format.manifest import Save
-from ..format.names import PENDING, SAVES, workspace_id
+from ..format.names import PENDING, SAVES, save_time_ns, workspace_id
 from ..format.notes_ref import drop_notes
 from ..git import refs
 from ..git.command import Git
@@ -85,7 +84,7 @@ def going_saves(held: Sequence[Held], needed: set[Oid], keep: int, before: float
     going = []
     for item in sorted(held, key=lambda item: item.save_id, reverse=True):
         seen[item.workspace_id] = seen.get(item.workspace_id, 0) + 1
-        if seen[item.workspace_id] > keep and item.archive not in needed and _time_of(item.save_id) < before:
+        if seen[item.workspace_id] > keep and item.archive not in needed and _is_older(item.save_id, before):
             going.append(item)
     return going
 
@@ -148,9 +147,7 @@ def _remove(repository: Repository, git: Git, going: Sequence[Held]) -> None:
     drop_notes(repository, git, [item.save.wip for item in going if item.save is not None])
 
 
-def _time_of(save_id: str) -> float:
-    """Seconds since the epoch by a save's id; now where it tells none."""
-    try:
-        return calendar.timegm(time.strptime(save_id[:15], "%Y%m%dT%H%M%S"))
-    except ValueError:
-        return time.time()
+def _is_older(save_id: str, seconds: float) -> bool:
+    """Whether a save began before a time, in seconds since the epoch; False where its id does not tell."""
+    began = save_time_ns(save_id)
+    return began is not None and began < seconds * 1e9

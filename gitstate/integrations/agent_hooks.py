@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ..errors import CorruptSave, GitstateError
+from ..errors import BadJson, GitstateError
 from ..format import names
 from ..format.context import MAX_CONTEXT, Context, with_values
 from ..format.names import is_save_id
@@ -118,7 +118,7 @@ def read_event(fd: int) -> dict[str, Json]:
             parts.append(data)
     try:
         return loads(b"".join(parts), _MAX_EVENT, "the event") if size <= _MAX_EVENT else {}
-    except CorruptSave:
+    except BadJson:
         return {}
 
 
@@ -223,7 +223,7 @@ def read_memory(repository: Repository) -> Memory:
     data = files.read_limited(os.path.join(repository.own, _MEMORY), MAX_CONTEXT)
     try:
         value = loads(data, MAX_CONTEXT, "the hook's memory")
-    except CorruptSave:
+    except BadJson:
         return Memory()
 
     def number(name: str) -> int:

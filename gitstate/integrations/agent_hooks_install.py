@@ -24,7 +24,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ..errors import CorruptSave, NeedsPerson, UsageError
+from ..errors import BadJson, NeedsPerson, UsageError
 from ..system import files, program
 from ..system.jsonio import Json, dumps, loads
 from . import json_edit
@@ -517,7 +517,7 @@ def _read_record(path: bytes) -> _Record | None:
         made, made_record = (tuple(os.fsencode(str(name)) for name in value[key]) for key in ("made", "made_record"))
         decoded = None if before is None else base64.b64decode(before)
         return _Record(decoded, str(value["after"]), made, made_record)
-    except (CorruptSave, KeyError, TypeError, binascii.Error):
+    except (BadJson, KeyError, TypeError, binascii.Error):
         return None
 
 

@@ -280,15 +280,15 @@ def wanted(differing: Mapping[bytes, Leaf | None], stack: Sequence[Save]) -> set
 
 def _all_held(repository: Repository, git: Git, reader: ObjectReader, stack: Sequence[Save], head: Oid) -> bool:
     """Whether each version that the saves hold is in HEAD, in the index or on the disk; modes too."""
-    from ..objects.reader import tree_of
+    from ..format.archive import tree_of_base
     from ..objects.tree import TreeReader
     from ..workspace.files import Worktree
 
     newest, oldest = stack[0], stack[-1]
     trees = TreeReader(reader)
-    versions = wanted(_differing(git, tree_of(reader, oldest.manifest.base), newest.wip_tree), stack)
+    versions = wanted(_differing(git, tree_of_base(reader, oldest.manifest.base), newest.wip_tree), stack)
     paths = sorted({path for path, _ in versions})
-    committed = trees.lookup(tree_of(reader, head), paths)
+    committed = trees.lookup(tree_of_base(reader, head), paths)
     missing = {(path, leaf) for path, leaf in versions if _file(committed.get(path)) != leaf}
     if missing:
         index = _index(git)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..errors import CorruptSave, GitstateError, NeedsPerson, UnsupportedSave
+from ..errors import BadJson, CorruptSave, GitstateError, NeedsPerson, UnsupportedSave
 from ..format import names
 from ..format.archive import read_save
 from ..format.context import MAX_CONTEXT, Context, context_from_json
@@ -326,7 +326,7 @@ def _noted(repository: Repository, reader: ObjectReader, wip: Oid) -> Context:
     try:
         note = read_note(tip, wip, reader, TreeReader(reader), MAX_CONTEXT)
         return context_from_json(loads(note, MAX_CONTEXT, "the note"))
-    except CorruptSave:
+    except BadJson:
         return Context()
 
 

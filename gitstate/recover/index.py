@@ -13,13 +13,13 @@ import time
 from collections.abc import Sequence
 
 from ..errors import CorruptSave, GitError
-from ..format.archive import refuse_unsafe, stage_paths
+from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import Save
 from ..git.command import Git
 from ..git.index import IndexMoved, identify_index_at, identity, index_lock, is_torn, kept_index, link_or_copy
 from ..git.oid import Oid, object_id
 from ..git.repository import Repository
-from ..objects.reader import ObjectReader, tree_of
+from ..objects.reader import ObjectReader
 from ..objects.tree import TreeReader
 from ..system import files
 from ..workspace.ownership import next_index
@@ -224,7 +224,7 @@ class IndexRecovery:
         differing: set[bytes] | None = None
         for save in self.saves:
             staged = save.files.get(b"staged")
-            for tree in (save.wip_tree, tree_of(self.reader, save.manifest.head), staged[1] if staged else None):
+            for tree in (save.wip_tree, tree_of_base(self.reader, save.manifest.head), staged[1] if staged else None):
                 if tree is None:
                     out = self.git.run("ls-files", "-z")
                 else:

@@ -14,17 +14,17 @@ from dataclasses import replace
 
 from ..agents.sessions import resume_command
 from ..errors import EXIT_PERSON, GitError, GitstateError, NeedsPerson, TryAgain, UsageError
-from ..format.archive import read_save, refuse_unsafe, stage_paths
+from ..format.archive import read_save, refuse_unsafe, stage_paths, tree_of_base
 from ..format.context import Context
 from ..format.manifest import LeftOut, Manifest, Reason, Save
-from ..format.names import PENDING, SAVES, began_ns, branch_name, marker_ref, workspace_id
+from ..format.names import PENDING, SAVES, branch_name, marker_ref, save_time_ns, workspace_id
 from ..git import locks, refs
 from ..git.command import Git
 from ..git.oid import Oid, object_id
 from ..git.operation import is_operation_file
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, open_repository, owner_besides_us, without_filters
-from ..objects.reader import LARGE, ObjectReader, tree_of
+from ..objects.reader import LARGE, ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from ..save.request import SaveRequest
 from ..save.save import save_owned
@@ -338,7 +338,7 @@ class _Recovery:
         if self.kept:
             return "changed"
         newest, oldest = self.facts.saves[0], self.facts.saves[-1]
-        base = tree_of(self.reader, oldest.manifest.head)
+        base = tree_of_base(self.reader, oldest.manifest.head)
         manifest = newest.manifest
         raw = any(why != "clean" for why in manifest.raw.values())
         uncommitted = newest.wip_tree != base or manifest.staged or manifest.operation or raw
@@ -352,7 +352,7 @@ class _Recovery:
         roots: list[Oid | None] = []
         paths: set[bytes] = set()
         for save in self.facts.saves:
-            head_tree = tree_of(self.reader, save.manifest.head)
+            head_tree = tree_of_base(self.reader, save.manifest.head)
             staged = save.files.get(b"staged")
             roots += [head_tree, save.wip_tree, *([staged[1]] if staged else [])]
             paths.update(self._changed(head_tree, save.wip_tree), save.manifest.staged)
@@ -463,7 +463,7 @@ class _Recovery:
         if not self._was_made_here():
             return False
         size, changed_ns = stamp
-        if size > info[1] or changed_ns >= began_ns(self.facts.saves[0].manifest.save_id) - _COARSE_CLOCK_NS:
+        if size > info[1] or changed_ns >= (save_time_ns(self.facts.saves[0].manifest.save_id) or 0) - _COARSE_CLOCK_NS:
             return False
         ours, theirs = b"", self.disk.read(target.path)
         whole = fits = True  # so far: the same, and the same or zeros after that

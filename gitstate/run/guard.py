@@ -22,10 +22,10 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from ..agents.base import stop_rule
 from ..errors import NeedsPerson, TryAgain
-from ..format.archive import waiting_id
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
+from ..format.saves import pending_save_id
 from ..git.repository import open_repository
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult
@@ -177,7 +177,7 @@ class guard:
         if answer is not None:
             say(*answer["lines"])
             return
-        waiting = waiting_id(self._repository)
+        waiting = pending_save_id(self._repository)
         say(*failed_save(self._repository, "the keeper of this run is gone", waiting)[1])
 
     def _leave(self) -> None:

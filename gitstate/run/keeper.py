@@ -27,8 +27,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError
-from ..format.archive import checkpoint_id, waiting_id
 from ..format.manifest import Reason
+from ..format.saves import checkpoint_save_id, pending_save_id
 from ..git.repository import Repository, open_repository
 
 # `save` imports it when it needs it. What the agent does to gitstate's files meanwhile must not prevent the last save.
@@ -216,7 +216,7 @@ class Keeper:
         times = self.config.times
         deadline = Deadline(times.deadline)
         self._tell_agent()
-        before = waiting_id(self.repository)
+        before = pending_save_id(self.repository)
         early = try_save(
             self.repository.toplevel,
             SaveRequest(
@@ -231,7 +231,7 @@ class Keeper:
         self._await_agent(Deadline(min(times.grace, times.deadline / 2)))
         if isinstance(early, str):
             # It may have failed once its marker stood.
-            now = waiting_id(self.repository)
+            now = pending_save_id(self.repository)
             done, known = (now if now != before else None), None
         else:
             known = early if early.result == "saved" else None
@@ -248,7 +248,7 @@ class Keeper:
     def _last_save(self, request: SaveRequest, early: SaveResult | None = None) -> None:
         """Save what there is now, and answer. If that fails, a recover finds `early`, a save of the same end."""
         end_leftovers(self.config.run_id, but=self.spared)
-        before = waiting_id(self.repository)
+        before = pending_save_id(self.repository)
         last = try_save(self.repository.toplevel, request)
         if isinstance(last, str):
             stands, lines = failed_save(self.repository, last, before, early)
@@ -295,8 +295,8 @@ def failed_save(
 
     `before` is the id of the save that was pending before that last save, `early` an earlier save of the same end.
     """
-    waiting = waiting_id(repository)
+    waiting = pending_save_id(repository)
     whole = waiting is not None and waiting != before
     if early is not None and not whole:
         return early.save_id, failed_look_lines(why, early)
-    return waiting, failed_save_lines(why, waiting, checkpoint_id(repository), whole=whole)
+    return waiting, failed_save_lines(why, waiting, checkpoint_save_id(repository), whole=whole)

@@ -6,8 +6,8 @@ import signal
 from typing import NamedTuple
 
 from ..errors import EXIT_PERSON
-from ..format.archive import waiting_id
 from ..format.manifest import Reason
+from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
 from ..save.request import SaveRequest
 from ..save.save import save
@@ -49,7 +49,7 @@ def stop(path: bytes, wait: float) -> StopResult:
     """
     repository = open_repository(path)
     running = _running(repository)
-    before = waiting_id(repository)
+    before = pending_save_id(repository)
     members = [] if running.run_id is None else of_run(running.run_id)
     if running.owner is None and not members:
         return StopResult(repository.toplevel, "idle", message="nothing runs here")
@@ -71,7 +71,7 @@ def stop(path: bytes, wait: float) -> StopResult:
 
 
 def _saved(repository: Repository, before: str | None, *, killed: bool) -> StopResult:
-    save_id = waiting_id(repository)
+    save_id = pending_save_id(repository)
     _, status = read_live_context(repository)
     if save_id == before and status == ACTIVE:
         # It died without a save: save from this process what it left on the disk.

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 from ..agents.base import StopRule, stop_rule
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, TryAgain
-from ..format.archive import waiting_id
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
+from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest
@@ -238,7 +238,7 @@ class Supervisor:
         if name is None and code == 0:
             return {"lines": [], "status": EXIT_DONE}
         reason = Reason(name, None if name else code, "the keeper of this run was killed")
-        before = waiting_id(self.repository)
+        before = pending_save_id(self.repository)
         result = try_save(self.repository.toplevel, SaveRequest(reason=reason))
         if isinstance(result, str):
             return {"lines": failed_save(self.repository, result, before)[1], "status": EXIT_FAILED}

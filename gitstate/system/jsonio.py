@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import CorruptSave
+from ..errors import BadJson
 from .stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ def _write(value: Json, margin: str, out: list[str]) -> None:
 
 
 def loads(data: bytes | None, limit: int, what: str) -> dict[str, Json]:
-    """A JSON object of at most `limit` bytes. Raises CorruptSave for anything else, `what` names it."""
+    """A JSON object of at most `limit` bytes. Raises BadJson for anything else, `what` names it."""
     if data is None or len(data) > limit:
-        raise CorruptSave(f"{what} is missing or larger than {limit} bytes")
+        raise BadJson(f"{what} is missing or larger than {limit} bytes")
     value = _read(data)
     if value is None:
         import json
@@ -68,9 +68,9 @@ def loads(data: bytes | None, limit: int, what: str) -> dict[str, Json]:
         try:
             value = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise CorruptSave(f"{what} is not JSON: {str(error)[:80]}") from None
+            raise BadJson(f"{what} is not JSON: {str(error)[:80]}") from None
     if not isinstance(value, dict):
-        raise CorruptSave(f"{what} is not a JSON object")
+        raise BadJson(f"{what} is not a JSON object")
     return value
 
 

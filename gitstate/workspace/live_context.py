@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from ..errors import CorruptSave, UsageError
+from ..errors import BadJson, UsageError
 from ..format.context import (
     CALLER_FIELDS,
     CONTEXT_FIELDS,
@@ -53,7 +53,7 @@ def read_state_context(repository: Repository) -> tuple[Context, str | None]:
 def _context_of(data: bytes | None) -> tuple[Context, str | None]:
     try:
         value = loads(data, 4 * MAX_CONTEXT, "the context")
-    except CorruptSave:
+    except BadJson:
         return Context(), None
     status = value.get("status")
     return context_from_json(value), status if isinstance(status, str) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from ..errors import CorruptSave
+from ..errors import BadJson
 from ..format.context import MAX_CONTEXT
 from ..git.repository import Repository
 from ..system.files import make_directory, read_limited, write_atomic
@@ -44,7 +44,7 @@ def _read(git_dir: bytes) -> UnderWay:
     path = os.path.join(git_dir, b"gitstate", _RUN_FILE)
     try:
         value = loads(read_limited(path, MAX_CONTEXT), MAX_CONTEXT, "the run's file")
-    except CorruptSave:
+    except BadJson:
         return UnderWay()
     run_id, keeper = value.get("run_id"), value.get("keeper")
     pid, start = keeper if isinstance(keeper, list) and len(keeper) == 2 else (None, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import CorruptSave
+from ..errors import BadJson
 from ..format.context import MAX_CONTEXT, SCHEMA_VERSION, Context
 from ..format.manifest import Manifest
 from ..git.oid import Oid
@@ -38,7 +38,7 @@ def _unless_foreign(repository: Repository, path: bytes) -> bytes:
     data = files.read_limited(path, 4 * MAX_CONTEXT)
     try:
         ours = "task_id" in loads(data, 4 * MAX_CONTEXT, "the state file")
-    except CorruptSave:
+    except BadJson:
         # Cut short by whatever ended a writer that was not as careful.
         ours = data is not None and (not data or data.startswith(b"{"))
     return path if ours else os.path.join(repository.own, STATE_FILE)
@@ -112,7 +112,7 @@ def read_state(repository: Repository) -> dict[str, Json]:
     """What `active_state.json` holds; nothing where there is none to read."""
     try:
         return loads(files.read_limited(state_path(repository), 4 * MAX_CONTEXT), 4 * MAX_CONTEXT, "the state file")
-    except CorruptSave:
+    except BadJson:
         return {}
 
 

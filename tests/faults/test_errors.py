@@ -213,20 +213,18 @@ def sweep(
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", ["save", "recover"])
-def test_a_few_system_calls_fail(name: str, templates: Templates, tmp_path: Path, say: Say) -> None:
+def test_failure_of_sampled_system_calls_is_handled(name: str, templates: Templates, tmp_path: Path, say: Say) -> None:
     sweep(name, templates, tmp_path, say, most=6)
 
 
 @pytest.mark.faults
-def test_a_branch_that_git_can_not_read_is_not_taken_for_an_unborn_one(
-    templates: Templates, tmp_path: Path, say: Say
-) -> None:
-    """`git status` says so, and ends well."""
+def test_unreadable_branch_is_not_taken_for_an_unborn_one(templates: Templates, tmp_path: Path, say: Say) -> None:
+    """`git status` prints an error about it, and exits 0."""
     sweep("save", templates, tmp_path, say, most=None, only=r"status\.1:read:.*=EIO")
 
 
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.parametrize("name", SWEEPS)
-def test_every_system_call_fails(name: str, templates: Templates, tmp_path: Path, say: Say) -> None:
+def test_failure_of_every_system_call_is_handled(name: str, templates: Templates, tmp_path: Path, say: Say) -> None:
     sweep(name, templates, tmp_path, say, most=None)

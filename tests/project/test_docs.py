@@ -1,7 +1,8 @@
-"""The README is true: its commands exist, its blocks run, its transcript is what the demo prints, its links resolve."""
+"""The pages are true: their commands exist, their blocks run, their transcripts are what is printed, links resolve."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -14,22 +15,33 @@ from pathlib import Path
 
 import pytest
 
-from gitstate import errors
-from gitstate.cli import demo
+from gitstate import __version__, errors
+from gitstate.cli import demo, settings_page
+from gitstate.workspace.settings import SETTINGS
 from tests.states import STATES, dirty, make
 from tests.support.environment import ROOT
 from tests.support.oracle import fingerprint
 from tests.support.repositories import Templates
 from tests.support.workspace import Workspace, run_git
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+#: Every page by its path, and its text.
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for directory in ("", "docs", "bench", "hooks")
+    for path in sorted((ROOT / directory).glob("*.md"))
+}
+README = PAGES["README.md"]
 
 
-def block(language: str, word: str) -> str:
-    """The README's one block in this language that holds this word."""
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Language and text of each code block of a page."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL)
+
+
+def block(language: str, word: str, page: str = "README.md") -> str:
+    """The one block of a page in this language that holds this word."""
     found: str
-    (found,) = [text for kind, text in BLOCKS if kind == language and word in text]
+    (found,) = [text for kind, text in blocks(page) if kind == language and word in text]
     return found
 
 
@@ -43,10 +55,11 @@ def gitstate(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 def stable(transcript: str) -> list[str]:
-    """Without what differs from run to run: save ids, object ids, process ids, the temporary directory."""
+    """Without what differs from run to run: save ids, object ids, process ids, the directory."""
     for pattern, word in (
         (r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{6}", "SAVE"),
         (r"\S*/gitstate-demo-\w+", "TMP"),
+        (r"(?<![\w.])/\S*/shop\b", "TMP/shop"),
         (r"\b[0-9a-f]{7,40}\b", "OID"),
         (r"kill -TERM \d+", "kill -TERM PID"),
     ):
@@ -57,7 +70,8 @@ def stable(transcript: str) -> list[str]:
 def test_the_transcript_is_what_the_demo_prints() -> None:
     lines: list[str] = []
     assert demo.run(lines.append) == 0, "\n".join(lines)
-    assert stable("\n".join(lines)) == stable(block("console", "gitstate recover").removeprefix("$ gitstate demo\n"))
+    transcript = block("console", "demo", "docs/demo.md").removeprefix("$ gitstate demo\n")
+    assert stable("\n".join(lines)) == stable(transcript)
     assert len(lines) <= 60
 
 
@@ -99,6 +113,45 @@ def test_the_demo_tells_when_something_is_not_as_before(monkeypatch: pytest.Monk
 # --------------------------------------------------------------------------------------------------------------------
 
 
+#: What the agent of the README's transcript does.
+AGENT = """\
+echo 'vat = 0.19' >>price.py
+git add price.py
+echo 'gross = net * (1 + vat)' >>price.py
+echo 'round to cents?' >notes.txt
+kill -KILL $$
+"""
+
+
+def test_the_transcript_of_the_readme_is_what_its_commands_print(tmp_path: Path, on_path: Path) -> None:
+    shop = tmp_path / "you" / "shop"
+    shop.mkdir(parents=True)
+    (shop.parent / "agent.sh").write_text(AGENT)
+    run_git(shop, "init", "-q", "-b", "agent/42")
+    (shop / "price.py").write_text("net = 100\n")
+    run_git(shop, "add", ".")
+    run_git(shop, "commit", "-q", "-m", "The shop")
+    transcript = block("console", "gitstate run")
+    assert len(transcript.splitlines()) == 12
+    printed = ""
+    for command in re.findall(r"^\$ (.*)$", transcript, re.MULTILINE):
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=shop,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout
+        printed += f"$ {command}\n{done.stdout}"
+    assert stable(printed) == stable(transcript)
+
+
+def test_the_guide_shows_the_loop_of_the_readme() -> None:
+    assert block("bash", "run-agent", "docs/guide.md") == block("bash", "run-agent")
+
+
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     command = block("sh", "pytest").strip().rpartition(" && ")[2].removeprefix(".venv/bin/")
     assert command == 'pytest -q -n 2 -m "not slow"'
@@ -123,6 +176,34 @@ def test_plain_git_brings_the_files_back(templates: Templates, tmp_path: Path) -
     assert (after.head, after.commit, after.files) == (before.head, before.commit, before.files)
 
 
+def test_plain_git_brings_a_merge_back(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["merge_conflict"], templates, tmp_path)
+    before = fingerprint(ws.path)
+    assert not ws.save().json["branch_moved"]
+    ws.git("reset", "-q", "--hard")
+    ws.git("clean", "-ffdxq")
+    script = block("sh", "show", "docs/format.md") + block("sh", "operation", "docs/format.md")
+    subprocess.run(["bash", "-euc", script], cwd=ws.path, check=True, stdout=subprocess.DEVNULL)
+    assert before.diff(fingerprint(ws.path)) == []
+    ws.git("worktree", "prune")
+    script = 'save=$(git for-each-ref --format="%(objectname)" refs/gitstate/pending)\n'
+    script += block("sh", "worktree add", "docs/format.md")
+    subprocess.run(["bash", "-euc", script], cwd=ws.path, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_format_page_names_every_field(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path)
+    dirty(ws)
+    archive = ws.save().json["archive"]
+    for name in ("context", "manifest"):
+        section = PAGES["docs/format.md"].partition(f"### {name}.json")[2].partition("\n#")[0]
+        table = section.partition("| field |")[2].partition("\n\n")[0]
+        listed = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+        assert sorted(listed) == sorted(json.loads(ws.git("show", f"{archive}:{name}.json")))
+    entries = {name.partition("/")[0] for name in ws.git("ls-tree", "--name-only", archive).decode().split()}
+    assert entries <= set(re.findall(r"^\| `([\w.-]+)", PAGES["docs/format.md"], re.MULTILINE))
+
+
 def test_another_host_recovers_what_was_pushed(templates: Templates, tmp_path: Path, on_path: Path) -> None:
     ws = make(STATES["clean"], templates, tmp_path)
     dirty(ws)
@@ -132,9 +213,9 @@ def test_another_host_recovers_what_was_pushed(templates: Templates, tmp_path: P
     ws.git("remote", "add", "origin", str(remote))
     ws.git("push", "-q", "origin", "HEAD")
     assert ws.save().exit_status == 0
-    subprocess.run(["bash", "-ec", block("sh", "gitstate push")], cwd=ws.path, check=True)
+    subprocess.run(["bash", "-ec", block("sh", "gitstate push", "docs/guide.md")], cwd=ws.path, check=True)
     run_git(tmp_path, "clone", "-q", "-b", "agent/work", str(remote), str(clone))
-    subprocess.run(["bash", "-ec", block("sh", "gitstate fetch")], cwd=clone, check=True)
+    subprocess.run(["bash", "-ec", block("sh", "gitstate fetch", "docs/guide.md")], cwd=clone, check=True)
     after = fingerprint(clone)
     assert before.diff(replace(after, settings=before.settings)) == []
 
@@ -220,7 +301,7 @@ def test_one_line_for_any_agent(loop: Workspace, on_path: Path) -> None:
 
 def test_a_loop_in_python(loop: Workspace) -> None:
     script = loop.script("loop.py", "")
-    script.write_text(block("python", "guard"))
+    script.write_text(block("python", "guard", "docs/guide.md"))
     running = subprocess.Popen([sys.executable, str(script)], cwd=loop.path, start_new_session=True)
     wait_for_agent(loop, running)
     before = loop.status()
@@ -239,26 +320,98 @@ def commands(text: str) -> set[str]:
     return set(re.findall(r"(?<![-\w/.])gitstate (?:-C \S+ )?([a-z]+)\b(?=[^.]|$)", text))
 
 
-def test_every_command_named_is_there() -> None:
-    code = "\n".join([*re.findall(r"`([^`\n]+)`", README), *(text for _, text in BLOCKS)])
-    named = {name for name in commands(code) if name not in ("commits",)}
-    assert named >= {"save", "checkpoint", "recover", "status", "set", "show", "log", "diff", "restore", "demo"}
-    offered = set(re.findall(r"^  ([a-z]+)", gitstate("--help").stdout.partition("Commands:")[2], re.MULTILINE))
-    assert named == offered
+def code(page: str) -> str:
+    """The code of a page, in lines and in blocks."""
+    lines = re.findall(r"`([^`\n]+)`", PAGES[page])
+    return "\n".join([*lines, *(text for language, text in blocks(page) if language != "mermaid")])
+
+
+def offered() -> set[str]:
+    return set(re.findall(r"^  ([a-z]+)", gitstate("--help").stdout.partition("Commands:")[2], re.MULTILINE))
+
+
+def test_the_reference_names_every_command() -> None:
+    assert commands(code("docs/commands.md")) == offered()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_named_is_there(page: str) -> None:
+    assert commands(code(page)) <= offered() | {"hook", "manual"}
+
+
+def test_every_command_has_json_but_those_that_the_reference_names() -> None:
+    sentence = PAGES["docs/commands.md"].partition("and all but ")[2].partition(" have `--json`")[0]
+    without = set(re.findall(r"`(\w+)`", sentence))
+    assert without == {"demo", "run", "init", "completion"}
+    for command in offered() - {"boot"}:
+        assert ("--json" in gitstate(command, "--help").stdout) == (command not in without), command
 
 
 def test_every_option_named_is_there() -> None:
+    page = PAGES["docs/commands.md"]
     for command, options in {
-        "save": ["--signal", "--exit-code", "--include-ignored", "--json"],
-        "recover": ["--dry-run", "--into", "--json"],
+        "save": ["--signal", "--exit-code", "--reason", "--include-ignored", "--deadline", "--json"],
+        "recover": ["--dry-run", "--into", "--all", "--root", "--dismiss", "--json"],
         "status": ["--all", "--json"],
+        "install": ["--agent", "--dry-run"],
+        "doctor": ["--fix"],
     }.items():
         said = gitstate(command, "--help").stdout
-        assert all(option in said and option in README for option in options), command
+        assert all(option in said and option in page for option in options), command
+
+
+def test_table_of_settings_is_current() -> None:
+    page = PAGES["docs/settings.md"]
+    command = "python -m gitstate.cli.settings_page docs/settings.md"
+    assert page == settings_page.filled(page), f"{command} writes the table anew"
+    assert command in (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+
+
+def test_command_writes_the_table_of_settings(tmp_path: Path) -> None:
+    page = tmp_path / "settings.md"
+    page.write_text(f"before\n{settings_page.BEGIN}old\n{settings_page.END}after\n")
+    subprocess.run([sys.executable, "-m", "gitstate.cli.settings_page", str(page)], check=True)
+    table = settings_page.settings_table()
+    assert page.read_text("utf-8") == f"before\n{settings_page.BEGIN}{table}{settings_page.END}after\n"
+
+
+def test_options_of_settings_take_words_and_default_from_the_table() -> None:
+    offered = " ".join(gitstate(command, "--help").stdout for command in ("run", "save", "prune"))
+    offered = " ".join(offered.split())
+    with_option = [(setting, setting.option) for setting in SETTINGS if (setting.option or "").startswith("--")]
+    assert len(with_option) == 6
+    for setting, option in with_option:
+        default = "" if setting.default is None else f", {setting.default}"
+        assert option is not None and option in offered
+        assert f"{setting.meaning} [{setting.key}{default}]" in offered
+
+
+def test_only_the_settings_module_reads_a_setting() -> None:
+    """`gitstate.workspace` was the list of workspaces, `gitstate.bash` is a file."""
+    keys = "|".join(re.escape(part) for setting in SETTINGS for part in (setting.key.lower(), setting.variable))
+    read = re.compile(rf"""['"]({keys})['"]""", re.IGNORECASE)
+    modules = {path for path in (ROOT / "gitstate").rglob("*.py") if read.search(path.read_text("utf-8"))}
+    assert not modules
+
+
+def test_the_picture_of_the_architecture_shows_every_package() -> None:
+    page = PAGES["docs/architecture.md"]
+    picture = page.partition("<!-- layers -->")[2].partition("<!-- /layers -->")[0]
+    storeys = re.findall(r"^    (.+)$", picture, re.MULTILINE)
+    drawn = {name for line in [*storeys, "agents"] for name in line.split(" --> ")}
+    described = set(re.findall(r"^\| `(\w+)` \|", page.partition("| package |")[2].partition("\n\n")[0], re.MULTILINE))
+    assert drawn == described
+
+
+def test_the_shell_variables_are_all_described(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path)
+    said = gitstate("-C", str(ws.path), "recover", "--format", "shell").stdout
+    table = PAGES["hooks/README.md"].partition("| variable |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"RECOVERED_\w+", table)) == set(re.findall(r"^(\w+)=", said, re.MULTILINE))
 
 
 def test_every_exit_status_is_one_of_ours() -> None:
-    table = README.partition("| exit status |")[2].partition("\n\n")[0]
+    table = PAGES["docs/exit-status.md"].partition("| exit status |")[2].partition("\n\n")[0]
     listed = {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
     assert listed == {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
     classes = (error for error in vars(errors).values() if isinstance(error, type))
@@ -266,11 +419,35 @@ def test_every_exit_status_is_one_of_ours() -> None:
     assert raised == {errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_PERSON, errors.EXIT_AGAIN}
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md"])
+def test_the_changelog_begins_with_this_version() -> None:
+    assert re.findall(r"^## (.*)$", PAGES["CHANGELOG.md"], re.MULTILINE)[0] == __version__
+
+
+def test_the_readme_is_short_and_begins_with_a_first_use() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 130
+    assert lines.index(block("sh", "gitstate run").strip()) < 12
+    assert lines.index('eval "$(gitstate init bash)"') < 24
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
         if "://" not in target:
-            assert (ROOT / page).parent.joinpath(target).exists(), target
-    for line in text.splitlines():
+            path, _, anchor = target.partition("#")
+            there = (ROOT / page).parent.joinpath(path) if path else ROOT / page
+            assert there.exists(), target
+            assert not anchor or anchor in anchors(there), target
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/reliability.md"])
+def test_no_line_is_too_long(page: str) -> None:
+    """A row of the reliability page's table names whole tests."""
+    for line in PAGES[page].splitlines():
         assert "://" in line or len(line) <= 160, line

@@ -1,4 +1,4 @@
-"""A look at what changed finds what a look at everything finds, whatever an agent does in between."""
+"""An incremental snapshot equals a full one, whatever an agent does in between."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VERBS = ("write", "write", "write", "same", "delete", "chmod", "link", "mkdir", 
 
 
 class Looking:
-    """A workspace, watched as a keeper does, with both ways to look at it."""
+    """A workspace watched as a keeper watches it, with both kinds of snapshot."""
 
     def __init__(self, ws: Workspace) -> None:
         self.ws = ws
@@ -80,7 +80,7 @@ class Looking:
         return found
 
     def check(self) -> bool:
-        """Look both ways and compare; whether the look at what changed was possible."""
+        """Take both snapshots and compare them; whether the incremental one was possible."""
         quick = self.since()
         whole = self.whole()
         if quick is None:
@@ -93,7 +93,7 @@ class Looking:
 
 
 def parts(found: Snapshot) -> dict[str, object]:
-    """What ends up in a save."""
+    """The parts of a snapshot that a save stores."""
     names = ("head", "head_ref", "staged", "worktree", "intent_to_add", "modes", "directories", "absent", "operation")
     return {
         **{name: getattr(found, name) for name in names},
@@ -114,7 +114,7 @@ def looking(templates: Templates, tmp_path: Path) -> Looking:
 
 
 def act(ws: Workspace, choose: random.Random) -> str:
-    """One thing that an agent may do; says what."""
+    """Do one random thing that an agent may do; its description."""
     name = choose.choice(NAMES)
     path = ws.path / name
     verb = choose.choice(VERBS)
@@ -157,7 +157,7 @@ def act(ws: Workspace, choose: random.Random) -> str:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_random_work(looking: Looking, seed: int) -> None:
+def test_incremental_snapshot_matches_a_full_one_after_random_work(looking: Looking, seed: int) -> None:
     choose = random.Random(seed)
     quick = 0
     for turn in range(12):
@@ -173,8 +173,8 @@ def test_random_work(looking: Looking, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(12, 112))
 @pytest.mark.slow
-def test_much_random_work(looking: Looking, seed: int) -> None:
-    test_random_work(looking, seed)
+def test_incremental_snapshot_matches_a_full_one_after_much_random_work(looking: Looking, seed: int) -> None:
+    test_incremental_snapshot_matches_a_full_one_after_random_work(looking, seed)
 
 
 @pytest.mark.parametrize(
@@ -191,13 +191,13 @@ def test_much_random_work(looking: Looking, seed: int) -> None:
     ],
     ids=["gitignore", "gitattributes", "commit", "branch", "detach", "config", "hidden", "repository"],
 )
-def test_what_needs_a_look_at_everything(looking: Looking, change: Callable[[Workspace], object]) -> None:
+def test_changes_that_need_a_full_snapshot_get_one(looking: Looking, change: Callable[[Workspace], object]) -> None:
     change(looking.ws)
     looking.ws.write("a.txt", "changed\n")
     assert looking.check() is False
 
 
-def test_a_look_at_one_change_starts_no_walk(looking: Looking, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incremental_snapshot_walks_no_directory(looking: Looking, monkeypatch: pytest.MonkeyPatch) -> None:
     looking.ws.write("src/one.py", "changed\n")
     looking.ws.write("sub/new", "new\n")
     asked: list[tuple[Any, ...]] = []
