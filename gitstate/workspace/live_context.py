@@ -26,6 +26,7 @@ from ..system.clock import _TIME, now
 from ..system.jsonio import loads, text_to_json
 from ..system.stdlib import TYPE_CHECKING
 from . import registry
+from .settings import require
 from .state_file import _CONTEXT_FILE, ACTIVE, FINISHED, read_state, state_path, write_state
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def begin(
 
     Raises UsageError as `set_values` does.
     """
+    require(repository, "stateFile", "register")
     context = _set(repository, owned_by(before, owner_pid), values)
     registry.register(repository)
     return context
