@@ -72,16 +72,18 @@ def stop(path: bytes, wait: float) -> StopResult:
 
 def _saved(repository: Repository, before: str | None, *, killed: bool) -> StopResult:
     save_id = pending_save_id(repository)
+    message = ""
     _, status = read_live_context(repository)
     if save_id == before and status == ACTIVE:
         # It died without a save: save from this process what it left on the disk.
         reason = Reason("KILL" if killed else "TERM", None, "gitstate stop")
         result = save(repository.toplevel, SaveRequest(reason=reason))
         save_id = result.save_id
+        message = "; ".join(result.warnings)
         if result.lost:
             message = "not all of it could be saved: gitstate log"
             return StopResult(repository.toplevel, "stopped", killed, save_id, message, EXIT_PERSON)
-    message = "" if save_id is not None else "it had finished; nothing waits to be recovered"
+    message = message or ("" if save_id is not None else "it had finished; nothing waits to be recovered")
     return StopResult(repository.toplevel, "stopped", killed, save_id, message)
 
 
