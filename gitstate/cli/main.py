@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from .. import __version__
+from ..agents.registry import agent_names
 from ..errors import EXIT_DONE, EXIT_PERSON, UsageError
 from ..recover.words import recover_json, recover_lines, shell_lines, worst_of
 from ..system import terminal
@@ -492,8 +493,7 @@ def stop(paths: tuple[str, ...], everything: bool, wait: float, json_here: bool)
     _run("stop", json_here, act)
 
 
-_AGENTS = click.Choice(["claude", "codex", "gemini", "kimi"])
-_agent = click.option("--agent", type=_AGENTS, help="that agent's own hooks, not git's")
+_agent = click.option("--agent", type=click.Choice(agent_names()), help="that agent's own hooks, not git's")
 _scope = click.option("--scope", type=click.Choice(["user", "project"]), default="user", help="whose settings of it")
 _try = click.option("--dry-run", is_flag=True, help="with --agent: print the change as a diff, touch nothing")
 

@@ -31,7 +31,7 @@ OPTIONS = (
     Option("--issue-number", "issue_number", "text", "the issue that it works for"),
     Option("--progress-stage", "progress_stage", "text", "how far it is, in the loop's own words"),
     Option("--memory-ref", "memory_refs", "many", "a reference to the agent's memory"),
-    Option("--agent", "agent", "text", "which agent: claude, codex, gemini, kimi, …"),
+    Option("--agent", "agent", "text", "the name of the agent program"),
     Option("--session-id", "session_id", "text", "the agent's own session"),
     Option("--set", "extra", "many", "KEY=VALUE: another value of the context"),
     Option("--signal", "signal", "text", "the signal that ends the run, as TERM"),

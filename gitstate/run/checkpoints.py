@@ -6,14 +6,14 @@ import os
 import time
 
 from ..errors import GitstateError
-from ..git.index import identity
+from ..git.index import file_identity
 from ..git.operation import operation_under_way
 from ..git.repository import Repository
 from ..git.status import ignored_among
 from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
-from ..snapshot.incremental import Known
-from ..snapshot.snapshot import Snapshot
+from ..snapshot.incremental import Baseline
+from ..snapshot.record import Snapshot
 from ..workspace.state_file import context_path, state_name
 from .watch import Watch
 
@@ -35,7 +35,7 @@ class Checkpoints:
         self._interval = interval
         self._state_file = state_name(repository)
         self._watch: Watch | None = None
-        self._known: Known | None = None
+        self._known: Baseline | None = None
         self._unwatched: tuple[object, ...] = ()
         self._next = 0.0
         self.problem: str | None = None
@@ -75,12 +75,12 @@ class Checkpoints:
             return
         self._next = max(self._next, begun + result.written / _GROWTH)
         self._unwatched = unwatched
-        whole = known is None or result.taken.ground is not known.snapshot.ground
-        self._known = Known(result.taken, result.archive, frozenset())
+        whole = known is None or result.taken.scan is not known.snapshot.scan
+        self._known = Baseline(result.taken, result.archive, frozenset())
         if whole:
             self._watch_untracked(result.taken)
 
-    def known(self) -> Known | None:
+    def known(self) -> Baseline | None:
         """The last checkpoint and what changed since; None if that is not known."""
         if self._known is None or self._watch is None:
             return None
@@ -95,10 +95,10 @@ class Checkpoints:
         """Watch the directories without a tracked file, which are known only now. Their files count as changed: they
         may have changed before the watch began.
         """
-        assert self._watch is not None and taken.ground is not None
-        tracked = taken.ground.tracked
-        new = [path for path, leaf in taken.worktree.items() if leaf is not None and path not in tracked]
-        self._watch.add([*directories_above([*taken.ground.order, *new]), *taken.directories])
+        assert self._watch is not None and taken.scan is not None
+        tracked = taken.scan.tracked
+        new = [path for path, leaf in taken.worktree.items() if leaf is not None and path not in tracked.paths]
+        self._watch.add([*directories_above([*tracked.order, *new]), *taken.directories])
         self._watch.touch(new)
 
 
@@ -118,7 +118,7 @@ def _unwatched_files(repository: Repository) -> tuple[object, ...]:
         *(os.path.join(repository.git_dir, name) for name in (b"HEAD", b"index", b"logs/HEAD")),
         context_path(repository),
     ]
-    return (*(identity(place) for place in places), operation_under_way(repository.git_dir))
+    return (*(file_identity(place) for place in places), operation_under_way(repository.git_dir))
 
 
 def directories_above(paths: list[bytes]) -> list[bytes]:

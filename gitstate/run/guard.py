@@ -2,7 +2,7 @@
 
     with gitstate.guard(task_id="T-1") as task:
         task.stage("testing")
-        subprocess.run(["claude", "-p", "…"])
+        subprocess.run(["my-agent", "fix the rounding"])
 
 A keeper runs beside the program: it saves whatever ends the program, SIGKILL included. On a signal the program waits
 for the save, then runs the handler that was there before; without one it dies of the signal. An exception that leaves
@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from ..agents.base import stop_rule
+from ..agents.registry import stop_rule
 from ..errors import NeedsPerson, TryAgain
 from ..format.context import Context
 from ..format.manifest import Reason
@@ -84,7 +84,7 @@ class guard:
         }
         self._values = {name: str(value) for name, value in named.items() if value is not None}
         self._path = os.fsencode(os.path.abspath(workspace))
-        self._stop = stop_rule(agent, "")
+        self._stop = stop_rule(agent, ())
         self._given = {"grace": grace, "deadline": deadline, "interval": interval}
         self._before: dict[int, Handler] = {}
         self._keeper: KeeperProcess | None = None

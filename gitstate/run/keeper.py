@@ -31,15 +31,16 @@ from ..format.manifest import Reason
 from ..format.saves import checkpoint_save_id, pending_save_id
 from ..git.repository import Repository, open_repository
 
-# `save` imports it when it needs it. What the agent does to gitstate's files meanwhile must not prevent the last save.
-from ..save import protocol  # noqa: F401
+# `save` imports these when it meets what they are for. Whatever the agent does to gitstate's files until then, the last
+# save must not fail for it.
+from ..save import after_marker, index_swap, nested, pending, protocol, publish, renew, staged  # noqa: F401
 from ..save.request import SaveRequest, SaveResult
 from ..save.words import failed_look_lines, failed_save_lines, save_lines
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import Process, is_alive, process, send, this_process, wait_for
 from ..workspace.live_context import finish
-from ..workspace.run_record import UnderWay, run_file, write_run_file
+from ..workspace.run_record import RunRecord, run_file, write_run_file
 from ..workspace.settings import OF_SAVE, with_defaults
 from .channel import SIGNALS, Channel, KeeperConfig
 from .checkpoints import Checkpoints, try_save
@@ -132,7 +133,7 @@ class Keeper:
     def _record_run(self) -> None:
         """Write which processes this run has, and whether its checkpoints fail: for `stop`, `status` and `doctor`."""
         self.recorded_problem = self.checkpoints.problem
-        record = UnderWay(self.config.run_id, this_process(), self.recorded_problem)
+        record = RunRecord(self.config.run_id, this_process(), self.recorded_problem)
         with contextlib.suppress(OSError):
             write_run_file(self.repository, record, self.config.owner)
 

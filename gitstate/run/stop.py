@@ -15,7 +15,7 @@ from ..system import process
 from ..system.clock import Deadline
 from ..system.process import Process, is_alive, send, wait_for
 from ..workspace.live_context import read_live_context
-from ..workspace.run_record import under_way
+from ..workspace.run_record import read_run_record
 from ..workspace.state_file import ACTIVE
 from .processes import kill_all, of_run
 
@@ -93,5 +93,5 @@ def _running(repository: Repository) -> _Running:
     if status == ACTIVE and context.pid and process.is_running(context.pid, context.pid_start, context.boot_id):
         owner = Process(context.pid, context.pid_start)
     owner = None if owner is not None and owner.pid in process.ancestors() else owner
-    record = under_way(repository)
+    record = read_run_record(repository)
     return _Running(owner, record.run_id, record.keeper if record.keeper and is_alive(record.keeper) else None)

@@ -14,7 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..agents.base import StopRule, stop_rule
+from ..agents.base import StopRule
+from ..agents.registry import stop_rule
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, TryAgain
 from ..format.context import Context
 from ..format.manifest import Reason
@@ -81,7 +82,7 @@ def run(path: bytes, request: RunRequest) -> int:
 def _config(repository: Repository, request: RunRequest, times: Times) -> KeeperConfig:
     """What the keeper of this run is told at its start."""
     owner = process(request.owner_pid) if request.owner_pid is not None else this_process()
-    rule = stop_rule(request.agent, request.command[0])
+    rule = stop_rule(request.agent, request.command)
     number = rule.signal if request.stop_signal is None else signal.Signals[f"SIG{request.stop_signal}"]
     stop = StopRule(number, request.stop_group or rule.everyone)
     return KeeperConfig(os.fsdecode(repository.toplevel), new_save_id(), owner, stop, times)

@@ -20,7 +20,7 @@ def run_file(repository: Repository) -> bytes:
     return os.path.join(repository.own, _RUN_FILE)
 
 
-class UnderWay(NamedTuple):
+class RunRecord(NamedTuple):
     """The run that is, or was last, under way in a workspace, as its keeper wrote it down."""
 
     run_id: str | None = None
@@ -29,7 +29,7 @@ class UnderWay(NamedTuple):
     """Why the last checkpoint of the run failed; None if it did not."""
 
 
-def under_way(repository: Repository) -> UnderWay:
+def read_run_record(repository: Repository) -> RunRecord:
     """What the run file says; nothing is known where there is none."""
     return _read(repository.git_dir)
 
@@ -40,20 +40,20 @@ def failing_checkpoints(git_dir: bytes) -> str | None:
     return record.problem if record.keeper is not None and is_alive(record.keeper) else None
 
 
-def _read(git_dir: bytes) -> UnderWay:
+def _read(git_dir: bytes) -> RunRecord:
     path = os.path.join(git_dir, b"gitstate", _RUN_FILE)
     try:
         value = loads(read_limited(path, MAX_CONTEXT), MAX_CONTEXT, "the run's file")
     except BadJson:
-        return UnderWay()
+        return RunRecord()
     run_id, keeper = value.get("run_id"), value.get("keeper")
     pid, start = keeper if isinstance(keeper, list) and len(keeper) == 2 else (None, None)
     named = Process(pid, start) if isinstance(pid, int) and isinstance(start, str) else None
     problem = value.get("problem")
-    return UnderWay(run_id if isinstance(run_id, str) else None, named, problem if isinstance(problem, str) else None)
+    return RunRecord(run_id if isinstance(run_id, str) else None, named, problem if isinstance(problem, str) else None)
 
 
-def write_run_file(repository: Repository, record: UnderWay, owner: Process) -> None:
+def write_run_file(repository: Repository, record: RunRecord, owner: Process) -> None:
     """Record the run that is under way. Raises OSError."""
     make_directory(repository.own, top=repository.git_dir)
     keeper = None if record.keeper is None else list(record.keeper)
