@@ -18,7 +18,7 @@ from gitstate.git.repository import Repository, open_repository
 from gitstate.git.status import ignored_among
 from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import ObjectReader
-from gitstate.run.keeper import directories_above
+from gitstate.run.checkpoints import directories_above
 from gitstate.run.watch import Watch
 from gitstate.snapshot.incremental import Baseline, take_since
 from gitstate.snapshot.record import Snapshot, SnapshotOptions
