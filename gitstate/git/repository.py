@@ -58,6 +58,11 @@ class Repository(Record):
                 off += ["-c", f"{name}.required=false"]
         return off
 
+    @property
+    def autocrlf(self) -> bool:
+        """Whether git converts the line endings of every text file (`core.autocrlf` is true or input)."""
+        return (self.setting("core.autocrlf") or "false").lower() not in ("false", "no", "off", "0")
+
     def is_true(self, name: str, default: bool = False) -> bool:
         value = self.setting(name)
         return default if value is None else bool(parse_bool(value))
@@ -127,7 +132,7 @@ def start_opening(path: bytes) -> Opening:
         return _ask_both(path)
     # Git looks no further: settings from a repository above would be named in the same words.
     extra = {"GIT_CEILING_DIRECTORIES": os.fsdecode(above)}
-    return Opening(path, Git(path).start(*_SETTINGS, extra=extra), None)
+    return Opening(path, Git(path).start(*_SETTINGS, env=extra), None)
 
 
 def _ask_both(path: bytes) -> Opening:
@@ -146,7 +151,7 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
     git = Git(path)
     if listed is None:
         raise NotAWorkspace(f"{os.fsdecode(path)}: no such directory", hint="gitstate -C PATH … names a git worktree")
-    settings = git.finish(listed, fine=range(256))
+    settings = git.finish(listed, ok_codes=range(256))
     config: dict[str, list[str]] = {}
     words = settings.split(b"\0")[:-1]
     for item in words[1::2]:
@@ -183,7 +188,11 @@ def _where(path: bytes, asked: Child, bare_too: bool) -> list[bytes]:
     """What git answers to `_QUESTIONS`; raises NotAWorkspace as `open_repository` does."""
     git = Git(path)
     out, err = asked.communicate()
-    if asked.returncode != 0 and bare_too and git.run("rev-parse", "--is-bare-repository", fine=(0, 128)) == b"true\n":
+    if (
+        asked.returncode != 0
+        and bare_too
+        and git.run("rev-parse", "--is-bare-repository", ok_codes=(0, 128)) == b"true\n"
+    ):
         out = git.run(*_WHERE, *_QUESTIONS[:-1], "--absolute-git-dir")
     elif asked.returncode != 0:
         said = err.decode("utf-8", "replace").strip().splitlines()
@@ -205,13 +214,13 @@ def trusted_directories() -> list[bytes]:
     """
     found = []
     for scope in ("--system", "--global"):
-        out = Git(b"/").run("config", scope, "--includes", "-z", "--get-all", "safe.directory", fine=range(256))
+        out = Git(b"/").run("config", scope, "--includes", "-z", "--get-all", "safe.directory", ok_codes=range(256))
         named = (path for path in out.split(b"\0")[:-1] if path not in (b"", b"*"))
         found += [os.path.realpath(os.path.expanduser(path)) for path in named]
     return found
 
 
-def owner_besides_us(repository: Repository) -> int | None:
+def foreign_owner(repository: Repository) -> int | None:
     """The user id of someone else who owns a part of the repository that nobody trusted by name; None where none is."""
     mine = os.geteuid()
     places = (repository.toplevel, os.path.join(repository.toplevel, b".git"), repository.git_dir)
@@ -247,11 +256,11 @@ def read_head(git_dir: bytes) -> str | None:
         data = file.read(65_536)
     if data.startswith(NO_HEAD):
         # Detached (status 1, no answer) or on a branch: only git knows.
-        data = b"ref: " + Git(git_dir).run("symbolic-ref", "--quiet", "HEAD", fine=(0, 1))
+        data = b"ref: " + Git(git_dir).run("symbolic-ref", "--quiet", "HEAD", ok_codes=(0, 1))
     return os.fsdecode(data[5:].strip()) or None if data.startswith(b"ref: ") else None
 
 
 def head_of(directory: bytes) -> Oid | None:
     """The commit that the repository in `directory` is on; None on an unborn branch."""
-    out = Git(directory).run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", fine=(0, 1, 128))
+    out = Git(directory).run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", ok_codes=(0, 1, 128))
     return out.decode("ascii").strip() or None

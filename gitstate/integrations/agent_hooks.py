@@ -24,7 +24,7 @@ from ..git.repository import Repository, open_repository, read_head
 from ..system import files, process
 from ..system.jsonio import Json, dumps, loads, text_to_json
 from ..workspace import settings
-from ..workspace.live_context import measured, read_live_context, replace_context
+from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, read_state, write_state
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def keep_context(repository: Repository, values: Mapping[str, str], meaning: Mea
         return
     if context.pid is None:
         context = context._replace(boot_id=process.boot_id())
-    context = measured(repository, context, read_head(repository.git_dir))
+    context = with_measured_fields(repository, context, read_head(repository.git_dir))
     if following == RECOVERED:
         replace_context(repository, context, following)
     else:

@@ -66,7 +66,7 @@ class ObjectReader:
     @property
     def _process(self) -> Child:
         if self._started is None:
-            self._started = self._git.start("cat-file", "--batch-command", extra=self._extra, quiet=True)
+            self._started = self._git.start("cat-file", "--batch-command", env=self._extra, quiet=True)
         return self._started
 
     def __enter__(self) -> ObjectReader:

@@ -23,7 +23,7 @@ from ..objects.tree import TreeReader
 from ..system import files, process
 from ..system.clock import now
 from ..system.jsonio import loads
-from ..workspace.live_context import owner_of, read_live_context, read_state_context
+from ..workspace.live_context import owner_state, read_live_context, read_state_context
 from .plan import Facts, resting_places
 
 _STACK_LIMIT = 10_000
@@ -56,7 +56,7 @@ def gather(
             strict=strict,
             context=context,
             checkpoint=checkpoint,
-            owner=owner_of(context) if context else "unknown",
+            owner=owner_state(context) if context else "unknown",
         ), None
     try:
         return _with(here, repository, reader, read_stack(archive, reader)), marker

@@ -31,18 +31,19 @@ from ..agents.base import StopRule
 from ..errors import EXIT_DONE, GitstateError
 from ..format.manifest import Reason
 from ..format.saves import checkpoint_save_id, pending_save_id
-from ..git.index import identity
+from ..git.index import file_identity
 from ..git.operation import operation_under_way
 from ..git.repository import Repository, open_repository
 from ..git.status import ignored_among
 
-# `save` imports it when it needs it. What the agent does to gitstate's files meanwhile must not prevent the last save.
-from ..save import protocol  # noqa: F401
+# `save` imports these when it meets what they are for. Whatever the agent does to gitstate's files until then, the last
+# save must not fail for it.
+from ..save import after_marker, index_swap, nested, pending, protocol, publish, renew, staged  # noqa: F401
 from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..save.words import failed_look_lines, failed_save_lines, save_lines
-from ..snapshot.incremental import Known
-from ..snapshot.snapshot import Snapshot
+from ..snapshot.incremental import Baseline
+from ..snapshot.record import Snapshot
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import Process, is_alive, process, send, this_process, wait_for
@@ -123,7 +124,7 @@ class _Keeper:
         self.mask = mask
         self.received = b""
         self.agent: Process | None = None
-        self.known: Known | None = None
+        self.known: Baseline | None = None
         self.watch: Watch | None = None
         self.pulse: tuple[object, ...] = ()
         self.next_look = 0.0
@@ -335,7 +336,7 @@ class _Keeper:
         self.watch = Watch(self.path, lambda paths: ignored_among(repository, paths))
         self.watch.add(directories_above(repository.git.run("ls-files", "-z").split(b"\0")[:-1]))
 
-    def _known(self) -> Known | None:
+    def _known(self) -> Baseline | None:
         """The last checkpoint and what changed since; None where that is not known."""
         if self.known is None or self.watch is None:
             return None
@@ -360,17 +361,17 @@ class _Keeper:
             return
         self.next_look = max(self.next_look, begun + result.written / _GROWTH)
         self.pulse = pulse
-        whole = known is None or result.taken.ground is not known.snapshot.ground
-        self.known = Known(result.taken, result.archive, frozenset())
+        whole = known is None or result.taken.scan is not known.snapshot.scan
+        self.known = Baseline(result.taken, result.archive, frozenset())
         if whole:
             self._watch_untracked(result.taken)
 
     def _watch_untracked(self, taken: Snapshot) -> None:
         """Directories without a tracked file are known only now; what changed in them meanwhile counts as changed."""
-        assert self.watch is not None and taken.ground is not None
-        tracked = taken.ground.tracked
-        new = [path for path, leaf in taken.worktree.items() if leaf is not None and path not in tracked]
-        self.watch.add([*directories_above([*taken.ground.order, *new]), *taken.directories])
+        assert self.watch is not None and taken.scan is not None
+        tracked = taken.scan.tracked
+        new = [path for path, leaf in taken.worktree.items() if leaf is not None and path not in tracked.paths]
+        self.watch.add([*directories_above([*tracked.order, *new]), *taken.directories])
         self.watch.touch(new)
 
     # -- the socket
@@ -430,7 +431,7 @@ def _pulse(repository: Repository) -> tuple[object, ...]:
         *(os.path.join(repository.git_dir, name) for name in (b"HEAD", b"index", b"logs/HEAD")),
         context_path(repository),
     ]
-    return (*(identity(place) for place in places), operation_under_way(repository.git_dir))
+    return (*(file_identity(place) for place in places), operation_under_way(repository.git_dir))
 
 
 def directories_above(paths: list[bytes]) -> list[bytes]:

@@ -14,7 +14,7 @@ from ..system import process
 from ..system.clock import Deadline
 from ..system.process import Process, is_alive, send, wait_for
 from ..workspace.live_context import read_live_context
-from ..workspace.run_record import under_way
+from ..workspace.run_record import read_run_record
 from ..workspace.state_file import ACTIVE
 from .processes import kill_all, of_run
 
@@ -90,5 +90,5 @@ def _running(repository: Repository) -> _Running:
     if status == ACTIVE and context.pid and process.is_running(context.pid, context.pid_start, context.boot_id):
         owner = Process(context.pid, context.pid_start)
     owner = None if owner is not None and owner.pid in process.ancestors() else owner
-    run_id, keeper = under_way(repository)
+    run_id, keeper = read_run_record(repository)
     return _Running(owner, run_id, keeper if keeper is not None and is_alive(keeper) else None)

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..git.oid import Oid
-    from ..snapshot.incremental import Known
-    from ..snapshot.snapshot import Snapshot
+    from ..snapshot.incremental import Baseline
+    from ..snapshot.record import Snapshot
 
 
 class SaveRequest(Record):
@@ -31,7 +31,7 @@ class SaveRequest(Record):
     default, and its result says what was wrong: at the end of a run the work comes first."""
     problems: Sequence[LeftOut] = ()
     """What the save may not hold because of a setting that can't be read. `save` fills it in."""
-    known: Known | None = None
+    known: Baseline | None = None
     """What the caller knows from its last checkpoint: then only what changed since is looked at."""
     largest: int | None = None
     """Files of more bytes are left out: what is small is safe first."""
@@ -53,6 +53,8 @@ class SaveResult(Record):
     index_commit: Oid | None = None
     archive: Oid | None = None
     branch_moved: bool = False
+    why_not_moved: str = ""
+    """Why a save left the branch where it was on purpose; empty where it moved it, or tried to."""
     left_out: tuple[LeftOut, ...] = ()
     message: str = ""
     taken: Snapshot | None = None

@@ -283,7 +283,7 @@ def _expected(setting: Setting) -> str:
 def _file_of(repository: Repository, setting: Setting, text: str) -> str | None:
     """The file of git's configuration that holds this value; of several the last, which counts."""
     try:
-        out = repository.git.run("config", "--show-origin", "-z", "--get-all", setting.key, fine=(0, 1))
+        out = repository.git.run("config", "--show-origin", "-z", "--get-all", setting.key, ok_codes=(0, 1))
     except (GitError, OSError):
         return None
     words = out.split(b"\0")[:-1]

@@ -36,8 +36,8 @@ MUTATIONS = (
     ),
     Mutation(
         "the directories of refs are not synced",
-        "save/protocol.py",
-        "        writer.sync(updates)\n",
+        "save/publish.py",
+        "        self.refs.sync(updates)\n",
         "",
         f"{POWER}[ext4-checkpoint]",
     ),
@@ -65,8 +65,8 @@ MUTATIONS = (
     Mutation(
         "recover writes files without fsync",
         "workspace/files.py",
-        "                    os.fchmod(fd, permissions)\n                    os.fsync(fd)\n",
-        "                    os.fchmod(fd, permissions)\n",
+        "write_new_file(temporary, content, mode=permissions)",
+        "write_new_file(temporary, content, mode=permissions, durable=False)",
         f"{POWER}[ext4-recover]",
     ),
     Mutation(
@@ -111,18 +111,18 @@ MUTATIONS = (
     Mutation(
         "the branch moves before the marker is set",
         "save/protocol.py",
-        "        updates = self._make_durable(marked, kept)\n",
-        "        updates = self._make_durable([RefUpdate(taken.head_ref or '', wip, taken.head)], kept)\n"
-        "        updates.carry_out()\n        updates.prepare(marked)\n",
+        "        publisher.make_durable(updates, kept)\n",
+        "        publisher.make_durable([RefUpdate(taken.head_ref or '', built.wip, taken.head)], kept)\n"
+        "        publisher.refs.carry_out()\n        publisher.refs.prepare(updates)\n",
         f"{KILL}[save]",
         {"CRASH_POINT": "update-ref.*:rename:.*"},
     ),
     Mutation(
         "the marker moves before the objects are on the disk",
-        "save/protocol.py",
-        "            writer.prepare(updates)\n        bring_to_disk(self.repository, self.id)\n",
+        "save/publish.py",
+        "            writer.prepare(updates)\n        bring_to_disk(self.repository, self.workspace_id)\n",
         "            writer.prepare(updates)\n            writer.carry_out()\n"
-        "            writer.carry_out = lambda: None\n        bring_to_disk(self.repository, self.id)\n",
+        "            writer.carry_out = lambda: None\n        bring_to_disk(self.repository, self.workspace_id)\n",
         f"{POWER}[ext4-checkpoint]",
         {"POWER_POINT": "155"},
     ),
@@ -150,8 +150,8 @@ MUTATIONS = (
     ),
     Mutation(
         "an index that moved under the save is exchanged all the same",
-        "save/protocol.py",
-        "            if identity(index) != identity(self.frozen):\n                return\n",
+        "save/index_swap.py",
+        "            if file_identity(index) != file_identity(self.frozen):\n                return\n",
         "",
         "faults/test_concurrency.py::test_file_staged_during_a_save_stays_staged",
     ),
@@ -196,7 +196,7 @@ MUTATIONS = (
     Mutation(
         "a good index is put away because git failed",
         "recover/index.py",
-        "            if not is_torn(current, self.repository.object_format):\n                raise",
+        "            if not is_torn_index(current, self.repository.object_format):\n                raise",
         "            if not os.path.exists(current):\n                raise",
         f"{ERRORS}[recover]",
         {"ERROR_POINT": r"ls-files\.1:openat:.*\+"},
@@ -218,9 +218,9 @@ MUTATIONS = (
     ),
     Mutation(
         "a note is tried once, and nobody takes turns",
-        "save/protocol.py",
-        "            for _ in range(50):\n                current =",
-        "            for _ in range(1):\n                current =",
+        "objects/notes.py",
+        "            for _ in range(_TRIES):\n                tip =",
+        "            for _ in range(1):\n                tip =",
         "faults/test_concurrency.py::test_note_written_during_a_save_is_kept",
     ),
     # -- what others wrote is data

@@ -211,7 +211,7 @@ def test_unreadable_submodule_costs_no_other_file(ws: Workspace) -> None:
     ws.git("reset", "-q", "--hard", "HEAD~1")
     said = ws.gitstate("recover").stderr
     assert ws.read("a.txt").endswith(b"mine\n")
-    assert "not all of it" in said and re.search(r"left out: sub\b", said)
+    assert "not all of it" in said and re.search(r"skipped: sub\b", said)
 
 
 def test_recover_into_a_worktree_with_a_failing_filter_restores_everything(

@@ -21,8 +21,8 @@ from gitstate.git.repository import open_repository
 from gitstate.git.status import ignored_among
 from gitstate.save.request import SaveRequest
 from gitstate.save.save import save
-from gitstate.snapshot.incremental import Known
-from gitstate.snapshot.snapshot import Snapshot
+from gitstate.snapshot.incremental import Baseline
+from gitstate.snapshot.record import Snapshot
 from tests.states import add_submodule
 from tests.support.oracle import fingerprint, parents, walk
 from tests.support.repositories import Templates
@@ -229,7 +229,7 @@ def test_incremental_snapshot_of_a_random_tree_matches_a_full_one(
         work(ws, then)
         after = seen(path)
         touched = frozenset(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-        known = Known(earlier.taken, earlier.archive, touched)
+        known = Baseline(earlier.taken, earlier.archive, touched)
         fast = save(bytes(path), SaveRequest(kind="checkpoint", known=known))
         whole = save(bytes(path), SaveRequest(kind="checkpoint"))
         assert described(fast.taken) == described(whole.taken)
