@@ -38,6 +38,7 @@ from ..workspace.ownership import quarantine
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from ..format.manifest import RawReason
     from ..system.child import Child
 
 #: Up to this many tracked files, permissions of unchanged ones are looked at too (about 1.5 µs each).
@@ -84,7 +85,7 @@ class Snapshot:
         self.intent_to_add: list[bytes] = []
         self.modes: dict[bytes, int] = {}
         self.directories: dict[bytes, int] = {}
-        self.raw: dict[bytes, tuple[Leaf, str]] = {}
+        self.raw: dict[bytes, tuple[Leaf, RawReason]] = {}
         self.absent: list[bytes] = []
         self.nested: list[bytes] = []
         self.left_out: list[LeftOut] = []
