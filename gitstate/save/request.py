@@ -8,6 +8,7 @@ from ..system.stdlib import TYPE_CHECKING, Record
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ..format.manifest import SaveKind
     from ..git.oid import Oid
     from ..snapshot.incremental import Baseline
     from ..snapshot.record import Snapshot
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 class SaveRequest(Record):
     """What the caller knows. `values` are context texts by name; `wait` bounds waiting for locks, in seconds."""
 
-    kind: str = "save"
+    kind: SaveKind = "save"
     values: Mapping[str, str] = {}
     reason: Reason = Reason()
     deadline: float | None = None
