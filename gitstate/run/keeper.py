@@ -31,17 +31,19 @@ from ..agents.base import StopRule
 from ..errors import EXIT_DONE, GitstateError
 from ..format.manifest import Reason
 from ..format.saves import checkpoint_save_id, pending_save_id
+
+# A save imports these where it meets what they are for. The keeper imports them at once: the last save must not fail
+# where the agent has changed or removed gitstate's files since.
+from ..git import attributes, entries  # noqa: F401
 from ..git.index import file_identity
 from ..git.operation import operation_under_way
 from ..git.repository import Repository, open_repository
 from ..git.status import ignored_among
-
-# `save` imports these when it meets what they are for. Whatever the agent does to gitstate's files until then, the last
-# save must not fail for it.
 from ..save import after_marker, index_swap, nested, pending, protocol, publish, renew, staged  # noqa: F401
 from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..save.words import failed_look_lines, failed_save_lines, save_lines
+from ..snapshot import convert, hidden  # noqa: F401
 from ..snapshot.incremental import Baseline
 from ..snapshot.record import Snapshot
 from ..system import files
