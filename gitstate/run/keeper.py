@@ -29,13 +29,15 @@ from typing import Any
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError
 from ..format.manifest import Reason
 from ..format.saves import checkpoint_save_id, pending_save_id
-from ..git.repository import Repository, open_repository
 
-# `save` imports these when it meets what they are for. Whatever the agent does to gitstate's files until then, the last
-# save must not fail for it.
+# A save imports these where it meets what they are for. The keeper imports them at once: the last save must not fail
+# where the agent has changed or removed gitstate's files since.
+from ..git import attributes, entries  # noqa: F401
+from ..git.repository import Repository, open_repository
 from ..save import after_marker, index_swap, nested, pending, protocol, publish, renew, staged  # noqa: F401
 from ..save.request import SaveRequest, SaveResult
 from ..save.words import failed_look_lines, failed_save_lines, save_lines
+from ..snapshot import convert, hidden  # noqa: F401
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import Process, is_alive, process, send, this_process, wait_for
