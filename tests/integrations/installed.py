@@ -10,11 +10,7 @@ import pytest
 
 from gitstate.install_git import git_version, manner
 from tests.support.skips import why_not_program
-from tests.support.typed import (
-    entries,
-    git,
-    gitstate,
-)
+from tests.support.typed import entries, git, gitstate
 from tests.support.workspace import Workspace
 
 CONFIGURED = manner(git_version(subprocess.run(["git", "version"], capture_output=True, check=True).stdout)) == "config"

@@ -12,13 +12,7 @@ import pytest
 from gitstate.agent_hook import Memory, form, is_due, last_problem, parse_event, read_event
 from gitstate.git import open_repository
 from tests.integrations.settings import AGENTS
-from tests.support.typed import (
-    commit,
-    git,
-    gitstate,
-    run,
-    state_file,
-)
+from tests.support.typed import commit, git, gitstate, run, state_file
 from tests.support.workspace import Run, Workspace
 
 # -- events

@@ -14,12 +14,7 @@ import pytest
 
 from gitstate import install_agents, json_text
 from tests.integrations.settings import AGENTS, COMMENTED, FILES, JSON, TOML
-from tests.support.typed import (
-    entries,
-    git,
-    gitstate,
-    run,
-)
+from tests.support.typed import entries, git, gitstate, run
 from tests.support.workspace import Run, Workspace
 
 

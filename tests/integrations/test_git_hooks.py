@@ -11,16 +11,7 @@ import pytest
 
 from gitstate.git_hook import may_be_stale, updates
 from gitstate.model import Context, Manifest, Save
-from tests.support.typed import (
-    commit,
-    git,
-    gitstate,
-    hooks,
-    markers,
-    run,
-    state_file,
-    with_remote,
-)
+from tests.support.typed import commit, git, gitstate, hooks, markers, run, state_file, with_remote
 from tests.support.workspace import Run, Workspace
 
 ZERO = "0" * 40

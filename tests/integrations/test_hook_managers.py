@@ -11,16 +11,7 @@ import pytest
 from gitstate import install_git
 from gitstate.git import open_repository
 from tests.integrations.installed import files_only, kept, refuses, tool
-from tests.support.typed import (
-    EVENTS,
-    commit,
-    entries,
-    git,
-    gitstate,
-    outcomes,
-    run,
-    script,
-)
+from tests.support.typed import EVENTS, commit, entries, git, gitstate, outcomes, run, script
 from tests.support.workspace import Workspace
 
 
