@@ -38,9 +38,6 @@ def kept(repo: Workspace) -> object:
     return entries(repo.path / ".git" / "hooks"), (repo.path / ".git" / "config").read_bytes()
 
 
-# -- other managers, for real
-
-
 def tool(name: str, repo: Workspace) -> None:
     """Let `repo` find a tool of the test environment; skips where there is none."""
     places = f"{os.environ['PATH']}:{os.path.dirname(sys.executable)}"

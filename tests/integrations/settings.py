@@ -11,8 +11,6 @@ FILES = {
 }  # fmt: skip
 
 
-# -- settings
-
 JSON = {
     "empty": "",
     "an object": "{}",

@@ -61,14 +61,7 @@ class Templates:
         shutil.copytree(template, to, symlinks=True, dirs_exist_ok=True)
 
 
-def _build_template(path: Path, kind: str) -> None:
-    ws = Workspace(path, path.parent)
-    if kind == "empty":
-        ws.git("init", "-q", "-b", "agent/work", ".")
-        _forget_sample_hooks(path)
-        return
-    ws.git("init", "-q", f"--object-format={kind}", "-b", "base", ".")
-    _forget_sample_hooks(path)
+def _commit_base(ws: Workspace) -> None:
     ws.write(".gitignore", "*.log\n/build/\n")
     for name in ("README.md", "a.txt", "b.txt", "c.txt", "d.txt", "gone.txt", "docs/guide.md"):
         ws.write(name, f"{name}\n" + lines())
@@ -81,6 +74,17 @@ def _build_template(path: Path, kind: str) -> None:
     ws.write("empty.txt", "")
     ws.symlink("a.txt", "link")
     ws.commit("base")
+
+
+def _build_template(path: Path, kind: str) -> None:
+    ws = Workspace(path, path.parent)
+    if kind == "empty":
+        ws.git("init", "-q", "-b", "agent/work", ".")
+        _forget_sample_hooks(path)
+        return
+    ws.git("init", "-q", f"--object-format={kind}", "-b", "base", ".")
+    _forget_sample_hooks(path)
+    _commit_base(ws)
 
     def branch(name: str, change: Callable[[], object]) -> None:
         ws.git("checkout", "-q", "-b", name, "base")
