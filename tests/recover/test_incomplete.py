@@ -21,9 +21,6 @@ def ws(tmp_path: Path) -> Workspace:
     return three_files(tmp_path)
 
 
-# -- what could not be done is said, and can be done later
-
-
 def test_unwritable_path_is_reported_and_stays_pending(ws: Workspace) -> None:
     if reason := why_permissions_cannot_be_tested():
         pytest.skip(reason)
