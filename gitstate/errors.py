@@ -1,7 +1,7 @@
 """Every error of gitstate: what happened, what to type next, and the exit status.
 
-An error's message is one line for a person. `hint` is the command to type next. `cli` is the only place that turns
-one of these into words on stderr and a status; exit statuses are the contract in the README.
+A message is one line for a person, `hint` the command to type next. Only `cli` turns an error into lines on stderr and
+an exit status.
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ class BadJson(ValueError):
 
 
 class RefChanged(GitstateError):
-    """A compare-and-swap lost: a ref is no longer where it was seen."""
+    """A ref was not moved, because it no longer has the value that was read."""
 
     exit_status = EXIT_AGAIN
 
 
 class NeedsPerson(GitstateError):
-    """Going on would need a decision that is not ours."""
+    """Manual intervention is required."""
 
     exit_status = EXIT_PERSON
 
@@ -98,17 +98,17 @@ class UnsupportedSave(NeedsPerson):
 
 
 class TryAgain(GitstateError):
-    """Something else is at work here: the same command will go through later."""
+    """Another process holds what is needed; the same command works later."""
 
     exit_status = EXIT_AGAIN
 
 
 def _verb(argv: list[str]) -> str:
-    """The subcommand of a git command line, past the global options with a value."""
-    words = iter(argv)
-    for word in words:
-        if word in ("-c", "-C"):
-            next(words, None)
-        elif not word.startswith("-"):
-            return word
+    """The subcommand in the arguments of git, after the global options."""
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument in ("-c", "-C"):
+            next(arguments, None)
+        elif not argument.startswith("-"):
+            return argument
     return ""

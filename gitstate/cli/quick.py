@@ -11,7 +11,7 @@ from ..format.manifest import Reason
 from ..save.words import save_json, save_lines
 from ..system.jsonio import dumps
 from ..system.stdlib import TYPE_CHECKING, signal, suppress
-from ..system.terminal import _print, escape, escape_lines, say
+from ..system.terminal import escape, escape_lines, print_to, say
 from .options import Quick, context_values
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def emit(value: Mapping[str, Any]) -> None:
     """Data: one JSON object on stdout, with its schema version."""
-    _print(sys.stdout, dumps({"schema_version": SCHEMA_VERSION, **value}).decode("utf-8"))
+    print_to(sys.stdout, dumps({"schema_version": SCHEMA_VERSION, **value}).decode("utf-8"))
 
 
 def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
@@ -80,7 +80,7 @@ def _save(quick: Quick, as_json: bool) -> int:
 
     given: Mapping[str, Any] = quick.given
     request = SaveRequest(
-        kind=quick.command,
+        kind="checkpoint" if quick.command == "checkpoint" else "save",
         values=context_values(quick.given, os.environ),
         reason=Reason(given.get("signal"), given.get("exit_code"), given.get("reason")),
         deadline=given.get("deadline"),
@@ -111,7 +111,7 @@ def run_hook(name: str, arguments: Sequence[str]) -> int:
 
         answer = agent_hooks.run(name, escape_lines)
         if answer:
-            _print(sys.stdout, answer)
+            print_to(sys.stdout, answer)
         return EXIT_DONE
     except Exception as error:
         said = _bug(error)[0]

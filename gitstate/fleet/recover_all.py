@@ -23,7 +23,8 @@ from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult
 from ..system import forkpool
 from ..workspace import damage, registry
-from ..workspace.peek import Look, Looker, worktree_ids
+from ..workspace.peek import Peeker, WorkspacePeek, worktree_ids
+from ..workspace.run_record import failing_checkpoints
 from . import find
 
 #: Each recovery starts several git processes of its own.
@@ -67,12 +68,13 @@ def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> tuple[list[bytes], b
     return list(dict.fromkeys(found)), complete
 
 
-def look_at(paths: Sequence[bytes]) -> list[Look]:
+def look_at(paths: Sequence[bytes]) -> list[WorkspacePeek]:
     """The first look at each path, in their order, whatever one of them does."""
-    looker = Looker(trusted_directories())
-    answers = forkpool.stream(paths, looker.look, patience=_PATIENCE)
+    looker = Peeker(trusted_directories())
+    answers = forkpool.stream(paths, looker.peek, patience=_PATIENCE)
     return [
-        Look(path, "unreachable") if seen is forkpool.LOST else seen for path, seen in zip(paths, answers, strict=True)
+        WorkspacePeek(path, "unreachable") if seen is forkpool.LOST else seen
+        for path, seen in zip(paths, answers, strict=True)
     ]
 
 
@@ -110,7 +112,7 @@ def recover_all(
 
 def recover_each(paths: Sequence[bytes], request: RecoverRequest) -> list[RecoverResult]:
     """Recover the workspaces that someone named one by one; the results stand in their order. Never raises."""
-    looks = [Look(path) for path in paths]
+    looks = [WorkspacePeek(path) for path in paths]
     tasks = [lambda seen=seen: _recover_one(seen, request) for seen in looks]
     answers = forkpool.each(tasks, workers=_WORKERS, timeout=DEADLINE)
     return [
@@ -136,7 +138,7 @@ def summaries(paths: Sequence[bytes]) -> list[Summary]:
     return found
 
 
-def _summary(seen: Look) -> Summary:
+def _summary(seen: WorkspacePeek) -> Summary:
     problem = {
         "missing": "there is no such directory",
         "foreign": f"it belongs to user {seen.uid}",
@@ -150,10 +152,12 @@ def _summary(seen: Look) -> Summary:
     if status == "active" and seen.owner == "gone":
         status = "crashed"
         notes.append("gitstate recover")
+    if status == "active" and (why := failing_checkpoints(seen.git_dir)) is not None:
+        notes.append(f"the last checkpoint failed: {why}")
     return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None)
 
 
-def _recover_one(seen: Look, request: RecoverRequest) -> RecoverResult:
+def _recover_one(seen: WorkspacePeek, request: RecoverRequest) -> RecoverResult:
     """One recovery, in a process of its own; whatever happens is its result."""
     try:
         result = recover(seen.workspace, request)
@@ -165,10 +169,10 @@ def _recover_one(seen: Look, request: RecoverRequest) -> RecoverResult:
         result = RecoverResult(seen.workspace, "failed", f"{error}; nothing was lost", None, EXIT_FAILED)
     if not seen.damage:
         return result
-    left = Looker([seen.workspace]).look(seen.workspace).damage
+    left = Peeker([seen.workspace]).peek(seen.workspace).damage
     if not left:
         return result
-    more = damage.find(seen.workspace, seen.git_dir, seen.common_dir) if seen.git_dir else []
+    more = damage.find_damage(seen.workspace, seen.git_dir, seen.common_dir) if seen.git_dir else []
     words = "; ".join([item.what for item in more] or left)
     hint = f"gitstate -C {_quoted(seen.workspace)} doctor"
     verdict = "damaged" if result.verdict in ("nothing", "failed", "corrupt") else result.verdict
@@ -176,7 +180,7 @@ def _recover_one(seen: Look, request: RecoverRequest) -> RecoverResult:
     return result._replace(verdict=verdict, message=message, hint=hint, exit_status=EXIT_PERSON)
 
 
-def _without_opening(seen: Look, orphans: dict[bytes, list[Orphan]]) -> RecoverResult:
+def _without_opening(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) -> RecoverResult:
     """The result for a workspace in which nothing is to be done."""
     branch = None if seen.branch is None else names.branch_name(seen.branch)
     if seen.lives:
@@ -192,7 +196,7 @@ def _without_opening(seen: Look, orphans: dict[bytes, list[Orphan]]) -> RecoverR
     return RecoverResult(seen.workspace, "nothing", branch=branch, context=seen.context)
 
 
-def _foreign(seen: Look) -> RecoverResult:
+def _foreign(seen: WorkspacePeek) -> RecoverResult:
     where = _quoted(seen.workspace)
     return RecoverResult(
         seen.workspace,
@@ -204,7 +208,7 @@ def _foreign(seen: Look) -> RecoverResult:
     )
 
 
-def _missing(seen: Look, orphans: dict[bytes, list[Orphan]]) -> RecoverResult:
+def _missing(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) -> RecoverResult:
     own = names.workspace_id_at(seen.workspace)
     for orphan in (orphan for found in orphans.values() for orphan in found):
         if orphan.workspace_id == own:
@@ -221,20 +225,20 @@ def _into(place: bytes, orphan: Orphan) -> RecoverResult:
     return RecoverResult(place, "elsewhere", words, hint, EXIT_PERSON, orphan.save_id, branch)
 
 
-def _lost(seen: Look, deadline: float) -> RecoverResult:
+def _lost(seen: WorkspacePeek, deadline: float) -> RecoverResult:
     words = f"its recovery ended early, or took longer than {deadline:.0f} seconds and was stopped; nothing was lost"
     return RecoverResult(seen.workspace, "failed", words, f"gitstate -C {_quoted(seen.workspace)} recover", EXIT_FAILED)
 
 
-def _orphans(looks: Sequence[Look]) -> dict[bytes, list[Orphan]]:
+def _orphans(looks: Sequence[WorkspacePeek]) -> dict[bytes, list[Orphan]]:
     """The saves that wait for workspaces which are not there, by the repository's common directory."""
-    one_of: dict[bytes, Look] = {}
+    one_of: dict[bytes, WorkspacePeek] = {}
     for seen in looks:
         if seen.problem is None and seen.git_dir and seen.common_dir not in one_of:
             one_of[seen.common_dir] = seen
-    asked: list[tuple[bytes, Look, dict[str, Oid]]] = []
+    asked: list[tuple[bytes, WorkspacePeek, dict[str, Oid]]] = []
     for common, seen in one_of.items():
-        (pending,) = refs.read_names(common, names.PENDING)
+        (pending,) = refs.read_refs_below(common, names.PENDING)
         if pending:
             here = worktree_ids(common)
             lone = {name: oid for name, oid in pending.items() if name not in here and oid}
@@ -260,7 +264,7 @@ def _read_orphans(workspace: bytes, lone: dict[str, Oid]) -> list[Orphan]:
     return found
 
 
-def _may_take(seen: Look, orphans: dict[bytes, list[Orphan]]) -> bool:
+def _may_take(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) -> bool:
     """Whether an orphaned save may be this workspace's: its host was renamed, or its directory moved."""
     if seen.problem is not None or seen.lives or seen.marker is not None:
         return False

@@ -21,7 +21,7 @@ _NO_PUNCTUATION = dict.fromkeys(map(ord, "._-"))
 
 
 def is_save_id(value: object) -> bool:
-    """Whether a text may stand where a save id stands in a ref's name: ASCII letters and digits, and `._-` inside."""
+    """Whether a value may be a save id or workspace id in a ref's name: ASCII letters and digits, and `._-` inside."""
     if not isinstance(value, str) or not value.isascii() or len(value) > 128 or ".." in value:
         return False
     return value[:1].isalnum() and value.translate(_NO_PUNCTUATION).isalnum()
@@ -155,12 +155,12 @@ def parse_ref(ref: str) -> SaveName | None:
 
 
 def branch_name(ref: str) -> str:
-    """A branch without `refs/heads/`; any other ref as it is."""
+    """The name of a ref without `refs/heads/`."""
     return ref.removeprefix("refs/heads/")
 
 
 def new_save_id() -> str:
-    """An id that sorts by time (UTC, microseconds) and may stand in a ref's name."""
+    """An id that sorts by time (UTC, microseconds), and may be part of a ref's name."""
     seconds, rest = divmod(time.time_ns(), 1_000_000_000)
     return time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z-{os.urandom(3).hex()}"
 

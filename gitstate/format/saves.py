@@ -48,7 +48,7 @@ def pending_save_id(repository: Repository) -> str | None:
     with suppress(GitstateError, OSError):
         archive = pending_archive(repository)
         if archive is not None:
-            (saves,) = refs.read_names(repository.common_dir, save_ref(workspace_id(repository), ""))
+            (saves,) = refs.read_refs_below(repository.common_dir, save_ref(workspace_id(repository), ""))
             named = [save_id for save_id, oid in saves.items() if oid == archive]
             return named[0] if named else _id_of(repository, archive)
     return None
@@ -61,7 +61,7 @@ def pending_archives(git: Git) -> dict[str, Oid]:
 
 def pending_in_files(common_dir: bytes) -> dict[str, Oid]:
     """The same from git's files alone: an empty text where a ref's file is damaged; nothing in a reftable."""
-    return refs.read_names(common_dir, PENDING)[0]
+    return refs.read_refs_below(common_dir, PENDING)[0]
 
 
 def checkpoint_archives(git: Git) -> dict[str, Oid]:

@@ -100,10 +100,10 @@ def list_index(
     """
     command: list[str | bytes] = ["ls-files", "-z", "-s", *(["-v"] if tags else []), *(["--sparse"] if sparse else [])]
     if paths is None:
-        answers = [git.run(*command, extra=extra)]
+        answers = [git.run(*command, env=extra)]
     else:
         portions = (paths[start : start + _PATHS_AT_ONCE] for start in range(0, len(paths), _PATHS_AT_ONCE))
-        answers = [git.run(*command, "--", *some, extra=extra) for some in portions]
+        answers = [git.run(*command, "--", *some, env=extra) for some in portions]
     return [IndexEntry.parse(line) for out in answers for line in split_nul(out)]
 
 
@@ -142,7 +142,7 @@ def _diff_tree(repository: Repository, *args: str) -> bytes:
     # Git reads the index before it compares two trees, and fails where the index is torn: it gets none to read.
     extra = {"GIT_INDEX_FILE": os.fsdecode(os.path.join(repository.own, b"no-index"))}
     options = ("-r", "-z", "--no-renames", "--ignore-submodules=none")
-    return repository.git.run("diff-tree", *options, *args, extra=extra)
+    return repository.git.run("diff-tree", *options, *args, env=extra)
 
 
 def split_nul(out: bytes) -> list[bytes]:

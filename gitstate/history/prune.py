@@ -15,16 +15,16 @@ from typing import NamedTuple
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
 from ..format.archive import read_save
 from ..format.manifest import Save
-from ..format.names import PENDING, SAVES, save_time_ns, workspace_id
-from ..format.notes_ref import drop_notes
+from ..format.names import NOTES, PENDING, SAVES, save_time_ns, workspace_id
 from ..git import refs
 from ..git.command import Git
 from ..git.oid import Oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
+from ..objects.notes import NotesRef
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
-from ..workspace.ownership import owned
+from ..workspace.ownership import locked_workspace
 from ..workspace.settings import number
 
 
@@ -61,7 +61,7 @@ def prune(
     """
     saves = number(repository, "keepSaves", keep_saves)
     days = number(repository, "keepDays", keep_days)
-    with owned(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
+    with locked_workspace(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
         held = _held(repository, reader)
         needed = needed_saves(held, refs.list_refs(repository.git, PENDING), reader)
         if names:
@@ -144,7 +144,8 @@ def _named(held: Sequence[Held], needed: set[Oid], names: Sequence[str]) -> list
 
 def _remove(repository: Repository, git: Git, going: Sequence[Held]) -> None:
     refs.move_refs(repository, git, [RefUpdate(item.ref, None, item.archive) for item in going], "prune")
-    drop_notes(repository, git, [item.save.wip for item in going if item.save is not None])
+    notes = NotesRef(repository, NOTES, workspace_id(repository))
+    notes.drop(git, [item.save.wip for item in going if item.save is not None])
 
 
 def _is_older(save_id: str, seconds: float) -> bool:

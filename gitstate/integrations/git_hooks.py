@@ -22,7 +22,7 @@ from ..git.repository import Repository, head_of, open_repository, read_head
 from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, SYMLINK, Leaf
 from ..system import files
-from ..workspace.live_context import measured, read_live_context, replace_context
+from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
 from ..workspace.state_file import FINISHED, RECOVERED, write_state
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def carried(git: Git, pushed: Sequence[Pushed], remote: str) -> list[Carried]:
     known = ("--not", f"--remotes={remote}") if remote else ()
     form = f"--format=%H %S {_TRAILER}"
     argv = ("log", "--no-show-signature", "--source", form, "--grep=^Gitstate-Save: ", "--ignore-missing", "--stdin")
-    out = git.run(*argv, *known, given=told.encode("ascii"))
+    out = git.run(*argv, *known, input=told.encode("ascii"))
     found = []
     for line in os.fsdecode(out).splitlines():
         commit, source, save_id = [*line.split(" ", 2), "", ""][:3]
@@ -197,9 +197,9 @@ def follow(repository: Repository) -> None:
     archive = refs.read_refs(repository, [marker]).get(marker)
     if archive is not None:
         from ..system.clock import Deadline
-        from ..workspace.ownership import owned
+        from ..workspace.ownership import locked_workspace
 
-        with owned(repository, Deadline(_PATIENCE)) as git, ObjectReader(repository.git) as reader:
+        with locked_workspace(repository, Deadline(_PATIENCE)) as git, ObjectReader(repository.git) as reader:
             _clear_if_stale(repository, git, reader, marker, archive)
         # Until it is recovered or cleared, the state file speaks of the save that waits.
         return
@@ -208,7 +208,7 @@ def follow(repository: Repository) -> None:
         return
     ref = read_head(repository.git_dir)
     head = head_of(repository.toplevel)
-    context = measured(repository, live, ref)
+    context = with_measured_fields(repository, live, ref)
     extra = {**live.extra, "base_commit": head}
     if context.branch_name == live.branch_name and extra == dict(live.extra):
         return
@@ -232,7 +232,7 @@ def _clear_if_stale(repository: Repository, git: Git, reader: ObjectReader, mark
         return
     if not _all_held(repository, git, reader, stack, head):
         return
-    context = measured(repository, newest.context, ref)
+    context = with_measured_fields(repository, newest.context, ref)
     described = describe_save(newest.manifest, wip=newest.wip, archive=newest.archive)
     described["base_commit"] = base
     write_state(

@@ -169,9 +169,9 @@ def unknown_keys(repository: Repository) -> list[str]:
 # -- for the command line
 
 
-def limits(name: str) -> tuple[float, float]:
-    """The least and the greatest value of a number."""
-    return _BY_NAME[name].least, _BY_NAME[name].most
+def setting_named(name: str) -> Setting:
+    """The row of the table for `gitstate.<name>`."""
+    return _BY_NAME[name]
 
 
 def help_text(name: str) -> str:
@@ -283,7 +283,7 @@ def _expected(setting: Setting) -> str:
 def _file_of(repository: Repository, setting: Setting, text: str) -> str | None:
     """The file of git's configuration that holds this value; of several the last, which counts."""
     try:
-        out = repository.git.run("config", "--show-origin", "-z", "--get-all", setting.key, fine=(0, 1))
+        out = repository.git.run("config", "--show-origin", "-z", "--get-all", setting.key, ok_codes=(0, 1))
     except (GitError, OSError):
         return None
     words = out.split(b"\0")[:-1]

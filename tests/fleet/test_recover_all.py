@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gitstate.system import clock, files, forkpool
-from gitstate.workspace.peek import Looker
+from gitstate.workspace.peek import Peeker
 from tests.fleet.crashes import context_file, dead_pid, edit_context, foreign, give_away, recovered, waiting
 from tests.states import STATES, dirty, make
 from tests.support.oracle import fingerprint
@@ -214,7 +214,7 @@ def test_triage_starts_no_process(ws: Workspace, monkeypatch: pytest.MonkeyPatch
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    seen = Looker().look(os.fsencode(ws.path))
+    seen = Peeker().peek(os.fsencode(ws.path))
     assert seen.marker is not None and seen.due
 
 
@@ -223,7 +223,7 @@ def test_triage_finds_loose_and_packed_markers(packed: bool, ws: Workspace) -> N
     waiting(ws)
     if packed:
         ws.git("pack-refs", "--all")
-    seen = Looker().look(os.fsencode(ws.path))
+    seen = Peeker().peek(os.fsencode(ws.path))
     (oid,) = ws.refs("refs/gitstate/pending/").values()
     assert (seen.marker, seen.branch, seen.context.task_id) == (oid, "refs/heads/agent/work", "T-1")
 
