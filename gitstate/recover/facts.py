@@ -22,10 +22,12 @@ from ..git.repository import Repository, head_of, open_repository, read_head
 from ..objects.notes import read_note
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import TreeReader
-from ..system import files, process
+from ..system import files
 from ..system.clock import now
 from ..system.jsonio import loads
+from ..workspace.lease import presence_in
 from ..workspace.live_context import owner_state, read_live_context, read_state_context
+from ..workspace.peek import worktree_ids
 from .paths import SavedPaths, Workspace
 from .plan import DiskState, Facts, can_compare, disk_state, lacks_checkpoint, resting_places
 from .request import Outcome
@@ -65,7 +67,7 @@ def _without_save(here: Facts, repository: Repository, reader: ObjectReader) -> 
         elsewhere=_elsewhere(repository, reader),
         context=context,
         checkpoint=checkpoint,
-        owner=owner_state(context) if context else "unknown",
+        owner=owner_state(repository.git_dir, context) if context else "unknown",
     )
 
 
@@ -178,8 +180,7 @@ def orphans(repository: Repository, reader: ObjectReader) -> Iterable[tuple[str,
     pending = pending_archives(repository.git)
     if not pending:
         return
-    there = [path for path in worktrees(repository) if os.path.lexists(os.path.join(path, b".git"))]
-    here = {names.workspace_id_at(os.path.realpath(path)) for path in there}
+    here = {*worktree_ids(repository.common_dir), workspace_id(repository)}
     for workspace, oid in pending.items():
         if workspace in here:
             continue
@@ -219,9 +220,8 @@ def _unsaved_context(repository: Repository, checkpoint: Save | None) -> Context
 
 def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack: tuple[Save, ...]) -> Facts:
     newest = stack[0]
-    context = newest.context
-    lives = process.is_running(context.pid, context.pid_start, context.boot_id)
-    lives = lives and (here.strict or context.pid not in process.ancestors())
+    live, status = read_live_context(repository)
+    who = presence_in(repository.git_dir, live if status == "active" else None)
     contains = (
         here.head is not None
         and here.head not in resting_places(stack)
@@ -231,7 +231,7 @@ def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack
     return replace(
         here,
         saves=stack,
-        owner_lives=lives and context.host == process.hostname(),
+        owner_lives=who.live and (here.strict or not who.ours),
         contains_wip=contains,
         operation_differs=_operation_differs(repository, reader, newest),
     )

@@ -30,7 +30,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..agents.sessions import resume_command
-from ..errors import GitstateError, NeedsPerson, TryAgain
+from ..errors import GitstateError, NeedsPerson
 from ..format.archive import tree_of_base
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
@@ -41,12 +41,11 @@ from ..git.refs import RefUpdate
 from ..git.repository import Repository, foreign_owner, open_repository, without_filters
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
-from ..system.process import boot_id, wait_for
-from ..workspace.live_context import owner_state, read_live_context, with_measured_fields
+from ..workspace.lease import wait_for_last_save
+from ..workspace.live_context import with_measured_fields
 from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal
-from ..workspace.run_record import read_run_record
 from ..workspace.settings import require
-from ..workspace.state_file import ACTIVE, RECOVERED, describe_save, write_state
+from ..workspace.state_file import RECOVERED, describe_save, write_state
 from .elsewhere import add_worktree, newest_of, only_orphan, refuse_used_place
 from .facts import compare_with_checkpoint, gather
 from .files import FileRecovery, MissingFiles, save_for_safety, usual_umask
@@ -77,7 +76,7 @@ def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
 
 
 def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
-    _let_keeper_finish(repository, Deadline(request.wait))
+    wait_for_last_save(repository, Deadline(request.wait))
     stranger = foreign_owner(repository)
     if stranger is not None:
         repository = without_filters(repository)
@@ -141,17 +140,6 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
             clear_journal(repository)
     words = "the save is no longer pending; it stays in the log"
     return RecoverResult(repository.toplevel, "dismissed", words, save_id=save_id, dry_run=request.dry_run)
-
-
-def _let_keeper_finish(repository: Repository, deadline: Deadline) -> None:
-    """Where the last run was killed and its keeper is still at work, wait for the save that it makes."""
-    context, status = read_live_context(repository)
-    if status != ACTIVE or owner_state(context) != "gone" or context.boot_id != boot_id():
-        return
-    keeper = read_run_record(repository).keeper
-    if keeper is not None and not wait_for([keeper], deadline):
-        words = f"the keeper of the last run is still saving (pid {keeper.pid})"
-        raise TryAgain(words, hint="gitstate recover (in a moment)")
 
 
 class _Recovery:

@@ -59,6 +59,8 @@ class KeeperConfig(NamedTuple):
     times: Times
     ends_clean_runs: bool = True
     """Whether what is left of a run that ended well is ended too."""
+    lease: int | None = None
+    """The descriptor of the lease, which the keeper holds too."""
 
     def to_message(self) -> dict[str, Any]:
         return {"do": "keep", **self._asdict()}
@@ -72,6 +74,7 @@ class KeeperConfig(NamedTuple):
             StopRule(*message["stop"]),
             Times(*message["times"]),
             message["ends_clean_runs"],
+            message["lease"],
         )
 
 
@@ -137,7 +140,7 @@ class KeeperProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), *(() if config.lease is None else (config.lease,))),
                 start_new_session=True,
                 env=environment,
                 cwd="/",

@@ -132,6 +132,13 @@ class Keeper:
         finally:
             files.remove(run_file(self.repository))
 
+    def _answer(self, saved: str | None, lines: list[str], status: int) -> None:
+        """The last word. The lease is free before it comes: whoever reads it may begin the next run at once."""
+        if self.config.lease is not None:
+            with contextlib.suppress(OSError):
+                os.close(self.config.lease)
+        self.channel.send(done=True, saved=saved, lines=lines, status=status)
+
     def _record_run(self) -> None:
         """Write which processes this run has, and whether its checkpoints fail: for `stop`, `status` and `doctor`."""
         self.recorded_problem = self.checkpoints.problem
@@ -255,10 +262,10 @@ class Keeper:
         last = try_save(self.repository.toplevel, request)
         if isinstance(last, str):
             stands, lines = failed_save(self.repository, last, before, early)
-            self.channel.send(done=True, saved=stands, lines=lines, status=EXIT_FAILED)
+            self._answer(stands, lines, EXIT_FAILED)
             return
         status = EXIT_PERSON if last.lost else EXIT_DONE
-        self.channel.send(done=True, saved=last.save_id, lines=save_lines(last, "save"), status=status)
+        self._answer(last.save_id, save_lines(last, "save"), status)
 
     def _tell_agent(self) -> None:
         stop, run_id = self.config.stop, self.config.run_id
@@ -288,7 +295,7 @@ class Keeper:
         if owned_by_front:
             with contextlib.suppress(GitstateError, OSError):
                 finish(with_defaults(open_repository(self.repository.toplevel), OF_SAVE)[0])
-        self.channel.send(done=True, saved=None, lines=[], status=EXIT_DONE)
+        self._answer(None, [], EXIT_DONE)
 
 
 def failed_save(

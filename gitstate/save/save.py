@@ -9,6 +9,8 @@ import os
 import time
 
 from ..format.manifest import LeftOut
+from ..format.names import give_workspace_id
+from ..format.saves import names_refs
 from ..git.command import Git
 from ..git.index import IndexMoved, link_or_copy
 from ..git.repository import Opening, Repository, open_repository
@@ -50,6 +52,7 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
         # The sync before the marker covers it.
         os.mkdir(repository.own)
     with locked_workspace(repository, deadline) as git:
+        give_workspace_id(repository, taken=lambda name: names_refs(repository, name))
         result = save_owned(repository, git, request)
     if not request.depth:
         # Not a nested one: it is recovered with the workspace around it. The save is durable, and the lock is free.

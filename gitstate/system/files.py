@@ -224,8 +224,9 @@ def open_own(directory: bytes, name: bytes) -> int:
         if not stat.S_ISREG(info.st_mode):
             os.close(fd)
             raise FileExistsError(errno.EEXIST, "it is not a regular file", os.path.join(directory, name))
-        if info.st_uid == 0:
-            give_to_owner_of(fd, inside)
+        owner = os.fstat(inside)
+        if os.geteuid() == 0 and info.st_uid != owner.st_uid:
+            os.fchown(fd, owner.st_uid, owner.st_gid)
         return fd
     finally:
         os.close(inside)

@@ -127,6 +127,14 @@ class Process(Record):
     """As `process_start` tells; None where it was gone already, or the system does not tell."""
 
 
+def user_of(one: Process) -> int | None:
+    """The user that a process belongs to; None where it is gone or the kernel does not tell."""
+    try:
+        return os.stat(f"/proc/{one.pid}").st_uid
+    except OSError:
+        return None
+
+
 def this_process() -> Process:
     return Process(os.getpid(), process_start(os.getpid()))
 

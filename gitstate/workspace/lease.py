@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     State = Literal["live", "gone", "unknown", "nobody"]
     Kind = Literal["keeper", "owner"]
 
-_LEASE, _RECORD = b"lease", b"lease.json"
+#: The second lock is for a run inside a loop or a guard that holds the first.
+_LEASE, _INNER, _RECORD = b"lease", b"lease-run", b"lease.json"
 #: Who asks holds the lock for a moment too: a keeper that begins tries again for this long, in seconds.
 _PATIENCE = 2.0
 
@@ -54,6 +55,8 @@ class Holder(Record):
     boot_id: str | None = None
     pid_namespace: str | None = None
     """None where the kernel has no such namespaces, or an older version wrote the record."""
+    inode: int | None = None
+    """The inode of gitstate's own directory: in a copy of the workspace (`cp -a`) it is another one."""
 
 
 class Here(Record):
@@ -112,11 +115,31 @@ def presence_in(git_dir: bytes, context: Context | None = None) -> Presence:
     if holder is None and context is not None:
         holder = _from_context(context)
     here = Here(process.hostname(), process.boot_id(), process.pid_namespace())
-    held = _is_held(own)
+    held = _is_held(own, _LEASE) or _is_held(own, _INNER)
     runs = holder is not None and process.is_alive(holder.owner)
     state = judge(holder, here, held=held, runs=runs)
     ours = state == "live" and holder is not None and runs and holder.owner.pid in process.ancestors()
     return Presence(state, holder, ours, _why_unknown(holder, here) if state == "unknown" else "")
+
+
+def wait_for_last_save(repository: Repository, deadline: Deadline) -> None:
+    """Where the last run was killed and its keeper is still at work, wait for the save that it makes.
+
+    Raises TryAgain where the keeper has not ended when the deadline passes.
+    """
+    holder = read_holder(repository.own)
+    if holder is None or holder.keeper is None or not is_visible(holder) or process.is_alive(holder.owner):
+        return
+    if not process.wait_for([holder.keeper], deadline):
+        raise TryAgain(
+            f"the keeper of the last run is still saving (pid {holder.keeper.pid})",
+            hint="gitstate recover (in a moment)",
+        )
+
+
+def is_visible(holder: Holder) -> bool:
+    """Whether the pids of a record are those of this pid namespace and boot."""
+    return (holder.boot_id, holder.pid_namespace) == (process.boot_id(), process.pid_namespace())
 
 
 def this_holder(
@@ -126,13 +149,14 @@ def this_holder(
     return Holder(kind, owner, keeper, run_id, agent, process.hostname(), process.boot_id(), process.pid_namespace())
 
 
-def take(repository: Repository) -> int:
+def take(repository: Repository, *, inside: bool = False) -> int:
     """Hold the lease: the descriptor that holds it until its last copy is closed. No child inherits it by itself.
 
-    Raises TryAgain, with the holder's name, where another run holds it.
+    `inside`: for a run inside a loop or a guard that holds the lease already. Raises TryAgain, with the holder's name,
+    where another run holds it.
     """
     files.make_directory(repository.own, top=repository.git_dir)
-    fd = files.open_own(repository.own, _LEASE)
+    fd = files.open_own(repository.own, _INNER if inside else _LEASE)
     deadline = Deadline(_PATIENCE)
     try:
         while True:
@@ -159,13 +183,15 @@ def write_holder(repository: Repository, holder: Holder) -> None:
     files.make_directory(repository.own, top=repository.git_dir)
     keeper = holder.keeper
     value = {**holder._asdict(), "owner": list(holder.owner), "keeper": None if keeper is None else list(keeper)}
+    value["inode"] = os.stat(repository.own).st_ino
     path = os.path.join(repository.own, _RECORD)
     files.write_atomic(path, dumps(value), staging=repository.own, durable=False)
 
 
 def clear_holder(repository: Repository, holder: Holder | None = None) -> None:
-    """The work has ended well: nobody works here. With `holder` only where it is still the one on record."""
-    if holder is None or read_holder(repository.own) == holder:
+    """The work has ended: nobody works here. With `holder` only where it is still the one on record."""
+    known = read_holder(repository.own)
+    if holder is None or (known is not None and known._replace(inode=None) == holder._replace(inode=None)):
         with suppress(OSError):
             files.remove(os.path.join(repository.own, _RECORD))
 
@@ -176,8 +202,8 @@ def read_holder(own: bytes) -> Holder | None:
         value = loads(files.read_limited(os.path.join(own, _RECORD), MAX_CONTEXT), MAX_CONTEXT, "the lease's record")
     except BadJson:
         return None
-    kind, owner = value.get("kind"), _process(value.get("owner"))
-    if kind not in ("keeper", "owner") or owner is None:
+    kind, owner, inode = value.get("kind"), _process(value.get("owner")), value.get("inode")
+    if kind not in ("keeper", "owner") or owner is None or inode != _inode(own):
         return None
 
     def text(name: str) -> str | None:
@@ -193,6 +219,7 @@ def read_holder(own: bytes) -> Holder | None:
         text("host"),
         text("boot_id"),
         text("pid_namespace"),
+        inode,
     )
 
 
@@ -220,10 +247,16 @@ def _from_context(context: Context) -> Holder | None:
     return Holder("owner", owner, host=context.host, boot_id=context.boot_id, agent=context.agent)
 
 
-def _is_held(own: bytes) -> bool:
+def _inode(own: bytes) -> int | None:
+    with suppress(OSError):
+        return os.lstat(own).st_ino
+    return None
+
+
+def _is_held(own: bytes, name: bytes) -> bool:
     """Whether a process holds the lease. A file that can't be read or locked counts as free."""
     try:
-        fd = os.open(os.path.join(own, _LEASE), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(os.path.join(own, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:

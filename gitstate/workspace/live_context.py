@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import BadJson, UsageError
+from ..errors import BadJson, TryAgain, UsageError
 from ..format.context import (
     CALLER_FIELDS,
     CONTEXT_FIELDS,
@@ -24,12 +24,15 @@ from ..system import files, process
 from ..system.clock import is_before, now
 from ..system.jsonio import loads, text_to_json
 from ..system.stdlib import TYPE_CHECKING
-from . import registry
+from . import lease, registry
 from .settings import require
 from .state_file import _CONTEXT_FILE, ACTIVE, FINISHED, read_state, state_path, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Literal
+
+    OwnerState = Literal["lives", "ours", "gone", "unknown"]
 
 
 def read_live_context(repository: Repository) -> tuple[Context, str | None]:
@@ -59,24 +62,25 @@ def _context_of(data: bytes | None) -> tuple[Context, str | None]:
     return context_from_json(value), status if isinstance(status, str) else None
 
 
-def owner_state(context: Context) -> str:
-    """Who is known about the process that a context names as its owner.
+def owner_state(git_dir: bytes, context: Context) -> OwnerState:
+    """What is known about the process that works in the workspace, or worked last, by its git directory.
 
-    `lives`, `ours` (it lives, and this process descends from it), `gone` (of another boot, or ended), or `unknown`:
-    no process was named since this boot began, or it is one of another host.
+    `lives`, `ours` (it lives, and this process belongs to it), `gone`, or `unknown`: nobody was named since this boot
+    began, or it is one of another host or container.
     """
+    who = lease.presence_in(git_dir, context)
+    if who.live:
+        return "ours" if who.ours else "lives"
+    if who.state != "nobody":
+        return "gone" if who.state == "gone" else "unknown"
     if context.host not in (None, process.hostname()):
         return "unknown"
     if context.boot_id is not None and process.boot_id() not in (None, context.boot_id):
         return "gone"
-    if context.pid is None:
-        began = process.boot_time_ns()
-        if context.boot_id is None and context.timestamp is not None and began is not None:
-            return "gone" if is_before(context.timestamp, began) else "unknown"
-        return "unknown"
-    if not process.is_running(context.pid, context.pid_start, context.boot_id):
-        return "gone"
-    return "ours" if context.pid in process.ancestors() else "lives"
+    began = process.boot_time_ns()
+    if context.boot_id is None and context.timestamp is not None and began is not None:
+        return "gone" if is_before(context.timestamp, began) else "unknown"
+    return "unknown"
 
 
 def with_measured_fields(repository: Repository, context: Context, head_ref: str | None) -> Context:
@@ -102,7 +106,7 @@ def _set(repository: Repository, before: Context, values: Mapping[str, str]) -> 
     context, too_long = with_values(before, values)
     if too_long:
         raise UsageError(f"{too_long[0]} is longer than {MAX_VALUE} characters")
-    if owner_state(context) not in ("lives", "ours"):
+    if not lease.presence_in(repository.git_dir, context).live:
         # Whoever sets this lives, an earlier run's process does not; the boot tells after a reboot that all are gone.
         context = context._replace(pid=None, pid_start=None, boot_id=process.boot_id())
     context = with_measured_fields(repository, context, read_head(repository.git_dir))
@@ -115,12 +119,31 @@ def begin(
 ) -> Context:
     """Work begins: its context is `before` with `values`, in place of the one that was. `owner_pid` is who works.
 
-    Raises UsageError as `set_values` does.
+    Raises TryAgain where somebody else works here, UsageError as `set_values` does.
     """
     require(repository, "stateFile", "register")
+    refuse_while_others_work(repository, owner_pid)
     context = _set(repository, with_owner(before, owner_pid), values)
     registry.register(repository)
     return context
+
+
+def refuse_while_others_work(repository: Repository, owner_pid: int | None = None) -> lease.Presence:
+    """Who works here: nobody, this process, or `owner_pid`. Raises TryAgain where others do, or may."""
+    context, status = read_live_context(repository)
+    who = lease.presence_in(repository.git_dir, context if status == ACTIVE else None)
+    mine = who.ours or (who.holder is not None and who.holder.owner.pid == owner_pid)
+    if who.live and not mine:
+        raise TryAgain(
+            f"another run works in this workspace ({lease.describe(who.holder)}); nothing was changed",
+            hint="gitstate status; to end it: gitstate stop",
+        )
+    if who.state == "unknown" and status == ACTIVE:
+        raise TryAgain(
+            f"cannot determine whether the last run has ended: {who.why}",
+            hint="gitstate recover (where you know that it has ended)",
+        )
+    return who._replace(ours=mine)
 
 
 def with_owner(context: Context, pid: int | None) -> Context:

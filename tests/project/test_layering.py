@@ -116,7 +116,7 @@ def test_only_these_start_processes() -> None:
     the system; `forkpool` forks once for each workspace.
     """
     starting = {name for name, text in MODULES.items() if starts_processes(text)}
-    expected = {"system/child", "system/forkpool", "run/supervisor", "run/channel", "integrations/schedulers"}
+    expected = {"system/child", "system/forkpool", "run/supervisor", "run/channel", "run/hold", "integrations/schedulers"}
     assert starting == expected | {"cli/demo"}
 
 
