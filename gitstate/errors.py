@@ -1,7 +1,7 @@
 """Every error of gitstate: what happened, what to type next, and the exit status.
 
 An error's message is one line for a person. `hint` is the command to type next. `cli` is the only place that turns
-one of these into words on stderr and a status; exit statuses are the contract in the README.
+one of these into words on stderr and a status.
 """
 
 from __future__ import annotations
@@ -12,6 +12,16 @@ EXIT_USAGE = 2
 EXIT_BUG = 3
 EXIT_PERSON = 4
 EXIT_AGAIN = 75
+#: Every exit status and what it means. The help, the manual page and docs/exit-status.md are made from it.
+EXIT_STATUSES = (
+    (f"{EXIT_DONE}", "done, and durable"),
+    (f"{EXIT_FAILED}", "failed; nothing was lost"),
+    (f"{EXIT_USAGE}", "the command line or a setting is wrong"),
+    (f"{EXIT_BUG}", "a bug in gitstate; the message names a log"),
+    (f"{EXIT_PERSON}", "manual intervention required; or a save had to skip bytes of a file"),
+    (f"{EXIT_AGAIN}", "another process works in this workspace; try again later"),
+    ("128+n", "ended by signal n"),
+)
 
 
 class GitstateError(Exception):

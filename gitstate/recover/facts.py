@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from ..errors import CorruptSave, GitstateError, NeedsPerson, UnsupportedSave
+from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
 from ..format import names
 from ..format.archive import read_save
 from ..format.context import MAX_CONTEXT, Context, context_from_json
@@ -16,7 +15,7 @@ from ..format.names import is_save_id, workspace_id
 from ..git import refs
 from ..git.oid import Oid, is_oid
 from ..git.operation import operation_under_way
-from ..git.repository import Repository, head_of, open_repository, read_head
+from ..git.repository import Repository, head_of, read_head
 from ..objects.notes import read_note
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import TreeReader
@@ -92,38 +91,6 @@ def find_save(repository: Repository, save_id: str) -> tuple[str, Oid]:
                     if read_save(oid, reader).manifest.save_id == save_id:
                         return ref, oid
     raise NeedsPerson(f"there is no save {save_id!r} in this repository", hint="gitstate log --all")
-
-
-@dataclass(frozen=True)
-class Summary:
-    """One line of `gitstate status`. `waiting` is the id of the save that waits; `problem` why nothing is known."""
-
-    workspace: bytes
-    branch: str | None = None
-    status: str | None = None
-    waiting: str | None = None
-    context: Context = Context()
-    problem: str | None = None
-
-
-def summary(path: bytes) -> Summary:
-    """What one workspace is doing, for a person. Never raises: what is wrong with it is in the answer."""
-    branch = None
-    try:
-        repository = open_repository(path)
-        ref = read_head(repository.git_dir)
-        branch = None if ref is None else names.branch_name(ref)
-        context, status = read_live_context(repository)
-        marker = names.marker_ref(workspace_id(repository))
-        waiting = None
-        archive = refs.read_refs(repository, [marker]).get(marker)
-        if archive is not None:
-            with ObjectReader(repository.git) as reader:
-                save = read_save(archive, reader)
-            waiting, status, context = save.manifest.save_id, "interrupted", save.context
-        return Summary(repository.toplevel, branch, status or "idle", waiting, context)
-    except (GitstateError, OSError) as error:
-        return Summary(path, branch, status="unreadable", problem=str(error)[:200])
 
 
 def worktrees(repository: Repository) -> list[bytes]:

@@ -88,27 +88,6 @@ def worst_of(statuses: Iterable[int]) -> int:
     return next((status for status in (4, 3, 2, 1, 75) if status in found), EXIT_DONE)
 
 
-def _what(result: RecoverResult) -> str:
-    words = [
-        f"{len(paths)} {verb}"
-        for verb, paths in (
-            ("restored", result.restored),
-            ("deleted", result.deleted),
-            ("kept", result.kept),
-            ("dead locks removed", result.cleared),
-        )
-        if paths
-    ]
-    if result.left_out:
-        words.append(f"{len(result.left_out)} left out")
-    usual = {"restore": "all is as it was saved", "context_only": "the context"}
-    if result.dry_run and words:
-        words[0] = f"would be: {words[0]}"
-    elif result.dry_run:
-        usual = {"restore": "branch and index would be put back", "context_only": "the context would be"}
-    return ", ".join(words) or escape(result.message.partition(";")[0]) or usual.get(result.verdict, "")
-
-
 def shell_lines(result: RecoverResult) -> str:
     """Assignments for a shell's `eval`: every value in single quotes, so that it stays data."""
     from ..agents.sessions import resume_command
