@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from gitstate import __version__, errors
-from gitstate.cli import demo
+from gitstate.cli.commands import demo
 from gitstate.run import supervisor
+from tests.project import generate_docs
+from tests.project.test_layering import STOREYS
 from tests.states import STATES, dirty, make
 from tests.support.environment import ROOT
 from tests.support.oracle import fingerprint
@@ -327,7 +329,7 @@ def code(page: str) -> str:
 
 
 def offered() -> set[str]:
-    return set(re.findall(r"^  ([a-z]+)", gitstate("--help").stdout.partition("Commands:")[2], re.MULTILINE))
+    return set(re.findall(r"^  ([a-z]+)  ", gitstate("--help").stdout, re.MULTILINE))
 
 
 def test_the_reference_names_every_command() -> None:
@@ -378,13 +380,20 @@ def test_every_setting_that_is_read_stands_in_the_reference() -> None:
     assert read - {"workspace", "bash"} == listed
 
 
-def test_the_picture_of_the_architecture_shows_every_package() -> None:
+@pytest.mark.parametrize("page", generate_docs.GENERATED)
+def test_generated_part_of_page_is_current(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert text == generate_docs.generate(page, text), f"to write it anew: {generate_docs.COMMAND}"
+
+
+def test_contributing_names_the_command_that_generates_pages() -> None:
+    assert generate_docs.COMMAND in PAGES["CONTRIBUTING.md"]
+
+
+def test_every_package_of_the_picture_is_described() -> None:
     page = PAGES["docs/architecture.md"]
-    picture = page.partition("<!-- layers -->")[2].partition("<!-- /layers -->")[0]
-    storeys = re.findall(r"^    (.+)$", picture, re.MULTILINE)
-    drawn = {name for line in [*storeys, "agents"] for name in line.split(" --> ")}
-    described = set(re.findall(r"^\| `(\w+)` \|", page.partition("| package |")[2].partition("\n\n")[0], re.MULTILINE))
-    assert drawn == described
+    described = re.findall(r"^\| `(\w+)` \|", page.partition("| package |")[2].partition("\n\n")[0], re.MULTILINE)
+    assert described == [package for storey in STOREYS.values() for package in storey]
 
 
 def test_the_shell_variables_are_all_described(templates: Templates, tmp_path: Path) -> None:
@@ -394,10 +403,9 @@ def test_the_shell_variables_are_all_described(templates: Templates, tmp_path: P
     assert set(re.findall(r"RECOVERED_\w+", table)) == set(re.findall(r"^(\w+)=", said, re.MULTILINE))
 
 
-def test_every_exit_status_is_one_of_ours() -> None:
-    table = PAGES["docs/exit-status.md"].partition("| exit status |")[2].partition("\n\n")[0]
-    listed = {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
-    assert listed == {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+def test_table_of_exit_statuses_holds_every_status() -> None:
+    listed = {int(status) for status, _ in errors.EXIT_STATUSES if status.isdigit()}
+    assert listed == {value for value in vars(errors).values() if type(value) is int}
     classes = (error for error in vars(errors).values() if isinstance(error, type))
     raised = {error.exit_status for error in classes if issubclass(error, errors.GitstateError)}
     assert raised == {errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_PERSON, errors.EXIT_AGAIN}
