@@ -1,17 +1,23 @@
 """Every error of gitstate: what happened, what to type next, and the exit status.
 
-An error's message is one line for a person. `hint` is the command to type next. `cli` is the only place that turns
-one of these into words on stderr and a status.
+A message is one line for a person, `hint` the command to type next. Only `cli` turns an error into lines on stderr and
+an exit status.
 """
 
 from __future__ import annotations
 
-EXIT_DONE = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_BUG = 3
-EXIT_PERSON = 4
-EXIT_AGAIN = 75
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Literal
+
+    ExitStatus = Literal[0, 1, 2, 3, 4, 75]
+
+EXIT_DONE: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_BUG: Final = 3
+EXIT_PERSON: Final = 4
+EXIT_AGAIN: Final = 75
 #: Every exit status and what it means. The help, the manual page and docs/exit-status.md are made from it.
 EXIT_STATUSES = (
     (f"{EXIT_DONE}", "done, and durable"),
@@ -25,13 +31,13 @@ EXIT_STATUSES = (
 
 
 class GitstateError(Exception):
-    """The root of the tree: something failed, nothing was lost.
+    """The base of all errors below: something failed, nothing was lost.
 
     >>> GitstateError("no such save", hint="gitstate log").exit_status
     1
     """
 
-    exit_status = EXIT_FAILED
+    exit_status: ExitStatus = EXIT_FAILED
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -50,24 +56,45 @@ class NotAWorkspace(GitstateError):
 
 
 class GitError(GitstateError):
-    """A git command failed: `argv` is what ran, `stderr` what it said."""
+    """A git command failed.
+
+    `argv` is its arguments, `stderr` what it wrote there. `status` is its exit status, minus the number of the signal
+    where one killed it.
+    """
 
     def __init__(self, argv: list[str], status: int, stderr: bytes) -> None:
-        said = stderr.decode("utf-8", "replace").strip().splitlines()
-        super().__init__(f"git {_verb(argv)} failed ({status}): {said[-1] if said else 'it said nothing'}")
+        lines = stderr.decode("utf-8", "replace").strip().splitlines()
+        super().__init__(f"git {_verb(argv)} failed ({status}): {lines[-1] if lines else 'no error message'}")
         self.argv = argv
         self.status = status
         self.stderr = stderr
 
 
+class MissingObject(GitError):
+    """Git answered, but an object that should be there is missing, damaged, too large, or of another kind.
+
+    `status` is 0: no git failed.
+    """
+
+    def __init__(self, oid: str, problem: str = "is missing") -> None:
+        super().__init__(["cat-file"], 0, b"")
+        self.message = f"object {oid} {problem}"
+        self.args = (self.message,)
+        self.oid = oid
+
+
+class BadJson(ValueError):
+    """Data that should be a JSON object is none, or is too large. The message names the data."""
+
+
 class RefChanged(GitstateError):
-    """A compare-and-swap lost: a ref is no longer where it was seen."""
+    """A ref was not moved, because it no longer has the value that was read."""
 
     exit_status = EXIT_AGAIN
 
 
 class NeedsPerson(GitstateError):
-    """Going on would need a decision that is not ours."""
+    """Manual intervention is required."""
 
     exit_status = EXIT_PERSON
 
@@ -81,17 +108,17 @@ class UnsupportedSave(NeedsPerson):
 
 
 class TryAgain(GitstateError):
-    """Something else is at work here: the same command will go through later."""
+    """Another process holds what is needed; the same command works later."""
 
     exit_status = EXIT_AGAIN
 
 
 def _verb(argv: list[str]) -> str:
-    """The subcommand of a git command line, past the global options with a value."""
-    words = iter(argv)
-    for word in words:
-        if word in ("-c", "-C"):
-            next(words, None)
-        elif not word.startswith("-"):
-            return word
+    """The subcommand in the arguments of git, after the global options."""
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument in ("-c", "-C"):
+            next(arguments, None)
+        elif not argument.startswith("-"):
+            return argument
     return ""

@@ -1,1 +1,1 @@
-"""The tests: each directory holds those of the package of the same name; stories/ crosses the house."""
+"""The tests: each directory tests the package of the same name; stories/ crosses all packages."""

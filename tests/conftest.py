@@ -1,9 +1,10 @@
-"""Every test runs in a world of its own: no setting of the machine or of the person who runs the tests reaches it."""
+"""Fixtures of all tests: a clean environment, templates, a workspace; and what a run says at its end."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.states import STATES, make
 from tests.support.environment import hermetic_environment
 from tests.support.repositories import Templates
+from tests.support.workspace import Workspace
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,6 +49,21 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
     """Repositories with a few commits, built once and copied for each test."""
     top = tmp_path_factory.mktemp("templates")
     return Templates(top, hermetic_environment(top / "home"))
+
+
+@pytest.fixture
+def ws(templates: Templates, tmp_path: Path) -> Workspace:
+    """A clean workspace on branch agent/work."""
+    return make(STATES["clean"], templates, tmp_path)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that lives as long as the test, to be the owner of a run."""
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
 
 
 #: The number of tests that `-m "not slow"` deselected, as seen by this process or by a worker of its.

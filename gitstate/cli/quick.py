@@ -11,17 +11,19 @@ from ..format.manifest import Reason
 from ..save.words import save_json, save_lines
 from ..system.jsonio import dumps
 from ..system.stdlib import TYPE_CHECKING, signal, suppress
-from ..system.terminal import _print, escape, escape_lines, say
+from ..system.terminal import escape, escape_lines, print_to, say
 from .options import Quick, context_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from ..errors import ExitStatus
+
 
 def emit(value: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout, with its schema version."""
-    _print(sys.stdout, dumps({"schema_version": SCHEMA_VERSION, **value}).decode("utf-8"))
+    print_to(sys.stdout, dumps({"schema_version": SCHEMA_VERSION, **value}).decode("utf-8"))
 
 
 def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
@@ -43,7 +45,7 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
     return status
 
 
-def _bug(error: Exception) -> tuple[str, str | None, int]:
+def _bug(error: Exception) -> tuple[str, str | None, ExitStatus]:
     import tempfile
     import traceback
 
@@ -85,6 +87,8 @@ def _save(quick: Quick, as_json: bool) -> int:
         wait=given.get("wait", 60.0),
         keep_ignored=given.get("include_ignored", ()),
         owner_pid=given.get("owner_pid"),
+        # A trap names the signal, or the status that ended the run: it has no second chance, so the save comes first.
+        strict="signal" not in given and "exit_code" not in given,
     )
     result = save(path, request, opening)
     if as_json:
@@ -107,7 +111,7 @@ def run_hook(name: str, arguments: Sequence[str]) -> int:
 
         answer = agent_hooks.run(name, escape_lines)
         if answer:
-            _print(sys.stdout, answer)
+            print_to(sys.stdout, answer)
         return EXIT_DONE
     except Exception as error:
         message = _bug(error)[0]

@@ -16,18 +16,20 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
+from ..agents.registry import all_agents
 from ..errors import GitError, GitstateError, NotAWorkspace
 from ..format import names
 from ..git import locks, refs
 from ..git.command import Git
-from ..git.repository import Repository, open_repository, owner_besides_us
+from ..git.repository import Repository, foreign_owner, open_repository
 from ..integrations import schedulers
+from ..integrations.agent_hooks import last_problem
 from ..integrations.agent_hooks_install import agent_problems
 from ..integrations.git_hooks_install import hook_problems
 from ..system import files, process
 from ..workspace import damage, registry
 from ..workspace.live_context import read_live_context
-from ..workspace.peek import Look, Looker
+from ..workspace.peek import Peeker, WorkspacePeek
 from ..workspace.state_file import state_name
 
 OLDEST_GIT = (2, 39)
@@ -126,11 +128,12 @@ def _boot() -> Iterator[Finding]:
 
 
 def _agents() -> Iterator[Finding]:
-    """The legacy `kimi` command is a stub that does nothing and ends with 0: a loop around it spins."""
-    found = shutil.which("kimi")
-    if found is not None and not re.search(rb"\d+\.\d+", schedulers.answer([found, "--version"])):
-        what = f"{found} names no version, as the old stub that does nothing and ends with status 0"
-        yield Finding("agent", what, "install Kimi Code and remove the old command", serious=False)
+    """Agent programs that are stubs, and agents whose hooks do not call this gitstate."""
+    for agent in all_agents():
+        program = shutil.which(agent.commands[0]) if agent.stub_advice else None
+        if program is not None and not re.search(rb"\d+\.\d+", schedulers.answer([program, "--version"])):
+            what = f"{program} names no version, as the old stub that does nothing and ends with status 0"
+            yield Finding("agent", what, agent.stub_advice or "", serious=False)
     for what, command in agent_problems(os.environ):
         yield Finding("agent", what, command or _BY_HAND, serious=False)
 
@@ -145,7 +148,7 @@ def _unopened(path: bytes, error: NotAWorkspace) -> Iterator[Finding]:
         if os.path.dirname(top) == top:
             return
         top = os.path.dirname(top)
-    seen = Looker().look(top)
+    seen = Peeker().peek(top)
     quoted = shlex.quote(os.fsdecode(top))
     if seen.problem == "foreign":
         what = f"it belongs to user {seen.uid}, and git does not open it"
@@ -155,13 +158,15 @@ def _unopened(path: bytes, error: NotAWorkspace) -> Iterator[Finding]:
     yield from broken or [Finding("repository", error.message, f"git -C {quoted} fsck")]
 
 
-def _blank(seen: Look) -> Iterator[Finding]:
-    for item in damage.find(seen.workspace, seen.git_dir, seen.common_dir):
-        yield Finding("damage", item.what, item.command, True, partial(damage.mend, item) if item.mendable else None)
+def _blank(seen: WorkspacePeek) -> Iterator[Finding]:
+    for item in damage.find_damage(seen.workspace, seen.git_dir, seen.common_dir):
+        yield Finding(
+            "damage", item.what, item.command, True, partial(damage.repair_damage, item) if item.repairable else None
+        )
 
 
 def _ownership(repository: Repository) -> Iterator[Finding]:
-    uid = owner_besides_us(repository)
+    uid = foreign_owner(repository)
     if uid is not None:
         quoted = shlex.quote(os.fsdecode(repository.toplevel))
         what = f"it belongs to user {uid}: what its configuration names is not run"
@@ -169,7 +174,7 @@ def _ownership(repository: Repository) -> Iterator[Finding]:
 
 
 def _locks(repository: Repository) -> Iterator[Finding]:
-    for lock in locks.find(repository.git_dir, repository.common_dir):
+    for lock in locks.find_locks(repository.git_dir, repository.common_dir):
         quoted = shlex.quote(os.fsdecode(lock.path))
         if lock.dead:
             what = f"{os.fsdecode(lock.path)} is older than this boot: its owner is gone"
@@ -180,7 +185,7 @@ def _locks(repository: Repository) -> Iterator[Finding]:
 
 
 def _damage(repository: Repository) -> Iterator[Finding]:
-    return _blank(Look(repository.toplevel, git_dir=repository.git_dir, common_dir=repository.common_dir))
+    return _blank(WorkspacePeek(repository.toplevel, git_dir=repository.git_dir, common_dir=repository.common_dir))
 
 
 def _disk(repository: Repository) -> Iterator[Finding]:
@@ -213,7 +218,7 @@ def _state_file(repository: Repository) -> Iterator[Finding]:
         yield Finding("state", what, f"git rm --cached {shlex.quote(text)}")
         return
     plain = {"GIT_LITERAL_PATHSPECS": "0"}
-    if not repository.git.run("check-ignore", "-z", "--stdin", given=name + b"\0", fine=(0, 1), extra=plain):
+    if not repository.git.run("check-ignore", "-z", "--stdin", input=name + b"\0", ok_codes=(0, 1), env=plain):
         exclude = os.path.join(repository.common_dir, b"info", b"exclude")
         command = f"echo /{shlex.quote(text)} >>{shlex.quote(os.fsdecode(exclude))}"
         if os.path.lexists(os.path.join(repository.toplevel, name)):
@@ -221,12 +226,12 @@ def _state_file(repository: Repository) -> Iterator[Finding]:
 
 
 def _waiting(repository: Repository) -> Iterator[Finding]:
-    seen = Looker([repository.toplevel]).look(repository.toplevel)
+    seen = Peeker([repository.toplevel]).peek(repository.toplevel)
     if seen.marker is None:
         if seen.status == "active" and seen.owner == "gone":
             yield Finding("waiting", "the last run ended without a save", "gitstate recover")
         return
-    stamp = repository.git.run("show", "-s", "--format=%ct", seen.marker, fine=range(256)).strip()
+    stamp = repository.git.run("show", "-s", "--format=%ct", seen.marker, ok_codes=range(256)).strip()
     age = time.time() - int(stamp) if stamp.isdigit() else 0.0
     words = f" for {age / 3600:.0f} hours" if age > _FORGOTTEN else ""
     yield Finding("waiting", f"a save waits{words}", "gitstate recover", serious=age > _FORGOTTEN)
@@ -237,7 +242,7 @@ def _pushed(repository: Repository) -> Iterator[Finding]:
     marker = names.marker_ref(names.workspace_id(repository))
     if marker not in refs.read_refs(repository, [marker]):
         return
-    wip = repository.git.run("rev-parse", "--verify", "-q", f"{marker}^1", fine=(0, 1, 128)).strip()
+    wip = repository.git.run("rev-parse", "--verify", "-q", f"{marker}^1", ok_codes=(0, 1, 128)).strip()
     if not wip:
         return
     having = repository.git.run("for-each-ref", "--format=%(refname:short)", "--contains", wip, "refs/remotes")
@@ -255,7 +260,7 @@ def _configured(repository: Repository, name: str) -> str | None:
 
 def _hooks(repository: Repository) -> Iterator[Finding]:
     """Hooks that git does not run, or that are not whole: husky's directory in a linked worktree, an update."""
-    for what, command in hook_problems(repository):
+    for what, command in (*hook_problems(repository), *last_problem(repository)):
         yield Finding("hooks", what, command or _BY_HAND, serious=False)
 
 

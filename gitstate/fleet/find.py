@@ -12,10 +12,10 @@ from ..git.repository import open_repository, trusted_directories
 from ..recover.facts import worktrees
 from ..system import files, forkpool
 from ..workspace import registry
-from ..workspace.peek import Look, Looker
+from ..workspace.peek import Peeker, WorkspacePeek
 
 #: Seconds for one look, which takes less than a millisecond unless the disk does not answer.
-LOOK_DEADLINE = 10.0
+PEEK_DEADLINE = 10.0
 #: Workspaces that are opened at the same time. Each starts several git processes.
 WORKERS = min(8, max(2, os.cpu_count() or 2))
 #: Directories of tools: they hold thousands of files and no workspace.
@@ -71,12 +71,13 @@ def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> tuple[list[bytes], b
     return list(dict.fromkeys(found)), complete
 
 
-def look_at(paths: Sequence[bytes]) -> list[Look]:
+def peek_all(paths: Sequence[bytes]) -> list[WorkspacePeek]:
     """The first look at each path, in their order. A path that does not answer in time is `unreachable`."""
-    looker = Looker(trusted_directories())
-    answers = forkpool.stream(paths, looker.look, patience=LOOK_DEADLINE)
+    peeker = Peeker(trusted_directories())
+    answers = forkpool.stream(paths, peeker.peek, patience=PEEK_DEADLINE)
     return [
-        Look(path, "unreachable") if seen is forkpool.LOST else seen for path, seen in zip(paths, answers, strict=True)
+        WorkspacePeek(path, "unreachable") if seen is forkpool.LOST else seen
+        for path, seen in zip(paths, answers, strict=True)
     ]
 
 

@@ -22,13 +22,13 @@ from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult
 from ..system import forkpool
 from ..workspace import damage
-from ..workspace.peek import Look, Looker, worktree_ids
-from .find import LOOK_DEADLINE, WORKERS, look_at
+from ..workspace.peek import Peeker, WorkspacePeek, worktree_ids
+from .find import PEEK_DEADLINE, WORKERS, peek_all
 
 #: Seconds for one recovery. The next one completes a recovery that was killed.
 DEADLINE = 900.0
 #: Seconds to read the saves of one repository whose workspaces are gone.
-_ORPHANS_DEADLINE = 6 * LOOK_DEADLINE
+_ORPHANS_DEADLINE = 6 * PEEK_DEADLINE
 
 
 class Orphan(NamedTuple):
@@ -54,7 +54,7 @@ def recover_all(
 
     `progress` is called with the number of workspaces that are done, and of all. Never raises for one bad workspace.
     """
-    looks = look_at(paths)
+    looks = peek_all(paths)
     orphans = _orphans(looks)
     due = [number for number, seen in enumerate(looks) if seen.due or _may_take(seen, orphans)]
     results: dict[int, RecoverResult] = {
@@ -77,7 +77,7 @@ def recover_all(
 
 def recover_each(paths: Sequence[bytes], request: RecoverRequest) -> list[RecoverResult]:
     """Recover the workspaces that were named one by one. Returns their results in the same order. Never raises."""
-    looks = [Look(path) for path in paths]
+    looks = [WorkspacePeek(path) for path in paths]
     tasks = [lambda seen=seen: _recover_one(seen, request) for seen in looks]
     answers = forkpool.each(tasks, workers=WORKERS, timeout=DEADLINE)
     return [
@@ -86,7 +86,7 @@ def recover_each(paths: Sequence[bytes], request: RecoverRequest) -> list[Recove
     ]
 
 
-def _recover_one(seen: Look, request: RecoverRequest) -> RecoverResult:
+def _recover_one(seen: WorkspacePeek, request: RecoverRequest) -> RecoverResult:
     """Recover one workspace. Never raises: an error becomes the result."""
     try:
         result = recover(seen.workspace, request)
@@ -98,10 +98,10 @@ def _recover_one(seen: Look, request: RecoverRequest) -> RecoverResult:
         result = RecoverResult(seen.workspace, "failed", f"{error}; nothing was lost", None, EXIT_FAILED)
     if not seen.damage:
         return result
-    left = Looker([seen.workspace]).look(seen.workspace).damage
+    left = Peeker([seen.workspace]).peek(seen.workspace).damage
     if not left:
         return result
-    more = damage.find(seen.workspace, seen.git_dir, seen.common_dir) if seen.git_dir else []
+    more = damage.find_damage(seen.workspace, seen.git_dir, seen.common_dir) if seen.git_dir else []
     what = "; ".join([item.what for item in more] or left)
     hint = f"gitstate -C {_quoted(seen.workspace)} doctor"
     verdict = "damaged" if result.verdict in ("nothing", "failed", "corrupt") else result.verdict
@@ -109,7 +109,7 @@ def _recover_one(seen: Look, request: RecoverRequest) -> RecoverResult:
     return result._replace(verdict=verdict, message=message, hint=hint, exit_status=EXIT_PERSON)
 
 
-def _without_opening(seen: Look, orphans: dict[bytes, list[Orphan]]) -> RecoverResult:
+def _without_opening(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) -> RecoverResult:
     """The result for a workspace that needs no recovery, or that must not be touched."""
     branch = None if seen.branch is None else names.branch_name(seen.branch)
     if seen.lives:
@@ -125,7 +125,7 @@ def _without_opening(seen: Look, orphans: dict[bytes, list[Orphan]]) -> RecoverR
     return RecoverResult(seen.workspace, "nothing", branch=branch, context=seen.context)
 
 
-def _foreign(seen: Look) -> RecoverResult:
+def _foreign(seen: WorkspacePeek) -> RecoverResult:
     where = _quoted(seen.workspace)
     return RecoverResult(
         seen.workspace,
@@ -137,7 +137,7 @@ def _foreign(seen: Look) -> RecoverResult:
     )
 
 
-def _missing(seen: Look, orphans: dict[bytes, list[Orphan]]) -> RecoverResult:
+def _missing(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) -> RecoverResult:
     own = names.workspace_id_at(seen.workspace)
     for orphan in (orphan for found in orphans.values() for orphan in found):
         if orphan.workspace_id == own:
@@ -155,22 +155,22 @@ def _elsewhere(path: bytes, orphan: Orphan) -> RecoverResult:
     return RecoverResult(path, "elsewhere", message, hint, EXIT_PERSON, orphan.save_id, branch)
 
 
-def _lost(seen: Look, deadline: float) -> RecoverResult:
+def _lost(seen: WorkspacePeek, deadline: float) -> RecoverResult:
     message = f"its recovery died, or was stopped after {deadline:.0f} seconds; nothing was lost"
     return RecoverResult(
         seen.workspace, "failed", message, f"gitstate -C {_quoted(seen.workspace)} recover", EXIT_FAILED
     )
 
 
-def _orphans(looks: Sequence[Look]) -> dict[bytes, list[Orphan]]:
+def _orphans(looks: Sequence[WorkspacePeek]) -> dict[bytes, list[Orphan]]:
     """Map the common directory of each repository to its pending saves whose workspaces do not exist."""
-    one_of: dict[bytes, Look] = {}
+    one_of: dict[bytes, WorkspacePeek] = {}
     for seen in looks:
         if seen.problem is None and seen.git_dir and seen.common_dir not in one_of:
             one_of[seen.common_dir] = seen
-    queries: list[tuple[bytes, Look, dict[str, Oid]]] = []
+    queries: list[tuple[bytes, WorkspacePeek, dict[str, Oid]]] = []
     for common, seen in one_of.items():
-        (pending,) = refs.read_names(common, names.PENDING)
+        (pending,) = refs.read_refs_below(common, names.PENDING)
         if pending:
             here = worktree_ids(common)
             lone = {name: oid for name, oid in pending.items() if name not in here and oid}
@@ -196,7 +196,7 @@ def _read_orphans(workspace: bytes, lone: dict[str, Oid]) -> list[Orphan]:
     return found
 
 
-def _may_take(seen: Look, orphans: dict[bytes, list[Orphan]]) -> bool:
+def _may_take(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) -> bool:
     """Whether a save without a workspace may belong to this one: the host was renamed, or the directory was moved."""
     if seen.problem is not None or seen.lives or seen.marker is not None:
         return False

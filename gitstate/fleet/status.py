@@ -14,11 +14,11 @@ from ..git.repository import open_repository, read_head
 from ..objects.reader import ObjectReader
 from ..system import forkpool
 from ..workspace.live_context import read_live_context
-from ..workspace.peek import Look
-from .find import LOOK_DEADLINE, WORKERS, look_at
+from ..workspace.peek import WorkspacePeek
+from .find import PEEK_DEADLINE, WORKERS, peek_all
 
 #: Seconds to open one workspace.
-_DEADLINE = 3 * LOOK_DEADLINE
+_DEADLINE = 3 * PEEK_DEADLINE
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Summary:
     branch: str | None = None
     """The short name; None if HEAD is detached or the branch is unknown."""
     status: str | None = None
-    """The status in the state file, or `idle`, `crashed`, `damaged`, `unreadable`, or the problem of a `Look`."""
+    """The status in the state file, or `idle`, `crashed`, `damaged`, `unreadable`, or the problem of the peek."""
     waiting: str | None = None
     """The id of the pending save."""
     context: Context = Context()
@@ -39,7 +39,7 @@ class Summary:
 
 def summaries(paths: Sequence[bytes]) -> list[Summary]:
     """One summary of each workspace, in their order. Only those with a pending save are opened."""
-    looks = look_at(paths)
+    looks = peek_all(paths)
     opened = [
         number
         for number, seen in enumerate(looks)
@@ -50,7 +50,7 @@ def summaries(paths: Sequence[bytes]) -> list[Summary]:
     found = []
     for number, seen in enumerate(looks):
         answer = answers.get(number, forkpool.LOST)
-        found.append(_summarize_look(seen) if answer is forkpool.LOST else answer)
+        found.append(_summarize_peek(seen) if answer is forkpool.LOST else answer)
     return found
 
 
@@ -74,7 +74,7 @@ def summarize(path: bytes) -> Summary:
         return Summary(path, branch, status="unreadable", problem=str(error)[:200])
 
 
-def _summarize_look(seen: Look) -> Summary:
+def _summarize_peek(seen: WorkspacePeek) -> Summary:
     """The summary of a workspace that is not opened."""
     problem = {
         "missing": "the directory does not exist",

@@ -1,18 +1,16 @@
-"""Reads what a save wrote: the archive commit, and from it the whole save (see `model` for the format)."""
+"""Reads what a save wrote: the archive commit, and from it the whole save (see `manifest` for the format)."""
 
 from __future__ import annotations
 
 import os
 
-from ..errors import CorruptSave, GitError, GitstateError
-from ..git import refs
+from ..errors import CorruptSave, GitError, MissingObject
 from ..git.oid import Oid
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import Tree, TreeReader, is_safe_path
 from ..system.jsonio import loads, text_to_json
-from ..system.stdlib import TYPE_CHECKING, suppress
-from . import names
+from ..system.stdlib import TYPE_CHECKING
 from .context import MAX_CONTEXT, Context, context_from_json
 from .manifest import MAX_MANIFEST, Save, manifest_from_json
 
@@ -23,14 +21,14 @@ if TYPE_CHECKING:
 def read_save(archive: Oid, reader: ObjectReader) -> Save:
     """A save as the archive commit holds it. Raises CorruptSave or UnsupportedSave."""
     try:
-        commit = reader.contents([archive], MAX_CONTEXT)[0]
-        if commit is None or commit[0] != "commit":
+        commit = reader.commit(archive, MAX_CONTEXT)
+        if commit is None:
             raise CorruptSave(f"the archive {archive} is missing or no commit")
-        tree, parents = commit_head(commit[1])
+        tree, parents = commit_head(commit)
         if not parents:
             raise CorruptSave(f"the archive {archive} names no WIP commit")
-        wip = reader.contents(parents[:1], MAX_CONTEXT)[0]
-        if wip is None or wip[0] != "commit":
+        wip = reader.commit(parents[0], MAX_CONTEXT)
+        if wip is None:
             raise CorruptSave(f"the WIP commit {parents[0]} is missing")
         content = reader.contents([tree])[0]
         if content is None or content[0] != "tree":
@@ -45,41 +43,20 @@ def read_save(archive: Oid, reader: ObjectReader) -> Save:
         manifest = manifest_from_json(loads(load(b"manifest.json", MAX_MANIFEST), MAX_MANIFEST, "the manifest"))
         try:
             context = context_from_json(loads(load(b"context.json", MAX_CONTEXT), MAX_CONTEXT, "the context"))
-        except (CorruptSave, GitError, ValueError):
+        except (GitError, ValueError):
             context = Context()
         plain = {name: (leaf.mode, leaf.oid) for name, leaf in entries.items()}
-        return Save(archive, parents[0], commit_head(wip[1])[0], plain, context, manifest)
+        return Save(archive, parents[0], commit_head(wip).tree, plain, context, manifest)
     except (GitError, ValueError, IndexError) as error:
         raise CorruptSave(f"the save {archive[:12]} can't be read: {text_to_json(str(error))[:200]}") from None
 
 
-def waiting_id(repository: Repository) -> str | None:
-    """The id of the save that waits in this workspace, None where none is found. Never raises.
-
-    Asked where something has just failed, so refs come first: they tell it even where git can read no object.
-    """
-    own = names.workspace_id(repository)
-    with suppress(GitstateError, OSError):
-        archive = refs.read_refs(repository, [names.marker_ref(own)]).get(names.marker_ref(own))
-        if archive is not None:
-            (saves,) = refs.read_names(repository.common_dir, names.save_ref(own, ""))
-            named = [save_id for save_id, oid in saves.items() if oid == archive]
-            return named[0] if named else _id_of(repository, archive)
-    return None
-
-
-def checkpoint_id(repository: Repository) -> str | None:
-    """The id of this workspace's latest checkpoint, None where none is found. Never raises."""
-    ref = names.checkpoint_ref(names.workspace_id(repository))
-    with suppress(GitstateError, OSError):
-        archive = refs.read_refs(repository, [ref]).get(ref)
-        return None if archive is None else _id_of(repository, archive)
-    return None
-
-
-def _id_of(repository: Repository, archive: Oid) -> str:
-    with ObjectReader(repository.git) as reader:
-        return read_save(archive, reader).manifest.save_id
+def tree_of_base(reader: ObjectReader, commit: Oid | None) -> Oid | None:
+    """The tree of a commit that a save stands on; None where it stands on none. Raises CorruptSave."""
+    try:
+        return None if commit is None else reader.tree_of(commit)
+    except MissingObject:
+        raise CorruptSave(f"the commit {commit} that the save stands on is missing", hint="git fsck") from None
 
 
 def stage_paths(repository: Repository, trees: TreeReader, save: Save, stage: bytes) -> list[bytes]:
@@ -88,8 +65,9 @@ def stage_paths(repository: Repository, trees: TreeReader, save: Save, stage: by
     leaf = None if entry is None else trees.tree(entry[1]).get(stage)
     if leaf is None:
         return []
-    out = repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", leaf.oid)
-    return out.split(b"\0")[:-1]
+    from ..git.entries import list_tree_paths
+
+    return list_tree_paths(repository.git, leaf.oid)
 
 
 def refuse_unsafe(paths: Iterable[bytes]) -> None:

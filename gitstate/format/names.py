@@ -1,13 +1,19 @@
-"""How gitstate's refs, workspaces and saves are named."""
+"""How refs, workspaces, saves and commits of gitstate are named, and how such a name is taken apart."""
 
 from __future__ import annotations
 
 import os
 import time
 
+from ..git.oid import Oid, is_oid
 from ..git.repository import Repository
 from ..system.process import hostname
-from ..system.stdlib import digest
+from ..system.stdlib import TYPE_CHECKING, Record, digest
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    RefKind = Literal["save", "pending", "checkpoint"]
 
 _NO_PUNCTUATION = dict.fromkeys(map(ord, "._-"))
 
@@ -24,6 +30,12 @@ OWN = "refs/gitstate/"
 SAVES = OWN + "saves/"
 PENDING = OWN + "pending/"
 CHECKPOINTS = OWN + "checkpoints/"
+_ONE_FOR_EACH: tuple[tuple[str, RefKind], ...] = ((PENDING, "pending"), (CHECKPOINTS, "checkpoint"))
+
+#: How the subjects of our commits begin.
+WIP_SUBJECT, INDEX_SUBJECT, ARCHIVE_SUBJECT = "WIP(gitstate): ", "index(gitstate): ", "archive(gitstate): "
+#: The trailers of our commits: the save that a commit belongs to, and the commit that the branch goes back to.
+SAVE_TRAILER, BASE_TRAILER = "Gitstate-Save", "Gitstate-Base"
 
 
 def workspace_id(repository: Repository) -> str:
@@ -44,13 +56,38 @@ def save_ref(workspace_id: str, save_id: str) -> str:
 
 
 def marker_ref(workspace_id: str) -> str:
-    """The ref that says a save of this workspace waits to be recovered: the commit point."""
+    """The marker: the ref that says that a save of this workspace is pending. Moving it is the commit point."""
     return f"{PENDING}{workspace_id}"
 
 
 def checkpoint_ref(workspace_id: str) -> str:
     """The ref of the workspace's latest checkpoint."""
     return f"{CHECKPOINTS}{workspace_id}"
+
+
+def own_marker(repository: Repository) -> str:
+    """The marker of this workspace."""
+    return marker_ref(workspace_id(repository))
+
+
+class SaveName(Record):
+    """What the name of a ref of ours says."""
+
+    kind: RefKind
+    workspace_id: str
+    save_id: str | None
+    """None for a marker and for a checkpoint: one ref of a workspace, whichever save it points to."""
+
+
+def parse_ref(ref: str) -> SaveName | None:
+    """The name of a ref of ours taken apart; None for a ref that gitstate would not have written."""
+    if ref.startswith(SAVES):
+        workspace, slash, save_id = ref[len(SAVES) :].partition("/")
+        return SaveName("save", workspace, save_id) if slash and is_save_id(workspace) and is_save_id(save_id) else None
+    for prefix, kind in _ONE_FOR_EACH:
+        if ref.startswith(prefix) and is_save_id(ref[len(prefix) :]):
+            return SaveName(kind, ref[len(prefix) :], None)
+    return None
 
 
 def branch_name(ref: str) -> str:
@@ -64,10 +101,10 @@ def new_save_id() -> str:
     return time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z-{os.urandom(3).hex()}"
 
 
-def began_ns(save_id: str) -> int:
+def save_time_ns(save_id: str) -> int | None:
     """When the save of this id began, before it read the first file: nanoseconds since the epoch.
 
-    Zero, before which nothing was, where the id is none of ours.
+    None where the id does not tell, because gitstate did not make it.
     """
     import calendar
 
@@ -75,4 +112,25 @@ def began_ns(save_id: str) -> int:
         seconds = calendar.timegm(time.strptime(save_id[:15], "%Y%m%dT%H%M%S"))
         return seconds * 1_000_000_000 + int(save_id[16:22]) * 1000
     except ValueError:
-        return 0
+        return None
+
+
+class Trailers(Record):
+    """The trailers of a commit of ours."""
+
+    save_id: str | None
+    base: Oid | None
+    """The zero oid where the branch was unborn."""
+
+
+def format_message(subject: str, save_id: str, base: Oid) -> str:
+    """The message of a commit of ours; `base` is the zero oid where the branch was unborn."""
+    return f"{subject}\n\n{SAVE_TRAILER}: {save_id}\n{BASE_TRAILER}: {base}\n"
+
+
+def parse_trailers(commit: bytes) -> Trailers:
+    """The trailers in the last paragraph of a raw commit, or of a message; None for what is missing or malformed."""
+    last = commit.rstrip(b"\n").rpartition(b"\n\n")[2].decode("ascii", "replace")
+    found = dict(line.split(": ", 1) for line in last.split("\n") if ": " in line)
+    save_id, base = found.get(SAVE_TRAILER, "").strip(), found.get(BASE_TRAILER, "").strip()
+    return Trailers(save_id if is_save_id(save_id) else None, base if is_oid(base) else None)

@@ -1,4 +1,8 @@
-"""Run git: scrubbed environment, bytes and NUL, output or GitError."""
+"""Run git: clean environment, bytes and NUL, output or GitError.
+
+Programs that a repository's configuration names (fsmonitor, hooks, pagers, editors, askpass) are switched off in every
+call. Filters stay: `repository.without_filters` and `filters_off` switch them off.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,14 @@ from ..system.child import Child
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import TypeVar
+
+    T = TypeVar("T")
+    R = TypeVar("R")
 
 
-#: Names of variables that say where git's own parts and the user's configuration are, not which repository to use.
+#: Variables of git that stay: where its parts and the user's configuration are, not which repository to use.
 _KEPT = frozenset(
     (
         "GIT_CONFIG_GLOBAL",
@@ -35,10 +43,10 @@ _OPTIONS = (
 )
 
 
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without what would lead git elsewhere, or let it ask or wait for a person.
+def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment for git: nothing that names a repository, nothing that lets git wait for a person.
 
-    Inside a hook GIT_DIR and GIT_INDEX_FILE are set, and `git -C other` then reads the wrong repository.
+    In a hook GIT_DIR and GIT_INDEX_FILE are set, and `git -C other` would read the wrong repository. `env` is added.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in _KEPT}
     clean.update(
@@ -56,68 +64,82 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         GIT_COMMITTER_EMAIL="gitstate@localhost",
     )
     if not clean.get("HOME"):
-        # A bare environment (`env -i`, some schedulers): without it git reads and writes no global configuration.
+        # An empty environment (`env -i`, some schedulers): without HOME git reads no global configuration.
         import pwd
 
         with suppress(KeyError):
             clean["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
     clean.pop("LANGUAGE", None)
-    if extra:
-        clean.update(extra)
+    if env:
+        clean.update(env)
     return clean
 
 
 class Git(Record):
-    """How to run git in one directory.
-
-    `options` are further global options; `lock_fd` is a descriptor that every child inherits (see `files.locked`).
-    """
+    """How to run git in one directory."""
 
     directory: bytes
     options: tuple[str, ...] = ()
+    """Global options after those that every call gets."""
     lock_fd: int | None = None
+    """A descriptor that every child inherits, and with it the lock (see `files.lock`); None where there is none."""
 
-    def start(self, *args: str | bytes, extra: Mapping[str, str] | None = None, quiet: bool = False) -> Child:
-        """Start git with pipes on its streams; with `quiet` its words on stderr are thrown away."""
-        words: list[str | bytes] = ["git", "-C", self.directory, *_OPTIONS, *self.options, *args]
-        return Child(words, environment(extra), quiet=quiet, inherits=self.lock_fd)
+    def start(self, *args: str | bytes, env: Mapping[str, str] | None = None, quiet: bool = False) -> Child:
+        """Start git with pipes on its streams; `env` is added to the environment, `quiet` is as for `Child`."""
+        argv: list[str | bytes] = ["git", "-C", self.directory, *_OPTIONS, *self.options, *args]
+        return Child(argv, environment(env), quiet=quiet, inherits=self.lock_fd)
 
     def run(
         self,
         *args: str | bytes,
-        given: bytes = b"",
-        extra: Mapping[str, str] | None = None,
-        fine: Sequence[int] = (0,),
+        input: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        ok_codes: Sequence[int] = (0,),
         timeout: float | None = None,
     ) -> bytes:
-        """What git prints. Raises GitError where its status is not among `fine`, or it outlives `timeout` seconds."""
-        return self.finish(self.start(*args, extra=extra), given=given, fine=fine, timeout=timeout)
+        """What git prints. Raises GitError for another status than `ok_codes`, or after `timeout` seconds."""
+        return self.finish(self.start(*args, env=env), input=input, ok_codes=ok_codes, timeout=timeout)
 
     def finish(
         self,
         process: Child,
         *,
-        given: bytes = b"",
-        fine: Sequence[int] = (0,),
+        input: bytes = b"",
+        ok_codes: Sequence[int] = (0,),
         timeout: float | None = None,
     ) -> bytes:
-        """Feed a process that `start` made and wait for its output; raises as `run` does."""
+        """Give `input` to a process that `start` made, and return what it prints. Raises as `run` does."""
         try:
-            out, err = process.communicate(given, timeout=timeout)
+            out, err = process.communicate(input, timeout=timeout)
         except TimeoutError:
             process.kill()
             process.communicate()
-            raise GitError(_words(process), -9, b"it took too long") from None
-        if process.returncode not in fine:
-            raise GitError(_words(process), process.wait(), err)
+            raise GitError(_arguments(process), -9, b"it took too long") from None
+        if process.returncode not in ok_codes:
+            raise GitError(_arguments(process), process.wait(), err)
         return out
 
     def succeeds(self, *args: str | bytes) -> bool:
-        """Whether git ends with status 0 (as with `merge-base --is-ancestor`); raises on any status but 0 and 1."""
+        """Whether git ends with status 0 (as for `merge-base --is-ancestor`). Raises GitError for all but 0 and 1."""
         process = self.start(*args)
-        self.finish(process, fine=(0, 1))
+        self.finish(process, ok_codes=(0, 1))
         return process.returncode == 0
 
 
-def _words(process: Child) -> list[str]:
-    return [os.fsdecode(word) for word in process.args[3:]]
+def try_in_halves(items: Sequence[T], work: Callable[[Sequence[T]], R | None]) -> list[tuple[Sequence[T], R | None]]:
+    """What `work` returns for `items`, in portions as large as it can do.
+
+    Git ends at one item that it can't take. `work` then returns None, and each half of the items is tried alone.
+    Returns the portions in their order, each with its result; None stands only beside a portion of a single item.
+    """
+    if not items:
+        return []
+    result = work(items)
+    if result is not None or len(items) == 1:
+        return [(items, result)]
+    middle = len(items) // 2
+    return [*try_in_halves(items[:middle], work), *try_in_halves(items[middle:], work)]
+
+
+def _arguments(process: Child) -> list[str]:
+    return [os.fsdecode(argument) for argument in process.argv[3:]]

@@ -1,6 +1,6 @@
-"""The index as a file: which one it is, git's lock on it, and the file that a save keeps beside it.
+"""The index as a file: its identity, git's lock on it, and the copy that a save keeps.
 
-Git only ever replaces its index by a rename, so another name for it (a hard link) goes on showing what was there.
+Git replaces its index by a rename, so a hard link to the old file keeps the old content.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from .repository import Repository
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: How long a save waits for a git that holds index.lock before it goes on without it, in seconds.
+#: How long a save waits for a git that holds index.lock before it goes on without the lock, in seconds.
 _LOCK_PATIENCE = 0.3
-#: What stands in an index.lock of ours: nobody else's is ever removed after a kill.
+#: The content of an index.lock of ours. After a kill no other is removed.
 _OURS = b"gitstate\n"
 
 
 class IndexMoved(TryAgain):
-    """The index file was replaced while the snapshot was taken: look again."""
+    """Git replaced the index file while the snapshot was taken: take another one."""
 
 
 class IndexFile(Record):
-    """What tells one index file from another: size, the checksum at its end, and its time stamp in nanoseconds."""
+    """The identity of an index file."""
 
     size: int
     checksum: str
+    """The last 20 bytes in hex: the checksum, or a part of it in a sha256 repository."""
     mtime_ns: int
 
 
 def identify_index(fd: int) -> IndexFile:
-    """The identity of an open index file; its checksum is the last 20 bytes (`man 5 gitformat-index`)."""
+    """The identity of an open index file (`man 5 gitformat-index`)."""
     info = os.fstat(fd)
     return IndexFile(info.st_size, os.pread(fd, 20, max(info.st_size - 20, 0)).hex(), info.st_mtime_ns)
 
@@ -53,8 +54,11 @@ def identify_index_at(path: bytes) -> IndexFile | None:
         os.close(fd)
 
 
-def is_torn(path: bytes, object_format: str) -> bool:
-    """Whether the file is no whole index: its first bytes or its checksum (zero where `index.skipHash`) are wrong."""
+def is_torn_index(path: bytes, object_format: str) -> bool:
+    """Whether the signature or the checksum of an index file is wrong; False where there is none.
+
+    With `index.skipHash` the checksum is zero, and right.
+    """
     import hashlib
 
     digest = hashlib.new(object_format, usedforsecurity=False)
@@ -73,8 +77,8 @@ def is_torn(path: bytes, object_format: str) -> bool:
     return not start.startswith(b"DIRC") or (any(checksum) and checksum != digest.digest())
 
 
-def identity(path: bytes) -> tuple[int, int, int] | None:
-    """What changes whenever git replaces a file: size, time stamp and inode; None where there is none."""
+def file_identity(path: bytes) -> tuple[int, int, int] | None:
+    """Size, mtime and inode, one of which changes when git replaces a file; None where there is none."""
     try:
         info = os.lstat(path)
     except FileNotFoundError:
@@ -85,7 +89,7 @@ def identity(path: bytes) -> tuple[int, int, int] | None:
 def shared_index_name(index: bytes, oid_bytes: int, git_dir: bytes) -> str | None:
     """The id of the shared index that a split index names in its `link` extension (`man 5 gitformat-index`).
 
-    The word may stand in a file's name too, so only an id whose shared index is there counts.
+    `link` may also be part of a path in the index, so an id counts only if that shared index exists.
     """
     place = index.rfind(b"link")
     while place > 0:
@@ -97,14 +101,14 @@ def shared_index_name(index: bytes, oid_bytes: int, git_dir: bytes) -> str | Non
 
 
 def kept_index(repository: Repository, save_id: str) -> bytes:
-    """Where the index that a save took away is kept."""
+    """Where the index file that a save exchanged is kept, until `recover` puts it back."""
     return os.path.join(repository.own, b"index." + save_id.encode("ascii"))
 
 
 def link_or_copy(source: bytes, target: bytes) -> None:
-    """Another name for a file that is only ever replaced; where there are no hard links a copy with its time stamp.
+    """Make `target` a hard link to `source`, or a copy with its mtime where the file system has no hard links.
 
-    Without the time stamp git would take entries that are racy for clean.
+    Without the mtime git would take racy entries for clean.
     """
     files.remove(target)
     try:
@@ -119,14 +123,14 @@ def link_or_copy(source: bytes, target: bytes) -> None:
 
 @contextmanager
 def index_lock(repository: Repository) -> Iterator[None]:
-    """Hold git's own index.lock, or go on without it where someone holds it for longer than a git command does.
+    """Hold git's index.lock while the body runs, or run it without the lock where it is held for long.
 
-    A stale one must not stop a save; a live holder that comes later overwrites our index with one that `recover`
-    compares entry by entry.
+    A stale lock must not stop a save. A git that holds it and goes on later replaces our index, and `recover` then
+    compares the two entry by entry.
     """
     lock = os.path.join(repository.git_dir, b"index.lock")
     patience = Deadline(_LOCK_PATIENCE)
-    # Made whole beside and linked into place: a lock of ours never stands there without its mark.
+    # Written beside, then linked: a lock of ours has its content from the first moment.
     mark = os.path.join(repository.own, b"index-lock.tmp-%d" % os.getpid())
     with open(mark, "wb") as file:
         file.write(_OURS)

@@ -10,6 +10,7 @@ _HEX = frozenset("0123456789abcdef")
 
 
 def is_oid(value: object) -> bool:
+    """Whether a value is a full object id in lower-case hex."""
     return isinstance(value, str) and len(value) in (40, 64) and _HEX.issuperset(value)
 
 

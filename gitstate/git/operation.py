@@ -1,4 +1,4 @@
-"""Unfinished operations: the files of a merge, rebase, cherry-pick, revert, am or bisect in a git dir."""
+"""Unfinished operations: the files of a merge, rebase, cherry-pick, revert, am or bisect in a git directory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..system.stdlib import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: What stands in a git dir while an operation is unfinished: (name of the operation, its file or directory).
+#: Which file or directory shows that an operation is unfinished: (operation, path below the git directory).
 _OPERATIONS = (
     ("rebase", b"rebase-merge"),
     ("rebase", b"rebase-apply"),
@@ -19,6 +19,7 @@ _OPERATIONS = (
     ("sequence", b"sequencer"),
     ("bisect", b"BISECT_LOG"),
 )
+#: Files and directories that an unfinished operation needs.
 _FILES = (
     *(b"MERGE_HEAD", b"MERGE_MSG", b"MERGE_MODE", b"MERGE_RR", b"MERGE_AUTOSTASH", b"AUTO_MERGE", b"SQUASH_MSG"),
     *(b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"REBASE_HEAD", b"ORIG_HEAD", b"rebase-merge", b"rebase-apply"),
@@ -28,7 +29,7 @@ _FILES = (
 
 
 def operation_under_way(git_dir: bytes) -> str | None:
-    """The name of the unfinished operation in a git dir."""
+    """The name of the unfinished operation in a git directory; None where there is none."""
     here = _present(git_dir, [path for _, path in _OPERATIONS])
     for name, path in _OPERATIONS:
         if path in here:
@@ -38,7 +39,7 @@ def operation_under_way(git_dir: bytes) -> str | None:
 
 
 def operation_paths(git_dir: bytes) -> list[bytes]:
-    """Every file of an unfinished operation, relative to the git dir. Directories are walked, links not followed."""
+    """The files of an unfinished operation, relative to the git directory. Symlinks are not followed."""
     found: list[bytes] = []
     for name in _present(git_dir, _FILES):
         full = os.path.join(git_dir, name)
@@ -52,15 +53,15 @@ def operation_paths(git_dir: bytes) -> list[bytes]:
 
 
 def _present(git_dir: bytes, names: Sequence[bytes]) -> list[bytes]:
-    """Those of `names` that are in a git dir: one listing of it, which is cheaper than to look for each."""
+    """Those of `names` that exist in a git directory; one listing of it is faster than a look at each."""
     try:
         listed = frozenset(os.listdir(git_dir))
     except OSError:
-        # Gone, or one that may be entered but not listed.
+        # It is gone, or may be entered but not listed.
         listed = frozenset(names)
     return [name for name in names if (name in listed or b"/" in name) and os.path.lexists(os.path.join(git_dir, name))]
 
 
 def is_operation_file(path: bytes) -> bool:
-    """Whether a path relative to the git dir is one that `operation_paths` may name."""
+    """Whether a path relative to the git directory is one that `operation_paths` could return."""
     return any(path == name or path.startswith(name + b"/") for name in _FILES)

@@ -130,7 +130,7 @@ def list_refs(git: Git, *prefixes: str) -> dict[str, Oid]:
     return found
 
 
-def are_files(repository: Repository) -> bool:
+def refs_are_files(repository: Repository) -> bool:
     """Whether each ref is a file with a lock of its own; else (reftable) a transaction locks out every other one."""
     return (repository.setting("extensions.refstorage") or "files") == "files"
 
@@ -141,7 +141,7 @@ def read_refs(repository: Repository, refs: Iterable[str]) -> dict[str, Oid]:
     The loose file wins over `packed-refs` (`man gitrepository-layout`). Symbolic refs are left to git.
     """
     wanted = list(refs)
-    if not are_files(repository):
+    if not refs_are_files(repository):
         found = list_refs(repository.git, *wanted)
         return {ref: found[ref] for ref in wanted if ref in found}
     found = {}
@@ -160,7 +160,7 @@ def read_refs(repository: Repository, refs: Iterable[str]) -> dict[str, Oid]:
     return found
 
 
-def read_names(common_dir: bytes, *prefixes: str) -> list[dict[str, Oid]]:
+def read_refs_below(common_dir: bytes, *prefixes: str) -> list[dict[str, Oid]]:
     """For each prefix the refs directly below it, by what their names say after it, read from git's files alone.
 
     A loose file that holds no object id (a power cut empties them) is an empty text. Nothing is found in a reftable.

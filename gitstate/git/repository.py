@@ -58,9 +58,43 @@ class Repository(Record):
                 off += ["-c", f"{name}.required=false"]
         return off
 
+    @property
+    def autocrlf(self) -> bool:
+        """Whether git converts the line endings of every text file (`core.autocrlf` is true or input)."""
+        return (self.setting("core.autocrlf") or "false").lower() not in ("false", "no", "off", "0")
+
     def is_true(self, name: str, default: bool = False) -> bool:
         value = self.setting(name)
-        return default if value is None else value.lower() in ("true", "yes", "on", "1")
+        return default if value is None else bool(parse_bool(value))
+
+
+#: What git multiplies a number by that has this suffix (`git help config`, the type int).
+_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def parse_bool(text: str) -> bool | None:
+    """A boolean as git reads one (git_parse_maybe_bool in git's parse.c); None where git would refuse it.
+
+    A key without a value stands as `true` in `Repository.config`; an empty value is false, a number other than 0 true.
+    """
+    word = text.lower()
+    if word in ("true", "yes", "on"):
+        return True
+    if word in ("false", "no", "off", ""):
+        return False
+    digits, unit = (word[:-1], _UNITS[word[-1]]) if word[-1] in _UNITS else (word, 1)
+    digits = digits.lstrip(" \t\n\v\f\r")
+    sign, plain = (digits[0], digits[1:]) if digits[:1] in ("+", "-") else ("", digits)
+    if plain.startswith("0") and not plain.startswith("0x"):
+        # C reads a number that begins with 0 as octal.
+        plain = "0o" + plain
+    if not plain.isascii() or not plain.isalnum():
+        return None
+    try:
+        value = int(sign + plain, 0) * unit
+    except ValueError:
+        return None
+    return value != 0 if -(1 << 31) < value < 1 << 31 else None
 
 
 def open_repository(path: bytes, *, bare_too: bool = False) -> Repository:
@@ -98,7 +132,7 @@ def start_opening(path: bytes) -> Opening:
         return _ask_both(path)
     # Git looks no further: settings from a repository above would be named in the same words.
     extra = {"GIT_CEILING_DIRECTORIES": os.fsdecode(above)}
-    return Opening(path, Git(path).start(*_SETTINGS, extra=extra), None)
+    return Opening(path, Git(path).start(*_SETTINGS, env=extra), None)
 
 
 def _ask_both(path: bytes) -> Opening:
@@ -117,7 +151,7 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
     git = Git(path)
     if listed is None:
         raise NotAWorkspace(f"{os.fsdecode(path)}: no such directory", hint="gitstate -C PATH … names a git worktree")
-    settings = git.finish(listed, fine=range(256))
+    settings = git.finish(listed, ok_codes=range(256))
     config: dict[str, list[str]] = {}
     words = settings.split(b"\0")[:-1]
     for item in words[1::2]:
@@ -154,7 +188,11 @@ def _where(path: bytes, asked: Child, bare_too: bool) -> list[bytes]:
     """What git answers to `_QUESTIONS`; raises NotAWorkspace as `open_repository` does."""
     git = Git(path)
     out, err = asked.communicate()
-    if asked.returncode != 0 and bare_too and git.run("rev-parse", "--is-bare-repository", fine=(0, 128)) == b"true\n":
+    if (
+        asked.returncode != 0
+        and bare_too
+        and git.run("rev-parse", "--is-bare-repository", ok_codes=(0, 128)) == b"true\n"
+    ):
         out = git.run(*_WHERE, *_QUESTIONS[:-1], "--absolute-git-dir")
     elif asked.returncode != 0:
         said = err.decode("utf-8", "replace").strip().splitlines()
@@ -176,13 +214,13 @@ def trusted_directories() -> list[bytes]:
     """
     found = []
     for scope in ("--system", "--global"):
-        out = Git(b"/").run("config", scope, "--includes", "-z", "--get-all", "safe.directory", fine=range(256))
+        out = Git(b"/").run("config", scope, "--includes", "-z", "--get-all", "safe.directory", ok_codes=range(256))
         named = (path for path in out.split(b"\0")[:-1] if path not in (b"", b"*"))
         found += [os.path.realpath(os.path.expanduser(path)) for path in named]
     return found
 
 
-def owner_besides_us(repository: Repository) -> int | None:
+def foreign_owner(repository: Repository) -> int | None:
     """The user id of someone else who owns a part of the repository that nobody trusted by name; None where none is."""
     mine = os.geteuid()
     places = (repository.toplevel, os.path.join(repository.toplevel, b".git"), repository.git_dir)
@@ -218,11 +256,11 @@ def read_head(git_dir: bytes) -> str | None:
         data = file.read(65_536)
     if data.startswith(NO_HEAD):
         # Detached (status 1, no answer) or on a branch: only git knows.
-        data = b"ref: " + Git(git_dir).run("symbolic-ref", "--quiet", "HEAD", fine=(0, 1))
+        data = b"ref: " + Git(git_dir).run("symbolic-ref", "--quiet", "HEAD", ok_codes=(0, 1))
     return os.fsdecode(data[5:].strip()) or None if data.startswith(b"ref: ") else None
 
 
 def head_of(directory: bytes) -> Oid | None:
     """The commit that the repository in `directory` is on; None on an unborn branch."""
-    out = Git(directory).run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", fine=(0, 1, 128))
+    out = Git(directory).run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", ok_codes=(0, 1, 128))
     return out.decode("ascii").strip() or None

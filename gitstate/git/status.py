@@ -1,4 +1,4 @@
-"""What git is asked about a worktree before anything else is ready: what is tracked, and what changed."""
+"""What is tracked, what changed and what is ignored in a worktree, as git answers it while the caller goes on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 from ..errors import GitError
 from ..system.stdlib import TYPE_CHECKING, Record
+from .command import try_in_halves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -13,36 +14,69 @@ if TYPE_CHECKING:
     from ..system.child import Child
     from .repository import Repository
 
+#: So many bytes of paths are sent to `git check-ignore` at once: neither side of the pipes fills up.
+_PORTION = 8192
 
-class Asked(Record):
-    """Git, asked what is tracked and what changed: it works while the caller goes on."""
+
+class StatusQuery(Record):
+    """Two gits that were asked about a worktree. The caller reads what they print."""
 
     listing: Child
+    """`ls-files -v`: see `parse_listing`."""
     status: Child
+    """`status --porcelain=v2`, without untracked files."""
 
     def end(self) -> None:
-        """Nobody waits for the answers any more."""
+        """Nobody reads the answers: end both."""
         for child in self:
             child.kill()
             child.wait()
 
 
-def ask(repository: Repository, frozen_index: bytes) -> Asked:
-    """Ask both about the index at `frozen_index`."""
+def query_status(repository: Repository, frozen_index: bytes) -> StatusQuery:
+    """Ask what is tracked in the index file `frozen_index`, and what differs from it."""
     extra = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
-    listing = repository.git.start("ls-files", "-z", "-v", "--sparse", extra=extra)
-    return Asked(listing, start_status(repository, extra))
+    listing = repository.git.start("ls-files", "-z", "-v", "--sparse", env=extra)
+    return StatusQuery(listing, start_status(repository, extra))
 
 
 def start_status(repository: Repository, extra: Mapping[str, str], *options: str, submodules: bool = True) -> Child:
-    """Begin `git status` under `options`; without `submodules` it looks into none."""
+    """Start `git status` with the global `options`; without `submodules` it looks into none."""
     # One thread for git: with its twenty it takes every core, and the walk beside it waits.
     return repository.git.start(
         *("-c", "core.preloadIndex=false", *options),
         *("status", "--porcelain=v2", "-z", "--branch", "--no-ahead-behind", "-uno", "--no-renames"),
         "--ignore-submodules=none" if submodules else "--ignore-submodules=dirty",
-        extra=extra,
+        env=extra,
     )
+
+
+class Listing(Record):
+    """What `ls-files -v --sparse` printed."""
+
+    paths: list[bytes]
+    """Every path of the index in its order, which is that of bytes; directories of a sparse index end in a slash."""
+    hidden: list[tuple[bytes, bytes]]
+    """Tag and path of the files that git was told not to look at: `S` or `s` skip-worktree, `h` and `m`
+    assume-unchanged, the latter unmerged too.
+    """
+
+
+def parse_listing(out: bytes) -> Listing:
+    """Take apart what `git ls-files -z -v --sparse` printed."""
+    if out.startswith(b"H "):
+        # As a rule all entries are ordinary: two passes in C instead of a loop over every path.
+        paths = out[2:-1].split(b"\0H ")
+        if len(paths) == out.count(b"\0"):
+            return Listing(paths, [])
+    items = out.split(b"\0")[:-1]
+    hidden = [(item[:1], item[2:]) for item in items if item[:1] in b"Shsm" and not item.endswith(b"/")]
+    return Listing([item[2:] for item in items], hidden)
+
+
+_CHECK_IGNORE = ("check-ignore", "--no-index", "-z", "--stdin")
+#: `check-ignore` refuses literal pathspecs.
+_WITH_GLOBS = {"GIT_LITERAL_PATHSPECS": "0"}
 
 
 def ignored_among(repository: Repository, paths: Sequence[bytes]) -> set[bytes]:
@@ -50,57 +84,54 @@ def ignored_among(repository: Repository, paths: Sequence[bytes]) -> set[bytes]:
 
     A path behind a symlink or in a submodule makes git refuse the whole question: such a one is not ignored.
     """
-    if not paths:
-        return set()
-    try:
-        out = repository.git.run(
-            "check-ignore",
-            "--no-index",
-            "-z",
-            "--stdin",
-            given=b"".join(b"./%s\0" % path for path in paths),
-            extra={"GIT_LITERAL_PATHSPECS": "0"},
-            fine=(0, 1),
-        )
-    except GitError:
-        middle = len(paths) // 2
-        halves = (paths[:middle], paths[middle:]) if middle else ()
-        return {path for half in halves for path in ignored_among(repository, half)}
-    return {path.removeprefix(b"./") for path in out.split(b"\0")[:-1]}
+
+    def check(some: Sequence[bytes]) -> list[bytes] | None:
+        given = b"".join(b"./%s\0" % path for path in some)
+        try:
+            out = repository.git.run(*_CHECK_IGNORE, input=given, env=_WITH_GLOBS, ok_codes=(0, 1))
+        except GitError:
+            return None
+        return out.split(b"\0")[:-1]
+
+    return {path.removeprefix(b"./") for _, found in try_in_halves(paths, check) for path in found or ()}
 
 
-def ask_ignored(asking: Child, paths: list[bytes]) -> list[bool]:
-    """Whether each path is ignored. Small portions, so that neither side of the pipes fills up."""
-    assert asking.stdin is not None and asking.stdout is not None
+def start_check_ignore(repository: Repository, extra: Mapping[str, str]) -> Child:
+    """Start a git that `are_ignored` asks; whoever starts it ends it with `communicate`."""
+    return repository.git.start(*_CHECK_IGNORE, "-v", "-n", env={**extra, **_WITH_GLOBS})
+
+
+def are_ignored(asking: Child, paths: Sequence[bytes]) -> list[bool]:
+    """Whether each path (a directory's ends in a slash) is ignored. `asking` is what `start_check_ignore` started.
+
+    Raises GitError where it ends early.
+    """
     answers: list[bool] = []
-    pending: list[bytes] = []
+    portion: list[bytes] = []
     size = 0
-    rest = b""
-
-    def collect() -> None:
-        nonlocal rest
-        assert asking.stdin is not None and asking.stdout is not None
-        asking.stdin.write(b"".join(path + b"\0" for path in pending))
-        asking.stdin.flush()
-        fields: list[bytes] = []
-        while len(fields) < 4 * len(pending):
-            data = os.read(asking.stdout.fileno(), 1 << 16)
-            if not data:
-                raise GitError(["check-ignore"], -1, asking.stderr.read() if asking.stderr else b"")
-            *whole, rest = (rest + data).split(b"\0")
-            fields += whole
-        for place in range(0, len(fields), 4):
-            pattern = fields[place + 2]
-            answers.append(bool(pattern) and not pattern.startswith(b"!"))
-
     for path in paths:
         # The dot slash keeps a leading colon from being read as pathspec magic.
-        path = b"./" + path.removesuffix(b"/")
-        pending.append(path)
-        size += len(path) + 1
-        if size > 8192:
-            collect()
-            pending, size = [], 0
-    if pending:
-        collect()
-    return answers
+        line = b"./" + path.removesuffix(b"/") + b"\0"
+        portion.append(line)
+        size += len(line)
+        if size > _PORTION:
+            answers += _exchange(asking, portion)
+            portion, size = [], 0
+    return answers + _exchange(asking, portion)
+
+
+def _exchange(asking: Child, lines: list[bytes]) -> list[bool]:
+    if not lines:
+        return []
+    asking.stdin.write(b"".join(lines))
+    asking.stdin.flush()
+    # Four fields for each path: source, line number, pattern, path. No more is printed before the next question.
+    out = b""
+    while out.count(b"\0") < 4 * len(lines):
+        data = os.read(asking.stdout.fileno(), 1 << 16)
+        if not data:
+            _, stderr = asking.communicate()
+            raise GitError(["check-ignore"], asking.wait(), stderr)
+        out += data
+    patterns = out.split(b"\0")[2:-1:4]
+    return [bool(pattern) and not pattern.startswith(b"!") for pattern in patterns]

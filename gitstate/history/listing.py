@@ -109,6 +109,6 @@ def _load(commit: git.Commit, name: str, limit: int) -> dict[str, Any]:
     try:
         blob = commit.tree / name
         data = blob.data_stream.read() if blob.size <= limit else None
+        return loads(data, limit, name)
     except (KeyError, ValueError, OSError) as error:
         raise CorruptSave(f"the save {commit.hexsha[:12]} can't be read: {str(error)[:200]}") from None
-    return loads(data, limit, name)

@@ -8,26 +8,24 @@ leaning on what stands in them).
 
 from __future__ import annotations
 
-import calendar
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..errors import CorruptSave, NeedsPerson, UnsupportedSave, UsageError
+from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
 from ..format.archive import read_save
 from ..format.manifest import Save
-from ..format.names import PENDING, SAVES, workspace_id
-from ..format.notes_ref import drop_notes
+from ..format.names import NOTES, PENDING, SAVES, save_time_ns, workspace_id
 from ..git import refs
 from ..git.command import Git
 from ..git.oid import Oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
+from ..objects.notes import NotesRef
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
-from ..workspace.ownership import owned
-
-KEEP_SAVES, KEEP_DAYS = 20, 30.0
+from ..workspace.ownership import locked_workspace
+from ..workspace.settings import number
 
 
 class Held(NamedTuple):
@@ -61,9 +59,9 @@ def prune(
 
     Raises NeedsPerson for a name that is not there or may not go, UsageError for a bad setting, TryAgain.
     """
-    saves = _number(repository, "gitstate.keepsaves", keep_saves, KEEP_SAVES)
-    days = _number(repository, "gitstate.keepdays", keep_days, KEEP_DAYS)
-    with owned(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
+    saves = number(repository, "keepSaves", keep_saves)
+    days = number(repository, "keepDays", keep_days)
+    with locked_workspace(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
         held = _held(repository, reader)
         needed = needed_saves(held, refs.list_refs(repository.git, PENDING), reader)
         if names:
@@ -86,7 +84,7 @@ def going_saves(held: Sequence[Held], needed: set[Oid], keep: int, before: float
     going = []
     for item in sorted(held, key=lambda item: item.save_id, reverse=True):
         seen[item.workspace_id] = seen.get(item.workspace_id, 0) + 1
-        if seen[item.workspace_id] > keep and item.archive not in needed and _time_of(item.save_id) < before:
+        if seen[item.workspace_id] > keep and item.archive not in needed and _is_older(item.save_id, before):
             going.append(item)
     return going
 
@@ -146,25 +144,11 @@ def _named(held: Sequence[Held], needed: set[Oid], names: Sequence[str]) -> list
 
 def _remove(repository: Repository, git: Git, going: Sequence[Held]) -> None:
     refs.move_refs(repository, git, [RefUpdate(item.ref, None, item.archive) for item in going], "prune")
-    drop_notes(repository, git, [item.save.wip for item in going if item.save is not None])
+    notes = NotesRef(repository, NOTES, workspace_id(repository))
+    notes.drop(git, [item.save.wip for item in going if item.save is not None])
 
 
-def _time_of(save_id: str) -> float:
-    """Seconds since the epoch by a save's id; now where it tells none."""
-    try:
-        return calendar.timegm(time.strptime(save_id[:15], "%Y%m%dT%H%M%S"))
-    except ValueError:
-        return time.time()
-
-
-def _number(repository: Repository, setting: str, given: float | None, usual: float) -> float:
-    if given is not None:
-        return given
-    text = repository.setting(setting)
-    try:
-        value = usual if text is None else float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e6:
-        raise UsageError(f"{setting} must be a number, not {text!r}", hint=f"git config {setting} {usual:g}")
-    return value
+def _is_older(save_id: str, seconds: float) -> bool:
+    """Whether a save began before a time, in seconds since the epoch; False where its id does not tell."""
+    began = save_time_ns(save_id)
+    return began is not None and began < seconds * 1e9

@@ -11,14 +11,15 @@ from typing import NamedTuple
 
 from ..errors import GitstateError, UsageError
 from ..format.names import CHECKPOINTS, NOTES, OWN, PENDING, SAVES, is_save_id, workspace_id
-from ..format.notes_ref import join_notes
 from ..git import refs
 from ..git.command import Git
 from ..git.oid import Oid, is_oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
+from ..objects.notes import NotesRef
 from ..system.clock import Deadline
-from ..workspace.ownership import owned
+from ..workspace import settings
+from ..workspace.ownership import locked_workspace
 from ..workspace.peek import worktree_ids
 
 #: Command lines have a limit; each refspec takes some hundred bytes.
@@ -45,7 +46,7 @@ def push(repository: Repository, named: str | None, *, dry_run: bool = False, wa
     """
     remote = _remote(repository, named)
     own = workspace_id(repository)
-    with owned(repository, Deadline(wait)) as git:
+    with locked_workspace(repository, Deadline(wait)) as git:
         theirs = _offered(git, remote)
         ours = refs.list_refs(git, SAVES, PENDING, CHECKPOINTS)
         mine = {ref: oid for ref, oid in ours.items() if ref.split("/")[3] == own}
@@ -74,7 +75,7 @@ def fetch(repository: Repository, named: str | None, *, dry_run: bool = False, w
     A marker is left where it is if its workspace is here, or if its save was recovered here before. Raises as `push`.
     """
     remote = _remote(repository, named)
-    with owned(repository, Deadline(wait)) as git:
+    with locked_workspace(repository, Deadline(wait)) as git:
         theirs = _offered(git, remote)
         ours = refs.list_refs(git, SAVES, PENDING)
         known = {oid for ref, oid in ours.items() if ref.startswith(SAVES)}
@@ -108,7 +109,7 @@ def _take_notes(repository: Repository, git: Git, remote: str) -> None:
     if current is None:
         refs.move_refs(repository, git, [RefUpdate(NOTES, theirs, None)], "fetch")
     elif current != theirs and not git.succeeds("merge-base", "--is-ancestor", theirs, current):
-        join_notes(repository, git, theirs)
+        NotesRef(repository, NOTES, workspace_id(repository)).join(git, theirs)
     refs.move_refs(repository, git, [RefUpdate(_THEIRS, None, theirs)], "fetch")
 
 
@@ -134,14 +135,12 @@ def _offered(git: Git, remote: str) -> dict[str, Oid]:
 
 
 def _remote(repository: Repository, named: str | None) -> str:
-    remote = named or repository.setting("gitstate.remote")
-    if not remote:
+    remote = settings.remote(repository, named)
+    if remote is None:
         raise UsageError(
             "which remote? Saves may hold secrets: none is taken unless you name it",
             hint="gitstate push REMOTE, or: git config gitstate.remote REMOTE",
         )
-    if remote.startswith("-"):
-        raise UsageError(f"{remote!r} is no remote", hint="git remote")
     return remote
 
 

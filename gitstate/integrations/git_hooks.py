@@ -22,7 +22,7 @@ from ..git.repository import Repository, head_of, open_repository, read_head
 from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, SYMLINK, Leaf
 from ..system import files
-from ..workspace.live_context import measured, read_live_context, replace_context
+from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
 from ..workspace.state_file import FINISHED, RECOVERED, write_state
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def carried(git: Git, pushed: Sequence[Pushed], remote: str) -> list[Carried]:
     known = ("--not", f"--remotes={remote}") if remote else ()
     form = f"--format=%H %S {_TRAILER}"
     argv = ("log", "--no-show-signature", "--source", form, "--grep=^Gitstate-Save: ", "--ignore-missing", "--stdin")
-    out = git.run(*argv, *known, given=told.encode("ascii"))
+    out = git.run(*argv, *known, input=told.encode("ascii"))
     found = []
     for line in os.fsdecode(out).splitlines():
         commit, source, save_id = [*line.split(" ", 2), "", ""][:3]
@@ -197,9 +197,9 @@ def follow(repository: Repository) -> None:
     archive = refs.read_refs(repository, [marker]).get(marker)
     if archive is not None:
         from ..system.clock import Deadline
-        from ..workspace.ownership import owned
+        from ..workspace.ownership import locked_workspace
 
-        with owned(repository, Deadline(_PATIENCE)) as git, ObjectReader(repository.git) as reader:
+        with locked_workspace(repository, Deadline(_PATIENCE)) as git, ObjectReader(repository.git) as reader:
             _clear_if_stale(repository, git, reader, marker, archive)
         # Until it is recovered or cleared, the state file speaks of the save that waits.
         return
@@ -208,7 +208,7 @@ def follow(repository: Repository) -> None:
         return
     ref = read_head(repository.git_dir)
     head = head_of(repository.toplevel)
-    context = measured(repository, live, ref)
+    context = with_measured_fields(repository, live, ref)
     extra = {**live.extra, "base_commit": head}
     if context.branch_name == live.branch_name and extra == dict(live.extra):
         return
@@ -232,7 +232,7 @@ def _clear_if_stale(repository: Repository, git: Git, reader: ObjectReader, mark
         return
     if not _all_held(repository, git, reader, stack, head):
         return
-    context = measured(repository, newest.context, ref)
+    context = with_measured_fields(repository, newest.context, ref)
     described = describe_save(newest.manifest, wip=newest.wip, archive=newest.archive)
     described["base_commit"] = base
     write_state(
@@ -280,15 +280,15 @@ def wanted(differing: Mapping[bytes, Leaf | None], stack: Sequence[Save]) -> set
 
 def _all_held(repository: Repository, git: Git, reader: ObjectReader, stack: Sequence[Save], head: Oid) -> bool:
     """Whether each version that the saves hold is in HEAD, in the index or on the disk; modes too."""
-    from ..objects.reader import tree_of
+    from ..format.archive import tree_of_base
     from ..objects.tree import TreeReader
     from ..workspace.files import Worktree
 
     newest, oldest = stack[0], stack[-1]
     trees = TreeReader(reader)
-    versions = wanted(_differing(git, tree_of(reader, oldest.manifest.base), newest.wip_tree), stack)
+    versions = wanted(_differing(git, tree_of_base(reader, oldest.manifest.base), newest.wip_tree), stack)
     paths = sorted({path for path, _ in versions})
-    committed = trees.lookup(tree_of(reader, head), paths)
+    committed = trees.lookup(tree_of_base(reader, head), paths)
     missing = {(path, leaf) for path, leaf in versions if _file(committed.get(path)) != leaf}
     if missing:
         index = _index(git)

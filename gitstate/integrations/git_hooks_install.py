@@ -163,7 +163,7 @@ class Place(NamedTuple):
 def place(repository: Repository) -> Place:
     """The directory of the hooks that git runs in this worktree, from core.hooksPath or git's own place."""
     argv = ("config", "--show-scope", "-z", "--type=path", "--get-all", "core.hooksPath")
-    words = repository.git.run(*argv, fine=(0, 1)).split(b"\0")[:-1]
+    words = repository.git.run(*argv, ok_codes=(0, 1)).split(b"\0")[:-1]
     # The last is what this very call was given, so that it runs no hook.
     found = [(scope, path) for scope, path in zip(words[::2], words[1::2], strict=True) if scope != b"command"]
     if not found:
@@ -387,7 +387,7 @@ def _install_config(repository: Repository) -> tuple[Step, ...]:
 
 
 def _local(git: Git, name: str) -> list[str]:
-    out = git.run("config", "--local", "-z", "--get-all", name, fine=(0, 1))
+    out = git.run("config", "--local", "-z", "--get-all", name, ok_codes=(0, 1))
     return [os.fsdecode(value) for value in out.split(b"\0")[:-1]]
 
 

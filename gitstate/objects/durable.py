@@ -42,9 +42,7 @@ def bring_to_disk(repository: Repository, tag: str) -> None:
     for path in dict.fromkeys((objects, repository.common_dir, *_control_files(repository))):
         files.fsync_path(path)
     temporary = b"%s.tmp-%s" % (stamp_file, tag.encode("ascii"))
-    with open(temporary, "wb") as file:
-        file.write(b"%d" % new)
-    os.rename(temporary, stamp_file)
+    files.write_and_rename(temporary, stamp_file, b"%d" % new, mode=0o644, durable=False)
 
 
 def sync_since(directories: Iterable[bytes], stamp_ns: int) -> int:

@@ -12,12 +12,12 @@ import stat
 import zlib
 
 from ..git.oid import Oid, object_id
-from ..system.files import fsync_path, make_directory, remove, write_all
+from ..system.files import fsync_path, make_directory, remove, write_and_rename, write_new_file
 from ..system.stdlib import TYPE_CHECKING, digest, suppress
 from .reader import LARGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _KINDS = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
 _CHUNK = 1 << 20
@@ -116,35 +116,36 @@ class PackWriter:
         """
         blob = digest(self._format, b"blob %d\0" % size, size)
         whole = digest(self._format, more=size)
-        temporary = self._temporary(b"large")
-        out = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            start = _pack_head(1)
-            whole.update(start)
-            write_all(out, start)
-            crc = 0
+        start = _pack_head(1)
+        crc = 0
 
-            def put(data: bytes) -> None:
-                nonlocal crc
-                crc = zlib.crc32(data, crc)
-                whole.update(data)
-                write_all(out, data)
-
-            put(_record_head("blob", size))
+        def record() -> Iterator[bytes]:
+            yield _record_head("blob", size)
             packer = zlib.compressobj(0)
             left = size
             while data := os.read(fd, _CHUNK):
                 left -= len(data)
                 blob.update(data)
-                put(packer.compress(data))
+                yield packer.compress(data)
             if left:
                 raise ChangedWhileRead
-            put(packer.flush())
+            yield packer.flush()
+
+        def pack() -> Iterator[bytes]:
+            nonlocal crc
+            whole.update(start)
+            yield start
+            for data in record():
+                crc = zlib.crc32(data, crc)
+                whole.update(data)
+                yield data
+            yield whole.digest()
+
+        temporary = self._temporary(b"large")
+        try:
+            write_new_file(temporary, pack(), mode=0o444)
             oid: Oid = blob.hexdigest()
             checksum = whole.digest()
-            write_all(out, checksum)
-            os.fchmod(out, 0o444)
-            os.fsync(out)
             name = self._name(checksum)
             self._hold(name)
             if os.path.exists(name + b".pack"):
@@ -157,7 +158,6 @@ class PackWriter:
             self._seen.add(oid)
             return oid
         finally:
-            os.close(out)
             remove(temporary)
 
     def finish(self) -> None:
@@ -240,21 +240,8 @@ class PackWriter:
         return data + digest(self._format, data).digest()
 
     def _write(self, path: bytes, data: bytes, *, durable: bool = True) -> None:
-        temporary = self._temporary(b"part")
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                write_all(fd, data)
-                os.fchmod(fd, 0o444)
-                if durable:
-                    os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.rename(temporary, path)
-            self.written += len(data)
-        except BaseException:
-            remove(temporary)
-            raise
+        write_and_rename(self._temporary(b"part"), path, data, mode=0o444, durable=durable)
+        self.written += len(data)
 
 
 def sweep_litter(objects: bytes, tag: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..errors import CorruptSave, GitError
+from ..errors import GitError, MissingObject
 from ..git.command import Git
 from ..git.oid import Oid, is_oid
 from ..system.child import Child
-from ..system.stdlib import TYPE_CHECKING
+from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-def commit_head(data: bytes) -> tuple[Oid, list[Oid]]:
-    """Tree and parents of a raw commit. Raises ValueError where it is none."""
+class CommitHead(Record):
+    """What the header of a commit names."""
+
+    tree: Oid
+    parents: list[Oid]
+
+
+def commit_head(data: bytes) -> CommitHead:
+    """The tree and the parents of a raw commit. Raises ValueError where it is none."""
     tree, parents = "", []
     for line in data.split(b"\n\n", 1)[0].split(b"\n"):
         word, _, value = line.partition(b" ")
@@ -26,17 +33,13 @@ def commit_head(data: bytes) -> tuple[Oid, list[Oid]]:
             parents.append(value.decode("ascii"))
     if not is_oid(tree) or not all(is_oid(parent) for parent in parents):
         raise ValueError("not a commit")
-    return tree, parents
+    return CommitHead(tree, parents)
 
 
-def tree_of(reader: ObjectReader, commit: Oid | None) -> Oid | None:
-    """The tree of a commit that a save stands on; None where it stands on none. Raises CorruptSave."""
-    if commit is None:
-        return None
-    content = reader.contents([commit])[0]
-    if content is None or content[0] != "commit":
-        raise CorruptSave(f"the commit {commit} that the save stands on is missing", hint="git fsck")
-    return commit_head(content[1])[0]
+def format_commit(tree: Oid, parents: Iterable[Oid], stamp: str, message: str) -> bytes:
+    """A raw commit. `stamp` is identity and time of author and committer: `name <email> seconds +0000`."""
+    head = [f"tree {tree}", *(f"parent {parent}" for parent in parents), f"author {stamp}", f"committer {stamp}"]
+    return ("\n".join(head) + f"\n\n{message}").encode("utf-8", "surrogateescape")
 
 
 #: Objects of more bytes than this are never held in memory as a whole.
@@ -63,7 +66,7 @@ class ObjectReader:
     @property
     def _process(self) -> Child:
         if self._started is None:
-            self._started = self._git.start("cat-file", "--batch-command", extra=self._extra, quiet=True)
+            self._started = self._git.start("cat-file", "--batch-command", env=self._extra, quiet=True)
         return self._started
 
     def __enter__(self) -> ObjectReader:
@@ -109,13 +112,26 @@ class ObjectReader:
     def contents(self, oids: Sequence[Oid], limit: int | None = None) -> list[tuple[str, bytes] | None]:
         """Kind and bytes of each object; None for one that is missing.
 
-        Raises GitError where one is larger than `limit` bytes.
+        Raises MissingObject where one is larger than `limit` bytes or damaged, GitError.
         """
         if limit is not None:
             for oid, info in zip(oids, self.kinds(oids), strict=True):
                 if info is not None and info[1] > limit:
-                    raise GitError(["cat-file"], -1, f"object {oid} has {info[1]} bytes, limit {limit}".encode())
+                    raise MissingObject(oid, f"has {info[1]} bytes; the limit is {limit}")
         return self._answers(b"contents", oids, self._content)
+
+    def commit(self, oid: Oid, limit: int | None = None) -> bytes | None:
+        """A raw commit; None where there is no such object, or it is no commit. Raises as `contents` does."""
+        found = self.contents([oid], limit)[0]
+        return found[1] if found is not None and found[0] == "commit" else None
+
+    def tree_of(self, commit: Oid) -> Oid:
+        """The tree of a commit. Raises MissingObject where there is no such commit, GitError."""
+        data = self.commit(commit)
+        try:
+            return commit_head(data or b"").tree
+        except ValueError:
+            raise MissingObject(commit, "is missing or no commit") from None
 
     def _answers(self, verb: bytes, oids: Sequence[Oid], read: Callable[[Oid], T]) -> list[T]:
         self._catch_up()
@@ -143,7 +159,7 @@ class ObjectReader:
             self._process.stdin.write(b"".join([b"%s %s\n" % (verb, oid.encode("ascii")) for oid in oids]))
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise GitError(["cat-file"], -1, b"git cat-file ended early") from None
+            raise GitError(["cat-file"], self._process.wait(), b"it ended early") from None
 
     def _header(self, oid: Oid) -> tuple[str, int] | None:
         words = self._process.stdout.readline().split()
@@ -151,7 +167,7 @@ class ObjectReader:
             return words[1].decode("ascii"), int(words[2])
         if len(words) == 2 and words[1] == b"missing":
             return None
-        raise GitError(["cat-file"], -1, b"object " + oid.encode("ascii") + b" can't be read")
+        raise MissingObject(oid, "can't be read")
 
     def _content(self, oid: Oid) -> tuple[str, bytes] | None:
         header = self._header(oid)
@@ -160,7 +176,7 @@ class ObjectReader:
         data = self._process.stdout.read(header[1])
         self._process.stdout.read(1)
         if len(data) != header[1]:
-            raise GitError(["cat-file"], -1, f"object {oid} is cut short".encode())
+            raise MissingObject(oid, "is cut short")
         return header[0], data
 
     def stream(self, oid: Oid) -> Iterable[bytes]:
@@ -169,12 +185,12 @@ class ObjectReader:
         self._ask(b"contents", [oid])
         header = self._header(oid)
         if header is None:
-            raise GitError(["cat-file"], -1, f"object {oid} is missing".encode())
+            raise MissingObject(oid)
         left = header[1]
         while left:
             data = self._process.stdout.read(min(left, 1 << 20))
             if not data:
-                raise GitError(["cat-file"], -1, f"object {oid} is cut short".encode())
+                raise MissingObject(oid, "is cut short")
             left -= len(data)
             yield data
         self._process.stdout.read(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import GitError
+from ..errors import MissingObject
 from ..git.oid import Oid
 from ..system.stdlib import TYPE_CHECKING, Record
 from .reader import ObjectReader
@@ -77,11 +77,11 @@ class TreeReader:
         self._known: dict[Oid, Tree] = {}
 
     def load(self, oids: Iterable[Oid]) -> None:
-        """Read several trees in one go. Raises GitError for one that is missing or no tree."""
+        """Read several trees in one go. Raises MissingObject for one that is missing or no tree, GitError."""
         wanted = [oid for oid in dict.fromkeys(oids) if oid not in self._known]
         for oid, found in zip(wanted, self._reader.contents(wanted), strict=True):
             if found is None or found[0] != "tree":
-                raise GitError(["cat-file"], -1, f"tree {oid} is missing".encode())
+                raise MissingObject(oid, "is missing or no tree")
             self._known[oid] = Tree(found[1], len(oid) // 2)
 
     def tree(self, oid: Oid) -> Tree:

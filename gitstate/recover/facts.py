@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 
-from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
+from ..errors import BadJson, CorruptSave, NeedsPerson, UnsupportedSave
 from ..format import names
 from ..format.archive import read_save
 from ..format.context import MAX_CONTEXT, Context, context_from_json
@@ -22,7 +22,7 @@ from ..objects.tree import TreeReader
 from ..system import files, process
 from ..system.clock import now
 from ..system.jsonio import loads
-from ..workspace.live_context import owner_of, read_live_context, read_state_context
+from ..workspace.live_context import owner_state, read_live_context, read_state_context
 from .plan import Facts, resting_places
 
 _STACK_LIMIT = 10_000
@@ -55,7 +55,7 @@ def gather(
             strict=strict,
             context=context,
             checkpoint=checkpoint,
-            owner=owner_of(context) if context else "unknown",
+            owner=owner_state(context) if context else "unknown",
         ), None
     try:
         return _with(here, repository, reader, read_stack(archive, reader)), marker
@@ -293,7 +293,7 @@ def _noted(repository: Repository, reader: ObjectReader, wip: Oid) -> Context:
     try:
         note = read_note(tip, wip, reader, TreeReader(reader), MAX_CONTEXT)
         return context_from_json(loads(note, MAX_CONTEXT, "the note"))
-    except CorruptSave:
+    except BadJson:
         return Context()
 
 

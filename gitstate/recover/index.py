@@ -13,13 +13,21 @@ import time
 from collections.abc import Sequence
 
 from ..errors import CorruptSave, GitError
-from ..format.archive import refuse_unsafe, stage_paths
+from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import Save
 from ..git.command import Git
-from ..git.index import IndexMoved, identify_index_at, identity, index_lock, is_torn, kept_index, link_or_copy
+from ..git.index import (
+    IndexMoved,
+    file_identity,
+    identify_index_at,
+    index_lock,
+    is_torn_index,
+    kept_index,
+    link_or_copy,
+)
 from ..git.oid import Oid, object_id
 from ..git.repository import Repository
-from ..objects.reader import ObjectReader, tree_of
+from ..objects.reader import ObjectReader
 from ..objects.tree import TreeReader
 from ..system import files
 from ..workspace.ownership import next_index
@@ -47,7 +55,7 @@ class IndexRecovery:
             self.git.run("ls-files", "-z", "--", "no such file")
         except GitError:
             current = os.path.join(self.repository.git_dir, b"index")
-            if not is_torn(current, self.repository.object_format):
+            if not is_torn_index(current, self.repository.object_format):
                 raise  # git failed for another reason: no memory, no descriptors, an index that is newer than it
             os.rename(current, os.path.join(self.repository.own, b"broken-index"))
 
@@ -79,7 +87,7 @@ class IndexRecovery:
         if alone and self._is_saved_index(current, oldest):
             self._forget_kept()
             return
-        before = identity(current)
+        before = file_identity(current)
         newer = self._staged_since(current)
         if newer is None and alone:
             return
@@ -89,16 +97,16 @@ class IndexRecovery:
         if lines:
             self.git.run(
                 *("-c", "core.splitIndex=false", "update-index", "-z", "--index-info"),
-                given=b"".join(lines),
-                extra=extra,
+                input=b"".join(lines),
+                env=extra,
             )
         added = [path for save in self.saves[:-1] for path in save.manifest.intent_to_add]
         for path in added:
             with contextlib.suppress(GitError):
-                self.git.run("add", "-N", "-f", "--", path, extra=extra)
+                self.git.run("add", "-N", "-f", "--", path, env=extra)
         files.fsync_path(following)
         with index_lock(repository):
-            if identity(current) != before:
+            if file_identity(current) != before:
                 files.remove(following)
                 raise IndexMoved(
                     "the index changed while it was put back; the save still waits", hint="gitstate recover"
@@ -139,11 +147,11 @@ class IndexRecovery:
             self._verify_index(target)
         else:
             extra = {"GIT_INDEX_FILE": os.fsdecode(target)}
-            self.git.run("read-tree", save.files[b"staged"][1], extra=extra)
-            self.git.run("update-index", "-z", "--index-info", given=b"".join(self._unmerged_lines(save)), extra=extra)
+            self.git.run("read-tree", save.files[b"staged"][1], env=extra)
+            self.git.run("update-index", "-z", "--index-info", input=b"".join(self._unmerged_lines(save)), env=extra)
             for path in save.manifest.intent_to_add:
                 with contextlib.suppress(GitError):
-                    self.git.run("add", "-N", "-f", "--", path, extra=extra)
+                    self.git.run("add", "-N", "-f", "--", path, env=extra)
 
     def _shared_index(self, oldest: Save) -> None:
         name = oldest.manifest.shared_index
@@ -167,7 +175,7 @@ class IndexRecovery:
         tree = save.manifest.index_commit or save.manifest.head
         following = next_index(self.repository)
         files.remove(following)
-        self.git.run("read-tree", *([tree] if tree else ["--empty"]), extra={"GIT_INDEX_FILE": os.fsdecode(following)})
+        self.git.run("read-tree", *([tree] if tree else ["--empty"]), env={"GIT_INDEX_FILE": os.fsdecode(following)})
         self._fill_in(following)
         files.fsync_path(following)
         with index_lock(self.repository):
@@ -188,7 +196,7 @@ class IndexRecovery:
 
     def _verify_index(self, index: bytes) -> None:
         """Refuse an index with paths that git would not have added: it trusts them when it reads the file."""
-        listed = self.git.run("ls-files", "-z", "--sparse", extra={"GIT_INDEX_FILE": os.fsdecode(index)})
+        listed = self.git.run("ls-files", "-z", "--sparse", env={"GIT_INDEX_FILE": os.fsdecode(index)})
         paths = {path.removesuffix(b"/") for path in listed.split(b"\0")[:-1]}
         try:
             refuse_unsafe(paths)
@@ -224,7 +232,7 @@ class IndexRecovery:
         differing: set[bytes] | None = None
         for save in self.saves:
             staged = save.files.get(b"staged")
-            for tree in (save.wip_tree, tree_of(self.reader, save.manifest.head), staged[1] if staged else None):
+            for tree in (save.wip_tree, tree_of_base(self.reader, save.manifest.head), staged[1] if staged else None):
                 if tree is None:
                     out = self.git.run("ls-files", "-z")
                 else:
@@ -268,7 +276,7 @@ class IndexRecovery:
         try:
             now = self.git.run("ls-files", "-z", "-s", "-v", "--sparse")
             then = self.git.run(
-                "ls-files", "-z", "-s", "-v", "--sparse", extra={"GIT_INDEX_FILE": os.fsdecode(temporary)}
+                "ls-files", "-z", "-s", "-v", "--sparse", env={"GIT_INDEX_FILE": os.fsdecode(temporary)}
             )
             return now == then
         finally:
@@ -280,20 +288,20 @@ class IndexRecovery:
         if not os.path.exists(current):
             return
         following = next_index(self.repository)
-        before = identity(current)
+        before = file_identity(current)
         link_or_copy(current, following)
         self._fill_in(following)
         files.fsync_path(following)
         with index_lock(self.repository):
-            if identity(current) == before != identity(following):
+            if file_identity(current) == before != file_identity(following):
                 os.rename(following, current)
                 files.fsync_path(self.repository.git_dir)
         files.remove(following)
 
     def _fill_in(self, index: bytes) -> None:
         """Not on git's own index: killed there, its lock would stay, and nobody could tell whose it is."""
-        process = self.git.start("update-index", "-q", "--refresh", extra={"GIT_INDEX_FILE": os.fsdecode(index)})
-        self.git.finish(process, fine=range(256))
+        process = self.git.start("update-index", "-q", "--refresh", env={"GIT_INDEX_FILE": os.fsdecode(index)})
+        self.git.finish(process, ok_codes=range(256))
 
 
 def _file_oid(path: bytes, object_format: str) -> Oid | None:

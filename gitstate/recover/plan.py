@@ -10,7 +10,7 @@ from ..format.context import Context
 from ..format.manifest import Save
 from ..git.oid import Oid
 from ..objects.tree import GITLINK, SYMLINK, Leaf
-from ..workspace.files import Seen
+from ..workspace.files import FileState
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Target:
     bases: frozenset[Leaf]
 
 
-def step(target: Target, seen: Seen, *, overwrite: bool = False) -> str:
+def step(target: Target, seen: FileState, *, overwrite: bool = False) -> str:
     """The three-way choice for one path: `same`, `write`, `delete`, `keep` (the disk wins), or `look` closer.
 
     Disk equals saved: untouched. Disk equals a base, or nothing is there: the saved version is written, or deleted.
@@ -196,7 +196,7 @@ def step(target: Target, seen: Seen, *, overwrite: bool = False) -> str:
     return "write" if overwrite and seen.kind == "link" else "keep"
 
 
-def wanted_permissions(target: Target, seen: Seen, umask: int) -> tuple[int | None, bool]:
+def wanted_permissions(target: Target, seen: FileState, umask: int) -> tuple[int | None, bool]:
     """Permissions that a file whose content is the saved one should have, None where it has them.
 
     The flag says whether git may have set those of now; otherwise someone did, and the disk wins there too.
@@ -215,6 +215,6 @@ def _widest(modes: set[int]) -> set[int]:
     return {0o777 if mode & 0o100 else 0o666 for mode in modes}
 
 
-def _is_one_of(seen: Seen, leaves: Collection[Leaf]) -> bool:
+def _is_one_of(seen: FileState, leaves: Collection[Leaf]) -> bool:
     kind = {"file": (0o100644, 0o100755), "link": (SYMLINK,)}.get(seen.kind, ())
     return any(leaf.oid == seen.oid and leaf.mode in kind for leaf in leaves)

@@ -14,28 +14,30 @@ from dataclasses import replace
 
 from ..agents.sessions import resume_command
 from ..errors import EXIT_PERSON, GitError, GitstateError, NeedsPerson, TryAgain, UsageError
-from ..format.archive import read_save, refuse_unsafe, stage_paths
+from ..format.archive import read_save, refuse_unsafe, stage_paths, tree_of_base
 from ..format.context import Context
 from ..format.manifest import LeftOut, Manifest, Reason, Save
-from ..format.names import PENDING, SAVES, began_ns, branch_name, marker_ref, workspace_id
+from ..format.names import PENDING, SAVES, branch_name, marker_ref, save_time_ns, workspace_id
 from ..git import locks, refs
 from ..git.command import Git
 from ..git.oid import Oid, object_id
 from ..git.operation import is_operation_file
 from ..git.refs import RefUpdate
-from ..git.repository import Repository, open_repository, owner_besides_us, without_filters
-from ..objects.reader import LARGE, ObjectReader, tree_of
+from ..git.repository import Repository, foreign_owner, open_repository, without_filters
+from ..objects.reader import LARGE, ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from ..save.request import SaveRequest
 from ..save.save import save_owned
-from ..snapshot import snapshot
+from ..snapshot.record import MODES_LIMIT
+from ..snapshot.walk import is_repository
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import boot_id, wait_for
-from ..workspace.files import MISSING, Seen, Worktree
-from ..workspace.live_context import measured, owner_of, read_live_context
-from ..workspace.ownership import checkout_staging, clear_journal, owned, ref_locks, write_journal
-from ..workspace.run_record import under_way
+from ..workspace.files import MISSING, FileState, Worktree
+from ..workspace.live_context import owner_state, read_live_context, with_measured_fields
+from ..workspace.ownership import checkout_staging, clear_journal, locked_workspace, ref_locks, write_journal
+from ..workspace.run_record import read_run_record
+from ..workspace.settings import require
 from ..workspace.state_file import ACTIVE, RECOVERED, describe_save, state_name, write_state
 from .facts import find_save, gather, orphans, read_stack
 from .index import IndexRecovery
@@ -45,17 +47,20 @@ from .words import briefing, instruction
 
 #: The kernel stamps files with the time of its last tick: at most this long ago.
 _COARSE_CLOCK_NS = 10_000_000
+#: The settings that a recovery and its safety checkpoint read.
+_SETTINGS = ("stateFile", "includeIgnored")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
-    """Recover the workspace that `path` is in. Raises NotAWorkspace, TryAgain, GitError, OSError."""
+    """Recover the workspace that `path` is in. Raises NotAWorkspace, UsageError, TryAgain, GitError, OSError."""
     repository = open_repository(path)
+    require(repository, *_SETTINGS)
     _let_keeper_finish(repository, Deadline(request.wait))
-    stranger = owner_besides_us(repository)
+    stranger = foreign_owner(repository)
     if stranger is not None:
         repository = without_filters(repository)
-    with owned(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
+    with locked_workspace(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
         facts, marker = gather(repository, reader, request.save_id, strict=request.strict)
         if request.waiting_only:
             facts = replace(facts, context=None)
@@ -80,7 +85,7 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
     for that is to be unwound first.
     """
     repository = open_repository(path)
-    with owned(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
+    with locked_workspace(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
         marker = marker_ref(workspace_id(repository))
         archive = refs.read_refs(repository, [marker]).get(marker)
         if archive is None:
@@ -100,9 +105,9 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
 def _let_keeper_finish(repository: Repository, deadline: Deadline) -> None:
     """Where the last run was killed and its keeper is still at work, wait for the save that it makes."""
     context, status = read_live_context(repository)
-    if status != ACTIVE or owner_of(context) != "gone" or context.boot_id != boot_id():
+    if status != ACTIVE or owner_state(context) != "gone" or context.boot_id != boot_id():
         return
-    keeper = under_way(repository).keeper
+    keeper = read_run_record(repository).keeper
     if keeper is not None and not wait_for([keeper], deadline):
         raise TryAgain(
             f"the last run's keeper still saves what it left (pid {keeper.pid})", hint="try again in a moment"
@@ -110,7 +115,7 @@ def _let_keeper_finish(repository: Repository, deadline: Deadline) -> None:
 
 
 def _clear_locks(repository: Repository) -> tuple[bytes, ...]:
-    return locks.remove_dead(repository.git_dir, repository.common_dir)
+    return locks.remove_dead_locks(repository.git_dir, repository.common_dir)
 
 
 def _against_checkpoint(repository: Repository, git: Git, reader: ObjectReader, facts: Facts, checkpoint: Save) -> str:
@@ -139,6 +144,7 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
     """
     if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
         raise UsageError(f"{os.fsdecode(path)} exists and is not empty", hint="gitstate recover --into ANOTHER-PATH")
+    require(repository, *_SETTINGS)
     with ObjectReader(repository.git) as reader:
         save_id = request.save_id or _only_orphan(repository)
         _, archive = find_save(repository, save_id)
@@ -177,7 +183,8 @@ def restore_paths(
     Index, branch and marker stay. A file that holds something else is kept unless `request.overwrite`.
     Raises NeedsPerson where there is no such save, UsageError where it holds none of `paths`.
     """
-    with owned(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
+    require(repository, *_SETTINGS)
+    with locked_workspace(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
         _, archive = find_save(repository, save_id)
         stack = read_stack(archive, reader)
         facts = Facts(None, stack[0].manifest.head, None, stack)
@@ -332,7 +339,7 @@ class _Recovery:
         if self.kept:
             return "changed"
         newest, oldest = self.facts.saves[0], self.facts.saves[-1]
-        base = tree_of(self.reader, oldest.manifest.head)
+        base = tree_of_base(self.reader, oldest.manifest.head)
         manifest = newest.manifest
         raw = any(why != "clean" for why in manifest.raw.values())
         uncommitted = newest.wip_tree != base or manifest.staged or manifest.operation or raw
@@ -346,7 +353,7 @@ class _Recovery:
         roots: list[Oid | None] = []
         paths: set[bytes] = set()
         for save in self.facts.saves:
-            head_tree = tree_of(self.reader, save.manifest.head)
+            head_tree = tree_of_base(self.reader, save.manifest.head)
             staged = save.files.get(b"staged")
             roots += [head_tree, save.wip_tree, *([staged[1]] if staged else [])]
             paths.update(self._changed(head_tree, save.wip_tree), save.manifest.staged)
@@ -385,7 +392,7 @@ class _Recovery:
             # Two trees are compared, but git reads the index first, and ends where it is torn: there it finds none.
             out = self.repository.git.run(
                 *("diff-tree", "-r", "-z", "--no-renames", "--name-only", "--ignore-submodules=none", old, new),
-                extra={"GIT_INDEX_FILE": os.fsdecode(os.path.join(self.repository.own, b"no-index"))},
+                env={"GIT_INDEX_FILE": os.fsdecode(os.path.join(self.repository.own, b"no-index"))},
             )
         return out.split(b"\0")[:-1]
 
@@ -416,7 +423,7 @@ class _Recovery:
                     found.setdefault(path, mode)
         return found
 
-    def _look(self, targets: Iterable[Target]) -> Iterable[tuple[Target, Seen]]:
+    def _look(self, targets: Iterable[Target]) -> Iterable[tuple[Target, FileState]]:
         for target in targets:
             try:
                 yield target, self.disk.look(target.path)
@@ -428,7 +435,7 @@ class _Recovery:
         """Whether the save could not look at this path either: then there is nothing that could be brought back."""
         return any(item.path and _is_below(path, item.path) for item in self.facts.saves[0].manifest.left_out)
 
-    def _decide(self, target: Target, seen: Seen) -> str:
+    def _decide(self, target: Target, seen: FileState) -> str:
         if seen.kind == "special" and self._was_left_out(target.path):
             return "same"
         action = step(target, seen, overwrite=self.request.overwrite)
@@ -457,7 +464,7 @@ class _Recovery:
         if not self._was_made_here():
             return False
         size, changed_ns = stamp
-        if size > info[1] or changed_ns >= began_ns(self.facts.saves[0].manifest.save_id) - _COARSE_CLOCK_NS:
+        if size > info[1] or changed_ns >= (save_time_ns(self.facts.saves[0].manifest.save_id) or 0) - _COARSE_CLOCK_NS:
             return False
         ours, theirs = b"", self.disk.read(target.path)
         whole = fits = True  # so far: the same, and the same or zeros after that
@@ -496,14 +503,14 @@ class _Recovery:
         head = self.facts.saves[0].manifest.head_ref
         write_journal(self.repository, ref_locks(self.repository, [*names, *([head] if head else [])]))
 
-    def _save_for_safety(self, plan: Sequence[tuple[Target, Seen, str]]) -> None:
+    def _save_for_safety(self, plan: Sequence[tuple[Target, FileState, str]]) -> None:
         """Save the workspace as it is now, and by name every file that is going to be replaced or deleted."""
         endangered = [t.path for t, seen, action in plan if action != "same" and seen.kind in ("file", "link")]
         result = save_owned(self.repository, self.git, SaveRequest(kind="safety", keep_paths=endangered, depth=99))
         self.safety = result.save_id
         self._journal()
 
-    def _carry_out(self, plan: Sequence[tuple[Target, Seen, str]]) -> None:
+    def _carry_out(self, plan: Sequence[tuple[Target, FileState, str]]) -> None:
         for target, seen, action in plan:
             if action == "delete":
                 self._try(self._delete, target, seen)
@@ -521,7 +528,7 @@ class _Recovery:
             if action == "write":
                 self._try(self._write, target, seen)
 
-    def _try(self, act: Callable[[Target, Seen], None], target: Target, seen: Seen) -> None:
+    def _try(self, act: Callable[[Target, FileState], None], target: Target, seen: FileState) -> None:
         try:
             act(target, seen)
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
@@ -539,7 +546,7 @@ class _Recovery:
         self.failed.append(LeftOut(path, f"it could not be written: {error.strerror}", True))
         self.stuck = True
 
-    def _delete(self, target: Target, seen: Seen) -> None:
+    def _delete(self, target: Target, seen: FileState) -> None:
         self.disk.delete(target.path, seen)
         self.deleted.append(target.path)
         self._remove_emptied(target.path)
@@ -551,7 +558,7 @@ class _Recovery:
         while directory and directory not in keep and self.disk.remove_directory(directory):
             directory = directory.rpartition(b"/")[0]
 
-    def _write(self, target: Target, seen: Seen) -> None:
+    def _write(self, target: Target, seen: FileState) -> None:
         saved = target.saved
         assert saved is not None
         if seen.kind == "directory":
@@ -718,7 +725,7 @@ class _Recovery:
         """Let git write tracked files below `staging`. One whose filter fails stops git: that one goes without it."""
         command = ("checkout-index", "-q", "-z", "--ignore-skip-worktree-bits", "--stdin", b"--prefix=" + staging)
         process = self.git.start(*options, *command)
-        self.git.finish(process, given=b"".join(path + b"\0" for path in paths), fine=range(256))
+        self.git.finish(process, input=b"".join(path + b"\0" for path in paths), ok_codes=range(256))
         left = [path for path in paths if not os.path.lexists(staging + path)]
         if not left or options:
             return
@@ -763,10 +770,10 @@ class _Recovery:
                 waiting = None if os.path.lexists(full) else self._waiting_for(full, save_id)
                 if waiting is not None and self.request.depth <= 8:
                     found.append(recover_into(self.repository, full, request._replace(save_id=waiting)))
-                elif snapshot.is_repository(full) and self.request.depth <= 8:
+                elif is_repository(full) and self.request.depth <= 8:
                     result = recover(full, request)
                     if path in made and result.verdict == "nothing":
-                        open_repository(full).git.run("checkout-index", "-q", "-a", fine=range(256))
+                        open_repository(full).git.run("checkout-index", "-q", "-a", ok_codes=range(256))
                     else:
                         found.append(result)
                 else:
@@ -786,7 +793,7 @@ class _Recovery:
             name = os.fsdecode(os.path.relpath(store, modules))
             if self.repository.setting(f"submodule.{name}.url") is None:
                 continue
-            said = self.git.run("config", "-z", "-f", os.path.join(store, b"config"), "core.worktree", fine=(0, 1))
+            said = self.git.run("config", "-z", "-f", os.path.join(store, b"config"), "core.worktree", ok_codes=(0, 1))
             full = os.path.realpath(os.path.join(store, said.removesuffix(b"\0")))
             path = os.path.relpath(full, os.path.realpath(self.repository.toplevel))
             leaf = self.trees.lookup(self.facts.saves[0].wip_tree, [path]).get(path)
@@ -813,7 +820,7 @@ class _Recovery:
     def _context_alone(self) -> RecoverResult:
         """The run ended without a save: its context is all there is to bring back."""
         assert self.facts.context is not None
-        context = measured(self.repository, self.facts.context, self.facts.head_ref)
+        context = with_measured_fields(self.repository, self.facts.context, self.facts.head_ref)
         result = self._result("context_only")._replace(context=context)
         if self.request.dry_run:
             return result
@@ -826,7 +833,7 @@ class _Recovery:
         if self.request.dry_run:
             return self._result(word)
         newest, oldest = self.facts.saves[0], self.facts.saves[-1]
-        context = measured(self.repository, newest.context, self.facts.head_ref)
+        context = with_measured_fields(self.repository, newest.context, self.facts.head_ref)
         resume = resume_command(context, os.environ) or instruction(context)
         told = briefing(
             context,
@@ -904,7 +911,7 @@ def _usual_umask(repository: Repository, save: Save) -> Iterator[None]:
         yield
         return
     listed = repository.git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", save.wip_tree)
-    os.umask(usual if listed.count(b"\0") <= snapshot.MODES_LIMIT else mask)
+    os.umask(usual if listed.count(b"\0") <= MODES_LIMIT else mask)
     try:
         yield
     finally:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ..agents.sessions import _NAMED
 from ..errors import EXIT_DONE
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
-from ..save.words import _left_out_lines, _list, left_out_json
+from ..save.words import left_out_json, listed_lines, skipped_lines
 from ..system.jsonio import path_to_json, text_to_json
 from ..system.stdlib import TYPE_CHECKING
 from ..system.terminal import escape, escape_lines
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .request import RecoverResult
+
+#: A list in a briefing names no more than this.
+_NAMED = 12
 
 
 # -- recover
@@ -65,11 +67,10 @@ def recover_lines(result: RecoverResult) -> list[str]:
     lines = [f"{escape(result.workspace)}: {first}" + (f" (save {result.save_id})" if result.save_id else "")]
     if result.message:
         lines.append(f"  {result.message}")
-    lines += (
-        _list("restored:", result.restored) + _list("deleted:", result.deleted) + _list("kept as it is:", result.kept)
-    )
-    lines += _left_out_lines(result.left_out)
-    lines += _list("removed, a lock of a process that is gone:", result.cleared)
+    lines += listed_lines("restored:", result.restored) + listed_lines("deleted:", result.deleted)
+    lines += listed_lines("kept as it is:", result.kept)
+    lines += skipped_lines(result.left_out)
+    lines += listed_lines("removed, a lock of a process that is gone:", result.cleared)
     if result.safety_save:
         lines.append(f"  what was there before is in save {result.safety_save}")
     for inner in result.nested:

@@ -2,7 +2,7 @@
 
     with gitstate.guard(task_id="T-1") as task:
         task.stage("testing")
-        subprocess.run(["claude", "-p", "…"])
+        subprocess.run(["my-agent", "fix the rounding"])
 
 A keeper stands beside the program: it saves whatever ends it, SIGKILL included. On a signal the program waits for the
 save, then whatever handler was there before has its turn; where there was none the program dies of the signal. An
@@ -20,12 +20,13 @@ from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from ..agents.base import StopRule, stop_rule
+from ..agents.base import StopRule
+from ..agents.registry import stop_rule
 from ..errors import NeedsPerson, TryAgain
-from ..format.archive import waiting_id
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
+from ..format.saves import pending_save_id
 from ..git.repository import open_repository
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult
@@ -84,7 +85,7 @@ class guard:
         }
         self._values = {name: str(value) for name, value in named.items() if value is not None}
         self._path = os.fsencode(os.path.abspath(workspace))
-        self._stop = stop_rule(agent, "")
+        self._stop = stop_rule(agent, ())
         self._times = (grace, deadline, interval)
         self._before: dict[int, Handler] = {}
         self._front: Front | None = None
@@ -181,7 +182,7 @@ class guard:
         if said is not None:
             terminal.say(*said["lines"])
             return
-        waiting = waiting_id(self._repository)
+        waiting = pending_save_id(self._repository)
         terminal.say(*failed_save(self._repository, "the keeper of this run is gone", waiting)[1])
 
     def _leave(self) -> None:

@@ -29,20 +29,21 @@ from typing import Any
 
 from ..agents.base import StopRule
 from ..errors import EXIT_DONE, GitstateError
-from ..format.archive import checkpoint_id, waiting_id
 from ..format.manifest import Reason
-from ..git.index import identity
+from ..format.saves import checkpoint_save_id, pending_save_id
+from ..git.index import file_identity
 from ..git.operation import operation_under_way
 from ..git.repository import Repository, open_repository
 from ..git.status import ignored_among
 
-# `save` imports it when it needs it. What the agent does to gitstate's files meanwhile must not prevent the last save.
-from ..save import protocol  # noqa: F401
+# `save` imports these when it meets what they are for. Whatever the agent does to gitstate's files until then, the last
+# save must not fail for it.
+from ..save import after_marker, index_swap, nested, pending, protocol, publish, renew, staged  # noqa: F401
 from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..save.words import failed_look_lines, failed_save_lines, save_lines
-from ..snapshot.incremental import Known
-from ..snapshot.snapshot import Snapshot
+from ..snapshot.incremental import Baseline
+from ..snapshot.record import Snapshot
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import Process, is_alive, process, send, this_process, wait_for
@@ -123,7 +124,7 @@ class _Keeper:
         self.mask = mask
         self.received = b""
         self.agent: Process | None = None
-        self.known: Known | None = None
+        self.known: Baseline | None = None
         self.watch: Watch | None = None
         self.pulse: tuple[object, ...] = ()
         self.next_look = 0.0
@@ -248,7 +249,7 @@ class _Keeper:
         """Someone wants the run gone, and may not wait: first what is known and small, while the agent still ends."""
         deadline = Deadline(self.told.deadline)
         self._tell_agent()
-        before = waiting_id(self.repository)
+        before = pending_save_id(self.repository)
         early = self._try_save(
             SaveRequest(
                 reason=reason,
@@ -262,7 +263,7 @@ class _Keeper:
         self._await_agent(Deadline(min(self.told.grace, self.told.deadline / 2)))
         if isinstance(early, str):
             # It may have failed once its marker stood.
-            now = waiting_id(self.repository)
+            now = pending_save_id(self.repository)
             done, known = (now if now != before else None), None
         else:
             known = early if early.result == "saved" else None
@@ -279,7 +280,7 @@ class _Keeper:
     def _last_save(self, request: SaveRequest, early: SaveResult | None = None) -> None:
         """Save what there is now. Where that fails, `early`, a save of the same end, is what a recover finds."""
         end_leftovers(self.told.run_id, but=self.spared)
-        before = waiting_id(self.repository)
+        before = pending_save_id(self.repository)
         last = self._try_save(request)
         if isinstance(last, str):
             stands, lines = failed_save(self.repository, last, before, early)
@@ -335,7 +336,7 @@ class _Keeper:
         self.watch = Watch(self.path, lambda paths: ignored_among(repository, paths))
         self.watch.add(directories_above(repository.git.run("ls-files", "-z").split(b"\0")[:-1]))
 
-    def _known(self) -> Known | None:
+    def _known(self) -> Baseline | None:
         """The last checkpoint and what changed since; None where that is not known."""
         if self.known is None or self.watch is None:
             return None
@@ -360,17 +361,17 @@ class _Keeper:
             return
         self.next_look = max(self.next_look, begun + result.written / _GROWTH)
         self.pulse = pulse
-        whole = known is None or result.taken.ground is not known.snapshot.ground
-        self.known = Known(result.taken, result.archive, frozenset())
+        whole = known is None or result.taken.scan is not known.snapshot.scan
+        self.known = Baseline(result.taken, result.archive, frozenset())
         if whole:
             self._watch_untracked(result.taken)
 
     def _watch_untracked(self, taken: Snapshot) -> None:
         """Directories without a tracked file are known only now; what changed in them meanwhile counts as changed."""
-        assert self.watch is not None and taken.ground is not None
-        tracked = taken.ground.tracked
-        new = [path for path, leaf in taken.worktree.items() if leaf is not None and path not in tracked]
-        self.watch.add([*directories_above([*taken.ground.order, *new]), *taken.directories])
+        assert self.watch is not None and taken.scan is not None
+        tracked = taken.scan.tracked
+        new = [path for path, leaf in taken.worktree.items() if leaf is not None and path not in tracked.paths]
+        self.watch.add([*directories_above([*tracked.order, *new]), *taken.directories])
         self.watch.touch(new)
 
     # -- the socket
@@ -417,11 +418,11 @@ def failed_save(
 
     `before` is the id of the save that waited before that last one was tried, `early` an earlier save of this end.
     """
-    waiting = waiting_id(repository)
+    waiting = pending_save_id(repository)
     whole = waiting is not None and waiting != before
     if early is not None and not whole:
         return early.save_id, failed_look_lines(why, early)
-    return waiting, failed_save_lines(why, waiting, checkpoint_id(repository), whole=whole)
+    return waiting, failed_save_lines(why, waiting, checkpoint_save_id(repository), whole=whole)
 
 
 def _pulse(repository: Repository) -> tuple[object, ...]:
@@ -430,7 +431,7 @@ def _pulse(repository: Repository) -> tuple[object, ...]:
         *(os.path.join(repository.git_dir, name) for name in (b"HEAD", b"index", b"logs/HEAD")),
         context_path(repository),
     ]
-    return (*(identity(place) for place in places), operation_under_way(repository.git_dir))
+    return (*(file_identity(place) for place in places), operation_under_way(repository.git_dir))
 
 
 def directories_above(paths: list[bytes]) -> list[bytes]:

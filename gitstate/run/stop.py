@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 from typing import NamedTuple
 
-from ..format.archive import waiting_id
 from ..format.manifest import Reason
+from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
 from ..save.request import SaveRequest
 from ..save.save import save
@@ -14,7 +14,7 @@ from ..system import process
 from ..system.clock import Deadline
 from ..system.process import Process, is_alive, send, wait_for
 from ..workspace.live_context import read_live_context
-from ..workspace.run_record import under_way
+from ..workspace.run_record import read_run_record
 from ..workspace.state_file import ACTIVE
 from .processes import kill_all, of_run
 
@@ -48,7 +48,7 @@ def stop(path: bytes, wait: float) -> StopResult:
     """
     repository = open_repository(path)
     running = _running(repository)
-    before = waiting_id(repository)
+    before = pending_save_id(repository)
     members = [] if running.run_id is None else of_run(running.run_id)
     if running.owner is None and not members:
         return StopResult(repository.toplevel, "idle", message="nothing runs here")
@@ -70,7 +70,7 @@ def stop(path: bytes, wait: float) -> StopResult:
 
 
 def _saved(repository: Repository, before: str | None, *, killed: bool) -> StopResult:
-    save_id = waiting_id(repository)
+    save_id = pending_save_id(repository)
     _, status = read_live_context(repository)
     if save_id == before and status == ACTIVE:
         # It died without a word: what it left on the disk is saved from here.
@@ -90,5 +90,5 @@ def _running(repository: Repository) -> _Running:
     if status == ACTIVE and context.pid and process.is_running(context.pid, context.pid_start, context.boot_id):
         owner = Process(context.pid, context.pid_start)
     owner = None if owner is not None and owner.pid in process.ancestors() else owner
-    run_id, keeper = under_way(repository)
+    run_id, keeper = read_run_record(repository)
     return _Running(owner, run_id, keeper if keeper is not None and is_alive(keeper) else None)

@@ -14,12 +14,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..agents.base import StopRule, stop_rule
+from ..agents.base import StopRule
+from ..agents.registry import stop_rule
 from ..errors import EXIT_PERSON, GitstateError, TryAgain, UsageError
-from ..format.archive import waiting_id
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
+from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest
@@ -147,7 +148,7 @@ class _Run:
         self.heard = heard
         self.run_id = new_save_id()
         owner = process(request.owner_pid) if request.owner_pid is not None else this_process()
-        rule = stop_rule(request.agent, request.command[0])
+        rule = stop_rule(request.agent, request.command)
         number = rule.signal if request.stop_signal is None else signal.Signals[f"SIG{request.stop_signal}"]
         grace, deadline, interval = (seconds(repository, name, request.times.get(name)) for name in TIMES)
         self.orders = Orders(
@@ -253,7 +254,7 @@ class _Run:
         if name is None and code == 0:
             return {"lines": [], "status": 0}
         reason = Reason(name, None if name else code, "the keeper of this run was killed")
-        before = waiting_id(self.repository)
+        before = pending_save_id(self.repository)
         try:
             result = save(self.repository.toplevel, SaveRequest(reason=reason))
         except (GitstateError, OSError) as error:

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..git.oid import Oid
-    from ..snapshot.incremental import Known
-    from ..snapshot.snapshot import Snapshot
+    from ..snapshot.incremental import Baseline
+    from ..snapshot.record import Snapshot
 
 
 class SaveRequest(Record):
@@ -26,7 +26,12 @@ class SaveRequest(Record):
     """Paths to hold byte for byte whatever git thinks of them."""
     owner_pid: int | None = None
     depth: int = 0
-    known: Known | None = None
+    strict: bool = False
+    """Raise UsageError for a setting that can't be read, before anything begins. Else the save stands with the
+    default, and its result says what was wrong: at the end of a run the work comes first."""
+    problems: Sequence[LeftOut] = ()
+    """What the save may not hold because of a setting that can't be read. `save` fills it in."""
+    known: Baseline | None = None
     """What the caller knows from its last checkpoint: then only what changed since is looked at."""
     largest: int | None = None
     """Files of more bytes are left out: what is small is safe first."""
@@ -48,12 +53,16 @@ class SaveResult(Record):
     index_commit: Oid | None = None
     archive: Oid | None = None
     branch_moved: bool = False
+    why_not_moved: str = ""
+    """Why a save left the branch where it was on purpose; empty where it moved it, or tried to."""
     left_out: tuple[LeftOut, ...] = ()
     message: str = ""
     taken: Snapshot | None = None
     """What was found, for who watches on."""
     written: int = 0
     """How many bytes went into the object store."""
+    warnings: tuple[str, ...] = ()
+    """Settings that can't be read, where the default took their place."""
 
     @property
     def lost(self) -> bool:

@@ -1,7 +1,7 @@
-"""Start one program with pipes on its streams: what git needs of `subprocess`, without what importing that costs.
+"""Start one program with pipes on its streams: the part of `subprocess` that git needs.
 
-Importing `subprocess` takes longer than any git process here runs on a small repository, and a save imports everything
-anew.
+Importing `subprocess` takes longer than any git process runs on a small repository, and each save starts a new
+interpreter.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import BinaryIO
 
-#: Python ignores them; in a child they have their usual effect.
+#: Python ignores these signals; in a child they have their default effect.
 _USUAL_IN_CHILD = (signal.SIGPIPE, signal.SIGXFSZ)
 _AT_ONCE = 64 << 10
 
 
 class Child:
-    """A program that was started; `stdin`, `stdout` and `stderr` are our ends of its pipes."""
+    """A program that runs or has ended; `stdin`, `stdout` and `stderr` are our ends of its pipes."""
 
     def __init__(
         self,
-        words: list[str | bytes],
-        environment: Mapping[str, str],
+        argv: list[str | bytes],
+        env: Mapping[str, str],
         *,
         quiet: bool = False,
         inherits: int | None = None,
     ) -> None:
-        """Start `words`, the first of them looked up in PATH.
+        """Start `argv`, whose first word is looked up in PATH.
 
-        `quiet` throws away what it says on stderr. `inherits` is a descriptor that it keeps, under the same number.
+        With `quiet` its stderr goes to /dev/null. `inherits` is a descriptor that it keeps, under the same number.
         Raises OSError where it can't be started.
         """
-        self.args = words
-        #: Its exit status once it was waited for; minus the signal where one ended it.
+        self.argv = argv
+        #: Its exit status, minus the number of the signal where one killed it; None until it was waited for.
         self.returncode: int | None = None
         ours: list[int] = []
         theirs: list[int] = []
@@ -57,9 +57,7 @@ class Child:
                 # By way of another number: duplicated onto itself it would stay close-on-exec in older C libraries.
                 theirs.append(fcntl.fcntl(inherits, fcntl.F_DUPFD_CLOEXEC, 3))
                 actions.append((os.POSIX_SPAWN_DUP2, theirs[-1], inherits))
-            self.pid = os.posix_spawn(
-                _found(words[0]), words, environment, file_actions=actions, setsigdef=_USUAL_IN_CHILD
-            )
+            self.pid = os.posix_spawn(_found(argv[0]), argv, env, file_actions=actions, setsigdef=_USUAL_IN_CHILD)
         except BaseException:
             for fd in ours:
                 os.close(fd)
@@ -71,13 +69,15 @@ class Child:
         self.stdout: BinaryIO = os.fdopen(ours[1], "rb")
         self.stderr: BinaryIO | None = None if quiet else os.fdopen(ours[2], "rb")
 
-    def communicate(self, given: bytes = b"", timeout: float | None = None) -> tuple[bytes, bytes]:
-        """Write `given`, read both streams to their end, and wait: what it printed, and what it said on stderr.
+    def communicate(self, input: bytes = b"", timeout: float | None = None) -> tuple[bytes, bytes]:
+        """Write `input`, read both streams to their end, and wait; returns what it wrote to stdout and to stderr.
 
-        Raises TimeoutError after `timeout` seconds; it then still runs.
+        Returns nothing where it was waited for already. Raises TimeoutError after `timeout` seconds: it still runs.
         """
+        if self.returncode is not None:
+            return b"", b""
         end = None if timeout is None else time.monotonic() + timeout
-        left = memoryview(given)
+        left = memoryview(input)
         into = self.stdin.fileno() if left else -1
         poll = select.poll()
         if left:
@@ -108,16 +108,16 @@ class Child:
         self.wait()
         return b"".join(parts[0]), b"".join(parts[1]) if self.stderr else b""
 
-    def end_input(self, given: bytes = b"") -> None:
-        """Write the last that it gets, and let it know. What it did not read because it has ended, its status tells."""
+    def end_input(self, input: bytes = b"") -> None:
+        """Write `input` and close its stdin. Where it has ended already its status tells, and nothing is raised."""
         with suppress(BrokenPipeError):
-            self.stdin.write(given)
+            self.stdin.write(input)
         self._close(self.stdin)
 
     def wait(self) -> int:
-        """Close our ends of its pipes and wait for its end; its exit status.
+        """Close our ends of its pipes, wait for its end, and return its exit status.
 
-        Raises ChildProcessError where someone else in this process took the status: what it did is then unknown.
+        Raises ChildProcessError where another part of this process waited for it: its status is then unknown.
         """
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None:
@@ -128,13 +128,13 @@ class Child:
         return self.returncode
 
     def kill(self) -> None:
-        """End it at once, unless it was waited for already."""
+        """Send SIGKILL, unless it was waited for already."""
         if self.returncode is None:
             os.kill(self.pid, signal.SIGKILL)
 
     @staticmethod
     def _close(stream: BinaryIO) -> None:
-        # What was buffered for a child that has ended is not missed: its status tells.
+        # A child that has ended reads nothing more: its status tells.
         with suppress(BrokenPipeError):
             stream.close()
 
@@ -143,9 +143,9 @@ _places: dict[tuple[str, str | bytes], str] = {}
 
 
 def _found(name: str | bytes) -> str:
-    """Where PATH has a program. A relative entry of PATH is passed over: it would name what an agent put there.
+    """The path of a program by PATH, whose relative entries are ignored: an agent could put a program there.
 
-    Trying each place in the child, as the C library does, would hold up this process longer.
+    The C library would try each directory in the child, and this process would wait for it longer.
     """
     places = os.environ.get("PATH", os.defpath)
     known = _places.get((places, name))
@@ -160,7 +160,7 @@ def _found(name: str | bytes) -> str:
 
 
 def _above_streams(fd: int) -> int:
-    """The same descriptor under a number that is no standard stream's, which the child's own are to get."""
+    """The descriptor under a number above those of the standard streams, which the child's own streams get."""
     if fd > 2:
         return fd
     try:
@@ -170,7 +170,7 @@ def _above_streams(fd: int) -> int:
 
 
 def _written(fd: int, data: memoryview) -> memoryview:
-    """What is left of `data` after a write that doesn't wait; nothing where nobody reads it any more."""
+    """What is left of `data` after a write that does not block; nothing where the reader is gone."""
     try:
         return data[os.write(fd, data[:_AT_ONCE]) :]
     except BlockingIOError:

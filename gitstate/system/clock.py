@@ -1,4 +1,4 @@
-"""Deadlines, and the time as it stands in a context."""
+"""Deadlines, and times as contexts and manifests hold them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,20 @@ class Deadline:
         return self.left() <= 0.0
 
 
-_TIME = frozenset("0123456789T:.-")
+_TIME_CHARACTERS = frozenset("0123456789T:.-")
 
 
 def now() -> str:
-    """The time in UTC with microseconds, as a context and a manifest carry it."""
+    """The time in UTC with microseconds: ISO 8601 with a trailing Z."""
     seconds, rest = divmod(time.time_ns(), 1_000_000_000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z"
+
+
+def is_before(timestamp: str, epoch_ns: int) -> bool:
+    """Whether a text as `now` makes it is a time before `epoch_ns`, in nanoseconds; False for any other text.
+
+    Both are texts of UTC, which sort as the times do.
+    """
+    if not 20 <= len(timestamp) <= 41 or timestamp[-1] != "Z" or not _TIME_CHARACTERS.issuperset(timestamp[:-1]):
+        return False
+    return timestamp < time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(epoch_ns // 1_000_000_000))

@@ -1,7 +1,7 @@
-"""The only writer of files outside git: atomic and durable writes, locks, and who a process is.
+"""Files written whole and durably, read with a limit, locked and removed.
 
-Durable means: fsync of the file, rename or link, fsync of the directory (POSIX leaves a directory entry volatile
-until its directory is synced; see `man 2 fsync`).
+Durable means: fsync of the file, rename or link, fsync of the directory. POSIX does not promise that a directory entry
+survives a power cut before its directory is synced (`man 2 fsync`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .clock import Deadline
 from .stdlib import TYPE_CHECKING, contextmanager, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 def fsync_path(path: bytes) -> None:
-    """Make the file or directory at `path` durable. What is not there, or can't be opened, is passed over."""
+    """Make the file or directory at `path` durable; no-op where there is none, or it can't be opened."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -43,7 +43,7 @@ def home() -> bytes:
 
 
 def make_directory(path: bytes, *, top: bytes, mode: int = 0o777) -> None:
-    """Create `path` and what is missing up to `top`, each entry durable, and owned as the directory above it."""
+    """Create `path` and its missing parents below `top`, durably. Root gives each to the owner of the one above."""
     missing = []
     while path != top and not os.path.isdir(path):
         missing.append(path)
@@ -66,19 +66,12 @@ def make_directory_at(above: int, name: bytes, *, mode: int) -> None:
         os.fsync(above)
 
 
-def give_to_owner_of(fd: int, directory: int) -> None:
-    """Give the open file to the owner of the open directory: what root writes must not lock its user out."""
-    if os.geteuid() == 0:
-        owner = os.fstat(directory)
-        os.fchown(fd, owner.st_uid, owner.st_gid)
-
-
 def _give_to(path: bytes, owner: os.stat_result, *, directory: int | None = None) -> None:
     os.chown(path, owner.st_uid, owner.st_gid, dir_fd=directory, follow_symlinks=False)
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of `data`: os.write may stop short, and says nothing."""
+    """Write all of `data`; `os.write` alone may write less."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -87,17 +80,20 @@ def write_all(fd: int, data: bytes) -> None:
 def write_atomic(path: bytes, data: bytes, *, staging: bytes, mode: int = 0o600, durable: bool = True) -> None:
     """Replace the file at `path` as a whole or not at all. A symlink at `path` is replaced, not followed.
 
-    It is written in the directory `staging`, which someone sweeps after a kill, and moved from there; only from
-    another file system it has to be written beside its place. Raises OSError; then the old file stands.
-    A device, FIFO or socket at `path` is never replaced: that raises FileExistsError.
+    The new file is written in the directory `staging`, which is cleared after a kill, and renamed from there; where
+    that is another file system, it is written beside `path`. Raises OSError; then the old file is unchanged.
+    A device, FIFO or socket at `path` is never replaced: FileExistsError.
     """
     _refuse_special_file(path)
     try:
-        _write_and_move(os.path.join(staging, os.path.basename(path)), path, data, mode, durable)
+        temporary = temporary_name(os.path.join(staging, os.path.basename(path)))
+        write_and_rename(temporary, path, data, mode=mode, durable=durable)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        _write_and_move(path, path, data, mode, durable)
+        write_and_rename(temporary_name(path), path, data, mode=mode, durable=durable)
+    if durable:
+        fsync_path(os.path.dirname(path))
 
 
 def _refuse_special_file(path: bytes) -> None:
@@ -109,32 +105,58 @@ def _refuse_special_file(path: bytes) -> None:
         raise FileExistsError(errno.EEXIST, "it is not a regular file", path)
 
 
-def _write_and_move(beside: bytes, path: bytes, data: bytes, mode: int, durable: bool) -> None:
-    temporary = b"%s.tmp-%d" % (beside, os.getpid())
-    with suppress(FileNotFoundError):
-        os.unlink(temporary)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def temporary_name(path: bytes) -> bytes:
+    """The name under which this process writes the file at `path` before it takes its place."""
+    return b"%s.tmp-%d" % (path, os.getpid())
+
+
+def write_new_file(
+    path: bytes, content: Iterable[bytes], *, mode: int, durable: bool = True, directory: int | None = None
+) -> None:
+    """Create the file at `path` and write the pieces of `content` to it. Raises OSError; then no file is left.
+
+    `path` is relative to the open directory `directory`, where that is given; root then gives the file to its owner.
+    Durable are the bytes, not the directory entry: the caller syncs a directory once for many files.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600, dir_fd=directory)
     try:
         try:
-            write_all(fd, data)
+            for data in content:
+                write_all(fd, data)
+            if directory is not None and os.geteuid() == 0:
+                owner = os.fstat(directory)
+                os.fchown(fd, owner.st_uid, owner.st_gid)
             os.fchmod(fd, mode)
             if durable:
                 os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(temporary, path)
     except BaseException:
         with suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(path, dir_fd=directory)
         raise
-    if durable:
-        fsync_path(os.path.dirname(path))
+
+
+def write_and_rename(
+    temporary: bytes, path: bytes, data: bytes, *, mode: int, durable: bool = True, directory: int | None = None
+) -> None:
+    """Replace the file at `path` by way of the file `temporary`, as `write_new_file` writes it: whole or not at all."""
+    with suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=directory)
+    write_new_file(temporary, (data,), mode=mode, durable=durable, directory=directory)
+    try:
+        os.rename(temporary, path, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
+        raise
 
 
 def read_limited(path: bytes, limit: int, *, directory: int | None = None) -> bytes | None:
-    """The bytes of a regular file of at most `limit` bytes; None where there is none, or it is larger, or is a link.
+    """The bytes of a regular file of at most `limit` bytes; None where it is missing, larger, a link or unreadable.
 
-    A relative `path` is looked up in the open directory `directory`, where that is given.
+    `path` is relative to the open directory `directory`, where that is given.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
@@ -154,7 +176,7 @@ def read_limited(path: bytes, limit: int, *, directory: int | None = None) -> by
 
 
 def remove_tree(path: bytes) -> None:
-    """Remove a directory of ours with all in it, as far as it goes; nothing where there is none."""
+    """Remove a directory of ours with all in it, as far as possible; no-op where there is none."""
     if os.path.lexists(path):
         import shutil
 
@@ -162,13 +184,13 @@ def remove_tree(path: bytes) -> None:
 
 
 def remove(path: bytes) -> None:
-    """Unlink `path` if it is there."""
+    """Unlink `path`; no-op where there is nothing."""
     with suppress(FileNotFoundError, NotADirectoryError):
         os.unlink(path)
 
 
 def sync_filesystem(path: bytes) -> None:
-    """syncfs(2) of the file system that holds `path`; where the C library lacks it, sync(2) of all."""
+    """syncfs(2) of the file system that holds `path`; sync(2) of all where the C library lacks it."""
     import ctypes
 
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -184,7 +206,7 @@ def sync_filesystem(path: bytes) -> None:
 
 @contextmanager
 def locked(path: bytes, deadline: Deadline, what: str) -> Iterator[int]:
-    """Hold `lock` while the body runs; yields its descriptor, raises as `lock` does."""
+    """Hold `lock` while the body runs; yields its descriptor. Raises as `lock` does."""
     fd = lock(path, deadline, what)
     try:
         yield fd
@@ -193,12 +215,12 @@ def locked(path: bytes, deadline: Deadline, what: str) -> Iterator[int]:
 
 
 def lock(path: bytes, deadline: Deadline, what: str) -> int:
-    """Take an exclusive flock on the file at `path`: the descriptor that holds it until it is closed.
+    """Take an exclusive flock on the file at `path`; returns the descriptor that holds it until it is closed.
 
-    The kernel drops it when the last holder of the descriptor dies, so it is never stale. A child that inherits the
-    descriptor holds the lock too: who gets it knows that no child of the former holder is left.
+    The kernel releases it when the last process with the descriptor ends, so it is never stale. A child that inherits
+    the descriptor holds the lock too: whoever gets it knows that no child of the former holder is left.
 
-    Raises TryAgain where it is still held when `deadline` has passed.
+    Raises TryAgain where another process still holds it when `deadline` has passed; `what` says what it locks.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

@@ -1,7 +1,7 @@
-"""Work on many workspaces at once, each in a process of its own, so that one that hangs or dies stops no other.
+"""Tasks in forked processes, so that one that hangs or dies does not stop the others.
 
-A path on a dead network mount blocks whoever looks at it, for good and against SIGKILL: nobody here waits for a child
-past its deadline, not even at the end. A fork costs a few milliseconds; a fresh interpreter would cost a hundred.
+A path on a dead network mount blocks for ever the process that looks at it, and even SIGKILL does not end that one:
+nothing here waits for a child past its deadline. A fork takes a few milliseconds, a new interpreter a hundred.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-#: What is sent for a task that ended without an answer.
+#: The result of a task that died or took too long.
 LOST = object()
 
 
@@ -29,14 +29,14 @@ class Child:
         if self.pid == 0:
             try:
                 os.close(reading)
-                # A group of its own, so that the git processes it starts can be ended with it.
+                # A process group of its own, so that the gits that it starts can be killed with it.
                 os.setpgid(0, 0)
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                     signal.signal(number, signal.SIG_DFL)
                 with os.fdopen(writing, "wb", buffering=0) as pipe:
                     work(lambda value: _send(pipe, value))
             except BaseException:
-                # The pipe ends without an answer: the parent knows it as LOST.
+                # The pipe ends without a result: LOST.
                 os._exit(1)
             os._exit(0)
         os.close(writing)
@@ -60,7 +60,7 @@ class Child:
         return values, bool(data)
 
     def end(self, *, kill: bool) -> None:
-        """Close the pipe, kill the child and all it started where `kill` says so, and reap it if it is done."""
+        """Close the pipe, with `kill` kill the child and all that it started, and reap it if it has ended."""
         os.close(self.pipe)
         if kill:
             with contextlib.suppress(OSError):
@@ -68,7 +68,7 @@ class Child:
         for _ in range(200):
             with contextlib.suppress(ChildProcessError):
                 if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
-                    # It may sit in the kernel for good.
+                    # It may be stuck in the kernel for ever.
                     time.sleep(0.005)
                     continue
             return
@@ -86,7 +86,7 @@ def each(
 ) -> list[Any]:
     """What each task returns, in their order; LOST for one that died or took longer than `timeout` seconds.
 
-    `done` is told how many have ended.
+    At most `workers` run at once. `done` is called with the number of those that have ended.
     """
     answers: list[Any] = [LOST] * len(tasks)
     waiting = list(range(len(tasks)))[::-1]
@@ -126,7 +126,7 @@ def _until_first(running: dict[int, tuple[Child, int]], timeout: float) -> float
 def stream(items: Sequence[Any], work: Callable[[Any], Any], *, patience: float) -> Iterator[Any]:
     """What `work` returns for each item, in their order, all in one child; LOST for one that took `patience` seconds.
 
-    After a first one that hung, the rest get a fifth of the patience: they may stand on the same dead mount.
+    Each one that hung makes the patience a fifth, half a second at least: the rest may be on the same dead mount.
     """
     start = 0
     while start < len(items):

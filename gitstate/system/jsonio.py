@@ -1,8 +1,8 @@
-"""JSON objects to and from UTF-8, without importing `json`, which costs as much as four git processes."""
+"""JSON objects to and from UTF-8, without importing `json`, which takes as long as four git processes."""
 
 from __future__ import annotations
 
-from ..errors import CorruptSave
+from ..errors import BadJson
 from .stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _ESCAPES |= {ord(char): f"\\{letter}" for char, letter in zip('"\\\b\f\n\r\t', '
 
 
 def dumps(value: Mapping[str, Json]) -> bytes:
-    """Indented JSON with a final newline; what is not valid Unicode stands as a question mark."""
+    """Indented JSON with a final newline; what is not valid Unicode becomes a question mark."""
     out: list[str] = []
     _write(value, "\n", out)
     out.append("\n")
@@ -58,9 +58,9 @@ def _write(value: Json, margin: str, out: list[str]) -> None:
 
 
 def loads(data: bytes | None, limit: int, what: str) -> dict[str, Json]:
-    """A JSON object of at most `limit` bytes. Raises CorruptSave for anything else, `what` names it."""
+    """A JSON object of at most `limit` bytes. Raises BadJson for anything else; `what` names it in the message."""
     if data is None or len(data) > limit:
-        raise CorruptSave(f"{what} is missing or larger than {limit} bytes")
+        raise BadJson(f"{what} is missing or larger than {limit} bytes")
     value = _read(data)
     if value is None:
         import json
@@ -68,14 +68,14 @@ def loads(data: bytes | None, limit: int, what: str) -> dict[str, Json]:
         try:
             value = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise CorruptSave(f"{what} is not JSON: {str(error)[:80]}") from None
+            raise BadJson(f"{what} is not JSON: {str(error)[:80]}") from None
     if not isinstance(value, dict):
-        raise CorruptSave(f"{what} is not a JSON object")
+        raise BadJson(f"{what} is not a JSON object")
     return value
 
 
 class _Defaults:
-    """What `json` tells its scanner where nobody asks for anything else."""
+    """The options that `json.loads` gives its scanner by default."""
 
     strict = True
     object_hook = object_pairs_hook = None
@@ -84,7 +84,7 @@ class _Defaults:
 
 
 def _read(data: bytes) -> Json | None:
-    """What the scanner in C makes of JSON, which needs little of `json`; None where that has to say what is wrong."""
+    """What the scanner in C reads, which needs little of `json`; None where `json` has to say what is wrong."""
     try:
         from _json import make_scanner
 
@@ -107,7 +107,7 @@ def path_to_json(path: bytes) -> dict[str, Json]:
 
 
 def text_to_json(text: str) -> str:
-    """A name in which undecodable bytes (surrogates) stand as `\\xNN`, so that it is valid UTF-8."""
+    """A name as valid Unicode: undecodable bytes (surrogates) become `\\xNN`."""
     return _encoded(text).decode("utf-8", "backslashreplace")
 
 
@@ -117,7 +117,7 @@ def clean_text(value: str) -> str:
 
 
 def _encoded(text: str) -> bytes:
-    """Undecodable bytes as they were; any other lone surrogate, which JSON can smuggle in, as a question mark."""
+    """UTF-8 with undecodable bytes as they were; another lone surrogate, which JSON can hold, is a question mark."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Processes and the boot they belong to: who runs, since when, and signals sent to exactly that process."""
+"""Processes and the boot they belong to: which of them run, since when, and signals to exactly one of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def hostname() -> str:
 
 
 def boot_id() -> str | None:
-    """What tells this boot from every other: Linux's random id, elsewhere None."""
+    """Linux's random id of this boot; None on other systems."""
     data = read_proc("/proc/sys/kernel/random/boot_id")
     return None if data is None else data.decode("ascii", "replace").strip()
 
@@ -36,7 +36,7 @@ def boot_time_ns() -> int | None:
 
 
 def older_than_boot(path: bytes) -> bool:
-    """Whether the file at `path` was last touched before this boot: whoever made it is gone."""
+    """Whether the file at `path` was last modified before this boot: the process that made it is gone."""
     try:
         touched = os.lstat(path).st_mtime_ns
     except OSError:
@@ -48,7 +48,7 @@ def older_than_boot(path: bytes) -> bool:
 def process_start(pid: int) -> str | None:
     """The start time of a process in clock ticks since boot (field 22 of proc(5) stat); None where it is gone.
 
-    A zombie counts as gone: it holds nothing and will do nothing.
+    A zombie counts as gone.
     """
     data = read_proc(f"/proc/{pid}/stat")
     if data is None:
@@ -58,7 +58,7 @@ def process_start(pid: int) -> str | None:
 
 
 def is_running(pid: int | None, start: str | None, boot: str | None) -> bool:
-    """Whether the very process that was recorded still runs: same boot, same pid, same start time."""
+    """Whether the recorded process still runs: same boot, same pid, same start time."""
     if pid is None or pid <= 0 or (boot is not None and boot != boot_id()):
         return False
     now = process_start(pid)
@@ -87,7 +87,7 @@ def ancestors() -> set[int]:
 
 
 def read_proc(path: str) -> bytes | None:
-    """A file of proc(5); None where there is none."""
+    """The content of a file of proc(5); None where it can't be read."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -97,9 +97,9 @@ def read_proc(path: str) -> bytes | None:
 
 @contextmanager
 def ignoring_signals(signals: Iterable[int]) -> Iterator[None]:
-    """Block `signals` for this process and every child it starts; those that came are delivered at the end.
+    """Block `signals` for this process and every child that it starts; pending ones are delivered at the end.
 
-    A blocked mask protects a git child, an ignored signal does not: git installs handlers of its own.
+    An ignored signal would not protect a git child, which installs handlers of its own; a blocked one does.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, list(signals))
     try:
@@ -112,10 +112,11 @@ _PAUSE = 0.02
 
 
 class Process(Record):
-    """One process for sure: a pid alone may have been given to another since. `start` as `files.process_start`."""
+    """One certain process: its pid may belong to another one later."""
 
     pid: int
     start: str | None
+    """As `process_start` tells; None where it was gone already, or the system does not tell."""
 
 
 def this_process() -> Process:
@@ -128,7 +129,7 @@ def process(pid: int) -> Process:
 
 
 def is_alive(one: Process) -> bool:
-    """Whether it still runs; a zombie does not."""
+    """Whether the process still runs; a zombie does not."""
     now = process_start(one.pid)
     if now is None and not os.path.isdir("/proc/self"):
         with suppress(ProcessLookupError, PermissionError):
@@ -139,7 +140,7 @@ def is_alive(one: Process) -> bool:
 
 
 def send(one: Process, number: int) -> bool:
-    """Send a signal to this very process; False where it is gone or not ours to signal."""
+    """Send a signal to exactly this process; False where it is gone or belongs to another user."""
     if not is_alive(one):
         return False
     try:
@@ -159,7 +160,7 @@ def send(one: Process, number: int) -> bool:
 
 
 def wait_for(some: Collection[Process], deadline: Deadline) -> bool:
-    """Wait until none of them lives; False where the deadline passes first."""
+    """Wait until none of the processes runs; False where the deadline passes first."""
     while True:
         living = [one for one in some if is_alive(one)]
         if not living:

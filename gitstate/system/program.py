@@ -1,7 +1,7 @@
-"""This installation of gitstate: how to start it again from anywhere, and the files that it ships for shells and hooks.
+"""This installation of gitstate: the command that starts it from anywhere, and the files that it ships.
 
-Schedulers, hooks and agents start it under a bare environment, so every path is absolute. Python is started isolated
-(`-I`): the directory that it is started in, a repository that may hold a `gitstate/` of its own, is never imported.
+Schedulers, hooks and agents start it with an empty environment, so every path is absolute. Python is started isolated
+(`-I`): nothing is imported from the current directory, a repository that may hold a `gitstate/` of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def packages() -> str:
 
 
 def command() -> tuple[str, ...]:
-    """The words that start this gitstate from anywhere: its script where it was installed with one, else Python."""
+    """The argv that starts this gitstate from anywhere: its script where there is one, else Python."""
     script = os.path.join(os.path.dirname(interpreter()), "gitstate")
     if os.path.isfile(script) and os.access(script, os.X_OK):
         return (script,)
@@ -33,13 +33,13 @@ def command() -> tuple[str, ...]:
 
 
 def shell_command(*arguments: str) -> str:
-    """A line for sh that starts this gitstate, and does nothing once it is gone."""
-    words = command()
-    return f"[ ! -x {shlex.quote(words[0])} ] || {shlex.join((*words, *arguments))}"
+    """A line for sh that starts this gitstate; no-op once it is uninstalled."""
+    argv = command()
+    return f"[ ! -x {shlex.quote(argv[0])} ] || {shlex.join((*argv, *arguments))}"
 
 
 def shipped(name: str) -> bytes:
-    """A file below `hooks/`, which the package holds: in a checkout it is a link to the directory beside it.
+    """The content of a file below `hooks/` of the package, in a checkout a link to `hooks/` at the top.
 
     Raises OSError.
     """

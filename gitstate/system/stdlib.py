@@ -1,7 +1,7 @@
 """What the crash path needs of the standard library, without what importing it there costs.
 
-A save imports everything anew. `typing` with the regular expressions and enumerations behind it, `contextlib` and
-`signal` take longer together than git takes to look at two hundred files. A reader and mypy see the originals.
+Each save starts a new interpreter. Importing `typing` (with `re` and `enum` behind it), `contextlib` and `signal` takes
+longer than `git status` takes for two hundred files. mypy sees the originals. Packages off the crash path import those.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ import sys
 
 TYPE_CHECKING = False
 
-__all__ = ["TYPE_CHECKING", "Record", "contextmanager", "digest", "signal", "suppress"]
+__all__ = ["TYPE_CHECKING", "Record", "bisect_left", "contextmanager", "digest", "signal", "suppress"]
 
 if TYPE_CHECKING:
     import hashlib
     import signal
+    from bisect import bisect_left
     from contextlib import contextmanager, suppress
     from typing import NamedTuple as Record
 else:
     import _signal as signal
+    from _bisect import bisect_left
     from _operator import itemgetter
 
     class _Fields(type):
-        """Makes the annotations of a class body its fields, in their order; a value there is the default."""
+        """Turns the annotations of a class body into fields, in their order; a value is the field's default."""
 
         def __new__(mcs, name, bases, body):
             fields = tuple(body.get("__annotations__", ()))
@@ -100,12 +102,12 @@ else:
         return enter
 
 
-#: So many bytes go through the digests of Python itself: OpenSSL's are seven times as fast, but slow to load.
+#: So many bytes are hashed by Python's own digests. OpenSSL's are seven times as fast, but slow to load.
 _before_openssl = 512 << 10
 
 
 def digest(name: str, data: bytes = b"", more: int = 0) -> hashlib._Hash:
-    """`hashlib.new` for `sha1` and `sha256`, of `data` so far; about `more` bytes follow."""
+    """`hashlib.new` for `sha1` or `sha256`, fed with `data`. `more` is about how many bytes the caller will add."""
     global _before_openssl
     _before_openssl -= len(data) + more
     if _before_openssl > 0 and "hashlib" not in sys.modules:

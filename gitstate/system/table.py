@@ -12,9 +12,10 @@ _LEAST = 8
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
-    """Lines of aligned columns below a header. The cells are safe for a terminal already.
+    """Lines of aligned columns below a header. The caller has escaped the cells.
 
-    Where that is wider than `width` columns the widest but the first are cut; None cuts nothing.
+    Where a line is wider than `width` columns, the widest cells are cut, but not those of the first column; None cuts
+    nothing.
     """
     cells = [header, *rows]
     widths = [max(_columns(row[number]) for row in cells) for number in range(len(header))]
@@ -35,7 +36,7 @@ def terminal_width(stream: TextIO | None) -> int | None:
 
 
 def _fitted(cell: str, size: int) -> str:
-    """A cell padded to `size` columns. One that is wider loses its middle: a path ends with what tells it apart."""
+    """A cell padded to `size` columns. A wider one loses its middle, because paths differ at their ends."""
     if _columns(cell) > size:
         tail = (size - 1) * 2 // 3
         first, last = cell, cell

@@ -1,8 +1,7 @@
-"""Words for people on a terminal: escaped, and never a reason to fail.
+"""Text on a terminal: escaped, and never a reason to fail.
 
-Everything that came from a context, a file name or a repository is escaped, so that it can't steer a terminal. A
-terminal that is gone (EIO, a closed pipe) never turns success into failure: what is printed comes after the work is
-durable.
+What came from a context, a file name or a repository is escaped, so that it can't control a terminal. Printing to a
+terminal that is gone (EIO, a closed pipe) raises nothing: the work is durable before anything is printed.
 """
 
 from __future__ import annotations
@@ -24,11 +23,12 @@ def escape(text: str | bytes) -> str:
 
 
 def say(*lines: str) -> None:
-    """Words for people, on stderr; each line is escaped."""
-    _print(sys.stderr, "".join(escape(line) + "\n" for line in lines))
+    """Print lines for people on stderr, escaped."""
+    print_to(sys.stderr, "".join(escape(line) + "\n" for line in lines))
 
 
-def _print(stream: TextIO | None, text: str) -> None:
+def print_to(stream: TextIO | None, text: str) -> None:
+    """Write a text to a stream, and flush it. Raises nothing: a stream that is gone takes no more."""
     if stream is None:
         return
     try:
@@ -39,7 +39,7 @@ def _print(stream: TextIO | None, text: str) -> None:
 
 
 def _give_up(stream: TextIO) -> None:
-    """Nothing more can be said here: what is still buffered goes nowhere, else Python ends with status 120 for it."""
+    """Let what is still buffered go to /dev/null: at its end Python flushes it, and a failure means status 120."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -47,10 +47,10 @@ def _give_up(stream: TextIO) -> None:
 
 
 def progress(done: int, total: int) -> None:
-    """How far many recoveries are, on a line that is written over; only on a terminal."""
+    """Show how many of many workspaces are done, on a line that is overwritten; only on a terminal."""
     if sys.stderr is not None and sys.stderr.isatty():
         end = "\r\x1b[K" if done >= total else ""
-        _print(sys.stderr, f"\r{done} of {total} workspaces {end}")
+        print_to(sys.stderr, f"\r{done} of {total} workspaces {end}")
 
 
 def escape_lines(text: str) -> str:
@@ -59,9 +59,9 @@ def escape_lines(text: str) -> str:
 
 
 def write_patch(text: str) -> None:
-    """A patch on stdout: its very bytes where a program reads them, escaped on a terminal."""
+    """Print a patch on stdout: escaped on a terminal, byte for byte elsewhere."""
     if sys.stdout.isatty():
-        _print(sys.stdout, escape_lines(text))
+        print_to(sys.stdout, escape_lines(text))
     else:
         try:
             sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))

@@ -37,11 +37,11 @@ class Damage(NamedTuple):
     """Without it the repository is better off."""
 
     @property
-    def mendable(self) -> bool:
+    def repairable(self) -> bool:
         return self.content is not None or self.disposable
 
 
-def find(workspace: bytes, git_dir: bytes, common_dir: bytes) -> list[Damage]:
+def find_damage(workspace: bytes, git_dir: bytes, common_dir: bytes) -> list[Damage]:
     """The blank files of a workspace and its repository that matter. Asks git only whether an object is there."""
     context, _ = read_context(git_dir)
     where = _quoted(workspace)
@@ -57,9 +57,9 @@ def find(workspace: bytes, git_dir: bytes, common_dir: bytes) -> list[Damage]:
     return found
 
 
-def mend(damage: Damage) -> bool:
+def repair_damage(damage: Damage) -> bool:
     """Put right what is known. False where the file is no longer blank, or nothing is known. Raises OSError."""
-    if not damage.mendable or not is_blank(damage.path):
+    if not damage.repairable or not is_blank(damage.path):
         return False
     if damage.content is None:
         files.remove(damage.path)
@@ -121,12 +121,12 @@ def _index(where: str, git_dir: bytes) -> Iterator[Damage]:
 
 
 def _markers(where: str, common_dir: bytes, *, has_head: bool) -> Iterator[Damage]:
-    (pending,) = refs.read_names(common_dir, names.PENDING)
+    (pending,) = refs.read_refs_below(common_dir, names.PENDING)
     for workspace, oid in pending.items():
         if oid:
             continue
         path = os.path.join(common_dir, os.fsencode(names.PENDING + workspace))
-        (held,) = refs.read_names(common_dir, f"{names.SAVES}{workspace}/")
+        (held,) = refs.read_refs_below(common_dir, f"{names.SAVES}{workspace}/")
         whole = [save_id for save_id, archive in sorted(held.items()) if archive]
         if whole and has_head and _is_commit(common_dir, held[whole[-1]]):
             what = f"the mark of the save that waits is empty; the newest save is {whole[-1]}"

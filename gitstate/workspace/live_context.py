@@ -7,9 +7,8 @@ The context while the agent works is kept twice: in the worktree's git dir, wher
 from __future__ import annotations
 
 import os
-import time
 
-from ..errors import CorruptSave, UsageError
+from ..errors import BadJson, UsageError
 from ..format.context import (
     CALLER_FIELDS,
     CONTEXT_FIELDS,
@@ -22,7 +21,7 @@ from ..format.context import (
 from ..format.names import branch_name
 from ..git.repository import Repository, read_head
 from ..system import files, process
-from ..system.clock import _TIME, now
+from ..system.clock import is_before, now
 from ..system.jsonio import loads, text_to_json
 from ..system.stdlib import TYPE_CHECKING
 from . import registry
@@ -53,13 +52,13 @@ def read_state_context(repository: Repository) -> tuple[Context, str | None]:
 def _context_of(data: bytes | None) -> tuple[Context, str | None]:
     try:
         value = loads(data, 4 * MAX_CONTEXT, "the context")
-    except CorruptSave:
+    except BadJson:
         return Context(), None
     status = value.get("status")
     return context_from_json(value), status if isinstance(status, str) else None
 
 
-def owner_of(context: Context) -> str:
+def owner_state(context: Context) -> str:
     """Who is known about the process that a context names as its owner.
 
     `lives`, `ours` (it lives, and this process descends from it), `gone` (of another boot, or ended), or `unknown`:
@@ -70,23 +69,16 @@ def owner_of(context: Context) -> str:
     if context.boot_id is not None and process.boot_id() not in (None, context.boot_id):
         return "gone"
     if context.pid is None:
-        return "gone" if context.boot_id is None and _before_boot(context.timestamp) else "unknown"
+        began = process.boot_time_ns()
+        if context.boot_id is None and context.timestamp is not None and began is not None:
+            return "gone" if is_before(context.timestamp, began) else "unknown"
+        return "unknown"
     if not process.is_running(context.pid, context.pid_start, context.boot_id):
         return "gone"
     return "ours" if context.pid in process.ancestors() else "lives"
 
 
-def _before_boot(timestamp: str | None) -> bool:
-    """Whether a context's time lies before this boot. Both are texts of UTC: they sort as the times do."""
-    if timestamp is None or not 20 <= len(timestamp) <= 41 or timestamp[-1] != "Z":
-        return False
-    boot = process.boot_time_ns()
-    if boot is None or not _TIME.issuperset(timestamp[:-1]):
-        return False
-    return timestamp < time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(boot // 1_000_000_000))
-
-
-def measured(repository: Repository, context: Context, head_ref: str | None) -> Context:
+def with_measured_fields(repository: Repository, context: Context, head_ref: str | None) -> Context:
     """`context` with what is known better than any caller can say: where, on which branch, when, on which host."""
     return context._replace(
         workspace_path=text_to_json(os.fsdecode(repository.toplevel)),
@@ -109,10 +101,10 @@ def _set(repository: Repository, before: Context, values: Mapping[str, str]) -> 
     context, too_long = with_values(before, values)
     if too_long:
         raise UsageError(f"{too_long[0]} is longer than {MAX_VALUE} characters")
-    if owner_of(context) not in ("lives", "ours"):
+    if owner_state(context) not in ("lives", "ours"):
         # Whoever sets this lives, an earlier run's process does not; the boot tells after a reboot that all are gone.
         context = context._replace(pid=None, pid_start=None, boot_id=process.boot_id())
-    context = measured(repository, context, read_head(repository.git_dir))
+    context = with_measured_fields(repository, context, read_head(repository.git_dir))
     write_state(repository, context, ACTIVE)
     return context
 
@@ -124,12 +116,12 @@ def begin(
 
     Raises UsageError as `set_values` does.
     """
-    context = _set(repository, owned_by(before, owner_pid), values)
+    context = _set(repository, with_owner(before, owner_pid), values)
     registry.register(repository)
     return context
 
 
-def owned_by(context: Context, pid: int | None) -> Context:
+def with_owner(context: Context, pid: int | None) -> Context:
     """`context` with the process that owns the workspace while it lives."""
     start = None if pid is None else process.process_start(pid)
     return context._replace(pid=pid, pid_start=start, boot_id=process.boot_id())
@@ -138,7 +130,7 @@ def owned_by(context: Context, pid: int | None) -> Context:
 def finish(repository: Repository) -> Context:
     """The task is done: its context stays to be read, nobody owns the workspace any more."""
     live, _ = read_live_context(repository)
-    context = measured(repository, live, read_head(repository.git_dir))._replace(pid=None, pid_start=None)
+    context = with_measured_fields(repository, live, read_head(repository.git_dir))._replace(pid=None, pid_start=None)
     write_state(repository, context, FINISHED)
     return context
 

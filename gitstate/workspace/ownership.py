@@ -29,7 +29,7 @@ _JOURNAL = b"journal"
 
 
 @contextmanager
-def owned(repository: Repository, deadline: Deadline) -> Iterator[Git]:
+def locked_workspace(repository: Repository, deadline: Deadline) -> Iterator[Git]:
     """Hold the workspace against every other save and recover, and clear up after one that was killed.
 
     Yields a Git whose children hold the lock too, so that the next owner knows that none of them is left.
@@ -37,7 +37,7 @@ def owned(repository: Repository, deadline: Deadline) -> Iterator[Git]:
     files.make_directory(repository.own, top=repository.git_dir)
     name = text_to_json(os.fsdecode(repository.toplevel))
     with files.locked(os.path.join(repository.own, b"lock"), deadline, name) as fd:
-        settle(repository)
+        clean_up_after_kill(repository)
         yield Git(repository.toplevel, repository.git.options, fd)
 
 
@@ -61,7 +61,7 @@ def checkout_staging(repository: Repository) -> bytes:
     return os.path.join(repository.own, b"checkout")
 
 
-def settle(repository: Repository) -> None:
+def clean_up_after_kill(repository: Repository) -> None:
     """Clear up after an owner that was killed; only for who holds the workspace.
 
     Removes its temporary files, and its ref locks.

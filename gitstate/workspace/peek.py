@@ -20,12 +20,12 @@ from ..git import locks, refs
 from ..git.oid import Oid, is_oid
 from ..git.repository import NO_HEAD
 from ..system import files, process
-from .live_context import owner_of, read_context
+from .live_context import owner_state, read_context
 
 _SMALL = 65_536
 
 
-class Look(NamedTuple):
+class WorkspacePeek(NamedTuple):
     """What the files of one workspace say. `problem` is set where there is nothing to look at."""
 
     workspace: bytes
@@ -79,7 +79,7 @@ class Look(NamedTuple):
         )
 
 
-class Shared(NamedTuple):
+class SharedPeek(NamedTuple):
     """What all worktrees of one repository share, read once."""
 
     pending: dict[str, Oid]
@@ -90,48 +90,48 @@ class Shared(NamedTuple):
     reftable: bool
 
 
-class Looker:
+class Peeker:
     """Looks at many workspaces. `trusted` are the paths that git's safe.directory names one by one."""
 
     def __init__(self, trusted: Collection[bytes] = ()) -> None:
         self._trusted = frozenset(trusted)
-        self._shared: dict[bytes, Shared] = {}
+        self._shared: dict[bytes, SharedPeek] = {}
 
-    def look(self, path: bytes) -> Look:
+    def peek(self, path: bytes) -> WorkspacePeek:
         """The first look at the workspace whose top directory is `path`. Never raises for what it finds there."""
         try:
-            return self._look(path)
+            return self._peek(path)
         except (OSError, ValueError) as error:
-            return Look(path, damage=(f"it can't be read: {error}"[:200],))
+            return WorkspacePeek(path, damage=(f"it can't be read: {error}"[:200],))
 
-    def _look(self, path: bytes) -> Look:
+    def _peek(self, path: bytes) -> WorkspacePeek:
         try:
             top = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
-            return Look(path, "missing")
+            return WorkspacePeek(path, "missing")
         path = os.path.realpath(path)
         dot_git = os.path.join(path, b".git")
         try:
             inner = os.stat(dot_git)
         except (FileNotFoundError, NotADirectoryError):
-            return Look(path, "no_repository" if stat.S_ISDIR(top.st_mode) else "missing")
+            return WorkspacePeek(path, "no_repository" if stat.S_ISDIR(top.st_mode) else "missing")
         git_dir = dot_git if stat.S_ISDIR(inner.st_mode) else _named(dot_git, b"gitdir: ", path)
         if git_dir is None:
-            return Look(path, "no_repository")
+            return WorkspacePeek(path, "no_repository")
         uid = self._stranger(path, (top, inner, os.stat(git_dir)))
         if uid is not None:
-            return Look(path, "foreign", uid)
+            return WorkspacePeek(path, "foreign", uid)
         common = _named(os.path.join(git_dir, b"commondir"), b"", git_dir) or git_dir
         shared = self._shared.get(common)
         if shared is None:
-            shared = self._shared[common] = read_shared(common)
+            shared = self._shared[common] = peek_shared(common)
         own_id = workspace_id_at(path)
         head = files.read_limited(os.path.join(git_dir, b"HEAD"), _SMALL)
         named = head is not None and head.startswith(b"ref: ") and not head.startswith(NO_HEAD)
         branch = os.fsdecode(head[5:].strip()) if head is not None and named else None
         marker = shared.pending.get(own_id)
         context, status = read_context(git_dir)
-        return Look(
+        return WorkspacePeek(
             path,
             None,
             None,
@@ -143,9 +143,9 @@ class Looker:
             shared.checkpoints.get(own_id),
             context,
             status,
-            owner_of(context) if status is not None else "unknown",
+            owner_state(context) if status is not None else "unknown",
             journal=os.path.lexists(os.path.join(git_dir, b"gitstate", b"journal")),
-            dead_locks=(*locks.dead_in(git_dir), *shared.dead_locks, *_dead_branch_lock(common, branch)),
+            dead_locks=(*locks.dead_locks_in(git_dir), *shared.dead_locks, *_dead_branch_lock(common, branch)),
             damage=(*shared.damage, *_damage(git_dir, common, head, branch, marker, shared.reftable)),
             unreadable=shared.reftable,
         )
@@ -157,15 +157,15 @@ class Looker:
         return others[0] if others and path not in self._trusted else None
 
 
-def read_shared(common: bytes) -> Shared:
+def peek_shared(common: bytes) -> SharedPeek:
     """What the files of a common git directory say about all of its worktrees."""
     reftable = os.path.isdir(os.path.join(common, b"reftable"))
-    pending, checkpoints = refs.read_names(common, names.PENDING, names.CHECKPOINTS)
+    pending, checkpoints = refs.read_refs_below(common, names.PENDING, names.CHECKPOINTS)
     damage = []
     config = files.read_limited(os.path.join(common, b"config"), 16 << 20)
     if config is not None and not config.strip(b"\0"):
         damage.append("config is empty")
-    return Shared(pending, checkpoints, locks.dead_in(common), tuple(damage), reftable)
+    return SharedPeek(pending, checkpoints, locks.dead_locks_in(common), tuple(damage), reftable)
 
 
 def worktree_ids(common: bytes) -> set[str]:

@@ -18,6 +18,7 @@ from ..git.command import Git
 from ..git.repository import Repository
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, digest, suppress
+from .settings import boolean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,11 +35,9 @@ def register(repository: Repository) -> None:
 
     `git config gitstate.register false`, or GITSTATE_REGISTER=false, keeps workspaces out of it.
     """
-    wanted = os.environ.get("GITSTATE_REGISTER") or repository.setting("gitstate.register") or "true"
-    if wanted.lower() in ("false", "no", "off", "0"):
-        return
     try:
-        add([repository.toplevel])
+        if boolean(repository, "register"):
+            add([repository.toplevel])
     except (GitstateError, OSError):
         # The work is saved; `gitstate doctor` reports what is wrong with the list.
         return
@@ -131,23 +130,8 @@ def _add(directory: int, path: bytes) -> bool:
         info = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if info is not None and not stat.S_ISREG(info.st_mode):
         raise OSError(errno.EEXIST, f"{name} in the list of workspaces is not a regular file")
-    temporary = f"{name}.tmp-{os.getpid()}"
-    with suppress(FileNotFoundError):
-        os.unlink(temporary, dir_fd=directory)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(temporary, flags, 0o600, dir_fd=directory)
-    try:
-        try:
-            files.write_all(fd, path + b"\0")
-            files.give_to_owner_of(fd, directory)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary, dir_fd=directory)
-        raise
+    file = os.fsencode(name)
+    files.write_and_rename(files.temporary_name(file), file, path + b"\0", mode=0o600, directory=directory)
     return True
 
 
@@ -182,7 +166,7 @@ def _take_over_old_entries() -> None:
     once, and nothing reads them again. Raises NeedsPerson, OSError.
     """
     # A configuration that git can't read has no entries to take over: the list itself stands elsewhere.
-    out = Git(b"/").run("config", "--global", "--includes", "-z", "--get-all", OLD_KEY, fine=range(256))
+    out = Git(b"/").run("config", "--global", "--includes", "-z", "--get-all", OLD_KEY, ok_codes=range(256))
     paths = [path for path in dict.fromkeys(out.split(b"\0")[:-1]) if path.startswith(b"/")]
     if not paths:
         return

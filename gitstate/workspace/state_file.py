@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
-from ..errors import CorruptSave, UsageError
+from ..errors import BadJson
 from ..format.context import MAX_CONTEXT, SCHEMA_VERSION, Context
 from ..format.manifest import Manifest
 from ..git.oid import Oid
 from ..git.repository import Repository
-from ..objects.tree import is_safe_path
 from ..system import files
-from ..system.jsonio import Json, dumps, loads, text_to_json
+from ..system.jsonio import Json, dumps, loads
 from ..system.stdlib import TYPE_CHECKING
+from . import settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,17 +28,7 @@ def state_path(repository: Repository) -> bytes:
 
     Raises UsageError where the setting points outside the workspace or into `.git`.
     """
-    setting = os.environ.get("GITSTATE_STATE_FILE") or repository.setting("gitstate.statefile")
-    if setting is None:
-        return _unless_foreign(repository, os.path.join(repository.toplevel, STATE_FILE))
-    path = os.path.normpath(os.path.join(repository.toplevel, os.fsencode(setting)))
-    inside = os.path.relpath(path, repository.toplevel)
-    if not is_safe_path(inside):
-        raise UsageError(
-            f"gitstate.stateFile must be a path inside the workspace, not {text_to_json(setting)}",
-            hint="git config gitstate.stateFile active_state.json",
-        )
-    return _unless_foreign(repository, path)
+    return _unless_foreign(repository, settings.path(repository, "stateFile"))
 
 
 def _unless_foreign(repository: Repository, path: bytes) -> bytes:
@@ -48,7 +38,7 @@ def _unless_foreign(repository: Repository, path: bytes) -> bytes:
     data = files.read_limited(path, 4 * MAX_CONTEXT)
     try:
         ours = "task_id" in loads(data, 4 * MAX_CONTEXT, "the state file")
-    except CorruptSave:
+    except BadJson:
         # Cut short by whatever ended a writer that was not as careful.
         ours = data is not None and (not data or data.startswith(b"{"))
     return path if ours else os.path.join(repository.own, STATE_FILE)
@@ -122,7 +112,7 @@ def read_state(repository: Repository) -> dict[str, Json]:
     """What `active_state.json` holds; nothing where there is none to read."""
     try:
         return loads(files.read_limited(state_path(repository), 4 * MAX_CONTEXT), 4 * MAX_CONTEXT, "the state file")
-    except CorruptSave:
+    except BadJson:
         return {}
 
 

@@ -1,4 +1,4 @@
-"""The manual page and shell completion: complete, clean, and found by the programs that look for them."""
+"""The manual page and shell completion are complete, valid, and found by man, git help and shells."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def gitstate(*args: str, **env: str) -> str:
     ).stdout
 
 
-def test_manual_prints_the_page_that_is_installed() -> None:
+def test_manual_prints_the_installed_page() -> None:
     assert PAGE.read_text() == gitstate("manual")
 
 
 @pytest.mark.skipif(shutil.which("mandoc") is None, reason=not_installed("mandoc"))
-def test_the_page_is_clean_roff() -> None:
+def test_manual_page_passes_mandoc_lint() -> None:
     done = subprocess.run(["mandoc", "-T", "lint", "-W", "error", str(PAGE)], capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.skipif(shutil.which("man") is None, reason=not_installed("man"))
-def test_git_finds_the_page_beside_the_program(tmp_path: Path) -> None:
+def test_git_help_finds_the_manual_page_of_a_virtual_environment(tmp_path: Path) -> None:
     """As in a virtual environment whose bin directory is on PATH: man looks in ../share/man of it."""
     pages = tmp_path / "share" / "man" / "man1"
     pages.mkdir(parents=True)
@@ -53,7 +53,7 @@ def test_git_finds_the_page_beside_the_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_a_script_that_its_shell_takes(shell: str, tmp_path: Path) -> None:
+def test_each_shell_parses_its_completion_script(shell: str, tmp_path: Path) -> None:
     script = tmp_path / "completion"
     script.write_text(gitstate("completion", shell))
     assert "_GITSTATE_COMPLETE" in script.read_text()

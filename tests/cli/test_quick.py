@@ -17,9 +17,7 @@ from tests.support.repositories import Templates
 
 
 @pytest.mark.parametrize("command", ["save", "checkpoint"])
-def test_a_caller_that_ignores_dead_children_takes_no_status_from_us(
-    command: str, templates: Templates, tmp_path: Path
-) -> None:
+def test_save_succeeds_when_the_caller_ignores_sigchld(command: str, templates: Templates, tmp_path: Path) -> None:
     ws = make(STATES["clean"], templates, tmp_path)
     (ws.path / "new.txt").write_text("new\n")
     done = subprocess.run(
@@ -32,8 +30,8 @@ def test_a_caller_that_ignores_dead_children_takes_no_status_from_us(
     assert done.returncode == 0 and done.stderr.startswith(b"saved ")
 
 
-def test_what_python_compiles_is_kept_whatever_the_environment_says(templates: Templates, tmp_path: Path) -> None:
-    """Else every save would compile the whole package first."""
+def test_bytecode_is_cached_despite_pythondontwritebytecode(templates: Templates, tmp_path: Path) -> None:
+    """Without the cache, every save compiles the whole package first."""
     ws = make(STATES["clean"], templates, tmp_path)
     package = ROOT / "gitstate"
     copy = tmp_path / "copy"

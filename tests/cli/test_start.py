@@ -1,4 +1,4 @@
-"""`bin/gitstate`: the command as an installation puts it into a virtual environment, and what it leaves out."""
+"""`bin/gitstate` as pip installs it into a virtual environment: which Python it starts, and what it does not import."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ws(templates: Templates, tmp_path: Path) -> Workspace:
 
 
 def environment(place: Path, *, editable: bool = False) -> Path:
-    """A virtual environment as pip leaves it: the package or the name of a checkout, and both commands."""
+    """Make a virtual environment as pip does, with the package (or the path of a checkout) and both commands."""
     venv.create(place, with_pip=False)
     packages = place / "lib" / PYTHON / "site-packages"
     if editable:
@@ -56,7 +56,7 @@ def run(*argv: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize("editable", [False, True], ids=["installed", "editable"])
-def test_a_save_starts_without_what_it_does_not_need(ws: Workspace, tmp_path: Path, editable: bool) -> None:
+def test_save_starts_without_site_re_and_click(ws: Workspace, tmp_path: Path, editable: bool) -> None:
     command = environment(tmp_path / "env", editable=editable)
     done = run(command, "save", "--task-id", """it's "a" $(task) *""", cwd=ws.path, PYTHONPROFILEIMPORTTIME="1")
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
@@ -65,7 +65,7 @@ def test_a_save_starts_without_what_it_does_not_need(ws: Workspace, tmp_path: Pa
 
 
 @pytest.mark.parametrize("editable", [False, True], ids=["installed", "editable"])
-def test_every_other_command_finds_what_is_installed(ws: Workspace, tmp_path: Path, editable: bool) -> None:
+def test_other_commands_import_installed_packages(ws: Workspace, tmp_path: Path, editable: bool) -> None:
     command = environment(tmp_path / "env", editable=editable)
     assert gitstate.__version__ in run(command, "--version", cwd=tmp_path).stdout
     run(command, "save", cwd=ws.path)
@@ -74,7 +74,7 @@ def test_every_other_command_finds_what_is_installed(ws: Workspace, tmp_path: Pa
     assert (ws.path / "a").read_text() == "edited\n"
 
 
-def test_it_is_found_through_links_and_odd_names(ws: Workspace, tmp_path: Path) -> None:
+def test_start_script_works_through_symlinks_and_odd_paths(ws: Workspace, tmp_path: Path) -> None:
     command = environment(tmp_path / "a dir" / "it's $HOME")
     link = tmp_path / "bin" / "gitstate"
     link.parent.mkdir()
@@ -88,7 +88,7 @@ def test_it_is_found_through_links_and_odd_names(ws: Workspace, tmp_path: Path) 
         assert "gitstate" in run(*argv, "init", "bash", cwd=command.parent, PATH=path).stdout
 
 
-def test_the_current_directory_is_no_place_for_modules(ws: Workspace, tmp_path: Path) -> None:
+def test_modules_in_the_current_directory_are_not_imported(ws: Workspace, tmp_path: Path) -> None:
     command = environment(tmp_path / "env")
     for name in ("gitstate.py", "os.py", "site.py", "click.py"):
         ws.write(name, "raise SystemExit('taken in')\n")
@@ -100,7 +100,7 @@ def test_the_current_directory_is_no_place_for_modules(ws: Workspace, tmp_path: 
         assert gitstate.__version__ in run(*argv, "--version", cwd=ws.path, PATH=path).stdout
 
 
-def test_where_it_finds_no_python_of_its_own_the_other_command_does_it(tmp_path: Path) -> None:
+def test_start_script_without_python_falls_back_to_the_pip_command(tmp_path: Path) -> None:
     command = environment(tmp_path / "env")
     (command.parent / PYTHON).rename(command.parent / "python-of-another-name")
     for name in ("python", "python3"):
@@ -109,15 +109,15 @@ def test_where_it_finds_no_python_of_its_own_the_other_command_does_it(tmp_path:
     assert run(command, "--version", cwd=tmp_path).stdout == "the slow way\n"
 
 
-def test_where_two_pythons_have_it_pips_own_command_knows_which(tmp_path: Path) -> None:
-    """As `python3.x -m venv --upgrade` and a new installation leave it: the older one is still there, and is older."""
+def test_start_script_leaves_the_choice_between_two_pythons_to_the_pip_command(tmp_path: Path) -> None:
+    """`python3.x -m venv --upgrade` and a new installation leave both; the older one must not run."""
     command = environment(tmp_path / "env")
     (command.parent / "python3.99").symlink_to(PYTHON)
     shutil.copytree(tmp_path / "env" / "lib" / PYTHON, tmp_path / "env" / "lib" / "python3.99", symlinks=True)
     assert run(command, "--version", cwd=tmp_path).stdout == "the slow way\n"
 
 
-def test_the_start_script_exits_as_the_command_does(tmp_path: Path) -> None:
+def test_start_script_passes_the_exit_status_on(tmp_path: Path) -> None:
     command = environment(tmp_path / "env")
     done = subprocess.run([command, "save"], cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert done.returncode == 1 and "not a git repository" in done.stderr

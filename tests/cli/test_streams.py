@@ -32,7 +32,7 @@ def ws(tmp_path: Path) -> Workspace:
         ("--json", "<&- >&- 2>&-"),
     ],
 )
-def test_streams_that_are_gone(ws: Workspace, options: str, redirection: str) -> None:
+def test_closed_or_full_streams_keep_exit_status_0(ws: Workspace, options: str, redirection: str) -> None:
     ws.write("a", "a1\n")
     for command in ("save", "recover"):
         words = f'"$0" -m gitstate -C "$1" {command} {options} {redirection}'
@@ -42,7 +42,7 @@ def test_streams_that_are_gone(ws: Workspace, options: str, redirection: str) ->
     assert ws.status() == {b" M a"}
 
 
-def test_answer_to_no_command_has_lines(ws: Workspace) -> None:
+def test_usage_without_a_command_is_printed_in_lines(ws: Workspace) -> None:
     run = ws.gitstate()
     assert b"\\n" not in run.stdout + run.stderr.encode()
     assert run.stderr.count("\n") > 1

@@ -1,4 +1,4 @@
-"""What holds after every fault: an intact repository, no litter, honest words, everything back in the end."""
+"""Checks after every fault: the repository is intact, no litter is left, messages are true, recovery is complete."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def litter(scene: Scene) -> list[str]:
 
 
 def check_done(scene: Scene, *, in_place: bool) -> None:
-    """The last recover is done: all is as it was, and nothing lies around."""
+    """After the last recover: the workspace is as it was, and no temporary file is left."""
     ws = scene.ws
     assert scene.fingerprint.diff(fingerprint(ws.path)) == []
     check_state_file(ws)
@@ -60,7 +60,7 @@ def recover_to_the_end(ws: Workspace) -> dict[str, Any]:
 
 
 def is_honest(run: Run) -> None:
-    """One clear line and a status, or a success; never a bug, never a traceback."""
+    """The run succeeded, or printed one clear line; never an internal error, never a traceback."""
     assert run.exit_status in (0, 1, 4, 75), str(run)
     assert "Traceback" not in run.stderr and "Error:" not in run.stderr, str(run)
     if run.exit_status == 0:

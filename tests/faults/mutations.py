@@ -21,9 +21,9 @@ class Mutation(NamedTuple):
     env: Mapping[str, str] = {}
 
 
-POWER = "faults/test_power.py::test_power_cut_at_a_few_writes"
-KILL = "faults/test_kill.py::test_killed_at_a_few_system_calls"
-ERRORS = "faults/test_errors.py::test_a_few_system_calls_fail"
+POWER = "faults/test_power.py::test_power_cut_at_sampled_writes_loses_nothing"
+KILL = "faults/test_kill.py::test_kill_at_sampled_system_calls_loses_nothing"
+ERRORS = "faults/test_errors.py::test_failure_of_sampled_system_calls_is_handled"
 
 MUTATIONS = (
     # -- what has to be on the disk before success is reported
@@ -36,8 +36,8 @@ MUTATIONS = (
     ),
     Mutation(
         "the directories of refs are not synced",
-        "save/protocol.py",
-        "        writer.sync(updates)\n",
+        "save/publish.py",
+        "        self.refs.sync(updates)\n",
         "",
         f"{POWER}[ext4-checkpoint]",
     ),
@@ -65,8 +65,8 @@ MUTATIONS = (
     Mutation(
         "recover writes files without fsync",
         "workspace/files.py",
-        "                    os.fchmod(fd, permissions)\n                    os.fsync(fd)\n",
-        "                    os.fchmod(fd, permissions)\n",
+        "write_new_file(temporary, content, mode=permissions)",
+        "write_new_file(temporary, content, mode=permissions, durable=False)",
         f"{POWER}[ext4-recover]",
     ),
     Mutation(
@@ -81,14 +81,14 @@ MUTATIONS = (
         "workspace/files.py",
         "max(info.st_mtime_ns, info.st_ctime_ns)",
         "info.st_mtime_ns",
-        "faults/test_cut_short.py::test_an_older_beginning_that_someone_put_into_place_stays",
+        "faults/test_cut_short.py::test_older_beginning_put_there_by_a_person_is_kept",
     ),
     Mutation(
         "a power cut is thought of where the machine never went down",
         "recover/recover.py",
         "if boot is not None and boot == self.facts.saves[0].context.boot_id:",
         "if False:",
-        "faults/test_cut_short.py::test_an_older_directory_that_someone_moved_into_place_stays",
+        "faults/test_cut_short.py::test_older_directory_moved_there_by_a_person_is_kept",
     ),
     Mutation(
         "the files of an unfinished merge are not synced",
@@ -111,18 +111,18 @@ MUTATIONS = (
     Mutation(
         "the branch moves before the marker is set",
         "save/protocol.py",
-        "        updates = self._make_durable(marked, kept)\n",
-        "        updates = self._make_durable([RefUpdate(taken.head_ref or '', wip, taken.head)], kept)\n"
-        "        updates.carry_out()\n        updates.prepare(marked)\n",
+        "        publisher.make_durable(updates, kept)\n",
+        "        publisher.make_durable([RefUpdate(taken.head_ref or '', built.wip, taken.head)], kept)\n"
+        "        publisher.refs.carry_out()\n        publisher.refs.prepare(updates)\n",
         f"{KILL}[save]",
         {"CRASH_POINT": "update-ref.*:rename:.*"},
     ),
     Mutation(
         "the marker moves before the objects are on the disk",
-        "save/protocol.py",
-        "            writer.prepare(updates)\n        bring_to_disk(self.repository, self.id)\n",
+        "save/publish.py",
+        "            writer.prepare(updates)\n        bring_to_disk(self.repository, self.workspace_id)\n",
         "            writer.prepare(updates)\n            writer.carry_out()\n"
-        "            writer.carry_out = lambda: None\n        bring_to_disk(self.repository, self.id)\n",
+        "            writer.carry_out = lambda: None\n        bring_to_disk(self.repository, self.workspace_id)\n",
         f"{POWER}[ext4-checkpoint]",
         {"POWER_POINT": "155"},
     ),
@@ -132,28 +132,28 @@ MUTATIONS = (
         "git/refs.py",
         'words.append(b"update %s\\0%s\\0%s\\0" % (os.fsencode(update.ref), new, old.encode("ascii")))',
         'words.append(b"update %s\\0%s\\0\\0" % (os.fsencode(update.ref), new))',
-        "faults/test_concurrency.py::test_a_branch_that_moves_in_the_worst_moment",
+        "faults/test_concurrency.py::test_branch_that_moves_during_a_save_is_kept",
     ),
     Mutation(
         "the workspace is not locked",
         "system/files.py",
         "                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         "",
-        "faults/test_concurrency.py::test_save_against_recover",
+        "faults/test_concurrency.py::test_save_and_recover_in_one_workspace_take_turns",
     ),
     Mutation(
         "a pack has no .keep while no ref holds it",
         "objects/pack.py",
         '        self._hold(name)\n        self._write(name + b".pack"',
         '        self._write(name + b".pack"',
-        "faults/test_concurrency.py::test_gc_in_the_worst_moment",
+        "faults/test_concurrency.py::test_gc_before_the_refs_move_loses_no_object",
     ),
     Mutation(
         "an index that moved under the save is exchanged all the same",
-        "save/protocol.py",
-        "            if identity(index) != identity(self.frozen):\n                return\n",
+        "save/index_swap.py",
+        "            if file_identity(index) != file_identity(self.frozen):\n                return\n",
         "",
-        "faults/test_concurrency.py::test_an_index_that_moves_in_the_worst_moment",
+        "faults/test_concurrency.py::test_file_staged_during_a_save_stays_staged",
     ),
     Mutation(
         "locks of a killed git stay",
@@ -184,19 +184,19 @@ MUTATIONS = (
         "recover/plan.py",
         'return "write" if overwrite else "look"',
         'return "write"',
-        "stories/test_later_work.py::test_a_file_edited_after_the_save_stays",
+        "stories/test_later_work.py::test_file_edited_after_the_save_is_kept",
     ),
     Mutation(
         "the marker goes though a file could not be written",
         "recover/recover.py",
         "if self.marker is not None and not self.stuck:",
         "if self.marker is not None:",
-        "recover/test_incomplete.py::test_path_that_cannot_be_written",
+        "recover/test_incomplete.py::test_unwritable_path_is_reported_and_stays_pending",
     ),
     Mutation(
         "a good index is put away because git failed",
         "recover/index.py",
-        "            if not is_torn(current, self.repository.object_format):\n                raise",
+        "            if not is_torn_index(current, self.repository.object_format):\n                raise",
         "            if not os.path.exists(current):\n                raise",
         f"{ERRORS}[recover]",
         {"ERROR_POINT": r"ls-files\.1:openat:.*\+"},
@@ -214,14 +214,14 @@ MUTATIONS = (
         "cli/quick.py",
         "    return EXIT_PERSON if result.lost else EXIT_DONE\n",
         "    return EXIT_DONE\n",
-        "faults/test_limits.py::test_an_unreadable_file_is_left_out_aloud",
+        "faults/test_limits.py::test_unreadable_file_is_reported_as_skipped",
     ),
     Mutation(
         "a note is tried once, and nobody takes turns",
-        "save/protocol.py",
-        "            for _ in range(50):\n                current =",
-        "            for _ in range(1):\n                current =",
-        "faults/test_concurrency.py::test_a_note_that_comes_in_the_worst_moment",
+        "objects/notes.py",
+        "            for _ in range(_TRIES):\n                tip =",
+        "            for _ in range(1):\n                tip =",
+        "faults/test_concurrency.py::test_note_written_during_a_save_is_kept",
     ),
     # -- what others wrote is data
     Mutation(
@@ -229,35 +229,35 @@ MUTATIONS = (
         "objects/tree.py",
         '    return plain not in (".git", "git~1")\n',
         "    return True\n",
-        "faults/test_fuzz.py::test_every_disguise_of_git_is_refused",
+        "faults/test_fuzz.py::test_every_disguise_of_dot_git_is_rejected",
     ),
     Mutation(
         "the repository's hooks run",
         "git/command.py",
         ' "-c", "core.hooksPath=/dev/null",',
         "",
-        "faults/test_programs.py::test_no_program_of_the_configuration_is_run",
+        "faults/test_programs.py::test_programs_of_configuration_and_hooks_never_run",
     ),
     Mutation(
         "the repository's file system monitor runs",
         "git/command.py",
         '"-c", "core.fsmonitor=false", ',
         "",
-        "faults/test_programs.py::test_no_program_of_the_configuration_is_run",
+        "faults/test_programs.py::test_programs_of_configuration_and_hooks_never_run",
     ),
     Mutation(
         "names and values reach the terminal raw",
         "system/terminal.py",
         'return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in plain)',
         "return plain",
-        "faults/test_fuzz.py::test_nothing_steers_the_terminal",
+        "faults/test_fuzz.py::test_control_characters_never_reach_the_terminal",
     ),
     Mutation(
         "a journal may name any lock",
         "workspace/ownership.py",
         '    if not inside or not path.endswith(b".lock"):\n        return\n',
         "",
-        "faults/test_fuzz.py::test_a_journal_that_names_other_files",
+        "faults/test_fuzz.py::test_journal_removes_only_locks_of_this_repository",
     ),
 )
 

@@ -1,6 +1,6 @@
-"""Many at once: savers beside `gc`, `pack-refs` and an agent's own git; save against recover; locks that are held.
+"""Concurrency: saves beside `gc`, `pack-refs` and an agent's git; save against recover; held locks.
 
-Nobody waits for a time to come true here: each test starts everything, waits until all have ended, and looks.
+No test depends on timing: each starts all processes, waits until all have ended, and checks the result.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.states import STATES, make
 from tests.support.look import lock_files
 from tests.support.oracle import Fingerprint, fingerprint
 from tests.support.patched import patched
 from tests.support.recovering import recovered_from
-from tests.support.repositories import Templates
 from tests.support.workspace import Run, Workspace
 
 from .checks import check_integrity, recover_to_the_end
@@ -108,17 +105,12 @@ def savers(ws: Workspace, number: int, most: int, *works: Callable[[int], None])
     return rounds
 
 
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    return make(STATES["clean"], templates, tmp_path)
-
-
 NUMBERS = [pytest.param(6, id="6"), pytest.param(40, id="40", marks=pytest.mark.slow)]
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", NUMBERS)
-def test_savers_beside_gc(number: int, ws: Workspace, say: Say) -> None:
+def test_parallel_saves_survive_gc_and_pack_refs(number: int, ws: Workspace, say: Say) -> None:
     """`gc --prune=now` drops what no ref, index or `.keep` holds; `pack-refs` moves every ref into another file."""
 
     def collect(_: int) -> None:
@@ -133,7 +125,7 @@ def test_savers_beside_gc(number: int, ws: Workspace, say: Say) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", NUMBERS)
-def test_savers_beside_the_agents_own_git(number: int, ws: Workspace, say: Say) -> None:
+def test_parallel_saves_survive_commits_and_notes_of_agents(number: int, ws: Workspace, say: Say) -> None:
     """Commits on a branch of the agent's own, notes of its own in its own ref and in the one for everybody."""
     own = ws.path.with_name("own")
     ws.git("worktree", "add", "-q", "-b", "own", own)
@@ -170,7 +162,7 @@ refs.RefWriter.carry_out = collect"""
 
 
 @pytest.mark.faults
-def test_gc_in_the_worst_moment(ws: Workspace) -> None:
+def test_gc_before_the_refs_move_loses_no_object(ws: Workspace) -> None:
     ws.write("untracked.txt", "new\n")
     ws.write("large.bin", os.urandom(9 << 20))
     before = fingerprint(ws.path)
@@ -197,8 +189,8 @@ refs.RefWriter.carry_out = interrupted"""
 
 
 @pytest.mark.faults
-def test_a_branch_that_moves_in_the_worst_moment(ws: Workspace) -> None:
-    """The agent's commit stays on its branch; the save stands beside it."""
+def test_branch_that_moves_during_a_save_is_kept(ws: Workspace) -> None:
+    """The agent's commit stays on its branch; the save does not move the branch."""
     ws.append("a.txt")
     work = ws.read("a.txt")
     words = '["commit", "-q", "--allow-empty", "-m", "the agent\'s own"],'
@@ -214,10 +206,11 @@ def test_a_branch_that_moves_in_the_worst_moment(ws: Workspace) -> None:
 #: Somebody else's note, put into our notes ref between the look at it and the move of it, twice.
 NOTE_BEFORE_OURS = """\
 import subprocess
+from gitstate.format.names import NOTES
 from gitstate.git import refs
 prepare, done = refs.RefWriter.prepare, []
 def interrupted(self, updates, **options):
-    if any(update.ref == refs.NOTES for update in updates) and len(done) < 2:
+    if any(update.ref == NOTES for update in updates) and len(done) < 2:
         done.append(True)
         words = ["git", "notes", "--ref=gitstate", "add", "-f", "-m", "somebody's", "HEAD~" + str(len(done) - 1)]
         subprocess.run(words, cwd=self._repository.toplevel, check=True)
@@ -226,8 +219,8 @@ refs.RefWriter.prepare = interrupted"""
 
 
 @pytest.mark.faults
-def test_a_note_that_comes_in_the_worst_moment(ws: Workspace) -> None:
-    """Both notes are there: ours is built again on top of what came between."""
+def test_note_written_during_a_save_is_kept(ws: Workspace) -> None:
+    """Both notes exist: ours is rebuilt on top of the other one."""
     head = ws.out("rev-parse", "HEAD")
     ws.append("a.txt")
     done = patched(ws, NOTE_BEFORE_OURS, "save", "--task-id", "T-1", "--json")
@@ -238,8 +231,8 @@ def test_a_note_that_comes_in_the_worst_moment(ws: Workspace) -> None:
 
 
 @pytest.mark.faults
-def test_an_index_that_moves_in_the_worst_moment(ws: Workspace) -> None:
-    """What the agent stages while its work is saved stays staged."""
+def test_file_staged_during_a_save_stays_staged(ws: Workspace) -> None:
+    """A file that the agent stages during a save stays staged."""
     ws.append("a.txt")
     blob = ws.out("rev-parse", "HEAD:c.txt")
     words = f'["update-index", "--add", "--cacheinfo", "100644,{blob},late.txt"],'
@@ -253,8 +246,8 @@ def test_an_index_that_moves_in_the_worst_moment(ws: Workspace) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("times", [pytest.param(4, id="4"), pytest.param(20, id="20", marks=pytest.mark.slow)])
-def test_save_against_recover(times: int, ws: Workspace) -> None:
-    """In one workspace: they take turns, whoever comes first, and what they leave is the work and one state of it."""
+def test_save_and_recover_in_one_workspace_take_turns(times: int, ws: Workspace) -> None:
+    """They take turns in any order; in the end the work is either saved or recovered."""
     ws.append("a.txt")
     ws.add("a.txt")
     ws.append("a.txt", "and more\n")
@@ -284,8 +277,8 @@ LOCKS = {
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if "refs" not in LOCKS[name] else ()) for name in LOCKS]
 )
-def test_a_lock_that_somebody_holds(name: str, ws: Workspace) -> None:
-    """A save goes through all the same, the lock stays its owner's, and recovery waits until it is free."""
+def test_save_succeeds_beside_a_held_lock(name: str, ws: Workspace) -> None:
+    """The save succeeds, the lock stays, and recovery works once the lock is free."""
     ws.append("a.txt")
     ws.write("untracked.txt", "new\n")
     before = fingerprint(ws.path)

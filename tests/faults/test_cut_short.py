@@ -39,7 +39,7 @@ def cut_short(ws: Workspace, path: str, length: int, zeros: int) -> None:
 
 
 def reboot(ws: Workspace, *, later: int = 0) -> None:
-    """Let the save that waits be of the boot before, and have begun so many seconds later than it did."""
+    """Change the pending save: it was made in the previous boot, and began `later` seconds after its real start."""
     with forged(ws) as save:
         save.context["boot_id"] = "the boot before"
         if later:
@@ -48,15 +48,15 @@ def reboot(ws: Workspace, *, later: int = 0) -> None:
 
 
 def power_fails(ws: Workspace) -> None:
-    """Whatever happened to the files so far, the cut did: it leaves them the times that they had before the save.
+    """Make every change to the files so far look like the work of a power cut, which leaves their old times.
 
-    No call sets the time of a file's last change, so the save's is set forward.
+    No system call sets a file's ctime, so the time of the save moves forward instead.
     """
     reboot(ws, later=5)
 
 
 @pytest.mark.parametrize(("length", "zeros"), [(0, 0), (7, 0), (0, 1000), (7, 5), (7, 1000)])
-def test_a_file_that_a_power_cut_shortened_comes_back(plain: Workspace, length: int, zeros: int) -> None:
+def test_file_shortened_by_a_power_cut_is_restored(plain: Workspace, length: int, zeros: int) -> None:
     plain.write("u.txt", "untracked\n" * 5)
     plain.write("d0/f0.txt", "edited, and long enough\n")
     expected = fingerprint(plain.path)
@@ -79,8 +79,8 @@ MOVES = {
 
 
 @pytest.mark.parametrize("way", MOVES)
-def test_an_older_beginning_that_someone_put_into_place_stays(plain: Workspace, way: str) -> None:
-    """An edit like any other, whether git knew the file or not."""
+def test_older_beginning_put_there_by_a_person_is_kept(plain: Workspace, way: str) -> None:
+    """It is an edit like any other, for tracked and untracked files."""
     for path in ("u.txt", "d1/f1.txt"):
         older = plain.outside / os.path.basename(path)
         older.write_text("begun\n")
@@ -96,8 +96,8 @@ def test_an_older_beginning_that_someone_put_into_place_stays(plain: Workspace, 
     assert plain.read("u.txt") == plain.read("d1/f1.txt") == b"begun\n"
 
 
-def test_an_older_directory_that_someone_moved_into_place_stays(plain: Workspace) -> None:
-    """Its files change no time at all: but the machine never went down, so no power cut left them short."""
+def test_older_directory_moved_there_by_a_person_is_kept(plain: Workspace) -> None:
+    """A moved directory changes no time of its files, but without a reboot there was no power cut."""
     older = plain.outside / "notes"
     older.mkdir()
     (older / "log.txt").write_text("begun\n")
@@ -112,8 +112,8 @@ def test_an_older_directory_that_someone_moved_into_place_stays(plain: Workspace
 
 
 @pytest.mark.parametrize("left", [b"untr\0\0x", b"Untracked\n", b"untracked\n" * 6, b"untracked\n" * 5 + b"\0"])
-def test_an_older_file_that_is_no_part_of_what_was_saved_stays(plain: Workspace, left: bytes) -> None:
-    """Not what a cut leaves, whatever its times."""
+def test_older_file_with_other_bytes_is_kept(plain: Workspace, left: bytes) -> None:
+    """A power cut leaves a beginning of the saved bytes, never other bytes."""
     plain.write("u.txt", "untracked\n" * 5)
     succeed(plain.save())
     plain.write("u.txt", left)
@@ -122,7 +122,7 @@ def test_an_older_file_that_is_no_part_of_what_was_saved_stays(plain: Workspace,
     assert plain.read("u.txt") == left
 
 
-def test_a_file_that_someone_emptied_after_the_save_stays(plain: Workspace) -> None:
+def test_file_emptied_after_the_save_is_kept(plain: Workspace) -> None:
     plain.write("u.txt", "untracked\n" * 5)
     succeed(plain.save())
     reboot(plain)

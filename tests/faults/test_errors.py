@@ -132,8 +132,8 @@ def is_told(difference: str, said: Sequence[str], ws: Workspace) -> bool:
     kind, _, rest = difference.partition(" ")
     name = rest.partition(": ")[0]
     if kind == "operation":
-        return f"{name} of the unfinished operation can't be read" in said
-    unread = any(reason.startswith("the directory can't be read") for reason in said)
+        return f"unreadable file of the unfinished operation: {name}" in said
+    unread = any(reason.startswith("unreadable directory") for reason in said)
     # Git itself says what became of tracked files; what else is in the top directory nobody could see.
     tracked = ws.out("ls-files", "-z").split("\0") if unread else []
     return unread and kind == "file" and difference.endswith(" is gone") and name not in tracked
@@ -213,20 +213,18 @@ def sweep(
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", ["save", "recover"])
-def test_a_few_system_calls_fail(name: str, templates: Templates, tmp_path: Path, say: Say) -> None:
+def test_failure_of_sampled_system_calls_is_handled(name: str, templates: Templates, tmp_path: Path, say: Say) -> None:
     sweep(name, templates, tmp_path, say, most=6)
 
 
 @pytest.mark.faults
-def test_a_branch_that_git_can_not_read_is_not_taken_for_an_unborn_one(
-    templates: Templates, tmp_path: Path, say: Say
-) -> None:
-    """`git status` says so, and ends well."""
+def test_unreadable_branch_is_not_taken_for_an_unborn_one(templates: Templates, tmp_path: Path, say: Say) -> None:
+    """`git status` prints an error about it, and exits 0."""
     sweep("save", templates, tmp_path, say, most=None, only=r"status\.1:read:.*=EIO")
 
 
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.parametrize("name", SWEEPS)
-def test_every_system_call_fails(name: str, templates: Templates, tmp_path: Path, say: Say) -> None:
+def test_failure_of_every_system_call_is_handled(name: str, templates: Templates, tmp_path: Path, say: Say) -> None:
     sweep(name, templates, tmp_path, say, most=None)

@@ -1,4 +1,4 @@
-"""SIGKILL at every step of save, checkpoint and recover: what comes next always gets everything back.
+"""SIGKILL at every step of save, checkpoint and recover: the next command restores everything.
 
 An ordinary run kills after delays that are spread evenly over one run, and at a few system calls. The long sweep kills
 before every single system call that changes the disk: in gitstate itself and in each git that it starts, once with the
@@ -153,7 +153,7 @@ def measured_run(scene: Scene) -> tuple[float, float]:
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("name", "command", "lose"), QUICK)
-def test_killed_after_a_while(
+def test_kill_after_a_delay_loses_nothing(
     name: str, command: tuple[str, ...], lose: Lose | None, templates: Templates, tmp_path: Path, say: Say
 ) -> None:
     scene = scene_of(STATES[name], command, lose, templates, tmp_path)
@@ -227,16 +227,16 @@ def killed(name: str, templates: Templates, tmp_path: Path, say: Say, *, alone: 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", ["save", "checkpoint", "recover-undone"])
-def test_killed_at_a_few_system_calls(name: str, templates: Templates, tmp_path: Path, say: Say) -> None:
+def test_kill_at_sampled_system_calls_loses_nothing(name: str, templates: Templates, tmp_path: Path, say: Say) -> None:
     killed(name, templates, tmp_path, say, alone=name == "save", most=5)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("number", [3, 4], ids=["notes", "branch"])
-def test_a_git_that_is_killed_with_notes_and_branch_locked_takes_neither(
+def test_git_killed_while_it_locks_notes_and_branch_moves_neither(
     number: int, templates: Templates, tmp_path: Path
 ) -> None:
-    """It dies before it moves the one or the other; the save itself and the marker have moved before."""
+    """Git dies before it moves either; the save and its marker were written before."""
     why = why_not_strace()
     if why is not None:
         pytest.skip(why)
@@ -252,5 +252,7 @@ def test_a_git_that_is_killed_with_notes_and_branch_locked_takes_neither(
 @pytest.mark.slow
 @pytest.mark.parametrize("alone", [False, True], ids=["group", "alone"])
 @pytest.mark.parametrize("name", EVERY)
-def test_killed_at_every_system_call(name: str, alone: bool, templates: Templates, tmp_path: Path, say: Say) -> None:
+def test_kill_at_every_system_call_loses_nothing(
+    name: str, alone: bool, templates: Templates, tmp_path: Path, say: Say
+) -> None:
     killed(name, templates, tmp_path, say, alone=alone, most=None)

@@ -1,4 +1,4 @@
-"""Limits that are really there: full and small file systems, no inodes, `ulimit`. No fault is made up here.
+"""Real limits: full and small file systems, no inodes, `ulimit`. No fault is injected.
 
 The outcome is the same as for errors one by one: whole, honestly incomplete, or one clear line and a status; and when
 there is room again, the next command brings everything back.
@@ -74,7 +74,7 @@ def whole_or_honest(ws: Workspace, expected: Fingerprint, run: Run) -> set[bytes
 
 
 def comes_back(ws: Workspace, expected: Fingerprint, lost: set[bytes]) -> None:
-    """With room again: save where nothing waits, wipe, recover."""
+    """After the limit is gone: save unless a save is pending, wipe, recover."""
     if not ws.refs("refs/gitstate/pending"):
         again = ws.save()
         assert again.exit_status == 0, str(again)
@@ -110,7 +110,7 @@ LIMITS = {
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", LIMITS)
-def test_save_under_a_limit(name: str, tmp_path: Path) -> None:
+def test_save_under_a_limit_is_whole_or_honest(name: str, tmp_path: Path) -> None:
     ws, expected = workspace_in(tmp_path, tmp_path / "outside")
     run = run_limited(ws, LIMITS[name], "save", "--task-id", "T-1", "--issue-number", "7")
     comes_back(ws, expected, whole_or_honest(ws, expected, run))
@@ -118,7 +118,7 @@ def test_save_under_a_limit(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", LIMITS)
-def test_recover_under_a_limit(name: str, tmp_path: Path) -> None:
+def test_recover_under_a_limit_is_whole_or_honest(name: str, tmp_path: Path) -> None:
     ws, expected = workspace_in(tmp_path, tmp_path / "outside")
     assert ws.save().exit_status == 0
     ws.git("reset", "-q", "--hard", expected.commit or "HEAD")
@@ -133,8 +133,8 @@ def test_recover_under_a_limit(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-def test_an_unreadable_file_is_left_out_aloud(tmp_path: Path) -> None:
-    """Less than everything is never called a success: exit status 4, and the file's name."""
+def test_unreadable_file_is_reported_as_skipped(tmp_path: Path) -> None:
+    """An incomplete save exits 4 and names the file."""
     if reason := why_permissions_cannot_be_tested():
         pytest.skip(reason)
     ws, expected = workspace_in(tmp_path, tmp_path / "outside")
@@ -149,7 +149,7 @@ def test_an_unreadable_file_is_left_out_aloud(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults
-def test_no_process_may_be_started(tmp_path: Path) -> None:
+def test_save_that_may_start_no_process_fails_honestly(tmp_path: Path) -> None:
     setpriv = shutil.which("setpriv")
     if reason := why_not_root():
         pytest.skip(reason)
@@ -234,7 +234,9 @@ LEFT = [
 @pytest.mark.faults
 @pytest.mark.parametrize("command", ["save", "recover"])
 @pytest.mark.parametrize(("kind", "left"), LEFT)
-def test_a_disk_that_is_full(command: str, kind: str, left: int, tmp_path: Path) -> None:
+def test_full_disk_leaves_the_workspace_whole_or_is_reported(
+    command: str, kind: str, left: int, tmp_path: Path
+) -> None:
     with small_disk(tmp_path / "disk", "size=6m,nr_inodes=2000") as disk:
         ws, expected = workspace_in(disk, tmp_path / "outside")
         if command == "recover":

@@ -1,4 +1,4 @@
-"""Would the tests notice? Each mutation breaks the code on purpose, and its test has to fail.
+"""Mutation tests: each mutation breaks the code on purpose, and its test has to fail.
 
 `MUTATION=REGEX` tries those of that name alone.
 """
@@ -24,7 +24,7 @@ def source(mutation: Mutation) -> str:
     return (ROOT / "gitstate" / mutation.file).read_text("utf-8")
 
 
-def test_every_mutation_is_of_the_code_that_is_there() -> None:
+def test_every_mutation_matches_the_code_exactly_once() -> None:
     assert len(MUTATIONS) >= 26
     assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS)
     assert {mutation.name for mutation in MUTATIONS} >= set(QUICK)
@@ -32,7 +32,7 @@ def test_every_mutation_is_of_the_code_that_is_there() -> None:
     assert stale == {}, "a text to be replaced is not there exactly once"
 
 
-def test_every_mutation_names_a_test_that_exists() -> None:
+def test_every_mutation_names_an_existing_test() -> None:
     missing = []
     for mutation in MUTATIONS:
         path, name = mutation.test.split("[")[0].split("::")
@@ -42,7 +42,7 @@ def test_every_mutation_names_a_test_that_exists() -> None:
     assert missing == []
 
 
-def test_the_page_lists_every_mutation() -> None:
+def test_reliability_page_lists_every_mutation() -> None:
     page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
     missing = [mutation.name for mutation in MUTATIONS if f"| {mutation.name} | `{mutation.test}` |" not in page]
     assert missing == []
@@ -83,12 +83,12 @@ BY_NAME = {mutation.name: mutation for mutation in MUTATIONS}
 
 @pytest.mark.faults
 @pytest.mark.parametrize("name", QUICK)
-def test_a_few_mutations_are_noticed(name: str, tmp_path: Path, say: Say) -> None:
+def test_tests_notice_sampled_mutations(name: str, tmp_path: Path, say: Say) -> None:
     is_noticed(BY_NAME[name], tmp_path / "copy", say)
 
 
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.parametrize("name", [name for name in BY_NAME if re.search(os.environ.get("MUTATION", ""), name)])
-def test_every_mutation_is_noticed(name: str, tmp_path: Path, say: Say) -> None:
+def test_tests_notice_every_mutation(name: str, tmp_path: Path, say: Say) -> None:
     is_noticed(BY_NAME[name], tmp_path / "copy", say)

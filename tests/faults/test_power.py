@@ -1,4 +1,4 @@
-"""The power fails at any write of the disk, and what was not flushed is lost or came in another order.
+"""Power cuts at any write of the disk: writes that were not flushed are lost or reordered.
 
 The agent never syncs anything: its own `git add` and `git commit` just before the save are at stake too. After exit
 status 0 a save is whole and `recover` brings everything back; before it, the save is absent or whole. A recover that
@@ -201,12 +201,12 @@ def sweep(name: str, recording: Recording, say: Say, *, seeds: int, most: int | 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("name", "recording"), [(name, name) for name in QUICK], indirect=["recording"], ids=QUICK)
-def test_power_cut_at_a_few_writes(name: str, recording: Recording, say: Say) -> None:
+def test_power_cut_at_sampled_writes_loses_nothing(name: str, recording: Recording, say: Say) -> None:
     sweep(name, recording, say, seeds=1, most=QUICK[name])
 
 
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.parametrize(("name", "recording"), [(name, name) for name in SWEEPS], indirect=["recording"], ids=SWEEPS)
-def test_power_cut_at_every_write(name: str, recording: Recording, say: Say) -> None:
+def test_power_cut_at_every_write_loses_nothing(name: str, recording: Recording, say: Say) -> None:
     sweep(name, recording, say, seeds=2, most=None)

@@ -67,7 +67,9 @@ def ws(tmp_path: Path) -> Workspace:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("hooks", ["in .git", "elsewhere"])
-def test_no_program_of_the_configuration_is_run(hooks: str, ws: Workspace, tmp_path: Path, hermetic: Path) -> None:
+def test_programs_of_configuration_and_hooks_never_run(
+    hooks: str, ws: Workspace, tmp_path: Path, hermetic: Path
+) -> None:
     ws.write(".gitattributes", "* diff=evil merge=evil\n")
     ws.commit("attributes")
     for number, (name, as_value) in enumerate(PROGRAMS):

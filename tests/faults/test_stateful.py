@@ -1,4 +1,4 @@
-"""Whatever an agent does, in whatever order, and wherever a save is killed: nothing that was saved is ever lost.
+"""Random lives of an agent, with kills at random places: no saved work is ever lost.
 
 Hypothesis makes up sequences of an agent's actions, saves, checkpoints, kills, wipes and recoveries. What must hold:
 
@@ -190,7 +190,7 @@ class Agent(RuleBasedStateMachine):
 
     @rule(step=st.sampled_from([0, 0, 12, 25, 40, 60]), wiped=st.booleans())
     def crash(self, step: int, wiped: bool) -> None:
-        """What gitstate is for, in one go: a save (perhaps killed, and done again), a wipe, recovery."""
+        """The whole cycle: a save (perhaps killed and repeated), a wipe, recovery."""
         if step:
             self.killed("save", step)
         self.save("save")
@@ -267,11 +267,11 @@ def play(tmp_path: Path, say: Say, *, examples: int, steps: int) -> None:
 
 
 @pytest.mark.faults
-def test_a_few_lives_of_an_agent(tmp_path: Path, say: Say) -> None:
+def test_sampled_lives_of_an_agent_lose_nothing(tmp_path: Path, say: Say) -> None:
     play(tmp_path, say, examples=8, steps=14)
 
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_many_lives_of_an_agent(tmp_path: Path, say: Say) -> None:
+def test_many_lives_of_an_agent_lose_nothing(tmp_path: Path, say: Say) -> None:
     play(tmp_path, say, examples=150, steps=25)

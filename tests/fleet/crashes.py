@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,6 @@ from tests.states import STATES, dirty
 from tests.support.workspace import Run, Workspace
 
 LONG_AGO = 978_307_200
-
-
-def gitstate(*args: str, cwd: Path, env: dict[str, str] | None = None) -> Run:
-    argv = [sys.executable, "-m", "gitstate", *args]
-    done = subprocess.run(argv, capture_output=True, cwd=cwd, timeout=600, env={**os.environ, **(env or {})})
-    return Run(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
 
 
 def recovered(run: Run) -> dict[str, dict[str, Any]]:
@@ -97,7 +90,7 @@ def locked(ws: Workspace) -> None:
 
 
 def held(ws: Workspace) -> None:
-    """A lock of this boot: nobody can tell whose it is."""
+    """A lock of this boot: its owner is unknown."""
     (ws.git_dir / "index.lock").touch()
 
 

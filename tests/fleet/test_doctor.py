@@ -1,4 +1,4 @@
-"""`gitstate doctor`: each thing that may be wrong is found, its command mends it, and `--fix` loses nothing."""
+"""`gitstate doctor` finds each problem, prints a command that fixes it, and `--fix` loses nothing."""
 
 from __future__ import annotations
 
@@ -10,18 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.states import STATES, dirty, make
+from tests.states import dirty
 from tests.support.oracle import fingerprint
-from tests.support.repositories import Templates
 from tests.support.skips import NOT_ROOT
 from tests.support.workspace import Workspace, run_git
 
 LONG_AGO = 978_307_200
-
-
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    return make(STATES["clean"], templates, tmp_path)
 
 
 def findings(ws: Workspace, *args: str) -> dict[str, dict[str, Any]]:
@@ -32,7 +26,7 @@ def findings(ws: Workspace, *args: str) -> dict[str, dict[str, Any]]:
     return {item["check"]: item for item in found}
 
 
-def test_a_healthy_workspace_gets_advice_and_status_0(ws: Workspace) -> None:
+def test_healthy_workspace_exits_0_with_advice(ws: Workspace) -> None:
     ws.git("config", "core.fsync", "committed")
     ws.append("a.txt")
     ws.gitstate("checkpoint")
@@ -46,7 +40,7 @@ def dead_lock(ws: Workspace) -> Path:
     return lock
 
 
-def test_a_dead_lock_is_removed_and_a_young_one_is_not(ws: Workspace) -> None:
+def test_doctor_removes_a_dead_lock_but_not_a_young_one(ws: Workspace) -> None:
     lock, young = dead_lock(ws), ws.git_dir / "index.lock"
     young.touch()
     assert findings(ws)["lock"]["serious"]
@@ -54,25 +48,25 @@ def test_a_dead_lock_is_removed_and_a_young_one_is_not(ws: Workspace) -> None:
     assert not lock.exists() and young.exists()
 
 
-def test_recover_removes_a_dead_lock_and_says_so(ws: Workspace) -> None:
+def test_recover_removes_a_dead_lock_and_reports_it(ws: Workspace) -> None:
     lock = dead_lock(ws)
     (item,) = ws.recover().json["workspaces"]
     assert [path["path"] for path in item["removed_locks"]] == [str(lock)]
     assert not lock.exists()
 
 
-def test_a_missing_hooks_directory(ws: Workspace) -> None:
+def test_missing_hooks_directory_is_found(ws: Workspace) -> None:
     ws.git("config", "core.hooksPath", ".husky/_")
     assert ".husky/_" in findings(ws)["hooks"]["what"]
 
 
-def test_default_syncing_is_told_until_it_is_set(ws: Workspace) -> None:
+def test_default_core_fsync_is_reported_until_it_is_set(ws: Workspace) -> None:
     command = findings(ws)["fsync"]["next"]
     subprocess.run(command.split(), check=True)
     assert "fsync" not in findings(ws)
 
 
-def test_a_tracked_state_file(ws: Workspace) -> None:
+def test_tracked_state_file_is_found_and_fixed(ws: Workspace) -> None:
     ws.gitstate("set", "task_id=T-1")
     ws.git("add", "-f", "active_state.json")
     command = findings(ws)["state"]["next"]
@@ -80,7 +74,7 @@ def test_a_tracked_state_file(ws: Workspace) -> None:
     assert "state" not in findings(ws)
 
 
-def test_a_wip_commit_that_a_remote_has(ws: Workspace, tmp_path: Path) -> None:
+def test_pushed_wip_commit_is_found(ws: Workspace, tmp_path: Path) -> None:
     run_git(tmp_path, "init", "-q", "--bare", "origin.git")
     ws.git("remote", "add", "origin", str(tmp_path / "origin.git"))
     dirty(ws)
@@ -90,7 +84,7 @@ def test_a_wip_commit_that_a_remote_has(ws: Workspace, tmp_path: Path) -> None:
     assert "origin/agent/work" in findings(ws)["pushed"]["what"]
 
 
-def test_an_old_kimi_that_names_no_version(ws: Workspace, tmp_path: Path) -> None:
+def test_kimi_without_a_version_is_reported(ws: Workspace, tmp_path: Path) -> None:
     stub = tmp_path / "bin" / "kimi"
     stub.parent.mkdir()
     ws.cli_env = {"PATH": f"{stub.parent}:{os.environ['PATH']}"}
@@ -100,7 +94,7 @@ def test_an_old_kimi_that_names_no_version(ws: Workspace, tmp_path: Path) -> Non
         assert ("agent" in findings(ws)) == wrong
 
 
-def test_what_is_listed_and_gone(ws: Workspace, tmp_path: Path) -> None:
+def test_registered_but_missing_workspace_is_found_and_fixed(ws: Workspace, tmp_path: Path) -> None:
     run_git(tmp_path, "config", "--global", "--add", "gitstate.workspace", str(tmp_path / "gone"))
     ws.gitstate("register")
     assert str(tmp_path / "gone") in findings(ws)["registry"]["what"]
@@ -109,7 +103,7 @@ def test_what_is_listed_and_gone(ws: Workspace, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT)
-def test_someone_elses_workspace(ws: Workspace) -> None:
+def test_workspace_of_another_user_is_found_and_fixed(ws: Workspace) -> None:
     for path in (ws.path, ws.path / ".git"):
         os.chown(path, 12_345, 12_345)
     command = findings(ws)["ownership"]["next"]
@@ -117,7 +111,7 @@ def test_someone_elses_workspace(ws: Workspace) -> None:
     assert "ownership" not in findings(ws)
 
 
-def test_outside_of_a_repository_it_looks_at_the_installation(ws: Workspace, tmp_path: Path) -> None:
+def test_doctor_outside_of_a_repository_checks_the_installation(ws: Workspace, tmp_path: Path) -> None:
     run = ws.gitstate("doctor", "--json", path=tmp_path)
     assert run.exit_status == 0
     assert {item["check"] for item in run.json["findings"]} == {"boot"}
@@ -137,7 +131,7 @@ def zero_branch(ws: Workspace) -> None:
 
 
 def empty_object(ws: Workspace) -> None:
-    """One that a pack holds too: git reads the loose one first where it is there, and fails."""
+    """Empty a loose object that a pack holds too: git reads the loose one first, and fails."""
     ws.git("repack", "-q", "-a")
     oid = ws.out("rev-parse", "HEAD:a.txt").strip()
     path = ws.common_dir / "objects" / oid[:2] / oid[2:]
@@ -153,7 +147,7 @@ def empty_marker(ws: Workspace) -> None:
 
 
 @pytest.mark.parametrize("damage", [empty_head, zero_branch, empty_object, empty_marker], ids=lambda f: f.__name__)
-def test_what_a_power_cut_emptied_is_mended_from_what_is_known(
+def test_doctor_fix_restores_files_emptied_by_a_power_cut(
     damage: Callable[[Workspace], None], ws: Workspace, tmp_path: Path
 ) -> None:
     ws.gitstate("set", "task_id=T-1")
@@ -171,7 +165,9 @@ def test_what_a_power_cut_emptied_is_mended_from_what_is_known(
 
 
 @pytest.mark.parametrize("damage", [empty_head, zero_branch], ids=lambda f: f.__name__)
-def test_the_command_mends_it_too(damage: Callable[[Workspace], None], ws: Workspace) -> None:
+def test_printed_command_restores_files_emptied_by_a_power_cut(
+    damage: Callable[[Workspace], None], ws: Workspace
+) -> None:
     ws.gitstate("set", "task_id=T-1")
     before = fingerprint(ws.path)
     damage(ws)
@@ -181,7 +177,7 @@ def test_the_command_mends_it_too(damage: Callable[[Workspace], None], ws: Works
     assert fingerprint(ws.path) == before
 
 
-def test_an_empty_index_comes_back_from_the_save(ws: Workspace) -> None:
+def test_empty_index_is_restored_from_the_save(ws: Workspace) -> None:
     dirty(ws)
     before = fingerprint(ws.path)
     assert ws.save().exit_status == 0
@@ -190,7 +186,7 @@ def test_an_empty_index_comes_back_from_the_save(ws: Workspace) -> None:
     assert fingerprint(ws.path) == before
 
 
-def test_fix_writes_over_nothing_that_holds_a_byte(ws: Workspace) -> None:
+def test_fix_never_overwrites_a_file_that_is_not_empty(ws: Workspace) -> None:
     ref = ws.common_dir / "refs" / "heads" / "agent" / "work"
     ref.write_text("rubbish\n")
     ws.gitstate("doctor", "--fix")

@@ -17,7 +17,6 @@ from tests.fleet.crashes import (
     crashed_and_wiped,
     finished,
     foreign,
-    gitstate,
     gutted,
     headless,
     held,
@@ -31,7 +30,7 @@ from tests.fleet.crashes import (
 )
 from tests.states import STATES, make
 from tests.support.repositories import Templates
-from tests.support.workspace import Workspace
+from tests.support.workspace import Workspace, run_gitstate
 
 KINDS: dict[Callable[[Workspace], None], tuple[str, int]] = {
     waiting: ("restore", 0),
@@ -54,7 +53,7 @@ KINDS: dict[Callable[[Workspace], None], tuple[str, int]] = {
 
 
 @pytest.mark.parametrize("many", [pytest.param(48, id="48"), pytest.param(304, id="304", marks=pytest.mark.slow)])
-def test_workspaces_of_every_kind(
+def test_recover_all_gives_each_kind_of_workspace_its_verdict(
     many: int, templates: Templates, tmp_path: Path, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIVING", str(sleeper.pid))
@@ -65,10 +64,10 @@ def test_workspaces_of_every_kind(
         top = tmp_path / f"{number:03} {kind.__name__}"
         top.mkdir()
         ws = make(STATES["clean"], templates, top, linked=number % 5 == 4 and kind in (waiting, wiped, crashed))
-        assert gitstate("register", cwd=ws.path).exit_status == 0
+        assert run_gitstate("register", cwd=ws.path).exit_status == 0
         kind(ws)
         made.append((kind, ws))
-    run = gitstate("recover", "--all", "--json", cwd=tmp_path)
+    run = run_gitstate("recover", "--all", "--json", cwd=tmp_path)
     assert run.exit_status == 4
     items = recovered(run)
     for kind, ws in made:
@@ -80,10 +79,10 @@ def test_workspaces_of_every_kind(
         assert not (ws.outside / "canary").exists(), "something that a repository names was run"
         assert item["hint"] or not item["exit_status"], item
     assert len(items) == len(made)
-    again = recovered(gitstate("recover", "--all", "--json", cwd=tmp_path))
+    again = recovered(run_gitstate("recover", "--all", "--json", cwd=tmp_path))
     left = {again[str(ws.path)]["verdict"] for kind, ws in made if not KINDS[kind][1]}
     assert left <= {"nothing", "live", "missing"}
-    table = gitstate("status", "--all", cwd=tmp_path)
+    table = run_gitstate("status", "--all", cwd=tmp_path)
     assert table.exit_status == 0
     lines = table.stdout.decode().splitlines()
     assert len(lines) == len(made) + 1

@@ -1,4 +1,4 @@
-"""`recover --all`: where a context comes from, who is left alone, and what holds nobody up."""
+"""`recover --all`: where contexts come from, which workspaces are skipped, and what blocks no other."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 
 from gitstate.system import clock, files, forkpool
-from gitstate.workspace.peek import Looker
-from tests.fleet.crashes import context_file, dead_pid, edit_context, foreign, gitstate, give_away, recovered, waiting
+from gitstate.workspace.peek import Peeker
+from tests.fleet.crashes import context_file, dead_pid, edit_context, foreign, give_away, recovered, waiting
 from tests.states import STATES, dirty, make
 from tests.support.oracle import fingerprint
 from tests.support.repositories import Templates
 from tests.support.skips import NO_MOUNT, NOT_ROOT, not_installed
-from tests.support.workspace import Workspace, run_git
+from tests.support.workspace import Workspace, run_git, run_gitstate
 
 
-def test_a_killed_run_without_any_save_gives_its_context_back(ws: Workspace, sleeper: subprocess.Popen[bytes]) -> None:
+def test_killed_run_without_a_save_restores_its_context(ws: Workspace, sleeper: subprocess.Popen[bytes]) -> None:
     ws.gitstate("begin", "task_id=T-9", "progress_stage=testing", "--owner-pid", str(sleeper.pid))
     ws.append("a.txt", "on the disk\n")
     before = fingerprint(ws.path)
@@ -43,21 +43,21 @@ def test_a_killed_run_without_any_save_gives_its_context_back(ws: Workspace, sle
     assert item["verdict"] == "nothing", "twice is once"
 
 
-def test_the_context_comes_from_the_state_file_where_the_git_dir_lost_its_own(ws: Workspace) -> None:
+def test_context_falls_back_to_the_state_file(ws: Workspace) -> None:
     ws.gitstate("set", "task_id=T-9")
     context_file(ws).write_bytes(b"")
     (item,) = ws.recover().json["workspaces"]
     assert (item["verdict"], item["context"]["task_id"]) == ("context_only", "T-9")
 
 
-def test_the_context_comes_from_the_checkpoint_where_nothing_else_is_left(ws: Workspace) -> None:
+def test_context_falls_back_to_the_checkpoint(ws: Workspace) -> None:
     dirty(ws)
     ws.gitstate("checkpoint", "--task-id", "T-9")
     (item,) = ws.recover().json["workspaces"]
     assert (item["verdict"], item["context"]["task_id"]) == ("context_only", "T-9")
 
 
-def test_work_that_only_a_checkpoint_holds_comes_back_after_a_wipe(ws: Workspace) -> None:
+def test_wiped_work_is_restored_from_the_checkpoint(ws: Workspace) -> None:
     ws.gitstate("begin", "task_id=T-9", "--owner-pid", str(dead_pid()))
     edit_context(ws, pid=dead_pid(), boot_id="another boot")
     dirty(ws)
@@ -71,7 +71,7 @@ def test_work_that_only_a_checkpoint_holds_comes_back_after_a_wipe(ws: Workspace
     assert fingerprint(ws.path) == before
 
 
-def test_newer_work_than_the_checkpoint_stays_and_the_checkpoint_is_named(ws: Workspace) -> None:
+def test_work_newer_than_the_checkpoint_is_kept(ws: Workspace) -> None:
     ws.gitstate("set", "task_id=T-9")
     ws.append("a.txt", "then\n")
     held_id = ws.gitstate("checkpoint", "--json").json["save_id"]
@@ -84,8 +84,8 @@ def test_newer_work_than_the_checkpoint_stays_and_the_checkpoint_is_named(ws: Wo
     assert fingerprint(ws.path) == before
 
 
-def test_a_loop_that_goes_on_does_not_get_reverted_work_back(ws: Workspace) -> None:
-    """The owner is an ancestor of `recover`: its run has not ended, whatever a checkpoint holds."""
+def test_live_loop_does_not_get_reverted_work_back(ws: Workspace) -> None:
+    """The owner is an ancestor of `recover`, so its run has not ended and its checkpoint is not restored."""
     ws.gitstate("begin", "task_id=T-9", "--owner-pid", str(os.getpid()))
     ws.append("a.txt", "an idea\n")
     ws.gitstate("checkpoint")
@@ -96,7 +96,7 @@ def test_a_loop_that_goes_on_does_not_get_reverted_work_back(ws: Workspace) -> N
     assert fingerprint(ws.path) == before
 
 
-def test_finish_brings_no_checkpoint_back(ws: Workspace) -> None:
+def test_finish_restores_no_checkpoint(ws: Workspace) -> None:
     ws.gitstate("set", "task_id=T-9")
     ws.append("a.txt", "an idea\n")
     ws.gitstate("checkpoint")
@@ -108,13 +108,13 @@ def test_finish_brings_no_checkpoint_back(ws: Workspace) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT)
 @pytest.mark.skipif(shutil.which("unshare") is None, reason=not_installed("unshare"))
-def test_after_a_reboot_a_recycled_pid_is_not_the_owner(
+def test_recycled_pid_after_a_reboot_is_not_the_owner(
     ws: Workspace, tmp_path: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
     ws.gitstate("begin", "task_id=T-9", "--owner-pid", str(sleeper.pid))
     dirty(ws)
     assert ws.save("--owner-pid", str(sleeper.pid)).exit_status == 0
-    assert recovered(gitstate("recover", "--all", "--json", cwd=tmp_path))[str(ws.path)]["verdict"] == "live"
+    assert recovered(run_gitstate("recover", "--all", "--json", cwd=tmp_path))[str(ws.path)]["verdict"] == "live"
     with ws.in_another_boot():
         run = ws.recover("--all")
     if run.exit_status == 97:
@@ -123,46 +123,46 @@ def test_after_a_reboot_a_recycled_pid_is_not_the_owner(
     assert (run.exit_status, item["verdict"]) == (0, "restore")
 
 
-def test_a_loop_that_recovers_all_leaves_its_own_workspace_alone(ws: Workspace, tmp_path: Path) -> None:
+def test_recover_all_skips_the_workspace_of_the_calling_loop(ws: Workspace, tmp_path: Path) -> None:
     ws.gitstate("begin", "task_id=T-9", "--owner-pid", str(os.getpid()))
-    run = gitstate("recover", "--all", "--json", cwd=tmp_path)
+    run = run_gitstate("recover", "--all", "--json", cwd=tmp_path)
     assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (0, "live")
 
 
-def test_a_saved_workspace_that_is_gone_is_told_with_the_way_back(templates: Templates, tmp_path: Path) -> None:
+def test_missing_workspace_is_reported_with_the_command_to_restore_it(templates: Templates, tmp_path: Path) -> None:
     ws = make(STATES["clean"], templates, tmp_path, linked=True)
     dirty(ws)
     before = fingerprint(ws.path)
     assert ws.save().exit_status == 0
     shutil.rmtree(ws.path)
     assert ws.main is not None
-    gitstate("register", cwd=ws.main)
-    run = gitstate("recover", "--all", "--json", cwd=tmp_path)
+    run_gitstate("register", cwd=ws.main)
+    run = run_gitstate("recover", "--all", "--json", cwd=tmp_path)
     item = recovered(run)[str(ws.path)]
     assert (run.exit_status, item["verdict"]) == (4, "elsewhere")
     command, *words = shlex.split(item["hint"])
     assert command == "gitstate"
-    assert gitstate(*words, cwd=tmp_path).exit_status == 0
+    assert run_gitstate(*words, cwd=tmp_path).exit_status == 0
     assert fingerprint(ws.path).files == before.files
 
 
-def test_a_renamed_directory_finds_its_save(ws: Workspace, tmp_path: Path) -> None:
+def test_renamed_directory_finds_its_save(ws: Workspace, tmp_path: Path) -> None:
     dirty(ws)
     before = fingerprint(ws.path)
     assert ws.save().exit_status == 0
     moved = tmp_path / "moved"
     ws.path.rename(moved)
-    run = gitstate("recover", "--root", str(tmp_path), "--json", cwd=tmp_path)
+    run = run_gitstate("recover", "--root", str(tmp_path), "--json", cwd=tmp_path)
     assert recovered(run)[str(moved)]["verdict"] == "restore", run
     assert fingerprint(moved).files == before.files
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT)
-def test_no_filter_of_a_foreign_workspace_runs_where_everything_is_trusted(ws: Workspace, tmp_path: Path) -> None:
-    """`safe.directory = *` lets git open it; it is nobody's word about this very repository."""
+def test_filters_of_a_foreign_workspace_never_run_under_safe_directory_star(ws: Workspace, tmp_path: Path) -> None:
+    """`safe.directory = *` lets git open it, but is no statement of trust in this repository."""
     foreign(ws)
     run_git(tmp_path, "config", "--global", "safe.directory", "*")
-    run = gitstate("recover", "--all", "--json", cwd=tmp_path)
+    run = run_gitstate("recover", "--all", "--json", cwd=tmp_path)
     assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (4, "foreign")
     one = ws.recover()
     assert one.json["workspaces"][0]["verdict"] == "restore", one
@@ -171,15 +171,15 @@ def test_no_filter_of_a_foreign_workspace_runs_where_everything_is_trusted(ws: W
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason=NOT_ROOT)
-def test_a_foreign_workspace_that_is_trusted_by_name_is_recovered(ws: Workspace, tmp_path: Path) -> None:
+def test_foreign_workspace_trusted_by_name_is_recovered(ws: Workspace, tmp_path: Path) -> None:
     waiting(ws)
     give_away(ws.path)
     run_git(tmp_path, "config", "--global", "--add", "safe.directory", str(ws.path))
-    run = gitstate("recover", "--all", "--json", cwd=tmp_path)
+    run = run_gitstate("recover", "--all", "--json", cwd=tmp_path)
     assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (0, "restore")
 
 
-def test_several_at_once_recover_each_workspace_once(templates: Templates, tmp_path: Path) -> None:
+def test_parallel_recover_all_recovers_each_workspace_once(templates: Templates, tmp_path: Path) -> None:
     made = []
     for number in range(6):
         top = tmp_path / str(number)
@@ -198,37 +198,37 @@ def test_several_at_once_recover_each_workspace_once(templates: Templates, tmp_p
     assert all(fingerprint(ws.path) == before for ws, before in made)
 
 
-def test_a_workspace_that_another_holds_is_busy_and_no_reason_to_wait(
+def test_workspace_held_by_another_process_is_busy_without_a_wait(
     ws: Workspace, templates: Templates, tmp_path: Path
 ) -> None:
     waiting(ws)
     with files.locked(os.fsencode(ws.git_dir / "gitstate" / "lock"), clock.Deadline(5), "it"):
-        run = gitstate("recover", "--all", "--json", "--wait", "0.1", cwd=tmp_path)
+        run = run_gitstate("recover", "--all", "--json", "--wait", "0.1", cwd=tmp_path)
     assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (75, "busy")
 
 
-def test_the_first_look_starts_no_process(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triage_starts_no_process(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting(ws)
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a process was started")
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    seen = Looker().look(os.fsencode(ws.path))
+    seen = Peeker().peek(os.fsencode(ws.path))
     assert seen.marker is not None and seen.due
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_first_look_finds_a_marker_loose_or_packed(packed: bool, ws: Workspace) -> None:
+def test_triage_finds_loose_and_packed_markers(packed: bool, ws: Workspace) -> None:
     waiting(ws)
     if packed:
         ws.git("pack-refs", "--all")
-    seen = Looker().look(os.fsencode(ws.path))
+    seen = Peeker().peek(os.fsencode(ws.path))
     (oid,) = ws.refs("refs/gitstate/pending/").values()
     assert (seen.marker, seen.branch, seen.context.task_id) == (oid, "refs/heads/agent/work", "T-1")
 
 
-def test_one_that_hangs_or_dies_is_lost_and_the_rest_is_not() -> None:
+def test_hanging_or_dying_worker_costs_only_its_own_workspace() -> None:
     def work(item: str) -> str:
         if item == "hang":
             signal.pause()
@@ -242,15 +242,15 @@ def test_one_that_hangs_or_dies_is_lost_and_the_rest_is_not() -> None:
     assert forkpool.each(tasks, workers=2, timeout=1.0) == ["A", forkpool.LOST, "B", forkpool.LOST, "C"]
 
 
-def test_hostile_words_do_not_reach_the_terminal(ws: Workspace, tmp_path: Path) -> None:
+def test_control_characters_of_a_context_never_reach_the_terminal(ws: Workspace, tmp_path: Path) -> None:
     ws.gitstate("set", "task_id=\x1b]0;title\x07\x1b[2J", "progress_stage=a\nb\tc")
     edit_context(ws, boot_id="another boot")
     for command in ("status", "recover"):
-        run = gitstate(command, "--all", cwd=tmp_path)
+        run = run_gitstate(command, "--all", cwd=tmp_path)
         assert "\x1b" not in run.stdout.decode() + run.stderr
 
 
-def test_a_recover_right_after_the_kill_gets_what_the_keeper_still_saves(ws: Workspace) -> None:
+def test_recover_right_after_the_kill_waits_for_the_save_of_the_keeper(ws: Workspace) -> None:
     """The supervisor dies of SIGKILL; the next loop starts before the keeper has saved."""
     argv = [
         sys.executable,

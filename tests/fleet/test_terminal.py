@@ -13,7 +13,7 @@ from tests.support.repositories import Templates
 from tests.support.terminal import columns
 
 
-def test_on_a_terminal_recover_all_fits_and_shows_how_far_it_is(templates: Templates, tmp_path: Path) -> None:
+def test_recover_all_fits_the_terminal_and_shows_progress(templates: Templates, tmp_path: Path) -> None:
     ws = make(STATES["clean"], templates, tmp_path)
     dirty(ws)
     ws.save()

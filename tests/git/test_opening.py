@@ -1,4 +1,4 @@
-"""Opening a repository: where it is, and its settings, are what git says, whatever `.git` holds and stands in."""
+"""Opening a repository: its paths and settings are those that git reports, for any kind of `.git`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def by_a_link(ws: Workspace) -> Path:
 
 
 @pytest.mark.parametrize("build", [inside, without_head, without_objects, empty, below_a_colon, elsewhere, by_a_link])
-def test_it_is_where_git_says(ws: Workspace, build: Callable[[Workspace], Path]) -> None:
+def test_repository_paths_match_git_rev_parse(ws: Workspace, build: Callable[[Workspace], Path]) -> None:
     ws.config("our.key", "of the repository above")
     place = build(ws)
     opened = open_repository(os.fsencode(place))
@@ -74,8 +74,8 @@ def test_it_is_where_git_says(ws: Workspace, build: Callable[[Workspace], Path])
     assert opened.setting("our.key") == (None if build in (inside, by_a_link) else "of the repository above")
 
 
-def test_a_bare_one_stays_bare_whatever_it_includes(ws: Workspace) -> None:
-    """Git takes its word from the file itself, `git config` the last one."""
+def test_included_config_does_not_change_core_bare(ws: Workspace) -> None:
+    """Git reads core.bare from the config file alone; `git config` takes included files into account."""
     ws.config("core.bare", "true")
     (ws.git_dir / "included").write_text("[core]\n\tbare = false\n")
     ws.config("include.path", "included")
@@ -83,7 +83,7 @@ def test_a_bare_one_stays_bare_whatever_it_includes(ws: Workspace) -> None:
         open_repository(os.fsencode(ws.path))
 
 
-def test_a_save_inside_a_torn_repository_is_one_of_the_repository_above(ws: Workspace) -> None:
+def test_save_inside_a_torn_repository_saves_the_repository_above(ws: Workspace) -> None:
     place = without_head(ws)
     ws.write("a", "edited\n")
     ws.gitstate("save", path=place)

@@ -1,10 +1,8 @@
-"""Retention: old saves and their notes go, and nothing that was not recovered."""
+"""Retention: `prune` drops old saves with their notes, but never one that was not recovered."""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-import pytest
 
 from tests.states import STATES, dirty, make
 from tests.support.oracle import fingerprint
@@ -12,13 +10,8 @@ from tests.support.repositories import Templates
 from tests.support.workspace import Workspace
 
 
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    return make(STATES["clean"], templates, tmp_path)
-
-
 def saved_and_recovered(ws: Workspace, times: int) -> list[str]:
-    """So many saves, all of which were recovered; oldest first."""
+    """Make `count` saves and recover each; oldest first."""
     found = []
     for number in range(times):
         ws.write("work.txt", f"{number}\n")
@@ -42,7 +35,7 @@ def prune(ws: Workspace, *args: str) -> list[str]:
     return pruned
 
 
-def test_the_newest_stay_and_the_rest_goes_with_its_notes(ws: Workspace) -> None:
+def test_prune_keeps_the_newest_saves_and_drops_the_rest_with_notes(ws: Workspace) -> None:
     made = saved_and_recovered(ws, 4)
     assert len(notes(ws)) == 4
     assert set(prune(ws, "--keep", "2", "--days", "0", "--dry-run")) == set(made[:2])
@@ -53,7 +46,7 @@ def test_the_newest_stay_and_the_rest_goes_with_its_notes(ws: Workspace) -> None
     assert prune(ws, "--keep", "2", "--days", "0") == []
 
 
-def test_what_is_young_stays_however_many_there_are(ws: Workspace) -> None:
+def test_prune_keeps_all_young_saves(ws: Workspace) -> None:
     saved_and_recovered(ws, 3)
     assert prune(ws, "--keep", "0") == []
     ws.git("config", "gitstate.keepSaves", "1")
@@ -63,7 +56,7 @@ def test_what_is_young_stays_however_many_there_are(ws: Workspace) -> None:
     assert ws.gitstate("prune").exit_status == 2
 
 
-def test_nothing_that_waits_goes_nor_what_it_stands_on(ws: Workspace) -> None:
+def test_prune_keeps_pending_saves_and_their_bases(ws: Workspace) -> None:
     dirty(ws)
     before = fingerprint(ws.path)
     ws.save()
@@ -80,7 +73,7 @@ def test_nothing_that_waits_goes_nor_what_it_stands_on(ws: Workspace) -> None:
     assert len(prune(ws, "--keep", "0", "--days", "0")) == 2
 
 
-def test_a_save_that_lost_its_marker_to_a_later_one_stays(ws: Workspace) -> None:
+def test_prune_keeps_a_save_superseded_before_recovery(ws: Workspace) -> None:
     dirty(ws)
     first = ws.save().json["save_id"]
     ws.git("stash", "-q", "-u", check=False)
@@ -94,7 +87,7 @@ def test_a_save_that_lost_its_marker_to_a_later_one_stays(ws: Workspace) -> None
     assert first in saves(ws)
 
 
-def test_another_workspaces_saves_go_only_with_all(templates: Templates, tmp_path: Path) -> None:
+def test_prune_drops_saves_of_other_workspaces_only_with_all(templates: Templates, tmp_path: Path) -> None:
     ws = make(STATES["clean"], templates, tmp_path, linked=True)
     saved_and_recovered(ws, 2)
     assert ws.main is not None
@@ -103,14 +96,14 @@ def test_another_workspaces_saves_go_only_with_all(templates: Templates, tmp_pat
     assert len(prune(ws, "--keep", "1", "--days", "0", "--all")) == 1
 
 
-def test_a_named_save_goes_and_a_wrong_name_is_refused(ws: Workspace) -> None:
+def test_prune_drops_a_named_save_and_rejects_an_unknown_one(ws: Workspace) -> None:
     made = saved_and_recovered(ws, 2)
     assert prune(ws, made[1]) == [made[1]]
     assert saves(ws) == {made[0]}
     assert ws.gitstate("prune", "no-such-save").exit_status == 4
 
 
-def test_notes_of_other_commits_stay(ws: Workspace) -> None:
+def test_prune_keeps_notes_of_other_commits(ws: Workspace) -> None:
     saved_and_recovered(ws, 1)
     ws.git("notes", "--ref=gitstate", "add", "-m", "mine", "HEAD")
     assert len(prune(ws, "--keep", "0", "--days", "0")) == 1

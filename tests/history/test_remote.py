@@ -1,4 +1,4 @@
-"""Saves go to a git remote and come back on another host: what waits can be recovered there, and nothing else moves."""
+"""Saves are pushed to a git remote and fetched on another host, where pending ones can be recovered."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def remote_refs(ws: Workspace) -> dict[str, str]:
     return dict(line.split() for line in out.splitlines())
 
 
-def test_what_was_saved_here_is_recovered_there(ws: Workspace) -> None:
+def test_pushed_save_is_recovered_on_another_host(ws: Workspace) -> None:
     dirty(ws)
     before = fingerprint(ws.path)
     ws.save()
@@ -52,7 +52,7 @@ def test_what_was_saved_here_is_recovered_there(ws: Workspace) -> None:
     assert "T-1" in there.out("notes", "--ref=gitstate", "list") or there.refs("refs/notes/gitstate")
 
 
-def test_what_was_recovered_there_does_not_come_back(ws: Workspace) -> None:
+def test_save_recovered_elsewhere_is_not_pending_again(ws: Workspace) -> None:
     dirty(ws)
     ws.save()
     ws.gitstate("push", "origin")
@@ -66,7 +66,7 @@ def test_what_was_recovered_there_does_not_come_back(ws: Workspace) -> None:
     assert not [ref for ref in remote_refs(ws) if ref.startswith("refs/gitstate/pending/")]
 
 
-def test_a_fetch_does_not_touch_the_marker_of_a_workspace_that_is_here(ws: Workspace) -> None:
+def test_fetch_keeps_the_marker_of_a_local_workspace(ws: Workspace) -> None:
     dirty(ws)
     ws.save()
     ws.gitstate("push", "origin")
@@ -75,7 +75,7 @@ def test_a_fetch_does_not_touch_the_marker_of_a_workspace_that_is_here(ws: Works
     assert ws.refs("refs/gitstate/pending/") == {}
 
 
-def test_notes_of_both_hosts_are_joined(ws: Workspace) -> None:
+def test_fetch_merges_notes_of_both_hosts(ws: Workspace) -> None:
     there = clone(ws)
     for one in (ws, there):
         one.write("work.txt", f"{one.path}\n")
@@ -88,7 +88,7 @@ def test_notes_of_both_hosts_are_joined(ws: Workspace) -> None:
     assert ws.refs("refs/gitstate/remote-notes") == {}
 
 
-def test_nothing_leaves_unless_a_remote_is_named(ws: Workspace) -> None:
+def test_push_without_a_remote_sends_nothing(ws: Workspace) -> None:
     dirty(ws)
     ws.save()
     before = remote_refs(ws)
@@ -101,7 +101,7 @@ def test_nothing_leaves_unless_a_remote_is_named(ws: Workspace) -> None:
     assert remote_refs(ws) != before
 
 
-def test_only_this_workspaces_saves_go(templates: Templates, tmp_path: Path) -> None:
+def test_push_sends_only_saves_of_this_workspace(templates: Templates, tmp_path: Path) -> None:
     ws = make(STATES["clean"], templates, tmp_path, linked=True)
     assert ws.main is not None
     run_git(tmp_path, "init", "-q", "--bare", "origin.git")
@@ -114,7 +114,7 @@ def test_only_this_workspaces_saves_go(templates: Templates, tmp_path: Path) -> 
     assert [ref.rpartition("/")[2] for ref in remote_refs(ws) if "/saves/" in ref] == [mine]
 
 
-def test_hooks_and_names_of_a_hostile_remote_do_nothing(ws: Workspace, tmp_path: Path) -> None:
+def test_hooks_and_names_of_a_hostile_remote_do_no_harm(ws: Workspace, tmp_path: Path) -> None:
     dirty(ws)
     ws.save()
     hook = ws.git_dir / "hooks" / "pre-push"
@@ -134,7 +134,7 @@ def test_hooks_and_names_of_a_hostile_remote_do_nothing(ws: Workspace, tmp_path:
     assert not (tmp_path / "canary").exists()
 
 
-def test_a_remote_that_is_not_there_fails_and_loses_nothing(ws: Workspace) -> None:
+def test_push_to_a_missing_remote_fails_and_loses_nothing(ws: Workspace) -> None:
     dirty(ws)
     ws.save()
     before = ws.refs("refs/")

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.agents import PATIENCE, wait_until
 from tests.support.environment import ROOT
-from tests.support.runs import PATIENCE, wait_until
 from tests.support.workspace import Workspace
 
 HOOKS = ROOT / "hooks"
@@ -123,7 +123,7 @@ class Stage:
         return (self.directory / "arguments").read_text(encoding="utf-8").split("\0")[:-1]
 
     def processes(self) -> dict[int, str]:
-        """Every process that was started from here, however it was re-parented."""
+        """Every process that was started from the stage, re-parented ones included."""
         mark = f"STAGE={self.directory}".encode()
         found = {}
         for entry in Path("/proc").iterdir():
@@ -162,14 +162,14 @@ TERM: Mapping[str, object] = {"signal": "TERM"}
 
 
 def run(stage: Stage, text: str, **more: object) -> subprocess.Popen[bytes]:
-    """A script that has come to its end."""
+    """Run a script to its end."""
     process = stage.start(stage.script(text), **more)
     process.wait(PATIENCE)
     return process
 
 
 def output(stage: Stage, text: str) -> str:
-    """What a script printed that ended well."""
+    """The output of a script that exits 0."""
     with open(stage.directory / "stdout", "wb") as file:
         assert run(stage, text, stdout=file).returncode == 0, stage.said()
     return (stage.directory / "stdout").read_text(encoding="utf-8")

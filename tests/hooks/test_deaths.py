@@ -1,4 +1,4 @@
-"""Whatever ends a loop or its agent, the work is saved and the next start resumes it."""
+"""For every cause of death of a loop or its agent, the work is saved and the next start resumes it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.hooks.stage import TERM, Stage
+from tests.support.agents import PATIENCE, wait_until
 from tests.support.oracle import Fingerprint, fingerprint
-from tests.support.runs import PATIENCE, wait_until
 
 
 @dataclass(frozen=True)
 class Cause:
-    """How a run is ended: `kill` gets the loop and the agent's pid; `status` as the loop's parent sees it."""
+    """A cause of death: `kill` gets the loop and the agent's pid; `status` is the loop's wait status."""
 
     kill: Callable[[subprocess.Popen[bytes], int], None]
     status: int
@@ -88,7 +88,7 @@ STORIES = [
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("way", "cause"), STORIES)
-def test_whatever_ends_it_the_next_start_goes_on(stage: Stage, way: str, cause: str) -> None:
+def test_next_start_resumes_after_every_cause_of_death(stage: Stage, way: str, cause: str) -> None:
     what = CAUSES[cause]
     stage.manner(what.manner)
     loop = stage.start(stage.command(way))
@@ -121,13 +121,13 @@ def test_whatever_ends_it_the_next_start_goes_on(stage: Stage, way: str, cause: 
 
 
 def difference(before: Fingerprint, after: Fingerprint) -> list[str]:
-    """But for a file that something went on writing after `before` was taken."""
+    """The differences, without the file that a process kept writing after `before` was taken."""
     return before.without([b"ticks"]).diff(after.without([b"ticks"]))
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("way", ["library", "sketch", "claude", "kimi"])
-def test_a_clean_end_leaves_the_work_and_no_save(stage: Stage, way: str) -> None:
+def test_clean_end_leaves_the_work_and_no_save(stage: Stage, way: str) -> None:
     stage.manner("done")
     stage.tasks.write_text("T-42\n")
     assert stage.start(stage.command(way)).wait(PATIENCE) == 0, stage.said()

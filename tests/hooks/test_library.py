@@ -11,10 +11,10 @@ import time
 import pytest
 
 from tests.hooks.stage import SOURCE, Stage, output, run
-from tests.support.runs import PATIENCE
+from tests.support.agents import PATIENCE
 
 
-def test_traps_that_were_there_run_once_and_in_order(stage: Stage) -> None:
+def test_existing_traps_run_once_and_in_order(stage: Stage) -> None:
     loop = stage.start(
         stage.script(f"""
         set -euo pipefail
@@ -31,7 +31,7 @@ def test_traps_that_were_there_run_once_and_in_order(stage: Stage) -> None:
     assert (stage.directory / "traps").read_text() == "term\nexit 143\n"
 
 
-def test_traps_that_are_set_later_run_too(stage: Stage) -> None:
+def test_traps_set_later_run_as_well(stage: Stage) -> None:
     loop = stage.start(
         stage.script(f"""
         {SOURCE}
@@ -49,7 +49,7 @@ def test_traps_that_are_set_later_run_too(stage: Stage) -> None:
     assert stage.saves() == 1
 
 
-def test_one_trap_for_a_signal_and_exit_runs_once(stage: Stage) -> None:
+def test_trap_for_a_signal_and_exit_runs_once(stage: Stage) -> None:
     loop = stage.start(
         stage.script(f"""
         {SOURCE}
@@ -64,7 +64,7 @@ def test_one_trap_for_a_signal_and_exit_runs_once(stage: Stage) -> None:
     assert (stage.directory / "traps").read_text() == "ended\n"
 
 
-def test_an_error_under_set_e_is_saved_with_its_status(stage: Stage) -> None:
+def test_error_under_set_e_is_saved_with_its_status(stage: Stage) -> None:
     done = run(
         stage,
         f"""
@@ -83,7 +83,7 @@ def test_an_error_under_set_e_is_saved_with_its_status(stage: Stage) -> None:
     assert (stage.directory / "traps").read_text() == "exit 9\n"
 
 
-def test_an_agent_that_fails_does_not_end_a_loop_that_looks_at_it(stage: Stage) -> None:
+def test_failed_agent_does_not_end_a_loop_that_checks_its_status(stage: Stage) -> None:
     stage.manner("fail")
     said = output(
         stage,
@@ -101,7 +101,7 @@ def test_an_agent_that_fails_does_not_end_a_loop_that_looks_at_it(stage: Stage) 
     assert stage.pending() is None
 
 
-def test_a_signal_that_was_ignored_stays_ignored(stage: Stage) -> None:
+def test_ignored_signal_stays_ignored(stage: Stage) -> None:
     nohup = ["nohup", *stage.script(f"{SOURCE}gitstate_begin task_id=T-1\ngitstate_run claude\n")]
     loop = stage.start(nohup)
     stage.ready(loop)
@@ -114,7 +114,7 @@ def test_a_signal_that_was_ignored_stays_ignored(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("options", ["", "set -euo pipefail", "set -m", "set -f; IFS=:", "set -o posix", "set -E -T"])
-def test_no_option_changes_and_nothing_is_printed(stage: Stage, options: str) -> None:
+def test_sourcing_changes_no_option_and_prints_nothing(stage: Stage, options: str) -> None:
     stage.manner("done")
     said = output(
         stage,
@@ -136,7 +136,7 @@ def test_no_option_changes_and_nothing_is_printed(stage: Stage, options: str) ->
     assert said == ""
 
 
-def test_job_control(stage: Stage) -> None:
+def test_job_control_keeps_working(stage: Stage) -> None:
     loop = stage.start(stage.script(f"set -m\n{SOURCE}gitstate_begin task_id=T-1\ngitstate_run claude\n"))
     stage.ready(loop)
     agent = int((stage.directory / "agent").read_text())
@@ -146,12 +146,12 @@ def test_job_control(stage: Stage) -> None:
     assert stage.saves() == 1
 
 
-def test_the_agent_reads_the_loops_stdin(stage: Stage) -> None:
+def test_agent_reads_stdin_of_the_loop(stage: Stage) -> None:
     assert output(stage, f"{SOURCE}echo hello | {{ gitstate_run cat; }}\n") == "hello\n"
 
 
 @pytest.mark.parametrize("closed", [">&- 2>&-", "<&-", "<&- >&- 2>&-"])
-def test_standard_streams_may_be_closed(stage: Stage, closed: str) -> None:
+def test_closed_standard_streams_are_accepted(stage: Stage, closed: str) -> None:
     loop = stage.start(stage.script(f"exec {closed}\n{SOURCE}gitstate_begin task_id=T-1\ngitstate_run claude\n"))
     stage.ready(loop)
     loop.terminate()
@@ -159,7 +159,7 @@ def test_standard_streams_may_be_closed(stage: Stage, closed: str) -> None:
     assert stage.context()["task_id"] == "T-1"
 
 
-def test_a_loop_in_the_background_of_a_script(stage: Stage) -> None:
+def test_loop_in_the_background_of_a_script_is_saved(stage: Stage) -> None:
     inner = stage.directory / "inner.sh"
     inner.write_text(f"{SOURCE}work() {{ gitstate_begin task_id=T-1; gitstate_run claude; }}\nwork\n")
     outer = stage.start(stage.script(f'bash {shlex.quote(str(inner))} & echo $! >"$STAGE/loop"; wait $!'))
@@ -169,8 +169,8 @@ def test_a_loop_in_the_background_of_a_script(stage: Stage) -> None:
     assert stage.context()["task_id"] == "T-1"
 
 
-def test_a_subshell_has_traps_of_its_own(stage: Stage) -> None:
-    """The parent's EXIT trap is not its affair."""
+def test_subshell_has_its_own_traps(stage: Stage) -> None:
+    """It does not run the parent's EXIT trap."""
     done = run(
         stage,
         f"""
@@ -189,7 +189,7 @@ def test_a_subshell_has_traps_of_its_own(stage: Stage) -> None:
     assert (stage.directory / "traps").read_text() == "parent\n"
 
 
-def test_a_supervisor_that_is_killed_at_once_costs_nothing(stage: Stage) -> None:
+def test_supervisor_killed_at_once_loses_nothing(stage: Stage) -> None:
     loop = stage.start(stage.command("library"))
     stage.ready(loop)
     for pid, words in stage.processes().items():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.hooks.stage import HOOKS, HOSTILE, Stage
-from tests.support.runs import PATIENCE
+from tests.support.agents import PATIENCE
 
 
 def loop_with(stage: Stage, *options: str, agent: str = "claude") -> subprocess.Popen[bytes]:
@@ -18,7 +18,7 @@ def loop_with(stage: Stage, *options: str, agent: str = "claude") -> subprocess.
     return process
 
 
-def test_a_loop_does_every_task_and_removes_it(stage: Stage) -> None:
+def test_loop_does_every_task_and_removes_it(stage: Stage) -> None:
     stage.manner("done")
     stage.tasks.write_text(f"\n  \n-first\n{HOSTILE.splitlines()[0]}\nlast, without a line's end")
     stage.tasks.chmod(0o640)
@@ -31,7 +31,7 @@ def test_a_loop_does_every_task_and_removes_it(stage: Stage) -> None:
     assert stage.pending() is None
 
 
-def test_a_task_is_a_prompt_and_never_an_option(stage: Stage) -> None:
+def test_task_is_passed_as_a_prompt_and_never_as_an_option(stage: Stage) -> None:
     stage.manner("done")
     stage.tasks.write_text("--version $(touch pwned)\n")
     options = ["--prompt", "--do {} && report", "--", "--model", "opus"]
@@ -42,7 +42,7 @@ def test_a_task_is_a_prompt_and_never_an_option(stage: Stage) -> None:
     assert not (stage.ws.path / "pwned").exists()
 
 
-def test_a_task_of_a_failed_agent_stays_first(stage: Stage) -> None:
+def test_task_of_a_failed_agent_stays_first(stage: Stage) -> None:
     stage.manner("fail")
     stage.tasks.write_text("T-1\nT-2\n")
     assert loop_with(stage, "--tasks", str(stage.tasks)).returncode == 3
@@ -53,7 +53,7 @@ def test_a_task_of_a_failed_agent_stays_first(stage: Stage) -> None:
     assert stage.tasks.read_text() == "T-0\nT-2\n", "what was begun comes before what is new"
 
 
-def test_tasks_from_a_command(stage: Stage) -> None:
+def test_loop_takes_tasks_from_a_command(stage: Stage) -> None:
     stage.manner("done")
     stage.tasks.write_text("one\ntwo\n")
     take = 'head -n 1 "$STAGE/tasks"; sed -i 1d "$STAGE/tasks"'
@@ -64,7 +64,7 @@ def test_tasks_from_a_command(stage: Stage) -> None:
     assert "this command failed: exit 9" in stage.said()
 
 
-def test_an_agent_that_ends_at_once_and_does_nothing_is_not_run_for_ever(stage: Stage) -> None:
+def test_idle_agent_is_not_restarted_for_ever(stage: Stage) -> None:
     stage.manner("nothing")
     stage.tasks.write_text("T-1\nT-2\n")
     assert loop_with(stage, "--tasks", str(stage.tasks), agent="kimi").returncode == 75, stage.said()
@@ -72,7 +72,7 @@ def test_an_agent_that_ends_at_once_and_does_nothing_is_not_run_for_ever(stage: 
     assert "kimi ended 3 times within 5 seconds and changed nothing" in stage.said()
 
 
-def test_a_loop_stops_where_it_is_told_to(stage: Stage) -> None:
+def test_loop_stops_at_its_limits(stage: Stage) -> None:
     stage.manner("done")
     stage.tasks.write_text("T-1\nT-2\nT-3\n")
     assert loop_with(stage, f"--tasks={stage.tasks}", "--max", "2").returncode == 0
@@ -82,7 +82,7 @@ def test_a_loop_stops_where_it_is_told_to(stage: Stage) -> None:
     assert stage.tasks.read_text() == "T-3\n"
 
 
-def test_a_loop_works_elsewhere_and_logs(stage: Stage, tmp_path: Path) -> None:
+def test_loop_works_in_another_directory_and_writes_a_log(stage: Stage, tmp_path: Path) -> None:
     agent = stage.directory / "bin" / "claude"
     agent.write_text("#!/bin/sh\necho said; echo wailed >&2; echo more >>work.txt\n")
     options = ["--workspace", str(stage.ws.path), "--tasks", "tasks", "--log-dir", "logs"]
@@ -97,9 +97,7 @@ def test_a_loop_works_elsewhere_and_logs(stage: Stage, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("agent", ["claude", "kimi"])
-def test_a_loop_resumes_the_agents_own_session_where_it_is_still_there(
-    stage: Stage, agent: str, hermetic: Path
-) -> None:
+def test_loop_resumes_an_existing_session_of_the_agent(stage: Stage, agent: str, hermetic: Path) -> None:
     stage.tasks.write_text("T-1\n")
     command = [str(HOOKS / f"{agent}-loop.sh"), "--tasks", str(stage.tasks)]
     loop = stage.start(command)
@@ -137,7 +135,7 @@ def test_a_loop_resumes_the_agents_own_session_where_it_is_still_there(
     assert prompt.startswith("T-1\n\nYour last run in this workspace was interrupted by SIGTERM")
 
 
-def test_a_loop_starts_no_agent_where_a_person_must_decide(stage: Stage) -> None:
+def test_loop_starts_no_agent_when_manual_intervention_is_required(stage: Stage) -> None:
     stage.tasks.write_text("T-1\n")
     stage.ws.append("a.txt")
     assert stage.ws.save().exit_status == 0
@@ -145,28 +143,28 @@ def test_a_loop_starts_no_agent_where_a_person_must_decide(stage: Stage) -> None
     stage.ws.append("b.txt")
     stage.ws.commit("elsewhere")
     assert loop_with(stage, "--tasks", str(stage.tasks)).returncode == 4
-    assert "a person must decide" in stage.said()
+    assert "manual intervention required" in stage.said()
     assert not (stage.directory / "arguments").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "where do the tasks come from"),
-        (["--tasks"], "--tasks wants a value"),
+        ([], "no tasks: give --tasks FILE or --next COMMAND"),
+        (["--tasks"], "--tasks needs a value"),
         (["--tasks", "nowhere"], "can't be read"),
-        (["--next", "true", "--max", "many"], "--max wants a number"),
+        (["--next", "true", "--max", "many"], "--max needs a number"),
         (["--next", "true", "--tasks", "x"], "exclude each other"),
         (["--what", "1"], "--what is no option"),
     ],
 )
-def test_a_wrong_option_is_said_and_nothing_runs(stage: Stage, options: list[str], said: str) -> None:
+def test_unknown_option_is_reported_and_nothing_runs(stage: Stage, options: list[str], said: str) -> None:
     assert loop_with(stage, *options).returncode == 2
     assert said in stage.said() and "next: claude-loop.sh --help" in stage.said()
 
 
 @pytest.mark.parametrize("name", ["claude", "kimi"])
-def test_help_names_every_option(stage: Stage, name: str) -> None:
+def test_help_lists_every_option(stage: Stage, name: str) -> None:
     done = subprocess.run([str(HOOKS / f"{name}-loop.sh"), "--help"], capture_output=True, encoding="utf-8", check=True)
     source = (HOOKS / "agent-loop.bash").read_text(encoding="utf-8")
     parsed = {word for line in source.splitlines() for word in line.split() if line.strip().startswith("--")}

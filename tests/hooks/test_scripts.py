@@ -1,4 +1,4 @@
-"""The text of the scripts: old shells can run it, shellcheck finds nothing."""
+"""The scripts are portable to old shells and pass shellcheck."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def test_init_prints_the_library(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_nothing_needs_a_bash_newer_than_3_2(path: Path) -> None:
-    """An old bash is not to be had everywhere, so what came later is looked for in the text."""
+def test_scripts_use_no_feature_newer_than_bash_3_2(path: Path) -> None:
+    """Bash 3.2 is rarely installed, so the test searches the text for newer features."""
     lines = path.read_text(encoding="utf-8").splitlines()
     code = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
     newer = {
@@ -45,7 +45,7 @@ def test_nothing_needs_a_bash_newer_than_3_2(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", (*SCRIPTS, ROOT / "bin" / "gitstate"), ids=lambda path: path.name)
-def test_shellcheck_finds_nothing(path: Path) -> None:
+def test_scripts_pass_shellcheck(path: Path) -> None:
     beside = Path(sys.executable).parent / "shellcheck"
     program = str(beside) if beside.exists() else shutil.which("shellcheck")
     if program is None:

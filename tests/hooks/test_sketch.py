@@ -9,11 +9,11 @@ import time
 import pytest
 
 from tests.hooks.stage import FOREGROUND, HOSTILE, SOURCE, WAIT, Stage, output, run
-from tests.support.runs import PATIENCE
+from tests.support.agents import PATIENCE
 
 
 @pytest.mark.parametrize("way", ["sketch", "library"])
-def test_values_stay_data_all_the_way(stage: Stage, way: str) -> None:
+def test_hostile_values_are_never_evaluated(stage: Stage, way: str) -> None:
     value = shlex.quote(HOSTILE)
     if way == "sketch":
         tell = f"""
@@ -42,7 +42,7 @@ def test_values_stay_data_all_the_way(stage: Stage, way: str) -> None:
     assert not (stage.ws.path / "pwned").exists()
 
 
-def test_the_variables_are_read_when_the_signal_comes(stage: Stage) -> None:
+def test_variables_are_read_when_the_signal_arrives(stage: Stage) -> None:
     elsewhere = stage.directory
     loop = stage.start(
         stage.script(f"""
@@ -63,8 +63,8 @@ def test_the_variables_are_read_when_the_signal_comes(stage: Stage) -> None:
     assert (context["task_id"], context["progress_stage"]) == ("second", "coding")
 
 
-def test_a_bash_that_names_the_signal_is_believed(stage: Stage) -> None:
-    """Bash 5.3 has this variable; here it stands in for what an older one can't tell from the status."""
+def test_bash_trapsig_decides_the_signal(stage: Stage) -> None:
+    """Bash 5.3 sets this variable; an older bash cannot derive the signal from the status."""
     loop = stage.start(stage.script(f"{SOURCE}trap cleanup_and_save TERM INT EXIT\nBASH_TRAPSIG=2\n{FOREGROUND}\n"))
     stage.ready(loop)
     loop.send_signal(signal.SIGINT)
@@ -93,8 +93,10 @@ def test_a_bash_that_names_the_signal_is_believed(stage: Stage) -> None:
     ],
     ids=["whole", "function", "named"],
 )
-def test_cleanup_and_save_as_a_trap(stage: Stage, trap: str, ending: str, number: int | None, status: int) -> None:
-    """Without a single other call: the library learns only from this trap that something has ended."""
+def test_cleanup_and_save_works_as_a_trap(
+    stage: Stage, trap: str, ending: str, number: int | None, status: int
+) -> None:
+    """Nothing else of the library is called: only this trap tells it that the script ends."""
     begin = f"{SOURCE}CURRENT_TASK_ID=T-9\necho work >>work.txt\n"
     loop = stage.start(stage.script(f"{begin}{trap}\n{ending}\necho no >>after\n"))
     if number is not None:
@@ -110,7 +112,7 @@ def test_cleanup_and_save_as_a_trap(stage: Stage, trap: str, ending: str, number
         assert stage.saves() == 1
 
 
-def test_cleanup_and_save_in_the_middle_of_a_script_does_not_end_it(stage: Stage) -> None:
+def test_cleanup_and_save_inside_a_script_does_not_end_it(stage: Stage) -> None:
     said = output(
         stage,
         f"""
@@ -128,7 +130,7 @@ def test_cleanup_and_save_in_the_middle_of_a_script_does_not_end_it(stage: Stage
     assert stage.pending() is None, "a clean end brings the save back"
 
 
-def test_recover_agent_state_tells_nothing_from_a_person_must_decide(stage: Stage) -> None:
+def test_recover_agent_state_distinguishes_nothing_pending_from_manual_intervention(stage: Stage) -> None:
     ask = f"""
         set -euo pipefail
         {SOURCE}

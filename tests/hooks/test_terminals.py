@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import pytest
 
 from tests.hooks.stage import SOURCE, Stage
+from tests.support.agents import PATIENCE, keepers, wait_until
 from tests.support.oracle import fingerprint
-from tests.support.runs import PATIENCE, keepers, wait_until
 from tests.support.skips import not_installed
 
 
@@ -32,7 +32,7 @@ class Terminal:
         self.printed = b""
 
     def drain(self) -> None:
-        """Read what was printed, so that nothing waits for us."""
+        """Read what was printed, so that no writer blocks."""
         with contextlib.suppress(OSError):
             while select.select([self.fd], [], [], 0)[0]:
                 data = os.read(self.fd, 65_536)
@@ -66,7 +66,7 @@ def test_ctrl_c_on_a_terminal_saves_and_ends_the_loop(stage: Stage, way: str) ->
 
 
 @pytest.mark.faults
-def test_ctrl_c_that_an_agent_takes_as_its_own_affair_does_not_end_the_loop(stage: Stage) -> None:
+def test_ctrl_c_handled_by_the_agent_does_not_end_the_loop(stage: Stage) -> None:
     stage.manner("answer-ctrl-c")
     terminal = Terminal(stage, stage.command("library"))
     stage.ready()
@@ -78,7 +78,7 @@ def test_ctrl_c_that_an_agent_takes_as_its_own_affair_does_not_end_the_loop(stag
     assert stage.pending() is None
 
 
-def test_ctrl_c_at_a_prompt_ends_the_agent_and_not_the_shell(stage: Stage) -> None:
+def test_ctrl_c_at_a_prompt_ends_the_agent_but_not_the_shell(stage: Stage) -> None:
     terminal = Terminal(stage, ["bash", "--norc", "--noprofile", "-i"])
     os.write(terminal.fd, f"{SOURCE}gitstate_begin task_id=T-1\ngitstate_run claude\n".encode())
     stage.ready()
@@ -95,7 +95,7 @@ def test_ctrl_c_at_a_prompt_ends_the_agent_and_not_the_shell(stage: Stage) -> No
 
 @pytest.mark.faults
 @pytest.mark.parametrize("way", ["library", "sketch", "kimi"])
-def test_a_closed_terminal(stage: Stage, way: str) -> None:
+def test_closed_terminal_saves_and_ends_the_loop(stage: Stage, way: str) -> None:
     terminal = Terminal(stage, stage.command(way))
     stage.ready()
     before = fingerprint(stage.ws.path)
@@ -109,7 +109,7 @@ def test_a_closed_terminal(stage: Stage, way: str) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("way", ["library", "claude"])
-def test_tmux_kill_session(stage: Stage, way: str) -> None:
+def test_tmux_kill_session_saves_and_ends_the_loop(stage: Stage, way: str) -> None:
     tmux = shutil.which("tmux")
     if tmux is None:
         pytest.skip(not_installed("tmux"))

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hooked import Hooked, make
+from tests.support.typed import (
+    with_remote,
+)
+from tests.support.workspace import Workspace
 
 
 @pytest.fixture
-def repo(tmp_path: Path) -> Hooked:
-    return make(tmp_path)
+def repo(tmp_path: Path) -> Workspace:
+    return with_remote(tmp_path)

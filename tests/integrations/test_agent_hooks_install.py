@@ -12,14 +12,20 @@ from typing import Any
 
 import pytest
 
-from gitstate.integrations import agent_hooks_install, json_edit
+from gitstate.integrations import agent_hooks_install
 from tests.integrations.settings import AGENTS, COMMENTED, FILES, JSON, TOML
-from tests.support.hooked import Done, Hooked, entries
+from tests.support.typed import (
+    entries,
+    git,
+    gitstate,
+    run,
+)
+from tests.support.workspace import Run, Workspace
 
 
-def command(repo: Hooked, agent: str) -> Done:
+def command(repo: Workspace, agent: str) -> Run:
     """A command line of gitstate that `repo` runs in it."""
-    return repo.run(sys.executable, "-m", "gitstate", *agent.split())
+    return run(repo, sys.executable, "-m", "gitstate", *agent.split())
 
 
 def cases() -> Iterator[Any]:
@@ -29,16 +35,16 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("agent", "text"), list(cases()))
-def test_installed_all_else_stays_in_its_place_and_uninstalled_every_byte_is_back(
-    agent: str, text: str, hermetic: Path, repo: Hooked
+def test_install_keeps_other_settings_and_uninstall_restores_every_byte(
+    agent: str, text: str, hermetic: Path, repo: Workspace
 ) -> None:
     path = hermetic / FILES[agent]
     repo.write(str(path), text)
     path.chmod(0o640)
     before = entries(hermetic)
-    repo.gitstate("install", "--agent", agent)
+    gitstate(repo, "install", "--agent", agent)
     once = entries(hermetic)
-    assert "already" in repo.gitstate("install", "--agent", agent)
+    assert "already" in gitstate(repo, "install", "--agent", agent)
     assert entries(hermetic) == once
     written = path.read_text()
     assert written.count(f"hook {agent}") >= 5
@@ -55,52 +61,52 @@ def test_installed_all_else_stays_in_its_place_and_uninstalled_every_byte_is_bac
         }.items()
         for event, groups in old.get("hooks", {}).items():
             assert new["hooks"][event][: len(groups)] == groups
-    repo.gitstate("uninstall", "--agent", agent)
+    gitstate(repo, "uninstall", "--agent", agent)
     assert entries(hermetic) == before
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_where_nothing_was_there_nothing_is_left(agent: str, hermetic: Path, repo: Hooked) -> None:
+def test_uninstall_removes_settings_that_install_created(agent: str, hermetic: Path, repo: Workspace) -> None:
     before = entries(hermetic)
-    repo.gitstate("install", "--agent", agent)
+    gitstate(repo, "install", "--agent", agent)
     assert (hermetic / FILES[agent]).stat().st_mode & 0o777 == 0o600
-    repo.gitstate("uninstall", "--agent", agent)
+    gitstate(repo, "uninstall", "--agent", agent)
     assert entries(hermetic) == before
-    assert "not in" in repo.gitstate("uninstall", "--agent", agent)
+    assert "not in" in gitstate(repo, "uninstall", "--agent", agent)
     assert entries(hermetic) == before
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_a_dry_run_prints_the_diff_and_touches_nothing(agent: str, hermetic: Path, repo: Hooked) -> None:
+def test_dry_run_prints_the_diff_and_writes_nothing(agent: str, hermetic: Path, repo: Workspace) -> None:
     repo.write(str(hermetic / FILES[agent]), "a = 1\n" if agent == "kimi" else '{\n  "a": 1\n}\n')
     before = entries(hermetic)
     done = command(repo, f"install --agent {agent} --dry-run")
-    assert done.status == 0 and "would be" in done.err
-    assert f"+++ {hermetic / FILES[agent]}" in done.out
+    assert done.exit_status == 0 and "would be" in done.stderr
+    assert f"+++ {hermetic / FILES[agent]}" in done.text
     assert entries(hermetic) == before
-    repo.gitstate("install", "--agent", agent)
+    gitstate(repo, "install", "--agent", agent)
     # The hunk's context and additions are the new file, all of it.
-    lines = [line[1:] for line in done.out.splitlines()[3:] if line[:1] in ("+", " ")]
+    lines = [line[1:] for line in done.text.splitlines()[3:] if line[:1] in ("+", " ")]
     assert lines == (hermetic / FILES[agent]).read_text().splitlines()
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_what_was_changed_since_stays_when_our_entries_go(agent: str, hermetic: Path, repo: Hooked) -> None:
+def test_uninstall_keeps_settings_changed_since_install(agent: str, hermetic: Path, repo: Workspace) -> None:
     path = hermetic / FILES[agent]
     first, second = ("a = 1\n", "b = 2\n") if agent == "kimi" else ('{\n  "a": 1\n}\n', '{\n  "b": 2,')
     repo.write(str(path), first)
-    repo.gitstate("install", "--agent", agent)
+    gitstate(repo, "install", "--agent", agent)
     path.write_text(second + path.read_text().removeprefix("{") if agent != "kimi" else second + path.read_text())
-    repo.gitstate("uninstall", "--agent", agent)
+    gitstate(repo, "uninstall", "--agent", agent)
     assert path.read_text() == second + first.removeprefix("{")
 
 
-def test_kimi_may_have_written_its_settings_anew(hermetic: Path, repo: Hooked) -> None:
+def test_uninstall_works_after_kimi_rewrote_its_settings(hermetic: Path, repo: Workspace) -> None:
     path = hermetic / FILES["kimi"]
     repo.write(str(path), 'model = "k2"\n')
-    repo.gitstate("install", "--agent", "kimi")
+    gitstate(repo, "install", "--agent", "kimi")
     path.write_text("".join(line for line in path.read_text().splitlines(True) if not line.startswith("#")))
-    repo.gitstate("uninstall", "--agent", "kimi")
+    gitstate(repo, "uninstall", "--agent", "kimi")
     assert tomllib.loads(path.read_text()) == {"model": "k2"}
 
 
@@ -118,53 +124,52 @@ def test_kimi_may_have_written_its_settings_anew(hermetic: Path, repo: Hooked) -
         ("kimi", "hooks = 3"),
     ],
 )
-def test_settings_that_are_not_understood_are_left_alone(agent: str, text: str, hermetic: Path, repo: Hooked) -> None:
+def test_unparsable_settings_are_kept(agent: str, text: str, hermetic: Path, repo: Workspace) -> None:
     path = hermetic / FILES[agent]
     path.parent.mkdir()
     path.write_bytes(text.encode("latin-1"))
     before = entries(hermetic)
-    assert "nothing was changed" in repo.gitstate("install", "--agent", agent, status=4)
+    assert "nothing was changed" in gitstate(repo, "install", "--agent", agent, status=4)
     assert entries(hermetic) == before
 
 
-def test_settings_behind_a_symlink_stay_behind_it(hermetic: Path, repo: Hooked) -> None:
+def test_symlink_to_the_settings_is_kept(hermetic: Path, repo: Workspace) -> None:
     repo.write(str(hermetic / "dotfiles" / "claude.json"), "{}\n")
     (hermetic / ".claude").mkdir()
     (hermetic / ".claude" / "settings.json").symlink_to("../dotfiles/claude.json")
-    repo.gitstate("install", "--agent", "claude")
+    gitstate(repo, "install", "--agent", "claude")
     assert (hermetic / ".claude" / "settings.json").is_symlink()
     assert "hook claude" in (hermetic / "dotfiles" / "claude.json").read_text()
-    repo.gitstate("uninstall", "--agent", "claude")
+    gitstate(repo, "uninstall", "--agent", "claude")
     assert (hermetic / "dotfiles" / "claude.json").read_text() == "{}\n"
 
 
-def test_a_project_gets_a_command_that_fits_every_machine(repo: Hooked) -> None:
+def test_project_settings_get_a_portable_command(repo: Workspace) -> None:
     before = entries(repo.path)
-    repo.gitstate("install", "--agent", "claude", "--scope", "project")
+    gitstate(repo, "install", "--agent", "claude", "--scope", "project")
     text = (repo.path / ".claude" / "settings.json").read_text()
     assert "gitstate hook claude" in text and sys.executable not in text and "/bin/" not in text
-    repo.gitstate("uninstall", "--agent", "claude", "--scope", "project")
+    gitstate(repo, "uninstall", "--agent", "claude", "--scope", "project")
     assert entries(repo.path) == before
-    assert "kimi" in repo.gitstate("install", "--agent", "kimi", "--scope", "project", status=2)
+    assert "kimi" in gitstate(repo, "install", "--agent", "kimi", "--scope", "project", status=2)
 
 
-def test_an_entry_of_a_gitstate_elsewhere_is_mended_in_its_place(hermetic: Path, repo: Hooked) -> None:
-    repo.gitstate("install", "--agent", "codex")
+def test_entry_with_an_old_path_is_updated_in_place(hermetic: Path, repo: Workspace) -> None:
+    gitstate(repo, "install", "--agent", "codex")
     path = hermetic / FILES["codex"]
     good = path.read_text()
-    ours = {command for _, *_, command in [agent_hooks_install._places(json_edit.parse(good))[0]]}
-    known = ours.pop().value
+    known = json.loads(good)["hooks"]["SessionStart"][0]["hooks"][0]["command"]
     path.write_text(good.replace(json.dumps(known), json.dumps("[ ! -x /old/gitstate ] || /old/gitstate hook codex")))
     ((words, mend),) = agent_hooks_install.agent_problems(os.environ)
     assert "another gitstate" in words and mend == "gitstate install --agent codex"
-    repo.gitstate("install", "--agent", "codex")
+    gitstate(repo, "install", "--agent", "codex")
     assert path.read_text() == good
 
 
-def test_codex_is_known_to_pass_over_hooks_that_nobody_trusted(hermetic: Path, repo: Hooked) -> None:
+def test_untrusted_codex_hooks_are_reported(hermetic: Path, repo: Workspace) -> None:
     other = {"hooks": {"Stop": [{"hooks": [{"type": "command", "command": "say done"}]}]}}
     repo.write(str(hermetic / FILES["codex"]), json.dumps(other, indent=2))
-    assert "trust" in repo.gitstate("install", "--agent", "codex")
+    assert "trust" in gitstate(repo, "install", "--agent", "codex")
     ((words, command),) = agent_hooks_install.agent_problems(os.environ)
     assert "SessionStart, PostToolUse" in words and command == "codex"
     places = ["session_start:0", "post_tool_use:0", "pre_compact:0", "session_end:0", "interrupt:0", "stop:1"]
@@ -179,16 +184,16 @@ def test_codex_is_known_to_pass_over_hooks_that_nobody_trusted(hermetic: Path, r
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_the_installed_command_runs_under_a_bare_environment(agent: str, hermetic: Path, repo: Hooked) -> None:
-    repo.gitstate("install", "--agent", agent)
+def test_installed_command_runs_with_an_empty_environment(agent: str, hermetic: Path, repo: Workspace) -> None:
+    gitstate(repo, "install", "--agent", agent)
     text = (hermetic / FILES[agent]).read_text()
     if agent == "kimi":
         line = tomllib.loads(text)["hooks"][0]["command"]
     else:
         line = json.loads(text)["hooks"]["SessionStart"][0]["hooks"][0]["command"]
     event = json.dumps({"hook_event_name": "SessionEnd", "session_id": "s-1", "cwd": str(repo.path)})
-    done = repo.run("env", "-i", f"HOME={hermetic}", "PATH=/usr/bin:/bin", "/bin/sh", "-c", line, given=event)
-    assert done == Done(0, "", "")
-    assert repo.git("for-each-ref", "refs/gitstate/checkpoints") != ""
+    done = run(repo, "env", "-i", f"HOME={hermetic}", "PATH=/usr/bin:/bin", "/bin/sh", "-c", line, given=event)
+    assert done == Run(0, b"", "")
+    assert git(repo, "for-each-ref", "refs/gitstate/checkpoints") != ""
     gone = line.replace(line.split()[3], "/nowhere/gitstate")
-    assert repo.run("/bin/sh", "-c", gone, given=event) == Done(0, "", "")
+    assert run(repo, "/bin/sh", "-c", gone, given=event) == Run(0, b"", "")

@@ -45,7 +45,7 @@ FAKES = {
 
 
 class World:
-    """A home, and the schedulers of a machine as scripts that hold state and record how they were called."""
+    """A home directory, and fake schedulers: scripts that keep state and record their arguments."""
 
     def __init__(self, top: Path, home: Path) -> None:
         self.home, self.state, self.bin = home, top / "state", top / "bin"
@@ -87,7 +87,7 @@ def world(tmp_path: Path, hermetic: Path) -> World:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def test_systemd_comes_first_twice_is_once_and_disable_leaves_nothing(world: World) -> None:
+def test_systemd_is_preferred_idempotent_and_removable(world: World) -> None:
     world.add("systemctl", "loginctl", "crontab")
     for name in ("manager", "linger"):
         (world.state / name).touch()
@@ -105,7 +105,7 @@ def test_systemd_comes_first_twice_is_once_and_disable_leaves_nothing(world: Wor
     assert not world.boot("status").json["enabled"]
 
 
-def test_missing_linger_is_told_with_the_command(world: World) -> None:
+def test_missing_linger_is_reported_with_the_command(world: World) -> None:
     world.add("systemctl", "loginctl")
     (world.state / "manager").touch()
     run = world.boot("enable")
@@ -115,7 +115,7 @@ def test_missing_linger_is_told_with_the_command(world: World) -> None:
     assert trouble["next"] in run.stderr
 
 
-def test_a_unit_of_someone_else_is_left_alone(world: World) -> None:
+def test_foreign_unit_is_kept(world: World) -> None:
     world.add("systemctl", "loginctl")
     (world.state / "manager").touch()
     world.unit().parent.mkdir(parents=True)
@@ -125,13 +125,13 @@ def test_a_unit_of_someone_else_is_left_alone(world: World) -> None:
     assert world.unit().read_text() == "[Service]\nExecStart=/bin/true\n"
 
 
-def test_a_forced_systemd_without_a_manager_writes_nothing(world: World) -> None:
+def test_forced_systemd_without_a_manager_writes_nothing(world: World) -> None:
     world.add("systemctl", "loginctl")
     assert world.boot("enable", "--scheduler", "systemd").exit_status == 1
     assert not world.unit().exists()
 
 
-def test_a_unit_of_another_version_is_told(world: World) -> None:
+def test_unit_of_another_version_is_reported(world: World) -> None:
     world.add("systemctl", "loginctl")
     for name in ("manager", "linger"):
         (world.state / name).touch()
@@ -143,7 +143,7 @@ def test_a_unit_of_another_version_is_told(world: World) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason=not_installed("systemd-analyze"))
-def test_the_units_pass_systemds_own_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_units_pass_systemd_analyze_verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
@@ -170,7 +170,7 @@ def test_the_units_pass_systemds_own_check(tmp_path: Path, monkeypatch: pytest.M
     ("code", "status", "signal", "exit_code"),
     [("killed", "KILL", "KILL", None), ("exited", "3", None, 3), ("exited", "0", None, None)],
 )
-def test_what_runs_after_the_loop_saves_whatever_ended_it(
+def test_unit_saves_after_the_loop_for_every_exit_cause(
     code: str, status: str, signal: str | None, exit_code: int | None, templates: Templates, tmp_path: Path
 ) -> None:
     ws = make(STATES["clean"], templates, tmp_path)
@@ -210,7 +210,7 @@ def test_cron_keeps_every_other_line(before: bytes, world: World) -> None:
     assert crontab.read_bytes() == (before if before.endswith(b"\n") or not before else before + b"\n")
 
 
-def test_a_crontab_that_cannot_be_read_is_not_written_over(world: World) -> None:
+def test_unreadable_crontab_is_not_overwritten(world: World) -> None:
     world.add("crontab")
     script = world.bin / "crontab"
     script.write_text(f"#!/bin/sh\n[ $1 = -l ] && {{ echo 'not allowed' >&2; exit 1; }}\ntouch {world.state}/written\n")
@@ -218,7 +218,7 @@ def test_a_crontab_that_cannot_be_read_is_not_written_over(world: World) -> None
     assert not (world.state / "written").exists()
 
 
-def test_what_cron_runs_recovers_under_a_bare_environment(
+def test_cron_line_recovers_with_an_empty_environment(
     world: World, templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As cron runs it: `sh -c` with almost nothing set, and `\\%` for a per cent sign."""
@@ -241,7 +241,7 @@ def test_what_cron_runs_recovers_under_a_bare_environment(
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def test_launchd_twice_is_once(world: World) -> None:
+def test_launchd_enable_is_idempotent(world: World) -> None:
     world.add("launchctl")
     path = world.home / "Library" / "LaunchAgents" / "org.gitstate.recover.plist"
     for _ in range(2):
@@ -254,13 +254,13 @@ def test_launchd_twice_is_once(world: World) -> None:
     assert not path.exists() and not (world.state / "loaded").exists()
 
 
-def test_without_any_scheduler_it_says_what_to_do(world: World) -> None:
+def test_enable_without_a_scheduler_prints_what_to_do(world: World) -> None:
     run = world.boot("enable")
     assert run.exit_status == 4
     assert "gitstate recover --all" in run.stderr
 
 
-def test_another_scheduler_takes_the_place_of_the_first(world: World) -> None:
+def test_second_scheduler_replaces_the_first(world: World) -> None:
     world.add("systemctl", "loginctl", "crontab")
     assert world.boot("enable").json["scheduler"] == "cron"
     for name in ("manager", "linger"):

@@ -1,4 +1,4 @@
-"""`gitstate install` beside every kind of hook: both run, twice is once, and uninstalled every byte is as it was."""
+"""`gitstate install` beside every kind of hook: both run, it is idempotent, and uninstall restores every byte."""
 
 from __future__ import annotations
 
@@ -14,56 +14,68 @@ from gitstate.git.repository import open_repository
 from gitstate.integrations import git_hooks_install
 from gitstate.integrations.git_hooks_install import git_version, manner, owner, with_block, without_block
 from tests.integrations.installed import CONFIGURED, files_only, kept, refuses, tool
-from tests.support.hooked import EVENTS, Done, Hooked, entries, make
 from tests.support.skips import not_installed
+from tests.support.typed import (
+    EVENTS,
+    commit,
+    entries,
+    git,
+    gitstate,
+    hooks,
+    outcomes,
+    run,
+    script,
+    with_remote,
+)
+from tests.support.workspace import Run, Workspace
 
 
 @pytest.fixture
-def repo(tmp_path: Path) -> Hooked:
-    return make(tmp_path)
+def repo(tmp_path: Path) -> Workspace:
+    return with_remote(tmp_path)
 
 
 # -- alone
 
 
-def test_installed_it_refuses_twice_is_once_and_uninstalled_nothing_is_left(repo: Hooked) -> None:
+def test_install_is_idempotent_and_uninstall_removes_everything(repo: Workspace) -> None:
     before = kept(repo)
-    assert set(repo.outcomes().values()) == {"installed"}
+    assert set(outcomes(repo).values()) == {"installed"}
     once = kept(repo)
-    assert set(repo.outcomes().values()) == {"already"}
+    assert set(outcomes(repo).values()) == {"already"}
     assert kept(repo) == once != before
     assert git_hooks_install.hook_problems(open_repository(os.fsencode(repo.path))) == []
     assert refuses(repo)
-    assert set(repo.outcomes("uninstall").values()) == {"removed"}
+    assert set(outcomes(repo, "uninstall").values()) == {"removed"}
     assert kept(repo) == before
-    assert set(repo.outcomes("uninstall").values()) == {"absent"}
+    assert set(outcomes(repo, "uninstall").values()) == {"absent"}
 
 
-def test_a_hooks_directory_that_was_not_there_is_gone_again(repo: Hooked) -> None:
-    shutil.rmtree(repo.hooks)
-    repo.gitstate("install")
+def test_uninstall_removes_a_hooks_directory_that_install_created(repo: Workspace) -> None:
+    shutil.rmtree(hooks(repo))
+    gitstate(repo, "install")
     assert refuses(repo)
-    repo.gitstate("install")
-    repo.gitstate("uninstall")
-    assert not repo.hooks.exists()
+    gitstate(repo, "install")
+    gitstate(repo, "uninstall")
+    assert not hooks(repo).exists()
 
 
-def test_uninstalled_without_ever_being_installed_nothing_changes(repo: Hooked) -> None:
-    repo.script(repo.hooks / "pre-commit", "#!/bin/sh\nexit 0\n")
+def test_uninstall_without_install_changes_nothing(repo: Workspace) -> None:
+    script(hooks(repo) / "pre-commit", "#!/bin/sh\nexit 0\n")
     before = kept(repo)
-    repo.gitstate("uninstall")
+    gitstate(repo, "uninstall")
     assert kept(repo) == before
 
 
-def test_from_a_linked_worktree_all_worktrees_get_the_hooks(repo: Hooked, tmp_path: Path) -> None:
+def test_install_in_a_linked_worktree_covers_all_worktrees(repo: Workspace, tmp_path: Path) -> None:
     before = kept(repo)
-    repo.git("worktree", "add", "-q", str(tmp_path / "linked"), "-b", "agent/9")
-    linked = Hooked(tmp_path / "linked")
-    linked.gitstate("install")
+    git(repo, "worktree", "add", "-q", str(tmp_path / "linked"), "-b", "agent/9")
+    linked = Workspace(tmp_path / "linked", tmp_path)
+    gitstate(linked, "install")
     assert refuses(linked)
-    linked.gitstate("recover")
+    gitstate(linked, "recover")
     assert refuses(repo)
-    linked.gitstate("uninstall")
+    gitstate(linked, "uninstall")
     assert kept(repo) == before
 
 
@@ -83,12 +95,12 @@ FOREIGN: dict[str, tuple[str | bytes, int | None]] = {
 }
 
 
-def put(repo: Hooked, name: str, kind: str) -> None:
+def put(repo: Workspace, name: str, kind: str) -> None:
     text, mode = FOREIGN[kind]
-    path = repo.hooks / name
+    path = hooks(repo) / name
     path.unlink(missing_ok=True)
     if mode is None:
-        repo.script(repo.path / ".git" / "hooks-of-ours" / "dispatch", "#!/bin/sh\necho ran $0 >>log\n")
+        script(repo.path / ".git" / "hooks-of-ours" / "dispatch", "#!/bin/sh\necho ran $0 >>log\n")
         path.symlink_to(os.fsdecode(text))
     else:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -97,88 +109,88 @@ def put(repo: Hooked, name: str, kind: str) -> None:
 
 @files_only
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_beside_a_foreign_hook_both_run_and_it_gets_its_bytes_back(kind: str, repo: Hooked) -> None:
+def test_foreign_hook_runs_beside_ours_and_is_restored(kind: str, repo: Workspace) -> None:
     for event in EVENTS:
         put(repo, event, kind)
     before = kept(repo)
-    repo.gitstate("install")
+    gitstate(repo, "install")
     once = kept(repo)
-    repo.gitstate("install")
+    gitstate(repo, "install")
     assert kept(repo) == once
     if kind != "carriage returns":  # no kernel finds that interpreter
         assert refuses(repo)
-        repo.gitstate("recover")
-        repo.git("commit", "-q", "-a", "-m", "mine")
+        gitstate(repo, "recover")
+        git(repo, "commit", "-q", "-a", "-m", "mine")
         ran = (repo.path / "log").read_text() if (repo.path / "log").exists() else ""
         assert ("pre-commit" in ran and "post-commit" in ran) == (kind != "not executable"), ran
-    repo.gitstate("uninstall")
+    gitstate(repo, "uninstall")
     assert kept(repo) == before
 
 
 @files_only
-def test_the_status_the_arguments_and_the_input_of_a_foreign_hook_stay_its_own(repo: Hooked) -> None:
+def test_foreign_hook_keeps_its_arguments_input_and_exit_status(repo: Workspace) -> None:
     read = '#!/bin/sh\necho "$@" >>log\ncat >>log\n'
-    repo.script(repo.hooks / "pre-push", read)
+    script(hooks(repo) / "pre-push", read)
     copy = "#!/usr/bin/env python3\nimport sys\nopen('log', 'a').write(sys.stdin.read())\n"
-    repo.script(repo.hooks / "post-rewrite", copy)
-    repo.script(repo.hooks / "pre-commit", "#!/bin/sh\nexit 7\n")
-    repo.gitstate("install")
+    script(hooks(repo) / "post-rewrite", copy)
+    script(hooks(repo) / "pre-commit", "#!/bin/sh\nexit 7\n")
+    gitstate(repo, "install")
     repo.write("a", "two\n")
-    repo.git("commit", "-q", "-a", "-m", "x", fails=True)
-    repo.git("commit", "-q", "-a", "-m", "x", "--no-verify")
-    old = repo.git("rev-parse", "HEAD")
-    repo.git("commit", "-q", "--amend", "-m", "y", "--no-verify")
-    new = repo.git("rev-parse", "HEAD")
+    git(repo, "commit", "-q", "-a", "-m", "x", fails=True)
+    git(repo, "commit", "-q", "-a", "-m", "x", "--no-verify")
+    old = git(repo, "rev-parse", "HEAD")
+    git(repo, "commit", "-q", "--amend", "-m", "y", "--no-verify")
+    new = git(repo, "rev-parse", "HEAD")
     assert (repo.path / "log").read_text() == f"{old} {new}\n"
     (repo.path / "log").unlink()
-    repo.git("push", "-q", "origin", "agent/1")
-    url = repo.git("remote", "get-url", "origin")
+    git(repo, "push", "-q", "origin", "agent/1")
+    url = git(repo, "remote", "get-url", "origin")
     assert (repo.path / "log").read_text() == f"origin {url}\nrefs/heads/agent/1 {new} refs/heads/agent/1 {'0' * 40}\n"
-    assert repo.run("sh", ".git/hooks/pre-commit").status == 7
+    assert run(repo, "sh", ".git/hooks/pre-commit").exit_status == 7
 
 
 @files_only
 @pytest.mark.parametrize("first", ["#!/bin/sh", "#!/usr/bin/env bash", "#!/usr/bin/env python3"])
-def test_a_push_of_very_many_refs_reaches_a_foreign_hook_whole(first: str, repo: Hooked) -> None:
+def test_foreign_hook_gets_the_whole_input_of_a_huge_push(first: str, repo: Workspace) -> None:
     copy = "import sys\nopen('log', 'w').write(sys.stdin.read())\n" if "python" in first else "cat >log\n"
-    repo.script(repo.hooks / "pre-push", f"{first}\n{copy}")
-    repo.gitstate("install")
-    head = repo.git("rev-parse", "HEAD")
+    script(hooks(repo) / "pre-push", f"{first}\n{copy}")
+    gitstate(repo, "install")
+    head = git(repo, "rev-parse", "HEAD")
     lines = "".join(f"refs/heads/{n} {head} refs/heads/{n} {'0' * 40}\n" for n in range(3000))
-    assert repo.run(str(repo.hooks / "pre-push"), "origin", "url", given=lines).status == 0
+    assert run(repo, str(hooks(repo) / "pre-push"), "origin", "url", given=lines).exit_status == 0
     assert (repo.path / "log").read_text() == lines
     (repo.path / "log").unlink()
-    assert repo.run(str(repo.hooks / "pre-push"), "origin", "url").status == 0
+    assert run(repo, str(hooks(repo) / "pre-push"), "origin", "url").exit_status == 0
     assert (repo.path / "log").read_text() == ""
 
 
 @files_only
-def test_what_a_person_adds_to_our_file_stays_when_we_go(repo: Hooked) -> None:
-    repo.gitstate("install")
-    hook = repo.hooks / "post-commit"
+def test_uninstall_keeps_lines_that_a_person_added(repo: Workspace) -> None:
+    gitstate(repo, "install")
+    hook = hooks(repo) / "post-commit"
     hook.write_text(hook.read_text() + "echo theirs >>log\n")
-    repo.commit("b", "b\n")
+    commit(repo, "b", "b\n")
     assert (repo.path / "log").read_text() == "theirs\n"
-    repo.gitstate("uninstall")
+    gitstate(repo, "uninstall")
     assert hook.read_text() == "#!/bin/sh\necho theirs >>log\n"
     assert hook.stat().st_mode & 0o777 == 0o755
 
 
 @files_only
-def test_a_hook_that_was_lost_is_named_and_installed_again(repo: Hooked) -> None:
-    repo.gitstate("install")
-    (repo.hooks / "pre-push").unlink()
+def test_lost_hook_is_reported_and_reinstalled(repo: Workspace) -> None:
+    gitstate(repo, "install")
+    (hooks(repo) / "pre-push").unlink()
     ((words, command),) = git_hooks_install.hook_problems(open_repository(os.fsencode(repo.path)))
     assert "pre-push" in words and command == "gitstate install"
-    outcomes = repo.outcomes()
-    assert outcomes.pop("pre-push") == "installed" and set(outcomes.values()) == {"already"}
+    result = outcomes(repo)
+    assert result.pop("pre-push") == "installed" and set(result.values()) == {"already"}
 
 
 @files_only
-def test_a_stranger_under_one_of_our_names_is_not_touched(repo: Hooked) -> None:
-    repo.script(repo.hooks / "gitstate-hook", "#!/bin/sh\necho mine\n")
+def test_foreign_file_under_the_name_of_our_shim_is_kept(repo: Workspace) -> None:
+    script(hooks(repo) / "gitstate-hook", "#!/bin/sh\necho mine\n")
     before = kept(repo)
-    assert "in the way" in repo.gitstate("install", status=4)
+    assert "in the way" in gitstate(repo, "install", status=4)
     assert kept(repo) == before
 
 
@@ -187,50 +199,50 @@ def test_a_stranger_under_one_of_our_names_is_not_touched(repo: Hooked) -> None:
 
 @files_only
 @pytest.mark.parametrize("where", ["relative", "absolute", "global", "home", "missing"])
-def test_where_core_hookspath_leads_elsewhere_that_place_is_used(where: str, repo: Hooked, tmp_path: Path) -> None:
+def test_install_respects_core_hookspath(where: str, repo: Workspace, tmp_path: Path) -> None:
     places = {
         "relative": (repo.path / "tools" / "hooks", "tools/hooks"),
         "home": (Path.home() / "hooks", "~/hooks"),
     }
     place, setting = places.get(where, (tmp_path / "elsewhere", str(tmp_path / "elsewhere")))
     if where != "missing":
-        repo.script(place / "pre-commit", "#!/bin/sh\necho ran >>log\n")
-    repo.git("config", "--global" if where in ("global", "home") else "--local", "core.hooksPath", setting)
+        script(place / "pre-commit", "#!/bin/sh\necho ran >>log\n")
+    git(repo, "config", "--global" if where in ("global", "home") else "--local", "core.hooksPath", setting)
     before = entries(place) if place.exists() else None
-    said = repo.gitstate("install")
+    said = gitstate(repo, "install")
     assert ("all your repositories" in said) == (where in ("global", "home"))
     assert refuses(repo)
-    assert not (repo.hooks / "pre-commit").exists()
-    repo.gitstate("uninstall")
+    assert not (hooks(repo) / "pre-commit").exists()
+    gitstate(repo, "uninstall")
     assert (entries(place) if place.exists() else None) == before
 
 
 @files_only
-def test_tracked_hooks_are_everyones_and_the_line_to_add_works(repo: Hooked, tmp_path: Path) -> None:
-    repo.script(repo.path / ".githooks" / "pre-commit", "#!/bin/sh\n")
-    repo.script(repo.path / ".githooks" / "pre-push", "#!/bin/sh\n")
-    repo.git("add", ".")
-    repo.git("commit", "-q", "-m", "hooks")
-    repo.git("config", "core.hooksPath", ".githooks")
-    assert set(repo.outcomes(status=4).values()) == {"by hand"}
-    assert repo.git("status", "--short") == ""
-    command = repo.script(tmp_path / "bin" / "gitstate", f'#!/bin/sh\nexec {sys.executable} -m gitstate "$@"\n')
-    repo.env["PATH"] = f"{command.parent}:{os.environ['PATH']}"
+def test_tracked_hooks_are_left_alone_and_the_printed_line_works(repo: Workspace, tmp_path: Path) -> None:
+    script(repo.path / ".githooks" / "pre-commit", "#!/bin/sh\n")
+    script(repo.path / ".githooks" / "pre-push", "#!/bin/sh\n")
+    git(repo, "add", ".")
+    git(repo, "commit", "-q", "-m", "hooks")
+    git(repo, "config", "core.hooksPath", ".githooks")
+    assert set(outcomes(repo, status=4).values()) == {"by hand"}
+    assert git(repo, "status", "--short") == ""
+    command = script(tmp_path / "bin" / "gitstate", f'#!/bin/sh\nexec {sys.executable} -m gitstate "$@"\n')
+    repo.cli_env["PATH"] = f"{command.parent}:{os.environ['PATH']}"
     for event in ("pre-commit", "pre-push"):
         repo.write(f".githooks/{event}", f"#!/bin/sh\n{git_hooks_install.by_hand(event)}\n")
-    repo.git("commit", "-q", "-a", "-m", "lines")
+    git(repo, "commit", "-q", "-a", "-m", "lines")
     assert refuses(repo)
-    outcomes = repo.outcomes(status=4)
-    assert outcomes["pre-commit"] == outcomes["pre-push"] == "already"
+    result = outcomes(repo, status=4)
+    assert result["pre-commit"] == result["pre-push"] == "already"
     without = [place for place in os.environ["PATH"].split(os.pathsep) if not os.path.exists(f"{place}/gitstate")]
-    repo.env["PATH"] = os.pathsep.join(without)
-    assert repo.run(".githooks/pre-commit") == Done(0, "", "")
+    repo.cli_env["PATH"] = os.pathsep.join(without)
+    assert run(repo, ".githooks/pre-commit") == Run(0, b"", "")
 
 
 @files_only
-def test_hooks_that_are_switched_off_are_said_to_be_off(repo: Hooked) -> None:
-    repo.git("config", "core.hooksPath", "/dev/null")
-    assert "no directory" in repo.gitstate("install", status=4)
+def test_disabled_hooks_are_reported(repo: Workspace) -> None:
+    git(repo, "config", "core.hooksPath", "/dev/null")
+    assert "no directory" in gitstate(repo, "install", status=4)
 
 
 # -- killed in the middle
@@ -241,7 +253,7 @@ CALLS = "rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir"
 @files_only
 @pytest.mark.faults
 @pytest.mark.parametrize("command", ["install", "uninstall"])
-def test_killed_at_any_change_hooks_work_as_before_or_after_and_again_completes(command: str, repo: Hooked) -> None:
+def test_kill_at_any_change_leaves_working_hooks_and_a_rerun_completes(command: str, repo: Workspace) -> None:
     tool("strace", repo)
     kinds = ["sh", "python", "not executable", "a link", "bash through env"]
     for event, kind in zip(EVENTS, kinds, strict=False):
@@ -249,22 +261,22 @@ def test_killed_at_any_change_hooks_work_as_before_or_after_and_again_completes(
     before = kept(repo)
     for number in range(1, 60):
         if command == "uninstall":
-            repo.gitstate("install")
+            gitstate(repo, "install")
         inject = f"inject={CALLS}:signal=KILL:when={number}"
         trace = ("strace", "-qq", "-o", "/dev/null", "-e", f"trace={CALLS}", "-e", inject)
-        done = repo.run(*trace, sys.executable, "-B", "-m", "gitstate", command)
+        done = run(repo, *trace, sys.executable, "-B", "-m", "gitstate", command)
         for event, kind in zip(EVENTS, kinds, strict=False):
             if kind != "not executable":
                 (repo.path / "log").unlink(missing_ok=True)
-                assert repo.run(str(repo.hooks / event)).status == 0
+                assert run(repo, str(hooks(repo) / event)).exit_status == 0
                 assert event in (repo.path / "log").read_text(), (number, event)
         (repo.path / "log").unlink(missing_ok=True)
         if command == "install":
-            repo.gitstate("install")
-            assert set(repo.outcomes().values()) == {"already"}
-        repo.gitstate("uninstall")
+            gitstate(repo, "install")
+            assert set(outcomes(repo).values()) == {"already"}
+        gitstate(repo, "uninstall")
         assert kept(repo) == before, number
-        if done.status == 0:
+        if done.exit_status == 0:
             break
     assert 5 < number < 59
 
@@ -272,43 +284,43 @@ def test_killed_at_any_change_hooks_work_as_before_or_after_and_again_completes(
 # -- git's configuration
 
 
-def test_in_gits_configuration_one_section_for_each_event_comes_and_goes(repo: Hooked) -> None:
+def test_configured_hooks_get_and_lose_one_section_per_event(repo: Workspace) -> None:
     repository = open_repository(os.fsencode(repo.path))
     before = kept(repo)
     steps = git_hooks_install._install_config(repository)
     assert {step.outcome for step in steps} == {"installed"}
     assert {step.outcome for step in git_hooks_install._install_config(repository)} == {"already"}
     for event in EVENTS:
-        assert repo.git("config", f"hook.gitstate-{event}.event") == event
-        command = repo.git("config", f"hook.gitstate-{event}.command")
-        assert repo.run("sh", "-c", f'{command} "$@"', "sh").status == 0
-    assert set(repo.outcomes("uninstall").values()) == {"removed"}
+        assert git(repo, "config", f"hook.gitstate-{event}.event") == event
+        command = git(repo, "config", f"hook.gitstate-{event}.command")
+        assert run(repo, "sh", "-c", f'{command} "$@"', "sh").exit_status == 0
+    assert set(outcomes(repo, "uninstall").values()) == {"removed"}
     assert kept(repo) == before
 
 
 @pytest.mark.skipif(not CONFIGURED, reason="hooks in git's configuration need git 2.54 or newer")
 @pytest.mark.parametrize("where", ["plain", "husky", "tracked"])
-def test_in_gits_configuration_ours_runs_whatever_the_hook_files_are(where: str, repo: Hooked) -> None:
-    directory = {"plain": repo.hooks, "husky": repo.path / ".husky" / "_", "tracked": repo.path / ".githooks"}[where]
+def test_configured_hooks_run_beside_any_hook_files(where: str, repo: Workspace) -> None:
+    directory = {"plain": hooks(repo), "husky": repo.path / ".husky" / "_", "tracked": repo.path / ".githooks"}[where]
     for event in ("pre-commit", "pre-push"):
-        repo.script(directory / event, f"#!/bin/sh\necho theirs {event} >>log\n")
+        script(directory / event, f"#!/bin/sh\necho theirs {event} >>log\n")
     if where != "plain":
-        repo.git("config", "core.hooksPath", str(directory.relative_to(repo.path)))
-        repo.git("add", ".")
-        repo.git("commit", "-q", "-m", "hooks")
-        repo.git("push", "-q", "origin", "HEAD:hooks")
+        git(repo, "config", "core.hooksPath", str(directory.relative_to(repo.path)))
+        git(repo, "add", ".")
+        git(repo, "commit", "-q", "-m", "hooks")
+        git(repo, "push", "-q", "origin", "HEAD:hooks")
     before = kept(repo), entries(directory)
-    assert set(repo.outcomes().values()) == {"installed"}
+    assert set(outcomes(repo).values()) == {"installed"}
     assert refuses(repo)
-    repo.gitstate("recover")
-    repo.git("commit", "-q", "-a", "-m", "mine")
-    repo.git("push", "-q", "origin", "agent/1")
+    gitstate(repo, "recover")
+    git(repo, "commit", "-q", "-a", "-m", "mine")
+    git(repo, "push", "-q", "origin", "agent/1")
     assert {"theirs pre-commit", "theirs pre-push"} <= set((repo.path / "log").read_text().splitlines())
-    assert set(repo.outcomes("uninstall").values()) == {"removed"}
+    assert set(outcomes(repo, "uninstall").values()) == {"removed"}
     assert (kept(repo), entries(directory)) == before
 
 
-def test_the_decision_between_configuration_and_files_is_by_version() -> None:
+def test_git_version_decides_between_configuration_and_files() -> None:
     assert git_version(b"git version 2.39.5 (Apple Git-154)\n") == (2, 39)
     assert git_version(b"nonsense") == (0, 0)
     assert [manner(version) for version in ((2, 39), (2, 53), (2, 54), (3, 0), (0, 0))] == [
@@ -320,7 +332,7 @@ def test_the_decision_between_configuration_and_files_is_by_version() -> None:
     ]
 
 
-def test_a_block_goes_into_shell_scripts_only_and_comes_out_exactly() -> None:
+def test_block_is_inserted_into_shell_scripts_only_and_removed_exactly() -> None:
     for first in (b"#!/bin/sh\n", b"#! /usr/bin/env -S bash -eu\n", b"#!/usr/local/bin/zsh\n", b"#!/bin/dash -e\n"):
         for rest in (b"", b"exit 0", b"\n\n# >>> other >>>\n"):
             edited = with_block(first + rest, "pre-push")
@@ -331,14 +343,14 @@ def test_a_block_goes_into_shell_scripts_only_and_comes_out_exactly() -> None:
         assert without_block(text) is None
 
 
-def test_a_file_is_known_by_its_owners_mark() -> None:
+def test_owner_of_a_hook_is_known_by_its_mark() -> None:
     assert owner(b"#!/bin/sh\ncall_lefthook run pre-commit\n") == "lefthook"
     assert owner(b"# File generated by pre-commit: https://pre-commit.com\n") == "pre-commit"
     assert owner(b"#!/bin/sh\ngit lfs pre-push\n") == "plain"
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason=not_installed("shellcheck"))
-def test_the_shim_and_every_block_are_clean_shell(tmp_path: Path) -> None:
+def test_shim_and_blocks_pass_shellcheck(tmp_path: Path) -> None:
     texts = [git_hooks_install.shim(made=True)]
     for event in EVENTS:
         texts += [b"#!/bin/sh\n" + git_hooks_install.block(event, kind, b"x") for kind in ("file", "part", "chain")]

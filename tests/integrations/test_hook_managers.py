@@ -11,11 +11,21 @@ import pytest
 from gitstate.git.repository import open_repository
 from gitstate.integrations import git_hooks_install
 from tests.integrations.installed import files_only, kept, refuses, tool
-from tests.support.hooked import EVENTS, Hooked, entries
+from tests.support.typed import (
+    EVENTS,
+    commit,
+    entries,
+    git,
+    gitstate,
+    outcomes,
+    run,
+    script,
+)
+from tests.support.workspace import Workspace
 
 
 @files_only
-def test_husky_owns_its_files_and_a_linked_worktree_without_them_is_a_problem(repo: Hooked, tmp_path: Path) -> None:
+def test_husky_files_are_left_alone_and_their_absence_is_reported(repo: Workspace, tmp_path: Path) -> None:
     # As husky 9 leaves them: one script that every hook sources, in a directory that git ignores.
     (repo.path / ".husky" / "_").mkdir(parents=True)
     repo.write(".husky/_/.gitignore", "*")
@@ -25,19 +35,20 @@ def test_husky_owns_its_files_and_a_linked_worktree_without_them_is_a_problem(re
         '[ ! -f "$s" ] && exit 0\nsh -e "$s" "$@"\nexit $?\n',
     )
     for event in EVENTS:
-        repo.script(repo.path / ".husky" / "_" / event, '#!/usr/bin/env sh\n. "$(dirname "$0")/h"\n')
-    repo.git("config", "core.hooksPath", ".husky/_")
+        script(repo.path / ".husky" / "_" / event, '#!/usr/bin/env sh\n. "$(dirname "$0")/h"\n')
+    git(repo, "config", "core.hooksPath", ".husky/_")
     before = entries(repo.path / ".husky")
-    done = repo.run(sys.executable, "-m", "gitstate", "install")
-    assert done.status == 4 and ".husky/pre-commit" in done.err and git_hooks_install.by_hand("pre-commit") in done.err
+    done = run(repo, sys.executable, "-m", "gitstate", "install")
+    assert done.exit_status == 4 and ".husky/pre-commit" in done.stderr
+    assert git_hooks_install.by_hand("pre-commit") in done.stderr
     assert entries(repo.path / ".husky") == before
-    command = repo.script(tmp_path / "bin" / "gitstate", f'#!/bin/sh\nexec {sys.executable} -m gitstate "$@"\n')
-    repo.env["PATH"] = f"{command.parent}:{os.environ['PATH']}"
+    command = script(tmp_path / "bin" / "gitstate", f'#!/bin/sh\nexec {sys.executable} -m gitstate "$@"\n')
+    repo.cli_env["PATH"] = f"{command.parent}:{os.environ['PATH']}"
     for event in EVENTS:
         repo.write(f".husky/{event}", git_hooks_install.by_hand(event) + "\n")
-    assert set(repo.outcomes().values()) == {"already"}
+    assert set(outcomes(repo).values()) == {"already"}
     assert refuses(repo)
-    repo.git("worktree", "add", "-q", str(tmp_path / "linked"), "main")
+    git(repo, "worktree", "add", "-q", str(tmp_path / "linked"), "main")
     problems = git_hooks_install.hook_problems(open_repository(os.fsencode(tmp_path / "linked")))
     assert ("not there" in problems[0][0], problems[0][1]) == (True, "npx husky")
 
@@ -52,60 +63,60 @@ repos:
 
 @files_only
 @pytest.mark.parametrize("first", ["pre-commit", "gitstate"])
-def test_pre_commit_runs_ours_whoever_came_first_and_after_its_reinstall(first: str, repo: Hooked) -> None:
+def test_pre_commit_runs_our_hooks_in_any_order_of_installation(first: str, repo: Workspace) -> None:
     tool("pre-commit", repo)
-    repo.commit(".pre-commit-config.yaml", PRE_COMMIT)
+    commit(repo, ".pre-commit-config.yaml", PRE_COMMIT)
     before = kept(repo)
     theirs = ("pre-commit", "install", "-t", "pre-commit", "-t", "pre-push")
     if first == "pre-commit":
-        assert repo.run(*theirs).status == 0
+        assert run(repo, *theirs).exit_status == 0
         before = kept(repo)
-    repo.gitstate("install")
-    assert repo.run(*theirs).status == 0
-    repo.gitstate("install")
-    assert repo.run(*theirs).status == 0
+    gitstate(repo, "install")
+    assert run(repo, *theirs).exit_status == 0
+    gitstate(repo, "install")
+    assert run(repo, *theirs).exit_status == 0
     assert refuses(repo)
-    repo.gitstate("recover")
-    repo.git("commit", "-q", "-a", "-m", "mine")
+    gitstate(repo, "recover")
+    git(repo, "commit", "-q", "-a", "-m", "mine")
     assert "theirs" in (repo.path / "log").read_text()
     if first == "gitstate":
-        assert repo.run("pre-commit", "uninstall", "-t", "pre-commit", "-t", "pre-push").status == 0
+        assert run(repo, "pre-commit", "uninstall", "-t", "pre-commit", "-t", "pre-push").exit_status == 0
         assert refuses(repo)
-    repo.gitstate("uninstall")
+    gitstate(repo, "uninstall")
     assert kept(repo) == before
 
 
 @files_only
-def test_lefthook_keeps_its_files_and_the_lines_for_its_configuration_work(repo: Hooked, tmp_path: Path) -> None:
+def test_lefthook_files_are_left_alone_and_the_printed_lines_work(repo: Workspace, tmp_path: Path) -> None:
     tool("lefthook", repo)
     repo.write("lefthook.yml", "pre-commit:\n  jobs:\n    - run: echo theirs >>log\n")
-    assert repo.run("lefthook", "install").status == 0
+    assert run(repo, "lefthook", "install").exit_status == 0
     before = kept(repo)
-    outcomes = repo.outcomes(status=4)
-    assert outcomes.pop("pre-commit") == "by hand" and set(outcomes.values()) == {"installed"}
-    command = repo.script(tmp_path / "bin" / "gitstate", f'#!/bin/sh\nexec {sys.executable} -m gitstate "$@"\n')
-    repo.env["PATH"] = f"{command.parent}:{repo.env['PATH']}"
+    result = outcomes(repo, status=4)
+    assert result.pop("pre-commit") == "by hand" and set(result.values()) == {"installed"}
+    command = script(tmp_path / "bin" / "gitstate", f'#!/bin/sh\nexec {sys.executable} -m gitstate "$@"\n')
+    repo.cli_env["PATH"] = f"{command.parent}:{repo.cli_env['PATH']}"
     repo.write("lefthook-local.yml", "\n".join(git_hooks_install.lefthook_lines("pre-commit")) + "\n")
-    assert set(repo.outcomes().values()) == {"already"}
-    assert repo.run("lefthook", "install").status == 0
+    assert set(outcomes(repo).values()) == {"already"}
+    assert run(repo, "lefthook", "install").exit_status == 0
     assert refuses(repo)
     assert "theirs" in (repo.path / "log").read_text()
     repo.write("lefthook-local.yml", "{}\n")
-    assert repo.run("lefthook", "install").status == 0
-    repo.gitstate("uninstall")
+    assert run(repo, "lefthook", "install").exit_status == 0
+    gitstate(repo, "uninstall")
     assert kept(repo) == before
 
 
 @files_only
-def test_git_lfs_hooks_run_beside_ours(repo: Hooked) -> None:
+def test_git_lfs_hooks_run_beside_ours(repo: Workspace) -> None:
     tool("git-lfs", repo)
-    repo.git("lfs", "install", "--local")
-    repo.git("lfs", "track", "*.bin")
+    git(repo, "lfs", "install", "--local")
+    git(repo, "lfs", "track", "*.bin")
     before = kept(repo)
-    repo.gitstate("install")
-    repo.commit("x.bin", "large\n")
-    assert "version https://git-lfs" in repo.git("cat-file", "-p", "HEAD:x.bin")
-    repo.git("add", ".gitattributes")
+    gitstate(repo, "install")
+    commit(repo, "x.bin", "large\n")
+    assert "version https://git-lfs" in git(repo, "cat-file", "-p", "HEAD:x.bin")
+    git(repo, "add", ".gitattributes")
     assert refuses(repo)
-    repo.gitstate("uninstall")
+    gitstate(repo, "uninstall")
     assert kept(repo) == before

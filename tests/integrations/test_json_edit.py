@@ -23,7 +23,7 @@ values = st.recursive(
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.dictionaries(st.text(max_size=5), values, max_size=4), st.sampled_from([None, 0, 1, 4, "\t"]), values)
-def test_an_item_that_is_put_in_is_read_and_taken_out_again(old: dict[str, Any], indent: Any, value: Any) -> None:
+def test_inserted_item_is_read_and_removed_exactly(old: dict[str, Any], indent: Any, value: Any) -> None:
     text = json.dumps(old, indent=indent)
     root = json_edit.parse(text)
     assert root.value == old
@@ -38,12 +38,12 @@ def test_an_item_that_is_put_in_is_read_and_taken_out_again(old: dict[str, Any],
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"a"}', '{"a":}', "[1 2]", "nul", '{"a":1}}', "\x00", '"\n"', "[" * 500])
-def test_what_is_no_json_is_refused(text: str) -> None:
+def test_invalid_json_is_rejected(text: str) -> None:
     with pytest.raises(ValueError):
         json_edit.parse(text)
 
 
-def test_comments_and_what_stands_around_an_item_stay() -> None:
+def test_comments_and_text_around_an_item_are_kept() -> None:
     root = json_edit.parse(COMMENTED)
     hooks = root.item("hooks")
     assert hooks is not None

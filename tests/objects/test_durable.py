@@ -1,4 +1,4 @@
-"""What others wrote comes to the disk, whatever they do meanwhile."""
+"""Files of other programs are synced, even while those programs change them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from gitstate.objects.durable import sync_since
 from gitstate.system import files
 
 
-def test_a_file_that_goes_away_meanwhile_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Git writes an object under a temporary name and renames it: a listing may name what is no longer there."""
+def test_file_that_vanishes_during_the_scan_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Git renames each new object, so a directory listing may name a file that is gone."""
     for name in ("tmp_obj_1", "tmp_obj_2", "written", "written before"):
         (tmp_path / name).write_text(name)
     listed, synced = os.scandir, list[bytes]()

@@ -1,4 +1,4 @@
-"""A pack of ours is one that git reads, whatever the size of its objects."""
+"""Git reads the packs that gitstate writes, for objects of every size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZES = (0, 1, 15, 16, 2047, 2048, 65_534, 65_535, 65_536, 131_070, 131_071, 300
 
 @pytest.mark.parametrize("deflates", [False, True])
 @pytest.mark.parametrize("object_format", ["sha1", "sha256"])
-def test_git_reads_every_object_back(object_format: str, deflates: bool, tmp_path: Path) -> None:
+def test_git_reads_every_object_of_a_pack(object_format: str, deflates: bool, tmp_path: Path) -> None:
     ws = Workspace(tmp_path, tmp_path)
     ws.git("init", "-q", f"--object-format={object_format}", ".")
     writer = PackWriter(os.fsencode(tmp_path / ".git/objects"), object_format, "test", deflates=deflates)
@@ -35,7 +35,7 @@ def test_git_reads_every_object_back(object_format: str, deflates: bool, tmp_pat
         ws.git("verify-pack", os.fspath(pack))
 
 
-def test_what_may_take_its_time_is_smaller(tmp_path: Path) -> None:
+def test_deflated_pack_is_smaller(tmp_path: Path) -> None:
     Workspace(tmp_path, tmp_path).git("init", "-q", ".")
     written = []
     for deflates in (False, True):

@@ -35,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def installed(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The wheel's commands on the PATH, and no other gitstate anywhere near."""
+    """The wheel's commands on the PATH, and no other gitstate."""
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
     subprocess.run([*pip, "--target", str(target), str(wheel)], check=True)
@@ -44,7 +44,7 @@ def installed(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return target
 
 
-def test_the_data_files_are_in_it(wheel: Path) -> None:
+def test_wheel_contains_the_data_files(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
         "gitstate/active_state.schema.json",
@@ -61,7 +61,7 @@ def test_the_data_files_are_in_it(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == places
 
 
-def test_the_shell_library_and_the_loops_come_out_of_it(installed: Path, tmp_path: Path) -> None:
+def test_wheel_prints_the_shell_library_and_the_loops(installed: Path, tmp_path: Path) -> None:
     command = 'eval "$(gitstate init bash)" && type -t gitstate_run'
     done = subprocess.run(["bash", "-c", command], capture_output=True, encoding="utf-8", check=True, cwd=tmp_path)
     assert done.stdout == "function\n"
@@ -70,7 +70,7 @@ def test_the_shell_library_and_the_loops_come_out_of_it(installed: Path, tmp_pat
         assert subprocess.run([loop, "--help"], capture_output=True, encoding="utf-8", check=True).stdout
 
 
-def test_both_commands_start(installed: Path, tmp_path: Path) -> None:
+def test_both_commands_of_the_wheel_start(installed: Path, tmp_path: Path) -> None:
     for argv in (["gitstate", "--version"], ["git", "gitstate", "--version"], ["git-gitstate", "--version"]):
         done = subprocess.run(argv, capture_output=True, encoding="utf-8", check=True, cwd=tmp_path)
         assert gitstate.__version__ in done.stdout

@@ -24,7 +24,7 @@ def ws(tmp_path: Path) -> Workspace:
 # -- what could not be done is said, and can be done later
 
 
-def test_path_that_cannot_be_written(ws: Workspace) -> None:
+def test_unwritable_path_is_reported_and_stays_pending(ws: Workspace) -> None:
     if reason := why_permissions_cannot_be_tested():
         pytest.skip(reason)
     ws.without_override = True
@@ -46,14 +46,14 @@ def left_out_of_recover(run: Run) -> set[str]:
     return {item["path"] for one in run.json["workspaces"] for item in one["left_out"]}
 
 
-def test_foreign_git_directory_is_left_out_aloud(ws: Workspace) -> None:
+def test_foreign_git_directory_is_reported_as_skipped(ws: Workspace) -> None:
     ws.write("x/.git/file", "data\n")
     ws.write("x/a", "a\n")
     run = done(ws.save(), 4)
     assert left_out(run)["x/.git"], run
 
 
-def test_repository_in_a_tracked_directory(ws: Workspace) -> None:
+def test_repository_inside_a_tracked_directory_is_saved(ws: Workspace) -> None:
     inner = Workspace(ws.path / "d", ws.outside)
     inner.git("init", "-q")
     inner.add("x")
@@ -68,7 +68,7 @@ def test_repository_in_a_tracked_directory(ws: Workspace) -> None:
     assert ws.read("d/x") == b"d1\n"
 
 
-def test_files_where_a_submodule_is_not_checked_out(ws: Workspace) -> None:
+def test_files_in_an_absent_submodule_are_reported_as_skipped(ws: Workspace) -> None:
     ws.git("update-index", "--add", "--cacheinfo", f"160000,{ws.out('rev-parse', 'HEAD')},sub")
     ws.git("commit", "-q", "-m", "sub")
     ws.write("sub/f", "precious\n")
@@ -77,7 +77,7 @@ def test_files_where_a_submodule_is_not_checked_out(ws: Workspace) -> None:
     assert left_out(run)["sub"], run
 
 
-def test_named_paths_of_restore(ws: Workspace) -> None:
+def test_restore_takes_named_paths(ws: Workspace) -> None:
     ws.write("a", "a1\n")
     save_id = save(ws)
     recover(ws)
@@ -90,7 +90,7 @@ def test_named_paths_of_restore(ws: Workspace) -> None:
     assert ws.gitstate("restore", save_id, "nope", "a").exit_status not in (0, 3)
 
 
-def test_a_worktree_of_which_all_was_left_out_is_not_called_clean(ws: Workspace) -> None:
+def test_incomplete_save_is_never_called_clean(ws: Workspace) -> None:
     ws.write("a", "a1\n")
     run = done(ws.gitstate("save", "--json", "--deadline", "0.000001"), 4)
     assert left_out(run) == {"a": True} and "clean" not in run.json["message"]
@@ -108,7 +108,7 @@ os.mkdir = full
 """
 
 
-def test_an_empty_directory_that_can_not_be_made_is_said(ws: Workspace) -> None:
+def test_empty_directory_that_cannot_be_created_is_reported(ws: Workspace) -> None:
     ws.mkdir("hollow/inner")
     before = fingerprint(ws.path)
     save(ws)
@@ -130,7 +130,7 @@ os.fchmod = refuses
 """
 
 
-def test_permissions_of_a_directory_that_can_not_be_set_are_said(ws: Workspace) -> None:
+def test_directory_permissions_that_cannot_be_set_are_reported(ws: Workspace) -> None:
     ws.mkdir("hollow", 0o711)
     save(ws)
     (ws.path / "hollow").rmdir()
@@ -138,7 +138,7 @@ def test_permissions_of_a_directory_that_can_not_be_set_are_said(ws: Workspace) 
     assert b"hollow: its permissions can't be set: Read-only" in run.stderr, run
 
 
-def test_a_file_where_a_directory_was_keeps_its_permissions(ws: Workspace) -> None:
+def test_file_in_place_of_a_directory_keeps_its_permissions(ws: Workspace) -> None:
     ws.mkdir("hollow", 0o711)
     save(ws)
     (ws.path / "hollow").rmdir()
@@ -155,7 +155,7 @@ shutil.rmtree = lambda path, **how: None
 """
 
 
-def test_what_a_disk_would_not_remove_the_next_command_removes(ws: Workspace) -> None:
+def test_next_command_removes_leftovers_of_a_failed_cleanup(ws: Workspace) -> None:
     ws.write("u", "u\n")
     save(ws)
     ws.remove("a")

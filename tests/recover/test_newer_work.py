@@ -52,7 +52,7 @@ def test_ignored_file_is_saved_before_it_is_overwritten(ws: Workspace, command: 
 
 
 @pytest.mark.parametrize("kind", ["untracked", "tracked", "configured"])
-def test_foreign_file_where_our_state_goes(ws: Workspace, kind: str) -> None:
+def test_foreign_file_at_the_path_of_the_state_file_is_kept(ws: Workspace, kind: str) -> None:
     name = "mine.json" if kind == "configured" else "active_state.json"
     if kind == "configured":
         ws.config("gitstate.stateFile", name)
@@ -68,7 +68,7 @@ def test_foreign_file_where_our_state_goes(ws: Workspace, kind: str) -> None:
     assert ws.read("a") == b"a1\n"
 
 
-def test_checkpoint_can_be_got_back(ws: Workspace) -> None:
+def test_checkpoint_can_be_restored(ws: Workspace) -> None:
     ws.write("a", "a1\n")
     ws.write("u", "new\n")
     save_id = done(ws.gitstate("checkpoint", "--json")).json["save_id"]
@@ -82,7 +82,7 @@ def test_checkpoint_can_be_got_back(ws: Workspace) -> None:
 
 
 @pytest.mark.parametrize("new", [None, "log"])
-def test_save_of_a_wiped_workspace_hides_nothing(ws: Workspace, new: str | None) -> None:
+def test_save_of_a_wiped_workspace_hides_no_earlier_save(ws: Workspace, new: str | None) -> None:
     """A loop's trap saves once more after the wipe."""
     ws.write("a", "a1\n")
     ws.write("u", "u\n")
@@ -101,7 +101,7 @@ def test_save_of_a_wiped_workspace_hides_nothing(ws: Workspace, new: str | None)
     assert new is None or ws.read(new) == b"new\n"
 
 
-def test_context_of_a_save_that_takes_an_edit_back(ws: Workspace) -> None:
+def test_save_that_reverts_an_edit_keeps_its_context(ws: Workspace) -> None:
     ws.git("checkout", "-q", "--detach")
     ws.write("a", "a1\n")
     done(ws.save(task_id="T1"))
@@ -111,7 +111,7 @@ def test_context_of_a_save_that_takes_an_edit_back(ws: Workspace) -> None:
     assert done(ws.gitstate("show", "task_id")).stdout == b"T2\n"
 
 
-def test_wipe_that_spares_hidden_files(ws: Workspace) -> None:
+def test_wipe_that_spares_hidden_files_is_recovered(ws: Workspace) -> None:
     ws.write(".gitignore", "o\n")
     ws.commit()
     ws.write("a", "a1\n")
@@ -125,7 +125,7 @@ def test_wipe_that_spares_hidden_files(ws: Workspace) -> None:
     assert (ws.read("a"), ws.git("cat-file", "blob", ":a"), ws.read("u")) == (b"a2\n", b"a1\n", b"u\n")
 
 
-def test_staged_after_intent_to_add(ws: Workspace) -> None:
+def test_version_staged_after_intent_to_add_is_kept(ws: Workspace) -> None:
     ws.write("f", "one\n")
     ws.git("add", "-N", "f")
     save(ws)
@@ -137,7 +137,7 @@ def test_staged_after_intent_to_add(ws: Workspace) -> None:
     assert ws.read("f") == b"three\n"
 
 
-def test_permissions_set_after_the_save_stay(ws: Workspace) -> None:
+def test_permissions_set_after_the_save_are_kept(ws: Workspace) -> None:
     ws.write("a", "secret\n")
     save(ws)
     ws.chmod("a", 0o600)
@@ -145,8 +145,8 @@ def test_permissions_set_after_the_save_stay(ws: Workspace) -> None:
     assert mode(ws, "a") == 0o600
 
 
-def test_files_that_are_new_to_git_but_the_same_are_not_written_again(ws: Workspace) -> None:
-    """As after a restore from a backup: every inode is another one, no byte is."""
+def test_identical_files_with_new_inodes_are_not_rewritten(ws: Workspace) -> None:
+    """After a restore from a backup every inode differs, but no byte does."""
     ws.write("a", "edited\n")
     save(ws)
     for name in ("a", "b", "d/x"):

@@ -1,6 +1,6 @@
-"""A save brought to another worktree or another host: an older beginning there is that place's own, and stays.
+"""A save recovered in another worktree or on another host keeps a shorter version of a file that is there.
 
-Only where a save was made may a power cut have left less of a file than it read.
+Only where the save was made can a power cut have shortened a file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHORT, LONG = "begun\n", "begun\nand carried on\n"
 
 @pytest.fixture
 def ws(tmp_path: Path) -> Workspace:
-    """A repository whose second worktree and whose clone hold an older beginning of a file that is then saved."""
+    """A repository whose second worktree and clone hold a shorter version of a file that is then saved."""
     ws = initialized(tmp_path)
     path, outside = ws.path, ws.outside
     ws.write("a.txt", "a\n")
@@ -49,7 +49,7 @@ def restored_in(ws: Workspace, place: Path, *options: str) -> Run:
 
 
 @pytest.mark.parametrize("where", ["worktree", "clone"])
-def test_an_older_beginning_in_another_place_stays(ws: Workspace, where: str) -> None:
+def test_older_beginning_in_another_place_is_kept(ws: Workspace, where: str) -> None:
     place = ws.outside / where
     if where == "clone":
         ws.gitstate("fetch", "origin", path=place)
@@ -61,7 +61,7 @@ def test_an_older_beginning_in_another_place_stays(ws: Workspace, where: str) ->
     assert (place / "notes.txt").read_text() == LONG
 
 
-def test_a_fetched_save_that_is_recovered_leaves_it_too(ws: Workspace) -> None:
+def test_recovering_a_fetched_save_keeps_an_older_beginning(ws: Workspace) -> None:
     clone = ws.outside / "clone"
     ws.gitstate("fetch", "origin", path=clone)
     run = ws.gitstate("recover", "--json", path=clone)

@@ -1,6 +1,6 @@
-"""Saves that somebody tampered with: an archive is data; nothing in it writes where it likes or hides the rest.
+"""Tampered saves: nothing in an archive writes outside of the workspace or hides other saves.
 
-`forged` takes the save that waits, lets a test change any part of it, and puts the changed one in its place.
+`forged` yields the parts of the pending save, and replaces it by the changed one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def saved(ws: Workspace, *args: str) -> Run:
 
 
 def assert_refused(run: Run) -> None:
-    """A person must decide, and nobody calls it a bug."""
+    """Manual intervention is required, and it is not reported as an internal error."""
     assert run.exit_status == 4, run
 
 
@@ -53,7 +53,7 @@ def file_above(save: Forgery) -> Entry:
 
 @pytest.mark.parametrize("entry", [git_hook, git_config_in_capitals, file_above])
 @pytest.mark.parametrize("command", ["recover", "restore"])
-def test_unsafe_path_in_the_tree(ws: Workspace, command: str, entry: Callable[[Forgery], Entry]) -> None:
+def test_unsafe_path_in_the_tree_is_rejected(ws: Workspace, command: str, entry: Callable[[Forgery], Entry]) -> None:
     save_id = saved(ws).json["save_id"]
     with forged(ws) as save:
         save.wip.insert(0, entry(save))
@@ -65,7 +65,7 @@ def test_unsafe_path_in_the_tree(ws: Workspace, command: str, entry: Callable[[F
     assert (ws.path / ".git" / "config").read_bytes() == config
 
 
-def test_unsafe_path_in_the_archived_index(ws: Workspace) -> None:
+def test_unsafe_path_in_the_archived_index_is_rejected(ws: Workspace) -> None:
     ws.write("u", "u\n")
     saved(ws)
     with forged(ws) as save:
@@ -81,8 +81,8 @@ def test_unsafe_path_in_the_archived_index(ws: Workspace) -> None:
     assert b".git/" not in ws.git("ls-files", "-z")
 
 
-def test_nested_worktree_behind_a_symlink(ws: Workspace) -> None:
-    """It is neither made outside of the workspace nor recovered inside itself, which would wait for its own lock."""
+def test_nested_worktree_behind_a_symlink_is_not_created(ws: Workspace) -> None:
+    """It is neither created outside of the workspace nor recovered inside itself, which would deadlock."""
     ws.git("checkout", "-q", "--detach")
     saved(ws)
     with forged(ws) as save:
@@ -97,7 +97,7 @@ def test_nested_worktree_behind_a_symlink(ws: Workspace) -> None:
 # -- breaking the answer, or the whole save, with one bad value
 
 
-def test_lone_surrogate_in_a_reason(ws: Workspace) -> None:
+def test_lone_surrogate_in_a_reason_is_handled(ws: Workspace) -> None:
     saved(ws)
     with forged(ws) as save:
         save.manifest["left_out"] = [{"path": "x", "reason": "\ud800", "lost": False}]
@@ -107,7 +107,7 @@ def test_lone_surrogate_in_a_reason(ws: Workspace) -> None:
     assert ws.read("a") == b"a1\n"
 
 
-def test_head_that_is_no_commit(ws: Workspace) -> None:
+def test_head_that_is_not_a_commit_is_rejected(ws: Workspace) -> None:
     saved(ws)
     with forged(ws) as save:
         save.manifest["head"] = save.blob(b"x")
@@ -115,7 +115,7 @@ def test_head_that_is_no_commit(ws: Workspace) -> None:
 
 
 @pytest.mark.parametrize("name", [b".git.", b"git~1", b".git::$INDEX_ALLOCATION"])
-def test_a_name_in_the_archive_that_git_refuses_is_no_bug_of_ours(ws: Workspace, name: bytes) -> None:
+def test_invalid_name_in_the_archive_is_not_an_internal_error(ws: Workspace, name: bytes) -> None:
     saved(ws)
     with forged(ws) as save:
         save_id = save.manifest["save_id"]
@@ -126,8 +126,8 @@ def test_a_name_in_the_archive_that_git_refuses_is_no_bug_of_ours(ws: Workspace,
     assert ws.gitstate("diff", save_id).exit_status == 4
 
 
-def test_an_id_without_a_time_makes_no_file_an_older_one(ws: Workspace) -> None:
-    """When a save began decides which files a power cut may have cut short."""
+def test_save_id_without_a_time_overwrites_no_file(ws: Workspace) -> None:
+    """The time in a save id decides which files a power cut may have shortened."""
     ws.write("new", "new and long\n")
     saved(ws)
     with forged(ws) as save:
@@ -161,7 +161,7 @@ def test_bad_context_costs_no_file(ws: Workspace, spoil: Callable[[Forgery], Non
     assert ws.read("a") == b"a1\n"
 
 
-def test_one_bad_save_does_not_hide_the_others_from_the_log(ws: Workspace) -> None:
+def test_log_lists_the_other_saves_beside_a_bad_one(ws: Workspace) -> None:
     first = saved(ws).json["save_id"]
     assert ws.recover().exit_status == 0
     ws.write("a", "a2\n")

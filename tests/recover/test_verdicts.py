@@ -1,4 +1,4 @@
-"""Every verdict of `recover`: what it says is true, and the command that it names does what it says."""
+"""Every verdict of `recover` is true, and the command in its hint works."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,6 @@ from tests.states import STATES, add_submodule, dirty, make
 from tests.support.oracle import fingerprint
 from tests.support.repositories import Templates
 from tests.support.workspace import Run, Workspace, run_git
-
-
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    return make(STATES["clean"], templates, tmp_path)
-
-
-@pytest.fixture
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(["sleep", "600"])
-    yield process
-    process.kill()
-    process.wait()
 
 
 def save(ws: Workspace, *args: str, task_id: str = "T-1") -> str:
@@ -49,7 +35,7 @@ def answer(run: Run, verdict: str, status: int) -> dict[str, Any]:
 
 
 def follow(ws: Workspace, command: str) -> Run | None:
-    """Type the command that a hint names; what stands in brackets is for people."""
+    """Run the command in a hint, without the text in parentheses."""
     words = shlex.split(command.partition(" (")[0])
     if words[0] == "gitstate":
         return ws.gitstate(*words[1:])
@@ -58,7 +44,7 @@ def follow(ws: Workspace, command: str) -> Run | None:
     return None
 
 
-def test_nothing_names_the_latest_checkpoint(ws: Workspace) -> None:
+def test_verdict_nothing_names_the_latest_checkpoint(ws: Workspace) -> None:
     ws.append("a.txt")
     assert ws.gitstate("checkpoint", "--task-id", "T-1").exit_status == 0
     answer(ws.recover(), "context_only", 0)
@@ -70,7 +56,7 @@ def test_nothing_names_the_latest_checkpoint(ws: Workspace) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
-def test_an_owner_that_still_runs(ws: Workspace, sleeper: subprocess.Popen[bytes]) -> None:
+def test_verdict_live_waits_for_the_owner(ws: Workspace, sleeper: subprocess.Popen[bytes]) -> None:
     dirty(ws)
     save(ws, "--owner-pid", str(sleeper.pid))
     before = fingerprint(ws.path)
@@ -82,7 +68,7 @@ def test_an_owner_that_still_runs(ws: Workspace, sleeper: subprocess.Popen[bytes
     answer(ws.recover(), "restore", 0)
 
 
-def test_the_way_out_of_a_buried_save(ws: Workspace) -> None:
+def test_hint_of_verdict_buried_recovers_the_save(ws: Workspace) -> None:
     dirty(ws)
     unsaved = {record[3:] for record in ws.status()}
     save(ws)
@@ -99,7 +85,7 @@ def test_the_way_out_of_a_buried_save(ws: Workspace) -> None:
     }
 
 
-def test_the_files_of_a_diverged_save(ws: Workspace) -> None:
+def test_hints_of_verdict_diverged_show_restore_and_dismiss(ws: Workspace) -> None:
     ws.append("c.txt", "saved\n")
     save_id = save(ws)
     ws.git("reset", "-q", "--hard", "main")
@@ -119,7 +105,7 @@ def test_the_files_of_a_diverged_save(ws: Workspace) -> None:
     assert save_id.encode() in ws.gitstate("log").stdout
 
 
-def test_a_save_that_head_stands_on_is_not_dismissed(ws: Workspace) -> None:
+def test_dismiss_rejects_a_save_at_head(ws: Workspace) -> None:
     ws.append("c.txt", "saved\n")
     save(ws)
     run = ws.recover("--dismiss")
@@ -127,7 +113,7 @@ def test_a_save_that_head_stands_on_is_not_dismissed(ws: Workspace) -> None:
     answer(ws.recover(), "restore", 0)
 
 
-def test_a_place_for_a_save_of_another_branch(ws: Workspace) -> None:
+def test_hint_of_verdict_elsewhere_recovers_into_a_new_worktree(ws: Workspace) -> None:
     dirty(ws)
     before = fingerprint(ws.path)
     save(ws)
@@ -140,7 +126,7 @@ def test_a_place_for_a_save_of_another_branch(ws: Workspace) -> None:
     assert before.diff(fingerprint(place)) == []
 
 
-def test_an_unreadable_save_and_the_one_before_it(ws: Workspace) -> None:
+def test_hints_of_verdict_corrupt_restore_the_earlier_save(ws: Workspace) -> None:
     ws.append("a.txt", "first\n")
     first = save(ws)
     answer(ws.recover(), "restore", 0)
@@ -164,7 +150,7 @@ def test_an_unreadable_save_and_the_one_before_it(ws: Workspace) -> None:
     answer(ws.recover(), "nothing", 0)
 
 
-def test_status_of_a_workspace_whose_save_is_unreadable(ws: Workspace) -> None:
+def test_status_reports_an_unreadable_save_and_its_branch(ws: Workspace) -> None:
     dirty(ws)
     save(ws)
     ((marker, archive),) = ws.refs("refs/gitstate/pending").items()
@@ -173,7 +159,7 @@ def test_status_of_a_workspace_whose_save_is_unreadable(ws: Workspace) -> None:
     assert "unreadable" in line and "agent/work" in line and "(detached)" not in line
 
 
-def test_a_save_under_the_one_that_was_recovered(ws: Workspace) -> None:
+def test_recover_names_an_earlier_save_that_was_reset(ws: Workspace) -> None:
     ws.append("a.txt", "first\n")
     first = save(ws)
     ws.git("reset", "-q", "--hard", "HEAD~1")
@@ -186,7 +172,7 @@ def test_a_save_under_the_one_that_was_recovered(ws: Workspace) -> None:
     assert ws.read("a.txt").endswith(b"first\n") and ws.read("c.txt").endswith(b"second\n")
 
 
-def test_the_saved_version_of_a_changed_file(ws: Workspace) -> None:
+def test_hint_of_verdict_changed_restores_the_saved_version(ws: Workspace) -> None:
     ws.append("a.txt", "saved\n")
     ws.append("b.txt", "saved\n")
     save(ws)
@@ -200,7 +186,7 @@ def test_the_saved_version_of_a_changed_file(ws: Workspace) -> None:
     assert ws.read("a.txt").endswith(b"line 20\nsaved\n")
 
 
-def test_words_claim_no_more_than_was_done(ws: Workspace) -> None:
+def test_messages_claim_no_more_than_was_done(ws: Workspace) -> None:
     dirty(ws)
     save(ws)
     ws.git("reset", "-q", "--hard", "HEAD~2")
@@ -214,7 +200,7 @@ def test_words_claim_no_more_than_was_done(ws: Workspace) -> None:
     assert "taken out of the save" in said and "everything" not in said
 
 
-def test_a_submodule_that_git_cannot_open_costs_no_other_file(ws: Workspace) -> None:
+def test_unreadable_submodule_costs_no_other_file(ws: Workspace) -> None:
     add_submodule(ws)
     ws.append("a.txt", "mine\n")
     shutil.rmtree(ws.git_dir / "modules" / "sub")
@@ -225,10 +211,12 @@ def test_a_submodule_that_git_cannot_open_costs_no_other_file(ws: Workspace) -> 
     ws.git("reset", "-q", "--hard", "HEAD~1")
     said = ws.gitstate("recover").stderr
     assert ws.read("a.txt").endswith(b"mine\n")
-    assert "not all of it" in said and re.search(r"left out: sub\b", said)
+    assert "not all of it" in said and re.search(r"skipped: sub\b", said)
 
 
-def test_into_a_worktree_that_git_cannot_check_out(templates: Templates, tmp_path: Path) -> None:
+def test_recover_into_a_worktree_with_a_failing_filter_restores_everything(
+    templates: Templates, tmp_path: Path
+) -> None:
     ws = make(STATES["filter_that_cannot_smudge"], templates, tmp_path, linked=True)
     assert ws.main is not None
     before = fingerprint(ws.path)
@@ -243,7 +231,7 @@ def test_into_a_worktree_that_git_cannot_check_out(templates: Templates, tmp_pat
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077], ids=oct)
-def test_the_umask_of_who_gives_a_save_a_place(umask: int, templates: Templates, tmp_path: Path) -> None:
+def test_recover_into_a_new_worktree_ignores_the_umask(umask: int, templates: Templates, tmp_path: Path) -> None:
     ws = make(STATES["edited"], templates, tmp_path, linked=True)
     assert ws.main is not None
     before = fingerprint(ws.path)
@@ -256,7 +244,7 @@ def test_the_umask_of_who_gives_a_save_a_place(umask: int, templates: Templates,
     assert before.diff(fingerprint(place)) == []
 
 
-def test_refs_packed_and_everything_else_collected(ws: Workspace) -> None:
+def test_recover_works_after_pack_refs_and_gc(ws: Workspace) -> None:
     STATES["merge_conflict"].build(ws)
     ws.write("new.txt")
     ws.git("add", "-N", "new.txt")
@@ -271,8 +259,8 @@ def test_refs_packed_and_everything_else_collected(ws: Workspace) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
-def test_killed_in_a_rebase_that_runs_save(ws: Workspace) -> None:
-    """The command that `git rebase --exec` runs saves; then git itself is killed and the rest is wiped."""
+def test_save_inside_a_rebase_that_is_killed_is_recovered(ws: Workspace) -> None:
+    """A command of `git rebase --exec` saves; then git is killed and the worktree is wiped."""
     python = shlex.quote(sys.executable)
     script = ws.script("save.sh", f"{python} -m gitstate save --task-id T-1 || exit\nkill -9 $PPID\nsleep 1\n")
     ws.write("untracked.txt")
@@ -286,7 +274,7 @@ def test_killed_in_a_rebase_that_runs_save(ws: Workspace) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
-def test_the_git_directory_on_another_file_system(ws: Workspace, tmp_path: Path) -> None:
+def test_git_directory_on_another_file_system_is_recovered(ws: Workspace, tmp_path: Path) -> None:
     shm = Path("/dev/shm")
     if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev or not os.access(shm, os.W_OK):
         pytest.skip("needs a writable second file system: mount a tmpfs on /dev/shm")
@@ -308,7 +296,7 @@ def test_the_git_directory_on_another_file_system(ws: Workspace, tmp_path: Path)
         shutil.rmtree(place, ignore_errors=True)
 
 
-def test_a_stack_that_was_unwound_half_way_by_hand(ws: Workspace) -> None:
+def test_stack_unwound_halfway_by_hand_is_recovered(ws: Workspace) -> None:
     """A stack whose saves are unwound by hand, one and a half of them, is recovered in full."""
     ws.append("a.txt", "staged\n")
     ws.add("a.txt")
@@ -324,7 +312,7 @@ def test_a_stack_that_was_unwound_half_way_by_hand(ws: Workspace) -> None:
     assert ws.status() == {b"MM a.txt", b" M b.txt"}
 
 
-def test_a_save_of_a_newer_format(ws: Workspace) -> None:
+def test_newer_format_is_reported_and_stays_pending(ws: Workspace) -> None:
     dirty(ws)
     save(ws)
     ((marker, archive),) = ws.refs("refs/gitstate/pending").items()
@@ -342,8 +330,8 @@ def test_a_save_of_a_newer_format(ws: Workspace) -> None:
     assert marker in ws.refs("refs/gitstate/pending")
 
 
-def test_a_deadline_that_passes_at_once(ws: Workspace) -> None:
-    """The marker and the context are durable; every file that was not read is named, and none is touched."""
+def test_deadline_that_passes_at_once_names_every_unread_file(ws: Workspace) -> None:
+    """The marker and the context are durable; every unread file is named, and none is changed."""
     ws.append("a.txt", "staged\n")
     ws.add("a.txt")
     ws.append("b.txt")

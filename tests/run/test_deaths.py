@@ -17,9 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.commands import GITSTATE, WAYS, WORK, run_command
-from tests.support.environment import ROOT
-from tests.support.oracle import fingerprint
-from tests.support.runs import (
+from tests.support.agents import (
     Started,
     agent_pid,
     check_recovered,
@@ -29,6 +27,8 @@ from tests.support.runs import (
     members,
     wait_until,
 )
+from tests.support.environment import ROOT
+from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace
 
 
@@ -70,7 +70,7 @@ DEATHS: dict[str, tuple[Callable[[Started, int], None], str, int, int]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("death", DEATHS)
-def test_whatever_ends_the_run_its_work_is_saved(ws: Workspace, death: str, way: str) -> None:
+def test_every_cause_of_death_saves_the_work(ws: Workspace, death: str, way: str) -> None:
     kill, then, *statuses = DEATHS[death]
     head = ws.out("rev-parse", "HEAD")
     started = Started(ws, WAYS[way](ws, then))
@@ -117,10 +117,10 @@ def take_all_room(_: Workspace, keeper: int) -> None:
 
 
 @pytest.mark.parametrize(("breaks", "why"), [(lose_head, ""), (take_all_room, "File too large")])
-def test_a_last_save_that_fails_names_the_early_one_that_stands(
+def test_failed_last_save_names_the_earlier_one(
     ws: Workspace, breaks: Callable[[Workspace, int], None], why: str
 ) -> None:
-    """While the agent still ends, and after its work was saved once, the repository breaks or its disk is full."""
+    """After a first save, while the agent ends, the repository breaks or its disk is full."""
     script, ready, go = (ws.outside / name for name in ("lingerer.py", "ready", "go"))
     script.write_text(LINGERER)
     patient = ["--grace", "50", "--deadline", "100"]
@@ -140,12 +140,12 @@ def test_a_last_save_that_fails_names_the_early_one_that_stands(
     if (ws.outside / "HEAD").exists():
         (ws.outside / "HEAD").rename(git_dir / "HEAD")
     failed, saved, *more = started.words().splitlines()
-    assert failed.startswith("gitstate: the last look failed: ")
+    assert failed.startswith("gitstate: the second save of this run's end failed: ")
     assert why in failed
     assert saved.startswith(f"saved {early} (")
-    assert saved.endswith("incomplete: 1 left out")
+    assert saved.endswith("incomplete: 1 skipped")
     assert "large.bin" in more[0]
-    assert more[-2].strip() == "what was left to this second step, and what changed since, is not saved"
+    assert more[-2].strip() == "files skipped above and later changes are not saved"
     assert more[-1].strip() == "next: gitstate recover"
     assert ws.out("for-each-ref", "--format=%(refname:lstrip=4)", "refs/gitstate/saves").split() == [early]
     ws.git("checkout", "-q", "--", "a.txt")
@@ -155,7 +155,7 @@ def test_a_last_save_that_fails_names_the_early_one_that_stands(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_an_agent_leaves_behind_is_ended_before_the_last_save(ws: Workspace, way: str) -> None:
+def test_processes_left_by_the_agent_end_before_the_last_save(ws: Workspace, way: str) -> None:
     started = Started(ws, WAYS[way](ws, "grandchild"))
     agent_pid(ws)
     wait_until(lambda: (ws.path / "growing").exists(), "the grandchild writes")
@@ -168,7 +168,7 @@ def test_what_an_agent_leaves_behind_is_ended_before_the_last_save(ws: Workspace
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_clean_end_leaves_no_save(ws: Workspace, way: str) -> None:
+def test_clean_end_leaves_no_save(ws: Workspace, way: str) -> None:
     head = ws.out("rev-parse", "HEAD")
     started = Started(ws, WAYS[way](ws, "exit 0"))
     assert started.status() == 0, started.words()
@@ -180,7 +180,7 @@ def test_a_clean_end_leaves_no_save(ws: Workspace, way: str) -> None:
     assert "T-9" not in ws.out("log", "-1", "--format=%s")
 
 
-def test_the_next_run_recovers_first_and_goes_on_with_the_task(ws: Workspace) -> None:
+def test_next_run_recovers_first_and_resumes_the_task(ws: Workspace) -> None:
     started = Started(ws, run_command(ws, ""))
     agent_pid(ws)
     before = fingerprint(ws.path)
@@ -196,7 +196,7 @@ def test_the_next_run_recovers_first_and_goes_on_with_the_task(ws: Workspace) ->
     assert before.diff(fingerprint(ws.path)) == []
 
 
-def test_keepers_that_are_killed(ws: Workspace) -> None:
+def test_run_replaces_killed_keepers_and_saves_in_the_end(ws: Workspace) -> None:
     started = Started(ws, run_command(ws, ""))
     agent_pid(ws)
     before = fingerprint(ws.path)
@@ -225,8 +225,8 @@ def test_keepers_that_are_killed(ws: Workspace) -> None:
     check_recovered(ws, before)
 
 
-def test_the_last_save_needs_nothing_of_what_the_agent_may_have_changed(ws: Workspace) -> None:
-    """An agent may work on these very files, or bring them up to date, while the keeper waits to save its work."""
+def test_last_save_needs_no_code_that_the_agent_may_have_changed(ws: Workspace) -> None:
+    """An agent may edit or update gitstate itself while the keeper waits to save."""
     code = ws.outside / "code"
     shutil.copytree(ROOT / "gitstate", code / "gitstate", ignore=shutil.ignore_patterns("__pycache__"))
     go = ws.outside / "go"

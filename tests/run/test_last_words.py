@@ -1,4 +1,4 @@
-"""What a run says where its last look failed: a save or a checkpoint that stands is never denied, and is there.
+"""A run whose last save failed names the latest save or checkpoint that exists.
 
 The failures are real: a file-size limit is put on the process that saves (EFBIG, as a full disk gives ENOSPC), a lock
 is held, the keeper is killed.
@@ -13,14 +13,10 @@ import resource
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.states import STATES, make
-from tests.support.oracle import fingerprint
-from tests.support.repositories import Templates
-from tests.support.runs import (
+from tests.support.agents import (
     PATIENCE,
     Started,
     agent,
@@ -31,14 +27,10 @@ from tests.support.runs import (
     marker,
     wait_until,
 )
+from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace
 
 GITSTATE = [sys.executable, "-m", "gitstate"]
-
-
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    return make(STATES["clean"], templates, tmp_path)
 
 
 def run_command(ws: Workspace, then: str, *options: str) -> list[str]:
@@ -46,7 +38,7 @@ def run_command(ws: Workspace, then: str, *options: str) -> list[str]:
 
 
 def full(pid: int, size: int = 0) -> None:
-    """From here on no file that this process and its children write grows past `size` bytes."""
+    """Limit files written by this process and its children to `size` bytes."""
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, size))
 
 
@@ -56,7 +48,7 @@ def the_id(ws: Workspace, kind: str) -> str:
     return str(json.loads(ws.git("cat-file", "blob", f"{archive}:manifest.json"))["save_id"])
 
 
-def test_a_save_that_failed_names_the_checkpoint_that_stands(ws: Workspace) -> None:
+def test_failed_save_names_the_latest_checkpoint(ws: Workspace) -> None:
     started = Started(ws, run_command(ws, "", "--interval", "0.2"))
     pid = agent_pid(ws)
     wait_until(lambda: ws.refs("refs/gitstate/checkpoints"), "a checkpoint")
@@ -74,7 +66,7 @@ def test_a_save_that_failed_names_the_checkpoint_that_stands(ws: Workspace) -> N
     check_recovered(ws, before)
 
 
-def test_where_nothing_stands_nothing_is_named(ws: Workspace) -> None:
+def test_failed_save_without_a_checkpoint_names_none(ws: Workspace) -> None:
     started = Started(ws, run_command(ws, "", "--interval", "600"))
     pid = agent_pid(ws)
     wait_until(lambda: keepers(ws), "the keeper")
@@ -89,8 +81,8 @@ def test_where_nothing_stands_nothing_is_named(ws: Workspace) -> None:
     assert "next: gitstate save" in said
 
 
-def test_saves_that_fail_once_their_marker_stands_are_named(ws: Workspace) -> None:
-    """Another process holds the notes all the while: nothing of the work is missing, and nobody says that it is."""
+def test_save_that_fails_after_its_marker_is_named(ws: Workspace) -> None:
+    """Another process locks the notes: the work is complete, and no message denies it."""
     started = Started(ws, run_command(ws, "", "--deadline", "1"))
     agent_pid(ws)
     before = fingerprint(ws.path)
@@ -107,7 +99,7 @@ def test_saves_that_fail_once_their_marker_stands_are_named(ws: Workspace) -> No
     check_recovered(ws, before)
 
 
-def test_a_front_whose_keepers_were_killed_names_the_save_that_stands(ws: Workspace) -> None:
+def test_run_whose_keepers_were_killed_names_the_latest_save(ws: Workspace) -> None:
     started = Started(ws, run_command(ws, "", "--interval", "600"))
     agent_pid(ws)
     before = fingerprint(ws.path)
@@ -128,7 +120,7 @@ def test_a_front_whose_keepers_were_killed_names_the_save_that_stands(ws: Worksp
         os.kill(killed[-1], signal.SIGKILL)
     assert started.status() == 143, started.words()
     said = started.words()
-    assert f"gitstate: saved {the_id(ws, 'pending')}; what changed after it is not saved: " in said, said
+    assert f"gitstate: saved {the_id(ws, 'pending')}; later changes are not saved: " in said, said
     assert "next: gitstate recover" in said
     ws.remove("larger")
     check_recovered(ws, before)
@@ -148,7 +140,7 @@ with gitstate.guard(task_id="T-9", interval=600):
 
 
 @pytest.mark.parametrize("way", ["saved", "not"])
-def test_a_guard_whose_keeper_was_killed_says_what_stands(ws: Workspace, way: str) -> None:
+def test_guard_whose_keeper_was_killed_names_the_latest_save(ws: Workspace, way: str) -> None:
     script = ws.outside / "guarded.py"
     script.write_text(GUARDED)
     command = [sys.executable, os.fspath(script), way]
@@ -156,7 +148,7 @@ def test_a_guard_whose_keeper_was_killed_says_what_stands(ws: Workspace, way: st
     said = done.stderr.decode()
     assert done.returncode == 5, said
     if way == "saved":
-        assert f"gitstate: saved {the_id(ws, 'pending')}; what changed after it is not saved: " in said
+        assert f"gitstate: saved {the_id(ws, 'pending')}; later changes are not saved: " in said
         assert "next: gitstate recover" in said
     else:
         assert not marker(ws)
@@ -164,8 +156,8 @@ def test_a_guard_whose_keeper_was_killed_says_what_stands(ws: Workspace, way: st
         assert "next: gitstate save" in said
 
 
-def test_a_save_whose_note_has_to_wait_for_another_is_a_save(ws: Workspace) -> None:
-    """The marker stands: the branch is moved too, and the missing note is said."""
+def test_save_without_its_note_is_still_a_save(ws: Workspace) -> None:
+    """The marker is set, the branch moves as well, and the missing note is reported."""
     ws.write("a.txt", "edited\n")
     before = fingerprint(ws.path)
     turn = ws.git_dir / "gitstate" / "notes-turn"
@@ -174,5 +166,8 @@ def test_a_save_whose_note_has_to_wait_for_another_is_a_save(ws: Workspace) -> N
         fcntl.flock(held, fcntl.LOCK_EX)
         run = ws.gitstate("save", "--wait", "1", "--json")
     assert run.exit_status == 0 and run.json["result"] == "saved" and run.json["branch_moved"], run
-    assert run.json["message"] == "the save is whole, but its note could not be added: another gitstate held the notes"
+    assert (
+        run.json["message"]
+        == "the save is complete, but its note could not be added: another gitstate held the lock on the notes"
+    )
     check_recovered(ws, before)

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.commands import GITSTATE, WORK, run_command
-from tests.support.oracle import fingerprint
-from tests.support.runs import (
+from tests.support.agents import (
     PATIENCE,
     Started,
     agent_pid,
@@ -23,10 +22,11 @@ from tests.support.runs import (
     marker,
     wait_until,
 )
+from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace
 
 
-def test_a_second_run_in_the_same_workspace_is_refused(ws: Workspace) -> None:
+def test_second_run_in_the_same_workspace_is_rejected(ws: Workspace) -> None:
     started = Started(ws, run_command(ws, ""))
     agent_pid(ws)
     canary = ws.outside / "canary"
@@ -37,14 +37,14 @@ def test_a_second_run_in_the_same_workspace_is_refused(ws: Workspace) -> None:
     assert started.status() == 143
 
 
-def test_a_command_that_is_not_there(ws: Workspace) -> None:
+def test_missing_command_exits_127(ws: Workspace) -> None:
     run = ws.gitstate("run", "--", "no-such-agent")
     assert run.exit_status == 127
     assert "no-such-agent" in run.stderr
     assert not marker(ws)
 
 
-def test_checkpoints_while_the_agent_works(ws: Workspace) -> None:
+def test_run_takes_checkpoints_while_the_agent_works(ws: Workspace) -> None:
     started = Started(ws, run_command(ws, "", "--interval", "0.2"))
     agent_pid(ws)
     tree = ws.out("rev-parse", "HEAD^{tree}")
@@ -71,7 +71,7 @@ def test_checkpoints_while_the_agent_works(ws: Workspace) -> None:
     check_recovered(ws, before)
 
 
-def test_stop_ends_a_run_and_says_what_was_saved(ws: Workspace) -> None:
+def test_stop_ends_a_run_and_prints_its_save(ws: Workspace) -> None:
     started = Started(ws, run_command(ws, ""))
     agent_pid(ws)
     before = fingerprint(ws.path)
@@ -86,8 +86,8 @@ def test_stop_ends_a_run_and_says_what_was_saved(ws: Workspace) -> None:
     assert ws.gitstate("stop", "--json").json["workspaces"][0]["result"] == "idle"
 
 
-def test_stop_of_a_loop_that_is_deaf(ws: Workspace) -> None:
-    """A loop of somebody's own that only said who it is: it gets SIGKILL, and its work is saved from outside."""
+def test_stop_kills_and_saves_a_loop_that_ignores_signals(ws: Workspace) -> None:
+    """A foreign loop that only recorded its pid gets SIGKILL, and `stop` saves its work."""
     script = (
         "trap '' TERM; gitstate=$1; ready=$2; $gitstate begin --owner-pid $$ task_id=T-9; echo x > made; "
         "touch $ready; while :; do sleep 0.1; done"
@@ -105,7 +105,7 @@ def test_stop_of_a_loop_that_is_deaf(ws: Workspace) -> None:
     assert note["reason"]["signal"] == "KILL"
 
 
-def test_guard_chains_the_handler_that_was_there(ws: Workspace) -> None:
+def test_guard_calls_the_previous_signal_handler(ws: Workspace) -> None:
     script = ws.outside / "chained.py"
     script.write_text(
         "import os, signal, sys, gitstate\n"
@@ -121,7 +121,7 @@ def test_guard_chains_the_handler_that_was_there(ws: Workspace) -> None:
     assert ws.out("show", "HEAD:made") == "x"
 
 
-def test_guard_in_a_program_with_threads_and_as_a_decorator(ws: Workspace) -> None:
+def test_guard_works_with_threads_and_as_a_decorator(ws: Workspace) -> None:
     script = ws.outside / "threads.py"
     script.write_text(
         "import threading, gitstate\n"
@@ -144,7 +144,7 @@ def test_guard_in_a_program_with_threads_and_as_a_decorator(ws: Workspace) -> No
     assert "ValueError" in note["reason"]["detail"]
 
 
-def test_finish_brings_a_waiting_save_back_first(ws: Workspace) -> None:
+def test_finish_recovers_a_pending_save_first(ws: Workspace) -> None:
     ws.gitstate("begin", "task_id=T-9")
     ws.write("made", "x")
     before = fingerprint(ws.path)
@@ -156,7 +156,7 @@ def test_finish_brings_a_waiting_save_back_first(ws: Workspace) -> None:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_the_agents_own_session_is_named_only_where_it_exists(ws: Workspace, hermetic: Path, there: bool) -> None:
+def test_session_of_the_agent_is_named_only_if_it_exists(ws: Workspace, hermetic: Path, there: bool) -> None:
     transcript = hermetic / ".claude" / "projects" / "some-project" / "abc-123.jsonl"
     if there:
         transcript.parent.mkdir(parents=True)
@@ -169,7 +169,7 @@ def test_the_agents_own_session_is_named_only_where_it_exists(ws: Workspace, her
     assert ("T-9" in resume) is not there
 
 
-def test_a_session_id_that_is_a_command_is_none(ws: Workspace, hermetic: Path) -> None:
+def test_session_id_that_looks_like_a_command_is_ignored(ws: Workspace, hermetic: Path) -> None:
     transcript = hermetic / "t.jsonl"
     transcript.write_text("{}\n")
     ws.gitstate("begin", "agent=claude", "session_id=x; touch PWNED", f"transcript_path={transcript}")

@@ -11,19 +11,19 @@ import time
 import pytest
 
 from tests.run.commands import WORK, run_command
-from tests.support.oracle import fingerprint
-from tests.support.runs import (
+from tests.support.agents import (
     PATIENCE,
     agent_pid,
     check_recovered,
     check_saved,
     marker,
 )
+from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace
 
 
 @pytest.mark.parametrize("way", ["agent ends", "agent goes on"])
-def test_ctrl_c_on_a_terminal_is_the_agents(ws: Workspace, way: str) -> None:
+def test_ctrl_c_on_a_terminal_reaches_the_agent(ws: Workspace, way: str) -> None:
     command = run_command(ws, "deaf" if way == "agent goes on" else "")
     pid, terminal = pty.fork()
     if pid == 0:
@@ -44,7 +44,7 @@ def test_ctrl_c_on_a_terminal_is_the_agents(ws: Workspace, way: str) -> None:
     check_recovered(ws, before)
 
 
-def test_a_terminal_that_is_closed(ws: Workspace) -> None:
+def test_closed_terminal_saves_the_work(ws: Workspace) -> None:
     command = run_command(ws, "")
     pid, terminal = pty.fork()
     if pid == 0:

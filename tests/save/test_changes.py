@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-
-import pytest
 
 from tests.support.patched import patched
-from tests.support.repositories import three_files
 from tests.support.small import done, empty, mode, recover, save
 from tests.support.workspace import Workspace
-
-
-@pytest.fixture
-def ws(tmp_path: Path) -> Workspace:
-    """A repository with one commit of three small files."""
-    return three_files(tmp_path)
-
 
 # -- what counts as a change
 
 
-def test_operation_begun_after_the_save(ws: Workspace) -> None:
+def test_operation_begun_after_a_save_is_saved(ws: Workspace) -> None:
     ws.write("a", "a1\n")
     save(ws)
     ws.git("bisect", "start")
@@ -35,7 +24,7 @@ def test_operation_begun_after_the_save(ws: Workspace) -> None:
     assert ws.read("a") == b"a1\n"
 
 
-def test_permissions_and_empty_directories_alone(ws: Workspace) -> None:
+def test_permissions_and_empty_directories_alone_are_saved(ws: Workspace) -> None:
     ws.chmod("a", 0o600)
     ws.mkdir("empty")
     save(ws)
@@ -46,7 +35,7 @@ def test_permissions_and_empty_directories_alone(ws: Workspace) -> None:
     assert os.path.isdir(ws.at("empty"))
 
 
-def test_permissions_set_back_before_a_second_save(ws: Workspace) -> None:
+def test_permissions_reset_before_a_second_save_are_saved(ws: Workspace) -> None:
     ws.chmod("a", 0o600)
     ws.write("b", "b1\n")
     save(ws)
@@ -58,7 +47,7 @@ def test_permissions_set_back_before_a_second_save(ws: Workspace) -> None:
     assert ws.read("b") == b"b1\n"
 
 
-def test_nested_worktree_saved_twice(ws: Workspace) -> None:
+def test_nested_worktree_saved_twice_is_recovered(ws: Workspace) -> None:
     ws.git("worktree", "add", "-q", "-b", "wt", ".worktrees/x")
     ws.write(".worktrees/x/a", "n1\n")
     ws.write("b", "p1\n")
@@ -73,7 +62,7 @@ def test_nested_worktree_saved_twice(ws: Workspace) -> None:
     assert inner.status() == {b" M a", b"?? nu"}
 
 
-def test_host_name_changed_between_two_saves(ws: Workspace) -> None:
+def test_host_name_change_between_two_saves_is_recovered(ws: Workspace) -> None:
     base = ws.out("rev-parse", "HEAD")
     ws.write("a", "a1\n")
     ws.add("a")

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import os
 import zlib
-from pathlib import Path
 
 import pytest
 
 from tests.support.oracle import fingerprint
-from tests.support.repositories import three_files
 from tests.support.small import recover, save
 from tests.support.workspace import Workspace
-
-
-@pytest.fixture
-def ws(tmp_path: Path) -> Workspace:
-    """A repository with one commit of three small files."""
-    return three_files(tmp_path)
-
 
 # -- after a crash, on another machine, beside others
 
 
 @pytest.mark.parametrize("torn", [b"", b"DIRC\0\0"])
-def test_torn_index(ws: Workspace, torn: bytes) -> None:
+def test_torn_index_is_restored_from_the_save(ws: Workspace, torn: bytes) -> None:
     ws.write("a", "a1\n")
     ws.add("a")
     ws.write("a", "a2\n")
@@ -35,7 +26,7 @@ def test_torn_index(ws: Workspace, torn: bytes) -> None:
     assert (ws.read("a"), ws.git("cat-file", "blob", ":a")) == (b"a2\n", b"a1\n")
 
 
-def test_torn_index_in_a_dry_run(ws: Workspace) -> None:
+def test_dry_run_keeps_a_torn_index(ws: Workspace) -> None:
     ws.write("a", "a1\n")
     save(ws)
     index = ws.git_dir / "index"
@@ -46,7 +37,7 @@ def test_torn_index_in_a_dry_run(ws: Workspace) -> None:
     assert index.read_bytes() == b"" and not os.path.exists(ws.at("a"))
 
 
-def test_a_waiting_save_that_can_not_be_read_stops_no_other(ws: Workspace) -> None:
+def test_unreadable_pending_save_does_not_block_the_next(ws: Workspace) -> None:
     ws.git("checkout", "-q", "--detach")
     ws.write("a", "a1\n")
     save(ws)
@@ -68,14 +59,14 @@ def test_a_waiting_save_that_can_not_be_read_stops_no_other(ws: Workspace) -> No
 
 
 def tear(ws: Workspace, oid: str, left: int | bytes) -> None:
-    """Leave of a loose object what a power cut may leave of one that was never synced: a beginning, or other bytes."""
+    """Damage a loose object as a power cut does: leave a beginning (a length) or other bytes."""
     path = ws.git_dir / "objects" / oid[:2] / oid[2:]
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:left] if isinstance(left, int) else left)
 
 
 @pytest.mark.parametrize("left", [0, 12, bytes(40), zlib.compress(b"bogus 3\0abc"), zlib.compress(b"no kind 3\0abc")])
-def test_what_is_staged_and_torn_is_saved_from_the_file_itself(ws: Workspace, left: int | bytes) -> None:
+def test_torn_staged_object_is_rebuilt_from_the_file(ws: Workspace, left: int | bytes) -> None:
     for name in ("s", "t", "u"):
         ws.write(name, f"{name}\n" * 100)
         ws.add(name)
@@ -90,7 +81,7 @@ def test_what_is_staged_and_torn_is_saved_from_the_file_itself(ws: Workspace, le
     assert ws.git("cat-file", "blob", ":t") == b"t\n" * 100
 
 
-def test_what_a_partial_clone_has_staged_and_not_here_stays_staged(ws: Workspace) -> None:
+def test_staged_object_missing_in_a_partial_clone_stays_staged(ws: Workspace) -> None:
     ws.config("uploadpack.allowFilter", "true")
     ws.config("uploadpack.allowAnySHA1InWant", "true")
     blob = ws.out("rev-parse", "HEAD:a")
@@ -106,7 +97,7 @@ def test_what_a_partial_clone_has_staged_and_not_here_stays_staged(ws: Workspace
     assert f"100644 blob {blob}\telsewhere" in partial.out("ls-tree", "-r", "HEAD~1")
 
 
-def test_what_is_staged_torn_and_nowhere_else_is_left_out_aloud(ws: Workspace) -> None:
+def test_torn_staged_object_without_a_copy_is_reported_as_skipped(ws: Workspace) -> None:
     for name in ("a", "s"):
         ws.write(name, "staged\n" * 100)
         ws.add(name)
@@ -115,9 +106,9 @@ def test_what_is_staged_torn_and_nowhere_else_is_left_out_aloud(ws: Workspace) -
         ws.write(name + "2", "staged too\n")
         ws.add(name + "2")
     run = ws.save()
-    assert run.exit_status == 4 and "left out: s: what is staged of it can't be read" in run.stderr, run
+    assert run.exit_status == 4 and "skipped: s: its staged version is unreadable" in run.stderr, run
     assert ws.git("show", "HEAD:a") == ws.git("show", "HEAD:s") == b"edited\n"
     assert ws.git("show", "HEAD~1:a2") == b"staged too\n"
     ws.git("reset", "-q", "--hard", "HEAD~2")
-    assert "left out: a: what is staged of it can't be read" in recover(ws).stderr
+    assert "skipped: a: its staged version is unreadable" in recover(ws).stderr
     assert ws.read("a") == ws.read("s") == b"edited\n"

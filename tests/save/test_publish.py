@@ -1,4 +1,4 @@
-"""Refs and locks of a save: what fails after the marker, who waits for the branch, what a reftable needs."""
+"""Refs and locks of a save: failures after the marker, the lock of the branch, reftables."""
 
 from __future__ import annotations
 
@@ -13,17 +13,9 @@ import pytest
 
 from tests.support.oracle import fingerprint
 from tests.support.patched import patched
-from tests.support.repositories import three_files
 from tests.support.skips import NO_REFTABLE
 from tests.support.small import kept_somewhere, recover, save
 from tests.support.workspace import Workspace
-
-
-@pytest.fixture
-def ws(tmp_path: Path) -> Workspace:
-    """A repository with one commit of three small files."""
-    return three_files(tmp_path)
-
 
 FAILS_ONCE = """\
 from gitstate.git.refs import RefWriter
@@ -37,8 +29,8 @@ RefWriter.sync = once
 """
 
 
-def test_a_sync_after_the_marker_that_fails_is_said(ws: Workspace) -> None:
-    """The kernel tells of a lost write once: trying again succeeds, and would hide it."""
+def test_fsync_failure_after_marker_is_reported(ws: Workspace) -> None:
+    """The kernel reports a lost write once; a retry succeeds and would hide it."""
     ws.write("a", "a1\n")
     before = fingerprint(ws.path)
     run = patched(ws, FAILS_ONCE, "save")
@@ -64,7 +56,7 @@ refs.fsync_path = slowly
 """
 
 
-def test_nobody_waits_for_the_branch_while_the_disk_is_waited_for(ws: Workspace) -> None:
+def test_branch_is_not_locked_during_fsync(ws: Workspace) -> None:
     ws.write("a", "a1\n")
     run = patched(ws, SLOW_DISK, "save")
     assert run.returncode == 0, run
@@ -73,13 +65,13 @@ def test_nobody_waits_for_the_branch_while_the_disk_is_waited_for(ws: Workspace)
 
 SLOW_OBJECTS = """\
 import time
-from gitstate.save import protocol
-bring = saving.bring_to_disk
+from gitstate.save import publish
+bring = publish.bring_to_disk
 def slowly(repository, tag):
     time.sleep(0.3)
     assert not os.path.lexists(os.path.join(repository.common_dir, b"reftable", b"tables.list.lock"))
     bring(repository, tag)
-saving.bring_to_disk = slowly
+publish.bring_to_disk = slowly
 """
 
 
@@ -97,13 +89,13 @@ def tables(ws: Workspace) -> Workspace:
     return found
 
 
-def test_a_reftable_which_has_one_lock_for_all_is_not_locked_meanwhile(tables: Workspace) -> None:
+def test_reftable_is_not_locked_during_fsync(tables: Workspace) -> None:
     run = patched(tables, SLOW_OBJECTS, "save")
     assert run.returncode == 0, run
     assert tables.refs("refs/gitstate/pending")
 
 
-def test_what_a_reftable_keeps_of_a_cherry_pick_is_named(tables: Workspace) -> None:
+def test_cherry_pick_state_inside_a_reftable_is_reported_as_skipped(tables: Workspace) -> None:
     tables.git("checkout", "-q", "-b", "theirs")
     tables.commit("theirs")
     tables.git("checkout", "-q", "-")
@@ -119,7 +111,7 @@ def test_what_a_reftable_keeps_of_a_cherry_pick_is_named(tables: Workspace) -> N
     assert tables.out("rev-parse", "CHERRY_PICK_HEAD") == tables.out("rev-parse", "theirs")
 
 
-def test_the_branch_of_a_reftable_is_the_one_that_git_knows(tables: Workspace) -> None:
+def test_branch_of_a_reftable_is_read_through_git(tables: Workspace) -> None:
     tables.add("a")
     tables.write("a", "a2\n")
     before = fingerprint(tables.path)
@@ -133,14 +125,14 @@ def test_the_branch_of_a_reftable_is_the_one_that_git_knows(tables: Workspace) -
     assert tables.save().json["branch"] is None
 
 
-def test_lock_of_a_living_git_stays_after_a_killed_save(ws: Workspace) -> None:
+def test_killed_save_leaves_the_lock_of_a_live_git(ws: Workspace) -> None:
     ws.write("a", "a1\n")
     ws.add("a")
     save(ws)
     recover(ws)
     ws.write("zz", "zz\n")
     run = patched(
-        ws, "gitstate.save.protocol.Saving._make_durable = lambda self, *given: os.kill(os.getpid(), 9)", "save"
+        ws, "gitstate.save.publish.Publisher.make_durable = lambda self, *given: os.kill(os.getpid(), 9)", "save"
     )
     assert run.returncode == -signal.SIGKILL, run
     assert (ws.git_dir / "gitstate" / "journal").exists()
@@ -156,7 +148,7 @@ def test_lock_of_a_living_git_stays_after_a_killed_save(ws: Workspace) -> None:
     assert before.read_text() and before.read_text() == after.read_text()
 
 
-def test_save_beside_a_busy_agent(ws: Workspace) -> None:
+def test_save_beside_a_committing_agent_succeeds(ws: Workspace) -> None:
     ws.write("u", "u\n")
     loop = ws.script(
         "agent",
@@ -173,8 +165,8 @@ def test_save_beside_a_busy_agent(ws: Workspace) -> None:
 
 
 @pytest.mark.parametrize(("lock", "asked"), [("refs/heads/main.lock", 1), ("refs/notes/gitstate.lock", 2)])
-def test_a_lock_that_is_held_is_waited_for_once(ws: Workspace, hermetic: Path, lock: str, asked: int) -> None:
-    """Git waits for seconds, and what fails there ends it: one that was started more often has waited more often."""
+def test_held_lock_is_waited_for_once(ws: Workspace, hermetic: Path, lock: str, asked: int) -> None:
+    """Each `git update-ref` waits for seconds; the count of its starts is the count of waits."""
     trace = ws.outside / "trace"
     with (hermetic / ".gitconfig").open("a") as config:
         config.write(f"[trace2]\n\teventTarget = {trace}\n")

@@ -1,1 +1,1 @@
-"""Stories that cross the house: a workspace is saved, lost and recovered."""
+"""Stories across all packages: a workspace is saved, lost and recovered."""

@@ -5,30 +5,20 @@ from __future__ import annotations
 import json
 import os
 import stat
-from pathlib import Path
 
-import pytest
-
-from tests.states import STATES, dirty, make
+from tests.states import dirty
 from tests.support.look import covers, look, paths_of
 from tests.support.oracle import fingerprint
 from tests.support.recovering import RESTORED, recovered_from
-from tests.support.repositories import Templates
 from tests.support.saving import Saved, check_index_bytes, check_untouched, saved_from
 from tests.support.workspace import Workspace
-
-
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    """A clean workspace on agent/work."""
-    return make(STATES["clean"], templates, tmp_path)
 
 
 def save_quickly(ws: Workspace) -> Saved:
     return saved_from(ws.save())
 
 
-def test_a_file_edited_after_the_save_stays(ws: Workspace) -> None:
+def test_file_edited_after_the_save_is_kept(ws: Workspace) -> None:
     dirty(ws)
     before = fingerprint(ws.path)
     saved = save_quickly(ws)
@@ -43,8 +33,8 @@ def test_a_file_edited_after_the_save_stays(ws: Workspace) -> None:
     assert ws.git("cat-file", "blob", f"{saved.wip}:b.txt") != newer, "the saved version is still in the WIP commit"
 
 
-def test_work_done_after_a_wipe_stays(ws: Workspace) -> None:
-    """Disk equals base: the saved version is written. Otherwise the disk wins, and is reported."""
+def test_work_done_after_a_wipe_is_kept(ws: Workspace) -> None:
+    """Where the disk equals the base, the saved version is written; otherwise the disk wins, and is reported."""
     dirty(ws)
     before = fingerprint(ws.path)
     saved = save_quickly(ws)
@@ -64,8 +54,8 @@ def test_work_done_after_a_wipe_stays(ws: Workspace) -> None:
     assert before.without(mine).diff(after.without({*mine, b"unrelated.txt"})) == []
 
 
-def test_a_file_deleted_after_the_save(ws: Workspace) -> None:
-    """Nobody can tell a wipe from a deletion, and to write a file that is gone overwrites nothing: it comes back."""
+def test_file_deleted_after_the_save_is_restored(ws: Workspace) -> None:
+    """A wipe and a deletion look the same, and restoring the file overwrites nothing."""
     dirty(ws)
     before = fingerprint(ws.path)
     save_quickly(ws)
@@ -77,8 +67,8 @@ def test_a_file_deleted_after_the_save(ws: Workspace) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
-def test_something_else_stands_where_a_file_was_saved(ws: Workspace) -> None:
-    """A directory, a symlink and a FIFO in the way: none is removed, none is followed."""
+def test_obstacles_at_saved_paths_are_kept(ws: Workspace) -> None:
+    """A directory, a symlink and a FIFO in the way are neither removed nor followed."""
     for name in ("one.txt", "two.txt", "three.txt", "deep/four.txt", "fine.txt"):
         ws.write(name, "saved\n")
     saved = save_quickly(ws)
@@ -115,7 +105,7 @@ def test_commits_on_top_bury_a_save(ws: Workspace) -> None:
     assert answer["message"]
 
 
-def test_a_branch_that_went_elsewhere_is_left_alone(ws: Workspace) -> None:
+def test_diverged_branch_is_left_alone(ws: Workspace) -> None:
     dirty(ws)
     saved = save_quickly(ws)
     ws.git("reset", "-q", "--hard", "main")
@@ -135,7 +125,7 @@ def test_a_branch_that_went_elsewhere_is_left_alone(ws: Workspace) -> None:
     }
 
 
-def test_another_branch_is_checked_out(ws: Workspace) -> None:
+def test_save_of_another_branch_is_left_alone(ws: Workspace) -> None:
     dirty(ws)
     before = fingerprint(ws.path)
     save_quickly(ws)

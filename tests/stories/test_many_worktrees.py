@@ -9,18 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.states import STATES, make
 from tests.support.look import lock_files
 from tests.support.oracle import fingerprint
 from tests.support.recovering import recovered_from
-from tests.support.repositories import Templates
 from tests.support.workspace import Workspace, run_git
-
-
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    """A clean workspace on agent/work."""
-    return make(STATES["clean"], templates, tmp_path)
 
 
 def start_save(path: Path, task_id: str) -> subprocess.Popen[bytes]:

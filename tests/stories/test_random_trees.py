@@ -1,4 +1,4 @@
-"""Random trees under random work: whatever came together, a save and a recover bring back exactly that.
+"""Random trees under random work: save and recover restore exactly what was there.
 
 `GITSTATE_EXAMPLES=500 pytest tests/stories/test_random_trees.py` looks further, each time elsewhere.
 """
@@ -21,8 +21,8 @@ from gitstate.git.repository import open_repository
 from gitstate.git.status import ignored_among
 from gitstate.save.request import SaveRequest
 from gitstate.save.save import save
-from gitstate.snapshot.incremental import Known
-from gitstate.snapshot.snapshot import Snapshot
+from gitstate.snapshot.incremental import Baseline
+from gitstate.snapshot.record import Snapshot
 from tests.states import add_submodule
 from tests.support.oracle import fingerprint, parents, walk
 from tests.support.repositories import Templates
@@ -40,7 +40,7 @@ MODES = st.sampled_from([0o644, 0o755, 0o600, 0o444, 0o775])
 
 
 class Step(NamedTuple):
-    """One thing that an agent does; it prints as what it is where a case fails."""
+    """One action of an agent, with a readable `repr` for failing examples."""
 
     act: Callable[..., None]
     words: tuple[Any, ...]
@@ -50,7 +50,7 @@ class Step(NamedTuple):
 
 
 def clear(ws: Workspace, path: bytes) -> None:
-    """Make room: what stands at a path, or where one of its directories has to be, goes."""
+    """Remove whatever is at a path or at one of its parent directories."""
     parts = path.split(b"/")
     for end in range(1, len(parts) + 1):
         place = ws.at(b"/".join(parts[:end]))
@@ -90,7 +90,7 @@ def move(ws: Workspace, source: bytes, target: bytes) -> None:
 
 
 def git(ws: Workspace, words: str, path: bytes) -> None:
-    """A git command on one path; that git refuses it is no harm."""
+    """Run a git command on one path; it may fail."""
     ws.git("--literal-pathspecs", *words.split(), "--", path, check=False)
 
 
@@ -148,7 +148,9 @@ def lose(ws: Workspace, loss: str) -> None:
     later=st.lists(STEPS, max_size=4),
     loss=st.sampled_from(["in place", "wiped", "emptied"]),
 )
-def test_a_random_tree(base: list[Step], steps: list[Step], later: list[Step], loss: str, templates: Templates) -> None:
+def test_random_tree_survives_save_and_recover(
+    base: list[Step], steps: list[Step], later: list[Step], loss: str, templates: Templates
+) -> None:
     with tempfile.TemporaryDirectory() as top:
         path = Path(top) / "repo"
         templates.copy("empty", path)
@@ -210,7 +212,7 @@ def described(taken: Snapshot | None) -> dict[str, Any]:
 @given(
     base=st.lists(STEPS, max_size=8), first=st.lists(STEPS, max_size=6), then=st.lists(FILES, min_size=1, max_size=6)
 )
-def test_what_changed_since_is_what_a_whole_look_finds(
+def test_incremental_snapshot_of_a_random_tree_matches_a_full_one(
     base: list[Step], first: list[Step], then: list[Step], templates: Templates
 ) -> None:
     with tempfile.TemporaryDirectory() as top:
@@ -227,13 +229,13 @@ def test_what_changed_since_is_what_a_whole_look_finds(
         work(ws, then)
         after = seen(path)
         touched = frozenset(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-        known = Known(earlier.taken, earlier.archive, touched)
+        known = Baseline(earlier.taken, earlier.archive, touched)
         fast = save(bytes(path), SaveRequest(kind="checkpoint", known=known))
         whole = save(bytes(path), SaveRequest(kind="checkpoint"))
         assert described(fast.taken) == described(whole.taken)
 
 
-def test_paths_that_git_refuses_to_judge_hide_no_others(templates: Templates, tmp_path: Path) -> None:
+def test_paths_rejected_by_check_ignore_hide_no_others(templates: Templates, tmp_path: Path) -> None:
     ws = Workspace(tmp_path / "repo", tmp_path)
     templates.copy("sha1", ws.path)
     add_submodule(ws)

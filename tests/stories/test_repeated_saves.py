@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.states import STATES, Loss, dirty, make, stop_merging
+from tests.states import Loss, dirty, stop_merging
 from tests.support.look import look
 from tests.support.losing import lose, wipe
 from tests.support.oracle import Fingerprint, fingerprint
 from tests.support.recovering import RESTORED, check_repository, check_state_file, recovered_from
-from tests.support.repositories import Templates
 from tests.support.saving import Saved, check_index_bytes, check_untouched, saved_from
 from tests.support.workspace import Workspace
-
-
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    """A clean workspace on agent/work."""
-    return make(STATES["clean"], templates, tmp_path)
 
 
 def save_quickly(ws: Workspace) -> Saved:
@@ -40,7 +32,7 @@ def merged_index(earlier: Fingerprint, later: Fingerprint, *staged_later: bytes)
 
 
 @pytest.mark.parametrize("loss", [Loss.IN_PLACE, Loss.WIPED, Loss.REMOVED], ids=lambda loss: loss.value)
-def test_a_stack_of_two_saves_unwinds_both(ws: Workspace, loss: Loss) -> None:
+def test_recover_unwinds_a_stack_of_two_saves(ws: Workspace, loss: Loss) -> None:
     dirty(ws)
     first = fingerprint(ws.path)
     one = save_quickly(ws)
@@ -65,7 +57,7 @@ def test_a_stack_of_two_saves_unwinds_both(ws: Workspace, loss: Loss) -> None:
     assert {name.rsplit("/", 1)[1] for name in ws.refs("refs/gitstate/saves")} >= {one.save_id, two.save_id}
 
 
-def test_a_stack_of_three_saves_on_the_same_file(ws: Workspace) -> None:
+def test_recover_unwinds_three_saves_of_the_same_file(ws: Workspace) -> None:
     first = fingerprint(ws.path)
     for text in ("one", "two", "three"):
         ws.write("a.txt", f"staged {text}\n")
@@ -81,8 +73,8 @@ def test_a_stack_of_three_saves_on_the_same_file(ws: Workspace) -> None:
     ws.expect_exactly("MM a.txt", "?? one.txt", "?? two.txt", "?? three.txt")
 
 
-def test_a_merge_begun_after_a_save(ws: Workspace) -> None:
-    """The second save finds an operation on top of the first one's WIP commit."""
+def test_merge_begun_after_a_save_is_recovered(ws: Workspace) -> None:
+    """The second save finds an operation on top of the WIP commit of the first."""
     ws.append("c.txt")
     ws.write("untracked.txt")
     save_quickly(ws)
@@ -98,7 +90,7 @@ def test_a_merge_begun_after_a_save(ws: Workspace) -> None:
     assert entry_of(second, b"a.txt") == entry_of(after, b"a.txt")
 
 
-def test_save_and_recover_again_and_again(ws: Workspace) -> None:
+def test_repeated_save_and_recover_lose_nothing(ws: Workspace) -> None:
     dirty(ws)
     before = look(ws)
     for _ in range(3):
@@ -109,7 +101,7 @@ def test_save_and_recover_again_and_again(ws: Workspace) -> None:
     check_repository(ws)
 
 
-def test_a_second_save_without_changes_writes_nothing(ws: Workspace) -> None:
+def test_second_save_without_changes_is_a_no_op(ws: Workspace) -> None:
     dirty(ws)
     save_quickly(ws)
     refs, objects = ws.refs(), ws.git("count-objects", "-v")
@@ -122,7 +114,7 @@ def test_a_second_save_without_changes_writes_nothing(ws: Workspace) -> None:
     check_index_bytes(ws, before)
 
 
-def test_a_new_context_is_worth_a_save(ws: Workspace) -> None:
+def test_new_context_alone_is_saved(ws: Workspace) -> None:
     dirty(ws)
     before = fingerprint(ws.path)
     save_quickly(ws)
@@ -133,7 +125,7 @@ def test_a_new_context_is_worth_a_save(ws: Workspace) -> None:
     assert json.loads((ws.path / "active_state.json").read_text())["task_id"] == "T-2"
 
 
-def test_nothing_to_recover(ws: Workspace) -> None:
+def test_recover_without_a_save_is_a_no_op(ws: Workspace) -> None:
     dirty(ws)
     before = look(ws)
     answer = recovered_from(ws.recover())
@@ -143,7 +135,7 @@ def test_nothing_to_recover(ws: Workspace) -> None:
     check_untouched(ws, before)
 
 
-def test_recovering_twice_does_nothing_the_second_time(ws: Workspace) -> None:
+def test_second_recover_is_a_no_op(ws: Workspace) -> None:
     dirty(ws)
     save_quickly(ws)
     recovered_from(ws.recover())
@@ -154,7 +146,7 @@ def test_recovering_twice_does_nothing_the_second_time(ws: Workspace) -> None:
     assert ws.refs() == before.refs
 
 
-def test_a_dry_run_touches_nothing(ws: Workspace) -> None:
+def test_dry_run_writes_nothing(ws: Workspace) -> None:
     dirty(ws)
     saved = save_quickly(ws)
     wipe(ws)
@@ -168,8 +160,8 @@ def test_a_dry_run_touches_nothing(ws: Workspace) -> None:
     assert not (ws.path / "active_state.json").exists()
 
 
-def test_the_branch_reset_to_its_base_by_hand(ws: Workspace) -> None:
-    """Somebody undid the WIP commit, and the work with it: the branch is at H."""
+def test_branch_reset_to_its_base_by_hand_is_recovered(ws: Workspace) -> None:
+    """A person undid the WIP commit and the work with it; the branch is at the base."""
     dirty(ws)
     before = fingerprint(ws.path)
     saved = save_quickly(ws)
@@ -180,8 +172,8 @@ def test_the_branch_reset_to_its_base_by_hand(ws: Workspace) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
-def test_the_refs_were_lost(ws: Workspace) -> None:
-    """Only the branch came through: the WIP commit's trailers are enough to find what it holds."""
+def test_save_is_found_without_its_refs(ws: Workspace) -> None:
+    """Only the branch was kept: the trailers of the WIP commit are enough to find the save."""
     dirty(ws)
     before = fingerprint(ws.path)
     save_quickly(ws)

@@ -1,4 +1,4 @@
-"""Saves that somebody tampered with: build one, with any entry, manifest or context."""
+"""Tampered saves: change any entry, the manifest or the context of the pending save."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
 @dataclass
 class Forgery:
-    """A save in parts. What `raw` names is stored as it stands, in place of the JSON."""
+    """A save in parts. Files in `raw` are stored as they are, in place of the JSON."""
 
     ws: Workspace
     manifest: dict[str, Any]
@@ -42,7 +42,7 @@ class Forgery:
 
 
 def store(ws: Workspace, kind: str, data: bytes) -> str:
-    """Write an object that git itself would refuse to make."""
+    """Write an object that git itself would reject."""
     return ws.git("hash-object", "-t", kind, "-w", "--stdin", "--literally", stdin=data).decode().strip()
 
 
@@ -83,7 +83,7 @@ def forged(ws: Workspace) -> Iterator[Forgery]:
 
 
 def index_file(entries: Sequence[tuple[bytes, int, str]]) -> bytes:
-    """An index as git writes it, with names that git would not take."""
+    """An index in git's format, with names that git would reject."""
     data = b"DIRC" + struct.pack(">LL", 2, len(entries))
     for name, mode, oid in sorted(entries):
         entry = struct.pack(">10L", 0, 0, 0, 0, 0, 0, mode, 0, 0, 0) + bytes.fromhex(oid)

@@ -1,4 +1,4 @@
-"""Reads git's index without git, and through git where git alone can read it."""
+"""Reads git's index directly, and through git where only git can read it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A look at everything about a workspace that a save must not change and a recover must bring back."""
+"""Record everything that a save must not change and a recover must restore."""
 
 from __future__ import annotations
 

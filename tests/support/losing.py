@@ -12,7 +12,7 @@ from tests.support.workspace import Workspace, run_git
 
 
 def release(ws: Workspace, loss: Loss) -> None:
-    """Whoever held a lock is done; whoever destroys the workspace does not care about old ones."""
+    """Release held locks, and remove stale ones, which a wipe would not respect."""
     for lock in ws.held_locks:
         lock.unlink(missing_ok=True)
     if loss is not Loss.IN_PLACE:
@@ -37,7 +37,7 @@ def strip_operation(ws: Workspace) -> None:
 
 
 def forget_unreachable(where: Path) -> None:
-    """What gc would do in some weeks: only what our refs keep is still there afterwards."""
+    """Drop unreachable objects, as gc does after weeks: only objects that our refs keep remain."""
     run_git(where, "reflog", "expire", "--expire=now", "--all")
     run_git(where, "prune", "--expire=now")
 

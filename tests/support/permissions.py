@@ -1,4 +1,4 @@
-"""Programs that obey permissions even where the tests run as root."""
+"""Start programs without root's right to override permissions."""
 
 from __future__ import annotations
 

@@ -17,12 +17,6 @@ from tests.support.repositories import Templates
 from tests.support.workspace import Workspace
 
 
-@pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    """A clean workspace on agent/work."""
-    return make(STATES["clean"], templates, tmp_path)
-
-
 def _replace_by_fifo(ws: Workspace) -> None:
     ws.remove("a.txt")
     os.mkfifo(ws.at("a.txt"))
@@ -59,7 +53,7 @@ ALTERATIONS: dict[str, tuple[Callable[[Workspace], object], str]] = {
 
 
 @pytest.mark.parametrize("what", ALTERATIONS)
-def test_the_oracle_sees(what: str, ws: Workspace) -> None:
+def test_oracle_sees_each_alteration(what: str, ws: Workspace) -> None:
     dirty(ws)
     nested_repository(ws, "inner", commit=True)
     before = fingerprint(ws.path)
@@ -72,7 +66,7 @@ def test_the_oracle_sees(what: str, ws: Workspace) -> None:
     assert [line for line in before.diff(after) if line.startswith(said) or line.endswith(said)], before.diff(after)
 
 
-def test_the_oracle_looks_away_from_stat_data_reflogs_and_ignored_files(ws: Workspace) -> None:
+def test_oracle_ignores_stat_data_reflogs_and_ignored_files(ws: Workspace) -> None:
     dirty(ws)
     before = fingerprint(ws.path)
     everything = fingerprint(ws.path, keep_ignored=True)
@@ -100,7 +94,7 @@ def test_the_oracle_looks_away_from_stat_data_reflogs_and_ignored_files(ws: Work
     }
 
 
-def test_the_oracle_asks_and_never_writes(ws: Workspace) -> None:
+def test_oracle_never_writes(ws: Workspace) -> None:
     dirty(ws)
     ws.config("core.fsmonitor", ws.canary("fsmonitor"))
     before = {path: os.lstat(path) for path in ws.path.rglob("*")}
@@ -128,7 +122,7 @@ def test_the_oracle_asks_and_never_writes(ws: Workspace) -> None:
         "deep_nesting",
     ],
 )
-def test_the_oracle_reads_an_index_as_git_does(name: str, templates: Templates, tmp_path: Path) -> None:
+def test_oracle_parses_an_index_as_git_does(name: str, templates: Templates, tmp_path: Path) -> None:
     ws = make(STATES[name], templates, tmp_path)
     data = (git_dir_of(ws.path) / "index").read_bytes()
     parsed = parse_index(data, 32 if STATES[name].template == "sha256" else 20)
@@ -137,7 +131,7 @@ def test_the_oracle_reads_an_index_as_git_does(name: str, templates: Templates, 
         parse_index(data[:40] + bytes([data[40] ^ 1]) + data[41:], 32 if STATES[name].template == "sha256" else 20)
 
 
-def test_the_oracle_can_look_away_from_a_path(ws: Workspace) -> None:
+def test_oracle_can_ignore_a_path(ws: Workspace) -> None:
     ws.write("fresh/inner.txt")
     before = fingerprint(ws.path)
     ws.remove("fresh")
@@ -155,8 +149,8 @@ def _described(print_: Fingerprint) -> str:
 
 
 @pytest.mark.parametrize("name", ["merge_conflict", "rebase_with_autostash", "bisect", "intent_to_add", "mode_0600"])
-def test_a_wiped_workspace_is_not_the_same(name: str, templates: Templates, tmp_path: Path) -> None:
-    """Without gitstate, these are lost: a round trip that passes has done something."""
+def test_oracle_tells_a_wiped_workspace_from_a_whole_one(name: str, templates: Templates, tmp_path: Path) -> None:
+    """Without gitstate the work is lost, so a passing round trip proves something."""
     ws = make(STATES[name], templates, tmp_path)
     before = fingerprint(ws.path)
     wipe(ws)

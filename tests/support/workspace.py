@@ -34,6 +34,10 @@ class Run:
     stderr: str
 
     @property
+    def text(self) -> str:
+        return self.stdout.decode("utf-8", "replace")
+
+    @property
     def json(self) -> dict[str, Any]:
         try:
             document = json.loads(self.stdout)
@@ -43,7 +47,7 @@ class Run:
         return document
 
     def __str__(self) -> str:
-        return f"exit {self.exit_status}\nstdout: {self.stdout.decode('utf-8', 'replace')}\nstderr: {self.stderr}"
+        return f"exit {self.exit_status}\nstdout: {self.text}\nstderr: {self.stderr}"
 
 
 def git_environment() -> dict[str, str]:
@@ -67,6 +71,19 @@ def run_git(
     if check and done.returncode:
         raise AssertionError(f"{args!r} exited {done.returncode}: {done.stdout!r} {done.stderr!r}")
     return done.stdout
+
+
+def run_gitstate(*args: str, cwd: Path, env: Mapping[str, str] | None = None, given: bytes = b"") -> Run:
+    """Run the command line in a directory, as a user does; `given` is its standard input."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gitstate", *args],
+        input=given,
+        capture_output=True,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        timeout=600,
+    )
+    return Run(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
 
 
 class Workspace:

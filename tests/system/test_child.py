@@ -21,7 +21,7 @@ def script(text: str) -> list[str | bytes]:
     return [sys.executable, "-c", "import os, sys, time\n" + text]
 
 
-def test_both_streams_are_read_while_it_is_fed() -> None:
+def test_child_streams_are_read_while_input_is_written() -> None:
     """More than any pipe holds, in all three directions at once."""
     given = os.urandom(1 << 20)
     child = Child(
@@ -31,13 +31,13 @@ def test_both_streams_are_read_while_it_is_fed() -> None:
     assert child.returncode == child.wait() == 0
 
 
-def test_one_that_does_not_read_is_no_error() -> None:
+def test_child_that_reads_no_input_is_not_an_error() -> None:
     child = Child(script("os.close(0)\nprint('done')\nsys.exit(3)"), ENVIRONMENT)
     assert child.communicate(b"x" * (1 << 20)) == (b"done\n", b"")
     assert child.returncode == 3
 
 
-def test_one_that_takes_too_long_can_be_ended() -> None:
+def test_child_can_be_killed_after_a_timeout() -> None:
     child = Child(script("os.write(1, b'begun')\ntime.sleep(600)"), ENVIRONMENT, quiet=True)
     with pytest.raises(TimeoutError):
         child.communicate(timeout=0.2)
@@ -46,15 +46,15 @@ def test_one_that_takes_too_long_can_be_ended() -> None:
     child.kill()
 
 
-def test_a_program_that_is_not_there_leaves_no_descriptor_open() -> None:
+def test_missing_program_leaves_no_descriptor_open() -> None:
     before = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []
     with pytest.raises(FileNotFoundError):
         Child(["no-such-program"], ENVIRONMENT)
     assert (os.listdir("/proc/self/fd") if before else []) == before
 
 
-def test_a_relative_entry_of_path_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a `git` that an agent puts into its workspace would run."""
+def test_relative_entry_of_path_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a `git` that an agent puts into its workspace would run."""
     planted = tmp_path / "git"
     planted.write_text("#!/bin/sh\ntouch planted-was-run\n")
     planted.chmod(0o755)
@@ -68,7 +68,7 @@ def test_a_relative_entry_of_path_is_passed_over(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "planted-was-run").exists()
 
 
-def test_nothing_is_started_where_no_descriptor_is_left() -> None:
+def test_child_fails_cleanly_without_free_descriptors() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     opened = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
@@ -88,7 +88,7 @@ def test_nothing_is_started_where_no_descriptor_is_left() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_it_has_the_usual_signals_and_keeps_what_it_inherits(tmp_path: Path) -> None:
+def test_child_has_default_signals_and_inherits_only_the_given_descriptor(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "held", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     try:
@@ -103,7 +103,7 @@ def test_it_has_the_usual_signals_and_keeps_what_it_inherits(tmp_path: Path) -> 
         os.close(other)
 
 
-def test_it_starts_where_the_standard_streams_are_closed() -> None:
+def test_child_starts_with_closed_standard_streams() -> None:
     text = (
         "from gitstate.system.child import Child\nfor fd in (0, 1, 2): os.close(fd)\n"
         "child = Child(['sh', '-c', 'cat; echo said >&2; exit 5'], os.environ)\n"

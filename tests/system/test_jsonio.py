@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gitstate.errors import CorruptSave
+from gitstate.errors import BadJson
 from gitstate.system.jsonio import dumps, loads
 
 VALUES = st.recursive(
@@ -19,7 +19,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.text(), VALUES, max_size=5))
-def test_json_is_written_as_json_writes_it(value: dict[str, object]) -> None:
+def test_dumps_matches_the_standard_library(value: dict[str, object]) -> None:
     wanted = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
     assert dumps(value) == wanted.encode("utf-8", "replace")
 
@@ -31,7 +31,7 @@ ODD = (
 
 
 @given(st.dictionaries(st.text(), VALUES).map(json.dumps) | st.sampled_from(ODD), st.sampled_from(" \r\n\t"))
-def test_json_is_read_as_json_reads_it(text: str, margin: str) -> None:
+def test_loads_matches_the_standard_library(text: str, margin: str) -> None:
     data = (margin + text + margin).encode("utf-8", "surrogatepass")
     try:
         wanted = json.loads(data)
@@ -40,9 +40,9 @@ def test_json_is_read_as_json_reads_it(text: str, margin: str) -> None:
     if isinstance(wanted, dict):
         assert repr(loads(data, len(data), "it")) == repr(wanted)
     else:
-        with pytest.raises(CorruptSave):
+        with pytest.raises(BadJson):
             loads(data, len(data), "it")
 
 
-def test_a_lone_surrogate_makes_no_invalid_utf_8() -> None:
+def test_lone_surrogate_is_written_as_valid_utf_8() -> None:
     assert json.loads(dumps({"a\udcff": "\ud800"})) == {"a?": "?"}

@@ -35,7 +35,7 @@ class Ours(Record):
         return f"{self.first}{self.second}"
 
 
-def test_a_record_is_what_a_named_tuple_is() -> None:
+def test_record_behaves_like_a_named_tuple() -> None:
     ours, theirs = Ours(1, third=(3,)), Theirs(1, third=(3,))
     assert tuple(ours) == tuple(theirs)
     assert Ours._fields == Theirs._fields and ours._asdict() == theirs._asdict() and hash(ours) == hash(theirs)
@@ -53,13 +53,15 @@ def test_a_record_is_what_a_named_tuple_is() -> None:
 @pytest.mark.parametrize(
     ("values", "named"), [((), {}), ((1, "", (), 4), {}), ((1,), {"first": 2}), ((1,), {"fourth": 4})]
 )
-def test_a_record_refuses_what_a_named_tuple_refuses(values: tuple[object, ...], named: dict[str, object]) -> None:
+def test_record_rejects_the_arguments_that_a_named_tuple_rejects(
+    values: tuple[object, ...], named: dict[str, object]
+) -> None:
     for kind in (Ours, Theirs):
         with pytest.raises(TypeError):
             kind(*values, **named)  # type: ignore[arg-type]
 
 
-def test_a_record_is_frozen() -> None:
+def test_record_is_frozen() -> None:
     for one in (Ours(1), Theirs(1)):
         with pytest.raises(AttributeError):
             one.first = 2  # type: ignore[misc]
@@ -67,7 +69,7 @@ def test_a_record_is_frozen() -> None:
             one.new = 2  # type: ignore[union-attr]
 
 
-def test_contexts_end_as_those_of_contextlib_do() -> None:
+def test_contextmanager_matches_contextlib() -> None:
     def steps(said: list[str]) -> Iterator[str]:
         said.append("begin")
         try:
@@ -91,7 +93,7 @@ def test_contexts_end_as_those_of_contextlib_do() -> None:
         assert said == ["begin", "value", "end", "begin", "error", "end", "begin", "end"]
 
 
-def test_suppress_lets_all_else_pass() -> None:
+def test_suppress_lets_other_errors_pass() -> None:
     with suppress(OSError, KeyError):
         raise FileNotFoundError
     with pytest.raises(ValueError), suppress(OSError):
@@ -99,7 +101,7 @@ def test_suppress_lets_all_else_pass() -> None:
 
 
 @pytest.mark.parametrize("name", ["sha1", "sha256"])
-def test_digests_are_those_of_hashlib(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digests_match_hashlib(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "hashlib")
     monkeypatch.setattr(stdlib, "_before_openssl", 1000)
     wanted = hashlib.new(name, b"some more").hexdigest()

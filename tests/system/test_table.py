@@ -1,4 +1,4 @@
-"""Tables for people: aligned, as wide as the terminal, whatever the words are made of."""
+"""Tables are aligned and fit the terminal, for characters of any width."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_columns_are_aligned() -> None:
     assert len({columns(line[: line.rindex(word)]) for line, word in last}) == 1
 
 
-def test_what_is_too_wide_loses_its_middle() -> None:
+def test_wide_cell_is_shortened_in_the_middle() -> None:
     lines = table(HEADER, ROWS, 40)
     assert max(map(columns, lines)) <= 40
     assert "…" in lines[1] and lines[1].startswith("waiting  /") and "space  main" in lines[1]

@@ -1,4 +1,4 @@
-"""``active_state.json``: what is really written fits the schema that ships, and a caller's words stay data."""
+"""``active_state.json`` is valid under the shipped schema, and hostile values stay data."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def well(run: Run) -> Run:
 
 
 def state_of(ws: Workspace, name: str = "active_state.json") -> dict[str, Any]:
-    """The state file, checked for all that holds whatever it says."""
+    """The state file, after checks that always hold."""
     path = ws.path / name
     assert stat.S_IMODE(path.lstat().st_mode) == 0o600
     state = json.loads(path.read_bytes().decode("utf-8", "strict"))
@@ -59,12 +59,12 @@ def state_of(ws: Workspace, name: str = "active_state.json") -> dict[str, Any]:
     return dict(state)
 
 
-def test_the_schema_is_one() -> None:
+def test_schema_is_valid_and_requires_every_property() -> None:
     Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["required"] == list(SCHEMA["properties"])
 
 
-def test_what_set_writes(ws: Workspace) -> None:
+def test_set_writes_a_valid_state_file(ws: Workspace) -> None:
     values = ("task_id=T-1", "issue_number=7", "progress_stage=coding", "memory_refs=a.md,b.md", "mine=x")
     well(ws.gitstate("set", *values))
     state = state_of(ws)
@@ -77,7 +77,7 @@ def test_what_set_writes(ws: Workspace) -> None:
     assert state["agent"] is None, "what is unknown is null"
 
 
-def test_what_save_and_recover_write(ws: Workspace) -> None:
+def test_save_and_recover_write_valid_state_files(ws: Workspace) -> None:
     document = well(ws.save("--signal", "TERM")).json
     saved = state_of(ws)
     assert saved["status"] == "interrupted"
@@ -95,7 +95,7 @@ def test_what_save_and_recover_write(ws: Workspace) -> None:
     assert [recovered[name] for name in same] == [saved[name] for name in same]
 
 
-def test_the_environment_gives_the_context_and_an_option_wins(ws: Workspace) -> None:
+def test_option_wins_over_the_environment(ws: Workspace) -> None:
     names = ("task_id", "issue_number", "progress_stage", "memory_refs", "agent", "session_id")
     ws.cli_env = {f"GITSTATE_{name.upper()}": f"{name} of the environment" for name in names}
     well(ws.gitstate("save", "--agent", "an option"))
@@ -105,7 +105,7 @@ def test_the_environment_gives_the_context_and_an_option_wins(ws: Workspace) -> 
     assert {name: state[name] for name in names} == expected
 
 
-def test_what_was_left_out_is_said(ws: Workspace) -> None:
+def test_state_file_lists_skipped_paths(ws: Workspace) -> None:
     os.mkfifo(os.path.join(bytes(ws.path), b"fifo-\xff"))
     well(ws.save())
     save = state_of(ws)["save"]
@@ -114,7 +114,7 @@ def test_what_was_left_out_is_said(ws: Workspace) -> None:
 
 
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_value_stays_data(ws: Workspace, value: str) -> None:
+def test_hostile_value_stays_data(ws: Workspace, value: str) -> None:
     expected = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     well(ws.gitstate("save", "--task-id", value, "--progress-stage", value, "--reason", value, "--json"))
     assert state_of(ws)["task_id"] == expected
@@ -130,7 +130,7 @@ def test_a_hostile_value_stays_data(ws: Workspace, value: str) -> None:
     assert "\x1b" not in ws.gitstate("status").stdout.decode()
 
 
-def test_a_value_that_is_too_long_is_dropped_and_said(ws: Workspace) -> None:
+def test_overlong_value_is_dropped_and_reported(ws: Workspace) -> None:
     run = ws.gitstate("save", "--task-id", "T-1", "--progress-stage", "x" * 65_537, "--json")
     assert run.json["incomplete"] is True
     state = state_of(ws)
@@ -138,8 +138,8 @@ def test_a_value_that_is_too_long_is_dropped_and_said(ws: Workspace) -> None:
     assert any("progress_stage" in item["reason"] for item in state["save"]["left_out"])
 
 
-def test_recover_rebuilds_it_from_git_alone(ws: Workspace) -> None:
-    """The file, what the git dir remembers of the context, and all reflogs are gone; a gc has run."""
+def test_recover_rebuilds_the_state_file_from_git_alone(ws: Workspace) -> None:
+    """The state file, the live context and all reflogs are gone, and a gc has run."""
     well(ws.save("--signal", "TERM", "--session-id", "abc", "--memory-ref", "notes/a.md", "--memory-ref", "b"))
     before = state_of(ws)
     ws.remove("active_state.json")
@@ -155,7 +155,7 @@ def test_recover_rebuilds_it_from_git_alone(ws: Workspace) -> None:
     }
 
 
-def test_another_place(ws: Workspace) -> None:
+def test_configured_state_file_is_used(ws: Workspace) -> None:
     ws.config("gitstate.stateFile", "var/agent state.json")
     well(ws.save())
     assert state_of(ws, "var/agent state.json")["task_id"] == "T-1"
@@ -166,14 +166,14 @@ def test_another_place(ws: Workspace) -> None:
 
 
 @pytest.mark.parametrize("setting", ["../outside.json", ".git/config", "/etc/active_state.json", "."])
-def test_a_place_outside_is_refused(ws: Workspace, setting: str) -> None:
+def test_state_file_outside_of_the_workspace_is_rejected(ws: Workspace, setting: str) -> None:
     ws.config("gitstate.stateFile", setting)
     run = ws.gitstate("set", "task_id=T-1")
     assert run.exit_status == 2, str(run)
     assert "gitstate.stateFile" in run.stderr
 
 
-def test_a_planted_symlink_is_not_followed(ws: Workspace) -> None:
+def test_planted_symlink_is_not_followed(ws: Workspace) -> None:
     victim = ws.outside / "victim"
     victim.write_text("mine\n")
     ws.symlink(str(victim), "active_state.json")
@@ -183,7 +183,7 @@ def test_a_planted_symlink_is_not_followed(ws: Workspace) -> None:
 
 
 @pytest.mark.parametrize("theirs", [b"[]", b"\xff", b"[" * 100_000, b'{"mine": 1}'], ids=lambda data: repr(data[:9]))
-def test_a_file_of_that_name_that_is_not_ours_is_left_alone_and_saved(ws: Workspace, theirs: bytes) -> None:
+def test_foreign_file_of_that_name_is_kept_and_saved(ws: Workspace, theirs: bytes) -> None:
     ws.write("active_state.json", theirs)
     well(ws.save())
     assert (ws.path / "active_state.json").read_bytes() == theirs
@@ -195,13 +195,13 @@ def test_a_file_of_that_name_that_is_not_ours_is_left_alone_and_saved(ws: Worksp
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"task_id": 5}'], ids=repr)
-def test_a_damaged_file_is_written_anew(ws: Workspace, damage: bytes) -> None:
+def test_damaged_state_file_is_rewritten(ws: Workspace, damage: bytes) -> None:
     ws.write("active_state.json", damage)
     well(ws.save())
     assert state_of(ws)["task_id"] == "T-1"
 
 
-def test_a_linked_worktree_has_its_own(templates: Templates, tmp_path: Path) -> None:
+def test_linked_worktree_has_its_own_state_file(templates: Templates, tmp_path: Path) -> None:
     ws = make(STATES["clean"], templates, tmp_path, linked=True)
     dirty(ws)
     assert ws.main is not None
@@ -212,8 +212,8 @@ def test_a_linked_worktree_has_its_own(templates: Templates, tmp_path: Path) -> 
     assert run_git(ws.main, "status", "--porcelain") == b""
 
 
-def test_it_is_never_seen_half_written(ws: Workspace) -> None:
-    """Whoever reads while `set` writes sees one whole file or the other."""
+def test_readers_never_see_a_partial_state_file(ws: Workspace) -> None:
+    """A reader during `set` sees the old file or the new one, whole."""
     well(ws.gitstate("set", "task_id=T-0"))
     argv = [sys.executable, "-m", "gitstate", "-C", str(ws.path), "set", f"task_id={'y' * 60_000}"]
     writer = subprocess.Popen(argv, stdout=subprocess.DEVNULL)

@@ -11,7 +11,7 @@ from ...system.terminal import escape, say
 from ..command import Call, TableGroup, command, help_text
 
 if TYPE_CHECKING:
-    from ...integrations.schedulers import Status
+    from ...integrations.schedulers import BootStatus
 
 _scheduler_option = click.option(
     "--scheduler",
@@ -55,7 +55,7 @@ def status(call: Call, scheduler: str | None) -> int:
     return _report(call, schedulers.status(scheduler))
 
 
-def _report(call: Call, status: Status) -> int:
+def _report(call: Call, status: BootStatus) -> int:
     if call.as_json:
         call.emit(**boot_json(status))
     say(*boot_lines(status))
@@ -65,14 +65,14 @@ def _report(call: Call, status: Status) -> int:
 # -- words
 
 
-def boot_json(status: Status) -> dict[str, Any]:
+def boot_json(status: BootStatus) -> dict[str, Any]:
     """What `boot enable --json` and `boot status --json` print."""
     troubles = [{"what": escape(what), "next": escape(mend)} for what, mend in status.troubles]
     plain = {name: getattr(status, name) for name in ("scheduler", "enabled", "files", "linger", "command")}
     return {**plain, "troubles": troubles}
 
 
-def boot_lines(status: Status) -> list[str]:
+def boot_lines(status: BootStatus) -> list[str]:
     """What `boot enable` and `boot status` tell a person."""
     enabled = f"enabled with {status.scheduler}: `{' '.join(status.command)} recover --all` runs at boot"
     lines = [enabled if status.enabled else "recovery at boot is not enabled"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...agents.registry import agent_names
 from ...errors import EXIT_DONE, UsageError
 from ...git.repository import open_repository
 from ...system.terminal import escape, escape_lines, say, write_patch
@@ -19,14 +20,12 @@ if TYPE_CHECKING:
     from ...integrations.agent_hooks_install import Change
     from ...integrations.git_hooks_install import Outcome
 
-_AGENTS = click.Choice(["claude", "codex", "gemini", "kimi"])
-
 
 def _hook_options(function: Callable[..., int]) -> Callable[..., int]:
     for option in (
         click.option("--dry-run", is_flag=True, help="with --agent: print the change as a diff, change nothing"),
         click.option("--scope", type=click.Choice(["user", "project"]), default="user", help="which of its settings"),
-        click.option("--agent", type=_AGENTS, help="the hooks of this agent, not those of git"),
+        click.option("--agent", type=click.Choice(agent_names()), help="the hooks of this agent, not those of git"),
     ):
         function = option(function)
     return function

@@ -99,7 +99,7 @@ def marker(ws: Workspace) -> str:
 
 
 def members(ws: Workspace) -> list[str]:
-    """Command lines of processes that stand in the workspace: nobody may, once a run is over."""
+    """Command lines of processes whose current directory is in the workspace; none after a run."""
     found = []
     for name in os.listdir("/proc"):
         try:
@@ -122,7 +122,7 @@ def keepers(ws: Workspace) -> bool:
 
 
 def check_saved(ws: Workspace, before: Fingerprint, **context: Any) -> None:
-    """Marker, note and WIP commit stand and say the right thing; nothing runs; the files are as they were."""
+    """Marker, note and WIP commit exist with this context; no process is left; the files are unchanged."""
     wait_until(lambda: marker(ws) and not keepers(ws), "the save")
     wait_until(lambda: not members(ws), f"everything ended: {members(ws)}")
     assert ws.out("log", "-1", "--format=%s").startswith("WIP(gitstate): ")
@@ -135,7 +135,7 @@ def check_saved(ws: Workspace, before: Fingerprint, **context: Any) -> None:
 
 
 def check_recovered(ws: Workspace, before: Fingerprint) -> dict[str, Any]:
-    """The next run's first step brings everything back; the state file that it wrote."""
+    """Recover everything, as the next run does first; the state file that it wrote."""
     run = ws.recover()
     assert run.exit_status == 0, run
     assert before.diff(fingerprint(ws.path)) == []

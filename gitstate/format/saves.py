@@ -1,0 +1,109 @@
+"""Which saves a repository holds: the pending ones, all by their ids, and the latest checkpoints."""
+
+from __future__ import annotations
+
+from ..errors import CorruptSave, GitstateError, NeedsPerson, UnsupportedSave
+from ..git import refs
+from ..git.oid import Oid
+from ..git.repository import Repository
+from ..objects.reader import ObjectReader
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from .archive import read_save
+from .names import (
+    CHECKPOINTS,
+    PENDING,
+    SAVES,
+    checkpoint_ref,
+    is_save_id,
+    own_marker,
+    parse_ref,
+    save_ref,
+    workspace_id,
+)
+
+if TYPE_CHECKING:
+    from ..git.command import Git
+
+
+class HeldSave(Record):
+    """One save that a ref holds."""
+
+    ref: str
+    workspace_id: str
+    save_id: str
+    archive: Oid
+
+
+def pending_archive(repository: Repository) -> Oid | None:
+    """The archive of the save that is pending in this workspace; None where none is. Raises GitError, OSError."""
+    marker = own_marker(repository)
+    return refs.read_refs(repository, [marker]).get(marker)
+
+
+def pending_save_id(repository: Repository) -> str | None:
+    """The id of the save that is pending in this workspace; None where none is found. Never raises.
+
+    It is asked where something has just failed: refs are enough as a rule, even where git can read no object.
+    """
+    with suppress(GitstateError, OSError):
+        archive = pending_archive(repository)
+        if archive is not None:
+            (saves,) = refs.read_refs_below(repository.common_dir, save_ref(workspace_id(repository), ""))
+            named = [save_id for save_id, oid in saves.items() if oid == archive]
+            return named[0] if named else _id_of(repository, archive)
+    return None
+
+
+def pending_archives(git: Git) -> dict[str, Oid]:
+    """The archive of each pending save of the repository, by workspace id."""
+    return _by_workspace(git, PENDING)
+
+
+def pending_in_files(common_dir: bytes) -> dict[str, Oid]:
+    """The same from git's files alone: an empty text where a ref's file is damaged; nothing in a reftable."""
+    return refs.read_refs_below(common_dir, PENDING)[0]
+
+
+def checkpoint_archives(git: Git) -> dict[str, Oid]:
+    """The archive of each workspace's latest checkpoint, by workspace id."""
+    return _by_workspace(git, CHECKPOINTS)
+
+
+def checkpoint_save_id(repository: Repository) -> str | None:
+    """The id of this workspace's latest checkpoint; None where none is found. Never raises."""
+    ref = checkpoint_ref(workspace_id(repository))
+    with suppress(GitstateError, OSError):
+        archive = refs.read_refs(repository, [ref]).get(ref)
+        return None if archive is None else _id_of(repository, archive)
+    return None
+
+
+def held_saves(git: Git, workspace: str | None = None) -> list[HeldSave]:
+    """Every save below `refs/gitstate/saves/`, or those of one workspace by its id. Checkpoints are not among them."""
+    prefix = SAVES if workspace is None else save_ref(workspace, "")
+    found = ((ref, parse_ref(ref), oid) for ref, oid in refs.list_refs(git, prefix).items())
+    return [HeldSave(ref, name.workspace_id, name.save_id, oid) for ref, name, oid in found if name and name.save_id]
+
+
+def find_save(repository: Repository, save_id: str) -> HeldSave:
+    """A save, or a workspace's latest checkpoint, by its id, of whichever workspace it is. Raises NeedsPerson."""
+    if is_save_id(save_id):
+        for held in held_saves(repository.git):
+            if held.save_id == save_id:
+                return held
+        with ObjectReader(repository.git) as reader:
+            for workspace, archive in checkpoint_archives(repository.git).items():
+                with suppress(CorruptSave, UnsupportedSave):
+                    if read_save(archive, reader).manifest.save_id == save_id:
+                        return HeldSave(checkpoint_ref(workspace), workspace, save_id, archive)
+    raise NeedsPerson(f"there is no save {save_id!r} in this repository", hint="gitstate log --all")
+
+
+def _by_workspace(git: Git, prefix: str) -> dict[str, Oid]:
+    found = ((parse_ref(ref), oid) for ref, oid in refs.list_refs(git, prefix).items())
+    return {name.workspace_id: oid for name, oid in found if name is not None}
+
+
+def _id_of(repository: Repository, archive: Oid) -> str:
+    with ObjectReader(repository.git) as reader:
+        return read_save(archive, reader).manifest.save_id

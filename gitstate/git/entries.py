@@ -1,0 +1,163 @@
+"""Entries of the index, of trees and of diffs as git lists them: the only reader of these formats.
+
+`man git-ls-files`, `man git-ls-tree` and `man git-diff-tree` (raw output) describe them; all are read with `-z`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..system.stdlib import TYPE_CHECKING, Record
+from .oid import Oid, is_oid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .command import Git
+    from .repository import Repository
+
+#: So many paths fit on a command line whatever their length.
+_PATHS_AT_ONCE = 500
+
+
+class IndexEntry(Record):
+    """One entry of the index."""
+
+    path: bytes
+    mode: int
+    oid: Oid
+    stage: int = 0
+    """0; 1 (base), 2 (ours) or 3 (theirs) where the path is unmerged."""
+    tag: str = ""
+    """`H`, `S` (skip-worktree) or `M` (unmerged), in lower case where it is assume-unchanged; empty: not asked for."""
+
+    @classmethod
+    def parse(cls, line: bytes) -> IndexEntry:
+        """A line of `ls-files -s`, or of `ls-files -s -v`, without its NUL. Raises ValueError."""
+        words, tab, path = line.partition(b"\t")
+        fields = words.split(b" ")
+        tag = fields.pop(0).decode("ascii") if len(fields) == 4 else ""
+        mode, oid, stage = fields
+        if not tab or not path or len(tag) > 1 or stage not in (b"0", b"1", b"2", b"3"):
+            raise ValueError(f"no index entry: {line[:80]!r}")
+        return cls(path, _mode(mode), _oid(oid), int(stage), tag)
+
+    def info_line(self) -> bytes:
+        """The entry as `update-index -z --index-info` reads it, with its NUL."""
+        return b"%o %s %d\t%s\0" % (self.mode, self.oid.encode("ascii"), self.stage, self.path)
+
+
+class TreeEntry(Record):
+    """What a tree holds at one path: a file, symlink or gitlink."""
+
+    path: bytes
+    mode: int
+    oid: Oid
+
+    @classmethod
+    def parse(cls, line: bytes) -> TreeEntry:
+        """A line of `ls-tree` without its NUL. Raises ValueError."""
+        words, tab, path = line.partition(b"\t")
+        mode, kind, oid = words.split(b" ")
+        if not tab or not path or kind not in (b"blob", b"tree", b"commit"):
+            raise ValueError(f"no tree entry: {line[:80]!r}")
+        return cls(path, _mode(mode), _oid(oid))
+
+
+class DiffEntry(Record):
+    """One path in which two trees differ. Mode 0 and a zero oid stand for the side that lacks it."""
+
+    path: bytes
+    status: str
+    """`A`, `D`, `M` or `T` (`man git-diff-tree`)."""
+    old_mode: int
+    old_oid: Oid
+    new_mode: int
+    new_oid: Oid
+
+    @classmethod
+    def parse(cls, line: bytes, path: bytes) -> DiffEntry:
+        """The two fields of a raw diff without their NULs. Raises ValueError."""
+        old_mode, new_mode, old_oid, new_oid, status = line.split(b" ")
+        if not path or old_mode[:1] != b":" or len(status) != 1:
+            raise ValueError(f"no raw diff: {line[:80]!r}")
+        modes = _mode(old_mode[1:]), _mode(new_mode)
+        return cls(path, status.decode("ascii"), modes[0], _oid(old_oid), modes[1], _oid(new_oid))
+
+
+def list_index(
+    git: Git,
+    paths: Sequence[bytes] | None = None,
+    *,
+    tags: bool = False,
+    sparse: bool = False,
+    extra: Mapping[str, str] | None = None,
+) -> list[IndexEntry]:
+    """The index entries of `paths`, of all where it is None, sorted by path and stage.
+
+    With `tags` each has its tag. With `sparse` a directory outside a sparse index is one entry. `extra` are variables
+    for git, as which index to read. Raises GitError.
+    """
+    command: list[str | bytes] = ["ls-files", "-z", "-s", *(["-v"] if tags else []), *(["--sparse"] if sparse else [])]
+    if paths is None:
+        answers = [git.run(*command, env=extra)]
+    else:
+        portions = (paths[start : start + _PATHS_AT_ONCE] for start in range(0, len(paths), _PATHS_AT_ONCE))
+        answers = [git.run(*command, "--", *some, env=extra) for some in portions]
+    return [IndexEntry.parse(line) for out in answers for line in split_nul(out)]
+
+
+def list_unmerged(git: Git) -> list[IndexEntry]:
+    """The unmerged entries of the index: up to three for a path."""
+    return [IndexEntry.parse(line) for line in split_nul(git.run("ls-files", "-z", "-u"))]
+
+
+def list_tree(git: Git, tree: Oid) -> list[TreeEntry]:
+    """All files, symlinks and gitlinks in and below a tree, sorted by path."""
+    return [TreeEntry.parse(line) for line in split_nul(git.run("ls-tree", "-r", "-z", "--full-tree", tree))]
+
+
+def list_tree_paths(git: Git, tree: Oid, *below: bytes) -> list[bytes]:
+    """The paths that `list_tree` would list; with `below` only these, and what is below them."""
+    # Without paths `--` says nothing.
+    return split_nul(git.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", tree, "--", *below))
+
+
+def diff_trees(repository: Repository, old: Oid, new: Oid) -> list[DiffEntry]:
+    """In which paths two trees differ, sorted; a torn index does not matter."""
+    fields = split_nul(_diff_tree(repository, old, new))
+    return [DiffEntry.parse(*pair) for pair in zip(fields[::2], fields[1::2], strict=True)]
+
+
+def differing_paths(repository: Repository, old: Oid | None, new: Oid) -> list[bytes]:
+    """The paths that `diff_trees` would name; all of `new` where `old` is None (the empty tree)."""
+    if old == new:
+        return []
+    if old is None:
+        return list_tree_paths(repository.git, new)
+    return split_nul(_diff_tree(repository, "--name-only", old, new))
+
+
+def _diff_tree(repository: Repository, *args: str) -> bytes:
+    # Git reads the index before it compares two trees, and fails where the index is torn: it gets none to read.
+    extra = {"GIT_INDEX_FILE": os.fsdecode(os.path.join(repository.own, b"no-index"))}
+    options = ("-r", "-z", "--no-renames", "--ignore-submodules=none")
+    return repository.git.run("diff-tree", *options, *args, env=extra)
+
+
+def split_nul(out: bytes) -> list[bytes]:
+    """The items of an output in which each ends in a NUL."""
+    return out.split(b"\0")[:-1]
+
+
+def _mode(octal: bytes) -> int:
+    if len(octal) != 6 or not octal.isdigit():
+        raise ValueError(f"no mode: {octal[:20]!r}")
+    return int(octal, 8)
+
+
+def _oid(word: bytes) -> Oid:
+    oid = word.decode("ascii")
+    if not is_oid(oid):
+        raise ValueError(f"no object id: {oid[:80]!r}")
+    return oid
