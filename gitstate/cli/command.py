@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import click
 
 from ..system.terminal import escape
+from ..workspace.settings import help_text as setting_help
+from ..workspace.settings import setting_named
 from . import quick
 from .options import OPTIONS, Option
 from .table import BY_NAME, TABLE
@@ -126,8 +128,19 @@ def click_option(option: Option) -> click.Option:
         type=_TYPES[option.kind],
         multiple=option.kind == "many",
         metavar=option.metavar,
-        help=option.help,
+        help=option.help or setting_help("includeIgnored"),
     )
+
+
+def setting_option(flag: str, name: str, parameter: str, metavar: str) -> Callable[..., Any]:
+    """The option that has the same effect as the setting `name`, which gives its range and its help."""
+    setting = setting_named(name)
+    kind: click.IntRange | click.FloatRange
+    if setting.kind == "count":
+        kind = click.IntRange(int(setting.least), int(setting.most))
+    else:
+        kind = click.FloatRange(setting.least, setting.most)
+    return click.option(flag, parameter, type=kind, metavar=metavar, help=setting_help(name))
 
 
 def options_named(names: Iterable[str]) -> list[click.Parameter]:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class Option(Record):
-    """One option. `kind` is `text`, `many` (may be given again), `number`, `seconds` or `flag`."""
+    """One option. `kind` is `text`, `many` (repeatable), `number`, `seconds` or `flag`.
+
+    `help` is empty if the table of settings has it: importing that table here would delay the start of git.
+    """
 
     flag: str
     name: str
@@ -37,7 +40,7 @@ OPTIONS = (
     Option("--reason", "reason", "text", "TEXT", "record why the save is made"),
     Option("--deadline", "deadline", "seconds", "SECONDS", "skip what cannot be read in this time"),
     Option("--wait", "wait", "seconds", "SECONDS", "wait this long for another gitstate here  [default: 60]"),
-    Option("--include-ignored", "include_ignored", "many", "PATTERN", "save ignored files too that match (repeatable)"),
+    Option("--include-ignored", "include_ignored", "many", "PATTERN", ""),
     Option("--owner-pid", "owner_pid", "number", "PID", "the process that owns this workspace while it runs"),
     Option("--json", "json", "flag", "", "print JSON on stdout"),
 )

@@ -80,7 +80,7 @@ def _save(quick: Quick, as_json: bool) -> int:
 
     given: Mapping[str, Any] = quick.given
     request = SaveRequest(
-        kind=quick.command,
+        kind="checkpoint" if quick.command == "checkpoint" else "save",
         values=context_values(quick.given, os.environ),
         reason=Reason(given.get("signal"), given.get("exit_code"), given.get("reason")),
         deadline=given.get("deadline"),

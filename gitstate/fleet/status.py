@@ -9,12 +9,13 @@ from ..errors import GitstateError
 from ..format import names
 from ..format.archive import read_save
 from ..format.context import Context
-from ..git import refs
+from ..format.saves import pending_archive
 from ..git.repository import open_repository, read_head
 from ..objects.reader import ObjectReader
 from ..system import forkpool
 from ..workspace.live_context import read_live_context
 from ..workspace.peek import WorkspacePeek
+from ..workspace.run_record import failing_checkpoints
 from .find import PEEK_DEADLINE, WORKERS, peek_all
 
 #: Seconds to open one workspace.
@@ -62,9 +63,8 @@ def summarize(path: bytes) -> Summary:
         ref = read_head(repository.git_dir)
         branch = None if ref is None else names.branch_name(ref)
         context, status = read_live_context(repository)
-        marker = names.marker_ref(names.workspace_id(repository))
         waiting = None
-        archive = refs.read_refs(repository, [marker]).get(marker)
+        archive = pending_archive(repository)
         if archive is not None:
             with ObjectReader(repository.git) as reader:
                 save = read_save(archive, reader)
@@ -89,4 +89,6 @@ def _summarize_peek(seen: WorkspacePeek) -> Summary:
     if status == "active" and seen.owner == "gone":
         status = "crashed"
         notes.append("gitstate recover")
+    elif status == "active" and (problem := failing_checkpoints(seen.git_dir)) is not None:
+        notes.append(f"the last checkpoint failed: {problem}")
     return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None)

@@ -13,8 +13,9 @@ from ..system.stdlib import TYPE_CHECKING, Record
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..format.manifest import Manifest, Save
+    from ..format.manifest import Manifest, Save, SaveKind
     from ..git.oid import Oid
+    from .request import SaveOutcome
 
 CLEAN = "nothing to save: the worktree is clean and has no context"
 ALL_SKIPPED = "nothing was saved: everything that could be saved was skipped"
@@ -53,8 +54,7 @@ class SaveFacts(Record):
     workspace_id: str
     save_id: str
     """The id of the save that is planned."""
-    kind: str = "save"
-    """`save`, `checkpoint`, or `safety` (taken by recover before it writes)."""
+    kind: SaveKind = "save"
     insist: bool = False
     """The index kept changing: save it as it was seen."""
     stay: bool = False
@@ -94,7 +94,7 @@ class SaveFacts(Record):
 class SavePlan(Record):
     """What a save does: the steps that are its own, in the order of `protocol`."""
 
-    result: str
+    result: SaveOutcome
     """`saved`; or, where nothing is built, `unchanged` (the save `upon` holds all of it) or `nothing`."""
     message: str = ""
     upon: str | None = None

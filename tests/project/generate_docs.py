@@ -7,12 +7,13 @@ hand. The manual page is generated as a whole.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from gitstate.cli.commands import manual
 from gitstate.cli.main import group
 from gitstate.cli.reference import Described, describe_commands
 from gitstate.errors import EXIT_STATUSES
+from gitstate.workspace.settings import SETTINGS, Setting
 from tests.project.test_layering import STOREYS
 from tests.support.environment import ROOT
 
@@ -53,6 +54,33 @@ def _command(command: Described) -> str:
     return "\n\n".join(parts)
 
 
+# -- docs/settings.md
+
+_TYPES = {"path": "path inside the workspace", "patterns": "pattern, may be repeated", "remote": "name or URL"}
+
+
+def settings_page(text: str) -> str:
+    header = ("setting", "type", "default", "option", "environment", "meaning")
+    rows = [
+        (
+            f"`{setting.key}`",
+            _type(setting),
+            "none" if setting.default is None else f"`{setting.default}`",
+            "" if setting.option is None else f"`{setting.option}`",
+            f"`{setting.variable}`",
+            setting.meaning,
+        )
+        for setting in SETTINGS
+    ]
+    return replace_part(text, "settings", table(header, rows))
+
+
+def _type(setting: Setting) -> str:
+    if setting.most:
+        return f"{setting.kind}, {setting.least:.6g} to {setting.most:.7g}"
+    return _TYPES.get(setting.kind, setting.kind)
+
+
 # -- docs/exit-status.md
 
 
@@ -91,14 +119,15 @@ def replace_part(text: str, name: str, content: str) -> str:
     return f"{before}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
 
 
-def table(header: tuple[str, str], rows: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> str:
-    """A table of two columns."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in (header, *rows)]
-    return "\n".join([lines[0], "|---|---|", *lines[1:]])
+    return "\n".join([lines[0], f"|{'---|' * len(header)}", *lines[1:]])
 
 
 GENERATED: dict[str, Callable[[str], str]] = {
     "docs/commands.md": commands_page,
+    "docs/settings.md": settings_page,
     "docs/exit-status.md": exit_status_page,
     "docs/architecture.md": architecture_page,
     "man/git-gitstate.1": lambda _: manual.page(),

@@ -17,7 +17,7 @@ import pytest
 
 from gitstate import __version__, errors
 from gitstate.cli.commands import demo
-from gitstate.run import supervisor
+from gitstate.workspace.settings import SETTINGS
 from tests.project import generate_docs
 from tests.project.test_layering import STOREYS
 from tests.states import STATES, dirty, make
@@ -362,22 +362,23 @@ def test_every_option_named_is_there() -> None:
         assert all(option in said and option in page for option in options), command
 
 
-def test_every_option_of_the_settings_is_there() -> None:
-    table = PAGES["docs/settings.md"].partition("| setting |")[2].partition("\n\n")[0]
-    said = "".join(gitstate(command, "--help").stdout for command in ("run", "save", "prune"))
-    named = set(re.findall(r"option `(--[a-z-]+)`", table))
-    assert len(named) == 6
-    assert all(option in said for option in named)
+def test_options_of_settings_take_words_and_default_from_the_table() -> None:
+    offered = " ".join(gitstate(command, "--help").stdout for command in ("run", "save", "prune"))
+    offered = " ".join(offered.split())
+    with_option = [(setting, setting.option) for setting in SETTINGS if (setting.option or "").startswith("--")]
+    assert len(with_option) == 6
+    for setting, option in with_option:
+        default = "" if setting.default is None else f", {setting.default}"
+        assert option is not None and option in offered
+        assert f"{setting.meaning} [{setting.key}{default}]" in offered
 
 
-def test_every_setting_that_is_read_stands_in_the_reference() -> None:
-    """Names are compared as git does: in lower case. `gitstate.workspace` is the list, `gitstate.bash` a file."""
-    table = PAGES["docs/settings.md"].partition("| setting |")[2].partition("\n\n")[0]
-    listed = {name.lower() for name in re.findall(r"^\| `gitstate\.(\w+)`", table, re.MULTILINE)}
-    source = "\n".join(path.read_text("utf-8") for path in (ROOT / "gitstate").rglob("*.py"))
-    read = {name.lower() for name in re.findall(r"""['"]gitstate\.([a-z]+)['"]""", source)}
-    read |= set(supervisor.TIMES)
-    assert read - {"workspace", "bash"} == listed
+def test_only_the_settings_module_reads_a_setting() -> None:
+    """`gitstate.workspace` was the list of workspaces, `gitstate.bash` is a file."""
+    keys = "|".join(re.escape(part) for setting in SETTINGS for part in (setting.key.lower(), setting.variable))
+    read = re.compile(rf"""['"]({keys})['"]""", re.IGNORECASE)
+    modules = {path for path in (ROOT / "gitstate").rglob("*.py") if read.search(path.read_text("utf-8"))}
+    assert not modules
 
 
 @pytest.mark.parametrize("page", generate_docs.GENERATED)

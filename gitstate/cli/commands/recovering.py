@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import EXIT_DONE, UsageError
-from ...recover.words import recover_json, recover_lines, shell_lines, worst_of
+from ...recover.words import outcome_words, recover_json, recover_lines, shell_lines, worst_of
 from ...system.jsonio import text_to_json
 from ...system.table import table, terminal_width
 from ...system.terminal import escape, progress, say
@@ -158,7 +158,7 @@ def fleet_lines(results: Sequence[RecoverResult], width: int | None) -> list[str
             escape(result.workspace),
             escape(result.branch or "-"),
             escape(result.context.task_id or "-"),
-            _outcome(result),
+            outcome_words(result),
         )
         for result in shown
     ]
@@ -171,24 +171,6 @@ def fleet_lines(results: Sequence[RecoverResult], width: int | None) -> list[str
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts)))
     total = "1 workspace" if len(results) == 1 else f"{len(results)} workspaces"
     return [*lines, total + (f": {counts}" if counts else "")]
-
-
-def _outcome(result: RecoverResult) -> str:
-    """What happened in one workspace, in a few words."""
-    counted = (
-        ("restored", result.restored),
-        ("deleted", result.deleted),
-        ("kept", result.kept),
-        ("stale locks removed", result.cleared),
-        ("skipped", result.left_out),
-    )
-    parts = [f"{len(items)} {verb}" for verb, items in counted if items]
-    usual = {"restore": "everything is as it was saved", "context_only": "context recovered"}
-    if result.dry_run and parts:
-        parts[0] = f"would be: {parts[0]}"
-    elif result.dry_run:
-        usual = {"restore": "branch and index would be restored", "context_only": "context would be recovered"}
-    return ", ".join(parts) or escape(result.message.partition(";")[0]) or usual.get(result.verdict, "")
 
 
 def summary_json(item: Summary) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +11,13 @@ import click
 from ...recover.words import worst_of
 from ...system.terminal import escape, say
 from .. import quick
-from ..command import Call, command, everything_option, options_named, paths_argument
+from ..command import Call, command, everything_option, options_named, paths_argument, setting_option
 from ..options import CONTEXT_TEXTS, context_values
 
 if TYPE_CHECKING:
     from ...run.stop import StopResult
 
 _STOP_SIGNALS = click.Choice(["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"])
-
-
-def _time_option(name: str, least: float, most: float, text: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    return click.option(f"--{name}", type=click.FloatRange(least, most), metavar="SECONDS", help=text)
 
 
 @command(
@@ -35,9 +30,9 @@ def _time_option(name: str, least: float, most: float, text: str) -> Callable[[C
 @click.option("--owner-pid", type=click.IntRange(1), metavar="PID", help="the loop that this run belongs to")
 @click.option("--stop-signal", type=_STOP_SIGNALS, help="signal that asks the agent to stop  [default: by agent]")
 @click.option("--stop-group", is_flag=True, help="send that signal to all processes of the agent")
-@_time_option("grace", 0, 3600, "time for the agent to end after its stop signal  [default: 1.5]")
-@_time_option("deadline", 0.5, 3600, "time for the whole save after a signal  [default: 4]")
-@_time_option("interval", 0.2, 86_400, "time between two checkpoints  [default: 10]")
+@setting_option("--grace", "grace", "grace", "SECONDS")
+@setting_option("--deadline", "deadline", "deadline", "SECONDS")
+@setting_option("--interval", "interval", "interval", "SECONDS")
 def run(call: Call, argv: tuple[str, ...], **given: Any) -> int:
     """The agent runs in the foreground, with checkpoints meanwhile. `run` exits with the agent's own status."""
     from ...run.supervisor import RunRequest

@@ -10,7 +10,7 @@ import click
 from ...errors import EXIT_DONE, UsageError
 from ...git.repository import open_repository
 from ...system.terminal import escape, escape_lines, say, write_patch
-from ..command import Call, command
+from ..command import Call, command, setting_option
 
 if TYPE_CHECKING:
     from ...history.listing import Entry
@@ -56,7 +56,7 @@ def diff(call: Call, save_id: str) -> int:
 @click.option("--dry-run", is_flag=True, help="report what would happen, change nothing")
 def restore(call: Call, save_id: str, paths: tuple[str, ...], overwrite: bool, dry_run: bool) -> int:
     """Index, branch and pending save are not touched."""
-    from ...recover.recover import restore_paths
+    from ...recover.elsewhere import restore_paths
     from ...recover.request import RecoverRequest
     from ...recover.words import recover_json, recover_lines
 
@@ -75,20 +75,8 @@ def restore(call: Call, save_id: str, paths: tuple[str, ...], overwrite: bool, d
 @command("prune")
 @click.argument("names", nargs=-1, metavar="[SAVE]…")
 @_every_workspace
-@click.option(
-    "--keep",
-    "keep_saves",
-    type=click.IntRange(0),
-    metavar="N",
-    help="keep the newest N saves  [gitstate.keepSaves, 20]",
-)
-@click.option(
-    "--days",
-    "keep_days",
-    type=click.FloatRange(0),
-    metavar="N",
-    help="keep saves younger than N days  [gitstate.keepDays, 30]",
-)
+@setting_option("--keep", "keepSaves", "keep_saves", "N")
+@setting_option("--days", "keepDays", "keep_days", "N")
 @click.option("--dry-run", is_flag=True, help="report what would be removed, change nothing")
 def prune(call: Call, dry_run: bool, **given: Any) -> int:
     """With SAVE, those saves are removed, whatever their age."""
