@@ -291,8 +291,8 @@ def _configured(repository: Repository, name: str) -> str | None:
 
 
 def _hooks(repository: Repository) -> Iterator[Finding]:
-    """Hooks that git does not run, that do not call gitstate, or that failed in the last event of an agent."""
-    for what, command in (*hook_problems(repository), *last_problem(repository)):
+    """Hooks that git does not run, or that do not call this gitstate."""
+    for what, command in hook_problems(repository):
         yield Finding("hooks", what, command or _BY_HAND, serious=False)
 
 
