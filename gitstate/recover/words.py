@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..agents.sessions import resume_command
-from ..errors import EXIT_DONE, GitstateError
+from ..errors import EXIT_AGAIN, EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, EXIT_USAGE, GitstateError
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
 from ..save.words import left_out_json, listed_lines, skipped_lines
@@ -102,10 +102,14 @@ def outcome_words(result: RecoverResult) -> str:
     return ", ".join(words) or escape(result.message.partition(";")[0]) or usual.get(result.verdict, "")
 
 
+#: What a person must see first. What passes by itself comes last.
+_WORST_FIRST = (EXIT_PERSON, EXIT_BUG, EXIT_USAGE, EXIT_FAILED, EXIT_AGAIN)
+
+
 def worst_of(statuses: Iterable[int]) -> int:
-    """One exit status for many workspaces: a person first, then failures, then what passes by itself."""
+    """One exit status for many workspaces: that of the worst of them."""
     present = set(statuses)
-    return next((status for status in (4, 3, 2, 1, 75) if status in present), EXIT_DONE)
+    return next((status for status in _WORST_FIRST if status in present), EXIT_DONE)
 
 
 # -- hints

@@ -412,6 +412,13 @@ def test_table_of_exit_statuses_holds_every_status() -> None:
     assert raised == {errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_PERSON, errors.EXIT_AGAIN}
 
 
+def test_unit_for_boot_and_git_shim_know_the_exit_statuses() -> None:
+    unit = (ROOT / "hooks" / "boot" / "gitstate-recover.service").read_text(encoding="utf-8")
+    assert f"\nSuccessExitStatus={errors.EXIT_PERSON} {errors.EXIT_AGAIN}\n" in unit
+    shim = (ROOT / "hooks" / "git" / "gitstate-hook").read_text(encoding="utf-8")
+    assert f"\n  [ $? != {errors.EXIT_PERSON} ] || exit 1\n" in shim
+
+
 def test_the_changelog_begins_with_this_version() -> None:
     assert re.findall(r"^## (.*)$", PAGES["CHANGELOG.md"], re.MULTILINE)[0] == __version__
 
