@@ -150,11 +150,16 @@ def write_shim(directory: bytes, *, made: bool) -> None:
     foreign = os.path.lexists(path) if present is None else b"gitstate" not in present
     if foreign:
         raise NeedsPerson(
-            f"{path_text(path)} exists and is not of gitstate; nothing was changed", hint=f"mv {path_text(path)} …"
+            f"{path_text(path)} exists and is not of gitstate; nothing was changed", hint=_move_away(path)
         )
     content = shim(made=made or (present is not None and made_directory(present)))
     if content != present or not os.access(path, os.X_OK):
         files.write_atomic(path, content, staging=directory, mode=0o755)
+
+
+def _move_away(path: bytes) -> str:
+    """The command that makes room for a file of ours."""
+    return f"mv {shlex.quote(path_text(path))} {shlex.quote(path_text(path) + '.other')}"
 
 
 def _install_file(repository: Repository, directory: bytes, event: str) -> Step:
@@ -169,7 +174,7 @@ def _install_file(repository: Repository, directory: bytes, event: str) -> Step:
     if content is None and not os.path.lexists(path):
         return _write(path, FIRST_LINE + block(event, "file"), 0o755, event)
     if os.path.isdir(path) and not os.path.islink(path):
-        raise NeedsPerson(f"{path_text(path)} is a directory; nothing was changed", hint=f"mv {path_text(path)} …")
+        raise NeedsPerson(f"{path_text(path)} is a directory; nothing was changed", hint=_move_away(path))
     mode = stat.S_IMODE(os.lstat(path).st_mode)
     if content is not None:
         known = BLOCK.search(content)
@@ -200,7 +205,7 @@ def _keep(path: bytes, original: bytes) -> None:
         # An install was killed between the two names, or our hook was overwritten: a person must see both files.
         if not os.path.samestat(os.lstat(path), os.lstat(original)):
             raise NeedsPerson(
-                f"{path_text(original)} exists already; nothing was changed", hint=f"mv {path_text(original)} …"
+                f"{path_text(original)} exists already; nothing was changed", hint=_move_away(original)
             ) from None
     files.fsync_path(os.path.dirname(path))
 

@@ -181,7 +181,7 @@ def test_lost_hook_is_reported_and_reinstalled(repo: Workspace) -> None:
 def test_foreign_file_under_the_name_of_our_shim_is_kept(repo: Workspace) -> None:
     script(hooks(repo) / "gitstate-hook", "#!/bin/sh\necho mine\n")
     before = kept(repo)
-    assert "exists already" in gitstate(repo, "install", status=4)
+    assert "exists and is not of gitstate" in gitstate(repo, "install", status=4)
     assert kept(repo) == before
 
 
@@ -233,7 +233,7 @@ def test_tracked_hooks_are_left_alone_and_the_printed_line_works(repo: Workspace
 @files_only
 def test_disabled_hooks_are_reported(repo: Workspace) -> None:
     git(repo, "config", "core.hooksPath", "/dev/null")
-    assert "no directory" in gitstate(repo, "install", status=4)
+    assert "which is not a directory" in gitstate(repo, "install", status=4)
 
 
 # -- killed in the middle
