@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import EXIT_DONE, EXIT_PERSON, GitstateError
 from ..format.manifest import Save
 from ..format.names import NOTES, OWN, SAVE_TRAILER, branch_name, own_marker
-from ..format.saves import pending_archives
 from ..git import refs
 from ..git.command import Git
 from ..git.oid import Oid, is_oid
@@ -82,6 +81,8 @@ def refuse_commit(repository: Repository) -> Refusal | None:
     save_id = _save_id(repository.git, head)
     if not save_id:
         return None
+    from ..format.saves import pending_archives
+
     pending = pending_archives(repository.git).values()
     with ObjectReader(repository.git) as reader:
         found = next((kind for archive in pending if (kind := _kind(head, archive, reader)) is not None), None)

@@ -35,15 +35,14 @@ _STOP_SIGNALS = click.Choice(["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"])
 @setting_option("--interval", "interval", "interval", "SECONDS")
 def run(call: Call, argv: tuple[str, ...], **given: Any) -> int:
     """The agent runs in the foreground, with checkpoints meanwhile. `run` exits with the agent's own status."""
-    from ...run.supervisor import RunRequest
-    from ...run.supervisor import run as run_agent
+    from ...run import supervisor
 
     times = {name: given.pop(name) for name in ("grace", "deadline", "interval")}
     owner_pid, stop_signal, stop_group = (given.pop(name) for name in ("owner_pid", "stop_signal", "stop_group"))
     context = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value}
     values = context_values(context, os.environ)
-    request = RunRequest(argv, values, owner_pid, given["agent"], stop_signal, stop_group, times)
-    return run_agent(call.directory, request)
+    request = supervisor.RunRequest(argv, values, owner_pid, given["agent"], stop_signal, stop_group, times)
+    return supervisor.run(call.directory, request)
 
 
 @command("stop")
