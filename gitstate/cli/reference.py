@@ -21,7 +21,7 @@ class Described(NamedTuple):
 
 
 def describe_commands(main: click.Group) -> list[Described]:
-    """All commands that are not hidden, in the order of `--help`. A group of commands stands for its commands."""
+    """All commands that are not hidden, in the order of `--help`. A group is replaced by its commands."""
     with click.Context(main, info_name="gitstate") as top:
         return _describe(main, top, None)
 

@@ -60,7 +60,7 @@ def examine(path: bytes) -> list[Finding]:
     try:
         repository = open_repository(path)
         checks.append(partial(_settings, repository))
-        # The other checks go on with the default of a setting that can't be read.
+        # The other checks use the default of a setting that is unreadable.
         repository, _ = settings.with_defaults(repository, settings.OF_SAVE)
         for check in (
             _ownership,
@@ -197,7 +197,7 @@ def _damage(repository: Repository) -> Iterator[Finding]:
 
 
 def _settings(repository: Repository) -> Iterator[Finding]:
-    """Values that can't be read, and keys that gitstate does not know: a misspelt one has no effect."""
+    """Unreadable values, and keys that gitstate does not know: a misspelt key has no effect."""
     for problem in settings.problems(repository):
         command = problem.command or f"git config --show-origin --get-all gitstate.{problem.name}"
         yield Finding("settings", problem.message, command)
@@ -208,11 +208,11 @@ def _settings(repository: Repository) -> Iterator[Finding]:
         nearest = difflib.get_close_matches(key.removeprefix("gitstate."), known, 1)
         guess = f"; did you mean {known[nearest[0]]}?" if nearest else ""
         command = f"git config --show-origin --get-all {shlex.quote(key)}"
-        yield Finding("settings", f"{key} is no setting of gitstate{guess}", command, serious=False)
+        yield Finding("settings", f"{key} is not a setting of gitstate{guess}", command, serious=False)
 
 
 def _checkpoints(repository: Repository) -> Iterator[Finding]:
-    """A checkpoint that failed, of a run under way or of an agent's hook, and was not followed by one that did not."""
+    """A failed checkpoint, of a run in progress or of a hook of an agent, if no later one succeeded."""
     problem = failing_checkpoints(repository.git_dir)
     if problem is not None:
         yield Finding("checkpoint", f"the last checkpoint of this run failed: {problem}", "gitstate checkpoint")

@@ -1,4 +1,4 @@
-"""Find the workspaces that are known, or that stand below a directory, and take a first look at each."""
+"""Find known workspaces, and workspaces below a directory, and take a first look at each."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import GitstateError, UsageError
-from ..format.names import CHECKPOINTS, NOTES, OWN, PENDING, SAVES, is_save_id, workspace_id
+from ..format.names import CHECKPOINTS, NOTES, OWN, PENDING, SAVES, parse_ref, workspace_id
 from ..git import refs
 from ..git.command import Git
 from ..git.oid import Oid, is_oid
@@ -53,7 +53,7 @@ def push(repository: Repository, named: str | None, *, dry_run: bool = False, wa
     with locked_workspace(repository, Deadline(wait)) as git:
         theirs = _offered(git, remote)
         ours = refs.list_refs(git, SAVES, PENDING, CHECKPOINTS)
-        mine = {ref: oid for ref, oid in ours.items() if ref.split("/")[3] == own}
+        mine = {ref: oid for ref, oid in ours.items() if _workspace_of(ref) == own}
         going = {ref: oid for ref, oid in mine.items() if theirs.get(ref) != oid}
         held = {oid for ref, oid in ours.items() if ref.startswith(SAVES)}
         done = [ref for ref, oid in theirs.items() if ref.startswith(PENDING) and ref not in ours and oid in held]
@@ -88,7 +88,7 @@ def fetch(repository: Repository, named: str | None, *, dry_run: bool = False, w
             ref: oid
             for ref, oid in theirs.items()
             if (ref.startswith(SAVES) and ref not in ours)
-            or (ref.startswith(PENDING) and ref.split("/")[3] not in here and _is_new(ref, oid, ours, known))
+            or (ref.startswith(PENDING) and _workspace_of(ref) not in here and _is_new(ref, oid, ours, known))
         }
         notes = NOTES in theirs
         if not dry_run:
@@ -97,6 +97,12 @@ def fetch(repository: Repository, named: str | None, *, dry_run: bool = False, w
             if notes:
                 _take_notes(repository, git, remote)
     return _exchange(remote, coming, (), notes)
+
+
+def _workspace_of(ref: str) -> str | None:
+    """The workspace id in the name of a ref of gitstate; None for any other ref."""
+    name = parse_ref(ref)
+    return None if name is None else name.workspace_id
 
 
 def _is_new(ref: str, oid: Oid, ours: Mapping[str, Oid], known: set[Oid]) -> bool:
@@ -118,8 +124,8 @@ def _take_notes(repository: Repository, git: Git, remote: str) -> None:
 
 
 def _fetch(git: Git, remote: str, refspecs: Sequence[str]) -> None:
-    words = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--no-auto-gc")
-    git.run(*words, "--", remote, *refspecs)
+    argv = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--no-auto-gc")
+    git.run(*argv, "--", remote, *refspecs)
 
 
 def _offered(git: Git, remote: str) -> dict[str, Oid]:
@@ -128,10 +134,7 @@ def _offered(git: Git, remote: str) -> dict[str, Oid]:
     found = {}
     for line in out.split(b"\n")[:-1]:
         oid, _, name = line.decode("utf-8", "replace").partition("\t")
-        words = name.split("/")
-        depth = 5 if name.startswith(SAVES) else 4
-        fine = name.startswith((SAVES, PENDING, CHECKPOINTS)) and len(words) == depth
-        if is_oid(oid) and (name == NOTES or (fine and all(is_save_id(word) for word in words[3:]))):
+        if is_oid(oid) and (name == NOTES or parse_ref(name) is not None):
             found[name] = oid
         if len(found) > _MOST:
             raise GitstateError(f"{remote} offers more than {_MOST} saves", hint="gitstate prune, on the other host")

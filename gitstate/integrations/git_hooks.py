@@ -176,11 +176,11 @@ def carried(git: Git, pushed: Sequence[Pushed], remote: str) -> list[Carried]:
     if not pushed:
         return []
     names = {item.oid: item.ref for item in reversed(pushed)}
-    told = "".join(f"{oid}\n" for oid in names) + "".join(f"^{item.known}\n" for item in pushed if item.known)
+    revisions = "".join(f"{oid}\n" for oid in names) + "".join(f"^{item.known}\n" for item in pushed if item.known)
     known = ("--not", f"--remotes={remote}") if remote else ()
     form = f"--format=%H %S {_SAVE_ID}"
     argv = ("log", "--no-show-signature", "--source", form, f"--grep=^{SAVE_TRAILER}: ", "--ignore-missing", "--stdin")
-    out = git.run(*argv, *known, input=told.encode("ascii"))
+    out = git.run(*argv, *known, input=revisions.encode("ascii"))
     found = []
     for line in os.fsdecode(out).splitlines():
         commit, source, save_id = [*line.split(" ", 2), "", ""][:3]

@@ -1,6 +1,6 @@
 """Add gitstate to the hooks of git, beside the hooks that are there, and remove it again byte for byte.
 
-Since git 2.54 hooks may stand in git's configuration: one section for each event. For an older git, a hook file gets a
+Since git 2.54 git's configuration may define hooks: one section for each event. For an older git, a hook file gets a
 block of lines that call the shim beside it (`gitstate-hook`):
 
     no file             a new file

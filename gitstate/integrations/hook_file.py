@@ -1,4 +1,4 @@
-"""What stands in a hook file: the block of lines that call gitstate, and the shim that the block calls."""
+"""The content of a hook file: the block of lines that call gitstate, and the shim that the block calls."""
 
 from __future__ import annotations
 
