@@ -11,7 +11,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import BadJson, GitstateError
 from ..format import names
@@ -23,6 +23,12 @@ from ..system import files, process
 from ..system.jsonio import Json, dumps, loads, text_to_json
 from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, read_state, write_state
+
+if TYPE_CHECKING:
+    from ..workspace.state_file import Status
+
+if TYPE_CHECKING:
+    from ..workspace.state_file import Status
 
 AGENTS = ("claude", "codex", "gemini", "kimi")
 #: A tool's answer stands in its event. No more than this is kept of one, in bytes.
@@ -168,7 +174,7 @@ def keep_context(repository: Repository, values: Mapping[str, str], event: str) 
     context, _ = with_values(Context() if status == FINISHED else live, values)
     has_task = any((context.task_id, context.issue_number, context.progress_stage, context.pid))
     if event == "SessionEnd" and not has_task:
-        following = FINISHED
+        following: Status = FINISHED
     elif status == RECOVERED and event not in _AFTER_TOOL | _AT_REST:
         following = RECOVERED
     else:

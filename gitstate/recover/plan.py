@@ -38,7 +38,7 @@ class Facts:
     context: Context | None = None
     """What the last run was doing, where no save says that it ended: the live context, or the checkpoint's."""
     owner: str = "unknown"
-    """Who is known of that run's process: see `state.owner_of`."""
+    """Who is known of that run's process: see `live_context.owner_state`."""
     strict: bool = False
     """Nobody named this very workspace: only what is proven counts as ended."""
     disk: str = "same"

@@ -65,7 +65,7 @@ def _with_problems(request: SaveRequest, problems: Sequence[settings.Problem]) -
 
 
 def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
-    """`save` for who holds the workspace already (see `owned`)."""
+    """`save` for who holds the workspace already (see `locked_workspace`)."""
     for pause in (0.0, 0.05, 0.2):
         try:
             return _attempt(repository, git, request)

@@ -132,7 +132,7 @@ def take(
     deadline: Deadline,
     asked: StatusQuery | None = None,
 ) -> Snapshot:
-    """Take one snapshot; `asked` is what `ask` gave for the same index, where the caller had something else to do.
+    """Take one snapshot; `asked` is what `query_status` returned for the same index, where the caller had something else to do.
 
     `frozen_index` is a hard link to the index (or a path where nothing is, where there is none): git replaces the
     index by rename, so that all of one snapshot sees one index, with the time stamp that racy entries need. `never`
