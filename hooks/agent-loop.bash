@@ -1,35 +1,35 @@
 # shellcheck shell=bash
-# What claude-loop.sh and kimi-loop.sh share: recover, take a task, run the agent, remove the task, again.
+# The loop of claude-loop.sh and kimi-loop.sh: recover, take a task, run the agent, remove the task, begin again.
 #
-# Such a script defines three functions and calls `agent_loop NAME "$@"`. They find the prompt in $prompt, and in
-# agent_options what stood behind `--`:
-#     start_agent SESSION     runs the agent by gitstate_run, in a new session of this name
-#     resume_agent SESSION    the same in an old one
-#     new_session             prints a name for a new session, or nothing where the agent makes its own
+# Such a script defines three functions and calls `agent_loop NAME "$@"`. The functions read the prompt from $prompt and
+# the arguments behind `--` from agent_options:
+#     start_agent SESSION     runs the agent with gitstate_run, in a new session with this id
+#     resume_agent SESSION    runs the agent with gitstate_run, in an existing session
+#     new_session             prints an id for a new session, or nothing if the agent chooses its own
 
 agent_usage() {
   cat <<EOF
 usage: $loop [OPTION]… [-- ARGUMENT OF $agent…]
 
-Runs $agent on one task after another. What an earlier run left is recovered first, and its task continued.
+Runs $agent on one task after another. A pending save of an earlier run is recovered first, and its task continued.
 
   --workspace DIR     where to work (default: here)
-  --tasks FILE        the tasks, one on a line; a task is removed only when it is finished
+  --tasks FILE        the tasks, one on a line; a task is removed only when it is done
   --next COMMAND      a shell command that prints the next task, or nothing
-  --prompt TEMPLATE   what the agent is told; {} stands for the task (default: {})
+  --prompt TEMPLATE   the prompt of the agent; {} stands for the task (default: {})
   --max N             stop after N runs of the agent
   --once              the same as --max 1
-  --min-seconds N     a run that is shorter and changes nothing has not worked (default: 5); after three, stop
+  --min-seconds N     stop after three runs that are shorter than this and change nothing (default: 5)
   --stop-file FILE    stop before the next run where this file exists
-  --log-dir DIR       also write what the agent prints into a file there, one for each run
+  --log-dir DIR       also write the output of the agent into a file in DIR, one for each run
   --help              print this
 
-Exit status: 0 no task is left, or asked to stop; 2 usage; 4 a person must decide; 75 $agent does nothing, or
-something else is at work here; otherwise the agent's own, 128+n for signal n.
+Exit status: 0 no task is left, or the stop file exists; 2 usage; 4 manual intervention required; 75 $agent does
+nothing, or another process works in the workspace; otherwise the agent's own, 128+n for signal n.
 EOF
 }
 
-# agent_loop AGENT [OPTION]…: all of it.
+# agent_loop AGENT [OPTION]…: run the loop. Does not return.
 agent_loop() {
   agent=$1 loop=${0##*/} workspace=. tasks='' next='' template='{}' most=0 brake=5 stop_file='' log_dir=''
   shift
@@ -53,7 +53,7 @@ agent_loop() {
   done
 }
 
-# shellcheck disable=SC2034  # agent_options is for the agent's own functions
+# shellcheck disable=SC2034  # the functions of the script read agent_options
 parse_options() {
   local option value
   agent_options=()
@@ -65,7 +65,7 @@ parse_options() {
       --) agent_options=("$@"); break ;;
       --once) most=1; continue ;;
       --*=*) value=${option#*=} option=${option%%=*} ;;
-      --*) [ $# -gt 0 ] || usage_error "$option wants a value"; value=$1; shift ;;
+      --*) [ $# -gt 0 ] || usage_error "$option needs a value"; value=$1; shift ;;
       *) usage_error "$option is no option" ;;
     esac
     case $option in
@@ -82,7 +82,7 @@ parse_options() {
   done
   case ${tasks:+t}${next:+n} in
     tn) usage_error '--tasks and --next exclude each other' ;;
-    '') usage_error 'where do the tasks come from? --tasks FILE or --next COMMAND' ;;
+    '') usage_error 'no tasks: give --tasks FILE or --next COMMAND' ;;
   esac
   [ -z "$tasks" ] || [ -r "$tasks" ] || usage_error "$tasks can't be read"
   [ -z "$log_dir" ] || mkdir -p -- "$log_dir"
@@ -103,30 +103,30 @@ absolute() {
 }
 
 number() {
-  case $2 in '' | *[!0-9]*) usage_error "$1 wants a number, not $2" ;; esac
+  case $2 in '' | *[!0-9]*) usage_error "$1 needs a number, not $2" ;; esac
 }
 
-# Put back what an earlier run left; its task comes before any other.
+# Recover the pending save of an earlier run; its task comes first.
 recover_first() {
   local status=0
   recover_agent_state || status=$?
   case $status:$RECOVERED_VERDICT in
     0:*)
       task=$RECOVERED_TASK_ID told=$RECOVERED_BRIEFING
-      [ -z "$task" ] || say "going on with what an earlier run left: $task"
-      # Only where the session is still there, and from the directory in which it began.
+      [ -z "$task" ] || say "continuing the task of an earlier run: $task"
+      # An agent finds a session only from the directory in which it began.
       if [ "$RECOVERED_AGENT" = "$agent" ] && [ -n "$RECOVERED_RESUME_COMMAND" ] &&
         [ "${RECOVERED_AGENT_CWD:-.}" -ef . ]; then
         session=$RECOVERED_SESSION_ID
       fi
       ;;
     1:nothing) ;;
-    4:*) say 'a person must decide first (see above); no agent was started'; exit 4 ;;
+    4:*) say 'manual intervention required (see above); no agent was started'; exit 4 ;;
     *) say 'the workspace could not be recovered (see above); no agent was started'; exit "$status" ;;
   esac
 }
 
-# The next task, from the top of the file or from the command.
+# Set `task` to the next task: the first line of the file, or the output of the command.
 take_task() {
   local line
   if [ -n "$next" ]; then
@@ -138,7 +138,7 @@ take_task() {
   done <"$tasks"
 }
 
-# Take the finished task out of the file: the whole new file, then its name. Whoever adds a line meanwhile keeps it.
+# Remove the task from the file: write the whole new file, then rename it. A line that was added meanwhile is kept.
 remove_task() {
   local line removed seen
   [ -n "$tasks" ] || return 0
@@ -160,12 +160,12 @@ remove_task() {
   rm -f -- "$seen.new"
 }
 
-# One run of the agent. Ends the loop where the agent failed: its work is saved, and the task stays first.
+# Run the agent once. Exits if the agent failed: its work is saved, and the task stays first.
 run_once() {
   local status=0 before began=$SECONDS resumed=$session
   prompt=$template$'\n\n'$task
   case $template in *'{}'*) prompt=${template%%'{}'*}$task${template#*'{}'} ;; esac
-  case $prompt in -*) prompt=" $prompt" ;; esac # a prompt, never an option
+  case $prompt in -*) prompt=" $prompt" ;; esac # never taken for an option
   [ -z "$told" ] || prompt=$prompt$'\n\n'$told
   [ -n "$session" ] || session=$(new_session)
   before=$(workspace_state)
@@ -184,7 +184,7 @@ run_once() {
   fi
   session=''
   if [ -n "$resumed" ]; then
-    say "$agent did nothing in its earlier session $resumed (status $status); a new one is begun"
+    say "$agent did nothing in its earlier session $resumed (status $status); starting a new one"
     return
   fi
   [ "$status" -eq 0 ] || { say "$agent ended with status $status; the task stays first: $task"; exit "$status"; }
@@ -197,7 +197,7 @@ run_once() {
   sleep "$idle"
 }
 
-# Run the agent; what it prints stays where it was, and goes into the log too. The copying ends when its input does.
+# Run the agent, and copy its output into the log. The copies end when their input does.
 logged() {
   local log
   if [ -z "$log_dir" ]; then
@@ -208,7 +208,7 @@ logged() {
   "$1" "$2" > >(trap '' HUP INT QUIT TERM; exec tee -a -- "$log") 2> >(trap '' HUP INT QUIT TERM; exec tee -a -- "$log" >&2)
 }
 
-# The commit, and what git lists as changed.
+# A checksum of the commit and of what git lists as changed.
 workspace_state() {
   {
     git rev-parse -q --verify HEAD || :
@@ -216,7 +216,7 @@ workspace_state() {
   } | cksum
 }
 
-# Whether the agent has done anything since `before` and `stamp`: to the lists, or to a file in them.
+# Whether the agent has changed the commit, the list of changed files, or one of these files since the run began.
 did_something() {
   local path
   [ "$(workspace_state)" = "$before" ] || return 0

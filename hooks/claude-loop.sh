@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Claude Code on one task after another, recovered and resumed whatever ended the last run. `claude-loop.sh --help`.
+# Runs Claude Code on one task after another, and resumes it after any end of the last run. See `claude-loop.sh --help`.
 set -euo pipefail
 self=$(realpath "${BASH_SOURCE[0]}" 2>/dev/null) || self=${BASH_SOURCE[0]}
 # shellcheck source=gitstate.bash

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# gitstate for bash, 3.2 and newer: whatever ends this shell, its work is saved, and its next run goes on.
+# gitstate for bash, 3.2 and newer: whatever ends this shell, its work is saved, and its next run continues it.
 #
 #     eval "$(gitstate init bash)"                # or: . hooks/gitstate.bash
 #     recover_agent_state && echo "going on with $RECOVERED_TASK_ID"
@@ -8,13 +8,13 @@
 #     gitstate_run claude -p "Fix the rounding"
 #     gitstate_finish
 #
-# hooks/README.md tells what each function does. All that decides is in the command `gitstate`; here are only traps.
-# Nothing is written to stdout, no option of the shell stays changed, and traps that were there still run.
+# hooks/README.md describes each function. All decisions are made by the command `gitstate`; this file only sets traps.
+# It prints nothing to stdout, leaves no option of the shell changed, and chains the traps that were set before.
 
-# The command, found once: a PATH that changes later does not take it away from a trap.
+# The command is looked up once: a trap finds it even if PATH changes later.
 _gitstate_program=$(type -P gitstate) || _gitstate_program=gitstate
 
-# Sourced again, it goes on with what it knows. Signals are numbers here: 1 HUP, 2 INT, 3 QUIT, 15 TERM, and 0 EXIT.
+# Sourced again, it keeps these values. Signals are numbers here: 1 HUP, 2 INT, 3 QUIT, 15 TERM, and 0 EXIT.
 : "${_gitstate_owner=}"    # the process whose traps are ours: this shell, or a subshell
 : "${_gitstate_place=}"    # the directory in which the task began
 : "${_gitstate_begun=}"    # not empty: something is under way that an end has to save or finish
@@ -30,7 +30,7 @@ _gitstate_pairs=()         # what is just being told to gitstate: a signal to th
 # What a loop calls
 # --------------------------------------------------------------------------------------------------------------------
 
-# gitstate_begin KEY=VALUE…: a new task begins in this directory.
+# gitstate_begin KEY=VALUE…: begin a new task in this directory.
 gitstate_begin() {
   _gitstate_arm
   _gitstate_place=$PWD
@@ -44,7 +44,7 @@ gitstate_begin() {
   _gitstate_pairs=() _gitstate_begun=1
 }
 
-# gitstate_stage NAME: how far the task is.
+# gitstate_stage NAME: record how far the task is.
 gitstate_stage() {
   _gitstate_arm
   _gitstate_said "progress_stage=$1"
@@ -80,16 +80,16 @@ gitstate_run() {
   return "$_gitstate_status"
 }
 
-# gitstate_finish: the task is done.
+# gitstate_finish: mark the task as done.
 gitstate_finish() {
   _gitstate_command finish
   "${_gitstate_argv[@]}" >/dev/null || return
   _gitstate_begun=
 }
 
-# recover_agent_state: put back what an earlier run left, and set RECOVERED_TASK_ID and its sisters.
-# Returns 0 where there was something, 1 where there was nothing, else what `gitstate recover` said: 4, a person must
-# decide; 75, something else is at work here. RECOVERED_VERDICT is empty where it failed.
+# recover_agent_state: recover the pending save of an earlier run, and set RECOVERED_TASK_ID and the other variables.
+# Returns 0 if there was something to recover, 1 if there was nothing, else the status of `gitstate recover`: 4, manual
+# intervention required; 75, another process works here. Then all variables are empty, RECOVERED_VERDICT included.
 # shellcheck disable=SC2034  # the variables are the caller's
 recover_agent_state() {
   local _gitstate_lines _gitstate_failure=0
@@ -101,14 +101,12 @@ recover_agent_state() {
   _gitstate_lines=$("$_gitstate_program" -C "$(_gitstate_directory)" recover --format shell) || _gitstate_failure=$?
   [ "$_gitstate_failure" -eq 0 ] || return "$_gitstate_failure"
   eval "$_gitstate_lines" # every value stands in single quotes
-  case $RECOVERED_VERDICT in
-    restore | changed | context_only | buried) return 0 ;;
-  esac
-  return 1
+  [ "$RECOVERED_VERDICT" != nothing ]
 }
 
-# cleanup_and_save [SIGNAL]: save now. Where it is the whole text of a trap, it also ends the shell as the signal would
-# have. Where it is a part of one, that trap should end with `exit`: whatever it says, the shell dies of the signal.
+# cleanup_and_save [SIGNAL]: save now. As the whole text of a trap it also ends the shell as the signal would have. As a
+# part of a trap it leaves that to the trap, which should end with `exit`: the shell dies of the signal, whatever status
+# `exit` names.
 cleanup_and_save() {
   local _gitstate_last=$? _gitstate_number='' _gitstate_whole='' _gitstate_from=''
   [ -z "$_gitstate_ended" ] || return 0
@@ -136,8 +134,8 @@ cleanup_and_save() {
 # Traps
 # --------------------------------------------------------------------------------------------------------------------
 
-# Put our traps in front of those that are there, which run after them. Every function above does it again, so that a
-# trap that a script sets later is taken along too. A signal that is ignored stays ignored.
+# Set our traps; the traps that were set before run after them. Every function above does it again, so that a trap
+# that a script sets later is chained too. A signal that is ignored stays ignored.
 _gitstate_arm() {
   local _gitstate_pid=$$ _gitstate_n _gitstate_text
   [ -z "$_gitstate_signal$_gitstate_ended" ] || return 0
@@ -176,12 +174,13 @@ _gitstate_read_trap() {
   [ $# -lt 3 ] || [ -n "$3" ]
 }
 
-# Take the first sketch's traps along, where a script has set them.
+# Chain the traps of the first sketch, if a script has set them.
 _gitstate_adopt() {
   case $(trap -p HUP INT QUIT TERM EXIT) in *cleanup_and_save*) _gitstate_begun=1; _gitstate_arm ;; esac
 }
 
-# A signal has come: save, once. Fails where that is done already, or where it is not known yet that it is the end.
+# A signal was caught: save, once. Fails if that is done already, or if it is not known yet whether the signal ends the
+# shell.
 _gitstate_caught() {
   [ -z "$_gitstate_signal" ] || return 1
   [ "$_gitstate_child" != starting ] || [ "${!-}" = "$_gitstate_before" ] || _gitstate_child=$!

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Kimi Code on one task after another, recovered and resumed whatever ended the last run. `kimi-loop.sh --help`.
+# Runs Kimi Code on one task after another, and resumes it after any end of the last run. See `kimi-loop.sh --help`.
 set -euo pipefail
 self=$(realpath "${BASH_SOURCE[0]}" 2>/dev/null) || self=${BASH_SOURCE[0]}
 # shellcheck source=gitstate.bash
@@ -16,7 +16,7 @@ resume_agent() {
 }
 
 new_session() {
-  : # kimi names its sessions itself; its hooks tell gitstate
+  : # kimi chooses its own ids; its hooks record them
 }
 
 agent_loop kimi "$@"

@@ -1,28 +1,153 @@
-"""Facts that every agent program has: how it is told to stop."""
+"""The record of an agent program: everything that gitstate has to know about one, as data.
+
+Each file beside this one describes one agent in a constant `AGENT`, under the file's own name. `registry` finds them.
+"""
 
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Mapping
-from typing import NamedTuple
+
+# A hook loads this after each tool of an agent: the stand-ins spare it 2 ms.
+from ..system.stdlib import TYPE_CHECKING, Record, signal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Literal
+
+    #: What a hook event means to gitstate, whatever the agent calls it.
+    #: `session_start`: a session begins or is resumed. `prompt`: the user has sent a prompt. `tool`: a tool has run.
+    #: `compaction`: the agent is about to forget part of the conversation. `turn_end`: the agent stops working until
+    #: it is asked again. `session_end`: the session is over.
+    Meaning = Literal["session_start", "prompt", "tool", "compaction", "turn_end", "session_end"]
 
 
-class StopRule(NamedTuple):
-    """How an agent wants to be told to stop: which signal, and whether all its processes get it."""
+class StopRule(Record):
+    """How an agent is told to stop."""
 
     signal: int = signal.SIGTERM
     everyone: bool = False
+    """Whether all processes of the run get the signal, not only the one that was started."""
 
 
-#: Codex ends cleanly on SIGINT alone; Gemini starts itself again as a child, so both have to hear it.
-STOP_RULES: Mapping[str, StopRule] = {
-    "codex": StopRule(signal.SIGINT),
-    "gemini": StopRule(signal.SIGTERM, True),
-}
+class Home(Record):
+    """A directory of an agent below the user's home directory."""
+
+    directory: str
+    """Relative to `HOME`."""
+    variable: str | None = None
+    """The environment variable that names another directory, if there is one."""
+
+    def path(self, environ: Mapping[str, str]) -> str:
+        """The directory for a user with this environment."""
+        elsewhere = environ.get(self.variable) if self.variable else None
+        return elsewhere or os.path.join(environ.get("HOME") or os.path.expanduser("~"), self.directory)
 
 
-def stop_rule(agent: str | None, command: str) -> StopRule:
-    """The rule for an agent by its name, else by the name of its command; SIGTERM for all others."""
-    name = (agent or os.path.basename(command)).lower()
-    return STOP_RULES.get(name, StopRule())
+class HookEvent(Record):
+    """One event for which an agent runs hooks."""
+
+    name: str
+    meaning: Meaning
+    timeout: int = 0
+    """Seconds after which the agent ends our hook. 0: the event is understood, but `install` does not register it."""
+    matcher: str | None = None
+    """Limits the event to tools that may change files, in the agent's own syntax. None: every tool."""
+    deadline: float | None = None
+    """Seconds that a checkpoint may read at this event, where `timeout` is too short for the usual deadline."""
+
+
+class HookPosition(Record):
+    """Where an entry of ours stands in JSON settings: `hooks[event][group].hooks[number]`."""
+
+    event: str
+    group: int
+    number: int
+
+
+class HookSettings(Record):
+    """Where an agent keeps its hooks, and how they are written there."""
+
+    home: Home
+    file: str
+    """Below `home`, or below the same directory in a project."""
+    format: Literal["json", "toml"] = "json"
+    """`json`: groups of hooks by event. `toml`: an array of tables `[[hooks]]`, one for each event."""
+    in_projects: bool = True
+    """Whether the agent also reads hooks from a project's own directory."""
+    units_per_second: int = 1
+    """The unit of timeouts in this file: 1 for seconds, 1000 for milliseconds."""
+    entry_name: str | None = None
+    """The value of the key `name` in our entries. None: entries have no such key."""
+    notes: tuple[str, ...] = ()
+    """What the user has to know after `install`."""
+    untrusted: Callable[[bytes, Sequence[HookPosition]], list[str]] | None = None
+    """The events whose entry the agent passes over because the user did not trust it, from the path of the settings and
+    the positions of our entries. None: the agent asks for no trust."""
+
+
+class Payload(Record):
+    """The keys of the JSON object that the agent writes to a hook's stdin."""
+
+    event: str = "hook_event_name"
+    session_id: str = "session_id"
+    transcript_path: str = "transcript_path"
+    directory: str = "cwd"
+
+
+class Briefing(Record):
+    """How a hook hands text to the model."""
+
+    event: str
+    """The event whose output reaches the model."""
+    format: Literal["text", "json"] = "text"
+    """`text`: as it is. `json`: as `hookSpecificOutput.additionalContext`."""
+    once: bool = False
+    """Whether `event` comes more than once in a session, so that only the first one is answered."""
+
+
+class Transcript(Record):
+    """Where an agent may keep the transcript of a session."""
+
+    home: Home
+    pattern: str
+    """Relative to `home`. `*` stands for any text within a name, `**` for directories of any depth, `{id}` for the
+    session id and `{id:.8}` for its first eight characters."""
+
+
+class Sessions(Record):
+    """How a session is continued. In a command, `{id}` stands for the session id and `{prompt}` for a prompt."""
+
+    resume: tuple[str, ...]
+    """The command that `recover` prints."""
+    resume_with_prompt: tuple[str, ...]
+    """The command of a loop, which has a prompt and no terminal."""
+    start_with_prompt: tuple[str, ...]
+    """The same for a new session; it has `{id}` where the caller may choose the id."""
+    transcripts: tuple[Transcript, ...]
+    """A session exists if one of these does."""
+
+
+class Agent(Record):
+    """One agent program."""
+
+    name: str
+    """The name on gitstate's command line and in the context: the name of the agent's file here."""
+    commands: tuple[str, ...]
+    """The names of its program, without a directory."""
+    events: tuple[HookEvent, ...]
+    settings: HookSettings
+    briefing: Briefing
+    sessions: Sessions
+    stop: StopRule = StopRule()
+    payload: Payload = Payload()
+    stub_advice: str | None = None
+    """What to do where the program on the PATH is a stub that does nothing, known by a `--version` without a number.
+    None: there is no such stub."""
+
+    def event(self, name: str) -> HookEvent | None:
+        """The event of this name; None where it means nothing to gitstate."""
+        return next((event for event in self.events if event.name == name), None)
+
+    def registered_events(self) -> tuple[HookEvent, ...]:
+        """The events for which `install` adds an entry."""
+        return tuple(event for event in self.events if event.timeout)

@@ -1,7 +1,7 @@
-"""How the next run goes on: the agent's own resume command, where its session still exists, and a briefing in words.
+"""The command that continues an agent's own session, printed only where the session still exists.
 
-A command is given only where the agent's transcript is on the disk: one with a stale id ends at once, and a loop
-around it spins. Everything here came from agents: an id must look like one, and every word is quoted for a shell.
+A loop around a resume command with a stale id would start it again and again, because it ends at once. The values come
+from agents: an id must look like one, and every word is quoted for a shell.
 """
 
 from __future__ import annotations
@@ -9,89 +9,70 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 
 from ..format.context import Context
+from .registry import agent_named
 
-_SESSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
-#: No more of an agent's session directories than this are looked into.
-_LOOKED_AT = 20_000
-_NAMED = 12
+_SESSION_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
+#: No more names of one directory, and no more names below a `**`, are compared with a pattern.
+_MAX_NAMES = 20_000
 
 
 def resume_command(context: Context, environ: Mapping[str, str]) -> str | None:
-    """The shell command that continues the agent's own session; None where there is none, or it is gone.
+    """The shell command that continues the agent's session; None where there is no session, or it is gone.
 
-    `environ` says where agents keep their sessions (`HOME`, `CLAUDE_CONFIG_DIR`, `CODEX_HOME`, …).
+    `environ` says where agents keep their sessions (`HOME`, and each agent's own variable).
     """
-    known = _AGENTS.get((context.agent or "").lower())
+    agent = agent_named((context.agent or "").lower())
     session = context.session_id
-    if known is None or session is None or not _SESSION.fullmatch(session):
+    if agent is None or session is None or not _SESSION_ID.fullmatch(session):
         return None
-    command, places = known
-    if not _exists(context.extra.get("transcript_path")) and not any(places(session, environ)):
+    if not _is_file(context.extra.get("transcript_path")) and not any(
+        path_exists(transcript.home.path(environ), transcript.pattern.format(id=session))
+        for transcript in agent.sessions.transcripts
+    ):
         return None
     directory = context.extra.get("agent_cwd")
     if not isinstance(directory, str) or not os.path.isdir(directory):
         directory = context.workspace_path or "."
-    return f"cd {shlex.quote(directory)} && {command} {session}"
+    command = " ".join(word.format(id=session) for word in agent.sessions.resume)
+    return f"cd {shlex.quote(directory)} && {command}"
 
 
-def _exists(path: object) -> bool:
+def _is_file(path: object) -> bool:
     return isinstance(path, str) and "\0" not in path and os.path.isfile(path)
 
 
-def _home(environ: Mapping[str, str], variable: str, directory: str) -> str:
-    return environ.get(variable) or os.path.join(environ.get("HOME") or os.path.expanduser("~"), directory)
+def path_exists(directory: str, pattern: str) -> bool:
+    """Whether a path below `directory` matches `pattern`, which is relative and may hold `*` and `**`."""
+    first, _, rest = pattern.partition("/")
+    if not rest:
+        return any(True for _ in _matching_names(directory, first))
+    if first == "**":
+        return _exists_at_any_depth(directory, rest)
+    return any(path_exists(os.path.join(directory, name), rest) for name in _matching_names(directory, first))
 
 
-def _claude(session: str, environ: Mapping[str, str]) -> Iterator[bool]:
-    top = os.path.join(_home(environ, "CLAUDE_CONFIG_DIR", ".claude"), "projects")
-    for project in _names(top):
-        yield os.path.isfile(os.path.join(top, project, f"{session}.jsonl"))
-
-
-def _codex(session: str, environ: Mapping[str, str]) -> Iterator[bool]:
-    # sessions/YYYY/MM/DD/rollout-…-ID.jsonl
-    yield _below(os.path.join(_home(environ, "CODEX_HOME", ".codex"), "sessions"), f"-{session}.jsonl")
-
-
-def _gemini(session: str, environ: Mapping[str, str]) -> Iterator[bool]:
-    # tmp/PROJECT/chats/session-…-ID.json; its name carries the first part of the id
-    top = os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".gemini", "tmp")
-    for project in _names(top):
-        for chat in _names(os.path.join(top, project, "chats")):
-            yield session[:8] in chat
-
-
-def _kimi(session: str, environ: Mapping[str, str]) -> Iterator[bool]:
-    for variable, directory in (("KIMI_CODE_HOME", ".kimi-code"), ("KIMI_SHARE_DIR", ".kimi")):
-        top = os.path.join(_home(environ, variable, directory), "sessions")
-        for project in _names(top):
-            yield project == session or os.path.exists(os.path.join(top, project, session))
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))[:_LOOKED_AT]
-    except OSError:
-        return []
-
-
-def _below(top: str, ending: str) -> bool:
-    looked = 0
-    for _, _, names in os.walk(top):
-        looked += len(names)
-        if any(name.endswith(ending) for name in names):
+def _exists_at_any_depth(directory: str, name_pattern: str) -> bool:
+    compared = 0
+    for _, _, names in os.walk(directory):
+        if any(fnmatchcase(name, name_pattern) for name in names):
             return True
-        if looked > _LOOKED_AT:
+        compared += len(names)
+        if compared > _MAX_NAMES:
             break
     return False
 
 
-_AGENTS: Mapping[str, tuple[str, Callable[[str, Mapping[str, str]], Iterator[bool]]]] = {
-    "claude": ("claude --resume", _claude),
-    "codex": ("codex exec resume", _codex),
-    "gemini": ("gemini --resume", _gemini),
-    "kimi": ("kimi -S", _kimi),
-}
+def _matching_names(directory: str, pattern: str) -> Iterator[str]:
+    if "*" not in pattern:
+        if os.path.exists(os.path.join(directory, pattern)):
+            yield pattern
+        return
+    try:
+        names = sorted(os.listdir(directory))[:_MAX_NAMES]
+    except OSError:
+        return
+    yield from (name for name in names if fnmatchcase(name, pattern))

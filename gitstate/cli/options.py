@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class Option(Record):
-    """One option. `kind` is `text`, `many` (may be given again), `number`, `seconds` or `flag`."""
+    """One option. `kind` is `text`, `many` (may be given again), `number`, `seconds` or `flag`.
+
+    `help` is empty where the table of settings has the words: reading it here would delay the start of git.
+    """
 
     flag: str
     name: str
@@ -28,7 +31,7 @@ OPTIONS = (
     Option("--issue-number", "issue_number", "text", "the issue that it works for"),
     Option("--progress-stage", "progress_stage", "text", "how far it is, in the loop's own words"),
     Option("--memory-ref", "memory_refs", "many", "a reference to the agent's memory"),
-    Option("--agent", "agent", "text", "which agent: claude, codex, gemini, kimi, …"),
+    Option("--agent", "agent", "text", "the name of the agent program"),
     Option("--session-id", "session_id", "text", "the agent's own session"),
     Option("--set", "extra", "many", "KEY=VALUE: another value of the context"),
     Option("--signal", "signal", "text", "the signal that ends the run, as TERM"),
@@ -36,7 +39,7 @@ OPTIONS = (
     Option("--reason", "reason", "text", "why this save is made, in words"),
     Option("--deadline", "deadline", "seconds", "leave out what can't be read in this time"),
     Option("--wait", "wait", "seconds", "how long to wait for another gitstate in this workspace"),
-    Option("--include-ignored", "include_ignored", "many", "keep ignored files that match this gitignore pattern"),
+    Option("--include-ignored", "include_ignored", "many", ""),
     Option("--owner-pid", "owner_pid", "number", "the process that owns this workspace while it lives"),
     Option("--json", "json", "flag", "print one JSON object"),
 )

@@ -7,7 +7,7 @@ failure: what was to be said comes after the work is durable.
 
 from __future__ import annotations
 
-from ..recover.words import _what
+from ..recover.words import outcome_words
 from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING
 from ..system.terminal import escape, escape_lines
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..history.remote import Exchange
     from ..integrations.agent_hooks_install import Change
     from ..integrations.git_hooks_install import Outcome
-    from ..integrations.schedulers import Status
+    from ..integrations.schedulers import BootStatus
     from ..recover.facts import Summary
     from ..recover.request import RecoverResult
     from ..run.stop import StopResult
@@ -105,7 +105,7 @@ def fleet_lines(results: Sequence[RecoverResult], width: int | None) -> list[str
             escape(result.workspace),
             escape(result.branch or "-"),
             escape(result.context.task_id or "-"),
-            _what(result),
+            outcome_words(result),
         )
         for result in telling
     ]
@@ -142,14 +142,14 @@ def exchange_lines(exchange: Exchange, command: str, dry_run: bool) -> list[str]
 # -- boot and doctor
 
 
-def boot_json(standing: Status) -> dict[str, Any]:
+def boot_json(standing: BootStatus) -> dict[str, Any]:
     """How recovery at boot stands, for `boot status --json`."""
     troubles = [{"what": escape(what), "next": escape(command)} for what, command in standing.troubles]
     plain = {name: getattr(standing, name) for name in ("scheduler", "enabled", "files", "linger", "command")}
     return {**plain, "troubles": troubles}
 
 
-def boot_lines(standing: Status) -> list[str]:
+def boot_lines(standing: BootStatus) -> list[str]:
     """The same for a person."""
     first = f"enabled with {standing.scheduler}: `{' '.join(standing.command)} recover --all` runs at boot"
     lines = [first if standing.enabled else "recovery at boot is not enabled"]

@@ -27,24 +27,6 @@ class Conversions:
         self._repository = repository
         self._env = env
 
-    def are_possible(self, paths: Iterable[bytes], *, attributes: bool) -> bool:
-        """Whether some configuration or file could convert one of `paths`; `attributes`: a `.gitattributes` is tracked.
-
-        It asks no git, and may be wrong only where it returns True.
-        """
-        repository = self._repository
-        if attributes or repository.setting("core.attributesfile") or self._crlf():
-            return True
-        config_home = os.environb.get(b"XDG_CONFIG_HOME") or os.path.expanduser(b"~/.config")
-        places = (
-            os.path.join(repository.common_dir, b"info", b"attributes"),
-            os.path.join(config_home, b"git", b"attributes"),
-            b"/etc/gitattributes",
-        )
-        return any(os.path.exists(place) for place in places) or any(
-            path.rpartition(b"/")[2] == b".gitattributes" for path in paths
-        )
-
     def converting_attributes(self, paths: list[bytes]) -> dict[bytes, dict[bytes, bytes]]:
         """The converting attributes of each path, name to value; a path that nothing converts is missing.
 
@@ -60,7 +42,7 @@ class Conversions:
                 off.add(path)
             elif value not in (b"unspecified", b"unset"):
                 found.setdefault(path, {})[name] = value
-        if self._crlf():
+        if self._repository.autocrlf:
             for path in paths:
                 if path not in off:
                     found.setdefault(path, {})
@@ -121,9 +103,6 @@ class Conversions:
             return False
         crlf = (self._repository.setting("core.autocrlf") or "false").lower()
         return crlf in ("true", "yes", "on", "1") or (self._repository.setting("core.eol") or "").lower() == "crlf"
-
-    def _crlf(self) -> bool:
-        return (self._repository.setting("core.autocrlf") or "false").lower() not in ("false", "no", "off", "0")
 
 
 def _threes(words: list[bytes]) -> Iterable[tuple[bytes, bytes, bytes]]:

@@ -60,6 +60,11 @@ class Repository(Record):
                 off += ["-c", f"{name}.required=false"]
         return off
 
+    @property
+    def autocrlf(self) -> bool:
+        """Whether git converts the line endings of every text file (`core.autocrlf` is true or input)."""
+        return (self.setting("core.autocrlf") or "false").lower() not in ("false", "no", "off", "0")
+
     def is_true(self, name: str, default: bool = False) -> bool:
         """Whether a setting of git's own is true; `default` where it is not set."""
         value = self.setting(name)

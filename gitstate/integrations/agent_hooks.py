@@ -1,7 +1,7 @@
-"""What gitstate does when an agent calls its hook: keep the context, take a checkpoint, brief a new session.
+"""What gitstate does when an agent calls its hook: record the context, take a checkpoint, brief a new session.
 
-The event comes as JSON on stdin, from an agent and so from nobody in particular: sizes and types are checked, a value
-is data. Whatever goes wrong, the agent sees an empty answer; what went wrong last is kept for `gitstate doctor`.
+The event comes as JSON on stdin. It was written by an agent and is not trusted: sizes and types are checked, and every
+value is data. Whatever fails, the agent reads an empty answer and sees success; `gitstate doctor` reports the failure.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..agents.base import Agent, Briefing, HookEvent, Payload
+from ..agents.registry import agent_named
 from ..errors import BadJson, GitstateError
 from ..format import names
 from ..format.context import MAX_CONTEXT, Context, with_values
@@ -22,84 +24,85 @@ from ..git.repository import Repository, open_repository, read_head
 from ..system import files, process
 from ..system.jsonio import Json, dumps, loads, text_to_json
 from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
+from ..workspace.settings import OF_SAVE, number, with_defaults
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, read_state, write_state
 
 if TYPE_CHECKING:
+    from ..agents.base import Meaning
     from ..workspace.state_file import Status
 
-if TYPE_CHECKING:
-    from ..workspace.state_file import Status
-
-AGENTS = ("claude", "codex", "gemini", "kimi")
-#: A tool's answer stands in its event. No more than this is kept of one, in bytes.
+#: A larger event is ignored, in bytes: it may hold the whole output of a tool.
 _MAX_EVENT = 32 << 20
-#: An agent that does not close its end is not waited for longer, in seconds.
-_READ_FOR = 2.0
-#: Not more often than this after a tool, in seconds: git config gitstate.hookInterval, or GITSTATE_HOOK_INTERVAL.
-_INTERVAL = 15.0
-#: A checkpoint may take this part of the time at most.
-_SHARE = 20
+#: The event is ignored if the agent has not closed its end of stdin by then, in seconds.
+_READ_TIMEOUT = 2.0
+#: The pause after a checkpoint is at least this many times as long as the checkpoint took.
+_PAUSE_FACTOR = 20
+#: A longer text in an event counts as unknown, in characters.
 _MAX_TEXT = 4096
+#: A longer briefing is cut, in characters.
 _MAX_BRIEFING = 8192
-_MEMORY = b"agent-hook.json"
+_MEMORY_FILE = b"agent-hook.json"
 
-#: Events after a tool: many, so they are spaced.
-_AFTER_TOOL = frozenset(("PostToolUse", "PostToolUseFailure", "AfterTool"))
-#: Events after which the agent rests, forgets or ends: whatever changed is kept now.
-_AT_REST = frozenset(("Stop", "AfterAgent", "PreCompact", "PreCompress", "SessionEnd", "Interrupt"))
-#: How long a checkpoint may read, in seconds, where the agent cuts the hook short: codex these two after 3.
-_DEADLINES = {("codex", "SessionEnd"): 2.0, ("codex", "Interrupt"): 2.0}
-#: Where each agent hands a hook's words to the model. Kimi only observes SessionStart.
-_BRIEFED_AT = {"claude": "SessionStart", "codex": "SessionStart", "gemini": "SessionStart", "kimi": "UserPromptSubmit"}
+#: The agent stops, forgets or ends: a checkpoint is taken at once.
+_CHECKPOINT_AT_ONCE: tuple[Meaning, ...] = ("compaction", "turn_end", "session_end")
 
 
-class Event(NamedTuple):
-    """What is used of an agent's event."""
+class EventData(NamedTuple):
+    """What is used of an agent's event. None stands for a value that is missing or not valid."""
 
     name: str
     session_id: str | None
     transcript_path: str | None
     directory: str | None
-    """Where the agent stands: an absolute path."""
+    """The agent's working directory: an absolute path that exists."""
 
 
-class Memory(NamedTuple):
-    """What one hook leaves to the next in a workspace. Times in nanoseconds since the epoch."""
+class HookMemory(NamedTuple):
+    """What one hook leaves for the next one in the same workspace."""
 
     last_ns: int = 0
+    """When the last checkpoint ended, in nanoseconds since the epoch."""
     cost_ns: int = 0
+    """How long it took, in nanoseconds."""
     skipped: int = 0
-    """How many events passed without a checkpoint since the last one."""
+    """How many tool events passed without a checkpoint since then."""
     briefed: str | None = None
+    """The session that was briefed last."""
     problem: str | None = None
+    """Why the last hook failed; None after one that took a checkpoint."""
 
 
-def run(agent: str, safe: Callable[[str], str]) -> str:
-    """Carry out the event on stdin; returns what the agent is to read on stdout. `safe` escapes control characters."""
-    if agent not in AGENTS:
+def run(agent_name: str, safe: Callable[[str], str]) -> str:
+    """Handle the event on stdin; returns what the agent is to read on stdout. `safe` escapes control characters."""
+    agent = agent_named(agent_name)
+    if agent is None:
         return ""
-    event = parse_event(read_event(0))
+    data = parse_event(read_event(0), agent.payload)
     try:
-        repository = open_repository(os.fsencode(event.directory or os.getcwd()))
+        repository = open_repository(os.fsencode(data.directory or os.getcwd()))
     except (GitstateError, OSError, ValueError):
         return ""
+    # The agent works on, whatever a setting says: the default takes its place, and `doctor` reports it.
+    repository, _ = with_defaults(repository, ("hookInterval", *OF_SAVE))
     memory = read_memory(repository)
     answer = ""
     try:
-        values = context_values(agent, event)
-        waiting = _waiting(repository)
-        if waiting is None:
-            keep_context(repository, values, event.name)
-        if event.name == _BRIEFED_AT[agent] and (agent != "kimi" or memory.briefed != event.session_id):
-            answer = form(agent, event.name, safe(briefing(repository, waiting))[:_MAX_BRIEFING])
-            memory = memory._replace(briefed=event.session_id)
+        values = context_values(agent, data)
+        event = agent.event(data.name)
+        meaning = None if event is None else event.meaning
+        pending = _pending(repository)
+        if pending is None:
+            keep_context(repository, values, meaning)
+        if is_briefed(agent.briefing, data, memory):
+            answer = format_briefing(agent.briefing, safe(briefing(repository, pending))[:_MAX_BRIEFING])
+            memory = memory._replace(briefed=data.session_id)
             write_memory(repository, memory)
-        if is_due(event.name, memory, time.time_ns(), _interval(repository)):
-            _checkpoint(repository, values, _DEADLINES.get((agent, event.name)), memory)
-        elif event.name in _AFTER_TOOL:
+        if event is not None and is_due(event.meaning, memory, time.time_ns(), number(repository, "hookInterval")):
+            _checkpoint(repository, values, event, memory)
+        elif meaning == "tool":
             write_memory(repository, memory._replace(skipped=memory.skipped + 1))
     except (GitstateError, OSError, ValueError) as error:
-        write_memory(repository, memory._replace(problem=text_to_json(f"{event.name}: {error}")[:300]))
+        write_memory(repository, memory._replace(problem=text_to_json(f"{data.name}: {error}")[:300]))
     return answer
 
 
@@ -107,10 +110,10 @@ def run(agent: str, safe: Callable[[str], str]) -> str:
 
 
 def read_event(fd: int) -> dict[str, Json]:
-    """The JSON object on a descriptor; an empty one where it is none, too large, or never ends."""
+    """The JSON object on a descriptor; an empty one if it is not valid, too large, or not complete in time."""
     parts: list[bytes] = []
     size = 0
-    end = time.monotonic() + _READ_FOR
+    end = time.monotonic() + _READ_TIMEOUT
     while True:
         ready, _, _ = select.select([fd], [], [], max(0.0, end - time.monotonic()))
         if not ready:
@@ -127,55 +130,57 @@ def read_event(fd: int) -> dict[str, Json]:
         return {}
 
 
-def parse_event(value: Mapping[str, Json]) -> Event:
-    """What is used of an event; a field of the wrong type, size or form counts as unknown."""
+def parse_event(value: Mapping[str, Json], keys: Payload) -> EventData:
+    """What is used of an event; a value of the wrong type, size or form counts as unknown."""
 
-    def text(name: str) -> str | None:
-        found = value.get(name)
+    def text(key: str) -> str | None:
+        found = value.get(key)
         return found if isinstance(found, str) and 0 < len(found) <= _MAX_TEXT and "\0" not in found else None
 
-    def path(name: str) -> str | None:
-        found = text(name)
+    def absolute_path(key: str) -> str | None:
+        found = text(key)
         return found if found is not None and found.startswith("/") else None
 
-    directory = path("cwd")
+    directory = absolute_path(keys.directory)
     try:
-        known = directory is not None and os.path.isdir(directory)
+        exists = directory is not None and os.path.isdir(directory)
     except (OSError, ValueError):
-        known = False
-    return Event(
-        text("hook_event_name") or "", text("session_id"), path("transcript_path"), directory if known else None
+        exists = False
+    return EventData(
+        text(keys.event) or "",
+        text(keys.session_id),
+        absolute_path(keys.transcript_path),
+        directory if exists else None,
     )
 
 
-def context_values(agent: str, event: Event) -> dict[str, str]:
+def context_values(agent: Agent, data: EventData) -> dict[str, str]:
     """What an event tells of the context, as `save` takes it."""
-    values = {"agent": agent}
-    named = {
-        "session_id": event.session_id,
-        "transcript_path": event.transcript_path,
-        "agent_cwd": event.directory,
+    found = {
+        "agent": agent.name,
+        "session_id": data.session_id,
+        "transcript_path": data.transcript_path,
+        "agent_cwd": data.directory,
         "progress_stage": os.environ.get("GITSTATE_PROGRESS_STAGE"),
     }
-    values.update({name: value for name, value in named.items() if value})
-    return values
+    return {name: value for name, value in found.items() if value}
 
 
 # -- the context
 
 
-def keep_context(repository: Repository, values: Mapping[str, str], event: str) -> None:
-    """Put an event's values into the live context; nothing is written where it says so already.
+def keep_context(repository: Repository, values: Mapping[str, str], meaning: Meaning | None) -> None:
+    """Put an event's values into the live context (no-op if they are there).
 
-    A recovered context stays `recovered` until the agent's first deed. A session that ends, and had no task,
-    leaves none that would seem to have been interrupted.
+    A recovered context stays `recovered` until the agent has run a tool or ended a turn. A session without a task is
+    `finished` when it ends, or it would look interrupted.
     """
     live, status = read_live_context(repository)
     context, _ = with_values(Context() if status == FINISHED else live, values)
     has_task = any((context.task_id, context.issue_number, context.progress_stage, context.pid))
-    if event == "SessionEnd" and not has_task:
+    if meaning == "session_end" and not has_task:
         following: Status = FINISHED
-    elif status == RECOVERED and event not in _AFTER_TOOL | _AT_REST:
+    elif status == RECOVERED and meaning != "tool" and meaning not in _CHECKPOINT_AT_ONCE:
         following = RECOVERED
     else:
         following = ACTIVE
@@ -190,8 +195,8 @@ def keep_context(repository: Repository, values: Mapping[str, str], event: str) 
         write_state(repository, context, following, durable=False)
 
 
-def _waiting(repository: Repository) -> str | None:
-    """The archive of the save that waits in this workspace."""
+def _pending(repository: Repository) -> str | None:
+    """The archive of this workspace's pending save; None where there is none."""
     marker = names.marker_ref(names.workspace_id(repository))
     return refs.read_refs(repository, [marker]).get(marker)
 
@@ -199,45 +204,35 @@ def _waiting(repository: Repository) -> str | None:
 # -- the checkpoint
 
 
-def is_due(event: str, memory: Memory, now_ns: int, interval: float) -> bool:
-    """Whether this event is worth a checkpoint: every rest is, a tool only once in `interval` seconds.
+def is_due(meaning: Meaning, memory: HookMemory, now_ns: int, interval: float) -> bool:
+    """Whether this event is worth a checkpoint: a tool only once in `interval` seconds.
 
     A checkpoint that took long is followed by a longer pause. A clock that was set back counts as no pause.
     """
-    if event in _AT_REST:
-        return True
-    if event not in _AFTER_TOOL:
-        return False
-    pause = max(int(interval * 1e9), _SHARE * memory.cost_ns)
+    if meaning != "tool":
+        return meaning in _CHECKPOINT_AT_ONCE
+    pause = max(int(interval * 1e9), _PAUSE_FACTOR * memory.cost_ns)
     return not 0 <= now_ns - memory.last_ns < pause
 
 
-def _interval(repository: Repository) -> float:
-    given = os.environ.get("GITSTATE_HOOK_INTERVAL") or repository.setting("gitstate.hookinterval")
-    try:
-        return max(0.0, float(given)) if given else _INTERVAL
-    except ValueError:
-        return _INTERVAL
-
-
-def _checkpoint(repository: Repository, values: Mapping[str, str], deadline: float | None, memory: Memory) -> None:
+def _checkpoint(repository: Repository, values: Mapping[str, str], event: HookEvent, memory: HookMemory) -> None:
     from ..save.request import SaveRequest
     from ..save.save import save
 
     begun = time.monotonic_ns()
-    request = SaveRequest(kind="checkpoint", values=values, deadline=deadline, wait=1.0)
+    request = SaveRequest(kind="checkpoint", values=values, deadline=event.deadline, wait=1.0)
     save(repository.toplevel, request)
-    now = time.time_ns()
-    write_memory(repository, Memory(now, time.monotonic_ns() - begun, 0, memory.briefed, None))
+    cost = time.monotonic_ns() - begun
+    write_memory(repository, HookMemory(last_ns=time.time_ns(), cost_ns=cost, briefed=memory.briefed))
 
 
-def read_memory(repository: Repository) -> Memory:
-    """What the hook before left; an empty one where there is none to read."""
-    data = files.read_limited(os.path.join(repository.own, _MEMORY), MAX_CONTEXT)
+def read_memory(repository: Repository) -> HookMemory:
+    """What the last hook left; an empty record if nothing can be read."""
+    data = files.read_limited(os.path.join(repository.own, _MEMORY_FILE), MAX_CONTEXT)
     try:
         value = loads(data, MAX_CONTEXT, "the hook's memory")
     except BadJson:
-        return Memory()
+        return HookMemory()
 
     def number(name: str) -> int:
         found = value.get(name)
@@ -247,21 +242,21 @@ def read_memory(repository: Repository) -> Memory:
         found = value.get(name)
         return found if isinstance(found, str) else None
 
-    return Memory(number("last_ns"), number("cost_ns"), number("skipped"), text("briefed"), text("problem"))
+    return HookMemory(number("last_ns"), number("cost_ns"), number("skipped"), text("briefed"), text("problem"))
 
 
-def write_memory(repository: Repository, memory: Memory) -> None:
-    """Leave it to the next hook. What can't be written is not worth an error."""
+def write_memory(repository: Repository, memory: HookMemory) -> None:
+    """Leave `memory` to the next hook. A write that fails is ignored: the next hook takes a checkpoint sooner."""
     try:
         files.make_directory(repository.own, top=repository.git_dir)
-        path = os.path.join(repository.own, _MEMORY)
+        path = os.path.join(repository.own, _MEMORY_FILE)
         files.write_atomic(path, dumps(memory._asdict()), staging=repository.own, durable=False)
     except OSError:
         return
 
 
 def last_problem(repository: Repository) -> list[tuple[str, str | None]]:
-    """What went wrong in an agent's hook and was not made good since, with the command that shows it again."""
+    """Why the last hook failed, if no later one took a checkpoint, with the command that shows the error again."""
     problem = read_memory(repository).problem
     return [] if problem is None else [(f"an agent's hook took no checkpoint: {problem}", "gitstate checkpoint")]
 
@@ -269,22 +264,30 @@ def last_problem(repository: Repository) -> list[tuple[str, str | None]]:
 # -- the briefing
 
 
-def form(agent: str, event: str, words: str) -> str:
-    """`words` for the model in the form that the agent reads from a hook; nothing where there are none."""
-    if not words:
+def is_briefed(how: Briefing, data: EventData, memory: HookMemory) -> bool:
+    """Whether the agent hands the answer to this event to the model, and its session has none yet."""
+    return data.name == how.event and not (how.once and memory.briefed == data.session_id)
+
+
+def format_briefing(how: Briefing, text: str) -> str:
+    """`text` for the model in the form that the agent reads from a hook; an empty text if there is nothing to tell."""
+    if not text:
         return ""
-    if agent in ("codex", "gemini"):
-        answer = {"hookSpecificOutput": {"hookEventName": event, "additionalContext": words}}
+    if how.format == "json":
+        answer = {"hookSpecificOutput": {"hookEventName": how.event, "additionalContext": text}}
         return json.dumps(answer, ensure_ascii=True) + "\n"
-    return words + "\n"
+    return text + "\n"
 
 
-def briefing(repository: Repository, waiting: str | None) -> str:
-    """What a new session should know of the workspace; an empty text where there is nothing to tell."""
-    if waiting is not None:
-        return _of_waiting(repository, waiting)
-    # The live context stands in the git dir. The state file is in the worktree, where a repository may bring one along:
-    # its words are taken only where it names a save of this very repository.
+def briefing(repository: Repository, pending: str | None) -> str:
+    """What a new session should know of the workspace; an empty text if there is nothing to tell.
+
+    `pending` is the archive of the pending save.
+    """
+    if pending is not None:
+        return _of_pending_save(repository, pending)
+    # The live context stands in the git directory. The state file stands in the worktree, and a repository may contain
+    # one: its briefing is used only if it names a save of this repository.
     live, status = read_live_context(repository)
     state = read_state(repository) if status == RECOVERED else {}
     told, save = state.get("briefing"), state.get("save")
@@ -296,27 +299,27 @@ def briefing(repository: Repository, waiting: str | None) -> str:
     return _task(live)
 
 
-def _of_waiting(repository: Repository, archive: str) -> str:
+def _of_pending_save(repository: Repository, archive: str) -> str:
     from ..format.archive import read_save
     from ..objects.reader import ObjectReader
 
     with ObjectReader(repository.git) as reader:
         save = read_save(archive, reader)
     lines = [
-        f"Interrupted work waits in this workspace, in save {save.manifest.save_id}.",
-        "Before you change anything here, run `gitstate recover`: it puts the files back as they were.",
+        f"This workspace has interrupted work in pending save {save.manifest.save_id}.",
+        "Before you change anything here, run `gitstate recover`: it restores the files as they were.",
         _task(save.context),
     ]
     return "\n".join(line for line in lines if line)
 
 
 def _task(context: Context) -> str:
-    named = {
+    fields = {
         "task": context.task_id,
         "issue": context.issue_number,
         "stage": context.progress_stage,
         "branch": context.branch_name,
         "notes": ", ".join(context.memory_refs[:12]) or None,
     }
-    words = [f"{name} {value}" for name, value in named.items() if value is not None]
-    return f"The work in hand: {'; '.join(words)}." if context.task_id or context.progress_stage else ""
+    known = [f"{name} {value}" for name, value in fields.items() if value is not None]
+    return f"Current work: {'; '.join(known)}." if context.task_id or context.progress_stage else ""

@@ -1,6 +1,6 @@
-"""Edits JSON as text, so that all that is not touched keeps its order, spacing and comments.
+"""Edits JSON as text: whatever is not edited keeps its order, spacing and comments.
 
-What agents call JSON may hold comments and trailing commas; both are passed over.
+Agents' settings may hold comments and trailing commas, which JSON does not know; both are allowed.
 """
 
 from __future__ import annotations
@@ -14,25 +14,35 @@ from ..system.jsonio import Json
 _BLANK = re.compile(r"(?:[ \t\r\n]+|//[^\n]*|/\*.*?\*/)*", re.DOTALL)
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')
 _SCALAR = re.compile(r"true|false|null|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_DEPTH = 100
+_MAX_DEPTH = 100
+
+
+class Item(NamedTuple):
+    """A member of an object or an element of an array."""
+
+    key: str | None
+    """None in an array."""
+    start: int
+    """Where it begins in the text: an object's member with its key."""
+    node: Node
 
 
 class Node(NamedTuple):
-    """A value and where it stands in the text. `items` are what an object or array holds; a key is None in an array."""
+    """A value, and where it stands in the text."""
 
     start: int
     end: int
     value: Json
-    items: tuple[tuple[str | None, int, Node], ...] = ()
-    """Key, where the item begins (with its key), and its value."""
+    items: tuple[Item, ...] = ()
+    """What an object or array holds, in the order of the text; empty for any other value."""
 
     def item(self, key: str) -> Node | None:
-        """The value under a key; the last one where it stands twice, as JSON readers have it."""
-        return next((node for name, _, node in reversed(self.items) if name == key), None)
+        """The value under a key; the last one if the key stands twice, as JSON parsers have it."""
+        return next((item.node for item in reversed(self.items) if item.key == key), None)
 
 
 def parse(text: str) -> Node:
-    """The value that a text holds. Raises ValueError where it is none."""
+    """The value that a text holds. Raises ValueError if it is not JSON."""
     start = _skip(text, 0)
     node = _value(text, start, 0)
     if _skip(text, node.end) != len(text):
@@ -41,12 +51,13 @@ def parse(text: str) -> Node:
 
 
 def _skip(text: str, at: int) -> int:
+    """The place after blanks and comments."""
     found = _BLANK.match(text, at)
     return found.end() if found else at
 
 
 def _value(text: str, at: int, depth: int) -> Node:
-    if depth > _DEPTH:
+    if depth > _MAX_DEPTH:
         raise ValueError("it is nested too deeply")
     opening = text[at : at + 1]
     if opening in ("{", "["):
@@ -58,7 +69,7 @@ def _value(text: str, at: int, depth: int) -> Node:
 
 
 def _container(text: str, at: int, depth: int, closing: str) -> Node:
-    items: list[tuple[str | None, int, Node]] = []
+    items: list[Item] = []
     place = _skip(text, at + 1)
     while text[place : place + 1] != closing:
         begin, key = place, None
@@ -72,51 +83,52 @@ def _container(text: str, at: int, depth: int, closing: str) -> Node:
                 raise ValueError(f"no colon at {place}")
             place = _skip(text, place + 1)
         node = _value(text, place, depth + 1)
-        items.append((key, begin, node))
+        items.append(Item(key, begin, node))
         place = _skip(text, node.end)
         if text[place : place + 1] == ",":
             place = _skip(text, place + 1)
         elif text[place : place + 1] != closing:
             raise ValueError(f"neither a comma nor an end at {place}")
-    value: Json = [node.value for _, _, node in items]
+    value: Json = [item.node.value for item in items]
     if closing == "}":
-        value = {key: node.value for key, _, node in items}
+        value = {item.key: item.node.value for item in items}
     return Node(at, place + 1, value, tuple(items))
 
 
 def indent_of(text: str, root: Node) -> str:
-    """What one level is indented by in this text; two spaces where it does not show."""
+    """The indentation of one level in this text; two spaces if it has none."""
     if root.items:
-        line = text[text.rfind("\n", 0, root.items[0][1]) + 1 : root.items[0][1]]
+        first = root.items[0].start
+        line = text[text.rfind("\n", 0, first) + 1 : first]
         if line and not line.strip(" \t"):
             return line
     return "  "
 
 
 def insert(text: str, container: Node, key: str | None, value: Json, indent: str, depth: int) -> str:
-    """The text with an item at the end of an object or array that is `depth` levels deep."""
+    """The text with a new item at the end of an object or array that is `depth` levels deep."""
     margin = indent * (depth + 1)
     written = json.dumps(value, indent=indent, ensure_ascii=False).replace("\n", "\n" + margin)
     item = (json.dumps(key, ensure_ascii=False) + ": " if key is not None else "") + written
     if container.items:
-        last = container.items[-1][2].end
+        last = container.items[-1].node.end
         return f"{text[:last]},\n{margin}{item}{text[last:]}"
     closing = container.end - 1
-    # What stands in an empty container, a comment perhaps, stays before the item.
+    # An empty container may hold a comment: it stays before the new item.
     inside = text[container.start + 1 : closing].rstrip()
     return f"{text[: container.start + 1]}{inside}\n{margin}{item}\n{indent * depth}{text[closing:]}"
 
 
 def remove(text: str, container: Node, place: int) -> str:
-    """The text without the item at `place` of an object or array, and without the comma that goes with it."""
+    """The text without the item at index `place` of an object or array, and without its comma."""
     _, begin, node = container.items[place]
     if place > 0:
-        former = container.items[place - 1][2].end
+        former = container.items[place - 1].node.end
         comma = _skip(text, former)
         gap = text[former:comma] + text[comma + 1 : begin]
         return text[:former] + gap.rstrip() + text[node.end :]
     if len(container.items) > 1:
-        return text[:begin] + text[container.items[1][1] :]
+        return text[:begin] + text[container.items[1].start :]
     rest = _skip(text, node.end)
     end = rest + 1 if text[rest : rest + 1] == "," else node.end
     before, after = text[container.start + 1 : begin].rstrip(), text[end : container.end - 1].strip()

@@ -1,88 +1,127 @@
-"""Recovery at boot: a systemd user unit, else cron's `@reboot`, else launchd; set up, shown and taken away.
+"""Recovery at boot: a systemd user unit, else `@reboot` of cron, else launchd; enabled, shown and disabled.
 
-The model is `git maintenance start`: absolute paths, because a scheduler's environment is bare; what is there is
-replaced, so that twice is once; what is not ours is left alone. The templates are in `hooks/boot/`.
+The model is `git maintenance start`: paths are absolute, because a scheduler's environment is bare; what gitstate wrote
+before is replaced; what it did not write stays. The templates are in `hooks/boot/`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 from xml.sax.saxutils import escape
 
 from ..errors import GitstateError, NeedsPerson
 from ..system import files
 from ..system.program import command, shipped
 
-SCHEDULERS = ("systemd", "cron", "launchd")
 _UNITS = ("gitstate-recover.service", "agent-loop@.service")
-_PLIST = "org.gitstate.recover.plist"
+_LABEL = "org.gitstate.recover"
+_PLIST = f"{_LABEL}.plist"
+#: Stands in every unit and property list that gitstate wrote.
 _MARK = "Written by `gitstate boot enable`"
+#: What gitstate's lines in a crontab begin and end with.
 _BEGIN, _END = b"# BEGIN gitstate", b"# END gitstate"
-#: What leads to the list of workspaces, where it is not found from HOME alone.
+#: Environment variables that lead to the list of workspaces, where HOME alone does not.
 _NEEDED = ("GIT_CONFIG_GLOBAL", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
 
 
-class Status(NamedTuple):
-    """How recovery at boot stands. `troubles` are pairs: what keeps it from working, and the command that helps."""
+class BootStatus(NamedTuple):
+    """Whether recovery runs at boot."""
 
     scheduler: str | None
+    """The scheduler that was asked about, else the one that has it; None where none has it."""
     enabled: bool
     files: tuple[str, ...]
+    """The files that were written for it."""
     linger: bool | None
-    """Whether the user's units start at boot and not at the first login; None where it does not matter."""
+    """Whether the user's units start at boot and not at the first login; None where that is unknown or no question."""
     command: tuple[str, ...]
+    """The words that start this gitstate."""
     troubles: tuple[tuple[str, str], ...] = ()
+    """What keeps it from running, each with the command that mends it."""
 
 
-def enable(scheduler: str | None = None) -> Status:
-    """Set recovery up, with `scheduler` or the first that works here, and with no other.
+class Scheduler(Protocol):
+    """One way to run a command at boot. Methods raise GitstateError and OSError, `set_up` NeedsPerson, too."""
 
-    Raises NeedsPerson where a file of someone else stands in the way, or no scheduler works; GitstateError, OSError.
+    def works(self) -> bool:
+        """Whether it can be set up on this machine."""
+
+    def is_enabled(self) -> bool:
+        """Whether gitstate is set up in it."""
+
+    def is_current(self) -> bool:
+        """Whether what gitstate wrote into it is what `set_up` would write now."""
+
+    def paths(self) -> list[str]:
+        """The files of gitstate's own that `set_up` writes."""
+
+    def set_up(self) -> None:
+        """Run `gitstate recover --all` at boot; idempotent."""
+
+    def remove(self) -> None:
+        """Undo `set_up`; nothing else is touched."""
+
+
+def enable(scheduler: str | None = None) -> BootStatus:
+    """Set recovery up with `scheduler`, else with the first that works here, and remove it from all others.
+
+    Raises NeedsPerson where another program's file stands in the way, or no scheduler works; GitstateError, OSError.
     """
     chosen = scheduler or _first_that_works()
-    for other in SCHEDULERS:
-        if other != chosen and _is_enabled(other):
-            _REMOVE[other]()
-    _SET_UP[chosen]()
+    for name, other in SCHEDULERS.items():
+        if name != chosen and other.is_enabled():
+            other.remove()
+    SCHEDULERS[chosen].set_up()
     return status(chosen)
 
 
 def disable() -> list[str]:
-    """Take away what `enable` set up, and nothing else; returns the schedulers that had it. Raises as `enable` does."""
-    found = [scheduler for scheduler in SCHEDULERS if _is_enabled(scheduler)]
-    for scheduler in found:
-        _REMOVE[scheduler]()
-    return found
+    """Undo `enable`; returns the names of the schedulers that had it. Raises as `enable` does."""
+    enabled = [name for name, scheduler in SCHEDULERS.items() if scheduler.is_enabled()]
+    for name in enabled:
+        SCHEDULERS[name].remove()
+    return enabled
 
 
-def status(scheduler: str | None = None) -> Status:
-    """How it stands: with `scheduler`, or with whichever has it."""
-    having = [one for one in SCHEDULERS if _is_enabled(one)]
-    chosen = scheduler or (having[0] if having else None)
-    enabled = chosen in having
-    places = {"systemd": [_unit_path(name) for name in _UNITS], "launchd": [_plist_path()]}.get(chosen or "", [])
+def status(scheduler: str | None = None) -> BootStatus:
+    """Whether it is enabled: with `scheduler`, else with any."""
+    enabled = [name for name, one in SCHEDULERS.items() if one.is_enabled()]
+    chosen = scheduler or next(iter(enabled), None)
+    if chosen is None:
+        return BootStatus(None, False, (), None, command())
     troubles: list[tuple[str, str]] = []
-    linger = None
-    if chosen == "systemd":
-        linger = _lingers()
-        if enabled and linger is False:
-            what = "the unit starts at your first login, not at boot: lingering is off"
-            troubles.append((what, f"loginctl enable-linger {_user()}"))
-    if enabled and not _is_current(chosen or ""):
+    linger = _lingers() if chosen == "systemd" else None
+    if chosen in enabled and linger is False:
+        what = "the unit starts at your first login, not at boot: lingering is off"
+        troubles.append((what, f"loginctl enable-linger {_user()}"))
+    if chosen in enabled and not SCHEDULERS[chosen].is_current():
         troubles.append(("it was set up with another command or template than this gitstate's", "gitstate boot enable"))
-    standing = tuple(path for path in places if os.path.exists(path))
-    return Status(chosen, enabled, standing, linger, tuple(command()), tuple(troubles))
+    standing = tuple(path for path in SCHEDULERS[chosen].paths() if os.path.exists(path))
+    return BootStatus(chosen, chosen in enabled, standing, linger, command(), tuple(troubles))
+
+
+def _first_that_works() -> str:
+    order = ("launchd",) if sys.platform == "darwin" else tuple(SCHEDULERS)
+    for name in order:
+        if SCHEDULERS[name].works():
+            return name
+    raise NeedsPerson(
+        "neither a systemd user manager nor cron nor launchd works here",
+        hint="let whatever starts your agents run: gitstate recover --all",
+    )
 
 
 def _environment() -> dict[str, str]:
-    """What a scheduler's bare environment lacks: where git is, and where the list of workspaces is."""
+    """What the environment of a scheduler lacks: where git is, and where the list of workspaces is."""
     found = {name: os.environ[name] for name in _NEEDED if os.environ.get(name)}
     git = shutil.which("git")
     places = [os.path.dirname(git)] if git else []
@@ -94,19 +133,7 @@ def _template(name: str) -> str:
     return shipped(f"boot/{name}").decode("utf-8")
 
 
-def _first_that_works() -> str:
-    if sys.platform == "darwin":
-        return "launchd"
-    if shutil.which("systemctl") and _call(["systemctl", "--user", "show-environment"]).returncode == 0:
-        return "systemd"
-    if shutil.which("crontab"):
-        return "cron"
-    if shutil.which("launchctl"):
-        return "launchd"
-    raise NeedsPerson(
-        "neither a systemd user manager nor cron nor launchd works here",
-        hint="let whatever starts your agents run: gitstate recover --all",
-    )
+# -- commands of the system
 
 
 def _call(words: Sequence[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -129,7 +156,7 @@ def answer(words: Sequence[str]) -> bytes:
     return done.stdout + done.stderr
 
 
-def _must(words: Sequence[str], given: bytes = b"") -> bytes:
+def _must(words: Sequence[str], given: bytes = b"") -> None:
     done = _call(words, given)
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
@@ -137,25 +164,6 @@ def _must(words: Sequence[str], given: bytes = b"") -> bytes:
             f"{' '.join(words[:3])} failed: {said[-1] if said else f'status {done.returncode}'}",
             hint="gitstate boot enable --scheduler cron",
         )
-    return done.stdout
-
-
-def _is_enabled(scheduler: str) -> bool:
-    if scheduler == "systemd":
-        return _is_ours(_unit_path(_UNITS[0]))
-    if scheduler == "launchd":
-        return _is_ours(_plist_path())
-    with contextlib.suppress(GitstateError):
-        return shutil.which("crontab") is not None and _BEGIN in _crontab()
-    return False
-
-
-def _is_current(scheduler: str) -> bool:
-    """Whether what stands there is what would be written now."""
-    if scheduler == "cron":
-        return _with_block(_crontab(), _cron_block()) == _crontab()
-    wanted = {_unit_path(name): _unit(name) for name in _UNITS} if scheduler == "systemd" else {_plist_path(): _plist()}
-    return all(_read(path) == text for path, text in wanted.items())
 
 
 # -- files of ours
@@ -179,12 +187,46 @@ def _write(path: str, text: str) -> None:
         files.write_atomic(os.fsencode(path), text.encode("utf-8"), staging=directory, mode=0o644)
 
 
-def _remove(path: str) -> None:
-    if _is_ours(path):
-        files.remove(os.fsencode(path))
+def _are_current(wanted: Mapping[str, str]) -> bool:
+    """Whether each file has this text."""
+    return all(_read(path) == text for path, text in wanted.items())
 
 
 # -- systemd
+
+_SYSTEMCTL = ("systemctl", "--user")
+
+
+class Systemd(Scheduler):
+    """A unit of the user's systemd."""
+
+    def works(self) -> bool:
+        return bool(shutil.which("systemctl")) and _call([*_SYSTEMCTL, "show-environment"]).returncode == 0
+
+    def is_enabled(self) -> bool:
+        return _is_ours(_unit_path(_UNITS[0]))
+
+    def is_current(self) -> bool:
+        return _are_current({_unit_path(name): _unit(name) for name in _UNITS})
+
+    def paths(self) -> list[str]:
+        return [_unit_path(name) for name in _UNITS]
+
+    def set_up(self) -> None:
+        # Raise before the first write if no user manager answers.
+        _must([*_SYSTEMCTL, "show-environment"])
+        for name in _UNITS:
+            _write(_unit_path(name), _unit(name))
+        _must([*_SYSTEMCTL, "daemon-reload"])
+        _must([*_SYSTEMCTL, "enable", _UNITS[0]])
+
+    def remove(self) -> None:
+        for name in _UNITS:
+            if _is_ours(_unit_path(name)):
+                # This fails without a user manager, which nothing would start then: the file is removed all the same.
+                _call([*_SYSTEMCTL, "disable", name])
+                files.remove(os.fsencode(_unit_path(name)))
+        _call([*_SYSTEMCTL, "daemon-reload"])
 
 
 def _unit_path(name: str) -> str:
@@ -209,37 +251,17 @@ def _unit_word(text: str) -> str:
     return f'"{escaped}"'
 
 
-def _set_up_systemd() -> None:
-    # Where no user manager answers, nothing is written.
-    _must(["systemctl", "--user", "show-environment"])
-    for name in _UNITS:
-        _write(_unit_path(name), _unit(name))
-    _must(["systemctl", "--user", "daemon-reload"])
-    _must(["systemctl", "--user", "enable", _UNITS[0]])
-
-
-def _remove_systemd() -> None:
-    for name in _UNITS:
-        if _is_ours(_unit_path(name)):
-            # Without a user manager there is nothing that would start them; the files go all the same.
-            _call(["systemctl", "--user", "disable", name])
-            _remove(_unit_path(name))
-    _call(["systemctl", "--user", "daemon-reload"])
-
-
 def _lingers() -> bool | None:
     if shutil.which("loginctl") is None:
         return None
     done = _call(["loginctl", "show-user", _user(), "--property=Linger"])
     if done.returncode:
-        # A user without a session is unknown to logind; what it would do is in its files.
+        # logind does not know a user without a session; its files say what it would do.
         return os.path.exists(os.path.join("/var/lib/systemd/linger", _user()))
     return done.stdout.strip() == b"Linger=yes"
 
 
 def _user() -> str:
-    import pwd
-
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -249,10 +271,41 @@ def _user() -> str:
 # -- cron
 
 
+class Cron(Scheduler):
+    """A line `@reboot` in the user's crontab."""
+
+    def works(self) -> bool:
+        return bool(shutil.which("crontab"))
+
+    def is_enabled(self) -> bool:
+        with contextlib.suppress(GitstateError):
+            return self.works() and _BEGIN in _crontab()
+        return False
+
+    def is_current(self) -> bool:
+        return _with_block(_crontab(), _cron_block()) == _crontab()
+
+    def paths(self) -> list[str]:
+        return []  # the crontab is not gitstate's own
+
+    def set_up(self) -> None:
+        _replace_block(_cron_block())
+
+    def remove(self) -> None:
+        _replace_block(b"")
+
+
+def _replace_block(block: bytes) -> None:
+    before = _crontab()
+    after = _with_block(before, block)
+    if after != before:
+        _must(["crontab", "-"], after)
+
+
 def _crontab() -> bytes:
     done = _call(["crontab", "-l"])
     if done.returncode and b"no crontab" not in done.stderr.lower() and done.stderr.strip():
-        # What can't be read must not be written over.
+        # A crontab that can't be read must not be replaced.
         raise GitstateError(f"crontab -l failed: {done.stderr.decode('utf-8', 'replace').strip()[:200]}")
     return done.stdout if not done.returncode else b""
 
@@ -266,15 +319,13 @@ def _cron_block() -> bytes:
 
 
 def _shell_word(text: str) -> str:
-    import shlex
-
     if "\n" in text:
         raise NeedsPerson("a path with a line end can't stand in a crontab", hint="move gitstate elsewhere")
     return shlex.quote(text)
 
 
 def _with_block(crontab: bytes, block: bytes) -> bytes:
-    """A crontab with `block` in place of ours, or at its end; every other line stays as it is."""
+    """The crontab with `block` in place of our lines, or at its end; every other line stays as it is."""
     kept: list[bytes] = []
     inside = placed = False
     for line in crontab.splitlines(keepends=True):
@@ -296,21 +347,38 @@ def _with_block(crontab: bytes, block: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _set_up_cron() -> None:
-    before = _crontab()
-    after = _with_block(before, _cron_block())
-    if after != before:
-        _must(["crontab", "-"], after)
-
-
-def _remove_cron() -> None:
-    before = _crontab()
-    after = _with_block(before, b"")
-    if after != before:
-        _must(["crontab", "-"], after)
-
-
 # -- launchd
+
+
+class Launchd(Scheduler):
+    """A property list of the user's launchd."""
+
+    def works(self) -> bool:
+        return sys.platform == "darwin" or bool(shutil.which("launchctl"))
+
+    def is_enabled(self) -> bool:
+        return _is_ours(_plist_path())
+
+    def is_current(self) -> bool:
+        return _are_current({_plist_path(): _plist()})
+
+    def paths(self) -> list[str]:
+        return [_plist_path()]
+
+    def set_up(self) -> None:
+        path, domain = _plist_path(), f"gui/{os.getuid()}"
+        changed = _read(path) != _plist()
+        _write(path, _plist())
+        loaded = _call(["launchctl", "print", f"{domain}/{_LABEL}"]).returncode == 0
+        if loaded and changed:
+            _call(["launchctl", "bootout", f"{domain}/{_LABEL}"])
+        if changed or not loaded:
+            _must(["launchctl", "bootstrap", domain, path])
+
+    def remove(self) -> None:
+        if _is_ours(_plist_path()):
+            _call(["launchctl", "bootout", f"gui/{os.getuid()}/{_LABEL}"])
+            files.remove(os.fsencode(_plist_path()))
 
 
 def _plist_path() -> str:
@@ -324,22 +392,5 @@ def _plist() -> str:
     return _template(_PLIST).replace("@GITSTATE@", words).replace("@ENVIRONMENT@", environment)
 
 
-def _set_up_launchd() -> None:
-    path, domain = _plist_path(), f"gui/{os.getuid()}"
-    changed = _read(path) != _plist()
-    _write(path, _plist())
-    loaded = _call(["launchctl", "print", f"{domain}/org.gitstate.recover"]).returncode == 0
-    if loaded and changed:
-        _call(["launchctl", "bootout", f"{domain}/org.gitstate.recover"])
-    if changed or not loaded:
-        _must(["launchctl", "bootstrap", domain, path])
-
-
-def _remove_launchd() -> None:
-    if _is_ours(_plist_path()):
-        _call(["launchctl", "bootout", f"gui/{os.getuid()}/org.gitstate.recover"])
-        _remove(_plist_path())
-
-
-_SET_UP = {"systemd": _set_up_systemd, "cron": _set_up_cron, "launchd": _set_up_launchd}
-_REMOVE = {"systemd": _remove_systemd, "cron": _remove_cron, "launchd": _remove_launchd}
+#: In the order of preference.
+SCHEDULERS: Mapping[str, Scheduler] = {"systemd": Systemd(), "cron": Cron(), "launchd": Launchd()}

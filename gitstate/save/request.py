@@ -1,4 +1,4 @@
-"""What a save is asked for, what it answers, and what it is called."""
+"""What a save is asked for, and what it answers."""
 
 from __future__ import annotations
 
@@ -7,62 +7,85 @@ from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Literal
 
     from ..format.manifest import SaveKind
     from ..git.oid import Oid
-    from ..snapshot.incremental import Known
-    from ..snapshot.snapshot import Snapshot
+    from ..snapshot.incremental import Baseline
+    from ..snapshot.record import Snapshot
+
+    #: `unchanged`: an earlier save holds all of it. `nothing`: there is nothing to save.
+    SaveOutcome = Literal["saved", "unchanged", "nothing"]
 
 
 class SaveRequest(Record):
-    """What the caller knows. `values` are context texts by name; `wait` bounds waiting for locks, in seconds."""
+    """What a caller asks for."""
 
     kind: SaveKind = "save"
     values: Mapping[str, str] = {}
+    """Texts for the context, by field name or `extra` key; an empty one means unknown."""
     reason: Reason = Reason()
     deadline: float | None = None
+    """Seconds that the whole save may take; None: as long as it takes. What it does not reach is skipped."""
     wait: float = 60.0
+    """Seconds to wait for each lock."""
     keep_ignored: Sequence[str] = ()
+    """Patterns of ignored files to save too."""
     keep_paths: Sequence[bytes] = ()
-    """Paths to hold byte for byte whatever git thinks of them."""
+    """Paths to hold byte for byte, whatever git does with them."""
     owner_pid: int | None = None
+    """The process that owns the workspace while it lives; None: as the live context says."""
     depth: int = 0
+    """How many repositories this one is nested in."""
     strict: bool = False
-    """Raise UsageError for a setting that can't be read, before anything begins. Else the save stands with the
-    default, and its result says what was wrong: at the end of a run the work comes first."""
+    """Raise UsageError for an unreadable setting before anything begins.
+
+    Otherwise the save uses the default and its result names the setting: at the end of a run the work comes first.
+    """
     problems: Sequence[LeftOut] = ()
-    """What the save may not hold because of a setting that can't be read. `save` fills it in."""
-    known: Known | None = None
-    """What the caller knows from its last checkpoint: then only what changed since is looked at."""
+    """What the save may lack because of an unreadable setting. `save` fills it in."""
+    known: Baseline | None = None
+    """The caller's last checkpoint and what may have changed since: only that is looked at."""
     largest: int | None = None
-    """Files of more bytes are left out: what is small is safe first."""
+    """Skip files of more bytes: an early save takes the small ones first."""
     stay: bool = False
-    """Leave branch and index where they are: the agent still works on them."""
+    """Leave branch and index where they are: the agent is still at work."""
     replaces: str | None = None
-    """The id of an earlier save of the same end of the same run, which this one takes the place of."""
+    """The id of the early save of the same end of the same run: this one takes its place."""
 
 
 class SaveResult(Record):
-    """What happened: `saved`, `unchanged` (an earlier save holds all of this) or `nothing` (there was nothing)."""
+    """What a save did, and where the work is now."""
 
-    result: str
+    result: SaveOutcome
     workspace: bytes
+    """The top of the worktree."""
     branch: str | None
+    """The branch without `refs/heads/`; None where HEAD is detached."""
     save_id: str | None = None
+    """The id of the save that holds the work, an earlier one for `unchanged`; None, as what follows, for `nothing`."""
     wip_commit: Oid | None = None
     base_commit: Oid | None = None
+    """The commit that the branch goes back to; None on an unborn branch."""
     index_commit: Oid | None = None
+    """None where nothing is staged, and for an earlier save."""
     archive: Oid | None = None
     branch_moved: bool = False
+    """Whether the branch is on the WIP commit."""
+    why_not_moved: str = ""
+    """Why the plan left the branch where it was; empty where it was to move."""
     left_out: tuple[LeftOut, ...] = ()
+    """What was skipped."""
     message: str = ""
+    """For a person: why nothing was saved, or what failed after the marker."""
     taken: Snapshot | None = None
-    """What was found, for who watches on."""
+    """What was found, for a caller that watches for changes."""
     written: int = 0
-    """How many bytes went into the object store."""
+    """Bytes that went into the object store."""
     warnings: tuple[str, ...] = ()
-    """Settings that can't be read, where the default took their place."""
+    """Unreadable settings, in whose place the default was used."""
 
     @property
     def lost(self) -> bool:
+        """Whether bytes that a save should hold were skipped."""
         return any(item.lost for item in self.left_out)

@@ -1,6 +1,6 @@
-"""The use case `save`: hold the workspace, ask git, look and save, tidy up; once more where git moved the index.
+"""The use case `save`: lock the workspace, ask git, attempt, tidy up; again where git replaced the index meanwhile.
 
-Git is asked before the rest is imported: what `saving` needs takes as long as git does on a small repository.
+Git is asked before `protocol` is imported: on a small repository the import takes as long as git does.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
         request = _with_problems(request, problems)
     deadline = Deadline(request.wait if request.deadline is None else request.deadline)
     with suppress(FileExistsError):
-        # It comes to the disk with all else, before the marker.
+        # The sync before the marker covers it.
         os.mkdir(repository.own)
     with locked_workspace(repository, deadline) as git:
         result = save_owned(repository, git, request)
     if not request.depth:
-        # A nested repository comes back with the workspace around it. Here all is durable, and others may go on.
+        # Not a nested one: it is recovered with the workspace around it. The save is durable, and the lock is free.
         registry.register(repository)
     warnings = [problem.message for problem in problems if problem.name != "includeIgnored"]
     return result._replace(warnings=tuple(warnings)) if warnings else result
 
 
 def _with_problems(request: SaveRequest, problems: Sequence[settings.Problem]) -> SaveRequest:
-    """`request` with what the save may not hold: ignored files that a pattern which can't be read was to keep."""
+    """`request` with what the save may lack: ignored files that an unreadable pattern names."""
     lost = [LeftOut(b"", problem.message, True) for problem in problems if problem.name == "includeIgnored"]
     return request._replace(problems=lost)
 
 
 def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
-    """`save` for who holds the workspace already (see `locked_workspace`)."""
+    """`save` for a caller that has locked the workspace already."""
     for pause in (0.0, 0.05, 0.2):
         try:
             return _attempt(repository, git, request)
@@ -75,27 +75,27 @@ def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveRe
 
 
 def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: bool = False) -> SaveResult:
-    """Hold on to the index, look, and save; whatever comes, nothing of it is left but what was saved."""
+    """Freeze the index, ask git, and save. No temporary file is left, however it ends."""
     frozen, following = frozen_index(repository), next_index(repository)
-    asked: StatusQuery | None = None
-    unharmed = False
+    query: StatusQuery | None = None
+    locks_are_free = False
     write_journal(repository, [])
     try:
         with suppress(FileNotFoundError):
             link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
         if request.known is None:
-            asked = query_status(repository, frozen)
-        from .protocol import Saving
+            query = query_status(repository, frozen)
+        from .protocol import SaveAttempt
 
-        saving = Saving(repository, git, request, asked, save, insist=insist)
-        result = saving.run()
-        unharmed = not saving.child_killed
+        attempt = SaveAttempt(repository, git, request, insist=insist)
+        result = attempt.run(query, save)
+        locks_are_free = not attempt.child_killed
         return result
     finally:
-        if asked is not None:
-            asked.end()
-        if not unharmed:
-            # A child of ours that was killed may have left locks: the journal names them.
+        if query is not None:
+            query.end()
+        if not locks_are_free:
+            # A git that was killed may have left locks: the journal names them.
             clean_up_after_kill(repository)
         for path in (frozen, following, following + b".lock"):
             files.remove(path)

@@ -8,28 +8,34 @@ from ..system.stdlib import TYPE_CHECKING
 from ..system.terminal import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from .request import SaveResult
 
+#: No more lines than this are printed of one list.
 _SHOWN = 20
 
 
 def left_out_json(items: Iterable[LeftOut]) -> list[dict[str, Any]]:
+    """What was skipped, for a program."""
     return [item.to_json() for item in items]
 
 
-def _list(title: str, paths: Iterable[bytes]) -> list[str]:
-    known = list(paths)
-    lines = [f"  {title} {escape(path)}" for path in known[:_SHOWN]]
-    return lines + ([f"  {title} … and {len(known) - _SHOWN} more"] if len(known) > _SHOWN else [])
+def listed_lines(title: str, paths: Sequence[bytes]) -> list[str]:
+    """One line for each of the first paths, after `title`, and one that counts the rest."""
+    return _cut(title, [escape(path) for path in paths[:_SHOWN]], len(paths))
 
 
-def _left_out_lines(items: Iterable[LeftOut]) -> list[str]:
-    known = list(items)
-    lines = [f"  left out: {escape(item.path) or 'the workspace'}: {escape(item.reason)}" for item in known[:_SHOWN]]
-    return lines + ([f"  left out: … and {len(known) - _SHOWN} more"] if len(known) > _SHOWN else [])
+def skipped_lines(items: Sequence[LeftOut]) -> list[str]:
+    """What was skipped, and why, for a person."""
+    shown = [f"{escape(item.path) or 'the workspace'}: {escape(item.reason)}" for item in items[:_SHOWN]]
+    return _cut("skipped:", shown, len(items))
+
+
+def _cut(title: str, shown: Sequence[str], count: int) -> list[str]:
+    lines = [f"  {title} {text}" for text in shown]
+    return lines + ([f"  {title} … and {count - len(shown)} more"] if count > len(shown) else [])
 
 
 def save_json(result: SaveResult, command: str) -> dict[str, Any]:
@@ -53,41 +59,45 @@ def save_json(result: SaveResult, command: str) -> dict[str, Any]:
 
 
 def save_lines(result: SaveResult, command: str) -> list[str]:
-    """What `save` says to a person."""
-    if result.result == "saved":
-        where = f"on {result.branch}" if result.branch_moved else "beside the branch, which was not moved"
-        if command == "checkpoint":
-            where = "as a checkpoint"
-        first = f"saved {result.save_id} ({(result.wip_commit or '')[:12]} {where})"
-        if result.left_out:
-            first += f" -- incomplete: {len(result.left_out)} left out"
-    else:
-        first = result.message
-    more = [result.message] if result.message and result.result == "saved" else []
-    warnings = [f"  {line}; the default was used" for line in result.warnings]
-    return [first, *more, *_left_out_lines(result.left_out), *warnings]
+    """What `save` and `checkpoint` print for a person."""
+    rest = [*skipped_lines(result.left_out), *(f"  {line}; the default was used" for line in result.warnings)]
+    if result.result != "saved":
+        return [result.message, *rest]
+    first = f"saved {result.save_id} ({(result.wip_commit or '')[:12]}{_where(result, command)})"
+    if result.left_out:
+        first += f" -- incomplete: {len(result.left_out)} skipped"
+    return [first, *([result.message] if result.message else []), *rest]
+
+
+def _where(result: SaveResult, command: str) -> str:
+    """Where the WIP commit is; if not on the branch, why."""
+    if command == "checkpoint":
+        return " as a checkpoint"
+    if result.branch_moved:
+        return f" on {result.branch}"
+    return "; branch not moved" + (f": {result.why_not_moved}" if result.why_not_moved else "")
 
 
 def failed_save_lines(why: str, waiting: str | None, checkpoint: str | None, *, whole: bool = False) -> list[str]:
-    """What to tell where the save at the end of a run failed: what stands all the same, and what to do next.
+    """What to print where the save at the end of a run failed: what is saved all the same, and what to do next.
 
-    `waiting` is the save that waits, `checkpoint` the latest one; `whole`: that save is of this very look, and only
-    what comes after its marker failed.
+    `waiting` is the id of the pending save, `checkpoint` that of the latest one. `whole`: the pending save is the one
+    that failed, and only a step after its marker did.
     """
     if waiting is not None:
-        what = "what follows a save failed" if whole else "what changed after it is not saved"
-        return [f"gitstate: saved {waiting}; {what}: {why}", "  next: gitstate recover, which brings back that save"]
-    files = "  the files are left as they are on the disk"
+        what = "a later step failed" if whole else "later changes are not saved"
+        return [f"gitstate: saved {waiting}; {what}: {why}", "  next: gitstate recover (brings back that save)"]
+    files = "  the files are as they are on the disk"
     if checkpoint is not None:
-        files += f"; the checkpoint {checkpoint} stands (gitstate diff {checkpoint})"
+        files += f"; the latest checkpoint is {checkpoint} (gitstate diff {checkpoint})"
     return [f"gitstate: not saved: {why}", files, "  next: gitstate save"]
 
 
 def failed_look_lines(why: str, early: SaveResult) -> list[str]:
-    """The same where the early save of this end is known: what it holds, and what it left to the look that failed."""
+    """The same where an early save of this end of the run was taken, and the second one, of all files, failed."""
     return [
-        f"gitstate: the last look failed: {why}",
+        f"gitstate: the second save of this run's end failed: {why}",
         *save_lines(early, "save"),
-        "  what was left to this second step, and what changed since, is not saved",
+        "  files skipped above and later changes are not saved",
         "  next: gitstate recover",
     ]

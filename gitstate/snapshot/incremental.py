@@ -1,13 +1,12 @@
 """A snapshot from an earlier one and the paths that changed since: its cost follows the changes, not the tree.
 
-For who watches a worktree while an agent works. It answers only where the earlier look still holds in all else: same
-HEAD, same index file, same settings, no unfinished operation, no repository inside. Otherwise it says so, and the
-whole tree has to be looked at (`snapshot.take`).
+For a keeper that watches a worktree while an agent works. It is possible only while everything else is the same: HEAD,
+index file, settings, no unfinished operation, no nested repository. Otherwise `take_since` returns None, and the caller
+takes a full snapshot.
 """
 
 from __future__ import annotations
 
-import bisect
 import os
 import stat
 
@@ -17,78 +16,107 @@ from ..git.oid import Oid, object_id
 from ..git.operation import operation_under_way
 from ..git.repository import Repository, read_head
 from ..git.status import ignored_among
-from ..objects.pack import PackWriter
-from ..objects.reader import ObjectReader
+from ..objects.reader import commit_head
 from ..objects.tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
-from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, Record
-from ..workspace.settings import patterns
-from . import snapshot
-from .snapshot import MODES_LIMIT, Ground, Snapshot, Taking, settings_identity
+from .gitdir import settings_identity, store_index, store_sparse
+from .read import has_content
+from .record import IGNORED_LISTED, Snapshot, SnapshotBuilder
+from .snapshot import store_files
+from .walk import WalkResult, walk, without_ignored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import TypeVar
+
+    from ..objects.pack import PackWriter
+    from ..objects.reader import ObjectReader
+    from .record import ScanFacts, SnapshotOptions
 
     T = TypeVar("T")
 
 
-#: More paths than this, and one look at the whole tree is as fast.
+#: With more changed paths than this, a full snapshot is as fast.
 _MOST = 5_000
-#: Files whose content decides how others are seen.
+#: Files whose content decides how git treats other files.
 _DECIDING = (b".gitattributes", b".gitignore", b".gitmodules")
 
 
-class Known(Record):
-    """An earlier snapshot, the archive that keeps its objects alive, and what may have changed since.
-
-    A directory among `touched` stands for all below it; so does one that is gone.
-    """
+class Baseline(Record):
+    """An earlier snapshot, and what may have changed since."""
 
     snapshot: Snapshot
     archive: Oid
+    """The archive commit that keeps the objects of the snapshot alive."""
     touched: frozenset[bytes]
+    """Paths that may have changed. A directory, even one that is gone, stands for everything below it."""
 
 
 def take_since(
-    known: Known,
+    baseline: Baseline,
     repository: Repository,
     writer: PackWriter,
     reader: ObjectReader,
     frozen_index: bytes,
-    *,
-    never: bytes,
-    largest: int | None,
-    deadline: Deadline,
+    options: SnapshotOptions,
 ) -> Snapshot | None:
-    """The snapshot of now; None where the earlier one does not carry it. Arguments as those of `snapshot.take`.
+    """The snapshot of now; None where the baseline does not allow it. Further arguments as for `take_snapshot`.
 
     Raises GitError, OSError.
     """
-    ground = known.snapshot.ground
-    if ground is None or not _holds(known, ground, repository, frozen_index):
+    earlier, touched = baseline.snapshot, baseline.touched
+    scan = earlier.scan
+    if scan is None or options.include_ignored or options.include_paths:
         return None
-    taking = _Since(repository, writer, reader, frozen_index, never, (), largest, deadline)
-    return taking.since(known.snapshot, ground, known.touched)
+    if not _is_valid(baseline, scan, repository, frozen_index):
+        return None
+    builder = SnapshotBuilder(repository, writer, reader, frozen_index, options)
+    builder.tracked = scan.tracked
+    _carry_over(builder.snapshot, earlier, touched)
+    store_index(builder, has_hidden=False)
+    tracked = sorted({path for top in touched for path in scan.tracked.at_or_below(top)})
+    if len(tracked) > _MOST:
+        return None
+    index = _index_entries(builder, tracked)
+    builder.index_modes = {path: leaf.mode for path, leaf in index.items()}
+    found = _walk_touched(builder, touched)
+    # An entry is missing where its staged blob was unreadable, and the save skipped it.
+    if found is None or len(index) != len(tracked) or any(leaf.mode == GITLINK for leaf in index.values()):
+        return None
+    plain, ignored = without_ignored(builder, found)
+    if builder.snapshot.nested:
+        return None
+    builder.snapshot.ignored = list(dict.fromkeys((*builder.snapshot.ignored, *ignored)))[:IGNORED_LISTED]
+    store_files(builder, [*(path for path in tracked if not _is_unchanged(builder, path, index[path])), *plain])
+    _drop_unchanged(builder, index)
+    if scan.tracked.are_few and builder.may_convert(tracked):
+        from .convert import keep_unlike_checkout
+
+        known = builder.snapshot.worktree.keys() | builder.snapshot.raw.keys()
+        keep_unlike_checkout(builder, [path for path in tracked if path not in known], index)
+    _note_directories(builder, touched)
+    store_sparse(builder)
+    return builder.snapshot
 
 
-def _holds(known: Known, ground: Ground, repository: Repository, frozen_index: bytes) -> bool:
-    earlier = known.snapshot
-    if len(known.touched) > _MOST or any(path.rpartition(b"/")[2] in _DECIDING for path in known.touched):
+def _is_valid(baseline: Baseline, scan: ScanFacts, repository: Repository, frozen_index: bytes) -> bool:
+    """Whether everything but the touched paths is as it was at the baseline."""
+    earlier, touched = baseline.snapshot, baseline.touched
+    if len(touched) > _MOST or any(path.rpartition(b"/")[2] in _DECIDING for path in touched):
         return False
-    odd = earlier.operation or earlier.nested or earlier.absent or earlier.shared_index or earlier.sparse_file
-    if odd or not ground.plain or patterns(repository, "includeIgnored"):
+    unusual = earlier.operation or earlier.nested or earlier.absent or earlier.shared_index or earlier.sparse_file
+    if unusual or not scan.plain:
         return False
     if operation_under_way(repository.git_dir) is not None:
         return False
     return (
-        ground.settings == settings_identity(repository)
+        scan.settings == settings_identity(repository)
         and earlier.index_file == identify_index_at(frozen_index)
         and (earlier.head_ref, earlier.head) == _head(repository)
     )
 
 
 def _head(repository: Repository) -> tuple[str | None, Oid | None]:
+    """The branch that HEAD is on, and its commit."""
     ref = read_head(repository.git_dir)
     if ref is None:
         with open(os.path.join(repository.git_dir, b"HEAD"), "rb") as file:
@@ -96,169 +124,155 @@ def _head(repository: Repository) -> tuple[str | None, Oid | None]:
     return ref, refs.read_refs(repository, [ref]).get(ref)
 
 
-class _Since(Taking):
-    """Everything that stands below a touched path is looked at anew; all else is taken over."""
+def _carry_over(snapshot: Snapshot, earlier: Snapshot, touched: frozenset[bytes]) -> None:
+    """Copy from the earlier snapshot what is not touched."""
+    snapshot.head_ref, snapshot.head, snapshot.scan = earlier.head_ref, earlier.head, earlier.scan
+    snapshot.staged, snapshot.intent_to_add = earlier.staged, earlier.intent_to_add
+    snapshot.worktree = _untouched(earlier.worktree, touched)
+    snapshot.modes = _untouched(earlier.modes, touched)
+    snapshot.raw = _untouched(earlier.raw, touched)
+    snapshot.directories = _untouched(earlier.directories, touched)
+    snapshot.left_out = [item for item in earlier.left_out if not _is_touched(item.path, touched)]
+    snapshot.ignored = [path for path in earlier.ignored if not _is_touched(path.removesuffix(b"/"), touched)]
 
-    def since(self, earlier: Snapshot, ground: Ground, touched: frozenset[bytes]) -> Snapshot | None:
-        self.tracked, self.order, self.attributes = set(), ground.order, ground.attributes
-        self.known_tracked = ground.tracked
-        found = self.found
-        found.head_ref, found.head, found.ground = earlier.head_ref, earlier.head, ground
-        found.staged, found.intent_to_add = earlier.staged, earlier.intent_to_add
-        self._take_over(earlier, touched)
-        self._take_index(hides=False)
-        tracked = sorted({path for top in touched for path in self._tracked_below(top)})
-        if len(tracked) > _MOST:
-            return None
-        index = self._index_entries(tracked)
-        self.index_modes = {path: leaf.mode for path, leaf in index.items()}
-        self.tracked = set(tracked)
-        untracked, specials, odd = self._new_below(touched)
-        if odd or any(leaf.mode == GITLINK for leaf in index.values()):
-            return None
-        plain, ignored = self._sort_out(untracked, specials)
-        if found.nested:
-            return None
-        found.ignored = list(dict.fromkeys((*found.ignored, *ignored)))[: snapshot.IGNORED_LISTED]
-        self._read_all([*(path for path in tracked if not self._is_unchanged(path, index[path])), *plain])
-        for path, leaf in index.items():
-            if path in found.worktree and found.worktree[path] == leaf:
-                del found.worktree[path]
-                if path not in found.staged:
-                    found.raw.pop(path, None)
-        if len(self.order) <= MODES_LIMIT and self._may_convert(tracked):
-            told = found.worktree.keys() | found.raw.keys()
-            self._clean_but_other([path for path in tracked if path not in told], index)
-        self._directories(touched, plain)
-        self._sparse()
-        return found
 
-    def _take_over(self, earlier: Snapshot, touched: frozenset[bytes]) -> None:
-        found = self.found
-        found.worktree = _without(earlier.worktree, touched)
-        found.modes = _without(earlier.modes, touched)
-        found.raw = _without(earlier.raw, touched)
-        found.directories = _without(earlier.directories, touched)
-        found.left_out = [item for item in earlier.left_out if not _is_touched(item.path, touched)]
-        found.ignored = [path for path in earlier.ignored if not _is_touched(path.removesuffix(b"/"), touched)]
+def _index_entries(builder: SnapshotBuilder, tracked: list[bytes]) -> dict[bytes, Leaf]:
+    """Path → index entry: what is staged, else what HEAD's tree has there."""
+    snapshot = builder.snapshot
+    tree = None
+    if snapshot.head is not None:
+        commit = builder.reader.commit(snapshot.head)
+        tree = None if commit is None else commit_head(commit).tree
+    in_head = TreeReader(builder.reader).lookup(tree, tracked)
+    added = set(snapshot.intent_to_add)
+    entries: dict[bytes, Leaf] = {}
+    for path in tracked:
+        leaf = snapshot.staged.get(path) or in_head.get(path)
+        if leaf is not None and leaf.mode != DIRECTORY:
+            entries[path] = leaf
+        elif path in added:
+            entries[path] = Leaf(REGULAR, "")
+    return entries
 
-    def _tracked_below(self, top: bytes) -> Iterable[bytes]:
-        if top in self.known_tracked:
-            yield top
-        prefix = top + b"/"
-        place = bisect.bisect_left(self.order, prefix)
-        while place < len(self.order) and self.order[place].startswith(prefix):
-            yield self.order[place]
-            place += 1
 
-    def _index_entries(self, tracked: list[bytes]) -> dict[bytes, Leaf]:
-        """What the index says of each path: what is staged there, else what HEAD's tree holds."""
-        tree = None
-        if self.found.head is not None:
-            commit = self.reader.contents([self.found.head])[0]
-            tree = None if commit is None else commit[1][5 : 5 + len(self.found.head)].decode("ascii")
-        held = TreeReader(self.reader).lookup(tree, tracked)
-        added = set(self.found.intent_to_add)
-        entries: dict[bytes, Leaf] = {}
-        for path in tracked:
-            leaf = self.found.staged.get(path) or held.get(path)
-            if leaf is not None and leaf.mode != DIRECTORY:
-                entries[path] = leaf
-            elif path in added:
-                entries[path] = Leaf(REGULAR, "")
-        return entries
-
-    def _new_below(self, touched: frozenset[bytes]) -> tuple[list[bytes], list[bytes], bool]:
-        """Untracked names and special files at and below the touched paths; whether something odd stands there."""
-        untracked: dict[bytes, None] = {}
-        specials: dict[bytes, None] = {}
-        for path in sorted(touched):
-            if path == self.never or _is_touched(path.rpartition(b"/")[0], touched):
-                continue
-            full = os.path.join(self.top, path)
-            if not self._is_reached(path.rpartition(b"/")[0]):
-                continue
-            try:
-                info = os.lstat(full)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            if path.rpartition(b"/")[2] == b".git":
-                return [], [], True
-            if stat.S_ISDIR(info.st_mode):
-                if path in self.tracked:
-                    return [], [], True
-                if not self._holds_tracked(path):
-                    untracked[path + b"/"] = None
-                    continue
-                more, special, swapped = self._walk([full])
-                if swapped:
-                    return [], [], True
-                untracked.update(dict.fromkeys(more))
-                specials.update(dict.fromkeys(special))
-            elif path in self.tracked:
-                continue
-            elif stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode):
-                untracked[path] = None
-            else:
-                specials[path] = None
-        return list(untracked), list(specials), False
-
-    def _is_unchanged(self, path: bytes, leaf: Leaf) -> bool:
-        """Whether the file at a tracked path is what the index says; notes permissions that git does not keep."""
-        full = os.path.join(self.top, path)
+def _walk_touched(builder: SnapshotBuilder, touched: frozenset[bytes]) -> WalkResult | None:
+    """What is untracked at and below the touched paths; None where only a full scan can tell (repositories)."""
+    untracked: dict[bytes, None] = {}
+    special: dict[bytes, None] = {}
+    tracked = builder.tracked
+    for path in sorted(touched):
+        directory, _, name = path.rpartition(b"/")
+        if path == builder.options.state_file or _is_touched(directory, touched) or not builder.is_reached(directory):
+            continue
+        full = os.path.join(builder.top, path)
         try:
             info = os.lstat(full)
-            if not self._is_reached(path.rpartition(b"/")[0]):
-                return False
-            if stat.S_ISLNK(info.st_mode):
-                oid = object_id(self.repository.object_format, "blob", os.readlink(full))
-                return leaf.mode == SYMLINK and oid == leaf.oid
-            if not stat.S_ISREG(info.st_mode) or leaf.mode not in (REGULAR, EXECUTABLE):
-                return False
-            if not snapshot.same_content(full, self.repository.object_format, leaf.oid):
-                return False
-        except OSError:
-            return False
-        permissions = info.st_mode & 0o777
-        wanted = EXECUTABLE if permissions & 0o100 else REGULAR
-        if self.filemode and wanted != leaf.mode:
-            return False
-        if len(self.order) <= MODES_LIMIT and self.filemode and permissions not in (0o644, 0o755):
-            self.found.modes[path] = permissions
-        return True
-
-    def _directories(self, touched: frozenset[bytes], plain: list[bytes]) -> None:
-        """Empty directories and unusual permissions, for the directories whose entries may have changed."""
-        found = self.found
-        looked: dict[bytes, None] = {}
-        for path in touched:
-            while path:
-                looked[path] = None
-                path = path.rpartition(b"/")[0]
-        holding: set[bytes] = set()
-        for path, leaf in found.worktree.items():
-            if leaf is not None and path not in self.known_tracked:
-                while (path := path.rpartition(b"/")[0]) and path not in holding:
-                    holding.add(path)
-        ignored = None
-        for path in looked:
-            full = os.path.join(self.top, path)
-            if not self._is_reached(path):
-                found.directories.pop(path, None)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if name == b".git":
+            return None
+        if stat.S_ISDIR(info.st_mode):
+            if path in tracked.paths:
+                return None
+            if not tracked.has_below(path):
+                untracked[path + b"/"] = None
                 continue
-            mode = os.lstat(full).st_mode & 0o777
-            if self._holds_tracked(path):
-                small = len(self.order) <= MODES_LIMIT
-                says = not os.listdir(full) or (small and mode != 0o755)
-            else:
-                if ignored is None:
-                    reached = [other for other in looked if self._is_reached(other)]
-                    ignored = ignored_among(self.repository, reached)
-                says = path not in ignored and (path not in holding or mode != 0o755)
-            if says:
-                found.directories[path] = mode
-            else:
-                found.directories.pop(path, None)
+            found = walk(builder, [full])
+            if found.replaced:
+                return None
+            untracked.update(dict.fromkeys(found.untracked))
+            special.update(dict.fromkeys(found.special))
+        elif path in tracked.paths:
+            continue
+        elif stat.S_ISREG(info.st_mode) or stat.S_ISLNK(info.st_mode):
+            untracked[path] = None
+        else:
+            special[path] = None
+    return WalkResult([*untracked], [*special], [])
+
+
+def _is_unchanged(builder: SnapshotBuilder, path: bytes, leaf: Leaf) -> bool:
+    """Whether the file at a tracked path is its index entry; notes permissions that git does not store."""
+    full = os.path.join(builder.top, path)
+    object_format = builder.repository.object_format
+    try:
+        info = os.lstat(full)
+        if not builder.is_reached(path.rpartition(b"/")[0]):
+            return False
+        if stat.S_ISLNK(info.st_mode):
+            return leaf.mode == SYMLINK and object_id(object_format, "blob", os.readlink(full)) == leaf.oid
+        if not stat.S_ISREG(info.st_mode) or leaf.mode not in (REGULAR, EXECUTABLE):
+            return False
+        if not has_content(full, object_format, leaf.oid):
+            return False
+    except OSError:
+        return False
+    permissions = info.st_mode & 0o777
+    mode = EXECUTABLE if permissions & 0o100 else REGULAR
+    if builder.filemode and mode != leaf.mode:
+        return False
+    if builder.tracked.are_few and builder.filemode and permissions not in (0o644, 0o755):
+        builder.snapshot.modes[path] = permissions
+    return True
+
+
+def _drop_unchanged(builder: SnapshotBuilder, index: dict[bytes, Leaf]) -> None:
+    """Drop files that turned out to be their index entry after git converted them."""
+    snapshot = builder.snapshot
+    for path, leaf in index.items():
+        if path in snapshot.worktree and snapshot.worktree[path] == leaf:
+            del snapshot.worktree[path]
+            if path not in snapshot.staged:
+                snapshot.raw.pop(path, None)
+
+
+def _note_directories(builder: SnapshotBuilder, touched: frozenset[bytes]) -> None:
+    """Note empty directories and unusual permissions, for the directories whose entries may have changed."""
+    snapshot, tracked = builder.snapshot, builder.tracked
+    parents: dict[bytes, None] = {}
+    for path in touched:
+        while path:
+            parents[path] = None
+            path = path.rpartition(b"/")[0]
+    holding: set[bytes] = set()
+    for path, leaf in snapshot.worktree.items():
+        if leaf is not None and path not in tracked.paths:
+            while (path := path.rpartition(b"/")[0]) and path not in holding:
+                holding.add(path)
+    ignored = None
+    for path in parents:
+        full = os.path.join(builder.top, path)
+        mode = _permissions(full) if builder.is_reached(path) else None
+        if mode is None:
+            snapshot.directories.pop(path, None)
+            continue
+        if tracked.has_below(path):
+            is_noted = (tracked.are_few and mode != 0o755) or _is_empty(full)
+        else:
+            if ignored is None:
+                reached = [other for other in parents if builder.is_reached(other)]
+                ignored = ignored_among(builder.repository, reached)
+            is_noted = path not in ignored and (path not in holding or mode != 0o755)
+        if is_noted:
+            snapshot.directories[path] = mode
+        else:
+            snapshot.directories.pop(path, None)
+
+
+def _permissions(full: bytes) -> int | None:
+    """The permissions of the directory at an absolute path; None where it is gone."""
+    try:
+        return os.lstat(full).st_mode & 0o777
+    except FileNotFoundError:
+        return None
+
+
+def _is_empty(full: bytes) -> bool:
+    try:
+        return not os.listdir(full)
+    except OSError:
+        # Gone, or unreadable: the walk lists that as skipped.
+        return False
 
 
 def _is_touched(path: bytes, touched: frozenset[bytes]) -> bool:
@@ -270,5 +284,6 @@ def _is_touched(path: bytes, touched: frozenset[bytes]) -> bool:
     return False
 
 
-def _without(known: dict[bytes, T], touched: frozenset[bytes]) -> dict[bytes, T]:
-    return {path: value for path, value in known.items() if not _is_touched(path, touched)}
+def _untouched(values: dict[bytes, T], touched: frozenset[bytes]) -> dict[bytes, T]:
+    """The values of paths that were not touched."""
+    return {path: value for path, value in values.items() if not _is_touched(path, touched)}

@@ -10,15 +10,17 @@ import sys
 
 TYPE_CHECKING = False
 
-__all__ = ["TYPE_CHECKING", "Record", "contextmanager", "digest", "signal", "suppress"]
+__all__ = ["TYPE_CHECKING", "Record", "bisect_left", "contextmanager", "digest", "signal", "suppress"]
 
 if TYPE_CHECKING:
     import hashlib
     import signal
+    from bisect import bisect_left
     from contextlib import contextmanager, suppress
     from typing import NamedTuple as Record
 else:
     import _signal as signal
+    from _bisect import bisect_left
     from _operator import itemgetter
 
     class _Fields(type):

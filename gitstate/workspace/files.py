@@ -1,63 +1,74 @@
-"""Files below one directory: look at them, write, delete, never through a symlink.
+"""Files below one directory: inspect, write and delete them, never through a symlink.
 
-Every path is opened part by part with O_NOFOLLOW from the top, so that a link planted on the way leads nowhere.
-New content is written beside, made durable, and renamed into place.
+Each part of a path is opened with O_NOFOLLOW, beginning at the top, so that a planted symlink leads nowhere. New
+content is written to a temporary file, made durable, and then moved into place.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from ..git.oid import Oid
 from ..objects.tree import is_safe_path
-from ..system.files import fsync_path, write_all
+from ..system.files import fsync_path, write_new_file
+from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, digest, suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHUNK = 1 << 20
 
 
-class Seen(NamedTuple):
-    """What is at a path: `missing`, `file`, `link`, `directory` or `special`; content as the blob it would be."""
+class FileState(Record):
+    """What is at a path. Two equal states mean that nothing changed in between."""
 
     kind: str
+    """`missing`, `file`, `link`, `directory` or `special` (a FIFO, socket or device)."""
     oid: Oid | None = None
+    """The content as a blob, of a symlink its target; None for other kinds."""
     permissions: int = 0
+    """Of a file or directory (0 to 0o777); 0 for other kinds."""
 
 
-MISSING = Seen("missing")
+MISSING = FileState("missing")
 
 
 class Worktree:
-    """The files below `top`. `temporary` is a directory for half-written files, best on the same file system."""
+    """The files below `top`. `temporary` is a directory for unfinished files, best on the same file system.
+
+    Every method takes paths relative to `top`, and raises PermissionError for a path that git would refuse.
+    """
 
     def __init__(self, top: bytes, temporary: bytes, object_format: str) -> None:
         self.top = top
         self._temporary = temporary
         self._format = object_format
         self._count = 0
-        self._touched: set[bytes] = set()
+        #: Directories, relative to the top, in which entries were created or removed since the last `sync`.
+        self._changed: set[bytes] = set()
 
-    def look(self, path: bytes) -> Seen:
-        """What is at `path`. A parent that is no directory means that it is missing. Raises OSError if unreadable."""
+    # -- inspect
+
+    def look(self, path: bytes) -> FileState:
+        """What is at `path`; missing too where a parent is not a directory. Raises OSError where it is unreadable."""
         try:
             with self._parent(path) as (parent, name):
                 info = os.lstat(name, dir_fd=parent)
                 if stat.S_ISLNK(info.st_mode):
-                    return Seen("link", self._hash_of([os.readlink(name, dir_fd=parent)]), 0o777)
+                    target = os.readlink(name, dir_fd=parent)
+                    return FileState("link", self._blob_id([target], len(target)), 0o777)
                 if stat.S_ISDIR(info.st_mode):
-                    return Seen("directory", None, info.st_mode & 0o777)
+                    return FileState("directory", None, info.st_mode & 0o777)
                 if not stat.S_ISREG(info.st_mode):
-                    return Seen("special")
-                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+                    return FileState("special")
+                fd = os.open(name, _FILE, dir_fd=parent)
                 try:
                     size = os.fstat(fd).st_size
-                    return Seen("file", self._hash_of(_chunks(fd), size), info.st_mode & 0o777)
+                    return FileState("file", self._blob_id(_chunks(fd), size), info.st_mode & 0o777)
                 finally:
                     os.close(fd)
         except (FileNotFoundError, NotADirectoryError):
@@ -75,7 +86,7 @@ class Worktree:
     def stamp(self, path: bytes) -> tuple[int, int] | None:
         """Size in bytes and time of the last change in nanoseconds of the regular file at `path`; None without one.
 
-        The change may be of its bytes or of its name and permissions (ctime): that time nobody can set.
+        The later of mtime and ctime counts: a rename or chmod is a change too, and nobody can set the ctime.
         """
         try:
             with self._parent(path) as (parent, name):
@@ -86,94 +97,13 @@ class Worktree:
             return None
 
     def read(self, path: bytes) -> Iterator[bytes]:
-        """The bytes of the regular file at `path`, in pieces."""
+        """The bytes of the regular file at `path`, in pieces. Raises OSError."""
         with self._parent(path) as (parent, name):
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+            fd = os.open(name, _FILE, dir_fd=parent)
         try:
             yield from _chunks(fd)
         finally:
             os.close(fd)
-
-    def write_file(self, path: bytes, content: Iterable[bytes], permissions: int, expected: Seen) -> None:
-        """Put a regular file at `path`, making directories. FileExistsError where it is not `expected`."""
-        with self._parent(path, create=True) as (parent, name):
-            self._count += 1
-            temporary = os.path.join(self._temporary, b"write-%d-%d" % (os.getpid(), self._count))
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                try:
-                    for part in content:
-                        write_all(fd, part)
-                    os.fchmod(fd, permissions)
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
-                self._place(temporary, parent, name, path, expected)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
-        self._touch(path)
-
-    def write_link(self, path: bytes, target: bytes, expected: Seen) -> None:
-        """Put a symlink at `path`; raises as `write_file` does."""
-        self._count += 1
-        temporary = os.path.join(self._temporary, b"write-%d-%d" % (os.getpid(), self._count))
-        os.symlink(target, temporary)
-        try:
-            with self._parent(path, create=True) as (parent, name):
-                self._place(temporary, parent, name, path, expected)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        self._touch(path)
-
-    def take_in(self, source: bytes, path: bytes, expected: Seen = MISSING) -> None:
-        """Move a finished file or symlink to `path`. FileExistsError where that is not `expected`, else OSError."""
-        with self._parent(path, create=True) as (parent, name):
-            self._place(source, parent, name, path, expected)
-        self._touch(path)
-
-    def delete(self, path: bytes, expected: Seen) -> None:
-        """Remove the file or symlink at `path` if it is still what was seen; raises OSError."""
-        with self._parent(path) as (parent, name):
-            if self.look(path) != expected:
-                raise FileExistsError(errno.EEXIST, "it changed meanwhile")
-            os.unlink(name, dir_fd=parent)
-        self._touch(path)
-
-    def remove_directory(self, path: bytes) -> bool:
-        """Remove an empty directory; False where it is not empty, or not one. Raises OSError where the disk fails."""
-        try:
-            with self._parent(path) as (parent, name):
-                os.rmdir(name, dir_fd=parent)
-        except OSError as error:
-            if error.errno in (errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
-                raise
-            return False
-        self._touch(path)
-        return True
-
-    def make_directory(self, path: bytes) -> None:
-        """Create a directory and its parents, where missing; raises OSError."""
-        with self._parent(path, create=True) as (parent, name):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o755, dir_fd=parent)
-            # Not opened: a directory may be one that nobody may read.
-            if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
-                raise NotADirectoryError(errno.ENOTDIR, "something else is in the way", os.fsdecode(path))
-        self._touch(path)
-
-    def set_permissions(self, path: bytes, permissions: int) -> None:
-        """chmod of a file or directory, never of what a link leads to; raises OSError."""
-        with self._parent(path) as (parent, name):
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-            try:
-                os.fchmod(fd, permissions)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
 
     def is_empty(self, path: bytes) -> bool:
         """Whether `path` is a directory without entries."""
@@ -188,71 +118,131 @@ class Worktree:
         finally:
             os.close(fd)
 
-    def sync(self) -> None:
-        """Make every directory in which something was created or removed durable."""
-        for directory in self._touched:
-            fsync_path(os.path.join(self.top, directory))
-        self._touched.clear()
+    # -- change
 
-    def _touch(self, path: bytes) -> None:
+    def write_file(self, path: bytes, content: Iterable[bytes], permissions: int, expected: FileState) -> None:
+        """Write a regular file at `path`, and its parent directories.
+
+        Raises FileExistsError where `path` is not in the `expected` state, else OSError.
+        """
+        with self._parent(path, create=True) as (parent, name):
+            temporary = self._temporary_path()
+            write_new_file(temporary, content, mode=permissions)
+            self._move_temporary(temporary, parent, name, path, expected)
+        self._note_change(path)
+
+    def write_link(self, path: bytes, target: bytes, expected: FileState) -> None:
+        """Create a symlink at `path`; raises as `write_file` does."""
+        with self._parent(path, create=True) as (parent, name):
+            temporary = self._temporary_path()
+            os.symlink(target, temporary)
+            self._move_temporary(temporary, parent, name, path, expected)
+        self._note_change(path)
+
+    def take_in(self, source: bytes, path: bytes, expected: FileState = MISSING) -> None:
+        """Move the file or symlink `source` (an absolute path) to `path`; raises as `write_file` does."""
+        with self._parent(path, create=True) as (parent, name):
+            self._move(source, parent, name, path, expected)
+        self._note_change(path)
+
+    def delete(self, path: bytes, expected: FileState) -> None:
+        """Delete the file or symlink at `path`; raises as `write_file` does."""
+        with self._parent(path) as (parent, name):
+            self._check(path, expected)
+            os.unlink(name, dir_fd=parent)
+        self._note_change(path)
+
+    def remove_directory(self, path: bytes) -> bool:
+        """Remove an empty directory; False where it is not empty, or none. Raises OSError where the disk fails."""
+        try:
+            with self._parent(path) as (parent, name):
+                os.rmdir(name, dir_fd=parent)
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
+                raise
+            return False
+        self._note_change(path)
+        return True
+
+    def make_directory(self, path: bytes) -> None:
+        """Create a directory and its parents, where missing; raises OSError."""
+        with self._parent(path, create=True) as (parent, name):
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=parent)
+            # Not opened: it may be a directory that nobody may read.
+            if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, "not a directory", os.fsdecode(path))
+        self._note_change(path)
+
+    def set_permissions(self, path: bytes, permissions: int) -> None:
+        """Change the permissions of a file or directory, never of a symlink's target; raises OSError."""
+        with self._parent(path) as (parent, name):
+            fd = os.open(name, _FILE, dir_fd=parent)
+            try:
+                os.fchmod(fd, permissions)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def sync(self) -> None:
+        """Make every creation and removal since the last call durable; raises OSError."""
+        for directory in self._changed:
+            fsync_path(os.path.join(self.top, directory))
+        self._changed.clear()
+
+    # -- the steps of a change
+
+    def _temporary_path(self) -> bytes:
+        self._count += 1
+        return os.path.join(self._temporary, b"write-%d-%d" % (os.getpid(), self._count))
+
+    def _note_change(self, path: bytes) -> None:
         while path:
             path = path.rpartition(b"/")[0]
-            if path in self._touched:
+            if path in self._changed:
                 break
-            self._touched.add(path)
+            self._changed.add(path)
 
-    def _place(self, temporary: bytes, parent: int, name: bytes, path: bytes, expected: Seen) -> None:
+    def _check(self, path: bytes, expected: FileState) -> None:
+        if self.look(path) != expected:
+            raise FileExistsError(errno.EEXIST, "it changed in the meantime")
+
+    def _move_temporary(self, temporary: bytes, parent: int, name: bytes, path: bytes, expected: FileState) -> None:
+        """Move a file of ours, and remove it where that fails."""
         try:
-            if expected.kind == "missing":
-                os.link(temporary, name, dst_dir_fd=parent, follow_symlinks=False)
+            self._move(temporary, parent, name, path, expected)
+        except BaseException:
+            with suppress(OSError):
                 os.unlink(temporary)
-                return
-            if self.look(path) != expected:
-                raise FileExistsError(errno.EEXIST, "it changed meanwhile")
-            os.rename(temporary, name, dst_dir_fd=parent)
+            raise
+
+    def _move(self, source: bytes, parent: int, name: bytes, path: bytes, expected: FileState) -> None:
+        """Move `source` to `path`, which is `name` in the open directory `parent`."""
+        is_new = expected.kind == "missing"
+        try:
+            if is_new:
+                os.link(source, name, dst_dir_fd=parent, follow_symlinks=False)
+                os.unlink(source)
+            else:
+                self._check(path, expected)
+                os.rename(source, name, dst_dir_fd=parent)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP):
                 raise
-            self._copy(temporary, parent, name, replace=expected.kind != "missing")
+            beside = b".gitstate-%d-%d" % (os.getpid(), self._count)
+            _copy(source, parent, name, beside, replace=not is_new)
 
-    def _copy(self, temporary: bytes, parent: int, name: bytes, *, replace: bool) -> None:
-        """Where neither link nor rename reaches (another file system): copy beside, then rename or link."""
-        if os.path.islink(temporary):
-            if replace:
-                os.unlink(name, dir_fd=parent)
-            os.symlink(os.readlink(temporary), name, dir_fd=parent)
-            os.unlink(temporary)
-            return
-        beside = b".gitstate-%d-%d" % (os.getpid(), self._count)
-        out = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=parent)
-        try:
-            try:
-                with open(temporary, "rb") as file:
-                    while data := file.read(_CHUNK):
-                        write_all(out, data)
-                os.fchmod(out, os.stat(temporary).st_mode & 0o777)
-                os.fsync(out)
-            finally:
-                os.close(out)
-            if not replace and _exists(name, parent):
-                raise FileExistsError(errno.EEXIST, "it appeared meanwhile")
-            os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(beside, dir_fd=parent)
-            raise
-        os.unlink(temporary)
-
-    @contextlib.contextmanager
+    @contextmanager
     def _parent(self, path: bytes, *, create: bool = False) -> Iterator[tuple[int, bytes]]:
+        """The open parent directory of `path` and the last part of the path; `create` creates missing parents."""
         if not is_safe_path(path):
-            raise PermissionError(errno.EPERM, "a path that git would refuse", os.fsdecode(path))
+            raise PermissionError(errno.EPERM, "git refuses this path", os.fsdecode(path))
         *parents, name = path.split(b"/")
         fd = os.open(self.top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for part in parents:
                 if create:
-                    with contextlib.suppress(FileExistsError):
+                    with suppress(FileExistsError):
                         os.mkdir(part, 0o755, dir_fd=fd)
                 below = os.open(part, _DIRECTORY, dir_fd=fd)
                 os.close(fd)
@@ -260,18 +250,38 @@ class Worktree:
             yield fd, name
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise NotADirectoryError(errno.ENOTDIR, "a symlink is in the way") from None
+                raise NotADirectoryError(errno.ENOTDIR, "a symlink is in the path") from None
             raise
         finally:
             os.close(fd)
 
-    def _hash_of(self, parts: Iterable[bytes], size: int | None = None) -> Oid:
-        pieces = list(parts) if size is None else parts
-        length = sum(len(piece) for piece in pieces) if size is None else size
-        digest = hashlib.new(self._format, b"blob %d\0" % length, usedforsecurity=False)
+    def _blob_id(self, pieces: Iterable[bytes], size: int) -> Oid:
+        hasher = digest(self._format, b"blob %d\0" % size, size)
         for piece in pieces:
-            digest.update(piece)
-        return digest.hexdigest()
+            hasher.update(piece)
+        return hasher.hexdigest()
+
+
+def _copy(source: bytes, parent: int, name: bytes, beside: bytes, *, replace: bool) -> None:
+    """Move to another file system, where neither link nor rename reaches: copy to `beside`, then rename."""
+    if os.path.islink(source):
+        if replace:
+            os.unlink(name, dir_fd=parent)
+        os.symlink(os.readlink(source), name, dir_fd=parent)
+        os.unlink(source)
+        return
+    with open(source, "rb") as file:
+        permissions = os.stat(source).st_mode & 0o777
+        write_new_file(beside, _chunks(file.fileno()), mode=permissions, directory=parent)
+    try:
+        if not replace and _exists(name, parent):
+            raise FileExistsError(errno.EEXIST, "it appeared in the meantime")
+        os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(beside, dir_fd=parent)
+        raise
+    os.unlink(source)
 
 
 def _exists(name: bytes, parent: int) -> bool:

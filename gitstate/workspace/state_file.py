@@ -91,8 +91,9 @@ def write_state(
     """Write the live context and `active_state.json`, atomically, readable for the owner only.
 
     With `durable` they are synced; what a save holds already need not be. The arguments are the file's fields. Returns
-    its path. Raises OSError.
+    its path. Raises OSError, and UsageError before anything is written if `gitstate.stateFile` can't be read.
     """
+    path = state_path(repository)
     files.make_directory(repository.own, top=repository.git_dir)
     live = {**context.to_json(), "status": status}
     files.write_atomic(context_path(repository), dumps(live), durable=durable, staging=repository.own)
@@ -108,7 +109,6 @@ def write_state(
         "briefing": briefing,
         "extra": extra,
     }
-    path = state_path(repository)
     if os.path.dirname(path) == repository.own:
         files.write_atomic(path, dumps(state), durable=durable, staging=repository.own)
         return path

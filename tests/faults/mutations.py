@@ -36,8 +36,8 @@ MUTATIONS = (
     ),
     Mutation(
         "the directories of refs are not synced",
-        "save/protocol.py",
-        "        writer.sync(updates)\n",
+        "save/publish.py",
+        "        self.refs.sync(updates)\n",
         "",
         f"{POWER}[ext4-checkpoint]",
     ),
@@ -65,14 +65,14 @@ MUTATIONS = (
     Mutation(
         "recover writes files without fsync",
         "workspace/files.py",
-        "                    os.fchmod(fd, permissions)\n                    os.fsync(fd)\n",
-        "                    os.fchmod(fd, permissions)\n",
+        "write_new_file(temporary, content, mode=permissions)",
+        "write_new_file(temporary, content, mode=permissions, durable=False)",
         f"{POWER}[ext4-recover]",
     ),
     Mutation(
         "a file that a power cut left short is taken for an edit",
-        "recover/recover.py",
-        "or self._is_cut_short(target) else",
+        "recover/paths.py",
+        "or self.is_cut_short(target) else",
         "else",
         f"{POWER}[ext4-checkpoint]",
     ),
@@ -85,8 +85,8 @@ MUTATIONS = (
     ),
     Mutation(
         "a power cut is thought of where the machine never went down",
-        "recover/recover.py",
-        "if boot is not None and boot == self.facts.saves[0].context.boot_id:",
+        "recover/paths.py",
+        "if boot is not None and boot == save.context.boot_id:",
         "if False:",
         "faults/test_cut_short.py::test_older_directory_moved_there_by_a_person_is_kept",
     ),
@@ -101,28 +101,29 @@ MUTATIONS = (
     Mutation(
         "the marker goes before the files are back",
         "recover/recover.py",
-        "        self._carry_out(plan)\n        self._operation(newest)\n",
-        "        if self.marker is not None:\n"
-        "            refs.move_refs(self.repository, self.git, [RefUpdate(self.marker, None, newest.archive)], '')\n"
-        "        self._carry_out(plan)\n        self._operation(newest)\n",
+        "            recovery.carry_out(choices)\n",
+        "            if self.facts.marker is not None:\n"
+        "                update = RefUpdate(self.facts.marker, None, newest.archive)\n"
+        "                refs.move_refs(self.repository, workspace.git, [update], '')\n"
+        "            recovery.carry_out(choices)\n",
         f"{KILL}[recover-undone]",
         {"CRASH_POINT": "gitstate:(link|rename|linkat|renameat).*"},
     ),
     Mutation(
         "the branch moves before the marker is set",
         "save/protocol.py",
-        "        updates = self._make_durable(marked, kept)\n",
-        "        updates = self._make_durable([RefUpdate(taken.head_ref or '', wip, taken.head)], kept)\n"
-        "        updates.carry_out()\n        updates.prepare(marked)\n",
+        "        publisher.make_durable(updates, kept)\n",
+        "        publisher.make_durable([RefUpdate(taken.head_ref or '', built.wip, taken.head)], kept)\n"
+        "        publisher.refs.carry_out()\n        publisher.refs.prepare(updates)\n",
         f"{KILL}[save]",
         {"CRASH_POINT": "update-ref.*:rename:.*"},
     ),
     Mutation(
         "the marker moves before the objects are on the disk",
-        "save/protocol.py",
-        "            writer.prepare(updates)\n        bring_to_disk(self.repository, self.id)\n",
+        "save/publish.py",
+        "            writer.prepare(updates)\n        bring_to_disk(self.repository, self.workspace_id)\n",
         "            writer.prepare(updates)\n            writer.carry_out()\n"
-        "            writer.carry_out = lambda: None\n        bring_to_disk(self.repository, self.id)\n",
+        "            writer.carry_out = lambda: None\n        bring_to_disk(self.repository, self.workspace_id)\n",
         f"{POWER}[ext4-checkpoint]",
         {"POWER_POINT": "155"},
     ),
@@ -150,7 +151,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an index that moved under the save is exchanged all the same",
-        "save/protocol.py",
+        "save/index_swap.py",
         "            if file_identity(index) != file_identity(self.frozen):\n                return\n",
         "",
         "faults/test_concurrency.py::test_file_staged_during_a_save_stays_staged",
@@ -175,8 +176,8 @@ MUTATIONS = (
     Mutation(
         "no safety save before files are replaced",
         "recover/recover.py",
-        "            self._save_for_safety(plan)\n        with _usual_umask(self.repository, newest):\n",
-        "            pass\n        with _usual_umask(self.repository, newest):\n",
+        "            outcome.safety = save_for_safety(workspace, choices)\n",
+        "",
         "recover/test_newer_work.py::test_ignored_file_is_saved_before_it_is_overwritten",
     ),
     Mutation(
@@ -189,15 +190,15 @@ MUTATIONS = (
     Mutation(
         "the marker goes though a file could not be written",
         "recover/recover.py",
-        "if self.marker is not None and not self.stuck:",
-        "if self.marker is not None:",
+        "if marker is not None and marker_goes(outcome):",
+        "if marker is not None:",
         "recover/test_incomplete.py::test_unwritable_path_is_reported_and_stays_pending",
     ),
     Mutation(
         "a good index is put away because git failed",
         "recover/index.py",
-        "            if not is_torn_index(current, self.repository.object_format):\n                raise",
-        "            if not os.path.exists(current):\n                raise",
+        "            if not is_torn_index(self._current, self._repository.object_format):\n                raise",
+        "            if not os.path.exists(self._current):\n                raise",
         f"{ERRORS}[recover]",
         {"ERROR_POINT": r"ls-files\.1:openat:.*\+"},
     ),
@@ -218,9 +219,9 @@ MUTATIONS = (
     ),
     Mutation(
         "a note is tried once, and nobody takes turns",
-        "save/protocol.py",
-        "            for _ in range(50):\n                current =",
-        "            for _ in range(1):\n                current =",
+        "objects/notes.py",
+        "            for _ in range(_TRIES):\n                tip =",
+        "            for _ in range(1):\n                tip =",
         "faults/test_concurrency.py::test_note_written_during_a_save_is_kept",
     ),
     # -- what others wrote is data

@@ -206,10 +206,11 @@ def test_branch_that_moves_during_a_save_is_kept(ws: Workspace) -> None:
 #: Somebody else's note, put into our notes ref between the look at it and the move of it, twice.
 NOTE_BEFORE_OURS = """\
 import subprocess
+from gitstate.format.names import NOTES
 from gitstate.git import refs
 prepare, done = refs.RefWriter.prepare, []
 def interrupted(self, updates, **options):
-    if any(update.ref == refs.NOTES for update in updates) and len(done) < 2:
+    if any(update.ref == NOTES for update in updates) and len(done) < 2:
         done.append(True)
         words = ["git", "notes", "--ref=gitstate", "add", "-f", "-m", "somebody's", "HEAD~" + str(len(done) - 1)]
         subprocess.run(words, cwd=self._repository.toplevel, check=True)

@@ -132,8 +132,8 @@ def is_told(difference: str, said: Sequence[str], ws: Workspace) -> bool:
     kind, _, rest = difference.partition(" ")
     name = rest.partition(": ")[0]
     if kind == "operation":
-        return f"{name} of the unfinished operation can't be read" in said
-    unread = any(reason.startswith("the directory can't be read") for reason in said)
+        return f"unreadable file of the unfinished operation: {name}" in said
+    unread = any(reason.startswith("unreadable directory") for reason in said)
     # Git itself says what became of tracked files; what else is in the top directory nobody could see.
     tracked = ws.out("ls-files", "-z").split("\0") if unread else []
     return unread and kind == "file" and difference.endswith(" is gone") and name not in tracked

@@ -143,17 +143,17 @@ def test_loop_starts_no_agent_when_manual_intervention_is_required(stage: Stage)
     stage.ws.append("b.txt")
     stage.ws.commit("elsewhere")
     assert loop_with(stage, "--tasks", str(stage.tasks)).returncode == 4
-    assert "a person must decide" in stage.said()
+    assert "manual intervention required" in stage.said()
     assert not (stage.directory / "arguments").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "where do the tasks come from"),
-        (["--tasks"], "--tasks wants a value"),
+        ([], "no tasks: give --tasks FILE or --next COMMAND"),
+        (["--tasks"], "--tasks needs a value"),
         (["--tasks", "nowhere"], "can't be read"),
-        (["--next", "true", "--max", "many"], "--max wants a number"),
+        (["--next", "true", "--max", "many"], "--max needs a number"),
         (["--next", "true", "--tasks", "x"], "exclude each other"),
         (["--what", "1"], "--what is no option"),
     ],

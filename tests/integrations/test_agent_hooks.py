@@ -6,20 +6,26 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from gitstate.agents.base import Briefing, Payload
 from gitstate.git.repository import open_repository
-from gitstate.integrations.agent_hooks import Memory, form, is_due, last_problem, parse_event, read_event
-from tests.integrations.settings import AGENTS
-from tests.support.typed import (
-    commit,
-    git,
-    gitstate,
-    run,
-    state_file,
+from gitstate.integrations.agent_hooks import (
+    HookMemory,
+    format_briefing,
+    is_due,
+    last_problem,
+    parse_event,
+    read_event,
 )
+from tests.integrations.settings import AGENTS
+from tests.support.typed import commit, git, gitstate, run, state_file
 from tests.support.workspace import Run, Workspace
+
+if TYPE_CHECKING:
+    from gitstate.agents.base import Meaning
 
 # -- events
 
@@ -71,6 +77,13 @@ def test_frequent_tool_events_are_throttled_until_the_agent_stops(repo: Workspac
     assert json.loads((repo.path / ".git" / "gitstate" / "agent-hook.json").read_text())["skipped"] == 3
     event(repo, "claude", "SessionEnd", slow)
     assert git(repo, "show", f"{checkpoint(repo)}^1:new") == "2"
+
+
+def test_interval_that_cannot_be_read_costs_no_checkpoint(repo: Workspace) -> None:
+    git(repo, "config", "gitstate.hookInterval", "soon")
+    repo.write("new", "new\n")
+    event(repo, "claude", "PostToolUse")
+    assert checkpoint(repo)
 
 
 def test_new_session_after_a_recovery_is_briefed(repo: Workspace) -> None:
@@ -163,35 +176,54 @@ def test_hostile_context_reaches_the_agent_escaped_and_bounded(repo: Workspace) 
     assert "\x1b" not in said and "\x07" not in said and 0 < len(said) < 10_000
 
 
-def test_hook_imports_neither_click_nor_gitpython(repo: Workspace) -> None:
-    argv = (sys.executable, "-X", "importtime", "-m", "gitstate", "hook", "claude")
-    done = run(repo, *argv, given='{"hook_event_name": "PostToolUse"}')
-    loaded = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+def test_hook_imports_neither_click_nor_gitpython_and_one_agent(repo: Workspace) -> None:
+    script = (
+        "import os, sys; leave = os._exit\n"
+        "def tell(status):\n    print(*sys.modules, file=sys.stderr, flush=True)\n    leave(status)\n"
+        "os._exit = tell; from gitstate.__main__ import main; main()"
+    )
+    done = run(repo, sys.executable, "-c", script, "hook", "claude", given='{"hook_event_name": "PostToolUse"}')
+    loaded = set(done.stderr.split())
     assert "gitstate.integrations.agent_hooks" in loaded
     assert not {name for name in loaded if name.split(".")[0] in ("git", "click", "gitdb", "tomllib")}
+    agents = {name.removeprefix("gitstate.agents.") for name in loaded if name.startswith("gitstate.agents.")}
+    assert agents == {"base", "registry", "claude"}
 
 
 # -- decisions
 
 
-def test_tool_events_are_throttled_and_stop_events_are_not() -> None:
+def test_tool_gets_a_checkpoint_once_in_an_interval() -> None:
     second = 1_000_000_000
     now = 1_000_000 * second
-    assert is_due("PostToolUse", Memory(), now, 15)
-    assert not is_due("PostToolUse", Memory(now - 14 * second), now, 15)
-    assert is_due("AfterTool", Memory(now - 15 * second), now, 15)
-    assert not is_due("PostToolUse", Memory(now - 60 * second, 5 * second), now, 15)
-    assert is_due("PostToolUse", Memory(now + second), now, 15)
-    for name in ("Stop", "PreCompact", "PreCompress", "SessionEnd", "AfterAgent", "Interrupt"):
-        assert is_due(name, Memory(now), now, 15)
-    for name in ("SessionStart", "UserPromptSubmit", "", "Nonsense"):
-        assert not is_due(name, Memory(), now, 15)
+    assert is_due("tool", HookMemory(), now, 15)
+    assert not is_due("tool", HookMemory(now - 14 * second), now, 15)
+    assert is_due("tool", HookMemory(now - 15 * second), now, 15)
+    assert not is_due("tool", HookMemory(now - 60 * second, 5 * second), now, 15)
+    assert is_due("tool", HookMemory(now + second), now, 15)
 
 
-def test_briefing_has_the_form_that_each_agent_reads() -> None:
-    assert form("claude", "SessionStart", "words") == "words\n"
-    assert form("gemini", "SessionStart", "") == form("claude", "SessionStart", "") == ""
-    assert json.loads(form("codex", "SessionStart", "w\n\u2028")) == {
+@pytest.mark.parametrize(
+    ("meaning", "due"),
+    [
+        ("session_start", False),
+        ("prompt", False),
+        ("compaction", True),
+        ("turn_end", True),
+        ("session_end", True),
+    ],
+)
+def test_other_events_get_a_checkpoint_always_or_never(meaning: Meaning, due: bool) -> None:
+    now = 1_000_000_000_000
+    assert is_due(meaning, HookMemory(now), now, 15) == due
+    assert is_due(meaning, HookMemory(), now, 15) == due
+
+
+def test_briefing_takes_the_form_that_the_agent_reads() -> None:
+    text, as_json = Briefing("SessionStart"), Briefing("SessionStart", format="json")
+    assert format_briefing(text, "words") == "words\n"
+    assert format_briefing(text, "") == format_briefing(as_json, "") == ""
+    assert json.loads(format_briefing(as_json, "w\n\u2028")) == {
         "hookSpecificOutput": {"hookEventName": "SessionStart", "additionalContext": "w\n\u2028"}
     }
 
@@ -208,5 +240,5 @@ def test_event_without_end_does_not_block() -> None:
 
 def test_event_yields_only_absolute_paths_and_short_texts() -> None:
     told = {"hook_event_name": "Stop", "cwd": "relative", "transcript_path": "x", "session_id": "y" * 5000}
-    found = parse_event(told)
+    found = parse_event(told, Payload())
     assert tuple(found) == ("Stop", None, None, None)

@@ -12,14 +12,9 @@ from typing import Any
 
 import pytest
 
-from gitstate.integrations import agent_hooks_install, json_edit
+from gitstate.integrations import agent_hooks_install
 from tests.integrations.settings import AGENTS, COMMENTED, FILES, JSON, TOML
-from tests.support.typed import (
-    entries,
-    git,
-    gitstate,
-    run,
-)
+from tests.support.typed import entries, git, gitstate, run
 from tests.support.workspace import Run, Workspace
 
 
@@ -158,8 +153,7 @@ def test_entry_with_an_old_path_is_updated_in_place(hermetic: Path, repo: Worksp
     gitstate(repo, "install", "--agent", "codex")
     path = hermetic / FILES["codex"]
     good = path.read_text()
-    ours = {command for _, *_, command in [agent_hooks_install._places(json_edit.parse(good))[0]]}
-    known = ours.pop().value
+    known = json.loads(good)["hooks"]["SessionStart"][0]["hooks"][0]["command"]
     path.write_text(good.replace(json.dumps(known), json.dumps("[ ! -x /old/gitstate ] || /old/gitstate hook codex")))
     ((words, mend),) = agent_hooks_install.agent_problems(os.environ)
     assert "another gitstate" in words and mend == "gitstate install --agent codex"

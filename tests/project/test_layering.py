@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.agents.registry import agent_names
 from tests.states import STATES, dirty, make
 from tests.support.environment import ROOT
 from tests.support.repositories import Templates
@@ -130,8 +132,34 @@ def test_only_names_knows_the_name_of_a_ref() -> None:
     assert named == {"format/names"}
 
 
+def test_only_agents_knows_the_name_of_an_agent() -> None:
+    word = re.compile(rf"\b({'|'.join(agent_names())})\b", re.IGNORECASE)
+    naming = {name for name, text in MODULES.items() if word.search(text)}
+    assert {layer(name) for name in naming} == {"agents"}
+    # One agent's file does not name another.
+    for name in agent_names():
+        assert set(map(str.lower, word.findall(MODULES[f"agents/{name}"]))) == {name}
+
+
+def needed_by(name: str, *, lazy: bool) -> set[str]:
+    """Every module that `name` imports, directly or by way of others; with `lazy` also inside functions."""
+    found: set[str] = set()
+    left = [name]
+    while left:
+        module = left.pop()
+        if module not in found:
+            found.add(module)
+            left += [item[1:] for item in imports(module, lazy=lazy) if item.startswith(".")]
+    return found
+
+
+def test_keeper_has_loaded_all_that_its_last_save_may_need() -> None:
+    """The agent may have changed or removed the files of gitstate by then."""
+    assert not needed_by("save/save", lazy=True) - needed_by("run/keeper", lazy=False)
+
+
 #: How many modules of ours a save, or checkpoint, of a plain repository loads: each costs a fraction of a millisecond.
-MOST_MODULES = 50
+MOST_MODULES = 58
 
 
 @pytest.mark.parametrize("command", ["save", "checkpoint"])
@@ -144,6 +172,7 @@ def test_the_crash_path_imports_little(command: str, templates: Templates, tmp_p
     slow = {"git", "click", "gitdb", "typing", "subprocess", "re", "enum", "json", "contextlib", "signal"}
     assert not {name for name in loaded if name.split(".")[0] in slow}
     ours = {name for name in loaded if name.split(".")[0] == "gitstate"}
+    assert not {name for name in ours if name.startswith("gitstate.agents")}
     assert len(ours) <= MOST_MODULES, sorted(ours)
 
 

@@ -140,12 +140,12 @@ def test_failed_last_save_names_the_earlier_one(
     if (ws.outside / "HEAD").exists():
         (ws.outside / "HEAD").rename(git_dir / "HEAD")
     failed, saved, *more = started.words().splitlines()
-    assert failed.startswith("gitstate: the last look failed: ")
+    assert failed.startswith("gitstate: the second save of this run's end failed: ")
     assert why in failed
     assert saved.startswith(f"saved {early} (")
-    assert saved.endswith("incomplete: 1 left out")
+    assert saved.endswith("incomplete: 1 skipped")
     assert "large.bin" in more[0]
-    assert more[-2].strip() == "what was left to this second step, and what changed since, is not saved"
+    assert more[-2].strip() == "files skipped above and later changes are not saved"
     assert more[-1].strip() == "next: gitstate recover"
     assert ws.out("for-each-ref", "--format=%(refname:lstrip=4)", "refs/gitstate/saves").split() == [early]
     ws.git("checkout", "-q", "--", "a.txt")

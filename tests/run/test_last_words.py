@@ -120,7 +120,7 @@ def test_run_whose_keepers_were_killed_names_the_latest_save(ws: Workspace) -> N
         os.kill(killed[-1], signal.SIGKILL)
     assert started.status() == 143, started.words()
     said = started.words()
-    assert f"gitstate: saved {the_id(ws, 'pending')}; what changed after it is not saved: " in said, said
+    assert f"gitstate: saved {the_id(ws, 'pending')}; later changes are not saved: " in said, said
     assert "next: gitstate recover" in said
     ws.remove("larger")
     check_recovered(ws, before)
@@ -148,7 +148,7 @@ def test_guard_whose_keeper_was_killed_names_the_latest_save(ws: Workspace, way:
     said = done.stderr.decode()
     assert done.returncode == 5, said
     if way == "saved":
-        assert f"gitstate: saved {the_id(ws, 'pending')}; what changed after it is not saved: " in said
+        assert f"gitstate: saved {the_id(ws, 'pending')}; later changes are not saved: " in said
         assert "next: gitstate recover" in said
     else:
         assert not marker(ws)
@@ -166,5 +166,8 @@ def test_save_without_its_note_is_still_a_save(ws: Workspace) -> None:
         fcntl.flock(held, fcntl.LOCK_EX)
         run = ws.gitstate("save", "--wait", "1", "--json")
     assert run.exit_status == 0 and run.json["result"] == "saved" and run.json["branch_moved"], run
-    assert run.json["message"] == "the save is whole, but its note could not be added: another gitstate held the notes"
+    assert (
+        run.json["message"]
+        == "the save is complete, but its note could not be added: another gitstate held the lock on the notes"
+    )
     check_recovered(ws, before)

@@ -11,8 +11,6 @@ from tests.support.oracle import fingerprint
 from tests.support.small import recover, save
 from tests.support.workspace import Workspace
 
-# -- after a crash, on another machine, beside others
-
 
 @pytest.mark.parametrize("torn", [b"", b"DIRC\0\0"])
 def test_torn_index_is_restored_from_the_save(ws: Workspace, torn: bytes) -> None:
@@ -106,9 +104,9 @@ def test_torn_staged_object_without_a_copy_is_reported_as_skipped(ws: Workspace)
         ws.write(name + "2", "staged too\n")
         ws.add(name + "2")
     run = ws.save()
-    assert run.exit_status == 4 and "left out: s: what is staged of it can't be read" in run.stderr, run
+    assert run.exit_status == 4 and "skipped: s: its staged version is unreadable" in run.stderr, run
     assert ws.git("show", "HEAD:a") == ws.git("show", "HEAD:s") == b"edited\n"
     assert ws.git("show", "HEAD~1:a2") == b"staged too\n"
     ws.git("reset", "-q", "--hard", "HEAD~2")
-    assert "left out: a: what is staged of it can't be read" in recover(ws).stderr
+    assert "skipped: a: its staged version is unreadable" in recover(ws).stderr
     assert ws.read("a") == ws.read("s") == b"edited\n"

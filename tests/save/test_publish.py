@@ -65,13 +65,13 @@ def test_branch_is_not_locked_during_fsync(ws: Workspace) -> None:
 
 SLOW_OBJECTS = """\
 import time
-from gitstate.save import protocol
-bring = saving.bring_to_disk
+from gitstate.save import publish
+bring = publish.bring_to_disk
 def slowly(repository, tag):
     time.sleep(0.3)
     assert not os.path.lexists(os.path.join(repository.common_dir, b"reftable", b"tables.list.lock"))
     bring(repository, tag)
-saving.bring_to_disk = slowly
+publish.bring_to_disk = slowly
 """
 
 
@@ -132,7 +132,7 @@ def test_killed_save_leaves_the_lock_of_a_live_git(ws: Workspace) -> None:
     recover(ws)
     ws.write("zz", "zz\n")
     run = patched(
-        ws, "gitstate.save.protocol.Saving._make_durable = lambda self, *given: os.kill(os.getpid(), 9)", "save"
+        ws, "gitstate.save.publish.Publisher.make_durable = lambda self, *given: os.kill(os.getpid(), 9)", "save"
     )
     assert run.returncode == -signal.SIGKILL, run
     assert (ws.git_dir / "gitstate" / "journal").exists()

@@ -10,7 +10,7 @@ from tests.support.workspace import Workspace
 
 PATCHED = """\
 import os, sys
-import gitstate.system.process, gitstate.save.protocol
+import gitstate.system.process, gitstate.save.publish
 {}
 from gitstate.__main__ import main
 main()

@@ -1,0 +1,44 @@
+"""Kimi Code."""
+
+from __future__ import annotations
+
+from .base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, Transcript
+
+_HOME = Home(".kimi-code", "KIMI_CODE_HOME")
+#: The home of the versions before Kimi Code.
+_OLD_HOME = Home(".kimi", "KIMI_SHARE_DIR")
+
+AGENT = Agent(
+    name="kimi",
+    commands=("kimi",),
+    events=(
+        HookEvent("SessionStart", "session_start", timeout=10),
+        HookEvent("UserPromptSubmit", "prompt", timeout=10),
+        HookEvent("PostToolUse", "tool", timeout=30),
+        HookEvent("PostToolUseFailure", "tool"),
+        HookEvent("PreCompact", "compaction", timeout=30),
+        HookEvent("Stop", "turn_end", timeout=30),
+        HookEvent("SessionEnd", "session_end", timeout=10),
+        HookEvent("Interrupt", "turn_end", timeout=10),
+    ),
+    # Its schema is strict: a key that it does not know ends it at its start.
+    settings=HookSettings(
+        _HOME,
+        "config.toml",
+        format="toml",
+        in_projects=False,
+        notes=("Kimi Code runs it; the older `kimi` that ends at once does not",),
+    ),
+    # What a hook prints at SessionStart does not reach the model.
+    briefing=Briefing("UserPromptSubmit", once=True),
+    sessions=Sessions(
+        resume=("kimi", "-S", "{id}"),
+        resume_with_prompt=("kimi", "-S", "{id}", "-p", "{prompt}"),
+        start_with_prompt=("kimi", "-p", "{prompt}"),
+        transcripts=tuple(
+            Transcript(home, pattern) for home in (_HOME, _OLD_HOME) for pattern in ("sessions/{id}", "sessions/*/{id}")
+        ),
+    ),
+    # A loop around the stub of the older version would spin: it ends at once with status 0.
+    stub_advice="install Kimi Code and remove the old command",
+)

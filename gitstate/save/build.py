@@ -1,0 +1,201 @@
+"""Plan → objects: index commit, WIP commit, archive. They are collected in a pack; `publish` brings it to the disk."""
+
+from __future__ import annotations
+
+import time
+
+from ..errors import CorruptSave, MissingObject, UnsupportedSave
+from ..format.manifest import Manifest
+from ..format.names import (
+    ARCHIVE_SUBJECT,
+    INDEX_SUBJECT,
+    WIP_SUBJECT,
+    format_message,
+    parse_trailers,
+    workspace_id,
+)
+from ..objects.reader import commit_head, format_commit
+from ..objects.tree import DIRECTORY, REGULAR, Leaf, Tree, TreeReader, edit_tree
+from ..system.clock import now
+from ..system.jsonio import dumps
+from ..system.stdlib import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..format.context import Context
+    from ..format.manifest import Nested, Save
+    from ..git.oid import Oid
+    from ..git.repository import Repository
+    from ..objects.pack import PackWriter
+    from ..objects.reader import ObjectReader
+    from ..snapshot.record import Snapshot
+    from .plan import SavePlan
+    from .request import SaveRequest
+
+
+class Built(Record):
+    """The objects of one save, in the pack and not yet on the disk."""
+
+    wip: Oid
+    index_commit: Oid | None
+    """None where nothing is staged, or nothing that changes HEAD's tree."""
+    archive: Oid
+    tree: Oid
+    """The tree of the WIP commit."""
+    manifest: Manifest
+    """As it stands in the archive."""
+
+
+class Builder:
+    """Builds the objects of the save `save_id` in `writer`, on top of what `reader` reads."""
+
+    def __init__(self, repository: Repository, save_id: str, writer: PackWriter, reader: ObjectReader) -> None:
+        self.repository = repository
+        self.save_id = save_id
+        self.writer = writer
+        self.reader = reader
+        self.trees = TreeReader(reader)
+        self._commits: dict[Oid, bytes | None] = {}
+
+    # -- what is there
+
+    def commit_content(self, oid: Oid) -> bytes | None:
+        """A raw commit, read once; None where there is none."""
+        if oid not in self._commits:
+            self._commits[oid] = self.reader.commit(oid)
+        return self._commits[oid]
+
+    def tree_of(self, commit: Oid | None) -> Oid | None:
+        """The tree of a commit; None for None. Raises MissingObject."""
+        if commit is None:
+            return None
+        content = self.commit_content(commit)
+        if content is None:
+            raise MissingObject(commit)
+        return commit_head(content).tree
+
+    def is_wip(self, commit: Oid | None) -> bool:
+        """Whether a commit is one of a save, by its trailer."""
+        content = None if commit is None else self.commit_content(commit)
+        return content is not None and parse_trailers(content).save_id is not None
+
+    def earlier(self, archive: Oid | None) -> Save | None:
+        """An earlier save; None where there is none, or none that this gitstate can read."""
+        if archive is None:
+            return None
+        from ..format.archive import read_save
+
+        try:
+            return read_save(archive, self.reader)
+        except (CorruptSave, UnsupportedSave):
+            # `git cat-file` ends at an object that it can't read.
+            self.reader.restart()
+            return None
+
+    # -- what is new
+
+    def manifest(self, request: SaveRequest, plan: SavePlan, taken: Snapshot, nested: tuple[Nested, ...]) -> Manifest:
+        """The manifest of the planned save, before it is known whether there is an index commit."""
+        index = taken.index_file
+        return Manifest(
+            save_id=self.save_id,
+            kind=request.kind,
+            workspace_id=workspace_id(self.repository),
+            created=now(),
+            head_ref=taken.head_ref,
+            head=taken.head,
+            base=plan.base,
+            index_commit=None,
+            moves_branch=plan.branch is not None,
+            below=plan.below,
+            previous=plan.previous,
+            operation=taken.operation,
+            operation_files=tuple(taken.operation_files),
+            index_size=index.size if index else None,
+            index_checksum=index.checksum if index else None,
+            index_mtime_ns=index.mtime_ns if index else None,
+            shared_index=taken.shared_index[0] if taken.shared_index else None,
+            staged={path: None if leaf is None else (leaf.mode, leaf.oid) for path, leaf in taken.staged.items()},
+            intent_to_add=tuple(taken.intent_to_add),
+            modes=taken.modes,
+            directories=taken.directories,
+            raw={path: why for path, (_, why) in taken.raw.items()},
+            absent=tuple(taken.absent),
+            sparse=taken.sparse,
+            nested=nested,
+            left_out=tuple(taken.left_out),
+            ignored=tuple(taken.ignored),
+            reason=request.reason,
+        )
+
+    def build(self, plan: SavePlan, taken: Snapshot, context: Context, manifest: Manifest) -> Built:
+        """All objects of one save."""
+        add = self.writer.add
+        head_tree = self.tree_of(taken.head)
+        # The larger one first: it reads all the trees that the other needs.
+        tree = edit_tree(head_tree, {**taken.staged, **taken.worktree}, self.trees, add)
+        staged_tree = edit_tree(head_tree, taken.staged, self.trees, add)
+        subject = subject_of(context)
+        parents = [taken.head] if taken.head else []
+        index_commit = None
+        if plan.index_commit and staged_tree != head_tree:
+            index_commit = self.commit(staged_tree, parents, INDEX_SUBJECT + subject, plan.base)
+            parents = [index_commit]
+        wip = self.commit(tree, parents, WIP_SUBJECT + subject, plan.base)
+        manifest = manifest._replace(index_commit=index_commit)
+        archive_tree = edit_tree(None, self._entries(taken, context, manifest, staged_tree), self.trees, add)
+        held = [wip, *([plan.below] if plan.below else []), *taken.keep_commits]
+        archive = self.commit(archive_tree, held, ARCHIVE_SUBJECT + subject, plan.base)
+        return Built(wip, index_commit, archive, tree, manifest)
+
+    def described(self, context: Context, manifest: Manifest) -> dict[bytes, Leaf | None]:
+        """The two JSON files of an archive, by name."""
+        return {
+            b"context.json": Leaf(REGULAR, self.writer.add("blob", dumps(context.to_json()))),
+            b"manifest.json": Leaf(REGULAR, self.writer.add("blob", dumps(manifest.to_json()))),
+        }
+
+    def _entries(
+        self, taken: Snapshot, context: Context, manifest: Manifest, staged_tree: Oid
+    ) -> dict[bytes, Leaf | None]:
+        """What the archive's tree holds, by path."""
+        entries = self.described(context, manifest)
+        entries[b"staged"] = Leaf(DIRECTORY, staged_tree)
+        if taken.index is not None:
+            entries[b"index"] = Leaf(REGULAR, taken.index)
+        if taken.shared_index is not None:
+            entries[b"sharedindex"] = Leaf(REGULAR, taken.shared_index[1])
+        if taken.sparse_file is not None:
+            entries[b"sparse-checkout"] = Leaf(REGULAR, taken.sparse_file)
+        for stage, leaves in taken.stages.items():
+            entries.update({b"stages/%d/%s" % (stage, path): leaf for path, leaf in leaves.items()})
+        entries.update({b"operation/" + path: leaf for path, leaf in taken.operation_files.items()})
+        entries.update({b"keep/%d" % number: leaf for number, leaf in enumerate(taken.keep_others)})
+        entries.update({b"raw/" + path: leaf for path, (leaf, _) in taken.raw.items()})
+        return entries
+
+    def commit(self, tree: Oid, parents: Sequence[Oid], subject: str, base: Oid | None) -> Oid:
+        """One commit, with the trailers by which recover finds the save where its refs are lost."""
+        message = format_message(subject, self.save_id, base or self.repository.zero)
+        return self.writer.add("commit", format_commit(tree, parents, self.stamp(), message))
+
+    def stamp(self) -> str:
+        """Identity and time for a commit: the user's name where one is configured; nobody is asked for one."""
+        name = self.repository.setting("user.name") or "gitstate"
+        email = self.repository.setting("user.email") or "gitstate@localhost"
+        cleaned = ["".join(c for c in word if c.isprintable() and c not in "<>").strip() for word in (name, email)]
+        return f"{cleaned[0] or 'gitstate'} <{cleaned[1] or 'gitstate@localhost'}> {int(time.time())} +0000"
+
+    def archive_entries(self, archive: Oid) -> dict[bytes, tuple[int, Oid]]:
+        """Mode and oid by name at the top of an archive that was just built."""
+        tree = commit_head(self.writer.content(archive)).tree
+        entries = Tree(self.writer.content(tree), len(tree) // 2).leaves()
+        return {name: (leaf.mode, leaf.oid) for name, leaf in entries.items()}
+
+
+def subject_of(context: Context) -> str:
+    """Task and stage as one line for a commit's subject, without control characters."""
+    words = " ".join(str(word) for word in (context.task_id, context.progress_stage) if word)
+    line = "".join(c if c.isprintable() else " " for c in words)
+    return " ".join(line.split())[:60] or "work in progress"

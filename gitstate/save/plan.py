@@ -1,0 +1,241 @@
+"""Facts → what a save does. Pure: no repository, no git, no file, no clock.
+
+`plan_save` decides all that can be decided before an object is built; `holds_the_same` and `stack_holds` then say
+whether an earlier save holds it all already, so that the new one is dropped. `recover/plan.py` is the other half.
+"""
+
+from __future__ import annotations
+
+from ..format.names import checkpoint_ref, marker_ref, save_ref
+from ..git.refs import RefUpdate
+from ..system.stdlib import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..format.manifest import Manifest, Save, SaveKind
+    from ..git.oid import Oid
+    from .request import SaveOutcome
+
+CLEAN = "nothing to save: the worktree is clean and has no context"
+ALL_SKIPPED = "nothing was saved: everything that could be saved was skipped"
+EMPTIED = "the workspace was emptied or reset: the pending save holds its work and was left as it is"
+RENEWED = "the workspace was reset: the new save takes over the work of the pending one"
+SAME_AS_SAVE = "nothing changed since the last save"
+SAME_AS_CHECKPOINT = "nothing changed since the last checkpoint"
+
+#: What differs between two saves of the same work.
+_VOLATILE = (
+    *("save_id", "created", "index_size", "index_checksum", "index_mtime_ns", "index_commit"),
+    *("reason", "previous", "below", "base", "nested"),
+)
+#: What the archive holds beside the manifest and can differ while the manifests are equal.
+_ENTRIES = (b"raw", b"stages", b"operation", b"staged", b"sparse-checkout", b"sharedindex")
+
+
+class PendingSave(Record):
+    """A pending save, as the plan for the next one needs to know it."""
+
+    save_id: str
+    archive: Oid
+    base: Oid | None = None
+    """The commit below the whole stack; None on a branch that was unborn."""
+    is_below: bool = False
+    """HEAD is on its WIP commit, on the branch that it moved: a new save stacks on it."""
+    emptied: bool = False
+    """Its work is gone from the disk: wiped, or reset to the commit that it stands on."""
+    same_work: bool = False
+    """Its context says of the task what the context of now says."""
+
+
+class SaveFacts(Record):
+    """What is known before a save is planned. The defaults are those of a clean branch with no context."""
+
+    workspace_id: str
+    save_id: str
+    """The id of the save that is planned."""
+    kind: SaveKind = "save"
+    insist: bool = False
+    """The index kept changing: save it as it was seen."""
+    stay: bool = False
+    """The agent still works: leave branch and index where they are."""
+    head_ref: str | None = "refs/heads/main"
+    """The full name of what HEAD points to; None where it is detached."""
+    head: Oid | None = None
+    """The commit that HEAD is on; None on an unborn branch."""
+    operation: str | None = None
+    """The unfinished operation; `conflict` for unmerged paths without one."""
+    noteworthy: bool = False
+    """A fresh checkout of HEAD would not have all that is here."""
+    dirty: bool = False
+    """Index or worktree differ from HEAD."""
+    staged: bool = False
+    """The index differs from HEAD."""
+    has_files: bool = False
+    """The worktree has files that the index does not have so: it differs by more than deletions."""
+    nested: bool = False
+    """There is a repository inside."""
+    has_context: bool = False
+    """The context says anything of a task."""
+    lost: bool = False
+    """Something that a save should hold was skipped."""
+    pending: PendingSave | None = None
+    """The save that the marker names."""
+    replaces_pending: bool = False
+    """That save is the early one of the same end of the same run: this one takes its place."""
+    beneath: PendingSave | None = None
+    """The save that was pending before that early one."""
+    checkpoint: str | None = None
+    """The id of the latest checkpoint."""
+    foreign_marker: tuple[str, Oid] | None = None
+    """The marker under which `pending` stands, and its value, where it is another than this workspace's."""
+
+
+class SavePlan(Record):
+    """What a save does: the steps that are its own, in the order of `protocol`."""
+
+    result: SaveOutcome
+    """`saved`; or, where nothing is built, `unchanged` (the save `upon` holds all of it) or `nothing`."""
+    message: str = ""
+    upon: str | None = None
+    """The id of the earlier save that may hold all of it: the pending one, for a checkpoint the latest checkpoint."""
+    stacks: bool = False
+    """HEAD is on the WIP commit of `upon`: this save stands on it."""
+    renews: bool = False
+    """Write `upon` once more under the context of now, instead of the worktree."""
+    ignores_deletions: bool = False
+    """Deletions are what a wipe left: take only the files that are there."""
+    index_commit: bool = False
+    """The staged tree gets a commit of its own, if it differs from HEAD's."""
+    base: Oid | None = None
+    below: Oid | None = None
+    """The archive of the save that this one stacks on."""
+    previous: str | None = None
+    """The pending save that this one takes the marker from without stacking on it."""
+    creates: tuple[str, ...] = ()
+    """Refs that must not exist yet."""
+    moves: tuple[str, ...] = ()
+    """Refs that move from the value they were seen at."""
+    deletes: tuple[tuple[str, Oid], ...] = ()
+    """Refs that go, with the value they must have."""
+    branch: str | None = None
+    """The branch to move to the WIP commit; then the index is exchanged for one that matches, too."""
+    why_not_moved: str = ""
+    """Why there is none, for a person; empty where nobody would expect it."""
+    keeps_index: bool = False
+    """Keep the index file beside git's, for recover to put back."""
+    follows: bool = False
+    """The note and the state file follow the marker."""
+
+
+def plan_save(facts: SaveFacts) -> SavePlan:
+    """The plan for one save, or why there is none."""
+    own = save_ref(facts.workspace_id, facts.save_id)
+    index_commit = facts.staged and facts.head is not None
+    if facts.kind == "checkpoint":
+        moves = (checkpoint_ref(facts.workspace_id),)
+        return SavePlan("saved", upon=facts.checkpoint, index_commit=index_commit, base=facts.head, moves=moves)
+    if facts.kind == "safety":
+        if not facts.dirty:
+            return SavePlan("nothing")
+        return SavePlan("saved", index_commit=index_commit, base=facts.head, creates=(own,))
+    early = facts.pending if facts.replaces_pending and facts.pending and not facts.pending.emptied else None
+    pending = facts.pending if early is None else facts.beneath
+    stops = _stop(facts, pending)
+    if stops is not None:
+        return stops
+    marker = marker_ref(facts.workspace_id)
+    plan = SavePlan("saved", creates=(own,), moves=(marker,), follows=True)
+    if pending is not None:
+        plan = plan._replace(upon=pending.save_id, stacks=pending.is_below)
+        if pending.emptied and not pending.is_below:
+            return plan._replace(message=RENEWED, renews=True)
+    why = _why_not_moved(facts)
+    deletes = [facts.foreign_marker] if facts.foreign_marker is not None else []
+    if early is not None:
+        deletes.append((save_ref(facts.workspace_id, early.save_id), early.archive))
+    return plan._replace(
+        ignores_deletions=pending is not None and pending.emptied,
+        index_commit=index_commit,
+        base=pending.base if pending is not None and pending.is_below else facts.head,
+        below=pending.archive if pending is not None and pending.is_below else None,
+        previous=pending.save_id if pending is not None and not pending.is_below else None,
+        deletes=tuple(deletes),
+        branch=None if why else facts.head_ref,
+        why_not_moved=why,
+        keeps_index=not facts.stay,
+    )
+
+
+def _stop(facts: SaveFacts, pending: PendingSave | None) -> SavePlan | None:
+    """Why nothing is built; None where there is something to save."""
+    if pending is None:
+        if facts.noteworthy or facts.nested or facts.has_context:
+            return None
+        return SavePlan("nothing", ALL_SKIPPED if facts.lost else CLEAN)
+    if pending.emptied and pending.same_work and not facts.has_files:
+        return SavePlan("unchanged", EMPTIED, pending.save_id, stacks=pending.is_below)
+    return None
+
+
+def _why_not_moved(facts: SaveFacts) -> str:
+    """Why the branch stays where it is; empty where it moves."""
+    if facts.stay:
+        return "the agent is still at work"
+    if facts.operation == "conflict":
+        return "there are unmerged paths"
+    if facts.operation is not None:
+        name = "series of picks or reverts" if facts.operation == "sequence" else facts.operation
+        return f"{'an' if name == 'am' else 'a'} {name} is in progress"
+    if facts.head_ref is None:
+        return "HEAD is detached"
+    if not facts.head_ref.startswith("refs/heads/"):
+        return f"HEAD points to {facts.head_ref}, which is no branch"
+    return "the index kept changing" if facts.insist else ""
+
+
+def first_refs(plan: SavePlan, archive: Oid, seen: Mapping[str, Oid]) -> list[RefUpdate]:
+    """The transaction that makes the save stand: what keeps it, then the marker, then what they replace.
+
+    `seen` maps refs to the values they had when the save began.
+    """
+    return [
+        *(RefUpdate(ref, archive, None) for ref in plan.creates),
+        *(RefUpdate(ref, archive, seen.get(ref)) for ref in plan.moves),
+        *(RefUpdate(ref, None, oid) for ref, oid in plan.deletes),
+    ]
+
+
+def holds_the_same(earlier: Save, new: Manifest, entries: Mapping[bytes, tuple[int, Oid]]) -> bool:
+    """Whether an earlier save of the same tree and task, with which the new one does not stack, holds all of it.
+
+    `entries` maps the names at the top of the new archive to mode and oid.
+    """
+    volatile = dict.fromkeys(_VOLATILE)
+    if {**earlier.manifest.to_json(), **volatile} != {**new.to_json(), **volatile}:
+        return False
+    return all(earlier.files.get(name) == entries.get(name) for name in _ENTRIES)
+
+
+def stack_holds(
+    old: Manifest, new: Manifest, *, unmerged: bool, same_raw: bool, permissions: Mapping[bytes, int | None]
+) -> bool:
+    """Whether a save of the same tree and task, on whose WIP commit HEAD is, holds what a new one would add to it.
+
+    `unmerged`: there are unmerged paths. `same_raw`: the old one has the new one's raw bytes. `permissions` maps the
+    paths of `old.modes` that `new.modes` lacks to what they are now, None for a file that is gone.
+    """
+    return (
+        new.operation == old.operation
+        and not {*new.operation_files} - {*old.operation_files} - {b"ORIG_HEAD"}
+        and not unmerged
+        and new.absent == old.absent
+        and new.sparse == old.sparse
+        and not new.staged
+        and not new.intent_to_add
+        and same_raw
+        and all(old.modes.get(path) == mode for path, mode in new.modes.items())
+        and all(path in new.modes or permissions.get(path) == mode for path, mode in old.modes.items())
+        and old.directories == new.directories
+        and old.left_out == new.left_out
+    )

@@ -1,0 +1,114 @@
+"""Staged blobs → our pack: an agent's `git add` may not have reached the disk, and git syncs no loose object."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import GitError
+from ..format.manifest import LeftOut
+from ..git.command import try_in_halves
+from ..objects.reader import LARGE
+from ..objects.tree import Leaf
+from ..system import files
+from ..system.stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
+
+    from ..git.oid import Oid
+    from ..git.repository import Repository
+    from ..objects.pack import PackWriter
+    from ..objects.reader import ObjectReader
+    from ..snapshot.record import Snapshot
+
+    T = TypeVar("T")
+
+_TORN = "its staged version is unreadable"
+_PROMISED = "its staged version is not in this partial clone: only its remote has it"
+
+
+class StagedBlobs:
+    """The staged blobs of one snapshot. Git makes the first portion ready while the save is planned."""
+
+    def __init__(self, repository: Repository, writer: PackWriter, reader: ObjectReader, taken: Snapshot) -> None:
+        """Ask for the blobs, in portions of few bytes."""
+        self.repository = repository
+        self.writer = writer
+        self.reader = reader
+        self.taken = taken
+        self._portions: list[list[Oid]] = []
+        oids = [oid for oid in taken.staged_blobs() if oid not in writer]
+        left = 0
+        for oid, info in zip(oids, self._kinds(oids), strict=True):
+            size = 0 if info is None else info[1]
+            if size > LARGE or (info is not None and info[0] != "blob"):
+                continue
+            if not self._portions or size > left:
+                self._portions.append([])
+                left = LARGE
+            self._portions[-1].append(oid)
+            left -= size
+        if self._portions:
+            reader.foresee_contents(self._portions[0])
+
+    def _kinds(self, oids: Sequence[Oid]) -> list[tuple[str, int] | None]:
+        """Kind and size of each object; None for one that git can't read."""
+        found: list[tuple[str, int] | None] = []
+        for _, kinds in try_in_halves(oids, lambda portion: self._unless_git_ends(self.reader.kinds, portion)):
+            found += kinds or [None]
+        return found
+
+    def _unless_git_ends(self, ask: Callable[[Sequence[Oid]], T], oids: Sequence[Oid]) -> T | None:
+        """What `ask` answers; None where git met an object that it can't read."""
+        try:
+            return ask(oids)
+        except GitError:
+            self.reader.restart()
+            return None
+
+    def pack(self) -> None:
+        """Put the blobs into our pack. Entries of the snapshot whose blob a power cut has torn are replaced or go."""
+        torn = {oid for portion in self._portions for oid in self._unreadable(portion)}
+        if torn:
+            self._replace(torn)
+
+    def _unreadable(self, oids: Sequence[Oid]) -> list[Oid]:
+        """Put blobs into our pack; those that git can't read."""
+        torn = []
+        for portion, contents in try_in_halves(oids, lambda some: self._unless_git_ends(self.reader.contents, some)):
+            for oid, content in zip(portion, contents or [None], strict=True):
+                if content is None:
+                    torn.append(oid)
+                else:
+                    self.writer.add("blob", content[1])
+        return torn
+
+    def _replace(self, torn: set[Oid]) -> None:
+        """Take torn staged versions from the files themselves where these are equal; else skip them."""
+        taken = self.taken
+        promised = any(key.startswith("remote.") and key.endswith(".promisor") for key in self.repository.config)
+        for path, leaf in list(taken.staged.items()):
+            if leaf is None or leaf.oid not in torn:
+                continue
+            there = self._small_file(path)
+            if there is not None and self.writer.add("blob", there) == leaf.oid:
+                continue
+            if promised:
+                taken.left_out.append(LeftOut(path, _PROMISED, False))
+                continue
+            del taken.staged[path]
+            if there is not None and path not in taken.worktree:
+                taken.worktree[path] = Leaf(leaf.mode, self.writer.add("blob", there))
+            taken.left_out.append(LeftOut(path, _TORN, True))
+        for leaves in () if promised else taken.stages.values():
+            for path in [path for path, leaf in leaves.items() if leaf.oid in torn]:
+                del leaves[path]
+                taken.left_out.append(LeftOut(path, _TORN, True))
+
+    def _small_file(self, path: bytes) -> bytes | None:
+        """What is in the file or symlink at `path` itself, where it is reached through no symlink and not large."""
+        full = os.path.join(self.repository.toplevel, path)
+        if os.path.realpath(os.path.dirname(full)) != os.path.dirname(full):
+            return None
+        return os.readlink(full) if os.path.islink(full) else files.read_limited(full, LARGE)

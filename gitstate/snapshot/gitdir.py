@@ -1,0 +1,114 @@
+"""What a snapshot takes from the git dir: the index file, the files of an unfinished operation, sparse checkout."""
+
+from __future__ import annotations
+
+import os
+
+from ..git import refs
+from ..git.index import file_identity, identify_index, shared_index_name
+from ..git.operation import operation_paths, operation_under_way
+from ..objects.tree import DIRECTORY, EXECUTABLE, REGULAR, Leaf
+from ..system.files import read_limited
+from ..system.stdlib import TYPE_CHECKING
+from .read import read_whole
+
+if TYPE_CHECKING:
+    from ..git.repository import Repository
+    from .record import SnapshotBuilder
+
+#: An index of at most this many bytes is copied into the archive (about ten thousand entries).
+_INDEX_COPIED = 1 << 20
+#: Larger files of an operation, in bytes, are skipped.
+_LARGEST_FILE = 16 << 20
+#: The refs of an unfinished operation that do not begin with `refs/`. MERGE_HEAD is a file in any case.
+_ROOT_REFS = ("CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD")
+_HEX = b"0123456789abcdef"
+#: Keeps hexadecimal digits; every other letter becomes `_`, and what separates words a space.
+_WORDS = bytes(c if c in _HEX else 95 if chr(c).isalnum() or c == 95 else 32 for c in range(128)) + b" " * 128
+
+
+def store_index(builder: SnapshotBuilder, *, has_hidden: bool) -> None:
+    """Note which index file it is, and store its bytes where the index is small, split, or has hidden entries.
+
+    A large plain index is not copied: the save keeps that very file, and trees can rebuild one that is lost.
+    """
+    snapshot, repository = builder.snapshot, builder.repository
+    try:
+        fd = os.open(builder.index_path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        info = os.fstat(fd)
+        snapshot.index_file = identify_index(fd)
+        is_split = any(name.startswith(b"sharedindex.") for name in os.listdir(repository.git_dir))
+        if not (is_split or has_hidden or info.st_size <= _INDEX_COPIED):
+            return
+        data = read_whole(fd, info.st_size)
+    finally:
+        os.close(fd)
+    snapshot.index = builder.writer.add("blob", data)
+    shared = shared_index_name(data, len(repository.zero) // 2, repository.git_dir) if is_split else None
+    if shared is not None:
+        with open(os.path.join(repository.git_dir, b"sharedindex." + shared.encode("ascii")), "rb") as file:
+            snapshot.shared_index = (shared, builder.writer.add("blob", file.read()))
+
+
+def store_operation(builder: SnapshotBuilder) -> None:
+    """Store the files of an unfinished operation, and note the objects that they name."""
+    snapshot, git_dir = builder.snapshot, builder.repository.git_dir
+    snapshot.operation = operation_under_way(git_dir) or ("conflict" if snapshot.stages else None)
+    named: set[bytes] = set()
+    digits = len(builder.repository.zero)
+    for path in operation_paths(git_dir):
+        data = read_limited(os.path.join(git_dir, path), _LARGEST_FILE)
+        if data is None:
+            builder.skip(b"", f"unreadable file of the unfinished operation: {os.fsdecode(path)}", lost=True)
+            continue
+        executable = os.access(os.path.join(git_dir, path), os.X_OK)
+        leaf = Leaf(EXECUTABLE if executable else REGULAR, builder.writer.add("blob", data))
+        snapshot.operation_files[path] = leaf
+        named.update(word for word in data.translate(_WORDS).split() if len(word) == digits and b"_" not in word)
+    if not refs.refs_are_files(builder.repository):
+        _skip_root_refs(builder)
+    oids = [oid.decode("ascii") for oid in sorted(named)]
+    for oid, info in zip(oids, builder.reader.kinds(oids), strict=True):
+        if info is None:
+            continue
+        if info[0] == "commit":
+            snapshot.keep_commits.append(oid)
+        elif info[0] == "tree":
+            snapshot.keep_others.append(Leaf(DIRECTORY, oid))
+        elif info[0] == "blob":
+            snapshot.keep_others.append(Leaf(REGULAR, oid))
+
+
+def _skip_root_refs(builder: SnapshotBuilder) -> None:
+    """List the refs of an unfinished operation that are in a reftable, not in files: they are not saved."""
+    output = builder.repository.git.run("for-each-ref", "--include-root-refs", "--format=%(refname)")
+    for name in output.decode("utf-8", "replace").splitlines():
+        if name in _ROOT_REFS or name.startswith(("refs/bisect/", "refs/rewritten/")):
+            builder.skip(b"", f"{name}: a ref in the reftable stays in this repository", lost=False)
+
+
+def store_sparse(builder: SnapshotBuilder) -> None:
+    """Note the settings of a sparse checkout, and store its patterns."""
+    repository = builder.repository
+    for name in ("core.sparsecheckout", "core.sparsecheckoutcone", "index.sparse"):
+        value = repository.setting(name)
+        if value is not None:
+            builder.snapshot.sparse[name] = value
+    data = read_limited(os.path.join(repository.git_dir, b"info", b"sparse-checkout"), _LARGEST_FILE)
+    if data is not None and repository.is_true("core.sparsecheckout"):
+        builder.snapshot.sparse_file = builder.writer.add("blob", data)
+
+
+def settings_identity(repository: Repository) -> tuple[object, ...]:
+    """A value that changes when the repository's configuration, exclude, attributes or sparse file changes."""
+    paths = (
+        os.path.join(repository.common_dir, b"config"),
+        os.path.join(repository.git_dir, b"config.worktree"),
+        os.path.join(repository.common_dir, b"info", b"exclude"),
+        os.path.join(repository.common_dir, b"info", b"attributes"),
+        os.path.join(repository.git_dir, b"info", b"sparse-checkout"),
+    )
+    return tuple(file_identity(path) for path in paths)

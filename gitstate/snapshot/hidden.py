@@ -1,0 +1,67 @@
+"""Files that git does not report: hidden index entries, and ignored files that the user asked to save.
+
+Imported only where there are such.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..git.entries import list_index, split_nul
+from ..objects.tree import GITLINK, is_safe_path
+from ..system.stdlib import TYPE_CHECKING
+from .read import has_content, read_file
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
+    from .record import SnapshotBuilder
+
+
+def store_hidden(builder: SnapshotBuilder, hidden: Sequence[tuple[bytes, bytes]]) -> None:
+    """Save files with a hidden index entry where they differ from it, and note those that are missing.
+
+    `hidden` has (tag, path) of each, the tags as `git ls-files -v` prints them.
+    """
+    present = []
+    for tag, path in hidden:
+        if tag == b"m":
+            continue
+        if builder.is_reached(path.rpartition(b"/")[0]) and os.path.lexists(os.path.join(builder.top, path)):
+            present.append(path)
+        else:
+            builder.snapshot.absent.append(path)
+    object_format = builder.repository.object_format
+    for entry in list_index(builder.repository.git, present, extra=builder.env):
+        path = entry.path
+        builder.index_modes[path] = entry.mode
+        if entry.mode == GITLINK or has_content(os.path.join(builder.top, path), object_format, entry.oid):
+            continue
+        leaf = read_file(builder, path)
+        if leaf is not None:
+            builder.snapshot.raw[path] = (leaf, "hidden")
+
+
+def store_ignored(builder: SnapshotBuilder, untracked: Container[bytes]) -> None:
+    """Save ignored files that match the options' patterns, but for those among `untracked`, which are saved anyway."""
+    patterns = [word for pattern in builder.options.include_ignored for word in ("-x", pattern)]
+    output = builder.repository.git.run("ls-files", "-z", "-o", "-i", *patterns, env=builder.env)
+    kept = set()
+    for path in split_nul(output):
+        is_saved = path in untracked or path == builder.options.state_file
+        if is_saved or path.endswith(b"/") or not is_safe_path(path):
+            continue
+        leaf = read_file(builder, path)
+        if leaf is not None:
+            builder.snapshot.raw[path] = (leaf, "ignored")
+            kept.add(path)
+    builder.snapshot.ignored = [path for path in builder.snapshot.ignored if path not in kept]
+
+
+def store_paths(builder: SnapshotBuilder) -> None:
+    """Save the paths that the options name, byte for byte, where nothing else holds them."""
+    snapshot = builder.snapshot
+    for path in builder.options.include_paths:
+        held = path in builder.tracked.paths or path in snapshot.worktree or path in snapshot.raw
+        if not held and (leaf := read_file(builder, path)) is not None:
+            snapshot.raw[path] = (leaf, "ignored")

@@ -1,0 +1,214 @@
+"""Data of one snapshot: the result, what the caller asks for, and what the parts share while they collect it."""
+
+from __future__ import annotations
+
+import os
+
+from ..format.manifest import LeftOut
+from ..objects.tree import GITLINK, Leaf
+from ..system.stdlib import TYPE_CHECKING, Record, bisect_left
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from ..format.manifest import RawReason
+    from ..git.index import IndexFile
+    from ..git.oid import Oid
+    from ..git.repository import Repository
+    from ..objects.pack import PackWriter
+    from ..objects.reader import ObjectReader
+    from ..system.clock import Deadline
+
+#: Up to this many tracked files, the permissions of unchanged files are checked too (about 1.5 µs each).
+MODES_LIMIT = 8_000
+#: A manifest lists at most this many ignored paths.
+IGNORED_LISTED = 1_000
+
+
+class SnapshotOptions(Record):
+    """What the caller asks of a snapshot."""
+
+    state_file: bytes
+    """The path of the state file, relative to the top. It is never saved."""
+    deadline: Deadline
+    """Files that were not read when it passes are skipped."""
+    largest: int | None = None
+    """Files of more bytes are skipped; None for no limit."""
+    include_ignored: Sequence[str] = ()
+    """Patterns of ignored files to save, as in .gitignore."""
+    include_paths: Sequence[bytes] = ()
+    """Paths to save byte for byte, tracked or ignored."""
+
+
+class TrackedPaths(Record):
+    """The paths in the index."""
+
+    paths: AbstractSet[bytes]
+    order: list[bytes]
+    """The same paths, sorted by bytes as in the index. A sparse directory ends in a slash."""
+    attributes: bool
+    """Whether a .gitattributes file is tracked."""
+
+    @property
+    def are_few(self) -> bool:
+        """Whether the permissions of unchanged files and directories are checked."""
+        return len(self.paths) <= MODES_LIMIT
+
+    def has_below(self, directory: bytes) -> bool:
+        """Whether a tracked path is below a directory."""
+        prefix = directory + b"/"
+        place = bisect_left(self.order, prefix)
+        return place < len(self.order) and self.order[place].startswith(prefix)
+
+    def at_or_below(self, path: bytes) -> Iterator[bytes]:
+        """The tracked paths that are `path` or below it."""
+        if path in self.paths:
+            yield path
+        prefix = path + b"/"
+        place = bisect_left(self.order, prefix)
+        while place < len(self.order) and self.order[place].startswith(prefix):
+            yield self.order[place]
+            place += 1
+
+
+class ScanFacts(Record):
+    """What a full scan learned that an incremental snapshot reuses while index and settings stay the same."""
+
+    tracked: TrackedPaths
+    plain: bool
+    """Whether the index has neither hidden entries nor submodules: then only changed paths need another look."""
+    settings: tuple[object, ...]
+    """The identity of the files that configure what is ignored and converted (see `gitdir.settings_identity`)."""
+
+
+class Snapshot:
+    """One worktree, its index and its unfinished operation. Each leaf is an object in the writer or the repository.
+
+    Paths are relative to the top of the worktree. Modes of `modes` and `directories` are permissions (0 to 0o777).
+    """
+
+    def __init__(self) -> None:
+        #: The full name of the branch that HEAD is on; None where HEAD is detached.
+        self.head_ref: str | None = None
+        #: The commit of HEAD; None on an unborn branch.
+        self.head: Oid | None = None
+        #: Path → index entry that differs from HEAD, None where its deletion is staged. Empty where nothing is staged.
+        self.staged: dict[bytes, Leaf | None] = {}
+        #: Path → file that differs from the index, None where it was deleted; untracked files too. Empty when clean.
+        self.worktree: dict[bytes, Leaf | None] = {}
+        #: Stage (1, 2, 3) → path → unmerged index entry. Empty where nothing is unmerged.
+        self.stages: dict[int, dict[bytes, Leaf]] = {}
+        #: Paths added with `git add --intent-to-add`. Empty as a rule.
+        self.intent_to_add: list[bytes] = []
+        #: File → permissions that git does not store (neither 644 nor 755). Empty as a rule.
+        self.modes: dict[bytes, int] = {}
+        #: Directory → permissions: empty directories, and those with other permissions than 755.
+        self.directories: dict[bytes, int] = {}
+        #: Path → (bytes of the file as a blob, why they are kept: see `Manifest.raw`). Empty as a rule.
+        self.raw: dict[bytes, tuple[Leaf, RawReason]] = {}
+        #: Tracked paths that are hidden from git (skip-worktree, assume-unchanged) and missing on the disk.
+        self.absent: list[bytes] = []
+        #: Directories that are repositories of their own. Empty where there are none.
+        self.nested: list[bytes] = []
+        #: Skipped paths, each with its reason. Empty where the snapshot is complete.
+        self.left_out: list[LeftOut] = []
+        #: The first `IGNORED_LISTED` ignored paths that are not saved; a directory ends in a slash.
+        self.ignored: list[bytes] = []
+        #: The unfinished operation, such as `merge`; None where there is none.
+        self.operation: str | None = None
+        #: File of the unfinished operation, relative to the git dir → its bytes. ORIG_HEAD may be here at any time.
+        self.operation_files: dict[bytes, Leaf] = {}
+        #: Commits that the files of the operation name. Empty where they name none.
+        self.keep_commits: list[Oid] = []
+        #: Trees and blobs that the files of the operation name. Empty where they name none.
+        self.keep_others: list[Leaf] = []
+        #: The bytes of the index file as a blob; None where it is large and trees can rebuild it, or missing.
+        self.index: Oid | None = None
+        #: Which index file it was; None where there was none.
+        self.index_file: IndexFile | None = None
+        #: Name and bytes of the shared index of a split index; None where the index is not split.
+        self.shared_index: tuple[str, Oid] | None = None
+        #: Setting → value, of those that configure a sparse checkout. Empty where none is set.
+        self.sparse: dict[str, str] = {}
+        #: The bytes of info/sparse-checkout as a blob; None where the checkout is not sparse.
+        self.sparse_file: Oid | None = None
+        #: What an incremental snapshot reuses. None only while the snapshot is being taken.
+        self.scan: ScanFacts | None = None
+
+    def staged_blobs(self) -> list[Oid]:
+        """The blobs that the index has and HEAD may not have, each once."""
+        leaves = [leaf for leaf in self.staged.values() if leaf is not None]
+        leaves += [leaf for stage in self.stages.values() for leaf in stage.values()]
+        return list(dict.fromkeys(leaf.oid for leaf in leaves if leaf.mode != GITLINK))
+
+    @property
+    def noteworthy(self) -> bool:
+        """Whether anything is here that a fresh checkout of HEAD would not have."""
+        return bool(self.dirty or self.modes or self.directories or self.absent or self.raw)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether index, worktree or operation differ from a clean checkout of HEAD."""
+        changes = self.staged or self.worktree or self.stages or self.intent_to_add or self.operation
+        return bool(changes) or any(why != "clean" for _, why in self.raw.values())
+
+
+class SnapshotBuilder:
+    """What the parts of a snapshot share: where they read, where objects go, and the snapshot so far."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        writer: PackWriter,
+        reader: ObjectReader,
+        frozen_index: bytes,
+        options: SnapshotOptions,
+    ) -> None:
+        self.repository = repository
+        self.top = repository.toplevel
+        self.writer = writer
+        self.reader = reader
+        self.options = options
+        self.index_path = frozen_index
+        #: Variables for each git that reads the index.
+        self.env = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
+        self.filemode = repository.is_true("core.filemode", True)
+        self.symlinks = repository.is_true("core.symlinks", True)
+        self.tracked = TrackedPaths(frozenset(), [], False)
+        #: Mode of the index entry, by path, as far as git reported or was asked for it.
+        self.index_modes: dict[bytes, int] = {}
+        self.snapshot = Snapshot()
+        self._reached: dict[bytes, bool] = {}
+
+    def skip(self, path: bytes, reason: str, *, lost: bool) -> None:
+        """List a path as skipped. `lost` says that bytes of a regular file are missing from the snapshot."""
+        skipped = self.snapshot.left_out
+        if not any(item.path == path and item.reason == reason for item in skipped[-3:]):
+            skipped.append(LeftOut(path, reason, lost))
+
+    def may_convert(self, paths: Iterable[bytes]) -> bool:
+        """Whether attributes or settings could convert any file, these among them: then git is asked."""
+        repository = self.repository
+        if self.tracked.attributes or repository.setting("core.attributesfile") or repository.autocrlf:
+            return True
+        config_home = os.environb.get(b"XDG_CONFIG_HOME") or os.path.expanduser(b"~/.config")
+        attributes = (
+            os.path.join(repository.common_dir, b"info", b"attributes"),
+            os.path.join(config_home, b"git", b"attributes"),
+            b"/etc/gitattributes",
+        )
+        return any(os.path.exists(path) for path in attributes) or any(
+            path.rpartition(b"/")[2] == b".gitattributes" for path in paths
+        )
+
+    def is_reached(self, directory: bytes) -> bool:
+        """Whether every part of a directory's path is a directory: what is behind a symlink is not in the worktree."""
+        if not directory:
+            return True
+        known = self._reached.get(directory)
+        if known is None:
+            above = self.is_reached(directory.rpartition(b"/")[0])
+            full = os.path.join(self.top, directory)
+            known = self._reached[directory] = above and os.path.isdir(full) and not os.path.islink(full)
+        return known

@@ -1,0 +1,94 @@
+"""Tracked files as git reports them: the paths in the index, what is staged, what changed, what is unmerged."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import GitError
+from ..git.repository import read_head
+from ..git.status import parse_listing, start_status
+from ..objects.tree import GITLINK, Leaf
+from ..system.stdlib import TYPE_CHECKING, suppress
+from .record import TrackedPaths
+from .walk import is_repository
+
+if TYPE_CHECKING:
+    from ..system.child import Child
+    from .record import SnapshotBuilder
+
+
+def read_listing(builder: SnapshotBuilder, listing: Child) -> list[tuple[bytes, bytes]]:
+    """Wait for `git ls-files` and set the builder's `tracked`; returns (tag, path) of each entry hidden from git."""
+    output = builder.repository.git.finish(listing)
+    paths, hidden = parse_listing(output)
+    builder.tracked = TrackedPaths(set(paths), paths, b".gitattributes\0" in output)
+    return hidden
+
+
+def read_status(builder: SnapshotBuilder, status: Child) -> tuple[list[bytes], list[bytes]]:
+    """Wait for `git status` and note HEAD, index and stages in the snapshot.
+
+    Returns the paths to read, and the paths that are staged and unchanged since.
+    """
+    snapshot = builder.snapshot
+    changed: list[bytes] = []
+    staged_only: list[bytes] = []
+    for line in _status_output(builder, status).split(b"\0"):
+        kind = line[:2]
+        if kind == b"1 ":
+            _, states, sub, mode_head, mode_index, _, _, oid_index, path = line.split(b" ", 8)
+            builder.index_modes[path] = int(mode_index, 8)
+            if states[:1] == b"." and mode_head == b"000000":
+                snapshot.intent_to_add.append(path)
+            elif states[:1] != b".":
+                gone = states[:1] == b"D"
+                snapshot.staged[path] = None if gone else Leaf(int(mode_index, 8), oid_index.decode("ascii"))
+                if not gone and states[1:] == b"." and sub[:1] != b"S":
+                    staged_only.append(path)
+            if sub[:1] == b"S":
+                _note_submodule(builder, path, sub, is_staged=states[:1] != b".")
+            if states[1:] != b"." and (sub[:1] != b"S" or sub[1:2] == b"C" or states[1:] in (b"D", b"T")):
+                changed.append(path)
+        elif kind == b"u ":
+            words = line.split(b" ", 10)
+            path = words[10]
+            builder.index_modes[path] = max(int(mode, 8) for mode in words[3:6])
+            for stage in (1, 2, 3):
+                if words[2 + stage] != b"000000":
+                    leaf = Leaf(int(words[2 + stage], 8), words[6 + stage].decode("ascii"))
+                    snapshot.stages.setdefault(stage, {})[path] = leaf
+            changed.append(path)
+        elif line.startswith(b"# branch.oid ") and line[13:] != b"(initial)":
+            snapshot.head = line[13:].decode("ascii")
+    snapshot.head_ref = read_head(builder.repository.git_dir)
+    return changed, staged_only
+
+
+def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
+    """The output of `git status`, which ends early where a required filter fails or a submodule is broken.
+
+    Then it runs again with filters off, then without looking into submodules; each submodule is added to `nested`.
+    """
+    git = builder.repository.git
+    off = builder.repository.filters_off()
+    try:
+        return git.finish(status)
+    except GitError:
+        with suppress(GitError):
+            if off:
+                return git.finish(start_status(builder.repository, builder.env, *off))
+    output = git.finish(start_status(builder.repository, builder.env, *off, submodules=False))
+    from ..git.entries import list_index
+
+    for entry in list_index(git, extra=builder.env):
+        if entry.mode == GITLINK and is_repository(os.path.join(builder.top, entry.path)):
+            builder.snapshot.nested.append(entry.path)
+    return output
+
+
+def _note_submodule(builder: SnapshotBuilder, path: bytes, sub: bytes, *, is_staged: bool) -> None:
+    """Note a submodule as nested where it has changes (M, U), or is newly staged and has its git dir inside."""
+    full = os.path.join(builder.top, path)
+    is_new = is_staged and os.path.isdir(os.path.join(full, b".git"))
+    if (b"M" in sub or b"U" in sub or is_new) and is_repository(full):
+        builder.snapshot.nested.append(path)

@@ -1,0 +1,191 @@
+"""Walk the worktree for what git does not report: untracked files, empty directories, special files, repositories."""
+
+from __future__ import annotations
+
+import os
+
+from ..git.status import are_ignored, start_check_ignore
+from ..system.stdlib import TYPE_CHECKING, Record
+from .read import special_reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ..system.child import Child
+    from .record import SnapshotBuilder
+
+
+class WalkResult(Record):
+    """What the walk met and the index does not explain. Paths are relative to the top."""
+
+    untracked: list[bytes]
+    """Untracked files and symlinks, ignored or not. A directory without tracked files ends in a slash."""
+    special: list[bytes]
+    """Untracked FIFOs, sockets and devices."""
+    replaced: list[bytes]
+    """Directories that the index has as a file, or as a submodule."""
+
+
+def walk(builder: SnapshotBuilder, start: Iterable[bytes]) -> WalkResult:
+    """Walk the directories in `start` (absolute paths) as far down as files are tracked.
+
+    Fills `directories`, `modes`, `nested` and `left_out` of the snapshot.
+    """
+    found = WalkResult([], [], [])
+    stack = list(start)
+    cut = len(builder.top) + 1
+    while stack:
+        directory = stack.pop()
+        try:
+            with os.scandir(directory) as entries:
+                is_empty = sort_entries(builder, entries, found, stack)
+            if is_empty and directory != builder.top:
+                builder.snapshot.directories[directory[cut:]] = os.lstat(directory).st_mode & 0o777
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            builder.skip(directory[cut:], f"unreadable directory: {error.strerror}", lost=True)
+    return found
+
+
+def sort_entries(
+    builder: SnapshotBuilder, entries: Iterable[os.DirEntry[bytes]], found: WalkResult, stack: list[bytes]
+) -> bool:
+    """Sort the entries of one directory into `found` and the snapshot, directories to walk next onto `stack`.
+
+    Returns whether there are no entries.
+    """
+    tracked, snapshot = builder.tracked, builder.snapshot
+    paths, checks_modes = tracked.paths, tracked.are_few
+    usual = (0o644, 0o755) if builder.filemode else ()
+    cut = len(builder.top) + 1
+    is_empty = True
+    for entry in entries:
+        is_empty = False
+        path = entry.path[cut:]
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                if tracked.has_below(path):
+                    stack.append(entry.path)
+                    if checks_modes and (mode := entry.stat(follow_symlinks=False).st_mode & 0o777) != 0o755:
+                        snapshot.directories[path] = mode
+                elif path in paths:
+                    found.replaced.append(path)
+                elif entry.name == b".git":
+                    _note_dot_git(builder, path)
+                else:
+                    found.untracked.append(path + b"/")
+            elif path in paths:
+                if checks_modes and entry.is_file(follow_symlinks=False):
+                    mode = entry.stat(follow_symlinks=False).st_mode & 0o777
+                    if mode not in usual:
+                        snapshot.modes[path] = mode
+            elif entry.name == b".git":
+                _note_dot_git(builder, path)
+            elif path == builder.options.state_file:
+                continue
+            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                found.untracked.append(path)
+            else:
+                found.special.append(path)
+        except FileNotFoundError:
+            # Deleted since the directory was listed: the other entries are still there.
+            continue
+    return is_empty
+
+
+def without_ignored(
+    builder: SnapshotBuilder, found: WalkResult, meanwhile: Callable[[], None] = lambda: None
+) -> tuple[list[bytes], list[bytes]]:
+    """Untracked files that are not ignored, and ignored paths. Directories are opened level by level.
+
+    `meanwhile` is called while git starts. Fills `directories`, `nested` and `left_out` of the snapshot.
+    """
+    plain: list[bytes] = []
+    ignored: list[bytes] = []
+    opened: dict[bytes, int] = {}
+    level = [*found.untracked, *found.special]
+    special = set(found.special)
+    query: Child | None = None
+    try:
+        if level:
+            query = start_check_ignore(builder.repository, builder.env)
+        meanwhile()
+        while query is not None and level:
+            below: list[bytes] = []
+            for path, is_ignored in zip(level, are_ignored(query, level), strict=True):
+                if is_ignored:
+                    ignored.append(path)
+                elif path in special:
+                    builder.skip(path, special_reason(os.path.join(builder.top, path)), lost=False)
+                elif not path.endswith(b"/"):
+                    plain.append(path)
+                else:
+                    _open_untracked(builder, path[:-1], below, special, opened)
+            level = below
+    finally:
+        if query is not None:
+            query.communicate()
+    full = _directories_above(plain)
+    for path, mode in opened.items():
+        if path not in full or mode != 0o755:
+            builder.snapshot.directories[path] = mode
+    return plain, ignored
+
+
+def _open_untracked(
+    builder: SnapshotBuilder, path: bytes, below: list[bytes], special: set[bytes], opened: dict[bytes, int]
+) -> None:
+    """Add the entries of an untracked directory to `below` and `special`, and its permissions to `opened`."""
+    full = os.path.join(builder.top, path)
+    cut = len(builder.top) + 1
+    try:
+        if is_repository(full):
+            builder.snapshot.nested.append(path)
+            return
+        opened[path] = os.lstat(full).st_mode & 0o777
+        with os.scandir(full) as entries:
+            for entry in entries:
+                name = entry.path[cut:]
+                if entry.name == b".git":
+                    _note_dot_git(builder, name)
+                elif name == builder.options.state_file:
+                    continue
+                elif entry.is_dir(follow_symlinks=False):
+                    below.append(name + b"/")
+                else:
+                    below.append(name)
+                    if not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
+                        special.add(name)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        builder.skip(path, f"unreadable directory: {error.strerror}", lost=True)
+
+
+def _note_dot_git(builder: SnapshotBuilder, path: bytes) -> None:
+    """An entry named `.git` below the top: its directory is a repository, or git refuses the path."""
+    directory = path.rpartition(b"/")[0]
+    if not directory:
+        return
+    if is_repository(os.path.join(builder.top, directory)):
+        builder.snapshot.nested.append(directory)
+    else:
+        builder.skip(path, "git refuses any path named .git", lost=True)
+
+
+def _directories_above(paths: Iterable[bytes]) -> set[bytes]:
+    """Every directory that holds one of `paths`, at any depth."""
+    above: set[bytes] = set()
+    for path in paths:
+        while path := path.rpartition(b"/")[0]:
+            if path in above:
+                break
+            above.add(path)
+    return above
+
+
+def is_repository(directory: bytes) -> bool:
+    """Whether a directory is the worktree of a repository of its own."""
+    dot_git = os.path.join(directory, b".git")
+    return os.path.isfile(dot_git) or os.path.isfile(os.path.join(dot_git, b"HEAD"))

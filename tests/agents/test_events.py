@@ -1,0 +1,87 @@
+"""Each event of each agent, as the agent writes it: what is recorded, and whether a checkpoint is taken."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, NamedTuple
+
+import pytest
+
+from gitstate.agents.registry import all_agents
+from tests.support.typed import git, gitstate, run, state_file
+from tests.support.workspace import Workspace
+
+
+class Effect(NamedTuple):
+    """What an event does in a workspace with a task whose last checkpoint is older than the interval."""
+
+    checkpoint: bool
+    briefed: bool = False
+
+
+#: Agent and event → effect. An event that an agent does not have means nothing to gitstate.
+EFFECTS = {
+    ("claude", "SessionStart"): Effect(False, briefed=True),
+    ("claude", "PostToolUse"): Effect(True),
+    ("claude", "PostToolUseFailure"): Effect(True),
+    ("claude", "PreCompact"): Effect(True),
+    ("claude", "Stop"): Effect(True),
+    ("claude", "SessionEnd"): Effect(True),
+    ("claude", "Notification"): Effect(False),
+    ("codex", "SessionStart"): Effect(False, briefed=True),
+    ("codex", "PostToolUse"): Effect(True),
+    ("codex", "PostToolUseFailure"): Effect(True),
+    ("codex", "PreCompact"): Effect(True),
+    ("codex", "Stop"): Effect(True),
+    ("codex", "SessionEnd"): Effect(True),
+    ("codex", "Interrupt"): Effect(True),
+    ("gemini", "SessionStart"): Effect(False, briefed=True),
+    ("gemini", "AfterTool"): Effect(True),
+    ("gemini", "AfterAgent"): Effect(True),
+    ("gemini", "PreCompress"): Effect(True),
+    ("gemini", "SessionEnd"): Effect(True),
+    ("gemini", "PostToolUse"): Effect(False),
+    ("kimi", "SessionStart"): Effect(False),
+    ("kimi", "UserPromptSubmit"): Effect(False, briefed=True),
+    ("kimi", "PostToolUse"): Effect(True),
+    ("kimi", "PostToolUseFailure"): Effect(True),
+    ("kimi", "PreCompact"): Effect(True),
+    ("kimi", "Stop"): Effect(True),
+    ("kimi", "SessionEnd"): Effect(True),
+    ("kimi", "Interrupt"): Effect(True),
+}
+
+#: What the agents send beside the common keys, shortened: it must not disturb.
+MORE: dict[str, dict[str, Any]] = {
+    "claude": {"permission_mode": "default", "tool_name": "Bash", "tool_input": {"command": "ls"}, "tool_response": {}},
+    "codex": {"turn_id": "1", "model": "m", "tool_name": "shell", "tool_input": {"command": ["ls"]}},
+    "gemini": {"timestamp": "2026-01-31T00:00:00Z", "tool_name": "replace", "tool_response": {"llmContent": "x"}},
+    "kimi": {"client": "cli", "tool_name": "Shell", "tool_output": "x", "tool_call_id": "c-1"},
+}
+
+
+def test_every_event_of_every_agent_is_in_the_table() -> None:
+    assert {(agent.name, event.name) for agent in all_agents() for event in agent.events} <= EFFECTS.keys()
+
+
+@pytest.mark.parametrize(("agent", "event"), EFFECTS)
+def test_event(agent: str, event: str, repo: Workspace) -> None:
+    effect = EFFECTS[agent, event]
+    gitstate(repo, "set", "task_id=T-1", "progress_stage=testing")
+    repo.write("new", "new\n")
+    payload = {
+        "hook_event_name": event,
+        "session_id": "s-1",
+        "transcript_path": "/t/s-1.jsonl",
+        "cwd": str(repo.path),
+        **MORE[agent],
+    }
+    done = run(repo, sys.executable, "-m", "gitstate", "hook", agent, given=json.dumps(payload))
+    assert (done.exit_status, done.stderr) == (0, "")
+    assert ("T-1" in done.text) == effect.briefed and bool(done.text) == effect.briefed
+    assert bool(git(repo, "for-each-ref", "refs/gitstate/checkpoints")) == effect.checkpoint
+    state = state_file(repo)
+    assert (state["agent"], state["session_id"], state["task_id"]) == (agent, "s-1", "T-1")
+    assert state["extra"] == {"transcript_path": "/t/s-1.jsonl", "agent_cwd": str(repo.path)}
+    assert state["status"] == "active"

@@ -1,0 +1,109 @@
+"""Rules that a shell needs and Python decides: each test ties the two."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+
+import pytest
+
+from gitstate.agents.base import Agent
+from gitstate.agents.registry import agent_names, all_agents
+from gitstate.cli.options import context_values
+from gitstate.format.context import CALLER_FIELDS
+from gitstate.recover.request import RecoverResult, ResultVerdict
+from gitstate.recover.words import shell_lines
+from gitstate.run.channel import SIGNALS
+from tests.hooks.stage import HOOKS, LIBRARY
+
+VARIABLE = re.compile(r"\bRECOVERED_[A-Z_]+")
+NAMES = [line.split("=")[0] for line in shell_lines(RecoverResult(b"/w", "nothing")).splitlines()]
+
+
+def bash(text: str, *, path: str = "/usr/bin:/bin") -> str:
+    """What a script prints that ends well."""
+    argv = ["bash", "-uc", text]
+    return subprocess.run(argv, capture_output=True, encoding="utf-8", check=True, env={"PATH": path}).stdout
+
+
+def test_library_empties_exactly_the_variables_that_python_prints() -> None:
+    assert len(NAMES) == len(set(NAMES)) > 10
+    given = " ".join(f"{name}=stale" for name in NAMES)
+    printed = bash(
+        f". {shlex.quote(str(LIBRARY))}; _gitstate_program=false; {given}; recover_agent_state || :\n"
+        'for name in ${!RECOVERED_*}; do printf "%s=%s\\n" "$name" "${!name}"; done'
+    )
+    assert sorted(printed.splitlines()) == sorted(f"{name}=" for name in NAMES)
+
+
+def test_readme_and_loops_name_no_other_variable() -> None:
+    documented = VARIABLE.findall((HOOKS / "README.md").read_text(encoding="utf-8"))
+    assert set(documented) == set(NAMES)
+    for script in (HOOKS / "agent-loop.bash", LIBRARY):
+        assert set(VARIABLE.findall(script.read_text(encoding="utf-8"))) <= set(NAMES)
+
+
+@pytest.mark.parametrize("verdict", ["nothing", "restore", "changed", "context_only", "buried", "recovered"])
+def test_recover_agent_state_fails_only_where_there_was_nothing(verdict: ResultVerdict) -> None:
+    lines = shell_lines(RecoverResult(b"/w", verdict))
+    status = bash(
+        f". {shlex.quote(str(LIBRARY))}; answer() {{ printf %s {shlex.quote(lines)}; }}; _gitstate_program=answer\n"
+        'status=0; recover_agent_state || status=$?; printf "%s %s" "$status" "$RECOVERED_VERDICT"'
+    )
+    assert status == f"{int(verdict == 'nothing')} {verdict}"
+
+
+def test_library_traps_the_signals_that_end_a_run() -> None:
+    script = f". {shlex.quote(str(LIBRARY))}; _gitstate_arm; trap -p"
+    trapped = set(re.findall(r"_gitstate_caught (\d+);", bash(script)))
+    assert trapped == {str(int(number)) for number in SIGNALS}
+    for number in SIGNALS:
+        name = bash(f". {shlex.quote(str(LIBRARY))}; _gitstate_name_of {int(number)}")
+        assert f"SIG{name.strip()}" == number.name
+
+
+def test_variables_of_the_first_sketch_reach_python_as_the_same_values() -> None:
+    sketch = {"CURRENT_TASK_ID": "T 1", "ISSUE_NUMBER": "7", "PROGRESS_STAGE": "a=b", "MEMORY_REFS": "m-1"}
+    given = "; ".join(f"{name}={shlex.quote(value)}" for name, value in sketch.items())
+    script = f'. {shlex.quote(str(LIBRARY))}; {given}; _gitstate_command save; printf "%s\\0" "${{_gitstate_argv[@]}}"'
+    program, *pairs = bash(script).split("\0")[: 1 + len(sketch)]
+    assert program == "env"
+    environment = dict(pair.split("=", 1) for pair in pairs)
+    assert context_values({}, environment) == context_values({}, sketch)
+    assert len(context_values({}, sketch)) == len(sketch)
+
+
+def test_begin_that_is_cut_short_empties_every_field_of_the_task_before() -> None:
+    """The library saves with these pairs when a signal ends it before `gitstate begin` has answered."""
+    script = (
+        f". {shlex.quote(str(LIBRARY))}\n"
+        "answer() { printf '%s\\n' \"${_gitstate_pairs[@]}\" >&2; }; _gitstate_program=answer\n"
+        "gitstate_begin task_id=T-1 2>&1"
+    )
+    pairs = dict(line.split("=", 1) for line in bash(script).splitlines())
+    assert pairs.pop("task_id") == "T-1"
+    assert pairs == {name: "" for name in CALLER_FIELDS if name not in ("task_id", "agent")}
+
+
+LOOPS = {path.name.removesuffix("-loop.sh"): path for path in HOOKS.glob("*-loop.sh")}
+
+
+def test_ready_loops_are_for_known_agents() -> None:
+    assert len(LOOPS) >= 2 and LOOPS.keys() <= set(agent_names())
+
+
+@pytest.mark.parametrize(
+    "agent", [agent for agent in all_agents() if agent.name in LOOPS], ids=lambda agent: agent.name
+)
+def test_ready_loop_starts_and_resumes_its_agent_as_the_record_says(agent: Agent) -> None:
+    functions = re.sub(r"(?m)^(\. |self=|agent_loop ).*$", "", LOOPS[agent.name].read_text(encoding="utf-8"))
+    setup = f"{functions}\nprompt='do it' agent_options=(--more)\ngitstate_run() {{ printf '%s\\0' \"$@\"; }}\n"
+
+    def command(words: tuple[str, ...]) -> list[str]:
+        return [word.format(id="s-1", prompt="do it") for word in words] + ["--more"]
+
+    assert bash(f"{setup}resume_agent s-1").split("\0")[:-1] == command(agent.sessions.resume_with_prompt)
+    assert bash(f"{setup}start_agent s-1").split("\0")[:-1] == command(agent.sessions.start_with_prompt)
+    chooses_id = bool(bash(f"{setup}new_session"))
+    assert chooses_id == ("{id}" in agent.sessions.start_with_prompt)

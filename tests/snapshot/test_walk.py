@@ -1,0 +1,132 @@
+"""The walk: what lies in real directories, and where each thing is put."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from gitstate.snapshot.record import SnapshotBuilder
+from gitstate.snapshot.walk import WalkResult, is_repository, sort_entries, walk, without_ignored
+from tests.states import nested_repository
+from tests.support.workspace import Workspace
+
+NewBuilder = Callable[..., SnapshotBuilder]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is put into a repository that tracks `a`, `b` and `d/x`, and what the walk makes of it."""
+
+    name: str
+    build: Callable[[Workspace], object]
+    untracked: list[bytes] = field(default_factory=list)
+    special: list[bytes] = field(default_factory=list)
+    replaced: list[bytes] = field(default_factory=list)
+    directories: dict[bytes, int] = field(default_factory=dict)
+    modes: dict[bytes, int] = field(default_factory=dict)
+    nested: list[bytes] = field(default_factory=list)
+    skipped: list[bytes] = field(default_factory=list)
+
+
+def replace_file_by_directory(ws: Workspace) -> None:
+    ws.remove("a")
+    ws.write("a/inner")
+
+
+def replace_directory_by_file(ws: Workspace) -> None:
+    ws.remove("d")
+    ws.write("d")
+
+
+def replace_directory_by_symlink(ws: Workspace) -> None:
+    ws.remove("d")
+    ws.symlink(".", "d")
+
+
+CASES = [
+    Case("nothing new", lambda ws: None),
+    Case("untracked file", lambda ws: ws.write("d/new"), untracked=[b"d/new"]),
+    Case("untracked directory is not opened", lambda ws: ws.write("n/m/new"), untracked=[b"n/"]),
+    Case("symlink to a directory is a file", lambda ws: ws.symlink("d", "link"), untracked=[b"link"]),
+    Case("symlink in place of a directory", replace_directory_by_symlink, untracked=[b"d"]),
+    Case("file in place of a directory", replace_directory_by_file, untracked=[b"d"]),
+    Case("directory in place of a file", replace_file_by_directory, replaced=[b"a"]),
+    Case("FIFO", lambda ws: os.mkfifo(ws.at("fifo")), special=[b"fifo"]),
+    Case("state file", lambda ws: ws.write("active_state.json")),
+    Case("state file's name elsewhere", lambda ws: ws.write("d/active_state.json"), [b"d/active_state.json"]),
+    Case("emptied directory", lambda ws: ws.remove("d/x"), directories={b"d": 0o755}),
+    Case("private directory", lambda ws: ws.chmod("d", 0o700), directories={b"d": 0o700}),
+    Case("private file", lambda ws: ws.chmod("d/x", 0o600), modes={b"d/x": 0o600}),
+    Case("executable file", lambda ws: ws.chmod("d/x", 0o755)),
+    Case("repository", lambda ws: nested_repository(ws, "d", commit=True), [b"d/inner.txt"], nested=[b"d"]),
+    Case("file named .git", lambda ws: ws.write("d/.git"), nested=[b"d"]),
+    Case("directory named .git without a repository", lambda ws: ws.write("d/.git/x"), skipped=[b"d/.git"]),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_walk(case: Case, ws: Workspace, new_builder: NewBuilder) -> None:
+    case.build(ws)
+    builder = new_builder()
+    found = walk(builder, [builder.top])
+    snapshot = builder.snapshot
+    assert WalkResult(*map(sorted, found)) == WalkResult(case.untracked, case.special, case.replaced)
+    assert snapshot.directories == case.directories
+    assert snapshot.modes == case.modes
+    assert snapshot.nested == case.nested
+    assert [item.path for item in snapshot.left_out] == case.skipped
+
+
+def test_ignored_paths_and_empty_directories_are_told_apart(ws: Workspace, new_builder: NewBuilder) -> None:
+    ws.write(".gitignore", "*.log\nbuild/\n!keep.log\n")
+    ws.commit()
+    for path in ("n/new", "n/x.log", "n/deep/keep.log", "build/o", ":odd/new", "repo/new", "active_state.json"):
+        ws.write(path)
+    nested_repository(ws, "repo", commit=False)
+    os.mkfifo(ws.at("n/fifo"))
+    ws.mkdir("n/empty/inner", 0o700)
+    builder = new_builder()
+    plain, ignored = without_ignored(builder, walk(builder, [builder.top]))
+    assert set(plain) == {b"n/new", b"n/deep/keep.log", b":odd/new"}
+    assert set(ignored) == {b"n/x.log", b"build/"}
+    assert builder.snapshot.nested == [b"repo"]
+    assert builder.snapshot.directories == {b"n/empty": 0o755, b"n/empty/inner": 0o700}
+    assert [(item.path, item.lost) for item in builder.snapshot.left_out] == [(b"n/fifo", False)]
+
+
+def test_other_work_is_done_while_git_starts(ws: Workspace, new_builder: NewBuilder) -> None:
+    calls: list[int] = []
+    builder = new_builder()
+    assert without_ignored(builder, WalkResult([], [], []), lambda: calls.append(1)) == ([], [])
+    assert without_ignored(builder, WalkResult([b"gone"], [], []), lambda: calls.append(2)) == ([b"gone"], [])
+    assert calls == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (lambda ws: nested_repository(ws, "r", commit=False), True),
+        (lambda ws: ws.write("r/.git", "gitdir: elsewhere\n"), True),
+        (lambda ws: ws.mkdir("r/.git"), False),
+        (lambda ws: ws.write("r/x"), False),
+        (lambda ws: None, False),
+    ],
+    ids=["repository", "gitdir file", "empty .git", "plain directory", "missing"],
+)
+def test_repository_is_recognized(ws: Workspace, build: Callable[[Workspace], object], expected: bool) -> None:
+    build(ws)
+    assert is_repository(ws.at("r")) is expected
+
+
+def test_vanished_file_hides_no_other_entry(ws: Workspace, new_builder: NewBuilder) -> None:
+    ws.write("new")
+    builder = new_builder()
+    # The entries are listed, then a tracked file is deleted, then they are sorted.
+    entries = sorted(os.scandir(builder.top), key=lambda entry: entry.name)
+    ws.remove("a")
+    found = WalkResult([], [], [])
+    sort_entries(builder, entries, found, [])
+    assert found.untracked == [b"new"]
