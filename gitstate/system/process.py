@@ -108,7 +108,8 @@ def ignoring_signals(signals: Iterable[int]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_PAUSE = 0.02
+#: How often a process is looked at where the system does not tell of its end, in seconds.
+POLL_INTERVAL = 0.02
 
 
 class Process(Record):
@@ -174,7 +175,7 @@ def _wait_for_one(one: Process, seconds: float) -> None:
     try:
         fd = os.pidfd_open(one.pid)
     except (AttributeError, OSError):
-        time.sleep(min(seconds, _PAUSE))
+        time.sleep(min(seconds, POLL_INTERVAL))
         return
     try:
         import select
