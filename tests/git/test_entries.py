@@ -180,7 +180,14 @@ def test_torn_index_does_not_matter_to_a_difference(ws: Workspace) -> None:
 
 @pytest.mark.parametrize(
     ("items", "bad", "calls"),
-    [([], [], 0), ([1], [], 1), ([1], [1], 1), ([1, 2, 3, 4], [], 1), ([1, 2, 3, 4], [3], 5), ([1, 2, 3], [1, 2, 3], 5)],
+    [
+        ([], [], 0),
+        ([1], [], 1),
+        ([1], [1], 1),
+        ([1, 2, 3, 4], [], 1),
+        ([1, 2, 3, 4], [3], 5),
+        ([1, 2, 3], [1, 2, 3], 5),
+    ],
 )
 def test_git_that_fails_at_one_item_is_tried_in_halves(items: list[int], bad: list[int], calls: int) -> None:
     tried: list[list[int]] = []
