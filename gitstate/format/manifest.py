@@ -239,7 +239,6 @@ def manifest_from_json(value: Mapping[str, Json]) -> Manifest:
 
 
 def _manifest(value: Mapping[str, Json]) -> Manifest:
-    reason = _mapping(value.get("reason") or {})
     return Manifest(
         save_id=_checked(value["save_id"], is_save_id),
         kind=_checked(value["kind"], lambda kind: kind in ("save", "checkpoint", "safety")),
@@ -286,11 +285,15 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
             for item in value["left_out"]
         ),
         ignored=tuple(_path(item, safe=False) for item in value["ignored"]),
-        reason=Reason(
-            signal=_optional(reason.get("signal"), lambda text: isinstance(text, str)),
-            exit_code=_optional(reason.get("exit_code"), lambda code: isinstance(code, int)),
-            detail=_optional(reason.get("detail"), lambda text: isinstance(text, str)),
-        ),
+        reason=_reason(_mapping(value.get("reason") or {})),
+    )
+
+
+def _reason(value: Mapping[str, Json]) -> Reason:
+    return Reason(
+        signal=_optional(value.get("signal"), lambda text: isinstance(text, str)),
+        exit_code=_optional(value.get("exit_code"), lambda code: isinstance(code, int)),
+        detail=_optional(value.get("detail"), lambda text: isinstance(text, str)),
     )
 
 

@@ -17,6 +17,7 @@ _CLOCK_SLACK_NS = 2_000_000_000
 
 
 def hostname() -> str:
+    """The name of this host, as `uname -n` prints it."""
     return os.uname().nodename
 
 
@@ -121,6 +122,7 @@ class Process(Record):
 
 
 def this_process() -> Process:
+    """The process that runs this."""
     return Process(os.getpid(), process_start(os.getpid()))
 
 
