@@ -52,7 +52,7 @@ class Reason(Record):
     exit_code: int | None = None
     """The exit status of the run; None where a signal ended it, or it goes on."""
     detail: str | None = None
-    """The caller's words, as of an exception."""
+    """What the caller says about it, such as an exception's message."""
 
     def to_json(self) -> dict[str, Json]:
         return {"signal": self.signal, "exit_code": self.exit_code, "detail": self.detail}
@@ -146,7 +146,7 @@ class Manifest(Record):
     left_out: tuple[LeftOut, ...]
     """What was skipped, with the reason; empty in a complete save."""
     ignored: tuple[bytes, ...]
-    """Ignored paths that were not asked for, in no save; a directory stands for all below it."""
+    """Ignored paths that were not asked for, in no save; a directory means all below it."""
     reason: Reason
     """Why the save was made."""
 

@@ -147,7 +147,7 @@ def finish(repository: Repository) -> Context:
 def replace_context(repository: Repository, context: Context, status: Status) -> None:
     """Replace the context and its status; the other fields of the state file stay. Not durable. Raises OSError."""
     state = read_state(repository)
-    reason, save, resume, told = (state.get(name) for name in ("reason", "save", "resume", "briefing"))
+    reason, save, resume, briefing = (state.get(name) for name in ("reason", "save", "resume", "briefing"))
     write_state(
         repository,
         context,
@@ -155,6 +155,6 @@ def replace_context(repository: Repository, context: Context, status: Status) ->
         reason=reason if isinstance(reason, dict) else None,
         save=save if isinstance(save, dict) else None,
         resume=resume if isinstance(resume, str) else None,
-        briefing=told if isinstance(told, str) else None,
+        briefing=briefing if isinstance(briefing, str) else None,
         durable=False,
     )
