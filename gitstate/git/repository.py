@@ -42,7 +42,7 @@ class Repository(Record):
 
     @property
     def zero(self) -> Oid:
-        """The oid that stands for no object."""
+        """The oid of all zeros, which means no object."""
         return "0" * (64 if self.object_format == "sha256" else 40)
 
     def setting(self, name: str) -> str | None:

@@ -60,7 +60,7 @@ class Facts:
     context: Context | None = None
     """What the last run was doing, where no save is pending: the live context, else the checkpoint's."""
     owner: str = "unknown"
-    """What is known about the process of that context: see `live_context.owner_of`."""
+    """What is known about the process of that context: see `live_context.owner_state`."""
     strict: bool = False
     """Nobody named this very workspace: only what is proven counts as ended."""
     disk: DiskState = "same"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def escape(text: str | bytes) -> str:
-    """Text that is safe on a terminal: control characters and undecodable bytes stand as escapes."""
+    """Text that is safe on a terminal: control characters and undecodable bytes are escaped."""
     plain = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text_to_json(text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in plain)
 

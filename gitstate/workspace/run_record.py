@@ -1,4 +1,4 @@
-"""The record of the run that is under way in a workspace."""
+"""The record of the run that is, or was last, under way in a workspace."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ _RUN_FILE = b"run.json"
 
 
 def run_file(repository: Repository) -> bytes:
-    """Where a run says which processes it has, for `gitstate stop`."""
+    """The file in which a run says which processes it has, for `gitstate stop`."""
     return os.path.join(repository.own, _RUN_FILE)
 
 
 class RunRecord(NamedTuple):
-    """The run that is, or was last, under way in a workspace, as its keeper wrote it down."""
+    """A run, as its keeper wrote it down."""
 
     run_id: str | None = None
+    """None where no run is recorded, or the record is damaged."""
     keeper: Process | None = None
+    """None as `run_id`."""
     problem: str | None = None
     """Why the last checkpoint of the run failed; None if it did not."""
 
 
 def read_run_record(repository: Repository) -> RunRecord:
-    """What the run file says; nothing is known where there is none."""
+    """The record of the workspace; an empty one where there is none that can be read."""
     return _read(repository.git_dir)
 
 
