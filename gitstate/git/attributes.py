@@ -101,8 +101,9 @@ class Conversions:
             return named[b"eol"] != b"lf"
         if named.get(b"crlf") == b"input":
             return False
-        crlf = (self._repository.setting("core.autocrlf") or "false").lower()
-        return crlf in ("true", "yes", "on", "1") or (self._repository.setting("core.eol") or "").lower() == "crlf"
+        return (
+            self._repository.is_true("core.autocrlf") or (self._repository.setting("core.eol") or "").lower() == "crlf"
+        )
 
 
 def _threes(fields: list[bytes]) -> Iterable[tuple[bytes, bytes, bytes]]:
