@@ -84,7 +84,7 @@ def _summarize_peek(seen: WorkspacePeek) -> Summary:
     if problem is not None:
         return Summary(seen.workspace, status=seen.problem, problem=problem)
     branch = None if seen.branch is None else names.branch_name(seen.branch)
-    status = "damaged" if seen.damage else seen.status or "idle"
+    status: str = "damaged" if seen.damage else seen.status or "idle"
     notes = list(seen.damage)
     if status == "active" and seen.owner == "gone":
         status = "crashed"
