@@ -360,7 +360,7 @@ def conclude(
     """The result: `verdict` is what was decided, `final` what it has become, `newest` the save that it is about."""
     message, hint, status = verdict.message, verdict.hint, verdict.exit_status
     if final == "changed" and newest is not None:
-        message = "files that were changed after the save are kept; everything else is as it was saved"
+        message = "files that were changed after the save are kept; all else is restored"
         hint = f"gitstate restore --overwrite {newest.manifest.save_id} PATH… (the saved version)"
     elif newest is not None and newest.manifest.previous and not message:
         message = f"an earlier save was never recovered: {newest.manifest.previous}"
