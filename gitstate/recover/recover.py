@@ -93,8 +93,8 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         cleared = locks.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
         result = _Recovery(workspace, facts, verdict, request).run()
     if stranger is not None:
-        words = f"this repository belongs to user {stranger}; none of its filters was run"
-        result = result._replace(message="; ".join(word for word in (result.message, words) if word))
+        message = f"this repository belongs to user {stranger}; none of its filters was run"
+        result = result._replace(message="; ".join(part for part in (result.message, message) if part))
     return result._replace(cleared=cleared)
 
 
@@ -139,8 +139,8 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
             write_journal(repository, ref_locks(repository, [marker]))
             refs.move_refs(repository, git, [RefUpdate(marker, None, archive)], "dismissed")
             clear_journal(repository)
-    words = "the save is no longer pending; it stays in the log"
-    return RecoverResult(repository.toplevel, "dismissed", words, save_id=save_id, dry_run=request.dry_run)
+    message = "the save is no longer pending; it stays in the log"
+    return RecoverResult(repository.toplevel, "dismissed", message, save_id=save_id, dry_run=request.dry_run)
 
 
 def _let_keeper_finish(repository: Repository, deadline: Deadline) -> None:
@@ -150,8 +150,8 @@ def _let_keeper_finish(repository: Repository, deadline: Deadline) -> None:
         return
     keeper = read_run_record(repository).keeper
     if keeper is not None and not wait_for([keeper], deadline):
-        words = f"the keeper of the last run is still saving (pid {keeper.pid})"
-        raise TryAgain(words, hint="gitstate recover (in a moment)")
+        message = f"the keeper of the last run is still saving (pid {keeper.pid})"
+        raise TryAgain(message, hint="gitstate recover (in a moment)")
 
 
 class _Recovery:

@@ -93,13 +93,13 @@ def outcome_words(result: RecoverResult) -> str:
         (len(result.cleared), "stale locks removed"),
         (len(result.left_out), "skipped"),
     )
-    words = [f"{count} {what}" for count, what in counts if count]
+    parts = [f"{count} {what}" for count, what in counts if count]
     usual = {"restore": "everything is as it was saved", "context_only": "the context"}
-    if result.dry_run and words:
-        words[0] = f"would be: {words[0]}"
+    if result.dry_run and parts:
+        parts[0] = f"would be: {parts[0]}"
     elif result.dry_run:
         usual = {"restore": "branch and index would be restored", "context_only": "the context would be"}
-    return ", ".join(words) or escape(result.message.partition(";")[0]) or usual.get(result.verdict, "")
+    return ", ".join(parts) or escape(result.message.partition(";")[0]) or usual.get(result.verdict, "")
 
 
 #: What a person must see first. What passes by itself comes last.
@@ -193,15 +193,15 @@ def _shell_quote(value: object) -> str:
 
 def instruction(context: Context) -> str:
     """What to continue with, in one sentence, for an agent that starts a new session."""
-    words = [f"Continue {context.task_id}" if context.task_id else "Continue"]
+    parts = [f"Continue {context.task_id}" if context.task_id else "Continue"]
     if context.issue_number is not None:
-        words.append(f"(issue {context.issue_number})")
+        parts.append(f"(issue {context.issue_number})")
     if context.progress_stage:
-        words.append(f"at stage {context.progress_stage}")
+        parts.append(f"at stage {context.progress_stage}")
     if context.branch_name:
-        words.append(f"on branch {context.branch_name}")
-    words.append(f"in {context.workspace_path}")
-    return " ".join(words)
+        parts.append(f"on branch {context.branch_name}")
+    parts.append(f"in {context.workspace_path}")
+    return " ".join(parts)
 
 
 def briefing(
