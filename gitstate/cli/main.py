@@ -16,6 +16,7 @@ from ..recover.words import recover_json, recover_lines, shell_lines, worst_of
 from ..system import terminal
 from ..system.jsonio import path_to_json
 from ..system.table import terminal_width
+from ..workspace.settings import help_text, setting_named
 from . import quick
 from .options import CONTEXT_TEXTS, OPTIONS, Quick, context_values
 from .words import (
@@ -40,6 +41,14 @@ from .words import (
 )
 
 _KINDS: dict[str, Any] = {"text": str, "many": str, "number": int, "seconds": click.FloatRange(0, 1e9, min_open=True)}
+
+
+def _range(name: str) -> click.FloatRange | click.IntRange:
+    """The type of the option that has the same effect as a setting."""
+    setting = setting_named(name)
+    if setting.kind == "count":
+        return click.IntRange(int(setting.least), int(setting.most))
+    return click.FloatRange(setting.least, setting.most)
 
 
 def main() -> None:
@@ -87,7 +96,10 @@ def _quick_command(name: str, text: str) -> None:
         click.Option([option.flag, option.name], is_flag=True, help=option.help)
         if option.kind == "flag"
         else click.Option(
-            [option.flag, option.name], type=_KINDS[option.kind], multiple=option.kind == "many", help=option.help
+            [option.flag, option.name],
+            type=_KINDS[option.kind],
+            multiple=option.kind == "many",
+            help=option.help or help_text("includeIgnored"),
         )
         for option in OPTIONS
     ]
@@ -326,7 +338,7 @@ def restore(save_id: str, paths: tuple[str, ...], overwrite: bool, dry_run: bool
 
     def act(path: bytes, as_json: bool) -> int:
         from ..git.repository import open_repository
-        from ..recover.recover import restore_paths
+        from ..recover.elsewhere import restore_paths
         from ..recover.request import RecoverRequest
 
         repository = open_repository(path)
@@ -418,9 +430,9 @@ def _context_options(command: Callable[..., None]) -> Callable[..., None]:
     help="what tells the agent to stop; by default what suits the agent",
 )
 @click.option("--stop-group", is_flag=True, help="tell all its processes, not the agent alone")
-@click.option("--grace", type=click.FloatRange(0, 3600), help="seconds that the agent has to end  [default: 1.5]")
-@click.option("--deadline", type=click.FloatRange(0.5, 3600), help="seconds for all of a save  [default: 4]")
-@click.option("--interval", type=click.FloatRange(0.2, 86400), help="seconds between checkpoints  [default: 10]")
+@click.option("--grace", type=_range("grace"), help=help_text("grace"))
+@click.option("--deadline", type=_range("deadline"), help=help_text("deadline"))
+@click.option("--interval", type=_range("interval"), help=help_text("interval"))
 def run_(
     command: tuple[str, ...],
     owner_pid: int | None,
@@ -691,8 +703,8 @@ def doctor(mend: bool, json_here: bool) -> None:
 @group.command()
 @click.argument("names", nargs=-1, metavar="[SAVE]…")
 @click.option("--all", "everything", is_flag=True, help="of every workspace of this repository")
-@click.option("--keep", "keep_saves", type=click.IntRange(0), help="keep the newest N  [gitstate.keepSaves, 20]")
-@click.option("--days", "keep_days", type=click.FloatRange(0), help="keep what is younger  [gitstate.keepDays, 30]")
+@click.option("--keep", "keep_saves", type=_range("keepSaves"), help=help_text("keepSaves"))
+@click.option("--days", "keep_days", type=_range("keepDays"), help=help_text("keepDays"))
 @click.option("--dry-run", is_flag=True, help="say what would go, touch nothing")
 @_json
 def prune(

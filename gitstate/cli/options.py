@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class Option(Record):
-    """One option. `kind` is `text`, `many` (may be given again), `number`, `seconds` or `flag`."""
+    """One option. `kind` is `text`, `many` (may be given again), `number`, `seconds` or `flag`.
+
+    `help` is empty where the table of settings has the words: reading it here would delay the start of git.
+    """
 
     flag: str
     name: str
@@ -36,7 +39,7 @@ OPTIONS = (
     Option("--reason", "reason", "text", "why this save is made, in words"),
     Option("--deadline", "deadline", "seconds", "leave out what can't be read in this time"),
     Option("--wait", "wait", "seconds", "how long to wait for another gitstate in this workspace"),
-    Option("--include-ignored", "include_ignored", "many", "keep ignored files that match this gitignore pattern"),
+    Option("--include-ignored", "include_ignored", "many", ""),
     Option("--owner-pid", "owner_pid", "number", "the process that owns this workspace while it lives"),
     Option("--json", "json", "flag", "print one JSON object"),
 )

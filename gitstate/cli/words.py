@@ -7,7 +7,7 @@ failure: what was to be said comes after the work is durable.
 
 from __future__ import annotations
 
-from ..recover.words import _what
+from ..recover.words import outcome_words
 from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING
 from ..system.terminal import escape, escape_lines
@@ -105,7 +105,7 @@ def fleet_lines(results: Sequence[RecoverResult], width: int | None) -> list[str
             escape(result.workspace),
             escape(result.branch or "-"),
             escape(result.context.task_id or "-"),
-            _what(result),
+            outcome_words(result),
         )
         for result in telling
     ]

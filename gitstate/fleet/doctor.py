@@ -6,6 +6,7 @@ hold no byte, the ignore line of the state file, and the configuration of git's 
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import shlex
@@ -27,9 +28,10 @@ from ..integrations.agent_hooks import last_problem
 from ..integrations.agent_hooks_install import agent_problems
 from ..integrations.git_hooks_install import hook_problems
 from ..system import files, process
-from ..workspace import damage, registry
+from ..workspace import damage, registry, settings
 from ..workspace.live_context import read_live_context
 from ..workspace.peek import Peeker, WorkspacePeek
+from ..workspace.run_record import failing_checkpoints
 from ..workspace.state_file import state_name
 
 OLDEST_GIT = (2, 39)
@@ -57,6 +59,9 @@ def examine(path: bytes) -> list[Finding]:
     checks: list[Callable[[], Iterator[Finding]]] = [_git_version, _list_of_workspaces, _boot, _agents]
     try:
         repository = open_repository(path)
+        checks.append(partial(_settings, repository))
+        # The other checks go on with the default of a setting that can't be read.
+        repository, _ = settings.with_defaults(repository, settings.OF_SAVE)
         for check in (
             _ownership,
             _locks,
@@ -65,6 +70,7 @@ def examine(path: bytes) -> list[Finding]:
             _durability,
             _state_file,
             _waiting,
+            _checkpoints,
             _pushed,
             _hooks,
             _listed,
@@ -186,6 +192,30 @@ def _locks(repository: Repository) -> Iterator[Finding]:
 
 def _damage(repository: Repository) -> Iterator[Finding]:
     return _blank(WorkspacePeek(repository.toplevel, git_dir=repository.git_dir, common_dir=repository.common_dir))
+
+
+def _settings(repository: Repository) -> Iterator[Finding]:
+    """Values that can't be read, and keys that gitstate does not know: a misspelt one has no effect."""
+    for problem in settings.problems(repository):
+        command = problem.command or f"git config --show-origin --get-all gitstate.{problem.name}"
+        yield Finding("settings", problem.message, command)
+    known = {setting.name.lower(): setting.key for setting in settings.SETTINGS}
+    for key in settings.unknown_keys(repository):
+        if key == registry.OLD_KEY:
+            continue
+        nearest = difflib.get_close_matches(key.removeprefix("gitstate."), known, 1)
+        guess = f"; did you mean {known[nearest[0]]}?" if nearest else ""
+        command = f"git config --show-origin --get-all {shlex.quote(key)}"
+        yield Finding("settings", f"{key} is no setting of gitstate{guess}", command, serious=False)
+
+
+def _checkpoints(repository: Repository) -> Iterator[Finding]:
+    """A checkpoint that failed, of a run under way or of an agent's hook, and was not followed by one that did not."""
+    problem = failing_checkpoints(repository.git_dir)
+    if problem is not None:
+        yield Finding("checkpoint", f"the last checkpoint of this run failed: {problem}", "gitstate checkpoint")
+    for what, command in last_problem(repository):
+        yield Finding("checkpoint", what, command or "gitstate checkpoint")
 
 
 def _disk(repository: Repository) -> Iterator[Finding]:

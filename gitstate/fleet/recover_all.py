@@ -24,6 +24,7 @@ from ..recover.request import RecoverRequest, RecoverResult
 from ..system import forkpool
 from ..workspace import damage, registry
 from ..workspace.peek import Peeker, WorkspacePeek, worktree_ids
+from ..workspace.run_record import failing_checkpoints
 from . import find
 
 #: Each recovery starts several git processes of its own.
@@ -151,6 +152,8 @@ def _summary(seen: WorkspacePeek) -> Summary:
     if status == "active" and seen.owner == "gone":
         status = "crashed"
         notes.append("gitstate recover")
+    if status == "active" and (why := failing_checkpoints(seen.git_dir)) is not None:
+        notes.append(f"the last checkpoint failed: {why}")
     return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None)
 
 

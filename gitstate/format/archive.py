@@ -1,4 +1,4 @@
-"""Reads what a save wrote: the archive commit, and from it the whole save (see `manifest` for the format)."""
+"""Read a save from its archive commit (`manifest` specifies the format)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def read_save(archive: Oid, reader: ObjectReader) -> Save:
-    """A save as the archive commit holds it. Raises CorruptSave or UnsupportedSave."""
+    """The save that an archive commit holds. Raises CorruptSave, UnsupportedSave."""
     try:
         commit = reader.commit(archive, MAX_CONTEXT)
         if commit is None:
@@ -60,7 +60,7 @@ def tree_of_base(reader: ObjectReader, commit: Oid | None) -> Oid | None:
 
 
 def stage_paths(repository: Repository, trees: TreeReader, save: Save, stage: bytes) -> list[bytes]:
-    """The paths that are unmerged in a save at one stage (b"1", b"2" or b"3")."""
+    """The paths that are unmerged in a save at one stage (b"1", b"2" or b"3"). Raises GitError."""
     entry = save.files.get(b"stages")
     leaf = None if entry is None else trees.tree(entry[1]).get(stage)
     if leaf is None:
@@ -71,7 +71,7 @@ def stage_paths(repository: Repository, trees: TreeReader, save: Save, stage: by
 
 
 def refuse_unsafe(paths: Iterable[bytes]) -> None:
-    """Raises CorruptSave where one of the paths is one that git would refuse to check out."""
+    """Raises CorruptSave where git would refuse to check out one of the paths."""
     for path in paths:
         if not is_safe_path(path):
             raise CorruptSave(f"a save names a path that git would refuse: {os.fsdecode(path)}", hint="gitstate log")

@@ -1,4 +1,4 @@
-"""The context: what the agent was doing. Values come from callers and agents: they are data, never code."""
+"""The context: what the agent was doing, and who it was. Its values come from agents: data, never code."""
 
 from __future__ import annotations
 
@@ -17,23 +17,36 @@ MAX_VALUE = 65_536
 
 
 class Context(Record):
-    """What the agent was doing, and who it was. Values come from agents: they are data, never code."""
+    """What the agent was doing, and who it was. A field is None, or empty, where that is unknown."""
 
     task_id: str | None = None
+    """The task, as the caller names it."""
     issue_number: int | str | None = None
+    """The issue: an integer where the caller gave a plain decimal, else its text (`GH-7`)."""
     workspace_path: str | None = None
+    """The absolute path of the worktree's top; undecodable bytes stand as escapes. None in a context never written."""
     branch_name: str | None = None
+    """The branch without `refs/heads/`; None where HEAD was detached."""
     progress_stage: str | None = None
+    """How far the task is, in the caller's words."""
     memory_refs: tuple[str, ...] = ()
+    """Where the agent keeps notes of its own: paths, URLs or ids."""
     timestamp: str | None = None
-    """When this was true: UTC, ISO 8601 with a trailing Z."""
+    """When this was true: UTC, ISO 8601 with a trailing Z. None in a context never written."""
     agent: str | None = None
+    """The agent program, by one of the names in `agents`, or another that the caller gave."""
     session_id: str | None = None
+    """The agent's own id of its session, with which it can be resumed."""
     host: str | None = None
+    """The host name. None in a context never written."""
     boot_id: str | None = None
+    """The boot in which the process ran, as `boot_id` in `system.process` tells; None where the system has none."""
     pid: int | None = None
+    """The process that owned the workspace; None where nobody did."""
     pid_start: str | None = None
+    """Its start time, as `process_start` tells; None as `pid`, and where the system does not tell."""
     extra: Mapping[str, Json] = {}
+    """The caller's own keys."""
 
     def to_json(self) -> dict[str, Json]:
         """The fields by name, `extra` last."""
@@ -43,7 +56,7 @@ class Context(Record):
         return found
 
     def work(self) -> tuple[Json, ...]:
-        """What has to differ for two contexts to be worth two saves: neither time nor process counts."""
+        """The values that make a new save worth while where they differ; time and process are not among them."""
         return (
             self.task_id,
             self.issue_number,
@@ -56,7 +69,7 @@ class Context(Record):
 
 
 CONTEXT_FIELDS = Context._fields
-#: What `set` and the options of `save` may change; the rest is measured.
+#: The fields that `set` and the options of `save` may change; the others are measured.
 CALLER_FIELDS = ("task_id", "issue_number", "progress_stage", "memory_refs", "agent", "session_id")
 
 
@@ -67,7 +80,7 @@ def issue_from_text(text: str) -> int | str:
 
 
 def context_from_json(value: Mapping[str, Json]) -> Context:
-    """A context from JSON that nobody vouches for: a field of the wrong type or size counts as unknown."""
+    """A context from untrusted JSON: a field of the wrong type or size counts as unknown."""
 
     def text(name: str) -> str | None:
         found = value.get(name)
@@ -100,10 +113,10 @@ def context_from_json(value: Mapping[str, Json]) -> Context:
 
 
 def with_values(context: Context, values: Mapping[str, str]) -> tuple[Context, list[str]]:
-    """`context` with the caller's texts by field name or `extra` key; an empty text means unknown.
+    """`context` with the caller's texts, which `values` maps from the names of fields; an empty text means unknown.
 
-    Returns it with the names that were dropped because their value is too long. A name that no field has goes to
-    `extra`. Measured fields (path, branch, time, process) can't be set.
+    A name that is no caller's field becomes a key of `extra`. Returns also the names whose value is too long: they are
+    left as they were.
     """
     fields: dict[str, Any] = {}
     extra = dict(context.extra)
@@ -126,6 +139,6 @@ def with_values(context: Context, values: Mapping[str, str]) -> tuple[Context, l
 
 
 def split_refs(text: str) -> tuple[str, ...]:
-    """Memory references as a loop gives them: one on a line, or separated by commas."""
+    """Memory references from one text: one on each line, or separated by commas."""
     parts: Iterable[str] = text.split("\n") if "\n" in text else text.split(",")
     return tuple(part.strip() for part in parts if part.strip())

@@ -1,4 +1,4 @@
-"""Context, manifest and save: frozen data, and their JSON. This docstring is the format's specification.
+"""Manifest and save: frozen data, and their JSON. This docstring specifies what a save writes.
 
 **Format 1.** A save is an *archive commit*. Its first parent is the WIP commit; further parents are the archive of the
 save below it in a stack, and whatever commits an unfinished operation needs. Its tree:
@@ -16,9 +16,8 @@ save below it in a stack, and whatever commits an unfinished operation needs. It
 
 A path in JSON is an object `{"path": text}`, with `"path_base64"` beside it where the bytes are not UTF-8 (then `path`
 is for people). What is unknown is `null`. Readers refuse a `format` that is newer than theirs, and ignore keys that
-they do not know. Everything read here was written by agents or came from another host: types, sizes and paths are
-checked before use.
-
+they do not know. All of it was written by agents, or came from another host: types, sizes and paths are checked before
+use.
 """
 
 from __future__ import annotations
@@ -35,98 +34,125 @@ from .names import is_save_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
+    from typing import Any, Literal
+
+    SaveKind = Literal["save", "checkpoint", "safety"]
+    RawReason = Literal["filter", "clean", "hidden", "ignored"]
 
 FORMAT = 1
-#: A manifest names every file with an unusual mode, and all that was left out.
+#: No manifest of more bytes than this is read: it names every file with an unusual mode, and each skipped one.
 MAX_MANIFEST = 256 << 20
 
 
 class Reason(Record):
-    """Why a save was made."""
+    """Why a save was made. All fields are None where the caller gave no reason."""
 
     signal: str | None = None
+    """The name of the signal that ended the run, without `SIG`; None where none did."""
     exit_code: int | None = None
+    """The exit status of the run; None where a signal ended it, or it goes on."""
     detail: str | None = None
+    """The caller's words, as of an exception."""
 
     def to_json(self) -> dict[str, Json]:
         return {"signal": self.signal, "exit_code": self.exit_code, "detail": self.detail}
 
 
 class LeftOut(Record):
-    """A path that a save does not hold, or not in full. `lost` says that bytes of a regular file are missing."""
+    """A path that a save does not hold, or not in full."""
 
     path: bytes
+    """Relative to the top; empty where something else than a file is missing."""
     reason: str
+    """For people."""
     lost: bool
+    """Whether bytes are missing that a save should hold."""
 
     def to_json(self) -> dict[str, Json]:
         return {**path_to_json(self.path), "reason": self.reason, "lost": self.lost}
 
 
 class Nested(Record):
-    """A repository inside the workspace: a workspace of its own, saved as one."""
+    """A repository inside the workspace: a workspace of its own, and saved as such."""
 
     path: bytes
+    """Relative to the top of the outer worktree."""
     save_id: str | None
+    """Its own save; None where it could not be saved, or had nothing to save."""
     archive: Oid | None
+    """The archive of that save, in the nested repository; None as `save_id`."""
 
     def to_json(self) -> dict[str, Json]:
         return {**path_to_json(self.path), "save_id": self.save_id, "archive": self.archive}
 
 
 class Manifest(Record):
-    """Everything about a save that is not content. Oids are hex, times nanoseconds since the epoch, modes octal."""
+    """Everything about a save but the content of files. In JSON modes are octal texts, times nanoseconds since 1970."""
 
     save_id: str
-    kind: str
+    """Sorts by time, and is part of the name of the save's ref: see `names.new_save_id`."""
+    kind: SaveKind
     """`save`, `checkpoint`, or `safety` (taken by recover before it writes)."""
     workspace_id: str
+    """The workspace, as it is named in refs."""
     created: str
+    """When the save was made: UTC, ISO 8601 with a trailing Z."""
     head_ref: str | None
     """The full name of the checked-out branch; None where HEAD is detached."""
     head: Oid | None
     """The commit that HEAD was on; None on an unborn branch."""
     base: Oid | None
-    """The first H of a stack: where the branch goes back to."""
+    """Where recovery puts the branch back: `head` of the lowest save of a stack; None on an unborn branch."""
     index_commit: Oid | None
+    """The commit that holds the staged tree; None where nothing is staged, or the branch is unborn."""
     moves_branch: bool
+    """Whether the branch was to be moved to the WIP commit: not while HEAD is detached or an operation unfinished."""
     below: Oid | None
-    """The archive of the save that this one is stacked on."""
+    """The archive of the save that this one is stacked on; None at the bottom of a stack."""
     previous: str | None
-    """The unrecovered save that this one took the marker from without standing on it."""
+    """The pending save from which this one took the marker without standing on it; None where there was none."""
     operation: str | None
+    """The unfinished operation: `merge`, `rebase` and so on (`git.operation`); None where there is none."""
     operation_files: tuple[bytes, ...]
+    """Its files, relative to the git directory; empty where no operation left any."""
     index_size: int | None
-    """Bytes of the index file; None where there was none. With checksum and time stamp it tells which file it was."""
+    """Bytes of the index file; None where there was none. With checksum and mtime it tells which file it was."""
     index_checksum: str | None
+    """The last 20 bytes of the index file in hex; None as `index_size`."""
     index_mtime_ns: int | None
+    """The mtime of the index file; None as `index_size`."""
     shared_index: str | None
+    """The id of the shared index that a split index needs; None where the index is not split."""
     staged: Mapping[bytes, tuple[int, Oid] | None]
-    """Index against HEAD: mode and oid, None for a path that is staged as deleted."""
+    """Index against HEAD: mode and oid, None for a path that is staged as deleted. Empty where nothing is staged."""
     intent_to_add: tuple[bytes, ...]
+    """Paths of `git add -N`; empty where there are none."""
     modes: Mapping[bytes, int]
-    """Permissions that git does not keep."""
+    """Permissions that git does not keep, by path; empty where all are 644 or 755, or there are too many files."""
     directories: Mapping[bytes, int]
-    """Empty directories, and untracked ones with unusual permissions."""
-    raw: Mapping[bytes, str]
-    """Paths below raw/ and why they are there.
+    """Permissions of empty directories, and of those with unusual ones; empty where there are none."""
+    raw: Mapping[bytes, RawReason]
+    """Paths below raw/ and why they are there; empty where the WIP commit gives back every file.
 
     `filter`: changed, and a conversion may not give it back; `clean`: git sees no change, yet a checkout would write
     other bytes; `hidden`: git was told not to look; `ignored`: ignored, but asked for.
     """
     absent: tuple[bytes, ...]
-    """Tracked paths that are hidden from git (skip-worktree, assume-unchanged) and were not on the disk."""
+    """Tracked paths that are hidden from git (skip-worktree, assume-unchanged) and were missing on the disk."""
     sparse: Mapping[str, str]
+    """The settings of a sparse checkout, by name; empty where there is none."""
     nested: tuple[Nested, ...]
+    """The repositories inside the workspace; empty where there are none."""
     left_out: tuple[LeftOut, ...]
+    """What was skipped, with the reason; empty in a complete save."""
     ignored: tuple[bytes, ...]
-    """Ignored paths that were not asked for; a directory stands for all below it."""
+    """Ignored paths that were not asked for, in no save; a directory stands for all below it."""
     reason: Reason
+    """Why the save was made."""
 
     @property
     def incomplete(self) -> bool:
-        """Whether anything of the tree is not in the save."""
+        """Whether something was skipped."""
         return bool(self.left_out)
 
     @property
@@ -135,7 +161,7 @@ class Manifest(Record):
         return any(item.lost for item in self.left_out)
 
     def to_json(self) -> dict[str, Json]:
-        """As it stands in manifest.json."""
+        """The content of manifest.json."""
         plain = {
             name: getattr(self, name)
             for name in (
@@ -180,19 +206,24 @@ class Manifest(Record):
 
 
 class Save(Record):
-    """A save as it was read back."""
+    """A save that was read back."""
 
     archive: Oid
+    """The archive commit; the WIP commit itself where every ref was lost and the save is made up from its trailers."""
     wip: Oid
+    """The WIP commit."""
     wip_tree: Oid
+    """Its tree: the whole worktree."""
     files: Mapping[bytes, tuple[int, Oid]]
-    """The top level of the archive's tree: mode and oid by name."""
+    """The top level of the archive's tree: mode and oid by name; empty where the archive was lost."""
     context: Context
+    """Empty where it can't be read."""
     manifest: Manifest
+    """What else the save says."""
 
 
 def manifest_from_json(value: Mapping[str, Json]) -> Manifest:
-    """A manifest from JSON that nobody vouches for. Raises CorruptSave, or UnsupportedSave for a newer format."""
+    """A manifest from untrusted JSON. Raises CorruptSave, or UnsupportedSave for a newer format."""
     written = value.get("format")
     if not isinstance(written, int) or isinstance(written, bool) or written < 1:
         raise CorruptSave("the manifest names no format")

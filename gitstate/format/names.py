@@ -19,7 +19,7 @@ _NO_PUNCTUATION = dict.fromkeys(map(ord, "._-"))
 
 
 def is_save_id(value: object) -> bool:
-    """Whether a text may stand where a save id stands in a ref's name: ASCII letters and digits, and `._-` inside."""
+    """Whether a value may be a save id or workspace id in a ref's name: ASCII letters and digits, and `._-` inside."""
     if not isinstance(value, str) or not value.isascii() or len(value) > 128 or ".." in value:
         return False
     return value[:1].isalnum() and value.translate(_NO_PUNCTUATION).isalnum()
@@ -39,12 +39,12 @@ SAVE_TRAILER, BASE_TRAILER = "Gitstate-Save", "Gitstate-Base"
 
 
 def workspace_id(repository: Repository) -> str:
-    """The name of a workspace in refs: its directory's name and a hash of host and path."""
+    """The id of a workspace in refs: its directory's name and a hash of host and path."""
     return workspace_id_at(repository.toplevel)
 
 
 def workspace_id_at(toplevel: bytes) -> str:
-    """The same from the worktree's absolute path, as git resolves it."""
+    """The same by the absolute path of the worktree, symlinks resolved."""
     hashed = digest("sha256", os.fsencode(hostname()) + b"\0" + toplevel).hexdigest()
     name = "".join(c if c.isascii() and c.isalnum() else "-" for c in os.fsdecode(os.path.basename(toplevel)))
     return f"{name.strip('-')[:40] or 'workspace'}-{hashed[:12]}"
@@ -91,12 +91,12 @@ def parse_ref(ref: str) -> SaveName | None:
 
 
 def branch_name(ref: str) -> str:
-    """A branch without `refs/heads/`; any other ref as it is."""
+    """The name of a ref without `refs/heads/`."""
     return ref.removeprefix("refs/heads/")
 
 
 def new_save_id() -> str:
-    """An id that sorts by time (UTC, microseconds) and may stand in a ref's name."""
+    """An id that sorts by time (UTC, microseconds), and may be part of a ref's name."""
     seconds, rest = divmod(time.time_ns(), 1_000_000_000)
     return time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z-{os.urandom(3).hex()}"
 

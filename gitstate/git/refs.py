@@ -1,7 +1,7 @@
-"""The only module that knows a ref's name: names, and compare-and-swap transactions through `git update-ref`.
+"""Read refs, and move them by compare and swap: transactions of `git update-ref`.
 
-`update-ref` is not atomic over several refs when it is killed (files backend, git 2.39), so a transaction's order
-is its protocol and exactly one ref, the marker, is the commit point. Refs are fsynced by git, their directories here.
+A killed `update-ref` may have moved some refs of a transaction and not the others (files backend, git 2.39): the order
+of a transaction counts. Git syncs the refs, this module their directories.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 
 
 class RefUpdate(Record):
-    """Move `ref` from `old` (None: it must not exist) to `new` (None: delete it)."""
+    """A ref that is to be moved, if it has the expected value."""
 
     ref: str
     new: Oid | None
+    """None: delete it."""
     old: Oid | None
+    """None: it must not exist."""
 
 
 class RefWriter:
-    """One `git update-ref --stdin` that carries out several transactions, one after the other.
+    """One `git update-ref --stdin` that commits several transactions, one after the other.
 
-    `commit` does all of one. Its parts are for who has something else to do meanwhile: `prepare`, `carry_out`, `sync`.
-    Made early, its start costs nothing. An error ends the process; the next transaction starts another.
+    `commit` does a whole transaction. `prepare`, `carry_out` and `sync` are its parts, for a caller that does something
+    else in between. Git starts when the writer is made. An error ends that git; the next transaction starts another.
     """
 
     def __init__(self, repository: Repository, git: Git, message: str) -> None:
@@ -39,30 +41,30 @@ class RefWriter:
         self._git = git
         self._arguments = ("update-ref", "-m", f"gitstate: {message}", "--stdin", "-z")
         self._process = git.start(*self._arguments)
-        #: Whether git was told already to commit what it prepares.
-        self._told = False
+        #: Whether git moves the refs as soon as it has prepared them.
+        self._will_move = False
 
     def end(self) -> None:
-        """Nothing more is committed: it may end while the caller does something else."""
+        """Let git end while the caller does something else: there is no further transaction."""
         if self._process.returncode is None:
             self._process.end_input()
 
     def close(self) -> None:
-        """End the process; what was not committed is not done."""
+        """End the process; a transaction that was not committed is dropped."""
         if self._process.returncode is None:
             self._process.communicate()
 
     def commit(self, updates: Sequence[RefUpdate], *, no_deref: bool = False) -> None:
-        """Carry out `updates` in their order. Raises RefChanged where a ref is not at its old value, else GitError."""
+        """Move the refs in the order of `updates`, durably. Raises RefChanged, GitError, OSError."""
         self.prepare(updates, no_deref=no_deref)
         self.carry_out()
         self.sync(updates)
 
     def prepare(self, updates: Sequence[RefUpdate], *, no_deref: bool = False, and_move: bool = False) -> None:
-        """Let git lock the refs of `updates` and write down what they will hold, while the caller goes on.
+        """Let git lock the refs of `updates` and write their new values, while the caller goes on.
 
-        Nothing has moved before `carry_out`, and nothing will if `close` comes first. With `and_move` git goes on to
-        move them, so that it holds no lock while it waits for the caller; `carry_out` then says what came of it.
+        No ref moves before `carry_out`, and none does if `close` comes first. With `and_move` git moves them at once,
+        so that it holds no lock while it waits for the caller; `carry_out` then waits for the result.
         """
         zero = self._repository.zero
         words = [b"start\0"]
@@ -76,7 +78,7 @@ class RefWriter:
                 new = update.new.encode("ascii")
                 words.append(b"update %s\0%s\0%s\0" % (os.fsencode(update.ref), new, old.encode("ascii")))
         words.append(b"prepare\0commit\0" if and_move else b"prepare\0")
-        self._told = and_move
+        self._will_move = and_move
         if self._process.returncode is not None:
             self._process = self._git.start(*self._arguments)
         with suppress(BrokenPipeError):
@@ -84,11 +86,11 @@ class RefWriter:
             self._process.stdin.flush()
 
     def carry_out(self) -> None:
-        """Move what was prepared; raises as `commit` does. `sync` makes it durable."""
+        """Move the prepared refs; `sync` then makes that durable. Raises RefChanged, GitError."""
         try:
             answers = [self._process.stdout.readline() for _ in range(2)]
             if answers == [b"start: ok\n", b"prepare: ok\n"]:
-                if not self._told:
+                if not self._will_move:
                     self._process.stdin.write(b"commit\0")
                     self._process.stdin.flush()
                 answers.append(self._process.stdout.readline())
@@ -98,14 +100,16 @@ class RefWriter:
             raise self._failure()
 
     def _failure(self) -> Exception:
-        _, said = self._process.communicate()
-        error = GitError(["update-ref"], self._process.wait(), said)
-        if b"but expected" in said or b"reference already exists" in said or b"unable to resolve reference" in said:
+        _, stderr = self._process.communicate()
+        error = GitError(["update-ref"], self._process.wait(), stderr)
+        if any(
+            text in stderr for text in (b"but expected", b"reference already exists", b"unable to resolve reference")
+        ):
             return RefChanged(error.message)
         return error
 
     def sync(self, updates: Sequence[RefUpdate]) -> None:
-        """Make durable what `carry_out` moved; raises OSError."""
+        """Make durable that the refs of `updates` moved. Raises OSError."""
         common = self._repository.common_dir
         directories: dict[bytes, None] = {}
         for update in updates:
@@ -114,14 +118,14 @@ class RefWriter:
                 directories[directory] = None
                 directory = os.path.dirname(directory)
         if any(update.new is None for update in updates):
-            # A ref that is deleted may stand in `packed-refs`, which git then writes anew.
+            # A deleted ref may have been in `packed-refs`, which git then rewrites.
             directories[common] = None
         for directory in (*directories, os.path.join(common, b"reftable")):
             fsync_path(directory)
 
 
 def list_refs(git: Git, *prefixes: str) -> dict[str, Oid]:
-    """All refs below the prefixes, or of exactly those names, with what they point to."""
+    """The refs that have one of these names, or are below one of them, with their values. Raises GitError."""
     out = git.run("for-each-ref", "--format=%(objectname) %(refname)", *prefixes)
     found = {}
     for line in out.split(b"\n")[:-1]:
@@ -131,14 +135,14 @@ def list_refs(git: Git, *prefixes: str) -> dict[str, Oid]:
 
 
 def refs_are_files(repository: Repository) -> bool:
-    """Whether each ref is a file with a lock of its own; else (reftable) a transaction locks out every other one."""
+    """Whether each ref is a file with a lock of its own; in a reftable one transaction locks all refs."""
     return (repository.setting("extensions.refstorage") or "files") == "files"
 
 
 def read_refs(repository: Repository, refs: Iterable[str]) -> dict[str, Oid]:
-    """What each of `refs` points to, from git's files (loose, then packed); where those are not used, from git.
+    """The value of each of `refs` that exists, from git's files, or from git where refs are not files.
 
-    The loose file wins over `packed-refs` (`man gitrepository-layout`). Symbolic refs are left to git.
+    A loose file wins over `packed-refs` (`man gitrepository-layout`). A symbolic ref counts as missing.
     """
     wanted = list(refs)
     if not refs_are_files(repository):
@@ -161,9 +165,10 @@ def read_refs(repository: Repository, refs: Iterable[str]) -> dict[str, Oid]:
 
 
 def read_refs_below(common_dir: bytes, *prefixes: str) -> list[dict[str, Oid]]:
-    """For each prefix the refs directly below it, by what their names say after it, read from git's files alone.
+    """For each prefix the refs below it, by the rest of their names, read from git's files without a process.
 
-    A loose file that holds no object id (a power cut empties them) is an empty text. Nothing is found in a reftable.
+    The value is an empty text where a loose file holds no object id, as after a power cut. Loose refs are looked for
+    directly below the prefix only. In a reftable there is nothing to find.
     """
     packed = _packed_refs(common_dir)
     answers = []
@@ -201,7 +206,7 @@ def _packed_refs(common_dir: bytes) -> dict[bytes, bytes]:
 def move_refs(
     repository: Repository, git: Git, updates: Sequence[RefUpdate], message: str, *, no_deref: bool = False
 ) -> None:
-    """One transaction in a process of its own; raises as `RefWriter.commit` does."""
+    """Commit one transaction in a process of its own. Raises as `RefWriter.commit` does."""
     writer = RefWriter(repository, git, message)
     try:
         writer.commit(updates, no_deref=no_deref)
@@ -210,5 +215,5 @@ def move_refs(
 
 
 def lock_files(refs: Iterable[str]) -> list[str]:
-    """The lock files, relative to the common directory, that a transaction over `refs` may leave when it is killed."""
+    """The lock files, relative to the common directory, that a killed transaction over `refs` may leave."""
     return [f"{ref}.lock" for ref in refs] + ["packed-refs.lock"]

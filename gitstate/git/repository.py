@@ -1,8 +1,4 @@
-"""The only module that runs git: scrubbed environment, bytes and NUL, typed results or GitError.
-
-What a repository's configuration names as a program (fsmonitor, hooks, pagers, editors, askpass) is switched off
-on every call; filters run only where `snapshot` asks for git's own way in, and never for a workspace of someone else.
-"""
+"""A worktree and its repository: where they are, their configuration, who owns them, what HEAD is."""
 
 from __future__ import annotations
 
@@ -19,37 +15,43 @@ if TYPE_CHECKING:
 
 
 class Repository(Record):
-    """Where one worktree and its repository are. All paths are absolute, as bytes."""
+    """One worktree and its repository. All paths are absolute."""
 
     toplevel: bytes
+    """The top of the worktree, symlinks resolved; of a bare repository its git directory."""
     git_dir: bytes
     """The worktree's own directory: `.git`, or `.git/worktrees/<id>` of a linked worktree."""
     common_dir: bytes
+    """What all worktrees share: `.git` of the main worktree, which has it as `git_dir` too."""
     object_format: str
     """`sha1` or `sha256`."""
     config: dict[str, list[str]]
-    """Every setting, by its lower-case name (subsections keep their case), last value last."""
+    """Every setting by its lower-case name (subsections keep their case), last value last; `true` for a bare key."""
     git: Git
+    """Runs git at the top, with the configured hooks off; it holds no lock."""
 
     @property
     def objects(self) -> bytes:
+        """The object directory of the repository itself, alternates aside."""
         return os.path.join(self.common_dir, b"objects")
 
     @property
     def own(self) -> bytes:
-        """The directory below git_dir that holds what gitstate needs beside git's own files."""
+        """The directory below `git_dir` for what gitstate keeps beside git's files; it may be missing."""
         return os.path.join(self.git_dir, b"gitstate")
 
     @property
     def zero(self) -> Oid:
+        """The oid that stands for no object."""
         return "0" * (64 if self.object_format == "sha256" else 40)
 
     def setting(self, name: str) -> str | None:
+        """The value of a setting without a subsection; None where it is not set."""
         values = self.config.get(name.lower())
         return values[-1] if values else None
 
     def filters_off(self) -> list[str]:
-        """Options that make git take and give every file without its clean and smudge programs."""
+        """Options for git that replace the filters of the configuration by none, as far as git can be told so."""
         off: list[str] = []
         for key in self.config:
             name, _, last = key.rpartition(".")
@@ -64,6 +66,7 @@ class Repository(Record):
         return (self.setting("core.autocrlf") or "false").lower() not in ("false", "no", "off", "0")
 
     def is_true(self, name: str, default: bool = False) -> bool:
+        """Whether a setting of git's own is true; `default` where it is not set."""
         value = self.setting(name)
         return default if value is None else bool(parse_bool(value))
 
@@ -98,9 +101,9 @@ def parse_bool(text: str) -> bool | None:
 
 
 def open_repository(path: bytes, *, bare_too: bool = False) -> Repository:
-    """Find the worktree that `path` is in. With `bare_too` a bare repository will do: then `toplevel` is its own.
+    """The repository of the worktree that `path` is in, or with `bare_too` a bare one.
 
-    Raises NotAWorkspace where there is none, git will not open it (safe.directory), or it is bare.
+    Raises NotAWorkspace where there is none, git refuses to open it (safe.directory), or it is bare.
     """
     return _opened(start_opening(path), bare_too)
 
@@ -111,28 +114,29 @@ _QUESTIONS = ("--absolute-git-dir", "--git-common-dir", "--show-object-format", 
 
 
 class Opening(Record):
-    """Git, asked for a repository and its configuration: its answers come while the caller does something else."""
+    """A repository that is being opened: git works while the caller does something else."""
 
     path: bytes
     listed: Child | None
+    """`git config --list`; None where `path` is no directory."""
     asked: Child | None
-    """Where the repository is; not asked where the configuration is expected to show it (see `_is_plain`)."""
+    """`git rev-parse`, which tells where all is; None where the configuration is expected to tell (`_is_plain`)."""
 
     def finish(self) -> Repository:
-        """The repository; raises as `open_repository` does."""
+        """The repository. Raises as `open_repository` does."""
         return _opened(self, False)
 
 
 def start_opening(path: bytes) -> Opening:
-    """Begin what `open_repository` does."""
+    """Start what `open_repository` does."""
     if not os.path.isdir(path):
         return Opening(path, None, None)
     above = os.path.dirname(os.path.realpath(path))
     if b":" in above or not _has_git_dir(path):
         return _ask_both(path)
-    # Git looks no further: settings from a repository above would be named in the same words.
-    extra = {"GIT_CEILING_DIRECTORIES": os.fsdecode(above)}
-    return Opening(path, Git(path).start(*_SETTINGS, env=extra), None)
+    # Git must not go on to a repository above: its configuration would have the same origin, `file:.git/config`.
+    env = {"GIT_CEILING_DIRECTORIES": os.fsdecode(above)}
+    return Opening(path, Git(path).start(*_SETTINGS, env=env), None)
 
 
 def _ask_both(path: bytes) -> Opening:
@@ -153,15 +157,15 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
         raise NotAWorkspace(f"{os.fsdecode(path)}: no such directory", hint="gitstate -C PATH … names a git worktree")
     settings = git.finish(listed, ok_codes=range(256))
     config: dict[str, list[str]] = {}
-    words = settings.split(b"\0")[:-1]
-    for item in words[1::2]:
-        name, _, value = item.partition(b"\n")
-        config.setdefault(os.fsdecode(name), []).append(os.fsdecode(value) if _ else "true")
+    fields = settings.split(b"\0")[:-1]
+    for item in fields[1::2]:
+        name, line_end, value = item.partition(b"\n")
+        config.setdefault(os.fsdecode(name), []).append(os.fsdecode(value) if line_end else "true")
     hooks = [key for key in config if key.startswith("hook.") and key.endswith(".command")]
     options: list[str] = []
     for hook in hooks:
         options += ["-c", f"{hook.removesuffix('.command')}.enabled=false"]
-    if asked is None and (listed.returncode != 0 or not _is_plain(config, words[::2])):
+    if asked is None and (listed.returncode != 0 or not _is_plain(config, fields[::2])):
         return _opened(_ask_both(path), bare_too)
     if asked is None:
         toplevel = os.path.realpath(path)
@@ -175,19 +179,21 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
 
 
 def _is_plain(config: Mapping[str, Sequence[str]], origins: Sequence[bytes]) -> bool:
-    """Whether git, started where a directory `.git` is, took its configuration from there, and nothing in it says that
-    the worktree is elsewhere or the repository of a special kind: then all is where it is by default.
+    """Whether all of a repository is where it is by default, so that `git rev-parse` need not be asked.
+
+    Git was started beside a directory `.git`, took its configuration from there, and nothing in it says that the
+    worktree is elsewhere, the repository is bare, or its format has an extension.
     """
-    # Each of the values: what is included counts for `git config` alone.
+    # All values count, not the last: `git config` shows included files too, which git ignores for this purpose.
     special = "core.worktree" in config or any(value != "false" for value in config.get("core.bare", ()))
     extended = any(key.startswith("extensions.") for key in config)
     return b"file:.git/config" in origins and not special and not extended
 
 
 def _where(path: bytes, asked: Child, bare_too: bool) -> list[bytes]:
-    """What git answers to `_QUESTIONS`; raises NotAWorkspace as `open_repository` does."""
+    """The answers to `_QUESTIONS`. Raises NotAWorkspace."""
     git = Git(path)
-    out, err = asked.communicate()
+    out, stderr = asked.communicate()
     if (
         asked.returncode != 0
         and bare_too
@@ -195,22 +201,22 @@ def _where(path: bytes, asked: Child, bare_too: bool) -> list[bytes]:
     ):
         out = git.run(*_WHERE, *_QUESTIONS[:-1], "--absolute-git-dir")
     elif asked.returncode != 0:
-        said = err.decode("utf-8", "replace").strip().splitlines()
+        messages = stderr.decode("utf-8", "replace").strip().splitlines()
         raise NotAWorkspace(
-            f"{os.fsdecode(path)}: {said[0].removeprefix('fatal: ') if said else 'not a git worktree'}",
+            f"{os.fsdecode(path)}: {messages[0].removeprefix('fatal: ') if messages else 'not a git worktree'}",
             hint="gitstate -C PATH … names a git worktree",
         )
     lines = out.split(b"\n")[:-1]
     if len(lines) == len(_QUESTIONS):
         return lines
-    # A line end in a path: one answer at a time.
+    # A path contains a line end: ask one question at a time.
     return [git.run(*_WHERE, question)[:-1] for question in _QUESTIONS]
 
 
 def trusted_directories() -> list[bytes]:
-    """The paths that the user's own configuration names one by one in safe.directory: each is a person's decision.
+    """The paths that the user's own configuration names in safe.directory: a person decided to trust each.
 
-    `*` is none about any repository. What a repository's own configuration says does not count, in git neither.
+    `*` trusts no repository in particular, and does not count. Nor does the repository's own configuration, as in git.
     """
     found = []
     for scope in ("--system", "--global"):
@@ -221,7 +227,7 @@ def trusted_directories() -> list[bytes]:
 
 
 def foreign_owner(repository: Repository) -> int | None:
-    """The user id of someone else who owns a part of the repository that nobody trusted by name; None where none is."""
+    """The uid of another user who owns a part of the repository; None where all is ours, or its path is trusted."""
     mine = os.geteuid()
     places = (repository.toplevel, os.path.join(repository.toplevel, b".git"), repository.git_dir)
     others = [uid for uid in (os.stat(place).st_uid for place in places) if uid != mine]
@@ -229,9 +235,9 @@ def foreign_owner(repository: Repository) -> int | None:
 
 
 def without_filters(repository: Repository) -> Repository:
-    """The same repository, whose filters are not run: each that its configuration names is emptied.
+    """The same repository with the filters of its configuration replaced by none.
 
-    Raises NeedsPerson where git has no way to say that.
+    Raises NeedsPerson where git can't be told so, because a filter's name contains `=`.
     """
     names = {key.rpartition(".")[0] for key in repository.config if key.startswith("filter.")}
     if any("=" in name for name in names):
@@ -246,7 +252,7 @@ def without_filters(repository: Repository) -> Repository:
     return repository._replace(git=repository.git._replace(options=tuple(options)))
 
 
-#: What the file HEAD holds where a reftable holds the real one (git's `technical/reftable`, from 2.45 on).
+#: What the file HEAD contains where the real HEAD is in a reftable (git's `technical/reftable`, from 2.45 on).
 NO_HEAD = b"ref: refs/heads/.invalid"
 
 
@@ -255,12 +261,12 @@ def read_head(git_dir: bytes) -> str | None:
     with open(os.path.join(git_dir, b"HEAD"), "rb") as file:
         data = file.read(65_536)
     if data.startswith(NO_HEAD):
-        # Detached (status 1, no answer) or on a branch: only git knows.
+        # Only git can read a reftable. Status 1 and no output: detached.
         data = b"ref: " + Git(git_dir).run("symbolic-ref", "--quiet", "HEAD", ok_codes=(0, 1))
     return os.fsdecode(data[5:].strip()) or None if data.startswith(b"ref: ") else None
 
 
 def head_of(directory: bytes) -> Oid | None:
-    """The commit that the repository in `directory` is on; None on an unborn branch."""
+    """The commit of HEAD of the repository in `directory`; None on an unborn branch, or where it can't be read."""
     out = Git(directory).run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", ok_codes=(0, 1, 128))
     return out.decode("ascii").strip() or None

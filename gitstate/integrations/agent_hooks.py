@@ -23,8 +23,8 @@ from ..git import refs
 from ..git.repository import Repository, open_repository, read_head
 from ..system import files, process
 from ..system.jsonio import Json, dumps, loads, text_to_json
-from ..workspace import settings
 from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
+from ..workspace.settings import OF_SAVE, number, with_defaults
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, read_state, write_state
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def run(agent_name: str, safe: Callable[[str], str]) -> str:
         repository = open_repository(os.fsencode(data.directory or os.getcwd()))
     except (GitstateError, OSError, ValueError):
         return ""
+    # The agent works on, whatever a setting says: the default takes its place, and `doctor` reports it.
+    repository, _ = with_defaults(repository, ("hookInterval", *OF_SAVE))
     memory = read_memory(repository)
     answer = ""
     try:
@@ -94,7 +96,7 @@ def run(agent_name: str, safe: Callable[[str], str]) -> str:
             answer = format_briefing(agent.briefing, safe(briefing(repository, pending))[:_MAX_BRIEFING])
             memory = memory._replace(briefed=data.session_id)
             write_memory(repository, memory)
-        if event is not None and is_due(event.meaning, memory, time.time_ns(), _interval(repository)):
+        if event is not None and is_due(event.meaning, memory, time.time_ns(), number(repository, "hookInterval")):
             _checkpoint(repository, values, event, memory)
         elif meaning == "tool":
             write_memory(repository, memory._replace(skipped=memory.skipped + 1))
@@ -210,12 +212,6 @@ def is_due(meaning: Meaning, memory: HookMemory, now_ns: int, interval: float) -
         return meaning in _CHECKPOINT_AT_ONCE
     pause = max(int(interval * 1e9), _PAUSE_FACTOR * memory.cost_ns)
     return not 0 <= now_ns - memory.last_ns < pause
-
-
-def _interval(repository: Repository) -> float:
-    """The shortest time between two checkpoints after tools, in seconds. A checkpoint matters more than a bad value."""
-    readable, _ = settings.with_defaults(repository, ("hookInterval",))
-    return settings.number(readable, "hookInterval")
 
 
 def _checkpoint(repository: Repository, values: Mapping[str, str], event: HookEvent, memory: HookMemory) -> None:

@@ -1,6 +1,6 @@
-"""What others wrote and never synced → the disk, before a marker relies on it.
+"""Sync what other programs wrote, before a marker relies on it.
 
-An agent's git leaves loose objects, its index and its refs in the page cache.
+An agent's git leaves loose objects, the index and refs in the page cache.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from ..system.stdlib import TYPE_CHECKING, suppress
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-#: Up to this many files each gets an fsync of its own; above `_SYNC_MANY`, one `syncfs` is cheaper in any case.
+#: Up to `_SYNC_FEW` files each is fsynced; above `_SYNC_MANY` one `syncfs` is always faster.
 _SYNC_FEW, _SYNC_MANY = 24, 400
-#: In between `syncfs` is cheaper while no more than this, in bytes, waits to be written: it waits for everyone's data.
+#: In between `syncfs` is faster while fewer bytes than this are to be written: it waits for all data of the system.
 _LITTLE_DIRT = 32 << 20
-#: Where power cuts were tried with it. On FUSE, for one, `syncfs` need not reach the disk as an fsync does.
+#: File systems on which power cuts were tested with `syncfs`. On others, as FUSE, it may do less than an fsync.
 _PROVEN = (b"ext4", b"xfs", b"btrfs")
 #: Coarse kernel clocks and file systems stamp files a little in the past.
 _CLOCK_SLACK_NS = 2_000_000_000
 
 
 def bring_to_disk(repository: Repository, tag: str) -> None:
-    """When this returns, all that a save of `repository` relies on and others wrote is on the disk; raises OSError.
+    """Make durable all that other programs wrote and a save of `repository` relies on. Raises OSError.
 
-    `tag` is part of the name of a temporary file, so that there is never more than one of an owner's.
+    `tag` is part of the name of a temporary file, so that each workspace has at most one.
     """
     stamp_file = os.path.join(repository.common_dir, b"gitstate", b"durable")
     files.make_directory(os.path.dirname(stamp_file), top=repository.common_dir)
@@ -46,11 +46,10 @@ def bring_to_disk(repository: Repository, tag: str) -> None:
 
 
 def sync_since(directories: Iterable[bytes], stamp_ns: int) -> int:
-    """Make durable every file in `directories` (not below) that changed since `stamp_ns`, and the directories.
+    """Make durable every file directly in `directories` that changed since `stamp_ns`, and the directories.
 
-    `stamp_ns` is what an earlier call returned, or 0. Returns the stamp for the next call: everything older is known
-    to be on disk. A file's ctime tells, which nobody can set. A pack's `.keep` is passed over: it holds off `git gc`
-    alone.
+    `stamp_ns` is what an earlier call returned, or 0. Returns the stamp for the next call: all older files are durable.
+    The ctime decides, which no program can set. A pack's `.keep` is skipped: it only holds off `git gc`.
     """
     now = time.time_ns()
     since = stamp_ns - _CLOCK_SLACK_NS if stamp_ns <= now else 0
@@ -67,7 +66,7 @@ def sync_since(directories: Iterable[bytes], stamp_ns: int) -> int:
                     try:
                         info = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
-                        # A git that writes has given it its last name; the others are still to be looked at.
+                        # A git renamed it meanwhile; look at the others.
                         continue
                     is_new = stat.S_ISREG(info.st_mode) and info.st_ctime_ns >= since
                     if is_new and not entry.name.endswith(b".keep"):
@@ -78,9 +77,9 @@ def sync_since(directories: Iterable[bytes], stamp_ns: int) -> int:
             break
     few = len(found) <= _SYNC_FEW
     if not few and (len(found) > _SYNC_MANY or _waiting_to_be_written() < _LITTLE_DIRT):
-        # A directory may be a link into another file system, and not all of them were looked into.
+        # A directory may be a link into another file system, and the loop may have ended before it.
         devices = {os.stat(place).st_dev: place for place in directories if os.path.isdir(place)}
-        if len(found) > _SYNC_MANY or all(_kind_of(device) in _PROVEN for device in devices):
+        if len(found) > _SYNC_MANY or all(_filesystem_type(device) in _PROVEN for device in devices):
             for place in devices.values():
                 files.sync_filesystem(place)
             return now
@@ -89,27 +88,27 @@ def sync_since(directories: Iterable[bytes], stamp_ns: int) -> int:
     return now
 
 
-def _kind_of(device: int) -> bytes:
-    """The kind of a mounted file system by its device number; empty where Linux does not tell (`man 5 proc`)."""
+def _filesystem_type(device: int) -> bytes:
+    """The type of a mounted file system by its device number; empty where Linux does not tell (`man 5 proc`)."""
     number = b"%d:%d" % (os.major(device), os.minor(device))
     for line in (process.read_proc("/proc/self/mountinfo") or b"").split(b"\n"):
-        words = line.split(b" ")
-        if words[2:3] == [number]:
-            return words[words.index(b"-") + 1]
+        fields = line.split(b" ")
+        if fields[2:3] == [number]:
+            return fields[fields.index(b"-") + 1]
     return b""
 
 
 def _waiting_to_be_written() -> float:
-    """How many bytes of files, of the whole machine, are not on a disk yet; infinity where Linux does not tell."""
+    """How many bytes of the whole system are still to be written to disks; infinity where Linux does not tell."""
     lines = (process.read_proc("/proc/meminfo") or b"").split(b"\n")
     waiting = [int(line.split()[1]) * 1024 for line in lines if line.startswith((b"Dirty:", b"Writeback:"))]
     return float(sum(waiting)) if waiting else float("inf")
 
 
 def _control_files(repository: Repository) -> Iterator[bytes]:
-    """Files without which the repository could not be opened after a power cut, and what names them.
+    """Files without which the repository could not be opened after a power cut, and their directories.
 
-    Those of an unfinished operation too: torn, they would look like another operation than the one that is saved.
+    Those of an unfinished operation are among them: torn, they would differ from the saved ones.
     """
     git_dir, common = repository.git_dir, repository.common_dir
     yield git_dir

@@ -1,8 +1,8 @@
-"""New objects → one pack with its index, durable (formats: `man 5 gitformat-pack`), a large file as a pack alone.
+"""Write new objects durably: as one pack with its index (`man 5 gitformat-pack`), a large file as a pack of its own.
 
-One pack costs one flush of the disk whatever the number of objects; git's own loose objects cost one each. There are
-no deltas: `git gc` makes them later, off the crash path. Until refs hold the objects a `.keep` file beside the pack
-stops a concurrent `git gc --prune=now` from dropping them.
+A pack takes one flush of the disk whatever the number of objects, loose objects take one each. There are no deltas:
+`git gc` makes them later. Until a ref holds the objects, a `.keep` file beside the pack stops a concurrent
+`git gc --prune=now` from dropping them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 _KINDS = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
 _CHUNK = 1 << 20
-#: Not `tmp_…`: `git gc --prune=now` removes what is called so while we still write it (`prune.c`).
+#: Not `tmp_…`: `git gc --prune=now` removes such files while we still write them (`prune.c`).
 _TEMPORARY = b"gitstate_tmp_%s_"
-#: From this size on objects are stored even where there is time to deflate them.
+#: Objects of this size and more are stored, not deflated, in any case.
 _MOST_DEFLATED = 128 << 10
-#: What a stored block of deflate holds at most.
+#: The most bytes of a stored block of deflate.
 _BLOCK = 65_535
 
 
@@ -39,7 +39,7 @@ def _pack_head(count: int) -> bytes:
 
 
 def _record_head(kind: str, size: int) -> bytes:
-    """What stands before an object in a pack: its kind and its size, seven bits a byte (`man 5 gitformat-pack`)."""
+    """The header of an object in a pack: its kind, and its size in seven bits a byte."""
     head = bytearray()
     byte = _KINDS[kind] << 4 | size & 15
     size >>= 4
@@ -51,13 +51,13 @@ def _record_head(kind: str, size: int) -> bytes:
 
 
 def _deflated(data: bytes) -> bytes:
-    """A zlib stream. A window of 4 kB: making the usual one ready takes longer than it saves on a small file."""
+    """A zlib stream. Its window is 4 kB: to allocate the usual one takes longer than it saves on a small file."""
     deflate = zlib.compressobj(1, zlib.DEFLATED, 12, 5)
     return deflate.compress(data) + deflate.flush()
 
 
 def _stored(data: bytes) -> bytes:
-    """A zlib stream of stored blocks (RFC 1950 and 1951), without making an encoder ready that has nothing to do."""
+    """A zlib stream of stored blocks (RFC 1950 and 1951); no encoder has to be allocated for it."""
     parts = [b"\x78\x01"]
     for start in range(0, len(data) or 1, _BLOCK):
         block = data[start : start + _BLOCK]
@@ -68,15 +68,15 @@ def _stored(data: bytes) -> bytes:
 
 
 class ChangedWhileRead(Exception):
-    """A file was not of the size it began with when its last byte was read."""
+    """A file became longer or shorter while it was read."""
 
 
 class PackWriter:
-    """Collects objects, and writes them durably under `objects` with `finish`.
+    """Collects objects, and with `finish` writes them durably to the object directory `objects`.
 
-    Memory is bounded: past eight times `LARGE` bytes what was collected goes out as a pack of its own, and a file
-    larger than `LARGE` is streamed past the pack. `tag` is part of every temporary name, so that litter has an owner.
-    With `deflates` there is time to make objects small; else they are stored, and `git gc` is left to do that.
+    Memory is bounded: after eight times `LARGE` bytes the collected objects are written as a pack, and a file larger
+    than `LARGE` is streamed into a pack of its own. `tag` is part of each temporary name: `sweep_litter` removes what a
+    killed writer left. With `deflates` objects are compressed; else `git gc` is left to do that.
     """
 
     def __init__(self, objects: bytes, object_format: str, tag: str, *, deflates: bool = False) -> None:
@@ -89,14 +89,14 @@ class PackWriter:
         self._seen: set[Oid] = set()
         self._keeps: list[bytes] = []
         self._count = 0
-        #: Bytes that were written so far.
+        #: How many bytes were written so far.
         self.written = 0
 
     def __contains__(self, oid: object) -> bool:
         return oid in self._seen
 
     def add(self, kind: str, data: bytes) -> Oid:
-        """Take one object of at most `LARGE` bytes, or a larger one that is in memory anyway."""
+        """Collect one object; returns its oid. Files of more than `LARGE` bytes go to `add_file`."""
         oid = object_id(self._format, kind, data)
         if oid not in self._seen:
             self._seen.add(oid)
@@ -109,10 +109,10 @@ class PackWriter:
         return oid
 
     def add_file(self, fd: int, size: int) -> Oid:
-        """Stream an open file of `size` bytes into a pack of its own, in stored deflate blocks: it needs no memory.
+        """Stream an open file of `size` bytes into a pack of its own, in stored deflate blocks; returns its oid.
 
-        A loose object would be quicker, but nothing keeps one from `git gc --prune=now` before a ref holds it.
-        Raises ChangedWhileRead.
+        A loose object would be faster, but nothing protects one from `git gc --prune=now` before a ref holds it.
+        Raises ChangedWhileRead, OSError.
         """
         blob = digest(self._format, b"blob %d\0" % size, size)
         whole = digest(self._format, more=size)
@@ -178,7 +178,7 @@ class PackWriter:
         self._keeps += other._keeps
 
     def release(self) -> None:
-        """Refs hold the objects now: git may repack them."""
+        """Remove the `.keep` files: refs hold the objects now, or nobody needs them."""
         for keep in self._keeps:
             remove(keep)
         self._keeps.clear()
@@ -215,7 +215,7 @@ class PackWriter:
         return os.path.join(self._objects, b"pack", b"pack-%s" % checksum.hex().encode("ascii"))
 
     def _hold(self, name: bytes) -> None:
-        """Keep git from repacking or dropping this pack until `release`; comes before the pack itself."""
+        """Protect a pack from gc until `release`; to be called before the pack is written."""
         keep = name + b".keep"
         self._write(keep, b"gitstate %s\n" % self._tag, durable=False)
         self._keeps.append(keep)
@@ -245,7 +245,7 @@ class PackWriter:
 
 
 def sweep_litter(objects: bytes, tag: str) -> None:
-    """Remove what a killed writer with this `tag` left. Only for who holds the lock that the writer held."""
+    """Remove what a killed writer with this `tag` left. The caller holds the lock that the writer held."""
     directory = os.path.join(objects, b"pack")
     mine = tag.encode("ascii")
     with suppress(FileNotFoundError), os.scandir(directory) as entries:

@@ -1,4 +1,4 @@
-"""Read objects by id through one `git cat-file --batch-command` process."""
+"""Read objects by id through one `git cat-file --batch-command` process; raw commits, parsed and formatted."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def format_commit(tree: Oid, parents: Iterable[Oid], stamp: str, message: str) -
     return ("\n".join(head) + f"\n\n{message}").encode("utf-8", "surrogateescape")
 
 
-#: Objects of more bytes than this are never held in memory as a whole.
+#: An object of more bytes is never held in memory as a whole.
 LARGE = 8 << 20
 
 
 class ObjectReader:
-    """One `git cat-file --batch-command` (git 2.36): reads objects by id without a process for each.
+    """Reads objects by id with one `git cat-file --batch-command` (git 2.36), which starts at the first request.
 
-    It starts with the first question. What `foresee_…` names is asked at once and answered while the caller does
-    something else: `kinds` and `contents` then find it ready.
+    `foresee_kinds` and `foresee_contents` send requests whose answers git makes ready while the caller does something
+    else; `kinds` and `contents` then use them.
     """
 
     _AT_ONCE = 256
@@ -59,8 +59,9 @@ class ObjectReader:
         self._git = git
         self._extra = extra
         self._started: Child | None = None
-        #: What was asked and not read yet, in its order.
+        #: Requests whose answers were not read yet, in their order: (command, oid).
         self._ahead: list[tuple[bytes, Oid]] = []
+        #: Answers that were read before they were wanted.
         self._foreseen: dict[tuple[bytes, Oid], object] = {}
 
     @property
@@ -76,7 +77,7 @@ class ObjectReader:
         self.close()
 
     def end(self) -> None:
-        """Nothing more is read: it may end while the caller does something else."""
+        """Let git end while the caller does something else: nothing more is read."""
         if self._started is not None and self._started.returncode is None:
             self._started.end_input()
 
@@ -86,21 +87,21 @@ class ObjectReader:
             self._started.wait()
 
     def restart(self) -> None:
-        """Go on after a GitError: git ends where it meets an object that it can't read."""
+        """Start another git after a GitError: git ends at an object that it can't read."""
         self.close()
         self._started = None
         self._ahead.clear()
 
     def foresee_kinds(self, oids: Iterable[Oid]) -> None:
-        """`kinds` of these will be wanted."""
+        """`kinds` of these will be asked for."""
         self._foresee(b"info", oids)
 
     def foresee_contents(self, oids: Iterable[Oid]) -> None:
-        """`contents` of these will be wanted: small ones, for they are all held until then."""
+        """`contents` of these will be asked for. They are held until then, so they should be small."""
         self._foresee(b"contents", oids)
 
     def _foresee(self, verb: bytes, oids: Iterable[Oid]) -> None:
-        # No more than a pipe holds: git may be stuck with an answer that nobody reads yet, and read no question.
+        # No more than fit into a pipe: git may wait until its answers are read, and read no request meanwhile.
         some = list(oids)[: self._AT_ONCE - len(self._ahead)]
         self._ask(verb, some)
         self._ahead += [(verb, oid) for oid in some]
@@ -149,7 +150,7 @@ class ObjectReader:
             for verb, oid in ahead:
                 self._foreseen[verb, oid] = self._header(oid) if verb == b"info" else self._content(oid)
         except GitError:
-            # It is told to who wants that object; the others are asked for again.
+            # Raised when that object is requested; the others are requested again.
             self.restart()
 
     def _ask(self, verb: bytes, oids: Sequence[Oid]) -> None:
@@ -180,7 +181,10 @@ class ObjectReader:
         return header[0], data
 
     def stream(self, oid: Oid) -> Iterable[bytes]:
-        """The bytes of one object in pieces, for those too large for memory. Read it to its end."""
+        """The bytes of one object in pieces, for objects too large for memory. To be read to its end.
+
+        Raises MissingObject, GitError.
+        """
         self._catch_up()
         self._ask(b"contents", [oid])
         header = self._header(oid)

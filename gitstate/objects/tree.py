@@ -1,4 +1,4 @@
-"""Trees: read them, and build new ones on top of old ones by touching only the directories that change."""
+"""Trees: read them, and build new ones from old ones by rewriting only the directories that change."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ REGULAR = 0o100644
 
 
 class Leaf(Record):
-    """What a tree holds at a path: a file, symlink or gitlink, or as a whole another tree."""
+    """What a tree holds at one path: mode and oid of a file, symlink, gitlink or tree."""
 
     mode: int
     oid: Oid
 
 
 class Tree:
-    """One tree. An entry stays the record that git wrote, which a new tree can take over, until someone asks for it."""
+    """One tree: `records` maps each name to its entry as git wrote it, which `get` parses and a new tree can reuse."""
 
     __slots__ = ("_oid_bytes", "records")
 
@@ -44,6 +44,7 @@ class Tree:
             raise ValueError("a tree is cut short")
 
     def get(self, name: bytes) -> Leaf | None:
+        """The entry of this name; None where there is none."""
         record = self.records.get(name)
         if record is None:
             return None
@@ -59,7 +60,7 @@ def _record(name: bytes, leaf: Leaf) -> bytes:
 
 
 def _is_directory(record: bytes) -> bool:
-    # Git once wrote the mode with a leading zero.
+    # Old versions of git wrote the mode with a leading zero.
     return record.startswith((b"40000 ", b"040000 "))
 
 
@@ -77,7 +78,7 @@ class TreeReader:
         self._known: dict[Oid, Tree] = {}
 
     def load(self, oids: Iterable[Oid]) -> None:
-        """Read several trees in one go. Raises MissingObject for one that is missing or no tree, GitError."""
+        """Read several trees at once. Raises MissingObject for one that is missing or no tree, GitError."""
         wanted = [oid for oid in dict.fromkeys(oids) if oid not in self._known]
         for oid, found in zip(wanted, self._reader.contents(wanted), strict=True):
             if found is None or found[0] != "tree":
@@ -85,11 +86,15 @@ class TreeReader:
             self._known[oid] = Tree(found[1], len(oid) // 2)
 
     def tree(self, oid: Oid) -> Tree:
+        """One tree. Raises as `load` does."""
         self.load((oid,))
         return self._known[oid]
 
     def lookup(self, root: Oid | None, paths: Iterable[bytes]) -> dict[bytes, Leaf]:
-        """What the tree `root` holds at each of `paths`; paths that it lacks are missing from the answer."""
+        """What the tree `root` (None: the empty one) holds at each of `paths`; a path that it lacks is missing.
+
+        Raises as `load` does.
+        """
         found: dict[bytes, Leaf] = {}
         level = [(root, b"", tuple(path.split(b"/"))) for path in paths] if root is not None else []
         while level:
@@ -123,8 +128,8 @@ def edit_tree(
 ) -> Oid:
     """The tree `base` (None: the empty one) with each path of `changes` set, or removed where it is None.
 
-    A file gives way to a directory of the same name, and the other way round, whatever the order of `changes`: a path
-    that is set wins over one that is removed. New trees go to `write("tree", bytes)`; returns the root's id.
+    A path that is set replaces a file or directory that is in its way, whatever the order of `changes`. New trees are
+    written by `write("tree", bytes)`, which returns their oids. Returns the root's oid. Raises MissingObject, GitError.
     """
     root = _Node()
     for path, leaf in changes.items():
@@ -172,7 +177,7 @@ def _build(base: Oid | None, node: _Node, trees: TreeReader, write: Callable[[st
 
 
 def is_safe_path(path: bytes) -> bool:
-    """Whether git would let a tree hold this path: relative, no empty or dot part, no `.git` in any disguise."""
+    """Whether git would add this path to a tree: relative, without empty, `.`, `..` or `.git` in any spelling."""
     if not path or path.startswith(b"/") or b"\0" in path or len(path) > 1 << 20:
         return False
     plain = path.isascii() and len(path) < 256 and b"/." not in path and b"//" not in path and path[:1] != b"."

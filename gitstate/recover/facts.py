@@ -1,20 +1,22 @@
-"""Workspaces → facts. Read-only."""
+"""Workspaces → facts: which save is pending, what the last run was doing, how the disk compares. Read-only."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ..errors import BadJson, CorruptSave, GitstateError, NeedsPerson, UnsupportedSave
 from ..format import names
 from ..format.archive import read_save
 from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.manifest import Manifest, Reason, Save
-from ..format.names import is_save_id, workspace_id
+from ..format.names import parse_trailers, workspace_id
+from ..format.saves import find_save, held_saves, pending_archive, pending_archives
 from ..git import refs
-from ..git.oid import Oid, is_oid
+from ..git.oid import Oid
 from ..git.operation import operation_under_way
 from ..git.repository import Repository, head_of, open_repository, read_head
 from ..objects.notes import read_note
@@ -24,99 +26,105 @@ from ..system import files, process
 from ..system.clock import now
 from ..system.jsonio import loads
 from ..workspace.live_context import owner_state, read_live_context, read_state_context
-from .plan import Facts, resting_places
+from .paths import SavedPaths, Workspace
+from .plan import DiskState, Facts, can_compare, disk_state, lacks_checkpoint, resting_places
+from .request import Outcome
 
 _STACK_LIMIT = 10_000
 
 
-def gather(
-    repository: Repository, reader: ObjectReader, save_id: str | None = None, *, strict: bool = False
-) -> tuple[Facts, str | None]:
-    """The facts about one workspace, and the name of the marker that its save stands under (None without one).
+def gather(repository: Repository, reader: ObjectReader, save_id: str | None = None, *, strict: bool = False) -> Facts:
+    """The facts about one workspace.
 
-    With `save_id` that save is looked at, whether it waits or not. Raises NeedsPerson where it does not exist.
+    With `save_id` that save is looked at, pending or not. Raises NeedsPerson where it does not exist.
     `strict`: nobody named this workspace, so an owner is taken for gone only where that is proven.
     """
-    head_ref = read_head(repository.git_dir)
-    head = head_of(repository.toplevel)
     operation = operation_under_way(repository.git_dir)
-    archive, marker, detach = _waiting(repository, reader, head_ref, head, save_id)
-    here = Facts(head_ref, head, operation, detach=detach, strict=strict)
-    if archive is None:
-        found = _from_trailers(repository, reader, head_ref, head)
-        if found is not None:
-            return _with(here, repository, reader, (found,)), None
-        checkpoint = _latest_checkpoint(repository, reader)
-        context = _unsaved_context(repository, checkpoint)
-        return Facts(
-            head_ref,
-            head,
-            operation,
-            elsewhere=_elsewhere(repository, reader),
-            strict=strict,
-            context=context,
-            checkpoint=checkpoint,
-            owner=owner_state(context) if context else "unknown",
-        ), None
+    here = Facts(read_head(repository.git_dir), head_of(repository.toplevel), operation, strict=strict)
+    pending = _pending(repository, reader, here, save_id)
+    if pending is None:
+        made_up = _from_trailers(repository, reader, here)
+        if made_up is not None:
+            return _with_stack(here, repository, reader, (made_up,))
+        return _without_save(here, repository, reader)
+    here = replace(here, marker=pending.marker, detach=pending.detach)
     try:
-        return _with(here, repository, reader, read_stack(archive, reader)), marker
+        return _with_stack(here, repository, reader, read_stack(pending.archive, reader))
     except UnsupportedSave as error:
-        return Facts(head_ref, head, operation, problem=error.message, unsupported=True), marker
+        return replace(here, problem=error.message, unsupported=True, detach=False)
     except CorruptSave as error:
-        earlier = _newest_readable(repository, reader, marker, archive)
-        return Facts(head_ref, head, operation, problem=error.message, earlier=earlier, marker=marker), marker
+        earlier = _newest_readable(repository, reader, pending)
+        return replace(here, problem=error.message, earlier=earlier, detach=False)
+
+
+def _without_save(here: Facts, repository: Repository, reader: ObjectReader) -> Facts:
+    checkpoint = _latest_checkpoint(repository, reader)
+    context = _unsaved_context(repository, checkpoint)
+    return replace(
+        here,
+        elsewhere=_elsewhere(repository, reader),
+        context=context,
+        checkpoint=checkpoint,
+        owner=owner_state(context) if context else "unknown",
+    )
+
+
+def compare_with_checkpoint(workspace: Workspace, facts: Facts) -> DiskState:
+    """How the files on disk compare with the latest checkpoint; `same` where they can't be compared."""
+    checkpoint = facts.checkpoint
+    if facts.context is None or checkpoint is None or not can_compare(facts, checkpoint):
+        return "same"
+    paths = SavedPaths(workspace, (checkpoint,))
+    actions = [choice.action for choice in paths.choices(paths.targets(), Outcome())]
+    lacks = lacks_checkpoint(facts, checkpoint, actions)
+    return disk_state(facts, lacks=lacks, is_wiped=lacks and _is_wiped(workspace.repository))
+
+
+def _is_wiped(repository: Repository) -> bool:
+    """Whether no tracked file is left, or none differs from HEAD."""
+    tracked = repository.git.run("ls-files", "-z").split(b"\0")[:-1]
+    if tracked and not any(os.path.lexists(os.path.join(repository.toplevel, path)) for path in tracked):
+        return True
+    return not repository.git.run("status", "--porcelain", "-z", "-unormal", "--ignore-submodules=dirty")
 
 
 def read_stack(archive: Oid, reader: ObjectReader) -> tuple[Save, ...]:
     """A save and those it stands on, newest first. Raises CorruptSave or UnsupportedSave."""
-    found: list[Save] = []
+    stack: list[Save] = []
     following: Oid | None = archive
     while following is not None:
         save = read_save(following, reader)
-        found.append(save)
+        stack.append(save)
         following = save.manifest.below
-        if len(found) > _STACK_LIMIT or any(item.archive == following for item in found):
-            raise CorruptSave(f"the saves below {archive[:12]} never end")
-    return tuple(found)
-
-
-def find_save(repository: Repository, save_id: str) -> tuple[str, Oid]:
-    """Ref and archive of a save by its id, in whichever workspace's list it stands. Raises NeedsPerson."""
-    if is_save_id(save_id):
-        for ref, oid in refs.list_refs(repository.git, names.SAVES).items():
-            if ref.endswith("/" + save_id):
-                return ref, oid
-        with ObjectReader(repository.git) as reader:
-            for ref, oid in refs.list_refs(repository.git, names.CHECKPOINTS).items():
-                with contextlib.suppress(CorruptSave, UnsupportedSave):
-                    if read_save(oid, reader).manifest.save_id == save_id:
-                        return ref, oid
-    raise NeedsPerson(f"there is no save {save_id!r} in this repository", hint="gitstate log --all")
+        if len(stack) > _STACK_LIMIT or any(item.archive == following for item in stack):
+            raise CorruptSave(f"the stack of saves below {archive[:12]} has no end")
+    return tuple(stack)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One line of `gitstate status`. `waiting` is the id of the save that waits; `problem` why nothing is known."""
+    """One line of `gitstate status`."""
 
     workspace: bytes
     branch: str | None = None
     status: str | None = None
     waiting: str | None = None
+    """The id of the pending save; None without one."""
     context: Context = Context()
     problem: str | None = None
+    """What is wrong here, or why nothing is known; None where all is well."""
 
 
 def summary(path: bytes) -> Summary:
-    """What one workspace is doing, for a person. Never raises: what is wrong with it is in the answer."""
+    """What one workspace is doing, for a person. Never raises: what is wrong with it is in the summary."""
     branch = None
     try:
         repository = open_repository(path)
         ref = read_head(repository.git_dir)
         branch = None if ref is None else names.branch_name(ref)
         context, status = read_live_context(repository)
-        marker = names.marker_ref(workspace_id(repository))
         waiting = None
-        archive = refs.read_refs(repository, [marker]).get(marker)
+        archive = pending_archive(repository)
         if archive is not None:
             with ObjectReader(repository.git) as reader:
                 save = read_save(archive, reader)
@@ -132,59 +140,62 @@ def worktrees(repository: Repository) -> list[bytes]:
     return [line[9:] for line in out.split(b"\0") if line.startswith(b"worktree ")]
 
 
-def _waiting(
-    repository: Repository, reader: ObjectReader, head_ref: str | None, head: Oid | None, save_id: str | None
-) -> tuple[Oid | None, str | None, bool]:
-    """Archive and marker of the save that waits here, and whether HEAD has to be detached for it."""
-    own = names.marker_ref(workspace_id(repository))
+class _Pending(NamedTuple):
+    """The save that is pending here, or that was asked for."""
+
+    archive: Oid
+    marker: str | None
+    """The ref under which it is pending; None where it is not."""
+    detach: bool = False
+    """HEAD has to be detached for it."""
+
+
+def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id: str | None) -> _Pending | None:
     if save_id is not None:
-        _, archive = find_save(repository, save_id)
-        markers = [ref for ref, oid in refs.list_refs(repository.git, names.PENDING).items() if oid == archive]
-        return archive, markers[0] if markers else None, False
-    mine = refs.read_refs(repository, [own]).get(own)
+        archive = find_save(repository, save_id).archive
+        pending = pending_archives(repository.git).items()
+        markers = [names.marker_ref(workspace) for workspace, oid in pending if oid == archive]
+        return _Pending(archive, markers[0] if markers else None)
+    mine = pending_archive(repository)
     if mine is not None:
-        return mine, own, False
-    fitting: list[tuple[str, Oid, bool]] = []
+        return _Pending(mine, names.own_marker(repository))
+    fitting: list[tuple[str, _Pending]] = []
     for ref, oid, stack in orphans(repository, reader):
+        manifest = stack[0].manifest
         same_path = stack[0].context.workspace_path == os.fsdecode(repository.toplevel)
-        detach = stack[0].manifest.head_ref is None and head_ref is not None and head == stack[0].manifest.head
-        fits = stack[0].manifest.head_ref == head_ref and (same_path or head in resting_places(stack))
+        detach = manifest.head_ref is None and here.head_ref is not None and here.head == manifest.head
+        fits = manifest.head_ref == here.head_ref and (same_path or here.head in resting_places(stack))
         if detach or fits:
-            fitting.append((ref, oid, detach))
+            fitting.append((manifest.save_id, _Pending(oid, ref, detach)))
     if len(fitting) > 1:
-        fitting.sort(key=lambda item: _save_id(reader, item[1]))
-        listed = ", ".join(_save_id(reader, oid) for _, oid, _ in fitting)
+        listed = ", ".join(sorted(save_id for save_id, _ in fitting))
         raise NeedsPerson(f"several saves fit this workspace: {listed}", hint="gitstate recover --save ID")
-    return (fitting[0][1], fitting[0][0], fitting[0][2]) if fitting else (None, None, False)
-
-
-def _save_id(reader: ObjectReader, archive: Oid) -> str:
-    return read_save(archive, reader).manifest.save_id
+    return fitting[0][1] if fitting else None
 
 
 def orphans(repository: Repository, reader: ObjectReader) -> Iterable[tuple[str, Oid, tuple[Save, ...]]]:
     """Markers of workspaces that are no worktree of this repository: fetched, or their directory is gone."""
-    waiting = refs.list_refs(repository.git, names.PENDING)
-    if not waiting:
+    pending = pending_archives(repository.git)
+    if not pending:
         return
     there = [path for path in worktrees(repository) if os.path.lexists(os.path.join(path, b".git"))]
-    here = {names.marker_ref(names.workspace_id_at(os.path.realpath(path))) for path in there}
-    for ref, oid in waiting.items():
-        if ref in here:
+    here = {names.workspace_id_at(os.path.realpath(path)) for path in there}
+    for workspace, oid in pending.items():
+        if workspace in here:
             continue
         try:
-            yield ref, oid, read_stack(oid, reader)
+            yield names.marker_ref(workspace), oid, read_stack(oid, reader)
         except (CorruptSave, UnsupportedSave):
             continue
 
 
 def _elsewhere(repository: Repository, reader: ObjectReader) -> str | None:
-    """Words about saves whose workspace is not here; None where there are none."""
-    words = []
+    """A sentence about pending saves whose workspace is missing; None where there are none."""
+    listed = []
     for _, _, stack in orphans(repository, reader):
         manifest = stack[0].manifest
-        words.append(f"{manifest.save_id} ({manifest.head_ref or 'detached HEAD'})")
-    return f"saves of workspaces that are not here wait: {', '.join(words)}" if words else None
+        listed.append(f"{manifest.save_id} ({manifest.head_ref or 'detached HEAD'})")
+    return f"pending saves of workspaces that are missing: {', '.join(listed)}" if listed else None
 
 
 def _latest_checkpoint(repository: Repository, reader: ObjectReader) -> Save | None:
@@ -206,7 +217,7 @@ def _unsaved_context(repository: Repository, checkpoint: Save | None) -> Context
     return context if status == "active" else None
 
 
-def _with(here: Facts, repository: Repository, reader: ObjectReader, stack: tuple[Save, ...]) -> Facts:
+def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack: tuple[Save, ...]) -> Facts:
     newest = stack[0]
     context = newest.context
     lives = process.is_running(context.pid, context.pid_start, context.boot_id)
@@ -217,13 +228,9 @@ def _with(here: Facts, repository: Repository, reader: ObjectReader, stack: tupl
         and reader.kinds([newest.wip])[0] is not None
         and repository.git.succeeds("merge-base", "--is-ancestor", newest.wip, here.head)
     )
-    return Facts(
-        here.head_ref,
-        here.head,
-        here.operation,
-        stack,
-        detach=here.detach,
-        strict=here.strict,
+    return replace(
+        here,
+        saves=stack,
         owner_lives=lives and context.host == process.hostname(),
         contains_wip=contains,
         operation_differs=_operation_differs(repository, reader, newest),
@@ -249,75 +256,83 @@ def _operation_differs(repository: Repository, reader: ObjectReader, save: Save)
     return False
 
 
-def _newest_readable(repository: Repository, reader: ObjectReader, marker: str | None, archive: Oid) -> str | None:
-    prefix = names.SAVES + (marker or "").removeprefix(names.PENDING) + "/" if marker else names.SAVES
-    for _, oid in sorted(refs.list_refs(repository.git, prefix).items(), reverse=True):
-        if oid == archive:
+def _newest_readable(repository: Repository, reader: ObjectReader, unreadable: _Pending) -> str | None:
+    """The id of the newest save that can be read beside one that can't; None where there is none."""
+    name = None if unreadable.marker is None else names.parse_ref(unreadable.marker)
+    held = held_saves(repository.git, name.workspace_id if name else None)
+    for save in sorted(held, key=lambda save: save.ref, reverse=True):
+        if save.archive == unreadable.archive:
             continue
         try:
-            return read_save(oid, reader).manifest.save_id
+            return read_save(save.archive, reader).manifest.save_id
         except (CorruptSave, UnsupportedSave):
             continue
     return None
 
 
-def _from_trailers(repository: Repository, reader: ObjectReader, head_ref: str | None, head: Oid | None) -> Save | None:
+def _from_trailers(repository: Repository, reader: ObjectReader, here: Facts) -> Save | None:
     """A save made up from a WIP commit on the branch's tip, where every ref of ours was lost."""
-    if head is None or head_ref is None:
+    commit = None if here.head is None or here.head_ref is None else reader.commit(here.head)
+    if here.head is None or here.head_ref is None or commit is None:
         return None
-    trailers = _trailers(reader, head)
-    save_id, base = trailers.get("Gitstate-Save"), trailers.get("Gitstate-Base")
-    if not is_save_id(save_id) or save_id is None or not is_oid(base) or base is None:
+    save_id, base = parse_trailers(commit)
+    if save_id is None or base is None:
         return None
-    try:
-        _, archive = find_save(repository, save_id)
-        return read_save(archive, reader)
-    except (NeedsPerson, CorruptSave):
-        pass
-    content = reader.contents([head])[0]
-    if content is None or not content[1].split(b"\n\n", 2)[1].startswith(b"WIP(gitstate)"):
+    with contextlib.suppress(NeedsPerson, CorruptSave):
+        return read_save(find_save(repository, save_id).archive, reader)
+    if not commit.partition(b"\n\n")[2].startswith(names.WIP_SUBJECT.encode("ascii")):
         return None
-    tree, parents = commit_head(content[1])
+    tree, parents = commit_head(commit)
+    manifest = _made_up_manifest(
+        save_id=save_id,
+        workspace_id=workspace_id(repository),
+        head_ref=here.head_ref,
+        head=None if base == repository.zero else base,
+        index_commit=_index_commit(reader, parents, save_id, base),
+    )
+    return Save(here.head, here.head, tree, {}, _noted(repository, reader, here.head), manifest)
+
+
+def _index_commit(reader: ObjectReader, parents: Sequence[Oid], save_id: str, base: Oid) -> Oid | None:
+    """The index commit that a WIP commit with these parents stands on; None where it stands on its base."""
     below = parents[0] if parents else None
-    is_index = below is not None and below != base and _trailers(reader, below).get("Gitstate-Save") == save_id
-    index_commit = below if is_index else None
-    old_head = None if base == repository.zero else base
-    return Save(
-        head,
-        head,
-        tree,
-        {},
-        _noted(repository, reader, head),
-        Manifest(
-            save_id=save_id,
-            kind="save",
-            workspace_id=workspace_id(repository),
-            created=now(),
-            head_ref=head_ref,
-            head=old_head,
-            base=old_head,
-            index_commit=index_commit,
-            moves_branch=True,
-            below=None,
-            previous=None,
-            operation=None,
-            operation_files=(),
-            index_size=None,
-            index_checksum=None,
-            index_mtime_ns=None,
-            shared_index=None,
-            staged={},
-            intent_to_add=(),
-            modes={},
-            directories={},
-            raw={},
-            absent=(),
-            sparse={},
-            nested=(),
-            left_out=(),
-            ignored=(),
-            reason=Reason(),
-        ),
+    commit = None if below is None or below == base else reader.commit(below)
+    return below if commit is not None and parse_trailers(commit).save_id == save_id else None
+
+
+def _made_up_manifest(
+    *, save_id: str, workspace_id: str, head_ref: str, head: Oid | None, index_commit: Oid | None
+) -> Manifest:
+    """All that a WIP commit tells; what only an archive holds is empty."""
+    return Manifest(
+        save_id=save_id,
+        kind="save",
+        workspace_id=workspace_id,
+        created=now(),
+        head_ref=head_ref,
+        head=head,
+        base=head,
+        index_commit=index_commit,
+        moves_branch=True,
+        below=None,
+        previous=None,
+        operation=None,
+        operation_files=(),
+        index_size=None,
+        index_checksum=None,
+        index_mtime_ns=None,
+        shared_index=None,
+        staged={},
+        intent_to_add=(),
+        modes={},
+        directories={},
+        raw={},
+        absent=(),
+        sparse={},
+        nested=(),
+        left_out=(),
+        ignored=(),
+        reason=Reason(),
     )
 
 
@@ -328,17 +343,3 @@ def _noted(repository: Repository, reader: ObjectReader, wip: Oid) -> Context:
         return context_from_json(loads(note, MAX_CONTEXT, "the note"))
     except BadJson:
         return Context()
-
-
-def _trailers(reader: ObjectReader, commit: Oid) -> dict[str, str]:
-    """The trailers of ours in the last paragraph of a commit's message."""
-    content = reader.contents([commit])[0]
-    if content is None or content[0] != "commit":
-        return {}
-    last = content[1].rstrip(b"\n").rpartition(b"\n\n")[2]
-    found = {}
-    for line in last.split(b"\n"):
-        name, _, value = line.partition(b": ")
-        if name in (b"Gitstate-Save", b"Gitstate-Base"):
-            found[name.decode()] = value.decode("ascii", "replace").strip()
-    return found

@@ -1,7 +1,8 @@
-"""Puts the saved index back: the very file where it was kept, else its bytes, else rebuilt from trees.
+"""Puts back what git keeps of a worktree in its git directory: the index, an unfinished operation, sparse patterns.
 
-What was staged after the save stays as it is now. An index of git's is only ever replaced by a rename under its own
-lock, and only if it is still the one that was looked at.
+The index is the very file where it was kept, else its bytes, else rebuilt from trees. What was staged after the save
+stays as it is now. An index of git's is only ever replaced by a rename under its own lock, and only if it is still
+the one that was looked at.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from ..errors import CorruptSave, GitError
 from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import Save
-from ..git.command import Git
+from ..git.entries import IndexEntry, list_index, list_unmerged, split_nul
 from ..git.index import (
     IndexMoved,
     file_identity,
@@ -26,282 +27,332 @@ from ..git.index import (
     link_or_copy,
 )
 from ..git.oid import Oid, object_id
+from ..git.operation import is_operation_file
 from ..git.repository import Repository
-from ..objects.reader import ObjectReader
-from ..objects.tree import TreeReader
+from ..objects.reader import LARGE
 from ..system import files
 from ..workspace.ownership import next_index
+from .paths import Workspace
 
 _INDEX_LIMIT = 4 << 30
+_STAGES = (b"1", b"2", b"3")
 
 
-class IndexRecovery:
-    """The index of one workspace, and the stack of saves that waits there, newest first.
+class SavedIndex:
+    """The index as a stack of saves holds it, newest first: the oldest save's, and what later ones staged anew."""
 
-    `kept` holds, after `restore`, the paths whose entries were staged after the save and stay.
-    """
+    def __init__(self, workspace: Workspace, saves: Sequence[Save]) -> None:
+        self._repository = workspace.repository
+        self._git = workspace.git
+        self._reader = workspace.reader
+        self._trees = workspace.trees
+        self._saves = saves
+        self.oldest = saves[-1]
 
-    def __init__(self, repository: Repository, git: Git, reader: ObjectReader, saves: Sequence[Save]) -> None:
-        self.repository = repository
-        self.git = git
-        self.reader = reader
-        self.trees = TreeReader(reader)
-        self.saves = saves
-        self.kept: list[bytes] = []
-
-    def set_broken_aside(self) -> None:
-        """An index that git can't read (a power cut tore it) would stop every step: the save has the good one."""
-        try:
-            self.git.run("ls-files", "-z", "--", "no such file")
-        except GitError:
-            current = os.path.join(self.repository.git_dir, b"index")
-            if not is_torn_index(current, self.repository.object_format):
-                raise  # git failed for another reason: no memory, no descriptors, an index that is newer than it
-            os.rename(current, os.path.join(self.repository.own, b"broken-index"))
-
-    def restore(self) -> None:
-        """Put the index back; where git replaces it meanwhile, look again at what was staged."""
-        for pause in (0.05, 0.2, 0.5, None):
-            try:
-                self._index()
-                return
-            except IndexMoved:
-                if pause is None:
-                    raise
-                time.sleep(pause)
-
-    def _index(self) -> None:
-        """The saved index, byte for byte; entries that were staged after the save stay as they are now."""
-        repository = self.repository
-        current = os.path.join(repository.git_dir, b"index")
-        following = next_index(repository)
-        oldest = self.saves[-1]
-        self._shared_index(oldest)
-        if oldest.archive == oldest.wip:
-            self._rebuilt_index(oldest)
-            return
-        if oldest.manifest.index_size is None:
-            self._without_index(current)
-            return
-        alone = len(self.saves) == 1
-        if alone and self._is_saved_index(current, oldest):
-            self._forget_kept()
-            return
-        before = file_identity(current)
-        newer = self._staged_since(current)
-        if newer is None and alone:
-            return
-        self._saved_index(oldest, following)
-        extra = {"GIT_INDEX_FILE": os.fsdecode(following)}
-        lines = self._stacked_lines() + (newer or [])
-        if lines:
-            self.git.run(
-                *("-c", "core.splitIndex=false", "update-index", "-z", "--index-info"),
-                input=b"".join(lines),
-                env=extra,
-            )
-        added = [path for save in self.saves[:-1] for path in save.manifest.intent_to_add]
-        for path in added:
-            with contextlib.suppress(GitError):
-                self.git.run("add", "-N", "-f", "--", path, env=extra)
-        files.fsync_path(following)
-        with index_lock(repository):
-            if file_identity(current) != before:
-                files.remove(following)
-                raise IndexMoved(
-                    "the index changed while it was put back; the save still waits", hint="gitstate recover"
-                )
-            os.rename(following, current)
-        files.fsync_path(current)
-        files.fsync_path(repository.git_dir)
-        self._forget_kept()
-
-    def _forget_kept(self) -> None:
-        for save in self.saves:
-            files.remove(kept_index(self.repository, save.manifest.save_id))
-
-    def _is_saved_index(self, path: bytes, save: Save) -> bool:
+    def is_at(self, path: bytes) -> bool:
         """Whether the index file at `path` is the one that was saved."""
-        entry, manifest = save.files.get(b"index"), save.manifest
+        entry, manifest = self.oldest.files.get(b"index"), self.oldest.manifest
         if entry is not None:
-            return _file_oid(path, self.repository.object_format) == entry[1]
+            return _file_oid(path, self._repository.object_format) == entry[1]
         there = identify_index_at(path)
         return there == (manifest.index_size, manifest.index_checksum, manifest.index_mtime_ns)
 
-    def _saved_index(self, save: Save, target: bytes) -> None:
-        """The saved index at `target`: the very file that was kept, else its copy, else rebuilt from trees."""
+    def write(self, target: bytes) -> None:
+        """The oldest save's index at `target`: the very file that was kept, else its copy, else rebuilt from trees."""
+        save = self.oldest
         files.remove(target)
-        kept = kept_index(self.repository, save.manifest.save_id)
+        kept = kept_index(self._repository, save.manifest.save_id)
         entry = save.files.get(b"index")
-        if self._is_saved_index(kept, save):
+        if self.is_at(kept):
             link_or_copy(kept, target)
         elif entry is not None:
             fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             with open(fd, "wb") as file:
-                for part in self.reader.stream(entry[1]):
+                for part in self._reader.stream(entry[1]):
                     file.write(part)
                 file.flush()
                 os.fsync(fd)
             mtime = save.manifest.index_mtime_ns or 0
             os.utime(target, ns=(mtime, mtime))
-            self._verify_index(target)
+            self._verify(target)
         else:
             extra = {"GIT_INDEX_FILE": os.fsdecode(target)}
-            self.git.run("read-tree", save.files[b"staged"][1], env=extra)
-            self.git.run("update-index", "-z", "--index-info", input=b"".join(self._unmerged_lines(save)), env=extra)
-            for path in save.manifest.intent_to_add:
-                with contextlib.suppress(GitError):
-                    self.git.run("add", "-N", "-f", "--", path, env=extra)
+            self._git.run("read-tree", save.files[b"staged"][1], env=extra)
+            lines = b"".join(self._unmerged_lines(save))
+            self._git.run("update-index", "-z", "--index-info", input=lines, env=extra)
+            self._add_intents(save.manifest.intent_to_add, target)
 
-    def _shared_index(self, oldest: Save) -> None:
-        name = oldest.manifest.shared_index
-        entry = oldest.files.get(b"sharedindex")
+    def write_shared(self) -> None:
+        """The shared index file that the saved index leans on, where it is gone."""
+        name = self.oldest.manifest.shared_index
+        entry = self.oldest.files.get(b"sharedindex")
         if name is None or entry is None:
             return
-        path = os.path.join(self.repository.git_dir, b"sharedindex." + name.encode("ascii"))
+        path = os.path.join(self._repository.git_dir, b"sharedindex." + name.encode("ascii"))
         if not os.path.exists(path):
-            content = self.reader.contents([entry[1]], _INDEX_LIMIT)[0]
+            content = self._reader.contents([entry[1]], _INDEX_LIMIT)[0]
             if content is not None:
-                files.write_atomic(path, content[1], mode=0o644, staging=self.repository.own)
+                files.write_atomic(path, content[1], mode=0o644, staging=self._repository.own)
 
-    def _without_index(self, current: bytes) -> None:
-        """There was no index file. One that holds only what git itself put there goes."""
-        if os.path.exists(current) and not self._staged_since(current):
-            with index_lock(self.repository):
-                files.remove(current)
+    def add_later(self, target: bytes, more: Sequence[bytes]) -> None:
+        """Add to the index at `target` what later saves staged anew, and `more` lines for `update-index`."""
+        lines = [*self._stacked_lines(), *more]
+        if lines:
+            self._git.run(
+                *("-c", "core.splitIndex=false", "update-index", "-z", "--index-info"),
+                input=b"".join(lines),
+                env={"GIT_INDEX_FILE": os.fsdecode(target)},
+            )
+        self._add_intents([path for save in self._saves[:-1] for path in save.manifest.intent_to_add], target)
 
-    def _rebuilt_index(self, save: Save) -> None:
-        """From a bare WIP commit: what plain git would do, `reset HEAD~1` and `reset --soft HEAD~1`."""
-        tree = save.manifest.index_commit or save.manifest.head
-        following = next_index(self.repository)
-        files.remove(following)
-        self.git.run("read-tree", *([tree] if tree else ["--empty"]), env={"GIT_INDEX_FILE": os.fsdecode(following)})
-        self._fill_in(following)
-        files.fsync_path(following)
-        with index_lock(self.repository):
-            os.rename(following, os.path.join(self.repository.git_dir, b"index"))
-        files.fsync_path(self.repository.git_dir)
+    def unmerged_paths(self, save: Save) -> set[bytes]:
+        """The paths that are unmerged in a save, at any stage."""
+        stages = (stage_paths(self._repository, self._trees, save, stage) for stage in _STAGES)
+        return {path for paths in stages for path in paths}
+
+    def forget_kept(self) -> None:
+        """Remove the index files that the saves kept."""
+        for save in self._saves:
+            files.remove(kept_index(self._repository, save.manifest.save_id))
+
+    def _add_intents(self, paths: Sequence[bytes], target: bytes) -> None:
+        for path in paths:
+            with contextlib.suppress(GitError):
+                self._git.run("add", "-N", "-f", "--", path, env={"GIT_INDEX_FILE": os.fsdecode(target)})
 
     def _stacked_lines(self) -> list[bytes]:
         """What each later save of a stack had staged anew, as `update-index --index-info` reads it."""
-        zero = self.repository.zero.encode("ascii")
         lines = []
-        for save in reversed(self.saves[:-1]):
+        for save in reversed(self._saves[:-1]):
             for path, entry in save.manifest.staged.items():
-                lines.append(b"0 %s\t%s\0" % (zero, path))
+                lines.append(removal(self._repository, path))
                 if entry is not None:
-                    lines.append(b"%o %s\t%s\0" % (entry[0], entry[1].encode("ascii"), path))
+                    lines.append(IndexEntry(path, *entry).info_line())
             lines += self._unmerged_lines(save)
         return lines
-
-    def _verify_index(self, index: bytes) -> None:
-        """Refuse an index with paths that git would not have added: it trusts them when it reads the file."""
-        listed = self.git.run("ls-files", "-z", "--sparse", env={"GIT_INDEX_FILE": os.fsdecode(index)})
-        paths = {path.removesuffix(b"/") for path in listed.split(b"\0")[:-1]}
-        try:
-            refuse_unsafe(paths)
-        except CorruptSave:
-            files.remove(index)
-            raise
 
     def _unmerged_lines(self, save: Save) -> list[bytes]:
         """The unmerged entries of a save, as `update-index --index-info` reads them."""
         stages = save.files.get(b"stages")
         if stages is None:
             return []
-        zero = self.repository.zero.encode("ascii")
-        unset: dict[bytes, None] = {}
+        removals: dict[bytes, None] = {}
         lines = []
-        for stage in (b"1", b"2", b"3"):
-            names = [stage + b"/" + path for path in stage_paths(self.repository, self.trees, save, stage)]
-            for name, leaf in self.trees.lookup(stages[1], names).items():
-                unset[b"0 %s\t%s\0" % (zero, name[2:])] = None
-                lines.append(b"%o %s %s\t%s\0" % (leaf.mode, leaf.oid.encode("ascii"), stage, name[2:]))
-        return [*unset, *lines]
+        for stage in _STAGES:
+            names = [stage + b"/" + path for path in stage_paths(self._repository, self._trees, save, stage)]
+            for name, leaf in self._trees.lookup(stages[1], names).items():
+                removals[removal(self._repository, name[2:])] = None
+                lines.append(IndexEntry(name[2:], leaf.mode, leaf.oid, int(stage)).info_line())
+        return [*removals, *lines]
 
-    def _staged_since(self, current: bytes) -> list[bytes] | None:
-        """Index entries of now that no save and no base has, as lines for update-index.
-
-        None where the index says the same as the saved one, and only stat data differ: then it stays.
-        """
-        if not os.path.exists(current):
-            return []
-        oldest = self.saves[-1]
-        if self._same_entries(current, oldest):
-            return None
-        differing: set[bytes] | None = None
-        for save in self.saves:
-            staged = save.files.get(b"staged")
-            for tree in (save.wip_tree, tree_of_base(self.reader, save.manifest.head), staged[1] if staged else None):
-                if tree is None:
-                    out = self.git.run("ls-files", "-z")
-                else:
-                    out = self.git.run(
-                        "diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=none", tree
-                    )
-                paths = set(out.split(b"\0")[:-1])
-                differing = paths if differing is None else differing & paths
-                if not differing:
-                    return []
-        found = sorted(differing or ())
-        newest = self.saves[0]
-        if b"stages" in newest.files:
-            stages = (stage_paths(self.repository, self.trees, newest, stage) for stage in (b"1", b"2", b"3"))
-            ours = {path for paths in stages for path in paths}
-            listed = self.git.run("ls-files", "-z", "-u").split(b"\0")
-            still = {line.partition(b"\t")[2] for line in listed}
-            found = [path for path in found if not (path in ours and path in still)]
-        ita = {path for save in self.saves for path in save.manifest.intent_to_add}
-        if ita:
-            empty = object_id(self.repository.object_format, "blob", b"").encode("ascii")
-            listed = self._entries([path for path in found if path in ita])
-            still_empty = {line.partition(b"\t")[2] for line in listed if empty in line}
-            found = [path for path in found if path not in ita or path not in still_empty]
-        zero = self.repository.zero.encode("ascii")
-        self.kept = found
-        return [b"0 %s\t%s\0" % (zero, path) for path in found] + [line + b"\0" for line in self._entries(found)]
-
-    def _entries(self, paths: Sequence[bytes]) -> list[bytes]:
-        """Git's index entries of these paths, as `ls-files -s` prints them."""
-        found: list[bytes] = []
-        for start in range(0, len(paths), 500):
-            found += self.git.run("ls-files", "-z", "-s", "--", *paths[start : start + 500]).split(b"\0")[:-1]
-        return found
-
-    def _same_entries(self, current: bytes, oldest: Save) -> bool:
-        if len(self.saves) > 1:
-            return False
-        temporary = next_index(self.repository)
-        self._saved_index(oldest, temporary)
+    def _verify(self, index: bytes) -> None:
+        """Refuse an index with paths that git would not have added: it trusts them when it reads the file."""
+        listed = self._git.run("ls-files", "-z", "--sparse", env={"GIT_INDEX_FILE": os.fsdecode(index)})
+        paths = {path.removesuffix(b"/") for path in split_nul(listed)}
         try:
-            now = self.git.run("ls-files", "-z", "-s", "-v", "--sparse")
-            then = self.git.run(
-                "ls-files", "-z", "-s", "-v", "--sparse", env={"GIT_INDEX_FILE": os.fsdecode(temporary)}
-            )
-            return now == then
+            refuse_unsafe(paths)
+        except CorruptSave:
+            files.remove(index)
+            raise
+
+
+class IndexRecovery:
+    """The index of one workspace, which takes the saved one's place or keeps its own entries."""
+
+    def __init__(self, workspace: Workspace, saves: Sequence[Save]) -> None:
+        self._repository = workspace.repository
+        self._git = workspace.git
+        self._reader = workspace.reader
+        self._saves = saves
+        self._saved = SavedIndex(workspace, saves)
+        self._current = os.path.join(self._repository.git_dir, b"index")
+
+    def set_broken_aside(self) -> None:
+        """An index that git can't read (a power cut tore it) would stop every step: the save has the good one."""
+        try:
+            self._git.run("ls-files", "-z", "--", "no such file")
+        except GitError:
+            if not is_torn_index(self._current, self._repository.object_format):
+                raise  # git failed for another reason: no memory, no descriptors, an index that is newer than it
+            os.rename(self._current, os.path.join(self._repository.own, b"broken-index"))
+
+    def restore(self) -> list[bytes]:
+        """Put the index back; where git replaces it meanwhile, look again at what was staged.
+
+        Returns the paths whose entries were staged after the save, and stay as they are.
+        """
+        for pause in (0.05, 0.2, 0.5):
+            try:
+                return self._restore()
+            except IndexMoved:
+                time.sleep(pause)
+        return self._restore()
+
+    def _restore(self) -> list[bytes]:
+        repository, saved = self._repository, self._saved
+        oldest, alone = saved.oldest, len(self._saves) == 1
+        saved.write_shared()
+        if oldest.archive == oldest.wip:
+            self._from_wip_commit(oldest)
+            return []
+        if oldest.manifest.index_size is None:
+            return self._without_index()
+        if alone and saved.is_at(self._current):
+            saved.forget_kept()
+            return []
+        before = file_identity(self._current)
+        if alone and self._has_same_entries():
+            return []
+        kept = self._staged_since()
+        following = next_index(repository)
+        saved.write(following)
+        saved.add_later(following, self._lines(kept))
+        files.fsync_path(following)
+        with index_lock(repository):
+            if file_identity(self._current) != before:
+                files.remove(following)
+                words = "the index was changed while it was being restored; the save is still pending"
+                raise IndexMoved(words, hint="gitstate recover")
+            os.rename(following, self._current)
+        files.fsync_path(self._current)
+        files.fsync_path(repository.git_dir)
+        saved.forget_kept()
+        return kept
+
+    def _without_index(self) -> list[bytes]:
+        """There was no index file. One that holds only what git itself put there goes."""
+        if not os.path.exists(self._current):
+            return []
+        kept = self._staged_since()
+        if not kept:
+            with index_lock(self._repository):
+                files.remove(self._current)
+        return kept
+
+    def _from_wip_commit(self, save: Save) -> None:
+        """From a bare WIP commit: what plain git would do, `reset HEAD~1` and `reset --soft HEAD~1`."""
+        tree = save.manifest.index_commit or save.manifest.head
+        following = next_index(self._repository)
+        files.remove(following)
+        words = ("read-tree", *([tree] if tree else ["--empty"]))
+        self._git.run(*words, env={"GIT_INDEX_FILE": os.fsdecode(following)})
+        self._fill_in(following)
+        files.fsync_path(following)
+        with index_lock(self._repository):
+            os.rename(following, self._current)
+        files.fsync_path(self._repository.git_dir)
+
+    def _has_same_entries(self) -> bool:
+        """Whether the index says the same as the saved one, and only stat data differ: then it stays."""
+        if not os.path.exists(self._current):
+            return False
+        temporary = next_index(self._repository)
+        self._saved.write(temporary)
+        try:
+            words = ("ls-files", "-z", "-s", "-v", "--sparse")
+            then = {"GIT_INDEX_FILE": os.fsdecode(temporary)}
+            return self._git.run(*words) == self._git.run(*words, env=then)
         finally:
             files.remove(temporary)
 
+    def _staged_since(self) -> list[bytes]:
+        """The paths whose index entries of now are in no save and no base."""
+        if not os.path.exists(self._current):
+            return []
+        differing: set[bytes] | None = None
+        for save in self._saves:
+            staged = save.files.get(b"staged")
+            for tree in (save.wip_tree, tree_of_base(self._reader, save.manifest.head), staged[1] if staged else None):
+                paths = self._differing_from(tree)
+                differing = paths if differing is None else differing & paths
+                if not differing:
+                    return []
+        kept = sorted(differing or ())
+        newest = self._saves[0]
+        if b"stages" in newest.files:
+            ours = self._saved.unmerged_paths(newest)
+            still = {entry.path for entry in list_unmerged(self._git)}
+            kept = [path for path in kept if not (path in ours and path in still)]
+        intents = {path for save in self._saves for path in save.manifest.intent_to_add}
+        if intents:
+            empty = object_id(self._repository.object_format, "blob", b"")
+            listed = list_index(self._git, [path for path in kept if path in intents])
+            still = {entry.path for entry in listed if entry.oid == empty}
+            kept = [path for path in kept if path not in intents or path not in still]
+        return kept
+
+    def _differing_from(self, tree: Oid | None) -> set[bytes]:
+        """The paths whose index entries differ from a tree; all of them where there is none."""
+        words = ("diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=none")
+        out = self._git.run("ls-files", "-z") if tree is None else self._git.run(*words, tree)
+        return set(split_nul(out))
+
+    def _lines(self, paths: Sequence[bytes]) -> list[bytes]:
+        """The index entries of now of these paths, as `update-index --index-info` reads them."""
+        entries = list_index(self._git, paths)
+        return [*(removal(self._repository, path) for path in paths), *(entry.info_line() for entry in entries)]
+
     def refresh(self) -> None:
         """Fill in the stat data of files that were written, so that the next `git status` need not read them."""
-        current = os.path.join(self.repository.git_dir, b"index")
-        if not os.path.exists(current):
+        if not os.path.exists(self._current):
             return
-        following = next_index(self.repository)
-        before = file_identity(current)
-        link_or_copy(current, following)
+        following = next_index(self._repository)
+        before = file_identity(self._current)
+        link_or_copy(self._current, following)
         self._fill_in(following)
         files.fsync_path(following)
-        with index_lock(self.repository):
-            if file_identity(current) == before != file_identity(following):
-                os.rename(following, current)
-                files.fsync_path(self.repository.git_dir)
+        with index_lock(self._repository):
+            if file_identity(self._current) == before != file_identity(following):
+                os.rename(following, self._current)
+                files.fsync_path(self._repository.git_dir)
         files.remove(following)
 
     def _fill_in(self, index: bytes) -> None:
         """Not on git's own index: killed there, its lock would stay, and nobody could tell whose it is."""
-        process = self.git.start("update-index", "-q", "--refresh", env={"GIT_INDEX_FILE": os.fsdecode(index)})
-        self.git.finish(process, ok_codes=range(256))
+        process = self._git.start("update-index", "-q", "--refresh", env={"GIT_INDEX_FILE": os.fsdecode(index)})
+        self._git.finish(process, ok_codes=range(256))
+
+
+def removal(repository: Repository, path: bytes) -> bytes:
+    """A line for `update-index --index-info` that removes all entries of a path."""
+    return IndexEntry(path, 0, repository.zero).info_line()
+
+
+def restore_operation(workspace: Workspace, save: Save) -> None:
+    """Put the files of the unfinished operation back that are not there; what is there stays."""
+    repository = workspace.repository
+    tree = save.files.get(b"operation")
+    names = [path for path in save.manifest.operation_files if is_operation_file(path)]
+    for path, leaf in workspace.trees.lookup(tree[1] if tree else None, names).items():
+        full = os.path.join(repository.git_dir, path)
+        if os.path.lexists(full):
+            continue
+        content = workspace.reader.contents([leaf.oid], LARGE * 4)[0]
+        if content is None:
+            continue
+        files.make_directory(os.path.dirname(full), top=repository.git_dir)
+        mode = 0o755 if leaf.mode & 0o100 else 0o644
+        files.write_atomic(full, content[1], mode=mode, staging=repository.own)
+
+
+def restore_sparse(workspace: Workspace, save: Save) -> None:
+    """Where the save is of a sparse checkout and this worktree is none: make it one, for this worktree alone."""
+    repository = workspace.repository
+    entry = save.files.get(b"sparse-checkout")
+    if entry is None or repository.is_true("core.sparsecheckout"):
+        return
+    content = workspace.reader.contents([entry[1]], LARGE)[0]
+    if content is None:
+        return
+    path = os.path.join(repository.git_dir, b"info", b"sparse-checkout")
+    files.make_directory(os.path.dirname(path), top=repository.git_dir)
+    files.write_atomic(path, content[1], mode=0o644, staging=repository.own)
+    workspace.git.run("config", "extensions.worktreeConfig", "true")
+    for name in ("core.sparseCheckoutCone", "index.sparse", "core.sparseCheckout"):
+        value = save.manifest.sparse.get(name.lower())
+        if value is not None:
+            value = "true" if value.lower() in ("true", "1", "yes", "on") else "false"
+            workspace.git.run("config", "--worktree", name, value)
 
 
 def _file_oid(path: bytes, object_format: str) -> Oid | None:

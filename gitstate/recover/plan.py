@@ -1,192 +1,282 @@
-"""Facts → verdict. Pure: no git, no disk, no clock. The rules of recovery stand here and nowhere else."""
+"""Facts → verdict, and for each path: facts → action. Pure: no git, no disk, no clock.
+
+The rules of recovery stand here and nowhere else: `decide` for a workspace, `step` and `wanted_permissions` for one
+path of it, `disk_state` for the latest checkpoint, `conclude` for what is told in the end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON
 from ..format.context import Context
-from ..format.manifest import Save
+from ..format.manifest import Manifest, Save
 from ..git.oid import Oid
 from ..objects.tree import GITLINK, SYMLINK, Leaf
 from ..workspace.files import FileState
+from .request import SUCCESSES, DecidedVerdict, Outcome, RecoverResult
+
+#: How the files on disk compare with the latest checkpoint: nothing is missing, they differ, or all are gone.
+DiskState = Literal["same", "differs", "gone"]
+#: What happens to one path: nothing, the saved version is written, it is deleted, or the disk wins.
+Action = Literal["same", "write", "delete", "keep"]
+Step = Action | Literal["look"]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found out about one workspace. `saves` is the stack that waits, newest first."""
+    """What was found out about one workspace."""
 
     head_ref: str | None
+    """The full name of the checked-out branch; None where HEAD is detached."""
     head: Oid | None
+    """The commit that HEAD is on; None on an unborn branch."""
     operation: str | None
+    """The merge, rebase, cherry-pick, … that is in progress on disk; None without one."""
     saves: tuple[Save, ...] = ()
+    """The stack of the pending save, newest first; empty where none is pending, or it can't be read."""
+    marker: str | None = None
+    """The ref that says that the save is pending; None where only its WIP commit or its id was found."""
     problem: str | None = None
-    """Why the waiting save can't be read, if it can't."""
+    """Why the pending save can't be read; None where it can."""
     unsupported: bool = False
+    """That problem is a format that is newer than this program."""
+    earlier: str | None = None
+    """The id of the newest readable save before one that can't be read; None where there is none."""
     owner_lives: bool = False
+    """The process that made the pending save still runs on this host."""
     contains_wip: bool = False
-    """HEAD's commit stands on the WIP commit."""
+    """HEAD's commit is a descendant of the WIP commit, and not the WIP commit."""
     detach: bool = False
-    """HEAD stands on a branch at the commit on which it was detached: a clone does that."""
+    """HEAD has to be detached: a clone has put it on a branch at the commit on which it was detached."""
     operation_differs: bool = False
-    """The unfinished operation on disk is not the one that was saved."""
+    """The operation in progress on disk is not the one that was saved."""
     elsewhere: str | None = None
-    """Saves of workspaces that are not here."""
+    """A sentence about pending saves whose workspace is missing; None where there are none."""
     checkpoint: Save | None = None
-    """The latest checkpoint, for where nothing waits."""
+    """The latest checkpoint, where no save is pending; None where there is none to read."""
     context: Context | None = None
-    """What the last run was doing, where no save says that it ended: the live context, or the checkpoint's."""
+    """What the last run was doing, where no save is pending: the live context, else the checkpoint's."""
     owner: str = "unknown"
-    """Who is known of that run's process: see `state.owner_of`."""
+    """What is known about the process of that context: see `live_context.owner_of`."""
     strict: bool = False
     """Nobody named this very workspace: only what is proven counts as ended."""
-    disk: str = "same"
-    """How the disk stands to that checkpoint: it has all of it (`same`), all of it is `gone`, or it `differs`."""
-    earlier: str | None = None
-    """The id of the newest readable save before one that can't be read."""
-    marker: str | None = None
-    """The ref under which a save waits that can't be read."""
+    disk: DiskState = "same"
+    """How the files on disk compare with the checkpoint; `same` where they were not compared."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to do, in one word of the design, and what to tell a person."""
+    """What to do, and what to tell a person. Commands in `hint` are for the workspace's own directory."""
 
-    verdict: str
+    verdict: DecidedVerdict
     message: str = ""
     exit_status: int = EXIT_DONE
     hint: str | None = None
 
     @property
     def acts(self) -> bool:
-        """Whether the workspace is going to be touched."""
-        return self.verdict in ("restore", "context_only", "buried")
+        """Whether the workspace is going to be changed."""
+        return self.verdict in SUCCESSES
+
+    @property
+    def clears_locks(self) -> bool:
+        """Whether stale locks are removed: not where an agent is at work, whose git may be the next to take one."""
+        return self.verdict != "live"
+
+
+# -- the workspace
 
 
 def decide(facts: Facts) -> Verdict:
-    """The verdict on one workspace. `changed` is not known here: `restore` turns into it when files were edited."""
+    """The verdict on one workspace. It is never `changed`: `final_verdict` knows whether files were kept."""
     if facts.problem is not None:
-        return _unreadable(facts)
+        return _unreadable(facts, facts.problem)
     if not facts.saves:
-        if facts.context is not None:
-            return _without_save(facts, facts.context)
-        if facts.elsewhere and not facts.strict:
-            return Verdict("elsewhere", facts.elsewhere, EXIT_PERSON, "gitstate recover --into PATH --save ID")
-        held = facts.checkpoint.manifest.save_id if facts.checkpoint else None
-        hint = f"gitstate recover --save {held} (the latest checkpoint)" if held else None
-        return Verdict("nothing", "nothing waits to be recovered", hint=hint)
-    newest, oldest = facts.saves[0], facts.saves[-1]
-    manifest = newest.manifest
+        return _without_save(facts)
+    newest = facts.saves[0]
     if facts.owner_lives:
-        return Verdict(
-            "live",
-            f"the agent that made this save still runs (pid {newest.context.pid})",
-            EXIT_AGAIN,
-            "gitstate status",
-        )
-    if facts.head_ref != manifest.head_ref and not facts.detach:
-        here = "a detached HEAD" if facts.head_ref is None else facts.head_ref
-        there = f"detached at {(manifest.head or 'nothing')[:12]}" if manifest.head_ref is None else manifest.head_ref
-        return Verdict(
-            "elsewhere",
-            f"the save is of {there}; here is {here}",
-            EXIT_PERSON,
-            f"gitstate recover --into PATH --save {manifest.save_id}",
-        )
+        words = f"the agent that made this save is still running (pid {newest.context.pid})"
+        return Verdict("live", words, EXIT_AGAIN, "gitstate status")
+    if facts.head_ref != newest.manifest.head_ref and not facts.detach:
+        return _on_another_branch(facts, newest.manifest)
     if facts.head not in resting_places(facts.saves):
-        if facts.contains_wip:
-            words = f"commits were made on top of the WIP commit {newest.wip[:12]}: history was left alone"
-            back = f"gitstate restore {manifest.save_id}"
-            if oldest.manifest.head is None:
-                return Verdict("buried", words, hint=f"git rebase -i --root (drop the WIP commit), then: {back}")
-            onto = f"git rebase --onto {oldest.manifest.head[:12]} {newest.wip[:12]}"
-            return Verdict("buried", words, hint=f"{onto} && {back} (to have its work uncommitted again)")
+        return _buried(facts) if facts.contains_wip else _diverged(newest.manifest)
+    if facts.operation is not None and (facts.operation_differs or newest.manifest.operation is None):
         return Verdict(
             "diverged",
-            f"the branch went elsewhere since the save {manifest.save_id}: nothing was touched",
-            EXIT_PERSON,
-            f"gitstate diff {manifest.save_id}; gitstate restore {manifest.save_id} PATH…; gitstate recover --dismiss",
-        )
-    if facts.operation is not None and (facts.operation_differs or manifest.operation is None):
-        return Verdict(
-            "diverged",
-            f"a {facts.operation} is under way here that the save knows nothing of: nothing was touched",
+            f"a {facts.operation} that is not in the save is in progress here; nothing was touched",
             EXIT_PERSON,
             f"finish or abort the {facts.operation}, then: gitstate recover",
         )
     return Verdict("restore")
 
 
-def _without_save(facts: Facts, context: Context) -> Verdict:
-    """A run that is known only by what it said it was doing: it lives, or it ended and nobody saved."""
+def _without_save(facts: Facts) -> Verdict:
+    if facts.context is not None:
+        return _last_run(facts, facts.context)
+    if facts.elsewhere and not facts.strict:
+        return Verdict("elsewhere", facts.elsewhere, EXIT_PERSON, "gitstate recover --into PATH --save ID")
+    held = facts.checkpoint.manifest.save_id if facts.checkpoint else None
+    hint = f"gitstate recover --save {held} (the latest checkpoint)" if held else None
+    return Verdict("nothing", "no pending save", hint=hint)
+
+
+def _last_run(facts: Facts, context: Context) -> Verdict:
+    """A run that is known only by its context: it still runs, or it ended and nobody saved."""
     if facts.owner == "lives" or (facts.strict and facts.owner == "ours"):
-        return Verdict("live", f"the agent still runs (pid {context.pid})", EXIT_AGAIN, "gitstate status")
+        return Verdict("live", f"the agent is still running (pid {context.pid})", EXIT_AGAIN, "gitstate status")
     if facts.strict and facts.owner != "gone":
-        return Verdict("nothing", "nobody can tell whether the last run has ended", hint="gitstate recover")
-    if facts.owner == "gone":
-        words = "the last run ended without a save: the files are as they were on the disk"
-    else:
-        words = "no save waits: the files are as they are on the disk"
+        return Verdict("nothing", "cannot determine whether the last run has ended", hint="gitstate recover")
+    words = "the last run ended without a save" if facts.owner == "gone" else "no pending save"
+    untouched = f"{words}; the files were left as they are on disk"
     if facts.checkpoint is None or facts.disk == "same":
-        return Verdict("context_only", words)
+        return Verdict("context_only", untouched)
     held = facts.checkpoint.manifest.save_id
-    if facts.disk == "gone" and facts.owner == "gone":
-        # Nothing stands where its work was, so that nothing can be overwritten.
-        return Verdict("restore", "the last run ended without a save and its work was wiped: this is its checkpoint")
+    if facts.disk == "gone" and facts.owner == "gone":  # so nothing can be overwritten
+        return Verdict("restore", f"{words} and its files are gone; its latest checkpoint is used instead")
     if facts.disk == "gone":
-        words += f"; what the checkpoint {held} holds is gone from it"
+        words = f"{untouched}; those of the checkpoint {held} are gone"
         return Verdict("context_only", words, hint=f"gitstate recover --save {held}")
     return Verdict(
         "context_only",
-        f"{words}; the checkpoint {held} has other content in some of them",
+        f"{untouched}; some differ from the checkpoint {held}",
         hint=f"gitstate diff {held}; gitstate restore {held} PATH…",
     )
 
 
-def resting_places(saves: Collection[Save]) -> set[Oid | None]:
-    """Commits on which a workspace may be found whose stack of saves waits."""
-    found: set[Oid | None] = set()
-    for save in saves:
-        found.update((save.manifest.head, save.wip) if save.manifest.moves_branch else (save.manifest.head,))
-        if save.manifest.moves_branch and save.manifest.index_commit is not None:
-            found.add(save.manifest.index_commit)
-    return found
+def _on_another_branch(facts: Facts, manifest: Manifest) -> Verdict:
+    here = "a detached HEAD" if facts.head_ref is None else facts.head_ref
+    there = manifest.head_ref or f"a HEAD detached at {(manifest.head or 'nothing')[:12]}"
+    return Verdict(
+        "elsewhere",
+        f"the save was made on {there}, and this workspace is on {here}",
+        EXIT_PERSON,
+        f"gitstate recover --into PATH --save {manifest.save_id}",
+    )
 
 
-def _unreadable(facts: Facts) -> Verdict:
+def _buried(facts: Facts) -> Verdict:
+    newest, oldest = facts.saves[0], facts.saves[-1]
+    words = f"there are commits on top of the WIP commit {newest.wip[:12]}; history was not changed"
+    back = f"gitstate restore {newest.manifest.save_id}"
+    if oldest.manifest.head is None:
+        return Verdict("buried", words, hint=f"git rebase -i --root (drop the WIP commit), then: {back}")
+    onto = f"git rebase --onto {oldest.manifest.head[:12]} {newest.wip[:12]}"
+    return Verdict("buried", words, hint=f"{onto} && {back} (makes its changes uncommitted again)")
+
+
+def _diverged(manifest: Manifest) -> Verdict:
+    save_id = manifest.save_id
+    return Verdict(
+        "diverged",
+        f"the branch was moved to another commit after the save {save_id}; nothing was touched",
+        EXIT_PERSON,
+        f"gitstate diff {save_id}; gitstate restore {save_id} PATH…; gitstate recover --dismiss",
+    )
+
+
+def _unreadable(facts: Facts, problem: str) -> Verdict:
     if facts.unsupported:
-        return Verdict("unsupported", facts.problem or "", EXIT_PERSON, "install a newer gitstate")
+        hint = "pip install --upgrade gitstate-recovery (needs a newer gitstate)"
+        return Verdict("unsupported", problem, EXIT_PERSON, hint)
     hint = f"gitstate restore {facts.earlier} PATH… (the save before it)" if facts.earlier else "gitstate log"
     if facts.marker:
-        hint += f"; to give the unreadable one up: git update-ref -d {facts.marker}"
-    return Verdict("corrupt", facts.problem or "", EXIT_PERSON, hint)
+        hint += f"; to discard the unreadable save: git update-ref -d {facts.marker}"
+    return Verdict("corrupt", problem, EXIT_PERSON, hint)
+
+
+def resting_places(saves: Collection[Save]) -> set[Oid | None]:
+    """The commits that HEAD may be on while this stack of saves is pending."""
+    places: set[Oid | None] = set()
+    for save in saves:
+        places.add(save.manifest.head)
+        if save.manifest.moves_branch:
+            places.add(save.wip)
+            if save.manifest.index_commit is not None:
+                places.add(save.manifest.index_commit)
+    return places
+
+
+# -- the latest checkpoint, where no save is pending
+
+
+def can_compare(facts: Facts, checkpoint: Save) -> bool:
+    """Whether HEAD is where it was then. Else its files were committed since, or belong to other commits."""
+    return (facts.head_ref, facts.head) == (checkpoint.manifest.head_ref, checkpoint.manifest.head)
+
+
+def lacks_checkpoint(facts: Facts, checkpoint: Save, actions: Iterable[Action]) -> bool:
+    """Whether anything of the checkpoint is not on disk: `actions` are what a recovery of it would do."""
+    return bool(set(actions) - {"same"}) or (checkpoint.manifest.operation is not None and facts.operation is None)
+
+
+def disk_state(facts: Facts, *, lacks: bool, is_wiped: bool) -> DiskState:
+    """How the files on disk compare with the checkpoint.
+
+    `lacks`: see `lacks_checkpoint`. `is_wiped`: no tracked file is left, or none differs from HEAD.
+    """
+    if not lacks:
+        return "same"
+    return "gone" if is_wiped and facts.operation is None else "differs"
+
+
+def with_checkpoint(facts: Facts, verdict: Verdict) -> Facts:
+    """The facts with the checkpoint as the save to restore, where the last run made none and its files are gone."""
+    if verdict.verdict != "restore" or facts.saves or facts.checkpoint is None or facts.context is None:
+        return facts
+    return replace(facts, saves=(facts.checkpoint._replace(context=facts.context),))
+
+
+# -- one path
 
 
 @dataclass(frozen=True)
 class Target:
-    """What one path was (`saved`, None: not there) and what git may have put there since (`bases`)."""
+    """What one path was at the save, and what git may have put there since."""
 
     path: bytes
     saved: Leaf | None
+    """What the save holds; None where nothing was there."""
     permissions: int | None
+    """The saved permissions; None where they are those that git gives."""
     bases: frozenset[Leaf]
+    """What HEAD, index and WIP commit of each save of the stack hold at this path."""
 
 
-def step(target: Target, seen: FileState, *, overwrite: bool = False) -> str:
-    """The three-way choice for one path: `same`, `write`, `delete`, `keep` (the disk wins), or `look` closer.
+class Choice(NamedTuple):
+    """What is going to happen to one path."""
+
+    target: Target
+    seen: FileState
+    action: Action
+
+
+def step(
+    target: Target, seen: FileState, *, overwrite: bool = False, left_out: bool = False
+) -> Action | Literal["look"]:
+    """The three-way choice for one path. `look`: the caller has to find out whether git or a power cut made this file.
 
     Disk equals saved: untouched. Disk equals a base, or nothing is there: the saved version is written, or deleted.
     Otherwise the disk wins. A file that is gone was wiped or deleted, nobody can tell; to write it overwrites nothing.
+
+    `left_out`: the save could not read this path either.
     """
     saved = target.saved
-    if saved is not None and saved.mode == GITLINK:
-        return {"directory": "same", "missing": "write"}.get(seen.kind, "keep")
+    if seen.kind == "special" and left_out:
+        return "same"
     if saved is None:
         if seen.kind in ("missing", "directory"):
             return "same"
         gone = _is_one_of(seen, target.bases) or (overwrite and seen.kind != "special")
         return "delete" if gone else "keep"
+    if seen.kind == "directory":
+        # A file takes the place of empty directories alone: who writes it fails on all others.
+        return "same" if saved.mode == GITLINK else "write"
+    if saved.mode == GITLINK:
+        return "write" if seen.kind == "missing" else "keep"
     if _is_one_of(seen, (saved,)):
         return "same"
     if seen.kind == "missing" or _is_one_of(seen, target.bases):
@@ -194,6 +284,16 @@ def step(target: Target, seen: FileState, *, overwrite: bool = False) -> str:
     if seen.kind == "file":
         return "write" if overwrite else "look"
     return "write" if overwrite and seen.kind == "link" else "keep"
+
+
+def _is_one_of(seen: FileState, leaves: Collection[Leaf]) -> bool:
+    kind = {"file": (0o100644, 0o100755), "link": (SYMLINK,)}.get(seen.kind, ())
+    return any(leaf.oid == seen.oid and leaf.mode in kind for leaf in leaves)
+
+
+def needs_safety_save(choices: Iterable[Choice]) -> bool:
+    """Whether a file is going to be written or deleted."""
+    return any(choice.action in ("write", "delete") for choice in choices)
 
 
 def wanted_permissions(target: Target, seen: FileState, umask: int) -> tuple[int | None, bool]:
@@ -215,6 +315,85 @@ def _widest(modes: set[int]) -> set[int]:
     return {0o777 if mode & 0o100 else 0o666 for mode in modes}
 
 
-def _is_one_of(seen: FileState, leaves: Collection[Leaf]) -> bool:
-    kind = {"file": (0o100644, 0o100755), "link": (SYMLINK,)}.get(seen.kind, ())
-    return any(leaf.oid == seen.oid and leaf.mode in kind for leaf in leaves)
+# -- the end
+
+
+class BranchMove(NamedTuple):
+    """A ref that goes back to where it was at the oldest save."""
+
+    ref: str
+    new: Oid | None
+    """None: the branch was unborn."""
+    old: Oid | None
+    detach: bool
+    """HEAD itself is moved, not the branch that it is on."""
+
+
+def branch_move(facts: Facts) -> BranchMove | None:
+    """How branch and HEAD go back to where they were; None where they are there."""
+    oldest = facts.saves[-1].manifest
+    if facts.detach:
+        return BranchMove("HEAD", facts.head, facts.head, True)
+    if oldest.head_ref is None or facts.head == oldest.head:
+        return None
+    return BranchMove(oldest.head_ref, oldest.head, facts.head, False)
+
+
+def marker_goes(outcome: Outcome) -> bool:
+    """Whether the save is no longer pending."""
+    return not outcome.stuck
+
+
+def final_verdict(newest: Save, base_tree: Oid | None, outcome: Outcome) -> DecidedVerdict:
+    """What `restore` has become. `base_tree`: the tree of the commit that the oldest save of the stack stands on."""
+    if outcome.kept:
+        return "changed"
+    manifest = newest.manifest
+    is_raw = any(why != "clean" for why in manifest.raw.values())
+    uncommitted = newest.wip_tree != base_tree or manifest.staged or manifest.operation or is_raw
+    return "restore" if uncommitted or outcome.restored or outcome.deleted else "context_only"
+
+
+def conclude(
+    workspace: bytes, verdict: Verdict, final: DecidedVerdict, newest: Save | None, outcome: Outcome
+) -> RecoverResult:
+    """The result: `verdict` is what was decided, `final` what it has become, `newest` the save that it is about."""
+    message, hint, status = verdict.message, verdict.hint, verdict.exit_status
+    if final == "changed" and newest is not None:
+        message = "files that were changed after the save are kept; everything else is as it was saved"
+        hint = f"gitstate restore --overwrite {newest.manifest.save_id} PATH… (the saved version)"
+    elif newest is not None and newest.manifest.previous and not message:
+        message = f"an earlier save was never recovered: {newest.manifest.previous}"
+        hint = f"gitstate diff {newest.manifest.previous}; gitstate restore {newest.manifest.previous} PATH…"
+    if outcome.stuck:
+        message, hint = "some paths could not be restored; the save is still pending", "gitstate recover"
+    if status == EXIT_DONE and (any(item.lost for item in outcome.failed) or outcome.nested_trouble):
+        status = EXIT_PERSON
+    result = RecoverResult(
+        workspace,
+        final,
+        message,
+        hint,
+        status,
+        restored=tuple(outcome.restored),
+        deleted=tuple(outcome.deleted),
+        kept=tuple(dict.fromkeys(outcome.kept)),
+        left_out=tuple(outcome.failed),
+        safety_save=outcome.safety,
+    )
+    if newest is None:
+        return result
+    left_out = (*newest.manifest.left_out, *outcome.failed)
+    return result._replace(save_id=newest.manifest.save_id, left_out=left_out, context=newest.context)
+
+
+def conclude_files(workspace: bytes, newest: Save, outcome: Outcome) -> RecoverResult:
+    """The same where files alone were restored from a save: each that was kept was asked for."""
+    if not outcome.kept:
+        return conclude(workspace, Verdict("restore"), "restore", newest, outcome)._replace(files_only=True)
+    return conclude(workspace, Verdict("restore"), "changed", newest, outcome)._replace(
+        message=f"{len(outcome.kept)} paths hold something else and were kept",
+        hint=f"gitstate restore --overwrite {newest.manifest.save_id} PATH…",
+        exit_status=EXIT_PERSON,
+        files_only=True,
+    )

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-from ..errors import EXIT_DONE
+from ..agents.sessions import resume_command
+from ..errors import EXIT_DONE, GitstateError
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
 from ..save.words import left_out_json, listed_lines, skipped_lines
 from ..system.jsonio import path_to_json, text_to_json
-from ..system.stdlib import TYPE_CHECKING
 from ..system.terminal import escape, escape_lines
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
-
-    from .request import RecoverResult
+from .request import RecoverResult
 
 #: A list in a briefing names no more than this.
 _NAMED = 12
 
 
-# -- recover
+# -- for a program and a person
 
 
 def recover_json(result: RecoverResult) -> dict[str, Any]:
@@ -52,90 +51,131 @@ def recover_json(result: RecoverResult) -> dict[str, Any]:
 
 def recover_lines(result: RecoverResult) -> list[str]:
     """What `recover` says to a person about one workspace."""
-
-    words = {
-        "restore": "recovered: everything is as it was saved",
-        "context_only": "recovered: the context; there was nothing uncommitted to restore",
-    }
-    first = words.get(result.verdict, result.verdict)
-    if result.files_only and result.verdict == "restore":
-        first = "taken out of the save; branch and index stay as they are"
-    elif result.verdict == "restore" and result.exit_status:
-        first = "recovered, but not all of it"
-    if result.dry_run and result.verdict in words:
-        first = "would be recovered; nothing was touched"
-    lines = [f"{escape(result.workspace)}: {first}" + (f" (save {result.save_id})" if result.save_id else "")]
+    save = f" (save {result.save_id})" if result.save_id else ""
+    lines = [f"{escape(result.workspace)}: {_summary(result)}{save}"]
     if result.message:
         lines.append(f"  {result.message}")
     lines += listed_lines("restored:", result.restored) + listed_lines("deleted:", result.deleted)
-    lines += listed_lines("kept as it is:", result.kept)
+    lines += listed_lines("kept:", result.kept)
     lines += skipped_lines(result.left_out)
-    lines += listed_lines("removed, a lock of a process that is gone:", result.cleared)
+    lines += listed_lines("removed stale lock:", result.cleared)
     if result.safety_save:
-        lines.append(f"  what was there before is in save {result.safety_save}")
+        lines.append(f"  the files as they were before: save {result.safety_save}")
     for inner in result.nested:
         lines += ["  " + line for line in recover_lines(inner)]
     if result.resume:
         task = instruction(result.context)
-        lines += [f"  {task}", *([f"  its session goes on with: {result.resume}"] if result.resume != task else [])]
+        lines += [f"  {task}", *([f"  resume its session: {result.resume}"] if result.resume != task else [])]
     if result.hint:
         lines.append(f"  next: {result.hint}")
     return lines
 
 
-def worst_of(statuses: Iterable[int]) -> int:
-    """One exit status for many workspaces: a person first, then failures, then what passes by itself."""
-    found = set(statuses)
-    return next((status for status in (4, 3, 2, 1, 75) if status in found), EXIT_DONE)
+def _summary(result: RecoverResult) -> str:
+    """The verdict in a few words; the verdict itself where its message says the rest."""
+    if result.verdict not in ("restore", "context_only"):
+        return result.verdict
+    if result.dry_run:
+        return "would be recovered; nothing was touched"
+    if result.verdict == "context_only":
+        return "recovered: the context (there were no uncommitted changes)"
+    if result.files_only:
+        return "restored from the save; branch and index were not touched"
+    return "recovered in part" if result.exit_status else "recovered: everything is as it was saved"
 
 
-def _what(result: RecoverResult) -> str:
-    words = [
-        f"{len(paths)} {verb}"
-        for verb, paths in (
-            ("restored", result.restored),
-            ("deleted", result.deleted),
-            ("kept", result.kept),
-            ("dead locks removed", result.cleared),
-        )
-        if paths
-    ]
-    if result.left_out:
-        words.append(f"{len(result.left_out)} skipped")
-    usual = {"restore": "all is as it was saved", "context_only": "the context"}
+def outcome_words(result: RecoverResult) -> str:
+    """What was done in one workspace, for a column of a table."""
+    counts = (
+        (len(result.restored), "restored"),
+        (len(result.deleted), "deleted"),
+        (len(result.kept), "kept"),
+        (len(result.cleared), "stale locks removed"),
+        (len(result.left_out), "skipped"),
+    )
+    words = [f"{count} {what}" for count, what in counts if count]
+    usual = {"restore": "everything is as it was saved", "context_only": "the context"}
     if result.dry_run and words:
         words[0] = f"would be: {words[0]}"
     elif result.dry_run:
-        usual = {"restore": "branch and index would be put back", "context_only": "the context would be"}
+        usual = {"restore": "branch and index would be restored", "context_only": "the context would be"}
     return ", ".join(words) or escape(result.message.partition(";")[0]) or usual.get(result.verdict, "")
+
+
+def worst_of(statuses: Iterable[int]) -> int:
+    """One exit status for many workspaces: a person first, then failures, then what passes by itself."""
+    present = set(statuses)
+    return next((status for status in (4, 3, 2, 1, 75) if status in present), EXIT_DONE)
+
+
+# -- hints
+
+#: A command in a hint: at its beginning, or after `; `, `: ` or `&& `; not one that names its directory already.
+_COMMAND = re.compile(r"(^|[;:&] )(gitstate|git) (?!-C )")
+
+
+def located(result: RecoverResult) -> RecoverResult:
+    """The result with a hint that works in the current directory."""
+    return result._replace(hint=locate(result.hint, result.workspace))
+
+
+@contextlib.contextmanager
+def hints_for(workspace: bytes) -> Iterator[None]:
+    """The same for the hint of an error that is raised in the block."""
+    try:
+        yield
+    except GitstateError as error:
+        error.hint = locate(error.hint, workspace)
+        raise
+
+
+def locate(hint: str | None, workspace: bytes) -> str | None:
+    """A hint whose commands are for `workspace`, so that they work in the current directory: with `-C` elsewhere."""
+    if hint is None or _is_here(workspace):
+        return hint
+    where = shlex.quote(escape(workspace))
+    return _COMMAND.sub(lambda match: f"{match[1]}{match[2]} -C {where} ", hint)
+
+
+def _is_here(workspace: bytes) -> bool:
+    """Whether the current directory is in this workspace, and in no repository inside it."""
+    try:
+        directory, top = os.getcwdb(), os.path.realpath(workspace)
+    except OSError:
+        return False
+    while directory != top and len(directory) > 1 and not os.path.lexists(os.path.join(directory, b".git")):
+        directory = os.path.dirname(directory)
+    return directory == top
+
+
+# -- for a shell
+
+#: What `recover --format shell` sets, and from what. The library empties these, and hooks/README.md describes them.
+_SHELL_VARIABLES: Mapping[str, Callable[[RecoverResult], object]] = {
+    "RECOVERED_TASK_ID": lambda result: result.context.task_id,
+    "RECOVERED_ISSUE_NUMBER": lambda result: result.context.issue_number,
+    "RECOVERED_WORKSPACE_PATH": lambda result: escape(result.workspace),
+    "RECOVERED_BRANCH_NAME": lambda result: result.context.branch_name,
+    "RECOVERED_PROGRESS_STAGE": lambda result: result.context.progress_stage,
+    "RECOVERED_MEMORY_REFS": lambda result: "\n".join(result.context.memory_refs),
+    "RECOVERED_AGENT": lambda result: result.context.agent,
+    "RECOVERED_SESSION_ID": lambda result: result.context.session_id,
+    "RECOVERED_TRANSCRIPT_PATH": lambda result: _text(result.context.extra.get("transcript_path")),
+    "RECOVERED_AGENT_CWD": lambda result: _text(result.context.extra.get("agent_cwd")),
+    "RECOVERED_RESUME_COMMAND": lambda result: resume_command(result.context, os.environ),
+    "RECOVERED_VERDICT": lambda result: result.verdict,
+    "RECOVERED_SAVE_ID": lambda result: result.save_id,
+    "RECOVERED_RESUME": lambda result: result.resume,
+    "RECOVERED_BRIEFING": lambda result: result.briefing,
+}
 
 
 def shell_lines(result: RecoverResult) -> str:
     """Assignments for a shell's `eval`: every value in single quotes, so that it stays data."""
-    from ..agents.sessions import resume_command
-
-    context = result.context
-    values = {
-        "RECOVERED_TASK_ID": context.task_id,
-        "RECOVERED_ISSUE_NUMBER": context.issue_number,
-        "RECOVERED_WORKSPACE_PATH": escape(result.workspace),
-        "RECOVERED_BRANCH_NAME": context.branch_name,
-        "RECOVERED_PROGRESS_STAGE": context.progress_stage,
-        "RECOVERED_MEMORY_REFS": "\n".join(context.memory_refs),
-        "RECOVERED_AGENT": context.agent,
-        "RECOVERED_SESSION_ID": context.session_id,
-        "RECOVERED_TRANSCRIPT_PATH": _text(context.extra.get("transcript_path")),
-        "RECOVERED_AGENT_CWD": _text(context.extra.get("agent_cwd")),
-        "RECOVERED_RESUME_COMMAND": resume_command(context, os.environ),
-        "RECOVERED_VERDICT": result.verdict,
-        "RECOVERED_SAVE_ID": result.save_id,
-        "RECOVERED_RESUME": result.resume,
-        "RECOVERED_BRIEFING": result.briefing,
-    }
-    return "".join(f"{name}={_shell_quote(value)}\n" for name, value in values.items())
+    return "".join(f"{name}={_shell_quote(value(result))}\n" for name, value in _SHELL_VARIABLES.items())
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
@@ -144,8 +184,11 @@ def _shell_quote(value: object) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
+# -- for the agent
+
+
 def instruction(context: Context) -> str:
-    """What to go on with, in one sentence, for an agent that starts a new session."""
+    """What to continue with, in one sentence, for an agent that starts a new session."""
     words = [f"Continue {context.task_id}" if context.task_id else "Continue"]
     if context.issue_number is not None:
         words.append(f"(issue {context.issue_number})")
@@ -166,7 +209,7 @@ def briefing(
     left_out: Sequence[LeftOut],
     operation: str | None = None,
 ) -> str:
-    """A few lines for the agent: what the last run was on, what is back on the disk, and what is not."""
+    """A few lines for the agent: what the last run was doing, what is on disk again, and what is not."""
     how = f" by SIG{reason.signal}" if reason.signal else ""
     how = f": it ended with status {reason.exit_code}" if reason.exit_code is not None else how
     lines = [f"Your last run in this workspace was interrupted{how}."]
@@ -174,16 +217,16 @@ def briefing(
     if context.memory_refs:
         lines.append("Notes of the last run: " + ", ".join(context.memory_refs[:_NAMED]))
     if operation:
-        lines.append(f"A {operation} is under way and not finished: look at `git status` first.")
-    lines += _listed("Restored from the save", restored)
-    lines += _listed("Changed after the save, and left as they are", kept)
-    lines += _listed("Not in the save", [item.path or b"the workspace" for item in left_out])
+        lines.append(f"A {operation} is in progress: run `git status` first.")
+    lines += _named("Restored from the save", restored)
+    lines += _named("Changed after the save, and kept", kept)
+    lines += _named("Not in the save", [item.path or b"the workspace" for item in left_out])
     if not restored and not kept:
-        lines.append("All files are as the last run left them; uncommitted work is in the worktree.")
+        lines.append("All files are as the last run left them; uncommitted changes are in the worktree.")
     return "\n".join(lines)
 
 
-def _listed(title: str, paths: Sequence[bytes]) -> list[str]:
+def _named(title: str, paths: Sequence[bytes]) -> list[str]:
     if not paths:
         return []
     named = ", ".join(text_to_json(os.fsdecode(path)) for path in paths[:_NAMED])

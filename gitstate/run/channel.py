@@ -1,6 +1,6 @@
-"""A front's end of the socket to its keeper: starts one, tells it what happens, and waits for its last word.
+"""The socket between a keeper and its front: who starts a keeper, what it is told, and what it answers.
 
-The protocol stands at the top of `keeper`.
+The messages stand at the top of `keeper`.
 """
 
 from __future__ import annotations
@@ -12,37 +12,123 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..agents.base import StopRule
+from ..git.repository import Repository
 from ..system.clock import Deadline
 from ..system.process import Process
+from ..workspace.settings import OF_SAVE, number, require
 from .processes import RUN_ID
 
 #: Signals that end a run.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-#: A keeper that has given its last word is gone after this many seconds at most.
-_GOING = 2.0
+#: A keeper that has answered is gone after this many seconds at most.
+_EXIT_TIME = 2.0
+#: A line of more bytes than this is none of ours.
+_LONGEST_LINE = 1 << 20
 
 
-class Orders(NamedTuple):
-    """What a keeper is told at its start. Times in seconds; `owner` is who owns the workspace."""
+class Times(NamedTuple):
+    """The times of a run in seconds: the settings of the same names."""
+
+    grace: float
+    deadline: float
+    interval: float
+
+
+def read_times(repository: Repository, given: Mapping[str, float | None], source: str | None = None) -> Times:
+    """The times of a run: those that were `given` (`source` says how, where not by option), else the settings.
+
+    Every other setting that a run reads is looked at too. Raises UsageError for the first one that can't be read.
+    """
+    times = Times(*(number(repository, name, given.get(name), source and f"{source} {name}") for name in Times._fields))
+    require(repository, *OF_SAVE)
+    return times
+
+
+class KeeperConfig(NamedTuple):
+    """What a keeper is told at its start."""
 
     workspace: str
     run_id: str
     owner: Process
+    """Who owns the workspace: the keeper saves when it is gone."""
     stop: StopRule
-    grace: float
-    deadline: float
-    interval: float
+    times: Times
     ends_clean_runs: bool = True
     """Whether what is left of a run that ended well is ended too."""
 
+    def to_message(self) -> dict[str, Any]:
+        return {"do": "keep", **self._asdict()}
 
-class Front:
-    """A front's end of the socket to its keeper."""
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> KeeperConfig:
+        return cls(
+            message["workspace"],
+            message["run_id"],
+            Process(*message["owner"]),
+            StopRule(*message["stop"]),
+            Times(*message["times"]),
+            message["ends_clean_runs"],
+        )
 
-    def __init__(self, orders: Orders) -> None:
+
+class Channel:
+    """One end of the socket: one JSON object a line, in both directions."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._received = b""
+        self.is_closed = False
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, **message: Any) -> bool:
+        """Send a message; False if the other end is gone."""
+        try:
+            self._socket.settimeout(None)
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+            return True
+        except OSError:
+            return False
+
+    def receive(self, seconds: float | None) -> bool:
+        """Wait for data, so many seconds at most (None: for ever). False if none came in this time.
+
+        At the end of the socket, or of our patience with a line that does not end, the channel is closed.
+        """
+        self._socket.settimeout(seconds)
+        try:
+            data = self._socket.recv(65_536)
+        except (BlockingIOError, TimeoutError):
+            return False
+        except OSError:
+            data = b""
+        self.is_closed = not data or len(self._received) > _LONGEST_LINE
+        self._received += data
+        return True
+
+    def next_message(self) -> dict[str, Any] | None:
+        """The next message that has come whole, None without one. A line that is no JSON object is skipped."""
+        while b"\n" in self._received:
+            line, _, self._received = self._received.partition(b"\n")
+            with contextlib.suppress(ValueError):
+                message = json.loads(line)
+                if isinstance(message, dict):
+                    return message
+        return None
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class KeeperProcess:
+    """A keeper, as its front sees it: the constructor starts one."""
+
+    def __init__(self, config: KeeperConfig) -> None:
         ours, theirs = socket.socketpair()
         environment = {name: value for name, value in os.environ.items() if name != RUN_ID}
         with theirs:
@@ -56,44 +142,28 @@ class Front:
                 env=environment,
                 cwd="/",
             )
-        self._socket = ours
-        self._received = b""
-        self.tell(do="keep", **orders._replace(owner=Process(*orders.owner))._asdict())
+        self._channel = Channel(ours)
+        self._channel.send(**config.to_message())
 
-    def tell(self, **words: Any) -> bool:
-        """Tell the keeper something; False where it is gone."""
-        try:
-            self._socket.sendall(json.dumps(words).encode() + b"\n")
-            return True
-        except OSError:
-            return False
+    def tell(self, **message: Any) -> bool:
+        """Tell the keeper what happens; False if it is gone."""
+        return self._channel.send(**message)
 
     def answer(self, seconds: float | None) -> dict[str, Any] | None:
-        """The keeper's last word; None where it is gone, or says nothing in this time."""
+        """The keeper's answer at the end of the run; None if it is gone, or gives none in this time."""
         deadline = Deadline(seconds)
         while True:
-            line, newline, rest = self._received.partition(b"\n")
-            if newline:
-                self._received = rest
-                with contextlib.suppress(ValueError):
-                    said = json.loads(line)
-                    if isinstance(said, dict) and said.get("done"):
-                        return said
-                continue
+            while (message := self._channel.next_message()) is not None:
+                if message.get("done"):
+                    return message
             left = deadline.left()
-            if left <= 0:
+            if self._channel.is_closed or left <= 0:
                 return None
-            self._socket.settimeout(None if left == float("inf") else left)
-            try:
-                data = self._socket.recv(65_536)
-            except OSError:
+            if not self._channel.receive(None if left == float("inf") else left):
                 return None
-            if not data:
-                return None
-            self._received += data
 
     def close(self) -> None:
-        """Hang up. A keeper that has answered goes by itself."""
-        self._socket.close()
+        """Close the socket. A keeper that has answered ends by itself."""
+        self._channel.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(_GOING)
+            self.process.wait(_EXIT_TIME)

@@ -4,9 +4,9 @@
         task.stage("testing")
         subprocess.run(["my-agent", "fix the rounding"])
 
-A keeper stands beside the program: it saves whatever ends it, SIGKILL included. On a signal the program waits for the
-save, then whatever handler was there before has its turn; where there was none the program dies of the signal. An
-exception that leaves the block is an end with a save, a clean exit finishes the task.
+A keeper runs beside the program: it saves whatever ends the program, SIGKILL included. On a signal the program waits
+for the save, then runs the handler that was there before; without one it dies of the signal. An exception that leaves
+the block ends the run with a save. A clean exit finishes the task.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from ..agents.base import StopRule
 from ..agents.registry import stop_rule
 from ..errors import NeedsPerson, TryAgain
 from ..format.context import Context
@@ -32,14 +31,13 @@ from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult
 from ..save.request import SaveRequest
 from ..save.save import save
-from ..system import terminal
 from ..system.process import this_process
+from ..system.terminal import say
 from ..workspace.live_context import begin, finish, read_live_context, set_values
 from ..workspace.state_file import RECOVERED
-from .channel import SIGNALS, Front, Orders
+from .channel import SIGNALS, KeeperConfig, KeeperProcess, read_times
 from .keeper import failed_save
 from .processes import RUN_ID
-from .supervisor import TIMES
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,11 +50,12 @@ _MARGIN = 30.0
 class guard:
     """Guard a block, or as a decorator each call of a function. Values are those of `gitstate begin`.
 
-    `workspace` is a directory in the worktree. `recovered` is what was brought back at the beginning, None where
-    nothing waited. `grace` and `deadline` as of `gitstate run`, in seconds.
+    `workspace` is a directory in the worktree. `recovered` is what was recovered at the beginning, None if no save was
+    pending. `grace`, `deadline` and `interval` are those of `gitstate run`, in seconds; None: the settings decide.
 
-    Entering raises NotAWorkspace, NeedsPerson where a save waits that a person must decide on, TryAgain where another
-    run works here. Signals are handled where the main thread enters; elsewhere the keeper alone sees the end.
+    Entering raises NotAWorkspace, UsageError for a setting that can't be read, NeedsPerson if a person must decide on
+    a pending save, TryAgain if another run works here. Signals are handled if the main thread enters; elsewhere the
+    keeper alone sees the end.
     """
 
     def __init__(
@@ -69,9 +68,9 @@ class guard:
         memory_refs: tuple[str, ...] | list[str] = (),
         agent: str | None = None,
         session_id: str | None = None,
-        grace: float = TIMES["grace"],
-        deadline: float = TIMES["deadline"],
-        interval: float = TIMES["interval"],
+        grace: float | None = None,
+        deadline: float | None = None,
+        interval: float | None = None,
         **extra: str,
     ) -> None:
         named = {
@@ -86,9 +85,9 @@ class guard:
         self._values = {name: str(value) for name, value in named.items() if value is not None}
         self._path = os.fsencode(os.path.abspath(workspace))
         self._stop = stop_rule(agent, ())
-        self._times = (grace, deadline, interval)
+        self._given = {"grace": grace, "deadline": deadline, "interval": interval}
         self._before: dict[int, Handler] = {}
-        self._front: Front | None = None
+        self._keeper: KeeperProcess | None = None
         self._pid = 0
         self._saved = False
         self._reason = Reason()
@@ -106,11 +105,12 @@ class guard:
 
     def _again(self) -> guard:
         other = object.__new__(guard)
-        other.__dict__.update(self.__dict__, _before={}, _front=None, _saved=False, recovered=None)
+        other.__dict__.update(self.__dict__, _before={}, _keeper=None, _saved=False, recovered=None)
         return other
 
     def __enter__(self) -> Self:
         repository = open_repository(self._path)
+        self._times = read_times(repository, self._given, "the argument")
         result = recover(repository.toplevel, RecoverRequest())
         if result.exit_status:
             kind = TryAgain if result.verdict == "live" else NeedsPerson
@@ -121,15 +121,9 @@ class guard:
         self._repository = repository
         self._pid = os.getpid()
         run_id = new_save_id()
-        self._front = Front(
-            Orders(
-                os.fsdecode(repository.toplevel),
-                run_id,
-                this_process(),
-                StopRule(*self._stop),
-                *self._times,
-                ends_clean_runs=False,
-            )
+        workspace = os.fsdecode(repository.toplevel)
+        self._keeper = KeeperProcess(
+            KeeperConfig(workspace, run_id, this_process(), self._stop, self._times, ends_clean_runs=False)
         )
         self._outer = os.environ.get(RUN_ID)
         os.environ[RUN_ID] = run_id
@@ -141,7 +135,7 @@ class guard:
         return self
 
     def stage(self, name: str) -> None:
-        """Say how far the work is."""
+        """Set `progress_stage`: how far the work is."""
         self.set(progress_stage=name)
 
     def set(self, **values: str) -> None:
@@ -150,13 +144,13 @@ class guard:
 
     @property
     def context(self) -> Context:
-        """What the next run would be told now."""
+        """The context that the next run would recover now."""
         return read_live_context(self._repository)[0]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._front is None or os.getpid() != self._pid:
+        if self._keeper is None or os.getpid() != self._pid:
             # A forked child leaves the block too; the guard is its parent's.
             return
         try:
@@ -166,24 +160,25 @@ class guard:
                 return
             reason = _reason(error)
             if reason is None:
-                self._front.tell(do="leave", finish=False)
-                self._front.answer(_MARGIN)
+                self._keeper.tell(do="leave", finish=False)
+                self._keeper.answer(_MARGIN)
                 finish(self._repository)
             else:
                 self._save(do="failed", reason=reason)
         finally:
             self._leave()
 
-    def _save(self, **words: Any) -> None:
-        assert self._front is not None
+    def _save(self, **message: Any) -> None:
+        """Have the keeper save at the end of the run, and print its answer."""
+        assert self._keeper is not None
         self._saved = True
-        self._front.tell(**words)
-        said = self._front.answer(sum(self._times[:2]) + _MARGIN)
-        if said is not None:
-            terminal.say(*said["lines"])
+        self._keeper.tell(**message)
+        answer = self._keeper.answer(self._times.grace + self._times.deadline + _MARGIN)
+        if answer is not None:
+            say(*answer["lines"])
             return
         waiting = pending_save_id(self._repository)
-        terminal.say(*failed_save(self._repository, "the keeper of this run is gone", waiting)[1])
+        say(*failed_save(self._repository, "the keeper of this run is gone", waiting)[1])
 
     def _leave(self) -> None:
         for number, before in self._before.items():
@@ -194,12 +189,12 @@ class guard:
             os.environ.pop(RUN_ID, None)
         else:
             os.environ[RUN_ID] = self._outer
-        if self._front is not None:
-            self._front.close()
-            self._front = None
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Save once however many signals come; then the handler that was there before has its turn."""
+        """Save once, however many signals come. Then run the handler that was there before."""
         before = self._before.get(number, signal.SIG_DFL)
         if os.getpid() == self._pid and not self._saved:
             held = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -1,8 +1,8 @@
 """The processes of one run: found by an id that they inherit, signalled, waited for, and ended.
 
-An agent's commands outlive it, change their parent and their process group; what they keep is their environment. So a
-run is known by the variable `GITSTATE_RUN_ID`, read from `/proc/PID/environ` (proc(5)), and by descent from those.
-Where there is no `/proc` only processes that were named are reached.
+An agent's commands outlive it, and change their parent and their process group, but they keep their environment. So
+the processes of a run are those with its id in the variable `GITSTATE_RUN_ID` (read from `/proc/PID/environ`, proc(5))
+and their descendants. Without `/proc` only processes that are named by their pid are reached.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ..system.process import _PAUSE, Process, process, send, wait_for
 
 #: The variable that every process of a run inherits.
 RUN_ID = "GITSTATE_RUN_ID"
-#: How long what a dead agent left behind has between SIGTERM and SIGKILL, in seconds.
+#: The time between SIGTERM and SIGKILL for the processes that a dead agent left behind, in seconds.
 _LEFTOVER_GRACE = 0.3
-#: Processes that make new ones while they are killed are looked for again this often.
+#: So many times processes that start new ones while they are killed are looked for again.
 _ROUNDS = 40
 
 
 def of_run(run_id: str, *, but: Collection[int] = ()) -> list[Process]:
-    """Every living process of a run, and all that descend from one. `but` names pids that are never counted."""
+    """Every living process of a run and its descendants, without the pids in `but`."""
     wanted = f"{RUN_ID}={run_id}".encode()
     parents: dict[int, int] = {}
     members: set[int] = set()
@@ -68,7 +68,7 @@ def _descendants(roots: Iterable[int], parents: Mapping[int, int]) -> set[int]:
 
 
 def end_leftovers(run_id: str, *, but: Collection[int] = ()) -> int:
-    """End whatever of a run still lives: SIGTERM, a moment, SIGKILL until nothing is left. How many there were."""
+    """End every living process of a run: SIGTERM, a moment, then SIGKILL until none is left. Returns their number."""
     found = of_run(run_id, but=but)
     if not found:
         return 0
@@ -81,7 +81,7 @@ def end_leftovers(run_id: str, *, but: Collection[int] = ()) -> int:
 
 
 def kill_all(run_id: str, *, but: Collection[int] = ()) -> None:
-    """SIGKILL to all of a run, again and again until none is left: some may be making new ones meanwhile."""
+    """Send SIGKILL to every process of a run, until none is left: some may start new ones meanwhile."""
     for _ in range(_ROUNDS):
         found = of_run(run_id, but=but)
         if not found:

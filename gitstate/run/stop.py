@@ -1,10 +1,11 @@
-"""`gitstate stop`: end what works in a workspace so that its work is saved: SIGTERM, the save, then SIGKILL."""
+"""`gitstate stop`: end what works in a workspace, and have its work saved: SIGTERM, the save, then SIGKILL."""
 
 from __future__ import annotations
 
 import signal
 from typing import NamedTuple
 
+from ..errors import EXIT_PERSON
 from ..format.manifest import Reason
 from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
@@ -23,7 +24,7 @@ _SAVING = 30.0
 
 
 class StopResult(NamedTuple):
-    """What happened: `stopped`, or `idle` where nothing worked there. `killed`: SIGTERM had not been enough."""
+    """What happened: `stopped`, or `idle` if nothing worked there. `killed`: SIGTERM was not enough."""
 
     workspace: bytes
     result: str
@@ -42,7 +43,7 @@ class _Running(NamedTuple):
 
 
 def stop(path: bytes, wait: float) -> StopResult:
-    """End the owner of the workspace that `path` is in, and whatever its run has left after `wait` seconds.
+    """End the owner of the workspace that `path` is in, and whatever is left of its run after `wait` seconds.
 
     Raises NotAWorkspace, GitError, OSError.
     """
@@ -62,7 +63,7 @@ def stop(path: bytes, wait: float) -> StopResult:
             send(one, signal.SIGKILL)
         wait_for(told, Deadline(5.0))
     if running.keeper is not None:
-        # It ends what is left, saves, and goes.
+        # It ends what is left, saves, and exits.
         wait_for([running.keeper], Deadline(_SAVING))
     if running.run_id is not None:
         kill_all(running.run_id)
@@ -71,17 +72,19 @@ def stop(path: bytes, wait: float) -> StopResult:
 
 def _saved(repository: Repository, before: str | None, *, killed: bool) -> StopResult:
     save_id = pending_save_id(repository)
+    message = ""
     _, status = read_live_context(repository)
     if save_id == before and status == ACTIVE:
-        # It died without a word: what it left on the disk is saved from here.
+        # It died without a save: save from this process what it left on the disk.
         reason = Reason("KILL" if killed else "TERM", None, "gitstate stop")
         result = save(repository.toplevel, SaveRequest(reason=reason))
         save_id = result.save_id
+        message = "; ".join(result.warnings)
         if result.lost:
-            words = "not all of it could be saved: gitstate log"
-            return StopResult(repository.toplevel, "stopped", killed, save_id, words, 4)
-    words = "" if save_id is not None else "it had finished; nothing waits to be recovered"
-    return StopResult(repository.toplevel, "stopped", killed, save_id, words)
+            message = "not all of it could be saved: gitstate log"
+            return StopResult(repository.toplevel, "stopped", killed, save_id, message, EXIT_PERSON)
+    message = message or ("" if save_id is not None else "it had finished; nothing waits to be recovered")
+    return StopResult(repository.toplevel, "stopped", killed, save_id, message)
 
 
 def _running(repository: Repository) -> _Running:
@@ -90,5 +93,5 @@ def _running(repository: Repository) -> _Running:
     if status == ACTIVE and context.pid and process.is_running(context.pid, context.pid_start, context.boot_id):
         owner = Process(context.pid, context.pid_start)
     owner = None if owner is not None and owner.pid in process.ancestors() else owner
-    run_id, keeper = read_run_record(repository)
-    return _Running(owner, run_id, keeper if keeper is not None and is_alive(keeper) else None)
+    record = read_run_record(repository)
+    return _Running(owner, record.run_id, record.keeper if record.keeper and is_alive(record.keeper) else None)

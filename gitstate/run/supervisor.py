@@ -1,7 +1,7 @@
 """`gitstate run`: one agent in the foreground, in the caller's terminal and process group, with a keeper beside it.
 
-This process only starts the agent, waits for it, and tells the keeper what happens; watching, ending and saving are
-the keeper's. All signals are blocked and taken one by one, so that none is lost and none interrupts a step.
+This process only starts the agent, waits for it, and tells the keeper what happens. The keeper watches, ends and saves.
+All signals are blocked and taken one by one, so that none is lost and none interrupts a step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..agents.base import StopRule
 from ..agents.registry import stop_rule
-from ..errors import EXIT_PERSON, GitstateError, TryAgain, UsageError
+from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, TryAgain
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
@@ -25,20 +25,17 @@ from ..git.repository import Repository, open_repository
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest
 from ..recover.words import recover_lines
-from ..save import words
 from ..save.request import SaveRequest
-from ..save.save import save
-from ..system.jsonio import text_to_json
+from ..save.words import save_lines
 from ..system.process import ancestors, is_running, process, send, this_process
 from ..system.terminal import say
 from ..workspace.live_context import begin, read_live_context
 from ..workspace.state_file import ACTIVE, RECOVERED
-from .channel import SIGNALS, Front, Orders
+from .channel import SIGNALS, KeeperConfig, KeeperProcess, Times, read_times
+from .checkpoints import try_save
 from .keeper import CTRL_C, failed_save
 from .processes import RUN_ID, end_leftovers
 
-#: Grace of an agent, deadline of a save, and interval between checkpoints, in seconds, where nobody names them.
-TIMES = {"grace": 1.5, "deadline": 4.0, "interval": 10.0}
 #: Where a shell says that a command was not found, or could not be started.
 _NOT_FOUND, _NOT_STARTED = 127, 126
 #: A group's signal reaches the agent and this process in any order, this far apart in seconds.
@@ -69,43 +66,33 @@ class RunRequest(NamedTuple):
 def run(path: bytes, request: RunRequest) -> int:
     """Run the command in the directory `path` of a workspace; the status to exit with.
 
-    Does not return where a signal ended the run: then this process dies of it, once all is saved. Raises
-    GitstateError where nothing was started.
+    Does not return if a signal ended the run: then this process dies of it, once all is saved. Raises GitstateError
+    if nothing was started; UsageError for a setting that can't be read, before anything begins.
     """
     heard = _heard(request)
     signal.pthread_sigmask(signal.SIG_BLOCK, {*heard, signal.SIGCHLD})
     repository = open_repository(path)
-    refused = _make_ready(repository, request)
-    if refused:
-        return refused
-    return _Run(repository, path, request, heard).run()
+    times = read_times(repository, request.times)
+    status = _prepare(repository, request)
+    if status:
+        return status
+    return Supervisor(repository, path, request, _config(repository, request, times), heard).run()
 
 
-def seconds(repository: Repository, name: str, given: float | None) -> float:
-    """A time by its name: what was given, else `GITSTATE_NAME`, else the setting `gitstate.name`, else the default.
-
-    Raises UsageError for one that is no positive number.
-    """
-    text = os.environ.get(f"GITSTATE_{name.upper()}") or repository.setting(f"gitstate.{name}")
-    if given is not None or text is None:
-        return TIMES[name] if given is None else given
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e6:
-        raise UsageError(
-            f"gitstate.{name} is a number of seconds, not {text_to_json(text)}",
-            hint=f"git config gitstate.{name} {TIMES[name]}",
-        )
-    return value
+def _config(repository: Repository, request: RunRequest, times: Times) -> KeeperConfig:
+    """What the keeper of this run is told at its start."""
+    owner = process(request.owner_pid) if request.owner_pid is not None else this_process()
+    rule = stop_rule(request.agent, request.command)
+    number = rule.signal if request.stop_signal is None else signal.Signals[f"SIG{request.stop_signal}"]
+    stop = StopRule(number, request.stop_group or rule.everyone)
+    return KeeperConfig(os.fsdecode(repository.toplevel), new_save_id(), owner, stop, times)
 
 
 def _heard(request: RunRequest) -> set[signal.Signals]:
     """The signals that end the run: not those that were ignored from the start, as under nohup.
 
-    A shell without job control starts what is in the background with SIGINT and SIGQUIT ignored; behind a loop's
-    library that means nothing.
+    A shell without job control starts background commands with SIGINT and SIGQUIT ignored. With an owner (the shell
+    library of a loop) those two count all the same.
     """
     mine = {signal.SIGINT, signal.SIGQUIT} if request.owner_pid is not None else set()
     heard = {number for number in SIGNALS if number in mine or signal.getsignal(number) != signal.SIG_IGN}
@@ -114,13 +101,16 @@ def _heard(request: RunRequest) -> set[signal.Signals]:
     return heard
 
 
-def _make_ready(repository: Repository, request: RunRequest) -> int:
-    """Recover what waits, and say in the context who works here now; a status where a person must decide first."""
+def _prepare(repository: Repository, request: RunRequest) -> int:
+    """Recover a pending save, and write into the context who works here now.
+
+    Returns a status other than 0 where a person must decide first. Raises TryAgain where another run works here.
+    """
     live, status = read_live_context(repository)
     mine = {*ancestors(), request.owner_pid}
     if status == ACTIVE and live.pid not in mine and is_running(live.pid, live.pid_start, live.boot_id):
         raise TryAgain(f"another run works in this workspace (pid {live.pid})", hint="gitstate status")
-    # A run that our own loop has begun has not ended: only a save of it may wait.
+    # A task that our own loop has begun has not ended: only a save of it may be pending.
     goes_on = status == ACTIVE and live.pid is not None and live.pid in mine
     result = recover(repository.toplevel, RecoverRequest(waiting_only=goes_on))
     if result.verdict != "nothing":
@@ -131,56 +121,51 @@ def _make_ready(repository: Repository, request: RunRequest) -> int:
     values = {"agent": request.agent, **request.values} if request.agent else request.values
     known, now = read_live_context(repository)
     if status == ACTIVE and request.owner_pid is not None:
-        # What the loop has begun stands, whatever was on before it.
+        # The loop has begun this task: its context stays, and an older one does not replace it.
         begin(repository, values, owner, before=live)
     else:
         begin(repository, values, owner, before=known if now == RECOVERED else Context())
     return 0
 
 
-class _Run:
+class Supervisor:
+    """Runs one agent: starts it and its keeper, tells the keeper what happens, and answers with the agent's status."""
+
     def __init__(
-        self, repository: Repository, directory: bytes, request: RunRequest, heard: set[signal.Signals]
+        self,
+        repository: Repository,
+        directory: bytes,
+        request: RunRequest,
+        config: KeeperConfig,
+        heard: set[signal.Signals],
     ) -> None:
         self.repository = repository
         self.directory = directory
         self.request = request
+        self.config = config
         self.heard = heard
-        self.run_id = new_save_id()
-        owner = process(request.owner_pid) if request.owner_pid is not None else this_process()
-        rule = stop_rule(request.agent, request.command)
-        number = rule.signal if request.stop_signal is None else signal.Signals[f"SIG{request.stop_signal}"]
-        grace, deadline, interval = (seconds(repository, name, request.times.get(name)) for name in TIMES)
-        self.orders = Orders(
-            os.fsdecode(repository.toplevel),
-            self.run_id,
-            owner,
-            StopRule(number, request.stop_group or rule.everyone),
-            grace,
-            deadline,
-            interval,
-        )
         self.keepers = 1
         self.died_of: signal.Signals | None = None
         self.ctrl_c: tuple[signal.Signals, float] | None = None
         self.ended = 0.0
 
     def run(self) -> int:
-        self.front = Front(self.orders)
+        self.keeper = KeeperProcess(self.config)
         try:
             self.agent = self._start()
         except OSError as error:
-            self.front.tell(do="leave", finish=True)
-            self.front.answer(_MARGIN)
+            self.keeper.tell(do="leave", finish=True)
+            self.keeper.answer(_MARGIN)
             say(f"gitstate: {self.request.command[0]}: {error.strerror}")
             return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_STARTED
-        self.front.tell(do="agent", pid=self.agent.pid)
+        self.keeper.tell(do="agent", pid=self.agent.pid)
         self._wait()
-        said = self.front.answer(self.orders.deadline + self.orders.grace + _MARGIN if self.died_of else None)
-        if said is None:
-            said = self._without_keeper()
-        say(*said["lines"])
-        return self._status(int(said["status"]))
+        times = self.config.times
+        answer = self.keeper.answer(times.deadline + times.grace + _MARGIN if self.died_of else None)
+        if answer is None:
+            answer = self._save_without_keeper()
+        say(*answer["lines"])
+        return self._status(int(answer["status"]))
 
     def _start(self) -> subprocess.Popen[bytes]:
         reset = self.heard if self.request.owner_pid is not None else set()
@@ -190,11 +175,11 @@ class _Run:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, set())
 
-        environment = {**os.environ, RUN_ID: self.run_id}
+        environment = {**os.environ, RUN_ID: self.config.run_id}
         return subprocess.Popen(list(self.request.command), cwd=self.directory, env=environment, preexec_fn=before)
 
     def _wait(self) -> None:
-        """Until the agent has ended, and the keeper knows how."""
+        """Wait until the agent has ended, and the keeper was told how."""
         while True:
             info = signal.sigwaitinfo({*self.heard, signal.SIGCHLD})
             if info.si_signo != signal.SIGCHLD:
@@ -203,24 +188,24 @@ class _Run:
                 self.ended = time.monotonic()
                 self._collect_late_signals()
                 if self.died_of is None:
-                    self.front.tell(do="ended", code=self.agent.returncode)
+                    self.keeper.tell(do="ended", code=self.agent.returncode)
                 return
-            elif self.front.process.poll() is not None:
+            elif self.keeper.process.poll() is not None:
                 if self.died_of is not None or self.keepers == _KEEPERS:
                     return
                 self._start_another_keeper()
 
     def _start_another_keeper(self) -> None:
         self.keepers += 1
-        self.front.close()
-        self.front = Front(self.orders)
-        self.front.tell(do="agent", pid=self.agent.pid)
+        self.keeper.close()
+        self.keeper = KeeperProcess(self.config)
+        self.keeper.tell(do="agent", pid=self.agent.pid)
 
     def _on_signal(self, info: signal.struct_siginfo) -> None:
         number = signal.Signals(info.si_signo)
         keyboard = number in (signal.SIGINT, signal.SIGQUIT)
         terminal = keyboard and info.si_code == _SI_KERNEL
-        if keyboard and info.si_pid == self.orders.owner.pid and self._ctrl_c_just_came():
+        if keyboard and info.si_pid == self.config.owner.pid and self._ctrl_c_just_came():
             return
         if terminal:
             self.ctrl_c = (number, time.monotonic())
@@ -228,42 +213,40 @@ class _Run:
             self.died_of = number
         else:
             return
-        self.front.tell(do="signal", name=number.name.removeprefix("SIG"), terminal=terminal)
+        self.keeper.tell(do="signal", name=number.name.removeprefix("SIG"), terminal=terminal)
 
     def _ctrl_c_just_came(self) -> bool:
         """The loop passes on what it gets, so a Ctrl-C comes twice: from the terminal, and from the loop."""
         return self.ctrl_c is not None and time.monotonic() - self.ctrl_c[1] < _ECHO
 
     def _collect_late_signals(self) -> None:
-        """What killed the agent may have been sent to this process too, and arrive a moment later."""
+        """Take the signal that killed the agent, if this process got it too: it may arrive a moment later."""
         if self.died_of is None and (info := signal.sigtimedwait(self.heard, _TOGETHER)) is not None:
             self._on_signal(info)
 
-    def _without_keeper(self) -> dict[str, Any]:
-        """One keeper after the other was killed: end the agent and save from here."""
+    def _save_without_keeper(self) -> dict[str, Any]:
+        """End the agent and save from this process: every keeper was killed. Returns what a keeper would answer."""
         if self.agent.poll() is None:
             self.died_of = self.died_of or signal.SIGTERM
-            send(process(self.agent.pid), self.orders.stop.signal)
+            send(process(self.agent.pid), self.config.stop.signal)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.agent.wait(self.orders.grace)
+                self.agent.wait(self.config.times.grace)
             if self.agent.poll() is None:
                 self.agent.kill()
         code = self.agent.wait()
-        end_leftovers(self.run_id, but=(os.getpid(), self.orders.owner.pid))
+        end_leftovers(self.config.run_id, but=(os.getpid(), self.config.owner.pid))
         name = None if self.died_of is None else self.died_of.name.removeprefix("SIG")
         if name is None and code == 0:
-            return {"lines": [], "status": 0}
+            return {"lines": [], "status": EXIT_DONE}
         reason = Reason(name, None if name else code, "the keeper of this run was killed")
         before = pending_save_id(self.repository)
-        try:
-            result = save(self.repository.toplevel, SaveRequest(reason=reason))
-        except (GitstateError, OSError) as error:
-            why = error.message if isinstance(error, GitstateError) else error.strerror or str(error)
-            return {"lines": failed_save(self.repository, why, before)[1], "status": 1}
-        return {"lines": words.save_lines(result, "save"), "status": EXIT_PERSON if result.lost else 0}
+        result = try_save(self.repository.toplevel, SaveRequest(reason=reason))
+        if isinstance(result, str):
+            return {"lines": failed_save(self.repository, result, before)[1], "status": EXIT_FAILED}
+        return {"lines": save_lines(result, "save"), "status": EXIT_PERSON if result.lost else EXIT_DONE}
 
     def _status(self, saving: int) -> int:
-        """The agent's own status; where a signal ended the run this process dies of it."""
+        """The agent's own status. If a signal ended the run, this process dies of it instead."""
         fatal = self.died_of
         if fatal is None and self.ctrl_c is not None and self.ended - self.ctrl_c[1] < CTRL_C:
             fatal = self.ctrl_c[0]

@@ -1,8 +1,8 @@
-"""Which paths of a worktree changed since they were last asked for, from the kernel's events (`man 7 inotify`).
+"""Which paths of a worktree changed since the last question, from the kernel's events (`man 7 inotify`).
 
-Events are a hint that saves looking, never the truth: they are lost when the queue overflows, and a store through a
-mapping raises none. Who leans on them looks at the whole tree once more before the end. Where there is no inotify, or
-too few watches, nothing is known, which is said.
+Events save a scan, but they prove nothing: they are lost when the queue overflows, and a store through a mapping
+raises none. So a caller scans the whole tree once more before the end. Without inotify, or with too few watches, the
+answer is that nothing is known.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ..errors import GitstateError
 if TYPE_CHECKING:
     from inotify_simple import INotify
 
-#: More changed paths than this are not worth telling apart.
+#: With more changed paths than this a scan of the whole tree is as fast.
 _MOST = 20_000
 
 Ignored = Callable[[list[bytes]], set[bytes]]
 
 
 class Watch:
-    """Watches directories below `top`. `ignored` says which of some directories git ignores: those are not watched."""
+    """Watches directories below `top`, without those that git ignores: `ignored` returns which of some these are."""
 
     def __init__(self, top: bytes, ignored: Ignored) -> None:
         self.top = top
@@ -61,13 +61,13 @@ class Watch:
         return self._inotify is not None
 
     def fileno(self) -> int:
-        """The descriptor that is readable when there is something to `drain`."""
+        """The descriptor that is readable when `drain` has events to read."""
         assert self._inotify is not None
         number: int = self._inotify.fileno()
         return number
 
     def add(self, directories: Iterable[bytes]) -> None:
-        """Watch these directories, each for itself; paths are relative to the top, which is the empty one."""
+        """Watch these directories, not those below them. Paths are relative to the top, which is the empty path."""
         for directory in directories:
             self._add(directory)
 
@@ -76,7 +76,7 @@ class Watch:
         self._touched.update(paths)
 
     def drain(self) -> None:
-        """Read the events that have come; new directories are watched from here on."""
+        """Read the events that have come, and watch the new directories."""
         if self._inotify is None:
             return
         new: list[bytes] = []
@@ -105,7 +105,7 @@ class Watch:
         self._open(new)
 
     def take(self) -> frozenset[bytes] | None:
-        """What changed since the last call; None where that is not known, and everything has to be looked at."""
+        """The paths that changed since the last call; None if that is not known, and the whole tree must be scanned."""
         self.drain()
         touched, lost = frozenset(self._touched), self._lost or self._inotify is None
         self._touched.clear()
@@ -118,12 +118,12 @@ class Watch:
             self._inotify = None
 
     def _open(self, level: list[bytes]) -> None:
-        """Watch new directories and those in them; what came into one before its watch counts as changed with it."""
+        """Watch new directories and those below them. They count as changed with everything that is in them."""
         while level:
             try:
                 ignored = self._ignored(level)
             except (GitstateError, OSError):
-                # The workspace itself may be going away: what is new in it is then not known.
+                # The workspace itself may be on its way out: then nothing is known.
                 self._lost = True
                 return
             below: list[bytes] = []
@@ -134,7 +134,7 @@ class Watch:
                     with os.scandir(os.path.join(self.top, path)) as entries:
                         inside = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
                     if any(entry.name == b".git" for entry in inside):
-                        # A repository of its own: its events are many, and it is looked at as a whole.
+                        # A nested repository has many events, and is always scanned as a whole.
                         self._lost = True
                     below += [os.path.join(path, entry.name) for entry in inside if entry.name != b".git"]
                 except OSError:
@@ -148,7 +148,7 @@ class Watch:
             descriptor = self._inotify.add_watch(os.path.join(self.top, path), self._mask)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
-                # The user's watches are used up: from here on nothing is known.
+                # The user has no watches left: from now on nothing is known.
                 self.close()
             return False
         self._by_descriptor[descriptor] = path
@@ -161,7 +161,7 @@ class Watch:
             del self._by_path[path]
 
     def _forget_below(self, top: bytes) -> None:
-        """A directory that moved away would go on telling of itself under its old name."""
+        """Stop watching a directory that moved away: it would report its changes under its old name."""
         prefix = top + b"/"
         for path in [path for path in self._by_path if path == top or path.startswith(prefix)]:
             descriptor = self._by_path.pop(path)

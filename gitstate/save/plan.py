@@ -13,9 +13,9 @@ from ..system.stdlib import TYPE_CHECKING, Record
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ..format.manifest import Manifest, Save
+    from ..format.manifest import Manifest, Save, SaveKind
     from ..git.oid import Oid
-    from .request import SaveKind, SaveOutcome
+    from .request import SaveOutcome
 
 CLEAN = "nothing to save: the worktree is clean and has no context"
 ALL_SKIPPED = "nothing was saved: everything that could be saved was skipped"

@@ -9,12 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Literal
 
+    from ..format.manifest import SaveKind
     from ..git.oid import Oid
     from ..snapshot.incremental import Baseline
     from ..snapshot.record import Snapshot
 
-    #: `safety` is what recover takes before it writes.
-    SaveKind = Literal["save", "checkpoint", "safety"]
     #: `unchanged`: an earlier save holds all of it. `nothing`: there is nothing to save.
     SaveOutcome = Literal["saved", "unchanged", "nothing"]
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from collections.abc import Set as AbstractSet
 
+    from ..format.manifest import RawReason
     from ..git.index import IndexFile
     from ..git.oid import Oid
     from ..git.repository import Repository
@@ -105,7 +106,7 @@ class Snapshot:
         #: Directory → permissions: empty directories, and those with other permissions than 755.
         self.directories: dict[bytes, int] = {}
         #: Path → (bytes of the file as a blob, why they are kept: see `Manifest.raw`). Empty as a rule.
-        self.raw: dict[bytes, tuple[Leaf, str]] = {}
+        self.raw: dict[bytes, tuple[Leaf, RawReason]] = {}
         #: Tracked paths that are hidden from git (skip-worktree, assume-unchanged) and missing on the disk.
         self.absent: list[bytes] = []
         #: Directories that are repositories of their own. Empty where there are none.

@@ -25,6 +25,7 @@ from ..system.clock import is_before, now
 from ..system.jsonio import loads, text_to_json
 from ..system.stdlib import TYPE_CHECKING
 from . import registry
+from .settings import require
 from .state_file import _CONTEXT_FILE, ACTIVE, FINISHED, read_state, state_path, write_state
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def begin(
 
     Raises UsageError as `set_values` does.
     """
+    require(repository, "stateFile", "register")
     context = _set(repository, with_owner(before, owner_pid), values)
     registry.register(repository)
     return context

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from ..errors import BadJson
 from ..format.context import MAX_CONTEXT
 from ..git.repository import Repository
-from ..system.files import read_limited
-from ..system.jsonio import loads
-from ..system.process import Process
+from ..system.files import make_directory, read_limited, write_atomic
+from ..system.jsonio import Json, dumps, loads, text_to_json
+from ..system.process import Process, is_alive
 
 _RUN_FILE = b"run.json"
 
@@ -25,15 +25,38 @@ class RunRecord(NamedTuple):
 
     run_id: str | None = None
     keeper: Process | None = None
+    problem: str | None = None
+    """Why the last checkpoint of the run failed; None if it did not."""
 
 
 def read_run_record(repository: Repository) -> RunRecord:
     """What the run file says; nothing is known where there is none."""
+    return _read(repository.git_dir)
+
+
+def failing_checkpoints(git_dir: bytes) -> str | None:
+    """Why the last checkpoint of the run that is under way failed; None if it did not, or nothing runs."""
+    record = _read(git_dir)
+    return record.problem if record.keeper is not None and is_alive(record.keeper) else None
+
+
+def _read(git_dir: bytes) -> RunRecord:
+    path = os.path.join(git_dir, b"gitstate", _RUN_FILE)
     try:
-        value = loads(read_limited(run_file(repository), MAX_CONTEXT), MAX_CONTEXT, "the run's file")
+        value = loads(read_limited(path, MAX_CONTEXT), MAX_CONTEXT, "the run's file")
     except BadJson:
         return RunRecord()
     run_id, keeper = value.get("run_id"), value.get("keeper")
     pid, start = keeper if isinstance(keeper, list) and len(keeper) == 2 else (None, None)
     named = Process(pid, start) if isinstance(pid, int) and isinstance(start, str) else None
-    return RunRecord(run_id if isinstance(run_id, str) else None, named)
+    problem = value.get("problem")
+    return RunRecord(run_id if isinstance(run_id, str) else None, named, problem if isinstance(problem, str) else None)
+
+
+def write_run_file(repository: Repository, record: RunRecord, owner: Process) -> None:
+    """Record the run that is under way. Raises OSError."""
+    make_directory(repository.own, top=repository.git_dir)
+    keeper = None if record.keeper is None else list(record.keeper)
+    value: dict[str, Json] = {"run_id": record.run_id, "owner": list(owner), "keeper": keeper}
+    value["problem"] = None if record.problem is None else text_to_json(record.problem[:1000])
+    write_atomic(run_file(repository), dumps(value), staging=repository.own, durable=False)

@@ -169,9 +169,9 @@ def unknown_keys(repository: Repository) -> list[str]:
 # -- for the command line
 
 
-def limits(name: str) -> tuple[float, float]:
-    """The least and the greatest value of a number."""
-    return _BY_NAME[name].least, _BY_NAME[name].most
+def setting_named(name: str) -> Setting:
+    """The row of the table for `gitstate.<name>`."""
+    return _BY_NAME[name]
 
 
 def help_text(name: str) -> str:

@@ -80,8 +80,10 @@ def write_state(
     """Write the live context and `active_state.json`, atomically and for the owner alone.
 
     Durably too, unless all of it stands in a save already.
-    `status` is `active`, `interrupted`, `recovered` or `finished`. Returns the state file's path; raises OSError.
+    `status` is `active`, `interrupted`, `recovered` or `finished`. Returns the state file's path; raises OSError, and
+    UsageError before anything is written if `gitstate.stateFile` can't be read.
     """
+    path = state_path(repository)
     files.make_directory(repository.own, top=repository.git_dir)
     live = {**context.to_json(), "status": status}
     files.write_atomic(context_path(repository), dumps(live), durable=durable, staging=repository.own)
@@ -97,7 +99,6 @@ def write_state(
         "briefing": briefing,
         "extra": extra,
     }
-    path = state_path(repository)
     if os.path.dirname(path) == repository.own:
         files.write_atomic(path, dumps(state), durable=durable, staging=repository.own)
         return path

@@ -18,9 +18,6 @@ def ws(tmp_path: Path) -> Workspace:
     return three_files(tmp_path)
 
 
-# -- a terminal that is gone never turns success into failure
-
-
 @pytest.mark.parametrize(
     ("options", "redirection"),
     [

@@ -10,10 +10,7 @@ from tests.support.oracle import fingerprint, identities
 from tests.support.recovering import check_state_file, recovered_from
 from tests.support.workspace import Run, Workspace, run_git
 
-from .scenes import (
-    Scene,
-    control_files,
-)
+from .scenes import Scene, control_files
 
 #: What may stand in a directory of gitstate's own when nothing is under way and nothing waits.
 OWN_FILES = frozenset({"lock", "durable", "context.json", "notes-turn"})

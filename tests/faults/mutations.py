@@ -71,8 +71,8 @@ MUTATIONS = (
     ),
     Mutation(
         "a file that a power cut left short is taken for an edit",
-        "recover/recover.py",
-        "or self._is_cut_short(target) else",
+        "recover/paths.py",
+        "or self.is_cut_short(target) else",
         "else",
         f"{POWER}[ext4-checkpoint]",
     ),
@@ -85,8 +85,8 @@ MUTATIONS = (
     ),
     Mutation(
         "a power cut is thought of where the machine never went down",
-        "recover/recover.py",
-        "if boot is not None and boot == self.facts.saves[0].context.boot_id:",
+        "recover/paths.py",
+        "if boot is not None and boot == save.context.boot_id:",
         "if False:",
         "faults/test_cut_short.py::test_older_directory_moved_there_by_a_person_is_kept",
     ),
@@ -101,10 +101,11 @@ MUTATIONS = (
     Mutation(
         "the marker goes before the files are back",
         "recover/recover.py",
-        "        self._carry_out(plan)\n        self._operation(newest)\n",
-        "        if self.marker is not None:\n"
-        "            refs.move_refs(self.repository, self.git, [RefUpdate(self.marker, None, newest.archive)], '')\n"
-        "        self._carry_out(plan)\n        self._operation(newest)\n",
+        "            recovery.carry_out(choices)\n",
+        "            if self.facts.marker is not None:\n"
+        "                update = RefUpdate(self.facts.marker, None, newest.archive)\n"
+        "                refs.move_refs(self.repository, workspace.git, [update], '')\n"
+        "            recovery.carry_out(choices)\n",
         f"{KILL}[recover-undone]",
         {"CRASH_POINT": "gitstate:(link|rename|linkat|renameat).*"},
     ),
@@ -175,8 +176,8 @@ MUTATIONS = (
     Mutation(
         "no safety save before files are replaced",
         "recover/recover.py",
-        "            self._save_for_safety(plan)\n        with _usual_umask(self.repository, newest):\n",
-        "            pass\n        with _usual_umask(self.repository, newest):\n",
+        "            outcome.safety = save_for_safety(workspace, choices)\n",
+        "",
         "recover/test_newer_work.py::test_ignored_file_is_saved_before_it_is_overwritten",
     ),
     Mutation(
@@ -189,15 +190,15 @@ MUTATIONS = (
     Mutation(
         "the marker goes though a file could not be written",
         "recover/recover.py",
-        "if self.marker is not None and not self.stuck:",
-        "if self.marker is not None:",
+        "if marker is not None and marker_goes(outcome):",
+        "if marker is not None:",
         "recover/test_incomplete.py::test_unwritable_path_is_reported_and_stays_pending",
     ),
     Mutation(
         "a good index is put away because git failed",
         "recover/index.py",
-        "            if not is_torn_index(current, self.repository.object_format):\n                raise",
-        "            if not os.path.exists(current):\n                raise",
+        "            if not is_torn_index(self._current, self._repository.object_format):\n                raise",
+        "            if not os.path.exists(self._current):\n                raise",
         f"{ERRORS}[recover]",
         {"ERROR_POINT": r"ls-files\.1:openat:.*\+"},
     ),

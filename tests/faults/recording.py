@@ -11,13 +11,7 @@ from pathlib import Path
 from tests.support.oracle import Fingerprint, fingerprint
 from tests.support.workspace import Run, Workspace, run_git
 
-from .device import (
-    Blocks,
-    Disk,
-    Entry,
-    FileSystem,
-    mounted,
-)
+from .device import Blocks, Disk, Entry, FileSystem, mounted
 
 
 def base(ws: Workspace, *options: str) -> None:

@@ -15,10 +15,7 @@ from tests.support.oracle import fingerprint
 from tests.support.recovering import recovered_from
 from tests.support.workspace import Workspace
 
-from .device import (
-    FILE_SYSTEMS,
-    Disk,
-)
+from .device import FILE_SYSTEMS, Disk
 from .recording import Recording, base, came_back, succeed
 
 
@@ -33,7 +30,7 @@ def plain(tmp_path: Path) -> Workspace:
 
 
 def cut_short(ws: Workspace, path: str, length: int, zeros: int) -> None:
-    """What is left of a file."""
+    """Keep `length` bytes of a file, and up to `zeros` zero bytes after them."""
     size = os.stat(ws.at(path)).st_size
     ws.write(path, ws.read(path)[:length] + bytes(min(zeros, size - length)))
 

@@ -23,15 +23,7 @@ from tests.support.oracle import NotARepositoryError
 from tests.support.skips import NO_REFTABLE
 from tests.support.workspace import Workspace, run_git
 
-from .device import (
-    FILE_SYSTEMS,
-    MountFailed,
-    after,
-    flushed,
-    formatted,
-    mounted,
-    why_not,
-)
+from .device import FILE_SYSTEMS, MountFailed, after, flushed, formatted, mounted, why_not
 from .recording import Recording, came_back, conflict, few, many, recorded, work
 from .sweeps import Say, judge, spread
 

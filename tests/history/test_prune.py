@@ -11,7 +11,7 @@ from tests.support.workspace import Workspace
 
 
 def saved_and_recovered(ws: Workspace, times: int) -> list[str]:
-    """Make `count` saves and recover each; oldest first."""
+    """Make so many saves and recover each; oldest first."""
     found = []
     for number in range(times):
         ws.write("work.txt", f"{number}\n")

@@ -12,7 +12,7 @@ from gitstate.agents.base import Agent
 from gitstate.agents.registry import agent_names, all_agents
 from gitstate.cli.options import context_values
 from gitstate.format.context import CALLER_FIELDS
-from gitstate.recover.request import RecoverResult
+from gitstate.recover.request import RecoverResult, ResultVerdict
 from gitstate.recover.words import shell_lines
 from gitstate.run.channel import SIGNALS
 from tests.hooks.stage import HOOKS, LIBRARY
@@ -45,7 +45,7 @@ def test_readme_and_loops_name_no_other_variable() -> None:
 
 
 @pytest.mark.parametrize("verdict", ["nothing", "restore", "changed", "context_only", "buried", "recovered"])
-def test_recover_agent_state_fails_only_where_there_was_nothing(verdict: str) -> None:
+def test_recover_agent_state_fails_only_where_there_was_nothing(verdict: ResultVerdict) -> None:
     lines = shell_lines(RecoverResult(b"/w", verdict))
     status = bash(
         f". {shlex.quote(str(LIBRARY))}; answer() {{ printf %s {shlex.quote(lines)}; }}; _gitstate_program=answer\n"

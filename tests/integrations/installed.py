@@ -10,11 +10,7 @@ import pytest
 
 from gitstate.integrations.git_hooks_install import git_version, manner
 from tests.support.skips import why_not_program
-from tests.support.typed import (
-    entries,
-    git,
-    gitstate,
-)
+from tests.support.typed import entries, git, gitstate
 from tests.support.workspace import Workspace
 
 CONFIGURED = manner(git_version(subprocess.run(["git", "version"], capture_output=True, check=True).stdout)) == "config"
@@ -40,9 +36,6 @@ def refuses(repo: Workspace) -> bool:
 
 def kept(repo: Workspace) -> object:
     return entries(repo.path / ".git" / "hooks"), (repo.path / ".git" / "config").read_bytes()
-
-
-# -- other managers, for real
 
 
 def tool(name: str, repo: Workspace) -> None:

@@ -13,8 +13,6 @@ FILES = {
 }
 
 
-# -- settings
-
 JSON = {
     "empty": "",
     "an object": "{}",

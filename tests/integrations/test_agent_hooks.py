@@ -21,13 +21,7 @@ from gitstate.integrations.agent_hooks import (
     read_event,
 )
 from tests.integrations.settings import AGENTS
-from tests.support.typed import (
-    commit,
-    git,
-    gitstate,
-    run,
-    state_file,
-)
+from tests.support.typed import commit, git, gitstate, run, state_file
 from tests.support.workspace import Run, Workspace
 
 if TYPE_CHECKING:

@@ -14,12 +14,7 @@ import pytest
 
 from gitstate.integrations import agent_hooks_install
 from tests.integrations.settings import AGENTS, COMMENTED, FILES, JSON, TOML
-from tests.support.typed import (
-    entries,
-    git,
-    gitstate,
-    run,
-)
+from tests.support.typed import entries, git, gitstate, run
 from tests.support.workspace import Run, Workspace
 
 

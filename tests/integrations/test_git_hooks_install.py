@@ -15,18 +15,7 @@ from gitstate.integrations import git_hooks_install
 from gitstate.integrations.git_hooks_install import git_version, manner, owner, with_block, without_block
 from tests.integrations.installed import CONFIGURED, files_only, kept, refuses, tool
 from tests.support.skips import not_installed
-from tests.support.typed import (
-    EVENTS,
-    commit,
-    entries,
-    git,
-    gitstate,
-    hooks,
-    outcomes,
-    run,
-    script,
-    with_remote,
-)
+from tests.support.typed import EVENTS, commit, entries, git, gitstate, hooks, outcomes, run, script, with_remote
 from tests.support.workspace import Run, Workspace
 
 

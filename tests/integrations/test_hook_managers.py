@@ -11,16 +11,7 @@ import pytest
 from gitstate.git.repository import open_repository
 from gitstate.integrations import git_hooks_install
 from tests.integrations.installed import files_only, kept, refuses, tool
-from tests.support.typed import (
-    EVENTS,
-    commit,
-    entries,
-    git,
-    gitstate,
-    outcomes,
-    run,
-    script,
-)
+from tests.support.typed import EVENTS, commit, entries, git, gitstate, outcomes, run, script
 from tests.support.workspace import Workspace
 
 

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from gitstate.integrations import json_edit
 from tests.integrations.settings import COMMENTED
 
-# -- JSON as text
-
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),

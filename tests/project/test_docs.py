@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from gitstate import __version__, errors
-from gitstate.cli import demo
-from gitstate.run import supervisor
+from gitstate.cli import demo, settings_page
+from gitstate.workspace.settings import SETTINGS
 from tests.states import STATES, dirty, make
 from tests.support.environment import ROOT
 from tests.support.oracle import fingerprint
@@ -360,22 +360,38 @@ def test_every_option_named_is_there() -> None:
         assert all(option in said and option in page for option in options), command
 
 
-def test_every_option_of_the_settings_is_there() -> None:
-    table = PAGES["docs/settings.md"].partition("| setting |")[2].partition("\n\n")[0]
-    said = "".join(gitstate(command, "--help").stdout for command in ("run", "save", "prune"))
-    named = set(re.findall(r"option `(--[a-z-]+)`", table))
-    assert len(named) == 6
-    assert all(option in said for option in named)
+def test_table_of_settings_is_current() -> None:
+    page = PAGES["docs/settings.md"]
+    command = "python -m gitstate.cli.settings_page docs/settings.md"
+    assert page == settings_page.filled(page), f"{command} writes the table anew"
+    assert command in (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 
 
-def test_every_setting_that_is_read_stands_in_the_reference() -> None:
-    """Names are compared as git does: in lower case. `gitstate.workspace` is the list, `gitstate.bash` a file."""
-    table = PAGES["docs/settings.md"].partition("| setting |")[2].partition("\n\n")[0]
-    listed = {name.lower() for name in re.findall(r"^\| `gitstate\.(\w+)`", table, re.MULTILINE)}
-    source = "\n".join(path.read_text("utf-8") for path in (ROOT / "gitstate").rglob("*.py"))
-    read = {name.lower() for name in re.findall(r"""['"]gitstate\.([a-z]+)['"]""", source)}
-    read |= set(supervisor.TIMES)
-    assert read - {"workspace", "bash"} == listed
+def test_command_writes_the_table_of_settings(tmp_path: Path) -> None:
+    page = tmp_path / "settings.md"
+    page.write_text(f"before\n{settings_page.BEGIN}old\n{settings_page.END}after\n")
+    subprocess.run([sys.executable, "-m", "gitstate.cli.settings_page", str(page)], check=True)
+    table = settings_page.settings_table()
+    assert page.read_text("utf-8") == f"before\n{settings_page.BEGIN}{table}{settings_page.END}after\n"
+
+
+def test_options_of_settings_take_words_and_default_from_the_table() -> None:
+    offered = " ".join(gitstate(command, "--help").stdout for command in ("run", "save", "prune"))
+    offered = " ".join(offered.split())
+    with_option = [(setting, setting.option) for setting in SETTINGS if (setting.option or "").startswith("--")]
+    assert len(with_option) == 6
+    for setting, option in with_option:
+        default = "" if setting.default is None else f", {setting.default}"
+        assert option is not None and option in offered
+        assert f"{setting.meaning} [{setting.key}{default}]" in offered
+
+
+def test_only_the_settings_module_reads_a_setting() -> None:
+    """`gitstate.workspace` was the list of workspaces, `gitstate.bash` is a file."""
+    keys = "|".join(re.escape(part) for setting in SETTINGS for part in (setting.key.lower(), setting.variable))
+    read = re.compile(rf"""['"]({keys})['"]""", re.IGNORECASE)
+    modules = {path for path in (ROOT / "gitstate").rglob("*.py") if read.search(path.read_text("utf-8"))}
+    assert not modules
 
 
 def test_the_picture_of_the_architecture_shows_every_package() -> None:

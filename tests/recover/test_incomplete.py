@@ -21,9 +21,6 @@ def ws(tmp_path: Path) -> Workspace:
     return three_files(tmp_path)
 
 
-# -- what could not be done is said, and can be done later
-
-
 def test_unwritable_path_is_reported_and_stays_pending(ws: Workspace) -> None:
     if reason := why_permissions_cannot_be_tested():
         pytest.skip(reason)
@@ -114,7 +111,7 @@ def test_empty_directory_that_cannot_be_created_is_reported(ws: Workspace) -> No
     save(ws)
     shutil.rmtree(ws.path / "hollow")
     run = patched(ws, NO_ROOM, "recover")
-    assert run.returncode not in (0, 3) and b"hollow/inner: it could not be written: No space" in run.stderr, run
+    assert run.returncode not in (0, 3) and b"hollow/inner: could not be written: No space" in run.stderr, run
     assert ws.refs("refs/gitstate/pending"), "it waits on"
     recover(ws)
     assert before.diff(fingerprint(ws.path)) == []
@@ -135,7 +132,7 @@ def test_directory_permissions_that_cannot_be_set_are_reported(ws: Workspace) ->
     save(ws)
     (ws.path / "hollow").rmdir()
     run = patched(ws, KEEPS_MODES, "recover")
-    assert b"hollow: its permissions can't be set: Read-only" in run.stderr, run
+    assert b"hollow: permissions could not be set: Read-only" in run.stderr, run
 
 
 def test_file_in_place_of_a_directory_keeps_its_permissions(ws: Workspace) -> None:

@@ -19,9 +19,6 @@ def ws(tmp_path: Path) -> Workspace:
     return three_files(tmp_path)
 
 
-# -- nothing newer is lost
-
-
 def test_kept_ignored_file_survives_overwrite(ws: Workspace) -> None:
     ws.write(".gitignore", "*.env\n")
     ws.commit()

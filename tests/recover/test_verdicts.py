@@ -140,7 +140,7 @@ def test_hints_of_verdict_corrupt_restore_the_earlier_save(ws: Workspace) -> Non
         if oid == archive:
             ws.git("update-ref", ref, commit)
     found = answer(ws.recover(), "corrupt", 4)
-    back, _, drop = found["hint"].partition("; to give the unreadable one up: ")
+    back, _, drop = found["hint"].partition("; to discard the unreadable save: ")
     assert first in back
     ws.git("reset", "-q", "--hard", "HEAD~1")
     run = follow(ws, back.replace("PATH…", "a.txt"))
@@ -197,7 +197,7 @@ def test_messages_claim_no_more_than_was_done(ws: Workspace) -> None:
     save_id = save(ws, task_id="T-2")
     ws.git("checkout", "-q", "HEAD~2", "--", "b.txt")
     said = ws.gitstate("restore", save_id, "b.txt").stderr
-    assert "taken out of the save" in said and "everything" not in said
+    assert "restored from the save" in said and "everything" not in said
 
 
 def test_unreadable_submodule_costs_no_other_file(ws: Workspace) -> None:
@@ -211,7 +211,7 @@ def test_unreadable_submodule_costs_no_other_file(ws: Workspace) -> None:
     ws.git("reset", "-q", "--hard", "HEAD~1")
     said = ws.gitstate("recover").stderr
     assert ws.read("a.txt").endswith(b"mine\n")
-    assert "not all of it" in said and re.search(r"skipped: sub\b", said)
+    assert "recovered in part" in said and re.search(r"skipped: sub\b", said)
 
 
 def test_recover_into_a_worktree_with_a_failing_filter_restores_everything(

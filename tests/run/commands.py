@@ -6,9 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from tests.support.agents import (
-    agent,
-)
+from tests.support.agents import agent
 from tests.support.workspace import Workspace
 
 GITSTATE = [sys.executable, "-m", "gitstate"]

@@ -13,15 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.commands import GITSTATE, WORK, run_command
-from tests.support.agents import (
-    PATIENCE,
-    Started,
-    agent_pid,
-    check_recovered,
-    check_saved,
-    marker,
-    wait_until,
-)
+from tests.support.agents import PATIENCE, Started, agent_pid, check_recovered, check_saved, marker, wait_until
 from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace
 

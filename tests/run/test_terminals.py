@@ -11,13 +11,7 @@ import time
 import pytest
 
 from tests.run.commands import WORK, run_command
-from tests.support.agents import (
-    PATIENCE,
-    agent_pid,
-    check_recovered,
-    check_saved,
-    marker,
-)
+from tests.support.agents import PATIENCE, agent_pid, check_recovered, check_saved, marker
 from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace
 

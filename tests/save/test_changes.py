@@ -8,8 +8,6 @@ from tests.support.patched import patched
 from tests.support.small import done, empty, mode, recover, save
 from tests.support.workspace import Workspace
 
-# -- what counts as a change
-
 
 def test_operation_begun_after_a_save_is_saved(ws: Workspace) -> None:
     ws.write("a", "a1\n")

@@ -11,8 +11,6 @@ from tests.support.oracle import fingerprint
 from tests.support.small import recover, save
 from tests.support.workspace import Workspace
 
-# -- after a crash, on another machine, beside others
-
 
 @pytest.mark.parametrize("torn", [b"", b"DIRC\0\0"])
 def test_torn_index_is_restored_from_the_save(ws: Workspace, torn: bytes) -> None:

@@ -18,7 +18,7 @@ from gitstate.git.repository import Repository, open_repository
 from gitstate.git.status import ignored_among
 from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import ObjectReader
-from gitstate.run.keeper import directories_above
+from gitstate.run.checkpoints import directories_above
 from gitstate.run.watch import Watch
 from gitstate.snapshot.incremental import Baseline, take_since
 from gitstate.snapshot.record import Snapshot, SnapshotOptions
@@ -211,12 +211,12 @@ def test_incremental_snapshot_walks_no_directory(looking: Looking, monkeypatch: 
     assert not verbs & {"status", "ls-files", "diff-index"}, asked
 
 
-def test_an_index_entry_that_the_save_skipped_needs_a_look_at_everything(looking: Looking) -> None:
+def test_unknown_index_entry_needs_a_full_snapshot(looking: Looking) -> None:
     looking.ws.write("staged", "staged\n")
     looking.ws.add("staged")
     looking.last = looking.whole()
     looking.follow()
-    # So does a save whose staged blob is unreadable.
+    # A save does this where the staged blob is unreadable.
     del looking.last.staged[b"staged"]
     looking.ws.write("staged", "edited\n")
     assert looking.since() is None

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from gitstate.git.repository import open_repository
@@ -165,7 +165,13 @@ def test_random_tree_survives_save_and_recover(
         saved = replace(fingerprint(path), commit=None, index=())
         assert replace(before, commit=None, index=()).diff(saved) == [], "a save changed the worktree"
         if later:
+            listed = (
+                ws.git("ls-tree", "-z", "--name-only", "HEAD").split(b"\0")[:-1] if run.json["branch_moved"] else []
+            )
+            visible = [name for name in listed if not name.startswith(b".")]
             work(ws, later)
+            # Without any visible name of the first save, `later` is a wipe: its deletions are not saved, by design.
+            assume(not visible or any(os.path.lexists(ws.at(name)) for name in visible))
             before_files = fingerprint(path).files
             assert ws.save(task_id="T-2").exit_status == 0
         lose(ws, loss)

@@ -199,10 +199,16 @@ class NotARepositoryError(AssertionError):
 
 def git_dir_of(workspace: Path) -> Path:
     """The git directory of the worktree whose top is ``workspace``, and of no other one around it."""
-    answer = run_git(workspace, "rev-parse", "--absolute-git-dir", "--show-prefix", check=False)
+    return _describe(workspace)[0]
+
+
+def _describe(workspace: Path) -> tuple[Path, int]:
+    """The git directory, and the number of bytes in an object id."""
+    answer = run_git(workspace, "rev-parse", "--absolute-git-dir", "--show-object-format", "--show-prefix", check=False)
     if not answer.endswith(b"\n\n"):
         raise NotARepositoryError(f"not the top of a worktree: {workspace}")
-    return Path(os.fsdecode(answer[:-2]))
+    git_dir, _, object_format = answer[:-2].rpartition(b"\n")
+    return Path(os.fsdecode(git_dir)), 32 if object_format == b"sha256" else 20
 
 
 def _read_operation(workspace: Path, git_dir: Path) -> dict[str, bytes]:
@@ -248,8 +254,7 @@ def fingerprint(
 
     ``ignore`` names paths that don't count (with what is below them); ``keep_ignored`` counts what git ignores as well.
     """
-    git_dir = git_dir_of(workspace)
-    hash_size = 32 if run_git(workspace, "rev-parse", "--show-object-format").strip() == b"sha256" else 20
+    git_dir, hash_size = _describe(workspace)
     ignored = _ignored(workspace)
     files: dict[bytes, FileEntry] = {}
     nested: dict[bytes, Fingerprint] = {}

@@ -42,29 +42,26 @@ class Templates:
         self._environment = dict(environment)
 
     def copy(self, kind: str, to: Path) -> None:
-        template = self._top / kind
+        self.copy_built(kind, lambda path: _build_template(path, kind), to)
+        run_git(to, "update-index", "-q", "--refresh")
+
+    def copy_built(self, name: str, build: Callable[[Path], object], to: Path) -> None:
+        """Copy what `build` makes in an empty directory; it is called once for each name."""
+        template = self._top / name
         if not template.exists():
+            template.mkdir(parents=True)
             before = dict(os.environ)
             os.environ.clear()
             os.environ.update(self._environment)
             try:
-                _build_template(template, kind)
+                build(template)
             finally:
                 os.environ.clear()
                 os.environ.update(before)
-        shutil.copytree(template, to, symlinks=True)
-        run_git(to, "update-index", "-q", "--refresh")
+        shutil.copytree(template, to, symlinks=True, dirs_exist_ok=True)
 
 
-def _build_template(path: Path, kind: str) -> None:
-    path.mkdir(parents=True)
-    ws = Workspace(path, path.parent)
-    if kind == "empty":
-        ws.git("init", "-q", "-b", "agent/work", ".")
-        _forget_sample_hooks(path)
-        return
-    ws.git("init", "-q", f"--object-format={kind}", "-b", "base", ".")
-    _forget_sample_hooks(path)
+def _commit_base(ws: Workspace) -> None:
     ws.write(".gitignore", "*.log\n/build/\n")
     for name in ("README.md", "a.txt", "b.txt", "c.txt", "d.txt", "gone.txt", "docs/guide.md"):
         ws.write(name, f"{name}\n" + lines())
@@ -77,6 +74,17 @@ def _build_template(path: Path, kind: str) -> None:
     ws.write("empty.txt", "")
     ws.symlink("a.txt", "link")
     ws.commit("base")
+
+
+def _build_template(path: Path, kind: str) -> None:
+    ws = Workspace(path, path.parent)
+    if kind == "empty":
+        ws.git("init", "-q", "-b", "agent/work", ".")
+        _forget_sample_hooks(path)
+        return
+    ws.git("init", "-q", f"--object-format={kind}", "-b", "base", ".")
+    _forget_sample_hooks(path)
+    _commit_base(ws)
 
     def branch(name: str, change: Callable[[], object]) -> None:
         ws.git("checkout", "-q", "-b", name, "base")

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -102,6 +103,7 @@ class Workspace:
         self.bystanders: list[Path] = []  # repositories that must not change
         self.held_locks: list[Path] = []  # released before anything else happens
         self.stale_locks: list[Path] = []  # nobody's; in the way of whoever wipes the workspace
+        self._asked: tuple[object, Path, Path] | None = None  # which `.git`, and what git said of it
 
     # -- git
 
@@ -132,11 +134,28 @@ class Workspace:
 
     @property
     def git_dir(self) -> Path:
-        return Path(os.fsdecode(self.git("rev-parse", "--absolute-git-dir")[:-1]))
+        return self._directories()[0]
 
     @property
     def common_dir(self) -> Path:
-        return Path(os.fsdecode(self.git("rev-parse", "--path-format=absolute", "--git-common-dir")[:-1]))
+        return self._directories()[1]
+
+    def _directories(self) -> tuple[Path, Path]:
+        """The git directory and the common one; git is asked again only after `.git` was replaced."""
+        try:
+            info = os.lstat(self.at(".git"))
+        except FileNotFoundError:
+            info = None
+        # A directory's times change with every lock.
+        known = info and (info.st_ino, info.st_mode, stat.S_ISDIR(info.st_mode) or info.st_ctime_ns)
+        if known is None or self._asked is None or self._asked[0] != known:
+            # One question each: a path may hold a newline.
+            answers = [
+                Path(os.fsdecode(self.git("rev-parse", "--path-format=absolute", question)[:-1]))
+                for question in ("--git-dir", "--git-common-dir")
+            ]
+            self._asked = known, answers[0], answers[1]
+        return self._asked[1:]
 
     def refs(self, *prefixes: str) -> dict[str, str]:
         listed = os.fsdecode(self.git("for-each-ref", "--format=%(refname) %(objectname)", *prefixes))

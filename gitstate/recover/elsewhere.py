@@ -1,0 +1,152 @@
+"""Saves at other places than their own: a new worktree for one (`--into`), and single files (`restore SAVE PATH`)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+from collections.abc import Sequence
+
+from ..errors import GitError, NeedsPerson, UsageError
+from ..format.manifest import Save
+from ..format.saves import find_save, pending_archive
+from ..git import refs
+from ..git.command import Git
+from ..git.entries import split_nul
+from ..git.refs import RefUpdate
+from ..git.repository import Repository
+from ..objects.reader import ObjectReader
+from ..system.clock import Deadline
+from ..workspace.ownership import clear_journal, locked_workspace, write_journal
+from ..workspace.settings import require
+from .facts import orphans, read_stack
+from .files import FileRecovery, save_for_safety, usual_umask
+from .paths import SavedPaths, Workspace, is_below, paths_with
+from .plan import Target, conclude_files, needs_safety_save
+from .request import SETTINGS, Outcome, RecoverRequest, RecoverResult
+from .words import hints_for, located
+
+
+def newest_of(repository: Repository, save_id: str) -> Save:
+    """A save by its id, after all that it stands on was read. Raises NeedsPerson, CorruptSave, UnsupportedSave."""
+    with ObjectReader(repository.git) as reader:
+        return read_stack(find_save(repository, save_id).archive, reader)[0]
+
+
+def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
+    """A new worktree at `path` on the branch of a save, in which that save can be recovered.
+
+    Raises NeedsPerson where the save's branch is checked out in a worktree that exists, or the save has no commit.
+    """
+    manifest = newest.manifest
+    save_id = manifest.save_id
+    _refuse_second_checkout(repository, manifest.head_ref)
+    commit = newest.wip if manifest.moves_branch else manifest.head
+    if commit is None:
+        raise NeedsPerson("the save stands on no commit", hint=f"gitstate restore {save_id} PATH…")
+    branch = manifest.head_ref
+    if branch is not None and branch.startswith("refs/heads/"):
+        tip = refs.read_refs(repository, [branch]).get(branch)
+        if tip is None:
+            refs.move_refs(repository, repository.git, [RefUpdate(branch, commit, None)], f"recover {save_id}")
+        commit = tip or commit
+    else:
+        branch = None
+    # By its id, and the branch afterwards: as a name git might take it for something else (a branch called HEAD).
+    words = ("worktree", "add", "--force", "--quiet", "--detach", "--no-checkout", "--", path, commit)
+    repository.git.run(*words)
+    there = Git(path, repository.git.options)
+    if branch is not None:
+        there.run("symbolic-ref", "HEAD", branch)
+    with usual_umask(repository, newest), contextlib.suppress(GitError):
+        # A filter that fails ends git's checkout: then `recover` writes the files, and goes on without the filter.
+        there.run("read-tree", "-m", "-u", "HEAD")
+
+
+def refuse_used_place(path: bytes) -> None:
+    """Raises UsageError where a worktree can't be made at `path`, because something is there."""
+    if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+        raise UsageError(f"{os.fsdecode(path)} exists and is not empty", hint="gitstate recover --into ANOTHER-PATH")
+
+
+def only_orphan(repository: Repository) -> str:
+    """The id of the one pending save that has no worktree, or is pending here. Raises NeedsPerson for none or many."""
+    with ObjectReader(repository.git) as reader:
+        save_ids = [stack[0].manifest.save_id for _, _, stack in orphans(repository, reader)]
+        archive = pending_archive(repository)
+        if archive is not None:
+            save_ids.append(read_stack(archive, reader)[0].manifest.save_id)
+    if not save_ids:
+        raise NeedsPerson("no pending save without a workspace", hint="gitstate log --all")
+    if len(save_ids) > 1:
+        listed = ", ".join(sorted(save_ids))
+        raise NeedsPerson(f"several saves are pending: {listed}", hint="gitstate recover --into PATH --save ID")
+    return save_ids[0]
+
+
+def _refuse_second_checkout(repository: Repository, branch: str | None) -> None:
+    path = b""
+    for line in split_nul(repository.git.run("worktree", "list", "--porcelain", "-z")):
+        if line.startswith(b"worktree "):
+            path = line[9:]
+        elif line.startswith(b"branch ") and os.fsdecode(line[7:]) == branch and os.path.isdir(path):
+            where = os.fsdecode(path)
+            hint = f"gitstate -C {shlex.quote(where)} recover"
+            raise NeedsPerson(f"the save's branch is checked out in {where}", hint=hint)
+
+
+def restore_paths(
+    repository: Repository, save_id: str, paths: Sequence[bytes], request: RecoverRequest
+) -> RecoverResult:
+    """Write files of a save into this workspace: all that it changed, or `paths` with all below them.
+
+    Index, branch and marker stay. A file that holds something else is kept unless `request.overwrite`.
+    Raises NeedsPerson where there is no such save, UsageError where it holds none of `paths`.
+    """
+    require(repository, *SETTINGS)
+    with (
+        hints_for(repository.toplevel),
+        locked_workspace(repository, Deadline(request.wait)) as git,
+        ObjectReader(repository.git) as reader,
+    ):
+        archive = find_save(repository, save_id).archive
+        workspace = Workspace.of(repository, git, reader)
+        saved = SavedPaths(workspace, read_stack(archive, reader), overwrite=request.overwrite)
+        return _restore(workspace, saved, _wanted(saved, paths), request)
+
+
+def _wanted(saved: SavedPaths, paths: Sequence[bytes]) -> list[Target]:
+    changed = saved.targets()
+    if not paths or b"." in paths:
+        return changed
+    targets = [target for target in changed if any(is_below(target.path, path) for path in paths)]
+    known = {target.path for target in targets}
+    for path in paths:
+        more = saved.unchanged(path, known)
+        if not more and not any(is_below(name, path) for name in known):
+            save_id = saved.newest.manifest.save_id
+            raise UsageError(f"the save {save_id} holds no {os.fsdecode(path)}", hint=f"gitstate diff {save_id}")
+        targets += more
+    return targets
+
+
+def _restore(
+    workspace: Workspace, saved: SavedPaths, targets: Sequence[Target], request: RecoverRequest
+) -> RecoverResult:
+    outcome = Outcome()
+    choices = saved.choices(targets, outcome)
+    outcome.kept = paths_with(choices, "keep")
+    if request.dry_run:
+        outcome.restored, outcome.deleted = paths_with(choices, "write"), paths_with(choices, "delete")
+    else:
+        write_journal(workspace.repository, [])
+        if needs_safety_save(choices):
+            outcome.safety = save_for_safety(workspace, choices)
+            write_journal(workspace.repository, [])
+        recovery = FileRecovery(workspace, saved, outcome)
+        recovery.carry_out(choices)
+        recovery.permissions(targets)
+        workspace.disk.sync()
+        clear_journal(workspace.repository)
+    result = conclude_files(workspace.repository.toplevel, saved.newest, outcome)
+    return located(result._replace(dry_run=request.dry_run))

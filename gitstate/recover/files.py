@@ -1,0 +1,301 @@
+"""Writes and deletes the files of a save: the safety save first, then files, directories, permissions.
+
+No file is written or deleted before a safety save, and none that holds what is in no save and no commit. A file that
+is not what was seen any more is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+from ..errors import GitError, GitstateError, NeedsPerson
+from ..format.archive import refuse_unsafe
+from ..format.manifest import LeftOut, Save
+from ..git.command import try_in_halves
+from ..git.entries import list_tree_paths, split_nul
+from ..git.repository import Repository, without_filters
+from ..git.status import parse_listing
+from ..objects.reader import LARGE
+from ..objects.tree import GITLINK, SYMLINK, Leaf
+from ..save.request import SaveRequest
+from ..save.save import save_owned
+from ..snapshot.record import MODES_LIMIT
+from ..system import files
+from ..workspace.files import MISSING, FileState
+from ..workspace.ownership import checkout_staging
+from .paths import SavedPaths, Workspace
+from .plan import Choice, Target, wanted_permissions
+from .request import Outcome
+
+#: The disk takes nothing more: to go on with the next path is of no use.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+def endangered(choices: Sequence[Choice]) -> list[bytes]:
+    """The files that may be replaced or deleted: the safety save has to hold them, ignored ones too."""
+    return [target.path for target, seen, action in choices if action != "same" and seen.kind in ("file", "link")]
+
+
+def save_for_safety(workspace: Workspace, choices: Sequence[Choice]) -> str | None:
+    """Save the workspace as it is now, and by name every file that may be replaced or deleted. Returns the save's id.
+
+    The journal is the save's own afterwards: write it again.
+    """
+    request = SaveRequest(kind="safety", keep_paths=endangered(choices), depth=99)
+    return save_owned(workspace.repository, workspace.git, request).save_id
+
+
+def umask_now() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+@contextlib.contextmanager
+def usual_umask(repository: Repository, save: Save) -> Iterator[None]:
+    """Permissions that a save does not mention are 644 and 755, whatever the umask of who recovers."""
+    mask, usual = umask_now(), 0o022
+    if mask == usual or save.archive == save.wip:
+        yield
+        return
+    count = len(list_tree_paths(repository.git, save.wip_tree))
+    os.umask(usual if count <= MODES_LIMIT else mask)
+    try:
+        yield
+    finally:
+        os.umask(mask)
+
+
+class FileRecovery:
+    """Carries out what was chosen for each path of a stack of saves, and notes in `outcome` what became of it."""
+
+    def __init__(self, workspace: Workspace, paths: SavedPaths, outcome: Outcome) -> None:
+        self._workspace = workspace
+        self._disk = workspace.disk
+        self._paths = paths
+        self._outcome = outcome
+        self._directories = paths.newest.manifest.directories
+
+    def carry_out(self, choices: Sequence[Choice]) -> None:
+        """Delete first, so that a file can become a directory and the other way round; then write."""
+        for choice in choices:
+            if choice.action == "delete":
+                self._try(self._delete, choice)
+        for choice in choices:
+            if choice.target.saved is None:
+                self._remove_left_directory(choice.target, choice.seen)
+        for choice in choices:
+            if choice.action == "write":
+                self._try(self._write, choice)
+
+    def _try(self, act: Callable[[Target, FileState], None], choice: Choice) -> None:
+        path = choice.target.path
+        try:
+            act(choice.target, choice.seen)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            self._outcome.kept.append(path)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise GitstateError(
+                    f"{os.fsdecode(path)}: {error.strerror}; the save is still pending, nothing was lost",
+                    hint="make room, then: gitstate recover",
+                ) from None
+            self._outcome.could_not_write(path, error)
+
+    def _delete(self, target: Target, seen: FileState) -> None:
+        self._disk.delete(target.path, seen)
+        self._outcome.deleted.append(target.path)
+        self._remove_emptied(target.path)
+
+    def _remove_left_directory(self, target: Target, seen: FileState) -> None:
+        """Remove the empty directories that git left where the save has nothing."""
+        linked = any(leaf.mode == GITLINK for leaf in target.bases) and target.path not in self._directories
+        if seen.kind == "directory" and linked and self._disk.remove_directory(target.path):
+            # The empty place that git makes for a submodule; it was deleted.
+            self._outcome.deleted.append(target.path)
+        elif seen.kind == "missing":
+            self._remove_emptied(target.path)
+
+    def _remove_emptied(self, path: bytes) -> None:
+        """Remove the directories above a deleted path that are empty now and were not there at the save."""
+        directory = path.rpartition(b"/")[0]
+        while directory and directory not in self._directories and self._disk.remove_directory(directory):
+            directory = directory.rpartition(b"/")[0]
+
+    def _write(self, target: Target, seen: FileState) -> None:
+        saved = target.saved
+        assert saved is not None
+        if seen.kind == "directory":
+            self._remove_empty_directories(target.path)
+            if not self._disk.remove_directory(target.path) and self._disk.look(target.path).kind == "directory":
+                raise FileExistsError
+            seen = self._disk.look(target.path)
+        reader = self._workspace.reader
+        if saved.mode == GITLINK:
+            self._disk.make_directory(target.path)
+        elif saved.mode == SYMLINK and self._workspace.has_symlinks:
+            content = reader.contents([saved.oid], LARGE)[0]
+            if content is None:
+                raise NeedsPerson(f"object {saved.oid} is missing", hint="git fsck")
+            self._disk.write_link(target.path, content[1], seen)
+        else:
+            if reader.kinds([saved.oid])[0] is None:
+                raise NeedsPerson(f"object {saved.oid} is missing", hint="git fsck")
+            permissions = target.permissions if target.permissions is not None else saved.mode & 0o777
+            self._disk.write_file(target.path, reader.stream(saved.oid), permissions or 0o644, seen)
+        self._outcome.restored.append(target.path)
+
+    def _remove_empty_directories(self, path: bytes) -> None:
+        top = self._workspace.repository.toplevel
+        for directory, _, _ in os.walk(os.path.join(top, path), topdown=False):
+            self._disk.remove_directory(os.path.relpath(directory, top))
+
+    def directories(self) -> None:
+        """Make the saved directories that are missing; give permissions back to those that have the usual ones."""
+        there: list[bytes] = []
+        for path in sorted(self._directories):
+            try:
+                self._disk.make_directory(path)
+                there.append(path)
+            except NotADirectoryError:
+                # Something else stands there now, or above it: it is kept.
+                continue
+            except OSError as error:
+                self._outcome.could_not_write(path, error)
+        for path in reversed(there):
+            mode = self._directories[path]
+            try:
+                current = self._disk.permissions(path)
+                if current is not None and current != mode and current in (0o755, 0o775, 0o700, 0o777):
+                    self._disk.set_permissions(path, mode)
+            except OSError as error:
+                self._outcome.could_not_chmod(path, error)
+
+    def permissions(self, targets: Sequence[Target]) -> None:
+        """Permissions of files whose content is the saved one, the unchanged tracked ones among them."""
+        umask = umask_now()
+        for target in targets:
+            self._set_permissions(target, umask, only_saved=True)
+        for target in self._unusual_ones(targets):
+            self._set_permissions(target, umask, only_saved=False)
+        self._outcome.restored = list(dict.fromkeys(self._outcome.restored))
+
+    def _unusual_ones(self, targets: Sequence[Target]) -> list[Target]:
+        """Files that the save did not change, and whose permissions differ from those it names."""
+        known = {target.path for target in targets}
+        newest = self._paths.newest
+        modes = newest.manifest.modes
+        leaves = self._workspace.trees.lookup(newest.wip_tree, [path for path in modes if path not in known])
+        return [
+            Target(path, leaf, modes[path], frozenset({leaf}))
+            for path, leaf in leaves.items()
+            if self._disk.permissions(path) not in (None, modes[path])
+        ]
+
+    def _set_permissions(self, target: Target, umask: int, *, only_saved: bool) -> None:
+        try:
+            if target.saved is None or self._disk.permissions(target.path) is None:
+                return
+            seen = self._disk.look(target.path)
+            if only_saved and seen.oid != target.saved.oid:
+                return
+            wanted, from_git = wanted_permissions(target, seen, umask)
+            if wanted is not None and from_git:
+                self._disk.set_permissions(target.path, wanted)
+                self._outcome.restored.append(target.path)
+            elif wanted is not None:
+                self._outcome.kept.append(target.path)
+        except OSError as error:
+            self._outcome.could_not_chmod(target.path, error)
+
+
+class MissingFiles:
+    """Tracked files that the save did not change, and that are gone or cut short: git writes them."""
+
+    def __init__(self, workspace: Workspace, paths: SavedPaths, outcome: Outcome) -> None:
+        self._workspace = workspace
+        self._disk = workspace.disk
+        self._paths = paths
+        self._outcome = outcome
+        self._staging = os.path.join(checkout_staging(workspace.repository), b"")
+
+    def restore(self, targets: Sequence[Target]) -> None:
+        """Git writes them beside, each is moved in whole. `targets` are the paths that are dealt with already."""
+        gone, cut_short = self._find({target.path for target in targets})
+        if not gone:
+            return
+        files.remove_tree(self._staging)
+        self._check_out([path for path, leaf in gone.items() if leaf.mode != GITLINK])
+        files.sync_filesystem(self._workspace.repository.own)
+        for path, leaf in gone.items():
+            try:
+                if leaf.mode == GITLINK:
+                    self._disk.make_directory(path)
+                else:
+                    self._disk.take_in(self._staging + path, path, cut_short.get(path, MISSING))
+                self._outcome.restored.append(path)
+            except FileExistsError:
+                self._outcome.kept.append(path)
+            except OSError as error:
+                self._outcome.could_not_write(path, error)
+        files.remove_tree(self._staging)
+
+    def _find(self, known: set[bytes]) -> tuple[dict[bytes, Leaf], dict[bytes, FileState]]:
+        """What is to be written, and of it, as it is now, what a power cut left short."""
+        deleted = split_nul(self._workspace.git.run("ls-files", "-z", "-d"))
+        modified = [path for path in dict.fromkeys(self._modified()) if path not in known]
+        names = dict.fromkeys((*deleted, *self._hidden_and_gone()))
+        gone = [path for path in names if path not in known and not self._paths.was_left_out(path)]
+        leaves = self._paths.leaves(self._paths.newest.wip_tree, {*gone, *modified})
+        refuse_unsafe(leaves)
+        cut_short = {
+            path: self._disk.look(path)
+            for path in modified
+            if path in leaves and self._paths.is_cut_short(Target(path, leaves[path], None, frozenset()))
+        }
+        return {path: leaves[path] for path in dict.fromkeys((*gone, *cut_short)) if path in leaves}, cut_short
+
+    def _modified(self) -> list[bytes]:
+        """Tracked files that git takes for changed. A required filter that fails ends it: then without filters."""
+        words = ("diff-files", "-z", "--name-only", "--diff-filter=M", "--ignore-submodules=all")
+        try:
+            out = self._workspace.git.run(*words)
+        except GitError:
+            out = without_filters(self._workspace.repository).git.run(*words)
+        return split_nul(out)
+
+    def _hidden_and_gone(self) -> list[bytes]:
+        """Files with a skip-worktree flag that were there: git does not miss them."""
+        absent = set(self._paths.newest.manifest.absent)
+        listing = parse_listing(self._workspace.git.run("ls-files", "-z", "-v", "--sparse"))
+        hidden = [path for tag, path in listing.hidden if tag in b"Ss"]
+        top = self._workspace.repository.toplevel
+        return [path for path in hidden if path not in absent and not os.path.lexists(os.path.join(top, path))]
+
+    def _check_out(self, paths: Sequence[bytes]) -> None:
+        """Let git write tracked files below the staging directory. One whose filter fails is written without it."""
+        self._run_checkout(paths)
+        for portion, done in try_in_halves(self._unwritten(paths), self._checked_out):
+            if done is None:
+                self._run_checkout(portion, *self._workspace.repository.filters_off())
+                why = "its filter failed; written without the filter"
+                self._outcome.failed.append(LeftOut(portion[0], why, False))
+
+    def _checked_out(self, paths: Sequence[bytes]) -> bool | None:
+        """Whether git has written all of these; None where it stopped at one."""
+        left = self._unwritten(paths)
+        if left:
+            self._run_checkout(left)
+        return None if self._unwritten(left) else True
+
+    def _unwritten(self, paths: Sequence[bytes]) -> list[bytes]:
+        return [path for path in paths if not os.path.lexists(self._staging + path)]
+
+    def _run_checkout(self, paths: Sequence[bytes], *options: str) -> None:
+        git = self._workspace.git
+        command = ("checkout-index", "-q", "-z", "--ignore-skip-worktree-bits", "--stdin", b"--prefix=" + self._staging)
+        process = git.start(*options, *command)
+        git.finish(process, input=b"".join(path + b"\0" for path in paths), ok_codes=range(256))

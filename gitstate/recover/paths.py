@@ -1,0 +1,236 @@
+"""Paths of a save → what each was, what is there now, what is to be done. Read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from ..errors import GitError
+from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
+from ..format.manifest import Save
+from ..format.names import save_time_ns, workspace_id
+from ..git.command import Git
+from ..git.entries import differing_paths, list_tree_paths
+from ..git.oid import Oid, object_id
+from ..git.repository import Repository
+from ..objects.reader import ObjectReader
+from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
+from ..system.process import boot_id
+from ..workspace.files import FileState, Worktree
+from ..workspace.state_file import state_name
+from .plan import Action, Choice, Target, step
+from .request import Outcome
+
+#: The kernel stamps files with the time of its last tick: at most this long ago.
+_COARSE_CLOCK_NS = 10_000_000
+
+
+class Workspace(NamedTuple):
+    """A workspace that is held, and what its parts are read and written with."""
+
+    repository: Repository
+    git: Git
+    """Its children hold the workspace too: for everything that writes."""
+    reader: ObjectReader
+    trees: TreeReader
+    disk: Worktree
+    """Its `sync` makes durable what was written through it."""
+
+    @classmethod
+    def of(cls, repository: Repository, git: Git, reader: ObjectReader) -> Workspace:
+        disk = Worktree(repository.toplevel, repository.own, repository.object_format)
+        return cls(repository, git, reader, TreeReader(reader), disk)
+
+    @property
+    def has_symlinks(self) -> bool:
+        """Whether the file system can hold symlinks; git writes regular files in their place where it can't."""
+        return self.repository.is_true("core.symlinks", True)
+
+
+class SavedPaths:
+    """The paths of a stack of saves, newest first. With `overwrite` the saved version wins over edited files."""
+
+    def __init__(self, workspace: Workspace, saves: Sequence[Save], *, overwrite: bool = False) -> None:
+        self.saves = saves
+        self.newest = saves[0]
+        self._workspace = workspace
+        self._overwrite = overwrite
+
+    # -- what was
+
+    def targets(self) -> list[Target]:
+        """Every path that a save of the stack speaks of."""
+        trees, reader = self._workspace.trees, self._workspace.reader
+        roots: list[Oid | None] = []
+        paths: set[bytes] = set()
+        for save in self.saves:
+            head_tree = tree_of_base(reader, save.manifest.head)
+            staged = save.files.get(b"staged")
+            roots += [head_tree, save.wip_tree, *([staged[1]] if staged else [])]
+            changed = differing_paths(self._workspace.repository, head_tree, save.wip_tree)
+            paths.update(changed, save.manifest.staged)
+            paths.update(self._raw_paths(save), save.manifest.absent)
+            for stage in (b"1", b"2", b"3"):
+                paths.update(stage_paths(self._workspace.repository, trees, save, stage))
+        refuse_unsafe(paths)
+        lookups = [self.leaves(root, paths) for root in dict.fromkeys(roots)]
+        wip = self.leaves(self.newest.wip_tree, paths)
+        raw = self._raw(wip)
+        modes = self._modes(wip)
+        absent = set(self.newest.manifest.absent)
+        never = state_name(self._workspace.repository)
+        targets = []
+        for path in sorted(paths):
+            if path == never and path not in wip:
+                continue
+            saved = None if path in absent else raw.get(path) or wip.get(path)
+            bases = frozenset(leaf for lookup in lookups if (leaf := lookup.get(path)) is not None)
+            targets.append(Target(path, saved, modes.get(path), bases))
+        return targets
+
+    def unchanged(self, path: bytes, known: Iterable[bytes]) -> list[Target]:
+        """The files at and below a path that the newest save holds but did not change; `known` are those it did."""
+        tree = self.newest.wip_tree
+        names = list_tree_paths(self._workspace.repository.git, tree, path)
+        refuse_unsafe(names)
+        leaves = self.leaves(tree, set(names).difference(known))
+        modes = self.newest.manifest.modes
+        return [Target(name, leaf, modes.get(name), frozenset({leaf})) for name, leaf in leaves.items()]
+
+    def leaves(self, root: Oid | None, paths: Iterable[bytes]) -> dict[bytes, Leaf]:
+        """What a tree holds at each path, directories aside. Where there are no symlinks, they are regular files."""
+        looked_up = self._workspace.trees.lookup(root, paths).items()
+        leaves = {path: leaf for path, leaf in looked_up if leaf.mode != DIRECTORY}
+        if self._workspace.has_symlinks:
+            return leaves
+        return {path: Leaf(REGULAR, leaf.oid) if leaf.mode == SYMLINK else leaf for path, leaf in leaves.items()}
+
+    def was_left_out(self, path: bytes) -> bool:
+        """Whether the save could not read this path either: then there is nothing to restore."""
+        return any(item.path and is_below(path, item.path) for item in self.newest.manifest.left_out)
+
+    def _raw(self, wip: Mapping[bytes, Leaf]) -> dict[bytes, Leaf]:
+        """Raw bytes by path: the newest save's, and those of older ones for files that did not change since."""
+        trees = self._workspace.trees
+        raw: dict[bytes, Leaf] = {}
+        for number, save in enumerate(self.saves):
+            names = self._raw_paths(save)
+            tree = save.files.get(b"raw")
+            mine = trees.lookup(tree[1] if tree else None, names)
+            theirs = trees.lookup(save.wip_tree, names)
+            for path, leaf in mine.items():
+                if number == 0 or theirs.get(path) == wip.get(path) or save.manifest.raw[path] == "ignored":
+                    raw.setdefault(path, leaf)
+        return raw
+
+    def _raw_paths(self, save: Save) -> list[bytes]:
+        """Paths whose raw bytes count: each save tells of all hidden and clean files, only the newest's are true."""
+        newest = save is self.newest
+        return [path for path, why in save.manifest.raw.items() if newest or why not in ("hidden", "clean")]
+
+    def _modes(self, wip: Mapping[bytes, Leaf]) -> dict[bytes, int]:
+        """Permissions by path: the newest save's, and those of older ones for files that did not change since."""
+        modes: dict[bytes, int] = dict(self.newest.manifest.modes)
+        for save in self.saves[1:]:
+            theirs = self._workspace.trees.lookup(save.wip_tree, save.manifest.modes)
+            for path, mode in save.manifest.modes.items():
+                if path in theirs and theirs[path] == wip.get(path):
+                    modes.setdefault(path, mode)
+        return modes
+
+    # -- what is, and what is to be done
+
+    def choices(self, targets: Iterable[Target], outcome: Outcome) -> list[Choice]:
+        """What is to happen to each target. One that can't be read is noted in `outcome`."""
+        return [Choice(target, seen, self._action(target, seen)) for target, seen in self._look(targets, outcome)]
+
+    def _look(self, targets: Iterable[Target], outcome: Outcome) -> Iterator[tuple[Target, FileState]]:
+        for target in targets:
+            try:
+                yield target, self._workspace.disk.look(target.path)
+            except OSError as error:
+                if not self.was_left_out(target.path):
+                    outcome.could_not_write(target.path, error)
+
+    def _action(self, target: Target, seen: FileState) -> Action:
+        left_out = seen.kind == "special" and self.was_left_out(target.path)
+        action = step(target, seen, overwrite=self._overwrite, left_out=left_out)
+        if action != "look":
+            return action
+        return "write" if seen.oid in self._checkouts(target) or self.is_cut_short(target) else "keep"
+
+    def _checkouts(self, target: Target) -> Iterator[Oid | None]:
+        """What git itself writes for each base through this repository's filters; None where they fail."""
+        repository = self._workspace.repository
+        for leaf in target.bases:
+            if leaf.mode in (SYMLINK, GITLINK):
+                continue
+            try:
+                out = repository.git.run("cat-file", "--filters", b"--path=" + target.path, leaf.oid, timeout=60)
+                yield object_id(repository.object_format, "blob", out)
+            except GitError:
+                yield None
+
+    def is_cut_short(self, target: Target) -> bool:
+        """Whether a power cut left only the beginning of a file that the agent had never synced, or that and zeros.
+
+        File systems that allocate late (ext4, xfs, btrfs) then keep its name and times, and often not one byte.
+        """
+        assert target.saved is not None
+        if not may_be_cut_short(self.newest, workspace_id(self._workspace.repository), boot_id()):
+            return False
+        disk, reader = self._workspace.disk, self._workspace.reader
+        stamp = disk.stamp(target.path)
+        info = reader.kinds([target.saved.oid])[0]
+        if stamp is None or info is None or target.saved.mode in (SYMLINK, GITLINK):
+            return False
+        if not is_older_and_no_longer(self.newest, stamp, info[1]):
+            return False
+        saved = reader.stream(target.saved.oid)
+        return is_what_is_left(saved, disk.read(target.path), same_size=stamp[0] == info[1])
+
+
+def paths_with(choices: Iterable[Choice], action: Action) -> list[bytes]:
+    """The paths to which `action` happens."""
+    return [choice.target.path for choice in choices if choice.action == action]
+
+
+def is_below(path: bytes, top: bytes) -> bool:
+    """Whether `path` is `top`, or stands below it."""
+    return path == top or path.startswith(top.rstrip(b"/") + b"/")
+
+
+def may_be_cut_short(save: Save, workspace_id: str, boot: str | None) -> bool:
+    """Whether a power cut can have left files of this workspace shorter than they were when they were saved.
+
+    The save has to be of another boot, where it is known of which: files of a directory that was moved, or edited
+    under a clock that was set back, look as if they were cut. And it has to have read the files of this very
+    directory: what stands elsewhere was never whole there. A save made up from its WIP commit alone does not know
+    where it was made.
+    """
+    if boot is not None and boot == save.context.boot_id:
+        return False
+    return save.archive != save.wip and save.manifest.workspace_id == workspace_id
+
+
+def is_older_and_no_longer(save: Save, stamp: tuple[int, int], size: int) -> bool:
+    """Whether a file with this `stamp` (see `Worktree.stamp`) is what is left of a saved file of `size` bytes.
+
+    What was edited, or moved into place, after the save changed later. What did not, and was read in full, was cut.
+    """
+    length, changed_ns = stamp
+    return length <= size and changed_ns < (save_time_ns(save.manifest.save_id) or 0) - _COARSE_CLOCK_NS
+
+
+def is_what_is_left(saved: Iterable[bytes], disk: Iterator[bytes], *, same_size: bool) -> bool:
+    """Whether `disk` is a beginning of `saved`, and zeros after it, but not all of it. Reads `saved` to its end."""
+    buffer = b""
+    whole = fits = True  # so far: the same; the same, or zeros after that
+    for part in saved:
+        while fits and len(buffer) < len(part) and (more := next(disk, b"")):
+            buffer += more
+        mine, buffer = buffer[: len(part)], buffer[len(part) :]
+        kept = mine.rstrip(b"\0")
+        fits = fits and (part.startswith(kept) if whole else not kept)
+        whole = whole and part.startswith(mine)
+    return fits and not (whole and same_size)

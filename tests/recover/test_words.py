@@ -1,0 +1,82 @@
+"""Hints that work where they are printed, and what a recovery says in few words."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gitstate.errors import NeedsPerson
+from gitstate.recover.request import RecoverResult
+from gitstate.recover.words import hints_for, locate, located, outcome_words, recover_lines, worst_of
+
+TOP = b"/home/me/my shop"
+AT = "-C '/home/me/my shop'"
+
+
+@pytest.mark.parametrize(
+    ("hint", "elsewhere"),
+    [
+        (None, None),
+        ("gitstate status", f"gitstate {AT} status"),
+        ("git fsck", f"git {AT} fsck"),
+        ("gitstate diff X; gitstate restore X PATH…", f"gitstate {AT} diff X; gitstate {AT} restore X PATH…"),
+        ("git rebase --onto A B && gitstate restore X", f"git {AT} rebase --onto A B && gitstate {AT} restore X"),
+        ("finish the merge, then: gitstate recover", f"finish the merge, then: gitstate {AT} recover"),
+        ("gitstate restore X PATH… (as gitstate saved it)", f"gitstate {AT} restore X PATH… (as gitstate saved it)"),
+        ("gitstate -C /elsewhere recover", "gitstate -C /elsewhere recover"),
+        ("pip install --upgrade gitstate-recovery", "pip install --upgrade gitstate-recovery"),
+    ],
+)
+def test_hint_names_the_workspace_where_it_is_printed_elsewhere(hint: str | None, elsewhere: str | None) -> None:
+    assert locate(hint, TOP) == elsewhere
+
+
+def test_hint_is_short_inside_the_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = os.fsencode(tmp_path)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for directory in (tmp_path, tmp_path / "a", tmp_path / "a" / "b"):
+        monkeypatch.chdir(directory)
+        assert locate("gitstate recover", top) == "gitstate recover"
+    (tmp_path / "a" / ".git").write_text("gitdir: elsewhere\n")
+    assert locate("gitstate recover", top) == f"gitstate -C {tmp_path} recover", "this is another repository"
+
+
+def test_results_and_errors_have_hints_that_work() -> None:
+    assert located(RecoverResult(TOP, "live", hint="gitstate status")).hint == f"gitstate {AT} status"
+    with pytest.raises(NeedsPerson) as caught, hints_for(TOP):
+        raise NeedsPerson("several saves fit", hint="gitstate recover --save ID")
+    assert caught.value.hint == f"gitstate {AT} recover --save ID"
+
+
+def test_each_outcome_is_told_in_a_few_words() -> None:
+    result = RecoverResult(TOP, "restore", restored=(b"a", b"b"), deleted=(b"c",), cleared=(b"index.lock",))
+    assert outcome_words(result) == "2 restored, 1 deleted, 1 stale locks removed"
+    assert outcome_words(result._replace(dry_run=True)).startswith("would be: 2 restored")
+    assert outcome_words(RecoverResult(TOP, "restore")) == "everything is as it was saved"
+    assert outcome_words(RecoverResult(TOP, "live", "an agent works here; more")) == "an agent works here"
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (RecoverResult(TOP, "restore"), "recovered: everything is as it was saved"),
+        (RecoverResult(TOP, "restore", exit_status=4), "recovered in part"),
+        (RecoverResult(TOP, "restore", dry_run=True), "would be recovered; nothing was touched"),
+        (RecoverResult(TOP, "restore", files_only=True), "restored from the save; branch and index were not touched"),
+        (RecoverResult(TOP, "context_only"), "recovered: the context (there were no uncommitted changes)"),
+        (RecoverResult(TOP, "changed"), "changed"),
+        (RecoverResult(TOP, "diverged"), "diverged"),
+    ],
+)
+def test_first_line_claims_no_more_than_was_done(result: RecoverResult, said: str) -> None:
+    assert recover_lines(result)[0] == f"/home/me/my shop: {said}"
+
+
+def test_status_of_many_workspaces_is_the_worst_one() -> None:
+    assert worst_of([]) == worst_of([0, 0]) == 0
+    assert worst_of([0, 75]) == 75
+    assert worst_of([75, 1, 0]) == 1
+    assert worst_of([1, 4, 75, 3]) == 4
