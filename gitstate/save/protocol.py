@@ -112,7 +112,7 @@ class SaveAttempt:
             from .pending import holds_all
 
             return holds_all(earlier, built, self.builder, scene.taken)
-        return holds_the_same(earlier, built.manifest, self.builder.archive_entries(built.archive))
+        return holds_the_same(earlier, built.manifest, built.entries())
 
     def _publisher(self) -> Publisher:
         from .publish import Publisher

@@ -58,6 +58,14 @@ def snapshot(ws: Workspace, worktree: dict[bytes, Leaf | None]) -> Snapshot:
     return found
 
 
+def raw(builder: Builder, oid: str) -> bytes:
+    """The bytes of an object that was built."""
+    builder.writer.finish()
+    found = builder.reader.contents([oid])[0]
+    assert found is not None
+    return found[1]
+
+
 def index_of(ws: Workspace) -> str:
     return ws.out("ls-files", "-s")
 
@@ -126,7 +134,7 @@ def test_staged_blobs_that_are_torn_come_from_the_file_or_are_skipped(
     assert found.staged == {b"whole": whole, b"same": same}
     assert whole.oid in builder.writer and same.oid in builder.writer
     edit = found.worktree[b"edited"]
-    assert edit is not None and builder.writer.content(edit.oid) == b"edited since\n"
+    assert edit is not None and raw(builder, edit.oid) == b"edited since\n"
     assert [(item.path, item.lost) for item in found.left_out] == [(b"edited", True), (b"gone", True)]
 
 
@@ -140,9 +148,9 @@ def test_builder_makes_an_index_commit_only_where_the_staged_tree_differs(ws: Wo
         manifest = builder.manifest(SaveRequest(), plan, found, ())
         built = builder.build(plan, found, Context(task_id="T"), manifest)
         assert (built.index_commit is not None) is expected
-        parent = commit_head(builder.writer.content(built.wip)).parents
+        parent = commit_head(raw(builder, built.wip)).parents
         assert parent == [built.index_commit or head]
-        assert commit_head(builder.writer.content(built.archive)).parents == [built.wip]
+        assert commit_head(raw(builder, built.archive)).parents == [built.wip]
         assert built.manifest.index_commit == built.index_commit
 
 
@@ -151,10 +159,11 @@ def test_builder_puts_the_save_below_into_the_archive(ws: Workspace, builder: Bu
     plan = SavePlan("saved", base="a" * 40, below=below)
     found = snapshot(ws, {b"a": None})
     built = builder.build(plan, found, Context(), builder.manifest(SaveRequest(), plan, found, ()))
-    assert commit_head(builder.writer.content(built.archive)).parents == [built.wip, below]
-    wip = builder.writer.content(built.wip)
+    assert commit_head(raw(builder, built.archive)).parents == [built.wip, below]
+    wip = raw(builder, built.wip)
     assert commit_head(wip).parents == [head]
     assert parse_trailers(wip) == Trailers("ID", "a" * 40)
+    assert set(built.entries()) == {b"context.json", b"manifest.json", b"staged"}
 
 
 def test_builder_misses_a_commit_of_head(builder: Builder) -> None:
