@@ -20,7 +20,7 @@ from typing import NamedTuple
 from ..agents.registry import all_agents
 from ..errors import GitError, GitstateError, NotAWorkspace
 from ..format import names
-from ..git import locks, refs
+from ..git import gitdir, refs
 from ..git.command import Git
 from ..git.repository import Repository, foreign_owner, open_repository
 from ..integrations import schedulers
@@ -30,8 +30,8 @@ from ..integrations.git_hooks_install import hook_problems
 from ..system import files, process
 from ..workspace import damage, registry, settings
 from ..workspace.live_context import read_live_context
+from ..workspace.ownership import failing_checkpoints
 from ..workspace.peek import Peeker, WorkspacePeek
-from ..workspace.run_record import failing_checkpoints
 from ..workspace.state_file import state_name
 
 OLDEST_GIT = (2, 39)
@@ -180,7 +180,7 @@ def _ownership(repository: Repository) -> Iterator[Finding]:
 
 
 def _locks(repository: Repository) -> Iterator[Finding]:
-    for lock in locks.find_locks(repository.git_dir, repository.common_dir):
+    for lock in gitdir.find_locks(repository.git_dir, repository.common_dir):
         quoted = shlex.quote(os.fsdecode(lock.path))
         if lock.dead:
             what = f"{os.fsdecode(lock.path)} is older than this boot: the process that made it is gone"

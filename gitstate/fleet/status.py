@@ -14,8 +14,8 @@ from ..git.repository import open_repository, read_head
 from ..objects.reader import ObjectReader
 from ..system import forkpool
 from ..workspace.live_context import read_live_context
+from ..workspace.ownership import failing_checkpoints
 from ..workspace.peek import WorkspacePeek
-from ..workspace.run_record import failing_checkpoints
 from .find import PEEK_DEADLINE, WORKERS, peek_all
 
 #: Seconds to open one workspace.

@@ -112,7 +112,7 @@ class Manifest(Record):
     previous: str | None
     """The pending save from which this one took the marker without standing on it; None where there was none."""
     operation: str | None
-    """The unfinished operation: `merge`, `rebase` and so on (`git.operation`); None where there is none."""
+    """The unfinished operation: `merge`, `rebase` and so on (`git.gitdir`); None where there is none."""
     operation_files: tuple[bytes, ...]
     """Its files, relative to the git directory; empty where no operation left any."""
     index_size: int | None

@@ -17,6 +17,7 @@ from ..errors import CorruptSave, GitError
 from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import Save
 from ..git.entries import IndexEntry, list_index, list_unmerged, split_nul
+from ..git.gitdir import is_operation_file
 from ..git.index import (
     IndexMoved,
     file_identity,
@@ -27,7 +28,6 @@ from ..git.index import (
     link_or_copy,
 )
 from ..git.oid import Oid, object_id
-from ..git.operation import is_operation_file
 from ..git.repository import Repository
 from ..objects.reader import LARGE
 from ..system import files

@@ -36,23 +36,21 @@ from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
 from ..format.names import branch_name, own_marker
 from ..format.saves import pending_archive
-from ..git import locks, refs
+from ..git import gitdir, refs
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, foreign_owner, open_repository, without_filters
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..system.process import boot_id, wait_for
 from ..workspace.live_context import owner_state, read_live_context, with_measured_fields
-from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal
-from ..workspace.run_record import read_run_record
+from ..workspace.ownership import clear_journal, locked_workspace, read_run_record, ref_locks, write_journal
 from ..workspace.settings import require
 from ..workspace.state_file import ACTIVE, RECOVERED, describe_save, write_state
 from .elsewhere import add_worktree, newest_of, only_orphan, refuse_used_place
 from .facts import compare_with_checkpoint, gather
 from .files import FileRecovery, MissingFiles, save_for_safety, usual_umask
 from .index import IndexRecovery, restore_operation, restore_sparse
-from .nested import NestedStep, is_nested_trouble, nested_failure, nested_steps
-from .paths import SavedPaths, Workspace, paths_with
+from .paths import NestedStep, SavedPaths, Workspace, is_nested_trouble, nested_failure, nested_steps, paths_with
 from .plan import (
     Facts,
     Verdict,
@@ -90,7 +88,7 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         verdict = decide(facts)
         facts = with_checkpoint(facts, verdict)
         clears = verdict.clears_locks and not request.dry_run
-        cleared = locks.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
+        cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
         result = _Recovery(workspace, facts, verdict, request).run()
     if stranger is not None:
         message = f"this repository belongs to user {stranger}; none of its filters was run"

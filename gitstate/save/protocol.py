@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ..git.repository import Repository
     from ..git.status import StatusQuery
     from .facts import Scene
-    from .index_swap import IndexSwap
+    from .index import IndexSwap
     from .plan import SavePlan
     from .publish import Publisher
     from .request import SaveRequest
@@ -109,7 +109,7 @@ class SaveAttempt:
         if earlier.wip_tree != built.tree or earlier.context.work() != scene.context.work():
             return False
         if plan.stacks:
-            from .pending import holds_all
+            from .facts import holds_all
 
             return holds_all(earlier, built, self.builder, scene.taken)
         return holds_the_same(earlier, built.manifest, built.entries())
@@ -122,8 +122,8 @@ class SaveAttempt:
 
     def _publish(self, plan: SavePlan, scene: Scene, built: Built) -> SaveResult:
         """Steps 3 to 8 of a save that sets the marker."""
-        from .after_marker import AfterMarker
-        from .index_swap import IndexSwap, keep_index
+        from .index import IndexSwap, keep_index
+        from .publish import AfterMarker
 
         taken, publisher, repository = scene.taken, self._publisher(), self.repository
         after = AfterMarker(publisher, self.builder, self.request.wait)
@@ -150,7 +150,7 @@ class SaveAttempt:
         return self._answer(plan, scene, built, moved=moved)
 
     def _renew(self, plan: SavePlan, scene: Scene, old: Save) -> SaveResult:
-        from .renew import renew
+        from .publish import renew
 
         built, after = renew(old, plan, scene, self.request, self._publisher(), self.builder)
         self.child_killed = after.child_killed

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from ..format import names
 from ..format.context import Context
 from ..format.names import workspace_id_at
-from ..git import locks, refs
+from ..git import gitdir, refs
 from ..git.oid import Oid, is_oid
 from ..git.repository import NO_HEAD
 from ..system import files, process
@@ -163,7 +163,7 @@ class Peeker:
             status,
             owner_state(context) if status is not None else "unknown",
             journal=os.path.lexists(os.path.join(git_dir, b"gitstate", b"journal")),
-            dead_locks=(*locks.dead_locks_in(git_dir), *shared.dead_locks, *_dead_branch_lock(common, branch)),
+            dead_locks=(*gitdir.dead_locks_in(git_dir), *shared.dead_locks, *_dead_branch_lock(common, branch)),
             damage=(*shared.damage, *_damage(git_dir, common, head, branch, marker, shared.reftable)),
             unreadable=shared.reftable,
         )
@@ -183,7 +183,7 @@ def peek_shared(common: bytes) -> SharedPeek:
     config = files.read_limited(os.path.join(common, b"config"), 16 << 20)
     if config is not None and not config.strip(b"\0"):
         damage.append("config is empty")
-    return SharedPeek(pending, checkpoints, locks.dead_locks_in(common), tuple(damage), reftable)
+    return SharedPeek(pending, checkpoints, gitdir.dead_locks_in(common), tuple(damage), reftable)
 
 
 def worktree_ids(common: bytes) -> set[str]:

@@ -151,7 +151,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an index that moved under the save is exchanged all the same",
-        "save/index_swap.py",
+        "save/index.py",
         "            if file_identity(index) != file_identity(self.frozen):\n                return\n",
         "",
         "faults/test_concurrency.py::test_file_staged_during_a_save_stays_staged",

@@ -12,8 +12,7 @@ import click
 from ...errors import EXIT_DONE, UsageError
 from ...recover.words import outcome_words, recover_json, recover_lines, shell_lines, worst_of
 from ...system.jsonio import text_to_json
-from ...system.table import table, terminal_width
-from ...system.terminal import escape, progress, say
+from ...system.terminal import escape, progress, say, table, terminal_width
 from ..command import Call, command, everything_option, paths_argument, roots_option
 
 if TYPE_CHECKING:
