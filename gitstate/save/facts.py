@@ -74,8 +74,6 @@ def look(
     taken.left_out += request.problems
     nested: tuple[Nested, ...] = ()
     if taken.nested:
-        from .facts import save_nested
-
         nested, skipped = save_nested(repository, request, taken.nested, save)
         taken.left_out += skipped
     if staged is not None:
@@ -164,7 +162,6 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
     marker = scene.seen.get(marker_ref(own))
     if marker is None and not builder.is_wip(taken.head):
         return facts, {}
-    from .facts import with_pending
 
     return with_pending(facts, builder, taken, context, marker, request.replaces)
 

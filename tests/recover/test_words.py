@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+import click
 import pytest
 
 from gitstate.cli.main import group
@@ -72,7 +73,9 @@ def test_every_command_in_a_hint_exists() -> None:
     typed = [found for module in modules for text in texts_of(module) for found in TYPED.findall(text)]
     assert len(typed) >= 20
     for name, arguments in typed:
-        options = {option for parameter in group.commands[name].params for option in parameter.opts}
+        command = group.get_command(click.Context(group), name)
+        assert command is not None, name
+        options = {option for parameter in command.params for option in parameter.opts}
         assert set(re.findall(r"--[a-z-]+", arguments)) <= options, f"gitstate {name} {arguments}"
 
 
