@@ -18,6 +18,16 @@ EXIT_USAGE: Final = 2
 EXIT_BUG: Final = 3
 EXIT_PERSON: Final = 4
 EXIT_AGAIN: Final = 75
+#: Every exit status and what it means. The help, the manual page and docs/exit-status.md are made from it.
+EXIT_STATUSES = (
+    (f"{EXIT_DONE}", "done, and durable"),
+    (f"{EXIT_FAILED}", "failed; nothing was lost"),
+    (f"{EXIT_USAGE}", "the command line or a setting is wrong"),
+    (f"{EXIT_BUG}", "a bug in gitstate; the message names a log"),
+    (f"{EXIT_PERSON}", "manual intervention required; or a save had to skip bytes of a file"),
+    (f"{EXIT_AGAIN}", "another process works in this workspace; try again later"),
+    ("128+n", "ended by signal n"),
+)
 
 
 class GitstateError(Exception):

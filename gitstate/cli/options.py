@@ -1,7 +1,7 @@
-"""The options of `save` and `checkpoint`, once: for the quick parser here and for click's help, errors and completion.
+"""The options of `save` and `checkpoint`: one table for the parser in this module and for click.
 
-Importing click costs more than a small save, so a well-formed crash-path command line is read here. Whatever this
-parser does not take (an unknown option, `--help`, a bad number) goes to click, which knows how to say so.
+Importing click takes longer than a small save, so a well-formed command line of the crash path is parsed here. Anything
+else (an unknown option, `--help`, a bad number) goes to click, which reports it.
 """
 
 from __future__ import annotations
@@ -15,37 +15,38 @@ if TYPE_CHECKING:
 
 
 class Option(Record):
-    """One option. `kind` is `text`, `many` (may be given again), `number`, `seconds` or `flag`.
+    """One option. `kind` is `text`, `many` (repeatable), `number`, `seconds` or `flag`.
 
-    `help` is empty where the table of settings has the words: reading it here would delay the start of git.
+    `help` is empty if the table of settings has it: importing that table here would delay the start of git.
     """
 
     flag: str
     name: str
     kind: str
+    metavar: str
     help: str
 
 
 OPTIONS = (
-    Option("--task-id", "task_id", "text", "the task that the agent is on"),
-    Option("--issue-number", "issue_number", "text", "the issue that it works for"),
-    Option("--progress-stage", "progress_stage", "text", "how far it is, in the loop's own words"),
-    Option("--memory-ref", "memory_refs", "many", "a reference to the agent's memory"),
-    Option("--agent", "agent", "text", "the name of the agent program"),
-    Option("--session-id", "session_id", "text", "the agent's own session"),
-    Option("--set", "extra", "many", "KEY=VALUE: another value of the context"),
-    Option("--signal", "signal", "text", "the signal that ends the run, as TERM"),
-    Option("--exit-code", "exit_code", "number", "the status that ended the run"),
-    Option("--reason", "reason", "text", "why this save is made, in words"),
-    Option("--deadline", "deadline", "seconds", "leave out what can't be read in this time"),
-    Option("--wait", "wait", "seconds", "how long to wait for another gitstate in this workspace"),
-    Option("--include-ignored", "include_ignored", "many", ""),
-    Option("--owner-pid", "owner_pid", "number", "the process that owns this workspace while it lives"),
-    Option("--json", "json", "flag", "print one JSON object"),
+    Option("--task-id", "task_id", "text", "ID", "the task of the agent"),
+    Option("--issue-number", "issue_number", "text", "NUMBER", "the issue of the task"),
+    Option("--progress-stage", "progress_stage", "text", "TEXT", "how far the task is, in words of your own"),
+    Option("--memory-ref", "memory_refs", "many", "TEXT", "a reference to notes of the agent (repeatable)"),
+    Option("--agent", "agent", "text", "NAME", "the name of the agent program"),
+    Option("--session-id", "session_id", "text", "ID", "the session of the agent"),
+    Option("--set", "extra", "many", "KEY=VALUE", "another value of the context (repeatable)"),
+    Option("--signal", "signal", "text", "NAME", "record the signal that ends the run, such as TERM"),
+    Option("--exit-code", "exit_code", "number", "N", "record the exit status that ended the run"),
+    Option("--reason", "reason", "text", "TEXT", "record why the save is made"),
+    Option("--deadline", "deadline", "seconds", "SECONDS", "skip what cannot be read in this time"),
+    Option("--wait", "wait", "seconds", "SECONDS", "wait this long for another gitstate here  [default: 60]"),
+    Option("--include-ignored", "include_ignored", "many", "PATTERN", ""),
+    Option("--owner-pid", "owner_pid", "number", "PID", "the process that owns this workspace while it runs"),
+    Option("--json", "json", "flag", "", "print JSON on stdout"),
 )
 _BY_FLAG = {option.flag: option for option in OPTIONS}
 CONTEXT_TEXTS = ("task_id", "issue_number", "progress_stage", "agent", "session_id")
-#: The first sketch's names, where a loop exports them.
+#: The variables of the first sketch, which a loop may export.
 _LEGACY = {
     "task_id": "CURRENT_TASK_ID",
     "issue_number": "ISSUE_NUMBER",
@@ -65,7 +66,7 @@ class Quick(Record):
 
 
 def parse(argv: Sequence[str]) -> Quick | None:
-    """The command line, if it is a well-formed one of the crash path."""
+    """Parse a command line of the crash path. Returns None for any other, and for one that is not well-formed."""
     words = list(argv)
     directory = "."
     given: dict[str, Value] = {}
@@ -121,7 +122,7 @@ def _take(given: dict[str, Value], option: Option, value: str) -> None:
 
 
 def context_values(given: Mapping[str, Value], environ: Mapping[str, str]) -> dict[str, str]:
-    """Context texts by name: an option wins over GITSTATE_NAME, that over the first sketch's exported name."""
+    """Map names of the context to texts. An option wins over GITSTATE_NAME, that wins over the first sketch's name."""
     found: dict[str, str] = {}
     for name in (*CONTEXT_TEXTS, "memory_refs"):
         for variable in (_LEGACY.get(name, ""), f"GITSTATE_{name.upper()}"):

@@ -1,4 +1,4 @@
-"""The commands that run without click: `save`, `checkpoint` and `hook`; errors as one line and an exit status."""
+"""The commands that run without click: `save`, `checkpoint` and `hook`. An error becomes one line and a status."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 
 def emit(value: Mapping[str, Any]) -> None:
-    """Data: one JSON object on stdout, with its schema version."""
+    """Print one JSON object on stdout, with its schema version."""
     print_to(sys.stdout, dumps({"schema_version": SCHEMA_VERSION, **value}).decode("utf-8"))
 
 
 def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
-    """Run one command; an error becomes one line, a hint and its exit status. No traceback reaches a person."""
+    """Run one command. An error becomes one line, a hint and an exit status; a traceback goes to a file."""
     try:
         return run()
     except GitstateError as error:
-        said, hint, status = error.message, error.hint, error.exit_status
+        message, hint, status = error.message, error.hint, error.exit_status
     except OSError as error:
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        said, hint, status = f"{where}{error.strerror or error}; nothing was lost", None, EXIT_FAILED
+        message, hint, status = f"{where}{error.strerror or error}; nothing was lost", None, EXIT_FAILED
     except RecursionError:
-        said, hint, status = "the data is nested too deeply; nothing was changed", None, EXIT_FAILED
+        message, hint, status = "the data is nested too deeply; nothing was changed", None, EXIT_FAILED
     except Exception as error:
-        said, hint, status = _bug(error)
+        message, hint, status = _bug(error)
     if as_json:
-        emit({"command": command, "error": escape(said), "hint": hint and escape(hint), "exit_status": status})
-    say(f"gitstate: {said}", *([f"  next: {hint}"] if hint else []))
+        emit({"command": command, "error": escape(message), "hint": hint and escape(hint), "exit_status": status})
+    say(f"gitstate: {message}", *([f"  next: {hint}"] if hint else []))
     return status
 
 
@@ -61,7 +61,7 @@ def _bug(error: Exception) -> tuple[str, str | None, ExitStatus]:
 
 
 def run_save(quick: Quick) -> int:
-    """Carry out `save` or `checkpoint`. Signals wait until it is done: a save that was begun is finished."""
+    """Carry out `save` or `checkpoint`. Signals are ignored meanwhile, so that a save that began is completed."""
     from ..system.process import ignoring_signals
 
     as_json = bool(quick.given.get("json"))
@@ -73,7 +73,7 @@ def _save(quick: Quick, as_json: bool) -> int:
     from ..git.repository import start_opening
 
     path = os.fsencode(os.path.abspath(quick.directory))
-    # Git looks for the repository while this imports the rest: a quarter of a small save goes into imports.
+    # Git opens the repository while the rest is imported: imports take a quarter of the time of a small save.
     opening = start_opening(path)
     from ..save.request import SaveRequest
     from ..save.save import save
@@ -101,7 +101,7 @@ def _save(quick: Quick, as_json: bool) -> int:
 
 
 def run_hook(name: str, arguments: Sequence[str]) -> int:
-    """Carry out `hook NAME`: `git EVENT …`, or an agent's event on stdin. Nothing of ours stops git or the agent."""
+    """Carry out `hook NAME`: `git EVENT …`, or the event of an agent on stdin. A bug here stops neither of them."""
     try:
         if name == "git":
             from ..integrations import git_hooks
@@ -114,8 +114,8 @@ def run_hook(name: str, arguments: Sequence[str]) -> int:
             print_to(sys.stdout, answer)
         return EXIT_DONE
     except Exception as error:
-        said = _bug(error)[0]
+        message = _bug(error)[0]
         if name == "git":
-            # An agent would take these words for its own.
-            say(f"gitstate: {said}; git goes on")
+            # An agent would read these words as its own input.
+            say(f"gitstate: {message}; git goes on")
         return EXIT_DONE

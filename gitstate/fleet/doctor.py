@@ -1,7 +1,7 @@
-"""What is wrong here, and the command that mends it: each check is a function that yields what it found.
+"""`doctor`: what is wrong, and the command that mends it. Each check is a generator of findings.
 
-Nothing here changes anything but `fix`, and that only what is provably safe: locks older than this boot, files that
-hold no byte, the ignore line of the state file, and the configuration of git's own syncing where that was asked for.
+Only `fix` changes anything, and only where nothing can be lost: locks that are older than this boot, files that a power
+cut left without content, and the list of workspaces.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import NamedTuple
 from ..agents.registry import all_agents
 from ..errors import GitError, GitstateError, NotAWorkspace
 from ..format import names
-from ..git import locks, refs
+from ..git import gitdir, refs
 from ..git.command import Git
 from ..git.repository import Repository, foreign_owner, open_repository
 from ..integrations import schedulers
@@ -30,37 +30,37 @@ from ..integrations.git_hooks_install import hook_problems
 from ..system import files, process
 from ..workspace import damage, registry, settings
 from ..workspace.live_context import read_live_context
+from ..workspace.ownership import failing_checkpoints
 from ..workspace.peek import Peeker, WorkspacePeek
-from ..workspace.run_record import failing_checkpoints
 from ..workspace.state_file import state_name
 
 OLDEST_GIT = (2, 39)
-#: Below this many free bytes, or this part of the file system, a save may not fit.
+#: With fewer free bytes a save may not fit.
 _ROOM = 256 << 20
 _MANY_PACKS = 200
-_BY_HAND = "look at that file: gitstate changes nothing that it can't read"
-#: A save that waits for longer than this, in seconds, was forgotten.
+_BY_HAND = "read that file: gitstate does not change a file that it cannot parse"
+#: A save that is pending for longer than this, in seconds, was forgotten.
 _FORGOTTEN = 24 * 3600.0
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong. `serious`: work may be lost or can't be brought back; the rest is advice."""
+    """One thing that is wrong: `what` it is, and the `command` that mends it. If it is not `serious`, it is advice."""
 
     check: str
     what: str
     command: str
     serious: bool = True
     fix: Callable[[], bool] | None = None
-    """Mends it where that is safe; says whether it did."""
+    """Mends it, and returns whether it did. None if that needs a person."""
 
 
 def examine(path: bytes) -> list[Finding]:
-    """Everything that is wrong with the workspace that `path` is in, or, outside of one, with this installation."""
+    """Everything that is wrong with this installation, and with the workspace that contains `path`."""
     checks: list[Callable[[], Iterator[Finding]]] = [_git_version, _list_of_workspaces, _boot, _agents]
     try:
         repository = open_repository(path)
         checks.append(partial(_settings, repository))
-        # The other checks go on with the default of a setting that can't be read.
+        # The other checks use the default of a setting that is unreadable.
         repository, _ = settings.with_defaults(repository, settings.OF_SAVE)
         for check in (
             _ownership,
@@ -84,12 +84,12 @@ def examine(path: bytes) -> list[Finding]:
         try:
             found += one()
         except (GitstateError, OSError) as error:
-            found.append(Finding("check", f"one check could not be made: {error}"[:300], "git config --list; git fsck"))
+            found.append(Finding("check", f"a check failed: {error}"[:300], "git config --list; git fsck"))
     return found
 
 
 def fix(findings: list[Finding]) -> list[Finding]:
-    """Mend what can be mended safely; returns what was mended."""
+    """Mend what can be mended safely. Returns what was mended."""
     done = []
     for finding in findings:
         try:
@@ -104,8 +104,8 @@ def fix(findings: list[Finding]) -> list[Finding]:
 
 
 def _git_version() -> Iterator[Finding]:
-    said = Git(b"/").run("version").decode("ascii", "replace")
-    numbers = re.search(r"(\d+)\.(\d+)", said)
+    output = Git(b"/").run("version").decode("ascii", "replace")
+    numbers = re.search(r"(\d+)\.(\d+)", output)
     version = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
     if version < OLDEST_GIT:
         what = f"git {version[0]}.{version[1]} is older than {OLDEST_GIT[0]}.{OLDEST_GIT[1]}: saves may fail"
@@ -116,20 +116,20 @@ def _list_of_workspaces() -> Iterator[Finding]:
     try:
         listed = registry.registered()
     except (GitstateError, OSError) as error:
-        what = f"the list of workspaces can't be read: {error}"[:300]
+        what = f"the list of workspaces is unreadable: {error}"[:300]
         yield Finding("registry", what, f"ls -ld {shlex.quote(os.fsdecode(registry.list_directory()))}", serious=False)
         return
     gone = [path for path in listed if not os.path.isdir(path)]
     if gone:
-        what = f"{len(gone)} registered workspaces are gone, such as {os.fsdecode(gone[0])}"
+        what = f"{len(gone)} registered workspaces no longer exist, such as {os.fsdecode(gone[0])}"
         yield Finding("registry", what, "gitstate unregister --missing", serious=False)
 
 
 def _boot() -> Iterator[Finding]:
-    standing = schedulers.status()
-    if not standing.enabled:
-        yield Finding("boot", "after a reboot nobody recovers by itself", "gitstate boot enable", serious=False)
-    for what, command in standing.troubles:
+    status = schedulers.status()
+    if not status.enabled:
+        yield Finding("boot", "recovery at boot is not enabled", "gitstate boot enable", serious=False)
+    for what, command in status.troubles:
         yield Finding("boot", what, command)
 
 
@@ -138,7 +138,7 @@ def _agents() -> Iterator[Finding]:
     for agent in all_agents():
         program = shutil.which(agent.commands[0]) if agent.stub_advice else None
         if program is not None and not re.search(rb"\d+\.\d+", schedulers.answer([program, "--version"])):
-            what = f"{program} names no version, as the old stub that does nothing and ends with status 0"
+            what = f"{program} prints no version: it is an old stub that does nothing and exits with 0"
             yield Finding("agent", what, agent.stub_advice or "", serious=False)
     for what, command in agent_problems(os.environ):
         yield Finding("agent", what, command or _BY_HAND, serious=False)
@@ -148,7 +148,7 @@ def _agents() -> Iterator[Finding]:
 
 
 def _unopened(path: bytes, error: NotAWorkspace) -> Iterator[Finding]:
-    """Git does not open it. Where there is a `.git`, find out why."""
+    """Why git does not open the repository, if there is a `.git`."""
     top = path
     while not os.path.lexists(os.path.join(top, b".git")):
         if os.path.dirname(top) == top:
@@ -157,14 +157,14 @@ def _unopened(path: bytes, error: NotAWorkspace) -> Iterator[Finding]:
     seen = Peeker().peek(top)
     quoted = shlex.quote(os.fsdecode(top))
     if seen.problem == "foreign":
-        what = f"it belongs to user {seen.uid}, and git does not open it"
+        what = f"it belongs to user {seen.uid}, so git does not open it"
         yield Finding("ownership", what, f"git config --global --add safe.directory {quoted}")
         return
-    broken = list(_blank(seen)) if seen.git_dir else []
+    broken = list(_damaged_files(seen)) if seen.git_dir else []
     yield from broken or [Finding("repository", error.message, f"git -C {quoted} fsck")]
 
 
-def _blank(seen: WorkspacePeek) -> Iterator[Finding]:
+def _damaged_files(seen: WorkspacePeek) -> Iterator[Finding]:
     for item in damage.find_damage(seen.workspace, seen.git_dir, seen.common_dir):
         yield Finding(
             "damage", item.what, item.command, True, partial(damage.repair_damage, item) if item.repairable else None
@@ -175,27 +175,29 @@ def _ownership(repository: Repository) -> Iterator[Finding]:
     uid = foreign_owner(repository)
     if uid is not None:
         quoted = shlex.quote(os.fsdecode(repository.toplevel))
-        what = f"it belongs to user {uid}: what its configuration names is not run"
+        what = f"it belongs to user {uid}: no program of its configuration is run"
         yield Finding("ownership", what, f"git config --global --add safe.directory {quoted}")
 
 
 def _locks(repository: Repository) -> Iterator[Finding]:
-    for lock in locks.find_locks(repository.git_dir, repository.common_dir):
+    for lock in gitdir.find_locks(repository.git_dir, repository.common_dir):
         quoted = shlex.quote(os.fsdecode(lock.path))
         if lock.dead:
-            what = f"{os.fsdecode(lock.path)} is older than this boot: its owner is gone"
+            what = f"{os.fsdecode(lock.path)} is older than this boot: the process that made it is gone"
             yield Finding("lock", what, f"rm {quoted}", True, partial(_remove_dead, lock.path))
         elif time.time() - os.lstat(lock.path).st_mtime > 600:
-            what = f"{os.fsdecode(lock.path)} stands for more than ten minutes"
-            yield Finding("lock", what, f"rm {quoted}, once no git works here any more", serious=False)
+            what = f"{os.fsdecode(lock.path)} exists for more than ten minutes"
+            yield Finding("lock", what, f"rm {quoted}, after the last git here has ended", serious=False)
 
 
 def _damage(repository: Repository) -> Iterator[Finding]:
-    return _blank(WorkspacePeek(repository.toplevel, git_dir=repository.git_dir, common_dir=repository.common_dir))
+    return _damaged_files(
+        WorkspacePeek(repository.toplevel, git_dir=repository.git_dir, common_dir=repository.common_dir)
+    )
 
 
 def _settings(repository: Repository) -> Iterator[Finding]:
-    """Values that can't be read, and keys that gitstate does not know: a misspelt one has no effect."""
+    """Unreadable values, and keys that gitstate does not know: a misspelt key has no effect."""
     for problem in settings.problems(repository):
         command = problem.command or f"git config --show-origin --get-all gitstate.{problem.name}"
         yield Finding("settings", problem.message, command)
@@ -206,11 +208,11 @@ def _settings(repository: Repository) -> Iterator[Finding]:
         nearest = difflib.get_close_matches(key.removeprefix("gitstate."), known, 1)
         guess = f"; did you mean {known[nearest[0]]}?" if nearest else ""
         command = f"git config --show-origin --get-all {shlex.quote(key)}"
-        yield Finding("settings", f"{key} is no setting of gitstate{guess}", command, serious=False)
+        yield Finding("settings", f"{key} is not a setting of gitstate{guess}", command, serious=False)
 
 
 def _checkpoints(repository: Repository) -> Iterator[Finding]:
-    """A checkpoint that failed, of a run under way or of an agent's hook, and was not followed by one that did not."""
+    """A failed checkpoint, of a run in progress or of a hook of an agent, if no later one succeeded."""
     problem = failing_checkpoints(repository.git_dir)
     if problem is not None:
         yield Finding("checkpoint", f"the last checkpoint of this run failed: {problem}", "gitstate checkpoint")
@@ -222,7 +224,7 @@ def _disk(repository: Repository) -> Iterator[Finding]:
     info = os.statvfs(repository.objects)
     where = os.fsdecode(repository.objects)
     if info.f_flag & os.ST_RDONLY or not os.access(repository.objects, os.W_OK):
-        yield Finding("disk", f"{where} can't be written: nothing can be saved", f"ls -ld {shlex.quote(where)}")
+        yield Finding("disk", f"{where} is not writable: nothing can be saved", f"ls -ld {shlex.quote(where)}")
     elif info.f_bavail * info.f_frsize < _ROOM:
         free = info.f_bavail * info.f_frsize >> 20
         yield Finding("disk", f"only {free} MiB are free below {where}", "gitstate prune; git gc")
@@ -231,10 +233,10 @@ def _disk(repository: Repository) -> Iterator[Finding]:
 
 
 def _durability(repository: Repository) -> Iterator[Finding]:
-    """A save syncs what it needs. The agent's own commits are only as durable as git is told to make them."""
+    """A save syncs what it needs, but the commits of the agent are only as durable as `core.fsync` makes them."""
     value = _configured(repository, "core.fsync") or ""
     if not {"all", "committed", "added", "loose-object", "objects"} & set(re.split(r"[,\s]+", value)):
-        what = "git's default does not sync the agent's own commits: a power cut may empty them"
+        what = "git does not sync the commits of the agent by default: a power cut may empty them"
         yield Finding("fsync", what, "git config --global core.fsync committed,loose-object,reference", serious=False)
 
 
@@ -244,7 +246,7 @@ def _state_file(repository: Repository) -> Iterator[Finding]:
     if name.startswith(b"../"):
         return
     if repository.git.run("ls-files", "-z", "--", name):
-        what = f"{text} is tracked by git: every save and commit would carry it"
+        what = f"{text} is tracked by git: every save and commit would contain it"
         yield Finding("state", what, f"git rm --cached {shlex.quote(text)}")
         return
     plain = {"GIT_LITERAL_PATHSPECS": "0"}
@@ -263,54 +265,54 @@ def _waiting(repository: Repository) -> Iterator[Finding]:
         return
     stamp = repository.git.run("show", "-s", "--format=%ct", seen.marker, ok_codes=range(256)).strip()
     age = time.time() - int(stamp) if stamp.isdigit() else 0.0
-    words = f" for {age / 3600:.0f} hours" if age > _FORGOTTEN else ""
-    yield Finding("waiting", f"a save waits{words}", "gitstate recover", serious=age > _FORGOTTEN)
+    since = f" for {age / 3600:.0f} hours" if age > _FORGOTTEN else ""
+    yield Finding("waiting", f"a save is pending{since}", "gitstate recover", serious=age > _FORGOTTEN)
 
 
 def _pushed(repository: Repository) -> Iterator[Finding]:
-    """A WIP commit that a remote branch has: others may build on what `recover` is going to unwind."""
-    marker = names.marker_ref(names.workspace_id(repository))
+    """A WIP commit on a remote branch: others may build on it, but `recover` is going to undo it."""
+    marker = names.own_marker(repository)
     if marker not in refs.read_refs(repository, [marker]):
         return
     wip = repository.git.run("rev-parse", "--verify", "-q", f"{marker}^1", ok_codes=(0, 1, 128)).strip()
     if not wip:
         return
-    having = repository.git.run("for-each-ref", "--format=%(refname:short)", "--contains", wip, "refs/remotes")
-    for name in having.split(b"\n")[:1]:
+    containing = repository.git.run("for-each-ref", "--format=%(refname:short)", "--contains", wip, "refs/remotes")
+    for name in containing.split(b"\n")[:1]:
         if name:
-            what = f"{os.fsdecode(name)} carries the WIP commit {wip[:12].decode()}"
+            what = f"{os.fsdecode(name)} contains the WIP commit {wip[:12].decode()}"
             yield Finding("pushed", what, "gitstate recover, then: git push --force-with-lease")
 
 
 def _configured(repository: Repository, name: str) -> str | None:
-    """The value that files of the configuration give: the last one is what gitstate itself tells its git."""
+    """The value in the files of the configuration. The last value of all is the one that gitstate gives its git."""
     values = repository.config.get(name, [])[:-1]
     return values[-1] if values else None
 
 
 def _hooks(repository: Repository) -> Iterator[Finding]:
-    """Hooks that git does not run, or that are not whole: husky's directory in a linked worktree, an update."""
-    for what, command in (*hook_problems(repository), *last_problem(repository)):
+    """Hooks that git does not run, or that do not call this gitstate."""
+    for what, command in hook_problems(repository):
         yield Finding("hooks", what, command or _BY_HAND, serious=False)
 
 
 def _packs(repository: Repository) -> Iterator[Finding]:
-    """Each checkpoint that found something is a pack; git looks into all of them."""
+    """Each checkpoint adds a pack, and git searches all packs."""
     packs = [name for name in os.listdir(os.path.join(repository.objects, b"pack")) if name.endswith(b".pack")]
     if len(packs) > _MANY_PACKS:
-        what = f"{len(packs)} packs make git slow here"
-        yield Finding("packs", what, "git maintenance run --task=gc, while no agent works", serious=False)
+        what = f"{len(packs)} packs slow git down"
+        yield Finding("packs", what, "git maintenance run --task=gc, while no agent runs", serious=False)
 
 
 def _listed(repository: Repository) -> Iterator[Finding]:
     if repository.toplevel not in registry.registered():
         quoted = shlex.quote(os.fsdecode(repository.toplevel))
-        what = "this workspace is not registered: `recover --all` after a reboot would not look at it"
+        what = "this workspace is not registered: `recover --all` does not find it"
         yield Finding("registry", what, f"gitstate register {quoted}", False, partial(_register, repository))
 
 
 def _register(repository: Repository) -> bool:
-    # Only where the agent's work is kept already: a mere look at a repository must not enlist it.
+    # Only a workspace with a state file: `doctor` must not register every repository that it examines.
     _, status = read_live_context(repository)
     if status is not None:
         registry.add([repository.toplevel])
@@ -327,9 +329,9 @@ def _remove(path: bytes) -> bool:
 
 
 def version_line() -> str:
-    """Which Python and git are at work, for a report of trouble."""
+    """The versions of Python and git, for a bug report."""
     try:
-        said = Git(b"/").run("version").decode("ascii", "replace").strip()
+        version = Git(b"/").run("version").decode("ascii", "replace").strip()
     except (GitError, OSError) as error:
-        said = f"no git: {error}"
-    return f"Python {sys.version.split()[0]}, {said}"
+        version = f"no git: {error}"
+    return f"Python {sys.version.split()[0]}, {version}"

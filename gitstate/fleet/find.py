@@ -1,15 +1,25 @@
-"""Find workspaces below a directory, where nobody registered them."""
+"""Find known workspaces, and workspaces below a directory, and take a first look at each."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from ..system import files
-from ..system.stdlib import Record
+from ..errors import GitstateError
+from ..git.repository import open_repository, trusted_directories
+from ..recover.facts import worktrees
+from ..system import files, forkpool
+from ..workspace import registry
+from ..workspace.peek import Peeker, WorkspacePeek
 
+#: Seconds for one look, which takes less than a millisecond unless the disk does not answer.
+PEEK_DEADLINE = 10.0
+#: Workspaces that are opened at the same time. Each starts several git processes.
+WORKERS = min(8, max(2, os.cpu_count() or 2))
 #: Directories of tools: they hold thousands of files and no workspace.
-_PASSED_OVER = frozenset(
+_TOOL_DIRECTORIES = frozenset(
     (
         b"node_modules",
         b"bower_components",
@@ -33,18 +43,49 @@ _PASSED_OVER = frozenset(
 )
 
 
-class Found(Record):
-    """Workspaces below a root, in the order of their paths; `complete` is False where a bound ended the walk."""
+class Found(NamedTuple):
+    """Workspaces below a root, sorted by path. `complete` is False if a limit ended the walk."""
 
     paths: tuple[bytes, ...]
     complete: bool
 
 
-def find(root: bytes, *, depth: int = 8, entries: int = 500_000) -> Found:
-    """The workspaces in and below the directory `root`, linked worktrees and nested repositories too.
+def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> tuple[list[bytes], bool]:
+    """The workspaces found below `roots`. Without roots: the worktrees of the repository in `here`, and all registered
+    workspaces. The flag says whether the walk below the roots saw everything.
+    """
+    found: list[bytes] = []
+    complete = True
+    if not roots:
+        try:
+            listed = worktrees(open_repository(here))
+            # Git lists the directory of a bare repository too.
+            found += [path for path in listed if os.path.lexists(os.path.join(path, b".git"))]
+        except GitstateError:
+            pass
+        found += registry.registered()
+    for root in roots:
+        walked = find(root)
+        found += walked.paths
+        complete = complete and walked.complete
+    return list(dict.fromkeys(found)), complete
 
-    Reads directories only: at most `entries` names, `depth` levels below the root. It follows no symlink, leaves the
-    root's file system to no other, and never looks into `.git` directories or where tools keep what they downloaded.
+
+def peek_all(paths: Sequence[bytes]) -> list[WorkspacePeek]:
+    """The first look at each path, in their order. A path that does not answer in time is `unreachable`."""
+    peeker = Peeker(trusted_directories())
+    answers = forkpool.stream(paths, peeker.peek, patience=PEEK_DEADLINE)
+    return [
+        WorkspacePeek(path, "unreachable") if seen is forkpool.LOST else seen
+        for path, seen in zip(paths, answers, strict=True)
+    ]
+
+
+def find(root: bytes, *, depth: int = 8, entries: int = 500_000) -> Found:
+    """The workspaces in and below the directory `root`, including linked worktrees and nested repositories.
+
+    Reads only directories: at most `entries` names, and `depth` levels below the root. It follows no symlink, does not
+    leave the file system of the root, and does not look into `.git` directories or the directories of tools.
     """
     root = os.path.realpath(root)
     found: list[bytes] = []
@@ -66,10 +107,10 @@ def find(root: bytes, *, depth: int = 8, entries: int = 500_000) -> Found:
                     if entry.name == b".git":
                         if _is_repository(entry):
                             found.append(directory)
-                    elif entry.name not in _PASSED_OVER and _is_on(entry, device):
+                    elif entry.name not in _TOOL_DIRECTORIES and _is_on(entry, device):
                         below.append(entry.path)
         except OSError:
-            # Not ours to read, or gone meanwhile.
+            # We may not read it, or it is gone by now.
             continue
         if {b"objects", b"refs"} <= {os.path.basename(path) for path in below} and _is_bare(directory):
             continue
@@ -86,12 +127,12 @@ def _is_on(entry: os.DirEntry[bytes], device: int) -> bool:
 
 
 def _is_bare(directory: bytes) -> bool:
-    """Whether a directory that holds objects and refs is a git directory: nothing in it is a worktree."""
+    """Whether a directory with `objects` and `refs` in it is a git directory, in which nothing is a worktree."""
     return os.path.isfile(os.path.join(directory, b"HEAD")) and not os.path.lexists(os.path.join(directory, b".git"))
 
 
 def _is_repository(entry: os.DirEntry[bytes]) -> bool:
-    """Whether a `.git` is a git directory, or a file that names one. A symlink counts where it leads to a directory."""
+    """Whether a `.git` is a git directory or a file that names one. A symlink to a directory counts."""
     mode = entry.stat(follow_symlinks=True).st_mode
     if stat.S_ISREG(mode):
         data = files.read_limited(entry.path, 65_536)

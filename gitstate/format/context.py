@@ -24,11 +24,11 @@ class Context(Record):
     issue_number: int | str | None = None
     """The issue: an integer where the caller gave a plain decimal, else its text (`GH-7`)."""
     workspace_path: str | None = None
-    """The absolute path of the worktree's top; undecodable bytes stand as escapes. None in a context never written."""
+    """The absolute path of the worktree's top; undecodable bytes are escaped. None in a context never written."""
     branch_name: str | None = None
     """The branch without `refs/heads/`; None where HEAD was detached."""
     progress_stage: str | None = None
-    """How far the task is, in the caller's words."""
+    """How far the task is, as the caller describes it."""
     memory_refs: tuple[str, ...] = ()
     """Where the agent keeps notes of its own: paths, URLs or ids."""
     timestamp: str | None = None
@@ -121,8 +121,8 @@ def with_values(context: Context, values: Mapping[str, str]) -> tuple[Context, l
     fields: dict[str, Any] = {}
     extra = dict(context.extra)
     dropped = []
-    for name, given in values.items():
-        value = clean_text(given)
+    for name, text in values.items():
+        value = clean_text(text)
         if len(value) > MAX_VALUE:
             dropped.append(name)
         elif name == "issue_number":

@@ -52,7 +52,7 @@ class Reason(Record):
     exit_code: int | None = None
     """The exit status of the run; None where a signal ended it, or it goes on."""
     detail: str | None = None
-    """The caller's words, as of an exception."""
+    """What the caller says about it, such as an exception's message."""
 
     def to_json(self) -> dict[str, Json]:
         return {"signal": self.signal, "exit_code": self.exit_code, "detail": self.detail}
@@ -112,7 +112,7 @@ class Manifest(Record):
     previous: str | None
     """The pending save from which this one took the marker without standing on it; None where there was none."""
     operation: str | None
-    """The unfinished operation: `merge`, `rebase` and so on (`git.operation`); None where there is none."""
+    """The unfinished operation: `merge`, `rebase` and so on (`git.gitdir`); None where there is none."""
     operation_files: tuple[bytes, ...]
     """Its files, relative to the git directory; empty where no operation left any."""
     index_size: int | None
@@ -146,7 +146,7 @@ class Manifest(Record):
     left_out: tuple[LeftOut, ...]
     """What was skipped, with the reason; empty in a complete save."""
     ignored: tuple[bytes, ...]
-    """Ignored paths that were not asked for, in no save; a directory stands for all below it."""
+    """Ignored paths that were not asked for, in no save; a directory means all below it."""
     reason: Reason
     """Why the save was made."""
 
@@ -239,7 +239,6 @@ def manifest_from_json(value: Mapping[str, Json]) -> Manifest:
 
 
 def _manifest(value: Mapping[str, Json]) -> Manifest:
-    reason = _mapping(value.get("reason") or {})
     return Manifest(
         save_id=_checked(value["save_id"], is_save_id),
         kind=_checked(value["kind"], lambda kind: kind in ("save", "checkpoint", "safety")),
@@ -286,11 +285,15 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
             for item in value["left_out"]
         ),
         ignored=tuple(_path(item, safe=False) for item in value["ignored"]),
-        reason=Reason(
-            signal=_optional(reason.get("signal"), lambda text: isinstance(text, str)),
-            exit_code=_optional(reason.get("exit_code"), lambda code: isinstance(code, int)),
-            detail=_optional(reason.get("detail"), lambda text: isinstance(text, str)),
-        ),
+        reason=_reason(_mapping(value.get("reason") or {})),
+    )
+
+
+def _reason(value: Mapping[str, Json]) -> Reason:
+    return Reason(
+        signal=_optional(value.get("signal"), lambda text: isinstance(text, str)),
+        exit_code=_optional(value.get("exit_code"), lambda code: isinstance(code, int)),
+        detail=_optional(value.get("detail"), lambda text: isinstance(text, str)),
     )
 
 

@@ -58,10 +58,10 @@ class Conversions:
         paths = [path for path in wanted if b"\n" not in path]
         for start in range(0, len(paths), _BLOBS_AT_ONCE):
             some = paths[start : start + _BLOBS_AT_ONCE]
-            given = b"".join(b"%s %s\n" % (wanted[path].encode("ascii"), path) for path in some)
+            lines = b"".join(b"%s %s\n" % (wanted[path].encode("ascii"), path) for path in some)
             # Git prints the size before the conversion, so a random mark separates the answers.
             out = self._repository.git.run(
-                *("cat-file", "--filters", b"--batch=" + mark), input=given, ok_codes=range(256), env=self._env
+                *("cat-file", "--filters", b"--batch=" + mark), input=lines, ok_codes=range(256), env=self._env
             )
             for path, content in zip(some, out.split(mark + b"\n")[1:], strict=False):
                 found[path] = object_id(self._repository.object_format, "blob", content.removesuffix(b"\n"))
@@ -76,9 +76,9 @@ class Conversions:
         command = ("-c", "core.safecrlf=false", "hash-object", "-w", "--stdin-paths")
 
         def hash_files(some: Sequence[bytes]) -> list[bytes] | None:
-            given = b"".join(quote_c(path) + b"\n" for path in some)
+            lines = b"".join(quote_c(path) + b"\n" for path in some)
             try:
-                out = self._repository.git.run(*command, input=given, env=env, timeout=min(deadline.left(), 600.0))
+                out = self._repository.git.run(*command, input=lines, env=env, timeout=min(deadline.left(), 600.0))
             except GitError:
                 return None
             oids = out.split()
@@ -101,12 +101,13 @@ class Conversions:
             return named[b"eol"] != b"lf"
         if named.get(b"crlf") == b"input":
             return False
-        crlf = (self._repository.setting("core.autocrlf") or "false").lower()
-        return crlf in ("true", "yes", "on", "1") or (self._repository.setting("core.eol") or "").lower() == "crlf"
+        return (
+            self._repository.is_true("core.autocrlf") or (self._repository.setting("core.eol") or "").lower() == "crlf"
+        )
 
 
-def _threes(words: list[bytes]) -> Iterable[tuple[bytes, bytes, bytes]]:
-    return zip(words[0::3], words[1::3], words[2::3], strict=False)
+def _threes(fields: list[bytes]) -> Iterable[tuple[bytes, bytes, bytes]]:
+    return zip(fields[0::3], fields[1::3], fields[2::3], strict=False)
 
 
 def quote_c(path: bytes) -> bytes:

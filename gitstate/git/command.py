@@ -130,7 +130,7 @@ def try_in_halves(items: Sequence[T], work: Callable[[Sequence[T]], R | None]) -
     """What `work` returns for `items`, in portions as large as it can do.
 
     Git ends at one item that it can't take. `work` then returns None, and each half of the items is tried alone.
-    Returns the portions in their order, each with its result; None stands only beside a portion of a single item.
+    Returns the portions in their order, each with its result; only a portion of a single item has None.
     """
     if not items:
         return []

@@ -34,8 +34,8 @@ class IndexEntry(Record):
     @classmethod
     def parse(cls, line: bytes) -> IndexEntry:
         """A line of `ls-files -s`, or of `ls-files -s -v`, without its NUL. Raises ValueError."""
-        words, tab, path = line.partition(b"\t")
-        fields = words.split(b" ")
+        info, tab, path = line.partition(b"\t")
+        fields = info.split(b" ")
         tag = fields.pop(0).decode("ascii") if len(fields) == 4 else ""
         mode, oid, stage = fields
         if not tab or not path or len(tag) > 1 or stage not in (b"0", b"1", b"2", b"3"):
@@ -57,15 +57,15 @@ class TreeEntry(Record):
     @classmethod
     def parse(cls, line: bytes) -> TreeEntry:
         """A line of `ls-tree` without its NUL. Raises ValueError."""
-        words, tab, path = line.partition(b"\t")
-        mode, kind, oid = words.split(b" ")
+        info, tab, path = line.partition(b"\t")
+        mode, kind, oid = info.split(b" ")
         if not tab or not path or kind not in (b"blob", b"tree", b"commit"):
             raise ValueError(f"no tree entry: {line[:80]!r}")
         return cls(path, _mode(mode), _oid(oid))
 
 
 class DiffEntry(Record):
-    """One path in which two trees differ. Mode 0 and a zero oid stand for the side that lacks it."""
+    """One path in which two trees differ. Mode 0 and a zero oid: that side lacks the path."""
 
     path: bytes
     status: str
@@ -91,19 +91,19 @@ def list_index(
     *,
     tags: bool = False,
     sparse: bool = False,
-    extra: Mapping[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> list[IndexEntry]:
     """The index entries of `paths`, of all where it is None, sorted by path and stage.
 
-    With `tags` each has its tag. With `sparse` a directory outside a sparse index is one entry. `extra` are variables
-    for git, as which index to read. Raises GitError.
+    With `tags` each has its tag. With `sparse` a directory outside a sparse index is one entry. `env` is added to
+    the environment, as which index to read. Raises GitError.
     """
     command: list[str | bytes] = ["ls-files", "-z", "-s", *(["-v"] if tags else []), *(["--sparse"] if sparse else [])]
     if paths is None:
-        answers = [git.run(*command, env=extra)]
+        answers = [git.run(*command, env=env)]
     else:
         portions = (paths[start : start + _PATHS_AT_ONCE] for start in range(0, len(paths), _PATHS_AT_ONCE))
-        answers = [git.run(*command, "--", *some, env=extra) for some in portions]
+        answers = [git.run(*command, "--", *some, env=env) for some in portions]
     return [IndexEntry.parse(line) for out in answers for line in split_nul(out)]
 
 
@@ -140,9 +140,9 @@ def differing_paths(repository: Repository, old: Oid | None, new: Oid) -> list[b
 
 def _diff_tree(repository: Repository, *args: str) -> bytes:
     # Git reads the index before it compares two trees, and fails where the index is torn: it gets none to read.
-    extra = {"GIT_INDEX_FILE": os.fsdecode(os.path.join(repository.own, b"no-index"))}
+    env = {"GIT_INDEX_FILE": os.fsdecode(os.path.join(repository.own, b"no-index"))}
     options = ("-r", "-z", "--no-renames", "--ignore-submodules=none")
-    return repository.git.run("diff-tree", *options, *args, env=extra)
+    return repository.git.run("diff-tree", *options, *args, env=env)
 
 
 def split_nul(out: bytes) -> list[bytes]:

@@ -67,22 +67,22 @@ class RefWriter:
         so that it holds no lock while it waits for the caller; `carry_out` then waits for the result.
         """
         zero = self._repository.zero
-        words = [b"start\0"]
+        commands = [b"start\0"]
         for update in updates:
             if no_deref:
-                words.append(b"option no-deref\0")
+                commands.append(b"option no-deref\0")
             old = update.old or zero
             if update.new is None:
-                words.append(b"delete %s\0%s\0" % (os.fsencode(update.ref), old.encode("ascii")))
+                commands.append(b"delete %s\0%s\0" % (os.fsencode(update.ref), old.encode("ascii")))
             else:
                 new = update.new.encode("ascii")
-                words.append(b"update %s\0%s\0%s\0" % (os.fsencode(update.ref), new, old.encode("ascii")))
-        words.append(b"prepare\0commit\0" if and_move else b"prepare\0")
+                commands.append(b"update %s\0%s\0%s\0" % (os.fsencode(update.ref), new, old.encode("ascii")))
+        commands.append(b"prepare\0commit\0" if and_move else b"prepare\0")
         self._will_move = and_move
         if self._process.returncode is not None:
             self._process = self._git.start(*self._arguments)
         with suppress(BrokenPipeError):
-            self._process.stdin.write(b"".join(words))
+            self._process.stdin.write(b"".join(commands))
             self._process.stdin.flush()
 
     def carry_out(self) -> None:

@@ -42,7 +42,7 @@ class Repository(Record):
 
     @property
     def zero(self) -> Oid:
-        """The oid that stands for no object."""
+        """The oid of all zeros, which means no object."""
         return "0" * (64 if self.object_format == "sha256" else 40)
 
     def setting(self, name: str) -> str | None:
@@ -63,7 +63,8 @@ class Repository(Record):
     @property
     def autocrlf(self) -> bool:
         """Whether git converts the line endings of every text file (`core.autocrlf` is true or input)."""
-        return (self.setting("core.autocrlf") or "false").lower() not in ("false", "no", "off", "0")
+        value = self.setting("core.autocrlf")
+        return value is not None and parse_bool(value) is not False
 
     def is_true(self, name: str, default: bool = False) -> bool:
         """Whether a setting of git's own is true; `default` where it is not set."""

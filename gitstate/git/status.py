@@ -35,19 +35,19 @@ class StatusQuery(Record):
 
 def query_status(repository: Repository, frozen_index: bytes) -> StatusQuery:
     """Ask what is tracked in the index file `frozen_index`, and what differs from it."""
-    extra = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
-    listing = repository.git.start("ls-files", "-z", "-v", "--sparse", env=extra)
-    return StatusQuery(listing, start_status(repository, extra))
+    env = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
+    listing = repository.git.start("ls-files", "-z", "-v", "--sparse", env=env)
+    return StatusQuery(listing, start_status(repository, env))
 
 
-def start_status(repository: Repository, extra: Mapping[str, str], *options: str, submodules: bool = True) -> Child:
+def start_status(repository: Repository, env: Mapping[str, str], *options: str, submodules: bool = True) -> Child:
     """Start `git status` with the global `options`; without `submodules` it looks into none."""
     # One thread for git: with its twenty it takes every core, and the walk beside it waits.
     return repository.git.start(
         *("-c", "core.preloadIndex=false", *options),
         *("status", "--porcelain=v2", "-z", "--branch", "--no-ahead-behind", "-uno", "--no-renames"),
         "--ignore-submodules=none" if submodules else "--ignore-submodules=dirty",
-        env=extra,
+        env=env,
     )
 
 
@@ -86,9 +86,9 @@ def ignored_among(repository: Repository, paths: Sequence[bytes]) -> set[bytes]:
     """
 
     def check(some: Sequence[bytes]) -> list[bytes] | None:
-        given = b"".join(b"./%s\0" % path for path in some)
+        lines = b"".join(b"./%s\0" % path for path in some)
         try:
-            out = repository.git.run(*_CHECK_IGNORE, input=given, env=_WITH_GLOBS, ok_codes=(0, 1))
+            out = repository.git.run(*_CHECK_IGNORE, input=lines, env=_WITH_GLOBS, ok_codes=(0, 1))
         except GitError:
             return None
         return out.split(b"\0")[:-1]
@@ -96,9 +96,9 @@ def ignored_among(repository: Repository, paths: Sequence[bytes]) -> set[bytes]:
     return {path.removeprefix(b"./") for _, found in try_in_halves(paths, check) for path in found or ()}
 
 
-def start_check_ignore(repository: Repository, extra: Mapping[str, str]) -> Child:
+def start_check_ignore(repository: Repository, env: Mapping[str, str]) -> Child:
     """Start a git that `are_ignored` asks; whoever starts it ends it with `communicate`."""
-    return repository.git.start(*_CHECK_IGNORE, "-v", "-n", env={**extra, **_WITH_GLOBS})
+    return repository.git.start(*_CHECK_IGNORE, "-v", "-n", env={**env, **_WITH_GLOBS})
 
 
 def are_ignored(asking: Child, paths: Sequence[bytes]) -> list[bool]:

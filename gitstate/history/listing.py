@@ -1,4 +1,4 @@
-"""People's commands that look into saves: log and diff. GitPython is the object layer here, and only here."""
+"""`log` and `diff`: what old saves hold. Only this module reads objects with GitPython."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CorruptSave, GitstateError, NeedsPerson
-from ..format import names
+from ..errors import CorruptSave, GitstateError
 from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.manifest import MAX_MANIFEST, Manifest, manifest_from_json
-from ..format.names import is_save_id, workspace_id
-from ..git import refs
+from ..format.names import workspace_id
+from ..format.saves import checkpoint_archives, find_save, held_saves, pending_archives
 from ..git.command import environment
 from ..git.repository import Repository
 from ..system.jsonio import loads
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of `gitstate log`. `manifest` is None where the save can't be read, and `problem` says why."""
+    """One line of `gitstate log`. If the save is unreadable, `manifest` is None and `problem` says why."""
 
     save_id: str
     workspace_id: str
@@ -34,27 +33,30 @@ class Entry:
 
 
 def list_saves(repository: Repository, *, everything: bool) -> list[Entry]:
-    """The saves of this workspace (or of all in the repository), newest first, the latest checkpoint among them."""
-    repo = _open(repository)
-    waiting = {ref.rpartition("/")[2]: oid for ref, oid in refs.list_refs(repository.git, names.PENDING).items()}
+    """The saves and the latest checkpoint of this workspace, newest first. `everything`: of every workspace."""
+    git = repository.git
+    pending = pending_archives(git)
+    held = [(save.workspace_id, save.archive, save.save_id) for save in held_saves(git)]
+    held += [(workspace, archive, workspace) for workspace, archive in checkpoint_archives(git).items()]
     own = workspace_id(repository)
-    found = []
-    for ref, oid in refs.list_refs(repository.git, names.SAVES, names.CHECKPOINTS).items():
-        workspace = ref.split("/")[3]
-        if everything or workspace == own:
-            found.append(_entry(repo, workspace, oid, waiting.get(workspace) == oid, ref.rpartition("/")[2]))
+    repo = _open(repository)
+    entries = [
+        _entry(repo, workspace, archive, pending.get(workspace) == archive, name)
+        for workspace, archive, name in held
+        if everything or workspace == own
+    ]
     repo.close()
-    return sorted(found, key=lambda entry: entry.save_id, reverse=True)
+    return sorted(entries, key=lambda entry: entry.save_id, reverse=True)
 
 
 def diff(repository: Repository, save_id: str) -> str:
-    """What a save changed against the commit it stands on, as a patch. No program that the repository names is run.
+    """What a save changed, compared with HEAD at that time, as a patch. No program of the configuration is run.
 
-    Raises NeedsPerson where there is no such save.
+    Raises NeedsPerson if there is no such save.
     """
     repo = _open(repository)
     try:
-        commit = repo.commit(archive_of(repository, save_id))
+        commit = repo.commit(find_save(repository, save_id).archive)
         base = manifest_from_json(_load(commit, "manifest.json", MAX_MANIFEST)).head
         empty = str(repo.git.hash_object("-t", "tree", "--stdin", istream=open(os.devnull, "rb")))  # noqa: SIM115
         text: Any = repo.git.diff(
@@ -73,21 +75,10 @@ def diff(repository: Repository, save_id: str) -> str:
         repo.close()
 
 
-def archive_of(repository: Repository, save_id: str) -> str:
-    """The archive commit of a save, or of a checkpoint, by its id. Raises NeedsPerson."""
-    for entry in refs.list_refs(repository.git, names.SAVES).items():
-        if is_save_id(save_id) and entry[0].endswith("/" + save_id):
-            return entry[1]
-    for item in list_saves(repository, everything=True):
-        if item.save_id == save_id:
-            return item.archive
-    raise NeedsPerson(f"there is no save {save_id!r} in this repository", hint="gitstate log --all")
-
-
 def _open(repository: Repository) -> git.Repo:
     import git
 
-    # GitPython hands this process's environment to git: scrub it here, once, for good.
+    # GitPython passes the environment of this process to git, so it is cleaned for good.
     clean = environment()
     os.environ.clear()
     os.environ.update(clean)
@@ -105,10 +96,10 @@ def _entry(repo: git.Repo, workspace: str, oid: str, waiting: bool, name: str) -
 
 
 def _load(commit: git.Commit, name: str, limit: int) -> dict[str, Any]:
-    """A JSON object of the archive. Raises CorruptSave, also where GitPython refuses a tree for a name in it."""
+    """A JSON object of the archive. Raises CorruptSave, also if GitPython rejects a tree for a name in it."""
     try:
         blob = commit.tree / name
         data = blob.data_stream.read() if blob.size <= limit else None
         return loads(data, limit, name)
     except (KeyError, ValueError, OSError) as error:
-        raise CorruptSave(f"the save {commit.hexsha[:12]} can't be read: {str(error)[:200]}") from None
+        raise CorruptSave(f"the save {commit.hexsha[:12]} is unreadable: {str(error)[:200]}") from None

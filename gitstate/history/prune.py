@@ -1,9 +1,8 @@
-"""Retention: which saves go, and their removal.
+"""`prune`: which old saves are removed.
 
-A save goes where it is both older than `gitstate.keepDays` and not among the newest `gitstate.keepSaves` of its
-workspace. What waits to be recovered, what such a save stands on, and what was never recovered stays, however old.
-The objects go with git's own gc; packs are folded by `git maintenance`, never unlinked here (another git may be
-leaning on what stands in them).
+A save is removed if it is older than `gitstate.keepDays` and not one of the newest `gitstate.keepSaves` there.
+Pending saves, the saves that they are stacked on, and saves that were never recovered are kept, whatever their age.
+Git's own gc removes the objects later. No pack is unlinked here, because another git may read it.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from typing import NamedTuple
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
 from ..format.archive import read_save
 from ..format.manifest import Save
-from ..format.names import NOTES, PENDING, SAVES, save_time_ns, workspace_id
+from ..format.names import NOTES, save_time_ns, workspace_id
+from ..format.saves import held_saves, pending_archives
 from ..git import refs
 from ..git.command import Git
 from ..git.oid import Oid
@@ -29,7 +29,7 @@ from ..workspace.settings import number
 
 
 class Held(NamedTuple):
-    """One save as retention sees it. `save` is None where it can't be read."""
+    """One save in the repository. `save` is None if it is unreadable."""
 
     ref: str
     archive: Oid
@@ -39,7 +39,7 @@ class Held(NamedTuple):
 
 
 class PruneResult(NamedTuple):
-    """The saves that went (or would go), and how many stay."""
+    """The saves that were removed (or would be), and how many are kept."""
 
     pruned: tuple[Held, ...]
     kept: int
@@ -55,15 +55,15 @@ def prune(
     dry_run: bool = False,
     wait: float = 60.0,
 ) -> PruneResult:
-    """Prune the saves of this workspace, or of all in the repository, or those that are named by their ids.
+    """Prune the saves of this workspace, or of every workspace of the repository, or those with the ids `names`.
 
-    Raises NeedsPerson for a name that is not there or may not go, UsageError for a bad setting, TryAgain.
+    Raises NeedsPerson for a name that does not exist or must be kept, UsageError for a bad setting, TryAgain.
     """
     saves = number(repository, "keepSaves", keep_saves)
     days = number(repository, "keepDays", keep_days)
     with locked_workspace(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
         held = _held(repository, reader)
-        needed = needed_saves(held, refs.list_refs(repository.git, PENDING), reader)
+        needed = needed_saves(held, pending_archives(repository.git), reader)
         if names:
             going = _named(held, needed, names)
         else:
@@ -76,9 +76,9 @@ def prune(
 
 
 def going_saves(held: Sequence[Held], needed: set[Oid], keep: int, before: float) -> list[Held]:
-    """Those that are neither needed, nor among the newest `keep` of their workspace, nor younger than `before`.
+    """The saves that are not needed, not among the newest `keep` of their workspace, and older than `before`.
 
-    `before` is in seconds since the epoch; a save's time is in its id.
+    `before` is in seconds since the epoch. The id of a save tells its time.
     """
     seen: dict[str, int] = {}
     going = []
@@ -90,16 +90,16 @@ def going_saves(held: Sequence[Held], needed: set[Oid], keep: int, before: float
 
 
 def needed_saves(held: Sequence[Held], pending: dict[str, Oid], reader: ObjectReader) -> set[Oid]:
-    """The archives that must stay: what waits, what it stands on, and what another save took the marker from.
+    """The archives that must be kept: pending saves, what they are stacked on, and what was never recovered.
 
-    A save that can't be read stays too: nobody knows what it stands for.
+    `pending` maps workspace ids to archives. An unreadable save is kept, because nobody knows what depends on it.
     """
     by_id = {item.save_id: item for item in held}
     by_archive = {item.archive: item for item in held}
     needed: set[Oid] = set()
-    waiting = list(pending.values())
-    while waiting:
-        archive = waiting.pop()
+    queue = list(pending.values())
+    while queue:
+        archive = queue.pop()
         needed.add(archive)
         item = by_archive.get(archive)
         try:
@@ -108,10 +108,10 @@ def needed_saves(held: Sequence[Held], pending: dict[str, Oid], reader: ObjectRe
             continue
         below = save.manifest.below if save is not None else None
         if below is not None and below not in needed:
-            waiting.append(below)
+            queue.append(below)
     needed |= {item.archive for item in held if item.save is None}
     for item in held:
-        # Nobody ever recovered the save that this one took the marker from; without both nobody would know.
+        # This save took the marker from a save that was never recovered. Both are needed to show that.
         previous = item.save.manifest.previous if item.save is not None else None
         if previous in by_id:
             needed |= {item.archive, by_id[previous].archive}
@@ -119,15 +119,14 @@ def needed_saves(held: Sequence[Held], pending: dict[str, Oid], reader: ObjectRe
 
 
 def _held(repository: Repository, reader: ObjectReader) -> list[Held]:
-    found = []
-    for ref, oid in refs.list_refs(repository.git, SAVES).items():
-        workspace, _, save_id = ref.removeprefix(SAVES).rpartition("/")
+    held = []
+    for item in held_saves(repository.git):
         try:
-            save: Save | None = read_save(oid, reader)
+            save: Save | None = read_save(item.archive, reader)
         except (CorruptSave, UnsupportedSave):
             save = None
-        found.append(Held(ref, oid, save_id, workspace, save))
-    return found
+        held.append(Held(item.ref, item.archive, item.save_id, item.workspace_id, save))
+    return held
 
 
 def _named(held: Sequence[Held], needed: set[Oid], names: Sequence[str]) -> list[Held]:
@@ -149,6 +148,6 @@ def _remove(repository: Repository, git: Git, going: Sequence[Held]) -> None:
 
 
 def _is_older(save_id: str, seconds: float) -> bool:
-    """Whether a save began before a time, in seconds since the epoch; False where its id does not tell."""
+    """Whether a save began before a time, in seconds since the epoch; False if its id does not tell."""
     began = save_time_ns(save_id)
     return began is not None and began < seconds * 1e9

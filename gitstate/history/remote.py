@@ -1,7 +1,7 @@
-"""Saves to and from a git remote, for another host: only refs of ours, only where a person named the remote.
+"""`push` and `fetch`: saves to and from a git remote that a person named. Only refs of gitstate are moved.
 
-A branch is never pushed or fetched; what a save stands on comes along because the save reaches it. A marker that was
-recovered here is taken off the remote with the next push, so that no third host recovers it again.
+No branch is pushed or fetched. The commits below a save come along, because the save reaches them. If a pending save of
+the remote was recovered here, the next push removes its marker there, so that no third host recovers it again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import GitstateError, UsageError
-from ..format.names import CHECKPOINTS, NOTES, OWN, PENDING, SAVES, is_save_id, workspace_id
+from ..format.names import CHECKPOINTS, NOTES, OWN, PENDING, SAVES, parse_ref, workspace_id
 from ..git import refs
 from ..git.command import Git
 from ..git.oid import Oid, is_oid
@@ -22,34 +22,38 @@ from ..workspace import settings
 from ..workspace.ownership import locked_workspace
 from ..workspace.peek import worktree_ids
 
-#: Command lines have a limit; each refspec takes some hundred bytes.
+#: Refspecs on one command line, whose length is limited. Each takes some hundred bytes.
 _AT_ONCE = 200
-#: A remote that offers more refs of ours than this is not believed.
+#: A remote with more refs of gitstate than this is refused.
 _MOST = 100_000
 _THEIRS = OWN + "remote-notes"
 
 
 class Exchange(NamedTuple):
-    """What went over, by ref name: new saves, markers of saves that wait, and markers that were taken away."""
+    """What was sent or fetched."""
 
     remote: str
     saves: tuple[str, ...]
+    """The ids of the saves."""
     waiting: tuple[str, ...]
+    """The ids of the workspaces whose pending save was sent or fetched."""
     recovered: tuple[str, ...] = ()
+    """The ids of the workspaces whose marker was removed from the remote."""
     notes: bool = False
+    """Whether there are notes."""
 
 
 def push(repository: Repository, named: str | None, *, dry_run: bool = False, wait: float = 60.0) -> Exchange:
-    """Push this workspace's saves, its marker and checkpoint, and the notes.
+    """Push the saves, the marker and the checkpoint of this workspace, and the notes.
 
-    Raises UsageError where no remote is known, GitError where git can't reach it, TryAgain.
+    Raises UsageError if no remote is named, GitError if git cannot reach it, TryAgain.
     """
     remote = _remote(repository, named)
     own = workspace_id(repository)
     with locked_workspace(repository, Deadline(wait)) as git:
         theirs = _offered(git, remote)
         ours = refs.list_refs(git, SAVES, PENDING, CHECKPOINTS)
-        mine = {ref: oid for ref, oid in ours.items() if ref.split("/")[3] == own}
+        mine = {ref: oid for ref, oid in ours.items() if _workspace_of(ref) == own}
         going = {ref: oid for ref, oid in mine.items() if theirs.get(ref) != oid}
         held = {oid for ref, oid in ours.items() if ref.startswith(SAVES)}
         done = [ref for ref, oid in theirs.items() if ref.startswith(PENDING) and ref not in ours and oid in held]
@@ -57,7 +61,7 @@ def push(repository: Repository, named: str | None, *, dry_run: bool = False, wa
         if not dry_run:
             if notes is not None and theirs.get(NOTES) not in (None, notes):
                 _take_notes(repository, git, remote)
-            # The marker comes last: who sees it finds what it marks.
+            # The marker is last: a host that sees it must find the save.
             ordered = sorted(going, key=lambda ref: ref.startswith(PENDING))
             for some in _chunks(ordered):
                 git.run("push", "--quiet", "--no-verify", "--", remote, *(f"+{ref}:{ref}" for ref in some))
@@ -70,9 +74,9 @@ def push(repository: Repository, named: str | None, *, dry_run: bool = False, wa
 
 
 def fetch(repository: Repository, named: str | None, *, dry_run: bool = False, wait: float = 60.0) -> Exchange:
-    """Fetch the saves of every workspace and the notes, and the markers of those that wait on another host.
+    """Fetch the saves of every workspace, the notes, and the markers of workspaces on other hosts.
 
-    A marker is left where it is if its workspace is here, or if its save was recovered here before. Raises as `push`.
+    A marker is not fetched if its workspace is on this host, or if its save was recovered here. Raises as `push`.
     """
     remote = _remote(repository, named)
     with locked_workspace(repository, Deadline(wait)) as git:
@@ -84,7 +88,7 @@ def fetch(repository: Repository, named: str | None, *, dry_run: bool = False, w
             ref: oid
             for ref, oid in theirs.items()
             if (ref.startswith(SAVES) and ref not in ours)
-            or (ref.startswith(PENDING) and ref.split("/")[3] not in here and _is_new(ref, oid, ours, known))
+            or (ref.startswith(PENDING) and _workspace_of(ref) not in here and _is_new(ref, oid, ours, known))
         }
         notes = NOTES in theirs
         if not dry_run:
@@ -95,8 +99,14 @@ def fetch(repository: Repository, named: str | None, *, dry_run: bool = False, w
     return _exchange(remote, coming, (), notes)
 
 
+def _workspace_of(ref: str) -> str | None:
+    """The workspace id in the name of a ref of gitstate; None for any other ref."""
+    name = parse_ref(ref)
+    return None if name is None else name.workspace_id
+
+
 def _is_new(ref: str, oid: Oid, ours: Mapping[str, Oid], known: set[Oid]) -> bool:
-    """Whether a marker of theirs says something: not what waits here already, nor what was recovered here."""
+    """Whether a marker of the remote is news: its save is neither pending here already, nor was it recovered here."""
     return ours.get(ref) != oid and (ref in ours or oid not in known)
 
 
@@ -114,20 +124,17 @@ def _take_notes(repository: Repository, git: Git, remote: str) -> None:
 
 
 def _fetch(git: Git, remote: str, refspecs: Sequence[str]) -> None:
-    words = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--no-auto-gc")
-    git.run(*words, "--", remote, *refspecs)
+    argv = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--no-auto-gc")
+    git.run(*argv, "--", remote, *refspecs)
 
 
 def _offered(git: Git, remote: str) -> dict[str, Oid]:
-    """The refs of ours that a remote has, without those whose names are none that we would write."""
+    """The refs of gitstate on a remote. Refs with names that gitstate does not write are ignored."""
     out = git.run("ls-remote", "--quiet", "--refs", "--", remote, f"{OWN}*", NOTES)
     found = {}
     for line in out.split(b"\n")[:-1]:
         oid, _, name = line.decode("utf-8", "replace").partition("\t")
-        words = name.split("/")
-        depth = 5 if name.startswith(SAVES) else 4
-        fine = name.startswith((SAVES, PENDING, CHECKPOINTS)) and len(words) == depth
-        if is_oid(oid) and (name == NOTES or (fine and all(is_save_id(word) for word in words[3:]))):
+        if is_oid(oid) and (name == NOTES or parse_ref(name) is not None):
             found[name] = oid
         if len(found) > _MOST:
             raise GitstateError(f"{remote} offers more than {_MOST} saves", hint="gitstate prune, on the other host")
@@ -138,7 +145,7 @@ def _remote(repository: Repository, named: str | None) -> str:
     remote = settings.remote(repository, named)
     if remote is None:
         raise UsageError(
-            "which remote? Saves may hold secrets: none is taken unless you name it",
+            "no remote is named, and saves may hold secrets: nothing was sent or fetched",
             hint="gitstate push REMOTE, or: git config gitstate.remote REMOTE",
         )
     return remote

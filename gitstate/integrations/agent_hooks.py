@@ -29,6 +29,7 @@ from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, read_state, writ
 
 if TYPE_CHECKING:
     from ..agents.base import Meaning
+    from ..workspace.state_file import Status
 
 #: A larger event is ignored, in bytes: it may hold the whole output of a tool.
 _MAX_EVENT = 32 << 20
@@ -178,7 +179,7 @@ def keep_context(repository: Repository, values: Mapping[str, str], meaning: Mea
     context, _ = with_values(Context() if status == FINISHED else live, values)
     has_task = any((context.task_id, context.issue_number, context.progress_stage, context.pid))
     if meaning == "session_end" and not has_task:
-        following = FINISHED
+        following: Status = FINISHED
     elif status == RECOVERED and meaning != "tool" and meaning not in _CHECKPOINT_AT_ONCE:
         following = RECOVERED
     else:

@@ -1,8 +1,7 @@
-"""What gitstate does inside git's own hooks: keep the context true, clear a stale marker, refuse two mistakes.
+"""What gitstate does in the hooks of git: update the context, clear a stale marker, refuse two mistakes.
 
-The shim (`hooks/git/gitstate-hook`) has found by cheap tests that there may be something to do. Whatever goes wrong
-here is one line on stderr and never stops the person's git; only the two refusals do. Where no save waits, which is
-nearly always, little is imported.
+The shim (`hooks/git/gitstate-hook`) calls this only if its cheap tests say that there may be something to do. An error
+becomes one line on stderr and never stops git; only the two refusals do. While no save is pending, little is imported.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import EXIT_DONE, EXIT_PERSON, GitstateError
 from ..format.manifest import Save
-from ..format.names import NOTES, OWN, PENDING, branch_name, marker_ref, workspace_id
+from ..format.names import NOTES, OWN, SAVE_TRAILER, branch_name, own_marker
 from ..git import refs
 from ..git.command import Git
 from ..git.oid import Oid, is_oid
@@ -28,29 +27,29 @@ from ..workspace.state_file import FINISHED, RECOVERED, write_state
 if TYPE_CHECKING:
     from ..workspace.files import Worktree
 
-#: The events that gitstate takes part in.
+#: The events whose hooks call gitstate.
 EVENTS = ("post-commit", "post-checkout", "post-merge", "post-rewrite", "pre-commit", "pre-push")
-#: Those to which git says more on stdin.
+#: The events for which git writes to the stdin of the hook.
 READ_STDIN = frozenset(("pre-push", "post-rewrite"))
-#: No more of what git says about a push is read, in bytes.
+#: How much of the stdin of a pre-push hook is read, in bytes.
 _MAX_PUSH = 16 << 20
 _NAMED = 10
-#: How long a hook waits for another gitstate in the workspace before it leaves the marker to the next hook, in seconds.
-_PATIENCE = 1.0
+#: Seconds that a hook waits for another gitstate in the workspace. Then it leaves the marker to the next hook.
+_WAIT = 1.0
 
-_TRAILER = "%(trailers:key=Gitstate-Save,valueonly,separator=%x20)"
+_SAVE_ID = f"%(trailers:key={SAVE_TRAILER},valueonly,separator=%x20)"
 
 
 class Refusal(NamedTuple):
-    """Why git must not go on: lines for a person."""
+    """Why git must stop: lines for a person."""
 
     lines: tuple[str, ...]
 
 
 def run(event: str, arguments: Sequence[str], say: Callable[..., None]) -> int:
-    """Carry out one event in the current directory, as git calls a hook; `say` takes lines for a person.
+    """Carry out one event in the current directory, where git calls the hook. `say` takes lines for a person.
 
-    Returns the status for the shim: 4 where git must not go on, else 0, whatever went wrong.
+    Returns the status for the shim: 4 if git must stop, else 0, even after an error.
     """
     try:
         repository = open_repository(os.fsencode(os.getcwd()))
@@ -75,16 +74,18 @@ def run(event: str, arguments: Sequence[str], say: Callable[..., None]) -> int:
 
 
 def refuse_commit(repository: Repository) -> Refusal | None:
-    """A commit on top of a WIP commit that waits would bury the work that it holds."""
+    """Refuse a commit on top of the WIP commit of a pending save: it would bury that work."""
     head = head_of(repository.toplevel)
     if head is None:
         return None
     save_id = _save_id(repository.git, head)
     if not save_id:
         return None
-    waiting = refs.list_refs(repository.git, PENDING)
+    from ..format.saves import pending_archives
+
+    pending = pending_archives(repository.git).values()
     with ObjectReader(repository.git) as reader:
-        found = next((kind for archive in waiting.values() if (kind := _kind(head, archive, reader)) is not None), None)
+        found = next((kind for archive in pending if (kind := _kind(head, archive, reader)) is not None), None)
     if found is None:
         return None
     ref = read_head(repository.git_dir)
@@ -92,10 +93,10 @@ def refuse_commit(repository: Repository) -> Refusal | None:
     by_git = "git reset HEAD~1" if found == "WIP" else "git reset --soft HEAD~1"
     return Refusal(
         (
-            f"gitstate: {where} is at {head[:12]}, the {found} commit of a save that waits to be recovered ({save_id})",
+            f"gitstate: {where} is at {head[:12]}, the {found} commit of the pending save {save_id}",
             "  a commit on top would bury that work; nothing was changed",
             f"  next: gitstate recover   (or, without gitstate: {by_git})",
-            "  to bury it all the same: git commit --no-verify",
+            "  to bury it anyway: git commit --no-verify",
         )
     )
 
@@ -107,7 +108,7 @@ def _kind(commit: Oid, archive: Oid, reader: ObjectReader) -> str | None:
     try:
         stack = read_stack(archive, reader)
     except GitstateError:
-        # What can't be read can't be buried either.
+        # An unreadable save cannot be buried.
         return None
     if any(commit == save.wip for save in stack):
         return "WIP"
@@ -115,12 +116,12 @@ def _kind(commit: Oid, archive: Oid, reader: ObjectReader) -> str | None:
 
 
 def _save_id(git: Git, commit: Oid) -> str:
-    """What the trailers of a commit call its save; an empty text where it is no WIP commit."""
-    return os.fsdecode(git.run("log", "-1", "--no-show-signature", f"--format={_TRAILER}", commit, "--")).strip()
+    """The save id in the trailers of a commit; an empty text if it is not a WIP commit."""
+    return os.fsdecode(git.run("log", "-1", "--no-show-signature", f"--format={_SAVE_ID}", commit, "--")).strip()
 
 
 class Carried(NamedTuple):
-    """A ref that would be pushed, and the WIP commit in its history."""
+    """A ref that a push would send, and the WIP commit in its history."""
 
     ref: str
     commit: Oid
@@ -128,9 +129,9 @@ class Carried(NamedTuple):
 
 
 def refuse_push(repository: Repository, pushed: bytes, remote: str) -> Refusal | None:
-    """A push of a WIP commit would publish unfinished work. `pushed` is what git says to a pre-push hook.
+    """Refuse a push of a WIP commit, which would publish unfinished work. `pushed` is the stdin of a pre-push hook.
 
-    Refs of gitstate's own are let through: who names them, means them.
+    Refs of gitstate itself are let through: somebody named them on purpose.
     """
     found = carried(repository.git, updates(pushed), remote)
     if not found:
@@ -142,21 +143,21 @@ def refuse_push(repository: Repository, pushed: bytes, remote: str) -> Refusal |
     ]
     if len(found) > _NAMED:
         lines.append(f"  and {len(found) - _NAMED} more")
-    lines.append("  next: gitstate recover, then push again; to publish it all the same: git push --no-verify")
+    lines.append("  next: gitstate recover, then push again; to publish it anyway: git push --no-verify")
     return Refusal(tuple(lines))
 
 
 class Pushed(NamedTuple):
-    """One line of what git says to a pre-push hook."""
+    """One line of the stdin of a pre-push hook."""
 
     ref: str
     oid: Oid
     known: Oid | None
-    """What the remote has at that place; None where it has nothing."""
+    """The commit of that ref on the remote; None if the remote has no such ref."""
 
 
 def updates(pushed: bytes) -> list[Pushed]:
-    """What a push would send: deletions and gitstate's own refs are not among it (githooks(5), pre-push)."""
+    """What a push would send, without deletions and refs of gitstate (githooks(5), pre-push)."""
     found = []
     for line in pushed.split(b"\n"):
         words = os.fsdecode(line).split(" ")
@@ -164,22 +165,22 @@ def updates(pushed: bytes) -> list[Pushed]:
             continue
         local, oid, remote, known = words
         if oid.strip("0") and not local.startswith((OWN, NOTES)):
-            # What is pushed may be named otherwise than by a ref, HEAD for one: then its name over there says more.
+            # The local name may not be a ref, such as HEAD. Then the name on the remote says more.
             name = local if local.startswith("refs/") else remote
             found.append(Pushed(name, oid, known if known.strip("0") else None))
     return found
 
 
 def carried(git: Git, pushed: Sequence[Pushed], remote: str) -> list[Carried]:
-    """The WIP commits that the remote does not have yet, each under the first of `pushed` that carries it."""
+    """The WIP commits that the remote does not have yet, each with the first of `pushed` that contains it."""
     if not pushed:
         return []
     names = {item.oid: item.ref for item in reversed(pushed)}
-    told = "".join(f"{oid}\n" for oid in names) + "".join(f"^{item.known}\n" for item in pushed if item.known)
+    revisions = "".join(f"{oid}\n" for oid in names) + "".join(f"^{item.known}\n" for item in pushed if item.known)
     known = ("--not", f"--remotes={remote}") if remote else ()
-    form = f"--format=%H %S {_TRAILER}"
-    argv = ("log", "--no-show-signature", "--source", form, "--grep=^Gitstate-Save: ", "--ignore-missing", "--stdin")
-    out = git.run(*argv, *known, input=told.encode("ascii"))
+    form = f"--format=%H %S {_SAVE_ID}"
+    argv = ("log", "--no-show-signature", "--source", form, f"--grep=^{SAVE_TRAILER}: ", "--ignore-missing", "--stdin")
+    out = git.run(*argv, *known, input=revisions.encode("ascii"))
     found = []
     for line in os.fsdecode(out).splitlines():
         commit, source, save_id = [*line.split(" ", 2), "", ""][:3]
@@ -188,20 +189,20 @@ def carried(git: Git, pushed: Sequence[Pushed], remote: str) -> list[Carried]:
     return found
 
 
-# -- keeping the context true
+# -- keeping the context up to date
 
 
 def follow(repository: Repository) -> None:
-    """HEAD may have moved: clear a marker that is provably stale, then let context and state file say where HEAD is."""
-    marker = marker_ref(workspace_id(repository))
+    """After HEAD may have moved: clear a marker that is provably stale, or update the context and the state file."""
+    marker = own_marker(repository)
     archive = refs.read_refs(repository, [marker]).get(marker)
     if archive is not None:
         from ..system.clock import Deadline
         from ..workspace.ownership import locked_workspace
 
-        with locked_workspace(repository, Deadline(_PATIENCE)) as git, ObjectReader(repository.git) as reader:
+        with locked_workspace(repository, Deadline(_WAIT)) as git, ObjectReader(repository.git) as reader:
             _clear_if_stale(repository, git, reader, marker, archive)
-        # Until it is recovered or cleared, the state file speaks of the save that waits.
+        # Until the pending save is recovered or cleared, the state file describes that save.
         return
     live, status = read_live_context(repository)
     if status is None or status == FINISHED:
@@ -248,10 +249,10 @@ def _clear_if_stale(repository: Repository, git: Git, reader: ObjectReader, mark
 
 
 def may_be_stale(stack: Sequence[Save], head_ref: str | None, head: Oid) -> bool:
-    """Whether these saves are of a kind whose recovery by plain git can be proved, and HEAD has left them behind.
+    """Whether HEAD has left these saves behind, and plain git is able to recover saves of this kind.
 
-    HEAD must be on the branch of the save and on none of its commits. What plain git does not bring back (an
-    operation, unmerged entries, raw bytes, hidden paths) keeps a marker until `recover` or a person clears it.
+    HEAD must be on the branch of the save, and on none of its commits. Plain git cannot recover an operation, unmerged
+    entries, raw bytes and hidden paths: then the marker stays until `recover` or a person clears it.
     """
     from ..recover.plan import resting_places
 
@@ -267,9 +268,9 @@ def may_be_stale(stack: Sequence[Save], head_ref: str | None, head: Oid) -> bool
 
 
 def wanted(differing: Mapping[bytes, Leaf | None], stack: Sequence[Save]) -> set[tuple[bytes, Leaf | None]]:
-    """Every version of a path that only the saves may hold: `differing` (worktree against base), and what was staged.
+    """Every version of a path that may exist only in the saves: `differing` from the base, or staged.
 
-    None stands for a path that was deleted.
+    None stands for a deleted path.
     """
     found: set[tuple[bytes, Leaf | None]] = set(differing.items())
     for save in stack:
@@ -279,14 +280,14 @@ def wanted(differing: Mapping[bytes, Leaf | None], stack: Sequence[Save]) -> set
 
 
 def _all_held(repository: Repository, git: Git, reader: ObjectReader, stack: Sequence[Save], head: Oid) -> bool:
-    """Whether each version that the saves hold is in HEAD, in the index or on the disk; modes too."""
+    """Whether each version in the saves is in HEAD, in the index or on the disk, with its mode."""
     from ..format.archive import tree_of_base
     from ..objects.tree import TreeReader
     from ..workspace.files import Worktree
 
     newest, oldest = stack[0], stack[-1]
     trees = TreeReader(reader)
-    versions = wanted(_differing(git, tree_of_base(reader, oldest.manifest.base), newest.wip_tree), stack)
+    versions = wanted(_differing(repository, tree_of_base(reader, oldest.manifest.base), newest.wip_tree), stack)
     paths = sorted({path for path, _ in versions})
     committed = trees.lookup(tree_of_base(reader, head), paths)
     missing = {(path, leaf) for path, leaf in versions if _file(committed.get(path)) != leaf}
@@ -303,7 +304,7 @@ def _all_held(repository: Repository, git: Git, reader: ObjectReader, stack: Seq
 
 
 def _file(leaf: Leaf | None) -> Leaf | None:
-    """What git keeps at a path as a file; a directory there means that there is none."""
+    """The file at a path of a tree; None if there is a directory."""
     return None if leaf is None or leaf.mode == DIRECTORY else leaf
 
 
@@ -319,29 +320,20 @@ def _on_disk(disk: Worktree, path: bytes, leaf: Leaf | None) -> bool:
     return seen.kind == "file" and seen.oid == leaf.oid and executable == (leaf.mode == 0o100755)
 
 
-def _differing(git: Git, base: Oid | None, tree: Oid) -> dict[bytes, Leaf | None]:
-    """What `tree` holds that `base` does not, by path; None for what it lacks."""
+def _differing(repository: Repository, base: Oid | None, tree: Oid) -> dict[bytes, Leaf | None]:
+    """Map each path whose version in `tree` differs from `base` to that version; None if it is deleted."""
+    from ..git.entries import diff_trees, list_tree
+
     if base is None:
-        out = git.run("ls-tree", "-r", "-z", "--full-tree", tree)
-        found: dict[bytes, Leaf | None] = {}
-        for item in out.split(b"\0")[:-1]:
-            head, _, path = item.partition(b"\t")
-            mode, _, oid = head.split(b" ")
-            found[path] = Leaf(int(mode, 8), oid.decode("ascii"))
-        return found
-    words = git.run("diff-tree", "-r", "-z", "--no-renames", base, tree).split(b"\0")[:-1]
-    found = {}
-    for told, path in zip(words[::2], words[1::2], strict=True):
-        _, mode, _, oid, _ = told[1:].split(b" ")
-        found[path] = None if int(mode, 8) == 0 else Leaf(int(mode, 8), oid.decode("ascii"))
-    return found
+        return {entry.path: Leaf(entry.mode, entry.oid) for entry in list_tree(repository.git, tree)}
+    return {
+        entry.path: Leaf(entry.new_mode, entry.new_oid) if entry.new_mode else None
+        for entry in diff_trees(repository, base, tree)
+    }
 
 
 def _index(git: Git) -> dict[bytes, Leaf]:
-    found = {}
-    for item in git.run("ls-files", "--stage", "-z").split(b"\0")[:-1]:
-        head, _, path = item.partition(b"\t")
-        mode, oid, stage = head.split(b" ")
-        if stage == b"0":
-            found[path] = Leaf(int(mode, 8), oid.decode("ascii"))
-    return found
+    """The merged entries of the index by path."""
+    from ..git.entries import list_index
+
+    return {entry.path: Leaf(entry.mode, entry.oid) for entry in list_index(git) if entry.stage == 0}

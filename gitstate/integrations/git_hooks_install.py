@@ -1,17 +1,16 @@
-"""Puts gitstate's part into git's own hooks, beside whatever is there, and takes it out again byte for byte.
+"""Add gitstate to the hooks of git, beside the hooks that are there, and remove it again byte for byte.
 
-Where git reads hooks from its configuration (2.54), one section for each event does it. Elsewhere a hook file gets a
-marked block that calls the shim beside it (`gitstate-hook`) and goes on:
+Since git 2.54 git's configuration may define hooks: one section for each event. For an older git, a hook file gets a
+block of lines that call the shim beside it (`gitstate-hook`):
 
-    no file             a file of ours
-    a shell script      the block after its first line; the rest stays as it is, and its `$0` too
-    anything else       is moved to EVENT.gitstate-original and run after ours
-    pre-commit's file   is left to pre-commit: ours is EVENT.legacy, which it runs, and keeps when it installs again
-    lefthook's, husky's are written anew by their owner, and so is nothing of ours: the line to add is told
-    a tracked file      belongs to everyone who clones the repository: the line to add is told
+    no file             a new file
+    a shell script      the block goes after its first line; the rest and its `$0` stay as they are
+    any other file      is renamed to EVENT.gitstate-original, and a new file runs it after the block
+    a hook manager      see `hook_managers`
+    a tracked file      belongs to everyone who clones the repository: a person has to add a line
 
-Each file changes by one rename. A kill at any point leaves each hook as it was or as it shall be; the same command
-again completes. Everything that has to be known later stands in the files themselves.
+Each file changes by one rename. After a kill each hook is either old or new, and the same command completes the rest.
+The files themselves hold everything that `uninstall` has to know.
 """
 
 from __future__ import annotations
@@ -20,43 +19,38 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ..errors import EXIT_DONE, EXIT_PERSON, GitError, NeedsPerson
 from ..git.command import Git
 from ..git.repository import Repository
-from ..system import files, program
-from .git_hooks import EVENTS, READ_STDIN
+from ..system import files
+from .git_hooks import EVENTS
+from .hook_file import (
+    BLOCK,
+    FIRST_LINE,
+    MAX_HOOK,
+    ORIGINAL,
+    SHIM,
+    Step,
+    block,
+    made_directory,
+    original_name,
+    path_text,
+    read_hook,
+    shim,
+    with_block,
+    without_block,
+)
+from .hook_managers import is_husky, lefthook_step, manager_of, script_steps
 
-SHIM = b"gitstate-hook"
-ORIGINAL = b".gitstate-original"
 #: Git reads `hook.<name>.command` and `hook.<name>.event` since this version.
 CONFIGURED_HOOKS = (2, 54)
-#: A hook file larger than this is run beside ours, never edited.
-_MAX_HOOK = 1 << 20
-
-_BEGIN = b"# >>> gitstate >>> "
-_END = b"# <<< gitstate <<<\n"
-_FIRST = b"#!/bin/sh\n"
-_SHELL = re.compile(rb"#![ \t]*(?:/\S*/env[ \t]+(?:-S[ \t]+)?)?(?:\S*/)?(?:ba|da|a|k|mk|z)?sh(?:[ \t]+[!-~]+)*[ \t]*\n")
-_BLOCK = re.compile(re.escape(_BEGIN) + rb"(file|part|chain)\b.*?" + re.escape(_END), re.DOTALL)
-
-
-class Step(NamedTuple):
-    """What was done for one event: `installed`, `already`, `by hand`, `removed` or `absent`.
-
-    `lines` is what a person has to add to `path`, where the outcome is `by hand`.
-    """
-
-    event: str
-    outcome: str
-    path: bytes | None
-    lines: tuple[str, ...] = ()
 
 
 class Outcome(NamedTuple):
-    """What `install` or `uninstall` did. `manner` is `config` or `files`, `directory` where git looks for hooks."""
+    """What `install` or `uninstall` did. `manner` is `config` or `files`; git looks for hook files in `directory`."""
 
     manner: str
     directory: bytes
@@ -68,128 +62,51 @@ class Outcome(NamedTuple):
         return EXIT_PERSON if any(step.outcome == "by hand" for step in self.steps) else EXIT_DONE
 
 
-# -- decisions
-
-
-def git_version(said: bytes) -> tuple[int, int]:
-    """Major and minor number from what `git version` says; (0, 0) where it says none."""
-    found = re.match(rb"git version (\d+)\.(\d+)", said)
+def git_version(output: bytes) -> tuple[int, int]:
+    """Major and minor number from the output of `git version`; (0, 0) if it has none."""
+    found = re.match(rb"git version (\d+)\.(\d+)", output)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def manner(version: tuple[int, int]) -> str:
-    """Whether a git of this version is told of hooks in its `config`, or finds them as `files`."""
+    """Where a git of this version gets its hooks from: `config` or `files`."""
     return "config" if version >= CONFIGURED_HOOKS else "files"
-
-
-def owner(content: bytes) -> str:
-    """Whose a hook file is: `pre-commit`, `lefthook`, or `plain`. Both write theirs anew when they install again."""
-    if b"File generated by pre-commit" in content or b"File generated by prek" in content:
-        return "pre-commit"
-    if b"call_lefthook" in content:
-        return "lefthook"
-    return "plain"
-
-
-def block(event: str, kind: str, original: bytes = b"") -> bytes:
-    """The lines that call the shim. They neither print nor read what the rest of the hook needs.
-
-    `kind` says what else is in the file: nothing (`file`), a script (`part`), or a call of `original` (`chain`).
-    """
-    name = event.encode("ascii")
-    call = b'"$gitstate_hook" %s "$@"' % name
-    if event in READ_STDIN:
-        call = (
-            b"  gitstate_stdin=$(cat)\n"
-            b"  %s <<GITSTATE || exit\n$gitstate_stdin\nGITSTATE\n"
-            b'  if [ -n "$gitstate_stdin" ]; then\n'
-            b"    exec <<GITSTATE\n$gitstate_stdin\nGITSTATE\n"
-            b"  else\n    exec </dev/null\n  fi\n" % call
-        )
-    else:
-        call = b"  %s </dev/null || exit\n" % call
-    chained = b""
-    if kind == "chain":
-        place = b'"${0%%/*}/%s"' % original
-        chained = b'if [ -x %s ]; then exec %s "$@"; fi\n' % (place, place)
-    return (
-        _BEGIN + kind.encode("ascii") + b": `gitstate uninstall` takes these lines out\n"
-        b"gitstate_hook=${0%%/*}/%s\n"
-        b'if [ -x "$gitstate_hook" ]; then\n%sfi\n%s' % (SHIM, call, chained)
-    ) + _END
-
-
-def with_block(content: bytes, event: str) -> bytes | None:
-    """A shell script with the block of `event` after its first line; None where it is no shell script."""
-    first = _SHELL.match(content)
-    return None if first is None else content[: first.end()] + block(event, "part") + content[first.end() :]
-
-
-def without_block(content: bytes) -> tuple[str, bytes] | None:
-    """The kind of the block in a hook file, and the file without it; None where there is no block of ours."""
-    found = _BLOCK.search(content)
-    if found is None:
-        return None
-    return found[1].decode("ascii"), content[: found.start()] + content[found.end() :]
-
-
-def by_hand(event: str) -> str:
-    """The line for a hook script that someone else owns; it does nothing where gitstate is not installed."""
-    return f'! command -v gitstate >/dev/null || gitstate hook git {event} "$@"'
-
-
-def lefthook_lines(event: str) -> tuple[str, ...]:
-    """The lines for lefthook's configuration."""
-    needs = ("      use_stdin: true",) if event in READ_STDIN else ()
-    return (
-        f"{event}:",
-        "  jobs:",
-        "    - name: gitstate",
-        f"      run: '! command -v gitstate >/dev/null || gitstate hook git {event} {{0}}'",
-        *needs,
-    )
 
 
 # -- where git looks
 
 
-class Place(NamedTuple):
-    """Where git looks for hooks, and the scope of the setting that says so (None: there is none)."""
+class HooksPath(NamedTuple):
+    """The directory where git looks for hooks, and the scope of `core.hooksPath` (None: it is not set)."""
 
     directory: bytes
     scope: str | None
 
 
-def place(repository: Repository) -> Place:
-    """The directory of the hooks that git runs in this worktree, from core.hooksPath or git's own place."""
+def hooks_path(repository: Repository) -> HooksPath:
+    """Where git looks for the hooks of this worktree."""
     argv = ("config", "--show-scope", "-z", "--type=path", "--get-all", "core.hooksPath")
-    words = repository.git.run(*argv, ok_codes=(0, 1)).split(b"\0")[:-1]
-    # The last is what this very call was given, so that it runs no hook.
-    found = [(scope, path) for scope, path in zip(words[::2], words[1::2], strict=True) if scope != b"command"]
+    values = repository.git.run(*argv, ok_codes=(0, 1)).split(b"\0")[:-1]
+    # gitstate itself sets core.hooksPath on the command line of each git, so that no hook runs.
+    found = [(scope, path) for scope, path in zip(values[::2], values[1::2], strict=True) if scope != b"command"]
     if not found:
-        return Place(os.path.join(repository.common_dir, b"hooks"), None)
+        return HooksPath(os.path.join(repository.common_dir, b"hooks"), None)
     scope, path = found[-1]
-    return Place(os.path.normpath(os.path.join(repository.toplevel, path)), scope.decode("ascii", "replace"))
-
-
-def is_husky(directory: bytes) -> bool:
-    """Whether the directory is husky's: `.husky/_` (9), or `.husky` with its shell part (before)."""
-    parts = directory.split(b"/")
-    return parts[-2:] == [b".husky", b"_"] or parts[-1] == b".husky"
+    return HooksPath(os.path.normpath(os.path.join(repository.toplevel, path)), scope.decode("ascii", "replace"))
 
 
 def _refusal(repository: Repository, directory: bytes) -> str | None:
-    """Why no file of ours may go into the directory; None where it may."""
+    """Why no hook may be written into the directory; None if it may."""
     if os.path.lexists(directory) and not os.path.isdir(directory):
-        return f"core.hooksPath is {_text(directory)}, which is no directory: git runs no hook here"
+        return f"core.hooksPath is {path_text(directory)}, which is not a directory: git runs no hook here"
     if is_husky(directory):
-        return "husky writes these files anew at every install"
+        return "husky overwrites these files whenever it is installed"
     inside = directory.startswith(repository.toplevel + b"/") and not _is_below(directory, repository.common_dir)
     if inside:
         if not os.path.isdir(directory):
-            return f"core.hooksPath is {_text(directory)}, which is not there: git runs no hook here"
+            return f"core.hooksPath is {path_text(directory)}, which does not exist: git runs no hook here"
         if repository.git.run("ls-files", "-z", "--", os.path.relpath(directory, repository.toplevel)):
-            return f"the files in {_text(directory)} are tracked, so they are everyone's"
+            return f"the files in {path_text(directory)} are tracked: they belong to everyone who clones the repository"
     return None
 
 
@@ -197,26 +114,22 @@ def _is_below(path: bytes, top: bytes) -> bool:
     return path == top or path.startswith(top + b"/")
 
 
-def _text(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")
-
-
 # -- install
 
 
 def install(repository: Repository) -> Outcome:
-    """Put gitstate into the hooks of this repository; what is there already stays as it is.
+    """Add gitstate to the hooks of this repository. Other hooks stay as they are.
 
-    Raises OSError, GitError, NeedsPerson where a file that is not ours stands where ours has to go.
+    Raises OSError, GitError, and NeedsPerson if a file of another program has a name that gitstate needs.
     """
-    where = place(repository)
+    where = hooks_path(repository)
     if manner(git_version(repository.git.run("version"))) == "config":
         steps = _install_config(repository)
         _take_out(where.directory, keep_shim=_is_below(where.directory, repository.common_dir))
         return Outcome("config", where.directory, steps)
     refused = _refusal(repository, where.directory)
     if refused is not None:
-        return Outcome("files", where.directory, _told(where.directory), (refused,))
+        return Outcome("files", where.directory, script_steps(where.directory), (refused,))
     made = not os.path.isdir(where.directory)
     if made:
         files.make_directory(where.directory, top=b"/")
@@ -226,59 +139,48 @@ def install(repository: Repository) -> Outcome:
     _remove_config(repository)
     notes: tuple[str, ...] = ()
     if where.scope in ("global", "system"):
-        notes = (f"core.hooksPath is set for all your repositories: all of them share {_text(where.directory)}",)
+        notes = (f"core.hooksPath is set for all your repositories; they share {path_text(where.directory)}",)
     return Outcome("files", where.directory, steps, notes)
 
 
 def write_shim(directory: bytes, *, made: bool) -> None:
-    """Write the shim, with where this gitstate is. `made`: the directory was made for it, and goes with it."""
+    """Write the shim, with the path of this gitstate. `made`: the directory was made for it, and is removed with it."""
     path = os.path.join(directory, SHIM)
-    present = files.read_limited(path, _MAX_HOOK)
+    present = files.read_limited(path, MAX_HOOK)
     foreign = os.path.lexists(path) if present is None else b"gitstate" not in present
     if foreign:
-        raise NeedsPerson(f"{_text(path)} is in the way and not gitstate's; nothing was changed", hint="move it away")
+        raise NeedsPerson(
+            f"{path_text(path)} exists and is not of gitstate; nothing was changed", hint=_move_away(path)
+        )
     content = shim(made=made or (present is not None and made_directory(present)))
     if content != present or not os.access(path, os.X_OK):
         files.write_atomic(path, content, staging=directory, mode=0o755)
 
 
-def shim(*, made: bool) -> bytes:
-    """The shim as it is installed."""
-    values = {
-        b"@PYTHON@": os.fsencode(shlex.quote(program.interpreter())),
-        b"@PACKAGES@": os.fsencode(shlex.quote(program.packages())),
-        b"@MADE_DIRECTORY@": b"yes" if made else b"no",
-    }
-    content = program.shipped("git/gitstate-hook")
-    for name, value in values.items():
-        content = content.replace(name, value)
-    return content
-
-
-def made_directory(content: bytes) -> bool:
-    """Whether a shim says that its directory was made for it."""
-    return b"\n# gitstate: made-directory=yes\n" in content
+def _move_away(path: bytes) -> str:
+    """The command that makes room for a file of ours."""
+    return f"mv {shlex.quote(path_text(path))} {shlex.quote(path_text(path) + '.other')}"
 
 
 def _install_file(repository: Repository, directory: bytes, event: str) -> Step:
     path = os.path.join(directory, event.encode("ascii"))
-    content = _content(path)
-    whose = owner(content) if content is not None else "plain"
+    content = read_hook(path)
+    whose = manager_of(content) if content is not None else "plain"
     if whose == "lefthook" and content is not None and without_block(content) is None:
-        return _told_lefthook(repository, event)
+        return lefthook_step(repository, event)
     if whose == "pre-commit" and content is not None and without_block(content) is None:
         path += b".legacy"
-        content = _content(path)
+        content = read_hook(path)
     if content is None and not os.path.lexists(path):
-        return _write(path, _FIRST + block(event, "file"), 0o755, event)
+        return _write(path, FIRST_LINE + block(event, "file"), 0o755, event)
     if os.path.isdir(path) and not os.path.islink(path):
-        raise NeedsPerson(f"{_text(path)} is a directory, so git runs no such hook", hint="move it away")
+        raise NeedsPerson(f"{path_text(path)} is a directory; nothing was changed", hint=_move_away(path))
     mode = stat.S_IMODE(os.lstat(path).st_mode)
     if content is not None:
-        known = _BLOCK.search(content)
+        known = BLOCK.search(content)
         if known is not None:
             kind = known[1].decode("ascii")
-            now = block(event, kind, _original_name(content) or b"")
+            now = block(event, kind, original_name(content) or b"")
             if known[0] == now and mode & 0o111:
                 return Step(event, "already", path)
             return _write(path, content[: known.start()] + now + content[known.end() :], mode | 0o755, event)
@@ -287,18 +189,7 @@ def _install_file(repository: Repository, directory: bytes, event: str) -> Step:
             return _write(path, edited, mode, event)
     original = path + ORIGINAL
     _keep(path, original)
-    return _write(path, _FIRST + block(event, "chain", os.path.basename(original)), 0o755, event)
-
-
-def _original_name(content: bytes) -> bytes | None:
-    """The name that a chain block calls the original by; it stays so when another manager moves the file."""
-    found = re.search(rb'if \[ -x "\$\{0%/\*\}/([^"/]+)" \]; then exec', content)
-    return found[1] if found else None
-
-
-def _content(path: bytes) -> bytes | None:
-    """The bytes of a hook that may be edited: a regular file of bounded size."""
-    return files.read_limited(path, _MAX_HOOK)
+    return _write(path, FIRST_LINE + block(event, "chain", os.path.basename(original)), 0o755, event)
 
 
 def _write(path: bytes, content: bytes, mode: int, event: str) -> Step:
@@ -307,60 +198,23 @@ def _write(path: bytes, content: bytes, mode: int, event: str) -> Step:
 
 
 def _keep(path: bytes, original: bytes) -> None:
-    """Give a hook that is not ours a second name, from which it is run; both are there until ours takes the first."""
+    """Link a hook of another program to a second name, from which ours runs it. Then ours replaces the first name."""
     try:
         os.link(path, original, follow_symlinks=False)
     except FileExistsError:
-        # A kill came between the two names, or something of ours was lost: then both are kept for a person to see.
+        # An install was killed between the two names, or our hook was overwritten: a person must see both files.
         if not os.path.samestat(os.lstat(path), os.lstat(original)):
             raise NeedsPerson(
-                f"{_text(original)} is in the way; nothing was changed", hint=f"mv {_text(original)} somewhere else"
+                f"{path_text(original)} exists already; nothing was changed", hint=_move_away(original)
             ) from None
     files.fsync_path(os.path.dirname(path))
-
-
-# -- what a person has to add
-
-
-def _told(directory: bytes) -> tuple[Step, ...]:
-    scripts = os.path.dirname(directory) if directory.endswith(b"/.husky/_") else directory
-    found = []
-    for event in EVENTS:
-        path = os.path.join(scripts, event.encode("ascii"))
-        present = files.read_limited(path, _MAX_HOOK)
-        if present is not None and f"gitstate hook git {event}".encode() in present:
-            found.append(Step(event, "already", path))
-        else:
-            found.append(Step(event, "by hand", path, (by_hand(event),)))
-    return tuple(found)
-
-
-_LEFTHOOK_FILES = tuple(
-    f"{dot}lefthook{local}.{kind}"
-    for local in ("", "-local")
-    for dot in ("", ".")
-    for kind in ("yml", "yaml", "toml", "json")
-)
-
-
-def _told_lefthook(repository: Repository, event: str) -> Step:
-    present = []
-    for name in _LEFTHOOK_FILES:
-        path = os.path.join(repository.toplevel, name.encode("ascii"))
-        content = files.read_limited(path, _MAX_HOOK)
-        if content is not None:
-            if f"gitstate hook git {event}".encode() in content:
-                return Step(event, "already", path)
-            present.append(path)
-    path = present[0] if present else os.path.join(repository.toplevel, b"lefthook.yml")
-    return Step(event, "by hand", path, lefthook_lines(event))
 
 
 # -- git's configuration
 
 
 def _section(event: str) -> str:
-    # One for each event: git does not tell a configured hook which event it was called for.
+    # One section for each event, because git does not pass the event to a configured hook.
     return f"hook.gitstate-{event}"
 
 
@@ -379,7 +233,7 @@ def _install_config(repository: Repository) -> tuple[Step, ...]:
         if all(_local(repository.git, key) == [value] for key, value in wanted.items()):
             steps.append(Step(event, "already", None))
             continue
-        # The command first: git stops at an event that has none.
+        # The command first: git fails at an event that has no command.
         for key, value in wanted.items():
             repository.git.run("config", "--local", "--replace-all", key, value)
         steps.append(Step(event, "installed", None))
@@ -392,7 +246,7 @@ def _local(git: Git, name: str) -> list[str]:
 
 
 def _remove_config(repository: Repository) -> list[str]:
-    """Take our sections out of the repository's configuration, each at once; returns their events."""
+    """Remove our sections from the configuration of the repository. Returns their events."""
     removed = []
     for event in EVENTS:
         if any(key.startswith(f"{_section(event)}.") for key in repository.config):
@@ -400,7 +254,7 @@ def _remove_config(repository: Repository) -> list[str]:
                 repository.git.run("config", "--local", "--remove-section", _section(event))
                 removed.append(event)
             except GitError:
-                # It stands in a file that is not the repository's: not ours to change.
+                # It stands in a file outside of the repository, which is not ours to change.
                 continue
     return removed
 
@@ -409,8 +263,8 @@ def _remove_config(repository: Repository) -> list[str]:
 
 
 def uninstall(repository: Repository) -> Outcome:
-    """Take out what `install` put in, and nothing else. Raises OSError, GitError."""
-    where = place(repository)
+    """Remove what `install` added, and nothing else. Raises OSError, GitError."""
+    where = hooks_path(repository)
     configured = _remove_config(repository)
     taken = _take_out(where.directory, keep_shim=False)
     own = os.path.join(repository.common_dir, b"hooks")
@@ -419,9 +273,9 @@ def uninstall(repository: Repository) -> Outcome:
     by_event: dict[str, Step] = {event: Step(event, "absent", None) for event in EVENTS}
     by_event.update({event: Step(event, "removed", None) for event in configured})
     by_event.update({step.event: step for step in taken})
-    for step in _told(where.directory) if _refusal(repository, where.directory) else ():
+    for step in script_steps(where.directory) if _refusal(repository, where.directory) else ():
         if step.outcome == "already" and step.path is not None:
-            line = f"take out the line with: gitstate hook git {step.event}"
+            line = f"remove the line with: gitstate hook git {step.event}"
             by_event[step.event] = Step(step.event, "by hand", step.path, (line,))
     return Outcome("config" if configured else "files", where.directory, tuple(by_event.values()))
 
@@ -441,7 +295,7 @@ def _take_out(directory: bytes, *, keep_shim: bool) -> list[Step]:
         if name.endswith(ORIGINAL):
             _drop_second_name(directory, name)
     path = os.path.join(directory, SHIM)
-    present = files.read_limited(path, _MAX_HOOK)
+    present = files.read_limited(path, MAX_HOOK)
     if not keep_shim and present is not None and b"gitstate" in present:
         files.remove(path)
         files.fsync_path(directory)
@@ -451,20 +305,22 @@ def _take_out(directory: bytes, *, keep_shim: bool) -> list[Step]:
 
 
 def _restore(path: bytes, event: str) -> Step | None:
-    content = _content(path)
+    content = read_hook(path)
     found = without_block(content) if content is not None else None
     if content is None or found is None:
         return None
     kind, rest = found
     if kind == "chain":
-        original = os.path.join(os.path.dirname(path), _original_name(content) or os.path.basename(path) + ORIGINAL)
-        if rest != _FIRST:
-            return Step(event, "by hand", path, ("lines were added to this file: keep what you need, then remove it",))
+        original = os.path.join(os.path.dirname(path), original_name(content) or os.path.basename(path) + ORIGINAL)
+        if rest != FIRST_LINE:
+            return Step(
+                event, "by hand", path, ("somebody added lines to this file: keep what you need, then remove it",)
+            )
         if os.path.lexists(original):
             os.rename(original, path)
         else:
             files.remove(path)
-    elif kind == "file" and rest == _FIRST:
+    elif kind == "file" and rest == FIRST_LINE:
         files.remove(path)
     else:
         mode = stat.S_IMODE(os.lstat(path).st_mode)
@@ -474,14 +330,14 @@ def _restore(path: bytes, event: str) -> Step | None:
 
 
 def _drop_second_name(directory: bytes, name: bytes) -> None:
-    """Where an install was killed between the two names of a hook, the second goes; any other file stays."""
+    """Remove the second name of a hook if an install was killed between the two names. Any other file stays."""
     first, second = os.path.join(directory, name.removesuffix(ORIGINAL)), os.path.join(directory, name)
     if os.path.lexists(first) and os.path.samestat(os.lstat(first), os.lstat(second)):
         files.remove(second)
 
 
 def _sweep(directory: bytes) -> None:
-    """Remove what a killed install left half-written."""
+    """Remove temporary files that a killed install left."""
     ours: Iterable[bytes] = (SHIM, *(event.encode("ascii") for event in EVENTS))
     pattern = re.compile(rb"(?:%s)(?:\.legacy)?\.tmp-[0-9]+" % b"|".join(map(re.escape, ours)))
     for name in os.listdir(directory):
@@ -489,55 +345,47 @@ def _sweep(directory: bytes) -> None:
             files.remove(os.path.join(directory, name))
 
 
-# -- what is wrong
+# -- for doctor
 
 
 def hook_problems(repository: Repository) -> list[tuple[str, str | None]]:
-    """What keeps hooks from running here: each in words, with the command that mends it (None: a person decides).
+    """What keeps installed hooks from running: the problem, and the command that mends it (None: a person decides).
 
     Hooks that were never installed are no problem.
     """
-    where = place(repository)
+    where = hooks_path(repository)
     problems: list[tuple[str, str | None]] = []
     if where.scope is not None and not os.path.isdir(where.directory):
-        words = f"core.hooksPath names {_text(where.directory)}, which is not there: git runs no hook file here"
+        what = f"core.hooksPath is {path_text(where.directory)}, which does not exist: git runs no hook file here"
         mend = "npx husky" if is_husky(where.directory) else f"git config --{where.scope} --unset-all core.hooksPath"
-        problems.append((words, mend))
+        problems.append((what, mend))
     parts = _installed(repository, where.directory)
     if not any(parts.values()):
         return problems
     lost = [event for event, present in parts.items() if not present]
     if lost:
-        problems.append((f"gitstate's part is missing from the hooks {', '.join(lost)}", "gitstate install"))
-    present = _content(os.path.join(where.directory, SHIM))
+        problems.append((f"these hooks do not call gitstate: {', '.join(lost)}", "gitstate install"))
+    present = read_hook(os.path.join(where.directory, SHIM))
     if present is None:
-        present = _content(os.path.join(repository.common_dir, b"hooks", SHIM))
+        present = read_hook(os.path.join(repository.common_dir, b"hooks", SHIM))
     if present is not None and present != shim(made=made_directory(present)):
-        problems.append(("the git hooks start another gitstate than this one", "gitstate install"))
+        problems.append(("the git hooks start another installation of gitstate", "gitstate install"))
     return problems
 
 
 def _installed(repository: Repository, directory: bytes) -> dict[str, bool]:
     """For each event, whether gitstate is called."""
     found = {}
-    told = {step.event for step in _told(directory) if step.outcome == "already"}
+    by_hand = {step.event for step in script_steps(directory) if step.outcome == "already"}
     for event in EVENTS:
         name = os.path.join(directory, event.encode("ascii"))
-        ours = _calls(name) or (_calls(name + b".legacy") and owner(_content(name) or b"") == "pre-commit")
+        ours = _calls(name) or (_calls(name + b".legacy") and manager_of(read_hook(name) or b"") == "pre-commit")
         configured = f"{_section(event)}.command" in repository.config
-        lefthook = _told_lefthook(repository, event).outcome == "already"
-        found[event] = ours or configured or event in told or lefthook
+        lefthook = lefthook_step(repository, event).outcome == "already"
+        found[event] = ours or configured or event in by_hand or lefthook
     return found
 
 
 def _calls(path: bytes) -> bool:
-    content = _content(path)
+    content = read_hook(path)
     return content is not None and without_block(content) is not None and os.access(path, os.X_OK)
-
-
-def describe(steps: Sequence[Step]) -> dict[str, list[str]]:
-    """The events by outcome, for a person."""
-    found: dict[str, list[str]] = {}
-    for step in steps:
-        found.setdefault(step.outcome, []).append(step.event)
-    return found

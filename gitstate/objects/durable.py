@@ -9,7 +9,7 @@ import os
 import stat
 import time
 
-from ..git.operation import operation_paths
+from ..git.gitdir import operation_paths
 from ..git.repository import Repository, read_head
 from ..system import files, process
 from ..system.stdlib import TYPE_CHECKING, suppress

@@ -1,4 +1,4 @@
-"""Notes as data, and changes of a notes ref that lose nobody's note.
+"""Notes as data, and changes of a notes ref that lose no note.
 
 `git notes add` passes no old value to its ref update, so of forty parallel ones a single note survives (git 2.39).
 Here trees are built, and the ref is moved by compare and swap. A lock keeps those who move it from spinning; git
@@ -33,7 +33,7 @@ _PATIENCE = 60.0
 
 
 def note_paths(noted: Oid) -> list[bytes]:
-    """Where the note on an object may stand: git reads any mix of fan-outs (`notes.c`)."""
+    """The paths that a note on an object may have: git reads any mix of fan-outs (`notes.c`)."""
     name = noted.encode("ascii")
     return [name, name[:2] + b"/" + name[2:], name[:2] + b"/" + name[2:4] + b"/" + name[4:]]
 
@@ -49,7 +49,7 @@ def add_note(
 ) -> Oid:
     """The notes commit on top of `parent` that gives `noted` the note `blob`.
 
-    Its path has one level of fan-out, unless a file stands where that level goes. `stamp` is as for `format_commit`.
+    Its path has one level of fan-out, unless the tree has a file in its place. `stamp` is as for `format_commit`.
     The arguments are what a save has at hand: its reader, its trees, and the pack that it writes.
     """
     base = _tree_of(parent, reader)

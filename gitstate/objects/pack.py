@@ -145,20 +145,23 @@ class PackWriter:
         try:
             write_new_file(temporary, pack(), mode=0o444)
             oid: Oid = blob.hexdigest()
-            checksum = whole.digest()
-            name = self._name(checksum)
-            self._hold(name)
-            if os.path.exists(name + b".pack"):
-                fsync_path(name + b".pack")
-            else:
-                os.rename(temporary, name + b".pack")
-                self.written += size
-            self._write(name + b".idx", self._index({oid: len(start)}, {oid: crc}, checksum))
-            fsync_path(os.path.dirname(name))
+            index = self._index({oid: len(start)}, {oid: crc}, whole.digest())
+            self._place(temporary, self._name(whole.digest()), index)
             self._seen.add(oid)
             return oid
         finally:
             remove(temporary)
+
+    def _place(self, temporary: bytes, name: bytes, index: bytes) -> None:
+        """Give the file `temporary` the name of a pack, unless that pack exists already, and write its index."""
+        self._hold(name)
+        if os.path.exists(name + b".pack"):
+            fsync_path(name + b".pack")
+        else:
+            self.written += os.stat(temporary).st_size
+            os.rename(temporary, name + b".pack")
+        self._write(name + b".idx", index)
+        fsync_path(os.path.dirname(name))
 
     def finish(self) -> None:
         """Write what was collected. After it returns every object is on the disk; raises OSError."""

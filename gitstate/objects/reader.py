@@ -55,9 +55,9 @@ class ObjectReader:
 
     _AT_ONCE = 256
 
-    def __init__(self, git: Git, extra: Mapping[str, str] | None = None) -> None:
+    def __init__(self, git: Git, env: Mapping[str, str] | None = None) -> None:
         self._git = git
-        self._extra = extra
+        self._env = env
         self._started: Child | None = None
         #: Requests whose answers were not read yet, in their order: (command, oid).
         self._ahead: list[tuple[bytes, Oid]] = []
@@ -67,7 +67,7 @@ class ObjectReader:
     @property
     def _process(self) -> Child:
         if self._started is None:
-            self._started = self._git.start("cat-file", "--batch-command", env=self._extra, quiet=True)
+            self._started = self._git.start("cat-file", "--batch-command", env=self._env, quiet=True)
         return self._started
 
     def __enter__(self) -> ObjectReader:
@@ -163,10 +163,10 @@ class ObjectReader:
             raise GitError(["cat-file"], self._process.wait(), b"it ended early") from None
 
     def _header(self, oid: Oid) -> tuple[str, int] | None:
-        words = self._process.stdout.readline().split()
-        if len(words) == 3:
-            return words[1].decode("ascii"), int(words[2])
-        if len(words) == 2 and words[1] == b"missing":
+        fields = self._process.stdout.readline().split()
+        if len(fields) == 3:
+            return fields[1].decode("ascii"), int(fields[2])
+        if len(fields) == 2 and fields[1] == b"missing":
             return None
         raise MissingObject(oid, "can't be read")
 

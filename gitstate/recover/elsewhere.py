@@ -53,8 +53,8 @@ def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
     else:
         branch = None
     # By its id, and the branch afterwards: as a name git might take it for something else (a branch called HEAD).
-    words = ("worktree", "add", "--force", "--quiet", "--detach", "--no-checkout", "--", path, commit)
-    repository.git.run(*words)
+    argv = ("worktree", "add", "--force", "--quiet", "--detach", "--no-checkout", "--", path, commit)
+    repository.git.run(*argv)
     there = Git(path, repository.git.options)
     if branch is not None:
         there.run("symbolic-ref", "HEAD", branch)

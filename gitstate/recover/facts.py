@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
-from ..errors import BadJson, CorruptSave, GitstateError, NeedsPerson, UnsupportedSave
+from ..errors import BadJson, CorruptSave, NeedsPerson, UnsupportedSave
 from ..format import names
 from ..format.archive import read_save
 from ..format.context import MAX_CONTEXT, Context, context_from_json
@@ -16,9 +16,9 @@ from ..format.manifest import Manifest, Reason, Save
 from ..format.names import parse_trailers, workspace_id
 from ..format.saves import find_save, held_saves, pending_archive, pending_archives
 from ..git import refs
+from ..git.gitdir import operation_under_way
 from ..git.oid import Oid
-from ..git.operation import operation_under_way
-from ..git.repository import Repository, head_of, open_repository, read_head
+from ..git.repository import Repository, head_of, read_head
 from ..objects.notes import read_note
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import TreeReader
@@ -101,39 +101,6 @@ def read_stack(archive: Oid, reader: ObjectReader) -> tuple[Save, ...]:
         if len(stack) > _STACK_LIMIT or any(item.archive == following for item in stack):
             raise CorruptSave(f"the stack of saves below {archive[:12]} has no end")
     return tuple(stack)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """One line of `gitstate status`."""
-
-    workspace: bytes
-    branch: str | None = None
-    status: str | None = None
-    waiting: str | None = None
-    """The id of the pending save; None without one."""
-    context: Context = Context()
-    problem: str | None = None
-    """What is wrong here, or why nothing is known; None where all is well."""
-
-
-def summary(path: bytes) -> Summary:
-    """What one workspace is doing, for a person. Never raises: what is wrong with it is in the summary."""
-    branch = None
-    try:
-        repository = open_repository(path)
-        ref = read_head(repository.git_dir)
-        branch = None if ref is None else names.branch_name(ref)
-        context, status = read_live_context(repository)
-        waiting = None
-        archive = pending_archive(repository)
-        if archive is not None:
-            with ObjectReader(repository.git) as reader:
-                save = read_save(archive, reader)
-            waiting, status, context = save.manifest.save_id, "interrupted", save.context
-        return Summary(repository.toplevel, branch, status or "idle", waiting, context)
-    except (GitstateError, OSError) as error:
-        return Summary(path, branch, status="unreadable", problem=str(error)[:200])
 
 
 def worktrees(repository: Repository) -> list[bytes]:

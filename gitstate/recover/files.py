@@ -260,11 +260,11 @@ class MissingFiles:
 
     def _modified(self) -> list[bytes]:
         """Tracked files that git takes for changed. A required filter that fails ends it: then without filters."""
-        words = ("diff-files", "-z", "--name-only", "--diff-filter=M", "--ignore-submodules=all")
+        argv = ("diff-files", "-z", "--name-only", "--diff-filter=M", "--ignore-submodules=all")
         try:
-            out = self._workspace.git.run(*words)
+            out = self._workspace.git.run(*argv)
         except GitError:
-            out = without_filters(self._workspace.repository).git.run(*words)
+            out = without_filters(self._workspace.repository).git.run(*argv)
         return split_nul(out)
 
     def _hidden_and_gone(self) -> list[bytes]:

@@ -17,6 +17,7 @@ from ..errors import CorruptSave, GitError
 from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import Save
 from ..git.entries import IndexEntry, list_index, list_unmerged, split_nul
+from ..git.gitdir import is_operation_file
 from ..git.index import (
     IndexMoved,
     file_identity,
@@ -27,7 +28,6 @@ from ..git.index import (
     link_or_copy,
 )
 from ..git.oid import Oid, object_id
-from ..git.operation import is_operation_file
 from ..git.repository import Repository
 from ..objects.reader import LARGE
 from ..system import files
@@ -211,8 +211,8 @@ class IndexRecovery:
         with index_lock(repository):
             if file_identity(self._current) != before:
                 files.remove(following)
-                words = "the index was changed while it was being restored; the save is still pending"
-                raise IndexMoved(words, hint="gitstate recover")
+                message = "the index was changed while it was being restored; the save is still pending"
+                raise IndexMoved(message, hint="gitstate recover")
             os.rename(following, self._current)
         files.fsync_path(self._current)
         files.fsync_path(repository.git_dir)
@@ -234,8 +234,8 @@ class IndexRecovery:
         tree = save.manifest.index_commit or save.manifest.head
         following = next_index(self._repository)
         files.remove(following)
-        words = ("read-tree", *([tree] if tree else ["--empty"]))
-        self._git.run(*words, env={"GIT_INDEX_FILE": os.fsdecode(following)})
+        argv = ("read-tree", *([tree] if tree else ["--empty"]))
+        self._git.run(*argv, env={"GIT_INDEX_FILE": os.fsdecode(following)})
         self._fill_in(following)
         files.fsync_path(following)
         with index_lock(self._repository):
@@ -249,9 +249,9 @@ class IndexRecovery:
         temporary = next_index(self._repository)
         self._saved.write(temporary)
         try:
-            words = ("ls-files", "-z", "-s", "-v", "--sparse")
+            argv = ("ls-files", "-z", "-s", "-v", "--sparse")
             then = {"GIT_INDEX_FILE": os.fsdecode(temporary)}
-            return self._git.run(*words) == self._git.run(*words, env=then)
+            return self._git.run(*argv) == self._git.run(*argv, env=then)
         finally:
             files.remove(temporary)
 
@@ -283,8 +283,8 @@ class IndexRecovery:
 
     def _differing_from(self, tree: Oid | None) -> set[bytes]:
         """The paths whose index entries differ from a tree; all of them where there is none."""
-        words = ("diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=none")
-        out = self._git.run("ls-files", "-z") if tree is None else self._git.run(*words, tree)
+        argv = ("diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=none")
+        out = self._git.run("ls-files", "-z") if tree is None else self._git.run(*argv, tree)
         return set(split_nul(out))
 
     def _lines(self, paths: Sequence[bytes]) -> list[bytes]:

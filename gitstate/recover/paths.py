@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+import contextlib
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
 
-from ..errors import GitError
-from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
+from ..errors import GitError, GitstateError
+from ..format.archive import read_save, refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
+from ..format.saves import held_saves, pending_archives
 from ..git.command import Git
 from ..git.entries import differing_paths, list_tree_paths
 from ..git.oid import Oid, object_id
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
+from ..snapshot.walk import is_repository
+from ..system import files
 from ..system.process import boot_id
 from ..workspace.files import FileState, Worktree
 from ..workspace.state_file import state_name
 from .plan import Action, Choice, Target, step
-from .request import Outcome
+from .request import Outcome, RecoverResult
 
 #: The kernel stamps files with the time of its last tick: at most this long ago.
 _COARSE_CLOCK_NS = 10_000_000
@@ -234,3 +239,107 @@ def is_what_is_left(saved: Iterable[bytes], disk: Iterator[bytes], *, same_size:
         fits = fits and (part.startswith(kept) if whole else not kept)
         whole = whole and part.startswith(mine)
     return fits and not (whole and same_size)
+
+
+#: Repositories in repositories are followed so far down.
+DEEPEST = 8
+
+
+class NestedStep(NamedTuple):
+    """What the repository at one path needs."""
+
+    path: bytes
+    action: Literal["recover", "add", "lost"]
+    """It is there and is recovered; a worktree is added for its save; or it can't be recovered."""
+    save_id: str | None = None
+    """The save to add a worktree for."""
+    is_new: bool = False
+    """It is a submodule whose `.git` file was just written: without a save, its files have to be checked out."""
+    reason: str = ""
+    """Why it is lost."""
+
+
+def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterator[NestedStep]:
+    """The repositories that the saves name, and submodules whose directory was wiped."""
+    named = {item.path: item.save_id for save in saved.saves for item in save.manifest.nested}
+    made = _reconnect_submodules(workspace, saved, named)
+    for path, save_id in {**dict.fromkeys(made), **named}.items():
+        try:
+            step = _step_for(workspace, saved, path, save_id) if depth <= DEEPEST else None
+        except (GitstateError, OSError) as error:
+            step = NestedStep(path, "lost", reason=nested_failure(error))
+        if step is None:
+            step = NestedStep(path, "lost", reason="the nested repository is gone, and its save with it")
+        yield step._replace(is_new=path in made)
+
+
+def nested_failure(error: Exception) -> str:
+    """Why a nested repository could not be recovered."""
+    return f"the nested repository: {error}"[:300]
+
+
+def is_nested_trouble(nested: Iterable[RecoverResult]) -> bool:
+    """Whether a repository inside the workspace needs a person."""
+    fine = ("restore", "context_only", "nothing", "changed")
+    return any(result.verdict not in fine or result.exit_status for result in nested)
+
+
+def _step_for(workspace: Workspace, saved: SavedPaths, path: bytes, save_id: str | None) -> NestedStep | None:
+    """What the repository at `path` needs; None where it is gone, and its save with it."""
+    top = workspace.repository.toplevel
+    full = os.path.join(top, path)
+    parent = os.path.join(os.path.realpath(top), os.path.dirname(path)).rstrip(b"/")
+    if os.path.realpath(os.path.dirname(full)) != parent:
+        return NestedStep(path, "lost", reason="a symlink stands on the way to the nested repository")
+    pending = None if os.path.lexists(full) else _pending_for(workspace, saved, full, save_id)
+    if pending is not None:
+        return NestedStep(path, "add", pending)
+    return NestedStep(path, "recover") if is_repository(full) else None
+
+
+def _pending_for(workspace: Workspace, saved: SavedPaths, full: bytes, save_id: str | None) -> str | None:
+    """The save of a nested linked worktree of this very repository: the pending one, else the one named."""
+    git = workspace.repository.git
+    for oid in pending_archives(git).values():
+        with contextlib.suppress(GitstateError):
+            save = read_save(oid, workspace.reader)
+            if save.context.workspace_path == os.fsdecode(full):
+                return save.manifest.save_id
+    mine = {save.manifest.save_id for save in saved.saves}
+    held = any(save.save_id == save_id for save in held_saves(git))
+    return save_id if held and save_id not in mine else None
+
+
+def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collection[bytes]) -> list[bytes]:
+    """Give submodules whose directory was wiped their `.git` file again: all else of them is in our git dir.
+
+    Returns their paths.
+    """
+    repository, disk = workspace.repository, workspace.disk
+    made = []
+    modules = os.path.join(repository.git_dir, b"modules")
+    for store in _stores(modules):
+        name = os.fsdecode(os.path.relpath(store, modules))
+        if repository.setting(f"submodule.{name}.url") is None:
+            continue
+        config = os.path.join(store, b"config")
+        said = workspace.git.run("config", "-z", "-f", config, "core.worktree", ok_codes=(0, 1))
+        full = os.path.realpath(os.path.join(store, said.removesuffix(b"\0")))
+        path = os.path.relpath(full, os.path.realpath(repository.toplevel))
+        leaf = workspace.trees.lookup(saved.newest.wip_tree, [path]).get(path)
+        if path in named and not os.path.lexists(full):
+            disk.make_directory(path)
+        elif leaf is None or leaf.mode != GITLINK or not disk.is_empty(path):
+            continue
+        link = b"gitdir: %s\n" % os.path.relpath(store, full)
+        files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)
+        made.append(path)
+    return made
+
+
+def _stores(modules: bytes) -> Iterator[bytes]:
+    """The git dirs of submodules; a submodule's name, and with it the place of its git dir, may hold slashes."""
+    for directory, names, there in os.walk(modules):
+        if b"HEAD" in there and b"objects" in names:
+            names.clear()
+            yield directory

@@ -60,7 +60,7 @@ class Facts:
     context: Context | None = None
     """What the last run was doing, where no save is pending: the live context, else the checkpoint's."""
     owner: str = "unknown"
-    """What is known about the process of that context: see `live_context.owner_of`."""
+    """What is known about the process of that context: see `live_context.owner_state`."""
     strict: bool = False
     """Nobody named this very workspace: only what is proven counts as ended."""
     disk: DiskState = "same"
@@ -98,8 +98,8 @@ def decide(facts: Facts) -> Verdict:
         return _without_save(facts)
     newest = facts.saves[0]
     if facts.owner_lives:
-        words = f"the agent that made this save is still running (pid {newest.context.pid})"
-        return Verdict("live", words, EXIT_AGAIN, "gitstate status")
+        message = f"the agent that made this save is still running (pid {newest.context.pid})"
+        return Verdict("live", message, EXIT_AGAIN, "gitstate status")
     if facts.head_ref != newest.manifest.head_ref and not facts.detach:
         return _on_another_branch(facts, newest.manifest)
     if facts.head not in resting_places(facts.saves):
@@ -130,16 +130,16 @@ def _last_run(facts: Facts, context: Context) -> Verdict:
         return Verdict("live", f"the agent is still running (pid {context.pid})", EXIT_AGAIN, "gitstate status")
     if facts.strict and facts.owner != "gone":
         return Verdict("nothing", "cannot determine whether the last run has ended", hint="gitstate recover")
-    words = "the last run ended without a save" if facts.owner == "gone" else "no pending save"
-    untouched = f"{words}; the files were left as they are on disk"
+    message = "the last run ended without a save" if facts.owner == "gone" else "no pending save"
+    untouched = f"{message}; the files were left as they are on disk"
     if facts.checkpoint is None or facts.disk == "same":
         return Verdict("context_only", untouched)
     held = facts.checkpoint.manifest.save_id
     if facts.disk == "gone" and facts.owner == "gone":  # so nothing can be overwritten
-        return Verdict("restore", f"{words} and its files are gone; its latest checkpoint is used instead")
+        return Verdict("restore", f"{message} and its files are gone; its latest checkpoint is used instead")
     if facts.disk == "gone":
-        words = f"{untouched}; those of the checkpoint {held} are gone"
-        return Verdict("context_only", words, hint=f"gitstate recover --save {held}")
+        message = f"{untouched}; those of the checkpoint {held} are gone"
+        return Verdict("context_only", message, hint=f"gitstate recover --save {held}")
     return Verdict(
         "context_only",
         f"{untouched}; some differ from the checkpoint {held}",
@@ -160,12 +160,12 @@ def _on_another_branch(facts: Facts, manifest: Manifest) -> Verdict:
 
 def _buried(facts: Facts) -> Verdict:
     newest, oldest = facts.saves[0], facts.saves[-1]
-    words = f"there are commits on top of the WIP commit {newest.wip[:12]}; history was not changed"
+    message = f"there are commits on top of the WIP commit {newest.wip[:12]}; history was not changed"
     back = f"gitstate restore {newest.manifest.save_id}"
     if oldest.manifest.head is None:
-        return Verdict("buried", words, hint=f"git rebase -i --root (drop the WIP commit), then: {back}")
+        return Verdict("buried", message, hint=f"git rebase -i --root (drop the WIP commit), then: {back}")
     onto = f"git rebase --onto {oldest.manifest.head[:12]} {newest.wip[:12]}"
-    return Verdict("buried", words, hint=f"{onto} && {back} (makes its changes uncommitted again)")
+    return Verdict("buried", message, hint=f"{onto} && {back} (makes its changes uncommitted again)")
 
 
 def _diverged(manifest: Manifest) -> Verdict:
@@ -360,7 +360,7 @@ def conclude(
     """The result: `verdict` is what was decided, `final` what it has become, `newest` the save that it is about."""
     message, hint, status = verdict.message, verdict.hint, verdict.exit_status
     if final == "changed" and newest is not None:
-        message = "files that were changed after the save are kept; everything else is as it was saved"
+        message = "files that were changed after the save are kept; all else is restored"
         hint = f"gitstate restore --overwrite {newest.manifest.save_id} PATH… (the saved version)"
     elif newest is not None and newest.manifest.previous and not message:
         message = f"an earlier save was never recovered: {newest.manifest.previous}"

@@ -36,7 +36,7 @@ from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
 from ..format.names import branch_name, own_marker
 from ..format.saves import pending_archive
-from ..git import locks, refs
+from ..git import gitdir, refs
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, foreign_owner, open_repository, without_filters
 from ..objects.reader import ObjectReader
@@ -50,8 +50,7 @@ from .elsewhere import add_worktree, newest_of, only_orphan, refuse_used_place
 from .facts import compare_with_checkpoint, gather
 from .files import FileRecovery, MissingFiles, save_for_safety, usual_umask
 from .index import IndexRecovery, restore_operation, restore_sparse
-from .nested import NestedStep, is_nested_trouble, nested_failure, nested_steps
-from .paths import SavedPaths, Workspace, paths_with
+from .paths import NestedStep, SavedPaths, Workspace, is_nested_trouble, nested_failure, nested_steps, paths_with
 from .plan import (
     Facts,
     Verdict,
@@ -89,11 +88,11 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         verdict = decide(facts)
         facts = with_checkpoint(facts, verdict)
         clears = verdict.clears_locks and not request.dry_run
-        cleared = locks.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
+        cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
         result = _Recovery(workspace, facts, verdict, request).run()
     if stranger is not None:
-        words = f"this repository belongs to user {stranger}; none of its filters was run"
-        result = result._replace(message="; ".join(word for word in (result.message, words) if word))
+        message = f"this repository belongs to user {stranger}; none of its filters was run"
+        result = result._replace(message="; ".join(part for part in (result.message, message) if part))
     return result._replace(cleared=cleared)
 
 
@@ -138,8 +137,8 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
             write_journal(repository, ref_locks(repository, [marker]))
             refs.move_refs(repository, git, [RefUpdate(marker, None, archive)], "dismissed")
             clear_journal(repository)
-    words = "the save is no longer pending; it stays in the log"
-    return RecoverResult(repository.toplevel, "dismissed", words, save_id=save_id, dry_run=request.dry_run)
+    message = "the save is no longer pending; it stays in the log"
+    return RecoverResult(repository.toplevel, "dismissed", message, save_id=save_id, dry_run=request.dry_run)
 
 
 class _Recovery:

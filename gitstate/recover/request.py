@@ -96,8 +96,11 @@ class Outcome:
     """What has been done so far. The parts of a recovery add to it, and `conclude` reads it."""
 
     restored: list[bytes] = field(default_factory=list)
+    """Paths that were written, or whose permissions were set; in a dry run those that would be written."""
     deleted: list[bytes] = field(default_factory=list)
+    """Paths that were deleted, or would be."""
     kept: list[bytes] = field(default_factory=list)
+    """Paths where the disk, the index or the permissions of now win; one may stand here twice."""
     failed: list[LeftOut] = field(default_factory=list)
     """What could not be restored, with the reason."""
     stuck: bool = False

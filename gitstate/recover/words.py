@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..agents.sessions import resume_command
-from ..errors import EXIT_DONE, GitstateError
+from ..errors import EXIT_AGAIN, EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, EXIT_USAGE, GitstateError
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
 from ..save.words import left_out_json, listed_lines, skipped_lines
@@ -93,19 +93,23 @@ def outcome_words(result: RecoverResult) -> str:
         (len(result.cleared), "stale locks removed"),
         (len(result.left_out), "skipped"),
     )
-    words = [f"{count} {what}" for count, what in counts if count]
+    parts = [f"{count} {what}" for count, what in counts if count]
     usual = {"restore": "everything is as it was saved", "context_only": "the context"}
-    if result.dry_run and words:
-        words[0] = f"would be: {words[0]}"
+    if result.dry_run and parts:
+        parts[0] = f"would be: {parts[0]}"
     elif result.dry_run:
         usual = {"restore": "branch and index would be restored", "context_only": "the context would be"}
-    return ", ".join(words) or escape(result.message.partition(";")[0]) or usual.get(result.verdict, "")
+    return ", ".join(parts) or escape(result.message.partition(";")[0]) or usual.get(result.verdict, "")
+
+
+#: What a person must see first. What passes by itself comes last.
+_WORST_FIRST = (EXIT_PERSON, EXIT_BUG, EXIT_USAGE, EXIT_FAILED, EXIT_AGAIN)
 
 
 def worst_of(statuses: Iterable[int]) -> int:
-    """One exit status for many workspaces: a person first, then failures, then what passes by itself."""
+    """One exit status for many workspaces: that of the worst of them."""
     present = set(statuses)
-    return next((status for status in (4, 3, 2, 1, 75) if status in present), EXIT_DONE)
+    return next((status for status in _WORST_FIRST if status in present), EXIT_DONE)
 
 
 # -- hints
@@ -189,15 +193,15 @@ def _shell_quote(value: object) -> str:
 
 def instruction(context: Context) -> str:
     """What to continue with, in one sentence, for an agent that starts a new session."""
-    words = [f"Continue {context.task_id}" if context.task_id else "Continue"]
+    parts = [f"Continue {context.task_id}" if context.task_id else "Continue"]
     if context.issue_number is not None:
-        words.append(f"(issue {context.issue_number})")
+        parts.append(f"(issue {context.issue_number})")
     if context.progress_stage:
-        words.append(f"at stage {context.progress_stage}")
+        parts.append(f"at stage {context.progress_stage}")
     if context.branch_name:
-        words.append(f"on branch {context.branch_name}")
-    words.append(f"in {context.workspace_path}")
-    return " ".join(words)
+        parts.append(f"on branch {context.branch_name}")
+    parts.append(f"in {context.workspace_path}")
+    return " ".join(parts)
 
 
 def briefing(

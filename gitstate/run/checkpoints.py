@@ -6,8 +6,8 @@ import os
 import time
 
 from ..errors import GitstateError
+from ..git.gitdir import operation_under_way
 from ..git.index import file_identity
-from ..git.operation import operation_under_way
 from ..git.repository import Repository
 from ..git.status import ignored_among
 from ..save.request import SaveRequest, SaveResult

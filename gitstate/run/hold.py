@@ -7,11 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 
+from ..format.context import Context
 from ..git.repository import Repository
 from ..system.process import Process, process, send
 from ..workspace import lease
 from ..workspace.lease import Holder, presence, this_holder
+from ..workspace.live_context import begin, finish, refuse_while_others_work
 
 #: Holds the descriptor of a lease until a process (its pid and its start time) has ended. Imports next to nothing.
 _HOLDER = """\
@@ -69,7 +72,22 @@ class Hold:
                 os.close(fd)
 
 
-def hold_for(repository: Repository, owner_pid: int, agent: str | None) -> None:
+def begin_loop(repository: Repository, values: Mapping[str, str], owner_pid: int) -> Context:
+    """A task of a loop begins: as `begin`, and the lease is held for as long as the loop lives."""
+    context = begin(repository, values, owner_pid)
+    _hold_for(repository, owner_pid, context.agent)
+    return context
+
+
+def finish_task(repository: Repository) -> Context:
+    """The task is done: as `finish`, and nobody works here. Raises TryAgain where others work here."""
+    refuse_while_others_work(repository)
+    context = finish(repository)
+    _let_go(repository)
+    return context
+
+
+def _hold_for(repository: Repository, owner_pid: int, agent: str | None) -> None:
     """Have a process of its own hold the lease for as long as `owner_pid` lives; idempotent.
 
     For a loop: between the runs of its agents no keeper holds it. Raises TryAgain where another run works here.
@@ -95,7 +113,7 @@ def hold_for(repository: Repository, owner_pid: int, agent: str | None) -> None:
         os.close(fd)
 
 
-def let_go(repository: Repository) -> None:
+def _let_go(repository: Repository) -> None:
     """The loop has finished: the process that holds the lease for it ends, and nobody works here."""
     who = presence(repository)
     holder = who.holder

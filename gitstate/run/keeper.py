@@ -34,7 +34,7 @@ from ..format.saves import checkpoint_save_id, pending_save_id
 # where the agent has changed or removed gitstate's files since.
 from ..git import attributes, entries  # noqa: F401
 from ..git.repository import Repository, open_repository
-from ..save import after_marker, index_swap, nested, pending, protocol, publish, renew, staged  # noqa: F401
+from ..save import index, protocol, publish  # noqa: F401
 from ..save.request import SaveRequest, SaveResult
 from ..save.words import failed_look_lines, failed_save_lines, save_lines
 from ..snapshot import convert, hidden  # noqa: F401
@@ -42,7 +42,7 @@ from ..system import files
 from ..system.clock import Deadline
 from ..system.process import Process, is_alive, process, send, this_process, wait_for
 from ..workspace.live_context import finish
-from ..workspace.run_record import RunRecord, run_file, write_run_file
+from ..workspace.ownership import RunRecord, run_file, write_run_file
 from ..workspace.settings import OF_SAVE, with_defaults
 from .channel import SIGNALS, Channel, KeeperConfig
 from .checkpoints import Checkpoints, try_save

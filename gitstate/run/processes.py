@@ -13,7 +13,7 @@ import signal
 from collections.abc import Collection, Iterable, Mapping
 
 from ..system.clock import Deadline
-from ..system.process import _PAUSE, Process, process, send, wait_for
+from ..system.process import POLL_INTERVAL, Process, process, send, wait_for
 
 #: The variable that every process of a run inherits.
 RUN_ID = "GITSTATE_RUN_ID"
@@ -88,4 +88,4 @@ def kill_all(run_id: str, *, but: Collection[int] = ()) -> None:
             return
         for one in found:
             send(one, signal.SIGKILL)
-        wait_for(found, Deadline(_PAUSE * 5))
+        wait_for(found, Deadline(POLL_INTERVAL * 5))

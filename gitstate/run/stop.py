@@ -18,7 +18,7 @@ from ..system.clock import Deadline
 from ..system.process import Process, is_alive, send, wait_for
 from ..workspace.lease import Holder, describe, is_visible, presence_in
 from ..workspace.live_context import read_live_context
-from ..workspace.run_record import read_run_record
+from ..workspace.ownership import read_run_record
 from ..workspace.state_file import ACTIVE
 from .processes import kill_all, of_run
 

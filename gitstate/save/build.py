@@ -45,6 +45,12 @@ class Built(Record):
     """The tree of the WIP commit."""
     manifest: Manifest
     """As it stands in the archive."""
+    top: bytes = b""
+    """The archive's tree as a raw object; empty where nobody compares it with that of an earlier save."""
+
+    def entries(self) -> dict[bytes, tuple[int, Oid]]:
+        """Mode and oid by name at the top of the archive."""
+        return {name: (leaf.mode, leaf.oid) for name, leaf in Tree(self.top, len(self.archive) // 2).leaves().items()}
 
 
 class Builder:
@@ -144,10 +150,18 @@ class Builder:
             parents = [index_commit]
         wip = self.commit(tree, parents, WIP_SUBJECT + subject, plan.base)
         manifest = manifest._replace(index_commit=index_commit)
-        archive_tree = edit_tree(None, self._entries(taken, context, manifest, staged_tree), self.trees, add)
+        top = b""
+
+        def add_tree(kind: str, data: bytes) -> Oid:
+            """Note the tree that is written last: the top one."""
+            nonlocal top
+            top = data
+            return add(kind, data)
+
+        archive_tree = edit_tree(None, self._entries(taken, context, manifest, staged_tree), self.trees, add_tree)
         held = [wip, *([plan.below] if plan.below else []), *taken.keep_commits]
         archive = self.commit(archive_tree, held, ARCHIVE_SUBJECT + subject, plan.base)
-        return Built(wip, index_commit, archive, tree, manifest)
+        return Built(wip, index_commit, archive, tree, manifest, top)
 
     def described(self, context: Context, manifest: Manifest) -> dict[bytes, Leaf | None]:
         """The two JSON files of an archive, by name."""
@@ -186,12 +200,6 @@ class Builder:
         email = self.repository.setting("user.email") or "gitstate@localhost"
         cleaned = ["".join(c for c in word if c.isprintable() and c not in "<>").strip() for word in (name, email)]
         return f"{cleaned[0] or 'gitstate'} <{cleaned[1] or 'gitstate@localhost'}> {int(time.time())} +0000"
-
-    def archive_entries(self, archive: Oid) -> dict[bytes, tuple[int, Oid]]:
-        """Mode and oid by name at the top of an archive that was just built."""
-        tree = commit_head(self.writer.content(archive)).tree
-        entries = Tree(self.writer.content(tree), len(tree) // 2).leaves()
-        return {name: (leaf.mode, leaf.oid) for name, leaf in entries.items()}
 
 
 def subject_of(context: Context) -> str:

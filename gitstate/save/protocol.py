@@ -6,9 +6,9 @@ The marker is the commit point. A kill before it changes nothing that anyone see
 | step | durable after it | who completes it after a kill |
 |---|---|---|
 | 1. write the journal; freeze the index | nothing | the next owner of the workspace: it removes both |
-| 2. look at worktree, index, HEAD; save nested repositories | the nested saves | the next owner removes litter |
+| 2. look at worktree, index, HEAD; pack large files; save nested repositories | the same as 4 | nobody: git prunes |
 | 3. build objects in memory; keep the index file; journal the ref locks | nothing | the next owner |
-| 4. write the pack; sync it, the kept index, and others' unsynced files | objects without a ref | nobody: git prunes |
+| 4. write the pack; sync it, the kept index, unsynced files of others | objects without a ref | nobody: git prunes |
 | 5. move the save's ref, the marker, refs that they replace | **the save** | `recover` brings it back |
 | 6. write the state file, which is a cache | nothing | `recover` writes it again |
 | 7. move notes and branch together, or one by one | the WIP commit and its note | `recover` needs neither |
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ..git.repository import Repository
     from ..git.status import StatusQuery
     from .facts import Scene
-    from .index_swap import IndexSwap
+    from .index import IndexSwap
     from .plan import SavePlan
     from .publish import Publisher
     from .request import SaveRequest
@@ -67,7 +67,7 @@ class SaveAttempt:
         self.child_killed = False
 
     def run(self, query: StatusQuery | None, save: Callable[[bytes, SaveRequest], SaveResult]) -> SaveResult:
-        """`query` is what git was asked about the frozen index; `save` is for the repositories inside."""
+        """Take the save. `query` is what git was asked about the frozen index; `save` saves nested repositories."""
         try:
             scene = look(self.builder, self.request, query, save, insist=self.insist)
             return self._act(scene)
@@ -109,10 +109,10 @@ class SaveAttempt:
         if earlier.wip_tree != built.tree or earlier.context.work() != scene.context.work():
             return False
         if plan.stacks:
-            from .pending import holds_all
+            from .facts import holds_all
 
             return holds_all(earlier, built, self.builder, scene.taken)
-        return holds_the_same(earlier, built.manifest, self.builder.archive_entries(built.archive))
+        return holds_the_same(earlier, built.manifest, built.entries())
 
     def _publisher(self) -> Publisher:
         from .publish import Publisher
@@ -122,8 +122,8 @@ class SaveAttempt:
 
     def _publish(self, plan: SavePlan, scene: Scene, built: Built) -> SaveResult:
         """Steps 3 to 8 of a save that sets the marker."""
-        from .after_marker import AfterMarker
-        from .index_swap import IndexSwap, keep_index
+        from .index import IndexSwap, keep_index
+        from .publish import AfterMarker
 
         taken, publisher, repository = scene.taken, self._publisher(), self.repository
         after = AfterMarker(publisher, self.builder, self.request.wait)
@@ -150,7 +150,7 @@ class SaveAttempt:
         return self._answer(plan, scene, built, moved=moved)
 
     def _renew(self, plan: SavePlan, scene: Scene, old: Save) -> SaveResult:
-        from .renew import renew
+        from .publish import renew
 
         built, after = renew(old, plan, scene, self.request, self._publisher(), self.builder)
         self.child_killed = after.child_killed

@@ -1,23 +1,40 @@
-"""Objects → disk → refs: what must be durable before the marker stands, and the marker."""
+"""Objects → disk → refs: what must be durable before the marker, the marker, and what follows it."""
 
 from __future__ import annotations
 
-from ..format.names import NOTES, checkpoint_ref, marker_ref, save_ref, workspace_id
+import os
+
+from ..errors import CorruptSave, GitError, GitstateError, RefChanged, TryAgain
+from ..format.names import ARCHIVE_SUBJECT, NOTES, WIP_SUBJECT, checkpoint_ref, marker_ref, save_ref, workspace_id
 from ..git import refs
-from ..git.refs import RefWriter
+from ..git.index import kept_index, link_or_copy
+from ..git.refs import RefUpdate, RefWriter
 from ..objects.durable import bring_to_disk
+from ..objects.notes import NotesRef, add_note
+from ..objects.pack import PackWriter
+from ..objects.reader import ObjectReader, commit_head
+from ..objects.tree import TreeReader, edit_tree
 from ..system import files
-from ..system.stdlib import TYPE_CHECKING
-from ..workspace.ownership import ref_locks, write_journal
+from ..system.clock import now
+from ..system.jsonio import dumps, path_to_json
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from ..workspace.ownership import ref_locks, remove_ref_locks, write_journal
+from ..workspace.state_file import INTERRUPTED, describe_save, write_state
+from .build import Built, subject_of
+from .plan import first_refs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..format.context import Context
+    from ..format.manifest import Manifest, Save
     from ..git.command import Git
-    from ..git.refs import RefUpdate
+    from ..git.oid import Oid
     from ..git.repository import Repository
-    from ..objects.pack import PackWriter
-    from ..objects.reader import ObjectReader
+    from .build import Builder
+    from .facts import Scene
+    from .plan import SavePlan
+    from .request import SaveRequest
 
 
 class Publisher:
@@ -78,3 +95,207 @@ class Publisher:
         """End the child; what was not moved stays where it is."""
         if self._refs is not None:
             self._refs.close()
+
+
+class Note(Record):
+    """A note on a WIP commit: the blob `blob`, and `new`, the commit for the notes ref that adds it to `tip`."""
+
+    wip: Oid
+    blob: Oid
+    tip: Oid | None
+    new: Oid
+
+
+class AfterMarker:
+    """Moves the notes ref and the branch for one save. `wait` bounds waiting for the lock on the notes, in seconds."""
+
+    def __init__(self, publisher: Publisher, builder: Builder, wait: float) -> None:
+        self.publisher = publisher
+        self.builder = builder
+        self.repository = publisher.repository
+        self.wait = wait
+        #: What went wrong, as sentences.
+        self.troubles: list[str] = []
+        #: A git that was killed may have left locks on the notes and the branch.
+        self.child_killed = False
+        self.notes = NotesRef(self.repository, NOTES, publisher.workspace_id)
+        #: The lock on the notes, while this save holds it.
+        self._lock: int | None = None
+
+    def build_note(self, built: Built, context: Context, tip: Oid | None) -> Note:
+        """Add the objects of the note; `tip` is where the notes ref is now."""
+        add = self.builder.writer.add
+        blob = add("blob", dumps(note_json(context, built.manifest, built.archive)))
+        new = add_note(tip, built.wip, blob, self.builder.stamp(), self.builder.reader, self.builder.trees, add)
+        return Note(built.wip, blob, tip, new)
+
+    def carry_out(self, branch: RefUpdate | None, note: Note, built: Built, context: Context) -> bool:
+        """Move note and branch, and write the state file while git does so. Whether the branch has moved.
+
+        Call it only when the refs of the save are on the disk: with the branch locked while the disk is waited for, a
+        concurrent `git commit` would time out on the lock.
+        """
+        moved = False
+        joined = branch is not None and self._begin_both(branch, note)
+        try:
+            write_interrupted(self.repository, context, built)
+            if joined and branch is not None:
+                moved = self._end_both(branch, note)
+        finally:
+            self._unlock()
+        if not moved:
+            self.move_notes(note)
+            moved = branch is not None and self._move_branch(branch)
+        return moved
+
+    def _begin_both(self, branch: RefUpdate, note: Note) -> bool:
+        """Begin to move the notes ref and the branch in one transaction; False where someone holds either."""
+        if any(map(os.path.lexists, ref_locks(self.repository, (NOTES, branch.ref)))):
+            # Git would wait for it here, and then once more for each of them alone.
+            return False
+        try:
+            self._lock = self.notes.lock(0.0)
+        except (GitstateError, OSError):
+            return False
+        self.publisher.refs.prepare([RefUpdate(NOTES, note.new, note.tip), branch], and_move=True)
+        return True
+
+    def _end_both(self, branch: RefUpdate, note: Note) -> bool:
+        """Whether both have moved; False where others moved either."""
+        writer = self.publisher.refs
+        try:
+            writer.carry_out()
+            try:
+                writer.sync([RefUpdate(NOTES, note.new, note.tip), branch])
+            except OSError as error:
+                # Both have moved. A second sync would hide the failure: the kernel reports it once (`man 2 fsync`).
+                why = error.strerror or error
+                self.troubles.append(f"the save is complete, but its note may not be on the disk: {why}")
+            return True
+        except GitError as error:
+            if error.status < 0:
+                self.child_killed = True
+                # The next git would find both locked by one that is gone.
+                with suppress(OSError):
+                    remove_ref_locks(self.repository)
+        except (GitstateError, OSError):
+            pass
+        return False
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def move_notes(self, note: Note) -> None:
+        """Move the notes ref alone; build the note again on top of those that other saves added meanwhile."""
+        why = ""
+        try:
+            move = self.publisher.refs.commit
+            self.notes.change(lambda tip: self._note_on(tip, note), lambda update: move([update]), wait=self.wait)
+        except TryAgain:
+            why = "another gitstate held the lock on the notes"
+        except GitstateError as error:
+            self.child_killed |= isinstance(error, GitError) and error.status < 0
+            why = error.message
+        except OSError as error:
+            why = error.strerror or str(error)
+        if why:
+            self.troubles.append(f"the save is complete, but its note could not be added: {why}")
+
+    def _note_on(self, tip: Oid | None, note: Note) -> Oid:
+        """The commit that adds a note to `tip`, on the disk."""
+        if tip == note.tip:
+            return note.new
+        repository = self.repository
+        with ObjectReader(repository.git) as reader:
+            writer = PackWriter(repository.objects, repository.object_format, self.publisher.workspace_id)
+            new = add_note(tip, note.wip, note.blob, self.builder.stamp(), reader, TreeReader(reader), writer.add)
+            writer.finish()
+        self.builder.writer.adopt(writer)
+        return new
+
+    def _move_branch(self, branch: RefUpdate) -> bool:
+        try:
+            self.publisher.refs.commit([branch])
+            return True
+        except RefChanged:
+            if refs.read_refs(self.repository, [branch.ref]).get(branch.ref) == branch.new:
+                # A git that was killed after it had moved it.
+                return True
+            self.troubles.append("the save is complete, but the branch was left alone: others moved it meanwhile")
+        except GitError as error:
+            self.child_killed |= error.status < 0
+            self.troubles.append(f"the save is complete, but the branch could not be moved: {error.message}")
+        except OSError as error:
+            why = error.strerror or error
+            self.troubles.append(f"the save is complete, but the branch could not be moved: {why}")
+        return False
+
+
+def write_interrupted(repository: Repository, context: Context, built: Built) -> None:
+    """Write the state file of a workspace with a pending save. It is a cache: what the disk refuses is not there.
+
+    At the bottom of a stack remove index files that earlier saves kept: nothing puts them back any more.
+    """
+    manifest = built.manifest
+    with suppress(OSError):
+        if manifest.below is None:
+            mine = os.path.basename(kept_index(repository, manifest.save_id))
+            for name in os.listdir(repository.own):
+                if name.startswith(b"index.") and name != mine:
+                    files.remove(os.path.join(repository.own, name))
+        write_state(
+            repository,
+            context,
+            INTERRUPTED,
+            reason=manifest.reason.to_json(),
+            save=describe_save(manifest, wip=built.wip, archive=built.archive),
+            resume="gitstate recover",
+            durable=False,
+        )
+
+
+def note_json(context: Context, manifest: Manifest, archive: Oid) -> dict[str, object]:
+    """The note on the WIP commit: the context, and enough to find the save and see whether it is complete."""
+    return {
+        "schema_version": 1,
+        **context.to_json(),
+        "reason": manifest.reason.to_json(),
+        "save_id": manifest.save_id,
+        "base_commit": manifest.base,
+        "archive": archive,
+        "incomplete": manifest.incomplete,
+        "left_out": [{**path_to_json(item.path), "reason": item.reason} for item in manifest.left_out[:1000]],
+    }
+
+
+def renew(
+    old: Save, plan: SavePlan, scene: Scene, request: SaveRequest, publisher: Publisher, builder: Builder
+) -> tuple[Built, AfterMarker]:
+    """Write and publish the save `old` under another id, context and reason. Raises CorruptSave."""
+    built = _build(builder, old, scene.context, request)
+    after = AfterMarker(publisher, builder, request.wait)
+    note = after.build_note(built, scene.context, scene.seen.get(NOTES))
+    publisher.journal_locks()
+    kept = kept_index(builder.repository, old.manifest.save_id)
+    if os.path.exists(kept):
+        link_or_copy(kept, kept_index(builder.repository, builder.save_id))
+    publisher.move(first_refs(plan, built.archive, scene.seen))
+    after.move_notes(note)
+    write_interrupted(builder.repository, scene.context, built)
+    return built, after
+
+
+def _build(builder: Builder, old: Save, context: Context, request: SaveRequest) -> Built:
+    manifest = old.manifest._replace(save_id=builder.save_id, created=now(), reason=request.reason)
+    archive, wip = builder.reader.commit(old.archive), builder.reader.commit(old.wip)
+    if archive is None or wip is None:
+        raise CorruptSave(f"the save {old.manifest.save_id} is unreadable", hint="gitstate log")
+    subject = subject_of(context)
+    wip_tree, wip_parents = commit_head(wip)
+    new_wip = builder.commit(wip_tree, wip_parents, WIP_SUBJECT + subject, manifest.base)
+    tree, parents = commit_head(archive)
+    new_tree = edit_tree(tree, builder.described(context, manifest), builder.trees, builder.writer.add)
+    new_archive = builder.commit(new_tree, [new_wip, *parents[1:]], ARCHIVE_SUBJECT + subject, manifest.base)
+    return Built(new_wip, None, new_archive, wip_tree, manifest)

@@ -89,7 +89,7 @@ def keep_unlike_checkout(
     if not named:
         return
     if entries is None:
-        index = list_index(builder.repository.git, extra=builder.env)
+        index = list_index(builder.repository.git, env=builder.env)
         entries = {entry.path: Leaf(entry.mode, entry.oid) for entry in index}
     leaves = {path: leaf for path in named if (leaf := entries.get(path)) is not None and leaf.oid}
     oids = {path: leaf.oid for path, leaf in leaves.items() if leaf.mode in (REGULAR, EXECUTABLE)}

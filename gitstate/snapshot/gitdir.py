@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from ..git import refs
+from ..git.gitdir import operation_paths, operation_under_way
 from ..git.index import file_identity, identify_index, shared_index_name
-from ..git.operation import operation_paths, operation_under_way
 from ..objects.tree import DIRECTORY, EXECUTABLE, REGULAR, Leaf
 from ..system.files import read_limited
 from ..system.stdlib import TYPE_CHECKING

@@ -32,7 +32,7 @@ def store_hidden(builder: SnapshotBuilder, hidden: Sequence[tuple[bytes, bytes]]
         else:
             builder.snapshot.absent.append(path)
     object_format = builder.repository.object_format
-    for entry in list_index(builder.repository.git, present, extra=builder.env):
+    for entry in list_index(builder.repository.git, present, env=builder.env):
         path = entry.path
         builder.index_modes[path] = entry.mode
         if entry.mode == GITLINK or has_content(os.path.join(builder.top, path), object_format, entry.oid):

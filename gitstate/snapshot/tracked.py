@@ -80,7 +80,7 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
     output = git.finish(start_status(builder.repository, builder.env, *off, submodules=False))
     from ..git.entries import list_index
 
-    for entry in list_index(git, extra=builder.env):
+    for entry in list_index(git, env=builder.env):
         if entry.mode == GITLINK and is_repository(os.path.join(builder.top, entry.path)):
             builder.snapshot.nested.append(entry.path)
     return output

@@ -17,6 +17,7 @@ class Deadline:
         return float("inf") if self._end is None else max(0.0, self._end - time.monotonic())
 
     def passed(self) -> bool:
+        """Whether no time is left."""
         return self.left() <= 0.0
 
 

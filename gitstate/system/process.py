@@ -17,6 +17,7 @@ _CLOCK_SLACK_NS = 2_000_000_000
 
 
 def hostname() -> str:
+    """The name of this host, as `uname -n` prints it."""
     return os.uname().nodename
 
 
@@ -116,7 +117,8 @@ def ignoring_signals(signals: Iterable[int]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_PAUSE = 0.02
+#: How often a process is looked at where the system does not tell of its end, in seconds.
+POLL_INTERVAL = 0.02
 
 
 class Process(Record):
@@ -136,6 +138,7 @@ def user_of(one: Process) -> int | None:
 
 
 def this_process() -> Process:
+    """The process that runs this."""
     return Process(os.getpid(), process_start(os.getpid()))
 
 
@@ -190,7 +193,7 @@ def _wait_for_one(one: Process, seconds: float) -> None:
     try:
         fd = os.pidfd_open(one.pid)
     except (AttributeError, OSError):
-        time.sleep(min(seconds, _PAUSE))
+        time.sleep(min(seconds, POLL_INTERVAL))
         return
     try:
         import select

@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 
-#: What an isolated Python runs; the directory that holds the package stands before gitstate's own arguments.
+#: The program of an isolated Python; its first argument is the directory that holds the package.
 START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from gitstate.__main__ import main; main()"
 
 

@@ -1,8 +1,7 @@
-"""What a power cut does to a repository's files, and what can still be had.
+"""What a power cut does to a repository's files, and how they are repaired.
 
-Git renames a file into place before its bytes are on the disk (facts: default settings sync packs only), so that
-after a power cut a file may be empty, or hold zeros. Such a file holds nothing: putting something right in its place
-loses nothing. That, and nothing else, is what `mend` does.
+By default git syncs packs only, and renames other files into place before their bytes are on the disk: after a power
+cut such a file may be empty, or hold zeros. To replace it loses nothing, and `repair_damage` replaces nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import NamedTuple
 from ..errors import GitError
 from ..format import names
 from ..format.context import Context
+from ..format.saves import pending_in_files
 from ..git import refs
 from ..git.command import Git
 from ..git.oid import Oid, is_oid
@@ -27,22 +27,27 @@ _LOG = 16 << 20
 
 
 class Damage(NamedTuple):
-    """One blank file: `what` it was, the `command` that helps, and `content` that belongs there, where it is known."""
+    """One blank file."""
 
     path: bytes
+    """Absolute."""
     what: str
+    """What is damaged, for people."""
     command: str
+    """The command that helps."""
     content: bytes | None = None
+    """What the file should contain; None where that is unknown."""
     disposable: bool = False
-    """Without it the repository is better off."""
+    """Whether removing the file is the repair."""
 
     @property
     def repairable(self) -> bool:
+        """Whether `repair_damage` can do something."""
         return self.content is not None or self.disposable
 
 
 def find_damage(workspace: bytes, git_dir: bytes, common_dir: bytes) -> list[Damage]:
-    """The blank files of a workspace and its repository that matter. Asks git only whether an object is there."""
+    """The blank files of a workspace and its repository. Git is asked only whether an object exists."""
     context, _ = read_context(git_dir)
     where = _quoted(workspace)
     found = [*_head(git_dir, common_dir, context)]
@@ -58,7 +63,10 @@ def find_damage(workspace: bytes, git_dir: bytes, common_dir: bytes) -> list[Dam
 
 
 def repair_damage(damage: Damage) -> bool:
-    """Put right what is known. False where the file is no longer blank, or nothing is known. Raises OSError."""
+    """Write the known content, or remove the file. False where it is blank no longer, or nothing is known.
+
+    Raises OSError.
+    """
     if not damage.repairable or not is_blank(damage.path):
         return False
     if damage.content is None:
@@ -70,7 +78,7 @@ def repair_damage(damage: Damage) -> bool:
 
 
 def is_blank(path: bytes) -> bool:
-    """Whether there is a regular file that holds no byte but zeros."""
+    """Whether there is a regular file that is empty, or holds zeros only."""
     try:
         if os.lstat(path).st_size > _LOG:
             return False
@@ -93,7 +101,7 @@ def _head(git_dir: bytes, common_dir: bytes, context: Context) -> Iterator[Damag
         line = b"ref: " + ref
         yield Damage(head, f"HEAD is empty; it was on {text}", f"echo {_quoted(line)} >{path}", line + b"\n")
     else:
-        yield Damage(head, "HEAD is empty, and nothing tells its branch", f"echo ref: refs/heads/BRANCH >{path}")
+        yield Damage(head, "HEAD is empty; its branch is unknown", f"echo ref: refs/heads/BRANCH >{path}")
 
 
 def _branch(where: str, git_dir: bytes, common_dir: bytes) -> Iterator[Damage]:
@@ -110,7 +118,7 @@ def _branch(where: str, git_dir: bytes, common_dir: bytes) -> Iterator[Damage]:
             command = f"rm {_quoted(path)} && git -C {where} update-ref {_quoted(ref)} {oid}"
             yield Damage(path, what, command, oid.encode("ascii") + b"\n")
             return
-    yield Damage(path, f"{name} is empty, and no reflog tells where it was", f"gitstate -C {where} log")
+    yield Damage(path, f"{name} is empty, and has no reflog", f"gitstate -C {where} log")
 
 
 def _index(where: str, git_dir: bytes) -> Iterator[Damage]:
@@ -121,23 +129,22 @@ def _index(where: str, git_dir: bytes) -> Iterator[Damage]:
 
 
 def _markers(where: str, common_dir: bytes, *, has_head: bool) -> Iterator[Damage]:
-    (pending,) = refs.read_refs_below(common_dir, names.PENDING)
-    for workspace, oid in pending.items():
+    for workspace, oid in pending_in_files(common_dir).items():
         if oid:
             continue
-        path = os.path.join(common_dir, os.fsencode(names.PENDING + workspace))
-        (held,) = refs.read_refs_below(common_dir, f"{names.SAVES}{workspace}/")
+        path = os.path.join(common_dir, os.fsencode(names.marker_ref(workspace)))
+        (held,) = refs.read_refs_below(common_dir, names.save_ref(workspace, ""))
         whole = [save_id for save_id, archive in sorted(held.items()) if archive]
         if whole and has_head and _is_commit(common_dir, held[whole[-1]]):
-            what = f"the mark of the save that waits is empty; the newest save is {whole[-1]}"
+            what = f"the marker of the pending save is empty; the newest save is {whole[-1]}"
             command = f"gitstate -C {where} recover --save {whole[-1]}"
             yield Damage(path, what, command, held[whole[-1]].encode("ascii") + b"\n")
         else:
-            yield Damage(path, "the mark of the save that waits is empty", f"gitstate -C {where} log --all")
+            yield Damage(path, "the marker of the pending save is empty", f"gitstate -C {where} log --all")
 
 
 def _objects(where: str, common_dir: bytes) -> Iterator[Damage]:
-    """Empty loose objects. Git takes them for the object and fails; without them it looks in the packs."""
+    """Empty loose objects. Git fails at them; where they are gone it looks into the packs."""
     objects = os.path.join(common_dir, b"objects")
     for number in range(256):
         try:
@@ -153,14 +160,14 @@ def _objects(where: str, common_dir: bytes) -> Iterator[Damage]:
 
 
 def _last_checkout(git_dir: bytes) -> bytes | None:
-    """The branch that HEAD was on, by its reflog: every checkout says where it went."""
+    """The branch that HEAD was on, by the last checkout in its reflog; None where that is unknown."""
     data = _tail(os.path.join(git_dir, b"logs", b"HEAD"))
     moves = re.findall(rb"\tcheckout: moving from [^\n]* to ([^\n ]+)$", data, re.MULTILINE)
     return moves[-1] if moves and not is_oid(moves[-1].decode("latin-1")) else None
 
 
 def _last_value(log: bytes) -> Oid | None:
-    """Where a reflog ends. A torn last line does not count."""
+    """The last value of a reflog; None where there is none. A torn line does not count."""
     lines = [line.split(b" ", 2) for line in _tail(log).split(b"\n")]
     values = [words[1].decode("latin-1") for words in lines if len(words) == 3 and is_oid(words[1].decode("latin-1"))]
     return values[-1] if values and values[-1].strip("0") else None
@@ -186,7 +193,7 @@ def _has_ref(common_dir: bytes, ref: bytes) -> bool:
 
 
 def _is_commit(common_dir: bytes, oid: Oid) -> bool:
-    """Whether git has this commit, whole."""
+    """Whether git can read this commit."""
     try:
         return Git(common_dir).run("cat-file", "-t", oid).strip() == b"commit"
     except (GitError, OSError):

@@ -1,7 +1,7 @@
-"""`active_state.json` and the live context: what the loop, a person or the next run reads.
+"""The live context: what the agent in a workspace is doing now, and who owns the workspace.
 
-The context while the agent works is kept twice: in the worktree's git dir, where `git clean` can't reach it, and as
-`active_state.json` in the workspace, for everyone. The second is only ever a cache of the first and of the saves.
+It is kept twice: in the worktree's git directory, where `git clean` does not remove it, and as `active_state.json` in
+the workspace, a cache for everyone else.
 """
 
 from __future__ import annotations
@@ -26,40 +26,41 @@ from ..system.jsonio import loads, text_to_json
 from ..system.stdlib import TYPE_CHECKING
 from . import lease, registry
 from .settings import require
-from .state_file import _CONTEXT_FILE, ACTIVE, FINISHED, read_state, state_path, write_state
+from .state_file import ACTIVE, CONTEXT_FILE, FINISHED, parse_status, read_state, state_path, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
+    from .state_file import Status
+
     OwnerState = Literal["lives", "ours", "gone", "unknown"]
 
 
-def read_live_context(repository: Repository) -> tuple[Context, str | None]:
-    """The context that was set in this workspace, and its status; an empty one where there is none to read."""
+def read_live_context(repository: Repository) -> tuple[Context, Status | None]:
+    """The live context of a workspace and its status; an empty one and None where it can't be read."""
     return read_context(repository.git_dir)
 
 
-def read_context(git_dir: bytes) -> tuple[Context, str | None]:
-    """The same by the worktree's git directory."""
-    data = files.read_limited(os.path.join(git_dir, b"gitstate", _CONTEXT_FILE), MAX_CONTEXT)
+def read_context(git_dir: bytes) -> tuple[Context, Status | None]:
+    """The same by the worktree's own git directory."""
+    data = files.read_limited(os.path.join(git_dir, b"gitstate", CONTEXT_FILE), MAX_CONTEXT)
     if data is None:
         return Context(), None
     return _context_of(data)
 
 
-def read_state_context(repository: Repository) -> tuple[Context, str | None]:
-    """The context as `active_state.json` has it, for when the one in the git directory is lost."""
+def read_state_context(repository: Repository) -> tuple[Context, Status | None]:
+    """The same from `active_state.json`, for the case that the one in the git directory is lost."""
     return _context_of(files.read_limited(state_path(repository), 4 * MAX_CONTEXT))
 
 
-def _context_of(data: bytes | None) -> tuple[Context, str | None]:
+def _context_of(data: bytes | None) -> tuple[Context, Status | None]:
     try:
         value = loads(data, 4 * MAX_CONTEXT, "the context")
     except BadJson:
         return Context(), None
-    status = value.get("status")
-    return context_from_json(value), status if isinstance(status, str) else None
+    return context_from_json(value), parse_status(value.get("status"))
 
 
 def owner_state(git_dir: bytes, context: Context) -> OwnerState:
@@ -84,7 +85,7 @@ def owner_state(git_dir: bytes, context: Context) -> OwnerState:
 
 
 def with_measured_fields(repository: Repository, context: Context, head_ref: str | None) -> Context:
-    """`context` with what is known better than any caller can say: where, on which branch, when, on which host."""
+    """`context` with its measured fields: path, branch, time and host."""
     return context._replace(
         workspace_path=text_to_json(os.fsdecode(repository.toplevel)),
         branch_name=None if head_ref is None else text_to_json(branch_name(head_ref)),
@@ -94,7 +95,10 @@ def with_measured_fields(repository: Repository, context: Context, head_ref: str
 
 
 def set_values(repository: Repository, values: Mapping[str, str]) -> Context:
-    """Change the live context; an empty text means unknown. Raises UsageError for a measured field or a long value."""
+    """Change fields of the live context; an empty text means unknown.
+
+    Raises UsageError for a measured field, and for a value that is too long.
+    """
     live, status = read_live_context(repository)
     return _set(repository, Context() if status == FINISHED else live, values)
 
@@ -107,7 +111,7 @@ def _set(repository: Repository, before: Context, values: Mapping[str, str]) -> 
     if too_long:
         raise UsageError(f"{too_long[0]} is longer than {MAX_VALUE} characters")
     if not lease.presence_in(repository.git_dir, context).live:
-        # Whoever sets this lives, an earlier run's process does not; the boot tells after a reboot that all are gone.
+        # The recorded process is gone, the one that sets this is not. After a reboot the boot id tells that it is, too.
         context = context._replace(pid=None, pid_start=None, boot_id=process.boot_id())
     context = with_measured_fields(repository, context, read_head(repository.git_dir))
     write_state(repository, context, ACTIVE)
@@ -117,9 +121,10 @@ def _set(repository: Repository, before: Context, values: Mapping[str, str]) -> 
 def begin(
     repository: Repository, values: Mapping[str, str], owner_pid: int | None, *, before: Context = Context()
 ) -> Context:
-    """Work begins: its context is `before` with `values`, in place of the one that was. `owner_pid` is who works.
+    """Start a task: `before` with `values` replaces the live context, and the process `owner_pid` owns the workspace.
 
-    Raises TryAgain where somebody else works here, UsageError as `set_values` does.
+    The workspace is added to the list of workspaces. Raises TryAgain where somebody else works here, UsageError as
+    `set_values` does.
     """
     require(repository, "stateFile", "register")
     refuse_while_others_work(repository, owner_pid)
@@ -147,23 +152,23 @@ def refuse_while_others_work(repository: Repository, owner_pid: int | None = Non
 
 
 def with_owner(context: Context, pid: int | None) -> Context:
-    """`context` with the process that owns the workspace while it lives."""
+    """`context` with the process that owns the workspace; None for nobody."""
     start = None if pid is None else process.process_start(pid)
     return context._replace(pid=pid, pid_start=start, boot_id=process.boot_id())
 
 
 def finish(repository: Repository) -> Context:
-    """The task is done: its context stays to be read, nobody owns the workspace any more."""
+    """Mark the task as done: nobody owns the workspace any more. Returns its context, which stays."""
     live, _ = read_live_context(repository)
     context = with_measured_fields(repository, live, read_head(repository.git_dir))._replace(pid=None, pid_start=None)
     write_state(repository, context, FINISHED)
     return context
 
 
-def replace_context(repository: Repository, context: Context, status: str) -> None:
-    """Write another context, not durably, and leave all else that the state file says as it is. Raises OSError."""
+def replace_context(repository: Repository, context: Context, status: Status) -> None:
+    """Replace the context and its status; the other fields of the state file stay. Not durable. Raises OSError."""
     state = read_state(repository)
-    reason, save, resume, told = (state.get(name) for name in ("reason", "save", "resume", "briefing"))
+    reason, save, resume, briefing = (state.get(name) for name in ("reason", "save", "resume", "briefing"))
     write_state(
         repository,
         context,
@@ -171,6 +176,6 @@ def replace_context(repository: Repository, context: Context, status: str) -> No
         reason=reason if isinstance(reason, dict) else None,
         save=save if isinstance(save, dict) else None,
         resume=resume if isinstance(resume, str) else None,
-        briefing=told if isinstance(told, str) else None,
+        briefing=briefing if isinstance(briefing, str) else None,
         durable=False,
     )

@@ -1,7 +1,7 @@
-"""Who holds a workspace, and clearing up after a holder that was killed.
+"""The lock of a workspace, and the clean-up after a holder that was killed.
 
-One flock for each workspace, held by its owner and every child of it; beside it a journal of what the owner may
-leave behind. Who gets the lock and finds a journal knows that its writer, and all that it started, is gone.
+The lock is a flock that its holder and all its children hold. Beside it is a journal of the lock files that a killed
+holder may leave. Whoever gets the lock and finds a journal knows that its writer, and all that it started, is gone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import stat
 import time
 
+from ..errors import BadJson
 from ..format.context import MAX_CONTEXT
 from ..format.names import OWN, workspace_id
 from ..git import refs
@@ -19,8 +20,9 @@ from ..git.repository import Repository
 from ..objects.pack import sweep_litter
 from ..system import files, process
 from ..system.clock import Deadline
-from ..system.jsonio import text_to_json
-from ..system.stdlib import TYPE_CHECKING, contextmanager, suppress
+from ..system.jsonio import Json, dumps, loads, text_to_json
+from ..system.process import Process
+from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,9 +32,9 @@ _JOURNAL = b"journal"
 
 @contextmanager
 def locked_workspace(repository: Repository, deadline: Deadline) -> Iterator[Git]:
-    """Hold the workspace against every other save and recover, and clear up after one that was killed.
+    """Lock the workspace against other saves and recoveries, and clean up after one that was killed.
 
-    Yields a Git whose children hold the lock too, so that the next owner knows that none of them is left.
+    Yields a Git whose children hold the lock too. Raises TryAgain where another holds it when `deadline` has passed.
     """
     files.make_directory(repository.own, top=repository.git_dir)
     name = text_to_json(os.fsdecode(repository.toplevel))
@@ -42,30 +44,27 @@ def locked_workspace(repository: Repository, deadline: Deadline) -> Iterator[Git
 
 
 def frozen_index(repository: Repository) -> bytes:
-    """Where the owner keeps its second name of the index that it looks at."""
+    """The hard link to the index that a save reads."""
     return os.path.join(repository.own, b"frozen-index")
 
 
 def next_index(repository: Repository) -> bytes:
-    """Where the owner makes an index that is to take the place of git's."""
+    """The file in which an index is made that replaces git's."""
     return os.path.join(repository.own, b"next-index")
 
 
 def quarantine(repository: Repository) -> bytes:
-    """Where git's own way in puts objects before they are packed."""
+    """The object directory to which git writes converted files, before they are packed."""
     return os.path.join(repository.own, b"quarantine")
 
 
 def checkout_staging(repository: Repository) -> bytes:
-    """Where git writes files that are then moved into the worktree, each whole."""
+    """The directory to which git checks out files, each of which is then renamed into the worktree."""
     return os.path.join(repository.own, b"checkout")
 
 
 def clean_up_after_kill(repository: Repository) -> None:
-    """Clear up after an owner that was killed; only for who holds the workspace.
-
-    Removes its temporary files, and its ref locks.
-    """
+    """Remove the temporary files and the locks of a holder that was killed. The caller holds the workspace."""
     if not remove_ref_locks(repository):
         return
     for path in (frozen_index(repository), next_index(repository), next_index(repository) + b".lock"):
@@ -78,10 +77,10 @@ def clean_up_after_kill(repository: Repository) -> None:
 
 
 def remove_ref_locks(repository: Repository) -> bool:
-    """Remove the ref locks that a git which was killed left; False where there is no journal to name them.
+    """Remove the locks that a killed git left, and that the journal names; False where there is no journal.
 
-    Their owner is provably gone: the workspace's flock is held by every child of an owner, and the caller, who holds
-    it, has no other that takes them. A lock that others may take is given time to go by itself.
+    The caller holds the workspace, so that no git that could hold the locks of our own refs runs. A lock that other
+    gits take too, as that of the branch, is removed only if it stays for a second.
     """
     data = files.read_limited(os.path.join(repository.own, _JOURNAL), MAX_CONTEXT)
     if data is None:
@@ -127,9 +126,10 @@ def _remove_temporaries(directory: bytes) -> None:
 
 
 def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:
-    """Say which lock files this process may leave behind if it is killed from here on: the time, then each, NUL-ended.
+    """Write down which lock files this process may leave if it is killed: the time in nanoseconds, then their paths,
+    each ended by a NUL.
 
-    Those that are there already and older than this boot are dead, and removed.
+    Of those paths, locks that are older than this boot are removed: they are stale.
     """
     for path in locks:
         if process.older_than_boot(path):
@@ -143,7 +143,7 @@ def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:
 
 
 def clear_journal(repository: Repository) -> None:
-    """All is done: nothing is left to clear up. What a failing disk would not remove is left to the next owner."""
+    """Remove the journal: nothing is left to clean up. Where the disk removed no files, the next holder tries again."""
     if os.path.lexists(quarantine(repository)) or os.path.lexists(checkout_staging(repository)):
         with suppress(OSError):
             write_journal(repository, [])
@@ -152,6 +152,58 @@ def clear_journal(repository: Repository) -> None:
 
 
 def ref_locks(repository: Repository, names: Sequence[str]) -> list[bytes]:
-    """The lock files that transactions over these refs (and HEAD's reflog) take."""
+    """The absolute paths of the locks that transactions over these refs, and an exchange of the index, take."""
     found = [os.path.join(repository.common_dir, os.fsencode(name)) for name in refs.lock_files(names)]
     return [*found, *(os.path.join(repository.git_dir, name) for name in (b"HEAD.lock", b"index.lock"))]
+
+
+_RUN_FILE = b"run.json"
+
+
+def run_file(repository: Repository) -> bytes:
+    """The file in which a run says which processes it has, for `gitstate stop`."""
+    return os.path.join(repository.own, _RUN_FILE)
+
+
+class RunRecord(Record):
+    """A run, as its keeper wrote it down."""
+
+    run_id: str | None = None
+    """None where no run is recorded, or the record is damaged."""
+    keeper: Process | None = None
+    """None as `run_id`."""
+    problem: str | None = None
+    """Why the last checkpoint of the run failed; None if it did not."""
+
+
+def read_run_record(repository: Repository) -> RunRecord:
+    """The record of the workspace; an empty one where there is none that can be read."""
+    return _read(repository.git_dir)
+
+
+def failing_checkpoints(git_dir: bytes) -> str | None:
+    """Why the last checkpoint of the run that is under way failed; None if it did not, or nothing runs."""
+    record = _read(git_dir)
+    return record.problem if record.keeper is not None and process.is_alive(record.keeper) else None
+
+
+def _read(git_dir: bytes) -> RunRecord:
+    path = os.path.join(git_dir, b"gitstate", _RUN_FILE)
+    try:
+        value = loads(files.read_limited(path, MAX_CONTEXT), MAX_CONTEXT, "the run's file")
+    except BadJson:
+        return RunRecord()
+    run_id, keeper = value.get("run_id"), value.get("keeper")
+    pid, start = keeper if isinstance(keeper, list) and len(keeper) == 2 else (None, None)
+    named = Process(pid, start) if isinstance(pid, int) and isinstance(start, str) else None
+    problem = value.get("problem")
+    return RunRecord(run_id if isinstance(run_id, str) else None, named, problem if isinstance(problem, str) else None)
+
+
+def write_run_file(repository: Repository, record: RunRecord, owner: Process) -> None:
+    """Record the run that is under way. Raises OSError."""
+    files.make_directory(repository.own, top=repository.git_dir)
+    keeper = None if record.keeper is None else list(record.keeper)
+    value: dict[str, Json] = {"run_id": record.run_id, "owner": list(owner), "keeper": keeper}
+    value["problem"] = None if record.problem is None else text_to_json(record.problem[:1000])
+    files.write_atomic(run_file(repository), dumps(value), staging=repository.own, durable=False)

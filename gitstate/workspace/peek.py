@@ -1,8 +1,8 @@
-"""The first look at a workspace: what its files say, read in some tens of microseconds and without any process.
+"""A peek at a workspace: its files, read in tens of microseconds and without any process.
 
-Ten thousand registered workspaces of which fifty wait must take seconds after a reboot, so this decides only which of
-them are worth opening. It reads git's files by git's own rules (`man gitrepository-layout`) and says so where it
-can't (reftable). Nothing that a repository names is followed or run.
+After a reboot there may be ten thousand listed workspaces, fifty of them with a pending save: a peek decides which are
+worth opening. It reads git's files by git's own rules (`man gitrepository-layout`). Refs in a reftable it can't read,
+and says so. It runs nothing that a repository names.
 """
 
 from __future__ import annotations
@@ -11,56 +11,70 @@ import os
 import re
 import stat
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..format import names
 from ..format.context import Context
 from ..format.names import given_workspace_id, workspace_id_of
-from ..git import locks, refs
+from ..git import gitdir, refs
 from ..git.oid import Oid, is_oid
 from ..git.repository import NO_HEAD
 from ..system import files, process
 from .live_context import owner_state, read_context
 
+if TYPE_CHECKING:
+    from .live_context import OwnerState
+    from .state_file import Status
+
+Problem = Literal["missing", "no_repository", "foreign", "unreachable"]
+
 _SMALL = 65_536
 
 
 class WorkspacePeek(NamedTuple):
-    """What the files of one workspace say. `problem` is set where there is nothing to look at."""
+    """What the files of one workspace say. Where there is a problem, the fields after `uid` are empty."""
 
     workspace: bytes
-    problem: str | None = None
-    """`missing`, `no_repository`, or `foreign`."""
+    """The top of the worktree."""
+    problem: Problem | None = None
+    """Why there is nothing to read (`foreign`: of another user, `unreachable`: it hangs); None where there is none."""
     uid: int | None = None
-    """Who owns it, where that is someone else."""
+    """Another user who owns a part of it; None where all is ours."""
     git_dir: bytes = b""
+    """The worktree's own git directory."""
     common_dir: bytes = b""
+    """The git directory that all worktrees share."""
     workspace_id: str = ""
+    """The workspace's id in refs."""
     branch: str | None = None
-    """The full name of the branch that HEAD is on."""
+    """The full name of the branch that HEAD is on; None where it is detached, damaged, or in a reftable."""
     marker: Oid | None = None
-    """The archive of the save that waits."""
+    """The archive of the pending save; None where none is pending, an empty text where the marker is damaged."""
     checkpoint: Oid | None = None
+    """The archive of the latest checkpoint; as `marker`."""
     context: Context = Context()
-    status: str | None = None
-    owner: str = "unknown"
-    """See `state.owner_of`."""
+    """The live context; empty where there is none."""
+    status: Status | None = None
+    """Its status; None where there is none."""
+    owner: OwnerState = "unknown"
+    """What is known about the owner of the context: see `owner_state`."""
     journal: bool = False
-    """A gitstate is at work here, or was killed."""
+    """Whether a gitstate is at work here, or was killed."""
     dead_locks: tuple[bytes, ...] = ()
+    """Locks of git that are older than this boot."""
     damage: tuple[str, ...] = ()
-    """Files that a power cut left empty or as zeros."""
+    """What a power cut left empty or as zeros, for people."""
     unreadable: bool = False
-    """The refs stand in a reftable: only git knows them."""
+    """Whether the refs are in a reftable, which only git can read."""
 
     @property
     def lives(self) -> bool:
-        """Whether an agent works here now: its context is active and its owner runs."""
+        """Whether an agent works here now: the context is active, and its owner runs."""
         return self.status == "active" and self.owner in ("lives", "ours")
 
     @property
     def due(self) -> bool:
-        """Whether there may be something to recover, so that the workspace is worth opening."""
+        """Whether there may be something to recover: the workspace is worth opening."""
         if self.problem is not None or self.lives:
             return False
         crashed = self.status == "active" and self.owner == "gone"
@@ -80,25 +94,29 @@ class WorkspacePeek(NamedTuple):
 
 
 class SharedPeek(NamedTuple):
-    """What all worktrees of one repository share, read once."""
+    """What all worktrees of one repository share."""
 
     pending: dict[str, Oid]
-    """Archives by workspace id; an empty text where the ref's file is damaged."""
+    """The archives of the pending saves by workspace id; an empty text where the ref's file is damaged."""
     checkpoints: dict[str, Oid]
+    """The archives of the latest checkpoints, likewise."""
     dead_locks: tuple[bytes, ...]
+    """Locks directly in the common directory that are older than this boot."""
     damage: tuple[str, ...]
+    """What a power cut left empty or as zeros, for people."""
     reftable: bool
+    """Whether the refs are in a reftable."""
 
 
 class Peeker:
-    """Looks at many workspaces. `trusted` are the paths that git's safe.directory names one by one."""
+    """Peeks at many workspaces, reading shared directories once. `trusted` are paths named in safe.directory."""
 
     def __init__(self, trusted: Collection[bytes] = ()) -> None:
         self._trusted = frozenset(trusted)
         self._shared: dict[bytes, SharedPeek] = {}
 
     def peek(self, path: bytes) -> WorkspacePeek:
-        """The first look at the workspace whose top directory is `path`. Never raises for what it finds there."""
+        """A peek at the workspace whose top is `path`. Never raises for what is there."""
         try:
             return self._peek(path)
         except (OSError, ValueError) as error:
@@ -115,13 +133,13 @@ class Peeker:
             inner = os.stat(dot_git)
         except (FileNotFoundError, NotADirectoryError):
             return WorkspacePeek(path, "no_repository" if stat.S_ISDIR(top.st_mode) else "missing")
-        git_dir = dot_git if stat.S_ISDIR(inner.st_mode) else _named(dot_git, b"gitdir: ", path)
+        git_dir = dot_git if stat.S_ISDIR(inner.st_mode) else _path_in(dot_git, b"gitdir: ", path)
         if git_dir is None:
             return WorkspacePeek(path, "no_repository")
-        uid = self._stranger(path, (top, inner, os.stat(git_dir)))
+        uid = self._foreign_uid(path, (top, inner, os.stat(git_dir)))
         if uid is not None:
             return WorkspacePeek(path, "foreign", uid)
-        common = _named(os.path.join(git_dir, b"commondir"), b"", git_dir) or git_dir
+        common = _path_in(os.path.join(git_dir, b"commondir"), b"", git_dir) or git_dir
         shared = self._shared.get(common)
         if shared is None:
             shared = self._shared[common] = peek_shared(common)
@@ -145,27 +163,27 @@ class Peeker:
             status,
             owner_state(git_dir, context) if status is not None else "unknown",
             journal=os.path.lexists(os.path.join(git_dir, b"gitstate", b"journal")),
-            dead_locks=(*locks.dead_locks_in(git_dir), *shared.dead_locks, *_dead_branch_lock(common, branch)),
+            dead_locks=(*gitdir.dead_locks_in(git_dir), *shared.dead_locks, *_dead_branch_lock(common, branch)),
             damage=(*shared.damage, *_damage(git_dir, common, head, branch, marker, shared.reftable)),
             unreadable=shared.reftable,
         )
 
-    def _stranger(self, path: bytes, infos: Collection[os.stat_result]) -> int | None:
-        """The uid of someone else who owns a part, as git judges it; None where all is ours, or trusted by name."""
+    def _foreign_uid(self, path: bytes, infos: Collection[os.stat_result]) -> int | None:
+        """The uid of another user who owns a part, as git checks it; None where all is ours, or `path` is trusted."""
         mine = os.geteuid()
         others = [info.st_uid for info in infos if info.st_uid != mine]
         return others[0] if others and path not in self._trusted else None
 
 
 def peek_shared(common: bytes) -> SharedPeek:
-    """What the files of a common git directory say about all of its worktrees."""
+    """What the files of a common git directory say about all its worktrees."""
     reftable = os.path.isdir(os.path.join(common, b"reftable"))
     pending, checkpoints = refs.read_refs_below(common, names.PENDING, names.CHECKPOINTS)
     damage = []
     config = files.read_limited(os.path.join(common, b"config"), 16 << 20)
     if config is not None and not config.strip(b"\0"):
         damage.append("config is empty")
-    return SharedPeek(pending, checkpoints, locks.dead_locks_in(common), tuple(damage), reftable)
+    return SharedPeek(pending, checkpoints, gitdir.dead_locks_in(common), tuple(damage), reftable)
 
 
 def worktree_ids(common: bytes) -> set[str]:
@@ -177,7 +195,7 @@ def worktree_ids(common: bytes) -> set[str]:
     try:
         for name in os.listdir(os.path.join(common, b"worktrees")):
             admin = os.path.join(common, b"worktrees", name)
-            dot_git = _named(os.path.join(admin, b"gitdir"), b"", admin)
+            dot_git = _path_in(os.path.join(admin, b"gitdir"), b"", admin)
             if dot_git is not None and os.path.lexists(dot_git):
                 ids.add(workspace_id_of(admin, os.path.realpath(os.path.dirname(dot_git))))
     except OSError:
@@ -185,8 +203,8 @@ def worktree_ids(common: bytes) -> set[str]:
     return ids
 
 
-def _named(file: bytes, prefix: bytes, base: bytes) -> bytes | None:
-    """The path that a small file of git's names, relative to `base` where it is not absolute."""
+def _path_in(file: bytes, prefix: bytes, base: bytes) -> bytes | None:
+    """The path in a small file of git's, after `prefix`, absolute or relative to `base`; None where there is none."""
     data = files.read_limited(file, _SMALL)
     if data is None or not data.startswith(prefix):
         return None
@@ -214,7 +232,7 @@ def _damage(
         if value is not None and not value.startswith(b"ref: ") and not is_oid(value.strip().decode("latin-1")):
             found.append(f"{branch} is empty")
     if marker == "":
-        found.append("the ref that says which save waits is empty")
+        found.append("the marker of the pending save is empty")
     index = os.path.join(git_dir, b"index")
     try:
         with open(index, "rb") as file:

@@ -31,9 +31,9 @@ _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def register(repository: Repository) -> None:
-    """Add the workspace to the list, for `recover --all` after a reboot. Never raises.
+    """Add the workspace to the list, for `recover --all` after a reboot, unless `gitstate.register` is false.
 
-    `git config gitstate.register false`, or GITSTATE_REGISTER=false, keeps workspaces out of it.
+    Never raises.
     """
     try:
         if boolean(repository, "register"):
@@ -44,7 +44,7 @@ def register(repository: Repository) -> None:
 
 
 def add(paths: Iterable[bytes]) -> None:
-    """Put absolute paths on the list, durably; idempotent. Raises NeedsPerson, OSError."""
+    """Add absolute paths to the list, durably; idempotent. Raises NeedsPerson, OSError."""
     directory = _open_list(create=True)
     try:
         added = [path for path in paths if _add(directory, path)]
@@ -55,7 +55,7 @@ def add(paths: Iterable[bytes]) -> None:
 
 
 def remove(paths: Iterable[bytes]) -> list[bytes]:
-    """Take absolute paths off the list; returns those that stood on it. Raises NeedsPerson, OSError."""
+    """Remove absolute paths from the list; returns those that were on it. Raises NeedsPerson, OSError."""
     _take_over_old_entries()
     removed = []
     with suppress(FileNotFoundError):
@@ -72,7 +72,7 @@ def remove(paths: Iterable[bytes]) -> list[bytes]:
 
 
 def registered() -> list[bytes]:
-    """The listed workspaces, whether they exist or not, sorted by path.
+    """The listed workspaces, sorted by path; their directories may be gone.
 
     Raises NeedsPerson or OSError where the list can't be read: an unreadable list is not an empty one.
     """
@@ -89,9 +89,9 @@ def list_directory() -> bytes:
 
 
 def _open_list(*, create: bool) -> int:
-    """A descriptor of the list's directory. Only the state directory itself may be a symlink: it is the user's.
+    """A descriptor of the list's directory. Only the state directory itself may be a symlink.
 
-    Raises FileNotFoundError where there is none, NeedsPerson where something else stands in its place.
+    Raises FileNotFoundError where it is missing, NeedsPerson where it is no directory.
     """
     path = list_directory()
     state_home = os.path.dirname(os.path.dirname(path))
@@ -121,7 +121,7 @@ def _file_name(path: bytes) -> str:
 
 
 def _add(directory: int, path: bytes) -> bool:
-    """Write the file of one workspace; False where it stands already. Raises OSError."""
+    """Write the file of one workspace; False where it exists already. Raises OSError."""
     name = _file_name(path)
     if _read(directory, name) == path:
         return False
@@ -148,7 +148,7 @@ def _read_list() -> list[bytes]:
 
 
 def _read(directory: int, name: str) -> bytes | None:
-    """The path in one file of the list; None where it holds no absolute path, or not all of one."""
+    """The path in one file of the list; None where the file is damaged or not ours."""
     data = files.read_limited(os.fsencode(name), _LONGEST_PATH, directory=directory)
     if data is None or not data.startswith(b"/") or not data.endswith(b"\0"):
         return None
@@ -160,12 +160,12 @@ def _read(directory: int, name: str) -> bytes | None:
 
 
 def _take_over_old_entries() -> None:
-    """Move the entries of the global git configuration to the list, and remove them there.
+    """Move the entries of the global git configuration to the list.
 
-    The configuration is changed only where it is a regular file of ours; elsewhere the entries stay, are taken over
-    once, and nothing reads them again. Raises NeedsPerson, OSError.
+    The configuration is changed only where it is a regular file of ours. Elsewhere the entries stay there, are copied
+    once, and are never read again. Raises NeedsPerson, OSError.
     """
-    # A configuration that git can't read has no entries to take over: the list itself stands elsewhere.
+    # Git may be unable to read the configuration: then it has no entries to take over.
     out = Git(b"/").run("config", "--global", "--includes", "-z", "--get-all", OLD_KEY, ok_codes=range(256))
     paths = [path for path in dict.fromkeys(out.split(b"\0")[:-1]) if path.startswith(b"/")]
     if not paths:
@@ -182,9 +182,9 @@ def _take_over_old_entries() -> None:
             files.fsync_path(config)
             return
         if os.path.lexists(config + b".lock"):
-            # Another git holds the file: the next call tries again.
+            # Another git holds the lock on the configuration: the next call tries again.
             return
-    # The entries can't be removed. Without this stamp they would undo every `unregister`.
+    # The entries can't be removed. Without this file they would undo every `unregister`.
     files.write_atomic(taken_over, b"", staging=os.path.dirname(taken_over))
 
 

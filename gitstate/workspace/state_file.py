@@ -1,4 +1,4 @@
-"""`active_state.json` and the context file: where they are, and how they are written."""
+"""`active_state.json` and the file of the live context: where they are, and how they are written and read."""
 
 from __future__ import annotations
 
@@ -16,42 +16,53 @@ from . import settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Final, Literal
+
+    Status = Literal["active", "interrupted", "recovered", "finished"]
 
 STATE_FILE = b"active_state.json"
-_CONTEXT_FILE = b"context.json"
-#: What a context's status may be: someone works on it; a save of it waits; it was brought back; its task is done.
-ACTIVE, INTERRUPTED, RECOVERED, FINISHED = "active", "interrupted", "recovered", "finished"
+CONTEXT_FILE = b"context.json"
+#: The statuses of a context: an agent works on it; a save of it is pending; it was recovered; its task is done.
+ACTIVE: Final = "active"
+INTERRUPTED: Final = "interrupted"
+RECOVERED: Final = "recovered"
+FINISHED: Final = "finished"
+
+
+def parse_status(value: object) -> Status | None:
+    """A status from untrusted JSON; None for any other value."""
+    return next((status for status in (ACTIVE, INTERRUPTED, RECOVERED, FINISHED) if status == value), None)
 
 
 def state_path(repository: Repository) -> bytes:
-    """Where `active_state.json` goes: `gitstate.stateFile`, a path inside the workspace, or its root.
+    """The path of `active_state.json`: `gitstate.stateFile`, else at the top of the workspace.
 
-    Raises UsageError where the setting points outside the workspace or into `.git`.
+    Raises UsageError where the setting names no path inside the workspace.
     """
     return _unless_foreign(repository, settings.path(repository, "stateFile"))
 
 
 def _unless_foreign(repository: Repository, path: bytes) -> bytes:
-    """`path`, or where a file stands there that gitstate did not write, a place in the git dir: theirs is theirs."""
+    """`path`, or a path in the git directory where gitstate did not write the file at `path`: that is not replaced."""
     if not os.path.lexists(path) or os.path.islink(path):
         return path
     data = files.read_limited(path, 4 * MAX_CONTEXT)
     try:
         ours = "task_id" in loads(data, 4 * MAX_CONTEXT, "the state file")
     except BadJson:
-        # Cut short by whatever ended a writer that was not as careful.
+        # A power cut may have left it empty or cut short.
         ours = data is not None and (not data or data.startswith(b"{"))
     return path if ours else os.path.join(repository.own, STATE_FILE)
 
 
 def state_name(repository: Repository) -> bytes:
-    """The state file relative to the workspace: never part of a save."""
+    """The state file's path relative to the workspace; it is in no save."""
     return os.path.relpath(state_path(repository), repository.toplevel)
 
 
 def context_path(repository: Repository) -> bytes:
-    """The file that holds the live context."""
-    return os.path.join(repository.own, _CONTEXT_FILE)
+    """The file of the live context."""
+    return os.path.join(repository.own, CONTEXT_FILE)
 
 
 def describe_save(manifest: Manifest, *, wip: Oid, archive: Oid) -> dict[str, Json]:
@@ -69,7 +80,7 @@ def describe_save(manifest: Manifest, *, wip: Oid, archive: Oid) -> dict[str, Js
 def write_state(
     repository: Repository,
     context: Context,
-    status: str,
+    status: Status,
     *,
     reason: Mapping[str, Json] | None = None,
     save: Mapping[str, Json] | None = None,
@@ -77,11 +88,10 @@ def write_state(
     briefing: str | None = None,
     durable: bool = True,
 ) -> bytes:
-    """Write the live context and `active_state.json`, atomically and for the owner alone.
+    """Write the live context and `active_state.json`, atomically, readable for the owner only.
 
-    Durably too, unless all of it stands in a save already.
-    `status` is `active`, `interrupted`, `recovered` or `finished`. Returns the state file's path; raises OSError, and
-    UsageError before anything is written if `gitstate.stateFile` can't be read.
+    With `durable` they are synced; what a save holds already need not be. The arguments are the file's fields. Returns
+    its path. Raises OSError, and UsageError before anything is written if `gitstate.stateFile` can't be read.
     """
     path = state_path(repository)
     files.make_directory(repository.own, top=repository.git_dir)
@@ -110,7 +120,7 @@ def write_state(
 
 
 def read_state(repository: Repository) -> dict[str, Json]:
-    """What `active_state.json` holds; nothing where there is none to read."""
+    """The content of `active_state.json`; empty where it can't be read."""
     try:
         return loads(files.read_limited(state_path(repository), 4 * MAX_CONTEXT), 4 * MAX_CONTEXT, "the state file")
     except BadJson:
@@ -118,7 +128,7 @@ def read_state(repository: Repository) -> dict[str, Json]:
 
 
 def _leads_outside(toplevel: bytes, path: bytes) -> bool:
-    """Whether a directory on the way to `path` is a symlink: someone planted it."""
+    """Whether a symlink among the parents of `path` leads out of the workspace."""
     planted = any(os.path.islink(parent) for parent in _parents(toplevel, path))
     return planted and os.path.realpath(os.path.dirname(path)) != os.path.realpath(toplevel)
 
@@ -133,7 +143,7 @@ def _parents(toplevel: bytes, path: bytes) -> list[bytes]:
 
 
 def _exclude(repository: Repository, name: bytes) -> None:
-    """Add the state file to `info/exclude`, which all worktrees share, unless it is there."""
+    """Add the state file to `info/exclude`, which all worktrees share; idempotent."""
     path = os.path.join(repository.common_dir, b"info", b"exclude")
     pattern = b"/" + b"".join(b"\\" + char if char in b"\\*?[ " else char for char in map(bytes, zip(name)))
     data = files.read_limited(path, 1 << 20)

@@ -23,8 +23,8 @@ def gitstate(*args: str, **env: str) -> str:
     ).stdout
 
 
-def test_manual_page_matches_the_command_line() -> None:
-    assert PAGE.read_text() == gitstate("manual"), "gitstate manual >man/git-gitstate.1"
+def test_manual_prints_the_installed_page() -> None:
+    assert PAGE.read_text() == gitstate("manual")
 
 
 @pytest.mark.skipif(shutil.which("mandoc") is None, reason=not_installed("mandoc"))

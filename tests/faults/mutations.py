@@ -131,8 +131,8 @@ MUTATIONS = (
     Mutation(
         "refs are moved from any value",
         "git/refs.py",
-        'words.append(b"update %s\\0%s\\0%s\\0" % (os.fsencode(update.ref), new, old.encode("ascii")))',
-        'words.append(b"update %s\\0%s\\0\\0" % (os.fsencode(update.ref), new))',
+        'commands.append(b"update %s\\0%s\\0%s\\0" % (os.fsencode(update.ref), new, old.encode("ascii")))',
+        'commands.append(b"update %s\\0%s\\0\\0" % (os.fsencode(update.ref), new))',
         "faults/test_concurrency.py::test_branch_that_moves_during_a_save_is_kept",
     ),
     Mutation(
@@ -151,7 +151,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an index that moved under the save is exchanged all the same",
-        "save/index_swap.py",
+        "save/index.py",
         "            if file_identity(index) != file_identity(self.frozen):\n                return\n",
         "",
         "faults/test_concurrency.py::test_file_staged_during_a_save_stays_staged",

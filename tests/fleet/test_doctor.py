@@ -191,3 +191,12 @@ def test_fix_never_overwrites_a_file_that_is_not_empty(ws: Workspace) -> None:
     ref.write_text("rubbish\n")
     ws.gitstate("doctor", "--fix")
     assert ref.read_text() == "rubbish\n"
+
+
+def test_doctor_prints_its_answer_on_stdout(ws: Workspace) -> None:
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    run = ws.gitstate("doctor")
+    assert "advice: recovery at boot is not enabled\n  next: gitstate boot enable\n" in run.text
+    assert "advice: a save is pending\n  next: gitstate recover\n" in run.text
+    assert run.stderr == ""

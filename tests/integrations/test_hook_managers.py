@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gitstate.git.repository import open_repository
-from gitstate.integrations import git_hooks_install
+from gitstate.integrations import git_hooks_install, hook_managers
 from tests.integrations.installed import files_only, kept, refuses, tool
 from tests.support.typed import EVENTS, commit, entries, git, gitstate, outcomes, run, script
 from tests.support.workspace import Workspace
@@ -31,17 +31,17 @@ def test_husky_files_are_left_alone_and_their_absence_is_reported(repo: Workspac
     before = entries(repo.path / ".husky")
     done = run(repo, sys.executable, "-m", "gitstate", "install")
     assert done.exit_status == 4 and ".husky/pre-commit" in done.stderr
-    assert git_hooks_install.by_hand("pre-commit") in done.stderr
+    assert hook_managers.script_line("pre-commit") in done.stderr
     assert entries(repo.path / ".husky") == before
     command = script(tmp_path / "bin" / "gitstate", f'#!/bin/sh\nexec {sys.executable} -m gitstate "$@"\n')
     repo.cli_env["PATH"] = f"{command.parent}:{os.environ['PATH']}"
     for event in EVENTS:
-        repo.write(f".husky/{event}", git_hooks_install.by_hand(event) + "\n")
+        repo.write(f".husky/{event}", hook_managers.script_line(event) + "\n")
     assert set(outcomes(repo).values()) == {"already"}
     assert refuses(repo)
     git(repo, "worktree", "add", "-q", str(tmp_path / "linked"), "main")
     problems = git_hooks_install.hook_problems(open_repository(os.fsencode(tmp_path / "linked")))
-    assert ("not there" in problems[0][0], problems[0][1]) == (True, "npx husky")
+    assert ("does not exist" in problems[0][0], problems[0][1]) == (True, "npx husky")
 
 
 PRE_COMMIT = """\
@@ -87,7 +87,7 @@ def test_lefthook_files_are_left_alone_and_the_printed_lines_work(repo: Workspac
     assert result.pop("pre-commit") == "by hand" and set(result.values()) == {"installed"}
     command = script(tmp_path / "bin" / "gitstate", f'#!/bin/sh\nexec {sys.executable} -m gitstate "$@"\n')
     repo.cli_env["PATH"] = f"{command.parent}:{repo.cli_env['PATH']}"
-    repo.write("lefthook-local.yml", "\n".join(git_hooks_install.lefthook_lines("pre-commit")) + "\n")
+    repo.write("lefthook-local.yml", "\n".join(hook_managers.lefthook_lines("pre-commit")) + "\n")
     assert set(outcomes(repo).values()) == {"already"}
     assert run(repo, "lefthook", "install").exit_status == 0
     assert refuses(repo)

@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from gitstate import __version__, errors
-from gitstate.cli import demo, settings_page
+from gitstate.cli.commands import demo
 from gitstate.workspace.settings import SETTINGS
+from tests.project import generate_docs
+from tests.project.test_layering import STOREYS
 from tests.states import STATES, dirty, make
 from tests.support.environment import ROOT
 from tests.support.oracle import fingerprint
@@ -327,7 +329,7 @@ def code(page: str) -> str:
 
 
 def offered() -> set[str]:
-    return set(re.findall(r"^  ([a-z]+)", gitstate("--help").stdout.partition("Commands:")[2], re.MULTILINE))
+    return set(re.findall(r"^  ([a-z]+)  ", gitstate("--help").stdout, re.MULTILINE))
 
 
 def test_the_reference_names_every_command() -> None:
@@ -360,21 +362,6 @@ def test_every_option_named_is_there() -> None:
         assert all(option in said and option in page for option in options), command
 
 
-def test_table_of_settings_is_current() -> None:
-    page = PAGES["docs/settings.md"]
-    command = "python -m gitstate.cli.settings_page docs/settings.md"
-    assert page == settings_page.filled(page), f"{command} writes the table anew"
-    assert command in (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-
-
-def test_command_writes_the_table_of_settings(tmp_path: Path) -> None:
-    page = tmp_path / "settings.md"
-    page.write_text(f"before\n{settings_page.BEGIN}old\n{settings_page.END}after\n")
-    subprocess.run([sys.executable, "-m", "gitstate.cli.settings_page", str(page)], check=True)
-    table = settings_page.settings_table()
-    assert page.read_text("utf-8") == f"before\n{settings_page.BEGIN}{table}{settings_page.END}after\n"
-
-
 def test_options_of_settings_take_words_and_default_from_the_table() -> None:
     offered = " ".join(gitstate(command, "--help").stdout for command in ("run", "save", "prune"))
     offered = " ".join(offered.split())
@@ -394,13 +381,20 @@ def test_only_the_settings_module_reads_a_setting() -> None:
     assert not modules
 
 
-def test_the_picture_of_the_architecture_shows_every_package() -> None:
+@pytest.mark.parametrize("page", generate_docs.GENERATED)
+def test_generated_part_of_page_is_current(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert text == generate_docs.generate(page, text), f"to write it anew: {generate_docs.COMMAND}"
+
+
+def test_contributing_names_the_command_that_generates_pages() -> None:
+    assert generate_docs.COMMAND in PAGES["CONTRIBUTING.md"]
+
+
+def test_every_package_of_the_picture_is_described() -> None:
     page = PAGES["docs/architecture.md"]
-    picture = page.partition("<!-- layers -->")[2].partition("<!-- /layers -->")[0]
-    storeys = re.findall(r"^    (.+)$", picture, re.MULTILINE)
-    drawn = {name for line in [*storeys, "agents"] for name in line.split(" --> ")}
-    described = set(re.findall(r"^\| `(\w+)` \|", page.partition("| package |")[2].partition("\n\n")[0], re.MULTILINE))
-    assert drawn == described
+    described = re.findall(r"^\| `(\w+)` \|", page.partition("| package |")[2].partition("\n\n")[0], re.MULTILINE)
+    assert described == [package for storey in STOREYS.values() for package in storey]
 
 
 def test_the_shell_variables_are_all_described(templates: Templates, tmp_path: Path) -> None:
@@ -410,13 +404,19 @@ def test_the_shell_variables_are_all_described(templates: Templates, tmp_path: P
     assert set(re.findall(r"RECOVERED_\w+", table)) == set(re.findall(r"^(\w+)=", said, re.MULTILINE))
 
 
-def test_every_exit_status_is_one_of_ours() -> None:
-    table = PAGES["docs/exit-status.md"].partition("| exit status |")[2].partition("\n\n")[0]
-    listed = {int(number) for number in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
-    assert listed == {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+def test_table_of_exit_statuses_holds_every_status() -> None:
+    listed = {int(status) for status, _ in errors.EXIT_STATUSES if status.isdigit()}
+    assert listed == {value for value in vars(errors).values() if type(value) is int}
     classes = (error for error in vars(errors).values() if isinstance(error, type))
     raised = {error.exit_status for error in classes if issubclass(error, errors.GitstateError)}
     assert raised == {errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_PERSON, errors.EXIT_AGAIN}
+
+
+def test_unit_for_boot_and_git_shim_know_the_exit_statuses() -> None:
+    unit = (ROOT / "hooks" / "boot" / "gitstate-recover.service").read_text(encoding="utf-8")
+    assert f"\nSuccessExitStatus={errors.EXIT_PERSON} {errors.EXIT_AGAIN}\n" in unit
+    shim = (ROOT / "hooks" / "git" / "gitstate-hook").read_text(encoding="utf-8")
+    assert f"\n  [ $? != {errors.EXIT_PERSON} ] || exit 1\n" in shim
 
 
 def test_the_changelog_begins_with_this_version() -> None:

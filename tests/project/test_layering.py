@@ -18,25 +18,16 @@ from tests.states import STATES, dirty, make
 from tests.support.environment import ROOT
 from tests.support.repositories import Templates
 
+#: The packages by storey, from the bottom up. The picture in docs/architecture.md is drawn from it.
+STOREYS = {
+    "ground": ("system", "git", "objects", "format"),
+    "agents": ("agents",),
+    "core": ("workspace", "snapshot", "save", "recover"),
+    "callers": ("run", "integrations", "history", "fleet"),
+    "face": ("cli",),
+}
 #: The packages in their order: each imports only from those that stand before it.
-LAYERS = (
-    "errors",
-    "system",
-    "git",
-    "objects",
-    "format",  # ground
-    "agents",
-    "workspace",
-    "snapshot",
-    "save",
-    "recover",  # core
-    "run",
-    "integrations",
-    "history",
-    "fleet",  # callers
-    "cli",
-    "__main__",  # face
-)
+LAYERS = ("errors", *(package for storey in STOREYS.values() for package in storey), "__main__")
 #: `__init__` holds the version and `guard`, which it imports when somebody asks for it.
 OUTSIDE = "__init__"
 
@@ -116,8 +107,67 @@ def test_only_these_start_processes() -> None:
     the system; `forkpool` forks once for each workspace.
     """
     starting = {name for name, text in MODULES.items() if starts_processes(text)}
-    expected = {"system/child", "system/forkpool", "run/supervisor", "run/channel", "run/hold", "integrations/schedulers"}
-    assert starting == expected | {"cli/demo"}
+    expected = {
+        "system/child",
+        "system/forkpool",
+        "run/supervisor",
+        "run/channel",
+        "run/hold",
+        "integrations/schedulers",
+    }
+    assert starting == expected | {"cli/commands/demo"}
+
+
+def test_no_module_uses_a_private_name_of_another() -> None:
+    private = re.compile(r"_[^_]")
+    used = set()
+    for name, text in MODULES.items():
+        tree = ast.parse(text)
+        ours = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+        imported = {alias.asname or alias.name for node in ours for alias in node.names}
+        used |= {(name, word) for word in imported if private.match(word)}
+        # `_replace`, `_fields`: public names of a named tuple.
+        used |= {
+            (name, ast.unparse(node))
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and private.match(node.attr)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in imported
+            and node.attr not in ("_replace", "_fields", "_asdict", "_make")
+        }
+    assert not used
+
+
+#: Types whose fields need explaining: what each holds, and when it is empty.
+EXPLAINED = {
+    "format/context": ("Context",),
+    "format/manifest": ("Manifest", "Save", "Nested", "LeftOut", "Reason"),
+    "git/repository": ("Repository",),
+    "workspace/peek": ("WorkspacePeek", "SharedPeek"),
+}
+
+
+def test_every_field_of_a_central_type_has_a_docstring() -> None:
+    bare = []
+    for name, types in EXPLAINED.items():
+        bodies = {node.name: node.body for node in ast.parse(MODULES[name]).body if isinstance(node, ast.ClassDef)}
+        for kind in types:
+            for field, after in zip(bodies[kind], [*bodies[kind][1:], None], strict=True):
+                is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                if isinstance(field, ast.AnnAssign) and not is_text:
+                    bare.append((kind, ast.unparse(field.target)))
+    assert not bare
+
+
+#: `recover/index` compares two listings as they are.
+LISTING = {"git/entries", "recover/index", "integrations/git_hooks"}
+
+
+def test_only_entries_parses_what_git_lists() -> None:
+    """The lines of `ls-files -s`, `ls-tree` and of raw diffs."""
+    commands = re.compile(r'"ls-tree"|"diff-tree"|"ls-files", "-z", "-s"|"ls-files", "--stage"')
+    assert {name for name, text in MODULES.items() if commands.search(text)} <= LISTING
 
 
 def test_only_names_knows_the_name_of_a_ref() -> None:
@@ -159,7 +209,7 @@ def test_keeper_has_loaded_all_that_its_last_save_may_need() -> None:
 
 
 #: How many modules of ours a save, or checkpoint, of a plain repository loads: each costs a fraction of a millisecond.
-MOST_MODULES = 58
+MOST_MODULES = 56
 
 
 @pytest.mark.parametrize("command", ["save", "checkpoint"])

@@ -50,7 +50,7 @@ def test_wheel_contains_the_data_files(wheel: Path) -> None:
         "gitstate/active_state.schema.json",
         "gitstate/py.typed",
         "gitstate/cli/main.py",
-        "gitstate/cli/demo.py",
+        "gitstate/cli/commands/demo.py",
     } <= names
     hooks = ("gitstate.bash", "agent-loop.bash", "claude-loop.sh", "kimi-loop.sh", "git/gitstate-hook")
     assert {f"gitstate/hooks/{name}" for name in hooks} <= names

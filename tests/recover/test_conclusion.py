@@ -7,7 +7,7 @@ import pytest
 from gitstate.errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON
 from gitstate.format.context import Context
 from gitstate.format.manifest import LeftOut, Save
-from gitstate.recover.nested import is_nested_trouble
+from gitstate.recover.paths import is_nested_trouble
 from gitstate.recover.plan import (
     BranchMove,
     Facts,

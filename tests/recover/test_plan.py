@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any, get_args
 
+import click
 import pytest
 
 from gitstate.cli.main import group
@@ -155,7 +156,7 @@ def test_every_verdict_that_can_be_decided_has_a_row() -> None:
 
 
 def test_a_verdict_that_needs_a_person_names_a_command() -> None:
-    commands = set(group.commands)
+    commands = set(group.list_commands(click.Context(group)))
     for name, known, *_ in DECISIONS:
         decided = decide(known)
         assert decided.exit_status in (EXIT_DONE, EXIT_PERSON, EXIT_AGAIN)

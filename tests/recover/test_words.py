@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 from pathlib import Path
 
+import click
 import pytest
 
+from gitstate.cli.main import group
 from gitstate.errors import NeedsPerson
 from gitstate.recover.request import RecoverResult
 from gitstate.recover.words import hints_for, locate, located, outcome_words, recover_lines, worst_of
+from tests.support.environment import ROOT
 
 TOP = b"/home/me/my shop"
 AT = "-C '/home/me/my shop'"
@@ -49,6 +54,29 @@ def test_results_and_errors_have_hints_that_work() -> None:
     with pytest.raises(NeedsPerson) as caught, hints_for(TOP):
         raise NeedsPerson("several saves fit", hint="gitstate recover --save ID")
     assert caught.value.hint == f"gitstate {AT} recover --save ID"
+
+
+#: A command in a hint, and the options that are typed with it.
+TYPED = re.compile(r"(?:^|[;:&] )gitstate ([a-z]+)([^;&(]*)")
+
+
+def texts_of(module: Path) -> list[str]:
+    """The texts of one line in a module, the parts of f-strings among them."""
+    constants = [
+        node.value for node in ast.walk(ast.parse(module.read_text("utf-8"))) if isinstance(node, ast.Constant)
+    ]
+    return [value for value in constants if isinstance(value, str) and "\n" not in value]
+
+
+def test_every_command_in_a_hint_exists() -> None:
+    modules = (ROOT / "gitstate" / "recover").glob("*.py")
+    typed = [found for module in modules for text in texts_of(module) for found in TYPED.findall(text)]
+    assert len(typed) >= 20
+    for name, arguments in typed:
+        command = group.get_command(click.Context(group), name)
+        assert command is not None, name
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z-]+", arguments)) <= options, f"gitstate {name} {arguments}"
 
 
 def test_each_outcome_is_told_in_a_few_words() -> None:

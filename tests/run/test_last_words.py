@@ -59,7 +59,8 @@ def test_failed_save_names_the_latest_checkpoint(ws: Workspace) -> None:
     assert not marker(ws)
     said = started.words()
     assert "gitstate: not saved: File too large" in said
-    assert f"the checkpoint {the_id(ws, 'checkpoints')} stands" in said
+    latest = the_id(ws, "checkpoints")
+    assert f"the latest checkpoint is {latest} (gitstate diff {latest})" in said
     assert "next: gitstate save" in said
     # The limit is gone with the keeper: the command that was named does it.
     assert ws.gitstate("save").exit_status == 0
@@ -77,7 +78,7 @@ def test_failed_save_without_a_checkpoint_names_none(ws: Workspace) -> None:
     assert started.status() == 137, started.words()
     said = started.words()
     assert "gitstate: not saved: File too large" in said
-    assert "stands" not in said and "saved 2" not in said
+    assert "checkpoint" not in said and "saved 2" not in said
     assert "next: gitstate save" in said
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gitstate.system.table import table
+from gitstate.system.terminal import table
 from tests.support.terminal import columns
 
 ROWS = [["waiting", "/a/very/long/path/to/some/workspace", "main", "T-1"], ["idle", "/b", "日本語", "T-2"]]

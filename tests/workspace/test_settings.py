@@ -389,8 +389,8 @@ def test_doctor_lists_bad_values_and_unknown_keys(ws: Workspace) -> None:
     assert serious == {f"gitstate.{name}" for name in (*OF_RUN, "keepSaves")}
     advice = {item["what"] for item in found if not item["serious"]}
     assert advice == {
-        "gitstate.keepdais is no setting of gitstate; did you mean gitstate.keepDays?",
-        "gitstate.nonsense is no setting of gitstate",
+        "gitstate.keepdais is not a setting of gitstate; did you mean gitstate.keepDays?",
+        "gitstate.nonsense is not a setting of gitstate",
     }
     for item in found:
         subprocess.run(item["next"], shell=True, check=True, cwd=ws.path, stdout=subprocess.DEVNULL)

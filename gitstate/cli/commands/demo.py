@@ -1,7 +1,7 @@
-"""The whole story on a throw-away repository: a process that works, a real SIGTERM, the save, the wipe, the recovery.
+"""`demo`: a process that works in a throw-away repository, a real SIGTERM, the save, the wipe, the recovery.
 
-Every line with a `$` is run by a shell as it stands, and what follows it is what it printed. Everything happens in one
-temporary directory, with a home of its own: no repository and no configuration of the user is read or written.
+A shell runs every line that begins with `$`, and what the line prints follows it. Everything happens in one temporary
+directory with a home directory of its own: no repository and no configuration of the user is read or written.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import click
+
+from ..command import Call, command
+
 _GITCONFIG = """\
 [user]
 	name = An Agent
@@ -28,7 +32,7 @@ _GITCONFIG = """\
 """
 
 #: The loop waits for a child in the background, because a shell runs a trap only between two commands. It dies of the
-#: signal that it was sent, so that its caller sees 143 and not a lie.
+#: signal that it was sent, so that its caller sees the status 143.
 _LOOP = """\
 finish() {
   kill "$agent"
@@ -43,7 +47,7 @@ while :; do
 done
 """
 
-#: An agent that gets as far as a line says, tells that it is there, and would go on for a long time.
+#: An agent that does some work, prints that it is in the middle of it, and would go on for a long time.
 _WORK = """\
 gitstate set task_id=T-42 issue_number=7 progress_stage="adding VAT"
 echo 'vat = 0.19' >>price.py
@@ -65,11 +69,17 @@ exec sleep 600
 
 
 class _Failed(Exception):
-    """Something did not go as told."""
+    """A step of the demo failed, or its result was not the expected one."""
+
+
+@command("demo", json=False)
+def demo(_: Call) -> int:
+    """It takes a few seconds, and touches nothing of yours. The exit status is 0 if every comparison held."""
+    return run(click.echo)
 
 
 def run(say: Callable[[str], None]) -> int:
-    """Tell the story line by line through `say`. Returns 0 where every claim in it held, else 1."""
+    """Print the demo line by line through `say`. Returns 0 if every comparison held, else 1."""
     with tempfile.TemporaryDirectory(prefix="gitstate-demo-") as top:
         story = _Story(Path(top), say)
         try:
@@ -122,7 +132,7 @@ class _Story:
         self._compare(before)
 
     def end(self) -> None:
-        """Nothing of the story goes on running."""
+        """Kill the loop if it still runs."""
         if self.loop is not None and self.loop.poll() is None:
             os.killpg(self.loop.pid, signal.SIGKILL)
             self.loop.wait()
@@ -135,7 +145,7 @@ class _Story:
         (self.top / ".gitconfig").write_text(_GITCONFIG)
         (self.top / "loop.sh").write_text(_LOOP)
         command = self.top / "bin" / "gitstate"
-        package = Path(__file__).resolve().parent.parent
+        package = Path(__file__).resolve().parents[3]
         python = f"PYTHONPATH={shlex.quote(str(package))} exec {shlex.quote(sys.executable)} -m gitstate"
         command.write_text(f'#!/bin/sh\n{python} "$@"\n')
         command.chmod(0o755)
@@ -145,7 +155,7 @@ class _Story:
         self._run("git checkout -q agent/42")
 
     def _run(self, command: str) -> str:
-        """What a shell prints for one command line, both streams. Raises _Failed where it fails."""
+        """Run one command line in a shell, and return what it prints on both streams. Raises _Failed if it fails."""
         done = subprocess.run(
             [self.shell, "-c", command],
             cwd=self.shop,
@@ -208,7 +218,7 @@ class _Story:
         self._show("gitstate recover")
 
     def _compare(self, before: dict[str, object]) -> None:
-        """Say that all is as before. Raises _Failed where it is not."""
+        """Compare everything with what was there `before`. Raises _Failed if anything differs."""
         after = self._fingerprint()
         different = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         if different:
@@ -217,7 +227,7 @@ class _Story:
         self.say(f"[compared: HEAD, branch, index and all {files} files are as before the kill, byte for byte]")
 
     def _fingerprint(self) -> dict[str, object]:
-        """HEAD, branch, every index entry with its flags, the unfinished merge, every file's type, mode and bytes."""
+        """HEAD, branch, each index entry with its flags, the unfinished merge, type, mode and bytes of each file."""
         questions = (
             "cat .git/HEAD",
             "git rev-parse HEAD",
@@ -238,7 +248,7 @@ class _Story:
 
 
 def _environment(top: Path) -> dict[str, str]:
-    """This environment without what leads git or gitstate elsewhere, and with a home of its own."""
+    """This environment with a home of its own, and without the variables that change what git or gitstate do."""
     foreign = ("GIT_", "GITSTATE_", "XDG_", "LC_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign) and name != "BASH_ENV"}
     path = f"{top / 'bin'}{os.pathsep}{kept.get('PATH', os.defpath)}"
@@ -246,6 +256,6 @@ def _environment(top: Path) -> dict[str, str]:
 
 
 def _listen_to_sigterm() -> None:
-    """A shell can't trap a signal that was ignored or blocked when it started, whoever started the demo."""
+    """Let SIGTERM through: a shell cannot trap a signal that was ignored or blocked when the shell started."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])

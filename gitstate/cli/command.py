@@ -1,0 +1,158 @@
+"""What every command shares: its place in the table, `--json`, and one call that ends with words and an exit status."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+from ..system.terminal import escape
+from ..workspace.settings import help_text as setting_help
+from ..workspace.settings import setting_named
+from . import quick
+from .options import OPTIONS, Option
+from .table import BY_NAME, TABLE
+
+JSON_HELP = "print JSON on stdout"
+_TYPES: dict[str, Any] = {"text": str, "many": str, "number": int, "seconds": click.FloatRange(0, 10**9, min_open=True)}
+
+
+class TableGroup(click.Group):
+    """The commands of the table whose names are `prefix` and one word, in the order of the table."""
+
+    def __init__(self, *args: Any, prefix: str = "", **given: Any) -> None:
+        super().__init__(*args, **given)
+        self.entries = {
+            entry.name.removeprefix(prefix): entry
+            for entry in TABLE
+            if entry.name.startswith(prefix) and " " not in entry.name.removeprefix(prefix)
+        }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of the commands that are not hidden."""
+        return [name for name, entry in self.entries.items() if entry.group]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of one command."""
+        entry = self.entries.get(cmd_name)
+        if entry is None:
+            return None
+        module = import_module(f".commands.{entry.module}", __package__)
+        command: click.Command = getattr(module, entry.attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each group of commands under its heading. No command is imported for that."""
+        width = max(len(name) for name in self.list_commands(ctx))
+        for group in dict.fromkeys(entry.group for entry in self.entries.values() if entry.group):
+            with formatter.section(group):
+                formatter.write_dl(
+                    [(name.ljust(width), entry.summary) for name, entry in self.entries.items() if entry.group == group]
+                )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options before the command. Without any word the help goes to stderr, and the exit status is 2."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
+
+class Call(NamedTuple):
+    """One call of a command: its name, the directory that it works in, and whether it prints JSON."""
+
+    command: str
+    directory: bytes
+    as_json: bool
+
+    def absolute(self, paths: Iterable[str]) -> list[bytes]:
+        """Paths of the command line, seen from the directory of the call."""
+        return [os.path.abspath(os.path.join(self.directory, os.fsencode(path))) for path in paths]
+
+    def emit(self, **values: Any) -> None:
+        """Print one JSON object, with the name of the command."""
+        quick.emit({"command": self.command, **values})
+
+
+def command(name: str, *, json: bool = True, **settings: Any) -> Callable[[Callable[..., int]], click.Command]:
+    """Make a function the command `name` of the table. `settings` go to click.
+
+    The function gets a `Call` and its parameters by name. It returns the exit status; an error becomes words and a
+    status. Its docstring is what `--help` says after the summary. `json`: the command has `--json`.
+    """
+
+    def make(function: Callable[..., int]) -> click.Command:
+        @functools.wraps(function)
+        def callback(json_here: bool = False, **given: Any) -> None:
+            directory, as_json = click.get_current_context().obj
+            # `recover --format json` is the same as `recover --json`.
+            as_json = as_json or json_here or given.get("style") == "json"
+            call = Call(name, os.fsencode(directory), as_json)
+            sys.exit(quick.guarded(lambda: function(call, **given), name, as_json))
+
+        short = name.rpartition(" ")[2]
+        decorate: Callable[[Callable[..., None]], click.Command] = click.command(
+            short, help=help_text(name, function.__doc__), **settings
+        )
+        made = decorate(callback)
+        if json:
+            made.params.append(click.Option(["--json", "json_here"], is_flag=True, help=JSON_HELP))
+        return made
+
+    return make
+
+
+def help_text(name: str, details: str | None = None) -> str:
+    """The help of a command: its summary, and the details below it."""
+    more = " ".join((details or "").split())
+    return f"{BY_NAME[name].summary}\n\n{more}".strip()
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines for a person on stdout, each escaped."""
+    for line in lines:
+        click.echo(escape(line))
+
+
+def click_option(option: Option) -> click.Option:
+    """An option of the crash path, for click."""
+    if option.kind == "flag":
+        return click.Option([option.flag, option.name], is_flag=True, help=option.help)
+    return click.Option(
+        [option.flag, option.name],
+        type=_TYPES[option.kind],
+        multiple=option.kind == "many",
+        metavar=option.metavar,
+        help=option.help or setting_help("includeIgnored"),
+    )
+
+
+def setting_option(flag: str, name: str, parameter: str, metavar: str) -> Callable[..., Any]:
+    """The option that has the same effect as the setting `name`, which gives its range and its help."""
+    setting = setting_named(name)
+    kind: click.IntRange | click.FloatRange
+    if setting.kind == "count":
+        kind = click.IntRange(int(setting.least), int(setting.most))
+    else:
+        kind = click.FloatRange(setting.least, setting.most)
+    return click.option(flag, parameter, type=kind, metavar=metavar, help=setting_help(name))
+
+
+def options_named(names: Iterable[str]) -> list[click.Parameter]:
+    """Some options of the crash path, for click, in their own order."""
+    wanted = set(names)
+    return [click_option(option) for option in OPTIONS if option.name in wanted]
+
+
+everything_option = click.option(
+    "--all", "everything", is_flag=True, help="every worktree of this repository, and every registered workspace"
+)
+roots_option = click.option(
+    "--root", "roots", multiple=True, metavar="DIR", help="every workspace found in and below DIR"
+)
+paths_argument = click.argument("paths", nargs=-1, metavar="[PATH]…")

@@ -1,0 +1,107 @@
+"""`begin`, `set`, `show` and `finish`: the task of a workspace and its context."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ...errors import EXIT_DONE, UsageError
+from ...system.terminal import escape, say
+from ..command import Call, command
+
+
+@command("begin")
+@click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]…")
+@click.option(
+    "--owner-pid", type=click.IntRange(1), metavar="PID", help="the process that owns this workspace while it runs"
+)
+def begin(call: Call, pairs: tuple[str, ...], owner_pid: int | None) -> int:
+    """KEY is one of those of `gitstate set`."""
+    from ...git.repository import open_repository
+    from ...run.hold import begin_loop
+    from ...workspace import live_context
+
+    values = _parse_pairs(pairs, "gitstate begin task_id=T-1")
+    repository = open_repository(call.directory)
+    if owner_pid is None:
+        context = live_context.begin(repository, values, None)
+    else:
+        context = begin_loop(repository, values, owner_pid)
+    if call.as_json:
+        call.emit(context=context.to_json())
+    return EXIT_DONE
+
+
+@command("set")
+@click.argument("pairs", nargs=-1, required=True, metavar="KEY=VALUE…")
+def set_(call: Call, pairs: tuple[str, ...]) -> int:
+    """KEY is task_id, issue_number, progress_stage, memory_refs, agent, session_id, or a key of your own."""
+    from ...git.repository import open_repository
+    from ...workspace import live_context
+
+    values = _parse_pairs(pairs, "gitstate set progress_stage=testing")
+    context = live_context.set_values(open_repository(call.directory), values)
+    if call.as_json:
+        call.emit(context=context.to_json())
+    return EXIT_DONE
+
+
+@command("show")
+@click.argument("keys", nargs=-1, metavar="[KEY]…")
+def show(call: Call, keys: tuple[str, ...]) -> int:
+    """With KEY only its value is printed, one value on a line."""
+    from ...git.repository import open_repository
+    from ...workspace.live_context import read_live_context
+
+    context, state = read_live_context(open_repository(call.directory))
+    fields = context.to_json()
+    values = {**fields.pop("extra"), **fields, "status": state}
+    unknown = [key for key in keys if key not in values]
+    if unknown:
+        raise UsageError(f"the context has no key {unknown[0]!r}", hint="gitstate show")
+    if call.as_json:
+        call.emit(context={key: values[key] for key in keys} or {**context.to_json(), "status": state})
+    elif keys:
+        for key in keys:
+            click.echo(value_line(values[key]))
+    else:
+        for key, value in values.items():
+            click.echo(f"{escape(key)}: {value_line(value)}")
+    return EXIT_DONE
+
+
+@command("finish")
+def finish(call: Call) -> int:
+    """Afterwards no save of this workspace is pending."""
+    from ...git.repository import open_repository
+    from ...recover.recover import recover
+    from ...recover.request import RecoverRequest
+    from ...recover.words import recover_lines
+    from ...run.hold import finish_task
+
+    result = recover(call.directory, RecoverRequest(waiting_only=True))
+    if result.verdict != "nothing":
+        say(*recover_lines(result))
+    context = None if result.exit_status else finish_task(open_repository(call.directory))
+    if call.as_json:
+        call.emit(context=None if context is None else context.to_json())
+    return result.exit_status
+
+
+def _parse_pairs(pairs: Sequence[str], example: str) -> dict[str, str]:
+    """Map keys to values. Raises UsageError for a word that is not KEY=VALUE, with `example` as what to type."""
+    values = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{pair[:80]!r} is not KEY=VALUE", hint=example)
+        values[key] = value
+    return values
+
+
+def value_line(value: Any) -> str:
+    """A value of the context for a person: text as it is, anything else as JSON."""
+    return escape(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=True)

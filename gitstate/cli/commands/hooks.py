@@ -1,0 +1,149 @@
+"""`install` and `uninstall` for the hooks of git and of agents, and `hook`, which those hooks call."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...agents.registry import agent_names
+from ...errors import EXIT_DONE, UsageError
+from ...git.repository import open_repository
+from ...system.terminal import escape, escape_lines, say, write_patch
+from .. import quick
+from ..command import Call, command, help_text
+
+if TYPE_CHECKING:
+    from ...integrations.agent_hooks_install import Change
+    from ...integrations.git_hooks_install import Outcome
+
+
+def _hook_options(function: Callable[..., int]) -> Callable[..., int]:
+    for option in (
+        click.option("--dry-run", is_flag=True, help="with --agent: print the change as a diff, change nothing"),
+        click.option("--scope", type=click.Choice(["user", "project"]), default="user", help="which of its settings"),
+        click.option("--agent", type=click.Choice(agent_names()), help="the hooks of this agent, not those of git"),
+    ):
+        function = option(function)
+    return function
+
+
+@command("install")
+@_hook_options
+def install(call: Call, agent: str | None, scope: str, dry_run: bool) -> int:
+    """Hooks of others stay as they are. Git's hooks keep the recorded branch up to date, and refuse to bury or push a
+    WIP commit.
+    """
+    return _change_hooks(call, agent, scope, dry_run)
+
+
+@command("uninstall")
+@_hook_options
+def uninstall(call: Call, agent: str | None, scope: str, dry_run: bool) -> int:
+    """Hooks of others stay as they are."""
+    return _change_hooks(call, agent, scope, dry_run)
+
+
+def _change_hooks(call: Call, agent: str | None, scope: str, dry_run: bool) -> int:
+    if agent is None:
+        from ...integrations import git_hooks_install
+
+        if dry_run:
+            raise UsageError("--dry-run goes with --agent", hint=f"gitstate {call.command}")
+        change_git = git_hooks_install.install if call.command == "install" else git_hooks_install.uninstall
+        outcome = change_git(open_repository(call.directory))
+        if call.as_json:
+            call.emit(**outcome_json(outcome))
+        say(*outcome_lines(outcome))
+        return outcome.exit_status
+    from ...integrations import agent_hooks_install
+
+    top = open_repository(call.directory).toplevel if scope == "project" else None
+    change_agent = agent_hooks_install.install if call.command == "install" else agent_hooks_install.uninstall
+    change = change_agent(agent, top, os.environ)
+    if not dry_run:
+        agent_hooks_install.carry_out(change)
+    if call.as_json:
+        call.emit(**change_json(change, dry_run))
+    elif dry_run:
+        write_patch(change.diff())
+    say(*change_lines(change, dry_run))
+    return EXIT_DONE
+
+
+@click.command(help=help_text("hook"), context_settings={"ignore_unknown_options": True})
+@click.argument("name", metavar="AGENT")
+@click.argument("arguments", nargs=-1, metavar="[EVENT] [ARGUMENT]…")
+def hook(name: str, arguments: tuple[str, ...]) -> None:
+    """What hooks call: `hook git EVENT …`, or `hook AGENT` with the event as JSON on stdin."""
+    directory, _ = click.get_current_context().obj
+    os.chdir(directory)
+    sys.exit(quick.run_hook(name, arguments))
+
+
+# -- words
+
+
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    """What `install --json` and `uninstall --json` print for the hooks of git."""
+    return {
+        "manner": outcome.manner,
+        "directory": escape(outcome.directory),
+        "hooks": [
+            {
+                "event": step.event,
+                "outcome": step.outcome,
+                "path": None if step.path is None else escape(step.path),
+                "lines": list(step.lines),
+            }
+            for step in outcome.steps
+        ],
+        "notes": [escape(note) for note in outcome.notes],
+        "exit_status": outcome.exit_status,
+    }
+
+
+def outcome_lines(outcome: Outcome) -> list[str]:
+    """What `install` and `uninstall` tell a person about the hooks of git."""
+    where = "git's configuration" if outcome.manner == "config" else escape(outcome.directory)
+    by_outcome: dict[str, list[str]] = {}
+    for step in outcome.steps:
+        by_outcome.setdefault(step.outcome, []).append(step.event)
+    titles = {"installed": "installed", "already": "already installed", "removed": "removed", "absent": "not installed"}
+    lines = [
+        f"{title}: {', '.join(by_outcome[name])}" + (f" ({where})" if name in ("installed", "already") else "")
+        for name, title in titles.items()
+        if name in by_outcome
+    ]
+    lines += [f"  {escape(note)}" for note in outcome.notes]
+    for step in outcome.steps:
+        if step.outcome == "by hand":
+            lines.append(f"edit {escape(step.path or b'')} by hand:")
+            lines += [f"  {line}" for line in step.lines]
+    return lines
+
+
+def change_json(change: Change, dry_run: bool) -> dict[str, Any]:
+    """What `install --agent --json` and `uninstall --agent --json` print."""
+    return {
+        "agent": change.agent,
+        "path": escape(change.path),
+        "outcome": change.outcome,
+        "dry_run": dry_run,
+        "diff": escape_lines(change.diff()),
+        "notes": list(change.notes),
+    }
+
+
+def change_lines(change: Change, dry_run: bool) -> list[str]:
+    """What `install --agent` and `uninstall --agent` tell a person."""
+    verb = {
+        "installed": "would be installed in" if dry_run else "installed in",
+        "already": "already installed in",
+        "removed": "would be removed from" if dry_run else "removed from",
+        "absent": "not installed in",
+    }[change.outcome]
+    return [f"{change.agent}: {verb} {escape(change.path)}", *(f"  {note}" for note in change.notes)]

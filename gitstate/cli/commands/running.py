@@ -1,0 +1,98 @@
+"""`run` and `stop`: a run from begin to end."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...recover.words import worst_of
+from ...system.terminal import escape, say
+from .. import quick
+from ..command import Call, command, everything_option, options_named, paths_argument, setting_option
+from ..options import CONTEXT_TEXTS, context_values
+
+if TYPE_CHECKING:
+    from ...run.stop import StopResult
+
+_STOP_SIGNALS = click.Choice(["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"])
+
+
+@command(
+    "run",
+    json=False,
+    context_settings={"allow_interspersed_args": False},
+    params=options_named((*CONTEXT_TEXTS, "memory_refs", "extra")),
+)
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND…")
+@click.option("--owner-pid", type=click.IntRange(1), metavar="PID", help="the loop that this run belongs to")
+@click.option("--stop-signal", type=_STOP_SIGNALS, help="signal that asks the agent to stop  [default: by agent]")
+@click.option("--stop-group", is_flag=True, help="send that signal to all processes of the agent")
+@setting_option("--grace", "grace", "grace", "SECONDS")
+@setting_option("--deadline", "deadline", "deadline", "SECONDS")
+@setting_option("--interval", "interval", "interval", "SECONDS")
+def run(call: Call, argv: tuple[str, ...], **given: Any) -> int:
+    """The agent runs in the foreground, with checkpoints meanwhile. `run` exits with the agent's own status."""
+    from ...run import supervisor
+
+    times = {name: given.pop(name) for name in ("grace", "deadline", "interval")}
+    owner_pid, stop_signal, stop_group = (given.pop(name) for name in ("owner_pid", "stop_signal", "stop_group"))
+    context = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value}
+    values = context_values(context, os.environ)
+    request = supervisor.RunRequest(argv, values, owner_pid, given["agent"], stop_signal, stop_group, times)
+    return supervisor.run(call.directory, request)
+
+
+@command("stop")
+@paths_argument
+@everything_option
+@click.option(
+    "--wait",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    default=10.0,
+    show_default=True,
+    help="time from SIGTERM to SIGKILL",
+)
+def stop(call: Call, paths: tuple[str, ...], everything: bool, wait: float) -> int:
+    """Without PATH, the run of the current workspace is stopped."""
+    from ...fleet.find import workspaces
+    from ...run.stop import stop as stop_run
+
+    known = workspaces(call.directory)[0] if everything else []
+    results: list[StopResult] = []
+
+    def stop_one(path: bytes) -> int:
+        results.append(stop_run(path, wait))
+        return results[-1].exit_status
+
+    targets = dict.fromkeys([*call.absolute(paths), *known]) if paths or everything else [call.directory]
+    statuses = [quick.guarded(partial(stop_one, path), "stop", False) for path in targets]
+    if call.as_json:
+        call.emit(workspaces=[stop_json(result) for result in results])
+    say(*(line for result in results for line in stop_lines(result)))
+    return worst_of(statuses)
+
+
+# -- words
+
+
+def stop_json(result: StopResult) -> dict[str, Any]:
+    """One workspace of what `stop --json` prints."""
+    return {
+        "workspace": escape(result.workspace),
+        "result": result.result,
+        "killed": result.killed,
+        "save_id": result.save_id,
+        "message": escape(result.message) or None,
+    }
+
+
+def stop_lines(result: StopResult) -> list[str]:
+    """What `stop` tells a person about one workspace."""
+    how = "killed, because it did not end in time" if result.killed else "stopped"
+    first = f"{escape(result.workspace)}: {how if result.result == 'stopped' else result.result}"
+    lines = [first + (f"; saved as {result.save_id}" if result.save_id else "")]
+    return [*lines, *([f"  {result.message}"] if result.message else [])]

@@ -1,0 +1,167 @@
+"""`log`, `diff`, `restore`, `prune`, `push` and `fetch`: old saves."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...errors import EXIT_DONE, UsageError
+from ...git.repository import open_repository
+from ...system.terminal import escape, escape_lines, say, write_patch
+from ..command import Call, command, setting_option
+
+if TYPE_CHECKING:
+    from ...history.listing import Entry
+    from ...history.remote import Exchange
+
+_every_workspace = click.option("--all", "everything", is_flag=True, help="of every workspace of this repository")
+
+
+@command("log")
+@_every_workspace
+@click.option("-n", "most", type=click.IntRange(1), metavar="N", default=50, show_default=True, help="at most N saves")
+def log(call: Call, everything: bool, most: int) -> int:
+    """The latest checkpoint is listed too."""
+    from ...history.listing import list_saves
+
+    entries = list_saves(open_repository(call.directory), everything=everything)[:most]
+    if call.as_json:
+        call.emit(saves=[entry_json(entry) for entry in entries])
+    else:
+        for entry in entries:
+            click.echo(entry_line(entry))
+    return EXIT_DONE
+
+
+@command("diff")
+@click.argument("save_id", metavar="SAVE")
+def diff(call: Call, save_id: str) -> int:
+    """The save is compared with the commit that HEAD named when it was made."""
+    from ...history import listing
+
+    text = listing.diff(open_repository(call.directory), save_id)
+    if call.as_json:
+        call.emit(save_id=save_id, patch=escape_lines(text))
+    else:
+        write_patch(text)
+    return EXIT_DONE
+
+
+@command("restore")
+@click.argument("save_id", metavar="SAVE")
+@click.argument("paths", nargs=-1, metavar="[PATH]…")
+@click.option("--overwrite", is_flag=True, help="overwrite files with other content, after saving them")
+@click.option("--dry-run", is_flag=True, help="report what would happen, change nothing")
+def restore(call: Call, save_id: str, paths: tuple[str, ...], overwrite: bool, dry_run: bool) -> int:
+    """Index, branch and pending save are not touched."""
+    from ...recover.elsewhere import restore_paths
+    from ...recover.request import RecoverRequest
+    from ...recover.words import recover_json, recover_lines
+
+    repository = open_repository(call.directory)
+    inside = [os.path.relpath(path, repository.toplevel) for path in call.absolute(paths)]
+    for word, path in zip(paths, inside, strict=True):
+        if path == b".." or path.startswith(b"../"):
+            raise UsageError(f"{word!r} is outside the workspace", hint="gitstate restore SAVE PATH…")
+    result = restore_paths(repository, save_id, inside, RecoverRequest(save_id, dry_run, overwrite))
+    if call.as_json:
+        call.emit(workspaces=[recover_json(result)])
+    say(*recover_lines(result))
+    return result.exit_status
+
+
+@command("prune")
+@click.argument("names", nargs=-1, metavar="[SAVE]…")
+@_every_workspace
+@setting_option("--keep", "keepSaves", "keep_saves", "N")
+@setting_option("--days", "keepDays", "keep_days", "N")
+@click.option("--dry-run", is_flag=True, help="report what would be removed, change nothing")
+def prune(call: Call, dry_run: bool, **given: Any) -> int:
+    """With SAVE, those saves are removed, whatever their age."""
+    from ...history import prune
+
+    result = prune.prune(open_repository(call.directory), dry_run=dry_run, **given)
+    pruned = [item.save_id for item in result.pruned]
+    if call.as_json:
+        call.emit(pruned=pruned, kept=result.kept, dry_run=dry_run)
+    verb = "would be removed" if dry_run else "removed"
+    say(*(f"{verb}: {save_id}" for save_id in pruned), f"{len(pruned)} {verb}, {result.kept} kept")
+    return EXIT_DONE
+
+
+@command("push")
+@click.argument("remote", required=False)
+@click.option("--dry-run", is_flag=True, help="report what would be sent, send nothing")
+def push(call: Call, remote: str | None, dry_run: bool) -> int:
+    """No branch is pushed. Saves may hold secrets, so a remote must be named, here or in gitstate.remote."""
+    from ...history.remote import push
+
+    return _report_exchange(call, push(open_repository(call.directory), remote, dry_run=dry_run), dry_run)
+
+
+@command("fetch")
+@click.argument("remote", required=False)
+@click.option("--dry-run", is_flag=True, help="report what would be fetched, fetch nothing")
+def fetch(call: Call, remote: str | None, dry_run: bool) -> int:
+    """No branch is fetched. `gitstate recover` restores a save that is pending there."""
+    from ...history.remote import fetch
+
+    return _report_exchange(call, fetch(open_repository(call.directory), remote, dry_run=dry_run), dry_run)
+
+
+def _report_exchange(call: Call, exchange: Exchange, dry_run: bool) -> int:
+    if call.as_json:
+        call.emit(**exchange_json(exchange), dry_run=dry_run)
+    say(*exchange_lines(exchange, call.command, dry_run))
+    return EXIT_DONE
+
+
+# -- words
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """One save of what `log --json` prints."""
+    return {
+        "save_id": entry.save_id,
+        "workspace_id": entry.workspace_id,
+        "archive": entry.archive,
+        "waiting": entry.waiting,
+        "problem": entry.problem and escape(entry.problem),
+        "context": entry.context.to_json(),
+        "manifest": None if entry.manifest is None else entry.manifest.to_json(),
+    }
+
+
+def entry_line(entry: Entry) -> str:
+    """One save on one line."""
+    if entry.manifest is None:
+        return f"{escape(entry.save_id)}  unreadable: {escape(entry.problem or '')}"
+    cells = [
+        entry.save_id,
+        entry.manifest.kind,
+        entry.context.branch_name or "(detached)",
+        entry.context.task_id or "-",
+        entry.context.progress_stage or "-",
+        "pending" if entry.waiting else "",
+        "incomplete" if entry.manifest.incomplete else "",
+    ]
+    return "  ".join(escape(cell) for cell in cells if cell)
+
+
+def exchange_json(exchange: Exchange) -> dict[str, Any]:
+    """What was sent to or fetched from a remote, as JSON."""
+    return {**exchange._asdict(), "remote": escape(exchange.remote)}
+
+
+def exchange_lines(exchange: Exchange, command: str, dry_run: bool) -> list[str]:
+    """What `push` and `fetch` tell a person, with the command to type next."""
+    verb = {"push": "sent to", "fetch": "fetched from"}[command]
+    verb = f"would be {verb}" if dry_run else verb
+    saves = "1 save" if len(exchange.saves) == 1 else f"{len(exchange.saves)} saves"
+    lines = [f"{saves} {verb} {exchange.remote}; {len(exchange.waiting)} pending"]
+    lines += [f"no longer pending on {exchange.remote}, recovered here: {name}" for name in exchange.recovered]
+    if command == "fetch" and exchange.waiting and not dry_run:
+        lines.append("  next: gitstate recover, on the branch of the save; or: gitstate recover --into PATH --save ID")
+    return lines

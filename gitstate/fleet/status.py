@@ -1,0 +1,94 @@
+"""What each of many workspaces is doing, for `gitstate status`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import GitstateError
+from ..format import names
+from ..format.archive import read_save
+from ..format.context import Context
+from ..format.saves import pending_archive
+from ..git.repository import open_repository, read_head
+from ..objects.reader import ObjectReader
+from ..system import forkpool
+from ..workspace.live_context import read_live_context
+from ..workspace.ownership import failing_checkpoints
+from ..workspace.peek import WorkspacePeek
+from .find import PEEK_DEADLINE, WORKERS, peek_all
+
+#: Seconds to open one workspace.
+_DEADLINE = 3 * PEEK_DEADLINE
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One line of `gitstate status`."""
+
+    workspace: bytes
+    branch: str | None = None
+    """The short name; None if HEAD is detached or the branch is unknown."""
+    status: str | None = None
+    """The status in the state file, or `idle`, `crashed`, `damaged`, `unreadable`, or the problem of the peek."""
+    waiting: str | None = None
+    """The id of the pending save."""
+    context: Context = Context()
+    problem: str | None = None
+    """What is wrong, for a person."""
+
+
+def summaries(paths: Sequence[bytes]) -> list[Summary]:
+    """One summary of each workspace, in their order. Only those with a pending save are opened."""
+    looks = peek_all(paths)
+    opened = [
+        number
+        for number, seen in enumerate(looks)
+        if seen.problem == "no_repository" or (not seen.damage and (seen.marker or seen.unreadable))
+    ]
+    tasks = [lambda path=looks[number].workspace: summarize(path) for number in opened]
+    answers = dict(zip(opened, forkpool.each(tasks, workers=WORKERS, timeout=_DEADLINE), strict=True))
+    found = []
+    for number, seen in enumerate(looks):
+        answer = answers.get(number, forkpool.LOST)
+        found.append(_summarize_peek(seen) if answer is forkpool.LOST else answer)
+    return found
+
+
+def summarize(path: bytes) -> Summary:
+    """The summary of one workspace, which is opened. Never raises: the summary says what is wrong."""
+    branch = None
+    try:
+        repository = open_repository(path)
+        ref = read_head(repository.git_dir)
+        branch = None if ref is None else names.branch_name(ref)
+        context, status = read_live_context(repository)
+        waiting = None
+        archive = pending_archive(repository)
+        if archive is not None:
+            with ObjectReader(repository.git) as reader:
+                save = read_save(archive, reader)
+            waiting, status, context = save.manifest.save_id, "interrupted", save.context
+        return Summary(repository.toplevel, branch, status or "idle", waiting, context)
+    except (GitstateError, OSError) as error:
+        return Summary(path, branch, status="unreadable", problem=str(error)[:200])
+
+
+def _summarize_peek(seen: WorkspacePeek) -> Summary:
+    """The summary of a workspace that is not opened."""
+    problem = {
+        "missing": "the directory does not exist",
+        "foreign": f"it belongs to user {seen.uid}",
+        "unreachable": "it does not answer",
+    }.get(seen.problem or "", seen.problem)
+    if problem is not None:
+        return Summary(seen.workspace, status=seen.problem, problem=problem)
+    branch = None if seen.branch is None else names.branch_name(seen.branch)
+    status: str = "damaged" if seen.damage else seen.status or "idle"
+    notes = list(seen.damage)
+    if status == "active" and seen.owner == "gone":
+        status = "crashed"
+        notes.append("gitstate recover")
+    elif status == "active" and (problem := failing_checkpoints(seen.git_dir)) is not None:
+        notes.append(f"the last checkpoint failed: {problem}")
+    return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None)

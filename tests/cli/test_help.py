@@ -1,0 +1,121 @@
+"""`--help`: groups in the order of need, no line cut or too wide, and errors that point to the help of the command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from gitstate.cli.main import group
+from gitstate.cli.table import BY_NAME, TABLE
+from tests.support.workspace import Workspace, run_gitstate
+
+GROUPS = ["Run and recover", "Save", "Task and context", "Old saves", "Set up"]
+NAMES = [entry.name for entry in TABLE if entry.group]
+
+
+def help_of(name: str, *, columns: int = 80) -> list[str]:
+    run = run_gitstate(*name.split(), "--help", cwd=Path("/"), env={"COLUMNS": str(columns)})
+    assert run.exit_status == 0
+    return run.text.splitlines()
+
+
+def test_main_help_lists_the_groups_in_order_of_need() -> None:
+    lines = help_of("")
+    headings = [line.removesuffix(":") for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["Options", *GROUPS, "Exit status"]
+    first = lines[lines.index("Run and recover:") + 1 :][:3]
+    assert [line.split()[0] for line in first] == ["run", "recover", "status"]
+
+
+def test_main_help_lists_each_command_with_its_whole_summary() -> None:
+    text = "\n".join(help_of(""))
+    for entry in TABLE:
+        if entry.group in GROUPS:
+            assert f"\n  {entry.name.ljust(10)}  {entry.summary}\n" in f"{text}\n", entry
+        else:
+            assert f"\n  {entry.name}  " not in text
+
+
+@pytest.mark.parametrize("name", ["", *NAMES])
+def test_help_is_at_most_80_columns_wide(name: str) -> None:
+    for line in help_of(name, columns=200):
+        assert len(line) <= 80, line
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_of_command_begins_with_usage_and_summary(name: str) -> None:
+    lines = help_of(name)
+    assert lines[0].startswith(f"Usage: gitstate {name} ")
+    assert lines[2] == f"  {BY_NAME[name].summary}"
+
+
+@pytest.mark.parametrize("entry", TABLE, ids=lambda entry: entry.name)
+def test_summary_is_one_short_line_without_a_full_stop(entry: tuple[str, ...]) -> None:
+    summary = entry[-1]
+    assert len(summary) <= 60 and summary[0].isupper() and not summary.endswith(".") and "\n" not in summary
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_has_a_help_text(name: str) -> None:
+    command: click.Command = group
+    for word in name.split():
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command), word)
+        assert found is not None
+        command = found
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    assert [option.name for option in options if not option.help] == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "boot"])
+def test_wrong_option_points_to_the_help_of_its_command(name: str) -> None:
+    run = run_gitstate(*name.split(), "--no-such-option", cwd=Path("/"))
+    assert run.exit_status == 2
+    assert run.stderr.splitlines()[-1] == f"  next: gitstate {name} --help"
+
+
+@pytest.mark.parametrize(("words", "path"), [("frobnicate", "gitstate"), ("boot frobnicate", "gitstate boot")])
+def test_unknown_command_points_to_the_help_of_its_group(words: str, path: str) -> None:
+    run = run_gitstate(*words.split(), cwd=Path("/"))
+    assert (run.exit_status, run.stderr.splitlines()[-1]) == (2, f"  next: {path} --help")
+
+
+@pytest.mark.parametrize(("words", "wanted"), [([], "Run and recover:"), (["boot"], "Commands:")])
+def test_no_command_prints_help_on_stderr_and_exits_2(words: list[str], wanted: str) -> None:
+    run = run_gitstate(*words, cwd=Path("/"))
+    assert (run.exit_status, run.stdout) == (2, b"")
+    assert f"\n{wanted}\n" in run.stderr
+
+
+_RUN = """\
+import sys
+from gitstate.__main__ import main
+try:
+    main()
+except SystemExit:
+    print("loaded", *sys.modules, file=sys.stderr)
+"""
+
+
+def loaded_families(*args: str) -> set[str]:
+    """The modules of commands that a run of the command line imports."""
+    done = subprocess.run([sys.executable, "-c", _RUN, *args], capture_output=True, encoding="utf-8", cwd="/")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("loaded ")]
+    above = "gitstate.cli.commands."
+    return {name.removeprefix(above) for name in line.split() if name.startswith(above)}
+
+
+def test_only_the_module_of_the_command_is_imported() -> None:
+    assert loaded_families("--help") == set()
+    assert loaded_families("log") == {"saves"}
+    assert loaded_families("boot", "status", "--help") == {"boot"}
+
+
+def test_wrong_pair_of_save_points_to_its_help(ws: Workspace) -> None:
+    run = ws.gitstate("save", "--set", "no-pair")
+    assert (run.exit_status, run.stderr.splitlines()[-1]) == (2, "  next: gitstate save --help")
+    assert not ws.refs("refs/gitstate/")

@@ -1,0 +1,65 @@
+"""`gitstate status` says what each of many workspaces is doing, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gitstate.fleet.find import peek_all, workspaces
+from gitstate.fleet.status import summaries, summarize
+from tests.support.workspace import Workspace, run_git
+
+
+def statuses(*paths: Path) -> list[tuple[str | None, str | None]]:
+    """Status and problem of each workspace."""
+    return [(item.status, item.problem) for item in summaries([os.fsencode(path) for path in paths])]
+
+
+def test_each_workspace_has_its_status_in_the_order_asked_for(ws: Workspace, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh"
+    run_git(tmp_path, "init", "-q", str(fresh))
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    assert statuses(tmp_path / "gone", ws.path, fresh) == [
+        ("missing", "the directory does not exist"),
+        ("interrupted", None),
+        ("idle", None),
+    ]
+
+
+def test_summary_of_a_pending_save_has_its_id_and_context(ws: Workspace) -> None:
+    ws.append("a.txt")
+    saved = ws.save("--task-id", "T-7").json
+    (item,) = summaries([os.fsencode(ws.path)])
+    assert (item.waiting, item.branch, item.context.task_id) == (saved["save_id"], saved["branch"], "T-7")
+    assert item == summarize(os.fsencode(ws.path))
+
+
+def test_directory_without_repository_is_unreadable_and_says_why(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    ((status, problem),) = statuses(plain)
+    assert status == "unreadable" and problem is not None and "not a git repository" in problem
+
+
+def test_status_changes_nothing(ws: Workspace) -> None:
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    refs, files = ws.refs("refs/"), ws.status()
+    assert ws.gitstate("status").exit_status == 0
+    assert (ws.refs("refs/"), ws.status()) == (refs, files)
+
+
+def test_workspaces_below_a_root_do_not_include_registered_ones(ws: Workspace, tmp_path: Path) -> None:
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    other = tmp_path / "root" / "other"
+    run_git(tmp_path, "init", "-q", str(other))
+    below, complete = workspaces(os.fsencode(ws.path), [os.fsencode(tmp_path / "root")])
+    assert (below, complete) == ([os.fsencode(other)], True)
+    assert os.fsencode(ws.path) in workspaces(os.fsencode(other))[0]
+
+
+def test_peek_sees_each_path_in_the_order_asked_for(ws: Workspace, tmp_path: Path) -> None:
+    paths = [os.fsencode(path) for path in (tmp_path / "gone", ws.path)]
+    assert [(seen.workspace, seen.problem) for seen in peek_all(paths)] == [(paths[0], "missing"), (paths[1], None)]

@@ -1,0 +1,118 @@
+"""Names of ours are taken apart as they were made; names of others are refused."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from gitstate.format.names import (
+    BASE_TRAILER,
+    SAVE_TRAILER,
+    SaveName,
+    Trailers,
+    checkpoint_ref,
+    format_message,
+    is_save_id,
+    marker_ref,
+    new_save_id,
+    parse_ref,
+    parse_trailers,
+    save_ref,
+    save_time_ns,
+)
+from gitstate.objects.reader import format_commit
+from tests.support.environment import ROOT
+
+ID = "20261126T230000.123456Z-abcdef"
+OID = "1" * 40
+
+REFS = [
+    (save_ref("ws-1", ID), SaveName("save", "ws-1", ID)),
+    (marker_ref("ws-1"), SaveName("pending", "ws-1", None)),
+    (checkpoint_ref("ws-1"), SaveName("checkpoint", "ws-1", None)),
+]
+NOT_OURS = [
+    "",
+    "HEAD",
+    "refs/heads/main",
+    "refs/notes/gitstate",
+    "refs/gitstate/",
+    "refs/gitstate/saves/",
+    "refs/gitstate/saves/ws-1",
+    "refs/gitstate/saves/ws-1/",
+    f"refs/gitstate/saves//{ID}",
+    f"refs/gitstate/saves/ws-1/{ID}/more",
+    f"refs/gitstate/saves/../{ID}",
+    "refs/gitstate/saves/ws-1/a b",
+    "refs/gitstate/pending/",
+    "refs/gitstate/pending/ws-1/more",
+    "refs/gitstate/checkpoints/-x",
+    "refs/gitstate/fetched/origin/ws-1",
+]
+
+
+@pytest.mark.parametrize(("ref", "name"), REFS)
+def test_ref_is_parsed(ref: str, name: SaveName) -> None:
+    assert parse_ref(ref) == name
+
+
+@pytest.mark.parametrize("ref", NOT_OURS)
+def test_other_ref_is_refused(ref: str) -> None:
+    assert parse_ref(ref) is None
+
+
+def test_time_of_a_new_save_id_is_now() -> None:
+    before = time.time_ns()
+    told = save_time_ns(new_save_id())
+    assert told is not None and before - 1000 < told <= time.time_ns()
+
+
+@pytest.mark.parametrize(
+    ("save_id", "told"),
+    [
+        ("19700101T000001.000002Z-abcdef", 1_000_002_000),
+        (ID, 1_795_734_000_123_456_000),
+        ("20261126T230000", None),
+        ("20261399T230000.123456Z-abcdef", None),
+        ("mine", None),
+        ("", None),
+    ],
+)
+def test_time_of_a_save_id(save_id: str, told: int | None) -> None:
+    assert save_time_ns(save_id) == told
+
+
+def test_new_save_ids_sort_by_time_and_may_be_part_of_a_ref() -> None:
+    ids = []
+    for _ in range(5):
+        ids.append(new_save_id())
+        time.sleep(0.001)
+    assert ids == sorted(ids) and all(map(is_save_id, ids))
+
+
+MESSAGES = [
+    (format_message("WIP(gitstate): T-1", ID, OID), Trailers(ID, OID)),
+    (f"subject\n\n{SAVE_TRAILER}: {ID}\n", Trailers(ID, None)),
+    (f"subject\n\n{SAVE_TRAILER}: {ID}\n\nmore\n", Trailers(None, None)),
+    (f"subject\n\n{SAVE_TRAILER}: ../x\n{BASE_TRAILER}: HEAD\n", Trailers(None, None)),
+    (f"subject\n\n{SAVE_TRAILER}:{ID}\n", Trailers(None, None)),
+    (f"{SAVE_TRAILER}: {ID}\n", Trailers(ID, None)),
+    ("", Trailers(None, None)),
+    ("\udcff\n\n\udcff: x\n", Trailers(None, None)),
+]
+
+
+@pytest.mark.parametrize(("message", "trailers"), MESSAGES)
+def test_trailers_are_those_of_the_last_paragraph(message: str, trailers: Trailers) -> None:
+    commit = format_commit(OID, [OID], "a <b> 0 +0000", message)
+    assert parse_trailers(message.encode("utf-8", "surrogateescape")) == trailers
+    if "\n\n" in message:
+        assert parse_trailers(commit) == trailers
+
+
+def test_shell_hook_looks_for_the_same_trailer_and_marker() -> None:
+    """The hook must decide without Python whether there is something to do."""
+    text = (ROOT / "hooks/git/gitstate-hook").read_text("utf-8")
+    assert text.count(f"--grep='^{SAVE_TRAILER}: '") == 2
+    assert f'"$common_dir"/{marker_ref("*")}' in text and f"' {marker_ref('')}'" in text

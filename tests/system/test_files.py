@@ -1,0 +1,118 @@
+"""Files are written whole or not at all, with the mode asked for, and nothing is left beside them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gitstate.errors import TryAgain
+from gitstate.system import files
+from gitstate.system.clock import Deadline, is_before, now
+
+
+def path_of(path: Path) -> bytes:
+    return os.fsencode(path)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o444, 0o755])
+@pytest.mark.parametrize("durable", [True, False])
+def test_new_file_has_its_pieces_and_its_mode(mode: int, durable: bool, tmp_path: Path) -> None:
+    files.write_new_file(path_of(tmp_path / "f"), (b"a", b"", b"b" * 100_000), mode=mode, durable=durable)
+    assert (tmp_path / "f").read_bytes() == b"a" + b"b" * 100_000
+    assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == mode
+
+
+def test_new_file_never_replaces_one(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"old")
+    with pytest.raises(FileExistsError):
+        files.write_new_file(path_of(tmp_path / "f"), (b"new",), mode=0o600)
+    assert (tmp_path / "f").read_bytes() == b"old"
+
+
+def failing() -> Iterator[bytes]:
+    yield b"half"
+    raise ValueError("no more")
+
+
+def test_new_file_that_fails_half_way_is_removed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        files.write_new_file(path_of(tmp_path / "f"), failing(), mode=0o600)
+    assert not list(tmp_path.iterdir())
+
+
+def test_rename_in_an_open_directory(tmp_path: Path) -> None:
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        (tmp_path / "tmp").write_bytes(b"left by a killed process")
+        for data in (b"first", b"second"):
+            files.write_and_rename(b"tmp", b"f", data, mode=0o600, directory=directory)
+            assert [(item.name, item.read_bytes()) for item in tmp_path.iterdir()] == [("f", data)]
+    finally:
+        os.close(directory)
+
+
+def test_rename_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    with pytest.raises(OSError):
+        files.write_and_rename(path_of(tmp_path / "tmp"), path_of(tmp_path / "f"), b"new", mode=0o600)
+    assert [item.name for item in tmp_path.iterdir()] == ["f"]
+
+
+def test_symlink_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"theirs")
+    (tmp_path / "f").symlink_to("target")
+    files.write_atomic(path_of(tmp_path / "f"), b"ours", staging=path_of(tmp_path))
+    assert (tmp_path / "target").read_bytes() == b"theirs"
+    assert (tmp_path / "f").read_bytes() == b"ours" and not (tmp_path / "f").is_symlink()
+
+
+def test_special_file_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f")
+    with pytest.raises(FileExistsError):
+        files.write_atomic(path_of(tmp_path / "f"), b"ours", staging=path_of(tmp_path))
+    assert stat.S_ISFIFO((tmp_path / "f").stat().st_mode)
+
+
+@pytest.mark.parametrize(("size", "limit", "is_read"), [(0, 0, True), (3, 3, True), (4, 3, False), (9_999, 99, False)])
+def test_only_files_within_the_limit_are_read(size: int, limit: int, is_read: bool, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"x" * size)
+    assert files.read_limited(path_of(tmp_path / "f"), limit) == (b"x" * size if is_read else None)
+
+
+def test_missing_files_links_and_fifos_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("f")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("link", "fifo", "missing", "f/below", "."):
+        assert files.read_limited(path_of(tmp_path / name), 100) is None, name
+
+
+def test_lock_is_exclusive_until_it_is_closed(tmp_path: Path) -> None:
+    path = path_of(tmp_path / "lock")
+    with files.locked(path, Deadline(0.0), "it"), pytest.raises(TryAgain, match="at work on it"):
+        files.lock(path, Deadline(0.05), "it")
+    os.close(files.lock(path, Deadline(0.0), "it"))
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "before"),
+    [
+        ("2026-11-26T23:00:00.000000Z", True),
+        ("1999-01-01T00:00:00Z", True),
+        ("2026-11-26T23:00:02.000000Z", False),
+        ("2026-11-26T23:00:00+01:00", False),
+        ("yesterday, long before Z", False),
+        ("", False),
+        ("9" * 100 + "Z", False),
+    ],
+)
+def test_only_a_time_of_ours_is_before_another(timestamp: str, before: bool) -> None:
+    assert is_before(timestamp, 1_795_734_001_000_000_000) is before
+
+
+def test_now_is_before_what_comes_later() -> None:
+    assert is_before(now(), 1 << 62) and not is_before(now(), 0)
