@@ -18,7 +18,7 @@ from ..git.status import StatusQuery, query_status
 from ..system import files
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, suppress
-from ..workspace import registry, settings
+from ..workspace import settings
 from ..workspace.ownership import (
     clean_up_after_kill,
     clear_journal,
@@ -54,8 +54,10 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     with locked_workspace(repository, deadline) as git:
         give_workspace_id(repository, taken=lambda name: names_refs(repository, name))
         result = save_owned(repository, git, request)
-    if not request.depth:
+    if not request.depth and result.result != "unchanged":
         # Not a nested one: it is recovered with the workspace around it. The save is durable, and the lock is free.
+        from ..workspace import registry
+
         registry.register(repository)
     warnings = [problem.message for problem in problems if problem.name != "includeIgnored"]
     return result._replace(warnings=tuple(warnings)) if warnings else result

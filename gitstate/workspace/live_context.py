@@ -24,7 +24,6 @@ from ..system import files, process
 from ..system.clock import is_before, now
 from ..system.jsonio import loads, text_to_json
 from ..system.stdlib import TYPE_CHECKING
-from . import lease, registry
 from .settings import require
 from .state_file import ACTIVE, CONTEXT_FILE, FINISHED, parse_status, read_state, state_path, write_state
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
+    from .lease import Presence
     from .state_file import Status
 
     OwnerState = Literal["lives", "ours", "gone", "unknown"]
@@ -69,7 +69,9 @@ def owner_state(git_dir: bytes, context: Context) -> OwnerState:
     `lives`, `ours` (it lives, and this process belongs to it), `gone`, or `unknown`: nobody was named since this boot
     began, or it is one of another host or container.
     """
-    who = lease.presence_in(git_dir, context)
+    from .lease import presence_in
+
+    who = presence_in(git_dir, context)
     if who.live:
         return "ours" if who.ours else "lives"
     if who.state != "nobody":
@@ -110,7 +112,9 @@ def _set(repository: Repository, before: Context, values: Mapping[str, str]) -> 
     context, too_long = with_values(before, values)
     if too_long:
         raise UsageError(f"{too_long[0]} is longer than {MAX_VALUE} characters")
-    if not lease.presence_in(repository.git_dir, context).live:
+    from .lease import presence_in
+
+    if not presence_in(repository.git_dir, context).live:
         # The recorded process is gone, the one that sets this is not. After a reboot the boot id tells that it is, too.
         context = context._replace(pid=None, pid_start=None, boot_id=process.boot_id())
     context = with_measured_fields(repository, context, read_head(repository.git_dir))
@@ -129,12 +133,16 @@ def begin(
     require(repository, "stateFile", "register")
     refuse_while_others_work(repository, owner_pid)
     context = _set(repository, with_owner(before, owner_pid), values)
+    from . import registry
+
     registry.register(repository)
     return context
 
 
-def refuse_while_others_work(repository: Repository, owner_pid: int | None = None) -> lease.Presence:
+def refuse_while_others_work(repository: Repository, owner_pid: int | None = None) -> Presence:
     """Who works here: nobody, this process, or `owner_pid`. Raises TryAgain where others do, or may."""
+    from . import lease
+
     context, status = read_live_context(repository)
     who = lease.presence_in(repository.git_dir, context if status == ACTIVE else None)
     mine = who.ours or (who.holder is not None and who.holder.owner.pid == owner_pid)
