@@ -83,7 +83,8 @@ class Bundle(Loader):
             return
         try:
             self._write(marshal.dumps((_FORMAT, self._loaded())))
-        except (OSError, ValueError):
+        except Exception:
+            # The command has done its work: whatever is wrong with its cache must not change how it ends.
             return
 
     def _is_current(self, entry: tuple[str, int, int, bool, CodeType]) -> bool:
@@ -97,8 +98,10 @@ class Bundle(Loader):
         """The modules of ours that this process has loaded, as the file holds them."""
         modules = {}
         for name, module in list(sys.modules.items()):
+            if not name.startswith("gitstate.") or name.endswith("__main__"):
+                continue
             spec = module.__spec__
-            if not name.startswith("gitstate.") or spec is None or spec.origin is None or name.endswith("__main__"):
+            if spec is None or spec.origin is None:
                 continue
             if spec.loader is self:
                 modules[name] = self._modules[name]

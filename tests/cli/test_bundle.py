@@ -97,3 +97,13 @@ def test_directory_that_cannot_be_written_costs_only_time(copy: Path, ws: Worksp
     done = checkpoint(copy, ws)
     assert done.returncode == 0 and "saved" in done.stderr, done
     assert cache.read_text() == "not a directory\n"
+
+
+@pytest.mark.parametrize("event", ["SessionStart", "PostToolUse", "Stop"])
+def test_hook_of_an_agent_has_a_bundle_of_its_own(event: str, copy: Path, ws: Workspace) -> None:
+    payload = f'{{"hook_event_name": "{event}", "session_id": "s", "cwd": "{ws.path}"}}'
+    argv = [sys.executable, "-P", "-c", START, str(copy), "hook", "claude"]
+    for _ in range(2):
+        done = subprocess.run(argv, input=payload, capture_output=True, encoding="utf-8", cwd=ws.path, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert list((copy / "gitstate" / "__pycache__").glob("hook.*.bundle"))
