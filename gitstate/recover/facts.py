@@ -24,10 +24,11 @@ from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import TreeReader
 from ..system import files
 from ..system.clock import now
-from ..system.jsonio import loads
+from ..system.jsonio import loads, text_to_json
 from ..workspace.lease import presence_in
 from ..workspace.live_context import owner_state, read_live_context, read_state_context
 from ..workspace.peek import worktree_ids
+from ..workspace.state_file import RECOVERED
 from .paths import SavedPaths, Workspace
 from .plan import DiskState, Facts, can_compare, disk_state, lacks_checkpoint, resting_places
 from .request import Outcome
@@ -67,6 +68,7 @@ def _without_save(here: Facts, repository: Repository, reader: ObjectReader) -> 
         elsewhere=_elsewhere(repository, reader),
         context=context,
         checkpoint=checkpoint,
+        recovered=_recovered_context(repository),
         owner=owner_state(repository.git_dir, context) if context else "unknown",
     )
 
@@ -185,10 +187,31 @@ def _unsaved_context(repository: Repository, checkpoint: Save | None) -> Context
     return context if status == "active" else None
 
 
+def waiting_task(repository: Repository) -> str | None:
+    """The task whose work is in this workspace and not finished: of a pending save, or of the last context.
+
+    None where there is none, or its name is not known.
+    """
+    archive = pending_archive(repository)
+    if archive is not None:
+        with ObjectReader(repository.git) as reader, contextlib.suppress(CorruptSave, UnsupportedSave):
+            return read_save(archive, reader).context.task_id
+    context, status = read_live_context(repository)
+    return context.task_id if status in ("active", "interrupted", RECOVERED) else None
+
+
+def _recovered_context(repository: Repository) -> Context | None:
+    """The context that the last recovery, at boot perhaps, has brought back; None where a task has begun since."""
+    context, status = read_live_context(repository)
+    return context if status == RECOVERED else None
+
+
 def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack: tuple[Save, ...]) -> Facts:
     newest = stack[0]
     live, status = read_live_context(repository)
-    who = presence_in(repository.git_dir, live if status == "active" else None)
+    # A save that was made here names its owner, too, for where no context is active any more.
+    made_here = newest.context.workspace_path == text_to_json(os.fsdecode(repository.toplevel))
+    who = presence_in(repository.git_dir, live if status == "active" else newest.context if made_here else None)
     contains = (
         here.head is not None
         and here.head not in resting_places(stack)

@@ -59,6 +59,8 @@ class Facts:
     """The latest checkpoint, where no save is pending; None where there is none to read."""
     context: Context | None = None
     """What the last run was doing, where no save is pending: the live context, else the checkpoint's."""
+    recovered: Context | None = None
+    """What was recovered earlier, where no task has begun since; None without such a context."""
     owner: str = "unknown"
     """What is known about the process of that context: see `live_context.owner_state`."""
     strict: bool = False
@@ -79,7 +81,7 @@ class Verdict:
     @property
     def acts(self) -> bool:
         """Whether the workspace is going to be changed."""
-        return self.verdict in SUCCESSES
+        return self.verdict in SUCCESSES and self.verdict != "recovered"
 
     @property
     def clears_locks(self) -> bool:
@@ -117,6 +119,8 @@ def decide(facts: Facts) -> Verdict:
 def _without_save(facts: Facts) -> Verdict:
     if facts.context is not None:
         return _last_run(facts, facts.context)
+    if facts.recovered is not None and not facts.strict:
+        return Verdict("recovered", "the work of the last run was recovered earlier; no task has begun since")
     if facts.elsewhere and not facts.strict:
         return Verdict("elsewhere", facts.elsewhere, EXIT_PERSON, "gitstate recover --into PATH --save ID")
     held = facts.checkpoint.manifest.save_id if facts.checkpoint else None

@@ -34,7 +34,7 @@ from ..errors import GitstateError, NeedsPerson
 from ..format.archive import tree_of_base
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
-from ..format.names import branch_name, own_marker
+from ..format.names import branch_name, is_save_id, own_marker
 from ..format.saves import pending_archive
 from ..git import gitdir, refs
 from ..git.refs import RefUpdate
@@ -45,7 +45,7 @@ from ..workspace.lease import wait_for_last_save
 from ..workspace.live_context import with_measured_fields
 from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require
-from ..workspace.state_file import RECOVERED, describe_save, write_state
+from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
 from .elsewhere import add_worktree, newest_of, only_orphan, refuse_used_place
 from .facts import compare_with_checkpoint, gather
 from .files import FileRecovery, MissingFiles, save_for_safety, usual_umask
@@ -83,7 +83,7 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         workspace = Workspace.of(repository, git, reader)
         facts = gather(repository, reader, request.save_id, strict=request.strict)
         if request.waiting_only:
-            facts = replace(facts, context=None)
+            facts = replace(facts, context=None, recovered=None)
         facts = replace(facts, disk=compare_with_checkpoint(workspace, facts))
         verdict = decide(facts)
         facts = with_checkpoint(facts, verdict)
@@ -153,6 +153,8 @@ class _Recovery:
         self.outcome = Outcome()
 
     def run(self) -> RecoverResult:
+        if self.verdict.verdict == "recovered":
+            return self._report_again()
         if not self.verdict.acts:
             return self._result(self.verdict.verdict)
         if not self.facts.saves:
@@ -248,6 +250,19 @@ class _Recovery:
             return result
         told = briefing(context, Reason(), restored=(), kept=(), left_out=(), operation=self.facts.operation)
         return self._write_state(result, context, told)
+
+    def _report_again(self) -> RecoverResult:
+        """Tell once more what an earlier recovery has brought back: the loop that starts after a reboot needs it."""
+        assert self.facts.recovered is not None
+        state = read_state(self.repository)
+        save, resume, told = state.get("save"), state.get("resume"), state.get("briefing")
+        save_id = save.get("save_id") if isinstance(save, dict) else None
+        return self._result("recovered")._replace(
+            context=self.facts.recovered,
+            save_id=save_id if is_save_id(save_id) else None,
+            resume=resume if isinstance(resume, str) else None,
+            briefing=told if isinstance(told, str) else None,
+        )
 
     def _finish(self, final: DecidedVerdict) -> RecoverResult:
         if self.request.dry_run:

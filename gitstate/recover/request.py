@@ -14,6 +14,7 @@ DecidedVerdict = Literal[
     "live",
     "restore",
     "context_only",
+    "recovered",
     "changed",
     "buried",
     "diverged",
@@ -28,7 +29,7 @@ ResultVerdict = DecidedVerdict | Literal["dismissed", "busy", "failed", "damaged
 SETTINGS = ("stateFile", "includeIgnored")
 
 #: With these the context of the last run is known again, and a loop can continue its task.
-SUCCESSES: frozenset[ResultVerdict] = frozenset({"restore", "changed", "context_only", "buried"})
+SUCCESSES: frozenset[ResultVerdict] = frozenset({"restore", "changed", "context_only", "buried", "recovered"})
 
 
 class RecoverRequest(NamedTuple):

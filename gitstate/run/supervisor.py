@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -16,18 +17,20 @@ from typing import Any, NamedTuple
 
 from ..agents.base import StopRule
 from ..agents.registry import stop_rule
-from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON
+from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, NeedsPerson
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
 from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
+from ..recover.facts import waiting_task
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest
 from ..recover.words import recover_lines
 from ..save.request import SaveRequest
 from ..save.words import save_lines
 from ..system.clock import Deadline
+from ..system.jsonio import text_to_json
 from ..system.process import process, send, this_process
 from ..system.terminal import say
 from ..workspace.lease import wait_for_last_save
@@ -118,10 +121,25 @@ def _prepare(repository: Repository, request: RunRequest) -> int:
     wait_for_last_save(repository, Deadline(_MARGIN))
     # A task that our own loop has begun has not ended: only a save of it may be pending.
     goes_on = refuse_while_others_work(repository, request.owner_pid).ours
+    if not goes_on:
+        _refuse_another_task(repository, request.values.get("task_id"))
     result = recover(repository.toplevel, RecoverRequest(waiting_only=goes_on))
     if result.verdict != "nothing":
         say(*recover_lines(result))
     return result.exit_status
+
+
+def _refuse_another_task(repository: Repository, task_id: str | None) -> None:
+    """Raise NeedsPerson where another task than `task_id` waits here: the run would take its files for its own."""
+    waiting = None if not task_id else waiting_task(repository)
+    if waiting is None or waiting == task_id:
+        return
+    name = text_to_json(waiting)
+    raise NeedsPerson(
+        f"task {name} is not finished in this workspace, and its work is here; nothing was started",
+        hint=f"gitstate run --task-id {shlex.quote(name)} -- … (continue it); or, where it is done: "
+        "gitstate recover && gitstate finish",
+    )
 
 
 def _begin(repository: Repository, request: RunRequest) -> None:

@@ -160,7 +160,7 @@ def test_doctor_fix_restores_files_emptied_by_a_power_cut(
     assert damage is empty_object or run.exit_status == 4
     assert "damage" not in findings(ws, "--fix")
     (item,) = ws.recover().json["workspaces"]
-    assert item["verdict"] in ("restore", "nothing")
+    assert item["verdict"] in ("restore", "recovered")
     assert fingerprint(ws.path) == before
 
 
