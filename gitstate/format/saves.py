@@ -15,7 +15,6 @@ from .names import (
     SAVES,
     checkpoint_ref,
     is_save_id,
-    marker_ref,
     own_marker,
     parse_ref,
     save_ref,
@@ -53,14 +52,6 @@ def pending_save_id(repository: Repository) -> str | None:
             named = [save_id for save_id, oid in saves.items() if oid == archive]
             return named[0] if named else _id_of(repository, archive)
     return None
-
-
-def names_refs(repository: Repository, workspace: str) -> bool:
-    """Whether refs of this repository have this workspace id in their names. Raises GitError, OSError."""
-    if not refs.refs_are_files(repository):
-        return bool(refs.list_refs(repository.git, marker_ref(workspace), checkpoint_ref(workspace), SAVES + workspace))
-    found = refs.read_refs(repository, [marker_ref(workspace), checkpoint_ref(workspace)])
-    return bool(found) or any(refs.read_refs_below(repository.common_dir, save_ref(workspace, "")))
 
 
 def pending_archives(git: Git) -> dict[str, Oid]:

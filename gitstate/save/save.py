@@ -9,8 +9,8 @@ import os
 import time
 
 from ..format.manifest import LeftOut
-from ..format.names import give_workspace_id
-from ..format.saves import names_refs
+from ..format.names import SAVES, checkpoint_ref, give_workspace_id, marker_ref, save_ref
+from ..git import refs
 from ..git.command import Git
 from ..git.index import IndexMoved, link_or_copy
 from ..git.repository import Opening, Repository, open_repository
@@ -52,7 +52,7 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
         # The sync before the marker covers it.
         os.mkdir(repository.own)
     with locked_workspace(repository, deadline) as git:
-        give_workspace_id(repository, taken=lambda name: names_refs(repository, name))
+        give_workspace_id(repository, taken=lambda name: _names_refs(repository, name))
         result = save_owned(repository, git, request)
     if not request.depth and result.result != "unchanged":
         # Not a nested one: it is recovered with the workspace around it. The save is durable, and the lock is free.
@@ -61,6 +61,14 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
         registry.register(repository)
     warnings = [problem.message for problem in problems if problem.name != "includeIgnored"]
     return result._replace(warnings=tuple(warnings)) if warnings else result
+
+
+def _names_refs(repository: Repository, workspace: str) -> bool:
+    """Whether refs of this repository have this workspace id in their names. Raises GitError, OSError."""
+    if not refs.refs_are_files(repository):
+        return bool(refs.list_refs(repository.git, marker_ref(workspace), checkpoint_ref(workspace), SAVES + workspace))
+    found = refs.read_refs(repository, [marker_ref(workspace), checkpoint_ref(workspace)])
+    return bool(found) or any(refs.read_refs_below(repository.common_dir, save_ref(workspace, "")))
 
 
 def _with_problems(request: SaveRequest, problems: Sequence[settings.Problem]) -> SaveRequest:

@@ -108,11 +108,12 @@ def presence(repository: Repository) -> Presence:
 def presence_in(git_dir: bytes, context: Context | None = None) -> Presence:
     """The same by the worktree's git directory. Starts no process, and leaves nothing behind.
 
-    `context` is the live context, where the caller has it: a version that knew no lease wrote its owner there alone.
+    `context` is the live context, where the caller has it: a version that knew no lease wrote its owner there alone. A
+    record that is not of this directory says that it is a copy: then its context names another workspace's owner.
     """
     own = os.path.join(git_dir, b"gitstate")
     holder = read_holder(own)
-    if holder is None and context is not None:
+    if holder is None and context is not None and not os.path.lexists(os.path.join(own, _RECORD)):
         holder = _from_context(context)
     here = Here(process.hostname(), process.boot_id(), process.pid_namespace())
     held = _is_held(own, _LEASE) or _is_held(own, _INNER)
