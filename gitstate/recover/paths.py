@@ -13,7 +13,7 @@ from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..format.saves import held_saves, pending_archives
 from ..git.command import Git
-from ..git.entries import differing_paths, list_tree_paths
+from ..git.entries import differing_paths, list_index, list_tree_paths
 from ..git.oid import Oid, object_id
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
@@ -271,6 +271,11 @@ def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterato
         if step is None:
             step = NestedStep(path, "lost", reason="the nested repository is gone, and its save with it")
         yield step._replace(is_new=path in made)
+
+
+def submodules_of(workspace: Workspace) -> frozenset[bytes]:
+    """The paths that are submodules in the index."""
+    return frozenset(entry.path for entry in list_index(workspace.git) if entry.mode == GITLINK)
 
 
 def nested_failure(error: Exception) -> str:

@@ -11,7 +11,7 @@ import time
 from ..format.manifest import LeftOut
 from ..git.command import Git
 from ..git.index import IndexMoved, link_or_copy
-from ..git.repository import Opening, Repository, open_repository
+from ..git.repository import Opening, Repository, open_repository, without_filters
 from ..git.status import StatusQuery, query_status
 from ..system import files
 from ..system.clock import Deadline
@@ -40,6 +40,8 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     where the request is strict and a setting can't be read. Without `strict` such a setting never costs a save.
     """
     repository = open_repository(path) if opening is None else opening.finish()
+    if not request.runs_filters:
+        repository = without_filters(repository)
     if request.strict:
         settings.require(repository, *settings.OF_SAVE)
     repository, problems = settings.with_defaults(repository, settings.OF_SAVE)
