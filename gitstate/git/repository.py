@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import NotAWorkspace
+from ..errors import NeedsPerson, NotAWorkspace
 from ..system.child import Child
 from ..system.stdlib import TYPE_CHECKING, Record
 from .command import Git, switch_off
@@ -104,7 +104,8 @@ def parse_bool(text: str) -> bool | None:
 def open_repository(path: bytes, *, bare_too: bool = False) -> Repository:
     """The repository of the worktree that `path` is in, or with `bare_too` a bare one.
 
-    Raises NotAWorkspace where there is none, git refuses to open it (safe.directory), or it is bare.
+    Of a repository of another user no program runs, unless its path is trusted. Raises NotAWorkspace where there is
+    none, git refuses to open it (safe.directory), or it is bare; NeedsPerson where a link stands for a directory.
     """
     return _opened(start_opening(path), bare_too)
 
@@ -173,9 +174,7 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
     else:
         git_dir, common_dir, object_format, toplevel = _where(path, asked, bare_too)
     git = Git(toplevel, options)
-    repository = Repository(toplevel, git_dir, common_dir, object_format.decode("ascii"), config, git)
-    stranger = foreign_owner(repository)
-    return repository if stranger is None else without_filters(repository)._replace(stranger=stranger)
+    return _as_permitted(Repository(toplevel, git_dir, common_dir, object_format.decode("ascii"), config, git))
 
 
 def _is_plain(config: Mapping[str, Sequence[str]], origins: Sequence[bytes]) -> bool:
@@ -213,32 +212,19 @@ def _where(path: bytes, asked: Child, bare_too: bool) -> list[bytes]:
     return [git.run(*_WHERE, question)[:-1] for question in _QUESTIONS]
 
 
-def trusted_directories() -> list[bytes]:
-    """The paths that the user's own configuration names in safe.directory: a person decided to trust each.
-
-    `*` trusts no repository in particular, and does not count. Nor does the repository's own configuration, as in git.
-    """
-    found = []
-    for scope in ("--system", "--global"):
-        out = Git(b"/").run("config", scope, "--includes", "-z", "--get-all", "safe.directory", ok_codes=range(256))
-        named = (path for path in out.split(b"\0")[:-1] if path not in (b"", b"*"))
-        found += [os.path.realpath(os.path.expanduser(path)) for path in named]
-    return found
-
-
-def foreign_owner(repository: Repository) -> int | None:
+def _stranger(repository: Repository) -> int | None:
     """The uid of another user who owns a part of the repository; None where all is ours, or its path is trusted."""
     mine = os.geteuid()
     places = [repository.toplevel, os.path.join(repository.toplevel, b".git"), repository.git_dir]
     if mine == 0:
-        # Git itself does not ask who owns what worktrees share; a worktree that root made is root's.
+        # Git does not ask who owns what worktrees share: a worktree that root added elsewhere is root's.
         places.append(repository.common_dir)
     others = [uid for uid in map(_owner, places) if uid not in (None, mine)]
     if not others:
         return None
-    trusted = trusted_directories()
-    main = os.path.dirname(repository.common_dir)
-    return None if repository.toplevel in trusted or (mine == 0 and main in trusted) else others[0]
+    from .owners import is_trusted
+
+    return None if is_trusted(repository.toplevel, repository.common_dir) else others[0]
 
 
 def _owner(path: bytes) -> int | None:
@@ -247,6 +233,24 @@ def _owner(path: bytes) -> int | None:
         return os.stat(path).st_uid
     except OSError:
         return None
+
+
+def _as_permitted(repository: Repository) -> Repository:
+    """What may be done with a repository that was just opened: a stranger's runs no program. Raises NeedsPerson."""
+    for path in dict.fromkeys((repository.own, os.path.join(repository.common_dir, b"gitstate"))):
+        if os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path)):
+            raise NeedsPerson(
+                f"{os.fsdecode(path)} is not a directory of the repository's own; nothing was changed",
+                hint="look where it leads, then remove it",
+            )
+    stranger = _stranger(repository)
+    if stranger is None:
+        return repository
+    from .owners import refuse_links
+
+    repository = without_filters(repository)._replace(stranger=stranger)
+    refuse_links(stranger, repository.git_dir, repository.common_dir)
+    return repository
 
 
 def shares_configuration(inside: Repository, repository: Repository) -> bool:

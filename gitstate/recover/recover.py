@@ -44,7 +44,7 @@ from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..system.process import boot_id, wait_for
 from ..workspace.live_context import owner_state, read_live_context, with_measured_fields
-from ..workspace.ownership import clear_journal, locked_workspace, read_run_record, ref_locks, write_journal
+from ..workspace.ownership import clear_journal, give_back, locked_workspace, read_run_record, ref_locks, write_journal
 from ..workspace.settings import require
 from ..workspace.state_file import ACTIVE, RECOVERED, describe_save, write_state
 from .elsewhere import add_worktree, newest_of, only_orphan, refuse_used_place
@@ -119,6 +119,7 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
         if request.dry_run:
             return RecoverResult(path, "elsewhere", "a worktree would be added here", save_id=save_id)
         add_worktree(repository, path, newest)
+        give_back(repository, os.path.realpath(path))
     return recover(path, request._replace(save_id=save_id))
 
 
@@ -261,6 +262,7 @@ class _Recovery:
         if step.is_new and result.verdict == "nothing":
             inside = inside if runs_filters else without_filters(inside)
             inside.git.run("checkout-index", "-q", "-a", ok_codes=range(256))
+            give_back(inside, inside.toplevel)
             return None
         return result
 

@@ -48,9 +48,8 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     if problems:
         request = _with_problems(request, problems)
     deadline = Deadline(request.wait if request.deadline is None else request.deadline)
-    with suppress(FileExistsError):
-        # The sync before the marker covers it.
-        os.mkdir(repository.own)
+    # The sync before the marker covers it.
+    files.make_directory(repository.own, top=repository.git_dir, durable=False)
     with locked_workspace(repository, deadline) as git:
         result = save_owned(repository, git, request)
     if not request.depth and result.result != "unchanged":
@@ -59,6 +58,8 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
 
         registry.register(repository)
     warnings = [problem.message for problem in problems if problem.name != "includeIgnored"]
+    if repository.stranger is not None:
+        warnings.append(f"this repository belongs to user {repository.stranger}; none of its filters was run")
     return result._replace(warnings=tuple(warnings)) if warnings else result
 
 
