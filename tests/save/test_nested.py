@@ -142,3 +142,33 @@ def test_branch_of_a_submodule_does_not_move(ws: Workspace) -> None:
     assert ws.save().exit_status == 0
     assert inner.out("rev-parse", "inner") == head
     assert ws.git("status", "--porcelain", "--ignore-submodules=dirty") == b""
+
+
+def test_work_in_a_submodule_comes_back_after_deinit(ws: Workspace) -> None:
+    origin = ws.outside / "origin"
+    run_git(ws.outside, "clone", "-q", ws.path, origin)
+    ws.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "--name", "a=b/c", str(origin), "sub")
+    ws.commit("submodule")
+    sub = Workspace(ws.path / "sub", ws.outside)
+    sub.append("a")
+    sub.write("new")
+    before, settings = fingerprint(sub.path), set(ws.git("config", "--get-regexp", "^submodule").splitlines())
+    assert ws.save().exit_status == 0
+    ws.git("submodule", "--quiet", "deinit", "-f", "sub")
+    assert not any(sub.path.iterdir())
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    assert fingerprint(sub.path) == before
+    assert set(ws.git("config", "--get-regexp", "^submodule").splitlines()) == settings
+
+
+def test_submodule_without_work_stays_deinitialised(ws: Workspace) -> None:
+    origin = ws.outside / "origin"
+    run_git(ws.outside, "clone", "-q", ws.path, origin)
+    ws.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(origin), "sub")
+    ws.commit("submodule")
+    ws.append("a")
+    assert ws.save().exit_status == 0
+    ws.git("submodule", "--quiet", "deinit", "-f", "sub")
+    assert ws.recover().exit_status == 0
+    assert not any((ws.path / "sub").iterdir())
