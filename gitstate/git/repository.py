@@ -260,8 +260,16 @@ def shares_configuration(inside: Repository, repository: Repository) -> bool:
 
 
 def without_filters(repository: Repository) -> Repository:
-    """The same repository with the filters of its configuration replaced by none."""
-    git = repository.git._replace(options=(*repository.git.options, *repository.filters_off()))
+    """The same repository with the filters of its configuration replaced by none, and without any transport.
+
+    A push, or a git that fetches a missing object, would run programs that it names (`core.sshCommand`, `ext::`).
+    """
+    options = [*repository.git.options, *repository.filters_off(), "-c", "protocol.allow=never"]
+    for key in repository.config:
+        # It would win over `protocol.allow`.
+        if key.startswith("protocol.") and key.count(".") > 1 and key.endswith(".allow") and "=" not in key:
+            options += ["-c", f"{key}=never"]
+    git = repository.git._replace(options=tuple(options))
     return repository._replace(git=git, runs_filters=False)
 
 

@@ -91,6 +91,20 @@ def test_no_program_of_a_stranger_runs_as_root(ws: Workspace, command: str) -> N
         assert f"user {OWNER}; none of its filters was run" in run.stderr
 
 
+@pytest.mark.parametrize("url", ["ssh://host/path", "ext::sh -c touch% canary"])
+@pytest.mark.parametrize("command", ["push", "fetch"])
+def test_no_transport_of_a_stranger_runs_as_root(ws: Workspace, command: str, url: str) -> None:
+    canary = ws.path / "canary"
+    ws.config("remote.origin.url", url)
+    ws.config("core.sshCommand", f"touch {canary}")
+    ws.config("protocol.ext.allow", "always")
+    ws.append("a")
+    ws.save()
+    give_away(ws.path)
+    assert ws.gitstate(command, "origin").exit_status != 0
+    assert not canary.exists()
+
+
 def test_worktree_for_a_save_of_a_stranger_runs_none_of_his_filters(ws: Workspace) -> None:
     ws.git("worktree", "add", "-q", "-b", "second", ws.outside / "wt")
     second = Workspace(ws.outside / "wt", ws.outside)
