@@ -91,7 +91,7 @@ def give_workspace_id(repository: Repository, *, taken: Callable[[str], bool]) -
     path = os.path.join(repository.own, ID_FILE)
     temporary = path + b".tmp-%d" % os.getpid()
     remove(temporary)
-    fd = open_own(repository.own, os.path.basename(temporary))
+    fd = open_own(temporary, os.O_RDWR)
     try:
         inodes = [os.stat(repository.git_dir).st_ino, os.stat(repository.own).st_ino, os.fstat(fd).st_ino]
         write_all(fd, "\n".join([name, *map(str, inodes), ""]).encode("ascii"))

@@ -168,8 +168,8 @@ def index_lock(repository: Repository) -> Iterator[None]:
     patience = Deadline(_LOCK_PATIENCE)
     # Written beside, then linked: a lock of ours has its content from the first moment.
     mark = os.path.join(repository.own, b"index-lock.tmp-%d" % os.getpid())
-    with open(mark, "wb") as file:
-        file.write(_OURS)
+    files.remove(mark)
+    files.write_new_file(mark, (_OURS,), mode=0o600, durable=False)
     held = False
     while not held:
         try:

@@ -46,12 +46,12 @@ def query_status(repository: Repository, frozen_index: bytes) -> StatusQuery:
 
 
 def start_status(repository: Repository, env: Mapping[str, str], *options: str, submodules: bool = True) -> Child:
-    """Start `git status` with the global `options`; without `submodules` it looks into none."""
+    """Start `git status` with the global `options`; without `submodules`, or filters, it looks into none."""
     # One thread for git: with its twenty it takes every core, and the walk beside it waits.
     return repository.git.start(
         *("-c", "core.preloadIndex=false", *options),
         *("status", "--porcelain=v2", "-z", "--branch", "--no-ahead-behind", "-uno", "--no-renames"),
-        "--ignore-submodules=none" if submodules else "--ignore-submodules=dirty",
+        "--ignore-submodules=none" if submodules and repository.runs_filters else "--ignore-submodules=dirty",
         env=env,
     )
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from ..errors import GitError, GitstateError, NeedsPerson
 from ..format.archive import refuse_unsafe
 from ..format.manifest import LeftOut, Save
+from ..git.attributes import Conversions
 from ..git.command import try_in_halves
 from ..git.entries import list_tree_paths, split_nul
 from ..git.repository import Repository, without_filters
@@ -278,11 +279,23 @@ class MissingFiles:
     def _check_out(self, paths: Sequence[bytes]) -> None:
         """Let git write tracked files below the staging directory. One whose filter fails is written without it."""
         self._run_checkout(paths)
+        self._name_unfiltered(paths)
         for portion, done in try_in_halves(self._unwritten(paths), self._checked_out):
             if done is None:
                 self._run_checkout(portion, *self._workspace.repository.filters_off())
                 why = "its filter failed; written without the filter"
                 self._outcome.failed.append(LeftOut(portion[0], why, False))
+
+    def _name_unfiltered(self, paths: Sequence[bytes]) -> None:
+        """Report the files that a filter of the configuration would have written otherwise."""
+        repository = self._workspace.repository
+        if repository.runs_filters or not repository.filters_off():
+            return
+        for path, named in Conversions(repository, {}).converting_attributes(list(paths)).items():
+            name = os.fsdecode(named.get(b"filter", b""))
+            if any(key.startswith(f"filter.{name}.") for key in repository.config):
+                why = "no filter of this repository runs here; written without it"
+                self._outcome.failed.append(LeftOut(path, why, False))
 
     def _checked_out(self, paths: Sequence[bytes]) -> bool | None:
         """Whether git has written all of these; None where it stopped at one."""

@@ -26,6 +26,7 @@ A path that could not be restored for a reason that can be mended keeps the mark
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -38,19 +39,28 @@ from ..format.names import branch_name, is_save_id, own_marker
 from ..format.saves import pending_archive
 from ..git import gitdir, refs
 from ..git.refs import RefUpdate
-from ..git.repository import Repository, foreign_owner, open_repository, without_filters
+from ..git.repository import Repository, open_repository, shares_configuration, without_filters
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..workspace.lease import wait_for_last_save
-from ..workspace.live_context import with_measured_fields
-from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal
+from ..workspace.live_context import read_live_context, with_measured_fields
+from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
 from .elsewhere import add_worktree, newest_of, only_orphan, refuse_used_place
 from .facts import compare_with_checkpoint, gather
 from .files import FileRecovery, MissingFiles, save_for_safety, usual_umask
 from .index import IndexRecovery, restore_operation, restore_sparse
-from .paths import NestedStep, SavedPaths, Workspace, is_nested_trouble, nested_failure, nested_steps, paths_with
+from .paths import (
+    NestedStep,
+    SavedPaths,
+    Workspace,
+    is_nested_trouble,
+    nested_failure,
+    nested_steps,
+    paths_with,
+    submodules_of,
+)
 from .plan import (
     Facts,
     Verdict,
@@ -69,6 +79,8 @@ from .words import briefing, hints_for, instruction, located
 def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
     """Recover the workspace that `path` is in. Raises NotAWorkspace, UsageError, TryAgain, GitError, OSError."""
     repository = open_repository(path)
+    if not request.runs_filters:
+        repository = without_filters(repository)
     require(repository, *SETTINGS)
     with hints_for(repository.toplevel):
         return located(_recover(repository, request))
@@ -76,9 +88,6 @@ def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
 
 def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
     wait_for_last_save(repository, Deadline(request.wait))
-    stranger = foreign_owner(repository)
-    if stranger is not None:
-        repository = without_filters(repository)
     with locked_workspace(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
         workspace = Workspace.of(repository, git, reader)
         facts = gather(repository, reader, request.save_id, strict=request.strict)
@@ -90,8 +99,8 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         clears = verdict.clears_locks and not request.dry_run
         cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
         result = _Recovery(workspace, facts, verdict, request).run()
-    if stranger is not None:
-        message = f"this repository belongs to user {stranger}; none of its filters was run"
+    if repository.stranger is not None:
+        message = f"this repository belongs to user {repository.stranger}; none of its filters was run"
         result = result._replace(message="; ".join(part for part in (result.message, message) if part))
     return result._replace(cleared=cleared)
 
@@ -110,6 +119,7 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
         if request.dry_run:
             return RecoverResult(path, "elsewhere", "a worktree would be added here", save_id=save_id)
         add_worktree(repository, path, newest)
+        give_back(repository, os.path.realpath(path))
     return recover(path, request._replace(save_id=save_id))
 
 
@@ -215,9 +225,12 @@ class _Recovery:
 
     def _nested(self, saved: SavedPaths) -> tuple[RecoverResult, ...]:
         results: list[RecoverResult] = []
+        submodules = None
         for step in nested_steps(self.workspace, saved, self.request.depth):
             try:
-                result = self._recover_nested(step)
+                if submodules is None:
+                    submodules = submodules_of(self.workspace)
+                result = self._recover_nested(step, submodules)
                 if result is not None:
                     results.append(result)
             except (GitstateError, OSError) as error:
@@ -225,7 +238,7 @@ class _Recovery:
         self.outcome.nested_trouble = is_nested_trouble(results)
         return tuple(results)
 
-    def _recover_nested(self, step: NestedStep) -> RecoverResult | None:
+    def _recover_nested(self, step: NestedStep, submodules: Collection[bytes]) -> RecoverResult | None:
         full = os.path.join(self.repository.toplevel, step.path)
         request = RecoverRequest(step.save_id, wait=self.request.wait, depth=self.request.depth + 1)
         if step.action == "lost":
@@ -233,9 +246,14 @@ class _Recovery:
             return None
         if step.action == "add":
             return recover_into(self.repository, full, request)
-        result = recover(full, request)
+        inside = open_repository(full)
+        runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
+        runs_filters = runs_filters and self.repository.runs_filters
+        result = recover(full, request._replace(runs_filters=runs_filters))
         if step.is_new and result.verdict == "nothing":
-            open_repository(full).git.run("checkout-index", "-q", "-a", ok_codes=range(256))
+            inside = inside if runs_filters else without_filters(inside)
+            inside.git.run("checkout-index", "-q", "-a", ok_codes=range(256))
+            give_back(inside, inside.toplevel)
             return None
         return result
 
@@ -295,6 +313,9 @@ class _Recovery:
     def _write_state(self, result: RecoverResult, context: Context, told: str, **more: Any) -> RecoverResult:
         """Write `active_state.json`, and add what it says to the result."""
         resume = resume_command(context, os.environ) or instruction(context)
+        if self.request.depth and read_live_context(self.repository)[1] is None:
+            # Nobody ever worked in this nested repository: its save is a part of the one around it.
+            return result._replace(resume=resume, briefing=told, context=context)
         state_file = write_state(self.repository, context, RECOVERED, resume=resume, briefing=told, **more)
         return result._replace(state_file=state_file, resume=resume, briefing=told, context=context)
 

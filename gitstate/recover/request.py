@@ -45,6 +45,8 @@ class RecoverRequest(NamedTuple):
     """Seconds to wait for whoever holds the workspace."""
     depth: int = 0
     """How many repositories this one is nested in."""
+    runs_filters: bool = True
+    """False: run no program that the repository's configuration names: nobody registered it as a submodule."""
     strict: bool = False
     """Nobody named this very workspace: a run counts as ended only where that is proven."""
     waiting_only: bool = False

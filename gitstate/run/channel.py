@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from ..agents.base import StopRule
 from ..git.repository import Repository
 from ..system.clock import Deadline
 from ..system.process import Process
+from ..system.program import isolated_python
 from ..workspace.settings import OF_SAVE, number, require
 from .processes import RUN_ID
 
@@ -136,7 +136,7 @@ class KeeperProcess:
         environment = {name: value for name, value in os.environ.items() if name != RUN_ID}
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gitstate", "keep", str(theirs.fileno())],
+                [*isolated_python(), "keep", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

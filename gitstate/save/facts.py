@@ -6,11 +6,11 @@ import os
 
 from ..errors import GitstateError
 from ..format.context import Context, with_values
-from ..format.manifest import LeftOut, Nested
+from ..format.manifest import LeftOut, Nested, Reason
 from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref, workspace_id
 from ..git import refs
 from ..git.index import IndexMoved, file_identity
-from ..git.repository import open_repository
+from ..git.repository import open_repository, shares_configuration
 from ..snapshot.record import Snapshot, SnapshotOptions
 from ..snapshot.snapshot import take_snapshot
 from ..system.clock import Deadline
@@ -23,7 +23,7 @@ from ..workspace.state_file import FINISHED, state_name
 from .plan import PendingSave, SaveFacts, stack_holds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from ..format.manifest import Save
     from ..git.oid import Oid
@@ -74,7 +74,7 @@ def look(
     taken.left_out += request.problems
     nested: tuple[Nested, ...] = ()
     if taken.nested:
-        nested, skipped = save_nested(repository, request, taken.nested, save)
+        nested, skipped = save_nested(repository, request, taken, save)
         taken.left_out += skipped
     if staged is not None:
         staged.pack()
@@ -147,7 +147,7 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
         staged=bool(taken.staged),
         has_files=any(leaf is not None for leaf in taken.worktree.values()),
         nested=bool(scene.nested),
-        has_context=context.work() != Context().work(),
+        has_context=request.even_clean or context.work() != Context().work(),
         lost=any(item.lost for item in taken.left_out),
     )
     if request.kind == "checkpoint":
@@ -271,14 +271,22 @@ _DEEPEST = 8
 def save_nested(
     repository: Repository,
     request: SaveRequest,
-    paths: Sequence[bytes],
+    taken: Snapshot,
     save: Callable[[bytes, SaveRequest], SaveResult],
 ) -> tuple[tuple[Nested, ...], list[LeftOut]]:
-    """Save the repository in each of `paths` with `save`; what to record of each, and what was skipped."""
+    """Save the repositories inside with `save`; what to record of each, and what was skipped.
+
+    Refs alone hold their saves: no branch moves there. Context and reason are of this workspace, not of theirs. Of one
+    that is neither a submodule of the index nor a worktree of `repository` no program runs: plain git in this
+    workspace would run none either.
+    """
     nested = []
     skipped = []
-    inner = request._replace(depth=request.depth + 1, strict=False, problems=())
-    for path in paths:
+    asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=())
+    asked = asked._replace(values={}, owner_pid=None, reason=Reason(), known=None, replaces=None)
+    from ..workspace.lease import presence
+
+    for path in taken.nested:
         full = os.path.join(repository.toplevel, path)
         try:
             if request.depth >= _DEEPEST:
@@ -286,7 +294,14 @@ def save_nested(
             inside = open_repository(full)
             if inside.toplevel != os.path.realpath(full):
                 raise GitstateError("its .git file points outside the directory")
-            result = save(full, inner)
+            if presence(inside).live:
+                # Its own keeper saves it. A save from here would write this task into that one's context.
+                skipped.append(LeftOut(path, "an agent works in it, and its own keeper saves it", False))
+                nested.append(Nested(path, None, None))
+                continue
+            is_ours = shares_configuration(inside, repository)
+            runs_filters = repository.runs_filters and (is_ours or path in taken.submodules)
+            result = save(full, asked._replace(even_clean=is_ours, runs_filters=runs_filters))
             nested.append(Nested(path, result.save_id, result.archive))
             if inside.common_dir.startswith(os.path.realpath(full) + b"/"):
                 why = "it is a repository of its own: its save is inside it, and goes where the repository goes"

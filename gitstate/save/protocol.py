@@ -126,7 +126,7 @@ class SaveAttempt:
         from .publish import AfterMarker
 
         taken, publisher, repository = scene.taken, self._publisher(), self.repository
-        after = AfterMarker(publisher, self.builder, self.request.wait)
+        after = AfterMarker(publisher, self.builder, self.request)
         branch = None if plan.branch is None else RefUpdate(plan.branch, built.wip, taken.head)
         if branch is not None:
             # Git works on the index while the objects come to the disk.

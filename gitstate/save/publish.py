@@ -107,13 +107,13 @@ class Note(Record):
 
 
 class AfterMarker:
-    """Moves the notes ref and the branch for one save. `wait` bounds waiting for the lock on the notes, in seconds."""
+    """Moves the notes ref and the branch for one save, and writes its state file."""
 
-    def __init__(self, publisher: Publisher, builder: Builder, wait: float) -> None:
+    def __init__(self, publisher: Publisher, builder: Builder, request: SaveRequest) -> None:
         self.publisher = publisher
         self.builder = builder
         self.repository = publisher.repository
-        self.wait = wait
+        self.request = request
         #: What went wrong, as sentences.
         self.troubles: list[str] = []
         #: A git that was killed may have left locks on the notes and the branch.
@@ -138,7 +138,7 @@ class AfterMarker:
         moved = False
         joined = branch is not None and self._begin_both(branch, note)
         try:
-            write_interrupted(self.repository, context, built)
+            self.write_state(context, built)
             if joined and branch is not None:
                 moved = self._end_both(branch, note)
         finally:
@@ -147,6 +147,11 @@ class AfterMarker:
             self.move_notes(note)
             moved = branch is not None and self._move_branch(branch)
         return moved
+
+    def write_state(self, context: Context, built: Built) -> None:
+        """Say in the state file that a save is pending; not in a nested repository, whose context is not ours."""
+        if not self.request.depth:
+            write_interrupted(self.repository, context, built)
 
     def _begin_both(self, branch: RefUpdate, note: Note) -> bool:
         """Begin to move the notes ref and the branch in one transaction; False where someone holds either."""
@@ -192,7 +197,9 @@ class AfterMarker:
         why = ""
         try:
             move = self.publisher.refs.commit
-            self.notes.change(lambda tip: self._note_on(tip, note), lambda update: move([update]), wait=self.wait)
+            self.notes.change(
+                lambda tip: self._note_on(tip, note), lambda update: move([update]), wait=self.request.wait
+            )
         except TryAgain:
             why = "another gitstate held the lock on the notes"
         except GitstateError as error:
@@ -275,7 +282,7 @@ def renew(
 ) -> tuple[Built, AfterMarker]:
     """Write and publish the save `old` under another id, context and reason. Raises CorruptSave."""
     built = _build(builder, old, scene.context, request)
-    after = AfterMarker(publisher, builder, request.wait)
+    after = AfterMarker(publisher, builder, request)
     note = after.build_note(built, scene.context, scene.seen.get(NOTES))
     publisher.journal_locks()
     kept = kept_index(builder.repository, old.manifest.save_id)
@@ -283,7 +290,7 @@ def renew(
         link_or_copy(kept, kept_index(builder.repository, builder.save_id))
     publisher.move(first_refs(plan, built.archive, scene.seen))
     after.move_notes(note)
-    write_interrupted(builder.repository, scene.context, built)
+    after.write_state(scene.context, built)
     return built, after
 
 

@@ -13,7 +13,7 @@ from ..format.names import SAVES, checkpoint_ref, give_workspace_id, marker_ref,
 from ..git import refs
 from ..git.command import Git
 from ..git.index import IndexMoved, link_or_copy
-from ..git.repository import Opening, Repository, open_repository
+from ..git.repository import Opening, Repository, open_repository, without_filters
 from ..git.status import StatusQuery, query_status
 from ..system import files
 from ..system.clock import Deadline
@@ -42,15 +42,16 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     where the request is strict and a setting can't be read. Without `strict` such a setting never costs a save.
     """
     repository = open_repository(path) if opening is None else opening.finish()
+    if not request.runs_filters:
+        repository = without_filters(repository)
     if request.strict:
         settings.require(repository, *settings.OF_SAVE)
     repository, problems = settings.with_defaults(repository, settings.OF_SAVE)
     if problems:
         request = _with_problems(request, problems)
     deadline = Deadline(request.wait if request.deadline is None else request.deadline)
-    with suppress(FileExistsError):
-        # The sync before the marker covers it.
-        os.mkdir(repository.own)
+    # The sync before the marker covers it.
+    files.make_directory(repository.own, top=repository.git_dir, durable=False)
     with locked_workspace(repository, deadline) as git:
         give_workspace_id(repository, taken=lambda name: _names_refs(repository, name))
         result = save_owned(repository, git, request)
@@ -60,6 +61,8 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
 
         registry.register(repository)
     warnings = [problem.message for problem in problems if problem.name != "includeIgnored"]
+    if repository.stranger is not None:
+        warnings.append(f"this repository belongs to user {repository.stranger}; none of its filters was run")
     return result._replace(warnings=tuple(warnings)) if warnings else result
 
 

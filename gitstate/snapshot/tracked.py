@@ -70,21 +70,25 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
     """The output of `git status`, which ends early where a required filter fails or a submodule is broken.
 
     Then it runs again with filters off, then without looking into submodules; each submodule is added to `nested`.
+    So it is where no filter runs: git would run those of a submodule's configuration.
     """
     git = builder.repository.git
     off = builder.repository.filters_off()
+    looks_inside = builder.repository.runs_filters
     try:
-        return git.finish(status)
+        output = git.finish(status)
+        if looks_inside:
+            return output
     except GitError:
         with suppress(GitError):
-            if off:
+            if off and looks_inside:
                 return git.finish(start_status(builder.repository, builder.env, *off))
-    output = git.finish(start_status(builder.repository, builder.env, *off, submodules=False))
+        output = git.finish(start_status(builder.repository, builder.env, *off, submodules=False))
     from ..git.entries import list_index
 
     for entry in list_index(git, env=builder.env):
         if entry.mode == GITLINK and is_repository(os.path.join(builder.top, entry.path)):
-            builder.snapshot.nested.append(entry.path)
+            _add_submodule(builder, entry.path)
     return output
 
 
@@ -92,5 +96,10 @@ def _note_submodule(builder: SnapshotBuilder, path: bytes, sub: bytes, *, is_sta
     """Note a submodule as nested where it has changes (M, U), or is newly staged and has its git dir inside."""
     full = os.path.join(builder.top, path)
     is_new = is_staged and os.path.isdir(os.path.join(full, b".git"))
-    if (b"M" in sub or b"U" in sub or is_new) and is_repository(full):
-        builder.snapshot.nested.append(path)
+    if builder.repository.runs_filters and (b"M" in sub or b"U" in sub or is_new) and is_repository(full):
+        _add_submodule(builder, path)
+
+
+def _add_submodule(builder: SnapshotBuilder, path: bytes) -> None:
+    builder.snapshot.nested.append(path)
+    builder.snapshot.submodules.add(path)

@@ -157,7 +157,7 @@ def take(repository: Repository, *, inside: bool = False) -> int:
     where another run holds it.
     """
     files.make_directory(repository.own, top=repository.git_dir)
-    fd = files.open_own(repository.own, _INNER if inside else _LEASE)
+    fd = files.open_own(os.path.join(repository.own, _INNER if inside else _LEASE), os.O_RDWR)
     deadline = Deadline(_PATIENCE)
     try:
         while True:
