@@ -157,7 +157,7 @@ class AfterMarker:
             self._lock = self.notes.lock(0.0)
         except (GitstateError, OSError):
             return False
-        self.publisher.refs.prepare([RefUpdate(NOTES, note.new, note.tip), branch], and_move=True)
+        self.publisher.refs.prepare([RefUpdate(NOTES, note.new, note.tip), branch])
         return True
 
     def _end_both(self, branch: RefUpdate, note: Note) -> bool:

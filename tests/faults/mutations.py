@@ -131,9 +131,18 @@ MUTATIONS = (
     Mutation(
         "refs are moved from any value",
         "git/refs.py",
-        'commands.append(b"update %s\\0%s\\0%s\\0" % (os.fsencode(update.ref), new, old.encode("ascii")))',
-        'commands.append(b"update %s\\0%s\\0\\0" % (os.fsencode(update.ref), new))',
+        "        zero = self._repository.zero\n",
+        "        zero = self._repository.zero\n"
+        "        there = read_refs(self._repository, [update.ref for update in updates])\n"
+        "        updates = [update._replace(old=there.get(update.ref)) for update in updates]\n",
         "faults/test_concurrency.py::test_branch_that_moves_during_a_save_is_kept",
+    ),
+    Mutation(
+        "what git takes for the value of a locked ref is not read again",
+        "git/refs.py",
+        "                self._refuse_moved_refs()\n",
+        "",
+        "git/test_refs.py",
     ),
     Mutation(
         "the workspace is not locked",
