@@ -14,7 +14,7 @@ Each step looks first and does nothing where it is done already, so recovery may
 | 8. index, by one rename under its lock | the index | finds the saved entries, leaves them |
 | 9. missing tracked files, directories, permissions | each file that was written | does the rest |
 | 10. branch, from the commit it was seen on | as durable as git makes it | finds it moved |
-| 11. stat data of the index; sync of the directories | each name that was written or removed | syncs again |
+| 11. stat data of the index; sync of all that was found right | the whole worktree, the index | syncs again |
 | 12. nested repositories, each by these steps | each of them | finds nothing pending in those done |
 | 13. `active_state.json` and the live context | both | writes them again |
 | 14. delete the marker: **the commit point** | the save is no longer pending | has nothing to do |
@@ -39,6 +39,7 @@ from ..format.saves import pending_archive
 from ..git import gitdir, refs
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, foreign_owner, open_repository, without_filters
+from ..objects.durable import bring_files_to_disk
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..system.process import boot_id, wait_for
@@ -204,6 +205,8 @@ class _Recovery:
         if outcome.restored or outcome.deleted:
             index.refresh()
         workspace.disk.sync()
+        found = [*(target.path for target in targets), *newest.manifest.directories]
+        bring_files_to_disk(self.repository, found)
         nested = self._nested(saved)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
@@ -257,6 +260,7 @@ class _Recovery:
         result = self._result("context_only")._replace(context=context)
         if self.request.dry_run:
             return result
+        bring_files_to_disk(self.repository, ())
         told = briefing(context, Reason(), restored=(), kept=(), left_out=(), operation=self.facts.operation)
         return self._write_state(result, context, told)
 

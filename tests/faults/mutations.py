@@ -91,6 +91,13 @@ MUTATIONS = (
         "faults/test_cut_short.py::test_older_directory_moved_there_by_a_person_is_kept",
     ),
     Mutation(
+        "recover relies on files that nobody synced",
+        "recover/recover.py",
+        "        bring_files_to_disk(self.repository, found)\n",
+        "",
+        f"{POWER}[ext4-save-recover]",
+    ),
+    Mutation(
         "the files of an unfinished merge are not synced",
         "objects/durable.py",
         "    for name in operation_paths(git_dir):\n        yield os.path.join(git_dir, name)\n",

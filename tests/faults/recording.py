@@ -1,4 +1,7 @@
-"""A workspace on a recorded disk: what an agent does before the power fails, and the run that the cut ends."""
+"""A workspace on a recorded disk: what an agent does before the power fails, and the run that the cut ends.
+
+The command `recover` is recorded after a wipe; `save-recover` is a save and a recovery in place, directly after it.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,9 @@ def conflict(ws: Workspace) -> None:
 
 @dataclass
 class Recording:
-    """One run on a recorded disk. `done` is the length of the log when the command had reported success."""
+    """One run on a recorded disk. `done` is the length of the log when the command had reported success, `saved` when
+    the save had.
+    """
 
     kind: FileSystem
     ws: Workspace
@@ -82,6 +87,7 @@ class Recording:
     base: Blocks = field(default_factory=dict)
     log: list[Entry] = field(default_factory=list)
     done: int = 0
+    saved: int = 0
     expected: Fingerprint | None = None
 
 
@@ -109,7 +115,10 @@ def recorded(recording: Recording, command: str, build: Callable[[Workspace], No
             succeed(ws.recover())
         else:
             with ws.in_another_boot():  # the one that the cut ends
-                succeed(ws.gitstate(command, "--task-id", "T-1", "--json"))
+                succeed(ws.gitstate(command.partition("-")[0], "--task-id", "T-1", "--json"))
+                recording.saved = len(disk.log)
+                if command == "save-recover":
+                    succeed(ws.recover())
         recording.done = len(disk.log)
         sync(ws)
         disk.stop()

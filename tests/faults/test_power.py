@@ -2,7 +2,8 @@
 
 The agent never syncs anything: its own `git add` and `git commit` just before the save are at stake too. After exit
 status 0 a save is whole and `recover` brings everything back; before it, the save is absent or whole. A recover that
-is cut off is done again, and comes to the same end. `POWER_POINT=NUMBER[:SEED]` tries one point alone.
+is cut off is done again, and comes to the same end; after its exit status 0 all files are there.
+`POWER_POINT=NUMBER[:SEED]` tries one point alone.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def check(recording: Recording, command: str, cut: Cut) -> str | None:
     try:
         with mounted(recording.disk, recording.kind, recording.mount):
             try:
-                judged(recording, command, success=cut[0] >= recording.done)
+                judged(recording, command, success=cut[0] >= recording.saved)
             except (AssertionError, NotARepositoryError) as error:
                 return str(error)[:1500]
     except MountFailed as error:
@@ -84,7 +85,8 @@ def judged(recording: Recording, command: str, *, success: bool) -> None:
                 came_back(recording, run)
             assert run.exit_status != 3, str(run)
         return
-    assert markers or not success or command == "recover", "success was reported and there is no marker"
+    recovers = command in ("recover", "save-recover")
+    assert markers or not success or recovers, "success was reported and there is no marker"
     for content in markers.values():
         whole(ws, content.decode().strip())
     run = ws.recover()
@@ -115,11 +117,13 @@ SWEEPS = {
     "ext4-save": ("save", work, 268),
     "ext4-checkpoint": ("checkpoint", few, 300),
     "ext4-recover": ("recover", work, 125),
+    "ext4-save-recover": ("save-recover", work, 200),
     "ext4-save-merge": ("save", conflict, 130),
     "ext4-checkpoint-many": ("checkpoint", many, 150),
     "ext4-recover-merge": ("recover", conflict, 84),
     "ext4-save-reftable": ("save", work, 100),
     "xfs-save": ("save", few, 240),
+    "xfs-save-recover": ("save-recover", work, 200),
     "xfs-checkpoint": ("checkpoint", work, 174),
     "xfs-recover": ("recover", work, 82),
     "btrfs-save": ("save", work, 400),
@@ -132,10 +136,12 @@ QUICK = {
     "ext4-save": 4,
     "ext4-checkpoint": 3,
     "ext4-recover": 3,
+    "ext4-save-recover": 3,
     "ext4-save-merge": 3,
     "ext4-checkpoint-many": 3,
     "xfs-save": 3,
     "xfs-recover": 3,
+    "xfs-save-recover": 3,
     "btrfs-save": 3,
     "btrfs-recover": 3,
 }
