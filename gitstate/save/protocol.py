@@ -17,8 +17,9 @@ The marker is the commit point. A kill before it changes nothing that anyone see
 
 A step begins when the one before it is durable, but for 6, which runs while git does 7. Step 5 is one transaction, and
 a kill inside it may leave the save's ref without the marker: then the earlier marker stands. A checkpoint and a safety
-save end after step 5, with one ref of their own. Rare parts are imported where they are met: an import costs more
-than most of them do.
+save end after step 5, with one ref of their own; a checkpoint may keep the one that it replaces (`keep`).
+
+Rare parts are imported where they are met: an import costs more than most of them do.
 """
 
 from __future__ import annotations
@@ -92,9 +93,14 @@ class SaveAttempt:
             return self._answer(plan._replace(result="unchanged", message=why), scene, upon)
         if plan.follows:
             return self._publish(plan, scene, built)
+        keeping: list[RefUpdate] = []
+        if upon is not None:
+            from .keep import keeping_updates
+
+            keeping = keeping_updates(upon, self.builder, scene)
         publisher = self._publisher()
-        publisher.journal_locks()
-        publisher.move(first_refs(plan, built.archive, scene.seen))
+        publisher.journal_locks(*(update.ref for update in keeping))
+        publisher.move([*keeping, *first_refs(plan, built.archive, scene.seen)])
         return self._answer(plan, scene, built)
 
     def _build(self, plan: SavePlan, scene: Scene) -> Built:
