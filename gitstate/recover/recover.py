@@ -34,9 +34,10 @@ from ..errors import GitstateError, NeedsPerson, TryAgain
 from ..format.archive import tree_of_base
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
-from ..format.names import branch_name, own_marker
+from ..format.names import branch_name, dismissed_ref, own_marker, workspace_id
 from ..format.saves import pending_archive
 from ..git import gitdir, refs
+from ..git.oid import Oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, foreign_owner, open_repository, without_filters
 from ..objects.durable import bring_files_to_disk
@@ -135,11 +136,21 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
         save_id = facts.saves[0].manifest.save_id if facts.saves else None
         if not request.dry_run:
             marker = own_marker(repository)
-            write_journal(repository, ref_locks(repository, [marker]))
-            refs.move_refs(repository, git, [RefUpdate(marker, None, archive)], "dismissed")
+            updates = [RefUpdate(marker, None, archive)]
+            if save_id is not None:
+                # First the fact that it was never recovered: a kill between the two leaves it pending.
+                updates.insert(0, _dismissed(repository, save_id, archive))
+            write_journal(repository, ref_locks(repository, [update.ref for update in updates]))
+            refs.move_refs(repository, git, updates, "dismissed")
             clear_journal(repository)
     message = "the save is no longer pending; it stays in the log"
     return RecoverResult(repository.toplevel, "dismissed", message, save_id=save_id, dry_run=request.dry_run)
+
+
+def _dismissed(repository: Repository, save_id: str, new: Oid | None) -> RefUpdate:
+    """Set the fact that a save was dismissed, or delete it where `new` is None."""
+    ref = dismissed_ref(workspace_id(repository), save_id)
+    return RefUpdate(ref, new, refs.read_refs(repository, [ref]).get(ref))
 
 
 def _let_keeper_finish(repository: Repository, deadline: Deadline) -> None:
@@ -289,6 +300,10 @@ class _Recovery:
             seen = refs.read_refs(self.repository, [marker]).get(marker)
             if seen == newest.archive:
                 refs.move_refs(self.repository, self.workspace.git, [RefUpdate(marker, None, seen)], "recovered")
+        if marker is None and marker_goes(outcome):
+            fact = _dismissed(self.repository, manifest.save_id, None)
+            if fact.old is not None:
+                refs.move_refs(self.repository, self.workspace.git, [fact], "recovered")
         clear_journal(self.repository)
         return result
 
