@@ -49,8 +49,8 @@ from ..workspace.ownership import clear_journal, locked_workspace, read_run_reco
 from ..workspace.settings import require
 from ..workspace.state_file import ACTIVE, RECOVERED, describe_save, write_state
 from .elsewhere import add_worktree, newest_of, only_orphan, refuse_used_place
-from .facts import compare_with_checkpoint, gather
-from .files import FileRecovery, MissingFiles, save_for_safety, usual_umask
+from .facts import compare_with_checkpoint, gather, whole_copies
+from .files import FileRecovery, MissingFiles, restore_cut_short, save_for_safety, usual_umask
 from .index import IndexRecovery, restore_operation, restore_sparse
 from .paths import NestedStep, SavedPaths, Workspace, is_nested_trouble, nested_failure, nested_steps, paths_with
 from .plan import (
@@ -267,12 +267,23 @@ class _Recovery:
     def _context_alone(self) -> RecoverResult:
         """The run ended without a save: its context is all there is to bring back."""
         assert self.facts.context is not None
+        outcome, dry_run = self.outcome, self.request.dry_run
         context = with_measured_fields(self.repository, self.facts.context, self.facts.head_ref)
-        result = self._result("context_only")._replace(context=context)
-        if self.request.dry_run:
+        if self.facts.owner == "gone":
+            copies = whole_copies(self.repository, self.workspace.reader, self.facts)
+            restore_cut_short(self.workspace, copies, outcome, dry_run=dry_run)
+        if outcome.restored:
+            message = "the last run ended without a save; files that a power cut left short were restored"
+            self.verdict = replace(self.verdict, message=message)
+        result = self._result("restore" if outcome.restored else "context_only")._replace(context=context)
+        if dry_run:
             return result
+        self.workspace.disk.sync()
         bring_files_to_disk(self.repository, ())
-        told = briefing(context, Reason(), restored=(), kept=(), left_out=(), operation=self.facts.operation)
+        operation = self.facts.operation
+        told = briefing(
+            context, Reason(), restored=outcome.restored, kept=(), left_out=outcome.failed, operation=operation
+        )
         return self._write_state(result, context, told)
 
     def _finish(self, final: DecidedVerdict) -> RecoverResult:

@@ -98,6 +98,20 @@ MUTATIONS = (
         f"{POWER}[ext4-save-recover]",
     ),
     Mutation(
+        "files that a power cut left short in a run stay so",
+        "recover/recover.py",
+        '        if self.facts.owner == "gone":\n',
+        "        if False:\n",
+        f"{POWER}[ext4-run]",
+    ),
+    Mutation(
+        "the next checkpoint drops the only ref to lost work",
+        "save/protocol.py",
+        "            keeping = keeping_updates(upon, self.builder, scene)\n",
+        "            keeping_updates(upon, self.builder, scene)\n",
+        "save/test_keep.py",
+    ),
+    Mutation(
         "the files of an unfinished merge are not synced",
         "objects/durable.py",
         "    for name in operation_paths(git_dir):\n        yield os.path.join(git_dir, name)\n",
