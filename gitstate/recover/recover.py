@@ -65,6 +65,7 @@ from .plan import (
     with_checkpoint,
 )
 from .request import SETTINGS, DecidedVerdict, Outcome, RecoverRequest, RecoverResult
+from .staged import restore_staged_objects
 from .words import briefing, hints_for, instruction, located
 
 
@@ -178,11 +179,17 @@ class _Recovery:
     def run(self) -> RecoverResult:
         if not self.verdict.acts:
             return self._result(self.verdict.verdict)
+        if self._is_after_reboot():
+            self.outcome.failed += restore_staged_objects(self.workspace, dry_run=self.request.dry_run)
         if not self.facts.saves:
             return self._context_alone()
         if self.verdict.verdict == "buried":
             return self._finish("buried")
         return self._restore()
+
+    def _is_after_reboot(self) -> bool:
+        context = self.facts.saves[0].context if self.facts.saves else self.facts.context
+        return context is None or context.boot_id is None or context.boot_id != boot_id()
 
     def _restore(self) -> RecoverResult:
         workspace, outcome = self.workspace, self.outcome
