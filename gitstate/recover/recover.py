@@ -119,8 +119,8 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
 def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
     """Mark the pending save as resolved, without touching any file, index or branch.
 
-    The save stays in the log, and retention never takes it. Raises NeedsPerson where HEAD is its WIP commit, for that
-    is to be unwound first.
+    The save stays in the log, and retention takes it only by its name. Raises NeedsPerson where HEAD is its WIP commit,
+    for that is to be unwound first.
     """
     repository = open_repository(path)
     with (

@@ -10,7 +10,6 @@ from __future__ import annotations
 from ..errors import GitstateError
 from ..format.names import marker_ref, save_ref, save_time_ns, workspace_id
 from ..git import refs
-from ..git.entries import differing_paths
 from ..git.oid import object_id
 from ..git.refs import RefUpdate
 from ..system.stdlib import TYPE_CHECKING, Record
@@ -114,6 +113,8 @@ def _follows(old: Save, builder: Builder, scene: Scene) -> bool:
 
 def _versions(old: Save, builder: Builder, scene: Scene) -> Iterable[PathVersions]:
     """The versions of each path that the old checkpoint changed, in the worktree and in the index."""
+    from ..git.entries import differing_paths
+
     taken, trees = scene.taken, builder.trees
     old_head, head = builder.tree_of(old.manifest.head), builder.tree_of(taken.head)
     changed = differing_paths(builder.repository, old_head, old.wip_tree)
@@ -169,4 +170,6 @@ def _thinned(held: Mapping[str, Oid], builder: Builder) -> list[RefUpdate]:
 
 
 def _weight(save: Save, builder: Builder) -> int:
+    from ..git.entries import differing_paths
+
     return len(differing_paths(builder.repository, builder.tree_of(save.manifest.head), save.wip_tree))

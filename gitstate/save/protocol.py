@@ -93,14 +93,8 @@ class SaveAttempt:
             return self._answer(plan._replace(result="unchanged", message=why), scene, upon)
         if plan.follows:
             return self._publish(plan, scene, built)
-        keeping: list[RefUpdate] = []
-        if upon is not None:
-            from .keep import keeping_updates
-
-            keeping = keeping_updates(upon, self.builder, scene)
         publisher = self._publisher()
-        publisher.journal_locks(*(update.ref for update in keeping))
-        publisher.move([*keeping, *first_refs(plan, built.archive, scene.seen)])
+        publisher.replace(upon, self.builder, scene, first_refs(plan, built.archive, scene.seen))
         return self._answer(plan, scene, built)
 
     def _build(self, plan: SavePlan, scene: Scene) -> Built:

@@ -21,6 +21,7 @@ from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.ownership import ref_locks, remove_ref_locks, write_journal
 from ..workspace.state_file import INTERRUPTED, describe_save, write_state
 from .build import Built, subject_of
+from .keep import keeping_updates
 from .plan import first_refs
 
 if TYPE_CHECKING:
@@ -90,6 +91,12 @@ class Publisher:
         self.make_durable(updates)
         self.refs.carry_out()
         self.refs.sync(updates)
+
+    def replace(self, latest: Save | None, builder: Builder, scene: Scene, updates: Sequence[RefUpdate]) -> None:
+        """Move the refs of a checkpoint or a safety save. First keep the checkpoint `latest`, where that is needed."""
+        keeping = [] if latest is None else keeping_updates(latest, builder, scene)
+        self.journal_locks(*(update.ref for update in keeping))
+        self.move([*keeping, *updates])
 
     def close(self) -> None:
         """End the child; what was not moved stays where it is."""

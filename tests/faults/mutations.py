@@ -106,10 +106,10 @@ MUTATIONS = (
     ),
     Mutation(
         "the next checkpoint drops the only ref to lost work",
-        "save/protocol.py",
-        "            keeping = keeping_updates(upon, self.builder, scene)\n",
-        "            keeping_updates(upon, self.builder, scene)\n",
-        "save/test_keep.py",
+        "save/publish.py",
+        "        self.move([*keeping, *updates])\n",
+        "        self.move(updates)\n",
+        "save/test_keep.py::test_work_that_is_undone_keeps_its_checkpoint",
     ),
     Mutation(
         "the files of an unfinished merge are not synced",
@@ -163,7 +163,7 @@ MUTATIONS = (
         "git/refs.py",
         "                self._refuse_moved_refs()\n",
         "",
-        "git/test_refs.py",
+        "git/test_refs.py::test_ref_that_moved_in_packed_refs_unseen_by_git_is_not_moved",
     ),
     Mutation(
         "the workspace is not locked",
