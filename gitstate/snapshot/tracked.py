@@ -6,7 +6,7 @@ import os
 
 from ..errors import GitError
 from ..git.repository import read_head
-from ..git.status import parse_listing, start_status
+from ..git.status import Listing, parse_listing, start_status
 from ..objects.tree import GITLINK, Leaf
 from ..system.stdlib import TYPE_CHECKING, suppress
 from .record import TrackedPaths
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from .record import SnapshotBuilder
 
 
-def read_listing(builder: SnapshotBuilder, listing: Child) -> list[tuple[bytes, bytes]]:
+def read_listing(builder: SnapshotBuilder, listing: Child | Listing) -> list[tuple[bytes, bytes]]:
     """Wait for `git ls-files` and set the builder's `tracked`; returns (tag, path) of each entry hidden from git."""
-    output = builder.repository.git.finish(listing)
-    paths, hidden = parse_listing(output)
-    builder.tracked = TrackedPaths(set(paths), paths, b".gitattributes\0" in output)
+    if not isinstance(listing, Listing):
+        listing = parse_listing(builder.repository.git.finish(listing))
+    paths, hidden = listing
+    attributes = b".gitattributes\0" in b"\0".join((*paths, b""))
+    builder.tracked = TrackedPaths(set(paths), paths, attributes)
     return hidden
 
 

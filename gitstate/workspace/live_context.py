@@ -24,7 +24,6 @@ from ..system import files, process
 from ..system.clock import is_before, now
 from ..system.jsonio import loads, text_to_json
 from ..system.stdlib import TYPE_CHECKING
-from . import registry
 from .settings import require
 from .state_file import ACTIVE, CONTEXT_FILE, FINISHED, parse_status, read_state, state_path, write_state
 
@@ -126,6 +125,8 @@ def begin(
     """
     require(repository, "stateFile", "register")
     context = _set(repository, with_owner(before, owner_pid), values)
+    from . import registry
+
     registry.register(repository)
     return context
 

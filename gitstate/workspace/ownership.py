@@ -17,7 +17,6 @@ from ..git import refs
 from ..git.command import Git
 from ..git.index import is_own_lock
 from ..git.repository import Repository
-from ..objects.pack import sweep_litter
 from ..system import files, process
 from ..system.clock import Deadline
 from ..system.jsonio import Json, dumps, loads, text_to_json
@@ -72,6 +71,8 @@ def clean_up_after_kill(repository: Repository) -> None:
     for path in (quarantine(repository), checkout_staging(repository)):
         files.remove_tree(path)
     _remove_temporaries(repository.own)
+    from ..objects.pack import sweep_litter
+
     sweep_litter(repository.objects, workspace_id(repository))
     clear_journal(repository)
 

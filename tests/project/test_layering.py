@@ -27,7 +27,7 @@ STOREYS = {
     "face": ("cli",),
 }
 #: The packages in their order: each imports only from those that stand before it.
-LAYERS = ("errors", *(package for storey in STOREYS.values() for package in storey), "__main__")
+LAYERS = ("bundle", "errors", *(package for storey in STOREYS.values() for package in storey), "__main__")
 #: `__init__` holds the version and `guard`, which it imports when somebody asks for it.
 OUTSIDE = "__init__"
 
