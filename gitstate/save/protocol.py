@@ -17,7 +17,7 @@ The marker is the commit point. A kill before it changes nothing that anyone see
 
 A step begins when the one before it is durable, but for 6, which runs while git does 7. Step 5 is one transaction, and
 a kill inside it may leave the save's ref without the marker: then the earlier marker stands. A checkpoint and a safety
-save end after step 5, with one ref of their own; a checkpoint may keep the one that it replaces (`keep`).
+save end after step 5, with one ref of their own; a checkpoint may keep the one that it replaces.
 
 Rare parts are imported where they are met: an import costs more than most of them do.
 """

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gitstate.format.context import Context
-from gitstate.save.keep import PathVersions, is_other_run, is_undone, is_unheld
+from gitstate.save.plan import PathVersions, is_other_run, is_undone, is_unheld
 from tests.support.workspace import Workspace
 
 EMPTY = "e"
