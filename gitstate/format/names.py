@@ -32,6 +32,7 @@ OWN = "refs/gitstate/"
 SAVES = OWN + "saves/"
 PENDING = OWN + "pending/"
 CHECKPOINTS = OWN + "checkpoints/"
+DISMISSED = OWN + "dismissed/"
 _ONE_FOR_EACH: tuple[tuple[str, RefKind], ...] = ((PENDING, "pending"), (CHECKPOINTS, "checkpoint"))
 
 #: How the subjects of our commits begin.
@@ -129,6 +130,11 @@ def checkpoint_ref(workspace_id: str) -> str:
     return f"{CHECKPOINTS}{workspace_id}"
 
 
+def dismissed_ref(workspace_id: str, save_id: str) -> str:
+    """The ref that says that a pending save was dismissed and not recovered: retention keeps it."""
+    return f"{DISMISSED}{workspace_id}/{save_id}"
+
+
 def own_marker(repository: Repository) -> str:
     """The marker of this workspace."""
     return marker_ref(workspace_id(repository))
@@ -177,6 +183,15 @@ def save_time_ns(save_id: str) -> int | None:
         return seconds * 1_000_000_000 + int(save_id[16:22]) * 1000
     except ValueError:
         return None
+
+
+#: A clock that is so far ahead is wrong, in nanoseconds.
+_WRONG_CLOCK_NS = 86_400_000_000_000
+
+
+def age_key(save_id: str) -> tuple[bool, str]:
+    """Sorts save ids from the oldest to the newest. One of the future comes first: a wrong clock made it."""
+    return (save_time_ns(save_id) or 0) <= time.time_ns() + _WRONG_CLOCK_NS, save_id
 
 
 class Trailers(Record):

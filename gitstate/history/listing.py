@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CorruptSave, GitstateError
 from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.manifest import MAX_MANIFEST, Manifest, manifest_from_json
-from ..format.names import workspace_id
+from ..format.names import age_key, workspace_id
 from ..format.saves import checkpoint_archives, find_save, held_saves, pending_archives
 from ..git.command import environment
 from ..git.repository import Repository
@@ -46,7 +46,7 @@ def list_saves(repository: Repository, *, everything: bool) -> list[Entry]:
         if everything or workspace == own
     ]
     repo.close()
-    return sorted(entries, key=lambda entry: entry.save_id, reverse=True)
+    return sorted(entries, key=lambda entry: age_key(entry.save_id), reverse=True)
 
 
 def diff(repository: Repository, save_id: str) -> str:

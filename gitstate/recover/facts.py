@@ -22,18 +22,20 @@ from ..git.repository import Repository, head_of, read_head
 from ..objects.notes import read_note
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import TreeReader
-from ..system import files
+from ..system import files, process
 from ..system.clock import now
 from ..system.jsonio import loads, text_to_json
 from ..workspace.lease import presence_in
 from ..workspace.live_context import owner_state, read_live_context, read_state_context
 from ..workspace.peek import worktree_ids
 from ..workspace.state_file import RECOVERED
-from .paths import SavedPaths, Workspace
+from .paths import SavedPaths, Workspace, may_be_cut_short
 from .plan import DiskState, Facts, can_compare, disk_state, lacks_checkpoint, resting_places
 from .request import Outcome
 
 _STACK_LIMIT = 10_000
+#: So many saves are looked at for files that a power cut left short.
+_COPIES = 5
 
 
 def gather(repository: Repository, reader: ObjectReader, save_id: str | None = None, *, strict: bool = False) -> Facts:
@@ -175,6 +177,18 @@ def _latest_checkpoint(repository: Repository, reader: ObjectReader) -> Save | N
         with contextlib.suppress(CorruptSave, UnsupportedSave):
             return read_save(oid, reader)
     return None
+
+
+def whole_copies(repository: Repository, reader: ObjectReader, facts: Facts) -> list[Save]:
+    """The checkpoint and the newest saves of this workspace, newest first, that were made before this boot."""
+    found = [] if facts.checkpoint is None else [facts.checkpoint]
+    held = sorted(held_saves(repository.git, workspace_id(repository)), key=lambda save: names.age_key(save.save_id))
+    for save in held[-_COPIES:]:
+        with contextlib.suppress(CorruptSave, UnsupportedSave):
+            found.append(read_save(save.archive, reader))
+    found.sort(key=lambda save: names.age_key(save.manifest.save_id), reverse=True)
+    own, boot = workspace_id(repository), process.boot_id()
+    return [save for save in found if may_be_cut_short(save, own, boot)]
 
 
 def _unsaved_context(repository: Repository, checkpoint: Save | None) -> Context | None:

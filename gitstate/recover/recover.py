@@ -14,7 +14,7 @@ Each step looks first and does nothing where it is done already, so recovery may
 | 8. index, by one rename under its lock | the index | finds the saved entries, leaves them |
 | 9. missing tracked files, directories, permissions | each file that was written | does the rest |
 | 10. branch, from the commit it was seen on | as durable as git makes it | finds it moved |
-| 11. stat data of the index; sync of the directories | each name that was written or removed | syncs again |
+| 11. stat data of the index; sync of all that was found right | the whole worktree, the index | syncs again |
 | 12. nested repositories, each by these steps | each of them | finds nothing pending in those done |
 | 13. `active_state.json` and the live context | both | writes them again |
 | 14. delete the marker: **the commit point** | the save is no longer pending | has nothing to do |
@@ -35,21 +35,24 @@ from ..errors import GitstateError, NeedsPerson
 from ..format.archive import tree_of_base
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
-from ..format.names import branch_name, is_save_id, own_marker
+from ..format.names import branch_name, dismissed_ref, is_save_id, own_marker, workspace_id
 from ..format.saves import pending_archive
 from ..git import gitdir, refs
+from ..git.oid import Oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, open_repository, shares_configuration, without_filters
+from ..objects.durable import bring_files_to_disk
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
+from ..system.process import boot_id
 from ..workspace.lease import wait_for_last_save
 from ..workspace.live_context import read_live_context, with_measured_fields
 from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
 from .elsewhere import add_worktree, newest_of, only_orphan, refuse_used_place
-from .facts import compare_with_checkpoint, gather
-from .files import FileRecovery, MissingFiles, save_for_safety, usual_umask
+from .facts import compare_with_checkpoint, gather, whole_copies
+from .files import FileRecovery, MissingFiles, restore_cut_short, save_for_safety, usual_umask
 from .index import IndexRecovery, restore_operation, restore_sparse
 from .paths import (
     NestedStep,
@@ -73,6 +76,7 @@ from .plan import (
     with_checkpoint,
 )
 from .request import SETTINGS, DecidedVerdict, Outcome, RecoverRequest, RecoverResult
+from .staged import restore_staged_objects
 from .words import briefing, hints_for, instruction, located
 
 
@@ -126,8 +130,8 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
 def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
     """Mark the pending save as resolved, without touching any file, index or branch.
 
-    The save stays in the log, and retention never takes it. Raises NeedsPerson where HEAD is its WIP commit, for that
-    is to be unwound first.
+    The save stays in the log, and retention takes it only by its name. Raises NeedsPerson where HEAD is its WIP commit,
+    for that is to be unwound first.
     """
     repository = open_repository(path)
     with (
@@ -144,11 +148,21 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
         save_id = facts.saves[0].manifest.save_id if facts.saves else None
         if not request.dry_run:
             marker = own_marker(repository)
-            write_journal(repository, ref_locks(repository, [marker]))
-            refs.move_refs(repository, git, [RefUpdate(marker, None, archive)], "dismissed")
+            updates = [RefUpdate(marker, None, archive)]
+            if save_id is not None:
+                # First the fact that it was never recovered: a kill between the two leaves it pending.
+                updates.insert(0, _dismissed(repository, save_id, archive))
+            write_journal(repository, ref_locks(repository, [update.ref for update in updates]))
+            refs.move_refs(repository, git, updates, "dismissed")
             clear_journal(repository)
     message = "the save is no longer pending; it stays in the log"
     return RecoverResult(repository.toplevel, "dismissed", message, save_id=save_id, dry_run=request.dry_run)
+
+
+def _dismissed(repository: Repository, save_id: str, new: Oid | None) -> RefUpdate:
+    """Set the fact that a save was dismissed, or delete it where `new` is None."""
+    ref = dismissed_ref(workspace_id(repository), save_id)
+    return RefUpdate(ref, new, refs.read_refs(repository, [ref]).get(ref))
 
 
 class _Recovery:
@@ -167,11 +181,17 @@ class _Recovery:
             return self._report_again()
         if not self.verdict.acts:
             return self._result(self.verdict.verdict)
+        if self._is_after_reboot():
+            self.outcome.failed += restore_staged_objects(self.workspace, dry_run=self.request.dry_run)
         if not self.facts.saves:
             return self._context_alone()
         if self.verdict.verdict == "buried":
             return self._finish("buried")
         return self._restore()
+
+    def _is_after_reboot(self) -> bool:
+        context = self.facts.saves[0].context if self.facts.saves else self.facts.context
+        return context is None or context.boot_id is None or context.boot_id != boot_id()
 
     def _restore(self) -> RecoverResult:
         workspace, outcome = self.workspace, self.outcome
@@ -205,6 +225,8 @@ class _Recovery:
         if outcome.restored or outcome.deleted:
             index.refresh()
         workspace.disk.sync()
+        found = [*(target.path for target in targets), *newest.manifest.directories]
+        bring_files_to_disk(self.repository, found)
         nested = self._nested(saved)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
@@ -262,11 +284,23 @@ class _Recovery:
     def _context_alone(self) -> RecoverResult:
         """The run ended without a save: its context is all there is to bring back."""
         assert self.facts.context is not None
+        outcome, dry_run = self.outcome, self.request.dry_run
         context = with_measured_fields(self.repository, self.facts.context, self.facts.head_ref)
-        result = self._result("context_only")._replace(context=context)
-        if self.request.dry_run:
+        if self.facts.owner == "gone":
+            copies = whole_copies(self.repository, self.workspace.reader, self.facts)
+            restore_cut_short(self.workspace, copies, outcome, dry_run=dry_run)
+        if outcome.restored:
+            message = "the last run ended without a save; files that a power cut left short were restored"
+            self.verdict = replace(self.verdict, message=message)
+        result = self._result("restore" if outcome.restored else "context_only")._replace(context=context)
+        if dry_run:
             return result
-        told = briefing(context, Reason(), restored=(), kept=(), left_out=(), operation=self.facts.operation)
+        self.workspace.disk.sync()
+        bring_files_to_disk(self.repository, ())
+        operation = self.facts.operation
+        told = briefing(
+            context, Reason(), restored=outcome.restored, kept=(), left_out=outcome.failed, operation=operation
+        )
         return self._write_state(result, context, told)
 
     def _report_again(self) -> RecoverResult:
@@ -307,6 +341,10 @@ class _Recovery:
             seen = refs.read_refs(self.repository, [marker]).get(marker)
             if seen == newest.archive:
                 refs.move_refs(self.repository, self.workspace.git, [RefUpdate(marker, None, seen)], "recovered")
+        if marker is None and marker_goes(outcome):
+            fact = _dismissed(self.repository, manifest.save_id, None)
+            if fact.old is not None:
+                refs.move_refs(self.repository, self.workspace.git, [fact], "recovered")
         clear_journal(self.repository)
         return result
 
