@@ -60,7 +60,7 @@ def test_save_recovered_elsewhere_is_not_pending_again(ws: Workspace) -> None:
     there.gitstate("fetch", "origin")
     assert there.recover().exit_status == 0
     assert there.gitstate("fetch", "origin", "--json").json["waiting"] == []
-    assert there.recover().json["workspaces"][0]["verdict"] == "nothing"
+    assert there.recover().json["workspaces"][0]["verdict"] == "recovered"
     pushed = there.gitstate("push", "origin", "--json").json
     assert len(pushed["recovered"]) == 1
     assert not [ref for ref in remote_refs(ws) if ref.startswith("refs/gitstate/pending/")]
