@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CorruptSave, GitstateError
 from ..format.context import MAX_CONTEXT, Context, context_from_json
+from ..format.find import find_save
 from ..format.manifest import MAX_MANIFEST, Manifest, manifest_from_json
 from ..format.names import workspace_id
-from ..format.saves import checkpoint_archives, find_save, held_saves, pending_archives
+from ..format.saves import checkpoint_archives, held_saves, pending_archives
 from ..git.command import environment
 from ..git.repository import Repository
 from ..system.jsonio import loads

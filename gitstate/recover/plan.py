@@ -1,7 +1,6 @@
 """Facts → verdict, and for each path: facts → action. Pure: no git, no disk, no clock.
 
-The rules of recovery stand here and nowhere else: `decide` for a workspace, `step` and `wanted_permissions` for one
-path of it, `disk_state` for the latest checkpoint, `conclude` for what is told in the end.
+`decide` is for a workspace, `step` and `wanted_permissions` for one path, `disk_state` for the latest checkpoint.
 """
 
 from __future__ import annotations
@@ -53,6 +52,10 @@ class Facts:
     """HEAD has to be detached: a clone has put it on a branch at the commit on which it was detached."""
     operation_differs: bool = False
     """The operation in progress on disk is not the one that was saved."""
+    remote: str | None = None
+    """The remote that the save was fetched from; None for a save of this repository."""
+    fetched: tuple[str, str] | None = None
+    """A sentence on untrusted saves that were fetched, and the command that takes one; None without any."""
     elsewhere: str | None = None
     """A sentence about pending saves whose workspace is missing; None where there are none."""
     checkpoint: Save | None = None
@@ -117,6 +120,8 @@ def decide(facts: Facts) -> Verdict:
 def _without_save(facts: Facts) -> Verdict:
     if facts.context is not None:
         return _last_run(facts, facts.context)
+    if facts.fetched:
+        return Verdict("elsewhere", facts.fetched[0], EXIT_PERSON, facts.fetched[1])
     if facts.elsewhere and not facts.strict:
         return Verdict("elsewhere", facts.elsewhere, EXIT_PERSON, "gitstate recover --into PATH --save ID")
     held = facts.checkpoint.manifest.save_id if facts.checkpoint else None
@@ -180,8 +185,9 @@ def _diverged(manifest: Manifest) -> Verdict:
 
 def _unreadable(facts: Facts, problem: str) -> Verdict:
     if facts.unsupported:
-        hint = "pip install --upgrade gitstate-recovery (needs a newer gitstate)"
-        return Verdict("unsupported", problem, EXIT_PERSON, hint)
+        return Verdict(
+            "unsupported", problem, EXIT_PERSON, "pip install --upgrade gitstate-recovery (a newer gitstate)"
+        )
     hint = f"gitstate restore {facts.earlier} PATH… (the save before it)" if facts.earlier else "gitstate log"
     if facts.marker:
         hint += f"; to discard the unreadable save: git update-ref -d {facts.marker}"
@@ -369,12 +375,9 @@ def conclude(
         message, hint = "some paths could not be restored; the save is still pending", "gitstate recover"
     if status == EXIT_DONE and (any(item.lost for item in outcome.failed) or outcome.nested_trouble):
         status = EXIT_PERSON
+    said = (workspace, final, message, hint, status)
     result = RecoverResult(
-        workspace,
-        final,
-        message,
-        hint,
-        status,
+        *said,
         restored=tuple(outcome.restored),
         deleted=tuple(outcome.deleted),
         kept=tuple(dict.fromkeys(outcome.kept)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,7 @@ def test_pushed_save_is_recovered_on_another_host(ws: Workspace) -> None:
     there = clone(ws)
     fetched = there.gitstate("fetch", "origin", "--json")
     assert (fetched.exit_status, len(fetched.json["waiting"])) == (0, 1), fetched
+    there.git("config", "gitstate.trust", "origin")
     (item,) = there.recover().json["workspaces"]
     assert (item["verdict"], item["context"]["task_id"]) == ("restore", "T-1")
     after = fingerprint(there.path)
@@ -57,6 +60,7 @@ def test_save_recovered_elsewhere_is_not_pending_again(ws: Workspace) -> None:
     ws.save()
     ws.gitstate("push", "origin")
     there = clone(ws)
+    there.git("config", "gitstate.trust", "origin")
     there.gitstate("fetch", "origin")
     assert there.recover().exit_status == 0
     assert there.gitstate("fetch", "origin", "--json").json["waiting"] == []
@@ -114,13 +118,9 @@ def test_push_sends_only_saves_of_this_workspace(templates: Templates, tmp_path:
     assert [ref.rpartition("/")[2] for ref in remote_refs(ws) if "/saves/" in ref] == [mine]
 
 
-def test_hooks_and_names_of_a_hostile_remote_do_no_harm(ws: Workspace, tmp_path: Path) -> None:
+def test_names_of_a_hostile_remote_do_no_harm(ws: Workspace, tmp_path: Path) -> None:
     dirty(ws)
     ws.save()
-    hook = ws.git_dir / "hooks" / "pre-push"
-    hook.parent.mkdir(exist_ok=True)
-    hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/canary\n")
-    hook.chmod(0o755)
     origin = tmp_path / "origin.git"
     head = run_git(origin, "rev-parse", "refs/heads/agent/work").decode().strip()
     for ref in ("saves/a/b/c", "pending/-option", "else", "pending/x/y", "saves/short"):
@@ -131,7 +131,6 @@ def test_hooks_and_names_of_a_hostile_remote_do_no_harm(ws: Workspace, tmp_path:
     assert ws.gitstate("fetch", "origin").exit_status == 0
     assert ws.refs("refs/gitstate/") == before
     assert ws.gitstate("push", "origin").exit_status == 0
-    assert not (tmp_path / "canary").exists()
 
 
 def test_push_to_a_missing_remote_fails_and_loses_nothing(ws: Workspace) -> None:
@@ -142,3 +141,265 @@ def test_push_to_a_missing_remote_fails_and_loses_nothing(ws: Workspace) -> None
         run = ws.gitstate(command, os.fspath(ws.path.parent / "nowhere"))
         assert run.exit_status == 1 and "Traceback" not in run.stderr
     assert ws.refs("refs/") == before
+
+
+def only_save(ws: Workspace) -> str:
+    (ref,) = ws.refs("refs/gitstate/fetched/origin/saves/")
+    return ref.rpartition("/")[2]
+
+
+def pushed_by_somebody(ws: Workspace, write: dict[str, str]) -> Workspace:
+    """A clone in which a save waits that another clone has pushed, with these files."""
+    other = clone(ws, "other")
+    for name, text in write.items():
+        other.write(name, text)
+    other.save()
+    assert other.gitstate("push", "origin").exit_status == 0
+    there = clone(ws, "there")
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    return there
+
+
+def test_fetched_save_is_offered_and_not_taken(ws: Workspace) -> None:
+    there = pushed_by_somebody(ws, {"work.txt": "work\n"})
+    assert all(ref.startswith("refs/gitstate/fetched/origin/") for ref in there.refs("refs/gitstate/"))
+    before = fingerprint(there.path)
+    run = there.recover()
+    (item,) = run.json["workspaces"]
+    assert (run.exit_status, item["verdict"]) == (4, "elsewhere")
+    assert f"gitstate recover --save {only_save(there)}" in item["hint"]
+    assert there.gitstate("recover", "--all").exit_status == 4
+    assert before.diff(fingerprint(there.path)) == []
+
+
+def test_fetched_save_that_is_named_is_recovered(ws: Workspace) -> None:
+    there = pushed_by_somebody(ws, {"work.txt": "work\n"})
+    (item,) = there.recover("--save", only_save(there)).json["workspaces"]
+    assert (item["verdict"], item["runs_by_itself"]) == ("restore", [])
+    assert (there.path / "work.txt").read_text() == "work\n"
+    assert there.recover().json["workspaces"][0]["verdict"] == "nothing"
+
+
+@pytest.mark.parametrize("options", [(), ("--all",)])
+def test_save_of_a_trusted_remote_is_recovered(options: tuple[str, ...], ws: Workspace) -> None:
+    there = pushed_by_somebody(ws, {"work.txt": "work\n"})
+    there.git("config", "--add", "gitstate.trust", "upstream")
+    there.git("config", "--add", "gitstate.trust", "origin")
+    assert there.gitstate("recover", *options).exit_status == 0
+    assert (there.path / "work.txt").read_text() == "work\n"
+
+
+def test_fetched_save_that_is_dismissed_is_not_offered_again(ws: Workspace) -> None:
+    there = pushed_by_somebody(ws, {"work.txt": "work\n"})
+    assert there.recover("--save", only_save(there), "--dismiss").exit_status == 0
+    assert there.gitstate("fetch", "origin", "--json").json["waiting"] == []
+    assert there.recover().json["workspaces"][0]["verdict"] == "nothing"
+    assert len(there.gitstate("push", "origin", "--json").json["recovered"]) == 1
+
+
+RISKY = [".claude/settings.json", "sub/.codex/hooks.json", ".GEMINI/settings.json", ".envrc", ".husky/pre-commit"]
+
+
+@pytest.mark.parametrize("name", RISKY)
+def test_fetched_save_that_could_run_programs_is_refused(name: str, ws: Workspace) -> None:
+    there = pushed_by_somebody(ws, {name: "touch canary\n", "work.txt": "work\n"})
+    save_id, before = only_save(there), fingerprint(there.path)
+    into = str(there.path.parent / "into")
+    for command in (
+        ("recover", "--save", save_id),
+        ("restore", save_id),
+        ("recover", "--into", into, "--save", save_id),
+    ):
+        run = there.gitstate(*command, "--json")
+        (item,) = run.json["workspaces"]
+        assert (run.exit_status, item["runs_by_itself"]) == (4, [name]), run
+        assert name in run.stderr and "--trust" in item["hint"]
+    assert before.diff(fingerprint(there.path)) == [] and not os.path.exists(into)
+    assert there.recover("--save", save_id, "--trust").exit_status == 0
+    assert (there.path / name).read_text() == "touch canary\n"
+
+
+def test_rebase_that_would_run_a_command_is_refused(ws: Workspace) -> None:
+    other = clone(ws, "other")
+    other.write("second.txt", "2\n")
+    other.commit()
+    other.git("push", "-q", "origin", "agent/work")
+    there = clone(ws, "there")
+    other.fails("rebase", "-x", "false", "-x", "touch canary", "HEAD~1")
+    assert (other.git_dir / "rebase-merge" / "git-rebase-todo").read_text().startswith("exec touch canary")
+    save_id = other.save().json["save_id"]
+    assert other.gitstate("push", "origin").exit_status == 0
+    there.gitstate("fetch", "origin")
+    (item,) = there.recover("--save", save_id).json["workspaces"]
+    assert item["runs_by_itself"] == ["rebase-merge/git-rebase-todo: exec touch canary"]
+    assert not (there.git_dir / "rebase-merge").exists()
+
+
+def test_id_of_an_own_save_never_means_the_archive_of_somebody_else(ws: Workspace) -> None:
+    """Whoever can push can put any archive under an id that was pushed once, in a list that sorts first."""
+    ws.write("a.txt", "mine\n")
+    save_id = ws.save().json["save_id"]
+    ws.gitstate("push", "origin")
+    ws.recover()
+    other = clone(ws, "other")
+    other.write("a.txt", "theirs\n")
+    theirs = other.save().json["archive"]
+    other.git("push", "-q", "origin", f"{theirs}:refs/gitstate/saves/0000-000000000000/{save_id}")
+    assert ws.gitstate("fetch", "origin").exit_status == 0
+    ws.git("checkout", "-q", "a.txt")
+    assert ws.gitstate("restore", save_id, "a.txt").exit_status == 0
+    assert (ws.path / "a.txt").read_text() == "mine\n"
+    # Where the save is not here, the archive that only bears its name is none either.
+    there = clone(ws, "there")
+    there.git("fetch", "-q", "origin", "refs/gitstate/saves/0000*:refs/gitstate/fetched/origin/saves/0000*")
+    assert there.gitstate("restore", save_id, "a.txt").exit_status == 4
+
+
+def test_marker_that_waits_here_is_not_replaced(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path, linked=True)
+    assert ws.main is not None
+    run_git(tmp_path, "init", "-q", "--bare", "origin.git")
+    ws.git("remote", "add", "origin", str(tmp_path / "origin.git"))
+    ws.write("work.txt", "old\n")
+    ws.save()
+    ws.gitstate("push", "origin")
+    ws.recover()
+    ws.write("work.txt", "new\n")
+    newest = ws.save().json["archive"]
+    run_git(tmp_path, "-C", str(ws.main), "worktree", "remove", "--force", str(ws.path))
+    assert ws.gitstate("fetch", "origin", path=ws.main).exit_status == 0
+    out = run_git(ws.main, "for-each-ref", "--format=%(objectname)", "refs/gitstate/pending/").decode()
+    assert out.split() == [newest]
+
+
+def pre_push(ws: Workspace, script: str) -> None:
+    hook = ws.git_dir / "hooks" / "pre-push"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\n{script}\n")
+    hook.chmod(0o755)
+
+
+def test_push_obeys_the_pre_push_hook(ws: Workspace, tmp_path: Path) -> None:
+    dirty(ws)
+    ws.save()
+    before = remote_refs(ws)
+    pre_push(ws, "echo 'no \033[31msecrets leave this host' >&2; exit 1")
+    run = ws.gitstate("push", "origin")
+    assert run.exit_status == 1 and "secrets leave this host" in run.stderr and "\033" not in run.stderr, run
+    assert remote_refs(ws) == before
+    pre_push(ws, f"cat > {tmp_path}/told; git ls-files -- 'a.*' >> {tmp_path}/told")
+    assert ws.gitstate("push", "origin").exit_status == 0
+    told = (tmp_path / "told").read_text()
+    assert "refs/" in told and "a.txt" in told, "the hook gets git as its author knows it"
+    assert remote_refs(ws) != before
+
+
+def test_push_passes_the_hook_of_gitstate(ws: Workspace) -> None:
+    assert ws.gitstate("install").exit_status == 0
+    dirty(ws)
+    ws.save()
+    assert ws.gitstate("push", "origin").exit_status == 0
+    assert [ref for ref in remote_refs(ws) if ref.startswith("refs/gitstate/pending/")]
+
+
+def test_save_that_the_remote_refuses_blocks_no_other(ws: Workspace, tmp_path: Path) -> None:
+    run_git(tmp_path / "origin.git", "config", "receive.fsckObjects", "true")
+    ws.write(".gitattributes", "x" * 2100 + "\n")
+    ws.save()
+    run = ws.gitstate("push", "origin")
+    assert run.exit_status == 1 and "gitattributes" in run.stderr, run
+    ws.recover()
+    (ws.path / ".gitattributes").unlink()
+    ws.write("good.txt", "good\n")
+    save_id = ws.save().json["save_id"]
+    run = ws.gitstate("push", "origin", "--json")
+    assert (run.exit_status, run.json["saves"]) == (0, [save_id]), run
+    assert [item["held_back"] for item in run.json["not_sent"]] == [False]
+
+
+def test_words_of_the_remote_are_shown_escaped(ws: Workspace, tmp_path: Path) -> None:
+    hook = tmp_path / "origin.git" / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nprintf 'the \\033[31mdisk is full\\n' >&2\nexit 1\n")
+    hook.chmod(0o755)
+    dirty(ws)
+    ws.save()
+    run = ws.gitstate("push", "origin")
+    assert run.exit_status == 1 and "disk is full" in run.stderr and "\033" not in run.stderr, run
+    assert "does not appear to be a git repository" in ws.gitstate("push", str(tmp_path / "nowhere")).stderr
+
+
+def test_plain_text_behind_an_encrypting_filter_stays_here(ws: Workspace, tmp_path: Path) -> None:
+    ws.git("config", "filter.crypt.clean", "sed 's/^/@@/' | tr a-z n-za-m")
+    ws.git("config", "filter.crypt.smudge", "sed 's/^@@//' | tr a-z n-za-m")
+    ws.git("config", "filter.crypt.required", "true")
+    ws.write(".gitattributes", "*.secret filter=crypt\n")
+    ws.write("key.secret", "secret-of-the-base\n")
+    ws.commit()
+    ws.write("key.secret", "secret-of-the-edit\n")
+    ws.save()
+    run = ws.gitstate("push", "origin")
+    assert run.exit_status == 4 and "key.secret" in run.stderr, run
+    ws.recover()
+    ws.git("checkout", "-q", "key.secret")
+    ws.write("plain.txt", "no secret\n")
+    ws.save()
+    ws.gitstate("push", "origin")
+    listed = run_git(tmp_path / "origin.git", "cat-file", "--batch-all-objects", "--batch-check=%(objectname)")
+    blobs = [run_git(tmp_path / "origin.git", "cat-file", "-p", oid) for oid in listed.decode().split()]
+    assert not [blob for blob in blobs if b"secret-of-the" in blob]
+
+
+def test_push_says_what_a_scanner_found(ws: Workspace, tmp_path: Path) -> None:
+    scanner = tmp_path / "bin" / "detect-secrets"
+    scanner.parent.mkdir()
+    scanner.write_text(
+        '#!/bin/sh\nfor last; do :; done\nfile=$(grep -rl AKIA "$last") || { echo \'{"results": {}}\'; exit; }\n'
+        'printf \'{"results": {"%s": [{"type": "AWS key"}]}}\' "$file"\n'
+    )
+    scanner.chmod(0o755)
+    ws.cli_env = {"PATH": f"{scanner.parent}:{os.environ['PATH']}"}
+    ws.write("keys.txt", "AKIAIOSFODNN7EXAMPLE\n")
+    ws.save()
+    before = remote_refs(ws)
+    run = ws.gitstate("push", "origin")
+    assert run.exit_status == 4 and "detect-secrets found a secret in keys.txt (AWS key)" in run.stderr, run
+    assert not [ref for ref in remote_refs(ws) if ref not in before and ref.startswith("refs/gitstate/")]
+    assert ws.gitstate("push", "origin", "--allow-secrets").exit_status == 0
+    scanner.write_text("#!/bin/sh\necho broken >&2\nexit 2\n")
+    ws.recover()
+    ws.write("more.txt", "more\n")
+    ws.save()
+    run = ws.gitstate("push", "origin")
+    assert run.exit_status == 4 and "detect-secrets failed (2): broken" in run.stderr, run
+
+
+def test_hosts_that_push_at_once_lose_no_note(ws: Workspace) -> None:
+    hosts = [clone(ws, f"host{number}") for number in range(4)]
+    for number, host in enumerate(hosts):
+        host.write("work.txt", f"{number}\n")
+        host.save()
+    command = [sys.executable, "-m", "gitstate", "push", "origin"]
+    running = [subprocess.Popen(command, cwd=host.path, stderr=subprocess.PIPE) for host in hosts]
+    said = [process.communicate(timeout=300)[1] for process in running]
+    assert [process.returncode for process in running] == [0] * 4, said
+    notes = run_git(ws.path.parent / "origin.git", "notes", "--ref=gitstate", "list").split(b"\n")[:-1]
+    markers = [ref for ref in remote_refs(ws) if ref.startswith("refs/gitstate/pending/")]
+    assert (len(notes), len(markers)) == (4, 4)
+
+
+def test_push_that_sends_nothing_says_why(ws: Workspace) -> None:
+    assert "no save" in ws.gitstate("push", "origin").stderr
+    dirty(ws)
+    ws.save()
+    ws.gitstate("push", "origin")
+    assert "1 save there already" in ws.gitstate("push", "origin").stderr
+
+
+def test_lock_reaches_no_child_of_a_push(ws: Workspace, tmp_path: Path) -> None:
+    """Git may leave a daemon behind that keeps passwords."""
+    dirty(ws)
+    ws.save()
+    pre_push(ws, f"ls -l /proc/$$/fd > {tmp_path}/open")
+    assert ws.gitstate("push", "origin").exit_status == 0
+    assert (tmp_path / "open").read_text() and "gitstate/lock" not in (tmp_path / "open").read_text()
