@@ -16,6 +16,7 @@ from ..format.fetched import Fetched, fetched_saves
 from ..format.names import CHECKPOINTS, NOTES, PENDING, SAVES, parse_ref, remote_name, workspace_id
 from ..git import refs
 from ..git.command import Git, try_in_halves
+from ..git.gitdir import hooks_path
 from ..git.oid import Oid
 from ..git.repository import Repository, foreign_owner
 from .guarded import held_back
@@ -76,8 +77,7 @@ def with_hooks(repository: Repository) -> Git:
     """
     if foreign_owner(repository) is not None:
         return repository.git
-    configured = repository.setting("core.hookspath")
-    hooks = os.path.join(os.fsdecode(repository.common_dir), "hooks") if configured is None else configured
+    hooks = os.fsdecode(hooks_path(repository).directory)
     return Git(repository.toplevel, (*repository.git.options, "-c", f"core.hooksPath={hooks}"))
 
 

@@ -15,12 +15,14 @@ from ..format.bounds import read_fetched_stack
 from ..format.fetched import pending_fetched
 from ..format.manifest import Save
 from ..git.entries import differing_paths
+from ..git.gitdir import hooks_path
 from ..git.oid import Oid
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..objects.tree import TreeReader
 from ..system.clock import Deadline
 from ..workspace.settings import trusted_remotes
+from .paths import is_below
 from .plan import Facts, resting_places
 from .request import RecoverRequest, RecoverResult
 
@@ -133,13 +135,12 @@ def risky_paths(repository: Repository, paths: Iterable[bytes]) -> tuple[str, ..
     """Those of `paths` that some tool may run: settings and hooks of agents, of git, of editors; bare repositories."""
     every = set(paths)
     names = _READ_BY_TOOLS | {os.fsencode(name) for name in _agent_directories()}
-    hooks = os.fsencode(repository.setting("core.hookspath") or "")
-    hooks = os.path.normpath(os.path.join(repository.toplevel, hooks)) if hooks else b""
+    hooks = hooks_path(repository).directory
     found = []
     for path in sorted(every):
         # Git takes a directory with these in it for a repository, and runs what its `config` names.
         is_bare = os.path.basename(path) == b"config" and os.path.join(os.path.dirname(path), b"HEAD") in every
-        is_hook = hooks and os.path.join(repository.toplevel, path).startswith(hooks + b"/")
+        is_hook = is_below(os.path.join(repository.toplevel, path), hooks)
         # A file system may fold case.
         if is_bare or is_hook or names.intersection(path.lower().split(b"/")):
             found.append(os.fsdecode(path))

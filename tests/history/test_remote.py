@@ -167,7 +167,7 @@ def test_fetched_save_is_offered_and_not_taken(ws: Workspace) -> None:
     run = there.recover()
     (item,) = run.json["workspaces"]
     assert (run.exit_status, item["verdict"]) == (4, "elsewhere")
-    assert f"gitstate recover --save {only_save(there)}" in item["hint"]
+    assert f"recover --save {only_save(there)}" in item["hint"]
     assert there.gitstate("recover", "--all").exit_status == 4
     assert before.diff(fingerprint(there.path)) == []
 
@@ -230,6 +230,7 @@ def test_rebase_that_would_run_a_command_is_refused(ws: Workspace) -> None:
     save_id = other.save().json["save_id"]
     assert other.gitstate("push", "origin").exit_status == 0
     there.gitstate("fetch", "origin")
+    there.git("checkout", "-q", "--detach")
     (item,) = there.recover("--save", save_id).json["workspaces"]
     assert item["runs_by_itself"] == ["rebase-merge/git-rebase-todo: exec touch canary"]
     assert not (there.git_dir / "rebase-merge").exists()
@@ -292,6 +293,14 @@ def test_push_obeys_the_pre_push_hook(ws: Workspace, tmp_path: Path) -> None:
     told = (tmp_path / "told").read_text()
     assert "refs/" in told and "a.txt" in told, "the hook gets git as its author knows it"
     assert remote_refs(ws) != before
+
+
+def test_push_obeys_the_hook_where_core_hookspath_leads(ws: Workspace) -> None:
+    ws.write("my-hooks/pre-push", "#!/bin/sh\necho not today >&2; exit 1\n", 0o755)
+    ws.git("config", "core.hooksPath", "my-hooks")
+    ws.save()
+    run = ws.gitstate("push", "origin")
+    assert run.exit_status == 1 and "not today" in run.stderr, run
 
 
 def test_push_passes_the_hook_of_gitstate(ws: Workspace) -> None:
