@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.states import STATES, dirty, make
+from tests.support.forgery import Entry, forged
 from tests.support.oracle import fingerprint
 from tests.support.remotes import clone, remote_refs
 from tests.support.repositories import Templates
@@ -254,3 +256,46 @@ def test_marker_that_waits_here_is_not_replaced(templates: Templates, tmp_path: 
     assert ws.gitstate("fetch", "origin", path=ws.main).exit_status == 0
     out = run_git(ws.main, "for-each-ref", "--format=%(objectname)", "refs/gitstate/pending/").decode()
     assert out.split() == [newest]
+
+
+def test_save_with_too_large_a_manifest_is_not_read(ws: Workspace) -> None:
+    """A manifest of 256 MB is pushed in one of 2 MB, and takes 4.5 GB when it is parsed."""
+    other = clone(ws, "other")
+    other.write("work.txt", "work\n")
+    other.save()
+    with forged(other) as parts:
+        parts.raw[b"manifest.json"] = b'{"format": 1' + b" " * (17 << 20) + b"}"
+    refused(ws, other, str(parts.manifest["save_id"]), "the limit is")
+
+
+def test_save_with_billions_of_paths_is_not_read(ws: Workspace) -> None:
+    other = clone(ws, "other")
+    other.write("work.txt", "work\n")
+    other.save()
+    with forged(other) as parts:
+        tree = parts.tree(*(Entry(b"100644", b"file%d" % number, parts.blob(b"")) for number in range(10)))
+        for _ in range(9):
+            tree = parts.tree(*(Entry(b"40000", b"dir%d" % number, tree) for number in range(10)))
+        parts.wip.append(Entry(b"40000", b"zzz", tree))
+    refused(ws, other, str(parts.manifest["save_id"]), "paths")
+
+
+def refused(ws: Workspace, other: Workspace, save_id: str, why: str) -> None:
+    """Push a save that no command reads: each ends soon with 4, and says why."""
+    other.git("push", "-q", "origin", "refs/gitstate/*:refs/gitstate/*")
+    there = clone(ws, "there")
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    there.git("config", "gitstate.trust", "origin")
+    assert there.recover().json["workspaces"][0]["verdict"] == "nothing"
+    for command in ("recover", "--save"), ("restore",), ("diff",):
+        begun = time.monotonic()
+        run = there.gitstate(*command, save_id)
+        assert run.exit_status == 4 and why in run.stderr and time.monotonic() - begun < 30, run
+    assert save_id in there.gitstate("log", "--all").text
+
+
+def test_fetched_saves_are_listed_with_their_remote(ws: Workspace) -> None:
+    there = pushed_by_somebody(ws, {"work.txt": "work\n"})
+    assert there.gitstate("log", "--json").json["saves"] == []
+    (entry,) = there.gitstate("log", "--all", "--json").json["saves"]
+    assert (entry["remote"], entry["waiting"], entry["save_id"]) == ("origin", True, only_save(there))

@@ -132,6 +132,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "workspace_id": entry.workspace_id,
         "archive": entry.archive,
         "waiting": entry.waiting,
+        "remote": entry.remote,
         "problem": entry.problem and escape(entry.problem),
         "context": entry.context.to_json(),
         "manifest": None if entry.manifest is None else entry.manifest.to_json(),
@@ -150,6 +151,7 @@ def entry_line(entry: Entry) -> str:
         entry.context.progress_stage or "-",
         "pending" if entry.waiting else "",
         "incomplete" if entry.manifest.incomplete else "",
+        f"fetched from {entry.remote}" if entry.remote else "",
     ]
     return "  ".join(escape(cell) for cell in cells if cell)
 
