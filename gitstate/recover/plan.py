@@ -381,13 +381,10 @@ def conclude(
         restored=tuple(outcome.restored),
         deleted=tuple(outcome.deleted),
         kept=tuple(dict.fromkeys(outcome.kept)),
-        left_out=tuple(outcome.failed),
+        left_out=(*(newest.manifest.left_out if newest else ()), *outcome.failed),
         safety_save=outcome.safety,
     )
-    if newest is None:
-        return result
-    left_out = (*newest.manifest.left_out, *outcome.failed)
-    return result._replace(save_id=newest.manifest.save_id, left_out=left_out, context=newest.context)
+    return result._replace(save_id=newest.manifest.save_id, context=newest.context) if newest else result
 
 
 def conclude_files(workspace: bytes, newest: Save, outcome: Outcome) -> RecoverResult:
