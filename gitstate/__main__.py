@@ -6,6 +6,11 @@ import gc
 import os
 import sys
 
+from .bundle import Bundle
+
+#: The commands that are short enough for it to matter.
+_BUNDLED = ("save", "checkpoint", "hook")
+
 
 def main() -> None:
     """Run the command line in sys.argv and exit."""
@@ -13,6 +18,9 @@ def main() -> None:
     gc.disable()
     # Compiling all this anew takes longer than a save: what PYTHONDONTWRITEBYTECODE forbids would be done each time.
     sys.dont_write_bytecode = False
+    bundle = Bundle(next((word for word in sys.argv[1:] if word in _BUNDLED), "other"))
+    if bundle.name in _BUNDLED:
+        bundle.use()
     from .system.stdlib import signal
 
     # Where the caller ignores it, the kernel keeps the exit status of every git from us.
@@ -27,7 +35,9 @@ def main() -> None:
     if sys.argv[1:2] == ["hook"] and len(sys.argv) > 2 and not sys.argv[2].startswith("-"):
         from .cli.quick import run_hook
 
-        os._exit(run_hook(sys.argv[2], sys.argv[3:]))
+        status = run_hook(sys.argv[2], sys.argv[3:])
+        bundle.renew()
+        os._exit(status)
     from .cli.options import parse
 
     quick = parse(sys.argv[1:])
@@ -35,6 +45,7 @@ def main() -> None:
         from .cli.quick import run_save
 
         status = run_save(quick)
+        bundle.renew()
         # All is on the disk and nothing is left to tidy: tearing down the interpreter would only cost time.
         os._exit(status)
     gc.enable()

@@ -88,8 +88,9 @@ gitstate_finish() {
 }
 
 # recover_agent_state: recover the pending save of an earlier run, and set RECOVERED_TASK_ID and the other variables.
-# Returns 0 if there was something to recover, 1 if there was nothing, else the status of `gitstate recover`: 4, manual
-# intervention required; 75, another process works here. Then all variables are empty, RECOVERED_VERDICT included.
+# Returns 0 if there was something to recover, 1 if there was nothing. Else recovery failed, and no agent should start: 4,
+# manual intervention required; 75, another process works here; 70, `gitstate recover` failed; or its own status. Then
+# all variables are empty, RECOVERED_VERDICT included.
 # shellcheck disable=SC2034  # the variables are the caller's
 recover_agent_state() {
   local _gitstate_lines _gitstate_failure=0
@@ -99,7 +100,11 @@ recover_agent_state() {
   RECOVERED_TRANSCRIPT_PATH='' RECOVERED_AGENT_CWD='' RECOVERED_RESUME_COMMAND=''
   RECOVERED_VERDICT='' RECOVERED_SAVE_ID='' RECOVERED_RESUME='' RECOVERED_BRIEFING=''
   _gitstate_lines=$("$_gitstate_program" -C "$(_gitstate_directory)" recover --format shell) || _gitstate_failure=$?
-  [ "$_gitstate_failure" -eq 0 ] || return "$_gitstate_failure"
+  case $_gitstate_failure in
+    0) ;;
+    1) return 70 ;; # 1 means that there was nothing to recover
+    *) return "$_gitstate_failure" ;;
+  esac
   eval "$_gitstate_lines" # every value stands in single quotes
   [ "$RECOVERED_VERDICT" != nothing ]
 }

@@ -22,7 +22,7 @@ from ..errors import GitError, GitstateError, NotAWorkspace
 from ..format import names
 from ..git import gitdir, refs
 from ..git.command import Git
-from ..git.repository import Repository, foreign_owner, open_repository
+from ..git.repository import Repository, open_repository
 from ..integrations import schedulers
 from ..integrations.agent_hooks import last_problem
 from ..integrations.agent_hooks_install import agent_problems
@@ -172,7 +172,7 @@ def _damaged_files(seen: WorkspacePeek) -> Iterator[Finding]:
 
 
 def _ownership(repository: Repository) -> Iterator[Finding]:
-    uid = foreign_owner(repository)
+    uid = repository.stranger
     if uid is not None:
         quoted = shlex.quote(os.fsdecode(repository.toplevel))
         what = f"it belongs to user {uid}: no program of its configuration is run"

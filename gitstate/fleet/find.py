@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import GitstateError
-from ..git.repository import open_repository, trusted_directories
+from ..git.owners import trusted_directories
+from ..git.repository import open_repository
 from ..recover.facts import worktrees
 from ..system import files, forkpool
 from ..workspace import registry

@@ -22,6 +22,7 @@ from ..objects.reader import ObjectReader
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult
 from ..system import forkpool
+from ..system.jsonio import text_to_json
 from ..workspace import damage
 from ..workspace.peek import Peeker, WorkspacePeek, worktree_ids
 from .find import PEEK_DEADLINE, WORKERS, peek_all
@@ -144,9 +145,9 @@ def _foreign(seen: WorkspacePeek) -> RecoverResult:
 
 
 def _missing(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) -> RecoverResult:
-    own = names.workspace_id_at(seen.workspace)
+    own = names.old_workspace_id(seen.workspace)
     for orphan in (orphan for found in orphans.values() for orphan in found):
-        if orphan.workspace_id == own:
+        if orphan.workspace_id == own or orphan.workspace_path == text_to_json(os.fsdecode(seen.workspace)):
             return _elsewhere(seen.workspace, orphan)
     message = "it is no longer a git worktree" if seen.problem == "no_repository" else "it no longer exists"
     hint = f"gitstate unregister {_quoted(seen.workspace)}"

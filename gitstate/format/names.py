@@ -7,10 +7,12 @@ import time
 
 from ..git.oid import Oid, is_oid
 from ..git.repository import Repository
+from ..system.files import fsync_path, open_own, read_limited, remove, write_all
 from ..system.process import hostname
 from ..system.stdlib import TYPE_CHECKING, Record, digest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Literal
 
     RefKind = Literal["save", "pending", "checkpoint"]
@@ -30,6 +32,7 @@ OWN = "refs/gitstate/"
 SAVES = OWN + "saves/"
 PENDING = OWN + "pending/"
 CHECKPOINTS = OWN + "checkpoints/"
+DISMISSED = OWN + "dismissed/"
 #: What was fetched: `refs/gitstate/fetched/<remote>/`, and then what stands behind `refs/gitstate/` on that remote.
 FETCHED = OWN + "fetched/"
 _ONE_FOR_EACH: tuple[tuple[str, RefKind], ...] = ((PENDING, "pending"), (CHECKPOINTS, "checkpoint"))
@@ -40,16 +43,78 @@ WIP_SUBJECT, INDEX_SUBJECT, ARCHIVE_SUBJECT = "WIP(gitstate): ", "index(gitstate
 SAVE_TRAILER, BASE_TRAILER = "Gitstate-Save", "Gitstate-Base"
 
 
+#: The file in gitstate's own directory of a workspace that holds its id: a name, and the numbers of three inodes.
+ID_FILE = b"workspace-id"
+
+
 def workspace_id(repository: Repository) -> str:
-    """The id of a workspace in refs: its directory's name and a hash of host and path."""
-    return workspace_id_at(repository.toplevel)
+    """The name of a workspace in refs."""
+    return workspace_id_of(repository.git_dir, repository.toplevel)
 
 
-def workspace_id_at(toplevel: bytes) -> str:
-    """The same by the absolute path of the worktree, symlinks resolved."""
+def workspace_id_of(git_dir: bytes, toplevel: bytes) -> str:
+    """The same by the worktree's own git directory and its absolute path, as git resolves them.
+
+    It is random and given once, at the first save. Where none was given yet it is the name that version 0.1 made of
+    host and path, which `give_workspace_id` keeps where refs have it.
+    """
+    return given_workspace_id(git_dir) or old_workspace_id(toplevel)
+
+
+def given_workspace_id(git_dir: bytes) -> str | None:
+    """The id that was given to the worktree of this git directory; None where none was.
+
+    A copy (`cp -a`) has inodes of its own: there the file says nothing, and the copy becomes a workspace of its own. A
+    new host name, another device number after a reboot, and a moved directory change no inode.
+    """
+    own = os.path.join(git_dir, b"gitstate")
+    data = read_limited(os.path.join(own, ID_FILE), 1024)
+    name, *inodes = (data or b"").decode("ascii", "replace").split("\n")[:-1] or [""]
+    if not is_save_id(name):
+        return None
+    try:
+        there = [str(os.lstat(path).st_ino) for path in (git_dir, own, os.path.join(own, ID_FILE))]
+    except OSError:
+        return None
+    return name if inodes == there else None
+
+
+def give_workspace_id(repository: Repository, *, taken: Callable[[str], bool]) -> str:
+    """The workspace's id, given now where it has none. Only for who holds the workspace; raises OSError.
+
+    `taken` says whether refs of this repository have the name that version 0.1 made of host and path: then it stays.
+    The file comes to the disk with all else that a save syncs.
+    """
+    given = given_workspace_id(repository.git_dir)
+    if given is not None:
+        return given
+    name = old_workspace_id(repository.toplevel)
+    if not taken(name):
+        name = f"{_readable_name(repository.toplevel)}-{os.urandom(6).hex()}"
+    path = os.path.join(repository.own, ID_FILE)
+    temporary = path + b".tmp-%d" % os.getpid()
+    remove(temporary)
+    fd = open_own(temporary, os.O_RDWR)
+    try:
+        inodes = [os.stat(repository.git_dir).st_ino, os.stat(repository.own).st_ino, os.fstat(fd).st_ino]
+        write_all(fd, "\n".join([name, *map(str, inodes), ""]).encode("ascii"))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+    fsync_path(repository.own)
+    return name
+
+
+def old_workspace_id(toplevel: bytes) -> str:
+    """The id that version 0.1 gave: the directory's name, and a hash of host and path."""
     hashed = digest("sha256", os.fsencode(hostname()) + b"\0" + toplevel).hexdigest()
+    return f"{_readable_name(toplevel)}-{hashed[:12]}"
+
+
+def _readable_name(toplevel: bytes) -> str:
     name = "".join(c if c.isascii() and c.isalnum() else "-" for c in os.fsdecode(os.path.basename(toplevel)))
-    return f"{name.strip('-')[:40] or 'workspace'}-{hashed[:12]}"
+    return name.strip("-")[:40] or "workspace"
 
 
 def save_ref(workspace_id: str, save_id: str) -> str:
@@ -65,6 +130,11 @@ def marker_ref(workspace_id: str) -> str:
 def checkpoint_ref(workspace_id: str) -> str:
     """The ref of the workspace's latest checkpoint."""
     return f"{CHECKPOINTS}{workspace_id}"
+
+
+def dismissed_ref(workspace_id: str, save_id: str) -> str:
+    """The ref that says that a pending save was dismissed and not recovered: retention keeps it."""
+    return f"{DISMISSED}{workspace_id}/{save_id}"
 
 
 def own_marker(repository: Repository) -> str:
@@ -128,6 +198,15 @@ def save_time_ns(save_id: str) -> int | None:
         return seconds * 1_000_000_000 + int(save_id[16:22]) * 1000
     except ValueError:
         return None
+
+
+#: A clock that is so far ahead is wrong, in nanoseconds.
+_WRONG_CLOCK_NS = 86_400_000_000_000
+
+
+def age_key(save_id: str) -> tuple[bool, str]:
+    """Sorts save ids from the oldest to the newest. One of the future comes first: a wrong clock made it."""
+    return (save_time_ns(save_id) or 0) <= time.time_ns() + _WRONG_CLOCK_NS, save_id
 
 
 class Trailers(Record):

@@ -1,7 +1,7 @@
 """Run git: clean environment, bytes and NUL, output or GitError.
 
 Programs that a repository's configuration names (fsmonitor, hooks, pagers, editors, askpass) are switched off in every
-call. Filters stay: `repository.without_filters` and `filters_off` switch them off.
+call. Filters stay: `repository.without_filters` switches them off.
 """
 
 from __future__ import annotations
@@ -34,6 +34,18 @@ _KEPT = frozenset(
     )
 )
 
+#: A variable of the environment of every git, which is empty: see `switch_off`.
+_EMPTY = "GITSTATE_EMPTY"
+
+
+def switch_off(name: str) -> str:
+    """An option for git that makes a setting empty, which is false for a boolean. Its name may contain `=`.
+
+    `-c` takes all after the first `=` for the value, this takes the last one (`man git`).
+    """
+    return f"--config-env={name}={_EMPTY}"
+
+
 _OPTIONS = (
     *("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.pager=cat"),
     *("-c", "core.fsync=reference,loose-object,pack,pack-metadata", "-c", "core.fsyncMethod=fsync"),
@@ -63,6 +75,7 @@ def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
         GIT_COMMITTER_NAME="gitstate",
         GIT_COMMITTER_EMAIL="gitstate@localhost",
     )
+    clean[_EMPTY] = ""
     if not clean.get("HOME"):
         # An empty environment (`env -i`, some schedulers): without HOME git reads no global configuration.
         import pwd

@@ -100,6 +100,42 @@ def shared_index_name(index: bytes, oid_bytes: int, git_dir: bytes) -> str | Non
     return None
 
 
+#: A larger index is listed by git: from some thousand entries on it is the quicker reader.
+_SMALL_INDEX = 256 << 10
+#: Extensions that change neither which paths an index holds nor what git thinks of them.
+_NEUTRAL_EXTENSIONS = frozenset((b"TREE", b"REUC", b"UNTR", b"FSMN", b"EOIE", b"IEOT"))
+
+
+def list_plain_index(path: bytes, oid_bytes: int) -> list[bytes] | None:
+    """The paths of a small index of ordinary entries, in its order; None where git has to be asked.
+
+    Ordinary: version 2, no conflict, nothing hidden from git, not split, not sparse (`man 5 gitformat-index`). It takes
+    a tenth of the time that a git process needs. An index that is cut short or inconsistent is left to git as well.
+    """
+    data = files.read_limited(path, _SMALL_INDEX)
+    if data is None:
+        return None if os.path.lexists(path) else []
+    if len(data) < 12 + oid_bytes or data[:8] != b"DIRC\0\0\0\2":
+        return None
+    fixed, end = 42 + oid_bytes, len(data) - oid_bytes
+    paths = []
+    place = 12
+    for _ in range(int.from_bytes(data[8:12], "big")):
+        name = place + fixed
+        stop = data.find(b"\0", name)
+        # The flags: assume-valid, extended, two bits of the stage, twelve of the path's length.
+        flags = data[name - 2] << 8 | data[name - 1] if name < end else 0xF000
+        if flags & 0xF000 or not name < stop < end or min(stop - name, 0xFFF) != flags:
+            return None
+        paths.append(data[name:stop])
+        place = stop + 8 - (stop - place) % 8
+    while place < end:
+        if data[place : place + 4] not in _NEUTRAL_EXTENSIONS:
+            return None
+        place += 8 + int.from_bytes(data[place + 4 : place + 8], "big")
+    return paths if place == end else None
+
+
 def kept_index(repository: Repository, save_id: str) -> bytes:
     """Where the index file that a save exchanged is kept, until `recover` puts it back."""
     return os.path.join(repository.own, b"index." + save_id.encode("ascii"))
@@ -132,8 +168,8 @@ def index_lock(repository: Repository) -> Iterator[None]:
     patience = Deadline(_LOCK_PATIENCE)
     # Written beside, then linked: a lock of ours has its content from the first moment.
     mark = os.path.join(repository.own, b"index-lock.tmp-%d" % os.getpid())
-    with open(mark, "wb") as file:
-        file.write(_OURS)
+    files.remove(mark)
+    files.write_new_file(mark, (_OURS,), mode=0o600, durable=False)
     held = False
     while not held:
         try:

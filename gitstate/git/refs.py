@@ -2,6 +2,9 @@
 
 A killed `update-ref` may have moved some refs of a transaction and not the others (files backend, git 2.39): the order
 of a transaction counts. Git syncs the refs, this module their directories.
+
+Git reads `packed-refs` once in a process, and takes a file of the same size, inode and second for the same file. So it
+may compare with a value that is no longer true. This module reads each ref again while git holds the lock on it.
 """
 
 from __future__ import annotations
@@ -41,8 +44,9 @@ class RefWriter:
         self._git = git
         self._arguments = ("update-ref", "-m", f"gitstate: {message}", "--stdin", "-z")
         self._process = git.start(*self._arguments)
-        #: Whether git moves the refs as soon as it has prepared them.
-        self._will_move = False
+        #: What was prepared, and whether symbolic refs are not followed in it.
+        self._prepared: Sequence[RefUpdate] = ()
+        self._no_deref = False
 
     def end(self) -> None:
         """Let git end while the caller does something else: there is no further transaction."""
@@ -60,11 +64,10 @@ class RefWriter:
         self.carry_out()
         self.sync(updates)
 
-    def prepare(self, updates: Sequence[RefUpdate], *, no_deref: bool = False, and_move: bool = False) -> None:
+    def prepare(self, updates: Sequence[RefUpdate], *, no_deref: bool = False) -> None:
         """Let git lock the refs of `updates` and write their new values, while the caller goes on.
 
-        No ref moves before `carry_out`, and none does if `close` comes first. With `and_move` git moves them at once,
-        so that it holds no lock while it waits for the caller; `carry_out` then waits for the result.
+        No ref moves before `carry_out`, and none does if `close` comes first.
         """
         zero = self._repository.zero
         commands = [b"start\0"]
@@ -77,8 +80,8 @@ class RefWriter:
             else:
                 new = update.new.encode("ascii")
                 commands.append(b"update %s\0%s\0%s\0" % (os.fsencode(update.ref), new, old.encode("ascii")))
-        commands.append(b"prepare\0commit\0" if and_move else b"prepare\0")
-        self._will_move = and_move
+        commands.append(b"prepare\0")
+        self._prepared, self._no_deref = updates, no_deref
         if self._process.returncode is not None:
             self._process = self._git.start(*self._arguments)
         with suppress(BrokenPipeError):
@@ -90,14 +93,24 @@ class RefWriter:
         try:
             answers = [self._process.stdout.readline() for _ in range(2)]
             if answers == [b"start: ok\n", b"prepare: ok\n"]:
-                if not self._will_move:
-                    self._process.stdin.write(b"commit\0")
-                    self._process.stdin.flush()
+                self._refuse_moved_refs()
+                self._process.stdin.write(b"commit\0")
+                self._process.stdin.flush()
                 answers.append(self._process.stdout.readline())
         except BrokenPipeError:
             answers = []
         if answers[2:] != [b"commit: ok\n"]:
             raise self._failure()
+
+    def _refuse_moved_refs(self) -> None:
+        """Raises RefChanged where a locked ref has another value than expected; git then drops the transaction."""
+        if not refs_are_files(self._repository):
+            return
+        for update in self._prepared:
+            value = _locked_value(self._repository.common_dir, update.ref, follow=not self._no_deref)
+            if value not in (UNKNOWN, update.old or ""):
+                self.close()
+                raise RefChanged(f"{update.ref} is at {value or 'no commit'} but expected {update.old or 'none'}")
 
     def _failure(self) -> Exception:
         _, stderr = self._process.communicate()
@@ -162,6 +175,30 @@ def read_refs(repository: Repository, refs: Iterable[str]) -> dict[str, Oid]:
         if is_oid(oid := value.decode("latin-1")):
             found[ref] = oid
     return found
+
+
+#: The value of a ref that can't be told from the files of the common directory.
+UNKNOWN = "unknown"
+_PER_WORKTREE = ("refs/worktree/", "refs/bisect/", "refs/rewritten/")
+
+
+def _locked_value(common_dir: bytes, ref: str, *, follow: bool) -> Oid:
+    """The value of a ref whose lock is held; empty where it does not exist, UNKNOWN where the files don't tell."""
+    for _ in range(5):
+        if not ref.startswith("refs/") or ref.startswith(_PER_WORKTREE):
+            return UNKNOWN
+        name = os.fsencode(ref)
+        try:
+            with open(os.path.join(common_dir, name), "rb") as file:
+                value = file.read(4096).strip()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return _packed_refs(common_dir).get(name, b"").decode("latin-1")
+        if not value.startswith(b"ref:"):
+            return oid if is_oid(oid := value.decode("latin-1")) else UNKNOWN
+        if not follow:
+            return UNKNOWN
+        ref = os.fsdecode(value[4:].strip())
+    return UNKNOWN
 
 
 def read_refs_below(common_dir: bytes, *prefixes: str) -> list[dict[str, Oid]]:

@@ -7,7 +7,7 @@ import os
 from ..errors import NeedsPerson, NotAWorkspace
 from ..system.child import Child
 from ..system.stdlib import TYPE_CHECKING, Record
-from .command import Git
+from .command import Git, switch_off
 from .oid import Oid
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ class Repository(Record):
     """Every setting by its lower-case name (subsections keep their case), last value last; `true` for a bare key."""
     git: Git
     """Runs git at the top, with the configured hooks off; it holds no lock."""
+    stranger: int | None = None
+    """The uid of another user who owns a part of it, where nobody trusts its path; None as a rule."""
+    runs_filters: bool = True
+    """Whether the filters of its configuration run. Without them git looks into no submodule, which has its own."""
 
     @property
     def objects(self) -> bytes:
@@ -51,14 +55,10 @@ class Repository(Record):
         return values[-1] if values else None
 
     def filters_off(self) -> list[str]:
-        """Options for git that replace the filters of the configuration by none, as far as git can be told so."""
-        off: list[str] = []
-        for key in self.config:
-            name, _, last = key.rpartition(".")
-            if key.startswith("filter.") and last in ("clean", "smudge", "process", "required") and "=" not in name:
-                off += ["-c", f"{name}.clean=cat", "-c", f"{name}.smudge=cat", "-c", f"{name}.process="]
-                off += ["-c", f"{name}.required=false"]
-        return off
+        """Options for git that replace the filters of the configuration by none."""
+        names = dict.fromkeys(key.rpartition(".")[0] for key in self.config if key.startswith("filter."))
+        settings = ("clean", "smudge", "process", "required")
+        return [switch_off(f"{name}.{setting}") for name in names for setting in settings]
 
     @property
     def autocrlf(self) -> bool:
@@ -104,7 +104,8 @@ def parse_bool(text: str) -> bool | None:
 def open_repository(path: bytes, *, bare_too: bool = False) -> Repository:
     """The repository of the worktree that `path` is in, or with `bare_too` a bare one.
 
-    Raises NotAWorkspace where there is none, git refuses to open it (safe.directory), or it is bare.
+    Of a repository of another user no program runs, unless its path is trusted. Raises NotAWorkspace where there is
+    none, git refuses to open it (safe.directory), or it is bare; NeedsPerson where a link stands for a directory.
     """
     return _opened(start_opening(path), bare_too)
 
@@ -162,10 +163,8 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
     for item in fields[1::2]:
         name, line_end, value = item.partition(b"\n")
         config.setdefault(os.fsdecode(name), []).append(os.fsdecode(value) if line_end else "true")
-    hooks = [key for key in config if key.startswith("hook.") and key.endswith(".command")]
-    options: list[str] = []
-    for hook in hooks:
-        options += ["-c", f"{hook.removesuffix('.command')}.enabled=false"]
+    hooks = dict.fromkeys(key.rpartition(".")[0] for key in config if key.startswith("hook.") and key.count(".") > 1)
+    options = tuple(switch_off(f"{hook}.enabled") for hook in hooks)
     if asked is None and (listed.returncode != 0 or not _is_plain(config, fields[::2])):
         return _opened(_ask_both(path), bare_too)
     if asked is None:
@@ -174,9 +173,8 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
         object_format = b"sha1"
     else:
         git_dir, common_dir, object_format, toplevel = _where(path, asked, bare_too)
-    return Repository(
-        toplevel, git_dir, common_dir, object_format.decode("ascii"), config, Git(toplevel, tuple(options))
-    )
+    git = Git(toplevel, options)
+    return _as_permitted(Repository(toplevel, git_dir, common_dir, object_format.decode("ascii"), config, git))
 
 
 def _is_plain(config: Mapping[str, Sequence[str]], origins: Sequence[bytes]) -> bool:
@@ -214,43 +212,65 @@ def _where(path: bytes, asked: Child, bare_too: bool) -> list[bytes]:
     return [git.run(*_WHERE, question)[:-1] for question in _QUESTIONS]
 
 
-def trusted_directories() -> list[bytes]:
-    """The paths that the user's own configuration names in safe.directory: a person decided to trust each.
-
-    `*` trusts no repository in particular, and does not count. Nor does the repository's own configuration, as in git.
-    """
-    found = []
-    for scope in ("--system", "--global"):
-        out = Git(b"/").run("config", scope, "--includes", "-z", "--get-all", "safe.directory", ok_codes=range(256))
-        named = (path for path in out.split(b"\0")[:-1] if path not in (b"", b"*"))
-        found += [os.path.realpath(os.path.expanduser(path)) for path in named]
-    return found
-
-
-def foreign_owner(repository: Repository) -> int | None:
+def _stranger(repository: Repository) -> int | None:
     """The uid of another user who owns a part of the repository; None where all is ours, or its path is trusted."""
     mine = os.geteuid()
-    places = (repository.toplevel, os.path.join(repository.toplevel, b".git"), repository.git_dir)
-    others = [uid for uid in (os.stat(place).st_uid for place in places) if uid != mine]
-    return others[0] if others and repository.toplevel not in trusted_directories() else None
+    places = [repository.toplevel, os.path.join(repository.toplevel, b".git"), repository.git_dir]
+    if mine == 0:
+        # Git does not ask who owns what worktrees share: a worktree that root added elsewhere is root's.
+        places.append(repository.common_dir)
+    others = [uid for uid in map(_owner, places) if uid not in (None, mine)]
+    if not others:
+        return None
+    from .owners import is_trusted
+
+    return None if is_trusted(repository.toplevel, repository.common_dir) else others[0]
+
+
+def _owner(path: bytes) -> int | None:
+    """The uid of the owner of `path`; None where there is nothing, as at `.git` in a bare repository."""
+    try:
+        return os.stat(path).st_uid
+    except OSError:
+        return None
+
+
+def _as_permitted(repository: Repository) -> Repository:
+    """What may be done with a repository that was just opened: a stranger's runs no program. Raises NeedsPerson."""
+    for path in dict.fromkeys((repository.own, os.path.join(repository.common_dir, b"gitstate"))):
+        if os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path)):
+            raise NeedsPerson(
+                f"{os.fsdecode(path)} is not a directory of the repository's own; nothing was changed",
+                hint="look where it leads, then remove it",
+            )
+    stranger = _stranger(repository)
+    if stranger is None:
+        return repository
+    from .owners import refuse_links
+
+    repository = without_filters(repository)._replace(stranger=stranger)
+    refuse_links(stranger, repository.git_dir, repository.common_dir)
+    return repository
+
+
+def shares_configuration(inside: Repository, repository: Repository) -> bool:
+    """Whether `inside` is a worktree of `repository`, and so has its configuration, `config.worktree` included."""
+    common = repository.common_dir
+    return inside.common_dir == common and inside.git_dir.startswith(os.path.join(common, b"worktrees", b""))
 
 
 def without_filters(repository: Repository) -> Repository:
-    """The same repository with the filters of its configuration replaced by none.
+    """The same repository with the filters of its configuration replaced by none, and without any transport.
 
-    Raises NeedsPerson where git can't be told so, because a filter's name contains `=`.
+    A push, or a git that fetches a missing object, would run programs that it names (`core.sshCommand`, `ext::`).
     """
-    names = {key.rpartition(".")[0] for key in repository.config if key.startswith("filter.")}
-    if any("=" in name for name in names):
-        raise NeedsPerson(
-            "this workspace belongs to someone else and names a filter that can't be switched off; nothing was run",
-            hint="git config --global --add safe.directory PATH, where you trust it",
-        )
-    options = list(repository.git.options)
-    for name in sorted(names):
-        for key, value in (("clean", ""), ("smudge", ""), ("process", ""), ("required", "false")):
-            options += ["-c", f"{name}.{key}={value}"]
-    return repository._replace(git=repository.git._replace(options=tuple(options)))
+    options = [*repository.git.options, *repository.filters_off(), "-c", "protocol.allow=never"]
+    for key in repository.config:
+        # It would win over `protocol.allow`.
+        if key.startswith("protocol.") and key.count(".") > 1 and key.endswith(".allow") and "=" not in key:
+            options += ["-c", f"{key}=never"]
+    git = repository.git._replace(options=tuple(options))
+    return repository._replace(git=git, runs_filters=False)
 
 
 #: What the file HEAD contains where the real HEAD is in a reftable (git's `technical/reftable`, from 2.45 on).

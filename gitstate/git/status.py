@@ -7,6 +7,7 @@ import os
 from ..errors import GitError
 from ..system.stdlib import TYPE_CHECKING, Record
 from .command import try_in_halves
+from .index import list_plain_index
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,32 +22,36 @@ _PORTION = 8192
 class StatusQuery(Record):
     """Two gits that were asked about a worktree. The caller reads what they print."""
 
-    listing: Child
-    """`ls-files -v`: see `parse_listing`."""
+    listing: Child | Listing
+    """`ls-files -v`: see `parse_listing`. A small ordinary index is read at once, without a process."""
     status: Child
     """`status --porcelain=v2`, without untracked files."""
 
     def end(self) -> None:
         """Nobody reads the answers: end both."""
         for child in self:
-            child.kill()
-            child.wait()
+            if not isinstance(child, Listing):
+                child.kill()
+                child.wait()
 
 
 def query_status(repository: Repository, frozen_index: bytes) -> StatusQuery:
     """Ask what is tracked in the index file `frozen_index`, and what differs from it."""
     env = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
-    listing = repository.git.start("ls-files", "-z", "-v", "--sparse", env=env)
-    return StatusQuery(listing, start_status(repository, env))
+    status = start_status(repository, env)
+    paths = list_plain_index(frozen_index, len(repository.zero) // 2)
+    if paths is not None:
+        return StatusQuery(Listing(paths, []), status)
+    return StatusQuery(repository.git.start("ls-files", "-z", "-v", "--sparse", env=env), status)
 
 
 def start_status(repository: Repository, env: Mapping[str, str], *options: str, submodules: bool = True) -> Child:
-    """Start `git status` with the global `options`; without `submodules` it looks into none."""
+    """Start `git status` with the global `options`; without `submodules`, or filters, it looks into none."""
     # One thread for git: with its twenty it takes every core, and the walk beside it waits.
     return repository.git.start(
         *("-c", "core.preloadIndex=false", *options),
         *("status", "--porcelain=v2", "-z", "--branch", "--no-ahead-behind", "-uno", "--no-renames"),
-        "--ignore-submodules=none" if submodules else "--ignore-submodules=dirty",
+        "--ignore-submodules=none" if submodules and repository.runs_filters else "--ignore-submodules=dirty",
         env=env,
     )
 

@@ -113,6 +113,9 @@ class _Held:
         A blob that can't be compared counts as plain.
         """
         git = self._repository.git
+        if self._repository.stranger is not None:
+            # No filter of this repository is run, also not by the save.
+            return True
         try:
             content = self._reader.contents([oid], _MOST_BLOB)[0]
             if content is None or content[0] != "blob":

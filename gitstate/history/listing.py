@@ -13,7 +13,7 @@ from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.fetched import fetched_saves
 from ..format.find import find_save
 from ..format.manifest import MAX_MANIFEST, Manifest, manifest_from_json
-from ..format.names import workspace_id
+from ..format.names import age_key, workspace_id
 from ..format.saves import checkpoint_archives, held_saves, pending_archives
 from ..git.command import environment
 from ..git.repository import Repository
@@ -68,7 +68,7 @@ def list_saves(repository: Repository, *, everything: bool) -> list[Entry]:
             left -= entry.size
             entries.append(entry)
     repo.close()
-    return sorted(entries, key=lambda entry: entry.save_id, reverse=True)
+    return sorted(entries, key=lambda entry: age_key(entry.save_id), reverse=True)
 
 
 def diff(repository: Repository, save_id: str) -> str:

@@ -1,20 +1,21 @@
 """`prune`: which old saves are removed.
 
-A save is removed if it is older than `gitstate.keepDays` and not one of the newest `gitstate.keepSaves` there.
-Pending saves, the saves that they are stacked on, and saves that were never recovered are kept, whatever their age.
+A save is removed if it is older than `gitstate.keepDays` and not one of the newest `gitstate.keepSaves` there; kept
+checkpoints are counted apart, so that they push out no save. Pending saves, the saves that they are stacked on, saves
+that were never recovered and dismissed ones are kept, whatever their age. A dismissed save goes only by its name.
 Git's own gc removes the objects later. No pack is unlinked here, because another git may read it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
 from ..format.archive import read_save
 from ..format.manifest import Save
-from ..format.names import NOTES, save_time_ns, workspace_id
+from ..format.names import DISMISSED, NOTES, age_key, dismissed_ref, save_time_ns, workspace_id
 from ..format.saves import held_saves, pending_archives
 from ..git import refs
 from ..git.command import Git
@@ -63,15 +64,17 @@ def prune(
     days = number(repository, "keepDays", keep_days)
     with locked_workspace(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
         held = _held(repository, reader)
-        needed = needed_saves(held, pending_archives(repository.git), reader)
+        pending = list(pending_archives(repository.git).values())
+        dismissed = refs.list_refs(repository.git, DISMISSED)
         if names:
-            going = _named(held, needed, names)
+            going = _named(held, needed_saves(held, pending, reader), names)
         else:
+            needed = needed_saves(held, [*pending, *dismissed.values()], reader)
             own = workspace_id(repository)
             mine = [item for item in held if everything or item.workspace_id == own]
             going = going_saves(mine, needed, int(saves), time.time() - days * 86_400)
         if not dry_run and going:
-            _remove(repository, git, going)
+            _remove(repository, git, going, dismissed)
         return PruneResult(tuple(going), len(held) - len(going))
 
 
@@ -80,24 +83,25 @@ def going_saves(held: Sequence[Held], needed: set[Oid], keep: int, before: float
 
     `before` is in seconds since the epoch. The id of a save tells its time.
     """
-    seen: dict[str, int] = {}
+    seen: dict[tuple[str, bool], int] = {}
     going = []
-    for item in sorted(held, key=lambda item: item.save_id, reverse=True):
-        seen[item.workspace_id] = seen.get(item.workspace_id, 0) + 1
-        if seen[item.workspace_id] > keep and item.archive not in needed and _is_older(item.save_id, before):
+    for item in sorted(held, key=lambda item: age_key(item.save_id), reverse=True):
+        kind = item.workspace_id, item.save is not None and item.save.manifest.kind == "checkpoint"
+        seen[kind] = seen.get(kind, 0) + 1
+        if seen[kind] > keep and item.archive not in needed and _is_older(item.save_id, before):
             going.append(item)
     return going
 
 
-def needed_saves(held: Sequence[Held], pending: dict[str, Oid], reader: ObjectReader) -> set[Oid]:
+def needed_saves(held: Sequence[Held], pending: Iterable[Oid], reader: ObjectReader) -> set[Oid]:
     """The archives that must be kept: pending saves, what they are stacked on, and what was never recovered.
 
-    `pending` maps workspace ids to archives. An unreadable save is kept, because nobody knows what depends on it.
+    `pending` are archives. An unreadable save is kept, because nobody knows what depends on it.
     """
     by_id = {item.save_id: item for item in held}
     by_archive = {item.archive: item for item in held}
     needed: set[Oid] = set()
-    queue = list(pending.values())
+    queue = list(pending)
     while queue:
         archive = queue.pop()
         needed.add(archive)
@@ -141,8 +145,11 @@ def _named(held: Sequence[Held], needed: set[Oid], names: Sequence[str]) -> list
     return going
 
 
-def _remove(repository: Repository, git: Git, going: Sequence[Held]) -> None:
-    refs.move_refs(repository, git, [RefUpdate(item.ref, None, item.archive) for item in going], "prune")
+def _remove(repository: Repository, git: Git, going: Sequence[Held], dismissed: Mapping[str, Oid]) -> None:
+    updates = [RefUpdate(item.ref, None, item.archive) for item in going]
+    facts = [dismissed_ref(item.workspace_id, item.save_id) for item in going]
+    updates += [RefUpdate(ref, None, dismissed[ref]) for ref in facts if ref in dismissed]
+    refs.move_refs(repository, git, updates, "prune")
     notes = NotesRef(repository, NOTES, workspace_id(repository))
     notes.drop(git, [item.save.wip for item in going if item.save is not None])
 

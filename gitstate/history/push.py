@@ -18,7 +18,7 @@ from ..git import refs
 from ..git.command import Git, try_in_halves
 from ..git.gitdir import hooks_path
 from ..git.oid import Oid
-from ..git.repository import Repository, foreign_owner
+from ..git.repository import Repository
 from .guarded import held_back
 from .remote import Exchange, NotSent, chunks, exchange, named_remote, offered, reason_of, take_notes
 
@@ -75,7 +75,7 @@ def with_hooks(repository: Repository) -> Git:
 
     Hooks of a repository that belongs to somebody else are not run.
     """
-    if foreign_owner(repository) is not None:
+    if repository.stranger is not None:
         return repository.git
     hooks = os.fsdecode(hooks_path(repository).directory)
     return Git(repository.toplevel, (*repository.git.options, "-c", f"core.hooksPath={hooks}"))

@@ -1,6 +1,6 @@
-"""Sync what other programs wrote, before a marker relies on it.
+"""Sync what other programs wrote, before a marker is set or deleted on the strength of it.
 
-An agent's git leaves loose objects, the index and refs in the page cache.
+An agent's git leaves loose objects, the index and refs in the page cache, and an agent leaves its files there.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _SYNC_FEW, _SYNC_MANY = 24, 400
 #: In between `syncfs` is faster while fewer bytes than this are to be written: it waits for all data of the system.
 _LITTLE_DIRT = 32 << 20
+#: A file that changed no longer ago than this, in seconds, may not be on the disk.
+_RECENT = 600
 #: File systems on which power cuts were tested with `syncfs`. On others, as FUSE, it may do less than an fsync.
 _PROVEN = (b"ext4", b"xfs", b"btrfs")
 #: Coarse kernel clocks and file systems stamp files a little in the past.
@@ -43,6 +45,41 @@ def bring_to_disk(repository: Repository, tag: str) -> None:
         files.fsync_path(path)
     temporary = b"%s.tmp-%s" % (stamp_file, tag.encode("ascii"))
     files.write_and_rename(temporary, stamp_file, b"%d" % new, mode=0o644, durable=False)
+
+
+def bring_files_to_disk(repository: Repository, paths: Iterable[bytes]) -> None:
+    """Make durable what a recovery found right: the files at `paths`, relative to the top, and the index.
+
+    Other files of the worktree that changed in the last minutes are synced too: nobody may have done it yet.
+    Raises OSError.
+    """
+    top = repository.toplevel
+    if _waiting_to_be_written() < _LITTLE_DIRT and _filesystem_type(os.stat(top).st_dev) in _PROVEN:
+        places = (top, repository.git_dir, repository.common_dir)
+        for place in {os.stat(place).st_dev: place for place in places}.values():
+            files.sync_filesystem(place)
+        return
+    found = dict.fromkeys(paths)
+    found.update(dict.fromkeys(_recent_files(repository)))
+    directories: dict[bytes, None] = {}
+    for path in found:
+        files.fsync_path(os.path.join(top, path))
+        while path:
+            path = path.rpartition(b"/")[0]
+            directories[path] = None
+    for path in directories:
+        files.fsync_path(os.path.join(top, path))
+    for path in dict.fromkeys(_control_files(repository)):
+        files.fsync_path(path)
+
+
+def _recent_files(repository: Repository) -> Iterator[bytes]:
+    """The files of the worktree that the kernel may not have written yet: it begins after 30 seconds, as a rule."""
+    now = time.time()
+    for path in repository.git.run("ls-files", "-z", "-c", "-o", "--exclude-standard").split(b"\0")[:-1]:
+        with suppress(OSError):
+            if not now - _RECENT > os.lstat(os.path.join(repository.toplevel, path)).st_ctime:
+                yield path
 
 
 def sync_since(directories: Iterable[bytes], stamp_ns: int) -> int:

@@ -26,12 +26,18 @@ from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import TreeReader
 from ..system import files, process
 from ..system.clock import now
-from ..system.jsonio import loads
+from ..system.jsonio import loads, text_to_json
+from ..workspace.lease import presence_in
 from ..workspace.live_context import owner_state, read_live_context, read_state_context
+from ..workspace.peek import worktree_ids
+from ..workspace.state_file import RECOVERED
 from .fetched import fetched_for, offer, trusted_of
-from .paths import SavedPaths, Workspace
+from .paths import SavedPaths, Workspace, may_be_cut_short
 from .plan import DiskState, Facts, can_compare, disk_state, lacks_checkpoint, resting_places
 from .request import Outcome
+
+#: So many saves are looked at for files that a power cut left short.
+_COPIES = 5
 
 
 def gather(
@@ -56,7 +62,8 @@ def gather(
         if made_up is not None:
             return _with_stack(here, repository, reader, (made_up,))
         without = _without_save(here, repository, reader)
-        return without if own_only or without.context else _with_fetched(without, repository, reader)
+        has_own = own_only or without.context is not None or without.recovered is not None
+        return without if has_own else _with_fetched(without, repository, reader)
     here = replace(here, marker=pending.marker, detach=pending.detach, remote=pending.remote)
     try:
         read = read_stack if pending.remote is None else read_fetched_stack
@@ -77,7 +84,8 @@ def _without_save(here: Facts, repository: Repository, reader: ObjectReader) -> 
         elsewhere=_elsewhere(repository, reader),
         context=context,
         checkpoint=checkpoint,
-        owner=owner_state(context) if context else "unknown",
+        recovered=_recovered_context(repository),
+        owner=owner_state(repository.git_dir, context) if context else "unknown",
     )
 
 
@@ -158,8 +166,7 @@ def orphans(repository: Repository, reader: ObjectReader) -> Iterable[tuple[str,
     pending = pending_archives(repository.git)
     if not pending:
         return
-    there = [path for path in worktrees(repository) if os.path.lexists(os.path.join(path, b".git"))]
-    here = {names.workspace_id_at(os.path.realpath(path)) for path in there}
+    here = {*worktree_ids(repository.common_dir), workspace_id(repository)}
     for workspace, oid in pending.items():
         if workspace in here:
             continue
@@ -187,6 +194,18 @@ def _latest_checkpoint(repository: Repository, reader: ObjectReader) -> Save | N
     return None
 
 
+def whole_copies(repository: Repository, reader: ObjectReader, facts: Facts) -> list[Save]:
+    """The checkpoint and the newest saves of this workspace, newest first, that were made before this boot."""
+    found = [] if facts.checkpoint is None else [facts.checkpoint]
+    held = sorted(held_saves(repository.git, workspace_id(repository)), key=lambda save: names.age_key(save.save_id))
+    for save in held[-_COPIES:]:
+        with contextlib.suppress(CorruptSave, UnsupportedSave):
+            found.append(read_save(save.archive, reader))
+    found.sort(key=lambda save: names.age_key(save.manifest.save_id), reverse=True)
+    own, boot = workspace_id(repository), process.boot_id()
+    return [save for save in found if may_be_cut_short(save, own, boot)]
+
+
 def _unsaved_context(repository: Repository, checkpoint: Save | None) -> Context | None:
     """What the last run was doing, where it never said that it ended: its live context, its cache, its checkpoint."""
     context, status = read_live_context(repository)
@@ -197,11 +216,31 @@ def _unsaved_context(repository: Repository, checkpoint: Save | None) -> Context
     return context if status == "active" else None
 
 
+def waiting_task(repository: Repository) -> str | None:
+    """The task whose work is in this workspace and not finished: of a pending save, or of the last context.
+
+    None where there is none, or its name is not known.
+    """
+    archive = pending_archive(repository)
+    if archive is not None:
+        with ObjectReader(repository.git) as reader, contextlib.suppress(CorruptSave, UnsupportedSave):
+            return read_save(archive, reader).context.task_id
+    context, status = read_live_context(repository)
+    return context.task_id if status in ("active", "interrupted", RECOVERED) else None
+
+
+def _recovered_context(repository: Repository) -> Context | None:
+    """The context that the last recovery, at boot perhaps, has brought back; None where a task has begun since."""
+    context, status = read_live_context(repository)
+    return context if status == RECOVERED else None
+
+
 def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack: tuple[Save, ...]) -> Facts:
     newest = stack[0]
-    context = newest.context
-    lives = process.is_running(context.pid, context.pid_start, context.boot_id)
-    lives = lives and (here.strict or context.pid not in process.ancestors())
+    live, status = read_live_context(repository)
+    # A save that was made here names its owner, too, for where no context is active any more.
+    made_here = newest.context.workspace_path == text_to_json(os.fsdecode(repository.toplevel))
+    who = presence_in(repository.git_dir, live if status == "active" else newest.context if made_here else None)
     contains = (
         here.head is not None
         and here.head not in resting_places(stack)
@@ -211,7 +250,7 @@ def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack
     return replace(
         here,
         saves=stack,
-        owner_lives=lives and context.host == process.hostname(),
+        owner_lives=who.live and (here.strict or not who.ours),
         contains_wip=contains,
         operation_differs=_operation_differs(repository, reader, newest),
     )

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 from ..agents.base import Agent, Home
 from ..agents.registry import all_agents
-from ..errors import EXIT_PERSON, CorruptSave, GitError, MissingObject, NeedsPerson, UnsupportedSave
+from ..errors import EXIT_PERSON, CorruptSave, GitError, MissingObject, NeedsPerson, UnsupportedSave, UsageError
 from ..format.archive import MAX_FETCHED_MANIFEST, read_save, tree_of_base
 from ..format.bounds import read_fetched_stack
-from ..format.fetched import pending_fetched
+from ..format.fetched import mark_recovered, pending_fetched
+from ..format.find import find_save
 from ..format.manifest import Save
+from ..git.command import Git
 from ..git.entries import differing_paths
 from ..git.gitdir import hooks_path
 from ..git.oid import Oid
@@ -197,3 +199,15 @@ def refusal(path: bytes, save_id: str, remote: str | None, runs: tuple[str, ...]
     """The result where a save that was fetched is not taken because of what could run by itself."""
     message = f"it was fetched from {remote}, which is not trusted, and could run programs; nothing was touched"
     return RecoverResult(path, "elsewhere", message, hint, EXIT_PERSON, save_id, runs=runs)
+
+
+def dismiss_fetched(repository: Repository, git: Git, save_id: str, request: RecoverRequest) -> RecoverResult:
+    """Refuse a save that was fetched: it is not offered again. Raises NeedsPerson, UsageError, RefChanged."""
+    held = find_save(repository, save_id)
+    if held.remote is None:
+        hint = "gitstate recover --dismiss (for the pending save)"
+        raise UsageError(f"the save {save_id} was not fetched: it is dismissed without its id", hint=hint)
+    if not request.dry_run:
+        mark_recovered(repository, git, held.archive)
+    message = f"the save of {held.remote} is no longer offered here; `gitstate push` tells the remote"
+    return RecoverResult(repository.toplevel, "dismissed", message, save_id=save_id, dry_run=request.dry_run)

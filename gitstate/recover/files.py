@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..errors import GitError, GitstateError, NeedsPerson
 from ..format.archive import refuse_unsafe
 from ..format.manifest import LeftOut, Save
+from ..git.attributes import Conversions
 from ..git.command import try_in_halves
 from ..git.entries import list_tree_paths, split_nul
 from ..git.repository import Repository, without_filters
@@ -212,6 +213,42 @@ class FileRecovery:
             self._outcome.could_not_chmod(target.path, error)
 
 
+def restore_cut_short(workspace: Workspace, saves: Iterable[Save], outcome: Outcome, *, dry_run: bool) -> None:
+    """Write the files that a power cut provably left short, each from the newest of `saves` that holds it.
+
+    All others stay as they are. A safety save is taken first.
+    """
+    for save in saves:
+        saved = SavedPaths(workspace, (save,))
+        targets = saved.targets()
+        choices = [
+            choice._replace(action="write")
+            for choice in saved.choices([target for target in targets if target.saved is not None], Outcome())
+            if _is_cut_short(choice, saved)
+        ]
+        missing = MissingFiles(workspace, saved, outcome)
+        try:
+            tracked = missing.cut_short({target.path for target in targets})
+        except GitError:
+            tracked = []  # the index is torn, too
+        if dry_run:
+            found = [*(choice.target.path for choice in choices), *tracked]
+            outcome.restored += [path for path in found if path not in outcome.restored]
+        elif choices or tracked:
+            if outcome.safety is None:
+                outcome.safety = save_for_safety(workspace, choices)
+            with usual_umask(workspace.repository, save):
+                FileRecovery(workspace, saved, outcome).carry_out(choices)
+                if tracked:
+                    missing.restore(targets, only_cut_short=True)
+    outcome.restored = list(dict.fromkeys(outcome.restored))
+
+
+def _is_cut_short(choice: Choice, saved: SavedPaths) -> bool:
+    target, seen, action = choice
+    return action in ("write", "keep") and seen.kind == "file" and saved.is_cut_short(target)
+
+
 class MissingFiles:
     """Tracked files that the save did not change, and that are gone or cut short: git writes them."""
 
@@ -222,9 +259,15 @@ class MissingFiles:
         self._outcome = outcome
         self._staging = os.path.join(checkout_staging(workspace.repository), b"")
 
-    def restore(self, targets: Sequence[Target]) -> None:
+    def cut_short(self, known: set[bytes]) -> list[bytes]:
+        """The files that a power cut left short; `known` are paths that are dealt with already."""
+        return list(self._find(known)[1])
+
+    def restore(self, targets: Sequence[Target], *, only_cut_short: bool = False) -> None:
         """Git writes them beside, each is moved in whole. `targets` are the paths that are dealt with already."""
         gone, cut_short = self._find({target.path for target in targets})
+        if only_cut_short:
+            gone = {path: leaf for path, leaf in gone.items() if path in cut_short}
         if not gone:
             return
         files.remove_tree(self._staging)
@@ -278,11 +321,23 @@ class MissingFiles:
     def _check_out(self, paths: Sequence[bytes]) -> None:
         """Let git write tracked files below the staging directory. One whose filter fails is written without it."""
         self._run_checkout(paths)
+        self._name_unfiltered(paths)
         for portion, done in try_in_halves(self._unwritten(paths), self._checked_out):
             if done is None:
                 self._run_checkout(portion, *self._workspace.repository.filters_off())
                 why = "its filter failed; written without the filter"
                 self._outcome.failed.append(LeftOut(portion[0], why, False))
+
+    def _name_unfiltered(self, paths: Sequence[bytes]) -> None:
+        """Report the files that a filter of the configuration would have written otherwise."""
+        repository = self._workspace.repository
+        if repository.runs_filters or not repository.filters_off():
+            return
+        for path, named in Conversions(repository, {}).converting_attributes(list(paths)).items():
+            name = os.fsdecode(named.get(b"filter", b""))
+            if any(key.startswith(f"filter.{name}.") for key in repository.config):
+                why = "no filter of this repository runs here; written without it"
+                self._outcome.failed.append(LeftOut(path, why, False))
 
     def _checked_out(self, paths: Sequence[bytes]) -> bool | None:
         """Whether git has written all of these; None where it stopped at one."""

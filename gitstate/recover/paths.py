@@ -13,7 +13,7 @@ from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..format.saves import held_saves, pending_archives
 from ..git.command import Git
-from ..git.entries import differing_paths, list_tree_paths
+from ..git.entries import differing_paths, list_index, list_tree_paths
 from ..git.oid import Oid, object_id
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
@@ -281,6 +281,11 @@ def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterato
         yield step._replace(is_new=path in made)
 
 
+def submodules_of(workspace: Workspace) -> frozenset[bytes]:
+    """The paths that are submodules in the index."""
+    return frozenset(entry.path for entry in list_index(workspace.git) if entry.mode == GITLINK)
+
+
 def nested_failure(error: Exception) -> str:
     """Why a nested repository could not be recovered."""
     return f"the nested repository: {error}"[:300]
@@ -328,10 +333,12 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
     modules = os.path.join(repository.git_dir, b"modules")
     for store in _stores(modules):
         name = os.fsdecode(os.path.relpath(store, modules))
-        if repository.setting(f"submodule.{name}.url") is None:
-            continue
         config = os.path.join(store, b"config")
         said = workspace.git.run("config", "-z", "-f", config, "core.worktree", ok_codes=(0, 1))
+        if repository.setting(f"submodule.{name}.url") is None or not said:
+            if not _initialise(workspace, name, config, named):
+                continue
+            said = workspace.git.run("config", "-z", "-f", config, "core.worktree")
         full = os.path.realpath(os.path.join(store, said.removesuffix(b"\0")))
         path = os.path.relpath(full, os.path.realpath(repository.toplevel))
         leaf = workspace.trees.lookup(saved.newest.wip_tree, [path]).get(path)
@@ -343,6 +350,22 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
         files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)
         made.append(path)
     return made
+
+
+def _initialise(workspace: Workspace, name: str, config: bytes, named: Collection[bytes]) -> bool:
+    """Undo `git submodule deinit` of a submodule that had work at the save; False where it was none of those.
+
+    `config` is the configuration in the submodule's git dir.
+    """
+    key = f"submodule.{name}.path"
+    argv = ("config", "-z", "-f", ".gitmodules", "--get", key)
+    path = workspace.git.run(*argv, ok_codes=range(256)).removesuffix(b"\0")
+    if path not in named or not workspace.disk.is_empty(path):
+        return False
+    workspace.git.run("submodule", "--quiet", "init", "--", path)
+    place = os.path.relpath(os.path.join(workspace.repository.toplevel, path), os.path.dirname(config))
+    workspace.git.run("config", "-f", config, "core.worktree", place)
+    return True
 
 
 def _stores(modules: bytes) -> Iterator[bytes]:

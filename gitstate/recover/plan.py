@@ -62,6 +62,8 @@ class Facts:
     """The latest checkpoint, where no save is pending; None where there is none to read."""
     context: Context | None = None
     """What the last run was doing, where no save is pending: the live context, else the checkpoint's."""
+    recovered: Context | None = None
+    """What was recovered earlier, where no task has begun since; None without such a context."""
     owner: str = "unknown"
     """What is known about the process of that context: see `live_context.owner_state`."""
     strict: bool = False
@@ -82,7 +84,7 @@ class Verdict:
     @property
     def acts(self) -> bool:
         """Whether the workspace is going to be changed."""
-        return self.verdict in SUCCESSES
+        return self.verdict in SUCCESSES and self.verdict != "recovered"
 
     @property
     def clears_locks(self) -> bool:
@@ -106,7 +108,7 @@ def decide(facts: Facts) -> Verdict:
     if facts.head_ref != newest.manifest.head_ref and not facts.detach:
         return _on_another_branch(facts, newest.manifest)
     if facts.head not in resting_places(facts.saves):
-        return _buried(facts) if facts.contains_wip else _diverged(newest.manifest)
+        return _buried(facts) if facts.contains_wip else _diverged(newest.manifest.save_id)
     if facts.operation is not None and (facts.operation_differs or newest.manifest.operation is None):
         return Verdict(
             "diverged",
@@ -120,6 +122,8 @@ def decide(facts: Facts) -> Verdict:
 def _without_save(facts: Facts) -> Verdict:
     if facts.context is not None:
         return _last_run(facts, facts.context)
+    if facts.recovered is not None and not facts.strict:
+        return Verdict("recovered", "the work of the last run was recovered earlier; no task has begun since")
     if facts.fetched:
         return Verdict("elsewhere", facts.fetched[0], EXIT_PERSON, facts.fetched[1])
     if facts.elsewhere and not facts.strict:
@@ -173,8 +177,7 @@ def _buried(facts: Facts) -> Verdict:
     return Verdict("buried", message, hint=f"{onto} && {back} (makes its changes uncommitted again)")
 
 
-def _diverged(manifest: Manifest) -> Verdict:
-    save_id = manifest.save_id
+def _diverged(save_id: str) -> Verdict:
     return Verdict(
         "diverged",
         f"the branch was moved to another commit after the save {save_id}; nothing was touched",
@@ -200,9 +203,7 @@ def resting_places(saves: Collection[Save]) -> set[Oid | None]:
     for save in saves:
         places.add(save.manifest.head)
         if save.manifest.moves_branch:
-            places.add(save.wip)
-            if save.manifest.index_commit is not None:
-                places.add(save.manifest.index_commit)
+            places |= {save.wip, save.manifest.index_commit or save.wip}
     return places
 
 

@@ -14,7 +14,7 @@ Each step looks first and does nothing where it is done already, so recovery may
 | 8. index, by one rename under its lock | the index | finds the saved entries, leaves them |
 | 9. missing tracked files, directories, permissions | each file that was written | does the rest |
 | 10. branch, from the commit it was seen on | as durable as git makes it | finds it moved |
-| 11. stat data of the index; sync of the directories | each name that was written or removed | syncs again |
+| 11. stat data of the index; sync of all that was found right | the whole worktree, the index | syncs again |
 | 12. nested repositories, each by these steps | each of them | finds nothing pending in those done |
 | 13. `active_state.json` and the live context | both | writes them again |
 | 14. delete the marker: **the commit point** | the save is no longer pending | has nothing to do |
@@ -27,35 +27,46 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from ..agents.sessions import resume_command
-from ..errors import GitstateError, NeedsPerson, TryAgain, UsageError
+from ..errors import GitstateError, NeedsPerson
 from ..format.archive import tree_of_base
 from ..format.context import Context
 from ..format.fetched import fetched_markers, mark_recovered
-from ..format.find import find_save
 from ..format.manifest import LeftOut, Reason
-from ..format.names import branch_name, own_marker
+from ..format.names import branch_name, dismissed_ref, is_save_id, own_marker, workspace_id
 from ..format.saves import pending_archive
 from ..git import gitdir, refs
-from ..git.command import Git
+from ..git.oid import Oid
 from ..git.refs import RefUpdate
-from ..git.repository import Repository, foreign_owner, open_repository, without_filters
+from ..git.repository import Repository, open_repository, shares_configuration, without_filters
+from ..objects.durable import bring_files_to_disk
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
-from ..system.process import boot_id, wait_for
-from ..workspace.live_context import owner_state, read_live_context, with_measured_fields
-from ..workspace.ownership import clear_journal, locked_workspace, read_run_record, ref_locks, write_journal
+from ..system.process import boot_id
+from ..workspace.lease import wait_for_last_save
+from ..workspace.live_context import read_live_context, with_measured_fields
+from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require
-from ..workspace.state_file import ACTIVE, RECOVERED, describe_save, write_state
+from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
 from .elsewhere import add_worktree, only_orphan, refuse_used_place, stack_of
-from .facts import compare_with_checkpoint, gather
-from .fetched import is_trusted, refusal, runs_by_itself
-from .files import FileRecovery, MissingFiles, save_for_safety, usual_umask
+from .facts import compare_with_checkpoint, gather, whole_copies
+from .fetched import dismiss_fetched, is_trusted, refusal, runs_by_itself
+from .files import FileRecovery, MissingFiles, restore_cut_short, save_for_safety, usual_umask
 from .index import IndexRecovery, restore_operation, restore_sparse
-from .paths import NestedStep, SavedPaths, Workspace, is_nested_trouble, nested_failure, nested_steps, paths_with
+from .paths import (
+    NestedStep,
+    SavedPaths,
+    Workspace,
+    is_nested_trouble,
+    nested_failure,
+    nested_steps,
+    paths_with,
+    submodules_of,
+)
 from .plan import (
     Facts,
     Verdict,
@@ -68,35 +79,35 @@ from .plan import (
     with_checkpoint,
 )
 from .request import SETTINGS, DecidedVerdict, Outcome, RecoverRequest, RecoverResult
+from .staged import restore_staged_objects
 from .words import briefing, hints_for, instruction, located
 
 
 def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
     """Recover the workspace that `path` is in. Raises NotAWorkspace, UsageError, TryAgain, GitError, OSError."""
     repository = open_repository(path)
+    if not request.runs_filters:
+        repository = without_filters(repository)
     require(repository, *SETTINGS)
     with hints_for(repository.toplevel):
         return located(_recover(repository, request))
 
 
 def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
-    _let_keeper_finish(repository, Deadline(request.wait))
-    stranger = foreign_owner(repository)
-    if stranger is not None:
-        repository = without_filters(repository)
+    wait_for_last_save(repository, Deadline(request.wait))
     with locked_workspace(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
         workspace = Workspace.of(repository, git, reader)
         facts = gather(repository, reader, request.save_id, strict=request.strict, own_only=request.waiting_only)
         if request.waiting_only:
-            facts = replace(facts, context=None)
+            facts = replace(facts, context=None, recovered=None)
         facts = replace(facts, disk=compare_with_checkpoint(workspace, facts))
         verdict = decide(facts)
         facts = with_checkpoint(facts, verdict)
         clears = verdict.clears_locks and not request.dry_run
         cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
         result = _recover_fetched(workspace, facts, verdict, request)
-    if stranger is not None:
-        message = f"this repository belongs to user {stranger}; none of its filters was run"
+    if repository.stranger is not None:
+        message = f"this repository belongs to user {repository.stranger}; none of its filters was run"
         result = result._replace(message="; ".join(part for part in (result.message, message) if part))
     return result._replace(cleared=cleared)
 
@@ -137,14 +148,15 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
         if request.dry_run:
             return RecoverResult(path, "elsewhere", "a worktree would be added here", save_id=save_id)
         add_worktree(repository, path, newest)
+        give_back(repository, os.path.realpath(path))
     return recover(path, request._replace(save_id=save_id))
 
 
 def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
     """Mark the pending save as resolved, without touching any file, index or branch.
 
-    The save stays in the log, and retention never takes it. Raises NeedsPerson where HEAD is its WIP commit, for that
-    is to be unwound first.
+    The save stays in the log, and retention takes it only by its name. Raises NeedsPerson where HEAD is its WIP commit,
+    for that is to be unwound first.
     """
     repository = open_repository(path)
     with (
@@ -153,7 +165,7 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
         ObjectReader(repository.git) as reader,
     ):
         if request.save_id is not None:
-            return _dismiss_fetched(repository, git, request.save_id, request)
+            return dismiss_fetched(repository, git, request.save_id, request)
         archive = pending_archive(repository)
         if archive is None:
             return RecoverResult(repository.toplevel, "nothing", "no pending save")
@@ -163,33 +175,21 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
         save_id = facts.saves[0].manifest.save_id if facts.saves else None
         if not request.dry_run:
             marker = own_marker(repository)
-            write_journal(repository, ref_locks(repository, [marker]))
-            refs.move_refs(repository, git, [RefUpdate(marker, None, archive)], "dismissed")
+            updates = [RefUpdate(marker, None, archive)]
+            if save_id is not None:
+                # First the fact that it was never recovered: a kill between the two leaves it pending.
+                updates.insert(0, _dismissed(repository, save_id, archive))
+            write_journal(repository, ref_locks(repository, [update.ref for update in updates]))
+            refs.move_refs(repository, git, updates, "dismissed")
             clear_journal(repository)
     message = "the save is no longer pending; it stays in the log"
     return RecoverResult(repository.toplevel, "dismissed", message, save_id=save_id, dry_run=request.dry_run)
 
 
-def _dismiss_fetched(repository: Repository, git: Git, save_id: str, request: RecoverRequest) -> RecoverResult:
-    held = find_save(repository, save_id)
-    if held.remote is None:
-        hint = "gitstate recover --dismiss (for the pending save)"
-        raise UsageError(f"the save {save_id} was not fetched: it is dismissed without its id", hint=hint)
-    if not request.dry_run:
-        mark_recovered(repository, git, held.archive)
-    message = f"the save of {held.remote} is no longer offered here; `gitstate push` tells the remote"
-    return RecoverResult(repository.toplevel, "dismissed", message, save_id=save_id, dry_run=request.dry_run)
-
-
-def _let_keeper_finish(repository: Repository, deadline: Deadline) -> None:
-    """Where the last run was killed and its keeper is still at work, wait for the save that it makes."""
-    context, status = read_live_context(repository)
-    if status != ACTIVE or owner_state(context) != "gone" or context.boot_id != boot_id():
-        return
-    keeper = read_run_record(repository).keeper
-    if keeper is not None and not wait_for([keeper], deadline):
-        message = f"the keeper of the last run is still saving (pid {keeper.pid})"
-        raise TryAgain(message, hint="gitstate recover (in a moment)")
+def _dismissed(repository: Repository, save_id: str, new: Oid | None) -> RefUpdate:
+    """Set the fact that a save was dismissed, or delete it where `new` is None."""
+    ref = dismissed_ref(workspace_id(repository), save_id)
+    return RefUpdate(ref, new, refs.read_refs(repository, [ref]).get(ref))
 
 
 class _Recovery:
@@ -204,13 +204,21 @@ class _Recovery:
         self.outcome = Outcome()
 
     def run(self) -> RecoverResult:
+        if self.verdict.verdict == "recovered":
+            return self._report_again()
         if not self.verdict.acts:
             return self._result(self.verdict.verdict)
+        if self._is_after_reboot():
+            self.outcome.failed += restore_staged_objects(self.workspace, dry_run=self.request.dry_run)
         if not self.facts.saves:
             return self._context_alone()
         if self.verdict.verdict == "buried":
             return self._finish("buried")
         return self._restore()
+
+    def _is_after_reboot(self) -> bool:
+        context = self.facts.saves[0].context if self.facts.saves else self.facts.context
+        return context is None or context.boot_id is None or context.boot_id != boot_id()
 
     def _restore(self) -> RecoverResult:
         workspace, outcome = self.workspace, self.outcome
@@ -244,6 +252,8 @@ class _Recovery:
         if outcome.restored or outcome.deleted:
             index.refresh()
         workspace.disk.sync()
+        found = [*(target.path for target in targets), *newest.manifest.directories]
+        bring_files_to_disk(self.repository, found)
         nested = self._nested(saved)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
@@ -266,9 +276,12 @@ class _Recovery:
 
     def _nested(self, saved: SavedPaths) -> tuple[RecoverResult, ...]:
         results: list[RecoverResult] = []
+        submodules = None
         for step in nested_steps(self.workspace, saved, self.request.depth):
             try:
-                result = self._recover_nested(step)
+                if submodules is None:
+                    submodules = submodules_of(self.workspace)
+                result = self._recover_nested(step, submodules)
                 if result is not None:
                     results.append(result)
             except (GitstateError, OSError) as error:
@@ -276,7 +289,7 @@ class _Recovery:
         self.outcome.nested_trouble = is_nested_trouble(results)
         return tuple(results)
 
-    def _recover_nested(self, step: NestedStep) -> RecoverResult | None:
+    def _recover_nested(self, step: NestedStep, submodules: Collection[bytes]) -> RecoverResult | None:
         full = os.path.join(self.repository.toplevel, step.path)
         request = RecoverRequest(step.save_id, wait=self.request.wait, depth=self.request.depth + 1)
         if step.action == "lost":
@@ -284,9 +297,14 @@ class _Recovery:
             return None
         if step.action == "add":
             return recover_into(self.repository, full, request)
-        result = recover(full, request)
+        inside = open_repository(full)
+        runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
+        runs_filters = runs_filters and self.repository.runs_filters
+        result = recover(full, request._replace(runs_filters=runs_filters))
         if step.is_new and result.verdict == "nothing":
-            open_repository(full).git.run("checkout-index", "-q", "-a", ok_codes=range(256))
+            inside = inside if runs_filters else without_filters(inside)
+            inside.git.run("checkout-index", "-q", "-a", ok_codes=range(256))
+            give_back(inside, inside.toplevel)
             return None
         return result
 
@@ -295,12 +313,37 @@ class _Recovery:
     def _context_alone(self) -> RecoverResult:
         """The run ended without a save: its context is all there is to bring back."""
         assert self.facts.context is not None
+        outcome, dry_run = self.outcome, self.request.dry_run
         context = with_measured_fields(self.repository, self.facts.context, self.facts.head_ref)
-        result = self._result("context_only")._replace(context=context)
-        if self.request.dry_run:
+        if self.facts.owner == "gone":
+            copies = whole_copies(self.repository, self.workspace.reader, self.facts)
+            restore_cut_short(self.workspace, copies, outcome, dry_run=dry_run)
+        if outcome.restored:
+            message = "the last run ended without a save; files that a power cut left short were restored"
+            self.verdict = replace(self.verdict, message=message)
+        result = self._result("restore" if outcome.restored else "context_only")._replace(context=context)
+        if dry_run:
             return result
-        told = briefing(context, Reason(), restored=(), kept=(), left_out=(), operation=self.facts.operation)
+        self.workspace.disk.sync()
+        bring_files_to_disk(self.repository, ())
+        operation = self.facts.operation
+        told = briefing(
+            context, Reason(), restored=outcome.restored, kept=(), left_out=outcome.failed, operation=operation
+        )
         return self._write_state(result, context, told)
+
+    def _report_again(self) -> RecoverResult:
+        """Tell once more what an earlier recovery has brought back: the loop that starts after a reboot needs it."""
+        assert self.facts.recovered is not None
+        state = read_state(self.repository)
+        save, resume, told = state.get("save"), state.get("resume"), state.get("briefing")
+        save_id = save.get("save_id") if isinstance(save, dict) else None
+        return self._result("recovered")._replace(
+            context=self.facts.recovered,
+            save_id=save_id if is_save_id(save_id) else None,
+            resume=resume if isinstance(resume, str) else None,
+            briefing=told if isinstance(told, str) else None,
+        )
 
     def _finish(self, final: DecidedVerdict) -> RecoverResult:
         if self.request.dry_run:
@@ -329,12 +372,19 @@ class _Recovery:
             seen = refs.read_refs(self.repository, [marker]).get(marker)
             if seen == newest.archive:
                 refs.move_refs(self.repository, self.workspace.git, [RefUpdate(marker, None, seen)], "recovered")
+        if marker is None and marker_goes(outcome):
+            fact = _dismissed(self.repository, manifest.save_id, None)
+            if fact.old is not None:
+                refs.move_refs(self.repository, self.workspace.git, [fact], "recovered")
         clear_journal(self.repository)
         return result
 
     def _write_state(self, result: RecoverResult, context: Context, told: str, **more: Any) -> RecoverResult:
         """Write `active_state.json`, and add what it says to the result."""
         resume = resume_command(context, os.environ) or instruction(context)
+        if self.request.depth and read_live_context(self.repository)[1] is None:
+            # Nobody ever worked in this nested repository: its save is a part of the one around it.
+            return result._replace(resume=resume, briefing=told, context=context)
         state_file = write_state(self.repository, context, RECOVERED, resume=resume, briefing=told, **more)
         return result._replace(state_file=state_file, resume=resume, briefing=told, context=context)
 

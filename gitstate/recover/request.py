@@ -14,6 +14,7 @@ DecidedVerdict = Literal[
     "live",
     "restore",
     "context_only",
+    "recovered",
     "changed",
     "buried",
     "diverged",
@@ -28,7 +29,7 @@ ResultVerdict = DecidedVerdict | Literal["dismissed", "busy", "failed", "damaged
 SETTINGS = ("stateFile", "includeIgnored", "trust")
 
 #: With these the context of the last run is known again, and a loop can continue its task.
-SUCCESSES: frozenset[ResultVerdict] = frozenset({"restore", "changed", "context_only", "buried"})
+SUCCESSES: frozenset[ResultVerdict] = frozenset({"restore", "changed", "context_only", "buried", "recovered"})
 
 
 class RecoverRequest(NamedTuple):
@@ -44,6 +45,8 @@ class RecoverRequest(NamedTuple):
     """Seconds to wait for whoever holds the workspace."""
     depth: int = 0
     """How many repositories this one is nested in."""
+    runs_filters: bool = True
+    """False: run no program that the repository's configuration names: nobody registered it as a submodule."""
     strict: bool = False
     """Nobody named this very workspace: a run counts as ended only where that is proven."""
     waiting_only: bool = False

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from ..agents.base import StopRule
 from ..git.repository import Repository
 from ..system.clock import Deadline
 from ..system.process import Process
+from ..system.program import isolated_python
 from ..workspace.settings import OF_SAVE, number, require
 from .processes import RUN_ID
 
@@ -59,6 +59,8 @@ class KeeperConfig(NamedTuple):
     times: Times
     ends_clean_runs: bool = True
     """Whether what is left of a run that ended well is ended too."""
+    lease: int | None = None
+    """The descriptor of the lease, which the keeper holds too."""
 
     def to_message(self) -> dict[str, Any]:
         return {"do": "keep", **self._asdict()}
@@ -72,6 +74,7 @@ class KeeperConfig(NamedTuple):
             StopRule(*message["stop"]),
             Times(*message["times"]),
             message["ends_clean_runs"],
+            message["lease"],
         )
 
 
@@ -133,11 +136,11 @@ class KeeperProcess:
         environment = {name: value for name, value in os.environ.items() if name != RUN_ID}
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gitstate", "keep", str(theirs.fileno())],
+                [*isolated_python(), "keep", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), *(() if config.lease is None else (config.lease,))),
                 start_new_session=True,
                 env=environment,
                 cwd="/",

@@ -36,6 +36,7 @@ from ..system.terminal import say
 from ..workspace.live_context import begin, finish, read_live_context, set_values
 from ..workspace.state_file import RECOVERED
 from .channel import SIGNALS, KeeperConfig, KeeperProcess, read_times
+from .hold import Hold
 from .keeper import failed_save
 from .processes import RUN_ID
 
@@ -116,14 +117,18 @@ class guard:
             kind = TryAgain if result.verdict == "live" else NeedsPerson
             raise kind(result.message or result.verdict, hint=result.hint)
         self.recovered = None if result.verdict == "nothing" else result
+        run_id = new_save_id()
+        hold = Hold(repository, this_process(), run_id, self._values.get("agent"))
         known, status = read_live_context(repository)
         begin(repository, self._values, os.getpid(), before=known if status == RECOVERED else Context())
         self._repository = repository
         self._pid = os.getpid()
-        run_id = new_save_id()
+        self._hold = hold
         workspace = os.fsdecode(repository.toplevel)
         self._keeper = KeeperProcess(
-            KeeperConfig(workspace, run_id, this_process(), self._stop, self._times, ends_clean_runs=False)
+            KeeperConfig(
+                workspace, run_id, this_process(), self._stop, self._times, ends_clean_runs=False, lease=hold.lease
+            )
         )
         self._outer = os.environ.get(RUN_ID)
         os.environ[RUN_ID] = run_id
@@ -192,6 +197,7 @@ class guard:
         if self._keeper is not None:
             self._keeper.close()
             self._keeper = None
+        self._hold.release()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Save once, however many signals come. Then run the handler that was there before."""

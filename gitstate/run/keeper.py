@@ -32,7 +32,7 @@ from ..format.saves import checkpoint_save_id, pending_save_id
 
 # A save imports these where it meets what they are for. The keeper imports them at once: the last save must not fail
 # where the agent has changed or removed gitstate's files since.
-from ..git import attributes, entries  # noqa: F401
+from ..git import attributes, entries, owners  # noqa: F401
 from ..git.repository import Repository, open_repository
 from ..save import index, protocol, publish  # noqa: F401
 from ..save.request import SaveRequest, SaveResult
@@ -41,6 +41,7 @@ from ..snapshot import convert, hidden  # noqa: F401
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import Process, is_alive, process, send, this_process, wait_for
+from ..workspace import lease, registry  # noqa: F401
 from ..workspace.live_context import finish
 from ..workspace.ownership import RunRecord, run_file, write_run_file
 from ..workspace.settings import OF_SAVE, with_defaults
@@ -131,6 +132,13 @@ class Keeper:
             self._loop()
         finally:
             files.remove(run_file(self.repository))
+
+    def _answer(self, saved: str | None, lines: list[str], status: int) -> None:
+        """The last word. The lease is free before it comes: whoever reads it may begin the next run at once."""
+        if self.config.lease is not None:
+            with contextlib.suppress(OSError):
+                os.close(self.config.lease)
+        self.channel.send(done=True, saved=saved, lines=lines, status=status)
 
     def _record_run(self) -> None:
         """Write which processes this run has, and whether its checkpoints fail: for `stop`, `status` and `doctor`."""
@@ -255,10 +263,10 @@ class Keeper:
         last = try_save(self.repository.toplevel, request)
         if isinstance(last, str):
             stands, lines = failed_save(self.repository, last, before, early)
-            self.channel.send(done=True, saved=stands, lines=lines, status=EXIT_FAILED)
+            self._answer(stands, lines, EXIT_FAILED)
             return
         status = EXIT_PERSON if last.lost else EXIT_DONE
-        self.channel.send(done=True, saved=last.save_id, lines=save_lines(last, "save"), status=status)
+        self._answer(last.save_id, save_lines(last, "save"), status)
 
     def _tell_agent(self) -> None:
         stop, run_id = self.config.stop, self.config.run_id
@@ -288,7 +296,7 @@ class Keeper:
         if owned_by_front:
             with contextlib.suppress(GitstateError, OSError):
                 finish(with_defaults(open_repository(self.repository.toplevel), OF_SAVE)[0])
-        self.channel.send(done=True, saved=None, lines=[], status=EXIT_DONE)
+        self._answer(None, [], EXIT_DONE)
 
 
 def failed_save(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Collection
 from typing import NamedTuple
 
-from ..errors import EXIT_PERSON
+from ..errors import EXIT_PERSON, NeedsPerson, TryAgain
 from ..format.manifest import Reason
 from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
@@ -14,6 +16,7 @@ from ..save.save import save
 from ..system import process
 from ..system.clock import Deadline
 from ..system.process import Process, is_alive, send, wait_for
+from ..workspace.lease import Holder, describe, is_visible, presence_in
 from ..workspace.live_context import read_live_context
 from ..workspace.ownership import read_run_record
 from ..workspace.state_file import ACTIVE
@@ -54,6 +57,7 @@ def stop(path: bytes, wait: float) -> StopResult:
     if running.owner is None and not members:
         return StopResult(repository.toplevel, "idle", message="nothing runs here")
     told = [running.owner] if running.owner is not None else members
+    _refuse_others(repository, told)
     for one in told:
         send(one, signal.SIGTERM)
         send(one, signal.SIGCONT)
@@ -89,9 +93,34 @@ def _saved(repository: Repository, before: str | None, *, killed: bool) -> StopR
 
 def _running(repository: Repository) -> _Running:
     context, status = read_live_context(repository)
-    owner = None
-    if status == ACTIVE and context.pid and process.is_running(context.pid, context.pid_start, context.boot_id):
-        owner = Process(context.pid, context.pid_start)
-    owner = None if owner is not None and owner.pid in process.ancestors() else owner
+    who = presence_in(repository.git_dir, context if status == ACTIVE else None)
     record = read_run_record(repository)
-    return _Running(owner, record.run_id, record.keeper if record.keeper and is_alive(record.keeper) else None)
+    keeper = record.keeper if record.keeper and is_alive(record.keeper) else None
+    if who.holder is None or who.ours or who.state in ("gone", "nobody"):
+        return _Running(None, record.run_id, keeper)
+    if who.state == "unknown" or (who.holder.host is not None and not _is_here(who.holder)):
+        raise TryAgain(
+            f"somebody works here, but not in this container ({describe(who.holder)}); nothing was stopped",
+            hint="gitstate stop, where it was started",
+        )
+    return _Running(who.holder.owner, record.run_id or who.holder.run_id, keeper)
+
+
+def _is_here(holder: Holder) -> bool:
+    return holder.pid_namespace is None or is_visible(holder)
+
+
+def _refuse_others(repository: Repository, told: Collection[Process]) -> None:
+    """Raise NeedsPerson where a process to be ended is not of the user that the repository belongs to.
+
+    What names the process stands in the repository: whoever can write there must not have root end what it likes.
+    """
+    owner = os.stat(repository.git_dir).st_uid
+    for one in told:
+        uid = process.user_of(one)
+        if uid is not None and uid != owner:
+            raise NeedsPerson(
+                f"the process on record (pid {one.pid}) belongs to user {uid}, the repository to user {owner}; "
+                "nothing was stopped",
+                hint=f"kill {one.pid}, where you know that it works here",
+            )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -16,23 +17,28 @@ from typing import Any, NamedTuple
 
 from ..agents.base import StopRule
 from ..agents.registry import stop_rule
-from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, TryAgain
+from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, NeedsPerson
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
 from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
+from ..recover.facts import waiting_task
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest
 from ..recover.words import recover_lines
 from ..save.request import SaveRequest
 from ..save.words import save_lines
-from ..system.process import ancestors, is_running, process, send, this_process
+from ..system.clock import Deadline
+from ..system.jsonio import text_to_json
+from ..system.process import process, send, this_process
 from ..system.terminal import say
-from ..workspace.live_context import begin, read_live_context
+from ..workspace.lease import wait_for_last_save
+from ..workspace.live_context import begin, read_live_context, refuse_while_others_work
 from ..workspace.state_file import ACTIVE, RECOVERED
 from .channel import SIGNALS, KeeperConfig, KeeperProcess, Times, read_times
 from .checkpoints import try_save
+from .hold import Hold
 from .keeper import CTRL_C, failed_save
 from .processes import RUN_ID, end_leftovers
 
@@ -73,10 +79,16 @@ def run(path: bytes, request: RunRequest) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {*heard, signal.SIGCHLD})
     repository = open_repository(path)
     times = read_times(repository, request.times)
+    config = _config(repository, request, times)
     status = _prepare(repository, request)
     if status:
         return status
-    return Supervisor(repository, path, request, _config(repository, request, times), heard).run()
+    hold = Hold(repository, config.owner, config.run_id, request.agent)
+    _begin(repository, request)
+    try:
+        return Supervisor(repository, path, request, config._replace(lease=hold.lease), heard).run(hold)
+    finally:
+        hold.release()
 
 
 def _config(repository: Repository, request: RunRequest, times: Times) -> KeeperConfig:
@@ -102,30 +114,41 @@ def _heard(request: RunRequest) -> set[signal.Signals]:
 
 
 def _prepare(repository: Repository, request: RunRequest) -> int:
-    """Recover a pending save, and write into the context who works here now.
+    """Recover a pending save; a status other than 0 where a person must decide first.
 
-    Returns a status other than 0 where a person must decide first. Raises TryAgain where another run works here.
+    Raises TryAgain where another run works here, or where nobody can tell.
     """
-    live, status = read_live_context(repository)
-    mine = {*ancestors(), request.owner_pid}
-    if status == ACTIVE and live.pid not in mine and is_running(live.pid, live.pid_start, live.boot_id):
-        raise TryAgain(f"another run works in this workspace (pid {live.pid})", hint="gitstate status")
+    wait_for_last_save(repository, Deadline(_MARGIN))
     # A task that our own loop has begun has not ended: only a save of it may be pending.
-    goes_on = status == ACTIVE and live.pid is not None and live.pid in mine
+    goes_on = refuse_while_others_work(repository, request.owner_pid).ours
+    if not goes_on:
+        _refuse_another_task(repository, request.values.get("task_id"))
     result = recover(repository.toplevel, RecoverRequest(waiting_only=goes_on))
     if result.verdict != "nothing":
         say(*recover_lines(result))
-    if result.exit_status:
-        return result.exit_status
+    return result.exit_status
+
+
+def _refuse_another_task(repository: Repository, task_id: str | None) -> None:
+    """Raise NeedsPerson where another task than `task_id` waits here: the run would take its files for its own."""
+    waiting = None if not task_id else waiting_task(repository)
+    if waiting is None or waiting == task_id:
+        return
+    name = text_to_json(waiting)
+    raise NeedsPerson(
+        f"task {name} is not finished in this workspace, and its work is here; nothing was started",
+        hint=f"gitstate run --task-id {shlex.quote(name)} -- … (continue it); or, where it is done: "
+        "gitstate recover && gitstate finish",
+    )
+
+
+def _begin(repository: Repository, request: RunRequest) -> None:
+    """Write into the context who works here now. A task that the loop has begun keeps its context."""
     owner = request.owner_pid or os.getpid()
     values = {"agent": request.agent, **request.values} if request.agent else request.values
-    known, now = read_live_context(repository)
-    if status == ACTIVE and request.owner_pid is not None:
-        # The loop has begun this task: its context stays, and an older one does not replace it.
-        begin(repository, values, owner, before=live)
-    else:
-        begin(repository, values, owner, before=known if now == RECOVERED else Context())
-    return 0
+    known, status = read_live_context(repository)
+    goes_on = status == RECOVERED or (status == ACTIVE and request.owner_pid is not None)
+    begin(repository, values, owner, before=known if goes_on else Context())
 
 
 class Supervisor:
@@ -149,7 +172,8 @@ class Supervisor:
         self.ctrl_c: tuple[signal.Signals, float] | None = None
         self.ended = 0.0
 
-    def run(self) -> int:
+    def run(self, hold: Hold) -> int:
+        """`hold` is released before this process dies of the signal that ended the run."""
         self.keeper = KeeperProcess(self.config)
         try:
             self.agent = self._start()
@@ -165,6 +189,7 @@ class Supervisor:
         if answer is None:
             answer = self._save_without_keeper()
         say(*answer["lines"])
+        hold.release()
         return self._status(int(answer["status"]))
 
     def _start(self) -> subprocess.Popen[bytes]:

@@ -6,11 +6,12 @@ import os
 
 from ..errors import GitstateError
 from ..format.context import Context, with_values
-from ..format.manifest import LeftOut, Nested
+from ..format.manifest import LeftOut, Nested, Reason
 from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref, workspace_id
 from ..git import refs
 from ..git.index import IndexMoved, file_identity
-from ..git.repository import open_repository
+from ..git.oid import object_id
+from ..git.repository import open_repository, shares_configuration
 from ..snapshot.record import Snapshot, SnapshotOptions
 from ..snapshot.snapshot import take_snapshot
 from ..system.clock import Deadline
@@ -20,15 +21,16 @@ from ..workspace.live_context import read_live_context, with_measured_fields, wi
 from ..workspace.ownership import frozen_index
 from ..workspace.settings import patterns
 from ..workspace.state_file import FINISHED, state_name
-from .plan import PendingSave, SaveFacts, stack_holds
+from .plan import PathVersions, PendingSave, SaveFacts, is_other_run, is_undone, is_unheld, stack_holds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from ..format.manifest import Save
     from ..git.oid import Oid
     from ..git.repository import Repository
     from ..git.status import StatusQuery
+    from ..objects.tree import Leaf
     from .build import Builder, Built
     from .request import SaveRequest, SaveResult
 
@@ -74,7 +76,7 @@ def look(
     taken.left_out += request.problems
     nested: tuple[Nested, ...] = ()
     if taken.nested:
-        nested, skipped = save_nested(repository, request, taken.nested, save)
+        nested, skipped = save_nested(repository, request, taken, save)
         taken.left_out += skipped
     if staged is not None:
         staged.pack()
@@ -147,7 +149,7 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
         staged=bool(taken.staged),
         has_files=any(leaf is not None for leaf in taken.worktree.values()),
         nested=bool(scene.nested),
-        has_context=context.work() != Context().work(),
+        has_context=request.even_clean or context.work() != Context().work(),
         lost=any(item.lost for item in taken.left_out),
     )
     if request.kind == "checkpoint":
@@ -271,14 +273,22 @@ _DEEPEST = 8
 def save_nested(
     repository: Repository,
     request: SaveRequest,
-    paths: Sequence[bytes],
+    taken: Snapshot,
     save: Callable[[bytes, SaveRequest], SaveResult],
 ) -> tuple[tuple[Nested, ...], list[LeftOut]]:
-    """Save the repository in each of `paths` with `save`; what to record of each, and what was skipped."""
+    """Save the repositories inside with `save`; what to record of each, and what was skipped.
+
+    Refs alone hold their saves: no branch moves there. Context and reason are of this workspace, not of theirs. Of one
+    that is neither a submodule of the index nor a worktree of `repository` no program runs: plain git in this
+    workspace would run none either.
+    """
     nested = []
     skipped = []
-    inner = request._replace(depth=request.depth + 1, strict=False, problems=())
-    for path in paths:
+    asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=())
+    asked = asked._replace(values={}, owner_pid=None, reason=Reason(), known=None, replaces=None)
+    from ..workspace.lease import presence
+
+    for path in taken.nested:
         full = os.path.join(repository.toplevel, path)
         try:
             if request.depth >= _DEEPEST:
@@ -286,7 +296,14 @@ def save_nested(
             inside = open_repository(full)
             if inside.toplevel != os.path.realpath(full):
                 raise GitstateError("its .git file points outside the directory")
-            result = save(full, inner)
+            if presence(inside).live:
+                # Its own keeper saves it. A save from here would write this task into that one's context.
+                skipped.append(LeftOut(path, "an agent works in it, and its own keeper saves it", False))
+                nested.append(Nested(path, None, None))
+                continue
+            is_ours = shares_configuration(inside, repository)
+            runs_filters = repository.runs_filters and (is_ours or path in taken.submodules)
+            result = save(full, asked._replace(even_clean=is_ours, runs_filters=runs_filters))
             nested.append(Nested(path, result.save_id, result.archive))
             if inside.common_dir.startswith(os.path.realpath(full) + b"/"):
                 why = "it is a repository of its own: its save is inside it, and goes where the repository goes"
@@ -297,3 +314,62 @@ def save_nested(
             skipped.append(LeftOut(path, f"the repository in it could not be saved: {error}"[:300], True))
             nested.append(Nested(path, None, None))
     return tuple(nested), skipped
+
+
+def is_only_copy(old: Save, builder: Builder, scene: Scene) -> bool:
+    """Whether the checkpoint `old` holds work that would be lost with its only ref. Raises GitstateError.
+
+    An agent that edits a file replaces its own work. But what vanished or went back to HEAD, and what another run left,
+    is in no other place.
+    """
+    taken, manifest = scene.taken, old.manifest
+    if manifest.operation is not None and taken.operation is None and taken.head == manifest.head:
+        return True
+    if any(why in ("ignored", "hidden") and path not in taken.raw for path, why in manifest.raw.items()):
+        return True
+    follows = _follows(old, builder, scene)
+    empty = object_id(builder.repository.object_format, "blob", b"")
+    other_run = is_other_run(old.context, scene.context)
+    for path in _versions(old, builder, scene):
+        if is_undone(path, empty, follows=follows) or (other_run and is_unheld(path)):
+            return True
+    return False
+
+
+def _follows(old: Save, builder: Builder, scene: Scene) -> bool:
+    before, now = old.manifest.head, scene.taken.head
+    if before == now or before is None:
+        return True
+    return now is not None and builder.repository.git.succeeds("merge-base", "--is-ancestor", before, now)
+
+
+def _versions(old: Save, builder: Builder, scene: Scene) -> Iterable[PathVersions]:
+    """The versions of each path that the old checkpoint changed, in the worktree and in the index."""
+    from ..git.entries import differing_paths
+
+    taken, trees = scene.taken, builder.trees
+    old_head, head = builder.tree_of(old.manifest.head), builder.tree_of(taken.head)
+    changed = differing_paths(builder.repository, old_head, old.wip_tree)
+    staged = {path: entry[1] for path, entry in old.manifest.staged.items() if entry is not None}
+    paths = {*changed, *staged}
+    pending = builder.earlier(scene.seen.get(marker_ref(workspace_id(builder.repository))))
+    roots = (old.wip_tree, old_head, head, None if pending is None else pending.wip_tree)
+    of_old, of_old_head, of_head, of_pending = (_oids(trees.lookup(root, paths)) for root in roots)
+    of_index = {**of_head, **_entries(taken.staged)}
+    of_new = {**of_index, **_entries(taken.worktree)}
+    for path in paths:
+        versions = PathVersions(
+            of_old.get(path), of_new.get(path), of_old_head.get(path), of_head.get(path), of_pending.get(path)
+        )
+        yield versions
+        version = staged.get(path)
+        if version is not None and version not in (versions.old, versions.new, versions.pending):
+            yield versions._replace(old=version, new=of_index.get(path))
+
+
+def _oids(leaves: Mapping[bytes, Leaf]) -> dict[bytes, Oid | None]:
+    return {path: leaf.oid for path, leaf in leaves.items()}
+
+
+def _entries(leaves: Mapping[bytes, Leaf | None]) -> dict[bytes, Oid | None]:
+    return {path: None if leaf is None else leaf.oid for path, leaf in leaves.items()}

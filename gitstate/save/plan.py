@@ -1,7 +1,8 @@
 """Facts → what a save does. Pure: no repository, no git, no file, no clock.
 
 `plan_save` decides all that can be decided before an object is built; `holds_the_same` and `stack_holds` then say
-whether an earlier save holds it all already, so that the new one is dropped. `recover/plan.py` is the other half.
+whether an earlier save holds it all already, so that the new one is dropped; `is_undone` and `is_other_run` whether a
+checkpoint is kept that a new one replaces. `recover/plan.py` is the other half.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ..system.stdlib import TYPE_CHECKING, Record
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..format.context import Context
     from ..format.manifest import Manifest, Save, SaveKind
     from ..git.oid import Oid
     from .request import SaveOutcome
@@ -239,3 +241,47 @@ def stack_holds(
         and old.directories == new.directories
         and old.left_out == new.left_out
     )
+
+
+# -- a checkpoint that is replaced
+
+
+class PathVersions(Record):
+    """The versions of one path, by object id; None where it does not exist."""
+
+    old: Oid | None
+    """In the checkpoint that is replaced."""
+    new: Oid | None
+    """In the new one."""
+    old_head: Oid | None
+    """In the commit that HEAD was on then."""
+    head: Oid | None
+    """In HEAD's commit of now."""
+    pending: Oid | None = None
+    """In the pending save."""
+
+
+def is_unheld(path: PathVersions) -> bool:
+    """Whether the old checkpoint's version of a path is in no other place."""
+    return path.old is not None and path.old not in (path.new, path.head, path.pending)
+
+
+def is_undone(path: PathVersions, empty: Oid, *, follows: bool) -> bool:
+    """Whether that version was not replaced by later work: the path vanished, went back to HEAD, or is empty now.
+
+    `empty` is the id of the empty blob. `follows`: HEAD's commit of now contains the one of then, so that a path that
+    differs between them was committed.
+    """
+    if not is_unheld(path):
+        return False
+    committed = follows and path.head != path.old_head
+    return path.new == empty or (path.new in (None, path.head) and not committed)
+
+
+def is_other_run(old: Context, new: Context) -> bool:
+    """Whether two contexts are of different runs, sessions or tasks."""
+    return _run(old) != _run(new)
+
+
+def _run(context: Context) -> tuple[object, ...]:
+    return (context.task_id, context.agent, context.session_id, context.boot_id, context.pid, context.pid_start)

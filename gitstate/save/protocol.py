@@ -17,8 +17,9 @@ The marker is the commit point. A kill before it changes nothing that anyone see
 
 A step begins when the one before it is durable, but for 6, which runs while git does 7. Step 5 is one transaction, and
 a kill inside it may leave the save's ref without the marker: then the earlier marker stands. A checkpoint and a safety
-save end after step 5, with one ref of their own. Rare parts are imported where they are met: an import costs more
-than most of them do.
+save end after step 5, with one ref of their own; a checkpoint may keep the one that it replaces.
+
+Rare parts are imported where they are met: an import costs more than most of them do.
 """
 
 from __future__ import annotations
@@ -93,8 +94,7 @@ class SaveAttempt:
         if plan.follows:
             return self._publish(plan, scene, built)
         publisher = self._publisher()
-        publisher.journal_locks()
-        publisher.move(first_refs(plan, built.archive, scene.seen))
+        publisher.replace(upon, self.builder, scene, first_refs(plan, built.archive, scene.seen))
         return self._answer(plan, scene, built)
 
     def _build(self, plan: SavePlan, scene: Scene) -> Built:
@@ -126,7 +126,7 @@ class SaveAttempt:
         from .publish import AfterMarker
 
         taken, publisher, repository = scene.taken, self._publisher(), self.repository
-        after = AfterMarker(publisher, self.builder, self.request.wait)
+        after = AfterMarker(publisher, self.builder, self.request)
         branch = None if plan.branch is None else RefUpdate(plan.branch, built.wip, taken.head)
         if branch is not None:
             # Git works on the index while the objects come to the disk.

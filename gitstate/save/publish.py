@@ -5,7 +5,16 @@ from __future__ import annotations
 import os
 
 from ..errors import CorruptSave, GitError, GitstateError, RefChanged, TryAgain
-from ..format.names import ARCHIVE_SUBJECT, NOTES, WIP_SUBJECT, checkpoint_ref, marker_ref, save_ref, workspace_id
+from ..format.names import (
+    ARCHIVE_SUBJECT,
+    NOTES,
+    WIP_SUBJECT,
+    checkpoint_ref,
+    marker_ref,
+    save_ref,
+    save_time_ns,
+    workspace_id,
+)
 from ..git import refs
 from ..git.index import kept_index, link_or_copy
 from ..git.refs import RefUpdate, RefWriter
@@ -21,10 +30,11 @@ from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.ownership import ref_locks, remove_ref_locks, write_journal
 from ..workspace.state_file import INTERRUPTED, describe_save, write_state
 from .build import Built, subject_of
+from .facts import is_only_copy
 from .plan import first_refs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..format.context import Context
     from ..format.manifest import Manifest, Save
@@ -91,6 +101,12 @@ class Publisher:
         self.refs.carry_out()
         self.refs.sync(updates)
 
+    def replace(self, latest: Save | None, builder: Builder, scene: Scene, updates: Sequence[RefUpdate]) -> None:
+        """Move the refs of a checkpoint or a safety save. First keep the checkpoint `latest`, where that is needed."""
+        keeping = [] if latest is None else keeping_updates(latest, builder, scene)
+        self.journal_locks(*(update.ref for update in keeping))
+        self.move([*keeping, *updates])
+
     def close(self) -> None:
         """End the child; what was not moved stays where it is."""
         if self._refs is not None:
@@ -107,13 +123,13 @@ class Note(Record):
 
 
 class AfterMarker:
-    """Moves the notes ref and the branch for one save. `wait` bounds waiting for the lock on the notes, in seconds."""
+    """Moves the notes ref and the branch for one save, and writes its state file."""
 
-    def __init__(self, publisher: Publisher, builder: Builder, wait: float) -> None:
+    def __init__(self, publisher: Publisher, builder: Builder, request: SaveRequest) -> None:
         self.publisher = publisher
         self.builder = builder
         self.repository = publisher.repository
-        self.wait = wait
+        self.request = request
         #: What went wrong, as sentences.
         self.troubles: list[str] = []
         #: A git that was killed may have left locks on the notes and the branch.
@@ -138,7 +154,7 @@ class AfterMarker:
         moved = False
         joined = branch is not None and self._begin_both(branch, note)
         try:
-            write_interrupted(self.repository, context, built)
+            self.write_state(context, built)
             if joined and branch is not None:
                 moved = self._end_both(branch, note)
         finally:
@@ -147,6 +163,11 @@ class AfterMarker:
             self.move_notes(note)
             moved = branch is not None and self._move_branch(branch)
         return moved
+
+    def write_state(self, context: Context, built: Built) -> None:
+        """Say in the state file that a save is pending; not in a nested repository, whose context is not ours."""
+        if not self.request.depth:
+            write_interrupted(self.repository, context, built)
 
     def _begin_both(self, branch: RefUpdate, note: Note) -> bool:
         """Begin to move the notes ref and the branch in one transaction; False where someone holds either."""
@@ -157,7 +178,7 @@ class AfterMarker:
             self._lock = self.notes.lock(0.0)
         except (GitstateError, OSError):
             return False
-        self.publisher.refs.prepare([RefUpdate(NOTES, note.new, note.tip), branch], and_move=True)
+        self.publisher.refs.prepare([RefUpdate(NOTES, note.new, note.tip), branch])
         return True
 
     def _end_both(self, branch: RefUpdate, note: Note) -> bool:
@@ -192,7 +213,9 @@ class AfterMarker:
         why = ""
         try:
             move = self.publisher.refs.commit
-            self.notes.change(lambda tip: self._note_on(tip, note), lambda update: move([update]), wait=self.wait)
+            self.notes.change(
+                lambda tip: self._note_on(tip, note), lambda update: move([update]), wait=self.request.wait
+            )
         except TryAgain:
             why = "another gitstate held the lock on the notes"
         except GitstateError as error:
@@ -275,7 +298,7 @@ def renew(
 ) -> tuple[Built, AfterMarker]:
     """Write and publish the save `old` under another id, context and reason. Raises CorruptSave."""
     built = _build(builder, old, scene.context, request)
-    after = AfterMarker(publisher, builder, request.wait)
+    after = AfterMarker(publisher, builder, request)
     note = after.build_note(built, scene.context, scene.seen.get(NOTES))
     publisher.journal_locks()
     kept = kept_index(builder.repository, old.manifest.save_id)
@@ -283,7 +306,7 @@ def renew(
         link_or_copy(kept, kept_index(builder.repository, builder.save_id))
     publisher.move(first_refs(plan, built.archive, scene.seen))
     after.move_notes(note)
-    write_interrupted(builder.repository, scene.context, built)
+    after.write_state(scene.context, built)
     return built, after
 
 
@@ -299,3 +322,59 @@ def _build(builder: Builder, old: Save, context: Context, request: SaveRequest) 
     new_tree = edit_tree(tree, builder.described(context, manifest), builder.trees, builder.writer.add)
     new_archive = builder.commit(new_tree, [new_wip, *parents[1:]], ARCHIVE_SUBJECT + subject, manifest.base)
     return Built(new_wip, None, new_archive, wip_tree, manifest)
+
+
+#: All of so many kept checkpoints stay, and of older ones one for each hour: that with the most changed paths.
+_NEWEST = 20
+_HOUR_NS = 3_600_000_000_000
+
+
+def keeping_updates(old: Save, builder: Builder, scene: Scene) -> list[RefUpdate]:
+    """The ref that keeps the checkpoint `old`, and kept ones that go for it; empty where nothing would be lost."""
+    try:
+        keeps = is_only_copy(old, builder, scene)
+    except GitstateError:
+        # An object is missing: nobody can tell what it holds.
+        builder.reader.restart()
+        keeps = True
+    if not keeps:
+        return []
+    own = workspace_id(builder.repository)
+    ref = save_ref(own, old.manifest.save_id)
+    held = {name: oid for name, oid in _held(builder).items() if oid}
+    if ref in held:
+        # A killed transaction made it already.
+        return []
+    return [RefUpdate(ref, old.archive, None), *_thinned(held, builder)]
+
+
+def _held(builder: Builder) -> dict[str, Oid]:
+    """The saves of this workspace: their refs and values."""
+    prefix = save_ref(workspace_id(builder.repository), "")
+    if not refs.refs_are_files(builder.repository):
+        return refs.list_refs(builder.repository.git, prefix)
+    (found,) = refs.read_refs_below(builder.repository.common_dir, prefix)
+    return {prefix + name: oid for name, oid in found.items()}
+
+
+def _thinned(held: Mapping[str, Oid], builder: Builder) -> list[RefUpdate]:
+    """Kept checkpoints that go, so that an agent that makes and deletes files for days fills no disk."""
+    if len(held) < _NEWEST:
+        return []
+    found = [(ref, save) for ref, oid in sorted(held.items()) if (save := builder.earlier(oid)) is not None]
+    kept = [(ref, save) for ref, save in found if save.manifest.kind == "checkpoint"][: 1 - _NEWEST]
+    by_hour: dict[int, list[tuple[str, Save]]] = {}
+    for ref, save in kept:
+        by_hour.setdefault((save_time_ns(save.manifest.save_id) or 0) // _HOUR_NS, []).append((ref, save))
+    gone = []
+    for group in by_hour.values():
+        if len(group) > 1:
+            best = max(group, key=lambda item: _weight(item[1], builder))
+            gone += [RefUpdate(ref, None, save.archive) for ref, save in group if ref != best[0]]
+    return gone
+
+
+def _weight(save: Save, builder: Builder) -> int:
+    from ..git.entries import differing_paths
+
+    return len(differing_paths(builder.repository, builder.tree_of(save.manifest.head), save.wip_tree))

@@ -37,6 +37,10 @@ class SaveRequest(Record):
     """The process that owns the workspace while it lives; None: as the live context says."""
     depth: int = 0
     """How many repositories this one is nested in."""
+    even_clean: bool = False
+    """Save even where there is nothing but HEAD: the save then tells how to make the worktree again."""
+    runs_filters: bool = True
+    """False: run no program that the repository's configuration names: nobody registered it as a submodule."""
     strict: bool = False
     """Raise UsageError for an unreadable setting before anything begins.
 

@@ -9,9 +9,11 @@ import os
 import time
 
 from ..format.manifest import LeftOut
+from ..format.names import SAVES, checkpoint_ref, give_workspace_id, marker_ref, save_ref
+from ..git import refs
 from ..git.command import Git
 from ..git.index import IndexMoved, link_or_copy
-from ..git.repository import Opening, Repository, open_repository
+from ..git.repository import Opening, Repository, open_repository, without_filters
 from ..git.status import StatusQuery, query_status
 from ..system import files
 from ..system.clock import Deadline
@@ -40,16 +42,18 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     where the request is strict and a setting can't be read. Without `strict` such a setting never costs a save.
     """
     repository = open_repository(path) if opening is None else opening.finish()
+    if not request.runs_filters:
+        repository = without_filters(repository)
     if request.strict:
         settings.require(repository, *settings.OF_SAVE)
     repository, problems = settings.with_defaults(repository, settings.OF_SAVE)
     if problems:
         request = _with_problems(request, problems)
     deadline = Deadline(request.wait if request.deadline is None else request.deadline)
-    with suppress(FileExistsError):
-        # The sync before the marker covers it.
-        os.mkdir(repository.own)
+    # The sync before the marker covers it.
+    files.make_directory(repository.own, top=repository.git_dir, durable=False)
     with locked_workspace(repository, deadline) as git:
+        give_workspace_id(repository, taken=lambda name: _names_refs(repository, name))
         result = save_owned(repository, git, request)
     if not request.depth and result.result != "unchanged":
         # Not a nested one: it is recovered with the workspace around it. The save is durable, and the lock is free.
@@ -57,7 +61,17 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
 
         registry.register(repository)
     warnings = [problem.message for problem in problems if problem.name != "includeIgnored"]
+    if repository.stranger is not None:
+        warnings.append(f"this repository belongs to user {repository.stranger}; none of its filters was run")
     return result._replace(warnings=tuple(warnings)) if warnings else result
+
+
+def _names_refs(repository: Repository, workspace: str) -> bool:
+    """Whether refs of this repository have this workspace id in their names. Raises GitError, OSError."""
+    if not refs.refs_are_files(repository):
+        return bool(refs.list_refs(repository.git, marker_ref(workspace), checkpoint_ref(workspace), SAVES + workspace))
+    found = refs.read_refs(repository, [marker_ref(workspace), checkpoint_ref(workspace)])
+    return bool(found) or any(refs.read_refs_below(repository.common_dir, save_ref(workspace, "")))
 
 
 def _with_problems(request: SaveRequest, problems: Sequence[settings.Problem]) -> SaveRequest:

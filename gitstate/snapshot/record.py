@@ -111,6 +111,8 @@ class Snapshot:
         self.absent: list[bytes] = []
         #: Directories that are repositories of their own. Empty where there are none.
         self.nested: list[bytes] = []
+        #: Those of `nested` that are submodules of the index. Empty where there are none.
+        self.submodules: set[bytes] = set()
         #: Skipped paths, each with its reason. Empty where the snapshot is complete.
         self.left_out: list[LeftOut] = []
         #: The first `IGNORED_LISTED` ignored paths that are not saved; a directory ends in a slash.

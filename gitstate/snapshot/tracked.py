@@ -6,7 +6,7 @@ import os
 
 from ..errors import GitError
 from ..git.repository import read_head
-from ..git.status import parse_listing, start_status
+from ..git.status import Listing, parse_listing, start_status
 from ..objects.tree import GITLINK, Leaf
 from ..system.stdlib import TYPE_CHECKING, suppress
 from .record import TrackedPaths
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from .record import SnapshotBuilder
 
 
-def read_listing(builder: SnapshotBuilder, listing: Child) -> list[tuple[bytes, bytes]]:
+def read_listing(builder: SnapshotBuilder, listing: Child | Listing) -> list[tuple[bytes, bytes]]:
     """Wait for `git ls-files` and set the builder's `tracked`; returns (tag, path) of each entry hidden from git."""
-    output = builder.repository.git.finish(listing)
-    paths, hidden = parse_listing(output)
-    builder.tracked = TrackedPaths(set(paths), paths, b".gitattributes\0" in output)
+    if not isinstance(listing, Listing):
+        listing = parse_listing(builder.repository.git.finish(listing))
+    paths, hidden = listing
+    attributes = b".gitattributes\0" in b"\0".join((*paths, b""))
+    builder.tracked = TrackedPaths(set(paths), paths, attributes)
     return hidden
 
 
@@ -68,21 +70,25 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
     """The output of `git status`, which ends early where a required filter fails or a submodule is broken.
 
     Then it runs again with filters off, then without looking into submodules; each submodule is added to `nested`.
+    So it is where no filter runs: git would run those of a submodule's configuration.
     """
     git = builder.repository.git
     off = builder.repository.filters_off()
+    looks_inside = builder.repository.runs_filters
     try:
-        return git.finish(status)
+        output = git.finish(status)
+        if looks_inside:
+            return output
     except GitError:
         with suppress(GitError):
-            if off:
+            if off and looks_inside:
                 return git.finish(start_status(builder.repository, builder.env, *off))
-    output = git.finish(start_status(builder.repository, builder.env, *off, submodules=False))
+        output = git.finish(start_status(builder.repository, builder.env, *off, submodules=False))
     from ..git.entries import list_index
 
     for entry in list_index(git, env=builder.env):
         if entry.mode == GITLINK and is_repository(os.path.join(builder.top, entry.path)):
-            builder.snapshot.nested.append(entry.path)
+            _add_submodule(builder, entry.path)
     return output
 
 
@@ -90,5 +96,10 @@ def _note_submodule(builder: SnapshotBuilder, path: bytes, sub: bytes, *, is_sta
     """Note a submodule as nested where it has changes (M, U), or is newly staged and has its git dir inside."""
     full = os.path.join(builder.top, path)
     is_new = is_staged and os.path.isdir(os.path.join(full, b".git"))
-    if (b"M" in sub or b"U" in sub or is_new) and is_repository(full):
-        builder.snapshot.nested.append(path)
+    if builder.repository.runs_filters and (b"M" in sub or b"U" in sub or is_new) and is_repository(full):
+        _add_submodule(builder, path)
+
+
+def _add_submodule(builder: SnapshotBuilder, path: bytes) -> None:
+    builder.snapshot.nested.append(path)
+    builder.snapshot.submodules.add(path)

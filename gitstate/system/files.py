@@ -42,8 +42,8 @@ def home() -> bytes:
     return os.path.expanduser(b"~")
 
 
-def make_directory(path: bytes, *, top: bytes, mode: int = 0o777) -> None:
-    """Create `path` and its missing parents below `top`, durably. Root gives each to the owner of the one above."""
+def make_directory(path: bytes, *, top: bytes, mode: int = 0o777, durable: bool = True) -> None:
+    """Create `path` and its missing parents below `top`. Each belongs to whom the one above belongs to."""
     missing = []
     while path != top and not os.path.isdir(path):
         missing.append(path)
@@ -52,22 +52,43 @@ def make_directory(path: bytes, *, top: bytes, mode: int = 0o777) -> None:
         above = os.path.dirname(directory)
         with suppress(FileExistsError):
             os.mkdir(directory, mode)
-            if os.geteuid() == 0:
-                _give_to(directory, os.stat(above))
-        fsync_path(above)
+            around = os.stat(above)
+            if is_shared(around):
+                os.chmod(directory, os.stat(directory).st_mode & 0o7777 | stat.S_ISGID | 0o070)
+            give_to(directory, around)
+        if durable:
+            fsync_path(above)
 
 
 def make_directory_at(above: int, name: bytes, *, mode: int) -> None:
     """Create the directory `name` in the open directory `above`, as `make_directory` does; idempotent."""
     with suppress(FileExistsError):
         os.mkdir(name, mode, dir_fd=above)
-        if os.geteuid() == 0:
-            _give_to(name, os.fstat(above), directory=above)
+        give_to(name, os.fstat(above), directory=above)
         os.fsync(above)
 
 
-def _give_to(path: bytes, owner: os.stat_result, *, directory: int | None = None) -> None:
-    os.chown(path, owner.st_uid, owner.st_gid, dir_fd=directory, follow_symlinks=False)
+def give_to(path: bytes | int, around: os.stat_result, *, directory: int | None = None) -> None:
+    """Give what root has just made at `path`, or as an open file, to the owner of the directory around it.
+
+    No-op for other users, and where the system refuses it, as for a user who is unknown in a container.
+    """
+    if os.geteuid() == 0 != around.st_uid:
+        with suppress(OSError):
+            if isinstance(path, int):
+                os.fchown(path, around.st_uid, around.st_gid)
+            else:
+                os.chown(path, around.st_uid, around.st_gid, dir_fd=directory, follow_symlinks=False)
+
+
+def is_shared(around: os.stat_result) -> bool:
+    """Whether a directory is one that a group shares, as git makes them where `core.sharedRepository` is set."""
+    return bool(around.st_mode & stat.S_ISGID and around.st_mode & stat.S_IWGRP)
+
+
+def _for_group(mode: int, around: os.stat_result) -> int:
+    """`mode` of a file of ours; where a group shares the directory around it, the group may do what its owner may."""
+    return mode | (mode & 0o600) >> 3 if is_shared(around) else mode
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -115,8 +136,8 @@ def write_new_file(
 ) -> None:
     """Create the file at `path` and write the pieces of `content` to it. Raises OSError; then no file is left.
 
-    `path` is relative to the open directory `directory`, where that is given; root then gives the file to its owner.
-    Durable are the bytes, not the directory entry: the caller syncs a directory once for many files.
+    `path` is relative to the open directory `directory`, where that is given. Root gives the file to the owner of its
+    directory. Durable are the bytes, not the directory entry: the caller syncs a directory once for many files.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(path, flags, 0o600, dir_fd=directory)
@@ -124,9 +145,8 @@ def write_new_file(
         try:
             for data in content:
                 write_all(fd, data)
-            if directory is not None and os.geteuid() == 0:
-                owner = os.fstat(directory)
-                os.fchown(fd, owner.st_uid, owner.st_gid)
+            if os.geteuid() == 0:
+                give_to(fd, _around(path, directory))
             os.fchmod(fd, mode)
             if durable:
                 os.fsync(fd)
@@ -138,14 +158,23 @@ def write_new_file(
         raise
 
 
+def _around(path: bytes, directory: int | None) -> os.stat_result:
+    """The directory that `path` is in."""
+    return os.stat(os.path.dirname(path) or b".") if directory is None else os.fstat(directory)
+
+
 def write_and_rename(
     temporary: bytes, path: bytes, data: bytes, *, mode: int, durable: bool = True, directory: int | None = None
 ) -> None:
     """Replace the file at `path` by way of the file `temporary`, as `write_new_file` writes it: whole or not at all."""
     with suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=directory)
+    around = _around(path, directory)
+    mode = _for_group(mode, around)
     write_new_file(temporary, (data,), mode=mode, durable=durable, directory=directory)
     try:
+        if os.path.dirname(temporary) != os.path.dirname(path):
+            give_to(temporary, around)
         os.rename(temporary, path, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         with suppress(OSError):
@@ -176,8 +205,11 @@ def read_limited(path: bytes, limit: int, *, directory: int | None = None) -> by
 
 
 def remove_tree(path: bytes) -> None:
-    """Remove a directory of ours with all in it, as far as possible; no-op where there is none."""
-    if os.path.lexists(path):
+    """Remove a directory of ours with all in it, as far as possible; of a symlink the link alone."""
+    path = path.rstrip(b"/")
+    if os.path.islink(path):
+        remove(path)
+    elif os.path.lexists(path):
         import shutil
 
         shutil.rmtree(path, ignore_errors=True)
@@ -204,6 +236,27 @@ def sync_filesystem(path: bytes) -> None:
         os.close(fd)
 
 
+def open_own(path: bytes, flags: int) -> int:
+    """Open a file of ours, which is created where it is missing, for its owner alone or the group of its directory.
+
+    Raises OSError; FileExistsError for what is not a regular file.
+    """
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags)
+    except FileNotFoundError:
+        fd = os.open(path, flags | os.O_CREAT, 0o600)
+        around = os.stat(os.path.dirname(path))
+        # Another process may have made it meanwhile: only its owner may change it.
+        with suppress(PermissionError):
+            os.fchmod(fd, _for_group(0o600, around))
+            give_to(fd, around)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileExistsError(errno.EEXIST, "it is not a regular file", path)
+    return fd
+
+
 @contextmanager
 def locked(path: bytes, deadline: Deadline, what: str) -> Iterator[int]:
     """Hold `lock` while the body runs; yields its descriptor. Raises as `lock` does."""
@@ -222,7 +275,7 @@ def lock(path: bytes, deadline: Deadline, what: str) -> int:
 
     Raises TryAgain where another process still holds it when `deadline` has passed; `what` says what it locks.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fd = open_own(path, os.O_RDWR)
     try:
         pause = 0.001
         while True:

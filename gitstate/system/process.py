@@ -27,6 +27,14 @@ def boot_id() -> str | None:
     return None if data is None else data.decode("ascii", "replace").strip()
 
 
+def pid_namespace() -> str | None:
+    """What tells this pid namespace from every other of this boot (`man 7 pid_namespaces`); None without any."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
+
+
 def boot_time_ns() -> int | None:
     """When this boot began, in nanoseconds since the epoch; None where the kernel does not tell."""
     data = read_proc("/proc/stat")
@@ -119,6 +127,14 @@ class Process(Record):
     pid: int
     start: str | None
     """As `process_start` tells; None where it was gone already, or the system does not tell."""
+
+
+def user_of(one: Process) -> int | None:
+    """The user that a process belongs to; None where it is gone or the kernel does not tell."""
+    try:
+        return os.stat(f"/proc/{one.pid}").st_uid
+    except OSError:
+        return None
 
 
 def this_process() -> Process:

@@ -24,12 +24,17 @@ def packages() -> str:
     return os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
+def isolated_python() -> tuple[str, ...]:
+    """The argv that starts this gitstate in this Python, whatever the environment and the current directory hold."""
+    return (interpreter(), "-I", "-c", START, packages())
+
+
 def command() -> tuple[str, ...]:
     """The argv that starts this gitstate from anywhere: its script where there is one, else Python."""
     script = os.path.join(os.path.dirname(interpreter()), "gitstate")
     if os.path.isfile(script) and os.access(script, os.X_OK):
         return (script,)
-    return (interpreter(), "-I", "-c", START, packages())
+    return isolated_python()
 
 
 def shell_command(*arguments: str) -> str:

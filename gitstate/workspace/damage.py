@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from ..errors import GitError
+from ..errors import GitError, GitstateError
 from ..format import names
+from ..format.archive import read_save
 from ..format.context import Context
 from ..format.saves import pending_in_files
 from ..git import refs
 from ..git.command import Git
 from ..git.oid import Oid, is_oid
+from ..objects.reader import ObjectReader
 from ..system import files
 from .live_context import read_context
 
@@ -134,13 +136,28 @@ def _markers(where: str, common_dir: bytes, *, has_head: bool) -> Iterator[Damag
             continue
         path = os.path.join(common_dir, os.fsencode(names.marker_ref(workspace)))
         (held,) = refs.read_refs_below(common_dir, names.save_ref(workspace, ""))
-        whole = [save_id for save_id, archive in sorted(held.items()) if archive]
-        if whole and has_head and _is_commit(common_dir, held[whole[-1]]):
-            what = f"the marker of the pending save is empty; the newest save is {whole[-1]}"
-            command = f"gitstate -C {where} recover --save {whole[-1]}"
-            yield Damage(path, what, command, held[whole[-1]].encode("ascii") + b"\n")
+        newest = _newest_save(common_dir, held) if has_head else None
+        if newest is not None:
+            what = f"the marker of the pending save is empty; the newest save is {newest}"
+            command = f"gitstate -C {where} recover --save {newest}"
+            yield Damage(path, what, command, held[newest].encode("ascii") + b"\n")
         else:
             yield Damage(path, "the marker of the pending save is empty", f"gitstate -C {where} log --all")
+
+
+def _newest_save(common_dir: bytes, held: Mapping[str, Oid]) -> str | None:
+    """The newest save that can have been pending: no safety save, no checkpoint. None where it can't be read.
+
+    An older one never takes its place.
+    """
+    with ObjectReader(Git(common_dir)) as reader:
+        for save_id in sorted(held, key=names.age_key, reverse=True):
+            try:
+                if not held[save_id] or read_save(held[save_id], reader).manifest.kind == "save":
+                    return save_id if held[save_id] else None
+            except (GitstateError, OSError):
+                return None
+    return None
 
 
 def _objects(where: str, common_dir: bytes) -> Iterator[Damage]:

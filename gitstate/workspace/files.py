@@ -12,7 +12,7 @@ import stat
 
 from ..git.oid import Oid
 from ..objects.tree import is_safe_path
-from ..system.files import fsync_path, write_new_file
+from ..system.files import fsync_path, give_to, write_new_file
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, digest, suppress
 
 if TYPE_CHECKING:
@@ -167,8 +167,7 @@ class Worktree:
     def make_directory(self, path: bytes) -> None:
         """Create a directory and its parents, where missing; raises OSError."""
         with self._parent(path, create=True) as (parent, name):
-            with suppress(FileExistsError):
-                os.mkdir(name, 0o755, dir_fd=parent)
+            _make_directory(name, parent)
             # Not opened: it may be a directory that nobody may read.
             if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, "not a directory", os.fsdecode(path))
@@ -219,6 +218,7 @@ class Worktree:
     def _move(self, source: bytes, parent: int, name: bytes, path: bytes, expected: FileState) -> None:
         """Move `source` to `path`, which is `name` in the open directory `parent`."""
         is_new = expected.kind == "missing"
+        give_to(source, os.fstat(parent))
         try:
             if is_new:
                 os.link(source, name, dst_dir_fd=parent, follow_symlinks=False)
@@ -242,8 +242,7 @@ class Worktree:
         try:
             for part in parents:
                 if create:
-                    with suppress(FileExistsError):
-                        os.mkdir(part, 0o755, dir_fd=fd)
+                    _make_directory(part, fd)
                 below = os.open(part, _DIRECTORY, dir_fd=fd)
                 os.close(fd)
                 fd = below
@@ -282,6 +281,13 @@ def _copy(source: bytes, parent: int, name: bytes, beside: bytes, *, replace: bo
             os.unlink(beside, dir_fd=parent)
         raise
     os.unlink(source)
+
+
+def _make_directory(name: bytes, parent: int) -> None:
+    """Create a directory in the open directory `parent`, for its owner; idempotent."""
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o755, dir_fd=parent)
+        give_to(name, os.fstat(parent), directory=parent)
 
 
 def _exists(name: bytes, parent: int) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import BadJson, UsageError
+from ..errors import BadJson, TryAgain, UsageError
 from ..format.context import (
     CALLER_FIELDS,
     CONTEXT_FIELDS,
@@ -24,7 +24,6 @@ from ..system import files, process
 from ..system.clock import is_before, now
 from ..system.jsonio import loads, text_to_json
 from ..system.stdlib import TYPE_CHECKING
-from . import registry
 from .settings import require
 from .state_file import ACTIVE, CONTEXT_FILE, FINISHED, parse_status, read_state, state_path, write_state
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
+    from .lease import Presence
     from .state_file import Status
 
     OwnerState = Literal["lives", "ours", "gone", "unknown"]
@@ -63,24 +63,27 @@ def _context_of(data: bytes | None) -> tuple[Context, Status | None]:
     return context_from_json(value), parse_status(value.get("status"))
 
 
-def owner_state(context: Context) -> OwnerState:
-    """What is known about the process that owns a context.
+def owner_state(git_dir: bytes, context: Context) -> OwnerState:
+    """What is known about the process that works in the workspace, or worked last, by its git directory.
 
-    `lives`; `ours`: it lives, and this process is a descendant of it; `gone`: it has ended, or ran before this boot;
-    `unknown`: the context is of another host, or names no process and is not older than this boot.
+    `lives`, `ours` (it lives, and this process belongs to it), `gone`, or `unknown`: nobody was named since this boot
+    began, or it is one of another host or container.
     """
+    from .lease import presence_in
+
+    who = presence_in(git_dir, context)
+    if who.live:
+        return "ours" if who.ours else "lives"
+    if who.state != "nobody":
+        return "gone" if who.state == "gone" else "unknown"
     if context.host not in (None, process.hostname()):
         return "unknown"
     if context.boot_id is not None and process.boot_id() not in (None, context.boot_id):
         return "gone"
-    if context.pid is None:
-        began = process.boot_time_ns()
-        if context.boot_id is None and context.timestamp is not None and began is not None:
-            return "gone" if is_before(context.timestamp, began) else "unknown"
-        return "unknown"
-    if not process.is_running(context.pid, context.pid_start, context.boot_id):
-        return "gone"
-    return "ours" if context.pid in process.ancestors() else "lives"
+    began = process.boot_time_ns()
+    if context.boot_id is None and context.timestamp is not None and began is not None:
+        return "gone" if is_before(context.timestamp, began) else "unknown"
+    return "unknown"
 
 
 def with_measured_fields(repository: Repository, context: Context, head_ref: str | None) -> Context:
@@ -109,7 +112,9 @@ def _set(repository: Repository, before: Context, values: Mapping[str, str]) -> 
     context, too_long = with_values(before, values)
     if too_long:
         raise UsageError(f"{too_long[0]} is longer than {MAX_VALUE} characters")
-    if owner_state(context) not in ("lives", "ours"):
+    from .lease import presence_in
+
+    if not presence_in(repository.git_dir, context).live:
         # The recorded process is gone, the one that sets this is not. After a reboot the boot id tells that it is, too.
         context = context._replace(pid=None, pid_start=None, boot_id=process.boot_id())
     context = with_measured_fields(repository, context, read_head(repository.git_dir))
@@ -122,12 +127,36 @@ def begin(
 ) -> Context:
     """Start a task: `before` with `values` replaces the live context, and the process `owner_pid` owns the workspace.
 
-    The workspace is added to the list of workspaces. Raises UsageError as `set_values` does.
+    The workspace is added to the list of workspaces. Raises TryAgain where somebody else works here, UsageError as
+    `set_values` does.
     """
     require(repository, "stateFile", "register")
+    refuse_while_others_work(repository, owner_pid)
     context = _set(repository, with_owner(before, owner_pid), values)
+    from . import registry
+
     registry.register(repository)
     return context
+
+
+def refuse_while_others_work(repository: Repository, owner_pid: int | None = None) -> Presence:
+    """Who works here: nobody, this process, or `owner_pid`. Raises TryAgain where others do, or may."""
+    from . import lease
+
+    context, status = read_live_context(repository)
+    who = lease.presence_in(repository.git_dir, context if status == ACTIVE else None)
+    mine = who.ours or (who.holder is not None and who.holder.owner.pid == owner_pid)
+    if who.live and not mine:
+        raise TryAgain(
+            f"another run works in this workspace ({lease.describe(who.holder)}); nothing was changed",
+            hint="gitstate status; to end it: gitstate stop",
+        )
+    if who.state == "unknown" and status == ACTIVE:
+        raise TryAgain(
+            f"cannot determine whether the last run has ended: {who.why}",
+            hint="gitstate recover (where you know that it has ended)",
+        )
+    return who._replace(ours=mine)
 
 
 def with_owner(context: Context, pid: int | None) -> Context:

@@ -17,7 +17,6 @@ from ..git import refs
 from ..git.command import Git
 from ..git.index import is_own_lock
 from ..git.repository import Repository
-from ..objects.pack import sweep_litter
 from ..system import files, process
 from ..system.clock import Deadline
 from ..system.jsonio import Json, dumps, loads, text_to_json
@@ -40,7 +39,18 @@ def locked_workspace(repository: Repository, deadline: Deadline) -> Iterator[Git
     name = text_to_json(os.fsdecode(repository.toplevel))
     with files.locked(os.path.join(repository.own, b"lock"), deadline, name) as fd:
         clean_up_after_kill(repository)
-        yield Git(repository.toplevel, repository.git.options, fd)
+        try:
+            yield Git(repository.toplevel, repository.git.options, fd)
+        finally:
+            give_back(repository)
+
+
+def give_back(repository: Repository, *more: bytes) -> None:
+    """Give what root has written in another user's repository, and at the paths `more`, to whom it belongs there."""
+    if os.geteuid() == 0 and (more or os.stat(repository.git_dir).st_uid or os.stat(repository.common_dir).st_uid):
+        from ..git.owners import give_back
+
+        give_back(repository.git_dir, repository.common_dir, *more)
 
 
 def frozen_index(repository: Repository) -> bytes:
@@ -72,6 +82,8 @@ def clean_up_after_kill(repository: Repository) -> None:
     for path in (quarantine(repository), checkout_staging(repository)):
         files.remove_tree(path)
     _remove_temporaries(repository.own)
+    from ..objects.pack import sweep_litter
+
     sweep_litter(repository.objects, workspace_id(repository))
     clear_journal(repository)
 
@@ -135,7 +147,7 @@ def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:
         if process.older_than_boot(path):
             files.remove(path)
     path = os.path.join(repository.own, _JOURNAL)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fd = files.open_own(path, os.O_WRONLY | os.O_TRUNC)
     try:
         files.write_all(fd, b"".join(item + b"\0" for item in (b"%d" % time.time_ns(), *locks)))
     finally:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..format import names
 from ..format.context import Context
-from ..format.names import workspace_id_at
+from ..format.names import given_workspace_id, workspace_id_of
 from ..git import gitdir, refs
 from ..git.oid import Oid, is_oid
 from ..git.repository import NO_HEAD
@@ -143,7 +143,7 @@ class Peeker:
         shared = self._shared.get(common)
         if shared is None:
             shared = self._shared[common] = peek_shared(common)
-        own_id = workspace_id_at(path)
+        own_id = workspace_id_of(git_dir, path)
         head = files.read_limited(os.path.join(git_dir, b"HEAD"), _SMALL)
         named = head is not None and head.startswith(b"ref: ") and not head.startswith(NO_HEAD)
         branch = os.fsdecode(head[5:].strip()) if head is not None and named else None
@@ -161,7 +161,7 @@ class Peeker:
             shared.checkpoints.get(own_id),
             context,
             status,
-            owner_state(context) if status is not None else "unknown",
+            owner_state(git_dir, context) if status is not None else "unknown",
             journal=os.path.lexists(os.path.join(git_dir, b"gitstate", b"journal")),
             dead_locks=(*gitdir.dead_locks_in(git_dir), *shared.dead_locks, *_dead_branch_lock(common, branch)),
             damage=(*shared.damage, *_damage(git_dir, common, head, branch, marker, shared.reftable)),
@@ -187,17 +187,20 @@ def peek_shared(common: bytes) -> SharedPeek:
 
 
 def worktree_ids(common: bytes) -> set[str]:
-    """The workspace ids of the existing worktrees of a repository, from its files."""
-    places = [os.path.dirname(common)] if os.path.basename(common) == b".git" else []
+    """The workspace ids of the worktrees of a repository that exist, from its files."""
+    main = given_workspace_id(common)
+    ids = set() if main is None else {main}
+    if os.path.basename(common) == b".git":
+        ids.add(workspace_id_of(common, os.path.realpath(os.path.dirname(common))))
     try:
         for name in os.listdir(os.path.join(common, b"worktrees")):
             admin = os.path.join(common, b"worktrees", name)
             dot_git = _path_in(os.path.join(admin, b"gitdir"), b"", admin)
             if dot_git is not None and os.path.lexists(dot_git):
-                places.append(os.path.dirname(dot_git))
+                ids.add(workspace_id_of(admin, os.path.realpath(os.path.dirname(dot_git))))
     except OSError:
         pass
-    return {workspace_id_at(os.path.realpath(place)) for place in places}
+    return ids
 
 
 def _path_in(file: bytes, prefix: bytes, base: bytes) -> bytes | None:

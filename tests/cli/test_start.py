@@ -58,7 +58,11 @@ def run(*argv: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess
 @pytest.mark.parametrize("editable", [False, True], ids=["installed", "editable"])
 def test_save_starts_without_site_re_and_click(ws: Workspace, tmp_path: Path, editable: bool) -> None:
     command = environment(tmp_path / "env", editable=editable)
-    done = run(command, "save", "--task-id", """it's "a" $(task) *""", cwd=ws.path, PYTHONPROFILEIMPORTTIME="1")
+    # The start is isolated: a variable of Python's own does not reach it.
+    script = command.read_text()
+    assert script.count(" -I -S -c ") == 1
+    command.write_text(script.replace(" -I -S -c ", " -X importtime -I -S -c "))
+    done = run(command, "save", "--task-id", """it's "a" $(task) *""", cwd=ws.path)
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "gitstate.save.protocol" in loaded and not loaded & {"site", "re", "click", "encodings.idna"}
     assert json.loads(ws.out("notes", "--ref=gitstate", "show", "HEAD"))["task_id"] == """it's "a" $(task) *"""
@@ -98,6 +102,56 @@ def test_modules_in_the_current_directory_are_not_imported(ws: Workspace, tmp_pa
     path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
     for argv in ([command], ["bash", "gitstate"]):
         assert gitstate.__version__ in run(*argv, "--version", cwd=ws.path, PATH=path).stdout
+
+
+#: What Python imports at its start, what gitstate does, and gitstate itself.
+NAMES = (
+    "os.py",
+    "site.py",
+    "encodings.py",
+    "click.py",
+    "json.py",
+    "socket.py",
+    "gitstate/__init__.py",
+    "sitecustomize.py",
+)
+
+
+def hostile(ws: Workspace) -> dict[str, str]:
+    """Modules at the top of the workspace that leave a trace, and an environment that names them."""
+    for name in NAMES:
+        ws.write(name, f"open({str(ws.outside / 'taken-in')!r}, 'a').write({name!r})\n")
+    return {"PYTHONPATH": f"{ws.path}", "PYTHONHOME": "/nonexistent", "PYTHONSTARTUP": f"{ws.path / 'os.py'}"}
+
+
+def test_pythonhome_and_pythonpath_of_an_agent_do_not_reach_gitstate(ws: Workspace, tmp_path: Path) -> None:
+    command = environment(tmp_path / "env")
+    env = hostile(ws)
+    for argv in (["save", "--task-id", "T"], ["recover"], ["checkpoint"], ["--version"], ["status"], ["doctor"]):
+        run(command, *argv, cwd=ws.path, **env)
+    assert not (ws.outside / "taken-in").exists()
+
+
+def test_keeper_starts_isolated_and_the_agent_keeps_its_environment(ws: Workspace, tmp_path: Path) -> None:
+    command = environment(tmp_path / "env")
+    env = hostile(ws)
+    agent = 'printf %s "$PYTHONPATH:$PYTHONHOME" >said; sleep 1; echo more >>a; kill -KILL $$'
+    argv = [os.fspath(command), "run", "--task-id", "T", "--interval", "0.2", "--", "sh", "-c", agent]
+    done = subprocess.run(argv, cwd=ws.path, env={**os.environ, **env}, capture_output=True, encoding="utf-8")
+    assert done.returncode == 137 and "saved" in done.stderr, done
+    assert ws.read("said").decode() == f"{env['PYTHONPATH']}:{env['PYTHONHOME']}"
+    assert not (ws.outside / "taken-in").exists()
+
+
+def test_pip_command_is_started_isolated_too(ws: Workspace, tmp_path: Path) -> None:
+    command = environment(tmp_path / "env")
+    (command.parent / PYTHON).rename(command.parent / "python-of-another-name")
+    for name in ("python", "python3"):
+        (command.parent / name).unlink()
+    slow = command.parent / "git-gitstate"
+    slow.write_text(f"#!{command.parent / 'python-of-another-name'}\nfrom gitstate.__main__ import main\nmain()\n")
+    assert "gitstate" in run(command, "--version", cwd=ws.path, **hostile(ws)).stdout
+    assert not (ws.outside / "taken-in").exists()
 
 
 def test_start_script_without_python_falls_back_to_the_pip_command(tmp_path: Path) -> None:

@@ -91,6 +91,27 @@ MUTATIONS = (
         "faults/test_cut_short.py::test_older_directory_moved_there_by_a_person_is_kept",
     ),
     Mutation(
+        "recover relies on files that nobody synced",
+        "recover/recover.py",
+        "        bring_files_to_disk(self.repository, found)\n",
+        "",
+        f"{POWER}[ext4-save-recover]",
+    ),
+    Mutation(
+        "files that a power cut left short in a run stay so",
+        "recover/recover.py",
+        '        if self.facts.owner == "gone":\n',
+        "        if False:\n",
+        f"{POWER}[ext4-run]",
+    ),
+    Mutation(
+        "the next checkpoint drops the only ref to lost work",
+        "save/publish.py",
+        "        self.move([*keeping, *updates])\n",
+        "        self.move(updates)\n",
+        "save/test_keep.py::test_work_that_is_undone_keeps_its_checkpoint",
+    ),
+    Mutation(
         "the files of an unfinished merge are not synced",
         "objects/durable.py",
         "    for name in operation_paths(git_dir):\n        yield os.path.join(git_dir, name)\n",
@@ -131,9 +152,18 @@ MUTATIONS = (
     Mutation(
         "refs are moved from any value",
         "git/refs.py",
-        'commands.append(b"update %s\\0%s\\0%s\\0" % (os.fsencode(update.ref), new, old.encode("ascii")))',
-        'commands.append(b"update %s\\0%s\\0\\0" % (os.fsencode(update.ref), new))',
+        "        zero = self._repository.zero\n",
+        "        zero = self._repository.zero\n"
+        "        there = read_refs(self._repository, [update.ref for update in updates])\n"
+        "        updates = [update._replace(old=there.get(update.ref)) for update in updates]\n",
         "faults/test_concurrency.py::test_branch_that_moves_during_a_save_is_kept",
+    ),
+    Mutation(
+        "what git takes for the value of a locked ref is not read again",
+        "git/refs.py",
+        "                self._refuse_moved_refs()\n",
+        "",
+        "git/test_refs.py::test_ref_that_moved_in_packed_refs_unseen_by_git_is_not_moved",
     ),
     Mutation(
         "the workspace is not locked",

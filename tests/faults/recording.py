@@ -1,4 +1,8 @@
-"""A workspace on a recorded disk: what an agent does before the power fails, and the run that the cut ends."""
+"""A workspace on a recorded disk: what an agent does before the power fails, and the run that the cut ends.
+
+The command `recover` is recorded after a wipe; `save-recover` is a save and a recovery in place, directly after it;
+`run` is a task that began, with one checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +76,9 @@ def conflict(ws: Workspace) -> None:
 
 @dataclass
 class Recording:
-    """One run on a recorded disk. `done` is the length of the log when the command had reported success."""
+    """One run on a recorded disk. `done` is the length of the log when the command had reported success, `saved` when
+    the save had.
+    """
 
     kind: FileSystem
     ws: Workspace
@@ -82,6 +88,7 @@ class Recording:
     base: Blocks = field(default_factory=dict)
     log: list[Entry] = field(default_factory=list)
     done: int = 0
+    saved: int = 0
     expected: Fingerprint | None = None
 
 
@@ -109,7 +116,13 @@ def recorded(recording: Recording, command: str, build: Callable[[Workspace], No
             succeed(ws.recover())
         else:
             with ws.in_another_boot():  # the one that the cut ends
-                succeed(ws.gitstate(command, "--task-id", "T-1", "--json"))
+                name = {"save-recover": "save", "run": "checkpoint"}.get(command, command)
+                if command == "run":
+                    succeed(ws.gitstate("set", "task_id=T-1"))
+                succeed(ws.gitstate(name, "--task-id", "T-1", "--json"))
+                recording.saved = len(disk.log)
+                if command == "save-recover":
+                    succeed(ws.recover())
         recording.done = len(disk.log)
         sync(ws)
         disk.stop()
@@ -122,6 +135,14 @@ def sync(ws: Workspace) -> None:
 
 def succeed(run: Run) -> None:
     assert run.exit_status == 0, str(run)
+
+
+def none_is_cut_short(recording: Recording, run: Run) -> None:
+    """Every file that is there is as it was. The name of one that was new or deleted may not be on the disk."""
+    assert run.exit_status == 0, str(run)
+    assert recording.expected is not None
+    differences = recording.expected.diff(fingerprint(recording.ws.path))
+    assert [line for line in differences if line.startswith("file ") and " became file " in line] == []
 
 
 def came_back(recording: Recording, run: Run) -> None:

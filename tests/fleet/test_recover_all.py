@@ -40,7 +40,7 @@ def test_killed_run_without_a_save_restores_its_context(ws: Workspace, sleeper: 
     assert (state["task_id"], state["status"]) == ("T-9", "recovered")
     assert fingerprint(ws.path) == before
     (item,) = ws.recover().json["workspaces"]
-    assert item["verdict"] == "nothing", "twice is once"
+    assert item["verdict"] == "recovered"
 
 
 def test_context_falls_back_to_the_state_file(ws: Workspace) -> None:
@@ -111,7 +111,7 @@ def test_finish_restores_no_checkpoint(ws: Workspace) -> None:
 def test_recycled_pid_after_a_reboot_is_not_the_owner(
     ws: Workspace, tmp_path: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
-    ws.gitstate("begin", "task_id=T-9", "--owner-pid", str(sleeper.pid))
+    ws.gitstate("set", "task_id=T-9")
     dirty(ws)
     assert ws.save("--owner-pid", str(sleeper.pid)).exit_status == 0
     assert recovered(run_gitstate("recover", "--all", "--json", cwd=tmp_path))[str(ws.path)]["verdict"] == "live"

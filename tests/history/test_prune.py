@@ -109,3 +109,52 @@ def test_prune_keeps_notes_of_other_commits(ws: Workspace) -> None:
     assert len(prune(ws, "--keep", "0", "--days", "0")) == 1
     assert ws.out("notes", "--ref=gitstate", "show", "HEAD").strip() == "mine"
     assert notes(ws) == {ws.out("rev-parse", "HEAD").strip()}
+
+
+def test_prune_keeps_a_dismissed_save_until_it_is_named(ws: Workspace) -> None:
+    ws.write("precious.txt", "precious\n")
+    save_id = ws.save().json["save_id"]
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    assert ws.recover("--dismiss").exit_status == 0
+    assert prune(ws, "--keep", "0", "--days", "0") == []
+    assert saves(ws) == {save_id}
+    assert prune(ws, save_id) == [save_id]
+    assert ws.refs("refs/gitstate/saves", "refs/gitstate/dismissed") == {}
+
+
+def test_prune_drops_a_dismissed_save_that_was_recovered(ws: Workspace) -> None:
+    ws.write("precious.txt", "precious\n")
+    save_id = ws.save().json["save_id"]
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    assert ws.recover("--dismiss").exit_status == 0
+    assert ws.recover("--save", save_id).exit_status == 0
+    assert ws.read("precious.txt") == b"precious\n"
+    assert prune(ws, "--keep", "0", "--days", "0") == [save_id]
+
+
+def dated(ws: Workspace, save_id: str, year: int) -> str:
+    """The save gets the id that it has under a clock of another year."""
+    (old,) = ws.refs(f"refs/gitstate/saves/*/{save_id}")
+    new = f"{year}{save_id[4:]}"
+    ws.git("update-ref", old.replace(save_id, new), ws.refs(old)[old])
+    ws.git("update-ref", "-d", old)
+    return new
+
+
+def test_prune_takes_saves_of_a_clock_that_was_ahead_for_the_oldest(ws: Workspace) -> None:
+    future, *made = saved_and_recovered(ws, 4)
+    future = dated(ws, future, 2999)
+    assert prune(ws, "--keep", "2", "--days", "0") == made[:1]
+    assert saves(ws) == {future, *made[1:]}
+
+
+def test_kept_checkpoints_push_out_no_save(ws: Workspace) -> None:
+    made = saved_and_recovered(ws, 1)
+    for number in range(3):
+        ws.write("new.txt", f"{number}\n")
+        assert ws.gitstate("checkpoint").exit_status == 0
+        ws.remove("new.txt")
+        assert ws.gitstate("checkpoint").exit_status == 0
+    assert len(saves(ws)) == 4
+    assert len(prune(ws, "--keep", "1", "--days", "0")) == 2
+    assert set(made) < saves(ws)

@@ -49,7 +49,7 @@ def test_save_recovered_elsewhere_is_not_pending_again(ws: Workspace) -> None:
     there.gitstate("fetch", "origin")
     assert there.recover().exit_status == 0
     assert there.gitstate("fetch", "origin", "--json").json["waiting"] == []
-    assert there.recover().json["workspaces"][0]["verdict"] == "nothing"
+    assert there.recover().json["workspaces"][0]["verdict"] == "recovered"
     pushed = there.gitstate("push", "origin", "--json").json
     assert len(pushed["recovered"]) == 1
     assert not [ref for ref in remote_refs(ws) if ref.startswith("refs/gitstate/pending/")]
@@ -162,7 +162,7 @@ def test_fetched_save_that_is_named_is_recovered(ws: Workspace) -> None:
     (item,) = there.recover("--save", only_save(there)).json["workspaces"]
     assert (item["verdict"], item["runs_by_itself"]) == ("restore", [])
     assert (there.path / "work.txt").read_text() == "work\n"
-    assert there.recover().json["workspaces"][0]["verdict"] == "nothing"
+    assert there.recover().json["workspaces"][0]["verdict"] == "recovered"
 
 
 @pytest.mark.parametrize("options", [(), ("--all",)])

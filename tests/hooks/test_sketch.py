@@ -148,4 +148,4 @@ def test_recover_agent_state_distinguishes_nothing_pending_from_manual_intervent
     assert "next: " in stage.said()
     stage.ws.git("checkout", "-q", "agent/work")
     assert output(stage, ask) == "0 restore T-1\n"
-    assert output(stage, f"cd /\n{ask}") == "1 - -\n"
+    assert output(stage, f"cd /\n{ask}") == "70 - -\n"

@@ -159,5 +159,5 @@ def test_next_command_removes_leftovers_of_a_failed_cleanup(ws: Workspace) -> No
     assert patched(ws, STAYS, "recover").returncode == 0
     left = ws.git_dir / "gitstate" / "checkout"
     assert left.exists() and (ws.path / "a").exists()
-    assert recover(ws).json["workspaces"][0]["verdict"] == "nothing"
+    assert recover(ws).json["workspaces"][0]["verdict"] == "recovered"
     assert not left.exists() and not (ws.git_dir / "gitstate" / "journal").exists()

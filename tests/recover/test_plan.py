@@ -63,6 +63,16 @@ def hermetic() -> None:
 #: Name, facts, verdict, exit status, what the message says, what the hint says.
 DECISIONS: list[tuple[str, Facts, str, int, str, str | None]] = [
     ("nothing at all", facts(head=HEAD), "nothing", 0, "no pending save", None),
+    ("recovered at boot", facts(head=HEAD, recovered=Context()), "recovered", 0, "was recovered earlier", None),
+    (
+        "recovered, asked of all",
+        facts(head=HEAD, recovered=Context(), strict=True),
+        "nothing",
+        0,
+        "no pending save",
+        None,
+    ),
+    ("recovered, then begun", facts(head=HEAD, recovered=Context(), context=Context()), "context_only", 0, "", None),
     ("a checkpoint without a context", facts(checkpoint=CHECKPOINT), "nothing", 0, "no pending", f"--save {SAVE_ID}"),
     ("others' saves, nobody named this", facts(elsewhere="some", strict=True), "nothing", 0, "no pending save", None),
     ("others' saves", facts(elsewhere="pending saves of"), "elsewhere", 4, "pending saves of", "recover --into PATH"),

@@ -48,6 +48,8 @@ def test_verdict_nothing_names_the_latest_checkpoint(ws: Workspace) -> None:
     ws.append("a.txt")
     assert ws.gitstate("checkpoint", "--task-id", "T-1").exit_status == 0
     answer(ws.recover(), "context_only", 0)
+    answer(ws.recover(), "recovered", 0)
+    assert ws.gitstate("finish").exit_status == 0
     found = answer(ws.recover(), "nothing", 0)
     before = fingerprint(ws.path)
     ws.git("checkout", "-q", "--", "a.txt")

@@ -197,6 +197,12 @@ def test_publisher_moves_all_refs_or_none(ws: Workspace, repository: Repository,
     assert ws.refs("refs/gitstate") == {"refs/gitstate/x/one": new} and ws.out("rev-parse", "HEAD") == new
 
 
+def taken_with(*nested: bytes) -> Snapshot:
+    found = Snapshot()
+    found.nested = [*nested]
+    return found
+
+
 def test_nested_repositories_are_saved_or_said(ws: Workspace, repository: Repository) -> None:
     for name in ("good", "lost", "bad"):
         ws.git("init", "-q", name)
@@ -210,7 +216,7 @@ def test_nested_repositories_are_saved_or_said(ws: Workspace, repository: Reposi
         return SaveResult("saved", path, "main", save_id="ID", archive="a" * 40, left_out=skipped)
 
     request = SaveRequest(depth=1, strict=True, problems=(LeftOut(b"", "why", True),))
-    nested, skipped = save_nested(repository, request, [b"good", b"lost", b"bad", b"d"], save)
+    nested, skipped = save_nested(repository, request, taken_with(b"good", b"lost", b"bad", b"d"), save)
     assert [(item.path, item.save_id) for item in nested] == [
         (b"good", "ID"),
         (b"lost", "ID"),
@@ -223,5 +229,6 @@ def test_nested_repositories_are_saved_or_said(ws: Workspace, repository: Reposi
 
 def test_nested_repositories_have_a_limit_of_depth(ws: Workspace, repository: Repository) -> None:
     ws.git("init", "-q", "inside")
-    nested, skipped = save_nested(repository, SaveRequest(depth=8), [b"inside"], lambda *_: pytest.fail("saved"))
+    taken = taken_with(b"inside")
+    nested, skipped = save_nested(repository, SaveRequest(depth=8), taken, lambda *_: pytest.fail("saved"))
     assert nested[0].save_id is None and "nested too deeply" in skipped[0].reason

@@ -36,17 +36,18 @@ OWNERS = [
 
 
 @pytest.mark.parametrize(("context", "state"), OWNERS)
-def test_owner_of_a_context(context: Context, state: str) -> None:
-    assert owner_state(context) == state
+def test_owner_of_a_context(context: Context, state: str, tmp_path: Path) -> None:
+    assert owner_state(os.fsencode(tmp_path), context) == state
 
 
-def test_process_that_is_no_ancestor_lives_until_it_has_ended() -> None:
+def test_process_that_is_no_ancestor_lives_until_it_has_ended(tmp_path: Path) -> None:
+    git_dir = os.fsencode(tmp_path)
     with subprocess.Popen(["sleep", "60"]) as child:
         context = with_owner(HERE, child.pid)
-        assert owner_state(context) == "lives"
+        assert owner_state(git_dir, context) == "lives"
         child.kill()
-    assert owner_state(context) == "gone"
-    assert owner_state(with_owner(context, None)) == "unknown"
+    assert owner_state(git_dir, context) == "gone"
+    assert owner_state(git_dir, with_owner(context, None)) == "unknown"
 
 
 @pytest.mark.parametrize("value", [None, 1, True, "", "paused", "Active", ["active"]])

@@ -21,10 +21,15 @@ from ..command import Call, command
 def begin(call: Call, pairs: tuple[str, ...], owner_pid: int | None) -> int:
     """KEY is one of those of `gitstate set`."""
     from ...git.repository import open_repository
+    from ...run.hold import begin_loop
     from ...workspace import live_context
 
     values = _parse_pairs(pairs, "gitstate begin task_id=T-1")
-    context = live_context.begin(open_repository(call.directory), values, owner_pid)
+    repository = open_repository(call.directory)
+    if owner_pid is None:
+        context = live_context.begin(repository, values, None)
+    else:
+        context = begin_loop(repository, values, owner_pid)
     if call.as_json:
         call.emit(context=context.to_json())
     return EXIT_DONE
@@ -75,12 +80,12 @@ def finish(call: Call) -> int:
     from ...recover.recover import recover
     from ...recover.request import RecoverRequest
     from ...recover.words import recover_lines
-    from ...workspace import live_context
+    from ...run.hold import finish_task
 
     result = recover(call.directory, RecoverRequest(waiting_only=True))
     if result.verdict != "nothing":
         say(*recover_lines(result))
-    context = None if result.exit_status else live_context.finish(open_repository(call.directory))
+    context = None if result.exit_status else finish_task(open_repository(call.directory))
     if call.as_json:
         call.emit(context=None if context is None else context.to_json())
     return result.exit_status

@@ -12,13 +12,13 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from ...system.program import isolated_python
 from ..command import Call, command
 
 _GITCONFIG = """\
@@ -145,9 +145,7 @@ class _Story:
         (self.top / ".gitconfig").write_text(_GITCONFIG)
         (self.top / "loop.sh").write_text(_LOOP)
         command = self.top / "bin" / "gitstate"
-        package = Path(__file__).resolve().parents[3]
-        python = f"PYTHONPATH={shlex.quote(str(package))} exec {shlex.quote(sys.executable)} -m gitstate"
-        command.write_text(f'#!/bin/sh\n{python} "$@"\n')
+        command.write_text(f'#!/bin/sh\nexec {shlex.join(isolated_python())} "$@"\n')
         command.chmod(0o755)
         (self.shop / "price.py").write_text("net = 100\n")
         self._run("git init -q && git add . && git commit -qm 'The shop' && git checkout -qb agent/42")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...errors import NeedsPerson
 from ...recover.words import worst_of
 from ...system.terminal import escape, say
 from .. import quick
@@ -59,12 +60,18 @@ def run(call: Call, argv: tuple[str, ...], **given: Any) -> int:
 def stop(call: Call, paths: tuple[str, ...], everything: bool, wait: float) -> int:
     """Without PATH, the run of the current workspace is stopped."""
     from ...fleet.find import workspaces
+    from ...git.repository import open_repository
     from ...run.stop import stop as stop_run
 
     known = workspaces(call.directory)[0] if everything else []
     results: list[StopResult] = []
 
     def stop_one(path: bytes) -> int:
+        stranger = open_repository(path).stranger
+        if stranger is not None:
+            # What its context names may be anybody's process.
+            message = f"{os.fsdecode(path)} belongs to user {stranger}; no process was stopped"
+            raise NeedsPerson(message, hint="run gitstate as that user")
         results.append(stop_run(path, wait))
         return results[-1].exit_status
 

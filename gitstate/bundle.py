@@ -1,0 +1,127 @@
+"""The modules that a command loads, in one file: half the time of importing them one by one.
+
+    gitstate/__pycache__/<command>.<cache tag>[.opt-N].bundle
+
+Each module stands there as its compiled code, with time and size of the source it was made from, as in a .pyc file. A
+module whose source has changed since is imported as usual, and the bundle is made anew when the command has ended.
+Where the directory can't be written there is none, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec, SourceFileLoader
+    from types import CodeType, ModuleType
+else:
+    from _frozen_importlib import ModuleSpec
+    from _frozen_importlib_external import SourceFileLoader
+
+    Loader = object
+
+_DIRECTORY = os.path.dirname(os.path.abspath(__file__))
+#: Changes when the layout of the file does.
+_FORMAT = 1
+
+
+class Bundle(Loader):
+    """The bundle of one command: a finder and loader for `sys.meta_path`."""
+
+    def __init__(self, command: str) -> None:
+        self.name = command
+        optimized = f".opt-{sys.flags.optimize}" if sys.flags.optimize else ""
+        file_name = f"{command}.{sys.implementation.cache_tag}{optimized}.bundle"
+        self._path = os.path.join(_DIRECTORY, "__pycache__", file_name)
+        #: Module → source file, its mtime in nanoseconds, its size, whether it is a package, its code.
+        self._modules: dict[str, tuple[str, int, int, bool, CodeType]] = {}
+        #: Some module was imported as usual: the file lacks it, or holds an older one.
+        self._misses = False
+
+    def use(self) -> None:
+        """Let imports find what the file holds. A file that can't be read holds nothing."""
+        try:
+            with open(self._path, "rb") as file:
+                held, modules = marshal.loads(file.read())
+            if held == _FORMAT:
+                self._modules = modules
+        except (OSError, EOFError, ValueError, TypeError):
+            self._misses = True
+        sys.meta_path.insert(0, self)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """What Python asks of a finder: the module from the bundle, or None for the next finder."""
+        if not name.startswith("gitstate."):
+            return None
+        entry = self._modules.get(name)
+        if entry is None or not self._is_current(entry):
+            self._misses = True
+            return None
+        spec = ModuleSpec(name, self, origin=entry[0], is_package=entry[3])
+        spec.has_location = True
+        if spec.submodule_search_locations is not None:
+            spec.submodule_search_locations.append(os.path.dirname(entry[0]))
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Python makes the module."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """What Python asks of a loader: run the module's code."""
+        exec(self._modules[module.__name__][4], module.__dict__)
+
+    def renew(self) -> None:
+        """Write the file anew where it lacked a module that was loaded. Raises nothing: it only saves time."""
+        if not self._misses or not os.access(os.path.dirname(self._path), os.W_OK):
+            return
+        try:
+            self._write(marshal.dumps((_FORMAT, self._loaded())))
+        except Exception:
+            # The command has done its work: whatever is wrong with its cache must not change how it ends.
+            return
+
+    def _is_current(self, entry: tuple[str, int, int, bool, CodeType]) -> bool:
+        try:
+            info = os.stat(entry[0])
+        except OSError:
+            return False
+        return (info.st_mtime_ns, info.st_size) == entry[1:3]
+
+    def _loaded(self) -> dict[str, tuple[str, int, int, bool, CodeType]]:
+        """The modules of ours that this process has loaded, as the file holds them."""
+        modules = {}
+        for name, module in list(sys.modules.items()):
+            if not name.startswith("gitstate.") or name.endswith("__main__"):
+                continue
+            spec = module.__spec__
+            if spec is None or spec.origin is None:
+                continue
+            if spec.loader is self:
+                modules[name] = self._modules[name]
+            elif isinstance(spec.loader, SourceFileLoader):
+                info = os.stat(spec.origin)
+                code = spec.loader.get_code(name)
+                if code is not None:
+                    modules[name] = (spec.origin, info.st_mtime_ns, info.st_size, hasattr(module, "__path__"), code)
+        return modules
+
+    def _write(self, data: bytes) -> None:
+        temporary = f"{self._path}.{os.getpid()}"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            with open(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                # A power cut must not leave a file of the right name with other bytes.
+                os.fsync(fd)
+            os.rename(temporary, self._path)
+        except BaseException:
+            os.unlink(temporary)
+            raise

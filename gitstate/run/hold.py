@@ -1,0 +1,122 @@
+"""Hold the lease of a workspace: for a run, for a guard, and for a loop that has no keeper between its runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from ..format.context import Context
+from ..git.repository import Repository
+from ..system.process import Process, process, send
+from ..workspace import lease
+from ..workspace.lease import Holder, presence, this_holder
+from ..workspace.live_context import begin, finish, refuse_while_others_work
+
+#: Holds the descriptor of a lease until a process (its pid and its start time) has ended. Imports next to nothing.
+_HOLDER = """\
+import os, select, sys
+lease, pid, start = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+def lives():
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in (b"Z", b"X") and fields[19].decode() == start
+try:
+    watched = [os.pidfd_open(pid)]
+except (AttributeError, OSError):
+    watched = []
+while lives():
+    select.select(watched, [], [], 5.0 if watched else 0.2)
+"""
+
+
+class Hold:
+    """The lease, taken for a run whose owner is `owner`. Inside a loop or a guard of ours their record stays.
+
+    Raises TryAgain where another run works here.
+    """
+
+    def __init__(self, repository: Repository, owner: Process, run_id: str | None, agent: str | None) -> None:
+        self._repository = repository
+        who = presence(repository)
+        inside = who.live and who.holder is not None and (who.ours or who.holder.owner == owner)
+        self.lease: int | None = lease.take(repository, inside=inside)
+        os.register_at_fork(after_in_child=self._close)
+        self._holder: Holder | None = None
+        if not inside:
+            self._holder = this_holder("keeper", owner, run_id=run_id, agent=agent)
+            lease.write_holder(repository, self._holder)
+
+    def name_keeper(self, keeper: Process) -> None:
+        """Record the keeper, which may still save when the owner is gone."""
+        if self._holder is not None:
+            self._holder = self._holder._replace(keeper=keeper)
+            lease.write_holder(self._repository, self._holder)
+
+    def release(self) -> None:
+        """The work has ended: nobody works here. Idempotent."""
+        if self.lease is not None and self._holder is not None:
+            lease.clear_holder(self._repository, self._holder)
+        self._close()
+
+    def _close(self) -> None:
+        fd, self.lease = self.lease, None
+        if fd is not None:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def begin_loop(repository: Repository, values: Mapping[str, str], owner_pid: int) -> Context:
+    """A task of a loop begins: as `begin`, and the lease is held for as long as the loop lives."""
+    context = begin(repository, values, owner_pid)
+    _hold_for(repository, owner_pid, context.agent)
+    return context
+
+
+def finish_task(repository: Repository) -> Context:
+    """The task is done: as `finish`, and nobody works here. Raises TryAgain where others work here."""
+    refuse_while_others_work(repository)
+    context = finish(repository)
+    _let_go(repository)
+    return context
+
+
+def _hold_for(repository: Repository, owner_pid: int, agent: str | None) -> None:
+    """Have a process of its own hold the lease for as long as `owner_pid` lives; idempotent.
+
+    For a loop: between the runs of its agents no keeper holds it. Raises TryAgain where another run works here.
+    """
+    owner = process(owner_pid)
+    who = presence(repository)
+    if owner.start is None or (who.live and who.holder is not None and (who.ours or who.holder.owner == owner)):
+        return
+    fd = lease.take(repository)
+    try:
+        holder = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _HOLDER, str(fd), str(owner.pid), owner.start],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(fd,),
+            start_new_session=True,
+            cwd="/",
+        )
+        keeper = process(holder.pid)
+        lease.write_holder(repository, this_holder("keeper", owner, keeper=keeper, agent=agent))
+    finally:
+        os.close(fd)
+
+
+def _let_go(repository: Repository) -> None:
+    """The loop has finished: the process that holds the lease for it ends, and nobody works here."""
+    who = presence(repository)
+    holder = who.holder
+    if holder is not None and who.ours and holder.run_id is None and holder.keeper is not None:
+        lease.clear_holder(repository, holder)
+        send(holder.keeper, signal.SIGTERM)

@@ -1,0 +1,109 @@
+"""The bundle of the crash path's modules: never older than the sources, and never a reason to fail."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.environment import ROOT
+from tests.support.workspace import Workspace
+
+START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from gitstate.__main__ import main; main()"
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the package, without what Python compiled; its parent directory."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "gitstate", tmp_path / "copy" / "gitstate", ignore=ignored)
+    return tmp_path / "copy"
+
+
+def checkpoint(copy: Path, ws: Workspace, *flags: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-P", *flags, "-c", START, str(copy), "-C", str(ws.path), "checkpoint"]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(argv, capture_output=True, encoding="utf-8", env=env, timeout=120)
+
+
+def bundle(copy: Path) -> Path:
+    (found,) = (copy / "gitstate" / "__pycache__").glob("checkpoint.*.bundle")
+    return found
+
+
+def opened_sources(copy: Path, ws: Workspace) -> int:
+    """How many compiled modules one checkpoint reads one by one."""
+    done = checkpoint(copy, ws, "-v")
+    assert done.returncode == 0, done.stderr
+    return sum("matches" in line and "/gitstate/" in line for line in done.stderr.splitlines())
+
+
+def test_second_command_reads_one_file_in_place_of_many(copy: Path, ws: Workspace) -> None:
+    before = opened_sources(copy, ws)
+    assert bundle(copy).stat().st_size > 10_000
+    for _ in range(2):
+        # The first checkpoint saved something: a later one, which saves nothing, loads fewer modules.
+        after = opened_sources(copy, ws)
+    assert after < 10
+    assert before == 0 or before > after
+
+
+def test_changed_source_is_used_at_once(copy: Path, ws: Workspace) -> None:
+    assert checkpoint(copy, ws).returncode == 0
+    words = copy / "gitstate" / "save" / "words.py"
+    text = words.read_text()
+    info = words.stat()
+    assert "nothing changed since the last checkpoint" in checkpoint(copy, ws).stderr
+    for source in (copy / "gitstate").rglob("*.py"):
+        changed = source.read_text().replace("nothing changed since the last", "NOTHING changed since the last")
+        source.write_text(changed)
+    os.utime(words, ns=(info.st_atime_ns, info.st_mtime_ns + 1))
+    assert words.stat().st_size == len(text.encode())
+    assert "NOTHING changed since the last checkpoint" in checkpoint(copy, ws).stderr
+    assert "NOTHING changed since the last checkpoint" in checkpoint(copy, ws).stderr
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "directory", "other format"])
+def test_damaged_bundle_is_replaced(damage: str, copy: Path, ws: Workspace) -> None:
+    assert checkpoint(copy, ws).returncode == 0
+    path = bundle(copy)
+    whole = path.read_bytes()
+    if damage == "directory":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(
+            {"empty": b"", "cut": whole[: len(whole) // 2], "text": b"text", "other format": b"i\x01"}[damage]
+        )
+    ws.append("a.txt")
+    done = checkpoint(copy, ws)
+    assert done.returncode == 0 and "saved" in done.stderr, done
+    assert not list(path.parent.glob("checkpoint.*.bundle.*"))
+    if damage != "directory":
+        assert len(path.read_bytes()) > 10_000
+
+
+def test_directory_that_cannot_be_written_costs_only_time(copy: Path, ws: Workspace) -> None:
+    assert checkpoint(copy, ws).returncode == 0
+    cache = bundle(copy).parent
+    bundle(copy).unlink()
+    shutil.rmtree(cache)
+    cache.write_text("not a directory\n")
+    ws.append("a.txt")
+    done = checkpoint(copy, ws)
+    assert done.returncode == 0 and "saved" in done.stderr, done
+    assert cache.read_text() == "not a directory\n"
+
+
+@pytest.mark.parametrize("event", ["SessionStart", "PostToolUse", "Stop"])
+def test_hook_of_an_agent_has_a_bundle_of_its_own(event: str, copy: Path, ws: Workspace) -> None:
+    payload = f'{{"hook_event_name": "{event}", "session_id": "s", "cwd": "{ws.path}"}}'
+    argv = [sys.executable, "-P", "-c", START, str(copy), "hook", "claude"]
+    for _ in range(2):
+        done = subprocess.run(argv, input=payload, capture_output=True, encoding="utf-8", cwd=ws.path, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert list((copy / "gitstate" / "__pycache__").glob("hook.*.bundle"))

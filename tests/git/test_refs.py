@@ -1,0 +1,99 @@
+"""Refs move by compare and swap, whatever git believes about `packed-refs`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gitstate.errors import RefChanged
+from gitstate.git.refs import RefUpdate, RefWriter
+from gitstate.git.repository import open_repository
+from tests.support.workspace import Workspace
+
+REF = "refs/heads/packed"
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    ws = Workspace(tmp_path / "ws", tmp_path)
+    ws.path.mkdir()
+    ws.git("init", "-q", "-b", "main", ".")
+    for number in range(3):
+        ws.write("f", f"{number}\n")
+        ws.commit(f"number {number}")
+    ws.git("update-ref", REF, "HEAD~2")
+    ws.git("pack-refs", "--all")
+    assert not (ws.path / ".git" / REF).exists()
+    return ws
+
+
+@pytest.fixture
+def oids(ws: Workspace) -> list[str]:
+    """The three commits, oldest first. Looked up before the writer starts, because its second is short."""
+    return [oid(ws, name) for name in ("HEAD~2", "HEAD~1", "HEAD")]
+
+
+@pytest.fixture
+def writer(ws: Workspace) -> Iterator[RefWriter]:
+    """A git that has read `packed-refs` already: it lives over its first transaction."""
+    repository = open_repository(os.fsencode(ws.path))
+    writer = RefWriter(repository, repository.git, "test")
+    head = oid(ws, "HEAD")
+    time.sleep(1 - time.time() % 1)  # so that all until the next transaction happens in one second
+    os.utime(ws.path / ".git" / "packed-refs")
+    writer.commit([RefUpdate(REF + "-2", head, None)])
+    yield writer
+    writer.close()
+
+
+def oid(ws: Workspace, name: str) -> str:
+    return ws.out("rev-parse", name)
+
+
+def pack_in_place(ws: Workspace, old: str, new: str) -> None:
+    """Change a packed ref so that size, inode and second of the file stay: git takes it for unchanged."""
+    path = ws.path / ".git" / "packed-refs"
+    data = path.read_bytes()
+    before = os.stat(path)
+    changed = data.replace(f"{old} {REF}\n".encode(), f"{new} {REF}\n".encode())
+    assert changed != data
+    with open(path, "r+b") as file:
+        file.write(changed)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = os.stat(path)
+    assert (after.st_size, after.st_ino) == (before.st_size, before.st_ino)
+
+
+@pytest.mark.parametrize("new", [2, None], ids=["update", "delete"])
+def test_ref_that_moved_in_packed_refs_unseen_by_git_is_not_moved(
+    ws: Workspace, oids: list[str], writer: RefWriter, new: int | None
+) -> None:
+    first, second, _ = oids
+    target = None if new is None else oids[new]
+    pack_in_place(ws, first, second)
+    with pytest.raises(RefChanged):
+        writer.commit([RefUpdate(REF, target, first)])
+    assert oid(ws, REF) == second
+    assert not list((ws.path / ".git" / "refs").rglob("*.lock"))
+    writer.commit([RefUpdate(REF, target, second)])
+    assert ws.refs(REF) == ({} if target is None else {REF: target})
+
+
+def test_no_ref_of_a_transaction_moves_where_one_moved_unseen_by_git(
+    ws: Workspace, oids: list[str], writer: RefWriter
+) -> None:
+    first, second, third = oids
+    pack_in_place(ws, first, second)
+    with pytest.raises(RefChanged):
+        writer.commit([RefUpdate("refs/heads/new", third, None), RefUpdate(REF, third, first)])
+    assert "refs/heads/new" not in ws.refs("refs/heads")
+
+
+def test_symbolic_ref_moves_what_it_points_to(ws: Workspace, writer: RefWriter) -> None:
+    ws.git("symbolic-ref", "refs/heads/symbolic", REF)
+    writer.commit([RefUpdate("refs/heads/symbolic", oid(ws, "HEAD"), oid(ws, "HEAD~2"))])
+    assert oid(ws, REF) == oid(ws, "HEAD")

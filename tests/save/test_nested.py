@@ -1,0 +1,192 @@
+"""Repositories inside the workspace: none of their programs runs, and a save changes nothing of them but refs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.oracle import fingerprint
+from tests.support.workspace import Workspace, run_git
+
+
+def inside(ws: Workspace, path: str = "vendor/inner") -> Workspace:
+    """A nested repository with one commit and a changed file, whose attributes name the filter `x`."""
+    run_git(ws.path, "init", "-q", "-b", "inner", path)
+    inner = Workspace(ws.path / path, ws.outside)
+    inner.write(".gitattributes", "*.txt filter=x\n")
+    inner.write("f.txt", "one\n")
+    inner.commit("inner")
+    inner.append("f.txt")
+    inner.write("new.txt", "new\n")
+    return inner
+
+
+def with_filter(inner: Workspace, canary: Path, name: str = "x") -> None:
+    inner.write(".git/info/attributes", f"*.txt filter={name}\n")
+    for setting in ("clean", "smudge", "process"):
+        inner.config(f"filter.{name}.{setting}", f"touch {canary}; cat")
+    inner.config(f"filter.{name}.required", "true")
+
+
+def with_odd_filter(inner: Workspace, canary: Path) -> None:
+    """`-c` takes the name of a setting to end at its first `=`."""
+    with_filter(inner, canary, "a=b.c")
+
+
+def with_hooks(inner: Workspace, canary: Path) -> None:
+    for name in ("x", "a=b"):
+        inner.config(f"hook.{name}.command", f"touch {canary}")
+        for event in ("reference-transaction", "post-index-change", "pre-auto-gc"):
+            inner.git("config", "--add", f"hook.{name}.event", event)
+    for event in ("reference-transaction", "post-index-change"):
+        inner.write(f".git/hooks/{event}", f"#!/bin/sh\ntouch {canary}\n", mode=0o755)
+
+
+def with_fsmonitor(inner: Workspace, canary: Path) -> None:
+    inner.config("core.fsmonitor", f"touch {canary}; false")
+
+
+def with_lazy_fetch(inner: Workspace, canary: Path) -> None:
+    """A blob of the index is missing; the remote that has promised it is a program."""
+    inner.write("g.txt", "two\n")
+    inner.git("add", "g.txt")
+    oid = inner.out("rev-parse", ":g.txt")
+    (inner.git_dir / "objects" / oid[:2] / oid[2:]).unlink()
+    inner.append("g.txt")
+    inner.config("core.repositoryformatversion", "1")
+    inner.config("extensions.partialClone", "o")
+    inner.config("remote.o.promisor", "true")
+    inner.config("remote.o.url", f"ext::touch {canary}")
+    inner.config("protocol.ext.allow", "always")
+
+
+def with_submodule(inner: Workspace, canary: Path) -> None:
+    """Git runs the filters of a submodule when it looks for changes in it."""
+    origin = inner.outside / "origin"
+    run_git(inner.outside, "init", "-q", "-b", "main", origin)
+    (origin / "f.txt").write_text("one\n")
+    run_git(origin, "add", "-A")
+    run_git(origin, "commit", "-q", "-m", "origin")
+    inner.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(origin), "sub")
+    inner.commit("submodule")
+    inner.append("f.txt")
+    sub = Workspace(inner.path / "sub", inner.outside)
+    run_git(sub.path, "config", "filter.x.clean", f"touch {canary}; cat")
+    (sub.git_dir / "info" / "attributes").write_text("*.txt filter=x\n")
+    sub.append("f.txt")
+
+
+PLANTS = [with_filter, with_odd_filter, with_hooks, with_fsmonitor, with_lazy_fetch, with_submodule]
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+@pytest.mark.parametrize("command", ["checkpoint", "save"])
+def test_no_program_of_an_unregistered_nested_repository_runs(
+    ws: Workspace, plant: Callable[[Workspace, Path], None], command: str
+) -> None:
+    inner = inside(ws)
+    canary = ws.outside / "canary"
+    plant(inner, canary)
+    run = ws.gitstate(command)
+    # A missing object is said.
+    assert run.exit_status in ((0, 4) if plant is with_lazy_fetch else (0,)), run
+    assert not canary.exists()
+    if command == "save":
+        before = inner.read("f.txt")
+        inner.write("f.txt", inner.git("show", "HEAD:f.txt"))
+        (inner.path / "new.txt").unlink(missing_ok=True)
+        canary.unlink(missing_ok=True)
+        assert ws.recover().exit_status == 0 or plant is with_lazy_fetch
+        assert (inner.read("f.txt"), inner.read("new.txt")) == (before, b"new\n")
+        assert not canary.exists()
+
+
+def test_filters_of_a_submodule_of_the_index_run(ws: Workspace) -> None:
+    """Plain git runs them as well, and without them every file of it would look changed."""
+    inner = inside(ws)
+    ws.git("-c", "advice.addEmbeddedRepo=false", "add", "vendor/inner")
+    with_filter(inner, ws.outside / "canary")
+    assert ws.gitstate("checkpoint").exit_status == 0
+    assert (ws.outside / "canary").exists()
+
+
+def test_filters_of_a_nested_worktree_of_the_same_repository_run(ws: Workspace) -> None:
+    ws.git("worktree", "add", "-q", "-b", "second", "wt")
+    canary = ws.outside / "canary"
+    ws.write(".git/info/attributes", "a filter=x\n")
+    ws.config("filter.x.clean", f"touch {canary}; cat")
+    ws.append("wt/a")
+    assert ws.gitstate("checkpoint").exit_status == 0
+    assert canary.exists()
+
+
+def test_save_changes_nothing_of_a_nested_repository_but_refs(ws: Workspace) -> None:
+    inner = inside(ws)
+    inner.git("add", "new.txt")
+    before, index = fingerprint(inner.path), (inner.git_dir / "index").read_bytes()
+    run = ws.save("--task-id", "T-outer", "--json")
+    assert run.exit_status == 0, run
+    assert fingerprint(inner.path) == before
+    assert (inner.git_dir / "index").read_bytes() == index
+    assert not (inner.path / "active_state.json").exists()
+    assert not (inner.git_dir / "gitstate" / "context.json").exists()
+    (archive,) = inner.refs("refs/gitstate/pending").values()
+    context = json.loads(inner.git("show", f"{archive}:context.json"))
+    manifest = json.loads(inner.git("show", f"{archive}:manifest.json"))
+    assert (context["task_id"], context["pid"], manifest["moves_branch"]) == (None, None, False)
+    assert ws.recover().exit_status == 0
+    assert fingerprint(inner.path) == before and not inner.refs("refs/gitstate/pending")
+    assert not (inner.path / "active_state.json").exists()
+
+
+def test_task_of_an_agent_in_a_nested_repository_stays_its_own(ws: Workspace) -> None:
+    inner = inside(ws)
+    assert inner.gitstate("set", "task_id=T-inner").exit_status == 0
+    assert ws.save("--task-id", "T-outer", "--signal", "TERM").exit_status == 0
+    assert inner.gitstate("show", "task_id").text.strip() == "T-inner"
+    (archive,) = inner.refs("refs/gitstate/pending").values()
+    assert json.loads(inner.git("show", f"{archive}:context.json"))["task_id"] == "T-inner"
+    assert json.loads(inner.git("show", f"{archive}:manifest.json"))["reason"]["signal"] is None
+
+
+def test_branch_of_a_submodule_does_not_move(ws: Workspace) -> None:
+    inner = inside(ws)
+    ws.git("-c", "advice.addEmbeddedRepo=false", "add", "vendor/inner")
+    ws.git("commit", "-q", "-m", "link")
+    head = inner.out("rev-parse", "inner")
+    assert ws.save().exit_status == 0
+    assert inner.out("rev-parse", "inner") == head
+    assert ws.git("status", "--porcelain", "--ignore-submodules=dirty") == b""
+
+
+def test_work_in_a_submodule_comes_back_after_deinit(ws: Workspace) -> None:
+    origin = ws.outside / "origin"
+    run_git(ws.outside, "clone", "-q", ws.path, origin)
+    ws.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "--name", "a=b/c", str(origin), "sub")
+    ws.commit("submodule")
+    sub = Workspace(ws.path / "sub", ws.outside)
+    sub.append("a")
+    sub.write("new")
+    before, settings = fingerprint(sub.path), set(ws.git("config", "--get-regexp", "^submodule").splitlines())
+    assert ws.save().exit_status == 0
+    ws.git("submodule", "--quiet", "deinit", "-f", "sub")
+    assert not any(sub.path.iterdir())
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    assert fingerprint(sub.path) == before
+    assert set(ws.git("config", "--get-regexp", "^submodule").splitlines()) == settings
+
+
+def test_submodule_without_work_stays_deinitialised(ws: Workspace) -> None:
+    origin = ws.outside / "origin"
+    run_git(ws.outside, "clone", "-q", ws.path, origin)
+    ws.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(origin), "sub")
+    ws.commit("submodule")
+    ws.append("a")
+    assert ws.save().exit_status == 0
+    ws.git("submodule", "--quiet", "deinit", "-f", "sub")
+    assert ws.recover().exit_status == 0
+    assert not any((ws.path / "sub").iterdir())

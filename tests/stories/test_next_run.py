@@ -1,0 +1,168 @@
+"""The next run gets the task: after a reboot, in a container that starts again, beside another task."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gitstate.workspace import lease
+from tests.states import dirty
+from tests.support.agents import wait_until
+from tests.support.oracle import fingerprint
+from tests.support.workspace import Workspace, run_gitstate
+
+NAMESPACES = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: unshare makes a pid namespace")
+
+
+@contextlib.contextmanager
+def running(ws: Workspace, *argv: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command in the workspace; whatever comes, it is gone afterwards."""
+    process = subprocess.Popen(argv, cwd=ws.path, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(60)
+
+
+def context(ws: Workspace) -> dict[str, object]:
+    found = ws.gitstate("show", "--json").json["context"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_loop_after_recovery_at_boot_hears_of_the_task(ws: Workspace, tmp_path: Path) -> None:
+    ws.gitstate("begin", "task_id=T-OLD", "agent=claude", "session_id=S1", "memory_refs=notes.md")
+    dirty(ws)
+    assert ws.gitstate("save", "--signal", "TERM").exit_status == 0
+    assert run_gitstate("recover", "--all", cwd=tmp_path).exit_status == 0
+    before = fingerprint(ws.path)
+    for _ in range(2):
+        (item,) = ws.recover().json["workspaces"]
+        assert (item["verdict"], item["exit_status"]) == ("recovered", 0)
+        found = item["context"]
+        assert (found["task_id"], found["session_id"], found["memory_refs"]) == ("T-OLD", "S1", ["notes.md"])
+        assert "T-OLD" in item["briefing"]
+    assert before.diff(fingerprint(ws.path)) == []
+    ws.gitstate("begin", "task_id=T-NEW")
+    (item,) = ws.recover().json["workspaces"]
+    assert item["verdict"] == "context_only" and item["context"]["task_id"] == "T-NEW"
+
+
+def test_finished_task_is_not_reported_again(ws: Workspace) -> None:
+    dirty(ws)
+    assert ws.gitstate("save", "--signal", "TERM").exit_status == 0
+    assert ws.recover().exit_status == 0
+    assert ws.gitstate("finish").exit_status == 0
+    assert ws.recover().json["workspaces"][0]["verdict"] == "nothing"
+
+
+def test_run_of_another_task_is_refused_while_one_waits(ws: Workspace) -> None:
+    ws.gitstate("begin", "task_id=A")
+    dirty(ws)
+    assert ws.gitstate("save", "--signal", "TERM").exit_status == 0
+    before = fingerprint(ws.path)
+    refused = run_gitstate("run", "--task-id", "B", "--", "touch", "started", cwd=ws.path)
+    assert refused.exit_status == 4
+    assert "task A is not finished" in refused.stderr and "--task-id A" in refused.stderr
+    assert before.diff(fingerprint(ws.path)) == []
+    assert not (ws.path / "started").exists()
+    went_on = run_gitstate("run", "--task-id", "A", "--", "touch", "started", cwd=ws.path)
+    assert went_on.exit_status == 0, went_on
+    assert (ws.path / "started").exists()
+    assert run_gitstate("run", "--task-id", "B", "--", "true", cwd=ws.path).exit_status == 0
+
+
+@NAMESPACES
+@pytest.mark.parametrize("wiped", [False, True])
+def test_container_that_starts_again_continues_the_task(wiped: bool, ws: Workspace) -> None:
+    """Same host, same boot, pid 1 again: the pids agree, and yet the run has ended."""
+    script = "echo work >>a.txt; echo new >new.txt; sleep 600"
+    container = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]
+    python = [sys.executable, "-m", "gitstate"]
+    run = [*python, "run", "--interval", "0.3", "--task-id", "T-42", "--progress-stage", "coding", "--", "sh", "-c"]
+    with running(ws, *container, *run, script) as first:
+        wait_until(lambda: "new.txt" in checkpoint_paths(ws), "a checkpoint of the work")
+        assert lease.presence_in(os.fsencode(ws.git_dir)).state == "live"
+        assert ws.recover().exit_status == 75
+        first.kill()
+    wait_until(lambda: lease.presence_in(os.fsencode(ws.git_dir)).state == "gone", "the lease is free")
+    if wiped:
+        ws.git("reset", "-q", "--hard")
+        ws.git("clean", "-fdxq")
+    second = subprocess.run([*container, *run[:4], "--", "true"], cwd=ws.path, capture_output=True, encoding="utf-8")
+    assert second.returncode == 0, second
+    found = context(ws)
+    assert (found["task_id"], found["progress_stage"]) == ("T-42", "coding")
+    assert ws.read("new.txt") == b"new\n" and ws.read("a.txt").endswith(b"work\n")
+
+
+def checkpoint_paths(ws: Workspace) -> str:
+    refs = ws.refs("refs/gitstate/checkpoints")
+    return "".join(ws.out("ls-tree", "-r", "--name-only", f"{archive}^1") for archive in refs.values())
+
+
+@NAMESPACES
+def test_live_agent_in_another_container_is_left_alone(ws: Workspace, tmp_path: Path) -> None:
+    container = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]
+    argv = [*container, sys.executable, "-m", "gitstate", "run", "--task-id", "T-1", "--", "sleep", "600"]
+    with running(ws, *argv) as live:
+        wait_until(lambda: lease.presence_in(os.fsencode(ws.git_dir)).live, "the run has begun")
+        time.sleep(0.3)
+        before = (ws.git_dir / "gitstate" / "context.json").read_bytes()
+        assert ws.recover().exit_status == 75
+        assert run_gitstate("run", "--task-id", "T-9", "--", "true", cwd=ws.path).exit_status == 75
+        assert ws.gitstate("begin", "task_id=T-9").exit_status == 75
+        assert ws.gitstate("finish").exit_status == 75
+        stopped = ws.gitstate("stop")
+        assert stopped.exit_status == 75 and "not in this container" in stopped.stderr, stopped
+        (item,) = run_gitstate("recover", "--all", "--json", cwd=tmp_path).json["workspaces"]
+        assert item["verdict"] == "live"
+        assert (ws.git_dir / "gitstate" / "context.json").read_bytes() == before
+        assert live.poll() is None
+
+
+def test_copy_of_a_live_workspace_is_a_workspace_of_its_own(ws: Workspace, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "gitstate", "run", "--task-id", "T-1", "--", "sleep", "600"]
+    with running(ws, *argv) as live:
+        wait_until(lambda: lease.presence_in(os.fsencode(ws.git_dir)).live, "the run has begun")
+        wait_until((ws.git_dir / "gitstate" / "workspace-id").exists, "the first checkpoint")
+        subprocess.run(["cp", "-a", str(ws.path), str(tmp_path / "copy")], check=True)
+        copy = Workspace(tmp_path / "copy", ws.outside)
+        copy.append("a.txt")
+        assert copy.recover().exit_status == 0
+        assert copy.save("--task-id", "T-2").exit_status == 0
+        ids = [(one.git_dir / "gitstate" / "workspace-id").read_text().split("\n")[0] for one in (ws, copy)]
+        assert ids[0] != ids[1]
+        live.terminate()
+        live.wait(60)
+
+
+@pytest.mark.parametrize("change", ["moved", "renamed host"])
+def test_workspace_keeps_its_id(change: str, ws: Workspace, tmp_path: Path) -> None:
+    dirty(ws)
+    assert ws.save().exit_status == 0
+    before = sorted(ws.refs("refs/gitstate/pending"))
+    if change == "moved":
+        ws.path = ws.path.rename(tmp_path / "moved")
+        run = ws.recover()
+    else:
+        if os.geteuid() != 0:
+            pytest.skip("needs root: unshare changes the host name")
+        script = 'hostname another; exec "$@"'
+        argv = ["unshare", "--uts", "sh", "-c", script, "sh", sys.executable, "-m", "gitstate", "recover", "--json"]
+        done = subprocess.run(argv, cwd=ws.path, capture_output=True, encoding="utf-8")
+        assert json.loads(done.stdout)["exit_status"] == 0, done
+        run = ws.recover()
+    assert run.exit_status == 0, run
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    assert sorted(ws.refs("refs/gitstate/pending")) == before
