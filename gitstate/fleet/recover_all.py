@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from ..errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, GitstateError, TryAgain
 from ..format import names
+from ..format.archive import read_stack
+from ..format.fetched import fetched_in_files
 from ..git import refs
 from ..git.oid import Oid
 from ..git.repository import open_repository
 from ..objects.reader import ObjectReader
-from ..recover.facts import read_stack
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult
 from ..system import forkpool
@@ -57,7 +58,12 @@ def recover_all(
     """
     looks = peek_all(paths)
     orphans = _orphans(looks)
-    due = [number for number, seen in enumerate(looks) if seen.due or _may_take(seen, orphans)]
+    offered = _offered_by_remotes(looks)
+    due = [
+        number
+        for number, seen in enumerate(looks)
+        if seen.due or _may_take(seen, orphans) or (seen.common_dir in offered and _has_nothing(seen))
+    ]
     results: dict[int, RecoverResult] = {
         number: _without_opening(seen, orphans) for number, seen in enumerate(looks) if number not in set(due)
     }
@@ -197,9 +203,20 @@ def _read_orphans(workspace: bytes, lone: dict[str, Oid]) -> list[Orphan]:
     return found
 
 
+def _offered_by_remotes(looks: Sequence[WorkspacePeek]) -> set[bytes]:
+    """The common directories of the repositories in which a save is pending that was fetched."""
+    common = {seen.common_dir for seen in looks if seen.problem is None and seen.common_dir}
+    return {directory for directory in common if fetched_in_files(directory).pending}
+
+
+def _has_nothing(seen: WorkspacePeek) -> bool:
+    """Whether nothing of a workspace's own is pending, and nobody works there."""
+    return seen.problem is None and not seen.lives and seen.marker is None
+
+
 def _may_take(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) -> bool:
     """Whether a save without a workspace may belong to this one: the host was renamed, or the directory was moved."""
-    if seen.problem is not None or seen.lives or seen.marker is not None:
+    if not _has_nothing(seen):
         return False
     return any(orphan.head_ref == seen.branch for orphan in orphans.get(seen.common_dir, ()))
 

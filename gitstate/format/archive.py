@@ -18,8 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def read_save(archive: Oid, reader: ObjectReader) -> Save:
-    """The save that an archive commit holds. Raises CorruptSave, UnsupportedSave."""
+#: As `MAX_MANIFEST`, for a save that was fetched: parsed, a manifest takes up to eighteen times its size in memory.
+MAX_FETCHED_MANIFEST = 16 << 20
+#: The tree of an archive has a dozen entries.
+_MAX_TREE = 1 << 20
+
+
+def read_save(archive: Oid, reader: ObjectReader, most: int = MAX_MANIFEST) -> Save:
+    """The save that an archive commit holds. Raises CorruptSave, also for a manifest of more than `most` bytes, and
+    UnsupportedSave.
+    """
     try:
         commit = reader.commit(archive, MAX_CONTEXT)
         if commit is None:
@@ -30,7 +38,7 @@ def read_save(archive: Oid, reader: ObjectReader) -> Save:
         wip = reader.commit(parents[0], MAX_CONTEXT)
         if wip is None:
             raise CorruptSave(f"the WIP commit {parents[0]} is missing")
-        content = reader.contents([tree])[0]
+        content = reader.contents([tree], _MAX_TREE)[0]
         if content is None or content[0] != "tree":
             raise CorruptSave(f"the archive's tree {tree} is missing")
         entries = Tree(content[1], len(tree) // 2).leaves()
@@ -40,7 +48,7 @@ def read_save(archive: Oid, reader: ObjectReader) -> Save:
             found = None if leaf is None else reader.contents([leaf.oid], limit)[0]
             return None if found is None else found[1]
 
-        manifest = manifest_from_json(loads(load(b"manifest.json", MAX_MANIFEST), MAX_MANIFEST, "the manifest"))
+        manifest = manifest_from_json(loads(load(b"manifest.json", most), most, "the manifest"))
         try:
             context = context_from_json(loads(load(b"context.json", MAX_CONTEXT), MAX_CONTEXT, "the context"))
         except (GitError, ValueError):
@@ -49,6 +57,28 @@ def read_save(archive: Oid, reader: ObjectReader) -> Save:
         return Save(archive, parents[0], commit_head(wip).tree, plain, context, manifest)
     except (GitError, ValueError, IndexError) as error:
         raise CorruptSave(f"the save {archive[:12]} can't be read: {text_to_json(str(error))[:200]}") from None
+
+
+_STACK_LIMIT = 10_000
+
+
+def read_stack(archive: Oid, reader: ObjectReader, most: int | None = None) -> tuple[Save, ...]:
+    """A save and those it stands on, newest first. Raises CorruptSave or UnsupportedSave.
+
+    With `most` the manifests of all of them may have so many bytes together.
+    """
+    stack: list[Save] = []
+    following: Oid | None = archive
+    left = MAX_MANIFEST if most is None else most
+    while following is not None:
+        save = read_save(following, reader, left)
+        if most is not None:
+            left -= sum(info[1] for info in reader.kinds([save.files[b"manifest.json"][1]]) if info)
+        stack.append(save)
+        following = save.manifest.below
+        if len(stack) > _STACK_LIMIT or any(item.archive == following for item in stack):
+            raise CorruptSave(f"the stack of saves below {archive[:12]} has no end")
+    return tuple(stack)
 
 
 def tree_of_base(reader: ObjectReader, commit: Oid | None) -> Oid | None:

@@ -33,6 +33,8 @@ SAVES = OWN + "saves/"
 PENDING = OWN + "pending/"
 CHECKPOINTS = OWN + "checkpoints/"
 DISMISSED = OWN + "dismissed/"
+#: What was fetched: `refs/gitstate/fetched/<remote>/`, and then what stands behind `refs/gitstate/` on that remote.
+FETCHED = OWN + "fetched/"
 _ONE_FOR_EACH: tuple[tuple[str, RefKind], ...] = ((PENDING, "pending"), (CHECKPOINTS, "checkpoint"))
 
 #: How the subjects of our commits begin.
@@ -138,6 +140,19 @@ def dismissed_ref(workspace_id: str, save_id: str) -> str:
 def own_marker(repository: Repository) -> str:
     """The marker of this workspace."""
     return marker_ref(workspace_id(repository))
+
+
+def remote_name(remote: str) -> str:
+    """How a remote is named in refs: by its own name; by a hash where that may not be part of a ref, as a URL's."""
+    if is_save_id(remote) and len(remote) <= 64 and not remote.lower().endswith((".lock", ".")):
+        return remote
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in remote).strip("-")
+    return f"{plain[-40:].strip('-') or 'remote'}-{digest('sha256', os.fsencode(remote)).hexdigest()[:12]}"
+
+
+def fetched_prefix(remote: str) -> str:
+    """Below it stands what was fetched from a remote: a name that git knows, or a URL."""
+    return f"{FETCHED}{remote_name(remote)}/"
 
 
 class SaveName(Record):

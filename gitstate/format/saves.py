@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import CorruptSave, GitstateError, NeedsPerson, UnsupportedSave
+from ..errors import GitstateError
 from ..git import refs
 from ..git.oid import Oid
 from ..git.repository import Repository
@@ -14,7 +14,6 @@ from .names import (
     PENDING,
     SAVES,
     checkpoint_ref,
-    is_save_id,
     own_marker,
     parse_ref,
     save_ref,
@@ -32,6 +31,8 @@ class HeldSave(Record):
     workspace_id: str
     save_id: str
     archive: Oid
+    remote: str | None = None
+    """The remote that it was fetched from, as it is named in refs; None for a save of this repository."""
 
 
 def pending_archive(repository: Repository) -> Oid | None:
@@ -83,20 +84,6 @@ def held_saves(git: Git, workspace: str | None = None) -> list[HeldSave]:
     prefix = SAVES if workspace is None else save_ref(workspace, "")
     found = ((ref, parse_ref(ref), oid) for ref, oid in refs.list_refs(git, prefix).items())
     return [HeldSave(ref, name.workspace_id, name.save_id, oid) for ref, name, oid in found if name and name.save_id]
-
-
-def find_save(repository: Repository, save_id: str) -> HeldSave:
-    """A save, or a workspace's latest checkpoint, by its id, of whichever workspace it is. Raises NeedsPerson."""
-    if is_save_id(save_id):
-        for held in held_saves(repository.git):
-            if held.save_id == save_id:
-                return held
-        with ObjectReader(repository.git) as reader:
-            for workspace, archive in checkpoint_archives(repository.git).items():
-                with suppress(CorruptSave, UnsupportedSave):
-                    if read_save(archive, reader).manifest.save_id == save_id:
-                        return HeldSave(checkpoint_ref(workspace), workspace, save_id, archive)
-    raise NeedsPerson(f"there is no save {save_id!r} in this repository", hint="gitstate log --all")
 
 
 def _by_workspace(git: Git, prefix: str) -> dict[str, Oid]:

@@ -27,14 +27,15 @@ class Conversions:
         self._repository = repository
         self._env = env
 
-    def converting_attributes(self, paths: list[bytes]) -> dict[bytes, dict[bytes, bytes]]:
+    def converting_attributes(self, paths: list[bytes], *, cached: bool = False) -> dict[bytes, dict[bytes, bytes]]:
         """The converting attributes of each path, name to value; a path that nothing converts is missing.
+
+        With `cached` they come from the index alone, not from the worktree.
 
         Where `core.autocrlf` converts, a path without attributes maps to an empty dict, unless `-text` is set on it.
         """
-        out = self._repository.git.run(
-            "check-attr", "-z", "--stdin", *_CONVERTING, input=b"".join(p + b"\0" for p in paths), env=self._env
-        )
+        command = ("check-attr", "-z", "--stdin", *(("--cached",) if cached else ()), *_CONVERTING)
+        out = self._repository.git.run(*command, input=b"".join(p + b"\0" for p in paths), env=self._env)
         found: dict[bytes, dict[bytes, bytes]] = {}
         off: set[bytes] = set()
         for path, name, value in _threes(out.split(b"\0")):

@@ -1,4 +1,4 @@
-"""What stands in a git directory besides objects, refs and the index: unfinished operations, and lock files."""
+"""What stands in a git directory besides objects, refs and the index: unfinished operations, lock files, hooks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from .repository import Repository
 
 #: Which file or directory shows that an operation is unfinished: (operation, path below the git directory).
 _OPERATIONS = (
@@ -126,3 +128,23 @@ def _below(top: bytes) -> Iterator[bytes]:
         yield from (os.path.join(directory, name) for name in names if name.endswith(b".lock"))
         if seen > _MOST_REFS:
             return
+
+
+class HooksPath(Record):
+    """Where git looks for hooks."""
+
+    directory: bytes
+    scope: str | None
+    """The scope of `core.hooksPath` (`man git-config`); None where it is not set."""
+
+
+def hooks_path(repository: Repository) -> HooksPath:
+    """Where git looks for the hooks of this worktree."""
+    argv = ("config", "--show-scope", "-z", "--type=path", "--get-all", "core.hooksPath")
+    values = repository.git.run(*argv, ok_codes=(0, 1)).split(b"\0")[:-1]
+    # gitstate itself sets core.hooksPath on the command line of each git, so that no hook runs.
+    found = [(scope, path) for scope, path in zip(values[::2], values[1::2], strict=True) if scope != b"command"]
+    if not found:
+        return HooksPath(os.path.join(repository.common_dir, b"hooks"), None)
+    scope, path = found[-1]
+    return HooksPath(os.path.normpath(os.path.join(repository.toplevel, path)), scope.decode("ascii", "replace"))

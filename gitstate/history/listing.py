@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CorruptSave, GitstateError
+from ..format.archive import MAX_FETCHED_MANIFEST
+from ..format.bounds import read_fetched_stack
 from ..format.context import MAX_CONTEXT, Context, context_from_json
+from ..format.fetched import fetched_saves
+from ..format.find import find_save
 from ..format.manifest import MAX_MANIFEST, Manifest, manifest_from_json
 from ..format.names import age_key, workspace_id
-from ..format.saves import checkpoint_archives, find_save, held_saves, pending_archives
+from ..format.saves import checkpoint_archives, held_saves, pending_archives
 from ..git.command import environment
 from ..git.repository import Repository
+from ..objects.reader import ObjectReader
 from ..system.jsonio import loads
 
 if TYPE_CHECKING:
@@ -30,6 +35,14 @@ class Entry:
     context: Context = Context()
     manifest: Manifest | None = None
     problem: str | None = None
+    remote: str | None = None
+    """The remote that it was fetched from; None for a save of this repository."""
+    size: int = 0
+    """Bytes of its manifest."""
+
+
+#: No more saves that were fetched are listed: whoever can push can make any number. Their manifests have one limit.
+_MOST_FETCHED = 10_000
 
 
 def list_saves(repository: Repository, *, everything: bool) -> list[Entry]:
@@ -45,6 +58,15 @@ def list_saves(repository: Repository, *, everything: bool) -> list[Entry]:
         for workspace, archive, name in held
         if everything or workspace == own
     ]
+    if everything:
+        fetched = fetched_saves(git)
+        waiting = {(item.remote, item.archive) for item in fetched.pending}
+        left = MAX_FETCHED_MANIFEST
+        for item in fetched.saves[:_MOST_FETCHED]:
+            name, is_waiting = item.save_id or "", (item.remote, item.archive) in waiting
+            entry = _entry(repo, item.workspace_id, item.archive, is_waiting, name, item.remote, left)
+            left -= entry.size
+            entries.append(entry)
     repo.close()
     return sorted(entries, key=lambda entry: age_key(entry.save_id), reverse=True)
 
@@ -56,7 +78,11 @@ def diff(repository: Repository, save_id: str) -> str:
     """
     repo = _open(repository)
     try:
-        commit = repo.commit(find_save(repository, save_id).archive)
+        held = find_save(repository, save_id)
+        commit = repo.commit(held.archive)
+        if held.remote is not None:
+            with ObjectReader(repository.git) as reader:
+                read_fetched_stack(held.archive, reader)
         base = manifest_from_json(_load(commit, "manifest.json", MAX_MANIFEST)).head
         empty = str(repo.git.hash_object("-t", "tree", "--stdin", istream=open(os.devnull, "rb")))  # noqa: SIM115
         text: Any = repo.git.diff(
@@ -85,14 +111,25 @@ def _open(repository: Repository) -> git.Repo:
     return git.Repo(os.fsdecode(repository.toplevel))
 
 
-def _entry(repo: git.Repo, workspace: str, oid: str, waiting: bool, name: str) -> Entry:
+def _entry(
+    repo: git.Repo,
+    workspace: str,
+    oid: str,
+    waiting: bool,
+    name: str,
+    remote: str | None = None,
+    most: int = MAX_MANIFEST,
+) -> Entry:
     try:
         commit = repo.commit(oid)
-        manifest = manifest_from_json(_load(commit, "manifest.json", MAX_MANIFEST))
+        manifest = manifest_from_json(_load(commit, "manifest.json", most))
         context = context_from_json(_load(commit, "context.json", MAX_CONTEXT))
-        return Entry(manifest.save_id, workspace, oid, waiting, context, manifest)
+        # A save that was fetched may give itself any id.
+        save_id = manifest.save_id if remote is None else name
+        size = (commit.tree / "manifest.json").size
+        return Entry(save_id, workspace, oid, waiting, context, manifest, remote=remote, size=size)
     except (GitstateError, KeyError, ValueError, OSError, RecursionError) as error:
-        return Entry(name, workspace, oid, waiting, problem=str(error)[:200])
+        return Entry(name, workspace, oid, waiting, problem=str(error)[:200], remote=remote)
 
 
 def _load(commit: git.Commit, name: str, limit: int) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def refuse_commit(repository: Repository) -> Refusal | None:
 
 def _kind(commit: Oid, archive: Oid, reader: ObjectReader) -> str | None:
     """Whether a commit is the `WIP` or the `index` commit of a save in the stack that a marker names."""
-    from ..recover.facts import read_stack
+    from ..format.archive import read_stack
 
     try:
         stack = read_stack(archive, reader)
@@ -217,8 +217,8 @@ def follow(repository: Repository) -> None:
 
 
 def _clear_if_stale(repository: Repository, git: Git, reader: ObjectReader, marker: str, archive: Oid) -> None:
+    from ..format.archive import read_stack
     from ..git.index import kept_index
-    from ..recover.facts import read_stack
     from ..workspace.state_file import describe_save
 
     stack = read_stack(archive, reader)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from ..errors import EXIT_DONE, EXIT_PERSON, GitError, NeedsPerson
 from ..git.command import Git
+from ..git.gitdir import hooks_path
 from ..git.repository import Repository
 from ..system import files
 from .git_hooks import EVENTS
@@ -74,25 +75,6 @@ def manner(version: tuple[int, int]) -> str:
 
 
 # -- where git looks
-
-
-class HooksPath(NamedTuple):
-    """The directory where git looks for hooks, and the scope of `core.hooksPath` (None: it is not set)."""
-
-    directory: bytes
-    scope: str | None
-
-
-def hooks_path(repository: Repository) -> HooksPath:
-    """Where git looks for the hooks of this worktree."""
-    argv = ("config", "--show-scope", "-z", "--type=path", "--get-all", "core.hooksPath")
-    values = repository.git.run(*argv, ok_codes=(0, 1)).split(b"\0")[:-1]
-    # gitstate itself sets core.hooksPath on the command line of each git, so that no hook runs.
-    found = [(scope, path) for scope, path in zip(values[::2], values[1::2], strict=True) if scope != b"command"]
-    if not found:
-        return HooksPath(os.path.join(repository.common_dir, b"hooks"), None)
-    scope, path = found[-1]
-    return HooksPath(os.path.normpath(os.path.join(repository.toplevel, path)), scope.decode("ascii", "replace"))
 
 
 def _refusal(repository: Repository, directory: bytes) -> str | None:

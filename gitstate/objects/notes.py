@@ -115,7 +115,10 @@ class NotesRef(Record):
         self._edit(git, "prune", (), changes)
 
     def join(self, git: Git, theirs: Oid) -> None:
-        """Add those notes of another notes commit that are missing here; what both have stays. Raises as `change`."""
+        """Add those notes of another notes commit that are missing here; what both have stays. Raises as `change`.
+
+        Its history is joined even where no note is missing, so that a push of the ref is a fast-forward.
+        """
         from ..git.entries import list_tree
 
         found = {e.path.replace(b"/", b""): e for e in list_tree(git, theirs) if e.mode != GITLINK}
@@ -142,7 +145,7 @@ class NotesRef(Record):
                 trees = TreeReader(reader)
                 tree = _tree_of(tip, reader)
                 wanted = changes(tree, trees)
-                if not wanted:
+                if not wanted and not parents:
                     return None
                 writer = PackWriter(self.repository.objects, self.repository.object_format, self.owner)
                 writers.append(writer)

@@ -126,9 +126,9 @@ class ObjectReader:
         found = self.contents([oid], limit)[0]
         return found[1] if found is not None and found[0] == "commit" else None
 
-    def tree_of(self, commit: Oid) -> Oid:
-        """The tree of a commit. Raises MissingObject where there is no such commit, GitError."""
-        data = self.commit(commit)
+    def tree_of(self, commit: Oid, limit: int | None = None) -> Oid:
+        """The tree of a commit. Raises MissingObject where there is no such commit, or as `contents` does, GitError."""
+        data = self.commit(commit, limit)
         try:
             return commit_head(data or b"").tree
         except ValueError:

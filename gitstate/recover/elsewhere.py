@@ -6,10 +6,14 @@ import contextlib
 import os
 import shlex
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..errors import GitError, NeedsPerson, UsageError
+from ..format.archive import read_stack
+from ..format.bounds import read_fetched_stack
+from ..format.find import find_save
 from ..format.manifest import Save
-from ..format.saves import find_save, pending_archive
+from ..format.saves import pending_archive
 from ..git import refs
 from ..git.command import Git
 from ..git.entries import split_nul
@@ -19,7 +23,8 @@ from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..workspace.ownership import clear_journal, locked_workspace, write_journal
 from ..workspace.settings import require
-from .facts import orphans, read_stack
+from .facts import orphans
+from .fetched import is_trusted, refusal, risky_paths
 from .files import FileRecovery, save_for_safety, usual_umask
 from .paths import SavedPaths, Workspace, is_below, paths_with
 from .plan import Target, conclude_files, needs_safety_save
@@ -27,10 +32,21 @@ from .request import SETTINGS, Outcome, RecoverRequest, RecoverResult
 from .words import hints_for, located
 
 
-def newest_of(repository: Repository, save_id: str) -> Save:
-    """A save by its id, after all that it stands on was read. Raises NeedsPerson, CorruptSave, UnsupportedSave."""
+class FoundStack(NamedTuple):
+    """A save that was named, and those it stands on."""
+
+    stack: tuple[Save, ...]
+    """The newest first."""
+    remote: str | None
+    """The remote that it was fetched from; None for a save of this repository."""
+
+
+def stack_of(repository: Repository, save_id: str) -> FoundStack:
+    """A save by its id, and all that it stands on. Raises NeedsPerson, CorruptSave, UnsupportedSave."""
     with ObjectReader(repository.git) as reader:
-        return read_stack(find_save(repository, save_id).archive, reader)[0]
+        held = find_save(repository, save_id)
+        read = read_stack if held.remote is None else read_fetched_stack
+        return FoundStack(read(held.archive, reader), held.remote)
 
 
 def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
@@ -109,10 +125,15 @@ def restore_paths(
         locked_workspace(repository, Deadline(request.wait)) as git,
         ObjectReader(repository.git) as reader,
     ):
-        archive = find_save(repository, save_id).archive
+        found = stack_of(repository, save_id)
         workspace = Workspace.of(repository, git, reader)
-        saved = SavedPaths(workspace, read_stack(archive, reader), overwrite=request.overwrite)
-        return _restore(workspace, saved, _wanted(saved, paths), request)
+        saved = SavedPaths(workspace, found.stack, overwrite=request.overwrite)
+        targets = _wanted(saved, paths)
+        runs = () if found.remote is None else risky_paths(repository, [target.path for target in targets])
+        if runs and not is_trusted(repository, found.remote, request):
+            hint = f"gitstate restore {save_id} PATH…; to take all of it: gitstate restore {save_id} --trust"
+            return refusal(repository.toplevel, save_id, found.remote, runs, hint)
+        return _restore(workspace, saved, targets, request)._replace(runs=runs)
 
 
 def _wanted(saved: SavedPaths, paths: Sequence[bytes]) -> list[Target]:

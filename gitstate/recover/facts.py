@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 from ..errors import BadJson, CorruptSave, NeedsPerson, UnsupportedSave
 from ..format import names
-from ..format.archive import read_save
+from ..format.archive import read_save, read_stack
+from ..format.bounds import read_fetched_stack
 from ..format.context import MAX_CONTEXT, Context, context_from_json
+from ..format.find import find_save
 from ..format.manifest import Manifest, Reason, Save
 from ..format.names import parse_trailers, workspace_id
-from ..format.saves import find_save, held_saves, pending_archive, pending_archives
+from ..format.saves import held_saves, pending_archive, pending_archives
 from ..git import refs
 from ..git.gitdir import operation_under_way
 from ..git.oid import Oid
@@ -29,20 +31,28 @@ from ..workspace.lease import presence_in
 from ..workspace.live_context import owner_state, read_live_context, read_state_context
 from ..workspace.peek import worktree_ids
 from ..workspace.state_file import RECOVERED
+from .fetched import fetched_for, offer, trusted_of
 from .paths import SavedPaths, Workspace, may_be_cut_short
 from .plan import DiskState, Facts, can_compare, disk_state, lacks_checkpoint, resting_places
 from .request import Outcome
 
-_STACK_LIMIT = 10_000
 #: So many saves are looked at for files that a power cut left short.
 _COPIES = 5
 
 
-def gather(repository: Repository, reader: ObjectReader, save_id: str | None = None, *, strict: bool = False) -> Facts:
+def gather(
+    repository: Repository,
+    reader: ObjectReader,
+    save_id: str | None = None,
+    *,
+    strict: bool = False,
+    own_only: bool = False,
+) -> Facts:
     """The facts about one workspace.
 
     With `save_id` that save is looked at, pending or not. Raises NeedsPerson where it does not exist.
     `strict`: nobody named this workspace, so an owner is taken for gone only where that is proven.
+    `own_only`: saves that were fetched from a remote are not looked for.
     """
     operation = operation_under_way(repository.git_dir)
     here = Facts(read_head(repository.git_dir), head_of(repository.toplevel), operation, strict=strict)
@@ -51,14 +61,18 @@ def gather(repository: Repository, reader: ObjectReader, save_id: str | None = N
         made_up = _from_trailers(repository, reader, here)
         if made_up is not None:
             return _with_stack(here, repository, reader, (made_up,))
-        return _without_save(here, repository, reader)
-    here = replace(here, marker=pending.marker, detach=pending.detach)
+        without = _without_save(here, repository, reader)
+        has_own = own_only or without.context is not None or without.recovered is not None
+        return without if has_own else _with_fetched(without, repository, reader)
+    here = replace(here, marker=pending.marker, detach=pending.detach, remote=pending.remote)
     try:
-        return _with_stack(here, repository, reader, read_stack(pending.archive, reader))
+        read = read_stack if pending.remote is None else read_fetched_stack
+        stack = read(pending.archive, reader)
+        return _with_stack(here, repository, reader, stack)
     except UnsupportedSave as error:
         return replace(here, problem=error.message, unsupported=True, detach=False)
     except CorruptSave as error:
-        earlier = _newest_readable(repository, reader, pending)
+        earlier = None if pending.remote is not None else _newest_readable(repository, reader, pending)
         return replace(here, problem=error.message, earlier=earlier, detach=False)
 
 
@@ -73,6 +87,15 @@ def _without_save(here: Facts, repository: Repository, reader: ObjectReader) -> 
         recovered=_recovered_context(repository),
         owner=owner_state(repository.git_dir, context) if context else "unknown",
     )
+
+
+def _with_fetched(here: Facts, repository: Repository, reader: ObjectReader) -> Facts:
+    """The facts with the saves that were fetched for this branch: one of a trusted remote is the save to recover."""
+    fitting = fetched_for(here, repository, reader)
+    taken = trusted_of(fitting, repository)
+    if taken is None:
+        return replace(here, fetched=offer(fitting))
+    return _with_stack(replace(here, remote=taken.remote, detach=taken.detach), repository, reader, taken.stack)
 
 
 def compare_with_checkpoint(workspace: Workspace, facts: Facts) -> DiskState:
@@ -94,19 +117,6 @@ def _is_wiped(repository: Repository) -> bool:
     return not repository.git.run("status", "--porcelain", "-z", "-unormal", "--ignore-submodules=dirty")
 
 
-def read_stack(archive: Oid, reader: ObjectReader) -> tuple[Save, ...]:
-    """A save and those it stands on, newest first. Raises CorruptSave or UnsupportedSave."""
-    stack: list[Save] = []
-    following: Oid | None = archive
-    while following is not None:
-        save = read_save(following, reader)
-        stack.append(save)
-        following = save.manifest.below
-        if len(stack) > _STACK_LIMIT or any(item.archive == following for item in stack):
-            raise CorruptSave(f"the stack of saves below {archive[:12]} has no end")
-    return tuple(stack)
-
-
 def worktrees(repository: Repository) -> list[bytes]:
     """The directories of all worktrees of the repository, whether they exist or not; the main one first."""
     out = repository.git.run("worktree", "list", "--porcelain", "-z")
@@ -121,11 +131,16 @@ class _Pending(NamedTuple):
     """The ref under which it is pending; None where it is not."""
     detach: bool = False
     """HEAD has to be detached for it."""
+    remote: str | None = None
+    """The remote that it was fetched from; None for a save of this repository."""
 
 
 def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id: str | None) -> _Pending | None:
     if save_id is not None:
-        archive = find_save(repository, save_id).archive
+        held = find_save(repository, save_id)
+        archive = held.archive
+        if held.remote is not None:
+            return _Pending(archive, None, remote=held.remote)
         pending = pending_archives(repository.git).items()
         markers = [names.marker_ref(workspace) for workspace, oid in pending if oid == archive]
         return _Pending(archive, markers[0] if markers else None)

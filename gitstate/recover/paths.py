@@ -28,6 +28,8 @@ from .request import Outcome, RecoverResult
 
 #: The kernel stamps files with the time of its last tick: at most this long ago.
 _COARSE_CLOCK_NS = 10_000_000
+#: The result of git's filters is held in memory.
+_MOST_CONVERTED = 256 << 20
 
 
 class Workspace(NamedTuple):
@@ -165,10 +167,16 @@ class SavedPaths:
         return "write" if seen.oid in self._checkouts(target) or self.is_cut_short(target) else "keep"
 
     def _checkouts(self, target: Target) -> Iterator[Oid | None]:
-        """What git itself writes for each base through this repository's filters; None where they fail."""
+        """What git itself writes for each base through this repository's filters; None where they fail.
+
+        A base of more bytes than fit into memory easily is passed over: then the disk wins.
+        """
         repository = self._workspace.repository
         for leaf in target.bases:
             if leaf.mode in (SYMLINK, GITLINK):
+                continue
+            info = self._workspace.reader.kinds([leaf.oid])[0]
+            if info is None or info[1] > _MOST_CONVERTED:
                 continue
             try:
                 out = repository.git.run("cat-file", "--filters", b"--path=" + target.path, leaf.oid, timeout=60)

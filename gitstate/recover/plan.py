@@ -1,7 +1,6 @@
 """Facts → verdict, and for each path: facts → action. Pure: no git, no disk, no clock.
 
-The rules of recovery stand here and nowhere else: `decide` for a workspace, `step` and `wanted_permissions` for one
-path of it, `disk_state` for the latest checkpoint, `conclude` for what is told in the end.
+`decide` is for a workspace, `step` and `wanted_permissions` for one path, `disk_state` for the latest checkpoint.
 """
 
 from __future__ import annotations
@@ -53,6 +52,10 @@ class Facts:
     """HEAD has to be detached: a clone has put it on a branch at the commit on which it was detached."""
     operation_differs: bool = False
     """The operation in progress on disk is not the one that was saved."""
+    remote: str | None = None
+    """The remote that the save was fetched from; None for a save of this repository."""
+    fetched: tuple[str, str] | None = None
+    """A sentence on untrusted saves that were fetched, and the command that takes one; None without any."""
     elsewhere: str | None = None
     """A sentence about pending saves whose workspace is missing; None where there are none."""
     checkpoint: Save | None = None
@@ -105,7 +108,7 @@ def decide(facts: Facts) -> Verdict:
     if facts.head_ref != newest.manifest.head_ref and not facts.detach:
         return _on_another_branch(facts, newest.manifest)
     if facts.head not in resting_places(facts.saves):
-        return _buried(facts) if facts.contains_wip else _diverged(newest.manifest)
+        return _buried(facts) if facts.contains_wip else _diverged(newest.manifest.save_id)
     if facts.operation is not None and (facts.operation_differs or newest.manifest.operation is None):
         return Verdict(
             "diverged",
@@ -121,6 +124,8 @@ def _without_save(facts: Facts) -> Verdict:
         return _last_run(facts, facts.context)
     if facts.recovered is not None and not facts.strict:
         return Verdict("recovered", "the work of the last run was recovered earlier; no task has begun since")
+    if facts.fetched:
+        return Verdict("elsewhere", facts.fetched[0], EXIT_PERSON, facts.fetched[1])
     if facts.elsewhere and not facts.strict:
         return Verdict("elsewhere", facts.elsewhere, EXIT_PERSON, "gitstate recover --into PATH --save ID")
     held = facts.checkpoint.manifest.save_id if facts.checkpoint else None
@@ -172,8 +177,7 @@ def _buried(facts: Facts) -> Verdict:
     return Verdict("buried", message, hint=f"{onto} && {back} (makes its changes uncommitted again)")
 
 
-def _diverged(manifest: Manifest) -> Verdict:
-    save_id = manifest.save_id
+def _diverged(save_id: str) -> Verdict:
     return Verdict(
         "diverged",
         f"the branch was moved to another commit after the save {save_id}; nothing was touched",
@@ -184,8 +188,9 @@ def _diverged(manifest: Manifest) -> Verdict:
 
 def _unreadable(facts: Facts, problem: str) -> Verdict:
     if facts.unsupported:
-        hint = "pip install --upgrade gitstate-recovery (needs a newer gitstate)"
-        return Verdict("unsupported", problem, EXIT_PERSON, hint)
+        return Verdict(
+            "unsupported", problem, EXIT_PERSON, "pip install --upgrade gitstate-recovery (a newer gitstate)"
+        )
     hint = f"gitstate restore {facts.earlier} PATH… (the save before it)" if facts.earlier else "gitstate log"
     if facts.marker:
         hint += f"; to discard the unreadable save: git update-ref -d {facts.marker}"
@@ -198,9 +203,7 @@ def resting_places(saves: Collection[Save]) -> set[Oid | None]:
     for save in saves:
         places.add(save.manifest.head)
         if save.manifest.moves_branch:
-            places.add(save.wip)
-            if save.manifest.index_commit is not None:
-                places.add(save.manifest.index_commit)
+            places |= {save.wip, save.manifest.index_commit or save.wip}
     return places
 
 
@@ -373,22 +376,16 @@ def conclude(
         message, hint = "some paths could not be restored; the save is still pending", "gitstate recover"
     if status == EXIT_DONE and (any(item.lost for item in outcome.failed) or outcome.nested_trouble):
         status = EXIT_PERSON
+    said = (workspace, final, message, hint, status)
     result = RecoverResult(
-        workspace,
-        final,
-        message,
-        hint,
-        status,
+        *said,
         restored=tuple(outcome.restored),
         deleted=tuple(outcome.deleted),
         kept=tuple(dict.fromkeys(outcome.kept)),
-        left_out=tuple(outcome.failed),
+        left_out=(*(newest.manifest.left_out if newest else ()), *outcome.failed),
         safety_save=outcome.safety,
     )
-    if newest is None:
-        return result
-    left_out = (*newest.manifest.left_out, *outcome.failed)
-    return result._replace(save_id=newest.manifest.save_id, left_out=left_out, context=newest.context)
+    return result._replace(save_id=newest.manifest.save_id, context=newest.context) if newest else result
 
 
 def conclude_files(workspace: bytes, newest: Save, outcome: Outcome) -> RecoverResult:

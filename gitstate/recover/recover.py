@@ -26,6 +26,7 @@ A path that could not be restored for a reason that can be mended keeps the mark
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
@@ -34,6 +35,7 @@ from ..agents.sessions import resume_command
 from ..errors import GitstateError, NeedsPerson
 from ..format.archive import tree_of_base
 from ..format.context import Context
+from ..format.fetched import fetched_markers, mark_recovered
 from ..format.manifest import LeftOut, Reason
 from ..format.names import branch_name, dismissed_ref, is_save_id, own_marker, workspace_id
 from ..format.saves import pending_archive
@@ -50,8 +52,9 @@ from ..workspace.live_context import read_live_context, with_measured_fields
 from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
-from .elsewhere import add_worktree, newest_of, only_orphan, refuse_used_place
+from .elsewhere import add_worktree, only_orphan, refuse_used_place, stack_of
 from .facts import compare_with_checkpoint, gather, whole_copies
+from .fetched import dismiss_fetched, is_trusted, refusal, runs_by_itself
 from .files import FileRecovery, MissingFiles, restore_cut_short, save_for_safety, usual_umask
 from .index import IndexRecovery, restore_operation, restore_sparse
 from .paths import (
@@ -94,7 +97,7 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
     wait_for_last_save(repository, Deadline(request.wait))
     with locked_workspace(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
         workspace = Workspace.of(repository, git, reader)
-        facts = gather(repository, reader, request.save_id, strict=request.strict)
+        facts = gather(repository, reader, request.save_id, strict=request.strict, own_only=request.waiting_only)
         if request.waiting_only:
             facts = replace(facts, context=None, recovered=None)
         facts = replace(facts, disk=compare_with_checkpoint(workspace, facts))
@@ -102,11 +105,26 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         facts = with_checkpoint(facts, verdict)
         clears = verdict.clears_locks and not request.dry_run
         cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
-        result = _Recovery(workspace, facts, verdict, request).run()
+        result = _recover_fetched(workspace, facts, verdict, request)
     if repository.stranger is not None:
         message = f"this repository belongs to user {repository.stranger}; none of its filters was run"
         result = result._replace(message="; ".join(part for part in (result.message, message) if part))
     return result._replace(cleared=cleared)
+
+
+def _recover_fetched(workspace: Workspace, facts: Facts, verdict: Verdict, request: RecoverRequest) -> RecoverResult:
+    """Carry out the verdict, for a save that was fetched after a look at what in it could run by itself."""
+    recovery = _Recovery(workspace, facts, verdict, request)
+    if facts.remote is None or not facts.saves or not verdict.acts:
+        return recovery.run()
+    repository, save_id = workspace.repository, facts.saves[0].manifest.save_id
+    runs = runs_by_itself(repository, workspace.reader, facts.saves)
+    if runs and not is_trusted(repository, facts.remote, request):
+        hint = f"gitstate recover --save {save_id} --trust"
+        return refusal(repository.toplevel, save_id, facts.remote, runs, hint)
+    result = recovery.run()
+    message = f"the save was fetched from {facts.remote}"
+    return result._replace(message="; ".join(part for part in (result.message, message) if part), runs=runs)
 
 
 def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -> RecoverResult:
@@ -118,8 +136,15 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
     with hints_for(repository.toplevel):
         refuse_used_place(path)
         require(repository, *SETTINGS)
-        newest = newest_of(repository, request.save_id or only_orphan(repository))
+        found = stack_of(repository, request.save_id or only_orphan(repository))
+        newest = found.stack[0]
         save_id = newest.manifest.save_id
+        if not is_trusted(repository, found.remote, request):
+            with ObjectReader(repository.git) as reader:
+                runs = runs_by_itself(repository, reader, found.stack)
+            if runs:
+                hint = f"gitstate recover --into {shlex.quote(os.fsdecode(path))} --save {save_id} --trust"
+                return refusal(path, save_id, found.remote, runs, hint)
         if request.dry_run:
             return RecoverResult(path, "elsewhere", "a worktree would be added here", save_id=save_id)
         add_worktree(repository, path, newest)
@@ -139,6 +164,8 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
         locked_workspace(repository, Deadline(request.wait)) as git,
         ObjectReader(repository.git) as reader,
     ):
+        if request.save_id is not None:
+            return dismiss_fetched(repository, git, request.save_id, request)
         archive = pending_archive(repository)
         if archive is None:
             return RecoverResult(repository.toplevel, "nothing", "no pending save")
@@ -234,6 +261,8 @@ class _Recovery:
     def _journal(self) -> None:
         head = self.facts.saves[0].manifest.head_ref
         names = [name for name in (self.facts.marker, head) if name]
+        if self.facts.remote is not None:
+            names += fetched_markers(self.repository, self.facts.saves[0].archive)
         write_journal(self.repository, ref_locks(self.repository, names))
 
     def _move_branch(self) -> None:
@@ -336,6 +365,8 @@ class _Recovery:
         described["left_out"] = [item.to_json() for item in left_out][:1000]
         reason = manifest.reason.to_json()
         result = self._write_state(self._result(final), context, told, reason=reason, save=described)
+        if self.facts.remote is not None and marker_goes(outcome):
+            mark_recovered(self.repository, self.workspace.git, newest.archive)
         marker = self.facts.marker
         if marker is not None and marker_goes(outcome):
             seen = refs.read_refs(self.repository, [marker]).get(marker)

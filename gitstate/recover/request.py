@@ -26,7 +26,7 @@ DecidedVerdict = Literal[
 ResultVerdict = DecidedVerdict | Literal["dismissed", "busy", "failed", "damaged", "foreign", "unreachable", "missing"]
 
 #: The settings that a recovery, and its safety save, read.
-SETTINGS = ("stateFile", "includeIgnored")
+SETTINGS = ("stateFile", "includeIgnored", "trust")
 
 #: With these the context of the last run is known again, and a loop can continue its task.
 SUCCESSES: frozenset[ResultVerdict] = frozenset({"restore", "changed", "context_only", "buried", "recovered"})
@@ -51,6 +51,8 @@ class RecoverRequest(NamedTuple):
     """Nobody named this very workspace: a run counts as ended only where that is proven."""
     waiting_only: bool = False
     """Only a pending save: the run itself goes on, or has reached its end."""
+    trust: bool = False
+    """A save that was fetched is taken even if something of it could run by itself."""
 
 
 class RecoverResult(NamedTuple):
@@ -90,6 +92,8 @@ class RecoverResult(NamedTuple):
     """Lock files whose owner is provably gone, and that were removed."""
     dry_run: bool = False
     """Nothing was changed: this is what would be done."""
+    runs: tuple[str, ...] = ()
+    """What of a save that was fetched could run by itself; empty for any other."""
     files_only: bool = False
     """Files were restored from a save; branch, index and marker were not touched."""
 

@@ -20,6 +20,7 @@ from .request import RecoverResult
 
 #: A list in a briefing names no more than this.
 _NAMED = 12
+_RUNS_NAMED = 50
 
 
 # -- for a program and a person
@@ -39,6 +40,7 @@ def recover_json(result: RecoverResult) -> dict[str, Any]:
         "deleted": [path_to_json(path) for path in result.deleted],
         "kept": [path_to_json(path) for path in result.kept],
         "left_out": left_out_json(result.left_out),
+        "runs_by_itself": [text_to_json(item) for item in result.runs],
         "safety_save": result.safety_save,
         "state_file": None if result.state_file is None else escape(result.state_file),
         "resume": result.resume and escape(result.resume),
@@ -55,6 +57,8 @@ def recover_lines(result: RecoverResult) -> list[str]:
     lines = [f"{escape(result.workspace)}: {_summary(result)}{save}"]
     if result.message:
         lines.append(f"  {result.message}")
+    lines += [f"  could run by itself: {escape(item)}" for item in result.runs[:_RUNS_NAMED]]
+    lines += [f"  … and {len(result.runs) - _RUNS_NAMED} more"] if len(result.runs) > _RUNS_NAMED else []
     lines += listed_lines("restored:", result.restored) + listed_lines("deleted:", result.deleted)
     lines += listed_lines("kept:", result.kept)
     lines += skipped_lines(result.left_out)

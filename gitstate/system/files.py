@@ -284,11 +284,43 @@ def lock(path: bytes, deadline: Deadline, what: str) -> int:
                 return fd
             except (BlockingIOError, InterruptedError):
                 if deadline.passed():
-                    raise TryAgain(
-                        f"another gitstate is at work on {what}; nothing was changed", hint="try again in a moment"
-                    ) from None
+                    message = f"another gitstate is at work on {what}{_holder(path)}; nothing was changed"
+                    raise TryAgain(message, hint="try again in a moment") from None
                 time.sleep(min(pause, deadline.left()))
                 pause = min(pause * 2, 0.05)
     except BaseException:
         os.close(fd)
         raise
+
+
+def _holder(path: bytes) -> str:
+    """Who holds the lock on a file, for a message: its pid and its command; empty where the system does not tell."""
+    with suppress(OSError, ValueError):
+        info = os.stat(path)
+        wanted = b"%02x:%02x:%d" % (os.major(info.st_dev), os.minor(info.st_dev), info.st_ino)
+        with open("/proc/locks", "rb") as file:
+            held = [line.split() for line in file]
+        # `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF` (`man 5 proc`); PID 0 is in another pid namespace.
+        pids = [int(words[4]) for words in held if words[1:2] == [b"FLOCK"] and words[5:6] == [wanted]]
+        return _named(pids[0] if pids else _opener(path))
+    return ""
+
+
+def _opener(path: bytes) -> int | None:
+    """Another process of ours that has the file open, where the kernel lists no locks; None without one."""
+    full, mine = os.path.realpath(path), os.getpid()
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        with suppress(OSError):
+            directory = b"/proc/%d/fd" % pid
+            if pid != mine and any(os.readlink(os.path.join(directory, fd)) == full for fd in os.listdir(directory)):
+                return pid
+    return None
+
+
+def _named(pid: int | None) -> str:
+    if pid is None:
+        return ""
+    command = b""
+    with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+        command = file.read(200).rstrip(b"\0").replace(b"\0", b" ")
+    return f" (pid {pid}: {os.fsdecode(command)})" if command else f" (pid {pid})"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from ..errors import GitError, UsageError
+from ..format.names import remote_name
 from ..git.repository import Repository, parse_bool
 from ..objects.tree import is_safe_path
 from ..system.stdlib import TYPE_CHECKING, Record
@@ -29,7 +30,8 @@ class Setting(Record):
 
     name: str
     kind: str
-    """`seconds`, `days`, `count`, `boolean`, `path` (inside the workspace), `patterns` (may be repeated), `remote`."""
+    """`seconds`, `days`, `count`, `boolean`, `path` (inside the workspace), `patterns` and `remotes` (may be repeated),
+    `remote`."""
     default: str | None
     meaning: str
     """For the help and the reference page: no full stop, and short enough for one line."""
@@ -41,6 +43,11 @@ class Setting(Record):
     @property
     def key(self) -> str:
         return f"gitstate.{self.name}"
+
+    @property
+    def repeats(self) -> bool:
+        """Whether every value counts, not the last alone. In the environment each line is one."""
+        return self.kind in ("patterns", "remotes")
 
     @property
     def variable(self) -> str:
@@ -57,6 +64,7 @@ SETTINGS = (
     Setting("stateFile", "path", "active_state.json", "where the state file is, inside the workspace"),
     Setting("register", "boolean", "true", "list the workspace for `recover --all`"),
     Setting("remote", "remote", None, "remote that `push` and `fetch` use", "REMOTE"),
+    Setting("trust", "remotes", None, "remotes whose saves `recover` takes without being named"),
     Setting("keepSaves", "count", "20", "prune keeps the newest N saves", "--keep", 0, 1_000_000),
     Setting("keepDays", "days", "30", "prune keeps saves younger than N days", "--days", 0, 1_000_000),
 )
@@ -121,6 +129,11 @@ def remote(repository: Repository, given: str | None) -> str | None:
     return found[-1] if found else None
 
 
+def trusted_remotes(repository: Repository) -> frozenset[str]:
+    """The remotes of `gitstate.trust`, as they are named in refs. Raises UsageError."""
+    return frozenset(map(remote_name, _checked(repository, _BY_NAME["trust"])))
+
+
 # -- before anything begins
 
 
@@ -154,7 +167,7 @@ def with_defaults(repository: Repository, names: Sequence[str]) -> tuple[Reposit
     for problem in found:
         setting = _BY_NAME[problem.name]
         texts = [text for text in _find(repository, setting)[0] if _is_readable(repository, setting, text)]
-        if setting.kind != "patterns":
+        if not setting.repeats:
             texts = [] if setting.default is None else [setting.default]
         config[_REPLACED + setting.key.lower()] = texts
     return repository._replace(config=config), found
@@ -201,7 +214,7 @@ def _find(repository: Repository, setting: Setting) -> tuple[list[str], str | No
         return texts, None
     text = os.environ.get(setting.variable)
     if text:
-        lines = text.splitlines() if setting.kind == "patterns" else [text]
+        lines = text.splitlines() if setting.repeats else [text]
         return [line for line in lines if line], setting.variable
     texts = repository.config.get(key)
     if texts is None:
@@ -210,8 +223,8 @@ def _find(repository: Repository, setting: Setting) -> tuple[list[str], str | No
 
 
 def _first_bad(repository: Repository, setting: Setting, texts: Sequence[str]) -> str | None:
-    """The first value that can't be read. Of several values of one key the last counts, except for patterns."""
-    counting = texts if setting.kind == "patterns" else texts[-1:]
+    """The first value that can't be read. Of several values of one key the last counts, unless all do."""
+    counting = texts if setting.repeats else texts[-1:]
     return next((text for text in counting if not _is_readable(repository, setting, text)), None)
 
 
@@ -226,7 +239,7 @@ def _is_readable(repository: Repository, setting: Setting, text: str) -> bool:
     if setting.kind == "patterns":
         escapes = len(text) - len(text.rstrip("\\"))
         return 0 < len(text) <= _LONGEST_PATTERN and "\n" not in text and escapes % 2 == 0
-    if setting.kind == "remote":
+    if setting.kind in ("remote", "remotes"):
         return bool(text) and not text.startswith("-")
     return _parse_number(setting, text) is not None
 
@@ -276,6 +289,7 @@ def _expected(setting: Setting) -> str:
         "path": "a path inside the workspace",
         "patterns": "a gitignore pattern",
         "remote": "a remote's name or URL",
+        "remotes": "a remote's name or URL",
         "count": f"a whole number {ends}",
     }.get(setting.kind, f"a number of {setting.kind} {ends}")
 

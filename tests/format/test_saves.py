@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from gitstate.errors import NeedsPerson
+from gitstate.format.find import find_save
 from gitstate.format.names import checkpoint_ref, own_marker, save_ref, workspace_id
 from gitstate.format.saves import (
     checkpoint_archives,
     checkpoint_save_id,
-    find_save,
     held_saves,
     pending_archive,
     pending_archives,
@@ -54,7 +54,7 @@ def test_pending_save_is_found(packed: bool, ws: Workspace) -> None:
     assert pending_archive(repository) == told["archive"] and pending_save_id(repository) == told["save_id"]
     assert pending_archives(repository.git) == pending_in_files(repository.common_dir) == {own: told["archive"]}
     (held,) = held_saves(repository.git)
-    assert held == (save_ref(own, told["save_id"]), own, told["save_id"], told["archive"])
+    assert held == (save_ref(own, told["save_id"]), own, told["save_id"], told["archive"], None)
     assert held_saves(repository.git, own) == [held] and held_saves(repository.git, "other") == []
     assert find_save(repository, told["save_id"]) == held
 
@@ -79,7 +79,8 @@ def test_latest_checkpoint_is_found_by_its_id(ws: Workspace) -> None:
     own = workspace_id(repository)
     assert checkpoint_save_id(repository) == told["save_id"]
     assert checkpoint_archives(repository.git) == {own: told["archive"]}
-    assert find_save(repository, told["save_id"]) == (checkpoint_ref(own), own, told["save_id"], told["archive"])
+    found = (checkpoint_ref(own), own, told["save_id"], told["archive"], None)
+    assert find_save(repository, told["save_id"]) == found
 
 
 @pytest.mark.parametrize("save_id", ["20200101T000000.000000Z-abcdef", "../x", "", "-x"])

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.states import STATES, dirty, make
+from tests.support.forgery import Entry, forged
 from tests.support.oracle import fingerprint
+from tests.support.remotes import clone, remote_refs
 from tests.support.repositories import Templates
 from tests.support.workspace import Workspace, run_git
 
 
 @pytest.fixture
-def ws(templates: Templates, tmp_path: Path) -> Workspace:
-    """A workspace whose branch a bare remote has."""
-    ws = make(STATES["clean"], templates, tmp_path)
-    run_git(tmp_path, "init", "-q", "--bare", "origin.git")
-    ws.git("remote", "add", "origin", str(tmp_path / "origin.git"))
-    ws.git("push", "-q", "origin", "agent/work")
-    return ws
-
-
-def clone(ws: Workspace, name: str = "clone") -> Workspace:
-    path = ws.path.parent / name
-    run_git(path.parent, "clone", "-q", "-b", "agent/work", str(path.parent / "origin.git"), str(path))
-    return Workspace(path, ws.outside)
-
-
-def remote_refs(ws: Workspace) -> dict[str, str]:
-    out = run_git(ws.path.parent / "origin.git", "for-each-ref", "--format=%(refname) %(objectname)").decode()
-    return dict(line.split() for line in out.splitlines())
+def ws(published: Workspace) -> Workspace:
+    return published
 
 
 def test_pushed_save_is_recovered_on_another_host(ws: Workspace) -> None:
@@ -45,6 +32,7 @@ def test_pushed_save_is_recovered_on_another_host(ws: Workspace) -> None:
     there = clone(ws)
     fetched = there.gitstate("fetch", "origin", "--json")
     assert (fetched.exit_status, len(fetched.json["waiting"])) == (0, 1), fetched
+    there.git("config", "gitstate.trust", "origin")
     (item,) = there.recover().json["workspaces"]
     assert (item["verdict"], item["context"]["task_id"]) == ("restore", "T-1")
     after = fingerprint(there.path)
@@ -57,6 +45,7 @@ def test_save_recovered_elsewhere_is_not_pending_again(ws: Workspace) -> None:
     ws.save()
     ws.gitstate("push", "origin")
     there = clone(ws)
+    there.git("config", "gitstate.trust", "origin")
     there.gitstate("fetch", "origin")
     assert there.recover().exit_status == 0
     assert there.gitstate("fetch", "origin", "--json").json["waiting"] == []
@@ -114,13 +103,9 @@ def test_push_sends_only_saves_of_this_workspace(templates: Templates, tmp_path:
     assert [ref.rpartition("/")[2] for ref in remote_refs(ws) if "/saves/" in ref] == [mine]
 
 
-def test_hooks_and_names_of_a_hostile_remote_do_no_harm(ws: Workspace, tmp_path: Path) -> None:
+def test_names_of_a_hostile_remote_do_no_harm(ws: Workspace, tmp_path: Path) -> None:
     dirty(ws)
     ws.save()
-    hook = ws.git_dir / "hooks" / "pre-push"
-    hook.parent.mkdir(exist_ok=True)
-    hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/canary\n")
-    hook.chmod(0o755)
     origin = tmp_path / "origin.git"
     head = run_git(origin, "rev-parse", "refs/heads/agent/work").decode().strip()
     for ref in ("saves/a/b/c", "pending/-option", "else", "pending/x/y", "saves/short"):
@@ -131,7 +116,6 @@ def test_hooks_and_names_of_a_hostile_remote_do_no_harm(ws: Workspace, tmp_path:
     assert ws.gitstate("fetch", "origin").exit_status == 0
     assert ws.refs("refs/gitstate/") == before
     assert ws.gitstate("push", "origin").exit_status == 0
-    assert not (tmp_path / "canary").exists()
 
 
 def test_push_to_a_missing_remote_fails_and_loses_nothing(ws: Workspace) -> None:
@@ -142,3 +126,176 @@ def test_push_to_a_missing_remote_fails_and_loses_nothing(ws: Workspace) -> None
         run = ws.gitstate(command, os.fspath(ws.path.parent / "nowhere"))
         assert run.exit_status == 1 and "Traceback" not in run.stderr
     assert ws.refs("refs/") == before
+
+
+def only_save(ws: Workspace) -> str:
+    (ref,) = ws.refs("refs/gitstate/fetched/origin/saves/")
+    return ref.rpartition("/")[2]
+
+
+def pushed_by_somebody(ws: Workspace, write: dict[str, str]) -> Workspace:
+    """A clone in which a save waits that another clone has pushed, with these files."""
+    other = clone(ws, "other")
+    for name, text in write.items():
+        other.write(name, text)
+    other.save()
+    assert other.gitstate("push", "origin").exit_status == 0
+    there = clone(ws, "there")
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    return there
+
+
+def test_fetched_save_is_offered_and_not_taken(ws: Workspace) -> None:
+    there = pushed_by_somebody(ws, {"work.txt": "work\n"})
+    assert all(ref.startswith("refs/gitstate/fetched/origin/") for ref in there.refs("refs/gitstate/"))
+    before = fingerprint(there.path)
+    run = there.recover()
+    (item,) = run.json["workspaces"]
+    assert (run.exit_status, item["verdict"]) == (4, "elsewhere")
+    assert f"recover --save {only_save(there)}" in item["hint"]
+    assert there.gitstate("recover", "--all").exit_status == 4
+    assert before.diff(fingerprint(there.path)) == []
+
+
+def test_fetched_save_that_is_named_is_recovered(ws: Workspace) -> None:
+    there = pushed_by_somebody(ws, {"work.txt": "work\n"})
+    (item,) = there.recover("--save", only_save(there)).json["workspaces"]
+    assert (item["verdict"], item["runs_by_itself"]) == ("restore", [])
+    assert (there.path / "work.txt").read_text() == "work\n"
+    assert there.recover().json["workspaces"][0]["verdict"] == "recovered"
+
+
+@pytest.mark.parametrize("options", [(), ("--all",)])
+def test_save_of_a_trusted_remote_is_recovered(options: tuple[str, ...], ws: Workspace) -> None:
+    there = pushed_by_somebody(ws, {"work.txt": "work\n"})
+    there.git("config", "--add", "gitstate.trust", "upstream")
+    there.git("config", "--add", "gitstate.trust", "origin")
+    assert there.gitstate("recover", *options).exit_status == 0
+    assert (there.path / "work.txt").read_text() == "work\n"
+
+
+def test_fetched_save_that_is_dismissed_is_not_offered_again(ws: Workspace) -> None:
+    there = pushed_by_somebody(ws, {"work.txt": "work\n"})
+    assert there.recover("--save", only_save(there), "--dismiss").exit_status == 0
+    assert there.gitstate("fetch", "origin", "--json").json["waiting"] == []
+    assert there.recover().json["workspaces"][0]["verdict"] == "nothing"
+    assert len(there.gitstate("push", "origin", "--json").json["recovered"]) == 1
+
+
+RISKY = [".claude/settings.json", "sub/.codex/hooks.json", ".GEMINI/settings.json", ".envrc", ".husky/pre-commit"]
+
+
+@pytest.mark.parametrize("name", RISKY)
+def test_fetched_save_that_could_run_programs_is_refused(name: str, ws: Workspace) -> None:
+    there = pushed_by_somebody(ws, {name: "touch canary\n", "work.txt": "work\n"})
+    save_id, before = only_save(there), fingerprint(there.path)
+    into = str(there.path.parent / "into")
+    for command in (
+        ("recover", "--save", save_id),
+        ("restore", save_id),
+        ("recover", "--into", into, "--save", save_id),
+    ):
+        run = there.gitstate(*command, "--json")
+        (item,) = run.json["workspaces"]
+        assert (run.exit_status, item["runs_by_itself"]) == (4, [name]), run
+        assert name in run.stderr and "--trust" in item["hint"]
+    assert before.diff(fingerprint(there.path)) == [] and not os.path.exists(into)
+    assert there.recover("--save", save_id, "--trust").exit_status == 0
+    assert (there.path / name).read_text() == "touch canary\n"
+
+
+def test_rebase_that_would_run_a_command_is_refused(ws: Workspace) -> None:
+    other = clone(ws, "other")
+    other.write("second.txt", "2\n")
+    other.commit()
+    other.git("push", "-q", "origin", "agent/work")
+    there = clone(ws, "there")
+    other.fails("rebase", "-x", "false", "-x", "touch canary", "HEAD~1")
+    assert (other.git_dir / "rebase-merge" / "git-rebase-todo").read_text().startswith("exec touch canary")
+    save_id = other.save().json["save_id"]
+    assert other.gitstate("push", "origin").exit_status == 0
+    there.gitstate("fetch", "origin")
+    there.git("checkout", "-q", "--detach")
+    (item,) = there.recover("--save", save_id).json["workspaces"]
+    assert item["runs_by_itself"] == ["rebase-merge/git-rebase-todo: exec touch canary"]
+    assert not (there.git_dir / "rebase-merge").exists()
+
+
+def test_id_of_an_own_save_never_means_the_archive_of_somebody_else(ws: Workspace) -> None:
+    """Whoever can push can put any archive under an id that was pushed once, in a list that sorts first."""
+    ws.write("a.txt", "mine\n")
+    save_id = ws.save().json["save_id"]
+    ws.gitstate("push", "origin")
+    ws.recover()
+    other = clone(ws, "other")
+    other.write("a.txt", "theirs\n")
+    theirs = other.save().json["archive"]
+    other.git("push", "-q", "origin", f"{theirs}:refs/gitstate/saves/0000-000000000000/{save_id}")
+    assert ws.gitstate("fetch", "origin").exit_status == 0
+    ws.git("checkout", "-q", "a.txt")
+    assert ws.gitstate("restore", save_id, "a.txt").exit_status == 0
+    assert (ws.path / "a.txt").read_text() == "mine\n"
+    # Where the save is not here, the archive that only bears its name is none either.
+    there = clone(ws, "there")
+    there.git("fetch", "-q", "origin", "refs/gitstate/saves/0000*:refs/gitstate/fetched/origin/saves/0000*")
+    assert there.gitstate("restore", save_id, "a.txt").exit_status == 4
+
+
+def test_marker_that_waits_here_is_not_replaced(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path, linked=True)
+    assert ws.main is not None
+    run_git(tmp_path, "init", "-q", "--bare", "origin.git")
+    ws.git("remote", "add", "origin", str(tmp_path / "origin.git"))
+    ws.write("work.txt", "old\n")
+    ws.save()
+    ws.gitstate("push", "origin")
+    ws.recover()
+    ws.write("work.txt", "new\n")
+    newest = ws.save().json["archive"]
+    run_git(tmp_path, "-C", str(ws.main), "worktree", "remove", "--force", str(ws.path))
+    assert ws.gitstate("fetch", "origin", path=ws.main).exit_status == 0
+    out = run_git(ws.main, "for-each-ref", "--format=%(objectname)", "refs/gitstate/pending/").decode()
+    assert out.split() == [newest]
+
+
+def test_save_with_too_large_a_manifest_is_not_read(ws: Workspace) -> None:
+    """A manifest of 256 MB is pushed in one of 2 MB, and takes 4.5 GB when it is parsed."""
+    other = clone(ws, "other")
+    other.write("work.txt", "work\n")
+    other.save()
+    with forged(other) as parts:
+        parts.raw[b"manifest.json"] = b'{"format": 1' + b" " * (17 << 20) + b"}"
+    refused(ws, other, str(parts.manifest["save_id"]), "the limit is")
+
+
+def test_save_with_billions_of_paths_is_not_read(ws: Workspace) -> None:
+    other = clone(ws, "other")
+    other.write("work.txt", "work\n")
+    other.save()
+    with forged(other) as parts:
+        tree = parts.tree(*(Entry(b"100644", b"file%d" % number, parts.blob(b"")) for number in range(10)))
+        for _ in range(9):
+            tree = parts.tree(*(Entry(b"40000", b"dir%d" % number, tree) for number in range(10)))
+        parts.wip.append(Entry(b"40000", b"zzz", tree))
+    refused(ws, other, str(parts.manifest["save_id"]), "paths")
+
+
+def refused(ws: Workspace, other: Workspace, save_id: str, why: str) -> None:
+    """Push a save that no command reads: each ends soon with 4, and says why."""
+    other.git("push", "-q", "origin", "refs/gitstate/*:refs/gitstate/*")
+    there = clone(ws, "there")
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    there.git("config", "gitstate.trust", "origin")
+    assert there.recover().json["workspaces"][0]["verdict"] == "nothing"
+    for command in ("recover", "--save"), ("restore",), ("diff",):
+        begun = time.monotonic()
+        run = there.gitstate(*command, save_id)
+        assert run.exit_status == 4 and why in run.stderr and time.monotonic() - begun < 30, run
+    assert save_id in there.gitstate("log", "--all").text
+
+
+def test_fetched_saves_are_listed_with_their_remote(ws: Workspace) -> None:
+    there = pushed_by_somebody(ws, {"work.txt": "work\n"})
+    assert there.gitstate("log", "--json").json["saves"] == []
+    (entry,) = there.gitstate("log", "--all", "--json").json["saves"]
+    assert (entry["remote"], entry["waiting"], entry["save_id"]) == ("origin", True, only_save(there))

@@ -56,7 +56,12 @@ def _command(command: Described) -> str:
 
 # -- docs/settings.md
 
-_TYPES = {"path": "path inside the workspace", "patterns": "pattern, may be repeated", "remote": "name or URL"}
+_TYPES = {
+    "path": "path inside the workspace",
+    "patterns": "pattern, may be repeated",
+    "remote": "name or URL",
+    "remotes": "name or URL, may be repeated",
+}
 
 
 def settings_page(text: str) -> str:

@@ -64,7 +64,7 @@ def test_older_beginning_in_another_place_is_kept(ws: Workspace, where: str) -> 
 def test_recovering_a_fetched_save_keeps_an_older_beginning(ws: Workspace) -> None:
     clone = ws.outside / "clone"
     ws.gitstate("fetch", "origin", path=clone)
-    run = ws.gitstate("recover", "--json", path=clone)
+    run = ws.gitstate("recover", "--save", saved_id(ws), "--json", path=clone)
     (item,) = run.json["workspaces"]
     assert item["verdict"] == "changed", run
     assert paths_of(item["kept"]) == {b"notes.txt"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +91,18 @@ def test_missing_files_links_and_fifos_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for name in ("link", "fifo", "missing", "f/below", "."):
         assert files.read_limited(path_of(tmp_path / name), 100) is None, name
+
+
+def test_lock_that_is_held_is_said_with_its_holder(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path / "lock")
+    script = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, 2); print(flush=True); input()"
+    argv = [sys.executable, "-c", script, os.fsdecode(path)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None and other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(TryAgain, match=rf"at work on it \(pid {other.pid}: .*python"):
+            files.lock(path, Deadline(0.05), "it")
+        other.stdin.close()
 
 
 def test_lock_is_exclusive_until_it_is_closed(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_names_of_the_variables() -> None:
     assert {setting.variable for setting in SETTINGS} == {
         *("GITSTATE_INTERVAL", "GITSTATE_GRACE", "GITSTATE_DEADLINE", "GITSTATE_HOOK_INTERVAL"),
         *("GITSTATE_INCLUDE_IGNORED", "GITSTATE_STATE_FILE", "GITSTATE_REGISTER", "GITSTATE_REMOTE"),
-        *("GITSTATE_KEEP_SAVES", "GITSTATE_KEEP_DAYS"),
+        *("GITSTATE_KEEP_SAVES", "GITSTATE_KEEP_DAYS", "GITSTATE_TRUST"),
     }
 
 
@@ -223,9 +223,9 @@ def test_defaults_take_the_place_of_bad_values(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_unknown_keys_are_those_that_no_setting_has() -> None:
-    found = repository(grace="1", grase="1", trust="x")
+    found = repository(grace="1", grase="1", trusted="x")
     found.config["gitstatement.x"] = ["1"]
-    assert settings.unknown_keys(found) == ["gitstate.grase", "gitstate.trust"]
+    assert settings.unknown_keys(found) == ["gitstate.grase", "gitstate.trusted"]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -274,7 +274,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "set": (("set", "task_id=T-2"), OF_CONTEXT),
     "begin": (("begin", "task_id=T-2"), {**OF_CONTEXT, "register": "maybe"}),
     "finish": (("finish",), OF_CONTEXT),
-    "recover": (("recover",), {**OF_CONTEXT, "includeIgnored": "a\\"}),
+    "recover": (("recover",), {**OF_CONTEXT, "includeIgnored": "a\\", "trust": "-x"}),
     "restore": (("restore", "SAVE"), {**OF_CONTEXT, "includeIgnored": "a\\"}),
     "prune": (("prune", "--days", "0"), {"keepSaves": "3.5"}),
     "prune days": (("prune", "--keep", "0"), {"keepDays": "a week"}),

@@ -32,6 +32,7 @@ _INCOMPLETE = "the search below --root reached its limit: name a directory neare
 @click.option("--overwrite", is_flag=True, help="overwrite files that were edited after the save")
 @click.option("--into", metavar="PATH", help="restore a save whose workspace is gone into a new worktree")
 @click.option("--save", "save_id", metavar="ID", help="recover this save instead of the pending one")
+@click.option("--trust", is_flag=True, help="take a fetched save although it could run programs")
 @click.option("--dismiss", is_flag=True, help="mark the pending save as resolved, touching no file")
 @click.option(
     "--wait",
@@ -48,7 +49,9 @@ def recover(call: Call, paths: tuple[str, ...], style: str, **given: Any) -> int
     _check(paths, many, given)
     default = _WAIT_EACH if many else _WAIT
     wait = default if given["wait"] is None else given["wait"]
-    request = RecoverRequest(given["save_id"], given["dry_run"], given["overwrite"], wait, strict=many)
+    request = RecoverRequest(
+        given["save_id"], given["dry_run"], given["overwrite"], wait, strict=many, trust=given["trust"]
+    )
     if many:
         results, complete = _recover_known(call, paths, given["roots"], request)
     else:
@@ -76,8 +79,10 @@ def _check(paths: Sequence[str], many: bool, given: dict[str, Any]) -> None:
     if into is not None and (paths or many):
         hint = "gitstate recover --into PATH --save ID"
         raise UsageError("--into goes with one save of one repository", hint=hint)
-    if given["dismiss"] and (many or len(paths) > 1 or into is not None or save_id is not None):
+    if given["dismiss"] and (many or len(paths) > 1 or into is not None):
         raise UsageError("--dismiss goes with one workspace", hint="gitstate recover --dismiss")
+    if given["trust"] and many:
+        raise UsageError("--trust goes with one workspace", hint="git config --add gitstate.trust REMOTE")
     if save_id is not None and (many or len(paths) > 1):
         raise UsageError("--save goes with one workspace", hint="gitstate recover PATH --save ID")
 

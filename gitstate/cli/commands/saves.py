@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...errors import EXIT_DONE, UsageError
+from ...errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, UsageError
 from ...git.repository import open_repository
 from ...system.terminal import escape, escape_lines, say, write_patch
 from ..command import Call, command, setting_option
@@ -53,8 +53,9 @@ def diff(call: Call, save_id: str) -> int:
 @click.argument("save_id", metavar="SAVE")
 @click.argument("paths", nargs=-1, metavar="[PATH]…")
 @click.option("--overwrite", is_flag=True, help="overwrite files with other content, after saving them")
+@click.option("--trust", is_flag=True, help="take files of a fetched save although they could run")
 @click.option("--dry-run", is_flag=True, help="report what would happen, change nothing")
-def restore(call: Call, save_id: str, paths: tuple[str, ...], overwrite: bool, dry_run: bool) -> int:
+def restore(call: Call, save_id: str, paths: tuple[str, ...], overwrite: bool, trust: bool, dry_run: bool) -> int:
     """Index, branch and pending save are not touched."""
     from ...recover.elsewhere import restore_paths
     from ...recover.request import RecoverRequest
@@ -65,7 +66,7 @@ def restore(call: Call, save_id: str, paths: tuple[str, ...], overwrite: bool, d
     for word, path in zip(paths, inside, strict=True):
         if path == b".." or path.startswith(b"../"):
             raise UsageError(f"{word!r} is outside the workspace", hint="gitstate restore SAVE PATH…")
-    result = restore_paths(repository, save_id, inside, RecoverRequest(save_id, dry_run, overwrite))
+    result = restore_paths(repository, save_id, inside, RecoverRequest(save_id, dry_run, overwrite, trust=trust))
     if call.as_json:
         call.emit(workspaces=[recover_json(result)])
     say(*recover_lines(result))
@@ -93,29 +94,32 @@ def prune(call: Call, dry_run: bool, **given: Any) -> int:
 
 @command("push")
 @click.argument("remote", required=False)
+@click.option("--allow-secrets", is_flag=True, help="send saves in which a scanner finds secrets")
 @click.option("--dry-run", is_flag=True, help="report what would be sent, send nothing")
-def push(call: Call, remote: str | None, dry_run: bool) -> int:
+def push(call: Call, remote: str | None, allow_secrets: bool, dry_run: bool) -> int:
     """No branch is pushed. Saves may hold secrets, so a remote must be named, here or in gitstate.remote."""
-    from ...history.remote import push
+    from ...history.push import push
 
-    return _report_exchange(call, push(open_repository(call.directory), remote, dry_run=dry_run), dry_run)
+    repository = open_repository(call.directory)
+    return _report_exchange(call, push(repository, remote, dry_run=dry_run, allow_secrets=allow_secrets), dry_run)
 
 
 @command("fetch")
 @click.argument("remote", required=False)
 @click.option("--dry-run", is_flag=True, help="report what would be fetched, fetch nothing")
 def fetch(call: Call, remote: str | None, dry_run: bool) -> int:
-    """No branch is fetched. `gitstate recover` restores a save that is pending there."""
-    from ...history.remote import fetch
+    """No branch is fetched. `gitstate recover --save ID` takes a save that is pending there."""
+    from ...history.fetch import fetch
 
     return _report_exchange(call, fetch(open_repository(call.directory), remote, dry_run=dry_run), dry_run)
 
 
 def _report_exchange(call: Call, exchange: Exchange, dry_run: bool) -> int:
+    status = exchange_status(exchange)
     if call.as_json:
-        call.emit(**exchange_json(exchange), dry_run=dry_run)
+        call.emit(**exchange_json(exchange), dry_run=dry_run, exit_status=status)
     say(*exchange_lines(exchange, call.command, dry_run))
-    return EXIT_DONE
+    return status
 
 
 # -- words
@@ -128,6 +132,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "workspace_id": entry.workspace_id,
         "archive": entry.archive,
         "waiting": entry.waiting,
+        "remote": entry.remote,
         "problem": entry.problem and escape(entry.problem),
         "context": entry.context.to_json(),
         "manifest": None if entry.manifest is None else entry.manifest.to_json(),
@@ -146,22 +151,46 @@ def entry_line(entry: Entry) -> str:
         entry.context.progress_stage or "-",
         "pending" if entry.waiting else "",
         "incomplete" if entry.manifest.incomplete else "",
+        f"fetched from {entry.remote}" if entry.remote else "",
     ]
     return "  ".join(escape(cell) for cell in cells if cell)
 
 
+def exchange_status(exchange: Exchange) -> int:
+    """0 where something reached the remote, or nothing had to; else why nothing did. A pending save has to go."""
+    needed = [item for item in exchange.not_sent if item.is_marker or not (exchange.saves or exchange.waiting)]
+    if any(item.held_back for item in needed):
+        return EXIT_PERSON
+    return EXIT_FAILED if needed else EXIT_DONE
+
+
 def exchange_json(exchange: Exchange) -> dict[str, Any]:
     """What was sent to or fetched from a remote, as JSON."""
-    return {**exchange._asdict(), "remote": escape(exchange.remote)}
+    not_sent = [
+        {"ref": item.ref, "reason": escape(item.reason), "held_back": item.held_back} for item in exchange.not_sent
+    ]
+    return {**exchange._asdict(), "remote": escape(exchange.remote), "not_sent": not_sent}
 
 
 def exchange_lines(exchange: Exchange, command: str, dry_run: bool) -> list[str]:
     """What `push` and `fetch` tell a person, with the command to type next."""
     verb = {"push": "sent to", "fetch": "fetched from"}[command]
     verb = f"would be {verb}" if dry_run else verb
-    saves = "1 save" if len(exchange.saves) == 1 else f"{len(exchange.saves)} saves"
-    lines = [f"{saves} {verb} {exchange.remote}; {len(exchange.waiting)} pending"]
+    lines = [f"{_saves(len(exchange.saves))} {verb} {exchange.remote}; {len(exchange.waiting)} pending"]
+    told = {item.reason for item in exchange.not_sent if not item.is_marker}
+    for item in exchange.not_sent:
+        if item.is_marker and item.reason in told:
+            continue
+        how = "held back" if item.held_back else "refused"
+        lines.append(f"  {how}: {item.name}: {item.reason}")
+    if command == "push" and not exchange.saves and not exchange.not_sent:
+        nothing = "this workspace has no save"
+        lines.append(f"  {_saves(exchange.held)} there already" if exchange.held else f"  {nothing}: gitstate save")
     lines += [f"no longer pending on {exchange.remote}, recovered here: {name}" for name in exchange.recovered]
     if command == "fetch" and exchange.waiting and not dry_run:
-        lines.append("  next: gitstate recover, on the branch of the save; or: gitstate recover --into PATH --save ID")
+        lines.append("  next: gitstate recover, on the branch of the save; it names what it does not take by itself")
     return lines
+
+
+def _saves(number: int) -> str:
+    return "1 save" if number == 1 else f"{number} saves"

@@ -1,0 +1,61 @@
+"""`fetch`: what a git remote has of gitstate, under names of its own: nothing of this repository is replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..format.fetched import Fetched, fetched_saves
+from ..format.names import FETCHED, NOTES, OWN, PENDING, SAVES, parse_ref, remote_name
+from ..git import refs
+from ..git.oid import Oid
+from ..git.refs import RefUpdate
+from ..git.repository import Repository
+from .remote import Exchange, chunks, exchange, fetch_refs, named_remote, offered, take_notes
+
+
+def fetch(repository: Repository, named: str | None, *, dry_run: bool = False) -> Exchange:
+    """Fetch the saves of every workspace, the markers, and the notes.
+
+    A marker is left where its save is known here already: it was made, recovered or dismissed here. A marker that the
+    remote no longer has is removed. Raises UsageError if no remote is named, GitError if git cannot reach it.
+    """
+    remote = named_remote(repository, named)
+    git = repository.git
+    theirs = offered(git, remote)
+    held = fetched_saves(git, remote_name(remote))
+    ours = set(refs.list_refs(git, SAVES).values())
+    coming = _coming(theirs, held, ours)
+    gone = [item for item in held.pending if theirs.get(PENDING + item.workspace_id) != item.archive]
+    notes = NOTES in theirs
+    if not dry_run:
+        # The marker is last: whoever sees it must find the save.
+        for some in chunks(sorted(coming, key=lambda ref: ref.startswith(PENDING))):
+            fetch_refs(git, remote, [f"+{ref}:{_local(remote, ref)}" for ref in some])
+        stale = [item for item in gone if PENDING + item.workspace_id not in coming]
+        stale += [item for item in held.recovered if theirs.get(PENDING + item.workspace_id) != item.archive]
+        if stale:
+            refs.move_refs(repository, git, [RefUpdate(item.ref, None, item.archive) for item in stale], "fetch")
+        if notes:
+            take_notes(repository, git, remote)
+    return exchange(remote, coming, notes=notes)
+
+
+def _coming(theirs: Mapping[str, Oid], held: Fetched, ours: set[Oid]) -> dict[str, Oid]:
+    """The refs of the remote that are news here."""
+    known = {(item.workspace_id, item.save_id): item.archive for item in (*held.saves, *held.pending)}
+    done = {item.workspace_id: item.archive for item in held.recovered}
+    coming = {}
+    for ref, oid in theirs.items():
+        name = parse_ref(ref)
+        if name is None or name.kind == "checkpoint" or oid in ours:
+            continue
+        if known.get((name.workspace_id, name.save_id)) == oid:
+            continue
+        if name.kind == "save" or done.get(name.workspace_id) != oid:
+            coming[ref] = oid
+    return coming
+
+
+def _local(remote: str, ref: str) -> str:
+    """Where a ref of the remote stands here."""
+    return f"{FETCHED}{remote_name(remote)}/{ref.removeprefix(OWN)}"
