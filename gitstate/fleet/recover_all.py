@@ -16,7 +16,7 @@ from ..format import names
 from ..format.archive import read_stack
 from ..format.fetched import fetched_in_files
 from ..git import refs
-from ..git.oid import Oid
+from ..git.command import Oid
 from ..git.repository import open_repository
 from ..objects.reader import ObjectReader
 from ..recover.recover import recover

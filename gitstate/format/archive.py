@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..errors import CorruptSave, GitError, MissingObject
-from ..git.oid import Oid
+from ..git.command import Oid
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import Tree, TreeReader, is_safe_path

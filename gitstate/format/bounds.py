@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import CorruptSave, GitError
-from ..git.oid import Oid
+from ..git.command import Oid
 from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, Tree
 from ..system.jsonio import text_to_json

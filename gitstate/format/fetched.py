@@ -13,8 +13,7 @@ from __future__ import annotations
 import os
 
 from ..git import refs
-from ..git.command import Git
-from ..git.oid import Oid, is_oid
+from ..git.command import Git, Oid, is_oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..system.stdlib import TYPE_CHECKING, Record

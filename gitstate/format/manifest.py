@@ -25,7 +25,7 @@ from __future__ import annotations
 import os
 
 from ..errors import CorruptSave, UnsupportedSave
-from ..git.oid import Oid, is_oid
+from ..git.command import Oid, is_oid
 from ..objects.tree import is_safe_path
 from ..system.jsonio import Json, clean_text, path_to_json
 from ..system.stdlib import TYPE_CHECKING, Record

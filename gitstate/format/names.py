@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from ..git.oid import Oid, is_oid
+from ..git.command import Oid, is_oid
 from ..git.repository import Repository
 from ..system.files import fsync_path, open_own, read_limited, remove, write_all
 from ..system.process import hostname

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import GitstateError
 from ..git import refs
-from ..git.oid import Oid
+from ..git.command import Oid
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system.stdlib import TYPE_CHECKING, Record, suppress

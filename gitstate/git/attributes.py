@@ -7,8 +7,7 @@ import os
 from ..errors import GitError
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING
-from .command import try_in_halves
-from .oid import Oid, object_id
+from .command import Oid, object_id, try_in_halves
 from .repository import Repository
 
 if TYPE_CHECKING:

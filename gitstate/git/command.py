@@ -1,8 +1,4 @@
-"""Run git: clean environment, bytes and NUL, output or GitError.
-
-Programs that a repository's configuration names (fsmonitor, hooks, pagers, editors, askpass) are switched off in every
-call. Filters stay: `repository.without_filters` switches them off.
-"""
+"""Run git, with a scrubbed environment and in bytes; and the object ids that it prints."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import os
 
 from ..errors import GitError
 from ..system.child import Child
-from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from ..system.stdlib import TYPE_CHECKING, Record, digest, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +14,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
     R = TypeVar("R")
-
 
 #: Variables of git that stay: where its parts and the user's configuration are, not which repository to use.
 _KEPT = frozenset(
@@ -156,3 +151,20 @@ def try_in_halves(items: Sequence[T], work: Callable[[Sequence[T]], R | None]) -
 
 def _arguments(process: Child) -> list[str]:
     return [os.fsdecode(argument) for argument in process.argv[3:]]
+
+
+Oid = str
+"""An object id in lower-case hex: 40 digits in a sha1 repository, 64 in a sha256 one."""
+_HEX = frozenset("0123456789abcdef")
+
+
+def is_oid(value: object) -> bool:
+    """Whether a value is a full object id in lower-case hex."""
+    return isinstance(value, str) and len(value) in (40, 64) and _HEX.issuperset(value)
+
+
+def object_id(object_format: str, kind: str, data: bytes) -> Oid:
+    """The id that git gives to these bytes."""
+    whole = digest(object_format, b"%s %d\0" % (kind.encode("ascii"), len(data)), len(data))
+    whole.update(data)
+    return whole.hexdigest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from ..system.stdlib import TYPE_CHECKING, Record
-from .oid import Oid, is_oid
+from .command import Oid, is_oid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

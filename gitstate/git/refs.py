@@ -14,8 +14,7 @@ import os
 from ..errors import GitError, RefChanged
 from ..system.files import fsync_path, read_limited
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from .command import Git
-from .oid import Oid, is_oid
+from .command import Git, Oid, is_oid
 from .repository import Repository
 
 if TYPE_CHECKING:

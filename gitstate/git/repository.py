@@ -7,8 +7,7 @@ import os
 from ..errors import NeedsPerson, NotAWorkspace
 from ..system.child import Child
 from ..system.stdlib import TYPE_CHECKING, Record
-from .command import Git, switch_off
-from .oid import Oid
+from .command import Git, Oid, switch_off
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ..format.fetched import Fetched, fetched_saves
 from ..format.names import FETCHED, NOTES, OWN, PENDING, SAVES, parse_ref, remote_name
 from ..git import refs
-from ..git.oid import Oid
+from ..git.command import Oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from .remote import Exchange, chunks, exchange, fetch_refs, named_remote, offered, take_notes

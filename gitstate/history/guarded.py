@@ -15,8 +15,8 @@ from ..errors import GitError, GitstateError
 from ..format.archive import read_stack
 from ..format.manifest import Save
 from ..git.attributes import Conversions
+from ..git.command import Oid
 from ..git.entries import differing_paths
-from ..git.oid import Oid
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, SYMLINK, Leaf, TreeReader, is_safe_path

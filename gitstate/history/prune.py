@@ -18,8 +18,7 @@ from ..format.manifest import Save
 from ..format.names import DISMISSED, NOTES, age_key, dismissed_ref, save_time_ns, workspace_id
 from ..format.saves import held_saves, pending_archives
 from ..git import refs
-from ..git.command import Git
-from ..git.oid import Oid
+from ..git.command import Git, Oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..objects.notes import NotesRef

@@ -13,8 +13,7 @@ from ..errors import GitError, GitstateError, UsageError
 from ..format.bounds import check_tree
 from ..format.names import NOTES, OWN, PENDING, SAVES, parse_ref, workspace_id
 from ..git import refs
-from ..git.command import Git
-from ..git.oid import Oid, is_oid
+from ..git.command import Git, Oid, is_oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..objects.notes import NotesRef

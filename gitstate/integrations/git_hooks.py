@@ -14,8 +14,7 @@ from ..errors import EXIT_DONE, EXIT_PERSON, GitstateError
 from ..format.manifest import Save
 from ..format.names import NOTES, OWN, SAVE_TRAILER, branch_name, own_marker
 from ..git import refs
-from ..git.command import Git
-from ..git.oid import Oid, is_oid
+from ..git.command import Git, Oid, is_oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, head_of, open_repository, read_head
 from ..objects.reader import ObjectReader

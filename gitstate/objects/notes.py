@@ -12,7 +12,7 @@ import time
 
 from ..errors import RefChanged
 from ..git import refs
-from ..git.oid import Oid
+from ..git.command import Oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..system import files

@@ -11,7 +11,7 @@ import os
 import stat
 import zlib
 
-from ..git.oid import Oid, object_id
+from ..git.command import Oid, object_id
 from ..system.files import fsync_path, make_directory, remove, write_and_rename, write_new_file
 from ..system.stdlib import TYPE_CHECKING, digest, suppress
 from .reader import LARGE

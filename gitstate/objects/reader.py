@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ..errors import GitError, MissingObject
-from ..git.command import Git
-from ..git.oid import Oid, is_oid
+from ..git.command import Git, Oid, is_oid
 from ..system.child import Child
 from ..system.stdlib import TYPE_CHECKING, Record
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import MissingObject
-from ..git.oid import Oid
+from ..git.command import Oid
 from ..system.stdlib import TYPE_CHECKING, Record
 from .reader import ObjectReader
 

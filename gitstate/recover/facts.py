@@ -18,8 +18,8 @@ from ..format.manifest import Manifest, Reason, Save
 from ..format.names import parse_trailers, workspace_id
 from ..format.saves import held_saves, pending_archive, pending_archives
 from ..git import refs
+from ..git.command import Oid
 from ..git.gitdir import operation_under_way
-from ..git.oid import Oid
 from ..git.repository import Repository, head_of, read_head
 from ..objects.notes import read_note
 from ..objects.reader import ObjectReader, commit_head

@@ -15,10 +15,9 @@ from ..format.bounds import read_fetched_stack
 from ..format.fetched import mark_recovered, pending_fetched
 from ..format.find import find_save
 from ..format.manifest import Save
-from ..git.command import Git
+from ..git.command import Git, Oid
 from ..git.entries import differing_paths
 from ..git.gitdir import hooks_path
-from ..git.oid import Oid
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..objects.tree import TreeReader

@@ -12,9 +12,8 @@ from ..format.archive import read_save, refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..format.saves import held_saves, pending_archives
-from ..git.command import Git
+from ..git.command import Git, Oid, object_id
 from ..git.entries import differing_paths, list_index, list_tree_paths
-from ..git.oid import Oid, object_id
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader

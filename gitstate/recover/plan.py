@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON
 from ..format.context import Context
 from ..format.manifest import Manifest, Save
-from ..git.oid import Oid
+from ..git.command import Oid
 from ..objects.tree import GITLINK, SYMLINK, Leaf
 from ..workspace.files import FileState
 from .request import SUCCESSES, DecidedVerdict, Outcome, RecoverResult

@@ -40,7 +40,7 @@ from ..format.manifest import LeftOut, Reason
 from ..format.names import branch_name, dismissed_ref, is_save_id, own_marker, workspace_id
 from ..format.saves import pending_archive
 from ..git import gitdir, refs
-from ..git.oid import Oid
+from ..git.command import Oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, open_repository, shares_configuration, without_filters
 from ..objects.durable import bring_files_to_disk
@@ -56,7 +56,7 @@ from .elsewhere import add_worktree, only_orphan, refuse_used_place, stack_of
 from .facts import compare_with_checkpoint, gather, whole_copies
 from .fetched import dismiss_fetched, is_trusted, refusal, runs_by_itself
 from .files import FileRecovery, MissingFiles, restore_cut_short, save_for_safety, usual_umask
-from .index import IndexRecovery, restore_operation, restore_sparse
+from .index import IndexRecovery, restore_operation, restore_sparse, restore_staged_objects
 from .paths import (
     NestedStep,
     SavedPaths,
@@ -79,7 +79,6 @@ from .plan import (
     with_checkpoint,
 )
 from .request import SETTINGS, DecidedVerdict, Outcome, RecoverRequest, RecoverResult
-from .staged import restore_staged_objects
 from .words import briefing, hints_for, instruction, located
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..format.context import Context
     from ..format.manifest import Nested, Save
-    from ..git.oid import Oid
+    from ..git.command import Oid
     from ..git.repository import Repository
     from ..objects.pack import PackWriter
     from ..objects.reader import ObjectReader

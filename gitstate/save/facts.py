@@ -9,8 +9,8 @@ from ..format.context import Context, with_values
 from ..format.manifest import LeftOut, Nested, Reason
 from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref, workspace_id
 from ..git import refs
+from ..git.command import object_id
 from ..git.index import IndexMoved, file_identity
-from ..git.oid import object_id
 from ..git.repository import open_repository, shares_configuration
 from ..snapshot.record import Snapshot, SnapshotOptions
 from ..snapshot.snapshot import take_snapshot
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from ..format.manifest import Save
-    from ..git.oid import Oid
+    from ..git.command import Oid
     from ..git.repository import Repository
     from ..git.status import StatusQuery
     from ..objects.tree import Leaf

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeVar
 
-    from ..git.command import Git
-    from ..git.oid import Oid
+    from ..git.command import Git, Oid
     from ..git.repository import Repository
     from ..objects.pack import PackWriter
     from ..objects.reader import ObjectReader

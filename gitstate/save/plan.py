@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..format.context import Context
     from ..format.manifest import Manifest, Save, SaveKind
-    from ..git.oid import Oid
+    from ..git.command import Oid
     from .request import SaveOutcome
 
 CLEAN = "nothing to save: the worktree is clean and has no context"

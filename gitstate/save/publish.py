@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
     from ..format.context import Context
     from ..format.manifest import Manifest, Save
-    from ..git.command import Git
-    from ..git.oid import Oid
+    from ..git.command import Git, Oid
     from ..git.repository import Repository
     from .build import Builder
     from .facts import Scene

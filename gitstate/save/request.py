@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from ..format.manifest import SaveKind
-    from ..git.oid import Oid
+    from ..git.command import Oid
     from ..snapshot.incremental import Baseline
     from ..snapshot.record import Snapshot
 

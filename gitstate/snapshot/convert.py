@@ -21,7 +21,7 @@ from .read import has_content, read_file, read_files
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ..git.oid import Oid
+    from ..git.command import Oid
     from .record import SnapshotBuilder
 
 

@@ -11,9 +11,9 @@ import os
 import stat
 
 from ..git import refs
+from ..git.command import Oid, object_id
 from ..git.gitdir import operation_under_way
 from ..git.index import identify_index_at
-from ..git.oid import Oid, object_id
 from ..git.repository import Repository, read_head
 from ..git.status import ignored_among
 from ..objects.reader import commit_head

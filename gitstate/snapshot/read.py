@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from ..git.oid import Oid, object_id
+from ..git.command import Oid, object_id
 from ..git.repository import head_of
 from ..objects.pack import ChangedWhileRead
 from ..objects.reader import LARGE

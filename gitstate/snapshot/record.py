@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from ..format.manifest import RawReason
+    from ..git.command import Oid
     from ..git.index import IndexFile
-    from ..git.oid import Oid
     from ..git.repository import Repository
     from ..objects.pack import PackWriter
     from ..objects.reader import ObjectReader

@@ -18,8 +18,7 @@ from ..format.archive import read_save
 from ..format.context import Context
 from ..format.saves import pending_in_files
 from ..git import refs
-from ..git.command import Git
-from ..git.oid import Oid, is_oid
+from ..git.command import Git, Oid, is_oid
 from ..objects.reader import ObjectReader
 from ..system import files
 from .live_context import read_context

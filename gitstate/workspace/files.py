@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from ..git.oid import Oid
+from ..git.command import Oid
 from ..objects.tree import is_safe_path
 from ..system.files import fsync_path, give_to, write_new_file
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, digest, suppress

@@ -17,7 +17,7 @@ from ..format import names
 from ..format.context import Context
 from ..format.names import given_workspace_id, workspace_id_of
 from ..git import gitdir, refs
-from ..git.oid import Oid, is_oid
+from ..git.command import Oid, is_oid
 from ..git.repository import NO_HEAD
 from ..system import files, process
 from .live_context import owner_state, read_context

@@ -7,7 +7,7 @@ import os
 from ..errors import BadJson
 from ..format.context import MAX_CONTEXT, SCHEMA_VERSION, Context
 from ..format.manifest import Manifest
-from ..git.oid import Oid
+from ..git.command import Oid
 from ..git.repository import Repository
 from ..system import files
 from ..system.jsonio import Json, dumps, loads

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gitstate.errors import RefChanged, TryAgain
-from gitstate.git.oid import Oid
+from gitstate.git.command import Oid
 from gitstate.git.refs import RefUpdate, move_refs
 from gitstate.git.repository import Repository, open_repository
 from gitstate.objects.notes import NotesRef, add_note, note_paths, read_note

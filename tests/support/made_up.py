@@ -6,7 +6,7 @@ from typing import Any
 
 from gitstate.format.context import Context
 from gitstate.format.manifest import Manifest, Reason, Save
-from gitstate.git.oid import Oid
+from gitstate.git.command import Oid
 
 BRANCH = "refs/heads/agent/work"
 WORKSPACE = "0123456789abcdef"
