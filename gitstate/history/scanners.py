@@ -100,5 +100,8 @@ def _scan(scanner: Scanner, directory: str) -> Iterator[tuple[str, str]]:
 
 def _inside(file: str, directory: str) -> str:
     """The path as the workspace knows it: without the directory, and the number of the list that it was in."""
-    relative = os.path.relpath(os.path.join(directory, file), directory)
+    top = os.path.realpath(directory)
+    # Some name it below the directory, some from the current one.
+    below = [os.path.relpath(os.path.realpath(full), top) for full in (file, os.path.join(directory, file))]
+    relative = next((path for path in below if not path.startswith("..")), file)
     return relative.partition("/")[2] or relative
