@@ -55,7 +55,7 @@ _TO_STDOUT = ("--report-format=json", "--report-path=/dev/stdout", "--log-level=
 SCANNERS = (
     Scanner("gitleaks", ("detect", "--no-git", "--no-banner", "--redact", *_TO_STDOUT, "--source={}"), _gitleaks),
     Scanner("trufflehog", ("filesystem", "--no-verification", "--no-update", "--json", "{}"), _trufflehog),
-    Scanner("detect-secrets", ("scan", "--all-files", "--no-verify", *_NO_GUESSES, "{}"), _detect_secrets),
+    Scanner("detect-secrets", ("-C", "{}", "scan", "--all-files", "--no-verify", *_NO_GUESSES, "."), _detect_secrets),
 )
 
 
