@@ -53,12 +53,6 @@ class Hold:
             self._holder = this_holder("keeper", owner, run_id=run_id, agent=agent)
             lease.write_holder(repository, self._holder)
 
-    def name_keeper(self, keeper: Process) -> None:
-        """Record the keeper, which may still save when the owner is gone."""
-        if self._holder is not None:
-            self._holder = self._holder._replace(keeper=keeper)
-            lease.write_holder(self._repository, self._holder)
-
     def release(self) -> None:
         """The work has ended: nobody works here. Idempotent."""
         if self.lease is not None and self._holder is not None:

@@ -34,7 +34,7 @@ from ..system.jsonio import text_to_json
 from ..system.process import process, send, this_process
 from ..system.terminal import say
 from ..workspace.lease import wait_for_last_save
-from ..workspace.live_context import begin, read_live_context, refuse_while_others_work
+from ..workspace.live_context import begin, finish, read_live_context, refuse_while_others_work
 from ..workspace.state_file import ACTIVE, RECOVERED
 from .channel import SIGNALS, KeeperConfig, KeeperProcess, Times, read_times
 from .checkpoints import try_save
@@ -168,6 +168,8 @@ class Supervisor:
         self.config = config
         self.heard = heard
         self.keepers = 1
+        #: The last keeper has ended too: this process saves when the agent has ended.
+        self.is_alone = False
         self.died_of: signal.Signals | None = None
         self.ctrl_c: tuple[signal.Signals, float] | None = None
         self.ended = 0.0
@@ -209,16 +211,35 @@ class Supervisor:
             info = signal.sigwaitinfo({*self.heard, signal.SIGCHLD})
             if info.si_signo != signal.SIGCHLD:
                 self._on_signal(info)
-            elif self.agent.poll() is not None:
+                if self.is_alone and self.died_of is not None:
+                    return
+                continue
+            if os.getpid() == 1:
+                self._reap_orphans()
+            if self.agent.poll() is not None:
                 self.ended = time.monotonic()
                 self._collect_late_signals()
                 if self.died_of is None:
                     self.keeper.tell(do="ended", code=self.agent.returncode)
                 return
             elif self.keeper.process.poll() is not None:
-                if self.died_of is not None or self.keepers == _KEEPERS:
+                if self.died_of is not None:
                     return
-                self._start_another_keeper()
+                if self.keepers < _KEEPERS:
+                    self._start_another_keeper()
+                elif not self.is_alone:
+                    self.is_alone = True
+                    say(f"gitstate: the keeper of this run has ended {_KEEPERS} times: no checkpoint is taken any more")
+                    say("  the agent goes on; its work is saved when it ends")
+
+    def _reap_orphans(self) -> None:
+        """As process 1 of a container: take the status of every process that nobody else waits for."""
+        ours = (self.agent.pid, self.keeper.process.pid)
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                if ended.si_pid in ours:
+                    return
+                os.waitpid(ended.si_pid, os.WNOHANG)
 
     def _start_another_keeper(self) -> None:
         self.keepers += 1
@@ -262,6 +283,8 @@ class Supervisor:
         end_leftovers(self.config.run_id, but=(os.getpid(), self.config.owner.pid))
         name = None if self.died_of is None else self.died_of.name.removeprefix("SIG")
         if name is None and code == 0:
+            if self.config.owner == this_process():
+                finish(self.repository)
             return {"lines": [], "status": EXIT_DONE}
         reason = Reason(name, None if name else code, "the keeper of this run was killed")
         before = pending_save_id(self.repository)
@@ -279,5 +302,7 @@ class Supervisor:
             signal.signal(fatal, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {fatal})
             os.kill(os.getpid(), fatal)
+            # Process 1 of a container does not die of a signal of its own.
+            return 128 + fatal
         code = self.agent.wait()
         return 128 - code if code < 0 else code or saving

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _LEASE, _INNER, _RECORD = b"lease", b"lease-run", b"lease.json"
 #: Who asks holds the lock for a moment too: a keeper that begins tries again for this long, in seconds.
 _PATIENCE = 2.0
+#: The lease is looked at again after this time, in seconds.
+_PAUSE = 0.02
 
 
 class Holder(Record):
@@ -129,13 +131,12 @@ def wait_for_last_save(repository: Repository, deadline: Deadline) -> None:
     Raises TryAgain where the keeper has not ended when the deadline passes.
     """
     holder = read_holder(repository.own)
-    if holder is None or holder.keeper is None or not is_visible(holder) or process.is_alive(holder.owner):
+    if holder is None or not is_visible(holder):
         return
-    if not process.wait_for([holder.keeper], deadline):
-        raise TryAgain(
-            f"the keeper of the last run is still saving (pid {holder.keeper.pid})",
-            hint="gitstate recover (in a moment)",
-        )
+    while not process.is_alive(holder.owner) and _is_held(repository.own, _LEASE):
+        if deadline.passed():
+            raise TryAgain("the keeper of the last run is still saving", hint="gitstate recover (in a moment)")
+        time.sleep(_PAUSE)
 
 
 def is_visible(holder: Holder) -> bool:

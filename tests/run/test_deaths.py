@@ -9,6 +9,7 @@ import resource
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -196,7 +197,7 @@ def test_next_run_recovers_first_and_resumes_the_task(ws: Workspace) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
-def test_run_replaces_killed_keepers_and_saves_in_the_end(ws: Workspace) -> None:
+def test_agent_outlives_its_keepers_and_is_saved_in_the_end(ws: Workspace) -> None:
     started = Started(ws, run_command(ws, ""))
     agent_pid(ws)
     before = fingerprint(ws.path)
@@ -218,11 +219,39 @@ def test_run_replaces_killed_keepers_and_saves_in_the_end(ws: Workspace) -> None
         pid = json.loads(file.read_bytes())["keeper"][0]
         killed.add(pid)
         os.kill(pid, signal.SIGKILL)
-    assert started.status() == 143, started.words()
     assert len(killed) == 4
+    wait_until(lambda: "no checkpoint is taken any more" in started.words(), "the words about it")
+    time.sleep(0.3)
+    assert started.process.poll() is None, "a healthy agent was ended"
+    started.send(signal.SIGTERM)
+    assert started.status() == 143, started.words()
     (ws.git_dir / "gitstate" / "run.json").unlink()
     check_saved(ws, before, task_id="T-9")
     check_recovered(ws, before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: unshare makes a pid namespace")
+def test_process_1_of_a_container_reaps_orphans_and_ends_of_the_signal(ws: Workspace) -> None:
+    script = """
+    for i in 1 2 3; do (sleep 0.05 & exit); done
+    trap 'exit 0' TERM
+    sleep 0.5
+    grep -l '^State:.Z' /proc/[0-9]*/status >zombies
+    touch ready
+    while :; do sleep 0.05; done
+    """
+    container = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]
+    argv = [*container, sys.executable, "-m", "gitstate", "run", "--task-id", "T-1", "--", "sh", "-c", script]
+    with subprocess.Popen(argv, cwd=ws.path, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until((ws.path / "ready").exists, "the agent is ready")
+            assert (ws.path / "zombies").read_text() == ""
+            (children,) = Path(f"/proc/{process.pid}/task").glob("*/children")
+            os.kill(int(children.read_text().split()[0]), signal.SIGTERM)
+            assert process.wait(60) == 143
+        finally:
+            process.kill()
+    assert ws.refs("refs/gitstate/pending")
 
 
 def test_last_save_needs_no_code_that_the_agent_may_have_changed(ws: Workspace) -> None:
