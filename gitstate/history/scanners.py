@@ -55,7 +55,7 @@ _TO_STDOUT = ("--report-format=json", "--report-path=/dev/stdout", "--log-level=
 SCANNERS = (
     Scanner("gitleaks", ("detect", "--no-git", "--no-banner", "--redact", *_TO_STDOUT, "--source={}"), _gitleaks),
     Scanner("trufflehog", ("filesystem", "--no-verification", "--no-update", "--json", "{}"), _trufflehog),
-    Scanner("detect-secrets", ("scan", "--all-files", "--no-verify", *_NO_GUESSES, "{}"), _detect_secrets),
+    Scanner("detect-secrets", ("-C", "{}", "scan", "--all-files", "--no-verify", *_NO_GUESSES, "."), _detect_secrets),
 )
 
 
@@ -100,5 +100,8 @@ def _scan(scanner: Scanner, directory: str) -> Iterator[tuple[str, str]]:
 
 def _inside(file: str, directory: str) -> str:
     """The path as the workspace knows it: without the directory, and the number of the list that it was in."""
-    relative = os.path.relpath(os.path.join(directory, file), directory)
+    top = os.path.realpath(directory)
+    # Some name it below the directory, some from the current one.
+    below = [os.path.relpath(os.path.realpath(full), top) for full in (file, os.path.join(directory, file))]
+    relative = next((path for path in below if not path.startswith("..")), file)
     return relative.partition("/")[2] or relative
