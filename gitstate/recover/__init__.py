@@ -1,1 +1,1 @@
-"""Facts, plan, act; the marker last."""
+"""Brings a workspace back from a save: facts, then a plan, then the acts, and the marker last."""
