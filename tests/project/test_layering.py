@@ -161,7 +161,7 @@ def test_every_field_of_a_central_type_has_a_docstring() -> None:
 
 
 #: `recover/index` compares two listings as they are.
-LISTING = {"git/entries", "recover/index", "integrations/git_hooks"}
+LISTING = {"git/entries", "recover/index"}
 
 
 def test_only_entries_parses_what_git_lists() -> None:
