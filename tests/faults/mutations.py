@@ -68,6 +68,7 @@ MUTATIONS = (
         "write_new_file(temporary, content, mode=permissions)",
         "write_new_file(temporary, content, mode=permissions, durable=False)",
         f"{POWER}[ext4-recover]",
+        {"POWER_POINT": "60"},  # before the sync at the end, which hides it
     ),
     Mutation(
         "a file that a power cut left short is taken for an edit",
