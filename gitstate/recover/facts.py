@@ -162,26 +162,42 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
 
 
 def orphans(repository: Repository, reader: ObjectReader) -> Iterable[tuple[str, Oid, tuple[Save, ...]]]:
-    """Markers of workspaces that are no worktree of this repository: fetched, or their directory is gone."""
+    """Markers of workspaces that are no worktree of this repository: copied, or their directory is gone."""
+    for ref, oid in _orphaned_markers(repository):
+        stack = _readable_stack(oid, reader)
+        if stack:
+            yield ref, oid, stack
+
+
+def _orphaned_markers(repository: Repository) -> list[tuple[str, Oid]]:
     pending = pending_archives(repository.git)
-    if not pending:
-        return
-    here = {*worktree_ids(repository.common_dir), workspace_id(repository)}
-    for workspace, oid in pending.items():
-        if workspace in here:
-            continue
-        try:
-            yield names.marker_ref(workspace), oid, read_stack(oid, reader)
-        except (CorruptSave, UnsupportedSave):
-            continue
+    here = {*worktree_ids(repository.common_dir), workspace_id(repository)} if pending else set()
+    return [(names.marker_ref(workspace), oid) for workspace, oid in pending.items() if workspace not in here]
+
+
+def _readable_stack(archive: Oid, reader: ObjectReader) -> tuple[Save, ...]:
+    """The stack of a save; empty where it can't be read."""
+    try:
+        return read_stack(archive, reader)
+    except (CorruptSave, UnsupportedSave):
+        # Git ends at an object that it can't read.
+        reader.restart()
+        return ()
 
 
 def _elsewhere(repository: Repository, reader: ObjectReader) -> str | None:
-    """A sentence about pending saves whose workspace is missing; None where there are none."""
+    """A sentence about pending saves whose workspace is missing; None where there are none.
+
+    One that can't be read is named by its ref: it may be this workspace's, and nobody must hear "nothing" of it.
+    """
     listed = []
-    for _, _, stack in orphans(repository, reader):
-        manifest = stack[0].manifest
-        listed.append(f"{manifest.save_id} ({manifest.head_ref or 'detached HEAD'})")
+    for ref, oid in _orphaned_markers(repository):
+        stack = _readable_stack(oid, reader)
+        if stack:
+            manifest = stack[0].manifest
+            listed.append(f"{manifest.save_id} ({manifest.head_ref or 'detached HEAD'})")
+        else:
+            listed.append(f"{ref} (it can't be read)")
     return f"pending saves of workspaces that are missing: {', '.join(listed)}" if listed else None
 
 

@@ -119,6 +119,8 @@ def test_run_whose_keepers_were_killed_names_the_latest_save(ws: Workspace) -> N
         wait_until(another, "the next keeper")
         killed.append(keeper_pid(ws))
         os.kill(killed[-1], signal.SIGKILL)
+    wait_until(lambda: "no checkpoint is taken any more" in started.words(), "the words about the keepers")
+    started.send(signal.SIGTERM)
     assert started.status() == 143, started.words()
     said = started.words()
     assert f"gitstate: saved {the_id(ws, 'pending')}; later changes are not saved: " in said, said

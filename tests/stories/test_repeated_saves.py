@@ -141,7 +141,7 @@ def test_second_recover_is_a_no_op(ws: Workspace) -> None:
     recovered_from(ws.recover())
     before = look(ws)
     answer = recovered_from(ws.recover())
-    assert answer["verdict"] == "nothing"
+    assert answer["verdict"] == "recovered"
     assert before.fingerprint.diff(fingerprint(ws.path)) == []
     assert ws.refs() == before.refs
 
