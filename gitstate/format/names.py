@@ -79,18 +79,16 @@ def given_workspace_id(git_dir: bytes) -> str | None:
     return name if inodes == there else None
 
 
-def give_workspace_id(repository: Repository, *, taken: Callable[[str], bool]) -> str:
+def give_workspace_id(repository: Repository, *, old_id: Callable[[], str | None]) -> str:
     """The workspace's id, given now where it has none. Only for who holds the workspace; raises OSError.
 
-    `taken` says whether refs of this repository have the name that version 0.1 made of host and path: then it stays.
-    The file comes to the disk with all else that a save syncs.
+    `old_id` answers with the name that version 0.1 made of host and path, where refs of this repository have it: that
+    stays. The file comes to the disk with all else that a save syncs.
     """
     given = given_workspace_id(repository.git_dir)
     if given is not None:
         return given
-    name = old_workspace_id(repository.toplevel)
-    if not taken(name):
-        name = f"{_readable_name(repository.toplevel)}-{os.urandom(6).hex()}"
+    name = old_id() or f"{_readable_name(repository.toplevel)}-{os.urandom(6).hex()}"
     path = os.path.join(repository.own, ID_FILE)
     temporary = path + b".tmp-%d" % os.getpid()
     remove(temporary)

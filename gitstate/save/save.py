@@ -9,7 +9,7 @@ import os
 import time
 
 from ..format.manifest import LeftOut
-from ..format.names import SAVES, checkpoint_ref, give_workspace_id, marker_ref, save_ref
+from ..format.names import OWN, SAVES, checkpoint_ref, give_workspace_id, marker_ref, old_workspace_id, save_ref
 from ..git import refs
 from ..git.command import Git
 from ..git.index import IndexMoved, link_or_copy
@@ -53,7 +53,7 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     # The sync before the marker covers it.
     files.make_directory(repository.own, top=repository.git_dir, durable=False)
     with locked_workspace(repository, deadline) as git:
-        give_workspace_id(repository, taken=lambda name: _names_refs(repository, name))
+        give_workspace_id(repository, old_id=lambda: _old_id(repository))
         result = save_owned(repository, git, request)
     if not request.depth and result.result != "unchanged":
         # Not a nested one: it is recovered with the workspace around it. The save is durable, and the lock is free.
@@ -66,12 +66,21 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     return result._replace(warnings=tuple(warnings)) if warnings else result
 
 
-def _names_refs(repository: Repository, workspace: str) -> bool:
-    """Whether refs of this repository have this workspace id in their names. Raises GitError, OSError."""
+def _old_id(repository: Repository) -> str | None:
+    """The id that version 0.1 gave this workspace; None where no ref has it. Raises GitError, OSError."""
     if not refs.refs_are_files(repository):
-        return bool(refs.list_refs(repository.git, marker_ref(workspace), checkpoint_ref(workspace), SAVES + workspace))
-    found = refs.read_refs(repository, [marker_ref(workspace), checkpoint_ref(workspace)])
-    return bool(found) or any(refs.read_refs_below(repository.common_dir, save_ref(workspace, "")))
+        old = old_workspace_id(repository.toplevel)
+        named = refs.list_refs(repository.git, marker_ref(old), checkpoint_ref(old), SAVES + old)
+        return old if named else None
+    packed = files.read_limited(os.path.join(repository.common_dir, b"packed-refs"), 1 << 30) or b""
+    if os.fsencode(f" {OWN}") not in packed and not os.path.isdir(
+        os.path.join(repository.common_dir, os.fsencode(OWN))
+    ):
+        # As a rule: no save was ever taken in this repository.
+        return None
+    old = old_workspace_id(repository.toplevel)
+    found = refs.read_refs(repository, [marker_ref(old), checkpoint_ref(old)])
+    return old if found or any(refs.read_refs_below(repository.common_dir, save_ref(old, ""))) else None
 
 
 def _with_problems(request: SaveRequest, problems: Sequence[settings.Problem]) -> SaveRequest:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.format.names import old_workspace_id
 from gitstate.workspace import lease
 from tests.states import dirty
 from tests.support.agents import wait_until
@@ -166,3 +167,25 @@ def test_workspace_keeps_its_id(change: str, ws: Workspace, tmp_path: Path) -> N
     ws.append("a.txt")
     assert ws.save().exit_status == 0
     assert sorted(ws.refs("refs/gitstate/pending")) == before
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_saves_of_version_0_1_keep_their_name(packed: bool, ws: Workspace) -> None:
+    dirty(ws)
+    before = fingerprint(ws.path)
+    assert ws.save().exit_status == 0
+    given = (ws.git_dir / "gitstate" / "workspace-id").read_text().split("\n")[0]
+    old = old_workspace_id(os.fsencode(ws.path))
+    for ref, oid in ws.refs("refs/gitstate").items():
+        ws.git("update-ref", ref.replace(given, old), oid)
+        ws.git("update-ref", "-d", ref)
+    (ws.git_dir / "gitstate" / "workspace-id").unlink()
+    if packed:
+        ws.git("pack-refs", "--all")
+    assert ws.recover("--dry-run").json["workspaces"][0]["verdict"] == "restore"
+    ws.append("README.md")
+    assert ws.save().exit_status == 0
+    assert list(ws.refs("refs/gitstate/pending")) == [f"refs/gitstate/pending/{old}"]
+    assert ws.recover().exit_status == 0
+    ws.git("checkout", "-q", "--", "README.md")
+    assert before.diff(fingerprint(ws.path)) == []
