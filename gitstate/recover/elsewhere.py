@@ -28,8 +28,7 @@ from .fetched import is_trusted, refusal, risky_paths
 from .files import FileRecovery, save_for_safety, usual_umask
 from .paths import SavedPaths, Workspace, is_below, paths_with
 from .plan import Target, conclude_files, needs_safety_save
-from .request import SETTINGS, Outcome, RecoverRequest, RecoverResult
-from .words import hints_for, located
+from .request import SETTINGS, Outcome, RecoverRequest, RecoverResult, hints_for, located
 
 
 class FoundStack(NamedTuple):

@@ -78,8 +78,17 @@ from .plan import (
     needs_safety_save,
     with_checkpoint,
 )
-from .request import SETTINGS, DecidedVerdict, Outcome, RecoverRequest, RecoverResult
-from .words import briefing, hints_for, instruction, located
+from .request import (
+    SETTINGS,
+    DecidedVerdict,
+    Outcome,
+    RecoverRequest,
+    RecoverResult,
+    briefing,
+    hints_for,
+    instruction,
+    located,
+)
 
 
 def recover(path: bytes, request: RecoverRequest) -> RecoverResult:

@@ -1,12 +1,22 @@
-"""What a recovery is asked for, and what it answers."""
+"""What a recovery is asked for, and what it answers: as data, in words for a person, and for a shell."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from ..agents.sessions import resume_command
+from ..errors import EXIT_AGAIN, EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, EXIT_USAGE, GitstateError
 from ..format.context import Context
-from ..format.manifest import LeftOut
+from ..format.manifest import LeftOut, Reason
+from ..save.words import left_out_json, listed_lines, skipped_lines
+from ..system.jsonio import path_to_json, text_to_json
+from ..system.terminal import escape, escape_lines
 
 #: What the decision on one workspace can be. `changed` is what `restore` becomes where edited files were kept.
 DecidedVerdict = Literal[
@@ -124,3 +134,226 @@ class Outcome:
 
     def could_not_chmod(self, path: bytes, error: OSError) -> None:
         self.failed.append(LeftOut(path, f"permissions could not be set: {error.strerror}", False))
+
+
+#: A list in a briefing names no more than this.
+_NAMED = 12
+_RUNS_NAMED = 50
+
+
+# -- for a program and a person
+
+
+def recover_json(result: RecoverResult) -> dict[str, Any]:
+    """One workspace of what `recover --json` prints."""
+    return {
+        "workspace": escape(result.workspace),
+        "verdict": result.verdict,
+        "message": escape(result.message) or None,
+        "hint": result.hint and escape(result.hint),
+        "exit_status": result.exit_status,
+        "save_id": result.save_id,
+        "branch": None if result.branch is None else text_to_json(result.branch),
+        "restored": [path_to_json(path) for path in result.restored],
+        "deleted": [path_to_json(path) for path in result.deleted],
+        "kept": [path_to_json(path) for path in result.kept],
+        "left_out": left_out_json(result.left_out),
+        "runs_by_itself": [text_to_json(item) for item in result.runs],
+        "safety_save": result.safety_save,
+        "state_file": None if result.state_file is None else escape(result.state_file),
+        "resume": result.resume and escape(result.resume),
+        "briefing": result.briefing and escape_lines(result.briefing),
+        "context": result.context.to_json(),
+        "nested": [recover_json(inner) for inner in result.nested],
+        "removed_locks": [path_to_json(path) for path in result.cleared],
+    }
+
+
+def recover_lines(result: RecoverResult) -> list[str]:
+    """What `recover` says to a person about one workspace."""
+    save = f" (save {result.save_id})" if result.save_id else ""
+    lines = [f"{escape(result.workspace)}: {_summary(result)}{save}"]
+    if result.message:
+        lines.append(f"  {result.message}")
+    lines += [f"  could run by itself: {escape(item)}" for item in result.runs[:_RUNS_NAMED]]
+    lines += [f"  … and {len(result.runs) - _RUNS_NAMED} more"] if len(result.runs) > _RUNS_NAMED else []
+    lines += listed_lines("restored:", result.restored) + listed_lines("deleted:", result.deleted)
+    lines += listed_lines("kept:", result.kept)
+    lines += skipped_lines(result.left_out)
+    lines += listed_lines("removed stale lock:", result.cleared)
+    if result.safety_save:
+        lines.append(f"  the files as they were before: save {result.safety_save}")
+    for inner in result.nested:
+        lines += ["  " + line for line in recover_lines(inner)]
+    if result.resume:
+        task = instruction(result.context)
+        lines += [f"  {task}", *([f"  resume its session: {result.resume}"] if result.resume != task else [])]
+    if result.hint:
+        lines.append(f"  next: {result.hint}")
+    return lines
+
+
+def _summary(result: RecoverResult) -> str:
+    """The verdict in a few words; the verdict itself where its message says the rest."""
+    if result.verdict not in ("restore", "context_only"):
+        return result.verdict
+    if result.dry_run:
+        return "would be recovered; nothing was touched"
+    if result.verdict == "context_only":
+        return "recovered: the context (there were no uncommitted changes)"
+    if result.files_only:
+        return "restored from the save; branch and index were not touched"
+    return "recovered in part" if result.exit_status else "recovered: everything is as it was saved"
+
+
+def outcome_words(result: RecoverResult) -> str:
+    """What was done in one workspace, for a column of a table."""
+    counts = (
+        (len(result.restored), "restored"),
+        (len(result.deleted), "deleted"),
+        (len(result.kept), "kept"),
+        (len(result.cleared), "stale locks removed"),
+        (len(result.left_out), "skipped"),
+    )
+    parts = [f"{count} {what}" for count, what in counts if count]
+    usual = {"restore": "everything is as it was saved", "context_only": "the context"}
+    if result.dry_run and parts:
+        parts[0] = f"would be: {parts[0]}"
+    elif result.dry_run:
+        usual = {"restore": "branch and index would be restored", "context_only": "the context would be"}
+    return ", ".join(parts) or escape(result.message.partition(";")[0]) or usual.get(result.verdict, "")
+
+
+#: What a person must see first. What passes by itself comes last.
+_WORST_FIRST = (EXIT_PERSON, EXIT_BUG, EXIT_USAGE, EXIT_FAILED, EXIT_AGAIN)
+
+
+def worst_of(statuses: Iterable[int]) -> int:
+    """One exit status for many workspaces: that of the worst of them."""
+    present = set(statuses)
+    return next((status for status in _WORST_FIRST if status in present), EXIT_DONE)
+
+
+# -- hints
+
+#: A command in a hint: at its beginning, or after `; `, `: ` or `&& `; not one that names its directory already.
+_COMMAND = re.compile(r"(^|[;:&] )(gitstate|git) (?!-C )")
+
+
+def located(result: RecoverResult) -> RecoverResult:
+    """The result with a hint that works in the current directory."""
+    return result._replace(hint=locate(result.hint, result.workspace))
+
+
+@contextlib.contextmanager
+def hints_for(workspace: bytes) -> Iterator[None]:
+    """The same for the hint of an error that is raised in the block."""
+    try:
+        yield
+    except GitstateError as error:
+        error.hint = locate(error.hint, workspace)
+        raise
+
+
+def locate(hint: str | None, workspace: bytes) -> str | None:
+    """A hint whose commands are for `workspace`, so that they work in the current directory: with `-C` elsewhere."""
+    if hint is None or _is_here(workspace):
+        return hint
+    where = shlex.quote(escape(workspace))
+    return _COMMAND.sub(lambda match: f"{match[1]}{match[2]} -C {where} ", hint)
+
+
+def _is_here(workspace: bytes) -> bool:
+    """Whether the current directory is in this workspace, and in no repository inside it."""
+    try:
+        directory, top = os.getcwdb(), os.path.realpath(workspace)
+    except OSError:
+        return False
+    while directory != top and len(directory) > 1 and not os.path.lexists(os.path.join(directory, b".git")):
+        directory = os.path.dirname(directory)
+    return directory == top
+
+
+# -- for a shell
+
+#: What `recover --format shell` sets, and from what. The library empties these, and hooks/README.md describes them.
+_SHELL_VARIABLES: Mapping[str, Callable[[RecoverResult], object]] = {
+    "RECOVERED_TASK_ID": lambda result: result.context.task_id,
+    "RECOVERED_ISSUE_NUMBER": lambda result: result.context.issue_number,
+    "RECOVERED_WORKSPACE_PATH": lambda result: escape(result.workspace),
+    "RECOVERED_BRANCH_NAME": lambda result: result.context.branch_name,
+    "RECOVERED_PROGRESS_STAGE": lambda result: result.context.progress_stage,
+    "RECOVERED_MEMORY_REFS": lambda result: "\n".join(result.context.memory_refs),
+    "RECOVERED_AGENT": lambda result: result.context.agent,
+    "RECOVERED_SESSION_ID": lambda result: result.context.session_id,
+    "RECOVERED_TRANSCRIPT_PATH": lambda result: _text(result.context.extra.get("transcript_path")),
+    "RECOVERED_AGENT_CWD": lambda result: _text(result.context.extra.get("agent_cwd")),
+    "RECOVERED_RESUME_COMMAND": lambda result: resume_command(result.context, os.environ),
+    "RECOVERED_VERDICT": lambda result: result.verdict,
+    "RECOVERED_SAVE_ID": lambda result: result.save_id,
+    "RECOVERED_RESUME": lambda result: result.resume,
+    "RECOVERED_BRIEFING": lambda result: result.briefing,
+}
+
+
+def shell_lines(result: RecoverResult) -> str:
+    """Assignments for a shell's `eval`: every value in single quotes, so that it stays data."""
+    return "".join(f"{name}={_shell_quote(value(result))}\n" for name, value in _SHELL_VARIABLES.items())
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _shell_quote(value: object) -> str:
+    text = "" if value is None else str(value).replace("\0", "")
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+# -- for the agent
+
+
+def instruction(context: Context) -> str:
+    """What to continue with, in one sentence, for an agent that starts a new session."""
+    parts = [f"Continue {context.task_id}" if context.task_id else "Continue"]
+    if context.issue_number is not None:
+        parts.append(f"(issue {context.issue_number})")
+    if context.progress_stage:
+        parts.append(f"at stage {context.progress_stage}")
+    if context.branch_name:
+        parts.append(f"on branch {context.branch_name}")
+    parts.append(f"in {context.workspace_path}")
+    return " ".join(parts)
+
+
+def briefing(
+    context: Context,
+    reason: Reason,
+    *,
+    restored: Sequence[bytes],
+    kept: Sequence[bytes],
+    left_out: Sequence[LeftOut],
+    operation: str | None = None,
+) -> str:
+    """A few lines for the agent: what the last run was doing, what is on disk again, and what is not."""
+    how = f" by SIG{reason.signal}" if reason.signal else ""
+    how = f": it ended with status {reason.exit_code}" if reason.exit_code is not None else how
+    lines = [f"Your last run in this workspace was interrupted{how}."]
+    lines.append(instruction(context) + ".")
+    if context.memory_refs:
+        lines.append("Notes of the last run: " + ", ".join(context.memory_refs[:_NAMED]))
+    if operation:
+        lines.append(f"A {operation} is in progress: run `git status` first.")
+    lines += _named("Restored from the save", restored)
+    lines += _named("Changed after the save, and kept", kept)
+    lines += _named("Not in the save", [item.path or b"the workspace" for item in left_out])
+    if not restored and not kept:
+        lines.append("All files are as the last run left them; uncommitted changes are in the worktree.")
+    return "\n".join(lines)
+
+
+def _named(title: str, paths: Sequence[bytes]) -> list[str]:
+    if not paths:
+        return []
+    named = ", ".join(text_to_json(os.fsdecode(path)) for path in paths[:_NAMED])
+    return [f"{title}: {named}" + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")]

@@ -54,6 +54,8 @@ class guard:
     `workspace` is a directory in the worktree. `recovered` is what was recovered at the beginning, None if no save was
     pending. `grace`, `deadline` and `interval` are those of `gitstate run`, in seconds; None: the settings decide.
 
+    The constructor takes more than five arguments, because they are the values that a caller writes down.
+
     Entering raises NotAWorkspace, UsageError for a setting that can't be read, NeedsPerson if a person must decide on
     a pending save, TryAgain if another run works here. Signals are handled if the main thread enters; elsewhere the
     keeper alone sees the end.

@@ -25,8 +25,7 @@ from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
 from ..recover.facts import waiting_task
 from ..recover.recover import recover
-from ..recover.request import RecoverRequest
-from ..recover.words import recover_lines
+from ..recover.request import RecoverRequest, recover_lines
 from ..save.request import SaveRequest
 from ..save.words import save_lines
 from ..system.clock import Deadline

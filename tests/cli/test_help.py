@@ -112,7 +112,7 @@ def loaded_families(*args: str) -> set[str]:
 def test_only_the_module_of_the_command_is_imported() -> None:
     assert loaded_families("--help") == set()
     assert loaded_families("log") == {"saves"}
-    assert loaded_families("boot", "status", "--help") == {"boot"}
+    assert loaded_families("boot", "status", "--help") == {"hooks"}
 
 
 def test_wrong_pair_of_save_points_to_its_help(ws: Workspace) -> None:

@@ -12,8 +12,7 @@ from gitstate.agents.base import Agent
 from gitstate.agents.registry import agent_names, all_agents
 from gitstate.cli.options import context_values
 from gitstate.format.context import CALLER_FIELDS
-from gitstate.recover.request import RecoverResult, ResultVerdict
-from gitstate.recover.words import shell_lines
+from gitstate.recover.request import RecoverResult, ResultVerdict, shell_lines
 from gitstate.run.channel import SIGNALS
 from tests.hooks.stage import HOOKS, LIBRARY
 

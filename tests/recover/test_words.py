@@ -12,8 +12,7 @@ import pytest
 
 from gitstate.cli.main import group
 from gitstate.errors import NeedsPerson
-from gitstate.recover.request import RecoverResult
-from gitstate.recover.words import hints_for, locate, located, outcome_words, recover_lines, worst_of
+from gitstate.recover.request import RecoverResult, hints_for, locate, located, outcome_words, recover_lines, worst_of
 from tests.support.environment import ROOT
 
 TOP = b"/home/me/my shop"

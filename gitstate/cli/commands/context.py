@@ -78,8 +78,7 @@ def finish(call: Call) -> int:
     """Afterwards no save of this workspace is pending."""
     from ...git.repository import open_repository
     from ...recover.recover import recover
-    from ...recover.request import RecoverRequest
-    from ...recover.words import recover_lines
+    from ...recover.request import RecoverRequest, recover_lines
     from ...run.hold import finish_task
 
     result = recover(call.directory, RecoverRequest(waiting_only=True))

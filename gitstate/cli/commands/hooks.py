@@ -1,4 +1,4 @@
-"""`install` and `uninstall` for the hooks of git and of agents, and `hook`, which those hooks call."""
+"""`install`, `uninstall` and `boot`: where other programs call gitstate; and the hidden `hook` that they call."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...agents.registry import agent_names
-from ...errors import EXIT_DONE, UsageError
+from ...errors import EXIT_DONE, EXIT_PERSON, UsageError
 from ...git.repository import open_repository
 from ...system.terminal import escape, escape_lines, say, write_patch
 from .. import quick
-from ..command import Call, command, help_text
+from ..command import Call, TableGroup, command, help_text
 
 if TYPE_CHECKING:
     from ...integrations.agent_hooks_install import Change
     from ...integrations.git_hooks_install import Outcome
+    from ...integrations.schedulers import BootStatus
 
 
 def _hook_options(function: Callable[..., int]) -> Callable[..., int]:
@@ -147,3 +148,74 @@ def change_lines(change: Change, dry_run: bool) -> list[str]:
         "absent": "not installed in",
     }[change.outcome]
     return [f"{change.agent}: {verb} {escape(change.path)}", *(f"  {note}" for note in change.notes)]
+
+
+_scheduler_option = click.option(
+    "--scheduler",
+    type=click.Choice(["systemd", "cron", "launchd"]),
+    help="this scheduler  [default: the first that works here]",
+)
+
+
+@click.group(cls=TableGroup, prefix="boot ", help=help_text("boot"))
+def boot() -> None:
+    """The group of these commands."""
+
+
+@command("boot enable")
+@_scheduler_option
+def enable(call: Call, scheduler: str | None) -> int:
+    """With systemd this is a unit of the user, with cron a line of the user's crontab."""
+    from ...integrations import schedulers
+
+    return _report(call, schedulers.enable(scheduler))
+
+
+@command("boot disable")
+def disable(call: Call) -> int:
+    """What `boot enable` wrote is removed; other units and lines stay as they are."""
+    from ...integrations import schedulers
+
+    removed = schedulers.disable()
+    if call.as_json:
+        call.emit(removed=removed)
+    say(f"removed from {', '.join(removed)}" if removed else "recovery at boot was not enabled")
+    return EXIT_DONE
+
+
+@command("boot status")
+@_scheduler_option
+def status(call: Call, scheduler: str | None) -> int:
+    """The exit status is 4 if something prevents it."""
+    from ...integrations import schedulers
+
+    return _report(call, schedulers.status(scheduler))
+
+
+def _report(call: Call, status: BootStatus) -> int:
+    if call.as_json:
+        call.emit(**boot_json(status))
+    say(*boot_lines(status))
+    return EXIT_PERSON if status.troubles else EXIT_DONE
+
+
+# -- words
+
+
+def boot_json(status: BootStatus) -> dict[str, Any]:
+    """What `boot enable --json` and `boot status --json` print."""
+    troubles = [{"what": escape(what), "next": escape(mend)} for what, mend in status.troubles]
+    plain = {name: getattr(status, name) for name in ("scheduler", "enabled", "files", "linger", "command")}
+    return {**plain, "troubles": troubles}
+
+
+def boot_lines(status: BootStatus) -> list[str]:
+    """What `boot enable` and `boot status` tell a person."""
+    enabled = f"enabled with {status.scheduler}: `{' '.join(status.command)} recover --all` runs at boot"
+    lines = [enabled if status.enabled else "recovery at boot is not enabled"]
+    lines += [f"  {path}" for path in status.files]
+    if not status.enabled:
+        lines.append("  next: gitstate boot enable")
+    for what, mend in status.troubles:
+        lines += [what, f"  next: {mend}"]
+    return lines

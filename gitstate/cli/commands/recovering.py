@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import EXIT_DONE, UsageError
-from ...recover.words import outcome_words, recover_json, recover_lines, shell_lines, worst_of
+from ...recover.request import outcome_words, recover_json, recover_lines, shell_lines, worst_of
 from ...system.jsonio import text_to_json
 from ...system.terminal import escape, progress, say, table, terminal_width
 from ..command import Call, command, everything_option, paths_argument, roots_option

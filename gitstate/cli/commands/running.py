@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import NeedsPerson
-from ...recover.words import worst_of
+from ...recover.request import worst_of
 from ...system.terminal import escape, say
 from .. import quick
 from ..command import Call, command, everything_option, options_named, paths_argument, setting_option

@@ -1,8 +1,9 @@
-"""`log`, `diff`, `restore`, `prune`, `push` and `fetch`: old saves."""
+"""`save` and `checkpoint`; `log`, `diff`, `restore`, `prune`, `push` and `fetch` for old saves."""
 
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +11,9 @@ import click
 from ...errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, UsageError
 from ...git.repository import open_repository
 from ...system.terminal import escape, escape_lines, say, write_patch
-from ..command import Call, command, setting_option
+from .. import quick
+from ..command import Call, click_option, command, help_text, setting_option
+from ..options import OPTIONS, Quick
 
 if TYPE_CHECKING:
     from ...history.listing import Entry
@@ -58,8 +61,7 @@ def diff(call: Call, save_id: str) -> int:
 def restore(call: Call, save_id: str, paths: tuple[str, ...], overwrite: bool, trust: bool, dry_run: bool) -> int:
     """Index, branch and pending save are not touched."""
     from ...recover.elsewhere import restore_paths
-    from ...recover.request import RecoverRequest
-    from ...recover.words import recover_json, recover_lines
+    from ...recover.request import RecoverRequest, recover_json, recover_lines
 
     repository = open_repository(call.directory)
     inside = [os.path.relpath(path, repository.toplevel) for path in call.absolute(paths)]
@@ -194,3 +196,29 @@ def exchange_lines(exchange: Exchange, command: str, dry_run: bool) -> list[str]
 
 def _saves(number: int) -> str:
     return "1 save" if number == 1 else f"{number} saves"
+
+
+def _save_command(name: str, details: str) -> click.Command:
+    def callback(**given: Any) -> None:
+        directory, as_json = click.get_current_context().obj
+        for pair in given["extra"]:
+            if "=" not in pair:
+                raise click.UsageError(f"--set wants KEY=VALUE, not {escape(pair)}")
+        given = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+        given = {key: value for key, value in given.items() if value not in (None, [], False)}
+        if as_json:
+            given["json"] = True
+        sys.exit(quick.run_save(Quick(name, directory, given)))
+
+    params: list[click.Parameter] = [click_option(option) for option in OPTIONS]
+    return click.Command(name, callback=callback, params=params, help=help_text(name, details))
+
+
+save = _save_command(
+    "save",
+    "The save is durable when the command returns. It is a WIP commit on the branch; during a merge or the like, or "
+    "with a detached HEAD, the branch is not moved.",
+)
+checkpoint = _save_command(
+    "checkpoint", "A checkpoint is durable when the command returns. `recover` uses it if a run ends without a save."
+)
