@@ -25,6 +25,8 @@ _SHARE = 0.05
 _GATHER = 0.2
 #: A checkpoint waits this long for another gitstate in the workspace, in seconds.
 _WAIT = 1.0
+#: One that failed is tried again after this time, in seconds, where the next one is due later than that.
+_RETRY = 2.0
 
 
 class Checkpoints:
@@ -62,15 +64,17 @@ class Checkpoints:
 
     def take(self) -> None:
         """Take a checkpoint, if anything may have changed. What it costs decides when the next one is due."""
-        begun = time.monotonic()
+        begun, used = time.monotonic(), _cpu_seconds()
         known, unwatched = self.known(), _unwatched_files(self._repository)
         self._next = begun + self._interval
         if known is not None and not known.touched and unwatched == self._unwatched:
             return
         result = try_save(self._repository.toplevel, SaveRequest(kind="checkpoint", known=known, wait=_WAIT))
-        spent = time.monotonic() - begun
-        self._next = max(self._next, begun + spent / _SHARE)
         self.problem = result if isinstance(result, str) else None
+        if self.problem is not None:
+            self._next = min(self._next, begun + _RETRY)
+        # Not the time that passed: another gitstate at work or a slow disk would put off the next one by minutes.
+        self._next = max(self._next, begun + (_cpu_seconds() - used) / _SHARE)
         if isinstance(result, str) or result.taken is None or result.archive is None:
             return
         self._next = max(self._next, begun + result.written / _GROWTH)
@@ -100,6 +104,11 @@ class Checkpoints:
         new = [path for path, leaf in taken.worktree.items() if leaf is not None and path not in tracked.paths]
         self._watch.add([*directories_above([*tracked.order, *new]), *taken.directories])
         self._watch.touch(new)
+
+
+def _cpu_seconds() -> float:
+    """What this process and the gits that it waited for have used."""
+    return sum(os.times()[:4])
 
 
 def try_save(path: bytes, request: SaveRequest) -> SaveResult | str:

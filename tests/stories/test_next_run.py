@@ -135,7 +135,8 @@ def test_copy_of_a_live_workspace_is_a_workspace_of_its_own(ws: Workspace, tmp_p
     argv = [sys.executable, "-m", "gitstate", "run", "--task-id", "T-1", "--", "sleep", "600"]
     with running(ws, *argv) as live:
         wait_until(lambda: lease.presence_in(os.fsencode(ws.git_dir)).live, "the run has begun")
-        wait_until((ws.git_dir / "gitstate" / "workspace-id").exists, "the first checkpoint")
+        journal = ws.git_dir / "gitstate" / "journal"
+        wait_until(lambda: ws.refs("refs/gitstate/checkpoints") and not journal.exists(), "the first checkpoint")
         subprocess.run(["cp", "-a", str(ws.path), str(tmp_path / "copy")], check=True)
         copy = Workspace(tmp_path / "copy", ws.outside)
         copy.append("a.txt")
