@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 #: No manifest of more bytes than this is read: it names every file with an unusual mode, and each skipped one.
 MAX_MANIFEST = 256 << 20
+#: A label may have this many characters.
+MAX_LABEL = 200
 
 
 class Reason(Record):
@@ -149,6 +151,8 @@ class Manifest(Record):
     """Ignored paths that were not asked for, in no save; a directory means all below it."""
     reason: Reason
     """Why the save was made."""
+    label: str | None = None
+    """How the user calls it (`--label`); None where it has no label, and in saves of version 0.1."""
 
     @property
     def incomplete(self) -> bool:
@@ -202,6 +206,7 @@ class Manifest(Record):
             "left_out": [item.to_json() for item in self.left_out],
             "ignored": [path_to_json(path) for path in self.ignored],
             "reason": self.reason.to_json(),
+            "label": self.label,
         }
 
 
@@ -286,6 +291,7 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
         ),
         ignored=tuple(_path(item, safe=False) for item in value["ignored"]),
         reason=_reason(_mapping(value.get("reason") or {})),
+        label=_optional(value.get("label"), lambda text: isinstance(text, str) and len(text) <= MAX_LABEL),
     )
 
 

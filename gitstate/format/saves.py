@@ -11,9 +11,11 @@ from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .archive import read_save
 from .names import (
     CHECKPOINTS,
+    HISTORY,
     PENDING,
     SAVES,
     checkpoint_ref,
+    history_ref,
     own_marker,
     parse_ref,
     save_ref,
@@ -81,7 +83,15 @@ def checkpoint_save_id(repository: Repository) -> str | None:
 
 def held_saves(git: Git, workspace: str | None = None) -> list[HeldSave]:
     """Every save below `refs/gitstate/saves/`, or those of one workspace by its id. Checkpoints are not among them."""
-    prefix = SAVES if workspace is None else save_ref(workspace, "")
+    return _held(git, SAVES if workspace is None else save_ref(workspace, ""))
+
+
+def history_saves(git: Git, workspace: str | None = None) -> list[HeldSave]:
+    """Every earlier checkpoint of the history, or those of one workspace by its id."""
+    return _held(git, HISTORY if workspace is None else history_ref(workspace, ""))
+
+
+def _held(git: Git, prefix: str) -> list[HeldSave]:
     found = ((ref, parse_ref(ref), oid) for ref, oid in refs.list_refs(git, prefix).items())
     return [HeldSave(ref, name.workspace_id, name.save_id, oid) for ref, name, oid in found if name and name.save_id]
 

@@ -3,6 +3,8 @@
 A save is removed if it is older than `gitstate.keepDays` and not one of the newest `gitstate.keepSaves` there; kept
 checkpoints are counted apart, so that they push out no save. Pending saves, the saves that they are stacked on, saves
 that were never recovered and dismissed ones are kept, whatever their age. A dismissed save goes only by its name.
+The history of checkpoints is thinned out as they are made; here those go that are older than `gitstate.keepDays`, and
+all of them without `gitstate.history`.
 Git's own gc removes the objects later. No pack is unlinked here, because another git may read it.
 """
 
@@ -15,8 +17,8 @@ from typing import NamedTuple
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
 from ..format.archive import read_save
 from ..format.manifest import Save
-from ..format.names import DISMISSED, NOTES, age_key, dismissed_ref, save_time_ns, workspace_id
-from ..format.saves import held_saves, pending_archives
+from ..format.names import DISMISSED, HISTORY, NOTES, age_key, dismissed_ref, save_time_ns, workspace_id
+from ..format.saves import held_saves, history_saves, pending_archives
 from ..git import refs
 from ..git.command import Git, Oid
 from ..git.refs import RefUpdate
@@ -25,7 +27,7 @@ from ..objects.notes import NotesRef
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..workspace.ownership import locked_workspace
-from ..workspace.settings import number
+from ..workspace.settings import boolean, number
 
 
 class Held(NamedTuple):
@@ -43,6 +45,8 @@ class PruneResult(NamedTuple):
 
     pruned: tuple[Held, ...]
     kept: int
+    history: tuple[Held, ...] = ()
+    """The checkpoints of the history that went too, because of their age."""
 
 
 def prune(
@@ -61,20 +65,27 @@ def prune(
     """
     saves = number(repository, "keepSaves", keep_saves)
     days = number(repository, "keepDays", keep_days)
+    has_history = boolean(repository, "history")
     with locked_workspace(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
         held = _held(repository, reader)
         pending = list(pending_archives(repository.git).values())
         dismissed = refs.list_refs(repository.git, DISMISSED)
+        history: list[Held] = []
         if names:
             going = _named(held, needed_saves(held, pending, reader), names)
         else:
             needed = needed_saves(held, [*pending, *dismissed.values()], reader)
             own = workspace_id(repository)
             mine = [item for item in held if everything or item.workspace_id == own]
-            going = going_saves(mine, needed, int(saves), time.time() - days * 86_400)
-        if not dry_run and going:
-            _remove(repository, git, going, dismissed)
-        return PruneResult(tuple(going), len(held) - len(going))
+            before = time.time() - days * 86_400
+            history = [item for item in mine if item.ref.startswith(HISTORY)]
+            history = [item for item in history if not has_history or _is_older(item.save_id, before)]
+            mine = [item for item in mine if not item.ref.startswith(HISTORY)]
+            going = going_saves(mine, needed, int(saves), before)
+        if not dry_run and (going or history):
+            _remove(repository, git, [*going, *history], dismissed)
+        others = sum(item.ref.startswith(HISTORY) for item in held)
+        return PruneResult(tuple(going), len(held) - others - len(going), tuple(history))
 
 
 def going_saves(held: Sequence[Held], needed: set[Oid], keep: int, before: float) -> list[Held]:
@@ -123,7 +134,7 @@ def needed_saves(held: Sequence[Held], pending: Iterable[Oid], reader: ObjectRea
 
 def _held(repository: Repository, reader: ObjectReader) -> list[Held]:
     held = []
-    for item in held_saves(repository.git):
+    for item in (*held_saves(repository.git), *history_saves(repository.git)):
         try:
             save: Save | None = read_save(item.archive, reader)
         except (CorruptSave, UnsupportedSave):

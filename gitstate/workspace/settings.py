@@ -65,6 +65,8 @@ SETTINGS = (
     Setting("register", "boolean", "true", "list the workspace for `recover --all`"),
     Setting("remote", "remote", None, "remote that `push` and `fetch` use", "REMOTE"),
     Setting("trust", "remotes", None, "remotes whose saves `recover` takes without being named"),
+    Setting("history", "boolean", "true", "keep a thinned series of earlier checkpoints"),
+    Setting("historyInterval", "seconds", "30", "least seconds between checkpoints of the history", None, 0, 86_400),
     Setting("keepSaves", "count", "20", "prune keeps the newest N saves", "--keep", 0, 1_000_000),
     Setting("keepDays", "days", "30", "prune keeps saves younger than N days", "--days", 0, 1_000_000),
 )
@@ -72,6 +74,7 @@ _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 #: The settings that a save reads, and those of `run` and `guard` besides.
 OF_SAVE = ("stateFile", "includeIgnored", "register")
+OF_HISTORY = ("history", "historyInterval")
 OF_RUN = ("grace", "deadline", "interval", *OF_SAVE)
 
 
