@@ -38,6 +38,7 @@ OPTIONS = (
     Option("--signal", "signal", "text", "NAME", "record the signal that ends the run, such as TERM"),
     Option("--exit-code", "exit_code", "number", "N", "record the exit status that ended the run"),
     Option("--reason", "reason", "text", "TEXT", "record why the save is made"),
+    Option("--label", "label", "text", "NAME", "a name of your own for this save: gitstate restore NAME"),
     Option("--deadline", "deadline", "seconds", "SECONDS", "skip what cannot be read in this time"),
     Option("--wait", "wait", "seconds", "SECONDS", "wait this long for another gitstate here  [default: 60]"),
     Option("--include-ignored", "include_ignored", "many", "PATTERN", ""),

@@ -83,6 +83,7 @@ def _save(quick: Quick, as_json: bool) -> int:
         kind="checkpoint" if quick.command == "checkpoint" else "save",
         values=context_values(quick.given, os.environ),
         reason=Reason(given.get("signal"), given.get("exit_code"), given.get("reason")),
+        label=_checked_label(given.get("label")),
         deadline=given.get("deadline"),
         wait=given.get("wait", 60.0),
         keep_ignored=given.get("include_ignored", ()),
@@ -95,6 +96,23 @@ def _save(quick: Quick, as_json: bool) -> int:
         emit(save_json(result, quick.command))
     say(*save_lines(result, quick.command))
     return EXIT_PERSON if result.lost else EXIT_DONE
+
+
+def _checked_label(text: str | None) -> str | None:
+    """The label of the command line; None for none. Raises UsageError for one that could not be found again."""
+    if text is None:
+        return None
+    from ..errors import UsageError
+    from ..format.find import is_reserved
+    from ..format.manifest import MAX_LABEL
+    from ..system.jsonio import clean_text
+
+    label = clean_text(text).strip()
+    if not label or len(label) > MAX_LABEL or is_reserved(label):
+        raise UsageError(
+            f"{text[:40]!r} can't be a label; nothing was saved", hint="gitstate save --label before-merge"
+        )
+    return label
 
 
 # -- hooks

@@ -52,7 +52,7 @@ from ..workspace.live_context import read_live_context, with_measured_fields
 from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
-from .elsewhere import add_worktree, only_orphan, refuse_used_place, stack_of
+from .elsewhere import Version, add_worktree, only_orphan, refuse_used_place, remember, stack_of
 from .facts import compare_with_checkpoint, gather, whole_copies
 from .fetched import dismiss_fetched, is_trusted, refusal, runs_by_itself
 from .files import FileRecovery, MissingFiles, restore_cut_short, save_for_safety, usual_umask
@@ -368,6 +368,7 @@ class _Recovery:
             left_out=left_out,
             operation=manifest.operation,
         )
+        remember(self.repository, Version(manifest.save_id, None), outcome)
         described = describe_save(manifest, wip=newest.wip, archive=newest.archive)
         described["base_commit"] = self.facts.saves[-1].manifest.base
         described["left_out"] = [item.to_json() for item in left_out][:1000]

@@ -98,6 +98,14 @@ def terminal_width(stream: TextIO | None) -> int | None:
     return None
 
 
+def has_colours(stream: TextIO | None) -> bool:
+    """Whether a stream writes to a terminal that shows colours, and nobody forbade them (https://no-color.org)."""
+    with suppress(OSError, ValueError):
+        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("", "dumb")
+        return stream is not None and stream.isatty() and not plain
+    return False
+
+
 def _fitted(cell: str, size: int) -> str:
     """A cell padded to `size` columns. A wider one loses its middle, because paths differ at their ends."""
     if _columns(cell) > size:

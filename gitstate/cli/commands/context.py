@@ -10,11 +10,11 @@ import click
 
 from ...errors import EXIT_DONE, UsageError
 from ...system.terminal import escape, say
-from ..command import Call, command
+from ..command import Call, command, complete_keys, complete_pairs
 
 
 @command("begin")
-@click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]…")
+@click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]…", shell_complete=complete_pairs)
 @click.option(
     "--owner-pid", type=click.IntRange(1), metavar="PID", help="the process that owns this workspace while it runs"
 )
@@ -36,7 +36,7 @@ def begin(call: Call, pairs: tuple[str, ...], owner_pid: int | None) -> int:
 
 
 @command("set")
-@click.argument("pairs", nargs=-1, required=True, metavar="KEY=VALUE…")
+@click.argument("pairs", nargs=-1, required=True, metavar="KEY=VALUE…", shell_complete=complete_pairs)
 def set_(call: Call, pairs: tuple[str, ...]) -> int:
     """KEY is task_id, issue_number, progress_stage, memory_refs, agent, session_id, or a key of your own."""
     from ...git.repository import open_repository
@@ -50,7 +50,7 @@ def set_(call: Call, pairs: tuple[str, ...]) -> int:
 
 
 @command("show")
-@click.argument("keys", nargs=-1, metavar="[KEY]…")
+@click.argument("keys", nargs=-1, metavar="[KEY]…", shell_complete=complete_keys)
 def show(call: Call, keys: tuple[str, ...]) -> int:
     """With KEY only its value is printed, one value on a line."""
     from ...git.repository import open_repository

@@ -13,7 +13,7 @@ from ...errors import EXIT_DONE, UsageError
 from ...recover.request import outcome_words, recover_json, recover_lines, shell_lines, worst_of
 from ...system.jsonio import text_to_json
 from ...system.terminal import escape, progress, say, table, terminal_width
-from ..command import Call, command, everything_option, paths_argument, roots_option
+from ..command import Call, command, complete_saves, everything_option, paths_argument, roots_option
 
 if TYPE_CHECKING:
     from ...fleet.status import Summary
@@ -31,7 +31,13 @@ _INCOMPLETE = "the search below --root reached its limit: name a directory neare
 @click.option("--dry-run", is_flag=True, help="report what would happen, change nothing")
 @click.option("--overwrite", is_flag=True, help="overwrite files that were edited after the save")
 @click.option("--into", metavar="PATH", help="restore a save whose workspace is gone into a new worktree")
-@click.option("--save", "save_id", metavar="ID", help="recover this save instead of the pending one")
+@click.option(
+    "--save",
+    "save_id",
+    metavar="SAVE",
+    shell_complete=complete_saves,
+    help="recover this save instead of the pending one",
+)
 @click.option("--trust", is_flag=True, help="take a fetched save although it could run programs")
 @click.option("--dismiss", is_flag=True, help="mark the pending save as resolved, touching no file")
 @click.option(
@@ -95,6 +101,12 @@ def _recover_named(
     from ...recover import recover
 
     targets = call.absolute(paths) or [call.directory]
+    if request.save_id is not None:
+        from ...format.find import resolve_save
+
+        where = call.directory if into is not None else targets[0]
+        save_id = resolve_save(open_repository(where, bare_too=into is not None), request.save_id)
+        request = request._replace(save_id=save_id)
     if into is not None:
         (target,) = call.absolute([into])
         return [recover.recover_into(open_repository(call.directory, bare_too=True), target, request)]

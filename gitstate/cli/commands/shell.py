@@ -7,6 +7,36 @@ import click
 from ...errors import EXIT_DONE
 from ..command import Call, command
 
+#: `git gitstate <TAB>`: git's own completion calls a function of this name. The words before `gitstate` are git's.
+_FOR_GIT = {
+    "bash": """
+_git_gitstate() {
+    local at=1 response kind value
+    while [ "$at" -lt "$COMP_CWORD" ] && [ "${COMP_WORDS[at]}" != gitstate ]; do at=$((at + 1)); done
+    response=$(env COMP_WORDS="${COMP_WORDS[*]:at}" COMP_CWORD=$((COMP_CWORD - at)) \\
+        _GITSTATE_COMPLETE=bash_complete gitstate)
+    COMPREPLY=()
+    while IFS=, read -r kind value; do
+        [ "$kind" = plain ] && COMPREPLY+=("$value")
+    done <<<"$response"
+    return 0
+}
+""",
+    "zsh": """
+_git-gitstate() { _gitstate_completion; }
+""",
+    "fish": """
+function _git_gitstate_completion
+    set -l words (string replace -r '^git\\s+' '' -- (commandline -cp))
+    for line in (env _GITSTATE_COMPLETE=fish_complete COMP_WORDS="$words" COMP_CWORD=(commandline -t) gitstate)
+        string split -m 1 , -- $line | tail -n 1
+    end
+end
+complete --no-files --command git --condition '__fish_seen_subcommand_from gitstate' \\
+    --arguments '(_git_gitstate_completion)'
+""",
+}
+
 
 @command("init", json=False)
 @click.argument("shell", type=click.Choice(["bash"]))
@@ -25,12 +55,14 @@ def init(call: Call, shell: str) -> int:
 @command("completion", json=False)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(call: Call, shell: str) -> int:
-    """For bash: eval "$(gitstate completion bash)"."""
+    """For bash: eval "$(gitstate completion bash)". Names of saves, keys and remotes are completed too, and all of it
+    for `git gitstate`, where the shell completes git.
+    """
     from click.shell_completion import get_completion_class
 
     from ..main import group
 
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(group, {}, "gitstate", "_GITSTATE_COMPLETE").source())
+    click.echo(kind(group, {}, "gitstate", "_GITSTATE_COMPLETE").source() + _FOR_GIT[shell])
     return EXIT_DONE
