@@ -23,6 +23,7 @@ from ..format import names
 from ..git import gitdir, refs
 from ..git.command import Git
 from ..git.repository import Repository, open_repository
+from ..history.verify import read_receipt
 from ..integrations import schedulers
 from ..integrations.agent_hooks import last_problem
 from ..integrations.agent_hooks_install import agent_problems
@@ -71,6 +72,7 @@ def examine(path: bytes) -> list[Finding]:
             _state_file,
             _waiting,
             _checkpoints,
+            _proven,
             _pushed,
             _hooks,
             _listed,
@@ -218,6 +220,14 @@ def _checkpoints(repository: Repository) -> Iterator[Finding]:
         yield Finding("checkpoint", f"the last checkpoint of this run failed: {problem}", "gitstate checkpoint")
     for what, command in last_problem(repository):
         yield Finding("checkpoint", what, command or "gitstate checkpoint")
+
+
+def _proven(repository: Repository) -> Iterator[Finding]:
+    """A save that the last `verify` could not bring back."""
+    receipt = read_receipt(repository.git_dir)
+    if receipt is not None and receipt[2]:
+        named = f"the save {receipt[0]}" if receipt[0] else "the newest save"
+        yield Finding("verify", f"{named} does not come back ({receipt[1]}): {receipt[2][0]}", "gitstate verify")
 
 
 def _disk(repository: Repository) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,8 @@ class Summary:
     context: Context = Context()
     problem: str | None = None
     """What is wrong, for a person."""
+    proven: tuple[str | None, str, list[str]] | None = None
+    """What the last `verify` found: see `read_receipt`."""
 
 
 def summaries(paths: Sequence[bytes]) -> list[Summary]:
@@ -69,7 +72,9 @@ def summarize(path: bytes) -> Summary:
             with ObjectReader(repository.git) as reader:
                 save = read_save(archive, reader)
             waiting, status, context = save.manifest.save_id, "interrupted", save.context
-        return Summary(repository.toplevel, branch, status or "idle", waiting, context)
+        return Summary(
+            repository.toplevel, branch, status or "idle", waiting, context, None, _proven(repository.git_dir)
+        )
     except (GitstateError, OSError) as error:
         return Summary(path, branch, status="unreadable", problem=str(error)[:200])
 
@@ -91,4 +96,14 @@ def _summarize_peek(seen: WorkspacePeek) -> Summary:
         notes.append("gitstate recover")
     elif status == "active" and (problem := failing_checkpoints(seen.git_dir)) is not None:
         notes.append(f"the last checkpoint failed: {problem}")
-    return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None)
+    proven = _proven(seen.git_dir)
+    return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None, proven)
+
+
+def _proven(git_dir: bytes) -> tuple[str | None, str, list[str]] | None:
+    """What the last `verify` found; None where nobody asked for one. Most workspaces have no receipt."""
+    if not os.path.exists(os.path.join(git_dir, b"gitstate", b"verified.json")):
+        return None
+    from ..history.verify import read_receipt
+
+    return read_receipt(git_dir)

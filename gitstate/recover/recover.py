@@ -52,7 +52,7 @@ from ..workspace.live_context import read_live_context, with_measured_fields
 from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
-from .elsewhere import Version, add_worktree, only_orphan, refuse_used_place, remember, stack_of
+from .elsewhere import Version, add_worktree, find_destroyed, only_orphan, refuse_used_place, remember, stack_of
 from .facts import compare_with_checkpoint, gather, whole_copies
 from .fetched import dismiss_fetched, is_trusted, refusal, runs_by_itself
 from .files import FileRecovery, MissingFiles, restore_cut_short, save_for_safety, usual_umask
@@ -360,6 +360,8 @@ class _Recovery:
         manifest = newest.manifest
         context = with_measured_fields(self.repository, newest.context, self.facts.head_ref)
         left_out = (*manifest.left_out, *outcome.failed)
+        # A save that was fetched, or a checkpoint that was named, says nothing of what stood here before.
+        lost = find_destroyed(self.workspace, newest) if self.facts.marker is not None else None
         told = briefing(
             context,
             manifest.reason,
@@ -367,6 +369,7 @@ class _Recovery:
             kept=list(dict.fromkeys(outcome.kept)),
             left_out=left_out,
             operation=manifest.operation,
+            destroyed=lost,
         )
         remember(self.repository, Version(manifest.save_id, None), outcome)
         described = describe_save(manifest, wip=newest.wip, archive=newest.archive)
@@ -386,7 +389,7 @@ class _Recovery:
             if fact.old is not None:
                 refs.move_refs(self.repository, self.workspace.git, [fact], "recovered")
         clear_journal(self.repository)
-        return result
+        return result._replace(destroyed=lost)
 
     def _write_state(self, result: RecoverResult, context: Context, told: str, **more: Any) -> RecoverResult:
         """Write `active_state.json`, and add what it says to the result."""

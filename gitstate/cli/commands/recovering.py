@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...errors import EXIT_DONE, UsageError
+from ...errors import EXIT_DONE, EXIT_PERSON, UsageError
 from ...recover.request import outcome_words, recover_json, recover_lines, shell_lines, worst_of
 from ...system.jsonio import text_to_json
 from ...system.terminal import escape, progress, say, table, terminal_width
-from ..command import Call, command, complete_saves, everything_option, paths_argument, roots_option
+from .. import quick
+from ..command import Call, command, complete_saves, everything_option, paths_argument, print_lines, roots_option
 
 if TYPE_CHECKING:
     from ...fleet.status import Summary
+    from ...history.verify import Proof
     from ...recover.request import RecoverRequest, RecoverResult
 
 #: Seconds to wait for another gitstate in one workspace; in each of many.
@@ -159,7 +162,47 @@ def status(call: Call, paths: tuple[str, ...], everything: bool, roots: tuple[st
     return EXIT_DONE
 
 
+@command("verify")
+@paths_argument
+@everything_option
+def verify(call: Call, paths: tuple[str, ...], everything: bool) -> int:
+    """The save is rebuilt in a temporary directory and compared. `status` and `doctor` tell the result later."""
+    from ...history.verify import proof_json
+    from ...history.verify import verify as prove
+
+    targets = _all_workspaces(call, paths, ())[0] if everything else call.absolute(paths) or [call.directory]
+    proofs: list[Proof] = []
+
+    def prove_one(path: bytes) -> int:
+        proofs.append(prove(path))
+        return EXIT_PERSON if proofs[-1].problems else EXIT_DONE
+
+    if len(targets) == 1:
+        statuses = [prove_one(targets[0])]
+    else:
+        statuses = [quick.guarded(partial(prove_one, path), "verify", False) for path in targets]
+    if call.as_json:
+        call.emit(workspaces=[proof_json(proof) for proof in proofs])
+    else:
+        for proof in proofs:
+            print_lines(proof_lines(proof))
+    return worst_of(statuses)
+
+
 # -- words
+
+
+def proof_lines(proof: Proof) -> list[str]:
+    """What `verify` tells a person about one workspace."""
+    where = escape(proof.workspace)
+    if proof.proven:
+        first = f"{where}: save {proof.save_id} proven at {proof.at} ({proof.objects} objects, {proof.paths} files)"
+        return [first, *(f"  {note}" for note in proof.notes)]
+    if not proof.problems:
+        return [f"{where}: no save to verify"]
+    named = f"save {proof.save_id}" if proof.save_id else "the newest save"
+    lines = [f"{where}: {named} does not come back", *(f"  {problem}" for problem in proof.problems)]
+    return [*lines, "  next: gitstate save (a new one); gitstate log (the others)"]
 
 
 def fleet_lines(results: Sequence[RecoverResult], width: int | None) -> list[str]:
@@ -197,6 +240,7 @@ def summary_json(item: Summary) -> dict[str, Any]:
         "status": item.status,
         "waiting": item.waiting,
         "problem": item.problem and escape(item.problem),
+        "proven": item.proven and {"save_id": item.proven[0], "at": escape(item.proven[1]), "problems": item.proven[2]},
         "context": item.context.to_json(),
     }
 
@@ -206,6 +250,8 @@ def summary_lines(items: Sequence[Summary], width: int | None) -> list[str]:
     rows = []
     for item in items:
         note = f"save {item.waiting} is pending: gitstate recover" if item.waiting else item.problem or ""
+        if item.proven is not None and item.proven[0] == item.waiting and not item.proven[2]:
+            note += f" (proven at {item.proven[1]})"
         branch = item.branch or ("-" if item.problem else "(detached)")
         task, stage = item.context.task_id or "-", item.context.progress_stage or "-"
         rows.append([escape(cell) for cell in (item.status or "unknown", item.workspace, branch, task, stage, note)])
