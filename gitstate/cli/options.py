@@ -11,7 +11,7 @@ import os
 from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 class Option(Record):
@@ -86,6 +86,9 @@ def parse(argv: Sequence[str]) -> Quick | None:
     while words:
         flag, equals, value = words.pop(0).partition("=")
         option = _BY_FLAG.get(flag)
+        if option is None and equals and flag and not flag.startswith("-"):
+            _take(given, _BY_FLAG["--set"], f"{flag}={value}")
+            continue
         if option is None:
             return None
         if option.kind == "flag":
@@ -137,7 +140,13 @@ def context_values(given: Mapping[str, Value], environ: Mapping[str, str]) -> di
     if isinstance(memory, list) and memory:
         found["memory_refs"] = "\n".join(memory) + "\n"
     extra = given.get("extra")
-    for pair in extra if isinstance(extra, list) else ():
+    return found | pair_values(extra if isinstance(extra, list) else ())
+
+
+def pair_values(pairs: Iterable[str]) -> dict[str, str]:
+    """Map keys to values, from words KEY=VALUE. Of several values of one key the last counts; of memory_refs all do."""
+    found: dict[str, str] = {}
+    for pair in pairs:
         key, _, value = pair.partition("=")
-        found[key] = value
+        found[key] = f"{found[key]}\n{value}" if key == "memory_refs" and found.get(key) and value else value
     return found

@@ -11,7 +11,7 @@ from ..format.manifest import Reason
 from ..save.words import save_json, save_lines
 from ..system.jsonio import dumps
 from ..system.stdlib import TYPE_CHECKING, signal, suppress
-from ..system.terminal import escape, escape_lines, print_to, say
+from ..system.terminal import escape, escape_lines, give_up, print_to, say
 from .options import Quick, context_values
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
         return run()
     except GitstateError as error:
         message, hint, status = error.message, error.hint, error.exit_status
+    except BrokenPipeError:
+        # Who reads our output has read enough (`gitstate log | head`).
+        give_up(sys.stdout)
+        return EXIT_DONE
     except OSError as error:
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         message, hint, status = f"{where}{error.strerror or error}; nothing was lost", None, EXIT_FAILED

@@ -6,7 +6,6 @@ cut left without content, and the list of workspaces.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shlex
@@ -130,7 +129,10 @@ def _list_of_workspaces() -> Iterator[Finding]:
 def _boot() -> Iterator[Finding]:
     status = schedulers.status()
     if not status.enabled:
-        yield Finding("boot", "recovery at boot is not enabled", "gitstate boot enable", serious=False)
+        can = schedulers.any_works()
+        command = "gitstate boot enable" if can else "let whatever starts your agents run: gitstate recover --all"
+        why = "" if can else ": neither systemd nor cron nor launchd works here"
+        yield Finding("boot", f"recovery at boot is not enabled{why}", command, serious=False)
     for what, command in status.troubles:
         yield Finding("boot", what, command)
 
@@ -203,12 +205,11 @@ def _settings(repository: Repository) -> Iterator[Finding]:
     for problem in settings.problems(repository):
         command = problem.command or f"git config --show-origin --get-all gitstate.{problem.name}"
         yield Finding("settings", problem.message, command)
-    known = {setting.name.lower(): setting.key for setting in settings.SETTINGS}
     for key in settings.unknown_keys(repository):
         if key == registry.OLD_KEY:
             continue
-        nearest = difflib.get_close_matches(key.removeprefix("gitstate."), known, 1)
-        guess = f"; did you mean {known[nearest[0]]}?" if nearest else ""
+        nearest = settings.nearest_key(key)
+        guess = f"; did you mean {nearest}?" if nearest else ""
         command = f"git config --show-origin --get-all {shlex.quote(key)}"
         yield Finding("settings", f"{key} is not a setting of gitstate{guess}", command, serious=False)
 

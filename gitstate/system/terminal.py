@@ -36,11 +36,13 @@ def print_to(stream: TextIO | None, text: str) -> None:
         stream.buffer.write(text.encode("utf-8", "backslashreplace"))
         stream.buffer.flush()
     except (OSError, ValueError):
-        _give_up(stream)
+        give_up(stream)
 
 
-def _give_up(stream: TextIO) -> None:
+def give_up(stream: TextIO | None) -> None:
     """Let what is still buffered go to /dev/null: at its end Python flushes it, and a failure means status 120."""
+    if stream is None:
+        return
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -68,7 +70,7 @@ def write_patch(text: str) -> None:
             sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
             sys.stdout.buffer.flush()
         except BrokenPipeError:
-            _give_up(sys.stdout)
+            give_up(sys.stdout)
 
 
 _LEAST = 8

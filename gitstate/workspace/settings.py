@@ -182,6 +182,15 @@ def unknown_keys(repository: Repository) -> list[str]:
     return [key for key in repository.config if key.startswith("gitstate.") and key not in known]
 
 
+def nearest_key(key: str) -> str | None:
+    """The setting that a misspelt key may mean; None where none is near."""
+    import difflib
+
+    known = {setting.name.lower(): setting.key for setting in SETTINGS}
+    found = difflib.get_close_matches(key.removeprefix("gitstate."), known, 1)
+    return known[found[0]] if found else None
+
+
 # -- for the command line
 
 

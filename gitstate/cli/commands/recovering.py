@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...errors import EXIT_DONE, EXIT_PERSON, UsageError
+from ...errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, UsageError
+from ...format.names import is_save_id
 from ...recover.request import outcome_words, recover_json, recover_lines, shell_lines, worst_of
 from ...system.jsonio import text_to_json
 from ...system.terminal import escape, progress, say, table, terminal_width
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Seconds to wait for another gitstate in one workspace; in each of many.
 _WAIT, _WAIT_EACH = 60.0, 5.0
+#: What `status` says of a path that is no workspace.
+_NO_WORKSPACE = ("unreadable", "missing", "no_repository")
 _INCOMPLETE = "the search below --root reached its limit: name a directory nearer to the workspaces"
 
 
@@ -65,6 +68,7 @@ def recover(call: Call, paths: tuple[str, ...], style: str, **given: Any) -> int
         results, complete = _recover_known(call, paths, given["roots"], request)
     else:
         results, complete = _recover_named(call, paths, given["into"], given["dismiss"], request), True
+        results = [_with_overwrite_hint(result, request) for result in results]
     status = worst_of(result.exit_status for result in results)
     if call.as_json:
         workspaces = [recover_json(result) for result in results]
@@ -122,6 +126,23 @@ def _recover_named(
     return recover_each(targets, request)
 
 
+def _with_overwrite_hint(result: RecoverResult, request: RecoverRequest) -> RecoverResult:
+    """Where nothing is pending, `--overwrite` means the files that the last recovery kept: name the command."""
+    if not request.overwrite or result.verdict not in ("recovered", "nothing"):
+        return result
+    from ...git.repository import open_repository
+    from ...recover.request import locate
+    from ...workspace.state_file import read_state
+
+    save = read_state(open_repository(result.workspace)).get("save")
+    save_id = result.save_id or (save.get("save_id") if isinstance(save, dict) else None)
+    if not is_save_id(save_id):
+        return result
+    message = "; ".join(part for part in (result.message, "no save is pending, so no file was overwritten") if part)
+    hint = f"gitstate restore --overwrite {save_id} PATH… (the saved version)"
+    return result._replace(message=message, hint=locate(hint, result.workspace))
+
+
 def _recover_known(
     call: Call, paths: Sequence[str], roots: Sequence[str], request: RecoverRequest
 ) -> tuple[list[RecoverResult], bool]:
@@ -159,7 +180,9 @@ def status(call: Call, paths: tuple[str, ...], everything: bool, roots: tuple[st
             click.echo(line)
     if not complete:
         say(_INCOMPLETE)
-    return EXIT_DONE
+    # One that was named, or the current directory, and is no workspace: an error as with every other command.
+    named = not (everything or roots)
+    return EXIT_FAILED if named and any(item.status in _NO_WORKSPACE for item in found) else EXIT_DONE
 
 
 @command("verify")

@@ -21,6 +21,7 @@ from ..command import (
     Call,
     click_option,
     command,
+    complete_pairs,
     complete_remotes,
     complete_saves,
     help_text,
@@ -309,6 +310,8 @@ def exchange_lines(exchange: Exchange, command: str, dry_run: bool) -> list[str]
     verb = {"push": "sent to", "fetch": "fetched from"}[command]
     verb = f"would be {verb}" if dry_run else verb
     lines = [f"{_saves(len(exchange.saves))} {verb} {exchange.remote}; {len(exchange.waiting)} pending"]
+    if not exchange.saves and not exchange.waiting and not exchange.not_sent:
+        lines = [f"nothing {'to send to' if command == 'push' else 'new on'} {exchange.remote}"]
     told = {item.reason for item in exchange.not_sent if not item.is_marker}
     for item in exchange.not_sent:
         if item.is_marker and item.reason in told:
@@ -331,9 +334,10 @@ def _saves(number: int) -> str:
 def _save_command(name: str, details: str) -> click.Command:
     def callback(**given: Any) -> None:
         directory, as_json = click.get_current_context().obj
-        for pair in given["extra"]:
+        for pair in (*given["extra"], *given["pairs"]):
             if "=" not in pair:
                 raise click.UsageError(f"--set wants KEY=VALUE, not {escape(pair)}")
+        given["extra"] = (*given["extra"], *given.pop("pairs"))
         given = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
         given = {key: value for key, value in given.items() if value not in (None, [], False)}
         if as_json:
@@ -341,6 +345,7 @@ def _save_command(name: str, details: str) -> click.Command:
         sys.exit(quick.run_save(Quick(name, directory, given)))
 
     params: list[click.Parameter] = [click_option(option) for option in OPTIONS]
+    params.append(click.Argument(["pairs"], nargs=-1, metavar="[KEY=VALUE]…", shell_complete=complete_pairs))
     return click.Command(name, callback=callback, params=params, help=help_text(name, details))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ...errors import EXIT_DONE
-from ..command import Call, command
+from ...errors import EXIT_DONE, UsageError
+from ..command import Call, command, print_lines
 
 #: `git gitstate <TAB>`: git's own completion calls a function of this name. The words before `gitstate` are git's.
 _FOR_GIT = {
@@ -39,10 +39,23 @@ complete --no-files --command git --condition '__fish_seen_subcommand_from gitst
 
 
 @command("init", json=False)
-@click.argument("shell", type=click.Choice(["bash"]))
-def init(call: Call, shell: str) -> int:
-    """The library has the traps and functions for a loop in bash."""
+@click.argument("shell", type=click.Choice(["bash"]), required=False)
+@click.option("--path", "shows_path", is_flag=True, help="print the directory of the library and of the complete loops")
+def init(call: Call, shell: str | None, shows_path: bool) -> int:
+    """The library has the traps and functions for a loop in bash. The complete loops stand beside it:
+    bash "$(gitstate init --path)/claude-loop.sh" --tasks tasks.txt.
+    """
+    import os
+
     from ...system.program import shipped
+
+    if shows_path:
+        from ... import __file__ as package
+
+        print_lines([os.path.join(os.path.dirname(os.path.abspath(package)), "hooks")])
+        return EXIT_DONE
+    if shell is None:
+        raise UsageError("which shell?", hint='eval "$(gitstate init bash)"')
 
     library = shipped("gitstate.bash").decode("utf-8")
     if call.as_json:
