@@ -140,6 +140,8 @@ class Agent(Record):
     sessions: Sessions
     stop: StopRule = StopRule()
     payload: Payload = Payload()
+    shared_with: tuple[str, ...] = ()
+    """Arguments of its program with which one process serves several sessions, so that it belongs to none of them."""
     stub_advice: str | None = None
     """What to do where the program on the PATH is a stub that does nothing, known by a `--version` without a number.
     None: there is no such stub."""

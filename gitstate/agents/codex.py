@@ -82,4 +82,5 @@ AGENT = Agent(
     ),
     # It ends cleanly on SIGINT alone.
     stop=StopRule(signal.SIGINT),
+    shared_with=("app-server",),
 )

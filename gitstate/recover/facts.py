@@ -27,7 +27,7 @@ from ..objects.tree import TreeReader
 from ..system import files, process
 from ..system.clock import now
 from ..system.jsonio import loads, text_to_json
-from ..workspace.lease import presence_in
+from ..workspace.lease import describe, presence_in
 from ..workspace.live_context import owner_state, read_live_context, read_state_context
 from ..workspace.peek import worktree_ids
 from ..workspace.state_file import RECOVERED
@@ -86,6 +86,7 @@ def _without_save(here: Facts, repository: Repository, reader: ObjectReader) -> 
         checkpoint=checkpoint,
         recovered=_recovered_context(repository),
         owner=owner_state(repository.git_dir, context) if context else "unknown",
+        worker=describe(presence_in(repository.git_dir, context).holder) if context else "",
     )
 
 
@@ -267,6 +268,7 @@ def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack
         here,
         saves=stack,
         owner_lives=who.live and (here.strict or not who.ours),
+        worker=describe(who.holder),
         contains_wip=contains,
         operation_differs=_operation_differs(repository, reader, newest),
     )

@@ -66,6 +66,8 @@ class Facts:
     """What was recovered earlier, where no task has begun since; None without such a context."""
     owner: str = "unknown"
     """What is known about the process of that context: see `live_context.owner_state`."""
+    worker: str = ""
+    """Who works here, or worked last, in words for a person."""
     strict: bool = False
     """Nobody named this very workspace: only what is proven counts as ended."""
     disk: DiskState = "same"
@@ -103,7 +105,7 @@ def decide(facts: Facts) -> Verdict:
         return _without_save(facts)
     newest = facts.saves[0]
     if facts.owner_lives:
-        message = f"the agent that made this save is still running (pid {newest.context.pid})"
+        message = f"an agent is still running here ({_worker(facts, newest.context)}); the save stays pending"
         return Verdict("live", message, EXIT_AGAIN, "gitstate status")
     if facts.head_ref != newest.manifest.head_ref and not facts.detach:
         return _on_another_branch(facts, newest.manifest)
@@ -136,7 +138,7 @@ def _without_save(facts: Facts) -> Verdict:
 def _last_run(facts: Facts, context: Context) -> Verdict:
     """A run that is known only by its context: it still runs, or it ended and nobody saved."""
     if facts.owner == "lives" or (facts.strict and facts.owner == "ours"):
-        return Verdict("live", f"the agent is still running (pid {context.pid})", EXIT_AGAIN, "gitstate status")
+        return Verdict("live", f"the agent is still running ({_worker(facts, context)})", EXIT_AGAIN, "gitstate status")
     if facts.strict and facts.owner != "gone":
         return Verdict("nothing", "cannot determine whether the last run has ended", hint="gitstate recover")
     message = "the last run ended without a save" if facts.owner == "gone" else "no pending save"
@@ -154,6 +156,10 @@ def _last_run(facts: Facts, context: Context) -> Verdict:
         f"{untouched}; some differ from the checkpoint {held}",
         hint=f"gitstate diff {held}; gitstate restore {held} PATH…",
     )
+
+
+def _worker(facts: Facts, context: Context) -> str:
+    return facts.worker or f"pid {context.pid}"
 
 
 def _on_another_branch(facts: Facts, manifest: Manifest) -> Verdict:

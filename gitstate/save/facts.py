@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..git.repository import Repository
     from ..git.status import StatusQuery
     from ..objects.tree import Leaf
+    from ..workspace.lease import Presence
     from .build import Builder, Built
     from .request import SaveRequest, SaveResult
 
@@ -296,7 +297,7 @@ def save_nested(
             inside = open_repository(full)
             if inside.toplevel != os.path.realpath(full):
                 raise GitstateError("its .git file points outside the directory")
-            if presence(inside).live:
+            if _others_work(presence(inside), presence(repository)):
                 # Its own keeper saves it. A save from here would write this task into that one's context.
                 skipped.append(LeftOut(path, "an agent works in it, and its own keeper saves it", False))
                 nested.append(Nested(path, None, None))
@@ -314,6 +315,13 @@ def save_nested(
             skipped.append(LeftOut(path, f"the repository in it could not be saved: {error}"[:300], True))
             nested.append(Nested(path, None, None))
     return tuple(nested), skipped
+
+
+def _others_work(inside: Presence, here: Presence) -> bool:
+    """Whether somebody works in a nested repository who does not work here, too, as an agent without a keeper may."""
+    if not inside.live or inside.holder is None or here.holder is None:
+        return inside.live
+    return inside.holder.kind == "keeper" or inside.holder.owner != here.holder.owner
 
 
 def is_only_copy(old: Save, builder: Builder, scene: Scene) -> bool:
