@@ -80,9 +80,13 @@ gitstate_run() {
   return "$_gitstate_status"
 }
 
-# gitstate_finish: mark the task as done.
+# gitstate_finish: mark the task as done. A save that is pending is recovered first.
 gitstate_finish() {
-  _gitstate_command finish
+  _gitstate_finish
+}
+
+_gitstate_finish() {
+  _gitstate_command finish "$@"
   "${_gitstate_argv[@]}" >/dev/null || return
   _gitstate_begun=
 }
@@ -109,7 +113,7 @@ recover_agent_state() {
   [ "$RECOVERED_VERDICT" != nothing ]
 }
 
-# cleanup_and_save [SIGNAL]: save now. As the whole text of a trap it also ends the shell as the signal would have. As a
+# cleanup_and_save [SIGNAL]: save now. Such a save stays pending until it is recovered or gitstate_finish is called. As the whole text of a trap it also ends the shell as the signal would have. As a
 # part of a trap it leaves that to the trap, which should end with `exit`: the shell dies of the signal, whatever status
 # `exit` names.
 cleanup_and_save() {
@@ -228,7 +232,7 @@ _gitstate_leaving() {
   _gitstate_ignore_signals
   _gitstate_ended=1
   case $1:${_gitstate_begun:+begun} in
-    0:begun) gitstate_finish || : ;;
+    0:begun) _gitstate_finish --keep-save || : ;;
     *:begun) _gitstate_save --exit-code "$1" || : ;;
   esac
   _gitstate_disarm

@@ -8,13 +8,23 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from ..errors import CorruptSave, UnsupportedSave
+from ..format.archive import read_save
 from ..format.context import Context
+from ..format.manifest import Reason
+from ..format.saves import pending_archive
 from ..git.repository import Repository
+from ..objects.reader import ObjectReader
 from ..system.process import Process, process, send
 from ..workspace import lease
 from ..workspace.lease import Holder, presence, this_holder
-from ..workspace.live_context import begin, finish, refuse_while_others_work
+from ..workspace.live_context import begin, finish, read_live_context, refuse_while_others_work
+from ..workspace.state_file import ACTIVE, write_state
+
+if TYPE_CHECKING:
+    from ..recover.request import RecoverResult
 
 #: Holds the descriptor of a lease until a process (its pid and its start time) has ended. Imports next to nothing.
 _HOLDER = """\
@@ -79,6 +89,45 @@ def finish_task(repository: Repository) -> Context:
     context = finish(repository)
     _let_go(repository)
     return context
+
+
+def end_well(repository: Repository, *, finished: bool) -> RecoverResult | None:
+    """A run has ended with status 0: recover what was saved in the middle of it, as `gitstate finish` does.
+
+    The files stay as they are now, the save stays in the log, and what the context says counts. Then the task is
+    done, where `finished`. Returns what recovery answered, None where no save was pending; with an exit status other
+    than 0 the save stays pending and the task is not done. Raises GitstateError, OSError.
+    """
+    result = None
+    if pending_archive(repository) is not None:
+        from ..recover.recover import recover
+        from ..recover.request import RecoverRequest
+        from ..save.request import SaveRequest
+        from ..save.save import save
+
+        # What was deleted since the first save would come back with it.
+        save(repository.toplevel, SaveRequest(reason=Reason(None, None, "the run has ended")))
+        context, status = read_live_context(repository)
+        result = recover(repository.toplevel, RecoverRequest(waiting_only=True))
+        if result.exit_status:
+            return result
+        if status is not None:
+            write_state(repository, context, ACTIVE, durable=False)
+    if finished:
+        finish(repository)
+    return result
+
+
+def made_by_hand(repository: Repository) -> str | None:
+    """The id of the pending save, where no end of a run has made it: it has neither signal nor exit status."""
+    archive = pending_archive(repository)
+    if archive is None:
+        return None
+    with ObjectReader(repository.git) as reader, contextlib.suppress(CorruptSave, UnsupportedSave):
+        manifest = read_save(archive, reader).manifest
+        ended = manifest.reason.signal is not None or manifest.reason.exit_code is not None
+        return None if ended else manifest.save_id
+    return None
 
 
 def _hold_for(repository: Repository, owner_pid: int, agent: str | None) -> None:

@@ -33,11 +33,11 @@ from ..system.jsonio import text_to_json
 from ..system.process import process, send, this_process
 from ..system.terminal import say
 from ..workspace.lease import wait_for_last_save
-from ..workspace.live_context import begin, finish, read_live_context, refuse_while_others_work
+from ..workspace.live_context import begin, read_live_context, refuse_while_others_work
 from ..workspace.state_file import ACTIVE, RECOVERED
 from .channel import SIGNALS, KeeperConfig, KeeperProcess, Times, read_times
 from .checkpoints import try_save
-from .hold import Hold
+from .hold import Hold, end_well
 from .keeper import CTRL_C, failed_save
 from .processes import RUN_ID, end_leftovers
 
@@ -282,9 +282,10 @@ class Supervisor:
         end_leftovers(self.config.run_id, but=(os.getpid(), self.config.owner.pid))
         name = None if self.died_of is None else self.died_of.name.removeprefix("SIG")
         if name is None and code == 0:
-            if self.config.owner == this_process():
-                finish(self.repository)
-            return {"lines": [], "status": EXIT_DONE}
+            recovered = end_well(self.repository, finished=self.config.owner == this_process())
+            if recovered is None:
+                return {"lines": [], "status": EXIT_DONE}
+            return {"lines": recover_lines(recovered), "status": recovered.exit_status}
         reason = Reason(name, None if name else code, "the keeper of this run was killed")
         before = pending_save_id(self.repository)
         result = try_save(self.repository.toplevel, SaveRequest(reason=reason))
