@@ -73,7 +73,8 @@ def look(
     own = workspace_id(repository)
     seen = refs.read_refs(repository, (marker_ref(own), checkpoint_ref(own), NOTES))
     context, too_long = _context(repository, request, taken)
-    taken.left_out += [LeftOut(b"", f"{name}: longer than a context value may be", True) for name in too_long]
+    why = "the end of {}: it is longer than a value of the context may be"
+    taken.left_out += [LeftOut(b"", why.format(name[:64]), False) for name in too_long]
     taken.left_out += request.problems
     nested: tuple[Nested, ...] = ()
     if taken.nested:
@@ -120,7 +121,7 @@ def _check_head(repository: Repository, taken: Snapshot) -> None:
 
 
 def _context(repository: Repository, request: SaveRequest, taken: Snapshot) -> tuple[Context, list[str]]:
-    """The context to save, and the names of the values that are too long for one."""
+    """The context to save, and the names of the values that were too long for one, and cut."""
     live, status = read_live_context(repository)
     if status == FINISHED:
         live = Context()
