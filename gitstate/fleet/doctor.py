@@ -119,7 +119,7 @@ def _list_of_workspaces() -> Iterator[Finding]:
         what = f"the list of workspaces is unreadable: {error}"[:300]
         yield Finding("registry", what, f"ls -ld {shlex.quote(os.fsdecode(registry.list_directory()))}", serious=False)
         return
-    gone = [path for path in listed if not os.path.isdir(path)]
+    gone = [path for path in listed if not os.path.isdir(path) and registry.not_mounted(path) is None]
     if gone:
         what = f"{len(gone)} registered workspaces no longer exist, such as {os.fsdecode(gone[0])}"
         yield Finding("registry", what, "gitstate unregister --missing", serious=False)

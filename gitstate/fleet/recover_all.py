@@ -23,7 +23,7 @@ from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult
 from ..system import forkpool
 from ..system.jsonio import text_to_json
-from ..workspace import damage
+from ..workspace import damage, registry
 from ..workspace.lease import describe, presence_in
 from ..workspace.peek import Peeker, WorkspacePeek, worktree_ids
 from .find import PEEK_DEADLINE, WORKERS, peek_all
@@ -57,7 +57,7 @@ def recover_all(
 
     `progress` is called with the number of workspaces that are done, and of all. Never raises for one bad workspace.
     """
-    looks = peek_all(paths)
+    looks = [_not_mounted(seen) for seen in peek_all(paths)]
     orphans = _orphans(looks)
     offered = _offered_by_remotes(looks)
     due = [
@@ -78,8 +78,10 @@ def recover_all(
         result._replace(exit_status=0) if result.verdict == "live" else result
         for result in (results[number] for number in range(len(looks)))
     ]
-    for found in orphans.values():
-        ordered += [_elsewhere(os.fsencode(o.workspace_path or "PATH"), o) for o in found if o.save_id not in recovered]
+    later = {text_to_json(os.fsdecode(result.workspace)) for result in ordered if result.verdict == "unreachable"}
+    for orphan in (orphan for found in orphans.values() for orphan in found):
+        if orphan.save_id not in recovered and orphan.workspace_path not in later:
+            ordered.append(_elsewhere(os.fsencode(orphan.workspace_path or "PATH"), orphan))
     return ordered
 
 
@@ -125,6 +127,11 @@ def _without_opening(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) ->
         return RecoverResult(seen.workspace, "live", message, branch=branch, context=seen.context)
     if seen.problem == "foreign":
         return _foreign(seen)
+    if seen.problem == "unreachable" and (where := registry.not_mounted(seen.workspace)) is not None:
+        message = f"its file system is not mounted at {os.fsdecode(where)}; nothing was changed"
+        return RecoverResult(
+            seen.workspace, "unreachable", message, "mount it, then: gitstate recover --all", EXIT_AGAIN
+        )
     if seen.problem == "unreachable":
         message = "it does not answer (a dead mount?); the other workspaces were recovered"
         return RecoverResult(seen.workspace, "unreachable", message, "gitstate recover PATH", EXIT_AGAIN)
@@ -135,6 +142,14 @@ def _without_opening(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) ->
 
 def _worker(seen: WorkspacePeek) -> str:
     return describe(presence_in(seen.git_dir, seen.context).holder)
+
+
+def _not_mounted(seen: WorkspacePeek) -> WorkspacePeek:
+    """The look at a workspace, `unreachable` where its file system may be mounted later."""
+    is_gone = seen.problem in ("missing", "no_repository") or (seen.problem is None and not seen.git_dir)
+    if not is_gone or registry.not_mounted(seen.workspace) is None:
+        return seen
+    return WorkspacePeek(seen.workspace, "unreachable")
 
 
 def _foreign(seen: WorkspacePeek) -> RecoverResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from ..format.saves import pending_archive
 from ..git.repository import open_repository, read_head
 from ..objects.reader import ObjectReader
 from ..system import forkpool
+from ..workspace import registry
 from ..workspace.live_context import read_live_context
 from ..workspace.ownership import failing_checkpoints
 from ..workspace.peek import WorkspacePeek
@@ -76,8 +78,9 @@ def summarize(path: bytes) -> Summary:
 
 def _summarize_peek(seen: WorkspacePeek) -> Summary:
     """The summary of a workspace that is not opened."""
+    where = registry.not_mounted(seen.workspace) if seen.problem == "missing" else None
     problem = {
-        "missing": "the directory does not exist",
+        "missing": "the directory does not exist" if where is None else f"{os.fsdecode(where)} is not mounted",
         "foreign": f"it belongs to user {seen.uid}",
         "unreachable": "it does not answer",
     }.get(seen.problem or "", seen.problem)

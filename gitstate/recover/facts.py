@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..errors import BadJson, CorruptSave, NeedsPerson, UnsupportedSave
+from ..errors import BadJson, CorruptSave, GitError, NeedsPerson, UnsupportedSave
 from ..format import names
 from ..format.archive import read_save, read_stack
 from ..format.bounds import read_fetched_stack
+from ..format.carried import Carried, base_below, find_carried
 from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.find import find_save
 from ..format.manifest import Manifest, Reason, Save
@@ -264,14 +265,27 @@ def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack
         and reader.kinds([newest.wip])[0] is not None
         and repository.git.succeeds("merge-base", "--is-ancestor", newest.wip, here.head)
     )
+    carried = None if contains else _carried(here, repository, reader, stack)
+    faithful = carried is not None and carried.faithful
     return replace(
         here,
-        saves=stack,
+        saves=carried.saves if carried is not None and faithful else stack,
         owner_lives=who.live and (here.strict or not who.ours),
         worker=describe(who.holder),
-        contains_wip=contains,
+        contains_wip=contains or (carried is not None and faithful and not carried.at_rest),
+        carried=carried,
         operation_differs=_operation_differs(repository, reader, newest),
     )
+
+
+def _carried(here: Facts, repository: Repository, reader: ObjectReader, stack: tuple[Save, ...]) -> Carried | None:
+    """Where plain git carried the commits of this stack to; None where HEAD is where it was, or git did not."""
+    own = here.remote is None and here.head_ref == stack[0].manifest.head_ref
+    if here.head is None or not own or here.head in resting_places(stack):
+        return None
+    with contextlib.suppress(GitError):  # an object that is missing: then nothing is proven
+        return find_carried(repository, reader, here.head, stack)
+    return None
 
 
 _TELLING = (b"MERGE_HEAD", b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"rebase-merge/onto", b"rebase-apply/onto")
@@ -320,17 +334,19 @@ def _from_trailers(repository: Repository, reader: ObjectReader, here: Facts) ->
     if not commit.partition(b"\n\n")[2].startswith(names.WIP_SUBJECT.encode("ascii")):
         return None
     tree, parents = commit_head(commit)
+    # Not the trailer's: git may have carried the commit to another base.
+    below = base_below(reader, here.head)
     manifest = _made_up_manifest(
         save_id=save_id,
         workspace_id=workspace_id(repository),
         head_ref=here.head_ref,
-        head=None if base == repository.zero else base,
-        index_commit=_index_commit(reader, parents, save_id, base),
+        head=below,
+        index_commit=_index_commit(reader, parents, save_id, below),
     )
     return Save(here.head, here.head, tree, {}, _noted(repository, reader, here.head), manifest)
 
 
-def _index_commit(reader: ObjectReader, parents: Sequence[Oid], save_id: str, base: Oid) -> Oid | None:
+def _index_commit(reader: ObjectReader, parents: Sequence[Oid], save_id: str, base: Oid | None) -> Oid | None:
     """The index commit that a WIP commit with these parents stands on; None where it stands on its base."""
     below = parents[0] if parents else None
     commit = None if below is None or below == base else reader.commit(below)

@@ -17,7 +17,7 @@ from ..errors import CorruptSave, GitError
 from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import LeftOut, Save
 from ..git.command import Oid, is_oid, object_id
-from ..git.entries import IndexEntry, list_index, list_unmerged, split_nul
+from ..git.entries import IndexEntry, differing_paths, list_index, list_unmerged, split_nul
 from ..git.gitdir import is_operation_file
 from ..git.index import (
     IndexMoved,
@@ -43,12 +43,13 @@ _STAGES = (b"1", b"2", b"3")
 class SavedIndex:
     """The index as a stack of saves holds it, newest first: the oldest save's, and what later ones staged anew."""
 
-    def __init__(self, workspace: Workspace, saves: Sequence[Save]) -> None:
+    def __init__(self, workspace: Workspace, saves: Sequence[Save], original: Sequence[Save] = ()) -> None:
         self._repository = workspace.repository
         self._git = workspace.git
         self._reader = workspace.reader
         self._trees = workspace.trees
         self._saves = saves
+        self._original = original
         self.oldest = saves[-1]
 
     def is_at(self, path: bytes) -> bool:
@@ -98,6 +99,7 @@ class SavedIndex:
 
     def add_later(self, target: bytes, more: Sequence[bytes]) -> None:
         """Add to the index at `target` what later saves staged anew, and `more` lines for `update-index`."""
+        self._carry(target)
         lines = [*self._stacked_lines(), *more]
         if lines:
             self._git.run(
@@ -121,6 +123,28 @@ class SavedIndex:
         for path in paths:
             with contextlib.suppress(GitError):
                 self._git.run("add", "-N", "-f", "--", path, env={"GIT_INDEX_FILE": os.fsdecode(target)})
+
+    def _carry(self, target: bytes) -> None:
+        """Put into the index at `target` what another base has made of the staged tree, where plain git carried the
+        save to one. Flags of entries stay.
+        """
+        if not self._original:
+            return
+        before, after = self._original[-1].files.get(b"staged"), self.oldest.files[b"staged"][1]
+        paths = differing_paths(self._repository, None if before is None else before[1], after)
+        if not paths:
+            return
+        env = {"GIT_INDEX_FILE": os.fsdecode(target)}
+        entries = self._trees.lookup(after, paths)
+        tags = {entry.path: entry.tag for entry in list_index(self._git, paths, tags=True, env=env)}
+        lines = [removal(self._repository, path) for path in paths]
+        lines += [IndexEntry(path, *leaf).info_line() for path, leaf in entries.items()]
+        update = ("-c", "core.splitIndex=false", "update-index", "-z")
+        self._git.run(*update, "--index-info", input=b"".join(lines), env=env)
+        for flag, letters in (("--skip-worktree", "Ss"), ("--assume-unchanged", "hs")):
+            flagged = b"".join(path + b"\0" for path, tag in tags.items() if path in entries and tag in letters)
+            if flagged:
+                self._git.run(*update, flag, "--stdin", input=flagged, env=env)
 
     def _stacked_lines(self) -> list[bytes]:
         """What each later save of a stack had staged anew, as `update-index --index-info` reads it."""
@@ -161,12 +185,14 @@ class SavedIndex:
 class IndexRecovery:
     """The index of one workspace, which takes the saved one's place or keeps its own entries."""
 
-    def __init__(self, workspace: Workspace, saves: Sequence[Save]) -> None:
+    def __init__(self, workspace: Workspace, saves: Sequence[Save], original: Sequence[Save] = ()) -> None:
+        """`original`: the saves as they were made, where plain git carried them to another base."""
         self._repository = workspace.repository
         self._git = workspace.git
         self._reader = workspace.reader
         self._saves = saves
-        self._saved = SavedIndex(workspace, saves)
+        self._is_carried = bool(original)
+        self._saved = SavedIndex(workspace, saves, original)
         self._current = os.path.join(self._repository.git_dir, b"index")
 
     def set_broken_aside(self) -> None:
@@ -192,7 +218,7 @@ class IndexRecovery:
 
     def _restore(self) -> list[bytes]:
         repository, saved = self._repository, self._saved
-        oldest, alone = saved.oldest, len(self._saves) == 1
+        oldest, alone = saved.oldest, len(self._saves) == 1 and not self._is_carried
         saved.write_shared()
         if oldest.archive == oldest.wip:
             self._from_wip_commit(oldest)

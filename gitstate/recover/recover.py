@@ -232,7 +232,7 @@ class _Recovery:
         workspace, outcome = self.workspace, self.outcome
         saved = SavedPaths(workspace, self.facts.saves, overwrite=self.request.overwrite)
         newest = saved.newest
-        index = IndexRecovery(workspace, saved.saves)
+        index = IndexRecovery(workspace, saved.saves, self.facts.carried.original if self.facts.carried else ())
         if not self.request.dry_run:
             index.set_broken_aside()
         targets = saved.targets()
