@@ -23,7 +23,7 @@ from ..objects.reader import LARGE
 from ..objects.tree import GITLINK, SYMLINK, Leaf
 from ..save.request import SaveRequest
 from ..save.save import save_owned
-from ..snapshot.record import MODES_LIMIT
+from ..snapshot.record import MODES_LIMIT, is_attributes
 from ..system import files
 from ..workspace.files import MISSING, FileState
 from ..workspace.ownership import checkout_staging
@@ -81,7 +81,11 @@ class FileRecovery:
         self._directories = paths.newest.manifest.directories
 
     def carry_out(self, choices: Sequence[Choice]) -> None:
-        """Delete first, so that a file can become a directory and the other way round; then write."""
+        """Delete first, so that a file can become a directory and the other way round; then write.
+
+        What says how git converts files comes last: a second run after a kill still knows what git wrote here.
+        """
+        choices = sorted(choices, key=lambda choice: is_attributes(choice.target.path))
         for choice in choices:
             if choice.action == "delete":
                 self._try(self._delete, choice)

@@ -31,6 +31,7 @@ from ..git.index import (
 from ..git.repository import Repository
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK
+from ..snapshot.record import is_attributes
 from ..system import files
 from ..system.stdlib import suppress
 from ..workspace.ownership import next_index
@@ -168,6 +169,8 @@ class IndexRecovery:
         self._saves = saves
         self._saved = SavedIndex(workspace, saves)
         self._current = os.path.join(self._repository.git_dir, b"index")
+        #: The index of now stays: its stat data are those of files that git has written since the save.
+        self._kept_current = False
 
     def set_broken_aside(self) -> None:
         """An index that git can't read (a power cut tore it) would stop every step: the save has the good one."""
@@ -204,6 +207,7 @@ class IndexRecovery:
             return []
         before = file_identity(self._current)
         if alone and self._has_same_entries():
+            self._kept_current = True
             return []
         kept = self._staged_since()
         following = next_index(repository)
@@ -294,13 +298,15 @@ class IndexRecovery:
         entries = list_index(self._git, paths)
         return [*(removal(self._repository, path) for path in paths), *(entry.info_line() for entry in entries)]
 
-    def refresh(self) -> None:
-        """Fill in the stat data of files that were written, so that the next `git status` need not read them."""
+    def refresh(self, written: Sequence[bytes]) -> None:
+        """Fill in the stat data of files that were `written`, so that the next `git status` need not read them."""
         if not os.path.exists(self._current):
             return
         following = next_index(self._repository)
         before = file_identity(self._current)
         link_or_copy(self._current, following)
+        if self._kept_current:
+            self._forget_sizes(self._sized_otherwise(written), following)
         self._fill_in(following)
         files.fsync_path(following)
         with index_lock(self._repository):
@@ -308,6 +314,31 @@ class IndexRecovery:
                 os.rename(following, self._current)
                 files.fsync_path(self._repository.git_dir)
         files.remove(following)
+
+    def _sized_otherwise(self, written: Sequence[bytes]) -> list[bytes]:
+        """Files that git called clean, and whose size may not be the one that it saw when it checked them out.
+
+        A file that it called changed for its size alone, whatever a conversion makes of it, stays so.
+        """
+        if any(is_attributes(path) for path in written):
+            paths = set(written)
+        else:
+            paths = {*self._saves[0].manifest.raw, *self._saves[0].manifest.staged}.intersection(written)
+        raw, staged = self._saves[0].manifest.raw, self._saves[0].manifest.staged
+        return sorted(path for path in paths if path in staged or raw.get(path) != "filter")
+
+    def _forget_sizes(self, paths: Sequence[bytes], index: bytes) -> None:
+        """Let git compare these files by content: one of another size than the index says is changed, for git.
+
+        It takes no second look then, whatever a conversion makes of the file, and no refresh mends that.
+        """
+        env = {"GIT_INDEX_FILE": os.fsdecode(index)}
+        empty = object_id(self._repository.object_format, "blob", b"")  # perhaps intent-to-add, and nothing to convert
+        entries = list_index(self._git, paths, tags=True, env=env) if paths else []
+        lines = [entry.info_line() for entry in entries if entry.tag == "H" and entry.oid != empty]
+        if lines:
+            argv = ("-c", "core.splitIndex=false", "update-index", "-z", "--index-info")
+            self._git.run(*argv, input=b"".join(lines), env=env)
 
     def _fill_in(self, index: bytes) -> None:
         """Not on git's own index: killed there, its lock would stay, and nobody could tell whose it is."""

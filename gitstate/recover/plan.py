@@ -278,6 +278,8 @@ def step(
         if seen.kind in ("missing", "directory"):
             return "same"
         gone = _is_one_of(seen, target.bases) or (overwrite and seen.kind != "special")
+        if not gone and seen.kind == "file" and any(leaf.mode not in (SYMLINK, GITLINK) for leaf in target.bases):
+            return "look"
         return "delete" if gone else "keep"
     if seen.kind == "directory":
         # A file takes the place of empty directories alone: who writes it fails on all others.

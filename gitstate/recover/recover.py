@@ -258,7 +258,7 @@ class _Recovery:
             recovery.permissions(targets)
         self._move_branch()
         if outcome.restored or outcome.deleted:
-            index.refresh()
+            index.refresh([*outcome.restored, *outcome.deleted])
         workspace.disk.sync()
         found = [*(target.path for target in targets), *newest.manifest.directories]
         bring_files_to_disk(self.repository, found)
