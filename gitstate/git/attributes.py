@@ -77,6 +77,12 @@ class Conversions:
         """Whether a program converts what git writes at a path with these attributes. `cat` converts nothing."""
         return any(program != "cat" for program in self._programs(named, "smudge", "process") if program)
 
+    def has_writing_filters(self) -> bool:
+        """Whether any filter is configured, and may run, that converts what git writes."""
+        config = self._repository.config
+        steps = [key for key in config if key.startswith("filter.") and key.endswith((".smudge", ".process"))]
+        return self._repository.runs_filters and any(config[key][-1].strip() not in ("", "cat") for key in steps)
+
     def _programs(self, named: Mapping[bytes, bytes], *steps: str) -> list[str]:
         """The programs of the path's filter, empty where it has none; none at all where no filter runs here."""
         name = os.fsdecode(named.get(b"filter", b""))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import time
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ from .paths import Workspace
 
 _INDEX_LIMIT = 4 << 30
 _STAGES = (b"1", b"2", b"3")
+#: What `ls-files -z --debug` prints of one entry: its path, and the stat data, of which the size counts here.
+_DEBUG_LINES = re.compile(rb"([^\0]+)\0(?:  (?:ctime|mtime|dev|uid):[^\n]*\n){4}  size: (\d+)[^\n]*\n")
 
 
 class SavedIndex:
@@ -108,6 +111,20 @@ class SavedIndex:
             )
         self._add_intents([path for save in self._saves[:-1] for path in save.manifest.intent_to_add], target)
 
+    def sizes(self, paths: Sequence[bytes]) -> dict[bytes, int]:
+        """The size of each file when git looked at it last before the save; one that git does not know is missing."""
+        if b"staged" not in self.oldest.files or self.oldest.manifest.index_size is None:
+            return {}
+        self.write_shared()
+        target = next_index(self._repository)
+        self.write(target)
+        try:
+            env = {"GIT_INDEX_FILE": os.fsdecode(target)}
+            found = dict(_DEBUG_LINES.findall(self._git.run("ls-files", "-z", "--debug", env=env)))
+        finally:
+            files.remove(target)
+        return {path: int(found[path]) for path in paths if found.get(path, b"0") != b"0"}
+
     def unmerged_paths(self, save: Save) -> set[bytes]:
         """The paths that are unmerged in a save, at any stage."""
         stages = (stage_paths(self._repository, self._trees, save, stage) for stage in _STAGES)
@@ -167,7 +184,7 @@ class IndexRecovery:
         self._git = workspace.git
         self._reader = workspace.reader
         self._saves = saves
-        self._saved = SavedIndex(workspace, saves)
+        self.saved = SavedIndex(workspace, saves)
         self._current = os.path.join(self._repository.git_dir, b"index")
         #: The index of now stays: its stat data are those of files that git has written since the save.
         self._kept_current = False
@@ -194,7 +211,7 @@ class IndexRecovery:
         return self._restore()
 
     def _restore(self) -> list[bytes]:
-        repository, saved = self._repository, self._saved
+        repository, saved = self._repository, self.saved
         oldest, alone = saved.oldest, len(self._saves) == 1
         saved.write_shared()
         if oldest.archive == oldest.wip:
@@ -253,7 +270,7 @@ class IndexRecovery:
         if not os.path.exists(self._current):
             return False
         temporary = next_index(self._repository)
-        self._saved.write(temporary)
+        self.saved.write(temporary)
         try:
             argv = ("ls-files", "-z", "-s", "-v", "--sparse")
             then = {"GIT_INDEX_FILE": os.fsdecode(temporary)}
@@ -276,7 +293,7 @@ class IndexRecovery:
         kept = sorted(differing or ())
         newest = self._saves[0]
         if b"stages" in newest.files:
-            ours = self._saved.unmerged_paths(newest)
+            ours = self.saved.unmerged_paths(newest)
             still = {entry.path for entry in list_unmerged(self._git)}
             kept = [path for path in kept if not (path in ours and path in still)]
         intents = {path for save in self._saves for path in save.manifest.intent_to_add}

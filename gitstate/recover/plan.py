@@ -386,6 +386,7 @@ def conclude(
         kept=tuple(dict.fromkeys(outcome.kept)),
         left_out=(*(newest.manifest.left_out if newest else ()), *outcome.failed),
         safety_save=outcome.safety,
+        partial=bool(outcome.failed),
     )
     return result._replace(save_id=newest.manifest.save_id, context=newest.context) if newest else result
 

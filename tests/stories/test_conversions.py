@@ -1,7 +1,7 @@
 """Files that git converts: each place of `.gitattributes`, each conversion, each change, each way of loss.
 
 A case is one file, changed in one way, alone in its workspace: what else is changed decides what a save looks at. The
-whole product is marked slow; a quick run takes a sample of it, and each place with each conversion, all changes at once.
+whole product is marked slow. A quick run takes a sample, and each place with each conversion, all changes at once.
 """
 
 from __future__ import annotations
