@@ -163,7 +163,9 @@ class SavedPaths:
         action = step(target, seen, overwrite=self._overwrite, left_out=left_out)
         if action != "look":
             return action
-        return "write" if seen.oid in self._checkouts(target) or self.is_cut_short(target) else "keep"
+        if seen.oid in self._checkouts(target):
+            return "delete" if target.saved is None else "write"
+        return "write" if target.saved is not None and self.is_cut_short(target) else "keep"
 
     def _checkouts(self, target: Target) -> Iterator[Oid | None]:
         """What git itself writes for each base through this repository's filters; None where they fail.

@@ -298,6 +298,8 @@ def step(
         if seen.kind in ("missing", "directory"):
             return "same"
         gone = _is_one_of(seen, target.bases) or (overwrite and seen.kind != "special")
+        if not gone and seen.kind == "file" and any(leaf.mode not in (SYMLINK, GITLINK) for leaf in target.bases):
+            return "look"
         return "delete" if gone else "keep"
     if seen.kind == "directory":
         # A file takes the place of empty directories alone: who writes it fails on all others.
@@ -404,6 +406,7 @@ def conclude(
         kept=tuple(dict.fromkeys(outcome.kept)),
         left_out=(*(newest.manifest.left_out if newest else ()), *outcome.failed),
         safety_save=outcome.safety,
+        partial=bool(outcome.failed),
     )
     return result._replace(save_id=newest.manifest.save_id, context=newest.context) if newest else result
 

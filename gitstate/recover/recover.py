@@ -250,15 +250,17 @@ class _Recovery:
             recovery.carry_out(choices)
         restore_operation(workspace, newest)
         restore_sparse(workspace, newest)
+        missing = MissingFiles(workspace, saved, outcome)
+        sizes = missing.sizes_at_save(targets, index.saved.sizes)
         outcome.kept += [path for path in index.restore() if path not in outcome.kept]
         with usual_umask(self.repository, newest):
-            MissingFiles(workspace, saved, outcome).restore(targets)
+            missing.restore(targets, sizes)
             recovery.directories()
         if newest.archive != newest.wip:
             recovery.permissions(targets)
         self._move_branch()
         if outcome.restored or outcome.deleted:
-            index.refresh()
+            index.refresh([*outcome.restored, *outcome.deleted])
         workspace.disk.sync()
         found = [*(target.path for target in targets), *newest.manifest.directories]
         bring_files_to_disk(self.repository, found)

@@ -33,6 +33,14 @@ def skipped_lines(items: Sequence[LeftOut]) -> list[str]:
     return _cut("skipped:", shown, len(items))
 
 
+def unconverted_words(paths: Sequence[bytes]) -> str:
+    """What to say of changed files that only the archive holds."""
+    named = ", ".join(escape(path) for path in paths[:_SHOWN])
+    rest = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    what = "a filter or an encoding failed, so the WIP commit lacks the edits of"
+    return f"{what} {named}{rest}; the archive holds them (gitstate recover)"
+
+
 def _cut(title: str, shown: Sequence[str], count: int) -> list[str]:
     lines = [f"  {title} {text}" for text in shown]
     return lines + ([f"  {title} … and {count - len(shown)} more"] if count > len(shown) else [])

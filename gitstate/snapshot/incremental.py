@@ -88,7 +88,7 @@ def take_since(
     builder.snapshot.ignored = list(dict.fromkeys((*builder.snapshot.ignored, *ignored)))[:IGNORED_LISTED]
     store_files(builder, [*(path for path in tracked if not _is_unchanged(builder, path, index[path])), *plain])
     _drop_unchanged(builder, index)
-    if scan.tracked.are_few and builder.may_convert(tracked):
+    if scan.tracked.are_few and builder.may_convert():
         from .convert import keep_unlike_checkout
 
         known = builder.snapshot.worktree.keys() | builder.snapshot.raw.keys()
@@ -132,6 +132,7 @@ def _carry_over(snapshot: Snapshot, earlier: Snapshot, touched: frozenset[bytes]
     snapshot.modes = _untouched(earlier.modes, touched)
     snapshot.raw = _untouched(earlier.raw, touched)
     snapshot.directories = _untouched(earlier.directories, touched)
+    snapshot.unconverted = [path for path in earlier.unconverted if not _is_touched(path, touched)]
     snapshot.left_out = [item for item in earlier.left_out if not _is_touched(item.path, touched)]
     snapshot.ignored = [path for path in earlier.ignored if not _is_touched(path.removesuffix(b"/"), touched)]
 

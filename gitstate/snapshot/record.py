@@ -48,7 +48,7 @@ class TrackedPaths(Record):
     order: list[bytes]
     """The same paths, sorted by bytes as in the index. A sparse directory ends in a slash."""
     attributes: bool
-    """Whether a .gitattributes file is tracked."""
+    """Whether there is a .gitattributes file, tracked or not: an untracked one, or an ignored one, counts as much."""
 
     @property
     def are_few(self) -> bool:
@@ -82,6 +82,11 @@ class ScanFacts(Record):
     """The identity of the files that configure what is ignored and converted (see `gitdir.settings_identity`)."""
 
 
+def is_attributes(path: bytes) -> bool:
+    """Whether a path is that of a .gitattributes file."""
+    return path.endswith(b".gitattributes") and path.rpartition(b"/")[2] == b".gitattributes"
+
+
 class Snapshot:
     """One worktree, its index and its unfinished operation. Each leaf is an object in the writer or the repository.
 
@@ -107,6 +112,8 @@ class Snapshot:
         self.directories: dict[bytes, int] = {}
         #: Path → (bytes of the file as a blob, why they are kept: see `Manifest.raw`). Empty as a rule.
         self.raw: dict[bytes, tuple[Leaf, RawReason]] = {}
+        #: Changed files that git could not convert: only `raw` holds them. Empty as a rule.
+        self.unconverted: list[bytes] = []
         #: Tracked paths that are hidden from git (skip-worktree, assume-unchanged) and missing on the disk.
         self.absent: list[bytes] = []
         #: Directories that are repositories of their own. Empty where there are none.
@@ -189,8 +196,13 @@ class SnapshotBuilder:
         if not any(item.path == path and item.reason == reason for item in skipped[-3:]):
             skipped.append(LeftOut(path, reason, lost))
 
-    def may_convert(self, paths: Iterable[bytes]) -> bool:
-        """Whether attributes or settings could convert any file, these among them: then git is asked."""
+    def note_attributes(self, untracked: Iterable[bytes]) -> None:
+        """Look for a .gitattributes file among untracked paths, ignored or not."""
+        if not self.tracked.attributes and any(is_attributes(path) for path in untracked):
+            self.tracked = self.tracked._replace(attributes=True)
+
+    def may_convert(self) -> bool:
+        """Whether attributes or settings could convert any file: then git is asked."""
         repository = self.repository
         if self.tracked.attributes or repository.setting("core.attributesfile") or repository.autocrlf:
             return True
@@ -200,9 +212,7 @@ class SnapshotBuilder:
             os.path.join(config_home, b"git", b"attributes"),
             b"/etc/gitattributes",
         )
-        return any(os.path.exists(path) for path in attributes) or any(
-            path.rpartition(b"/")[2] == b".gitattributes" for path in paths
-        )
+        return any(os.path.exists(path) for path in attributes)
 
     def is_reached(self, directory: bytes) -> bool:
         """Whether every part of a directory's path is a directory: what is behind a symlink is not in the worktree."""

@@ -55,14 +55,16 @@ def take_snapshot(
     for path in found.replaced:
         _sort_replaced(builder, path, found.untracked)
     # Files are read while `git check-ignore` starts, unless all must be sorted or converted together.
-    reads_early = options.deadline.seconds is None and not builder.may_convert([*changed, *found.untracked])
+    builder.note_attributes(found.untracked)
+    reads_early = options.deadline.seconds is None and not builder.may_convert()
     early = changed if reads_early else []
     plain, ignored = without_ignored(builder, found, lambda: store_files(builder, early))
     snapshot.ignored = ignored[:IGNORED_LISTED]
+    builder.note_attributes(plain)
     reader.foresee_contents([snapshot.head] if snapshot.head else [])
     reader.foresee_kinds(snapshot.staged_blobs())
     store_files(builder, [*changed[len(early) :], *plain])
-    if staged_only and builder.may_convert(staged_only):
+    if staged_only and builder.may_convert():
         from .convert import store_staged_only
 
         store_staged_only(builder, staged_only)
@@ -81,7 +83,7 @@ def store_files(builder: SnapshotBuilder, paths: Sequence[bytes]) -> None:
     if builder.options.deadline.seconds is not None:
         # Small files first: so most of the work is saved before the deadline.
         paths = sorted(paths, key=lambda path: size_of(os.path.join(builder.top, path)))
-    if builder.may_convert(paths):
+    if builder.may_convert():
         from .convert import store_with_conversions
 
         store_with_conversions(builder, paths)
@@ -107,7 +109,7 @@ def _store_unreported(
         from .hidden import store_hidden
 
         store_hidden(builder, hidden)
-    if builder.tracked.are_few and builder.may_convert([*changed, *plain]):
+    if builder.tracked.are_few and builder.may_convert():
         from .convert import keep_unlike_checkout
 
         known = {*changed, *plain, *builder.snapshot.raw, *(path for _, path in hidden)}

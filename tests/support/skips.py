@@ -7,6 +7,8 @@ import shutil
 
 #: How to install each program that a test needs.
 INSTALL = {
+    "git-annex": "apt-get install git-annex",
+    "git-crypt": "apt-get install git-crypt",
     "git-lfs": "apt-get install git-lfs",
     "lefthook": "pip install -e '.[test]'",
     "man": "apt-get install man-db",
