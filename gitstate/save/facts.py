@@ -90,8 +90,9 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> 
     known, frozen = request.known, frozen_index(repository)
     options = SnapshotOptions(
         state_name(repository),
-        Deadline(request.deadline),
+        _until_collected(request),
         request.largest,
+        request.growth,
         [*patterns(repository, "includeIgnored"), *request.keep_ignored],
         request.keep_paths,
     )
@@ -104,6 +105,16 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> 
         if taken is not None:
             return taken
     return take_snapshot(repository, builder.writer, builder.reader, frozen, options, query)
+
+
+#: The part of a deadline, and the most seconds, that are kept for what follows when all has been read.
+_KEPT_SHARE, _KEPT_SECONDS = 0.4, 3.0
+
+
+def _until_collected(request: SaveRequest) -> Deadline:
+    """When the last file must have been read: then objects are written, synced and named."""
+    end = Deadline(request.deadline) if request.end is None else request.end
+    return end.earlier(min(_KEPT_SHARE * (end.seconds or 0.0), _KEPT_SECONDS))
 
 
 def check_index(repository: Repository) -> None:
@@ -286,7 +297,9 @@ def save_nested(
     """
     nested = []
     skipped = []
+    left = None if request.end is None or request.deadline is None else _until_collected(request).left()
     asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=())
+    asked = asked._replace(deadline=left, growth=None)
     asked = asked._replace(values={}, owner_pid=None, reason=Reason(), known=None, replaces=None)
     from ..workspace.lease import presence
 
