@@ -6,7 +6,6 @@ A hook loads the file of its own agent only.
 from __future__ import annotations
 
 import os
-from importlib import import_module
 
 from ..system.stdlib import TYPE_CHECKING
 from .base import Agent, StopRule
@@ -28,7 +27,8 @@ def agent_named(name: str) -> Agent | None:
     """The agent of this name; None where there is none."""
     if name not in agent_names():
         return None
-    agent: Agent = import_module(f"{__package__}.{name}").AGENT
+    # `importlib` would take as long as the module itself.
+    agent: Agent = __import__(f"{__package__}.{name}", fromlist=["AGENT"]).AGENT
     return agent
 
 

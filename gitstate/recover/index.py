@@ -7,11 +7,9 @@ the one that was looked at.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import time
-from collections.abc import Sequence
 
 from ..errors import CorruptSave, GitError
 from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
@@ -32,9 +30,12 @@ from ..git.repository import Repository
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK
 from ..system import files
-from ..system.stdlib import suppress
+from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.ownership import next_index
 from .paths import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _INDEX_LIMIT = 4 << 30
 _STAGES = (b"1", b"2", b"3")
@@ -119,7 +120,7 @@ class SavedIndex:
 
     def _add_intents(self, paths: Sequence[bytes], target: bytes) -> None:
         for path in paths:
-            with contextlib.suppress(GitError):
+            with suppress(GitError):
                 self._git.run("add", "-N", "-f", "--", path, env={"GIT_INDEX_FILE": os.fsdecode(target)})
 
     def _stacked_lines(self) -> list[bytes]:
