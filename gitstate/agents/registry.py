@@ -8,7 +8,6 @@ A hook loads the file of its own agent only.
 from __future__ import annotations
 
 import os
-from importlib import import_module
 
 from ..system.process import Process, process, read_proc
 from ..system.stdlib import TYPE_CHECKING, Record
@@ -45,7 +44,8 @@ def agent_named(name: str) -> Agent | None:
     """The agent of this name; None where there is none."""
     if name not in agent_names():
         return None
-    agent: Agent = import_module(f"{__package__}.{name}").AGENT
+    # `importlib` would take as long as the module itself.
+    agent: Agent = __import__(f"{__package__}.{name}", fromlist=["AGENT"]).AGENT
     return agent
 
 

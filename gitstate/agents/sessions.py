@@ -7,15 +7,15 @@ from agents: an id must look like one, and every word is quoted for a shell.
 from __future__ import annotations
 
 import os
-import re
-import shlex
-from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 
 from ..format.context import Context
+from ..system.stdlib import TYPE_CHECKING, quote
 from .registry import agent_named
 
-_SESSION_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_LONGEST_ID = 128
 #: No more names of one directory, and no more names below a `**`, are compared with a pattern.
 _MAX_NAMES = 20_000
 
@@ -27,7 +27,7 @@ def resume_command(context: Context, environ: Mapping[str, str]) -> str | None:
     """
     agent = agent_named((context.agent or "").lower())
     session = context.session_id
-    if agent is None or session is None or not _SESSION_ID.fullmatch(session):
+    if agent is None or session is None or not _is_session_id(session):
         return None
     if not _is_file(context.extra.get("transcript_path")) and not any(
         path_exists(transcript.home.path(environ), transcript.pattern.format(id=session))
@@ -38,7 +38,13 @@ def resume_command(context: Context, environ: Mapping[str, str]) -> str | None:
     if not isinstance(directory, str) or not os.path.isdir(directory):
         directory = context.workspace_path or "."
     command = " ".join(word.format(id=session) for word in agent.sessions.resume)
-    return f"cd {shlex.quote(directory)} && {command}"
+    return f"cd {quote(directory)} && {command}"
+
+
+def _is_session_id(text: str) -> bool:
+    """Whether a text is made of ASCII letters and digits, and inside of `_` and `-`: no option, no path."""
+    plain = text.replace("_", "a").replace("-", "a")
+    return text.isascii() and text[:1].isalnum() and plain.isalnum() and len(text) <= _LONGEST_ID
 
 
 def _is_file(path: object) -> bool:
@@ -56,6 +62,8 @@ def path_exists(directory: str, pattern: str) -> bool:
 
 
 def _exists_at_any_depth(directory: str, name_pattern: str) -> bool:
+    from fnmatch import fnmatchcase
+
     compared = 0
     for _, _, names in os.walk(directory):
         if any(fnmatchcase(name, name_pattern) for name in names):
@@ -75,4 +83,6 @@ def _matching_names(directory: str, pattern: str) -> Iterator[str]:
         names = sorted(os.listdir(directory))[:_MAX_NAMES]
     except OSError:
         return
+    from fnmatch import fnmatchcase
+
     yield from (name for name in names if fnmatchcase(name, pattern))

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shlex
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from ..errors import GitError, NeedsPerson, UsageError
 from ..format.archive import read_stack
@@ -21,6 +17,7 @@ from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
+from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..workspace.ownership import clear_journal, locked_workspace, write_journal
 from ..workspace.settings import require
 from .facts import orphans
@@ -30,8 +27,11 @@ from .paths import SavedPaths, Workspace, is_below, paths_with
 from .plan import Target, conclude_files, needs_safety_save
 from .request import SETTINGS, Outcome, RecoverRequest, RecoverResult, hints_for, located
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-class FoundStack(NamedTuple):
+
+class FoundStack(Record):
     """A save that was named, and those it stands on."""
 
     stack: tuple[Save, ...]
@@ -73,7 +73,7 @@ def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
     there = Git(path, repository.git.options)
     if branch is not None:
         there.run("symbolic-ref", "HEAD", branch)
-    with usual_umask(repository, newest), contextlib.suppress(GitError):
+    with usual_umask(repository, newest), suppress(GitError):
         # A filter that fails ends git's checkout: then `recover` writes the files, and goes on without the filter.
         there.run("read-tree", "-m", "-u", "HEAD")
 
@@ -106,7 +106,7 @@ def _refuse_second_checkout(repository: Repository, branch: str | None) -> None:
             path = line[9:]
         elif line.startswith(b"branch ") and os.fsdecode(line[7:]) == branch and os.path.isdir(path):
             where = os.fsdecode(path)
-            hint = f"gitstate -C {shlex.quote(where)} recover"
+            hint = f"gitstate -C {quote(where)} recover"
             raise NeedsPerson(f"the save's branch is checked out in {where}", hint=hint)
 
 

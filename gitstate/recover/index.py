@@ -7,12 +7,10 @@ the one that was looked at.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import stat
 import time
-from collections.abc import Sequence
 
 from ..errors import CorruptSave, GitError
 from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
@@ -34,9 +32,12 @@ from ..objects.reader import LARGE
 from ..objects.tree import GITLINK
 from ..snapshot.record import is_attributes
 from ..system import files
-from ..system.stdlib import suppress
+from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.ownership import next_index
 from .paths import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _INDEX_LIMIT = 4 << 30
 _STAGES = (b"1", b"2", b"3")
@@ -139,7 +140,7 @@ class SavedIndex:
 
     def _add_intents(self, paths: Sequence[bytes], target: bytes) -> None:
         for path in paths:
-            with contextlib.suppress(GitError):
+            with suppress(GitError):
                 self._git.run("add", "-N", "-f", "--", path, env={"GIT_INDEX_FILE": os.fsdecode(target)})
 
     def _carry(self, target: bytes) -> None:

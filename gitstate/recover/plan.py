@@ -5,28 +5,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
-
 from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON
 from ..format.carried import Carried
 from ..format.context import Context
 from ..format.manifest import Manifest, Save
 from ..git.command import Oid
 from ..objects.tree import GITLINK, SYMLINK, Leaf
+from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.files import FileState
-from .request import SUCCESSES, DecidedVerdict, Outcome, RecoverResult
+from .request import SUCCESSES, Outcome, RecoverResult
 
-#: How the files on disk compare with the latest checkpoint: nothing is missing, they differ, or all are gone.
-DiskState = Literal["same", "differs", "gone"]
-#: What happens to one path: nothing, the saved version is written, it is deleted, or the disk wins.
-Action = Literal["same", "write", "delete", "keep"]
-Step = Action | Literal["look"]
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from typing import Literal
+
+    from .request import DecidedVerdict
+
+    #: How the files on disk compare with the latest checkpoint: nothing is missing, they differ, or all are gone.
+    DiskState = Literal["same", "differs", "gone"]
+    #: What happens to one path: nothing, the saved version is written, it is deleted, or the disk wins.
+    Action = Literal["same", "write", "delete", "keep"]
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(Record):
     """What was found out about one workspace."""
 
     head_ref: str | None
@@ -78,8 +79,7 @@ class Facts:
     """How the files on disk compare with the checkpoint; `same` where they were not compared."""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Record):
     """What to do, and what to tell a person. Commands in `hint` are for the workspace's own directory."""
 
     verdict: DecidedVerdict
@@ -254,14 +254,13 @@ def with_checkpoint(facts: Facts, verdict: Verdict) -> Facts:
     """The facts with the checkpoint as the save to restore, where the last run made none and its files are gone."""
     if verdict.verdict != "restore" or facts.saves or facts.checkpoint is None or facts.context is None:
         return facts
-    return replace(facts, saves=(facts.checkpoint._replace(context=facts.context),))
+    return facts._replace(saves=(facts.checkpoint._replace(context=facts.context),))
 
 
 # -- one path
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Record):
     """What one path was at the save, and what git may have put there since."""
 
     path: bytes
@@ -273,7 +272,7 @@ class Target:
     """What HEAD, index and WIP commit of each save of the stack hold at this path."""
 
 
-class Choice(NamedTuple):
+class Choice(Record):
     """What is going to happen to one path."""
 
     target: Target
@@ -347,7 +346,7 @@ def _widest(modes: set[int]) -> set[int]:
 # -- the end
 
 
-class BranchMove(NamedTuple):
+class BranchMove(Record):
     """A ref that goes back to where it was at the oldest save."""
 
     ref: str
