@@ -404,15 +404,30 @@ class _Recovery:
         return result
 
     def _write_state(self, result: RecoverResult, context: Context, told: str, **more: Any) -> RecoverResult:
-        """Write `active_state.json`, and add what it says to the result."""
+        """Give back the agent's conversation, write `active_state.json`, and add what it says to the result."""
         from ..agents.sessions import resume_command
 
+        context, result = self._with_conversation(context, result)
         resume = resume_command(context, os.environ) or instruction(context)
         if self.request.depth and read_live_context(self.repository)[1] is None:
             # Nobody ever worked in this nested repository: its save is a part of the one around it.
             return result._replace(resume=resume, briefing=told, context=context)
         state_file = write_state(self.repository, context, RECOVERED, resume=resume, briefing=told, **more)
         return result._replace(state_file=state_file, resume=resume, briefing=told, context=context)
+
+    def _with_conversation(self, context: Context, result: RecoverResult) -> tuple[Context, RecoverResult]:
+        """The context with the place of its agent's transcript, which is given back where it is gone or torn."""
+        facts = self.facts
+        was = facts.saves[0].context if facts.saves else facts.context
+        if was is None or was.session_id is None or self.request.depth:
+            return context, result
+        from ..conversation.give_back import give_back
+
+        own = workspace_id(self.repository)
+        workspaces = [own, *(save.manifest.workspace_id for save in facts.saves[:1])]
+        given = give_back(self.repository, context, was, workspaces, facts.remote)
+        message = "; ".join(part for part in (result.message, given.message) if part)
+        return given.context, result._replace(message=message)
 
     def _result(self, final: DecidedVerdict) -> RecoverResult:
         newest = self.facts.saves[0] if self.facts.saves else None

@@ -26,6 +26,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from ..agents import transcripts  # noqa: F401
+from ..agents.registry import all_agents
+from ..conversation import pieces  # noqa: F401
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError
 from ..format.manifest import Reason
 from ..format.saves import checkpoint_save_id, pending_save_id
@@ -67,6 +70,8 @@ def keep(fd: int) -> int:
             channel.receive(None)
             message = channel.next_message()
             if message is not None:
+                # The last save asks where an agent keeps its transcript.
+                all_agents()
                 Keeper(channel, signals, KeeperConfig.from_message(message)).run()
                 break
     return EXIT_DONE

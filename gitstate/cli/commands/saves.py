@@ -97,13 +97,15 @@ def prune(call: Call, dry_run: bool, **given: Any) -> int:
 @command("push")
 @click.argument("remote", required=False)
 @click.option("--allow-secrets", is_flag=True, help="send saves in which a scanner finds secrets")
+@click.option("--with-conversation", is_flag=True, help="send the agent's transcripts too")
 @click.option("--dry-run", is_flag=True, help="report what would be sent, send nothing")
-def push(call: Call, remote: str | None, allow_secrets: bool, dry_run: bool) -> int:
+def push(call: Call, remote: str | None, allow_secrets: bool, with_conversation: bool, dry_run: bool) -> int:
     """No branch is pushed. Saves may hold secrets, so a remote must be named, here or in gitstate.remote."""
     from ...history.push import push
 
     repository = open_repository(call.directory)
-    return _report_exchange(call, push(repository, remote, dry_run=dry_run, allow_secrets=allow_secrets), dry_run)
+    done = push(repository, remote, dry_run=dry_run, allow_secrets=allow_secrets, with_conversation=with_conversation)
+    return _report_exchange(call, done, dry_run)
 
 
 @command("fetch")
