@@ -13,7 +13,7 @@ from ..format.archive import read_stack
 from ..format.bounds import read_fetched_stack
 from ..format.find import find_save
 from ..format.manifest import Save
-from ..format.saves import pending_archive
+from ..format.saves import is_dismissed, pending_archive
 from ..git import refs
 from ..git.command import Git
 from ..git.entries import split_nul
@@ -51,16 +51,19 @@ def stack_of(repository: Repository, save_id: str) -> FoundStack:
 def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
     """A new worktree at `path` on the branch of a save, in which that save can be recovered.
 
-    Raises NeedsPerson where the save's branch is checked out in a worktree that exists, or the save has no commit.
+    Raises NeedsPerson where the save's branch is checked out in a worktree that exists, or the save has no commit. A
+    save that was set aside, or dismissed, goes beside that worktree: HEAD is detached at its base.
     """
     manifest = newest.manifest
     save_id = manifest.save_id
-    _refuse_second_checkout(repository, manifest.head_ref)
-    commit = newest.wip if manifest.moves_branch else manifest.head
+    aside = is_dismissed(repository, save_id)
+    if not aside:
+        _refuse_second_checkout(repository, manifest.head_ref)
+    commit = newest.wip if manifest.moves_branch and not aside else manifest.head
     if commit is None:
         raise NeedsPerson("the save stands on no commit", hint=f"gitstate restore {save_id} PATH…")
     branch = manifest.head_ref
-    if branch is not None and branch.startswith("refs/heads/"):
+    if branch is not None and branch.startswith("refs/heads/") and not aside:
         tip = refs.read_refs(repository, [branch]).get(branch)
         if tip is None:
             refs.move_refs(repository, repository.git, [RefUpdate(branch, commit, None)], f"recover {save_id}")

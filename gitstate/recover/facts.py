@@ -16,7 +16,7 @@ from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.find import find_save
 from ..format.manifest import Manifest, Reason, Save
 from ..format.names import parse_trailers, workspace_id
-from ..format.saves import held_saves, pending_archive, pending_archives
+from ..format.saves import HeldSave, held_saves, is_dismissed, pending_archive, pending_archives
 from ..git import refs
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
@@ -144,7 +144,8 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
             return _Pending(archive, None, remote=held.remote)
         pending = pending_archives(repository.git).items()
         markers = [names.marker_ref(workspace) for workspace, oid in pending if oid == archive]
-        return _Pending(archive, markers[0] if markers else None)
+        detach = not markers and _fits_detached(repository, reader, here, held)
+        return _Pending(archive, markers[0] if markers else None, detach)
     mine = pending_archive(repository)
     if mine is not None:
         return _Pending(mine, names.own_marker(repository))
@@ -160,6 +161,14 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
         listed = ", ".join(sorted(save_id for save_id, _ in fitting))
         raise NeedsPerson(f"several saves fit this workspace: {listed}", hint="gitstate recover --save ID")
     return fitting[0][1] if fitting else None
+
+
+def _fits_detached(repository: Repository, reader: ObjectReader, here: Facts, held: HeldSave) -> bool:
+    """Whether HEAD is detached at the base of a save that was set aside: `--into` has made this worktree for it."""
+    if here.head_ref is not None or held.save_id is None or not is_dismissed(repository, held.save_id):
+        return False
+    stack = _readable_stack(held.archive, reader)
+    return bool(stack) and here.head == stack[-1].manifest.head
 
 
 def orphans(repository: Repository, reader: ObjectReader) -> Iterable[tuple[str, Oid, tuple[Save, ...]]]:
