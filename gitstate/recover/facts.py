@@ -325,7 +325,11 @@ def _from_trailers(repository: Repository, reader: ObjectReader, here: Facts) ->
     if save_id is None or base is None:
         return None
     with contextlib.suppress(NeedsPerson, CorruptSave):
-        return read_save(find_save(repository, save_id).archive, reader)
+        held = find_save(repository, save_id)
+        if held.workspace_id in worktree_ids(repository.common_dir) - {workspace_id(repository)}:
+            # A version before 0.2.0 moved a branch that two worktrees are on: the save is the other one's.
+            return None
+        return read_save(held.archive, reader)
     if not commit.partition(b"\n\n")[2].startswith(names.WIP_SUBJECT.encode("ascii")):
         return None
     tree, parents = commit_head(commit)
