@@ -31,7 +31,9 @@ from ..workspace import lease
 from ..workspace.lease import Holder, presence, this_holder
 from ..workspace.live_context import begin, finish, read_live_context, refuse_while_others_work, with_measured_fields
 from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal
+from ..workspace.settings import require
 from ..workspace.state_file import ACTIVE, FINISHED, write_state
+from .channel import read_times
 
 if TYPE_CHECKING:
     from ..recover.request import RecoverResult
@@ -87,7 +89,14 @@ class Hold:
 
 
 def begin_loop(repository: Repository, values: Mapping[str, str], owner_pid: int) -> Context:
-    """A task of a loop begins: as `begin`, and the lease is held for as long as the loop lives."""
+    """A task of a loop begins: as `begin`, and the lease is held for as long as the loop lives.
+
+    Raises UsageError for a setting that the loop's runs can't read: they would leave a crashed task of nothing.
+    """
+    from ..recover.request import SETTINGS
+
+    read_times(repository, {})
+    require(repository, *SETTINGS)
     context = begin(repository, values, owner_pid)
     _hold_for(repository, owner_pid, context.agent)
     return context

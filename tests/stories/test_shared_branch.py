@@ -76,15 +76,6 @@ def test_branch_of_a_worktree_that_is_gone_or_of_a_bare_repository_is_free(ws: W
     (tmp_path / "two").rename(tmp_path / "gone")
     assert not is_checked_out_elsewhere(repository, branch)
     ws.git("clone", "-q", "--bare", str(ws.path), str(tmp_path / "bare" / ".git"))
-    ws.git(
-        "-C",
-        str(tmp_path / "bare"),
-        "worktree",
-        "add",
-        "-q",
-        str(tmp_path / "three"),
-        branch.rpartition("/")[2],
-        check=False,
-    )
-    if (tmp_path / "three").exists():
-        assert not is_checked_out_elsewhere(open_repository(bytes(tmp_path / "three")), branch)
+    name = branch.removeprefix("refs/heads/")
+    ws.git("-C", str(tmp_path / "bare" / ".git"), "worktree", "add", "-q", "--force", str(tmp_path / "three"), name)
+    assert not is_checked_out_elsewhere(open_repository(bytes(tmp_path / "three")), branch)
