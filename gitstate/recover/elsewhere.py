@@ -18,7 +18,7 @@ from ..git import refs
 from ..git.command import Git
 from ..git.entries import split_nul
 from ..git.refs import RefUpdate
-from ..git.repository import Repository
+from ..git.repository import Repository, head_of, read_head
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..workspace.ownership import clear_journal, locked_workspace, write_journal
@@ -79,6 +79,23 @@ def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
     with usual_umask(repository, newest), contextlib.suppress(GitError):
         # A filter that fails ends git's checkout: then `recover` writes the files, and goes on without the filter.
         there.run("read-tree", "-m", "-u", "HEAD")
+
+
+def reattach(repository: Repository) -> None:
+    """Put HEAD of a submodule back on the branch of its pending save, where git has only detached it there.
+
+    `git reset --hard` of the repository around it does so with `submodule.recurse`.
+    """
+    archive = pending_archive(repository)
+    if archive is None or read_head(repository.git_dir) is not None:
+        return
+    with ObjectReader(repository.git) as reader:
+        manifest = read_stack(archive, reader)[-1].manifest
+    branch = manifest.head_ref
+    if branch is None or manifest.head is None or head_of(repository.toplevel) != manifest.head:
+        return
+    if refs.read_refs(repository, [branch]).get(branch) == manifest.head:
+        repository.git.run("symbolic-ref", "HEAD", branch)
 
 
 def refuse_used_place(path: bytes) -> None:

@@ -52,7 +52,7 @@ from ..workspace.live_context import read_live_context, with_measured_fields
 from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
-from .elsewhere import add_worktree, only_orphan, refuse_used_place, stack_of
+from .elsewhere import add_worktree, only_orphan, reattach, refuse_used_place, stack_of
 from .facts import compare_with_checkpoint, gather, whole_copies
 from .fetched import dismiss_fetched, is_trusted, refusal, runs_by_itself
 from .files import FileRecovery, MissingFiles, restore_cut_short, save_for_safety, usual_umask
@@ -306,6 +306,8 @@ class _Recovery:
         if step.action == "add":
             return recover_into(self.repository, full, request)
         inside = open_repository(full)
+        if step.path in submodules:
+            reattach(inside)
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
         result = recover(full, request._replace(runs_filters=runs_filters))
