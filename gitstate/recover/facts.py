@@ -12,7 +12,7 @@ from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.find import find_save
 from ..format.manifest import Manifest, Reason, Save
 from ..format.names import parse_trailers, workspace_id
-from ..format.saves import held_saves, pending_archive, pending_archives
+from ..format.saves import HeldSave, held_saves, is_dismissed, pending_archive, pending_archives
 from ..git import refs
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
@@ -149,7 +149,8 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
             return _Pending(archive, None, remote=held.remote)
         pending = pending_archives(repository.git).items()
         markers = [names.marker_ref(workspace) for workspace, oid in pending if oid == archive]
-        return _Pending(archive, markers[0] if markers else None)
+        detach = not markers and _fits_detached(repository, reader, here, held)
+        return _Pending(archive, markers[0] if markers else None, detach)
     mine = pending_archive(repository)
     if mine is not None:
         return _Pending(mine, names.own_marker(repository))
@@ -165,6 +166,14 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
         listed = ", ".join(sorted(save_id for save_id, _ in fitting))
         raise NeedsPerson(f"several saves fit this workspace: {listed}", hint="gitstate recover --save ID")
     return fitting[0][1] if fitting else None
+
+
+def _fits_detached(repository: Repository, reader: ObjectReader, here: Facts, held: HeldSave) -> bool:
+    """Whether HEAD is detached at the base of a save that was set aside: `--into` has made this worktree for it."""
+    if here.head_ref is not None or held.save_id is None or not is_dismissed(repository, held.save_id):
+        return False
+    stack = _readable_stack(held.archive, reader)
+    return bool(stack) and here.head == stack[-1].manifest.head
 
 
 def orphans(repository: Repository, reader: ObjectReader) -> Iterable[tuple[str, Oid, tuple[Save, ...]]]:
@@ -333,7 +342,11 @@ def _from_trailers(repository: Repository, reader: ObjectReader, here: Facts) ->
     if save_id is None or base is None:
         return None
     with suppress(NeedsPerson, CorruptSave):
-        return read_save(find_save(repository, save_id).archive, reader)
+        held = find_save(repository, save_id)
+        if held.workspace_id in worktree_ids(repository.common_dir) - {workspace_id(repository)}:
+            # A version before 0.2.0 moved a branch that two worktrees are on: the save is the other one's.
+            return None
+        return read_save(held.archive, reader)
     if not commit.partition(b"\n\n")[2].startswith(names.WIP_SUBJECT.encode("ascii")):
         return None
     tree, parents = commit_head(commit)

@@ -318,6 +318,10 @@ class _Recovery:
         if step.action == "add":
             return recover_into(self.repository, full, request)
         inside = open_repository(full)
+        if step.path in submodules:
+            from .elsewhere import reattach
+
+            reattach(inside)
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
         result = recover(full, request._replace(runs_filters=runs_filters))

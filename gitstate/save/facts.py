@@ -10,6 +10,7 @@ from ..format.manifest import LeftOut, Nested, Reason
 from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref, workspace_id
 from ..git import refs
 from ..git.command import object_id
+from ..git.gitdir import is_checked_out_elsewhere
 from ..git.index import IndexMoved, file_identity
 from ..git.repository import open_repository, shares_configuration
 from ..snapshot.record import Snapshot, SnapshotOptions
@@ -157,6 +158,7 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
         head_ref=taken.head_ref,
         head=taken.head,
         operation=taken.operation,
+        shared=taken.head_ref is not None and is_checked_out_elsewhere(builder.repository, taken.head_ref),
         noteworthy=taken.noteworthy,
         dirty=taken.dirty,
         staged=bool(taken.staged),
@@ -213,8 +215,12 @@ def _adopted(builder: Builder, taken: Snapshot) -> tuple[Save | None, tuple[str,
     A workspace is named by host and path: here one of them has changed.
     """
     if builder.is_wip(taken.head):
+        from ..workspace.peek import worktree_ids
+
+        # A worktree that is on the same branch may have made it, and keeps its save.
+        others = {marker_ref(name) for name in worktree_ids(builder.repository.common_dir)}
         for ref, oid in refs.list_refs(builder.repository.git, PENDING).items():
-            save = builder.earlier(oid)
+            save = None if ref in others else builder.earlier(oid)
             if save is not None and _is_below(save, taken):
                 return save, (ref, oid)
     return None, None

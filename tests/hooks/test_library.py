@@ -214,3 +214,15 @@ def test_value_of_megabytes_costs_no_save(export: str, end: str, stage: Stage) -
     assert "CURRENT_TASK_ID is longer than 30000 characters; it was cut" in stage.said()
     archive = stage.pending()
     assert stage.ws.out("show", f"{archive}^1:work.txt") == "work"
+
+
+@pytest.mark.parametrize("key", ["deadline", "interval", "grace", "register", "stateFile", "trust"])
+def test_loop_with_a_wrong_setting_begins_nothing(key: str, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITSTATE_REGISTER", raising=False)
+    stage.ws.git("config", f"gitstate.{key}", {"stateFile": "../../x", "trust": ""}.get(key, "soon"))
+    loop = run(stage, f"set -e\n{SOURCE}gitstate_begin task_id=T-1\necho work >>work.txt\n")
+    assert loop.returncode == 2
+    assert f"gitstate.{key} is" in stage.said()
+    assert not (stage.ws.path / "work.txt").exists() and not (stage.ws.path / "active_state.json").exists()
+    stage.ws.git("config", "--unset", f"gitstate.{key}")
+    assert stage.ws.recover().json["workspaces"][0]["verdict"] == "nothing"
