@@ -296,7 +296,9 @@ class Keeper:
         if owned_by_front:
             with contextlib.suppress(GitstateError, OSError):
                 finish(with_defaults(open_repository(self.repository.toplevel), OF_SAVE)[0])
-        self._answer(None, [], EXIT_DONE)
+        problem = self.checkpoints.problem
+        lines = [] if problem is None else [f"gitstate: the last checkpoint of this run failed: {problem}"]
+        self._answer(None, lines, EXIT_DONE)
 
 
 def failed_save(
