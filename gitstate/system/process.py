@@ -72,7 +72,7 @@ def running_before(names: Collection[bytes]) -> list[tuple[int, bytes | None]]:
     mine, since, pid = read_proc("/proc/self/cmdline"), _ticks(os.getpid()), os.getppid()
     while read_proc(f"/proc/{pid}/cmdline") == mine and mine:
         since, pid = min(since, _ticks(pid)), _parent(pid)
-    found = []
+    found: list[tuple[int, bytes | None]] = []
     for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
         if name.isdigit() and (read_proc(f"/proc/{name}/comm") or b"").rstrip(b"\n") in names and _ticks(name) < since:
             try:
