@@ -27,7 +27,7 @@ from ..integrations import schedulers
 from ..integrations.agent_hooks import last_problem
 from ..integrations.agent_hooks_install import agent_problems
 from ..integrations.git_hooks_install import hook_problems
-from ..system import files, process
+from ..system import files
 from ..workspace import damage, registry, settings
 from ..workspace.live_context import read_live_context
 from ..workspace.ownership import failing_checkpoints
@@ -320,7 +320,7 @@ def _register(repository: Repository) -> bool:
 
 
 def _remove_dead(path: bytes) -> bool:
-    return process.older_than_boot(path) and _remove(path)
+    return gitdir.is_dead_lock(path) and _remove(path)
 
 
 def _remove(path: bytes) -> bool:

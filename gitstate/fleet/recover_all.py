@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ..errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, GitstateError, TryAgain
+from ..errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, CorruptSave, GitstateError, TryAgain
 from ..format import names
 from ..format.archive import read_stack
 from ..format.fetched import fetched_in_files
@@ -43,6 +43,8 @@ class Orphan(NamedTuple):
     head_ref: str | None
     beside: bytes
     """A worktree of the same repository that exists."""
+    problem: str | None = None
+    """Why the save can't be read; then its id and what it holds are empty. None where it can."""
 
 
 def recover_all(
@@ -80,7 +82,9 @@ def recover_all(
     ]
     later = {text_to_json(os.fsdecode(result.workspace)) for result in ordered if result.verdict == "unreachable"}
     for orphan in (orphan for found in orphans.values() for orphan in found):
-        if orphan.save_id not in recovered and orphan.workspace_path not in later:
+        if orphan.problem is not None:
+            ordered.append(_unreadable(orphan))
+        elif orphan.save_id not in recovered and orphan.workspace_path not in later:
             ordered.append(_elsewhere(os.fsencode(orphan.workspace_path or "PATH"), orphan))
     return ordered
 
@@ -165,9 +169,9 @@ def _foreign(seen: WorkspacePeek) -> RecoverResult:
 
 
 def _missing(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) -> RecoverResult:
-    own = names.old_workspace_id(seen.workspace)
-    for orphan in (orphan for found in orphans.values() for orphan in found):
-        if orphan.workspace_id == own or orphan.workspace_path == text_to_json(os.fsdecode(seen.workspace)):
+    own, path = names.old_workspace_id(seen.workspace), text_to_json(os.fsdecode(seen.workspace))
+    for orphan in (orphan for found in orphans.values() for orphan in found if orphan.problem is None):
+        if orphan.workspace_id == own or orphan.workspace_path == path:
             return _elsewhere(seen.workspace, orphan)
     message = "it is no longer a git worktree" if seen.problem == "no_repository" else "it no longer exists"
     hint = f"gitstate unregister {_quoted(seen.workspace)}"
@@ -180,6 +184,14 @@ def _elsewhere(path: bytes, orphan: Orphan) -> RecoverResult:
     message = f"a save of {branch or 'a detached HEAD'} is pending, but its workspace does not exist"
     hint = f"gitstate -C {_quoted(orphan.beside)} recover --save {orphan.save_id} --into {_quoted(path)}"
     return RecoverResult(path, "elsewhere", message, hint, EXIT_PERSON, orphan.save_id, branch)
+
+
+def _unreadable(orphan: Orphan) -> RecoverResult:
+    """The result for a pending save of a workspace that is gone, which can't be read either."""
+    marker = names.marker_ref(orphan.workspace_id)
+    message = f"a pending save of a workspace that does not exist can't be read ({marker}): {orphan.problem}"
+    hint = f"git -C {_quoted(orphan.beside)} fsck; gitstate -C {_quoted(orphan.beside)} log --all"
+    return RecoverResult(orphan.beside, "corrupt", message, hint, EXIT_PERSON)
 
 
 def _lost(seen: WorkspacePeek, deadline: float) -> RecoverResult:
@@ -200,7 +212,7 @@ def _orphans(looks: Sequence[WorkspacePeek]) -> dict[bytes, list[Orphan]]:
         (pending,) = refs.read_refs_below(common, names.PENDING)
         if pending:
             here = worktree_ids(common)
-            lone = {name: oid for name, oid in pending.items() if name not in here and oid}
+            lone = {name: oid for name, oid in pending.items() if name not in here}
             if lone:
                 queries.append((common, seen, lone))
     tasks = [lambda seen=seen, lone=lone: _read_orphans(seen.workspace, lone) for _, seen, lone in queries]
@@ -215,8 +227,13 @@ def _read_orphans(workspace: bytes, lone: dict[str, Oid]) -> list[Orphan]:
     with ObjectReader(open_repository(workspace).git) as reader:
         for name, oid in lone.items():
             try:
+                if not oid:
+                    raise CorruptSave("its marker is empty")
                 save = read_stack(oid, reader)[0]
-            except GitstateError:
+            except GitstateError as error:
+                # Git ends at an object that it can't read.
+                reader.restart()
+                found.append(Orphan(name, "", None, None, workspace, text_to_json(error.message)))
                 continue
             manifest = save.manifest
             found.append(Orphan(name, manifest.save_id, save.context.workspace_path, manifest.head_ref, workspace))
@@ -238,7 +255,7 @@ def _may_take(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) -> bool:
     """Whether a save without a workspace may belong to this one: the host was renamed, or the directory was moved."""
     if not _has_nothing(seen):
         return False
-    return any(orphan.head_ref == seen.branch for orphan in orphans.get(seen.common_dir, ()))
+    return any(orphan.head_ref == seen.branch for orphan in orphans.get(seen.common_dir, ()) if orphan.problem is None)
 
 
 def _quoted(path: bytes) -> str:

@@ -14,6 +14,7 @@ from ..format.context import Context
 from ..format.saves import pending_archive
 from ..git import refs
 from ..git.repository import open_repository, read_head
+from ..integrations.agent_hooks import failing_hook
 from ..objects.reader import ObjectReader
 from ..run.hold import is_aside
 from ..system import forkpool
@@ -114,4 +115,6 @@ def _summarize_peek(seen: WorkspacePeek) -> Summary:
         notes.append("gitstate recover")
     elif status == "active" and (problem := failing_checkpoints(seen.git_dir)) is not None:
         notes.append(f"the last checkpoint failed: {problem}")
+    if status == "active" and (failing := failing_hook(seen.git_dir)) is not None:
+        notes.append(failing)
     return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None)

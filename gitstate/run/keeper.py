@@ -298,7 +298,9 @@ class Keeper:
             end_leftovers(self.config.run_id, but=self.spared)
         owned_by_front = finished and self.config.owner == process(os.getppid())
         lines, status = self._end_well(finished=owned_by_front) if finished else ([], EXIT_DONE)
-        self._answer(None, lines, status)
+        problem = self.checkpoints.problem
+        failed = [] if problem is None else [f"gitstate: the last checkpoint of this run failed: {problem}"]
+        self._answer(None, [*failed, *lines], status)
 
     def _end_well(self, *, finished: bool) -> tuple[list[str], int]:
         from ..recover.request import recover_lines
