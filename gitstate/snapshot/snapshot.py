@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from ..git.repository import folds_case
 from ..git.status import query_status
 from ..objects.tree import GITLINK
 from ..system.stdlib import TYPE_CHECKING
@@ -64,6 +65,11 @@ def take_snapshot(
     reader.foresee_contents([snapshot.head] if snapshot.head else [])
     reader.foresee_kinds(snapshot.staged_blobs())
     store_files(builder, [*changed[len(early) :], *plain])
+    folds = folds_case(builder.top)
+    if folds and plain:
+        from .hidden import note_other_names
+
+        note_other_names(builder, plain)
     if staged_only and builder.may_convert():
         from .convert import store_staged_only
 
@@ -71,7 +77,7 @@ def take_snapshot(
     _store_unreported(builder, hidden, changed, plain)
     store_operation(builder)
     store_sparse(builder)
-    is_plain = not (hidden or found.replaced or snapshot.absent)
+    is_plain = not (hidden or found.replaced or snapshot.absent or folds)
     snapshot.scan = ScanFacts(builder.tracked, is_plain, settings)
     return snapshot
 
