@@ -149,6 +149,8 @@ class Manifest(Record):
     """Ignored paths that were not asked for, in no save; a directory means all below it."""
     reason: Reason
     """Why the save was made."""
+    special: Mapping[bytes, int] = {}
+    """Setuid, setgid and sticky bits (0o7000) of files and directories; empty where none has any."""
 
     @property
     def incomplete(self) -> bool:
@@ -202,6 +204,7 @@ class Manifest(Record):
             "left_out": [item.to_json() for item in self.left_out],
             "ignored": [path_to_json(path) for path in self.ignored],
             "reason": self.reason.to_json(),
+            "special": [{**path_to_json(path), "mode": f"{bits:o}"} for path, bits in self.special.items()],
         }
 
 
@@ -286,6 +289,7 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
         ),
         ignored=tuple(_path(item, safe=False) for item in value["ignored"]),
         reason=_reason(_mapping(value.get("reason") or {})),
+        special={_path(item): _mode(item["mode"], 0o7000) & 0o7000 for item in value.get("special") or ()},
     )
 
 

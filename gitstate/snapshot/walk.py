@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .record import SnapshotBuilder
 
 
+#: The `st_mode` of a directory with usual permissions.
+_USUAL_DIRECTORY = 0o040755
+
+
 class WalkResult(Record):
     """What the walk met and the index does not explain. Paths are relative to the top."""
 
@@ -40,7 +44,8 @@ def walk(builder: SnapshotBuilder, start: Iterable[bytes]) -> WalkResult:
             with os.scandir(directory) as entries:
                 is_empty = sort_entries(builder, entries, found, stack)
             if is_empty and directory != builder.top:
-                builder.snapshot.directories[directory[cut:]] = os.lstat(directory).st_mode & 0o777
+                path = directory[cut:]
+                builder.snapshot.directories[path] = builder.permissions(path, os.lstat(directory).st_mode)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -67,8 +72,8 @@ def sort_entries(
             if entry.is_dir(follow_symlinks=False):
                 if tracked.has_below(path):
                     stack.append(entry.path)
-                    if checks_modes and (mode := entry.stat(follow_symlinks=False).st_mode & 0o777) != 0o755:
-                        snapshot.directories[path] = mode
+                    if checks_modes and (mode := entry.stat(follow_symlinks=False).st_mode) != _USUAL_DIRECTORY:
+                        snapshot.directories[path] = builder.permissions(path, mode)
                 elif path in paths:
                     found.replaced.append(path)
                 elif entry.name == b".git":
@@ -77,7 +82,7 @@ def sort_entries(
                     found.untracked.append(path + b"/")
             elif path in paths:
                 if checks_modes and entry.is_file(follow_symlinks=False):
-                    mode = entry.stat(follow_symlinks=False).st_mode & 0o777
+                    mode = builder.permissions(path, entry.stat(follow_symlinks=False).st_mode)
                     if mode not in usual:
                         snapshot.modes[path] = mode
             elif entry.name == b".git":
@@ -143,7 +148,7 @@ def _open_untracked(
         if is_repository(full):
             builder.snapshot.nested.append(path)
             return
-        opened[path] = os.lstat(full).st_mode & 0o777
+        opened[path] = builder.permissions(path, os.lstat(full).st_mode)
         with os.scandir(full) as entries:
             for entry in entries:
                 name = entry.path[cut:]

@@ -83,6 +83,15 @@ class Worktree:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def special_bits(self, path: bytes) -> int | None:
+        """The setuid, setgid and sticky bits of the file or directory at `path`; None where there is neither."""
+        try:
+            with self._parent(path) as (parent, name):
+                mode = os.lstat(name, dir_fd=parent).st_mode
+                return mode & 0o7000 if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else None
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def stamp(self, path: bytes) -> tuple[int, int] | None:
         """Size in bytes and time of the last change in nanoseconds of the regular file at `path`; None without one.
 
@@ -173,12 +182,16 @@ class Worktree:
                 raise NotADirectoryError(errno.ENOTDIR, "not a directory", os.fsdecode(path))
         self._note_change(path)
 
-    def set_permissions(self, path: bytes, permissions: int) -> None:
-        """Change the permissions of a file or directory, never of a symlink's target; raises OSError."""
+    def set_permissions(self, path: bytes, permissions: int, *, special: int | None = None) -> None:
+        """Change the permissions of a file or directory, never of a symlink's target; raises OSError.
+
+        Setuid, setgid and sticky bits stay as they are, or become `special`.
+        """
         with self._parent(path) as (parent, name):
             fd = os.open(name, _FILE, dir_fd=parent)
             try:
-                os.fchmod(fd, permissions)
+                bits = os.fstat(fd).st_mode & 0o7000 if special is None else special
+                os.fchmod(fd, permissions | bits)
                 os.fsync(fd)
             finally:
                 os.close(fd)
