@@ -33,7 +33,7 @@ from .context import Context
 from .names import is_save_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any, Literal
 
     SaveKind = Literal["save", "checkpoint", "safety"]
@@ -84,6 +84,15 @@ class Nested(Record):
 
     def to_json(self) -> dict[str, Json]:
         return {**path_to_json(self.path), "save_id": self.save_id, "archive": self.archive}
+
+
+#: The reason in the list of what was skipped for a nested repository that was saved, or had nothing to save.
+SAVED_INSIDE = "it is a repository of its own: its save is inside it, and goes where the repository goes"
+
+
+def is_incomplete(left_out: Iterable[LeftOut]) -> bool:
+    """Whether something was skipped; a nested repository that was saved whole is listed, and was not."""
+    return any(item.lost or item.reason != SAVED_INSIDE for item in left_out)
 
 
 class Manifest(Record):
@@ -154,8 +163,8 @@ class Manifest(Record):
 
     @property
     def incomplete(self) -> bool:
-        """Whether something was skipped."""
-        return bool(self.left_out)
+        """Whether something was skipped; a nested repository that was saved whole was not."""
+        return is_incomplete(self.left_out)
 
     @property
     def lost(self) -> bool:
