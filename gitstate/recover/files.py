@@ -191,6 +191,27 @@ class FileRecovery:
             self._set_permissions(target, umask, only_saved=False)
         self._outcome.restored = list(dict.fromkeys(self._outcome.restored))
 
+    def special_bits(self, *, sets: bool) -> None:
+        """Set the setuid, setgid and sticky bits that files and directories had, or report which had them.
+
+        A file that was kept is not what had them.
+        """
+        manifest = self._paths.newest.manifest
+        for path, bits in manifest.special.items():
+            now, permissions = self._disk.special_bits(path), self._disk.permissions(path)
+            if now is None or permissions is None or now & bits == bits or path in self._outcome.kept:
+                continue
+            if not sets:
+                command = f"gitstate recover --save {manifest.save_id} --special-bits"
+                why = f"it was {_names_of(bits)}, which was not set again: {command}"
+                self._outcome.failed.append(LeftOut(path, why, False))
+                continue
+            try:
+                self._disk.set_permissions(path, permissions, special=now | bits)
+                self._outcome.restored.append(path)
+            except OSError as error:
+                self._outcome.could_not_chmod(path, error)
+
     def _unusual_ones(self, targets: Sequence[Target]) -> list[Target]:
         """Files that the save did not change, and whose permissions differ from those it names."""
         known = {target.path for target in targets}
@@ -218,6 +239,12 @@ class FileRecovery:
                 self._outcome.kept.append(target.path)
         except OSError as error:
             self._outcome.could_not_chmod(target.path, error)
+
+
+def _names_of(bits: int) -> str:
+    """Setuid, setgid and sticky bits in words."""
+    names = ((0o4000, "setuid"), (0o2000, "setgid"), (0o1000, "sticky"))
+    return " and ".join(name for bit, name in names if bits & bit)
 
 
 def restore_cut_short(workspace: Workspace, saves: Iterable[Save], outcome: Outcome, *, dry_run: bool) -> None:

@@ -268,6 +268,7 @@ class _Recovery:
             recovery.directories()
         if newest.archive != newest.wip:
             recovery.permissions(targets)
+            recovery.special_bits(sets=self.request.special_bits)
         self._move_branch()
         if outcome.restored or outcome.deleted:
             index.refresh([*outcome.restored, *outcome.deleted])
@@ -311,7 +312,8 @@ class _Recovery:
 
     def _recover_nested(self, step: NestedStep, submodules: Collection[bytes]) -> RecoverResult | None:
         full = os.path.join(self.repository.toplevel, step.path)
-        request = RecoverRequest(step.save_id, wait=self.request.wait, depth=self.request.depth + 1)
+        asked = self.request
+        request = RecoverRequest(step.save_id, wait=asked.wait, depth=asked.depth + 1, special_bits=asked.special_bits)
         if step.action == "lost":
             self.outcome.failed.append(LeftOut(step.path, step.reason, True))
             return None

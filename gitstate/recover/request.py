@@ -63,6 +63,8 @@ class RecoverRequest(Record):
     """Only a pending save: the run itself goes on, or has reached its end."""
     trust: bool = False
     """A save that was fetched is taken even if something of it could run by itself."""
+    special_bits: bool = False
+    """Set the setuid, setgid and sticky bits that files and directories had."""
 
 
 class RecoverResult(Record):

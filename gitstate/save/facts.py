@@ -6,7 +6,7 @@ import os
 
 from ..errors import GitstateError
 from ..format.context import Context, with_values
-from ..format.manifest import LeftOut, Nested, Reason
+from ..format.manifest import SAVED_INSIDE, LeftOut, Nested, Reason
 from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref, workspace_id
 from ..git import refs
 from ..git.command import object_id
@@ -327,8 +327,7 @@ def save_nested(
             result = save(full, asked._replace(even_clean=is_ours, runs_filters=runs_filters))
             nested.append(Nested(path, result.save_id, result.archive))
             if inside.common_dir.startswith(os.path.realpath(full) + b"/"):
-                why = "it is a repository of its own: its save is inside it, and goes where the repository goes"
-                skipped.append(LeftOut(path, why, False))
+                skipped.append(LeftOut(path, SAVED_INSIDE, False))
             if result.lost:
                 skipped.append(LeftOut(path, "the repository in it was saved, but not all of it", True))
         except (GitstateError, OSError) as error:

@@ -243,6 +243,7 @@ def stack_holds(
         and all(old.modes.get(path) == mode for path, mode in new.modes.items())
         and all(path in new.modes or permissions.get(path) == mode for path, mode in old.modes.items())
         and old.directories == new.directories
+        and old.special == new.special
         and old.left_out == new.left_out
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..format.manifest import LeftOut
+from ..format.manifest import LeftOut, is_incomplete
 from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING
 from ..system.terminal import escape
@@ -59,7 +59,7 @@ def save_json(result: SaveResult, command: str) -> dict[str, Any]:
         "index_commit": result.index_commit,
         "archive": result.archive,
         "branch_moved": result.branch_moved,
-        "incomplete": bool(result.left_out),
+        "incomplete": result.incomplete,
         "left_out": left_out_json(result.left_out),
         "message": escape(result.message) or None,
         "warnings": [escape(line) for line in result.warnings],
@@ -72,8 +72,9 @@ def save_lines(result: SaveResult, command: str) -> list[str]:
     if result.result != "saved":
         return [result.message, *rest]
     first = f"saved {result.save_id} ({(result.wip_commit or '')[:12]}{_where(result, command)})"
-    if result.left_out:
-        first += f" -- incomplete: {len(result.left_out)} skipped"
+    if result.incomplete:
+        skipped = [item for item in result.left_out if is_incomplete((item,))]
+        first += f" -- incomplete: {len(skipped)} skipped"
     return [first, *([result.message] if result.message else []), *rest]
 
 

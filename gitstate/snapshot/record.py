@@ -146,6 +146,8 @@ class Snapshot:
         self.modes: dict[bytes, int] = {}
         #: Directory → permissions: empty directories, and those with other permissions than 755.
         self.directories: dict[bytes, int] = {}
+        #: File or directory → its setuid, setgid and sticky bits (0o7000), where it has any. Empty as a rule.
+        self.special: dict[bytes, int] = {}
         #: Path → (bytes of the file as a blob, why they are kept: see `Manifest.raw`). Empty as a rule.
         self.raw: dict[bytes, tuple[Leaf, RawReason]] = {}
         #: Changed files that git could not convert: only `raw` holds them. Empty as a rule.
@@ -190,7 +192,7 @@ class Snapshot:
     @property
     def noteworthy(self) -> bool:
         """Whether anything is here that a fresh checkout of HEAD would not have."""
-        return bool(self.dirty or self.modes or self.directories or self.absent or self.raw)
+        return bool(self.dirty or self.modes or self.directories or self.absent or self.raw or self.special)
 
     @property
     def dirty(self) -> bool:
@@ -249,6 +251,12 @@ class SnapshotBuilder:
             self.skip(top, why if count == 1 else f"{why}: {count} paths in it", lost=True)
         if len(counts) > LISTED_BY_NAME:
             self.skip(b"", f"{why}: {len(counts) - LISTED_BY_NAME} more at the top of the worktree", lost=True)
+
+    def permissions(self, path: bytes, mode: int) -> int:
+        """The permissions of a file or directory of this `st_mode`; setuid, setgid and sticky bits are noted."""
+        if mode & 0o7000:
+            self.snapshot.special[path] = mode & 0o7000
+        return mode & 0o777
 
     def note_attributes(self, untracked: Iterable[bytes]) -> None:
         """Look for a .gitattributes file among untracked paths, ignored or not."""

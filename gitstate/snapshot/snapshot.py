@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from ..git.repository import folds_case
 from ..git.status import query_status
 from ..objects.tree import GITLINK
 from ..system.stdlib import TYPE_CHECKING
@@ -71,6 +72,11 @@ def take_snapshot(
     reader.foresee_kinds(snapshot.staged_blobs())
     plain, more = most_precious_first(builder, plain)
     store_files(builder, [*changed[len(early) :], *plain])
+    folds = folds_case(builder.top)
+    if folds and (plain or more):
+        from .hidden import note_other_names
+
+        note_other_names(builder, [*plain, *more])
     if staged_only and builder.may_convert():
         from .convert import store_staged_only
 
@@ -79,7 +85,7 @@ def take_snapshot(
     store_operation(builder)
     store_sparse(builder)
     store_files(builder, [*large, *more])
-    is_plain = not (hidden or found.replaced or snapshot.absent)
+    is_plain = not (hidden or found.replaced or snapshot.absent or folds)
     snapshot.scan = ScanFacts(builder.tracked, is_plain, settings)
     return snapshot
 

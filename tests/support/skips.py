@@ -13,6 +13,8 @@ INSTALL = {
     "lefthook": "pip install -e '.[test]'",
     "man": "apt-get install man-db",
     "mandoc": "apt-get install mandoc",
+    "mkfs.exfat": "apt-get install exfatprogs",
+    "mount.exfat-fuse": "apt-get install exfat-fuse",
     "mkfs.btrfs": "apt-get install btrfs-progs",
     "mkfs.ext4": "apt-get install e2fsprogs",
     "mkfs.xfs": "apt-get install xfsprogs",

@@ -33,6 +33,7 @@ _INCOMPLETE = "the search below --root reached its limit: name a directory neare
 @click.option("--into", metavar="PATH", help="restore a save whose workspace is gone into a new worktree")
 @click.option("--save", "save_id", metavar="ID", help="recover this save instead of the pending one")
 @click.option("--trust", is_flag=True, help="take a fetched save although it could run programs")
+@click.option("--special-bits", is_flag=True, help="set the setuid, setgid and sticky bits that files had")
 @click.option("--dismiss", is_flag=True, help="mark the pending save as resolved, touching no file")
 @click.option(
     "--wait",
@@ -50,7 +51,13 @@ def recover(call: Call, paths: tuple[str, ...], style: str, **given: Any) -> int
     default = _WAIT_EACH if many else _WAIT
     wait = default if given["wait"] is None else given["wait"]
     request = RecoverRequest(
-        given["save_id"], given["dry_run"], given["overwrite"], wait, strict=many, trust=given["trust"]
+        given["save_id"],
+        given["dry_run"],
+        given["overwrite"],
+        wait,
+        strict=many,
+        trust=given["trust"],
+        special_bits=given["special_bits"],
     )
     if many:
         results, complete = _recover_known(call, paths, given["roots"], request)
