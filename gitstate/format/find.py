@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
 
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
+from ..system.stdlib import TYPE_CHECKING
 from .archive import MAX_FETCHED_MANIFEST, read_save
 from .fetched import fetched_saves
 from .manifest import MAX_MANIFEST, Manifest
@@ -19,6 +19,9 @@ _WORDS = ("latest", "checkpoint")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 #: An error names no more saves than this.
 _SHOWN = 4
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 
 def find_save(repository: Repository, save_id: str) -> HeldSave:

@@ -14,10 +14,11 @@ from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.fetched import fetched_saves
 from ..format.find import find_save
 from ..format.manifest import MAX_MANIFEST, Manifest, manifest_from_json
-from ..format.names import age_key, workspace_id
+from ..format.names import DISMISSED, age_key, workspace_id
 from ..format.saves import HeldSave, checkpoint_archives, held_saves, history_saves, pending_archives
 from ..git.command import Oid, environment
 from ..git.entries import diff_trees, list_tree
+from ..git.refs import list_refs
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system.jsonio import loads
@@ -49,6 +50,8 @@ class Entry:
     problem: str | None = None
     remote: str | None = None
     """The remote that it was fetched from; None for a save of this repository."""
+    dismissed: bool = False
+    """It was dismissed, or set aside, and not recovered since."""
     size: int = 0
     """Bytes of its manifest."""
     changes: Changes | None = None
@@ -68,6 +71,7 @@ def list_saves(repository: Repository, *, everything: bool) -> list[Entry]:
     latest = checkpoint_archives(git).items()
     held += [(workspace, archive, workspace) for workspace, archive in latest if archive not in listed]
     own = workspace_id(repository)
+    dismissed = set(list_refs(git, DISMISSED).values())
     repo = _open(repository)
     entries = [
         _entry(repo, workspace, archive, pending.get(workspace) == archive, name)
@@ -84,6 +88,7 @@ def list_saves(repository: Repository, *, everything: bool) -> list[Entry]:
             left -= entry.size
             entries.append(entry)
     repo.close()
+    entries = [replace(entry, dismissed=entry.archive in dismissed) for entry in entries]
     return sorted(entries, key=lambda entry: age_key(entry.save_id), reverse=True)
 
 

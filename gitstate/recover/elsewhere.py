@@ -5,11 +5,7 @@ What the last recovery or restore wrote is noted in the git directory, so that `
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shlex
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from ..errors import BadJson, GitError, GitstateError, NeedsPerson, UsageError
 from ..format.archive import read_save, read_stack
@@ -17,18 +13,19 @@ from ..format.bounds import read_fetched_stack
 from ..format.find import find_save
 from ..format.manifest import Save
 from ..format.names import age_key, save_time_ns, workspace_id
-from ..format.saves import checkpoint_archives, held_saves, pending_archive
+from ..format.saves import checkpoint_archives, held_saves, is_dismissed, pending_archive
 from ..git import refs
 from ..git.command import Git, Oid, is_oid, object_id
 from ..git.entries import differing_paths, split_nul
 from ..git.refs import RefUpdate
-from ..git.repository import Repository, head_of
+from ..git.repository import Repository, head_of, read_head
 from ..objects.reader import ObjectReader
 from ..objects.tree import Leaf
 from ..save.plan import PathVersions, is_undone
 from ..system import files
 from ..system.clock import Deadline
-from ..system.jsonio import dumps, loads
+from ..system.jsonio import Json, dumps, loads
+from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..workspace.ownership import clear_journal, locked_workspace, write_journal
 from ..workspace.settings import require
 from .facts import orphans
@@ -38,8 +35,11 @@ from .paths import SavedPaths, Workspace, is_below, paths_with
 from .plan import Choice, Target, conclude_files, needs_safety_save
 from .request import SETTINGS, Outcome, RecoverRequest, RecoverResult, hints_for, located
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-class FoundStack(NamedTuple):
+
+class FoundStack(Record):
     """A save that was named, and those it stands on."""
 
     stack: tuple[Save, ...]
@@ -59,16 +59,19 @@ def stack_of(repository: Repository, save_id: str) -> FoundStack:
 def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
     """A new worktree at `path` on the branch of a save, in which that save can be recovered.
 
-    Raises NeedsPerson where the save's branch is checked out in a worktree that exists, or the save has no commit.
+    Raises NeedsPerson where the save's branch is checked out in a worktree that exists, or the save has no commit. A
+    save that was set aside, or dismissed, goes beside that worktree: HEAD is detached at its base.
     """
     manifest = newest.manifest
     save_id = manifest.save_id
-    _refuse_second_checkout(repository, manifest.head_ref)
-    commit = newest.wip if manifest.moves_branch else manifest.head
+    aside = is_dismissed(repository, save_id)
+    if not aside:
+        _refuse_second_checkout(repository, manifest.head_ref)
+    commit = newest.wip if manifest.moves_branch and not aside else manifest.head
     if commit is None:
         raise NeedsPerson("the save stands on no commit", hint=f"gitstate restore {save_id} PATH…")
     branch = manifest.head_ref
-    if branch is not None and branch.startswith("refs/heads/"):
+    if branch is not None and branch.startswith("refs/heads/") and not aside:
         tip = refs.read_refs(repository, [branch]).get(branch)
         if tip is None:
             refs.move_refs(repository, repository.git, [RefUpdate(branch, commit, None)], f"recover {save_id}")
@@ -81,9 +84,26 @@ def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
     there = Git(path, repository.git.options)
     if branch is not None:
         there.run("symbolic-ref", "HEAD", branch)
-    with usual_umask(repository, newest), contextlib.suppress(GitError):
+    with usual_umask(repository, newest), suppress(GitError):
         # A filter that fails ends git's checkout: then `recover` writes the files, and goes on without the filter.
         there.run("read-tree", "-m", "-u", "HEAD")
+
+
+def reattach(repository: Repository) -> None:
+    """Put HEAD of a submodule back on the branch of its pending save, where git has only detached it there.
+
+    `git reset --hard` of the repository around it does so with `submodule.recurse`.
+    """
+    archive = pending_archive(repository)
+    if archive is None or read_head(repository.git_dir) is not None:
+        return
+    with ObjectReader(repository.git) as reader:
+        manifest = read_stack(archive, reader)[-1].manifest
+    branch = manifest.head_ref
+    if branch is None or manifest.head is None or head_of(repository.toplevel) != manifest.head:
+        return
+    if refs.read_refs(repository, [branch]).get(branch) == manifest.head:
+        repository.git.run("symbolic-ref", "HEAD", branch)
 
 
 def refuse_used_place(path: bytes) -> None:
@@ -114,7 +134,7 @@ def _refuse_second_checkout(repository: Repository, branch: str | None) -> None:
             path = line[9:]
         elif line.startswith(b"branch ") and os.fsdecode(line[7:]) == branch and os.path.isdir(path):
             where = os.fsdecode(path)
-            hint = f"gitstate -C {shlex.quote(where)} recover"
+            hint = f"gitstate -C {quote(where)} recover"
             raise NeedsPerson(f"the save's branch is checked out in {where}", hint=hint)
 
 
@@ -199,7 +219,7 @@ def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, 
     A path counts where it vanished or went back to HEAD, without a commit of it since. Only checkpoints of the same
     task count, not older than a day. Raises nothing: it is an offer.
     """
-    with contextlib.suppress(GitstateError, OSError, ValueError):
+    with suppress(GitstateError, OSError, ValueError):
         own = workspace_id(workspace.repository)
         made = save_time_ns(save.manifest.save_id) or 0
         held = [item.archive for item in held_saves(workspace.repository.git, own)]
@@ -250,14 +270,14 @@ LAST_FILE = b"last-restore.json"
 _MOST_BYTES = 64 << 20
 
 
-class Version(NamedTuple):
+class Version(Record):
     """What a set of paths held: as in a save, or, where there was nothing but a commit, as in that."""
 
     save_id: str | None
     commit: Oid | None
 
 
-class LastRestore(NamedTuple):
+class LastRestore(Record):
     """What the last recovery, restore or undo wrote."""
 
     paths: tuple[bytes, ...]
@@ -276,9 +296,13 @@ def remember(repository: Repository, after: Version, outcome: Outcome) -> None:
     if not paths:
         return
     before = Version(outcome.safety, None if outcome.safety else head_of(repository.toplevel))
-    value = {"paths": [path.hex() for path in paths], "before": before._asdict(), "after": after._asdict()}
-    with contextlib.suppress(OSError):
+    value = {"paths": [path.hex() for path in paths], "before": _version_json(before), "after": _version_json(after)}
+    with suppress(OSError):
         files.write_atomic(os.path.join(repository.own, LAST_FILE), dumps(value), staging=repository.own)
+
+
+def _version_json(version: Version) -> dict[str, Json]:
+    return {"save_id": version.save_id, "commit": version.commit}
 
 
 def last_restore(repository: Repository) -> LastRestore | None:

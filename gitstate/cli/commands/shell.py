@@ -42,8 +42,8 @@ complete --no-files --command git --condition '__fish_seen_subcommand_from gitst
 @click.argument("shell", type=click.Choice(["bash"]), required=False)
 @click.option("--path", "shows_path", is_flag=True, help="print the directory of the library and of the complete loops")
 def init(call: Call, shell: str | None, shows_path: bool) -> int:
-    """The library has the traps and functions for a loop in bash. The complete loops stand beside it:
-    bash "$(gitstate init --path)/claude-loop.sh" --tasks tasks.txt.
+    """The library has the traps and functions for a loop in bash. The complete loops, one for an agent,
+    are the files *-loop.sh in the directory that --path prints.
     """
     import os
 
