@@ -98,6 +98,9 @@ def _save(quick: Quick, as_json: bool) -> int:
     result = save(path, request, opening)
     if as_json:
         emit(save_json(result, quick.command))
+    if result.result == "unchanged" and not request.strict:
+        # The trap of a loop whose supervisor has just said "saved": "nothing changed" would sound like a failure.
+        result = result._replace(message=f"already saved as {result.save_id}")
     say(*save_lines(result, quick.command))
     return EXIT_PERSON if result.lost else EXIT_DONE
 

@@ -154,3 +154,10 @@ def test_init_prints_where_the_loops_are() -> None:
     run = run_gitstate("init", "--path", cwd=Path("/"))
     assert Path(run.text.strip(), "claude-loop.sh").is_file() and Path(run.text.strip(), "gitstate.bash").is_file()
     assert run_gitstate("init", cwd=Path("/")).exit_status == 2
+
+
+def test_second_save_of_a_killed_loop_names_the_first(ws: Workspace) -> None:
+    ws.append("a.txt")
+    save_id = ws.gitstate("save", "--signal", "TERM", "--json").json["save_id"]
+    assert ws.gitstate("save", "--signal", "TERM").stderr == f"already saved as {save_id}\n"
+    assert "nothing changed" in ws.gitstate("save").stderr
