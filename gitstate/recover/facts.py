@@ -27,6 +27,7 @@ from ..objects.tree import TreeReader
 from ..system import files, process
 from ..system.clock import now
 from ..system.jsonio import loads, text_to_json
+from ..workspace.damage import find_unreadable
 from ..workspace.lease import presence_in
 from ..workspace.live_context import owner_state, read_live_context, read_state_context
 from ..workspace.peek import worktree_ids
@@ -115,6 +116,13 @@ def _is_wiped(repository: Repository) -> bool:
     if tracked and not any(os.path.lexists(os.path.join(repository.toplevel, path)) for path in tracked):
         return True
     return not repository.git.run("status", "--porcelain", "-z", "-unormal", "--ignore-submodules=dirty")
+
+
+def with_damage(facts: Facts, repository: Repository) -> Facts:
+    """The facts with what git can't read. A save holds the index; but no base that can't be read."""
+    index = os.path.join(repository.git_dir, b"index")
+    found = tuple(item for item in find_unreadable(repository) if not facts.saves or item.path != index)
+    return replace(facts, damage=found)
 
 
 def worktrees(repository: Repository) -> list[bytes]:

@@ -24,6 +24,7 @@ from ..git.index import (
     file_identity,
     identify_index_at,
     index_lock,
+    is_cut_index,
     is_torn_index,
     kept_index,
     link_or_copy,
@@ -171,11 +172,15 @@ class IndexRecovery:
 
     def set_broken_aside(self) -> None:
         """An index that git can't read (a power cut tore it) would stop every step: the save has the good one."""
+        object_format = self._repository.object_format
         try:
             self._git.run("ls-files", "-z", "--", "no such file")
+            is_broken = is_cut_index(self._current, object_format)
         except GitError:
-            if not is_torn_index(self._current, self._repository.object_format):
+            is_broken = True
+            if not is_torn_index(self._current, object_format):
                 raise  # git failed for another reason: no memory, no descriptors, an index that is newer than it
+        if is_broken:
             os.rename(self._current, os.path.join(self._repository.own, b"broken-index"))
 
     def restore(self) -> list[bytes]:
@@ -246,7 +251,8 @@ class IndexRecovery:
 
     def _has_same_entries(self) -> bool:
         """Whether the index says the same as the saved one, and only stat data differ: then it stays."""
-        if not os.path.exists(self._current):
+        if not os.path.exists(self._current) or self._saved.oldest.manifest.intent_to_add:
+            # No listing shows an intent to add.
             return False
         temporary = next_index(self._repository)
         self._saved.write(temporary)

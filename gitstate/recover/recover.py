@@ -32,7 +32,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..agents.sessions import resume_command
-from ..errors import GitstateError, NeedsPerson
+from ..errors import CorruptSave, GitError, GitstateError, NeedsPerson
 from ..format.archive import tree_of_base
 from ..format.context import Context
 from ..format.fetched import fetched_markers, mark_recovered
@@ -53,7 +53,7 @@ from ..workspace.ownership import clear_journal, give_back, locked_workspace, re
 from ..workspace.settings import require
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
 from .elsewhere import add_worktree, only_orphan, refuse_used_place, stack_of
-from .facts import compare_with_checkpoint, gather, whole_copies
+from .facts import compare_with_checkpoint, gather, whole_copies, with_damage
 from .fetched import dismiss_fetched, is_trusted, refusal, runs_by_itself
 from .files import FileRecovery, MissingFiles, restore_cut_short, save_for_safety, usual_umask
 from .index import IndexRecovery, restore_operation, restore_sparse, restore_staged_objects
@@ -108,12 +108,22 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         facts = gather(repository, reader, request.save_id, strict=request.strict, own_only=request.waiting_only)
         if request.waiting_only:
             facts = replace(facts, context=None, recovered=None)
-        facts = replace(facts, disk=compare_with_checkpoint(workspace, facts))
+        was_whole = not any(not item.path and item.lost for save in facts.saves for item in save.manifest.left_out)
+        if not (facts.saves and facts.head and was_whole):
+            facts = with_damage(facts, repository)
+        if not facts.damage:
+            facts = replace(facts, disk=compare_with_checkpoint(workspace, facts))
         verdict = decide(facts)
         facts = with_checkpoint(facts, verdict)
         clears = verdict.clears_locks and not request.dry_run
         cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
-        result = _recover_fetched(workspace, facts, verdict, request)
+        try:
+            result = _recover_fetched(workspace, facts, verdict, request)
+        except (GitError, CorruptSave):
+            facts = with_damage(facts, repository)
+            if not facts.damage:
+                raise
+            result = _Recovery(workspace, facts, decide(facts), request).run()
     if repository.stranger is not None:
         message = f"this repository belongs to user {repository.stranger}; none of its filters was run"
         result = result._replace(message="; ".join(part for part in (result.message, message) if part))

@@ -11,7 +11,7 @@ from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref,
 from ..git import refs
 from ..git.command import object_id
 from ..git.index import IndexMoved, file_identity
-from ..git.repository import open_repository, shares_configuration
+from ..git.repository import head_of, open_repository, read_head, shares_configuration
 from ..snapshot.record import Snapshot, SnapshotOptions
 from ..snapshot.snapshot import take_snapshot
 from ..system.clock import Deadline
@@ -68,7 +68,10 @@ def look(
         staged = StagedBlobs(repository, builder.writer, builder.reader, taken)
     if not insist:
         check_index(repository)
-    _check_head(repository, taken)
+    if request.broken is None:
+        _check_head(repository, taken)
+    else:
+        taken.left_out.insert(0, LeftOut(b"", request.broken.why, True))
     own = workspace_id(repository)
     seen = refs.read_refs(repository, (marker_ref(own), checkpoint_ref(own), NOTES))
     context, too_long = _context(repository, request, taken)
@@ -86,6 +89,8 @@ def look(
 def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> Snapshot:
     repository = builder.repository
     known, frozen = request.known, frozen_index(repository)
+    if request.broken is not None and request.broken.worktree:
+        return _context_alone(repository)
     options = SnapshotOptions(
         state_name(repository),
         Deadline(request.deadline),
@@ -104,6 +109,15 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> 
     return take_snapshot(repository, builder.writer, builder.reader, frozen, options, query)
 
 
+def _context_alone(repository: Repository) -> Snapshot:
+    """The snapshot of a worktree that git can't look at."""
+    taken = Snapshot()
+    with suppress(GitstateError, OSError):
+        taken.head_ref = read_head(repository.git_dir)
+        taken.head = head_of(repository.toplevel)
+    return taken
+
+
 def check_index(repository: Repository) -> None:
     """Raises IndexMoved where git replaced the index since it was frozen."""
     if file_identity(os.path.join(repository.git_dir, b"index")) != file_identity(frozen_index(repository)):
@@ -114,7 +128,8 @@ def _check_head(repository: Repository, taken: Snapshot) -> None:
     """Raises IndexMoved where the branch has a commit after all: git takes one that it can't read for unborn."""
     if taken.head is None:
         ref = taken.head_ref
-        if ref is None or ref in refs.read_refs(repository, [ref]):
+        loose = os.path.join(repository.common_dir, os.fsencode(ref or "HEAD"))
+        if ref is None or ref in refs.read_refs(repository, [ref]) or os.path.isfile(loose):
             raise IndexMoved("git could not read the commit of HEAD; nothing was changed", hint="gitstate save")
 
 
@@ -151,6 +166,7 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
         nested=bool(scene.nested),
         has_context=request.even_clean or context.work() != Context().work(),
         lost=any(item.lost for item in taken.left_out),
+        unreadable="" if request.broken is None else request.broken.why,
     )
     if request.kind == "checkpoint":
         latest = builder.earlier(scene.seen.get(checkpoint_ref(own)))
@@ -284,7 +300,7 @@ def save_nested(
     """
     nested = []
     skipped = []
-    asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=())
+    asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=(), broken=None)
     asked = asked._replace(values={}, owner_pid=None, reason=Reason(), known=None, replaces=None)
     from ..workspace.lease import presence
 

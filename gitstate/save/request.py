@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..git.command import Oid
     from ..snapshot.incremental import Baseline
     from ..snapshot.record import Snapshot
+    from ..workspace.damage import Broken
 
     #: `unchanged`: an earlier save holds all of it. `nothing`: there is nothing to save.
     SaveOutcome = Literal["saved", "unchanged", "nothing"]
@@ -48,6 +49,8 @@ class SaveRequest(Record):
     """
     problems: Sequence[LeftOut] = ()
     """What the save may lack because of an unreadable setting. `save` fills it in."""
+    broken: Broken | None = None
+    """What can't be read of the repository. `save` fills it in."""
     known: Baseline | None = None
     """The caller's last checkpoint and what may have changed since: only that is looked at."""
     largest: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from ..git.repository import git_dir_of
 from ..git.status import are_ignored, start_check_ignore
 from ..system.stdlib import TYPE_CHECKING, Record
 from .read import special_reason
@@ -11,6 +12,7 @@ from .read import special_reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ..git.repository import Repository
     from ..system.child import Child
     from .record import SnapshotBuilder
 
@@ -71,6 +73,8 @@ def sort_entries(
                         snapshot.directories[path] = mode
                 elif path in paths:
                     found.replaced.append(path)
+                elif path in builder.own_git_dirs:
+                    continue
                 elif entry.name == b".git":
                     _note_dot_git(builder, path)
                 else:
@@ -140,7 +144,7 @@ def _open_untracked(
     full = os.path.join(builder.top, path)
     cut = len(builder.top) + 1
     try:
-        if is_repository(full):
+        if is_nested(builder.repository, full):
             builder.snapshot.nested.append(path)
             return
         opened[path] = os.lstat(full).st_mode & 0o777
@@ -149,7 +153,7 @@ def _open_untracked(
                 name = entry.path[cut:]
                 if entry.name == b".git":
                     _note_dot_git(builder, name)
-                elif name == builder.options.state_file:
+                elif name == builder.options.state_file or name in builder.own_git_dirs:
                     continue
                 elif entry.is_dir(follow_symlinks=False):
                     below.append(name + b"/")
@@ -168,7 +172,7 @@ def _note_dot_git(builder: SnapshotBuilder, path: bytes) -> None:
     directory = path.rpartition(b"/")[0]
     if not directory:
         return
-    if is_repository(os.path.join(builder.top, directory)):
+    if is_nested(builder.repository, os.path.join(builder.top, directory)):
         builder.snapshot.nested.append(directory)
     else:
         builder.skip(path, "git refuses any path named .git", lost=True)
@@ -185,7 +189,12 @@ def _directories_above(paths: Iterable[bytes]) -> set[bytes]:
     return above
 
 
-def is_repository(directory: bytes) -> bool:
-    """Whether a directory is the worktree of a repository of its own."""
-    dot_git = os.path.join(directory, b".git")
-    return os.path.isfile(dot_git) or os.path.isfile(os.path.join(dot_git, b"HEAD"))
+def is_nested(repository: Repository, directory: bytes) -> bool:
+    """Whether a directory (its absolute path) is the worktree of another repository, or another worktree of this one.
+
+    What leads back to the git directory of `repository` is none.
+    """
+    if not os.path.lexists(os.path.join(directory, b".git")):
+        return False
+    git_dir = git_dir_of(directory)
+    return git_dir is not None and git_dir not in map(os.path.realpath, (repository.git_dir, repository.common_dir))
