@@ -59,6 +59,8 @@ class Facts:
     """A sentence on untrusted saves that were fetched, and the command that takes one; None without any."""
     damage: tuple[Damage, ...] = ()
     """What git can't read of HEAD and, where no save is pending, of the index."""
+    put_away: tuple[str, ...] = ()
+    """Sentences on what a git or a manager of hooks left when it was killed, each with the command that helps."""
     elsewhere: str | None = None
     """A sentence about pending saves whose workspace is missing; None where there are none."""
     checkpoint: Save | None = None

@@ -52,7 +52,7 @@ from ..workspace.live_context import read_live_context, with_measured_fields
 from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
-from .elsewhere import add_worktree, only_orphan, refuse_used_place, stack_of
+from .elsewhere import add_worktree, only_orphan, put_away, refuse_used_place, stack_of
 from .facts import compare_with_checkpoint, gather, whole_copies, with_damage
 from .fetched import dismiss_fetched, is_trusted, refusal, runs_by_itself
 from .files import FileRecovery, MissingFiles, restore_cut_short, save_for_safety, usual_umask
@@ -117,6 +117,7 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         facts = with_checkpoint(facts, verdict)
         clears = verdict.clears_locks and not request.dry_run
         cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
+        facts = replace(facts, put_away=put_away(repository, facts) if verdict.clears_locks else ())
         try:
             result = _recover_fetched(workspace, facts, verdict, request)
         except (GitError, CorruptSave):
@@ -400,6 +401,7 @@ class _Recovery:
     def _write_state(self, result: RecoverResult, context: Context, told: str, **more: Any) -> RecoverResult:
         """Write `active_state.json`, and add what it says to the result."""
         resume = resume_command(context, os.environ) or instruction(context)
+        told = "\n".join((told, *self.facts.put_away))
         if self.request.depth and read_live_context(self.repository)[1] is None:
             # Nobody ever worked in this nested repository: its save is a part of the one around it.
             return result._replace(resume=resume, briefing=told, context=context)
@@ -409,5 +411,6 @@ class _Recovery:
     def _result(self, final: DecidedVerdict) -> RecoverResult:
         newest = self.facts.saves[0] if self.facts.saves else None
         result = conclude(self.repository.toplevel, self.verdict, final, newest, self.outcome)
+        result = result._replace(message="; ".join(part for part in (result.message, *self.facts.put_away) if part))
         branch = None if self.facts.head_ref is None else branch_name(self.facts.head_ref)
         return result._replace(branch=branch, dry_run=self.request.dry_run)

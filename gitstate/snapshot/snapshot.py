@@ -95,7 +95,7 @@ def _sort_replaced(builder: SnapshotBuilder, path: bytes, untracked: list[bytes]
         untracked.append(path + b"/")
         return
     full = os.path.join(builder.top, path)
-    if not is_nested(builder.repository, full) and os.listdir(full):
+    if not is_nested(builder.repository, full, linked=True) and os.listdir(full):
         builder.skip(path, "a directory replaced a submodule here; git does not look inside it", lost=True)
 
 

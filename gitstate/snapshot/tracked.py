@@ -87,7 +87,7 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
     from ..git.entries import list_index
 
     for entry in list_index(git, env=builder.env):
-        if entry.mode == GITLINK and is_nested(builder.repository, os.path.join(builder.top, entry.path)):
+        if entry.mode == GITLINK and is_nested(builder.repository, os.path.join(builder.top, entry.path), linked=True):
             _add_submodule(builder, entry.path)
     return output
 
@@ -97,7 +97,7 @@ def _note_submodule(builder: SnapshotBuilder, path: bytes, sub: bytes, *, is_sta
     full = os.path.join(builder.top, path)
     is_new = is_staged and os.path.isdir(os.path.join(full, b".git"))
     has_work = b"M" in sub or b"U" in sub or is_new
-    if builder.repository.runs_filters and has_work and is_nested(builder.repository, full):
+    if builder.repository.runs_filters and has_work and is_nested(builder.repository, full, linked=True):
         _add_submodule(builder, path)
 
 

@@ -189,12 +189,15 @@ def _directories_above(paths: Iterable[bytes]) -> set[bytes]:
     return above
 
 
-def is_nested(repository: Repository, directory: bytes) -> bool:
+def is_nested(repository: Repository, directory: bytes, *, linked: bool = False) -> bool:
     """Whether a directory (its absolute path) is the worktree of another repository, or another worktree of this one.
 
-    What leads back to the git directory of `repository` is none.
+    What leads back to the git directory of `repository` is none. A stale `.git` makes none either, unless the index
+    has the directory as a submodule (`linked`): then git looks at no file in it.
     """
     if not os.path.lexists(os.path.join(directory, b".git")):
         return False
     git_dir = git_dir_of(directory)
-    return git_dir is not None and git_dir not in map(os.path.realpath, (repository.git_dir, repository.common_dir))
+    if git_dir is None:
+        return linked
+    return git_dir not in map(os.path.realpath, (repository.git_dir, repository.common_dir))
