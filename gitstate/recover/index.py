@@ -18,7 +18,7 @@ from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import LeftOut, Save
 from ..git.command import Oid, is_oid, object_id
 from ..git.entries import IndexEntry, list_index, list_unmerged, split_nul
-from ..git.gitdir import is_operation_file
+from ..git.gitdir import is_operation_file, is_operation_ref
 from ..git.index import (
     IndexMoved,
     file_identity,
@@ -29,6 +29,7 @@ from ..git.index import (
     kept_index,
     link_or_copy,
 )
+from ..git.refs import refs_are_files
 from ..git.repository import Repository
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK
@@ -337,6 +338,11 @@ def restore_operation(workspace: Workspace, save: Save) -> None:
             continue
         content = workspace.reader.contents([leaf.oid], LARGE * 4)[0]
         if content is None:
+            continue
+        if is_operation_ref(path) and not refs_are_files(repository):
+            with contextlib.suppress(GitError):
+                # Only where it does not exist: what is there stays.
+                workspace.git.run("update-ref", "--no-deref", path, content[1].strip(), repository.zero)
             continue
         files.make_directory(os.path.dirname(full), top=repository.git_dir)
         mode = 0o755 if leaf.mode & 0o100 else 0o644
