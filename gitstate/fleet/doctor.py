@@ -66,6 +66,7 @@ def examine(path: bytes) -> list[Finding]:
             _ownership,
             _locks,
             _damage,
+            _unreadable,
             _disk,
             _durability,
             _state_file,
@@ -188,6 +189,12 @@ def _locks(repository: Repository) -> Iterator[Finding]:
         elif time.time() - os.lstat(lock.path).st_mtime > 600:
             what = f"{os.fsdecode(lock.path)} exists for more than ten minutes"
             yield Finding("lock", what, f"rm {quoted}, after the last git here has ended", serious=False)
+
+
+def _unreadable(repository: Repository) -> Iterator[Finding]:
+    for item in damage.find_unreadable(repository):
+        if not damage.is_blank(item.path):
+            yield Finding("damage", item.what, item.command)
 
 
 def _damage(repository: Repository) -> Iterator[Finding]:

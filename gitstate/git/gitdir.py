@@ -91,6 +91,12 @@ def is_operation_file(path: bytes) -> bool:
     return any(path == name or path.startswith(name + b"/") for name in _FILES)
 
 
+def is_operation_ref(name: bytes) -> bool:
+    """Whether a ref belongs to an unfinished operation. In a reftable it is no file; MERGE_HEAD is one in any case."""
+    heads = (b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"REBASE_HEAD", b"ORIG_HEAD", b"AUTO_MERGE", b"BISECT_EXPECTED_REV")
+    return name in heads or name.startswith((b"refs/bisect/", b"refs/rewritten/"))
+
+
 #: At most about so many loose refs are searched for locks.
 _MOST_REFS = 100_000
 

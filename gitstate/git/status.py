@@ -7,7 +7,7 @@ import os
 from ..errors import GitError
 from ..system.stdlib import TYPE_CHECKING, Record
 from .command import try_in_halves
-from .index import list_plain_index
+from .index import is_cut_index, list_plain_index
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +43,10 @@ def query_status(repository: Repository, frozen_index: bytes) -> StatusQuery:
     paths = list_plain_index(frozen_index, len(repository.zero) // 2)
     if paths is not None:
         return StatusQuery(Listing(paths, []), status)
+    if is_cut_index(frozen_index, repository.object_format):
+        status.kill()
+        status.wait()
+        raise GitError(["ls-files"], 128, b"index file corrupt")
     return StatusQuery(repository.git.start("ls-files", "-z", "-v", "--sparse", env=env), status)
 
 

@@ -123,6 +123,15 @@ def _is_wiped(repository: Repository) -> bool:
     return not repository.git.run("status", "--porcelain", "-z", "-unormal", "--ignore-submodules=dirty")
 
 
+def with_damage(facts: Facts, repository: Repository) -> Facts:
+    """The facts with what git can't read. A save holds the index; but no base that can't be read."""
+    from ..workspace.damage import find_unreadable
+
+    index = os.path.join(repository.git_dir, b"index")
+    found = tuple(item for item in find_unreadable(repository) if not facts.saves or item.path != index)
+    return facts._replace(damage=found)
+
+
 def worktrees(repository: Repository) -> list[bytes]:
     """The directories of all worktrees of the repository, whether they exist or not; the main one first."""
     out = repository.git.run("worktree", "list", "--porcelain", "-z")

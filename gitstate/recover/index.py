@@ -17,16 +17,18 @@ from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import LeftOut, Save
 from ..git.command import Oid, is_oid, object_id
 from ..git.entries import IndexEntry, differing_paths, list_index, list_unmerged, split_nul
-from ..git.gitdir import is_operation_file
+from ..git.gitdir import is_operation_file, is_operation_ref
 from ..git.index import (
     IndexMoved,
     file_identity,
     identify_index_at,
     index_lock,
+    is_cut_index,
     is_torn_index,
     kept_index,
     link_or_copy,
 )
+from ..git.refs import refs_are_files
 from ..git.repository import Repository
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK
@@ -218,11 +220,15 @@ class IndexRecovery:
 
     def set_broken_aside(self) -> None:
         """An index that git can't read (a power cut tore it) would stop every step: the save has the good one."""
+        object_format = self._repository.object_format
         try:
             self._git.run("ls-files", "-z", "--", "no such file")
+            is_broken = is_cut_index(self._current, object_format)
         except GitError:
-            if not is_torn_index(self._current, self._repository.object_format):
+            is_broken = True
+            if not is_torn_index(self._current, object_format):
                 raise  # git failed for another reason: no memory, no descriptors, an index that is newer than it
+        if is_broken:
             os.rename(self._current, os.path.join(self._repository.own, b"broken-index"))
 
     def restore(self) -> list[bytes]:
@@ -294,7 +300,8 @@ class IndexRecovery:
 
     def _has_same_entries(self) -> bool:
         """Whether the index says the same as the saved one, and only stat data differ: then it stays."""
-        if not os.path.exists(self._current):
+        if not os.path.exists(self._current) or self.saved.oldest.manifest.intent_to_add:
+            # No listing shows an intent to add.
             return False
         temporary = next_index(self._repository)
         self.saved.write(temporary)
@@ -406,6 +413,11 @@ def restore_operation(workspace: Workspace, save: Save) -> None:
             continue
         content = workspace.reader.contents([leaf.oid], LARGE * 4)[0]
         if content is None:
+            continue
+        if is_operation_ref(path) and not refs_are_files(repository):
+            with suppress(GitError):
+                # Only where it does not exist: what is there stays.
+                workspace.git.run("update-ref", "--no-deref", path, content[1].strip(), repository.zero)
             continue
         files.make_directory(os.path.dirname(full), top=repository.git_dir)
         mode = 0o755 if leaf.mode & 0o100 else 0o644

@@ -44,7 +44,7 @@ from ..snapshot import convert, hidden  # noqa: F401
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import Process, is_alive, process, send, this_process, wait_for
-from ..workspace import lease, peek, registry  # noqa: F401
+from ..workspace import damage, lease, peek, registry  # noqa: F401
 from ..workspace.ownership import RunRecord, run_file, write_run_file
 from ..workspace.settings import OF_SAVE, with_defaults
 from .channel import SIGNALS, Channel, KeeperConfig

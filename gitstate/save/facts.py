@@ -12,7 +12,7 @@ from ..git import refs
 from ..git.command import object_id
 from ..git.gitdir import is_checked_out_elsewhere
 from ..git.index import IndexMoved, file_identity
-from ..git.repository import open_repository, shares_configuration
+from ..git.repository import head_of, open_repository, read_head, shares_configuration
 from ..snapshot.record import Snapshot, SnapshotOptions
 from ..snapshot.snapshot import take_snapshot
 from ..system.clock import Deadline
@@ -70,7 +70,10 @@ def look(
         staged = StagedBlobs(repository, builder.writer, builder.reader, taken)
     if not insist:
         check_index(repository)
-    _check_head(repository, taken)
+    if request.broken is None:
+        _check_head(repository, taken)
+    else:
+        taken.left_out.insert(0, LeftOut(b"", request.broken.why, True))
     own = workspace_id(repository)
     seen = refs.read_refs(repository, (marker_ref(own), checkpoint_ref(own), NOTES))
     context, too_long = _context(repository, request, taken)
@@ -89,6 +92,8 @@ def look(
 def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> Snapshot:
     repository = builder.repository
     known, frozen = request.known, frozen_index(repository)
+    if request.broken is not None and request.broken.worktree:
+        return _context_alone(repository)
     options = SnapshotOptions(
         state_name(repository),
         _until_collected(request),
@@ -106,6 +111,15 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> 
         if taken is not None:
             return taken
     return take_snapshot(repository, builder.writer, builder.reader, frozen, options, query)
+
+
+def _context_alone(repository: Repository) -> Snapshot:
+    """The snapshot of a worktree that git can't look at."""
+    taken = Snapshot()
+    with suppress(GitstateError, OSError):
+        taken.head_ref = read_head(repository.git_dir)
+        taken.head = head_of(repository.toplevel)
+    return taken
 
 
 #: The part of a deadline, and the most seconds, that are kept for what follows when all has been read.
@@ -128,7 +142,8 @@ def _check_head(repository: Repository, taken: Snapshot) -> None:
     """Raises IndexMoved where the branch has a commit after all: git takes one that it can't read for unborn."""
     if taken.head is None:
         ref = taken.head_ref
-        if ref is None or ref in refs.read_refs(repository, [ref]):
+        loose = os.path.join(repository.common_dir, os.fsencode(ref or "HEAD"))
+        if ref is None or ref in refs.read_refs(repository, [ref]) or os.path.isfile(loose):
             raise IndexMoved("git could not read the commit of HEAD; nothing was changed", hint="gitstate save")
 
 
@@ -166,6 +181,7 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
         nested=bool(scene.nested),
         has_context=request.even_clean or context.work() != Context().work(),
         lost=any(item.lost for item in taken.left_out),
+        unreadable="" if request.broken is None else request.broken.why,
     )
     if request.kind == "checkpoint":
         latest = builder.earlier(scene.seen.get(checkpoint_ref(own)))
@@ -304,7 +320,7 @@ def save_nested(
     nested = []
     skipped = []
     left = None if request.end is None or request.deadline is None else _until_collected(request).left()
-    asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=())
+    asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=(), broken=None)
     asked = asked._replace(deadline=left, growth=None)
     asked = asked._replace(values={}, owner_pid=None, reason=Reason(), known=None, replaces=None)
     from ..workspace.lease import presence

@@ -222,6 +222,10 @@ class SnapshotBuilder:
         self.env = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
         self.filemode = repository.is_true("core.filemode", True)
         self.symlinks = repository.is_true("core.symlinks", True)
+        #: Our own git directory where it is in the worktree under another name: as `.git` it is no part of it.
+        above = os.path.join(self.top, b"")
+        places = (repository.git_dir, repository.common_dir)
+        self.own_git_dirs = frozenset(place[len(above) :] for place in places if place.startswith(above))
         self.tracked = TrackedPaths(frozenset(), [], False)
         #: Mode of the index entry, by path, as far as git reported or was asked for it.
         self.index_modes: dict[bytes, int] = {}

@@ -16,7 +16,7 @@ from .gitdir import settings_identity, store_index, store_operation, store_spars
 from .read import read_files
 from .record import IGNORED_LISTED, ScanFacts, SnapshotBuilder
 from .tracked import read_listing, read_status
-from .walk import is_repository, walk, without_ignored
+from .walk import is_nested, walk, without_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,7 +136,7 @@ def _sort_replaced(builder: SnapshotBuilder, path: bytes, untracked: list[bytes]
         untracked.append(path + b"/")
         return
     full = os.path.join(builder.top, path)
-    if not is_repository(full) and os.listdir(full):
+    if not is_nested(builder.repository, full, linked=True) and os.listdir(full):
         builder.skip(path, "a directory replaced a submodule here; git does not look inside it", lost=True)
 
 
@@ -154,6 +154,10 @@ def _store_unreported(
         known = {*changed, *plain, *builder.snapshot.raw, *(path for _, path in hidden)}
         order = builder.tracked.order
         keep_unlike_checkout(builder, [path for path in order if path not in known and not path.endswith(b"/")])
+    if builder.tracked.are_few and builder.repository.is_true("core.sparsecheckout"):
+        from .hidden import store_outside_sparse
+
+        store_outside_sparse(builder)
     if builder.options.include_ignored:
         from .hidden import store_ignored
 

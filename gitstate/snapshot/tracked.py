@@ -10,7 +10,7 @@ from ..git.status import Listing, parse_listing, start_status
 from ..objects.tree import GITLINK, Leaf
 from ..system.stdlib import TYPE_CHECKING, suppress
 from .record import TrackedPaths
-from .walk import is_repository
+from .walk import is_nested
 
 if TYPE_CHECKING:
     from ..system.child import Child
@@ -87,7 +87,7 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
     from ..git.entries import list_index
 
     for entry in list_index(git, env=builder.env):
-        if entry.mode == GITLINK and is_repository(os.path.join(builder.top, entry.path)):
+        if entry.mode == GITLINK and is_nested(builder.repository, os.path.join(builder.top, entry.path), linked=True):
             _add_submodule(builder, entry.path)
     return output
 
@@ -96,7 +96,8 @@ def _note_submodule(builder: SnapshotBuilder, path: bytes, sub: bytes, *, is_sta
     """Note a submodule as nested where it has changes (M, U), or is newly staged and has its git dir inside."""
     full = os.path.join(builder.top, path)
     is_new = is_staged and os.path.isdir(os.path.join(full, b".git"))
-    if builder.repository.runs_filters and (b"M" in sub or b"U" in sub or is_new) and is_repository(full):
+    has_work = b"M" in sub or b"U" in sub or is_new
+    if builder.repository.runs_filters and has_work and is_nested(builder.repository, full, linked=True):
         _add_submodule(builder, path)
 
 

@@ -7,6 +7,7 @@ and says so. It runs nothing that a repository names.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -18,7 +19,7 @@ from ..format.context import Context
 from ..format.names import given_workspace_id, workspace_id_of
 from ..git import gitdir, refs
 from ..git.command import Oid, is_oid
-from ..git.repository import NO_HEAD
+from ..git.repository import NO_HEAD, read_head_file
 from ..system import files
 from .live_context import owner_state, read_context
 
@@ -144,7 +145,9 @@ class Peeker:
         if shared is None:
             shared = self._shared[common] = peek_shared(common)
         own_id = workspace_id_of(git_dir, path)
-        head = files.read_limited(os.path.join(git_dir, b"HEAD"), _SMALL)
+        head: bytes | None = None
+        with contextlib.suppress(OSError):
+            head = read_head_file(git_dir)
         named = head is not None and head.startswith(b"ref: ") and not head.startswith(NO_HEAD)
         branch = os.fsdecode(head[5:].strip()) if head is not None and named else None
         marker = shared.pending.get(own_id)
