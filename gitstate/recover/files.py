@@ -6,10 +6,8 @@ is not what was seen any more is kept.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from ..errors import GitError, GitstateError, NeedsPerson
 from ..format.archive import refuse_unsafe
@@ -26,11 +24,15 @@ from ..save.save import save_owned
 from ..snapshot.read import has_content
 from ..snapshot.record import MODES_LIMIT, is_attributes
 from ..system import files
+from ..system.stdlib import TYPE_CHECKING, contextmanager
 from ..workspace.files import MISSING, FileState
 from ..workspace.ownership import checkout_staging
 from .paths import SavedPaths, Workspace
 from .plan import Choice, Target, wanted_permissions
 from .request import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 #: The disk takes nothing more: to go on with the next path is of no use.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -56,7 +58,7 @@ def umask_now() -> int:
     return mask
 
 
-@contextlib.contextmanager
+@contextmanager
 def usual_umask(repository: Repository, save: Save) -> Iterator[None]:
     """Permissions that a save does not mention are 644 and 755, whatever the umask of who recovers."""
     mask, usual = umask_now(), 0o022

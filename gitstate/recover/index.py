@@ -7,18 +7,16 @@ the one that was looked at.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import stat
 import time
-from collections.abc import Sequence
 
 from ..errors import CorruptSave, GitError
 from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import LeftOut, Save
 from ..git.command import Oid, is_oid, object_id
-from ..git.entries import IndexEntry, list_index, list_unmerged, split_nul
+from ..git.entries import IndexEntry, differing_paths, list_index, list_unmerged, split_nul
 from ..git.gitdir import is_operation_file
 from ..git.index import (
     IndexMoved,
@@ -34,9 +32,12 @@ from ..objects.reader import LARGE
 from ..objects.tree import GITLINK
 from ..snapshot.record import is_attributes
 from ..system import files
-from ..system.stdlib import suppress
+from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.ownership import next_index
 from .paths import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _INDEX_LIMIT = 4 << 30
 _STAGES = (b"1", b"2", b"3")
@@ -47,12 +48,13 @@ _DEBUG_LINES = re.compile(rb"([^\0]+)\0(?:  (?:ctime|mtime|dev|uid):[^\n]*\n){4}
 class SavedIndex:
     """The index as a stack of saves holds it, newest first: the oldest save's, and what later ones staged anew."""
 
-    def __init__(self, workspace: Workspace, saves: Sequence[Save]) -> None:
+    def __init__(self, workspace: Workspace, saves: Sequence[Save], original: Sequence[Save] = ()) -> None:
         self._repository = workspace.repository
         self._git = workspace.git
         self._reader = workspace.reader
         self._trees = workspace.trees
         self._saves = saves
+        self._original = original
         self.oldest = saves[-1]
 
     def is_at(self, path: bytes) -> bool:
@@ -102,6 +104,7 @@ class SavedIndex:
 
     def add_later(self, target: bytes, more: Sequence[bytes]) -> None:
         """Add to the index at `target` what later saves staged anew, and `more` lines for `update-index`."""
+        self._carry(target)
         lines = [*self._stacked_lines(), *more]
         if lines:
             self._git.run(
@@ -137,8 +140,30 @@ class SavedIndex:
 
     def _add_intents(self, paths: Sequence[bytes], target: bytes) -> None:
         for path in paths:
-            with contextlib.suppress(GitError):
+            with suppress(GitError):
                 self._git.run("add", "-N", "-f", "--", path, env={"GIT_INDEX_FILE": os.fsdecode(target)})
+
+    def _carry(self, target: bytes) -> None:
+        """Put into the index at `target` what another base has made of the staged tree, where plain git carried the
+        save to one. Flags of entries stay.
+        """
+        if not self._original:
+            return
+        before, after = self._original[-1].files.get(b"staged"), self.oldest.files[b"staged"][1]
+        paths = differing_paths(self._repository, None if before is None else before[1], after)
+        if not paths:
+            return
+        env = {"GIT_INDEX_FILE": os.fsdecode(target)}
+        entries = self._trees.lookup(after, paths)
+        tags = {entry.path: entry.tag for entry in list_index(self._git, paths, tags=True, env=env)}
+        lines = [removal(self._repository, path) for path in paths]
+        lines += [IndexEntry(path, *leaf).info_line() for path, leaf in entries.items()]
+        update = ("-c", "core.splitIndex=false", "update-index", "-z")
+        self._git.run(*update, "--index-info", input=b"".join(lines), env=env)
+        for flag, letters in (("--skip-worktree", "Ss"), ("--assume-unchanged", "hs")):
+            flagged = b"".join(path + b"\0" for path, tag in tags.items() if path in entries and tag in letters)
+            if flagged:
+                self._git.run(*update, flag, "--stdin", input=flagged, env=env)
 
     def _stacked_lines(self) -> list[bytes]:
         """What each later save of a stack had staged anew, as `update-index --index-info` reads it."""
@@ -179,12 +204,14 @@ class SavedIndex:
 class IndexRecovery:
     """The index of one workspace, which takes the saved one's place or keeps its own entries."""
 
-    def __init__(self, workspace: Workspace, saves: Sequence[Save]) -> None:
+    def __init__(self, workspace: Workspace, saves: Sequence[Save], original: Sequence[Save] = ()) -> None:
+        """`original`: the saves as they were made, where plain git carried them to another base."""
         self._repository = workspace.repository
         self._git = workspace.git
         self._reader = workspace.reader
         self._saves = saves
-        self.saved = SavedIndex(workspace, saves)
+        self._is_carried = bool(original)
+        self.saved = SavedIndex(workspace, saves, original)
         self._current = os.path.join(self._repository.git_dir, b"index")
         #: The index of now stays: its stat data are those of files that git has written since the save.
         self._kept_current = False
@@ -212,7 +239,7 @@ class IndexRecovery:
 
     def _restore(self) -> list[bytes]:
         repository, saved = self._repository, self.saved
-        oldest, alone = saved.oldest, len(self._saves) == 1
+        oldest, alone = saved.oldest, len(self._saves) == 1 and not self._is_carried
         saved.write_shared()
         if oldest.archive == oldest.wip:
             self._from_wip_commit(oldest)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Literal, NamedTuple
 
 from ..errors import GitError, GitstateError
 from ..format.archive import read_save, refuse_unsafe, stage_paths, tree_of_base
@@ -21,10 +17,17 @@ from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReade
 from ..snapshot.walk import is_repository
 from ..system import files
 from ..system.process import boot_id
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.files import MISSING, FileState, ListedNames, Worktree, folded, is_same_text
 from ..workspace.state_file import state_name
-from .plan import Action, Choice, Target, step
+from .plan import Choice, Target, step
 from .request import Outcome, RecoverResult
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from typing import Literal
+
+    from .plan import Action
 
 #: The kernel stamps files with the time of its last tick: at most this long ago.
 _COARSE_CLOCK_NS = 10_000_000
@@ -32,7 +35,7 @@ _COARSE_CLOCK_NS = 10_000_000
 _MOST_CONVERTED = 256 << 20
 
 
-class Workspace(NamedTuple):
+class Workspace(Record):
     """A workspace that is held, and what its parts are read and written with."""
 
     repository: Repository
@@ -236,7 +239,7 @@ def _with_bases_of_other_names(targets: list[Target]) -> list[Target]:
     for target in targets:
         key = folded(target.path)
         bases[key] = bases.get(key, frozenset()) | target.bases
-    return [replace(target, bases=bases[folded(target.path)]) for target in targets]
+    return [target._replace(bases=bases[folded(target.path)]) for target in targets]
 
 
 def paths_with(choices: Iterable[Choice], action: Action) -> list[bytes]:
@@ -289,7 +292,7 @@ def is_what_is_left(saved: Iterable[bytes], disk: Iterator[bytes], *, same_size:
 DEEPEST = 8
 
 
-class NestedStep(NamedTuple):
+class NestedStep(Record):
     """What the repository at one path needs."""
 
     path: bytes
@@ -350,7 +353,7 @@ def _pending_for(workspace: Workspace, saved: SavedPaths, full: bytes, save_id: 
     """The save of a nested linked worktree of this very repository: the pending one, else the one named."""
     git = workspace.repository.git
     for oid in pending_archives(git).values():
-        with contextlib.suppress(GitstateError):
+        with suppress(GitstateError):
             save = read_save(oid, workspace.reader)
             if save.context.workspace_path == os.fsdecode(full):
                 return save.manifest.save_id

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from ..format.manifest import SaveKind
     from ..git.command import Oid
     from ..snapshot.incremental import Baseline
-    from ..snapshot.record import Snapshot
+    from ..snapshot.record import Growth, Snapshot
+    from ..system.clock import Deadline
 
     #: `unchanged`: an earlier save holds all of it. `nothing`: there is nothing to save.
     SaveOutcome = Literal["saved", "unchanged", "nothing"]
@@ -50,6 +51,10 @@ class SaveRequest(Record):
     """What the save may lack because of an unreadable setting. `save` fills it in."""
     known: Baseline | None = None
     """The caller's last checkpoint and what may have changed since: only that is looked at."""
+    growth: Growth | None = None
+    """What a checkpoint may add to the object store; None: whatever there is."""
+    end: Deadline | None = None
+    """`deadline` as it runs. `save` fills it in."""
     largest: int | None = None
     """Skip files of more bytes: an early save takes the small ones first."""
     stay: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from ..format.manifest import LeftOut
 from ..objects.tree import GITLINK, Leaf
@@ -25,6 +26,39 @@ MODES_LIMIT = 8_000
 #: A manifest lists at most this many ignored paths.
 IGNORED_LISTED = 1_000
 
+#: Of more paths than this for which there was no time, only the directories are listed.
+LISTED_BY_NAME = 1_000
+
+
+class Growth:
+    """What one checkpoint may add to the object store: `left` bytes, and nothing of a file of `waiting`.
+
+    Files of up to `FREE` bytes are always taken.
+    """
+
+    FREE = 64 << 10
+
+    def __init__(self, left: int, waiting: AbstractSet[bytes]) -> None:
+        self.left = left
+        self.waiting = waiting
+        #: Path → bytes, of the files that were taken from `left`.
+        self.taken: dict[bytes, int] = {}
+        #: Path → bytes, of the files that were refused.
+        self.refused: dict[bytes, int] = {}
+
+    def refusal(self, path: bytes, size: int) -> str:
+        """Why a file of `size` bytes is not taken; empty where it is."""
+        if size <= self.FREE:
+            return ""
+        # A file that changes while it is read is asked for again.
+        self.left += self.taken.pop(path, 0)
+        if path in self.waiting or size > self.left:
+            self.refused[path] = size
+            return f"{size} bytes: checkpoints take a large file less often; the save at the end of the run takes it"
+        self.left -= size
+        self.taken[path] = size
+        return ""
+
 
 class SnapshotOptions(Record):
     """What the caller asks of a snapshot."""
@@ -32,9 +66,11 @@ class SnapshotOptions(Record):
     state_file: bytes
     """The path of the state file, relative to the top. It is never saved."""
     deadline: Deadline
-    """Files that were not read when it passes are skipped."""
+    """What was not read when it passes is skipped."""
     largest: int | None = None
     """Files of more bytes are skipped; None for no limit."""
+    growth: Growth | None = None
+    """What a checkpoint may add to the object store; None for no limit."""
     include_ignored: Sequence[str] = ()
     """Patterns of ignored files to save, as in .gitignore."""
     include_paths: Sequence[bytes] = ()
@@ -190,6 +226,8 @@ class SnapshotBuilder:
         #: Mode of the index entry, by path, as far as git reported or was asked for it.
         self.index_modes: dict[bytes, int] = {}
         self.snapshot = Snapshot()
+        #: Files of which this snapshot lacks bytes, and directories that were not looked into.
+        self.unread: list[bytes] = []
         self._reached: dict[bytes, bool] = {}
 
     def skip(self, path: bytes, reason: str, *, lost: bool) -> None:
@@ -197,6 +235,22 @@ class SnapshotBuilder:
         skipped = self.snapshot.left_out
         if not any(item.path == path and item.reason == reason for item in skipped[-3:]):
             skipped.append(LeftOut(path, reason, lost))
+
+    def skip_late(self, paths: Sequence[bytes], why: str) -> None:
+        """List paths for which there was no time. Of very many the uppermost directories, with their number."""
+        self.unread += paths
+        if len(paths) <= LISTED_BY_NAME:
+            for path in paths:
+                self.skip(path, why, lost=True)
+            return
+        counts: dict[bytes, int] = {}
+        for path in paths:
+            top = path.partition(b"/")[0]
+            counts[top] = counts.get(top, 0) + 1
+        for top, count in list(counts.items())[:LISTED_BY_NAME]:
+            self.skip(top, why if count == 1 else f"{why}: {count} paths in it", lost=True)
+        if len(counts) > LISTED_BY_NAME:
+            self.skip(b"", f"{why}: {len(counts) - LISTED_BY_NAME} more at the top of the worktree", lost=True)
 
     def permissions(self, path: bytes, mode: int) -> int:
         """The permissions of a file or directory of this `st_mode`; setuid, setgid and sticky bits are noted."""
@@ -226,9 +280,18 @@ class SnapshotBuilder:
         """Whether every part of a directory's path is a directory: what is behind a symlink is not in the worktree."""
         if not directory:
             return True
-        known = self._reached.get(directory)
-        if known is None:
-            above = self.is_reached(directory.rpartition(b"/")[0])
-            full = os.path.join(self.top, directory)
-            known = self._reached[directory] = above and os.path.isdir(full) and not os.path.islink(full)
-        return known
+        known = self._reached
+        # Without a recursion: a tree may be deeper than Python's stack.
+        below: list[bytes] = []
+        while directory and directory not in known:
+            below.append(directory)
+            directory = directory.rpartition(b"/")[0]
+        reached = known[directory] if directory else True
+        for path in reversed(below):
+            if reached:
+                try:
+                    reached = stat.S_ISDIR(os.lstat(os.path.join(self.top, path)).st_mode)
+                except OSError:
+                    reached = False
+            known[path] = reached
+        return reached
