@@ -194,7 +194,7 @@ class SavedPaths:
         """Whether only the WIP commit is left of the save, and the file is what git writes for it."""
         if self.newest.archive != self.newest.wip or target.saved is None:
             return False
-        return seen.oid in self._checkouts(replace(target, bases=frozenset({target.saved})))
+        return seen.oid in self._checkouts(target._replace(bases=frozenset({target.saved})))
 
     def _checkouts(self, target: Target) -> Iterator[Oid | None]:
         """What git itself writes for each base through this repository's filters; None where they fail.
