@@ -197,9 +197,17 @@ class SavedPaths:
         action = step(target, seen, overwrite=self._overwrite, left_out=left_out)
         if action != "look":
             return action
+        if self._is_as_wip_commit(target, seen):
+            return "same"
         if seen.oid in self._checkouts(target):
             return "delete" if target.saved is None else "write"
         return "write" if target.saved is not None and self.is_cut_short(target) else "keep"
+
+    def _is_as_wip_commit(self, target: Target, seen: FileState) -> bool:
+        """Whether only the WIP commit is left of the save, and the file is what git writes for it."""
+        if self.newest.archive != self.newest.wip or target.saved is None:
+            return False
+        return seen.oid in self._checkouts(target._replace(bases=frozenset({target.saved})))
 
     def _checkouts(self, target: Target) -> Iterator[Oid | None]:
         """What git itself writes for each base through this repository's filters; None where they fail.
