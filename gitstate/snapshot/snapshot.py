@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: Under a deadline: the parts of its time after which no more directories are walked, looked into for untracked files,
 #: or files sorted. What is known by then is read in what is left.
-_WALKED, _LISTED, _SORTED = 0.4, 0.65, 0.75
+WALKED, LISTED, _SORTED = 0.4, 0.65, 0.75
 #: Larger files, in bytes, come last.
 _SMALL = 4 << 20
 
@@ -55,7 +55,7 @@ def take_snapshot(
     hidden = read_listing(builder, query.listing)
     store_index(builder, has_hidden=bool(hidden))
     settings = settings_identity(repository)
-    found = walk(builder, [builder.top], deadline.part(_WALKED))
+    found = walk(builder, [builder.top], deadline.part(WALKED))
     # The output of `git status` is read only now: until here it ran beside the walk, on another core.
     changed, staged_only = read_status(builder, query.status)
     for path in found.replaced:
@@ -63,7 +63,7 @@ def take_snapshot(
     changed, large = most_precious_first(builder, changed)
     # Files are read while `git check-ignore` starts, unless all must be converted together.
     early = [] if builder.may_convert([*changed, *found.untracked]) else changed
-    plain, ignored = without_ignored(builder, found, lambda: store_files(builder, early), deadline.part(_LISTED))
+    plain, ignored = without_ignored(builder, found, lambda: store_files(builder, early), deadline.part(LISTED))
     snapshot.ignored = ignored[:IGNORED_LISTED]
     reader.foresee_contents([snapshot.head] if snapshot.head else [])
     reader.foresee_kinds(snapshot.staged_blobs())
