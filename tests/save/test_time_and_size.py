@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -136,3 +138,31 @@ def test_holes_stay_holes(ws: Workspace) -> None:
     recover(ws)
     assert ws.read("disk.img") == content
     assert os.stat(ws.at("disk.img")).st_blocks * 512 < 50 << 20
+
+
+def test_filter_that_hangs_costs_its_file_alone(ws: Workspace) -> None:
+    """`git status` runs it too, to see whether the file changed."""
+    ws.config("filter.slow.clean", "sleep 20; cat")
+    ws.write(".gitattributes", "b filter=slow\n")
+    ws.git("-c", "filter.slow.clean=cat", "add", "-A")
+    ws.git("-c", "filter.slow.clean=cat", "commit", "-q", "-m", "attributes")
+    ws.write("a", "a1\n")
+    ws.write("b", "b1\n")
+    begun = time.monotonic()
+    run = done(ws.gitstate("save", "--json", "--deadline", "1"), 4)
+    assert time.monotonic() - begun < 15
+    assert ws.out("show", f"{run.json['wip_commit']}:a") == "a1"
+
+
+@pytest.mark.parametrize("ending", ["", "more than before\n"])
+def test_log_that_grows_all_the_time_is_saved(ws: Workspace, ending: str) -> None:
+    writer = "import sys, time\nwhile True:\n    open(sys.argv[1], 'a').write('line\\n')\n    time.sleep(0.0005)\n"
+    ws.write("log", "start\n" + ending)
+    with subprocess.Popen([sys.executable, "-c", writer, ws.at("log")]) as log:
+        try:
+            for _ in range(3):
+                run = done(ws.gitstate("checkpoint", "--json"))
+                assert run.json["left_out"] == [], run
+                assert ws.out("show", f"{run.json['wip_commit']}:log").startswith("start")
+        finally:
+            log.kill()
