@@ -64,9 +64,11 @@ def quick_status(repository: Repository, env: Mapping[str, str], timeout: float)
     Raises GitError, also where a git takes longer than `timeout` seconds.
     """
     deadline = Deadline(timeout)
+    # An entry as old as the index is read all the same, and a filter may take for ever.
+    off = repository.filters_off()
 
     def ask(*words: str | bytes) -> bytes:
-        return repository.git.run(*words, ok_codes=(0, 1), env=env, timeout=deadline.left())
+        return repository.git.run(*off, *words, ok_codes=(0, 1), env=env, timeout=deadline.left())
 
     head = ask("rev-parse", "-q", "--verify", "HEAD").strip()
     plain = ("--raw", "-z", "--no-renames", "--ignore-submodules=dirty")

@@ -98,6 +98,7 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> 
         growth,
         [*patterns(repository, "includeIgnored"), *request.keep_ignored],
         request.keep_paths,
+        None if request.end is None else request.end.part(_PRECIOUS),
     )
     if known is not None and known.archive in held.values():
         from ..snapshot.incremental import take_since
@@ -110,6 +111,8 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> 
 
 #: The part of a deadline, and the most seconds, that are kept for what follows when all has been read.
 _KEPT_SHARE, _KEPT_SECONDS = 0.4, 3.0
+#: Small tracked files that changed are read until this part of it.
+_PRECIOUS = 0.85
 
 
 def _until_collected(request: SaveRequest) -> Deadline:

@@ -22,7 +22,7 @@ from ..system.stdlib import TYPE_CHECKING, Record
 from .gitdir import settings_identity, store_index, store_sparse
 from .read import OLDER, has_content
 from .record import IGNORED_LISTED, Snapshot, SnapshotBuilder
-from .snapshot import LISTED, WALKED, most_precious_first, store_files
+from .snapshot import LISTED, WALKED, most_precious_first, store_files, store_in_order
 from .walk import WalkResult, walk, without_ignored
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def take_since(
     changed = [path for path in tracked if not _is_unchanged(builder, path, index[path])]
     changed, large = most_precious_first(builder, changed)
     plain, more = most_precious_first(builder, plain)
-    store_files(builder, [*changed, *plain])
+    store_in_order(builder, changed, plain)
     store_files(builder, [*large, *more])
     _take_older(builder, earlier)
     _drop_unchanged(builder, index)
@@ -216,7 +216,7 @@ def _is_unchanged(builder: SnapshotBuilder, path: bytes, leaf: Leaf) -> bool:
     """Whether the file at a tracked path is its index entry; notes permissions that git does not store."""
     full = os.path.join(builder.top, path)
     object_format = builder.repository.object_format
-    if builder.options.deadline.passed():
+    if builder.end.passed():
         return False
     try:
         info = os.lstat(full)

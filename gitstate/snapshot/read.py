@@ -116,14 +116,14 @@ def _begins_with(fd: int, size: int, oid: Oid, deadline: Deadline) -> bool:
 def read_file(builder: SnapshotBuilder, path: bytes) -> Leaf | None:
     """The file at `path` as a leaf; None where it is gone, then noted as deleted, or skipped."""
     options = builder.options
-    if options.deadline.passed():
+    if builder.deadline.passed():
         builder.skip(path, LATE, lost=True)
         return None
     full = os.path.join(builder.top, path)
     held = None if options.growth is None else options.growth.held.get(path)
     content = None if held is None else _held_content(builder, full, held, only_if_same=True)
     if content is None:
-        content = read_content(full, builder.writer, lambda size: _refusal(options, path, size), options.deadline)
+        content = read_content(full, builder.writer, lambda size: _refusal(options, path, size), builder.deadline)
         if options.growth is not None and content.oid is not None and content.info is not None:
             options.growth.note(path, content.info, content.oid)
         if held is not None and content.oid is None and content.lost:
@@ -179,7 +179,7 @@ def read_files(builder: SnapshotBuilder, paths: Sequence[bytes], converted: Cont
     """Read changed and untracked files into the snapshot; returns the regular files among `converted`, not read."""
     left: list[bytes] = []
     for number, path in enumerate(paths):
-        if builder.options.deadline.passed():
+        if builder.deadline.passed():
             builder.skip_late(paths[number:], LATE)
             break
         if not is_safe_path(path):

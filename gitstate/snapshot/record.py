@@ -99,6 +99,8 @@ class SnapshotOptions(Record):
     """Patterns of ignored files to save, as in .gitignore."""
     include_paths: Sequence[bytes] = ()
     """Paths to save byte for byte, tracked or ignored."""
+    end: Deadline | None = None
+    """`deadline` of small tracked files that changed, the most precious ones; None: the same."""
 
 
 class TrackedPaths(Record):
@@ -232,6 +234,9 @@ class SnapshotBuilder:
         self.writer = writer
         self.reader = reader
         self.options = options
+        #: What is read now is skipped when it passes.
+        self.deadline = options.deadline
+        self.end = options.end or options.deadline
         self.index_path = frozen_index
         #: Variables for each git that reads the index.
         self.env = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}

@@ -63,12 +63,12 @@ def take_snapshot(
     changed, large = most_precious_first(builder, changed)
     # Files are read while `git check-ignore` starts, unless all must be converted together.
     early = [] if builder.may_convert([*changed, *found.untracked]) else changed
-    plain, ignored = without_ignored(builder, found, lambda: store_files(builder, early), deadline.part(LISTED))
+    plain, ignored = without_ignored(builder, found, lambda: store_in_order(builder, early, []), deadline.part(LISTED))
     snapshot.ignored = ignored[:IGNORED_LISTED]
     reader.foresee_contents([snapshot.head] if snapshot.head else [])
     reader.foresee_kinds(snapshot.staged_blobs())
     plain, more = most_precious_first(builder, plain)
-    store_files(builder, [*changed[len(early) :], *plain])
+    store_in_order(builder, changed[len(early) :], plain)
     if staged_only and builder.may_convert(staged_only):
         from .convert import store_staged_only
 
@@ -108,6 +108,16 @@ def most_precious_first(builder: SnapshotBuilder, paths: list[bytes]) -> tuple[l
             small.append((info.st_mtime, path))
     small.sort(key=lambda item: -item[0])
     return [path for _, path in small], [path for _, path in sorted(large)]
+
+
+def store_in_order(builder: SnapshotBuilder, changed: list[bytes], plain: list[bytes]) -> None:
+    """Read changed tracked files, which have more time, and then untracked ones; at once where there is no hurry."""
+    if builder.deadline.seconds is None:
+        return store_files(builder, [*changed, *plain])
+    builder.deadline = builder.end
+    store_files(builder, changed)
+    builder.deadline = builder.options.deadline
+    store_files(builder, plain)
 
 
 def store_files(builder: SnapshotBuilder, paths: Sequence[bytes]) -> None:
