@@ -170,11 +170,15 @@ class PackWriter:
 
     Memory is bounded: after eight times `LARGE` bytes the collected objects are written as a pack, and a file larger
     than `LARGE` is streamed into a pack of its own. `tag` is part of each temporary name: `sweep_litter` removes what a
-    killed writer left. With `deflates` objects are compressed; else `git gc` is left to do that.
+    killed writer left. With `deflates` objects are compressed; else `git gc` is left to do that. `mode` is that of the
+    packs.
     """
 
-    def __init__(self, objects: bytes, object_format: str, tag: str, *, deflates: bool = False) -> None:
+    def __init__(
+        self, objects: bytes, object_format: str, tag: str, *, deflates: bool = False, mode: int = 0o444
+    ) -> None:
         self._deflates = deflates
+        self._mode = mode
         self._objects = objects
         self._format = object_format
         self._tag = tag.encode("ascii")
@@ -240,7 +244,7 @@ class PackWriter:
 
         temporary = self._temporary(b"large")
         try:
-            write_new_file(temporary, pack(), mode=0o444)
+            write_new_file(temporary, pack(), mode=self._mode)
             oid: Oid = blob.hexdigest()
             index = self._index({oid: len(start)}, {oid: crc}, whole.digest())
             self._place(temporary, self._name(whole.digest()), index)
@@ -340,7 +344,7 @@ class PackWriter:
         return data + digest(self._format, data).digest()
 
     def _write(self, path: bytes, data: bytes, *, durable: bool = True) -> None:
-        write_and_rename(self._temporary(b"part"), path, data, mode=0o444, durable=durable)
+        write_and_rename(self._temporary(b"part"), path, data, mode=self._mode, durable=durable)
         self.written += len(data)
 
 

@@ -19,7 +19,8 @@ from ..save.save import save
 from ..snapshot.incremental import Baseline
 from ..snapshot.record import Growth, HeldFile, Snapshot
 from ..system import forkpool
-from ..system.clock import Deadline
+from ..system.clock import Deadline, now
+from ..workspace.live_context import read_live_context
 from ..workspace.state_file import context_path, state_name
 from .watch import Watch
 
@@ -100,30 +101,30 @@ class Budget:
 
     def due(self) -> frozenset[bytes]:
         """Files that were refused and may be taken now."""
-        now = time.monotonic()
-        return frozenset(path for path in self.refused if self._again.get(path, 0.0) <= now)
+        at = time.monotonic()
+        return frozenset(path for path in self.refused if self._again.get(path, 0.0) <= at)
 
     def growth(self, archive: Oid | None) -> Growth:
         """What the next checkpoint may add; `archive` is that of the last one."""
-        now = time.monotonic()
-        self._credit = min(_BURST, self._credit + (now - self._credited) * _GROWTH)
-        self._credited = now
-        waiting = {path for path, when in self._again.items() if when > now}
+        at = time.monotonic()
+        self._credit = min(_BURST, self._credit + (at - self._credited) * _GROWTH)
+        self._credited = at
+        waiting = {path for path, when in self._again.items() if when > at}
         left = max([self._credit, *(self.refused[path] for path in self.due())])
         return Growth(int(left), waiting, self._held, archive)
 
     def spend(self, growth: Growth) -> None:
         """A checkpoint was taken."""
-        now = time.monotonic()
+        at = time.monotonic()
         for path, file in growth.taken.items():
             size = file.identity[0]
             self._credit = max(0.0, self._credit - size)
-            self._again[path] = now + size / _GROWTH
+            self._again[path] = at + size / _GROWTH
             self.refused.pop(path, None)
         self._held.update(growth.taken)
         for path, size in growth.refused.items():
             self.refused[path] = size
-            self._again.setdefault(path, now + max(0.0, size - self._credit) / _GROWTH)
+            self._again.setdefault(path, at + max(0.0, size - self._credit) / _GROWTH)
 
 
 class Checkpoints:
@@ -147,8 +148,9 @@ class Checkpoints:
         self._next = 0.0
         self.running: ForkedSave | None = None
         """The checkpoint that is being taken: call `collect` when it can be read."""
+        self._failing_since: str | None = None
         self.problem: str | None = None
-        """Why the last checkpoint failed; None if it did not."""
+        """Why the last checkpoint failed, and since when they do; None if it did not."""
 
     def start(self) -> None:
         """Watch the directories that hold tracked files. Raises GitError, OSError."""
@@ -179,9 +181,9 @@ class Checkpoints:
         if self.running is not None:
             self._next = 0.0
             return
-        now = time.monotonic()
-        self._begun = now, _cpu_seconds()
-        self._next = now + self._interval
+        begun = time.monotonic()
+        self._begun = begun, _cpu_seconds()
+        self._next = begun + self._interval
         known, unwatched = self._changed(self._budget.due()), _unwatched_files(self._repository)
         if known is not None and not known.touched and unwatched == self._unwatched:
             return
@@ -194,7 +196,7 @@ class Checkpoints:
             self._failed(f"{error.strerror or error}")
 
     def _failed(self, problem: str) -> None:
-        self.problem = problem
+        self._note_problem(problem)
         self._next = min(self._next, self._begun[0] + _RETRY)
 
     def collect(self) -> None:
@@ -205,9 +207,10 @@ class Checkpoints:
         known, self.running = self.running.request.known, None
         begun, used = self._begun
         result, growth = answer
-        self.problem = None
         if isinstance(result, str):
             self._failed(result)
+        else:
+            self._note_problem(None)
         # Not the time that passed: another gitstate at work or a slow disk would put off the next one by minutes.
         self._next = max(self._next, begun + (_cpu_seconds() - used) / _SHARE) if self._next else 0.0
         if isinstance(result, str) or result.taken is None or result.archive is None:
@@ -237,6 +240,10 @@ class Checkpoints:
         running, self.running = self.running, None
         if running is not None:
             running.break_off()
+
+    def _note_problem(self, why: str | None) -> None:
+        self._failing_since = None if why is None else self._failing_since or now()
+        self.problem = None if why is None else f"{why} (since {self._failing_since})"
 
     def known(self) -> Baseline | None:
         """The last checkpoint and what changed since; None if that is not known."""
@@ -287,8 +294,15 @@ def _unwatched_files(repository: Repository) -> tuple[object, ...]:
     places = [
         *(os.path.join(repository.git_dir, name) for name in (b"HEAD", b"index", b"logs/HEAD")),
         context_path(repository),
+        *_transcript(repository),
     ]
     return (*(file_identity(place) for place in places), operation_under_way(repository.git_dir))
+
+
+def _transcript(repository: Repository) -> list[bytes]:
+    """The transcript of the agent, which its hook named."""
+    path = read_live_context(repository)[0].extra.get("transcript_path")
+    return [os.fsencode(path)] if isinstance(path, str) and "\0" not in path else []
 
 
 def directories_above(paths: list[bytes]) -> list[bytes]:

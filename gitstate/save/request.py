@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..format.manifest import LeftOut, Reason
+from ..format.manifest import LeftOut, Reason, is_incomplete
 from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class SaveResult(Record):
     why_not_moved: str = ""
     """Why the plan left the branch where it was; empty where it was to move."""
     left_out: tuple[LeftOut, ...] = ()
-    """What was skipped."""
+    """What was skipped, and nested repositories, whose saves are inside them."""
     message: str = ""
     """For a person: why nothing was saved, or what failed after the marker."""
     taken: Snapshot | None = None
@@ -95,6 +95,11 @@ class SaveResult(Record):
     """Bytes that went into the object store."""
     warnings: tuple[str, ...] = ()
     """Unreadable settings, in whose place the default was used."""
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether something was skipped; a nested repository that was saved whole was not."""
+        return is_incomplete(self.left_out)
 
     @property
     def lost(self) -> bool:

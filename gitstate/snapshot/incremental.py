@@ -93,7 +93,7 @@ def take_since(
     store_files(builder, [*large, *more])
     _take_older(builder, earlier)
     _drop_unchanged(builder, index)
-    if scan.tracked.are_few and builder.may_convert(tracked):
+    if scan.tracked.are_few and builder.may_convert():
         from .convert import keep_unlike_checkout
 
         known = builder.snapshot.worktree.keys() | builder.snapshot.raw.keys()
@@ -137,6 +137,8 @@ def _carry_over(snapshot: Snapshot, earlier: Snapshot, touched: frozenset[bytes]
     snapshot.modes = _untouched(earlier.modes, touched)
     snapshot.raw = _untouched(earlier.raw, touched)
     snapshot.directories = _untouched(earlier.directories, touched)
+    snapshot.special = _untouched(earlier.special, touched)
+    snapshot.unconverted = [path for path in earlier.unconverted if not _is_touched(path, touched)]
     snapshot.left_out = [item for item in earlier.left_out if not _is_touched(item.path, touched)]
     snapshot.ignored = [path for path in earlier.ignored if not _is_touched(path.removesuffix(b"/"), touched)]
 
@@ -230,7 +232,7 @@ def _is_unchanged(builder: SnapshotBuilder, path: bytes, leaf: Leaf) -> bool:
             return False
     except OSError:
         return False
-    permissions = info.st_mode & 0o777
+    permissions = builder.permissions(path, info.st_mode)
     mode = EXECUTABLE if permissions & 0o100 else REGULAR
     if builder.filemode and mode != leaf.mode:
         return False
@@ -265,7 +267,7 @@ def _note_directories(builder: SnapshotBuilder, touched: frozenset[bytes]) -> No
     ignored = None
     for path in parents:
         full = os.path.join(builder.top, path)
-        mode = _permissions(full) if builder.is_reached(path) else None
+        mode = _permissions(builder, path, full) if builder.is_reached(path) else None
         if mode is None:
             snapshot.directories.pop(path, None)
             continue
@@ -282,10 +284,10 @@ def _note_directories(builder: SnapshotBuilder, touched: frozenset[bytes]) -> No
             snapshot.directories.pop(path, None)
 
 
-def _permissions(full: bytes) -> int | None:
+def _permissions(builder: SnapshotBuilder, path: bytes, full: bytes) -> int | None:
     """The permissions of the directory at an absolute path; None where it is gone."""
     try:
-        return os.lstat(full).st_mode & 0o777
+        return builder.permissions(path, os.lstat(full).st_mode)
     except FileNotFoundError:
         return None
 

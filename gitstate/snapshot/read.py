@@ -139,7 +139,7 @@ def read_file(builder: SnapshotBuilder, path: bytes) -> Leaf | None:
         return None
     if stat.S_ISLNK(content.info.st_mode):
         return Leaf(SYMLINK, content.oid)
-    return Leaf(_file_mode(builder, path, content.info.st_mode & 0o777), content.oid)
+    return Leaf(_file_mode(builder, path, builder.permissions(path, content.info.st_mode)), content.oid)
 
 
 def _held_content(builder: SnapshotBuilder, full: bytes, held: HeldFile, *, only_if_same: bool) -> Content | None:

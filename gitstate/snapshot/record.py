@@ -110,7 +110,7 @@ class TrackedPaths(Record):
     order: list[bytes]
     """The same paths, sorted by bytes as in the index. A sparse directory ends in a slash."""
     attributes: bool
-    """Whether a .gitattributes file is tracked."""
+    """Whether there is a .gitattributes file, tracked or not: an untracked one, or an ignored one, counts as much."""
 
     @property
     def are_few(self) -> bool:
@@ -144,6 +144,11 @@ class ScanFacts(Record):
     """The identity of the files that configure what is ignored and converted (see `gitdir.settings_identity`)."""
 
 
+def is_attributes(path: bytes) -> bool:
+    """Whether a path is that of a .gitattributes file."""
+    return path.endswith(b".gitattributes") and path.rpartition(b"/")[2] == b".gitattributes"
+
+
 class Snapshot:
     """One worktree, its index and its unfinished operation. Each leaf is an object in the writer or the repository.
 
@@ -167,8 +172,12 @@ class Snapshot:
         self.modes: dict[bytes, int] = {}
         #: Directory → permissions: empty directories, and those with other permissions than 755.
         self.directories: dict[bytes, int] = {}
+        #: File or directory → its setuid, setgid and sticky bits (0o7000), where it has any. Empty as a rule.
+        self.special: dict[bytes, int] = {}
         #: Path → (bytes of the file as a blob, why they are kept: see `Manifest.raw`). Empty as a rule.
         self.raw: dict[bytes, tuple[Leaf, RawReason]] = {}
+        #: Changed files that git could not convert: only `raw` holds them. Empty as a rule.
+        self.unconverted: list[bytes] = []
         #: Tracked paths that are hidden from git (skip-worktree, assume-unchanged) and missing on the disk.
         self.absent: list[bytes] = []
         #: Directories that are repositories of their own. Empty where there are none.
@@ -209,7 +218,7 @@ class Snapshot:
     @property
     def noteworthy(self) -> bool:
         """Whether anything is here that a fresh checkout of HEAD would not have."""
-        return bool(self.dirty or self.modes or self.directories or self.absent or self.raw)
+        return bool(self.dirty or self.modes or self.directories or self.absent or self.raw or self.special)
 
     @property
     def dirty(self) -> bool:
@@ -272,8 +281,19 @@ class SnapshotBuilder:
         if len(counts) > LISTED_BY_NAME:
             self.skip(b"", f"{why}: {len(counts) - LISTED_BY_NAME} more at the top of the worktree", lost=True)
 
-    def may_convert(self, paths: Iterable[bytes]) -> bool:
-        """Whether attributes or settings could convert any file, these among them: then git is asked."""
+    def permissions(self, path: bytes, mode: int) -> int:
+        """The permissions of a file or directory of this `st_mode`; setuid, setgid and sticky bits are noted."""
+        if mode & 0o7000:
+            self.snapshot.special[path] = mode & 0o7000
+        return mode & 0o777
+
+    def note_attributes(self, untracked: Iterable[bytes]) -> None:
+        """Look for a .gitattributes file among untracked paths, ignored or not."""
+        if not self.tracked.attributes and any(is_attributes(path) for path in untracked):
+            self.tracked = self.tracked._replace(attributes=True)
+
+    def may_convert(self) -> bool:
+        """Whether attributes or settings could convert any file: then git is asked."""
         repository = self.repository
         if self.tracked.attributes or repository.setting("core.attributesfile") or repository.autocrlf:
             return True
@@ -283,9 +303,7 @@ class SnapshotBuilder:
             os.path.join(config_home, b"git", b"attributes"),
             b"/etc/gitattributes",
         )
-        return any(os.path.exists(path) for path in attributes) or any(
-            path.rpartition(b"/")[2] == b".gitattributes" for path in paths
-        )
+        return any(os.path.exists(path) for path in attributes)
 
     def is_reached(self, directory: bytes) -> bool:
         """Whether every part of a directory's path is a directory: what is behind a symlink is not in the worktree."""

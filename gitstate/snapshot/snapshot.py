@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from ..git.repository import folds_case
 from ..git.status import query_status
 from ..objects.tree import GITLINK
 from ..system.stdlib import TYPE_CHECKING
@@ -61,15 +62,22 @@ def take_snapshot(
     for path in found.replaced:
         _sort_replaced(builder, path, found.untracked)
     changed, large = most_precious_first(builder, changed)
+    builder.note_attributes(found.untracked)
     # Files are read while `git check-ignore` starts, unless all must be converted together.
-    early = [] if builder.may_convert([*changed, *found.untracked]) else changed
+    early = [] if builder.may_convert() else changed
     plain, ignored = without_ignored(builder, found, lambda: store_in_order(builder, early, []), deadline.part(LISTED))
     snapshot.ignored = ignored[:IGNORED_LISTED]
+    builder.note_attributes(plain)
     reader.foresee_contents([snapshot.head] if snapshot.head else [])
     reader.foresee_kinds(snapshot.staged_blobs())
     plain, more = most_precious_first(builder, plain)
     store_in_order(builder, changed[len(early) :], plain)
-    if staged_only and builder.may_convert(staged_only):
+    folds = folds_case(builder.top)
+    if folds and (plain or more):
+        from .hidden import note_other_names
+
+        note_other_names(builder, [*plain, *more])
+    if staged_only and builder.may_convert():
         from .convert import store_staged_only
 
         store_staged_only(builder, staged_only)
@@ -77,7 +85,7 @@ def take_snapshot(
     store_operation(builder)
     store_sparse(builder)
     store_files(builder, [*large, *more])
-    is_plain = not (hidden or found.replaced or snapshot.absent)
+    is_plain = not (hidden or found.replaced or snapshot.absent or folds)
     snapshot.scan = ScanFacts(builder.tracked, is_plain, settings)
     return snapshot
 
@@ -124,7 +132,7 @@ def store_files(builder: SnapshotBuilder, paths: Sequence[bytes]) -> None:
     """Read changed and untracked files into the snapshot, through git where git converts them."""
     if not paths:
         return
-    if builder.may_convert(paths):
+    if builder.may_convert():
         from .convert import store_with_conversions
 
         store_with_conversions(builder, paths)
@@ -150,7 +158,7 @@ def _store_unreported(
         from .hidden import store_hidden
 
         store_hidden(builder, hidden)
-    if builder.tracked.are_few and builder.may_convert([*changed, *plain]):
+    if builder.tracked.are_few and builder.may_convert():
         from .convert import keep_unlike_checkout
 
         known = {*changed, *plain, *builder.snapshot.raw, *(path for _, path in hidden)}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _IN_ANY_CASE = 64
 NOT_ASKED = "the deadline passed before git was asked whether it is ignored"
 NOT_LISTED = "the deadline passed before this directory was looked into"
+#: The `st_mode` of a directory with usual permissions.
+_USUAL_DIRECTORY = 0o040755
 
 
 class WalkResult(Record):
@@ -51,7 +53,8 @@ def walk(builder: SnapshotBuilder, start: Iterable[bytes], deadline: Deadline = 
             with os.scandir(directory) as entries:
                 is_empty = sort_entries(builder, entries, found, stack)
             if is_empty and directory != builder.top:
-                builder.snapshot.directories[directory[cut:]] = os.lstat(directory).st_mode & 0o777
+                path = directory[cut:]
+                builder.snapshot.directories[path] = builder.permissions(path, os.lstat(directory).st_mode)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -78,8 +81,8 @@ def sort_entries(
             if entry.is_dir(follow_symlinks=False):
                 if tracked.has_below(path):
                     stack.append(entry.path)
-                    if checks_modes and (mode := entry.stat(follow_symlinks=False).st_mode & 0o777) != 0o755:
-                        snapshot.directories[path] = mode
+                    if checks_modes and (mode := entry.stat(follow_symlinks=False).st_mode) != _USUAL_DIRECTORY:
+                        snapshot.directories[path] = builder.permissions(path, mode)
                 elif path in paths:
                     found.replaced.append(path)
                 elif entry.name == b".git":
@@ -88,7 +91,7 @@ def sort_entries(
                     found.untracked.append(path + b"/")
             elif path in paths:
                 if checks_modes and entry.is_file(follow_symlinks=False):
-                    mode = entry.stat(follow_symlinks=False).st_mode & 0o777
+                    mode = builder.permissions(path, entry.stat(follow_symlinks=False).st_mode)
                     if mode not in usual:
                         snapshot.modes[path] = mode
             elif entry.name == b".git":
@@ -165,7 +168,7 @@ def _open_untracked(
         if is_repository(full):
             builder.snapshot.nested.append(path)
             return
-        opened[path] = os.lstat(full).st_mode & 0o777
+        opened[path] = builder.permissions(path, os.lstat(full).st_mode)
         with os.scandir(full) as entries:
             for entry in entries:
                 name = entry.path[cut:]
