@@ -51,6 +51,8 @@ _ECHO = 2.0
 _SI_KERNEL = 0x80
 #: What a keeper may need past its deadline until it answers, in seconds.
 _MARGIN = 30.0
+#: Between two looks for signals the answer of the keeper is waited for so long, in seconds.
+_LISTENED = 0.1
 #: So many keepers are started for one run, should somebody kill them.
 _KEEPERS = 4
 
@@ -204,8 +206,7 @@ class Supervisor:
             return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_STARTED
         self.keeper.tell(do="agent", pid=self.agent.pid)
         self._wait()
-        times = self.config.times
-        answer = self.keeper.answer(times.deadline + times.grace + _MARGIN if self.died_of else None)
+        answer = self._await_answer()
         if answer is None:
             answer = self._save_without_keeper()
         say(*answer["lines"])
@@ -249,6 +250,17 @@ class Supervisor:
                     self.is_alone = True
                     say(f"gitstate: the keeper of this run has ended {_KEEPERS} times: no checkpoint is taken any more")
                     say("  the agent goes on; its work is saved when it ends")
+
+    def _await_answer(self) -> dict[str, Any] | None:
+        """The keeper's answer; None if it is gone. A signal that comes meanwhile is passed on: then it hurries."""
+        times = self.config.times
+        while self.died_of is None:
+            answer = self.keeper.answer(_LISTENED)
+            if answer is not None or self.keeper.is_gone:
+                return answer
+            if (info := signal.sigtimedwait(self.heard, 0)) is not None:
+                self._on_signal(info)
+        return self.keeper.answer(times.deadline + times.grace + _MARGIN)
 
     def _reap_orphans(self) -> None:
         """As process 1 of a container: take the status of every process that nobody else waits for."""

@@ -91,20 +91,24 @@ def look(
 
 def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> Snapshot:
     repository = builder.repository
-    known, frozen = request.known, frozen_index(repository)
     if request.broken is not None and request.broken.worktree:
         return _context_alone(repository)
+    known, growth, frozen = request.known, request.growth, frozen_index(repository)
+    # The checkpoint keeps alive what the caller knows: without it nothing vouches for those objects.
+    checkpoint = checkpoint_ref(workspace_id(repository))
+    held = {} if known is None and growth is None else refs.read_refs(repository, [checkpoint])
+    if growth is not None and growth.archive not in held.values():
+        growth.held = {}
     options = SnapshotOptions(
         state_name(repository),
         _until_collected(request),
         request.largest,
-        request.growth,
+        growth,
         [*patterns(repository, "includeIgnored"), *request.keep_ignored],
         request.keep_paths,
+        None if request.end is None else request.end.part(_PRECIOUS),
     )
-    # The checkpoint keeps alive what the caller knows: without it nothing vouches for those objects.
-    checkpoint = checkpoint_ref(workspace_id(repository))
-    if known is not None and known.archive in refs.read_refs(repository, [checkpoint]).values():
+    if known is not None and known.archive in held.values():
         from ..snapshot.incremental import take_since
 
         taken = take_since(known, repository, builder.writer, builder.reader, frozen, options)
@@ -124,10 +128,14 @@ def _context_alone(repository: Repository) -> Snapshot:
 
 #: The part of a deadline, and the most seconds, that are kept for what follows when all has been read.
 _KEPT_SHARE, _KEPT_SECONDS = 0.4, 3.0
+#: Small tracked files that changed are read until this part of it.
+_PRECIOUS = 0.85
 
 
 def _until_collected(request: SaveRequest) -> Deadline:
     """When the last file must have been read: then objects are written, synced and named."""
+    if request.look is not None:
+        return Deadline(request.look)
     end = Deadline(request.deadline) if request.end is None else request.end
     return end.earlier(min(_KEPT_SHARE * (end.seconds or 0.0), _KEPT_SECONDS))
 

@@ -56,6 +56,8 @@ class SaveRequest(Record):
     """The caller's last checkpoint and what may have changed since: only that is looked at."""
     growth: Growth | None = None
     """What a checkpoint may add to the object store; None: whatever there is."""
+    look: float | None = None
+    """Seconds in which files are read, however long the deadline is; None: what it leaves."""
     end: Deadline | None = None
     """`deadline` as it runs. `save` fills it in."""
     largest: int | None = None

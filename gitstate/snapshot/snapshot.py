@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: Under a deadline: the parts of its time after which no more directories are walked, looked into for untracked files,
 #: or files sorted. What is known by then is read in what is left.
-_WALKED, _LISTED, _SORTED = 0.4, 0.65, 0.75
+WALKED, LISTED, _SORTED = 0.4, 0.65, 0.75
 #: Larger files, in bytes, come last.
 _SMALL = 4 << 20
 
@@ -56,7 +56,7 @@ def take_snapshot(
     hidden = read_listing(builder, query.listing)
     store_index(builder, has_hidden=bool(hidden))
     settings = settings_identity(repository)
-    found = walk(builder, [builder.top], deadline.part(_WALKED))
+    found = walk(builder, [builder.top], deadline.part(WALKED))
     # The output of `git status` is read only now: until here it ran beside the walk, on another core.
     changed, staged_only = read_status(builder, query.status)
     for path in found.replaced:
@@ -65,13 +65,13 @@ def take_snapshot(
     builder.note_attributes(found.untracked)
     # Files are read while `git check-ignore` starts, unless all must be converted together.
     early = [] if builder.may_convert() else changed
-    plain, ignored = without_ignored(builder, found, lambda: store_files(builder, early), deadline.part(_LISTED))
+    plain, ignored = without_ignored(builder, found, lambda: store_in_order(builder, early, []), deadline.part(LISTED))
     snapshot.ignored = ignored[:IGNORED_LISTED]
     builder.note_attributes(plain)
     reader.foresee_contents([snapshot.head] if snapshot.head else [])
     reader.foresee_kinds(snapshot.staged_blobs())
     plain, more = most_precious_first(builder, plain)
-    store_files(builder, [*changed[len(early) :], *plain])
+    store_in_order(builder, changed[len(early) :], plain)
     folds = folds_case(builder.top)
     if folds and (plain or more):
         from .hidden import note_other_names
@@ -116,6 +116,16 @@ def most_precious_first(builder: SnapshotBuilder, paths: list[bytes]) -> tuple[l
             small.append((info.st_mtime, path))
     small.sort(key=lambda item: -item[0])
     return [path for _, path in small], [path for _, path in sorted(large)]
+
+
+def store_in_order(builder: SnapshotBuilder, changed: list[bytes], plain: list[bytes]) -> None:
+    """Read changed tracked files, which have more time, and then untracked ones; at once where there is no hurry."""
+    if builder.deadline.seconds is None:
+        return store_files(builder, [*changed, *plain])
+    builder.deadline = builder.end
+    store_files(builder, changed)
+    builder.deadline = builder.options.deadline
+    store_files(builder, plain)
 
 
 def store_files(builder: SnapshotBuilder, paths: Sequence[bytes]) -> None:

@@ -7,7 +7,7 @@ import os
 from ..git.repository import git_dir_of
 from ..git.status import are_ignored, start_check_ignore
 from ..system.stdlib import TYPE_CHECKING, Record
-from .read import LATE, NEVER, special_reason
+from .read import NEVER, special_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: So many directories are looked into whatever the deadline: it takes no time.
 _IN_ANY_CASE = 64
+NOT_ASKED = "the deadline passed before git was asked whether it is ignored"
 NOT_LISTED = "the deadline passed before this directory was looked into"
 #: The `st_mode` of a directory with usual permissions.
 _USUAL_DIRECTORY = 0o040755
@@ -136,7 +137,7 @@ def without_ignored(
         while query is not None and level:
             below: list[bytes] = []
             answers = are_ignored(query, level, deadline)
-            builder.skip_late(level[len(answers) :], LATE)
+            builder.skip_late(level[len(answers) :], NOT_ASKED)
             late: list[bytes] = []
             for path, is_ignored in zip(level, answers, strict=False):
                 if is_ignored:
