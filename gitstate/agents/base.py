@@ -117,16 +117,24 @@ class Transcript(Record):
 
 
 class Sessions(Record):
-    """How a session is continued. In a command, `{id}` stands for the session id and `{prompt}` for a prompt."""
+    """How a session is continued. In a command, `{id}` stands for the session id, `{prompt}` for a prompt, and
+    `{options}` for the options that the agent had.
+    """
 
     resume: tuple[str, ...]
-    """The command that `recover` prints."""
+    """The command for a person at a terminal, which `recover` prints."""
     resume_with_prompt: tuple[str, ...]
     """The command of a loop, which has a prompt and no terminal."""
     start_with_prompt: tuple[str, ...]
     """The same for a new session; it has `{id}` where the caller may choose the id."""
     transcripts: tuple[Transcript, ...]
     """A session exists if one of these does."""
+    flags: tuple[str, ...] = ()
+    """The options without a value that a resumed session gets again, where the agent had them."""
+    valued: tuple[str, ...] = ()
+    """The same for options with a value."""
+    headless: tuple[str, ...] = ()
+    """Words that say that the agent works without a terminal. Empty: it always does."""
     place: Callable[[str, str, str], str] | None = None
     """From the agent's own directory, a transcript relative to it, and the directory that the agent works in: where the
     agent looks for that transcript. None: it looks in the same place wherever it works."""
@@ -153,6 +161,12 @@ class Agent(Record):
     stub_advice: str | None = None
     """What to do where the program on the PATH is a stub that does nothing, known by a `--version` without a number.
     None: there is no such stub."""
+
+    refused: Callable[[Sequence[str], bool], tuple[str, str] | None] | None = None
+    """From a command line and whether it gets a terminal: why `run` can't supervise it, and what to type instead; None
+    where it can."""
+    supervised: Callable[[Sequence[str]], Sequence[str]] | None = None
+    """From a command line: the one that `run` starts, where that needs another option. None: as it stands."""
 
     def event(self, name: str) -> HookEvent | None:
         """The event of this name; None where it means nothing to gitstate."""

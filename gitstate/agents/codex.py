@@ -74,10 +74,17 @@ AGENT = Agent(
     ),
     briefing=Briefing("SessionStart", format="json"),
     sessions=Sessions(
-        # Codex refuses this command without a prompt behind it; a person can type `codex resume ID` instead.
-        resume=("codex", "exec", "resume", "{id}"),
-        resume_with_prompt=("codex", "exec", "resume", "{id}", "{prompt}"),
-        start_with_prompt=("codex", "exec", "{prompt}"),
+        resume=("codex", "resume", "{options}", "{id}"),
+        # It fails without a prompt.
+        resume_with_prompt=("codex", "exec", "{options}", "resume", "{id}", "{prompt}"),
+        start_with_prompt=("codex", "exec", "{options}", "{prompt}"),
+        # Those that `codex exec` and `codex resume` share.
+        flags=("--dangerously-bypass-approvals-and-sandbox", "--approve-for-me", "--oss", "--strict-config"),
+        valued=(
+            *("-m", "--model", "-s", "--sandbox", "-c", "--config", "-p", "--profile"),
+            *("--add-dir", "--enable", "--disable", "--local-provider"),
+        ),
+        headless=("exec", "e"),
         # sessions/YYYY/MM/DD/rollout-TIME-ID.jsonl
         transcripts=(Transcript(_HOME, "sessions/**/*-{id}.jsonl"),),
     ),

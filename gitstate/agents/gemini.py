@@ -49,9 +49,12 @@ AGENT = Agent(
     # What a hook prints must be JSON, or nothing.
     briefing=Briefing("SessionStart", format="json"),
     sessions=Sessions(
-        resume=("gemini", "--resume", "{id}"),
-        resume_with_prompt=("gemini", "--resume", "{id}", "-p", "{prompt}"),
-        start_with_prompt=("gemini", "-p", "{prompt}"),
+        resume=("gemini", "{options}", "--resume", "{id}"),
+        resume_with_prompt=("gemini", "{options}", "--resume", "{id}", "-p", "{prompt}"),
+        start_with_prompt=("gemini", "{options}", "-p", "{prompt}"),
+        flags=("-y", "--yolo", "--skip-trust", "-s", "--sandbox"),
+        valued=("-m", "--model", "--approval-mode", "--include-directories", "--allowed-tools", "-e", "--extensions"),
+        headless=("-p", "--prompt"),
         # The name of a chat holds only the first part of the id: session-TIME-ID.json.
         transcripts=(Transcript(_HOME, "tmp/*/chats/*{id:.8}*"),),
         place=_place,

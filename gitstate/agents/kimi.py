@@ -61,9 +61,12 @@ AGENT = Agent(
     # What a hook prints at SessionStart does not reach the model.
     briefing=Briefing("UserPromptSubmit", once=True),
     sessions=Sessions(
-        resume=("kimi", "-S", "{id}"),
-        resume_with_prompt=("kimi", "-S", "{id}", "-p", "{prompt}"),
-        start_with_prompt=("kimi", "-p", "{prompt}"),
+        resume=("kimi", "{options}", "-S", "{id}"),
+        resume_with_prompt=("kimi", "{options}", "-S", "{id}", "-p", "{prompt}"),
+        start_with_prompt=("kimi", "{options}", "-p", "{prompt}"),
+        flags=("-y", "--yolo", "--auto", "--plan"),
+        valued=("-m", "--model", "--add-dir", "--skills-dir"),
+        headless=("-p", "--prompt"),
         transcripts=tuple(
             Transcript(home, pattern, _FILES)
             for home in (_HOME, _OLD_HOME)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: The modules of this package that describe no agent.
-_SHARED = frozenset(("__init__", "base", "registry", "sessions", "transcripts"))
+_SHARED = frozenset(("__init__", "base", "launch", "registry", "sessions", "transcripts"))
 
 
 def agent_names() -> tuple[str, ...]:

@@ -288,7 +288,7 @@ _SHELL_VARIABLES: Mapping[str, Callable[[RecoverResult], object]] = {
     "RECOVERED_SESSION_ID": lambda result: result.context.session_id,
     "RECOVERED_TRANSCRIPT_PATH": lambda result: _text(result.context.extra.get("transcript_path")),
     "RECOVERED_AGENT_CWD": lambda result: _text(result.context.extra.get("agent_cwd")),
-    "RECOVERED_RESUME_COMMAND": lambda result: resume_command(result.context, os.environ),
+    "RECOVERED_RESUME_COMMAND": lambda result: resume_command(result.context, os.environ, instruction(result.context)),
     "RECOVERED_VERDICT": lambda result: result.verdict,
     "RECOVERED_SAVE_ID": lambda result: result.save_id,
     "RECOVERED_RESUME": lambda result: result.resume,

@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ..agents import transcripts  # noqa: F401
+from ..agents import launch, transcripts  # noqa: F401
 from ..agents.registry import all_agents
 from ..conversation import pieces  # noqa: F401
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError

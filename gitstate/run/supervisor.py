@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..agents.base import StopRule
-from ..agents.registry import stop_rule
+from ..agents.launch import ARGV_KEY, recorded_argv
+from ..agents.registry import agent_of_command, stop_rule
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, NeedsPerson
 from ..format.context import Context
 from ..format.manifest import Reason
@@ -144,10 +145,20 @@ def _refuse_another_task(repository: Repository, task_id: str | None) -> None:
 def _begin(repository: Repository, request: RunRequest) -> None:
     """Write into the context who works here now. A task that the loop has begun keeps its context."""
     owner = request.owner_pid or os.getpid()
-    values = {"agent": request.agent, **request.values} if request.agent else request.values
+    values = {**_agent_values(request), **request.values}
     known, status = read_live_context(repository)
     goes_on = status == RECOVERED or (status == ACTIVE and request.owner_pid is not None)
     begin(repository, values, owner, before=known if goes_on else Context())
+
+
+def _agent_values(request: RunRequest) -> dict[str, str]:
+    """What the command line tells of the agent: its name, and the options that a resumed session gets again."""
+    agent = agent_of_command(request.command)
+    values = {"agent": request.agent or ("" if agent is None else agent.name)}
+    argv = None if agent is None else recorded_argv(agent, request.command)
+    if argv is not None:
+        values[ARGV_KEY] = argv
+    return {name: value for name, value in values.items() if value}
 
 
 class Supervisor:
