@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     #: What a hook event means to gitstate, whatever the agent calls it.
     #: `session_start`: a session begins or is resumed. `prompt`: the user has sent a prompt. `tool`: a tool has run.
     #: `compaction`: the agent is about to forget part of the conversation. `turn_end`: the agent stops working until
-    #: it is asked again. `session_end`: the session is over.
-    Meaning = Literal["session_start", "prompt", "tool", "compaction", "turn_end", "session_end"]
+    #: it is asked again. `turn_failed`: an error has ended the turn. `session_end`: the session is over.
+    Meaning = Literal["session_start", "prompt", "tool", "compaction", "turn_end", "turn_failed", "session_end"]
 
 
 class StopRule(Record):
@@ -70,8 +70,15 @@ class HookSettings(Record):
     home: Home
     file: str
     """Below `home`, or below the same directory in a project."""
-    format: Literal["json", "toml"] = "json"
-    """`json`: groups of hooks by event. `toml`: an array of tables `[[hooks]]`, one for each event."""
+    format: Literal["json", "flat", "toml", "file"] = "json"
+    """`json`: groups of hooks by event. `flat`: JSON with a version, and a list of hooks for each event. `toml`: an
+    array of tables `[[hooks]]`, one for each event. `file`: the whole file is ours, and holds `text`."""
+    project_file: str | None = None
+    """The file in a project, relative to its top. None: `file` below the same directory as in `home`."""
+    text: str = ""
+    """In it `@COMMAND@` stands for our command as a JSON string."""
+    command_key: str = "command"
+    timeout_key: str = "timeout"
     in_projects: bool = True
     """Whether the agent also reads hooks from a project's own directory."""
     units_per_second: int = 1
@@ -80,6 +87,8 @@ class HookSettings(Record):
     """The value of the key `name` in our entries. None: entries have no such key."""
     notes: tuple[str, ...] = ()
     """What the user has to know after `install`."""
+    project_notes: tuple[str, ...] = ()
+    """The same after `install --scope project`."""
     untrusted: Callable[[bytes, Sequence[HookPosition]], list[str]] | None = None
     """The events whose entry the agent passes over because the user did not trust it, from the path of the settings and
     the positions of our entries. None: the agent asks for no trust."""
@@ -99,8 +108,8 @@ class Briefing(Record):
 
     event: str
     """The event whose output reaches the model."""
-    format: Literal["text", "json"] = "text"
-    """`text`: as it is. `json`: as `hookSpecificOutput.additionalContext`."""
+    format: Literal["text", "json", "additionalContext", "additional_context"] = "text"
+    """`text`: as it is. `json`: as `hookSpecificOutput.additionalContext`. Otherwise JSON with this one key."""
     once: bool = False
     """Whether `event` comes more than once in a session, so that only the first one is answered."""
 
@@ -162,11 +171,17 @@ class Agent(Record):
     """What to do where the program on the PATH is a stub that does nothing, known by a `--version` without a number.
     None: there is no such stub."""
 
-    refused: Callable[[Sequence[str], bool], tuple[str, str] | None] | None = None
-    """From a command line and whether it gets a terminal: why `run` can't supervise it, and what to type instead; None
-    where it can."""
-    supervised: Callable[[Sequence[str]], Sequence[str]] | None = None
-    """From a command line: the one that `run` starts, where that needs another option. None: as it stands."""
+    refused: Callable[[Sequence[str]], tuple[str, str] | None] | None = None
+    """From a command line: why `run` can't supervise it, and the word to leave out; None where it can."""
+    supervised: Callable[[Sequence[str]], str | None] | None = None
+    """From a command line: the option without which the agent would work in a process that is not of the run. It is
+    added where the program's `--help` names it. None: there is none."""
+    shared_processes: tuple[str, ...] = ()
+    """Words on the command line of a process that serves all sessions of the user: no run ends it."""
+    ends_sessions: bool = True
+    """Whether the end of a session has an event of its own. False: without a task a closed turn is the end."""
+    borrows_hooks: bool = False
+    """Whether it also runs the hooks that a project has for other agents."""
 
     def event(self, name: str) -> HookEvent | None:
         """The event of this name; None where it means nothing to gitstate."""

@@ -44,9 +44,10 @@ AGENT = Agent(
         HookEvent("SessionStart", "session_start", timeout=10),
         HookEvent("UserPromptSubmit", "prompt", timeout=10),
         HookEvent("PostToolUse", "tool", timeout=30),
-        HookEvent("PostToolUseFailure", "tool"),
+        HookEvent("PostToolUseFailure", "tool", timeout=30),
         HookEvent("PreCompact", "compaction", timeout=30),
         HookEvent("Stop", "turn_end", timeout=30),
+        HookEvent("StopFailure", "turn_failed", timeout=30),
         HookEvent("SessionEnd", "session_end", timeout=10),
         HookEvent("Interrupt", "turn_end", timeout=10),
     ),
@@ -76,6 +77,8 @@ AGENT = Agent(
         names_directory=True,
         lists=_lists,
     ),
+    # With -p it has no SessionEnd.
+    ends_sessions=False,
     # A loop around the stub of the older version would spin: it ends at once with status 0.
     stub_advice="install Kimi Code and remove the old command",
 )

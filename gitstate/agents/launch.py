@@ -73,10 +73,8 @@ class Launch:
                 words += self.options
             elif word == "{prompt}":
                 words.append(as_prompt(prompt or ""))
-            elif word == "{id}":
-                words.append(session)
             else:
-                words.append(word)
+                words.append(word.replace("{id}", session))
         return words
 
 
