@@ -167,6 +167,10 @@ class Agent(Record):
     sessions: Sessions
     stop: StopRule = StopRule()
     payload: Payload = Payload()
+    shared_with: tuple[str, ...] = ()
+    """Arguments of its program with which one process serves several sessions, so that it belongs to none of them."""
+    outlives_runs: tuple[str, ...] = ()
+    """Arguments of a process that serves all sessions of the user: the run that happened to start it never ends it."""
     stub_advice: str | None = None
     """What to do where the program on the PATH is a stub that does nothing, known by a `--version` without a number.
     None: there is no such stub."""
@@ -176,8 +180,6 @@ class Agent(Record):
     supervised: Callable[[Sequence[str]], str | None] | None = None
     """From a command line: the option without which the agent would work in a process that is not of the run. It is
     added where the program's `--help` names it. None: there is none."""
-    shared_processes: tuple[str, ...] = ()
-    """Words on the command line of a process that serves all sessions of the user: no run ends it."""
     ends_sessions: bool = True
     """Whether the end of a session has an event of its own. False: without a task a closed turn is the end."""
     borrows_hooks: bool = False

@@ -115,7 +115,8 @@ AGENT = Agent(
         transcripts=(Transcript(_HOME, "sessions/**/*-{id}.jsonl"),),
     ),
     supervised=_without_daemon,
-    shared_processes=("--managed-daemon",),
     # It ends cleanly on SIGINT alone.
     stop=StopRule(signal.SIGINT),
+    shared_with=("app-server",),
+    outlives_runs=("--managed-daemon",),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..system.stdlib import TYPE_CHECKING
+from ..system.stdlib import TYPE_CHECKING, quote
 from .registry import agent_named
 
 if TYPE_CHECKING:
@@ -36,14 +36,12 @@ def resume_command(context: Context, environ: Mapping[str, str], prompt: str | N
         for transcript in agent.sessions.transcripts
     ):
         return None
-    from shlex import join, quote
-
     from .launch import Launch
 
     directory = context.extra.get("agent_cwd")
     if not isinstance(directory, str) or not os.path.isdir(directory):
         directory = context.workspace_path or "."
-    return f"cd {quote(directory)} && {join(Launch(agent, context).resume(session, prompt))}"
+    return f"cd {quote(directory)} && {' '.join(map(quote, Launch(agent, context).resume(session, prompt)))}"
 
 
 def _is_file(path: object) -> bool:

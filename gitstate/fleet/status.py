@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import GitstateError
 from ..format import names
 from ..format.archive import read_save
 from ..format.context import Context
 from ..format.saves import pending_archive
+from ..git import refs
 from ..git.repository import open_repository, read_head
+from ..integrations.agent_hooks import failing_hook
 from ..objects.reader import ObjectReader
+from ..run.hold import is_aside
 from ..system import forkpool
+from ..workspace import registry
 from ..workspace.live_context import read_live_context
 from ..workspace.ownership import failing_checkpoints
 from ..workspace.peek import WorkspacePeek
@@ -36,6 +42,8 @@ class Summary:
     context: Context = Context()
     problem: str | None = None
     """What is wrong, for a person."""
+    aside: tuple[tuple[str, str | None], ...] = ()
+    """Save and task of what `gitstate run --keep` has set aside here."""
 
 
 def summaries(paths: Sequence[bytes]) -> list[Summary]:
@@ -51,8 +59,23 @@ def summaries(paths: Sequence[bytes]) -> list[Summary]:
     found = []
     for number, seen in enumerate(looks):
         answer = answers.get(number, forkpool.LOST)
-        found.append(_summarize_peek(seen) if answer is forkpool.LOST else answer)
+        found.append(replace(_summarize_peek(seen) if answer is forkpool.LOST else answer, aside=_aside(seen)))
     return found
+
+
+def _aside(seen: WorkspacePeek) -> tuple[tuple[str, str | None], ...]:
+    """What was set aside in a workspace; it is opened only where there is a ref that may say so."""
+    if not seen.common_dir or seen.damage:
+        return ()
+    (found,) = refs.read_refs_below(seen.common_dir, names.dismissed_ref(seen.workspace_id, ""))
+    aside = []
+    if found:
+        with contextlib.suppress(GitstateError, OSError), ObjectReader(open_repository(seen.workspace).git) as reader:
+            for save_id, archive in sorted(found.items()):
+                save = read_save(archive, reader)
+                if is_aside(save.manifest):
+                    aside.append((save_id, save.context.task_id))
+    return tuple(aside)
 
 
 def summarize(path: bytes) -> Summary:
@@ -76,8 +99,9 @@ def summarize(path: bytes) -> Summary:
 
 def _summarize_peek(seen: WorkspacePeek) -> Summary:
     """The summary of a workspace that is not opened."""
+    where = registry.not_mounted(seen.workspace) if seen.problem == "missing" else None
     problem = {
-        "missing": "the directory does not exist",
+        "missing": "the directory does not exist" if where is None else f"{os.fsdecode(where)} is not mounted",
         "foreign": f"it belongs to user {seen.uid}",
         "unreachable": "it does not answer",
     }.get(seen.problem or "", seen.problem)
@@ -91,4 +115,6 @@ def _summarize_peek(seen: WorkspacePeek) -> Summary:
         notes.append("gitstate recover")
     elif status == "active" and (problem := failing_checkpoints(seen.git_dir)) is not None:
         notes.append(f"the last checkpoint failed: {problem}")
+    if status == "active" and (failing := failing_hook(seen.git_dir)) is not None:
+        notes.append(failing)
     return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None)

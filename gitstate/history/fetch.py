@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from ..format.fetched import Fetched, fetched_saves
@@ -10,6 +11,8 @@ from ..git import refs
 from ..git.command import Oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
+from ..workspace.settings import number
+from .prune import Fetchable, outdated
 from .remote import Exchange, chunks, exchange, fetch_refs, named_remote, offered, take_notes
 
 
@@ -25,6 +28,8 @@ def fetch(repository: Repository, named: str | None, *, dry_run: bool = False) -
     held = fetched_saves(git, remote_name(remote))
     ours = set(refs.list_refs(git, SAVES, CONVERSATIONS).values())
     coming = _coming(theirs, held, ours)
+    for ref in _outdated(theirs, time.time() - number(repository, "keepDays") * 86_400):
+        coming.pop(ref, None)
     gone = [item for item in held.pending if theirs.get(PENDING + item.workspace_id) != item.archive]
     notes = NOTES in theirs
     if not dry_run:
@@ -56,6 +61,14 @@ def _coming(theirs: Mapping[str, Oid], held: Fetched, ours: set[Oid]) -> dict[st
         if name.kind in ("save", "conversation") or done.get(name.workspace_id) != oid:
             coming[ref] = oid
     return coming
+
+
+def _outdated(theirs: Mapping[str, Oid], before: float) -> list[str]:
+    """The refs of saves that `prune` would remove again."""
+    named = ((ref, parse_ref(ref), oid) for ref, oid in theirs.items())
+    saves = {Fetchable(name.workspace_id, name.save_id, oid): ref for ref, name, oid in named if name and name.save_id}
+    pending = {ref.removeprefix(PENDING): oid for ref, oid in theirs.items() if ref.startswith(PENDING)}
+    return [saves[item] for item in outdated(saves, pending, before)]
 
 
 def _local(remote: str, ref: str) -> str:

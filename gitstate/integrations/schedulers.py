@@ -21,6 +21,7 @@ from xml.sax.saxutils import escape
 from ..errors import GitstateError, NeedsPerson
 from ..system import files
 from ..system.program import command, shipped
+from ..workspace.registry import list_directory
 
 _UNITS = ("gitstate-recover.service", "agent-loop@.service")
 _LABEL = "org.gitstate.recover"
@@ -129,6 +130,11 @@ def _environment() -> dict[str, str]:
     places = [os.path.dirname(git)] if git else []
     found["PATH"] = ":".join(dict.fromkeys([*places, "/usr/local/bin", "/usr/bin", "/bin"]))
     return found
+
+
+def _log() -> str:
+    """The file for what recovery says at boot, where there is no system log."""
+    return os.path.join(os.path.dirname(os.fsdecode(list_directory())), "boot.log")
 
 
 def _template(name: str) -> str:
@@ -322,8 +328,12 @@ def _cron_block(*, resumes: bool) -> bytes:
     words = " ".join(_shell_word(word) for word in command())
     text = _template("crontab")
     if resumes:
-        text = text.replace(" recover --all", " recover --all; @ENVIRONMENT@ @GITSTATE@ resume --all")
+        # It recovers each workspace first.
+        text = text.replace(
+            _END.decode(), f"@reboot @ENVIRONMENT@ @GITSTATE@ resume --all >/dev/null 2>&1\n{_END.decode()}"
+        )
     text = text.replace("@ENVIRONMENT@", environment).replace("@GITSTATE@", words)
+    text = text.replace("@LOG@", _shell_word(_log()))
     # A bare per cent sign ends a cron command (`man 5 crontab`).
     return text.replace("%", "\\%").encode("utf-8", "surrogateescape")
 
@@ -403,7 +413,8 @@ def _plist(*, resumes: bool) -> str:
     if resumes:
         # `resume` recovers each workspace first.
         text = text.replace("<string>recover</string>", "<string>resume</string>")
-    return text.replace("@GITSTATE@", words).replace("@ENVIRONMENT@", environment)
+    text = text.replace("@GITSTATE@", words).replace("@ENVIRONMENT@", environment)
+    return text.replace("@LOG@", escape(_log()))
 
 
 #: In the order of preference.

@@ -29,13 +29,7 @@ def of_run(run_id: str, *, but: Collection[int] = ()) -> list[Process]:
     wanted = f"{RUN_ID}={run_id}".encode()
     parents: dict[int, int] = {}
     members: set[int] = set()
-    try:
-        names = os.listdir("/proc")
-    except FileNotFoundError:
-        return []
-    for name in names:
-        if not name.isdigit():
-            continue
+    for name in _proc():
         pid = int(name)
         parent = _parent(pid)
         if parent is None:
@@ -56,8 +50,22 @@ def _serves_others(pid: int) -> bool:
     """Whether a process serves all sessions of its user's agent: the run that happened to start it never ends it."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
         words = {os.fsdecode(word) for word in file.read(65_536).split(b"\0")}
-        return any(words & {*agent.shared_processes} for agent in all_agents())
+        return any(words & {*agent.outlives_runs} for agent in all_agents())
     return False
+
+
+def descendants(one: Process) -> list[Process]:
+    """Every living descendant of a process."""
+    parents = {int(name): parent for name in _proc() if (parent := _parent(int(name))) is not None}
+    found = [process(pid) for pid in sorted(_descendants({one.pid}, parents) - {one.pid})]
+    return [below for below in found if below.start is not None]
+
+
+def _proc() -> list[str]:
+    try:
+        return [name for name in os.listdir("/proc") if name.isdigit()]
+    except FileNotFoundError:
+        return []
 
 
 def _parent(pid: int) -> int | None:

@@ -182,7 +182,11 @@ class SaveAttempt:
         self, plan: SavePlan, scene: Scene, held: Save | Built | None = None, *, moved: bool = False
     ) -> SaveResult:
         """The result; `held` is what holds the work now: the save that was built, or an earlier one."""
-        taken = scene.taken
+        taken, message = scene.taken, plan.message
+        if taken.unconverted and held is not None:
+            from .words import unconverted_words
+
+            message = "; ".join(part for part in (message, unconverted_words(taken.unconverted)) if part)
         return SaveResult(
             result=plan.result,
             workspace=self.repository.toplevel,
@@ -195,7 +199,7 @@ class SaveAttempt:
             branch_moved=moved or (plan.result == "unchanged" and plan.stacks),
             why_not_moved=plan.why_not_moved,
             left_out=tuple(taken.left_out),
-            message=plan.message,
+            message=message,
             taken=taken,
             written=self.writer.written,
         )

@@ -19,7 +19,7 @@ from ..format.names import given_workspace_id, workspace_id_of
 from ..git import gitdir, refs
 from ..git.command import Oid, is_oid
 from ..git.repository import NO_HEAD
-from ..system import files, process
+from ..system import files
 from .live_context import owner_state, read_context
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _path_in(file: bytes, prefix: bytes, base: bytes) -> bytes | None:
 def _dead_branch_lock(common: bytes, branch: str | None) -> tuple[bytes, ...]:
     lock = os.path.join(common, os.fsencode(branch or "HEAD") + b".lock")
     there = branch is not None and os.path.lexists(lock)
-    return (lock,) if there and process.older_than_boot(lock) else ()
+    return (lock,) if there and gitdir.is_dead_lock(lock) else ()
 
 
 _BRANCH = re.compile(r"refs/[^\0]+")

@@ -136,6 +136,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "workspace_id": entry.workspace_id,
         "archive": entry.archive,
         "waiting": entry.waiting,
+        "dismissed": entry.dismissed,
         "remote": entry.remote,
         "problem": entry.problem and escape(entry.problem),
         "context": entry.context.to_json(),
@@ -145,6 +146,8 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 
 def entry_line(entry: Entry) -> str:
     """One save on one line."""
+    from ...run.hold import is_aside
+
     if entry.manifest is None:
         return f"{escape(entry.save_id)}  unreadable: {escape(entry.problem or '')}"
     cells = [
@@ -154,6 +157,7 @@ def entry_line(entry: Entry) -> str:
         entry.context.task_id or "-",
         entry.context.progress_stage or "-",
         "pending" if entry.waiting else "",
+        ("set aside" if is_aside(entry.manifest) else "dismissed") if entry.dismissed else "",
         "incomplete" if entry.manifest.incomplete else "",
         f"fetched from {entry.remote}" if entry.remote else "",
     ]
