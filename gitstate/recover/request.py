@@ -309,7 +309,7 @@ def shell_lines(result: RecoverResult) -> str:
 def _resume_command(context: Context) -> str | None:
     from ..agents.sessions import resume_command
 
-    return resume_command(context, os.environ)
+    return resume_command(context, os.environ, instruction(context))
 
 
 def _text(value: object) -> str | None:

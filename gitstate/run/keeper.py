@@ -26,9 +26,10 @@ import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from ..agents import transcripts  # noqa: F401
+from ..agents import launch, transcripts  # noqa: F401
 from ..agents.registry import all_agents
 from ..conversation import pieces  # noqa: F401
+from ..conversation.turn import read_turn
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError
 from ..format.manifest import Reason
 from ..format.saves import checkpoint_save_id, pending_save_id
@@ -138,6 +139,8 @@ class Keeper:
         self.private = private
         self.checkpoints = Checkpoints(self.repository, config.times.interval, private)
         self.recorded_problem: str | None = None
+        #: Seconds since the epoch; a file's time may be a little older than the clock.
+        self.began = time.time() - 0.05
         self.agent: Process | None = None
         self.ctrl_c: tuple[str, float] | None = None
 
@@ -230,6 +233,8 @@ class Keeper:
     def _on_ended(self, code: int) -> None:
         if self.ctrl_c is not None and time.monotonic() - self.ctrl_c[1] < CTRL_C:
             self._end(Reason(self.ctrl_c[0]))
+        elif code == 0 and read_turn(self.repository, self.began) in ("open", "failed"):
+            self._end(Reason(None, 0, "the agent ended in the middle of its turn"))
         elif code == 0:
             self._leave(finished=True)
         elif code < 0:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import click
 
-from ...errors import EXIT_DONE
+from ...errors import EXIT_DONE, UsageError
 from ..command import Call, command
 
 
 @command("init", json=False)
-@click.argument("shell", type=click.Choice(["bash"]))
+@click.argument("shell", metavar="bash")
 def init(call: Call, shell: str) -> int:
-    """The library has the traps and functions for a loop in bash."""
+    """The library has the traps and functions for a loop in bash. Scripts of other shells use `gitstate run`."""
     from ...system.program import shipped
+
+    if shell != "bash":
+        message = f"the shell library needs bash; there is none for {shell[:40]}"
+        raise UsageError(message, hint="gitstate run -- COMMAND (or: gitstate loop AGENT --tasks FILE)")
 
     library = shipped("gitstate.bash").decode("utf-8")
     if call.as_json:
