@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from ..errors import GitstateError
 from ..format import names
-from ..format.archive import read_save
 from ..format.context import Context
 from ..format.saves import pending_archive
 from ..git.repository import open_repository, read_head
-from ..objects.reader import ObjectReader
 from ..system import forkpool
+from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.live_context import read_live_context
 from ..workspace.ownership import failing_checkpoints
 from ..workspace.peek import WorkspacePeek
 from .find import PEEK_DEADLINE, WORKERS, peek_all
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 #: Seconds to open one workspace.
 _DEADLINE = 3 * PEEK_DEADLINE
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(Record):
     """One line of `gitstate status`."""
 
     workspace: bytes
@@ -66,6 +64,9 @@ def summarize(path: bytes) -> Summary:
         waiting = None
         archive = pending_archive(repository)
         if archive is not None:
+            from ..format.archive import read_save
+            from ..objects.reader import ObjectReader
+
             with ObjectReader(repository.git) as reader:
                 save = read_save(archive, reader)
             waiting, status, context = save.manifest.save_id, "interrupted", save.context
