@@ -1,4 +1,4 @@
-"""The commands that run without click: `save`, `checkpoint` and `hook`. An error becomes one line and a status."""
+"""The commands that run without click: save, checkpoint, recover, status and hook. Errors become lines and statuses."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..errors import ExitStatus
+
+
+#: The exit status after Ctrl-C.
+EXIT_ON_INTERRUPT = 130
 
 
 def emit(value: Mapping[str, Any]) -> None:

@@ -6,10 +6,8 @@ import os
 import stat
 
 from ..errors import GitstateError
-from ..git.repository import open_repository
 from ..system import files, forkpool
 from ..system.stdlib import TYPE_CHECKING, Record
-from ..workspace import registry
 from ..workspace.peek import Peeker, WorkspacePeek
 
 if TYPE_CHECKING:
@@ -55,7 +53,9 @@ def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> tuple[list[bytes], b
     """The workspaces found below `roots`. Without roots: the worktrees of the repository in `here`, and all registered
     workspaces. The flag says whether the walk below the roots saw everything.
     """
+    from ..git.repository import open_repository
     from ..recover.facts import worktrees
+    from ..workspace import registry
 
     found: list[bytes] = []
     complete = True

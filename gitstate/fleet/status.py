@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
 from ..errors import GitstateError
 from ..format import names
 from ..format.context import Context
-from ..format.saves import pending_archive
 from ..git.repository import open_repository, read_head
-from ..system import forkpool
 from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.live_context import read_live_context
-from ..workspace.ownership import failing_checkpoints
-from ..workspace.peek import WorkspacePeek
-from .find import PEEK_DEADLINE, WORKERS, peek_all
+from ..workspace.peek import Peeker, WorkspacePeek
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 #: Seconds to open one workspace.
-_DEADLINE = 3 * PEEK_DEADLINE
+_DEADLINE = 30.0
 
 
 class Summary(Record):
@@ -38,6 +36,9 @@ class Summary(Record):
 
 def summaries(paths: Sequence[bytes]) -> list[Summary]:
     """One summary of each workspace, in their order. Only those with a pending save are opened."""
+    from ..system import forkpool
+    from .find import WORKERS, peek_all
+
     looks = peek_all(paths)
     opened = [
         number
@@ -53,6 +54,23 @@ def summaries(paths: Sequence[bytes]) -> list[Summary]:
     return found
 
 
+def short_line(path: bytes) -> str:
+    """The status of the workspace that `path` is in, and its task, for a prompt: empty where there is nothing to tell.
+
+    From files alone: no process is started, and a pending save is not opened. Never raises.
+    """
+    top = os.path.realpath(path)
+    while len(top) > 1 and not os.path.lexists(os.path.join(top, b".git")):
+        top = os.path.dirname(top)
+    seen = Peeker().peek(top)
+    if seen.problem is not None:
+        return ""
+    summary = _summarize_peek(seen)
+    known = "interrupted" if seen.marker and not seen.damage else summary.status
+    words = ["" if known in (None, "idle") else known, summary.context.task_id]
+    return " ".join(word for word in words if word) if words[0] else ""
+
+
 def summarize(path: bytes) -> Summary:
     """The summary of one workspace, which is opened. Never raises: the summary says what is wrong."""
     branch = None
@@ -61,6 +79,8 @@ def summarize(path: bytes) -> Summary:
         ref = read_head(repository.git_dir)
         branch = None if ref is None else names.branch_name(ref)
         context, status = read_live_context(repository)
+        from ..format.saves import pending_archive
+
         waiting = None
         archive = pending_archive(repository)
         if archive is not None:
@@ -90,6 +110,9 @@ def _summarize_peek(seen: WorkspacePeek) -> Summary:
     if status == "active" and seen.owner == "gone":
         status = "crashed"
         notes.append("gitstate recover")
-    elif status == "active" and (problem := failing_checkpoints(seen.git_dir)) is not None:
-        notes.append(f"the last checkpoint failed: {problem}")
+    elif status == "active":
+        from ..workspace.ownership import failing_checkpoints
+
+        problem = failing_checkpoints(seen.git_dir)
+        notes += [] if problem is None else [f"the last checkpoint failed: {problem}"]
     return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None)

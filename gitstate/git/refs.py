@@ -207,6 +207,10 @@ def read_refs_below(common_dir: bytes, *prefixes: str) -> list[dict[str, Oid]]:
     directly below the prefix only. In a reftable there is nothing to find.
     """
     packed = _packed_refs(common_dir, prefixes)
+    # Most repositories have no ref of any of them: one look at what is above them all shows that.
+    above = os.fsencode(os.path.commonpath(prefixes))
+    if not packed and not os.path.isdir(os.path.join(common_dir, above)):
+        return [{} for _ in prefixes]
     answers = []
     for prefix in prefixes:
         top = os.fsencode(prefix)

@@ -6,6 +6,7 @@ value is data. Whatever fails, the agent reads an empty answer and sees success;
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -42,6 +43,8 @@ _MAX_TEXT = 4096
 #: A longer briefing is cut, in characters.
 _MAX_BRIEFING = 8192
 _MEMORY_FILE = b"agent-hook.json"
+#: What the command's script reads, to tell without Python that nothing is due: see `write_stamp`.
+_STAMP_FILE = b"agent-hook.due"
 
 #: The agent stops, forgets or ends: a checkpoint is taken at once.
 _CHECKPOINT_AT_ONCE: tuple[Meaning, ...] = ("compaction", "turn_end", "session_end")
@@ -65,7 +68,7 @@ class HookMemory(NamedTuple):
     cost_ns: int = 0
     """How long it took, in nanoseconds."""
     skipped: int = 0
-    """How many tool events passed without a checkpoint since then."""
+    """How many tool events that came here passed without a checkpoint since then."""
     briefed: str | None = None
     """The session that was briefed last."""
     problem: str | None = None
@@ -98,10 +101,16 @@ def run(agent_name: str, safe: Callable[[str], str]) -> str:
             memory = memory._replace(briefed=data.session_id)
             write_memory(repository, memory)
         if event is not None and is_due(event.meaning, memory, time.time_ns(), number(repository, "hookInterval")):
+            remove_stamp(repository)
             _checkpoint(repository, values, event, memory)
         elif meaning == "tool":
             write_memory(repository, memory._replace(skipped=memory.skipped + 1))
+        if meaning == "tool":
+            write_stamp(repository, agent, data)
+        else:
+            remove_stamp(repository)
     except (GitstateError, OSError, ValueError) as error:
+        remove_stamp(repository)
         write_memory(repository, memory._replace(problem=text_to_json(f"{data.name}: {error}")[:300]))
     return answer
 
@@ -211,8 +220,12 @@ def is_due(meaning: Meaning, memory: HookMemory, now_ns: int, interval: float) -
     """
     if meaning != "tool":
         return meaning in _CHECKPOINT_AT_ONCE
-    pause = max(int(interval * 1e9), _PAUSE_FACTOR * memory.cost_ns)
-    return not 0 <= now_ns - memory.last_ns < pause
+    return not 0 <= now_ns - memory.last_ns < _pause_ns(memory, interval)
+
+
+def _pause_ns(memory: HookMemory, interval: float) -> int:
+    """How long after a checkpoint a tool brings none, in nanoseconds."""
+    return max(int(interval * 1e9), _PAUSE_FACTOR * memory.cost_ns)
 
 
 def _checkpoint(repository: Repository, values: Mapping[str, str], event: HookEvent, memory: HookMemory) -> None:
@@ -253,6 +266,47 @@ def write_memory(repository: Repository, memory: HookMemory) -> None:
         files.write_atomic(path, dumps(memory._asdict()), staging=repository.own, durable=False)
     except OSError:
         return
+
+
+def write_stamp(repository: Repository, agent: Agent, data: EventData) -> None:
+    """Let the command's script answer the events that are like this one, until a checkpoint is due.
+
+    Such an event changes nothing that this one did not: same tool event, session and directory, which the script looks
+    for in its text as they stand in the lines of the file. The file's time of modification is when the next checkpoint
+    is due. Where a value does not stand in JSON as it is, there is no stamp, and Python handles each event.
+    """
+    keys = agent.payload
+    pairs = [
+        (keys.event, data.name),
+        (keys.session_id, data.session_id),
+        (keys.directory, data.directory),
+        (keys.transcript_path, data.transcript_path),
+    ]
+    lines = [agent.name, os.environ.get("GITSTATE_PROGRESS_STAGE", "")]
+    lines += [f'"{key}":"{value}"' for key, value in pairs if value is not None]
+    values = [value for _, value in pairs if value is not None]
+    if None in (data.session_id, data.directory) or not all(_is_plain(text) for text in (*values, lines[1])):
+        remove_stamp(repository)
+        return
+    memory = read_memory(repository)
+    due = memory.last_ns + _pause_ns(memory, number(repository, "hookInterval"))
+    path = os.path.join(repository.own, _STAMP_FILE)
+    try:
+        files.write_atomic(path, ("\n".join(lines) + "\n").encode("ascii"), staging=repository.own, durable=False)
+        os.utime(path, ns=(due, due))
+    except OSError:
+        remove_stamp(repository)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text stands in JSON, and in a line that sh reads, as it is."""
+    return text.isascii() and text.isprintable() and not set(text) & set('"\\') and text == text.strip()
+
+
+def remove_stamp(repository: Repository) -> None:
+    """Let Python handle the next event."""
+    with contextlib.suppress(OSError):
+        files.remove(os.path.join(repository.own, _STAMP_FILE))
 
 
 def last_problem(repository: Repository) -> list[tuple[str, str | None]]:

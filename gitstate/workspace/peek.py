@@ -301,11 +301,11 @@ def _damage(
             found.append(f"{branch} is empty")
     if marker == "":
         found.append("the marker of the pending save is empty")
-    index = os.path.join(git_dir, b"index")
-    try:
-        with open(index, "rb") as file:
-            if file.read(4) != b"DIRC":
+    with suppress(OSError):
+        index = os.open(git_dir + b"/index", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if os.read(index, 4) != b"DIRC":
                 found.append("the index is empty or torn")
-    except OSError:
-        pass
+        finally:
+            os.close(index)
     return found
