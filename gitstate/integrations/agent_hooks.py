@@ -75,8 +75,11 @@ class HookMemory(NamedTuple):
     """Why the last hook failed; None after one that took a checkpoint."""
 
 
-def run(agent_name: str, safe: Callable[[str], str]) -> str:
-    """Handle the event on stdin; returns what the agent is to read on stdout. `safe` escapes control characters."""
+def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = False) -> str:
+    """Handle the event on stdin; returns what the agent is to read on stdout. `safe` escapes control characters.
+
+    `in_background`: the agent has gone on, so its session may have ended since.
+    """
     agent = agent_named(agent_name)
     if agent is None:
         return ""
@@ -94,7 +97,7 @@ def run(agent_name: str, safe: Callable[[str], str]) -> str:
         event = agent.event(data.name)
         meaning = None if event is None else event.meaning
         pending = _pending(repository)
-        if pending is None:
+        if pending is None and not (in_background and _has_ended(repository, data)):
             keep_context(repository, values, meaning)
         if is_briefed(agent.briefing, data, memory):
             answer = format_briefing(agent.briefing, safe(briefing(repository, pending))[:_MAX_BRIEFING])
@@ -202,6 +205,12 @@ def keep_context(repository: Repository, values: Mapping[str, str], meaning: Mea
         replace_context(repository, context, following)
     else:
         write_state(repository, context, following, durable=False)
+
+
+def _has_ended(repository: Repository, data: EventData) -> bool:
+    """Whether the session of an event is over."""
+    live, status = read_live_context(repository)
+    return status == FINISHED and live.session_id == data.session_id
 
 
 def _pending(repository: Repository) -> str | None:

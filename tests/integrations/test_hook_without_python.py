@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from gitstate.agents.registry import all_agents
 from tests.support.environment import ROOT
-from tests.support.typed import git
+from tests.support.typed import git, state_file
 from tests.support.workspace import Workspace
 
 SLOW = {"GITSTATE_HOOK_INTERVAL": "3600"}
@@ -60,6 +61,13 @@ def asks_python(script: Path, repo: Workspace, event: bytes, agent: str = "claud
 
 def own(repo: Workspace, name: str) -> Path:
     return Path(git(repo, "rev-parse", "--absolute-git-dir")) / "gitstate" / name
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("agent", [agent.name for agent in all_agents()])
@@ -107,7 +115,8 @@ def no_change(repo: Workspace) -> None:
         (no_change, quoted_in_a_string, {}),
         (no_change, lambda repo: b"no JSON", {}),
         (no_change, told, {"GITSTATE_PROGRESS_STAGE": "testing"}),
-        (touch("agent-hook.due", -1), told, {}),
+        (lambda repo: (touch("agent-hook.due", -1)(repo), touch("agent-hook.busy", 60)(repo)), told, {}),
+        (lambda repo: (touch("agent-hook.due", -1)(repo), touch("agent-hook.json", 60)(repo)), told, {}),
         (touch("agent-hook.json", 60), told, {}),
         (touch("context.json", 60), told, {}),
         (touch("lease.json", 60), told, {}),
@@ -116,7 +125,18 @@ def no_change(repo: Workspace) -> None:
         (lambda repo: own(repo, "agent-hook.now").symlink_to(repo.path / "a"), told, {}),
     ],
     ids=[
-        *("session", "transcript", "directory", "event", "quoted event", "no JSON", "stage", "due", "clock set back"),
+        *(
+            "session",
+            "transcript",
+            "directory",
+            "event",
+            "quoted event",
+            "no JSON",
+            "stage",
+            "one at work",
+            "due, clock set back",
+            "clock set back",
+        ),
         *("context changed", "somebody else works here", "no stamp", "FIFO", "symlink"),
     ],
 )
@@ -144,6 +164,49 @@ def test_checkpoint_is_due_for_the_script_when_it_is_for_python(script: Path, re
     memory = json.loads(own(repo, "agent-hook.json").read_bytes())
     pause = own(repo, "agent-hook.due").stat().st_mtime_ns - memory["last_ns"]
     assert pause == 20 * memory["cost_ns"] > 0
+
+
+def test_checkpoint_that_is_due_is_taken_in_the_background(script: Path, repo: Workspace, tmp_path: Path) -> None:
+    gate, done = tmp_path / "gate", tmp_path / "done"
+    os.mkfifo(gate)
+    slow = f'#!/bin/sh\nread -r go <"{gate}"\n{{ echo "$@"; cat; }} >>"{done}"\n'
+    (script.parent / "git-gitstate").write_text(slow)
+    python(repo, told(repo))
+    touch("agent-hook.due", -1)(repo)
+    # It returns while its child still waits at the gate.
+    assert not asks_python(script, repo, told(repo))
+    assert not done.exists()
+    gate.write_text("go\n")
+    wait_until(lambda: done.exists() and done.read_bytes().endswith(b"}\n"))
+    assert done.read_bytes() == b"hook claude background\n" + told(repo) + b"\n"
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
+def test_background_checkpoint_is_taken_in_a_session_of_its_own(repo: Workspace) -> None:
+    python(repo, told(repo))
+    before = git(repo, "for-each-ref", "refs/gitstate/checkpoints")
+    repo.write("new", "newer\n")
+    argv = [sys.executable, "-m", "gitstate", "hook", "claude", "background"]
+    done = subprocess.run(
+        ["strace", "-f", "-qq", "-e", "trace=setsid", *argv],
+        input=told(repo, "PreCompact"),
+        cwd=repo.path,
+        capture_output=True,
+    )
+    assert b"setsid()" in done.stderr and (done.returncode, done.stdout) == (0, b"")
+    assert git(repo, "for-each-ref", "refs/gitstate/checkpoints") != before
+
+
+def test_late_event_does_not_begin_an_ended_session_again(repo: Workspace) -> None:
+    python(repo, told(repo))
+    python(repo, told(repo, "SessionEnd"))
+    ended = state_file(repo)
+    assert ended["status"] == "finished"
+    argv = [sys.executable, "-m", "gitstate", "hook", "claude", "background"]
+    subprocess.run(argv, input=told(repo), cwd=repo.path, env={**os.environ, **SLOW}, check=True)
+    assert state_file(repo) == ended
+    python(repo, told(repo))
+    assert state_file(repo)["status"] == "active"
 
 
 def test_another_event_or_a_text_that_json_escapes_leaves_no_stamp(script: Path, repo: Workspace) -> None:
