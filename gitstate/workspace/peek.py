@@ -253,6 +253,41 @@ def peek_shared(common: bytes, names: _Names) -> SharedPeek:
     return SharedPeek(pending, checkpoints, dead_locks, tuple(damage), reftable, has_fetched)
 
 
+def plain_toplevel(path: bytes) -> bytes | None:
+    """The top of the worktree at `path`, symlinks resolved, where files alone tell it: for many, without a process.
+
+    None where git has to be asked: it is below the top or linked, a part belongs to another user, or its configuration
+    has more than plain lines, an included file, or a word about where the worktree is.
+    """
+    try:
+        infos = [os.lstat(path + name) for name in (b"/.git", b"/.git/objects", b"/.git/refs", b"/.git/config")]
+        mine = {info.st_uid for info in (*infos, os.stat(path))} == {os.geteuid()}
+    except OSError:
+        return None
+    head = files.read_limited(os.path.join(path, b".git", b"HEAD"), _SMALL) or b""
+    config = files.read_limited(os.path.join(path, b".git", b"config"), _SMALL)
+    is_head = head.startswith(b"ref: refs/") or is_oid(head.strip().decode("latin-1"))
+    all_directories = all(stat.S_ISDIR(info.st_mode) for info in infos[:3])
+    if not mine or not is_head or not all_directories or config is None or not _is_plain_config(config):
+        return None
+    return os.path.realpath(path)
+
+
+def _is_plain_config(config: bytes) -> bool:
+    """Whether each line is a section or `name = value` without a quote or an escape, and none moves the worktree."""
+    for line in map(bytes.strip, config.lower().split(b"\n")):
+        name, equals, value = (part.strip() for part in line.partition(b"="))
+        if line.startswith(b"["):
+            plain = line.endswith(b"]") and line[1:-1].isalnum() and line not in (b"[include]", b"[includeif]")
+        elif name == b"bare":
+            plain = value == b"false"
+        else:
+            plain = bool(equals) and name[:1].isalpha() and name.isalnum() and value.isalnum() and name != b"worktree"
+        if line and not plain:
+            return False
+    return True
+
+
 def worktree_ids(common: bytes) -> set[str]:
     """The workspace ids of the worktrees of a repository that exist, from its files."""
     main = given_workspace_id(common)

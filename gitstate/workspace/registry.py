@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 OLD_KEY = "gitstate.workspace"
 #: No path is longer: PATH_MAX of Linux, and room for file systems that allow more.
 _LONGEST_PATH = 65_536
+#: More than so many files are synced together.
+_MANY = 16
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -47,8 +49,26 @@ def add(paths: Iterable[bytes]) -> None:
     """Add absolute paths to the list, durably; idempotent. Raises NeedsPerson, OSError."""
     directory = _open_list(create=True)
     try:
-        added = [path for path in paths if _add(directory, path)]
-        if added:
+        new = [path for path in dict.fromkeys(paths) if _is_new(directory, path)]
+        # For many, one sync of the file system takes less time than one of each file.
+        at_once = len(new) > _MANY
+        names = [(os.fsencode(_file_name(path)), path) for path in new]
+        try:
+            for name, path in names:
+                temporary = files.temporary_name(name)
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=directory)
+                files.write_new_file(temporary, (path + b"\0",), mode=0o600, durable=not at_once, directory=directory)
+            if at_once:
+                files.sync_filesystem(list_directory())
+            for name, _ in names:
+                os.rename(files.temporary_name(name), name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            for name, _ in names:
+                with suppress(OSError):
+                    os.unlink(files.temporary_name(name), dir_fd=directory)
+            raise
+        if new:
             os.fsync(directory)
     finally:
         os.close(directory)
@@ -120,8 +140,8 @@ def _file_name(path: bytes) -> str:
     return digest("sha256", path).hexdigest()
 
 
-def _add(directory: int, path: bytes) -> bool:
-    """Write the file of one workspace; False where it exists already. Raises OSError."""
+def _is_new(directory: int, path: bytes) -> bool:
+    """Whether a workspace has no file yet. Raises OSError where something else has its name."""
     name = _file_name(path)
     if _read(directory, name) == path:
         return False
@@ -130,8 +150,6 @@ def _add(directory: int, path: bytes) -> bool:
         info = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if info is not None and not stat.S_ISREG(info.st_mode):
         raise OSError(errno.EEXIST, f"{name} in the list of workspaces is not a regular file")
-    file = os.fsencode(name)
-    files.write_and_rename(files.temporary_name(file), file, path + b"\0", mode=0o600, directory=directory)
     return True
 
 

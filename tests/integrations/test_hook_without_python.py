@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -181,19 +180,18 @@ def test_checkpoint_that_is_due_is_taken_in_the_background(script: Path, repo: W
     assert done.read_bytes() == b"hook claude background\n" + told(repo) + b"\n"
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
 def test_background_checkpoint_is_taken_in_a_session_of_its_own(repo: Workspace) -> None:
     python(repo, told(repo))
     before = git(repo, "for-each-ref", "refs/gitstate/checkpoints")
     repo.write("new", "newer\n")
     argv = [sys.executable, "-m", "gitstate", "hook", "claude", "background"]
-    done = subprocess.run(
-        ["strace", "-f", "-qq", "-e", "trace=setsid", *argv],
-        input=told(repo, "PreCompact"),
-        cwd=repo.path,
-        capture_output=True,
-    )
-    assert b"setsid()" in done.stderr and (done.returncode, done.stdout) == (0, b"")
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=repo.path) as process:
+        assert process.stdin is not None and process.stdout is not None
+        # It waits for the event.
+        wait_until(lambda: os.getsid(process.pid) == process.pid)
+        process.stdin.write(told(repo, "PreCompact"))
+        process.stdin.close()
+        assert (process.stdout.read(), process.wait(timeout=60)) == (b"", 0)
     assert git(repo, "for-each-ref", "refs/gitstate/checkpoints") != before
 
 
