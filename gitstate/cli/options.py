@@ -69,6 +69,7 @@ LOOKS = {
         "--save": ("save_id", "text"),
         "--trust": ("trust", "flag"),
         "--dismiss": ("dismiss", "flag"),
+        "--special-bits": ("special_bits", "flag"),
         "--wait": ("wait", "seconds"),
         "--format": ("style", "style"),
     },

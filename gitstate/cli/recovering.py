@@ -50,6 +50,7 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
         (_WAIT_EACH if many else _WAIT) if wait is None else wait,
         strict=many,
         trust=bool(given.get("trust")),
+        special_bits=bool(given.get("special_bits")),
     )
     if many:
         from ..fleet.recover_all import recover_all
@@ -189,15 +190,20 @@ def summary_json(item: Summary) -> dict[str, Any]:
         "waiting": item.waiting,
         "problem": item.problem and escape(item.problem),
         "context": item.context.to_json(),
+        "aside": [{"save_id": save_id, "task_id": task_id} for save_id, task_id in item.aside],
     }
 
 
 def summary_lines(items: Sequence[Summary], width: int | None) -> list[str]:
     """The table of `status`: status, path, branch, task, stage, and a note. `width` as in `fleet_lines`."""
     rows = []
+    aside = []
     for item in items:
+        for save_id, task_id in item.aside:
+            words = f"{escape(item.workspace)}: task {escape(task_id or '-')} is set aside"
+            aside.append(f"{words}: gitstate recover --save {escape(save_id)}")
         note = f"save {item.waiting} is pending: gitstate recover" if item.waiting else item.problem or ""
         branch = item.branch or ("-" if item.problem else "(detached)")
         task, stage = item.context.task_id or "-", item.context.progress_stage or "-"
         rows.append([escape(cell) for cell in (item.status or "unknown", item.workspace, branch, task, stage, note)])
-    return table(("STATUS", "WORKSPACE", "BRANCH", "TASK", "STAGE", ""), rows, width)
+    return [*table(("STATUS", "WORKSPACE", "BRANCH", "TASK", "STAGE", ""), rows, width), *aside]

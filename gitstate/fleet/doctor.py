@@ -27,7 +27,7 @@ from ..integrations import schedulers
 from ..integrations.agent_hooks import last_problem
 from ..integrations.agent_hooks_install import agent_problems
 from ..integrations.git_hooks_install import hook_problems
-from ..system import files, process
+from ..system import files
 from ..workspace import damage, registry, settings
 from ..workspace.live_context import read_live_context
 from ..workspace.ownership import failing_checkpoints
@@ -119,7 +119,7 @@ def _list_of_workspaces() -> Iterator[Finding]:
         what = f"the list of workspaces is unreadable: {error}"[:300]
         yield Finding("registry", what, f"ls -ld {shlex.quote(os.fsdecode(registry.list_directory()))}", serious=False)
         return
-    gone = [path for path in listed if not os.path.isdir(path)]
+    gone = [path for path in listed if not os.path.isdir(path) and registry.not_mounted(path) is None]
     if gone:
         what = f"{len(gone)} registered workspaces no longer exist, such as {os.fsdecode(gone[0])}"
         yield Finding("registry", what, "gitstate unregister --missing", serious=False)
@@ -320,7 +320,7 @@ def _register(repository: Repository) -> bool:
 
 
 def _remove_dead(path: bytes) -> bool:
-    return process.older_than_boot(path) and _remove(path)
+    return gitdir.is_dead_lock(path) and _remove(path)
 
 
 def _remove(path: bytes) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, GitstateError, TryAgain
+from ..errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, CorruptSave, GitstateError, TryAgain
 from ..format import names
 from ..format.archive import read_stack
 from ..format.fetched import fetched_in_files
@@ -21,7 +21,8 @@ from ..recover.request import RecoverRequest, RecoverResult
 from ..system import forkpool
 from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, quote
-from ..workspace import damage
+from ..workspace import damage, registry
+from ..workspace.lease import describe, presence_in
 from ..workspace.peek import Peeker, WorkspacePeek, worktree_ids
 from .find import PEEK_DEADLINE, WORKERS, peek_all
 
@@ -43,6 +44,8 @@ class Orphan(Record):
     head_ref: str | None
     beside: bytes
     """A worktree of the same repository that exists."""
+    problem: str | None = None
+    """Why the save can't be read; then its id and what it holds are empty. None where it can."""
 
 
 def recover_all(
@@ -57,7 +60,7 @@ def recover_all(
 
     `progress` is called with the number of workspaces that are done, and of all. Never raises for one bad workspace.
     """
-    looks = peek_all(paths)
+    looks = [_not_mounted(seen) for seen in peek_all(paths)]
     orphans = _orphans(looks)
     offered = _offered_by_remotes(looks)
     due = [
@@ -78,8 +81,12 @@ def recover_all(
         result._replace(exit_status=0) if result.verdict == "live" else result
         for result in (results[number] for number in range(len(looks)))
     ]
-    for found in orphans.values():
-        ordered += [_elsewhere(os.fsencode(o.workspace_path or "PATH"), o) for o in found if o.save_id not in recovered]
+    later = {text_to_json(os.fsdecode(result.workspace)) for result in ordered if result.verdict == "unreachable"}
+    for orphan in (orphan for found in orphans.values() for orphan in found):
+        if orphan.problem is not None:
+            ordered.append(_unreadable(orphan))
+        elif orphan.save_id not in recovered and orphan.workspace_path not in later:
+            ordered.append(_elsewhere(os.fsencode(orphan.workspace_path or "PATH"), orphan))
     return ordered
 
 
@@ -121,16 +128,33 @@ def _without_opening(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) ->
     """The result for a workspace that needs no recovery, or that must not be touched."""
     branch = None if seen.branch is None else names.branch_name(seen.branch)
     if seen.lives:
-        message = f"an agent runs here (pid {seen.context.pid}); nothing was changed"
+        message = f"an agent runs here ({_worker(seen)}); nothing was changed"
         return RecoverResult(seen.workspace, "live", message, branch=branch, context=seen.context)
     if seen.problem == "foreign":
         return _foreign(seen)
+    if seen.problem == "unreachable" and (where := registry.not_mounted(seen.workspace)) is not None:
+        message = f"its file system is not mounted at {os.fsdecode(where)}; nothing was changed"
+        return RecoverResult(
+            seen.workspace, "unreachable", message, "mount it, then: gitstate recover --all", EXIT_AGAIN
+        )
     if seen.problem == "unreachable":
         message = "it does not answer (a dead mount?); the other workspaces were recovered"
         return RecoverResult(seen.workspace, "unreachable", message, "gitstate recover PATH", EXIT_AGAIN)
     if seen.problem is not None:
         return _missing(seen, orphans)
     return RecoverResult(seen.workspace, "nothing", branch=branch, context=seen.context)
+
+
+def _worker(seen: WorkspacePeek) -> str:
+    return describe(presence_in(seen.git_dir, seen.context).holder)
+
+
+def _not_mounted(seen: WorkspacePeek) -> WorkspacePeek:
+    """The look at a workspace, `unreachable` where its file system may be mounted later."""
+    is_gone = seen.problem in ("missing", "no_repository") or (seen.problem is None and not seen.git_dir)
+    if not is_gone or registry.not_mounted(seen.workspace) is None:
+        return seen
+    return WorkspacePeek(seen.workspace, "unreachable")
 
 
 def _foreign(seen: WorkspacePeek) -> RecoverResult:
@@ -146,9 +170,9 @@ def _foreign(seen: WorkspacePeek) -> RecoverResult:
 
 
 def _missing(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) -> RecoverResult:
-    own = names.old_workspace_id(seen.workspace)
-    for orphan in (orphan for found in orphans.values() for orphan in found):
-        if orphan.workspace_id == own or orphan.workspace_path == text_to_json(os.fsdecode(seen.workspace)):
+    own, path = names.old_workspace_id(seen.workspace), text_to_json(os.fsdecode(seen.workspace))
+    for orphan in (orphan for found in orphans.values() for orphan in found if orphan.problem is None):
+        if orphan.workspace_id == own or orphan.workspace_path == path:
             return _elsewhere(seen.workspace, orphan)
     message = "it is no longer a git worktree" if seen.problem == "no_repository" else "it no longer exists"
     hint = f"gitstate unregister {_quoted(seen.workspace)}"
@@ -161,6 +185,14 @@ def _elsewhere(path: bytes, orphan: Orphan) -> RecoverResult:
     message = f"a save of {branch or 'a detached HEAD'} is pending, but its workspace does not exist"
     hint = f"gitstate -C {_quoted(orphan.beside)} recover --save {orphan.save_id} --into {_quoted(path)}"
     return RecoverResult(path, "elsewhere", message, hint, EXIT_PERSON, orphan.save_id, branch)
+
+
+def _unreadable(orphan: Orphan) -> RecoverResult:
+    """The result for a pending save of a workspace that is gone, which can't be read either."""
+    marker = names.marker_ref(orphan.workspace_id)
+    message = f"a pending save of a workspace that does not exist can't be read ({marker}): {orphan.problem}"
+    hint = f"git -C {_quoted(orphan.beside)} fsck; gitstate -C {_quoted(orphan.beside)} log --all"
+    return RecoverResult(orphan.beside, "corrupt", message, hint, EXIT_PERSON)
 
 
 def _lost(seen: WorkspacePeek, deadline: float) -> RecoverResult:
@@ -181,7 +213,7 @@ def _orphans(looks: Sequence[WorkspacePeek]) -> dict[bytes, list[Orphan]]:
         (pending,) = refs.read_refs_below(common, names.PENDING)
         if pending:
             here = worktree_ids(common)
-            lone = {name: oid for name, oid in pending.items() if name not in here and oid}
+            lone = {name: oid for name, oid in pending.items() if name not in here}
             if lone:
                 queries.append((common, seen, lone))
     tasks = [lambda seen=seen, lone=lone: _read_orphans(seen.workspace, lone) for _, seen, lone in queries]
@@ -196,8 +228,13 @@ def _read_orphans(workspace: bytes, lone: dict[str, Oid]) -> list[Orphan]:
     with ObjectReader(open_repository(workspace).git) as reader:
         for name, oid in lone.items():
             try:
+                if not oid:
+                    raise CorruptSave("its marker is empty")
                 save = read_stack(oid, reader)[0]
-            except GitstateError:
+            except GitstateError as error:
+                # Git ends at an object that it can't read.
+                reader.restart()
+                found.append(Orphan(name, "", None, None, workspace, text_to_json(error.message)))
                 continue
             manifest = save.manifest
             found.append(Orphan(name, manifest.save_id, save.context.workspace_path, manifest.head_ref, workspace))
@@ -219,7 +256,7 @@ def _may_take(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) -> bool:
     """Whether a save without a workspace may belong to this one: the host was renamed, or the directory was moved."""
     if not _has_nothing(seen):
         return False
-    return any(orphan.head_ref == seen.branch for orphan in orphans.get(seen.common_dir, ()))
+    return any(orphan.head_ref == seen.branch for orphan in orphans.get(seen.common_dir, ()) if orphan.problem is None)
 
 
 def _quoted(path: bytes) -> str:

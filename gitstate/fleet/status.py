@@ -8,7 +8,7 @@ from ..errors import GitstateError
 from ..format import names
 from ..format.context import Context
 from ..git.repository import open_repository, read_head
-from ..system.stdlib import TYPE_CHECKING, Record
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.live_context import read_live_context
 from ..workspace.peek import Peeker, WorkspacePeek
 
@@ -32,6 +32,8 @@ class Summary(Record):
     context: Context = Context()
     problem: str | None = None
     """What is wrong, for a person."""
+    aside: tuple[tuple[str, str | None], ...] = ()
+    """Save and task of what `gitstate run --keep` has set aside here."""
 
 
 def summaries(paths: Sequence[bytes]) -> list[Summary]:
@@ -50,7 +52,8 @@ def summaries(paths: Sequence[bytes]) -> list[Summary]:
     found = []
     for number, seen in enumerate(looks):
         answer = answers.get(number, forkpool.LOST)
-        found.append(_summarize_peek(seen) if answer is forkpool.LOST else answer)
+        summary = _summarize_peek(seen) if answer is forkpool.LOST else answer
+        found.append(summary._replace(aside=_aside(seen)) if seen.dismissed else summary)
     return found
 
 
@@ -69,6 +72,26 @@ def short_line(path: bytes) -> str:
     known = "interrupted" if seen.marker and not seen.damage else summary.status
     words = ["" if known in (None, "idle") else known, summary.context.task_id]
     return " ".join(word for word in words if word) if words[0] else ""
+
+
+def _aside(seen: WorkspacePeek) -> tuple[tuple[str, str | None], ...]:
+    """What was set aside in a workspace; it is opened only where there is a ref that may say so."""
+    if not seen.dismissed or seen.damage:
+        return ()
+    from ..format.archive import read_save
+    from ..git import refs
+    from ..objects.reader import ObjectReader
+    from ..run.hold import is_aside
+
+    (found,) = refs.read_refs_below(seen.common_dir, names.dismissed_ref(seen.workspace_id, ""))
+    aside = []
+    if found:
+        with suppress(GitstateError, OSError), ObjectReader(open_repository(seen.workspace).git) as reader:
+            for save_id, archive in sorted(found.items()):
+                save = read_save(archive, reader)
+                if is_aside(save.manifest):
+                    aside.append((save_id, save.context.task_id))
+    return tuple(aside)
 
 
 def summarize(path: bytes) -> Summary:
@@ -97,8 +120,13 @@ def summarize(path: bytes) -> Summary:
 
 def _summarize_peek(seen: WorkspacePeek) -> Summary:
     """The summary of a workspace that is not opened."""
+    where = None
+    if seen.problem == "missing":
+        from ..workspace.registry import not_mounted
+
+        where = not_mounted(seen.workspace)
     problem = {
-        "missing": "the directory does not exist",
+        "missing": "the directory does not exist" if where is None else f"{os.fsdecode(where)} is not mounted",
         "foreign": f"it belongs to user {seen.uid}",
         "unreachable": "it does not answer",
     }.get(seen.problem or "", seen.problem)
@@ -110,9 +138,20 @@ def _summarize_peek(seen: WorkspacePeek) -> Summary:
     if status == "active" and seen.owner == "gone":
         status = "crashed"
         notes.append("gitstate recover")
-    elif status == "active":
-        from ..workspace.ownership import failing_checkpoints
-
-        problem = failing_checkpoints(seen.git_dir)
-        notes += [] if problem is None else [f"the last checkpoint failed: {problem}"]
+    if status == "active":
+        notes += _failures(seen.git_dir)
     return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None)
+
+
+def _failures(git_dir: bytes) -> list[str]:
+    """Why the last checkpoint of a run, and of an agent's hook, failed."""
+    from ..workspace.ownership import failing_checkpoints
+
+    problem = failing_checkpoints(git_dir)
+    found = [] if problem is None else [f"the last checkpoint failed: {problem}"]
+    if os.path.lexists(os.path.join(git_dir, b"gitstate", b"agent-hook.json")):
+        from ..integrations.agent_hooks import failing_hook
+
+        failing = failing_hook(git_dir)
+        found += [] if failing is None else [failing]
+    return found

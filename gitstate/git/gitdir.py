@@ -41,6 +41,27 @@ def operation_under_way(git_dir: bytes) -> str | None:
     return None
 
 
+def is_checked_out_elsewhere(repository: Repository, ref: str) -> bool:
+    """Whether another worktree of the repository that exists is on this branch, as after `worktree add --force`."""
+    common = repository.common_dir
+    try:
+        names = os.listdir(os.path.join(common, b"worktrees"))
+    except OSError:
+        return False
+    others = [os.path.join(common, b"worktrees", name) for name in names]
+    if repository.setting("core.bare") != "true":
+        others.append(common)
+    wanted = b"ref: " + os.fsencode(ref)
+    for git_dir in others:
+        head = files.read_limited(os.path.join(git_dir, b"HEAD"), 65_536)
+        if head is None or head.rstrip() != wanted or git_dir == repository.git_dir:
+            continue
+        dot_git = files.read_limited(os.path.join(git_dir, b"gitdir"), 65_536)
+        if git_dir == common or (dot_git and os.path.lexists(os.path.join(git_dir, dot_git.rstrip(b"\r\n")))):
+            return True
+    return False
+
+
 def operation_paths(git_dir: bytes) -> list[bytes]:
     """The files of an unfinished operation, relative to the git directory. Symlinks are not followed."""
     found: list[bytes] = []
@@ -74,18 +95,63 @@ def is_operation_file(path: bytes) -> bool:
 _MOST_REFS = 100_000
 
 
+def is_dead_lock(path: bytes) -> bool:
+    """Whether a lock is provably nobody's: it is older than this boot, and no git runs in its repository.
+
+    The second is for a clock that was set twice, back and forth: then the first proves nothing.
+    """
+    return process.older_than_boot(path) and not _git_runs(os.path.realpath(os.path.dirname(path)))
+
+
+def _git_runs(directory: bytes) -> bool:
+    """Whether a git that is older than this process works in the repository that a directory of git's belongs to."""
+    for pid, cwd in process.running_before((b"git",)):
+        words = (process.read_proc(f"/proc/{pid}/cmdline") or b"").split(b"\0")
+        if any(word.endswith(b"--daemon") or word == b"cat-file" for word in words):
+            continue  # they run on, and hold no lock
+        if cwd is None:
+            return True  # another user's: nobody can tell
+        named = [word for word in _environment(pid) if word.startswith(b"GIT_DIR=")]
+        theirs = os.path.realpath(os.path.join(cwd, named[0][8:])) if named else _git_dir_at(cwd)
+        common = (theirs or b"").partition(b"/worktrees/")[0]
+        if common and (directory == common or directory.startswith(common + b"/")):
+            return True
+    return False
+
+
+def _environment(pid: int) -> list[bytes]:
+    return (process.read_proc(f"/proc/{pid}/environ") or b"").split(b"\0")
+
+
+def _git_dir_at(directory: bytes) -> bytes | None:
+    """The git directory that git finds in a directory or above it; None where there is none."""
+    while True:
+        dot_git = os.path.join(directory, b".git")
+        if os.path.isdir(dot_git):
+            return os.path.realpath(dot_git)
+        named = files.read_limited(dot_git, 65_536)
+        if named is not None and named.startswith(b"gitdir: "):
+            return os.path.realpath(os.path.join(directory, named[8:].rstrip(b"\r\n")))
+        if os.path.exists(os.path.join(directory, b"HEAD")) and os.path.isdir(os.path.join(directory, b"objects")):
+            return directory
+        above = os.path.dirname(directory)
+        if above == directory:
+            return None
+        directory = above
+
+
 class Lock(Record):
     """A lock file of git."""
 
     path: bytes
     dead: bool
-    """It is older than this boot."""
+    """It is provably nobody's."""
 
 
 def dead_locks_among(directory: bytes, names: Iterable[bytes]) -> tuple[bytes, ...]:
     """The dead locks among the names that are directly in one git directory."""
     paths = [os.path.join(directory, name) for name in names if name.endswith(b".lock")]
-    return tuple(path for path in paths if process.older_than_boot(path))
+    return tuple(path for path in paths if is_dead_lock(path))
 
 
 def find_locks(git_dir: bytes, common_dir: bytes) -> list[Lock]:
@@ -93,7 +159,7 @@ def find_locks(git_dir: bytes, common_dir: bytes) -> list[Lock]:
     places = dict.fromkeys((git_dir, common_dir))
     found = [os.path.join(place, name) for place in places for name in _listed(place) if name.endswith(b".lock")]
     found += _below(os.path.join(common_dir, b"refs"))
-    return [Lock(path, process.older_than_boot(path)) for path in found]
+    return [Lock(path, is_dead_lock(path)) for path in found]
 
 
 def remove_dead_locks(git_dir: bytes, common_dir: bytes) -> tuple[bytes, ...]:
@@ -102,7 +168,7 @@ def remove_dead_locks(git_dir: bytes, common_dir: bytes) -> tuple[bytes, ...]:
     for lock in find_locks(git_dir, common_dir):
         try:
             # Checked again: a new git may have taken the lock meanwhile.
-            if lock.dead and process.older_than_boot(lock.path):
+            if lock.dead and is_dead_lock(lock.path):
                 files.remove(lock.path)
                 removed.append(lock.path)
         except OSError:

@@ -9,9 +9,10 @@ import os
 import time
 
 from ..errors import TryAgain
-from ..system import files, process
+from ..system import files
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager
+from .gitdir import is_dead_lock
 from .repository import Repository
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def index_lock(repository: Repository) -> Iterator[None]:
             os.link(mark, lock)
             held = True
         except FileExistsError:
-            if process.older_than_boot(lock):
+            if is_dead_lock(lock):
                 files.remove(lock)
                 continue
             if patience.passed():

@@ -3,19 +3,31 @@
 A save is removed if it is older than `gitstate.keepDays` and not one of the newest `gitstate.keepSaves` there; kept
 checkpoints are counted apart, so that they push out no save. Pending saves, the saves that they are stacked on, saves
 that were never recovered and dismissed ones are kept, whatever their age. A dismissed save goes only by its name.
-Git's own gc removes the objects later. No pack is unlinked here, because another git may read it.
+A conversation is removed if it is older than `gitstate.keepDays`, and neither that of the live context nor of a save
+that is kept for its own sake. A fetched save goes if it is older than `gitstate.keepDays`: see `outdated`. Git's own
+gc removes the objects later. No pack is unlinked here, because another git may read it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
 from ..format.archive import read_save
+from ..format.fetched import FetchedRef, fetched_saves
 from ..format.manifest import Save
-from ..format.names import DISMISSED, NOTES, age_key, dismissed_ref, save_time_ns, workspace_id
+from ..format.names import (
+    CONVERSATIONS,
+    DISMISSED,
+    NOTES,
+    age_key,
+    conversation_ref,
+    dismissed_ref,
+    save_time_ns,
+    workspace_id,
+)
 from ..format.saves import held_saves, pending_archives
 from ..git import refs
 from ..git.command import Git, Oid
@@ -24,6 +36,7 @@ from ..git.repository import Repository
 from ..objects.notes import NotesRef
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
+from ..workspace.live_context import read_live_context
 from ..workspace.ownership import locked_workspace
 from ..workspace.settings import number
 
@@ -65,16 +78,28 @@ def prune(
         held = _held(repository, reader)
         pending = list(pending_archives(repository.git).values())
         dismissed = refs.list_refs(repository.git, DISMISSED)
+        needed: set[Oid] = set()
         if names:
-            going = _named(held, needed_saves(held, pending, reader), names)
+            own_names = {item.save_id for item in held}
+            fetched = _named_fetched(repository, [name for name in names if name not in own_names])
+            theirs = {item.save_id for item in fetched}
+            going = _named(held, needed_saves(held, pending, reader), names, theirs)
         else:
             needed = needed_saves(held, [*pending, *dismissed.values()], reader)
             own = workspace_id(repository)
             mine = [item for item in held if everything or item.workspace_id == own]
-            going = going_saves(mine, needed, int(saves), time.time() - days * 86_400)
+            before = time.time() - days * 86_400
+            going = going_saves(mine, needed, int(saves), before)
+            fetched = _old_fetched(repository, before)
         if not dry_run and going:
             _remove(repository, git, going, dismissed)
-        return PruneResult(tuple(going), len(held) - len(going))
+        if not dry_run and not names:
+            spared = {item.save.context.session_id for item in held if item.save and item.archive in needed}
+            _remove_conversations(repository, git, time.time() - days * 86_400, spared, everything=everything)
+        if not dry_run and fetched:
+            updates = [RefUpdate(item.ref, None, item.archive) for item in fetched]
+            refs.move_refs(repository, git, updates, "prune")
+        return PruneResult((*going, *fetched), len(held) - len(going))
 
 
 def going_saves(held: Sequence[Held], needed: set[Oid], keep: int, before: float) -> list[Held]:
@@ -90,6 +115,64 @@ def going_saves(held: Sequence[Held], needed: set[Oid], keep: int, before: float
         if seen[kind] > keep and item.archive not in needed and _is_older(item.save_id, before):
             going.append(item)
     return going
+
+
+class Fetchable(NamedTuple):
+    """One save of a remote: what `outdated` asks of it."""
+
+    workspace_id: str
+    save_id: str
+    archive: Oid
+
+
+def outdated(saves: Iterable[Fetchable], pending: Mapping[str, Oid], before: float) -> set[Fetchable]:
+    """The saves of one remote that are older than `before`, in seconds since the epoch, and not needed.
+
+    `pending` maps a workspace id to the archive that is pending there. That save, and each that is newer than it, is
+    needed; all of the workspace are where nobody knows which save it is.
+    """
+    listed = list(saves)
+    oldest = dict.fromkeys(pending, (False, ""))
+    for item in listed:
+        if pending.get(item.workspace_id) == item.archive:
+            oldest[item.workspace_id] = age_key(item.save_id)
+    return {
+        item
+        for item in listed
+        if _is_older(item.save_id, before)
+        and (item.workspace_id not in oldest or age_key(item.save_id) < oldest[item.workspace_id])
+    }
+
+
+def _old_fetched(repository: Repository, before: float) -> list[Held]:
+    """The fetched saves of each remote that are outdated."""
+    found = fetched_saves(repository.git)
+    going: list[Held] = []
+    for remote in dict.fromkeys(item.remote for item in found.saves):
+        mine = [item for item in found.saves if item.remote == remote]
+        pending = {item.workspace_id: item.archive for item in found.pending if item.remote == remote}
+        old = outdated(
+            (Fetchable(item.workspace_id, item.save_id or "", item.archive) for item in mine), pending, before
+        )
+        going += [_held_fetched(item) for item in mine if (item.workspace_id, item.save_id, item.archive) in old]
+    return going
+
+
+def _named_fetched(repository: Repository, names: Sequence[str]) -> list[Held]:
+    """The fetched saves of these ids. Raises NeedsPerson for one that is pending on its remote."""
+    found = fetched_saves(repository.git)
+    pending = {(item.remote, item.archive) for item in found.pending}
+    going = [item for item in found.saves if item.save_id in names]
+    for item in going:
+        if (item.remote, item.archive) in pending:
+            take = f"gitstate recover --save {item.save_id}"
+            hint = f"{take}; to refuse it: {take} --dismiss"
+            raise NeedsPerson(f"the save {item.save_id} is pending on {item.remote}; nothing was pruned", hint=hint)
+    return [_held_fetched(item) for item in going]
+
+
+def _held_fetched(item: FetchedRef) -> Held:
+    return Held(item.ref, item.archive, item.save_id or "", item.workspace_id, None)
 
 
 def needed_saves(held: Sequence[Held], pending: Iterable[Oid], reader: ObjectReader) -> set[Oid]:
@@ -132,10 +215,12 @@ def _held(repository: Repository, reader: ObjectReader) -> list[Held]:
     return held
 
 
-def _named(held: Sequence[Held], needed: set[Oid], names: Sequence[str]) -> list[Held]:
-    going = []
+def _named(held: Sequence[Held], needed: set[Oid], names: Sequence[str], fetched: Collection[str] = ()) -> list[Held]:
+    going: list[Held] = []
     for name in names:
         found = [item for item in held if item.save_id == name]
+        if not found and name in fetched:
+            continue
         if not found:
             raise NeedsPerson(f"there is no save {name!r} in this repository", hint="gitstate log --all")
         if any(item.archive in needed and item.save is not None for item in found):
@@ -151,6 +236,22 @@ def _remove(repository: Repository, git: Git, going: Sequence[Held], dismissed: 
     refs.move_refs(repository, git, updates, "prune")
     notes = NotesRef(repository, NOTES, workspace_id(repository))
     notes.drop(git, [item.save.wip for item in going if item.save is not None])
+
+
+def _remove_conversations(
+    repository: Repository, git: Git, before: float, spared: Set[str | None], *, everything: bool
+) -> None:
+    """Remove the conversations that ended before a time, in seconds since the epoch; not those that are `spared`."""
+    prefix = CONVERSATIONS if everything else conversation_ref(workspace_id(repository), "").rstrip("/")
+    out = repository.git.run("for-each-ref", "--format=%(objectname) %(committerdate:unix) %(refname)", prefix)
+    live = read_live_context(repository)[0].session_id
+    updates = []
+    for line in out.decode("utf-8", "replace").splitlines():
+        oid, ended, ref = line.split(" ", 2)
+        if ref.rpartition("/")[2] not in (live, *spared) and ended.isdigit() and int(ended) < before:
+            updates.append(RefUpdate(ref, None, oid))
+    if updates:
+        refs.move_refs(repository, git, updates, "prune")
 
 
 def _is_older(save_id: str, seconds: float) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..agents.base import Agent, Briefing, HookEvent, Payload
-from ..agents.registry import agent_named
+from ..agents.registry import agent_named, session_owner
 from ..errors import BadJson, GitstateError
 from ..format import names
 from ..format.context import MAX_CONTEXT, Context, with_values
@@ -23,7 +23,10 @@ from ..format.names import is_save_id
 from ..git import refs
 from ..git.repository import Repository, open_repository, read_head
 from ..system import files, process
+from ..system.clock import now
 from ..system.jsonio import Json, dumps, loads, text_to_json
+from ..system.terminal import say
+from ..workspace import lease
 from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
 from ..workspace.settings import OF_SAVE, number, with_defaults
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, read_state, write_state
@@ -73,6 +76,8 @@ class HookMemory(NamedTuple):
     """The session that was briefed last."""
     problem: str | None = None
     """Why the last hook failed; None after one that took a checkpoint."""
+    since: str | None = None
+    """When the first of them failed."""
 
 
 def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = False) -> str:
@@ -96,6 +101,7 @@ def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = Fa
         values = context_values(agent, data)
         event = agent.event(data.name)
         meaning = None if event is None else event.meaning
+        keep_owner(repository, agent, meaning)
         pending = _pending(repository)
         if pending is None and not (in_background and _has_ended(repository, data)):
             keep_context(repository, values, meaning)
@@ -114,7 +120,11 @@ def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = Fa
             remove_stamp(repository)
     except (GitstateError, OSError, ValueError) as error:
         remove_stamp(repository)
-        write_memory(repository, memory._replace(problem=text_to_json(f"{data.name}: {error}")[:300]))
+        problem, since = text_to_json(f"{data.name}: {error}")[:300], memory.since if memory.problem else None
+        memory = memory._replace(problem=problem, since=since or now())
+        if not write_memory(repository, memory):
+            # `status` and `doctor` will not know it: the agent keeps these words in its log.
+            say(safe(f"gitstate: {_failing(memory)}"))
     return answer
 
 
@@ -176,6 +186,27 @@ def context_values(agent: Agent, data: EventData) -> dict[str, str]:
         "progress_stage": os.environ.get("GITSTATE_PROGRESS_STAGE"),
     }
     return {name: value for name, value in found.items() if value}
+
+
+# -- who works here
+
+
+def keep_owner(repository: Repository, agent: Agent, meaning: Meaning | None) -> None:
+    """Write down the agent's process as the owner of the workspace, until its session ends (no-op if it is there).
+
+    A run that holds the lease, and another agent that still runs, stay on record.
+    """
+    owner = session_owner(agent)
+    who = lease.presence(repository)
+    known = who.holder
+    if owner is None:
+        return
+    mine = known is not None and (known.kind, known.owner) == ("owner", owner)
+    if meaning == "session_end":
+        if mine and known is not None:
+            lease.clear_holder(repository, known)
+    elif not who.live:
+        lease.write_holder(repository, lease.this_holder("owner", owner, agent=agent.name))
 
 
 # -- the context
@@ -250,7 +281,11 @@ def _checkpoint(repository: Repository, values: Mapping[str, str], event: HookEv
 
 def read_memory(repository: Repository) -> HookMemory:
     """What the last hook left; an empty record if nothing can be read."""
-    data = files.read_limited(os.path.join(repository.own, _MEMORY_FILE), MAX_CONTEXT)
+    return _read_memory(repository.own)
+
+
+def _read_memory(own: bytes) -> HookMemory:
+    data = files.read_limited(os.path.join(own, _MEMORY_FILE), MAX_CONTEXT)
     try:
         value = loads(data, MAX_CONTEXT, "the hook's memory")
     except BadJson:
@@ -264,17 +299,20 @@ def read_memory(repository: Repository) -> HookMemory:
         found = value.get(name)
         return found if isinstance(found, str) else None
 
-    return HookMemory(number("last_ns"), number("cost_ns"), number("skipped"), text("briefed"), text("problem"))
+    return HookMemory(
+        number("last_ns"), number("cost_ns"), number("skipped"), text("briefed"), text("problem"), text("since")
+    )
 
 
-def write_memory(repository: Repository, memory: HookMemory) -> None:
-    """Leave `memory` to the next hook. A write that fails is ignored: the next hook takes a checkpoint sooner."""
+def write_memory(repository: Repository, memory: HookMemory) -> bool:
+    """Leave `memory` to the next hook; False where it can't be written: the next hook takes a checkpoint sooner."""
     try:
         files.make_directory(repository.own, top=repository.git_dir)
         path = os.path.join(repository.own, _MEMORY_FILE)
         files.write_atomic(path, dumps(memory._asdict()), staging=repository.own, durable=False)
     except OSError:
-        return
+        return False
+    return True
 
 
 def write_stamp(repository: Repository, agent: Agent, data: EventData) -> None:
@@ -320,8 +358,19 @@ def remove_stamp(repository: Repository) -> None:
 
 def last_problem(repository: Repository) -> list[tuple[str, str | None]]:
     """Why the last hook failed, if no later one took a checkpoint, with the command that shows the error again."""
-    problem = read_memory(repository).problem
-    return [] if problem is None else [(f"an agent's hook took no checkpoint: {problem}", "gitstate checkpoint")]
+    problem = failing_hook(repository.git_dir)
+    return [] if problem is None else [(problem, "gitstate checkpoint")]
+
+
+def failing_hook(git_dir: bytes) -> str | None:
+    """Why the last hook in a workspace took no checkpoint, and since when; None if a later one took one."""
+    memory = _read_memory(os.path.join(git_dir, b"gitstate"))
+    return None if memory.problem is None else _failing(memory)
+
+
+def _failing(memory: HookMemory) -> str:
+    since = f" (since {memory.since})" if memory.since else ""
+    return f"an agent's hook took no checkpoint: {memory.problem}{since}"
 
 
 # -- the briefing

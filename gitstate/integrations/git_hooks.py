@@ -1,7 +1,9 @@
-"""What gitstate does in the hooks of git: update the context, clear a stale marker, refuse two mistakes.
+"""What gitstate does in the hooks of git: update the context, clear a stale marker, refuse what buries a pending save
+(a commit, a merge, a rebase) and a push of one.
 
 The shim (`hooks/git/gitstate-hook`) calls this only if its cheap tests say that there may be something to do. An error
-becomes one line on stderr and never stops git; only the two refusals do. While no save is pending, little is imported.
+becomes one line on stderr and never stops git; only the refusals do, and git's own `--no-verify` passes them. While no
+save is pending, little is imported.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from ..git import refs
 from ..git.command import Git, Oid, is_oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, head_of, open_repository, read_head
-from ..objects.reader import ObjectReader
+from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import DIRECTORY, GITLINK, SYMLINK, Leaf
 from ..system import files
 from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
     from ..workspace.files import Worktree
 
 #: The events whose hooks call gitstate.
-EVENTS = ("post-commit", "post-checkout", "post-merge", "post-rewrite", "pre-commit", "pre-push")
+EVENTS = (
+    *("post-commit", "post-checkout", "post-merge", "post-rewrite", "post-applypatch"),
+    *("pre-commit", "pre-push", "pre-merge-commit", "pre-rebase"),
+)
 #: The events for which git writes to the stdin of the hook.
 READ_STDIN = frozenset(("pre-push", "post-rewrite"))
 #: How much of the stdin of a pre-push hook is read, in bytes.
@@ -52,13 +57,13 @@ def run(event: str, arguments: Sequence[str], say: Callable[..., None]) -> int:
     """
     try:
         repository = open_repository(os.fsencode(os.getcwd()))
-        if event == "pre-commit":
-            refusal = refuse_commit(repository)
+        if event in _BURYING:
+            refusal = refuse_burying(repository, event, arguments)
         elif event == "pre-push":
             pushed = os.fdopen(os.dup(0), "rb").read(_MAX_PUSH)
             refusal = refuse_push(repository, pushed, arguments[0] if arguments else "")
         else:
-            follow(repository)
+            say(*follow(repository))
             return EXIT_DONE
     except (GitstateError, OSError, ValueError) as error:
         say(f"gitstate: {event}: {error}; git goes on")
@@ -69,35 +74,73 @@ def run(event: str, arguments: Sequence[str], say: Callable[..., None]) -> int:
     return EXIT_PERSON
 
 
-# -- the two refusals
+# -- the refusals
 
 
-def refuse_commit(repository: Repository) -> Refusal | None:
-    """Refuse a commit on top of the WIP commit of a pending save: it would bury that work."""
+class _Burying(NamedTuple):
+    """What one event does to the WIP commit of a pending save, and how to go on."""
+
+    what: str
+    before: str
+    """What undoes the beginning of it, before the recovery; empty where nothing has begun."""
+    after: str
+    """What is to be said after the recovery; empty where nothing is."""
+    anyway: str
+
+
+_BURYING = {
+    "pre-commit": _Burying("a commit on top would bury that work", "", "", "to bury it anyway: git commit --no-verify"),
+    "pre-merge-commit": _Burying(
+        "the merge would bury that work",
+        "git merge --abort && ",
+        ", then merge again",
+        "to bury it anyway, first abort: git merge --no-verify, git pull --no-verify",
+    ),
+    "pre-rebase": _Burying(
+        "the rebase would rewrite the commits of that save",
+        "",
+        ", commit or stash the work, then rebase again",
+        "to rewrite them anyway: git rebase --no-verify",
+    ),
+}
+
+
+def refuse_burying(repository: Repository, event: str, arguments: Sequence[str] = ()) -> Refusal | None:
+    """Refuse what would bury the WIP commit of a pending save, or rewrite it. `arguments` are those of the hook."""
+    ref = read_head(repository.git_dir)
     head = head_of(repository.toplevel)
-    if head is None:
+    if event == "pre-rebase" and len(arguments) > 1:
+        # `git rebase UPSTREAM BRANCH` checks the branch out later.
+        ref = arguments[1] if arguments[1].startswith("refs/") else f"refs/heads/{arguments[1]}"
+        head = refs.read_refs(repository, [ref]).get(ref)
+    found = None if head is None else _pending_at(repository, head)
+    if head is None or found is None:
         return None
-    save_id = _save_id(repository.git, head)
+    kind, save_id = found
+    burying = _BURYING[event]
+    where = branch_name(ref) if ref else "a detached HEAD"
+    by_git = "git reset HEAD~1" if kind == "WIP" else "git reset --soft HEAD~1"
+    return Refusal(
+        (
+            f"gitstate: {where} is at {head[:12]}, the {kind} commit of the pending save {save_id}",
+            f"  {burying.what}; nothing was changed",
+            f"  next: {burying.before}gitstate recover{burying.after}   (or, without gitstate: {by_git})",
+            f"  {burying.anyway}",
+        )
+    )
+
+
+def _pending_at(repository: Repository, commit: Oid) -> tuple[str, str] | None:
+    """What a commit is to a pending save, `WIP` or `index`, and the id of that save; None if it is neither."""
+    save_id = _save_id(repository.git, commit)
     if not save_id:
         return None
     from ..format.saves import pending_archives
 
     pending = pending_archives(repository.git).values()
     with ObjectReader(repository.git) as reader:
-        found = next((kind for archive in pending if (kind := _kind(head, archive, reader)) is not None), None)
-    if found is None:
-        return None
-    ref = read_head(repository.git_dir)
-    where = branch_name(ref) if ref else "a detached HEAD"
-    by_git = "git reset HEAD~1" if found == "WIP" else "git reset --soft HEAD~1"
-    return Refusal(
-        (
-            f"gitstate: {where} is at {head[:12]}, the {found} commit of the pending save {save_id}",
-            "  a commit on top would bury that work; nothing was changed",
-            f"  next: gitstate recover   (or, without gitstate: {by_git})",
-            "  to bury it anyway: git commit --no-verify",
-        )
-    )
+        found = next((kind for archive in pending if (kind := _kind(commit, archive, reader)) is not None), None)
+    return None if found is None else (found, save_id)
 
 
 def _kind(commit: Oid, archive: Oid, reader: ObjectReader) -> str | None:
@@ -191,8 +234,11 @@ def carried(git: Git, pushed: Sequence[Pushed], remote: str) -> list[Carried]:
 # -- keeping the context up to date
 
 
-def follow(repository: Repository) -> None:
-    """After HEAD may have moved: clear a marker that is provably stale, or update the context and the state file."""
+def follow(repository: Repository) -> tuple[str, ...]:
+    """After HEAD may have moved: clear a marker that is provably stale, or update the context and the state file.
+
+    Returns lines for a person.
+    """
     marker = own_marker(repository)
     archive = refs.read_refs(repository, [marker]).get(marker)
     if archive is not None:
@@ -202,17 +248,35 @@ def follow(repository: Repository) -> None:
         with locked_workspace(repository, Deadline(_WAIT)) as git, ObjectReader(repository.git) as reader:
             _clear_if_stale(repository, git, reader, marker, archive)
         # Until the pending save is recovered or cleared, the state file describes that save.
-        return
+        return _buried_by_a_pick(repository)
     live, status = read_live_context(repository)
     if status is None or status == FINISHED:
-        return
+        return ()
     ref = read_head(repository.git_dir)
     head = head_of(repository.toplevel)
     context = with_measured_fields(repository, live, ref)
     extra = {**live.extra, "base_commit": head}
-    if context.branch_name == live.branch_name and extra == dict(live.extra):
-        return
-    replace_context(repository, context._replace(extra=extra), status)
+    if context.branch_name != live.branch_name or extra != dict(live.extra):
+        replace_context(repository, context._replace(extra=extra), status)
+    return ()
+
+
+def _buried_by_a_pick(repository: Repository) -> tuple[str, ...]:
+    """What to say of a pick, a revert or a patch on top of a WIP commit: git asks no hook that may refuse it."""
+    argv = ("log", "-1", "--no-show-signature", "--walk-reflogs", "--format=%gs", "HEAD", "--")
+    what = os.fsdecode(repository.git.run(*argv, ok_codes=(0, 128))).partition(":")[0]
+    head = head_of(repository.toplevel)
+    if head is None or what not in ("cherry-pick", "revert", "am"):
+        return ()
+    with ObjectReader(repository.git) as reader:
+        parents = commit_head(reader.commit(head) or b"").parents
+    found = _pending_at(repository, parents[0]) if parents else None
+    if found is None:
+        return ()
+    return (
+        f"gitstate: this git {what} buried the pending save {found[1]}; nothing is lost",
+        f"  next: git reset --keep {parents[0][:12]} && gitstate recover, then git {what} again",
+    )
 
 
 def _clear_if_stale(repository: Repository, git: Git, reader: ObjectReader, marker: str, archive: Oid) -> None:
@@ -230,7 +294,7 @@ def _clear_if_stale(repository: Repository, git: Git, reader: ObjectReader, mark
     base = oldest.manifest.base
     if base is not None and not git.succeeds("merge-base", "--is-ancestor", base, head):
         return
-    if not _all_held(repository, git, reader, stack, head):
+    if _is_carried(git, stack, head) or not _all_held(repository, git, reader, stack, head):
         return
     context = with_measured_fields(repository, newest.context, ref)
     described = describe_save(newest.manifest, wip=newest.wip, archive=newest.archive)
@@ -245,6 +309,15 @@ def _clear_if_stale(repository: Repository, git: Git, reader: ObjectReader, mark
     refs.move_refs(repository, git, [RefUpdate(marker, None, archive)], "recovered by plain git")
     for save in stack:
         files.remove(kept_index(repository, save.manifest.save_id))
+
+
+def _is_carried(git: Git, stack: Sequence[Save], head: Oid) -> bool:
+    """Whether git has carried WIP commits of the stack to another base: their work is in HEAD, but not of the agent's
+    own making.
+    """
+    base = stack[-1].manifest.base
+    ids = (f"--grep={SAVE_TRAILER}: {save.manifest.save_id}" for save in stack)
+    return bool(git.run("rev-list", "--max-count=1", "-F", *ids, head, *([f"^{base}"] if base else []), "--"))
 
 
 def may_be_stale(stack: Sequence[Save], head_ref: str | None, head: Oid) -> bool:

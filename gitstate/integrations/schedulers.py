@@ -21,6 +21,7 @@ from xml.sax.saxutils import escape
 from ..errors import GitstateError, NeedsPerson
 from ..system import files
 from ..system.program import command, shipped
+from ..workspace.registry import list_directory
 
 _UNITS = ("gitstate-recover.service", "agent-loop@.service")
 _LABEL = "org.gitstate.recover"
@@ -127,6 +128,11 @@ def _environment() -> dict[str, str]:
     places = [os.path.dirname(git)] if git else []
     found["PATH"] = ":".join(dict.fromkeys([*places, "/usr/local/bin", "/usr/bin", "/bin"]))
     return found
+
+
+def _log() -> str:
+    """The file for what recovery says at boot, where there is no system log."""
+    return os.path.join(os.path.dirname(os.fsdecode(list_directory())), "boot.log")
 
 
 def _template(name: str) -> str:
@@ -314,6 +320,7 @@ def _cron_block() -> bytes:
     environment = " ".join(f"{key}={_shell_word(value)}" for key, value in _environment().items())
     words = " ".join(_shell_word(word) for word in command())
     text = _template("crontab").replace("@ENVIRONMENT@", environment).replace("@GITSTATE@", words)
+    text = text.replace("@LOG@", _shell_word(_log()))
     # A bare per cent sign ends a cron command (`man 5 crontab`).
     return text.replace("%", "\\%").encode("utf-8", "surrogateescape")
 
@@ -389,7 +396,8 @@ def _plist() -> str:
     words = "\n".join(f"\t\t<string>{escape(word)}</string>" for word in command())
     pairs = _environment().items()
     environment = "\n".join(f"\t\t<key>{key}</key>\n\t\t<string>{escape(value)}</string>" for key, value in pairs)
-    return _template(_PLIST).replace("@GITSTATE@", words).replace("@ENVIRONMENT@", environment)
+    text = _template(_PLIST).replace("@GITSTATE@", words).replace("@ENVIRONMENT@", environment)
+    return text.replace("@LOG@", escape(_log()))
 
 
 #: In the order of preference.

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 
-from ..errors import BadJson, CorruptSave, NeedsPerson, UnsupportedSave
+from ..errors import BadJson, CorruptSave, GitError, NeedsPerson, UnsupportedSave
 from ..format import names
 from ..format.archive import read_save, read_stack
+from ..format.carried import Carried, base_below, find_carried
 from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.find import find_save
 from ..format.manifest import Manifest, Reason, Save
 from ..format.names import parse_trailers, workspace_id
-from ..format.saves import held_saves, pending_archive, pending_archives, pending_here
+from ..format.saves import (
+    HeldSave,
+    held_saves,
+    is_dismissed,
+    pending_archive,
+    pending_archives,
+    pending_here,
+)
 from ..git import refs
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
@@ -22,7 +30,7 @@ from ..system import files, process
 from ..system.clock import now
 from ..system.jsonio import loads, text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from ..workspace.lease import presence_in
+from ..workspace.lease import describe, presence_in
 from ..workspace.live_context import owner_state, read_live_context, read_state_context
 from ..workspace.peek import worktree_ids
 from ..workspace.state_file import RECOVERED
@@ -88,6 +96,7 @@ def _without_save(here: Facts, repository: Repository, reader: ObjectReader) -> 
         checkpoint=checkpoint,
         recovered=_recovered_context(repository),
         owner=owner_state(repository.git_dir, context) if context else "unknown",
+        worker=describe(presence_in(repository.git_dir, context).holder) if context else "",
     )
 
 
@@ -147,7 +156,8 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
             return _Pending(archive, None, remote=held.remote)
         pending = pending_archives(repository.git).items()
         markers = [names.marker_ref(workspace) for workspace, oid in pending if oid == archive]
-        return _Pending(archive, markers[0] if markers else None)
+        detach = not markers and _fits_detached(repository, reader, here, held)
+        return _Pending(archive, markers[0] if markers else None, detach)
     mine = pending_archive(repository)
     if mine is not None:
         return _Pending(mine, names.own_marker(repository))
@@ -163,6 +173,14 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
         listed = ", ".join(sorted(save_id for save_id, _ in fitting))
         raise NeedsPerson(f"several saves fit this workspace: {listed}", hint="gitstate recover --save ID")
     return fitting[0][1] if fitting else None
+
+
+def _fits_detached(repository: Repository, reader: ObjectReader, here: Facts, held: HeldSave) -> bool:
+    """Whether HEAD is detached at the base of a save that was set aside: `--into` has made this worktree for it."""
+    if here.head_ref is not None or held.save_id is None or not is_dismissed(repository, held.save_id):
+        return False
+    stack = _readable_stack(held.archive, reader)
+    return bool(stack) and here.head == stack[-1].manifest.head
 
 
 def orphans(repository: Repository, reader: ObjectReader) -> Iterable[tuple[str, Oid, tuple[Save, ...]]]:
@@ -267,12 +285,26 @@ def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack
         and reader.kinds([newest.wip])[0] is not None
         and repository.git.succeeds("merge-base", "--is-ancestor", newest.wip, here.head)
     )
+    carried = None if contains else _carried(here, repository, reader, stack)
+    faithful = carried is not None and carried.faithful
     return here._replace(
-        saves=stack,
+        saves=carried.saves if carried is not None and faithful else stack,
         owner_lives=who.live and (here.strict or not who.ours),
-        contains_wip=contains,
+        worker=describe(who.holder),
+        contains_wip=contains or (carried is not None and faithful and not carried.at_rest),
+        carried=carried,
         operation_differs=_operation_differs(repository, reader, newest),
     )
+
+
+def _carried(here: Facts, repository: Repository, reader: ObjectReader, stack: tuple[Save, ...]) -> Carried | None:
+    """Where plain git carried the commits of this stack to; None where HEAD is where it was, or git did not."""
+    own = here.remote is None and here.head_ref == stack[0].manifest.head_ref
+    if here.head is None or not own or here.head in resting_places(stack):
+        return None
+    with suppress(GitError):  # an object that is missing: then nothing is proven
+        return find_carried(repository, reader, here.head, stack)
+    return None
 
 
 _TELLING = (b"MERGE_HEAD", b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"rebase-merge/onto", b"rebase-apply/onto")
@@ -317,21 +349,27 @@ def _from_trailers(repository: Repository, reader: ObjectReader, here: Facts) ->
     if save_id is None or base is None:
         return None
     with suppress(NeedsPerson, CorruptSave):
-        return read_save(find_save(repository, save_id).archive, reader)
+        held = find_save(repository, save_id)
+        if held.workspace_id in worktree_ids(repository.common_dir) - {workspace_id(repository)}:
+            # A version before 0.2.0 moved a branch that two worktrees are on: the save is the other one's.
+            return None
+        return read_save(held.archive, reader)
     if not commit.partition(b"\n\n")[2].startswith(names.WIP_SUBJECT.encode("ascii")):
         return None
     tree, parents = commit_head(commit)
+    # Not the trailer's: git may have carried the commit to another base.
+    below = base_below(reader, here.head)
     manifest = _made_up_manifest(
         save_id=save_id,
         workspace_id=workspace_id(repository),
         head_ref=here.head_ref,
-        head=None if base == repository.zero else base,
-        index_commit=_index_commit(reader, parents, save_id, base),
+        head=below,
+        index_commit=_index_commit(reader, parents, save_id, below),
     )
     return Save(here.head, here.head, tree, {}, _noted(repository, reader, here.head), manifest)
 
 
-def _index_commit(reader: ObjectReader, parents: Sequence[Oid], save_id: str, base: Oid) -> Oid | None:
+def _index_commit(reader: ObjectReader, parents: Sequence[Oid], save_id: str, base: Oid | None) -> Oid | None:
     """The index commit that a WIP commit with these parents stands on; None where it stands on its base."""
     below = parents[0] if parents else None
     commit = None if below is None or below == base else reader.commit(below)

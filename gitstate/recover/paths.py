@@ -11,14 +11,14 @@ from ..format.names import save_time_ns, workspace_id
 from ..format.saves import held_saves, pending_archives
 from ..git.command import Git, Oid, object_id
 from ..git.entries import differing_paths, list_index, list_tree_paths
-from ..git.repository import Repository
+from ..git.repository import Repository, folds_case
 from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from ..snapshot.walk import is_repository
 from ..system import files
 from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from ..workspace.files import FileState, Worktree
+from ..workspace.files import MISSING, FileState, ListedNames, Worktree, folded, is_same_text
 from ..workspace.state_file import state_name
 from .plan import Choice, Target, step
 from .request import Outcome, RecoverResult
@@ -155,19 +155,38 @@ class SavedPaths:
         return [Choice(target, seen, self._action(target, seen)) for target, seen in self._look(targets, outcome)]
 
     def _look(self, targets: Iterable[Target], outcome: Outcome) -> Iterator[tuple[Target, FileState]]:
+        top = self._workspace.repository.toplevel
+        names = ListedNames(top) if folds_case(top) else None
+        targets = list(targets) if names is None else _with_bases_of_other_names([*targets])
+        paths = {target.path for target in targets}
         for target in targets:
             try:
-                yield target, self._workspace.disk.look(target.path)
+                seen = self._workspace.disk.look(target.path)
+                if names is not None and seen.kind != "missing" and self._is_other_name(target, names, paths):
+                    seen = MISSING
+                yield target, seen
             except OSError as error:
                 if not self.was_left_out(target.path):
                     outcome.could_not_write(target.path, error)
+
+    def _is_other_name(self, target: Target, names: ListedNames, paths: Collection[bytes]) -> bool:
+        """Whether what is at a target's path is a file of another name: two names of one file are one path.
+
+        It is looked at under that name where the saves speak of it, and it is nothing to delete in any case.
+        """
+        listed = names.of(target.path)
+        if listed is None or listed == target.path:
+            return False
+        return listed in paths or (target.saved is None and not is_same_text(listed, target.path))
 
     def _action(self, target: Target, seen: FileState) -> Action:
         left_out = seen.kind == "special" and self.was_left_out(target.path)
         action = step(target, seen, overwrite=self._overwrite, left_out=left_out)
         if action != "look":
             return action
-        return "write" if seen.oid in self._checkouts(target) or self.is_cut_short(target) else "keep"
+        if seen.oid in self._checkouts(target):
+            return "delete" if target.saved is None else "write"
+        return "write" if target.saved is not None and self.is_cut_short(target) else "keep"
 
     def _checkouts(self, target: Target) -> Iterator[Oid | None]:
         """What git itself writes for each base through this repository's filters; None where they fail.
@@ -204,6 +223,15 @@ class SavedPaths:
             return False
         saved = reader.stream(target.saved.oid)
         return is_what_is_left(saved, disk.read(target.path), same_size=stamp[0] == info[1])
+
+
+def _with_bases_of_other_names(targets: list[Target]) -> list[Target]:
+    """Where case is folded git may have written what it has at one path into a file that is listed under another."""
+    bases: dict[str, frozenset[Leaf]] = {}
+    for target in targets:
+        key = folded(target.path)
+        bases[key] = bases.get(key, frozenset()) | target.bases
+    return [target._replace(bases=bases[folded(target.path)]) for target in targets]
 
 
 def paths_with(choices: Iterable[Choice], action: Action) -> list[bytes]:

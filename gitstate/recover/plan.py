@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON
+from ..format.carried import Carried
 from ..format.context import Context
 from ..format.manifest import Manifest, Save
 from ..git.command import Oid
@@ -49,6 +50,9 @@ class Facts(Record):
     """The process that made the pending save still runs on this host."""
     contains_wip: bool = False
     """HEAD's commit is a descendant of the WIP commit, and not the WIP commit."""
+    carried: Carried | None = None
+    """Where plain git carried the WIP commit to another base; None where it did not. If it is faithful, `saves` are
+    those of the new base."""
     detach: bool = False
     """HEAD has to be detached: a clone has put it on a branch at the commit on which it was detached."""
     operation_differs: bool = False
@@ -67,6 +71,8 @@ class Facts(Record):
     """What was recovered earlier, where no task has begun since; None without such a context."""
     owner: str = "unknown"
     """What is known about the process of that context: see `live_context.owner_state`."""
+    worker: str = ""
+    """Who works here, or worked last, in words for a person."""
     strict: bool = False
     """Nobody named this very workspace: only what is proven counts as ended."""
     disk: DiskState = "same"
@@ -103,12 +109,12 @@ def decide(facts: Facts) -> Verdict:
         return _without_save(facts)
     newest = facts.saves[0]
     if facts.owner_lives:
-        message = f"the agent that made this save is still running (pid {newest.context.pid})"
+        message = f"an agent is still running here ({_worker(facts, newest.context)}); the save stays pending"
         return Verdict("live", message, EXIT_AGAIN, "gitstate status")
     if facts.head_ref != newest.manifest.head_ref and not facts.detach:
         return _on_another_branch(facts, newest.manifest)
     if facts.head not in resting_places(facts.saves):
-        return _buried(facts) if facts.contains_wip else _diverged(newest.manifest.save_id)
+        return _buried(facts) if facts.contains_wip else _diverged(newest.manifest.save_id, facts.carried)
     if facts.operation is not None and (facts.operation_differs or newest.manifest.operation is None):
         return Verdict(
             "diverged",
@@ -116,6 +122,9 @@ def decide(facts: Facts) -> Verdict:
             EXIT_PERSON,
             f"finish or abort the {facts.operation}, then: gitstate recover",
         )
+    if facts.carried is not None:
+        base = facts.carried.base[:12]
+        return Verdict("restore", f"git had carried the WIP commit to another base; the branch is on that base, {base}")
     return Verdict("restore")
 
 
@@ -136,7 +145,7 @@ def _without_save(facts: Facts) -> Verdict:
 def _last_run(facts: Facts, context: Context) -> Verdict:
     """A run that is known only by its context: it still runs, or it ended and nobody saved."""
     if facts.owner == "lives" or (facts.strict and facts.owner == "ours"):
-        return Verdict("live", f"the agent is still running (pid {context.pid})", EXIT_AGAIN, "gitstate status")
+        return Verdict("live", f"the agent is still running ({_worker(facts, context)})", EXIT_AGAIN, "gitstate status")
     if facts.strict and facts.owner != "gone":
         return Verdict("nothing", "cannot determine whether the last run has ended", hint="gitstate recover")
     message = "the last run ended without a save" if facts.owner == "gone" else "no pending save"
@@ -156,9 +165,17 @@ def _last_run(facts: Facts, context: Context) -> Verdict:
     )
 
 
+def _worker(facts: Facts, context: Context) -> str:
+    return facts.worker or f"pid {context.pid}"
+
+
 def _on_another_branch(facts: Facts, manifest: Manifest) -> Verdict:
     here = "a detached HEAD" if facts.head_ref is None else facts.head_ref
     there = manifest.head_ref or f"a HEAD detached at {(manifest.head or 'nothing')[:12]}"
+    if facts.operation == "rebase" and facts.head_ref is None and manifest.operation is None:
+        message = f"the save was made on {there}, and a rebase is in progress here; nothing was touched"
+        hint = "finish or abort the rebase (git rebase --continue, git rebase --abort), then: gitstate recover"
+        return Verdict("elsewhere", message, EXIT_PERSON, hint)
     return Verdict(
         "elsewhere",
         f"the save was made on {there}, and this workspace is on {here}",
@@ -171,19 +188,22 @@ def _buried(facts: Facts) -> Verdict:
     newest, oldest = facts.saves[0], facts.saves[-1]
     message = f"there are commits on top of the WIP commit {newest.wip[:12]}; history was not changed"
     back = f"gitstate restore {newest.manifest.save_id}"
+    if facts.carried is not None:
+        back = f"git cherry-pick --no-commit {facts.carried.base[:12]}..{newest.wip[:12]}"
     if oldest.manifest.head is None:
         return Verdict("buried", message, hint=f"git rebase -i --root (drop the WIP commit), then: {back}")
     onto = f"git rebase --onto {oldest.manifest.head[:12]} {newest.wip[:12]}"
     return Verdict("buried", message, hint=f"{onto} && {back} (makes its changes uncommitted again)")
 
 
-def _diverged(save_id: str) -> Verdict:
-    return Verdict(
-        "diverged",
-        f"the branch was moved to another commit after the save {save_id}; nothing was touched",
-        EXIT_PERSON,
-        f"gitstate diff {save_id}; gitstate restore {save_id} PATH…; gitstate recover --dismiss",
-    )
+def _diverged(save_id: str, carried: Carried | None) -> Verdict:
+    message = f"the branch was moved to another commit after the save {save_id}; nothing was touched"
+    hint = f"gitstate diff {save_id}; gitstate restore {save_id} PATH…; gitstate recover --dismiss"
+    if carried is not None:
+        message = f"git carried the WIP commit of the save {save_id} to another base, and it does not hold all of it"
+        message += "; nothing was touched"
+        hint = f"git reset {carried.base[:12]} (keeps the files); {hint}" if carried.at_rest else hint
+    return Verdict("diverged", message, EXIT_PERSON, hint)
 
 
 def _unreadable(facts: Facts, problem: str) -> Verdict:
@@ -277,6 +297,8 @@ def step(
         if seen.kind in ("missing", "directory"):
             return "same"
         gone = _is_one_of(seen, target.bases) or (overwrite and seen.kind != "special")
+        if not gone and seen.kind == "file" and any(leaf.mode not in (SYMLINK, GITLINK) for leaf in target.bases):
+            return "look"
         return "delete" if gone else "keep"
     if seen.kind == "directory":
         # A file takes the place of empty directories alone: who writes it fails on all others.
@@ -383,6 +405,7 @@ def conclude(
         kept=tuple(dict.fromkeys(outcome.kept)),
         left_out=(*(newest.manifest.left_out if newest else ()), *outcome.failed),
         safety_save=outcome.safety,
+        partial=bool(outcome.failed),
     )
     return result._replace(save_id=newest.manifest.save_id, context=newest.context) if newest else result
 

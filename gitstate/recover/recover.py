@@ -242,7 +242,7 @@ class _Recovery:
         workspace, outcome = self.workspace, self.outcome
         saved = SavedPaths(workspace, self.facts.saves, overwrite=self.request.overwrite)
         newest = saved.newest
-        index = IndexRecovery(workspace, saved.saves)
+        index = IndexRecovery(workspace, saved.saves, self.facts.carried.original if self.facts.carried else ())
         if not self.request.dry_run:
             index.set_broken_aside()
         targets = saved.targets()
@@ -260,15 +260,18 @@ class _Recovery:
             recovery.carry_out(choices)
         restore_operation(workspace, newest)
         restore_sparse(workspace, newest)
+        missing = MissingFiles(workspace, saved, outcome)
+        sizes = missing.sizes_at_save(targets, index.saved.sizes)
         outcome.kept += [path for path in index.restore() if path not in outcome.kept]
         with usual_umask(self.repository, newest):
-            MissingFiles(workspace, saved, outcome).restore(targets)
+            missing.restore(targets, sizes)
             recovery.directories()
         if newest.archive != newest.wip:
             recovery.permissions(targets)
+            recovery.special_bits(sets=self.request.special_bits)
         self._move_branch()
         if outcome.restored or outcome.deleted:
-            index.refresh()
+            index.refresh([*outcome.restored, *outcome.deleted])
         workspace.disk.sync()
         found = [*(target.path for target in targets), *newest.manifest.directories]
         bring_files_to_disk(self.repository, found)
@@ -309,13 +312,18 @@ class _Recovery:
 
     def _recover_nested(self, step: NestedStep, submodules: Collection[bytes]) -> RecoverResult | None:
         full = os.path.join(self.repository.toplevel, step.path)
-        request = RecoverRequest(step.save_id, wait=self.request.wait, depth=self.request.depth + 1)
+        asked = self.request
+        request = RecoverRequest(step.save_id, wait=asked.wait, depth=asked.depth + 1, special_bits=asked.special_bits)
         if step.action == "lost":
             self.outcome.failed.append(LeftOut(step.path, step.reason, True))
             return None
         if step.action == "add":
             return recover_into(self.repository, full, request)
         inside = open_repository(full)
+        if step.path in submodules:
+            from .elsewhere import reattach
+
+            reattach(inside)
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
         result = recover(full, request._replace(runs_filters=runs_filters))
@@ -402,15 +410,30 @@ class _Recovery:
         return result
 
     def _write_state(self, result: RecoverResult, context: Context, told: str, **more: Any) -> RecoverResult:
-        """Write `active_state.json`, and add what it says to the result."""
+        """Give back the agent's conversation, write `active_state.json`, and add what it says to the result."""
         from ..agents.sessions import resume_command
 
+        context, result = self._with_conversation(context, result)
         resume = resume_command(context, os.environ) or instruction(context)
         if self.request.depth and read_live_context(self.repository)[1] is None:
             # Nobody ever worked in this nested repository: its save is a part of the one around it.
             return result._replace(resume=resume, briefing=told, context=context)
         state_file = write_state(self.repository, context, RECOVERED, resume=resume, briefing=told, **more)
         return result._replace(state_file=state_file, resume=resume, briefing=told, context=context)
+
+    def _with_conversation(self, context: Context, result: RecoverResult) -> tuple[Context, RecoverResult]:
+        """The context with the place of its agent's transcript, which is given back where it is gone or torn."""
+        facts = self.facts
+        was = facts.saves[0].context if facts.saves else facts.context
+        if was is None or was.session_id is None or self.request.depth:
+            return context, result
+        from ..conversation.give_back import give_back
+
+        own = workspace_id(self.repository)
+        workspaces = [own, *(save.manifest.workspace_id for save in facts.saves[:1])]
+        given = give_back(self.repository, context, was, workspaces, facts.remote)
+        message = "; ".join(part for part in (result.message, given.message) if part)
+        return given.context, result._replace(message=message)
 
     def _result(self, final: DecidedVerdict) -> RecoverResult:
         newest = self.facts.saves[0] if self.facts.saves else None

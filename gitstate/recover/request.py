@@ -63,6 +63,8 @@ class RecoverRequest(Record):
     """Only a pending save: the run itself goes on, or has reached its end."""
     trust: bool = False
     """A save that was fetched is taken even if something of it could run by itself."""
+    special_bits: bool = False
+    """Set the setuid, setgid and sticky bits that files and directories had."""
 
 
 class RecoverResult(Record):
@@ -104,6 +106,8 @@ class RecoverResult(Record):
     """Nothing was changed: this is what would be done."""
     runs: tuple[str, ...] = ()
     """What of a save that was fetched could run by itself; empty for any other."""
+    partial: bool = False
+    """Something could not be restored as it was: `left_out` says what."""
     files_only: bool = False
     """Files were restored from a save; branch, index and marker were not touched."""
 
@@ -203,7 +207,7 @@ def _summary(result: RecoverResult) -> str:
         return "recovered: the context (there were no uncommitted changes)"
     if result.files_only:
         return "restored from the save; branch and index were not touched"
-    return "recovered in part" if result.exit_status else "recovered: everything is as it was saved"
+    return "recovered in part" if result.exit_status or result.partial else "recovered: everything is as it was saved"
 
 
 def outcome_words(result: RecoverResult) -> str:

@@ -14,6 +14,8 @@ from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..snapshot.incremental import Baseline
 from ..snapshot.record import Snapshot
+from ..system.clock import now
+from ..workspace.live_context import read_live_context
 from ..workspace.state_file import context_path, state_name
 from .watch import Watch
 
@@ -40,8 +42,9 @@ class Checkpoints:
         self._known: Baseline | None = None
         self._unwatched: tuple[object, ...] = ()
         self._next = 0.0
+        self._failing_since: str | None = None
         self.problem: str | None = None
-        """Why the last checkpoint failed; None if it did not."""
+        """Why the last checkpoint failed, and since when they do; None if it did not."""
 
     def start(self) -> None:
         """Watch the directories that hold tracked files. Raises GitError, OSError."""
@@ -70,7 +73,7 @@ class Checkpoints:
         if known is not None and not known.touched and unwatched == self._unwatched:
             return
         result = try_save(self._repository.toplevel, SaveRequest(kind="checkpoint", known=known, wait=_WAIT))
-        self.problem = result if isinstance(result, str) else None
+        self._note_problem(result if isinstance(result, str) else None)
         if self.problem is not None:
             self._next = min(self._next, begun + _RETRY)
         # Not the time that passed: another gitstate at work or a slow disk would put off the next one by minutes.
@@ -83,6 +86,10 @@ class Checkpoints:
         self._known = Baseline(result.taken, result.archive, frozenset())
         if whole:
             self._watch_untracked(result.taken)
+
+    def _note_problem(self, why: str | None) -> None:
+        self._failing_since = None if why is None else self._failing_since or now()
+        self.problem = None if why is None else f"{why} (since {self._failing_since})"
 
     def known(self) -> Baseline | None:
         """The last checkpoint and what changed since; None if that is not known."""
@@ -126,8 +133,15 @@ def _unwatched_files(repository: Repository) -> tuple[object, ...]:
     places = [
         *(os.path.join(repository.git_dir, name) for name in (b"HEAD", b"index", b"logs/HEAD")),
         context_path(repository),
+        *_transcript(repository),
     ]
     return (*(file_identity(place) for place in places), operation_under_way(repository.git_dir))
+
+
+def _transcript(repository: Repository) -> list[bytes]:
+    """The transcript of the agent, which its hook named."""
+    path = read_live_context(repository)[0].extra.get("transcript_path")
+    return [os.fsencode(path)] if isinstance(path, str) and "\0" not in path else []
 
 
 def directories_above(paths: list[bytes]) -> list[bytes]:

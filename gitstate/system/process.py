@@ -35,23 +35,63 @@ def pid_namespace() -> str | None:
         return None
 
 
-def boot_time_ns() -> int | None:
-    """When this boot began, in nanoseconds since the epoch; None where the kernel does not tell."""
+#: The kernel makes these at the beginning of a boot, and nothing changes their times.
+_MADE_AT_BOOT = ("/dev/zero", "/dev/full", "/dev/urandom", "/dev/mem")
+
+
+def boot_time_ns(places: Iterable[str] = _MADE_AT_BOOT) -> int | None:
+    """When this boot began at the latest, by each clock that it had; None where the kernel does not tell.
+
+    Nanoseconds since the epoch. What the kernel tells moves when the clock is set: a minute after a step of an hour it
+    is an hour late, and a lock of a living git looks older. The files at `places` keep the time that the clock showed
+    when the boot began. Of both the earlier is taken.
+    """
     data = read_proc("/proc/stat")
-    for line in (data or b"").splitlines():
-        if line.startswith(b"btime "):
-            return int(line.split()[1]) * 1_000_000_000
-    return None
+    told = [int(line.split()[1]) * 1_000_000_000 for line in (data or b"").splitlines() if line.startswith(b"btime ")]
+    for place in places if told else ():
+        with suppress(OSError):
+            told.append(os.stat(place).st_mtime_ns)
+    return min(told, default=None)
 
 
 def older_than_boot(path: bytes) -> bool:
-    """Whether the file at `path` was last modified before this boot: the process that made it is gone."""
+    """Whether the file at `path` was last modified before this boot, whatever was done to the clock since."""
     try:
         touched = os.lstat(path).st_mtime_ns
     except OSError:
         return False
     boot = boot_time_ns()
     return boot is not None and touched < boot - _CLOCK_SLACK_NS
+
+
+def running_before(names: Collection[bytes]) -> list[tuple[int, bytes | None]]:
+    """The processes with one of these names (proc(5) comm) that are older than this one: pid and working directory.
+
+    The directory is None where the kernel does not tell. A fork of this program counts from the start of the program.
+    """
+    mine, since, pid = read_proc("/proc/self/cmdline"), _ticks(os.getpid()), os.getppid()
+    while read_proc(f"/proc/{pid}/cmdline") == mine and mine:
+        since, pid = min(since, _ticks(pid)), _parent(pid)
+    found: list[tuple[int, bytes | None]] = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+        if name.isdigit() and (read_proc(f"/proc/{name}/comm") or b"").rstrip(b"\n") in names and _ticks(name) < since:
+            try:
+                found.append((int(name), os.readlink(os.fsencode(f"/proc/{name}/cwd"))))
+            except PermissionError:
+                found.append((int(name), None))
+            except OSError:
+                continue  # it has ended
+    return found
+
+
+def _ticks(pid: int | str) -> float:
+    start = process_start(int(pid))
+    return float("inf") if start is None else float(start)
+
+
+def _parent(pid: int) -> int:
+    data = read_proc(f"/proc/{pid}/stat")
+    return 0 if data is None else int(data.rpartition(b")")[2].split()[1])
 
 
 def process_start(pid: int) -> str | None:

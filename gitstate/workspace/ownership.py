@@ -15,6 +15,7 @@ from ..format.context import MAX_CONTEXT
 from ..format.names import OWN, workspace_id
 from ..git import refs
 from ..git.command import Git
+from ..git.gitdir import is_dead_lock
 from ..git.index import is_own_lock
 from ..git.repository import Repository
 from ..system import files, process
@@ -141,10 +142,10 @@ def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:
     """Write down which lock files this process may leave if it is killed: the time in nanoseconds, then their paths,
     each ended by a NUL.
 
-    Of those paths, locks that are older than this boot are removed: they are stale.
+    Of those paths, locks that are provably nobody's are removed.
     """
     for path in locks:
-        if process.older_than_boot(path):
+        if is_dead_lock(path):
             files.remove(path)
     path = os.path.join(repository.own, _JOURNAL)
     fd = files.open_own(path, os.O_WRONLY | os.O_TRUNC)

@@ -13,6 +13,7 @@ import stat
 from ..format.context import Context
 from ..format.names import (
     CHECKPOINTS,
+    DISMISSED,
     FETCHED,
     ID_FILE,
     PENDING,
@@ -23,7 +24,7 @@ from ..format.names import (
 from ..git import gitdir, refs
 from ..git.command import Oid, is_oid
 from ..git.repository import NO_HEAD
-from ..system import files, process
+from ..system import files
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .live_context import owner_state, read_context
 from .state_file import CONTEXT_FILE
@@ -79,6 +80,8 @@ class WorkspacePeek(Record):
     """Whether a save of another workspace is pending in the same repository."""
     fetched: bool = False
     """Whether refs of the repository hold saves that were fetched from a remote."""
+    dismissed: bool = False
+    """Whether refs of the repository name saves that were dismissed or set aside."""
 
     @property
     def lives(self) -> bool:
@@ -121,6 +124,8 @@ class SharedPeek(Record):
     """Whether the refs are in a reftable."""
     fetched: bool
     """Whether refs hold saves that were fetched from a remote."""
+    dismissed: bool
+    """Whether refs name saves that were dismissed or set aside."""
 
 
 class _Names:
@@ -216,6 +221,7 @@ class Peeker:
             unreadable=shared.reftable,
             others_pending=any(name != own_id for name in shared.pending),
             fetched=shared.fetched,
+            dismissed=shared.dismissed,
         )
 
     def _resolved(self, path: bytes) -> bytes:
@@ -242,15 +248,19 @@ class Peeker:
 def peek_shared(common: bytes, names: _Names) -> SharedPeek:
     """What the files of a common git directory say about all its worktrees."""
     reftable = b"reftable" in names and os.path.isdir(common + b"/reftable")
-    pending, checkpoints, fetched = refs.read_refs_below(common, PENDING, CHECKPOINTS, FETCHED)
+    prefixes = (PENDING, CHECKPOINTS, FETCHED, DISMISSED)
+    pending, checkpoints, *others = refs.read_refs_below(common, *prefixes)
     damage = []
     config = files.read_limited(common + b"/config", 16 << 20)
     if config is not None and not config.strip(b"\0"):
         damage.append("config is empty")
-    # Loose refs of fetched saves stand two levels below: their directory tells.
-    has_fetched = bool(fetched) or os.path.isdir(os.path.join(common, os.fsencode(FETCHED)))
+    # Loose refs of these stand deeper below: the directory tells.
+    fetched, dismissed = (
+        bool(found) or os.path.isdir(os.path.join(common, os.fsencode(prefix)))
+        for found, prefix in zip(others, prefixes[2:], strict=True)
+    )
     dead_locks = gitdir.dead_locks_among(common, names.listed or ())
-    return SharedPeek(pending, checkpoints, dead_locks, tuple(damage), reftable, has_fetched)
+    return SharedPeek(pending, checkpoints, dead_locks, tuple(damage), reftable, fetched, dismissed)
 
 
 def plain_toplevel(path: bytes) -> bytes | None:
@@ -317,7 +327,7 @@ def _path_in(file: bytes, prefix: bytes, base: bytes) -> bytes | None:
 def _dead_branch_lock(common: bytes, branch: str | None) -> tuple[bytes, ...]:
     lock = os.path.join(common, os.fsencode(branch or "HEAD") + b".lock")
     there = branch is not None and os.path.lexists(lock)
-    return (lock,) if there and process.older_than_boot(lock) else ()
+    return (lock,) if there and gitdir.is_dead_lock(lock) else ()
 
 
 def _is_below_refs(branch: str) -> bool:

@@ -1,6 +1,10 @@
 """The list of workspaces: one small file for each, in the user's state directory.
 
-    $XDG_STATE_HOME/gitstate/workspaces/<sha256 of the path>    the absolute path, then a NUL byte
+    $XDG_STATE_HOME/gitstate/workspaces/<sha256 of the path>
+
+One file holds, each ended by a NUL byte: the absolute path; the mount points that the worktree and its repository were
+on, separated by a NUL, and ended by an empty one; the inodes of the directory and of all above it. The last two tell a
+workspace that was removed from one that is not mounted yet. Files of older versions hold the path alone.
 
 Adding and removing one costs the same however many there are, and no `git` command of the user reads the list.
 Up to version 0.1 it was the setting `gitstate.workspace` of the global git configuration: `registered` takes such
@@ -16,17 +20,18 @@ import stat
 from ..errors import GitstateError, NeedsPerson
 from ..git.command import Git
 from ..git.repository import Repository
-from ..system import files
-from ..system.stdlib import TYPE_CHECKING, digest, suppress
+from ..system import files, process
+from ..system.stdlib import TYPE_CHECKING, Record, digest, suppress
 from .settings import boolean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
 #: The setting of the global git configuration that held the list up to version 0.1.
 OLD_KEY = "gitstate.workspace"
 #: No path is longer: PATH_MAX of Linux, and room for file systems that allow more.
 _LONGEST_PATH = 65_536
+_LONGEST_FILE = 4 * _LONGEST_PATH
 #: More than so many files are synced together.
 _MANY = 16
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -39,7 +44,7 @@ def register(repository: Repository) -> None:
     """
     try:
         if boolean(repository, "register"):
-            add([repository.toplevel])
+            _add_all({repository.toplevel: repository.common_dir})
     except (GitstateError, OSError):
         # The work is saved; `gitstate doctor` reports what is wrong with the list.
         return
@@ -47,24 +52,33 @@ def register(repository: Repository) -> None:
 
 def add(paths: Iterable[bytes]) -> None:
     """Add absolute paths to the list, durably; idempotent. Raises NeedsPerson, OSError."""
+    _add_all(dict.fromkeys(paths))
+
+
+def _add_all(paths: Mapping[bytes, bytes | None]) -> None:
+    """As `add`, for paths with the git directory of the repository, where it is known."""
     directory = _open_list(create=True)
     try:
-        new = [path for path in dict.fromkeys(paths) if _is_new(directory, path)]
         # For many, one sync of the file system takes less time than one of each file.
+        points = mount_points() if len(paths) > _MANY else None
+        new = {}
+        for path, common_dir in paths.items():
+            data = _content(directory, path, common_dir, points)
+            if data is not None:
+                new[os.fsencode(_file_name(path))] = data
         at_once = len(new) > _MANY
-        names = [(os.fsencode(_file_name(path)), path) for path in new]
         try:
-            for name, path in names:
+            for name, data in new.items():
                 temporary = files.temporary_name(name)
                 with suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=directory)
-                files.write_new_file(temporary, (path + b"\0",), mode=0o600, durable=not at_once, directory=directory)
+                files.write_new_file(temporary, (data,), mode=0o600, durable=not at_once, directory=directory)
             if at_once:
                 files.sync_filesystem(list_directory())
-            for name, _ in names:
+            for name in new:
                 os.rename(files.temporary_name(name), name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
-            for name, _ in names:
+            for name in new:
                 with suppress(OSError):
                     os.unlink(files.temporary_name(name), dir_fd=directory)
             raise
@@ -140,17 +154,24 @@ def _file_name(path: bytes) -> str:
     return digest("sha256", path).hexdigest()
 
 
-def _is_new(directory: int, path: bytes) -> bool:
-    """Whether a workspace has no file yet. Raises OSError where something else has its name."""
+def _content(directory: int, path: bytes, common_dir: bytes | None, points: frozenset[bytes] | None) -> bytes | None:
+    """What the file of one workspace is to hold; None where it holds that already. Raises OSError."""
     name = _file_name(path)
-    if _read(directory, name) == path:
-        return False
+    known = _read(directory, name)
+    if known is not None and (known.inodes[:1] == (_inode(path),) or not os.path.isdir(path)):
+        return None
     info = None
     with suppress(FileNotFoundError):
         info = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if info is not None and not stat.S_ISREG(info.st_mode):
         raise OSError(errno.EEXIST, f"{name} in the list of workspaces is not a regular file")
-    return True
+    data = path + b"\0"
+    if os.path.isdir(path):
+        points = mount_points() if points is None else points
+        mounts = dict.fromkeys(mount_of(place, points) for place in (path, common_dir or path))
+        data += b"".join(mount + b"\0" for mount in (*mounts, b""))
+        data += b" ".join(b"%d" % (_inode(place) or 0) for place in _above(path)) + b"\0"
+    return data
 
 
 def _read_list() -> list[bytes]:
@@ -162,16 +183,105 @@ def _read_list() -> list[bytes]:
         found = [_read(directory, name) for name in os.listdir(directory) if len(name) == 64]
     finally:
         os.close(directory)
-    return [path for path in found if path is not None]
+    return [entry.path for entry in found if entry is not None]
 
 
-def _read(directory: int, name: str) -> bytes | None:
-    """The path in one file of the list; None where the file is damaged or not ours."""
-    data = files.read_limited(os.fsencode(name), _LONGEST_PATH, directory=directory)
+class _Entry(Record):
+    """One file of the list."""
+
+    path: bytes
+    mounts: tuple[bytes, ...] = ()
+    """The mount points that worktree and repository were on; empty where an older version wrote the file."""
+    inodes: tuple[int, ...] = ()
+    """Of the directory and of all above it; empty as `mounts`."""
+
+
+def _read(directory: int, name: str) -> _Entry | None:
+    """One file of the list; None where it is damaged or not ours."""
+    data = files.read_limited(os.fsencode(name), _LONGEST_FILE, directory=directory)
     if data is None or not data.startswith(b"/") or not data.endswith(b"\0"):
         return None
-    path = data[:-1]
-    return path if _file_name(path) == name else None
+    path, *rest = data[:-1].split(b"\0")
+    if _file_name(path) != name or len(path) > _LONGEST_PATH:
+        return None
+    if len(rest) < 3 or rest[-2] or not all(word.isdigit() and len(word) < 21 for word in rest[-1].split(b" ")):
+        return _Entry(path)
+    return _Entry(path, tuple(rest[:-2]), tuple(map(int, rest[-1].split(b" "))))
+
+
+# -- workspaces that are not mounted
+
+
+def not_mounted(path: bytes) -> bytes | None:
+    """The directory at which a listed workspace may be mounted later; None where it was removed, or is there.
+
+    It was removed if its file system is mounted, and the nearest directory that still exists is not an empty one in
+    place of the one that it was listed in. Never raises.
+    """
+    entry = None
+    with suppress(GitstateError, OSError):
+        directory = _open_list(create=False)
+        try:
+            entry = _read(directory, _file_name(path))
+        finally:
+            os.close(directory)
+    if entry is None:
+        return None
+    points = mount_points()
+    for mount in entry.mounts:
+        if mount not in points:
+            return mount
+    for number, place in enumerate(_above(path)):
+        inode = _inode(place)
+        if inode is not None:
+            known = entry.inodes[number] if number < len(entry.inodes) else None
+            return place if inode != known and _is_empty(place) else None
+    return None
+
+
+def mount_points(table: str = "/proc/self/mountinfo") -> frozenset[bytes]:
+    """The directories at which something is mounted (proc(5)); the root alone where the system does not tell."""
+    data = process.read_proc(table) or b""
+    fields = (line.split(b" ") for line in data.splitlines())
+    return frozenset([b"/", *(_unescaped(words[4]) for words in fields if len(words) > 4)])
+
+
+def _unescaped(word: bytes) -> bytes:
+    """A path of mountinfo, in which blanks, line ends and backslashes are octal numbers."""
+    first, *rest = word.split(b"\\")
+    return first + b"".join(
+        bytes([int(part[:3], 8)]) + part[3:] if part[:3].isdigit() else b"\\" + part for part in rest
+    )
+
+
+def mount_of(path: bytes, points: Collection[bytes]) -> bytes:
+    """The mount point that a path is below."""
+    for place in _above(path):
+        if place in points or os.path.ismount(place):
+            return place
+    return b"/"
+
+
+def _above(path: bytes) -> list[bytes]:
+    """A path and all directories above it, up to the root."""
+    found = [path]
+    while (above := os.path.dirname(found[-1])) != found[-1]:
+        found.append(above)
+    return found
+
+
+def _inode(path: bytes) -> int | None:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None
+
+
+def _is_empty(path: bytes) -> bool:
+    try:
+        return not os.listdir(path)
+    except OSError:
+        return False
 
 
 # -- the entries of version 0.1

@@ -146,6 +146,30 @@ def test_missing_workspace_is_reported_with_the_command_to_restore_it(templates:
     assert fingerprint(ws.path).files == before.files
 
 
+@pytest.mark.parametrize("lost", ["objects", "marker"])
+def test_pending_save_of_a_missing_workspace_that_cannot_be_read_is_named(
+    templates: Templates, tmp_path: Path, lost: str
+) -> None:
+    ws = make(STATES["clean"], templates, tmp_path, linked=True)
+    dirty(ws)
+    assert ws.main is not None
+    packs = ws.main / ".git" / "objects" / "pack"
+    before = set(packs.iterdir())
+    assert ws.save().exit_status == 0
+    ((marker, _),) = ws.refs("refs/gitstate/pending").items()
+    if lost == "marker":
+        (ws.main / ".git" / marker).write_bytes(b"")
+    else:
+        for pack in set(packs.iterdir()) - before:
+            pack.unlink()
+    shutil.rmtree(ws.path)
+    run_git(ws.main, "worktree", "prune")
+    run_gitstate("register", cwd=ws.main)
+    run = run_gitstate("recover", "--all", "--json", cwd=tmp_path)
+    (found,) = (item for item in run.json["workspaces"] if item["verdict"] == "corrupt")
+    assert run.exit_status == 4 and marker in found["message"] and "fsck" in found["hint"], run
+
+
 def test_renamed_directory_finds_its_save(ws: Workspace, tmp_path: Path) -> None:
     dirty(ws)
     before = fingerprint(ws.path)

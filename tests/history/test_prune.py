@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+from gitstate.history.prune import Fetchable, outdated
 from tests.states import STATES, dirty, make
 from tests.support.oracle import fingerprint
 from tests.support.repositories import Templates
-from tests.support.workspace import Workspace
+from tests.support.workspace import Workspace, run_git
 
 
 def saved_and_recovered(ws: Workspace, times: int) -> list[str]:
@@ -158,3 +160,56 @@ def test_kept_checkpoints_push_out_no_save(ws: Workspace) -> None:
     assert len(saves(ws)) == 4
     assert len(prune(ws, "--keep", "1", "--days", "0")) == 2
     assert set(made) < saves(ws)
+
+
+# -- saves that were fetched
+
+OLD, NEW = "20200101T000000.000000Z-aaaaaa", "20200301T000000.000000Z-cccccc"
+WAITING = "20200201T000000.000000Z-bbbbbb"
+
+
+def test_fetched_saves_are_outdated_by_age_but_not_what_is_pending_or_newer() -> None:
+    saves = [Fetchable("a", OLD, "1"), Fetchable("a", WAITING, "2"), Fetchable("a", NEW, "3"), Fetchable("b", OLD, "4")]
+    now = time.time()
+    assert outdated(saves, {"a": "2"}, now) == {saves[0], saves[3]}
+    assert outdated(saves, {}, now) == set(saves)
+    assert outdated(saves, {"a": "unknown"}, now) == {saves[3]}
+    assert outdated(saves, {}, 0.0) == set()
+
+
+def test_prune_removes_old_fetched_saves_and_fetch_does_not_bring_them_again(
+    templates: Templates, tmp_path: Path
+) -> None:
+    ws = make(STATES["clean"], templates, tmp_path)
+    remote = tmp_path / "remote.git"
+    run_git(tmp_path, "init", "-q", "--bare", str(remote))
+    dirty(ws)
+    assert ws.save().exit_status == 0
+    archive = ws.out("for-each-ref", "--format=%(objectname)", "refs/gitstate/pending")
+    for name in (f"saves/other-1/{OLD}", f"saves/other-1/{WAITING}", "pending/other-2", f"saves/other-2/{WAITING}"):
+        ws.git("push", "-q", str(remote), f"{archive}:refs/gitstate/{name}")
+    ws.git("remote", "add", "origin", str(remote))
+    here = Workspace(tmp_path / "here", tmp_path)
+    run_git(tmp_path, "clone", "-q", str(ws.path), str(here.path))
+    here.git("remote", "set-url", "origin", str(remote))
+
+    def fetched() -> set[str]:
+        return {ref.removeprefix("refs/gitstate/fetched/origin/") for ref in here.refs("refs/gitstate/fetched")}
+
+    waiting = {"pending/other-2", f"saves/other-2/{WAITING}"}
+    old = {f"saves/other-1/{OLD}", f"saves/other-1/{WAITING}"}
+    here.config("gitstate.keepDays", "100000")
+    assert here.gitstate("fetch", "origin").exit_status == 0
+    assert fetched() == waiting | old
+    assert here.gitstate("prune").exit_status == 0
+    assert fetched() == waiting | old
+    here.config("gitstate.keepDays", "30")
+    assert here.gitstate("prune", "--dry-run").exit_status == 0
+    assert fetched() == waiting | old
+    assert here.gitstate("prune").exit_status == 0
+    assert fetched() == waiting
+    assert here.gitstate("fetch", "origin").exit_status == 0
+    assert fetched() == waiting
+    refused = here.gitstate("prune", WAITING)
+    assert refused.exit_status == 4 and "pending on origin" in refused.stderr, refused
+    assert fetched() == waiting

@@ -165,6 +165,11 @@ def test_failed_checkpoint_is_recorded_for_doctor(repo: Workspace) -> None:
     assert event(repo, "claude", "Stop") == ""
     ((words, command),) = last_problem(open_repository(os.fsencode(repo.path)))
     assert "Stop" in words and command == "gitstate checkpoint"
+    since = words.partition("(since ")[2]
+    assert since.startswith("2") and words in repo.gitstate("status").text
+    event(repo, "claude", "Stop")
+    ((words, _),) = last_problem(open_repository(os.fsencode(repo.path)))
+    assert words.partition("(since ")[2] == since, "the first that failed"
     (repo.path / ".git" / "refs" / "gitstate").unlink()
     event(repo, "claude", "Stop")
     assert last_problem(open_repository(os.fsencode(repo.path))) == []

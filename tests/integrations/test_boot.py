@@ -204,7 +204,8 @@ def test_cron_keeps_every_other_line(before: bytes, world: World) -> None:
     for _ in range(2):
         assert world.boot("enable").json["scheduler"] == "cron"
         assert crontab.read_bytes().startswith(before.rstrip(b"\n"))
-        assert crontab.read_bytes().count(b"gitstate recover --all\n") == 1
+        assert crontab.read_bytes().count(b"\n@reboot ") == (2 if b"/bin/other" in before else 1)
+        assert crontab.read_bytes().count(b" recover --all ") == 1
     assert world.calls().count("crontab -") == 1, "what is there already is not written again"
     assert world.boot("disable").exit_status == 0
     assert crontab.read_bytes() == (before if before.endswith(b"\n") or not before else before + b"\n")
@@ -230,10 +231,54 @@ def test_cron_line_recovers_with_an_empty_environment(
     world.boot("enable")
     (line,) = [x for x in (world.state / "crontab").read_text().splitlines() if x.startswith("@reboot ")]
     command = line.removeprefix("@reboot ").replace("\\%", "%")
-    assert all(word.startswith("/") for word in command.split() if word.endswith("gitstate"))
+    assert all(word.startswith("/") for word in command.rpartition("' ")[2].split())
     done = subprocess.run(["env", "-i", "/bin/sh", "-c", command], capture_output=True, cwd="/", timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert ws.status() == status
+    log = world.home / ".local" / "state" / "gitstate" / "boot.log"
+    assert done.returncode == 0, (done.stderr, command, log.read_text() if log.exists() else "")
+    assert ws.status() == status, (command, log.read_text())
+    assert done.stdout == b"" and done.stderr == b"", "nobody may read cron's mail"
+    if not is_system_log():
+        assert str(ws.path) in log.read_text()
+
+
+def is_system_log() -> bool:
+    return any(Path(path).is_socket() for path in ("/dev/log", "/var/run/log"))
+
+
+def test_cron_line_keeps_its_words_and_looks_again_at_status_75(world: World) -> None:
+    """`logger` is played: it is there or not. `sleep` too."""
+    world.add("crontab")
+    world.boot("enable")
+    (line,) = [x for x in (world.state / "crontab").read_text().splitlines() if x.startswith("@reboot ")]
+    line = line.removeprefix("@reboot ").replace("\\%", "%")
+    script = line[line.index("/bin/sh -c '") + len("/bin/sh -c '") : line.rindex("' ")]
+    tries = world.state / "tries"
+    program = world.bin / "program"
+    program.write_text(f"#!/bin/sh\necho once >>{tries}; echo words; [ $(grep -c once {tries}) = 3 ] || exit 75\n")
+    program.chmod(0o755)
+    (world.bin / "sleep").write_text(f"#!/bin/sh\necho $1 >>{world.state}/slept\n")
+    (world.bin / "sleep").chmod(0o755)
+    (world.bin / "mkdir").symlink_to(shutil.which("mkdir") or "mkdir")
+    log = world.state / "new" / "boot.log"
+    environment = {"PATH": str(world.bin)}
+    done = subprocess.run(["/bin/sh", "-c", script, log, program], env=environment, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert log.read_text() == "words\n" * 3
+    assert (world.state / "slept").read_text() == "30\n30\n"
+    logger = world.bin / "logger"
+    logger.write_text(f"#!/bin/sh\ncat >>{world.state}/logged\n")
+    logger.chmod(0o755)
+    subprocess.run(["/bin/sh", "-c", script, log, program], env=environment, check=False)
+    assert (world.state / "logged").read_text().startswith("words\n")
+
+
+def test_units_keep_the_loop_alive_and_look_again(world: World) -> None:
+    recover, loop = (schedulers._unit(name).splitlines() for name in schedulers._UNITS)
+    assert {"SyslogIdentifier=gitstate", "Restart=on-failure", "SuccessExitStatus=4"} <= set(recover)
+    assert {"OOMPolicy=continue", "SyslogIdentifier=agent-loop"} <= set(loop)
+    (limit,) = (int(line.partition("=")[2]) for line in loop if line.startswith("TimeoutStopSec="))
+    (last,) = (line for line in loop if line.startswith("ExecStopPost="))
+    assert 0 < int(last.partition(" --deadline ")[2].split()[0]) < limit - 5
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -129,6 +129,91 @@ def test_commit_after_recovery_is_accepted(repo: Workspace) -> None:
     assert git(repo, "show", "--format=", "--name-only", "HEAD").split() == ["a", "new"]
 
 
+#: What buries a WIP commit or rewrites it: the command, with @ where `--no-verify` goes, and what the hook calls it.
+BURYING = {
+    "merge": ("merge -q --no-edit @ main", "the merge would bury"),
+    "pull": ("pull -q --no-rebase --no-edit @ . main", "the merge would bury"),
+    "rebase": ("rebase -q @ main", "the rebase would rewrite"),
+    "rebase of a branch that is named": ("rebase -q @ main agent/1", "the rebase would rewrite"),
+    "rebase with patches": ("rebase -q --apply @ main", "the rebase would rewrite"),
+    "pull --rebase": ("pull -q --rebase @ . main", "the rebase would rewrite"),
+}
+
+
+def moved_on(repo: Workspace) -> None:
+    """One more commit on main, and the same as a patch beside the repository."""
+    git(repo, "checkout", "-q", "main")
+    commit(repo, "m", "m\n")
+    patch = run(repo, "git", "format-patch", "-1", "--stdout").text
+    (repo.path.parent / "patch").write_text(patch)
+    git(repo, "checkout", "-q", "agent/1")
+
+
+@pytest.mark.parametrize("case", BURYING)
+def test_what_would_bury_a_pending_wip_commit_is_rejected_with_the_commands(repo: Workspace, case: str) -> None:
+    moved_on(repo)
+    wip = saved(repo)
+    command, why = BURYING[case]
+    said = git(repo, *command.replace("@ ", "").split(), fails=True)
+    assert why in said and wip[:12] in said and "--no-verify" in said, said
+    assert git(repo, "rev-parse", "agent/1") == wip
+    step = said.partition("  next: ")[2].partition(",")[0].partition("   (")[0]
+    for part in step.split(" && "):
+        assert run(repo, *(("git", *part.split()[1:]) if part.startswith("git ") else ("true",))).exit_status == 0
+    assert step.endswith("gitstate recover")
+    gitstate(repo, "recover")
+    assert git(repo, "status", "--short") == "M a\n?? new"
+    git(repo, "add", "-A")
+    git(repo, "commit", "-q", "-m", "mine")
+    git(repo, *command.replace("@ ", "").split())
+
+
+#: `git pull` hands it to `git merge`, and not to `git rebase`.
+@pytest.mark.parametrize("case", [case for case in BURYING if case != "pull --rebase"])
+def test_no_verify_of_git_passes_the_refusal(repo: Workspace, case: str) -> None:
+    moved_on(repo)
+    wip = saved(repo)
+    git(repo, *BURYING[case][0].replace("@", "--no-verify").split())
+    assert git(repo, "rev-parse", "agent/1") != wip
+    assert markers(repo), "the work is not in a commit of the agent's own"
+    assert b"two" in repo.read("a") and repo.read("m") == b"m\n"
+
+
+def test_rebase_past_the_hook_is_recovered_and_no_hook_takes_its_marker(repo: Workspace) -> None:
+    moved_on(repo)
+    saved(repo)
+    git(repo, "rebase", "-q", "--no-verify", "main")
+    assert len(markers(repo)) == 1
+    gitstate(repo, "recover")
+    assert git(repo, "rev-parse", "HEAD") == git(repo, "rev-parse", "main")
+    assert git(repo, "status", "--short") == "M a\n?? new"
+
+
+@pytest.mark.parametrize("command", ["cherry-pick main", "revert --no-edit HEAD~1", "am -q ../patch"])
+def test_pick_on_a_pending_wip_commit_is_named_with_the_way_back(repo: Workspace, command: str) -> None:
+    """Git asks no hook before a pick, and has no `git am --no-verify` before 2.43."""
+    moved_on(repo)
+    commit(repo, "b", "b\n")
+    saved(repo)
+    done = run(repo, "git", *command.split())
+    assert done.exit_status == 0 and "buried the pending save" in done.stderr, done
+    step = done.stderr.partition("  next: ")[2].partition(" && ")[0]
+    git(repo, *step.split()[1:])
+    gitstate(repo, "recover")
+    assert git(repo, "status", "--short") == "M a\n?? new"
+
+
+def test_rebase_and_merge_without_a_pending_save_are_silent(repo: Workspace) -> None:
+    gitstate(repo, "set", "task_id=T-1")
+    moved_on(repo)
+    commit(repo, "b", "b\n")
+    for command in ("merge -q --no-edit main", "cherry-pick --allow-empty main", "rebase -q main"):
+        done = run(repo, "git", *command.split())
+        if done.exit_status:  # an empty pick
+            git(repo, "cherry-pick", "--skip")
+        assert "gitstate" not in done.stderr, done
+
+
 def test_other_worktree_commits_beside_a_pending_save(repo: Workspace, tmp_path: Path) -> None:
     saved(repo)
     git(repo, "worktree", "add", "-q", str(tmp_path / "linked"), "-b", "agent/9", "main")

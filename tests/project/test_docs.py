@@ -414,7 +414,11 @@ def test_table_of_exit_statuses_holds_every_status() -> None:
 
 def test_unit_for_boot_and_git_shim_know_the_exit_statuses() -> None:
     unit = (ROOT / "hooks" / "boot" / "gitstate-recover.service").read_text(encoding="utf-8")
-    assert f"\nSuccessExitStatus={errors.EXIT_PERSON} {errors.EXIT_AGAIN}\n" in unit
+    assert f"\nSuccessExitStatus={errors.EXIT_PERSON}\n" in unit
+    # Status 75 is the failure after which the unit starts again.
+    (never,) = re.findall(r"^RestartPreventExitStatus=(.*)$", unit, re.MULTILINE)
+    assert "\nRestart=on-failure\n" in unit and str(errors.EXIT_AGAIN) not in never.split()
+    assert set(map(int, never.split())) == {errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_BUG}
     shim = (ROOT / "hooks" / "git" / "gitstate-hook").read_text(encoding="utf-8")
     assert f"\n  [ $? != {errors.EXIT_PERSON} ] || exit 1\n" in shim
 

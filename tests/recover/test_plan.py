@@ -296,7 +296,7 @@ STEPS = [
     (NOTHING, MISSING, "same", "same"),
     (NOTHING, DIRECTORY, "same", "same"),
     (NOTHING, on_disk("file", BASE), "delete", "delete"),
-    (NOTHING, on_disk("file", STRANGE), "keep", "delete"),
+    (NOTHING, on_disk("file", STRANGE), "look", "delete"),
     (NOTHING, on_disk("link", BASE), "keep", "delete"),
     (NOTHING, on_disk("link", STRANGE), "keep", "delete"),
     (NOTHING, SPECIAL, "keep", "keep"),

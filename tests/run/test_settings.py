@@ -117,6 +117,16 @@ def test_keeper_that_starts_with_a_bad_setting_keeps_all_the_same(ws: Workspace)
     check_recovered(ws, before)
 
 
+def test_run_that_ends_well_says_that_its_last_checkpoint_failed(ws: Workspace) -> None:
+    checkpoints = ws.git_dir / "refs" / "gitstate" / "checkpoints"
+    checkpoints.parent.mkdir()
+    checkpoints.write_text("a file where a directory has to go")
+    argv = ("run", "--interval", "0.2", "--", "sh", "-c", "echo work >>a.txt; sleep 2")
+    run = ws.gitstate(*argv)
+    assert run.exit_status == 0 and "the last checkpoint of this run failed: " in run.stderr, run
+    assert "(since 2" in run.stderr
+
+
 def test_failed_checkpoint_of_a_run_is_reported_by_status_and_doctor(ws: Workspace) -> None:
     checkpoints = ws.git_dir / "refs" / "gitstate" / "checkpoints"
     checkpoints.parent.mkdir()
@@ -134,6 +144,7 @@ def test_failed_checkpoint_of_a_run_is_reported_by_status_and_doctor(ws: Workspa
     (what,), (problem,) = problems()
     assert what.startswith("the last checkpoint of this run failed: ")
     assert problem is not None and problem.startswith("the last checkpoint failed: ")
+    assert "(since 2" in what and what.partition("(since ")[2] == problem.partition("(since ")[2]
     checkpoints.unlink()
     wait_until(lambda: problems() == ([], [None]), "nothing is reported any more")
     started.send(signal.SIGTERM)

@@ -12,7 +12,10 @@ from typing import Any
 
 from tests.support.workspace import Run, Workspace, run_gitstate
 
-EVENTS = ("post-commit", "post-checkout", "post-merge", "post-rewrite", "pre-commit", "pre-push")
+EVENTS = (
+    *("post-commit", "post-checkout", "post-merge", "post-rewrite", "post-applypatch"),
+    *("pre-commit", "pre-push", "pre-merge-commit", "pre-rebase"),
+)
 TIMEOUT = 300
 
 

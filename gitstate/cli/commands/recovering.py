@@ -19,6 +19,7 @@ from ..command import Call, command, everything_option, paths_argument, roots_op
 @click.option("--into", metavar="PATH", help="restore a save whose workspace is gone into a new worktree")
 @click.option("--save", "save_id", metavar="ID", help="recover this save instead of the pending one")
 @click.option("--trust", is_flag=True, help="take a fetched save although it could run programs")
+@click.option("--special-bits", is_flag=True, help="set the setuid, setgid and sticky bits that files had")
 @click.option("--dismiss", is_flag=True, help="mark the pending save as resolved, touching no file")
 @click.option(
     "--wait",

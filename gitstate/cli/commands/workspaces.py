@@ -40,7 +40,8 @@ def unregister(call: Call, paths: tuple[str, ...], missing: bool) -> int:
 
     named = call.absolute(paths)
     if missing:
-        named += [path for path in registry.registered() if not os.path.lexists(os.path.join(path, b".git"))]
+        gone = [path for path in registry.registered() if not os.path.lexists(os.path.join(path, b".git"))]
+        named += [path for path in gone if registry.not_mounted(path) is None]
     elif not paths:
         named = [call.directory]
     # The list holds resolved paths, but a directory that is gone cannot be resolved.

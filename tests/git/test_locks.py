@@ -1,0 +1,100 @@
+"""A lock of git is removed only where nobody can hold it, whatever was done to the clock."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from gitstate.git.gitdir import is_dead_lock
+from gitstate.system import process
+from tests.support.workspace import Workspace, git_environment, run_gitstate
+
+LONG_AGO = 1_000_000_000
+
+
+@pytest.fixture
+def editing(ws: Workspace) -> subprocess.Popen[bytes]:
+    """A git that waits for its editor, and holds the lock of the index."""
+    ws.append("a.txt")
+    begun = ws.outside / "begun"
+    env = {**git_environment(), "GIT_EDITOR": f"touch '{begun}'; sleep 60; false"}
+    started = subprocess.Popen(["git", "commit", "-a"], cwd=ws.path, env=env, stderr=-3, process_group=0)
+    while not begun.exists():
+        assert started.poll() is None
+        time.sleep(0.01)
+    return started
+
+
+def end(started: subprocess.Popen[bytes]) -> None:
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+
+
+@pytest.mark.parametrize("command", [["recover"], ["doctor", "--fix"], ["save"], ["status"]])
+def test_lock_of_a_living_git_stays_after_a_step_of_the_clock(
+    ws: Workspace, editing: subprocess.Popen[bytes], command: list[str]
+) -> None:
+    lock = ws.git_dir / "index.lock"
+    os.utime(lock, (LONG_AGO, LONG_AGO))
+    try:
+        ws.gitstate(*command)
+        assert lock.exists()
+    finally:
+        end(editing)
+    assert is_dead_lock(os.fsencode(lock)), "nobody holds it any more"
+    ws.gitstate("recover")
+    assert not lock.exists()
+
+
+def test_lock_in_a_linked_worktree_of_a_living_git_stays(
+    ws: Workspace, editing: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    """A git in one worktree may hold the locks that all of them share."""
+    ws.git("worktree", "add", "-q", "--no-checkout", str(tmp_path / "linked"), "-b", "side")
+    lock = ws.git_dir / "refs" / "heads" / "side.lock"
+    lock.touch()
+    os.utime(lock, (LONG_AGO, LONG_AGO))
+    try:
+        ws.gitstate("recover", path=tmp_path / "linked")
+        assert lock.exists()
+    finally:
+        end(editing)
+    ws.gitstate("recover", path=tmp_path / "linked")
+    assert not lock.exists()
+
+
+def test_git_of_another_repository_does_not_keep_a_lock(
+    ws: Workspace, editing: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    subprocess.run(["git", "init", "-q", str(tmp_path / "other")], check=True)
+    run_gitstate("begin", "task_id=T-1", cwd=tmp_path / "other")
+    lock = tmp_path / "other" / ".git" / "index.lock"
+    lock.touch()
+    os.utime(lock, (LONG_AGO, LONG_AGO))
+    try:
+        run_gitstate("recover", cwd=tmp_path / "other")
+        assert not lock.exists()
+    finally:
+        end(editing)
+
+
+def test_boot_began_when_the_clock_of_then_said_so(tmp_path: Path) -> None:
+    """What the kernel tells moves with the clock; a file that was made at boot does not."""
+    told = process.boot_time_ns(())
+    assert told is not None
+    made = tmp_path / "zero"
+    made.touch()
+    hour = 3600 * 10**9
+    for age, expected in ((told - hour, told - hour), (told + hour, told)):
+        os.utime(made, ns=(age, age))
+        assert process.boot_time_ns((str(made), str(tmp_path / "none"))) == expected
+
+
+def test_boot_of_this_machine_is_no_later_than_the_kernel_tells() -> None:
+    told, both = process.boot_time_ns(()), process.boot_time_ns()
+    assert told is not None and both is not None and both <= told
