@@ -116,19 +116,15 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def table(results: Sequence[tuple[Scenario, Times]]) -> str:
-    lines = [
-        "| ms | " + " | ".join(scenario.title for scenario, _ in results) + " |",
-        "|---" * (len(results) + 1) + "|",
-    ]
+def table(scenario: Scenario, times: Times) -> str:
+    """One size: a row for each command, with the ratio to the command of git that it is compared with."""
+    lines = [f"## {scenario.title}", "", "| command | ms | ratio |", "|---|---:|---|"]
     for row, floor in ROWS.items():
-        cells = []
-        for _, times in results:
-            ratio = median(ours / git for ours, git in zip(times[row], times[floor], strict=True))
-            cells.append(spread(times[row]) + ("" if row == floor else f" = {ratio:.2f} of `{floor}`"))
+        ratio = median(ours / git for ours, git in zip(times[row], times[floor], strict=True))
         name = row if row.startswith("git") else f"gitstate {row}"
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        compared = "" if row == floor else f"{ratio:.2f} of `{floor}`"
+        lines.append(f"| `{name}` | {spread(times[row])} | {compared} |")
+    return "\n".join(lines) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,7 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             results.append((scenario, {row: samples[1:] for row, samples in bench.times.items()}))
             shutil.rmtree(top / f"repository{place}")
     date = datetime.now(UTC).date().isoformat()
-    report = f"Median of {args.runs} runs (fastest to slowest), whole processes. {date}: {host}.\n\n{table(results)}\n"
+    report = f"Median of {args.runs} runs (fastest to slowest), whole processes. {date}:\n{host}.\n\n"
+    report += "\n".join(table(scenario, times) for scenario, times in results)
     print(report, end="")
     if args.write:
         head = "# Speed\n\n`python bench/look.py --write` wrote this page. Each ratio is the median of pairs.\n\n"
