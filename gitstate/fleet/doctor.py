@@ -265,7 +265,7 @@ def _state_file(repository: Repository) -> Iterator[Finding]:
 
 
 def _waiting(repository: Repository) -> Iterator[Finding]:
-    seen = Peeker([repository.toplevel]).peek(repository.toplevel)
+    seen = Peeker(lambda: [repository.toplevel]).peek(repository.toplevel)
     if seen.marker is None:
         if seen.status == "active" and seen.owner == "gone":
             yield Finding("waiting", "the last run ended without a save", "gitstate recover")

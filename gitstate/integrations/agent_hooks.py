@@ -6,6 +6,7 @@ value is data. Whatever fails, the agent reads an empty answer and sees success;
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -48,6 +49,8 @@ _MAX_TEXT = 4096
 #: A longer briefing is cut, in characters.
 _MAX_BRIEFING = 8192
 _MEMORY_FILE = b"agent-hook.json"
+#: What the command's script reads, to tell without Python that nothing is due: see `write_stamp`.
+_STAMP_FILE = b"agent-hook.due"
 
 #: The agent stops, forgets or ends: a checkpoint is taken at once.
 _CHECKPOINT_AT_ONCE: tuple[Meaning, ...] = ("compaction", "turn_end", "turn_failed", "session_end")
@@ -80,7 +83,7 @@ class HookMemory(NamedTuple):
     cost_ns: int = 0
     """How long it took, in nanoseconds."""
     skipped: int = 0
-    """How many tool events passed without a checkpoint since then."""
+    """How many tool events that came here passed without a checkpoint since then."""
     briefed: str | None = None
     """The session that was briefed last."""
     problem: str | None = None
@@ -89,8 +92,11 @@ class HookMemory(NamedTuple):
     """When the first of them failed."""
 
 
-def run(agent_name: str, safe: Callable[[str], str]) -> str:
-    """Handle the event on stdin; returns what the agent is to read on stdout. `safe` escapes control characters."""
+def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = False) -> str:
+    """Handle the event on stdin; returns what the agent is to read on stdout. `safe` escapes control characters.
+
+    `in_background`: the agent has gone on, so its session may have ended since.
+    """
     agent = agent_named(agent_name)
     if agent is None:
         return ""
@@ -112,7 +118,7 @@ def run(agent_name: str, safe: Callable[[str], str]) -> str:
         memory = _note_turn(repository, agent, meaning, memory, value)
         keep_owner(repository, agent, meaning)
         pending = _pending(repository)
-        if pending is None:
+        if pending is None and not (in_background and _has_ended(repository, data)):
             ends = meaning == "session_end" or (meaning == "turn_end" and not agent.ends_sessions)
             keep_context(repository, values, meaning, ends=ends)
         if is_briefed(agent.briefing, data, memory):
@@ -120,10 +126,16 @@ def run(agent_name: str, safe: Callable[[str], str]) -> str:
             memory = memory._replace(briefed=data.session_id)
             write_memory(repository, memory)
         if event is not None and is_due(event.meaning, memory, time.time_ns(), number(repository, "hookInterval")):
+            remove_stamp(repository)
             _checkpoint(repository, values, event, memory)
         elif meaning == "tool":
             write_memory(repository, memory._replace(skipped=memory.skipped + 1))
+        if meaning == "tool":
+            write_stamp(repository, agent, data)
+        else:
+            remove_stamp(repository)
     except (GitstateError, OSError, ValueError) as error:
+        remove_stamp(repository)
         problem, since = text_to_json(f"{data.name}: {error}")[:300], memory.since if memory.problem else None
         memory = memory._replace(problem=problem, since=since or now())
         if not write_memory(repository, memory):
@@ -291,6 +303,12 @@ def keep_context(
         write_state(repository, context, following, durable=False)
 
 
+def _has_ended(repository: Repository, data: EventData) -> bool:
+    """Whether the session of an event is over."""
+    live, status = read_live_context(repository)
+    return status == FINISHED and live.session_id == data.session_id
+
+
 def _pending(repository: Repository) -> str | None:
     """The archive of this workspace's pending save; None where there is none."""
     marker = names.marker_ref(names.workspace_id(repository))
@@ -307,8 +325,12 @@ def is_due(meaning: Meaning, memory: HookMemory, now_ns: int, interval: float) -
     """
     if meaning != "tool":
         return meaning in _CHECKPOINT_AT_ONCE
-    pause = max(int(interval * 1e9), _PAUSE_FACTOR * memory.cost_ns)
-    return not 0 <= now_ns - memory.last_ns < pause
+    return not 0 <= now_ns - memory.last_ns < _pause_ns(memory, interval)
+
+
+def _pause_ns(memory: HookMemory, interval: float) -> int:
+    """How long after a checkpoint a tool brings none, in nanoseconds."""
+    return max(int(interval * 1e9), _PAUSE_FACTOR * memory.cost_ns)
 
 
 def _checkpoint(repository: Repository, values: Mapping[str, str], event: HookEvent, memory: HookMemory) -> None:
@@ -356,6 +378,47 @@ def write_memory(repository: Repository, memory: HookMemory) -> bool:
     except OSError:
         return False
     return True
+
+
+def write_stamp(repository: Repository, agent: Agent, data: EventData) -> None:
+    """Let the command's script answer the events that are like this one, until a checkpoint is due.
+
+    Such an event changes nothing that this one did not: same tool event, session and directory, which the script looks
+    for in its text as they stand in the lines of the file. The file's time of modification is when the next checkpoint
+    is due. Where a value does not stand in JSON as it is, there is no stamp, and Python handles each event.
+    """
+    keys = agent.payload
+    pairs = [
+        (keys.event, data.name),
+        (keys.session_id, data.session_id),
+        (keys.directory, data.directory),
+        (keys.transcript_path, data.transcript_path),
+    ]
+    lines = [agent.name, os.environ.get("GITSTATE_PROGRESS_STAGE", "")]
+    lines += [f'"{key}":"{value}"' for key, value in pairs if value is not None]
+    values = [value for _, value in pairs if value is not None]
+    if None in (data.session_id, data.directory) or not all(_is_plain(text) for text in (*values, lines[1])):
+        remove_stamp(repository)
+        return
+    memory = read_memory(repository)
+    due = memory.last_ns + _pause_ns(memory, number(repository, "hookInterval"))
+    path = os.path.join(repository.own, _STAMP_FILE)
+    try:
+        files.write_atomic(path, ("\n".join(lines) + "\n").encode("ascii"), staging=repository.own, durable=False)
+        os.utime(path, ns=(due, due))
+    except OSError:
+        remove_stamp(repository)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text stands in JSON, and in a line that sh reads, as it is."""
+    return text.isascii() and text.isprintable() and not set(text) & set('"\\') and text == text.strip()
+
+
+def remove_stamp(repository: Repository) -> None:
+    """Let Python handle the next event."""
+    with contextlib.suppress(OSError):
+        files.remove(os.path.join(repository.own, _STAMP_FILE))
 
 
 def last_problem(repository: Repository) -> list[tuple[str, str | None]]:

@@ -12,7 +12,14 @@ from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.find import find_save
 from ..format.manifest import Manifest, Reason, Save
 from ..format.names import parse_trailers, workspace_id
-from ..format.saves import HeldSave, held_saves, is_dismissed, pending_archive, pending_archives
+from ..format.saves import (
+    HeldSave,
+    held_saves,
+    is_dismissed,
+    pending_archive,
+    pending_archives,
+    pending_here,
+)
 from ..git import refs
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
@@ -194,7 +201,7 @@ def orphans(repository: Repository, reader: ObjectReader) -> Iterable[tuple[str,
 
 
 def _orphaned_markers(repository: Repository) -> list[tuple[str, Oid]]:
-    pending = pending_archives(repository.git)
+    pending = pending_here(repository)
     here = {*worktree_ids(repository.common_dir), workspace_id(repository)} if pending else set()
     return [(names.marker_ref(workspace), oid) for workspace, oid in pending.items() if workspace not in here]
 

@@ -34,7 +34,7 @@ from ..objects.reader import LARGE
 from ..objects.tree import GITLINK
 from ..snapshot.record import is_attributes
 from ..system import files
-from ..system.stdlib import TYPE_CHECKING, suppress
+from ..system.stdlib import TYPE_CHECKING, digest, suppress
 from ..workspace.ownership import next_index
 from .paths import Workspace
 
@@ -445,17 +445,15 @@ def restore_sparse(workspace: Workspace, save: Save) -> None:
 
 
 def _file_oid(path: bytes, object_format: str) -> Oid | None:
-    import hashlib
-
     try:
         with open(path, "rb") as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
                 return None
-            digest = hashlib.new(object_format, b"blob %d\0" % info.st_size, usedforsecurity=False)
+            whole = digest(object_format, b"blob %d\0" % info.st_size, info.st_size)
             while data := file.read(1 << 20):
-                digest.update(data)
-            return digest.hexdigest()
+                whole.update(data)
+            return whole.hexdigest()
     except FileNotFoundError:
         return None
 

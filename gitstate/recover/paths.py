@@ -14,7 +14,6 @@ from ..git.entries import differing_paths, list_index, list_tree_paths
 from ..git.repository import Repository, folds_case
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
-from ..snapshot.walk import is_nested
 from ..system import files
 from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
@@ -359,6 +358,8 @@ def _step_for(workspace: Workspace, saved: SavedPaths, path: bytes, save_id: str
     pending = None if os.path.lexists(full) else _pending_for(workspace, saved, full, save_id)
     if pending is not None:
         return NestedStep(path, "add", pending)
+    from ..snapshot.walk import is_nested
+
     return NestedStep(path, "recover") if is_nested(workspace.repository, full) else None
 
 
