@@ -36,7 +36,8 @@ from ..system.stdlib import suppress
 from ..workspace.ownership import next_index
 from .paths import Workspace
 
-_INDEX_LIMIT = 4 << 30
+#: An index file of more bytes is not taken out of a save: some 5 million entries.
+_INDEX_LIMIT = 512 << 20
 _STAGES = (b"1", b"2", b"3")
 
 
@@ -69,6 +70,7 @@ class SavedIndex:
         if self.is_at(kept):
             link_or_copy(kept, target)
         elif entry is not None:
+            self._refuse_large(entry[1])
             fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             with open(fd, "wb") as file:
                 for part in self._reader.stream(entry[1]):
@@ -93,9 +95,15 @@ class SavedIndex:
             return
         path = os.path.join(self._repository.git_dir, b"sharedindex." + name.encode("ascii"))
         if not os.path.exists(path):
-            content = self._reader.contents([entry[1]], _INDEX_LIMIT)[0]
+            self._refuse_large(entry[1])
+            content = self._reader.contents([entry[1]])[0]
             if content is not None:
                 files.write_atomic(path, content[1], mode=0o644, staging=self._repository.own)
+
+    def _refuse_large(self, oid: Oid) -> None:
+        for info in self._reader.kinds([oid]):
+            if info is not None and info[1] > _INDEX_LIMIT:
+                raise CorruptSave(f"the save holds an index of {info[1]} bytes; the limit is {_INDEX_LIMIT}")
 
     def add_later(self, target: bytes, more: Sequence[bytes]) -> None:
         """Add to the index at `target` what later saves staged anew, and `more` lines for `update-index`."""
