@@ -34,7 +34,10 @@ _gitstate_pairs=()         # what is just being told to gitstate: a signal to th
 gitstate_begin() {
   _gitstate_arm
   _gitstate_place=$PWD
+  _gitstate_unexport
   _gitstate_said "$@"
+  _gitstate_cut_pairs "$@"
+  set -- ${_gitstate_pairs[@]+"${_gitstate_pairs[@]}"}
   _gitstate_pairs=(issue_number='' progress_stage='' memory_refs='' session_id='' "$@")
   "$_gitstate_program" -C "$(_gitstate_directory)" begin --owner-pid "$_gitstate_owner" -- "$@" >/dev/null || {
     set -- "$?"
@@ -47,8 +50,12 @@ gitstate_begin() {
 # gitstate_stage NAME: record how far the task is.
 gitstate_stage() {
   _gitstate_arm
+  _gitstate_unexport
   _gitstate_said "progress_stage=$1"
-  "$_gitstate_program" -C "$(_gitstate_directory)" set -- "progress_stage=$1" >/dev/null
+  _gitstate_cut_pairs "progress_stage=$1"
+  set -- "${_gitstate_pairs[0]}"
+  _gitstate_pairs=()
+  "$_gitstate_program" -C "$(_gitstate_directory)" set -- "$1" >/dev/null
 }
 
 # gitstate_run COMMAND…: run an agent in the foreground, under a supervisor that saves whatever ends it.
@@ -80,9 +87,13 @@ gitstate_run() {
   return "$_gitstate_status"
 }
 
-# gitstate_finish: mark the task as done.
+# gitstate_finish: mark the task as done. A save that is pending is recovered first.
 gitstate_finish() {
-  _gitstate_command finish
+  _gitstate_finish
+}
+
+_gitstate_finish() {
+  _gitstate_command finish "$@"
   "${_gitstate_argv[@]}" >/dev/null || return
   _gitstate_begun=
 }
@@ -95,6 +106,7 @@ gitstate_finish() {
 recover_agent_state() {
   local _gitstate_lines _gitstate_failure=0
   _gitstate_adopt
+  _gitstate_unexport
   RECOVERED_TASK_ID='' RECOVERED_ISSUE_NUMBER='' RECOVERED_WORKSPACE_PATH='' RECOVERED_BRANCH_NAME=''
   RECOVERED_PROGRESS_STAGE='' RECOVERED_MEMORY_REFS='' RECOVERED_AGENT='' RECOVERED_SESSION_ID=''
   RECOVERED_TRANSCRIPT_PATH='' RECOVERED_AGENT_CWD='' RECOVERED_RESUME_COMMAND=''
@@ -109,7 +121,7 @@ recover_agent_state() {
   [ "$RECOVERED_VERDICT" != nothing ]
 }
 
-# cleanup_and_save [SIGNAL]: save now. As the whole text of a trap it also ends the shell as the signal would have. As a
+# cleanup_and_save [SIGNAL]: save now. Such a save stays pending until it is recovered or gitstate_finish is called. As the whole text of a trap it also ends the shell as the signal would have. As a
 # part of a trap it leaves that to the trap, which should end with `exit`: the shell dies of the signal, whatever status
 # `exit` names.
 cleanup_and_save() {
@@ -228,7 +240,7 @@ _gitstate_leaving() {
   _gitstate_ignore_signals
   _gitstate_ended=1
   case $1:${_gitstate_begun:+begun} in
-    0:begun) gitstate_finish || : ;;
+    0:begun) _gitstate_finish --keep-save || : ;;
     *:begun) _gitstate_save --exit-code "$1" || : ;;
   esac
   _gitstate_disarm
@@ -347,28 +359,65 @@ _gitstate_save() {
 # Build one call of gitstate in _gitstate_argv. The first sketch's variables, exported or not, go in as they are now.
 _gitstate_command() {
   local _gitstate_variable _gitstate_value IFS=$'\n' # one memory reference a line, where they are an array
+  _gitstate_unexport
   _gitstate_argv=(env)
   for _gitstate_variable in CURRENT_TASK_ID ISSUE_NUMBER PROGRESS_STAGE MEMORY_REFS; do
     _gitstate_value=${!_gitstate_variable-}
     [ "$_gitstate_variable" != MEMORY_REFS ] || _gitstate_value="${MEMORY_REFS[*]-}"
     [ -n "$_gitstate_value" ] || continue
-    if [ "${#_gitstate_value}" -gt 30000 ]; then
-      # The system refuses to start a command with an argument of 128 KiB, and no save would be made at all.
-      echo "gitstate: $_gitstate_variable is longer than 30000 characters; saved without it" >&2 || :
-      continue
-    fi
+    _gitstate_cut "$_gitstate_variable"
     _gitstate_argv+=("GITSTATE_${_gitstate_variable#CURRENT_}=$_gitstate_value")
   done
   _gitstate_argv+=("$_gitstate_program" -C "$(_gitstate_directory)" "$1")
   case $1:${BRANCH_NAME-} in
     finish:* | *:) ;;
-    *) _gitstate_argv+=(--set "branch=$BRANCH_NAME") ;; # as data: which branch it is gets measured
+    *)
+      _gitstate_value=branch=$BRANCH_NAME # as data: which branch it is gets measured
+      _gitstate_cut BRANCH_NAME
+      _gitstate_argv+=(--set "$_gitstate_value")
+      ;;
   esac
   for _gitstate_value in ${_gitstate_pairs[@]+"${_gitstate_pairs[@]}"}; do
     _gitstate_argv+=(--set "$_gitstate_value")
   done
-  shift
-  _gitstate_argv+=("$@")
+  case $1 in
+    run) shift; _gitstate_argv+=("$@") ;; # the agent's own arguments
+    *)
+      shift
+      for _gitstate_value in "$@"; do
+        _gitstate_cut 'an argument'
+        _gitstate_argv+=("$_gitstate_value")
+      done
+      ;;
+  esac
+}
+
+# Set _gitstate_pairs to the KEY=VALUE arguments, each cut to what a command may be given.
+_gitstate_cut_pairs() {
+  local _gitstate_value _gitstate_name
+  _gitstate_pairs=()
+  for _gitstate_value in "$@"; do
+    _gitstate_name=${_gitstate_value:0:64}
+    _gitstate_cut "${_gitstate_name%%=*}"
+    _gitstate_pairs+=("$_gitstate_value")
+  done
+}
+
+# Cut _gitstate_value, which $1 names: the system starts no command with an argument of 128 KiB, so that no save would be
+# made at all.
+_gitstate_cut() {
+  [ "${#_gitstate_value}" -gt 30000 ] || return 0
+  echo "gitstate: $1 is longer than 30000 characters; it was cut" >&2 || :
+  _gitstate_value=${_gitstate_value:0:30000}
+}
+
+# Nor does it start one while a variable of that size is exported: keep those of the first sketch for this shell alone.
+_gitstate_unexport() {
+  local _gitstate_variable _gitstate_value
+  for _gitstate_variable in CURRENT_TASK_ID ISSUE_NUMBER WORKSPACE_PATH BRANCH_NAME PROGRESS_STAGE MEMORY_REFS; do
+    _gitstate_value=${!_gitstate_variable-}
+    [ "${#_gitstate_value}" -le 30000 ] || export -n "${_gitstate_variable?}"
+  done
 }
 
 # Where a script uses the first sketch's variables too, what is said last counts.

@@ -112,6 +112,8 @@ class Transcript(Record):
     pattern: str
     """Relative to `home`. `*` stands for any text within a name, `**` for directories of any depth, `{id}` for the
     session id and `{id:.8}` for its first eight characters."""
+    files: tuple[str, ...] = ()
+    """Where the pattern names a directory: the files in it without which the session can't be continued."""
 
 
 class Sessions(Record):
@@ -125,6 +127,14 @@ class Sessions(Record):
     """The same for a new session; it has `{id}` where the caller may choose the id."""
     transcripts: tuple[Transcript, ...]
     """A session exists if one of these does."""
+    place: Callable[[str, str, str], str] | None = None
+    """From the agent's own directory, a transcript relative to it, and the directory that the agent works in: where the
+    agent looks for that transcript. None: it looks in the same place wherever it works."""
+    names_directory: bool = False
+    """Whether the transcript names the directory of its work, and the agent takes it for no other."""
+    lists: Callable[[str, str, str], tuple[tuple[str, bytes], ...]] | None = None
+    """From the same three: the files below the agent's own directory that must have a certain line, each with the line,
+    or the agent does not find the session."""
 
 
 class Agent(Record):
@@ -140,6 +150,8 @@ class Agent(Record):
     sessions: Sessions
     stop: StopRule = StopRule()
     payload: Payload = Payload()
+    shared_with: tuple[str, ...] = ()
+    """Arguments of its program with which one process serves several sessions, so that it belongs to none of them."""
     stub_advice: str | None = None
     """What to do where the program on the PATH is a stub that does nothing, known by a `--version` without a number.
     None: there is no such stub."""

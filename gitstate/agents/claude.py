@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 from .base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, Transcript
 
 _HOME = Home(".claude", "CLAUDE_CONFIG_DIR")
+
+
+def _place(root: str, transcript: str, directory: str) -> str:
+    """Claude Code keeps transcripts by the directory of the work, with `-` for all but letters and digits."""
+    encoded = "".join(c if c.isascii() and c.isalnum() else "-" for c in directory)
+    return f"projects/{encoded}/{os.path.basename(transcript)}"
+
 
 AGENT = Agent(
     name="claude",
@@ -25,5 +34,6 @@ AGENT = Agent(
         resume_with_prompt=("claude", "-p", "--resume", "{id}", "{prompt}"),
         start_with_prompt=("claude", "-p", "{prompt}", "--session-id", "{id}"),
         transcripts=(Transcript(_HOME, "projects/*/{id}.jsonl"),),
+        place=_place,
     ),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 
 from ..system.files import read_limited
 from ..system.stdlib import TYPE_CHECKING, signal
@@ -39,6 +38,8 @@ def untrusted_events(path: bytes, positions: Sequence[HookPosition]) -> list[str
 
 
 def _trust_key(path: bytes, position: HookPosition) -> str:
+    import re
+
     event = re.sub(r"(?<!^)(?=[A-Z])", "_", position.event).lower()
     return f"{os.fsdecode(path)}:{event}:{position.group}:{position.number}"
 
@@ -82,4 +83,5 @@ AGENT = Agent(
     ),
     # It ends cleanly on SIGINT alone.
     stop=StopRule(signal.SIGINT),
+    shared_with=("app-server",),
 )

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+import os
+
+from ..errors import BadJson
+from ..system.files import read_limited
+from ..system.jsonio import loads
 from .base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, StopRule, Transcript
 
 _HOME = Home(".gemini")
+_MAX_PROJECTS = 4 << 20
+
+
+def _slug(root: str, directory: str) -> str:
+    """The name that Gemini gives to a project: the one in projects.json, else one made of the directory's name."""
+    data = read_limited(os.path.join(os.fsencode(root), b"projects.json"), _MAX_PROJECTS)
+    try:
+        name = loads(data, _MAX_PROJECTS, "projects.json")["projects"][directory]
+        if isinstance(name, str) and name and "/" not in name and not name.startswith("."):
+            return name
+    except (BadJson, KeyError, TypeError):
+        pass
+    base = "".join(c if c.isascii() and c.isalnum() else "-" for c in os.path.basename(directory).lower())
+    return "-".join(part for part in base.split("-") if part) or "project"
+
+
+def _place(root: str, transcript: str, directory: str) -> str:
+    return f"tmp/{_slug(root, directory)}/chats/{os.path.basename(transcript)}"
+
+
+def _lists(root: str, transcript: str, directory: str) -> tuple[tuple[str, bytes], ...]:
+    """The file by which Gemini knows whose chats these are."""
+    return ((f"{os.path.dirname(os.path.dirname(transcript))}/.project_root", os.fsencode(directory)),)
+
 
 AGENT = Agent(
     name="gemini",
@@ -25,6 +54,8 @@ AGENT = Agent(
         start_with_prompt=("gemini", "-p", "{prompt}"),
         # The name of a chat holds only the first part of the id: session-TIME-ID.json.
         transcripts=(Transcript(_HOME, "tmp/*/chats/*{id:.8}*"),),
+        place=_place,
+        lists=_lists,
     ),
     # It starts itself again as a child: a signal to the first process alone does not reach the one that works.
     stop=StopRule(everyone=True),

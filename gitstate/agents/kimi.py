@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+import os
+
+from ..system.stdlib import digest
 from .base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, Transcript
 
 _HOME = Home(".kimi-code", "KIMI_CODE_HOME")
 #: The home of the versions before Kimi Code.
 _OLD_HOME = Home(".kimi", "KIMI_SHARE_DIR")
+
+#: What a session needs, below its directory.
+_FILES = ("agents/main/wire.jsonl", "state.json")
+
+
+def _place(root: str, transcript: str, directory: str) -> str:
+    """Kimi Code keeps sessions by the directory of the work: its name, and a hash of its path."""
+    name = os.path.basename(directory.rstrip("/")) or "root"
+    hashed = digest("sha256", os.fsencode(directory)).hexdigest()[:12]
+    return f"sessions/wd_{name}_{hashed}/{os.path.basename(transcript)}"
+
+
+def _lists(root: str, transcript: str, directory: str) -> tuple[tuple[str, bytes], ...]:
+    """The line of a session in the list of all sessions."""
+    entry = {
+        "sessionId": os.path.basename(transcript),
+        "sessionDir": os.path.join(root, transcript),
+        "workDir": directory,
+    }
+    line = "{" + ",".join(f"{_quoted(key)}:{_quoted(value)}" for key, value in entry.items()) + "}\n"
+    return (("session_index.jsonl", line.encode()),)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
 
 AGENT = Agent(
     name="kimi",
@@ -36,8 +65,13 @@ AGENT = Agent(
         resume_with_prompt=("kimi", "-S", "{id}", "-p", "{prompt}"),
         start_with_prompt=("kimi", "-p", "{prompt}"),
         transcripts=tuple(
-            Transcript(home, pattern) for home in (_HOME, _OLD_HOME) for pattern in ("sessions/{id}", "sessions/*/{id}")
+            Transcript(home, pattern, _FILES)
+            for home in (_HOME, _OLD_HOME)
+            for pattern in ("sessions/{id}", "sessions/*/{id}")
         ),
+        place=_place,
+        names_directory=True,
+        lists=_lists,
     ),
     # A loop around the stub of the older version would spin: it ends at once with status 0.
     stub_advice="install Kimi Code and remove the old command",

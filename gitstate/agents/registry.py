@@ -1,4 +1,6 @@
-"""Finds agents by name and by command. An agent exists if its file stands in this package; there is no list.
+"""Finds agents by name, by command, and among the ancestors of a hook.
+
+An agent exists if its file stands in this package; there is no list.
 
 A hook loads the file of its own agent only.
 """
@@ -6,16 +8,30 @@ A hook loads the file of its own agent only.
 from __future__ import annotations
 
 import os
-from importlib import import_module
 
-from ..system.stdlib import TYPE_CHECKING
+from ..system.process import Process, process, read_proc
+from ..system.stdlib import TYPE_CHECKING, Record
 from .base import Agent, StopRule
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 #: The modules of this package that describe no agent.
-_SHARED = frozenset(("__init__", "base", "registry", "sessions"))
+_SHARED = frozenset(("__init__", "base", "registry", "sessions", "transcripts"))
+
+_SHELLS = frozenset(
+    ("ash", "bash", "busybox", "csh", "dash", "elvish", "fish", "ksh", "mksh", "nu", "pwsh", "sh", "tcsh", "zsh")
+)
+#: Programs that start another one and wait for it.
+_WRAPPERS = frozenset(
+    ("chrt", "doas", "env", "flock", "gitstate", "ionice", "nice", "nohup", "setpriv", "setsid", "stdbuf")
+) | frozenset(("strace", "su", "sudo", "systemd-run", "taskset", "time", "timeout", "uv", "uvx", "xargs"))
+#: Programs that hold terminals and services: an agent is below them, never one of them. The kernel cuts a name.
+_HOSTS = frozenset(
+    ("atd", "catatonit", "conmon", "containerd-shim", "cron", "crond", "docker-init", "dumb-init", "init")
+) | frozenset(("login", "screen", "sshd", "sshd-session", "systemd", "tini", "tmux", "tmux: server"))
+#: A script of such a name without its ending counts, too.
+_ENDINGS = (".js", ".mjs", ".cjs", ".py", ".sh")
 
 
 def agent_names() -> tuple[str, ...]:
@@ -28,7 +44,8 @@ def agent_named(name: str) -> Agent | None:
     """The agent of this name; None where there is none."""
     if name not in agent_names():
         return None
-    agent: Agent = import_module(f"{__package__}.{name}").AGENT
+    # `importlib` would take as long as the module itself.
+    agent: Agent = __import__(f"{__package__}.{name}", fromlist=["AGENT"]).AGENT
     return agent
 
 
@@ -47,3 +64,69 @@ def stop_rule(name: str | None, argv: Sequence[str]) -> StopRule:
     """How a run is told to stop: by the name of its agent where that was given, else by its command."""
     agent = agent_named(name.lower()) if name else agent_of_command(argv)
     return StopRule() if agent is None else agent.stop
+
+
+# -- the process of a session
+
+
+class _Ancestor(Record):
+    """One process above the hook."""
+
+    pid: int
+    argv: tuple[str, ...]
+    names: frozenset[str]
+    """What it may be called: its name in the kernel, its program, and the script that it interprets."""
+    holds_terminal: bool
+    """It leads a session that has a terminal, and was not started for one command."""
+
+
+def session_owner(agent: Agent) -> Process | None:
+    """The process of the agent whose hook this is; None where none can be told from a terminal or a service.
+
+    An agent starts its hooks through a shell, or through a program that starts another one. So its process is the
+    nearest ancestor that is neither. A process of the agent that serves several sessions at once is nobody's owner.
+    """
+    for one in _ancestors():
+        if one.names & frozenset(agent.commands):
+            return None if set(agent.shared_with) & set(one.argv) else process(one.pid)
+        if one.names & _HOSTS:
+            return None
+        if one.names & _SHELLS:
+            if one.holds_terminal:
+                # A person has typed the command.
+                return None
+        elif not (one.names & _WRAPPERS or _is_ours(one.argv)):
+            return process(one.pid)
+    return None
+
+
+def _ancestors() -> Iterator[_Ancestor]:
+    """The ancestors of this process in this pid namespace, the nearest first."""
+    pid = os.getppid()
+    seen = set()
+    while pid > 0 and pid not in seen:
+        seen.add(pid)
+        data = read_proc(f"/proc/{pid}/stat")
+        if data is None:
+            return
+        fields = data.rpartition(b")")[2].split()
+        kernel_name = os.fsdecode(data.partition(b"(")[2].rpartition(b")")[0])
+        argv = tuple(os.fsdecode(read_proc(f"/proc/{pid}/cmdline") or b"").split("\0")[:-1])
+        leads = int(fields[3]) == pid and int(fields[4]) != 0 and "-c" not in argv
+        yield _Ancestor(pid, argv, frozenset(_names(kernel_name, argv)), leads)
+        pid = int(fields[1])
+
+
+def _names(kernel_name: str, argv: tuple[str, ...]) -> Iterator[str]:
+    yield kernel_name
+    if argv:
+        yield os.path.basename(argv[0]).lstrip("-")
+    script = next((word for word in argv[1:] if not word.startswith("-")), "")
+    if argv[1:2] == (script,):
+        name = os.path.basename(script)
+        yield next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
+
+
+def _is_ours(argv: tuple[str, ...]) -> bool:
+    """Whether a process is Python that runs gitstate."""
+    return any(argv[at : at + 2] == ("-m", "gitstate") for at in range(len(argv)))

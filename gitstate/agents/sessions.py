@@ -7,15 +7,16 @@ from agents: an id must look like one, and every word is quoted for a shell.
 from __future__ import annotations
 
 import os
-import re
-import shlex
-from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 
-from ..format.context import Context
+from ..system.stdlib import TYPE_CHECKING, quote
 from .registry import agent_named
 
-_SESSION_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from ..format.context import Context
+
+_INSIDE = dict.fromkeys(map(ord, "_-"))
 #: No more names of one directory, and no more names below a `**`, are compared with a pattern.
 _MAX_NAMES = 20_000
 
@@ -27,7 +28,7 @@ def resume_command(context: Context, environ: Mapping[str, str]) -> str | None:
     """
     agent = agent_named((context.agent or "").lower())
     session = context.session_id
-    if agent is None or session is None or not _SESSION_ID.fullmatch(session):
+    if agent is None or session is None or not is_session_id(session):
         return None
     if not _is_file(context.extra.get("transcript_path")) and not any(
         path_exists(transcript.home.path(environ), transcript.pattern.format(id=session))
@@ -38,32 +39,65 @@ def resume_command(context: Context, environ: Mapping[str, str]) -> str | None:
     if not isinstance(directory, str) or not os.path.isdir(directory):
         directory = context.workspace_path or "."
     command = " ".join(word.format(id=session) for word in agent.sessions.resume)
-    return f"cd {shlex.quote(directory)} && {command}"
+    return f"cd {quote(directory)} && {command}"
 
 
 def _is_file(path: object) -> bool:
     return isinstance(path, str) and "\0" not in path and os.path.isfile(path)
 
 
+def is_session_id(text: str) -> bool:
+    """Whether a text from an agent looks like the id of a session."""
+    return len(text) <= 128 and text[:1].isalnum() and text.isascii() and text.translate(_INSIDE).isalnum()
+
+
 def path_exists(directory: str, pattern: str) -> bool:
     """Whether a path below `directory` matches `pattern`, which is relative and may hold `*` and `**`."""
+    return any(True for _ in matching_paths(directory, pattern))
+
+
+def matching_paths(directory: str, pattern: str) -> Iterator[str]:
+    """The paths below `directory`, and relative to it, that match `pattern`."""
     first, _, rest = pattern.partition("/")
     if not rest:
-        return any(True for _ in _matching_names(directory, first))
+        yield from _matching_names(directory, first)
+    elif first == "**":
+        yield from _at_any_depth(directory, rest)
+    else:
+        for name in _matching_names(directory, first):
+            yield from (f"{name}/{below}" for below in matching_paths(os.path.join(directory, name), rest))
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether the whole relative path matches `pattern`."""
+    name, _, below = path.partition("/")
+    first, _, rest = pattern.partition("/")
     if first == "**":
-        return _exists_at_any_depth(directory, rest)
-    return any(path_exists(os.path.join(directory, name), rest) for name in _matching_names(directory, first))
+        return matches(path, rest) or (bool(below) and matches(below, pattern))
+    if not _name_matches(name, first):
+        return False
+    return matches(below, rest) if below and rest else not below and not rest
 
 
-def _exists_at_any_depth(directory: str, name_pattern: str) -> bool:
+def _name_matches(name: str, pattern: str) -> bool:
+    if "*" not in pattern:
+        return name == pattern
+    from fnmatch import fnmatchcase
+
+    return fnmatchcase(name, pattern)
+
+
+def _at_any_depth(directory: str, name_pattern: str) -> Iterator[str]:
     compared = 0
-    for _, _, names in os.walk(directory):
-        if any(fnmatchcase(name, name_pattern) for name in names):
-            return True
+    # The newest first: sessions stand below the day of their begin.
+    for above, below, names in os.walk(directory):
+        below.sort(reverse=True)
+        for name in names:
+            if _name_matches(name, name_pattern):
+                yield os.path.relpath(os.path.join(above, name), directory)
         compared += len(names)
         if compared > _MAX_NAMES:
             break
-    return False
 
 
 def _matching_names(directory: str, pattern: str) -> Iterator[str]:
@@ -75,4 +109,4 @@ def _matching_names(directory: str, pattern: str) -> Iterator[str]:
         names = sorted(os.listdir(directory))[:_MAX_NAMES]
     except OSError:
         return
-    yield from (name for name in names if fnmatchcase(name, pattern))
+    yield from (name for name in names if _name_matches(name, pattern))

@@ -24,6 +24,7 @@ from ..recover.request import RecoverRequest, RecoverResult
 from ..system import forkpool
 from ..system.jsonio import text_to_json
 from ..workspace import damage, registry
+from ..workspace.lease import describe, presence_in
 from ..workspace.peek import Peeker, WorkspacePeek, worktree_ids
 from .find import PEEK_DEADLINE, WORKERS, peek_all
 
@@ -126,7 +127,7 @@ def _without_opening(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) ->
     """The result for a workspace that needs no recovery, or that must not be touched."""
     branch = None if seen.branch is None else names.branch_name(seen.branch)
     if seen.lives:
-        message = f"an agent runs here (pid {seen.context.pid}); nothing was changed"
+        message = f"an agent runs here ({_worker(seen)}); nothing was changed"
         return RecoverResult(seen.workspace, "live", message, branch=branch, context=seen.context)
     if seen.problem == "foreign":
         return _foreign(seen)
@@ -141,6 +142,10 @@ def _without_opening(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) ->
     if seen.problem is not None:
         return _missing(seen, orphans)
     return RecoverResult(seen.workspace, "nothing", branch=branch, context=seen.context)
+
+
+def _worker(seen: WorkspacePeek) -> str:
+    return describe(presence_in(seen.git_dir, seen.context).holder)
 
 
 def _not_mounted(seen: WorkspacePeek) -> WorkspacePeek:

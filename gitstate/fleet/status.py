@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import GitstateError
 from ..format import names
 from ..format.archive import read_save
 from ..format.context import Context
 from ..format.saves import pending_archive
+from ..git import refs
 from ..git.repository import open_repository, read_head
 from ..integrations.agent_hooks import failing_hook
 from ..objects.reader import ObjectReader
+from ..run.hold import is_aside
 from ..system import forkpool
 from ..workspace import registry
 from ..workspace.live_context import read_live_context
@@ -39,6 +42,8 @@ class Summary:
     context: Context = Context()
     problem: str | None = None
     """What is wrong, for a person."""
+    aside: tuple[tuple[str, str | None], ...] = ()
+    """Save and task of what `gitstate run --keep` has set aside here."""
 
 
 def summaries(paths: Sequence[bytes]) -> list[Summary]:
@@ -54,8 +59,23 @@ def summaries(paths: Sequence[bytes]) -> list[Summary]:
     found = []
     for number, seen in enumerate(looks):
         answer = answers.get(number, forkpool.LOST)
-        found.append(_summarize_peek(seen) if answer is forkpool.LOST else answer)
+        found.append(replace(_summarize_peek(seen) if answer is forkpool.LOST else answer, aside=_aside(seen)))
     return found
+
+
+def _aside(seen: WorkspacePeek) -> tuple[tuple[str, str | None], ...]:
+    """What was set aside in a workspace; it is opened only where there is a ref that may say so."""
+    if not seen.common_dir or seen.damage:
+        return ()
+    (found,) = refs.read_refs_below(seen.common_dir, names.dismissed_ref(seen.workspace_id, ""))
+    aside = []
+    if found:
+        with contextlib.suppress(GitstateError, OSError), ObjectReader(open_repository(seen.workspace).git) as reader:
+            for save_id, archive in sorted(found.items()):
+                save = read_save(archive, reader)
+                if is_aside(save.manifest):
+                    aside.append((save_id, save.context.task_id))
+    return tuple(aside)
 
 
 def summarize(path: bytes) -> Summary:

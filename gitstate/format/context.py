@@ -115,17 +115,18 @@ def context_from_json(value: Mapping[str, Json]) -> Context:
 def with_values(context: Context, values: Mapping[str, str]) -> tuple[Context, list[str]]:
     """`context` with the caller's texts, which `values` maps from the names of fields; an empty text means unknown.
 
-    A name that is no caller's field becomes a key of `extra`. Returns also the names whose value is too long: they are
-    left as they were.
+    A name that is no caller's field becomes a key of `extra`. Returns also the names whose value was too long, and was
+    cut: no value costs a save, and the context stays small enough to be read.
     """
     fields: dict[str, Any] = {}
     extra = dict(context.extra)
-    dropped = []
+    cut = []
     for name, text in values.items():
-        value = clean_text(text)
+        value = clean_text(text[: MAX_VALUE + 1])
         if len(value) > MAX_VALUE:
-            dropped.append(name)
-        elif name == "issue_number":
+            cut.append(name)
+            value = value[:MAX_VALUE]
+        if name == "issue_number":
             fields[name] = issue_from_text(value) if value else None
         elif name == "memory_refs":
             fields[name] = split_refs(value)
@@ -135,7 +136,32 @@ def with_values(context: Context, values: Mapping[str, str]) -> tuple[Context, l
             extra[name] = value
         else:
             extra.pop(name, None)
-    return context._replace(**fields, extra=extra), dropped
+    return _fitting(context._replace(**fields, extra=extra), cut)
+
+
+def _fitting(context: Context, cut: list[str]) -> tuple[Context, list[str]]:
+    """`context` with its longest values cut until it is at most half as large as what is read of one.
+
+    `cut` are the names of the values that were cut before; returned are those and the new ones.
+    """
+    while len(dumps(context.to_json())) > MAX_CONTEXT // 2:
+        fields = {**context.extra, **{name: getattr(context, name) for name in CALLER_FIELDS}}
+        sizes = {name: len(dumps({name: list(v) if isinstance(v, tuple) else v})) for name, v in fields.items()}
+        name = max(sizes, key=lambda name: sizes[name])
+        value = fields[name]
+        if isinstance(value, tuple):
+            context = context._replace(memory_refs=value[: len(value) // 2])
+        else:
+            short = value[: len(value) // 2] if isinstance(value, str) else ""
+            if name in CALLER_FIELDS:
+                shorter: dict[str, Any] = {name: short or None}
+                context = context._replace(**shorter)
+            else:
+                kept = {key: short if key == name else text for key, text in context.extra.items()}
+                context = context._replace(extra={key: text for key, text in kept.items() if text != ""})
+        if name not in cut:
+            cut.append(name)
+    return context, cut
 
 
 def split_refs(text: str) -> tuple[str, ...]:

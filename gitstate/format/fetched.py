@@ -2,6 +2,7 @@
 
     saves/<workspace id>/<save id>    a save of the remote
     pending/<workspace id>            the save that is pending there, and was neither recovered nor dismissed here
+    conversations/<workspace id>/<session id>    the transcript of a session, where it was pushed too
     recovered/<workspace id>          the save that was pending there, and was recovered or dismissed here
 
 Whoever can push to the remote has written them. So no command takes one that was not named, unless its remote is
@@ -17,7 +18,7 @@ from ..git.command import Git, Oid, is_oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..system.stdlib import TYPE_CHECKING, Record
-from .names import FETCHED, OWN, PENDING, SAVES, parse_ref
+from .names import CONVERSATIONS, FETCHED, OWN, PENDING, SAVES, parse_ref
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +44,8 @@ class Fetched(Record):
     saves: tuple[FetchedRef, ...] = ()
     pending: tuple[FetchedRef, ...] = ()
     recovered: tuple[FetchedRef, ...] = ()
+    conversations: tuple[FetchedRef, ...] = ()
+    """Here `save_id` is the session id."""
 
 
 def fetched_saves(git: Git, remote: str | None = None) -> Fetched:
@@ -71,7 +74,7 @@ def fetched_in_files(common_dir: bytes) -> Fetched:
 
 
 def _sorted_out(listed: Iterable[tuple[str, Oid]]) -> Fetched:
-    saves, pending, recovered = [], [], []
+    saves, pending, recovered, conversations = [], [], [], []
     for ref, oid in listed:
         remote, _, rest = ref[len(FETCHED) :].partition("/")
         own = OWN + rest
@@ -86,7 +89,9 @@ def _sorted_out(listed: Iterable[tuple[str, Oid]]) -> Fetched:
             pending.append(found)
         elif own.startswith(_RECOVERED):
             recovered.append(found)
-    return Fetched(tuple(saves), tuple(pending), tuple(recovered))
+        elif own.startswith(CONVERSATIONS):
+            conversations.append(found)
+    return Fetched(tuple(saves), tuple(pending), tuple(recovered), tuple(conversations))
 
 
 def fetched_markers(repository: Repository, archive: Oid) -> list[str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
+from ..system.stdlib import TYPE_CHECKING
 from .archive import MAX_FETCHED_MANIFEST, read_save
 from .fetched import fetched_saves
 from .manifest import MAX_MANIFEST
 from .names import checkpoint_ref, is_save_id, workspace_id
 from .saves import HeldSave, checkpoint_archives, held_saves
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def find_save(repository: Repository, save_id: str) -> HeldSave:

@@ -33,7 +33,7 @@ from .context import Context
 from .names import is_save_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any, Literal
 
     SaveKind = Literal["save", "checkpoint", "safety"]
@@ -85,6 +85,15 @@ class Nested(Record):
 
     def to_json(self) -> dict[str, Json]:
         return {**path_to_json(self.path), "save_id": self.save_id, "archive": self.archive}
+
+
+#: The reason in the list of what was skipped for a nested repository that was saved, or had nothing to save.
+SAVED_INSIDE = "it is a repository of its own: its save is inside it, and goes where the repository goes"
+
+
+def is_incomplete(left_out: Iterable[LeftOut]) -> bool:
+    """Whether something was skipped; a nested repository that was saved whole is listed, and was not."""
+    return any(item.lost or item.reason != SAVED_INSIDE for item in left_out)
 
 
 class Manifest(Record):
@@ -150,11 +159,13 @@ class Manifest(Record):
     """Ignored paths that were not asked for, in no save; a directory means all below it."""
     reason: Reason
     """Why the save was made."""
+    special: Mapping[bytes, int] = {}
+    """Setuid, setgid and sticky bits (0o7000) of files and directories; empty where none has any."""
 
     @property
     def incomplete(self) -> bool:
-        """Whether something was skipped."""
-        return bool(self.left_out)
+        """Whether something was skipped; a nested repository that was saved whole was not."""
+        return is_incomplete(self.left_out)
 
     @property
     def lost(self) -> bool:
@@ -207,6 +218,7 @@ class Manifest(Record):
             "left_out": [item.to_json() for item in self.left_out],
             "ignored": [path_to_json(path) for path in self.ignored],
             "reason": self.reason.to_json(),
+            "special": [{**path_to_json(path), "mode": f"{bits:o}"} for path, bits in self.special.items()],
         }
 
 
@@ -284,6 +296,7 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
         left_out=tuple(_list(value, "left_out")),
         ignored=tuple(_list(value, "ignored")),
         reason=_reason(_mapping(value.get("reason") or {})),
+        special={_path(item): _mode(item["mode"], 0o7000) & 0o7000 for item in value.get("special") or ()},
     )
 
 

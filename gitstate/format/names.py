@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal
 
-    RefKind = Literal["save", "pending", "checkpoint"]
+    RefKind = Literal["save", "pending", "checkpoint", "conversation"]
 
 _NO_PUNCTUATION = dict.fromkeys(map(ord, "._-"))
 
@@ -33,8 +33,10 @@ SAVES = OWN + "saves/"
 PENDING = OWN + "pending/"
 CHECKPOINTS = OWN + "checkpoints/"
 DISMISSED = OWN + "dismissed/"
+CONVERSATIONS = OWN + "conversations/"
 #: What was fetched: `refs/gitstate/fetched/<remote>/`, and then what stands behind `refs/gitstate/` on that remote.
 FETCHED = OWN + "fetched/"
+_MANY_FOR_EACH: tuple[tuple[str, RefKind], ...] = ((SAVES, "save"), (CONVERSATIONS, "conversation"))
 _ONE_FOR_EACH: tuple[tuple[str, RefKind], ...] = ((PENDING, "pending"), (CHECKPOINTS, "checkpoint"))
 
 #: How the subjects of our commits begin.
@@ -135,6 +137,11 @@ def dismissed_ref(workspace_id: str, save_id: str) -> str:
     return f"{DISMISSED}{workspace_id}/{save_id}"
 
 
+def conversation_ref(workspace_id: str, session_id: str) -> str:
+    """The ref of what is kept of the transcript of one agent's session."""
+    return f"{CONVERSATIONS}{workspace_id}/{session_id}"
+
+
 def own_marker(repository: Repository) -> str:
     """The marker of this workspace."""
     return marker_ref(workspace_id(repository))
@@ -159,14 +166,16 @@ class SaveName(Record):
     kind: RefKind
     workspace_id: str
     save_id: str | None
-    """None for a marker and for a checkpoint: one ref of a workspace, whichever save it points to."""
+    """None for a marker and for a checkpoint: one ref of a workspace, whichever save it points to. Of a conversation
+    the session id."""
 
 
 def parse_ref(ref: str) -> SaveName | None:
     """The name of a ref of ours taken apart; None for a ref that gitstate would not have written."""
-    if ref.startswith(SAVES):
-        workspace, slash, save_id = ref[len(SAVES) :].partition("/")
-        return SaveName("save", workspace, save_id) if slash and is_save_id(workspace) and is_save_id(save_id) else None
+    for above, of_two in _MANY_FOR_EACH:
+        if ref.startswith(above):
+            workspace, slash, one = ref[len(above) :].partition("/")
+            return SaveName(of_two, workspace, one) if slash and is_save_id(workspace) and is_save_id(one) else None
     for prefix, kind in _ONE_FOR_EACH:
         if ref.startswith(prefix) and is_save_id(ref[len(prefix) :]):
             return SaveName(kind, ref[len(prefix) :], None)

@@ -11,6 +11,7 @@ from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .archive import read_save
 from .names import (
     CHECKPOINTS,
+    DISMISSED,
     PENDING,
     SAVES,
     checkpoint_ref,
@@ -77,6 +78,11 @@ def checkpoint_save_id(repository: Repository) -> str | None:
         archive = refs.read_refs(repository, [ref]).get(ref)
         return None if archive is None else _id_of(repository, archive)
     return None
+
+
+def is_dismissed(repository: Repository, save_id: str) -> bool:
+    """Whether a save was dismissed, or set aside, and not recovered since."""
+    return any(ref.endswith(f"/{save_id}") for ref in refs.list_refs(repository.git, DISMISSED))
 
 
 def held_saves(git: Git, workspace: str | None = None) -> list[HeldSave]:

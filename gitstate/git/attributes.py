@@ -13,6 +13,8 @@ from .repository import Repository
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from .entries import IndexEntry
+
 #: The attributes that may convert a file's content.
 _CONVERTING = ("filter", "text", "crlf", "eol", "ident", "working-tree-encoding")
 #: So many blobs are read from one git.
@@ -67,11 +69,37 @@ class Conversions:
                 found[path] = object_id(self._repository.object_format, "blob", content.removesuffix(b"\n"))
         return found
 
-    def hash_files(self, paths: list[bytes], env: Mapping[str, str], deadline: Deadline) -> dict[bytes, Oid]:
+    def filter_reads(self, named: Mapping[bytes, bytes]) -> bool:
+        """Whether a program converts what git reads of a path with these attributes."""
+        return any(self._programs(named, "clean", "process"))
+
+    def filter_writes(self, named: Mapping[bytes, bytes]) -> bool:
+        """Whether a program converts what git writes at a path with these attributes. `cat` converts nothing."""
+        return any(program != "cat" for program in self._programs(named, "smudge", "process") if program)
+
+    def has_writing_filters(self) -> bool:
+        """Whether any filter is configured, and may run, that converts what git writes."""
+        config = self._repository.config
+        steps = [key for key in config if key.startswith("filter.") and key.endswith((".smudge", ".process"))]
+        return self._repository.runs_filters and any(config[key][-1].strip() not in ("", "cat") for key in steps)
+
+    def _programs(self, named: Mapping[bytes, bytes], *steps: str) -> list[str]:
+        """The programs of the path's filter, empty where it has none; none at all where no filter runs here."""
+        name = os.fsdecode(named.get(b"filter", b""))
+        if not name or not self._repository.runs_filters:
+            return []
+        return [self._repository.config.get(f"filter.{name}.{step}", [""])[-1].strip() for step in steps]
+
+    def write_index(self, entries: Iterable[IndexEntry]) -> None:
+        """Write an index with these entries alone, to the file that `env` names."""
+        lines = b"".join(entry.info_line() for entry in entries)
+        self._repository.git.run("update-index", "-z", "--index-info", input=lines, env=self._env)
+
+    def hash_files(self, paths: list[bytes], env: Mapping[str, str] | None, deadline: Deadline) -> dict[bytes, Oid]:
         """The oid of each file as `git add` would hash it, filters applied; the blobs are written.
 
-        `env` is added to the environment, as which object directory to write to. A path whose conversion fails (a
-        required filter) is missing.
+        `env` is added to the environment, as which index to read and which object directory to write to. A path whose
+        conversion fails (a required filter) is missing.
         """
         command = ("-c", "core.safecrlf=false", "hash-object", "-w", "--stdin-paths")
 

@@ -41,6 +41,27 @@ def operation_under_way(git_dir: bytes) -> str | None:
     return None
 
 
+def is_checked_out_elsewhere(repository: Repository, ref: str) -> bool:
+    """Whether another worktree of the repository that exists is on this branch, as after `worktree add --force`."""
+    common = repository.common_dir
+    try:
+        names = os.listdir(os.path.join(common, b"worktrees"))
+    except OSError:
+        return False
+    others = [os.path.join(common, b"worktrees", name) for name in names]
+    if repository.setting("core.bare") != "true":
+        others.append(common)
+    wanted = b"ref: " + os.fsencode(ref)
+    for git_dir in others:
+        head = files.read_limited(os.path.join(git_dir, b"HEAD"), 65_536)
+        if head is None or head.rstrip() != wanted or git_dir == repository.git_dir:
+            continue
+        dot_git = files.read_limited(os.path.join(git_dir, b"gitdir"), 65_536)
+        if git_dir == common or (dot_git and os.path.lexists(os.path.join(git_dir, dot_git.rstrip(b"\r\n")))):
+            return True
+    return False
+
+
 def operation_paths(git_dir: bytes) -> list[bytes]:
     """The files of an unfinished operation, relative to the git directory. Symlinks are not followed."""
     found: list[bytes] = []

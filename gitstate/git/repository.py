@@ -290,3 +290,8 @@ def head_of(directory: bytes) -> Oid | None:
     """The commit of HEAD of the repository in `directory`; None on an unborn branch, or where it can't be read."""
     out = Git(directory).run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", ok_codes=(0, 1, 128))
     return out.decode("ascii").strip() or None
+
+
+def folds_case(top: bytes) -> bool:
+    """Whether `.git` of the worktree `top` answers to another name as well: its file system folds case."""
+    return os.path.lexists(os.path.join(top, b".GIT")) and b".GIT" not in os.listdir(top)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..system.child import Child
+    from ..system.clock import Deadline
     from .repository import Repository
 
 #: So many bytes of paths are sent to `git check-ignore` at once: neither side of the pipes fills up.
@@ -106,8 +107,10 @@ def start_check_ignore(repository: Repository, env: Mapping[str, str]) -> Child:
     return repository.git.start(*_CHECK_IGNORE, "-v", "-n", env={**env, **_WITH_GLOBS})
 
 
-def are_ignored(asking: Child, paths: Sequence[bytes]) -> list[bool]:
+def are_ignored(asking: Child, paths: Sequence[bytes], deadline: Deadline) -> list[bool]:
     """Whether each path (a directory's ends in a slash) is ignored. `asking` is what `start_check_ignore` started.
+
+    Only the first of them are answered where the deadline passes.
 
     Raises GitError where it ends early.
     """
@@ -122,6 +125,8 @@ def are_ignored(asking: Child, paths: Sequence[bytes]) -> list[bool]:
         if size > _PORTION:
             answers += _exchange(asking, portion)
             portion, size = [], 0
+            if deadline.passed():
+                return answers
     return answers + _exchange(asking, portion)
 
 

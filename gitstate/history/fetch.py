@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 
 from ..format.fetched import Fetched, fetched_saves
-from ..format.names import FETCHED, NOTES, OWN, PENDING, SAVES, parse_ref, remote_name
+from ..format.names import CONVERSATIONS, FETCHED, NOTES, OWN, PENDING, SAVES, parse_ref, remote_name
 from ..git import refs
 from ..git.command import Oid
 from ..git.refs import RefUpdate
@@ -17,7 +17,7 @@ from .remote import Exchange, chunks, exchange, fetch_refs, named_remote, offere
 
 
 def fetch(repository: Repository, named: str | None, *, dry_run: bool = False) -> Exchange:
-    """Fetch the saves of every workspace, the markers, and the notes.
+    """Fetch the saves of every workspace, the markers, the notes, and conversations that were pushed.
 
     A marker is left where its save is known here already: it was made, recovered or dismissed here. A marker that the
     remote no longer has is removed. Raises UsageError if no remote is named, GitError if git cannot reach it.
@@ -26,7 +26,7 @@ def fetch(repository: Repository, named: str | None, *, dry_run: bool = False) -
     git = repository.git
     theirs = offered(git, remote)
     held = fetched_saves(git, remote_name(remote))
-    ours = set(refs.list_refs(git, SAVES).values())
+    ours = set(refs.list_refs(git, SAVES, CONVERSATIONS).values())
     coming = _coming(theirs, held, ours)
     for ref in _outdated(theirs, time.time() - number(repository, "keepDays") * 86_400):
         coming.pop(ref, None)
@@ -47,7 +47,9 @@ def fetch(repository: Repository, named: str | None, *, dry_run: bool = False) -
 
 def _coming(theirs: Mapping[str, Oid], held: Fetched, ours: set[Oid]) -> dict[str, Oid]:
     """The refs of the remote that are news here."""
-    known = {(item.workspace_id, item.save_id): item.archive for item in (*held.saves, *held.pending)}
+    known = {
+        (item.workspace_id, item.save_id): item.archive for item in (*held.saves, *held.pending, *held.conversations)
+    }
     done = {item.workspace_id: item.archive for item in held.recovered}
     coming = {}
     for ref, oid in theirs.items():
@@ -56,7 +58,7 @@ def _coming(theirs: Mapping[str, Oid], held: Fetched, ours: set[Oid]) -> dict[st
             continue
         if known.get((name.workspace_id, name.save_id)) == oid:
             continue
-        if name.kind == "save" or done.get(name.workspace_id) != oid:
+        if name.kind in ("save", "conversation") or done.get(name.workspace_id) != oid:
             coming[ref] = oid
     return coming
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CorruptSave, GitstateError
@@ -13,9 +13,10 @@ from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.fetched import fetched_saves
 from ..format.find import find_save
 from ..format.manifest import MAX_MANIFEST, Manifest, read_manifest
-from ..format.names import age_key, workspace_id
+from ..format.names import DISMISSED, age_key, workspace_id
 from ..format.saves import checkpoint_archives, held_saves, pending_archives
 from ..git.command import environment
+from ..git.refs import list_refs
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system.jsonio import loads
@@ -37,6 +38,8 @@ class Entry:
     problem: str | None = None
     remote: str | None = None
     """The remote that it was fetched from; None for a save of this repository."""
+    dismissed: bool = False
+    """It was dismissed, or set aside, and not recovered since."""
     size: int = 0
     """Bytes of its manifest."""
 
@@ -55,6 +58,7 @@ def list_saves(repository: Repository, *, everything: bool, whole: bool = True) 
     held = [(save.workspace_id, save.archive, save.save_id) for save in held_saves(git)]
     held += [(workspace, archive, workspace) for workspace, archive in checkpoint_archives(git).items()]
     own = workspace_id(repository)
+    dismissed = set(list_refs(git, DISMISSED).values())
     repo = _open(repository)
     entries = [
         _entry(repo, workspace, archive, pending.get(workspace) == archive, name, whole=whole)
@@ -71,6 +75,7 @@ def list_saves(repository: Repository, *, everything: bool, whole: bool = True) 
             left -= entry.size
             entries.append(entry)
     repo.close()
+    entries = [replace(entry, dismissed=entry.archive in dismissed) for entry in entries]
     return sorted(entries, key=lambda entry: age_key(entry.save_id), reverse=True)
 
 

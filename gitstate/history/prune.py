@@ -3,22 +3,31 @@
 A save is removed if it is older than `gitstate.keepDays` and not one of the newest `gitstate.keepSaves` there; kept
 checkpoints are counted apart, so that they push out no save. Pending saves, the saves that they are stacked on, saves
 that were never recovered and dismissed ones are kept, whatever their age. A dismissed save goes only by its name.
-
-A fetched save goes if it is older than `gitstate.keepDays`: see `outdated`. Git's own gc removes the objects later. No
-pack is unlinked here, because another git may read it.
+A conversation is removed if it is older than `gitstate.keepDays`, and neither that of the live context nor of a save
+that is kept for its own sake. A fetched save goes if it is older than `gitstate.keepDays`: see `outdated`. Git's own
+gc removes the objects later. No pack is unlinked here, because another git may read it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
 from ..format.archive import read_save
 from ..format.fetched import FetchedRef, fetched_saves
 from ..format.manifest import Save
-from ..format.names import DISMISSED, NOTES, age_key, dismissed_ref, save_time_ns, workspace_id
+from ..format.names import (
+    CONVERSATIONS,
+    DISMISSED,
+    NOTES,
+    age_key,
+    conversation_ref,
+    dismissed_ref,
+    save_time_ns,
+    workspace_id,
+)
 from ..format.saves import held_saves, pending_archives
 from ..git import refs
 from ..git.command import Git, Oid
@@ -27,6 +36,7 @@ from ..git.repository import Repository
 from ..objects.notes import NotesRef
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
+from ..workspace.live_context import read_live_context
 from ..workspace.ownership import locked_workspace
 from ..workspace.settings import number
 
@@ -68,6 +78,7 @@ def prune(
         held = _held(repository, reader)
         pending = list(pending_archives(repository.git).values())
         dismissed = refs.list_refs(repository.git, DISMISSED)
+        needed: set[Oid] = set()
         if names:
             own_names = {item.save_id for item in held}
             fetched = _named_fetched(repository, [name for name in names if name not in own_names])
@@ -82,6 +93,9 @@ def prune(
             fetched = _old_fetched(repository, before)
         if not dry_run and going:
             _remove(repository, git, going, dismissed)
+        if not dry_run and not names:
+            spared = {item.save.context.session_id for item in held if item.save and item.archive in needed}
+            _remove_conversations(repository, git, time.time() - days * 86_400, spared, everything=everything)
         if not dry_run and fetched:
             updates = [RefUpdate(item.ref, None, item.archive) for item in fetched]
             refs.move_refs(repository, git, updates, "prune")
@@ -223,6 +237,22 @@ def _remove(repository: Repository, git: Git, going: Sequence[Held], dismissed: 
     refs.move_refs(repository, git, updates, "prune")
     notes = NotesRef(repository, NOTES, workspace_id(repository))
     notes.drop(git, [item.save.wip for item in going if item.save is not None])
+
+
+def _remove_conversations(
+    repository: Repository, git: Git, before: float, spared: Set[str | None], *, everything: bool
+) -> None:
+    """Remove the conversations that ended before a time, in seconds since the epoch; not those that are `spared`."""
+    prefix = CONVERSATIONS if everything else conversation_ref(workspace_id(repository), "").rstrip("/")
+    out = repository.git.run("for-each-ref", "--format=%(objectname) %(committerdate:unix) %(refname)", prefix)
+    live = read_live_context(repository)[0].session_id
+    updates = []
+    for line in out.decode("utf-8", "replace").splitlines():
+        oid, ended, ref = line.split(" ", 2)
+        if ref.rpartition("/")[2] not in (live, *spared) and ended.isdigit() and int(ended) < before:
+            updates.append(RefUpdate(ref, None, oid))
+    if updates:
+        refs.move_refs(repository, git, updates, "prune")
 
 
 def _is_older(save_id: str, seconds: float) -> bool:

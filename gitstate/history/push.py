@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import GitError, GitstateError
 from ..format.fetched import Fetched, fetched_saves
-from ..format.names import CHECKPOINTS, NOTES, PENDING, SAVES, parse_ref, remote_name, workspace_id
+from ..format.names import CHECKPOINTS, CONVERSATIONS, NOTES, PENDING, SAVES, parse_ref, remote_name, workspace_id
 from ..git import refs
 from ..git.command import Git, Oid, try_in_halves
 from ..git.gitdir import hooks_path
@@ -29,8 +29,15 @@ _BUSY = ("cannot lock ref", "unable to lock", "failed to lock", "unable to creat
 _MOST_PUSHES = 200
 
 
-def push(repository: Repository, named: str | None, *, dry_run: bool = False, allow_secrets: bool = False) -> Exchange:
-    """Push the saves, the marker and the checkpoint of this workspace, and the notes.
+def push(
+    repository: Repository,
+    named: str | None,
+    *,
+    dry_run: bool = False,
+    allow_secrets: bool = False,
+    with_conversation: bool = False,
+) -> Exchange:
+    """Push the saves, the marker and the checkpoint of this workspace, and the notes; its conversations where asked.
 
     Raises UsageError if no remote is named, GitstateError if git cannot reach it.
     """
@@ -38,6 +45,7 @@ def push(repository: Repository, named: str | None, *, dry_run: bool = False, al
     git = with_hooks(repository)
     theirs = offered(repository.git, remote)
     ours = refs.list_refs(git, SAVES, PENDING, CHECKPOINTS)
+    talks = refs.list_refs(git, CONVERSATIONS) if with_conversation else {}
     mine = {ref: oid for ref, oid in ours.items() if _workspace_of(ref) == workspace_id(repository)}
     going = {ref: oid for ref, oid in mine.items() if theirs.get(ref) != oid}
     back = held_back(repository, set(going.values()), allow_secrets=allow_secrets)
@@ -46,6 +54,11 @@ def push(repository: Repository, named: str | None, *, dry_run: bool = False, al
     in_the_way = [ref for ref in going if ref.startswith(PENDING) and _is_strange(theirs.get(ref), ours)]
     not_sent += [NotSent(ref, _IN_THE_WAY, True) for ref in in_the_way]
     going = {ref: oid for ref, oid in going.items() if ref not in in_the_way}
+    going |= {
+        ref: oid
+        for ref, oid in talks.items()
+        if _workspace_of(ref) == workspace_id(repository) and theirs.get(ref) != oid
+    }
     done = recovered_here(theirs, ours, fetched_saves(git, remote_name(remote)))
     notes = refs.read_refs(repository, [NOTES]).get(NOTES)
     if not dry_run:
@@ -113,7 +126,7 @@ class _Sender:
         """Push these refs: first the saves, then the checkpoint and the marker of those that went."""
         # The marker is last: a host that sees it must find the save.
         for markers in (False, True):
-            some = sorted(ref for ref in going if ref.startswith(SAVES) != markers)
+            some = sorted(ref for ref in going if ref.startswith((SAVES, CONVERSATIONS)) != markers)
             refused = {going[ref]: reason for ref, reason in self.refused.items()}
             self.refused |= {ref: refused[going[ref]] for ref in some if going[ref] in refused}
             for portion in chunks([ref for ref in some if ref not in self.refused]):

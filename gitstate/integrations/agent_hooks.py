@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..agents.base import Agent, Briefing, HookEvent, Payload
-from ..agents.registry import agent_named
+from ..agents.registry import agent_named, session_owner
 from ..errors import BadJson, GitstateError
 from ..format import names
 from ..format.context import MAX_CONTEXT, Context, with_values
@@ -25,6 +25,7 @@ from ..system import files, process
 from ..system.clock import now
 from ..system.jsonio import Json, dumps, loads, text_to_json
 from ..system.terminal import say
+from ..workspace import lease
 from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
 from ..workspace.settings import OF_SAVE, number, with_defaults
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, read_state, write_state
@@ -94,6 +95,7 @@ def run(agent_name: str, safe: Callable[[str], str]) -> str:
         values = context_values(agent, data)
         event = agent.event(data.name)
         meaning = None if event is None else event.meaning
+        keep_owner(repository, agent, meaning)
         pending = _pending(repository)
         if pending is None:
             keep_context(repository, values, meaning)
@@ -172,6 +174,27 @@ def context_values(agent: Agent, data: EventData) -> dict[str, str]:
         "progress_stage": os.environ.get("GITSTATE_PROGRESS_STAGE"),
     }
     return {name: value for name, value in found.items() if value}
+
+
+# -- who works here
+
+
+def keep_owner(repository: Repository, agent: Agent, meaning: Meaning | None) -> None:
+    """Write down the agent's process as the owner of the workspace, until its session ends (no-op if it is there).
+
+    A run that holds the lease, and another agent that still runs, stay on record.
+    """
+    owner = session_owner(agent)
+    who = lease.presence(repository)
+    known = who.holder
+    if owner is None:
+        return
+    mine = known is not None and (known.kind, known.owner) == ("owner", owner)
+    if meaning == "session_end":
+        if mine and known is not None:
+            lease.clear_holder(repository, known)
+    elif not who.live:
+        lease.write_holder(repository, lease.this_holder("owner", owner, agent=agent.name))
 
 
 # -- the context

@@ -7,11 +7,14 @@ A pack takes one flush of the disk whatever the number of objects, loose objects
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import time
 import zlib
 
 from ..git.command import Oid, object_id
+from ..system.clock import Deadline
 from ..system.files import fsync_path, make_directory, remove, write_and_rename, write_new_file
 from ..system.stdlib import TYPE_CHECKING, digest, suppress
 from .reader import LARGE
@@ -67,8 +70,99 @@ def _stored(data: bytes) -> bytes:
     return b"".join(parts)
 
 
+_zero_blocks: dict[int, bytes] = {}
+
+
+def _deflated_zeros(length: int) -> bytes:
+    """Deflate blocks of so many zeros, which end at a byte."""
+    known = _zero_blocks.get(length)
+    if known is None:
+        packer = zlib.compressobj(1, zlib.DEFLATED, -15)
+        known = packer.compress(zeros(length)) + packer.flush(zlib.Z_FULL_FLUSH)
+        if length == _CHUNK:
+            _zero_blocks[length] = known
+    return known
+
+
 class ChangedWhileRead(Exception):
-    """A file became longer or shorter while it was read."""
+    """A file became shorter while it was read."""
+
+
+class TooLate(Exception):
+    """The deadline passed while a file was read, or would have passed before its end."""
+
+
+#: Whether the rest of a file can be read in time is judged after so many bytes.
+_JUDGED_AFTER = 64 << 20
+_NEVER = Deadline(None)
+
+
+def file_ranges(fd: int, size: int) -> Iterator[tuple[int, bool]]:
+    """The first `size` bytes of an open file in pieces of up to `_CHUNK`: length, and whether all of it is a hole.
+
+    The next piece is to be read with `os.read` only where it is none; of a hole nothing is read.
+    """
+    place = 0
+    while place < size:
+        data = _seek(fd, place, "SEEK_DATA", size)
+        while place < data:
+            length = min(_CHUNK, data - place)
+            place += length
+            yield length, True
+        end = _seek(fd, place, "SEEK_HOLE", size)
+        os.lseek(fd, place, os.SEEK_SET)
+        while place < end:
+            length = min(_CHUNK, end - place)
+            place += length
+            yield length, False
+
+
+def _seek(fd: int, place: int, what: str, size: int) -> int:
+    """Where the next data, or hole, of a file begins, `size` at most. A system that can't tell knows no holes."""
+    try:
+        return min(size, os.lseek(fd, place, getattr(os, what)))
+    except AttributeError:
+        return place if what == "SEEK_DATA" else size
+    except OSError as error:
+        # No data follows, or the file became shorter: reading it tells.
+        return size if error.errno == errno.ENXIO or what == "SEEK_HOLE" else place
+
+
+def read_ranges(fd: int, size: int, deadline: Deadline = _NEVER) -> Iterator[tuple[bytes | None, int]]:
+    """The first `size` bytes of an open file in pieces, each with its length; None for one that is a hole.
+
+    Raises ChangedWhileRead where the file is shorter, TooLate.
+    """
+    begun, done = time.monotonic(), 0
+    for length, is_hole in file_ranges(fd, size):
+        if deadline.passed():
+            raise TooLate
+        if done > _JUDGED_AFTER and (time.monotonic() - begun) / done * (size - done) > deadline.left():
+            raise TooLate
+        done += length
+        if is_hole:
+            yield None, length
+            continue
+        while length:
+            data = os.read(fd, length)
+            if not data:
+                raise ChangedWhileRead
+            length -= len(data)
+            yield data, len(data)
+    # Behind the end of a file is a hole, too.
+    if os.fstat(fd).st_size < size:
+        raise ChangedWhileRead
+
+
+_ZEROS = b"\0" * 4096
+
+
+def zeros(length: int) -> bytes:
+    """So many bytes of zero."""
+    global _ZEROS
+    if len(_ZEROS) < length:
+        _ZEROS = b"\0" * max(length, _CHUNK)
+    return _ZEROS if len(_ZEROS) == length else _ZEROS[:length]
 
 
 class PackWriter:
@@ -76,11 +170,15 @@ class PackWriter:
 
     Memory is bounded: after eight times `LARGE` bytes the collected objects are written as a pack, and a file larger
     than `LARGE` is streamed into a pack of its own. `tag` is part of each temporary name: `sweep_litter` removes what a
-    killed writer left. With `deflates` objects are compressed; else `git gc` is left to do that.
+    killed writer left. With `deflates` objects are compressed; else `git gc` is left to do that. `mode` is that of the
+    packs.
     """
 
-    def __init__(self, objects: bytes, object_format: str, tag: str, *, deflates: bool = False) -> None:
+    def __init__(
+        self, objects: bytes, object_format: str, tag: str, *, deflates: bool = False, mode: int = 0o444
+    ) -> None:
         self._deflates = deflates
+        self._mode = mode
         self._objects = objects
         self._format = object_format
         self._tag = tag.encode("ascii")
@@ -108,11 +206,11 @@ class PackWriter:
                 self._flush()
         return oid
 
-    def add_file(self, fd: int, size: int) -> Oid:
-        """Stream an open file of `size` bytes into a pack of its own, in stored deflate blocks; returns its oid.
+    def add_file(self, fd: int, size: int, deadline: Deadline = _NEVER) -> Oid:
+        """Stream the first `size` bytes of an open file into a pack of its own, in stored blocks; returns its oid.
 
-        A loose object would be faster, but nothing protects one from `git gc --prune=now` before a ref holds it.
-        Raises ChangedWhileRead, OSError.
+        Holes take next to no room. A loose object would be faster, but nothing protects one from
+        `git gc --prune=now` before a ref holds it. Raises ChangedWhileRead, TooLate, OSError.
         """
         blob = digest(self._format, b"blob %d\0" % size, size)
         whole = digest(self._format, more=size)
@@ -120,16 +218,19 @@ class PackWriter:
         crc = 0
 
         def record() -> Iterator[bytes]:
-            yield _record_head("blob", size)
-            packer = zlib.compressobj(0)
-            left = size
-            while data := os.read(fd, _CHUNK):
-                left -= len(data)
+            yield _record_head("blob", size) + b"\x78\x01"
+            packer = zlib.compressobj(0, zlib.DEFLATED, -15)
+            adler = 1
+            for data, length in read_ranges(fd, size, deadline):
+                if data is None:
+                    data = zeros(length)
+                    # Whole blocks that end at a byte: they can stand between any others.
+                    yield packer.flush(zlib.Z_FULL_FLUSH) + _deflated_zeros(length)
+                else:
+                    yield packer.compress(data)
                 blob.update(data)
-                yield packer.compress(data)
-            if left:
-                raise ChangedWhileRead
-            yield packer.flush()
+                adler = zlib.adler32(data, adler)
+            yield packer.flush() + adler.to_bytes(4, "big")
 
         def pack() -> Iterator[bytes]:
             nonlocal crc
@@ -143,7 +244,7 @@ class PackWriter:
 
         temporary = self._temporary(b"large")
         try:
-            write_new_file(temporary, pack(), mode=0o444)
+            write_new_file(temporary, pack(), mode=self._mode)
             oid: Oid = blob.hexdigest()
             index = self._index({oid: len(start)}, {oid: crc}, whole.digest())
             self._place(temporary, self._name(whole.digest()), index)
@@ -243,7 +344,7 @@ class PackWriter:
         return data + digest(self._format, data).digest()
 
     def _write(self, path: bytes, data: bytes, *, durable: bool = True) -> None:
-        write_and_rename(self._temporary(b"part"), path, data, mode=0o444, durable=durable)
+        write_and_rename(self._temporary(b"part"), path, data, mode=self._mode, durable=durable)
         self.written += len(data)
 
 
@@ -254,8 +355,22 @@ def sweep_litter(objects: bytes, tag: str) -> None:
     with suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:
             if entry.name.startswith(_TEMPORARY % mine):
-                remove(entry.path)
+                _unlink_at_once(entry.path)
             elif entry.name.endswith(b".keep") and stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
                 with open(entry.path, "rb") as file:
                     if file.read(256) == b"gitstate %s\n" % mine:
                         remove(entry.path)
+
+
+#: Descriptors of removed files, which this process keeps open until its end: see `_unlink_at_once`.
+_sunk: list[int] = []
+#: To free more bytes than this takes longer than a save may wait.
+_SLOW_TO_FREE = 64 << 20
+
+
+def _unlink_at_once(path: bytes) -> None:
+    """Unlink a file. Of a large one the file system frees the blocks when this process ends, not now."""
+    with suppress(OSError):
+        if os.lstat(path).st_size > _SLOW_TO_FREE:
+            _sunk.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+    remove(path)

@@ -156,24 +156,55 @@ def _preload(base: Oid | None, root: _Node, trees: TreeReader) -> None:
         level = below
 
 
-def _build(base: Oid | None, node: _Node, trees: TreeReader, write: Callable[[str, bytes], Oid]) -> Oid | None:
-    tree = trees.tree(base) if base is not None else None
-    records = dict(tree.records) if tree is not None else {}
-    for name, child in node.children.items():
+def _build(base: Oid | None, root: _Node, trees: TreeReader, write: Callable[[str, bytes], Oid]) -> Oid | None:
+    """Write the changed trees, the deepest first, without a recursion: a tree may be deeper than Python's stack."""
+    stack = [_Level(root, None if base is None else trees.tree(base), b"")]
+    while True:
+        level = stack[-1]
+        for name, child in level.left:
+            if level.set_leaf(name, child):
+                old = level.old_tree(name)
+                stack.append(_Level(child, None if old is None else trees.tree(old), name))
+                break
+        else:
+            stack.pop()
+            oid = write("tree", _format(level.records)) if level.records else None
+            if not stack:
+                return oid
+            stack[-1].set_tree(level.name, oid)
+
+
+class _Level:
+    """One directory while its tree is built: the entries of its old tree, and the children that are left to do."""
+
+    __slots__ = ("left", "name", "old", "records")
+
+    def __init__(self, node: _Node, old: Tree | None, name: bytes) -> None:
+        self.name = name
+        self.old = old
+        self.records = {} if old is None else dict(old.records)
+        self.left = iter(node.children.items())
+
+    def old_tree(self, name: bytes) -> Oid | None:
+        """The old tree of this name; None where there was none."""
+        old = None if self.old is None else self.old.get(name)
+        return old.oid if old is not None and old.mode == DIRECTORY else None
+
+    def set_leaf(self, name: bytes, child: _Node) -> bool:
+        """Set or remove what the changes name here; returns whether they name anything below `name`."""
         if child.touched and child.leaf is not None:
-            records[name] = _record(name, child.leaf)
-            continue
-        old = tree.get(name) if tree is not None else None
-        if child.touched and old is not None and old.mode != DIRECTORY:
-            del records[name]
-            old = None
-        if child.children:
-            below = _build(old.oid if old is not None and old.mode == DIRECTORY else None, child, trees, write)
-            if below is not None:
-                records[name] = _record(name, Leaf(DIRECTORY, below))
-            elif old is not None and old.mode == DIRECTORY:
-                del records[name]
-    return write("tree", _format(records)) if records else None
+            self.records[name] = _record(name, child.leaf)
+            return False
+        if child.touched and name in self.records and not _is_directory(self.records[name]):
+            del self.records[name]
+        return bool(child.children)
+
+    def set_tree(self, name: bytes, oid: Oid | None) -> None:
+        """Set the new tree of this name. Where it is empty an old one goes; a file that was not named stays."""
+        if oid is not None:
+            self.records[name] = _record(name, Leaf(DIRECTORY, oid))
+        elif self.old_tree(name) is not None:
+            del self.records[name]
 
 
 def is_safe_path(path: bytes) -> bool:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shlex
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from ..errors import GitError, NeedsPerson, UsageError
 from ..format.archive import read_stack
 from ..format.bounds import read_fetched_stack
 from ..format.find import find_save
 from ..format.manifest import Save
-from ..format.saves import pending_archive
+from ..format.saves import is_dismissed, pending_archive
 from ..git import refs
 from ..git.command import Git
 from ..git.entries import split_nul
 from ..git.refs import RefUpdate
-from ..git.repository import Repository
+from ..git.repository import Repository, head_of, read_head
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
+from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..workspace.ownership import clear_journal, locked_workspace, write_journal
 from ..workspace.settings import require
 from .facts import orphans
@@ -30,8 +27,11 @@ from .paths import SavedPaths, Workspace, is_below, paths_with
 from .plan import Target, conclude_files, needs_safety_save
 from .request import SETTINGS, Outcome, RecoverRequest, RecoverResult, hints_for, located
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-class FoundStack(NamedTuple):
+
+class FoundStack(Record):
     """A save that was named, and those it stands on."""
 
     stack: tuple[Save, ...]
@@ -51,16 +51,19 @@ def stack_of(repository: Repository, save_id: str) -> FoundStack:
 def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
     """A new worktree at `path` on the branch of a save, in which that save can be recovered.
 
-    Raises NeedsPerson where the save's branch is checked out in a worktree that exists, or the save has no commit.
+    Raises NeedsPerson where the save's branch is checked out in a worktree that exists, or the save has no commit. A
+    save that was set aside, or dismissed, goes beside that worktree: HEAD is detached at its base.
     """
     manifest = newest.manifest
     save_id = manifest.save_id
-    _refuse_second_checkout(repository, manifest.head_ref)
-    commit = newest.wip if manifest.moves_branch else manifest.head
+    aside = is_dismissed(repository, save_id)
+    if not aside:
+        _refuse_second_checkout(repository, manifest.head_ref)
+    commit = newest.wip if manifest.moves_branch and not aside else manifest.head
     if commit is None:
         raise NeedsPerson("the save stands on no commit", hint=f"gitstate restore {save_id} PATH…")
     branch = manifest.head_ref
-    if branch is not None and branch.startswith("refs/heads/"):
+    if branch is not None and branch.startswith("refs/heads/") and not aside:
         tip = refs.read_refs(repository, [branch]).get(branch)
         if tip is None:
             refs.move_refs(repository, repository.git, [RefUpdate(branch, commit, None)], f"recover {save_id}")
@@ -73,9 +76,26 @@ def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
     there = Git(path, repository.git.options)
     if branch is not None:
         there.run("symbolic-ref", "HEAD", branch)
-    with usual_umask(repository, newest), contextlib.suppress(GitError):
+    with usual_umask(repository, newest), suppress(GitError):
         # A filter that fails ends git's checkout: then `recover` writes the files, and goes on without the filter.
         there.run("read-tree", "-m", "-u", "HEAD")
+
+
+def reattach(repository: Repository) -> None:
+    """Put HEAD of a submodule back on the branch of its pending save, where git has only detached it there.
+
+    `git reset --hard` of the repository around it does so with `submodule.recurse`.
+    """
+    archive = pending_archive(repository)
+    if archive is None or read_head(repository.git_dir) is not None:
+        return
+    with ObjectReader(repository.git) as reader:
+        manifest = read_stack(archive, reader)[-1].manifest
+    branch = manifest.head_ref
+    if branch is None or manifest.head is None or head_of(repository.toplevel) != manifest.head:
+        return
+    if refs.read_refs(repository, [branch]).get(branch) == manifest.head:
+        repository.git.run("symbolic-ref", "HEAD", branch)
 
 
 def refuse_used_place(path: bytes) -> None:
@@ -106,7 +126,7 @@ def _refuse_second_checkout(repository: Repository, branch: str | None) -> None:
             path = line[9:]
         elif line.startswith(b"branch ") and os.fsdecode(line[7:]) == branch and os.path.isdir(path):
             where = os.fsdecode(path)
-            hint = f"gitstate -C {shlex.quote(where)} recover"
+            hint = f"gitstate -C {quote(where)} recover"
             raise NeedsPerson(f"the save's branch is checked out in {where}", hint=hint)
 
 

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import NamedTuple
 
 from ..errors import BadJson, CorruptSave, GitError, NeedsPerson, UnsupportedSave
 from ..format import names
 from ..format.archive import read_save, read_stack
-from ..format.bounds import read_fetched_stack
 from ..format.carried import Carried, base_below, find_carried
 from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.find import find_save
 from ..format.manifest import Manifest, Reason, Save
 from ..format.names import parse_trailers, workspace_id
-from ..format.saves import held_saves, pending_archive, pending_archives
+from ..format.saves import HeldSave, held_saves, is_dismissed, pending_archive, pending_archives
 from ..git import refs
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
 from ..git.repository import Repository, head_of, read_head
-from ..objects.notes import read_note
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import TreeReader
 from ..system import files, process
 from ..system.clock import now
 from ..system.jsonio import loads, text_to_json
-from ..workspace.lease import presence_in
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from ..workspace.lease import describe, presence_in
 from ..workspace.live_context import owner_state, read_live_context, read_state_context
 from ..workspace.peek import worktree_ids
 from ..workspace.state_file import RECOVERED
-from .fetched import fetched_for, offer, trusted_of
 from .paths import SavedPaths, Workspace, may_be_cut_short
-from .plan import DiskState, Facts, can_compare, disk_state, lacks_checkpoint, resting_places
+from .plan import Facts, can_compare, disk_state, lacks_checkpoint, resting_places
 from .request import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from .plan import DiskState
 
 #: So many saves are looked at for files that a power cut left short.
 _COPIES = 5
@@ -65,38 +64,44 @@ def gather(
         without = _without_save(here, repository, reader)
         has_own = own_only or without.context is not None or without.recovered is not None
         return without if has_own else _with_fetched(without, repository, reader)
-    here = replace(here, marker=pending.marker, detach=pending.detach, remote=pending.remote)
+    here = here._replace(marker=pending.marker, detach=pending.detach, remote=pending.remote)
     try:
-        read = read_stack if pending.remote is None else read_fetched_stack
-        stack = read(pending.archive, reader)
+        if pending.remote is None:
+            stack = read_stack(pending.archive, reader)
+        else:
+            from ..format.bounds import read_fetched_stack
+
+            stack = read_fetched_stack(pending.archive, reader)
         return _with_stack(here, repository, reader, stack)
     except UnsupportedSave as error:
-        return replace(here, problem=error.message, unsupported=True, detach=False)
+        return here._replace(problem=error.message, unsupported=True, detach=False)
     except CorruptSave as error:
         earlier = None if pending.remote is not None else _newest_readable(repository, reader, pending)
-        return replace(here, problem=error.message, earlier=earlier, detach=False)
+        return here._replace(problem=error.message, earlier=earlier, detach=False)
 
 
 def _without_save(here: Facts, repository: Repository, reader: ObjectReader) -> Facts:
     checkpoint = _latest_checkpoint(repository, reader)
     context = _unsaved_context(repository, checkpoint)
-    return replace(
-        here,
+    return here._replace(
         elsewhere=_elsewhere(repository, reader),
         context=context,
         checkpoint=checkpoint,
         recovered=_recovered_context(repository),
         owner=owner_state(repository.git_dir, context) if context else "unknown",
+        worker=describe(presence_in(repository.git_dir, context).holder) if context else "",
     )
 
 
 def _with_fetched(here: Facts, repository: Repository, reader: ObjectReader) -> Facts:
     """The facts with the saves that were fetched for this branch: one of a trusted remote is the save to recover."""
+    from .fetched import fetched_for, offer, trusted_of
+
     fitting = fetched_for(here, repository, reader)
     taken = trusted_of(fitting, repository)
     if taken is None:
-        return replace(here, fetched=offer(fitting))
-    return _with_stack(replace(here, remote=taken.remote, detach=taken.detach), repository, reader, taken.stack)
+        return here._replace(fetched=offer(fitting))
+    return _with_stack(here._replace(remote=taken.remote, detach=taken.detach), repository, reader, taken.stack)
 
 
 def compare_with_checkpoint(workspace: Workspace, facts: Facts) -> DiskState:
@@ -124,7 +129,7 @@ def worktrees(repository: Repository) -> list[bytes]:
     return [line[9:] for line in out.split(b"\0") if line.startswith(b"worktree ")]
 
 
-class _Pending(NamedTuple):
+class _Pending(Record):
     """The save that is pending here, or that was asked for."""
 
     archive: Oid
@@ -144,7 +149,8 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
             return _Pending(archive, None, remote=held.remote)
         pending = pending_archives(repository.git).items()
         markers = [names.marker_ref(workspace) for workspace, oid in pending if oid == archive]
-        return _Pending(archive, markers[0] if markers else None)
+        detach = not markers and _fits_detached(repository, reader, here, held)
+        return _Pending(archive, markers[0] if markers else None, detach)
     mine = pending_archive(repository)
     if mine is not None:
         return _Pending(mine, names.own_marker(repository))
@@ -160,6 +166,14 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
         listed = ", ".join(sorted(save_id for save_id, _ in fitting))
         raise NeedsPerson(f"several saves fit this workspace: {listed}", hint="gitstate recover --save ID")
     return fitting[0][1] if fitting else None
+
+
+def _fits_detached(repository: Repository, reader: ObjectReader, here: Facts, held: HeldSave) -> bool:
+    """Whether HEAD is detached at the base of a save that was set aside: `--into` has made this worktree for it."""
+    if here.head_ref is not None or held.save_id is None or not is_dismissed(repository, held.save_id):
+        return False
+    stack = _readable_stack(held.archive, reader)
+    return bool(stack) and here.head == stack[-1].manifest.head
 
 
 def orphans(repository: Repository, reader: ObjectReader) -> Iterable[tuple[str, Oid, tuple[Save, ...]]]:
@@ -206,7 +220,7 @@ def _latest_checkpoint(repository: Repository, reader: ObjectReader) -> Save | N
     """This workspace's latest checkpoint, where it can be read."""
     ref = names.checkpoint_ref(workspace_id(repository))
     for oid in refs.read_refs(repository, [ref]).values():
-        with contextlib.suppress(CorruptSave, UnsupportedSave):
+        with suppress(CorruptSave, UnsupportedSave):
             return read_save(oid, reader)
     return None
 
@@ -216,7 +230,7 @@ def whole_copies(repository: Repository, reader: ObjectReader, facts: Facts) -> 
     found = [] if facts.checkpoint is None else [facts.checkpoint]
     held = sorted(held_saves(repository.git, workspace_id(repository)), key=lambda save: names.age_key(save.save_id))
     for save in held[-_COPIES:]:
-        with contextlib.suppress(CorruptSave, UnsupportedSave):
+        with suppress(CorruptSave, UnsupportedSave):
             found.append(read_save(save.archive, reader))
     found.sort(key=lambda save: names.age_key(save.manifest.save_id), reverse=True)
     own, boot = workspace_id(repository), process.boot_id()
@@ -240,7 +254,7 @@ def waiting_task(repository: Repository) -> str | None:
     """
     archive = pending_archive(repository)
     if archive is not None:
-        with ObjectReader(repository.git) as reader, contextlib.suppress(CorruptSave, UnsupportedSave):
+        with ObjectReader(repository.git) as reader, suppress(CorruptSave, UnsupportedSave):
             return read_save(archive, reader).context.task_id
     context, status = read_live_context(repository)
     return context.task_id if status in ("active", "interrupted", RECOVERED) else None
@@ -266,10 +280,10 @@ def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack
     )
     carried = None if contains else _carried(here, repository, reader, stack)
     faithful = carried is not None and carried.faithful
-    return replace(
-        here,
+    return here._replace(
         saves=carried.saves if carried is not None and faithful else stack,
         owner_lives=who.live and (here.strict or not who.ours),
+        worker=describe(who.holder),
         contains_wip=contains or (carried is not None and faithful and not carried.at_rest),
         carried=carried,
         operation_differs=_operation_differs(repository, reader, newest),
@@ -281,7 +295,7 @@ def _carried(here: Facts, repository: Repository, reader: ObjectReader, stack: t
     own = here.remote is None and here.head_ref == stack[0].manifest.head_ref
     if here.head is None or not own or here.head in resting_places(stack):
         return None
-    with contextlib.suppress(GitError):  # an object that is missing: then nothing is proven
+    with suppress(GitError):  # an object that is missing: then nothing is proven
         return find_carried(repository, reader, here.head, stack)
     return None
 
@@ -327,8 +341,12 @@ def _from_trailers(repository: Repository, reader: ObjectReader, here: Facts) ->
     save_id, base = parse_trailers(commit)
     if save_id is None or base is None:
         return None
-    with contextlib.suppress(NeedsPerson, CorruptSave):
-        return read_save(find_save(repository, save_id).archive, reader)
+    with suppress(NeedsPerson, CorruptSave):
+        held = find_save(repository, save_id)
+        if held.workspace_id in worktree_ids(repository.common_dir) - {workspace_id(repository)}:
+            # A version before 0.2.0 moved a branch that two worktrees are on: the save is the other one's.
+            return None
+        return read_save(held.archive, reader)
     if not commit.partition(b"\n\n")[2].startswith(names.WIP_SUBJECT.encode("ascii")):
         return None
     tree, parents = commit_head(commit)
@@ -388,6 +406,8 @@ def _made_up_manifest(
 
 
 def _noted(repository: Repository, reader: ObjectReader, wip: Oid) -> Context:
+    from ..objects.notes import read_note
+
     tip = refs.read_refs(repository, [names.NOTES]).get(names.NOTES)
     try:
         note = read_note(tip, wip, reader, TreeReader(reader), MAX_CONTEXT)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
-from ..agents.base import Agent, Home
-from ..agents.registry import all_agents
 from ..errors import EXIT_PERSON, CorruptSave, GitError, MissingObject, NeedsPerson, UnsupportedSave, UsageError
 from ..format.archive import MAX_FETCHED_MANIFEST, read_save, tree_of_base
-from ..format.bounds import read_fetched_stack
 from ..format.fetched import mark_recovered, pending_fetched
 from ..format.find import find_save
 from ..format.manifest import Save
@@ -22,15 +16,21 @@ from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..objects.tree import TreeReader
 from ..system.clock import Deadline
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.settings import trusted_remotes
 from .paths import is_below
 from .plan import Facts, resting_places
 from .request import RecoverRequest, RecoverResult
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ..agents.base import Agent, Home
+
 # -- which fit
 
 
-class FetchedSave(NamedTuple):
+class FetchedSave(Record):
     """A save that is pending on a remote, and fits this workspace."""
 
     archive: Oid
@@ -54,6 +54,8 @@ def fetched_for(here: Facts, repository: Repository, reader: ObjectReader) -> li
     waiting = pending_fetched(repository)
     if not waiting:
         return []
+    from ..format.bounds import read_fetched_stack
+
     trusted = trusted_remotes(repository)
     deadline = Deadline(_SECONDS)
     fitting = []
@@ -152,7 +154,7 @@ def _is_known(repository: Repository, commit: Oid | None) -> bool:
     """Whether a branch contains the commit. Else what it holds came with the save."""
     if commit is None:
         return False
-    with contextlib.suppress(GitError):
+    with suppress(GitError):
         branches = ("--count=1", f"--contains={commit}", "refs/heads/", "refs/remotes/")
         if repository.git.run("for-each-ref", "--format=%(refname)", *branches):
             return True
@@ -162,6 +164,8 @@ def _is_known(repository: Repository, commit: Oid | None) -> bool:
 
 def _agent_directories() -> set[str]:
     """The directories of a project in which agents look for settings and hooks."""
+    from ..agents.registry import all_agents
+
     homes = [home for agent in all_agents() for home in (agent.settings.home, *_transcript_homes(agent))]
     return {home.directory for home in homes}
 

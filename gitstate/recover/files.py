@@ -6,10 +6,8 @@ is not what was seen any more is kept.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..errors import GitError, GitstateError, NeedsPerson
 from ..format.archive import refuse_unsafe
@@ -23,13 +21,18 @@ from ..objects.reader import LARGE
 from ..objects.tree import GITLINK, SYMLINK, Leaf
 from ..save.request import SaveRequest
 from ..save.save import save_owned
-from ..snapshot.record import MODES_LIMIT
+from ..snapshot.read import has_content
+from ..snapshot.record import MODES_LIMIT, is_attributes
 from ..system import files
+from ..system.stdlib import TYPE_CHECKING, contextmanager
 from ..workspace.files import MISSING, FileState
 from ..workspace.ownership import checkout_staging
 from .paths import SavedPaths, Workspace
 from .plan import Choice, Target, wanted_permissions
 from .request import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 #: The disk takes nothing more: to go on with the next path is of no use.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -55,7 +58,7 @@ def umask_now() -> int:
     return mask
 
 
-@contextlib.contextmanager
+@contextmanager
 def usual_umask(repository: Repository, save: Save) -> Iterator[None]:
     """Permissions that a save does not mention are 644 and 755, whatever the umask of who recovers."""
     mask, usual = umask_now(), 0o022
@@ -81,7 +84,11 @@ class FileRecovery:
         self._directories = paths.newest.manifest.directories
 
     def carry_out(self, choices: Sequence[Choice]) -> None:
-        """Delete first, so that a file can become a directory and the other way round; then write."""
+        """Delete first, so that a file can become a directory and the other way round; then write.
+
+        What says how git converts files comes last: a second run after a kill still knows what git wrote here.
+        """
+        choices = sorted(choices, key=lambda choice: is_attributes(choice.target.path))
         for choice in choices:
             if choice.action == "delete":
                 self._try(self._delete, choice)
@@ -184,6 +191,27 @@ class FileRecovery:
             self._set_permissions(target, umask, only_saved=False)
         self._outcome.restored = list(dict.fromkeys(self._outcome.restored))
 
+    def special_bits(self, *, sets: bool) -> None:
+        """Set the setuid, setgid and sticky bits that files and directories had, or report which had them.
+
+        A file that was kept is not what had them.
+        """
+        manifest = self._paths.newest.manifest
+        for path, bits in manifest.special.items():
+            now, permissions = self._disk.special_bits(path), self._disk.permissions(path)
+            if now is None or permissions is None or now & bits == bits or path in self._outcome.kept:
+                continue
+            if not sets:
+                command = f"gitstate recover --save {manifest.save_id} --special-bits"
+                why = f"it was {_names_of(bits)}, which was not set again: {command}"
+                self._outcome.failed.append(LeftOut(path, why, False))
+                continue
+            try:
+                self._disk.set_permissions(path, permissions, special=now | bits)
+                self._outcome.restored.append(path)
+            except OSError as error:
+                self._outcome.could_not_chmod(path, error)
+
     def _unusual_ones(self, targets: Sequence[Target]) -> list[Target]:
         """Files that the save did not change, and whose permissions differ from those it names."""
         known = {target.path for target in targets}
@@ -211,6 +239,12 @@ class FileRecovery:
                 self._outcome.kept.append(target.path)
         except OSError as error:
             self._outcome.could_not_chmod(target.path, error)
+
+
+def _names_of(bits: int) -> str:
+    """Setuid, setgid and sticky bits in words."""
+    names = ((0o4000, "setuid"), (0o2000, "setgid"), (0o1000, "sticky"))
+    return " and ".join(name for bit, name in names if bits & bit)
 
 
 def restore_cut_short(workspace: Workspace, saves: Iterable[Save], outcome: Outcome, *, dry_run: bool) -> None:
@@ -263,11 +297,42 @@ class MissingFiles:
         """The files that a power cut left short; `known` are paths that are dealt with already."""
         return list(self._find(known)[1])
 
-    def restore(self, targets: Sequence[Target], *, only_cut_short: bool = False) -> None:
-        """Git writes them beside, each is moved in whole. `targets` are the paths that are dealt with already."""
-        gone, cut_short = self._find({target.path for target in targets})
+    def sizes_at_save(
+        self, targets: Sequence[Target], sizes: Callable[[list[bytes]], Mapping[bytes, int]]
+    ) -> Mapping[bytes, int]:
+        """The sizes of unchanged files that a filter writes, as the index of the save knows them: `sizes` asks it.
+
+        `targets` are the paths that are dealt with already.
+        """
+        repository, known = self._workspace.repository, {target.path for target in targets}
+        conversions = Conversions(repository, {})
+        if not conversions.has_writing_filters():
+            return {}
+        tracked = [path for path in list_tree_paths(repository.git, self._paths.newest.wip_tree) if path not in known]
+        named = conversions.converting_attributes(tracked)
+        paths = [path for path, names in named.items() if conversions.filter_writes(names)]
+        return sizes(paths) if paths else {}
+
+    def restore(
+        self,
+        targets: Sequence[Target],
+        sizes: Mapping[bytes, int] | None = None,
+        *,
+        only_cut_short: bool = False,
+    ) -> None:
+        """Git writes them beside, each is moved in whole. `targets` are the paths that are dealt with already.
+
+        So are files that git wrote without their filter since the save: they hold their blob, and had another size
+        (see `sizes_at_save`).
+        """
+        gone, present = self._find({target.path for target in targets})
         if only_cut_short:
-            gone = {path: leaf for path, leaf in gone.items() if path in cut_short}
+            gone = {path: leaf for path, leaf in gone.items() if path in present}
+        bare = self._unfiltered(sizes or {})
+        gone = {**bare, **gone}
+        present.update(
+            (path, FileState("file", leaf.oid, self._disk.permissions(path) or 0)) for path, leaf in bare.items()
+        )
         if not gone:
             return
         files.remove_tree(self._staging)
@@ -277,14 +342,42 @@ class MissingFiles:
             try:
                 if leaf.mode == GITLINK:
                     self._disk.make_directory(path)
+                elif not self._is_unfiltered(path, leaf, sizes or {}) or path not in bare:
+                    self._disk.take_in(self._staging + path, path, present.get(path, MISSING))
                 else:
-                    self._disk.take_in(self._staging + path, path, cut_short.get(path, MISSING))
+                    continue
                 self._outcome.restored.append(path)
             except FileExistsError:
                 self._outcome.kept.append(path)
             except OSError as error:
                 self._outcome.could_not_write(path, error)
         files.remove_tree(self._staging)
+
+    def _unfiltered(self, sizes: Mapping[bytes, int]) -> dict[bytes, Leaf]:
+        """The files that hold their blob as it is, and had another size at the save: LFS pointers, for one."""
+        leaves = self._paths.leaves(self._paths.newest.wip_tree, sizes)
+        kinds = self._workspace.reader.kinds([leaf.oid for leaf in leaves.values()])
+        found = {}
+        for (path, leaf), info in zip(leaves.items(), kinds, strict=True):
+            stamp = self._disk.stamp(path)
+            if info is None or stamp is None or stamp[0] != info[1] or sizes[path] == info[1]:
+                continue
+            if self._disk.look(path).oid == leaf.oid:
+                found[path] = leaf
+        return found
+
+    def _is_unfiltered(self, path: bytes, leaf: Leaf, sizes: Mapping[bytes, int]) -> bool:
+        """Whether git wrote the blob as it is, and not what the save had; that is reported."""
+        if path not in sizes or not has_content(
+            self._staging + path, self._workspace.repository.object_format, leaf.oid
+        ):
+            return False
+        if os.path.getsize(self._staging + path) == sizes[path]:
+            return False
+        if not any(item.path == path for item in self._outcome.failed):
+            why = "its filter wrote what git holds, a pointer; to fetch its content is up to the filter's own program"
+            self._outcome.failed.append(LeftOut(path, why, False))
+        return True
 
     def _find(self, known: set[bytes]) -> tuple[dict[bytes, Leaf], dict[bytes, FileState]]:
         """What is to be written, and of it, as it is now, what a power cut left short."""

@@ -7,11 +7,10 @@ the one that was looked at.
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 import stat
 import time
-from collections.abc import Sequence
 
 from ..errors import CorruptSave, GitError
 from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
@@ -31,14 +30,20 @@ from ..git.index import (
 from ..git.repository import Repository
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK
+from ..snapshot.record import is_attributes
 from ..system import files
-from ..system.stdlib import suppress
+from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.ownership import next_index
 from .paths import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: An index file of more bytes is not taken out of a save: some 5 million entries.
 _INDEX_LIMIT = 512 << 20
 _STAGES = (b"1", b"2", b"3")
+#: What `ls-files -z --debug` prints of one entry: its path, and the stat data, of which the size counts here.
+_DEBUG_LINES = re.compile(rb"([^\0]+)\0(?:  (?:ctime|mtime|dev|uid):[^\n]*\n){4}  size: (\d+)[^\n]*\n")
 
 
 class SavedIndex:
@@ -117,6 +122,20 @@ class SavedIndex:
             )
         self._add_intents([path for save in self._saves[:-1] for path in save.manifest.intent_to_add], target)
 
+    def sizes(self, paths: Sequence[bytes]) -> dict[bytes, int]:
+        """The size of each file when git looked at it last before the save; one that git does not know is missing."""
+        if b"staged" not in self.oldest.files or self.oldest.manifest.index_size is None:
+            return {}
+        self.write_shared()
+        target = next_index(self._repository)
+        self.write(target)
+        try:
+            env = {"GIT_INDEX_FILE": os.fsdecode(target)}
+            found = dict(_DEBUG_LINES.findall(self._git.run("ls-files", "-z", "--debug", env=env)))
+        finally:
+            files.remove(target)
+        return {path: int(found[path]) for path in paths if found.get(path, b"0") != b"0"}
+
     def unmerged_paths(self, save: Save) -> set[bytes]:
         """The paths that are unmerged in a save, at any stage."""
         stages = (stage_paths(self._repository, self._trees, save, stage) for stage in _STAGES)
@@ -129,7 +148,7 @@ class SavedIndex:
 
     def _add_intents(self, paths: Sequence[bytes], target: bytes) -> None:
         for path in paths:
-            with contextlib.suppress(GitError):
+            with suppress(GitError):
                 self._git.run("add", "-N", "-f", "--", path, env={"GIT_INDEX_FILE": os.fsdecode(target)})
 
     def _carry(self, target: bytes) -> None:
@@ -200,8 +219,10 @@ class IndexRecovery:
         self._reader = workspace.reader
         self._saves = saves
         self._is_carried = bool(original)
-        self._saved = SavedIndex(workspace, saves, original)
+        self.saved = SavedIndex(workspace, saves, original)
         self._current = os.path.join(self._repository.git_dir, b"index")
+        #: The index of now stays: its stat data are those of files that git has written since the save.
+        self._kept_current = False
 
     def set_broken_aside(self) -> None:
         """An index that git can't read (a power cut tore it) would stop every step: the save has the good one."""
@@ -225,7 +246,7 @@ class IndexRecovery:
         return self._restore()
 
     def _restore(self) -> list[bytes]:
-        repository, saved = self._repository, self._saved
+        repository, saved = self._repository, self.saved
         oldest, alone = saved.oldest, len(self._saves) == 1 and not self._is_carried
         saved.write_shared()
         if oldest.archive == oldest.wip:
@@ -238,6 +259,7 @@ class IndexRecovery:
             return []
         before = file_identity(self._current)
         if alone and self._has_same_entries():
+            self._kept_current = True
             return []
         kept = self._staged_since()
         following = next_index(repository)
@@ -283,7 +305,7 @@ class IndexRecovery:
         if not os.path.exists(self._current):
             return False
         temporary = next_index(self._repository)
-        self._saved.write(temporary)
+        self.saved.write(temporary)
         try:
             argv = ("ls-files", "-z", "-s", "-v", "--sparse")
             then = {"GIT_INDEX_FILE": os.fsdecode(temporary)}
@@ -306,7 +328,7 @@ class IndexRecovery:
         kept = sorted(differing or ())
         newest = self._saves[0]
         if b"stages" in newest.files:
-            ours = self._saved.unmerged_paths(newest)
+            ours = self.saved.unmerged_paths(newest)
             still = {entry.path for entry in list_unmerged(self._git)}
             kept = [path for path in kept if not (path in ours and path in still)]
         intents = {path for save in self._saves for path in save.manifest.intent_to_add}
@@ -328,13 +350,15 @@ class IndexRecovery:
         entries = list_index(self._git, paths)
         return [*(removal(self._repository, path) for path in paths), *(entry.info_line() for entry in entries)]
 
-    def refresh(self) -> None:
-        """Fill in the stat data of files that were written, so that the next `git status` need not read them."""
+    def refresh(self, written: Sequence[bytes]) -> None:
+        """Fill in the stat data of files that were `written`, so that the next `git status` need not read them."""
         if not os.path.exists(self._current):
             return
         following = next_index(self._repository)
         before = file_identity(self._current)
         link_or_copy(self._current, following)
+        if self._kept_current:
+            self._forget_sizes(self._sized_otherwise(written), following)
         self._fill_in(following)
         files.fsync_path(following)
         with index_lock(self._repository):
@@ -342,6 +366,31 @@ class IndexRecovery:
                 os.rename(following, self._current)
                 files.fsync_path(self._repository.git_dir)
         files.remove(following)
+
+    def _sized_otherwise(self, written: Sequence[bytes]) -> list[bytes]:
+        """Files that git called clean, and whose size may not be the one that it saw when it checked them out.
+
+        A file that it called changed for its size alone, whatever a conversion makes of it, stays so.
+        """
+        if any(is_attributes(path) for path in written):
+            paths = set(written)
+        else:
+            paths = {*self._saves[0].manifest.raw, *self._saves[0].manifest.staged}.intersection(written)
+        raw, staged = self._saves[0].manifest.raw, self._saves[0].manifest.staged
+        return sorted(path for path in paths if path in staged or raw.get(path) != "filter")
+
+    def _forget_sizes(self, paths: Sequence[bytes], index: bytes) -> None:
+        """Let git compare these files by content: one of another size than the index says is changed, for git.
+
+        It takes no second look then, whatever a conversion makes of the file, and no refresh mends that.
+        """
+        env = {"GIT_INDEX_FILE": os.fsdecode(index)}
+        empty = object_id(self._repository.object_format, "blob", b"")  # perhaps intent-to-add, and nothing to convert
+        entries = list_index(self._git, paths, tags=True, env=env) if paths else []
+        lines = [entry.info_line() for entry in entries if entry.tag == "H" and entry.oid != empty]
+        if lines:
+            argv = ("-c", "core.splitIndex=false", "update-index", "-z", "--index-info")
+            self._git.run(*argv, input=b"".join(lines), env=env)
 
     def _fill_in(self, index: bytes) -> None:
         """Not on git's own index: killed there, its lock would stay, and nobody could tell whose it is."""

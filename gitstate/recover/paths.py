@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
 
 from ..errors import GitError, GitstateError
 from ..format.archive import read_save, refuse_unsafe, stage_paths, tree_of_base
@@ -14,16 +11,23 @@ from ..format.names import save_time_ns, workspace_id
 from ..format.saves import held_saves, pending_archives
 from ..git.command import Git, Oid, object_id
 from ..git.entries import differing_paths, list_index, list_tree_paths
-from ..git.repository import Repository
+from ..git.repository import Repository, folds_case
 from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from ..snapshot.walk import is_repository
 from ..system import files
 from ..system.process import boot_id
-from ..workspace.files import FileState, Worktree
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from ..workspace.files import MISSING, FileState, ListedNames, Worktree, folded, is_same_text
 from ..workspace.state_file import state_name
-from .plan import Action, Choice, Target, step
+from .plan import Choice, Target, step
 from .request import Outcome, RecoverResult
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from typing import Literal
+
+    from .plan import Action
 
 #: The kernel stamps files with the time of its last tick: at most this long ago.
 _COARSE_CLOCK_NS = 10_000_000
@@ -31,7 +35,7 @@ _COARSE_CLOCK_NS = 10_000_000
 _MOST_CONVERTED = 256 << 20
 
 
-class Workspace(NamedTuple):
+class Workspace(Record):
     """A workspace that is held, and what its parts are read and written with."""
 
     repository: Repository
@@ -151,19 +155,38 @@ class SavedPaths:
         return [Choice(target, seen, self._action(target, seen)) for target, seen in self._look(targets, outcome)]
 
     def _look(self, targets: Iterable[Target], outcome: Outcome) -> Iterator[tuple[Target, FileState]]:
+        top = self._workspace.repository.toplevel
+        names = ListedNames(top) if folds_case(top) else None
+        targets = list(targets) if names is None else _with_bases_of_other_names([*targets])
+        paths = {target.path for target in targets}
         for target in targets:
             try:
-                yield target, self._workspace.disk.look(target.path)
+                seen = self._workspace.disk.look(target.path)
+                if names is not None and seen.kind != "missing" and self._is_other_name(target, names, paths):
+                    seen = MISSING
+                yield target, seen
             except OSError as error:
                 if not self.was_left_out(target.path):
                     outcome.could_not_write(target.path, error)
+
+    def _is_other_name(self, target: Target, names: ListedNames, paths: Collection[bytes]) -> bool:
+        """Whether what is at a target's path is a file of another name: two names of one file are one path.
+
+        It is looked at under that name where the saves speak of it, and it is nothing to delete in any case.
+        """
+        listed = names.of(target.path)
+        if listed is None or listed == target.path:
+            return False
+        return listed in paths or (target.saved is None and not is_same_text(listed, target.path))
 
     def _action(self, target: Target, seen: FileState) -> Action:
         left_out = seen.kind == "special" and self.was_left_out(target.path)
         action = step(target, seen, overwrite=self._overwrite, left_out=left_out)
         if action != "look":
             return action
-        return "write" if seen.oid in self._checkouts(target) or self.is_cut_short(target) else "keep"
+        if seen.oid in self._checkouts(target):
+            return "delete" if target.saved is None else "write"
+        return "write" if target.saved is not None and self.is_cut_short(target) else "keep"
 
     def _checkouts(self, target: Target) -> Iterator[Oid | None]:
         """What git itself writes for each base through this repository's filters; None where they fail.
@@ -200,6 +223,15 @@ class SavedPaths:
             return False
         saved = reader.stream(target.saved.oid)
         return is_what_is_left(saved, disk.read(target.path), same_size=stamp[0] == info[1])
+
+
+def _with_bases_of_other_names(targets: list[Target]) -> list[Target]:
+    """Where case is folded git may have written what it has at one path into a file that is listed under another."""
+    bases: dict[str, frozenset[Leaf]] = {}
+    for target in targets:
+        key = folded(target.path)
+        bases[key] = bases.get(key, frozenset()) | target.bases
+    return [target._replace(bases=bases[folded(target.path)]) for target in targets]
 
 
 def paths_with(choices: Iterable[Choice], action: Action) -> list[bytes]:
@@ -252,7 +284,7 @@ def is_what_is_left(saved: Iterable[bytes], disk: Iterator[bytes], *, same_size:
 DEEPEST = 8
 
 
-class NestedStep(NamedTuple):
+class NestedStep(Record):
     """What the repository at one path needs."""
 
     path: bytes
@@ -313,7 +345,7 @@ def _pending_for(workspace: Workspace, saved: SavedPaths, full: bytes, save_id: 
     """The save of a nested linked worktree of this very repository: the pending one, else the one named."""
     git = workspace.repository.git
     for oid in pending_archives(git).values():
-        with contextlib.suppress(GitstateError):
+        with suppress(GitstateError):
             save = read_save(oid, workspace.reader)
             if save.context.workspace_path == os.fsdecode(full):
                 return save.manifest.save_id

@@ -5,28 +5,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
-
 from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON
 from ..format.carried import Carried
 from ..format.context import Context
 from ..format.manifest import Manifest, Save
 from ..git.command import Oid
 from ..objects.tree import GITLINK, SYMLINK, Leaf
+from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.files import FileState
-from .request import SUCCESSES, DecidedVerdict, Outcome, RecoverResult
+from .request import SUCCESSES, Outcome, RecoverResult
 
-#: How the files on disk compare with the latest checkpoint: nothing is missing, they differ, or all are gone.
-DiskState = Literal["same", "differs", "gone"]
-#: What happens to one path: nothing, the saved version is written, it is deleted, or the disk wins.
-Action = Literal["same", "write", "delete", "keep"]
-Step = Action | Literal["look"]
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from typing import Literal
+
+    from .request import DecidedVerdict
+
+    #: How the files on disk compare with the latest checkpoint: nothing is missing, they differ, or all are gone.
+    DiskState = Literal["same", "differs", "gone"]
+    #: What happens to one path: nothing, the saved version is written, it is deleted, or the disk wins.
+    Action = Literal["same", "write", "delete", "keep"]
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(Record):
     """What was found out about one workspace."""
 
     head_ref: str | None
@@ -70,14 +71,15 @@ class Facts:
     """What was recovered earlier, where no task has begun since; None without such a context."""
     owner: str = "unknown"
     """What is known about the process of that context: see `live_context.owner_state`."""
+    worker: str = ""
+    """Who works here, or worked last, in words for a person."""
     strict: bool = False
     """Nobody named this very workspace: only what is proven counts as ended."""
     disk: DiskState = "same"
     """How the files on disk compare with the checkpoint; `same` where they were not compared."""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Record):
     """What to do, and what to tell a person. Commands in `hint` are for the workspace's own directory."""
 
     verdict: DecidedVerdict
@@ -107,7 +109,7 @@ def decide(facts: Facts) -> Verdict:
         return _without_save(facts)
     newest = facts.saves[0]
     if facts.owner_lives:
-        message = f"the agent that made this save is still running (pid {newest.context.pid})"
+        message = f"an agent is still running here ({_worker(facts, newest.context)}); the save stays pending"
         return Verdict("live", message, EXIT_AGAIN, "gitstate status")
     if facts.head_ref != newest.manifest.head_ref and not facts.detach:
         return _on_another_branch(facts, newest.manifest)
@@ -143,7 +145,7 @@ def _without_save(facts: Facts) -> Verdict:
 def _last_run(facts: Facts, context: Context) -> Verdict:
     """A run that is known only by its context: it still runs, or it ended and nobody saved."""
     if facts.owner == "lives" or (facts.strict and facts.owner == "ours"):
-        return Verdict("live", f"the agent is still running (pid {context.pid})", EXIT_AGAIN, "gitstate status")
+        return Verdict("live", f"the agent is still running ({_worker(facts, context)})", EXIT_AGAIN, "gitstate status")
     if facts.strict and facts.owner != "gone":
         return Verdict("nothing", "cannot determine whether the last run has ended", hint="gitstate recover")
     message = "the last run ended without a save" if facts.owner == "gone" else "no pending save"
@@ -161,6 +163,10 @@ def _last_run(facts: Facts, context: Context) -> Verdict:
         f"{untouched}; some differ from the checkpoint {held}",
         hint=f"gitstate diff {held}; gitstate restore {held} PATH…",
     )
+
+
+def _worker(facts: Facts, context: Context) -> str:
+    return facts.worker or f"pid {context.pid}"
 
 
 def _on_another_branch(facts: Facts, manifest: Manifest) -> Verdict:
@@ -248,14 +254,13 @@ def with_checkpoint(facts: Facts, verdict: Verdict) -> Facts:
     """The facts with the checkpoint as the save to restore, where the last run made none and its files are gone."""
     if verdict.verdict != "restore" or facts.saves or facts.checkpoint is None or facts.context is None:
         return facts
-    return replace(facts, saves=(facts.checkpoint._replace(context=facts.context),))
+    return facts._replace(saves=(facts.checkpoint._replace(context=facts.context),))
 
 
 # -- one path
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Record):
     """What one path was at the save, and what git may have put there since."""
 
     path: bytes
@@ -267,7 +272,7 @@ class Target:
     """What HEAD, index and WIP commit of each save of the stack hold at this path."""
 
 
-class Choice(NamedTuple):
+class Choice(Record):
     """What is going to happen to one path."""
 
     target: Target
@@ -292,6 +297,8 @@ def step(
         if seen.kind in ("missing", "directory"):
             return "same"
         gone = _is_one_of(seen, target.bases) or (overwrite and seen.kind != "special")
+        if not gone and seen.kind == "file" and any(leaf.mode not in (SYMLINK, GITLINK) for leaf in target.bases):
+            return "look"
         return "delete" if gone else "keep"
     if seen.kind == "directory":
         # A file takes the place of empty directories alone: who writes it fails on all others.
@@ -339,7 +346,7 @@ def _widest(modes: set[int]) -> set[int]:
 # -- the end
 
 
-class BranchMove(NamedTuple):
+class BranchMove(Record):
     """A ref that goes back to where it was at the oldest save."""
 
     ref: str
@@ -398,6 +405,7 @@ def conclude(
         kept=tuple(dict.fromkeys(outcome.kept)),
         left_out=(*(newest.manifest.left_out if newest else ()), *outcome.failed),
         safety_save=outcome.safety,
+        partial=bool(outcome.failed),
     )
     return result._replace(save_id=newest.manifest.save_id, context=newest.context) if newest else result
 

@@ -26,12 +26,7 @@ A path that could not be restored for a reason that can be mended keeps the mark
 from __future__ import annotations
 
 import os
-import shlex
-from collections.abc import Collection
-from dataclasses import replace
-from typing import Any
 
-from ..agents.sessions import resume_command
 from ..errors import GitstateError, NeedsPerson
 from ..format.archive import tree_of_base
 from ..format.context import Context
@@ -43,20 +38,16 @@ from ..git import gitdir, refs
 from ..git.command import Oid
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, open_repository, shares_configuration, without_filters
-from ..objects.durable import bring_files_to_disk
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..system.process import boot_id
+from ..system.stdlib import TYPE_CHECKING, quote
 from ..workspace.lease import wait_for_last_save
 from ..workspace.live_context import read_live_context, with_measured_fields
 from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
-from .elsewhere import add_worktree, only_orphan, refuse_used_place, stack_of
 from .facts import compare_with_checkpoint, gather, whole_copies
-from .fetched import dismiss_fetched, is_trusted, refusal, runs_by_itself
-from .files import FileRecovery, MissingFiles, restore_cut_short, save_for_safety, usual_umask
-from .index import IndexRecovery, restore_operation, restore_sparse, restore_staged_objects
 from .paths import (
     NestedStep,
     SavedPaths,
@@ -80,7 +71,6 @@ from .plan import (
 )
 from .request import (
     SETTINGS,
-    DecidedVerdict,
     Outcome,
     RecoverRequest,
     RecoverResult,
@@ -89,6 +79,13 @@ from .request import (
     instruction,
     located,
 )
+
+# The rest is imported where it is needed: a loop asks at every start, and as a rule there is nothing to recover.
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import Any
+
+    from .request import DecidedVerdict
 
 
 def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
@@ -107,8 +104,8 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         workspace = Workspace.of(repository, git, reader)
         facts = gather(repository, reader, request.save_id, strict=request.strict, own_only=request.waiting_only)
         if request.waiting_only:
-            facts = replace(facts, context=None, recovered=None)
-        facts = replace(facts, disk=compare_with_checkpoint(workspace, facts))
+            facts = facts._replace(context=None, recovered=None)
+        facts = facts._replace(disk=compare_with_checkpoint(workspace, facts))
         verdict = decide(facts)
         facts = with_checkpoint(facts, verdict)
         clears = verdict.clears_locks and not request.dry_run
@@ -125,6 +122,8 @@ def _recover_fetched(workspace: Workspace, facts: Facts, verdict: Verdict, reque
     recovery = _Recovery(workspace, facts, verdict, request)
     if facts.remote is None or not facts.saves or not verdict.acts:
         return recovery.run()
+    from .fetched import is_trusted, refusal, runs_by_itself
+
     repository, save_id = workspace.repository, facts.saves[0].manifest.save_id
     runs = runs_by_itself(repository, workspace.reader, facts.saves)
     if runs and not is_trusted(repository, facts.remote, request):
@@ -141,6 +140,9 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
     Raises NeedsPerson where the save's branch is checked out in a worktree that exists, UsageError where `path` is
     in use.
     """
+    from .elsewhere import add_worktree, only_orphan, refuse_used_place, stack_of
+    from .fetched import is_trusted, refusal, runs_by_itself
+
     with hints_for(repository.toplevel):
         refuse_used_place(path)
         require(repository, *SETTINGS)
@@ -151,7 +153,7 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
             with ObjectReader(repository.git) as reader:
                 runs = runs_by_itself(repository, reader, found.stack)
             if runs:
-                hint = f"gitstate recover --into {shlex.quote(os.fsdecode(path))} --save {save_id} --trust"
+                hint = f"gitstate recover --into {quote(os.fsdecode(path))} --save {save_id} --trust"
                 return refusal(path, save_id, found.remote, runs, hint)
         if request.dry_run:
             return RecoverResult(path, "elsewhere", "a worktree would be added here", save_id=save_id)
@@ -173,6 +175,8 @@ def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
         ObjectReader(repository.git) as reader,
     ):
         if request.save_id is not None:
+            from .fetched import dismiss_fetched
+
             return dismiss_fetched(repository, git, request.save_id, request)
         archive = pending_archive(repository)
         if archive is None:
@@ -217,6 +221,8 @@ class _Recovery:
         if not self.verdict.acts:
             return self._result(self.verdict.verdict)
         if self._is_after_reboot():
+            from .index import restore_staged_objects
+
             self.outcome.failed += restore_staged_objects(self.workspace, dry_run=self.request.dry_run)
         if not self.facts.saves:
             return self._context_alone()
@@ -229,6 +235,10 @@ class _Recovery:
         return context is None or context.boot_id is None or context.boot_id != boot_id()
 
     def _restore(self) -> RecoverResult:
+        from ..objects.durable import bring_files_to_disk
+        from .files import FileRecovery, MissingFiles, save_for_safety, usual_umask
+        from .index import IndexRecovery, restore_operation, restore_sparse
+
         workspace, outcome = self.workspace, self.outcome
         saved = SavedPaths(workspace, self.facts.saves, overwrite=self.request.overwrite)
         newest = saved.newest
@@ -250,15 +260,18 @@ class _Recovery:
             recovery.carry_out(choices)
         restore_operation(workspace, newest)
         restore_sparse(workspace, newest)
+        missing = MissingFiles(workspace, saved, outcome)
+        sizes = missing.sizes_at_save(targets, index.saved.sizes)
         outcome.kept += [path for path in index.restore() if path not in outcome.kept]
         with usual_umask(self.repository, newest):
-            MissingFiles(workspace, saved, outcome).restore(targets)
+            missing.restore(targets, sizes)
             recovery.directories()
         if newest.archive != newest.wip:
             recovery.permissions(targets)
+            recovery.special_bits(sets=self.request.special_bits)
         self._move_branch()
         if outcome.restored or outcome.deleted:
-            index.refresh()
+            index.refresh([*outcome.restored, *outcome.deleted])
         workspace.disk.sync()
         found = [*(target.path for target in targets), *newest.manifest.directories]
         bring_files_to_disk(self.repository, found)
@@ -299,13 +312,18 @@ class _Recovery:
 
     def _recover_nested(self, step: NestedStep, submodules: Collection[bytes]) -> RecoverResult | None:
         full = os.path.join(self.repository.toplevel, step.path)
-        request = RecoverRequest(step.save_id, wait=self.request.wait, depth=self.request.depth + 1)
+        asked = self.request
+        request = RecoverRequest(step.save_id, wait=asked.wait, depth=asked.depth + 1, special_bits=asked.special_bits)
         if step.action == "lost":
             self.outcome.failed.append(LeftOut(step.path, step.reason, True))
             return None
         if step.action == "add":
             return recover_into(self.repository, full, request)
         inside = open_repository(full)
+        if step.path in submodules:
+            from .elsewhere import reattach
+
+            reattach(inside)
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
         result = recover(full, request._replace(runs_filters=runs_filters))
@@ -324,14 +342,18 @@ class _Recovery:
         outcome, dry_run = self.outcome, self.request.dry_run
         context = with_measured_fields(self.repository, self.facts.context, self.facts.head_ref)
         if self.facts.owner == "gone":
+            from .files import restore_cut_short
+
             copies = whole_copies(self.repository, self.workspace.reader, self.facts)
             restore_cut_short(self.workspace, copies, outcome, dry_run=dry_run)
         if outcome.restored:
             message = "the last run ended without a save; files that a power cut left short were restored"
-            self.verdict = replace(self.verdict, message=message)
+            self.verdict = self.verdict._replace(message=message)
         result = self._result("restore" if outcome.restored else "context_only")._replace(context=context)
         if dry_run:
             return result
+        from ..objects.durable import bring_files_to_disk
+
         self.workspace.disk.sync()
         bring_files_to_disk(self.repository, ())
         operation = self.facts.operation
@@ -388,13 +410,30 @@ class _Recovery:
         return result
 
     def _write_state(self, result: RecoverResult, context: Context, told: str, **more: Any) -> RecoverResult:
-        """Write `active_state.json`, and add what it says to the result."""
+        """Give back the agent's conversation, write `active_state.json`, and add what it says to the result."""
+        from ..agents.sessions import resume_command
+
+        context, result = self._with_conversation(context, result)
         resume = resume_command(context, os.environ) or instruction(context)
         if self.request.depth and read_live_context(self.repository)[1] is None:
             # Nobody ever worked in this nested repository: its save is a part of the one around it.
             return result._replace(resume=resume, briefing=told, context=context)
         state_file = write_state(self.repository, context, RECOVERED, resume=resume, briefing=told, **more)
         return result._replace(state_file=state_file, resume=resume, briefing=told, context=context)
+
+    def _with_conversation(self, context: Context, result: RecoverResult) -> tuple[Context, RecoverResult]:
+        """The context with the place of its agent's transcript, which is given back where it is gone or torn."""
+        facts = self.facts
+        was = facts.saves[0].context if facts.saves else facts.context
+        if was is None or was.session_id is None or self.request.depth:
+            return context, result
+        from ..conversation.give_back import give_back
+
+        own = workspace_id(self.repository)
+        workspaces = [own, *(save.manifest.workspace_id for save in facts.saves[:1])]
+        given = give_back(self.repository, context, was, workspaces, facts.remote)
+        message = "; ".join(part for part in (result.message, given.message) if part)
+        return given.context, result._replace(message=message)
 
     def _result(self, final: DecidedVerdict) -> RecoverResult:
         newest = self.facts.saves[0] if self.facts.saves else None

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
 
-from ..agents.sessions import resume_command
 from ..errors import EXIT_AGAIN, EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, EXIT_USAGE, GitstateError
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
 from ..save.words import left_out_json, listed_lines, skipped_lines
 from ..system.jsonio import path_to_json, text_to_json
+from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, quote
 from ..system.terminal import escape, escape_lines
 
-#: What the decision on one workspace can be. `changed` is what `restore` becomes where edited files were kept.
-DecidedVerdict = Literal[
-    "nothing",
-    "live",
-    "restore",
-    "context_only",
-    "recovered",
-    "changed",
-    "buried",
-    "diverged",
-    "elsewhere",
-    "corrupt",
-    "unsupported",
-]
-#: The verdict of a result: a decision, `dismissed`, or why a workspace among many was not opened.
-ResultVerdict = DecidedVerdict | Literal["dismissed", "busy", "failed", "damaged", "foreign", "unreachable", "missing"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import Any, Literal
+
+    #: What the decision on one workspace can be. `changed` is what `restore` becomes where edited files were kept.
+    DecidedVerdict = Literal[
+        "nothing",
+        "live",
+        "restore",
+        "context_only",
+        "recovered",
+        "changed",
+        "buried",
+        "diverged",
+        "elsewhere",
+        "corrupt",
+        "unsupported",
+    ]
+    #: The verdict of a result: a decision, `dismissed`, or why a workspace among many was not opened.
+    ResultVerdict = (
+        DecidedVerdict | Literal["dismissed", "busy", "failed", "damaged", "foreign", "unreachable", "missing"]
+    )
 
 #: The settings that a recovery, and its safety save, read.
 SETTINGS = ("stateFile", "includeIgnored", "trust")
@@ -42,7 +42,7 @@ SETTINGS = ("stateFile", "includeIgnored", "trust")
 SUCCESSES: frozenset[ResultVerdict] = frozenset({"restore", "changed", "context_only", "buried", "recovered"})
 
 
-class RecoverRequest(NamedTuple):
+class RecoverRequest(Record):
     """How to recover one workspace."""
 
     save_id: str | None = None
@@ -63,9 +63,11 @@ class RecoverRequest(NamedTuple):
     """Only a pending save: the run itself goes on, or has reached its end."""
     trust: bool = False
     """A save that was fetched is taken even if something of it could run by itself."""
+    special_bits: bool = False
+    """Set the setuid, setgid and sticky bits that files and directories had."""
 
 
-class RecoverResult(NamedTuple):
+class RecoverResult(Record):
     """What was found and done in one workspace."""
 
     workspace: bytes
@@ -104,28 +106,30 @@ class RecoverResult(NamedTuple):
     """Nothing was changed: this is what would be done."""
     runs: tuple[str, ...] = ()
     """What of a save that was fetched could run by itself; empty for any other."""
+    partial: bool = False
+    """Something could not be restored as it was: `left_out` says what."""
     files_only: bool = False
     """Files were restored from a save; branch, index and marker were not touched."""
 
 
-@dataclass
 class Outcome:
     """What has been done so far. The parts of a recovery add to it, and `conclude` reads it."""
 
-    restored: list[bytes] = field(default_factory=list)
-    """Paths that were written, or whose permissions were set; in a dry run those that would be written."""
-    deleted: list[bytes] = field(default_factory=list)
-    """Paths that were deleted, or would be."""
-    kept: list[bytes] = field(default_factory=list)
-    """Paths where the disk, the index or the permissions of now win; one may stand here twice."""
-    failed: list[LeftOut] = field(default_factory=list)
-    """What could not be restored, with the reason."""
-    stuck: bool = False
-    """One of these reasons can be mended by a person: the save stays pending."""
-    safety: str | None = None
-    """The safety save; None where none was taken."""
-    nested_trouble: bool = False
-    """A repository inside the workspace was not recovered."""
+    def __init__(self) -> None:
+        #: Paths that were written, or whose permissions were set; in a dry run those that would be written.
+        self.restored: list[bytes] = []
+        #: Paths that were deleted, or would be.
+        self.deleted: list[bytes] = []
+        #: Paths where the disk, the index or the permissions of now win; one may stand here twice.
+        self.kept: list[bytes] = []
+        #: What could not be restored, with the reason.
+        self.failed: list[LeftOut] = []
+        #: One of these reasons can be mended by a person: the save stays pending.
+        self.stuck = False
+        #: The safety save; None where none was taken.
+        self.safety: str | None = None
+        #: A repository inside the workspace was not recovered.
+        self.nested_trouble = False
 
     def could_not_write(self, path: bytes, error: OSError) -> None:
         """A path could not be restored, for a reason that a person can mend: the save stays pending."""
@@ -203,7 +207,7 @@ def _summary(result: RecoverResult) -> str:
         return "recovered: the context (there were no uncommitted changes)"
     if result.files_only:
         return "restored from the save; branch and index were not touched"
-    return "recovered in part" if result.exit_status else "recovered: everything is as it was saved"
+    return "recovered in part" if result.exit_status or result.partial else "recovered: everything is as it was saved"
 
 
 def outcome_words(result: RecoverResult) -> str:
@@ -237,7 +241,7 @@ def worst_of(statuses: Iterable[int]) -> int:
 # -- hints
 
 #: A command in a hint: at its beginning, or after `; `, `: ` or `&& `; not one that names its directory already.
-_COMMAND = re.compile(r"(^|[;:&] )(gitstate|git) (?!-C )")
+_COMMAND = r"(^|[;:&] )(gitstate|git) (?!-C )"
 
 
 def located(result: RecoverResult) -> RecoverResult:
@@ -245,7 +249,7 @@ def located(result: RecoverResult) -> RecoverResult:
     return result._replace(hint=locate(result.hint, result.workspace))
 
 
-@contextlib.contextmanager
+@contextmanager
 def hints_for(workspace: bytes) -> Iterator[None]:
     """The same for the hint of an error that is raised in the block."""
     try:
@@ -259,8 +263,10 @@ def locate(hint: str | None, workspace: bytes) -> str | None:
     """A hint whose commands are for `workspace`, so that they work in the current directory: with `-C` elsewhere."""
     if hint is None or _is_here(workspace):
         return hint
-    where = shlex.quote(escape(workspace))
-    return _COMMAND.sub(lambda match: f"{match[1]}{match[2]} -C {where} ", hint)
+    import re
+
+    where = quote(escape(workspace))
+    return re.sub(_COMMAND, lambda match: f"{match[1]}{match[2]} -C {where} ", hint)
 
 
 def _is_here(workspace: bytes) -> bool:
@@ -288,7 +294,7 @@ _SHELL_VARIABLES: Mapping[str, Callable[[RecoverResult], object]] = {
     "RECOVERED_SESSION_ID": lambda result: result.context.session_id,
     "RECOVERED_TRANSCRIPT_PATH": lambda result: _text(result.context.extra.get("transcript_path")),
     "RECOVERED_AGENT_CWD": lambda result: _text(result.context.extra.get("agent_cwd")),
-    "RECOVERED_RESUME_COMMAND": lambda result: resume_command(result.context, os.environ),
+    "RECOVERED_RESUME_COMMAND": lambda result: _resume_command(result.context),
     "RECOVERED_VERDICT": lambda result: result.verdict,
     "RECOVERED_SAVE_ID": lambda result: result.save_id,
     "RECOVERED_RESUME": lambda result: result.resume,
@@ -299,6 +305,12 @@ _SHELL_VARIABLES: Mapping[str, Callable[[RecoverResult], object]] = {
 def shell_lines(result: RecoverResult) -> str:
     """Assignments for a shell's `eval`: every value in single quotes, so that it stays data."""
     return "".join(f"{name}={_shell_quote(value(result))}\n" for name, value in _SHELL_VARIABLES.items())
+
+
+def _resume_command(context: Context) -> str | None:
+    from ..agents.sessions import resume_command
+
+    return resume_command(context, os.environ)
 
 
 def _text(value: object) -> str | None:

@@ -15,6 +15,7 @@ from ..save.save import save
 from ..snapshot.incremental import Baseline
 from ..snapshot.record import Snapshot
 from ..system.clock import now
+from ..workspace.live_context import read_live_context
 from ..workspace.state_file import context_path, state_name
 from .watch import Watch
 
@@ -132,8 +133,15 @@ def _unwatched_files(repository: Repository) -> tuple[object, ...]:
     places = [
         *(os.path.join(repository.git_dir, name) for name in (b"HEAD", b"index", b"logs/HEAD")),
         context_path(repository),
+        *_transcript(repository),
     ]
     return (*(file_identity(place) for place in places), operation_under_way(repository.git_dir))
+
+
+def _transcript(repository: Repository) -> list[bytes]:
+    """The transcript of the agent, which its hook named."""
+    path = read_live_context(repository)[0].extra.get("transcript_path")
+    return [os.fsencode(path)] if isinstance(path, str) and "\0" not in path else []
 
 
 def directories_above(paths: list[bytes]) -> list[bytes]:

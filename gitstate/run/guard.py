@@ -6,7 +6,7 @@
 
 A keeper runs beside the program: it saves whatever ends the program, SIGKILL included. On a signal the program waits
 for the save, then runs the handler that was there before; without one it dies of the signal. An exception that leaves
-the block ends the run with a save. A clean exit finishes the task.
+the block ends the run with a save. A clean exit finishes the task, as `gitstate finish` does.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from ..format.names import new_save_id
 from ..format.saves import pending_save_id
 from ..git.repository import open_repository
 from ..recover.recover import recover
-from ..recover.request import RecoverRequest, RecoverResult
+from ..recover.request import RecoverRequest, RecoverResult, recover_lines
 from ..save.request import SaveRequest
 from ..save.save import save
 from ..system.process import this_process
 from ..system.terminal import say
-from ..workspace.live_context import begin, finish, read_live_context, set_values
+from ..workspace.live_context import begin, read_live_context, set_values
 from ..workspace.state_file import RECOVERED
 from .channel import SIGNALS, KeeperConfig, KeeperProcess, read_times
-from .hold import Hold
+from .hold import Hold, end_well
 from .keeper import failed_save
 from .processes import RUN_ID
 
@@ -169,7 +169,8 @@ class guard:
             if reason is None:
                 self._keeper.tell(do="leave", finish=False)
                 self._keeper.answer(_MARGIN)
-                finish(self._repository)
+                result = end_well(self._repository, finished=True)
+                say(*([] if result is None else recover_lines(result)))
             else:
                 self._save(do="failed", reason=reason)
         finally:

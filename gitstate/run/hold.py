@@ -1,4 +1,7 @@
-"""Hold the lease of a workspace: for a run, for a guard, and for a loop that has no keeper between its runs."""
+"""Hold the lease of a workspace: for a run, for a guard, and for a loop that has no keeper between its runs.
+
+And what becomes of the task that is there when a run begins or ends.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,32 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
+from ..format.archive import read_save, read_stack
 from ..format.context import Context
-from ..git.repository import Repository
+from ..format.manifest import Manifest, Reason
+from ..format.names import dismissed_ref, own_marker, workspace_id
+from ..format.saves import pending_archive
+from ..git import refs
+from ..git.refs import RefUpdate
+from ..git.repository import Repository, head_of, read_head
+from ..objects.reader import ObjectReader
+from ..system import files
+from ..system.clock import Deadline
+from ..system.jsonio import text_to_json
 from ..system.process import Process, process, send
 from ..workspace import lease
 from ..workspace.lease import Holder, presence, this_holder
-from ..workspace.live_context import begin, finish, refuse_while_others_work
+from ..workspace.live_context import begin, finish, read_live_context, refuse_while_others_work, with_measured_fields
+from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal
+from ..workspace.settings import require
+from ..workspace.state_file import ACTIVE, FINISHED, write_state
+from .channel import read_times
+
+if TYPE_CHECKING:
+    from ..recover.request import RecoverResult
 
 #: Holds the descriptor of a lease until a process (its pid and its start time) has ended. Imports next to nothing.
 _HOLDER = """\
@@ -67,7 +89,14 @@ class Hold:
 
 
 def begin_loop(repository: Repository, values: Mapping[str, str], owner_pid: int) -> Context:
-    """A task of a loop begins: as `begin`, and the lease is held for as long as the loop lives."""
+    """A task of a loop begins: as `begin`, and the lease is held for as long as the loop lives.
+
+    Raises UsageError for a setting that the loop's runs can't read: they would leave a crashed task of nothing.
+    """
+    from ..recover.request import SETTINGS
+
+    read_times(repository, {})
+    require(repository, *SETTINGS)
     context = begin(repository, values, owner_pid)
     _hold_for(repository, owner_pid, context.agent)
     return context
@@ -79,6 +108,101 @@ def finish_task(repository: Repository) -> Context:
     context = finish(repository)
     _let_go(repository)
     return context
+
+
+def end_well(repository: Repository, *, finished: bool) -> RecoverResult | None:
+    """A run has ended with status 0: recover what was saved in the middle of it, as `gitstate finish` does.
+
+    The files stay as they are now, the save stays in the log, and what the context says counts. Then the task is
+    done, where `finished`. Returns what recovery answered, None where no save was pending; with an exit status other
+    than 0 the save stays pending and the task is not done. Raises GitstateError, OSError.
+    """
+    result = None
+    if pending_archive(repository) is not None:
+        from ..recover.recover import recover
+        from ..recover.request import RecoverRequest
+        from ..save.request import SaveRequest
+        from ..save.save import save
+
+        # What was deleted since the first save would come back with it.
+        save(repository.toplevel, SaveRequest(reason=Reason(None, None, "the run has ended")))
+        context, status = read_live_context(repository)
+        result = recover(repository.toplevel, RecoverRequest(waiting_only=True))
+        if result.exit_status:
+            return result
+        if status is not None:
+            write_state(repository, context, ACTIVE, durable=False)
+    if finished:
+        finish(repository)
+    return result
+
+
+def made_by_hand(repository: Repository) -> str | None:
+    """The id of the pending save, where no end of a run has made it: it has neither signal nor exit status."""
+    archive = pending_archive(repository)
+    if archive is None:
+        return None
+    with ObjectReader(repository.git) as reader, contextlib.suppress(CorruptSave, UnsupportedSave):
+        manifest = read_save(archive, reader).manifest
+        ended = manifest.reason.signal is not None or manifest.reason.exit_code is not None
+        return None if ended else manifest.save_id
+    return None
+
+
+#: Why a save was made that keeps a task aside: `log` and `status` know it by that.
+ASIDE = "set aside"
+
+
+def set_aside(repository: Repository, next_task: str) -> RecoverResult:
+    """Keep the work of the task that is here aside, so that the task `next_task` begins on its base commit.
+
+    All is saved first. Then git takes the tree back to the base: what is in no save stays, as ignored files do. The
+    marker goes last: a kill before leaves the save pending, and a recovery brings it back. A dismissed ref holds the
+    save from then on. Returns the recovery of what was pending; with an exit status other than 0, nothing was set
+    aside. Raises NeedsPerson where the branch can't go back to the base.
+    """
+    from ..recover.recover import recover
+    from ..recover.request import RecoverRequest, hints_for
+    from ..save.request import SaveRequest
+    from ..save.save import save
+
+    # The half of an earlier try is undone first.
+    result = recover(repository.toplevel, RecoverRequest())
+    if result.exit_status:
+        return result
+    reason = Reason(None, None, f"{ASIDE}: {text_to_json(next_task)[:200]}")
+    saved = save(repository.toplevel, SaveRequest(reason=reason))
+    if saved.save_id is None or saved.archive is None:
+        return result
+    with (
+        hints_for(repository.toplevel),
+        locked_workspace(repository, Deadline(60.0)) as git,
+        ObjectReader(repository.git) as reader,
+    ):
+        stack = read_stack(saved.archive, reader)
+        base = stack[-1].manifest.head
+        if head_of(repository.toplevel) != stack[0].wip or base is None:
+            why = saved.why_not_moved or "the branch has no commit"
+            message = f"the task can't be set aside: {why}; it is saved as {saved.save_id}"
+            raise NeedsPerson(message, hint="gitstate recover")
+        marker = own_marker(repository)
+        kept = dismissed_ref(workspace_id(repository), saved.save_id)
+        branch = stack[0].manifest.head_ref or "HEAD"
+        write_journal(repository, ref_locks(repository, [marker, kept, branch]))
+        # Git stops where a file differs from the save.
+        git.run("update-index", "-q", "--refresh", ok_codes=(0, 1))
+        git.run("reset", "--keep", base)
+        files.sync_filesystem(repository.own)
+        write_state(repository, with_measured_fields(repository, Context(), read_head(repository.git_dir)), FINISHED)
+        updates = [RefUpdate(kept, saved.archive, None), RefUpdate(marker, None, saved.archive)]
+        refs.move_refs(repository, git, updates, ASIDE)
+        clear_journal(repository)
+    return result._replace(save_id=saved.save_id, context=stack[0].context)
+
+
+def is_aside(manifest: Manifest) -> bool:
+    """Whether a save was made to set a task aside."""
+    return (manifest.reason.detail or "").startswith(f"{ASIDE}: ")
 
 
 def _hold_for(repository: Repository, owner_pid: int, agent: str | None) -> None:

@@ -26,6 +26,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from ..agents import transcripts  # noqa: F401
+from ..agents.registry import all_agents
+from ..conversation import pieces  # noqa: F401
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError
 from ..format.manifest import Reason
 from ..format.saves import checkpoint_save_id, pending_save_id
@@ -41,8 +44,7 @@ from ..snapshot import convert, hidden  # noqa: F401
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import Process, is_alive, process, send, this_process, wait_for
-from ..workspace import lease, registry  # noqa: F401
-from ..workspace.live_context import finish
+from ..workspace import lease, peek, registry  # noqa: F401
 from ..workspace.ownership import RunRecord, run_file, write_run_file
 from ..workspace.settings import OF_SAVE, with_defaults
 from .channel import SIGNALS, Channel, KeeperConfig
@@ -68,6 +70,8 @@ def keep(fd: int) -> int:
             channel.receive(None)
             message = channel.next_message()
             if message is not None:
+                # The last save asks where an agent keeps its transcript.
+                all_agents()
                 Keeper(channel, signals, KeeperConfig.from_message(message)).run()
                 break
     return EXIT_DONE
@@ -293,12 +297,23 @@ class Keeper:
         if self.config.ends_clean_runs:
             end_leftovers(self.config.run_id, but=self.spared)
         owned_by_front = finished and self.config.owner == process(os.getppid())
-        if owned_by_front:
-            with contextlib.suppress(GitstateError, OSError):
-                finish(with_defaults(open_repository(self.repository.toplevel), OF_SAVE)[0])
+        lines, status = self._end_well(finished=owned_by_front) if finished else ([], EXIT_DONE)
         problem = self.checkpoints.problem
-        lines = [] if problem is None else [f"gitstate: the last checkpoint of this run failed: {problem}"]
-        self._answer(None, lines, EXIT_DONE)
+        failed = [] if problem is None else [f"gitstate: the last checkpoint of this run failed: {problem}"]
+        self._answer(None, [*failed, *lines], status)
+
+    def _end_well(self, *, finished: bool) -> tuple[list[str], int]:
+        from ..recover.request import recover_lines
+        from .hold import end_well
+
+        try:
+            repository = with_defaults(open_repository(self.repository.toplevel), OF_SAVE)[0]
+            result = end_well(repository, finished=finished)
+        except GitstateError as error:
+            return [f"gitstate: {error.message}"], error.exit_status
+        except OSError as error:
+            return [f"gitstate: {error.strerror or error}"], EXIT_FAILED
+        return ([], EXIT_DONE) if result is None else (recover_lines(result), result.exit_status)
 
 
 def failed_save(

@@ -28,13 +28,7 @@ def of_run(run_id: str, *, but: Collection[int] = ()) -> list[Process]:
     wanted = f"{RUN_ID}={run_id}".encode()
     parents: dict[int, int] = {}
     members: set[int] = set()
-    try:
-        names = os.listdir("/proc")
-    except FileNotFoundError:
-        return []
-    for name in names:
-        if not name.isdigit():
-            continue
+    for name in _proc():
         pid = int(name)
         parent = _parent(pid)
         if parent is None:
@@ -47,6 +41,20 @@ def of_run(run_id: str, *, but: Collection[int] = ()) -> list[Process]:
         members.add(pid)
     found = [process(pid) for pid in sorted(members) if pid not in but]
     return [one for one in found if one.start is not None]
+
+
+def descendants(one: Process) -> list[Process]:
+    """Every living descendant of a process."""
+    parents = {int(name): parent for name in _proc() if (parent := _parent(int(name))) is not None}
+    found = [process(pid) for pid in sorted(_descendants({one.pid}, parents) - {one.pid})]
+    return [below for below in found if below.start is not None]
+
+
+def _proc() -> list[str]:
+    try:
+        return [name for name in os.listdir("/proc") if name.isdigit()]
+    except FileNotFoundError:
+        return []
 
 
 def _parent(pid: int) -> int | None:

@@ -20,10 +20,14 @@ from ..workspace.lease import Holder, describe, is_visible, presence_in
 from ..workspace.live_context import read_live_context
 from ..workspace.ownership import read_run_record
 from ..workspace.state_file import ACTIVE
-from .processes import kill_all, of_run
+from .processes import descendants, kill_all, of_run
 
 #: What a keeper may need to save after the last process of its run is gone, in seconds.
 _SAVING = 30.0
+
+
+#: The time between SIGTERM and SIGKILL for the commands of an agent that has ended, in seconds.
+_LEFTOVERS = 0.5
 
 
 class StopResult(NamedTuple):
@@ -43,6 +47,8 @@ class _Running(NamedTuple):
     owner: Process | None
     run_id: str | None
     keeper: Process | None
+    is_alone: bool = False
+    """The owner has no keeper: nobody else ends what it has started."""
 
 
 def stop(path: bytes, wait: float) -> StopResult:
@@ -58,6 +64,8 @@ def stop(path: bytes, wait: float) -> StopResult:
         return StopResult(repository.toplevel, "idle", message="nothing runs here")
     told = [running.owner] if running.owner is not None else members
     _refuse_others(repository, told)
+    # What an agent without a keeper has started is known as long as the agent runs.
+    below = descendants(running.owner) if running.owner is not None and running.is_alone else []
     for one in told:
         send(one, signal.SIGTERM)
         send(one, signal.SIGCONT)
@@ -71,7 +79,18 @@ def stop(path: bytes, wait: float) -> StopResult:
         wait_for([running.keeper], Deadline(_SAVING))
     if running.run_id is not None:
         kill_all(running.run_id)
+    _end(below)
     return _saved(repository, before, killed=not ended)
+
+
+def _end(some: Collection[Process]) -> None:
+    """End processes that their agent left behind: a command may write on after the save."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for one in some:
+            send(one, number)
+            send(one, signal.SIGCONT)
+        if wait_for(some, Deadline(_LEFTOVERS)):
+            return
 
 
 def _saved(repository: Repository, before: str | None, *, killed: bool) -> StopResult:
@@ -103,7 +122,8 @@ def _running(repository: Repository) -> _Running:
             f"somebody works here, but not in this container ({describe(who.holder)}); nothing was stopped",
             hint="gitstate stop, where it was started",
         )
-    return _Running(who.holder.owner, record.run_id or who.holder.run_id, keeper)
+    is_alone = who.holder.kind == "owner"
+    return _Running(who.holder.owner, record.run_id or who.holder.run_id, keeper, is_alone)
 
 
 def _is_here(holder: Holder) -> bool:

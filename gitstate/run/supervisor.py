@@ -33,11 +33,11 @@ from ..system.jsonio import text_to_json
 from ..system.process import process, send, this_process
 from ..system.terminal import say
 from ..workspace.lease import wait_for_last_save
-from ..workspace.live_context import begin, finish, read_live_context, refuse_while_others_work
+from ..workspace.live_context import begin, read_live_context, refuse_while_others_work
 from ..workspace.state_file import ACTIVE, RECOVERED
 from .channel import SIGNALS, KeeperConfig, KeeperProcess, Times, read_times
 from .checkpoints import try_save
-from .hold import Hold
+from .hold import Hold, end_well, set_aside
 from .keeper import CTRL_C, failed_save
 from .processes import RUN_ID, end_leftovers
 
@@ -64,6 +64,8 @@ class RunRequest(NamedTuple):
     agent: str | None = None
     stop_signal: str | None = None
     stop_group: bool = False
+    keep: bool = False
+    """Set another task that waits here aside."""
     times: Mapping[str, float | None] = {}
     """`grace`, `deadline` and `interval` in seconds, where the caller named them."""
 
@@ -120,25 +122,42 @@ def _prepare(repository: Repository, request: RunRequest) -> int:
     wait_for_last_save(repository, Deadline(_MARGIN))
     # A task that our own loop has begun has not ended: only a save of it may be pending.
     goes_on = refuse_while_others_work(repository, request.owner_pid).ours
-    if not goes_on:
-        _refuse_another_task(repository, request.values.get("task_id"))
+    task_id = request.values.get("task_id")
+    waiting = None if goes_on or not task_id else waiting_task(repository)
+    if task_id and waiting is not None and waiting != task_id:
+        if not request.keep:
+            raise _another_task(waiting, task_id)
+        return _set_aside(repository, task_id)
     result = recover(repository.toplevel, RecoverRequest(waiting_only=goes_on))
     if result.verdict != "nothing":
         say(*recover_lines(result))
     return result.exit_status
 
 
-def _refuse_another_task(repository: Repository, task_id: str | None) -> None:
-    """Raise NeedsPerson where another task than `task_id` waits here: the run would take its files for its own."""
-    waiting = None if not task_id else waiting_task(repository)
-    if waiting is None or waiting == task_id:
-        return
-    name = text_to_json(waiting)
-    raise NeedsPerson(
+def _another_task(waiting: str, task_id: str) -> NeedsPerson:
+    """Another task than `task_id` waits here: the run would take its files for its own."""
+    name, other = text_to_json(waiting), shlex.quote(text_to_json(task_id))
+    return NeedsPerson(
         f"task {name} is not finished in this workspace, and its work is here; nothing was started",
-        hint=f"gitstate run --task-id {shlex.quote(name)} -- … (continue it); or, where it is done: "
+        hint=f"gitstate run --task-id {shlex.quote(name)} -- … (continue it); "
+        f"gitstate run --keep --task-id {other} -- … (set it aside); or, where it is done: "
         "gitstate recover && gitstate finish",
     )
+
+
+def _set_aside(repository: Repository, task_id: str) -> int:
+    """Set the task that waits here aside, and say how to bring it back; a status other than 0 where it is not."""
+    result = set_aside(repository, task_id)
+    if result.exit_status or result.save_id is None:
+        say(*recover_lines(result))
+        return result.exit_status
+    name = text_to_json(result.context.task_id or "-")
+    say(
+        f"task {name} is set aside as {result.save_id}",
+        f"  to bring it back: gitstate recover --save {result.save_id} (where its branch is on the same commit)",
+        f"  or, beside this one: gitstate recover --into PATH --save {result.save_id}",
+    )
+    return EXIT_DONE
 
 
 def _begin(repository: Repository, request: RunRequest) -> None:
@@ -282,9 +301,10 @@ class Supervisor:
         end_leftovers(self.config.run_id, but=(os.getpid(), self.config.owner.pid))
         name = None if self.died_of is None else self.died_of.name.removeprefix("SIG")
         if name is None and code == 0:
-            if self.config.owner == this_process():
-                finish(self.repository)
-            return {"lines": [], "status": EXIT_DONE}
+            recovered = end_well(self.repository, finished=self.config.owner == this_process())
+            if recovered is None:
+                return {"lines": [], "status": EXIT_DONE}
+            return {"lines": recover_lines(recovered), "status": recovered.exit_status}
         reason = Reason(name, None if name else code, "the keeper of this run was killed")
         before = pending_save_id(self.repository)
         result = try_save(self.repository.toplevel, SaveRequest(reason=reason))

@@ -133,6 +133,7 @@ class Builder:
             left_out=tuple(taken.left_out),
             ignored=tuple(taken.ignored),
             reason=request.reason,
+            special=taken.special,
         )
 
     def build(self, plan: SavePlan, taken: Snapshot, context: Context, manifest: Manifest) -> Built:

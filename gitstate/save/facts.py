@@ -6,10 +6,11 @@ import os
 
 from ..errors import GitstateError
 from ..format.context import Context, with_values
-from ..format.manifest import LeftOut, Nested, Reason
+from ..format.manifest import SAVED_INSIDE, LeftOut, Nested, Reason
 from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref, workspace_id
 from ..git import refs
 from ..git.command import object_id
+from ..git.gitdir import is_checked_out_elsewhere
 from ..git.index import IndexMoved, file_identity
 from ..git.repository import open_repository, shares_configuration
 from ..snapshot.record import Snapshot, SnapshotOptions
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ..git.repository import Repository
     from ..git.status import StatusQuery
     from ..objects.tree import Leaf
+    from ..workspace.lease import Presence
     from .build import Builder, Built
     from .request import SaveRequest, SaveResult
 
@@ -72,7 +74,8 @@ def look(
     own = workspace_id(repository)
     seen = refs.read_refs(repository, (marker_ref(own), checkpoint_ref(own), NOTES))
     context, too_long = _context(repository, request, taken)
-    taken.left_out += [LeftOut(b"", f"{name}: longer than a context value may be", True) for name in too_long]
+    why = "the end of {}: it is longer than a value of the context may be"
+    taken.left_out += [LeftOut(b"", why.format(name[:64]), False) for name in too_long]
     taken.left_out += request.problems
     nested: tuple[Nested, ...] = ()
     if taken.nested:
@@ -88,8 +91,9 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> 
     known, frozen = request.known, frozen_index(repository)
     options = SnapshotOptions(
         state_name(repository),
-        Deadline(request.deadline),
+        _until_collected(request),
         request.largest,
+        request.growth,
         [*patterns(repository, "includeIgnored"), *request.keep_ignored],
         request.keep_paths,
     )
@@ -102,6 +106,16 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> 
         if taken is not None:
             return taken
     return take_snapshot(repository, builder.writer, builder.reader, frozen, options, query)
+
+
+#: The part of a deadline, and the most seconds, that are kept for what follows when all has been read.
+_KEPT_SHARE, _KEPT_SECONDS = 0.4, 3.0
+
+
+def _until_collected(request: SaveRequest) -> Deadline:
+    """When the last file must have been read: then objects are written, synced and named."""
+    end = Deadline(request.deadline) if request.end is None else request.end
+    return end.earlier(min(_KEPT_SHARE * (end.seconds or 0.0), _KEPT_SECONDS))
 
 
 def check_index(repository: Repository) -> None:
@@ -119,7 +133,7 @@ def _check_head(repository: Repository, taken: Snapshot) -> None:
 
 
 def _context(repository: Repository, request: SaveRequest, taken: Snapshot) -> tuple[Context, list[str]]:
-    """The context to save, and the names of the values that are too long for one."""
+    """The context to save, and the names of the values that were too long for one, and cut."""
     live, status = read_live_context(repository)
     if status == FINISHED:
         live = Context()
@@ -144,6 +158,7 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
         head_ref=taken.head_ref,
         head=taken.head,
         operation=taken.operation,
+        shared=taken.head_ref is not None and is_checked_out_elsewhere(builder.repository, taken.head_ref),
         noteworthy=taken.noteworthy,
         dirty=taken.dirty,
         staged=bool(taken.staged),
@@ -200,8 +215,12 @@ def _adopted(builder: Builder, taken: Snapshot) -> tuple[Save | None, tuple[str,
     A workspace is named by host and path: here one of them has changed.
     """
     if builder.is_wip(taken.head):
+        from ..workspace.peek import worktree_ids
+
+        # A worktree that is on the same branch may have made it, and keeps its save.
+        others = {marker_ref(name) for name in worktree_ids(builder.repository.common_dir)}
         for ref, oid in refs.list_refs(builder.repository.git, PENDING).items():
-            save = builder.earlier(oid)
+            save = None if ref in others else builder.earlier(oid)
             if save is not None and _is_below(save, taken):
                 return save, (ref, oid)
     return None, None
@@ -284,7 +303,9 @@ def save_nested(
     """
     nested = []
     skipped = []
+    left = None if request.end is None or request.deadline is None else _until_collected(request).left()
     asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=())
+    asked = asked._replace(deadline=left, growth=None)
     asked = asked._replace(values={}, owner_pid=None, reason=Reason(), known=None, replaces=None)
     from ..workspace.lease import presence
 
@@ -296,7 +317,7 @@ def save_nested(
             inside = open_repository(full)
             if inside.toplevel != os.path.realpath(full):
                 raise GitstateError("its .git file points outside the directory")
-            if presence(inside).live:
+            if _others_work(presence(inside), presence(repository)):
                 # Its own keeper saves it. A save from here would write this task into that one's context.
                 skipped.append(LeftOut(path, "an agent works in it, and its own keeper saves it", False))
                 nested.append(Nested(path, None, None))
@@ -306,14 +327,20 @@ def save_nested(
             result = save(full, asked._replace(even_clean=is_ours, runs_filters=runs_filters))
             nested.append(Nested(path, result.save_id, result.archive))
             if inside.common_dir.startswith(os.path.realpath(full) + b"/"):
-                why = "it is a repository of its own: its save is inside it, and goes where the repository goes"
-                skipped.append(LeftOut(path, why, False))
+                skipped.append(LeftOut(path, SAVED_INSIDE, False))
             if result.lost:
                 skipped.append(LeftOut(path, "the repository in it was saved, but not all of it", True))
         except (GitstateError, OSError) as error:
             skipped.append(LeftOut(path, f"the repository in it could not be saved: {error}"[:300], True))
             nested.append(Nested(path, None, None))
     return tuple(nested), skipped
+
+
+def _others_work(inside: Presence, here: Presence) -> bool:
+    """Whether somebody works in a nested repository who does not work here, too, as an agent without a keeper may."""
+    if not inside.live or inside.holder is None or here.holder is None:
+        return inside.live
+    return inside.holder.kind == "keeper" or inside.holder.owner != here.holder.owner
 
 
 def is_only_copy(old: Save, builder: Builder, scene: Scene) -> bool:

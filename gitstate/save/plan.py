@@ -67,6 +67,8 @@ class SaveFacts(Record):
     """The commit that HEAD is on; None on an unborn branch."""
     operation: str | None = None
     """The unfinished operation; `conflict` for unmerged paths without one."""
+    shared: bool = False
+    """Another worktree has the branch checked out, too: it does not move under it."""
     noteworthy: bool = False
     """A fresh checkout of HEAD would not have all that is here."""
     dirty: bool = False
@@ -191,6 +193,8 @@ def _why_not_moved(facts: SaveFacts) -> str:
         return f"{'an' if name == 'am' else 'a'} {name} is in progress"
     if facts.head_ref is None:
         return "HEAD is detached"
+    if facts.shared:
+        return "another worktree has the branch checked out, too"
     if not facts.head_ref.startswith("refs/heads/"):
         return f"HEAD points to {facts.head_ref}, which is no branch"
     return "the index kept changing" if facts.insist else ""
@@ -239,6 +243,7 @@ def stack_holds(
         and all(old.modes.get(path) == mode for path, mode in new.modes.items())
         and all(path in new.modes or permissions.get(path) == mode for path, mode in old.modes.items())
         and old.directories == new.directories
+        and old.special == new.special
         and old.left_out == new.left_out
     )
 

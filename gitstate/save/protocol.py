@@ -13,7 +13,8 @@ The marker is the commit point. A kill before it changes nothing that anyone see
 | 6. write the state file, which is a cache | nothing | `recover` writes it again |
 | 7. move notes and branch together, or one by one | the WIP commit and its note | `recover` needs neither |
 | 8. rename an index into place that matches the WIP commit | the index | `recover` puts the kept one back |
-| 9. remove the frozen index and the journal | nothing | the next owner |
+| 9. pack what is new of the agent's transcript; move its ref | the conversation | the next save |
+| 10. remove the frozen index and the journal | nothing | the next owner |
 
 A step begins when the one before it is durable, but for 6, which runs while git does 7. Step 5 is one transaction, and
 a kill inside it may leave the save's ref without the marker: then the earlier marker stands. A checkpoint and a safety
@@ -24,6 +25,7 @@ Rare parts are imported where they are met: an import costs more than most of th
 
 from __future__ import annotations
 
+from ..errors import GitstateError
 from ..format.names import NOTES, branch_name, new_save_id, workspace_id
 from ..git.refs import RefUpdate
 from ..objects.pack import PackWriter
@@ -71,7 +73,7 @@ class SaveAttempt:
         """Take the save. `query` is what git was asked about the frozen index; `save` saves nested repositories."""
         try:
             scene = look(self.builder, self.request, query, save, insist=self.insist)
-            return self._act(scene)
+            return self._with_conversation(self._act(scene), scene)
         finally:
             self.reader.close()
             for part in (self.publisher, self.swap):
@@ -96,6 +98,25 @@ class SaveAttempt:
         publisher = self._publisher()
         publisher.replace(upon, self.builder, scene, first_refs(plan, built.archive, scene.seen))
         return self._answer(plan, scene, built)
+
+    def _with_conversation(self, result: SaveResult, scene: Scene) -> SaveResult:
+        """Keep what is new of the agent's transcript, once the save stands: nothing of it can cost the save."""
+        request = self.request
+        is_whole = request.kind != "safety" and not request.depth and request.largest is None
+        if scene.context.session_id is None or not is_whole:
+            return result
+        from ..conversation.pieces import keep_conversation
+        from ..workspace.settings import boolean
+
+        try:
+            if boolean(self.repository, "conversation"):
+                stamp = self.builder.stamp()
+                deflates = request.kind == "checkpoint"
+                keep_conversation(self.repository, self.git, scene.context, stamp, deflates=deflates)
+        except (GitstateError, OSError) as error:
+            problem = f"the agent's conversation could not be kept: {error}"
+            return result._replace(message="; ".join(part for part in (result.message, problem) if part))
+        return result
 
     def _build(self, plan: SavePlan, scene: Scene) -> Built:
         taken = scene.taken
@@ -161,7 +182,11 @@ class SaveAttempt:
         self, plan: SavePlan, scene: Scene, held: Save | Built | None = None, *, moved: bool = False
     ) -> SaveResult:
         """The result; `held` is what holds the work now: the save that was built, or an earlier one."""
-        taken = scene.taken
+        taken, message = scene.taken, plan.message
+        if taken.unconverted and held is not None:
+            from .words import unconverted_words
+
+            message = "; ".join(part for part in (message, unconverted_words(taken.unconverted)) if part)
         return SaveResult(
             result=plan.result,
             workspace=self.repository.toplevel,
@@ -174,7 +199,7 @@ class SaveAttempt:
             branch_moved=moved or (plan.result == "unchanged" and plan.stacks),
             why_not_moved=plan.why_not_moved,
             left_out=tuple(taken.left_out),
-            message=plan.message,
+            message=message,
             taken=taken,
             written=self.writer.written,
         )

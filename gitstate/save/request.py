@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..format.manifest import LeftOut, Reason
+from ..format.manifest import LeftOut, Reason, is_incomplete
 from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from ..format.manifest import SaveKind
     from ..git.command import Oid
     from ..snapshot.incremental import Baseline
-    from ..snapshot.record import Snapshot
+    from ..snapshot.record import Growth, Snapshot
+    from ..system.clock import Deadline
 
     #: `unchanged`: an earlier save holds all of it. `nothing`: there is nothing to save.
     SaveOutcome = Literal["saved", "unchanged", "nothing"]
@@ -50,6 +51,10 @@ class SaveRequest(Record):
     """What the save may lack because of an unreadable setting. `save` fills it in."""
     known: Baseline | None = None
     """The caller's last checkpoint and what may have changed since: only that is looked at."""
+    growth: Growth | None = None
+    """What a checkpoint may add to the object store; None: whatever there is."""
+    end: Deadline | None = None
+    """`deadline` as it runs. `save` fills it in."""
     largest: int | None = None
     """Skip files of more bytes: an early save takes the small ones first."""
     stay: bool = False
@@ -79,7 +84,7 @@ class SaveResult(Record):
     why_not_moved: str = ""
     """Why the plan left the branch where it was; empty where it was to move."""
     left_out: tuple[LeftOut, ...] = ()
-    """What was skipped."""
+    """What was skipped, and nested repositories, whose saves are inside them."""
     message: str = ""
     """For a person: why nothing was saved, or what failed after the marker."""
     taken: Snapshot | None = None
@@ -88,6 +93,11 @@ class SaveResult(Record):
     """Bytes that went into the object store."""
     warnings: tuple[str, ...] = ()
     """Unreadable settings, in whose place the default was used."""
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether something was skipped; a nested repository that was saved whole was not."""
+        return is_incomplete(self.left_out)
 
     @property
     def lost(self) -> bool:

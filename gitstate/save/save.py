@@ -41,6 +41,7 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     Raises NotAWorkspace, TryAgain where another gitstate holds the workspace past `wait`, GitError, OSError; UsageError
     where the request is strict and a setting can't be read. Without `strict` such a setting never costs a save.
     """
+    request = request._replace(end=Deadline(request.deadline))
     repository = open_repository(path) if opening is None else opening.finish()
     if not request.runs_filters:
         repository = without_filters(repository)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..format.manifest import LeftOut
+from ..format.manifest import LeftOut, is_incomplete
 from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING
 from ..system.terminal import escape
@@ -33,6 +33,14 @@ def skipped_lines(items: Sequence[LeftOut]) -> list[str]:
     return _cut("skipped:", shown, len(items))
 
 
+def unconverted_words(paths: Sequence[bytes]) -> str:
+    """What to say of changed files that only the archive holds."""
+    named = ", ".join(escape(path) for path in paths[:_SHOWN])
+    rest = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    what = "a filter or an encoding failed, so the WIP commit lacks the edits of"
+    return f"{what} {named}{rest}; the archive holds them (gitstate recover)"
+
+
 def _cut(title: str, shown: Sequence[str], count: int) -> list[str]:
     lines = [f"  {title} {text}" for text in shown]
     return lines + ([f"  {title} … and {count - len(shown)} more"] if count > len(shown) else [])
@@ -51,7 +59,7 @@ def save_json(result: SaveResult, command: str) -> dict[str, Any]:
         "index_commit": result.index_commit,
         "archive": result.archive,
         "branch_moved": result.branch_moved,
-        "incomplete": bool(result.left_out),
+        "incomplete": result.incomplete,
         "left_out": left_out_json(result.left_out),
         "message": escape(result.message) or None,
         "warnings": [escape(line) for line in result.warnings],
@@ -64,8 +72,9 @@ def save_lines(result: SaveResult, command: str) -> list[str]:
     if result.result != "saved":
         return [result.message, *rest]
     first = f"saved {result.save_id} ({(result.wip_commit or '')[:12]}{_where(result, command)})"
-    if result.left_out:
-        first += f" -- incomplete: {len(result.left_out)} skipped"
+    if result.incomplete:
+        skipped = [item for item in result.left_out if is_incomplete((item,))]
+        first += f" -- incomplete: {len(skipped)} skipped"
     return [first, *([result.message] if result.message else []), *rest]
 
 

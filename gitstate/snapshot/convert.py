@@ -10,16 +10,17 @@ import stat
 
 from ..errors import MissingObject
 from ..git.attributes import Conversions, quote_c
-from ..git.entries import list_index
+from ..git.entries import IndexEntry, list_index
 from ..objects.reader import LARGE, ObjectReader
-from ..objects.tree import EXECUTABLE, REGULAR, Leaf
-from ..system.files import make_directory, remove_tree
+from ..objects.tree import EXECUTABLE, REGULAR, Leaf, TreeReader
+from ..system.files import make_directory, remove, remove_tree
 from ..system.stdlib import TYPE_CHECKING
 from ..workspace.ownership import quarantine
 from .read import has_content, read_file, read_files
+from .record import is_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ..git.command import Oid
     from .record import SnapshotBuilder
@@ -27,18 +28,26 @@ if TYPE_CHECKING:
 
 def store_with_conversions(builder: SnapshotBuilder, paths: Sequence[bytes]) -> None:
     """Read changed and untracked files into the snapshot, those that git converts through git."""
-    converted = read_files(builder, paths, _conversions(builder).converting_attributes(list(paths)))
-    if converted:
-        _store_converted(builder, converted)
+    conversions = _conversions(builder)
+    named = conversions.converting_attributes(list(paths))
+    converted = read_files(builder, paths, named)
+    with_program = [path for path in converted if conversions.filter_reads(named[path])]
+    builtin = sorted(set(converted).difference(with_program))
+    if builtin:
+        _store_builtin(builder, builtin)
+    if with_program:
+        # A filter may write objects of its own and refer to them (git-annex does): nothing of that is thrown away, and
+        # the index that it may look at is git's own.
+        _store_converted(builder, with_program, None)
 
 
 def _conversions(builder: SnapshotBuilder) -> Conversions:
     return Conversions(builder.repository, builder.env)
 
 
-def _store_converted(builder: SnapshotBuilder, paths: list[bytes]) -> None:
-    """Let git convert files into a quarantine, take the blobs from there, and keep the raw bytes where they differ."""
-    snapshot, repository = builder.snapshot, builder.repository
+def _store_builtin(builder: SnapshotBuilder, paths: list[bytes]) -> None:
+    """Let git convert files that need no program: its blobs go to a quarantine, and from there into the snapshot."""
+    repository = builder.repository
     directory = quarantine(repository)
     make_directory(directory, top=repository.git_dir)
     env = {
@@ -46,6 +55,13 @@ def _store_converted(builder: SnapshotBuilder, paths: list[bytes]) -> None:
         "GIT_OBJECT_DIRECTORY": os.fsdecode(directory),
         "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(repository.objects),
     }
+    _store_converted(builder, paths, env)
+    remove_tree(directory)
+
+
+def _store_converted(builder: SnapshotBuilder, paths: list[bytes], env: Mapping[str, str] | None) -> None:
+    """Store files as git converts them with `env`, and keep the raw bytes where they differ."""
+    snapshot, repository = builder.snapshot, builder.repository
     converted = _conversions(builder).hash_files(paths, env, builder.options.deadline)
     with ObjectReader(repository.git, env) as reader:
         for path in paths:
@@ -55,7 +71,10 @@ def _store_converted(builder: SnapshotBuilder, paths: list[bytes]) -> None:
             oid = converted.get(path)
             if oid != raw.oid:
                 snapshot.raw[path] = (raw, "filter")
-            if oid is None or snapshot.staged.get(path) == (raw.mode, oid):
+            if oid is None:
+                snapshot.unconverted.append(path)
+                continue
+            if snapshot.staged.get(path) == (raw.mode, oid):
                 # Same as in the index: an entry in `worktree` would only cost the index its stat data.
                 continue
             if oid == raw.oid:
@@ -65,14 +84,19 @@ def _store_converted(builder: SnapshotBuilder, paths: list[bytes]) -> None:
                 if content is None:
                     raise MissingObject(oid)
                 snapshot.worktree[path] = Leaf(raw.mode, builder.writer.add("blob", content[1]))
-    remove_tree(directory)
 
 
 def store_staged_only(builder: SnapshotBuilder, staged_only: list[bytes]) -> None:
-    """Keep the raw bytes of staged files, unchanged since, that git converts."""
-    converted = _conversions(builder).converting_attributes(staged_only)
-    reached = [path for path in converted if builder.is_reached(path.rpartition(b"/")[0])]
-    _store_converted(builder, sorted(path for path in reached if os.path.isfile(os.path.join(builder.top, path))))
+    """Keep the raw bytes of staged files, unchanged since, that git converts now or converted when they were staged."""
+    named = _conversions(builder).converting_attributes(staged_only)
+    candidates = {*named, *_with_other_attributes(builder, staged_only, named)}
+    for path in sorted(candidates):
+        staged = builder.snapshot.staged[path]
+        if _file_size(builder, path) is None or staged is None:
+            continue
+        leaf = read_file(builder, path)
+        if leaf is not None and leaf.oid != staged.oid:
+            builder.snapshot.raw[path] = (leaf, "filter")
 
 
 def keep_unlike_checkout(
@@ -82,15 +106,21 @@ def keep_unlike_checkout(
 
     `paths` are tracked and unchanged; `entries` maps them to their index entries (None: git is asked). Where a
     checkout writes the blob as it is, the size decides; else git is asked what it would write. Output of a filter
-    program is not compared: to run it for every file would cost more than the save.
+    program is not compared: to run it for every file would cost more than the save. Where the attributes changed since
+    git wrote the file, it is kept as it is.
     """
     conversions = _conversions(builder)
-    named = {path: names for path, names in conversions.converting_attributes(paths).items() if b"filter" not in names}
-    if not named:
+    named = conversions.converting_attributes(paths)
+    unlike = _with_other_attributes(builder, paths, named)
+    named = {
+        path: names for path, names in named.items() if path not in unlike and not conversions.filter_writes(names)
+    }
+    if not named and not unlike:
         return
     if entries is None:
         index = list_index(builder.repository.git, env=builder.env)
         entries = {entry.path: Leaf(entry.mode, entry.oid) for entry in index}
+    _keep_written_otherwise(builder, unlike, entries)
     leaves = {path: leaf for path in named if (leaf := entries.get(path)) is not None and leaf.oid}
     oids = {path: leaf.oid for path, leaf in leaves.items() if leaf.mode in (REGULAR, EXECUTABLE)}
     suspects: dict[bytes, Oid] = {}
@@ -106,6 +136,57 @@ def keep_unlike_checkout(
     object_format = builder.repository.object_format
     for path in suspects:
         if not has_content(os.path.join(builder.top, path), object_format, written.get(path, "")):
+            _keep_raw(builder, path)
+
+
+def _with_other_attributes(
+    builder: SnapshotBuilder, paths: list[bytes], named: Mapping[bytes, dict[bytes, bytes]]
+) -> set[bytes]:
+    """Those of `paths` that are converted otherwise by the attributes of the index, of HEAD or of the WIP commit.
+
+    `named` are the attributes of now. Git does not look again at a file whose stat data are those of the index, and it
+    reads the index where a .gitattributes file is missing.
+    """
+    snapshot = builder.snapshot
+    staged = [path for path in snapshot.staged if is_attributes(path)]
+    changed = [path for path in snapshot.worktree if is_attributes(path)]
+    if not staged and not changed and not any(map(is_attributes, snapshot.ignored)):
+        return set()
+    sources = [_conversions(builder).converting_attributes(paths, cached=True)]
+    files = [*filter(is_attributes, builder.tracked.order), *staged]
+    if staged:
+        tree = None if snapshot.head is None else builder.reader.tree_of(snapshot.head)
+        leaves = TreeReader(builder.reader).lookup(tree, dict.fromkeys(files))
+        sources.append(_attributes_by(builder, paths, [IndexEntry(path, *leaf) for path, leaf in leaves.items()]))
+    if any(snapshot.worktree[path] is None for path in changed):
+        entries = list_index(builder.repository.git, files, env=builder.env)
+        sources.append(_attributes_by(builder, paths, [entry for entry in entries if entry.path not in changed]))
+    return {path for path in paths if any(source.get(path) != named.get(path) for source in sources)}
+
+
+def _attributes_by(
+    builder: SnapshotBuilder, paths: list[bytes], entries: Iterable[IndexEntry]
+) -> dict[bytes, dict[bytes, bytes]]:
+    """The converting attributes of `paths` by these .gitattributes files alone."""
+    index = os.path.join(builder.repository.own, b"attributes-index")
+    conversions = Conversions(builder.repository, {"GIT_INDEX_FILE": os.fsdecode(index)})
+    try:
+        conversions.write_index(entries)
+        return conversions.converting_attributes(paths, cached=True)
+    finally:
+        remove(index)
+
+
+def _keep_written_otherwise(builder: SnapshotBuilder, paths: Iterable[bytes], entries: Mapping[bytes, Leaf]) -> None:
+    """Keep files as they are. A large one whose size is that of its blob is taken for it, and not read."""
+    for path in sorted(paths):
+        leaf, size = entries.get(path), _file_size(builder, path)
+        if leaf is None or not leaf.oid or size is None or leaf.mode not in (REGULAR, EXECUTABLE):
+            continue
+        info = builder.reader.kinds([leaf.oid])[0] if size > LARGE else None
+        if info is not None and info[1] == size:
+            builder.snapshot.raw[path] = (leaf, "clean")
+        else:
             _keep_raw(builder, path)
 
 

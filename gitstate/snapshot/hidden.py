@@ -1,4 +1,4 @@
-"""Files that git does not report: hidden index entries, and ignored files that the user asked to save.
+"""Files that git does not report: hidden index entries, other names of tracked files, and ignored files to save.
 
 Imported only where there are such.
 """
@@ -10,6 +10,7 @@ import os
 from ..git.entries import list_index, split_nul
 from ..objects.tree import GITLINK, is_safe_path
 from ..system.stdlib import TYPE_CHECKING
+from ..workspace.files import ListedNames, folded
 from .read import has_content, read_file
 
 if TYPE_CHECKING:
@@ -40,6 +41,22 @@ def store_hidden(builder: SnapshotBuilder, hidden: Sequence[tuple[bytes, bytes]]
         leaf = read_file(builder, path)
         if leaf is not None:
             builder.snapshot.raw[path] = (leaf, "hidden")
+
+
+def note_other_names(builder: SnapshotBuilder, untracked: Sequence[bytes]) -> None:
+    """Where case is folded, an untracked file may be a tracked one that was renamed: then its old name is gone.
+
+    For git nothing happened: the old name still leads to the file.
+    """
+    names = ListedNames(builder.top)
+    tracked = {folded(path): path for path in builder.tracked.order}
+    snapshot = builder.snapshot
+    for path in untracked:
+        old = tracked.get(folded(path))
+        if old is not None and old != path and names.of(old) == path:
+            snapshot.worktree[old] = None
+            snapshot.modes.pop(old, None)
+            snapshot.raw.pop(old, None)
 
 
 def store_ignored(builder: SnapshotBuilder, untracked: Container[bytes]) -> None:

@@ -22,7 +22,7 @@ from ..system.stdlib import TYPE_CHECKING, Record
 from .gitdir import settings_identity, store_index, store_sparse
 from .read import has_content
 from .record import IGNORED_LISTED, Snapshot, SnapshotBuilder
-from .snapshot import store_files
+from .snapshot import most_precious_first, store_files
 from .walk import WalkResult, walk, without_ignored
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _MOST = 5_000
 #: Files whose content decides how git treats other files.
 _DECIDING = (b".gitattributes", b".gitignore", b".gitmodules")
+
+_OLDER = "; its version of the checkpoint before is saved"
 
 
 class Baseline(Record):
@@ -86,9 +88,14 @@ def take_since(
     if builder.snapshot.nested:
         return None
     builder.snapshot.ignored = list(dict.fromkeys((*builder.snapshot.ignored, *ignored)))[:IGNORED_LISTED]
-    store_files(builder, [*(path for path in tracked if not _is_unchanged(builder, path, index[path])), *plain])
+    changed = [path for path in tracked if not _is_unchanged(builder, path, index[path])]
+    changed, large = most_precious_first(builder, changed)
+    plain, more = most_precious_first(builder, plain)
+    store_files(builder, [*changed, *plain])
+    store_files(builder, [*large, *more])
+    _take_older(builder, earlier)
     _drop_unchanged(builder, index)
-    if scan.tracked.are_few and builder.may_convert(tracked):
+    if scan.tracked.are_few and builder.may_convert():
         from .convert import keep_unlike_checkout
 
         known = builder.snapshot.worktree.keys() | builder.snapshot.raw.keys()
@@ -132,6 +139,8 @@ def _carry_over(snapshot: Snapshot, earlier: Snapshot, touched: frozenset[bytes]
     snapshot.modes = _untouched(earlier.modes, touched)
     snapshot.raw = _untouched(earlier.raw, touched)
     snapshot.directories = _untouched(earlier.directories, touched)
+    snapshot.special = _untouched(earlier.special, touched)
+    snapshot.unconverted = [path for path in earlier.unconverted if not _is_touched(path, touched)]
     snapshot.left_out = [item for item in earlier.left_out if not _is_touched(item.path, touched)]
     snapshot.ignored = [path for path in earlier.ignored if not _is_touched(path.removesuffix(b"/"), touched)]
 
@@ -153,6 +162,22 @@ def _index_entries(builder: SnapshotBuilder, tracked: list[bytes]) -> dict[bytes
         elif path in added:
             entries[path] = Leaf(REGULAR, "")
     return entries
+
+
+def _take_older(builder: SnapshotBuilder, earlier: Snapshot) -> None:
+    """Of a file that was not read now, take the version of the earlier snapshot, and say so."""
+    snapshot = builder.snapshot
+    older = {
+        path: leaf
+        for path in builder.unread
+        if path not in snapshot.worktree
+        and (leaf := earlier.worktree.get(path)) is not None
+        and path not in earlier.raw
+    }
+    snapshot.worktree.update(older)
+    for number, item in enumerate(snapshot.left_out):
+        if item.path in older and not item.reason.endswith(_OLDER):
+            snapshot.left_out[number] = item._replace(reason=item.reason + _OLDER)
 
 
 def _walk_touched(builder: SnapshotBuilder, touched: frozenset[bytes]) -> WalkResult | None:
@@ -195,6 +220,8 @@ def _is_unchanged(builder: SnapshotBuilder, path: bytes, leaf: Leaf) -> bool:
     """Whether the file at a tracked path is its index entry; notes permissions that git does not store."""
     full = os.path.join(builder.top, path)
     object_format = builder.repository.object_format
+    if builder.options.deadline.passed():
+        return False
     try:
         info = os.lstat(full)
         if not builder.is_reached(path.rpartition(b"/")[0]):
@@ -207,7 +234,7 @@ def _is_unchanged(builder: SnapshotBuilder, path: bytes, leaf: Leaf) -> bool:
             return False
     except OSError:
         return False
-    permissions = info.st_mode & 0o777
+    permissions = builder.permissions(path, info.st_mode)
     mode = EXECUTABLE if permissions & 0o100 else REGULAR
     if builder.filemode and mode != leaf.mode:
         return False
@@ -242,7 +269,7 @@ def _note_directories(builder: SnapshotBuilder, touched: frozenset[bytes]) -> No
     ignored = None
     for path in parents:
         full = os.path.join(builder.top, path)
-        mode = _permissions(full) if builder.is_reached(path) else None
+        mode = _permissions(builder, path, full) if builder.is_reached(path) else None
         if mode is None:
             snapshot.directories.pop(path, None)
             continue
@@ -259,10 +286,10 @@ def _note_directories(builder: SnapshotBuilder, touched: frozenset[bytes]) -> No
             snapshot.directories.pop(path, None)
 
 
-def _permissions(full: bytes) -> int | None:
+def _permissions(builder: SnapshotBuilder, path: bytes, full: bytes) -> int | None:
     """The permissions of the directory at an absolute path; None where it is gone."""
     try:
-        return os.lstat(full).st_mode & 0o777
+        return builder.permissions(path, os.lstat(full).st_mode)
     except FileNotFoundError:
         return None
 

@@ -1,4 +1,7 @@
-"""Read single files into blobs, safely: no symlink is followed, no FIFO blocks, and a changing file is read again."""
+"""Read single files into blobs, safely: no symlink is followed, no FIFO blocks, and a changing file is read again.
+
+A file that only grows is saved as it was at one moment: its bytes up to the size that it had when it was opened.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,19 @@ import stat
 
 from ..git.command import Oid, object_id
 from ..git.repository import head_of
-from ..objects.pack import ChangedWhileRead
+from ..objects.pack import ChangedWhileRead, TooLate, read_ranges, zeros
 from ..objects.reader import LARGE
 from ..objects.tree import EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, is_safe_path
-from ..system.stdlib import TYPE_CHECKING, Record
+from ..system.clock import Deadline
+from ..system.stdlib import TYPE_CHECKING, Record, digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
 
     from ..objects.pack import PackWriter
-    from .record import SnapshotBuilder
+    from .record import SnapshotBuilder, SnapshotOptions
 
+NEVER = Deadline(None)
 #: A file that changes while it is read is read this many times.
 _ATTEMPTS = 3
 
@@ -35,8 +40,18 @@ class Content(Record):
     """Whether bytes of a regular file are missing."""
 
 
-def read_content(full: bytes, writer: PackWriter, largest: int | None) -> Content:
-    """Read the file or symlink at an absolute path into `writer`; a file of more than `largest` bytes is not read."""
+#: A sparse file with larger holes than this, in bytes, is skipped: git has no holes, and would have to read them.
+_MOST_HOLES = 16 << 30
+LATE = "the deadline passed before it was read"
+
+
+def read_content(
+    full: bytes, writer: PackWriter, refuses: Callable[[int], str] = lambda size: "", deadline: Deadline = NEVER
+) -> Content:
+    """Read the file or symlink at an absolute path into `writer`.
+
+    `refuses` is asked with the size of a file, and says why it is not to be read; empty where it is.
+    """
     for attempt in range(_ATTEMPTS):
         try:
             info = os.lstat(full)
@@ -51,41 +66,77 @@ def read_content(full: bytes, writer: PackWriter, largest: int | None) -> Conten
             return Content(problem=f"unreadable: {error.strerror}", lost=True)
         try:
             before = os.fstat(fd)
-            if largest is not None and before.st_size > largest:
-                return Content(problem=f"larger than {largest} bytes; saved in a second step", lost=True)
+            problem = refuses(before.st_size) or _hole_problem(before)
+            if problem:
+                return Content(problem=problem, lost=True)
             if before.st_size > LARGE:
-                oid = writer.add_file(fd, before.st_size)
+                oid = writer.add_file(fd, before.st_size, deadline)
             else:
                 oid = writer.add("blob", read_whole(fd, before.st_size))
             after = os.fstat(fd)
+            if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+                return Content(oid, before)
+            # One that only grew still begins with what was read.
+            if after.st_size >= before.st_size and _begins_with(fd, before.st_size, oid, deadline):
+                return Content(oid, before)
         except ChangedWhileRead:
             continue
+        except TooLate:
+            return Content(problem=LATE, lost=True)
         except OSError as error:
             return Content(problem=f"unreadable: {error.strerror}", lost=True)
         finally:
             os.close(fd)
-        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
-            return Content(oid, before)
         if attempt == _ATTEMPTS - 1:
             return Content(oid, before, "kept changing while it was read; one of its versions is saved", True)
     return Content(problem="kept changing while it was read", lost=True)
 
 
+def _hole_problem(info: os.stat_result) -> str:
+    """Why a sparse file can't be saved; empty where it can. A file of a file system that knows no holes is none."""
+    data = info.st_blocks * 512
+    if info.st_size - data <= _MOST_HOLES:
+        return ""
+    return f"a sparse file of {info.st_size} bytes with {data} bytes of data: git cannot store its holes"
+
+
+def _begins_with(fd: int, size: int, oid: Oid, deadline: Deadline) -> bool:
+    """Whether the first `size` bytes of an open file are the blob `oid`. Raises ChangedWhileRead, TooLate."""
+    name = "sha1" if len(oid) == 40 else "sha256"
+    whole = digest(name, b"blob %d\0" % size, size)
+    os.lseek(fd, 0, os.SEEK_SET)
+    for data, length in read_ranges(fd, size, deadline):
+        whole.update(zeros(length) if data is None else data)
+    return whole.hexdigest() == oid
+
+
 def read_file(builder: SnapshotBuilder, path: bytes) -> Leaf | None:
     """The file at `path` as a leaf; None where it is gone, then noted as deleted, or skipped."""
-    if builder.options.deadline.passed():
-        builder.skip(path, "the deadline passed before it was read", lost=True)
+    options = builder.options
+    if options.deadline.passed():
+        builder.skip(path, LATE, lost=True)
         return None
-    content = read_content(os.path.join(builder.top, path), builder.writer, builder.options.largest)
+    content = read_content(
+        os.path.join(builder.top, path), builder.writer, lambda size: _refusal(options, path, size), options.deadline
+    )
     if content.problem:
         builder.skip(path, content.problem, lost=content.lost)
+        if content.lost:
+            builder.unread.append(path)
     if content.oid is None or content.info is None:
         if not content.lost and path in builder.index_modes:
             builder.snapshot.worktree[path] = None
         return None
     if stat.S_ISLNK(content.info.st_mode):
         return Leaf(SYMLINK, content.oid)
-    return Leaf(_file_mode(builder, path, content.info.st_mode & 0o777), content.oid)
+    return Leaf(_file_mode(builder, path, builder.permissions(path, content.info.st_mode)), content.oid)
+
+
+def _refusal(options: SnapshotOptions, path: bytes, size: int) -> str:
+    """Why a file of `size` bytes is not read; empty where it is."""
+    if options.largest is not None and size > options.largest:
+        return f"larger than {options.largest} bytes; saved in a second step"
+    return "" if options.growth is None else options.growth.refusal(path, size)
 
 
 def _file_mode(builder: SnapshotBuilder, path: bytes, permissions: int) -> int:
@@ -107,7 +158,10 @@ def _file_mode(builder: SnapshotBuilder, path: bytes, permissions: int) -> int:
 def read_files(builder: SnapshotBuilder, paths: Sequence[bytes], converted: Container[bytes]) -> list[bytes]:
     """Read changed and untracked files into the snapshot; returns the regular files among `converted`, not read."""
     left: list[bytes] = []
-    for path in paths:
+    for number, path in enumerate(paths):
+        if builder.options.deadline.passed():
+            builder.skip_late(paths[number:], LATE)
+            break
         if not is_safe_path(path):
             builder.skip(path, "git refuses this file name", lost=True)
             continue
@@ -141,23 +195,18 @@ def _note_directory(builder: SnapshotBuilder, path: bytes) -> None:
         builder.snapshot.worktree[path] = None
 
 
-def size_of(full: bytes) -> int:
-    """The size of what is at an absolute path; 0 where nothing can be said."""
-    try:
-        return os.lstat(full).st_size
-    except OSError:
-        return 0
-
-
 def read_whole(fd: int, size: int) -> bytes:
-    """All bytes of an open file that had `size` bytes. Raises ChangedWhileRead where it grew by more than `LARGE`."""
+    """The first `size` bytes of an open file, fewer where it became shorter.
+
+    All of it where it is said to have none, as in some file systems; ChangedWhileRead where that is more than `LARGE`.
+    """
     parts = []
-    got = 0
-    while data := os.read(fd, max(size - got, 0) + 1):
+    left = size or LARGE + 1
+    while left and (data := os.read(fd, left)):
         parts.append(data)
-        got += len(data)
-        if got > max(size, LARGE) + LARGE:
-            raise ChangedWhileRead
+        left -= len(data)
+    if not size and not left:
+        raise ChangedWhileRead
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

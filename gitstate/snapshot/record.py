@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from ..format.manifest import LeftOut
 from ..objects.tree import GITLINK, Leaf
@@ -25,6 +26,39 @@ MODES_LIMIT = 8_000
 #: A manifest lists at most this many ignored paths.
 IGNORED_LISTED = 1_000
 
+#: Of more paths than this for which there was no time, only the directories are listed.
+LISTED_BY_NAME = 1_000
+
+
+class Growth:
+    """What one checkpoint may add to the object store: `left` bytes, and nothing of a file of `waiting`.
+
+    Files of up to `FREE` bytes are always taken.
+    """
+
+    FREE = 64 << 10
+
+    def __init__(self, left: int, waiting: AbstractSet[bytes]) -> None:
+        self.left = left
+        self.waiting = waiting
+        #: Path → bytes, of the files that were taken from `left`.
+        self.taken: dict[bytes, int] = {}
+        #: Path → bytes, of the files that were refused.
+        self.refused: dict[bytes, int] = {}
+
+    def refusal(self, path: bytes, size: int) -> str:
+        """Why a file of `size` bytes is not taken; empty where it is."""
+        if size <= self.FREE:
+            return ""
+        # A file that changes while it is read is asked for again.
+        self.left += self.taken.pop(path, 0)
+        if path in self.waiting or size > self.left:
+            self.refused[path] = size
+            return f"{size} bytes: checkpoints take a large file less often; the save at the end of the run takes it"
+        self.left -= size
+        self.taken[path] = size
+        return ""
+
 
 class SnapshotOptions(Record):
     """What the caller asks of a snapshot."""
@@ -32,9 +66,11 @@ class SnapshotOptions(Record):
     state_file: bytes
     """The path of the state file, relative to the top. It is never saved."""
     deadline: Deadline
-    """Files that were not read when it passes are skipped."""
+    """What was not read when it passes is skipped."""
     largest: int | None = None
     """Files of more bytes are skipped; None for no limit."""
+    growth: Growth | None = None
+    """What a checkpoint may add to the object store; None for no limit."""
     include_ignored: Sequence[str] = ()
     """Patterns of ignored files to save, as in .gitignore."""
     include_paths: Sequence[bytes] = ()
@@ -48,7 +84,7 @@ class TrackedPaths(Record):
     order: list[bytes]
     """The same paths, sorted by bytes as in the index. A sparse directory ends in a slash."""
     attributes: bool
-    """Whether a .gitattributes file is tracked."""
+    """Whether there is a .gitattributes file, tracked or not: an untracked one, or an ignored one, counts as much."""
 
     @property
     def are_few(self) -> bool:
@@ -82,6 +118,11 @@ class ScanFacts(Record):
     """The identity of the files that configure what is ignored and converted (see `gitdir.settings_identity`)."""
 
 
+def is_attributes(path: bytes) -> bool:
+    """Whether a path is that of a .gitattributes file."""
+    return path.endswith(b".gitattributes") and path.rpartition(b"/")[2] == b".gitattributes"
+
+
 class Snapshot:
     """One worktree, its index and its unfinished operation. Each leaf is an object in the writer or the repository.
 
@@ -105,8 +146,12 @@ class Snapshot:
         self.modes: dict[bytes, int] = {}
         #: Directory → permissions: empty directories, and those with other permissions than 755.
         self.directories: dict[bytes, int] = {}
+        #: File or directory → its setuid, setgid and sticky bits (0o7000), where it has any. Empty as a rule.
+        self.special: dict[bytes, int] = {}
         #: Path → (bytes of the file as a blob, why they are kept: see `Manifest.raw`). Empty as a rule.
         self.raw: dict[bytes, tuple[Leaf, RawReason]] = {}
+        #: Changed files that git could not convert: only `raw` holds them. Empty as a rule.
+        self.unconverted: list[bytes] = []
         #: Tracked paths that are hidden from git (skip-worktree, assume-unchanged) and missing on the disk.
         self.absent: list[bytes] = []
         #: Directories that are repositories of their own. Empty where there are none.
@@ -147,7 +192,7 @@ class Snapshot:
     @property
     def noteworthy(self) -> bool:
         """Whether anything is here that a fresh checkout of HEAD would not have."""
-        return bool(self.dirty or self.modes or self.directories or self.absent or self.raw)
+        return bool(self.dirty or self.modes or self.directories or self.absent or self.raw or self.special)
 
     @property
     def dirty(self) -> bool:
@@ -181,6 +226,8 @@ class SnapshotBuilder:
         #: Mode of the index entry, by path, as far as git reported or was asked for it.
         self.index_modes: dict[bytes, int] = {}
         self.snapshot = Snapshot()
+        #: Files of which this snapshot lacks bytes, and directories that were not looked into.
+        self.unread: list[bytes] = []
         self._reached: dict[bytes, bool] = {}
 
     def skip(self, path: bytes, reason: str, *, lost: bool) -> None:
@@ -189,8 +236,35 @@ class SnapshotBuilder:
         if not any(item.path == path and item.reason == reason for item in skipped[-3:]):
             skipped.append(LeftOut(path, reason, lost))
 
-    def may_convert(self, paths: Iterable[bytes]) -> bool:
-        """Whether attributes or settings could convert any file, these among them: then git is asked."""
+    def skip_late(self, paths: Sequence[bytes], why: str) -> None:
+        """List paths for which there was no time. Of very many the uppermost directories, with their number."""
+        self.unread += paths
+        if len(paths) <= LISTED_BY_NAME:
+            for path in paths:
+                self.skip(path, why, lost=True)
+            return
+        counts: dict[bytes, int] = {}
+        for path in paths:
+            top = path.partition(b"/")[0]
+            counts[top] = counts.get(top, 0) + 1
+        for top, count in list(counts.items())[:LISTED_BY_NAME]:
+            self.skip(top, why if count == 1 else f"{why}: {count} paths in it", lost=True)
+        if len(counts) > LISTED_BY_NAME:
+            self.skip(b"", f"{why}: {len(counts) - LISTED_BY_NAME} more at the top of the worktree", lost=True)
+
+    def permissions(self, path: bytes, mode: int) -> int:
+        """The permissions of a file or directory of this `st_mode`; setuid, setgid and sticky bits are noted."""
+        if mode & 0o7000:
+            self.snapshot.special[path] = mode & 0o7000
+        return mode & 0o777
+
+    def note_attributes(self, untracked: Iterable[bytes]) -> None:
+        """Look for a .gitattributes file among untracked paths, ignored or not."""
+        if not self.tracked.attributes and any(is_attributes(path) for path in untracked):
+            self.tracked = self.tracked._replace(attributes=True)
+
+    def may_convert(self) -> bool:
+        """Whether attributes or settings could convert any file: then git is asked."""
         repository = self.repository
         if self.tracked.attributes or repository.setting("core.attributesfile") or repository.autocrlf:
             return True
@@ -200,17 +274,24 @@ class SnapshotBuilder:
             os.path.join(config_home, b"git", b"attributes"),
             b"/etc/gitattributes",
         )
-        return any(os.path.exists(path) for path in attributes) or any(
-            path.rpartition(b"/")[2] == b".gitattributes" for path in paths
-        )
+        return any(os.path.exists(path) for path in attributes)
 
     def is_reached(self, directory: bytes) -> bool:
         """Whether every part of a directory's path is a directory: what is behind a symlink is not in the worktree."""
         if not directory:
             return True
-        known = self._reached.get(directory)
-        if known is None:
-            above = self.is_reached(directory.rpartition(b"/")[0])
-            full = os.path.join(self.top, directory)
-            known = self._reached[directory] = above and os.path.isdir(full) and not os.path.islink(full)
-        return known
+        known = self._reached
+        # Without a recursion: a tree may be deeper than Python's stack.
+        below: list[bytes] = []
+        while directory and directory not in known:
+            below.append(directory)
+            directory = directory.rpartition(b"/")[0]
+        reached = known[directory] if directory else True
+        for path in reversed(below):
+            if reached:
+                try:
+                    reached = stat.S_ISDIR(os.lstat(os.path.join(self.top, path)).st_mode)
+                except OSError:
+                    reached = False
+            known[path] = reached
+        return reached

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 
+from ..git.repository import folds_case
 from ..git.status import query_status
 from ..objects.tree import GITLINK
 from ..system.stdlib import TYPE_CHECKING
 from .gitdir import settings_identity, store_index, store_operation, store_sparse
-from .read import read_files, size_of
+from .read import read_files
 from .record import IGNORED_LISTED, ScanFacts, SnapshotBuilder
 from .tracked import read_listing, read_status
 from .walk import is_repository, walk, without_ignored
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from ..objects.pack import PackWriter
     from ..objects.reader import ObjectReader
     from .record import Snapshot, SnapshotOptions
+
+#: Under a deadline: the parts of its time after which no more directories are walked, looked into for untracked files,
+#: or files sorted. What is known by then is read in what is left.
+_WALKED, _LISTED, _SORTED = 0.4, 0.65, 0.75
+#: Larger files, in bytes, come last.
+_SMALL = 4 << 20
 
 
 def take_snapshot(
@@ -44,44 +51,78 @@ def take_snapshot(
     Raises GitError, OSError; a single bad file is skipped instead.
     """
     builder = SnapshotBuilder(repository, writer, reader, frozen_index, options)
-    snapshot = builder.snapshot
+    snapshot, deadline = builder.snapshot, options.deadline
     query = query or query_status(repository, frozen_index)
     hidden = read_listing(builder, query.listing)
     store_index(builder, has_hidden=bool(hidden))
     settings = settings_identity(repository)
-    found = walk(builder, [builder.top])
+    found = walk(builder, [builder.top], deadline.part(_WALKED))
     # The output of `git status` is read only now: until here it ran beside the walk, on another core.
     changed, staged_only = read_status(builder, query.status)
     for path in found.replaced:
         _sort_replaced(builder, path, found.untracked)
-    # Files are read while `git check-ignore` starts, unless all must be sorted or converted together.
-    reads_early = options.deadline.seconds is None and not builder.may_convert([*changed, *found.untracked])
-    early = changed if reads_early else []
-    plain, ignored = without_ignored(builder, found, lambda: store_files(builder, early))
+    changed, large = most_precious_first(builder, changed)
+    builder.note_attributes(found.untracked)
+    # Files are read while `git check-ignore` starts, unless all must be converted together.
+    early = [] if builder.may_convert() else changed
+    plain, ignored = without_ignored(builder, found, lambda: store_files(builder, early), deadline.part(_LISTED))
     snapshot.ignored = ignored[:IGNORED_LISTED]
+    builder.note_attributes(plain)
     reader.foresee_contents([snapshot.head] if snapshot.head else [])
     reader.foresee_kinds(snapshot.staged_blobs())
+    plain, more = most_precious_first(builder, plain)
     store_files(builder, [*changed[len(early) :], *plain])
-    if staged_only and builder.may_convert(staged_only):
+    folds = folds_case(builder.top)
+    if folds and (plain or more):
+        from .hidden import note_other_names
+
+        note_other_names(builder, [*plain, *more])
+    if staged_only and builder.may_convert():
         from .convert import store_staged_only
 
         store_staged_only(builder, staged_only)
-    _store_unreported(builder, hidden, changed, plain)
+    _store_unreported(builder, hidden, [*changed, *large], [*plain, *more])
     store_operation(builder)
     store_sparse(builder)
-    is_plain = not (hidden or found.replaced or snapshot.absent)
+    store_files(builder, [*large, *more])
+    is_plain = not (hidden or found.replaced or snapshot.absent or folds)
     snapshot.scan = ScanFacts(builder.tracked, is_plain, settings)
     return snapshot
+
+
+def most_precious_first(builder: SnapshotBuilder, paths: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """The paths in the order in which a save under a deadline reads them: the newest files first; and large ones.
+
+    The large ones, the smallest first, come after all else. Without a deadline nothing is sorted.
+    """
+    deadline = builder.options.deadline
+    if deadline.seconds is None:
+        return paths, []
+    small: list[tuple[float, bytes]] = []
+    large: list[tuple[int, bytes]] = []
+    for number, path in enumerate(paths):
+        if number % 256 == 255 and deadline.part(_SORTED).passed():
+            small += [(0.0, late) for late in paths[number:]]
+            break
+        try:
+            info = os.lstat(os.path.join(builder.top, path))
+        except OSError:
+            # Gone: that is noted in no time.
+            small.append((float("inf"), path))
+            continue
+        if info.st_size > _SMALL:
+            large.append((info.st_size, path))
+        else:
+            small.append((info.st_mtime, path))
+    small.sort(key=lambda item: -item[0])
+    return [path for _, path in small], [path for _, path in sorted(large)]
 
 
 def store_files(builder: SnapshotBuilder, paths: Sequence[bytes]) -> None:
     """Read changed and untracked files into the snapshot, through git where git converts them."""
     if not paths:
         return
-    if builder.options.deadline.seconds is not None:
-        # Small files first: so most of the work is saved before the deadline.
-        paths = sorted(paths, key=lambda path: size_of(os.path.join(builder.top, path)))
-    if builder.may_convert(paths):
+    if builder.may_convert():
         from .convert import store_with_conversions
 
         store_with_conversions(builder, paths)
@@ -107,7 +148,7 @@ def _store_unreported(
         from .hidden import store_hidden
 
         store_hidden(builder, hidden)
-    if builder.tracked.are_few and builder.may_convert([*changed, *plain]):
+    if builder.tracked.are_few and builder.may_convert():
         from .convert import keep_unlike_checkout
 
         known = {*changed, *plain, *builder.snapshot.raw, *(path for _, path in hidden)}

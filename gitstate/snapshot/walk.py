@@ -6,13 +6,21 @@ import os
 
 from ..git.status import are_ignored, start_check_ignore
 from ..system.stdlib import TYPE_CHECKING, Record
-from .read import special_reason
+from .read import LATE, NEVER, special_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ..system.child import Child
+    from ..system.clock import Deadline
     from .record import SnapshotBuilder
+
+
+#: So many directories are looked into whatever the deadline: it takes no time.
+_IN_ANY_CASE = 64
+NOT_LISTED = "the deadline passed before this directory was looked into"
+#: The `st_mode` of a directory with usual permissions.
+_USUAL_DIRECTORY = 0o040755
 
 
 class WalkResult(Record):
@@ -26,21 +34,26 @@ class WalkResult(Record):
     """Directories that the index has as a file, or as a submodule."""
 
 
-def walk(builder: SnapshotBuilder, start: Iterable[bytes]) -> WalkResult:
-    """Walk the directories in `start` (absolute paths) as far down as files are tracked.
+def walk(builder: SnapshotBuilder, start: Iterable[bytes], deadline: Deadline = NEVER) -> WalkResult:
+    """Walk the directories in `start` (absolute paths) as far down as files are tracked, until the deadline.
 
     Fills `directories`, `modes`, `nested` and `left_out` of the snapshot.
     """
     found = WalkResult([], [], [])
-    stack = list(start)
+    stack, looked = list(start), 0
     cut = len(builder.top) + 1
     while stack:
+        looked += 1
+        if looked > _IN_ANY_CASE and deadline.passed():
+            builder.skip_late([directory[cut:] for directory in stack], NOT_LISTED)
+            break
         directory = stack.pop()
         try:
             with os.scandir(directory) as entries:
                 is_empty = sort_entries(builder, entries, found, stack)
             if is_empty and directory != builder.top:
-                builder.snapshot.directories[directory[cut:]] = os.lstat(directory).st_mode & 0o777
+                path = directory[cut:]
+                builder.snapshot.directories[path] = builder.permissions(path, os.lstat(directory).st_mode)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -67,8 +80,8 @@ def sort_entries(
             if entry.is_dir(follow_symlinks=False):
                 if tracked.has_below(path):
                     stack.append(entry.path)
-                    if checks_modes and (mode := entry.stat(follow_symlinks=False).st_mode & 0o777) != 0o755:
-                        snapshot.directories[path] = mode
+                    if checks_modes and (mode := entry.stat(follow_symlinks=False).st_mode) != _USUAL_DIRECTORY:
+                        snapshot.directories[path] = builder.permissions(path, mode)
                 elif path in paths:
                     found.replaced.append(path)
                 elif entry.name == b".git":
@@ -77,7 +90,7 @@ def sort_entries(
                     found.untracked.append(path + b"/")
             elif path in paths:
                 if checks_modes and entry.is_file(follow_symlinks=False):
-                    mode = entry.stat(follow_symlinks=False).st_mode & 0o777
+                    mode = builder.permissions(path, entry.stat(follow_symlinks=False).st_mode)
                     if mode not in usual:
                         snapshot.modes[path] = mode
             elif entry.name == b".git":
@@ -95,9 +108,14 @@ def sort_entries(
 
 
 def without_ignored(
-    builder: SnapshotBuilder, found: WalkResult, meanwhile: Callable[[], None] = lambda: None
+    builder: SnapshotBuilder,
+    found: WalkResult,
+    meanwhile: Callable[[], None] = lambda: None,
+    deadline: Deadline = NEVER,
 ) -> tuple[list[bytes], list[bytes]]:
     """Untracked files that are not ignored, and ignored paths. Directories are opened level by level.
+
+    What is not reached before the deadline is skipped; a file of it may be one that git ignores.
 
     `meanwhile` is called while git starts. Fills `directories`, `nested` and `left_out` of the snapshot.
     """
@@ -113,15 +131,21 @@ def without_ignored(
         meanwhile()
         while query is not None and level:
             below: list[bytes] = []
-            for path, is_ignored in zip(level, are_ignored(query, level), strict=True):
+            answers = are_ignored(query, level, deadline)
+            builder.skip_late(level[len(answers) :], LATE)
+            late: list[bytes] = []
+            for path, is_ignored in zip(level, answers, strict=False):
                 if is_ignored:
                     ignored.append(path)
                 elif path in special:
                     builder.skip(path, special_reason(os.path.join(builder.top, path)), lost=False)
                 elif not path.endswith(b"/"):
                     plain.append(path)
+                elif len(opened) > _IN_ANY_CASE and deadline.passed():
+                    late.append(path[:-1])
                 else:
                     _open_untracked(builder, path[:-1], below, special, opened)
+            builder.skip_late(late, NOT_LISTED)
             level = below
     finally:
         if query is not None:
@@ -143,7 +167,7 @@ def _open_untracked(
         if is_repository(full):
             builder.snapshot.nested.append(path)
             return
-        opened[path] = os.lstat(full).st_mode & 0o777
+        opened[path] = builder.permissions(path, os.lstat(full).st_mode)
         with os.scandir(full) as entries:
             for entry in entries:
                 name = entry.path[cut:]

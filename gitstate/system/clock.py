@@ -20,6 +20,16 @@ class Deadline:
         """Whether no time is left."""
         return self.left() <= 0.0
 
+    def part(self, share: float) -> Deadline:
+        """The deadline that comes after this share of its time, counted from its beginning."""
+        return self.earlier(0.0 if self.seconds is None else (1.0 - share) * self.seconds)
+
+    def earlier(self, seconds: float) -> Deadline:
+        """The deadline that comes so many seconds before this one."""
+        other = Deadline(None if self.seconds is None else max(0.0, self.seconds - seconds))
+        other._end = None if self._end is None else self._end - seconds
+        return other
+
 
 _TIME_CHARACTERS = frozenset("0123456789T:.-")
 

@@ -19,6 +19,11 @@ from .stdlib import TYPE_CHECKING, contextmanager, suppress
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+#: A file that grows by more bytes than this is synced before it grows further.
+_SYNCED_AT_ONCE = 32 << 20
+#: A piece of zeros of at least this size, in bytes, becomes a hole.
+_HOLE = 64 << 10
+
 
 def fsync_path(path: bytes) -> None:
     """Make the file or directory at `path` durable; no-op where there is none, or it can't be opened."""
@@ -138,13 +143,26 @@ def write_new_file(
 
     `path` is relative to the open directory `directory`, where that is given. Root gives the file to the owner of its
     directory. Durable are the bytes, not the directory entry: the caller syncs a directory once for many files.
+
+    A large piece of zeros becomes a hole. A large file is synced as it grows: so whoever kills this process, or has a
+    deadline, waits for no long sync.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(path, flags, 0o600, dir_fd=directory)
     try:
         try:
+            unsynced, in_hole = 0, False
             for data in content:
+                if in_hole := len(data) >= _HOLE and not data.strip(b"\0"):
+                    os.lseek(fd, len(data), os.SEEK_CUR)
+                    continue
                 write_all(fd, data)
+                unsynced += len(data)
+                if durable and unsynced > _SYNCED_AT_ONCE:
+                    os.fdatasync(fd)
+                    unsynced = 0
+            if in_hole:
+                os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
             if os.geteuid() == 0:
                 give_to(fd, _around(path, directory))
             os.fchmod(fd, mode)

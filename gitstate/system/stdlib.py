@@ -10,13 +10,14 @@ import sys
 
 TYPE_CHECKING = False
 
-__all__ = ["TYPE_CHECKING", "Record", "bisect_left", "contextmanager", "digest", "signal", "suppress"]
+__all__ = ["TYPE_CHECKING", "Record", "bisect_left", "contextmanager", "digest", "quote", "signal", "suppress"]
 
 if TYPE_CHECKING:
     import hashlib
     import signal
     from bisect import bisect_left
     from contextlib import contextmanager, suppress
+    from shlex import quote
     from typing import NamedTuple as Record
 else:
     import _signal as signal
@@ -73,6 +74,15 @@ else:
 
         def __exit__(self, kind, error, trace):
             return kind is not None and issubclass(kind, self._errors)
+
+    #: What a shell takes as it is, as `shlex` has it.
+    _PLAIN = frozenset("@%+=:,./-_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+    def quote(text):
+        """`shlex.quote`."""
+        if text and _PLAIN.issuperset(text):
+            return text
+        return "'" + text.replace("'", "'\"'\"'") + "'"
 
     class _Context:
         def __init__(self, steps):

@@ -83,6 +83,15 @@ class Worktree:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def special_bits(self, path: bytes) -> int | None:
+        """The setuid, setgid and sticky bits of the file or directory at `path`; None where there is neither."""
+        try:
+            with self._parent(path) as (parent, name):
+                mode = os.lstat(name, dir_fd=parent).st_mode
+                return mode & 0o7000 if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else None
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def stamp(self, path: bytes) -> tuple[int, int] | None:
         """Size in bytes and time of the last change in nanoseconds of the regular file at `path`; None without one.
 
@@ -173,12 +182,16 @@ class Worktree:
                 raise NotADirectoryError(errno.ENOTDIR, "not a directory", os.fsdecode(path))
         self._note_change(path)
 
-    def set_permissions(self, path: bytes, permissions: int) -> None:
-        """Change the permissions of a file or directory, never of a symlink's target; raises OSError."""
+    def set_permissions(self, path: bytes, permissions: int, *, special: int | None = None) -> None:
+        """Change the permissions of a file or directory, never of a symlink's target; raises OSError.
+
+        Setuid, setgid and sticky bits stay as they are, or become `special`.
+        """
         with self._parent(path) as (parent, name):
             fd = os.open(name, _FILE, dir_fd=parent)
             try:
-                os.fchmod(fd, permissions)
+                bits = os.fstat(fd).st_mode & 0o7000 if special is None else special
+                os.fchmod(fd, permissions | bits)
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -259,6 +272,49 @@ class Worktree:
         for piece in pieces:
             hasher.update(piece)
         return hasher.hexdigest()
+
+
+def folded(path: bytes) -> str:
+    """What two names of one file have in common on a file system that folds case or normalises Unicode."""
+    from unicodedata import normalize
+
+    return normalize("NFC", normalize("NFC", os.fsdecode(path)).casefold())
+
+
+def is_same_text(one: bytes, other: bytes) -> bool:
+    """Whether two paths differ at most in how Unicode writes their letters (NFC, NFD)."""
+    from unicodedata import normalize
+
+    return normalize("NFC", os.fsdecode(one)) == normalize("NFC", os.fsdecode(other))
+
+
+class ListedNames:
+    """Names as directories list them. Where case is folded, a file answers to names that no directory lists."""
+
+    def __init__(self, top: bytes) -> None:
+        self._top = top
+        #: Directory, as it is listed → its entries: by name, and by folded name.
+        self._known: dict[bytes, tuple[frozenset[bytes], dict[str, bytes]]] = {}
+
+    def of(self, path: bytes) -> bytes | None:
+        """The path under which a path that leads to a file is listed: itself, as a rule. None where nothing fits."""
+        listed = b""
+        for name in path.split(b"/"):
+            names, by_folded = self._entries(listed)
+            there = name if name in names else by_folded.get(folded(name))
+            if there is None:
+                return None
+            listed = os.path.join(listed, there)
+        return listed
+
+    def _entries(self, directory: bytes) -> tuple[frozenset[bytes], dict[str, bytes]]:
+        if directory not in self._known:
+            try:
+                names = os.listdir(os.path.join(self._top, directory))
+            except OSError:
+                names = []
+            self._known[directory] = frozenset(names), {folded(name): name for name in names}
+        return self._known[directory]
 
 
 def _copy(source: bytes, parent: int, name: bytes, beside: bytes, *, replace: bool) -> None:

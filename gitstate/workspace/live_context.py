@@ -13,7 +13,6 @@ from ..format.context import (
     CALLER_FIELDS,
     CONTEXT_FIELDS,
     MAX_CONTEXT,
-    MAX_VALUE,
     Context,
     context_from_json,
     with_values,
@@ -99,7 +98,7 @@ def with_measured_fields(repository: Repository, context: Context, head_ref: str
 def set_values(repository: Repository, values: Mapping[str, str]) -> Context:
     """Change fields of the live context; an empty text means unknown.
 
-    Raises UsageError for a measured field, and for a value that is too long.
+    Raises UsageError for a measured field. A value that is too long is cut, with a word on stderr.
     """
     live, status = read_live_context(repository)
     return _set(repository, Context() if status == FINISHED else live, values)
@@ -111,7 +110,9 @@ def _set(repository: Repository, before: Context, values: Mapping[str, str]) -> 
         raise UsageError(f"{fixed[0]} is measured, not set", hint=f"gitstate set {' '.join(CALLER_FIELDS)} …")
     context, too_long = with_values(before, values)
     if too_long:
-        raise UsageError(f"{too_long[0]} is longer than {MAX_VALUE} characters")
+        from ..system.terminal import say
+
+        say(*(f"gitstate: {name[:64]} is longer than a value of the context may be; it was cut" for name in too_long))
     from .lease import presence_in
 
     if not presence_in(repository.git_dir, context).live:

@@ -62,6 +62,7 @@ SETTINGS = (
     Setting("hookInterval", "seconds", "15", "least seconds between checkpoints after agent tools", None, 0, 86_400),
     Setting("includeIgnored", "patterns", None, "save ignored files that match this pattern", "--include-ignored"),
     Setting("stateFile", "path", "active_state.json", "where the state file is, inside the workspace"),
+    Setting("conversation", "boolean", "true", "keep the agent's transcript beside the saves, on this host"),
     Setting("register", "boolean", "true", "list the workspace for `recover --all`"),
     Setting("remote", "remote", None, "remote that `push` and `fetch` use", "REMOTE"),
     Setting("trust", "remotes", None, "remotes whose saves `recover` takes without being named"),
@@ -71,7 +72,7 @@ SETTINGS = (
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 #: The settings that a save reads, and those of `run` and `guard` besides.
-OF_SAVE = ("stateFile", "includeIgnored", "register")
+OF_SAVE = ("stateFile", "includeIgnored", "conversation", "register")
 OF_RUN = ("grace", "deadline", "interval", *OF_SAVE)
 
 

@@ -73,8 +73,8 @@ MUTATIONS = (
     Mutation(
         "a file that a power cut left short is taken for an edit",
         "recover/paths.py",
-        "or self.is_cut_short(target) else",
-        "else",
+        "target.saved is not None and self.is_cut_short(target)",
+        "False",
         f"{POWER}[ext4-checkpoint]",
     ),
     Mutation(

@@ -200,3 +200,29 @@ def test_supervisor_killed_at_once_loses_nothing(stage: Stage) -> None:
     assert stage.context()["task_id"] == "T-42"
     assert stage.ws.recover().exit_status == 0
     assert b"not staged" in stage.ws.read("work.txt")
+
+
+@pytest.mark.parametrize("export", ["", "export CURRENT_TASK_ID MEMORY_REFS BRANCH_NAME; "])
+@pytest.mark.parametrize("end", ["exit 3", 'kill -TERM "$$"'])
+def test_value_of_megabytes_costs_no_save(export: str, end: str, stage: Stage) -> None:
+    long = 'long=$(head -c 5000000 /dev/zero | tr "\\0" x)\n'
+    values = f"CURRENT_TASK_ID=T-$long MEMORY_REFS=$long BRANCH_NAME=$long\n{export}\n"
+    run(stage, f"{SOURCE}{long}{values}gitstate_begin note=n$long\ngitstate_stage s$long\necho work >>work.txt\n{end}")
+    context = stage.context()
+    assert context["task_id"] == "T-" + "x" * 29_998
+    assert context["progress_stage"] == "s" + "x" * (29_999 - len("progress_stage="))
+    assert "CURRENT_TASK_ID is longer than 30000 characters; it was cut" in stage.said()
+    archive = stage.pending()
+    assert stage.ws.out("show", f"{archive}^1:work.txt") == "work"
+
+
+@pytest.mark.parametrize("key", ["deadline", "interval", "grace", "register", "stateFile", "trust"])
+def test_loop_with_a_wrong_setting_begins_nothing(key: str, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITSTATE_REGISTER", raising=False)
+    stage.ws.git("config", f"gitstate.{key}", {"stateFile": "../../x", "trust": ""}.get(key, "soon"))
+    loop = run(stage, f"set -e\n{SOURCE}gitstate_begin task_id=T-1\necho work >>work.txt\n")
+    assert loop.returncode == 2
+    assert f"gitstate.{key} is" in stage.said()
+    assert not (stage.ws.path / "work.txt").exists() and not (stage.ws.path / "active_state.json").exists()
+    stage.ws.git("config", "--unset", f"gitstate.{key}")
+    assert stage.ws.recover().json["workspaces"][0]["verdict"] == "nothing"

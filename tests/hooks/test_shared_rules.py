@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,9 +13,12 @@ from gitstate.agents.base import Agent
 from gitstate.agents.registry import agent_names, all_agents
 from gitstate.cli.options import context_values
 from gitstate.format.context import CALLER_FIELDS
-from gitstate.recover.request import RecoverResult, ResultVerdict, shell_lines
+from gitstate.recover.request import RecoverResult, shell_lines
 from gitstate.run.channel import SIGNALS
 from tests.hooks.stage import HOOKS, LIBRARY
+
+if TYPE_CHECKING:
+    from gitstate.recover.request import ResultVerdict
 
 VARIABLE = re.compile(r"\bRECOVERED_[A-Z_]+")
 NAMES = [line.split("=")[0] for line in shell_lines(RecoverResult(b"/w", "nothing")).splitlines()]

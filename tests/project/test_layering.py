@@ -22,7 +22,7 @@ from tests.support.repositories import Templates
 STOREYS = {
     "ground": ("system", "git", "objects", "format"),
     "agents": ("agents",),
-    "core": ("workspace", "snapshot", "save", "recover"),
+    "core": ("workspace", "conversation", "snapshot", "save", "recover"),
     "callers": ("run", "integrations", "history", "fleet"),
     "face": ("cli",),
 }

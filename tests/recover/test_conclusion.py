@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from gitstate.errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON
@@ -18,8 +20,11 @@ from gitstate.recover.plan import (
     final_verdict,
     marker_goes,
 )
-from gitstate.recover.request import Outcome, RecoverResult, ResultVerdict
+from gitstate.recover.request import Outcome, RecoverResult
 from tests.support.made_up import BRANCH, EARLIER_ID, HEAD, SAVE_ID, made_up_save, oid
+
+if TYPE_CHECKING:
+    from gitstate.recover.request import ResultVerdict
 
 SAVE = made_up_save()
 ABOVE_EARLIER = made_up_save(previous=EARLIER_ID)
@@ -27,6 +32,14 @@ RESTORE = Verdict("restore")
 TOP = b"/w"
 LOST, UNIMPORTANT = LeftOut(b"a", "unreadable", True), LeftOut(b"b", "its filter failed", False)
 NO_ROOM = OSError(28, "No space left on device")
+
+
+def outcome_of(**fields: object) -> Outcome:
+    outcome = Outcome()
+    for name, value in fields.items():
+        assert hasattr(outcome, name)
+        setattr(outcome, name, value)
+    return outcome
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +53,10 @@ def hermetic() -> None:
         (SAVE, SAVE.wip_tree, Outcome(), "context_only"),
         (SAVE, oid("other"), Outcome(), "restore"),
         (SAVE, None, Outcome(), "restore"),
-        (SAVE, SAVE.wip_tree, Outcome(restored=[b"a"]), "restore"),
-        (SAVE, SAVE.wip_tree, Outcome(deleted=[b"a"]), "restore"),
-        (SAVE, SAVE.wip_tree, Outcome(kept=[b"a"]), "changed"),
-        (SAVE, oid("other"), Outcome(kept=[b"a"], restored=[b"b"]), "changed"),
+        (SAVE, SAVE.wip_tree, outcome_of(restored=[b"a"]), "restore"),
+        (SAVE, SAVE.wip_tree, outcome_of(deleted=[b"a"]), "restore"),
+        (SAVE, SAVE.wip_tree, outcome_of(kept=[b"a"]), "changed"),
+        (SAVE, oid("other"), outcome_of(kept=[b"a"], restored=[b"b"]), "changed"),
         (made_up_save(staged={b"a": None}), SAVE.wip_tree, Outcome(), "restore"),
         (made_up_save(operation="merge"), SAVE.wip_tree, Outcome(), "restore"),
         (made_up_save(raw={b"a": "filter"}), SAVE.wip_tree, Outcome(), "restore"),
@@ -59,13 +72,13 @@ def test_final_verdict(newest: Save, base_tree: str | None, outcome: Outcome, ve
     ("newest", "outcome", "status", "message", "hint"),
     [
         (SAVE, Outcome(), EXIT_DONE, "", None),
-        (SAVE, Outcome(restored=[b"a"]), EXIT_DONE, "", None),
-        (SAVE, Outcome(failed=[UNIMPORTANT]), EXIT_DONE, "", None),
-        (SAVE, Outcome(failed=[UNIMPORTANT, LOST]), EXIT_PERSON, "", None),
-        (SAVE, Outcome(nested_trouble=True), EXIT_PERSON, "", None),
-        (SAVE, Outcome(stuck=True, failed=[LOST]), EXIT_PERSON, "still pending", "gitstate recover"),
+        (SAVE, outcome_of(restored=[b"a"]), EXIT_DONE, "", None),
+        (SAVE, outcome_of(failed=[UNIMPORTANT]), EXIT_DONE, "", None),
+        (SAVE, outcome_of(failed=[UNIMPORTANT, LOST]), EXIT_PERSON, "", None),
+        (SAVE, outcome_of(nested_trouble=True), EXIT_PERSON, "", None),
+        (SAVE, outcome_of(stuck=True, failed=[LOST]), EXIT_PERSON, "still pending", "gitstate recover"),
         (ABOVE_EARLIER, Outcome(), EXIT_DONE, EARLIER_ID, f"gitstate diff {EARLIER_ID}"),
-        (ABOVE_EARLIER, Outcome(stuck=True, failed=[LOST]), EXIT_PERSON, "still pending", "gitstate recover"),
+        (ABOVE_EARLIER, outcome_of(stuck=True, failed=[LOST]), EXIT_PERSON, "still pending", "gitstate recover"),
         (None, Outcome(), EXIT_DONE, "", None),
     ],
 )
@@ -79,7 +92,7 @@ def test_what_is_told_of_a_restore(
 
 
 def test_a_changed_file_stays_and_its_saved_version_is_one_command_away() -> None:
-    told = conclude(TOP, RESTORE, "changed", SAVE, Outcome(kept=[b"a", b"a"]))
+    told = conclude(TOP, RESTORE, "changed", SAVE, outcome_of(kept=[b"a", b"a"]))
     assert told.kept == (b"a",) and told.exit_status == EXIT_DONE
     assert "kept" in told.message and f"gitstate restore --overwrite {SAVE_ID}" in (told.hint or "")
 
@@ -96,19 +109,19 @@ def test_the_words_of_the_decision_stay() -> None:
 
 def test_what_the_save_left_out_and_what_failed_are_both_told() -> None:
     newest = made_up_save(left_out=(LOST,), context=Context(task_id="T-1"))
-    told = conclude(TOP, RESTORE, "restore", newest, Outcome(failed=[UNIMPORTANT], safety=EARLIER_ID))
+    told = conclude(TOP, RESTORE, "restore", newest, outcome_of(failed=[UNIMPORTANT], safety=EARLIER_ID))
     assert told.left_out == (LOST, UNIMPORTANT)
     assert told.exit_status == EXIT_DONE, "the save itself has said that it is incomplete"
     assert (told.save_id, told.context.task_id, told.safety_save) == (SAVE_ID, "T-1", EARLIER_ID)
-    alone = conclude(TOP, RESTORE, "context_only", None, Outcome(failed=[UNIMPORTANT]))
+    alone = conclude(TOP, RESTORE, "context_only", None, outcome_of(failed=[UNIMPORTANT]))
     assert (alone.save_id, alone.left_out, alone.context) == (None, (UNIMPORTANT,), Context())
 
 
 def test_files_that_were_asked_for_and_kept_need_a_person() -> None:
-    told = conclude_files(TOP, SAVE, Outcome(kept=[b"a", b"b"]))
+    told = conclude_files(TOP, SAVE, outcome_of(kept=[b"a", b"b"]))
     assert (told.verdict, told.exit_status, told.files_only) == ("changed", EXIT_PERSON, True)
     assert "2 paths" in told.message and "--overwrite" in (told.hint or "")
-    told = conclude_files(TOP, SAVE, Outcome(restored=[b"a"]))
+    told = conclude_files(TOP, SAVE, outcome_of(restored=[b"a"]))
     assert (told.verdict, told.exit_status, told.files_only) == ("restore", EXIT_DONE, True)
 
 

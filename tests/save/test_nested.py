@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,3 +191,24 @@ def test_submodule_without_work_stays_deinitialised(ws: Workspace) -> None:
     ws.git("submodule", "--quiet", "deinit", "-f", "sub")
     assert ws.recover().exit_status == 0
     assert not any((ws.path / "sub").iterdir())
+
+
+@pytest.mark.parametrize("is_clean", [True, False])
+def test_nested_repository_saved_whole_leaves_the_save_complete(ws: Workspace, is_clean: bool) -> None:
+    inner = inside(ws, "inner")
+    if is_clean:
+        inner.commit("all of it")
+    ws.append("a.txt")
+    document = ws.save().json
+    assert [item["path"] for item in document["left_out"]] == ["inner"]
+    assert document["incomplete"] is False
+    manifest = json.loads(ws.git("cat-file", "blob", f"{document['archive']}:manifest.json"))
+    assert manifest["incomplete"] is False
+    assert json.loads(ws.read("active_state.json"))["save"]["incomplete"] is False
+
+
+def test_what_is_skipped_beside_a_nested_repository_makes_the_save_incomplete(ws: Workspace) -> None:
+    inside(ws, "inner")
+    os.mkfifo(ws.at("inner/pipe"))
+    os.mkfifo(ws.at("pipe"))
+    assert ws.save().json["incomplete"] is True

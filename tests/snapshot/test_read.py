@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.git.command import object_id
 from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import LARGE
 from gitstate.objects.tree import EXECUTABLE, REGULAR, SYMLINK, Leaf
-from gitstate.snapshot.read import Content, has_content, read_content, read_file, read_files, read_whole
-from gitstate.snapshot.record import SnapshotBuilder
+from gitstate.snapshot.read import NEVER, Content, has_content, read_content, read_file, read_files, read_whole
+from gitstate.snapshot.record import LISTED_BY_NAME, Growth, SnapshotBuilder
+from gitstate.system.clock import Deadline
 from tests.support.permissions import drop_override
 from tests.support.workspace import Workspace
 
@@ -40,7 +42,9 @@ def writer(tmp_path: Path) -> PackWriter:
 
 
 def content_of(path: Path, writer: PackWriter, largest: int | None = None) -> Content:
-    return read_content(os.fsencode(path), writer, largest)
+    return read_content(
+        os.fsencode(path), writer, lambda size: f"{size} bytes" if largest is not None and size > largest else ""
+    )
 
 
 def test_regular_file_is_read(tmp_path: Path, writer: PackWriter) -> None:
@@ -74,7 +78,7 @@ def test_file_over_the_limit_is_lost(tmp_path: Path, writer: PackWriter) -> None
     (tmp_path / "f").write_bytes(b"12345")
     assert content_of(tmp_path / "f", writer, 5).oid is not None
     content = content_of(tmp_path / "f", writer, 4)
-    assert content.oid is None and content.lost and "4 bytes" in content.problem
+    assert content.oid is None and content.lost and content.problem == "5 bytes"
 
 
 def test_file_that_changes_once_is_read_again(tmp_path: Path) -> None:
@@ -89,9 +93,9 @@ def test_file_that_changes_once_is_read_again(tmp_path: Path) -> None:
 def test_file_that_keeps_changing_is_saved_and_reported(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"0")
-    writer = ChangingWriter(tmp_path / "objects", lambda reads: path.write_bytes(b"0" * (reads + 1)))
+    writer = ChangingWriter(tmp_path / "objects", lambda reads: path.write_bytes(b"%d" % reads * (reads + 1)))
     content = content_of(path, writer)
-    assert content.oid is not None and writer.content(content.oid) == b"000"
+    assert content.oid is not None and writer.content(content.oid) == b"222"
     assert content.lost and content.problem.startswith("kept changing")
 
 
@@ -101,10 +105,10 @@ def test_large_file_that_keeps_shrinking_is_lost(tmp_path: Path) -> None:
     (tmp_path / "objects").mkdir()
 
     class Shrinking(PackWriter):
-        def add_file(self, fd: int, size: int) -> str:
+        def add_file(self, fd: int, size: int, deadline: Deadline = NEVER) -> str:
             os.truncate(path, size - 1)
             try:
-                return super().add_file(fd, size)
+                return super().add_file(fd, size, deadline)
             finally:
                 os.truncate(path, LARGE + 1)
 
@@ -124,12 +128,136 @@ def test_file_that_vanishes_before_the_second_read_is_missing(tmp_path: Path) ->
     assert content_of(path, ChangingWriter(tmp_path / "objects", change)) == Content()
 
 
-def test_growing_file_is_read_to_its_end(tmp_path: Path) -> None:
+def test_file_is_read_up_to_the_size_that_it_had(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"12345")
     with open(path, "rb") as file:
-        assert read_whole(file.fileno(), 2) == b"12345"
-        assert read_whole(file.fileno(), 5) == b""
+        assert read_whole(file.fileno(), 2) == b"12"
+        assert read_whole(file.fileno(), 5) == b"345"
+
+
+def test_file_that_is_said_to_have_no_bytes_is_read_to_its_end() -> None:
+    with open("/proc/self/status", "rb") as file:
+        assert os.fstat(file.fileno()).st_size == 0
+        assert read_whole(file.fileno(), 0).endswith(b"\n")
+
+
+@pytest.mark.parametrize("size", [5, LARGE + 5])
+def test_growing_file_is_saved_as_it_was_when_it_was_opened(tmp_path: Path, size: int) -> None:
+    """A log, a transcript: somebody always appends to it."""
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * size)
+
+    class Growing(PackWriter):
+        def grow(self) -> None:
+            with open(path, "ab") as file:
+                file.write(b"more")
+
+        def add(self, kind: str, data: bytes) -> str:
+            self.grow()
+            return super().add(kind, data)
+
+        def add_file(self, fd: int, size: int, deadline: Deadline = NEVER) -> str:
+            self.grow()
+            return super().add_file(fd, size, deadline)
+
+    (tmp_path / "objects").mkdir()
+    content = content_of(path, Growing(os.fsencode(tmp_path / "objects"), "sha1", "test"))
+    assert content.problem == "" and not content.lost
+    assert content.oid == object_id("sha1", "blob", b"x" * size)
+    assert path.stat().st_size == size + 4
+
+
+def test_file_that_grows_and_changes_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"0" * (LARGE + 1))
+
+    class Changing(PackWriter):
+        def add_file(self, fd: int, size: int, deadline: Deadline = NEVER) -> str:
+            oid = super().add_file(fd, size, deadline)
+            path.write_bytes(os.urandom(size + 1))
+            return oid
+
+    (tmp_path / "objects").mkdir()
+    content = content_of(path, Changing(os.fsencode(tmp_path / "objects"), "sha1", "test"))
+    assert content.lost and content.problem.startswith("kept changing")
+
+
+def test_holes_of_a_large_file_take_no_room(tmp_path: Path) -> None:
+    size = 100 * (1 << 20) + 5
+    with open(tmp_path / "f", "wb") as file:
+        for place in (0, 30 << 20, (60 << 20) + 17, size - 5):
+            file.seek(place)
+            file.write(b"data\n")
+    if os.stat(tmp_path / "f").st_blocks * 512 > size // 2:
+        pytest.skip("this file system has no sparse files")
+    subprocess.run(["git", "init", "-q", tmp_path / "r"], check=True)
+    writer = PackWriter(os.fsencode(tmp_path / "r/.git/objects"), "sha1", "test")
+    content = content_of(tmp_path / "f", writer)
+    assert writer.written < 10 << 20
+    hashed = subprocess.run(["git", "hash-object", tmp_path / "f"], check=True, capture_output=True, encoding="ascii")
+    assert content.oid == hashed.stdout.strip()
+    git = ["git", "-C", os.fspath(tmp_path / "r")]
+    subprocess.run([*git, "fsck", "--strict"], check=True, capture_output=True)
+    blob = subprocess.run([*git, "cat-file", "blob", str(content.oid)], check=True, capture_output=True).stdout
+    assert blob == (tmp_path / "f").read_bytes()
+
+
+def test_huge_sparse_file_is_skipped_by_name(tmp_path: Path, writer: PackWriter) -> None:
+    with open(tmp_path / "f", "wb") as file:
+        file.truncate(1 << 40)
+        file.write(b"data")
+    content = content_of(tmp_path / "f", writer)
+    assert content.oid is None and content.lost and "sparse" in content.problem
+
+
+def test_large_file_ends_with_the_deadline(tmp_path: Path) -> None:
+    (tmp_path / "objects").mkdir()
+    with open(tmp_path / "f", "wb") as file:
+        file.write(b"x" * (LARGE + 1))
+
+    class Late(PackWriter):
+        """The deadline passes in the middle of the file."""
+
+        pieces = 0
+
+        def add_file(self, fd: int, size: int, deadline: Deadline = NEVER) -> str:
+            writer = self
+
+            class Passing(Deadline):
+                def passed(self) -> bool:
+                    writer.pieces += 1
+                    return writer.pieces > 3
+
+            return super().add_file(fd, size, Passing(None))
+
+    late = Late(os.fsencode(tmp_path / "objects"), "sha1", "test")
+    content = content_of(tmp_path / "f", late)
+    assert content.oid is None and content.lost and "deadline" in content.problem
+    assert late.pieces == 4
+    assert os.listdir(tmp_path / "objects" / "pack") == []
+
+
+def test_checkpoint_grows_by_little() -> None:
+    growth = Growth(1 << 20, {b"waits"})
+    assert growth.refusal(b"small", growth.FREE) == ""
+    assert growth.refusal(b"waits", growth.FREE + 1) != ""
+    # Asked twice for a file that changes while it is read.
+    assert [growth.refusal(b"a", 1 << 20) for _ in range(2)] == ["", ""]
+    assert growth.refusal(b"b", growth.FREE + 1) != ""
+    assert growth.taken == {b"a": 1 << 20} and growth.refused.keys() == {b"waits", b"b"}
+
+
+@pytest.mark.parametrize("count", [3, LISTED_BY_NAME + 1])
+def test_paths_that_came_too_late_are_named(new_builder: Callable[..., SnapshotBuilder], count: int) -> None:
+    builder = new_builder(deadline=0.0)
+    assert read_files(builder, [b"top", *(b"d/%d" % number for number in range(count))], ()) == []
+    left = {item.path: item.reason for item in builder.snapshot.left_out}
+    assert all("deadline" in reason for reason in left.values())
+    if count <= 3:
+        assert left.keys() == {b"top", b"d/0", b"d/1", b"d/2"}
+    else:
+        assert left.keys() == {b"top", b"d"} and f"{count} paths" in left[b"d"]
 
 
 def test_unreadable_file_is_lost(tmp_path: Path) -> None:
@@ -139,7 +267,7 @@ def test_unreadable_file_is_lost(tmp_path: Path) -> None:
         "import os, sys\n"
         "from gitstate.objects.pack import PackWriter\n"
         "from gitstate.snapshot.read import read_content\n"
-        "content = read_content(os.fsencode(sys.argv[1]), PackWriter(b'', 'sha1', 'test'), None)\n"
+        "content = read_content(os.fsencode(sys.argv[1]), PackWriter(b'', 'sha1', 'test'))\n"
         "print(content.oid, content.problem, content.lost)\n"
     )
     argv = [sys.executable, "-c", script, os.fspath(tmp_path / "f")]

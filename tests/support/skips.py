@@ -7,10 +7,14 @@ import shutil
 
 #: How to install each program that a test needs.
 INSTALL = {
+    "git-annex": "apt-get install git-annex",
+    "git-crypt": "apt-get install git-crypt",
     "git-lfs": "apt-get install git-lfs",
     "lefthook": "pip install -e '.[test]'",
     "man": "apt-get install man-db",
     "mandoc": "apt-get install mandoc",
+    "mkfs.exfat": "apt-get install exfatprogs",
+    "mount.exfat-fuse": "apt-get install exfat-fuse",
     "mkfs.btrfs": "apt-get install btrfs-progs",
     "mkfs.ext4": "apt-get install e2fsprogs",
     "mkfs.xfs": "apt-get install xfsprogs",

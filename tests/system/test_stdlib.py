@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import pickle
+import shlex
+import string
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from gitstate.system import stdlib
-from gitstate.system.stdlib import Record, contextmanager, suppress
+from gitstate.system.stdlib import Record, contextmanager, quote, suppress
 
 
 class Theirs(NamedTuple):
@@ -110,3 +112,9 @@ def test_digests_match_hashlib(name: str, monkeypatch: pytest.MonkeyPatch) -> No
         digest = stdlib.digest(name, b"some ", more=4)
         digest.update(b"more")
         assert digest.hexdigest() == wanted
+
+
+@pytest.mark.parametrize("text", ["", "a b", "it's", "$x", "\u00e9", "a\nb", "'", "~", *string.printable])
+def test_quote_is_that_of_shlex(text: str) -> None:
+    assert quote(text) == shlex.quote(text)
+    assert quote(f"a{text}") == shlex.quote(f"a{text}")

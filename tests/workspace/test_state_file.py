@@ -130,11 +130,11 @@ def test_hostile_value_stays_data(ws: Workspace, value: str) -> None:
     assert "\x1b" not in ws.gitstate("status").stdout.decode()
 
 
-def test_overlong_value_is_dropped_and_reported(ws: Workspace) -> None:
+def test_overlong_value_is_cut_and_reported(ws: Workspace) -> None:
     run = ws.gitstate("save", "--task-id", "T-1", "--progress-stage", "x" * 65_537, "--json")
     assert run.json["incomplete"] is True
     state = state_of(ws)
-    assert (state["task_id"], state["progress_stage"]) == ("T-1", None)
+    assert (state["task_id"], state["progress_stage"]) == ("T-1", "x" * 65_536)
     assert any("progress_stage" in item["reason"] for item in state["save"]["left_out"])
 
 

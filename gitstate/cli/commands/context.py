@@ -74,13 +74,20 @@ def show(call: Call, keys: tuple[str, ...]) -> int:
 
 
 @command("finish")
-def finish(call: Call) -> int:
+@click.option("--keep-save", is_flag=True, help="do nothing if a save that was made by hand is pending")
+def finish(call: Call, keep_save: bool) -> int:
     """Afterwards no save of this workspace is pending."""
     from ...git.repository import open_repository
     from ...recover.recover import recover
     from ...recover.request import RecoverRequest, recover_lines
-    from ...run.hold import finish_task
+    from ...run.hold import finish_task, made_by_hand
 
+    kept = made_by_hand(open_repository(call.directory)) if keep_save else None
+    if kept is not None:
+        say(f"gitstate: the task is not done: the save {kept} stays pending", "  next: gitstate recover")
+        if call.as_json:
+            call.emit(context=None)
+        return EXIT_DONE
     result = recover(call.directory, RecoverRequest(waiting_only=True))
     if result.verdict != "nothing":
         say(*recover_lines(result))

@@ -33,6 +33,7 @@ _INCOMPLETE = "the search below --root reached its limit: name a directory neare
 @click.option("--into", metavar="PATH", help="restore a save whose workspace is gone into a new worktree")
 @click.option("--save", "save_id", metavar="ID", help="recover this save instead of the pending one")
 @click.option("--trust", is_flag=True, help="take a fetched save although it could run programs")
+@click.option("--special-bits", is_flag=True, help="set the setuid, setgid and sticky bits that files had")
 @click.option("--dismiss", is_flag=True, help="mark the pending save as resolved, touching no file")
 @click.option(
     "--wait",
@@ -50,7 +51,13 @@ def recover(call: Call, paths: tuple[str, ...], style: str, **given: Any) -> int
     default = _WAIT_EACH if many else _WAIT
     wait = default if given["wait"] is None else given["wait"]
     request = RecoverRequest(
-        given["save_id"], given["dry_run"], given["overwrite"], wait, strict=many, trust=given["trust"]
+        given["save_id"],
+        given["dry_run"],
+        given["overwrite"],
+        wait,
+        strict=many,
+        trust=given["trust"],
+        special_bits=given["special_bits"],
     )
     if many:
         results, complete = _recover_known(call, paths, given["roots"], request)
@@ -186,15 +193,20 @@ def summary_json(item: Summary) -> dict[str, Any]:
         "waiting": item.waiting,
         "problem": item.problem and escape(item.problem),
         "context": item.context.to_json(),
+        "aside": [{"save_id": save_id, "task_id": task_id} for save_id, task_id in item.aside],
     }
 
 
 def summary_lines(items: Sequence[Summary], width: int | None) -> list[str]:
     """The table of `status`: status, path, branch, task, stage, and a note. `width` as in `fleet_lines`."""
     rows = []
+    aside = []
     for item in items:
+        for save_id, task_id in item.aside:
+            words = f"{escape(item.workspace)}: task {escape(task_id or '-')} is set aside"
+            aside.append(f"{words}: gitstate recover --save {escape(save_id)}")
         note = f"save {item.waiting} is pending: gitstate recover" if item.waiting else item.problem or ""
         branch = item.branch or ("-" if item.problem else "(detached)")
         task, stage = item.context.task_id or "-", item.context.progress_stage or "-"
         rows.append([escape(cell) for cell in (item.status or "unknown", item.workspace, branch, task, stage, note)])
-    return table(("STATUS", "WORKSPACE", "BRANCH", "TASK", "STAGE", ""), rows, width)
+    return [*table(("STATUS", "WORKSPACE", "BRANCH", "TASK", "STAGE", ""), rows, width), *aside]

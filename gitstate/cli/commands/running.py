@@ -31,6 +31,7 @@ _STOP_SIGNALS = click.Choice(["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"])
 @click.option("--owner-pid", type=click.IntRange(1), metavar="PID", help="the loop that this run belongs to")
 @click.option("--stop-signal", type=_STOP_SIGNALS, help="signal that asks the agent to stop  [default: by agent]")
 @click.option("--stop-group", is_flag=True, help="send that signal to all processes of the agent")
+@click.option("--keep", is_flag=True, help="set another task that waits here aside, with its work")
 @setting_option("--grace", "grace", "grace", "SECONDS")
 @setting_option("--deadline", "deadline", "deadline", "SECONDS")
 @setting_option("--interval", "interval", "interval", "SECONDS")
@@ -40,9 +41,10 @@ def run(call: Call, argv: tuple[str, ...], **given: Any) -> int:
 
     times = {name: given.pop(name) for name in ("grace", "deadline", "interval")}
     owner_pid, stop_signal, stop_group = (given.pop(name) for name in ("owner_pid", "stop_signal", "stop_group"))
+    keep = given.pop("keep")
     context = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value}
     values = context_values(context, os.environ)
-    request = supervisor.RunRequest(argv, values, owner_pid, given["agent"], stop_signal, stop_group, times)
+    request = supervisor.RunRequest(argv, values, owner_pid, given["agent"], stop_signal, stop_group, keep, times)
     return supervisor.run(call.directory, request)
 
 

@@ -97,13 +97,15 @@ def prune(call: Call, dry_run: bool, **given: Any) -> int:
 @command("push")
 @click.argument("remote", required=False)
 @click.option("--allow-secrets", is_flag=True, help="send saves in which a scanner finds secrets")
+@click.option("--with-conversation", is_flag=True, help="send the agent's transcripts too")
 @click.option("--dry-run", is_flag=True, help="report what would be sent, send nothing")
-def push(call: Call, remote: str | None, allow_secrets: bool, dry_run: bool) -> int:
+def push(call: Call, remote: str | None, allow_secrets: bool, with_conversation: bool, dry_run: bool) -> int:
     """No branch is pushed. Saves may hold secrets, so a remote must be named, here or in gitstate.remote."""
     from ...history.push import push
 
     repository = open_repository(call.directory)
-    return _report_exchange(call, push(repository, remote, dry_run=dry_run, allow_secrets=allow_secrets), dry_run)
+    done = push(repository, remote, dry_run=dry_run, allow_secrets=allow_secrets, with_conversation=with_conversation)
+    return _report_exchange(call, done, dry_run)
 
 
 @command("fetch")
@@ -134,6 +136,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "workspace_id": entry.workspace_id,
         "archive": entry.archive,
         "waiting": entry.waiting,
+        "dismissed": entry.dismissed,
         "remote": entry.remote,
         "problem": entry.problem and escape(entry.problem),
         "context": entry.context.to_json(),
@@ -143,6 +146,8 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 
 def entry_line(entry: Entry) -> str:
     """One save on one line."""
+    from ...run.hold import is_aside
+
     if entry.manifest is None:
         return f"{escape(entry.save_id)}  unreadable: {escape(entry.problem or '')}"
     cells = [
@@ -152,6 +157,7 @@ def entry_line(entry: Entry) -> str:
         entry.context.task_id or "-",
         entry.context.progress_stage or "-",
         "pending" if entry.waiting else "",
+        ("set aside" if is_aside(entry.manifest) else "dismissed") if entry.dismissed else "",
         "incomplete" if entry.manifest.incomplete else "",
         f"fetched from {entry.remote}" if entry.remote else "",
     ]

@@ -1,0 +1,73 @@
+"""Where a transcript is found, and where its agent looks for it in another directory."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from gitstate.agents.registry import agent_named
+from gitstate.agents.sessions import matches
+from gitstate.agents.transcripts import find_transcript, place_for
+from gitstate.format.context import Context
+
+SESSION = "0a1b2c3d-4e5f-6789"
+HASH = hashlib.sha256(b"/new/w").hexdigest()[:12]
+
+#: Agent, what of a session is below its home, and the same for the directory /new/w.
+PLACES = [
+    ("claude", f"projects/-old/{SESSION}.jsonl", f"projects/-new-w/{SESSION}.jsonl"),
+    ("codex", f"sessions/2026/01/31/r-{SESSION}.jsonl", f"sessions/2026/01/31/r-{SESSION}.jsonl"),
+    ("gemini", "tmp/old/chats/session-1-0a1b2c3d.jsonl", "tmp/w/chats/session-1-0a1b2c3d.jsonl"),
+    ("kimi", f"sessions/wd_old_1/{SESSION}", f"sessions/wd_w_{HASH}/{SESSION}"),
+]
+
+
+@pytest.mark.parametrize(("agent", "transcript", "there"), PLACES)
+@pytest.mark.parametrize("told", [True, False])
+def test_transcript_is_found_and_has_a_place_elsewhere(
+    agent: str, transcript: str, there: str, told: bool, tmp_path: Path
+) -> None:
+    record = agent_named(agent)
+    assert record is not None
+    home = tmp_path / record.sessions.transcripts[0].home.directory
+    for name in record.sessions.transcripts[0].files or ("",):
+        path = home / transcript / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}\n")
+    extra = {"transcript_path": str(path)} if told else {}
+    context = Context(agent=agent, session_id=SESSION, extra=extra)
+    environ = {"HOME": "/nowhere" if told else str(tmp_path)}
+    found = find_transcript(context, environ)
+    assert found is not None and (found.root, found.transcript) == (str(home), transcript)
+    assert all((home / name).is_file() for name in found.files)
+    assert place_for(record, str(home), transcript, "/old", "/old", environ).transcript == transcript
+    assert place_for(record, str(home), transcript, "/old", "/new/w", environ).transcript == there
+
+
+def test_home_of_another_host_is_exchanged_for_the_one_of_here(tmp_path: Path) -> None:
+    claude = agent_named("claude")
+    place = place_for(claude, "/home/other/.claude", "projects/-w/x.jsonl", "/w", "/w", {"HOME": str(tmp_path)})
+    assert (place.root, place.transcript) == (str(tmp_path / ".claude"), "projects/-w/x.jsonl")
+
+
+@pytest.mark.parametrize("told", ["relative.jsonl", "/etc/passwd", "/nowhere/x.jsonl", 7, None])
+def test_any_other_path_is_no_transcript(told: object) -> None:
+    context = Context(agent="claude", session_id=SESSION, extra={"transcript_path": told})
+    assert find_transcript(context, {"HOME": "/nowhere"}) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern", "does"),
+    [
+        ("a/b", "a/*", True),
+        ("a/b/c", "a/*", False),
+        ("a", "a/*", False),
+        ("a/b/c.x", "a/**/*.x", True),
+        ("a/c.x", "a/**/*.x", True),
+        ("b/c.x", "a/**/*.x", False),
+    ],
+)
+def test_path_matches_as_a_whole(path: str, pattern: str, does: bool) -> None:
+    assert matches(path, pattern) == does

@@ -1,0 +1,176 @@
+"""A transcript that is gone, torn or zeroed comes back; a longer one stays."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gitstate.conversation.give_back import mended
+from tests.conversation.talk import SESSION, Talk, encoded, transcript_of
+from tests.states import dirty
+from tests.support.remotes import clone, remote_refs
+from tests.support.workspace import Workspace, run_git
+
+KEPT = b"".join(b'{"n": %d, "text": "%s"}\n' % (number, b"x" * (number % 50)) for number in range(200))
+MORE = b"".join(b'{"n": %d}\n' % number for number in range(200, 260))
+
+
+def test_missing_file_is_written() -> None:
+    assert mended("t.jsonl", None, KEPT) == KEPT
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_cut_and_zeroed_bytes_are_mended_to_the_last_whole_line(seed: int) -> None:
+    """Whatever a power cut does to what was written, the result is a beginning of it, and holds what is kept."""
+    chance = random.Random(seed)
+    damaged = bytearray(KEPT + MORE)
+    for _ in range(chance.randrange(3)):
+        start = chance.randrange(len(damaged))
+        end = min(len(damaged), start + chance.choice((1, 512, 4096, 9000)))
+        damaged[start:end] = bytes(end - start)
+    del damaged[chance.randrange(len(damaged) + 1) :]
+    found = mended("t.jsonl", bytes(damaged), KEPT)
+    after = bytes(damaged) if found is None else found
+    assert after.startswith(KEPT) and (KEPT + MORE).startswith(after)
+    assert after.endswith(b"\n") and b"\0" not in after
+    assert len(after) >= len(bytes(damaged).partition(b"\0")[0].rpartition(b"\n")[0])
+
+
+@pytest.mark.parametrize(
+    "there",
+    [KEPT, KEPT + MORE, KEPT.replace(b'"n"', b'"m"') + MORE, MORE, b'{"other": "text"}\n'],
+    ids=["the same", "longer", "other and longer", "other", "another line"],
+)
+def test_good_transcript_stays_as_it_is(there: bytes) -> None:
+    assert mended("t.jsonl", there, KEPT) is None
+
+
+@pytest.mark.parametrize(
+    ("there", "stays"),
+    [(b'{"later": 1}', True), (b"", False), (b'{"la', False), (b"\0" * 30, False)],
+    ids=["whole", "empty", "cut short", "zeros"],
+)
+def test_file_that_its_agent_writes_whole(there: bytes, stays: bool) -> None:
+    assert mended("state.json", there, b'{"kept": 1}') == (None if stays else b'{"kept": 1}')
+
+
+def test_transcript_comes_back_with_the_files(talk: Talk, hermetic: Path) -> None:
+    dirty(talk.ws)
+    assert talk.ws.save().exit_status == 0
+    shutil.rmtree(hermetic / ".claude")
+    (item,) = talk.ws.recover().json["workspaces"]
+    assert item["verdict"] == "restore" and "conversation was given back" in item["message"]
+    assert talk.path.read_bytes() == talk.said
+    assert talk.path.stat().st_mode & 0o777 == 0o600
+    assert f"claude --resume {SESSION}" in item["resume"]
+
+
+def test_torn_transcript_of_a_run_without_a_save_comes_back(talk: Talk) -> None:
+    talk.say(lines=3)
+    assert talk.ws.gitstate("checkpoint").exit_status == 0
+    damaged = talk.said[:1200] + b"\0" * 900
+    talk.path.write_bytes(damaged)
+    with talk.ws.in_another_boot():
+        (item,) = talk.ws.recover().json["workspaces"]
+    assert item["verdict"] == "context_only"
+    assert talk.path.read_bytes() == talk.said
+    (aside,) = (talk.ws.git_dir / "gitstate").glob("conversation-before-*")
+    assert aside.read_bytes() == damaged and aside.stat().st_mode & 0o777 == 0o600
+
+
+def test_longer_transcript_is_never_replaced(talk: Talk) -> None:
+    dirty(talk.ws)
+    assert talk.ws.save().exit_status == 0
+    talk.say(lines=3)
+    assert talk.ws.recover().exit_status == 0
+    assert talk.path.read_bytes() == talk.said
+
+
+def test_symlink_in_the_way_is_not_followed(talk: Talk, ws: Workspace) -> None:
+    dirty(ws)
+    assert ws.save().exit_status == 0
+    talk.path.unlink()
+    talk.path.symlink_to(ws.outside / "precious")
+    (item,) = ws.recover().json["workspaces"]
+    assert item["verdict"] == "restore" and "is a symlink" in item["message"]
+    assert not (ws.outside / "precious").exists()
+
+
+def test_dry_run_writes_nothing(talk: Talk) -> None:
+    dirty(talk.ws)
+    assert talk.ws.save().exit_status == 0
+    talk.path.unlink()
+    talk.ws.recover("--dry-run")
+    assert not talk.path.exists()
+
+
+def published(talk: Talk, tmp_path: Path) -> Workspace:
+    ws = talk.ws
+    run_git(tmp_path, "init", "-q", "--bare", "origin.git")
+    ws.git("remote", "add", "origin", str(tmp_path / "origin.git"))
+    ws.git("push", "-q", "origin", "agent/work")
+    dirty(ws)
+    assert ws.save().exit_status == 0
+    return ws
+
+
+def test_push_leaves_it_out_unless_it_is_asked_for(talk: Talk, tmp_path: Path) -> None:
+    ws = published(talk, tmp_path)
+    assert ws.gitstate("push", "origin").exit_status == 0
+    origin = tmp_path / "origin.git"
+    assert not [ref for ref in remote_refs(ws) if "conversation" in ref]
+    every = run_git(origin, "cat-file", "--batch-all-objects", "--batch")
+    assert talk.said.split(b'"text": "')[1][:40] not in every
+    assert ws.gitstate("push", "origin", "--with-conversation").exit_status == 0
+    assert len([ref for ref in remote_refs(ws) if ref.startswith("refs/gitstate/conversations/")]) == 1
+
+
+def test_session_goes_on_in_another_clone(talk: Talk, tmp_path: Path, hermetic: Path) -> None:
+    ws = published(talk, tmp_path)
+    assert ws.gitstate("push", "origin", "--with-conversation").exit_status == 0
+    there = clone(ws)
+    there.git("config", "gitstate.trust", "origin")
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    (item,) = there.recover().json["workspaces"]
+    copy = transcript_of(there, hermetic)
+    assert copy.read_bytes() == talk.said and encoded(there.path) in str(copy)
+    assert item["context"]["extra"]["transcript_path"] == str(copy)
+    assert item["context"]["extra"]["agent_cwd"] == str(there.path)
+    assert item["resume"] == f"cd {there.path} && claude --resume {SESSION}"
+
+
+def test_path_of_another_host_is_not_read_here(talk: Talk, tmp_path: Path) -> None:
+    """What a fetched save names as its transcript may be any file of this user."""
+    told = talk.path.rename(talk.ws.outside / f"{SESSION}.jsonl")
+    talk.ws.gitstate("set", f"transcript_path={told}")
+    ws = published(talk, tmp_path)
+    assert talk.kept() == talk.said
+    assert ws.gitstate("push", "origin").exit_status == 0
+    there = clone(ws)
+    there.git("config", "gitstate.trust", "origin")
+    assert there.gitstate("fetch", "origin").exit_status == 0
+    (item,) = there.recover().json["workspaces"]
+    assert "transcript_path" not in item["context"]["extra"]
+    there.append("a.txt")
+    assert there.gitstate("save").exit_status == 0
+    assert not there.refs("refs/gitstate/conversations")
+
+
+def test_session_goes_on_in_a_new_worktree(talk: Talk, ws: Workspace, tmp_path: Path, hermetic: Path) -> None:
+    tree = tmp_path / "tree"
+    ws.git("worktree", "add", "-q", "-b", "agent/tree", str(tree))
+    inside = Workspace(tree, ws.outside, main=ws.path)
+    second = Talk(inside, hermetic)
+    second.begin()
+    second.say()
+    dirty(inside)
+    assert inside.save().exit_status == 0
+    shutil.rmtree(tree)
+    ws.git("worktree", "prune")
+    shutil.rmtree(second.path.parent)
+    other = tmp_path / "other"
+    assert ws.gitstate("recover", "--into", str(other)).exit_status == 0
+    assert (hermetic / ".claude" / "projects" / encoded(other) / f"{SESSION}.jsonl").read_bytes() == second.said

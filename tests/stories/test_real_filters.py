@@ -1,0 +1,201 @@
+"""The filters that people use, as they are installed: git-lfs, git-annex, git-crypt."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.stories.test_conversions import LOSSES, check_round
+from tests.support.look import look, porcelain
+from tests.support.oracle import fingerprint
+from tests.support.recovering import recovered_from
+from tests.support.repositories import initialized
+from tests.support.saving import saved_from
+from tests.support.skips import why_not_program
+from tests.support.workspace import Workspace
+
+
+def with_lfs(ws: Workspace) -> str:
+    ws.git("lfs", "install", "--skip-repo")  # into the configuration of the home directory, as most people do
+    return "*.bin filter=lfs diff=lfs merge=lfs -text\n"
+
+
+def with_annex(ws: Workspace) -> str:
+    ws.git("annex", "init", "-q", "here")
+    ws.config("annex.largefiles", "anything")
+    ws.config("annex.addunlocked", "true")
+    return "*.bin filter=annex\n"
+
+
+def with_crypt(ws: Workspace) -> str:
+    ws.git("crypt", "init")
+    return "*.bin filter=git-crypt diff=git-crypt\n"
+
+
+FILTERS: dict[str, Callable[[Workspace], str]] = {"git-lfs": with_lfs, "git-annex": with_annex, "git-crypt": with_crypt}
+
+
+def content(number: int) -> bytes:
+    return b"version %d\n" % number + os.urandom(5_000)
+
+
+def work(ws: Workspace, attributes: str, *, committed: bool) -> None:
+    """Files in every state. Git-annex writes `.git/info/attributes` of its own, which counts everywhere."""
+    if committed:
+        ws.write(".gitattributes", attributes)
+    ws.write("other.txt", "other\n")
+    for name in ("clean", "edited", "staged", "both", "deleted"):
+        ws.write(f"{name}.bin", content(0))
+    ws.commit("base")
+    ws.write(".gitattributes", attributes)
+    ws.write("new.bin", content(1))
+    ws.write("staged.bin", content(2))
+    ws.write("both.bin", content(3))
+    ws.add("new.bin", "staged.bin", "both.bin")
+    ws.write("both.bin", content(4))
+    ws.write("edited.bin", content(5))
+    ws.write("untracked.bin", content(6))
+    ws.remove("deleted.bin")
+
+
+def skip_without(program: str) -> None:
+    reason = why_not_program(program)
+    if reason is not None:
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize("committed", [True, False], ids=["committed", "untracked"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("program", FILTERS)
+def test_work_comes_back(program: str, loss: str, committed: bool, tmp_path: Path) -> None:
+    skip_without(program)
+    ws = initialized(tmp_path)
+    work(ws, FILTERS[program](ws), committed=committed)
+    if program == "git-annex" and loss != "in-place":
+        check_annex(ws, loss)
+    elif loss == "cloned":
+        check_clone(ws)
+    else:
+        check_round(ws, loss, look(ws))
+    ws.git("fsck", "--no-dangling", "--no-progress")
+
+
+def check_annex(ws: Workspace, loss: str) -> None:
+    """Git-annex fills in files by itself, with a hook, and whenever git reads one: no file is lost, some are kept."""
+    before = fingerprint(ws.path)
+    base = ws.out("rev-parse", "HEAD")
+    saved = saved_from(ws.save())
+    LOSSES[loss](ws, base)
+    answer = recovered_from(ws.recover())
+    kept = [str(item["path"]) for item in answer["kept"]]
+    if kept:
+        assert ws.gitstate("restore", "--overwrite", saved.save_id, *kept).exit_status == 0
+    unchanged = {b"clean.bin", b"other.txt"}
+    if loss != "cloned":
+        ws.git("annex", "smudge", "--update")
+        unchanged = set()
+    after = replace(fingerprint(ws.path), settings={})
+    assert before.without(unchanged).diff(after.without(unchanged)) == []
+    assert ws.git("cat-file", "-t", "git-annex" if loss != "cloned" else "origin/git-annex") == b"commit\n"
+
+
+def check_clone(ws: Workspace) -> None:
+    """The clone has neither the store of the filter nor its key: what was changed comes back all the same."""
+    before = fingerprint(ws.path)
+    saved = saved_from(ws.save())
+    os.environ["GIT_LFS_SKIP_SMUDGE"] = "1"
+    LOSSES["cloned"](ws, "")
+    recovered_from(ws.recover(), exits=(0, 4))
+    unchanged = {b"clean.bin", b"other.txt"}
+    assert before.without(unchanged).diff(replace(fingerprint(ws.path), settings={}).without(unchanged)) == []
+    assert saved.left_out == frozenset()
+
+
+def test_filter_that_writes_into_the_repository_keeps_what_it_wrote(tmp_path: Path) -> None:
+    ws = initialized(tmp_path)
+    log = ws.script(
+        "log.sh",
+        "content=$(cat)\n"
+        'blob=$(printf "%s\\n" "$content" | git hash-object -w --stdin)\n'
+        'tree=$(printf "100644 blob %s\\tlog\\n" "$blob" | git mktree)\n'
+        'git update-ref refs/filterlog "$(git commit-tree -m "log $$ $(date +%N)" "$tree" </dev/null)"\n'
+        'printf "%s\\n" "$content"\n',
+    )
+    ws.config("filter.log.clean", log)
+    ws.write(".gitattributes", "*.f filter=log\n")
+    ws.write("x.f", "1\n")
+    ws.commit("base")
+    for number, command in enumerate(("checkpoint", "save", "checkpoint", "recover")):
+        ws.write("x.f", f"version {number}\n")
+        ws.write("staged.f", f"staged {number}\n")
+        ws.add("staged.f")
+        done = ws.gitstate(command)
+        assert done.exit_status == 0, str(done)
+        ws.git("fsck", "--no-dangling", "--no-progress")
+        assert ws.git("cat-file", "-t", "refs/filterlog") == b"commit\n"
+
+
+def test_save_names_files_whose_clean_filter_failed(tmp_path: Path) -> None:
+    ws = initialized(tmp_path)
+    ws.write(".gitattributes", "*.secret filter=key\n")
+    ws.write("k.secret", "base\n")
+    ws.write("other", "other\n")
+    ws.commit("base")
+    ws.config("filter.key.clean", "false")
+    ws.config("filter.key.required", "true")
+    ws.append("k.secret", "edit\n")
+    before = look(ws)
+    saved = saved_from(ws.save())
+    assert "k.secret" in saved.document["message"] and "filter" in saved.document["message"]
+    assert ws.git("show", "HEAD:k.secret") == b"base\n"  # never in plain text where a filter guards it
+    again = saved_from(ws.save("--progress-stage", "later"))
+    assert "k.secret" in again.document["message"]
+    recovered_from(ws.recover())
+    assert before.fingerprint.diff(fingerprint(ws.path)) == []
+
+
+def test_pointers_that_a_wipe_wrote_are_not_called_as_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_without("git-lfs")
+    ws = initialized(tmp_path)
+    ws.write(".gitattributes", with_lfs(ws))
+    ws.write("clean.bin", content(0))
+    ws.write("other", "other\n")
+    ws.commit("base")
+    ws.append("other")
+    before = look(ws)
+    saved = saved_from(ws.save())
+    with monkeypatch.context() as skipping:
+        skipping.setenv("GIT_LFS_SKIP_SMUDGE", "1")
+        LOSSES["tip"](ws, "")
+    assert ws.read("clean.bin").startswith(b"version https://git-lfs")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("git", "sh", "python3", "cat", "ls", "rm"):
+        (programs / name).symlink_to(shutil.which(name) or "")
+    ws.cli_env["PATH"] = str(programs)
+    done = ws.gitstate("recover")
+    assert "clean.bin" in done.stderr and "everything is as it was saved" not in done.stderr
+    del ws.cli_env["PATH"]
+    assert ws.gitstate("recover", "--save", saved.save_id).exit_status == 0
+    assert before.fingerprint.diff(fingerprint(ws.path)) == []
+    assert porcelain(ws) == before.status
+
+
+def test_pointers_of_before_the_save_stay_pointers(tmp_path: Path) -> None:
+    skip_without("git-lfs")
+    ws = initialized(tmp_path)
+    ws.write(".gitattributes", with_lfs(ws))
+    ws.write("clean.bin", content(0))
+    ws.commit("base")
+    pointer = ws.git("show", "HEAD:clean.bin")
+    ws.write("clean.bin", pointer)  # as in a clone with GIT_LFS_SKIP_SMUDGE
+    ws.git("add", "clean.bin")
+    ws.write("other", "other\n")
+    before = look(ws)
+    check_round(ws, "in-place", before)
+    assert ws.read("clean.bin") == pointer
