@@ -1,4 +1,4 @@
-"""The command's entry. `save`, `checkpoint` and `hook` run without click: in a trap or a hook, milliseconds count."""
+"""The command's entry. What runs in a trap, a hook, a prompt or at a loop's start runs without click."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from .bundle import Bundle
 
 #: The commands that are short enough for it to matter.
-_BUNDLED = ("save", "checkpoint", "hook")
+_BUNDLED = ("save", "checkpoint", "recover", "status", "hook")
 
 
 def main() -> None:
@@ -38,13 +38,21 @@ def main() -> None:
         status = run_hook(sys.argv[2], sys.argv[3:])
         bundle.renew()
         os._exit(status)
+    if sys.argv[1:] == ["--version"]:
+        from . import __version__
+        from .system.terminal import print_to
+
+        print_to(sys.stdout, f"gitstate, version {__version__}\n")
+        os._exit(0)
     from .cli.options import parse
 
     quick = parse(sys.argv[1:])
     if quick is not None:
-        from .cli.quick import run_save
-
-        status = run_save(quick)
+        if quick.command in ("save", "checkpoint"):
+            from .cli.quick import run_save as run
+        else:
+            from .cli.recovering import run_quick as run
+        status = run(quick)
         bundle.renew()
         # All is on the disk and nothing is left to tidy: tearing down the interpreter would only cost time.
         os._exit(status)

@@ -95,8 +95,11 @@ class Bundle(Loader):
         return (info.st_mtime_ns, info.st_size) == entry[1:3]
 
     def _loaded(self) -> dict[str, tuple[str, int, int, bool, CodeType]]:
-        """The modules of ours that this process has loaded, as the file holds them."""
-        modules = {}
+        """The modules of ours that this process has loaded, as the file holds them, and those that it held before.
+
+        Another call of the same command loads others: a `recover` that restores something, and one that does not.
+        """
+        modules = {name: entry for name, entry in self._modules.items() if self._is_current(entry)}
         for name, module in list(sys.modules.items()):
             if not name.startswith("gitstate.") or name.endswith("__main__"):
                 continue

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     #: What a hook event means to gitstate, whatever the agent calls it.
     #: `session_start`: a session begins or is resumed. `prompt`: the user has sent a prompt. `tool`: a tool has run.
     #: `compaction`: the agent is about to forget part of the conversation. `turn_end`: the agent stops working until
-    #: it is asked again. `session_end`: the session is over.
-    Meaning = Literal["session_start", "prompt", "tool", "compaction", "turn_end", "session_end"]
+    #: it is asked again. `turn_failed`: an error has ended the turn. `session_end`: the session is over.
+    Meaning = Literal["session_start", "prompt", "tool", "compaction", "turn_end", "turn_failed", "session_end"]
 
 
 class StopRule(Record):
@@ -70,8 +70,15 @@ class HookSettings(Record):
     home: Home
     file: str
     """Below `home`, or below the same directory in a project."""
-    format: Literal["json", "toml"] = "json"
-    """`json`: groups of hooks by event. `toml`: an array of tables `[[hooks]]`, one for each event."""
+    format: Literal["json", "flat", "toml", "file"] = "json"
+    """`json`: groups of hooks by event. `flat`: JSON with a version, and a list of hooks for each event. `toml`: an
+    array of tables `[[hooks]]`, one for each event. `file`: the whole file is ours, and holds `text`."""
+    project_file: str | None = None
+    """The file in a project, relative to its top. None: `file` below the same directory as in `home`."""
+    text: str = ""
+    """In it `@COMMAND@` stands for our command as a JSON string."""
+    command_key: str = "command"
+    timeout_key: str = "timeout"
     in_projects: bool = True
     """Whether the agent also reads hooks from a project's own directory."""
     units_per_second: int = 1
@@ -80,6 +87,8 @@ class HookSettings(Record):
     """The value of the key `name` in our entries. None: entries have no such key."""
     notes: tuple[str, ...] = ()
     """What the user has to know after `install`."""
+    project_notes: tuple[str, ...] = ()
+    """The same after `install --scope project`."""
     untrusted: Callable[[bytes, Sequence[HookPosition]], list[str]] | None = None
     """The events whose entry the agent passes over because the user did not trust it, from the path of the settings and
     the positions of our entries. None: the agent asks for no trust."""
@@ -99,8 +108,8 @@ class Briefing(Record):
 
     event: str
     """The event whose output reaches the model."""
-    format: Literal["text", "json"] = "text"
-    """`text`: as it is. `json`: as `hookSpecificOutput.additionalContext`."""
+    format: Literal["text", "json", "additionalContext", "additional_context"] = "text"
+    """`text`: as it is. `json`: as `hookSpecificOutput.additionalContext`. Otherwise JSON with this one key."""
     once: bool = False
     """Whether `event` comes more than once in a session, so that only the first one is answered."""
 
@@ -117,16 +126,24 @@ class Transcript(Record):
 
 
 class Sessions(Record):
-    """How a session is continued. In a command, `{id}` stands for the session id and `{prompt}` for a prompt."""
+    """How a session is continued. In a command, `{id}` stands for the session id, `{prompt}` for a prompt, and
+    `{options}` for the options that the agent had.
+    """
 
     resume: tuple[str, ...]
-    """The command that `recover` prints."""
+    """The command for a person at a terminal, which `recover` prints."""
     resume_with_prompt: tuple[str, ...]
     """The command of a loop, which has a prompt and no terminal."""
     start_with_prompt: tuple[str, ...]
     """The same for a new session; it has `{id}` where the caller may choose the id."""
     transcripts: tuple[Transcript, ...]
     """A session exists if one of these does."""
+    flags: tuple[str, ...] = ()
+    """The options without a value that a resumed session gets again, where the agent had them."""
+    valued: tuple[str, ...] = ()
+    """The same for options with a value."""
+    headless: tuple[str, ...] = ()
+    """Words that say that the agent works without a terminal. Empty: it always does."""
     place: Callable[[str, str, str], str] | None = None
     """From the agent's own directory, a transcript relative to it, and the directory that the agent works in: where the
     agent looks for that transcript. None: it looks in the same place wherever it works."""
@@ -152,9 +169,21 @@ class Agent(Record):
     payload: Payload = Payload()
     shared_with: tuple[str, ...] = ()
     """Arguments of its program with which one process serves several sessions, so that it belongs to none of them."""
+    outlives_runs: tuple[str, ...] = ()
+    """Arguments of a process that serves all sessions of the user: the run that happened to start it never ends it."""
     stub_advice: str | None = None
     """What to do where the program on the PATH is a stub that does nothing, known by a `--version` without a number.
     None: there is no such stub."""
+
+    refused: Callable[[Sequence[str]], tuple[str, str] | None] | None = None
+    """From a command line: why `run` can't supervise it, and the word to leave out; None where it can."""
+    supervised: Callable[[Sequence[str]], str | None] | None = None
+    """From a command line: the option without which the agent would work in a process that is not of the run. It is
+    added where the program's `--help` names it. None: there is none."""
+    ends_sessions: bool = True
+    """Whether the end of a session has an event of its own. False: without a task a closed turn is the end."""
+    borrows_hooks: bool = False
+    """Whether it also runs the hooks that a project has for other agents."""
 
     def event(self, name: str) -> HookEvent | None:
         """The event of this name; None where it means nothing to gitstate."""

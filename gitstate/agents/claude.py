@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 
+from ..system.stdlib import TYPE_CHECKING
 from .base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, Transcript
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _HOME = Home(".claude", "CLAUDE_CONFIG_DIR")
 
@@ -15,24 +19,61 @@ def _place(root: str, transcript: str, directory: str) -> str:
     return f"projects/{encoded}/{os.path.basename(transcript)}"
 
 
+def _refused(argv: Sequence[str]) -> tuple[str, str] | None:
+    """`--bg` ends at once with 0, and works on in a process of its own."""
+    background = next((word for word in argv[1:] if word in ("--bg", "--background")), None)
+    if background is None or "--" in argv[: argv.index(background)]:
+        return None
+    return f"claude {background} works on elsewhere after it has ended, so that no save could hold its work", background
+
+
 AGENT = Agent(
     name="claude",
     commands=("claude",),
     events=(
         HookEvent("SessionStart", "session_start", timeout=10),
         HookEvent("PostToolUse", "tool", timeout=30, matcher="Bash|Edit|MultiEdit|NotebookEdit|Write|mcp__.*"),
-        HookEvent("PostToolUseFailure", "tool"),
+        # A tool that failed has no PostToolUse.
+        HookEvent("PostToolUseFailure", "tool", timeout=30, matcher="Bash|Edit|MultiEdit|NotebookEdit|Write|mcp__.*"),
+        HookEvent("UserPromptSubmit", "prompt", timeout=10),
+        HookEvent("SubagentStop", "tool", timeout=30),
         HookEvent("PreCompact", "compaction", timeout=30),
         HookEvent("Stop", "turn_end", timeout=30),
+        # An error of the API, or a usage limit: in the place of Stop.
+        HookEvent("StopFailure", "turn_failed", timeout=30),
         # Without a timeout of its own, this one is ended after 1.5 s.
         HookEvent("SessionEnd", "session_end", timeout=10),
     ),
     settings=HookSettings(_HOME, "settings.json"),
+    refused=_refused,
     briefing=Briefing("SessionStart"),
     sessions=Sessions(
-        resume=("claude", "--resume", "{id}"),
-        resume_with_prompt=("claude", "-p", "--resume", "{id}", "{prompt}"),
-        start_with_prompt=("claude", "-p", "{prompt}", "--session-id", "{id}"),
+        resume=("claude", "{options}", "--resume", "{id}"),
+        resume_with_prompt=("claude", "-p", "--resume", "{id}", "{prompt}", "{options}"),
+        start_with_prompt=("claude", "-p", "{prompt}", "--session-id", "{id}", "{options}"),
+        flags=(
+            "--dangerously-skip-permissions",
+            "--allow-dangerously-skip-permissions",
+            "--strict-mcp-config",
+            "--verbose",
+        ),
+        valued=(
+            "--model",
+            "--fallback-model",
+            "--permission-mode",
+            "--settings",
+            "--setting-sources",
+            "--mcp-config",
+            "--add-dir",
+            "--allowedTools",
+            "--allowed-tools",
+            "--disallowedTools",
+            "--disallowed-tools",
+            "--append-system-prompt",
+            "--agents",
+            "--output-format",
+        ),
+        headless=("-p", "--print"),
         transcripts=(Transcript(_HOME, "projects/*/{id}.jsonl"),),
         place=_place,
     ),

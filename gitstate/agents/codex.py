@@ -49,6 +49,30 @@ def _with_real_path(key: str) -> str:
     return ":".join((os.path.realpath(file) if "\0" not in file else file, *rest))
 
 
+#: The commands of codex that do not open its terminal interface.
+_OTHERS = frozenset(
+    (
+        *("exec", "e", "review", "login", "logout", "mcp", "plugin", "mcp-server"),
+        *("app-server", "remote-control", "app", "completion", "update", "doctor", "sandbox", "debug"),
+        *("apply", "a", "archive", "delete", "unarchive", "cloud", "exec-server", "features"),
+        *("help"),
+    )
+)
+
+
+def _without_daemon(argv: Sequence[str]) -> str | None:
+    """The terminal interface is a client of one daemon of the user: its work would go on when the run ends."""
+    words = list(argv[1:])
+    if "--no-daemon" in words or any(word in _OTHERS for word in words[:1]) or {"-h", "--help", "-V"} & {*words}:
+        return None
+    skipped = False
+    for word in words:
+        if not word.startswith("-") and not skipped:
+            return None if word in _OTHERS else "--no-daemon"
+        skipped = word in AGENT.sessions.valued
+    return "--no-daemon"
+
+
 AGENT = Agent(
     name="codex",
     commands=("codex",),
@@ -56,6 +80,8 @@ AGENT = Agent(
         HookEvent("SessionStart", "session_start", timeout=10),
         HookEvent("PostToolUse", "tool", timeout=30),
         HookEvent("PostToolUseFailure", "tool"),
+        HookEvent("UserPromptSubmit", "prompt", timeout=10),
+        HookEvent("SubagentStop", "tool", timeout=30),
         HookEvent("PreCompact", "compaction", timeout=30),
         HookEvent("Stop", "turn_end", timeout=30),
         # Both are ended after 3 s, whatever timeout is set.
@@ -74,14 +100,23 @@ AGENT = Agent(
     ),
     briefing=Briefing("SessionStart", format="json"),
     sessions=Sessions(
-        # Codex refuses this command without a prompt behind it; a person can type `codex resume ID` instead.
-        resume=("codex", "exec", "resume", "{id}"),
-        resume_with_prompt=("codex", "exec", "resume", "{id}", "{prompt}"),
-        start_with_prompt=("codex", "exec", "{prompt}"),
+        resume=("codex", "resume", "{options}", "{id}"),
+        # It fails without a prompt.
+        resume_with_prompt=("codex", "exec", "{options}", "resume", "{id}", "{prompt}"),
+        start_with_prompt=("codex", "exec", "{options}", "{prompt}"),
+        # Those that `codex exec` and `codex resume` share.
+        flags=("--dangerously-bypass-approvals-and-sandbox", "--approve-for-me", "--oss", "--strict-config"),
+        valued=(
+            *("-m", "--model", "-s", "--sandbox", "-c", "--config", "-p", "--profile"),
+            *("--add-dir", "--enable", "--disable", "--local-provider"),
+        ),
+        headless=("exec", "e"),
         # sessions/YYYY/MM/DD/rollout-TIME-ID.jsonl
         transcripts=(Transcript(_HOME, "sessions/**/*-{id}.jsonl"),),
     ),
+    supervised=_without_daemon,
     # It ends cleanly on SIGINT alone.
     stop=StopRule(signal.SIGINT),
     shared_with=("app-server",),
+    outlives_runs=("--managed-daemon",),
 )

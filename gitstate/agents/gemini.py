@@ -41,17 +41,28 @@ AGENT = Agent(
     events=(
         HookEvent("SessionStart", "session_start", timeout=10),
         HookEvent("AfterTool", "tool", timeout=30, matcher="write_file|replace|run_shell_command|mcp_.*"),
+        HookEvent("BeforeAgent", "prompt", timeout=10),
         HookEvent("AfterAgent", "turn_end", timeout=30),
-        HookEvent("PreCompress", "compaction", timeout=30),
+        # It comes before every request to the model, and not only before the agent forgets.
+        HookEvent("PreCompress", "tool", timeout=30),
         HookEvent("SessionEnd", "session_end", timeout=10),
     ),
-    settings=HookSettings(_HOME, "settings.json", units_per_second=1000, entry_name="gitstate"),
+    settings=HookSettings(
+        _HOME,
+        "settings.json",
+        units_per_second=1000,
+        entry_name="gitstate",
+        project_notes=("gemini reads a project's settings only in a folder that you trust: start gemini there",),
+    ),
     # What a hook prints must be JSON, or nothing.
     briefing=Briefing("SessionStart", format="json"),
     sessions=Sessions(
-        resume=("gemini", "--resume", "{id}"),
-        resume_with_prompt=("gemini", "--resume", "{id}", "-p", "{prompt}"),
-        start_with_prompt=("gemini", "-p", "{prompt}"),
+        resume=("gemini", "{options}", "--resume", "{id}"),
+        resume_with_prompt=("gemini", "{options}", "--resume", "{id}", "-p", "{prompt}"),
+        start_with_prompt=("gemini", "{options}", "-p", "{prompt}"),
+        flags=("-y", "--yolo", "--skip-trust", "-s", "--sandbox"),
+        valued=("-m", "--model", "--approval-mode", "--include-directories", "--allowed-tools", "-e", "--extensions"),
+        headless=("-p", "--prompt"),
         # The name of a chat holds only the first part of the id: session-TIME-ID.json.
         transcripts=(Transcript(_HOME, "tmp/*/chats/*{id:.8}*"),),
         place=_place,

@@ -44,9 +44,10 @@ AGENT = Agent(
         HookEvent("SessionStart", "session_start", timeout=10),
         HookEvent("UserPromptSubmit", "prompt", timeout=10),
         HookEvent("PostToolUse", "tool", timeout=30),
-        HookEvent("PostToolUseFailure", "tool"),
+        HookEvent("PostToolUseFailure", "tool", timeout=30),
         HookEvent("PreCompact", "compaction", timeout=30),
         HookEvent("Stop", "turn_end", timeout=30),
+        HookEvent("StopFailure", "turn_failed", timeout=30),
         HookEvent("SessionEnd", "session_end", timeout=10),
         HookEvent("Interrupt", "turn_end", timeout=10),
     ),
@@ -61,9 +62,12 @@ AGENT = Agent(
     # What a hook prints at SessionStart does not reach the model.
     briefing=Briefing("UserPromptSubmit", once=True),
     sessions=Sessions(
-        resume=("kimi", "-S", "{id}"),
-        resume_with_prompt=("kimi", "-S", "{id}", "-p", "{prompt}"),
-        start_with_prompt=("kimi", "-p", "{prompt}"),
+        resume=("kimi", "{options}", "-S", "{id}"),
+        resume_with_prompt=("kimi", "{options}", "-S", "{id}", "-p", "{prompt}"),
+        start_with_prompt=("kimi", "{options}", "-p", "{prompt}"),
+        flags=("-y", "--yolo", "--auto", "--plan"),
+        valued=("-m", "--model", "--add-dir", "--skills-dir"),
+        headless=("-p", "--prompt"),
         transcripts=tuple(
             Transcript(home, pattern, _FILES)
             for home in (_HOME, _OLD_HOME)
@@ -73,6 +77,8 @@ AGENT = Agent(
         names_directory=True,
         lists=_lists,
     ),
+    # With -p it has no SessionEnd.
+    ends_sessions=False,
     # A loop around the stub of the older version would spin: it ends at once with status 0.
     stub_advice="install Kimi Code and remove the old command",
 )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 #: The modules of this package that describe no agent.
-_SHARED = frozenset(("__init__", "base", "registry", "sessions", "transcripts"))
+_SHARED = frozenset(("__init__", "base", "launch", "registry", "sessions", "transcripts"))
 
 _SHELLS = frozenset(
     ("ash", "bash", "busybox", "csh", "dash", "elvish", "fish", "ksh", "mksh", "nu", "pwsh", "sh", "tcsh", "zsh")

@@ -21,10 +21,11 @@ _INSIDE = dict.fromkeys(map(ord, "_-"))
 _MAX_NAMES = 20_000
 
 
-def resume_command(context: Context, environ: Mapping[str, str]) -> str | None:
+def resume_command(context: Context, environ: Mapping[str, str], prompt: str | None = None) -> str | None:
     """The shell command that continues the agent's session; None where there is no session, or it is gone.
 
-    `environ` says where agents keep their sessions (`HOME`, and each agent's own variable).
+    Without a `prompt` it is for a person at a terminal, with one for a program, which has none. `environ` says where
+    agents keep their sessions (`HOME`, and each agent's own variable).
     """
     agent = agent_named((context.agent or "").lower())
     session = context.session_id
@@ -35,11 +36,12 @@ def resume_command(context: Context, environ: Mapping[str, str]) -> str | None:
         for transcript in agent.sessions.transcripts
     ):
         return None
+    from .launch import Launch
+
     directory = context.extra.get("agent_cwd")
     if not isinstance(directory, str) or not os.path.isdir(directory):
         directory = context.workspace_path or "."
-    command = " ".join(word.format(id=session) for word in agent.sessions.resume)
-    return f"cd {quote(directory)} && {command}"
+    return f"cd {quote(directory)} && {' '.join(map(quote, Launch(agent, context).resume(session, prompt)))}"
 
 
 def _is_file(path: object) -> bool:

@@ -12,8 +12,7 @@ from ..errors import EXIT_STATUSES, EXIT_USAGE
 from ..system import terminal
 from . import quick
 from .command import JSON_HELP, TableGroup
-
-_EXIT_ON_INTERRUPT = 130
+from .quick import EXIT_ON_INTERRUPT
 
 
 def main() -> None:
@@ -21,7 +20,7 @@ def main() -> None:
     try:
         sys.exit(group.main(prog_name="gitstate", standalone_mode=False))
     except click.Abort:
-        sys.exit(_EXIT_ON_INTERRUPT)
+        sys.exit(EXIT_ON_INTERRUPT)
     except click.UsageError as error:
         path = "gitstate" if error.ctx is None else error.ctx.command_path
         _report(error, path)

@@ -58,8 +58,28 @@ _LEGACY = {
 Value = str | float | int | bool | list[str]
 
 
+#: The options of `recover` and `status` by flag: the parameter, and the kind as in `Option`. Click has their help.
+_OF_BOTH = {"--all": ("everything", "flag"), "--root": ("roots", "many"), "--json": ("json", "flag")}
+LOOKS = {
+    "status": {**_OF_BOTH, "--short": ("short", "flag")},
+    "recover": {
+        **_OF_BOTH,
+        "--dry-run": ("dry_run", "flag"),
+        "--overwrite": ("overwrite", "flag"),
+        "--into": ("into", "text"),
+        "--save": ("save_id", "text"),
+        "--trust": ("trust", "flag"),
+        "--dismiss": ("dismiss", "flag"),
+        "--special-bits": ("special_bits", "flag"),
+        "--wait": ("wait", "seconds"),
+        "--format": ("style", "style"),
+    },
+}
+STYLES = ("text", "json", "shell")
+
+
 class Quick(Record):
-    """A command line of the crash path: `directory` from -C, `given` by option name."""
+    """A command line that is parsed here: `directory` from -C, `given` by option name."""
 
     command: str
     directory: str
@@ -67,7 +87,10 @@ class Quick(Record):
 
 
 def parse(argv: Sequence[str]) -> Quick | None:
-    """Parse a command line of the crash path. Returns None for any other, and for one that is not well-formed."""
+    """Parse a command line of `save`, `checkpoint`, `recover` or `status`.
+
+    Returns None for any other, and for one that is not well-formed.
+    """
     words = list(argv)
     directory = "."
     given: dict[str, Value] = {}
@@ -80,13 +103,21 @@ def parse(argv: Sequence[str]) -> Quick | None:
             del words[0]
         else:
             break
-    if not words or words[0] not in ("save", "checkpoint"):
+    command = words.pop(0) if words else ""
+    if command not in ("save", "checkpoint", *LOOKS):
         return None
-    command = words.pop(0)
+    takes_paths = command in LOOKS
+    by_flag = _BY_FLAG
+    if takes_paths:
+        by_flag = {flag: Option(flag, name, kind, "", "") for flag, (name, kind) in LOOKS[command].items()}
+    paths: list[str] = []
     while words:
+        if takes_paths and not words[0].startswith("-"):
+            paths.append(words.pop(0))
+            continue
         flag, equals, value = words.pop(0).partition("=")
-        option = _BY_FLAG.get(flag)
-        if option is None and equals and flag and not flag.startswith("-"):
+        option = by_flag.get(flag)
+        if option is None and equals and flag and not takes_paths and not flag.startswith("-"):
             _take(given, _BY_FLAG["--set"], f"{flag}={value}")
             continue
         if option is None:
@@ -104,7 +135,7 @@ def parse(argv: Sequence[str]) -> Quick | None:
             _take(given, option, value)
         except ValueError:
             return None
-    return Quick(command, directory, given)
+    return Quick(command, directory, {**given, "paths": paths} if paths else given)
 
 
 def _take(given: dict[str, Value], option: Option, value: str) -> None:
@@ -114,6 +145,10 @@ def _take(given: dict[str, Value], option: Option, value: str) -> None:
         known = given.setdefault(option.name, [])
         assert isinstance(known, list)
         known.append(value)
+    elif option.kind == "style":
+        if value not in STYLES:
+            raise ValueError
+        given[option.name] = value
     elif option.kind == "number":
         given[option.name] = int(value)
     elif option.kind == "seconds":

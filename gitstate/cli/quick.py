@@ -1,4 +1,4 @@
-"""The commands that run without click: `save`, `checkpoint` and `hook`. An error becomes one line and a status."""
+"""The commands that run without click: save, checkpoint, recover, status and hook. Errors become lines and statuses."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..errors import ExitStatus
+
+
+#: The exit status after Ctrl-C.
+EXIT_ON_INTERRUPT = 130
 
 
 def emit(value: Mapping[str, Any]) -> None:
@@ -134,7 +138,12 @@ def run_hook(name: str, arguments: Sequence[str]) -> int:
             return git_hooks.run(arguments[0] if arguments else "", arguments[1:], say)
         from ..integrations import agent_hooks
 
-        answer = agent_hooks.run(name, escape_lines)
+        in_background = list(arguments) == ["background"]
+        if in_background:
+            # Who ends the agent, and all of its session, must not end the checkpoint.
+            with suppress(OSError):
+                os.setsid()
+        answer = agent_hooks.run(name, escape_lines, in_background=in_background)
         if answer:
             print_to(sys.stdout, answer)
         return EXIT_DONE

@@ -66,6 +66,7 @@ def examine(path: bytes) -> list[Finding]:
             _ownership,
             _locks,
             _damage,
+            _unreadable,
             _disk,
             _durability,
             _state_file,
@@ -194,6 +195,12 @@ def _locks(repository: Repository) -> Iterator[Finding]:
             yield Finding("lock", what, f"rm {quoted}, after the last git here has ended", serious=False)
 
 
+def _unreadable(repository: Repository) -> Iterator[Finding]:
+    for item in damage.find_unreadable(repository):
+        if not damage.is_blank(item.path):
+            yield Finding("damage", item.what, item.command)
+
+
 def _damage(repository: Repository) -> Iterator[Finding]:
     return _damaged_files(
         WorkspacePeek(repository.toplevel, git_dir=repository.git_dir, common_dir=repository.common_dir)
@@ -269,7 +276,7 @@ def _state_file(repository: Repository) -> Iterator[Finding]:
 
 
 def _waiting(repository: Repository) -> Iterator[Finding]:
-    seen = Peeker([repository.toplevel]).peek(repository.toplevel)
+    seen = Peeker(lambda: [repository.toplevel]).peek(repository.toplevel)
     if seen.marker is None:
         if seen.status == "active" and seen.owner == "gone":
             yield Finding("waiting", "the last run ended without a save", "gitstate recover")

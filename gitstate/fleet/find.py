@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from ..errors import GitstateError
-from ..git.owners import trusted_directories
-from ..git.repository import open_repository
-from ..recover.facts import worktrees
 from ..system import files, forkpool
-from ..workspace import registry
+from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.peek import Peeker, WorkspacePeek
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Seconds for one look, which takes less than a millisecond unless the disk does not answer.
 PEEK_DEADLINE = 10.0
@@ -44,7 +42,7 @@ _TOOL_DIRECTORIES = frozenset(
 )
 
 
-class Found(NamedTuple):
+class Found(Record):
     """Workspaces below a root, sorted by path. `complete` is False if a limit ended the walk."""
 
     paths: tuple[bytes, ...]
@@ -55,6 +53,10 @@ def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> tuple[list[bytes], b
     """The workspaces found below `roots`. Without roots: the worktrees of the repository in `here`, and all registered
     workspaces. The flag says whether the walk below the roots saw everything.
     """
+    from ..git.repository import open_repository
+    from ..recover.facts import worktrees
+    from ..workspace import registry
+
     found: list[bytes] = []
     complete = True
     if not roots:
@@ -74,12 +76,18 @@ def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> tuple[list[bytes], b
 
 def peek_all(paths: Sequence[bytes]) -> list[WorkspacePeek]:
     """The first look at each path, in their order. A path that does not answer in time is `unreachable`."""
-    peeker = Peeker(trusted_directories())
+    peeker = Peeker(_trusted_directories)
     answers = forkpool.stream(paths, peeker.peek, patience=PEEK_DEADLINE)
     return [
         WorkspacePeek(path, "unreachable") if seen is forkpool.LOST else seen
         for path, seen in zip(paths, answers, strict=True)
     ]
+
+
+def _trusted_directories() -> list[bytes]:
+    from ..git.owners import trusted_directories
+
+    return trusted_directories()
 
 
 def find(root: bytes, *, depth: int = 8, entries: int = 500_000) -> Found:

@@ -7,9 +7,6 @@ becomes its result. A workspace is not touched if its owner may still run, or if
 from __future__ import annotations
 
 import os
-import shlex
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from ..errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, CorruptSave, GitstateError, TryAgain
 from ..format import names
@@ -23,10 +20,14 @@ from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult
 from ..system import forkpool
 from ..system.jsonio import text_to_json
+from ..system.stdlib import TYPE_CHECKING, Record, quote
 from ..workspace import damage, registry
 from ..workspace.lease import describe, presence_in
 from ..workspace.peek import Peeker, WorkspacePeek, worktree_ids
 from .find import PEEK_DEADLINE, WORKERS, peek_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 #: Seconds for one recovery. The next one completes a recovery that was killed.
 DEADLINE = 900.0
@@ -34,7 +35,7 @@ DEADLINE = 900.0
 _ORPHANS_DEADLINE = 6 * PEEK_DEADLINE
 
 
-class Orphan(NamedTuple):
+class Orphan(Record):
     """A pending save whose workspace does not exist."""
 
     workspace_id: str
@@ -112,7 +113,7 @@ def _recover_one(seen: WorkspacePeek, request: RecoverRequest) -> RecoverResult:
         result = RecoverResult(seen.workspace, "failed", f"{error}; nothing was lost", None, EXIT_FAILED)
     if not seen.damage:
         return result
-    left = Peeker([seen.workspace]).peek(seen.workspace).damage
+    left = Peeker(lambda: [seen.workspace]).peek(seen.workspace).damage
     if not left:
         return result
     more = damage.find_damage(seen.workspace, seen.git_dir, seen.common_dir) if seen.git_dir else []
@@ -205,7 +206,7 @@ def _orphans(looks: Sequence[WorkspacePeek]) -> dict[bytes, list[Orphan]]:
     """Map the common directory of each repository to its pending saves whose workspaces do not exist."""
     one_of: dict[bytes, WorkspacePeek] = {}
     for seen in looks:
-        if seen.problem is None and seen.git_dir and seen.common_dir not in one_of:
+        if seen.problem is None and seen.others_pending and seen.common_dir not in one_of:
             one_of[seen.common_dir] = seen
     queries: list[tuple[bytes, WorkspacePeek, dict[str, Oid]]] = []
     for common, seen in one_of.items():
@@ -242,7 +243,7 @@ def _read_orphans(workspace: bytes, lone: dict[str, Oid]) -> list[Orphan]:
 
 def _offered_by_remotes(looks: Sequence[WorkspacePeek]) -> set[bytes]:
     """The common directories of the repositories in which a save is pending that was fetched."""
-    common = {seen.common_dir for seen in looks if seen.problem is None and seen.common_dir}
+    common = {seen.common_dir for seen in looks if seen.problem is None and seen.fetched}
     return {directory for directory in common if fetched_in_files(directory).pending}
 
 
@@ -259,4 +260,4 @@ def _may_take(seen: WorkspacePeek, orphans: dict[bytes, list[Orphan]]) -> bool:
 
 
 def _quoted(path: bytes) -> str:
-    return shlex.quote(os.fsdecode(path))
+    return quote(os.fsdecode(path))

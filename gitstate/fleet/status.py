@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from ..errors import GitstateError
 from ..format import names
-from ..format.archive import read_save
 from ..format.context import Context
-from ..format.saves import pending_archive
-from ..git import refs
 from ..git.repository import open_repository, read_head
-from ..integrations.agent_hooks import failing_hook
-from ..objects.reader import ObjectReader
-from ..run.hold import is_aside
-from ..system import forkpool
-from ..workspace import registry
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.live_context import read_live_context
-from ..workspace.ownership import failing_checkpoints
-from ..workspace.peek import WorkspacePeek
-from .find import PEEK_DEADLINE, WORKERS, peek_all
+from ..workspace.peek import Peeker, WorkspacePeek
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: Seconds to open one workspace.
-_DEADLINE = 3 * PEEK_DEADLINE
+_DEADLINE = 30.0
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(Record):
     """One line of `gitstate status`."""
 
     workspace: bytes
@@ -50,6 +40,9 @@ class Summary:
 
 def summaries(paths: Sequence[bytes]) -> list[Summary]:
     """One summary of each workspace, in their order. Only those with a pending save are opened."""
+    from ..system import forkpool
+    from .find import WORKERS, peek_all
+
     looks = peek_all(paths)
     opened = [
         number
@@ -61,18 +54,41 @@ def summaries(paths: Sequence[bytes]) -> list[Summary]:
     found = []
     for number, seen in enumerate(looks):
         answer = answers.get(number, forkpool.LOST)
-        found.append(replace(_summarize_peek(seen) if answer is forkpool.LOST else answer, aside=_aside(seen)))
+        summary = _summarize_peek(seen) if answer is forkpool.LOST else answer
+        found.append(summary._replace(aside=_aside(seen)) if seen.dismissed else summary)
     return found
+
+
+def short_line(path: bytes) -> str:
+    """The status of the workspace that `path` is in, and its task, for a prompt: empty where there is nothing to tell.
+
+    From files alone: no process is started, and a pending save is not opened. Never raises.
+    """
+    top = os.path.realpath(path)
+    while len(top) > 1 and not os.path.lexists(os.path.join(top, b".git")):
+        top = os.path.dirname(top)
+    seen = Peeker().peek(top)
+    if seen.problem is not None:
+        return ""
+    summary = _summarize_peek(seen)
+    known = "interrupted" if seen.marker and not seen.damage else summary.status
+    words = ["" if known in (None, "idle") else known, summary.context.task_id]
+    return " ".join(word for word in words if word) if words[0] else ""
 
 
 def _aside(seen: WorkspacePeek) -> tuple[tuple[str, str | None], ...]:
     """What was set aside in a workspace; it is opened only where there is a ref that may say so."""
-    if not seen.common_dir or seen.damage:
+    if not seen.dismissed or seen.damage:
         return ()
+    from ..format.archive import read_save
+    from ..git import refs
+    from ..objects.reader import ObjectReader
+    from ..run.hold import is_aside
+
     (found,) = refs.read_refs_below(seen.common_dir, names.dismissed_ref(seen.workspace_id, ""))
     aside = []
     if found:
-        with contextlib.suppress(GitstateError, OSError), ObjectReader(open_repository(seen.workspace).git) as reader:
+        with suppress(GitstateError, OSError), ObjectReader(open_repository(seen.workspace).git) as reader:
             for save_id, archive in sorted(found.items()):
                 save = read_save(archive, reader)
                 if is_aside(save.manifest):
@@ -88,9 +104,14 @@ def summarize(path: bytes) -> Summary:
         ref = read_head(repository.git_dir)
         branch = None if ref is None else names.branch_name(ref)
         context, status = read_live_context(repository)
+        from ..format.saves import pending_archive
+
         waiting = None
         archive = pending_archive(repository)
         if archive is not None:
+            from ..format.archive import read_save
+            from ..objects.reader import ObjectReader
+
             with ObjectReader(repository.git) as reader:
                 save = read_save(archive, reader)
             waiting, status, context = save.manifest.save_id, "interrupted", save.context
@@ -103,7 +124,11 @@ def summarize(path: bytes) -> Summary:
 
 def _summarize_peek(seen: WorkspacePeek) -> Summary:
     """The summary of a workspace that is not opened."""
-    where = registry.not_mounted(seen.workspace) if seen.problem == "missing" else None
+    where = None
+    if seen.problem == "missing":
+        from ..workspace.registry import not_mounted
+
+        where = not_mounted(seen.workspace)
     problem = {
         "missing": "the directory does not exist" if where is None else f"{os.fsdecode(where)} is not mounted",
         "foreign": f"it belongs to user {seen.uid}",
@@ -117,10 +142,8 @@ def _summarize_peek(seen: WorkspacePeek) -> Summary:
     if status == "active" and seen.owner == "gone":
         status = "crashed"
         notes.append("gitstate recover")
-    elif status == "active" and (problem := failing_checkpoints(seen.git_dir)) is not None:
-        notes.append(f"the last checkpoint failed: {problem}")
-    if status == "active" and (failing := failing_hook(seen.git_dir)) is not None:
-        notes.append(failing)
+    if status == "active":
+        notes += _failures(seen.git_dir)
     proven = _proven(seen.git_dir)
     return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None, proven=proven)
 
@@ -132,3 +155,17 @@ def _proven(git_dir: bytes) -> tuple[str | None, str, list[str]] | None:
     from ..history.verify import read_receipt
 
     return read_receipt(git_dir)
+
+
+def _failures(git_dir: bytes) -> list[str]:
+    """Why the last checkpoint of a run, and of an agent's hook, failed."""
+    from ..workspace.ownership import failing_checkpoints
+
+    problem = failing_checkpoints(git_dir)
+    found = [] if problem is None else [f"the last checkpoint failed: {problem}"]
+    if os.path.lexists(os.path.join(git_dir, b"gitstate", b"agent-hook.json")):
+        from ..integrations.agent_hooks import failing_hook
+
+        failing = failing_hook(git_dir)
+        found += [] if failing is None else [failing]
+    return found

@@ -58,6 +58,13 @@ def pending_save_id(repository: Repository) -> str | None:
     return None
 
 
+def pending_here(repository: Repository) -> dict[str, Oid]:
+    """The same as `pending_archives`, without a process where refs are files."""
+    if not refs.refs_are_files(repository):
+        return pending_archives(repository.git)
+    return {workspace: oid for workspace, oid in pending_in_files(repository.common_dir).items() if oid}
+
+
 def pending_archives(git: Git) -> dict[str, Oid]:
     """The archive of each pending save of the repository, by workspace id."""
     return _by_workspace(git, PENDING)

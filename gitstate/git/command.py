@@ -121,7 +121,8 @@ class Git(Record):
             out, err = process.communicate(input, timeout=timeout)
         except TimeoutError:
             process.kill()
-            process.communicate()
+            # Its pipes are not read to their end: a filter that it started may hold them for long.
+            process.wait()
             raise GitError(_arguments(process), -9, b"it took too long") from None
         if process.returncode not in ok_codes:
             raise GitError(_arguments(process), process.wait(), err)

@@ -8,7 +8,7 @@ from ..system import files, process
 from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .repository import Repository
 
@@ -91,6 +91,12 @@ def is_operation_file(path: bytes) -> bool:
     return any(path == name or path.startswith(name + b"/") for name in _FILES)
 
 
+def is_operation_ref(name: bytes) -> bool:
+    """Whether a ref belongs to an unfinished operation. In a reftable it is no file; MERGE_HEAD is one in any case."""
+    heads = (b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"REBASE_HEAD", b"ORIG_HEAD", b"AUTO_MERGE", b"BISECT_EXPECTED_REV")
+    return name in heads or name.startswith((b"refs/bisect/", b"refs/rewritten/"))
+
+
 #: At most about so many loose refs are searched for locks.
 _MOST_REFS = 100_000
 
@@ -148,13 +154,9 @@ class Lock(Record):
     """It is provably nobody's."""
 
 
-def dead_locks_in(directory: bytes) -> tuple[bytes, ...]:
-    """The dead locks directly in one git directory; none where it can't be read."""
-    try:
-        names = [name for name in os.listdir(directory) if name.endswith(b".lock")]
-    except OSError:
-        return ()
-    paths = (os.path.join(directory, name) for name in names)
+def dead_locks_among(directory: bytes, names: Iterable[bytes]) -> tuple[bytes, ...]:
+    """The dead locks among the names that are directly in one git directory."""
+    paths = [os.path.join(directory, name) for name in names if name.endswith(b".lock")]
     return tuple(path for path in paths if is_dead_lock(path))
 
 

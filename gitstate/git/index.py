@@ -11,7 +11,7 @@ import time
 from ..errors import TryAgain
 from ..system import files
 from ..system.clock import Deadline
-from ..system.stdlib import TYPE_CHECKING, Record, contextmanager
+from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, digest, suppress
 from .gitdir import is_dead_lock
 from .repository import Repository
 
@@ -60,22 +60,35 @@ def is_torn_index(path: bytes, object_format: str) -> bool:
 
     With `index.skipHash` the checksum is zero, and right.
     """
-    import hashlib
-
-    digest = hashlib.new(object_format, usedforsecurity=False)
-    size = digest.digest_size
+    checksum_of = digest(object_format)
+    size = checksum_of.digest_size
     try:
         with open(path, "rb") as file:
             left = os.fstat(file.fileno()).st_size - size
             start = data = file.read(max(0, min(left, 1 << 20)))
             while data:
-                digest.update(data)
+                checksum_of.update(data)
                 left -= len(data)
                 data = file.read(min(left, 1 << 20))
             checksum = file.read(size)
     except FileNotFoundError:
         return False
-    return not start.startswith(b"DIRC") or (any(checksum) and checksum != digest.digest())
+    return not start.startswith(b"DIRC") or (any(checksum) and checksum != checksum_of.digest())
+
+
+#: A larger index is taken for whole where its number of entries fits its size.
+_HASHED = 256 << 10
+
+
+def is_cut_index(path: bytes, object_format: str) -> bool:
+    """Whether an index that git reads without an error was cut, so that git reads beyond its end."""
+    head = b""
+    with suppress(OSError), open(path, "rb") as file:
+        head, size = file.read(12), os.fstat(file.fileno()).st_size
+    if len(head) < 12:
+        return False
+    too_short = size < 63 * int.from_bytes(head[8:12], "big")
+    return too_short or (size <= _HASHED and is_torn_index(path, object_format))
 
 
 def file_identity(path: bytes) -> tuple[int, int, int] | None:

@@ -1,14 +1,15 @@
-"""Repositories and files of other users: whose they are, what is refused there, and what root gives back.
+"""Repositories that can't be used as they are: of other users, or that git does not open; and what root gives back.
 
-Imported only where a part of a repository belongs to somebody else.
+Imported only where a part of a repository belongs to somebody else, or none is found.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 
-from ..errors import NeedsPerson
+from ..errors import NeedsPerson, NotAWorkspace
 from ..system.stdlib import TYPE_CHECKING, suppress
 from .command import Git
 
@@ -86,3 +87,72 @@ def _give_below(parent: int, name: bytes) -> None:
 
 def _names(directory: int) -> Iterator[bytes]:
     return map(os.fsencode, os.listdir(directory))
+
+
+_ELSE = "gitstate -C PATH … names a git worktree"
+
+
+def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
+    """The error where git opens no repository at `path`: what it said, and the command that mends it."""
+    lines = stderr.decode("utf-8", "replace").strip().splitlines()
+    said = lines[0].removeprefix("fatal: ").removeprefix("error: ") if lines else "not a git worktree"
+    name, where = os.fsdecode(path), shlex.quote(os.fsdecode(os.path.realpath(path)))
+    hint = _ELSE
+    dot_git = os.path.join(path, b".git")
+    named = os.environ.get("GIT_DIR")
+    if "dubious ownership" in said:
+        hint = f"if you trust it: git config --global --add safe.directory {where}"
+    elif "bad config" in said:
+        hint = _mend_line(said, path)
+    elif "must be run in a work tree" in said:
+        said = "it is a bare repository (core.bare), and has no worktree"
+        hint = f"git -C {where} config core.bare false" if os.path.isdir(dot_git) else _ELSE
+    elif named is not None and not os.path.lexists(dot_git):
+        git_dir = shlex.quote(os.path.abspath(named))
+        top = os.environ.get("GIT_WORK_TREE") or os.fsdecode(path)
+        said = "it has no .git; gitstate asks .git where the repository is, and not GIT_DIR and GIT_WORK_TREE"
+        place = shlex.quote(os.path.join(os.path.abspath(top), ".git"))
+        hint = f"git --git-dir={git_dir} config core.bare false && echo gitdir: {git_dir} >{place}"
+    elif os.path.isfile(dot_git):
+        said, hint = _pruned(path, said)
+    return NotAWorkspace(f"{name}: {said}; nothing was changed", hint=hint)
+
+
+def _mend_line(said: str, path: bytes) -> str:
+    """How to edit the line of a configuration file that git can't read: `bad config line N in file F`."""
+    words = said.partition(" in file ")
+    number = words[0].rpartition(" ")[2]
+    file = os.path.join(os.fsdecode(os.path.realpath(path)), words[2] or ".git/config")
+    if not number.isdigit():
+        return f"mend {shlex.quote(file)}"
+    return f'mend line {number} of {shlex.quote(file)}: "${{EDITOR:-vi}}" +{number} {shlex.quote(file)}'
+
+
+def _pruned(path: bytes, said: str) -> tuple[str, str]:
+    """What to say where the `.git` file of a worktree leads to a git dir that is gone."""
+    with open(os.path.join(path, b".git"), "rb") as file:
+        data = file.read(65_536)
+    named = os.path.normpath(os.path.join(os.path.realpath(path), data[8:].rstrip(b"\r\n")))
+    worktrees = os.path.dirname(named)
+    common = os.path.dirname(worktrees)
+    if not data.startswith(b"gitdir: ") or os.path.isdir(named):
+        return said, _ELSE
+    if os.path.basename(worktrees) != b"worktrees" or not os.path.isdir(common):
+        return f".git leads to {os.fsdecode(named)}, which does not exist", _ELSE
+    beside = shlex.quote(os.fsdecode(os.path.dirname(common) if common.endswith(b"/.git") else common))
+    return (
+        f"this worktree was pruned: {os.fsdecode(named)} is gone",
+        f"git -C {beside} worktree add --detach PATH, and copy the files there; a save of it comes back with: "
+        f"gitstate -C {beside} recover --into PATH",
+    )
+
+
+def has_worktree_elsewhere(toplevel: bytes, git_dir: bytes) -> NotAWorkspace:
+    """The error where `core.worktree` names a directory whose `.git` does not lead back."""
+    where = shlex.quote(os.fsdecode(git_dir))
+    place = shlex.quote(os.fsdecode(os.path.join(toplevel, b".git")))
+    return NotAWorkspace(
+        f"{os.fsdecode(git_dir)} has its worktree at {os.fsdecode(toplevel)} (core.worktree), where no .git leads back "
+        "to it; nothing was changed",
+        hint=f"git --git-dir={where} config --unset core.worktree, or: echo gitdir: {where} >{place}",
+    )

@@ -206,7 +206,11 @@ def read_refs_below(common_dir: bytes, *prefixes: str) -> list[dict[str, Oid]]:
     The value is an empty text where a loose file holds no object id, as after a power cut. Loose refs are looked for
     directly below the prefix only. In a reftable there is nothing to find.
     """
-    packed = _packed_refs(common_dir)
+    packed = _packed_refs(common_dir, prefixes)
+    # Most repositories have no ref of any of them: one look at what is above them all shows that.
+    above = os.fsencode(os.path.commonpath(prefixes))
+    if not packed and not os.path.isdir(os.path.join(common_dir, above)):
+        return [{} for _ in prefixes]
     answers = []
     for prefix in prefixes:
         top = os.fsencode(prefix)
@@ -228,14 +232,19 @@ def read_refs_below(common_dir: bytes, *prefixes: str) -> list[dict[str, Oid]]:
     return answers
 
 
-def _packed_refs(common_dir: bytes) -> dict[bytes, bytes]:
+def _packed_refs(common_dir: bytes, prefixes: Sequence[str] = ("",)) -> dict[bytes, bytes]:
+    """The refs in `packed-refs`; none where no ref has one of these prefixes."""
     try:
         with open(os.path.join(common_dir, b"packed-refs"), "rb") as file:
-            lines = file.read().split(b"\n")
+            data = file.read()
     except FileNotFoundError:
         return {}
+    if not any(b" " + os.fsencode(prefix) in data for prefix in prefixes):
+        return {}
     return {
-        line[line.index(b" ") + 1 :]: line[: line.index(b" ")] for line in lines if line[:1] not in (b"", b"#", b"^")
+        line[line.index(b" ") + 1 :]: line[: line.index(b" ")]
+        for line in data.split(b"\n")
+        if line[:1] not in (b"", b"#", b"^")
     }
 
 

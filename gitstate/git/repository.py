@@ -6,8 +6,8 @@ import os
 
 from ..errors import NeedsPerson, NotAWorkspace
 from ..system.child import Child
-from ..system.stdlib import TYPE_CHECKING, Record
-from .command import Git, Oid, switch_off
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from .command import Git, Oid, is_oid, switch_off
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -172,6 +172,8 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
         object_format = b"sha1"
     else:
         git_dir, common_dir, object_format, toplevel = _where(path, asked, bare_too)
+        if toplevel != git_dir:
+            _refuse_other_worktree(toplevel, git_dir)
     git = Git(toplevel, options)
     return _as_permitted(Repository(toplevel, git_dir, common_dir, object_format.decode("ascii"), config, git))
 
@@ -199,16 +201,25 @@ def _where(path: bytes, asked: Child, bare_too: bool) -> list[bytes]:
     ):
         out = git.run(*_WHERE, *_QUESTIONS[:-1], "--absolute-git-dir")
     elif asked.returncode != 0:
-        messages = stderr.decode("utf-8", "replace").strip().splitlines()
-        raise NotAWorkspace(
-            f"{os.fsdecode(path)}: {messages[0].removeprefix('fatal: ') if messages else 'not a git worktree'}",
-            hint="gitstate -C PATH … names a git worktree",
-        )
+        from .owners import why_not_opened
+
+        raise why_not_opened(path, stderr)
     lines = out.split(b"\n")[:-1]
     if len(lines) == len(_QUESTIONS):
         return lines
     # A path contains a line end: ask one question at a time.
     return [git.run(*_WHERE, question)[:-1] for question in _QUESTIONS]
+
+
+def _refuse_other_worktree(toplevel: bytes, git_dir: bytes) -> None:
+    """Raises NotAWorkspace where the worktree's own `.git` does not lead to its git dir: git run there finds another.
+
+    `core.worktree` may name any directory, and that of a submodule that was moved names its old place.
+    """
+    if git_dir_of(toplevel) != os.path.realpath(git_dir):
+        from .owners import has_worktree_elsewhere
+
+        raise has_worktree_elsewhere(toplevel, git_dir)
 
 
 def _stranger(repository: Repository) -> int | None:
@@ -276,10 +287,55 @@ def without_filters(repository: Repository) -> Repository:
 NO_HEAD = b"ref: refs/heads/.invalid"
 
 
+def read_head_file(git_dir: bytes) -> bytes:
+    """What HEAD says. It may be a symlink to the branch (`core.preferSymlinkRefs`), which need not exist."""
+    path = os.path.join(git_dir, b"HEAD")
+    try:
+        target = os.readlink(path)
+        if target.startswith(b"refs/"):
+            return b"ref: " + target
+    except OSError:
+        # As a rule: it is a file.
+        pass
+    with open(path, "rb") as file:
+        return file.read(65_536)
+
+
+def git_dir_of(directory: bytes) -> bytes | None:
+    """The git directory, symlinks resolved, to which `.git` in a directory leads; None where it leads to none.
+
+    The rule is git's (`is_nonbare_repository_dir`): with a stale or broken `.git` all files beside it are ordinary.
+    """
+    dot_git = os.path.join(directory, b".git")
+    try:
+        if os.path.isfile(dot_git):
+            with open(dot_git, "rb") as file:
+                data = file.read(65_536)
+            if not data.startswith(b"gitdir: "):
+                return None
+            dot_git = os.path.join(directory, data[8:].rstrip(b"\r\n"))
+        return os.path.realpath(dot_git) if _is_git_dir(dot_git) else None
+    except (OSError, ValueError):
+        # One that may not be read is a repository to git, too.
+        return os.path.realpath(dot_git) if os.path.lexists(dot_git) else None
+
+
+def _is_git_dir(path: bytes) -> bool:
+    """Git's `is_git_directory`. Raises OSError where HEAD can't be read."""
+    head_file = os.path.join(path, b"HEAD")
+    if not os.path.lexists(head_file):
+        return False
+    head = read_head_file(path)
+    named = head[4:].lstrip().startswith(b"refs/") if head.startswith(b"ref:") else is_oid(head[:40].decode("latin-1"))
+    common = path
+    with suppress(FileNotFoundError), open(os.path.join(path, b"commondir"), "rb") as file:
+        common = os.path.join(path, file.read(65_536).rstrip(b"\r\n"))
+    return named and all(os.path.isdir(os.path.join(common, name)) for name in (b"objects", b"refs"))
+
+
 def read_head(git_dir: bytes) -> str | None:
     """The full name of the branch that HEAD is on; None where it is detached."""
-    with open(os.path.join(git_dir, b"HEAD"), "rb") as file:
-        data = file.read(65_536)
+    data = read_head_file(git_dir)
     if data.startswith(NO_HEAD):
         # Only git can read a reftable. Status 1 and no output: detached.
         data = b"ref: " + Git(git_dir).run("symbolic-ref", "--quiet", "HEAD", ok_codes=(0, 1))

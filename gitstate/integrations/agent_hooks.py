@@ -6,15 +6,17 @@ value is data. Whatever fails, the agent reads an empty answer and sees success;
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..agents.base import Agent, Briefing, HookEvent, Payload
-from ..agents.registry import agent_named, session_owner
+from ..agents.registry import agent_named, agent_names, session_owner
+from ..conversation.turn import read_turn, write_turn
 from ..errors import BadJson, GitstateError
 from ..format import names
 from ..format.context import MAX_CONTEXT, Context, with_values
@@ -29,9 +31,11 @@ from ..workspace import lease
 from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
 from ..workspace.settings import OF_SAVE, number, with_defaults
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, read_state, write_state
+from .agent_stop import write_stop
 
 if TYPE_CHECKING:
     from ..agents.base import Meaning
+    from ..conversation.turn import Turn
     from ..workspace.state_file import Status
 
 #: A larger event is ignored, in bytes: it may hold the whole output of a tool.
@@ -45,9 +49,20 @@ _MAX_TEXT = 4096
 #: A longer briefing is cut, in characters.
 _MAX_BRIEFING = 8192
 _MEMORY_FILE = b"agent-hook.json"
+#: What the command's script reads, to tell without Python that nothing is due: see `write_stamp`.
+_STAMP_FILE = b"agent-hook.due"
 
 #: The agent stops, forgets or ends: a checkpoint is taken at once.
-_CHECKPOINT_AT_ONCE: tuple[Meaning, ...] = ("compaction", "turn_end", "session_end")
+_CHECKPOINT_AT_ONCE: tuple[Meaning, ...] = ("compaction", "turn_end", "turn_failed", "session_end")
+#: What an event says of the agent's turn.
+_TURNS: Mapping[Meaning, Turn] = {
+    "prompt": "open",
+    "tool": "open",
+    "compaction": "open",
+    "turn_end": "closed",
+    "turn_failed": "failed",
+    "session_end": "closed",
+}
 
 
 class EventData(NamedTuple):
@@ -68,7 +83,7 @@ class HookMemory(NamedTuple):
     cost_ns: int = 0
     """How long it took, in nanoseconds."""
     skipped: int = 0
-    """How many tool events passed without a checkpoint since then."""
+    """How many tool events that came here passed without a checkpoint since then."""
     briefed: str | None = None
     """The session that was briefed last."""
     problem: str | None = None
@@ -77,12 +92,17 @@ class HookMemory(NamedTuple):
     """When the first of them failed."""
 
 
-def run(agent_name: str, safe: Callable[[str], str]) -> str:
-    """Handle the event on stdin; returns what the agent is to read on stdout. `safe` escapes control characters."""
+def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = False) -> str:
+    """Handle the event on stdin; returns what the agent is to read on stdout. `safe` escapes control characters.
+
+    `in_background`: the agent has gone on, so its session may have ended since.
+    """
     agent = agent_named(agent_name)
     if agent is None:
         return ""
-    data = parse_event(read_event(0), agent.payload)
+    agent = actual_agent(agent)
+    value = read_event(0)
+    data = parse_event(value, agent.payload)
     try:
         repository = open_repository(os.fsencode(data.directory or os.getcwd()))
     except (GitstateError, OSError, ValueError):
@@ -95,25 +115,76 @@ def run(agent_name: str, safe: Callable[[str], str]) -> str:
         values = context_values(agent, data)
         event = agent.event(data.name)
         meaning = None if event is None else event.meaning
+        memory = _note_turn(repository, agent, meaning, memory, value)
         keep_owner(repository, agent, meaning)
         pending = _pending(repository)
-        if pending is None:
-            keep_context(repository, values, meaning)
+        if pending is None and not (in_background and _has_ended(repository, data)):
+            ends = meaning == "session_end" or (meaning == "turn_end" and not agent.ends_sessions)
+            keep_context(repository, values, meaning, ends=ends)
         if is_briefed(agent.briefing, data, memory):
             answer = format_briefing(agent.briefing, safe(briefing(repository, pending))[:_MAX_BRIEFING])
             memory = memory._replace(briefed=data.session_id)
             write_memory(repository, memory)
         if event is not None and is_due(event.meaning, memory, time.time_ns(), number(repository, "hookInterval")):
+            remove_stamp(repository)
             _checkpoint(repository, values, event, memory)
         elif meaning == "tool":
             write_memory(repository, memory._replace(skipped=memory.skipped + 1))
+        if meaning == "tool":
+            write_stamp(repository, agent, data)
+        else:
+            remove_stamp(repository)
     except (GitstateError, OSError, ValueError) as error:
+        remove_stamp(repository)
         problem, since = text_to_json(f"{data.name}: {error}")[:300], memory.since if memory.problem else None
         memory = memory._replace(problem=problem, since=since or now())
         if not write_memory(repository, memory):
             # `status` and `doctor` will not know it: the agent keeps these words in its log.
             say(safe(f"gitstate: {_failing(memory)}"))
     return answer
+
+
+def actual_agent(agent: Agent) -> Agent:
+    """The agent that runs this hook of `agent`: one that runs the hooks of others is told by its process."""
+    for pid in _parents():
+        words = (process.read_proc(f"/proc/{pid}/cmdline") or b"").split(b"\0")[:2]
+        names = {os.path.basename(os.fsdecode(word)).lower() for word in words}
+        if names & {*agent.commands}:
+            return agent
+        for name in names.intersection(agent_names()):
+            other = agent_named(name)
+            if other is not None and other.borrows_hooks:
+                return other
+    return agent
+
+
+def _parents() -> Iterator[int]:
+    """The pids of the nearest ancestors, the nearest first."""
+    pid = os.getppid()
+    for _ in range(6):
+        yield pid
+        data = process.read_proc(f"/proc/{pid}/stat")
+        pid = int(data.rpartition(b")")[2].split()[1]) if data is not None else 0
+        if pid <= 1:
+            return
+
+
+def _note_turn(
+    repository: Repository, agent: Agent, meaning: Meaning | None, memory: HookMemory, value: Mapping[str, Json]
+) -> HookMemory:
+    """Note whether the agent is in the middle of a turn, and why one failed. A session that is resumed is briefed."""
+    if meaning is None:
+        return memory
+    turn = _TURNS.get(meaning)
+    # A subagent may end after the turn: where prompts have an event, they alone open a turn again.
+    has_prompts = any(event.meaning == "prompt" for event in agent.registered_events())
+    late = turn == "open" and meaning != "prompt" and has_prompts and read_turn(repository, 0.0) == "closed"
+    if turn is not None and not late:
+        write_turn(repository, turn)
+    if meaning == "turn_failed":
+        told = (value.get(key) for key in ("error", "error_details", "error_message", "last_assistant_message"))
+        write_stop(repository, " ".join(text for text in told if isinstance(text, str)))
+    return memory._replace(briefed=None) if meaning == "session_start" and agent.briefing.once else memory
 
 
 # -- the event
@@ -148,7 +219,11 @@ def parse_event(value: Mapping[str, Json], keys: Payload) -> EventData:
         return found if isinstance(found, str) and 0 < len(found) <= _MAX_TEXT and "\0" not in found else None
 
     def absolute_path(key: str) -> str | None:
-        found = text(key)
+        several = value.get(key)
+        # Some agents name all directories of their work, the first one first.
+        found = several[0] if isinstance(several, list) and several else text(key)
+        if not isinstance(found, str) or not 0 < len(found) <= _MAX_TEXT or "\0" in found:
+            return None
         return found if found is not None and found.startswith("/") else None
 
     directory = absolute_path(keys.directory)
@@ -200,16 +275,18 @@ def keep_owner(repository: Repository, agent: Agent, meaning: Meaning | None) ->
 # -- the context
 
 
-def keep_context(repository: Repository, values: Mapping[str, str], meaning: Meaning | None) -> None:
+def keep_context(
+    repository: Repository, values: Mapping[str, str], meaning: Meaning | None, *, ends: bool = False
+) -> None:
     """Put an event's values into the live context (no-op if they are there).
 
     A recovered context stays `recovered` until the agent has run a tool or ended a turn. A session without a task is
-    `finished` when it ends, or it would look interrupted.
+    `finished` when it ends, or it would look interrupted: `ends` says whether this event is an end.
     """
     live, status = read_live_context(repository)
     context, _ = with_values(Context() if status == FINISHED else live, values)
     has_task = any((context.task_id, context.issue_number, context.progress_stage, context.pid))
-    if meaning == "session_end" and not has_task:
+    if ends and not has_task:
         following: Status = FINISHED
     elif status == RECOVERED and meaning != "tool" and meaning not in _CHECKPOINT_AT_ONCE:
         following = RECOVERED
@@ -224,6 +301,12 @@ def keep_context(repository: Repository, values: Mapping[str, str], meaning: Mea
         replace_context(repository, context, following)
     else:
         write_state(repository, context, following, durable=False)
+
+
+def _has_ended(repository: Repository, data: EventData) -> bool:
+    """Whether the session of an event is over."""
+    live, status = read_live_context(repository)
+    return status == FINISHED and live.session_id == data.session_id
 
 
 def _pending(repository: Repository) -> str | None:
@@ -242,8 +325,12 @@ def is_due(meaning: Meaning, memory: HookMemory, now_ns: int, interval: float) -
     """
     if meaning != "tool":
         return meaning in _CHECKPOINT_AT_ONCE
-    pause = max(int(interval * 1e9), _PAUSE_FACTOR * memory.cost_ns)
-    return not 0 <= now_ns - memory.last_ns < pause
+    return not 0 <= now_ns - memory.last_ns < _pause_ns(memory, interval)
+
+
+def _pause_ns(memory: HookMemory, interval: float) -> int:
+    """How long after a checkpoint a tool brings none, in nanoseconds."""
+    return max(int(interval * 1e9), _PAUSE_FACTOR * memory.cost_ns)
 
 
 def _checkpoint(repository: Repository, values: Mapping[str, str], event: HookEvent, memory: HookMemory) -> None:
@@ -293,6 +380,47 @@ def write_memory(repository: Repository, memory: HookMemory) -> bool:
     return True
 
 
+def write_stamp(repository: Repository, agent: Agent, data: EventData) -> None:
+    """Let the command's script answer the events that are like this one, until a checkpoint is due.
+
+    Such an event changes nothing that this one did not: same tool event, session and directory, which the script looks
+    for in its text as they stand in the lines of the file. The file's time of modification is when the next checkpoint
+    is due. Where a value does not stand in JSON as it is, there is no stamp, and Python handles each event.
+    """
+    keys = agent.payload
+    pairs = [
+        (keys.event, data.name),
+        (keys.session_id, data.session_id),
+        (keys.directory, data.directory),
+        (keys.transcript_path, data.transcript_path),
+    ]
+    lines = [agent.name, os.environ.get("GITSTATE_PROGRESS_STAGE", "")]
+    lines += [f'"{key}":"{value}"' for key, value in pairs if value is not None]
+    values = [value for _, value in pairs if value is not None]
+    if None in (data.session_id, data.directory) or not all(_is_plain(text) for text in (*values, lines[1])):
+        remove_stamp(repository)
+        return
+    memory = read_memory(repository)
+    due = memory.last_ns + _pause_ns(memory, number(repository, "hookInterval"))
+    path = os.path.join(repository.own, _STAMP_FILE)
+    try:
+        files.write_atomic(path, ("\n".join(lines) + "\n").encode("ascii"), staging=repository.own, durable=False)
+        os.utime(path, ns=(due, due))
+    except OSError:
+        remove_stamp(repository)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text stands in JSON, and in a line that sh reads, as it is."""
+    return text.isascii() and text.isprintable() and not set(text) & set('"\\') and text == text.strip()
+
+
+def remove_stamp(repository: Repository) -> None:
+    """Let Python handle the next event."""
+    with contextlib.suppress(OSError):
+        files.remove(os.path.join(repository.own, _STAMP_FILE))
+
+
 def last_problem(repository: Repository) -> list[tuple[str, str | None]]:
     """Why the last hook failed, if no later one took a checkpoint, with the command that shows the error again."""
     problem = failing_hook(repository.git_dir)
@@ -325,6 +453,8 @@ def format_briefing(how: Briefing, text: str) -> str:
     if how.format == "json":
         answer = {"hookSpecificOutput": {"hookEventName": how.event, "additionalContext": text}}
         return json.dumps(answer, ensure_ascii=True) + "\n"
+    if how.format != "text":
+        return json.dumps({how.format: text}, ensure_ascii=True) + "\n"
     return text + "\n"
 
 

@@ -77,7 +77,8 @@ def install(agent_name: str, project: bytes | None, environ: Mapping[str, str]) 
         return Change(agent.name, path, "already", before, before, record)
     data = after.encode("utf-8", "surrogateescape")
     made = _missing_directories(os.path.dirname(path))
-    return Change(agent.name, path, "installed", before, data, record, agent.settings.notes, made)
+    notes = (*agent.settings.notes, *(agent.settings.project_notes if project is not None else ()))
+    return Change(agent.name, path, "installed", before, data, record, notes, made)
 
 
 def uninstall(agent_name: str, project: bytes | None, environ: Mapping[str, str]) -> Change:
@@ -95,7 +96,10 @@ def uninstall(agent_name: str, project: bytes | None, environ: Mapping[str, str]
     after = settings_format(agent, path).without_hooks(text)
     if after == text:
         return Change(agent.name, path, "absent", before, before, record)
-    if kept is not None and kept.before is None and after.strip() in ("", "{}"):
+    left = "".join(after.split())
+    if (kept is None or kept.before is None) and agent.settings.format == "file":
+        return Change(agent.name, path, "removed", before, None, record, made=kept.made if kept is not None else ())
+    if kept is not None and kept.before is None and left in ("", "{}", '{"version":1}'):
         return Change(agent.name, path, "removed", before, None, record, made=kept.made)
     return Change(agent.name, path, "removed", before, after.encode("utf-8", "surrogateescape"), record)
 
@@ -126,6 +130,8 @@ def settings_path(agent: Agent, project: bytes | None, environ: Mapping[str, str
         directory = settings.home.path(environ)
     elif settings.in_projects:
         directory = os.path.join(os.fsdecode(project), settings.home.directory)
+        if settings.project_file is not None:
+            return os.path.realpath(os.path.join(project, os.fsencode(settings.project_file)))
     else:
         raise UsageError(f"{agent.name} reads no hooks from a project", hint=f"gitstate install --agent {agent.name}")
     return os.path.realpath(os.fsencode(os.path.abspath(os.path.join(directory, settings.file))))
@@ -261,6 +267,8 @@ def _write_record(change: Change) -> None:
     before, made = change.before, change.made
     if kept is not None and before is not None and kept.after == hashlib.sha256(before).hexdigest():
         before, made = kept.before, kept.made
+    elif before is not None:
+        before = _without_ours(change, before, kept)
     directory = os.path.dirname(change.record)
     made_record = kept.made_record if kept is not None else _missing_directories(directory)
     value = {
@@ -271,6 +279,20 @@ def _write_record(change: Change) -> None:
     }
     files.make_directory(directory, top=b"/")
     files.write_atomic(change.record, dumps(value), staging=directory)
+
+
+def _without_ours(change: Change, before: bytes, kept: OriginalSettings | None) -> bytes | None:
+    """What was there without entries of ours: those of an older gitstate are not the user's. None for no file."""
+    settings = settings_format(_known(change.agent), change.path)
+    try:
+        text = before.decode("utf-8")
+        if not settings.commands(text):
+            return before
+        rest = settings.without_hooks(text)
+    except (NeedsPerson, UnicodeDecodeError):
+        return before
+    is_ours = not rest.strip() or (kept is not None and kept.before is None and rest.strip() == "{}")
+    return None if is_ours else rest.encode("utf-8")
 
 
 def _remove_record(path: bytes) -> None:

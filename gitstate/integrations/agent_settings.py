@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 from ..agents.base import Agent, HookEvent, HookPosition
@@ -33,7 +33,13 @@ class SettingsFormat(Protocol):
 
 def settings_format(agent: Agent, path: bytes) -> SettingsFormat:
     """The format of the agent's settings. Errors name the file `path`."""
-    return TomlSettings(agent, path) if agent.settings.format == "toml" else JsonSettings(agent, path)
+    kinds: Mapping[str, Callable[[Agent, bytes], SettingsFormat]] = {
+        "json": JsonSettings,
+        "flat": FlatSettings,
+        "toml": TomlSettings,
+        "file": OwnFile,
+    }
+    return kinds[agent.settings.format](agent, path)
 
 
 def bad_settings(path: bytes, problem: str) -> NeedsPerson:
@@ -67,7 +73,7 @@ class JsonSettings:
         """See SettingsFormat. An entry of ours that runs another command is mended in its place."""
         if not text.strip():
             text = "{}\n"
-        root = self._parse(text)
+        root = self.parse(text)
         indent = json_edit.indent_of(text, root)
         for entry in reversed(self.entries(root)):
             if entry.command.value != command:
@@ -75,13 +81,13 @@ class JsonSettings:
                 text = text[: entry.command.start] + new + text[entry.command.end :]
         for event in self._agent.registered_events():
             text = self._with_event(text, event, command, indent)
-        self._parse(text)
+        self.parse(text)
         return text
 
     def without_hooks(self, text: str) -> str:
         """See SettingsFormat. What becomes empty with the removal goes, too: the group, the event, `hooks`."""
         while True:
-            root = self._parse(text)
+            root = self.parse(text)
             entries = self.entries(root)
             if not entries:
                 return text
@@ -89,11 +95,11 @@ class JsonSettings:
 
     def commands(self, text: str) -> list[str]:
         """See SettingsFormat."""
-        return [str(entry.command.value) for entry in self.entries(self._parse(text))] if text.strip() else []
+        return [str(entry.command.value) for entry in self.entries(self.parse(text))] if text.strip() else []
 
     def positions(self, text: str) -> list[HookPosition]:
         """Where our entries stand, in the order of the text."""
-        return [entry.position for entry in self.entries(self._parse(text))]
+        return [entry.position for entry in self.entries(self.parse(text))]
 
     def entries(self, root: json_edit.Node) -> list[JsonEntry]:
         """Our entries, in the order of the text."""
@@ -112,7 +118,7 @@ class JsonSettings:
                         yield JsonEntry(HookPosition(event.key or "", place, number), hooks, command)
 
     def _with_event(self, text: str, event: HookEvent, command: str, indent: str) -> str:
-        root = self._parse(text)
+        root = self.parse(text)
         if any(entry.position.event == event.name for entry in self.entries(root)):
             return text
         group = self._group(event, command)
@@ -130,7 +136,8 @@ class JsonSettings:
         hook |= {"type": "command", "command": command, "timeout": event.timeout * settings.units_per_second}
         return {**({"matcher": event.matcher} if event.matcher else {}), "hooks": [hook]}
 
-    def _parse(self, text: str) -> json_edit.Node:
+    def parse(self, text: str) -> json_edit.Node:
+        """The text as a tree. Raises NeedsPerson."""
         try:
             root = json_edit.parse(text)
         except (ValueError, RecursionError) as error:
@@ -241,3 +248,107 @@ class TomlSettings:
 
 def _without_key(value: Mapping[str, Json], key: str) -> dict[str, Json]:
     return {name: item for name, item in value.items() if name != key}
+
+
+class FlatSettings:
+    """JSON with `version` and an object `hooks`: event → list of hooks."""
+
+    def __init__(self, agent: Agent, path: bytes) -> None:
+        self._agent = agent
+        self._path = path
+
+    def with_hooks(self, text: str, command: str) -> str:
+        """See SettingsFormat. An entry of ours that runs another command is mended in its place."""
+        root = self._parse(text if text.strip() else "{}\n")
+        text = text if text.strip() else "{}\n"
+        indent = json_edit.indent_of(text, root)
+        if root.item("version") is None:
+            text = json_edit.insert(text, root, "version", 1, indent, 0)
+        for _, _, node in reversed(self._entries(self._parse(text))):
+            if node.value != command:
+                text = text[: node.start] + json.dumps(command, ensure_ascii=False) + text[node.end :]
+        for event in self._agent.registered_events():
+            text = self._with_event(text, event, command, indent)
+        self._parse(text)
+        return text
+
+    def without_hooks(self, text: str) -> str:
+        """See SettingsFormat. What becomes empty with the removal goes, too."""
+        while True:
+            root = self._parse(text)
+            entries = self._entries(root)
+            events = root.item("hooks")
+            if not entries or events is None:
+                return text
+            event, number, _ = entries[-1]
+            hooks = events.item(event)
+            assert hooks is not None, "the entry was found there"
+            if len(hooks.items) > 1:
+                text = json_edit.remove(text, hooks, number)
+            elif len(events.items) > 1:
+                text = json_edit.remove(text, events, _place_of_key(events, event))
+            else:
+                text = json_edit.remove(text, root, _place_of_key(root, "hooks"))
+
+    def commands(self, text: str) -> list[str]:
+        """See SettingsFormat."""
+        return [str(node.value) for _, _, node in self._entries(self._parse(text))] if text.strip() else []
+
+    def _entries(self, root: json_edit.Node) -> list[tuple[str, int, json_edit.Node]]:
+        """Our entries in the order of the text: event, number in its list, and the command."""
+        events = root.item("hooks")
+        key = self._agent.settings.command_key
+        return [
+            (event.key or "", number, command)
+            for event in (events.items if events is not None else ())
+            for number, hook in enumerate(event.node.items)
+            if (command := hook.node.item(key)) is not None and _is_ours(self._agent, command.value)
+        ]
+
+    def _with_event(self, text: str, event: HookEvent, command: str, indent: str) -> str:
+        root = self._parse(text)
+        if any(name == event.name for name, _, _ in self._entries(root)):
+            return text
+        settings = self._agent.settings
+        timeout = {settings.timeout_key: event.timeout * settings.units_per_second}
+        hook: dict[str, Json] = {"type": "command", settings.command_key: command, **timeout}
+        events = root.item("hooks")
+        if events is None:
+            return json_edit.insert(text, root, "hooks", {event.name: [hook]}, indent, 0)
+        hooks = events.item(event.name)
+        if hooks is None:
+            return json_edit.insert(text, events, event.name, [hook], indent, 1)
+        return json_edit.insert(text, hooks, None, hook, indent, 2)
+
+    def _parse(self, text: str) -> json_edit.Node:
+        return JsonSettings(self._agent, self._path).parse(text)
+
+
+class OwnFile:
+    """A file that is ours as a whole."""
+
+    def __init__(self, agent: Agent, path: bytes) -> None:
+        self._agent = agent
+        self._path = path
+
+    def with_hooks(self, text: str, command: str) -> str:
+        """See SettingsFormat."""
+        if text.strip() and not self.commands(text):
+            raise bad_settings(self._path, "is not gitstate's")
+        return self._agent.settings.text.replace("@COMMAND@", json.dumps(command))
+
+    def without_hooks(self, text: str) -> str:
+        """See SettingsFormat."""
+        return "" if self.commands(text) else text
+
+    def commands(self, text: str) -> list[str]:
+        """See SettingsFormat. One file stands for all events."""
+        before, _, after = self._agent.settings.text.partition("@COMMAND@")
+        if not text.startswith(before[:40]):
+            return []
+        line = text[len(before) : len(text) - len(after)] if text.startswith(before) and text.endswith(after) else ""
+        try:
+            command = json.loads(line)
+        except ValueError:
+            command = "an older plugin"
+        return [str(command)] * len(self._agent.registered_events())

@@ -28,6 +28,7 @@ _LABEL = "org.gitstate.recover"
 _PLIST = f"{_LABEL}.plist"
 #: Stands in every unit and property list that gitstate wrote.
 _MARK = "Written by `gitstate boot enable`"
+_EITHER = (False, True)
 #: What gitstate's lines in a crontab begin and end with.
 _BEGIN, _END = b"# BEGIN gitstate", b"# END gitstate"
 #: Environment variables that lead to the list of workspaces, where HOME alone does not.
@@ -65,15 +66,16 @@ class Scheduler(Protocol):
     def paths(self) -> list[str]:
         """The files of gitstate's own that `set_up` writes."""
 
-    def set_up(self) -> None:
-        """Run `gitstate recover --all` at boot; idempotent."""
+    def set_up(self, *, resumes: bool) -> None:
+        """Run `gitstate recover --all` at boot; idempotent. `resumes`: then start the interrupted agents again."""
 
     def remove(self) -> None:
         """Undo `set_up`; nothing else is touched."""
 
 
-def enable(scheduler: str | None = None) -> BootStatus:
-    """Set recovery up with `scheduler`, else with the first that works here, and remove it from all others.
+def enable(scheduler: str | None = None, *, resumes: bool = False) -> BootStatus:
+    """Set recovery up with `scheduler`, else with the first that works here, and remove it from all others. With
+    `resumes` the interrupted agents are then started again.
 
     Raises NeedsPerson where another program's file stands in the way, or no scheduler works; GitstateError, OSError.
     """
@@ -81,7 +83,7 @@ def enable(scheduler: str | None = None) -> BootStatus:
     for name, other in SCHEDULERS.items():
         if name != chosen and other.is_enabled():
             other.remove()
-    SCHEDULERS[chosen].set_up()
+    SCHEDULERS[chosen].set_up(resumes=resumes)
     return status(chosen)
 
 
@@ -221,16 +223,18 @@ class Systemd(Scheduler):
         return _is_ours(_unit_path(_UNITS[0]))
 
     def is_current(self) -> bool:
-        return _are_current({_unit_path(name): _unit(name) for name in _UNITS})
+        return any(
+            _are_current({_unit_path(name): _unit(name, resumes=resumes) for name in _UNITS}) for resumes in _EITHER
+        )
 
     def paths(self) -> list[str]:
         return [_unit_path(name) for name in _UNITS]
 
-    def set_up(self) -> None:
+    def set_up(self, *, resumes: bool) -> None:
         # Raise before the first write if no user manager answers.
         _must([*_SYSTEMCTL, "show-environment"])
         for name in _UNITS:
-            _write(_unit_path(name), _unit(name))
+            _write(_unit_path(name), _unit(name, resumes=resumes))
         _must([*_SYSTEMCTL, "daemon-reload"])
         _must([*_SYSTEMCTL, "enable", _UNITS[0]])
 
@@ -248,13 +252,16 @@ def _unit_path(name: str) -> str:
     return os.path.join(config, "systemd", "user", name)
 
 
-def _unit(name: str) -> str:
+def _unit(name: str, *, resumes: bool = False) -> str:
     environment = "\n".join(f"Environment={_unit_word(f'{key}={value}')}" for key, value in _environment().items())
     words = [_unit_word(word).replace("$", "$$") for word in command()]
     if not re.fullmatch(r"[\w./+-]+", command()[0]):
         # As the name of a program systemd refuses quotes, and takes $ as it stands.
         words.insert(0, "/usr/bin/env")
-    return _template(name).replace("@GITSTATE@", " ".join(words)).replace("@ENVIRONMENT@", environment)
+    text = _template(name)
+    if not resumes:
+        text = "".join(line for line in text.splitlines(True) if " resume --all" not in line)
+    return text.replace("@GITSTATE@", " ".join(words)).replace("@ENVIRONMENT@", environment)
 
 
 def _unit_word(text: str) -> str:
@@ -297,13 +304,13 @@ class Cron(Scheduler):
         return False
 
     def is_current(self) -> bool:
-        return _with_block(_crontab(), _cron_block()) == _crontab()
+        return any(_with_block(_crontab(), _cron_block(resumes=resumes)) == _crontab() for resumes in _EITHER)
 
     def paths(self) -> list[str]:
         return []  # the crontab is not gitstate's own
 
-    def set_up(self) -> None:
-        _replace_block(_cron_block())
+    def set_up(self, *, resumes: bool) -> None:
+        _replace_block(_cron_block(resumes=resumes))
 
     def remove(self) -> None:
         _replace_block(b"")
@@ -324,10 +331,16 @@ def _crontab() -> bytes:
     return done.stdout if not done.returncode else b""
 
 
-def _cron_block() -> bytes:
+def _cron_block(*, resumes: bool) -> bytes:
     environment = " ".join(f"{key}={_shell_word(value)}" for key, value in _environment().items())
     words = " ".join(_shell_word(word) for word in command())
-    text = _template("crontab").replace("@ENVIRONMENT@", environment).replace("@GITSTATE@", words)
+    text = _template("crontab")
+    if resumes:
+        # It recovers each workspace first.
+        text = text.replace(
+            _END.decode(), f"@reboot @ENVIRONMENT@ @GITSTATE@ resume --all >/dev/null 2>&1\n{_END.decode()}"
+        )
+    text = text.replace("@ENVIRONMENT@", environment).replace("@GITSTATE@", words)
     text = text.replace("@LOG@", _shell_word(_log()))
     # A bare per cent sign ends a cron command (`man 5 crontab`).
     return text.replace("%", "\\%").encode("utf-8", "surrogateescape")
@@ -375,15 +388,15 @@ class Launchd(Scheduler):
         return _is_ours(_plist_path())
 
     def is_current(self) -> bool:
-        return _are_current({_plist_path(): _plist()})
+        return any(_are_current({_plist_path(): _plist(resumes=resumes)}) for resumes in _EITHER)
 
     def paths(self) -> list[str]:
         return [_plist_path()]
 
-    def set_up(self) -> None:
+    def set_up(self, *, resumes: bool) -> None:
         path, domain = _plist_path(), f"gui/{os.getuid()}"
-        changed = _read(path) != _plist()
-        _write(path, _plist())
+        changed = _read(path) != _plist(resumes=resumes)
+        _write(path, _plist(resumes=resumes))
         loaded = _call(["launchctl", "print", f"{domain}/{_LABEL}"]).returncode == 0
         if loaded and changed:
             _call(["launchctl", "bootout", f"{domain}/{_LABEL}"])
@@ -400,11 +413,15 @@ def _plist_path() -> str:
     return os.path.join(os.path.expanduser("~"), "Library", "LaunchAgents", _PLIST)
 
 
-def _plist() -> str:
+def _plist(*, resumes: bool) -> str:
     words = "\n".join(f"\t\t<string>{escape(word)}</string>" for word in command())
     pairs = _environment().items()
     environment = "\n".join(f"\t\t<key>{key}</key>\n\t\t<string>{escape(value)}</string>" for key, value in pairs)
-    text = _template(_PLIST).replace("@GITSTATE@", words).replace("@ENVIRONMENT@", environment)
+    text = _template(_PLIST)
+    if resumes:
+        # `resume` recovers each workspace first.
+        text = text.replace("<string>recover</string>", "<string>resume</string>")
+    text = text.replace("@GITSTATE@", words).replace("@ENVIRONMENT@", environment)
     return text.replace("@LOG@", escape(_log()))
 
 

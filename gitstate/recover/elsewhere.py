@@ -1,11 +1,14 @@
-"""Saves at other places than their own: a new worktree for one (`--into`), and single files (`restore SAVE PATH`).
+"""Work at other places than its own: saves in a new worktree (`--into`), single files of one (`restore SAVE PATH`), and
+what git or a manager of hooks put away before it was killed.
 
 What the last recovery or restore wrote is noted in the git directory, so that `undo` can take it back.
 """
 
 from __future__ import annotations
 
+import glob
 import os
+import time
 
 from ..errors import BadJson, GitError, GitstateError, NeedsPerson, UsageError
 from ..format.archive import read_save, read_stack
@@ -17,6 +20,7 @@ from ..format.saves import checkpoint_archives, held_saves, is_dismissed, pendin
 from ..git import refs
 from ..git.command import Git, Oid, is_oid, object_id
 from ..git.entries import differing_paths, split_nul
+from ..git.index import is_own_lock
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, head_of, read_head
 from ..objects.reader import ObjectReader
@@ -32,7 +36,7 @@ from .facts import orphans
 from .fetched import is_trusted, refusal, risky_paths
 from .files import FileRecovery, save_for_safety, usual_umask
 from .paths import SavedPaths, Workspace, is_below, paths_with
-from .plan import Choice, Target, conclude_files, needs_safety_save
+from .plan import Choice, Facts, Target, conclude_files, needs_safety_save
 from .request import SETTINGS, Outcome, RecoverRequest, RecoverResult, hints_for, located
 
 if TYPE_CHECKING:
@@ -375,3 +379,53 @@ def _held(workspace: Workspace, version: Version, paths: Sequence[bytes]) -> dic
             if target.saved is not None:
                 held[path] = target.saved, target.permissions
     return held
+
+
+# -- what was put away
+
+#: What is this much older than the save, in seconds, was put away by no run that it saves.
+_RUN = 24 * 3600.0
+#: Where managers of hooks put unstaged changes while they run, below the git dir and below the user's cache.
+_PATCHES = (b"lint-staged_unstaged.patch", b"info/lefthook-unstaged.patch")
+_CACHED_PATCHES = (b"pre-commit/patch*", b"prek/patches/*")
+
+
+def put_away(repository: Repository, facts: Facts) -> tuple[str, ...]:
+    """What a git or a manager of hooks left when it was killed: sentences, each with the command that helps."""
+    git_dir = repository.git_dir
+    found = []
+    lock = os.path.join(git_dir, b"index.lock")
+    if os.path.lexists(lock) and not is_own_lock(lock):
+        found.append(f"{os.fsdecode(lock)} stops git; once no git runs here: rm {_quoted(lock)}")
+    save_id = facts.saves[0].manifest.save_id if facts.saves else None
+    since = ((save_time_ns(save_id) if save_id else None) or time.time_ns()) / 1e9 - _RUN
+    for path in _patches(repository):
+        with suppress(OSError):
+            if os.stat(path).st_size and os.stat(path).st_mtime > since:
+                command = f"git apply {_quoted(path)}"
+                found.append(f"unstaged changes that a manager of hooks had hidden are in a patch: {command}")
+    base = facts.saves[-1].manifest.head if facts.saves else facts.head
+    stash = repository.git.run("log", "-1", "--format=%ct %P", "refs/stash", "--", ok_codes=(0, 128)).split()
+    if len(stash) > 1 and stash[1].decode("ascii") == base and int(stash[0]) > since:
+        found.append("a stash on this commit may hold work of the run: git stash show -p; git stash apply")
+    return tuple(found)
+
+
+def _patches(repository: Repository) -> list[bytes]:
+    """The patches of managers of hooks that there are; of the user's cache those for files of this worktree."""
+    cache = os.environb.get(b"XDG_CACHE_HOME") or os.path.expanduser(b"~/.cache")
+    inside = [os.path.join(repository.git_dir, name) for name in _PATCHES]
+    shared = [path for name in _CACHED_PATCHES for path in glob.glob(os.path.join(glob.escape(cache), name))]
+    return [*inside, *(path for path in shared if _is_for(path, repository))]
+
+
+def _is_for(path: bytes, repository: Repository) -> bool:
+    """Whether all files that a patch begins with are tracked here, and no other."""
+    data = files.read_limited(path, 16 << 20) or b""
+    names = [line[6:] for line in data.split(b"\n") if line.startswith(b"--- a/")]
+    listed = split_nul(repository.git.run("ls-files", "-z", "--", *names[:100], ok_codes=(0, 128))) if names else []
+    return bool(names) and set(names[:100]) <= set(listed)
+
+
+def _quoted(path: bytes) -> str:
+    return quote(os.fsdecode(path))

@@ -12,7 +12,14 @@ from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.find import find_save
 from ..format.manifest import Manifest, Reason, Save
 from ..format.names import parse_trailers, workspace_id
-from ..format.saves import HeldSave, held_saves, is_dismissed, pending_archive, pending_archives
+from ..format.saves import (
+    HeldSave,
+    held_saves,
+    is_dismissed,
+    pending_archive,
+    pending_archives,
+    pending_here,
+)
 from ..git import refs
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
@@ -124,6 +131,15 @@ def _is_wiped(repository: Repository) -> bool:
     return not repository.git.run("status", "--porcelain", "-z", "-unormal", "--ignore-submodules=dirty")
 
 
+def with_damage(facts: Facts, repository: Repository) -> Facts:
+    """The facts with what git can't read. A save holds the index; but no base that can't be read."""
+    from ..workspace.damage import find_unreadable
+
+    index = os.path.join(repository.git_dir, b"index")
+    found = tuple(item for item in find_unreadable(repository) if not facts.saves or item.path != index)
+    return facts._replace(damage=found)
+
+
 def worktrees(repository: Repository) -> list[bytes]:
     """The directories of all worktrees of the repository, whether they exist or not; the main one first."""
     out = repository.git.run("worktree", "list", "--porcelain", "-z")
@@ -186,7 +202,7 @@ def orphans(repository: Repository, reader: ObjectReader) -> Iterable[tuple[str,
 
 
 def _orphaned_markers(repository: Repository) -> list[tuple[str, Oid]]:
-    pending = pending_archives(repository.git)
+    pending = pending_here(repository)
     here = {*worktree_ids(repository.common_dir), workspace_id(repository)} if pending else set()
     return [(names.marker_ref(workspace), oid) for workspace, oid in pending.items() if workspace not in here]
 

@@ -110,7 +110,7 @@ _READ_BY_TOOLS = frozenset(
     (
         *(b".envrc", b".autoenv.zsh", b"mise.toml", b".mise.toml", b"mise.local.toml", b".mise", b".mcp.json"),
         *(b".githooks", b".husky", b".pre-commit-config.yaml", b"lefthook.yml", b".lefthook.yml", b"lefthook.yaml"),
-        *(b".vscode", b".idea", b".zed", b".cursor", b".devcontainer", b".devcontainer.json"),
+        *(b".vscode", b".idea", b".zed", b".devcontainer", b".devcontainer.json"),
         *(b".exrc", b".nvimrc", b".nvim.lua", b".dir-locals.el"),
     )
 )
@@ -139,13 +139,14 @@ def risky_paths(repository: Repository, paths: Iterable[bytes]) -> tuple[str, ..
     every = set(paths)
     names = _READ_BY_TOOLS | {os.fsencode(name) for name in _agent_directories()}
     hooks = hooks_path(repository).directory
+    below = _hook_directories()
     found = []
     for path in sorted(every):
         # Git takes a directory with these in it for a repository, and runs what its `config` names.
         is_bare = os.path.basename(path) == b"config" and os.path.join(os.path.dirname(path), b"HEAD") in every
         is_hook = is_below(os.path.join(repository.toplevel, path), hooks)
         # A file system may fold case.
-        if is_bare or is_hook or names.intersection(path.lower().split(b"/")):
+        if is_bare or is_hook or path.lower().startswith(below) or names.intersection(path.lower().split(b"/")):
             found.append(os.fsdecode(path))
     return tuple(found)
 
@@ -160,6 +161,14 @@ def _is_known(repository: Repository, commit: Oid | None) -> bool:
             return True
         return repository.git.succeeds("merge-base", "--is-ancestor", commit, "HEAD")
     return False
+
+
+def _hook_directories() -> tuple[bytes, ...]:
+    """Where in a project agents look for hooks, if not below a directory of their own, each with a slash."""
+    from ..agents.registry import all_agents
+
+    named = (agent.settings.project_file for agent in all_agents())
+    return tuple(os.fsencode(os.path.dirname(name)) + b"/" for name in named if name is not None)
 
 
 def _agent_directories() -> set[str]:

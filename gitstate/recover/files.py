@@ -82,6 +82,8 @@ class FileRecovery:
         self._paths = paths
         self._outcome = outcome
         self._directories = paths.newest.manifest.directories
+        #: The places of submodules that aren't checked out: empty, and there all the same.
+        self._links: set[bytes] = set()
 
     def carry_out(self, choices: Sequence[Choice]) -> None:
         """Delete first, so that a file can become a directory and the other way round; then write.
@@ -89,6 +91,8 @@ class FileRecovery:
         What says how git converts files comes last: a second run after a kill still knows what git wrote here.
         """
         choices = sorted(choices, key=lambda choice: is_attributes(choice.target.path))
+        targets = [choice.target for choice in choices]
+        self._links = {target.path for target in targets if target.saved is not None and target.saved.mode == GITLINK}
         for choice in choices:
             if choice.action == "delete":
                 self._try(self._delete, choice)
@@ -130,7 +134,8 @@ class FileRecovery:
     def _remove_emptied(self, path: bytes) -> None:
         """Remove the directories above a deleted path that are empty now and were not there at the save."""
         directory = path.rpartition(b"/")[0]
-        while directory and directory not in self._directories and self._disk.remove_directory(directory):
+        kept = {*self._directories, *self._links}
+        while directory and directory not in kept and self._disk.remove_directory(directory):
             directory = directory.rpartition(b"/")[0]
 
     def _write(self, target: Target, seen: FileState) -> None:
@@ -143,6 +148,8 @@ class FileRecovery:
             seen = self._disk.look(target.path)
         reader = self._workspace.reader
         if saved.mode == GITLINK:
+            if seen.kind in ("file", "link"):
+                self._disk.delete(target.path, seen)
             self._disk.make_directory(target.path)
         elif saved.mode == SYMLINK and self._workspace.has_symlinks:
             content = reader.contents([saved.oid], LARGE)[0]

@@ -17,29 +17,32 @@ from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import LeftOut, Save
 from ..git.command import Oid, is_oid, object_id
 from ..git.entries import IndexEntry, differing_paths, list_index, list_unmerged, split_nul
-from ..git.gitdir import is_operation_file
+from ..git.gitdir import is_operation_file, is_operation_ref
 from ..git.index import (
     IndexMoved,
     file_identity,
     identify_index_at,
     index_lock,
+    is_cut_index,
     is_torn_index,
     kept_index,
     link_or_copy,
 )
+from ..git.refs import refs_are_files
 from ..git.repository import Repository
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK
 from ..snapshot.record import is_attributes
 from ..system import files
-from ..system.stdlib import TYPE_CHECKING, suppress
+from ..system.stdlib import TYPE_CHECKING, digest, suppress
 from ..workspace.ownership import next_index
 from .paths import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_INDEX_LIMIT = 4 << 30
+#: An index file of more bytes is not taken out of a save: some 5 million entries.
+_INDEX_LIMIT = 512 << 20
 _STAGES = (b"1", b"2", b"3")
 #: What `ls-files -z --debug` prints of one entry: its path, and the stat data, of which the size counts here.
 _DEBUG_LINES = re.compile(rb"([^\0]+)\0(?:  (?:ctime|mtime|dev|uid):[^\n]*\n){4}  size: (\d+)[^\n]*\n")
@@ -74,6 +77,7 @@ class SavedIndex:
         if self.is_at(kept):
             link_or_copy(kept, target)
         elif entry is not None:
+            self._refuse_large(entry[1])
             fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             with open(fd, "wb") as file:
                 for part in self._reader.stream(entry[1]):
@@ -98,9 +102,15 @@ class SavedIndex:
             return
         path = os.path.join(self._repository.git_dir, b"sharedindex." + name.encode("ascii"))
         if not os.path.exists(path):
-            content = self._reader.contents([entry[1]], _INDEX_LIMIT)[0]
+            self._refuse_large(entry[1])
+            content = self._reader.contents([entry[1]])[0]
             if content is not None:
                 files.write_atomic(path, content[1], mode=0o644, staging=self._repository.own)
+
+    def _refuse_large(self, oid: Oid) -> None:
+        for info in self._reader.kinds([oid]):
+            if info is not None and info[1] > _INDEX_LIMIT:
+                raise CorruptSave(f"the save holds an index of {info[1]} bytes; the limit is {_INDEX_LIMIT}")
 
     def add_later(self, target: bytes, more: Sequence[bytes]) -> None:
         """Add to the index at `target` what later saves staged anew, and `more` lines for `update-index`."""
@@ -218,11 +228,15 @@ class IndexRecovery:
 
     def set_broken_aside(self) -> None:
         """An index that git can't read (a power cut tore it) would stop every step: the save has the good one."""
+        object_format = self._repository.object_format
         try:
             self._git.run("ls-files", "-z", "--", "no such file")
+            is_broken = is_cut_index(self._current, object_format)
         except GitError:
-            if not is_torn_index(self._current, self._repository.object_format):
+            is_broken = True
+            if not is_torn_index(self._current, object_format):
                 raise  # git failed for another reason: no memory, no descriptors, an index that is newer than it
+        if is_broken:
             os.rename(self._current, os.path.join(self._repository.own, b"broken-index"))
 
     def restore(self) -> list[bytes]:
@@ -294,7 +308,8 @@ class IndexRecovery:
 
     def _has_same_entries(self) -> bool:
         """Whether the index says the same as the saved one, and only stat data differ: then it stays."""
-        if not os.path.exists(self._current):
+        if not os.path.exists(self._current) or self.saved.oldest.manifest.intent_to_add:
+            # No listing shows an intent to add.
             return False
         temporary = next_index(self._repository)
         self.saved.write(temporary)
@@ -407,6 +422,11 @@ def restore_operation(workspace: Workspace, save: Save) -> None:
         content = workspace.reader.contents([leaf.oid], LARGE * 4)[0]
         if content is None:
             continue
+        if is_operation_ref(path) and not refs_are_files(repository):
+            with suppress(GitError):
+                # Only where it does not exist: what is there stays.
+                workspace.git.run("update-ref", "--no-deref", path, content[1].strip(), repository.zero)
+            continue
         files.make_directory(os.path.dirname(full), top=repository.git_dir)
         mode = 0o755 if leaf.mode & 0o100 else 0o644
         files.write_atomic(full, content[1], mode=mode, staging=repository.own)
@@ -433,17 +453,15 @@ def restore_sparse(workspace: Workspace, save: Save) -> None:
 
 
 def _file_oid(path: bytes, object_format: str) -> Oid | None:
-    import hashlib
-
     try:
         with open(path, "rb") as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
                 return None
-            digest = hashlib.new(object_format, b"blob %d\0" % info.st_size, usedforsecurity=False)
+            whole = digest(object_format, b"blob %d\0" % info.st_size, info.st_size)
             while data := file.read(1 << 20):
-                digest.update(data)
-            return digest.hexdigest()
+                whole.update(data)
+            return whole.hexdigest()
     except FileNotFoundError:
         return None
 

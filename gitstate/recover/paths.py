@@ -12,9 +12,8 @@ from ..format.saves import held_saves, pending_archives
 from ..git.command import Git, Oid, object_id
 from ..git.entries import differing_paths, list_index, list_tree_paths
 from ..git.repository import Repository, folds_case
-from ..objects.reader import ObjectReader
+from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
-from ..snapshot.walk import is_repository
 from ..system import files
 from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
@@ -70,11 +69,11 @@ class SavedPaths:
 
     def targets(self) -> list[Target]:
         """Every path that a save of the stack speaks of."""
-        trees, reader = self._workspace.trees, self._workspace.reader
+        trees = self._workspace.trees
         roots: list[Oid | None] = []
         paths: set[bytes] = set()
         for save in self.saves:
-            head_tree = tree_of_base(reader, save.manifest.head)
+            head_tree = self._tree_of_base(save)
             staged = save.files.get(b"staged")
             roots += [head_tree, save.wip_tree, *([staged[1]] if staged else [])]
             changed = differing_paths(self._workspace.repository, head_tree, save.wip_tree)
@@ -97,6 +96,19 @@ class SavedPaths:
             bases = frozenset(leaf for lookup in lookups if (leaf := lookup.get(path)) is not None)
             targets.append(Target(path, saved, modes.get(path), bases))
         return targets
+
+    def _tree_of_base(self, save: Save) -> Oid | None:
+        """The tree that a save stands on; None where it was taken without it, and git still can't read it."""
+        reader, head = self._workspace.reader, save.manifest.head
+        if head is None:
+            return None
+        from ..workspace.damage import is_whole
+
+        wip = reader.commit(save.wip)
+        stands_alone = wip is not None and not commit_head(wip).parents
+        if stands_alone and not is_whole(self._workspace.repository.git, head):
+            return None
+        return tree_of_base(reader, head)
 
     def unchanged(self, path: bytes, known: Iterable[bytes]) -> list[Target]:
         """The files at and below a path that the newest save holds but did not change; `known` are those it did."""
@@ -184,9 +196,17 @@ class SavedPaths:
         action = step(target, seen, overwrite=self._overwrite, left_out=left_out)
         if action != "look":
             return action
+        if self._is_as_wip_commit(target, seen):
+            return "same"
         if seen.oid in self._checkouts(target):
             return "delete" if target.saved is None else "write"
         return "write" if target.saved is not None and self.is_cut_short(target) else "keep"
+
+    def _is_as_wip_commit(self, target: Target, seen: FileState) -> bool:
+        """Whether only the WIP commit is left of the save, and the file is what git writes for it."""
+        if self.newest.archive != self.newest.wip or target.saved is None:
+            return False
+        return seen.oid in self._checkouts(target._replace(bases=frozenset({target.saved})))
 
     def _checkouts(self, target: Target) -> Iterator[Oid | None]:
         """What git itself writes for each base through this repository's filters; None where they fail.
@@ -338,7 +358,9 @@ def _step_for(workspace: Workspace, saved: SavedPaths, path: bytes, save_id: str
     pending = None if os.path.lexists(full) else _pending_for(workspace, saved, full, save_id)
     if pending is not None:
         return NestedStep(path, "add", pending)
-    return NestedStep(path, "recover") if is_repository(full) else None
+    from ..snapshot.walk import is_nested
+
+    return NestedStep(path, "recover") if is_nested(workspace.repository, full) else None
 
 
 def _pending_for(workspace: Workspace, saved: SavedPaths, full: bytes, save_id: str | None) -> str | None:

@@ -16,9 +16,10 @@ from ..workspace.files import FileState
 from .request import SUCCESSES, Outcome, RecoverResult
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
     from typing import Literal
 
+    from ..workspace.damage import Damage
     from .request import DecidedVerdict
 
     #: How the files on disk compare with the latest checkpoint: nothing is missing, they differ, or all are gone.
@@ -61,6 +62,10 @@ class Facts(Record):
     """The remote that the save was fetched from; None for a save of this repository."""
     fetched: tuple[str, str] | None = None
     """A sentence on untrusted saves that were fetched, and the command that takes one; None without any."""
+    damage: tuple[Damage, ...] = ()
+    """What git can't read of HEAD and, where no save is pending, of the index."""
+    put_away: tuple[str, ...] = ()
+    """Sentences on what a git or a manager of hooks left when it was killed, each with the command that helps."""
     elsewhere: str | None = None
     """A sentence about pending saves whose workspace is missing; None where there are none."""
     newer_save: str | None = None
@@ -105,6 +110,10 @@ class Verdict(Record):
 
 def decide(facts: Facts) -> Verdict:
     """The verdict on one workspace. It is never `changed`: `final_verdict` knows whether files were kept."""
+    return _with_damage(_decide(facts), facts.damage)
+
+
+def _decide(facts: Facts) -> Verdict:
     if facts.problem is not None:
         return _unreadable(facts, facts.problem)
     if not facts.saves:
@@ -128,6 +137,26 @@ def decide(facts: Facts) -> Verdict:
         base = facts.carried.base[:12]
         return Verdict("restore", f"git had carried the WIP commit to another base; the branch is on that base, {base}")
     return Verdict("restore")
+
+
+def _with_damage(verdict: Verdict, damage: Sequence[Damage]) -> Verdict:
+    """The verdict where git can't read HEAD or the index, and `damage` says what and which command mends it.
+
+    Without HEAD no file can be compared with its base: the save stays pending. The context alone needs neither.
+    """
+    if not damage or verdict.verdict == "live":
+        return verdict
+    what = "; ".join(item.what for item in damage)
+    hint = "; ".join(item.command for item in damage)
+    if verdict.verdict in ("corrupt", "unsupported"):
+        return verdict._replace(
+            message=f"{verdict.message}; {what}", hint=f"{hint}, then: {verdict.hint or 'gitstate log'}"
+        )
+    if verdict.verdict == "context_only":
+        return verdict._replace(message=f"{verdict.message}; {what}", hint=hint, exit_status=EXIT_PERSON)
+    if verdict.verdict in ("nothing", "recovered"):
+        return Verdict("damaged", what, EXIT_PERSON, hint)
+    return Verdict("damaged", f"{what}; nothing was touched", EXIT_PERSON, f"{hint}, then: gitstate recover")
 
 
 def _without_save(facts: Facts) -> Verdict:
@@ -306,7 +335,7 @@ def step(
         # A file takes the place of empty directories alone: who writes it fails on all others.
         return "same" if saved.mode == GITLINK else "write"
     if saved.mode == GITLINK:
-        return "write" if seen.kind == "missing" else "keep"
+        return "write" if seen.kind == "missing" or _is_one_of(seen, target.bases) else "keep"
     if _is_one_of(seen, (saved,)):
         return "same"
     if seen.kind == "missing" or _is_one_of(seen, target.bases):

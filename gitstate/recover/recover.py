@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitstateError, NeedsPerson
+from ..errors import CorruptSave, GitError, GitstateError, NeedsPerson
 from ..format.archive import tree_of_base
 from ..format.context import Context
 from ..format.fetched import fetched_markers, mark_recovered
@@ -47,7 +47,7 @@ from ..workspace.live_context import read_live_context, with_measured_fields
 from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
-from .facts import compare_with_checkpoint, gather, whole_copies
+from .facts import compare_with_checkpoint, gather, whole_copies, with_damage
 from .paths import (
     NestedStep,
     SavedPaths,
@@ -105,12 +105,26 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         facts = gather(repository, reader, request.save_id, strict=request.strict, own_only=request.waiting_only)
         if request.waiting_only:
             facts = facts._replace(context=None, recovered=None)
-        facts = facts._replace(disk=compare_with_checkpoint(workspace, facts))
+        was_whole = not any(not item.path and item.lost for save in facts.saves for item in save.manifest.left_out)
+        if not (facts.saves and facts.head and was_whole):
+            facts = with_damage(facts, repository)
+        if not facts.damage:
+            facts = facts._replace(disk=compare_with_checkpoint(workspace, facts))
         verdict = decide(facts)
         facts = with_checkpoint(facts, verdict)
         clears = verdict.clears_locks and not request.dry_run
         cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
-        result = _recover_fetched(workspace, facts, verdict, request)
+        if verdict.clears_locks:
+            from .elsewhere import put_away
+
+            facts = facts._replace(put_away=put_away(repository, facts))
+        try:
+            result = _recover_fetched(workspace, facts, verdict, request)
+        except (GitError, CorruptSave):
+            facts = with_damage(facts, repository)
+            if not facts.damage:
+                raise
+            result = _Recovery(workspace, facts, decide(facts), request).run()
     if repository.stranger is not None:
         message = f"this repository belongs to user {repository.stranger}; none of its filters was run"
         result = result._replace(message="; ".join(part for part in (result.message, message) if part))
@@ -421,6 +435,7 @@ class _Recovery:
 
         context, result = self._with_conversation(context, result)
         resume = resume_command(context, os.environ) or instruction(context)
+        told = "\n".join((told, *self.facts.put_away))
         if self.request.depth and read_live_context(self.repository)[1] is None:
             # Nobody ever worked in this nested repository: its save is a part of the one around it.
             return result._replace(resume=resume, briefing=told, context=context)
@@ -444,5 +459,6 @@ class _Recovery:
     def _result(self, final: DecidedVerdict) -> RecoverResult:
         newest = self.facts.saves[0] if self.facts.saves else None
         result = conclude(self.repository.toplevel, self.verdict, final, newest, self.outcome)
+        result = result._replace(message="; ".join(part for part in (result.message, *self.facts.put_away) if part))
         branch = None if self.facts.head_ref is None else branch_name(self.facts.head_ref)
         return result._replace(branch=branch, dry_run=self.request.dry_run)

@@ -29,11 +29,10 @@ if TYPE_CHECKING:
         "elsewhere",
         "corrupt",
         "unsupported",
+        "damaged",
     ]
     #: The verdict of a result: a decision, `dismissed`, or why a workspace among many was not opened.
-    ResultVerdict = (
-        DecidedVerdict | Literal["dismissed", "busy", "failed", "damaged", "foreign", "unreachable", "missing"]
-    )
+    ResultVerdict = DecidedVerdict | Literal["dismissed", "busy", "failed", "foreign", "unreachable", "missing"]
 
 #: The settings that a recovery, and its safety save, read.
 SETTINGS = ("stateFile", "includeIgnored", "trust")
@@ -324,7 +323,7 @@ def shell_lines(result: RecoverResult) -> str:
 def _resume_command(context: Context) -> str | None:
     from ..agents.sessions import resume_command
 
-    return resume_command(context, os.environ)
+    return resume_command(context, os.environ, instruction(context))
 
 
 def _text(value: object) -> str | None:

@@ -152,6 +152,11 @@ class KeeperProcess:
         """Tell the keeper what happens; False if it is gone."""
         return self._channel.send(**message)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it will say nothing more."""
+        return self._channel.is_closed
+
     def answer(self, seconds: float | None) -> dict[str, Any] | None:
         """The keeper's answer at the end of the run; None if it is gone, or gives none in this time."""
         deadline = Deadline(seconds)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..errors import GitstateError
+from ..git.command import Oid
 from ..git.gitdir import operation_under_way
 from ..git.index import file_identity
 from ..git.repository import Repository
@@ -13,14 +17,17 @@ from ..git.status import ignored_among
 from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..snapshot.incremental import Baseline
-from ..snapshot.record import Snapshot
-from ..system.clock import now
+from ..snapshot.record import Growth, HeldFile, Snapshot
+from ..system import forkpool
+from ..system.clock import Deadline, now
 from ..workspace.live_context import read_live_context
 from ..workspace.state_file import context_path, state_name
 from .watch import Watch
 
-#: Checkpoints never make the object store grow faster than this, in bytes a second.
+#: No large file, nor all of them together, makes the object store grow faster than this, in bytes a second.
 _GROWTH = 64 << 10
+#: But for so many bytes, which a run may need at once.
+_BURST = 256 << 20
 #: Nor do they take more than this part of a core.
 _SHARE = 0.05
 #: Events are collected for this long before they are read, in seconds.
@@ -31,17 +38,116 @@ _WAIT = 1.0
 _RETRY = 2.0
 
 
-class Checkpoints:
-    """Takes checkpoints of one workspace, at least `interval` seconds apart. `start` begins to watch its files."""
+class ForkedSave:
+    """A save in a forked child. The keeper goes on listening meanwhile, and can break it off at any moment.
 
-    def __init__(self, repository: Repository, interval: float) -> None:
+    Every step of a save survives SIGKILL. `private` are descriptors that the child must not keep: whoever waits for the
+    keeper's end waits for them.
+    """
+
+    def __init__(self, path: bytes, request: SaveRequest, private: Sequence[int]) -> None:
+        self.request = request
+        self._values: list[Any] = []
+
+        def work(send: Callable[[Any], None]) -> None:
+            for fd in private:
+                os.close(fd)
+            result = try_save(path, request)
+            if not isinstance(result, str) and result.taken is not None and self._same_scan(result.taken):
+                # It is large, and who asked has it.
+                result.taken.scan = None
+            send((result, request.growth))
+
+        self._child = forkpool.Child(work)
+
+    def _same_scan(self, taken: Snapshot) -> bool:
+        known = self.request.known
+        return known is not None and taken.scan is known.snapshot.scan
+
+    def fileno(self) -> int:
+        return self._child.pipe
+
+    def receive(self) -> tuple[SaveResult | str, Growth | None] | None:
+        """What came of it; None while it goes on. Blocks until something has come."""
+        values, more = self._child.receive()
+        self._values += values
+        if more and not self._values:
+            return None
+        self._child.end(kill=False)
+        if not self._values:
+            return "the process that took it was killed", None
+        result, growth = self._values[0]
+        known = self.request.known
+        if not isinstance(result, str) and result.taken is not None and result.taken.scan is None and known is not None:
+            result.taken.scan = known.snapshot.scan
+        return result, growth
+
+    def break_off(self) -> None:
+        """Kill the child and the gits that it started; what they leave is cleaned up by who saves next."""
+        self._child.end(kill=True)
+
+
+class Budget:
+    """What the checkpoints of one run may add to the object store: each large file by itself, and all together."""
+
+    def __init__(self) -> None:
+        self._credit = float(_BURST)
+        self._credited = time.monotonic()
+        #: Path → when a file may be taken again.
+        self._again: dict[bytes, float] = {}
+        #: Path → bytes, of the files whose last change is in no checkpoint.
+        self.refused: dict[bytes, int] = {}
+        self._held: dict[bytes, HeldFile] = {}
+
+    def due(self) -> frozenset[bytes]:
+        """Files that were refused and may be taken now."""
+        at = time.monotonic()
+        return frozenset(path for path in self.refused if self._again.get(path, 0.0) <= at)
+
+    def growth(self, archive: Oid | None) -> Growth:
+        """What the next checkpoint may add; `archive` is that of the last one."""
+        at = time.monotonic()
+        self._credit = min(_BURST, self._credit + (at - self._credited) * _GROWTH)
+        self._credited = at
+        waiting = {path for path, when in self._again.items() if when > at}
+        left = max([self._credit, *(self.refused[path] for path in self.due())])
+        return Growth(int(left), waiting, self._held, archive)
+
+    def spend(self, growth: Growth) -> None:
+        """A checkpoint was taken."""
+        at = time.monotonic()
+        for path, file in growth.taken.items():
+            size = file.identity[0]
+            self._credit = max(0.0, self._credit - size)
+            self._again[path] = at + size / _GROWTH
+            self.refused.pop(path, None)
+        self._held.update(growth.taken)
+        for path, size in growth.refused.items():
+            self.refused[path] = size
+            self._again.setdefault(path, at + max(0.0, size - self._credit) / _GROWTH)
+
+
+class Checkpoints:
+    """Takes checkpoints of one workspace, at least `interval` seconds apart. `start` begins to watch its files.
+
+    `private` is as for `ForkedSave`.
+    """
+
+    def __init__(self, repository: Repository, interval: float, private: Sequence[int] = ()) -> None:
         self._repository = repository
         self._interval = interval
+        self._private = private
         self._state_file = state_name(repository)
         self._watch: Watch | None = None
         self._known: Baseline | None = None
         self._unwatched: tuple[object, ...] = ()
+        self._seen: tuple[object, ...] = ()
+        self._budget = Budget()
+        self._archive: Oid | None = None
+        self._begun = (0.0, 0.0)
         self._next = 0.0
+        self.running: ForkedSave | None = None
+        """The checkpoint that is being taken: call `collect` when it can be read."""
         self._failing_since: str | None = None
         self.problem: str | None = None
         """Why the last checkpoint failed, and since when they do; None if it did not."""
@@ -54,6 +160,8 @@ class Checkpoints:
 
     def pause(self) -> float:
         """How long to wait for something else, in seconds: the queue of file events must not overflow meanwhile."""
+        if self.running is not None:
+            return _GATHER
         return max(0.01, min(_GATHER, self._next - time.monotonic()))
 
     def drain(self) -> None:
@@ -61,31 +169,77 @@ class Checkpoints:
         if self._watch is not None and self._watch.works:
             self._watch.drain()
 
-    def take_if_due(self) -> None:
+    def begin_if_due(self) -> None:
         if time.monotonic() >= self._next:
-            self.take()
+            self.begin()
 
-    def take(self) -> None:
-        """Take a checkpoint, if anything may have changed. What it costs decides when the next one is due."""
-        begun, used = time.monotonic(), _cpu_seconds()
-        known, unwatched = self.known(), _unwatched_files(self._repository)
+    def begin(self, deadline: float | None = None) -> None:
+        """Begin a checkpoint, if anything may have changed and none is under way.
+
+        `deadline` is that of the save, in seconds. What it costs decides when the next one is due.
+        """
+        if self.running is not None:
+            self._next = 0.0
+            return
+        begun = time.monotonic()
+        self._begun = begun, _cpu_seconds()
         self._next = begun + self._interval
+        known, unwatched = self._changed(self._budget.due()), _unwatched_files(self._repository)
         if known is not None and not known.touched and unwatched == self._unwatched:
             return
-        result = try_save(self._repository.toplevel, SaveRequest(kind="checkpoint", known=known, wait=_WAIT))
-        self._note_problem(result if isinstance(result, str) else None)
-        if self.problem is not None:
-            self._next = min(self._next, begun + _RETRY)
+        self._seen = unwatched
+        growth = self._budget.growth(self._archive)
+        request = SaveRequest(kind="checkpoint", known=known, wait=_WAIT, growth=growth, deadline=deadline)
+        try:
+            self.running = ForkedSave(self._repository.toplevel, request, self._private)
+        except OSError as error:
+            self._failed(f"{error.strerror or error}")
+
+    def _failed(self, problem: str) -> None:
+        self._note_problem(problem)
+        self._next = min(self._next, self._begun[0] + _RETRY)
+
+    def collect(self) -> None:
+        """Take what has come of the checkpoint under way; it may still go on."""
+        answer = None if self.running is None else self.running.receive()
+        if self.running is None or answer is None:
+            return
+        known, self.running = self.running.request.known, None
+        begun, used = self._begun
+        result, growth = answer
+        if isinstance(result, str):
+            self._failed(result)
+        else:
+            self._note_problem(None)
         # Not the time that passed: another gitstate at work or a slow disk would put off the next one by minutes.
-        self._next = max(self._next, begun + (_cpu_seconds() - used) / _SHARE)
+        self._next = max(self._next, begun + (_cpu_seconds() - used) / _SHARE) if self._next else 0.0
         if isinstance(result, str) or result.taken is None or result.archive is None:
             return
-        self._next = max(self._next, begun + result.written / _GROWTH)
-        self._unwatched = unwatched
+        self._unwatched = self._seen
+        if growth is not None:
+            self._budget.spend(growth)
         whole = known is None or result.taken.scan is not known.snapshot.scan
+        # What has changed since it began is still in the watch.
+        self._archive = result.archive
         self._known = Baseline(result.taken, result.archive, frozenset())
         if whole:
             self._watch_untracked(result.taken)
+
+    def take_last(self, deadline: Deadline) -> None:
+        """Take a last checkpoint, if anything may have changed, until the deadline."""
+        self.break_off()
+        left = deadline.left()
+        self.begin(left if left < float("inf") else None)
+        while self.running is not None and not deadline.passed():
+            if select.select([self.running], [], [], deadline.left())[0]:
+                self.collect()
+        self.break_off()
+
+    def break_off(self) -> None:
+        """End the checkpoint under way. What it would have taken still counts as changed."""
+        running, self.running = self.running, None
+        if running is not None:
+            running.break_off()
 
     def _note_problem(self, why: str | None) -> None:
         self._failing_since = None if why is None else self._failing_since or now()
@@ -93,13 +247,17 @@ class Checkpoints:
 
     def known(self) -> Baseline | None:
         """The last checkpoint and what changed since; None if that is not known."""
+        return self._changed(frozenset(self._budget.refused))
+
+    def _changed(self, more: frozenset[bytes]) -> Baseline | None:
+        """As `known`; of the files that were refused only `more` count as changed."""
         if self._known is None or self._watch is None:
             return None
         touched = self._watch.take()
         if touched is None:
             self._known = None
             return None
-        self._known = self._known._replace(touched=self._known.touched | (touched - {self._state_file}))
+        self._known = self._known._replace(touched=self._known.touched | (touched - {self._state_file}) | more)
         return self._known
 
     def _watch_untracked(self, taken: Snapshot) -> None:
@@ -126,6 +284,9 @@ def try_save(path: bytes, request: SaveRequest) -> SaveResult | str:
         return error.message
     except OSError as error:
         return f"{error.strerror or error}"
+    except Exception as error:
+        # A bug: the keeper goes on, and says so.
+        return f"{type(error).__name__}: {error}"
 
 
 def _unwatched_files(repository: Repository) -> tuple[object, ...]:

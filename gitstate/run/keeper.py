@@ -19,16 +19,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
+import select
 import signal
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
-from ..agents import transcripts  # noqa: F401
+from ..agents import launch, transcripts  # noqa: F401
 from ..agents.registry import all_agents
 from ..conversation import pieces  # noqa: F401
+from ..conversation.turn import read_turn
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError
 from ..format.manifest import Reason
 from ..format.saves import checkpoint_save_id, pending_save_id
@@ -44,19 +45,31 @@ from ..snapshot import convert, hidden  # noqa: F401
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import Process, is_alive, process, send, this_process, wait_for
-from ..workspace import lease, peek, registry  # noqa: F401
+from ..workspace import damage, lease, peek, registry  # noqa: F401
 from ..workspace.ownership import RunRecord, run_file, write_run_file
 from ..workspace.settings import OF_SAVE, with_defaults
 from .channel import SIGNALS, Channel, KeeperConfig
-from .checkpoints import Checkpoints, try_save
+from .checkpoints import Checkpoints, ForkedSave, try_save
 from .processes import end_leftovers, kill_all, of_run
 
 #: Files of more bytes than this wait for the second step of a save under a deadline.
 _SMALL = 4 << 20
+#: An early save reads files for so long, in seconds, and for this part of the deadline at most.
+_EARLY, _EARLY_SHARE = 0.3, 0.2
+#: The last save has this many seconds in any case, and is broken off so many seconds after its deadline.
+_LEAST, _OVERTIME = 0.1, 0.15
+#: A child that does not say anything is looked at again after so many seconds.
+_LOOK_AGAIN = 1.0
 #: An agent that ends within this time after Ctrl-C was ended by it, in seconds.
 CTRL_C = 5.0
 #: A save that nobody waits for may take this long to get hold of the workspace, in seconds.
 _PATIENCE = 60.0
+
+
+class HasFileno(Protocol):
+    """What can be waited for."""
+
+    def fileno(self) -> int: ...
 
 
 def keep(fd: int) -> int:
@@ -122,8 +135,12 @@ class Keeper:
         self.config = config
         self.spared = (os.getpid(), config.owner.pid)
         self.repository, _ = with_defaults(open_repository(os.fsencode(config.workspace)), OF_SAVE)
-        self.checkpoints = Checkpoints(self.repository, config.times.interval)
+        private = [channel.fileno(), *([] if config.lease is None else [config.lease])]
+        self.private = private
+        self.checkpoints = Checkpoints(self.repository, config.times.interval, private)
         self.recorded_problem: str | None = None
+        #: Seconds since the epoch; a file's time may be a little older than the clock.
+        self.began = time.time() - 0.05
         self.agent: Process | None = None
         self.ctrl_c: tuple[str, float] | None = None
 
@@ -154,30 +171,30 @@ class Keeper:
     # -- what happens
 
     def _loop(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.channel, selectors.EVENT_READ)
-            selector.register(self.signals.reader, selectors.EVENT_READ)
-            owner = self._owner_descriptor()
-            if owner is not None:
-                selector.register(owner, selectors.EVENT_READ)
-            while True:
-                with self.signals.unblocked():
-                    selector.select(self.checkpoints.pause())
-                if (came := self.signals.take()) and self._on_signal(signal.Signals(came[0]).name[3:], False):
+        owner = self._owner_descriptor()
+        while True:
+            running = self.checkpoints.running
+            watched: list[HasFileno | int] = [self.channel, self.signals.reader]
+            watched += [one for one in (owner, running) if one is not None]
+            with self.signals.unblocked():
+                ready, _, _ = select.select(watched, [], [], self.checkpoints.pause())
+            if (came := self.signals.take()) and self._on_signal(signal.Signals(came[0]).name[3:], False):
+                return
+            self.channel.receive(0)
+            while (message := self.channel.next_message()) is not None:
+                if self._on_message(message):
                     return
-                self.channel.receive(0)
-                while (message := self.channel.next_message()) is not None:
-                    if self._on_message(message):
-                        return
-                owner_died = not is_alive(self.config.owner)
-                if self.channel.is_closed or owner_died:
-                    word = "the loop" if owner_died else "gitstate run"
-                    self._end(Reason("KILL", None, f"{word} was killed"))
-                    return
-                self.checkpoints.drain()
-                self.checkpoints.take_if_due()
-                if self.checkpoints.problem != self.recorded_problem:
-                    self._record_run()
+            owner_died = not is_alive(self.config.owner)
+            if self.channel.is_closed or owner_died:
+                word = "the loop" if owner_died else "gitstate run"
+                self._end(Reason("KILL", None, f"{word} was killed"))
+                return
+            self.checkpoints.drain()
+            if running in ready:
+                self.checkpoints.collect()
+            self.checkpoints.begin_if_due()
+            if self.checkpoints.problem != self.recorded_problem:
+                self._record_run()
 
     def _owner_descriptor(self) -> int | None:
         with contextlib.suppress(AttributeError, OSError):
@@ -208,7 +225,7 @@ class Keeper:
         if terminal and name in ("INT", "QUIT"):
             # The terminal sent it to the agent too, and the agent decides whether it ends.
             self.ctrl_c = (name, time.monotonic())
-            self.checkpoints.take()
+            self.checkpoints.begin()
             return False
         self._end_now(Reason(name))
         return True
@@ -216,6 +233,8 @@ class Keeper:
     def _on_ended(self, code: int) -> None:
         if self.ctrl_c is not None and time.monotonic() - self.ctrl_c[1] < CTRL_C:
             self._end(Reason(self.ctrl_c[0]))
+        elif code == 0 and read_turn(self.repository, self.began) in ("open", "failed"):
+            self._end(Reason(None, 0, "the agent ended in the middle of its turn"))
         elif code == 0:
             self._leave(finished=True)
         elif code < 0:
@@ -227,10 +246,15 @@ class Keeper:
     # -- the end of a run
 
     def _end_now(self, reason: Reason) -> None:
-        """End the run within the deadline: save what is known and small while the agent still ends, then the rest."""
-        times = self.config.times
-        deadline = Deadline(times.deadline)
+        """End the run within the deadline. The agent is told before anything else."""
+        deadline = Deadline(self.config.times.deadline)
         self._tell_agent()
+        self.checkpoints.break_off()
+        self._save_within(deadline, reason)
+
+    def _save_within(self, deadline: Deadline, reason: Reason) -> None:
+        """Save what is known and small while the agent still ends, then the rest, until the deadline."""
+        times = self.config.times
         before = pending_save_id(self.repository)
         early = try_save(
             self.repository.toplevel,
@@ -241,6 +265,7 @@ class Keeper:
                 stay=True,
                 wait=times.deadline,
                 deadline=times.deadline,
+                look=min(_EARLY, times.deadline * _EARLY_SHARE),
             ),
         )
         self._await_agent(Deadline(min(times.grace, times.deadline / 2)))
@@ -251,20 +276,67 @@ class Keeper:
         else:
             known = early if early.result == "saved" else None
             done = None if known is None else known.save_id
-        left = max(1.0, deadline.left())
-        self._last_save(SaveRequest(reason=reason, wait=left, deadline=left, replaces=done), known)
-
-    def _end(self, reason: Reason) -> None:
-        """End the run where nobody waits: the agent, or whoever ran it, has ended. Everything is saved at once."""
-        self._tell_agent()
-        self._await_agent(Deadline(self.config.times.grace))
-        self._last_save(SaveRequest(reason=reason, wait=_PATIENCE))
-
-    def _last_save(self, request: SaveRequest, early: SaveResult | None = None) -> None:
-        """Save what there is now, and answer. If that fails, a recover finds `early`, a save of the same end."""
         end_leftovers(self.config.run_id, but=self.spared)
         before = pending_save_id(self.repository)
-        last = try_save(self.repository.toplevel, request)
+        left = max(_LEAST, deadline.left())
+        request = SaveRequest(reason=reason, wait=left, deadline=left, replaces=done)
+        # What the disk or a git does not end in time is broken off. Where no early save stands, nothing is.
+        last = self._forked(request, Deadline(None if known is None else left + _OVERTIME), listens=False)
+        self._conclude(last or "the deadline passed", before, known)
+
+    def _end(self, reason: Reason) -> None:
+        """End the run where nobody waits: the agent, or whoever ran it, has ended. Everything is saved at once.
+
+        Where a signal comes meanwhile somebody waits: then it ends within the deadline.
+        """
+        self._tell_agent()
+        self.checkpoints.break_off()
+        self._await_agent(Deadline(self.config.times.grace))
+        end_leftovers(self.config.run_id, but=self.spared)
+        before = pending_save_id(self.repository)
+        last = self._forked(SaveRequest(reason=reason, wait=_PATIENCE), Deadline(None), listens=True)
+        if last is None:
+            self._save_within(Deadline(self.config.times.deadline), reason)
+        else:
+            self._conclude(last, before)
+
+    def _forked(self, request: SaveRequest, deadline: Deadline, *, listens: bool) -> SaveResult | str | None:
+        """Save in a child that is broken off, with None, when the deadline passes; or when a signal comes: `listens`.
+
+        Where the system allows no child it is done in this process.
+        """
+        try:
+            child = ForkedSave(self.repository.toplevel, request, self.private)
+        except OSError:
+            return try_save(self.repository.toplevel, request)
+        while not deadline.passed():
+            watched: list[HasFileno | int] = [child]
+            if listens:
+                watched += [self.signals.reader, *([] if self.channel.is_closed else [self.channel])]
+            with self.signals.unblocked() if listens else contextlib.nullcontext():
+                ready, _, _ = select.select(watched, [], [], min(_LOOK_AGAIN, deadline.left()))
+            answer = child.receive() if child in ready else None
+            if answer is not None:
+                return answer[0]
+            if listens and self._is_told_to_hurry():
+                break
+        child.break_off()
+        return None
+
+    def _is_told_to_hurry(self) -> bool:
+        """Whether a signal has come, here or to the front."""
+        if self.signals.take():
+            return True
+        if not self.channel.is_closed:
+            self.channel.receive(0)
+        messages = iter(self.channel.next_message, None)
+        return any(message.get("do") == "signal" for message in messages)
+
+    def _conclude(self, last: SaveResult | str, before: str | None, early: SaveResult | None = None) -> None:
+        """Answer after the last save. If that failed, a recover finds `early`, a save of the same end.
+
+        `before` is the id of the save that was pending before it.
+        """
         if isinstance(last, str):
             stands, lines = failed_save(self.repository, last, before, early)
             self._answer(stands, lines, EXIT_FAILED)
@@ -293,9 +365,11 @@ class Keeper:
             wait_for(agents, Deadline(1.0))
 
     def _leave(self, *, finished: bool) -> None:
-        """End a run that ended well: no save, and no process is left."""
+        """End a run that ended well: no save but a last checkpoint, within the deadline, and no process is left."""
+        deadline = Deadline(self.config.times.deadline)
         if self.config.ends_clean_runs:
             end_leftovers(self.config.run_id, but=self.spared)
+        self.checkpoints.take_last(deadline)
         owned_by_front = finished and self.config.owner == process(os.getppid())
         lines, status = self._end_well(finished=owned_by_front) if finished else ([], EXIT_DONE)
         problem = self.checkpoints.problem

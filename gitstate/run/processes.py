@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Collection, Iterable, Mapping
 
+from ..agents.registry import all_agents
 from ..system.clock import Deadline
 from ..system.process import POLL_INTERVAL, Process, process, send, wait_for
 
@@ -39,8 +40,18 @@ def of_run(run_id: str, *, but: Collection[int] = ()) -> list[Process]:
                 members.add(pid)
     for pid in _descendants(members, parents):
         members.add(pid)
+    shared = {pid for pid in members if _serves_others(pid)}
+    members -= _descendants(shared, parents)
     found = [process(pid) for pid in sorted(members) if pid not in but]
     return [one for one in found if one.start is not None]
+
+
+def _serves_others(pid: int) -> bool:
+    """Whether a process serves all sessions of its user's agent: the run that happened to start it never ends it."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+        words = {os.fsdecode(word) for word in file.read(65_536).split(b"\0")}
+        return any(words & {*agent.outlives_runs} for agent in all_agents())
+    return False
 
 
 def descendants(one: Process) -> list[Process]:

@@ -16,8 +16,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..agents.base import StopRule
-from ..agents.registry import stop_rule
-from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, NeedsPerson
+from ..agents.launch import ARGV_KEY, recorded_argv
+from ..agents.registry import agent_of_command, stop_rule
+from ..conversation.turn import forget_turn
+from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, NeedsPerson, UsageError
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
@@ -51,6 +53,8 @@ _ECHO = 2.0
 _SI_KERNEL = 0x80
 #: What a keeper may need past its deadline until it answers, in seconds.
 _MARGIN = 30.0
+#: Between two looks for signals the answer of the keeper is waited for so long, in seconds.
+_LISTENED = 0.1
 #: So many keepers are started for one run, should somebody kill them.
 _KEEPERS = 4
 
@@ -76,6 +80,7 @@ def run(path: bytes, request: RunRequest) -> int:
     Does not return if a signal ended the run: then this process dies of it, once all is saved. Raises GitstateError
     if nothing was started; UsageError for a setting that can't be read, before anything begins.
     """
+    request = request._replace(command=_supervisable(request.command))
     heard = _heard(request)
     signal.pthread_sigmask(signal.SIG_BLOCK, {*heard, signal.SIGCHLD})
     repository = open_repository(path)
@@ -84,12 +89,36 @@ def run(path: bytes, request: RunRequest) -> int:
     status = _prepare(repository, request)
     if status:
         return status
+    forget_turn(repository)
     hold = Hold(repository, config.owner, config.run_id, request.agent)
     _begin(repository, request)
     try:
         return Supervisor(repository, path, request, config._replace(lease=hold.lease), heard).run(hold)
     finally:
         hold.release()
+
+
+def _supervisable(command: Sequence[str]) -> Sequence[str]:
+    """The command line as this run starts it. Raises UsageError for one whose work would not be part of the run."""
+    agent = agent_of_command(command)
+    refused = None if agent is None or agent.refused is None else agent.refused(command)
+    if refused is not None:
+        why, word = refused
+        rest = shlex.join(one for one in command if one != word)
+        raise UsageError(f"{why}; nothing was started", hint=f"gitstate run -- {rest}")
+    option = None if agent is None or agent.supervised is None else agent.supervised(command)
+    if option is None or not _knows(command[0], option):
+        return command
+    say(f"gitstate: {command[0]} is started with {option}: else its work would go on when this run ends")
+    return [command[0], option, *command[1:]]
+
+
+def _knows(program: str, option: str) -> bool:
+    """Whether the help of a program names an option."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run([program, "--help"], stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
+        return option.encode() in done.stdout
+    return False
 
 
 def _config(repository: Repository, request: RunRequest, times: Times) -> KeeperConfig:
@@ -163,10 +192,20 @@ def _set_aside(repository: Repository, task_id: str) -> int:
 def _begin(repository: Repository, request: RunRequest) -> None:
     """Write into the context who works here now. A task that the loop has begun keeps its context."""
     owner = request.owner_pid or os.getpid()
-    values = {"agent": request.agent, **request.values} if request.agent else request.values
+    values = {**_agent_values(request), **request.values}
     known, status = read_live_context(repository)
     goes_on = status == RECOVERED or (status == ACTIVE and request.owner_pid is not None)
     begin(repository, values, owner, before=known if goes_on else Context())
+
+
+def _agent_values(request: RunRequest) -> dict[str, str]:
+    """What the command line tells of the agent: its name, and the options that a resumed session gets again."""
+    agent = agent_of_command(request.command)
+    values = {"agent": request.agent or ("" if agent is None else agent.name)}
+    argv = None if agent is None else recorded_argv(agent, request.command)
+    if argv is not None:
+        values[ARGV_KEY] = argv
+    return {name: value for name, value in values.items() if value}
 
 
 class Supervisor:
@@ -204,8 +243,7 @@ class Supervisor:
             return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_STARTED
         self.keeper.tell(do="agent", pid=self.agent.pid)
         self._wait()
-        times = self.config.times
-        answer = self.keeper.answer(times.deadline + times.grace + _MARGIN if self.died_of else None)
+        answer = self._await_answer()
         if answer is None:
             answer = self._save_without_keeper()
         say(*answer["lines"])
@@ -249,6 +287,17 @@ class Supervisor:
                     self.is_alone = True
                     say(f"gitstate: the keeper of this run has ended {_KEEPERS} times: no checkpoint is taken any more")
                     say("  the agent goes on; its work is saved when it ends")
+
+    def _await_answer(self) -> dict[str, Any] | None:
+        """The keeper's answer; None if it is gone. A signal that comes meanwhile is passed on: then it hurries."""
+        times = self.config.times
+        while self.died_of is None:
+            answer = self.keeper.answer(_LISTENED)
+            if answer is not None or self.keeper.is_gone:
+                return answer
+            if (info := signal.sigtimedwait(self.heard, 0)) is not None:
+                self._on_signal(info)
+        return self.keeper.answer(times.deadline + times.grace + _MARGIN)
 
     def _reap_orphans(self) -> None:
         """As process 1 of a container: take the status of every process that nobody else waits for."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: With more changed paths than this a scan of the whole tree is as fast.
 _MOST = 20_000
 
+#: Of new directories so many levels are looked into at once.
+_DEEPEST = 32
+
 Ignored = Callable[[list[bytes]], set[bytes]]
 
 
@@ -118,8 +121,13 @@ class Watch:
             self._inotify = None
 
     def _open(self, level: list[bytes]) -> None:
-        """Watch new directories and those below them. They count as changed with everything that is in them."""
-        while level:
+        """Watch new directories and those below them. They count as changed with everything that is in them.
+
+        Each level takes a git process, so a deep tree is left to a full scan.
+        """
+        for _ in range(_DEEPEST):
+            if not level:
+                return
             try:
                 ignored = self._ignored(level)
             except (GitstateError, OSError):
@@ -140,6 +148,7 @@ class Watch:
                 except OSError:
                     continue
             level = below
+        self._lost = self._lost or bool(level)
 
     def _add(self, path: bytes) -> bool:
         if self._inotify is None:
@@ -147,7 +156,7 @@ class Watch:
         try:
             descriptor = self._inotify.add_watch(os.path.join(self.top, path), self._mask)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG):
                 # The user has no watches left: from now on nothing is known.
                 self.close()
             return False

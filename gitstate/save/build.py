@@ -110,7 +110,7 @@ class Builder:
             workspace_id=workspace_id(self.repository),
             created=now(),
             head_ref=taken.head_ref,
-            head=taken.head,
+            head=request.broken.head if request.broken is not None and request.broken.head else taken.head,
             base=plan.base,
             index_commit=None,
             moves_branch=plan.branch is not None,
@@ -187,7 +187,11 @@ class Builder:
         for stage, leaves in taken.stages.items():
             entries.update({b"stages/%d/%s" % (stage, path): leaf for path, leaf in leaves.items()})
         entries.update({b"operation/" + path: leaf for path, leaf in taken.operation_files.items()})
-        entries.update({b"keep/%d" % number: leaf for number, leaf in enumerate(taken.keep_others)})
+        kept = list(taken.keep_others)
+        if taken.intent_to_add:
+            # The index names the empty blob for them, and nothing else may hold it.
+            kept.append(Leaf(REGULAR, self.writer.add("blob", b"")))
+        entries.update({b"keep/%d" % number: leaf for number, leaf in enumerate(kept)})
         entries.update({b"raw/" + path: leaf for path, (leaf, _) in taken.raw.items()})
         return entries
 

@@ -12,7 +12,7 @@ from ..git import refs
 from ..git.command import object_id
 from ..git.gitdir import is_checked_out_elsewhere
 from ..git.index import IndexMoved, file_identity
-from ..git.repository import open_repository, shares_configuration
+from ..git.repository import head_of, open_repository, read_head, shares_configuration
 from ..snapshot.record import Snapshot, SnapshotOptions
 from ..snapshot.snapshot import take_snapshot
 from ..system.clock import Deadline
@@ -70,7 +70,10 @@ def look(
         staged = StagedBlobs(repository, builder.writer, builder.reader, taken)
     if not insist:
         check_index(repository)
-    _check_head(repository, taken)
+    if request.broken is None:
+        _check_head(repository, taken)
+    else:
+        taken.left_out.insert(0, LeftOut(b"", request.broken.why, True))
     own = workspace_id(repository)
     seen = refs.read_refs(repository, (marker_ref(own), checkpoint_ref(own), NOTES))
     context, too_long = _context(repository, request, taken)
@@ -88,18 +91,24 @@ def look(
 
 def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> Snapshot:
     repository = builder.repository
-    known, frozen = request.known, frozen_index(repository)
+    if request.broken is not None and request.broken.worktree:
+        return _context_alone(repository)
+    known, growth, frozen = request.known, request.growth, frozen_index(repository)
+    # The checkpoint keeps alive what the caller knows: without it nothing vouches for those objects.
+    checkpoint = checkpoint_ref(workspace_id(repository))
+    held = {} if known is None and growth is None else refs.read_refs(repository, [checkpoint])
+    if growth is not None and growth.archive not in held.values():
+        growth.held = {}
     options = SnapshotOptions(
         state_name(repository),
         _until_collected(request),
         request.largest,
-        request.growth,
+        growth,
         [*patterns(repository, "includeIgnored"), *request.keep_ignored],
         request.keep_paths,
+        None if request.end is None else request.end.part(_PRECIOUS),
     )
-    # The checkpoint keeps alive what the caller knows: without it nothing vouches for those objects.
-    checkpoint = checkpoint_ref(workspace_id(repository))
-    if known is not None and known.archive in refs.read_refs(repository, [checkpoint]).values():
+    if known is not None and known.archive in held.values():
         from ..snapshot.incremental import take_since
 
         taken = take_since(known, repository, builder.writer, builder.reader, frozen, options)
@@ -108,12 +117,25 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> 
     return take_snapshot(repository, builder.writer, builder.reader, frozen, options, query)
 
 
+def _context_alone(repository: Repository) -> Snapshot:
+    """The snapshot of a worktree that git can't look at."""
+    taken = Snapshot()
+    with suppress(GitstateError, OSError):
+        taken.head_ref = read_head(repository.git_dir)
+        taken.head = head_of(repository.toplevel)
+    return taken
+
+
 #: The part of a deadline, and the most seconds, that are kept for what follows when all has been read.
 _KEPT_SHARE, _KEPT_SECONDS = 0.4, 3.0
+#: Small tracked files that changed are read until this part of it.
+_PRECIOUS = 0.85
 
 
 def _until_collected(request: SaveRequest) -> Deadline:
     """When the last file must have been read: then objects are written, synced and named."""
+    if request.look is not None:
+        return Deadline(request.look)
     end = Deadline(request.deadline) if request.end is None else request.end
     return end.earlier(min(_KEPT_SHARE * (end.seconds or 0.0), _KEPT_SECONDS))
 
@@ -128,7 +150,8 @@ def _check_head(repository: Repository, taken: Snapshot) -> None:
     """Raises IndexMoved where the branch has a commit after all: git takes one that it can't read for unborn."""
     if taken.head is None:
         ref = taken.head_ref
-        if ref is None or ref in refs.read_refs(repository, [ref]):
+        loose = os.path.join(repository.common_dir, os.fsencode(ref or "HEAD"))
+        if ref is None or ref in refs.read_refs(repository, [ref]) or os.path.isfile(loose):
             raise IndexMoved("git could not read the commit of HEAD; nothing was changed", hint="gitstate save")
 
 
@@ -166,6 +189,7 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
         nested=bool(scene.nested),
         has_context=request.even_clean or request.label is not None or context.work() != Context().work(),
         lost=any(item.lost for item in taken.left_out),
+        unreadable="" if request.broken is None else request.broken.why,
     )
     if request.kind == "checkpoint":
         latest = builder.earlier(scene.seen.get(checkpoint_ref(own)))
@@ -304,7 +328,7 @@ def save_nested(
     nested = []
     skipped = []
     left = None if request.end is None or request.deadline is None else _until_collected(request).left()
-    asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=())
+    asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=(), broken=None)
     asked = asked._replace(deadline=left, growth=None)
     asked = asked._replace(values={}, owner_pid=None, reason=Reason(), known=None, replaces=None, label=None)
     from ..workspace.lease import presence

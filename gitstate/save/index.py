@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from ..objects.reader import ObjectReader
     from ..snapshot.record import Snapshot
     from ..system.child import Child
+    from ..system.clock import Deadline
 
     T = TypeVar("T")
 
 #: A write of fewer bytes than this never waits for the reader of an empty pipe.
 _PIPE = 32 << 10
+#: Git has this many seconds for the new index, whatever the deadline.
+_LEAST = 0.3
 
 
 def keep_index(repository: Repository, save_id: str, taken: Snapshot) -> bytes | None:
@@ -68,6 +71,8 @@ class IndexSwap:
         if not lines:
             return
         self._child = self.git.start(
+            # Git looks into files that are as old as the index: a filter would only run for nothing.
+            *self.repository.filters_off(),
             *("-c", "core.splitIndex=false", "-c", "core.fsync=index", "update-index", "-z", "--index-info"),
             env={"GIT_INDEX_FILE": os.fsdecode(self.next)},
         )
@@ -77,11 +82,12 @@ class IndexSwap:
             self._child.end_input(self._given)
             self._given = b""
 
-    def finish(self, moved: bool) -> str:
+    def finish(self, moved: bool, deadline: Deadline | None = None) -> str:
         """Put the new index in place where the branch has `moved`. What went wrong, as a sentence."""
+        timeout = None if deadline is None or deadline.seconds is None else max(_LEAST, deadline.left())
         try:
             if self._child is not None:
-                self.git.finish(self._child, input=self._given)
+                self.git.finish(self._child, input=self._given, timeout=timeout)
             if moved and os.path.exists(self.next):
                 self._exchange()
             return ""

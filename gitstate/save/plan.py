@@ -92,6 +92,8 @@ class SaveFacts(Record):
     """The save that was pending before that early one."""
     checkpoint: str | None = None
     """The id of the latest checkpoint."""
+    unreadable: str = ""
+    """What git can't read of the repository; empty as a rule."""
     foreign_marker: tuple[str, Oid] | None = None
     """The marker under which `pending` stands, and its value, where it is another than this workspace's."""
 
@@ -187,6 +189,8 @@ def _why_not_moved(facts: SaveFacts) -> str:
     """Why the branch stays where it is; empty where it moves."""
     if facts.stay:
         return "the agent is still at work"
+    if facts.unreadable:
+        return facts.unreadable
     if facts.operation == "conflict":
         return "there are unmerged paths"
     if facts.operation is not None:

@@ -168,7 +168,7 @@ class SaveAttempt:
         moved = after.carry_out(branch, note, built, scene.context)
         publisher.refs.end()
         self.child_killed = after.child_killed
-        troubles = [*after.troubles, *([self.swap.finish(moved)] if self.swap is not None else [])]
+        troubles = [*after.troubles, *([self.swap.finish(moved, self.request.end)] if self.swap is not None else [])]
         plan = plan._replace(message="; ".join(trouble for trouble in troubles if trouble))
         return self._answer(plan, scene, built, moved=moved)
 

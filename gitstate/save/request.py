@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..snapshot.incremental import Baseline
     from ..snapshot.record import Growth, Snapshot
     from ..system.clock import Deadline
+    from ..workspace.damage import Broken
 
     #: `unchanged`: an earlier save holds all of it. `nothing`: there is nothing to save.
     SaveOutcome = Literal["saved", "unchanged", "nothing"]
@@ -51,10 +52,14 @@ class SaveRequest(Record):
     """
     problems: Sequence[LeftOut] = ()
     """What the save may lack because of an unreadable setting. `save` fills it in."""
+    broken: Broken | None = None
+    """What can't be read of the repository. `save` fills it in."""
     known: Baseline | None = None
     """The caller's last checkpoint and what may have changed since: only that is looked at."""
     growth: Growth | None = None
     """What a checkpoint may add to the object store; None: whatever there is."""
+    look: float | None = None
+    """Seconds in which files are read, however long the deadline is; None: what it leaves."""
     end: Deadline | None = None
     """`deadline` as it runs. `save` fills it in."""
     largest: int | None = None

@@ -8,8 +8,18 @@ from __future__ import annotations
 import os
 import time
 
+from ..errors import GitError
 from ..format.manifest import LeftOut
-from ..format.names import OWN, SAVES, checkpoint_ref, give_workspace_id, marker_ref, old_workspace_id, save_ref
+from ..format.names import (
+    OWN,
+    SAVES,
+    checkpoint_ref,
+    give_workspace_id,
+    marker_ref,
+    old_workspace_id,
+    own_marker,
+    save_ref,
+)
 from ..git import refs
 from ..git.command import Git
 from ..git.index import IndexMoved, link_or_copy
@@ -92,12 +102,43 @@ def _with_problems(request: SaveRequest, problems: Sequence[settings.Problem]) -
 
 def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
     """`save` for a caller that has locked the workspace already."""
-    for pause in (0.0, 0.05, 0.2):
-        try:
-            return _attempt(repository, git, request)
-        except IndexMoved:
-            time.sleep(pause)
-    return _attempt(repository, git, request, insist=True)
+    try:
+        for pause in (0.0, 0.05, 0.2):
+            try:
+                return _attempt(repository, git, request)
+            except IndexMoved:
+                time.sleep(pause)
+        return _attempt(repository, git, request, insist=True)
+    except (GitError, IndexMoved) as error:
+        if isinstance(error, GitError) and error.status < 0:
+            raise
+        result = _save_what_is_readable(repository, git, request._replace(known=None))
+        if result is None:
+            raise
+        return result
+
+
+def _save_what_is_readable(repository: Repository, git: Git, request: SaveRequest) -> SaveResult | None:
+    """Save a repository whose index or HEAD git can't read; None where it can read both.
+
+    Where git fails all the same, the context is saved alone, unless a save is pending: that one may hold files.
+    """
+    from ..workspace.damage import find_broken, stand_in
+    from ..workspace.ownership import stand_in_git_dir
+
+    broken = find_broken(repository)
+    if broken is None:
+        return None
+    try:
+        return _attempt(stand_in(repository, broken), git, request._replace(broken=broken), insist=True)
+    except GitError as error:
+        marker = own_marker(repository)
+        if error.status < 0 or request.kind != "save" or marker in refs.read_refs(repository, [marker]):
+            raise
+        broken = broken._replace(why=f"{broken.why}; no file could be read: {error.message}", worktree=True)
+        return _attempt(repository, git, request._replace(broken=broken), insist=True)
+    finally:
+        files.remove_tree(stand_in_git_dir(repository))
 
 
 def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: bool = False) -> SaveResult:
@@ -109,7 +150,11 @@ def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: 
     try:
         with suppress(FileNotFoundError):
             link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
-        if request.known is None:
+        if request.broken is not None and request.broken.no_index:
+            from ..workspace.damage import make_index
+
+            make_index(repository, request.broken, frozen)
+        if request.known is None and not (request.broken is not None and request.broken.worktree):
             query = query_status(repository, frozen)
         from .protocol import SaveAttempt
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..git import refs
-from ..git.gitdir import operation_paths, operation_under_way
+from ..git.gitdir import is_operation_ref, operation_paths, operation_under_way
 from ..git.index import file_identity, identify_index, shared_index_name
 from ..objects.tree import DIRECTORY, EXECUTABLE, REGULAR, Leaf
 from ..system.files import read_limited
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 _INDEX_COPIED = 1 << 20
 #: Larger files of an operation, in bytes, are skipped.
 _LARGEST_FILE = 16 << 20
-#: The refs of an unfinished operation that do not begin with `refs/`. MERGE_HEAD is a file in any case.
-_ROOT_REFS = ("CHERRY_PICK_HEAD", "REVERT_HEAD", "REBASE_HEAD")
 _HEX = b"0123456789abcdef"
 #: Keeps hexadecimal digits; every other letter becomes `_`, and what separates words a space.
 _WORDS = bytes(c if c in _HEX else 95 if chr(c).isalnum() or c == 95 else 32 for c in range(128)) + b" " * 128
@@ -69,7 +67,7 @@ def store_operation(builder: SnapshotBuilder) -> None:
         snapshot.operation_files[path] = leaf
         named.update(word for word in data.translate(_WORDS).split() if len(word) == digits and b"_" not in word)
     if not refs.refs_are_files(builder.repository):
-        _skip_root_refs(builder)
+        named.update(_store_root_refs(builder))
     oids = [oid.decode("ascii") for oid in sorted(named)]
     for oid, info in zip(oids, builder.reader.kinds(oids), strict=True):
         if info is None:
@@ -82,12 +80,23 @@ def store_operation(builder: SnapshotBuilder) -> None:
             snapshot.keep_others.append(Leaf(REGULAR, oid))
 
 
-def _skip_root_refs(builder: SnapshotBuilder) -> None:
-    """List the refs of an unfinished operation that are in a reftable, not in files: they are not saved."""
-    output = builder.repository.git.run("for-each-ref", "--include-root-refs", "--format=%(refname)")
-    for name in output.decode("utf-8", "replace").splitlines():
-        if name in _ROOT_REFS or name.startswith(("refs/bisect/", "refs/rewritten/")):
-            builder.skip(b"", f"{name}: a ref in the reftable stays in this repository", lost=False)
+def _store_root_refs(builder: SnapshotBuilder) -> set[bytes]:
+    """Store the refs of an unfinished operation that are in a reftable as the files that they are elsewhere.
+
+    Returns the objects that they name.
+    """
+    snapshot = builder.snapshot
+    output = builder.repository.git.run("for-each-ref", "--include-root-refs", "--format=%(objectname) %(refname)")
+    found = set()
+    for line in output.split(b"\n")[:-1]:
+        oid, _, name = line.partition(b" ")
+        if is_operation_ref(name):
+            snapshot.operation_files[name] = Leaf(REGULAR, builder.writer.add("blob", oid + b"\n"))
+            found.add(oid)
+    if snapshot.operation in (None, "conflict", "sequence"):
+        for name, operation in ((b"CHERRY_PICK_HEAD", "cherry-pick"), (b"REVERT_HEAD", "revert")):
+            snapshot.operation = operation if name in snapshot.operation_files else snapshot.operation
+    return found
 
 
 def store_sparse(builder: SnapshotBuilder) -> None:

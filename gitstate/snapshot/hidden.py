@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import os
 
+from ..errors import GitError
+from ..git.command import Git
 from ..git.entries import list_index, split_nul
+from ..git.index import link_or_copy
+from ..git.status import parse_listing
 from ..objects.tree import GITLINK, is_safe_path
-from ..system.stdlib import TYPE_CHECKING
+from ..system import files
+from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.files import ListedNames, folded
+from ..workspace.ownership import stand_in_git_dir
 from .read import has_content, read_file
 
 if TYPE_CHECKING:
@@ -82,3 +88,39 @@ def store_paths(builder: SnapshotBuilder) -> None:
         held = path in builder.tracked.paths or path in snapshot.worktree or path in snapshot.raw
         if not held and (leaf := read_file(builder, path)) is not None:
             snapshot.raw[path] = (leaf, "ignored")
+
+
+def store_outside_sparse(builder: SnapshotBuilder) -> None:
+    """Save tracked files that the sparse patterns exclude and that are there: the next checkout applies the patterns.
+
+    Git applies them to a copy of the index, in an empty worktree.
+    """
+    repository, snapshot = builder.repository, builder.snapshot
+    if snapshot.head is None or snapshot.stages:
+        return
+    empty = stand_in_git_dir(repository)
+    index = os.path.join(empty, b"index")
+    place = Git(empty, (*repository.git.options, f"--git-dir={os.fsdecode(repository.git_dir)}", "--work-tree=."))
+    files.make_directory(empty, top=repository.git_dir, durable=False)
+    try:
+        link_or_copy(builder.index_path, index)
+        env = {"GIT_INDEX_FILE": os.fsdecode(index)}
+        with suppress(GitError):
+            place.run("read-tree", "-m", "-u", "HEAD", env=env)
+            listing = parse_listing(place.run("ls-files", "-z", "-v", env=env))
+            excluded = [path for tag, path in listing.hidden if tag in b"Ss"]
+            for entry in list_index(repository.git, [path for path in excluded if _is_there(builder, path)], env=env):
+                builder.index_modes[entry.path] = entry.mode
+                leaf = read_file(builder, entry.path)
+                if leaf is not None:
+                    snapshot.raw[entry.path] = (leaf, "clean")
+    finally:
+        files.remove_tree(empty)
+
+
+def _is_there(builder: SnapshotBuilder, path: bytes) -> bool:
+    snapshot = builder.snapshot
+    known = path in snapshot.worktree or path in snapshot.raw or path in snapshot.absent
+    return (
+        not known and builder.is_reached(path.rpartition(b"/")[0]) and os.path.lexists(os.path.join(builder.top, path))
+    )

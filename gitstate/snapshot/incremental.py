@@ -20,9 +20,9 @@ from ..objects.reader import commit_head
 from ..objects.tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from ..system.stdlib import TYPE_CHECKING, Record
 from .gitdir import settings_identity, store_index, store_sparse
-from .read import has_content
+from .read import OLDER, has_content
 from .record import IGNORED_LISTED, Snapshot, SnapshotBuilder
-from .snapshot import most_precious_first, store_files
+from .snapshot import LISTED, WALKED, most_precious_first, store_files, store_in_order
 from .walk import WalkResult, walk, without_ignored
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 _MOST = 5_000
 #: Files whose content decides how git treats other files.
 _DECIDING = (b".gitattributes", b".gitignore", b".gitmodules")
-
-_OLDER = "; its version of the checkpoint before is saved"
 
 
 class Baseline(Record):
@@ -84,14 +82,14 @@ def take_since(
     # An entry is missing where its staged blob was unreadable, and the save skipped it.
     if found is None or len(index) != len(tracked) or any(leaf.mode == GITLINK for leaf in index.values()):
         return None
-    plain, ignored = without_ignored(builder, found)
+    plain, ignored = without_ignored(builder, found, deadline=options.deadline.part(LISTED))
     if builder.snapshot.nested:
         return None
     builder.snapshot.ignored = list(dict.fromkeys((*builder.snapshot.ignored, *ignored)))[:IGNORED_LISTED]
     changed = [path for path in tracked if not _is_unchanged(builder, path, index[path])]
     changed, large = most_precious_first(builder, changed)
     plain, more = most_precious_first(builder, plain)
-    store_files(builder, [*changed, *plain])
+    store_in_order(builder, changed, plain)
     store_files(builder, [*large, *more])
     _take_older(builder, earlier)
     _drop_unchanged(builder, index)
@@ -176,8 +174,8 @@ def _take_older(builder: SnapshotBuilder, earlier: Snapshot) -> None:
     }
     snapshot.worktree.update(older)
     for number, item in enumerate(snapshot.left_out):
-        if item.path in older and not item.reason.endswith(_OLDER):
-            snapshot.left_out[number] = item._replace(reason=item.reason + _OLDER)
+        if item.path in older and not item.reason.endswith(OLDER):
+            snapshot.left_out[number] = item._replace(reason=item.reason + OLDER)
 
 
 def _walk_touched(builder: SnapshotBuilder, touched: frozenset[bytes]) -> WalkResult | None:
@@ -202,7 +200,7 @@ def _walk_touched(builder: SnapshotBuilder, touched: frozenset[bytes]) -> WalkRe
             if not tracked.has_below(path):
                 untracked[path + b"/"] = None
                 continue
-            found = walk(builder, [full])
+            found = walk(builder, [full], builder.options.deadline.part(WALKED))
             if found.replaced:
                 return None
             untracked.update(dict.fromkeys(found.untracked))
@@ -220,7 +218,7 @@ def _is_unchanged(builder: SnapshotBuilder, path: bytes, leaf: Leaf) -> bool:
     """Whether the file at a tracked path is its index entry; notes permissions that git does not store."""
     full = os.path.join(builder.top, path)
     object_format = builder.repository.object_format
-    if builder.options.deadline.passed():
+    if builder.end.passed():
         return False
     try:
         info = os.lstat(full)

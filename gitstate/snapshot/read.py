@@ -14,13 +14,14 @@ from ..objects.pack import ChangedWhileRead, TooLate, read_ranges, zeros
 from ..objects.reader import LARGE
 from ..objects.tree import EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, is_safe_path
 from ..system.clock import Deadline
-from ..system.stdlib import TYPE_CHECKING, Record, digest
+from ..system.stdlib import TYPE_CHECKING, Record, digest, suppress
+from .record import file_stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
 
     from ..objects.pack import PackWriter
-    from .record import SnapshotBuilder, SnapshotOptions
+    from .record import HeldFile, SnapshotBuilder, SnapshotOptions
 
 NEVER = Deadline(None)
 #: A file that changes while it is read is read this many times.
@@ -42,6 +43,8 @@ class Content(Record):
 
 #: A sparse file with larger holes than this, in bytes, is skipped: git has no holes, and would have to read them.
 _MOST_HOLES = 16 << 30
+#: Added to the reason where an older version of a file is saved in its place.
+OLDER = "; its version of the checkpoint before is saved"
 LATE = "the deadline passed before it was read"
 
 
@@ -113,12 +116,19 @@ def _begins_with(fd: int, size: int, oid: Oid, deadline: Deadline) -> bool:
 def read_file(builder: SnapshotBuilder, path: bytes) -> Leaf | None:
     """The file at `path` as a leaf; None where it is gone, then noted as deleted, or skipped."""
     options = builder.options
-    if options.deadline.passed():
+    if builder.deadline.passed():
         builder.skip(path, LATE, lost=True)
         return None
-    content = read_content(
-        os.path.join(builder.top, path), builder.writer, lambda size: _refusal(options, path, size), options.deadline
-    )
+    full = os.path.join(builder.top, path)
+    held = None if options.growth is None else options.growth.held.get(path)
+    content = None if held is None else _held_content(builder, full, held, only_if_same=True)
+    if content is None:
+        content = read_content(full, builder.writer, lambda size: _refusal(options, path, size), builder.deadline)
+        if options.growth is not None and content.oid is not None and content.info is not None:
+            options.growth.note(path, content.info, content.oid)
+        if held is not None and content.oid is None and content.lost:
+            builder.skip(path, content.problem + OLDER, lost=True)
+            content = _held_content(builder, full, held, only_if_same=False) or content._replace(problem="")
     if content.problem:
         builder.skip(path, content.problem, lost=content.lost)
         if content.lost:
@@ -130,6 +140,16 @@ def read_file(builder: SnapshotBuilder, path: bytes) -> Leaf | None:
     if stat.S_ISLNK(content.info.st_mode):
         return Leaf(SYMLINK, content.oid)
     return Leaf(_file_mode(builder, path, builder.permissions(path, content.info.st_mode)), content.oid)
+
+
+def _held_content(builder: SnapshotBuilder, full: bytes, held: HeldFile, *, only_if_same: bool) -> Content | None:
+    """The version of a file that the last checkpoint holds; None where it is gone, or with `only_if_same` changed."""
+    with suppress(OSError):
+        info = os.lstat(full)
+        usable = stat.S_ISREG(info.st_mode) and (not only_if_same or file_stamp(info) == held.identity)
+        if usable and builder.reader.kinds([held.oid])[0] is not None:
+            return Content(held.oid, info)
+    return None
 
 
 def _refusal(options: SnapshotOptions, path: bytes, size: int) -> str:
@@ -159,7 +179,7 @@ def read_files(builder: SnapshotBuilder, paths: Sequence[bytes], converted: Cont
     """Read changed and untracked files into the snapshot; returns the regular files among `converted`, not read."""
     left: list[bytes] = []
     for number, path in enumerate(paths):
-        if builder.options.deadline.passed():
+        if builder.deadline.passed():
             builder.skip_late(paths[number:], LATE)
             break
         if not is_safe_path(path):

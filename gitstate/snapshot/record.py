@@ -10,7 +10,7 @@ from ..objects.tree import GITLINK, Leaf
 from ..system.stdlib import TYPE_CHECKING, Record, bisect_left
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from ..format.manifest import RawReason
@@ -30,34 +30,58 @@ IGNORED_LISTED = 1_000
 LISTED_BY_NAME = 1_000
 
 
+class HeldFile(Record):
+    """A large file as the last checkpoint holds it."""
+
+    oid: Oid
+    identity: tuple[int, int, int, int]
+    """Size, mtime, ctime and inode when it was read."""
+
+
+def file_stamp(info: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes when a file does."""
+    return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino
+
+
 class Growth:
     """What one checkpoint may add to the object store: `left` bytes, and nothing of a file of `waiting`.
 
-    Files of up to `FREE` bytes are always taken.
+    Files of up to `FREE` bytes are always taken. `held` has the larger ones of the last checkpoint, whose archive is
+    `archive`: one that did not change since is not read again.
     """
 
     FREE = 64 << 10
 
-    def __init__(self, left: int, waiting: AbstractSet[bytes]) -> None:
+    def __init__(
+        self, left: int, waiting: AbstractSet[bytes], held: Mapping[bytes, HeldFile], archive: Oid | None
+    ) -> None:
         self.left = left
         self.waiting = waiting
-        #: Path → bytes, of the files that were taken from `left`.
-        self.taken: dict[bytes, int] = {}
+        self.held = held
+        self.archive = archive
+        #: The files that were taken from `left`.
+        self.taken: dict[bytes, HeldFile] = {}
         #: Path → bytes, of the files that were refused.
         self.refused: dict[bytes, int] = {}
+        self._spent: dict[bytes, int] = {}
 
     def refusal(self, path: bytes, size: int) -> str:
         """Why a file of `size` bytes is not taken; empty where it is."""
         if size <= self.FREE:
             return ""
         # A file that changes while it is read is asked for again.
-        self.left += self.taken.pop(path, 0)
+        self.left += self._spent.pop(path, 0)
         if path in self.waiting or size > self.left:
             self.refused[path] = size
             return f"{size} bytes: checkpoints take a large file less often; the save at the end of the run takes it"
         self.left -= size
-        self.taken[path] = size
+        self._spent[path] = size
         return ""
+
+    def note(self, path: bytes, info: os.stat_result, oid: Oid) -> None:
+        """A file was taken."""
+        if info.st_size > self.FREE:
+            self.taken[path] = HeldFile(oid, file_stamp(info))
 
 
 class SnapshotOptions(Record):
@@ -75,6 +99,8 @@ class SnapshotOptions(Record):
     """Patterns of ignored files to save, as in .gitignore."""
     include_paths: Sequence[bytes] = ()
     """Paths to save byte for byte, tracked or ignored."""
+    end: Deadline | None = None
+    """`deadline` of small tracked files that changed, the most precious ones; None: the same."""
 
 
 class TrackedPaths(Record):
@@ -217,11 +243,18 @@ class SnapshotBuilder:
         self.writer = writer
         self.reader = reader
         self.options = options
+        #: What is read now is skipped when it passes.
+        self.deadline = options.deadline
+        self.end = options.end or options.deadline
         self.index_path = frozen_index
         #: Variables for each git that reads the index.
         self.env = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
         self.filemode = repository.is_true("core.filemode", True)
         self.symlinks = repository.is_true("core.symlinks", True)
+        #: Our own git directory where it is in the worktree under another name: as `.git` it is no part of it.
+        above = os.path.join(self.top, b"")
+        places = (repository.git_dir, repository.common_dir)
+        self.own_git_dirs = frozenset(place[len(above) :] for place in places if place.startswith(above))
         self.tracked = TrackedPaths(frozenset(), [], False)
         #: Mode of the index entry, by path, as far as git reported or was asked for it.
         self.index_modes: dict[bytes, int] = {}

@@ -16,7 +16,7 @@ from .gitdir import settings_identity, store_index, store_operation, store_spars
 from .read import read_files
 from .record import IGNORED_LISTED, ScanFacts, SnapshotBuilder
 from .tracked import read_listing, read_status
-from .walk import is_repository, walk, without_ignored
+from .walk import is_nested, walk, without_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: Under a deadline: the parts of its time after which no more directories are walked, looked into for untracked files,
 #: or files sorted. What is known by then is read in what is left.
-_WALKED, _LISTED, _SORTED = 0.4, 0.65, 0.75
+WALKED, LISTED, _SORTED = 0.4, 0.65, 0.75
 #: Larger files, in bytes, come last.
 _SMALL = 4 << 20
 
@@ -56,7 +56,7 @@ def take_snapshot(
     hidden = read_listing(builder, query.listing)
     store_index(builder, has_hidden=bool(hidden))
     settings = settings_identity(repository)
-    found = walk(builder, [builder.top], deadline.part(_WALKED))
+    found = walk(builder, [builder.top], deadline.part(WALKED))
     # The output of `git status` is read only now: until here it ran beside the walk, on another core.
     changed, staged_only = read_status(builder, query.status)
     for path in found.replaced:
@@ -65,13 +65,13 @@ def take_snapshot(
     builder.note_attributes(found.untracked)
     # Files are read while `git check-ignore` starts, unless all must be converted together.
     early = [] if builder.may_convert() else changed
-    plain, ignored = without_ignored(builder, found, lambda: store_files(builder, early), deadline.part(_LISTED))
+    plain, ignored = without_ignored(builder, found, lambda: store_in_order(builder, early, []), deadline.part(LISTED))
     snapshot.ignored = ignored[:IGNORED_LISTED]
     builder.note_attributes(plain)
     reader.foresee_contents([snapshot.head] if snapshot.head else [])
     reader.foresee_kinds(snapshot.staged_blobs())
     plain, more = most_precious_first(builder, plain)
-    store_files(builder, [*changed[len(early) :], *plain])
+    store_in_order(builder, changed[len(early) :], plain)
     folds = folds_case(builder.top)
     if folds and (plain or more):
         from .hidden import note_other_names
@@ -118,6 +118,16 @@ def most_precious_first(builder: SnapshotBuilder, paths: list[bytes]) -> tuple[l
     return [path for _, path in small], [path for _, path in sorted(large)]
 
 
+def store_in_order(builder: SnapshotBuilder, changed: list[bytes], plain: list[bytes]) -> None:
+    """Read changed tracked files, which have more time, and then untracked ones; at once where there is no hurry."""
+    if builder.deadline.seconds is None:
+        return store_files(builder, [*changed, *plain])
+    builder.deadline = builder.end
+    store_files(builder, changed)
+    builder.deadline = builder.options.deadline
+    store_files(builder, plain)
+
+
 def store_files(builder: SnapshotBuilder, paths: Sequence[bytes]) -> None:
     """Read changed and untracked files into the snapshot, through git where git converts them."""
     if not paths:
@@ -136,7 +146,7 @@ def _sort_replaced(builder: SnapshotBuilder, path: bytes, untracked: list[bytes]
         untracked.append(path + b"/")
         return
     full = os.path.join(builder.top, path)
-    if not is_repository(full) and os.listdir(full):
+    if not is_nested(builder.repository, full, linked=True) and os.listdir(full):
         builder.skip(path, "a directory replaced a submodule here; git does not look inside it", lost=True)
 
 
@@ -154,6 +164,10 @@ def _store_unreported(
         known = {*changed, *plain, *builder.snapshot.raw, *(path for _, path in hidden)}
         order = builder.tracked.order
         keep_unlike_checkout(builder, [path for path in order if path not in known and not path.endswith(b"/")])
+    if builder.tracked.are_few and builder.repository.is_true("core.sparsecheckout"):
+        from .hidden import store_outside_sparse
+
+        store_outside_sparse(builder)
     if builder.options.include_ignored:
         from .hidden import store_ignored
 

@@ -6,15 +6,19 @@ import os
 
 from ..errors import GitError
 from ..git.repository import read_head
-from ..git.status import Listing, parse_listing, start_status
+from ..git.status import Listing, parse_listing, quick_status, start_status
 from ..objects.tree import GITLINK, Leaf
 from ..system.stdlib import TYPE_CHECKING, suppress
 from .record import TrackedPaths
-from .walk import is_repository
+from .walk import is_nested
 
 if TYPE_CHECKING:
     from ..system.child import Child
     from .record import SnapshotBuilder
+
+#: Under a deadline `git status` may take this part of its time, and so many seconds in any case; a quicker question
+#: then takes this many seconds.
+_STATUS, _LEAST, _QUICK = 0.85, 0.2, 1.0
 
 
 def read_listing(builder: SnapshotBuilder, listing: Child | Listing) -> list[tuple[bytes, bytes]]:
@@ -72,14 +76,17 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
     Then it runs again with filters off, then without looking into submodules; each submodule is added to `nested`.
     So it is where no filter runs: git would run those of a submodule's configuration.
     """
-    git = builder.repository.git
+    git, deadline = builder.repository.git, builder.options.deadline
     off = builder.repository.filters_off()
     looks_inside = builder.repository.runs_filters
+    timeout = None if deadline.seconds is None else max(_LEAST, deadline.part(_STATUS).left())
     try:
-        output = git.finish(status)
+        output = git.finish(status, timeout=timeout)
         if looks_inside:
             return output
-    except GitError:
+    except GitError as error:
+        if timeout is not None and error.status == -9:
+            return _hurried_output(builder)
         with suppress(GitError):
             if off and looks_inside:
                 return git.finish(start_status(builder.repository, builder.env, *off))
@@ -87,16 +94,27 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
     from ..git.entries import list_index
 
     for entry in list_index(git, env=builder.env):
-        if entry.mode == GITLINK and is_repository(os.path.join(builder.top, entry.path)):
+        if entry.mode == GITLINK and is_nested(builder.repository, os.path.join(builder.top, entry.path), linked=True):
             _add_submodule(builder, entry.path)
     return output
+
+
+def _hurried_output(builder: SnapshotBuilder) -> bytes:
+    """The changes as git knows them without reading a file. Where even that takes too long, none are known."""
+    try:
+        return quick_status(builder.repository, builder.env, _QUICK)
+    except GitError:
+        builder.skip(b"", "git did not list the changes of tracked files in time", lost=True)
+        head = builder.repository.git.run("rev-parse", "-q", "--verify", "HEAD", ok_codes=(0, 1)).strip()
+        return b"# branch.oid " + (head or b"(initial)")
 
 
 def _note_submodule(builder: SnapshotBuilder, path: bytes, sub: bytes, *, is_staged: bool) -> None:
     """Note a submodule as nested where it has changes (M, U), or is newly staged and has its git dir inside."""
     full = os.path.join(builder.top, path)
     is_new = is_staged and os.path.isdir(os.path.join(full, b".git"))
-    if builder.repository.runs_filters and (b"M" in sub or b"U" in sub or is_new) and is_repository(full):
+    has_work = b"M" in sub or b"U" in sub or is_new
+    if builder.repository.runs_filters and has_work and is_nested(builder.repository, full, linked=True):
         _add_submodule(builder, path)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 
+from ..git.repository import git_dir_of
 from ..git.status import are_ignored, start_check_ignore
 from ..system.stdlib import TYPE_CHECKING, Record
-from .read import LATE, NEVER, special_reason
+from .read import NEVER, special_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from ..git.repository import Repository
     from ..system.child import Child
     from ..system.clock import Deadline
     from .record import SnapshotBuilder
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 #: So many directories are looked into whatever the deadline: it takes no time.
 _IN_ANY_CASE = 64
+NOT_ASKED = "the deadline passed before git was asked whether it is ignored"
 NOT_LISTED = "the deadline passed before this directory was looked into"
 #: The `st_mode` of a directory with usual permissions.
 _USUAL_DIRECTORY = 0o040755
@@ -84,6 +87,8 @@ def sort_entries(
                         snapshot.directories[path] = builder.permissions(path, mode)
                 elif path in paths:
                     found.replaced.append(path)
+                elif path in builder.own_git_dirs:
+                    continue
                 elif entry.name == b".git":
                     _note_dot_git(builder, path)
                 else:
@@ -132,7 +137,7 @@ def without_ignored(
         while query is not None and level:
             below: list[bytes] = []
             answers = are_ignored(query, level, deadline)
-            builder.skip_late(level[len(answers) :], LATE)
+            builder.skip_late(level[len(answers) :], NOT_ASKED)
             late: list[bytes] = []
             for path, is_ignored in zip(level, answers, strict=False):
                 if is_ignored:
@@ -164,7 +169,7 @@ def _open_untracked(
     full = os.path.join(builder.top, path)
     cut = len(builder.top) + 1
     try:
-        if is_repository(full):
+        if is_nested(builder.repository, full):
             builder.snapshot.nested.append(path)
             return
         opened[path] = builder.permissions(path, os.lstat(full).st_mode)
@@ -173,7 +178,7 @@ def _open_untracked(
                 name = entry.path[cut:]
                 if entry.name == b".git":
                     _note_dot_git(builder, name)
-                elif name == builder.options.state_file:
+                elif name == builder.options.state_file or name in builder.own_git_dirs:
                     continue
                 elif entry.is_dir(follow_symlinks=False):
                     below.append(name + b"/")
@@ -192,7 +197,7 @@ def _note_dot_git(builder: SnapshotBuilder, path: bytes) -> None:
     directory = path.rpartition(b"/")[0]
     if not directory:
         return
-    if is_repository(os.path.join(builder.top, directory)):
+    if is_nested(builder.repository, os.path.join(builder.top, directory)):
         builder.snapshot.nested.append(directory)
     else:
         builder.skip(path, "git refuses any path named .git", lost=True)
@@ -209,7 +214,15 @@ def _directories_above(paths: Iterable[bytes]) -> set[bytes]:
     return above
 
 
-def is_repository(directory: bytes) -> bool:
-    """Whether a directory is the worktree of a repository of its own."""
-    dot_git = os.path.join(directory, b".git")
-    return os.path.isfile(dot_git) or os.path.isfile(os.path.join(dot_git, b"HEAD"))
+def is_nested(repository: Repository, directory: bytes, *, linked: bool = False) -> bool:
+    """Whether a directory (its absolute path) is the worktree of another repository, or another worktree of this one.
+
+    What leads back to the git directory of `repository` is none. A stale `.git` makes none either, unless the index
+    has the directory as a submodule (`linked`): then git looks at no file in it.
+    """
+    if not os.path.lexists(os.path.join(directory, b".git")):
+        return False
+    git_dir = git_dir_of(directory)
+    if git_dir is None:
+        return linked
+    return git_dir not in map(os.path.realpath, (repository.git_dir, repository.common_dir))

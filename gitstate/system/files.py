@@ -144,8 +144,8 @@ def write_new_file(
     `path` is relative to the open directory `directory`, where that is given. Root gives the file to the owner of its
     directory. Durable are the bytes, not the directory entry: the caller syncs a directory once for many files.
 
-    A large piece of zeros becomes a hole. A large file is synced as it grows: so whoever kills this process, or has a
-    deadline, waits for no long sync.
+    A large piece of zeros becomes a hole. A large file is synced as it grows, so that whoever kills this process, or
+    has a deadline, waits for no long sync.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(path, flags, 0o600, dir_fd=directory)

@@ -6,14 +6,18 @@ nothing here waits for a child past its deadline. A fork takes a few millisecond
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pickle
-import selectors
-import signal
+import select
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+
+# Importing `pickle`, with `re` behind it, takes longer than one look at a workspace, fork included.
+from _pickle import dumps, loads
+
+from .stdlib import TYPE_CHECKING, signal, suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
 #: The result of a task that died or took too long.
 LOST = object()
@@ -40,7 +44,7 @@ class Child:
                 os._exit(1)
             os._exit(0)
         os.close(writing)
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.setpgid(self.pid, self.pid)
         self.pipe = reading
         self._got = b""
@@ -55,7 +59,7 @@ class Child:
             if len(self._got) < 8 + size:
                 break
             # Only our own forked child writes into this pipe.
-            values.append(pickle.loads(self._got[8 : 8 + size]))
+            values.append(loads(self._got[8 : 8 + size]))
             self._got = self._got[8 + size :]
         return values, bool(data)
 
@@ -63,10 +67,10 @@ class Child:
         """Close the pipe, with `kill` kill the child and all that it started, and reap it if it has ended."""
         os.close(self.pipe)
         if kill:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)
         for _ in range(200):
-            with contextlib.suppress(ChildProcessError):
+            with suppress(ChildProcessError):
                 if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
                     # It may be stuck in the kernel for ever.
                     time.sleep(0.005)
@@ -75,7 +79,7 @@ class Child:
 
 
 def _send(pipe: Any, value: Any) -> None:
-    data = pickle.dumps(value)
+    data = dumps(value)
     view = memoryview(len(data).to_bytes(8, "big") + data)
     while view:
         view = view[pipe.write(view) :]
@@ -91,31 +95,36 @@ def each(
     answers: list[Any] = [LOST] * len(tasks)
     waiting = list(range(len(tasks)))[::-1]
     running: dict[int, tuple[Child, int]] = {}
-    with selectors.DefaultSelector() as selector:
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    number = waiting.pop()
-                    task = tasks[number]
-                    child = Child(lambda send, task=task: send(task()))  # type: ignore[misc]
-                    running[child.pipe] = (child, number)
-                    selector.register(child.pipe, selectors.EVENT_READ)
-                ready = [int(key.fd) for key, _ in selector.select(_until_first(running, timeout))]
-                late = [fd for fd, (child, _) in running.items() if time.monotonic() - child.begun > timeout]
-                for fd in dict.fromkeys((*ready, *late)):
-                    child, number = running[fd]
-                    values, more = child.receive() if fd in ready else ([], False)
-                    if values:
-                        answers[number] = values[0]
-                    if not more:
-                        selector.unregister(fd)
-                        del running[fd]
-                        child.end(kill=fd not in ready)
-                        done(len(tasks) - len(waiting) - len(running))
-        finally:
-            for child, _ in running.values():
-                child.end(kill=True)
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                number = waiting.pop()
+                task = tasks[number]
+                child = Child(lambda send, task=task: send(task()))  # type: ignore[misc]
+                running[child.pipe] = (child, number)
+            ready = _readable(list(running), _until_first(running, timeout))
+            late = [fd for fd, (child, _) in running.items() if time.monotonic() - child.begun > timeout]
+            for fd in dict.fromkeys((*ready, *late)):
+                child, number = running[fd]
+                values, more = child.receive() if fd in ready else ([], False)
+                if values:
+                    answers[number] = values[0]
+                if not more:
+                    del running[fd]
+                    child.end(kill=fd not in ready)
+                    done(len(tasks) - len(waiting) - len(running))
+    finally:
+        for child, _ in running.values():
+            child.end(kill=True)
     return answers
+
+
+def _readable(fds: Sequence[int], seconds: float) -> list[int]:
+    """Those of some descriptors that can be read, or are at their end, after at most so many seconds."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _ in poll.poll(seconds * 1000)]
 
 
 def _until_first(running: dict[int, tuple[Child, int]], timeout: float) -> float:
@@ -123,35 +132,59 @@ def _until_first(running: dict[int, tuple[Child, int]], timeout: float) -> float
     return max(0.0, oldest + timeout - time.monotonic()) + 0.01
 
 
+#: Results go to the parent in portions: at most so many, and none waits longer than so many seconds for the next one.
+_PORTION, _PORTION_SECONDS = 128, 0.02
+
+
 def stream(items: Sequence[Any], work: Callable[[Any], Any], *, patience: float) -> Iterator[Any]:
     """What `work` returns for each item, in their order, all in one child; LOST for one that took `patience` seconds.
 
     Each one that hung makes the patience a fifth, half a second at least: the rest may be on the same dead mount.
     """
-    start = 0
+    start, size = 0, _PORTION
     while start < len(items):
-        rest = items[start:]
-
-        def run(send: Callable[[Any], None], rest: Sequence[Any] = rest) -> None:
-            for item in rest:
-                send(work(item))
-
-        child = Child(run)
         lost = False
-        try:
-            with selectors.DefaultSelector() as selector:
-                selector.register(child.pipe, selectors.EVENT_READ)
-                more = True
-                while more and start < len(items):
-                    if not selector.select(patience):
-                        lost = True
-                        break
-                    values, more = child.receive()
-                    yield from values
-                    start += len(values)
-        finally:
-            child.end(kill=lost or start < len(items))
-        if start < len(items):
+        for values in _portions(items[start:], work, size, patience):
+            lost = values is None
+            if values:
+                yield from values
+                start += len(values)
+        if start < len(items) and size > 1 and len(items) - start > 1:
+            # One item of a portion hung, or ended the child: alone each shows which.
+            size = 1
+        elif start < len(items):
             yield LOST
-            start += 1
+            start, size = start + 1, _PORTION
+        if lost:
             patience = max(0.5, patience / 5)
+
+
+def _portions(
+    items: Sequence[Any], work: Callable[[Any], Any], size: int, patience: float
+) -> Iterator[list[Any] | None]:
+    """What `work` returns for the first items, in portions; None as the last one where nothing came for `patience`
+    seconds. A child that dies ends it.
+    """
+
+    def run(send: Callable[[Any], None]) -> None:
+        found, begun = [], time.monotonic()
+        for item in items:
+            found.append(work(item))
+            if len(found) >= size or time.monotonic() - begun > _PORTION_SECONDS:
+                send(found)
+                found, begun = [], time.monotonic()
+        send(found)
+
+    child = Child(run)
+    more, left = True, len(items)
+    try:
+        while more and left:
+            if not _readable([child.pipe], patience):
+                yield None
+                return
+            portions, more = child.receive()
+            for values in portions:
+                left -= len(values)
+                yield values
+    finally:
+        child.end(kill=left > 0)

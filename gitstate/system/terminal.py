@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def escape(text: str | bytes) -> str:
     """Text that is safe on a terminal: control characters and undecodable bytes are escaped."""
     plain = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text_to_json(text)
+    if plain.isprintable():
+        return plain
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in plain)
 
 
@@ -123,6 +125,8 @@ def _fitted(cell: str, size: int) -> str:
 
 def _columns(text: str) -> int:
     """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
     import unicodedata
 
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

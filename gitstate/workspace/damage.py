@@ -6,6 +6,7 @@ cut such a file may be empty, or hold zeros. To replace it loses nothing, and `r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -19,9 +20,13 @@ from ..format.context import Context
 from ..format.saves import pending_in_files
 from ..git import refs
 from ..git.command import Git, Oid, is_oid
+from ..git.entries import list_tree_paths
+from ..git.index import is_cut_index
+from ..git.repository import Repository, read_head, read_head_file
 from ..objects.reader import ObjectReader
 from ..system import files
 from .live_context import read_context
+from .ownership import stand_in_git_dir
 
 _SMALL = 65_536
 _LOG = 16 << 20
@@ -45,6 +50,137 @@ class Damage(NamedTuple):
     def repairable(self) -> bool:
         """Whether `repair_damage` can do something."""
         return self.content is not None or self.disposable
+
+
+class Broken(NamedTuple):
+    """What git can't read of a repository: a save is taken without it."""
+
+    why: str
+    """What it is, as a clause."""
+    head: Oid | None = None
+    """The commit that HEAD names, where it or one of its trees can't be read; None where its name is lost too."""
+    has_head: bool = True
+    """Whether git can read HEAD's commit and trees, or the branch is unborn."""
+    no_index: bool = False
+    """The index: one that is made from HEAD takes its place."""
+    worktree: bool = False
+    """All of it: only the context is saved."""
+
+
+def find_broken(repository: Repository) -> Broken | None:
+    """What git can't read of index and HEAD; None where it can read both."""
+    git, what = repository.git, []
+    has_index = not is_cut_index(os.path.join(repository.git_dir, b"index"), repository.object_format)
+    try:
+        git.run("ls-files", "-z", "--", "no such file")
+    except GitError as error:
+        if error.status < 0:
+            raise
+        has_index = False
+    if not has_index:
+        what.append("the index is unreadable, and with it what was staged")
+    named, head, torn = _named_commit(repository)
+    has_head = not named or (head is not None and not torn and is_whole(git, head))
+    if not has_head:
+        what.append(f"the commit of HEAD{f' ({head[:12]})' if head else ''} is unreadable")
+    return Broken("; ".join(what), None if has_head else head, has_head, not has_index) if what else None
+
+
+def is_whole(git: Git, commit: Oid) -> bool:
+    """Whether git can read a commit and all its trees."""
+    try:
+        list_tree_paths(git, commit)
+        return True
+    except GitError as error:
+        if error.status < 0:
+            raise
+        return False
+
+
+def stand_in(repository: Repository, broken: Broken) -> Repository:
+    """The repository as git can read it: where HEAD can't be read, on an unborn branch, by a git dir of our own."""
+    if broken.has_head:
+        return repository
+    directory = stand_in_git_dir(repository)
+    files.remove_tree(directory)
+    files.make_directory(os.path.join(directory, b"info"), top=repository.git_dir, durable=False)
+    for name, content in ((b"HEAD", b"ref: refs/heads/gitstate-stand-in\n"), (b"commondir", repository.common_dir)):
+        files.write_new_file(os.path.join(directory, name), (content,), mode=0o600, durable=False)
+    for name in (b"config.worktree", b"info/sparse-checkout"):
+        os.symlink(os.path.join(repository.git_dir, name), os.path.join(directory, name))
+    where = (f"--git-dir={os.fsdecode(directory)}", f"--work-tree={os.fsdecode(repository.toplevel)}")
+    return repository._replace(git=repository.git._replace(options=(*repository.git.options, *where)))
+
+
+def make_index(repository: Repository, broken: Broken, path: bytes) -> None:
+    """Make an index at `path` in place of one that can't be read: that of HEAD's commit, or an empty one."""
+    files.remove(path)
+    tree = "HEAD" if broken.has_head and _named_commit(repository).is_named else "--empty"
+    repository.git.run("read-tree", tree, env={"GIT_INDEX_FILE": os.fsdecode(path)})
+
+
+def find_unreadable(repository: Repository, broken: Broken | None = None) -> Iterator[Damage]:
+    """What `find_broken` found, each with the command that mends it."""
+    broken = broken or find_broken(repository)
+    if broken is None:
+        return
+    where, git_dir = _quoted(repository.toplevel), repository.git_dir
+    if not broken.has_head:
+        ref, oid = read_head(git_dir), broken.head
+        path = os.path.join(repository.common_dir, os.fsencode(ref)) if ref else os.path.join(git_dir, b"HEAD")
+        remote = next(
+            (key.split(".")[1] for key in repository.config if re.fullmatch(r"remote\.[^.]+\.url", key)), None
+        )
+        blank = " ".join(_quoted(item.path) for item in _objects(where, repository.common_dir))
+        clear = f"rm -f {blank} && " if blank else ""
+        ways = [f"{clear}git -C {where} fetch --refetch {shlex.quote(remote)}"] if remote is not None else []
+        good = _last_whole(repository, ref)
+        if good is not None:
+            ways.append(f"git -C {where} update-ref {_quoted(os.fsencode(ref or 'HEAD'))} {good}")
+        if ref is not None and is_blank(path):
+            ways = [f"rm {_quoted(path)} && {way}" for way in ways if "update-ref" in way]
+        what = f"the commit of HEAD is unreadable: {oid[:12] if oid else 'its name is lost'}"
+        yield Damage(path, what, ", or without it: ".join(ways) or f"git -C {where} fsck")
+    if broken.no_index:
+        index = os.path.join(git_dir, b"index")
+        what = "the index is unreadable: what was staged is only in a save"
+        yield Damage(index, what, f"rm {_quoted(index)} && git -C {where} reset")
+
+
+def _last_whole(repository: Repository, ref: str | None) -> Oid | None:
+    """The last commit of the reflog of HEAD's branch that git can read with all its trees."""
+    for log in (repository.common_dir + b"/logs/" + os.fsencode(ref or "HEAD"), repository.git_dir + b"/logs/HEAD"):
+        for line in reversed(_tail(log).split(b"\n")):
+            for word in reversed(line.split(b" ", 2)[:2]):
+                oid = word.decode("latin-1")
+                if is_oid(oid) and oid.strip("0") and is_whole(repository.git, oid):
+                    return oid
+    return None
+
+
+class _Named(NamedTuple):
+    """What HEAD names, by the files alone."""
+
+    is_named: bool
+    """Whether HEAD names a commit: the branch is not unborn."""
+    commit: Oid | None
+    """Which commit: of a torn branch the last one of its reflog, None where that is gone too."""
+    is_torn: bool = False
+    """Whether the branch is a file without an object id, as after a power cut."""
+
+
+def _named_commit(repository: Repository) -> _Named:
+    git_dir, common_dir = repository.git_dir, repository.common_dir
+    head = read_head_file(git_dir).strip()
+    if is_oid(head.decode("latin-1")):
+        return _Named(True, head.decode("latin-1"))
+    ref = read_head(git_dir)
+    value = None if ref is None else refs.read_refs(repository, [ref]).get(ref)
+    if ref is None or value is not None:
+        return _Named(value is not None, value)
+    if not refs.refs_are_files(repository) or not os.path.isfile(os.path.join(common_dir, os.fsencode(ref))):
+        return _Named(False, None)
+    return _Named(True, _last_value(os.path.join(common_dir, b"logs", os.fsencode(ref))), True)
 
 
 def find_damage(workspace: bytes, git_dir: bytes, common_dir: bytes) -> list[Damage]:
@@ -106,7 +242,9 @@ def _head(git_dir: bytes, common_dir: bytes, context: Context) -> Iterator[Damag
 
 
 def _branch(where: str, git_dir: bytes, common_dir: bytes) -> Iterator[Damage]:
-    head = files.read_limited(os.path.join(git_dir, b"HEAD"), _SMALL) or b""
+    head = b""
+    with contextlib.suppress(OSError):
+        head = read_head_file(git_dir)
     ref = head[5:].strip() if head.startswith(b"ref: refs/") else b""
     path = os.path.join(common_dir, ref)
     if not ref or b".." in ref or not is_blank(path):

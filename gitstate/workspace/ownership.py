@@ -74,13 +74,18 @@ def checkout_staging(repository: Repository) -> bytes:
     return os.path.join(repository.own, b"checkout")
 
 
+def stand_in_git_dir(repository: Repository) -> bytes:
+    """The git directory that stands in for one whose HEAD can't be read, while a save is taken."""
+    return os.path.join(repository.own, b"stand-in")
+
+
 def clean_up_after_kill(repository: Repository) -> None:
     """Remove the temporary files and the locks of a holder that was killed. The caller holds the workspace."""
     if not remove_ref_locks(repository):
         return
     for path in (frozen_index(repository), next_index(repository), next_index(repository) + b".lock"):
         files.remove(path)
-    for path in (quarantine(repository), checkout_staging(repository)):
+    for path in (quarantine(repository), checkout_staging(repository), stand_in_git_dir(repository)):
         files.remove_tree(path)
     _remove_temporaries(repository.own)
     from ..objects.pack import sweep_litter

@@ -8,30 +8,40 @@ and says so. It runs nothing that a repository names.
 from __future__ import annotations
 
 import os
-import re
 import stat
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from ..format import names
 from ..format.context import Context
-from ..format.names import given_workspace_id, workspace_id_of
+from ..format.names import (
+    CHECKPOINTS,
+    DISMISSED,
+    FETCHED,
+    ID_FILE,
+    PENDING,
+    given_workspace_id,
+    old_workspace_id,
+    workspace_id_of,
+)
 from ..git import gitdir, refs
 from ..git.command import Oid, is_oid
-from ..git.repository import NO_HEAD
+from ..git.repository import NO_HEAD, read_head_file
 from ..system import files
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .live_context import owner_state, read_context
+from .state_file import CONTEXT_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from typing import Literal
+
     from .live_context import OwnerState
     from .state_file import Status
 
-Problem = Literal["missing", "no_repository", "foreign", "unreachable"]
+    Problem = Literal["missing", "no_repository", "foreign", "unreachable"]
 
 _SMALL = 65_536
 
 
-class WorkspacePeek(NamedTuple):
+class WorkspacePeek(Record):
     """What the files of one workspace say. Where there is a problem, the fields after `uid` are empty."""
 
     workspace: bytes
@@ -66,6 +76,12 @@ class WorkspacePeek(NamedTuple):
     """What a power cut left empty or as zeros, for people."""
     unreadable: bool = False
     """Whether the refs are in a reftable, which only git can read."""
+    others_pending: bool = False
+    """Whether a save of another workspace is pending in the same repository."""
+    fetched: bool = False
+    """Whether refs of the repository hold saves that were fetched from a remote."""
+    dismissed: bool = False
+    """Whether refs of the repository name saves that were dismissed or set aside."""
 
     @property
     def lives(self) -> bool:
@@ -93,7 +109,7 @@ class WorkspacePeek(NamedTuple):
         )
 
 
-class SharedPeek(NamedTuple):
+class SharedPeek(Record):
     """What all worktrees of one repository share."""
 
     pending: dict[str, Oid]
@@ -106,14 +122,42 @@ class SharedPeek(NamedTuple):
     """What a power cut left empty or as zeros, for people."""
     reftable: bool
     """Whether the refs are in a reftable."""
+    fetched: bool
+    """Whether refs hold saves that were fetched from a remote."""
+    dismissed: bool
+    """Whether refs name saves that were dismissed or set aside."""
+
+
+class _Names:
+    """The names in a directory, listed once: a look at each would take longer. All may be there if it can't be read."""
+
+    def __init__(self, directory: bytes) -> None:
+        self.listed: frozenset[bytes] | None = None
+        with suppress(OSError):
+            self.listed = frozenset(os.listdir(directory))
+
+    @classmethod
+    def none(cls) -> _Names:
+        names = cls.__new__(cls)
+        names.listed = frozenset()
+        return names
+
+    def __contains__(self, name: bytes) -> bool:
+        return self.listed is None or name in self.listed
 
 
 class Peeker:
-    """Peeks at many workspaces, reading shared directories once. `trusted` are paths named in safe.directory."""
+    """Peeks at many workspaces, reading shared directories once.
 
-    def __init__(self, trusted: Collection[bytes] = ()) -> None:
-        self._trusted = frozenset(trusted)
+    `trusted` returns the paths that are named in safe.directory. It is called for a workspace of another user alone:
+    it starts git.
+    """
+
+    def __init__(self, trusted: Callable[[], Collection[bytes]] = tuple) -> None:
+        self._ask = trusted
+        self._trusted: frozenset[bytes] | None = None
         self._shared: dict[bytes, SharedPeek] = {}
+        self._parents: dict[bytes, bytes] = {}
 
     def peek(self, path: bytes) -> WorkspacePeek:
         """A peek at the workspace whose top is `path`. Never raises for what is there."""
@@ -127,28 +171,39 @@ class Peeker:
             top = os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return WorkspacePeek(path, "missing")
-        path = os.path.realpath(path)
-        dot_git = os.path.join(path, b".git")
+        path = self._resolved(path)
+        dot_git = path + b"/.git"
         try:
             inner = os.stat(dot_git)
         except (FileNotFoundError, NotADirectoryError):
             return WorkspacePeek(path, "no_repository" if stat.S_ISDIR(top.st_mode) else "missing")
-        git_dir = dot_git if stat.S_ISDIR(inner.st_mode) else _path_in(dot_git, b"gitdir: ", path)
+        is_plain = stat.S_ISDIR(inner.st_mode)
+        git_dir = dot_git if is_plain else _path_in(dot_git, b"gitdir: ", path)
         if git_dir is None:
             return WorkspacePeek(path, "no_repository")
-        uid = self._foreign_uid(path, (top, inner, os.stat(git_dir)))
+        uid = self._foreign_uid(path, (top, inner) if is_plain else (top, inner, os.stat(git_dir)))
         if uid is not None:
             return WorkspacePeek(path, "foreign", uid)
-        common = _path_in(os.path.join(git_dir, b"commondir"), b"", git_dir) or git_dir
+        names = _Names(git_dir)
+        common = git_dir
+        if b"commondir" in names:
+            common = _path_in(git_dir + b"/commondir", b"", git_dir) or git_dir
         shared = self._shared.get(common)
         if shared is None:
-            shared = self._shared[common] = peek_shared(common)
-        own_id = workspace_id_of(git_dir, path)
-        head = files.read_limited(os.path.join(git_dir, b"HEAD"), _SMALL)
+            shared = self._shared[common] = peek_shared(common, names if common == git_dir else _Names(common))
+        own = _Names(git_dir + b"/gitstate") if b"gitstate" in names else _Names.none()
+        given = given_workspace_id(git_dir) if ID_FILE in own else None
+        own_id = given or old_workspace_id(path)
+        head: bytes | None = None
+        with suppress(OSError):
+            head = read_head_file(git_dir)
         named = head is not None and head.startswith(b"ref: ") and not head.startswith(NO_HEAD)
         branch = os.fsdecode(head[5:].strip()) if head is not None and named else None
         marker = shared.pending.get(own_id)
-        context, status = read_context(git_dir)
+        context, status = read_context(git_dir) if CONTEXT_FILE in own else (Context(), None)
+        dead_locks = gitdir.dead_locks_among(git_dir, names.listed or ()) + (
+            () if common == git_dir else shared.dead_locks
+        )
         return WorkspacePeek(
             path,
             None,
@@ -162,28 +217,87 @@ class Peeker:
             context,
             status,
             owner_state(git_dir, context) if status is not None else "unknown",
-            journal=os.path.lexists(os.path.join(git_dir, b"gitstate", b"journal")),
-            dead_locks=(*gitdir.dead_locks_in(git_dir), *shared.dead_locks, *_dead_branch_lock(common, branch)),
+            journal=b"journal" in own and os.path.lexists(git_dir + b"/gitstate/journal"),
+            dead_locks=(*dead_locks, *_dead_branch_lock(common, branch)),
             damage=(*shared.damage, *_damage(git_dir, common, head, branch, marker, shared.reftable)),
             unreadable=shared.reftable,
+            others_pending=any(name != own_id for name in shared.pending),
+            fetched=shared.fetched,
+            dismissed=shared.dismissed,
         )
+
+    def _resolved(self, path: bytes) -> bytes:
+        """`os.path.realpath`, which resolves each directory of many workspaces once."""
+        above, name = os.path.split(path)
+        if name in (b"", b".", b"..") or os.path.islink(path):
+            return os.path.realpath(path)
+        known = self._parents.get(above)
+        if known is None:
+            known = self._parents[above] = os.path.realpath(above)
+        return os.path.join(known, name)
 
     def _foreign_uid(self, path: bytes, infos: Collection[os.stat_result]) -> int | None:
         """The uid of another user who owns a part, as git checks it; None where all is ours, or `path` is trusted."""
         mine = os.geteuid()
         others = [info.st_uid for info in infos if info.st_uid != mine]
-        return others[0] if others and path not in self._trusted else None
+        if not others:
+            return None
+        if self._trusted is None:
+            self._trusted = frozenset(self._ask())
+        return None if path in self._trusted else others[0]
 
 
-def peek_shared(common: bytes) -> SharedPeek:
+def peek_shared(common: bytes, names: _Names) -> SharedPeek:
     """What the files of a common git directory say about all its worktrees."""
-    reftable = os.path.isdir(os.path.join(common, b"reftable"))
-    pending, checkpoints = refs.read_refs_below(common, names.PENDING, names.CHECKPOINTS)
+    reftable = b"reftable" in names and os.path.isdir(common + b"/reftable")
+    prefixes = (PENDING, CHECKPOINTS, FETCHED, DISMISSED)
+    pending, checkpoints, *others = refs.read_refs_below(common, *prefixes)
     damage = []
-    config = files.read_limited(os.path.join(common, b"config"), 16 << 20)
+    config = files.read_limited(common + b"/config", 16 << 20)
     if config is not None and not config.strip(b"\0"):
         damage.append("config is empty")
-    return SharedPeek(pending, checkpoints, gitdir.dead_locks_in(common), tuple(damage), reftable)
+    # Loose refs of these stand deeper below: the directory tells.
+    fetched, dismissed = (
+        bool(found) or os.path.isdir(os.path.join(common, os.fsencode(prefix)))
+        for found, prefix in zip(others, prefixes[2:], strict=True)
+    )
+    dead_locks = gitdir.dead_locks_among(common, names.listed or ())
+    return SharedPeek(pending, checkpoints, dead_locks, tuple(damage), reftable, fetched, dismissed)
+
+
+def plain_toplevel(path: bytes) -> bytes | None:
+    """The top of the worktree at `path`, symlinks resolved, where files alone tell it: for many, without a process.
+
+    None where git has to be asked: it is below the top or linked, a part belongs to another user, or its configuration
+    has more than plain lines, an included file, or a word about where the worktree is.
+    """
+    try:
+        infos = [os.lstat(path + name) for name in (b"/.git", b"/.git/objects", b"/.git/refs", b"/.git/config")]
+        mine = {info.st_uid for info in (*infos, os.stat(path))} == {os.geteuid()}
+    except OSError:
+        return None
+    head = files.read_limited(os.path.join(path, b".git", b"HEAD"), _SMALL) or b""
+    config = files.read_limited(os.path.join(path, b".git", b"config"), _SMALL)
+    is_head = head.startswith(b"ref: refs/") or is_oid(head.strip().decode("latin-1"))
+    all_directories = all(stat.S_ISDIR(info.st_mode) for info in infos[:3])
+    if not mine or not is_head or not all_directories or config is None or not _is_plain_config(config):
+        return None
+    return os.path.realpath(path)
+
+
+def _is_plain_config(config: bytes) -> bool:
+    """Whether each line is a section or `name = value` without a quote or an escape, and none moves the worktree."""
+    for line in map(bytes.strip, config.lower().split(b"\n")):
+        name, equals, value = (part.strip() for part in line.partition(b"="))
+        if line.startswith(b"["):
+            plain = line.endswith(b"]") and line[1:-1].isalnum() and line not in (b"[include]", b"[includeif]")
+        elif name == b"bare":
+            plain = value == b"false"
+        else:
+            plain = bool(equals) and name[:1].isalpha() and name.isalnum() and value.isalnum() and name != b"worktree"
+        if line and not plain:
+            return False
+    return True
 
 
 def worktree_ids(common: bytes) -> set[str]:
@@ -218,7 +332,8 @@ def _dead_branch_lock(common: bytes, branch: str | None) -> tuple[bytes, ...]:
     return (lock,) if there and gitdir.is_dead_lock(lock) else ()
 
 
-_BRANCH = re.compile(r"refs/[^\0]+")
+def _is_below_refs(branch: str) -> bool:
+    return len(branch) > 5 and branch.startswith("refs/") and "\0" not in branch and ".." not in branch
 
 
 def _damage(
@@ -227,17 +342,17 @@ def _damage(
     found = []
     if head is None or not (branch is not None or is_oid(head.strip().decode("latin-1"))):
         found.append("HEAD is empty or names nothing" if head is not None else "HEAD is missing")
-    if not reftable and branch is not None and _BRANCH.fullmatch(branch) and ".." not in branch:
+    if not reftable and branch is not None and _is_below_refs(branch):
         value = files.read_limited(os.path.join(common, os.fsencode(branch)), _SMALL)
         if value is not None and not value.startswith(b"ref: ") and not is_oid(value.strip().decode("latin-1")):
             found.append(f"{branch} is empty")
     if marker == "":
         found.append("the marker of the pending save is empty")
-    index = os.path.join(git_dir, b"index")
-    try:
-        with open(index, "rb") as file:
-            if file.read(4) != b"DIRC":
+    with suppress(OSError):
+        index = os.open(git_dir + b"/index", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if os.read(index, 4) != b"DIRC":
                 found.append("the index is empty or torn")
-    except OSError:
-        pass
+        finally:
+            os.close(index)
     return found

@@ -32,6 +32,8 @@ OLD_KEY = "gitstate.workspace"
 #: No path is longer: PATH_MAX of Linux, and room for file systems that allow more.
 _LONGEST_PATH = 65_536
 _LONGEST_FILE = 4 * _LONGEST_PATH
+#: More than so many files are synced together.
+_MANY = 16
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -57,8 +59,30 @@ def _add_all(paths: Mapping[bytes, bytes | None]) -> None:
     """As `add`, for paths with the git directory of the repository, where it is known."""
     directory = _open_list(create=True)
     try:
-        added = [path for path, common_dir in paths.items() if _add(directory, path, common_dir)]
-        if added:
+        # For many, one sync of the file system takes less time than one of each file.
+        places = _Places()
+        new = {}
+        for path, common_dir in paths.items():
+            data = _content(directory, path, common_dir, places)
+            if data is not None:
+                new[os.fsencode(_file_name(path))] = data
+        at_once = len(new) > _MANY
+        try:
+            for name, data in new.items():
+                temporary = files.temporary_name(name)
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=directory)
+                files.write_new_file(temporary, (data,), mode=0o600, durable=not at_once, directory=directory)
+            if at_once:
+                files.sync_filesystem(list_directory())
+            for name in new:
+                os.rename(files.temporary_name(name), name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            for name in new:
+                with suppress(OSError):
+                    os.unlink(files.temporary_name(name), dir_fd=directory)
+            raise
+        if new:
             os.fsync(directory)
     finally:
         os.close(directory)
@@ -130,26 +154,23 @@ def _file_name(path: bytes) -> str:
     return digest("sha256", path).hexdigest()
 
 
-def _add(directory: int, path: bytes, common_dir: bytes | None) -> bool:
-    """Write the file of one workspace; False where it exists already. Raises OSError."""
+def _content(directory: int, path: bytes, common_dir: bytes | None, places: _Places) -> bytes | None:
+    """What the file of one workspace is to hold; None where it holds that already. Raises OSError."""
     name = _file_name(path)
     known = _read(directory, name)
     if known is not None and (known.inodes[:1] == (_inode(path),) or not os.path.isdir(path)):
-        return False
+        return None
     info = None
     with suppress(FileNotFoundError):
         info = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if info is not None and not stat.S_ISREG(info.st_mode):
         raise OSError(errno.EEXIST, f"{name} in the list of workspaces is not a regular file")
-    file = os.fsencode(name)
     data = path + b"\0"
     if os.path.isdir(path):
-        points = mount_points()
-        mounts = dict.fromkeys(mount_of(place, points) for place in (path, common_dir or path))
+        mounts = dict.fromkeys(places.mount_of(place) for place in (path, common_dir or path))
         data += b"".join(mount + b"\0" for mount in (*mounts, b""))
-        data += b" ".join(b"%d" % (_inode(place) or 0) for place in _above(path)) + b"\0"
-    files.write_and_rename(files.temporary_name(file), file, data, mode=0o600, directory=directory)
-    return True
+        data += b" ".join(b"%d" % (places.inode(place) or 0) for place in _above(path)) + b"\0"
+    return data
 
 
 def _read_list() -> list[bytes]:
@@ -238,6 +259,32 @@ def mount_of(path: bytes, points: Collection[bytes]) -> bytes:
         if place in points or os.path.ismount(place):
             return place
     return b"/"
+
+
+class _Places:
+    """Mount points and inodes of the directories above many workspaces, each looked at once."""
+
+    def __init__(self) -> None:
+        self._points: frozenset[bytes] | None = None
+        self._mounts: dict[bytes, bytes] = {}
+        self._inodes: dict[bytes, int | None] = {}
+
+    def mount_of(self, path: bytes) -> bytes:
+        """The mount point that a path is below."""
+        if self._points is None:
+            self._points = mount_points()
+        if path in self._points or os.path.ismount(path):
+            return path
+        above = os.path.dirname(path)
+        if above not in self._mounts:
+            self._mounts[above] = mount_of(above, self._points)
+        return self._mounts[above]
+
+    def inode(self, path: bytes) -> int | None:
+        """The inode of a directory; None where it is missing."""
+        if path not in self._inodes:
+            self._inodes[path] = _inode(path)
+        return self._inodes[path]
 
 
 def _above(path: bytes) -> list[bytes]:

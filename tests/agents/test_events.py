@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -25,6 +26,9 @@ EFFECTS = {
     ("claude", "SessionStart"): Effect(False, briefed=True),
     ("claude", "PostToolUse"): Effect(True),
     ("claude", "PostToolUseFailure"): Effect(True),
+    ("claude", "UserPromptSubmit"): Effect(False),
+    ("claude", "SubagentStop"): Effect(True),
+    ("claude", "StopFailure"): Effect(True),
     ("claude", "PreCompact"): Effect(True),
     ("claude", "Stop"): Effect(True),
     ("claude", "SessionEnd"): Effect(True),
@@ -32,11 +36,14 @@ EFFECTS = {
     ("codex", "SessionStart"): Effect(False, briefed=True),
     ("codex", "PostToolUse"): Effect(True),
     ("codex", "PostToolUseFailure"): Effect(True),
+    ("codex", "UserPromptSubmit"): Effect(False),
+    ("codex", "SubagentStop"): Effect(True),
     ("codex", "PreCompact"): Effect(True),
     ("codex", "Stop"): Effect(True),
     ("codex", "SessionEnd"): Effect(True),
     ("codex", "Interrupt"): Effect(True),
     ("gemini", "SessionStart"): Effect(False, briefed=True),
+    ("gemini", "BeforeAgent"): Effect(False),
     ("gemini", "AfterTool"): Effect(True),
     ("gemini", "AfterAgent"): Effect(True),
     ("gemini", "PreCompress"): Effect(True),
@@ -46,10 +53,53 @@ EFFECTS = {
     ("kimi", "UserPromptSubmit"): Effect(False, briefed=True),
     ("kimi", "PostToolUse"): Effect(True),
     ("kimi", "PostToolUseFailure"): Effect(True),
+    ("kimi", "StopFailure"): Effect(True),
     ("kimi", "PreCompact"): Effect(True),
     ("kimi", "Stop"): Effect(True),
     ("kimi", "SessionEnd"): Effect(True),
     ("kimi", "Interrupt"): Effect(True),
+    ("qwen", "SessionStart"): Effect(False, briefed=True),
+    ("qwen", "UserPromptSubmit"): Effect(False),
+    ("qwen", "PostToolUse"): Effect(True),
+    ("qwen", "PostToolUseFailure"): Effect(True),
+    ("qwen", "SubagentStop"): Effect(True),
+    ("qwen", "PreCompact"): Effect(True),
+    ("qwen", "Stop"): Effect(True),
+    ("qwen", "StopFailure"): Effect(True),
+    ("qwen", "SessionEnd"): Effect(True),
+    ("copilot", "SessionStart"): Effect(False, briefed=True),
+    ("copilot", "UserPromptSubmit"): Effect(False),
+    ("copilot", "PostToolUse"): Effect(True),
+    ("copilot", "PostToolUseFailure"): Effect(True),
+    ("copilot", "SubagentStop"): Effect(True),
+    ("copilot", "PreCompact"): Effect(True),
+    ("copilot", "Stop"): Effect(True),
+    ("copilot", "SessionEnd"): Effect(True),
+    ("cursor", "sessionStart"): Effect(False, briefed=True),
+    ("cursor", "beforeSubmitPrompt"): Effect(False),
+    ("cursor", "afterFileEdit"): Effect(True),
+    ("cursor", "afterShellExecution"): Effect(True),
+    ("cursor", "afterMCPExecution"): Effect(True),
+    ("cursor", "preCompact"): Effect(True),
+    ("cursor", "stop"): Effect(True),
+    ("cursor", "sessionEnd"): Effect(True),
+    ("opencode", "session.created"): Effect(False),
+    ("opencode", "chat.message"): Effect(False, briefed=True),
+    ("opencode", "tool.execute.after"): Effect(True),
+    ("opencode", "session.compacting"): Effect(True),
+    ("opencode", "session.idle"): Effect(True),
+    ("opencode", "session.error"): Effect(True),
+    ("opencode", "session.deleted"): Effect(True),
+}
+
+
+def usual(path: str) -> dict[str, Any]:
+    return {"session_id": "s-1", "cwd": path}
+
+
+#: How an agent names its session and its directory, where it does so in its own way.
+NAMED: dict[str, Callable[[str], dict[str, Any]]] = {
+    "cursor": lambda path: {"conversation_id": "s-1", "workspace_roots": [path, "/elsewhere"]},
 }
 
 #: What the agents send beside the common keys, shortened: it must not disturb.
@@ -57,6 +107,10 @@ MORE: dict[str, dict[str, Any]] = {
     "claude": {"permission_mode": "default", "tool_name": "Bash", "tool_input": {"command": "ls"}, "tool_response": {}},
     "codex": {"turn_id": "1", "model": "m", "tool_name": "shell", "tool_input": {"command": ["ls"]}},
     "gemini": {"timestamp": "2026-01-31T00:00:00Z", "tool_name": "replace", "tool_response": {"llmContent": "x"}},
+    "qwen": {"permission_mode": "yolo", "tool_name": "write_file", "timestamp": "2026-01-31T00:00:00Z"},
+    "copilot": {"tool_name": "create", "tool_input": {"path": "x"}, "stop_reason": "end_turn"},
+    "opencode": {},
+    "cursor": {"generation_id": "g-1", "cursor_version": "1.7", "edits": []},
     "kimi": {"client": "cli", "tool_name": "Shell", "tool_output": "x", "tool_call_id": "c-1"},
 }
 
@@ -72,9 +126,8 @@ def test_event(agent: str, event: str, repo: Workspace) -> None:
     repo.write("new", "new\n")
     payload = {
         "hook_event_name": event,
-        "session_id": "s-1",
         "transcript_path": "/t/s-1.jsonl",
-        "cwd": str(repo.path),
+        **NAMED.get(agent, usual)(str(repo.path)),
         **MORE[agent],
     }
     done = run(repo, sys.executable, "-m", "gitstate", "hook", agent, given=json.dumps(payload))

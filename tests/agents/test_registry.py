@@ -12,12 +12,13 @@ from gitstate.agents.registry import agent_named, agent_names, agent_of_command,
 
 
 def test_names_are_those_of_the_files() -> None:
-    assert agent_names() == ("claude", "codex", "gemini", "kimi")
+    assert agent_names() == ("claude", "codex", "copilot", "cursor", "gemini", "kimi", "opencode", "qwen")
     assert tuple(agent.name for agent in all_agents()) == agent_names()
 
 
 @pytest.mark.parametrize(
-    "name", ["", "base", "registry", "sessions", "__init__", "no-such-agent", "../claude", "Claude"]
+    "name",
+    ["", "base", "registry", "sessions", "launch", "transcripts", "__init__", "no-such-agent", "../claude", "Claude"],
 )
 def test_other_names_are_no_agents(name: str) -> None:
     assert agent_named(name) is None
@@ -61,15 +62,15 @@ def test_given_name_decides_before_the_command_how_a_run_is_stopped(
 def test_record_is_consistent(agent: Agent) -> None:
     names = [event.name for event in agent.events]
     assert len(names) == len(set(names))
-    assert {"session_start", "tool", "turn_end", "session_end"} <= {
+    assert {"session_start", "prompt", "tool", "turn_end", "session_end"} <= {
         event.meaning for event in agent.registered_events()
     }
     assert agent.briefing.event in {event.name for event in agent.registered_events()}
     assert all(event.timeout > event.deadline for event in agent.events if event.deadline is not None)
     assert all(re.compile(event.matcher) for event in agent.events if event.matcher is not None)
     sessions = agent.sessions
-    assert "{id}" in sessions.resume
-    assert {"{id}", "{prompt}"} <= set(sessions.resume_with_prompt)
+    assert "{id}" in " ".join(sessions.resume)
+    assert "{id}" in " ".join(sessions.resume_with_prompt) and "{prompt}" in sessions.resume_with_prompt
     assert "{prompt}" in sessions.start_with_prompt
     for command in (sessions.resume, sessions.resume_with_prompt, sessions.start_with_prompt):
         assert command[0] in agent.commands

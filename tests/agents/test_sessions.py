@@ -15,8 +15,8 @@ SESSION = "0a1b2c3d-4e5f-6789"
 TRANSCRIPTS = [
     ("claude", None, f".claude/projects/-w/{SESSION}.jsonl", f"claude --resume {SESSION}"),
     ("claude", "CLAUDE_CONFIG_DIR", f"projects/-w/{SESSION}.jsonl", f"claude --resume {SESSION}"),
-    ("codex", None, f".codex/sessions/2026/01/31/rollout-1-{SESSION}.jsonl", f"codex exec resume {SESSION}"),
-    ("codex", "CODEX_HOME", f"sessions/2026/01/31/rollout-1-{SESSION}.jsonl", f"codex exec resume {SESSION}"),
+    ("codex", None, f".codex/sessions/2026/01/31/rollout-1-{SESSION}.jsonl", f"codex resume {SESSION}"),
+    ("codex", "CODEX_HOME", f"sessions/2026/01/31/rollout-1-{SESSION}.jsonl", f"codex resume {SESSION}"),
     ("gemini", None, ".gemini/tmp/p/chats/session-2026-0a1b2c3d.json", f"gemini --resume {SESSION}"),
     ("kimi", None, f".kimi-code/sessions/p/{SESSION}/state.json", f"kimi -S {SESSION}"),
     ("kimi", "KIMI_CODE_HOME", f"sessions/{SESSION}/state.json", f"kimi -S {SESSION}"),

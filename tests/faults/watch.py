@@ -51,7 +51,7 @@ class Watch:
                     inside = os.path.relpath(path, self.ws.path / ".git")
                     if not inside.startswith(OURS):
                         content = os.readlink(path).encode() if os.path.islink(path) else Path(path).read_bytes()
-                        if content != listed or not directory.endswith("/gitstate/workspaces"):
+                        if not content.startswith(listed) or not directory.endswith("/gitstate/workspaces"):
                             found[path] = content
         return found
 

@@ -62,7 +62,7 @@ def by_a_link(ws: Workspace) -> Path:
     return place
 
 
-@pytest.mark.parametrize("build", [inside, without_head, without_objects, empty, below_a_colon, elsewhere, by_a_link])
+@pytest.mark.parametrize("build", [inside, without_head, without_objects, empty, below_a_colon, by_a_link])
 def test_repository_paths_match_git_rev_parse(ws: Workspace, build: Callable[[Workspace], Path]) -> None:
     ws.config("our.key", "of the repository above")
     place = build(ws)
@@ -72,6 +72,13 @@ def test_repository_paths_match_git_rev_parse(ws: Workspace, build: Callable[[Wo
     settings = run_git(place, "config", "--list", "--name-only", "-z").split(b"\0")[:-1]
     assert {os.fsencode(key) for key in opened.config} >= set(settings)
     assert opened.setting("our.key") == (None if build in (inside, by_a_link) else "of the repository above")
+
+
+def test_worktree_elsewhere_is_refused(ws: Workspace) -> None:
+    """Its value is a path, though it reads like a boolean: git run there would find another repository."""
+    place = elsewhere(ws)
+    with pytest.raises(NotAWorkspace, match=r"\.git/false \(core\.worktree\)"):
+        open_repository(os.fsencode(place))
 
 
 def test_included_config_does_not_change_core_bare(ws: Workspace) -> None:

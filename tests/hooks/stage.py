@@ -22,7 +22,7 @@ LIBRARY = HOOKS / "gitstate.bash"
 
 SOURCE = f". {shlex.quote(str(LIBRARY))}\n"
 
-SCRIPTS = (LIBRARY, HOOKS / "agent-loop.bash", HOOKS / "claude-loop.sh", HOOKS / "kimi-loop.sh")
+SCRIPTS = (LIBRARY, HOOKS / "claude-loop.sh", HOOKS / "kimi-loop.sh")
 
 #: Everything that makes a careless shell run something, or take data for an option.
 HOSTILE = """-n 'one' "two" $(touch pwned) `touch pwned` \\ ${HOME} * ; rm -rf x & \n second line é"""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.hooks.stage import HOOKS, HOSTILE, Stage
-from tests.support.agents import PATIENCE
+from tests.support.agents import PATIENCE, wait_until
 
 
 def loop_with(stage: Stage, *options: str, agent: str = "claude") -> subprocess.Popen[bytes]:
@@ -151,23 +151,105 @@ def test_loop_starts_no_agent_when_manual_intervention_is_required(stage: Stage)
     ("options", "said"),
     [
         ([], "no tasks: give --tasks FILE or --next COMMAND"),
-        (["--tasks"], "--tasks needs a value"),
+        (["--tasks"], "'--tasks' requires an argument"),
         (["--tasks", "nowhere"], "can't be read"),
-        (["--next", "true", "--max", "many"], "--max needs a number"),
+        (["--next", "true", "--max", "many"], "'many' is not a valid integer range"),
         (["--next", "true", "--tasks", "x"], "exclude each other"),
-        (["--what", "1"], "--what is no option"),
+        (["--what", "1"], "No such option"),
     ],
 )
 def test_unknown_option_is_reported_and_nothing_runs(stage: Stage, options: list[str], said: str) -> None:
     assert loop_with(stage, *options).returncode == 2
-    assert said in stage.said() and "next: claude-loop.sh --help" in stage.said()
+    assert said in stage.said() and "--help" in stage.said()
 
 
 @pytest.mark.parametrize("name", ["claude", "kimi"])
-def test_help_lists_every_option(stage: Stage, name: str) -> None:
-    done = subprocess.run([str(HOOKS / f"{name}-loop.sh"), "--help"], capture_output=True, encoding="utf-8", check=True)
-    source = (HOOKS / "agent-loop.bash").read_text(encoding="utf-8")
-    parsed = {word for line in source.splitlines() for word in line.split() if line.strip().startswith("--")}
-    for option in {word.rstrip(")") for word in parsed if word.startswith("--") and word.endswith(")")} - {"--"}:
-        if "*" not in option:
-            assert option in done.stdout, option
+def test_script_is_the_command(stage: Stage, name: str) -> None:
+    script = str(HOOKS / f"{name}-loop.sh")
+    done = subprocess.run([script, "--help"], capture_output=True, encoding="utf-8", check=True)
+    assert "--tasks FILE" in done.stdout and "--max-time SECONDS" in done.stdout
+    assert len(Path(script).read_text().splitlines()) == 3
+
+
+def test_several_loops_take_each_line_once(stage: Stage, tmp_path: Path) -> None:
+    """Each works in a worktree of its own, and all of them read one file through a symlink."""
+    stage.ws.git("worktree", "prune")
+    agent = stage.directory / "bin" / "claude"
+    agent.write_text('#!/bin/sh\nprintf "%s\\n" "$CURRENT_TASK_ID" >>"$STAGE/taken"; sleep 0.3; echo x >>work.txt\n')
+    real = stage.directory / "real tasks"
+    real.write_bytes(b"# what is to do\r\nT-1\r\n\r\nT-2\r\nT-3\r\nT-4\r\nT-5\r\nT-6\r\n")
+    stage.tasks.symlink_to(real)
+    loops = []
+    for number in range(3):
+        place = tmp_path / f"place {number}"
+        stage.ws.git("worktree", "add", "-q", "-b", f"agent/{number}", str(place))
+        command = [str(HOOKS / "claude-loop.sh"), "--workspace", str(place), "--tasks", str(stage.tasks)]
+        loops.append(stage.start(command))
+    assert [loop.wait(PATIENCE) for loop in loops] == [0, 0, 0], stage.said()
+    assert sorted((stage.directory / "taken").read_text().split()) == [f"T-{n}" for n in range(1, 7)]
+    assert stage.tasks.is_symlink() and real.read_bytes() == b"# what is to do\r\n\r\n"
+
+
+def test_task_brings_values_and_the_environment_fills_in(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISSUE_NUMBER", "1")
+    monkeypatch.setenv("MEMORY_REFS", "general.md")
+    stage.manner("fail")
+    stage.tasks.write_text("task_id=T-7 issue_number=42 'not a value' Fix it\n")
+    assert loop_with(stage, "--tasks", str(stage.tasks), "--retries", "0").returncode == 3
+    context = stage.context()
+    assert (context["task_id"], context["issue_number"], context["memory_refs"]) == ("T-7", 42, ["general.md"])
+    assert stage.arguments()[1] == "'not a value' Fix it"
+    stage.manner("done")
+    assert loop_with(stage, "--tasks", str(stage.tasks)).returncode == 0, stage.said()
+    assert stage.tasks.read_text() == ""
+
+
+def test_command_may_print_json(stage: Stage) -> None:
+    stage.manner("fail")
+    text = '{"task_id": "T-8", "issue_number": 9, "memory_refs": ["a, b", "c"], "prompt": "Do $(touch pwned)"}'
+    (stage.directory / "next").write_text(text)
+    assert loop_with(stage, "--next", 'cat "$STAGE/next"', "--retries", "0").returncode == 3
+    context = stage.context()
+    assert (context["task_id"], context["issue_number"], context["memory_refs"]) == ("T-8", 9, ["a, b", "c"])
+    assert stage.arguments()[1] == "Do $(touch pwned)" and not (stage.ws.path / "pwned").exists()
+
+
+def test_failed_agent_is_tried_again_within_the_budget(stage: Stage) -> None:
+    agent = stage.directory / "bin" / "claude"
+    agent.write_text('#!/bin/sh\necho x >>"$STAGE/tries"; echo y >>work.txt; [ "$(wc -l <"$STAGE/tries")" -ge 3 ]\n')
+    stage.tasks.write_text("T-1\n")
+    assert loop_with(stage, "--tasks", str(stage.tasks), "--retries", "1").returncode == 1
+    assert stage.tasks.read_text() == "T-1\n" and "try 1 of 1 more" in stage.said()
+    assert loop_with(stage, "--tasks", str(stage.tasks), "--retries", "1").returncode == 0, stage.said()
+    assert stage.tasks.read_text() == ""
+
+
+def test_usage_limit_is_waited_out_to_the_time_that_the_agent_named(stage: Stage) -> None:
+    agent = stage.directory / "bin" / "claude"
+    limit = 'echo "Claude AI usage limit reached|$(($(date +%s) + 3))"; date +%s >"$STAGE/met"; exit 1'
+    agent.write_text(f'#!/bin/sh\necho y >>work.txt\n[ -e "$STAGE/met" ] || {{ {limit}; }}\ndate +%s >"$STAGE/again"\n')
+    stage.tasks.write_text("T-1\n")
+    assert loop_with(stage, "--tasks", str(stage.tasks), "--retries", "0").returncode == 0, stage.said()
+    assert "usage limit: waiting until" in stage.said()
+    met, again = (int((stage.directory / name).read_text()) for name in ("met", "again"))
+    assert again - met >= 2
+    (stage.directory / "met").unlink()
+    stage.tasks.write_text("T-2\n")
+    assert loop_with(stage, "--tasks", str(stage.tasks), "--max-time", "1").returncode == 75
+    assert "later than --max-time" in stage.said() and stage.tasks.read_text() == "T-2\n"
+
+
+def test_killed_loop_leaves_no_agent_and_its_task_is_not_given_away(stage: Stage, tmp_path: Path) -> None:
+    stage.tasks.write_text("T-1\nT-2\n")
+    place = tmp_path / "other place"
+    stage.ws.git("worktree", "add", "-q", "-b", "agent/other", str(place))
+    loop = stage.start([str(HOOKS / "claude-loop.sh"), "--tasks", str(stage.tasks)])
+    stage.ready(loop)
+    loop.kill()
+    wait_until(lambda: not stage.processes(), "the keeper has saved and ended all of it")
+    assert stage.pending() is not None
+    stage.manner("done")
+    assert loop_with(stage, "--workspace", str(place), "--tasks", str(stage.tasks)).returncode == 0, stage.said()
+    assert stage.tasks.read_text() == "T-1\n", "the workspace of before holds its work"
+    assert loop_with(stage, "--tasks", str(stage.tasks)).returncode == 0, stage.said()
+    assert stage.tasks.read_text() == ""

@@ -19,6 +19,13 @@ def test_init_prints_the_library(stage: Stage) -> None:
     assert stage.ws.gitstate("init", "bash").stdout.decode() == LIBRARY.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("shell", ["zsh", "dash", "fish", "sh"])
+def test_other_shells_get_one_clear_line(stage: Stage, shell: str) -> None:
+    done = stage.ws.gitstate("init", shell)
+    assert done.exit_status == 2 and done.stdout == b""
+    assert f"there is none for {shell}" in done.stderr and "next: gitstate run -- COMMAND" in done.stderr
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_use_no_feature_newer_than_bash_3_2(path: Path) -> None:
     """Bash 3.2 is rarely installed, so the test searches the text for newer features."""

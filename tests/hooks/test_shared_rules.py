@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gitstate.agents.base import Agent
-from gitstate.agents.registry import agent_names, all_agents
+from gitstate.agents.registry import agent_names
 from gitstate.cli.options import context_values
 from gitstate.format.context import CALLER_FIELDS
 from gitstate.recover.request import RecoverResult, shell_lines
@@ -43,7 +42,7 @@ def test_library_empties_exactly_the_variables_that_python_prints() -> None:
 def test_readme_and_loops_name_no_other_variable() -> None:
     documented = VARIABLE.findall((HOOKS / "README.md").read_text(encoding="utf-8"))
     assert set(documented) == set(NAMES)
-    for script in (HOOKS / "agent-loop.bash", LIBRARY):
+    for script in (LIBRARY,):
         assert set(VARIABLE.findall(script.read_text(encoding="utf-8"))) <= set(NAMES)
 
 
@@ -96,17 +95,9 @@ def test_ready_loops_are_for_known_agents() -> None:
     assert len(LOOPS) >= 2 and LOOPS.keys() <= set(agent_names())
 
 
-@pytest.mark.parametrize(
-    "agent", [agent for agent in all_agents() if agent.name in LOOPS], ids=lambda agent: agent.name
-)
-def test_ready_loop_starts_and_resumes_its_agent_as_the_record_says(agent: Agent) -> None:
-    functions = re.sub(r"(?m)^(\. |self=|agent_loop ).*$", "", LOOPS[agent.name].read_text(encoding="utf-8"))
-    setup = f"{functions}\nprompt='do it' agent_options=(--more)\ngitstate_run() {{ printf '%s\\0' \"$@\"; }}\n"
-
-    def command(words: tuple[str, ...]) -> list[str]:
-        return [word.format(id="s-1", prompt="do it") for word in words] + ["--more"]
-
-    assert bash(f"{setup}resume_agent s-1").split("\0")[:-1] == command(agent.sessions.resume_with_prompt)
-    assert bash(f"{setup}start_agent s-1").split("\0")[:-1] == command(agent.sessions.start_with_prompt)
-    chooses_id = bool(bash(f"{setup}new_session"))
-    assert chooses_id == ("{id}" in agent.sessions.start_with_prompt)
+@pytest.mark.parametrize("name", LOOPS)
+def test_ready_loop_is_the_command_for_its_agent(name: str) -> None:
+    script = (
+        f'gitstate() {{ printf "%s " "$@"; }}; exec() {{ "$@"; }}; set -- --once; . {shlex.quote(str(LOOPS[name]))}'
+    )
+    assert bash(script) == f"loop {name} --once "

@@ -23,7 +23,7 @@ STOREYS = {
     "ground": ("system", "git", "objects", "format"),
     "agents": ("agents",),
     "core": ("workspace", "conversation", "snapshot", "save", "recover"),
-    "callers": ("run", "integrations", "history", "fleet"),
+    "callers": ("run", "integrations", "history", "fleet", "loops"),
     "face": ("cli",),
 }
 #: The packages in their order: each imports only from those that stand before it.
@@ -104,7 +104,7 @@ def starts_processes(text: str) -> bool:
 
 def test_only_these_start_processes() -> None:
     """`child` starts git, `supervisor` the agent, `channel` the keeper, `demo` its own commands, `schedulers` those of
-    the system; `forkpool` forks once for each workspace.
+    the system; `loops` runs of agents and the command that names a task; `forkpool` forks once for each workspace.
     """
     starting = {name for name, text in MODULES.items() if starts_processes(text)}
     expected = {
@@ -114,6 +114,9 @@ def test_only_these_start_processes() -> None:
         "run/channel",
         "run/hold",
         "integrations/schedulers",
+        "loops/tasks",
+        "loops/loop",
+        "loops/start",
     }
     assert starting == expected | {"cli/commands/demo"}
 

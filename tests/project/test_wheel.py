@@ -52,7 +52,7 @@ def test_wheel_contains_the_data_files(wheel: Path) -> None:
         "gitstate/cli/main.py",
         "gitstate/cli/commands/demo.py",
     } <= names
-    hooks = ("gitstate.bash", "agent-loop.bash", "claude-loop.sh", "kimi-loop.sh", "git/gitstate-hook")
+    hooks = ("gitstate.bash", "claude-loop.sh", "kimi-loop.sh", "git/gitstate-hook")
     assert {f"gitstate/hooks/{name}" for name in hooks} <= names
     assert {f"gitstate/hooks/boot/{name}" for name in ("gitstate-recover.service", "crontab")} <= names
     distribution = f"gitstate_recovery-{gitstate.__version__}"

@@ -30,6 +30,7 @@ from gitstate.recover.plan import (
     with_checkpoint,
 )
 from gitstate.recover.request import SUCCESSES
+from gitstate.workspace.damage import Damage
 from gitstate.workspace.files import MISSING, FileState
 from tests.support.literals import literal_values
 from tests.support.made_up import BRANCH, EARLIER_ID, HEAD, SAVE_ID, made_up_save, oid
@@ -49,6 +50,7 @@ UPPER = made_up_save(below=oid("a"), head=oid("w"))
 CHECKPOINT = made_up_save(kind="checkpoint", moves_branch=False)
 RUN = Context(task_id="T-1", pid=4242)
 OTHER = oid("other")
+LOST_HEAD = Damage(b"/r/.git/HEAD", "the commit of HEAD is unreadable", "git fsck")
 
 
 def facts(*saves: Any, head_ref: str | None = BRANCH, head: str | None = WIP, **values: Any) -> Facts:
@@ -131,6 +133,8 @@ DECISIONS: list[tuple[str, Facts, str, int, str, str | None]] = [
     ),
     ("commits and a merge", facts(SAVE, head=OTHER, operation="merge", contains_wip=True), "buried", 0, "", "rebase"),
     # -- a save can't be read
+    ("HEAD is unreadable", facts(SAVE, damage=(LOST_HEAD,)), "damaged", 4, "is unreadable; nothing", "git fsck, then"),
+    ("HEAD is unreadable, no save", facts(damage=(LOST_HEAD,)), "damaged", 4, "is unreadable", "git fsck"),
     ("a newer format", facts(problem="format 99", unsupported=True), "unsupported", 4, "format 99", "pip install"),
     ("torn", facts(problem="torn"), "corrupt", 4, "torn", "gitstate log"),
     ("torn, another before", facts(problem="torn", earlier=EARLIER_ID), "corrupt", 4, "torn", f"restore {EARLIER_ID}"),
@@ -288,7 +292,7 @@ STEPS = [
     # a submodule
     (MODULE, MISSING, "write", "write"),
     (MODULE, DIRECTORY, "same", "same"),
-    (MODULE, on_disk("file", BASE), "keep", "keep"),
+    (MODULE, on_disk("file", BASE), "write", "write"),
     (MODULE, on_disk("file", STRANGE), "keep", "keep"),
     (MODULE, on_disk("link", STRANGE), "keep", "keep"),
     (MODULE, SPECIAL, "keep", "keep"),

@@ -95,22 +95,6 @@ def test_reftable_is_not_locked_during_fsync(tables: Workspace) -> None:
     assert tables.refs("refs/gitstate/pending")
 
 
-def test_cherry_pick_state_inside_a_reftable_is_reported_as_skipped(tables: Workspace) -> None:
-    tables.git("checkout", "-q", "-b", "theirs")
-    tables.commit("theirs")
-    tables.git("checkout", "-q", "-")
-    tables.write("a", "ours\n")
-    tables.commit("ours")
-    tables.fails("cherry-pick", "theirs")
-    before = fingerprint(tables.path)
-    run = tables.save()
-    assert run.exit_status == 0, run
-    assert "CHERRY_PICK_HEAD: git keeps it in the reftable" in run.stderr
-    recover(tables)
-    assert before.diff(fingerprint(tables.path)) == []
-    assert tables.out("rev-parse", "CHERRY_PICK_HEAD") == tables.out("rev-parse", "theirs")
-
-
 def test_branch_of_a_reftable_is_read_through_git(tables: Workspace) -> None:
     tables.add("a")
     tables.write("a", "a2\n")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -75,26 +77,6 @@ def test_tracked_edit_comes_before_many_untracked_files(ws: Workspace) -> None:
     assert len(named) < 3_000, "of very many paths the directories are listed"
 
 
-def test_newest_untracked_files_come_first(ws: Workspace) -> None:
-    """The files of the last hour are worth more than those of last year."""
-    for number in range(6_000):
-        if number % 100 == 0:
-            os.makedirs(ws.at(f"build/{number // 100}"))
-        path = ws.path / f"build/{number // 100}/{number}"
-        path.write_text(f"{number}\n")
-        if number:
-            os.utime(path, (number, number))
-    for deadline in ("0.2", "0.3", "0.5", "0.8"):
-        run = ws.gitstate("save", "--json", "--deadline", deadline, "--reason", deadline)
-        held = ws.out("ls-tree", "-r", "--name-only", run.json["wip_commit"], "build/")
-        listed = not any("directory" in item["reason"] for item in run.json["left_out"])
-        if listed and run.exit_status and held:
-            assert "build/0/0" in held.splitlines()
-            return
-        ws.gitstate("recover")
-    pytest.skip("this machine is too fast or too slow for a deadline that passes while files are read")
-
-
 def test_huge_sparse_file_costs_nothing_else(ws: Workspace) -> None:
     ws.write("a", "a1\n")
     with open(ws.at("disk.img"), "wb") as file:
@@ -136,3 +118,32 @@ def test_holes_stay_holes(ws: Workspace) -> None:
     recover(ws)
     assert ws.read("disk.img") == content
     assert os.stat(ws.at("disk.img")).st_blocks * 512 < 50 << 20
+
+
+def test_filter_that_hangs_costs_its_file_alone(ws: Workspace) -> None:
+    """`git status` runs it too, to see whether the file changed."""
+    ws.config("filter.slow.clean", "sleep 20; cat")
+    ws.write(".gitattributes", "b filter=slow\n")
+    ws.git("-c", "filter.slow.clean=cat", "add", "-A")
+    ws.git("-c", "filter.slow.clean=cat", "commit", "-q", "-m", "attributes")
+    ws.write("a", "a1\n")
+    ws.write("b", "b1\n")
+    begun = time.monotonic()
+    run = ws.gitstate("save", "--json", "--deadline", "1")
+    assert time.monotonic() - begun < 15
+    assert run.json["result"] == "saved", run
+    assert ws.out("show", f"{run.json['wip_commit']}:a") == "a1"
+
+
+@pytest.mark.parametrize("ending", ["", "more than before\n"])
+def test_log_that_grows_all_the_time_is_saved(ws: Workspace, ending: str) -> None:
+    writer = "import sys, time\nwhile True:\n    open(sys.argv[1], 'a').write('line\\n')\n    time.sleep(0.0005)\n"
+    ws.write("log", "start\n" + ending)
+    with subprocess.Popen([sys.executable, "-c", writer, ws.at("log")]) as log:
+        try:
+            for _ in range(3):
+                run = done(ws.gitstate("checkpoint", "--json"))
+                assert run.json["left_out"] == [], run
+                assert ws.out("show", f"{run.json['wip_commit']}:log").startswith("start")
+        finally:
+            log.kill()

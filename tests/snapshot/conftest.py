@@ -11,7 +11,7 @@ import pytest
 from gitstate.git.repository import open_repository
 from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import ObjectReader
-from gitstate.snapshot.record import SnapshotBuilder, SnapshotOptions
+from gitstate.snapshot.record import Growth, SnapshotBuilder, SnapshotOptions
 from gitstate.snapshot.tracked import read_listing
 from gitstate.system.clock import Deadline
 from tests.support.repositories import three_files
@@ -29,10 +29,12 @@ def ws(tmp_path: Path) -> Workspace:
 def new_builder(ws: Workspace) -> NewBuilder:
     """Makes a builder for the repository as it is now, with the index listed."""
 
-    def make(largest: int | None = None, deadline: float | None = None) -> SnapshotBuilder:
+    def make(
+        largest: int | None = None, deadline: float | None = None, growth: Growth | None = None
+    ) -> SnapshotBuilder:
         repository = open_repository(os.fsencode(ws.path))
         writer = PackWriter(repository.objects, repository.object_format, "test")
-        options = SnapshotOptions(b"active_state.json", Deadline(deadline), largest)
+        options = SnapshotOptions(b"active_state.json", Deadline(deadline), largest, growth)
         index = os.path.join(repository.git_dir, b"index")
         builder = SnapshotBuilder(repository, writer, ObjectReader(repository.git), index, options)
         read_listing(builder, repository.git.start("ls-files", "-z", "-v", "--sparse"))

@@ -17,6 +17,7 @@ from gitstate.objects.reader import LARGE
 from gitstate.objects.tree import EXECUTABLE, REGULAR, SYMLINK, Leaf
 from gitstate.snapshot.read import NEVER, Content, has_content, read_content, read_file, read_files, read_whole
 from gitstate.snapshot.record import LISTED_BY_NAME, Growth, SnapshotBuilder
+from gitstate.snapshot.snapshot import most_precious_first, store_in_order
 from gitstate.system.clock import Deadline
 from tests.support.permissions import drop_override
 from tests.support.workspace import Workspace
@@ -239,13 +240,36 @@ def test_large_file_ends_with_the_deadline(tmp_path: Path) -> None:
 
 
 def test_checkpoint_grows_by_little() -> None:
-    growth = Growth(1 << 20, {b"waits"})
+    growth = Growth(1 << 20, {b"waits"}, {}, None)
     assert growth.refusal(b"small", growth.FREE) == ""
     assert growth.refusal(b"waits", growth.FREE + 1) != ""
     # Asked twice for a file that changes while it is read.
     assert [growth.refusal(b"a", 1 << 20) for _ in range(2)] == ["", ""]
     assert growth.refusal(b"b", growth.FREE + 1) != ""
-    assert growth.taken == {b"a": 1 << 20} and growth.refused.keys() == {b"waits", b"b"}
+    assert growth.left == 0 and growth.refused.keys() == {b"waits", b"b"}
+
+
+def test_large_file_of_the_last_checkpoint_is_not_read_again(
+    ws: Workspace, new_builder: Callable[..., SnapshotBuilder]
+) -> None:
+    """One that changed, and may not be taken again yet, is saved as the checkpoint has it, and named."""
+    ws.write("large", b"x" * (Growth.FREE + 1))
+    builder = new_builder(growth=Growth(1 << 20, set(), {}, None))
+    first = read_file(builder, b"large")
+    assert first is not None and builder.options.growth is not None
+    builder.writer.finish()
+    held = builder.options.growth.taken
+    assert held.keys() == {b"large"}
+
+    again = new_builder(growth=Growth(1 << 20, {b"large"}, held, None))
+    assert read_file(again, b"large") == first and first.oid not in again.writer
+    assert again.snapshot.left_out == []
+
+    ws.append("large", "more")
+    changed = new_builder(growth=Growth(1 << 20, {b"large"}, held, None))
+    assert read_file(changed, b"large") == first
+    (skipped,) = changed.snapshot.left_out
+    assert skipped.path == b"large" and skipped.lost and "before is saved" in skipped.reason
 
 
 @pytest.mark.parametrize("count", [3, LISTED_BY_NAME + 1])
@@ -327,3 +351,26 @@ def test_content_is_compared_byte_for_byte(ws: Workspace) -> None:
     assert not has_content(ws.at("d"), "sha1", oid)
     ws.symlink("a0\n", "link")
     assert has_content(ws.at("link"), "sha1", oid), "the target of a symlink is its content"
+
+
+@pytest.mark.parametrize("deadline", [None, 60.0])
+def test_newest_small_files_come_first_and_large_ones_last(
+    ws: Workspace, new_builder: Callable[..., SnapshotBuilder], deadline: float | None
+) -> None:
+    for number, size in enumerate((5 << 20, 3, 6 << 20, 2, 1)):
+        ws.write(f"f{number}", b"x" * size)
+        os.utime(ws.at(f"f{number}"), (number, number))
+    paths = [b"f0", b"f1", b"f2", b"f3", b"f4", b"gone"]
+    builder = new_builder(deadline=deadline)
+    order = ([b"gone", b"f4", b"f3", b"f1"], [b"f0", b"f2"])
+    assert most_precious_first(builder, paths) == (order if deadline else (paths, []))
+
+
+def test_changed_tracked_files_have_more_time(ws: Workspace, new_builder: Callable[..., SnapshotBuilder]) -> None:
+    ws.write("a", "changed\n")
+    ws.write("new", "new\n")
+    builder = new_builder(deadline=0.0)
+    builder.end = Deadline(60.0)
+    store_in_order(builder, [b"a"], [b"new"])
+    assert builder.snapshot.worktree.keys() == {b"a"}
+    assert [item.path for item in builder.snapshot.left_out] == [b"new"]

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from gitstate.git.repository import open_repository
 from gitstate.snapshot.record import SnapshotBuilder
-from gitstate.snapshot.walk import WalkResult, is_repository, sort_entries, walk, without_ignored
+from gitstate.snapshot.walk import WalkResult, is_nested, sort_entries, walk, without_ignored
 from tests.states import nested_repository
 from tests.support.workspace import Workspace
 
@@ -62,7 +63,7 @@ CASES = [
     Case("private file", lambda ws: ws.chmod("d/x", 0o600), modes={b"d/x": 0o600}),
     Case("executable file", lambda ws: ws.chmod("d/x", 0o755)),
     Case("repository", lambda ws: nested_repository(ws, "d", commit=True), [b"d/inner.txt"], nested=[b"d"]),
-    Case("file named .git", lambda ws: ws.write("d/.git"), nested=[b"d"]),
+    Case("file named .git", lambda ws: ws.write("d/.git"), skipped=[b"d/.git"]),
     Case("directory named .git without a repository", lambda ws: ws.write("d/.git/x"), skipped=[b"d/.git"]),
 ]
 
@@ -109,16 +110,26 @@ def test_other_work_is_done_while_git_starts(ws: Workspace, new_builder: NewBuil
     ("build", "expected"),
     [
         (lambda ws: nested_repository(ws, "r", commit=False), True),
-        (lambda ws: ws.write("r/.git", "gitdir: elsewhere\n"), True),
+        (lambda ws: ws.git("worktree", "add", "-q", "--detach", "r"), True),
+        (lambda ws: ws.write("r/.git", "gitdir: elsewhere\n"), False),
+        (lambda ws: ws.write("r/.git", "gitdir: ../.git\n"), False),
         (lambda ws: ws.mkdir("r/.git"), False),
         (lambda ws: ws.write("r/x"), False),
         (lambda ws: None, False),
     ],
-    ids=["repository", "gitdir file", "empty .git", "plain directory", "missing"],
+    ids=[
+        "repository",
+        "worktree",
+        "stale gitdir file",
+        "gitdir file to our own",
+        "empty .git",
+        "plain directory",
+        "missing",
+    ],
 )
 def test_repository_is_recognized(ws: Workspace, build: Callable[[Workspace], object], expected: bool) -> None:
     build(ws)
-    assert is_repository(ws.at("r")) is expected
+    assert is_nested(open_repository(os.fsencode(ws.path)), ws.at("r")) is expected
 
 
 def test_vanished_file_hides_no_other_entry(ws: Workspace, new_builder: NewBuilder) -> None:

@@ -188,3 +188,33 @@ def core_fsmonitor_is_never_run(ws: Workspace) -> None:
     dirty(ws)
     ws.expect_exactly(*DIRTY)
     ws.config("core.fsmonitor", ws.canary("fsmonitor"))
+
+
+@state(losses=HERE)
+def sparse_patterns_not_applied_yet(ws: Workspace) -> None:
+    """The next checkout removes what they exclude; the files are here, clean, edited and staged."""
+    ws.config("core.sparseCheckout", "true")
+    ws.append("d.txt")
+    ws.add("d.txt")
+    ws.write(".git/info/sparse-checkout", "/*\n!/docs/\n!/b.txt\n!/c.txt\n!/d.txt\n")
+    ws.append("c.txt")
+    assert os.path.exists(ws.at("docs/guide.md")) and os.path.exists(ws.at("b.txt"))
+    ws.expect_exactly(" M c.txt", "M  d.txt")
+
+
+@state(losses=NO_PLAIN)
+def intent_to_add_of_an_empty_file(ws: Workspace) -> None:
+    ws.write("nothing.txt", "")
+    ws.git("add", "-N", "nothing.txt")
+    ws.expect_exactly(" A nothing.txt")
+
+
+@state(losses=NO_PLAIN)
+def intent_to_add_beside_the_same_staged(ws: Workspace) -> None:
+    ws.write("nothing.txt", "")
+    ws.write("some.txt", "text\n")
+    ws.git("add", "-N", "nothing.txt", "some.txt")
+    ws.write("staged.txt", "")
+    ws.add("staged.txt")
+    ws.append("a.txt")
+    ws.expect_exactly(" A nothing.txt", " A some.txt", "A  staged.txt", " M a.txt")

@@ -217,3 +217,83 @@ def nested_repository_ignored(ws: Workspace) -> None:
 def bare_repository_among_the_files(ws: Workspace) -> None:
     run_git(ws.path, "init", "-q", "--bare", "--template=", "fixtures/bare.git")
     assert b"?? fixtures/bare.git/HEAD" in ws.status()
+
+
+@state(losses=HERE | {Loss.REMOVED})
+def gitlink_in_place_of_a_directory(ws: Workspace) -> None:
+    """Staged, and not checked out: an empty directory stands there."""
+    ws.git("rm", "-rq", "--cached", "docs")
+    ws.remove("docs")
+    ws.mkdir("docs")
+    ws.git("update-index", "--add", "--cacheinfo", f"160000,{ws.out('rev-parse', 'HEAD')},docs")
+    ws.expect_exactly("A  docs", "D  docs/guide.md")
+
+
+@state(losses=HERE | {Loss.REMOVED})
+def gitlink_in_place_of_a_file(ws: Workspace) -> None:
+    ws.git("rm", "-q", "--cached", "b.txt")
+    ws.remove("b.txt")
+    ws.mkdir("b.txt")
+    ws.git("update-index", "--add", "--cacheinfo", f"160000,{ws.out('rev-parse', 'HEAD')},b.txt")
+    ws.expect_exactly("T  b.txt")
+
+
+@state(losses=HERE | {Loss.REMOVED})
+def gitlink_in_place_of_a_symlink(ws: Workspace) -> None:
+    ws.git("rm", "-q", "--cached", "link")
+    ws.remove("link")
+    ws.mkdir("link")
+    ws.git("update-index", "--add", "--cacheinfo", f"160000,{ws.out('rev-parse', 'HEAD')},link")
+    ws.expect_exactly("T  link")
+
+
+NO_REPOSITORY = {"save_exits": (4,), "losses": HERE, "status_says_more": True}
+
+
+@state(**NO_REPOSITORY, left_out=["broken/.git"])
+def git_directory_with_a_broken_head(ws: Workspace) -> None:
+    """Git takes what is beside it for ordinary files of this worktree."""
+    nested_repository(ws, "broken", commit=False)
+    ws.write("broken/.git/HEAD", "ref: .broken\n")
+    ws.write("broken/deep/file.txt")
+    ws.expect("?? broken/inner.txt", "?? broken/deep/file.txt")
+
+
+@state(**NO_REPOSITORY, left_out=["stale/.git"])
+def git_file_that_is_stale(ws: Workspace) -> None:
+    ws.write("stale/.git", "gitdir: /nonexistent\n")
+    ws.write("stale/file.txt")
+    ws.expect("?? stale/file.txt")
+
+
+@state(**NO_REPOSITORY, left_out=["src/.git"])
+def git_file_that_is_stale_among_tracked_files(ws: Workspace) -> None:
+    ws.write("src/.git", "gitdir: ../nonexistent\n")
+    ws.append("src/app.py", "# more\n")
+    ws.write("src/new.py")
+    ws.expect(" M src/app.py", "?? src/new.py")
+
+
+@state(**NO_REPOSITORY, left_out=["back/.git"])
+def git_link_back_to_our_own(ws: Workspace) -> None:
+    ws.mkdir("back")
+    ws.symlink("../.git", "back/.git")
+    ws.write("back/file.txt")
+    ws.append("a.txt")
+    ws.expect(" M a.txt")
+
+
+@state(**NO_REPOSITORY, left_out=["back/.git"])
+def git_file_back_to_our_own(ws: Workspace) -> None:
+    ws.write("back/.git", "gitdir: ../.git\n")
+    ws.write("back/file.txt")
+    ws.append("a.txt")
+    ws.expect(" M a.txt", "?? back/")
+
+
+@state()
+def head_as_a_symlink(ws: Workspace) -> None:
+    (ws.git_dir / "HEAD").unlink()
+    ws.symlink("refs/heads/agent/work", ".git/HEAD")
+    dirty(ws)
+    ws.expect_exactly(*DIRTY)

@@ -199,3 +199,21 @@ def test_pointers_of_before_the_save_stay_pointers(tmp_path: Path) -> None:
     before = look(ws)
     check_round(ws, "in-place", before)
     assert ws.read("clean.bin") == pointer
+
+
+def test_converted_file_stays_where_only_the_wip_commit_is_left(tmp_path: Path) -> None:
+    ws = initialized(tmp_path)
+    for step in ("clean", "smudge"):
+        ws.config(f"filter.rot.{step}", "tr A-Za-z N-ZA-Mn-za-m")
+    ws.write("other", "other\n")
+    ws.commit("base")
+    ws.write(".gitattributes", "*.f filter=rot\n")
+    ws.write("staged.f", "staged\n")
+    ws.add("staged.f")
+    ws.write("untracked.f", "untracked\n")
+    saved_from(ws.save())
+    for ref in ws.refs("refs/gitstate", "refs/notes"):
+        ws.git("update-ref", "-d", ref)
+    ws.git("add", "-A")  # as many a tool does
+    assert ws.gitstate("recover").exit_status == 0
+    assert (ws.read("staged.f"), ws.read("untracked.f")) == (b"staged\n", b"untracked\n")

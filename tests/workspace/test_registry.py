@@ -6,11 +6,14 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gitstate.fleet import find
+from gitstate.system import files
 from gitstate.workspace import registry
 from tests.states import STATES, dirty, make
 from tests.support.repositories import Templates
@@ -280,3 +283,26 @@ def test_a_walk_is_bounded_and_says_so(templates: Templates, tmp_path: Path) -> 
     assert not find.find(os.fsencode(tmp_path), entries=2).complete
     run = gitstate("status", "--root", str(tmp_path / "none"), "--json", cwd=tmp_path)
     assert not run.json["complete"]
+
+
+def test_many_workspaces_are_on_disk_after_one_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sync of the file system, and none of a file, before the first gets its name."""
+    paths = [os.fsencode(tmp_path / f"w{number}") for number in range(40)]
+    calls: list[str] = []
+
+    def record(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            calls.append(name)
+            return real(*args, **named)
+
+        return call
+
+    monkeypatch.setattr(files, "sync_filesystem", record("sync", files.sync_filesystem))
+    monkeypatch.setattr(os, "fsync", record("fsync", os.fsync))
+    monkeypatch.setattr(os, "rename", record("rename", os.rename))
+    registry.add([*paths, paths[0]])
+    last = calls.index("rename")
+    assert calls[last - 1] == "sync" and calls[last:] == ["rename"] * 40 + ["fsync"]
+    assert registry.registered() == sorted(paths)
+    registry.add(paths)
+    assert len(calls) == last + 41

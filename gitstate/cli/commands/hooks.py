@@ -174,11 +174,12 @@ def boot() -> None:
 
 @command("boot enable")
 @_scheduler_option
-def enable(call: Call, scheduler: str | None) -> int:
+@click.option("--resume", "resumes", is_flag=True, help="then start the interrupted agents again")
+def enable(call: Call, scheduler: str | None, resumes: bool) -> int:
     """With systemd this is a unit of the user, with cron a line of the user's crontab."""
     from ...integrations import schedulers
 
-    return _report(call, schedulers.enable(scheduler))
+    return _report(call, schedulers.enable(scheduler, resumes=resumes))
 
 
 @command("boot disable")

@@ -50,7 +50,7 @@ def log(call: Call, everything: bool, most: int, patches: bool) -> int:
     from ...history import listing
 
     repository = open_repository(call.directory)
-    entries = listing.list_saves(repository, everything=everything)
+    entries = listing.list_saves(repository, everything=everything, whole=call.as_json)
     hidden = max(0, len(entries) - most)
     entries = listing.measured(repository, entries[:most])
     texts = {entry.save_id: _patch_of(repository, entry) for entry in entries} if patches else {}

@@ -39,11 +39,11 @@ complete --no-files --command git --condition '__fish_seen_subcommand_from gitst
 
 
 @command("init", json=False)
-@click.argument("shell", type=click.Choice(["bash"]), required=False)
+@click.argument("shell", required=False, metavar="[bash]")
 @click.option("--path", "shows_path", is_flag=True, help="print the directory of the library and of the complete loops")
 def init(call: Call, shell: str | None, shows_path: bool) -> int:
-    """The library has the traps and functions for a loop in bash. The complete loops, one for an agent,
-    are the files *-loop.sh in the directory that --path prints.
+    """The library has the traps and functions for a loop in bash. Scripts of other shells use `gitstate run`. The
+    complete loops, one for an agent, are the files *-loop.sh in the directory that --path prints.
     """
     import os
 
@@ -56,6 +56,9 @@ def init(call: Call, shell: str | None, shows_path: bool) -> int:
         return EXIT_DONE
     if shell is None:
         raise UsageError("which shell?", hint='eval "$(gitstate init bash)"')
+    if shell != "bash":
+        message = f"the shell library needs bash; there is none for {shell[:40]}"
+        raise UsageError(message, hint="gitstate run -- COMMAND (or: gitstate loop AGENT --tasks FILE)")
 
     library = shipped("gitstate.bash").decode("utf-8")
     if call.as_json:

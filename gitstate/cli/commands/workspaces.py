@@ -23,8 +23,10 @@ def register(call: Call, paths: tuple[str, ...]) -> int:
     """Every save adds its own workspace."""
     from ...git.repository import open_repository
     from ...workspace import registry
+    from ...workspace.peek import plain_toplevel
 
-    added = [open_repository(path).toplevel for path in call.absolute(paths) or [call.directory]]
+    named = call.absolute(paths) or [call.directory]
+    added = [plain_toplevel(path) or open_repository(path).toplevel for path in named]
     registry.add(added)
     return _report_list(call, added)
 

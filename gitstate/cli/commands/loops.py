@@ -1,0 +1,160 @@
+"""`loop` and `resume`: the agent at work again."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...agents.registry import agent_named, agent_names
+from ...errors import UsageError
+from ...recover.request import worst_of
+from ...system.terminal import escape, say
+from .. import quick
+from ..command import Call, command, everything_option, paths_argument, roots_option
+from ..options import context_values
+
+if TYPE_CHECKING:
+    from ...loops.resume import ResumeResult
+    from ...loops.start import Manner
+    from ...workspace.peek import WorkspacePeek
+
+#: What a task may leave to the environment.
+_OF_A_TASK = ("issue_number", "progress_stage", "memory_refs")
+
+
+@command("loop", json=False)
+@click.argument("agent", type=click.Choice(agent_names()), metavar="AGENT")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT…]")
+@click.option("--workspace", metavar="DIR", help="where to work  [default: here]")
+@click.option("--tasks", metavar="FILE", help="the tasks, one a line; a line is removed when it is done")
+@click.option("--next", "next_", metavar="COMMAND", help="shell command that prints the next task, or nothing")
+@click.option("--prompt", metavar="TEMPLATE", default="{}", help="prompt of the agent; {} stands for the task")
+@click.option(
+    "--retries", type=click.IntRange(0), metavar="N", default=2, show_default=True, help="tries after a failure"
+)
+@click.option("--max-runs", "--max", type=click.IntRange(0), metavar="N", default=0, help="stop after N runs")
+@click.option("--once", is_flag=True, help="the same as --max-runs 1")
+@click.option("--max-time", type=click.FloatRange(0), metavar="SECONDS", help="begin no run after this time")
+@click.option(
+    "--min-seconds",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    default=5.0,
+    show_default=True,
+    help="shorter runs that change nothing are no work; three end the loop",
+)
+@click.option("--stop-file", metavar="FILE", help="stop before the next run where this file exists")
+@click.option("--log-dir", metavar="DIR", help="copy the output of each run into a file in DIR")
+def loop(call: Call, agent: str, options: tuple[str, ...], **given: Any) -> int:
+    """Each ARGUMENT goes to the agent. A pending save is recovered first, and its task continued in the agent's own
+    session. After a failure the task is tried again; a usage limit is waited out. A task may begin with values:
+    `task_id=T-1 issue_number=7 Fix it`; --next may print a JSON object with these keys and `prompt`. ISSUE_NUMBER,
+    PROGRESS_STAGE and MEMORY_REFS count for tasks that name none. In a file, lines that begin with # are comments, and
+    several loops may share it.
+    """
+    from ...loops.loop import LoopRequest
+    from ...loops.loop import loop as run_loop
+    from ...loops.tasks import CommandTasks, FileTasks, TaskSource
+
+    record = agent_named(agent)
+    assert record is not None
+    if (given["tasks"] is None) == (given["next_"] is None):
+        both = given["tasks"] is not None
+        what = "--tasks and --next exclude each other" if both else "no tasks: give --tasks FILE or --next COMMAND"
+        raise UsageError(what, hint="gitstate loop --help")
+    (directory,) = call.absolute([given["workspace"] or "."])
+    names = ("tasks", "stop_file", "log_dir")
+    paths = {name: call.absolute([given[name]])[0] if given[name] else None for name in names}
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise UsageError(f"{os.fsdecode(directory)}: {error.strerror}", hint="gitstate loop --help") from None
+    tasks = paths["tasks"]
+    source: TaskSource = CommandTasks(given["next_"]) if tasks is None else FileTasks(tasks, directory)
+    values = {name: value for name, value in context_values({}, os.environ).items() if name in _OF_A_TASK}
+    request = LoopRequest(
+        record,
+        source,
+        given["prompt"],
+        options,
+        given["retries"],
+        1 if given["once"] else given["max_runs"],
+        given["max_time"],
+        given["min_seconds"],
+        paths["stop_file"],
+        paths["log_dir"],
+        values,
+    )
+    return run_loop(directory, request)
+
+
+@command("resume")
+@paths_argument
+@everything_option
+@roots_option
+@click.option("--tmux", "manner", flag_value="tmux", help="in a new session of tmux")
+@click.option("--unit", "manner", flag_value="unit", help="as a unit of the user's systemd")
+@click.option("--detach", "manner", flag_value="detached", help="in the background  [default with --all]")
+@click.option("--agent", type=click.Choice(agent_names()), help="this agent  [default: the one that was interrupted]")
+@click.option("--stop-file", metavar="FILE", help="start nothing where this file exists")
+@click.option("--force", is_flag=True, help="start it again for the same interruption")
+def resume(call: Call, paths: tuple[str, ...], everything: bool, roots: tuple[str, ...], **given: Any) -> int:
+    """The agent continues its own session where that still exists, else a new one, with a briefing. For each
+    interruption it is started at most once, and not again after three starts that changed nothing. A file
+    .gitstate-stop at the top of the workspace prevents every start. `loop` works on further tasks.
+    """
+    from ...loops.resume import ResumeRequest
+    from ...loops.resume import resume as resume_one
+
+    many = everything or bool(roots)
+    manner: Manner = given["manner"] or ("detached" if many or len(paths) > 1 else "foreground")
+    stop_file = call.absolute([given["stop_file"]])[0] if given["stop_file"] else None
+    request = ResumeRequest(manner, given["agent"], stop_file, given["force"], strict=many)
+    targets = call.absolute(paths) if paths else [] if many else [call.directory]
+    if many:
+        from ...fleet.find import peek_all, workspaces
+
+        found = workspaces(call.directory, call.absolute(roots))[0]
+        # One of another user, and one that does not answer, is left alone.
+        targets += [seen.workspace for seen in peek_all(found) if seen.due or _was_recovered(seen)]
+    results: list[ResumeResult] = []
+
+    def one(path: bytes) -> int:
+        result = resume_one(path, request)
+        results.append(result)
+        if not call.as_json and (result.outcome != "nothing" or not many):
+            say(*resume_lines(result))
+        return result.exit_status
+
+    statuses = [quick.guarded(partial(one, path), "resume", False) for path in dict.fromkeys(targets)]
+    if call.as_json:
+        call.emit(workspaces=[resume_json(result) for result in results])
+    return statuses[0] if len(statuses) == 1 else worst_of(statuses)
+
+
+def _was_recovered(seen: WorkspacePeek) -> bool:
+    """Whether the recovery at boot was here before, and no task has begun since."""
+    return seen.problem is None and seen.status == "recovered"
+
+
+# -- words
+
+
+def resume_json(result: ResumeResult) -> dict[str, Any]:
+    """One workspace of what `resume --json` prints."""
+    return {
+        "workspace": escape(result.workspace),
+        "outcome": result.outcome,
+        "message": escape(result.message) or None,
+        "exit_status": result.exit_status,
+        "argv": [escape(word) for word in result.argv],
+    }
+
+
+def resume_lines(result: ResumeResult) -> list[str]:
+    """What `resume` tells a person about one workspace."""
+    words = f": {escape(result.message)}" if result.message else ""
+    return [f"{escape(result.workspace)}: {result.outcome}{words}"]

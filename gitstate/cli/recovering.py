@@ -1,0 +1,242 @@
+"""`recover` and `status` of one workspace, or of many, without click: a loop waits for one, a prompt for the other."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ..errors import EXIT_DONE, EXIT_FAILED, UsageError
+from ..system.stdlib import TYPE_CHECKING
+from ..system.terminal import escape, print_to, progress, say, table, terminal_width
+from .quick import EXIT_ON_INTERRUPT, emit, guarded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
+
+    from ..fleet.status import Summary
+    from ..recover.request import RecoverRequest, RecoverResult
+    from .options import Quick
+
+#: Seconds to wait for another gitstate in one workspace; in each of many.
+_WAIT, _WAIT_EACH = 60.0, 5.0
+#: What `status` says of a path that is no workspace.
+_NO_WORKSPACE = ("unreadable", "missing", "no_repository")
+_INCOMPLETE = "the search below --root reached its limit: name a directory nearer to the workspaces"
+
+
+def run_quick(quick: Quick) -> int:
+    """Carry out `recover` or `status`. Ctrl-C ends either: what a recovery has begun, the next one completes."""
+    as_json = bool(quick.given.get("json")) or quick.given.get("style") == "json"
+    directory = os.fsencode(os.path.abspath(quick.directory))
+    run = recover if quick.command == "recover" else status
+    try:
+        return guarded(lambda: run(directory, as_json, quick.given), quick.command, as_json)
+    except KeyboardInterrupt:
+        say("")
+        return EXIT_ON_INTERRUPT
+
+
+def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
+    """Carry out `recover`: `given` holds its options by their names in `options.LOOKS`, and `paths`."""
+    from ..recover.request import RecoverRequest, recover_json, recover_lines, shell_lines, worst_of
+
+    paths, roots = given.get("paths", ()), given.get("roots", ())
+    many = bool(given.get("everything") or roots)
+    _check(paths, many, given)
+    wait = given.get("wait")
+    request = RecoverRequest(
+        given.get("save_id"),
+        bool(given.get("dry_run")),
+        bool(given.get("overwrite")),
+        (_WAIT_EACH if many else _WAIT) if wait is None else wait,
+        strict=many,
+        trust=bool(given.get("trust")),
+        special_bits=bool(given.get("special_bits")),
+    )
+    if many:
+        from ..fleet.recover_all import recover_all
+
+        targets, complete = all_workspaces(directory, paths, roots)
+        results = recover_all(targets, request, progress)
+    else:
+        results, complete = _recover_named(directory, given, request), True
+        results = [_with_overwrite_hint(result, request) for result in results]
+    status = worst_of(result.exit_status for result in results)
+    if as_json:
+        workspaces = [recover_json(result) for result in results]
+        emit({"command": "recover", "workspaces": workspaces, "complete": complete, "exit_status": status})
+    elif given.get("style") == "shell":
+        print_to(sys.stdout, "".join(shell_lines(result) for result in results))
+    if many:
+        say(*fleet_lines(results, terminal_width(sys.stderr)))
+    else:
+        for result in results:
+            say(*recover_lines(result))
+    if not complete:
+        say(_INCOMPLETE)
+    return status
+
+
+def _check(paths: Sequence[str], many: bool, given: Mapping[str, Any]) -> None:
+    """Raise UsageError for options that do not go together."""
+    into, save_id = given.get("into"), given.get("save_id")
+    if into is not None and (paths or many):
+        hint = "gitstate recover --into PATH --save ID"
+        raise UsageError("--into goes with one save of one repository", hint=hint)
+    if given.get("dismiss") and (many or len(paths) > 1 or into is not None):
+        raise UsageError("--dismiss goes with one workspace", hint="gitstate recover --dismiss")
+    if given.get("trust") and many:
+        raise UsageError("--trust goes with one workspace", hint="git config --add gitstate.trust REMOTE")
+    if save_id is not None and (many or len(paths) > 1):
+        raise UsageError("--save goes with one workspace", hint="gitstate recover PATH --save ID")
+
+
+def _recover_named(directory: bytes, given: Mapping[str, Any], request: RecoverRequest) -> list[RecoverResult]:
+    """Recover the workspaces of the command line."""
+    from ..recover import recover
+
+    targets = _absolute(directory, given.get("paths", ())) or [directory]
+    into = given.get("into")
+    if request.save_id is not None:
+        from ..format.find import resolve_save
+        from ..git.repository import open_repository
+
+        where = open_repository(directory if into is not None else targets[0], bare_too=into is not None)
+        request = request._replace(save_id=resolve_save(where, request.save_id))
+    if into is not None:
+        from ..git.repository import open_repository
+
+        (target,) = _absolute(directory, [into])
+        return [recover.recover_into(open_repository(directory, bare_too=True), target, request)]
+    if given.get("dismiss"):
+        return [recover.dismiss(targets[0], request)]
+    if len(targets) == 1:
+        return [recover.recover(targets[0], request)]
+    from ..fleet.recover_all import recover_each
+
+    return recover_each(targets, request)
+
+
+def _with_overwrite_hint(result: RecoverResult, request: RecoverRequest) -> RecoverResult:
+    """Where nothing is pending, `--overwrite` means the files that the last recovery kept: name the command."""
+    if not request.overwrite or result.verdict not in ("recovered", "nothing"):
+        return result
+    from ..format.names import is_save_id
+    from ..git.repository import open_repository
+    from ..recover.request import locate
+    from ..workspace.state_file import read_state
+
+    save = read_state(open_repository(result.workspace)).get("save")
+    save_id = result.save_id or (save.get("save_id") if isinstance(save, dict) else None)
+    if not is_save_id(save_id):
+        return result
+    message = "; ".join(part for part in (result.message, "no save is pending, so no file was overwritten") if part)
+    hint = f"gitstate restore --overwrite {save_id} PATH… (the saved version)"
+    return result._replace(message=message, hint=locate(hint, result.workspace))
+
+
+def all_workspaces(directory: bytes, paths: Sequence[str], roots: Sequence[str]) -> tuple[list[bytes], bool]:
+    """All known workspaces and `paths`. The flag: the search below `roots` saw all."""
+    from ..fleet.find import workspaces
+
+    known, complete = workspaces(directory, [os.path.join(directory, os.fsencode(root)) for root in roots])
+    return list(dict.fromkeys([*_absolute(directory, paths), *known])), complete
+
+
+def _absolute(directory: bytes, paths: Iterable[str]) -> list[bytes]:
+    return [os.path.abspath(os.path.join(directory, os.fsencode(path))) for path in paths]
+
+
+def status(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
+    """Carry out `status`, as `recover`."""
+    paths, roots = given.get("paths", ()), given.get("roots", ())
+    if given.get("short"):
+        if as_json or given.get("everything") or roots or len(paths) > 1:
+            raise UsageError("--short prints one line for one workspace", hint="gitstate status")
+        from ..fleet.status import short_line
+
+        line = short_line((_absolute(directory, paths) or [directory])[0])
+        print_to(sys.stdout, f"{escape(line)}\n" if line else "")
+        return EXIT_DONE
+    from ..fleet.status import summaries
+
+    if given.get("everything") or roots:
+        targets, complete = all_workspaces(directory, paths, roots)
+    else:
+        targets, complete = _absolute(directory, paths) or [directory], True
+    found = summaries(targets)
+    if as_json:
+        emit({"command": "status", "workspaces": [summary_json(item) for item in found], "complete": complete})
+    else:
+        print_to(sys.stdout, "".join(f"{line}\n" for line in summary_lines(found, terminal_width(sys.stdout))))
+    if not complete:
+        say(_INCOMPLETE)
+    # One that was named, or the current directory, and is no workspace: an error as with every other command.
+    named = not (given.get("everything") or roots)
+    return EXIT_FAILED if named and any(item.status in _NO_WORKSPACE for item in found) else EXIT_DONE
+
+
+# -- words
+
+
+def fleet_lines(results: Sequence[RecoverResult], width: int | None) -> list[str]:
+    """What `recover --all` tells: a row for each workspace with something to tell, then how many there were.
+
+    `width` is the width of the terminal in columns; None cuts nothing.
+    """
+    from ..recover.request import outcome_words
+
+    shown = [result for result in results if result.verdict not in ("nothing", "live") or result.cleared]
+    rows = [
+        (
+            result.verdict,
+            escape(result.workspace),
+            escape(result.branch or "-"),
+            escape(result.context.task_id or "-"),
+            outcome_words(result),
+        )
+        for result in shown
+    ]
+    lines = table(("VERDICT", "WORKSPACE", "BRANCH", "TASK", "WHAT"), rows, width) if rows else []
+    for result in shown:
+        if result.exit_status:
+            lines.append(f"{escape(result.workspace)}: {result.message or result.verdict}")
+            lines += [f"  next: {result.hint}"] if result.hint else []
+    verdicts = [result.verdict for result in results]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts)))
+    total = "1 workspace" if len(results) == 1 else f"{len(results)} workspaces"
+    return [*lines, total + (f": {counts}" if counts else "")]
+
+
+def summary_json(item: Summary) -> dict[str, Any]:
+    """One workspace of what `status --json` prints."""
+    from ..system.jsonio import text_to_json
+
+    return {
+        "workspace": escape(item.workspace),
+        "branch": None if item.branch is None else text_to_json(item.branch),
+        "status": item.status,
+        "waiting": item.waiting,
+        "problem": item.problem and escape(item.problem),
+        "context": item.context.to_json(),
+        "proven": item.proven and {"save_id": item.proven[0], "at": escape(item.proven[1]), "problems": item.proven[2]},
+        "aside": [{"save_id": save_id, "task_id": task_id} for save_id, task_id in item.aside],
+    }
+
+
+def summary_lines(items: Sequence[Summary], width: int | None) -> list[str]:
+    """The table of `status`: status, path, branch, task, stage, and a note. `width` as in `fleet_lines`."""
+    rows = []
+    aside = []
+    for item in items:
+        for save_id, task_id in item.aside:
+            words = f"{escape(item.workspace)}: task {escape(task_id or '-')} is set aside"
+            aside.append(f"{words}: gitstate recover --save {escape(save_id)}")
+        note = f"save {item.waiting} is pending: gitstate recover" if item.waiting else item.problem or ""
+        if item.proven is not None and item.proven[0] == item.waiting and not item.proven[2]:
+            note += f" (proven at {item.proven[1]})"
+        branch = item.branch or ("-" if item.problem else "(detached)")
+        task, stage = item.context.task_id or "-", item.context.progress_stage or "-"
+        rows.append([escape(cell) for cell in (item.status or "unknown", item.workspace, branch, task, stage, note)])
+    return [*table(("STATUS", "WORKSPACE", "BRANCH", "TASK", "STAGE", ""), rows, width), *aside]

@@ -1,0 +1,378 @@
+"""`gitstate loop`: an agent on one task after the other. What an earlier run left is recovered first.
+
+Each run of the agent is a `gitstate run` in a process of its own, whose owner is this loop: whatever ends the loop, its
+keeper saves and ends the agent.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, NamedTuple
+
+from ..agents.base import Agent
+from ..agents.launch import Launch
+from ..agents.sessions import resume_command
+from ..errors import EXIT_AGAIN, EXIT_DONE, NeedsPerson, TryAgain
+from ..format.context import Context
+from ..format.saves import pending_save_id
+from ..git.repository import Repository, open_repository
+from ..integrations.agent_stop import last_stop
+from ..recover.recover import recover
+from ..recover.request import RecoverRequest, RecoverResult, recover_lines
+from ..run.hold import Hold
+from ..system.process import this_process
+from ..system.program import command
+from ..system.terminal import escape, say
+from ..workspace.live_context import begin, finish
+from .limits import Limit, find_limit
+from .tasks import FileTasks, Task, TaskSource
+from .traces import work_state
+
+#: So many runs in a row that end at once and change nothing end the loop.
+_IDLE = 3
+#: The last bytes of an agent's output, in which a usage limit is looked for.
+_LAST_WORDS = 16_384
+_MOST_PAUSE = 60.0
+#: The variables that tell an agent its task. Those of before are not the task's.
+_VARIABLES = {"task_id": "CURRENT_TASK_ID", "issue_number": "ISSUE_NUMBER", "memory_refs": "MEMORY_REFS"}
+_STALE = ("PROGRESS_STAGE", *(f"GITSTATE_{name.upper()}" for name in (*_VARIABLES, "progress_stage")))
+_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+
+
+class LoopRequest(NamedTuple):
+    """What to run, and how long."""
+
+    agent: Agent
+    source: TaskSource
+    template: str = "{}"
+    """The prompt; `{}` stands for the task."""
+    options: Sequence[str] = ()
+    """Arguments of the agent."""
+    retries: int = 2
+    """How often in a row one task is tried again after the agent has failed."""
+    max_runs: int = 0
+    """0: as many as it takes."""
+    max_time: float | None = None
+    brake: float = 5.0
+    """A run that is shorter, in seconds, and changes nothing does not count as work."""
+    stop_file: bytes | None = None
+    log_dir: bytes | None = None
+    values: Mapping[str, str] = {}
+    """Values of the context for every task that has none of its own."""
+
+
+class _Run(NamedTuple):
+    """How one run ended."""
+
+    status: int
+    seconds: float
+    changed: bool
+    last_words: str
+    interrupted: bool
+    """Whether its work was saved as that of an interrupted run."""
+
+
+class Loop:
+    """One loop in one workspace."""
+
+    def __init__(self, repository: Repository, directory: bytes, request: LoopRequest) -> None:
+        self.repository = repository
+        self.directory = directory
+        self.request = request
+        self.began = time.monotonic()
+        self.runs = 0
+        self.failures = 0
+        self.idle = 0
+        self.limits = 0
+        self.task: Task | None = None
+        self.values: dict[str, str] = {}
+        self.session: str | None = None
+        self.told = ""
+        self.context = Context()
+        self.signals = _Signals()
+
+    def run(self) -> int:
+        """Run until no task is left; the status to exit with. Raises GitstateError."""
+        with self.signals:
+            self._recover(first=True)
+            while True:
+                if self._is_over():
+                    return EXIT_DONE
+                if self.task is None:
+                    self.task = self.request.source.take()
+                    if self.task is None:
+                        self._say("no task is left")
+                        return EXIT_DONE
+                    self.values = {**self.request.values, **self.task.values}
+                self.runs += 1
+                status = self._once(self.task)
+                if status is not None:
+                    return status
+
+    def _is_over(self) -> bool:
+        request = self.request
+        if request.stop_file is not None and os.path.lexists(request.stop_file):
+            self._say(f"stopped: {os.fsdecode(request.stop_file)} exists")
+            return True
+        if request.max_time is not None and time.monotonic() - self.began >= request.max_time:
+            self._say(f"stopped: {request.max_time:g} seconds have passed")
+            return True
+        return bool(request.max_runs) and self.runs >= request.max_runs
+
+    def _say(self, text: str) -> None:
+        say(f"gitstate loop: {escape(text)}")
+
+    # -- recovery
+
+    def _recover(self, *, first: bool) -> None:
+        """Bring back what the last run left; its task comes first. Raises NeedsPerson, TryAgain."""
+        result = recover(self.repository.toplevel, RecoverRequest())
+        if result.verdict == "nothing":
+            return
+        say(*recover_lines(result))
+        if result.exit_status:
+            kind = TryAgain if result.exit_status == EXIT_AGAIN else NeedsPerson
+            what = "manual intervention required" if kind is NeedsPerson else "the workspace could not be recovered"
+            raise kind(f"{what} (see above); no agent was started", hint=result.hint or "gitstate status")
+        self._continue(result, first=first)
+
+    def _continue(self, result: RecoverResult, *, first: bool) -> None:
+        context = self.context = result.context
+        self.told = result.briefing or ""
+        if first and context.task_id:
+            known = self.request.source.claim(context.task_id)
+            self.task = known or Task(context.task_id, {"task_id": context.task_id})
+            self._say(f"continuing the task of an earlier run: {context.task_id}")
+        if self.task is None:
+            return
+        self.values = {**self.request.values, **self.task.values, **_values_of(context)}
+        cwd = context.extra.get("agent_cwd")
+        here = not isinstance(cwd, str) or os.path.realpath(cwd) == os.path.realpath(os.fsdecode(self.directory))
+        same = (context.agent or "").lower() == self.request.agent.name
+        # An agent finds a session only from the directory in which it began.
+        if same and here and resume_command(context, os.environ) is not None:
+            self.session = context.session_id
+
+    # -- one run
+
+    def _once(self, task: Task) -> int | None:
+        """Run the agent once; the status to exit with, None where the loop goes on."""
+        resumed = self.session
+        left = f", {self.request.source.left()} in the file" if isinstance(self.request.source, FileTasks) else ""
+        how = f", resuming session {resumed}" if resumed else ""
+        self._say(f"run {self.runs}: {self.request.agent.name} works on {task.task_id[:200]}{how}{left}")
+        run = self._start(task, resumed)
+        if self.signals.came is not None:
+            self.signals.die()
+        name, worked = self.request.agent.name, run.changed or run.seconds >= self.request.brake
+        if run.status == 0 and worked and not run.interrupted:
+            finish(self.repository)
+            self.request.source.done(task)
+            self.task, self.session, self.told = None, None, ""
+            self.failures = self.idle = self.limits = 0
+            return None
+        limit = find_limit(run.last_words, times=self.limits) if run.status or run.interrupted or not worked else None
+        if limit is not None:
+            self._recover(first=False)
+            return self._wait_out(limit, task)
+        if resumed and not worked:
+            self._say(f"{name} did nothing in its earlier session {resumed} (status {run.status}); starting a new one")
+            self._recover(first=False)
+            self.session = None
+            return None
+        if run.status == 0 and not run.interrupted:
+            return self._count_idle(task)
+        return self._retry(task, run)
+
+    def _count_idle(self, task: Task) -> int | None:
+        self.idle += 1
+        self.session = None
+        if self.idle >= _IDLE:
+            name, brake = self.request.agent.name, self.request.brake
+            what = f"{name} ended {self.idle} times within {brake:g} seconds and changed nothing"
+            self._say(f"{what}; is it the right command?")
+            self._say(f"the task stays first: {task.task_id}")
+            return EXIT_AGAIN
+        self._pause(float(self.idle))
+        return None
+
+    def _retry(self, task: Task, run: _Run) -> int | None:
+        name, status = self.request.agent.name, run.status
+        self.failures += 1
+        words = f"{name} ended with status {status}" if status else f"{name} ended in the middle of its turn"
+        if self.failures > self.request.retries:
+            self._say(f"{words}; the task stays first: {task.task_id}")
+            return status or 1
+        pause = min(_MOST_PAUSE, 2.0 ** (self.failures - 1))
+        self._say(f"{words}; try {self.failures} of {self.request.retries} more in {pause:g} s: {task.task_id}")
+        self._pause(pause)
+        self._recover(first=False)
+        return None
+
+    def _wait_out(self, limit: Limit, task: Task) -> int | None:
+        self.limits += 0 if limit.named else 1
+        seconds = max(1.0, limit.until - time.time())
+        at = time.strftime("%Y-%m-%d %H:%M", time.localtime(limit.until))
+        ends = None if self.request.max_time is None else self.began + self.request.max_time
+        if ends is not None and time.monotonic() + seconds > ends:
+            self._say(f"usage limit until {at}, later than --max-time; the task stays first: {task.task_id}")
+            return EXIT_AGAIN
+        self._say(f"usage limit: waiting until {at} ({seconds / 60:.0f} min): {task.task_id}")
+        self._pause(seconds)
+        return None
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but not for a signal or the stop file."""
+        ends = time.time() + seconds
+        while (left := ends - time.time()) > 0 and self.signals.came is None:
+            if self.request.stop_file is not None and os.path.lexists(self.request.stop_file):
+                break
+            # The clock of the wall decides: a suspended machine has waited too.
+            time.sleep(min(left, 0.2))
+        if self.signals.came is not None:
+            self.signals.die()
+
+    # -- the agent's process
+
+    def _start(self, task: Task, resumed: str | None) -> _Run:
+        launch = Launch(self.request.agent, self.context)
+        if self.request.options:
+            launch.options = list(self.request.options)
+        session = resumed or new_session(self.request.agent)
+        prompt = self._prompt(task)
+        words = launch.resume(session, prompt) if resumed else launch.start(session, prompt)
+        fields = ("task_id", "issue_number", "progress_stage", "memory_refs")
+        values = {name: self.values.get(name, "") for name in fields}
+        known = {"agent": self.request.agent.name, "session_id": session}
+        hold = Hold(self.repository, this_process(), None, self.request.agent.name)
+        try:
+            begin(self.repository, {**values, **known}, os.getpid())
+            before, began, since = work_state(self.repository), time.monotonic(), time.time()
+            argv = [*command(), "-C", os.fsdecode(self.directory), "run", "--owner-pid", str(os.getpid())]
+            status, last = self._supervised([*argv, "--agent", self.request.agent.name, "--", *words])
+        finally:
+            hold.release()
+        seconds = time.monotonic() - began
+        last += last_stop(self.repository, since)
+        interrupted = pending_save_id(self.repository) is not None
+        return _Run(status, seconds, work_state(self.repository) != before, last, interrupted)
+
+    def _prompt(self, task: Task) -> str:
+        template = self.request.template
+        prompt = template.replace("{}", task.text, 1) if "{}" in template else f"{template}\n\n{task.text}"
+        return f"{prompt}\n\n{self.told}" if self.told else prompt
+
+    def _supervised(self, argv: Sequence[str]) -> tuple[int, str]:
+        """Run to the end; the status as a shell tells it, and the last words on both streams."""
+        with self._log() as log:
+            process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self._environment())
+            self.signals.child = process
+            assert process.stdout is not None and process.stderr is not None
+            last: collections.deque[bytes] = collections.deque(maxlen=64)
+            pairs = ((process.stdout, sys.stdout.buffer), (process.stderr, sys.stderr.buffer))
+            copies = [threading.Thread(target=_copy, args=(*pair, log, last), daemon=True) for pair in pairs]
+            for copy in copies:
+                copy.start()
+            code = process.wait()
+            self.signals.child = None
+            for copy in copies:
+                # A process that outlived the agent may hold the other end.
+                copy.join(2.0)
+        words = b"".join(last)[-_LAST_WORDS:].decode("utf-8", "replace")
+        return (128 - code if code < 0 else code), words
+
+    @contextlib.contextmanager
+    def _log(self) -> Iterator[IO[bytes] | None]:
+        if self.request.log_dir is None:
+            yield None
+            return
+        os.makedirs(self.request.log_dir, exist_ok=True)
+        name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}-{self.runs}.log"
+        with open(os.path.join(self.request.log_dir, name.encode()), "ab", buffering=0) as file:
+            yield file
+
+    def _environment(self) -> dict[str, str]:
+        env = {name: value for name, value in os.environ.items() if name not in _STALE}
+        for name, variable in _VARIABLES.items():
+            env.pop(variable, None)
+            if self.values.get(name):
+                env[variable] = self.values[name]
+        return env
+
+
+class _Signals:
+    """The signals that end a loop: passed on to the run, and died of when it has saved."""
+
+    def __init__(self) -> None:
+        self.came: signal.Signals | None = None
+        self.child: subprocess.Popen[bytes] | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> None:
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._on_signal)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _on_signal(self, number: int, _: object) -> None:
+        child = self.child
+        if child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                child.send_signal(number)
+                child.send_signal(signal.SIGCONT)
+        if child is None or number not in (signal.SIGINT, signal.SIGQUIT):
+            self.came = signal.Signals(number)
+
+    def die(self) -> None:
+        """End as the signal would have ended this process."""
+        assert self.came is not None
+        signal.signal(self.came, signal.SIG_DFL)
+        os.kill(os.getpid(), self.came)
+        raise SystemExit(128 + self.came)
+
+
+def _copy(source: IO[bytes], target: IO[bytes], log: IO[bytes] | None, last: collections.deque[bytes]) -> None:
+    while data := os.read(source.fileno(), 4096):
+        last.append(data)
+        if log is not None:
+            log.write(data)
+        with contextlib.suppress(OSError, ValueError):
+            target.write(data)
+            target.flush()
+
+
+def new_session(agent: Agent) -> str:
+    """An id for a new session where the agent lets others choose it."""
+    return str(uuid.uuid4()) if "{id}" in agent.sessions.start_with_prompt else ""
+
+
+def _values_of(context: Context) -> dict[str, str]:
+    found = {
+        "issue_number": None if context.issue_number is None else str(context.issue_number),
+        "progress_stage": context.progress_stage,
+        "memory_refs": "\n".join(context.memory_refs) + "\n" if context.memory_refs else None,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def loop(directory: bytes, request: LoopRequest) -> int:
+    """Run a loop in a workspace; the status to exit with. Raises GitstateError."""
+    import shutil
+
+    program = request.agent.commands[0]
+    if shutil.which(program) is None:
+        say(f"gitstate loop: there is no command {program} on the PATH")
+        return 127
+    return Loop(open_repository(directory), directory, request).run()

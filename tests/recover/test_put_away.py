@@ -1,0 +1,110 @@
+"""What git or a manager of hooks put away before it was killed is named, with the command that brings it back."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.states import dirty
+from tests.support.recovering import recovered_from
+from tests.support.saving import saved_from
+from tests.support.workspace import Workspace, run_git
+
+
+def told(ws: Workspace) -> str:
+    """What recover says after a save: it stands in the message, and in the agent's briefing."""
+    saved_from(ws.save())
+    answer = recovered_from(ws.recover())
+    assert answer["verdict"] == "restore"
+    message = answer["message"] or ""
+    assert all(part in answer["briefing"] for part in message.split("; a stash")[0].split("; unstaged"))
+    return str(message)
+
+
+def run_command(ws: Workspace, command: str) -> None:
+    run_git(ws.path, "-c", f"alias.do=!{command}", "do")
+
+
+def test_nothing_is_named_where_nothing_was_put_away(ws: Workspace) -> None:
+    dirty(ws)
+    assert told(ws) == ""
+
+
+def test_lock_of_a_killed_git_is_named(ws: Workspace) -> None:
+    """It is younger than this boot, so nobody can prove that its git is gone."""
+    dirty(ws)
+    ws.write(".git/index.lock", "")
+    message = told(ws)
+    assert os.path.exists(ws.at(".git/index.lock"))
+    command = message.partition("once no git runs here: ")[2]
+    run_command(ws, command)
+    ws.add("b.txt")
+
+
+def test_lock_is_named_where_no_save_is_pending(ws: Workspace) -> None:
+    ws.write(".git/index.lock", "")
+    answer = recovered_from(ws.recover())
+    assert answer["verdict"] == "nothing" and "index.lock" in answer["message"]
+
+
+def patch_of(ws: Workspace, path: str) -> bytes:
+    """The unstaged change of a file, which is then hidden."""
+    ws.append(path, "unstaged\n")
+    patch = ws.git("diff", "--binary", path)
+    ws.git("checkout", "-q", "--", path)
+    ws.append("a.txt")
+    ws.add("a.txt")
+    return patch
+
+
+@pytest.mark.parametrize("name", ["lint-staged_unstaged.patch", "info/lefthook-unstaged.patch"])
+def test_patch_in_the_git_dir_is_named(name: str, ws: Workspace) -> None:
+    ws.write(f".git/{name}", patch_of(ws, "b.txt"))
+    message = told(ws)
+    run_command(ws, message[message.index("git apply") :])
+    assert ws.read("b.txt").endswith(b"unstaged\n")
+
+
+@pytest.mark.parametrize("name", ["pre-commit/patch1700000000-42", "prek/patches/1700000000-42.patch"])
+def test_patch_in_the_cache_is_named(name: str, ws: Workspace, hermetic: Path) -> None:
+    patch = hermetic / ".cache" / name
+    patch.parent.mkdir(parents=True)
+    patch.write_bytes(patch_of(ws, "b.txt"))
+    message = told(ws)
+    run_command(ws, message[message.index("git apply") :])
+    assert ws.read("b.txt").endswith(b"unstaged\n")
+
+
+def test_patch_of_another_repository_is_not_named(ws: Workspace, hermetic: Path) -> None:
+    patch = hermetic / ".cache/pre-commit/patch1-1"
+    patch.parent.mkdir(parents=True)
+    patch.write_bytes(patch_of(ws, "b.txt").replace(b"b.txt", b"other.txt"))
+    assert told(ws) == ""
+
+
+def test_old_patch_is_not_named(ws: Workspace) -> None:
+    ws.write(".git/lint-staged_unstaged.patch", patch_of(ws, "b.txt"))
+    old = time.time() - 3 * 86_400
+    os.utime(ws.at(".git/lint-staged_unstaged.patch"), (old, old))
+    assert told(ws) == ""
+
+
+def test_stash_on_the_commit_of_the_save_is_named(ws: Workspace) -> None:
+    ws.append("b.txt", "stashed\n")
+    ws.git("stash", "push", "-q")
+    ws.append("a.txt")
+    assert "git stash apply" in told(ws)
+    run_command(ws, "git stash apply")
+    assert ws.read("b.txt").endswith(b"stashed\n")
+
+
+def test_stash_on_another_commit_is_not_named(ws: Workspace) -> None:
+    ws.append("b.txt", "stashed\n")
+    ws.git("stash", "push", "-q")
+    ws.append("a.txt")
+    ws.commit("later")
+    ws.append("a.txt")
+    assert told(ws) == ""

@@ -1,0 +1,230 @@
+"""A repository of which git can't read the index, or HEAD's commit: it is saved all the same, and nothing lies."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.states import dirty
+from tests.support.oracle import fingerprint
+from tests.support.recovering import recovered_from
+from tests.support.saving import saved_from
+from tests.support.workspace import Workspace, run_git
+
+Damage = Callable[[Workspace], None]
+
+
+def files_of(ws: Workspace) -> dict[str, bytes]:
+    """Every file and symlink of the worktree, but for the state file."""
+    found = {}
+    for directory, names, entries in os.walk(ws.path):
+        names[:] = [name for name in names if name != ".git"]
+        for name in entries:
+            full = Path(directory, name)
+            data = os.fsencode(os.readlink(full)) if full.is_symlink() else full.read_bytes()
+            found[str(full.relative_to(ws.path))] = data
+    found.pop("active_state.json", None)
+    return found
+
+
+def remove_files(ws: Workspace) -> None:
+    for name in os.listdir(ws.path):
+        if name != ".git":
+            ws.remove(name)
+
+
+def _index(content: bytes | None) -> Damage:
+    def build(ws: Workspace) -> None:
+        index = ws.git_dir / "index"
+        index.write_bytes(index.read_bytes()[:100] if content is None else content)
+
+    return build
+
+
+def _without_count(ws: Workspace) -> None:
+    index = ws.git_dir / "index"
+    data = index.read_bytes()
+    index.write_bytes(data[:8] + bytes(4) + data[12:])
+
+
+INDEXES = {
+    "garbage": _index(b"garbage\n"),
+    "empty": _index(b""),
+    "zeros": _index(bytes(600)),
+    "cut": _index(None),
+    "without_its_count": _without_count,
+}
+
+
+@pytest.mark.parametrize("loss", ["in_place", "wiped"])
+@pytest.mark.parametrize("how", INDEXES)
+def test_files_are_saved_where_the_index_is_unreadable(how: str, loss: str, ws: Workspace) -> None:
+    dirty(ws)
+    before = files_of(ws)
+    INDEXES[how](ws)
+    saved = saved_from(ws.save(), exits=(4,))
+    assert "the index is unreadable" in saved.document["left_out"][0]["reason"]
+    assert not saved.moved
+    if loss == "wiped":
+        remove_files(ws)
+    answer = recovered_from(ws.recover(), exits=(0, 4))
+    assert answer["verdict"] == "restore"
+    assert files_of(ws) == before
+    assert b" M b.txt" in ws.status()
+
+
+def test_person_reads_why_the_branch_was_not_moved(ws: Workspace) -> None:
+    dirty(ws)
+    INDEXES["garbage"](ws)
+    run = ws.gitstate("save", "--task-id", "T")
+    assert run.exit_status == 4
+    assert "branch not moved: the index is unreadable" in run.stderr
+
+
+def test_checkpoint_is_taken_where_the_index_is_unreadable(ws: Workspace) -> None:
+    dirty(ws)
+    INDEXES["zeros"](ws)
+    assert ws.gitstate("checkpoint").exit_status == 4
+    (archive,) = ws.refs("refs/gitstate/checkpoints").values()
+    assert ws.git("cat-file", "blob", f"{archive}^1:b.txt") == ws.read("b.txt")
+
+
+def test_recover_names_the_command_that_mends_the_index(ws: Workspace) -> None:
+    INDEXES["garbage"](ws)
+    answer = recovered_from(ws.recover(), exits=(4,))
+    assert answer["verdict"] == "damaged"
+    assert "the index is unreadable" in answer["message"]
+    assert answer["hint"] in ws.gitstate("doctor").text
+    subprocess.run(answer["hint"], shell=True, check=True, cwd=ws.outside)
+    assert ws.status() == set()
+
+
+def _object(ws: Workspace, name: str) -> Path:
+    oid = ws.out("rev-parse", name)
+    path = ws.common_dir / "objects" / oid[:2] / oid[2:]
+    path.chmod(0o644)
+    return path
+
+
+def _missing(name: str) -> Damage:
+    def build(ws: Workspace) -> None:
+        _object(ws, name).unlink()
+
+    return build
+
+
+def _emptied(name: str) -> Damage:
+    def build(ws: Workspace) -> None:
+        _object(ws, name).write_bytes(b"")
+
+    return build
+
+
+def _empty_branch(ws: Workspace) -> None:
+    (ws.common_dir / "refs/heads/agent/work").write_bytes(b"")
+
+
+HEADS = {
+    "commit_missing": _missing("HEAD"),
+    "commit_empty": _emptied("HEAD"),
+    "tree_missing": _missing("HEAD^{tree}"),
+    "tree_empty": _emptied("HEAD^{tree}"),
+    "branch_empty": _empty_branch,
+}
+
+
+@pytest.fixture
+def broken(ws: Workspace) -> Workspace:
+    """A workspace whose last commit is only here, in loose objects; the one before it is on a remote too."""
+    run_git(ws.outside, "clone", "-q", "--bare", "--no-local", ws.path, "remote.git")
+    ws.write("fresh/file.txt", "committed last\n")
+    ws.commit("last")
+    dirty(ws)
+    ws.append("fresh/file.txt", "and edited\n")
+    return ws
+
+
+def _save_broken(ws: Workspace, how: str) -> str:
+    HEADS[how](ws)
+    saved = saved_from(ws.save(), exits=(4,))
+    assert not saved.moved
+    assert "the commit of HEAD" in saved.document["left_out"][0]["reason"]
+    return saved.save_id
+
+
+def _damaged(ws: Workspace) -> dict[str, Any]:
+    answer = recovered_from(ws.recover(), exits=(4,))
+    assert answer["verdict"] == "damaged", answer
+    assert "the commit of HEAD is unreadable" in answer["message"]
+    return answer
+
+
+@pytest.mark.parametrize("how", HEADS)
+def test_files_are_saved_where_head_is_unreadable(how: str, broken: Workspace) -> None:
+    before = files_of(broken)
+    save_id = _save_broken(broken, how)
+    assert broken.refs("refs/gitstate/pending")
+    answer = _damaged(broken)
+    assert files_of(broken) == before, "nothing was touched"
+    command = answer["hint"].split("; rm ")[0].split(", then: ")[0]
+    assert "update-ref" in command
+    subprocess.run(command, shell=True, check=True, cwd=broken.outside)
+    remove_files(broken)
+    assert broken.gitstate("restore", save_id).exit_status == 0
+    assert files_of(broken) == before
+
+
+@pytest.mark.parametrize("loss", ["in_place", "wiped"])
+@pytest.mark.parametrize("how", [how for how in HEADS if how != "branch_empty"])
+def test_save_comes_back_once_head_can_be_read(how: str, loss: str, broken: Workspace) -> None:
+    before = fingerprint(broken.path)
+    run_git(broken.path, "push", "-q", str(broken.outside / "remote.git"), "agent/work")
+    broken.git("remote", "add", "origin", str(broken.outside / "remote.git"))
+    _save_broken(broken, how)
+    command = _damaged(broken)["hint"].split(", or without it")[0]
+    assert "fetch --refetch" in command
+    subprocess.run(command, shell=True, check=True, cwd=broken.outside)
+    if loss == "wiped":
+        broken.git("reset", "-q", "--hard")
+        broken.git("clean", "-ffdxq")
+    answer = recovered_from(broken.recover(), exits=(0, 4))
+    assert answer["verdict"] == "restore"
+    assert before.diff(fingerprint(broken.path)) == []
+
+
+def test_save_holds_a_directory_of_head_that_was_missing(broken: Workspace) -> None:
+    """What is staged still names its files: the directory is made anew, and HEAD can be read again."""
+    tree = broken.out("rev-parse", "HEAD:fresh")
+    _missing("HEAD:fresh")(broken)
+    saved_from(broken.save(), exits=(4,))
+    assert broken.out("cat-file", "-t", tree) == "tree"
+    assert recovered_from(broken.recover())["verdict"] == "restore"
+
+
+def test_doctor_names_an_unreadable_head(broken: Workspace) -> None:
+    HEADS["tree_missing"](broken)
+    run = broken.gitstate("doctor")
+    assert run.exit_status == 1 or run.exit_status == 4
+    assert f"update-ref refs/heads/agent/work {broken.out('rev-parse', 'HEAD~1')}" in run.text
+
+
+def test_context_alone_is_saved_where_git_can_read_nothing(broken: Workspace) -> None:
+    """A configuration that makes `git status` fail, and a HEAD that can't be read."""
+    HEADS["commit_missing"](broken)
+    broken.config("status.renames", "x y z")
+    broken.config("status.submoduleSummary", "neither true nor false")
+    saved = saved_from(broken.save(), exits=(4,))
+    assert "no file could be read" in saved.document["left_out"][0]["reason"]
+    archive = saved.document["archive"]
+    assert b'"T-1"' in broken.git("cat-file", "blob", f"{archive}:context.json")
+
+
+def test_path_in_a_hint_is_quoted(ws: Workspace) -> None:
+    INDEXES["garbage"](ws)
+    assert shlex.quote(str(ws.git_dir / "index")) in recovered_from(ws.recover(), exits=(4,))["hint"]

@@ -1,0 +1,109 @@
+"""What `.git` may be, beside the usual: each is saved, or refused in words that help."""
+
+from __future__ import annotations
+
+import os
+
+from tests.states import dirty
+from tests.support.oracle import fingerprint
+from tests.support.recovering import recovered_from
+from tests.support.saving import saved_from
+from tests.support.workspace import Workspace, run_git
+
+
+def separate(ws: Workspace) -> Workspace:
+    """The same workspace, its git directory in the worktree under another name."""
+    os.rename(ws.at(".git"), ws.at("repo.git"))
+    ws.write(".git", "gitdir: repo.git\n")
+    return Workspace(ws.path, ws.outside)
+
+
+def size(ws: Workspace) -> int:
+    return sum(path.stat().st_size for path in (ws.path / "repo.git").rglob("*") if path.is_file())
+
+
+def test_own_git_directory_under_another_name_is_no_part_of_the_worktree(ws: Workspace) -> None:
+    ws = separate(ws)
+    dirty(ws)
+    ws.git("branch", "side")
+    before = files_beside(ws)
+    saved = saved_from(ws.save())
+    assert not ws.git("ls-tree", "-r", saved.wip, "repo.git")
+    ws.git("branch", "-q", "-D", "side")
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    assert not ws.refs("refs/heads/side")
+    assert files_beside(ws) == before
+
+
+def files_beside(ws: Workspace) -> set[str]:
+    listed = run_git(ws.path, "ls-files", "-z", "-o", "-c", "--exclude-standard").decode("utf-8").split("\0")
+    return {path for path in listed if not path.startswith("repo.git/")}
+
+
+def test_saves_do_not_hold_the_saves_before_them(ws: Workspace) -> None:
+    ws = separate(ws)
+    ws.append("a.txt")
+    ws.save()
+    ws.recover()
+    first = size(ws)
+    for number in range(4):
+        ws.write("new.txt", f"{number}\n")
+        ws.save()
+        ws.recover()
+    assert size(ws) < 4 * first
+
+
+def test_worktree_that_does_not_lead_back_is_refused(ws: Workspace) -> None:
+    """Git that runs there would find another repository, or none."""
+    elsewhere = ws.outside / "elsewhere"
+    elsewhere.mkdir()
+    ws.config("core.worktree", elsewhere)
+    run = ws.gitstate("save", "--task-id", "T")
+    assert run.exit_status == 1
+    assert "core.worktree" in run.stderr and "nothing was changed" in run.stderr
+    assert not ws.refs("refs/gitstate")
+
+
+def test_hint_for_a_worktree_elsewhere_works(ws: Workspace) -> None:
+    elsewhere = ws.outside / "elsewhere"
+    os.rename(ws.path, elsewhere)
+    ws.path.mkdir()
+    os.rename(elsewhere / ".git", ws.path / ".git")
+    run_git(ws.path, "config", "core.worktree", elsewhere)
+    hint = ws.gitstate("save", "--task-id", "T").stderr.partition(", or: ")[2]
+    run_git(ws.outside, "-c", f"alias.do=!{hint.strip()}", "do")
+    moved = Workspace(elsewhere, ws.outside)
+    moved.append("a.txt")
+    before = fingerprint(elsewhere)
+    saved_from(moved.save())
+    assert recovered_from(moved.recover())["verdict"] == "restore"
+    assert before.diff(fingerprint(elsewhere)) == []
+
+
+def test_moved_submodule_writes_nothing_into_the_repository_above(ws: Workspace) -> None:
+    origin = ws.outside / "origin"
+    run_git(ws.outside, "clone", "-q", ws.path, origin)
+    ws.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(origin), "sub")
+    ws.commit("sub")
+    os.rename(ws.at("sub"), ws.at("moved"))
+    ws.mkdir("sub")
+    ws.append("moved/a.txt")
+    run = ws.gitstate("save", "--task-id", "T", path=ws.path / "moved")
+    assert run.exit_status == 1 and "core.worktree" in run.stderr
+    assert not ws.refs("refs/gitstate")
+
+
+def test_git_dir_of_the_environment_is_named(ws: Workspace) -> None:
+    """Dotfiles: the worktree has no `.git`, and the environment names both."""
+    bare, home = ws.outside / "dotfiles", ws.outside / "home"
+    run_git(ws.outside, "init", "-q", "--bare", bare)
+    home.mkdir()
+    ws.cli_env = {"GIT_DIR": str(bare), "GIT_WORK_TREE": str(home)}
+    run = ws.gitstate("save", "--task-id", "T", path=home)
+    assert run.exit_status == 1
+    assert "GIT_DIR" in run.stderr
+    command = run.stderr.partition("next: ")[2].strip()
+    run_git(home, "-c", f"alias.do=!{command}", "do", env={})
+    there = Workspace(home, ws.outside)
+    there.write("vimrc")
+    saved_from(there.save())
