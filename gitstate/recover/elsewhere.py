@@ -6,7 +6,6 @@ What the last recovery or restore wrote is noted in the git directory, so that `
 
 from __future__ import annotations
 
-import glob
 import os
 import time
 
@@ -413,6 +412,8 @@ def put_away(repository: Repository, facts: Facts) -> tuple[str, ...]:
 
 def _patches(repository: Repository) -> list[bytes]:
     """The patches of managers of hooks that there are; of the user's cache those for files of this worktree."""
+    import glob
+
     cache = os.environb.get(b"XDG_CACHE_HOME") or os.path.expanduser(b"~/.cache")
     inside = [os.path.join(repository.git_dir, name) for name in _PATCHES]
     shared = [path for name in _CACHED_PATCHES for path in glob.glob(os.path.join(glob.escape(cache), name))]

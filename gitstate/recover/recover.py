@@ -114,7 +114,7 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         facts = with_checkpoint(facts, verdict)
         clears = verdict.clears_locks and not request.dry_run
         cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
-        if verdict.clears_locks:
+        if verdict.clears_locks and (facts.saves or facts.context is not None):
             from .elsewhere import put_away
 
             facts = facts._replace(put_away=put_away(repository, facts))
