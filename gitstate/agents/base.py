@@ -101,6 +101,8 @@ class Payload(Record):
     session_id: str = "session_id"
     transcript_path: str = "transcript_path"
     directory: str = "cwd"
+    names_many_directories: bool = False
+    """Whether `directory` is a list of all directories of the agent's work."""
 
 
 class Briefing(Record):

@@ -33,5 +33,5 @@ AGENT = Agent(
         valued=("-m", "--model", "--output-format", "--sandbox", "--mode"),
         headless=("-p", "--print"),
     ),
-    payload=Payload(session_id="conversation_id", directory="workspace_roots"),
+    payload=Payload(session_id="conversation_id", directory="workspace_roots", names_many_directories=True),
 )

@@ -395,7 +395,9 @@ def write_stamp(repository: Repository, agent: Agent, data: EventData) -> None:
         (keys.transcript_path, data.transcript_path),
     ]
     lines = [agent.name, os.environ.get("GITSTATE_PROGRESS_STAGE", "")]
-    lines += [f'"{key}":"{value}"' for key, value in pairs if value is not None]
+    # `[` where the agent names all directories of its work, the first one first.
+    opens = {key: '["' if key == keys.directory and keys.names_many_directories else '"' for key, _ in pairs}
+    lines += [f'"{key}":{opens[key]}{value}"' for key, value in pairs if value is not None]
     values = [value for _, value in pairs if value is not None]
     if None in (data.session_id, data.directory) or not all(_is_plain(text) for text in (*values, lines[1])):
         remove_stamp(repository)
