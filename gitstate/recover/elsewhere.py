@@ -22,6 +22,9 @@ from ..git.index import is_own_lock
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, head_of, read_head
 from ..objects.reader import ObjectReader
+from ..restore.choices import Outcome, Target, needs_safety_save
+from ..restore.files import FileRecovery, save_for_safety, usual_umask
+from ..restore.paths import SavedPaths, Workspace, is_below, paths_with
 from ..system import files
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
@@ -29,10 +32,8 @@ from ..workspace.ownership import clear_journal, locked_workspace, write_journal
 from ..workspace.settings import require
 from .facts import orphans
 from .fetched import is_trusted, refusal, risky_paths
-from .files import FileRecovery, save_for_safety, usual_umask
-from .paths import SavedPaths, Workspace, is_below, paths_with
-from .plan import Facts, Target, conclude_files, needs_safety_save
-from .request import SETTINGS, Outcome, RecoverRequest, RecoverResult, hints_for, located
+from .plan import Facts, conclude_files
+from .request import SETTINGS, RecoverRequest, RecoverResult, hints_for, located
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,7 +22,7 @@ from tests.support.repositories import Templates
 STOREYS = {
     "ground": ("system", "git", "objects", "format"),
     "agents": ("agents",),
-    "core": ("workspace", "conversation", "snapshot", "save", "recover"),
+    "core": ("workspace", "conversation", "snapshot", "save", "restore", "recover"),
     "callers": ("run", "integrations", "history", "fleet", "loops"),
     "face": ("cli",),
 }
@@ -163,8 +163,8 @@ def test_every_field_of_a_central_type_has_a_docstring() -> None:
     assert not bare
 
 
-#: `recover/index` compares two listings as they are.
-LISTING = {"git/entries", "recover/index"}
+#: `restore/index` compares two listings as they are.
+LISTING = {"git/entries", "restore/index"}
 
 
 def test_only_entries_parses_what_git_lists() -> None:
