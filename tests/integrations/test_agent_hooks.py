@@ -192,7 +192,7 @@ def test_hook_imports_neither_click_nor_gitpython_and_one_agent(repo: Workspace)
     assert "gitstate.integrations.agent_hooks" in loaded
     assert not {name for name in loaded if name.split(".")[0] in ("git", "click", "gitdb", "tomllib")}
     agents = {name.removeprefix("gitstate.agents.") for name in loaded if name.startswith("gitstate.agents.")}
-    assert agents == {"base", "registry", "claude"}
+    assert agents == {"base", "registry", "known", "known.claude"}
 
 
 # -- decisions
