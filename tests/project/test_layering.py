@@ -23,7 +23,7 @@ STOREYS = {
     "ground": ("system", "git", "objects", "format"),
     "agents": ("agents",),
     "core": ("workspace", "conversation", "snapshot", "save", "restore", "recover"),
-    "callers": ("run", "integrations", "history", "fleet", "loops"),
+    "callers": ("run", "agent_hooks", "integrations", "history", "fleet", "loops"),
     "face": ("cli",),
 }
 #: The packages in their order: each imports only from those that stand before it.
@@ -103,7 +103,7 @@ def starts_processes(text: str) -> bool:
 
 
 def test_only_these_start_processes() -> None:
-    """`child` starts git, `supervisor` the agent, `channel` the keeper, `demo` its own commands, `schedulers` those of
+    """`child` starts git, `supervisor` the agent, `channel` the keeper, `demo` its own commands, `scheduler` those of
     the system; `loops` runs of agents and the command that names a task; `forkpool` forks once for each workspace.
     """
     starting = {name for name, text in MODULES.items() if starts_processes(text)}
@@ -113,7 +113,7 @@ def test_only_these_start_processes() -> None:
         "run/supervisor",
         "run/channel",
         "run/hold",
-        "integrations/schedulers",
+        "integrations/scheduler",
         "loops/tasks",
         "loops/loop",
         "loops/start",
