@@ -32,10 +32,10 @@ _BOOT = "Commands"
 
 TABLE = (
     Entry("run", "running", "run", _RUN, "Run an agent under supervision, saving unless it succeeds"),
-    Entry("loop", "loops", "loop", _RUN, "Run an agent on one task after another"),
-    Entry("resume", "loops", "resume", _RUN, "Recover, then start the interrupted agent again"),
     Entry("recover", "recovering", "recover", _RUN, "Restore the workspace and its context from a save"),
     Entry("status", "recovering", "status", _RUN, "Show what is running, pending or finished"),
+    Entry("resume", "loops", "resume", _RUN, "Recover, then start the interrupted agent again"),
+    Entry("loop", "loops", "loop", _RUN, "Run an agent on one task after another"),
     Entry("stop", "running", "stop", _RUN, "Stop a run: SIGTERM, wait for its save, then SIGKILL"),
     Entry("save", "saves", "save", _SAVE, "Save the workspace and its context"),
     Entry("checkpoint", "saves", "checkpoint", _SAVE, "Save without moving the branch (no-op if nothing changed)"),

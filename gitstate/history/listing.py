@@ -12,7 +12,7 @@ from ..format.bounds import read_fetched_stack
 from ..format.context import MAX_CONTEXT, Context, context_from_json
 from ..format.fetched import fetched_saves
 from ..format.find import find_save
-from ..format.manifest import MAX_MANIFEST, Manifest, manifest_from_json
+from ..format.manifest import MAX_MANIFEST, Manifest, read_manifest
 from ..format.names import DISMISSED, age_key, workspace_id
 from ..format.saves import checkpoint_archives, held_saves, pending_archives
 from ..git.command import environment
@@ -48,8 +48,11 @@ class Entry:
 _MOST_FETCHED = 10_000
 
 
-def list_saves(repository: Repository, *, everything: bool) -> list[Entry]:
-    """The saves and the latest checkpoint of this workspace, newest first. `everything`: of every workspace."""
+def list_saves(repository: Repository, *, everything: bool, whole: bool = True) -> list[Entry]:
+    """The saves and the latest checkpoint of this workspace, newest first. `everything`: of every workspace.
+
+    Their manifests are without paths if not `whole`.
+    """
     git = repository.git
     pending = pending_archives(git)
     held = [(save.workspace_id, save.archive, save.save_id) for save in held_saves(git)]
@@ -58,7 +61,7 @@ def list_saves(repository: Repository, *, everything: bool) -> list[Entry]:
     dismissed = set(list_refs(git, DISMISSED).values())
     repo = _open(repository)
     entries = [
-        _entry(repo, workspace, archive, pending.get(workspace) == archive, name)
+        _entry(repo, workspace, archive, pending.get(workspace) == archive, name, whole=whole)
         for workspace, archive, name in held
         if everything or workspace == own
     ]
@@ -68,7 +71,7 @@ def list_saves(repository: Repository, *, everything: bool) -> list[Entry]:
         left = MAX_FETCHED_MANIFEST
         for item in fetched.saves[:_MOST_FETCHED]:
             name, is_waiting = item.save_id or "", (item.remote, item.archive) in waiting
-            entry = _entry(repo, item.workspace_id, item.archive, is_waiting, name, item.remote, left)
+            entry = _entry(repo, item.workspace_id, item.archive, is_waiting, name, item.remote, left, whole=whole)
             left -= entry.size
             entries.append(entry)
     repo.close()
@@ -84,11 +87,11 @@ def diff(repository: Repository, save_id: str) -> str:
     repo = _open(repository)
     try:
         held = find_save(repository, save_id)
-        commit = repo.commit(held.archive)
+        commit = _commit(repo, held.archive)
         if held.remote is not None:
             with ObjectReader(repository.git) as reader:
                 read_fetched_stack(held.archive, reader)
-        base = manifest_from_json(_load(commit, "manifest.json", MAX_MANIFEST)).head
+        base = read_manifest(_load(commit, "manifest.json", MAX_MANIFEST), MAX_MANIFEST).head
         empty = str(repo.git.hash_object("-t", "tree", "--stdin", istream=open(os.devnull, "rb")))  # noqa: SIM115
         text: Any = repo.git.diff(
             "--no-ext-diff",
@@ -124,11 +127,14 @@ def _entry(
     name: str,
     remote: str | None = None,
     most: int = MAX_MANIFEST,
+    *,
+    whole: bool,
 ) -> Entry:
     try:
-        commit = repo.commit(oid)
-        manifest = manifest_from_json(_load(commit, "manifest.json", most))
-        context = context_from_json(_load(commit, "context.json", MAX_CONTEXT))
+        commit = _commit(repo, oid)
+        manifest = read_manifest(_load(commit, "manifest.json", most), most)
+        manifest = manifest if whole else manifest.without_paths()
+        context = context_from_json(loads(_load(commit, "context.json", MAX_CONTEXT), MAX_CONTEXT, "context.json"))
         # A save that was fetched may give itself any id.
         save_id = manifest.save_id if remote is None else name
         size = (commit.tree / "manifest.json").size
@@ -137,11 +143,28 @@ def _entry(
         return Entry(name, workspace, oid, waiting, problem=str(error)[:200], remote=remote)
 
 
-def _load(commit: git.Commit, name: str, limit: int) -> dict[str, Any]:
-    """A JSON object of the archive. Raises CorruptSave, also if GitPython rejects a tree for a name in it."""
+def _commit(repo: git.Repo, oid: str) -> git.Commit:
+    """A commit of a size that GitPython may read, and with such a tree. Raises CorruptSave."""
+    _refuse_large(repo, oid)
+    commit = repo.commit(oid)
+    _refuse_large(repo, commit.tree.hexsha)
+    return commit
+
+
+def _refuse_large(repo: git.Repo, oid: str) -> None:
+    size = repo.odb.info(bytes.fromhex(oid)).size
+    if size > MAX_CONTEXT:
+        raise CorruptSave(f"the object {oid} has {size} bytes; the limit is {MAX_CONTEXT}")
+
+
+def _load(commit: git.Commit, name: str, limit: int) -> bytes | None:
+    """The bytes of a file of the archive; None where it has more than `limit`.
+
+    Raises CorruptSave, also if GitPython rejects a tree for a name in it.
+    """
     try:
         blob = commit.tree / name
-        data = blob.data_stream.read() if blob.size <= limit else None
-        return loads(data, limit, name)
+        data: bytes | None = blob.data_stream.read() if blob.size <= limit else None
+        return data
     except (KeyError, ValueError, OSError) as error:
         raise CorruptSave(f"the save {commit.hexsha[:12]} is unreadable: {str(error)[:200]}") from None

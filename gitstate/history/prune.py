@@ -208,7 +208,8 @@ def _held(repository: Repository, reader: ObjectReader) -> list[Held]:
     held = []
     for item in held_saves(repository.git):
         try:
-            save: Save | None = read_save(item.archive, reader)
+            read = read_save(item.archive, reader)
+            save: Save | None = read._replace(manifest=read.manifest.without_paths())
         except (CorruptSave, UnsupportedSave):
             save = None
         held.append(Held(item.ref, item.archive, item.save_id, item.workspace_id, save))

@@ -144,6 +144,10 @@ def _with_damage(verdict: Verdict, damage: Sequence[Damage]) -> Verdict:
         return verdict
     what = "; ".join(item.what for item in damage)
     hint = "; ".join(item.command for item in damage)
+    if verdict.verdict in ("corrupt", "unsupported"):
+        return verdict._replace(
+            message=f"{verdict.message}; {what}", hint=f"{hint}, then: {verdict.hint or 'gitstate log'}"
+        )
     if verdict.verdict == "context_only":
         return verdict._replace(message=f"{verdict.message}; {what}", hint=hint, exit_status=EXIT_PERSON)
     if verdict.verdict in ("nothing", "recovered"):

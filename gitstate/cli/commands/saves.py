@@ -29,7 +29,7 @@ def log(call: Call, everything: bool, most: int) -> int:
     """The latest checkpoint is listed too."""
     from ...history.listing import list_saves
 
-    entries = list_saves(open_repository(call.directory), everything=everything)[:most]
+    entries = list_saves(open_repository(call.directory), everything=everything, whole=call.as_json)[:most]
     if call.as_json:
         call.emit(saves=[entry_json(entry) for entry in entries])
     else:
