@@ -228,7 +228,7 @@ MUTATIONS = (
     Mutation(
         "a good index is put away because git failed",
         "restore/index.py",
-        "            if not is_torn_index(self._current, self._repository.object_format):\n                raise",
+        "            if not is_torn_index(self._current, object_format):\n                raise",
         "            if not os.path.exists(self._current):\n                raise",
         f"{ERRORS}[recover]",
         {"ERROR_POINT": r"ls-files\.1:openat:.*\+"},
