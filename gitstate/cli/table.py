@@ -46,6 +46,8 @@ TABLE = (
     Entry("log", "saves", "log", _OLD, "List the saves of this workspace, newest first"),
     Entry("diff", "saves", "diff", _OLD, "Print what a save changed, as a patch"),
     Entry("restore", "saves", "restore", _OLD, "Restore files from a save"),
+    Entry("undo", "saves", "undo", _OLD, "Take the last recover or restore back (twice: redo it)"),
+    Entry("verify", "recovering", "verify", _OLD, "Prove that the newest save comes back, byte for byte"),
     Entry("prune", "saves", "prune", _OLD, "Remove old saves and their notes, except unrecovered ones"),
     Entry("push", "saves", "push", _OLD, "Send saves and notes to a git remote"),
     Entry("fetch", "saves", "fetch", _OLD, "Fetch saves and notes from a git remote"),

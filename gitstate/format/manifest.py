@@ -43,6 +43,8 @@ FORMAT = 1
 #: No manifest of more bytes than this is read. It names each staged file, in some 150 bytes, and each one with an
 #: unusual mode, but no other.
 MAX_MANIFEST = 128 << 20
+#: A label may have this many characters.
+MAX_LABEL = 200
 
 
 class Reason(Record):
@@ -161,6 +163,8 @@ class Manifest(Record):
     """Why the save was made."""
     special: Mapping[bytes, int] = {}
     """Setuid, setgid and sticky bits (0o7000) of files and directories; empty where none has any."""
+    label: str | None = None
+    """How the user calls it (`--label`); None where it has no label, and in saves of version 0.1."""
 
     @property
     def incomplete(self) -> bool:
@@ -219,6 +223,7 @@ class Manifest(Record):
             "ignored": [path_to_json(path) for path in self.ignored],
             "reason": self.reason.to_json(),
             "special": [{**path_to_json(path), "mode": f"{bits:o}"} for path, bits in self.special.items()],
+            "label": self.label,
         }
 
 
@@ -297,6 +302,7 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
         ignored=tuple(_list(value, "ignored")),
         reason=_reason(_mapping(value.get("reason") or {})),
         special={_path(item): _mode(item["mode"], 0o7000) & 0o7000 for item in value.get("special") or ()},
+        label=_optional(value.get("label"), lambda text: isinstance(text, str) and len(text) <= MAX_LABEL),
     )
 
 

@@ -107,6 +107,14 @@ def _first_that_works() -> str:
     )
 
 
+def any_works() -> bool:
+    """Whether `enable` would find a scheduler here; in most containers none works."""
+    try:
+        return bool(_first_that_works())
+    except NeedsPerson:
+        return False
+
+
 # -- systemd
 
 _SYSTEMCTL = ("systemctl", "--user")

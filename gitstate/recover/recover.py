@@ -346,6 +346,10 @@ class _Recovery:
         manifest = newest.manifest
         context = with_measured_fields(self.repository, newest.context, self.facts.head_ref)
         left_out = (*manifest.left_out, *outcome.failed)
+        from .elsewhere import Version, find_destroyed, remember
+
+        # A save that was fetched, or a checkpoint that was named, says nothing of what stood here before.
+        lost = find_destroyed(self.workspace, newest) if self.facts.marker is not None else None
         told = briefing(
             context,
             manifest.reason,
@@ -353,7 +357,9 @@ class _Recovery:
             kept=list(dict.fromkeys(outcome.kept)),
             left_out=left_out,
             operation=manifest.operation,
+            destroyed=lost,
         )
+        remember(self.repository, Version(manifest.save_id, None), outcome)
         described = describe_save(manifest, wip=newest.wip, archive=newest.archive)
         described["base_commit"] = self.facts.saves[-1].manifest.base
         described["left_out"] = [item.to_json() for item in left_out][:1000]
@@ -371,7 +377,7 @@ class _Recovery:
             if fact.old is not None:
                 refs.move_refs(self.repository, self.workspace.git, [fact], "recovered")
         clear_journal(self.repository)
-        return result
+        return result._replace(destroyed=lost)
 
     def _write_state(self, result: RecoverResult, context: Context, told: str, **more: Any) -> RecoverResult:
         """Give back the agent's conversation, write `active_state.json`, and add what it says to the result."""
