@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from ..agents.base import Briefing
 from ..format import names
@@ -13,9 +12,6 @@ from ..git import refs
 from ..git.repository import Repository
 from ..workspace.live_context import read_live_context
 from ..workspace.state_file import RECOVERED, read_state
-
-if TYPE_CHECKING:
-    pass
 
 
 def format_briefing(how: Briefing, text: str) -> str:

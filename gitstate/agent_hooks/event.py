@@ -6,15 +6,11 @@ import os
 import select
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ..agents.base import Agent, Payload
 from ..errors import BadJson
 from ..system.jsonio import Json, loads
-
-if TYPE_CHECKING:
-    pass
-
 
 #: A larger event is ignored, in bytes: it may hold the whole output of a tool.
 _MAX_EVENT = 32 << 20

@@ -315,6 +315,12 @@ def marker_goes(outcome: Outcome) -> bool:
     return not outcome.stuck
 
 
+def is_nested_trouble(nested: Iterable[RecoverResult]) -> bool:
+    """Whether a repository inside the workspace needs a person."""
+    fine = ("restore", "context_only", "nothing", "changed")
+    return any(result.verdict not in fine or result.exit_status for result in nested)
+
+
 def final_verdict(newest: Save, base_tree: Oid | None, outcome: Outcome) -> DecidedVerdict:
     """What `restore` has become. `base_tree`: the tree of the commit that the oldest save of the stack stands on."""
     if outcome.kept:

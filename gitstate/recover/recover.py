@@ -38,6 +38,7 @@ from ..git.refs import RefUpdate
 from ..git.repository import Repository, open_repository, shares_configuration, without_filters
 from ..objects.reader import ObjectReader
 from ..restore.choices import Outcome, needs_safety_save
+from ..restore.nested import NestedStep, nested_failure, nested_steps, submodules_of
 from ..restore.paths import SavedPaths, Workspace, paths_with
 from ..system.clock import Deadline
 from ..system.process import boot_id
@@ -49,7 +50,6 @@ from ..workspace.settings import require
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
 from .dismissed import dismissed
 from .facts import compare_with_checkpoint, gather, whole_copies, with_damage
-from .nested import NestedStep, is_nested_trouble, nested_failure, nested_steps, submodules_of
 from .plan import (
     Facts,
     Verdict,
@@ -57,6 +57,7 @@ from .plan import (
     conclude,
     decide,
     final_verdict,
+    is_nested_trouble,
     marker_goes,
     with_checkpoint,
 )
@@ -183,7 +184,7 @@ class _Recovery:
         if not self.verdict.acts:
             return self._result(self.verdict.verdict)
         if self._is_after_reboot():
-            from ..restore.staged import restore_staged_objects
+            from ..restore.gitdir import restore_staged_objects
 
             self.outcome.failed += restore_staged_objects(self.workspace, dry_run=self.request.dry_run)
         if not self.facts.saves:
@@ -199,9 +200,9 @@ class _Recovery:
     def _restore(self) -> RecoverResult:
         from ..objects.durable import bring_files_to_disk
         from ..restore.files import FileRecovery, save_for_safety, usual_umask
+        from ..restore.gitdir import restore_operation, restore_sparse
         from ..restore.index import IndexRecovery
         from ..restore.missing import MissingFiles
-        from ..restore.operation import restore_operation, restore_sparse
 
         workspace, outcome = self.workspace, self.outcome
         saved = SavedPaths(workspace, self.facts.saves, overwrite=self.request.overwrite)
@@ -346,7 +347,8 @@ class _Recovery:
         manifest = newest.manifest
         context = with_measured_fields(self.repository, newest.context, self.facts.head_ref)
         left_out = (*manifest.left_out, *outcome.failed)
-        from .elsewhere import Version, find_destroyed, remember
+        from ..restore.destroyed import find_destroyed
+        from .single_files import Version, remember
 
         # A save that was fetched, or a checkpoint that was named, says nothing of what stood here before.
         lost = find_destroyed(self.workspace, newest) if self.facts.marker is not None else None

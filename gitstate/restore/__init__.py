@@ -1,1 +1,1 @@
-"""Writes what a save holds back into a workspace: files, index, unfinished operation, sparse patterns."""
+"""What a save holds, compared with a workspace and written back: files, index, operation, nested repositories."""

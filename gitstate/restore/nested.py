@@ -9,13 +9,12 @@ from ..format.archive import read_save
 from ..format.saves import held_saves, pending_archives
 from ..git.entries import list_index
 from ..objects.tree import GITLINK
-from ..restore.paths import SavedPaths, Workspace
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from .request import RecoverResult
+from .paths import SavedPaths, Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterator
     from typing import Literal
 
 
@@ -59,12 +58,6 @@ def submodules_of(workspace: Workspace) -> frozenset[bytes]:
 def nested_failure(error: Exception) -> str:
     """Why a nested repository could not be recovered."""
     return f"the nested repository: {error}"[:300]
-
-
-def is_nested_trouble(nested: Iterable[RecoverResult]) -> bool:
-    """Whether a repository inside the workspace needs a person."""
-    fine = ("restore", "context_only", "nothing", "changed")
-    return any(result.verdict not in fine or result.exit_status for result in nested)
 
 
 def _step_for(workspace: Workspace, saved: SavedPaths, path: bytes, save_id: str | None) -> NestedStep | None:

@@ -1,20 +1,20 @@
-"""Puts back the files of an unfinished operation and the patterns of a sparse checkout."""
+"""Puts back what git keeps beside the index: an unfinished operation, sparse patterns, objects of staged files."""
 
 from __future__ import annotations
 
 import os
 
 from ..errors import GitError
-from ..format.manifest import Save
+from ..format.manifest import LeftOut, Save
+from ..git.command import is_oid
+from ..git.entries import list_index
 from ..git.gitdir import is_operation_file, is_operation_ref
 from ..git.refs import refs_are_files
 from ..objects.reader import LARGE
+from ..objects.tree import GITLINK
 from ..system import files
-from ..system.stdlib import TYPE_CHECKING, suppress
+from ..system.stdlib import suppress
 from .paths import Workspace
-
-if TYPE_CHECKING:
-    pass
 
 
 def restore_operation(workspace: Workspace, save: Save) -> None:
@@ -57,3 +57,54 @@ def restore_sparse(workspace: Workspace, save: Save) -> None:
         if value is not None:
             value = "true" if value.lower() in ("true", "1", "yes", "on") else "false"
             workspace.git.run("config", "--worktree", name, value)
+
+
+LOST = "the staged version is lost: a power cut left its object empty; stage the file again (git add)"
+
+
+def restore_staged_objects(workspace: Workspace, *, dry_run: bool) -> list[LeftOut]:
+    """Write the empty objects of staged files again; those for which that is impossible are returned."""
+    empty = _empty_objects(workspace.repository.objects)
+    if not empty:
+        return []
+    try:
+        entries = list_index(workspace.git)
+    except GitError:
+        return []  # the index is torn: the save's is put back
+    staged = [(entry.path, entry.oid) for entry in entries if entry.oid in empty and entry.mode != GITLINK]
+    if dry_run:
+        return [LeftOut(path, LOST, True) for path, _ in staged]
+    for path in {empty[oid] for _, oid in staged}:
+        files.remove(path)
+    workspace.reader.restart()
+    return [LeftOut(path, LOST, True) for path, oid in staged if not _is_back(workspace, path, oid)]
+
+
+def _is_back(workspace: Workspace, path: bytes, oid: str) -> bool:
+    """Whether the object can be read, from a pack or after it was written from the worktree's file."""
+    if workspace.reader.kinds([oid])[0] is not None:
+        return True
+    full = os.path.join(workspace.repository.toplevel, path)
+    if os.path.islink(full) or not os.path.isfile(full):
+        return False
+    with suppress(GitError):
+        argv = ("-c", "core.fsync=loose-object", "hash-object", "-w", b"--path=" + path, "--", full)
+        return workspace.git.run(*argv).strip() == oid.encode("ascii")
+    return False
+
+
+def _empty_objects(objects: bytes) -> dict[str, bytes]:
+    """The empty loose objects of a repository: their ids, and the paths of their files."""
+    found = {}
+    for number in range(256):
+        directory = os.path.join(objects, b"%02x" % number)
+        try:
+            with os.scandir(directory) as listing:
+                empty = [entry for entry in listing if entry.stat(follow_symlinks=False).st_size == 0]
+        except OSError:
+            continue
+        for entry in empty:
+            oid = os.fsdecode(b"%02x" % number + entry.name)
+            if is_oid(oid):
+                found[oid] = entry.path
+    return found
