@@ -4,7 +4,6 @@ before it was killed.
 
 from __future__ import annotations
 
-import glob
 import os
 import time
 
@@ -160,6 +159,8 @@ def put_away(repository: Repository, facts: Facts) -> tuple[str, ...]:
 
 def _patches(repository: Repository) -> list[bytes]:
     """The patches of managers of hooks that there are; of the user's cache those for files of this worktree."""
+    import glob
+
     cache = os.environb.get(b"XDG_CACHE_HOME") or os.path.expanduser(b"~/.cache")
     inside = [os.path.join(repository.git_dir, name) for name in _PATCHES]
     shared = [path for name in _CACHED_PATCHES for path in glob.glob(os.path.join(glob.escape(cache), name))]

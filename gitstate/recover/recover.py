@@ -34,6 +34,7 @@ from ..format.fetched import fetched_markers, mark_recovered
 from ..format.manifest import LeftOut, Reason
 from ..format.names import branch_name, is_save_id, workspace_id
 from ..git import gitdir, refs
+from ..git.index import looks_torn
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, open_repository, shares_configuration, without_filters
 from ..objects.reader import ObjectReader
@@ -89,6 +90,10 @@ def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
         return located(_recover(repository, request))
 
 
+def _has_torn_index(repository: Repository) -> bool:
+    return looks_torn(os.path.join(repository.git_dir, b"index"), repository.object_format)
+
+
 def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
     wait_for_last_save(repository, Deadline(request.wait))
     with locked_workspace(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
@@ -97,7 +102,9 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         if request.waiting_only:
             facts = facts._replace(context=None, recovered=None)
         was_whole = not any(not item.path and item.lost for save in facts.saves for item in save.manifest.left_out)
-        if not (facts.saves and facts.head and was_whole):
+        is_proven = facts.saves and facts.head and was_whole
+        # Where no run left anything, a look at the index has to do: a loop asks at every start.
+        if not is_proven and (facts.saves or facts.context or facts.head is None or _has_torn_index(repository)):
             facts = with_damage(facts, repository)
         if not facts.damage:
             facts = facts._replace(disk=compare_with_checkpoint(workspace, facts))
@@ -105,7 +112,8 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         facts = with_checkpoint(facts, verdict)
         clears = verdict.clears_locks and not request.dry_run
         cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
-        if verdict.clears_locks:
+        lock = os.path.join(repository.git_dir, b"index.lock")
+        if verdict.clears_locks and (facts.saves or facts.context or os.path.lexists(lock)):
             from .elsewhere import put_away
 
             facts = facts._replace(put_away=put_away(repository, facts))
