@@ -284,6 +284,9 @@ class Loop:
                 copy.start()
             code = process.wait()
             self.signals.child = None
+            if self.signals.came is None and -code in _SIGNALS:
+                # Ctrl-C, which the run gets from the terminal too: it died of it, and so does this loop.
+                self.signals.came = signal.Signals(-code)
             for copy in copies:
                 # A process that outlived the agent may hold the other end.
                 copy.join(2.0)
