@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Agent, Briefing, Home, HookEvent, HookSettings, Payload, Sessions, Transcript
+from ..base import Agent, Briefing, Home, HookEvent, HookSettings, Payload, Sessions, Transcript
 
 _HOME = Home(".cursor")
 
