@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..errors import ExitStatus
+    from ..save.request import SaveRequest
 
 
 #: The exit status after Ctrl-C.
@@ -98,7 +99,24 @@ def _save(quick: Quick, as_json: bool) -> int:
     if as_json:
         emit(save_json(result, quick.command))
     say(*save_lines(result, quick.command))
-    return EXIT_PERSON if result.lost else EXIT_DONE
+    lost = result.lost
+    if request.kind == "save" and request.owner_pid is not None and not request.strict:
+        lost = _save_worktrees(path, request) or lost
+    return EXIT_PERSON if lost else EXIT_DONE
+
+
+def _save_worktrees(path: bytes, request: SaveRequest) -> bool:
+    """A loop ends: save the worktrees that its agents have added too. Returns whether bytes of them were skipped."""
+    from ..git.repository import open_repository
+
+    repository = open_repository(path)
+    if not os.path.isdir(os.path.join(repository.common_dir, b"worktrees")):
+        return False
+    from ..run.worktrees import save_worktrees
+
+    saved = save_worktrees(repository, request.reason, request.deadline)
+    say(*saved.lines)
+    return saved.lost or saved.failed
 
 
 # -- hooks

@@ -14,9 +14,10 @@ from ..format.archive import read_stack
 from ..format.fetched import fetched_in_files
 from ..git import refs
 from ..git.command import Oid
-from ..git.repository import open_repository
+from ..git.repository import Repository, open_repository
 from ..objects.reader import ObjectReader
-from ..recover.recover import recover
+from ..recover.facts import worktrees
+from ..recover.recover import recover, recover_into
 from ..recover.request import RecoverRequest, RecoverResult
 from ..system import forkpool
 from ..system.jsonio import text_to_json
@@ -88,6 +89,26 @@ def recover_all(
         elif orphan.save_id not in recovered and orphan.workspace_path not in later:
             ordered.append(_elsewhere(os.fsencode(orphan.workspace_path or "PATH"), orphan))
     return ordered
+
+
+def recover_worktrees(
+    directory: bytes, request: RecoverRequest, progress: Callable[[int, int], None] = lambda _done, _all: None
+) -> list[RecoverResult]:
+    """Recover every worktree of the repository in `directory`. One that is gone, and has a save, is added anew."""
+    repository = open_repository(directory, bare_too=True)
+    # Git lists the directory of a bare repository too, and worktrees that are gone: their saves are told by themselves.
+    here = [path for path in worktrees(repository) if os.path.lexists(os.path.join(path, b".git"))]
+    results = recover_all(here, request, progress)
+    return [_added_anew(repository, result, request) if result.verdict == "elsewhere" else result for result in results]
+
+
+def _added_anew(repository: Repository, gone: RecoverResult, request: RecoverRequest) -> RecoverResult:
+    if gone.save_id is None or not os.path.isabs(gone.workspace) or os.path.lexists(gone.workspace):
+        return gone
+    try:
+        return recover_into(repository, gone.workspace, request._replace(save_id=gone.save_id, strict=False))
+    except GitstateError as error:
+        return gone._replace(message=error.message, hint=error.hint, exit_status=error.exit_status)
 
 
 def recover_each(paths: Sequence[bytes], request: RecoverRequest) -> list[RecoverResult]:

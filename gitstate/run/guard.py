@@ -39,6 +39,7 @@ from .channel import SIGNALS, KeeperConfig, KeeperProcess, read_times
 from .hold import Hold, end_well
 from .keeper import failed_save
 from .processes import RUN_ID
+from .worktrees import recover_worktrees, save_worktrees
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -119,6 +120,7 @@ class guard:
             kind = TryAgain if result.verdict == "live" else NeedsPerson
             raise kind(result.message or result.verdict, hint=result.hint)
         self.recovered = None if result.verdict == "nothing" else result
+        say(*recover_worktrees(repository))
         run_id = new_save_id()
         hold = Hold(repository, this_process(), run_id, self._values.get("agent"))
         known, status = read_live_context(repository)
@@ -164,6 +166,7 @@ class guard:
             if self._saved:
                 # An earlier handler let the program go on after the save: what it did since belongs to it too.
                 save(self._path, SaveRequest(reason=self._reason))
+                say(*save_worktrees(self._repository, self._reason).lines)
                 return
             reason = _reason(error)
             if reason is None:

@@ -16,7 +16,7 @@ from ..command import Call, command, everything_option, options_named, paths_arg
 from ..options import CONTEXT_TEXTS, context_values
 
 if TYPE_CHECKING:
-    from ...run.stop import StopResult
+    from ...fleet.stop import StopResult
 
 _STOP_SIGNALS = click.Choice(["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"])
 
@@ -62,8 +62,8 @@ def run(call: Call, argv: tuple[str, ...], **given: Any) -> int:
 def stop(call: Call, paths: tuple[str, ...], everything: bool, wait: float) -> int:
     """Without PATH, the run of the current workspace is stopped."""
     from ...fleet.find import workspaces
+    from ...fleet.stop import stop as stop_run
     from ...git.repository import open_repository
-    from ...run.stop import stop as stop_run
 
     known = workspaces(call.directory)[0] if everything else []
     results: list[StopResult] = []
