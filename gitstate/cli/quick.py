@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ..errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError
+from ..errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError, words_of
 from ..format.context import SCHEMA_VERSION
 from ..format.manifest import Reason
 from ..save.words import save_json, save_lines
@@ -38,8 +38,7 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
     except GitstateError as error:
         message, hint, status = error.message, error.hint, error.exit_status
     except OSError as error:
-        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        message, hint, status = f"{where}{error.strerror or error}; nothing was lost", None, EXIT_FAILED
+        message, hint, status = f"{words_of(error)}; nothing was lost", None, EXIT_FAILED
     except RecursionError:
         message, hint, status = "the data is nested too deeply; nothing was changed", None, EXIT_FAILED
     except Exception as error:

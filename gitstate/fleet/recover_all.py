@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, CorruptSave, GitstateError, TryAgain
+from ..errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, CorruptSave, GitstateError, TryAgain, words_of
 from ..format import names
 from ..format.archive import read_stack
 from ..format.fetched import fetched_in_files
@@ -131,7 +131,7 @@ def _recover_one(seen: WorkspacePeek, request: RecoverRequest) -> RecoverResult:
     except GitstateError as error:
         result = RecoverResult(seen.workspace, "failed", error.message, error.hint, error.exit_status)
     except (OSError, RecursionError) as error:
-        result = RecoverResult(seen.workspace, "failed", f"{error}; nothing was lost", None, EXIT_FAILED)
+        result = RecoverResult(seen.workspace, "failed", f"{words_of(error)}; nothing was lost", None, EXIT_FAILED)
     if not seen.damage:
         return result
     left = Peeker(lambda: [seen.workspace]).peek(seen.workspace).damage

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..agents.base import Agent, Briefing, HookEvent, Payload
 from ..agents.registry import agent_named, agent_names, session_owner
 from ..conversation.turn import read_turn, write_turn
-from ..errors import BadJson, GitstateError
+from ..errors import BadJson, GitstateError, words_of
 from ..format import names
 from ..format.context import MAX_CONTEXT, Context, with_values
 from ..format.names import is_save_id
@@ -136,7 +136,7 @@ def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = Fa
             remove_stamp(repository)
     except (GitstateError, OSError, ValueError) as error:
         remove_stamp(repository)
-        problem, since = text_to_json(f"{data.name}: {error}")[:300], memory.since if memory.problem else None
+        problem, since = text_to_json(f"{data.name}: {words_of(error)}")[:300], memory.since if memory.problem else None
         memory = memory._replace(problem=problem, since=since or now())
         if not write_memory(repository, memory):
             # `status` and `doctor` will not know it: the agent keeps these words in its log.

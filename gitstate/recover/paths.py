@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitError, GitstateError
+from ..errors import GitError, GitstateError, words_of
 from ..format.archive import read_save, refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
@@ -339,7 +339,7 @@ def submodules_of(workspace: Workspace) -> frozenset[bytes]:
 
 def nested_failure(error: Exception) -> str:
     """Why a nested repository could not be recovered."""
-    return f"the nested repository: {error}"[:300]
+    return f"the nested repository: {words_of(error)}"[:300]
 
 
 def is_nested_trouble(nested: Iterable[RecoverResult]) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import GitstateError
+from ..errors import GitstateError, words_of
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
 from ..git.index import file_identity
@@ -206,7 +206,7 @@ class Checkpoints:
         try:
             self.running = ForkedSave(self._repository.toplevel, request, self._private, self._take)
         except OSError as error:
-            self._failed(f"{error.strerror or error}")
+            self._failed(words_of(error))
 
     def _failed(self, problem: str) -> None:
         self._note_problem(problem)
@@ -298,10 +298,10 @@ def try_save(
     except GitstateError as error:
         return error.message
     except OSError as error:
-        return f"{error.strerror or error}"
+        return words_of(error)
     except Exception as error:
         # A bug: the keeper goes on, and says so.
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {words_of(error)}"
 
 
 def _unwatched_files(repository: Repository) -> tuple[object, ...]:

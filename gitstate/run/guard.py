@@ -21,7 +21,7 @@ from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from ..agents.registry import stop_rule
-from ..errors import NeedsPerson, TryAgain
+from ..errors import NeedsPerson, TryAgain, words_of
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
@@ -233,4 +233,4 @@ def _reason(error: BaseException | None) -> Mapping[str, object] | None:
         return {"exit_code": code} if code else None
     if isinstance(error, KeyboardInterrupt):
         return {"signal": "INT"}
-    return {"detail": f"{type(error).__name__}: {error}"[:1000], "exit_code": 1}
+    return {"detail": f"{type(error).__name__}: {words_of(error)}"[:1000], "exit_code": 1}

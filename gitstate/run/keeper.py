@@ -30,7 +30,7 @@ from ..agents import launch, transcripts  # noqa: F401
 from ..agents.registry import all_agents
 from ..conversation import pieces  # noqa: F401
 from ..conversation.turn import read_turn
-from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError
+from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError, words_of
 from ..format.manifest import Reason
 from ..format.saves import checkpoint_save_id, pending_save_id
 
@@ -414,7 +414,7 @@ class Keeper:
         except GitstateError as error:
             return [f"gitstate: {error.message}"], error.exit_status
         except OSError as error:
-            return [f"gitstate: {error.strerror or error}"], EXIT_FAILED
+            return [f"gitstate: {words_of(error)}"], EXIT_FAILED
         return ([], EXIT_DONE) if result is None else (recover_lines(result), result.exit_status)
 
 

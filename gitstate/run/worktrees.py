@@ -11,7 +11,7 @@ import os
 import select
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from ..errors import GitError, GitstateError
+from ..errors import GitError, GitstateError, words_of
 from ..format.context import RUN_WORKSPACE, Context, with_values
 from ..format.manifest import Reason
 from ..format.saves import checkpoint_save_id, pending_save_id
@@ -171,7 +171,7 @@ class SavingWorktrees:
             try:
                 self._running[path] = ForkedSave(path, request, self._private, self._take)
             except OSError as error:
-                self._results[path] = f"{error.strerror or error}"
+                self._results[path] = words_of(error)
 
     def finish(self, hurries: Callable[[], bool] = lambda: False) -> SavedWorktrees | None:
         """Wait for all, until the deadline. None where `hurries` told to break off."""
@@ -217,7 +217,7 @@ def recover_worktrees(repository: Repository) -> list[str]:
             if os.path.lexists(os.path.join(one.path, b".git")):
                 lines += _recover_lines(one.path)
     except (GitstateError, OSError) as error:
-        lines.append(f"gitstate: the worktrees of the last run could not be looked at: {error}")
+        lines.append(f"gitstate: the worktrees of the last run could not be looked at: {words_of(error)}")
     return lines
 
 
@@ -230,7 +230,7 @@ def _recover_lines(path: bytes) -> list[str]:
     except GitstateError as error:
         return [f"{escape(path)}: not recovered: {error.message}", f"  next: {error.hint or 'gitstate recover'}"]
     except OSError as error:
-        return [f"{escape(path)}: not recovered: {error.strerror or error}"]
+        return [f"{escape(path)}: not recovered: {words_of(error)}"]
 
 
 def find_worktrees(

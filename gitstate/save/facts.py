@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitstateError
+from ..errors import GitstateError, words_of
 from ..format.context import Context, with_values
 from ..format.manifest import SAVED_INSIDE, LeftOut, Nested, Reason
 from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref, workspace_id
@@ -355,7 +355,7 @@ def save_nested(
             if result.lost:
                 skipped.append(LeftOut(path, "the repository in it was saved, but not all of it", True))
         except (GitstateError, OSError) as error:
-            skipped.append(LeftOut(path, f"the repository in it could not be saved: {error}"[:300], True))
+            skipped.append(LeftOut(path, f"the repository in it could not be saved: {words_of(error)}"[:300], True))
             nested.append(Nested(path, None, None))
     return tuple(nested), skipped
 
