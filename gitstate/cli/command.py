@@ -7,16 +7,21 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
-from ..system.terminal import escape
+from ..format.context import CALLER_FIELDS, CONTEXT_FIELDS
+from ..system.terminal import escape, has_colours
 from ..workspace.settings import help_text as setting_help
 from ..workspace.settings import setting_named
 from . import quick
 from .options import OPTIONS, Option
 from .table import BY_NAME, TABLE
+
+if TYPE_CHECKING:
+    from ..git.repository import Repository
 
 JSON_HELP = "print JSON on stdout"
 _TYPES: dict[str, Any] = {"text": str, "many": str, "number": int, "seconds": click.FloatRange(0, 10**9, min_open=True)}
@@ -111,6 +116,85 @@ def help_text(name: str, details: str | None = None) -> str:
     """The help of a command: its summary, and the details below it."""
     more = " ".join((details or "").split())
     return f"{BY_NAME[name].summary}\n\n{more}".strip()
+
+
+def unknown_settings(repository: Repository) -> list[str]:
+    """A line for each `gitstate.*` key of git's configuration that is no setting: it has no effect."""
+    from ..workspace.registry import OLD_KEY
+    from ..workspace.settings import nearest_key, unknown_keys
+
+    lines = []
+    for key in unknown_keys(repository):
+        if key != OLD_KEY:
+            guess = nearest_key(key)
+            lines.append(f"{key} is not a setting of gitstate" + (f"; did you mean {guess}?" if guess else ""))
+    return lines
+
+
+def complete_saves(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The names of saves that begin so: words, labels and ids, each with what it is."""
+    from ..errors import GitstateError
+    from ..history.listing import list_saves
+
+    try:
+        entries = list_saves(_repository_of(context), everything=False)
+    except (GitstateError, OSError):
+        return []
+    found = {"latest": "the newest save"} if entries else {}
+    for entry in entries:
+        if entry.manifest is not None:
+            said = " ".join([entry.manifest.kind, *([entry.context.task_id] if entry.context.task_id else [])])
+            if entry.manifest.label and " " not in entry.manifest.label:
+                found.setdefault(entry.manifest.label, f"{said} {entry.save_id}")
+            found[entry.save_id] = said
+    return [CompletionItem(name, help=escape(said)) for name, said in found.items() if name.startswith(incomplete)]
+
+
+def complete_remotes(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The remotes of the repository that begin so."""
+    from ..errors import GitstateError
+
+    try:
+        names = _repository_of(context).git.run("remote").decode("utf-8", "replace").split("\n")
+    except (GitstateError, OSError):
+        return []
+    return [CompletionItem(name) for name in names if name and name.startswith(incomplete)]
+
+
+def complete_pairs(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The keys of the context that begin so, as the beginning of KEY=VALUE."""
+    return [CompletionItem(f"{key}=") for key in CALLER_FIELDS if f"{key}=".startswith(incomplete)]
+
+
+def complete_keys(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The keys of the context that begin so."""
+    from ..errors import GitstateError
+    from ..workspace.live_context import read_live_context
+
+    try:
+        extra = read_live_context(_repository_of(context))[0].extra
+    except (GitstateError, OSError):
+        extra = {}
+    return [CompletionItem(key) for key in (*CONTEXT_FIELDS, "status", *extra) if key.startswith(incomplete)]
+
+
+def _repository_of(context: click.Context) -> Repository:
+    """The repository of `-C`, or of the current directory: no command has run yet."""
+    from ..git.repository import open_repository
+
+    named = (context.find_root().params.get("directory") or ()) if context.parent is not None else ()
+    return open_repository(os.fsencode(os.path.abspath(os.path.join(".", *named))))
+
+
+_STYLES = {"bold": "1", "yellow": "33", "red": "31", "green": "32", "dim": "2"}
+
+
+def print_styled(lines: Iterable[str], styles: Iterable[str]) -> None:
+    """Print lines on stdout, each escaped; on a terminal each in its style, an empty one for none."""
+    colours = has_colours(sys.stdout)
+    for line, style in zip(lines, styles, strict=True):
+        text = escape(line)
+        click.echo(f"\x1b[{_STYLES[style]}m{text}\x1b[m" if colours and style else text, color=True)
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ import click
 from .. import __version__
 from ..errors import EXIT_STATUSES, EXIT_USAGE
 from ..system import terminal
+from . import quick
 from .command import JSON_HELP, TableGroup
 from .quick import EXIT_ON_INTERRUPT
 
@@ -22,10 +23,22 @@ def main() -> None:
         sys.exit(EXIT_ON_INTERRUPT)
     except click.UsageError as error:
         path = "gitstate" if error.ctx is None else error.ctx.command_path
-        terminal.say(f"gitstate: {error.format_message()}", f"  next: {path} --help")
+        _report(error, path)
     except click.ClickException as error:
-        terminal.say(f"gitstate: {error.format_message()}", "  next: gitstate --help")
+        _report(error, "gitstate")
     sys.exit(EXIT_USAGE)
+
+
+def _report(error: click.ClickException, path: str) -> None:
+    """Say what is wrong with the command line, in JSON too where that was asked for; `path` is the command."""
+    message, hint = error.format_message(), f"{path} --help"
+    words = sys.argv[1:]
+    words = words[: words.index("--")] if "--" in words else words
+    if "--json" in words or "--format=json" in words:
+        command = path.removeprefix("gitstate").strip() or None
+        told = {"error": terminal.escape(message), "hint": hint, "exit_status": EXIT_USAGE}
+        quick.emit({"command": command, **told})
+    terminal.say(f"gitstate: {message}", f"  next: {hint}")
 
 
 class _MainGroup(TableGroup):

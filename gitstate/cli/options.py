@@ -11,7 +11,7 @@ import os
 from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 class Option(Record):
@@ -38,6 +38,7 @@ OPTIONS = (
     Option("--signal", "signal", "text", "NAME", "record the signal that ends the run, such as TERM"),
     Option("--exit-code", "exit_code", "number", "N", "record the exit status that ended the run"),
     Option("--reason", "reason", "text", "TEXT", "record why the save is made"),
+    Option("--label", "label", "text", "NAME", "a name of your own for this save: gitstate restore NAME"),
     Option("--deadline", "deadline", "seconds", "SECONDS", "skip what cannot be read in this time"),
     Option("--wait", "wait", "seconds", "SECONDS", "wait this long for another gitstate here  [default: 60]"),
     Option("--include-ignored", "include_ignored", "many", "PATTERN", ""),
@@ -117,6 +118,9 @@ def parse(argv: Sequence[str]) -> Quick | None:
             continue
         flag, equals, value = words.pop(0).partition("=")
         option = by_flag.get(flag)
+        if option is None and equals and flag and not takes_paths and not flag.startswith("-"):
+            _take(given, _BY_FLAG["--set"], f"{flag}={value}")
+            continue
         if option is None:
             return None
         if option.kind == "flag":
@@ -172,7 +176,13 @@ def context_values(given: Mapping[str, Value], environ: Mapping[str, str]) -> di
     if isinstance(memory, list) and memory:
         found["memory_refs"] = "\n".join(memory) + "\n"
     extra = given.get("extra")
-    for pair in extra if isinstance(extra, list) else ():
+    return found | pair_values(extra if isinstance(extra, list) else ())
+
+
+def pair_values(pairs: Iterable[str]) -> dict[str, str]:
+    """Map keys to values, from words KEY=VALUE. Of several values of one key the last counts; of memory_refs all do."""
+    found: dict[str, str] = {}
+    for pair in pairs:
         key, _, value = pair.partition("=")
-        found[key] = value
+        found[key] = f"{found[key]}\n{value}" if key == "memory_refs" and found.get(key) and value else value
     return found

@@ -11,7 +11,7 @@ from ..format.manifest import Reason
 from ..save.words import save_json, save_lines
 from ..system.jsonio import dumps
 from ..system.stdlib import TYPE_CHECKING, signal, suppress
-from ..system.terminal import escape, escape_lines, print_to, say
+from ..system.terminal import escape, escape_lines, give_up, print_to, say
 from .options import Quick, context_values
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
         return run()
     except GitstateError as error:
         message, hint, status = error.message, error.hint, error.exit_status
+    except BrokenPipeError:
+        # Who reads our output has read enough (`gitstate log | head`).
+        give_up(sys.stdout)
+        return EXIT_DONE
     except OSError as error:
         message, hint, status = f"{words_of(error)}; nothing was lost", None, EXIT_FAILED
     except RecursionError:
@@ -87,6 +91,7 @@ def _save(quick: Quick, as_json: bool) -> int:
         kind="checkpoint" if quick.command == "checkpoint" else "save",
         values=context_values(quick.given, os.environ),
         reason=Reason(given.get("signal"), given.get("exit_code"), given.get("reason")),
+        label=_checked_label(given.get("label")),
         deadline=given.get("deadline"),
         wait=given.get("wait", 60.0),
         keep_ignored=given.get("include_ignored", ()),
@@ -97,6 +102,9 @@ def _save(quick: Quick, as_json: bool) -> int:
     result = save(path, request, opening)
     if as_json:
         emit(save_json(result, quick.command))
+    if result.result == "unchanged" and not request.strict:
+        # The trap of a loop whose supervisor has just said "saved": "nothing changed" would sound like a failure.
+        result = result._replace(message=f"already saved as {result.save_id}")
     say(*save_lines(result, quick.command))
     lost = result.lost
     if request.kind == "save" and request.owner_pid is not None and not request.strict:
@@ -116,6 +124,23 @@ def _save_worktrees(path: bytes, request: SaveRequest) -> bool:
     saved = save_worktrees(repository, request.reason, request.deadline)
     say(*saved.lines)
     return saved.lost or saved.failed
+
+
+def _checked_label(text: str | None) -> str | None:
+    """The label of the command line; None for none. Raises UsageError for one that could not be found again."""
+    if text is None:
+        return None
+    from ..errors import UsageError
+    from ..format.find import is_reserved
+    from ..format.manifest import MAX_LABEL
+    from ..system.jsonio import clean_text
+
+    label = clean_text(text).strip()
+    if not label or len(label) > MAX_LABEL or is_reserved(label):
+        raise UsageError(
+            f"{text[:40]!r} can't be a label; nothing was saved", hint="gitstate save --label before-merge"
+        )
+    return label
 
 
 # -- hooks

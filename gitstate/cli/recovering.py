@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ..errors import EXIT_DONE, UsageError
+from ..errors import EXIT_DONE, EXIT_FAILED, UsageError
 from ..system.stdlib import TYPE_CHECKING
 from ..system.terminal import escape, print_to, progress, say, table, terminal_width
 from .quick import EXIT_ON_INTERRUPT, emit, guarded
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Seconds to wait for another gitstate in one workspace; in each of many.
 _WAIT, _WAIT_EACH = 60.0, 5.0
+#: What `status` says of a path that is no workspace.
+_NO_WORKSPACE = ("unreadable", "missing", "no_repository")
 _INCOMPLETE = "the search below --root reached its limit: name a directory nearer to the workspaces"
 
 
@@ -60,10 +62,11 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     elif many:
         from ..fleet.recover_all import recover_all
 
-        targets, complete = _all_workspaces(directory, paths, roots)
+        targets, complete = all_workspaces(directory, paths, roots)
         results = recover_all(targets, request, progress)
     else:
         results, complete = _recover_named(directory, given, request), True
+        results = [_with_overwrite_hint(result, request) for result in results]
     status = worst_of(result.exit_status for result in results)
     if as_json:
         workspaces = [recover_json(result) for result in results]
@@ -102,6 +105,12 @@ def _recover_named(directory: bytes, given: Mapping[str, Any], request: RecoverR
 
     targets = _absolute(directory, given.get("paths", ())) or [directory]
     into = given.get("into")
+    if request.save_id is not None:
+        from ..format.find import resolve_save
+        from ..git.repository import open_repository
+
+        where = open_repository(directory if into is not None else targets[0], bare_too=into is not None)
+        request = request._replace(save_id=resolve_save(where, request.save_id))
     if into is not None:
         from ..git.repository import open_repository
 
@@ -116,7 +125,26 @@ def _recover_named(directory: bytes, given: Mapping[str, Any], request: RecoverR
     return recover_each(targets, request)
 
 
-def _all_workspaces(directory: bytes, paths: Sequence[str], roots: Sequence[str]) -> tuple[list[bytes], bool]:
+def _with_overwrite_hint(result: RecoverResult, request: RecoverRequest) -> RecoverResult:
+    """Where nothing is pending, `--overwrite` means the files that the last recovery kept: name the command."""
+    if not request.overwrite or result.verdict not in ("recovered", "nothing"):
+        return result
+    from ..format.names import is_save_id
+    from ..git.repository import open_repository
+    from ..recover.request import locate
+    from ..workspace.state_file import read_state
+
+    save = read_state(open_repository(result.workspace)).get("save")
+    save_id = result.save_id or (save.get("save_id") if isinstance(save, dict) else None)
+    if not is_save_id(save_id):
+        return result
+    message = "; ".join(part for part in (result.message, "no save is pending, so no file was overwritten") if part)
+    hint = f"gitstate restore --overwrite {save_id} PATH… (the saved version)"
+    return result._replace(message=message, hint=locate(hint, result.workspace))
+
+
+def all_workspaces(directory: bytes, paths: Sequence[str], roots: Sequence[str]) -> tuple[list[bytes], bool]:
+    """All known workspaces and `paths`. The flag: the search below `roots` saw all."""
     from ..fleet.find import workspaces
 
     known, complete = workspaces(directory, [os.path.join(directory, os.fsencode(root)) for root in roots])
@@ -141,7 +169,7 @@ def status(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     from ..fleet.status import summaries
 
     if given.get("everything") or roots:
-        targets, complete = _all_workspaces(directory, paths, roots)
+        targets, complete = all_workspaces(directory, paths, roots)
     else:
         targets, complete = _absolute(directory, paths) or [directory], True
     found = summaries(targets)
@@ -151,7 +179,9 @@ def status(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
         print_to(sys.stdout, "".join(f"{line}\n" for line in summary_lines(found, terminal_width(sys.stdout))))
     if not complete:
         say(_INCOMPLETE)
-    return EXIT_DONE
+    # One that was named, or the current directory, and is no workspace: an error as with every other command.
+    named = not (given.get("everything") or roots)
+    return EXIT_FAILED if named and any(item.status in _NO_WORKSPACE for item in found) else EXIT_DONE
 
 
 # -- words
@@ -197,6 +227,7 @@ def summary_json(item: Summary) -> dict[str, Any]:
         "waiting": item.waiting,
         "problem": item.problem and escape(item.problem),
         "context": item.context.to_json(),
+        "proven": item.proven and {"save_id": item.proven[0], "at": escape(item.proven[1]), "problems": item.proven[2]},
         "aside": [{"save_id": save_id, "task_id": task_id} for save_id, task_id in item.aside],
     }
 
@@ -210,6 +241,8 @@ def summary_lines(items: Sequence[Summary], width: int | None) -> list[str]:
             words = f"{escape(item.workspace)}: task {escape(task_id or '-')} is set aside"
             aside.append(f"{words}: gitstate recover --save {escape(save_id)}")
         note = f"save {item.waiting} is pending: gitstate recover" if item.waiting else item.problem or ""
+        if item.proven is not None and item.proven[0] == item.waiting and not item.proven[2]:
+            note += f" (proven at {item.proven[1]})"
         branch = item.branch or ("-" if item.problem else "(detached)")
         task, stage = item.context.task_id or "-", item.context.progress_stage or "-"
         rows.append([escape(cell) for cell in (item.status or "unknown", item.workspace, branch, task, stage, note)])

@@ -32,10 +32,10 @@ _BOOT = "Commands"
 
 TABLE = (
     Entry("run", "running", "run", _RUN, "Run an agent under supervision, saving unless it succeeds"),
-    Entry("loop", "loops", "loop", _RUN, "Run an agent on one task after another"),
-    Entry("resume", "loops", "resume", _RUN, "Recover, then start the interrupted agent again"),
     Entry("recover", "recovering", "recover", _RUN, "Restore the workspace and its context from a save"),
     Entry("status", "recovering", "status", _RUN, "Show what is running, pending or finished"),
+    Entry("resume", "loops", "resume", _RUN, "Recover, then start the interrupted agent again"),
+    Entry("loop", "loops", "loop", _RUN, "Run an agent on one task after another"),
     Entry("stop", "running", "stop", _RUN, "Stop a run: SIGTERM, wait for its save, then SIGKILL"),
     Entry("save", "saves", "save", _SAVE, "Save the workspace and its context"),
     Entry("checkpoint", "saves", "checkpoint", _SAVE, "Save without moving the branch (no-op if nothing changed)"),
@@ -46,6 +46,8 @@ TABLE = (
     Entry("log", "saves", "log", _OLD, "List the saves of this workspace, newest first"),
     Entry("diff", "saves", "diff", _OLD, "Print what a save changed, as a patch"),
     Entry("restore", "saves", "restore", _OLD, "Restore files from a save"),
+    Entry("undo", "saves", "undo", _OLD, "Take the last recover or restore back (twice: redo it)"),
+    Entry("verify", "recovering", "verify", _OLD, "Prove that the newest save comes back, byte for byte"),
     Entry("prune", "saves", "prune", _OLD, "Remove old saves and their notes, except unrecovered ones"),
     Entry("push", "saves", "push", _OLD, "Send saves and notes to a git remote"),
     Entry("fetch", "saves", "fetch", _OLD, "Fetch saves and notes from a git remote"),

@@ -6,7 +6,6 @@ cut left without content, and the list of workspaces.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shlex
@@ -23,6 +22,7 @@ from ..format import names
 from ..git import gitdir, refs
 from ..git.command import Git
 from ..git.repository import Repository, open_repository
+from ..history.verify import read_receipt
 from ..integrations import schedulers
 from ..integrations.agent_hooks import last_problem
 from ..integrations.agent_hooks_install import agent_problems
@@ -72,6 +72,7 @@ def examine(path: bytes) -> list[Finding]:
             _state_file,
             _waiting,
             _checkpoints,
+            _proven,
             _pushed,
             _hooks,
             _listed,
@@ -129,7 +130,10 @@ def _list_of_workspaces() -> Iterator[Finding]:
 def _boot() -> Iterator[Finding]:
     status = schedulers.status()
     if not status.enabled:
-        yield Finding("boot", "recovery at boot is not enabled", "gitstate boot enable", serious=False)
+        can = schedulers.any_works()
+        command = "gitstate boot enable" if can else "let whatever starts your agents run: gitstate recover --all"
+        why = "" if can else ": neither systemd nor cron nor launchd works here"
+        yield Finding("boot", f"recovery at boot is not enabled{why}", command, serious=False)
     for what, command in status.troubles:
         yield Finding("boot", what, command)
 
@@ -208,12 +212,11 @@ def _settings(repository: Repository) -> Iterator[Finding]:
     for problem in settings.problems(repository):
         command = problem.command or f"git config --show-origin --get-all gitstate.{problem.name}"
         yield Finding("settings", problem.message, command)
-    known = {setting.name.lower(): setting.key for setting in settings.SETTINGS}
     for key in settings.unknown_keys(repository):
         if key == registry.OLD_KEY:
             continue
-        nearest = difflib.get_close_matches(key.removeprefix("gitstate."), known, 1)
-        guess = f"; did you mean {known[nearest[0]]}?" if nearest else ""
+        nearest = settings.nearest_key(key)
+        guess = f"; did you mean {nearest}?" if nearest else ""
         command = f"git config --show-origin --get-all {shlex.quote(key)}"
         yield Finding("settings", f"{key} is not a setting of gitstate{guess}", command, serious=False)
 
@@ -225,6 +228,14 @@ def _checkpoints(repository: Repository) -> Iterator[Finding]:
         yield Finding("checkpoint", f"the last checkpoint of this run failed: {problem}", "gitstate checkpoint")
     for what, command in last_problem(repository):
         yield Finding("checkpoint", what, command or "gitstate checkpoint")
+
+
+def _proven(repository: Repository) -> Iterator[Finding]:
+    """A save that the last `verify` could not bring back."""
+    receipt = read_receipt(repository.git_dir)
+    if receipt is not None and receipt[2]:
+        named = f"the save {receipt[0]}" if receipt[0] else "the newest save"
+        yield Finding("verify", f"{named} does not come back ({receipt[1]}): {receipt[2][0]}", "gitstate verify")
 
 
 def _disk(repository: Repository) -> Iterator[Finding]:

@@ -34,6 +34,8 @@ class Summary(Record):
     """What is wrong, for a person."""
     aside: tuple[tuple[str, str | None], ...] = ()
     """Save and task of what `gitstate run --keep` has set aside here."""
+    proven: tuple[str | None, str, list[str]] | None = None
+    """What the last `verify` found: see `read_receipt`."""
 
 
 def summaries(paths: Sequence[bytes]) -> list[Summary]:
@@ -113,7 +115,9 @@ def summarize(path: bytes) -> Summary:
             with ObjectReader(repository.git) as reader:
                 save = read_save(archive, reader)
             waiting, status, context = save.manifest.save_id, "interrupted", save.context
-        return Summary(repository.toplevel, branch, status or "idle", waiting, context)
+        return Summary(
+            repository.toplevel, branch, status or "idle", waiting, context, None, proven=_proven(repository.git_dir)
+        )
     except (GitstateError, OSError) as error:
         return Summary(path, branch, status="unreadable", problem=words_of(error)[:200])
 
@@ -140,7 +144,17 @@ def _summarize_peek(seen: WorkspacePeek) -> Summary:
         notes.append("gitstate recover")
     if status == "active":
         notes += _failures(seen.git_dir)
-    return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None)
+    proven = _proven(seen.git_dir)
+    return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None, proven=proven)
+
+
+def _proven(git_dir: bytes) -> tuple[str | None, str, list[str]] | None:
+    """What the last `verify` found; None where nobody asked for one. Most workspaces have no receipt."""
+    if not os.path.exists(os.path.join(git_dir, b"gitstate", b"verified.json")):
+        return None
+    from ..history.verify import read_receipt
+
+    return read_receipt(git_dir)
 
 
 def _failures(git_dir: bytes) -> list[str]:

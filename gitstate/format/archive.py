@@ -12,14 +12,14 @@ from ..objects.tree import Tree, TreeReader, is_safe_path
 from ..system.jsonio import loads, text_to_json
 from ..system.stdlib import TYPE_CHECKING
 from .context import MAX_CONTEXT, Context, context_from_json
-from .manifest import MAX_MANIFEST, Save, manifest_from_json
+from .manifest import MAX_MANIFEST, Save, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-#: As `MAX_MANIFEST`, for a save that was fetched: parsed, a manifest takes up to eighteen times its size in memory.
-MAX_FETCHED_MANIFEST = 16 << 20
+#: As `MAX_MANIFEST`, for a save that was fetched: 300,000 staged files.
+MAX_FETCHED_MANIFEST = 48 << 20
 #: The tree of an archive has a dozen entries.
 _MAX_TREE = 1 << 20
 
@@ -48,7 +48,7 @@ def read_save(archive: Oid, reader: ObjectReader, most: int = MAX_MANIFEST) -> S
             found = None if leaf is None else reader.contents([leaf.oid], limit)[0]
             return None if found is None else found[1]
 
-        manifest = manifest_from_json(loads(load(b"manifest.json", most), most, "the manifest"))
+        manifest = read_manifest(load(b"manifest.json", most), most)
         try:
             context = context_from_json(loads(load(b"context.json", MAX_CONTEXT), MAX_CONTEXT, "the context"))
         except (GitError, ValueError):
@@ -62,18 +62,16 @@ def read_save(archive: Oid, reader: ObjectReader, most: int = MAX_MANIFEST) -> S
 _STACK_LIMIT = 10_000
 
 
-def read_stack(archive: Oid, reader: ObjectReader, most: int | None = None) -> tuple[Save, ...]:
+def read_stack(archive: Oid, reader: ObjectReader, most: int = MAX_MANIFEST) -> tuple[Save, ...]:
     """A save and those it stands on, newest first. Raises CorruptSave or UnsupportedSave.
 
-    With `most` the manifests of all of them may have so many bytes together.
+    The manifests of all of them may have `most` bytes together.
     """
     stack: list[Save] = []
     following: Oid | None = archive
-    left = MAX_MANIFEST if most is None else most
     while following is not None:
-        save = read_save(following, reader, left)
-        if most is not None:
-            left -= sum(info[1] for info in reader.kinds([save.files[b"manifest.json"][1]]) if info)
+        save = read_save(following, reader, most)
+        most -= sum(info[1] for info in reader.kinds([save.files[b"manifest.json"][1]]) if info)
         stack.append(save)
         following = save.manifest.below
         if len(stack) > _STACK_LIMIT or any(item.archive == following for item in stack):

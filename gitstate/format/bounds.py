@@ -12,15 +12,16 @@ from .archive import MAX_FETCHED_MANIFEST, read_stack
 from .context import MAX_CONTEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .manifest import Save
 
-#: Bytes of one tree object, and of all trees together, each counted once.
-_MOST_BYTES, _MOST_TOGETHER = 16 << 20, 512 << 20
+#: Bytes of one tree object, and of all trees together, each counted once, and how many there may be.
+_MOST_BYTES, _MOST_TOGETHER, _MOST_TREES = 16 << 20, 256 << 20, 250_000
 #: Paths below one tree, bytes of their names, and how deep they may be: Linux takes paths of 4096 bytes.
 _MOST_PATHS, _MOST_NAMES, _DEEPEST = 2_000_000, 256 << 20, 2048
-_AT_ONCE = 256
+#: So many trees are read at once, and so many bytes of them.
+_AT_ONCE, _BYTES_AT_ONCE = 256, 16 << 20
 
 
 def read_fetched_stack(archive: Oid, reader: ObjectReader) -> tuple[Save, ...]:
@@ -88,25 +89,50 @@ def _read(reader: ObjectReader, roots: Iterable[Oid]) -> dict[Oid, _Seen]:
     together = 0
     while left:
         some, left = left[:_AT_ONCE], left[_AT_ONCE:]
+        sizes = []
         for oid, info in zip(some, reader.kinds(some), strict=True):
             if info is None or info[0] != "tree":
                 raise _refused(oid, "is missing")
+            sizes.append(info[1])
             together += info[1]
             if info[1] > _MOST_BYTES or together > _MOST_TOGETHER:
                 raise _refused(oid, "is too large")
-        for oid, content in zip(some, reader.contents(some), strict=True):
-            seen[oid] = _Seen((), 0, 0) if content is None else _look(Tree(content[1], len(oid) // 2))
-        wanted = {oid for tree in some for _, oid in seen[tree].below}
-        left += wanted - known
-        known |= wanted
+        for portion in _portions(some, sizes):
+            for oid, content in zip(portion, reader.contents(portion), strict=True):
+                seen[oid] = _Seen((), 0, 0) if content is None else _look(Tree(content[1], len(oid) // 2))
+                wanted = {below for _, below in seen[oid].below} - known
+                left += wanted
+                known |= wanted
+                if len(known) > _MOST_TREES:
+                    raise _refused(oid, f"holds more than {_MOST_TREES} directories, or is one of as many")
     return seen
 
 
+def _portions(trees: Sequence[Oid], sizes: Sequence[int]) -> Iterator[list[Oid]]:
+    """The trees in portions that are small enough to be held in memory, or have one tree."""
+    portion: list[Oid] = []
+    together = 0
+    for oid, size in zip(trees, sizes, strict=True):
+        if portion and together + size > _BYTES_AT_ONCE:
+            yield portion
+            portion, together = [], 0
+        portion.append(oid)
+        together += size
+    if portion:
+        yield portion
+
+
 def _look(tree: Tree) -> _Seen:
-    leaves = tree.leaves().items()
-    below = tuple((len(name), leaf.oid) for name, leaf in leaves if leaf.mode == DIRECTORY)
-    names = [name for name, leaf in leaves if leaf.mode != DIRECTORY]
-    return _Seen(below, len(names), sum(map(len, names)))
+    below: list[tuple[int, Oid]] = []
+    files = names = 0
+    for name in tree.records:
+        leaf = tree.get(name)
+        if leaf is not None and leaf.mode == DIRECTORY:
+            below.append((len(name), leaf.oid))
+        else:
+            files += 1
+            names += len(name)
+    return _Seen(tuple(below), files, names)
 
 
 def _refused(tree: Oid, why: str) -> CorruptSave:

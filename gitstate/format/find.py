@@ -1,6 +1,8 @@
-"""Find a save by its id, of whichever workspace it is, and read it with all that it stands on."""
+"""Which save a name means, of whichever workspace it is: `find_save` by its id, `resolve_save` as people name it."""
 
 from __future__ import annotations
+
+import time
 
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
 from ..git.repository import Repository
@@ -8,12 +10,18 @@ from ..objects.reader import ObjectReader
 from ..system.stdlib import TYPE_CHECKING
 from .archive import MAX_FETCHED_MANIFEST, read_save
 from .fetched import fetched_saves
-from .manifest import MAX_MANIFEST
-from .names import checkpoint_ref, is_save_id, workspace_id
-from .saves import HeldSave, checkpoint_archives, held_saves
+from .manifest import MAX_MANIFEST, Manifest
+from .names import age_key, checkpoint_ref, is_save_id, save_time_ns, workspace_id
+from .saves import HeldSave, checkpoint_archives, held_saves, history_saves
+
+#: The words that name a save by its place in `gitstate log`, newest first; `~N` counts from there.
+_WORDS = ("latest", "checkpoint")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+#: An error names no more saves than this.
+_SHOWN = 4
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 def find_save(repository: Repository, save_id: str) -> HeldSave:
@@ -30,7 +38,124 @@ def find_save(repository: Repository, save_id: str) -> HeldSave:
                     raise NeedsPerson(f"different saves have the id {save_id}", hint="gitstate log --all")
                 if fitting:
                     return fitting[0]
-    raise NeedsPerson(f"there is no save {save_id!r} in this repository", hint="gitstate log --all")
+    raise _no_save(save_id)
+
+
+def resolve_save(repository: Repository, name: str) -> str:
+    """The id of the save that a person names. Raises NeedsPerson where there is none, or no single one.
+
+    A name is an id, `latest` or `checkpoint` (with `~N` for the Nth before it), a time such as `10m` (the newest save
+    that is at least so old), a label (of several saves the newest), or the beginning of one id. Of this workspace all
+    of them count, of others and of fetched saves their ids alone.
+    """
+    with ObjectReader(repository.git) as reader:
+        own = own_saves(repository, reader)
+        if any(held.save_id == name for held in own):
+            return name
+        word, _, _ = name.partition("~")
+        if word in _WORDS:
+            return _by_place(own, name, reader)
+        seconds = parse_age(name)
+        if seconds is not None:
+            return _by_age(own, name, seconds)
+        labelled = next((held for held in own if _label(held, reader) == name), None)
+        if labelled is not None:
+            return labelled.save_id
+        return _by_beginning(name, [held.save_id for held in own], _other_ids(repository, reader))
+
+
+def is_reserved(label: str) -> bool:
+    """Whether a label would name another save than its own."""
+    return label.partition("~")[0] in _WORDS or parse_age(label) is not None
+
+
+def own_saves(repository: Repository, reader: ObjectReader) -> list[HeldSave]:
+    """The saves of this workspace, its latest checkpoint and its history, newest first: the order of `gitstate log`."""
+    git, own = repository.git, workspace_id(repository)
+    held = {item.save_id: item for item in (*history_saves(git, own), *held_saves(git, own))}
+    archive = checkpoint_archives(git).get(own)
+    latest = None if archive is None else _manifest_of(HeldSave(checkpoint_ref(own), own, "", archive), reader)
+    if latest is not None and archive is not None:
+        held.setdefault(latest.save_id, HeldSave(checkpoint_ref(own), own, latest.save_id, archive))
+    return sorted(held.values(), key=lambda item: age_key(item.save_id), reverse=True)
+
+
+def parse_age(text: str) -> float | None:
+    """Seconds of a time such as `90s`, `10m`, `1.5h`, `2d` or `1w`; None for any other text."""
+    number, unit = text[:-1], text[-1:]
+    whole, _, rest = number.partition(".")
+    if unit not in _SECONDS or not (number.isascii() and whole.isdigit() and (rest or "0").isdigit()):
+        return None
+    return float(number) * _SECONDS[unit] if len(number) <= 12 else None
+
+
+def _no_save(name: str) -> NeedsPerson:
+    return NeedsPerson(f"there is no save {name!r} in this repository", hint="gitstate log --all")
+
+
+def _by_place(own: Sequence[HeldSave], name: str, reader: ObjectReader) -> str:
+    word, tilde, back = name.partition("~")
+    number = "0" if not tilde else back or "1"
+    if not (number.isascii() and number.isdigit() and len(number) <= 9):
+        raise _no_save(name)
+    fitting = list(own) if word == "latest" else [held for held in own if _is_checkpoint(held, reader)]
+    if not fitting:
+        what = "checkpoint" if word == "checkpoint" else "save"
+        raise NeedsPerson(f"this workspace has no {what}", hint=f"gitstate {what}")
+    if int(number) >= len(fitting):
+        what = "saves" if word == "latest" else "checkpoints"
+        raise NeedsPerson(f"{name}: this workspace has only {len(fitting)} {what}", hint="gitstate log")
+    return fitting[int(number)].save_id
+
+
+def _by_age(own: Sequence[HeldSave], name: str, seconds: float) -> str:
+    before = time.time_ns() - int(seconds * 1e9)
+    for held in own:
+        made = save_time_ns(held.save_id)
+        if made is not None and made <= before:
+            return held.save_id
+    raise NeedsPerson(f"no save of this workspace is {name} old", hint="gitstate log")
+
+
+def _by_beginning(name: str, *groups: Sequence[str]) -> str:
+    for ids in groups:
+        fitting = sorted({save_id for save_id in ids if name and save_id.startswith(name)}, reverse=True)
+        if name in fitting or len(fitting) == 1:
+            return name if name in fitting else fitting[0]
+        if fitting:
+            shown = ", ".join(fitting[:_SHOWN]) + (", …" if len(fitting) > _SHOWN else "")
+            raise NeedsPerson(f"{len(fitting)} saves begin with {name!r}: {shown}", hint="gitstate log --all")
+    raise _no_save(name)
+
+
+def _other_ids(repository: Repository, reader: ObjectReader) -> list[str]:
+    """The ids of the saves of other workspaces of the repository, and of fetched ones."""
+    git, own = repository.git, workspace_id(repository)
+    ids = [held.save_id for held in (*held_saves(git), *history_saves(git)) if held.workspace_id != own]
+    for workspace, archive in checkpoint_archives(git).items():
+        if workspace != own:
+            manifest = _manifest_of(HeldSave(checkpoint_ref(workspace), workspace, "", archive), reader)
+            ids += [] if manifest is None else [manifest.save_id]
+    return [*ids, *(item.save_id for item in fetched_saves(git).saves if item.save_id is not None)]
+
+
+def _label(held: HeldSave, reader: ObjectReader) -> str | None:
+    manifest = _manifest_of(held, reader)
+    return None if manifest is None else manifest.label
+
+
+def _is_checkpoint(held: HeldSave, reader: ObjectReader) -> bool:
+    manifest = _manifest_of(held, reader)
+    return manifest is not None and manifest.kind == "checkpoint"
+
+
+def _manifest_of(held: HeldSave, reader: ObjectReader) -> Manifest | None:
+    """The manifest of a save of this repository; None where it can't be read."""
+    try:
+        return read_save(held.archive, reader).manifest
+    except (CorruptSave, UnsupportedSave):
+        reader.restart()
+        return None
 
 
 def _agrees(held: HeldSave, reader: ObjectReader) -> bool:
@@ -48,15 +173,15 @@ def _agrees(held: HeldSave, reader: ObjectReader) -> bool:
 
 def _candidates(repository: Repository, save_id: str) -> Iterator[list[HeldSave]]:
     """The saves that may have this id, in groups, those of this workspace first and those that were fetched last."""
-    own = workspace_id(repository)
-    named = [held for held in held_saves(repository.git) if held.save_id == save_id]
-    checkpoints = checkpoint_archives(repository.git)
+    own, git = workspace_id(repository), repository.git
+    named = [held for held in (*held_saves(git), *history_saves(git)) if held.save_id == save_id]
+    checkpoints = checkpoint_archives(git)
     for mine in (True, False):
         yield [held for held in named if (held.workspace_id == own) == mine]
         for workspace, archive in checkpoints.items():
             if (workspace == own) == mine:
                 yield [HeldSave(checkpoint_ref(workspace), workspace, save_id, archive)]
-    fetched = fetched_saves(repository.git).saves
+    fetched = fetched_saves(git).saves
     yield [
         HeldSave(item.ref, item.workspace_id, save_id, item.archive, item.remote)
         for item in fetched

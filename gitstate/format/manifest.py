@@ -27,7 +27,7 @@ import os
 from ..errors import CorruptSave, UnsupportedSave
 from ..git.command import Oid, is_oid
 from ..objects.tree import is_safe_path
-from ..system.jsonio import Json, clean_text, path_to_json
+from ..system.jsonio import Items, Json, clean_text, loads, path_to_json
 from ..system.stdlib import TYPE_CHECKING, Record
 from .context import Context
 from .names import is_save_id
@@ -40,8 +40,11 @@ if TYPE_CHECKING:
     RawReason = Literal["filter", "clean", "hidden", "ignored"]
 
 FORMAT = 1
-#: No manifest of more bytes than this is read: it names every file with an unusual mode, and each skipped one.
-MAX_MANIFEST = 256 << 20
+#: No manifest of more bytes than this is read. It names each staged file, in some 150 bytes, and each one with an
+#: unusual mode, but no other.
+MAX_MANIFEST = 128 << 20
+#: A label may have this many characters.
+MAX_LABEL = 200
 
 
 class Reason(Record):
@@ -160,6 +163,8 @@ class Manifest(Record):
     """Why the save was made."""
     special: Mapping[bytes, int] = {}
     """Setuid, setgid and sticky bits (0o7000) of files and directories; empty where none has any."""
+    label: str | None = None
+    """How the user calls it (`--label`); None where it has no label, and in saves of version 0.1."""
 
     @property
     def incomplete(self) -> bool:
@@ -170,6 +175,10 @@ class Manifest(Record):
     def lost(self) -> bool:
         """Whether bytes that a save should hold are not in it."""
         return any(item.lost for item in self.left_out)
+
+    def without_paths(self) -> Manifest:
+        """The same without its long lists, but what was skipped: to be held beside those of many other saves."""
+        return self._replace(staged={}, intent_to_add=(), modes={}, directories={}, raw={}, absent=(), ignored=())
 
     def to_json(self) -> dict[str, Json]:
         """The content of manifest.json."""
@@ -214,6 +223,7 @@ class Manifest(Record):
             "ignored": [path_to_json(path) for path in self.ignored],
             "reason": self.reason.to_json(),
             "special": [{**path_to_json(path), "mode": f"{bits:o}"} for path, bits in self.special.items()],
+            "label": self.label,
         }
 
 
@@ -234,8 +244,13 @@ class Save(Record):
     """What else the save says."""
 
 
+def read_manifest(data: bytes | None, limit: int) -> Manifest:
+    """A manifest from the bytes of manifest.json. Raises BadJson, also for more than `limit` bytes, and as below."""
+    return manifest_from_json(loads(data, limit, "the manifest", _ITEMS))
+
+
 def manifest_from_json(value: Mapping[str, Json]) -> Manifest:
-    """A manifest from untrusted JSON. Raises CorruptSave, or UnsupportedSave for a newer format."""
+    """A manifest from untrusted JSON that `loads` gives. Raises CorruptSave, or UnsupportedSave for a newer format."""
     written = value.get("format")
     if not isinstance(written, int) or isinstance(written, bool) or written < 1:
         raise CorruptSave("the manifest names no format")
@@ -267,39 +282,36 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
         below=_optional(value["below"], is_oid),
         previous=_optional(value["previous"], is_save_id),
         operation=_optional(value["operation"], lambda text: isinstance(text, str) and len(text) < 64),
-        operation_files=tuple(_path(item) for item in value["operation_files"]),
+        operation_files=tuple(_list(value, "operation_files")),
         index_size=_optional(value["index_size"], lambda size: isinstance(size, int) and 0 <= size < 1 << 40),
         index_checksum=_optional(value["index_checksum"], lambda text: isinstance(text, str) and len(text) == 40),
         index_mtime_ns=_optional(value["index_mtime_ns"], lambda time: isinstance(time, int) and 0 <= time < 1 << 63),
         shared_index=_optional(value["shared_index"], is_oid),
-        staged={
-            _path(item): None if item["oid"] is None else (_mode(item["mode"], 0o177777), _checked(item["oid"], is_oid))
-            for item in value["staged"]
-        },
-        intent_to_add=tuple(_path(item) for item in value["intent_to_add"]),
-        modes={_path(item): _mode(item["mode"], 0o777) for item in value["modes"]},
-        directories={_path(item): _mode(item["mode"], 0o777) for item in value["directories"]},
-        raw={
-            _path(item): _checked(item["why"], lambda why: why in ("filter", "hidden", "ignored", "clean"))
-            for item in value["raw"]
-        },
-        absent=tuple(_path(item) for item in value["absent"]),
+        staged=dict(_list(value, "staged")),
+        intent_to_add=tuple(_list(value, "intent_to_add")),
+        modes=dict(_list(value, "modes")),
+        directories=dict(_list(value, "directories")),
+        raw=dict(_list(value, "raw")),
+        absent=tuple(_list(value, "absent")),
         sparse={
             str(name): _checked(setting, lambda text: isinstance(text, str) and len(text) < 256)
             for name, setting in _mapping(value["sparse"]).items()
         },
-        nested=tuple(
-            Nested(_path(item), _optional(item["save_id"], is_save_id), _optional(item["archive"], is_oid))
-            for item in value["nested"]
-        ),
-        left_out=tuple(
-            LeftOut(_path(item, safe=False), clean_text(str(item["reason"]))[:1000], bool(item["lost"]))
-            for item in value["left_out"]
-        ),
-        ignored=tuple(_path(item, safe=False) for item in value["ignored"]),
+        nested=tuple(_list(value, "nested")),
+        left_out=tuple(_list(value, "left_out")),
+        ignored=tuple(_list(value, "ignored")),
         reason=_reason(_mapping(value.get("reason") or {})),
         special={_path(item): _mode(item["mode"], 0o7000) & 0o7000 for item in value.get("special") or ()},
+        label=_optional(value.get("label"), lambda text: isinstance(text, str) and len(text) <= MAX_LABEL),
     )
+
+
+def _list(value: Mapping[str, Json], name: str) -> list[Json]:
+    """The items of a list, converted; those of a large manifest were, while it was read."""
+    found = value[name]
+    if isinstance(found, Exception):
+        raise found
+    return found if isinstance(found, Items) else [_ITEMS[name](item) for item in found]
 
 
 def _reason(value: Mapping[str, Json]) -> Reason:
@@ -344,3 +356,43 @@ def _path(item: Json, *, safe: bool = True) -> bytes:
     if safe and not is_safe_path(path):
         raise ValueError(f"unsafe path {path[:40]!r}")
     return bytes(path)
+
+
+def _any_path(item: Json) -> bytes:
+    return _path(item, safe=False)
+
+
+def _staged(item: Json) -> tuple[bytes, tuple[int, Oid] | None]:
+    oid = item["oid"]
+    return _path(item), None if oid is None else (_mode(item["mode"], 0o177777), _checked(oid, is_oid))
+
+
+def _permissions(item: Json) -> tuple[bytes, int]:
+    return _path(item), _mode(item["mode"], 0o777)
+
+
+def _raw(item: Json) -> tuple[bytes, RawReason]:
+    return _path(item), _checked(item["why"], lambda why: why in ("filter", "hidden", "ignored", "clean"))
+
+
+def _nested(item: Json) -> Nested:
+    return Nested(_path(item), _optional(item["save_id"], is_save_id), _optional(item["archive"], is_oid))
+
+
+def _left_out(item: Json) -> LeftOut:
+    return LeftOut(_any_path(item), clean_text(str(item["reason"]))[:1000], bool(item["lost"]))
+
+
+#: How the items of each list are read.
+_ITEMS: Mapping[str, Callable[[Json], Any]] = {
+    "operation_files": _path,
+    "staged": _staged,
+    "intent_to_add": _path,
+    "modes": _permissions,
+    "directories": _permissions,
+    "raw": _raw,
+    "absent": _path,
+    "nested": _nested,
+    "left_out": _left_out,
+    "ignored": _any_path,
+}

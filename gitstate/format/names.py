@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal
 
-    RefKind = Literal["save", "pending", "checkpoint", "conversation"]
+    RefKind = Literal["save", "pending", "checkpoint", "history", "conversation"]
 
 _NO_PUNCTUATION = dict.fromkeys(map(ord, "._-"))
 
@@ -32,11 +32,17 @@ OWN = "refs/gitstate/"
 SAVES = OWN + "saves/"
 PENDING = OWN + "pending/"
 CHECKPOINTS = OWN + "checkpoints/"
+#: The thinned series of earlier checkpoints of each workspace, for people to go back to. It is not pushed.
+HISTORY = OWN + "history/"
 DISMISSED = OWN + "dismissed/"
 CONVERSATIONS = OWN + "conversations/"
 #: What was fetched: `refs/gitstate/fetched/<remote>/`, and then what stands behind `refs/gitstate/` on that remote.
 FETCHED = OWN + "fetched/"
-_MANY_FOR_EACH: tuple[tuple[str, RefKind], ...] = ((SAVES, "save"), (CONVERSATIONS, "conversation"))
+_MANY_FOR_EACH: tuple[tuple[str, RefKind], ...] = (
+    (SAVES, "save"),
+    (CONVERSATIONS, "conversation"),
+    (HISTORY, "history"),
+)
 _ONE_FOR_EACH: tuple[tuple[str, RefKind], ...] = ((PENDING, "pending"), (CHECKPOINTS, "checkpoint"))
 
 #: How the subjects of our commits begin.
@@ -132,6 +138,11 @@ def checkpoint_ref(workspace_id: str) -> str:
     return f"{CHECKPOINTS}{workspace_id}"
 
 
+def history_ref(workspace_id: str, save_id: str) -> str:
+    """The ref that keeps an earlier checkpoint in the history of its workspace."""
+    return f"{HISTORY}{workspace_id}/{save_id}"
+
+
 def dismissed_ref(workspace_id: str, save_id: str) -> str:
     """The ref that says that a pending save was dismissed and not recovered: retention keeps it."""
     return f"{DISMISSED}{workspace_id}/{save_id}"
@@ -198,13 +209,30 @@ def save_time_ns(save_id: str) -> int | None:
 
     None where the id does not tell, because gitstate did not make it.
     """
-    import calendar
-
-    try:
-        seconds = calendar.timegm(time.strptime(save_id[:15], "%Y%m%dT%H%M%S"))
-        return seconds * 1_000_000_000 + int(save_id[16:22]) * 1000
-    except ValueError:
+    # By hand: each checkpoint asks it of a whole series, and `time.strptime` loads `re`, `locale` and `datetime`.
+    digits = save_id[:8] + save_id[9:15] + save_id[16:22]
+    if len(digits) != 20 or not (digits.isascii() and digits.isdigit()) or save_id[8] != "T":
         return None
+    year, month, day = int(digits[:4]), int(digits[4:6]), int(digits[6:8])
+    hour, minute, second = int(digits[8:10]), int(digits[10:12]), int(digits[12:14])
+    if not (year and 1 <= month <= 12 and 1 <= day <= _days_in(year, month)):
+        return None
+    if hour > 23 or minute > 59 or second > 61:
+        return None
+    seconds = ((_days_since_1970(year, month, day) * 24 + hour) * 60 + minute) * 60 + second
+    return seconds * 1_000_000_000 + int(digits[14:]) * 1000
+
+
+def _days_in(year: int, month: int) -> int:
+    if month == 2:
+        return 29 if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else 28
+    return 30 if month in (4, 6, 9, 11) else 31
+
+
+def _days_since_1970(year: int, month: int, day: int) -> int:
+    """Days of the Gregorian calendar. A year begins with March here, so that the leap day is its last."""
+    year, month = (year - 1, month + 9) if month < 3 else (year, month - 3)
+    return year * 365 + year // 4 - year // 100 + year // 400 + (month * 153 + 2) // 5 + day - 719_469
 
 
 #: A clock that is so far ahead is wrong, in nanoseconds.

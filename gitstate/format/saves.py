@@ -12,9 +12,11 @@ from .archive import read_save
 from .names import (
     CHECKPOINTS,
     DISMISSED,
+    HISTORY,
     PENDING,
     SAVES,
     checkpoint_ref,
+    history_ref,
     own_marker,
     parse_ref,
     save_ref,
@@ -94,7 +96,15 @@ def is_dismissed(repository: Repository, save_id: str) -> bool:
 
 def held_saves(git: Git, workspace: str | None = None) -> list[HeldSave]:
     """Every save below `refs/gitstate/saves/`, or those of one workspace by its id. Checkpoints are not among them."""
-    prefix = SAVES if workspace is None else save_ref(workspace, "")
+    return _held(git, SAVES if workspace is None else save_ref(workspace, ""))
+
+
+def history_saves(git: Git, workspace: str | None = None) -> list[HeldSave]:
+    """Every earlier checkpoint of the history, or those of one workspace by its id."""
+    return _held(git, HISTORY if workspace is None else history_ref(workspace, ""))
+
+
+def _held(git: Git, prefix: str) -> list[HeldSave]:
     found = ((ref, parse_ref(ref), oid) for ref, oid in refs.list_refs(git, prefix).items())
     return [HeldSave(ref, name.workspace_id, name.save_id, oid) for ref, name, oid in found if name and name.save_id]
 

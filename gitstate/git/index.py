@@ -91,6 +91,15 @@ def is_cut_index(path: bytes, object_format: str) -> bool:
     return too_short or (size <= _HASHED and is_torn_index(path, object_format))
 
 
+def looks_torn(path: bytes, object_format: str) -> bool:
+    """Whether the index at `path` is there and broken, as far as a look at the file tells."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) != b"DIRC" or is_cut_index(path, object_format)
+    except OSError:
+        return False
+
+
 def file_identity(path: bytes) -> tuple[int, int, int] | None:
     """Size, mtime and inode, one of which changes when git replaces a file; None where there is none."""
     try:

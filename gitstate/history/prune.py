@@ -3,6 +3,8 @@
 A save is removed if it is older than `gitstate.keepDays` and not one of the newest `gitstate.keepSaves` there; kept
 checkpoints are counted apart, so that they push out no save. Pending saves, the saves that they are stacked on, saves
 that were never recovered and dismissed ones are kept, whatever their age. A dismissed save goes only by its name.
+The history of checkpoints is thinned out as they are made; here those go that are older than `gitstate.keepDays`, and
+all of them without `gitstate.history`.
 A conversation is removed if it is older than `gitstate.keepDays`, and neither that of the live context nor of a save
 that is kept for its own sake. A fetched save goes if it is older than `gitstate.keepDays`: see `outdated`. Git's own
 gc removes the objects later. No pack is unlinked here, because another git may read it.
@@ -21,6 +23,7 @@ from ..format.manifest import Save
 from ..format.names import (
     CONVERSATIONS,
     DISMISSED,
+    HISTORY,
     NOTES,
     age_key,
     conversation_ref,
@@ -28,7 +31,7 @@ from ..format.names import (
     save_time_ns,
     workspace_id,
 )
-from ..format.saves import held_saves, pending_archives
+from ..format.saves import held_saves, history_saves, pending_archives
 from ..git import refs
 from ..git.command import Git, Oid
 from ..git.refs import RefUpdate
@@ -38,7 +41,7 @@ from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..workspace.live_context import read_live_context
 from ..workspace.ownership import locked_workspace
-from ..workspace.settings import number
+from ..workspace.settings import boolean, number
 
 
 class Held(NamedTuple):
@@ -56,6 +59,8 @@ class PruneResult(NamedTuple):
 
     pruned: tuple[Held, ...]
     kept: int
+    history: tuple[Held, ...] = ()
+    """The checkpoints of the history that went too, because of their age."""
 
 
 def prune(
@@ -74,10 +79,12 @@ def prune(
     """
     saves = number(repository, "keepSaves", keep_saves)
     days = number(repository, "keepDays", keep_days)
+    has_history = boolean(repository, "history")
     with locked_workspace(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
         held = _held(repository, reader)
         pending = list(pending_archives(repository.git).values())
         dismissed = refs.list_refs(repository.git, DISMISSED)
+        history: list[Held] = []
         needed: set[Oid] = set()
         if names:
             own_names = {item.save_id for item in held}
@@ -89,17 +96,21 @@ def prune(
             own = workspace_id(repository)
             mine = [item for item in held if everything or item.workspace_id == own]
             before = time.time() - days * 86_400
+            history = [item for item in mine if item.ref.startswith(HISTORY)]
+            history = [item for item in history if not has_history or _is_older(item.save_id, before)]
+            mine = [item for item in mine if not item.ref.startswith(HISTORY)]
             going = going_saves(mine, needed, int(saves), before)
             fetched = _old_fetched(repository, before)
-        if not dry_run and going:
-            _remove(repository, git, going, dismissed)
+        if not dry_run and (going or history):
+            _remove(repository, git, [*going, *history], dismissed)
         if not dry_run and not names:
             spared = {item.save.context.session_id for item in held if item.save and item.archive in needed}
             _remove_conversations(repository, git, time.time() - days * 86_400, spared, everything=everything)
         if not dry_run and fetched:
             updates = [RefUpdate(item.ref, None, item.archive) for item in fetched]
             refs.move_refs(repository, git, updates, "prune")
-        return PruneResult((*going, *fetched), len(held) - len(going))
+        others = sum(item.ref.startswith(HISTORY) for item in held)
+        return PruneResult((*going, *fetched), len(held) - others - len(going), tuple(history))
 
 
 def going_saves(held: Sequence[Held], needed: set[Oid], keep: int, before: float) -> list[Held]:
@@ -206,9 +217,10 @@ def needed_saves(held: Sequence[Held], pending: Iterable[Oid], reader: ObjectRea
 
 def _held(repository: Repository, reader: ObjectReader) -> list[Held]:
     held = []
-    for item in held_saves(repository.git):
+    for item in (*held_saves(repository.git), *history_saves(repository.git)):
         try:
-            save: Save | None = read_save(item.archive, reader)
+            read = read_save(item.archive, reader)
+            save: Save | None = read._replace(manifest=read.manifest.without_paths())
         except (CorruptSave, UnsupportedSave):
             save = None
         held.append(Held(item.ref, item.archive, item.save_id, item.workspace_id, save))

@@ -125,6 +125,27 @@ def install(repository: Repository) -> Outcome:
     return Outcome("files", where.directory, steps, notes)
 
 
+def preview(repository: Repository) -> Outcome:
+    """What `install` would do; nothing is written. Raises GitError."""
+    where = hooks_path(repository)
+    if manner(git_version(repository.git.run("version"))) == "config":
+        steps = [
+            Step(event, "already" if _local(repository.git, f"{_section(event)}.event") == [event] else "planned", None)
+            for event in EVENTS
+        ]
+        return Outcome("config", where.directory, tuple(steps))
+    refused = _refusal(repository, where.directory)
+    if refused is not None:
+        return Outcome("files", where.directory, script_steps(where.directory), (refused,))
+    shim = os.fsencode(SHIM)
+    found = [files.read_limited(os.path.join(where.directory, os.fsencode(event)), MAX_HOOK) for event in EVENTS]
+    steps = [
+        Step(event, "already" if content is not None and shim in content else "planned", None)
+        for event, content in zip(EVENTS, found, strict=True)
+    ]
+    return Outcome("files", where.directory, tuple(steps))
+
+
 def write_shim(directory: bytes, *, made: bool) -> None:
     """Write the shim, with the path of this gitstate. `made`: the directory was made for it, and is removed with it."""
     path = os.path.join(directory, SHIM)

@@ -24,7 +24,7 @@ BLOCK = re.compile(re.escape(_BEGIN) + rb"(file|part|chain)\b.*?" + re.escape(_E
 
 
 class Step(NamedTuple):
-    """What was done for one event. `outcome` is `installed`, `already`, `by hand`, `removed` or `absent`.
+    """What was done for one event. `outcome` is `installed`, `already`, `planned`, `by hand`, `removed` or `absent`.
 
     If it is `by hand`, a person has to add `lines` to the file `path`.
     """

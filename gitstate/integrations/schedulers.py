@@ -123,6 +123,14 @@ def _first_that_works() -> str:
     )
 
 
+def any_works() -> bool:
+    """Whether `enable` would find a scheduler here; in most containers none works."""
+    try:
+        return bool(_first_that_works())
+    except NeedsPerson:
+        return False
+
+
 def _environment() -> dict[str, str]:
     """What the environment of a scheduler lacks: where git is, and where the list of workspaces is."""
     found = {name: os.environ[name] for name in _NEEDED if os.environ.get(name)}

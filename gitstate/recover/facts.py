@@ -94,6 +94,7 @@ def _without_save(here: Facts, repository: Repository, reader: ObjectReader) -> 
         elsewhere=_elsewhere(repository, reader),
         context=context,
         checkpoint=checkpoint,
+        newer_save=None if checkpoint is None else _newer_save(repository, checkpoint),
         recovered=_recovered_context(repository),
         owner=owner_state(repository.git_dir, context) if context else "unknown",
         worker=describe(presence_in(repository.git_dir, context).holder) if context else "",
@@ -251,6 +252,14 @@ def whole_copies(repository: Repository, reader: ObjectReader, facts: Facts) -> 
     found.sort(key=lambda save: names.age_key(save.manifest.save_id), reverse=True)
     own, boot = workspace_id(repository), process.boot_id()
     return [save for save in found if may_be_cut_short(save, own, boot)]
+
+
+def _newer_save(repository: Repository, checkpoint: Save) -> str | None:
+    """The newest save of this workspace, where it is newer than its latest checkpoint: that holds older work."""
+    held = held_saves(repository.git, workspace_id(repository))
+    newest = max((save.save_id for save in held), key=names.age_key, default=None)
+    own = names.age_key(checkpoint.manifest.save_id)
+    return newest if newest is not None and names.age_key(newest) > own else None
 
 
 def _unsaved_context(repository: Repository, checkpoint: Save | None) -> Context | None:

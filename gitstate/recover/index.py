@@ -41,7 +41,8 @@ from .paths import Workspace
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_INDEX_LIMIT = 4 << 30
+#: An index file of more bytes is not taken out of a save: some 5 million entries.
+_INDEX_LIMIT = 512 << 20
 _STAGES = (b"1", b"2", b"3")
 #: What `ls-files -z --debug` prints of one entry: its path, and the stat data, of which the size counts here.
 _DEBUG_LINES = re.compile(rb"([^\0]+)\0(?:  (?:ctime|mtime|dev|uid):[^\n]*\n){4}  size: (\d+)[^\n]*\n")
@@ -76,6 +77,7 @@ class SavedIndex:
         if self.is_at(kept):
             link_or_copy(kept, target)
         elif entry is not None:
+            self._refuse_large(entry[1])
             fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             with open(fd, "wb") as file:
                 for part in self._reader.stream(entry[1]):
@@ -100,9 +102,15 @@ class SavedIndex:
             return
         path = os.path.join(self._repository.git_dir, b"sharedindex." + name.encode("ascii"))
         if not os.path.exists(path):
-            content = self._reader.contents([entry[1]], _INDEX_LIMIT)[0]
+            self._refuse_large(entry[1])
+            content = self._reader.contents([entry[1]])[0]
             if content is not None:
                 files.write_atomic(path, content[1], mode=0o644, staging=self._repository.own)
+
+    def _refuse_large(self, oid: Oid) -> None:
+        for info in self._reader.kinds([oid]):
+            if info is not None and info[1] > _INDEX_LIMIT:
+                raise CorruptSave(f"the save holds an index of {info[1]} bytes; the limit is {_INDEX_LIMIT}")
 
     def add_later(self, target: bytes, more: Sequence[bytes]) -> None:
         """Add to the index at `target` what later saves staged anew, and `more` lines for `update-index`."""

@@ -68,6 +68,8 @@ class Facts(Record):
     """Sentences on what a git or a manager of hooks left when it was killed, each with the command that helps."""
     elsewhere: str | None = None
     """A sentence about pending saves whose workspace is missing; None where there are none."""
+    newer_save: str | None = None
+    """The id of a save of this workspace that is newer than the latest checkpoint; None where there is none."""
     checkpoint: Save | None = None
     """The latest checkpoint, where no save is pending; None where there is none to read."""
     context: Context | None = None
@@ -146,6 +148,10 @@ def _with_damage(verdict: Verdict, damage: Sequence[Damage]) -> Verdict:
         return verdict
     what = "; ".join(item.what for item in damage)
     hint = "; ".join(item.command for item in damage)
+    if verdict.verdict in ("corrupt", "unsupported"):
+        return verdict._replace(
+            message=f"{verdict.message}; {what}", hint=f"{hint}, then: {verdict.hint or 'gitstate log'}"
+        )
     if verdict.verdict == "context_only":
         return verdict._replace(message=f"{verdict.message}; {what}", hint=hint, exit_status=EXIT_PERSON)
     if verdict.verdict in ("nothing", "recovered"):
@@ -162,7 +168,7 @@ def _without_save(facts: Facts) -> Verdict:
         return Verdict("elsewhere", facts.fetched[0], EXIT_PERSON, facts.fetched[1])
     if facts.elsewhere and not facts.strict:
         return Verdict("elsewhere", facts.elsewhere, EXIT_PERSON, "gitstate recover --into PATH --save ID")
-    held = facts.checkpoint.manifest.save_id if facts.checkpoint else None
+    held = facts.checkpoint.manifest.save_id if facts.checkpoint and not facts.newer_save else None
     hint = f"gitstate recover --save {held} (the latest checkpoint)" if held else None
     return Verdict("nothing", "no pending save", hint=hint)
 

@@ -36,6 +36,7 @@ from ..format.names import branch_name, dismissed_ref, is_save_id, own_marker, w
 from ..format.saves import pending_archive
 from ..git import gitdir, refs
 from ..git.command import Oid
+from ..git.index import looks_torn
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, open_repository, shares_configuration, without_filters
 from ..objects.reader import ObjectReader
@@ -98,6 +99,10 @@ def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
         return located(_recover(repository, request))
 
 
+def _has_torn_index(repository: Repository) -> bool:
+    return looks_torn(os.path.join(repository.git_dir, b"index"), repository.object_format)
+
+
 def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
     wait_for_last_save(repository, Deadline(request.wait))
     with locked_workspace(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
@@ -106,7 +111,9 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         if request.waiting_only:
             facts = facts._replace(context=None, recovered=None)
         was_whole = not any(not item.path and item.lost for save in facts.saves for item in save.manifest.left_out)
-        if not (facts.saves and facts.head and was_whole):
+        is_proven = facts.saves and facts.head and was_whole
+        # Where no run left anything, a look at the index has to do: a loop asks at every start.
+        if not is_proven and (facts.saves or facts.context or facts.head is None or _has_torn_index(repository)):
             facts = with_damage(facts, repository)
         if not facts.damage:
             facts = facts._replace(disk=compare_with_checkpoint(workspace, facts))
@@ -114,7 +121,8 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         facts = with_checkpoint(facts, verdict)
         clears = verdict.clears_locks and not request.dry_run
         cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
-        if verdict.clears_locks:
+        lock = os.path.join(repository.git_dir, b"index.lock")
+        if verdict.clears_locks and (facts.saves or facts.context or os.path.lexists(lock)):
             from .elsewhere import put_away, remove_lock_of_run
 
             cleared += remove_lock_of_run(repository, facts) if clears else ()
@@ -397,6 +405,10 @@ class _Recovery:
         manifest = newest.manifest
         context = with_measured_fields(self.repository, newest.context, self.facts.head_ref)
         left_out = (*manifest.left_out, *outcome.failed)
+        from .elsewhere import Version, find_destroyed, remember
+
+        # A save that was fetched, or a checkpoint that was named, says nothing of what stood here before.
+        lost = find_destroyed(self.workspace, newest) if self.facts.marker is not None else None
         told = briefing(
             context,
             manifest.reason,
@@ -404,7 +416,9 @@ class _Recovery:
             kept=list(dict.fromkeys(outcome.kept)),
             left_out=left_out,
             operation=manifest.operation,
+            destroyed=lost,
         )
+        remember(self.repository, Version(manifest.save_id, None), outcome)
         described = describe_save(manifest, wip=newest.wip, archive=newest.archive)
         described["base_commit"] = self.facts.saves[-1].manifest.base
         described["left_out"] = [item.to_json() for item in left_out][:1000]
@@ -422,7 +436,7 @@ class _Recovery:
             if fact.old is not None:
                 refs.move_refs(self.repository, self.workspace.git, [fact], "recovered")
         clear_journal(self.repository)
-        return result
+        return result._replace(destroyed=lost)
 
     def _write_state(self, result: RecoverResult, context: Context, told: str, **more: Any) -> RecoverResult:
         """Give back the agent's conversation, write `active_state.json`, and add what it says to the result."""

@@ -107,6 +107,8 @@ class RecoverResult(Record):
     """What of a save that was fetched could run by itself; empty for any other."""
     partial: bool = False
     """Something could not be restored as it was: `left_out` says what."""
+    destroyed: tuple[str, tuple[bytes, ...]] | None = None
+    """A checkpoint, and its paths whose work neither the disk nor HEAD nor the save has; None where there is none."""
     files_only: bool = False
     """Files were restored from a save; branch, index and marker were not touched."""
 
@@ -168,6 +170,8 @@ def recover_json(result: RecoverResult) -> dict[str, Any]:
         "briefing": result.briefing and escape_lines(result.briefing),
         "context": result.context.to_json(),
         "nested": [recover_json(inner) for inner in result.nested],
+        "destroyed": result.destroyed
+        and {"save_id": result.destroyed[0], "paths": [path_to_json(path) for path in result.destroyed[1]]},
         "removed_locks": [path_to_json(path) for path in result.cleared],
     }
 
@@ -184,6 +188,8 @@ def recover_lines(result: RecoverResult) -> list[str]:
     lines += listed_lines("kept:", result.kept)
     lines += skipped_lines(result.left_out)
     lines += listed_lines("removed stale lock:", result.cleared)
+    if result.destroyed:
+        lines.append(f"  {locate(destroyed_line(*result.destroyed), result.workspace)}")
     if result.safety_save:
         lines.append(f"  the files as they were before: save {result.safety_save}")
     for inner in result.nested:
@@ -194,6 +200,14 @@ def recover_lines(result: RecoverResult) -> list[str]:
     if result.hint:
         lines.append(f"  next: {result.hint}")
     return lines
+
+
+def destroyed_line(save_id: str, paths: Sequence[bytes]) -> str:
+    """One line about work that was destroyed before the save, with the command that brings it back."""
+    listed = text_to_json(os.fsdecode(paths[0])) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    common = os.path.commonpath(paths) if len(paths) > 1 else paths[0]
+    where = f" {quote(os.fsdecode(common))}" if common else ""
+    return f"destroyed before the save: {listed}; to bring it back: gitstate restore {save_id}{where}"
 
 
 def _summary(result: RecoverResult) -> str:
@@ -345,6 +359,7 @@ def briefing(
     kept: Sequence[bytes],
     left_out: Sequence[LeftOut],
     operation: str | None = None,
+    destroyed: tuple[str, tuple[bytes, ...]] | None = None,
 ) -> str:
     """A few lines for the agent: what the last run was doing, what is on disk again, and what is not."""
     how = f" by SIG{reason.signal}" if reason.signal else ""
@@ -358,6 +373,9 @@ def briefing(
     lines += _named("Restored from the save", restored)
     lines += _named("Changed after the save, and kept", kept)
     lines += _named("Not in the save", [item.path or b"the workspace" for item in left_out])
+    if destroyed:
+        line = text_to_json(destroyed_line(*destroyed))
+        lines.append(line[:1].upper() + line[1:])
     if not restored and not kept:
         lines.append("All files are as the last run left them; uncommitted changes are in the worktree.")
     return "\n".join(lines)

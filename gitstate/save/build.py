@@ -134,6 +134,7 @@ class Builder:
             ignored=tuple(taken.ignored),
             reason=request.reason,
             special=taken.special,
+            label=request.label,
         )
 
     def build(self, plan: SavePlan, taken: Snapshot, context: Context, manifest: Manifest) -> Built:

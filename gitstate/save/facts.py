@@ -187,7 +187,7 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
         staged=bool(taken.staged),
         has_files=any(leaf is not None for leaf in taken.worktree.values()),
         nested=bool(scene.nested),
-        has_context=request.even_clean or context.work() != Context().work(),
+        has_context=request.even_clean or request.label is not None or context.work() != Context().work(),
         lost=any(item.lost for item in taken.left_out),
         unreadable="" if request.broken is None else request.broken.why,
     )
@@ -330,7 +330,7 @@ def save_nested(
     left = None if request.end is None or request.deadline is None else _until_collected(request).left()
     asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=(), broken=None)
     asked = asked._replace(deadline=left, growth=None)
-    asked = asked._replace(values={}, owner_pid=None, reason=Reason(), known=None, replaces=None)
+    asked = asked._replace(values={}, owner_pid=None, reason=Reason(), known=None, replaces=None, label=None)
     from ..workspace.lease import presence
 
     for path in taken.nested:
@@ -374,6 +374,8 @@ def is_only_copy(old: Save, builder: Builder, scene: Scene) -> bool:
     is in no other place.
     """
     taken, manifest = scene.taken, old.manifest
+    if manifest.label is not None:
+        return True
     if manifest.operation is not None and taken.operation is None and taken.head == manifest.head:
         return True
     if any(why in ("ignored", "hidden") and path not in taken.raw for path, why in manifest.raw.items()):

@@ -2,17 +2,18 @@
 
 `plan_save` decides all that can be decided before an object is built; `holds_the_same` and `stack_holds` then say
 whether an earlier save holds it all already, so that the new one is dropped; `is_undone` and `is_other_run` whether a
-checkpoint is kept that a new one replaces. `recover/plan.py` is the other half.
+checkpoint is kept that a new one replaces, `is_due` and `surplus` which ones make up the history. `recover/plan.py` is
+the other half.
 """
 
 from __future__ import annotations
 
-from ..format.names import checkpoint_ref, marker_ref, save_ref
+from ..format.names import checkpoint_ref, marker_ref, save_ref, save_time_ns
 from ..git.refs import RefUpdate
 from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from ..format.context import Context
     from ..format.manifest import Manifest, Save, SaveKind
@@ -29,7 +30,7 @@ SAME_AS_CHECKPOINT = "nothing changed since the last checkpoint"
 #: What differs between two saves of the same work.
 _VOLATILE = (
     *("save_id", "created", "index_size", "index_checksum", "index_mtime_ns", "index_commit"),
-    *("reason", "previous", "below", "base", "nested"),
+    *("reason", "previous", "below", "base", "nested", "label"),
 )
 #: What the archive holds beside the manifest and can differ while the manifests are equal.
 _ENTRIES = (b"raw", b"stages", b"operation", b"staged", b"sparse-checkout", b"sharedindex")
@@ -294,3 +295,40 @@ def is_other_run(old: Context, new: Context) -> bool:
 
 def _run(context: Context) -> tuple[object, ...]:
     return (context.task_id, context.agent, context.session_id, context.boot_id, context.pid, context.pid_start)
+
+
+# -- the history: the thinned series of checkpoints
+
+#: Up to this age, in seconds, one checkpoint of the history stays for each so many seconds. Older ones: one a day.
+_LEVELS = ((600, 0), (3600, 300), (86_400, 3600))
+_DAY = 86_400
+_SECOND_NS = 1_000_000_000
+
+
+def is_due(save_id: str, series: Iterable[str], interval: float) -> bool:
+    """Whether the checkpoint `save_id` joins the series: none of it is less than `interval` seconds older."""
+    made = save_time_ns(save_id)
+    if made is None:
+        return False
+    times = (save_time_ns(other) for other in series)
+    return not any(time is not None and 0 <= made - time < interval * _SECOND_NS for time in times)
+
+
+def surplus(series: Iterable[str], now_ns: int, interval: float) -> list[str]:
+    """The ids that go from a series: of those of one span of time all but the newest. See `_LEVELS`.
+
+    The spans are those of the clock, not of `now_ns`: what stays once stays for as long as its level does.
+    """
+    newest: dict[tuple[float, int], str] = {}
+    gone = []
+    for save_id in sorted(series):
+        made = save_time_ns(save_id)
+        if made is None:
+            continue
+        age = (now_ns - made) / _SECOND_NS
+        span = max(interval, next((span for most, span in _LEVELS if age <= most), _DAY))
+        key = span, made // int(span * _SECOND_NS) if span else made
+        if key in newest:
+            gone.append(newest[key])
+        newest[key] = save_id
+    return gone

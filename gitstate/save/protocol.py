@@ -127,6 +127,8 @@ class SaveAttempt:
 
     def _holds(self, earlier: Save, plan: SavePlan, built: Built, scene: Scene) -> bool:
         """Whether an earlier save holds all that was built."""
+        if self.request.label not in (None, earlier.manifest.label):
+            return False
         if earlier.wip_tree != built.tree or earlier.context.work() != scene.context.work():
             return False
         if plan.stacks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from ..errors import CorruptSave, GitError, GitstateError, RefChanged, TryAgain, words_of
 from ..format.names import (
@@ -10,6 +11,7 @@ from ..format.names import (
     NOTES,
     WIP_SUBJECT,
     checkpoint_ref,
+    history_ref,
     marker_ref,
     save_ref,
     save_time_ns,
@@ -27,11 +29,12 @@ from ..system import files
 from ..system.clock import now
 from ..system.jsonio import dumps, path_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from ..workspace import settings
 from ..workspace.ownership import ref_locks, remove_ref_locks, write_journal
 from ..workspace.state_file import INTERRUPTED, describe_save, write_state
 from .build import Built, subject_of
 from .facts import is_only_copy
-from .plan import first_refs
+from .plan import first_refs, is_due, surplus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,7 +105,9 @@ class Publisher:
 
     def replace(self, latest: Save | None, builder: Builder, scene: Scene, updates: Sequence[RefUpdate]) -> None:
         """Move the refs of a checkpoint or a safety save. First keep the checkpoint `latest`, where that is needed."""
-        keeping = [] if latest is None else keeping_updates(latest, builder, scene)
+        keeping = []
+        if latest is not None:
+            keeping = keeping_updates(latest, builder, scene) or history_updates(latest, builder)
         self.journal_locks(*(update.ref for update in keeping))
         self.move([*keeping, *updates])
 
@@ -310,7 +315,7 @@ def renew(
 
 
 def _build(builder: Builder, old: Save, context: Context, request: SaveRequest) -> Built:
-    manifest = old.manifest._replace(save_id=builder.save_id, created=now(), reason=request.reason)
+    manifest = old.manifest._replace(save_id=builder.save_id, created=now(), reason=request.reason, label=request.label)
     archive, wip = builder.reader.commit(old.archive), builder.reader.commit(old.wip)
     if archive is None or wip is None:
         raise CorruptSave(f"the save {old.manifest.save_id} is unreadable", hint="gitstate log")
@@ -347,9 +352,47 @@ def keeping_updates(old: Save, builder: Builder, scene: Scene) -> list[RefUpdate
     return [RefUpdate(ref, old.archive, None), *_thinned(held, builder)]
 
 
+#: So many checkpoints of the history go at once: to delete a ref git rewrites `packed-refs`.
+_GO_AT_ONCE = 8
+
+
+def history_updates(old: Save, builder: Builder) -> list[RefUpdate]:
+    """The ref by which the checkpoint `old` joins the history, and those of it that go; empty where it is not due."""
+    repository = builder.repository
+    prefix = history_ref(workspace_id(repository), "")
+    repository, _ = settings.with_defaults(repository, settings.OF_HISTORY)
+    if old.manifest.kind != "checkpoint" or not settings.boolean(repository, "history"):
+        return []
+    interval = settings.number(repository, "historyInterval")
+    save_id = old.manifest.save_id
+    # As a rule it is not due, and the newest ones are loose refs: their names alone tell.
+    if not is_due(save_id, _names(repository, prefix), interval):
+        return []
+    held = {ref.removeprefix(prefix): oid for ref, oid in _refs_below(builder, prefix).items() if oid}
+    if save_id in held or not is_due(save_id, held, interval):
+        # A killed transaction made it already, or git has packed the newest ones.
+        return []
+    gone = surplus(held, time.time_ns(), interval)
+    leaving = gone if len(gone) >= _GO_AT_ONCE else []
+    return [
+        RefUpdate(prefix + save_id, old.archive, None),
+        *(RefUpdate(prefix + name, None, held[name]) for name in leaving),
+    ]
+
+
+def _names(repository: Repository, prefix: str) -> list[str]:
+    try:
+        return [os.fsdecode(name) for name in os.listdir(os.path.join(repository.common_dir, os.fsencode(prefix)))]
+    except OSError:
+        return []
+
+
 def _held(builder: Builder) -> dict[str, Oid]:
     """The saves of this workspace: their refs and values."""
-    prefix = save_ref(workspace_id(builder.repository), "")
+    return _refs_below(builder, save_ref(workspace_id(builder.repository), ""))
+
+
+def _refs_below(builder: Builder, prefix: str) -> dict[str, Oid]:
     if not refs.refs_are_files(builder.repository):
         return refs.list_refs(builder.repository.git, prefix)
     (found,) = refs.read_refs_below(builder.repository.common_dir, prefix)
@@ -361,7 +404,8 @@ def _thinned(held: Mapping[str, Oid], builder: Builder) -> list[RefUpdate]:
     if len(held) < _NEWEST:
         return []
     found = [(ref, save) for ref, oid in sorted(held.items()) if (save := builder.earlier(oid)) is not None]
-    kept = [(ref, save) for ref, save in found if save.manifest.kind == "checkpoint"][: 1 - _NEWEST]
+    mine = [(ref, save) for ref, save in found if save.manifest.kind == "checkpoint" and save.manifest.label is None]
+    kept = mine[: 1 - _NEWEST]
     by_hour: dict[int, list[tuple[str, Save]]] = {}
     for ref, save in kept:
         by_hour.setdefault((save_time_ns(save.manifest.save_id) or 0) // _HOUR_NS, []).append((ref, save))

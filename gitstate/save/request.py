@@ -27,6 +27,8 @@ class SaveRequest(Record):
     values: Mapping[str, str] = {}
     """Texts for the context, by field name or `extra` key; an empty one means unknown."""
     reason: Reason = Reason()
+    label: str | None = None
+    """How the user calls it; a save that has another label, or none, does not count as the same."""
     deadline: float | None = None
     """Seconds that the whole save may take; None: as long as it takes. What it does not reach is skipped."""
     wait: float = 60.0

@@ -38,11 +38,13 @@ def print_to(stream: TextIO | None, text: str) -> None:
         stream.buffer.write(text.encode("utf-8", "backslashreplace"))
         stream.buffer.flush()
     except (OSError, ValueError):
-        _give_up(stream)
+        give_up(stream)
 
 
-def _give_up(stream: TextIO) -> None:
+def give_up(stream: TextIO | None) -> None:
     """Let what is still buffered go to /dev/null: at its end Python flushes it, and a failure means status 120."""
+    if stream is None:
+        return
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -70,7 +72,7 @@ def write_patch(text: str) -> None:
             sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
             sys.stdout.buffer.flush()
         except BrokenPipeError:
-            _give_up(sys.stdout)
+            give_up(sys.stdout)
 
 
 _LEAST = 8
@@ -98,6 +100,14 @@ def terminal_width(stream: TextIO | None) -> int | None:
         if stream is not None and stream.isatty():
             return os.get_terminal_size(stream.fileno()).columns or None
     return None
+
+
+def has_colours(stream: TextIO | None) -> bool:
+    """Whether a stream writes to a terminal that shows colours, and nobody forbade them (https://no-color.org)."""
+    with suppress(OSError, ValueError):
+        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("", "dumb")
+        return stream is not None and stream.isatty() and not plain
+    return False
 
 
 def _fitted(cell: str, size: int) -> str:

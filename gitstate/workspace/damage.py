@@ -6,12 +6,7 @@ cut such a file may be empty, or hold zeros. To replace it loses nothing, and `r
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-import shlex
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from ..errors import GitError, GitstateError
 from ..format import names
@@ -25,14 +20,18 @@ from ..git.index import is_cut_index
 from ..git.repository import Repository, read_head, read_head_file
 from ..objects.reader import ObjectReader
 from ..system import files
+from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from .live_context import read_context
 from .ownership import stand_in_git_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 _SMALL = 65_536
 _LOG = 16 << 20
 
 
-class Damage(NamedTuple):
+class Damage(Record):
     """One blank file."""
 
     path: bytes
@@ -52,7 +51,7 @@ class Damage(NamedTuple):
         return self.content is not None or self.disposable
 
 
-class Broken(NamedTuple):
+class Broken(Record):
     """What git can't read of a repository: a save is taken without it."""
 
     why: str
@@ -128,12 +127,11 @@ def find_unreadable(repository: Repository, broken: Broken | None = None) -> Ite
     if not broken.has_head:
         ref, oid = read_head(git_dir), broken.head
         path = os.path.join(repository.common_dir, os.fsencode(ref)) if ref else os.path.join(git_dir, b"HEAD")
-        remote = next(
-            (key.split(".")[1] for key in repository.config if re.fullmatch(r"remote\.[^.]+\.url", key)), None
-        )
+        words = (key.split(".") for key in repository.config if key.startswith("remote."))
+        remote = next((parts[1] for parts in words if len(parts) == 3 and parts[1] and parts[2] == "url"), None)
         blank = " ".join(_quoted(item.path) for item in _objects(where, repository.common_dir))
         clear = f"rm -f {blank} && " if blank else ""
-        ways = [f"{clear}git -C {where} fetch --refetch {shlex.quote(remote)}"] if remote is not None else []
+        ways = [f"{clear}git -C {where} fetch --refetch {quote(remote)}"] if remote is not None else []
         good = _last_whole(repository, ref)
         if good is not None:
             ways.append(f"git -C {where} update-ref {_quoted(os.fsencode(ref or 'HEAD'))} {good}")
@@ -158,7 +156,7 @@ def _last_whole(repository: Repository, ref: str | None) -> Oid | None:
     return None
 
 
-class _Named(NamedTuple):
+class _Named(Record):
     """What HEAD names, by the files alone."""
 
     is_named: bool
@@ -243,7 +241,7 @@ def _head(git_dir: bytes, common_dir: bytes, context: Context) -> Iterator[Damag
 
 def _branch(where: str, git_dir: bytes, common_dir: bytes) -> Iterator[Damage]:
     head = b""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         head = read_head_file(git_dir)
     ref = head[5:].strip() if head.startswith(b"ref: refs/") else b""
     path = os.path.join(common_dir, ref)
@@ -315,6 +313,8 @@ def _objects(where: str, common_dir: bytes) -> Iterator[Damage]:
 
 def _last_checkout(git_dir: bytes) -> bytes | None:
     """The branch that HEAD was on, by the last checkout in its reflog; None where that is unknown."""
+    import re
+
     data = _tail(os.path.join(git_dir, b"logs", b"HEAD"))
     moves = re.findall(rb"\tcheckout: moving from [^\n]* to ([^\n ]+)$", data, re.MULTILINE)
     return moves[-1] if moves and not is_oid(moves[-1].decode("latin-1")) else None
@@ -328,7 +328,7 @@ def _last_value(log: bytes) -> Oid | None:
 
 
 def _quoted(path: bytes) -> str:
-    return shlex.quote(os.fsdecode(path))
+    return quote(os.fsdecode(path))
 
 
 def _tail(path: bytes) -> bytes:

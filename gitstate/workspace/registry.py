@@ -60,10 +60,10 @@ def _add_all(paths: Mapping[bytes, bytes | None]) -> None:
     directory = _open_list(create=True)
     try:
         # For many, one sync of the file system takes less time than one of each file.
-        points = mount_points() if len(paths) > _MANY else None
+        places = _Places()
         new = {}
         for path, common_dir in paths.items():
-            data = _content(directory, path, common_dir, points)
+            data = _content(directory, path, common_dir, places)
             if data is not None:
                 new[os.fsencode(_file_name(path))] = data
         at_once = len(new) > _MANY
@@ -154,7 +154,7 @@ def _file_name(path: bytes) -> str:
     return digest("sha256", path).hexdigest()
 
 
-def _content(directory: int, path: bytes, common_dir: bytes | None, points: frozenset[bytes] | None) -> bytes | None:
+def _content(directory: int, path: bytes, common_dir: bytes | None, places: _Places) -> bytes | None:
     """What the file of one workspace is to hold; None where it holds that already. Raises OSError."""
     name = _file_name(path)
     known = _read(directory, name)
@@ -167,10 +167,9 @@ def _content(directory: int, path: bytes, common_dir: bytes | None, points: froz
         raise OSError(errno.EEXIST, f"{name} in the list of workspaces is not a regular file")
     data = path + b"\0"
     if os.path.isdir(path):
-        points = mount_points() if points is None else points
-        mounts = dict.fromkeys(mount_of(place, points) for place in (path, common_dir or path))
+        mounts = dict.fromkeys(places.mount_of(place) for place in (path, common_dir or path))
         data += b"".join(mount + b"\0" for mount in (*mounts, b""))
-        data += b" ".join(b"%d" % (_inode(place) or 0) for place in _above(path)) + b"\0"
+        data += b" ".join(b"%d" % (places.inode(place) or 0) for place in _above(path)) + b"\0"
     return data
 
 
@@ -260,6 +259,32 @@ def mount_of(path: bytes, points: Collection[bytes]) -> bytes:
         if place in points or os.path.ismount(place):
             return place
     return b"/"
+
+
+class _Places:
+    """Mount points and inodes of the directories above many workspaces, each looked at once."""
+
+    def __init__(self) -> None:
+        self._points: frozenset[bytes] | None = None
+        self._mounts: dict[bytes, bytes] = {}
+        self._inodes: dict[bytes, int | None] = {}
+
+    def mount_of(self, path: bytes) -> bytes:
+        """The mount point that a path is below."""
+        if self._points is None:
+            self._points = mount_points()
+        if path in self._points or os.path.ismount(path):
+            return path
+        above = os.path.dirname(path)
+        if above not in self._mounts:
+            self._mounts[above] = mount_of(above, self._points)
+        return self._mounts[above]
+
+    def inode(self, path: bytes) -> int | None:
+        """The inode of a directory; None where it is missing."""
+        if path not in self._inodes:
+            self._inodes[path] = _inode(path)
+        return self._inodes[path]
 
 
 def _above(path: bytes) -> list[bytes]:

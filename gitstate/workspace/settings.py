@@ -66,6 +66,8 @@ SETTINGS = (
     Setting("register", "boolean", "true", "list the workspace for `recover --all`"),
     Setting("remote", "remote", None, "remote that `push` and `fetch` use", "REMOTE"),
     Setting("trust", "remotes", None, "remotes whose saves `recover` takes without being named"),
+    Setting("history", "boolean", "true", "keep a thinned series of earlier checkpoints"),
+    Setting("historyInterval", "seconds", "30", "least seconds between checkpoints of the history", None, 0, 86_400),
     Setting("keepSaves", "count", "20", "prune keeps the newest N saves", "--keep", 0, 1_000_000),
     Setting("keepDays", "days", "30", "prune keeps saves younger than N days", "--days", 0, 1_000_000),
 )
@@ -73,6 +75,7 @@ _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 #: The settings that a save reads, and those of `run` and `guard` besides.
 OF_SAVE = ("stateFile", "includeIgnored", "conversation", "register")
+OF_HISTORY = ("history", "historyInterval")
 OF_RUN = ("grace", "deadline", "interval", *OF_SAVE)
 
 
@@ -178,6 +181,15 @@ def unknown_keys(repository: Repository) -> list[str]:
     """The `gitstate.*` keys of the configuration that are no setting, as git lists them: in lower case."""
     known = {setting.key.lower() for setting in SETTINGS}
     return [key for key in repository.config if key.startswith("gitstate.") and key not in known]
+
+
+def nearest_key(key: str) -> str | None:
+    """The setting that a misspelt key may mean; None where none is near."""
+    import difflib
+
+    known = {setting.name.lower(): setting.key for setting in SETTINGS}
+    found = difflib.get_close_matches(key.removeprefix("gitstate."), known, 1)
+    return known[found[0]] if found else None
 
 
 # -- for the command line

@@ -18,7 +18,7 @@ import pytest
 
 from gitstate.errors import BadJson, GitstateError
 from gitstate.format.context import MAX_CONTEXT, Context, context_from_json
-from gitstate.format.manifest import manifest_from_json
+from gitstate.format.manifest import read_manifest
 from gitstate.objects.tree import is_safe_path
 from gitstate.system.jsonio import loads
 from tests.support.forgery import FILE, LINK, PROGRAM, TREE, Entry, forged, index_file, store
@@ -132,7 +132,7 @@ def test_reader_rejects_or_types_3000_spoiled_manifests_and_contexts(ws: Workspa
     chance, read, refused = random.Random(5), 0, 0
     for _ in range(3_000):
         try:
-            manifest_from_json(loads(json.dumps(spoiled(manifest, chance)).encode(), 64 << 20, "it"))
+            read_manifest(json.dumps(spoiled(manifest, chance)).encode(), 64 << 20)
             read += 1
         except (BadJson, GitstateError):
             refused += 1

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import subprocess
+import sys
 from typing import Any
+
+import pytest
 
 from tests.support.workspace import Workspace, run_gitstate
 
@@ -21,9 +28,96 @@ def test_log_lists_saves_newest_first_and_marks_the_pending_one(ws: Workspace) -
     second = ws.save().json["save_id"]
     assert [(item["save_id"], item["waiting"]) for item in log(ws)] == [(second, True), (first, False)]
     assert [item["save_id"] for item in log(ws, "-n", "1")] == [second]
-    lines = ws.gitstate("log").text.splitlines()
+    header, *lines = ws.gitstate("log").text.splitlines()
+    assert header.split() == ["SAVE", "KIND", "AGE", "BRANCH", "TASK", "STAGE", "CHANGES", "SIZE"]
     assert lines[0].startswith(f"{second}  save  ") and lines[0].endswith("  pending")
     assert lines[1].startswith(f"{first}  save  ") and "pending" not in lines[1]
+
+
+def test_log_shows_label_task_changes_and_size(ws: Workspace) -> None:
+    ws.write("new.txt", b"x" * 3000)
+    ws.append("a.txt")
+    ws.remove("b.txt")
+    assert ws.save("--label", "before merge", "--task-id", "T-7", "--progress-stage", "tests").exit_status == 0
+    _, line = ws.gitstate("log").text.splitlines()
+    cells = re.split(r"  +", line)
+    expected = ["save", None, "before merge", "agent/work", "T-7", "tests", "+1 ~1 \N{MINUS SIGN}1", None, "pending"]
+    assert [cell if want else None for cell, want in zip(cells[1:], expected, strict=True)] == expected
+    assert re.fullmatch(r"\d+s", cells[2]) and re.fullmatch(r"[23]\.\d KiB", cells[8])
+    (item,) = log(ws)
+    assert (item["label"], item["changes"]) == ("before merge", {"added": 1, "changed": 1, "deleted": 1})
+    assert item["size"] == 3000 + len(ws.read("a.txt"))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [((), "this workspace has no save"), (("--all",), "this repository has no save")],
+)
+def test_log_of_an_empty_history_says_so(ws: Workspace, words: tuple[str, ...], expected: str) -> None:
+    run = ws.gitstate("log", *words)
+    assert (run.exit_status, run.stdout) == (0, b"")
+    assert run.stderr.splitlines() == [expected, "  next: gitstate save"]
+
+
+def test_empty_log_names_the_saves_of_others(ws: Workspace) -> None:
+    ws.append("a.txt")
+    ws.save()
+    linked = ws.outside / "linked"
+    ws.git("worktree", "add", "-q", "--detach", str(linked))
+    assert run_gitstate("log", cwd=linked).stderr.splitlines()[-1] == "  next: gitstate log --all"
+
+
+def test_log_tells_how_many_it_did_not_list(ws: Workspace) -> None:
+    for number in range(3):
+        ws.append("a.txt")
+        assert ws.gitstate("checkpoint", "--label", f"n{number}").exit_status == 0
+    assert ws.gitstate("log", "-n", "1").stderr == "2 older: gitstate log -n 3\n"
+    assert ws.gitstate("log", "-n", "3").stderr == ""
+
+
+def test_log_with_patches_prints_each_save_and_its_change(ws: Workspace) -> None:
+    ws.write("new.txt", "new\n")
+    made = ws.save().json["save_id"]
+    text = ws.gitstate("log", "-p").text
+    assert text.startswith(f"{made}  save") and "+++ b/new.txt\n" in text
+    (item,) = log(ws, "--patch")
+    assert "+new" in item["patch"]
+
+
+def test_log_escapes_what_an_agent_wrote(ws: Workspace) -> None:
+    ws.append("a.txt")
+    assert ws.save("--label", "a\x1b[31m", "--task-id", "T\n9").exit_status == 0
+    text = ws.gitstate("log").text
+    assert "\x1b" not in text and "T\\n9" in text and len(text.splitlines()) == 2
+
+
+def test_log_has_colours_on_a_terminal_alone(ws: Workspace) -> None:
+    ws.append("a.txt")
+    ws.save()
+    assert "\x1b[1mSAVE" in on_terminal(ws, "log", env={"TERM": "xterm"})
+    assert "\x1b" not in on_terminal(ws, "log", env={"TERM": "xterm", "NO_COLOR": "1"})
+    assert "\x1b" not in ws.gitstate("log").text
+
+
+def on_terminal(ws: Workspace, *args: str, env: dict[str, str]) -> str:
+    """What a command prints on a terminal."""
+    ours, theirs = os.openpty()
+    environment = {**os.environ, **env}
+    if "NO_COLOR" not in env:
+        environment.pop("NO_COLOR", None)
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-m", "gitstate", "-C", str(ws.path), *args], stdout=theirs, stderr=theirs, env=environment
+        ) as process:
+            os.close(theirs)
+            text = b""
+            with contextlib.suppress(OSError):
+                while part := os.read(ours, 4096):
+                    text += part
+        assert process.returncode == 0, text
+        return text.decode()
+    finally:
+        os.close(ours)
 
 
 def test_log_lists_the_latest_checkpoint(ws: Workspace) -> None:
@@ -63,3 +157,13 @@ def test_diff_of_an_unknown_save_exits_4(ws: Workspace) -> None:
     run = ws.gitstate("diff", "20260101T000000.000000Z-000000")
     assert run.exit_status == 4
     assert run.stderr.splitlines()[-1] == "  next: gitstate log --all"
+
+
+def test_diff_of_two_saves_prints_what_the_second_has_otherwise(ws: Workspace) -> None:
+    ws.write("a.txt", "one\n")
+    ws.gitstate("checkpoint", "--label", "first")
+    ws.write("a.txt", "two\n")
+    ws.gitstate("checkpoint", "--label", "second")
+    patch = ws.gitstate("diff", "first", "second").text
+    assert "\n-one\n+two\n" in patch
+    assert ws.gitstate("diff", "first", "second", "--json").json["other"] == log(ws)[0]["save_id"]

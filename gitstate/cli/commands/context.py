@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from ...errors import EXIT_DONE, UsageError
+from ...format.context import CALLER_FIELDS, CONTEXT_FIELDS, Context
 from ...system.terminal import escape, say
-from ..command import Call, command
+from ..command import Call, command, complete_keys, complete_pairs, options_named, unknown_settings
+from ..options import CONTEXT_TEXTS, context_values, pair_values
+
+_TASK_OPTIONS = (*CONTEXT_TEXTS, "memory_refs", "extra")
 
 
-@command("begin")
-@click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]…")
+@command("begin", params=options_named(_TASK_OPTIONS))
+@click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]…", shell_complete=complete_pairs)
 @click.option(
     "--owner-pid", type=click.IntRange(1), metavar="PID", help="the process that owns this workspace while it runs"
 )
-def begin(call: Call, pairs: tuple[str, ...], owner_pid: int | None) -> int:
+def begin(call: Call, pairs: tuple[str, ...], owner_pid: int | None, **given: Any) -> int:
     """KEY is one of those of `gitstate set`."""
     from ...git.repository import open_repository
     from ...run.hold import begin_loop
     from ...workspace import live_context
 
-    values = _parse_pairs(pairs, "gitstate begin task_id=T-1")
+    values = _values(pairs, given, "gitstate begin task_id=T-1")
     repository = open_repository(call.directory)
+    say(*unknown_settings(repository), *_guesses(values, live_context.read_live_context(repository)[0]))
     if owner_pid is None:
         context = live_context.begin(repository, values, None)
     else:
@@ -35,22 +41,26 @@ def begin(call: Call, pairs: tuple[str, ...], owner_pid: int | None) -> int:
     return EXIT_DONE
 
 
-@command("set")
-@click.argument("pairs", nargs=-1, required=True, metavar="KEY=VALUE…")
-def set_(call: Call, pairs: tuple[str, ...]) -> int:
+@command("set", params=options_named(_TASK_OPTIONS))
+@click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]…", shell_complete=complete_pairs)
+def set_(call: Call, pairs: tuple[str, ...], **given: Any) -> int:
     """KEY is task_id, issue_number, progress_stage, memory_refs, agent, session_id, or a key of your own."""
     from ...git.repository import open_repository
     from ...workspace import live_context
 
-    values = _parse_pairs(pairs, "gitstate set progress_stage=testing")
-    context = live_context.set_values(open_repository(call.directory), values)
+    values = _values(pairs, given, "gitstate set progress_stage=testing")
+    if not values:
+        raise UsageError("no KEY=VALUE is given", hint="gitstate set progress_stage=testing")
+    repository = open_repository(call.directory)
+    say(*_guesses(values, live_context.read_live_context(repository)[0]))
+    context = live_context.set_values(repository, values)
     if call.as_json:
         call.emit(context=context.to_json())
     return EXIT_DONE
 
 
 @command("show")
-@click.argument("keys", nargs=-1, metavar="[KEY]…")
+@click.argument("keys", nargs=-1, metavar="[KEY]…", shell_complete=complete_keys)
 def show(call: Call, keys: tuple[str, ...]) -> int:
     """With KEY only its value is printed, one value on a line."""
     from ...git.repository import open_repository
@@ -97,15 +107,30 @@ def finish(call: Call, keep_save: bool) -> int:
     return result.exit_status
 
 
-def _parse_pairs(pairs: Sequence[str], example: str) -> dict[str, str]:
-    """Map keys to values. Raises UsageError for a word that is not KEY=VALUE, with `example` as what to type."""
-    values = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
+def _values(pairs: Sequence[str], given: Mapping[str, Any], example: str) -> dict[str, str]:
+    """Map names of the context to texts, from options and words KEY=VALUE; a word wins over an option.
+
+    Raises UsageError for a word that is not KEY=VALUE, with `example` as what to type.
+    """
+    for pair in (*pairs, *given["extra"]):
+        key, equals, _ = pair.partition("=")
         if not equals or not key:
             raise UsageError(f"{pair[:80]!r} is not KEY=VALUE", hint=example)
-        values[key] = value
-    return values
+    options = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value}
+    return context_values(options, {}) | pair_values(pairs)
+
+
+def _guesses(values: Mapping[str, str], context: Context) -> list[str]:
+    """A line for each new key that looks like a mistyped one: it is kept, as any key of the caller."""
+    lines = []
+    for key in values:
+        if key in CONTEXT_FIELDS or key in context.extra:
+            continue
+        near = [name for name in CALLER_FIELDS if key in name.split("_")]
+        near += difflib.get_close_matches(key, CALLER_FIELDS, 1, 0.7)
+        if near:
+            lines.append(f"{key} is no field of the context, and kept as a key of your own; did you mean {near[0]}?")
+    return lines
 
 
 def value_line(value: Any) -> str:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 def _hook_options(function: Callable[..., int]) -> Callable[..., int]:
     for option in (
-        click.option("--dry-run", is_flag=True, help="with --agent: print the change as a diff, change nothing"),
+        click.option(
+            "--dry-run", is_flag=True, help="report what would change (with --agent as a diff), change nothing"
+        ),
         click.option("--scope", type=click.Choice(["user", "project"]), default="user", help="which of its settings"),
         click.option("--agent", type=click.Choice(agent_names()), help="the hooks of this agent, not those of git"),
     ):
@@ -52,9 +54,10 @@ def _change_hooks(call: Call, agent: str | None, scope: str, dry_run: bool) -> i
     if agent is None:
         from ...integrations import git_hooks_install
 
-        if dry_run:
-            raise UsageError("--dry-run goes with --agent", hint=f"gitstate {call.command}")
+        if dry_run and call.command == "uninstall":
+            raise UsageError("--dry-run of uninstall goes with --agent", hint="gitstate uninstall")
         change_git = git_hooks_install.install if call.command == "install" else git_hooks_install.uninstall
+        change_git = git_hooks_install.preview if dry_run else change_git
         outcome = change_git(open_repository(call.directory))
         if call.as_json:
             call.emit(**outcome_json(outcome))
@@ -113,9 +116,16 @@ def outcome_lines(outcome: Outcome) -> list[str]:
     by_outcome: dict[str, list[str]] = {}
     for step in outcome.steps:
         by_outcome.setdefault(step.outcome, []).append(step.event)
-    titles = {"installed": "installed", "already": "already installed", "removed": "removed", "absent": "not installed"}
+    titles = {
+        "planned": "would be installed",
+        "installed": "installed",
+        "already": "already installed",
+        "removed": "removed",
+        "absent": "not installed",
+    }
     lines = [
-        f"{title}: {', '.join(by_outcome[name])}" + (f" ({where})" if name in ("installed", "already") else "")
+        f"{title}: {', '.join(by_outcome[name])}"
+        + (f" ({where})" if name in ("planned", "installed", "already") else "")
         for name, title in titles.items()
         if name in by_outcome
     ]

@@ -26,8 +26,8 @@ _OF_A_TASK = ("issue_number", "progress_stage", "memory_refs")
 
 
 @command("loop", json=False)
-@click.argument("agent", type=click.Choice(agent_names()))
-@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT OF THE AGENT…]")
+@click.argument("agent", type=click.Choice(agent_names()), metavar="AGENT")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT…]")
 @click.option("--workspace", metavar="DIR", help="where to work  [default: here]")
 @click.option("--tasks", metavar="FILE", help="the tasks, one a line; a line is removed when it is done")
 @click.option("--next", "next_", metavar="COMMAND", help="shell command that prints the next task, or nothing")
@@ -49,10 +49,11 @@ _OF_A_TASK = ("issue_number", "progress_stage", "memory_refs")
 @click.option("--stop-file", metavar="FILE", help="stop before the next run where this file exists")
 @click.option("--log-dir", metavar="DIR", help="copy the output of each run into a file in DIR")
 def loop(call: Call, agent: str, options: tuple[str, ...], **given: Any) -> int:
-    """A pending save is recovered first, and its task continued in the agent's own session. After a failure the task is
-    tried again; a usage limit is waited out. A task may begin with values: `task_id=T-1 issue_number=7 Fix it`;
-    --next may print a JSON object with these keys and `prompt`. ISSUE_NUMBER, PROGRESS_STAGE and MEMORY_REFS count
-    for tasks that name none. In a file, lines that begin with # are comments, and several loops may share it.
+    """Each ARGUMENT goes to the agent. A pending save is recovered first, and its task continued in the agent's own
+    session. After a failure the task is tried again; a usage limit is waited out. A task may begin with values:
+    `task_id=T-1 issue_number=7 Fix it`; --next may print a JSON object with these keys and `prompt`. ISSUE_NUMBER,
+    PROGRESS_STAGE and MEMORY_REFS count for tasks that name none. In a file, lines that begin with # are comments, and
+    several loops may share it.
     """
     from ...loops.loop import LoopRequest
     from ...loops.loop import loop as run_loop

@@ -18,6 +18,7 @@ _FILES = (
     (names.SAVES, "every save, until it is pruned"),
     (names.PENDING, "the pending save of each workspace"),
     (names.CHECKPOINTS, "the latest checkpoint of each workspace"),
+    (names.HISTORY, "earlier checkpoints of each workspace, thinned out with their age"),
     (names.DISMISSED, "pending saves that were dismissed and not recovered: retention keeps them"),
     (names.NOTES, "the context of each save, for git log --notes=gitstate"),
 )

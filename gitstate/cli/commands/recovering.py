@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import recovering
-from ..command import Call, command, everything_option, paths_argument, roots_option
+from ...errors import EXIT_DONE, EXIT_PERSON
+from ...system.terminal import escape
+from .. import quick, recovering
+from ..command import Call, command, complete_saves, everything_option, paths_argument, print_lines, roots_option
+
+if TYPE_CHECKING:
+    from ...history.verify import Proof
 
 
 @command("recover")
@@ -18,7 +24,13 @@ from ..command import Call, command, everything_option, paths_argument, roots_op
 @click.option("--dry-run", is_flag=True, help="report what would happen, change nothing")
 @click.option("--overwrite", is_flag=True, help="overwrite files that were edited after the save")
 @click.option("--into", metavar="PATH", help="restore a save whose workspace is gone into a new worktree")
-@click.option("--save", "save_id", metavar="ID", help="recover this save instead of the pending one")
+@click.option(
+    "--save",
+    "save_id",
+    metavar="SAVE",
+    shell_complete=complete_saves,
+    help="recover this save instead of the pending one",
+)
 @click.option("--trust", is_flag=True, help="take a fetched save although it could run programs")
 @click.option("--special-bits", is_flag=True, help="set the setuid, setgid and sticky bits that files had")
 @click.option("--dismiss", is_flag=True, help="mark the pending save as resolved, touching no file")
@@ -42,3 +54,51 @@ def recover(call: Call, **given: Any) -> int:
 def status(call: Call, **given: Any) -> int:
     """Nothing is changed."""
     return recovering.status(call.directory, call.as_json, given)
+
+
+@command("verify")
+@paths_argument
+@everything_option
+def verify(call: Call, paths: tuple[str, ...], everything: bool) -> int:
+    """The save is rebuilt in a temporary directory and compared. `status` and `doctor` tell the result later."""
+    from ...history.verify import proof_json
+    from ...history.verify import verify as prove
+    from ...recover.request import worst_of
+
+    targets = (
+        recovering.all_workspaces(call.directory, paths, ())[0]
+        if everything
+        else call.absolute(paths) or [call.directory]
+    )
+    proofs: list[Proof] = []
+
+    def prove_one(path: bytes) -> int:
+        proofs.append(prove(path))
+        return EXIT_PERSON if proofs[-1].problems else EXIT_DONE
+
+    if len(targets) == 1:
+        statuses = [prove_one(targets[0])]
+    else:
+        statuses = [quick.guarded(partial(prove_one, path), "verify", False) for path in targets]
+    if call.as_json:
+        call.emit(workspaces=[proof_json(proof) for proof in proofs])
+    else:
+        for proof in proofs:
+            print_lines(proof_lines(proof))
+    return worst_of(statuses)
+
+
+# -- words
+
+
+def proof_lines(proof: Proof) -> list[str]:
+    """What `verify` tells a person about one workspace."""
+    where = escape(proof.workspace)
+    if proof.proven:
+        first = f"{where}: save {proof.save_id} proven at {proof.at} ({proof.objects} objects, {proof.paths} files)"
+        return [first, *(f"  {note}" for note in proof.notes)]
+    if not proof.problems:
+        return [f"{where}: no save to verify"]
+    named = f"save {proof.save_id}" if proof.save_id else "the newest save"
+    lines = [f"{where}: {named} does not come back", *(f"  {problem}" for problem in proof.problems)]
+    return [*lines, "  next: gitstate save (a new one); gitstate log (the others)"]

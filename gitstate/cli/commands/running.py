@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...errors import NeedsPerson
+from ...errors import GitstateError, NeedsPerson
+from ...git.repository import open_repository
 from ...recover.request import worst_of
 from ...system.terminal import escape, say
 from .. import quick
-from ..command import Call, command, everything_option, options_named, paths_argument, setting_option
-from ..options import CONTEXT_TEXTS, context_values
+from ..command import (
+    Call,
+    command,
+    everything_option,
+    options_named,
+    paths_argument,
+    setting_option,
+    unknown_settings,
+)
+from ..options import CONTEXT_TEXTS, context_values, pair_values
 
 if TYPE_CHECKING:
     from ...fleet.stop import StopResult
@@ -43,9 +53,22 @@ def run(call: Call, argv: tuple[str, ...], **given: Any) -> int:
     owner_pid, stop_signal, stop_group = (given.pop(name) for name in ("owner_pid", "stop_signal", "stop_group"))
     keep = given.pop("keep")
     context = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value}
-    values = context_values(context, os.environ)
+    words, argv = _split_pairs(argv)
+    values = context_values(context, os.environ) | pair_values(words)
+    with contextlib.suppress(GitstateError):
+        say(*unknown_settings(open_repository(call.directory)))
     request = supervisor.RunRequest(argv, values, owner_pid, given["agent"], stop_signal, stop_group, keep, times)
     return supervisor.run(call.directory, request)
+
+
+def _split_pairs(argv: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words KEY=VALUE before a `--`, and the command after it; without such words the command is all."""
+    if "--" in argv:
+        at = argv.index("--")
+        are_pairs = all("=" in word and word.partition("=")[0].isidentifier() for word in argv[:at])
+        if are_pairs and 0 < at < len(argv) - 1:
+            return argv[:at], argv[at + 1 :]
+    return (), argv
 
 
 @command("stop")
@@ -63,7 +86,6 @@ def stop(call: Call, paths: tuple[str, ...], everything: bool, wait: float) -> i
     """Without PATH, the run of the current workspace is stopped."""
     from ...fleet.find import workspaces
     from ...fleet.stop import stop as stop_run
-    from ...git.repository import open_repository
 
     known = workspaces(call.directory)[0] if everything else []
     results: list[StopResult] = []

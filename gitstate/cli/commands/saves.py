@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ...errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, UsageError
+from ...format.find import resolve_save
+from ...format.names import save_time_ns
 from ...git.repository import open_repository
-from ...system.terminal import escape, escape_lines, say, write_patch
+from ...system.terminal import escape, escape_lines, say, table, terminal_width, write_patch
 from .. import quick
-from ..command import Call, click_option, command, help_text, setting_option
+from ..command import (
+    Call,
+    click_option,
+    command,
+    complete_pairs,
+    complete_remotes,
+    complete_saves,
+    help_text,
+    print_lines,
+    print_styled,
+    setting_option,
+)
 from ..options import OPTIONS, Quick
 
 if TYPE_CHECKING:
+    from ...git.repository import Repository
     from ...history.listing import Entry
     from ...history.remote import Exchange
 
@@ -25,39 +42,78 @@ _every_workspace = click.option("--all", "everything", is_flag=True, help="of ev
 @command("log")
 @_every_workspace
 @click.option("-n", "most", type=click.IntRange(1), metavar="N", default=50, show_default=True, help="at most N saves")
-def log(call: Call, everything: bool, most: int) -> int:
-    """The latest checkpoint is listed too."""
-    from ...history.listing import list_saves
+@click.option("-p", "--patch", "patches", is_flag=True, help="print what each save changed")
+def log(call: Call, everything: bool, most: int, patches: bool) -> int:
+    """The latest checkpoint and the history of checkpoints are listed too. SAVE of other commands is an id of this
+    list or its beginning, a label, `latest` or `checkpoint` (`latest~2`: two before it), or a time such as `10m`.
+    """
+    from ...history import listing
 
-    entries = list_saves(open_repository(call.directory), everything=everything)[:most]
+    repository = open_repository(call.directory)
+    entries = listing.list_saves(repository, everything=everything, whole=call.as_json)
+    hidden = max(0, len(entries) - most)
+    entries = listing.measured(repository, entries[:most])
+    texts = {entry.save_id: _patch_of(repository, entry) for entry in entries} if patches else {}
     if call.as_json:
-        call.emit(saves=[entry_json(entry) for entry in entries])
-    else:
+        call.emit(saves=[entry_json(entry) | _patch_json(texts, entry) for entry in entries])
+        return EXIT_DONE
+    if not entries:
+        say(*_nothing_listed(repository, everything))
+    elif patches:
         for entry in entries:
-            click.echo(entry_line(entry))
+            print_lines(log_lines([entry], None)[1:])
+            write_patch(texts[entry.save_id])
+    else:
+        styles = ["bold", *("yellow" if entry.waiting else "" for entry in entries)]
+        print_styled(log_lines(entries, terminal_width(sys.stdout)), styles)
+        if hidden:
+            say(f"{hidden} older: gitstate log -n {hidden + most}")
     return EXIT_DONE
 
 
-@command("diff")
-@click.argument("save_id", metavar="SAVE")
-def diff(call: Call, save_id: str) -> int:
-    """The save is compared with the commit that HEAD named when it was made."""
+def _patch_of(repository: Repository, entry: Entry) -> str:
     from ...history import listing
 
-    text = listing.diff(open_repository(call.directory), save_id)
+    return "" if entry.manifest is None or entry.remote else listing.diff(repository, entry.save_id)
+
+
+def _patch_json(texts: dict[str, str], entry: Entry) -> dict[str, str]:
+    return {"patch": escape_lines(texts[entry.save_id])} if entry.save_id in texts else {}
+
+
+def _nothing_listed(repository: Repository, everything: bool) -> list[str]:
+    from ...history import listing
+
+    if not everything and listing.list_saves(repository, everything=True):
+        return ["this workspace has no save; others have", "  next: gitstate log --all"]
+    where = "repository" if everything else "workspace"
+    return [f"this {where} has no save", "  next: gitstate save"]
+
+
+@command("diff")
+@click.argument("save_id", metavar="SAVE", shell_complete=complete_saves)
+@click.argument("other", metavar="[SAVE]", required=False, shell_complete=complete_saves)
+def diff(call: Call, save_id: str, other: str | None) -> int:
+    """The save is compared with the commit that HEAD named when it was made; two saves are compared with each other."""
+    from ...history import listing
+
+    repository = open_repository(call.directory)
+    save_id = resolve_save(repository, save_id)
+    other = None if other is None else resolve_save(repository, other)
+    text = listing.diff(repository, save_id, other)
     if call.as_json:
-        call.emit(save_id=save_id, patch=escape_lines(text))
+        call.emit(save_id=save_id, patch=escape_lines(text), **({} if other is None else {"other": other}))
     else:
         write_patch(text)
     return EXIT_DONE
 
 
 @command("restore")
-@click.argument("save_id", metavar="SAVE")
+@click.argument("save_id", metavar="SAVE", shell_complete=complete_saves)
 @click.argument("paths", nargs=-1, metavar="[PATH]…")
 @click.option("--overwrite", is_flag=True, help="overwrite files with other content, after saving them")
 @click.option("--trust", is_flag=True, help="take files of a fetched save although they could run")
-@click.option("--dry-run", is_flag=True, help="report what would happen, change nothing")
+@click.option("--dry-run", is_flag=True, help="print what would change as a patch, change nothing")
 def restore(call: Call, save_id: str, paths: tuple[str, ...], overwrite: bool, trust: bool, dry_run: bool) -> int:
     """Index, branch and pending save are not touched."""
     from ...recover.elsewhere import restore_paths
@@ -68,7 +124,27 @@ def restore(call: Call, save_id: str, paths: tuple[str, ...], overwrite: bool, t
     for word, path in zip(paths, inside, strict=True):
         if path == b".." or path.startswith(b"../"):
             raise UsageError(f"{word!r} is outside the workspace", hint="gitstate restore SAVE PATH…")
+    save_id = resolve_save(repository, save_id)
     result = restore_paths(repository, save_id, inside, RecoverRequest(save_id, dry_run, overwrite, trust=trust))
+    if call.as_json:
+        call.emit(workspaces=[recover_json(result)])
+    elif dry_run:
+        from ...history.preview import preview
+
+        write_patch(preview(repository, save_id, result.restored, result.deleted))
+    say(*recover_lines(result))
+    return result.exit_status
+
+
+@command("undo")
+@click.option("--overwrite", is_flag=True, help="take back files too that were edited since, after saving them")
+@click.option("--dry-run", is_flag=True, help="report what would happen, change nothing")
+def undo(call: Call, overwrite: bool, dry_run: bool) -> int:
+    """Once more brings it again. Index, branch and context are not touched."""
+    from ...recover import elsewhere
+    from ...recover.request import RecoverRequest, recover_json, recover_lines
+
+    result = elsewhere.undo(open_repository(call.directory), RecoverRequest(dry_run=dry_run, overwrite=overwrite))
     if call.as_json:
         call.emit(workspaces=[recover_json(result)])
     say(*recover_lines(result))
@@ -76,26 +152,29 @@ def restore(call: Call, save_id: str, paths: tuple[str, ...], overwrite: bool, t
 
 
 @command("prune")
-@click.argument("names", nargs=-1, metavar="[SAVE]…")
+@click.argument("names", nargs=-1, metavar="[SAVE]…", shell_complete=complete_saves)
 @_every_workspace
 @setting_option("--keep", "keepSaves", "keep_saves", "N")
 @setting_option("--days", "keepDays", "keep_days", "N")
 @click.option("--dry-run", is_flag=True, help="report what would be removed, change nothing")
-def prune(call: Call, dry_run: bool, **given: Any) -> int:
+def prune(call: Call, names: tuple[str, ...], dry_run: bool, **given: Any) -> int:
     """With SAVE, those saves are removed, whatever their age."""
     from ...history import prune
 
-    result = prune.prune(open_repository(call.directory), dry_run=dry_run, **given)
+    repository = open_repository(call.directory)
+    ids = list(dict.fromkeys(resolve_save(repository, name) for name in names))
+    result = prune.prune(repository, names=ids, dry_run=dry_run, **given)
     pruned = [item.save_id for item in result.pruned]
     if call.as_json:
-        call.emit(pruned=pruned, kept=result.kept, dry_run=dry_run)
+        call.emit(pruned=pruned, kept=result.kept, dry_run=dry_run, history=[item.save_id for item in result.history])
     verb = "would be removed" if dry_run else "removed"
-    say(*(f"{verb}: {save_id}" for save_id in pruned), f"{len(pruned)} {verb}, {result.kept} kept")
+    more = [f"{len(result.history)} checkpoints of the history {verb}"] if result.history else []
+    say(*(f"{verb}: {save_id}" for save_id in pruned), *more, f"{len(pruned)} {verb}, {result.kept} kept")
     return EXIT_DONE
 
 
 @command("push")
-@click.argument("remote", required=False)
+@click.argument("remote", required=False, shell_complete=complete_remotes)
 @click.option("--allow-secrets", is_flag=True, help="send saves in which a scanner finds secrets")
 @click.option("--with-conversation", is_flag=True, help="send the agent's transcripts too")
 @click.option("--dry-run", is_flag=True, help="report what would be sent, send nothing")
@@ -109,7 +188,7 @@ def push(call: Call, remote: str | None, allow_secrets: bool, with_conversation:
 
 
 @command("fetch")
-@click.argument("remote", required=False)
+@click.argument("remote", required=False, shell_complete=complete_remotes)
 @click.option("--dry-run", is_flag=True, help="report what would be fetched, fetch nothing")
 def fetch(call: Call, remote: str | None, dry_run: bool) -> int:
     """No branch is fetched. `gitstate recover --save ID` takes a save that is pending there."""
@@ -131,6 +210,7 @@ def _report_exchange(call: Call, exchange: Exchange, dry_run: bool) -> int:
 
 def entry_json(entry: Entry) -> dict[str, Any]:
     """One save of what `log --json` prints."""
+    changes = entry.changes
     return {
         "save_id": entry.save_id,
         "workspace_id": entry.workspace_id,
@@ -139,29 +219,80 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "dismissed": entry.dismissed,
         "remote": entry.remote,
         "problem": entry.problem and escape(entry.problem),
+        "label": entry.manifest and entry.manifest.label and escape(entry.manifest.label),
+        "changes": changes and {"added": changes.added, "changed": changes.changed, "deleted": changes.deleted},
+        "size": changes and changes.size,
         "context": entry.context.to_json(),
         "manifest": None if entry.manifest is None else entry.manifest.to_json(),
     }
 
 
-def entry_line(entry: Entry) -> str:
-    """One save on one line."""
+_HEADER = ("SAVE", "KIND", "AGE", "LABEL", "BRANCH", "TASK", "STAGE", "CHANGES", "SIZE", "")
+
+
+def log_lines(entries: Sequence[Entry], width: int | None) -> list[str]:
+    """The table of `log`: a header, and a row for each save. A column that says nothing is left out.
+
+    `width` is the width of the terminal in columns: with it ages are in words, and what is too wide is cut.
+    """
+    rows = [_cells(entry, in_words=width is not None) for entry in entries]
+    used = [number for number in range(len(_HEADER)) if number < 3 or any(row[number] for row in rows)]
+    shown = [[escape(row[number]) for number in used] for row in rows]
+    return table([_HEADER[number] for number in used], shown, width)
+
+
+def _cells(entry: Entry, *, in_words: bool) -> tuple[str, ...]:
+    age = age_of(entry.save_id, in_words=in_words)
     from ...run.hold import is_aside
 
     if entry.manifest is None:
-        return f"{escape(entry.save_id)}  unreadable: {escape(entry.problem or '')}"
-    cells = [
-        entry.save_id,
-        entry.manifest.kind,
-        entry.context.branch_name or "(detached)",
-        entry.context.task_id or "-",
-        entry.context.progress_stage or "-",
+        return (entry.save_id, "-", age, "", "", "", "", "", "", f"unreadable: {entry.problem or ''}")
+    changes = entry.changes
+    notes = [
         "pending" if entry.waiting else "",
         ("set aside" if is_aside(entry.manifest) else "dismissed") if entry.dismissed else "",
         "incomplete" if entry.manifest.incomplete else "",
         f"fetched from {entry.remote}" if entry.remote else "",
     ]
-    return "  ".join(escape(cell) for cell in cells if cell)
+    return (
+        entry.save_id,
+        entry.manifest.kind,
+        age,
+        entry.manifest.label or "",
+        entry.context.branch_name or "(detached)",
+        entry.context.task_id or "",
+        entry.context.progress_stage or "",
+        "" if changes is None else f"+{changes.added} ~{changes.changed} \N{MINUS SIGN}{changes.deleted}",
+        "" if changes is None else size_words(changes.size),
+        "  ".join(note for note in notes if note),
+    )
+
+
+def age_of(save_id: str, *, in_words: bool) -> str:
+    """How old a save is: `12m`, which also names it; in words for a terminal."""
+    made = save_time_ns(save_id)
+    if made is None:
+        return "-"
+    seconds = max(0, (time.time_ns() - made) // 1_000_000_000)
+    if in_words:
+        # Only here: who reads a pipe types the short form, and no program pays for the import.
+        with contextlib.suppress(ImportError):
+            from humanize import naturaldelta
+
+            return str(naturaldelta(seconds))
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def size_words(size: int) -> str:
+    """A number of bytes, rounded for a person."""
+    number, units = float(size), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while number >= 1000 and len(units) > 1:
+        number /= 1024
+        del units[0]
+    return f"{number:.0f} {units[0]}" if units[0] == "B" or number >= 10 else f"{number:.1f} {units[0]}"
 
 
 def exchange_status(exchange: Exchange) -> int:
@@ -185,6 +316,8 @@ def exchange_lines(exchange: Exchange, command: str, dry_run: bool) -> list[str]
     verb = {"push": "sent to", "fetch": "fetched from"}[command]
     verb = f"would be {verb}" if dry_run else verb
     lines = [f"{_saves(len(exchange.saves))} {verb} {exchange.remote}; {len(exchange.waiting)} pending"]
+    if not exchange.saves and not exchange.waiting and not exchange.not_sent:
+        lines = [f"nothing {'to send to' if command == 'push' else 'new on'} {exchange.remote}"]
     told = {item.reason for item in exchange.not_sent if not item.is_marker}
     for item in exchange.not_sent:
         if item.is_marker and item.reason in told:
@@ -207,9 +340,10 @@ def _saves(number: int) -> str:
 def _save_command(name: str, details: str) -> click.Command:
     def callback(**given: Any) -> None:
         directory, as_json = click.get_current_context().obj
-        for pair in given["extra"]:
+        for pair in (*given["extra"], *given["pairs"]):
             if "=" not in pair:
                 raise click.UsageError(f"--set wants KEY=VALUE, not {escape(pair)}")
+        given["extra"] = (*given["extra"], *given.pop("pairs"))
         given = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
         given = {key: value for key, value in given.items() if value not in (None, [], False)}
         if as_json:
@@ -217,6 +351,7 @@ def _save_command(name: str, details: str) -> click.Command:
         sys.exit(quick.run_save(Quick(name, directory, given)))
 
     params: list[click.Parameter] = [click_option(option) for option in OPTIONS]
+    params.append(click.Argument(["pairs"], nargs=-1, metavar="[KEY=VALUE]…", shell_complete=complete_pairs))
     return click.Command(name, callback=callback, params=params, help=help_text(name, details))
 
 

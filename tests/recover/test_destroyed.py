@@ -1,0 +1,84 @@
+"""What the agent destroyed before the save is offered by `recover`, in one line; nothing of it is written unasked."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+
+from tests.support.workspace import Workspace
+
+
+@pytest.fixture
+def destroyed(ws: Workspace) -> Workspace:
+    """New and edited files that a checkpoint holds."""
+    ws.write("made/new.py", "precious\n")
+    ws.write("made/more.py", "precious\n")
+    ws.write("a.txt", "edited\n")
+    assert ws.gitstate("checkpoint", "--task-id", "T-1").exit_status == 0
+    return ws
+
+
+def recovered(ws: Workspace) -> tuple[dict[str, Any], str]:
+    run = ws.gitstate("recover", "--json")
+    (result,) = run.json["workspaces"]
+    return result, run.stderr
+
+
+def paths(result: dict[str, Any]) -> list[str]:
+    return [item["path"] for item in result["destroyed"]["paths"]]
+
+
+def test_files_that_were_removed_before_the_save_are_offered(destroyed: Workspace) -> None:
+    destroyed.git("clean", "-fdq", "made")
+    destroyed.save()
+    result, words = recovered(destroyed)
+    assert paths(result) == ["made/more.py", "made/new.py"]
+    (line,) = [line for line in words.splitlines() if "destroyed before the save" in line]
+    assert not (destroyed.path / "made").exists()
+    assert "Destroyed before the save: made/more.py and 1 more" in result["briefing"]
+    command = line.partition("to bring it back: gitstate ")[2]
+    words_of = shlex.split(command)
+    if words_of[0] == "-C":
+        del words_of[:2]
+    assert destroyed.gitstate(*words_of).exit_status == 0
+    assert destroyed.read("made/new.py") == b"precious\n" == destroyed.read("made/more.py")
+
+
+def test_edits_that_were_reset_are_offered(destroyed: Workspace) -> None:
+    destroyed.git("checkout", "-q", "--", "a.txt")
+    destroyed.save()
+    assert paths(recovered(destroyed)[0]) == ["a.txt"]
+
+
+def test_it_is_offered_though_later_checkpoints_replaced_it(destroyed: Workspace) -> None:
+    destroyed.git("clean", "-fdq", "made")
+    for number in range(3):
+        destroyed.write("b.txt", f"{number}\n")
+        assert destroyed.gitstate("checkpoint").exit_status == 0
+    destroyed.save()
+    assert paths(recovered(destroyed)[0]) == ["made/more.py", "made/new.py"]
+
+
+def test_committed_work_is_not_offered(destroyed: Workspace) -> None:
+    destroyed.git("add", "-A")
+    destroyed.git("commit", "-q", "-m", "done")
+    destroyed.write("b.txt", "more\n")
+    destroyed.save()
+    assert recovered(destroyed)[0]["destroyed"] is None
+
+
+def test_replaced_work_is_not_offered(destroyed: Workspace) -> None:
+    for name in ("made/new.py", "made/more.py", "a.txt"):
+        destroyed.write(name, "rewritten\n")
+    destroyed.save()
+    assert recovered(destroyed)[0]["destroyed"] is None
+
+
+def test_another_task_is_not_offered(destroyed: Workspace) -> None:
+    destroyed.git("clean", "-fdq", "made")
+    destroyed.git("checkout", "-q", "--", "a.txt")
+    destroyed.write("b.txt", "other\n")
+    destroyed.save("--task-id", "T-other")
+    assert recovered(destroyed)[0]["destroyed"] is None
