@@ -183,7 +183,7 @@ MUTATIONS = (
     Mutation(
         "an index that moved under the save is exchanged all the same",
         "save/index.py",
-        "            if file_identity(index) != file_identity(self.frozen):\n                return\n",
+        "            if not is_frozen_index(index, self.frozen):\n                return\n",
         "",
         "faults/test_concurrency.py::test_file_staged_during_a_save_stays_staged",
     ),
@@ -228,7 +228,7 @@ MUTATIONS = (
     Mutation(
         "a good index is put away because git failed",
         "recover/index.py",
-        "            if not is_torn_index(self._current, self._repository.object_format):\n                raise",
+        "            if not is_torn_index(self._current, object_format):\n                raise",
         "            if not os.path.exists(self._current):\n                raise",
         f"{ERRORS}[recover]",
         {"ERROR_POINT": r"ls-files\.1:openat:.*\+"},
@@ -244,7 +244,7 @@ MUTATIONS = (
     Mutation(
         "a save that left bytes out says that all is well",
         "cli/quick.py",
-        "    return EXIT_PERSON if result.lost else EXIT_DONE\n",
+        "    return EXIT_PERSON if lost else EXIT_DONE\n",
         "    return EXIT_DONE\n",
         "faults/test_limits.py::test_unreadable_file_is_reported_as_skipped",
     ),
