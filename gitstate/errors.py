@@ -6,6 +6,8 @@ an exit status.
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, Literal
@@ -111,6 +113,20 @@ class TryAgain(GitstateError):
     """Another process holds what is needed; the same command works later."""
 
     exit_status = EXIT_AGAIN
+
+
+def words_of(error: BaseException) -> str:
+    """What happened, for a person: of an OSError the path and the system's words, never Python's `[Errno 13] …`.
+
+    >>> words_of(FileNotFoundError(2, "No such file or directory", b"/x"))
+    '/x: No such file or directory'
+    """
+    if isinstance(error, GitstateError):
+        return error.message
+    if isinstance(error, OSError) and error.strerror:
+        path = error.filename
+        return f"{os.fsdecode(path)}: {error.strerror}" if isinstance(path, str | bytes) else str(error.strerror)
+    return str(error) or type(error).__name__
 
 
 def _verb(argv: list[str]) -> str:

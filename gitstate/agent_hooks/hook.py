@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..agents.base import Agent, Briefing, HookEvent
 from ..agents.registry import agent_named, agent_names, session_owner
 from ..conversation.turn import read_turn, write_turn
-from ..errors import GitstateError
+from ..errors import GitstateError, words_of
 from ..format import names
 from ..format.context import Context, with_values
 from ..git import refs
@@ -105,7 +105,7 @@ def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = Fa
             remove_stamp(repository)
     except (GitstateError, OSError, ValueError) as error:
         remove_stamp(repository)
-        problem, since = text_to_json(f"{data.name}: {error}")[:300], memory.since if memory.problem else None
+        problem, since = text_to_json(f"{data.name}: {words_of(error)}")[:300], memory.since if memory.problem else None
         memory = memory._replace(problem=problem, since=since or now())
         if not write_memory(repository, memory):
             # `status` and `doctor` will not know it: the agent keeps these words in its log.

@@ -64,6 +64,7 @@ LOOKS = {
     "status": {**_OF_BOTH, "--short": ("short", "flag")},
     "recover": {
         **_OF_BOTH,
+        "--worktrees": ("worktrees", "flag"),
         "--dry-run": ("dry_run", "flag"),
         "--overwrite": ("overwrite", "flag"),
         "--into": ("into", "text"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ..errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError
+from ..errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError, words_of
 from ..format.context import SCHEMA_VERSION
 from ..format.manifest import Reason
 from ..save.words import save_json, save_lines
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..errors import ExitStatus
+    from ..save.request import SaveRequest
 
 
 #: The exit status after Ctrl-C.
@@ -41,8 +42,7 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
         give_up(sys.stdout)
         return EXIT_DONE
     except OSError as error:
-        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        message, hint, status = f"{where}{error.strerror or error}; nothing was lost", None, EXIT_FAILED
+        message, hint, status = f"{words_of(error)}; nothing was lost", None, EXIT_FAILED
     except RecursionError:
         message, hint, status = "the data is nested too deeply; nothing was changed", None, EXIT_FAILED
     except Exception as error:
@@ -106,7 +106,24 @@ def _save(quick: Quick, as_json: bool) -> int:
         # The trap of a loop whose supervisor has just said "saved": "nothing changed" would sound like a failure.
         result = result._replace(message=f"already saved as {result.save_id}")
     say(*save_lines(result, quick.command))
-    return EXIT_PERSON if result.lost else EXIT_DONE
+    lost = result.lost
+    if request.kind == "save" and request.owner_pid is not None and not request.strict:
+        lost = _save_worktrees(path, request) or lost
+    return EXIT_PERSON if lost else EXIT_DONE
+
+
+def _save_worktrees(path: bytes, request: SaveRequest) -> bool:
+    """A loop ends: save the worktrees that its agents have added too. Returns whether bytes of them were skipped."""
+    from ..git.repository import open_repository
+
+    repository = open_repository(path)
+    if not os.path.isdir(os.path.join(repository.common_dir, b"worktrees")):
+        return False
+    from ..run.worktrees import save_worktrees
+
+    saved = save_worktrees(repository, request.reason, request.deadline)
+    say(*saved.lines)
+    return saved.lost or saved.failed
 
 
 def _checked_label(text: str | None) -> str | None:

@@ -42,7 +42,8 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     from ..recover.request import RecoverRequest, recover_json, recover_lines, shell_lines, worst_of
 
     paths, roots = given.get("paths", ()), given.get("roots", ())
-    many = bool(given.get("everything") or roots)
+    worktrees = bool(given.get("worktrees"))
+    many = bool(given.get("everything") or roots or worktrees)
     _check(paths, many, given)
     wait = given.get("wait")
     request = RecoverRequest(
@@ -54,7 +55,11 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
         trust=bool(given.get("trust")),
         special_bits=bool(given.get("special_bits")),
     )
-    if many:
+    if worktrees:
+        from ..fleet.recover_all import recover_worktrees
+
+        results, complete = recover_worktrees(directory, request, progress), True
+    elif many:
         from ..fleet.recover_all import recover_all
 
         targets, complete = all_workspaces(directory, paths, roots)
@@ -84,6 +89,8 @@ def _check(paths: Sequence[str], many: bool, given: Mapping[str, Any]) -> None:
     if into is not None and (paths or many):
         hint = "gitstate recover --into PATH --save ID"
         raise UsageError("--into goes with one save of one repository", hint=hint)
+    if given.get("worktrees") and (paths or given.get("everything") or given.get("roots")):
+        raise UsageError("--worktrees names the worktrees of one repository", hint="gitstate recover --worktrees")
     if given.get("dismiss") and (many or len(paths) > 1 or into is not None):
         raise UsageError("--dismiss goes with one workspace", hint="gitstate recover --dismiss")
     if given.get("trust") and many:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..agents.registry import agent_named
 from ..agents.sessions import is_session_id
 from ..agents.transcripts import Place, place_for
-from ..errors import CorruptSave, GitstateError
+from ..errors import CorruptSave, GitstateError, words_of
 from ..format.context import Context
 from ..format.names import FETCHED, OWN, conversation_ref
 from ..git import refs
@@ -57,7 +57,7 @@ def give_back(
             )
             written = _Writer(repository, reader, kept, tree, place).write()
     except (GitstateError, OSError) as error:
-        why = error.message if isinstance(error, GitstateError) else error.strerror or str(error)
+        why = words_of(error)
         return GivenBack(_elsewhere(context, was, remote, directory), f"its conversation was not given back: {why}")
     extra = {**context.extra, "agent_cwd": directory}
     if len(kept.files) == 1 or "transcript_path" in extra:

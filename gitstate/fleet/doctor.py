@@ -19,7 +19,7 @@ from typing import NamedTuple
 from ..agent_hooks.install import agent_problems
 from ..agent_hooks.memory import last_problem
 from ..agents.registry import all_agents
-from ..errors import GitError, GitstateError, NotAWorkspace
+from ..errors import GitError, GitstateError, NotAWorkspace, words_of
 from ..format import names
 from ..git import gitdir, refs
 from ..git.command import Git
@@ -87,7 +87,7 @@ def examine(path: bytes) -> list[Finding]:
         try:
             found += one()
         except (GitstateError, OSError) as error:
-            found.append(Finding("check", f"a check failed: {error}"[:300], "git config --list; git fsck"))
+            found.append(Finding("check", f"a check failed: {words_of(error)}"[:300], "git config --list; git fsck"))
     return found
 
 
@@ -119,7 +119,7 @@ def _list_of_workspaces() -> Iterator[Finding]:
     try:
         listed = registry.registered()
     except (GitstateError, OSError) as error:
-        what = f"the list of workspaces is unreadable: {error}"[:300]
+        what = f"the list of workspaces is unreadable: {words_of(error)}"[:300]
         yield Finding("registry", what, f"ls -ld {shlex.quote(os.fsdecode(registry.list_directory()))}", serious=False)
         return
     gone = [path for path in listed if not os.path.isdir(path) and registry.not_mounted(path) is None]
@@ -352,5 +352,5 @@ def version_line() -> str:
     try:
         version = Git(b"/").run("version").decode("ascii", "replace").strip()
     except (GitError, OSError) as error:
-        version = f"no git: {error}"
+        version = f"no git: {words_of(error)}"
     return f"Python {sys.version.split()[0]}, {version}"

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 
-from ..errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, CorruptSave, GitstateError, TryAgain
+from ..errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, CorruptSave, GitstateError, TryAgain, words_of
 from ..format import names
 from ..format.archive import read_stack
 from ..format.fetched import fetched_in_files
 from ..git import refs
 from ..git.command import Oid
-from ..git.repository import open_repository
+from ..git.repository import Repository, open_repository
 from ..objects.reader import ObjectReader
-from ..recover.recover import recover
+from ..recover.facts import worktrees
+from ..recover.recover import recover, recover_into
 from ..recover.request import RecoverRequest, RecoverResult
 from ..system import forkpool
 from ..system.jsonio import text_to_json
@@ -90,6 +91,26 @@ def recover_all(
     return ordered
 
 
+def recover_worktrees(
+    directory: bytes, request: RecoverRequest, progress: Callable[[int, int], None] = lambda _done, _all: None
+) -> list[RecoverResult]:
+    """Recover every worktree of the repository in `directory`. One that is gone, and has a save, is added anew."""
+    repository = open_repository(directory, bare_too=True)
+    # Git lists the directory of a bare repository too, and worktrees that are gone: their saves are told by themselves.
+    here = [path for path in worktrees(repository) if os.path.lexists(os.path.join(path, b".git"))]
+    results = recover_all(here, request, progress)
+    return [_added_anew(repository, result, request) if result.verdict == "elsewhere" else result for result in results]
+
+
+def _added_anew(repository: Repository, gone: RecoverResult, request: RecoverRequest) -> RecoverResult:
+    if gone.save_id is None or not os.path.isabs(gone.workspace) or os.path.lexists(gone.workspace):
+        return gone
+    try:
+        return recover_into(repository, gone.workspace, request._replace(save_id=gone.save_id, strict=False))
+    except GitstateError as error:
+        return gone._replace(message=error.message, hint=error.hint, exit_status=error.exit_status)
+
+
 def recover_each(paths: Sequence[bytes], request: RecoverRequest) -> list[RecoverResult]:
     """Recover the workspaces that were named one by one. Returns their results in the same order. Never raises."""
     looks = [WorkspacePeek(path) for path in paths]
@@ -110,7 +131,7 @@ def _recover_one(seen: WorkspacePeek, request: RecoverRequest) -> RecoverResult:
     except GitstateError as error:
         result = RecoverResult(seen.workspace, "failed", error.message, error.hint, error.exit_status)
     except (OSError, RecursionError) as error:
-        result = RecoverResult(seen.workspace, "failed", f"{error}; nothing was lost", None, EXIT_FAILED)
+        result = RecoverResult(seen.workspace, "failed", f"{words_of(error)}; nothing was lost", None, EXIT_FAILED)
     if not seen.damage:
         return result
     left = Peeker(lambda: [seen.workspace]).peek(seen.workspace).damage

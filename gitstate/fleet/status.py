@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitstateError
+from ..errors import GitstateError, words_of
 from ..format import names
 from ..format.context import Context
 from ..git.repository import open_repository, read_head
@@ -119,7 +119,7 @@ def summarize(path: bytes) -> Summary:
             repository.toplevel, branch, status or "idle", waiting, context, None, proven=_proven(repository.git_dir)
         )
     except (GitstateError, OSError) as error:
-        return Summary(path, branch, status="unreadable", problem=str(error)[:200])
+        return Summary(path, branch, status="unreadable", problem=words_of(error)[:200])
 
 
 def _summarize_peek(seen: WorkspacePeek) -> Summary:

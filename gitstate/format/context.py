@@ -14,6 +14,8 @@ SCHEMA_VERSION = 1
 MAX_CONTEXT = 1 << 20
 #: A value of the context may have this many characters.
 MAX_VALUE = 65_536
+#: The key of `extra` that names, in a save of a worktree that an agent made for itself, the workspace of its run.
+RUN_WORKSPACE = "run_workspace"
 
 
 class Context(Record):

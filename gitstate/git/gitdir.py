@@ -62,6 +62,39 @@ def is_checked_out_elsewhere(repository: Repository, ref: str) -> bool:
     return False
 
 
+class LinkedWorktree(Record):
+    """A linked worktree that exists, as the common git directory has it."""
+
+    toplevel: bytes
+    """Its top, symlinks resolved."""
+    git_dir: bytes
+    """Its own git directory, `worktrees/<name>` in the common one."""
+    key: bytes
+    """Its name, and when it was made: one that is removed and made anew has another key."""
+
+
+def linked_worktrees(common_dir: bytes) -> list[LinkedWorktree]:
+    """The linked worktrees of a repository whose `.git` leads back to it, by name; from files alone."""
+    top = os.path.join(os.path.realpath(common_dir), b"worktrees")
+    found = []
+    for name in sorted(_listed(top)):
+        git_dir = os.path.join(top, name)
+        dot_git = files.read_limited(os.path.join(git_dir, b"gitdir"), 65_536)
+        if not dot_git or b"\0" in dot_git:
+            continue
+        toplevel = os.path.realpath(os.path.dirname(os.path.join(git_dir, dot_git.rstrip(b"\r\n"))))
+        try:
+            # Git writes it once, and `git worktree move` leaves it alone.
+            made = os.stat(os.path.join(git_dir, b"commondir")).st_mtime_ns
+            here = files.read_limited(os.path.join(toplevel, b".git"), 65_536) or b""
+        except OSError:
+            continue
+        leads_to = os.path.realpath(os.path.join(toplevel, here[8:].rstrip(b"\r\n")))
+        if here.startswith(b"gitdir: ") and leads_to == git_dir:
+            found.append(LinkedWorktree(toplevel, git_dir, b"%s/%d" % (name, made)))
+    return found
+
+
 def operation_paths(git_dir: bytes) -> list[bytes]:
     """The files of an unfinished operation, relative to the git directory. Symlinks are not followed."""
     found: list[bytes] = []
@@ -107,6 +140,17 @@ def is_dead_lock(path: bytes) -> bool:
     The second is for a clock that was set twice, back and forth: then the first proves nothing.
     """
     return process.older_than_boot(path) and not _git_runs(os.path.realpath(os.path.dirname(path)))
+
+
+def is_unheld(path: bytes) -> bool:
+    """Whether no process that can be seen here holds a lock: none has it open, and no older git runs in its repository.
+
+    A git that began after this process can't hold a lock that is older than this process. False where the system
+    does not tell.
+    """
+    if not os.path.isdir("/proc/self/fd") or _git_runs(os.path.realpath(os.path.dirname(path))):
+        return False
+    return not process.is_open(os.path.realpath(path))
 
 
 def _git_runs(directory: bytes) -> bool:

@@ -109,6 +109,22 @@ def file_identity(path: bytes) -> tuple[int, int, int] | None:
     return info.st_size, info.st_mtime_ns, info.st_ino
 
 
+def is_frozen_index(index: bytes, frozen: bytes) -> bool:
+    """Whether `frozen`, which `link_or_copy` made, still is the index: one file, or an equal copy."""
+    now, then = file_identity(index), file_identity(frozen)
+    if now == then or now is None or then is None or now[:2] != then[:2]:
+        return now == then
+    try:
+        # No hard link could be made: the file system has none, or the index belongs to another user.
+        with open(index, "rb") as one, open(frozen, "rb") as other:
+            data = one.read(1 << 20)
+            while data and data == other.read(1 << 20):
+                data = one.read(1 << 20)
+            return not data
+    except OSError:
+        return False
+
+
 def shared_index_name(index: bytes, oid_bytes: int, git_dir: bytes) -> str | None:
     """The id of the shared index that a split index names in its `link` extension (`man 5 gitformat-index`).
 

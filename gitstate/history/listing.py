@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CorruptSave, GitError, GitstateError
+from ..errors import CorruptSave, GitError, GitstateError, words_of
 from ..format.archive import MAX_FETCHED_MANIFEST, read_save
 from ..format.bounds import read_fetched_stack
 from ..format.context import MAX_CONTEXT, Context, context_from_json
@@ -199,7 +199,7 @@ def _entry(
         size = (commit.tree / "manifest.json").size
         return Entry(save_id, workspace, oid, waiting, context, manifest, remote=remote, size=size)
     except (GitstateError, KeyError, ValueError, OSError, RecursionError) as error:
-        return Entry(name, workspace, oid, waiting, problem=str(error)[:200], remote=remote)
+        return Entry(name, workspace, oid, waiting, problem=words_of(error)[:200], remote=remote)
 
 
 def _commit(repo: git.Repo, oid: str) -> git.Commit:
@@ -226,4 +226,4 @@ def _load(commit: git.Commit, name: str, limit: int) -> bytes | None:
         data: bytes | None = blob.data_stream.read() if blob.size <= limit else None
         return data
     except (KeyError, ValueError, OSError) as error:
-        raise CorruptSave(f"the save {commit.hexsha[:12]} is unreadable: {str(error)[:200]}") from None
+        raise CorruptSave(f"the save {commit.hexsha[:12]} is unreadable: {words_of(error)[:200]}") from None

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import EXIT_DONE, EXIT_PERSON, GitstateError
+from ..errors import EXIT_DONE, EXIT_PERSON, GitstateError, words_of
 from ..format.names import NOTES, OWN, SAVE_TRAILER, branch_name, own_marker
 from ..git import refs
 from ..git.command import Git, Oid, is_oid
@@ -62,7 +62,7 @@ def run(event: str, arguments: Sequence[str], say: Callable[..., None]) -> int:
             say(*follow(repository))
             return EXIT_DONE
     except (GitstateError, OSError, ValueError) as error:
-        say(f"gitstate: {event}: {error}; git goes on")
+        say(f"gitstate: {event}: {words_of(error)}; git goes on")
         return EXIT_DONE
     if refusal is None:
         return EXIT_DONE

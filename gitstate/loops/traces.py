@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import GitError, GitstateError
+from ..errors import GitError, GitstateError, words_of
 from ..format.archive import read_save
 from ..format.saves import pending_archive
 from ..git.repository import Repository
@@ -26,7 +26,7 @@ def work_state(repository: Repository) -> str:
         tree = _name(repository, (taken.wip_commit or "HEAD") + "^{tree}")
         return f"{_name(repository, 'HEAD')} {tree}"
     except (GitstateError, OSError) as error:
-        return f"unreadable: {error}"
+        return f"unreadable: {words_of(error)}"
 
 
 def _name(repository: Repository, what: str) -> str:

@@ -5,16 +5,18 @@ before it was killed.
 from __future__ import annotations
 
 import os
+import stat
 import time
 
-from ..errors import GitError, NeedsPerson, UsageError
-from ..format.archive import read_stack
+from ..errors import CorruptSave, GitError, NeedsPerson, UnsupportedSave, UsageError
+from ..format.archive import read_save, read_stack
 from ..format.bounds import read_fetched_stack
+from ..format.context import RUN_WORKSPACE
 from ..format.find import find_save
 from ..format.manifest import Save
-from ..format.names import save_time_ns
-from ..format.saves import is_dismissed, pending_archive
-from ..git import refs
+from ..format.names import save_time_ns, workspace_id
+from ..format.saves import is_dismissed, pending_archive, pending_here
+from ..git import gitdir, refs
 from ..git.command import Git
 from ..git.entries import split_nul
 from ..git.index import is_own_lock
@@ -23,7 +25,10 @@ from ..git.repository import Repository, head_of, read_head
 from ..objects.reader import ObjectReader
 from ..restore.files import usual_umask
 from ..system import files
+from ..system.jsonio import text_to_json
+from ..system.process import boot_id, hostname
 from ..system.stdlib import Record, quote, suppress
+from ..workspace.lease import presence, work_began_ns
 from .facts import orphans
 from .plan import Facts
 
@@ -129,6 +134,57 @@ def _refuse_second_checkout(repository: Repository, branch: str | None) -> None:
 
 # -- what was put away
 
+#: So many worktrees of a run are named one by one.
+_NAMED = 3
+
+
+class RunWorktree(Record):
+    """A pending save of a worktree that belongs to the last run of a workspace."""
+
+    path: bytes
+    """The top of the worktree, which may be gone."""
+    save_id: str
+
+
+def run_worktrees(repository: Repository) -> list[RunWorktree]:
+    """The pending saves of the worktrees that belong to the last run in this workspace, by path. Raises GitError."""
+    pending, own = pending_here(repository), workspace_id(repository)
+    others = [archive for name, archive in pending.items() if name != own]
+    found = []
+    if others:
+        here = text_to_json(os.fsdecode(repository.toplevel))
+        with ObjectReader(repository.git) as reader:
+            for archive in others:
+                try:
+                    save = read_save(archive, reader)
+                except (CorruptSave, UnsupportedSave):
+                    # Git ends at an object that it can't read.
+                    reader.restart()
+                    continue
+                path = save.context.workspace_path
+                if save.context.extra.get(RUN_WORKSPACE) == here and path is not None:
+                    found.append(RunWorktree(os.fsencode(path), save.manifest.save_id))
+    return sorted(found)
+
+
+def worktrees_put_away(repository: Repository) -> tuple[str, ...]:
+    """Sentences that name the worktrees of the last run whose saves are pending, with the command that helps."""
+    found = run_worktrees(repository)
+    named = [_run_worktree_words(repository, one) for one in found[:_NAMED]]
+    if len(found) > 1:
+        of_all = f"gitstate -C {_quoted(repository.toplevel)} recover --worktrees"
+        named.append(f"all {len(found)} worktrees of the run: {of_all}")
+    return tuple(named)
+
+
+def _run_worktree_words(repository: Repository, one: RunWorktree) -> str:
+    name = text_to_json(os.fsdecode(one.path))
+    if os.path.lexists(os.path.join(one.path, b".git")):
+        return f"the run's worktree {name} has a pending save: gitstate -C {_quoted(one.path)} recover"
+    command = f"gitstate -C {_quoted(repository.toplevel)} recover --save {one.save_id} --into {_quoted(one.path)}"
+    return f"the run's worktree {name} is gone, its save is pending: {command}"
+
+
 #: What is this much older than the save, in seconds, was put away by no run that it saves.
 _RUN = 24 * 3600.0
 #: Where managers of hooks put unstaged changes while they run, below the git dir and below the user's cache.
@@ -137,9 +193,9 @@ _CACHED_PATCHES = (b"pre-commit/patch*", b"prek/patches/*")
 
 
 def put_away(repository: Repository, facts: Facts) -> tuple[str, ...]:
-    """What a git or a manager of hooks left when it was killed: sentences, each with the command that helps."""
+    """What a git, a manager of hooks or a run left elsewhere: sentences, each with the command that helps."""
     git_dir = repository.git_dir
-    found = []
+    found = [*worktrees_put_away(repository)]
     lock = os.path.join(git_dir, b"index.lock")
     if os.path.lexists(lock) and not is_own_lock(lock):
         found.append(f"{os.fsdecode(lock)} stops git; once no git runs here: rm {_quoted(lock)}")
@@ -155,6 +211,39 @@ def put_away(repository: Repository, facts: Facts) -> tuple[str, ...]:
     if len(stash) > 1 and stash[1].decode("ascii") == base and int(stash[0]) > since:
         found.append("a stash on this commit may hold work of the run: git stash show -p; git stash apply")
     return tuple(found)
+
+
+#: Without a save the lock of a run that was killed must be so much older than this recovery, in nanoseconds.
+_LOCK_AGE_NS = 2_000_000_000
+
+
+def remove_lock_of_run(repository: Repository, facts: Facts) -> tuple[bytes, ...]:
+    """Remove the index.lock of a git that was killed in the last run, where that is proven; returns what was removed.
+
+    The run is gone, and was of this host and boot; the lock was made in it; and no process that could hold it runs.
+    """
+    lock = os.path.join(repository.git_dir, b"index.lock")
+    context = facts.saves[0].context if facts.saves else facts.context
+    try:
+        seen = os.lstat(lock)
+    except OSError:
+        return ()
+    is_plain = stat.S_ISREG(seen.st_mode) and seen.st_uid == os.geteuid() and not is_own_lock(lock)
+    if context is None or not is_plain or (context.host, context.boot_id) != (hostname(), boot_id()):
+        return ()
+    began, ended = work_began_ns(repository), time.time_ns() - _LOCK_AGE_NS
+    if facts.saves:
+        ended = save_time_ns(facts.saves[0].manifest.save_id) or ended
+    was_in_run = began is not None and began <= seen.st_mtime_ns <= ended
+    if not was_in_run or presence(repository).state not in ("gone", "nobody") or not gitdir.is_unheld(lock):
+        return ()
+    try:
+        if os.lstat(lock).st_ino == seen.st_ino:
+            files.remove(lock)
+            return (lock,)
+    except OSError:
+        pass
+    return ()
 
 
 def _patches(repository: Repository) -> list[bytes]:

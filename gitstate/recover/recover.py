@@ -114,8 +114,9 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
         cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
         lock = os.path.join(repository.git_dir, b"index.lock")
         if verdict.clears_locks and (facts.saves or facts.context or os.path.lexists(lock)):
-            from .elsewhere import put_away
+            from .elsewhere import put_away, remove_lock_of_run
 
+            cleared += remove_lock_of_run(repository, facts) if clears else ()
             facts = facts._replace(put_away=put_away(repository, facts))
         try:
             result = _recover_fetched(workspace, facts, verdict, request)

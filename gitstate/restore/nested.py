@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitstateError
+from ..errors import GitstateError, words_of
 from ..format.archive import read_save
 from ..format.saves import held_saves, pending_archives
 from ..git.entries import list_index
@@ -57,7 +57,7 @@ def submodules_of(workspace: Workspace) -> frozenset[bytes]:
 
 def nested_failure(error: Exception) -> str:
     """Why a nested repository could not be recovered."""
-    return f"the nested repository: {error}"[:300]
+    return f"the nested repository: {words_of(error)}"[:300]
 
 
 def _step_for(workspace: Workspace, saved: SavedPaths, path: bytes, save_id: str | None) -> NestedStep | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..errors import GitstateError
+from ..errors import GitstateError, words_of
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
 from ..git.index import file_identity
@@ -45,14 +45,20 @@ class ForkedSave:
     keeper's end waits for them.
     """
 
-    def __init__(self, path: bytes, request: SaveRequest, private: Sequence[int]) -> None:
+    def __init__(
+        self,
+        path: bytes,
+        request: SaveRequest,
+        private: Sequence[int],
+        take: Callable[[bytes, SaveRequest], SaveResult] = save,
+    ) -> None:
         self.request = request
         self._values: list[Any] = []
 
         def work(send: Callable[[Any], None]) -> None:
             for fd in private:
                 os.close(fd)
-            result = try_save(path, request)
+            result = try_save(path, request, take)
             if not isinstance(result, str) and result.taken is not None and self._same_scan(result.taken):
                 # It is large, and who asked has it.
                 result.taken.scan = None
@@ -130,11 +136,18 @@ class Budget:
 class Checkpoints:
     """Takes checkpoints of one workspace, at least `interval` seconds apart. `start` begins to watch its files.
 
-    `private` is as for `ForkedSave`.
+    `private` and `take` are as for `ForkedSave`. Without a start all of the workspace is looked at each time.
     """
 
-    def __init__(self, repository: Repository, interval: float, private: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        interval: float,
+        private: Sequence[int] = (),
+        take: Callable[[bytes, SaveRequest], SaveResult] = save,
+    ) -> None:
         self._repository = repository
+        self._take = take
         self._interval = interval
         self._private = private
         self._state_file = state_name(repository)
@@ -191,9 +204,9 @@ class Checkpoints:
         growth = self._budget.growth(self._archive)
         request = SaveRequest(kind="checkpoint", known=known, wait=_WAIT, growth=growth, deadline=deadline)
         try:
-            self.running = ForkedSave(self._repository.toplevel, request, self._private)
+            self.running = ForkedSave(self._repository.toplevel, request, self._private, self._take)
         except OSError as error:
-            self._failed(f"{error.strerror or error}")
+            self._failed(words_of(error))
 
     def _failed(self, problem: str) -> None:
         self._note_problem(problem)
@@ -222,7 +235,7 @@ class Checkpoints:
         # What has changed since it began is still in the watch.
         self._archive = result.archive
         self._known = Baseline(result.taken, result.archive, frozenset())
-        if whole:
+        if whole and self._watch is not None:
             self._watch_untracked(result.taken)
 
     def take_last(self, deadline: Deadline) -> None:
@@ -276,17 +289,19 @@ def _cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def try_save(path: bytes, request: SaveRequest) -> SaveResult | str:
-    """Save the workspace at `path`; the message of the error where that fails."""
+def try_save(
+    path: bytes, request: SaveRequest, take: Callable[[bytes, SaveRequest], SaveResult] = save
+) -> SaveResult | str:
+    """Save the workspace at `path` with `take`; the message of the error where that fails."""
     try:
-        return save(path, request)
+        return take(path, request)
     except GitstateError as error:
         return error.message
     except OSError as error:
-        return f"{error.strerror or error}"
+        return words_of(error)
     except Exception as error:
         # A bug: the keeper goes on, and says so.
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {words_of(error)}"
 
 
 def _unwatched_files(repository: Repository) -> tuple[object, ...]:

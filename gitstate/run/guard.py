@@ -21,7 +21,7 @@ from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from ..agents.registry import stop_rule
-from ..errors import NeedsPerson, TryAgain
+from ..errors import NeedsPerson, TryAgain, words_of
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
@@ -39,6 +39,7 @@ from .channel import SIGNALS, KeeperConfig, KeeperProcess, read_times
 from .hold import Hold, end_well
 from .keeper import failed_save
 from .processes import RUN_ID
+from .worktrees import recover_worktrees, save_worktrees
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -119,6 +120,7 @@ class guard:
             kind = TryAgain if result.verdict == "live" else NeedsPerson
             raise kind(result.message or result.verdict, hint=result.hint)
         self.recovered = None if result.verdict == "nothing" else result
+        say(*recover_worktrees(repository))
         run_id = new_save_id()
         hold = Hold(repository, this_process(), run_id, self._values.get("agent"))
         known, status = read_live_context(repository)
@@ -164,6 +166,7 @@ class guard:
             if self._saved:
                 # An earlier handler let the program go on after the save: what it did since belongs to it too.
                 save(self._path, SaveRequest(reason=self._reason))
+                say(*save_worktrees(self._repository, self._reason).lines)
                 return
             reason = _reason(error)
             if reason is None:
@@ -230,4 +233,4 @@ def _reason(error: BaseException | None) -> Mapping[str, object] | None:
         return {"exit_code": code} if code else None
     if isinstance(error, KeyboardInterrupt):
         return {"signal": "INT"}
-    return {"detail": f"{type(error).__name__}: {error}"[:1000], "exit_code": 1}
+    return {"detail": f"{type(error).__name__}: {words_of(error)}"[:1000], "exit_code": 1}

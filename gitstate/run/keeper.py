@@ -30,7 +30,7 @@ from ..agents import launch, transcripts  # noqa: F401
 from ..agents.registry import all_agents
 from ..conversation import pieces  # noqa: F401
 from ..conversation.turn import read_turn
-from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError
+from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError, words_of
 from ..format.manifest import Reason
 from ..format.saves import checkpoint_save_id, pending_save_id
 
@@ -51,6 +51,7 @@ from ..workspace.settings import OF_SAVE, with_defaults
 from .channel import SIGNALS, Channel, KeeperConfig
 from .checkpoints import Checkpoints, ForkedSave, try_save
 from .processes import end_leftovers, kill_all, of_run
+from .worktrees import RunWorktrees, SavedWorktrees
 
 #: Files of more bytes than this wait for the second step of a save under a deadline.
 _SMALL = 4 << 20
@@ -138,6 +139,7 @@ class Keeper:
         private = [channel.fileno(), *([] if config.lease is None else [config.lease])]
         self.private = private
         self.checkpoints = Checkpoints(self.repository, config.times.interval, private)
+        self.worktrees = RunWorktrees(self.repository, config.run_id, config.times.interval, private)
         self.recorded_problem: str | None = None
         #: Seconds since the epoch; a file's time may be a little older than the clock.
         self.began = time.time() - 0.05
@@ -175,7 +177,7 @@ class Keeper:
         while True:
             running = self.checkpoints.running
             watched: list[HasFileno | int] = [self.channel, self.signals.reader]
-            watched += [one for one in (owner, running) if one is not None]
+            watched += [one for one in (owner, running, *self.worktrees.running()) if one is not None]
             with self.signals.unblocked():
                 ready, _, _ = select.select(watched, [], [], self.checkpoints.pause())
             if (came := self.signals.take()) and self._on_signal(signal.Signals(came[0]).name[3:], False):
@@ -193,6 +195,8 @@ class Keeper:
             if running in ready:
                 self.checkpoints.collect()
             self.checkpoints.begin_if_due()
+            self.worktrees.collect(ready)
+            self.worktrees.begin_if_due()
             if self.checkpoints.problem != self.recorded_problem:
                 self._record_run()
 
@@ -249,8 +253,13 @@ class Keeper:
         """End the run within the deadline. The agent is told before anything else."""
         deadline = Deadline(self.config.times.deadline)
         self._tell_agent()
-        self.checkpoints.break_off()
+        self.worktrees.look()
+        self._break_off()
         self._save_within(deadline, reason)
+
+    def _break_off(self) -> None:
+        self.checkpoints.break_off()
+        self.worktrees.break_off()
 
     def _save_within(self, deadline: Deadline, reason: Reason) -> None:
         """Save what is known and small while the agent still ends, then the rest, until the deadline."""
@@ -280,9 +289,10 @@ class Keeper:
         before = pending_save_id(self.repository)
         left = max(_LEAST, deadline.left())
         request = SaveRequest(reason=reason, wait=left, deadline=left, replaces=done)
+        worktrees = self.worktrees.start_saving(SaveRequest(reason=reason), Deadline(left + _OVERTIME))
         # What the disk or a git does not end in time is broken off. Where no early save stands, nothing is.
         last = self._forked(request, Deadline(None if known is None else left + _OVERTIME), listens=False)
-        self._conclude(last or "the deadline passed", before, known)
+        self._conclude(last or "the deadline passed", before, known, worktrees.finish())
 
     def _end(self, reason: Reason) -> None:
         """End the run where nobody waits: the agent, or whoever ran it, has ended. Everything is saved at once.
@@ -290,15 +300,24 @@ class Keeper:
         Where a signal comes meanwhile somebody waits: then it ends within the deadline.
         """
         self._tell_agent()
-        self.checkpoints.break_off()
+        self.worktrees.look()
+        self._break_off()
         self._await_agent(Deadline(self.config.times.grace))
         end_leftovers(self.config.run_id, but=self.spared)
         before = pending_save_id(self.repository)
         last = self._forked(SaveRequest(reason=reason, wait=_PATIENCE), Deadline(None), listens=True)
-        if last is None:
+        worktrees = None
+        if last is not None:
+            request = SaveRequest(reason=reason, wait=_PATIENCE)
+            worktrees = self.worktrees.start_saving(request, Deadline(None)).finish(self._hears_a_signal)
+        if last is None or worktrees is None:
             self._save_within(Deadline(self.config.times.deadline), reason)
         else:
-            self._conclude(last, before)
+            self._conclude(last, before, worktrees=worktrees)
+
+    def _hears_a_signal(self) -> bool:
+        with self.signals.unblocked():
+            return self._is_told_to_hurry()
 
     def _forked(self, request: SaveRequest, deadline: Deadline, *, listens: bool) -> SaveResult | str | None:
         """Save in a child that is broken off, with None, when the deadline passes; or when a signal comes: `listens`.
@@ -332,17 +351,25 @@ class Keeper:
         messages = iter(self.channel.next_message, None)
         return any(message.get("do") == "signal" for message in messages)
 
-    def _conclude(self, last: SaveResult | str, before: str | None, early: SaveResult | None = None) -> None:
+    def _conclude(
+        self,
+        last: SaveResult | str,
+        before: str | None,
+        early: SaveResult | None = None,
+        worktrees: SavedWorktrees | None = None,
+    ) -> None:
         """Answer after the last save. If that failed, a recover finds `early`, a save of the same end.
 
         `before` is the id of the save that was pending before it.
         """
         if isinstance(last, str):
             stands, lines = failed_save(self.repository, last, before, early)
-            self._answer(stands, lines, EXIT_FAILED)
+            self._answer(stands, [*lines, *([] if worktrees is None else worktrees.lines)], EXIT_FAILED)
             return
-        status = EXIT_PERSON if last.lost else EXIT_DONE
-        self._answer(last.save_id, save_lines(last, "save"), status)
+        status = EXIT_PERSON if last.lost or (worktrees is not None and worktrees.lost) else EXIT_DONE
+        status = EXIT_FAILED if worktrees is not None and worktrees.failed else status
+        lines = save_lines(last, "save")
+        self._answer(last.save_id, [*lines, *([] if worktrees is None else worktrees.lines)], status)
 
     def _tell_agent(self) -> None:
         stop, run_id = self.config.stop, self.config.run_id
@@ -370,6 +397,7 @@ class Keeper:
         if self.config.ends_clean_runs:
             end_leftovers(self.config.run_id, but=self.spared)
         self.checkpoints.take_last(deadline)
+        self.worktrees.take_last(deadline, finished=finished)
         owned_by_front = finished and self.config.owner == process(os.getppid())
         lines, status = self._end_well(finished=owned_by_front) if finished else ([], EXIT_DONE)
         problem = self.checkpoints.problem
@@ -386,7 +414,7 @@ class Keeper:
         except GitstateError as error:
             return [f"gitstate: {error.message}"], error.exit_status
         except OSError as error:
-            return [f"gitstate: {error.strerror or error}"], EXIT_FAILED
+            return [f"gitstate: {words_of(error)}"], EXIT_FAILED
         return ([], EXIT_DONE) if result is None else (recover_lines(result), result.exit_status)
 
 

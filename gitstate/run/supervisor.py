@@ -42,6 +42,7 @@ from .checkpoints import try_save
 from .hold import Hold, end_well, set_aside
 from .keeper import CTRL_C, failed_save
 from .processes import RUN_ID, end_leftovers
+from .worktrees import recover_worktrees, save_worktrees
 
 #: Where a shell says that a command was not found, or could not be started.
 _NOT_FOUND, _NOT_STARTED = 127, 126
@@ -160,6 +161,8 @@ def _prepare(repository: Repository, request: RunRequest) -> int:
     result = recover(repository.toplevel, RecoverRequest(waiting_only=goes_on))
     if result.verdict != "nothing":
         say(*recover_lines(result))
+    if not result.exit_status:
+        say(*recover_worktrees(repository))
     return result.exit_status
 
 
@@ -357,9 +360,13 @@ class Supervisor:
         reason = Reason(name, None if name else code, "the keeper of this run was killed")
         before = pending_save_id(self.repository)
         result = try_save(self.repository.toplevel, SaveRequest(reason=reason))
+        worktrees = save_worktrees(self.repository, reason)
         if isinstance(result, str):
-            return {"lines": failed_save(self.repository, result, before)[1], "status": EXIT_FAILED}
-        return {"lines": save_lines(result, "save"), "status": EXIT_PERSON if result.lost else EXIT_DONE}
+            lines = [*failed_save(self.repository, result, before)[1], *worktrees.lines]
+            return {"lines": lines, "status": EXIT_FAILED}
+        status = EXIT_PERSON if result.lost or worktrees.lost else EXIT_DONE
+        lines = [*save_lines(result, "save"), *worktrees.lines]
+        return {"lines": lines, "status": EXIT_FAILED if worktrees.failed else status}
 
     def _status(self, saving: int) -> int:
         """The agent's own status. If a signal ended the run, this process dies of it instead."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitstateError
+from ..errors import GitstateError, words_of
 from ..format.context import Context, with_values
 from ..format.manifest import SAVED_INSIDE, LeftOut, Nested, Reason
 from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref, workspace_id
 from ..git import refs
 from ..git.command import object_id
 from ..git.gitdir import is_checked_out_elsewhere
-from ..git.index import IndexMoved, file_identity
+from ..git.index import IndexMoved, is_frozen_index
 from ..git.repository import head_of, open_repository, read_head, shares_configuration
 from ..snapshot.record import Snapshot, SnapshotOptions
 from ..snapshot.snapshot import take_snapshot
@@ -142,7 +142,7 @@ def _until_collected(request: SaveRequest) -> Deadline:
 
 def check_index(repository: Repository) -> None:
     """Raises IndexMoved where git replaced the index since it was frozen."""
-    if file_identity(os.path.join(repository.git_dir, b"index")) != file_identity(frozen_index(repository)):
+    if not is_frozen_index(os.path.join(repository.git_dir, b"index"), frozen_index(repository)):
         raise IndexMoved("the index kept changing; nothing was changed", hint="gitstate save")
 
 
@@ -336,7 +336,7 @@ def save_nested(
             if result.lost:
                 skipped.append(LeftOut(path, "the repository in it was saved, but not all of it", True))
         except (GitstateError, OSError) as error:
-            skipped.append(LeftOut(path, f"the repository in it could not be saved: {error}"[:300], True))
+            skipped.append(LeftOut(path, f"the repository in it could not be saved: {words_of(error)}"[:300], True))
             nested.append(Nested(path, None, None))
     return tuple(nested), skipped
 

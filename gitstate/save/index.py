@@ -7,7 +7,7 @@ import os
 from ..errors import GitError
 from ..format.manifest import LeftOut
 from ..git.command import try_in_halves
-from ..git.index import file_identity, index_lock, kept_index, link_or_copy
+from ..git.index import index_lock, is_frozen_index, kept_index, link_or_copy
 from ..objects.reader import LARGE
 from ..objects.tree import Leaf
 from ..system import files
@@ -97,7 +97,7 @@ class IndexSwap:
     def _exchange(self) -> None:
         index = os.path.join(self.repository.git_dir, b"index")
         with index_lock(self.repository):
-            if file_identity(index) != file_identity(self.frozen):
+            if not is_frozen_index(index, self.frozen):
                 return
             os.rename(self.next, index)
             files.fsync_path(self.repository.git_dir)

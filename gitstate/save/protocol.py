@@ -25,7 +25,7 @@ Rare parts are imported where they are met: an import costs more than most of th
 
 from __future__ import annotations
 
-from ..errors import GitstateError
+from ..errors import GitstateError, words_of
 from ..format.names import NOTES, branch_name, new_save_id, workspace_id
 from ..git.refs import RefUpdate
 from ..objects.pack import PackWriter
@@ -114,7 +114,7 @@ class SaveAttempt:
                 deflates = request.kind == "checkpoint"
                 keep_conversation(self.repository, self.git, scene.context, stamp, deflates=deflates)
         except (GitstateError, OSError) as error:
-            problem = f"the agent's conversation could not be kept: {error}"
+            problem = f"the agent's conversation could not be kept: {words_of(error)}"
             return result._replace(message="; ".join(part for part in (result.message, problem) if part))
         return result
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from ..errors import CorruptSave, GitError, GitstateError, RefChanged, TryAgain
+from ..errors import CorruptSave, GitError, GitstateError, RefChanged, TryAgain, words_of
 from ..format.names import (
     ARCHIVE_SUBJECT,
     NOTES,
@@ -194,7 +194,7 @@ class AfterMarker:
                 writer.sync([RefUpdate(NOTES, note.new, note.tip), branch])
             except OSError as error:
                 # Both have moved. A second sync would hide the failure: the kernel reports it once (`man 2 fsync`).
-                why = error.strerror or error
+                why = words_of(error)
                 self.troubles.append(f"the save is complete, but its note may not be on the disk: {why}")
             return True
         except GitError as error:
@@ -226,7 +226,7 @@ class AfterMarker:
             self.child_killed |= isinstance(error, GitError) and error.status < 0
             why = error.message
         except OSError as error:
-            why = error.strerror or str(error)
+            why = words_of(error)
         if why:
             self.troubles.append(f"the save is complete, but its note could not be added: {why}")
 
@@ -255,7 +255,7 @@ class AfterMarker:
             self.child_killed |= error.status < 0
             self.troubles.append(f"the save is complete, but the branch could not be moved: {error.message}")
         except OSError as error:
-            why = error.strerror or error
+            why = words_of(error)
             self.troubles.append(f"the save is complete, but the branch could not be moved: {why}")
         return False
 

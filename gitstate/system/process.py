@@ -67,14 +67,15 @@ def older_than_boot(path: bytes) -> bool:
 def running_before(names: Collection[bytes]) -> list[tuple[int, bytes | None]]:
     """The processes with one of these names (proc(5) comm) that are older than this one: pid and working directory.
 
-    The directory is None where the kernel does not tell. A fork of this program counts from the start of the program.
+    One that began in the same tick counts as older. The directory is None where the kernel does not tell. A fork of
+    this program counts from the start of the program.
     """
     mine, since, pid = read_proc("/proc/self/cmdline"), _ticks(os.getpid()), os.getppid()
     while read_proc(f"/proc/{pid}/cmdline") == mine and mine:
         since, pid = min(since, _ticks(pid)), _parent(pid)
     found: list[tuple[int, bytes | None]] = []
     for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
-        if name.isdigit() and (read_proc(f"/proc/{name}/comm") or b"").rstrip(b"\n") in names and _ticks(name) < since:
+        if name.isdigit() and (read_proc(f"/proc/{name}/comm") or b"").rstrip(b"\n") in names and _ticks(name) <= since:
             try:
                 found.append((int(name), os.readlink(os.fsencode(f"/proc/{name}/cwd"))))
             except PermissionError:
@@ -82,6 +83,17 @@ def running_before(names: Collection[bytes]) -> list[tuple[int, bytes | None]]:
             except OSError:
                 continue  # it has ended
     return found
+
+
+def is_open(path: bytes) -> bool:
+    """Whether a process whose descriptors this one may see has the file at `path` open."""
+    for name in os.listdir("/proc"):
+        with suppress(OSError):
+            for fd in os.listdir(f"/proc/{name}/fd") if name.isdigit() else ():
+                with suppress(OSError):
+                    if os.readlink(os.fsencode(f"/proc/{name}/fd/{fd}")) == path:
+                        return True
+    return False
 
 
 def _ticks(pid: int | str) -> float:

@@ -21,6 +21,7 @@ import time
 
 from ..errors import BadJson, TryAgain
 from ..format.context import MAX_CONTEXT, Context
+from ..git.gitdir import linked_worktrees
 from ..system import files, process
 from ..system.clock import Deadline
 from ..system.jsonio import dumps, loads, text_to_json
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 
 #: The second lock is for a run inside a loop or a guard that holds the first.
 _LEASE, _INNER, _RECORD = b"lease", b"lease-run", b"lease.json"
+#: Beside the record: the linked worktrees that existed when the work of a keeper began, each key ended by a NUL.
+_WORKTREES = b"lease-worktrees"
+#: Of a list of more bytes nothing is read.
+_LONGEST_LIST = 16 << 20
 #: Who asks holds the lock for a moment too: a keeper that begins tries again for this long, in seconds.
 _PATIENCE = 2.0
 #: The lease is looked at again after this time, in seconds.
@@ -187,7 +192,24 @@ def write_holder(repository: Repository, holder: Holder) -> None:
     value = {**holder._asdict(), "owner": list(holder.owner), "keeper": None if keeper is None else list(keeper)}
     value["inode"] = os.stat(repository.own).st_ino
     path = os.path.join(repository.own, _RECORD)
+    if holder.kind == "keeper":
+        listed = b"".join(item.key + b"\0" for item in linked_worktrees(repository.common_dir))
+        there = os.path.join(repository.own, _WORKTREES)
+        files.write_atomic(there, listed, staging=repository.own, durable=False)
     files.write_atomic(path, dumps(value), staging=repository.own, durable=False)
+
+
+def worktrees_at_begin(repository: Repository) -> frozenset[bytes] | None:
+    """The keys of the linked worktrees that existed when the work of the last keeper began; None where unknown."""
+    data = files.read_limited(os.path.join(repository.own, _WORKTREES), _LONGEST_LIST)
+    return None if data is None or (data and not data.endswith(b"\0")) else frozenset(data.split(b"\0")[:-1])
+
+
+def work_began_ns(repository: Repository) -> int | None:
+    """When the work of the last keeper began, in nanoseconds since the epoch; None where that is unknown."""
+    with suppress(OSError):
+        return os.lstat(os.path.join(repository.own, _WORKTREES)).st_mtime_ns
+    return None
 
 
 def clear_holder(repository: Repository, holder: Holder | None = None) -> None:

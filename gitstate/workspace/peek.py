@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
+from ..errors import words_of
 from ..format.context import Context
 from ..format.names import (
     CHECKPOINTS,
@@ -164,7 +165,7 @@ class Peeker:
         try:
             return self._peek(path)
         except (OSError, ValueError) as error:
-            return WorkspacePeek(path, damage=(f"it can't be read: {error}"[:200],))
+            return WorkspacePeek(path, damage=(f"it can't be read: {words_of(error)}"[:200],))
 
     def _peek(self, path: bytes) -> WorkspacePeek:
         try:

@@ -183,7 +183,7 @@ MUTATIONS = (
     Mutation(
         "an index that moved under the save is exchanged all the same",
         "save/index.py",
-        "            if file_identity(index) != file_identity(self.frozen):\n                return\n",
+        "            if not is_frozen_index(index, self.frozen):\n                return\n",
         "",
         "faults/test_concurrency.py::test_file_staged_during_a_save_stays_staged",
     ),
@@ -244,7 +244,7 @@ MUTATIONS = (
     Mutation(
         "a save that left bytes out says that all is well",
         "cli/quick.py",
-        "    return EXIT_PERSON if result.lost else EXIT_DONE\n",
+        "    return EXIT_PERSON if lost else EXIT_DONE\n",
         "    return EXIT_DONE\n",
         "faults/test_limits.py::test_unreadable_file_is_reported_as_skipped",
     ),

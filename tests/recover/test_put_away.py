@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.run.commands import GITSTATE
 from tests.states import dirty
+from tests.support.agents import Started, wait_until
 from tests.support.recovering import recovered_from
 from tests.support.saving import saved_from
 from tests.support.workspace import Workspace, run_git
@@ -42,6 +46,80 @@ def test_lock_of_a_killed_git_is_named(ws: Workspace) -> None:
     command = message.partition("once no git runs here: ")[2]
     run_command(ws, command)
     ws.add("b.txt")
+
+
+#: A commit stands in its hook while it holds index.lock; then the agent fails.
+KILLED_GIT = 'echo work >> a.txt; git commit -qam x & echo $! > "$1/git"; wait; exit 3'
+
+
+def lock_of_a_run(ws: Workspace) -> Started:
+    """A run whose git is killed while it holds index.lock."""
+    hook = ws.common_dir / "hooks" / "pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch '{ws.outside}/in-hook'\nsleep 600\n")
+    hook.chmod(0o755)
+    command = [*GITSTATE, "run", "--task-id", "T", "--", "bash", "-c", KILLED_GIT, "agent", os.fspath(ws.outside)]
+    started = Started(ws, command)
+    wait_until((ws.outside / "in-hook").exists, "git runs the hook")
+    assert os.path.exists(ws.at(".git/index.lock"))
+    return started
+
+
+def kill_git(ws: Workspace) -> None:
+    os.kill(int((ws.outside / "git").read_text()), signal.SIGKILL)
+
+
+def test_lock_of_a_git_that_was_killed_in_the_run_is_removed(ws: Workspace) -> None:
+    started = lock_of_a_run(ws)
+    kill_git(ws)
+    assert started.status() == 3
+    assert os.path.exists(ws.at(".git/index.lock"))
+    answer = recovered_from(ws.recover())
+    assert answer["removed_locks"] == [{"path": os.fspath(ws.path / ".git" / "index.lock")}]
+    assert "index.lock" not in (answer["message"] or "")
+    assert ws.read("a.txt").endswith(b"work\n")
+    ws.add("a.txt")
+
+
+def test_dry_run_leaves_the_lock_of_a_killed_git(ws: Workspace) -> None:
+    started = lock_of_a_run(ws)
+    kill_git(ws)
+    started.status()
+    ws.recover("--dry-run")
+    assert os.path.exists(ws.at(".git/index.lock"))
+
+
+def test_lock_is_named_while_a_git_runs_in_the_repository(ws: Workspace) -> None:
+    started = lock_of_a_run(ws)
+    kill_git(ws)
+    started.status()
+    with subprocess.Popen(["git", "hash-object", "--stdin"], cwd=ws.path, stdin=subprocess.PIPE) as other:
+        answer = recovered_from(ws.recover())
+        other.communicate(b"")
+    assert answer["removed_locks"] == [] and "index.lock stops git" in answer["message"]
+    assert os.path.exists(ws.at(".git/index.lock"))
+
+
+def test_lock_is_named_while_another_program_has_it_open(ws: Workspace) -> None:
+    started = lock_of_a_run(ws)
+    kill_git(ws)
+    started.status()
+    with open(ws.at(".git/index.lock"), "rb"):
+        answer = recovered_from(ws.recover())
+    assert answer["removed_locks"] == [] and "index.lock stops git" in answer["message"]
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_lock_from_outside_of_the_run_is_named(after: bool, ws: Workspace) -> None:
+    if not after:
+        ws.write(".git/index.lock", "")
+    script = "echo work >> a.txt; exit 3"
+    started = Started(ws, [*GITSTATE, "run", "--task-id", "T", "--", "bash", "-c", script])
+    assert started.status() == 3
+    if after:
+        ws.write(".git/index.lock", "")
+    answer = recovered_from(ws.recover())
+    assert answer["removed_locks"] == [] and "index.lock stops git" in answer["message"]
 
 
 def test_lock_is_named_where_no_save_is_pending(ws: Workspace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -212,3 +213,95 @@ def test_what_is_skipped_beside_a_nested_repository_makes_the_save_incomplete(ws
     os.mkfifo(ws.at("inner/pipe"))
     os.mkfifo(ws.at("pipe"))
     assert ws.save().json["incomplete"] is True
+
+
+def submodule_with_work(ws: Workspace) -> Workspace:
+    """A submodule with edited, staged, deleted and untracked files; its repository is in `.git/modules`."""
+    origin = ws.outside / "origin"
+    run_git(ws.outside, "clone", "-q", ws.path, origin)
+    ws.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(origin), "deep/sub")
+    ws.commit("submodule")
+    sub = Workspace(ws.path / "deep" / "sub", ws.outside)
+    sub.append("a")
+    sub.write("new/file", "untracked\n")
+    sub.write("staged", "one\n")
+    sub.add("staged")
+    sub.append("staged")
+    sub.remove("b")
+    return sub
+
+
+#: How the directory of a submodule goes, with the tree around it.
+WIPES: dict[str, list[tuple[str, ...]]] = {
+    "removed alone": [("rm", "-rf", "deep/sub")],
+    "removed with all": [
+        ("find", ".", "-mindepth", "1", "-maxdepth", "1", "!", "-name", ".git", "-exec", "rm", "-rf", "{}", "+")
+    ],
+    "reset to the base": [
+        ("rm", "-rf", "deep"),
+        ("git", "reset", "-q", "--hard", "HEAD~1"),
+        ("git", "clean", "-qffdx"),
+    ],
+    "reset to the tip": [("rm", "-rf", "deep"), ("git", "reset", "-q", "--hard"), ("git", "clean", "-qffdx")],
+    "before the submodule": [
+        ("git", "checkout", "-q", "-f", "--detach", "HEAD~2"),
+        ("git", "clean", "-qffdx"),
+        ("git", "checkout", "-q", "main"),
+    ],
+}
+
+
+@pytest.mark.parametrize("wipe", WIPES)
+def test_work_in_a_submodule_comes_back_after_a_wipe(wipe: str, ws: Workspace) -> None:
+    sub = submodule_with_work(ws)
+    ws.append("a")
+    before = fingerprint(sub.path)
+    run = ws.save("--task-id", "T")
+    assert run.exit_status == 0, run
+    assert not (sub.path / "active_state.json").exists()
+    for argv in WIPES[wipe]:
+        subprocess.run(argv, cwd=ws.path, check=True, capture_output=True)
+    assert not (sub.path / "new").exists()
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    assert before.diff(fingerprint(sub.path)) == []
+    assert not (sub.path / "active_state.json").exists()
+    assert not sub.refs("refs/gitstate/pending")
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_save_says_that_a_repository_of_its_own_goes_with_its_directory(registered: bool, ws: Workspace) -> None:
+    inner = inside(ws, "inner")
+    if registered:
+        ws.git("-c", "advice.addEmbeddedRepo=false", "add", "inner")
+        ws.git("commit", "-q", "-m", "link")
+    run = ws.save()
+    assert [(item["path"], item["reason"]) for item in run.json["left_out"]] == [
+        ("inner", "it is a repository of its own: its save is inside it, and goes where the repository goes")
+    ]
+    subprocess.run(["rm", "-rf", inner.path], check=True)
+    run = ws.recover()
+    assert run.exit_status == 4, run
+    assert any(item["path"] == "inner" and item["lost"] for item in run.json["workspaces"][0]["left_out"])
+
+
+def test_repository_of_a_submodule_that_is_gone_is_said(ws: Workspace) -> None:
+    sub = submodule_with_work(ws)
+    assert ws.save().exit_status == 0
+    subprocess.run(["rm", "-rf", sub.path, ws.path / ".git" / "modules"], check=True)
+    run = ws.recover()
+    assert run.exit_status == 4, run
+    assert any(item["path"] == "deep/sub" and item["lost"] for item in run.json["workspaces"][0]["left_out"])
+
+
+@pytest.mark.parametrize("command", ["save", "checkpoint"])
+def test_no_save_writes_a_state_file_into_nested_repositories(command: str, ws: Workspace) -> None:
+    sub, inner = submodule_with_work(ws), inside(ws)
+    deeper = inside(inner, "deeper")
+    for number in range(2):
+        ws.append("a", f"{number}\n")
+        run = ws.gitstate(command, "--task-id", "T", "--signal", "TERM")
+        assert run.exit_status == 0, run
+        for repository in (sub, inner, deeper):
+            assert not (repository.path / "active_state.json").exists()
+            assert not (repository.git_dir / "gitstate" / "context.json").exists()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @paths_argument
 @everything_option
 @roots_option
+@click.option("--worktrees", is_flag=True, help="this repository's worktrees, with saved ones that are gone")
 @click.option("--dry-run", is_flag=True, help="report what would happen, change nothing")
 @click.option("--overwrite", is_flag=True, help="overwrite files that were edited after the save")
 @click.option("--into", metavar="PATH", help="restore a save whose workspace is gone into a new worktree")

@@ -26,7 +26,7 @@ from ..command import (
 from ..options import CONTEXT_TEXTS, context_values, pair_values
 
 if TYPE_CHECKING:
-    from ...run.stop import StopResult
+    from ...fleet.stop import StopResult
 
 _STOP_SIGNALS = click.Choice(["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"])
 
@@ -85,7 +85,7 @@ def _split_pairs(argv: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...
 def stop(call: Call, paths: tuple[str, ...], everything: bool, wait: float) -> int:
     """Without PATH, the run of the current workspace is stopped."""
     from ...fleet.find import workspaces
-    from ...run.stop import stop as stop_run
+    from ...fleet.stop import stop as stop_run
 
     known = workspaces(call.directory)[0] if everything else []
     results: list[StopResult] = []

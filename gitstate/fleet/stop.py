@@ -11,6 +11,7 @@ from ..errors import EXIT_PERSON, NeedsPerson, TryAgain
 from ..format.manifest import Reason
 from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
+from ..run.processes import descendants, kill_all, of_run
 from ..save.request import SaveRequest
 from ..save.save import save
 from ..system import process
@@ -20,7 +21,6 @@ from ..workspace.lease import Holder, describe, is_visible, presence_in
 from ..workspace.live_context import read_live_context
 from ..workspace.ownership import read_run_record
 from ..workspace.state_file import ACTIVE
-from .processes import descendants, kill_all, of_run
 
 #: What a keeper may need to save after the last process of its run is gone, in seconds.
 _SAVING = 30.0
