@@ -96,7 +96,7 @@ def store_outside_sparse(builder: SnapshotBuilder) -> None:
     Git applies them to a copy of the index, in an empty worktree.
     """
     repository, snapshot = builder.repository, builder.snapshot
-    if snapshot.head is None or snapshot.stages:
+    if snapshot.head is None or snapshot.stages or not os.path.lexists(builder.index_path):
         return
     empty = stand_in_git_dir(repository)
     index = os.path.join(empty, b"index")

@@ -110,3 +110,12 @@ def test_torn_staged_object_without_a_copy_is_reported_as_skipped(ws: Workspace)
     ws.git("reset", "-q", "--hard", "HEAD~2")
     assert "skipped: a: its staged version is unreadable" in recover(ws).stderr
     assert ws.read("a") == ws.read("s") == b"edited\n"
+
+
+def test_save_without_an_index_under_sparse_patterns(ws: Workspace) -> None:
+    ws.git("config", "core.sparseCheckout", "true")
+    ws.write(".git/info/sparse-checkout", "/*\n!/b.txt\n")
+    (ws.git_dir / "index").unlink()
+    ws.write("new.txt", "new\n")
+    assert ws.save().exit_status == 0
+    assert (ws.git_dir / "gitstate").is_dir() and ws.refs("refs/gitstate/pending")
