@@ -1,1 +1,1 @@
-"""One file for each agent program; nobody else knows their names."""
+"""What gitstate knows of agent programs, one file for each in `known`; nobody else knows their names."""

@@ -1,6 +1,6 @@
 """The record of an agent program: everything that gitstate has to know about one, as data.
 
-Each file beside this one describes one agent in a constant `AGENT`, under the file's own name. `registry` finds them.
+Each file of `known` describes one agent in a constant `AGENT`, under the file's own name. `registry` finds them.
 """
 
 from __future__ import annotations
@@ -101,6 +101,8 @@ class Payload(Record):
     session_id: str = "session_id"
     transcript_path: str = "transcript_path"
     directory: str = "cwd"
+    names_many_directories: bool = False
+    """Whether `directory` is a list of all directories of the agent's work."""
 
 
 class Briefing(Record):
@@ -158,7 +160,7 @@ class Agent(Record):
     """One agent program."""
 
     name: str
-    """The name on gitstate's command line and in the context: the name of the agent's file here."""
+    """The name on gitstate's command line and in the context: the name of the agent's file in `known`."""
     commands: tuple[str, ...]
     """The names of its program, without a directory."""
     events: tuple[HookEvent, ...]

@@ -1,6 +1,6 @@
 """Finds agents by name, by command, and among the ancestors of a hook.
 
-An agent exists if its file stands in this package; there is no list.
+An agent exists if its file stands in `known`; there is no list.
 
 A hook loads the file of its own agent only.
 """
@@ -16,8 +16,8 @@ from .base import Agent, StopRule
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-#: The modules of this package that describe no agent.
-_SHARED = frozenset(("__init__", "base", "launch", "registry", "sessions", "transcripts"))
+#: Where each agent has its file.
+_KNOWN = os.path.join(os.path.dirname(__file__), "known")
 
 _SHELLS = frozenset(
     ("ash", "bash", "busybox", "csh", "dash", "elvish", "fish", "ksh", "mksh", "nu", "pwsh", "sh", "tcsh", "zsh")
@@ -36,8 +36,8 @@ _ENDINGS = (".js", ".mjs", ".cjs", ".py", ".sh")
 
 def agent_names() -> tuple[str, ...]:
     """The names of all agents, sorted."""
-    modules = {name.removesuffix(".py") for name in os.listdir(os.path.dirname(__file__)) if name.endswith(".py")}
-    return tuple(sorted(modules - _SHARED))
+    modules = {name.removesuffix(".py") for name in os.listdir(_KNOWN) if name.endswith(".py")}
+    return tuple(sorted(modules - {"__init__"}))
 
 
 def agent_named(name: str) -> Agent | None:
@@ -45,7 +45,7 @@ def agent_named(name: str) -> Agent | None:
     if name not in agent_names():
         return None
     # `importlib` would take as long as the module itself.
-    agent: Agent = __import__(f"{__package__}.{name}", fromlist=["AGENT"]).AGENT
+    agent: Agent = __import__(f"{__package__}.known.{name}", fromlist=["AGENT"]).AGENT
     return agent
 
 

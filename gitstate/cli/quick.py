@@ -153,14 +153,14 @@ def run_hook(name: str, arguments: Sequence[str]) -> int:
             from ..integrations import git_hooks
 
             return git_hooks.run(arguments[0] if arguments else "", arguments[1:], say)
-        from ..integrations import agent_hooks
+        from ..agent_hooks import hook
 
         in_background = list(arguments) == ["background"]
         if in_background:
             # Who ends the agent, and all of its session, must not end the checkpoint.
             with suppress(OSError):
                 os.setsid()
-        answer = agent_hooks.run(name, escape_lines, in_background=in_background)
+        answer = hook.run(name, escape_lines, in_background=in_background)
         if answer:
             print_to(sys.stdout, answer)
         return EXIT_DONE

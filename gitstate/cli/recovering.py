@@ -117,7 +117,9 @@ def _recover_named(directory: bytes, given: Mapping[str, Any], request: RecoverR
         (target,) = _absolute(directory, [into])
         return [recover.recover_into(open_repository(directory, bare_too=True), target, request)]
     if given.get("dismiss"):
-        return [recover.dismiss(targets[0], request)]
+        from ..recover.dismissed import dismiss
+
+        return [dismiss(targets[0], request)]
     if len(targets) == 1:
         return [recover.recover(targets[0], request)]
     from ..fleet.recover_all import recover_each

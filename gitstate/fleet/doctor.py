@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
+from ..agent_hooks.install import agent_problems
+from ..agent_hooks.memory import last_problem
 from ..agents.registry import all_agents
 from ..errors import GitError, GitstateError, NotAWorkspace, words_of
 from ..format import names
@@ -24,9 +26,8 @@ from ..git.command import Git
 from ..git.repository import Repository, open_repository
 from ..history.verify import read_receipt
 from ..integrations import schedulers
-from ..integrations.agent_hooks import last_problem
-from ..integrations.agent_hooks_install import agent_problems
 from ..integrations.git_hooks_install import hook_problems
+from ..integrations.scheduler import answer
 from ..system import files
 from ..workspace import damage, registry, settings
 from ..workspace.live_context import read_live_context
@@ -142,7 +143,7 @@ def _agents() -> Iterator[Finding]:
     """Agent programs that are stubs, and agents whose hooks do not call this gitstate."""
     for agent in all_agents():
         program = shutil.which(agent.commands[0]) if agent.stub_advice else None
-        if program is not None and not re.search(rb"\d+\.\d+", schedulers.answer([program, "--version"])):
+        if program is not None and not re.search(rb"\d+\.\d+", answer([program, "--version"])):
             what = f"{program} prints no version: it is an old stub that does nothing and exits with 0"
             yield Finding("agent", what, agent.stub_advice or "", serious=False)
     for what, command in agent_problems(os.environ):

@@ -164,7 +164,7 @@ def _failures(git_dir: bytes) -> list[str]:
     problem = failing_checkpoints(git_dir)
     found = [] if problem is None else [f"the last checkpoint failed: {problem}"]
     if os.path.lexists(os.path.join(git_dir, b"gitstate", b"agent-hook.json")):
-        from ..integrations.agent_hooks import failing_hook
+        from ..agent_hooks.memory import failing_hook
 
         failing = failing_hook(git_dir)
         found += [] if failing is None else [failing]

@@ -10,7 +10,7 @@ from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..objects.tree import GITLINK
 from ..recover.elsewhere import stack_of
-from ..recover.paths import SavedPaths, Workspace
+from ..restore.paths import SavedPaths, Workspace
 
 #: A file of more bytes is only named.
 _LARGE = 1 << 20

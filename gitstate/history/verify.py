@@ -26,9 +26,9 @@ from ..git.entries import list_index, list_tree
 from ..git.repository import Repository, head_of, open_repository, read_head, without_filters
 from ..objects.reader import ObjectReader
 from ..objects.tree import GITLINK, SYMLINK, Leaf
-from ..recover.paths import SavedPaths, Workspace
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest
+from ..restore.paths import SavedPaths, Workspace
 from ..system import files
 from ..system.clock import now
 from ..system.jsonio import dumps, loads, path_to_json, text_to_json

@@ -1,1 +1,1 @@
-"""Where other programs call gitstate: git hooks, agents' hooks, schedulers."""
+"""Where other programs call gitstate: git hooks, and schedulers at boot."""

@@ -12,27 +12,33 @@ import pwd
 import re
 import shlex
 import shutil
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from ..errors import GitstateError, NeedsPerson
 from ..system import files
-from ..system.program import command, shipped
-from ..workspace.registry import list_directory
+from ..system.program import command
+from .scheduler import (
+    EITHER,
+    Scheduler,
+    are_current,
+    call,
+    is_ours,
+    log_file,
+    must_succeed,
+    needed_environment,
+    read_file,
+    template,
+    write_file,
+)
 
 _UNITS = ("gitstate-recover.service", "agent-loop@.service")
 _LABEL = "org.gitstate.recover"
 _PLIST = f"{_LABEL}.plist"
-#: Stands in every unit and property list that gitstate wrote.
-_MARK = "Written by `gitstate boot enable`"
-_EITHER = (False, True)
 #: What gitstate's lines in a crontab begin and end with.
 _BEGIN, _END = b"# BEGIN gitstate", b"# END gitstate"
-#: Environment variables that lead to the list of workspaces, where HOME alone does not.
-_NEEDED = ("GIT_CONFIG_GLOBAL", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
 
 
 class BootStatus(NamedTuple):
@@ -49,28 +55,6 @@ class BootStatus(NamedTuple):
     """The words that start this gitstate."""
     troubles: tuple[tuple[str, str], ...] = ()
     """What keeps it from running, each with the command that mends it."""
-
-
-class Scheduler(Protocol):
-    """One way to run a command at boot. Methods raise GitstateError and OSError, `set_up` NeedsPerson, too."""
-
-    def works(self) -> bool:
-        """Whether it can be set up on this machine."""
-
-    def is_enabled(self) -> bool:
-        """Whether gitstate is set up in it."""
-
-    def is_current(self) -> bool:
-        """Whether what gitstate wrote into it is what `set_up` would write now."""
-
-    def paths(self) -> list[str]:
-        """The files of gitstate's own that `set_up` writes."""
-
-    def set_up(self, *, resumes: bool) -> None:
-        """Run `gitstate recover --all` at boot; idempotent. `resumes`: then start the interrupted agents again."""
-
-    def remove(self) -> None:
-        """Undo `set_up`; nothing else is touched."""
 
 
 def enable(scheduler: str | None = None, *, resumes: bool = False) -> BootStatus:
@@ -131,83 +115,6 @@ def any_works() -> bool:
         return False
 
 
-def _environment() -> dict[str, str]:
-    """What the environment of a scheduler lacks: where git is, and where the list of workspaces is."""
-    found = {name: os.environ[name] for name in _NEEDED if os.environ.get(name)}
-    git = shutil.which("git")
-    places = [os.path.dirname(git)] if git else []
-    found["PATH"] = ":".join(dict.fromkeys([*places, "/usr/local/bin", "/usr/bin", "/bin"]))
-    return found
-
-
-def _log() -> str:
-    """The file for what recovery says at boot, where there is no system log."""
-    return os.path.join(os.path.dirname(os.fsdecode(list_directory())), "boot.log")
-
-
-def _template(name: str) -> str:
-    return shipped(f"boot/{name}").decode("utf-8")
-
-
-# -- commands of the system
-
-
-def _call(words: Sequence[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    try:
-        return subprocess.run(
-            words, input=given, capture_output=True, check=False, timeout=60, env={**os.environ, "LC_ALL": "C"}
-        )
-    except FileNotFoundError:
-        raise NeedsPerson(f"there is no {words[0]} here", hint="gitstate boot enable --scheduler cron") from None
-    except subprocess.TimeoutExpired:
-        raise GitstateError(f"{words[0]} did not answer for a minute", hint="gitstate boot status") from None
-
-
-def answer(words: Sequence[str]) -> bytes:
-    """What a command of the user's prints on both streams; nothing where it does not start or does not end."""
-    try:
-        done = _call(words)
-    except (GitstateError, OSError):
-        return b""
-    return done.stdout + done.stderr
-
-
-def _must(words: Sequence[str], given: bytes = b"") -> None:
-    done = _call(words, given)
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise GitstateError(
-            f"{' '.join(words[:3])} failed: {said[-1] if said else f'status {done.returncode}'}",
-            hint="gitstate boot enable --scheduler cron",
-        )
-
-
-# -- files of ours
-
-
-def _read(path: str) -> str | None:
-    data = files.read_limited(os.fsencode(path), 1 << 20)
-    return None if data is None else data.decode("utf-8", "replace")
-
-
-def _is_ours(path: str) -> bool:
-    return _MARK in (_read(path) or "")
-
-
-def _write(path: str, text: str) -> None:
-    if os.path.lexists(path) and not _is_ours(path):
-        raise NeedsPerson(f"{path} is not gitstate's; it was left alone", hint=f"mv {path} {path}.mine")
-    directory = os.fsencode(os.path.dirname(path))
-    files.make_directory(directory, top=b"/")
-    if _read(path) != text:
-        files.write_atomic(os.fsencode(path), text.encode("utf-8"), staging=directory, mode=0o644)
-
-
-def _are_current(wanted: Mapping[str, str]) -> bool:
-    """Whether each file has this text."""
-    return all(_read(path) == text for path, text in wanted.items())
-
-
 # -- systemd
 
 _SYSTEMCTL = ("systemctl", "--user")
@@ -217,14 +124,14 @@ class Systemd(Scheduler):
     """A unit of the user's systemd."""
 
     def works(self) -> bool:
-        return bool(shutil.which("systemctl")) and _call([*_SYSTEMCTL, "show-environment"]).returncode == 0
+        return bool(shutil.which("systemctl")) and call([*_SYSTEMCTL, "show-environment"]).returncode == 0
 
     def is_enabled(self) -> bool:
-        return _is_ours(_unit_path(_UNITS[0]))
+        return is_ours(_unit_path(_UNITS[0]))
 
     def is_current(self) -> bool:
         return any(
-            _are_current({_unit_path(name): _unit(name, resumes=resumes) for name in _UNITS}) for resumes in _EITHER
+            are_current({_unit_path(name): _unit(name, resumes=resumes) for name in _UNITS}) for resumes in EITHER
         )
 
     def paths(self) -> list[str]:
@@ -232,19 +139,19 @@ class Systemd(Scheduler):
 
     def set_up(self, *, resumes: bool) -> None:
         # Raise before the first write if no user manager answers.
-        _must([*_SYSTEMCTL, "show-environment"])
+        must_succeed([*_SYSTEMCTL, "show-environment"])
         for name in _UNITS:
-            _write(_unit_path(name), _unit(name, resumes=resumes))
-        _must([*_SYSTEMCTL, "daemon-reload"])
-        _must([*_SYSTEMCTL, "enable", _UNITS[0]])
+            write_file(_unit_path(name), _unit(name, resumes=resumes))
+        must_succeed([*_SYSTEMCTL, "daemon-reload"])
+        must_succeed([*_SYSTEMCTL, "enable", _UNITS[0]])
 
     def remove(self) -> None:
         for name in _UNITS:
-            if _is_ours(_unit_path(name)):
+            if is_ours(_unit_path(name)):
                 # This fails without a user manager, which nothing would start then: the file is removed all the same.
-                _call([*_SYSTEMCTL, "disable", name])
+                call([*_SYSTEMCTL, "disable", name])
                 files.remove(os.fsencode(_unit_path(name)))
-        _call([*_SYSTEMCTL, "daemon-reload"])
+        call([*_SYSTEMCTL, "daemon-reload"])
 
 
 def _unit_path(name: str) -> str:
@@ -253,12 +160,13 @@ def _unit_path(name: str) -> str:
 
 
 def _unit(name: str, *, resumes: bool = False) -> str:
-    environment = "\n".join(f"Environment={_unit_word(f'{key}={value}')}" for key, value in _environment().items())
+    pairs = needed_environment().items()
+    environment = "\n".join(f"Environment={_unit_word(f'{key}={value}')}" for key, value in pairs)
     words = [_unit_word(word).replace("$", "$$") for word in command()]
     if not re.fullmatch(r"[\w./+-]+", command()[0]):
         # As the name of a program systemd refuses quotes, and takes $ as it stands.
         words.insert(0, "/usr/bin/env")
-    text = _template(name)
+    text = template(name)
     if not resumes:
         text = "".join(line for line in text.splitlines(True) if " resume --all" not in line)
     return text.replace("@GITSTATE@", " ".join(words)).replace("@ENVIRONMENT@", environment)
@@ -275,7 +183,7 @@ def _unit_word(text: str) -> str:
 def _lingers() -> bool | None:
     if shutil.which("loginctl") is None:
         return None
-    done = _call(["loginctl", "show-user", _user(), "--property=Linger"])
+    done = call(["loginctl", "show-user", _user(), "--property=Linger"])
     if done.returncode:
         # logind does not know a user without a session; its files say what it would do.
         return os.path.exists(os.path.join("/var/lib/systemd/linger", _user()))
@@ -304,7 +212,7 @@ class Cron(Scheduler):
         return False
 
     def is_current(self) -> bool:
-        return any(_with_block(_crontab(), _cron_block(resumes=resumes)) == _crontab() for resumes in _EITHER)
+        return any(_with_block(_crontab(), _cron_block(resumes=resumes)) == _crontab() for resumes in EITHER)
 
     def paths(self) -> list[str]:
         return []  # the crontab is not gitstate's own
@@ -320,11 +228,11 @@ def _replace_block(block: bytes) -> None:
     before = _crontab()
     after = _with_block(before, block)
     if after != before:
-        _must(["crontab", "-"], after)
+        must_succeed(["crontab", "-"], after)
 
 
 def _crontab() -> bytes:
-    done = _call(["crontab", "-l"])
+    done = call(["crontab", "-l"])
     if done.returncode and b"no crontab" not in done.stderr.lower() and done.stderr.strip():
         # A crontab that can't be read must not be replaced.
         raise GitstateError(f"crontab -l failed: {done.stderr.decode('utf-8', 'replace').strip()[:200]}")
@@ -332,16 +240,16 @@ def _crontab() -> bytes:
 
 
 def _cron_block(*, resumes: bool) -> bytes:
-    environment = " ".join(f"{key}={_shell_word(value)}" for key, value in _environment().items())
+    environment = " ".join(f"{key}={_shell_word(value)}" for key, value in needed_environment().items())
     words = " ".join(_shell_word(word) for word in command())
-    text = _template("crontab")
+    text = template("crontab")
     if resumes:
         # It recovers each workspace first.
         text = text.replace(
             _END.decode(), f"@reboot @ENVIRONMENT@ @GITSTATE@ resume --all >/dev/null 2>&1\n{_END.decode()}"
         )
     text = text.replace("@ENVIRONMENT@", environment).replace("@GITSTATE@", words)
-    text = text.replace("@LOG@", _shell_word(_log()))
+    text = text.replace("@LOG@", _shell_word(log_file()))
     # A bare per cent sign ends a cron command (`man 5 crontab`).
     return text.replace("%", "\\%").encode("utf-8", "surrogateescape")
 
@@ -385,27 +293,27 @@ class Launchd(Scheduler):
         return sys.platform == "darwin" or bool(shutil.which("launchctl"))
 
     def is_enabled(self) -> bool:
-        return _is_ours(_plist_path())
+        return is_ours(_plist_path())
 
     def is_current(self) -> bool:
-        return any(_are_current({_plist_path(): _plist(resumes=resumes)}) for resumes in _EITHER)
+        return any(are_current({_plist_path(): _plist(resumes=resumes)}) for resumes in EITHER)
 
     def paths(self) -> list[str]:
         return [_plist_path()]
 
     def set_up(self, *, resumes: bool) -> None:
         path, domain = _plist_path(), f"gui/{os.getuid()}"
-        changed = _read(path) != _plist(resumes=resumes)
-        _write(path, _plist(resumes=resumes))
-        loaded = _call(["launchctl", "print", f"{domain}/{_LABEL}"]).returncode == 0
+        changed = read_file(path) != _plist(resumes=resumes)
+        write_file(path, _plist(resumes=resumes))
+        loaded = call(["launchctl", "print", f"{domain}/{_LABEL}"]).returncode == 0
         if loaded and changed:
-            _call(["launchctl", "bootout", f"{domain}/{_LABEL}"])
+            call(["launchctl", "bootout", f"{domain}/{_LABEL}"])
         if changed or not loaded:
-            _must(["launchctl", "bootstrap", domain, path])
+            must_succeed(["launchctl", "bootstrap", domain, path])
 
     def remove(self) -> None:
-        if _is_ours(_plist_path()):
-            _call(["launchctl", "bootout", f"gui/{os.getuid()}/{_LABEL}"])
+        if is_ours(_plist_path()):
+            call(["launchctl", "bootout", f"gui/{os.getuid()}/{_LABEL}"])
             files.remove(os.fsencode(_plist_path()))
 
 
@@ -415,14 +323,14 @@ def _plist_path() -> str:
 
 def _plist(*, resumes: bool) -> str:
     words = "\n".join(f"\t\t<string>{escape(word)}</string>" for word in command())
-    pairs = _environment().items()
+    pairs = needed_environment().items()
     environment = "\n".join(f"\t\t<key>{key}</key>\n\t\t<string>{escape(value)}</string>" for key, value in pairs)
-    text = _template(_PLIST)
+    text = template(_PLIST)
     if resumes:
         # `resume` recovers each workspace first.
         text = text.replace("<string>recover</string>", "<string>resume</string>")
     text = text.replace("@GITSTATE@", words).replace("@ENVIRONMENT@", environment)
-    return text.replace("@LOG@", escape(_log()))
+    return text.replace("@LOG@", escape(log_file()))
 
 
 #: In the order of preference.

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, NamedTuple
 
+from ..agent_hooks.stop import last_stop
 from ..agents.base import Agent
 from ..agents.launch import Launch
 from ..agents.sessions import resume_command
@@ -25,7 +26,6 @@ from ..errors import EXIT_AGAIN, EXIT_DONE, NeedsPerson, TryAgain
 from ..format.context import Context
 from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
-from ..integrations.agent_stop import last_stop
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult, recover_lines
 from ..run.hold import Hold
@@ -284,6 +284,9 @@ class Loop:
                 copy.start()
             code = process.wait()
             self.signals.child = None
+            if self.signals.came is None and -code in _SIGNALS:
+                # Ctrl-C, which the run gets from the terminal too: it died of it, and so does this loop.
+                self.signals.came = signal.Signals(-code)
             for copy in copies:
                 # A process that outlived the agent may hold the other end.
                 copy.join(2.0)

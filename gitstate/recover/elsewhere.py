@@ -1,7 +1,5 @@
-"""Work at other places than its own: saves in a new worktree (`--into`), single files of one (`restore SAVE PATH`), and
-what git or a manager of hooks put away before it was killed.
-
-What the last recovery or restore wrote is noted in the git directory, so that `undo` can take it back.
+"""Work at other places than its own: saves in a new worktree (`--into`), and what git or a manager of hooks put away
+before it was killed.
 """
 
 from __future__ import annotations
@@ -10,40 +8,29 @@ import os
 import stat
 import time
 
-from ..errors import BadJson, CorruptSave, GitError, GitstateError, NeedsPerson, UnsupportedSave, UsageError
+from ..errors import CorruptSave, GitError, NeedsPerson, UnsupportedSave, UsageError
 from ..format.archive import read_save, read_stack
 from ..format.bounds import read_fetched_stack
 from ..format.context import RUN_WORKSPACE
 from ..format.find import find_save
 from ..format.manifest import Save
-from ..format.names import age_key, save_time_ns, workspace_id
-from ..format.saves import checkpoint_archives, held_saves, is_dismissed, pending_archive, pending_here
+from ..format.names import save_time_ns, workspace_id
+from ..format.saves import is_dismissed, pending_archive, pending_here
 from ..git import gitdir, refs
-from ..git.command import Git, Oid, is_oid, object_id
-from ..git.entries import differing_paths, split_nul
+from ..git.command import Git
+from ..git.entries import split_nul
 from ..git.index import is_own_lock
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, head_of, read_head
 from ..objects.reader import ObjectReader
-from ..objects.tree import Leaf
-from ..save.plan import PathVersions, is_undone
+from ..restore.files import usual_umask
 from ..system import files
-from ..system.clock import Deadline
-from ..system.jsonio import Json, dumps, loads, text_to_json
+from ..system.jsonio import text_to_json
 from ..system.process import boot_id, hostname
-from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
+from ..system.stdlib import Record, quote, suppress
 from ..workspace.lease import presence, work_began_ns
-from ..workspace.ownership import clear_journal, locked_workspace, write_journal
-from ..workspace.settings import require
 from .facts import orphans
-from .fetched import is_trusted, refusal, risky_paths
-from .files import FileRecovery, save_for_safety, usual_umask
-from .paths import SavedPaths, Workspace, is_below, paths_with
-from .plan import Choice, Facts, Target, conclude_files, needs_safety_save
-from .request import SETTINGS, Outcome, RecoverRequest, RecoverResult, hints_for, located
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from .plan import Facts
 
 
 class FoundStack(Record):
@@ -145,61 +132,7 @@ def _refuse_second_checkout(repository: Repository, branch: str | None) -> None:
             raise NeedsPerson(f"the save's branch is checked out in {where}", hint=hint)
 
 
-def restore_paths(
-    repository: Repository, save_id: str, paths: Sequence[bytes], request: RecoverRequest
-) -> RecoverResult:
-    """Write files of a save into this workspace: all that it changed, or `paths` with all below them.
-
-    Index, branch and marker stay. A file that holds something else is kept unless `request.overwrite`.
-    Raises NeedsPerson where there is no such save, UsageError where it holds none of `paths`.
-    """
-    require(repository, *SETTINGS)
-    with (
-        hints_for(repository.toplevel),
-        locked_workspace(repository, Deadline(request.wait)) as git,
-        ObjectReader(repository.git) as reader,
-    ):
-        found = stack_of(repository, save_id)
-        workspace = Workspace.of(repository, git, reader)
-        saved = SavedPaths(workspace, found.stack, overwrite=request.overwrite)
-        targets = _wanted(saved, paths)
-        runs = () if found.remote is None else risky_paths(repository, [target.path for target in targets])
-        if runs and not is_trusted(repository, found.remote, request):
-            hint = f"gitstate restore {save_id} PATH…; to take all of it: gitstate restore {save_id} --trust"
-            return refusal(repository.toplevel, save_id, found.remote, runs, hint)
-        return _restore(workspace, saved, targets, request)._replace(runs=runs)
-
-
-def _wanted(saved: SavedPaths, paths: Sequence[bytes]) -> list[Target]:
-    changed = saved.targets()
-    if not paths or b"." in paths:
-        return changed
-    targets = [target for target in changed if any(is_below(target.path, path) for path in paths)]
-    known = {target.path for target in targets}
-    for path in paths:
-        more = saved.unchanged(path, known)
-        if not more and not any(is_below(name, path) for name in known):
-            save_id = saved.newest.manifest.save_id
-            raise UsageError(f"the save {save_id} holds no {os.fsdecode(path)}", hint=f"gitstate diff {save_id}")
-        targets += more
-    return targets
-
-
-def _restore(
-    workspace: Workspace, saved: SavedPaths, targets: Sequence[Target], request: RecoverRequest
-) -> RecoverResult:
-    outcome = Outcome()
-    choices = saved.choices(targets, outcome)
-    outcome.kept = paths_with(choices, "keep")
-    if request.dry_run:
-        outcome.restored, outcome.deleted = paths_with(choices, "write"), paths_with(choices, "delete")
-    else:
-        _carry_out(workspace, saved, choices, outcome)
-        remember(workspace.repository, Version(saved.newest.manifest.save_id, None), outcome)
-        clear_journal(workspace.repository)
-    result = conclude_files(workspace.repository.toplevel, saved.newest, outcome)
-    return located(result._replace(dry_run=request.dry_run))
-
+# -- what was put away
 
 #: So many worktrees of a run are named one by one.
 _NAMED = 3
@@ -251,191 +184,6 @@ def _run_worktree_words(repository: Repository, one: RunWorktree) -> str:
     command = f"gitstate -C {_quoted(repository.toplevel)} recover --save {one.save_id} --into {_quoted(one.path)}"
     return f"the run's worktree {name} is gone, its save is pending: {command}"
 
-
-def _carry_out(workspace: Workspace, saved: SavedPaths, choices: Sequence[Choice], outcome: Outcome) -> None:
-    """Take the safety save, then write and delete. The journal is for the caller to clear."""
-    write_journal(workspace.repository, [])
-    if needs_safety_save(choices):
-        outcome.safety = save_for_safety(workspace, choices)
-        write_journal(workspace.repository, [])
-    recovery = FileRecovery(workspace, saved, outcome)
-    recovery.carry_out(choices)
-    recovery.permissions([choice.target for choice in choices])
-    workspace.disk.sync()
-
-
-# -- what was destroyed before the save
-
-#: Of the kept checkpoints only so many of the newest are looked at, and none that is older than a day at the save.
-_LOOKED_AT = 4
-_RECENT_NS = 86_400 * 1_000_000_000
-
-
-def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, ...]] | None:
-    """The newest checkpoint before `save` with work that neither the disk, nor HEAD, nor the save has, and its paths.
-
-    A path counts where it vanished or went back to HEAD, without a commit of it since. Only checkpoints of the same
-    task count, not older than a day. Raises nothing: it is an offer.
-    """
-    with suppress(GitstateError, OSError, ValueError):
-        own = workspace_id(workspace.repository)
-        made = save_time_ns(save.manifest.save_id) or 0
-        held = [item.archive for item in held_saves(workspace.repository.git, own)]
-        held += [oid for name, oid in checkpoint_archives(workspace.repository.git).items() if name == own]
-        found = [read_save(oid, workspace.reader) for oid in held if oid != save.archive]
-        found = [
-            item
-            for item in found
-            if item.manifest.kind == "checkpoint"
-            and item.context.task_id in (None, save.context.task_id)
-            and 0 <= made - (save_time_ns(item.manifest.save_id) or 0) < _RECENT_NS
-        ]
-        found.sort(key=lambda item: age_key(item.manifest.save_id), reverse=True)
-        for item in found[:_LOOKED_AT]:
-            paths = _destroyed_paths(workspace, item, save)
-            if paths:
-                return item.manifest.save_id, tuple(paths)
-    return None
-
-
-def _destroyed_paths(workspace: Workspace, old: Save, save: Save) -> list[bytes]:
-    repository, reader, trees = workspace.repository, workspace.reader, workspace.trees
-    commit = head_of(repository.toplevel)
-    before, head = (None if oid is None else reader.tree_of(oid) for oid in (old.manifest.head, commit))
-    then = old.manifest.head
-    follows = then == commit or then is None
-    if not follows and commit is not None and then is not None:
-        follows = repository.git.succeeds("merge-base", "--is-ancestor", then, commit)
-    paths = differing_paths(repository, before, old.wip_tree)
-    of_old, of_before, of_head, of_save = (
-        {path: leaf.oid for path, leaf in trees.lookup(root, paths).items()}
-        for root in (old.wip_tree, before, head, save.wip_tree)
-    )
-    empty = object_id(repository.object_format, "blob", b"")
-    destroyed = []
-    for path in sorted(paths):
-        there = workspace.disk.look(path)
-        versions = PathVersions(of_old.get(path), there.oid, of_before.get(path), of_head.get(path), of_save.get(path))
-        if there.kind in ("missing", "file", "link") and is_undone(versions, empty, follows=follows):
-            destroyed.append(path)
-    return destroyed
-
-
-# -- undo
-
-#: The file in gitstate's own directory that says what the last recovery, restore or undo wrote.
-LAST_FILE = b"last-restore.json"
-_MOST_BYTES = 64 << 20
-
-
-class Version(Record):
-    """What a set of paths held: as in a save, or, where there was nothing but a commit, as in that."""
-
-    save_id: str | None
-    commit: Oid | None
-
-
-class LastRestore(Record):
-    """What the last recovery, restore or undo wrote."""
-
-    paths: tuple[bytes, ...]
-    before: Version
-    """What they held before."""
-    after: Version
-    """What was written."""
-
-
-def remember(repository: Repository, after: Version, outcome: Outcome) -> None:
-    """Note for `undo` which paths were written or deleted: what they hold now, and what they held before.
-
-    It is a note, not the work: where the disk takes it no more, there is nothing to take back by name.
-    """
-    paths = dict.fromkeys([*outcome.restored, *outcome.deleted])
-    if not paths:
-        return
-    before = Version(outcome.safety, None if outcome.safety else head_of(repository.toplevel))
-    value = {"paths": [path.hex() for path in paths], "before": _version_json(before), "after": _version_json(after)}
-    with suppress(OSError):
-        files.write_atomic(os.path.join(repository.own, LAST_FILE), dumps(value), staging=repository.own)
-
-
-def _version_json(version: Version) -> dict[str, Json]:
-    return {"save_id": version.save_id, "commit": version.commit}
-
-
-def last_restore(repository: Repository) -> LastRestore | None:
-    """What `remember` noted last; None where there is no such note."""
-    data = files.read_limited(os.path.join(repository.own, LAST_FILE), _MOST_BYTES)
-    try:
-        value = loads(data, _MOST_BYTES, "the last restore")
-        versions = [Version(value[name]["save_id"], value[name]["commit"]) for name in ("before", "after")]
-        if any(version.commit is not None and not is_oid(version.commit) for version in versions):
-            return None
-        return LastRestore(tuple(map(bytes.fromhex, value["paths"])), *versions)
-    except (BadJson, KeyError, TypeError, ValueError):
-        return None
-
-
-def undo(repository: Repository, request: RecoverRequest) -> RecoverResult:
-    """Take the last recovery, restore or undo back: each path that it wrote holds what it held before.
-
-    Index, branch, marker and context stay. A file that was edited since is kept unless `request.overwrite`. What is
-    taken back is saved first, so that a second undo brings it again. Raises NeedsPerson where there is nothing to undo.
-    """
-    require(repository, *SETTINGS)
-    with (
-        hints_for(repository.toplevel),
-        locked_workspace(repository, Deadline(request.wait)) as git,
-        ObjectReader(repository.git) as reader,
-    ):
-        last = last_restore(repository)
-        if last is None:
-            raise NeedsPerson("nothing was recovered or restored here that could be undone", hint="gitstate log")
-        workspace = Workspace.of(repository, git, reader)
-        named = [version.save_id for version in (last.before, last.after) if version.save_id is not None]
-        if not named:
-            raise NeedsPerson("the last restore names no save; nothing was changed", hint="gitstate log")
-        saved = SavedPaths(workspace, stack_of(repository, named[0]).stack, overwrite=request.overwrite)
-        before, after = (_held(workspace, version, last.paths) for version in (last.before, last.after))
-        targets = []
-        for path in last.paths:
-            leaf, permissions = before.get(path, (None, None))
-            targets.append(Target(path, leaf, permissions, frozenset({after[path][0]} if path in after else ())))
-        outcome = Outcome()
-        choices = saved.choices(targets, outcome)
-        outcome.kept = paths_with(choices, "keep")
-        if request.dry_run:
-            outcome.restored, outcome.deleted = paths_with(choices, "write"), paths_with(choices, "delete")
-        else:
-            _carry_out(workspace, saved, choices, outcome)
-            remember(repository, last.before, outcome)
-            clear_journal(repository)
-        result = conclude_files(repository.toplevel, saved.newest, outcome)
-        hint = "gitstate undo --overwrite" if outcome.kept else result.hint
-        message = result.message or ("" if request.dry_run else "gitstate undo once more brings back what was undone")
-        return located(result._replace(dry_run=request.dry_run, hint=hint, message=message))
-
-
-def _held(workspace: Workspace, version: Version, paths: Sequence[bytes]) -> dict[bytes, tuple[Leaf, int | None]]:
-    """What a version holds at each of the paths, and the permissions where they are known; a path may be missing."""
-    reader, repository = workspace.reader, workspace.repository
-    if version.save_id is None:
-        tree = None if version.commit is None else reader.tree_of(version.commit)
-        return {path: (leaf, None) for path, leaf in workspace.trees.lookup(tree, paths).items()}
-    saved = SavedPaths(workspace, stack_of(repository, version.save_id).stack)
-    changed = {target.path: target for target in saved.targets()}
-    modes = saved.newest.manifest.modes
-    held = {path: (leaf, modes.get(path)) for path, leaf in saved.leaves(saved.newest.wip_tree, paths).items()}
-    for path in paths:
-        if path in changed:
-            target = changed[path]
-            held.pop(path, None)
-            if target.saved is not None:
-                held[path] = target.saved, target.permissions
-    return held
-
-
-# -- what was put away
 
 #: What is this much older than the save, in seconds, was put away by no run that it saves.
 _RUN = 24 * 3600.0

@@ -15,10 +15,10 @@ from ..git.gitdir import hooks_path
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..objects.tree import TreeReader
+from ..restore.paths import is_below
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.settings import trusted_remotes
-from .paths import is_below
 from .plan import Facts, resting_places
 from .request import RecoverRequest, RecoverResult
 

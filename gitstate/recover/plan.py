@@ -1,6 +1,6 @@
-"""Facts → verdict, and for each path: facts → action. Pure: no git, no disk, no clock.
+"""Facts → verdict. Pure: no git, no disk, no clock.
 
-`decide` is for a workspace, `step` and `wanted_permissions` for one path, `disk_state` for the latest checkpoint.
+`decide` is for a workspace, `disk_state` for the latest checkpoint, `conclude` for the result.
 """
 
 from __future__ import annotations
@@ -10,22 +10,20 @@ from ..format.carried import Carried
 from ..format.context import Context
 from ..format.manifest import Manifest, Save
 from ..git.command import Oid
-from ..objects.tree import GITLINK, SYMLINK, Leaf
+from ..restore.choices import Outcome
 from ..system.stdlib import TYPE_CHECKING, Record
-from ..workspace.files import FileState
-from .request import SUCCESSES, Outcome, RecoverResult
+from .request import SUCCESSES, RecoverResult
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
     from typing import Literal
 
+    from ..restore.choices import Action
     from ..workspace.damage import Damage
     from .request import DecidedVerdict
 
     #: How the files on disk compare with the latest checkpoint: nothing is missing, they differ, or all are gone.
     DiskState = Literal["same", "differs", "gone"]
-    #: What happens to one path: nothing, the saved version is written, it is deleted, or the disk wins.
-    Action = Literal["same", "write", "delete", "keep"]
 
 
 class Facts(Record):
@@ -288,92 +286,6 @@ def with_checkpoint(facts: Facts, verdict: Verdict) -> Facts:
     return facts._replace(saves=(facts.checkpoint._replace(context=facts.context),))
 
 
-# -- one path
-
-
-class Target(Record):
-    """What one path was at the save, and what git may have put there since."""
-
-    path: bytes
-    saved: Leaf | None
-    """What the save holds; None where nothing was there."""
-    permissions: int | None
-    """The saved permissions; None where they are those that git gives."""
-    bases: frozenset[Leaf]
-    """What HEAD, index and WIP commit of each save of the stack hold at this path."""
-
-
-class Choice(Record):
-    """What is going to happen to one path."""
-
-    target: Target
-    seen: FileState
-    action: Action
-
-
-def step(
-    target: Target, seen: FileState, *, overwrite: bool = False, left_out: bool = False
-) -> Action | Literal["look"]:
-    """The three-way choice for one path. `look`: the caller has to find out whether git or a power cut made this file.
-
-    Disk equals saved: untouched. Disk equals a base, or nothing is there: the saved version is written, or deleted.
-    Otherwise the disk wins. A file that is gone was wiped or deleted, nobody can tell; to write it overwrites nothing.
-
-    `left_out`: the save could not read this path either.
-    """
-    saved = target.saved
-    if seen.kind == "special" and left_out:
-        return "same"
-    if saved is None:
-        if seen.kind in ("missing", "directory"):
-            return "same"
-        gone = _is_one_of(seen, target.bases) or (overwrite and seen.kind != "special")
-        if not gone and seen.kind == "file" and any(leaf.mode not in (SYMLINK, GITLINK) for leaf in target.bases):
-            return "look"
-        return "delete" if gone else "keep"
-    if seen.kind == "directory":
-        # A file takes the place of empty directories alone: who writes it fails on all others.
-        return "same" if saved.mode == GITLINK else "write"
-    if saved.mode == GITLINK:
-        return "write" if seen.kind == "missing" or _is_one_of(seen, target.bases) else "keep"
-    if _is_one_of(seen, (saved,)):
-        return "same"
-    if seen.kind == "missing" or _is_one_of(seen, target.bases):
-        return "write"
-    if seen.kind == "file":
-        return "write" if overwrite else "look"
-    return "write" if overwrite and seen.kind == "link" else "keep"
-
-
-def _is_one_of(seen: FileState, leaves: Collection[Leaf]) -> bool:
-    kind = {"file": (0o100644, 0o100755), "link": (SYMLINK,)}.get(seen.kind, ())
-    return any(leaf.oid == seen.oid and leaf.mode in kind for leaf in leaves)
-
-
-def needs_safety_save(choices: Iterable[Choice]) -> bool:
-    """Whether a file is going to be written or deleted."""
-    return any(choice.action in ("write", "delete") for choice in choices)
-
-
-def wanted_permissions(target: Target, seen: FileState, umask: int) -> tuple[int | None, bool]:
-    """Permissions that a file whose content is the saved one should have, None where it has them.
-
-    The flag says whether git may have set those of now; otherwise someone did, and the disk wins there too.
-    """
-    if target.saved is None or target.saved.mode == SYMLINK or seen.kind != "file":
-        return None, False
-    wanted = target.permissions if target.permissions is not None else target.saved.mode & 0o777
-    if seen.permissions == wanted:
-        return None, False
-    classes = {leaf.mode for leaf in (*target.bases, target.saved)}
-    usual = {mode & ~mask & 0o777 for mask in (0o022, umask) for mode in _widest(classes)}
-    return wanted, seen.permissions in usual
-
-
-def _widest(modes: set[int]) -> set[int]:
-    return {0o777 if mode & 0o100 else 0o666 for mode in modes}
-
-
 # -- the end
 
 
@@ -401,6 +313,12 @@ def branch_move(facts: Facts) -> BranchMove | None:
 def marker_goes(outcome: Outcome) -> bool:
     """Whether the save is no longer pending."""
     return not outcome.stuck
+
+
+def is_nested_trouble(nested: Iterable[RecoverResult]) -> bool:
+    """Whether a repository inside the workspace needs a person."""
+    fine = ("restore", "context_only", "nothing", "changed")
+    return any(result.verdict not in fine or result.exit_status for result in nested)
 
 
 def final_verdict(newest: Save, base_tree: Oid | None, outcome: Outcome) -> DecidedVerdict:

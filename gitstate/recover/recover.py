@@ -27,19 +27,20 @@ from __future__ import annotations
 
 import os
 
-from ..errors import CorruptSave, GitError, GitstateError, NeedsPerson
+from ..errors import CorruptSave, GitError, GitstateError
 from ..format.archive import tree_of_base
 from ..format.context import Context
 from ..format.fetched import fetched_markers, mark_recovered
 from ..format.manifest import LeftOut, Reason
-from ..format.names import branch_name, dismissed_ref, is_save_id, own_marker, workspace_id
-from ..format.saves import pending_archive
+from ..format.names import branch_name, is_save_id, workspace_id
 from ..git import gitdir, refs
-from ..git.command import Oid
 from ..git.index import looks_torn
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, open_repository, shares_configuration, without_filters
 from ..objects.reader import ObjectReader
+from ..restore.choices import Outcome, needs_safety_save
+from ..restore.nested import NestedStep, nested_failure, nested_steps, submodules_of
+from ..restore.paths import SavedPaths, Workspace, paths_with
 from ..system.clock import Deadline
 from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, quote
@@ -48,17 +49,8 @@ from ..workspace.live_context import read_live_context, with_measured_fields
 from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
+from .dismissed import dismissed
 from .facts import compare_with_checkpoint, gather, whole_copies, with_damage
-from .paths import (
-    NestedStep,
-    SavedPaths,
-    Workspace,
-    is_nested_trouble,
-    nested_failure,
-    nested_steps,
-    paths_with,
-    submodules_of,
-)
 from .plan import (
     Facts,
     Verdict,
@@ -66,13 +58,12 @@ from .plan import (
     conclude,
     decide,
     final_verdict,
+    is_nested_trouble,
     marker_goes,
-    needs_safety_save,
     with_checkpoint,
 )
 from .request import (
     SETTINGS,
-    Outcome,
     RecoverRequest,
     RecoverResult,
     briefing,
@@ -185,48 +176,6 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
     return recover(path, request._replace(save_id=save_id))
 
 
-def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
-    """Mark the pending save as resolved, without touching any file, index or branch.
-
-    The save stays in the log, and retention takes it only by its name. Raises NeedsPerson where HEAD is its WIP commit,
-    for that is to be unwound first.
-    """
-    repository = open_repository(path)
-    with (
-        hints_for(repository.toplevel),
-        locked_workspace(repository, Deadline(request.wait)) as git,
-        ObjectReader(repository.git) as reader,
-    ):
-        if request.save_id is not None:
-            from .fetched import dismiss_fetched
-
-            return dismiss_fetched(repository, git, request.save_id, request)
-        archive = pending_archive(repository)
-        if archive is None:
-            return RecoverResult(repository.toplevel, "nothing", "no pending save")
-        facts = gather(repository, reader)
-        if any(save.wip == facts.head and save.manifest.moves_branch for save in facts.saves):
-            raise NeedsPerson("HEAD is the WIP commit of the pending save", hint="gitstate recover")
-        save_id = facts.saves[0].manifest.save_id if facts.saves else None
-        if not request.dry_run:
-            marker = own_marker(repository)
-            updates = [RefUpdate(marker, None, archive)]
-            if save_id is not None:
-                # First the fact that it was never recovered: a kill between the two leaves it pending.
-                updates.insert(0, _dismissed(repository, save_id, archive))
-            write_journal(repository, ref_locks(repository, [update.ref for update in updates]))
-            refs.move_refs(repository, git, updates, "dismissed")
-            clear_journal(repository)
-    message = "the save is no longer pending; it stays in the log"
-    return RecoverResult(repository.toplevel, "dismissed", message, save_id=save_id, dry_run=request.dry_run)
-
-
-def _dismissed(repository: Repository, save_id: str, new: Oid | None) -> RefUpdate:
-    """Set the fact that a save was dismissed, or delete it where `new` is None."""
-    ref = dismissed_ref(workspace_id(repository), save_id)
-    return RefUpdate(ref, new, refs.read_refs(repository, [ref]).get(ref))
-
-
 class _Recovery:
     """Carries out the verdict on one workspace, step by step."""
 
@@ -244,7 +193,7 @@ class _Recovery:
         if not self.verdict.acts:
             return self._result(self.verdict.verdict)
         if self._is_after_reboot():
-            from .index import restore_staged_objects
+            from ..restore.gitdir import restore_staged_objects
 
             self.outcome.failed += restore_staged_objects(self.workspace, dry_run=self.request.dry_run)
         if not self.facts.saves:
@@ -259,8 +208,10 @@ class _Recovery:
 
     def _restore(self) -> RecoverResult:
         from ..objects.durable import bring_files_to_disk
-        from .files import FileRecovery, MissingFiles, save_for_safety, usual_umask
-        from .index import IndexRecovery, restore_operation, restore_sparse
+        from ..restore.files import FileRecovery, save_for_safety, usual_umask
+        from ..restore.gitdir import restore_operation, restore_sparse
+        from ..restore.index import IndexRecovery
+        from ..restore.missing import MissingFiles
 
         workspace, outcome = self.workspace, self.outcome
         saved = SavedPaths(workspace, self.facts.saves, overwrite=self.request.overwrite)
@@ -365,7 +316,7 @@ class _Recovery:
         outcome, dry_run = self.outcome, self.request.dry_run
         context = with_measured_fields(self.repository, self.facts.context, self.facts.head_ref)
         if self.facts.owner == "gone":
-            from .files import restore_cut_short
+            from ..restore.missing import restore_cut_short
 
             copies = whole_copies(self.repository, self.workspace.reader, self.facts)
             restore_cut_short(self.workspace, copies, outcome, dry_run=dry_run)
@@ -405,7 +356,8 @@ class _Recovery:
         manifest = newest.manifest
         context = with_measured_fields(self.repository, newest.context, self.facts.head_ref)
         left_out = (*manifest.left_out, *outcome.failed)
-        from .elsewhere import Version, find_destroyed, remember
+        from ..restore.destroyed import find_destroyed
+        from .single_files import Version, remember
 
         # A save that was fetched, or a checkpoint that was named, says nothing of what stood here before.
         lost = find_destroyed(self.workspace, newest) if self.facts.marker is not None else None
@@ -432,7 +384,7 @@ class _Recovery:
             if seen == newest.archive:
                 refs.move_refs(self.repository, self.workspace.git, [RefUpdate(marker, None, seen)], "recovered")
         if marker is None and marker_goes(outcome):
-            fact = _dismissed(self.repository, manifest.save_id, None)
+            fact = dismissed(self.repository, manifest.save_id, None)
             if fact.old is not None:
                 refs.move_refs(self.repository, self.workspace.git, [fact], "recovered")
         clear_journal(self.repository)

@@ -113,34 +113,6 @@ class RecoverResult(Record):
     """Files were restored from a save; branch, index and marker were not touched."""
 
 
-class Outcome:
-    """What has been done so far. The parts of a recovery add to it, and `conclude` reads it."""
-
-    def __init__(self) -> None:
-        #: Paths that were written, or whose permissions were set; in a dry run those that would be written.
-        self.restored: list[bytes] = []
-        #: Paths that were deleted, or would be.
-        self.deleted: list[bytes] = []
-        #: Paths where the disk, the index or the permissions of now win; one may stand here twice.
-        self.kept: list[bytes] = []
-        #: What could not be restored, with the reason.
-        self.failed: list[LeftOut] = []
-        #: One of these reasons can be mended by a person: the save stays pending.
-        self.stuck = False
-        #: The safety save; None where none was taken.
-        self.safety: str | None = None
-        #: A repository inside the workspace was not recovered.
-        self.nested_trouble = False
-
-    def could_not_write(self, path: bytes, error: OSError) -> None:
-        """A path could not be restored, for a reason that a person can mend: the save stays pending."""
-        self.failed.append(LeftOut(path, f"could not be written: {error.strerror}", True))
-        self.stuck = True
-
-    def could_not_chmod(self, path: bytes, error: OSError) -> None:
-        self.failed.append(LeftOut(path, f"permissions could not be set: {error.strerror}", False))
-
-
 #: A list in a briefing names no more than this.
 _NAMED = 12
 _RUNS_NAMED = 50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from ..errors import CorruptSave, MissingObject, UnsupportedSave
@@ -18,7 +19,8 @@ from ..objects.reader import commit_head, format_commit
 from ..objects.tree import DIRECTORY, REGULAR, Leaf, Tree, TreeReader, edit_tree
 from ..system.clock import now
 from ..system.jsonio import dumps
-from ..system.stdlib import TYPE_CHECKING, Record
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from .plan import stack_holds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -213,3 +215,22 @@ def subject_of(context: Context) -> str:
     words = " ".join(str(word) for word in (context.task_id, context.progress_stage) if word)
     line = "".join(c if c.isprintable() else " " for c in words)
     return " ".join(line.split())[:60] or "work in progress"
+
+
+def holds_all(save: Save, built: Built, builder: Builder, taken: Snapshot) -> bool:
+    """Whether the save on whose WIP commit HEAD is, and whose tree was built again, holds all that was built."""
+    raws = builder.trees.lookup(save.files.get(b"raw", (0, None))[1], taken.raw)
+    elsewhere = [path for path in save.manifest.modes if path not in built.manifest.modes]
+    return stack_holds(
+        save.manifest,
+        built.manifest,
+        unmerged=bool(taken.stages),
+        same_raw=all(raws.get(path) == leaf for path, (leaf, _) in taken.raw.items()),
+        permissions={path: _permissions(os.path.join(builder.repository.toplevel, path)) for path in elsewhere},
+    )
+
+
+def _permissions(full: bytes) -> int | None:
+    with suppress(OSError):
+        return os.lstat(full).st_mode & 0o777
+    return None

@@ -22,7 +22,7 @@ from ..workspace.live_context import read_live_context, with_measured_fields, wi
 from ..workspace.ownership import frozen_index
 from ..workspace.settings import patterns
 from ..workspace.state_file import FINISHED, state_name
-from .plan import PathVersions, PendingSave, SaveFacts, is_other_run, is_undone, is_unheld, stack_holds
+from .plan import PathVersions, PendingSave, SaveFacts, is_other_run, is_undone, is_unheld
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..git.status import StatusQuery
     from ..objects.tree import Leaf
     from ..workspace.lease import Presence
-    from .build import Builder, Built
+    from .build import Builder
     from .request import SaveRequest, SaveResult
 
 
@@ -288,25 +288,6 @@ def _is_reset(save: Save, builder: Builder, taken: Snapshot) -> bool:
     """Whether worktree and index are what the save stands on, though it holds work."""
     holds = save.wip_tree != builder.tree_of(save.manifest.head) or bool(save.manifest.staged)
     return holds and taken.head == save.manifest.head and not taken.dirty and not taken.nested
-
-
-def holds_all(save: Save, built: Built, builder: Builder, taken: Snapshot) -> bool:
-    """Whether the save on whose WIP commit HEAD is, and whose tree was built again, holds all that was built."""
-    raws = builder.trees.lookup(save.files.get(b"raw", (0, None))[1], taken.raw)
-    elsewhere = [path for path in save.manifest.modes if path not in built.manifest.modes]
-    return stack_holds(
-        save.manifest,
-        built.manifest,
-        unmerged=bool(taken.stages),
-        same_raw=all(raws.get(path) == leaf for path, (leaf, _) in taken.raw.items()),
-        permissions={path: _permissions(os.path.join(builder.repository.toplevel, path)) for path in elsewhere},
-    )
-
-
-def _permissions(full: bytes) -> int | None:
-    with suppress(OSError):
-        return os.lstat(full).st_mode & 0o777
-    return None
 
 
 #: Repositories nested more deeply than this are listed, not saved.

@@ -31,7 +31,7 @@ from ..git.refs import RefUpdate
 from ..objects.pack import PackWriter
 from ..objects.reader import ObjectReader
 from ..system.stdlib import TYPE_CHECKING
-from .build import Builder, Built
+from .build import Builder, Built, holds_all
 from .facts import check_index, gather, look
 from .plan import SAME_AS_CHECKPOINT, SAME_AS_SAVE, first_refs, holds_the_same, plan_save
 from .request import SaveResult
@@ -132,8 +132,6 @@ class SaveAttempt:
         if earlier.wip_tree != built.tree or earlier.context.work() != scene.context.work():
             return False
         if plan.stacks:
-            from .facts import holds_all
-
             return holds_all(earlier, built, self.builder, scene.taken)
         return holds_the_same(earlier, built.manifest, built.entries())
 

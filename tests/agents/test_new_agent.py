@@ -19,7 +19,7 @@ RECORD = '''
 
 import signal
 
-from .base import Agent, Briefing, Home, HookEvent, HookSettings, Payload, Sessions, StopRule, Transcript
+from ..base import Agent, Briefing, Home, HookEvent, HookSettings, Payload, Sessions, StopRule, Transcript
 
 _HOME = Home(".made-up", "MADE_UP_HOME")
 
@@ -51,7 +51,7 @@ def repo(repo: Workspace, tmp_path: Path) -> Workspace:
     """A repository where `python -m gitstate` starts a copy of the package that has one more file."""
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "gitstate", copy / "gitstate", ignore=shutil.ignore_patterns("__pycache__"))
-    (copy / "gitstate" / "agents" / "made_up.py").write_text(RECORD)
+    (copy / "gitstate" / "agents" / "known" / "made_up.py").write_text(RECORD)
     repo.cli_env["PYTHONPATH"] = str(copy)
     return repo
 

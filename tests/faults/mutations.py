@@ -72,7 +72,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a file that a power cut left short is taken for an edit",
-        "recover/paths.py",
+        "restore/paths.py",
         "target.saved is not None and self.is_cut_short(target)",
         "False",
         f"{POWER}[ext4-checkpoint]",
@@ -86,7 +86,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a power cut is thought of where the machine never went down",
-        "recover/paths.py",
+        "restore/paths.py",
         "if boot is not None and boot == save.context.boot_id:",
         "if False:",
         "faults/test_cut_short.py::test_older_directory_moved_there_by_a_person_is_kept",
@@ -213,7 +213,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an edited file is overwritten",
-        "recover/plan.py",
+        "restore/choices.py",
         'return "write" if overwrite else "look"',
         'return "write"',
         "stories/test_later_work.py::test_file_edited_after_the_save_is_kept",
@@ -227,7 +227,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a good index is put away because git failed",
-        "recover/index.py",
+        "restore/index.py",
         "            if not is_torn_index(self._current, object_format):\n                raise",
         "            if not os.path.exists(self._current):\n                raise",
         f"{ERRORS}[recover]",

@@ -264,7 +264,7 @@ def test_save_with_too_large_a_manifest_is_not_read(ws: Workspace) -> None:
     other.write("work.txt", "work\n")
     other.save()
     with forged(other) as parts:
-        parts.raw[b"manifest.json"] = b'{"format": 1' + b" " * (17 << 20) + b"}"
+        parts.raw[b"manifest.json"] = b'{"format": 1' + b" " * (49 << 20) + b"}"
     refused(ws, other, str(parts.manifest["save_id"]), "the limit is")
 
 

@@ -147,7 +147,7 @@ def test_units_pass_systemd_analyze_verify(tmp_path: Path, monkeypatch: pytest.M
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-    monkeypatch.setattr(schedulers, "_environment", lambda: {"PATH": '/a "b" 100% \\ $HOME:/bin'})
+    monkeypatch.setattr(schedulers, "needed_environment", lambda: {"PATH": '/a "b" 100% \\ $HOME:/bin'})
     program = tmp_path / 'x "y" 100% $HOME' / "gitstate"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n")

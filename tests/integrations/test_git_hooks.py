@@ -11,7 +11,8 @@ import pytest
 
 from gitstate.format.context import Context
 from gitstate.format.manifest import Manifest, Save
-from gitstate.integrations.git_hooks import may_be_stale, updates
+from gitstate.integrations.git_hooks import updates
+from gitstate.integrations.stale import may_be_stale
 from tests.support.typed import (
     commit,
     git,

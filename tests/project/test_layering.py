@@ -22,8 +22,8 @@ from tests.support.repositories import Templates
 STOREYS = {
     "ground": ("system", "git", "objects", "format"),
     "agents": ("agents",),
-    "core": ("workspace", "conversation", "snapshot", "save", "recover"),
-    "callers": ("run", "integrations", "history", "fleet", "loops"),
+    "core": ("workspace", "conversation", "snapshot", "save", "restore", "recover"),
+    "callers": ("run", "agent_hooks", "integrations", "history", "fleet", "loops"),
     "face": ("cli",),
 }
 #: The packages in their order: each imports only from those that stand before it.
@@ -103,7 +103,7 @@ def starts_processes(text: str) -> bool:
 
 
 def test_only_these_start_processes() -> None:
-    """`child` starts git, `supervisor` the agent, `channel` the keeper, `demo` its own commands, `schedulers` those of
+    """`child` starts git, `supervisor` the agent, `channel` the keeper, `demo` its own commands, `scheduler` those of
     the system; `loops` runs of agents and the command that names a task; `forkpool` forks once for each workspace.
     """
     starting = {name for name, text in MODULES.items() if starts_processes(text)}
@@ -113,7 +113,7 @@ def test_only_these_start_processes() -> None:
         "run/supervisor",
         "run/channel",
         "run/hold",
-        "integrations/schedulers",
+        "integrations/scheduler",
         "loops/tasks",
         "loops/loop",
         "loops/start",
@@ -163,8 +163,8 @@ def test_every_field_of_a_central_type_has_a_docstring() -> None:
     assert not bare
 
 
-#: `recover/index` compares two listings as they are.
-LISTING = {"git/entries", "recover/index"}
+#: `restore/index` compares two listings as they are.
+LISTING = {"git/entries", "restore/index"}
 
 
 def test_only_entries_parses_what_git_lists() -> None:
@@ -191,7 +191,7 @@ def test_only_agents_knows_the_name_of_an_agent() -> None:
     assert {layer(name) for name in naming} == {"agents"}
     # One agent's file does not name another.
     for name in agent_names():
-        assert set(map(str.lower, word.findall(MODULES[f"agents/{name}"]))) == {name}
+        assert set(map(str.lower, word.findall(MODULES[f"agents/known/{name}"]))) == {name}
 
 
 def needed_by(name: str, *, lazy: bool) -> set[str]:

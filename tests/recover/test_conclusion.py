@@ -9,7 +9,6 @@ import pytest
 from gitstate.errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON
 from gitstate.format.context import Context
 from gitstate.format.manifest import LeftOut, Save
-from gitstate.recover.paths import is_nested_trouble
 from gitstate.recover.plan import (
     BranchMove,
     Facts,
@@ -18,9 +17,11 @@ from gitstate.recover.plan import (
     conclude,
     conclude_files,
     final_verdict,
+    is_nested_trouble,
     marker_goes,
 )
-from gitstate.recover.request import Outcome, RecoverResult
+from gitstate.recover.request import RecoverResult
+from gitstate.restore.choices import Outcome
 from tests.support.made_up import BRANCH, EARLIER_ID, HEAD, SAVE_ID, made_up_save, oid
 
 if TYPE_CHECKING:

@@ -68,7 +68,7 @@ def texts_of(module: Path) -> list[str]:
 
 
 def test_every_command_in_a_hint_exists() -> None:
-    modules = (ROOT / "gitstate" / "recover").glob("*.py")
+    modules = [path for place in ("restore", "recover") for path in (ROOT / "gitstate" / place).glob("*.py")]
     typed = [found for module in modules for text in texts_of(module) for found in TYPED.findall(text)]
     assert len(typed) >= 20
     for name, arguments in typed:

@@ -17,7 +17,7 @@ from .. import quick
 from ..command import Call, TableGroup, command, help_text
 
 if TYPE_CHECKING:
-    from ...integrations.agent_hooks_install import Change
+    from ...agent_hooks.install import Change
     from ...integrations.git_hooks_install import Outcome
     from ...integrations.schedulers import BootStatus
 
@@ -63,7 +63,7 @@ def _change_hooks(call: Call, agent: str | None, scope: str, dry_run: bool) -> i
             call.emit(**outcome_json(outcome))
         say(*outcome_lines(outcome))
         return outcome.exit_status
-    from ...integrations import agent_hooks_install
+    from ...agent_hooks import install as agent_hooks_install
 
     top = open_repository(call.directory).toplevel if scope == "project" else None
     change_agent = agent_hooks_install.install if call.command == "install" else agent_hooks_install.uninstall

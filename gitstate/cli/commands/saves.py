@@ -116,8 +116,8 @@ def diff(call: Call, save_id: str, other: str | None) -> int:
 @click.option("--dry-run", is_flag=True, help="print what would change as a patch, change nothing")
 def restore(call: Call, save_id: str, paths: tuple[str, ...], overwrite: bool, trust: bool, dry_run: bool) -> int:
     """Index, branch and pending save are not touched."""
-    from ...recover.elsewhere import restore_paths
     from ...recover.request import RecoverRequest, recover_json, recover_lines
+    from ...recover.single_files import restore_paths
 
     repository = open_repository(call.directory)
     inside = [os.path.relpath(path, repository.toplevel) for path in call.absolute(paths)]
@@ -141,10 +141,10 @@ def restore(call: Call, save_id: str, paths: tuple[str, ...], overwrite: bool, t
 @click.option("--dry-run", is_flag=True, help="report what would happen, change nothing")
 def undo(call: Call, overwrite: bool, dry_run: bool) -> int:
     """Once more brings it again. Index, branch and context are not touched."""
-    from ...recover import elsewhere
     from ...recover.request import RecoverRequest, recover_json, recover_lines
+    from ...recover.single_files import undo as undo_last
 
-    result = elsewhere.undo(open_repository(call.directory), RecoverRequest(dry_run=dry_run, overwrite=overwrite))
+    result = undo_last(open_repository(call.directory), RecoverRequest(dry_run=dry_run, overwrite=overwrite))
     if call.as_json:
         call.emit(workspaces=[recover_json(result)])
     say(*recover_lines(result))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from ..system.stdlib import digest
-from .base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, Transcript
+from ...system.stdlib import digest
+from ..base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, Transcript
 
 _HOME = Home(".kimi-code", "KIMI_CODE_HOME")
 #: The home of the versions before Kimi Code.

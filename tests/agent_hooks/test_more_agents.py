@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.agent_hooks.install import agent_problems
 from gitstate.agents.registry import agent_named
-from gitstate.integrations.agent_hooks_install import agent_problems
 from tests.support.skips import not_installed
 from tests.support.typed import entries, gitstate, run
 from tests.support.workspace import Workspace

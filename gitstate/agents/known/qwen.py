@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, StopRule, Transcript
+from ..base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, StopRule, Transcript
 
 _HOME = Home(".qwen")
 #: The tools that may change files.

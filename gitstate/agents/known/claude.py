@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from ..system.stdlib import TYPE_CHECKING
-from .base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, Transcript
+from ...system.stdlib import TYPE_CHECKING
+from ..base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, Transcript
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

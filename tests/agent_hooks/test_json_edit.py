@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gitstate.integrations import json_edit
-from tests.integrations.settings import COMMENTED
+from gitstate.agent_hooks import json_edit
+from tests.agent_hooks.settings import COMMENTED
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.text(max_size=8),

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gitstate.agents.base import Agent
 from gitstate.agents.registry import all_agents
 from tests.support.environment import ROOT
 from tests.support.typed import git, state_file
@@ -35,9 +36,15 @@ def script(tmp_path: Path) -> Path:
     return place / "gitstate"
 
 
-def told(repo: Workspace, name: str = "PostToolUse", **more: object) -> bytes:
-    event = {"session_id": "s-1", "transcript_path": "/t/s-1.jsonl", "cwd": str(repo.path), "hook_event_name": name}
+def told(repo: Workspace, name: str = "PostToolUse", agent: str = "claude", **more: object) -> bytes:
+    keys = agent_called(agent).payload
+    directory: object = [str(repo.path), "/elsewhere"] if keys.names_many_directories else str(repo.path)
+    event = {keys.session_id: "s-1", keys.transcript_path: "/t/s-1.jsonl", keys.directory: directory, keys.event: name}
     return json.dumps({**event, **more}, separators=(",", ":")).encode()
+
+
+def agent_called(name: str) -> Agent:
+    return next(agent for agent in all_agents() if agent.name == name)
 
 
 def python(repo: Workspace, event: bytes, agent: str = "claude", **env: str) -> None:
@@ -71,20 +78,19 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("agent", [agent.name for agent in all_agents()])
 def test_event_like_the_last_one_needs_no_python(agent: str, script: Path, repo: Workspace) -> None:
-    names = {event.meaning: event.name for event in all_agents()[0].events}
-    names = {event.meaning: event.name for one in all_agents() if one.name == agent for event in one.events}
-    tool = told(repo, names["tool"])
+    names = {event.meaning: event.name for event in agent_called(agent).events}
+    tool = told(repo, names["tool"], agent)
     assert asks_python(script, repo, tool, agent)
     repo.write("new", "new\n")
     python(repo, tool, agent)
     before = git(repo, "for-each-ref"), own(repo, "agent-hook.json").read_bytes()
     assert before[0]
     for more in ({}, {"tool_response": "x" * 200_000}, {"tool_input": {"text": 'a "quoted" \\ text\n'}}):
-        assert not asks_python(script, repo, told(repo, names["tool"], **more), agent)
+        assert not asks_python(script, repo, told(repo, names["tool"], agent, **more), agent)
     assert (git(repo, "for-each-ref"), own(repo, "agent-hook.json").read_bytes()) == before
     for meaning in ("session_start", "prompt", "turn_end", "compaction"):
         if meaning in names:
-            assert asks_python(script, repo, told(repo, names[meaning]), agent), meaning
+            assert asks_python(script, repo, told(repo, names[meaning], agent), agent), meaning
 
 
 def quoted_in_a_string(repo: Workspace) -> bytes:

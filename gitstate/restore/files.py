@@ -9,30 +9,22 @@ from __future__ import annotations
 import errno
 import os
 
-from ..errors import GitError, GitstateError, NeedsPerson
-from ..format.archive import refuse_unsafe
+from ..errors import GitstateError, NeedsPerson
 from ..format.manifest import LeftOut, Save
-from ..git.attributes import Conversions
-from ..git.command import try_in_halves
-from ..git.entries import list_tree_paths, split_nul
-from ..git.repository import Repository, without_filters
-from ..git.status import parse_listing
+from ..git.entries import list_tree_paths
+from ..git.repository import Repository
 from ..objects.reader import LARGE
-from ..objects.tree import GITLINK, SYMLINK, Leaf
+from ..objects.tree import GITLINK, SYMLINK
 from ..save.request import SaveRequest
 from ..save.save import save_owned
-from ..snapshot.read import has_content
 from ..snapshot.record import MODES_LIMIT, is_attributes
-from ..system import files
 from ..system.stdlib import TYPE_CHECKING, contextmanager
-from ..workspace.files import MISSING, FileState
-from ..workspace.ownership import checkout_staging
+from ..workspace.files import FileState
+from .choices import Choice, Outcome, Target, wanted_permissions
 from .paths import SavedPaths, Workspace
-from .plan import Choice, Target, wanted_permissions
-from .request import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 #: The disk takes nothing more: to go on with the next path is of no use.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -252,205 +244,3 @@ def _names_of(bits: int) -> str:
     """Setuid, setgid and sticky bits in words."""
     names = ((0o4000, "setuid"), (0o2000, "setgid"), (0o1000, "sticky"))
     return " and ".join(name for bit, name in names if bits & bit)
-
-
-def restore_cut_short(workspace: Workspace, saves: Iterable[Save], outcome: Outcome, *, dry_run: bool) -> None:
-    """Write the files that a power cut provably left short, each from the newest of `saves` that holds it.
-
-    All others stay as they are. A safety save is taken first.
-    """
-    for save in saves:
-        saved = SavedPaths(workspace, (save,))
-        targets = saved.targets()
-        choices = [
-            choice._replace(action="write")
-            for choice in saved.choices([target for target in targets if target.saved is not None], Outcome())
-            if _is_cut_short(choice, saved)
-        ]
-        missing = MissingFiles(workspace, saved, outcome)
-        try:
-            tracked = missing.cut_short({target.path for target in targets})
-        except GitError:
-            tracked = []  # the index is torn, too
-        if dry_run:
-            found = [*(choice.target.path for choice in choices), *tracked]
-            outcome.restored += [path for path in found if path not in outcome.restored]
-        elif choices or tracked:
-            if outcome.safety is None:
-                outcome.safety = save_for_safety(workspace, choices)
-            with usual_umask(workspace.repository, save):
-                FileRecovery(workspace, saved, outcome).carry_out(choices)
-                if tracked:
-                    missing.restore(targets, only_cut_short=True)
-    outcome.restored = list(dict.fromkeys(outcome.restored))
-
-
-def _is_cut_short(choice: Choice, saved: SavedPaths) -> bool:
-    target, seen, action = choice
-    return action in ("write", "keep") and seen.kind == "file" and saved.is_cut_short(target)
-
-
-class MissingFiles:
-    """Tracked files that the save did not change, and that are gone or cut short: git writes them."""
-
-    def __init__(self, workspace: Workspace, paths: SavedPaths, outcome: Outcome) -> None:
-        self._workspace = workspace
-        self._disk = workspace.disk
-        self._paths = paths
-        self._outcome = outcome
-        self._staging = os.path.join(checkout_staging(workspace.repository), b"")
-
-    def cut_short(self, known: set[bytes]) -> list[bytes]:
-        """The files that a power cut left short; `known` are paths that are dealt with already."""
-        return list(self._find(known)[1])
-
-    def sizes_at_save(
-        self, targets: Sequence[Target], sizes: Callable[[list[bytes]], Mapping[bytes, int]]
-    ) -> Mapping[bytes, int]:
-        """The sizes of unchanged files that a filter writes, as the index of the save knows them: `sizes` asks it.
-
-        `targets` are the paths that are dealt with already.
-        """
-        repository, known = self._workspace.repository, {target.path for target in targets}
-        conversions = Conversions(repository, {})
-        if not conversions.has_writing_filters():
-            return {}
-        tracked = [path for path in list_tree_paths(repository.git, self._paths.newest.wip_tree) if path not in known]
-        named = conversions.converting_attributes(tracked)
-        paths = [path for path, names in named.items() if conversions.filter_writes(names)]
-        return sizes(paths) if paths else {}
-
-    def restore(
-        self,
-        targets: Sequence[Target],
-        sizes: Mapping[bytes, int] | None = None,
-        *,
-        only_cut_short: bool = False,
-    ) -> None:
-        """Git writes them beside, each is moved in whole. `targets` are the paths that are dealt with already.
-
-        So are files that git wrote without their filter since the save: they hold their blob, and had another size
-        (see `sizes_at_save`).
-        """
-        gone, present = self._find({target.path for target in targets})
-        if only_cut_short:
-            gone = {path: leaf for path, leaf in gone.items() if path in present}
-        bare = self._unfiltered(sizes or {})
-        gone = {**bare, **gone}
-        present.update(
-            (path, FileState("file", leaf.oid, self._disk.permissions(path) or 0)) for path, leaf in bare.items()
-        )
-        if not gone:
-            return
-        files.remove_tree(self._staging)
-        self._check_out([path for path, leaf in gone.items() if leaf.mode != GITLINK])
-        files.sync_filesystem(self._workspace.repository.own)
-        for path, leaf in gone.items():
-            try:
-                if leaf.mode == GITLINK:
-                    self._disk.make_directory(path)
-                elif not self._is_unfiltered(path, leaf, sizes or {}) or path not in bare:
-                    self._disk.take_in(self._staging + path, path, present.get(path, MISSING))
-                else:
-                    continue
-                self._outcome.restored.append(path)
-            except FileExistsError:
-                self._outcome.kept.append(path)
-            except OSError as error:
-                self._outcome.could_not_write(path, error)
-        files.remove_tree(self._staging)
-
-    def _unfiltered(self, sizes: Mapping[bytes, int]) -> dict[bytes, Leaf]:
-        """The files that hold their blob as it is, and had another size at the save: LFS pointers, for one."""
-        leaves = self._paths.leaves(self._paths.newest.wip_tree, sizes)
-        kinds = self._workspace.reader.kinds([leaf.oid for leaf in leaves.values()])
-        found = {}
-        for (path, leaf), info in zip(leaves.items(), kinds, strict=True):
-            stamp = self._disk.stamp(path)
-            if info is None or stamp is None or stamp[0] != info[1] or sizes[path] == info[1]:
-                continue
-            if self._disk.look(path).oid == leaf.oid:
-                found[path] = leaf
-        return found
-
-    def _is_unfiltered(self, path: bytes, leaf: Leaf, sizes: Mapping[bytes, int]) -> bool:
-        """Whether git wrote the blob as it is, and not what the save had; that is reported."""
-        if path not in sizes or not has_content(
-            self._staging + path, self._workspace.repository.object_format, leaf.oid
-        ):
-            return False
-        if os.path.getsize(self._staging + path) == sizes[path]:
-            return False
-        if not any(item.path == path for item in self._outcome.failed):
-            why = "its filter wrote what git holds, a pointer; to fetch its content is up to the filter's own program"
-            self._outcome.failed.append(LeftOut(path, why, False))
-        return True
-
-    def _find(self, known: set[bytes]) -> tuple[dict[bytes, Leaf], dict[bytes, FileState]]:
-        """What is to be written, and of it, as it is now, what a power cut left short."""
-        deleted = split_nul(self._workspace.git.run("ls-files", "-z", "-d"))
-        modified = [path for path in dict.fromkeys(self._modified()) if path not in known]
-        names = dict.fromkeys((*deleted, *self._hidden_and_gone()))
-        gone = [path for path in names if path not in known and not self._paths.was_left_out(path)]
-        leaves = self._paths.leaves(self._paths.newest.wip_tree, {*gone, *modified})
-        refuse_unsafe(leaves)
-        cut_short = {
-            path: self._disk.look(path)
-            for path in modified
-            if path in leaves and self._paths.is_cut_short(Target(path, leaves[path], None, frozenset()))
-        }
-        return {path: leaves[path] for path in dict.fromkeys((*gone, *cut_short)) if path in leaves}, cut_short
-
-    def _modified(self) -> list[bytes]:
-        """Tracked files that git takes for changed. A required filter that fails ends it: then without filters."""
-        argv = ("diff-files", "-z", "--name-only", "--diff-filter=M", "--ignore-submodules=all")
-        try:
-            out = self._workspace.git.run(*argv)
-        except GitError:
-            out = without_filters(self._workspace.repository).git.run(*argv)
-        return split_nul(out)
-
-    def _hidden_and_gone(self) -> list[bytes]:
-        """Files with a skip-worktree flag that were there: git does not miss them."""
-        absent = set(self._paths.newest.manifest.absent)
-        listing = parse_listing(self._workspace.git.run("ls-files", "-z", "-v", "--sparse"))
-        hidden = [path for tag, path in listing.hidden if tag in b"Ss"]
-        top = self._workspace.repository.toplevel
-        return [path for path in hidden if path not in absent and not os.path.lexists(os.path.join(top, path))]
-
-    def _check_out(self, paths: Sequence[bytes]) -> None:
-        """Let git write tracked files below the staging directory. One whose filter fails is written without it."""
-        self._run_checkout(paths)
-        self._name_unfiltered(paths)
-        for portion, done in try_in_halves(self._unwritten(paths), self._checked_out):
-            if done is None:
-                self._run_checkout(portion, *self._workspace.repository.filters_off())
-                why = "its filter failed; written without the filter"
-                self._outcome.failed.append(LeftOut(portion[0], why, False))
-
-    def _name_unfiltered(self, paths: Sequence[bytes]) -> None:
-        """Report the files that a filter of the configuration would have written otherwise."""
-        repository = self._workspace.repository
-        if repository.runs_filters or not repository.filters_off():
-            return
-        for path, named in Conversions(repository, {}).converting_attributes(list(paths)).items():
-            name = os.fsdecode(named.get(b"filter", b""))
-            if any(key.startswith(f"filter.{name}.") for key in repository.config):
-                why = "no filter of this repository runs here; written without it"
-                self._outcome.failed.append(LeftOut(path, why, False))
-
-    def _checked_out(self, paths: Sequence[bytes]) -> bool | None:
-        """Whether git has written all of these; None where it stopped at one."""
-        left = self._unwritten(paths)
-        if left:
-            self._run_checkout(left)
-        return None if self._unwritten(left) else True
-
-    def _unwritten(self, paths: Sequence[bytes]) -> list[bytes]:
-        return [path for path in paths if not os.path.lexists(self._staging + path)]
-
-    def _run_checkout(self, paths: Sequence[bytes], *options: str) -> None:
-        git = self._workspace.git
-        command = ("checkout-index", "-q", "-z", "--ignore-skip-worktree-bits", "--stdin", b"--prefix=" + self._staging)
-        process = git.start(*options, *command)
-        git.finish(process, input=b"".join(path + b"\0" for path in paths), ok_codes=range(256))

@@ -6,7 +6,7 @@ import pytest
 
 from gitstate.format.context import Context
 from gitstate.format.names import save_time_ns
-from gitstate.recover.paths import is_older_and_no_longer, is_what_is_left, may_be_cut_short
+from gitstate.restore.paths import is_older_and_no_longer, is_what_is_left, may_be_cut_short
 from tests.support.made_up import SAVE_ID, WORKSPACE, made_up_save
 
 OF_BOOT_1 = made_up_save(context=Context(boot_id="boot-1"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, Transcript
+from ..base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, Transcript
 
 _HOME = Home(".copilot", "COPILOT_HOME")
 

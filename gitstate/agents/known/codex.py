@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from ..system.files import read_limited
-from ..system.stdlib import TYPE_CHECKING, signal
-from .base import Agent, Briefing, Home, HookEvent, HookPosition, HookSettings, Sessions, StopRule, Transcript
+from ...system.files import read_limited
+from ...system.stdlib import TYPE_CHECKING, signal
+from ..base import Agent, Briefing, Home, HookEvent, HookPosition, HookSettings, Sessions, StopRule, Transcript
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

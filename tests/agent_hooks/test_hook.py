@@ -10,17 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gitstate.agent_hooks.briefing import format_briefing
+from gitstate.agent_hooks.event import parse_event, read_event
+from gitstate.agent_hooks.memory import HookMemory, is_due, last_problem
 from gitstate.agents.base import Briefing, Payload
 from gitstate.git.repository import open_repository
-from gitstate.integrations.agent_hooks import (
-    HookMemory,
-    format_briefing,
-    is_due,
-    last_problem,
-    parse_event,
-    read_event,
-)
-from tests.integrations.settings import AGENTS
+from tests.agent_hooks.settings import AGENTS
 from tests.support.typed import commit, git, gitstate, run, state_file
 from tests.support.workspace import Run, Workspace
 
@@ -189,10 +184,10 @@ def test_hook_imports_neither_click_nor_gitpython_and_one_agent(repo: Workspace)
     )
     done = run(repo, sys.executable, "-c", script, "hook", "claude", given='{"hook_event_name": "PostToolUse"}')
     loaded = set(done.stderr.split())
-    assert "gitstate.integrations.agent_hooks" in loaded
+    assert "gitstate.agent_hooks.hook" in loaded
     assert not {name for name in loaded if name.split(".")[0] in ("git", "click", "gitdb", "tomllib")}
     agents = {name.removeprefix("gitstate.agents.") for name in loaded if name.startswith("gitstate.agents.")}
-    assert agents == {"base", "registry", "claude"}
+    assert agents == {"base", "registry", "known", "known.claude"}
 
 
 # -- decisions

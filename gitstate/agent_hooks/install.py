@@ -21,7 +21,7 @@ from ..agents.registry import agent_named, all_agents
 from ..errors import BadJson, NeedsPerson, UsageError
 from ..system import files, program
 from ..system.jsonio import dumps, loads
-from .agent_settings import JsonSettings, bad_settings, settings_format
+from .settings import JsonSettings, bad_settings, settings_format
 
 #: Larger settings are not read, in bytes.
 _MAX_SETTINGS = 4 << 20

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from ..errors import BadJson
-from ..system.files import read_limited
-from ..system.jsonio import loads
-from .base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, StopRule, Transcript
+from ...errors import BadJson
+from ...system.files import read_limited
+from ...system.jsonio import loads
+from ..base import Agent, Briefing, Home, HookEvent, HookSettings, Sessions, StopRule, Transcript
 
 _HOME = Home(".gemini")
 _MAX_PROJECTS = 4 << 20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Agent, Briefing, Home, HookEvent, HookSettings, Payload, Sessions, Transcript
+from ..base import Agent, Briefing, Home, HookEvent, HookSettings, Payload, Sessions, Transcript
 
 _HOME = Home(".cursor")
 
@@ -33,5 +33,5 @@ AGENT = Agent(
         valued=("-m", "--model", "--output-format", "--sandbox", "--mode"),
         headless=("-p", "--print"),
     ),
-    payload=Payload(session_id="conversation_id", directory="workspace_roots"),
+    payload=Payload(session_id="conversation_id", directory="workspace_roots", names_many_directories=True),
 )

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from gitstate.integrations import agent_hooks_install
-from tests.integrations.settings import AGENTS, COMMENTED, FILES, JSON, TOML
+from gitstate.agent_hooks import install as agent_hooks_install
+from tests.agent_hooks.settings import AGENTS, COMMENTED, FILES, JSON, TOML
 from tests.support.typed import entries, git, gitstate, run
 from tests.support.workspace import Run, Workspace
 

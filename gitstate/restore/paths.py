@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import os
-
-from ..errors import GitError, GitstateError, words_of
-from ..format.archive import read_save, refuse_unsafe, stage_paths, tree_of_base
+from ..errors import GitError
+from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
-from ..format.saves import held_saves, pending_archives
 from ..git.command import Git, Oid, object_id
-from ..git.entries import differing_paths, list_index, list_tree_paths
+from ..git.entries import differing_paths, list_tree_paths
 from ..git.repository import Repository, folds_case
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
-from ..system import files
 from ..system.process import boot_id
-from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.files import MISSING, FileState, ListedNames, Worktree, folded, is_same_text
 from ..workspace.state_file import state_name
-from .plan import Choice, Target, step
-from .request import Outcome, RecoverResult
+from .choices import Choice, Outcome, Target, step
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-    from typing import Literal
 
-    from .plan import Action
+    from .choices import Action
 
 #: The kernel stamps files with the time of its last tick: at most this long ago.
 _COARSE_CLOCK_NS = 10_000_000
@@ -298,132 +292,3 @@ def is_what_is_left(saved: Iterable[bytes], disk: Iterator[bytes], *, same_size:
         fits = fits and (part.startswith(kept) if whole else not kept)
         whole = whole and part.startswith(mine)
     return fits and not (whole and same_size)
-
-
-#: Repositories in repositories are followed so far down.
-DEEPEST = 8
-
-
-class NestedStep(Record):
-    """What the repository at one path needs."""
-
-    path: bytes
-    action: Literal["recover", "add", "lost"]
-    """It is there and is recovered; a worktree is added for its save; or it can't be recovered."""
-    save_id: str | None = None
-    """The save to add a worktree for."""
-    is_new: bool = False
-    """It is a submodule whose `.git` file was just written: without a save, its files have to be checked out."""
-    reason: str = ""
-    """Why it is lost."""
-
-
-def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterator[NestedStep]:
-    """The repositories that the saves name, and submodules whose directory was wiped."""
-    named = {item.path: item.save_id for save in saved.saves for item in save.manifest.nested}
-    made = _reconnect_submodules(workspace, saved, named)
-    for path, save_id in {**dict.fromkeys(made), **named}.items():
-        try:
-            step = _step_for(workspace, saved, path, save_id) if depth <= DEEPEST else None
-        except (GitstateError, OSError) as error:
-            step = NestedStep(path, "lost", reason=nested_failure(error))
-        if step is None:
-            step = NestedStep(path, "lost", reason="the nested repository is gone, and its save with it")
-        yield step._replace(is_new=path in made)
-
-
-def submodules_of(workspace: Workspace) -> frozenset[bytes]:
-    """The paths that are submodules in the index."""
-    return frozenset(entry.path for entry in list_index(workspace.git) if entry.mode == GITLINK)
-
-
-def nested_failure(error: Exception) -> str:
-    """Why a nested repository could not be recovered."""
-    return f"the nested repository: {words_of(error)}"[:300]
-
-
-def is_nested_trouble(nested: Iterable[RecoverResult]) -> bool:
-    """Whether a repository inside the workspace needs a person."""
-    fine = ("restore", "context_only", "nothing", "changed")
-    return any(result.verdict not in fine or result.exit_status for result in nested)
-
-
-def _step_for(workspace: Workspace, saved: SavedPaths, path: bytes, save_id: str | None) -> NestedStep | None:
-    """What the repository at `path` needs; None where it is gone, and its save with it."""
-    top = workspace.repository.toplevel
-    full = os.path.join(top, path)
-    parent = os.path.join(os.path.realpath(top), os.path.dirname(path)).rstrip(b"/")
-    if os.path.realpath(os.path.dirname(full)) != parent:
-        return NestedStep(path, "lost", reason="a symlink stands on the way to the nested repository")
-    pending = None if os.path.lexists(full) else _pending_for(workspace, saved, full, save_id)
-    if pending is not None:
-        return NestedStep(path, "add", pending)
-    from ..snapshot.walk import is_nested
-
-    return NestedStep(path, "recover") if is_nested(workspace.repository, full) else None
-
-
-def _pending_for(workspace: Workspace, saved: SavedPaths, full: bytes, save_id: str | None) -> str | None:
-    """The save of a nested linked worktree of this very repository: the pending one, else the one named."""
-    git = workspace.repository.git
-    for oid in pending_archives(git).values():
-        with suppress(GitstateError):
-            save = read_save(oid, workspace.reader)
-            if save.context.workspace_path == os.fsdecode(full):
-                return save.manifest.save_id
-    mine = {save.manifest.save_id for save in saved.saves}
-    held = any(save.save_id == save_id for save in held_saves(git))
-    return save_id if held and save_id not in mine else None
-
-
-def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collection[bytes]) -> list[bytes]:
-    """Give submodules whose directory was wiped their `.git` file again: all else of them is in our git dir.
-
-    Returns their paths.
-    """
-    repository, disk = workspace.repository, workspace.disk
-    made = []
-    modules = os.path.join(repository.git_dir, b"modules")
-    for store in _stores(modules):
-        name = os.fsdecode(os.path.relpath(store, modules))
-        config = os.path.join(store, b"config")
-        said = workspace.git.run("config", "-z", "-f", config, "core.worktree", ok_codes=(0, 1))
-        if repository.setting(f"submodule.{name}.url") is None or not said:
-            if not _initialise(workspace, name, config, named):
-                continue
-            said = workspace.git.run("config", "-z", "-f", config, "core.worktree")
-        full = os.path.realpath(os.path.join(store, said.removesuffix(b"\0")))
-        path = os.path.relpath(full, os.path.realpath(repository.toplevel))
-        leaf = workspace.trees.lookup(saved.newest.wip_tree, [path]).get(path)
-        if path in named and not os.path.lexists(full):
-            disk.make_directory(path)
-        elif leaf is None or leaf.mode != GITLINK or not disk.is_empty(path):
-            continue
-        link = b"gitdir: %s\n" % os.path.relpath(store, full)
-        files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)
-        made.append(path)
-    return made
-
-
-def _initialise(workspace: Workspace, name: str, config: bytes, named: Collection[bytes]) -> bool:
-    """Undo `git submodule deinit` of a submodule that had work at the save; False where it was none of those.
-
-    `config` is the configuration in the submodule's git dir.
-    """
-    key = f"submodule.{name}.path"
-    argv = ("config", "-z", "-f", ".gitmodules", "--get", key)
-    path = workspace.git.run(*argv, ok_codes=range(256)).removesuffix(b"\0")
-    if path not in named or not workspace.disk.is_empty(path):
-        return False
-    workspace.git.run("submodule", "--quiet", "init", "--", path)
-    place = os.path.relpath(os.path.join(workspace.repository.toplevel, path), os.path.dirname(config))
-    workspace.git.run("config", "-f", config, "core.worktree", place)
-    return True
-
-
-def _stores(modules: bytes) -> Iterator[bytes]:
-    """The git dirs of submodules; a submodule's name, and with it the place of its git dir, may hold slashes."""
-    for directory, names, there in os.walk(modules):
-        if b"HEAD" in there and b"objects" in names:
-            names.clear()
-            yield directory

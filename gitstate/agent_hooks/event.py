@@ -1,0 +1,91 @@
+"""An agent's event: JSON on stdin → what is used of it. Sizes and types are checked, every value is data."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ..agents.base import Agent, Payload
+from ..errors import BadJson
+from ..system.jsonio import Json, loads
+
+#: A larger event is ignored, in bytes: it may hold the whole output of a tool.
+_MAX_EVENT = 32 << 20
+#: The event is ignored if the agent has not closed its end of stdin by then, in seconds.
+_READ_TIMEOUT = 2.0
+#: A longer text in an event counts as unknown, in characters.
+_MAX_TEXT = 4096
+
+
+class EventData(NamedTuple):
+    """What is used of an agent's event. None stands for a value that is missing or not valid."""
+
+    name: str
+    session_id: str | None
+    transcript_path: str | None
+    directory: str | None
+    """The agent's working directory: an absolute path that exists."""
+
+
+def read_event(fd: int) -> dict[str, Json]:
+    """The JSON object on a descriptor; an empty one if it is not valid, too large, or not complete in time."""
+    parts: list[bytes] = []
+    size = 0
+    end = time.monotonic() + _READ_TIMEOUT
+    while True:
+        ready, _, _ = select.select([fd], [], [], max(0.0, end - time.monotonic()))
+        if not ready:
+            return {}
+        data = os.read(fd, 1 << 16)
+        if not data:
+            break
+        size += len(data)
+        if size <= _MAX_EVENT:
+            parts.append(data)
+    try:
+        return loads(b"".join(parts), _MAX_EVENT, "the event") if size <= _MAX_EVENT else {}
+    except BadJson:
+        return {}
+
+
+def parse_event(value: Mapping[str, Json], keys: Payload) -> EventData:
+    """What is used of an event; a value of the wrong type, size or form counts as unknown."""
+
+    def text(key: str) -> str | None:
+        found = value.get(key)
+        return found if isinstance(found, str) and 0 < len(found) <= _MAX_TEXT and "\0" not in found else None
+
+    def absolute_path(key: str) -> str | None:
+        several = value.get(key)
+        # Some agents name all directories of their work, the first one first.
+        found = several[0] if isinstance(several, list) and several else text(key)
+        if not isinstance(found, str) or not 0 < len(found) <= _MAX_TEXT or "\0" in found:
+            return None
+        return found if found is not None and found.startswith("/") else None
+
+    directory = absolute_path(keys.directory)
+    try:
+        exists = directory is not None and os.path.isdir(directory)
+    except (OSError, ValueError):
+        exists = False
+    return EventData(
+        text(keys.event) or "",
+        text(keys.session_id),
+        absolute_path(keys.transcript_path),
+        directory if exists else None,
+    )
+
+
+def context_values(agent: Agent, data: EventData) -> dict[str, str]:
+    """What an event tells of the context, as `save` takes it."""
+    found = {
+        "agent": agent.name,
+        "session_id": data.session_id,
+        "transcript_path": data.transcript_path,
+        "agent_cwd": data.directory,
+        "progress_stage": os.environ.get("GITSTATE_PROGRESS_STAGE"),
+    }
+    return {name: value for name, value in found.items() if value}

@@ -1,0 +1,239 @@
+"""What gitstate does when an agent calls its hook: record the context, take a checkpoint, brief a new session.
+
+The event comes as JSON on stdin. It was written by an agent and is not trusted: sizes and types are checked, and every
+value is data. Whatever fails, the agent reads an empty answer and sees success; `gitstate doctor` reports the failure.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from ..agents.base import Agent, Briefing, HookEvent
+from ..agents.registry import agent_named, agent_names, session_owner
+from ..conversation.turn import read_turn, write_turn
+from ..errors import GitstateError, words_of
+from ..format import names
+from ..format.context import Context, with_values
+from ..git import refs
+from ..git.repository import Repository, open_repository, read_head
+from ..system import process
+from ..system.clock import now
+from ..system.jsonio import Json, text_to_json
+from ..system.terminal import say
+from ..workspace import lease
+from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
+from ..workspace.settings import OF_SAVE, number, with_defaults
+from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, write_state
+from .event import EventData, context_values, parse_event, read_event
+from .memory import (
+    CHECKPOINT_AT_ONCE,
+    HookMemory,
+    describe_problem,
+    is_due,
+    read_memory,
+    remove_stamp,
+    write_memory,
+    write_stamp,
+)
+from .stop import write_stop
+
+if TYPE_CHECKING:
+    from ..agents.base import Meaning
+    from ..conversation.turn import Turn
+    from ..workspace.state_file import Status
+
+#: A longer briefing is cut, in characters.
+_MAX_BRIEFING = 8192
+
+#: What an event says of the agent's turn.
+_TURNS: Mapping[Meaning, Turn] = {
+    "prompt": "open",
+    "tool": "open",
+    "compaction": "open",
+    "turn_end": "closed",
+    "turn_failed": "failed",
+    "session_end": "closed",
+}
+
+
+def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = False) -> str:
+    """Handle the event on stdin; returns what the agent is to read on stdout. `safe` escapes control characters.
+
+    `in_background`: the agent has gone on, so its session may have ended since.
+    """
+    agent = agent_named(agent_name)
+    if agent is None:
+        return ""
+    agent = actual_agent(agent)
+    value = read_event(0)
+    data = parse_event(value, agent.payload)
+    try:
+        repository = open_repository(os.fsencode(data.directory or os.getcwd()))
+    except (GitstateError, OSError, ValueError):
+        return ""
+    # The agent works on, whatever a setting says: the default takes its place, and `doctor` reports it.
+    repository, _ = with_defaults(repository, ("hookInterval", *OF_SAVE))
+    memory = read_memory(repository)
+    answer = ""
+    try:
+        values = context_values(agent, data)
+        event = agent.event(data.name)
+        meaning = None if event is None else event.meaning
+        memory = _note_turn(repository, agent, meaning, memory, value)
+        keep_owner(repository, agent, meaning)
+        pending = _pending(repository)
+        if pending is None and not (in_background and _has_ended(repository, data)):
+            ends = meaning == "session_end" or (meaning == "turn_end" and not agent.ends_sessions)
+            keep_context(repository, values, meaning, ends=ends)
+        if is_briefed(agent.briefing, data, memory):
+            from .briefing import briefing, format_briefing
+
+            answer = format_briefing(agent.briefing, safe(briefing(repository, pending))[:_MAX_BRIEFING])
+            memory = memory._replace(briefed=data.session_id)
+            write_memory(repository, memory)
+        if event is not None and is_due(event.meaning, memory, time.time_ns(), number(repository, "hookInterval")):
+            remove_stamp(repository)
+            _checkpoint(repository, values, event, memory)
+        elif meaning == "tool":
+            write_memory(repository, memory._replace(skipped=memory.skipped + 1))
+        if meaning == "tool":
+            write_stamp(repository, agent, data)
+        else:
+            remove_stamp(repository)
+    except (GitstateError, OSError, ValueError) as error:
+        remove_stamp(repository)
+        problem, since = text_to_json(f"{data.name}: {words_of(error)}")[:300], memory.since if memory.problem else None
+        memory = memory._replace(problem=problem, since=since or now())
+        if not write_memory(repository, memory):
+            # `status` and `doctor` will not know it: the agent keeps these words in its log.
+            say(safe(f"gitstate: {describe_problem(memory)}"))
+    return answer
+
+
+def actual_agent(agent: Agent) -> Agent:
+    """The agent that runs this hook of `agent`: one that runs the hooks of others is told by its process."""
+    for pid in _parents():
+        words = (process.read_proc(f"/proc/{pid}/cmdline") or b"").split(b"\0")[:2]
+        names = {os.path.basename(os.fsdecode(word)).lower() for word in words}
+        if names & {*agent.commands}:
+            return agent
+        for name in names.intersection(agent_names()):
+            other = agent_named(name)
+            if other is not None and other.borrows_hooks:
+                return other
+    return agent
+
+
+def _parents() -> Iterator[int]:
+    """The pids of the nearest ancestors, the nearest first."""
+    pid = os.getppid()
+    for _ in range(6):
+        yield pid
+        data = process.read_proc(f"/proc/{pid}/stat")
+        pid = int(data.rpartition(b")")[2].split()[1]) if data is not None else 0
+        if pid <= 1:
+            return
+
+
+def _note_turn(
+    repository: Repository, agent: Agent, meaning: Meaning | None, memory: HookMemory, value: Mapping[str, Json]
+) -> HookMemory:
+    """Note whether the agent is in the middle of a turn, and why one failed. A session that is resumed is briefed."""
+    if meaning is None:
+        return memory
+    turn = _TURNS.get(meaning)
+    # A subagent may end after the turn: where prompts have an event, they alone open a turn again.
+    has_prompts = any(event.meaning == "prompt" for event in agent.registered_events())
+    late = turn == "open" and meaning != "prompt" and has_prompts and read_turn(repository, 0.0) == "closed"
+    if turn is not None and not late:
+        write_turn(repository, turn)
+    if meaning == "turn_failed":
+        told = (value.get(key) for key in ("error", "error_details", "error_message", "last_assistant_message"))
+        write_stop(repository, " ".join(text for text in told if isinstance(text, str)))
+    return memory._replace(briefed=None) if meaning == "session_start" and agent.briefing.once else memory
+
+
+# -- who works here
+
+
+def keep_owner(repository: Repository, agent: Agent, meaning: Meaning | None) -> None:
+    """Write down the agent's process as the owner of the workspace, until its session ends (no-op if it is there).
+
+    A run that holds the lease, and another agent that still runs, stay on record.
+    """
+    owner = session_owner(agent)
+    who = lease.presence(repository)
+    known = who.holder
+    if owner is None:
+        return
+    mine = known is not None and (known.kind, known.owner) == ("owner", owner)
+    if meaning == "session_end":
+        if mine and known is not None:
+            lease.clear_holder(repository, known)
+    elif not who.live:
+        lease.write_holder(repository, lease.this_holder("owner", owner, agent=agent.name))
+
+
+# -- the context
+
+
+def keep_context(
+    repository: Repository, values: Mapping[str, str], meaning: Meaning | None, *, ends: bool = False
+) -> None:
+    """Put an event's values into the live context (no-op if they are there).
+
+    A recovered context stays `recovered` until the agent has run a tool or ended a turn. A session without a task is
+    `finished` when it ends, or it would look interrupted: `ends` says whether this event is an end.
+    """
+    live, status = read_live_context(repository)
+    context, _ = with_values(Context() if status == FINISHED else live, values)
+    has_task = any((context.task_id, context.issue_number, context.progress_stage, context.pid))
+    if ends and not has_task:
+        following: Status = FINISHED
+    elif status == RECOVERED and meaning != "tool" and meaning not in CHECKPOINT_AT_ONCE:
+        following = RECOVERED
+    else:
+        following = ACTIVE
+    if context == live and following == status:
+        return
+    if context.pid is None:
+        context = context._replace(boot_id=process.boot_id())
+    context = with_measured_fields(repository, context, read_head(repository.git_dir))
+    if following == RECOVERED:
+        replace_context(repository, context, following)
+    else:
+        write_state(repository, context, following, durable=False)
+
+
+def _has_ended(repository: Repository, data: EventData) -> bool:
+    """Whether the session of an event is over."""
+    live, status = read_live_context(repository)
+    return status == FINISHED and live.session_id == data.session_id
+
+
+def _pending(repository: Repository) -> str | None:
+    """The archive of this workspace's pending save; None where there is none."""
+    marker = names.marker_ref(names.workspace_id(repository))
+    return refs.read_refs(repository, [marker]).get(marker)
+
+
+# -- the checkpoint
+
+
+def _checkpoint(repository: Repository, values: Mapping[str, str], event: HookEvent, memory: HookMemory) -> None:
+    from ..save.request import SaveRequest
+    from ..save.save import save
+
+    begun = time.monotonic_ns()
+    request = SaveRequest(kind="checkpoint", values=values, deadline=event.deadline, wait=1.0)
+    save(repository.toplevel, request)
+    cost = time.monotonic_ns() - begun
+    write_memory(repository, HookMemory(last_ns=time.time_ns(), cost_ns=cost, briefed=memory.briefed))
+
+
+def is_briefed(how: Briefing, data: EventData, memory: HookMemory) -> bool:
+    """Whether the agent hands the answer to this event to the model, and its session has none yet."""
+    return data.name == how.event and not (how.once and memory.briefed == data.session_id)

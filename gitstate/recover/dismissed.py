@@ -1,0 +1,58 @@
+"""Resolves a pending save without a recovery (`--dismiss`); the fact that it was never recovered is a ref."""
+
+from __future__ import annotations
+
+from ..errors import NeedsPerson
+from ..format.names import dismissed_ref, own_marker, workspace_id
+from ..format.saves import pending_archive
+from ..git import refs
+from ..git.command import Oid
+from ..git.refs import RefUpdate
+from ..git.repository import Repository, open_repository
+from ..objects.reader import ObjectReader
+from ..system.clock import Deadline
+from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal
+from .facts import gather
+from .request import RecoverRequest, RecoverResult, hints_for
+
+
+def dismiss(path: bytes, request: RecoverRequest) -> RecoverResult:
+    """Mark the pending save as resolved, without touching any file, index or branch.
+
+    The save stays in the log, and retention takes it only by its name. Raises NeedsPerson where HEAD is its WIP commit,
+    for that is to be unwound first.
+    """
+    repository = open_repository(path)
+    with (
+        hints_for(repository.toplevel),
+        locked_workspace(repository, Deadline(request.wait)) as git,
+        ObjectReader(repository.git) as reader,
+    ):
+        if request.save_id is not None:
+            from .fetched import dismiss_fetched
+
+            return dismiss_fetched(repository, git, request.save_id, request)
+        archive = pending_archive(repository)
+        if archive is None:
+            return RecoverResult(repository.toplevel, "nothing", "no pending save")
+        facts = gather(repository, reader)
+        if any(save.wip == facts.head and save.manifest.moves_branch for save in facts.saves):
+            raise NeedsPerson("HEAD is the WIP commit of the pending save", hint="gitstate recover")
+        save_id = facts.saves[0].manifest.save_id if facts.saves else None
+        if not request.dry_run:
+            marker = own_marker(repository)
+            updates = [RefUpdate(marker, None, archive)]
+            if save_id is not None:
+                # First the fact that it was never recovered: a kill between the two leaves it pending.
+                updates.insert(0, dismissed(repository, save_id, archive))
+            write_journal(repository, ref_locks(repository, [update.ref for update in updates]))
+            refs.move_refs(repository, git, updates, "dismissed")
+            clear_journal(repository)
+    message = "the save is no longer pending; it stays in the log"
+    return RecoverResult(repository.toplevel, "dismissed", message, save_id=save_id, dry_run=request.dry_run)
+
+
+def dismissed(repository: Repository, save_id: str, new: Oid | None) -> RefUpdate:
+    """Set the fact that a save was dismissed, or delete it where `new` is None."""
+    ref = dismissed_ref(workspace_id(repository), save_id)
+    return RefUpdate(ref, new, refs.read_refs(repository, [ref]).get(ref))

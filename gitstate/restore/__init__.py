@@ -1,0 +1,1 @@
+"""What a save holds, compared with a workspace and written back: files, index, operation, nested repositories."""

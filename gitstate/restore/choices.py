@@ -1,0 +1,126 @@
+"""For each path: what it was and what is there → what happens to it, and what became of it. Pure: no git, no disk."""
+
+from __future__ import annotations
+
+from ..format.manifest import LeftOut
+from ..objects.tree import GITLINK, SYMLINK, Leaf
+from ..system.stdlib import TYPE_CHECKING, Record
+from ..workspace.files import FileState
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from typing import Literal
+
+    #: What happens to one path: nothing, the saved version is written, it is deleted, or the disk wins.
+    Action = Literal["same", "write", "delete", "keep"]
+
+
+class Target(Record):
+    """What one path was at the save, and what git may have put there since."""
+
+    path: bytes
+    saved: Leaf | None
+    """What the save holds; None where nothing was there."""
+    permissions: int | None
+    """The saved permissions; None where they are those that git gives."""
+    bases: frozenset[Leaf]
+    """What HEAD, index and WIP commit of each save of the stack hold at this path."""
+
+
+class Choice(Record):
+    """What is going to happen to one path."""
+
+    target: Target
+    seen: FileState
+    action: Action
+
+
+def step(
+    target: Target, seen: FileState, *, overwrite: bool = False, left_out: bool = False
+) -> Action | Literal["look"]:
+    """The three-way choice for one path. `look`: the caller has to find out whether git or a power cut made this file.
+
+    Disk equals saved: untouched. Disk equals a base, or nothing is there: the saved version is written, or deleted.
+    Otherwise the disk wins. A file that is gone was wiped or deleted, nobody can tell; to write it overwrites nothing.
+
+    `left_out`: the save could not read this path either.
+    """
+    saved = target.saved
+    if seen.kind == "special" and left_out:
+        return "same"
+    if saved is None:
+        if seen.kind in ("missing", "directory"):
+            return "same"
+        gone = _is_one_of(seen, target.bases) or (overwrite and seen.kind != "special")
+        if not gone and seen.kind == "file" and any(leaf.mode not in (SYMLINK, GITLINK) for leaf in target.bases):
+            return "look"
+        return "delete" if gone else "keep"
+    if seen.kind == "directory":
+        # A file takes the place of empty directories alone: who writes it fails on all others.
+        return "same" if saved.mode == GITLINK else "write"
+    if saved.mode == GITLINK:
+        return "write" if seen.kind == "missing" or _is_one_of(seen, target.bases) else "keep"
+    if _is_one_of(seen, (saved,)):
+        return "same"
+    if seen.kind == "missing" or _is_one_of(seen, target.bases):
+        return "write"
+    if seen.kind == "file":
+        return "write" if overwrite else "look"
+    return "write" if overwrite and seen.kind == "link" else "keep"
+
+
+def _is_one_of(seen: FileState, leaves: Collection[Leaf]) -> bool:
+    kind = {"file": (0o100644, 0o100755), "link": (SYMLINK,)}.get(seen.kind, ())
+    return any(leaf.oid == seen.oid and leaf.mode in kind for leaf in leaves)
+
+
+def needs_safety_save(choices: Iterable[Choice]) -> bool:
+    """Whether a file is going to be written or deleted."""
+    return any(choice.action in ("write", "delete") for choice in choices)
+
+
+def wanted_permissions(target: Target, seen: FileState, umask: int) -> tuple[int | None, bool]:
+    """Permissions that a file whose content is the saved one should have, None where it has them.
+
+    The flag says whether git may have set those of now; otherwise someone did, and the disk wins there too.
+    """
+    if target.saved is None or target.saved.mode == SYMLINK or seen.kind != "file":
+        return None, False
+    wanted = target.permissions if target.permissions is not None else target.saved.mode & 0o777
+    if seen.permissions == wanted:
+        return None, False
+    classes = {leaf.mode for leaf in (*target.bases, target.saved)}
+    usual = {mode & ~mask & 0o777 for mask in (0o022, umask) for mode in _widest(classes)}
+    return wanted, seen.permissions in usual
+
+
+def _widest(modes: set[int]) -> set[int]:
+    return {0o777 if mode & 0o100 else 0o666 for mode in modes}
+
+
+class Outcome:
+    """What has been done so far. The parts of a recovery add to it, and `conclude` reads it."""
+
+    def __init__(self) -> None:
+        #: Paths that were written, or whose permissions were set; in a dry run those that would be written.
+        self.restored: list[bytes] = []
+        #: Paths that were deleted, or would be.
+        self.deleted: list[bytes] = []
+        #: Paths where the disk, the index or the permissions of now win; one may stand here twice.
+        self.kept: list[bytes] = []
+        #: What could not be restored, with the reason.
+        self.failed: list[LeftOut] = []
+        #: One of these reasons can be mended by a person: the save stays pending.
+        self.stuck = False
+        #: The safety save; None where none was taken.
+        self.safety: str | None = None
+        #: A repository inside the workspace was not recovered.
+        self.nested_trouble = False
+
+    def could_not_write(self, path: bytes, error: OSError) -> None:
+        """A path could not be restored, for a reason that a person can mend: the save stays pending."""
+        self.failed.append(LeftOut(path, f"could not be written: {error.strerror}", True))
+        self.stuck = True
+
+    def could_not_chmod(self, path: bytes, error: OSError) -> None:
+        self.failed.append(LeftOut(path, f"permissions could not be set: {error.strerror}", False))

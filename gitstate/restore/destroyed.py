@@ -1,0 +1,69 @@
+"""Work that was destroyed before a save, and that a checkpoint before it still holds. Read-only."""
+
+from __future__ import annotations
+
+from ..errors import GitstateError
+from ..format.archive import read_save
+from ..format.manifest import Save
+from ..format.names import age_key, save_time_ns, workspace_id
+from ..format.saves import checkpoint_archives, held_saves
+from ..git.command import object_id
+from ..git.entries import differing_paths
+from ..git.repository import head_of
+from ..save.plan import PathVersions, is_undone
+from ..system.stdlib import suppress
+from .paths import Workspace
+
+#: Of the kept checkpoints only so many of the newest are looked at, and none that is older than a day at the save.
+_LOOKED_AT = 4
+_RECENT_NS = 86_400 * 1_000_000_000
+
+
+def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, ...]] | None:
+    """The newest checkpoint before `save` with work that neither the disk, nor HEAD, nor the save has, and its paths.
+
+    A path counts where it vanished or went back to HEAD, without a commit of it since. Only checkpoints of the same
+    task count, not older than a day. Raises nothing: it is an offer.
+    """
+    with suppress(GitstateError, OSError, ValueError):
+        own = workspace_id(workspace.repository)
+        made = save_time_ns(save.manifest.save_id) or 0
+        held = [item.archive for item in held_saves(workspace.repository.git, own)]
+        held += [oid for name, oid in checkpoint_archives(workspace.repository.git).items() if name == own]
+        found = [read_save(oid, workspace.reader) for oid in held if oid != save.archive]
+        found = [
+            item
+            for item in found
+            if item.manifest.kind == "checkpoint"
+            and item.context.task_id in (None, save.context.task_id)
+            and 0 <= made - (save_time_ns(item.manifest.save_id) or 0) < _RECENT_NS
+        ]
+        found.sort(key=lambda item: age_key(item.manifest.save_id), reverse=True)
+        for item in found[:_LOOKED_AT]:
+            paths = _destroyed_paths(workspace, item, save)
+            if paths:
+                return item.manifest.save_id, tuple(paths)
+    return None
+
+
+def _destroyed_paths(workspace: Workspace, old: Save, save: Save) -> list[bytes]:
+    repository, reader, trees = workspace.repository, workspace.reader, workspace.trees
+    commit = head_of(repository.toplevel)
+    before, head = (None if oid is None else reader.tree_of(oid) for oid in (old.manifest.head, commit))
+    then = old.manifest.head
+    follows = then == commit or then is None
+    if not follows and commit is not None and then is not None:
+        follows = repository.git.succeeds("merge-base", "--is-ancestor", then, commit)
+    paths = differing_paths(repository, before, old.wip_tree)
+    of_old, of_before, of_head, of_save = (
+        {path: leaf.oid for path, leaf in trees.lookup(root, paths).items()}
+        for root in (old.wip_tree, before, head, save.wip_tree)
+    )
+    empty = object_id(repository.object_format, "blob", b"")
+    destroyed = []
+    for path in sorted(paths):
+        there = workspace.disk.look(path)
+        versions = PathVersions(of_old.get(path), there.oid, of_before.get(path), of_head.get(path), of_save.get(path))
+        if there.kind in ("missing", "file", "link") and is_undone(versions, empty, follows=follows):
+            destroyed.append(path)
+    return destroyed

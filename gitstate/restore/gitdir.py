@@ -1,0 +1,110 @@
+"""Puts back what git keeps beside the index: an unfinished operation, sparse patterns, objects of staged files."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import GitError
+from ..format.manifest import LeftOut, Save
+from ..git.command import is_oid
+from ..git.entries import list_index
+from ..git.gitdir import is_operation_file, is_operation_ref
+from ..git.refs import refs_are_files
+from ..objects.reader import LARGE
+from ..objects.tree import GITLINK
+from ..system import files
+from ..system.stdlib import suppress
+from .paths import Workspace
+
+
+def restore_operation(workspace: Workspace, save: Save) -> None:
+    """Put the files of the unfinished operation back that are not there; what is there stays."""
+    repository = workspace.repository
+    tree = save.files.get(b"operation")
+    names = [path for path in save.manifest.operation_files if is_operation_file(path)]
+    for path, leaf in workspace.trees.lookup(tree[1] if tree else None, names).items():
+        full = os.path.join(repository.git_dir, path)
+        if os.path.lexists(full):
+            continue
+        content = workspace.reader.contents([leaf.oid], LARGE * 4)[0]
+        if content is None:
+            continue
+        if is_operation_ref(path) and not refs_are_files(repository):
+            with suppress(GitError):
+                # Only where it does not exist: what is there stays.
+                workspace.git.run("update-ref", "--no-deref", path, content[1].strip(), repository.zero)
+            continue
+        files.make_directory(os.path.dirname(full), top=repository.git_dir)
+        mode = 0o755 if leaf.mode & 0o100 else 0o644
+        files.write_atomic(full, content[1], mode=mode, staging=repository.own)
+
+
+def restore_sparse(workspace: Workspace, save: Save) -> None:
+    """Where the save is of a sparse checkout and this worktree is none: make it one, for this worktree alone."""
+    repository = workspace.repository
+    entry = save.files.get(b"sparse-checkout")
+    if entry is None or repository.is_true("core.sparsecheckout"):
+        return
+    content = workspace.reader.contents([entry[1]], LARGE)[0]
+    if content is None:
+        return
+    path = os.path.join(repository.git_dir, b"info", b"sparse-checkout")
+    files.make_directory(os.path.dirname(path), top=repository.git_dir)
+    files.write_atomic(path, content[1], mode=0o644, staging=repository.own)
+    workspace.git.run("config", "extensions.worktreeConfig", "true")
+    for name in ("core.sparseCheckoutCone", "index.sparse", "core.sparseCheckout"):
+        value = save.manifest.sparse.get(name.lower())
+        if value is not None:
+            value = "true" if value.lower() in ("true", "1", "yes", "on") else "false"
+            workspace.git.run("config", "--worktree", name, value)
+
+
+LOST = "the staged version is lost: a power cut left its object empty; stage the file again (git add)"
+
+
+def restore_staged_objects(workspace: Workspace, *, dry_run: bool) -> list[LeftOut]:
+    """Write the empty objects of staged files again; those for which that is impossible are returned."""
+    empty = _empty_objects(workspace.repository.objects)
+    if not empty:
+        return []
+    try:
+        entries = list_index(workspace.git)
+    except GitError:
+        return []  # the index is torn: the save's is put back
+    staged = [(entry.path, entry.oid) for entry in entries if entry.oid in empty and entry.mode != GITLINK]
+    if dry_run:
+        return [LeftOut(path, LOST, True) for path, _ in staged]
+    for path in {empty[oid] for _, oid in staged}:
+        files.remove(path)
+    workspace.reader.restart()
+    return [LeftOut(path, LOST, True) for path, oid in staged if not _is_back(workspace, path, oid)]
+
+
+def _is_back(workspace: Workspace, path: bytes, oid: str) -> bool:
+    """Whether the object can be read, from a pack or after it was written from the worktree's file."""
+    if workspace.reader.kinds([oid])[0] is not None:
+        return True
+    full = os.path.join(workspace.repository.toplevel, path)
+    if os.path.islink(full) or not os.path.isfile(full):
+        return False
+    with suppress(GitError):
+        argv = ("-c", "core.fsync=loose-object", "hash-object", "-w", b"--path=" + path, "--", full)
+        return workspace.git.run(*argv).strip() == oid.encode("ascii")
+    return False
+
+
+def _empty_objects(objects: bytes) -> dict[str, bytes]:
+    """The empty loose objects of a repository: their ids, and the paths of their files."""
+    found = {}
+    for number in range(256):
+        directory = os.path.join(objects, b"%02x" % number)
+        try:
+            with os.scandir(directory) as listing:
+                empty = [entry for entry in listing if entry.stat(follow_symlinks=False).st_size == 0]
+        except OSError:
+            continue
+        for entry in empty:
+            oid = os.fsdecode(b"%02x" % number + entry.name)
+            if is_oid(oid):
+                found[oid] = entry.path
+    return found

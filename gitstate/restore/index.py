@@ -1,0 +1,227 @@
+"""Puts the index back: the saved one takes its place, and what was staged after the save stays as it is now.
+
+ An index of git's is only ever replaced by a rename under its own lock, and only if it is still
+the one that was looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ..errors import GitError
+from ..format.archive import tree_of_base
+from ..format.manifest import Save
+from ..git.command import Oid, object_id
+from ..git.entries import list_index, list_unmerged, split_nul
+from ..git.index import (
+    IndexMoved,
+    file_identity,
+    index_lock,
+    is_cut_index,
+    is_torn_index,
+    link_or_copy,
+)
+from ..snapshot.record import is_attributes
+from ..system import files
+from ..system.stdlib import TYPE_CHECKING
+from ..workspace.ownership import next_index
+from .paths import Workspace
+from .saved_index import SavedIndex, removal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class IndexRecovery:
+    """The index of one workspace, which takes the saved one's place or keeps its own entries."""
+
+    def __init__(self, workspace: Workspace, saves: Sequence[Save], original: Sequence[Save] = ()) -> None:
+        """`original`: the saves as they were made, where plain git carried them to another base."""
+        self._repository = workspace.repository
+        self._git = workspace.git
+        self._reader = workspace.reader
+        self._saves = saves
+        self._is_carried = bool(original)
+        self.saved = SavedIndex(workspace, saves, original)
+        self._current = os.path.join(self._repository.git_dir, b"index")
+        #: The index of now stays: its stat data are those of files that git has written since the save.
+        self._kept_current = False
+
+    def set_broken_aside(self) -> None:
+        """An index that git can't read (a power cut tore it) would stop every step: the save has the good one."""
+        object_format = self._repository.object_format
+        try:
+            self._git.run("ls-files", "-z", "--", "no such file")
+            is_broken = is_cut_index(self._current, object_format)
+        except GitError:
+            is_broken = True
+            if not is_torn_index(self._current, object_format):
+                raise  # git failed for another reason: no memory, no descriptors, an index that is newer than it
+        if is_broken:
+            os.rename(self._current, os.path.join(self._repository.own, b"broken-index"))
+
+    def restore(self) -> list[bytes]:
+        """Put the index back; where git replaces it meanwhile, look again at what was staged.
+
+        Returns the paths whose entries were staged after the save, and stay as they are.
+        """
+        for pause in (0.05, 0.2, 0.5):
+            try:
+                return self._restore()
+            except IndexMoved:
+                time.sleep(pause)
+        return self._restore()
+
+    def _restore(self) -> list[bytes]:
+        repository, saved = self._repository, self.saved
+        oldest, alone = saved.oldest, len(self._saves) == 1 and not self._is_carried
+        saved.write_shared()
+        if oldest.archive == oldest.wip:
+            self._from_wip_commit(oldest)
+            return []
+        if oldest.manifest.index_size is None:
+            return self._without_index()
+        if alone and saved.is_at(self._current):
+            saved.forget_kept()
+            return []
+        before = file_identity(self._current)
+        if alone and self._has_same_entries():
+            self._kept_current = True
+            return []
+        kept = self._staged_since()
+        following = next_index(repository)
+        saved.write(following)
+        saved.add_later(following, self._lines(kept))
+        files.fsync_path(following)
+        with index_lock(repository):
+            if file_identity(self._current) != before:
+                files.remove(following)
+                message = "the index was changed while it was being restored; the save is still pending"
+                raise IndexMoved(message, hint="gitstate recover")
+            os.rename(following, self._current)
+        files.fsync_path(self._current)
+        files.fsync_path(repository.git_dir)
+        saved.forget_kept()
+        return kept
+
+    def _without_index(self) -> list[bytes]:
+        """There was no index file. One that holds only what git itself put there goes."""
+        if not os.path.exists(self._current):
+            return []
+        kept = self._staged_since()
+        if not kept:
+            with index_lock(self._repository):
+                files.remove(self._current)
+        return kept
+
+    def _from_wip_commit(self, save: Save) -> None:
+        """From a bare WIP commit: what plain git would do, `reset HEAD~1` and `reset --soft HEAD~1`."""
+        tree = save.manifest.index_commit or save.manifest.head
+        following = next_index(self._repository)
+        files.remove(following)
+        argv = ("read-tree", *([tree] if tree else ["--empty"]))
+        self._git.run(*argv, env={"GIT_INDEX_FILE": os.fsdecode(following)})
+        self._fill_in(following)
+        files.fsync_path(following)
+        with index_lock(self._repository):
+            os.rename(following, self._current)
+        files.fsync_path(self._repository.git_dir)
+
+    def _has_same_entries(self) -> bool:
+        """Whether the index says the same as the saved one, and only stat data differ: then it stays."""
+        if not os.path.exists(self._current) or self.saved.oldest.manifest.intent_to_add:
+            # No listing shows an intent to add.
+            return False
+        temporary = next_index(self._repository)
+        self.saved.write(temporary)
+        try:
+            argv = ("ls-files", "-z", "-s", "-v", "--sparse")
+            then = {"GIT_INDEX_FILE": os.fsdecode(temporary)}
+            return self._git.run(*argv) == self._git.run(*argv, env=then)
+        finally:
+            files.remove(temporary)
+
+    def _staged_since(self) -> list[bytes]:
+        """The paths whose index entries of now are in no save and no base."""
+        if not os.path.exists(self._current):
+            return []
+        differing: set[bytes] | None = None
+        for save in self._saves:
+            staged = save.files.get(b"staged")
+            for tree in (save.wip_tree, tree_of_base(self._reader, save.manifest.head), staged[1] if staged else None):
+                paths = self._differing_from(tree)
+                differing = paths if differing is None else differing & paths
+                if not differing:
+                    return []
+        kept = sorted(differing or ())
+        newest = self._saves[0]
+        if b"stages" in newest.files:
+            ours = self.saved.unmerged_paths(newest)
+            still = {entry.path for entry in list_unmerged(self._git)}
+            kept = [path for path in kept if not (path in ours and path in still)]
+        intents = {path for save in self._saves for path in save.manifest.intent_to_add}
+        if intents:
+            empty = object_id(self._repository.object_format, "blob", b"")
+            listed = list_index(self._git, [path for path in kept if path in intents])
+            still = {entry.path for entry in listed if entry.oid == empty}
+            kept = [path for path in kept if path not in intents or path not in still]
+        return kept
+
+    def _differing_from(self, tree: Oid | None) -> set[bytes]:
+        """The paths whose index entries differ from a tree; all of them where there is none."""
+        argv = ("diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=none")
+        out = self._git.run("ls-files", "-z") if tree is None else self._git.run(*argv, tree)
+        return set(split_nul(out))
+
+    def _lines(self, paths: Sequence[bytes]) -> list[bytes]:
+        """The index entries of now of these paths, as `update-index --index-info` reads them."""
+        entries = list_index(self._git, paths)
+        return [*(removal(self._repository, path) for path in paths), *(entry.info_line() for entry in entries)]
+
+    def refresh(self, written: Sequence[bytes]) -> None:
+        """Fill in the stat data of files that were `written`, so that the next `git status` need not read them."""
+        if not os.path.exists(self._current):
+            return
+        following = next_index(self._repository)
+        before = file_identity(self._current)
+        link_or_copy(self._current, following)
+        if self._kept_current:
+            self._forget_sizes(self._sized_otherwise(written), following)
+        self._fill_in(following)
+        files.fsync_path(following)
+        with index_lock(self._repository):
+            if file_identity(self._current) == before != file_identity(following):
+                os.rename(following, self._current)
+                files.fsync_path(self._repository.git_dir)
+        files.remove(following)
+
+    def _sized_otherwise(self, written: Sequence[bytes]) -> list[bytes]:
+        """Files that git called clean, and whose size may not be the one that it saw when it checked them out.
+
+        A file that it called changed for its size alone, whatever a conversion makes of it, stays so.
+        """
+        if any(is_attributes(path) for path in written):
+            paths = set(written)
+        else:
+            paths = {*self._saves[0].manifest.raw, *self._saves[0].manifest.staged}.intersection(written)
+        raw, staged = self._saves[0].manifest.raw, self._saves[0].manifest.staged
+        return sorted(path for path in paths if path in staged or raw.get(path) != "filter")
+
+    def _forget_sizes(self, paths: Sequence[bytes], index: bytes) -> None:
+        """Let git compare these files by content: one of another size than the index says is changed, for git.
+
+        It takes no second look then, whatever a conversion makes of the file, and no refresh mends that.
+        """
+        env = {"GIT_INDEX_FILE": os.fsdecode(index)}
+        empty = object_id(self._repository.object_format, "blob", b"")  # perhaps intent-to-add, and nothing to convert
+        entries = list_index(self._git, paths, tags=True, env=env) if paths else []
+        lines = [entry.info_line() for entry in entries if entry.tag == "H" and entry.oid != empty]
+        if lines:
+            argv = ("-c", "core.splitIndex=false", "update-index", "-z", "--index-info")
+            self._git.run(*argv, input=b"".join(lines), env=env)
+
+    def _fill_in(self, index: bytes) -> None:
+        """Not on git's own index: killed there, its lock would stay, and nobody could tell whose it is."""
+        process = self._git.start("update-index", "-q", "--refresh", env={"GIT_INDEX_FILE": os.fsdecode(index)})
+        self._git.finish(process, ok_codes=range(256))

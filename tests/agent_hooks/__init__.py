@@ -1,0 +1,1 @@
+"""Tests of gitstate.agent_hooks."""
