@@ -70,7 +70,9 @@ class RunWorktrees:
         self._checkpoints: dict[bytes, Checkpoints] = {}
 
     def look(self) -> None:
-        """See in which directories the processes of the run work now."""
+        """See in which directories the processes of the run work now; nothing to see without a linked worktree."""
+        if not linked_worktrees(self._repository.common_dir):
+            return
         for one in of_run(self._run_id):
             self._members.add(one.pid)
             try:
@@ -97,8 +99,7 @@ class RunWorktrees:
         """Begin the checkpoints that are due. Which worktrees there are is looked at once in an interval."""
         if self._next.passed():
             self._next = Deadline(self._interval)
-            if linked_worktrees(self._repository.common_dir):
-                self.look()
+            self.look()
             before = self._checkpoints
             self._checkpoints = {path: before.get(path) or self._of(path) for path in self._safely_found()}
             for path in before.keys() - self._checkpoints.keys():
