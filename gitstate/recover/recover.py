@@ -39,7 +39,6 @@ from ..git.refs import RefUpdate
 from ..git.repository import Repository, open_repository, shares_configuration, without_filters
 from ..objects.reader import ObjectReader
 from ..restore.choices import Outcome, needs_safety_save
-from ..restore.nested import NestedStep, nested_failure, nested_steps, submodules_of
 from ..restore.paths import SavedPaths, Workspace, paths_with
 from ..system.clock import Deadline
 from ..system.process import boot_id
@@ -49,7 +48,6 @@ from ..workspace.live_context import read_live_context, with_measured_fields
 from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
-from .dismissed import dismissed
 from .facts import compare_with_checkpoint, gather, whole_copies, with_damage
 from .plan import (
     Facts,
@@ -77,6 +75,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import Any
 
+    from ..restore.nested import NestedStep
     from .request import DecidedVerdict
 
 
@@ -270,6 +269,8 @@ class _Recovery:
     # -- nested repositories
 
     def _nested(self, saved: SavedPaths) -> tuple[RecoverResult, ...]:
+        from ..restore.nested import nested_failure, nested_steps, submodules_of
+
         results: list[RecoverResult] = []
         submodules = None
         for step in nested_steps(self.workspace, saved, self.request.depth):
@@ -384,6 +385,8 @@ class _Recovery:
             if seen == newest.archive:
                 refs.move_refs(self.repository, self.workspace.git, [RefUpdate(marker, None, seen)], "recovered")
         if marker is None and marker_goes(outcome):
+            from .dismissed import dismissed
+
             fact = dismissed(self.repository, manifest.save_id, None)
             if fact.old is not None:
                 refs.move_refs(self.repository, self.workspace.git, [fact], "recovered")

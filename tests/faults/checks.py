@@ -13,7 +13,7 @@ from tests.support.workspace import Run, Workspace, run_git
 from .scenes import Scene, control_files
 
 #: What may stand in a directory of gitstate's own when nothing is under way and nothing waits.
-OWN_FILES = frozenset({"lock", "durable", "context.json", "notes-turn", "workspace-id"})
+OWN_FILES = frozenset({"lock", "durable", "context.json", "notes-turn", "workspace-id", "last-restore.json"})
 
 
 def check_integrity(ws: Workspace) -> None:
