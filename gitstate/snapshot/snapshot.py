@@ -75,10 +75,7 @@ def take_snapshot(
     folds = folds_case(builder.top)
     if folds:
         _note_other_names(builder, [*plain, *more])
-    if staged_only and builder.may_convert():
-        from .convert import store_staged_only
-
-        store_staged_only(builder, staged_only)
+    _store_staged_only(builder, staged_only)
     _store_unreported(builder, hidden, [*changed, *large], [*plain, *more])
     store_operation(builder)
     store_sparse(builder)
@@ -144,6 +141,13 @@ def _note_other_names(builder: SnapshotBuilder, untracked: list[bytes]) -> None:
         from .hidden import note_other_names
 
         note_other_names(builder, untracked)
+
+
+def _store_staged_only(builder: SnapshotBuilder, paths: list[bytes]) -> None:
+    if paths and builder.may_convert():
+        from .convert import store_staged_only
+
+        store_staged_only(builder, paths)
 
 
 def _sort_replaced(builder: SnapshotBuilder, path: bytes, untracked: list[bytes]) -> None:
