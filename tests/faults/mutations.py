@@ -103,7 +103,7 @@ MUTATIONS = (
         "recover/recover.py",
         '        if self.facts.owner == "gone":\n',
         "        if False:\n",
-        f"{POWER}[ext4-run]",
+        "faults/test_cut_short.py::test_file_shortened_in_a_run_comes_back_from_the_checkpoint",
     ),
     Mutation(
         "the next checkpoint drops the only ref to lost work",

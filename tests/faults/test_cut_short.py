@@ -35,21 +35,21 @@ def cut_short(ws: Workspace, path: str, length: int, zeros: int) -> None:
     ws.write(path, ws.read(path)[:length] + bytes(min(zeros, size - length)))
 
 
-def reboot(ws: Workspace, *, later: int = 0) -> None:
+def reboot(ws: Workspace, *, later: int = 0, kind: str = "pending") -> None:
     """Change the pending save: it was made in the previous boot, and began `later` seconds after its real start."""
-    with forged(ws) as save:
+    with forged(ws, kind) as save:
         save.context["boot_id"] = "the boot before"
         if later:
             began = time.strftime("%Y%m%dT%H%M%S", time.gmtime(time.time() + later))
             save.manifest["save_id"] = began + save.manifest["save_id"][15:]
 
 
-def power_fails(ws: Workspace) -> None:
+def power_fails(ws: Workspace, kind: str = "pending") -> None:
     """Make every change to the files so far look like the work of a power cut, which leaves their old times.
 
     No system call sets a file's ctime, so the time of the save moves forward instead.
     """
-    reboot(ws, later=5)
+    reboot(ws, later=5, kind=kind)
 
 
 @pytest.mark.parametrize(("length", "zeros"), [(0, 0), (7, 0), (0, 1000), (7, 5), (7, 1000)])
@@ -64,6 +64,21 @@ def test_file_shortened_by_a_power_cut_is_restored(plain: Workspace, length: int
     run = plain.recover()
     came_back(Recording(FILE_SYSTEMS["ext4"], plain, Disk(plain.path, 0), plain.path, expected=expected), run)
     assert recovered_from(run)["verdict"] == "restore"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: another boot's id is mounted")
+def test_file_shortened_in_a_run_comes_back_from_the_checkpoint(plain: Workspace) -> None:
+    plain.write("u.txt", "untracked\n" * 5)
+    plain.write("d0/f0.txt", "edited, and long enough\n")
+    expected = fingerprint(plain.path)
+    with plain.in_another_boot():
+        succeed(plain.gitstate("begin", "task_id=T-1"))
+        succeed(plain.gitstate("checkpoint"))
+    cut_short(plain, "u.txt", 0, 0)
+    power_fails(plain, "checkpoints")
+    run = plain.recover()
+    came_back(Recording(FILE_SYSTEMS["ext4"], plain, Disk(plain.path, 0), plain.path, expected=expected), run)
+    assert paths_of(recovered_from(run)["restored"]) == {b"u.txt"}
 
 
 #: How an older, shorter beginning of a file comes into its place with the times that it had: $0 is put at $1.

@@ -56,8 +56,9 @@ def listed(ws: Workspace, tree: str) -> list[Entry]:
 
 
 @contextlib.contextmanager
-def forged(ws: Workspace) -> Iterator[Forgery]:
-    ((marker, archive),) = ws.refs("refs/gitstate/pending").items()
+def forged(ws: Workspace, kind: str = "pending") -> Iterator[Forgery]:
+    """Change the save that is pending, or with `checkpoints` the latest checkpoint."""
+    ((marker, archive),) = ws.refs(f"refs/gitstate/{kind}").items()
     wip = ws.out("rev-parse", archive + "^1")
     parts = Forgery(
         ws,
@@ -77,7 +78,8 @@ def forged(ws: Workspace) -> Iterator[Forgery]:
     body = ws.git("cat-file", "commit", archive).replace(wip.encode(), new_wip.encode()).split(b"\n", 1)[1]
     new_archive = store(ws, "commit", b"tree " + parts.tree(*entries).encode() + b"\n" + body)
     ws.git("update-ref", marker, new_archive)
-    ws.git("update-ref", f"refs/gitstate/saves/{marker.rsplit('/', 1)[1]}/{save_id}", new_archive)
+    if kind == "pending":
+        ws.git("update-ref", f"refs/gitstate/saves/{marker.rsplit('/', 1)[1]}/{save_id}", new_archive)
     if ws.out("rev-parse", "HEAD") == wip:
         ws.git("update-ref", "HEAD", new_wip)
 
