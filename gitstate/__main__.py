@@ -56,6 +56,11 @@ def main() -> None:
         bundle.renew()
         # All is on the disk and nothing is left to tidy: tearing down the interpreter would only cost time.
         os._exit(status)
+    _run_click()
+
+
+def _run_click() -> None:
+    """Run a command that takes its time, and exit."""
     gc.enable()
     if sys.flags.no_site:
         # `bin/gitstate` leaves it out: only the paths that it adds lead to what is not Python's own.

@@ -105,12 +105,17 @@ def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = Fa
             remove_stamp(repository)
     except (GitstateError, OSError, ValueError) as error:
         remove_stamp(repository)
-        problem, since = text_to_json(f"{data.name}: {words_of(error)}")[:300], memory.since if memory.problem else None
-        memory = memory._replace(problem=problem, since=since or now())
-        if not write_memory(repository, memory):
-            # `status` and `doctor` will not know it: the agent keeps these words in its log.
-            say(safe(f"gitstate: {describe_problem(memory)}"))
+        problem = text_to_json(f"{data.name}: {words_of(error)}")[:300]
+        _note_problem(repository, memory, problem, safe)
     return answer
+
+
+def _note_problem(repository: Repository, memory: HookMemory, problem: str, safe: Callable[[str], str]) -> None:
+    since = memory.since if memory.problem else None
+    memory = memory._replace(problem=problem, since=since or now())
+    if not write_memory(repository, memory):
+        # `status` and `doctor` will not know it: the agent keeps these words in its log.
+        say(safe(f"gitstate: {describe_problem(memory)}"))
 
 
 def actual_agent(agent: Agent) -> Agent:

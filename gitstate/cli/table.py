@@ -64,6 +64,6 @@ TABLE = (
     Entry("boot disable", "hooks", "disable", _BOOT, "Stop running recovery at boot"),
     Entry("boot status", "hooks", "status", _BOOT, "Show whether recovery runs at boot, and what prevents it"),
     Entry("hook", "hooks", "hook", "", "Carry out one event of a hook of git, or of an agent"),
-    Entry("manual", "manual", "manual", "", "Print the manual page, man/git-gitstate.1"),
+    Entry("manual", "shell", "manual", "", "Print the manual page, man/git-gitstate.1"),
 )
 BY_NAME = {entry.name: entry for entry in TABLE}

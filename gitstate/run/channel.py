@@ -1,6 +1,6 @@
 """The socket between a keeper and its front: who starts a keeper, what it is told, and what it answers.
 
-The messages stand at the top of `keeper`.
+Signals tell a keeper something too: they are collected here. The messages stand at the top of `keeper`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..agents.base import StopRule
@@ -126,6 +126,52 @@ class Channel:
 
     def close(self) -> None:
         self._socket.close()
+
+
+class BlockedSignals:
+    """Blocks the signals that end a run, for this process and every git that it starts, except while it waits."""
+
+    def __enter__(self) -> BlockedSignals:
+        self.came: list[int] = []
+        self.reader, self._writer = os.pipe()
+        for end in (self.reader, self._writer):
+            os.set_blocking(end, False)
+        # Whoever started it may have blocked more than these.
+        signal.pthread_sigmask(signal.SIG_SETMASK, SIGNALS)
+        for one in SIGNALS:
+            signal.signal(one, lambda came, _: self.came.append(came))
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(-1)
+        os.close(self.reader)
+        os.close(self._writer)
+
+    @contextlib.contextmanager
+    def unblocked(self) -> Iterator[None]:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def take(self) -> list[int]:
+        """The signals that came since the last call."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.reader, 4096)
+        came, self.came = self.came, []
+        return came
+
+
+def is_told_to_hurry(signals: BlockedSignals, channel: Channel) -> bool:
+    """Whether a signal has come, here or to the front."""
+    if signals.take():
+        return True
+    if not channel.is_closed:
+        channel.receive(0)
+    messages = iter(channel.next_message, None)
+    return any(message.get("do") == "signal" for message in messages)
 
 
 class KeeperProcess:

@@ -23,7 +23,6 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 from ..agents import launch, transcripts  # noqa: F401
@@ -44,13 +43,13 @@ from ..save.words import failed_look_lines, failed_save_lines, save_lines
 from ..snapshot import convert, hidden  # noqa: F401
 from ..system import files
 from ..system.clock import Deadline
-from ..system.process import Process, is_alive, process, send, this_process, wait_for
+from ..system.process import is_alive, process, this_process
 from ..workspace import damage, lease, peek, registry  # noqa: F401
 from ..workspace.ownership import RunRecord, run_file, write_run_file
 from ..workspace.settings import OF_SAVE, with_defaults
-from .channel import SIGNALS, Channel, KeeperConfig
+from .channel import BlockedSignals, Channel, KeeperConfig, is_told_to_hurry
 from .checkpoints import Checkpoints, ForkedSave, try_save
-from .processes import end_leftovers, kill_all, of_run
+from .processes import RunProcesses
 from .worktrees import RunWorktrees, SavedWorktrees
 
 #: Files of more bytes than this wait for the second step of a save under a deadline.
@@ -91,42 +90,6 @@ def keep(fd: int) -> int:
     return EXIT_DONE
 
 
-class BlockedSignals:
-    """Blocks the signals that end a run, for this process and every git that it starts, except while it waits."""
-
-    def __enter__(self) -> BlockedSignals:
-        self.came: list[int] = []
-        self.reader, self._writer = os.pipe()
-        for end in (self.reader, self._writer):
-            os.set_blocking(end, False)
-        # Whoever started it may have blocked more than these.
-        signal.pthread_sigmask(signal.SIG_SETMASK, SIGNALS)
-        for number in SIGNALS:
-            signal.signal(number, lambda number, _: self.came.append(number))
-        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.set_wakeup_fd(-1)
-        os.close(self.reader)
-        os.close(self._writer)
-
-    @contextlib.contextmanager
-    def unblocked(self) -> Iterator[None]:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-
-    def take(self) -> list[int]:
-        """The signals that came since the last call."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.reader, 4096)
-        came, self.came = self.came, []
-        return came
-
-
 class Keeper:
     """Keeps one run. Its workspace's settings were read when the run began: one that turns bad costs no save."""
 
@@ -134,7 +97,7 @@ class Keeper:
         self.channel = channel
         self.signals = signals
         self.config = config
-        self.spared = (os.getpid(), config.owner.pid)
+        self.processes = RunProcesses(config.run_id, config.stop, (os.getpid(), config.owner.pid))
         self.repository, _ = with_defaults(open_repository(os.fsencode(config.workspace)), OF_SAVE)
         private = [channel.fileno(), *([] if config.lease is None else [config.lease])]
         self.private = private
@@ -143,7 +106,6 @@ class Keeper:
         self.recorded_problem: str | None = None
         #: Seconds since the epoch; a file's time may be a little older than the clock.
         self.began = time.time() - 0.05
-        self.agent: Process | None = None
         self.ctrl_c: tuple[str, float] | None = None
 
     def run(self) -> None:
@@ -209,7 +171,7 @@ class Keeper:
         """React to a message of the front; True if the run is over."""
         what = message.get("do")
         if what == "agent":
-            self.agent = process(int(message["pid"]))
+            self.processes.agent = process(int(message["pid"]))
         elif what == "signal":
             return self._on_signal(str(message["name"]), bool(message.get("terminal")))
         elif what == "ended":
@@ -252,7 +214,7 @@ class Keeper:
     def _end_now(self, reason: Reason) -> None:
         """End the run within the deadline. The agent is told before anything else."""
         deadline = Deadline(self.config.times.deadline)
-        self._tell_agent()
+        self.processes.tell()
         self.worktrees.look()
         self._break_off()
         self._save_within(deadline, reason)
@@ -277,7 +239,7 @@ class Keeper:
                 look=min(_EARLY, times.deadline * _EARLY_SHARE),
             ),
         )
-        self._await_agent(Deadline(min(times.grace, times.deadline / 2)))
+        self.processes.await_agent(Deadline(min(times.grace, times.deadline / 2)))
         if isinstance(early, str):
             # It may have failed once its marker stood.
             now = pending_save_id(self.repository)
@@ -285,7 +247,7 @@ class Keeper:
         else:
             known = early if early.result == "saved" else None
             done = None if known is None else known.save_id
-        end_leftovers(self.config.run_id, but=self.spared)
+        self.processes.end_leftovers()
         before = pending_save_id(self.repository)
         left = max(_LEAST, deadline.left())
         request = SaveRequest(reason=reason, wait=left, deadline=left, replaces=done)
@@ -299,11 +261,11 @@ class Keeper:
 
         Where a signal comes meanwhile somebody waits: then it ends within the deadline.
         """
-        self._tell_agent()
+        self.processes.tell()
         self.worktrees.look()
         self._break_off()
-        self._await_agent(Deadline(self.config.times.grace))
-        end_leftovers(self.config.run_id, but=self.spared)
+        self.processes.await_agent(Deadline(self.config.times.grace))
+        self.processes.end_leftovers()
         before = pending_save_id(self.repository)
         last = self._forked(SaveRequest(reason=reason, wait=_PATIENCE), Deadline(None), listens=True)
         worktrees = None
@@ -317,7 +279,7 @@ class Keeper:
 
     def _hears_a_signal(self) -> bool:
         with self.signals.unblocked():
-            return self._is_told_to_hurry()
+            return is_told_to_hurry(self.signals, self.channel)
 
     def _forked(self, request: SaveRequest, deadline: Deadline, *, listens: bool) -> SaveResult | str | None:
         """Save in a child that is broken off, with None, when the deadline passes; or when a signal comes: `listens`.
@@ -337,19 +299,10 @@ class Keeper:
             answer = child.receive() if child in ready else None
             if answer is not None:
                 return answer[0]
-            if listens and self._is_told_to_hurry():
+            if listens and is_told_to_hurry(self.signals, self.channel):
                 break
         child.break_off()
         return None
-
-    def _is_told_to_hurry(self) -> bool:
-        """Whether a signal has come, here or to the front."""
-        if self.signals.take():
-            return True
-        if not self.channel.is_closed:
-            self.channel.receive(0)
-        messages = iter(self.channel.next_message, None)
-        return any(message.get("do") == "signal" for message in messages)
 
     def _conclude(
         self,
@@ -371,51 +324,33 @@ class Keeper:
         lines = save_lines(last, "save")
         self._answer(last.save_id, [*lines, *([] if worktrees is None else worktrees.lines)], status)
 
-    def _tell_agent(self) -> None:
-        stop, run_id = self.config.stop, self.config.run_id
-        if self.agent is not None:
-            send(self.agent, stop.signal)
-            # One that was stopped from its terminal would not get it.
-            send(self.agent, signal.SIGCONT)
-        if stop.everyone or self.agent is None:
-            for one in of_run(run_id, but=self.spared):
-                if self.agent is None or one.pid != self.agent.pid:
-                    send(one, stop.signal)
-
-    def _await_agent(self, deadline: Deadline) -> None:
-        run_id = self.config.run_id
-        agents = [self.agent] if self.agent is not None else of_run(run_id, but=self.spared)
-        if not wait_for(agents, deadline):
-            for one in agents:
-                send(one, signal.SIGKILL)
-            kill_all(run_id, but=self.spared)
-            wait_for(agents, Deadline(1.0))
-
     def _leave(self, *, finished: bool) -> None:
         """End a run that ended well: no save but a last checkpoint, within the deadline, and no process is left."""
         deadline = Deadline(self.config.times.deadline)
         if self.config.ends_clean_runs:
-            end_leftovers(self.config.run_id, but=self.spared)
+            self.processes.end_leftovers()
         self.checkpoints.take_last(deadline)
         self.worktrees.take_last(deadline, finished=finished)
         owned_by_front = finished and self.config.owner == process(os.getppid())
-        lines, status = self._end_well(finished=owned_by_front) if finished else ([], EXIT_DONE)
+        lines, status = _end_well(self.repository.toplevel, finished=owned_by_front) if finished else ([], EXIT_DONE)
         problem = self.checkpoints.problem
         failed = [] if problem is None else [f"gitstate: the last checkpoint of this run failed: {problem}"]
         self._answer(None, [*failed, *lines], status)
 
-    def _end_well(self, *, finished: bool) -> tuple[list[str], int]:
-        from ..recover.request import recover_lines
-        from .hold import end_well
 
-        try:
-            repository = with_defaults(open_repository(self.repository.toplevel), OF_SAVE)[0]
-            result = end_well(repository, finished=finished)
-        except GitstateError as error:
-            return [f"gitstate: {error.message}"], error.exit_status
-        except OSError as error:
-            return [f"gitstate: {words_of(error)}"], EXIT_FAILED
-        return ([], EXIT_DONE) if result is None else (recover_lines(result), result.exit_status)
+def _end_well(toplevel: bytes, *, finished: bool) -> tuple[list[str], int]:
+    """End the run that ended well, with the settings of now; the lines to print, and the status."""
+    from ..recover.request import recover_lines
+    from .hold import end_well
+
+    try:
+        repository = with_defaults(open_repository(toplevel), OF_SAVE)[0]
+        result = end_well(repository, finished=finished)
+    except GitstateError as error:
+        return [f"gitstate: {error.message}"], error.exit_status
+    except OSError as error:
+        return [f"gitstate: {words_of(error)}"], EXIT_FAILED
+    return ([], EXIT_DONE) if result is None else (recover_lines(result), result.exit_status)
 
 
 def failed_save(

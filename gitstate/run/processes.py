@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Collection, Iterable, Mapping
 
+from ..agents.base import StopRule
 from ..agents.registry import all_agents
 from ..system.clock import Deadline
 from ..system.process import POLL_INTERVAL, Process, process, send, wait_for
@@ -108,3 +109,38 @@ def kill_all(run_id: str, *, but: Collection[int] = ()) -> None:
         for one in found:
             send(one, signal.SIGKILL)
         wait_for(found, Deadline(POLL_INTERVAL * 5))
+
+
+class RunProcesses:
+    """The processes of one run, as its keeper ends them: the agent is told, awaited, and killed. `spared` never are."""
+
+    def __init__(self, run_id: str, stop: StopRule, spared: Collection[int]) -> None:
+        self.run_id = run_id
+        self.stop = stop
+        self.spared = spared
+        #: The process that was started; None until the front has named it, or where none was.
+        self.agent: Process | None = None
+
+    def tell(self) -> None:
+        """Tell the agent to end."""
+        if self.agent is not None:
+            send(self.agent, self.stop.signal)
+            # One that was stopped from its terminal would not get it.
+            send(self.agent, signal.SIGCONT)
+        if self.stop.everyone or self.agent is None:
+            for one in of_run(self.run_id, but=self.spared):
+                if self.agent is None or one.pid != self.agent.pid:
+                    send(one, self.stop.signal)
+
+    def await_agent(self, deadline: Deadline) -> None:
+        """Wait until the agent has ended. When the deadline passes, it and all of the run is killed."""
+        agents = [self.agent] if self.agent is not None else of_run(self.run_id, but=self.spared)
+        if not wait_for(agents, deadline):
+            for one in agents:
+                send(one, signal.SIGKILL)
+            kill_all(self.run_id, but=self.spared)
+            wait_for(agents, Deadline(1.0))
+
+    def end_leftovers(self) -> None:
+        """End every process that is left."""
+        end_leftovers(self.run_id, but=self.spared)

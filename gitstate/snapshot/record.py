@@ -155,11 +155,24 @@ class Snapshot:
     Paths are relative to the top of the worktree. Modes of `modes` and `directories` are permissions (0 to 0o777).
     """
 
+    #: The full name of the branch that HEAD is on; None where HEAD is detached.
+    head_ref: str | None = None
+    #: The commit of HEAD; None on an unborn branch.
+    head: Oid | None = None
+    #: The unfinished operation, such as `merge`; None where there is none.
+    operation: str | None = None
+    #: The bytes of the index file as a blob; None where it is large and trees can rebuild it, or missing.
+    index: Oid | None = None
+    #: Which index file it was; None where there was none.
+    index_file: IndexFile | None = None
+    #: Name and bytes of the shared index of a split index; None where the index is not split.
+    shared_index: tuple[str, Oid] | None = None
+    #: The bytes of info/sparse-checkout as a blob; None where the checkout is not sparse.
+    sparse_file: Oid | None = None
+    #: What an incremental snapshot reuses. None only while the snapshot is being taken.
+    scan: ScanFacts | None = None
+
     def __init__(self) -> None:
-        #: The full name of the branch that HEAD is on; None where HEAD is detached.
-        self.head_ref: str | None = None
-        #: The commit of HEAD; None on an unborn branch.
-        self.head: Oid | None = None
         #: Path → index entry that differs from HEAD, None where its deletion is staged. Empty where nothing is staged.
         self.staged: dict[bytes, Leaf | None] = {}
         #: Path → file that differs from the index, None where it was deleted; untracked files too. Empty when clean.
@@ -188,26 +201,14 @@ class Snapshot:
         self.left_out: list[LeftOut] = []
         #: The first `IGNORED_LISTED` ignored paths that are not saved; a directory ends in a slash.
         self.ignored: list[bytes] = []
-        #: The unfinished operation, such as `merge`; None where there is none.
-        self.operation: str | None = None
         #: File of the unfinished operation, relative to the git dir → its bytes. ORIG_HEAD may be here at any time.
         self.operation_files: dict[bytes, Leaf] = {}
         #: Commits that the files of the operation name. Empty where they name none.
         self.keep_commits: list[Oid] = []
         #: Trees and blobs that the files of the operation name. Empty where they name none.
         self.keep_others: list[Leaf] = []
-        #: The bytes of the index file as a blob; None where it is large and trees can rebuild it, or missing.
-        self.index: Oid | None = None
-        #: Which index file it was; None where there was none.
-        self.index_file: IndexFile | None = None
-        #: Name and bytes of the shared index of a split index; None where the index is not split.
-        self.shared_index: tuple[str, Oid] | None = None
         #: Setting → value, of those that configure a sparse checkout. Empty where none is set.
         self.sparse: dict[str, str] = {}
-        #: The bytes of info/sparse-checkout as a blob; None where the checkout is not sparse.
-        self.sparse_file: Oid | None = None
-        #: What an incremental snapshot reuses. None only while the snapshot is being taken.
-        self.scan: ScanFacts | None = None
 
     def staged_blobs(self) -> list[Oid]:
         """The blobs that the index has and HEAD may not have, each once."""

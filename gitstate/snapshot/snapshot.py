@@ -73,14 +73,9 @@ def take_snapshot(
     plain, more = most_precious_first(builder, plain)
     store_in_order(builder, changed[len(early) :], plain)
     folds = folds_case(builder.top)
-    if folds and (plain or more):
-        from .hidden import note_other_names
-
-        note_other_names(builder, [*plain, *more])
-    if staged_only and builder.may_convert():
-        from .convert import store_staged_only
-
-        store_staged_only(builder, staged_only)
+    if folds:
+        _note_other_names(builder, [*plain, *more])
+    _store_staged_only(builder, staged_only)
     _store_unreported(builder, hidden, [*changed, *large], [*plain, *more])
     store_operation(builder)
     store_sparse(builder)
@@ -138,6 +133,21 @@ def store_files(builder: SnapshotBuilder, paths: Sequence[bytes]) -> None:
         store_with_conversions(builder, paths)
     else:
         read_files(builder, paths, ())
+
+
+def _note_other_names(builder: SnapshotBuilder, untracked: list[bytes]) -> None:
+    """Note untracked files that are tracked ones under another case."""
+    if untracked:
+        from .hidden import note_other_names
+
+        note_other_names(builder, untracked)
+
+
+def _store_staged_only(builder: SnapshotBuilder, paths: list[bytes]) -> None:
+    if paths and builder.may_convert():
+        from .convert import store_staged_only
+
+        store_staged_only(builder, paths)
 
 
 def _sort_replaced(builder: SnapshotBuilder, path: bytes, untracked: list[bytes]) -> None:

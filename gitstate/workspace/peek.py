@@ -185,7 +185,10 @@ class Peeker:
         uid = self._foreign_uid(path, (top, inner) if is_plain else (top, inner, os.stat(git_dir)))
         if uid is not None:
             return WorkspacePeek(path, "foreign", uid)
-        names = _Names(git_dir)
+        return self._peek_inside(path, git_dir, _Names(git_dir))
+
+    def _peek_inside(self, path: bytes, git_dir: bytes, names: _Names) -> WorkspacePeek:
+        """A peek at a workspace of ours with its own git directory, whose `names` are listed."""
         common = git_dir
         if b"commondir" in names:
             common = _path_in(git_dir + b"/commondir", b"", git_dir) or git_dir

@@ -9,7 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from gitstate.cli.commands import manual
+from gitstate.cli.commands import shell
 from gitstate.cli.main import group
 from gitstate.cli.reference import Described, describe_commands
 from gitstate.errors import EXIT_STATUSES
@@ -135,7 +135,7 @@ GENERATED: dict[str, Callable[[str], str]] = {
     "docs/settings.md": settings_page,
     "docs/exit-status.md": exit_status_page,
     "docs/architecture.md": architecture_page,
-    "man/git-gitstate.1": lambda _: manual.page(),
+    "man/git-gitstate.1": lambda _: shell.page(),
 }
 
 if __name__ == "__main__":
