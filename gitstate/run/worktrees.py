@@ -22,6 +22,8 @@ from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..save.words import save_lines
 from ..system.clock import Deadline
+from ..system.jsonio import text_to_json
+from ..system.stdlib import quote
 from ..system.terminal import escape
 from ..workspace.lease import presence_in, worktrees_at_begin
 from ..workspace.live_context import read_context, read_live_context, with_measured_fields
@@ -50,7 +52,8 @@ class SavedWorktrees:
 def _lines(path: bytes, item: SaveResult | str) -> list[str]:
     where = f"worktree {escape(path)}"
     if isinstance(item, str):
-        return [f"gitstate: {where}: not saved: {item}", f"  its files are as they are; next: gitstate -C {where} save"]
+        command = f"gitstate -C {quote(text_to_json(os.fsdecode(path)))} save"
+        return [f"gitstate: {where}: not saved: {item}", f"  its files are as they are; next: {command}"]
     first, *rest = save_lines(item, "save")
     return [f"{where}: {first}", *rest]
 
@@ -296,8 +299,7 @@ def save_worktree(path: bytes, request: SaveRequest) -> SaveResult:
     repository = open_repository(path)
     if not _is_dirty(repository) and pending_save_id(repository) is None and checkpoint_save_id(repository) is None:
         return SaveResult("nothing", repository.toplevel, None)
-    result = save(path, request)
-    return result
+    return save(path, request)
 
 
 def finish_worktree(path: bytes, request: SaveRequest) -> SaveResult:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.run.worktrees import SavedWorktrees
 from tests.run.commands import GITSTATE
 from tests.support.agents import Started, keeper_pid, keepers, members, wait_until
 from tests.support.environment import ROOT
@@ -265,3 +266,10 @@ exit 3
     saves = pending(ws)
     assert saves.keys() == {ws.path.name, "inside", "beside"}, loop.words()
     assert saves["inside"]["task_id"] == "T-9"
+
+
+def test_worktree_that_was_not_saved_is_told_with_a_command_that_works() -> None:
+    told = SavedWorktrees({b"/wt/a b": "the disk is full"})
+    assert told.failed and "not saved: the disk is full" in told.lines[0]
+    command = shlex.split(told.lines[1].partition("next: ")[2])
+    assert command == ["gitstate", "-C", "/wt/a b", "save"]
