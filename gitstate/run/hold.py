@@ -159,7 +159,8 @@ def set_aside(repository: Repository, next_task: str) -> RecoverResult:
     All is saved first. Then git takes the tree back to the base: what is in no save stays, as ignored files do. The
     marker goes last: a kill before leaves the save pending, and a recovery brings it back. A dismissed ref holds the
     save from then on. Returns the recovery of what was pending; with an exit status other than 0, nothing was set
-    aside. Raises NeedsPerson where the branch can't go back to the base.
+    aside. Raises NeedsPerson where the branch can't go back to the base,
+    or the save lacks something.
     """
     from ..recover.recover import recover
     from ..recover.request import RecoverRequest, hints_for
@@ -174,6 +175,9 @@ def set_aside(repository: Repository, next_task: str) -> RecoverResult:
     saved = save(repository.toplevel, SaveRequest(reason=reason))
     if saved.save_id is None or saved.archive is None:
         return result
+    if saved.lost:
+        message = f"the task can't be set aside: the save {saved.save_id} lacks files that are here"
+        raise NeedsPerson(message, hint="gitstate recover (then move what it names as skipped)")
     with (
         hints_for(repository.toplevel),
         locked_workspace(repository, Deadline(60.0)) as git,

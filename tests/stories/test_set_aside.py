@@ -99,6 +99,16 @@ def test_task_that_is_set_aside_is_listed(ws: Workspace) -> None:
     assert item["aside"] == [{"save_id": aside(ws), "task_id": "A"}]
 
 
+def test_work_that_no_save_can_hold_is_not_set_aside(ws: Workspace) -> None:
+    waits(ws, "crashed")
+    ws.write("holes", "")
+    os.truncate(ws.at("holes"), 17 << 30)
+    done = run_b(ws, "touch started")
+    assert done.exit_status == 4 and "lacks files" in done.stderr, done
+    assert ws.refs("refs/gitstate/pending") and not os.path.exists(ws.at("started"))
+    assert os.path.getsize(ws.at("holes")) == 17 << 30 and os.path.exists(ws.at("new-of-a"))
+
+
 def test_unfinished_merge_is_not_set_aside(ws: Workspace) -> None:
     ws.gitstate("begin", "task_id=A")
     ws.git("checkout", "-q", "-b", "other", "HEAD~1")
