@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -13,7 +14,9 @@ from ..git.command import Oid
 from ..git.gitdir import operation_under_way
 from ..git.index import file_identity
 from ..git.repository import Repository
-from ..git.status import ignored_among
+from ..holding.held import Layer
+from ..holding.holder import NOTHING_KNOWN, Holder
+from ..holding.put_back import Destroyed
 from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..snapshot.incremental import Baseline
@@ -22,7 +25,6 @@ from ..system import forkpool
 from ..system.clock import Deadline, now
 from ..workspace.live_context import read_live_context
 from ..workspace.state_file import context_path, state_name
-from .watch import Watch
 
 #: No large file, nor all of them together, makes the object store grow faster than this, in bytes a second.
 _GROWTH = 64 << 10
@@ -30,8 +32,10 @@ _GROWTH = 64 << 10
 _BURST = 256 << 20
 #: Nor do they take more than this part of a core.
 _SHARE = 0.05
-#: Events are collected for this long before they are read, in seconds.
+#: The caller looks again after so many seconds at the latest.
 _GATHER = 0.2
+#: The checkpoint of what was destroyed before a keeper was killed waits this long for another gitstate, in seconds.
+_ORPHAN_WAIT = 30.0
 #: A checkpoint waits this long for another gitstate in the workspace, in seconds.
 _WAIT = 1.0
 #: One that failed is tried again after this time, in seconds, where the next one is due later than that.
@@ -136,7 +140,8 @@ class Budget:
 class Checkpoints:
     """Takes checkpoints of one workspace, at least `interval` seconds apart. `start` begins to watch its files.
 
-    `private` and `take` are as for `ForkedSave`. Without a start all of the workspace is looked at each time.
+    `private` and `take` are as for `ForkedSave`; a start adds a descriptor to `private`, and is ended with `close`.
+    Without a start all of the workspace is looked at each time, and nothing is held.
     """
 
     def __init__(
@@ -149,9 +154,11 @@ class Checkpoints:
         self._repository = repository
         self._take = take
         self._interval = interval
-        self._private = private
+        self._private = private if isinstance(private, list) else list(private)
         self._state_file = state_name(repository)
-        self._watch: Watch | None = None
+        self._holder: Holder | None = None
+        #: What the holder said when the last checkpoint began.
+        self._taken = NOTHING_KNOWN
         self._known: Baseline | None = None
         self._unwatched: tuple[object, ...] = ()
         self._seen: tuple[object, ...] = ()
@@ -166,21 +173,32 @@ class Checkpoints:
         """Why the last checkpoint failed, and since when they do; None if it did not."""
 
     def start(self) -> None:
-        """Watch the directories that hold tracked files. Raises GitError, OSError."""
-        repository = self._repository
-        self._watch = Watch(repository.toplevel, lambda paths: ignored_among(repository, paths))
-        self._watch.add(directories_above(repository.git.run("ls-files", "-z").split(b"\0")[:-1]))
+        """Watch the worktree, and hold what is written in it. Raises GitError, OSError."""
+        repository, began = self._repository, time.time_ns()
+        tracked = repository.git.run("ls-files", "-z").split(b"\0")[:-1]
+        top, take = repository.toplevel, self._take
+
+        def orphaned(layers: Sequence[Layer]) -> None:
+            request = SaveRequest(kind="checkpoint", wait=_ORPHAN_WAIT, beside=Destroyed(layers).updates)
+            try_save(top, request, take)
+
+        self._holder = Holder(repository, directories_above(tracked), began, self._private, orphaned)
+        self._private.append(self._holder.fileno())
+
+    def close(self) -> None:
+        """End what `start` has begun. What is held of destroyed files goes with it."""
+        self.break_off()
+        if self._holder is not None:
+            with contextlib.suppress(ValueError):
+                self._private.remove(self._holder.fileno())
+            self._holder.close()
+            self._holder = None
 
     def pause(self) -> float:
-        """How long to wait for something else, in seconds: the queue of file events must not overflow meanwhile."""
+        """How long to wait for something else, in seconds."""
         if self.running is not None:
             return _GATHER
         return max(0.01, min(_GATHER, self._next - time.monotonic()))
-
-    def drain(self) -> None:
-        """Read the file events that have come."""
-        if self._watch is not None and self._watch.works:
-            self._watch.drain()
 
     def begin_if_due(self) -> None:
         if time.monotonic() >= self._next:
@@ -198,11 +216,14 @@ class Checkpoints:
         self._begun = begun, _cpu_seconds()
         self._next = begun + self._interval
         known, unwatched = self._changed(self._budget.due()), _unwatched_files(self._repository)
-        if known is not None and not known.touched and unwatched == self._unwatched:
+        destroyed = Destroyed(self._taken.layers)
+        if known is not None and not known.touched and unwatched == self._unwatched and not destroyed:
             return
         self._seen = unwatched
         growth = self._budget.growth(self._archive)
-        request = SaveRequest(kind="checkpoint", known=known, wait=_WAIT, growth=growth, deadline=deadline)
+        request = SaveRequest(
+            kind="checkpoint", known=known, wait=_WAIT, growth=growth, deadline=deadline, beside=destroyed.updates
+        )
         try:
             self.running = ForkedSave(self._repository.toplevel, request, self._private, self._take)
         except OSError as error:
@@ -235,8 +256,16 @@ class Checkpoints:
         # What has changed since it began is still in the watch.
         self._archive = result.archive
         self._known = Baseline(result.taken, result.archive, frozenset())
-        if whole and self._watch is not None:
-            self._watch_untracked(result.taken)
+        self._release(result)
+        if whole and self._holder is not None:
+            self._watch_untracked(self._holder, result.taken)
+
+    def _release(self, result: SaveResult) -> None:
+        """Hold no longer what a checkpoint has."""
+        if self._holder is not None:
+            lost = {item.path for item in result.left_out if item.lost}
+            self._holder.release(self._taken.epoch, lost | self._budget.refused.keys())
+            self._taken = NOTHING_KNOWN
 
     def take_last(self, deadline: Deadline) -> None:
         """Take a last checkpoint, if anything may have changed, until the deadline."""
@@ -262,26 +291,37 @@ class Checkpoints:
         """The last checkpoint and what changed since; None if that is not known."""
         return self._changed(frozenset(self._budget.refused))
 
+    def destroyed(self, *, again: bool = True) -> Destroyed:
+        """What was destroyed and is in no checkpoint: `beside` of a save. The holder is asked `again`."""
+        if again:
+            self._changed(frozenset())
+        return Destroyed(self._taken.layers)
+
+    def saved(self, result: SaveResult) -> None:
+        """A save has what `destroyed` said."""
+        self._release(result)
+
     def _changed(self, more: frozenset[bytes]) -> Baseline | None:
         """As `known`; of the files that were refused only `more` count as changed."""
-        if self._known is None or self._watch is None:
+        if self._holder is None:
             return None
-        touched = self._watch.take()
-        if touched is None:
+        taken = self._taken = self._holder.take()
+        if self._known is None:
+            return None
+        if taken.touched is None:
             self._known = None
             return None
-        self._known = self._known._replace(touched=self._known.touched | (touched - {self._state_file}) | more)
+        self._known = self._known._replace(touched=self._known.touched | (taken.touched - {self._state_file}) | more)
         return self._known
 
-    def _watch_untracked(self, taken: Snapshot) -> None:
-        """Watch the directories without a tracked file, which are known only now. Their files count as changed: they
-        may have changed before the watch began.
+    def _watch_untracked(self, holder: Holder, taken: Snapshot) -> None:
+        """Watch the directories without a tracked file, which may be known only now. Their files count as changed:
+        they may have changed before the watch began.
         """
-        assert self._watch is not None and taken.scan is not None
+        assert taken.scan is not None
         tracked = taken.scan.tracked
         new = [path for path, leaf in taken.worktree.items() if leaf is not None and path not in tracked.paths]
-        self._watch.add([*directories_above([*tracked.order, *new]), *taken.directories])
-        self._watch.touch(new)
+        holder.watch([*directories_above([*tracked.order, *new]), *taken.directories], new)
 
 
 def _cpu_seconds() -> float:

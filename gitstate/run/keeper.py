@@ -116,6 +116,7 @@ class Keeper:
             self.checkpoints.start()
             self._loop()
         finally:
+            self.checkpoints.close()
             files.remove(run_file(self.repository))
 
     def _answer(self, saved: str | None, lines: list[str], status: int) -> None:
@@ -153,7 +154,6 @@ class Keeper:
                 word = "the loop" if owner_died else "gitstate run"
                 self._end(Reason("KILL", None, f"{word} was killed"))
                 return
-            self.checkpoints.drain()
             if running in ready:
                 self.checkpoints.collect()
             self.checkpoints.begin_if_due()
@@ -237,6 +237,7 @@ class Keeper:
                 wait=times.deadline,
                 deadline=times.deadline,
                 look=min(_EARLY, times.deadline * _EARLY_SHARE),
+                beside=self.checkpoints.destroyed().updates,
             ),
         )
         self.processes.await_agent(Deadline(min(times.grace, times.deadline / 2)))
@@ -245,12 +246,14 @@ class Keeper:
             now = pending_save_id(self.repository)
             done, known = (now if now != before else None), None
         else:
+            self.checkpoints.saved(early)
             known = early if early.result == "saved" else None
             done = None if known is None else known.save_id
         self.processes.end_leftovers()
         before = pending_save_id(self.repository)
         left = max(_LEAST, deadline.left())
-        request = SaveRequest(reason=reason, wait=left, deadline=left, replaces=done)
+        beside = self.checkpoints.destroyed().updates
+        request = SaveRequest(reason=reason, wait=left, deadline=left, replaces=done, beside=beside)
         worktrees = self.worktrees.start_saving(SaveRequest(reason=reason), Deadline(left + _OVERTIME))
         # What the disk or a git does not end in time is broken off. Where no early save stands, nothing is.
         last = self._forked(request, Deadline(None if known is None else left + _OVERTIME), listens=False)
@@ -267,7 +270,8 @@ class Keeper:
         self.processes.await_agent(Deadline(self.config.times.grace))
         self.processes.end_leftovers()
         before = pending_save_id(self.repository)
-        last = self._forked(SaveRequest(reason=reason, wait=_PATIENCE), Deadline(None), listens=True)
+        beside = self.checkpoints.destroyed().updates
+        last = self._forked(SaveRequest(reason=reason, wait=_PATIENCE, beside=beside), Deadline(None), listens=True)
         worktrees = None
         if last is not None:
             request = SaveRequest(reason=reason, wait=_PATIENCE)

@@ -310,7 +310,7 @@ def save_nested(
     skipped = []
     left = None if request.end is None or request.deadline is None else _until_collected(request).left()
     asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=(), broken=None)
-    asked = asked._replace(deadline=left, growth=None)
+    asked = asked._replace(deadline=left, growth=None, beside=None)
     asked = asked._replace(values={}, owner_pid=None, reason=Reason(), known=None, replaces=None, label=None)
     from ..workspace.lease import presence
 
@@ -364,10 +364,18 @@ def is_only_copy(old: Save, builder: Builder, scene: Scene) -> bool:
     follows = _follows(old, builder, scene)
     empty = object_id(builder.repository.object_format, "blob", b"")
     other_run = is_other_run(old.context, scene.context)
-    for path in _versions(old, builder, scene):
-        if is_undone(path, empty, follows=follows) or (other_run and is_unheld(path)):
+    for _, versions in _versions(old, builder, scene):
+        if is_undone(versions, empty, follows=follows) or (other_run and is_unheld(versions)):
             return True
     return False
+
+
+def undone_work(old: Save, builder: Builder, scene: Scene) -> dict[bytes, Leaf]:
+    """Path → file, of those in the checkpoint `old` that vanished or went back to HEAD. Raises GitstateError."""
+    follows = _follows(old, builder, scene)
+    empty = object_id(builder.repository.object_format, "blob", b"")
+    found = [path for path, versions in _versions(old, builder, scene) if is_undone(versions, empty, follows=follows)]
+    return builder.trees.lookup(old.wip_tree, dict.fromkeys(found))
 
 
 def _follows(old: Save, builder: Builder, scene: Scene) -> bool:
@@ -377,8 +385,8 @@ def _follows(old: Save, builder: Builder, scene: Scene) -> bool:
     return now is not None and builder.repository.git.succeeds("merge-base", "--is-ancestor", before, now)
 
 
-def _versions(old: Save, builder: Builder, scene: Scene) -> Iterable[PathVersions]:
-    """The versions of each path that the old checkpoint changed, in the worktree and in the index."""
+def _versions(old: Save, builder: Builder, scene: Scene) -> Iterable[tuple[bytes, PathVersions]]:
+    """Each path that the old checkpoint changed, in the worktree and in the index, with its versions."""
     from ..git.entries import differing_paths
 
     taken, trees = scene.taken, builder.trees
@@ -395,10 +403,10 @@ def _versions(old: Save, builder: Builder, scene: Scene) -> Iterable[PathVersion
         versions = PathVersions(
             of_old.get(path), of_new.get(path), of_old_head.get(path), of_head.get(path), of_pending.get(path)
         )
-        yield versions
+        yield path, versions
         version = staged.get(path)
         if version is not None and version not in (versions.old, versions.new, versions.pending):
-            yield versions._replace(old=version, new=of_index.get(path))
+            yield path, versions._replace(old=version, new=of_index.get(path))
 
 
 def _oids(leaves: Mapping[bytes, Leaf]) -> dict[bytes, Oid | None]:

@@ -6,15 +6,18 @@ from ..format.manifest import LeftOut, Reason, is_incomplete
 from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Literal
 
     from ..format.manifest import SaveKind
     from ..git.command import Oid
+    from ..git.refs import RefUpdate
     from ..snapshot.incremental import Baseline
     from ..snapshot.record import Growth, Snapshot
     from ..system.clock import Deadline
     from ..workspace.damage import Broken
+    from .build import Builder
+    from .facts import Scene
 
     #: `unchanged`: an earlier save holds all of it. `nothing`: there is nothing to save.
     SaveOutcome = Literal["saved", "unchanged", "nothing"]
@@ -68,6 +71,11 @@ class SaveRequest(Record):
     """Leave branch and index where they are: the agent is still at work."""
     replaces: str | None = None
     """The id of the early save of the same end of the same run: this one takes its place."""
+    beside: Callable[[Builder, SaveRequest, Scene], Sequence[RefUpdate]] | None = None
+    """Builds what is to stand beside this save in its pack, and returns the refs for it; None as a rule.
+
+    It is called when the workspace was looked at, whether there is anything to save or not.
+    """
 
 
 class SaveResult(Record):

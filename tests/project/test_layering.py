@@ -23,7 +23,7 @@ STOREYS = {
     "ground": ("system", "git", "objects", "format"),
     "agents": ("agents",),
     "core": ("workspace", "conversation", "snapshot", "save", "restore", "recover"),
-    "callers": ("run", "agent_hooks", "integrations", "history", "fleet", "loops"),
+    "callers": ("holding", "run", "agent_hooks", "integrations", "history", "fleet", "loops"),
     "face": ("cli",),
 }
 #: The packages in their order: each imports only from those that stand before it.
@@ -104,7 +104,8 @@ def starts_processes(text: str) -> bool:
 
 def test_only_these_start_processes() -> None:
     """`child` starts git, `supervisor` the agent, `channel` the keeper, `demo` its own commands, `scheduler` those of
-    the system; `loops` runs of agents and the command that names a task; `forkpool` forks once for each workspace.
+    the system; `loops` runs of agents and the command that names a task; `forkpool` forks once for each workspace, and
+    `holder` once beside each keeper.
     """
     starting = {name for name, text in MODULES.items() if starts_processes(text)}
     expected = {
@@ -113,6 +114,7 @@ def test_only_these_start_processes() -> None:
         "run/supervisor",
         "run/channel",
         "run/hold",
+        "holding/holder",
         "integrations/scheduler",
         "loops/tasks",
         "loops/loop",

@@ -1,0 +1,283 @@
+"""Which paths of a worktree changed since the last question, from the kernel's events (`man 7 inotify`).
+
+Each file that is made, written or moved is held at once (`held`). A new directory is watched at once too, and looked
+into when the watch stands: what was written before has no event. Whether git ignores it is asked later.
+
+Events save a scan, but they prove nothing: they are lost when the queue overflows, and a store through a mapping
+raises none. So a caller scans the whole tree once more before the end. Without inotify, or with too few watches, the
+answer is that nothing is known.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING
+
+from ..errors import GitstateError
+
+if TYPE_CHECKING:
+    from inotify_simple import INotify
+
+    from .held import HeldFiles
+
+#: With more changed paths than this a scan of the whole tree is as fast.
+_MOST = 20_000
+#: Of new directories so many levels are looked into at once.
+_DEEPEST = 32
+#: So many bytes of events are read at once: some 2,000 of them.
+_READ = 1 << 16
+#: A file's times come from a clock that ticks, in nanoseconds.
+_TICK_NS = 50_000_000
+
+_EVENT = struct.Struct("iIII")
+_MODIFY, _ATTRIB, _CLOSE_WRITE = 0x2, 0x4, 0x8
+_MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200
+_Q_OVERFLOW, _IGNORED, _ISDIR = 0x4000, 0x8000, 0x4000_0000
+_ONLYDIR, _DONT_FOLLOW, _EXCL_UNLINK = 0x100_0000, 0x200_0000, 0x400_0000
+_WATCHED = _MODIFY | _CLOSE_WRITE | _ATTRIB | _CREATE | _DELETE | _MOVED_FROM | _MOVED_TO
+_HOW = _ONLYDIR | _DONT_FOLLOW | _EXCL_UNLINK
+_SEEN = _CREATE | _MODIFY | _CLOSE_WRITE
+
+#: Which of some directories git ignores.
+Ignored = Callable[[list[bytes]], set[bytes]]
+
+
+class Watch:
+    """Watches directories below `top`, and holds the files in them with `held`."""
+
+    def __init__(self, top: bytes, held: HeldFiles | None = None) -> None:
+        self.top = top
+        self._held = held
+        self._touched: set[bytes] = set()
+        self._by_descriptor: dict[int, bytes] = {}
+        self._by_path: dict[bytes, int] = {}
+        self._lost = False
+        self._is_blind = False
+        self._overflowed = False
+        self._moving: dict[int, bytes] = {}
+        self.unjudged: list[bytes] = []
+        """New directories: call `drop` with those that git ignores."""
+        self._seen_ns = time.time_ns()
+        self._inotify: INotify | None = None
+        try:
+            from inotify_simple import INotify
+
+            self._inotify = INotify(nonblocking=True)
+        except (ImportError, OSError, AttributeError):
+            self._inotify = None
+
+    @property
+    def works(self) -> bool:
+        """Whether anything is watched at all."""
+        return self._inotify is not None
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when `drain` has events to read."""
+        assert self._inotify is not None
+        number: int = self._inotify.fileno()
+        return number
+
+    def add(self, directories: Iterable[bytes]) -> None:
+        """Watch these directories, not those below them. Paths are relative to the top, which is the empty path."""
+        for directory in directories:
+            self._add(directory)
+
+    def add_all(self, directories: Iterable[bytes], ignored: Ignored, since_ns: int) -> None:
+        """Watch these directories, and all below them that git does not ignore. A git is asked for each level.
+
+        Repositories inside are left out. Files that changed after `since_ns`, in nanoseconds since the epoch, are held.
+        """
+        level = list(directories)
+        for _ in range(_DEEPEST):
+            below: list[bytes] = []
+            for directory in level:
+                if self._add(directory):
+                    below += self._look_into(directory, since_ns)
+            below = [path for path in below if path not in self._by_path and not self._is_nested(path)]
+            if not below:
+                return
+            try:
+                out = ignored(below)
+            except (GitstateError, OSError):
+                # The workspace itself may be on its way out: then nothing is known.
+                self._lost = True
+                return
+            level = [path for path in below if path not in out]
+        self._lost = True
+
+    def touch(self, paths: Iterable[bytes]) -> None:
+        """Count these paths as changed."""
+        self._touched.update(paths)
+
+    def drain(self) -> None:
+        """Read the events that have come, watch the new directories, and hold the files."""
+        if self._inotify is None:
+            return
+        while True:
+            try:
+                data = os.read(self._inotify.fileno(), _READ)
+            except BlockingIOError:
+                return
+            self._take_in(data)
+            if len(data) < _READ - 512:
+                return
+
+    def _take_in(self, data: bytes) -> None:
+        place, end = 0, len(data)
+        while place < end:
+            descriptor, mask, cookie, length = _EVENT.unpack_from(data, place)
+            place += 16 + length
+            if mask & _Q_OVERFLOW:
+                self._lost = self._overflowed = True
+                continue
+            directory = self._by_descriptor.get(descriptor)
+            if directory is None:
+                continue
+            if mask & _IGNORED:
+                self._forget(descriptor)
+                continue
+            name = data[place - length : place].partition(b"\0")[0]
+            path = directory + b"/" + name if directory and name else directory or name
+            if path == b".git" or not path:
+                continue
+            if len(self._touched) <= _MOST:
+                self._touched.add(path)
+            if mask & _ISDIR:
+                self._on_directory(path, mask, cookie)
+            elif self._held is not None:
+                self._on_file(path, mask, cookie)
+
+    def _on_file(self, path: bytes, mask: int, cookie: int) -> None:
+        assert self._held is not None
+        if mask & _SEEN:
+            self._held.see(path, is_new=not mask & _MODIFY)
+        elif mask & _DELETE:
+            self._held.unlinked(path)
+        elif mask & _MOVED_FROM:
+            self._moving[cookie] = path
+        elif mask & _MOVED_TO:
+            before = self._moving.pop(cookie, None)
+            if before is not None:
+                self._held.moved(before, path)
+            self._held.see(path)
+
+    def _on_directory(self, path: bytes, mask: int, cookie: int) -> None:
+        if mask & _MOVED_FROM:
+            self._forget_below(path)
+            self._moving[cookie] = path
+        elif mask & (_CREATE | _MOVED_TO):
+            before = self._moving.pop(cookie, None)
+            if self._held is not None and before is not None:
+                self._held.moved_below(before, path)
+            self._open(path)
+
+    def take(self) -> frozenset[bytes] | None:
+        """The paths that changed since the last call; None if that is not known, and the whole tree must be scanned."""
+        self.drain()
+        unknown = self._lost or self._is_blind or self._inotify is None or len(self._touched) > _MOST
+        touched = frozenset(self._touched)
+        self._touched.clear()
+        self._moving.clear()
+        self._lost = False
+        return None if unknown else touched
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether events were lost since the last call of `look_again`."""
+        return self._overflowed
+
+    def look_again(self, ignored: Ignored) -> None:
+        """Events were lost: look into every directory for what changed since they were last read."""
+        self._overflowed = False
+        since, self._seen_ns = self._seen_ns, time.time_ns()
+        self.add_all([*self._by_path], ignored, since)
+
+    def is_up_to_date(self) -> None:
+        """All events that have come are read: an overflow from here on hides nothing older."""
+        if not self._overflowed:
+            self._seen_ns = time.time_ns()
+
+    def drop(self, directories: Collection[bytes]) -> None:
+        """Watch and hold nothing of what is in these directories: git ignores them."""
+        for directory in directories:
+            self._forget_below(directory)
+            if self._held is not None:
+                self._held.forget_below(directory)
+
+    def close(self) -> None:
+        if self._inotify is not None:
+            self._inotify.close()
+            self._inotify = None
+
+    def _open(self, top: bytes) -> None:
+        """Watch a new directory and those below it. They count as changed with everything that is in them."""
+        level = [top]
+        for _ in range(_DEEPEST):
+            below: list[bytes] = []
+            for path in level:
+                if self._add(path):
+                    self.unjudged.append(path)
+                    below += self._look_into(path, 0)
+            level = below
+            if not level:
+                return
+        self._lost = True
+
+    def _look_into(self, directory: bytes, since_ns: int) -> list[bytes]:
+        """Hold the files in a directory that changed since; returns the directories in it."""
+        inside: list[bytes] = []
+        try:
+            with os.scandir(os.path.join(self.top, directory)) as entries:
+                for entry in entries:
+                    path = os.path.join(directory, entry.name)
+                    if entry.is_dir(follow_symlinks=False):
+                        if entry.name != b".git":
+                            inside.append(path)
+                        elif directory:
+                            # A nested repository has many events, and is always scanned as a whole.
+                            self._lost = True
+                    elif self._held is not None and entry.is_file(follow_symlinks=False):
+                        changed_ns = entry.stat(follow_symlinks=False).st_ctime_ns if since_ns else 0
+                        if changed_ns >= since_ns - _TICK_NS:
+                            self._held.see(path)
+        except OSError:
+            pass
+        return inside
+
+    def _is_nested(self, path: bytes) -> bool:
+        return os.path.lexists(os.path.join(self.top, path, b".git"))
+
+    def _add(self, path: bytes) -> bool:
+        if self._inotify is None:
+            return False
+        try:
+            descriptor = self._inotify.add_watch(os.path.join(self.top, path), _WATCHED | _HOW)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG):
+                # The user has no watches left: from now on not all is known. What is watched is still held.
+                self._is_blind = True
+            return False
+        self._by_descriptor[descriptor] = path
+        self._by_path[path] = descriptor
+        return True
+
+    def _forget(self, descriptor: int) -> None:
+        path = self._by_descriptor.pop(descriptor, None)
+        if path is not None and self._by_path.get(path) == descriptor:
+            del self._by_path[path]
+
+    def _forget_below(self, top: bytes) -> None:
+        """Stop watching a directory, which moved away, say: it would report its changes under its old name."""
+        prefix = top + b"/"
+        for path in [path for path in self._by_path if path == top or path.startswith(prefix)]:
+            descriptor = self._by_path.pop(path)
+            self._by_descriptor.pop(descriptor, None)
+            try:
+                assert self._inotify is not None
+                self._inotify.rm_watch(descriptor)
+            except OSError:
+                continue
