@@ -10,8 +10,10 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ..errors import GitstateError, MissingObject, words_of
+from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
 from ..format.names import checkpoint_ref, history_ref, marker_ref, new_save_id, save_ref, save_time_ns, workspace_id
 from ..git.command import Oid, is_oid, object_id
@@ -38,20 +40,44 @@ _LONGEST_REFLOG = 1 << 20
 _SHARE = 0.6
 
 
-class Destroyed:
-    """What a holder holds of destroyed files, for one save: `updates` is the `beside` of its request."""
+class Last(NamedTuple):
+    """What was last known of a workspace while it was there."""
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    toplevel: bytes
+    common_dir: bytes
+    own: str
+    """Its workspace id."""
+    head_ref: str | None
+    head: Oid | None
+    context: Context
+
+
+class Destroyed:
+    """What a holder holds of destroyed files, for one save: the `beside` of its request."""
+
+    def __init__(self, layers: Sequence[Layer], last: Last | None = None, *, is_gone: bool = False) -> None:
         self._layers = layers
+        self.last = last
+        """The workspace as it was, should it be gone now."""
+        self._is_gone = is_gone
+
+    def when_gone(self) -> Destroyed:
+        """The same for a workspace that is gone."""
+        return Destroyed(self._layers, self.last, is_gone=True)
 
     def __bool__(self) -> bool:
         return any(self._layers)
 
-    def updates(self, builder: Builder, request: SaveRequest, scene: Scene) -> list[RefUpdate]:
-        """Build a checkpoint for each layer; the refs that keep them. Raises GitstateError, OSError."""
+    def __call__(self, builder: Builder, request: SaveRequest, scene: Scene) -> list[RefUpdate]:
+        """The refs that keep what `build` builds."""
+        return [update for update, _ in self.build(builder, request, scene)]
+
+    def build(self, builder: Builder, request: SaveRequest, scene: Scene) -> list[tuple[RefUpdate, Oid]]:
+        """A checkpoint for each layer: the ref that keeps it, and its tree. Raises GitstateError, OSError."""
         if not self:
             return []
-        elsewhere = _Elsewhere(builder, scene)
+        gone = self.last if self._is_gone else None
+        elsewhere = _Elsewhere(builder, scene, workspace_id(builder.repository) if gone is None else gone.own)
         made, before = save_time_ns(builder.save_id) or time.time_ns(), elsewhere.undone()
         found = []
         for number, layer in enumerate(self._layers):
@@ -72,10 +98,10 @@ def _id_at(ns: int) -> str:
 class _Elsewhere:
     """Where else the version of a path may be, so that nothing was lost with it."""
 
-    def __init__(self, builder: Builder, scene: Scene) -> None:
+    def __init__(self, builder: Builder, scene: Scene, own: str) -> None:
         self._builder = builder
         self._scene = scene
-        own = workspace_id(builder.repository)
+        self.own = own
         self._latest, self._pending = (
             builder.earlier(scene.seen.get(ref)) for ref in (checkpoint_ref(own), marker_ref(own))
         )
@@ -127,8 +153,8 @@ class _Before:
         self._now = scene.taken
         self._skipped: list[LeftOut] = []
 
-    def update(self, layer: Layer, undone: Mapping[bytes, Leaf]) -> RefUpdate | None:
-        """The ref that keeps it; None where nothing was lost."""
+    def update(self, layer: Layer, undone: Mapping[bytes, Leaf]) -> tuple[RefUpdate, Oid] | None:
+        """The ref that keeps it, and its tree; None where nothing was lost."""
         read = self._read(layer)
         lost, is_kept = self._lost(read)
         if not lost and not self._skipped:
@@ -146,17 +172,18 @@ class _Before:
         count = len(lost)
         detail = f"before {count} {'file was' if count == 1 else 'files were'} destroyed or replaced"
         request = self._request._replace(kind="checkpoint", reason=Reason(None, None, detail), label=None)
-        manifest = builder.manifest(request, plan, taken, self._scene.nested)
+        own = self._elsewhere.own
+        manifest = builder.manifest(request, plan, taken, self._scene.nested)._replace(workspace_id=own)
         built = builder.build(plan, taken, self._scene.context, manifest)
-        own = workspace_id(builder.repository)
         ref = save_ref(own, builder.save_id) if is_kept else history_ref(own, builder.save_id)
-        return RefUpdate(ref, built.archive, None)
+        return RefUpdate(ref, built.archive, None), built.tree
 
     def _read(self, layer: Layer) -> dict[bytes, tuple[Leaf, int]]:
         """Path → blob and permissions, of the files that a checkpoint would hold."""
         builder, now = self._builder, self._now
         state_file = state_name(builder.repository)
-        inner = tuple(path.removesuffix(b"/") + b"/" for path in now.nested)
+        # What is in a submodule can't stand in the tree of the repository around it.
+        inner = tuple(path.removesuffix(b"/") + b"/" for path in now.submodules)
         paths = [path for path in layer if is_safe_path(path) and path != state_file and not path.startswith(inner)]
         tracked: frozenset[bytes] | set[bytes] = frozenset()
         if now.scan is not None:

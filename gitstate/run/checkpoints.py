@@ -10,13 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import GitstateError, words_of
+from ..format.context import Context
+from ..format.names import workspace_id
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
 from ..git.index import file_identity
-from ..git.repository import Repository
+from ..git.repository import Repository, head_of, read_head
+from ..holding.gone import is_gone, save_gone
 from ..holding.held import Layer
 from ..holding.holder import NOTHING_KNOWN, Holder
-from ..holding.put_back import Destroyed
+from ..holding.put_back import Destroyed, Last
 from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..snapshot.incremental import Baseline
@@ -150,14 +153,18 @@ class Checkpoints:
         interval: float,
         private: Sequence[int] = (),
         take: Callable[[bytes, SaveRequest], SaveResult] = save,
+        context: Callable[[], Context] | None = None,
     ) -> None:
         self._repository = repository
         self._take = take
+        self._context = context or (lambda: read_live_context(repository)[0])
         self._interval = interval
         self._private = private if isinstance(private, list) else list(private)
         self._state_file = state_name(repository)
         self._holder: Holder | None = None
-        #: What the holder said when the last checkpoint began.
+        #: The workspace as it was when the last checkpoint began.
+        self._last: Last | None = None
+        #: What the holder said then.
         self._taken = NOTHING_KNOWN
         self._known: Baseline | None = None
         self._unwatched: tuple[object, ...] = ()
@@ -175,11 +182,12 @@ class Checkpoints:
     def start(self) -> None:
         """Watch the worktree, and hold what is written in it. Raises GitError, OSError."""
         repository, began = self._repository, time.time_ns()
+        self._note_last()
         tracked = repository.git.run("ls-files", "-z").split(b"\0")[:-1]
         top, take = repository.toplevel, self._take
 
         def orphaned(layers: Sequence[Layer]) -> None:
-            request = SaveRequest(kind="checkpoint", wait=_ORPHAN_WAIT, beside=Destroyed(layers).updates)
+            request = SaveRequest(kind="checkpoint", wait=_ORPHAN_WAIT, beside=Destroyed(layers))
             try_save(top, request, take)
 
         self._holder = Holder(repository, directories_above(tracked), began, self._private, orphaned)
@@ -214,20 +222,30 @@ class Checkpoints:
             return
         begun = time.monotonic()
         self._begun = begun, _cpu_seconds()
+        self._note_last()
         self._next = begun + self._interval
         known, unwatched = self._changed(self._budget.due()), _unwatched_files(self._repository)
-        destroyed = Destroyed(self._taken.layers)
+        destroyed = Destroyed(self._taken.layers, self._last)
         if known is not None and not known.touched and unwatched == self._unwatched and not destroyed:
             return
         self._seen = unwatched
         growth = self._budget.growth(self._archive)
         request = SaveRequest(
-            kind="checkpoint", known=known, wait=_WAIT, growth=growth, deadline=deadline, beside=destroyed.updates
+            kind="checkpoint", known=known, wait=_WAIT, growth=growth, deadline=deadline, beside=destroyed
         )
         try:
             self.running = ForkedSave(self._repository.toplevel, request, self._private, self._take)
         except OSError as error:
             self._failed(words_of(error))
+
+    def _note_last(self) -> None:
+        """Note what will be asked for when the worktree is gone."""
+        repository = self._repository
+        if not is_gone(repository.toplevel):
+            with contextlib.suppress(GitstateError, OSError):
+                head = read_head(repository.git_dir), head_of(repository.toplevel)
+                own = workspace_id(repository)
+                self._last = Last(repository.toplevel, repository.common_dir, own, *head, self._context())
 
     def _failed(self, problem: str) -> None:
         self._note_problem(problem)
@@ -255,6 +273,8 @@ class Checkpoints:
         whole = known is None or result.taken.scan is not known.snapshot.scan
         # What has changed since it began is still in the watch.
         self._archive = result.archive
+        # The first one gave the workspace its id.
+        self._note_last()
         self._known = Baseline(result.taken, result.archive, frozenset())
         self._release(result)
         if whole and self._holder is not None:
@@ -295,7 +315,7 @@ class Checkpoints:
         """What was destroyed and is in no checkpoint: `beside` of a save. The holder is asked `again`."""
         if again:
             self._changed(frozenset())
-        return Destroyed(self._taken.layers)
+        return Destroyed(self._taken.layers, self._last)
 
     def saved(self, result: SaveResult) -> None:
         """A save has what `destroyed` said."""
@@ -332,16 +352,30 @@ def _cpu_seconds() -> float:
 def try_save(
     path: bytes, request: SaveRequest, take: Callable[[bytes, SaveRequest], SaveResult] = save
 ) -> SaveResult | str:
-    """Save the workspace at `path` with `take`; the message of the error where that fails."""
+    """Save the workspace at `path` with `take`; the message of the error where that fails.
+
+    Of a worktree that is gone what was destroyed with it is kept, where `beside` of the request knows of it.
+    """
     try:
         return take(path, request)
     except GitstateError as error:
-        return error.message
+        return _with_rescue(error.message, path, request)
     except OSError as error:
         return words_of(error)
     except Exception as error:
         # A bug: the keeper goes on, and says so.
         return f"{type(error).__name__}: {words_of(error)}"
+
+
+def _with_rescue(problem: str, path: bytes, request: SaveRequest) -> str:
+    destroyed = request.beside
+    if not isinstance(destroyed, Destroyed) or destroyed.last is None or not is_gone(path):
+        return problem
+    try:
+        kept = save_gone(destroyed.last, destroyed, request)
+    except (GitstateError, OSError) as error:
+        return f"{problem}; what was in it could not be kept: {words_of(error)}"
+    return f"{problem}; {kept}" if kept is not None else problem
 
 
 def _unwatched_files(repository: Repository) -> tuple[object, ...]:

@@ -117,6 +117,7 @@ class Keeper:
             self._loop()
         finally:
             self.checkpoints.close()
+            self.worktrees.close()
             files.remove(run_file(self.repository))
 
     def _answer(self, saved: str | None, lines: list[str], status: int) -> None:
@@ -237,7 +238,7 @@ class Keeper:
                 wait=times.deadline,
                 deadline=times.deadline,
                 look=min(_EARLY, times.deadline * _EARLY_SHARE),
-                beside=self.checkpoints.destroyed().updates,
+                beside=self.checkpoints.destroyed(),
             ),
         )
         self.processes.await_agent(Deadline(min(times.grace, times.deadline / 2)))
@@ -252,7 +253,7 @@ class Keeper:
         self.processes.end_leftovers()
         before = pending_save_id(self.repository)
         left = max(_LEAST, deadline.left())
-        beside = self.checkpoints.destroyed().updates
+        beside = self.checkpoints.destroyed()
         request = SaveRequest(reason=reason, wait=left, deadline=left, replaces=done, beside=beside)
         worktrees = self.worktrees.start_saving(SaveRequest(reason=reason), Deadline(left + _OVERTIME))
         # What the disk or a git does not end in time is broken off. Where no early save stands, nothing is.
@@ -270,7 +271,7 @@ class Keeper:
         self.processes.await_agent(Deadline(self.config.times.grace))
         self.processes.end_leftovers()
         before = pending_save_id(self.repository)
-        beside = self.checkpoints.destroyed().updates
+        beside = self.checkpoints.destroyed()
         last = self._forked(SaveRequest(reason=reason, wait=_PATIENCE, beside=beside), Deadline(None), listens=True)
         worktrees = None
         if last is not None:

@@ -7,6 +7,7 @@ workspace or in another of them: that is a nested repository there. A clean one 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,8 +17,10 @@ from ..format.context import RUN_WORKSPACE, Context, with_values
 from ..format.manifest import Reason
 from ..format.saves import checkpoint_save_id, pending_save_id
 from ..git.gitdir import LinkedWorktree, linked_worktrees, operation_under_way
+from ..git.index import file_identity
 from ..git.repository import Repository, open_repository, read_head
 from ..git.status import ignored_among
+from ..holding.put_back import Destroyed
 from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..save.words import save_lines
@@ -71,6 +74,9 @@ class RunWorktrees:
         self._members: set[int] = set()
         self._entered: set[bytes] = set()
         self._checkpoints: dict[bytes, Checkpoints] = {}
+        #: Those of worktrees that are gone, until what was destroyed with them is kept.
+        self._removed: list[Checkpoints] = []
+        self._listed: object = None
 
     def look(self) -> None:
         """See in which directories the processes of the run work now; nothing to see without a linked worktree."""
@@ -91,22 +97,34 @@ class RunWorktrees:
 
     def running(self) -> list[ForkedSave]:
         """The checkpoints under way: call `collect` with those that can be read."""
-        return [item.running for item in self._checkpoints.values() if item.running is not None]
+        return [item.running for item in self._all() if item.running is not None]
+
+    def _all(self) -> list[Checkpoints]:
+        return [*self._checkpoints.values(), *self._removed]
 
     def collect(self, ready: Collection[object]) -> None:
-        for item in self._checkpoints.values():
+        for item in self._all():
             if item.running is not None and item.running in ready:
                 item.collect()
+        for item in [item for item in self._removed if item.running is None]:
+            item.close()
+            self._removed.remove(item)
 
     def begin_if_due(self) -> None:
-        """Begin the checkpoints that are due. Which worktrees there are is looked at once in an interval."""
-        if self._next.passed():
+        """Begin the checkpoints that are due. Which worktrees there are is looked at once in an interval, and when git
+        has added or removed one.
+        """
+        listed = file_identity(os.path.join(self._repository.common_dir, b"worktrees"))
+        if self._next.passed() or listed != self._listed:
+            self._listed = listed
             self._next = Deadline(self._interval)
             self.look()
             before = self._checkpoints
             self._checkpoints = {path: before.get(path) or self._of(path) for path in self._safely_found()}
             for path in before.keys() - self._checkpoints.keys():
                 before[path].break_off()
+                before[path].begin()
+                self._removed.append(before[path])
         for item in self._checkpoints.values():
             if item.running is None and len(self.running()) < _AT_ONCE:
                 item.begin_if_due()
@@ -123,11 +141,32 @@ class RunWorktrees:
         def take(path: bytes, request: SaveRequest) -> SaveResult:
             return save_worktree(path, request._replace(values=_values(self._repository)))
 
-        return Checkpoints(repository, self._interval, self._private, take)
+        def context() -> Context:
+            found = with_values(Context(), _values(self._repository))[0]
+            return found._replace(workspace_path=os.fsdecode(path))
+
+        found = Checkpoints(repository, self._interval, self._private, take, context)
+        with contextlib.suppress(GitstateError, OSError):
+            found.start()
+        return found
 
     def break_off(self) -> None:
-        for item in self._checkpoints.values():
+        for item in self._all():
             item.break_off()
+
+    def close(self) -> None:
+        """End the watch over the worktrees."""
+        for item in self._all():
+            item.close()
+
+    def _keep_removed(self, found: Collection[bytes], deadline: Deadline) -> dict[bytes, Destroyed]:
+        """Keep what was destroyed with worktrees that are gone; what was destroyed in the others."""
+        for path, item in self._checkpoints.items():
+            if path not in found:
+                item.take_last(deadline)
+        for item in self._removed:
+            item.take_last(deadline)
+        return {path: self._checkpoints[path].destroyed() for path in found if path in self._checkpoints}
 
     # -- the end of a run
 
@@ -135,14 +174,17 @@ class RunWorktrees:
         """Begin to save each worktree with the run's context, until the deadline."""
         self.break_off()
         request = request._replace(values=_values(self._repository))
-        return SavingWorktrees(self._safely_found(), request, deadline, self._private)
+        found = self._safely_found()
+        return SavingWorktrees(found, request, deadline, self._private, beside=self._keep_removed(found, deadline))
 
     def take_last(self, deadline: Deadline, *, finished: bool) -> None:
         """Take a last checkpoint of each, until the deadline: the run has ended well."""
         self.break_off()
         request = SaveRequest(kind="checkpoint", values=_values(self._repository))
         take = finish_worktree if finished else save_worktree
-        SavingWorktrees(self._safely_found(), request, deadline, self._private, take=take).finish()
+        found = self._safely_found()
+        beside = self._keep_removed(found, deadline)
+        SavingWorktrees(found, request, deadline, self._private, take=take, beside=beside).finish()
 
 
 class SavingWorktrees:
@@ -156,7 +198,9 @@ class SavingWorktrees:
         private: Sequence[int] = (),
         *,
         take: Callable[[bytes, SaveRequest], SaveResult] | None = None,
+        beside: Mapping[bytes, Destroyed] | None = None,
     ) -> None:
+        self._beside = beside or {}
         self._waiting = list(paths)
         self._request = request
         self._deadline = deadline
@@ -169,7 +213,7 @@ class SavingWorktrees:
     def _begin(self) -> None:
         while self._waiting and len(self._running) < _AT_ONCE and not self._deadline.passed():
             path, left = self._waiting.pop(0), self._deadline.left()
-            request = self._request
+            request = self._request._replace(beside=self._beside.get(path))
             if left < float("inf"):
                 request = request._replace(wait=left, deadline=max(0.0, left - _OVERTIME))
             try:
@@ -297,7 +341,12 @@ def _values(repository: Repository) -> dict[str, str]:
 def save_worktree(path: bytes, request: SaveRequest) -> SaveResult:
     """Save a worktree of a run, unless it is clean and no save or checkpoint of it says otherwise."""
     repository = open_repository(path)
-    if not _is_dirty(repository) and pending_save_id(repository) is None and checkpoint_save_id(repository) is None:
+    if (
+        not request.beside
+        and not _is_dirty(repository)
+        and pending_save_id(repository) is None
+        and checkpoint_save_id(repository) is None
+    ):
         return SaveResult("nothing", repository.toplevel, None)
     return save(path, request)
 
