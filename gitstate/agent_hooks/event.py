@@ -79,6 +79,25 @@ def parse_event(value: Mapping[str, Json], keys: Payload) -> EventData:
     )
 
 
+def destroying_tool(value: Mapping[str, Json]) -> bool:
+    """Whether the tool that an event announces is a shell command that destroys files."""
+    from .destroying import destroys
+
+    told = value.get("tool_input")
+    command = told.get("command") if isinstance(told, dict) else None
+    if isinstance(command, list):
+        # The words of an argv; of `bash -lc TEXT` the text counts.
+        command = " ; ".join(word for word in command if isinstance(word, str))
+    return isinstance(command, str) and destroys(command)
+
+
+def removed_worktree(value: Mapping[str, Json]) -> str | None:
+    """The worktree that an event announces the end of; None where it names none."""
+    path = value.get("worktree_path")
+    is_path = isinstance(path, str) and 0 < len(path) <= _MAX_TEXT and path.startswith("/") and "\0" not in path
+    return path if is_path and isinstance(path, str) and os.path.isdir(path) else None
+
+
 def context_values(agent: Agent, data: EventData) -> dict[str, str]:
     """What an event tells of the context, as `save` takes it."""
     found = {

@@ -27,7 +27,7 @@ from ..workspace import lease
 from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
 from ..workspace.settings import OF_SAVE, number, with_defaults
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, write_state
-from .event import EventData, context_values, parse_event, read_event
+from .event import EventData, context_values, destroying_tool, parse_event, read_event, removed_worktree
 from .memory import (
     CHECKPOINT_AT_ONCE,
     HookMemory,
@@ -70,6 +70,10 @@ def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = Fa
     agent = actual_agent(agent)
     value = read_event(0)
     data = parse_event(value, agent.payload)
+    announced = agent.event(data.name)
+    if announced is not None and announced.meaning in ("before_tool", "worktree_end"):
+        _before(announced, value, data, safe)
+        return ""
     try:
         repository = open_repository(os.fsencode(data.directory or os.getcwd()))
     except (GitstateError, OSError, ValueError):
@@ -226,6 +230,27 @@ def _pending(repository: Repository) -> str | None:
 
 
 # -- the checkpoint
+
+
+def _before(event: HookEvent, value: Mapping[str, Json], data: EventData, safe: Callable[[str], str]) -> None:
+    """Take a checkpoint before a command that destroys, or before a worktree goes; nothing before any other tool.
+
+    The agent waits for it, until the deadline of the event. The context stays as it is: the tool has not run.
+    """
+    if event.meaning == "before_tool" and not destroying_tool(value):
+        return
+    place = removed_worktree(value) if event.meaning == "worktree_end" else None
+    try:
+        repository = open_repository(os.fsencode(place or data.directory or os.getcwd()))
+    except (GitstateError, OSError, ValueError):
+        return
+    repository, _ = with_defaults(repository, ("hookInterval", *OF_SAVE))
+    memory = read_memory(repository)
+    try:
+        remove_stamp(repository)
+        _checkpoint(repository, {}, event, memory)
+    except (GitstateError, OSError, ValueError) as error:
+        _note_problem(repository, memory, text_to_json(f"{data.name}: {words_of(error)}")[:300], safe)
 
 
 def _checkpoint(repository: Repository, values: Mapping[str, str], event: HookEvent, memory: HookMemory) -> None:
