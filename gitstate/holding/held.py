@@ -118,6 +118,10 @@ class HeldFiles:
         """A file, or a directory with all that is in it, was moved."""
         versions = self._versions.get(old)
         if versions is not None:
+            there = _identity(self._top + new)
+            if there not in (None, versions[-1].identity) and _identity(self._top + old) == versions[-1].identity:
+                # Events come late: this is another file, which was made at the old path since.
+                return
             # It is at its new path. What was at the old one before stays there.
             last = versions.pop()
             if versions:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ..snapshot.record import Growth, Snapshot
     from ..system.clock import Deadline
     from ..workspace.damage import Broken
-    from .build import Builder
-    from .facts import Scene
 
     #: `unchanged`: an earlier save holds all of it. `nothing`: there is nothing to save.
     SaveOutcome = Literal["saved", "unchanged", "nothing"]
@@ -71,10 +69,11 @@ class SaveRequest(Record):
     """Leave branch and index where they are: the agent is still at work."""
     replaces: str | None = None
     """The id of the early save of the same end of the same run: this one takes its place."""
-    beside: Callable[[Builder, SaveRequest, Scene], Sequence[RefUpdate]] | None = None
+    beside: Callable[..., Sequence[RefUpdate]] | None = None
     """Builds what is to stand beside this save in its pack, and returns the refs for it; None as a rule.
 
-    It is called when the workspace was looked at, whether there is anything to save or not.
+    It is called with the save's builder, this request and the scene when the workspace was looked at, whether there is
+    anything to save or not.
     """
 
 

@@ -298,4 +298,19 @@ QUICK = (
     "a pack has no .keep while no ref holds it",
     "a file that a power cut left short is taken for an edit",
     "every path of a save is trusted",
+    # -- what an agent destroys itself
+    Mutation(
+        "what is destroyed while a checkpoint is taken is let go",
+        "holding/held.py",
+        "(version.is_given or version.identity == there)",
+        "True",
+        "holding/test_held.py::test_file_that_goes_between_question_and_release_is_given_next",
+    ),
+    Mutation(
+        "a save does not ask what was destroyed",
+        "save/protocol.py",
+        'return self.request.beside(self.builder, self.request, scene), ""',
+        'return [], ""',
+        "holding/test_window.py::test_what_is_destroyed_after_it_was_held_is_kept[reset]",
+    ),
 )

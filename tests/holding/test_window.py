@@ -1,0 +1,206 @@
+"""What an agent destroys under `gitstate run`, at any moment after it was held: no checkpoint had seen it before."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.run.commands import GITSTATE
+from tests.support.agents import Started, keeper_pid, keepers, members, wait_until
+from tests.support.workspace import Workspace, run_git
+
+#: Each destroys `a.txt`, which is tracked, or `new.txt`, or both.
+VERBS = {
+    "rm": "rm a.txt new.txt",
+    "mv over": "echo other > o; mv o a.txt; echo other > o; mv o new.txt",
+    "reset": "git reset -q --hard; git clean -fdq",
+    "clean": "rm a.txt; git clean -fdq",
+    "checkout": "git checkout -q .; rm new.txt",
+    "restore": "git restore .; rm new.txt",
+    "stash": "git stash -q -u",
+    "directory": "rm -r deep; rm a.txt new.txt",
+}
+AGENT = """\
+until [ -e "$1/begin" ]; do sleep 0.01; done
+echo "precious a" > t; mv t a.txt; echo "precious new" > new.txt
+mkdir -p deep/er; echo "precious deep" > deep/er/file
+echo > "$1/written"
+until [ -e "$1/go" ]; do sleep 0.01; done
+"""
+
+
+def holders(keeper: int) -> list[int]:
+    """The children of a keeper that live as long as it does: each has a session of its own."""
+    try:
+        children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+        return [int(pid) for pid in children if os.getsid(int(pid)) == int(pid)]
+    except (OSError, ProcessLookupError):
+        return []
+
+
+def held(keeper: int) -> set[str]:
+    """The files that are held, by their absolute paths."""
+    found = set()
+    for pid in holders(keeper):
+        place = f"/proc/{pid}/fd"
+        for name in os.listdir(place):
+            try:
+                found.add(os.readlink(f"{place}/{name}").removesuffix(" (deleted)"))
+            except OSError:
+                continue
+    return found
+
+
+def kept(ws: Workspace) -> set[str]:
+    """Every `precious` line in a save, a checkpoint or the history."""
+    found: set[str] = set()
+    for ref in ws.out("for-each-ref", "--format=%(refname)", "refs/gitstate").split():
+        for commit in ws.out("rev-list", "--parents", "-n", "1", ref).split():
+            lines = run_git(ws.path, "grep", "-h", "precious", commit, check=False).decode()
+            found.update(line.rpartition(":")[2] for line in lines.splitlines())
+    return found
+
+
+def has_checkpoint(ws: Workspace) -> bool:
+    return bool(ws.out("for-each-ref", "refs/gitstate/checkpoints"))
+
+
+ALL = {"precious a", "precious new", "precious deep"}
+
+
+def start(ws: Workspace, then: str, where: Path | None = None) -> tuple[Started, int]:
+    """A run whose agent has written, when the holder has hold of it: no checkpoint is due for an hour."""
+    command = ["sh", "-c", AGENT + then, "agent", os.fspath(ws.outside)]
+    started = Started(ws, [*GITSTATE, "run", "--interval", "3600", "--task-id", "T-9", "--", *command])
+    keeper = keeper_pid(ws)
+    wait_until(lambda: has_checkpoint(ws), "the first checkpoint")
+    (ws.outside / "begin").touch()
+    wait_until((ws.outside / "written").exists, "the agent has written")
+    files = {os.fspath(ws.path / name) for name in ("a.txt", "new.txt", "deep/er/file")}
+    wait_until(lambda: files <= held(keeper), "the files are held")
+    return started, keeper
+
+
+def let_go(ws: Workspace) -> None:
+    (ws.outside / "go").touch()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_is_destroyed_after_it_was_held_is_kept(ws: Workspace, verb: str) -> None:
+    started, _ = start(ws, f"{VERBS[verb]}\nexit 7")
+    let_go(ws)
+    assert started.status() == 7
+    expected = ALL if verb in ("reset", "clean", "stash", "directory") else {"precious a", "precious new"}
+    assert expected <= kept(ws), started.words()
+    wait_until(lambda: not keepers(ws) and not members(ws), "the run is over")
+
+
+def test_recover_offers_it_and_pours_nothing_in(ws: Workspace) -> None:
+    started, _ = start(ws, "git reset -q --hard; git clean -fdq\nexit 7")
+    let_go(ws)
+    assert started.status() == 7
+    done = ws.gitstate("recover")
+    assert (ws.path / "a.txt").read_text() != "precious a\n" and not (ws.path / "new.txt").exists()
+    words = done.stdout.decode() + done.stderr
+    assert "destroyed before the save" in words
+    named = re.search(r" restore (\S+)", words)
+    assert named is not None, words
+    save_id = named[1]
+    ws.gitstate("restore", save_id, "a.txt", "new.txt", "deep/er/file")
+    assert (ws.path / "a.txt").read_text() == "precious a\n"
+    assert (ws.path / "new.txt").read_text() == "precious new\n"
+    assert (ws.path / "deep" / "er" / "file").read_text() == "precious deep\n"
+
+
+def test_signal_keeps_what_was_destroyed_before_it(ws: Workspace) -> None:
+    started, _ = start(ws, 'git reset -q --hard; git clean -fdq; echo > "$1/gone"; sleep 600')
+    let_go(ws)
+    wait_until((ws.outside / "gone").exists, "the agent has destroyed it")
+    started.send(signal.SIGTERM)
+    started.status()
+    assert kept(ws) >= ALL, started.words()
+
+
+def test_keeper_that_is_killed_loses_nothing_that_is_held(ws: Workspace) -> None:
+    started, keeper = start(ws, 'git reset -q --hard; git clean -fdq; echo > "$1/gone"; sleep 600')
+    let_go(ws)
+    wait_until((ws.outside / "gone").exists, "the agent has destroyed it")
+    os.kill(keeper, signal.SIGKILL)
+    wait_until(lambda: kept(ws) >= ALL, "the holder has kept it")
+    started.send(signal.SIGTERM)
+    started.status()
+    wait_until(lambda: not members(ws), "the run is over")
+
+
+def test_descriptors_are_closed_once_a_checkpoint_has_the_files(ws: Workspace) -> None:
+    started = Started(ws, [*GITSTATE, "run", "--interval", "0.2", "--", "sh", "-c", AGENT, "agent", str(ws.outside)])
+    keeper = keeper_pid(ws)
+    wait_until(lambda: has_checkpoint(ws), "the first checkpoint")
+    (ws.outside / "begin").touch()
+    wait_until((ws.outside / "written").exists, "the agent has written")
+    top = os.fspath(ws.path)
+    wait_until(lambda: kept(ws) >= ALL and not any(path.startswith(top) for path in held(keeper)), "all is let go")
+    let_go(ws)
+    assert started.status() == 0
+
+
+def test_ignored_files_are_in_no_checkpoint(ws: Workspace) -> None:
+    ws.write(".gitignore", "*.log\nbuild/\n")
+    started, _ = start(
+        ws, "mkdir build; echo precious o > build/o; echo precious l > x.log; rm -r build x.log a.txt\nexit 7"
+    )
+    let_go(ws)
+    assert started.status() == 7
+    assert "precious a" in kept(ws) and not {"precious o", "precious l"} & kept(ws)
+
+
+def test_worktree_that_is_removed_is_kept(ws: Workspace) -> None:
+    tree = ws.outside / "tree"
+    agent = f'git worktree add -q "{tree}" -b tree\n' + AGENT.replace(
+        'echo > "$1/written"', f'echo "precious tree" > "{tree}/file"; echo > "$1/written"'
+    )
+    command = ["sh", "-c", f'{agent}git worktree remove --force "{tree}"\nexit 7', "agent", os.fspath(ws.outside)]
+    started = Started(ws, [*GITSTATE, "run", "--interval", "3600", "--task-id", "T-9", "--", *command])
+    keeper = keeper_pid(ws)
+    wait_until(lambda: len(holders(keeper)) == 2, "both worktrees are watched")
+    (ws.outside / "begin").touch()
+    wait_until((ws.outside / "written").exists, "the agent has written")
+    file = os.fspath(tree / "file")
+    wait_until(lambda: file in held(keeper) or "precious tree" in kept(ws), "the file is held")
+    let_go(ws)
+    assert started.status() == 7
+    assert "precious tree" in kept(ws), started.words()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [100, 5000])
+@pytest.mark.parametrize("delay", [0.005, 0.01, 0.02, 0.05])
+@pytest.mark.parametrize("verb", ["rm", "reset", "stash"])
+def test_nothing_is_lost_from_five_milliseconds_on(ws: Workspace, verb: str, delay: float, count: int) -> None:
+    """Not for a machine that stalls: it measures."""
+    ws.git("add", "-A")
+    for number in range(count):
+        ws.write(f"new{number}.txt", "base\n")
+    ws.git("add", "-A")
+    ws.git("commit", "-qm", "many")
+    command = {"rm": "rm new*", "stash": "git stash -q"}.get(verb, "git reset -q --hard")
+    code = f"""
+import os, subprocess, time
+while not os.path.exists("{ws.outside}/begin"): time.sleep(0.01)
+for number in range({count}):
+    with open("t", "w") as file: file.write(f"precious {{number}}\\n")
+    os.replace("t", f"new{{number}}.txt")
+time.sleep({delay})
+subprocess.run({command!r}, shell=True)
+raise SystemExit(7)
+"""
+    started = Started(ws, [*GITSTATE, "run", "--interval", "3600", "--", sys.executable, "-c", code])
+    wait_until(lambda: has_checkpoint(ws), "the first checkpoint")
+    (ws.outside / "begin").touch()
+    assert started.status() == 7
+    assert len([line for line in kept(ws) if line.removeprefix("precious ").isdigit()]) == count
