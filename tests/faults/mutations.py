@@ -291,13 +291,6 @@ MUTATIONS = (
         "",
         "faults/test_fuzz.py::test_journal_removes_only_locks_of_this_repository",
     ),
-)
-
-#: Tried in an ordinary run: those whose test is quick and needs no strace.
-QUICK = (
-    "a pack has no .keep while no ref holds it",
-    "a file that a power cut left short is taken for an edit",
-    "every path of a save is trusted",
     # -- what an agent destroys itself
     Mutation(
         "what is destroyed while a checkpoint is taken is let go",
@@ -313,4 +306,11 @@ QUICK = (
         'return [], ""',
         "holding/test_window.py::test_what_is_destroyed_after_it_was_held_is_kept[reset]",
     ),
+)
+
+#: Tried in an ordinary run: those whose test is quick and needs no strace.
+QUICK = (
+    "a pack has no .keep while no ref holds it",
+    "a file that a power cut left short is taken for an edit",
+    "every path of a save is trusted",
 )
