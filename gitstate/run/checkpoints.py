@@ -41,6 +41,8 @@ _GATHER = 0.2
 _ORPHAN_WAIT = 30.0
 #: A checkpoint waits this long for another gitstate in the workspace, in seconds.
 _WAIT = 1.0
+#: A child that does not say anything is looked at again after so many seconds.
+_LOOK_AGAIN = 1.0
 #: One that failed is tried again after this time, in seconds, where the next one is due later than that.
 _RETRY = 2.0
 
@@ -293,7 +295,7 @@ class Checkpoints:
         left = deadline.left()
         self.begin(left if left < float("inf") else None)
         while self.running is not None and not deadline.passed():
-            if select.select([self.running], [], [], deadline.left())[0]:
+            if select.select([self.running], [], [], min(_LOOK_AGAIN, deadline.left()))[0]:
                 self.collect()
         self.break_off()
 
