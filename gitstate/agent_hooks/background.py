@@ -25,7 +25,6 @@ from ..workspace.settings import number
 from .memory import (
     HookMemory,
     date_stamp,
-    is_waited_for,
     note_waiting,
     pause_ns,
     read_memory,
@@ -33,6 +32,8 @@ from .memory import (
     write_memory,
 )
 
+#: Whoever waits for the end of an interval holds this lock.
+_WAITING = b"agent-hook.waiting"
 #: Handling the events takes milliseconds. Where another process hangs in it, an agent does not wait longer, in seconds.
 _PATIENCE = 2.0
 #: A checkpoint of another process is waited for so long, in seconds.
@@ -77,7 +78,10 @@ def change_memory(repository: Repository, change: Callable[[HookMemory], HookMem
 def has_work(repository: Repository) -> bool:
     """Whether a checkpoint is to be taken, now or at the end of the interval, and no process is there for it."""
     memory = read_memory(repository)
-    return memory.wanted > memory.done or (memory.events > memory.done and not is_waited_for(repository))
+    if memory.wanted > memory.done or memory.events <= memory.done:
+        return memory.wanted > memory.done
+    with _locked(repository, _WAITING, 0.0) as nobody_waits:
+        return nobody_waits
 
 
 def work(repository: Repository, handle_queue: Callable[[Repository], Mapping[str, str]]) -> None:
@@ -174,7 +178,7 @@ def _has_keeper(repository: Repository) -> bool:
 def _wait_for_interval(repository: Repository, values: Mapping[str, str]) -> None:
     """Take a checkpoint at the end of the interval, where events came in it. One process for each workspace waits."""
     while (memory := read_memory(repository)).events > memory.done and os.path.isdir(repository.own):
-        with _locked(repository, b"agent-hook.waiting", 0.0) as mine:
+        with _locked(repository, _WAITING, 0.0) as mine:
             note_waiting(repository)
             if not mine:
                 return

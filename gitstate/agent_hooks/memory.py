@@ -206,15 +206,6 @@ def note_waiting(repository: Repository) -> None:
         os.utime(path, ns=(newer, newer))
 
 
-def is_waited_for(repository: Repository) -> bool:
-    """Whether a process takes a checkpoint at the end of the interval."""
-    try:
-        waiting, memory = (os.stat(os.path.join(repository.own, name)) for name in (_WAITING_FILE, _MEMORY_FILE))
-    except OSError:
-        return False
-    return waiting.st_mtime_ns > memory.st_mtime_ns
-
-
 def _is_plain(text: str) -> bool:
     """Whether a text stands in JSON, and in a line that sh reads, as it is."""
     return text.isascii() and text.isprintable() and not set(text) & set('"\\') and text == text.strip()
