@@ -65,7 +65,7 @@ _LOOK_AGAIN = 1.0
 #: An agent that ends within this time after Ctrl-C was ended by it, in seconds.
 CTRL_C = 5.0
 #: Events of the agent's hooks that nobody has handled yet are waited for so long, in seconds.
-_HOOKS = 2.0
+_HOOKS = 5.0
 #: A save that nobody waits for may take this long to get hold of the workspace, in seconds.
 _PATIENCE = 60.0
 

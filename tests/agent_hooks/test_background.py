@@ -226,7 +226,8 @@ def test_turn_that_was_closed_last_is_known_at_the_end_of_the_run(ws: Workspace)
         f"hook, prompt, stop = {HOOK!r}, {told(ws, 'UserPromptSubmit')!r}, {told(ws, 'Stop')!r}\n"
         "subprocess.run(hook, input=prompt, check=True)\n"
         f"open({os.fspath(ws.git_dir)!r} + '/gitstate/agent-hook.events/100001.claude', 'wb').write(stop + b'\\n')\n"
-        "subprocess.Popen([*hook, 'background'], stdin=subprocess.DEVNULL)\n"
+        # The run has ended when it begins.
+        "subprocess.Popen(['sh', '-c', 'sleep 0.3; exec \"$@\"', 'sh', *hook, 'background'], stdin=subprocess.DEVNULL)\n"
     )
     (ws.git_dir / "gitstate" / "lease.json").unlink(missing_ok=True)
     done = subprocess.run([*GITSTATE, "run", "--task-id", "T-1", "--", sys.executable, script], cwd=ws.path)
