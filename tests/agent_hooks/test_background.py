@@ -227,7 +227,7 @@ def test_turn_that_was_closed_last_is_known_at_the_end_of_the_run(ws: Workspace)
         "subprocess.run(hook, input=prompt, check=True)\n"
         f"open({os.fspath(ws.git_dir)!r} + '/gitstate/agent-hook.events/100001.claude', 'wb').write(stop + b'\\n')\n"
         # The run has ended when it begins.
-        "subprocess.Popen(['sh', '-c', 'sleep 0.3; exec \"$@\"', 'sh', *hook, 'background'], stdin=subprocess.DEVNULL)\n"
+        "subprocess.Popen(['sh', '-c', 'sleep 0.3; exec \"$@\"', '', *hook, 'background'], stdin=subprocess.DEVNULL)\n"
     )
     (ws.git_dir / "gitstate" / "lease.json").unlink(missing_ok=True)
     done = subprocess.run([*GITSTATE, "run", "--task-id", "T-1", "--", sys.executable, script], cwd=ws.path)

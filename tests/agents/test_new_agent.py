@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.environment import ROOT
 from tests.support.agents import hooks_are_done, wait_until
+from tests.support.environment import ROOT
 from tests.support.typed import entries, git, gitstate, run, script, state_file
 from tests.support.workspace import Workspace
 
