@@ -86,8 +86,10 @@ def keep(fd: int) -> int:
             channel.receive(None)
             message = channel.next_message()
             if message is not None:
-                # The last save asks where an agent keeps its transcript.
+                # The last save asks where an agent keeps its transcript, and sends what came of it.
                 all_agents()
+                import _pickle  # noqa: F401
+
                 Keeper(channel, signals, KeeperConfig.from_message(message)).run()
                 break
     return EXIT_DONE
