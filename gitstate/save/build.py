@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from ..errors import CorruptSave, GitstateError, MissingObject, UnsupportedSave
+from ..errors import BadJson, CorruptSave, GitstateError, MissingObject, UnsupportedSave
 from ..format.manifest import MAX_MANIFEST, LeftOut, Manifest, read_manifest
 from ..format.names import (
     ARCHIVE_SUBJECT,
@@ -236,7 +236,7 @@ def readable(manifest: Manifest, taken: Snapshot, most: int = MAX_MANIFEST) -> M
 def _is_readable(manifest: Manifest, most: int) -> bool:
     try:
         read_manifest(dumps(manifest.to_json()), most)
-    except CorruptSave:
+    except (BadJson, CorruptSave):
         return False
     return True
 

@@ -36,7 +36,7 @@ def manifest_of(directories: int, staged: int) -> Manifest:
         directories={b"empty/%d" % number: 0o755 for number in range(directories)},
         raw={},
         absent=(),
-        sparse=False,
+        sparse={},
         nested=(),
         left_out=(),
         ignored=(),
