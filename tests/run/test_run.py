@@ -198,7 +198,7 @@ def test_run_has_three_processes_and_no_descriptor_of_its_caller(ws: Workspace) 
     assert front.wait(PATIENCE) == -signal.SIGTERM
 
 
-MALFORMED: tuple[list[str], ...] = (
+MALFORMED: tuple[str, ...] = ("--no-such-option true", "--grace -1 true", "--owner-pid 0 true", "")
     ["--no-such-option", "true"],
     ["--grace", "-1", "true"],
     ["--owner-pid", "0", "true"],
@@ -207,8 +207,8 @@ MALFORMED: tuple[list[str], ...] = (
 
 
 @pytest.mark.parametrize("words", MALFORMED)
-def test_malformed_run_is_reported_with_its_help(ws: Workspace, words: list[str]) -> None:
-    run = ws.gitstate("run", *words)
+def test_malformed_run_is_reported_with_its_help(ws: Workspace, words: str) -> None:
+    run = ws.gitstate("run", *words.split())
     assert run.exit_status == 2 and "next: gitstate run --help" in run.stderr, run
     assert not (ws.git_dir / "gitstate" / "run.json").exists()
 
