@@ -199,11 +199,6 @@ def test_run_has_three_processes_and_no_descriptor_of_its_caller(ws: Workspace) 
 
 
 MALFORMED: tuple[str, ...] = ("--no-such-option true", "--grace -1 true", "--owner-pid 0 true", "")
-    ["--no-such-option", "true"],
-    ["--grace", "-1", "true"],
-    ["--owner-pid", "0", "true"],
-    [],
-)
 
 
 @pytest.mark.parametrize("words", MALFORMED)
