@@ -10,9 +10,6 @@ import os
 import select
 import time
 
-# Importing `pickle`, with `re` behind it, takes longer than one look at a workspace, fork included.
-from _pickle import dumps, loads
-
 from .stdlib import TYPE_CHECKING, signal, suppress
 
 if TYPE_CHECKING:
@@ -53,6 +50,9 @@ class Child:
         """The values that have arrived, and whether more may come. Blocks until the pipe can be read."""
         data = os.read(self.pipe, 1 << 20)
         self._got += data
+        # Importing `pickle`, with `re` behind it, takes longer than one look at a workspace, fork included.
+        from _pickle import loads
+
         values = []
         while len(self._got) >= 8:
             size = int.from_bytes(self._got[:8], "big")
@@ -102,6 +102,8 @@ def in_background(work: Callable[[], None]) -> None:
 
 
 def _send(pipe: Any, value: Any) -> None:
+    from _pickle import dumps
+
     data = dumps(value)
     view = memoryview(len(data).to_bytes(8, "big") + data)
     while view:
