@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ..agents.base import Agent, Briefing, HookEvent
+from ..agents.base import Agent, HookEvent
 from ..agents.registry import agent_named, agent_names, session_owner
 from ..conversation.turn import read_turn, write_turn
 from ..errors import GitstateError, words_of
@@ -27,6 +27,7 @@ from ..workspace import lease
 from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
 from ..workspace.settings import OF_SAVE, number, with_defaults
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, write_state
+from .command_line import argv_values, session_mark
 from .event import EventData, context_values, parse_event, read_event
 from .memory import (
     CHECKPOINT_AT_ONCE,
@@ -87,12 +88,14 @@ def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = Fa
         pending = _pending(repository)
         if pending is None and not (in_background and _has_ended(repository, data)):
             ends = meaning == "session_end" or (meaning == "turn_end" and not agent.ends_sessions)
+            live, _ = read_live_context(repository)
+            values |= argv_values(agent, data, live, begins=meaning == "session_start")
             keep_context(repository, values, meaning, ends=ends)
-        if is_briefed(agent.briefing, data, memory):
+        if is_briefed(agent, data, memory):
             from .briefing import briefing, format_briefing
 
             answer = format_briefing(agent.briefing, safe(briefing(repository, pending))[:_MAX_BRIEFING])
-            memory = memory._replace(briefed=data.session_id)
+            memory = memory._replace(briefed=session_mark(agent, data))
             write_memory(repository, memory)
         if event is not None and is_due(event.meaning, memory, time.time_ns(), number(repository, "hookInterval")):
             remove_stamp(repository)
@@ -158,7 +161,10 @@ def _note_turn(
     if meaning == "turn_failed":
         told = (value.get(key) for key in ("error", "error_details", "error_message", "last_assistant_message"))
         write_stop(repository, " ".join(text for text in told if isinstance(text, str)))
-    return memory._replace(briefed=None) if meaning == "session_start" and agent.briefing.once else memory
+    if meaning == "session_start" and agent.briefing.once and memory.briefed is not None:
+        memory = memory._replace(briefed=None)
+        write_memory(repository, memory)
+    return memory
 
 
 # -- who works here
@@ -239,6 +245,7 @@ def _checkpoint(repository: Repository, values: Mapping[str, str], event: HookEv
     write_memory(repository, HookMemory(last_ns=time.time_ns(), cost_ns=cost, briefed=memory.briefed))
 
 
-def is_briefed(how: Briefing, data: EventData, memory: HookMemory) -> bool:
+def is_briefed(agent: Agent, data: EventData, memory: HookMemory) -> bool:
     """Whether the agent hands the answer to this event to the model, and its session has none yet."""
-    return data.name == how.event and not (how.once and memory.briefed == data.session_id)
+    how = agent.briefing
+    return data.name == how.event and not (how.once and memory.briefed == session_mark(agent, data))

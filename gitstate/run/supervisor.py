@@ -15,8 +15,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..agents.base import StopRule
-from ..agents.launch import ARGV_KEY, recorded_argv
+from ..agents.base import ARGV_KEY, StopRule
+from ..agents.launch import recorded_argv
 from ..agents.registry import agent_of_command, stop_rule
 from ..conversation.turn import forget_turn
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, NeedsPerson, UsageError

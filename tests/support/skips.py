@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 
@@ -18,6 +19,7 @@ INSTALL = {
     "mkfs.btrfs": "apt-get install btrfs-progs",
     "mkfs.ext4": "apt-get install e2fsprogs",
     "mkfs.xfs": "apt-get install xfsprogs",
+    "psutil": "pip install -e '.[test]'",
     "pre-commit": "pip install -e '.[test]'",
     "setpriv": "apt-get install util-linux",
     "shellcheck": "pip install -e '.[test]'",
@@ -39,6 +41,11 @@ def not_installed(program: str) -> str:
 def why_not_program(program: str, path: str | None = None) -> str | None:
     """None where the program is found, else the reason to skip."""
     return None if shutil.which(program, path=path) else not_installed(program)
+
+
+def why_not_module(name: str) -> str | None:
+    """None where a Python module is found, else the reason to skip."""
+    return None if importlib.util.find_spec(name) is not None else not_installed(name)
 
 
 def why_not_root() -> str | None:
