@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..agents.base import Agent, HookEvent
 from ..agents.registry import agent_named, agent_names, session_owner
+from ..agents.search_path import write_search_path
 from ..conversation.turn import read_turn, write_turn
 from ..errors import GitstateError, words_of
 from ..format import names
@@ -91,6 +92,8 @@ def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = Fa
             live, _ = read_live_context(repository)
             values |= argv_values(agent, data, live, begins=meaning == "session_start")
             keep_context(repository, values, meaning, ends=ends)
+        if meaning == "session_start":
+            write_search_path(repository.own, os.environ.get("PATH", ""))
         if is_briefed(agent, data, memory):
             from .briefing import briefing, format_briefing
 

@@ -8,6 +8,7 @@ import shutil
 
 #: How to install each program that a test needs.
 INSTALL = {
+    "dbus-run-session": "apt-get install dbus-daemon",
     "git-annex": "apt-get install git-annex",
     "git-crypt": "apt-get install git-crypt",
     "git-lfs": "apt-get install git-lfs",
@@ -24,13 +25,16 @@ INSTALL = {
     "setpriv": "apt-get install util-linux",
     "shellcheck": "pip install -e '.[test]'",
     "strace": "apt-get install strace",
+    "systemctl": "apt-get install systemd",
     "systemd-analyze": "apt-get install systemd",
+    "systemd-run": "apt-get install systemd",
     "tmux": "apt-get install tmux",
     "unshare": "apt-get install util-linux",
 }
 
 NO_REFTABLE = "reftable needs git 2.45 or newer"
 NOT_ROOT = "needs root: run pytest as root"
+NO_MANAGER = "no systemd user manager can be started: run as root, in a container with --privileged"
 NO_MOUNT = "mounting is not permitted: run as root, in a container with --privileged"
 
 
