@@ -8,6 +8,13 @@ import shutil
 
 #: How to install each program that a test needs.
 INSTALL = {
+    "claude": "npm install -g @anthropic-ai/claude-code",
+    "codex": "npm install -g @openai/codex",
+    "copilot": "npm install -g @github/copilot",
+    "gemini": "npm install -g @google/gemini-cli",
+    "kimi": "npm install -g @moonshot-ai/kimi-code",
+    "opencode": "npm install -g opencode-ai",
+    "qwen": "npm install -g @qwen-code/qwen-code",
     "dbus-run-session": "apt-get install dbus-daemon",
     "git-annex": "apt-get install git-annex",
     "git-crypt": "apt-get install git-crypt",
