@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..agents.base import ARGV_KEY, Agent
-from ..agents.registry import argv_of, session_owner
+from ..agents.registry import argvs_above, session_owner
 from ..format.context import Context
 from .event import EventData
 
@@ -19,7 +19,8 @@ def argv_values(agent: Agent, data: EventData, live: Context, *, begins: bool) -
     from ..agents.launch import recorded_argv, same_options, typed_argv
 
     owner = session_owner(agent)
-    argv = None if owner is None else typed_argv(agent, argv_of(owner.pid))
+    above = () if owner is None else argvs_above(owner)
+    argv = next((typed for argv in above if (typed := typed_argv(agent, argv)) is not None), None)
     line = None if argv is None else recorded_argv(agent, argv)
     if line is None:
         # The options of another session are not those of this one.

@@ -118,6 +118,19 @@ def _ancestors() -> Iterator[_Ancestor]:
         pid = int(fields[1])
 
 
+def argvs_above(owner: Process) -> Iterator[tuple[str, ...]]:
+    """The command lines of an agent's process and of those that started it, up to a shell: some start themselves again
+    under another name.
+    """
+    found = False
+    for one in _ancestors():
+        found = found or one.pid == owner.pid
+        if found and one.names & (_SHELLS | _HOSTS):
+            return
+        if found:
+            yield one.argv
+
+
 def argv_of(pid: int) -> tuple[str, ...]:
     """The command line of a process; an empty one where it is gone or can't be read."""
     data = read_proc(f"/proc/{pid}/cmdline")
