@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ..agents.base import Agent, Briefing
+from ..agents.base import Agent
 from ..agents.registry import agent_named, agent_names, session_owner
+from ..agents.search_path import write_search_path
 from ..conversation.turn import read_turn, write_turn
 from ..errors import GitstateError, words_of
 from ..format import names
@@ -29,6 +30,7 @@ from ..workspace.live_context import read_live_context, replace_context, with_me
 from ..workspace.settings import OF_SAVE, number, with_defaults
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, write_state
 from .background import failed, has_work, in_order, take_now, work
+from .command_line import argv_values, session_mark
 from .event import EventData, context_values, event_of, parse_event, read_event
 from .memory import (
     CHECKPOINT_AT_ONCE,
@@ -147,12 +149,17 @@ def _handle(
         pending = _pending(repository)
         if pending is None and not (safe is None and _has_ended(repository, data)):
             ends = meaning == "session_end" or (meaning == "turn_end" and not agent.ends_sessions)
+            if safe is not None:
+                live, _ = read_live_context(repository)
+                values |= argv_values(agent, data, live, begins=meaning == "session_start")
             keep_context(repository, values, meaning, ends=ends)
-        if safe is not None and is_briefed(agent.briefing, data, memory):
+        if meaning == "session_start":
+            write_search_path(repository.own, os.environ.get("PATH", ""))
+        if safe is not None and is_briefed(agent, data, memory):
             from .briefing import briefing, format_briefing
 
             answer = format_briefing(agent.briefing, safe(briefing(repository, pending))[:_MAX_BRIEFING])
-            memory = memory._replace(briefed=data.session_id)
+            memory = memory._replace(briefed=session_mark(agent, data))
         memory = _counted(repository, memory, data, meaning)
         if not write_memory(repository, memory):
             _note_problem(repository, failed(memory, f"{data.name}: its memory could not be written"), safe)
@@ -232,7 +239,10 @@ def _note_turn(
     if meaning == "turn_failed":
         told = (value.get(key) for key in ("error", "error_details", "error_message", "last_assistant_message"))
         write_stop(repository, " ".join(text for text in told if isinstance(text, str)))
-    return memory._replace(briefed=None) if meaning == "session_start" and agent.briefing.once else memory
+    if meaning == "session_start" and agent.briefing.once and memory.briefed is not None:
+        memory = memory._replace(briefed=None)
+        write_memory(repository, memory)
+    return memory
 
 
 # -- who works here
@@ -299,6 +309,7 @@ def _pending(repository: Repository) -> str | None:
     return refs.read_refs(repository, [marker]).get(marker)
 
 
-def is_briefed(how: Briefing, data: EventData, memory: HookMemory) -> bool:
+def is_briefed(agent: Agent, data: EventData, memory: HookMemory) -> bool:
     """Whether the agent hands the answer to this event to the model, and its session has none yet."""
-    return data.name == how.event and not (how.once and memory.briefed == data.session_id)
+    how = agent.briefing
+    return data.name == how.event and not (how.once and memory.briefed == session_mark(agent, data))

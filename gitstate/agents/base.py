@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     Meaning = Literal["session_start", "prompt", "tool", "compaction", "turn_end", "turn_failed", "session_end"]
 
 
+#: The key of the context's `extra` that holds the agent's program and the options that a resumed session gets again, as
+#: a line for a shell.
+ARGV_KEY = "agent_argv"
+#: A script whose name is that of an agent's program, but for its ending, is that program.
+SCRIPT_ENDINGS = (".js", ".mjs", ".cjs", ".py", ".sh")
+
+
 class StopRule(Record):
     """How an agent is told to stop."""
 
@@ -148,6 +155,8 @@ class Sessions(Record):
     """The options without a value that a resumed session gets again, where the agent had them."""
     valued: tuple[str, ...] = ()
     """The same for options with a value."""
+    many: tuple[str, ...] = ()
+    """The same for options that take every word up to the next option."""
     headless: tuple[str, ...] = ()
     """Words that say that the agent works without a terminal. Empty: it always does."""
     place: Callable[[str, str, str], str] | None = None

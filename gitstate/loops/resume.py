@@ -13,12 +13,13 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from ..agents.base import Agent
 from ..agents.launch import Launch
 from ..agents.registry import agent_named
+from ..agents.search_path import with_search_path
 from ..agents.sessions import resume_command
 from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON, BadJson, GitstateError, NeedsPerson
 from ..format.context import MAX_CONTEXT, Context
@@ -99,6 +100,26 @@ def resume(path: bytes, request: ResumeRequest) -> ResumeResult:
     if stop is not None:
         return ResumeResult(top, "stopped", f"{os.fsdecode(stop)} exists")
     files.make_directory(repository.own, top=repository.git_dir)
+    with _search_path(repository):
+        return _resume(repository, request)
+
+
+@contextlib.contextmanager
+def _search_path(repository: Repository) -> Iterator[None]:
+    """Search programs on the PATH of the agent's last run, too: that of a scheduler is bare."""
+    before = os.environ.get("PATH")
+    os.environ["PATH"] = with_search_path(repository.own, os.environ)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PATH"]
+        else:
+            os.environ["PATH"] = before
+
+
+def _resume(repository: Repository, request: ResumeRequest) -> ResumeResult:
+    top = repository.toplevel
     with files.locked(os.path.join(repository.own, _LOCK), Deadline(60.0), "the resumption"):
         # What the recovery at boot has brought back needs no proof any more.
         strict = request.strict and read_live_context(repository)[1] != RECOVERED

@@ -10,9 +10,10 @@ import errno
 import os
 import time
 
-from ..agents.base import StopRule
-from ..agents.launch import ARGV_KEY, recorded_argv
+from ..agents.base import ARGV_KEY, StopRule
+from ..agents.launch import recorded_argv
 from ..agents.registry import agent_of_command, stop_rule
+from ..agents.search_path import write_search_path
 from ..conversation.turn import forget_turn
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, NeedsPerson, UsageError
 from ..format.context import Context
@@ -201,6 +202,7 @@ def _begin(repository: Repository, request: RunRequest) -> None:
     known, status = read_live_context(repository)
     goes_on = status == RECOVERED or (status == ACTIVE and request.owner_pid is not None)
     begin(repository, values, owner, before=known if goes_on else Context())
+    write_search_path(repository.own, os.environ.get("PATH", ""))
 
 
 def _agent_values(request: RunRequest) -> dict[str, str]:

@@ -179,7 +179,7 @@ def stream(
     """
     lanes = max(1, min(lanes, len(items) // _LEAST_FOR_A_LANE))
     cuts = [len(items) * number // lanes for number in range(lanes + 1)]
-    all_of_them = [_Lane(items[start:end], work, patience) for start, end in zip(cuts, cuts[1:], strict=False)]
+    all_of_them = [_Lane(items[cuts[at] : cuts[at + 1]], work, patience) for at in range(lanes)]
     try:
         while running := {lane.pipe: lane for lane in all_of_them if lane.child is not None}:
             ready = _readable(list(running), min(lane.seconds_left() for lane in running.values()))

@@ -92,17 +92,19 @@ def test_new_session_after_a_recovery_is_briefed(repo: Workspace) -> None:
     assert "gitstate recover" in waiting and "T-1" in waiting
     assert state_file(repo)["status"] == "interrupted"
     gitstate(repo, "recover")
-    for agent in ("claude", "codex", "gemini"):
-        said = event(repo, agent, "SessionStart", session_id="s-2")
+    for agent, name in (("claude", "SessionStart"), ("codex", "SessionStart"), ("gemini", "BeforeAgent")):
+        said = event(repo, agent, name, session_id=f"s-2-{agent}")
         if agent != "claude":
             answer = json.loads(said)["hookSpecificOutput"]
-            assert answer["hookEventName"] == "SessionStart"
+            assert answer["hookEventName"] == name
             said = answer["additionalContext"]
         assert "T-1" in said and "adding VAT" in said and "TERM" in said
     assert event(repo, "kimi", "SessionStart", session_id="s-3") == ""
     assert "T-1" in event(repo, "kimi", "UserPromptSubmit", session_id="s-3")
     assert event(repo, "kimi", "UserPromptSubmit", session_id="s-3") == ""
     assert state_file(repo)["status"] == "recovered"
+    event(repo, "kimi", "SessionStart", session_id="s-3")
+    assert "T-1" in event(repo, "kimi", "UserPromptSubmit", session_id="s-3"), "a session that is resumed"
     event(repo, "kimi", "PostToolUse", session_id="s-3")
     assert (state_file(repo)["status"], state_file(repo)["session_id"]) == ("active", "s-3")
 

@@ -14,16 +14,9 @@ import pytest
 
 from tests.conversation.talk import SESSION, transcript_of
 from tests.hooks.stage import Stage
+from tests.loops.interrupted import AGENT, interrupt, words
 from tests.support.agents import PATIENCE, wait_until
 from tests.support.skips import not_installed
-
-AGENT = """\
-#!/bin/sh
-printf '%s\\0' "$@" >>"$STAGE/arguments"; printf '\\n' >>"$STAGE/arguments"
-[ -e "$STAGE/idle" ] || echo "one more" >>work.txt
-[ ! -e "$STAGE/stay" ] || exec sleep 600
-[ ! -e "$STAGE/fail" ] || exit 7
-"""
 
 
 @pytest.fixture
@@ -36,25 +29,6 @@ def broken(stage: Stage, hermetic: Path) -> Stage:
     transcript.parent.mkdir(parents=True)
     transcript.write_text('{"text": "hello"}\n')
     return stage
-
-
-def interrupt(stage: Stage) -> None:
-    """The agent begins, works, and is killed with all that belongs to it."""
-    (stage.directory / "stay").touch()
-    values = ["--task-id", "T-9", "--session-id", SESSION]
-    argv = [sys.executable, "-m", "gitstate", "run", *values, "--", "claude", "--model", "opus", "-p", "secret prompt"]
-    running = stage.start(argv)
-    wait_until(lambda: (stage.directory / "arguments").exists(), "the agent is ready")
-    running.terminate()
-    assert running.wait(PATIENCE) == -signal.SIGTERM
-    (stage.directory / "stay").unlink()
-    (stage.directory / "arguments").unlink()
-
-
-def words(stage: Stage) -> list[list[str]]:
-    """The arguments of every start of the agent."""
-    path = stage.directory / "arguments"
-    return [[*line.split("\0")] for line in path.read_text().split("\0\n") if line] if path.exists() else []
 
 
 def outcome(stage: Stage, *options: str) -> str:
