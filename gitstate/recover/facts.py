@@ -23,7 +23,7 @@ from ..format.saves import (
 from ..git import refs
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
-from ..git.repository import Repository, head_of, read_head
+from ..git.repository import Repository, read_head
 from ..objects.reader import ObjectReader
 from ..objects.tree import TreeReader
 from ..restore.choices import Outcome
@@ -62,7 +62,7 @@ def gather(
     `own_only`: saves that were fetched from a remote are not looked for.
     """
     operation = operation_under_way(repository.git_dir)
-    here = Facts(read_head(repository.git_dir), head_of(repository.toplevel), operation, strict=strict)
+    here = Facts(read_head(repository.git_dir), reader.head(), operation, strict=strict)
     pending = _pending(repository, reader, here, save_id)
     if pending is None:
         made_up = from_trailers(repository, reader, here)

@@ -35,7 +35,7 @@ from ..format.manifest import LeftOut, Reason
 from ..format.names import branch_name, is_save_id, workspace_id
 from ..git import gitdir, refs
 from ..git.index import looks_torn
-from ..git.refs import RefUpdate
+from ..git.refs import RefUpdate, RefWriter
 from ..git.repository import Repository, open_repository, shares_configuration, without_filters
 from ..objects.reader import ObjectReader
 from ..restore.choices import Outcome, needs_safety_save
@@ -116,7 +116,7 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
             from .elsewhere import put_away, remove_lock_of_run
 
             cleared += remove_lock_of_run(repository, facts) if clears else ()
-            facts = facts._replace(put_away=put_away(repository, facts))
+            facts = facts._replace(put_away=put_away(repository, reader, facts))
         try:
             result = _recover_fetched(workspace, facts, verdict, request)
         except (GitError, CorruptSave):
@@ -185,8 +185,17 @@ class _Recovery:
         self.verdict = verdict
         self.request = request
         self.outcome = Outcome()
+        #: Moves the branch, and later the marker; None before the first of them.
+        self._refs: RefWriter | None = None
 
     def run(self) -> RecoverResult:
+        try:
+            return self._run()
+        finally:
+            if self._refs is not None:
+                self._refs.close()
+
+    def _run(self) -> RecoverResult:
         if self.verdict.verdict == "recovered":
             return self._report_again()
         if not self.verdict.acts:
@@ -259,12 +268,17 @@ class _Recovery:
             names += fetched_markers(self.repository, self.facts.saves[0].archive)
         write_journal(self.repository, ref_locks(self.repository, names))
 
+    def _ref_writer(self) -> RefWriter:
+        """The one git that moves refs. It starts when it is asked for first, and works while the caller goes on."""
+        if self._refs is None:
+            message = f"recover {self.facts.saves[-1].manifest.save_id}"
+            self._refs = RefWriter(self.repository, self.workspace.git, message)
+        return self._refs
+
     def _move_branch(self) -> None:
         move = branch_move(self.facts)
         if move is not None:
-            message = f"recover {self.facts.saves[-1].manifest.save_id}"
-            update = RefUpdate(move.ref, move.new, move.old)
-            refs.move_refs(self.repository, self.workspace.git, [update], message, no_deref=move.detach)
+            self._ref_writer().commit([RefUpdate(move.ref, move.new, move.old)], no_deref=move.detach)
 
     # -- nested repositories
 
@@ -383,13 +397,13 @@ class _Recovery:
         if marker is not None and marker_goes(outcome):
             seen = refs.read_refs(self.repository, [marker]).get(marker)
             if seen == newest.archive:
-                refs.move_refs(self.repository, self.workspace.git, [RefUpdate(marker, None, seen)], "recovered")
+                self._ref_writer().commit([RefUpdate(marker, None, seen)])
         if marker is None and marker_goes(outcome):
             from .dismissed import dismissed
 
             fact = dismissed(self.repository, manifest.save_id, None)
             if fact.old is not None:
-                refs.move_refs(self.repository, self.workspace.git, [fact], "recovered")
+                self._ref_writer().commit([fact])
         clear_journal(self.repository)
         return result._replace(destroyed=lost)
 
