@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import Any
 
+    from ..restore.index import IndexRecovery
     from ..restore.nested import NestedStep
     from .request import DecidedVerdict
 
@@ -187,6 +188,7 @@ class _Recovery:
         self.outcome = Outcome()
         #: Moves the branch, and later the marker; None before the first of them.
         self._refs: RefWriter | None = None
+        self._index: IndexRecovery | None = None
 
     def run(self) -> RecoverResult:
         try:
@@ -194,6 +196,8 @@ class _Recovery:
         finally:
             if self._refs is not None:
                 self._refs.close()
+            if self._index is not None:
+                self._index.end()
 
     def _run(self) -> RecoverResult:
         if self.verdict.verdict == "recovered":
@@ -224,10 +228,16 @@ class _Recovery:
         workspace, outcome = self.workspace, self.outcome
         saved = SavedPaths(workspace, self.facts.saves, overwrite=self.request.overwrite)
         newest = saved.newest
-        index = IndexRecovery(workspace, saved.saves, self.facts.carried.original if self.facts.carried else ())
+        original = self.facts.carried.original if self.facts.carried else ()
+        index = self._index = IndexRecovery(workspace, saved.saves, original)
+        scan = None
+        if not self.request.dry_run:
+            # Git works on both while the saved files are compared here.
+            index.foresee(self.facts.head)
+            scan = index.scan()
+        targets = saved.targets()
         if not self.request.dry_run:
             index.set_broken_aside()
-        targets = saved.targets()
         choices = saved.choices(targets, outcome)
         outcome.kept = paths_with(choices, "keep")
         if self.request.dry_run:
@@ -242,12 +252,16 @@ class _Recovery:
             recovery.carry_out(choices)
         restore_operation(workspace, newest)
         restore_sparse(workspace, newest)
-        missing = MissingFiles(workspace, saved, outcome)
+        missing = MissingFiles(workspace, saved, outcome, scan)
         sizes = missing.sizes_at_save(targets, index.saved.sizes)
-        outcome.kept += [path for path in index.restore() if path not in outcome.kept]
+        staged_since = index.restore()
+        if staged_since:
+            missing.forget_scan()
+        outcome.kept += [path for path in staged_since if path not in outcome.kept]
         with usual_umask(self.repository, newest):
             missing.restore(targets, sizes)
             recovery.directories()
+        index.forget_kept()
         if newest.archive != newest.wip:
             recovery.permissions(targets)
             recovery.special_bits(sets=self.request.special_bits)
