@@ -219,7 +219,7 @@ class _Recovery:
         return context is None or context.boot_id is None or context.boot_id != boot_id()
 
     def _restore(self) -> RecoverResult:
-        from ..objects.durable import bring_files_to_disk
+        from ..objects.durable import FilesToDisk
         from ..restore.files import FileRecovery, save_for_safety, usual_umask
         from ..restore.gitdir import restore_operation, restore_sparse
         from ..restore.index import IndexRecovery
@@ -252,6 +252,8 @@ class _Recovery:
             recovery.carry_out(choices)
         restore_operation(workspace, newest)
         restore_sparse(workspace, newest)
+        # What is written from here on is synced by itself; what was found right, meanwhile.
+        to_disk = FilesToDisk(self.repository)
         missing = MissingFiles(workspace, saved, outcome, scan)
         sizes = missing.sizes_at_save(targets, index.saved.sizes)
         staged_since = index.restore()
@@ -269,8 +271,7 @@ class _Recovery:
         if outcome.restored or outcome.deleted:
             index.refresh([*outcome.restored, *outcome.deleted])
         workspace.disk.sync()
-        found = [*(target.path for target in targets), *newest.manifest.directories]
-        bring_files_to_disk(self.repository, found)
+        to_disk.finish([*(target.path for target in targets), *newest.manifest.directories])
         nested = self._nested(saved)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
