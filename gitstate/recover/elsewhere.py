@@ -10,7 +10,6 @@ import time
 
 from ..errors import CorruptSave, GitError, NeedsPerson, UnsupportedSave, UsageError
 from ..format.archive import read_save, read_stack
-from ..format.bounds import read_fetched_stack
 from ..format.context import MAX_CONTEXT, RUN_WORKSPACE
 from ..format.find import find_save
 from ..format.manifest import Save
@@ -46,8 +45,11 @@ def stack_of(repository: Repository, save_id: str) -> FoundStack:
     """A save by its id, and all that it stands on. Raises NeedsPerson, CorruptSave, UnsupportedSave."""
     with ObjectReader(repository.git) as reader:
         held = find_save(repository, save_id)
-        read = read_stack if held.remote is None else read_fetched_stack
-        return FoundStack(read(held.archive, reader), held.remote)
+        if held.remote is None:
+            return FoundStack(read_stack(held.archive, reader), None)
+        from ..format.bounds import read_fetched_stack
+
+        return FoundStack(read_fetched_stack(held.archive, reader), held.remote)
 
 
 def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:

@@ -75,14 +75,18 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import Any
 
+    from ..git.repository import Opening
     from ..restore.index import IndexRecovery
     from ..restore.nested import NestedStep
     from .request import DecidedVerdict
 
 
-def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
-    """Recover the workspace that `path` is in. Raises NotAWorkspace, UsageError, TryAgain, GitError, OSError."""
-    repository = open_repository(path)
+def recover(path: bytes, request: RecoverRequest, opening: Opening | None = None) -> RecoverResult:
+    """Recover the workspace that `path` is in. Raises NotAWorkspace, UsageError, TryAgain, GitError, OSError.
+
+    `opening` is what `start_opening` gave for the same path, where the caller had something else to do meanwhile.
+    """
+    repository = open_repository(path) if opening is None else opening.finish()
     if not request.runs_filters:
         repository = without_filters(repository)
     require(repository, *SETTINGS)
@@ -298,6 +302,9 @@ class _Recovery:
     # -- nested repositories
 
     def _nested(self, saved: SavedPaths) -> tuple[RecoverResult, ...]:
+        modules = os.path.join(self.repository.git_dir, b"modules")
+        if not os.path.lexists(modules) and not any(save.manifest.nested for save in saved.saves):
+            return ()
         from ..restore.nested import nested_failure, nested_steps, submodules_of
 
         results: list[RecoverResult] = []
@@ -387,7 +394,6 @@ class _Recovery:
         context = with_measured_fields(self.repository, newest.context, self.facts.head_ref)
         left_out = (*manifest.left_out, *outcome.failed)
         from ..restore.destroyed import find_destroyed
-        from .single_files import Version, remember
 
         # A save that was fetched, or a checkpoint that was named, says nothing of what stood here before.
         lost = find_destroyed(self.workspace, newest) if self.facts.marker is not None else None
@@ -400,7 +406,10 @@ class _Recovery:
             operation=manifest.operation,
             destroyed=lost,
         )
-        remember(self.repository, Version(manifest.save_id, None), outcome)
+        if outcome.restored or outcome.deleted:
+            from .single_files import Version, remember
+
+            remember(self.repository, Version(manifest.save_id, None), outcome)
         described = describe_save(manifest, wip=newest.wip, archive=newest.archive)
         described["base_commit"] = self.facts.saves[-1].manifest.base
         described["left_out"] = [item.to_json() for item in left_out][:1000]
@@ -424,10 +433,13 @@ class _Recovery:
 
     def _write_state(self, result: RecoverResult, context: Context, told: str, **more: Any) -> RecoverResult:
         """Give back the agent's conversation, write `active_state.json`, and add what it says to the result."""
-        from ..agents.sessions import resume_command
-
         context, result = self._with_conversation(context, result)
-        resume = resume_command(context, os.environ) or instruction(context)
+        resume = None
+        if context.session_id is not None:
+            from ..agents.sessions import resume_command
+
+            resume = resume_command(context, os.environ)
+        resume = resume or instruction(context)
         told = "\n".join((told, *self.facts.put_away))
         if self.request.depth and read_live_context(self.repository)[1] is None:
             # Nobody ever worked in this nested repository: its save is a part of the one around it.

@@ -9,7 +9,6 @@ from ..format.names import age_key, save_time_ns
 from ..format.saves import archives_held
 from ..git.command import object_id
 from ..git.entries import differing_paths
-from ..save.plan import PathVersions, is_undone
 from ..system.stdlib import suppress
 from .paths import Workspace
 
@@ -44,6 +43,8 @@ def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, 
 
 
 def _destroyed_paths(workspace: Workspace, old: Save, save: Save) -> list[bytes]:
+    from ..save.plan import PathVersions, is_undone
+
     repository, reader, trees = workspace.repository, workspace.reader, workspace.trees
     commit = reader.head()
     before, head = (None if oid is None else reader.tree_of(oid) for oid in (old.manifest.head, commit))

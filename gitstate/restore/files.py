@@ -16,8 +16,6 @@ from ..git.repository import Repository
 from ..objects.durable import sync_new
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK, SYMLINK
-from ..save.request import SaveRequest
-from ..save.save import save_owned
 from ..snapshot.record import MODES_LIMIT, is_attributes
 from ..system.stdlib import TYPE_CHECKING, contextmanager
 from ..workspace.files import FileState
@@ -43,6 +41,9 @@ def save_for_safety(workspace: Workspace, choices: Sequence[Choice]) -> str | No
 
     The journal is the save's own afterwards: write it again.
     """
+    from ..save.request import SaveRequest
+    from ..save.save import save_owned
+
     request = SaveRequest(kind="safety", keep_paths=endangered(choices), depth=99)
     return save_owned(workspace.repository, workspace.git, request).save_id
 

@@ -13,7 +13,6 @@ from ..git.entries import list_tree_paths, split_nul
 from ..git.repository import without_filters
 from ..git.status import Differing, WorktreeScan, parse_listing
 from ..objects.tree import GITLINK, Leaf
-from ..snapshot.read import has_content
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING
 from ..workspace.files import MISSING, FileState
@@ -157,9 +156,11 @@ class MissingFiles:
 
     def _is_unfiltered(self, path: bytes, leaf: Leaf, sizes: Mapping[bytes, int]) -> bool:
         """Whether git wrote the blob as it is, and not what the save had; that is reported."""
-        if path not in sizes or not has_content(
-            self._staging + path, self._workspace.repository.object_format, leaf.oid
-        ):
+        if path not in sizes:
+            return False
+        from ..snapshot.read import has_content
+
+        if not has_content(self._staging + path, self._workspace.repository.object_format, leaf.oid):
             return False
         if os.path.getsize(self._staging + path) == sizes[path]:
             return False

@@ -129,12 +129,12 @@ class SavedPaths:
         reader, head = self._workspace.reader, save.manifest.head
         if head is None:
             return None
-        from ..workspace.damage import is_whole
-
         wip = reader.commit(save.wip)
-        stands_alone = wip is not None and not commit_head(wip).parents
-        if stands_alone and not is_whole(self._workspace.repository.git, head):
-            return None
+        if wip is not None and not commit_head(wip).parents:
+            from ..workspace.damage import is_whole
+
+            if not is_whole(self._workspace.repository.git, head):
+                return None
         return tree_of_base(reader, head)
 
     def unchanged(self, path: bytes, known: Iterable[bytes]) -> list[Target]:
