@@ -8,8 +8,8 @@ Each step looks first and does nothing where it is done already, so recovery may
 | 2. facts, verdict; remove locks whose owner is provably gone | nothing new | comes to the same verdict |
 | 3. set an index aside that git can't read | nothing new | finds no index, as after a wipe |
 | 4. journal: the ref locks that a kill may leave | nothing new | removes those locks (step 1) |
-| 5. safety save, if a file will be written or deleted | the files of now | saves what differs by then |
-| 6. delete files, then write files | each file that was written | leaves what is as saved |
+| 5. safety save, if a file will be written or deleted, and HEAD lacks it | the files of now | saves what differs |
+| 6. delete files, then write files: content, one sync, places | each file that was placed | leaves what is as saved |
 | 7. operation files, sparse patterns, where missing | each of them | writes those still missing |
 | 8. index, by one rename under its lock | the index | finds the saved entries, leaves them |
 | 9. missing tracked files, directories, permissions | each file that was written | does the rest |
@@ -38,7 +38,7 @@ from ..git.index import looks_torn
 from ..git.refs import RefUpdate, RefWriter
 from ..git.repository import Repository, open_repository, shares_configuration, without_filters
 from ..objects.reader import ObjectReader
-from ..restore.choices import Outcome, needs_safety_save
+from ..restore.choices import Choice, Outcome, needs_safety_save, stands_as
 from ..restore.paths import SavedPaths, Workspace, paths_with
 from ..system.clock import Deadline
 from ..system.process import boot_id
@@ -72,7 +72,7 @@ from .request import (
 
 # The rest is imported where it is needed: a loop asks at every start, and as a rule there is nothing to recover.
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from typing import Any
 
     from ..git.repository import Opening
@@ -248,7 +248,7 @@ class _Recovery:
             outcome.restored, outcome.deleted = paths_with(choices, "write"), paths_with(choices, "delete")
             return self._result("changed" if outcome.kept else "restore")
         self._journal()
-        if needs_safety_save(choices):
+        if needs_safety_save(choices) and not self._is_in_head(saved, choices):
             outcome.safety = save_for_safety(workspace, choices)
             self._journal()
         recovery = FileRecovery(workspace, saved, outcome)
@@ -279,6 +279,17 @@ class _Recovery:
         nested = self._nested(saved)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
+
+    def _is_in_head(self, saved: SavedPaths, choices: Sequence[Choice]) -> bool:
+        """Whether all that will be replaced or deleted is as the commit of HEAD has it, which the save keeps alive."""
+        base = saved.base
+        if base is None or self.facts.head is None or self.facts.head != saved.newest.manifest.head:
+            return False
+        from ..restore.files import umask_now
+
+        mask = umask_now()
+        acts = [choice for choice in choices if choice.action in ("write", "delete")]
+        return all(stands_as(choice.seen, base.get(choice.target.path), mask) for choice in acts)
 
     def _journal(self) -> None:
         head = self.facts.saves[0].manifest.head_ref
@@ -409,7 +420,7 @@ class _Recovery:
         if outcome.restored or outcome.deleted:
             from .single_files import Version, remember
 
-            remember(self.repository, Version(manifest.save_id, None), outcome)
+            remember(self.workspace, Version(manifest.save_id, None), outcome)
         described = describe_save(manifest, wip=newest.wip, archive=newest.archive)
         described["base_commit"] = self.facts.saves[-1].manifest.base
         described["left_out"] = [item.to_json() for item in left_out][:1000]

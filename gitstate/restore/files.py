@@ -1,7 +1,7 @@
 """Writes and deletes the files of a save: the safety save first, then files, directories, permissions.
 
-No file is written or deleted before a safety save, and none that holds what is in no save and no commit. A file that
-is not what was seen any more is kept.
+No file is replaced or deleted that holds what is in no save and no commit: there is a safety save, or all of them are
+as the commit of HEAD has them. A file that is not what was seen any more is kept.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ class SavedPaths:
         self.newest = saves[0]
         self._workspace = workspace
         self._overwrite = overwrite
-        #: What a single save has staged at the paths that it changed; empty where it was not asked.
-        self.staged: dict[bytes, Leaf] = {}
+        #: For a single save: what the commit that it stands on holds at the paths of `targets`.
+        self.base: dict[bytes, Leaf] | None = None
 
     # -- what was
 
@@ -86,8 +86,7 @@ class SavedPaths:
         refuse_unsafe(paths)
         lookups = {root: self._leaves_beside(told.get(root, {}), root, paths) for root in dict.fromkeys(roots)}
         wip = lookups[self.newest.wip_tree]
-        if told:
-            self.staged = lookups[roots[-1]]
+        self.base = lookups[roots[0]] if told else None
         raw = self._raw(wip)
         modes = self._modes(wip)
         absent = set(self.newest.manifest.absent)
