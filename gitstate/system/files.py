@@ -43,12 +43,12 @@ def fsync_path(path: bytes) -> None:
         os.close(fd)
 
 
-#: So many files are synced at once: the disk then makes them durable together.
-_SYNCED_TOGETHER = 8
+#: From `_SYNCED_MANY` files on so many are synced at once: the disk then makes them durable together.
+_SYNCED_TOGETHER, _SYNCED_MANY = 8, 16
 
 
 def fsync_paths(paths: Iterable[bytes]) -> None:
-    """`fsync_path` of each, several at a time. Raises the first OSError, after all were tried."""
+    """`fsync_path` of each; several at a time where they are many. Raises the first OSError, after all were tried."""
     left = list(paths)[::-1]
     errors: list[OSError] = []
 
@@ -67,7 +67,7 @@ def fsync_paths(paths: Iterable[bytes]) -> None:
                 done.release()
 
     running = []
-    for _ in range(min(len(left), _SYNCED_TOGETHER) - 1):
+    for _ in range(_SYNCED_TOGETHER - 1 if len(left) >= _SYNCED_MANY else 0):
         done = _thread.allocate_lock()
         done.acquire()
         try:
