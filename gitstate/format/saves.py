@@ -99,6 +99,17 @@ def held_saves(git: Git, workspace: str | None = None) -> list[HeldSave]:
     return _held(git, SAVES if workspace is None else save_ref(workspace, ""))
 
 
+def archives_held(repository: Repository) -> list[Oid]:
+    """The archives of this workspace's saves and of its latest checkpoint, without a process where refs are files."""
+    own = workspace_id(repository)
+    if not refs.refs_are_files(repository):
+        latest = [oid for name, oid in checkpoint_archives(repository.git).items() if name == own]
+        return [*(item.archive for item in held_saves(repository.git, own)), *latest]
+    (saves,) = refs.read_refs_below(repository.common_dir, save_ref(own, ""))
+    latest = list(refs.read_refs(repository, [checkpoint_ref(own)]).values())
+    return [*(oid for oid in saves.values() if oid), *latest]
+
+
 def history_saves(git: Git, workspace: str | None = None) -> list[HeldSave]:
     """Every earlier checkpoint of the history, or those of one workspace by its id."""
     return _held(git, HISTORY if workspace is None else history_ref(workspace, ""))

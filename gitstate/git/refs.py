@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from ..errors import GitError, RefChanged
-from ..system.files import fsync_path, read_limited
+from ..system.files import fsync_paths, read_limited
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .command import Git, Oid, is_oid
 from .repository import Repository
@@ -132,8 +132,7 @@ class RefWriter:
         if any(update.new is None for update in updates):
             # A deleted ref may have been in `packed-refs`, which git then rewrites.
             directories[common] = None
-        for directory in (*directories, os.path.join(common, b"reftable")):
-            fsync_path(directory)
+        fsync_paths((*directories, os.path.join(common, b"reftable")))
 
 
 def list_refs(git: Git, *prefixes: str) -> dict[str, Oid]:

@@ -79,6 +79,14 @@ def needs_safety_save(choices: Iterable[Choice]) -> bool:
     return any(choice.action in ("write", "delete") for choice in choices)
 
 
+def stands_as(seen: FileState, leaf: Leaf | None, umask: int) -> bool:
+    """Whether what is at a path is what git writes there for an entry of a commit; for None: nothing."""
+    if leaf is None or seen.kind == "missing":
+        return leaf is None and seen.kind == "missing"
+    usual = {mode & ~mask & 0o777 for mask in (0o022, umask) for mode in _widest({leaf.mode})}
+    return _is_one_of(seen, (leaf,)) and (leaf.mode == SYMLINK or seen.permissions in usual)
+
+
 def wanted_permissions(target: Target, seen: FileState, umask: int) -> tuple[int | None, bool]:
     """Permissions that a file whose content is the saved one should have, None where it has them.
 

@@ -139,6 +139,32 @@ class Child:
             stream.close()
 
 
+class FilesystemSync:
+    """`sync -f`: syncfs(2) of the file system that holds `path`, while the caller does something else."""
+
+    def __init__(self, path: bytes) -> None:
+        self._path = path
+        self._child: Child | None = None
+        # Importing `ctypes` takes longer than this program.
+        with suppress(OSError):
+            self._child = Child(["sync", "-f", path], {**os.environ, "LC_ALL": "C"})
+
+    def wait(self) -> None:
+        """Return when all that was written before is durable. Raises OSError."""
+        message = b"usage"
+        if self._child is not None:
+            message = self._child.communicate()[1]
+            if self._child.returncode == 0:
+                return
+        if b"option" in message or b"sage" in message:
+            from .files import sync_filesystem
+
+            # No such program, or one that knows no `-f`.
+            sync_filesystem(self._path)
+            return
+        raise OSError(errno.EIO, f"sync failed: {message.decode(errors='replace').strip()[:200]}")
+
+
 _places: dict[tuple[str, str | bytes], str] = {}
 
 

@@ -64,9 +64,9 @@ MUTATIONS = (
     ),
     Mutation(
         "recover writes files without fsync",
-        "workspace/files.py",
-        "write_new_file(temporary, content, mode=permissions)",
-        "write_new_file(temporary, content, mode=permissions, durable=False)",
+        "restore/files.py",
+        "                    sync_new(list(staged.values()))\n",
+        "                    pass\n",
         f"{POWER}[ext4-recover]",
         {"POWER_POINT": "60"},  # before the sync at the end, which hides it
     ),
@@ -94,7 +94,7 @@ MUTATIONS = (
     Mutation(
         "recover relies on files that nobody synced",
         "recover/recover.py",
-        "        bring_files_to_disk(self.repository, found)\n",
+        "        to_disk.finish([*(target.path for target in targets), *newest.manifest.directories])\n",
         "",
         f"{POWER}[ext4-save-recover]",
     ),
