@@ -16,6 +16,8 @@ from .paths import Workspace
 
 #: Of the kept checkpoints only so many of the newest are looked at, and none that is older than a day at the save.
 _LOOKED_AT = 4
+#: Of all saves of the day only so many of the newest are read: a checkpoint behind more saves than that is old.
+_READ = 32
 _RECENT_NS = 86_400 * 1_000_000_000
 
 
@@ -28,9 +30,12 @@ def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, 
     with suppress(GitstateError, OSError, ValueError):
         own = workspace_id(workspace.repository)
         made = save_time_ns(save.manifest.save_id) or 0
-        held = [item.archive for item in held_saves(workspace.repository.git, own)]
-        held += [oid for name, oid in checkpoint_archives(workspace.repository.git).items() if name == own]
-        found = [read_save(oid, workspace.reader) for oid in held if oid != save.archive]
+        held = [(item.save_id, item.archive) for item in held_saves(workspace.repository.git, own)]
+        held = [item for item in held if 0 <= made - (save_time_ns(item[0]) or 0) < _RECENT_NS]
+        held = sorted(held, key=lambda item: age_key(item[0]), reverse=True)[:_READ]
+        oids = [oid for _, oid in held]
+        oids += [oid for name, oid in checkpoint_archives(workspace.repository.git).items() if name == own]
+        found = [read_save(oid, workspace.reader) for oid in oids if oid != save.archive]
         found = [
             item
             for item in found
