@@ -314,7 +314,7 @@ def report(versions: dict[str, str], outcomes: Sequence[Outcome], skipped: Seque
     number = len({outcome.state for outcome in outcomes})
     names = ", ".join(f"{tool} {release}" for tool, release in versions.items())
     parts = [
-        f"{number} states, each saved, then restored where it stood and after a wipe (`git reset --hard`, "
+        f"{number} of the {len(STATES)} states, each saved, then restored where it stood and after a wipe (`git reset --hard`, "
         f"`git clean -ffdx`). {datetime.now(UTC).date().isoformat()}: {names}.",
         totals(tools, outcomes),
         "The same, by kind of state: how many came back exactly, in place and after the wipe.",
@@ -324,6 +324,9 @@ def report(versions: dict[str, str], outcomes: Sequence[Outcome], skipped: Seque
     ]
     if "gitstate" in tools:
         parts += ["Where gitstate itself does not bring back everything:", where_we_lose(outcomes)]
+    if number + len(skipped) < len(STATES):
+        names = ",".join(dict.fromkeys(outcome.state for outcome in outcomes))
+        parts.append(f"A sample of the states, which `--states {names}` chooses.")
     if skipped:
         parts.append("Not possible on this machine: " + "; ".join(skipped) + ".")
     return "\n".join(part if part.endswith("\n") else part + "\n" for part in parts)
