@@ -292,7 +292,7 @@ def where_we_lose(outcomes: Sequence[Outcome]) -> str:
     rows = [["state", "lost", "verdict", "first difference"]]
     for outcome in outcomes:
         if outcome.tool == "gitstate" and outcome.verdict != EXACT:
-            line = " ".join(outcome.lines[0].split())[:160].replace("|", "\\|")
+            line = " ".join(outcome.lines[0].split())[:70].replace("|", "\\|")
             rows.append([f"`{outcome.state}`", outcome.loss, outcome.verdict, f"`{line}`"])
     return markdown(rows).replace("---:", "---") if len(rows) > 1 else "None.\n"
 
@@ -314,8 +314,8 @@ def report(versions: dict[str, str], outcomes: Sequence[Outcome], skipped: Seque
     number = len({outcome.state for outcome in outcomes})
     names = ", ".join(f"{tool} {release}" for tool, release in versions.items())
     parts = [
-        f"{number} of the {len(STATES)} states, each saved, then restored where it stood and after a wipe (`git reset --hard`, "
-        f"`git clean -ffdx`). {datetime.now(UTC).date().isoformat()}: {names}.",
+        f"{number} of the {len(STATES)} states, each saved, then restored where it stood and after a wipe "
+        f"(`git reset --hard`, `git clean -ffdx`). {datetime.now(UTC).date().isoformat()}: {names}.",
         totals(tools, outcomes),
         "The same, by kind of state: how many came back exactly, in place and after the wipe.",
         by_subject(tools, outcomes),
@@ -325,8 +325,8 @@ def report(versions: dict[str, str], outcomes: Sequence[Outcome], skipped: Seque
     if "gitstate" in tools:
         parts += ["Where gitstate itself does not bring back everything:", where_we_lose(outcomes)]
     if number + len(skipped) < len(STATES):
-        names = ",".join(dict.fromkeys(outcome.state for outcome in outcomes))
-        parts.append(f"A sample of the states, which `--states {names}` chooses.")
+        names = ", ".join(dict.fromkeys(outcome.state for outcome in outcomes))
+        parts.append(f'A sample of the states, which `--states "{names}"` chooses.')
     if skipped:
         parts.append("Not possible on this machine: " + "; ".join(skipped) + ".")
     return "\n".join(part if part.endswith("\n") else part + "\n" for part in parts)
@@ -359,7 +359,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif not args.only or tool.name in args.only.split(","):
             tools.append(tool)
             versions[tool.name] = release
-    chosen = [s for s in STATES.values() if any(fnmatch.fnmatch(s.name, form) for form in args.states.split(","))]
+    forms = [form.strip() for form in args.states.split(",")]
+    chosen = [state for state in STATES.values() if any(fnmatch.fnmatch(state.name, form) for form in forms)]
     impossible = {state.name: state.why_not() for state in chosen}
     outcomes = measure(tools, [state for state in chosen if impossible[state.name] is None], args.jobs)
     if args.json:

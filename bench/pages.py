@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 
@@ -12,4 +13,8 @@ def put(page: Path, section: str, text: str) -> None:
     _, also_found, after = rest.partition(end)
     if not (found and also_found):
         raise ValueError(f"{page}: no section between {begin} and {end}")
-    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
+    lines = [
+        line if line[:1] in "|!#" else textwrap.fill(line, 132, break_long_words=False) for line in text.splitlines()
+    ]
+    written = "\n".join(lines).strip()
+    page.write_text(f"{before}{begin}\n\n{written}\n\n{end}{after}", encoding="utf-8")
