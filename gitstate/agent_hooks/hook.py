@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ..agents.base import Agent, Briefing, HookEvent
+from ..agents.base import Agent, Briefing
 from ..agents.registry import agent_named, agent_names, session_owner
 from ..conversation.turn import read_turn, write_turn
 from ..errors import GitstateError, words_of
@@ -19,22 +19,26 @@ from ..format import names
 from ..format.context import Context, with_values
 from ..git import refs
 from ..git.repository import Repository, open_repository, read_head
+from ..orders.events import queued_events
 from ..system import process
-from ..system.clock import now
+from ..system.forkpool import in_background
 from ..system.jsonio import Json, text_to_json
 from ..system.terminal import say
 from ..workspace import lease
 from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
 from ..workspace.settings import OF_SAVE, number, with_defaults
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, write_state
-from .event import EventData, context_values, parse_event, read_event
+from .background import failed, has_work, in_order, take_now, work
+from .event import EventData, context_values, event_of, parse_event, read_event
 from .memory import (
     CHECKPOINT_AT_ONCE,
     HookMemory,
     describe_problem,
     is_due,
     read_memory,
+    remove_known,
     remove_stamp,
+    write_known,
     write_memory,
     write_stamp,
 )
@@ -59,10 +63,10 @@ _TURNS: Mapping[Meaning, Turn] = {
 }
 
 
-def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = False) -> str:
+def run(agent_name: str, safe: Callable[[str], str]) -> str:
     """Handle the event on stdin; returns what the agent is to read on stdout. `safe` escapes control characters.
 
-    `in_background`: the agent has gone on, so its session may have ended since.
+    A checkpoint that it wants is taken when the agent has gone on, unless the session ends.
     """
     agent = agent_named(agent_name)
     if agent is None:
@@ -70,12 +74,67 @@ def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = Fa
     agent = actual_agent(agent)
     value = read_event(0)
     data = parse_event(value, agent.payload)
-    try:
-        repository = open_repository(os.fsencode(data.directory or os.getcwd()))
-    except (GitstateError, OSError, ValueError):
+    repository = _opened(data.directory or os.getcwd())
+    if repository is None:
         return ""
-    # The agent works on, whatever a setting says: the default takes its place, and `doctor` reports it.
-    repository, _ = with_defaults(repository, ("hookInterval", *OF_SAVE))
+    event = agent.event(data.name)
+    values = context_values(agent, data)
+    with in_order(repository):
+        _handle_queue(repository)
+        answer = _handle(repository, agent, data, value, safe)
+    if event is not None and event.meaning == "session_end":
+        take_now(repository, values, event.deadline, (event.deadline or event.timeout) / 2)
+    elif has_work(repository):
+        in_background(lambda: work(repository, lambda _: values))
+    return answer
+
+
+def run_queue() -> None:
+    """Handle the events that the command's script has queued for this directory, and take what they want.
+
+    The agents have gone on: a session may have ended since, and nobody reads an answer.
+    """
+    repository = _opened(os.getcwd())
+    os.chdir("/")
+    if repository is not None:
+        work(repository, _handle_queue_in_order)
+
+
+def _opened(directory: str) -> Repository | None:
+    """The repository of a directory. The agent works on, whatever a setting says: `doctor` reports it."""
+    try:
+        repository = open_repository(os.fsencode(directory))
+    except (GitstateError, OSError, ValueError):
+        return None
+    return with_defaults(repository, ("hookInterval", *OF_SAVE))[0]
+
+
+def _handle_queue_in_order(repository: Repository) -> Mapping[str, str]:
+    with in_order(repository):
+        return _handle_queue(repository)
+
+
+def _handle_queue(repository: Repository) -> Mapping[str, str]:
+    """Handle the events in the queue; what the last one tells of the context."""
+    values: Mapping[str, str] = {}
+    for name, text in queued_events(repository):
+        agent = agent_named(name)
+        if agent is not None:
+            value = event_of(text)
+            data = parse_event(value, agent.payload)
+            values = context_values(agent, data)
+            _handle(repository, agent, data, value)
+    return values
+
+
+def _handle(
+    repository: Repository,
+    agent: Agent,
+    data: EventData,
+    value: Mapping[str, Json],
+    safe: Callable[[str], str] | None = None,
+) -> str:
+    """Turn, owner, context and memory after an event; returns the answer. `safe` is None for a queued one."""
     memory = read_memory(repository)
     answer = ""
     try:
@@ -83,37 +142,52 @@ def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = Fa
         event = agent.event(data.name)
         meaning = None if event is None else event.meaning
         memory = _note_turn(repository, agent, meaning, memory, value)
-        keep_owner(repository, agent, meaning)
+        if safe is not None:
+            keep_owner(repository, agent, meaning)
         pending = _pending(repository)
-        if pending is None and not (in_background and _has_ended(repository, data)):
+        if pending is None and not (safe is None and _has_ended(repository, data)):
             ends = meaning == "session_end" or (meaning == "turn_end" and not agent.ends_sessions)
             keep_context(repository, values, meaning, ends=ends)
-        if is_briefed(agent.briefing, data, memory):
+        if safe is not None and is_briefed(agent.briefing, data, memory):
             from .briefing import briefing, format_briefing
 
             answer = format_briefing(agent.briefing, safe(briefing(repository, pending))[:_MAX_BRIEFING])
             memory = memory._replace(briefed=data.session_id)
-            write_memory(repository, memory)
-        if event is not None and is_due(event.meaning, memory, time.time_ns(), number(repository, "hookInterval")):
-            remove_stamp(repository)
-            _checkpoint(repository, values, event, memory)
-        elif meaning == "tool":
-            write_memory(repository, memory._replace(skipped=memory.skipped + 1))
+        memory = _counted(repository, memory, data, meaning)
+        if not write_memory(repository, memory):
+            _note_problem(repository, failed(memory, f"{data.name}: its memory could not be written"), safe)
         if meaning == "tool":
             write_stamp(repository, agent, data)
         else:
             remove_stamp(repository)
+        if safe is not None and meaning != "session_end":
+            write_known(repository, agent, data)
+        elif safe is not None:
+            remove_known(repository)
     except (GitstateError, OSError, ValueError) as error:
         remove_stamp(repository)
         problem = text_to_json(f"{data.name}: {words_of(error)}")[:300]
-        _note_problem(repository, memory, problem, safe)
+        _note_problem(repository, failed(memory, problem), safe)
     return answer
 
 
-def _note_problem(repository: Repository, memory: HookMemory, problem: str, safe: Callable[[str], str]) -> None:
-    since = memory.since if memory.problem else None
-    memory = memory._replace(problem=problem, since=since or now())
-    if not write_memory(repository, memory):
+def _counted(repository: Repository, memory: HookMemory, data: EventData, meaning: Meaning | None) -> HookMemory:
+    """The memory after an event: whether it wants a checkpoint at once, or when the interval is over."""
+    if meaning is None or (meaning != "tool" and meaning not in CHECKPOINT_AT_ONCE):
+        return memory
+    due = is_due(meaning, memory, time.time_ns(), number(repository, "hookInterval"))
+    count = memory.events + 1
+    return memory._replace(
+        events=count,
+        event=data.name,
+        wanted=count if due else memory.wanted,
+        urgent=count if meaning != "tool" else memory.urgent,
+        skipped=memory.skipped + (not due),
+    )
+
+
+def _note_problem(repository: Repository, memory: HookMemory, safe: Callable[[str], str] | None) -> None:
+    if not write_memory(repository, memory) and safe is not None:
         # `status` and `doctor` will not know it: the agent keeps these words in its log.
         say(safe(f"gitstate: {describe_problem(memory)}"))
 
@@ -223,20 +297,6 @@ def _pending(repository: Repository) -> str | None:
     """The archive of this workspace's pending save; None where there is none."""
     marker = names.marker_ref(names.workspace_id(repository))
     return refs.read_refs(repository, [marker]).get(marker)
-
-
-# -- the checkpoint
-
-
-def _checkpoint(repository: Repository, values: Mapping[str, str], event: HookEvent, memory: HookMemory) -> None:
-    from ..save.request import SaveRequest
-    from ..save.save import save
-
-    begun = time.monotonic_ns()
-    request = SaveRequest(kind="checkpoint", values=values, deadline=event.deadline, wait=1.0)
-    save(repository.toplevel, request)
-    cost = time.monotonic_ns() - begun
-    write_memory(repository, HookMemory(last_ns=time.time_ns(), cost_ns=cost, briefed=memory.briefed))
 
 
 def is_briefed(how: Briefing, data: EventData, memory: HookMemory) -> bool:

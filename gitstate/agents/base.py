@@ -83,6 +83,10 @@ class HookSettings(Record):
     """Whether the agent also reads hooks from a project's own directory."""
     units_per_second: int = 1
     """The unit of timeouts in this file: 1 for seconds, 1000 for milliseconds."""
+    async_key: str | None = None
+    """The key of our entries that says that the agent waits for nothing. It stands at the events of tools and at those
+    before a compaction: at the end of a turn a program without a terminal may end before it starts such a hook. None:
+    the agent has no such key."""
     entry_name: str | None = None
     """The value of the key `name` in our entries. None: entries have no such key."""
     notes: tuple[str, ...] = ()

@@ -122,10 +122,12 @@ class Opening(Record):
     """`git config --list`; None where `path` is no directory."""
     asked: Child | None
     """`git rev-parse`, which tells where all is; None where the configuration is expected to tell (`_is_plain`)."""
+    known: Repository | None = None
+    """The repository, where the caller has opened it a moment ago."""
 
     def finish(self) -> Repository:
         """The repository. Raises as `open_repository` does."""
-        return _opened(self, False)
+        return _opened(self, False) if self.known is None else self.known
 
 
 def start_opening(path: bytes) -> Opening:
@@ -152,7 +154,7 @@ def _has_git_dir(path: bytes) -> bool:
 
 
 def _opened(opening: Opening, bare_too: bool) -> Repository:
-    path, listed, asked = opening
+    path, listed, asked, _ = opening
     git = Git(path)
     if listed is None:
         raise NotAWorkspace(f"{os.fsdecode(path)}: no such directory", hint="gitstate -C PATH … names a git worktree")

@@ -161,6 +161,8 @@ class Checkpoints:
         self._next = 0.0
         self.running: ForkedSave | None = None
         """The checkpoint that is being taken: call `collect` when it can be read."""
+        self.looks = 0
+        """How many times it was looked whether anything may have changed."""
         self._failing_since: str | None = None
         self.problem: str | None = None
         """Why the last checkpoint failed, and since when they do; None if it did not."""
@@ -192,8 +194,9 @@ class Checkpoints:
         `deadline` is that of the save, in seconds. What it costs decides when the next one is due.
         """
         if self.running is not None:
-            self._next = 0.0
+            self.hasten()
             return
+        self.looks += 1
         begun = time.monotonic()
         self._begun = begun, _cpu_seconds()
         self._next = begun + self._interval
@@ -207,6 +210,13 @@ class Checkpoints:
             self.running = ForkedSave(self._repository.toplevel, request, self._private, self._take)
         except OSError as error:
             self._failed(words_of(error))
+
+    def hasten(self) -> None:
+        """Have the next checkpoint begin as soon as none is under way."""
+        self._next = 0.0
+
+    def is_running(self) -> bool:
+        return self.running is not None
 
     def _failed(self, problem: str) -> None:
         self._note_problem(problem)

@@ -37,6 +37,8 @@ from ..format.saves import checkpoint_save_id, pending_save_id
 # where the agent has changed or removed gitstate's files since.
 from ..git import attributes, entries, owners  # noqa: F401
 from ..git.repository import Repository, open_repository
+from ..orders.events import wait_until_empty
+from ..orders.listener import Orders
 from ..save import index, protocol, publish  # noqa: F401
 from ..save.request import SaveRequest, SaveResult
 from ..save.words import failed_look_lines, failed_save_lines, save_lines
@@ -62,6 +64,8 @@ _LEAST, _OVERTIME = 0.1, 0.15
 _LOOK_AGAIN = 1.0
 #: An agent that ends within this time after Ctrl-C was ended by it, in seconds.
 CTRL_C = 5.0
+#: Events of the agent's hooks that nobody has handled yet are waited for so long, in seconds.
+_HOOKS = 5.0
 #: A save that nobody waits for may take this long to get hold of the workspace, in seconds.
 _PATIENCE = 60.0
 
@@ -102,6 +106,7 @@ class Keeper:
         private = [channel.fileno(), *([] if config.lease is None else [config.lease])]
         self.private = private
         self.checkpoints = Checkpoints(self.repository, config.times.interval, private)
+        self.orders = Orders(self.repository, self.checkpoints, private)
         self.worktrees = RunWorktrees(self.repository, config.run_id, config.times.interval, private)
         self.recorded_problem: str | None = None
         #: Seconds since the epoch; a file's time may be a little older than the clock.
@@ -140,6 +145,7 @@ class Keeper:
             running = self.checkpoints.running
             watched: list[HasFileno | int] = [self.channel, self.signals.reader]
             watched += [one for one in (owner, running, *self.worktrees.running()) if one is not None]
+            watched += self.orders.watched()
             with self.signals.unblocked():
                 ready, _, _ = select.select(watched, [], [], self.checkpoints.pause())
             if (came := self.signals.take()) and self._on_signal(signal.Signals(came[0]).name[3:], False):
@@ -156,7 +162,9 @@ class Keeper:
             self.checkpoints.drain()
             if running in ready:
                 self.checkpoints.collect()
-            self.checkpoints.begin_if_due()
+            self.orders.serve(ready)
+            if not self.orders.saving:
+                self.checkpoints.begin_if_due()
             self.worktrees.collect(ready)
             self.worktrees.begin_if_due()
             if self.checkpoints.problem != self.recorded_problem:
@@ -199,7 +207,7 @@ class Keeper:
     def _on_ended(self, code: int) -> None:
         if self.ctrl_c is not None and time.monotonic() - self.ctrl_c[1] < CTRL_C:
             self._end(Reason(self.ctrl_c[0]))
-        elif code == 0 and read_turn(self.repository, self.began) in ("open", "failed"):
+        elif code == 0 and self._last_turn() in ("open", "failed"):
             self._end(Reason(None, 0, "the agent ended in the middle of its turn"))
         elif code == 0:
             self._leave(finished=True)
@@ -208,6 +216,11 @@ class Keeper:
             self._end(Reason(name, None, f"the agent was ended by SIG{name}"))
         else:
             self._end(Reason(None, code))
+
+    def _last_turn(self) -> str | None:
+        """What the agent's hooks say of its turn: those that were called last may still be at work."""
+        wait_until_empty(self.repository, _HOOKS)
+        return read_turn(self.repository, self.began)
 
     # -- the end of a run
 
@@ -220,6 +233,7 @@ class Keeper:
         self._save_within(deadline, reason)
 
     def _break_off(self) -> None:
+        self.orders.close()
         self.checkpoints.break_off()
         self.worktrees.break_off()
 
@@ -327,6 +341,7 @@ class Keeper:
     def _leave(self, *, finished: bool) -> None:
         """End a run that ended well: no save but a last checkpoint, within the deadline, and no process is left."""
         deadline = Deadline(self.config.times.deadline)
+        self.orders.close()
         if self.config.ends_clean_runs:
             self.processes.end_leftovers()
         self.checkpoints.take_last(deadline)

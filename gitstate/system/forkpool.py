@@ -78,6 +78,29 @@ class Child:
             return
 
 
+def in_background(work: Callable[[], None]) -> None:
+    """Do `work` in a process that nobody waits for, with a session of its own and no stream of this one.
+
+    Only for a process without threads. Where the system allows no process it is done in this one.
+    """
+    try:
+        if os.fork():
+            return
+    except OSError:
+        work()
+        return
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(null, stream)
+        # Nobody's directory is kept from being removed or unmounted.
+        os.chdir("/")
+        work()
+    finally:
+        os._exit(0)
+
+
 def _send(pipe: Any, value: Any) -> None:
     data = dumps(value)
     view = memoryview(len(data).to_bytes(8, "big") + data)

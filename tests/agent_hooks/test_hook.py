@@ -16,6 +16,7 @@ from gitstate.agent_hooks.memory import HookMemory, is_due, last_problem
 from gitstate.agents.base import Briefing, Payload
 from gitstate.git.repository import open_repository
 from tests.agent_hooks.settings import AGENTS
+from tests.support.agents import hooks_are_done, wait_until
 from tests.support.typed import commit, git, gitstate, run, state_file
 from tests.support.workspace import Run, Workspace
 
@@ -30,6 +31,8 @@ def event(repo: Workspace, agent: str, name: str, env: dict[str, str] | None = N
     told = {"hook_event_name": name, "session_id": "s-1", "transcript_path": "/t/s-1.jsonl", "cwd": str(repo.path)}
     done = run(repo, sys.executable, "-m", "gitstate", "hook", agent, given=json.dumps({**told, **more}), env=env)
     assert (done.exit_status, done.stderr) == (0, ""), done
+    # The checkpoint goes on by itself.
+    wait_until(lambda: hooks_are_done(repo.path / ".git"), "what the hook has begun")
     return done.text
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,7 +123,8 @@ def tried(scene: Scene, kill: Callable[[], Run], number: int) -> str | None:
         else:
             check_killed_recover(scene)
     except AssertionError as error:
-        return str(error)[:1500]
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{where.filename}:{where.lineno}: {where.line}: {error}"[:1500]
     return None
 
 

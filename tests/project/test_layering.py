@@ -23,7 +23,7 @@ STOREYS = {
     "ground": ("system", "git", "objects", "format"),
     "agents": ("agents",),
     "core": ("workspace", "conversation", "snapshot", "save", "restore", "recover"),
-    "callers": ("run", "agent_hooks", "integrations", "history", "fleet", "loops"),
+    "callers": ("orders", "run", "agent_hooks", "integrations", "history", "fleet", "loops"),
     "face": ("cli",),
 }
 #: The packages in their order: each imports only from those that stand before it.

@@ -44,7 +44,7 @@ AGENT = Agent(
         # Without a timeout of its own, this one is ended after 1.5 s.
         HookEvent("SessionEnd", "session_end", timeout=10),
     ),
-    settings=HookSettings(_HOME, "settings.json"),
+    settings=HookSettings(_HOME, "settings.json", async_key="async"),
     refused=_refused,
     briefing=Briefing("SessionStart"),
     sessions=Sessions(

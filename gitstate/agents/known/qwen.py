@@ -35,6 +35,7 @@ AGENT = Agent(
         _HOME,
         "settings.json",
         units_per_second=1000,
+        async_key="async",
         entry_name="gitstate",
         project_notes=("qwen reads a project's settings only in a folder that you trust",),
     ),
