@@ -105,6 +105,8 @@ class Growth(Bench):
         self.ours("status", "status")
         for row in (None, None, "hook, nothing due"):
             self.ours(row, "hook", "claude", given=self.event("PostToolUse"))
+        # Nobody waits for the end of an interval from here on.
+        self.ours(None, "hook", "claude", given=self.event("SessionEnd"))
         self.ours("log", "log")
         self.ours("prune --dry-run", "prune", "--dry-run")
 
