@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
-from collections.abc import Sequence
 
 from ..format.context import Context
+from ..system.stdlib import TYPE_CHECKING, quote
 from .base import Agent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: The key of the context's `extra` that holds the program and the kept options, as a line for a shell.
 ARGV_KEY = "agent_argv"
@@ -21,7 +23,7 @@ def recorded_argv(agent: Agent, argv: Sequence[str]) -> str | None:
     """
     sessions = agent.sessions
     mode = [word for word in argv[1:] if word in sessions.headless][:1]
-    line = shlex.join([argv[0], *mode, *kept_options(agent, argv)])
+    line = " ".join(map(quote, [argv[0], *mode, *kept_options(agent, argv)]))
     return line if len(line) <= _MOST_ARGV else None
 
 
@@ -46,9 +48,11 @@ class Launch:
 
     def __init__(self, agent: Agent, context: Context) -> None:
         self.agent = agent
+        from shlex import split
+
         line = context.extra.get(ARGV_KEY)
         try:
-            argv = shlex.split(line) if isinstance(line, str) and len(line) <= _MOST_ARGV else []
+            argv = split(line) if isinstance(line, str) and len(line) <= _MOST_ARGV else []
         except ValueError:
             argv = []
         if argv and os.path.basename(argv[0]).lower() not in agent.commands:

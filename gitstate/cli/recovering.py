@@ -7,7 +7,7 @@ import sys
 
 from ..errors import EXIT_DONE, EXIT_FAILED, UsageError
 from ..system.stdlib import TYPE_CHECKING
-from ..system.terminal import escape, print_to, progress, say, table, terminal_width
+from ..system.terminal import Progress, escape, print_to, say, table, terminal_width
 from .quick import EXIT_ON_INTERRUPT, emit, guarded
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     if worktrees:
         from ..fleet.recover_all import recover_worktrees
 
-        results, complete = recover_worktrees(directory, request, progress), True
+        results, complete = recover_worktrees(directory, request, Progress()), True
     elif many:
         from ..fleet.recover_all import recover_all
 
         targets, complete = all_workspaces(directory, paths, roots)
-        results = recover_all(targets, request, progress)
+        results = recover_all(targets, request, Progress())
     else:
         results, complete = _recover_named(directory, given, request), True
         results = [_with_overwrite_hint(result, request) for result in results]
@@ -174,7 +174,7 @@ def status(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
         targets, complete = all_workspaces(directory, paths, roots)
     else:
         targets, complete = _absolute(directory, paths) or [directory], True
-    found = summaries(targets)
+    found = summaries(targets, Progress())
     if as_json:
         emit({"command": "status", "workspaces": [summary_json(item) for item in found], "complete": complete})
     else:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
 
 from ..errors import GitstateError, words_of
 from ..git.command import Oid
@@ -20,9 +18,14 @@ from ..snapshot.incremental import Baseline
 from ..snapshot.record import Growth, HeldFile, Snapshot
 from ..system import forkpool
 from ..system.clock import Deadline, now
+from ..system.stdlib import TYPE_CHECKING
 from ..workspace.live_context import read_live_context
 from ..workspace.state_file import context_path, state_name
 from .watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
 #: No large file, nor all of them together, makes the object store grow faster than this, in bytes a second.
 _GROWTH = 64 << 10

@@ -17,13 +17,11 @@ the run the keeper ends the agent, waits until nobody writes any more, saves, an
 
 from __future__ import annotations
 
-import contextlib
+# As in `channel`.
+import _socket
 import os
 import select
-import signal
-import socket
 import time
-from typing import Any, Protocol
 
 from ..agents import launch, transcripts  # noqa: F401
 from ..agents.registry import all_agents
@@ -46,13 +44,23 @@ from ..snapshot import convert, hidden  # noqa: F401
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import is_alive, process, this_process
+from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace import damage, lease, peek, registry  # noqa: F401
 from ..workspace.ownership import RunRecord, run_file, write_run_file
 from ..workspace.settings import OF_SAVE, with_defaults
 from .channel import BlockedSignals, Channel, KeeperConfig, is_told_to_hurry
 from .checkpoints import Checkpoints, ForkedSave, try_save
-from .processes import RunProcesses
+from .processes import RunProcesses, signal_name
 from .worktrees import RunWorktrees, SavedWorktrees
+
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class HasFileno(Protocol):
+        """What can be waited for."""
+
+        def fileno(self) -> int: ...
+
 
 #: Files of more bytes than this wait for the second step of a save under a deadline.
 _SMALL = 4 << 20
@@ -70,25 +78,22 @@ _HOOKS = 5.0
 _PATIENCE = 60.0
 
 
-class HasFileno(Protocol):
-    """What can be waited for."""
-
-    def fileno(self) -> int: ...
-
-
 def keep(fd: int) -> int:
     """Be the keeper whose front is at the other end of the socket `fd`. The front starts another where this one fails.
 
     Raises GitstateError, OSError.
     """
-    with socket.socket(fileno=fd) as connection, BlockedSignals() as signals:
-        channel = Channel(connection)
+    os.chdir("/")
+    with BlockedSignals() as signals:
+        channel = Channel(_socket.socket(fileno=fd))
         while not channel.is_closed:
             channel.receive(None)
             message = channel.next_message()
             if message is not None:
-                # The last save asks where an agent keeps its transcript.
+                # The last save asks where an agent keeps its transcript, and sends what came of it.
                 all_agents()
+                import _pickle  # noqa: F401
+
                 Keeper(channel, signals, KeeperConfig.from_message(message)).run()
                 break
     return EXIT_DONE
@@ -126,7 +131,7 @@ class Keeper:
     def _answer(self, saved: str | None, lines: list[str], status: int) -> None:
         """The last word. The lease is free before it comes: whoever reads it may begin the next run at once."""
         if self.config.lease is not None:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.close(self.config.lease)
         self.channel.send(done=True, saved=saved, lines=lines, status=status)
 
@@ -134,7 +139,7 @@ class Keeper:
         """Write which processes this run has, and whether its checkpoints fail: for `stop`, `status` and `doctor`."""
         self.recorded_problem = self.checkpoints.problem
         record = RunRecord(self.config.run_id, this_process(), self.recorded_problem)
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             write_run_file(self.repository, record, self.config.owner)
 
     # -- what happens
@@ -148,7 +153,7 @@ class Keeper:
             watched += self.orders.watched()
             with self.signals.unblocked():
                 ready, _, _ = select.select(watched, [], [], self.checkpoints.pause())
-            if (came := self.signals.take()) and self._on_signal(signal.Signals(came[0]).name[3:], False):
+            if (came := self.signals.take()) and self._on_signal(signal_name(came[0]), False):
                 return
             self.channel.receive(0)
             while (message := self.channel.next_message()) is not None:
@@ -171,7 +176,7 @@ class Keeper:
                 self._record_run()
 
     def _owner_descriptor(self) -> int | None:
-        with contextlib.suppress(AttributeError, OSError):
+        with suppress(AttributeError, OSError):
             return os.pidfd_open(self.config.owner.pid)
         return None
 
@@ -212,7 +217,7 @@ class Keeper:
         elif code == 0:
             self._leave(finished=True)
         elif code < 0:
-            name = signal.Signals(-code).name[3:]
+            name = signal_name(-code)
             self._end(Reason(name, None, f"the agent was ended by SIG{name}"))
         else:
             self._end(Reason(None, code))
@@ -308,7 +313,7 @@ class Keeper:
             watched: list[HasFileno | int] = [child]
             if listens:
                 watched += [self.signals.reader, *([] if self.channel.is_closed else [self.channel])]
-            with self.signals.unblocked() if listens else contextlib.nullcontext():
+            with self.signals.unblocked() if listens else suppress():
                 ready, _, _ = select.select(watched, [], [], min(_LOOK_AGAIN, deadline.left()))
             answer = child.receive() if child in ready else None
             if answer is not None:

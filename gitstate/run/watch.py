@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+import select
+from sys import byteorder
 
 from ..errors import GitstateError
+from ..system.stdlib import TYPE_CHECKING, suppress
 
 if TYPE_CHECKING:
-    from inotify_simple import INotify
+    from collections.abc import Callable, Iterable, Iterator
+
+    Ignored = Callable[[list[bytes]], set[bytes]]
 
 #: With more changed paths than this a scan of the whole tree is as fast.
 _MOST = 20_000
@@ -23,7 +26,57 @@ _MOST = 20_000
 #: Of new directories so many levels are looked into at once.
 _DEEPEST = 32
 
-Ignored = Callable[[list[bytes]], set[bytes]]
+#: Bits of an event, and of what is watched (`man 7 inotify`, <sys/inotify.h>).
+_MODIFY, _ATTRIB, _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x4, 0x8, 0x40, 0x80, 0x100, 0x200
+_Q_OVERFLOW, _IGNORED, _ISDIR = 0x4000, 0x8000, 0x40000000
+_ONLYDIR, _DONT_FOLLOW, _EXCL_UNLINK = 0x1000000, 0x2000000, 0x4000000
+_CHANGES = _MODIFY | _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
+_MASK = _CHANGES | _ONLYDIR | _DONT_FOLLOW | _EXCL_UNLINK
+#: So many bytes of events are read at once; one has 16, and a name.
+_AT_ONCE = 1 << 16
+
+
+class Inotify:
+    """The kernel's watches, by way of the C library. Raises OSError, AttributeError where the system has none."""
+
+    def __init__(self) -> None:
+        import ctypes
+
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._error = ctypes.get_errno
+        self._fd = self._checked(self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+
+    def _checked(self, result: int) -> int:
+        if result < 0:
+            number = self._error()
+            raise OSError(number, os.strerror(number))
+        return result
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def add(self, path: bytes) -> int:
+        """Watch a directory; the number that its events name. Raises OSError."""
+        return self._checked(self._libc.inotify_add_watch(self._fd, path, _MASK))
+
+    def remove(self, number: int) -> None:
+        """Watch it no longer. Raises OSError."""
+        self._checked(self._libc.inotify_rm_watch(self._fd, number))
+
+    def read(self) -> Iterator[tuple[int, int, bytes]]:
+        """The events that have come: the number of the directory, the bits, and the name in it, which may be empty."""
+        while select.select([self._fd], [], [], 0)[0]:
+            data = os.read(self._fd, _AT_ONCE)
+            at = 0
+            while at < len(data):
+                number, mask, size = (
+                    int.from_bytes(data[place : place + 4], byteorder) for place in (at, at + 4, at + 12)
+                )
+                name, at = data[at + 16 : at + 16 + size], at + 16 + size
+                yield number, mask, name.rstrip(b"\0")
+
+    def close(self) -> None:
+        os.close(self._fd)
 
 
 class Watch:
@@ -36,27 +89,9 @@ class Watch:
         self._by_descriptor: dict[int, bytes] = {}
         self._by_path: dict[bytes, int] = {}
         self._lost = False
-        self._inotify: INotify | None = None
-        self._mask = 0
-        try:
-            from inotify_simple import INotify, flags
-
-            self._inotify = INotify()
-            self._flags: Any = flags
-            self._mask = (
-                flags.MODIFY
-                | flags.CLOSE_WRITE
-                | flags.ATTRIB
-                | flags.CREATE
-                | flags.DELETE
-                | flags.MOVED_FROM
-                | flags.MOVED_TO
-                | flags.ONLYDIR
-                | flags.DONT_FOLLOW
-                | flags.EXCL_UNLINK
-            )
-        except (ImportError, OSError, AttributeError):
-            self._inotify = None
+        self._inotify: Inotify | None = None
+        with suppress(ImportError, OSError, AttributeError):
+            self._inotify = Inotify()
 
     @property
     def works(self) -> bool:
@@ -66,8 +101,7 @@ class Watch:
     def fileno(self) -> int:
         """The descriptor that is readable when `drain` has events to read."""
         assert self._inotify is not None
-        number: int = self._inotify.fileno()
-        return number
+        return self._inotify.fileno()
 
     def add(self, directories: Iterable[bytes]) -> None:
         """Watch these directories, not those below them. Paths are relative to the top, which is the empty path."""
@@ -83,25 +117,24 @@ class Watch:
         if self._inotify is None:
             return
         new: list[bytes] = []
-        for event in self._inotify.read(timeout=0):
-            if event.mask & self._flags.Q_OVERFLOW:
+        for number, mask, name in self._inotify.read():
+            if mask & _Q_OVERFLOW:
                 self._lost = True
                 continue
-            directory = self._by_descriptor.get(event.wd)
+            directory = self._by_descriptor.get(number)
             if directory is None:
                 continue
-            if event.mask & self._flags.IGNORED:
-                self._forget(event.wd)
+            if mask & _IGNORED:
+                self._forget(number)
                 continue
-            name = os.fsencode(event.name)
             path = os.path.join(directory, name) if name else directory
             if path == b".git" or not path:
                 continue
             self._touched.add(path)
-            if event.mask & self._flags.ISDIR:
-                if event.mask & self._flags.MOVED_FROM:
+            if mask & _ISDIR:
+                if mask & _MOVED_FROM:
                     self._forget_below(path)
-                elif event.mask & (self._flags.CREATE | self._flags.MOVED_TO):
+                elif mask & (_CREATE | _MOVED_TO):
                     new.append(path)
         if len(self._touched) > _MOST:
             self._lost = True
@@ -154,7 +187,7 @@ class Watch:
         if self._inotify is None:
             return False
         try:
-            descriptor = self._inotify.add_watch(os.path.join(self.top, path), self._mask)
+            descriptor = self._inotify.add(os.path.join(self.top, path))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG):
                 # The user has no watches left: from now on nothing is known.
@@ -177,6 +210,6 @@ class Watch:
             self._by_descriptor.pop(descriptor, None)
             try:
                 assert self._inotify is not None
-                self._inotify.rm_watch(descriptor)
+                self._inotify.remove(descriptor)
             except OSError:
                 continue

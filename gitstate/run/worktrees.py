@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..errors import GitError, GitstateError, words_of
 from ..format.context import RUN_WORKSPACE, Context, with_values
@@ -23,13 +22,16 @@ from ..save.save import save
 from ..save.words import save_lines
 from ..system.clock import Deadline
 from ..system.jsonio import text_to_json
-from ..system.stdlib import quote
+from ..system.stdlib import TYPE_CHECKING, quote
 from ..system.terminal import escape
 from ..workspace.lease import presence_in, worktrees_at_begin
 from ..workspace.live_context import read_context, read_live_context, with_measured_fields
 from ..workspace.state_file import ACTIVE, FINISHED, write_state
 from .checkpoints import Checkpoints, ForkedSave
 from .processes import of_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 #: So many worktrees are saved at once.
 _AT_ONCE = 4

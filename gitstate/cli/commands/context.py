@@ -12,8 +12,9 @@ import click
 from ...errors import EXIT_DONE, UsageError
 from ...format.context import CALLER_FIELDS, CONTEXT_FIELDS, Context
 from ...system.terminal import escape, say
-from ..command import Call, command, complete_keys, complete_pairs, options_named, unknown_settings
+from ..command import Call, command, complete_keys, complete_pairs, options_named
 from ..options import CONTEXT_TEXTS, context_values, pair_values
+from ..running import unknown_settings
 
 _TASK_OPTIONS = (*CONTEXT_TEXTS, "memory_refs", "extra")
 
