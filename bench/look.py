@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
+from pages import put
 from save import CHECKOUT, GITCONFIG, BenchError, Repository, Scenario, installed, machine, progress, spread
 
 Times = dict[str, list[float]]
@@ -134,7 +135,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def table(scenario: Scenario, times: Times) -> str:
     """One size: a row for each command, with the ratio to the command of git that it is compared with."""
-    lines = [f"## {scenario.title}", "", "| command | ms | ratio |", "|---|---:|---|"]
+    lines = [f"### {scenario.title}", "", "| command | ms | ratio |", "|---|---:|---|"]
     for row, floor in ROWS.items():
         ratio = median(ours / git for ours, git in zip(times[row], times[floor], strict=True))
         name = row if row.startswith("git") else f"gitstate {row}"
@@ -174,8 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report += "\n".join(table(scenario, times) for scenario, times in results)
     print(report, end="")
     if args.write:
-        head = "# Speed\n\n`python bench/look.py --write` wrote this page. Each ratio is the median of pairs.\n\n"
-        (CHECKOUT / "docs" / "speed.md").write_text(head + report, encoding="utf-8")
+        put(CHECKOUT / "docs" / "speed.md", "look", report)
     return 0
 
 

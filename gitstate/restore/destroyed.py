@@ -14,6 +14,8 @@ from .paths import Workspace
 
 #: Of the kept checkpoints only so many of the newest are looked at, and none that is older than a day at the save.
 _LOOKED_AT = 4
+#: Of the saves of that day only so many of the newest are read: a checkpoint behind more saves than that is old.
+_READ = 32
 _RECENT_NS = 86_400 * 1_000_000_000
 
 
@@ -26,7 +28,10 @@ def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, 
     with suppress(GitstateError, OSError, ValueError):
         made = save_time_ns(save.manifest.save_id) or 0
         held = archives_held(workspace.repository)
-        found = [read_save(oid, workspace.reader) for oid in held if oid != save.archive]
+        recent = [item for item in held if item[0] and 0 <= made - (save_time_ns(item[0]) or 0) < _RECENT_NS]
+        recent.sort(key=lambda item: age_key(item[0] or ""), reverse=True)
+        oids = [oid for _, oid in (*recent[:_READ], *(item for item in held if item[0] is None))]
+        found = [read_save(oid, workspace.reader) for oid in oids if oid != save.archive]
         found = [
             item
             for item in found

@@ -8,9 +8,12 @@ import re
 import subprocess
 import sys
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from gitstate.git.repository import open_repository
+from gitstate.history import listing
 from tests.support.workspace import Workspace, run_gitstate
 
 
@@ -73,6 +76,16 @@ def test_log_tells_how_many_it_did_not_list(ws: Workspace) -> None:
         assert ws.gitstate("checkpoint", "--label", f"n{number}").exit_status == 0
     assert ws.gitstate("log", "-n", "1").stderr == "2 older: gitstate log -n 3\n"
     assert ws.gitstate("log", "-n", "3").stderr == ""
+
+
+def test_log_reads_no_save_that_it_does_not_list(ws: Workspace) -> None:
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    assert ws.recover().exit_status == 0
+    assert ws.save().exit_status == 0
+    with patch.object(listing, "_entry", wraps=listing._entry) as read:
+        newest, older = listing.newest_saves(open_repository(bytes(ws.path)), 1, everything=False)
+    assert (len(newest), older, read.call_count) == (1, 1, 1)
 
 
 def test_log_with_patches_prints_each_save_and_its_change(ws: Workspace) -> None:
