@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
+# `socket` itself loads `selectors` and `enum`, which a keeper would hold for as long as its agent works.
+import _socket
 import os
 import select
-import socket
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..git.repository import Repository
 from ..system import files, forkpool
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .client import SOCKET, identity, peer_user, receive, send, socket_address
 from .saving import carry_out
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import Any, Protocol
+
     from ..snapshot.incremental import Baseline
+else:
+    Protocol = object
 
 #: So many clients are listened to at once; others wait in the kernel.
 _MOST = 64
@@ -39,10 +43,10 @@ class TakesCheckpoints(Protocol):
     def is_running(self) -> bool: ...
 
 
-class _Awaited(NamedTuple):
+class _Awaited(Record):
     """A checkpoint that somebody waits for: it is durable when that many looks were taken, and none is under way."""
 
-    connection: socket.socket
+    connection: _socket.socket
     looks: int
 
 
@@ -57,8 +61,8 @@ class Orders:
         self._repository = repository
         self._checkpoints = checkpoints
         self._private = private
-        self._arrived: list[socket.socket] = []
-        self._saves: list[tuple[socket.socket, dict[str, Any]]] = []
+        self._arrived: list[_socket.socket] = []
+        self._saves: list[tuple[_socket.socket, dict[str, Any]]] = []
         self._awaited: list[_Awaited] = []
         self._child: forkpool.Child | None = None
         self._listening = _listen(repository)
@@ -70,9 +74,9 @@ class Orders:
         """Whether a save that was ordered is under way: it holds the workspace."""
         return self._child is not None
 
-    def watched(self) -> list[socket.socket | int]:
+    def watched(self) -> list[_socket.socket | int]:
         """What can be read when there is something to do."""
-        found: list[socket.socket | int] = [*self._arrived]
+        found: list[_socket.socket | int] = [*self._arrived]
         if self._listening is not None and len(self._arrived) < _MOST:
             found.append(self._listening)
         return found if self._child is None else [*found, self._child.pipe]
@@ -100,7 +104,7 @@ class Orders:
     def close(self) -> None:
         """The run ends. Who waits reads no answer, and saves by himself where the last save does not hold it all."""
         if self._listening is not None:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 files.remove(os.path.join(self._repository.own, SOCKET))
             self._private.remove(self._listening.fileno())
             self._listening.close()
@@ -112,19 +116,19 @@ class Orders:
             connection.close()
         self._arrived, self._saves, self._awaited = [], [], []
 
-    def _connections(self) -> list[socket.socket]:
+    def _connections(self) -> list[_socket.socket]:
         return [*self._arrived, *(one for one, _ in self._saves), *(one.connection for one in self._awaited)]
 
     def _accept(self) -> None:
         assert self._listening is not None
-        with contextlib.suppress(OSError):
-            connection, _ = self._listening.accept()
+        with suppress(OSError):
+            connection = _accepted(self._listening)
             if peer_user(connection) == os.geteuid():
                 self._arrived.append(connection)
             else:
                 connection.close()
 
-    def _take(self, connection: socket.socket) -> None:
+    def _take(self, connection: _socket.socket) -> None:
         """Read an order, and say that it was taken. Who has lost patience has gone, and does it by himself."""
         message = receive(connection, 0.0)
         what = None if message is None or not self._is_here(message) else message.get("do")
@@ -150,7 +154,7 @@ class Orders:
         except (OSError, TypeError, KeyError):
             return False
 
-    def _save(self, connection: socket.socket, order: dict[str, Any]) -> None:
+    def _save(self, connection: _socket.socket, order: dict[str, Any]) -> None:
         """Begin a save in a child, which answers. A checkpoint under way is broken off: the save holds more."""
         if _has_gone(connection):
             connection.close()
@@ -165,12 +169,12 @@ class Orders:
                 other.close()
             carry_out(connection, order, self._repository, known)
 
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self._child = forkpool.Child(work)
         connection.close()
 
 
-def _listen(repository: Repository) -> socket.socket | None:
+def _listen(repository: Repository) -> _socket.socket | None:
     """The socket at which the keeper listens, in the place of one that a dead keeper left; None where none can be."""
     listening = None
     directory = -1
@@ -178,7 +182,7 @@ def _listen(repository: Repository) -> socket.socket | None:
         directory = os.open(repository.own, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         path = os.path.join(repository.own, SOCKET)
         files.remove(path)
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listening = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         listening.bind(socket_address(directory))
         os.chmod(path, 0o600)
         files.give_to(path, os.stat(directory))
@@ -194,7 +198,13 @@ def _listen(repository: Repository) -> socket.socket | None:
             os.close(directory)
 
 
-def _has_gone(connection: socket.socket) -> bool:
+def _accepted(listening: Any) -> _socket.socket:
+    """The next client: `socket.accept` is made of this."""
+    fd, _ = listening._accept()
+    return _socket.socket(fileno=fd)
+
+
+def _has_gone(connection: _socket.socket) -> bool:
     """Whether the other end was closed."""
     poll = select.poll()
     poll.register(connection, select.POLLRDHUP)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import os
-from typing import TYPE_CHECKING, Any
 
 from ..errors import GitstateError
 from ..format.manifest import Reason
@@ -19,11 +18,13 @@ from ..save.save import save
 from ..save.words import save_answer
 from ..snapshot.incremental import Baseline, allows
 from ..system.clock import Deadline
+from ..system.stdlib import TYPE_CHECKING
 from .client import send
 
 if TYPE_CHECKING:
     from _socket import socket
     from collections.abc import Mapping
+    from typing import Any
 
 #: Files of more bytes than this wait for the second save.
 _SMALL = 4 << 20
