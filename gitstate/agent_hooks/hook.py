@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from ..agents.base import Agent
 from ..agents.registry import agent_named, agent_names, session_owner
-from ..agents.search_path import write_search_path
 from ..conversation.turn import read_turn, write_turn
 from ..errors import GitstateError, words_of
 from ..format import names
@@ -154,6 +153,8 @@ def _handle(
                 values |= argv_values(agent, data, live, begins=meaning == "session_start")
             keep_context(repository, values, meaning, ends=ends)
         if meaning == "session_start":
+            from ..agents.search_path import write_search_path
+
             write_search_path(repository.own, os.environ.get("PATH", ""))
         if safe is not None and is_briefed(agent, data, memory):
             from .briefing import briefing, format_briefing
