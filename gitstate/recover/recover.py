@@ -285,6 +285,10 @@ class _Recovery:
         base = saved.base
         if base is None or self.facts.head is None or self.facts.head != saved.newest.manifest.head:
             return False
+        index = self._index
+        if b"stages" in saved.newest.files and index is not None and not index.is_as_in(self.facts.head):
+            # The saved conflict takes the place of one of now, whose versions may be in no commit.
+            return False
         from ..restore.files import umask_now
 
         mask = umask_now()

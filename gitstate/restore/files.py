@@ -97,18 +97,29 @@ class FileRecovery:
                 self._remove_left_directory(choice.target, choice.seen)
         left = [choice for choice in choices if choice.action == "write"]
         while left:
-            self._write_some(left[:_AT_ONCE])
-            del left[:_AT_ONCE]
+            del left[: self._write_some(left[:_AT_ONCE])]
 
-    def _write_some(self, choices: Sequence[Choice]) -> None:
-        """Write the new content of all beside, make it durable at once, and move each into its place."""
+    def _write_some(self, choices: Sequence[Choice]) -> int:
+        """Write the new content of all beside, make it durable at once, and move each into its place.
+
+        Returns how many were dealt with: the first ones, where the disk is full.
+        """
         staged: dict[bytes, bytes] = {}
+        tried = 0
         ready: list[Choice] = []
         try:
             try:
                 for choice in choices:
-                    if self._try_stage(choice.target, staged):
-                        ready.append(choice)
+                    try:
+                        if self._try_stage(choice.target, staged):
+                            ready.append(choice)
+                    except GitstateError:
+                        if not ready:
+                            raise
+                        # What these replace gives its room back: the rest may fit then. Git stopped in an object.
+                        self._workspace.reader.restart()
+                        break
+                    tried += 1
             finally:
                 # Also where the disk is full: what was written is right.
                 if staged:
@@ -118,6 +129,7 @@ class FileRecovery:
         finally:
             for temporary in staged.values():
                 self._disk.discard(temporary)
+        return tried
 
     def _try_delete(self, choice: Choice) -> None:
         self._try(choice.target.path, lambda: self._delete(choice.target, choice.seen))

@@ -78,6 +78,11 @@ class IndexRecovery:
         self._scan = None if index is None else WorktreeScan(self._repository, index)
         return self._scan
 
+    def is_as_in(self, head: Oid) -> bool:
+        """Whether the index holds nothing that the commit `head` lacks, as far as is known already."""
+        tree = self._foreseen_tree()
+        return tree is not None and tree == self._reader.tree_of(head) and not self._differing_from(tree)
+
     def end(self) -> None:
         """Nobody reads any more what git compares, and what it looks at."""
         if self._scan is not None:

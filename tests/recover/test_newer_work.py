@@ -153,3 +153,26 @@ def test_identical_files_with_new_inodes_are_not_rewritten(ws: Workspace) -> Non
     (found,) = recover(ws).json["workspaces"]
     assert found["restored"] == []
     assert {name: (ws.path / name).stat().st_ino for name in before} == before
+
+
+def test_versions_of_a_later_conflict_stay_within_reach(ws: Workspace) -> None:
+    """They stand in the index alone, in the place of the conflict that was saved."""
+    ws.git("checkout", "-q", "-b", "theirs")
+    ws.write("a", "theirs\n")
+    ws.commit("theirs")
+    ws.git("checkout", "-q", "main")
+    ws.write("a", "ours\n")
+    ws.commit("ours")
+    ours = ws.out("rev-parse", "HEAD")
+    ws.git("merge", "-q", "theirs", check=False)
+    ws.write("b", "work\n")
+    save(ws)
+    ws.git("reset", "-q", "--hard", ours)
+    versions = [
+        ws.git("hash-object", "-w", "--stdin", stdin=text).decode().strip() for text in (b"1", b"2", b"only here")
+    ]
+    lines = "".join(f"100644 {oid} {stage}\ta\n" for stage, oid in enumerate(versions, 1))
+    ws.git("rm", "-q", "--cached", "a")
+    ws.git("update-index", "--index-info", stdin=lines.encode())
+    recover(ws)
+    assert versions[2] in ws.out("rev-list", "--objects", "--all")

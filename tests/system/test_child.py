@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.system import child
 from gitstate.system.child import Child, FilesystemSync
 from tests.support.environment import ROOT
 
@@ -120,7 +121,7 @@ def _sync_that(tmp_path: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> Fi
     if body:
         (tools / "sync").write_text(f"#!/bin/sh\n{body}\n")
         (tools / "sync").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setattr(child, "_SYNC", (str(tools / "sync"),))
     return FilesystemSync(os.fsencode(tmp_path))
 
 
@@ -132,7 +133,17 @@ def test_file_system_is_synced_with_and_without_the_program(
 
 
 def test_failed_sync_of_a_file_system_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel reports it once: a second sync would hide it."""
-    sync = _sync_that(tmp_path, "echo 'sync: error syncing: Input/output error' >&2; exit 1", monkeypatch)
+    """The kernel reports it once: a second sync would hide it. The path may hold any word."""
+    place = tmp_path / "message of an option"
+    place.mkdir()
+    sync = _sync_that(place, 'echo "sync: error syncing $2: Input/output error" >&2; exit 1', monkeypatch)
     with pytest.raises(OSError, match="Input/output error"):
         sync.wait()
+
+
+def test_no_program_of_the_path_is_taken_for_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sync").write_text(f"#!/bin/sh\ntouch '{tmp_path}/ran'\n")
+    (tmp_path / "sync").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    FilesystemSync(os.fsencode(tmp_path)).wait()
+    assert not (tmp_path / "ran").exists()
