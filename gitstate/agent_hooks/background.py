@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from ..errors import GitstateError, TryAgain, words_of
 from ..git.repository import Repository
 from ..orders.client import SOCKET, order_checkpoint
-from ..orders.events import is_empty
+from ..orders.events import queued
 from ..system import files
 from ..system.clock import Deadline, now
 from ..system.jsonio import text_to_json
@@ -89,10 +89,14 @@ def work(repository: Repository, handle_queue: Callable[[Repository], Mapping[st
 
     `handle_queue` returns what the last event tells of the context.
     """
+    before: list[tuple[bytes, int]] | None = None
     while True:
         settle(repository, handle_queue(repository))
-        if is_empty(repository) or not os.path.isdir(repository.own):
+        left = queued(repository)
+        # What is still there can't be removed: a disk that is full, or read-only.
+        if not left or left == before or not os.path.isdir(repository.own):
             return
+        before = left
 
 
 def settle(repository: Repository, values: Mapping[str, str]) -> None:
@@ -182,11 +186,15 @@ def _wait_for_interval(repository: Repository, values: Mapping[str, str]) -> Non
             note_waiting(repository)
             if not mine:
                 return
-            _wait(repository, values)
+            if not _wait(repository, values):
+                return
 
 
-def _wait(repository: Repository, values: Mapping[str, str]) -> None:
-    """Wait, and take it. Sooner where the agent has ended; not at all where another event has brought one."""
+def _wait(repository: Repository, values: Mapping[str, str]) -> bool:
+    """Wait, and take it. Sooner where the agent has ended; not at all where another event has brought one.
+
+    False where it can't be noted that it was taken: it would be taken without end.
+    """
     look_for_agent = 0.0
     while (memory := read_memory(repository)).events > memory.done and os.path.isdir(repository.own):
         pause = pause_ns(memory, number(repository, "hookInterval"))
@@ -198,5 +206,8 @@ def _wait(repository: Repository, values: Mapping[str, str]) -> None:
             look_for_agent = time.monotonic() + _LOOK_FOR_AGENT
         if ended:
             take(repository, memory.events, values)
+            if read_memory(repository).done <= memory.done:
+                return False
         else:
             time.sleep(min(left, _LOOK))
+    return True

@@ -80,7 +80,7 @@ def run_save(quick: Quick) -> int:
 
 def _save(quick: Quick, as_json: bool) -> int:
     path = os.fsencode(os.path.abspath(quick.directory))
-    own = _with_keeper(path) if quick.command == "save" else None
+    own = _with_keeper(os.path.realpath(path)) if quick.command == "save" else None
     opening = None
     if own is None:
         from ..git.repository import start_opening

@@ -54,7 +54,8 @@ class SaveAnswer(Record):
 def order_save(own: bytes, request: SaveRequest) -> SaveAnswer:
     """Have the keeper of a worktree save. `own` is gitstate's own directory there."""
     words = {name: getattr(request, name) for name in _WORDS} | {"reason": tuple(request.reason)}
-    connection = _connected(own, {"do": "save", "words": words, "environ": dict(os.environb)})
+    patience = _PATIENCE if request.deadline is None else min(_PATIENCE, request.deadline / 4)
+    connection = _connected(own, {"do": "save", "words": words, "environ": dict(os.environb)}, patience)
     if connection is None:
         return SaveAnswer(None)
     early = None
@@ -122,7 +123,7 @@ def receive(connection: socket, seconds: float) -> dict[str, Any] | None:
     return message if isinstance(message, dict) else None
 
 
-def _connected(own: bytes, order: dict[str, Any]) -> socket | None:
+def _connected(own: bytes, order: dict[str, Any], patience: float = _PATIENCE) -> socket | None:
     """A connection to the keeper, which has taken the order; None where there is none."""
     # The module `socket` takes as long to import as Python takes to start.
     try:
@@ -133,14 +134,14 @@ def _connected(own: bytes, order: dict[str, Any]) -> socket | None:
         connection = socket(AF_UNIX, SOCK_SEQPACKET)
         directory = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            connection.settimeout(_PATIENCE)
+            connection.settimeout(patience)
             connection.connect(socket_address(directory))
             order["own"] = identity(directory)
             if peer_user(connection) == os.geteuid() and is_held(own):
                 packet = dumps(order)
                 connection.setsockopt(SOL_SOCKET, SO_SNDBUF, 2 * len(packet) + 4096)
                 connection.send(packet)
-                begun = receive(connection, _PATIENCE)
+                begun = receive(connection, patience)
                 if begun is not None and begun.get("begun"):
                     return connection
         except BaseException:

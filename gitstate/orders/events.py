@@ -48,6 +48,15 @@ def queued_events(repository: Repository) -> Iterator[tuple[str, bytes]]:
                 files.remove(path)
 
 
+def queued(repository: Repository) -> list[tuple[bytes, int]]:
+    """The files in the queue, each with its inode."""
+    found = []
+    for _, path in sorted(_numbered(os.path.join(repository.own, _QUEUE))):
+        with suppress(OSError):
+            found.append((path, os.lstat(path).st_ino))
+    return found
+
+
 def is_empty(repository: Repository) -> bool:
     """Whether every event has been handled."""
     return not any(_numbered(os.path.join(repository.own, _QUEUE)))

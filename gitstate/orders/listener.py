@@ -160,6 +160,9 @@ class Orders:
             connection.close()
             return
         self._checkpoints.break_off()
+        # Who waits for the checkpoint that was broken off waits for the next one.
+        again = self._checkpoints.looks + 1
+        self._awaited = [one._replace(looks=again) for one in self._awaited]
         known = self._checkpoints.known()
 
         def work(_: object) -> None:

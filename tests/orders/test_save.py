@@ -21,6 +21,7 @@ from gitstate.save.request import SaveRequest
 from tests.run.commands import GITSTATE, run_command
 from tests.support.agents import Started, agent_pid, check_recovered, keeper_pid, marker, wait_until
 from tests.support.oracle import fingerprint
+from tests.support.repositories import three_files
 from tests.support.workspace import Workspace
 
 
@@ -293,3 +294,15 @@ def test_keeper_takes_no_order_from_another_directory_in_its_place(ws: Workspace
         finally:
             os.rename(moved, own(ws))
         assert order_checkpoint(own(ws), at_once=True, waits=60)
+
+
+def test_link_into_another_repository_leads_to_that_one(ws: Workspace, tmp_path: Path) -> None:
+    """Its path is below this workspace, where a keeper works; git works where the link leads."""
+    (tmp_path / "other").mkdir()
+    other = three_files(tmp_path / "other")
+    os.symlink(other.path / "d", ws.at("link"))
+    other.write("a", "work\n")
+    with running(ws):
+        done = subprocess.run([*GITSTATE, "-C", ws.at("link"), "save", "--json"], capture_output=True, check=True)
+    assert json.loads(done.stdout)["workspace"] == os.fspath(other.path)
+    assert other.out("show", "HEAD:a") == "work"
