@@ -300,9 +300,9 @@ def test_link_into_another_repository_leads_to_that_one(ws: Workspace, tmp_path:
     """Its path is below this workspace, where a keeper works; git works where the link leads."""
     (tmp_path / "other").mkdir()
     other = three_files(tmp_path / "other")
-    os.symlink(other.path / "d", ws.at("link"))
+    os.symlink(other.path / "d", ws.at("to other"))
     other.write("a", "work\n")
     with running(ws):
-        done = subprocess.run([*GITSTATE, "-C", ws.at("link"), "save", "--json"], capture_output=True, check=True)
+        done = subprocess.run([*GITSTATE, "-C", ws.at("to other"), "save", "--json"], capture_output=True, check=True)
     assert json.loads(done.stdout)["workspace"] == os.fspath(other.path)
     assert other.out("show", "HEAD:a") == "work"
