@@ -119,7 +119,7 @@ def _search_path(repository: Repository) -> Iterator[None]:
 
 
 def _resume(repository: Repository, request: ResumeRequest) -> ResumeResult:
-    top = repository.toplevel
+    top, asked = repository.toplevel, time.time()
     with files.locked(os.path.join(repository.own, _LOCK), Deadline(60.0), "the resumption"):
         # What the recovery at boot has brought back needs no proof any more.
         strict = request.strict and read_live_context(repository)[1] != RECOVERED
@@ -128,6 +128,8 @@ def _resume(repository: Repository, request: ResumeRequest) -> ResumeResult:
             return _not_recovered(recovered)
         agent = _agent(recovered.context, request)
         memory = _read(repository)
+        if not request.force and _started_since(repository, asked):
+            return ResumeResult(top, "already", "its agent was started while this command waited")
         mark, state = _interruption(recovered), work_state(repository)
         idle = memory.idle + 1 if memory.interruption and memory.state == state else 0
         if not request.force and memory.interruption == mark:
@@ -143,6 +145,13 @@ def _resume(repository: Repository, request: ResumeRequest) -> ResumeResult:
             started = start(repository, request.manner, _unit_name(name), plan.directory, plan.supervised())
             return ResumeResult(top, "started", f"{agent.name} was started: {started.where}", argv=plan.argv)
     return plan.in_foreground()
+
+
+def _started_since(repository: Repository, asked: float) -> bool:
+    """Whether another command started the agent after this time: its end is nothing that this one was asked for."""
+    with contextlib.suppress(OSError):
+        return os.stat(os.path.join(repository.own, _MEMORY)).st_mtime > asked
+    return False
 
 
 def _not_recovered(result: RecoverResult) -> ResumeResult:
