@@ -21,7 +21,7 @@ from ..agents.launch import Launch
 from ..agents.registry import agent_named
 from ..agents.search_path import with_search_path
 from ..agents.sessions import resume_command
-from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON, BadJson, GitstateError, NeedsPerson
+from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON, BadJson, GitstateError, NeedsPerson, TryAgain
 from ..format.context import MAX_CONTEXT, Context
 from ..format.names import workspace_id
 from ..git.repository import Repository, open_repository
@@ -41,6 +41,8 @@ from .traces import work_state
 #: So many starts that changed nothing are the last ones.
 _STARTS = 3
 _MEMORY, _LOCK, _STOP = b"resume.json", b"resume.lock", b"stop"
+#: What the lock's file holds from the start of an agent until the next command that need not wait for it.
+STARTED = b"1"
 #: The mark of a workspace whose agent is not to be started again, at its top.
 STOP_NAME = ".gitstate-stop"
 #: A session that ends so soon, in seconds, with an error and without a change is stale.
@@ -119,17 +121,20 @@ def _search_path(repository: Repository) -> Iterator[None]:
 
 
 def _resume(repository: Repository, request: ResumeRequest) -> ResumeResult:
-    top, asked = repository.toplevel, time.time()
-    with files.locked(os.path.join(repository.own, _LOCK), Deadline(60.0), "the resumption"):
+    top = repository.toplevel
+    with in_turn(repository, force=request.force) as lock:
+        if lock is None:
+            return ResumeResult(top, "already", "its agent was started while this command waited")
         # What the recovery at boot has brought back needs no proof any more.
         strict = request.strict and read_live_context(repository)[1] != RECOVERED
         recovered = recover(top, RecoverRequest(strict=strict))
         if recovered.exit_status or recovered.verdict not in SUCCESSES:
             return _not_recovered(recovered)
+        if presence(repository).live:
+            # It began while this command read what was recovered: then that tells nothing.
+            return ResumeResult(top, "live", "somebody works here")
         agent = _agent(recovered.context, request)
         memory = _read(repository)
-        if not request.force and _started_since(repository, asked):
-            return ResumeResult(top, "already", "its agent was started while this command waited")
         mark, state = _interruption(recovered), work_state(repository)
         idle = memory.idle + 1 if memory.interruption and memory.state == state else 0
         if not request.force and memory.interruption == mark:
@@ -140,6 +145,7 @@ def _resume(repository: Repository, request: ResumeRequest) -> ResumeResult:
         plan = _Plan(repository, recovered, agent, request)
         plan.check()
         _write(repository, _Memory(mark, state, 0 if request.force else idle))
+        os.write(lock, STARTED)
         if request.manner != "foreground":
             name = f"gitstate-{workspace_id(repository)}"
             started = start(repository, request.manner, _unit_name(name), plan.directory, plan.supervised())
@@ -147,11 +153,26 @@ def _resume(repository: Repository, request: ResumeRequest) -> ResumeResult:
     return plan.in_foreground()
 
 
-def _started_since(repository: Repository, asked: float) -> bool:
-    """Whether another command started the agent after this time: its end is nothing that this one was asked for."""
-    with contextlib.suppress(OSError):
-        return os.stat(os.path.join(repository.own, _MEMORY)).st_mtime > asked
-    return False
+@contextlib.contextmanager
+def in_turn(repository: Repository, *, force: bool) -> Iterator[int | None]:
+    """Hold the resumption's lock; None where the one that was waited for has started the agent.
+
+    How that run ended is nothing that this command was asked for.
+    """
+    path, what = os.path.join(repository.own, _LOCK), "the resumption"
+    waited = False
+    try:
+        lock = files.lock(path, Deadline(0.0), what)
+    except TryAgain:
+        waited, lock = True, files.lock(path, Deadline(60.0), what)
+    try:
+        if waited and not force and os.pread(lock, 1, 0) == STARTED:
+            yield None
+        else:
+            os.ftruncate(lock, 0)
+            yield lock
+    finally:
+        os.close(lock)
 
 
 def _not_recovered(result: RecoverResult) -> ResumeResult:

@@ -12,7 +12,9 @@ import time
 
 from ..git.repository import Repository
 from ..system import files
+from ..system.child import Child
 from ..system.clock import Deadline
+from ..system.program import command
 from ..system.stdlib import TYPE_CHECKING, suppress
 
 if TYPE_CHECKING:
@@ -55,6 +57,25 @@ def queued(repository: Repository) -> list[tuple[bytes, int]]:
         with suppress(OSError):
             found.append((path, os.lstat(path).st_ino))
     return found
+
+
+def forget_events(repository: Repository) -> None:
+    """A run begins: the events of a session before it do not count."""
+    for path, _ in queued(repository):
+        with suppress(OSError):
+            files.remove(path)
+
+
+def start_handling(repository: Repository) -> Child | None:
+    """Start a process that handles the events in the queue; None where there is none, or no process can be had."""
+    agents = [path.rpartition(b".")[2] for path, _ in queued(repository)]
+    agent = next((name for name in agents if name.isalnum()), None)
+    if agent is None:
+        return None
+    start: list[str | bytes] = ["sh", "-c", 'cd -- "$1" && shift && exec "$@"', "sh", repository.toplevel]
+    with suppress(OSError):
+        return Child([*start, *command(), "hook", agent, "background"], os.environ, quiet=True)
+    return None
 
 
 def is_empty(repository: Repository) -> bool:

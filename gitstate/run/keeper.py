@@ -35,7 +35,7 @@ from ..format.saves import checkpoint_save_id, pending_save_id
 # where the agent has changed or removed gitstate's files since.
 from ..git import attributes, entries, owners  # noqa: F401
 from ..git.repository import Repository, open_repository
-from ..orders.events import wait_until_empty
+from ..orders.events import start_handling, wait_until_empty
 from ..orders.listener import Orders
 from ..save import index, protocol, publish  # noqa: F401
 from ..save.request import SaveRequest, SaveResult
@@ -74,6 +74,8 @@ _LOOK_AGAIN = 1.0
 CTRL_C = 5.0
 #: Events of the agent's hooks that nobody has handled yet are waited for so long, in seconds.
 _HOOKS = 5.0
+#: After this time nobody seems to handle them, in seconds.
+_NOBODY = 1.0
 #: A save that nobody waits for may take this long to get hold of the workspace, in seconds.
 _PATIENCE = 60.0
 
@@ -223,8 +225,14 @@ class Keeper:
             self._end(Reason(None, code))
 
     def _last_turn(self) -> str | None:
-        """What the agent's hooks say of its turn: those that were called last may still be at work."""
-        wait_until_empty(self.repository, _HOOKS)
+        """What the agent's hooks say of its turn: those that were called last may still be at work, or were killed."""
+        if not wait_until_empty(self.repository, _NOBODY):
+            child = start_handling(self.repository)
+            wait_until_empty(self.repository, _HOOKS)
+            if child is not None:
+                # What it still wants is in the save that comes, or the run is finished.
+                child.kill()
+                child.wait()
         return read_turn(self.repository, self.began)
 
     # -- the end of a run

@@ -21,6 +21,7 @@ from ..format.manifest import Reason
 from ..format.names import new_save_id
 from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
+from ..orders.events import forget_events
 from ..recover.facts import waiting_task
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, recover_lines
@@ -91,8 +92,9 @@ def run(path: bytes, request: RunRequest) -> int:
     status = _prepare(repository, request)
     if status:
         return status
-    forget_turn(repository)
     hold = Hold(repository, config.owner, config.run_id, request.agent)
+    forget_turn(repository)
+    forget_events(repository)
     _begin(repository, request)
     try:
         return Supervisor(repository, path, request, config._replace(lease=hold.lease), heard).run(hold)

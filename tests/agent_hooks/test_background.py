@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from gitstate.git.repository import open_repository
 from gitstate.orders.client import SOCKET, order_checkpoint
 from gitstate.system.process import Process
@@ -217,8 +219,9 @@ def test_dead_keeper_leaves_the_checkpoint_to_the_hook(ws: Workspace) -> None:
     assert socket.exists() and checkpointed(ws) == "2" and memory(ws)["cost_ns"] > 0
 
 
-def test_turn_that_was_closed_last_is_known_at_the_end_of_the_run(ws: Workspace) -> None:
-    """The agent ends at once after its last hook, which is handled when it has gone."""
+@pytest.mark.parametrize("somebody", [True, False], ids=["handled", "killed"])
+def test_turn_that_was_closed_last_is_known_at_the_end_of_the_run(somebody: bool, ws: Workspace) -> None:
+    """The agent ends at once after its last hook, which is handled when it has gone, or was killed with it."""
     event(ws, "SessionStart")
     script = ws.outside / "agent.py"
     script.write_text(
@@ -227,10 +230,22 @@ def test_turn_that_was_closed_last_is_known_at_the_end_of_the_run(ws: Workspace)
         "subprocess.run(hook, input=prompt, check=True)\n"
         f"open({os.fspath(ws.git_dir)!r} + '/gitstate/agent-hook.events/100001.claude', 'wb').write(stop + b'\\n')\n"
         # The run has ended when it begins.
-        "subprocess.Popen(['sh', '-c', 'sleep 0.3; exec \"$@\"', '', *hook, 'background'], stdin=subprocess.DEVNULL)\n"
+        f"if {somebody}:\n"
+        "    late = ['sh', '-c', 'sleep 0.3; exec \"$@\"', '', *hook, 'background']\n"
+        "    subprocess.Popen(late, stdin=subprocess.DEVNULL)\n"
     )
     (ws.git_dir / "gitstate" / "lease.json").unlink(missing_ok=True)
     done = subprocess.run([*GITSTATE, "run", "--task-id", "T-1", "--", sys.executable, script], cwd=ws.path)
     assert done.returncode == 0
     assert not marker(ws), "a turn that was closed counted as open"
     assert (Path(ws.git_dir) / "gitstate" / "turn").read_bytes() == b"closed"
+
+
+def test_event_of_a_session_before_the_run_does_not_count(ws: Workspace) -> None:
+    event(ws, "SessionStart")
+    settled(ws)
+    (ws.git_dir / "gitstate" / "agent-hook.events" / "100001.claude").write_bytes(told(ws, "UserPromptSubmit") + b"\n")
+    (ws.git_dir / "gitstate" / "lease.json").unlink(missing_ok=True)
+    done = subprocess.run([*GITSTATE, "run", "--task-id", "T-1", "--", "true"], cwd=ws.path)
+    assert done.returncode == 0
+    assert not marker(ws), "the prompt of another session opened a turn"
