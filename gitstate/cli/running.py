@@ -25,7 +25,8 @@ def run_quick(quick: Quick) -> int | None:
     given = dict(quick.given)
     argv = given.pop("paths", None)
     as_json = bool(given.pop("json", False))
-    if not isinstance(argv, list) or given.get("owner_pid", 1) < 1:  # type: ignore[operator]
+    owner_pid = given.get("owner_pid", 1)
+    if not isinstance(argv, list) or not isinstance(owner_pid, int) or owner_pid < 1:
         return None
     for name in ("grace", "deadline", "interval"):
         setting, value = setting_named(name), given.get(name)

@@ -38,7 +38,7 @@ from ..git.index import looks_torn
 from ..git.refs import RefUpdate, RefWriter
 from ..git.repository import Repository, open_repository, shares_configuration, without_filters
 from ..objects.reader import ObjectReader
-from ..restore.choices import Choice, Outcome, needs_safety_save, stands_as
+from ..restore.choices import Choice, Outcome, is_all_in, needs_safety_save
 from ..restore.paths import SavedPaths, Workspace, paths_with
 from ..system.clock import Deadline
 from ..system.process import boot_id
@@ -291,9 +291,7 @@ class _Recovery:
             return False
         from ..restore.files import umask_now
 
-        mask = umask_now()
-        acts = [choice for choice in choices if choice.action in ("write", "delete")]
-        return all(stands_as(choice.seen, base.get(choice.target.path), mask) for choice in acts)
+        return is_all_in(choices, base, umask_now())
 
     def _journal(self) -> None:
         head = self.facts.saves[0].manifest.head_ref

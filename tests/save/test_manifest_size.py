@@ -5,45 +5,19 @@ from __future__ import annotations
 import pytest
 
 from gitstate.errors import GitstateError
-from gitstate.format.manifest import Manifest, Reason, read_manifest
+from gitstate.format.manifest import Manifest, read_manifest
 from gitstate.save.build import readable
 from gitstate.snapshot.record import Snapshot
 from gitstate.system.jsonio import dumps
+from tests.support.made_up import made_up_save
 
 
 def manifest_of(directories: int, staged: int) -> Manifest:
-    return Manifest(
-        save_id="20260101T000000-000000000-0000",
-        kind="save",
-        workspace_id="0" * 16,
-        created="2026-01-01T00:00:00.000000Z",
-        head_ref="refs/heads/main",
-        head="1" * 40,
-        base="1" * 40,
-        index_commit=None,
-        moves_branch=True,
-        below=None,
-        previous=None,
-        operation=None,
-        operation_files=(),
-        index_size=None,
-        index_checksum=None,
-        index_mtime_ns=None,
-        shared_index=None,
+    return made_up_save(
         staged={b"staged/%d" % number: (0o100644, "2" * 40) for number in range(staged)},
-        intent_to_add=(),
-        modes={},
         directories={b"empty/%d" % number: 0o755 for number in range(directories)},
-        raw={},
-        absent=(),
-        sparse={},
-        nested=(),
-        left_out=(),
-        ignored=(),
-        reason=Reason(),
         special={},
-        label=None,
-    )
+    ).manifest
 
 
 def test_manifest_of_usual_size_stays_as_it_is() -> None:
