@@ -155,7 +155,7 @@ def _resume(repository: Repository, request: ResumeRequest) -> ResumeResult:
 
 @contextlib.contextmanager
 def in_turn(repository: Repository, *, force: bool) -> Iterator[int | None]:
-    """Hold the resumption's lock; None where the one that was waited for has started the agent.
+    """Hold the lock of resumptions; None where the command that held it before has started the agent.
 
     How that run ended is nothing that this command was asked for.
     """
