@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
+from pages import put
 from save import CHECKOUT, GITCONFIG, BenchError, Repository, Scenario, installed, machine, progress, spread
 
 Times = dict[str, list[float]]
@@ -84,15 +85,31 @@ class Bench:
 
     def hooks(self) -> None:
         own = self.repository.path / ".git" / "gitstate"
-        self.ours(None, "hook", "claude", given=self.event("PostToolUse"))
-        self.ours(None, "hook", "claude", given=self.event("PostToolUse"))
-        self.ours("hook, nothing due", "hook", "claude", given=self.event("PostToolUse"))
-        due = own / "agent-hook.due"
-        os.utime(due, (1, 1))
-        memory = (own / "agent-hook.json").stat().st_mtime_ns
-        self.ours("hook, checkpoint due", "hook", "claude", given=self.event("PostToolUse"))
-        wait_for(lambda: (own / "agent-hook.json").stat().st_mtime_ns != memory)
+        memory, waits = own / "agent-hook.json", own / "agent-hook.wait"
+        self.tool(None)
+        self.tool(None)
+        wait_for(lambda: waits.exists() and waits.stat().st_mtime_ns > memory.stat().st_mtime_ns)
+        self.tool("hook, nothing due")
+        os.utime(own / "agent-hook.due", (1, 1))
+        self.tool("hook, checkpoint due")
         self.ours("hook, turn ends", "hook", "claude", given=self.event("Stop"))
+        self.settle()
+        # Nobody waits for the end of an interval from here on.
+        self.ours(None, "hook", "claude", given=self.event("SessionEnd"))
+
+    def tool(self, row: str | None) -> None:
+        self.ours(row, "hook", "claude", given=self.event("PostToolUse"))
+        self.settle()
+
+    def settle(self) -> None:
+        """What a hook has begun goes on by itself: wait for it, so that the next row has the machine for itself."""
+        own = self.repository.path / ".git" / "gitstate"
+
+        def is_done() -> bool:
+            memory = json.loads((own / "agent-hook.json").read_bytes())
+            return not list(own.glob("agent-hook.events/1*")) and memory["done"] >= memory["wanted"]
+
+        wait_for(is_done)
 
     def event(self, name: str) -> bytes:
         told = {"session_id": "s-1", "transcript_path": "/t", "cwd": str(self.repository.path), "hook_event_name": name}
@@ -118,7 +135,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def table(scenario: Scenario, times: Times) -> str:
     """One size: a row for each command, with the ratio to the command of git that it is compared with."""
-    lines = [f"## {scenario.title}", "", "| command | ms | ratio |", "|---|---:|---|"]
+    lines = [f"### {scenario.title}", "", "| command | ms | ratio |", "|---|---:|---|"]
     for row, floor in ROWS.items():
         ratio = median(ours / git for ours, git in zip(times[row], times[floor], strict=True))
         name = row if row.startswith("git") else f"gitstate {row}"
@@ -158,8 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report += "\n".join(table(scenario, times) for scenario, times in results)
     print(report, end="")
     if args.write:
-        head = "# Speed\n\n`python bench/look.py --write` wrote this page. Each ratio is the median of pairs.\n\n"
-        (CHECKOUT / "docs" / "speed.md").write_text(head + report, encoding="utf-8")
+        put(CHECKOUT / "docs" / "speed.md", "look", report)
     return 0
 
 

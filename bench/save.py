@@ -83,7 +83,7 @@ class Repository:
     def __post_init__(self) -> None:
         self._choose_changes()
         self._build()
-        self._remember()
+        self.remember()
         self.make_dirty()
         self._status = self._read_status()
         self.tracked_tree, self.whole_tree = self._tree_after_add("-u"), self._tree_after_add("-A")
@@ -167,7 +167,9 @@ class Repository:
         time.sleep(SETTLE)
         self.git("status")  # writes the index anew, so that it is younger than every entry
 
-    def _remember(self) -> None:
+    def remember(self) -> None:
+        """Take the .git as it is now for the clean one, which `make_dirty` begins with."""
+        self._small, self._kept = {}, set()
         git_dir = self.path / ".git"
         for path in git_dir.rglob("*"):
             if path.is_dir() or path.is_relative_to(git_dir / "objects"):
@@ -180,8 +182,9 @@ class Repository:
         for directory in sorted(path for path in self._kept if not path.exists()):
             directory.mkdir()
         for path, (data, mtime) in self._small.items():
-            path.unlink(missing_ok=True)
-            path.write_bytes(data)
+            if path.is_symlink():
+                path.unlink()
+            path.write_bytes(data)  # into the same inode: gitstate knows a workspace by that of its id
             os.utime(path, ns=(mtime, mtime))
         for name, directories, files in os.walk(self.path / ".git", topdown=False):
             for path in (Path(name, file) for file in files):

@@ -47,7 +47,14 @@ def main() -> None:
     from .cli.options import parse
 
     quick = parse(sys.argv[1:])
-    if quick is not None:
+    if quick is not None and quick.command == "run":
+        from .cli.running import run_quick
+
+        gc.enable()
+        ended = run_quick(quick)
+        if ended is not None:
+            os._exit(ended)
+    elif quick is not None:
         if quick.command in ("save", "checkpoint"):
             from .cli.quick import run_save as run
         else:

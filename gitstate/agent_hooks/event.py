@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 from ..agents.base import Agent, Payload
 from ..errors import BadJson
+from ..orders.events import MAX_EVENT
 from ..system.jsonio import Json, loads
 
-#: A larger event is ignored, in bytes: it may hold the whole output of a tool.
-_MAX_EVENT = 32 << 20
 #: The event is ignored if the agent has not closed its end of stdin by then, in seconds.
 _READ_TIMEOUT = 2.0
 #: A longer text in an event counts as unknown, in characters.
@@ -43,10 +42,15 @@ def read_event(fd: int) -> dict[str, Json]:
         if not data:
             break
         size += len(data)
-        if size <= _MAX_EVENT:
+        if size <= MAX_EVENT:
             parts.append(data)
+    return event_of(b"".join(parts)) if size <= MAX_EVENT else {}
+
+
+def event_of(text: bytes) -> dict[str, Json]:
+    """The JSON object of an event; an empty one if it is not valid."""
     try:
-        return loads(b"".join(parts), _MAX_EVENT, "the event") if size <= _MAX_EVENT else {}
+        return loads(text, MAX_EVENT, "the event")
     except BadJson:
         return {}
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from ..agents.base import Agent, Briefing, HookEvent
+from ..agents.base import Agent
 from ..agents.registry import agent_named, agent_names, session_owner
 from ..conversation.turn import read_turn, write_turn
 from ..errors import GitstateError, words_of
@@ -19,29 +19,34 @@ from ..format import names
 from ..format.context import Context, with_values
 from ..git import refs
 from ..git.repository import Repository, open_repository, read_head
+from ..orders.events import queued_events
 from ..system import process
-from ..system.clock import now
+from ..system.forkpool import in_background
 from ..system.jsonio import Json, text_to_json
 from ..system.terminal import say
 from ..workspace import lease
 from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
 from ..workspace.settings import OF_SAVE, number, with_defaults
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, write_state
-from .event import EventData, context_values, destroying_tool, parse_event, read_event, removed_worktree
+from .background import failed, has_work, in_order, take_before, take_now, work
+from .command_line import argv_values, session_mark
+from .event import EventData, context_values, destroying_tool, event_of, parse_event, read_event, removed_worktree
 from .memory import (
     CHECKPOINT_AT_ONCE,
     HookMemory,
     describe_problem,
     is_due,
     read_memory,
+    remove_known,
     remove_stamp,
+    write_known,
     write_memory,
     write_stamp,
 )
 from .stop import write_stop
 
 if TYPE_CHECKING:
-    from ..agents.base import Meaning
+    from ..agents.base import HookEvent, Meaning
     from ..conversation.turn import Turn
     from ..workspace.state_file import Status
 
@@ -59,10 +64,10 @@ _TURNS: Mapping[Meaning, Turn] = {
 }
 
 
-def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = False) -> str:
+def run(agent_name: str, safe: Callable[[str], str]) -> str:
     """Handle the event on stdin; returns what the agent is to read on stdout. `safe` escapes control characters.
 
-    `in_background`: the agent has gone on, so its session may have ended since.
+    A checkpoint that it wants is taken when the agent has gone on, unless the session ends.
     """
     agent = agent_named(agent_name)
     if agent is None:
@@ -70,16 +75,83 @@ def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = Fa
     agent = actual_agent(agent)
     value = read_event(0)
     data = parse_event(value, agent.payload)
-    announced = agent.event(data.name)
-    if announced is not None and announced.meaning in ("before_tool", "worktree_end"):
-        _before(announced, value, data, safe)
+    event = agent.event(data.name)
+    if event is not None and event.meaning in ("before_tool", "worktree_end"):
+        _before(event, value, data)
         return ""
+    repository = _opened(data.directory or os.getcwd())
+    if repository is None:
+        return ""
+    values = context_values(agent, data)
+    with in_order(repository):
+        _handle_queue(repository)
+        answer = _handle(repository, agent, data, value, safe)
+    if event is not None and event.meaning == "session_end":
+        take_now(repository, values, event.deadline, (event.deadline or event.timeout) / 2)
+    elif has_work(repository):
+        in_background(lambda: work(repository, lambda _: values))
+    return answer
+
+
+def _before(event: HookEvent, value: Mapping[str, Json], data: EventData) -> None:
+    """Take a checkpoint before a command that destroys, or before a worktree goes; nothing before any other tool.
+
+    The agent waits for it, until the deadline of the event. The context stays as it is: the tool has not run.
+    """
+    if event.meaning == "before_tool" and not destroying_tool(value):
+        return
+    place = removed_worktree(value) if event.meaning == "worktree_end" else None
+    repository = _opened(place or data.directory or os.getcwd())
+    if repository is not None:
+        take_before(repository, event)
+
+
+def run_queue() -> None:
+    """Handle the events that the command's script has queued for this directory, and take what they want.
+
+    The agents have gone on: a session may have ended since, and nobody reads an answer.
+    """
+    repository = _opened(os.getcwd())
+    os.chdir("/")
+    if repository is not None:
+        work(repository, _handle_queue_in_order)
+
+
+def _opened(directory: str) -> Repository | None:
+    """The repository of a directory. The agent works on, whatever a setting says: `doctor` reports it."""
     try:
-        repository = open_repository(os.fsencode(data.directory or os.getcwd()))
+        repository = open_repository(os.fsencode(directory))
     except (GitstateError, OSError, ValueError):
-        return ""
-    # The agent works on, whatever a setting says: the default takes its place, and `doctor` reports it.
-    repository, _ = with_defaults(repository, ("hookInterval", *OF_SAVE))
+        return None
+    return with_defaults(repository, ("hookInterval", *OF_SAVE))[0]
+
+
+def _handle_queue_in_order(repository: Repository) -> Mapping[str, str]:
+    with in_order(repository):
+        return _handle_queue(repository)
+
+
+def _handle_queue(repository: Repository) -> Mapping[str, str]:
+    """Handle the events in the queue; what the last one tells of the context."""
+    values: Mapping[str, str] = {}
+    for name, text in queued_events(repository):
+        agent = agent_named(name)
+        if agent is not None:
+            value = event_of(text)
+            data = parse_event(value, agent.payload)
+            values = context_values(agent, data)
+            _handle(repository, agent, data, value)
+    return values
+
+
+def _handle(
+    repository: Repository,
+    agent: Agent,
+    data: EventData,
+    value: Mapping[str, Json],
+    safe: Callable[[str], str] | None = None,
+) -> str:
+    """Turn, owner, context and memory after an event; returns the answer. `safe` is None for a queued one."""
     memory = read_memory(repository)
     answer = ""
     try:
@@ -87,37 +159,59 @@ def run(agent_name: str, safe: Callable[[str], str], *, in_background: bool = Fa
         event = agent.event(data.name)
         meaning = None if event is None else event.meaning
         memory = _note_turn(repository, agent, meaning, memory, value)
-        keep_owner(repository, agent, meaning)
+        if safe is not None:
+            keep_owner(repository, agent, meaning)
         pending = _pending(repository)
-        if pending is None and not (in_background and _has_ended(repository, data)):
+        if pending is None and not (safe is None and _has_ended(repository, data)):
             ends = meaning == "session_end" or (meaning == "turn_end" and not agent.ends_sessions)
+            if safe is not None:
+                live, _ = read_live_context(repository)
+                values |= argv_values(agent, data, live, begins=meaning == "session_start")
             keep_context(repository, values, meaning, ends=ends)
-        if is_briefed(agent.briefing, data, memory):
+        if meaning == "session_start":
+            from ..agents.search_path import write_search_path
+
+            write_search_path(repository.own, os.environ.get("PATH", ""))
+        if safe is not None and is_briefed(agent, data, memory):
             from .briefing import briefing, format_briefing
 
             answer = format_briefing(agent.briefing, safe(briefing(repository, pending))[:_MAX_BRIEFING])
-            memory = memory._replace(briefed=data.session_id)
-            write_memory(repository, memory)
-        if event is not None and is_due(event.meaning, memory, time.time_ns(), number(repository, "hookInterval")):
-            remove_stamp(repository)
-            _checkpoint(repository, values, event, memory)
-        elif meaning == "tool":
-            write_memory(repository, memory._replace(skipped=memory.skipped + 1))
+            memory = memory._replace(briefed=session_mark(agent, data))
+        memory = _counted(repository, memory, data, meaning)
+        if not write_memory(repository, memory):
+            _note_problem(repository, failed(memory, f"{data.name}: its memory could not be written"), safe)
         if meaning == "tool":
             write_stamp(repository, agent, data)
         else:
             remove_stamp(repository)
+        if safe is not None and meaning != "session_end":
+            write_known(repository, agent, data)
+        elif safe is not None:
+            remove_known(repository)
     except (GitstateError, OSError, ValueError) as error:
         remove_stamp(repository)
         problem = text_to_json(f"{data.name}: {words_of(error)}")[:300]
-        _note_problem(repository, memory, problem, safe)
+        _note_problem(repository, failed(memory, problem), safe)
     return answer
 
 
-def _note_problem(repository: Repository, memory: HookMemory, problem: str, safe: Callable[[str], str]) -> None:
-    since = memory.since if memory.problem else None
-    memory = memory._replace(problem=problem, since=since or now())
-    if not write_memory(repository, memory):
+def _counted(repository: Repository, memory: HookMemory, data: EventData, meaning: Meaning | None) -> HookMemory:
+    """The memory after an event: whether it wants a checkpoint at once, or when the interval is over."""
+    if meaning is None or (meaning != "tool" and meaning not in CHECKPOINT_AT_ONCE):
+        return memory
+    due = is_due(meaning, memory, time.time_ns(), number(repository, "hookInterval"))
+    count = memory.events + 1
+    return memory._replace(
+        events=count,
+        event=data.name,
+        wanted=count if due else memory.wanted,
+        urgent=count if meaning != "tool" else memory.urgent,
+        skipped=memory.skipped + (not due),
+    )
+
+
+def _note_problem(repository: Repository, memory: HookMemory, safe: Callable[[str], str] | None) -> None:
+    if not write_memory(repository, memory) and safe is not None:
         # `status` and `doctor` will not know it: the agent keeps these words in its log.
         say(safe(f"gitstate: {describe_problem(memory)}"))
 
@@ -162,7 +256,10 @@ def _note_turn(
     if meaning == "turn_failed":
         told = (value.get(key) for key in ("error", "error_details", "error_message", "last_assistant_message"))
         write_stop(repository, " ".join(text for text in told if isinstance(text, str)))
-    return memory._replace(briefed=None) if meaning == "session_start" and agent.briefing.once else memory
+    if meaning == "session_start" and agent.briefing.once and memory.briefed is not None:
+        memory = memory._replace(briefed=None)
+        write_memory(repository, memory)
+    return memory
 
 
 # -- who works here
@@ -229,41 +326,7 @@ def _pending(repository: Repository) -> str | None:
     return refs.read_refs(repository, [marker]).get(marker)
 
 
-# -- the checkpoint
-
-
-def _before(event: HookEvent, value: Mapping[str, Json], data: EventData, safe: Callable[[str], str]) -> None:
-    """Take a checkpoint before a command that destroys, or before a worktree goes; nothing before any other tool.
-
-    The agent waits for it, until the deadline of the event. The context stays as it is: the tool has not run.
-    """
-    if event.meaning == "before_tool" and not destroying_tool(value):
-        return
-    place = removed_worktree(value) if event.meaning == "worktree_end" else None
-    try:
-        repository = open_repository(os.fsencode(place or data.directory or os.getcwd()))
-    except (GitstateError, OSError, ValueError):
-        return
-    repository, _ = with_defaults(repository, ("hookInterval", *OF_SAVE))
-    memory = read_memory(repository)
-    try:
-        remove_stamp(repository)
-        _checkpoint(repository, {}, event, memory)
-    except (GitstateError, OSError, ValueError) as error:
-        _note_problem(repository, memory, text_to_json(f"{data.name}: {words_of(error)}")[:300], safe)
-
-
-def _checkpoint(repository: Repository, values: Mapping[str, str], event: HookEvent, memory: HookMemory) -> None:
-    from ..save.request import SaveRequest
-    from ..save.save import save
-
-    begun = time.monotonic_ns()
-    request = SaveRequest(kind="checkpoint", values=values, deadline=event.deadline, wait=1.0)
-    save(repository.toplevel, request)
-    cost = time.monotonic_ns() - begun
-    write_memory(repository, HookMemory(last_ns=time.time_ns(), cost_ns=cost, briefed=memory.briefed))
-
-
-def is_briefed(how: Briefing, data: EventData, memory: HookMemory) -> bool:
+def is_briefed(agent: Agent, data: EventData, memory: HookMemory) -> bool:
     """Whether the agent hands the answer to this event to the model, and its session has none yet."""
-    return data.name == how.event and not (how.once and memory.briefed == data.session_id)
+    how = agent.briefing
+    return data.name == how.event and not (how.once and memory.briefed == session_mark(agent, data))

@@ -6,10 +6,11 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..agents.base import Agent
+from ..agents.base import Agent, HookEvent
 from ..errors import BadJson
 from ..format.context import MAX_CONTEXT
 from ..git.repository import Repository
+from ..orders.events import make_queue
 from ..system import files
 from ..system.jsonio import dumps, loads
 from ..workspace.settings import number
@@ -24,6 +25,10 @@ _PAUSE_FACTOR = 20
 _MEMORY_FILE = b"agent-hook.json"
 #: What the command's script reads, to tell without Python that nothing is due: see `write_stamp`.
 _STAMP_FILE = b"agent-hook.due"
+#: The same, to tell that the agent need not wait for what becomes of an event: see `write_known`.
+_KNOWN_FILE = b"agent-hook.known"
+#: Newer than the memory while somebody waits for the end of the interval: see `note_waiting`.
+_WAITING_FILE = b"agent-hook.wait"
 #: The agent stops, forgets or ends: a checkpoint is taken at once.
 CHECKPOINT_AT_ONCE: tuple[Meaning, ...] = ("compaction", "turn_end", "turn_failed", "session_end")
 
@@ -43,6 +48,16 @@ class HookMemory(NamedTuple):
     """Why the last hook failed; None after one that took a checkpoint."""
     since: str | None = None
     """When the first of them failed."""
+    events: int = 0
+    """How many events came that may have changed files, or after which the agent stops."""
+    event: str | None = None
+    """The agent's name of the last one."""
+    wanted: int = 0
+    """Up to which of them a checkpoint is due."""
+    urgent: int = 0
+    """Up to which of them the agent stops or forgets: a keeper too takes a checkpoint at once."""
+    done: int = 0
+    """Up to which of them a checkpoint holds their work, or could not be taken."""
 
 
 def is_due(meaning: Meaning, memory: HookMemory, now_ns: int, interval: float) -> bool:
@@ -52,10 +67,10 @@ def is_due(meaning: Meaning, memory: HookMemory, now_ns: int, interval: float) -
     """
     if meaning != "tool":
         return meaning in CHECKPOINT_AT_ONCE
-    return not 0 <= now_ns - memory.last_ns < _pause_ns(memory, interval)
+    return not 0 <= now_ns - memory.last_ns < pause_ns(memory, interval)
 
 
-def _pause_ns(memory: HookMemory, interval: float) -> int:
+def pause_ns(memory: HookMemory, interval: float) -> int:
     """How long after a checkpoint a tool brings none, in nanoseconds."""
     return max(int(interval * 1e9), _PAUSE_FACTOR * memory.cost_ns)
 
@@ -81,7 +96,17 @@ def _read_memory(own: bytes) -> HookMemory:
         return found if isinstance(found, str) else None
 
     return HookMemory(
-        number("last_ns"), number("cost_ns"), number("skipped"), text("briefed"), text("problem"), text("since")
+        number("last_ns"),
+        number("cost_ns"),
+        number("skipped"),
+        text("briefed"),
+        text("problem"),
+        text("since"),
+        number("events"),
+        text("event"),
+        number("wanted"),
+        number("urgent"),
+        number("done"),
     )
 
 
@@ -118,14 +143,70 @@ def write_stamp(repository: Repository, agent: Agent, data: EventData) -> None:
     if None in (data.session_id, data.directory) or not all(_is_plain(text) for text in (*values, lines[1])):
         remove_stamp(repository)
         return
-    memory = read_memory(repository)
-    due = memory.last_ns + _pause_ns(memory, number(repository, "hookInterval"))
     path = os.path.join(repository.own, _STAMP_FILE)
     try:
         files.write_atomic(path, ("\n".join(lines) + "\n").encode("ascii"), staging=repository.own, durable=False)
-        os.utime(path, ns=(due, due))
     except OSError:
         remove_stamp(repository)
+    date_stamp(repository, read_memory(repository))
+
+
+def date_stamp(repository: Repository, memory: HookMemory) -> None:
+    """Tell the script when the next checkpoint is due; no-op without a stamp."""
+    due = memory.last_ns + pause_ns(memory, number(repository, "hookInterval"))
+    with contextlib.suppress(OSError):
+        os.utime(os.path.join(repository.own, _STAMP_FILE), ns=(due, due))
+
+
+def write_known(repository: Repository, agent: Agent, data: EventData) -> None:
+    """Let the command's script queue the events that need no answer, and give the agent back at once.
+
+    They must be of the same agent, session, directory and stage as this one: those lines come first. After an empty
+    line stand the events, one of which must be in the text.
+    """
+    keys = agent.payload
+    opens = '["' if keys.names_many_directories else '"'
+    same = [f'"{keys.session_id}":"{data.session_id}"', f'"{keys.directory}":{opens}{data.directory}"']
+    names = [event.name for event in agent.events if is_queued(event) and event.name != agent.briefing.event]
+    stage = os.environ.get("GITSTATE_PROGRESS_STAGE", "")
+    if data.session_id is None or data.directory is None:
+        return
+    if not names or not all(_is_plain(text) for text in (data.session_id, data.directory, stage)):
+        remove_known(repository)
+        return
+    lines = [agent.name, stage, *same, "", *(f'"{keys.event}":"{name}"' for name in names), ""]
+    path = os.path.join(repository.own, _KNOWN_FILE)
+    try:
+        make_queue(repository)
+        files.write_atomic(path, "\n".join(lines).encode("ascii"), staging=repository.own, durable=False)
+    except OSError:
+        remove_known(repository)
+
+
+def is_queued(event: HookEvent) -> bool:
+    """Whether an agent may go on at once after an event: a session that begins may be answered, one that ends waits.
+
+    So does a tool that destroys files.
+    """
+    return event.meaning not in ("session_start", "session_end", "before_tool", "worktree_end")
+
+
+def remove_known(repository: Repository) -> None:
+    """Let the agent wait for the next event."""
+    with contextlib.suppress(OSError):
+        files.remove(os.path.join(repository.own, _KNOWN_FILE))
+
+
+def note_waiting(repository: Repository) -> None:
+    """Tell the script that a process takes a checkpoint at the end of the interval: none has to be started for that.
+
+    It is so until the memory is written again.
+    """
+    path = os.path.join(repository.own, _WAITING_FILE)
+    with contextlib.suppress(OSError):
+        os.close(files.open_own(path, os.O_WRONLY))
+        newer = os.stat(os.path.join(repository.own, _MEMORY_FILE)).st_mtime_ns + 1_000_000
+        os.utime(path, ns=(newer, newer))
 
 
 def _is_plain(text: str) -> bool:

@@ -134,6 +134,8 @@ class JsonSettings:
         settings = self._agent.settings
         hook: dict[str, Json] = {} if settings.entry_name is None else {"name": settings.entry_name}
         hook |= {"type": "command", "command": command, "timeout": event.timeout * settings.units_per_second}
+        if settings.async_key is not None and event.meaning in ("tool", "compaction"):
+            hook[settings.async_key] = True
         return {**({"matcher": event.matcher} if event.matcher else {}), "hooks": [hook]}
 
     def parse(self, text: str) -> json_edit.Node:

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     ]
 
 
+#: The key of the context's `extra` that holds the agent's program and the options that a resumed session gets again, as
+#: a line for a shell.
+ARGV_KEY = "agent_argv"
+#: A script whose name is that of an agent's program, but for its ending, is that program.
+SCRIPT_ENDINGS = (".js", ".mjs", ".cjs", ".py", ".sh")
+
+
 class StopRule(Record):
     """How an agent is told to stop."""
 
@@ -94,6 +101,10 @@ class HookSettings(Record):
     """Whether the agent also reads hooks from a project's own directory."""
     units_per_second: int = 1
     """The unit of timeouts in this file: 1 for seconds, 1000 for milliseconds."""
+    async_key: str | None = None
+    """The key of our entries that says that the agent waits for nothing. It stands at the events of tools and at those
+    before a compaction: at the end of a turn a program without a terminal may end before it starts such a hook. None:
+    the agent has no such key."""
     entry_name: str | None = None
     """The value of the key `name` in our entries. None: entries have no such key."""
     notes: tuple[str, ...] = ()
@@ -155,6 +166,8 @@ class Sessions(Record):
     """The options without a value that a resumed session gets again, where the agent had them."""
     valued: tuple[str, ...] = ()
     """The same for options with a value."""
+    many: tuple[str, ...] = ()
+    """The same for options that take every word up to the next option."""
     headless: tuple[str, ...] = ()
     """Words that say that the agent works without a terminal. Empty: it always does."""
     place: Callable[[str, str, str], str] | None = None

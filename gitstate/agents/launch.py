@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import shlex
-from collections.abc import Sequence
 
 from ..format.context import Context
-from .base import Agent
+from ..system.stdlib import TYPE_CHECKING, quote
+from .base import ARGV_KEY, SCRIPT_ENDINGS, Agent
 
-#: The key of the context's `extra` that holds the program and the kept options, as a line for a shell.
-ARGV_KEY = "agent_argv"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _MOST_ARGV = 8192
 
 
@@ -21,24 +21,76 @@ def recorded_argv(agent: Agent, argv: Sequence[str]) -> str | None:
     """
     sessions = agent.sessions
     mode = [word for word in argv[1:] if word in sessions.headless][:1]
-    line = shlex.join([argv[0], *mode, *kept_options(agent, argv)])
+    line = " ".join(map(quote, [argv[0], *mode, *kept_options(agent, argv)]))
     return line if len(line) <= _MOST_ARGV else None
 
 
+def same_options(line: str, other: str) -> bool:
+    """Whether two such lines differ at most in the path of the program."""
+    return line.partition(" ")[2] == other.partition(" ")[2]
+
+
+def typed_argv(agent: Agent, argv: Sequence[str]) -> list[str] | None:
+    """The command line of an agent's process as a person types it: without an interpreter and its options, and with the
+    name of the program where the PATH leads to one. None where it is that of another program.
+    """
+    import shutil
+
+    for at, word in enumerate(argv):
+        name = os.path.basename(word).lower()
+        name = next((name.removesuffix(ending) for ending in SCRIPT_ENDINGS if name.endswith(ending)), name)
+        if name in agent.commands:
+            return [word if shutil.which(name) is None else name, *argv[at + 1 :]]
+        # An interpreter has options before its script, and an option may have a value.
+        after_option = argv[at - 1].startswith("-")
+        if at and not word.startswith("-") and not after_option:
+            return None
+    return None
+
+
 def kept_options(agent: Agent, argv: Sequence[str]) -> list[str]:
-    """The options of a command line that a resumed session gets again."""
+    """The options of a command line that a resumed session gets again; none that may hold a secret."""
+    sessions = agent.sessions
     kept: list[str] = []
-    words = iter(argv[1:])
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if word == "--":
-            break
-        if word in agent.sessions.flags or (equals and name in agent.sessions.valued):
+    words = list(argv[1 : argv.index("--") if "--" in argv else None])
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        values: list[str] = []
+        if word in sessions.flags:
             kept.append(word)
-        elif word in agent.sessions.valued:
-            value = next(words, None)
-            kept += [word] if value is None else [word, value]
+        elif equals and name in (*sessions.valued, *sessions.many):
+            kept += [word] if _is_kept(name, value) else []
+        elif word in sessions.valued:
+            values, words = words[:1], words[1:]
+        elif word in sessions.many:
+            while words and not words[0].startswith("-"):
+                values.append(words.pop(0))
+        values = [value for value in values if _is_kept(name, value)]
+        kept += [word, *values] if values else []
     return kept
+
+
+def _is_kept(option: str, value: str) -> bool:
+    """Whether the value of an option is kept. One that names tools limits the agent: it always is."""
+    return "tool" in option.lower() or not may_hold_secret(value)
+
+
+#: What the name of a value that is a secret holds, and how a well-known secret begins.
+_SECRET_NAMES = ("token", "secret", "passw", "api-key", "api_key", "apikey", "private-key", "private_key", "credential")
+_SECRET_PLACES = ("authorization", "bearer ", "headers", "environment", '"env"', ".env.", ".env=", "env={")
+_SECRET_STARTS = ("sk-", "sk_", "pk_", "ghp_", "gho_", "ghs_", "github_pat_", "glpat-", "xox", "AKIA", "AIza", "eyJ")
+
+
+def may_hold_secret(text: str) -> bool:
+    """Whether the value of an option may hold a secret: by a name in it, by its beginning, or in the user of a URL."""
+    lower = text.lower()
+    if any(name in lower for name in (*_SECRET_NAMES, *_SECRET_PLACES)):
+        return True
+    parts = "".join(" " if c in "\"'=:,@{}[]" else c for c in text).split()
+    if any(part.startswith(_SECRET_STARTS) for part in parts):
+        return True
+    return "@" in text.partition("://")[2].partition("/")[0]
 
 
 class Launch:
@@ -46,9 +98,11 @@ class Launch:
 
     def __init__(self, agent: Agent, context: Context) -> None:
         self.agent = agent
+        from shlex import split
+
         line = context.extra.get(ARGV_KEY)
         try:
-            argv = shlex.split(line) if isinstance(line, str) and len(line) <= _MOST_ARGV else []
+            argv = split(line) if isinstance(line, str) and len(line) <= _MOST_ARGV else []
         except ValueError:
             argv = []
         if argv and os.path.basename(argv[0]).lower() not in agent.commands:

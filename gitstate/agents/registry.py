@@ -11,7 +11,7 @@ import os
 
 from ..system.process import Process, process, read_proc
 from ..system.stdlib import TYPE_CHECKING, Record
-from .base import Agent, StopRule
+from .base import SCRIPT_ENDINGS, Agent, StopRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,8 +30,6 @@ _WRAPPERS = frozenset(
 _HOSTS = frozenset(
     ("atd", "catatonit", "conmon", "containerd-shim", "cron", "crond", "docker-init", "dumb-init", "init")
 ) | frozenset(("login", "screen", "sshd", "sshd-session", "systemd", "tini", "tmux", "tmux: server"))
-#: A script of such a name without its ending counts, too.
-_ENDINGS = (".js", ".mjs", ".cjs", ".py", ".sh")
 
 
 def agent_names() -> tuple[str, ...]:
@@ -102,6 +100,9 @@ def session_owner(agent: Agent) -> Process | None:
 
 def _ancestors() -> Iterator[_Ancestor]:
     """The ancestors of this process in this pid namespace, the nearest first."""
+    if not os.path.isdir("/proc/self"):
+        yield from ancestors_without_proc()
+        return
     pid = os.getppid()
     seen = set()
     while pid > 0 and pid not in seen:
@@ -111,10 +112,44 @@ def _ancestors() -> Iterator[_Ancestor]:
             return
         fields = data.rpartition(b")")[2].split()
         kernel_name = os.fsdecode(data.partition(b"(")[2].rpartition(b")")[0])
-        argv = tuple(os.fsdecode(read_proc(f"/proc/{pid}/cmdline") or b"").split("\0")[:-1])
+        argv = argv_of(pid)
         leads = int(fields[3]) == pid and int(fields[4]) != 0 and "-c" not in argv
         yield _Ancestor(pid, argv, frozenset(_names(kernel_name, argv)), leads)
         pid = int(fields[1])
+
+
+def argvs_above(owner: Process) -> Iterator[tuple[str, ...]]:
+    """The command lines of an agent's process and of those that started it, up to a shell: some start themselves again
+    under another name.
+    """
+    found = False
+    for one in _ancestors():
+        found = found or one.pid == owner.pid
+        if found and one.names & (_SHELLS | _HOSTS):
+            return
+        if found:
+            yield one.argv
+
+
+def argv_of(pid: int) -> tuple[str, ...]:
+    """The command line of a process; an empty one where it is gone or can't be read."""
+    data = read_proc(f"/proc/{pid}/cmdline")
+    if data is not None:
+        return tuple(os.fsdecode(data).split("\0")[:-1])
+    return next((one.argv for one in ancestors_without_proc() if one.pid == pid), ())
+
+
+def ancestors_without_proc() -> Iterator[_Ancestor]:
+    """The ancestors of this process where the kernel has no `/proc`; none where psutil is not installed."""
+    try:
+        import psutil
+
+        for one in psutil.Process().parents():
+            argv = tuple(one.cmdline())
+            leads = os.getsid(one.pid) == one.pid and one.terminal() is not None and "-c" not in argv
+            yield _Ancestor(one.pid, argv, frozenset(_names(one.name(), argv)), leads)
+    except (ImportError, OSError, psutil.Error):
+        return
 
 
 def _names(kernel_name: str, argv: tuple[str, ...]) -> Iterator[str]:
@@ -124,7 +159,7 @@ def _names(kernel_name: str, argv: tuple[str, ...]) -> Iterator[str]:
     script = next((word for word in argv[1:] if not word.startswith("-")), "")
     if argv[1:2] == (script,):
         name = os.path.basename(script)
-        yield next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
+        yield next((name.removesuffix(ending) for ending in SCRIPT_ENDINGS if name.endswith(ending)), name)
 
 
 def _is_ours(argv: tuple[str, ...]) -> bool:

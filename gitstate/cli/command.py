@@ -118,19 +118,6 @@ def help_text(name: str, details: str | None = None) -> str:
     return f"{BY_NAME[name].summary}\n\n{more}".strip()
 
 
-def unknown_settings(repository: Repository) -> list[str]:
-    """A line for each `gitstate.*` key of git's configuration that is no setting: it has no effect."""
-    from ..workspace.registry import OLD_KEY
-    from ..workspace.settings import nearest_key, unknown_keys
-
-    lines = []
-    for key in unknown_keys(repository):
-        if key != OLD_KEY:
-            guess = nearest_key(key)
-            lines.append(f"{key} is not a setting of gitstate" + (f"; did you mean {guess}?" if guess else ""))
-    return lines
-
-
 def complete_saves(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The names of saves that begin so: words, labels and ids, each with what it is."""
     from ..errors import GitstateError

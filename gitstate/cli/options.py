@@ -47,6 +47,8 @@ OPTIONS = (
 )
 _BY_FLAG = {option.flag: option for option in OPTIONS}
 CONTEXT_TEXTS = ("task_id", "issue_number", "progress_stage", "agent", "session_id")
+#: The options of the context that `run` has too.
+RUN_CONTEXT = (*CONTEXT_TEXTS, "memory_refs", "extra")
 #: The variables of the first sketch, which a loop may export.
 _LEGACY = {
     "task_id": "CURRENT_TASK_ID",
@@ -77,6 +79,15 @@ LOOKS = {
     },
 }
 STYLES = ("text", "json", "shell")
+#: Those of `run`. What follows them is the command to run.
+STOP_SIGNALS = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2")
+RUN = {
+    "--owner-pid": ("owner_pid", "number"),
+    "--stop-signal": ("stop_signal", "stop_signal"),
+    "--stop-group": ("stop_group", "flag"),
+    "--keep": ("keep", "flag"),
+    **{f"--{name}": (name, "seconds") for name in ("grace", "deadline", "interval")},
+}
 
 
 class Quick(Record):
@@ -88,7 +99,7 @@ class Quick(Record):
 
 
 def parse(argv: Sequence[str]) -> Quick | None:
-    """Parse a command line of `save`, `checkpoint`, `recover` or `status`.
+    """Parse a command line of `save`, `checkpoint`, `recover`, `status` or `run`.
 
     Returns None for any other, and for one that is not well-formed.
     """
@@ -105,14 +116,20 @@ def parse(argv: Sequence[str]) -> Quick | None:
         else:
             break
     command = words.pop(0) if words else ""
-    if command not in ("save", "checkpoint", *LOOKS):
+    if command not in ("save", "checkpoint", "run", *LOOKS):
         return None
     takes_paths = command in LOOKS
     by_flag = _BY_FLAG
     if takes_paths:
         by_flag = {flag: Option(flag, name, kind, "", "") for flag, (name, kind) in LOOKS[command].items()}
+    elif command == "run":
+        by_flag = {option.flag: option for option in OPTIONS if option.name in RUN_CONTEXT}
+        by_flag |= {flag: Option(flag, name, kind, "", "") for flag, (name, kind) in RUN.items()}
     paths: list[str] = []
     while words:
+        if command == "run" and (words[0] == "--" or not words[0].startswith("-")):
+            paths = words[1:] if words[0] == "--" else words
+            break
         if takes_paths and not words[0].startswith("-"):
             paths.append(words.pop(0))
             continue
@@ -148,6 +165,10 @@ def _take(given: dict[str, Value], option: Option, value: str) -> None:
         known.append(value)
     elif option.kind == "style":
         if value not in STYLES:
+            raise ValueError
+        given[option.name] = value
+    elif option.kind == "stop_signal":
+        if value not in STOP_SIGNALS:
             raise ValueError
         given[option.name] = value
     elif option.kind == "number":

@@ -8,7 +8,7 @@ import sys
 from ..errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError, words_of
 from ..format.context import SCHEMA_VERSION
 from ..format.manifest import Reason
-from ..save.words import save_json, save_lines
+from ..save.words import save_answer
 from ..system.jsonio import dumps
 from ..system.stdlib import TYPE_CHECKING, signal, suppress
 from ..system.terminal import escape, escape_lines, give_up, print_to, say
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..errors import ExitStatus
+    from ..git.repository import Opening
     from ..save.request import SaveRequest
 
 
@@ -78,13 +79,15 @@ def run_save(quick: Quick) -> int:
 
 
 def _save(quick: Quick, as_json: bool) -> int:
-    from ..git.repository import start_opening
-
     path = os.fsencode(os.path.abspath(quick.directory))
-    # Git opens the repository while the rest is imported: imports take a quarter of the time of a small save.
-    opening = start_opening(path)
+    own = _with_keeper(os.path.realpath(path)) if quick.command == "save" else None
+    opening = None
+    if own is None:
+        from ..git.repository import start_opening
+
+        # Git opens the repository while the rest is imported: imports take a quarter of the time of a small save.
+        opening = start_opening(path)
     from ..save.request import SaveRequest
-    from ..save.save import save
 
     given: Mapping[str, Any] = quick.given
     request = SaveRequest(
@@ -99,17 +102,51 @@ def _save(quick: Quick, as_json: bool) -> int:
         # A trap names the signal, or the status that ended the run: it has no second chance, so the save comes first.
         strict="signal" not in given and "exit_code" not in given,
     )
-    result = save(path, request, opening)
+    answer = _saved(path, own, request, opening)
     if as_json:
-        emit(save_json(result, quick.command))
-    if result.result == "unchanged" and not request.strict:
-        # The trap of a loop whose supervisor has just said "saved": "nothing changed" would sound like a failure.
-        result = result._replace(message=f"already saved as {result.save_id}")
-    say(*save_lines(result, quick.command))
-    lost = result.lost
+        emit(answer["json"])
+    say(*answer["lines"])
+    lost = answer["lost"]
     if request.kind == "save" and request.owner_pid is not None and not request.strict:
         lost = _save_worktrees(path, request) or lost
     return EXIT_PERSON if lost else EXIT_DONE
+
+
+def _saved(path: bytes, own: bytes | None, request: SaveRequest, opening: Opening | None) -> Mapping[str, Any]:
+    """What there is to print of a save: that of the keeper which listens in `own`, or one of this process."""
+    if own is not None:
+        from ..orders.client import order_save
+
+        order = order_save(own, request)
+        if order.last is not None:
+            return order.last
+        request = request._replace(replaces=order.early)
+    from ..save.save import save
+
+    return save_answer(save(path, request, opening), request)
+
+
+def _with_keeper(path: bytes) -> bytes | None:
+    """gitstate's own directory of the worktree that `path` is in, where a keeper has its socket. As a rule: one look.
+
+    Only the keeper's answer tells that it is alive.
+    """
+    while True:
+        own = path + b"/.git/gitstate"
+        try:
+            os.lstat(own + b"/keeper.sock")
+            return own
+        except NotADirectoryError:
+            with suppress(OSError), open(path + b"/.git", "rb") as file:
+                link = file.read(4096)
+                own = os.path.join(path, link[8:].rstrip(b"\r\n"), b"gitstate")
+                if link.startswith(b"gitdir: ") and os.path.lexists(own + b"/keeper.sock"):
+                    return own
+            return None
+        except OSError:
+            if len(path) < 2 or os.path.lexists(path + b"/.git"):
+                return None
+        path = os.path.dirname(path)
 
 
 def _save_worktrees(path: bytes, request: SaveRequest) -> bool:
@@ -155,12 +192,13 @@ def run_hook(name: str, arguments: Sequence[str]) -> int:
             return git_hooks.run(arguments[0] if arguments else "", arguments[1:], say)
         from ..agent_hooks import hook
 
-        in_background = list(arguments) == ["background"]
-        if in_background:
+        if list(arguments) == ["background"]:
             # Who ends the agent, and all of its session, must not end the checkpoint.
             with suppress(OSError):
                 os.setsid()
-        answer = hook.run(name, escape_lines, in_background=in_background)
+            hook.run_queue()
+            return EXIT_DONE
+        answer = hook.run(name, escape_lines)
         if answer:
             print_to(sys.stdout, answer)
         return EXIT_DONE

@@ -7,7 +7,7 @@ import sys
 
 from ..errors import EXIT_DONE, EXIT_FAILED, UsageError
 from ..system.stdlib import TYPE_CHECKING
-from ..system.terminal import escape, print_to, progress, say, table, terminal_width
+from ..system.terminal import Progress, escape, print_to, say, table, terminal_width
 from .quick import EXIT_ON_INTERRUPT, emit, guarded
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..fleet.status import Summary
+    from ..git.repository import Opening
     from ..recover.request import RecoverRequest, RecoverResult
     from .options import Quick
 
@@ -39,12 +40,17 @@ def run_quick(quick: Quick) -> int:
 
 def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     """Carry out `recover`: `given` holds its options by their names in `options.LOOKS`, and `paths`."""
-    from ..recover.request import RecoverRequest, recover_json, recover_lines, shell_lines, worst_of
+    from ..git.repository import start_opening
 
     paths, roots = given.get("paths", ()), given.get("roots", ())
     worktrees = bool(given.get("worktrees"))
     many = bool(given.get("everything") or roots or worktrees)
     _check(paths, many, given)
+    # Git opens the repository while the rest is imported.
+    is_plain = not many and len(paths) < 2 and not any(map(given.get, ("into", "dismiss", "save_id")))
+    opening = start_opening(_targets(directory, paths)[0]) if is_plain else None
+    from ..recover.request import RecoverRequest, recover_json, recover_lines, shell_lines, worst_of
+
     wait = given.get("wait")
     request = RecoverRequest(
         given.get("save_id"),
@@ -58,14 +64,14 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     if worktrees:
         from ..fleet.recover_all import recover_worktrees
 
-        results, complete = recover_worktrees(directory, request, progress), True
+        results, complete = recover_worktrees(directory, request, Progress()), True
     elif many:
         from ..fleet.recover_all import recover_all
 
         targets, complete = all_workspaces(directory, paths, roots)
-        results = recover_all(targets, request, progress)
+        results = recover_all(targets, request, Progress())
     else:
-        results, complete = _recover_named(directory, given, request), True
+        results, complete = _recover_named(directory, given, request, opening), True
         results = [_with_overwrite_hint(result, request) for result in results]
     status = worst_of(result.exit_status for result in results)
     if as_json:
@@ -99,11 +105,17 @@ def _check(paths: Sequence[str], many: bool, given: Mapping[str, Any]) -> None:
         raise UsageError("--save goes with one workspace", hint="gitstate recover PATH --save ID")
 
 
-def _recover_named(directory: bytes, given: Mapping[str, Any], request: RecoverRequest) -> list[RecoverResult]:
-    """Recover the workspaces of the command line."""
+def _targets(directory: bytes, paths: Sequence[str]) -> list[bytes]:
+    return _absolute(directory, paths) or [directory]
+
+
+def _recover_named(
+    directory: bytes, given: Mapping[str, Any], request: RecoverRequest, opening: Opening | None
+) -> list[RecoverResult]:
+    """Recover the workspaces of the command line; `opening`: the only one of them is being opened."""
     from ..recover import recover
 
-    targets = _absolute(directory, given.get("paths", ())) or [directory]
+    targets = _targets(directory, given.get("paths", ()))
     into = given.get("into")
     if request.save_id is not None:
         from ..format.find import resolve_save
@@ -121,7 +133,7 @@ def _recover_named(directory: bytes, given: Mapping[str, Any], request: RecoverR
 
         return [dismiss(targets[0], request)]
     if len(targets) == 1:
-        return [recover.recover(targets[0], request)]
+        return [recover.recover(targets[0], request, opening)]
     from ..fleet.recover_all import recover_each
 
     return recover_each(targets, request)
@@ -174,7 +186,7 @@ def status(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
         targets, complete = all_workspaces(directory, paths, roots)
     else:
         targets, complete = _absolute(directory, paths) or [directory], True
-    found = summaries(targets)
+    found = summaries(targets, Progress())
     if as_json:
         emit({"command": "status", "workspaces": [summary_json(item) for item in found], "complete": complete})
     else:

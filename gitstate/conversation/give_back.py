@@ -184,7 +184,8 @@ def mended(name: str, there: bytes | None, kept: bytes) -> bytes | None:
     if there is None:
         return kept
     if not is_of_lines(name):
-        return None if _is_whole(name, there) else kept
+        is_cut = len(there) < len(kept) and kept.startswith(there)
+        return None if _is_whole(name, there) and not is_cut else kept
     if not is_torn_copy(there, kept):
         return None
     more = _good_lines(there[len(kept) :])

@@ -11,10 +11,12 @@ from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.peek import Peeker, WorkspacePeek
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 #: Seconds for one look, which takes less than a millisecond unless the disk does not answer.
 PEEK_DEADLINE = 10.0
+#: The cores that this process may use: so many look at workspaces at the same time.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 #: Workspaces that are opened at the same time. Each starts several git processes.
 WORKERS = min(8, max(2, os.cpu_count() or 2))
 #: Directories of tools: they hold thousands of files and no workspace.
@@ -74,20 +76,24 @@ def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> tuple[list[bytes], b
     return list(dict.fromkeys(found)), complete
 
 
-def peek_all(paths: Sequence[bytes]) -> list[WorkspacePeek]:
-    """The first look at each path, in their order. A path that does not answer in time is `unreachable`."""
-    peeker = Peeker(_trusted_directories)
-    answers = forkpool.stream(paths, peeker.peek, patience=PEEK_DEADLINE)
+def peek_all(paths: Sequence[bytes], looked_at: Callable[[int], None] = lambda _: None) -> list[WorkspacePeek]:
+    """The first look at each path, in their order. A path that does not answer in time is `unreachable`.
+
+    `looked_at` is called with the number of those that are done.
+    """
+    peeker = Peeker(trusted_directories)
+    answers = forkpool.stream(paths, peeker.peek, patience=PEEK_DEADLINE, lanes=CORES, done=looked_at)
     return [
         WorkspacePeek(path, "unreachable") if seen is forkpool.LOST else seen
         for path, seen in zip(paths, answers, strict=True)
     ]
 
 
-def _trusted_directories() -> list[bytes]:
-    from ..git.owners import trusted_directories
+def trusted_directories() -> list[bytes]:
+    """The paths that are named in safe.directory."""
+    from ..git import owners
 
-    return trusted_directories()
+    return owners.trusted_directories()
 
 
 def find(root: bytes, *, depth: int = 8, entries: int = 500_000) -> Found:

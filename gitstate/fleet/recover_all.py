@@ -52,16 +52,17 @@ class Orphan(Record):
 def recover_all(
     paths: Sequence[bytes],
     request: RecoverRequest,
-    progress: Callable[[int, int], None] = lambda _done, _all: None,
+    progress: Callable[[int, int, str], None] = lambda _done, _all, _what: None,
     *,
     deadline: float = DEADLINE,
 ) -> list[RecoverResult]:
     """Recover each workspace that needs it. Returns one result for each of `paths`, in their order, then one for each
     save whose workspace is gone.
 
-    `progress` is called with the number of workspaces that are done, and of all. Never raises for one bad workspace.
+    `progress` is called with the number of workspaces that are done, of all, and what is done: they are looked at, and
+    then some are recovered. Never raises for one bad workspace.
     """
-    looks = [_not_mounted(seen) for seen in peek_all(paths)]
+    looks = [_not_mounted(seen) for seen in peek_all(paths, lambda done: progress(done, len(paths), "looked at"))]
     orphans = _orphans(looks)
     offered = _offered_by_remotes(looks)
     due = [
@@ -69,11 +70,14 @@ def recover_all(
         for number, seen in enumerate(looks)
         if seen.due or _may_take(seen, orphans) or (seen.common_dir in offered and _has_nothing(seen))
     ]
+    is_due = frozenset(due)
     results: dict[int, RecoverResult] = {
-        number: _without_opening(seen, orphans) for number, seen in enumerate(looks) if number not in set(due)
+        number: _without_opening(seen, orphans) for number, seen in enumerate(looks) if number not in is_due
     }
     tasks = [lambda seen=looks[number]: _recover_one(seen, request) for number in due]
-    answers = forkpool.each(tasks, workers=WORKERS, timeout=deadline, done=lambda done: progress(done, len(due)))
+    answers = forkpool.each(
+        tasks, workers=WORKERS, timeout=deadline, done=lambda done: progress(done, len(due), "recovered")
+    )
     for number, answer in zip(due, answers, strict=True):
         results[number] = _lost(looks[number], deadline) if answer is forkpool.LOST else answer
     recovered = {result.save_id for result in results.values()}
@@ -92,7 +96,9 @@ def recover_all(
 
 
 def recover_worktrees(
-    directory: bytes, request: RecoverRequest, progress: Callable[[int, int], None] = lambda _done, _all: None
+    directory: bytes,
+    request: RecoverRequest,
+    progress: Callable[[int, int, str], None] = lambda _done, _all, _what: None,
 ) -> list[RecoverResult]:
     """Recover every worktree of the repository in `directory`. One that is gone, and has a save, is added anew."""
     repository = open_repository(directory, bare_too=True)

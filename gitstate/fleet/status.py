@@ -13,7 +13,7 @@ from ..workspace.live_context import read_live_context
 from ..workspace.peek import Peeker, WorkspacePeek
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 #: Seconds to open one workspace.
 _DEADLINE = 30.0
@@ -38,19 +38,27 @@ class Summary(Record):
     """What the last `verify` found: see `read_receipt`."""
 
 
-def summaries(paths: Sequence[bytes]) -> list[Summary]:
-    """One summary of each workspace, in their order. Only those with a pending save are opened."""
+def summaries(
+    paths: Sequence[bytes], progress: Callable[[int, int, str], None] = lambda _done, _all, _what: None
+) -> list[Summary]:
+    """One summary of each workspace, in their order. Only those with a pending save are opened.
+
+    `progress` is called as `recover_all` calls it.
+    """
     from ..system import forkpool
     from .find import WORKERS, peek_all
 
-    looks = peek_all(paths)
+    looks = peek_all(paths, lambda done: progress(done, len(paths), "looked at"))
     opened = [
         number
         for number, seen in enumerate(looks)
         if seen.problem == "no_repository" or (not seen.damage and (seen.marker or seen.unreadable))
     ]
     tasks = [lambda path=looks[number].workspace: summarize(path) for number in opened]
-    answers = dict(zip(opened, forkpool.each(tasks, workers=WORKERS, timeout=_DEADLINE), strict=True))
+    opening = forkpool.each(
+        tasks, workers=WORKERS, timeout=_DEADLINE, done=lambda done: progress(done, len(opened), "opened")
+    )
+    answers = dict(zip(opened, opening, strict=True))
     found = []
     for number, seen in enumerate(looks):
         answer = answers.get(number, forkpool.LOST)

@@ -99,7 +99,10 @@ def give_workspace_id(repository: Repository, *, old_id: Callable[[], str | None
     name = old_id() or f"{_readable_name(repository.toplevel)}-{os.urandom(6).hex()}"
     path = os.path.join(repository.own, ID_FILE)
     temporary = path + b".tmp-%d" % os.getpid()
-    remove(temporary)
+    for left in os.listdir(repository.own):
+        # Of one that was killed here. No journal names it: that is written only when the workspace has an id.
+        if left.startswith(ID_FILE + b".tmp-"):
+            remove(os.path.join(repository.own, left))
     fd = open_own(temporary, os.O_RDWR)
     try:
         inodes = [os.stat(repository.git_dir).st_ino, os.stat(repository.own).st_ino, os.fstat(fd).st_ino]

@@ -99,6 +99,22 @@ def held_saves(git: Git, workspace: str | None = None) -> list[HeldSave]:
     return _held(git, SAVES if workspace is None else save_ref(workspace, ""))
 
 
+def archives_held(repository: Repository) -> list[tuple[str | None, Oid]]:
+    """The saves of this workspace, each its id and its archive, and its latest checkpoint, which has no id here.
+
+    No process is started where refs are files.
+    """
+    own = workspace_id(repository)
+    latest: list[tuple[str | None, Oid]]
+    if not refs.refs_are_files(repository):
+        latest = [(None, oid) for name, oid in checkpoint_archives(repository.git).items() if name == own]
+        return [*((item.save_id, item.archive) for item in held_saves(repository.git, own)), *latest]
+    prefix = save_ref(own, "")
+    (saves,) = refs.read_refs_below(repository.common_dir, prefix)
+    latest = [(None, oid) for oid in refs.read_refs(repository, [checkpoint_ref(own)]).values()]
+    return [*((ref.rpartition("/")[2], oid) for ref, oid in saves.items() if oid), *latest]
+
+
 def history_saves(git: Git, workspace: str | None = None) -> list[HeldSave]:
     """Every earlier checkpoint of the history, or those of one workspace by its id."""
     return _held(git, HISTORY if workspace is None else history_ref(workspace, ""))

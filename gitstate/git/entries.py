@@ -129,6 +129,24 @@ def diff_trees(repository: Repository, old: Oid, new: Oid) -> list[DiffEntry]:
     return [DiffEntry.parse(*pair) for pair in zip(fields[::2], fields[1::2], strict=True)]
 
 
+def diff_tree_pairs(repository: Repository, pairs: Sequence[tuple[Oid, Oid]]) -> list[list[DiffEntry]]:
+    """`diff_trees` of each pair, by one git."""
+    lines = b"".join(b"%s %s\n" % (old.encode("ascii"), new.encode("ascii")) for old, new in pairs)
+    found: list[list[DiffEntry]] = []
+    head = b""
+    for field in split_nul(_diff_tree(repository, "--stdin", input=lines) + b"\0") if pairs else ():
+        if head.startswith(b":"):
+            found[-1].append(DiffEntry.parse(head, field))
+            head = b""
+            continue
+        head = field
+        while head and not head.startswith(b":"):
+            # Before the changes of each pair stands a line that names it.
+            head = head.partition(b"\n")[2]
+            found.append([])
+    return found
+
+
 def differing_paths(repository: Repository, old: Oid | None, new: Oid) -> list[bytes]:
     """The paths that `diff_trees` would name; all of `new` where `old` is None (the empty tree)."""
     if old == new:
@@ -138,11 +156,11 @@ def differing_paths(repository: Repository, old: Oid | None, new: Oid) -> list[b
     return split_nul(_diff_tree(repository, "--name-only", old, new))
 
 
-def _diff_tree(repository: Repository, *args: str) -> bytes:
+def _diff_tree(repository: Repository, *args: str, input: bytes = b"") -> bytes:
     # Git reads the index before it compares two trees, and fails where the index is torn: it gets none to read.
     env = {"GIT_INDEX_FILE": os.fsdecode(os.path.join(repository.own, b"no-index"))}
     options = ("-r", "-z", "--no-renames", "--ignore-submodules=none")
-    return repository.git.run("diff-tree", *options, *args, env=env)
+    return repository.git.run("diff-tree", *options, *args, env=env, input=input)
 
 
 def split_nul(out: bytes) -> list[bytes]:

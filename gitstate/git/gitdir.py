@@ -27,7 +27,7 @@ _FILES = (
     *(b"MERGE_HEAD", b"MERGE_MSG", b"MERGE_MODE", b"MERGE_RR", b"MERGE_AUTOSTASH", b"AUTO_MERGE", b"SQUASH_MSG"),
     *(b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"REBASE_HEAD", b"ORIG_HEAD", b"rebase-merge", b"rebase-apply"),
     *(b"sequencer", b"BISECT_START", b"BISECT_LOG", b"BISECT_NAMES", b"BISECT_TERMS", b"BISECT_EXPECTED_REV"),
-    *(b"BISECT_ANCESTORS_OK", b"BISECT_FIRST_PARENT", b"BISECT_RUN", b"refs/bisect", b"refs/rewritten"),
+    *(b"BISECT_HEAD", b"BISECT_ANCESTORS_OK", b"BISECT_FIRST_PARENT", b"BISECT_RUN", b"refs/bisect", b"refs/rewritten"),
 )
 
 
@@ -127,7 +127,7 @@ def is_operation_file(path: bytes) -> bool:
 def is_operation_ref(name: bytes) -> bool:
     """Whether a ref belongs to an unfinished operation. In a reftable it is no file; MERGE_HEAD is one in any case."""
     heads = (b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"REBASE_HEAD", b"ORIG_HEAD", b"AUTO_MERGE", b"BISECT_EXPECTED_REV")
-    return name in heads or name.startswith((b"refs/bisect/", b"refs/rewritten/"))
+    return name in (*heads, b"BISECT_HEAD") or name.startswith((b"refs/bisect/", b"refs/rewritten/"))
 
 
 #: At most about so many loose refs are searched for locks.

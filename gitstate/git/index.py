@@ -222,13 +222,33 @@ def index_lock(repository: Repository) -> Iterator[None]:
                 break
             time.sleep(0.01)
         except OSError:
-            break
+            # No hard links here: the lock is empty for a moment, as every lock of git's own is.
+            held = _create_lock(lock)
+            if held or patience.passed():
+                break
+            if is_dead_lock(lock):
+                files.remove(lock)
+            else:
+                time.sleep(0.01)
     try:
         yield
     finally:
         if held:
             files.remove(lock)
         files.remove(mark)
+
+
+def _create_lock(lock: bytes) -> bool:
+    """Create index.lock where nobody holds it. False where somebody does, or nothing can be created."""
+    try:
+        fd = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        os.write(fd, _OURS)
+    finally:
+        os.close(fd)
+    return True
 
 
 def is_own_lock(path: bytes) -> bool:

@@ -6,11 +6,10 @@ Imported only where a part of a repository belongs to somebody else, or none is 
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 
 from ..errors import NeedsPerson, NotAWorkspace
-from ..system.stdlib import TYPE_CHECKING, suppress
+from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from .command import Git
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
     """The error where git opens no repository at `path`: what it said, and the command that mends it."""
     lines = stderr.decode("utf-8", "replace").strip().splitlines()
     said = lines[0].removeprefix("fatal: ").removeprefix("error: ") if lines else "not a git worktree"
-    name, where = os.fsdecode(path), shlex.quote(os.fsdecode(os.path.realpath(path)))
+    name, where = os.fsdecode(path), quote(os.fsdecode(os.path.realpath(path)))
     hint = _ELSE
     dot_git = os.path.join(path, b".git")
     named = os.environ.get("GIT_DIR")
@@ -108,10 +107,10 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
         said = "it is a bare repository (core.bare), and has no worktree"
         hint = f"git -C {where} config core.bare false" if os.path.isdir(dot_git) else _ELSE
     elif named is not None and not os.path.lexists(dot_git):
-        git_dir = shlex.quote(os.path.abspath(named))
+        git_dir = quote(os.path.abspath(named))
         top = os.environ.get("GIT_WORK_TREE") or os.fsdecode(path)
         said = "it has no .git; gitstate asks .git where the repository is, and not GIT_DIR and GIT_WORK_TREE"
-        place = shlex.quote(os.path.join(os.path.abspath(top), ".git"))
+        place = quote(os.path.join(os.path.abspath(top), ".git"))
         hint = f"git --git-dir={git_dir} config core.bare false && echo gitdir: {git_dir} >{place}"
     elif os.path.isfile(dot_git):
         said, hint = _pruned(path, said)
@@ -124,8 +123,8 @@ def _mend_line(said: str, path: bytes) -> str:
     number = words[0].rpartition(" ")[2]
     file = os.path.join(os.fsdecode(os.path.realpath(path)), words[2] or ".git/config")
     if not number.isdigit():
-        return f"mend {shlex.quote(file)}"
-    return f'mend line {number} of {shlex.quote(file)}: "${{EDITOR:-vi}}" +{number} {shlex.quote(file)}'
+        return f"mend {quote(file)}"
+    return f'mend line {number} of {quote(file)}: "${{EDITOR:-vi}}" +{number} {quote(file)}'
 
 
 def _pruned(path: bytes, said: str) -> tuple[str, str]:
@@ -139,7 +138,7 @@ def _pruned(path: bytes, said: str) -> tuple[str, str]:
         return said, _ELSE
     if os.path.basename(worktrees) != b"worktrees" or not os.path.isdir(common):
         return f".git leads to {os.fsdecode(named)}, which does not exist", _ELSE
-    beside = shlex.quote(os.fsdecode(os.path.dirname(common) if common.endswith(b"/.git") else common))
+    beside = quote(os.fsdecode(os.path.dirname(common) if common.endswith(b"/.git") else common))
     return (
         f"this worktree was pruned: {os.fsdecode(named)} is gone",
         f"git -C {beside} worktree add --detach PATH, and copy the files there; a save of it comes back with: "
@@ -149,8 +148,8 @@ def _pruned(path: bytes, said: str) -> tuple[str, str]:
 
 def has_worktree_elsewhere(toplevel: bytes, git_dir: bytes) -> NotAWorkspace:
     """The error where `core.worktree` names a directory whose `.git` does not lead back."""
-    where = shlex.quote(os.fsdecode(git_dir))
-    place = shlex.quote(os.fsdecode(os.path.join(toplevel, b".git")))
+    where = quote(os.fsdecode(git_dir))
+    place = quote(os.fsdecode(os.path.join(toplevel, b".git")))
     return NotAWorkspace(
         f"{os.fsdecode(git_dir)} has its worktree at {os.fsdecode(toplevel)} (core.worktree), where no .git leads back "
         "to it; nothing was changed",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from ..errors import GitError, RefChanged
-from ..system.files import fsync_path, read_limited
+from ..system.files import fsync_paths, read_limited
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .command import Git, Oid, is_oid
 from .repository import Repository
@@ -132,8 +132,7 @@ class RefWriter:
         if any(update.new is None for update in updates):
             # A deleted ref may have been in `packed-refs`, which git then rewrites.
             directories[common] = None
-        for directory in (*directories, os.path.join(common, b"reftable")):
-            fsync_path(directory)
+        fsync_paths((*directories, os.path.join(common, b"reftable")))
 
 
 def list_refs(git: Git, *prefixes: str) -> dict[str, Oid]:
@@ -206,14 +205,13 @@ def read_refs_below(common_dir: bytes, *prefixes: str) -> list[dict[str, Oid]]:
     The value is an empty text where a loose file holds no object id, as after a power cut. Loose refs are looked for
     directly below the prefix only. In a reftable there is nothing to find.
     """
-    packed = _packed_refs(common_dir, prefixes)
+    tops, above = _as_bytes(prefixes)
+    packed = _packed_refs(common_dir, tops)
     # Most repositories have no ref of any of them: one look at what is above them all shows that.
-    above = os.fsencode(os.path.commonpath(prefixes))
     if not packed and not os.path.isdir(os.path.join(common_dir, above)):
         return [{} for _ in prefixes]
     answers = []
-    for prefix in prefixes:
-        top = os.fsencode(prefix)
+    for top in tops:
         found = {
             os.fsdecode(name[len(top) :]): value.decode("latin-1")
             for name, value in packed.items()
@@ -232,14 +230,36 @@ def read_refs_below(common_dir: bytes, *prefixes: str) -> list[dict[str, Oid]]:
     return answers
 
 
-def _packed_refs(common_dir: bytes, prefixes: Sequence[str] = ("",)) -> dict[bytes, bytes]:
+#: What `_as_bytes` made of the prefixes that were asked for: of thousands of repositories the same is asked.
+_known_prefixes: dict[tuple[str, ...], tuple[list[bytes], bytes]] = {}
+
+
+def _as_bytes(prefixes: tuple[str, ...]) -> tuple[list[bytes], bytes]:
+    """Some prefixes, and the directory that is above them all."""
+    known = _known_prefixes.get(prefixes)
+    if known is None:
+        if len(_known_prefixes) > 64:
+            _known_prefixes.clear()
+        above = os.fsencode(os.path.commonpath(prefixes))
+        known = _known_prefixes[prefixes] = [os.fsencode(prefix) for prefix in prefixes], above
+    return known
+
+
+def _packed_refs(common_dir: bytes, prefixes: Sequence[bytes] = (b"",)) -> dict[bytes, bytes]:
     """The refs in `packed-refs`; none where no ref has one of these prefixes."""
     try:
-        with open(os.path.join(common_dir, b"packed-refs"), "rb") as file:
-            data = file.read()
+        fd = os.open(os.path.join(common_dir, b"packed-refs"), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return {}
-    if not any(b" " + os.fsencode(prefix) in data for prefix in prefixes):
+    # A file object costs more than reading a small file does.
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 20):
+            parts.append(part)
+    finally:
+        os.close(fd)
+    data = b"".join(parts)
+    if not any(b" " + prefix in data for prefix in prefixes):
         return {}
     return {
         line[line.index(b" ") + 1 :]: line[: line.index(b" ")]

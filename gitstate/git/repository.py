@@ -122,10 +122,12 @@ class Opening(Record):
     """`git config --list`; None where `path` is no directory."""
     asked: Child | None
     """`git rev-parse`, which tells where all is; None where the configuration is expected to tell (`_is_plain`)."""
+    known: Repository | None = None
+    """The repository, where the caller has opened it a moment ago."""
 
     def finish(self) -> Repository:
         """The repository. Raises as `open_repository` does."""
-        return _opened(self, False)
+        return _opened(self, False) if self.known is None else self.known
 
 
 def start_opening(path: bytes) -> Opening:
@@ -152,7 +154,7 @@ def _has_git_dir(path: bytes) -> bool:
 
 
 def _opened(opening: Opening, bare_too: bool) -> Repository:
-    path, listed, asked = opening
+    path, listed, asked, _ = opening
     git = Git(path)
     if listed is None:
         raise NotAWorkspace(f"{os.fsdecode(path)}: no such directory", hint="gitstate -C PATH … names a git worktree")
@@ -297,8 +299,12 @@ def read_head_file(git_dir: bytes) -> bytes:
     except OSError:
         # As a rule: it is a file.
         pass
-    with open(path, "rb") as file:
-        return file.read(65_536)
+    # A file object costs more than reading a small file does, and a fleet has thousands of them.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 65_536)
+    finally:
+        os.close(fd)
 
 
 def git_dir_of(directory: bytes) -> bytes | None:

@@ -116,6 +116,56 @@ def _raw_changes(data: bytes) -> list[tuple[bytes, list[bytes]]]:
     return [(path, head[1:].split(b" ")) for head, path in zip(parts[0::2], parts[1::2], strict=False)]
 
 
+class Differing(Record):
+    """How the tracked files on disk differ from an index in which nothing is hidden from git."""
+
+    deleted: list[bytes]
+    """Nothing is there."""
+    modified: list[bytes]
+    """Other bytes may be there: size or times are not those that git noted."""
+
+
+class WorktreeScan:
+    """Lets git look at all tracked files by one index file, while the caller does something else."""
+
+    def __init__(self, repository: Repository, index: bytes) -> None:
+        self._top = repository.toplevel
+        env = {"GIT_INDEX_FILE": os.fsdecode(index)}
+        words = ("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=dirty")
+        self._differing = repository.git.start(*words, env=env)
+        self._listing: Child | None = None
+        if list_plain_index(index, len(repository.zero) // 2) is None:
+            self._listing = repository.git.start("ls-files", "-z", "-v", "--sparse", env=env)
+        self._finish = repository.git.finish
+        self._found: Differing | None = None
+        self._is_read = False
+
+    def finish(self) -> Differing | None:
+        """What git found; None where it failed, or something is hidden from it: then it has to be asked otherwise."""
+        if not self._is_read:
+            self._is_read = True
+            try:
+                listing = parse_listing(b"" if self._listing is None else self._finish(self._listing))
+                fields = self._finish(self._differing).split(b"\0")
+            except GitError:
+                self.end()
+                return None
+            if not listing.hidden:
+                found = list(zip(fields[0::2], fields[1::2], strict=False))
+                deleted = [path for head, path in found if head.endswith(b"D")]
+                # Git also calls a file deleted where a directory stands, or behind a symlink.
+                gone = [path for path in deleted if not os.path.lexists(os.path.join(self._top, path))]
+                self._found = Differing(gone, [path for head, path in found if head.endswith(b"M")])
+        return self._found
+
+    def end(self) -> None:
+        """Nobody reads the answer any more."""
+        for child in (self._differing, self._listing):
+            if child is not None and child.returncode is None:
+                child.kill()
+                child.wait()
+
+
 class Listing(Record):
     """What `ls-files -v --sparse` printed."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -67,19 +68,29 @@ def list_saves(repository: Repository, *, everything: bool, whole: bool = True) 
 
     Their manifests are without paths if not `whole`.
     """
+    return newest_saves(repository, sys.maxsize, everything=everything, whole=whole)[0]
+
+
+def newest_saves(repository: Repository, most: int, *, everything: bool, whole: bool = True) -> tuple[list[Entry], int]:
+    """The `most` newest of what `list_saves` lists, and how many older ones there are. Only those listed are read."""
     git = repository.git
     pending = pending_archives(git)
-    held = [(save.workspace_id, save.archive, save.save_id) for save in (*held_saves(git), *history_saves(git))]
-    listed = {archive for _, archive, _ in held}
-    latest = checkpoint_archives(git).items()
-    held += [(workspace, archive, workspace) for workspace, archive in latest if archive not in listed]
     own = workspace_id(repository)
+    found = (*held_saves(git), *history_saves(git))
+    held = [(save.workspace_id, save.archive, save.save_id) for save in found if everything or save.workspace_id == own]
+    held.sort(key=lambda item: age_key(item[2]), reverse=True)
+    listed = {archive for _, archive, _ in held}
+    latest = [
+        (workspace, archive, workspace)
+        for workspace, archive in checkpoint_archives(git).items()
+        if archive not in listed and (everything or workspace == own)
+    ]
+    number = len(held) + len(latest)
     dismissed = set(list_refs(git, DISMISSED).values())
     repo = _open(repository)
     entries = [
         _entry(repo, workspace, archive, pending.get(workspace) == archive, name, whole=whole)
-        for workspace, archive, name in held
-        if everything or workspace == own
+        for workspace, archive, name in (*held[:most], *latest)
     ]
     if everything:
         fetched = fetched_saves(git)
@@ -90,9 +101,11 @@ def list_saves(repository: Repository, *, everything: bool, whole: bool = True) 
             entry = _entry(repo, item.workspace_id, item.archive, is_waiting, name, item.remote, left, whole=whole)
             left -= entry.size
             entries.append(entry)
+            number += 1
     repo.close()
     entries = [replace(entry, dismissed=entry.archive in dismissed) for entry in entries]
-    return sorted(entries, key=lambda entry: age_key(entry.save_id), reverse=True)
+    entries.sort(key=lambda entry: age_key(entry.save_id), reverse=True)
+    return entries[:most], max(0, number - most)
 
 
 def measured(repository: Repository, entries: Sequence[Entry]) -> list[Entry]:

@@ -11,19 +11,21 @@ import os
 from ..errors import GitstateError
 from ..format.names import NOTES, checkpoint_ref, marker_ref, new_save_id, save_ref
 from ..git import refs
-from ..git.command import Oid
 from ..git.repository import Repository, open_repository
 from ..objects.pack import PackWriter
 from ..objects.reader import ObjectReader
 from ..save.build import Builder
 from ..save.facts import Scene
 from ..save.publish import Publisher
-from ..save.request import SaveRequest
 from ..snapshot.record import Snapshot
 from ..system.clock import Deadline
-from ..system.stdlib import quote
+from ..system.stdlib import TYPE_CHECKING, quote
 from ..workspace.ownership import locked_workspace
-from .put_back import Destroyed, Last
+
+if TYPE_CHECKING:
+    from ..git.command import Oid
+    from ..save.request import SaveRequest
+    from .put_back import Destroyed, Last
 
 
 def is_gone(toplevel: bytes) -> bool:

@@ -7,10 +7,12 @@ notices nothing of it. It costs 2 µs. Bytes are read only from what was destroy
 from __future__ import annotations
 
 import os
-import resource
 import stat
-from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+
+from ..system.stdlib import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
 
 #: No more descriptors than this are held. Where there are more, the oldest go.
 MOST_FILES = 16_384
@@ -24,7 +26,7 @@ MOST_BYTES = 512 << 20
 _VERSIONS = 4
 
 
-class Gone(NamedTuple):
+class Gone(Record):
     """A version of a file that is no longer at its path."""
 
     link: str
@@ -33,8 +35,9 @@ class Gone(NamedTuple):
     """Device and inode, which tell that it is this one."""
 
 
-#: Path → what was there. The one that was there last comes last.
-Layer = Mapping[bytes, Gone]
+if TYPE_CHECKING:
+    #: Path → what was there.
+    Layer = Mapping[bytes, Gone]
 
 
 class _Version:
@@ -248,6 +251,8 @@ def _identity(full: bytes) -> tuple[int, int] | None:
 
 def _allowed() -> int:
     """How many descriptors may be held. The soft limit of this process is raised for them."""
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_FILES + _RESERVED
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -17,24 +17,28 @@ The end of the socket without ("end",) tells that the keeper was killed. Then wh
 
 from __future__ import annotations
 
+# `pickle` and `socket` load `re`, `enum` and `selectors`, which would stay for as long as the agent works.
+import _socket
 import gc
 import os
 import select
-import signal
-import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
-from pickle import dumps, loads
-from typing import Any, NamedTuple
+from _pickle import dumps, loads
 
 from ..errors import GitstateError
 from ..git.repository import Repository
 from ..git.status import ignored_among
 from ..system import forkpool
 from ..system.clock import Deadline
-from .held import HeldFiles, Layer
+from ..system.stdlib import TYPE_CHECKING, Record, signal, suppress
+from .held import HeldFiles
 from .watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+    from typing import Any
+
+    from .held import Layer
 
 #: An answer is waited for so long, in seconds: the holder may hang on a dead network mount.
 _PATIENCE = 2.0
@@ -42,7 +46,7 @@ _PATIENCE = 2.0
 _IDLE_MS, _JUDGE = 50, 0.2
 
 
-class Taken(NamedTuple):
+class Taken(Record):
     """What the holder knows of the time since the last question."""
 
     touched: frozenset[bytes] | None
@@ -61,7 +65,7 @@ class Holder:
     """A holder, as its keeper sees it: the constructor forks it. Only for a process without threads.
 
     `directories` are watched with all below them that git does not ignore; files that changed after `since_ns` are
-    held. `private` are descriptors that it must not keep. Raises OSError.
+    held. It keeps none of the descriptors of the keeper. Raises OSError.
     """
 
     def __init__(
@@ -69,18 +73,24 @@ class Holder:
         repository: Repository,
         directories: Sequence[bytes],
         since_ns: int,
-        private: Sequence[int],
         orphaned: Callable[[Sequence[Layer]], None],
     ) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
+        ours, theirs = _socket.socketpair()
+        # A collection of garbage would write to each page that both have, and make it two.
+        gc.collect()
+        gc.freeze()
+        try:
             self.pid = os.fork()
-            if self.pid == 0:
-                try:
-                    ours.close()
-                    _be_holder(theirs, repository, directories, since_ns, private, orphaned)
-                finally:
-                    os._exit(0)
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        if self.pid == 0:
+            try:
+                _be_holder(theirs, repository, directories, since_ns, orphaned)
+            finally:
+                os._exit(0)
+        theirs.close()
         self._socket = ours
         self._received = b""
         self._number = 0
@@ -159,7 +169,7 @@ class Holder:
         return value
 
 
-def _send(connection: socket.socket, message: tuple[Any, ...]) -> None:
+def _send(connection: _socket.socket, message: tuple[Any, ...]) -> None:
     data = dumps(message)
     connection.settimeout(_PATIENCE)
     connection.sendall(len(data).to_bytes(8, "big") + data)
@@ -178,11 +188,10 @@ def _first(received: bytes) -> tuple[Any, bytes] | None:
 
 
 def _be_holder(
-    connection: socket.socket,
+    connection: _socket.socket,
     repository: Repository,
     directories: Sequence[bytes],
     since_ns: int,
-    private: Sequence[int],
     orphaned: Callable[[Sequence[Layer]], None],
 ) -> None:
     # Not of the keeper's session: what kills its group does not kill this. It ends with the socket.
@@ -190,9 +199,11 @@ def _be_holder(
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    for fd in private:
-        os.close(fd)
-    # A collection takes longer than a file takes to be held, and would copy the keeper's memory.
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != connection.fileno():
+            with suppress(OSError):
+                os.close(int(name))
+    # A collection takes longer than a file takes to be held.
     gc.disable()
     server = _Server(connection, repository)
     server.begin(directories, since_ns)
@@ -203,7 +214,7 @@ def _be_holder(
 
 
 class _Server:
-    def __init__(self, connection: socket.socket, repository: Repository) -> None:
+    def __init__(self, connection: _socket.socket, repository: Repository) -> None:
         self._connection = connection
         self._repository = repository
         self.held = HeldFiles(repository.toplevel)

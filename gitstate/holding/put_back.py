@@ -9,29 +9,34 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from ..errors import GitstateError, MissingObject, words_of
-from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
 from ..format.names import checkpoint_ref, history_ref, marker_ref, new_save_id, save_ref, save_time_ns, workspace_id
-from ..git.command import Oid, is_oid, object_id
+from ..git.command import is_oid, object_id
 from ..git.refs import RefUpdate
 from ..git.status import ignored_among
 from ..objects.pack import ChangedWhileRead, TooLate
 from ..objects.reader import LARGE, commit_head
 from ..objects.tree import EXECUTABLE, REGULAR, Leaf, is_safe_path
 from ..save.build import Builder
-from ..save.facts import Scene, undone_work
+from ..save.facts import undone_work
 from ..save.plan import PathVersions, SavePlan, is_undone
-from ..save.request import SaveRequest
 from ..snapshot.read import read_whole
 from ..snapshot.record import Snapshot
 from ..system import files
 from ..system.clock import Deadline
+from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.state_file import state_name
-from .held import Gone, Layer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ..format.context import Context
+    from ..git.command import Oid
+    from ..save.facts import Scene
+    from ..save.request import SaveRequest
+    from .held import Gone, Layer
 
 #: What HEAD was on lately is no loss: so many entries of its reflog are looked at.
 _LATELY = 20
@@ -40,7 +45,7 @@ _LONGEST_REFLOG = 1 << 20
 _SHARE = 0.6
 
 
-class Last(NamedTuple):
+class Last(Record):
     """What was last known of a workspace while it was there."""
 
     toplevel: bytes

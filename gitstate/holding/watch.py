@@ -12,38 +12,86 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 import time
-from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING
 
 from ..errors import GitstateError
+from ..system.stdlib import TYPE_CHECKING, suppress
 
 if TYPE_CHECKING:
-    from inotify_simple import INotify
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from .held import HeldFiles
+
+    #: Which of some directories git ignores.
+    Ignored = Callable[[list[bytes]], set[bytes]]
 
 #: With more changed paths than this a scan of the whole tree is as fast.
 _MOST = 20_000
 #: Of new directories so many levels are looked into at once.
 _DEEPEST = 32
 #: So many bytes of events are read at once: some 2,000 of them.
-_READ = 1 << 16
+_AT_ONCE = 1 << 16
 #: A file's times come from a clock that ticks, in nanoseconds.
 _TICK_NS = 50_000_000
 
-_EVENT = struct.Struct("iIII")
-_MODIFY, _ATTRIB, _CLOSE_WRITE = 0x2, 0x4, 0x8
-_MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x40, 0x80, 0x100, 0x200
-_Q_OVERFLOW, _IGNORED, _ISDIR = 0x4000, 0x8000, 0x4000_0000
-_ONLYDIR, _DONT_FOLLOW, _EXCL_UNLINK = 0x100_0000, 0x200_0000, 0x400_0000
-_WATCHED = _MODIFY | _CLOSE_WRITE | _ATTRIB | _CREATE | _DELETE | _MOVED_FROM | _MOVED_TO
-_HOW = _ONLYDIR | _DONT_FOLLOW | _EXCL_UNLINK
+#: Bits of an event, and of what is watched (`man 7 inotify`, <sys/inotify.h>).
+_MODIFY, _ATTRIB, _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x4, 0x8, 0x40, 0x80, 0x100, 0x200
+_Q_OVERFLOW, _IGNORED, _ISDIR = 0x4000, 0x8000, 0x40000000
+_ONLYDIR, _DONT_FOLLOW, _EXCL_UNLINK = 0x1000000, 0x2000000, 0x4000000
+_CHANGES = _MODIFY | _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
+_MASK = _CHANGES | _ONLYDIR | _DONT_FOLLOW | _EXCL_UNLINK
 _SEEN = _CREATE | _MODIFY | _CLOSE_WRITE
 
-#: Which of some directories git ignores.
-Ignored = Callable[[list[bytes]], set[bytes]]
+
+class Inotify:
+    """The kernel's watches, by way of the C library. Raises OSError, AttributeError where the system has none."""
+
+    def __init__(self) -> None:
+        import ctypes
+        from struct import Struct
+
+        self._event = Struct("iIII")
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._error = ctypes.get_errno
+        self._fd = self._checked(self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+
+    def _checked(self, result: int) -> int:
+        if result < 0:
+            number = self._error()
+            raise OSError(number, os.strerror(number))
+        return result
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def add(self, path: bytes) -> int:
+        """Watch a directory; the number that its events name. Raises OSError."""
+        return self._checked(self._libc.inotify_add_watch(self._fd, path, _MASK))
+
+    def remove(self, number: int) -> None:
+        """Watch it no longer. Raises OSError."""
+        self._checked(self._libc.inotify_rm_watch(self._fd, number))
+
+    def read(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """The events that have come: the number of the directory, the bits, the cookie, and the name in it, which may
+        be empty.
+        """
+        unpack = self._event.unpack_from
+        while True:
+            try:
+                data = os.read(self._fd, _AT_ONCE)
+            except BlockingIOError:
+                return
+            at = 0
+            while at < len(data):
+                number, mask, cookie, size = unpack(data, at)
+                at += 16 + size
+                yield number, mask, cookie, data[at - size : at].partition(b"\0")[0]
+            if len(data) < _AT_ONCE - 512:
+                return
+
+    def close(self) -> None:
+        os.close(self._fd)
 
 
 class Watch:
@@ -62,13 +110,9 @@ class Watch:
         self.unjudged: list[bytes] = []
         """New directories: call `drop` with those that git ignores."""
         self._seen_ns = time.time_ns()
-        self._inotify: INotify | None = None
-        try:
-            from inotify_simple import INotify
-
-            self._inotify = INotify(nonblocking=True)
-        except (ImportError, OSError, AttributeError):
-            self._inotify = None
+        self._inotify: Inotify | None = None
+        with suppress(ImportError, OSError, AttributeError):
+            self._inotify = Inotify()
 
     @property
     def works(self) -> bool:
@@ -78,8 +122,7 @@ class Watch:
     def fileno(self) -> int:
         """The descriptor that is readable when `drain` has events to read."""
         assert self._inotify is not None
-        number: int = self._inotify.fileno()
-        return number
+        return self._inotify.fileno()
 
     def add(self, directories: Iterable[bytes]) -> None:
         """Watch these directories, not those below them. Paths are relative to the top, which is the empty path."""
@@ -117,20 +160,7 @@ class Watch:
         """Read the events that have come, watch the new directories, and hold the files."""
         if self._inotify is None:
             return
-        while True:
-            try:
-                data = os.read(self._inotify.fileno(), _READ)
-            except BlockingIOError:
-                return
-            self._take_in(data)
-            if len(data) < _READ - 512:
-                return
-
-    def _take_in(self, data: bytes) -> None:
-        place, end = 0, len(data)
-        while place < end:
-            descriptor, mask, cookie, length = _EVENT.unpack_from(data, place)
-            place += 16 + length
+        for descriptor, mask, cookie, name in self._inotify.read():
             if mask & _Q_OVERFLOW:
                 self._lost = self._overflowed = True
                 continue
@@ -140,7 +170,6 @@ class Watch:
             if mask & _IGNORED:
                 self._forget(descriptor)
                 continue
-            name = data[place - length : place].partition(b"\0")[0]
             path = directory + b"/" + name if directory and name else directory or name
             if path == b".git" or not path:
                 continue
@@ -255,7 +284,7 @@ class Watch:
         if self._inotify is None:
             return False
         try:
-            descriptor = self._inotify.add_watch(os.path.join(self.top, path), _WATCHED | _HOW)
+            descriptor = self._inotify.add(os.path.join(self.top, path))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG):
                 # The user has no watches left: from now on not all is known. What is watched is still held.
@@ -278,6 +307,6 @@ class Watch:
             self._by_descriptor.pop(descriptor, None)
             try:
                 assert self._inotify is not None
-                self._inotify.rm_watch(descriptor)
+                self._inotify.remove(descriptor)
             except OSError:
                 continue

@@ -13,14 +13,15 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from ..agents.base import Agent
 from ..agents.launch import Launch
 from ..agents.registry import agent_named
+from ..agents.search_path import with_search_path
 from ..agents.sessions import resume_command
-from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON, BadJson, GitstateError, NeedsPerson
+from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON, BadJson, GitstateError, NeedsPerson, TryAgain
 from ..format.context import MAX_CONTEXT, Context
 from ..format.names import workspace_id
 from ..git.repository import Repository, open_repository
@@ -40,6 +41,8 @@ from .traces import work_state
 #: So many starts that changed nothing are the last ones.
 _STARTS = 3
 _MEMORY, _LOCK, _STOP = b"resume.json", b"resume.lock", b"stop"
+#: What the lock's file holds from the start of an agent until the next command that need not wait for it.
+STARTED = b"1"
 #: The mark of a workspace whose agent is not to be started again, at its top.
 STOP_NAME = ".gitstate-stop"
 #: A session that ends so soon, in seconds, with an error and without a change is stale.
@@ -99,12 +102,37 @@ def resume(path: bytes, request: ResumeRequest) -> ResumeResult:
     if stop is not None:
         return ResumeResult(top, "stopped", f"{os.fsdecode(stop)} exists")
     files.make_directory(repository.own, top=repository.git_dir)
-    with files.locked(os.path.join(repository.own, _LOCK), Deadline(60.0), "the resumption"):
+    with _search_path(repository):
+        return _resume(repository, request)
+
+
+@contextlib.contextmanager
+def _search_path(repository: Repository) -> Iterator[None]:
+    """Search programs on the PATH of the agent's last run, too: that of a scheduler is bare."""
+    before = os.environ.get("PATH")
+    os.environ["PATH"] = with_search_path(repository.own, os.environ)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PATH"]
+        else:
+            os.environ["PATH"] = before
+
+
+def _resume(repository: Repository, request: ResumeRequest) -> ResumeResult:
+    top = repository.toplevel
+    with in_turn(repository, force=request.force) as lock:
+        if lock is None:
+            return ResumeResult(top, "already", "its agent was started while this command waited")
         # What the recovery at boot has brought back needs no proof any more.
         strict = request.strict and read_live_context(repository)[1] != RECOVERED
         recovered = recover(top, RecoverRequest(strict=strict))
         if recovered.exit_status or recovered.verdict not in SUCCESSES:
             return _not_recovered(recovered)
+        if presence(repository).live:
+            # It began while this command read what was recovered: then that tells nothing.
+            return ResumeResult(top, "live", "somebody works here")
         agent = _agent(recovered.context, request)
         memory = _read(repository)
         mark, state = _interruption(recovered), work_state(repository)
@@ -117,11 +145,34 @@ def resume(path: bytes, request: ResumeRequest) -> ResumeResult:
         plan = _Plan(repository, recovered, agent, request)
         plan.check()
         _write(repository, _Memory(mark, state, 0 if request.force else idle))
+        os.write(lock, STARTED)
         if request.manner != "foreground":
             name = f"gitstate-{workspace_id(repository)}"
             started = start(repository, request.manner, _unit_name(name), plan.directory, plan.supervised())
             return ResumeResult(top, "started", f"{agent.name} was started: {started.where}", argv=plan.argv)
     return plan.in_foreground()
+
+
+@contextlib.contextmanager
+def in_turn(repository: Repository, *, force: bool) -> Iterator[int | None]:
+    """Hold the lock of resumptions; None where the command that held it before has started the agent.
+
+    How that run ended is nothing that this command was asked for.
+    """
+    path, what = os.path.join(repository.own, _LOCK), "the resumption"
+    waited = False
+    try:
+        lock = files.lock(path, Deadline(0.0), what)
+    except TryAgain:
+        waited, lock = True, files.lock(path, Deadline(60.0), what)
+    try:
+        if waited and not force and os.pread(lock, 1, 0) == STARTED:
+            yield None
+        else:
+            os.ftruncate(lock, 0)
+            yield lock
+    finally:
+        os.close(lock)
 
 
 def _not_recovered(result: RecoverResult) -> ResumeResult:

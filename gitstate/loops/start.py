@@ -40,10 +40,12 @@ def require(manner: Manner) -> None:
 def start(repository: Repository, manner: Manner, name: str, directory: bytes, argv: Sequence[str]) -> Started:
     """Start `argv` in `directory`. Raises GitstateError where it could not be started, OSError."""
     if manner == "tmux":
-        _call(["tmux", "new-session", "-d", "-s", name, "-c", os.fsdecode(directory), "--", *argv])
+        # The server has the environment of whoever started it first.
+        passed = [word for variable in _PASSED if variable in os.environ for word in ("-e", _pair(variable))]
+        _call(["tmux", "new-session", "-d", "-s", name, "-c", os.fsdecode(directory), *passed, "--", *argv])
         return Started(f"tmux session {name}: tmux attach -t {name}")
     if manner == "unit":
-        passed = [f"--setenv={variable}={os.environ[variable]}" for variable in _PASSED if variable in os.environ]
+        passed = [f"--setenv={_pair(variable)}" for variable in _PASSED if variable in os.environ]
         where = f"--working-directory={os.fsdecode(directory)}"
         options = ["--user", "--collect", f"--unit={name}", where, "--property=KillMode=mixed", *passed]
         _call(["systemd-run", *options, "--", *argv])
@@ -60,6 +62,10 @@ def start(repository: Repository, manner: Manner, name: str, directory: bytes, a
     finally:
         os.close(fd)
     return Started(f"in the background; its output is in {os.fsdecode(log)}")
+
+
+def _pair(variable: str) -> str:
+    return f"{variable}={os.environ[variable]}"
 
 
 def _call(words: Sequence[str]) -> None:

@@ -180,7 +180,24 @@ class FileTasks:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[bytes]:
-        """The content, under a lock on the file. Who waited for one that was replaced begins anew."""
+        """The content, under a lock on the claims, and on the file. Who waited for one that was replaced begins anew.
+
+        The lock on the file alone would not do: whoever opens the new one does not wait for the claims to be written.
+        """
+        with self._locked_claims():
+            yield from self._locked_content()
+
+    @contextlib.contextmanager
+    def _locked_claims(self) -> Iterator[None]:
+        files.make_directory(os.path.dirname(self._claims), top=b"/", mode=0o700)
+        fd = os.open(self._claims + b".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+    def _locked_content(self) -> Iterator[bytes]:
         while True:
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             try:

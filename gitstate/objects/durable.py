@@ -12,15 +12,18 @@ import time
 from ..git.gitdir import operation_paths
 from ..git.repository import Repository, read_head
 from ..system import files, process
+from ..system.child import FilesystemSync
 from ..system.stdlib import TYPE_CHECKING, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 #: Up to `_SYNC_FEW` files each is fsynced; above `_SYNC_MANY` one `syncfs` is always faster.
 _SYNC_FEW, _SYNC_MANY = 24, 400
 #: In between `syncfs` is faster while fewer bytes than this are to be written: it waits for all data of the system.
 _LITTLE_DIRT = 32 << 20
+#: So few new files are fsynced; for more one `syncfs` is faster.
+_SYNC_ALONE = 4
 #: A file that changed no longer ago than this, in seconds, may not be on the disk.
 _RECENT = 600
 #: File systems on which power cuts were tested with `syncfs`. On others, as FUSE, it may do less than an fsync.
@@ -47,30 +50,57 @@ def bring_to_disk(repository: Repository, tag: str) -> None:
     files.write_and_rename(temporary, stamp_file, b"%d" % new, mode=0o644, durable=False)
 
 
-def bring_files_to_disk(repository: Repository, paths: Iterable[bytes]) -> None:
-    """Make durable what a recovery found right: the files at `paths`, relative to the top, and the index.
+class FilesToDisk:
+    """Makes durable what a recovery found right. Where one sync of all is best, it begins at once."""
 
-    Other files of the worktree that changed in the last minutes are synced too: nobody may have done it yet.
-    Raises OSError.
-    """
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._syncs: list[FilesystemSync] = []
+        if _is_one_sync_best(repository.toplevel):
+            places = (repository.toplevel, repository.git_dir, repository.common_dir)
+            by_device = {os.stat(place).st_dev: place for place in places}
+            self._syncs = [FilesystemSync(place) for place in by_device.values()]
+
+    def finish(self, paths: Iterable[bytes]) -> None:
+        """Return when the files at `paths`, relative to the top, and the index are durable as they were at the start.
+
+        Other files of the worktree that changed in the last minutes are synced too: nobody may have done it yet.
+        Raises OSError.
+        """
+        for sync in self._syncs:
+            sync.wait()
+        if not self._syncs:
+            _sync_one_by_one(self._repository, paths)
+
+
+def bring_files_to_disk(repository: Repository, paths: Iterable[bytes]) -> None:
+    """Make durable what a recovery found right, as it is now (see `FilesToDisk`). Raises OSError."""
+    FilesToDisk(repository).finish(paths)
+
+
+def sync_new(paths: Sequence[bytes]) -> None:
+    """Make the content of new files of ours durable, which are in one directory. Raises OSError."""
+    if len(paths) > _SYNC_ALONE and _is_one_sync_best(os.path.dirname(paths[0])):
+        FilesystemSync(os.path.dirname(paths[0])).wait()
+    else:
+        files.fsync_paths(paths)
+
+
+def _is_one_sync_best(place: bytes) -> bool:
+    return _waiting_to_be_written() < _LITTLE_DIRT and _filesystem_type(os.stat(place).st_dev) in _PROVEN
+
+
+def _sync_one_by_one(repository: Repository, paths: Iterable[bytes]) -> None:
     top = repository.toplevel
-    if _waiting_to_be_written() < _LITTLE_DIRT and _filesystem_type(os.stat(top).st_dev) in _PROVEN:
-        places = (top, repository.git_dir, repository.common_dir)
-        for place in {os.stat(place).st_dev: place for place in places}.values():
-            files.sync_filesystem(place)
-        return
     found = dict.fromkeys(paths)
     found.update(dict.fromkeys(_recent_files(repository)))
     directories: dict[bytes, None] = {}
     for path in found:
-        files.fsync_path(os.path.join(top, path))
         while path:
             path = path.rpartition(b"/")[0]
             directories[path] = None
-    for path in directories:
-        files.fsync_path(os.path.join(top, path))
-    for path in dict.fromkeys(_control_files(repository)):
-        files.fsync_path(path)
+    files.fsync_paths(os.path.join(top, path) for path in (*found, *directories))
+    files.fsync_paths(dict.fromkeys(_control_files(repository)))
 
 
 def _recent_files(repository: Repository) -> Iterator[bytes]:

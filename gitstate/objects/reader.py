@@ -125,6 +125,19 @@ class ObjectReader:
         found = self.contents([oid], limit)[0]
         return found[1] if found is not None and found[0] == "commit" else None
 
+    def head(self) -> Oid | None:
+        """The commit of HEAD; None on an unborn branch, or where it can't be read."""
+        try:
+            self._catch_up()
+            self._ask(b"info", ["HEAD^{commit}"])
+            fields = self._process.stdout.readline().split()
+        except GitError:
+            fields = []
+        if not fields:
+            # Git ends at an object that it can't read.
+            self.restart()
+        return fields[0].decode("ascii") if len(fields) == 3 else None
+
     def tree_of(self, commit: Oid, limit: int | None = None) -> Oid:
         """The tree of a commit. Raises MissingObject where there is no such commit, or as `contents` does, GitError."""
         data = self.commit(commit, limit)

@@ -10,19 +10,18 @@ import time
 
 from ..errors import CorruptSave, GitError, NeedsPerson, UnsupportedSave, UsageError
 from ..format.archive import read_save, read_stack
-from ..format.bounds import read_fetched_stack
-from ..format.context import RUN_WORKSPACE
+from ..format.context import MAX_CONTEXT, RUN_WORKSPACE
 from ..format.find import find_save
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..format.saves import is_dismissed, pending_archive, pending_here
 from ..git import gitdir, refs
-from ..git.command import Git
+from ..git.command import Git, Oid
 from ..git.entries import split_nul
 from ..git.index import is_own_lock
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, head_of, read_head
-from ..objects.reader import ObjectReader
+from ..objects.reader import ObjectReader, commit_head
 from ..restore.files import usual_umask
 from ..system import files
 from ..system.jsonio import text_to_json
@@ -46,8 +45,11 @@ def stack_of(repository: Repository, save_id: str) -> FoundStack:
     """A save by its id, and all that it stands on. Raises NeedsPerson, CorruptSave, UnsupportedSave."""
     with ObjectReader(repository.git) as reader:
         held = find_save(repository, save_id)
-        read = read_stack if held.remote is None else read_fetched_stack
-        return FoundStack(read(held.archive, reader), held.remote)
+        if held.remote is None:
+            return FoundStack(read_stack(held.archive, reader), None)
+        from ..format.bounds import read_fetched_stack
+
+        return FoundStack(read_fetched_stack(held.archive, reader), held.remote)
 
 
 def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
@@ -189,10 +191,11 @@ def _run_worktree_words(repository: Repository, one: RunWorktree) -> str:
 _RUN = 24 * 3600.0
 #: Where managers of hooks put unstaged changes while they run, below the git dir and below the user's cache.
 _PATCHES = (b"lint-staged_unstaged.patch", b"info/lefthook-unstaged.patch")
-_CACHED_PATCHES = (b"pre-commit/patch*", b"prek/patches/*")
+_CACHED_PATCHES = ((b"pre-commit", b"patch"), (b"prek/patches", b""))
+_STASH = "refs/stash"
 
 
-def put_away(repository: Repository, facts: Facts) -> tuple[str, ...]:
+def put_away(repository: Repository, reader: ObjectReader, facts: Facts) -> tuple[str, ...]:
     """What a git, a manager of hooks or a run left elsewhere: sentences, each with the command that helps."""
     git_dir = repository.git_dir
     found = [*worktrees_put_away(repository)]
@@ -207,10 +210,26 @@ def put_away(repository: Repository, facts: Facts) -> tuple[str, ...]:
                 command = f"git apply {_quoted(path)}"
                 found.append(f"unstaged changes that a manager of hooks had hidden are in a patch: {command}")
     base = facts.saves[-1].manifest.head if facts.saves else facts.head
-    stash = repository.git.run("log", "-1", "--format=%ct %P", "refs/stash", "--", ok_codes=(0, 128)).split()
-    if len(stash) > 1 and stash[1].decode("ascii") == base and int(stash[0]) > since:
+    stash = _stash(repository, reader)
+    if stash is not None and stash[0] == base and stash[1] > since:
         found.append("a stash on this commit may hold work of the run: git stash show -p; git stash apply")
     return tuple(found)
+
+
+def _stash(repository: Repository, reader: ObjectReader) -> tuple[Oid, int] | None:
+    """The commit that the newest stash stands on, and when it was made, in seconds; None without one to read."""
+    oid = refs.read_refs(repository, [_STASH]).get(_STASH)
+    try:
+        data = (None if oid is None else reader.commit(oid, MAX_CONTEXT)) or b""
+        parents = commit_head(data).parents
+        committed = next(line for line in data.split(b"\n") if line.startswith(b"committer "))
+        return parents[0], int(committed.split()[-2])
+    except GitError:
+        # Git ends at an object that it can't read.
+        reader.restart()
+        return None
+    except (ValueError, IndexError, StopIteration):
+        return None
 
 
 #: Without a save the lock of a run that was killed must be so much older than this recovery, in nanoseconds.
@@ -248,11 +267,14 @@ def remove_lock_of_run(repository: Repository, facts: Facts) -> tuple[bytes, ...
 
 def _patches(repository: Repository) -> list[bytes]:
     """The patches of managers of hooks that there are; of the user's cache those for files of this worktree."""
-    import glob
-
     cache = os.environb.get(b"XDG_CACHE_HOME") or os.path.expanduser(b"~/.cache")
     inside = [os.path.join(repository.git_dir, name) for name in _PATCHES]
-    shared = [path for name in _CACHED_PATCHES for path in glob.glob(os.path.join(glob.escape(cache), name))]
+    shared = []
+    for directory, beginning in _CACHED_PATCHES:
+        with suppress(OSError):
+            names = sorted(os.listdir(os.path.join(cache, directory)))
+            names = [name for name in names if name.startswith(beginning) and not name.startswith(b".")]
+            shared += [os.path.join(cache, directory, name) for name in names]
     return [*inside, *(path for path in shared if _is_for(path, repository))]
 
 

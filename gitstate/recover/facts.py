@@ -7,7 +7,6 @@ import os
 from ..errors import CorruptSave, GitError, NeedsPerson, UnsupportedSave
 from ..format import names
 from ..format.archive import read_save, read_stack
-from ..format.carried import Carried, find_carried
 from ..format.context import MAX_CONTEXT, Context
 from ..format.find import find_save
 from ..format.manifest import Save
@@ -23,7 +22,7 @@ from ..format.saves import (
 from ..git import refs
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
-from ..git.repository import Repository, head_of, read_head
+from ..git.repository import Repository, read_head
 from ..objects.reader import ObjectReader
 from ..objects.tree import TreeReader
 from ..restore.choices import Outcome
@@ -35,12 +34,12 @@ from ..workspace.lease import describe, presence_in
 from ..workspace.live_context import owner_state, read_live_context, read_state_context
 from ..workspace.peek import worktree_ids
 from ..workspace.state_file import RECOVERED
-from .made_up import from_trailers
 from .plan import Facts, can_compare, disk_state, lacks_checkpoint, resting_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ..format.carried import Carried
     from .plan import DiskState
 
 #: So many saves are looked at for files that a power cut left short.
@@ -62,9 +61,11 @@ def gather(
     `own_only`: saves that were fetched from a remote are not looked for.
     """
     operation = operation_under_way(repository.git_dir)
-    here = Facts(read_head(repository.git_dir), head_of(repository.toplevel), operation, strict=strict)
+    here = Facts(read_head(repository.git_dir), reader.head(), operation, strict=strict)
     pending = _pending(repository, reader, here, save_id)
     if pending is None:
+        from .made_up import from_trailers
+
         made_up = from_trailers(repository, reader, here)
         if made_up is not None:
             return _with_stack(here, repository, reader, (made_up,))
@@ -320,6 +321,8 @@ def _carried(here: Facts, repository: Repository, reader: ObjectReader, stack: t
     own = here.remote is None and here.head_ref == stack[0].manifest.head_ref
     if here.head is None or not own or here.head in resting_places(stack):
         return None
+    from ..format.carried import find_carried
+
     with suppress(GitError):  # an object that is missing: then nothing is proven
         return find_carried(repository, reader, here.head, stack)
     return None

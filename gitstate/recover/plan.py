@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON
-from ..format.carried import Carried
 from ..format.context import Context
 from ..format.manifest import Manifest, Save
 from ..git.command import Oid
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
     from typing import Literal
 
+    from ..format.carried import Carried
     from ..restore.choices import Action
     from ..workspace.damage import Damage
     from .request import DecidedVerdict

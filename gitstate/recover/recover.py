@@ -8,8 +8,8 @@ Each step looks first and does nothing where it is done already, so recovery may
 | 2. facts, verdict; remove locks whose owner is provably gone | nothing new | comes to the same verdict |
 | 3. set an index aside that git can't read | nothing new | finds no index, as after a wipe |
 | 4. journal: the ref locks that a kill may leave | nothing new | removes those locks (step 1) |
-| 5. safety save, if a file will be written or deleted | the files of now | saves what differs by then |
-| 6. delete files, then write files | each file that was written | leaves what is as saved |
+| 5. safety save, if a file will be written or deleted, and HEAD lacks it | the files of now | saves what differs |
+| 6. delete files, then write files: content, one sync, places | each file that was placed | leaves what is as saved |
 | 7. operation files, sparse patterns, where missing | each of them | writes those still missing |
 | 8. index, by one rename under its lock | the index | finds the saved entries, leaves them |
 | 9. missing tracked files, directories, permissions | each file that was written | does the rest |
@@ -35,10 +35,10 @@ from ..format.manifest import LeftOut, Reason
 from ..format.names import branch_name, is_save_id, workspace_id
 from ..git import gitdir, refs
 from ..git.index import looks_torn
-from ..git.refs import RefUpdate
+from ..git.refs import RefUpdate, RefWriter
 from ..git.repository import Repository, open_repository, shares_configuration, without_filters
 from ..objects.reader import ObjectReader
-from ..restore.choices import Outcome, needs_safety_save
+from ..restore.choices import Choice, Outcome, is_all_in, needs_safety_save
 from ..restore.paths import SavedPaths, Workspace, paths_with
 from ..system.clock import Deadline
 from ..system.process import boot_id
@@ -72,16 +72,21 @@ from .request import (
 
 # The rest is imported where it is needed: a loop asks at every start, and as a rule there is nothing to recover.
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from typing import Any
 
+    from ..git.repository import Opening
+    from ..restore.index import IndexRecovery
     from ..restore.nested import NestedStep
     from .request import DecidedVerdict
 
 
-def recover(path: bytes, request: RecoverRequest) -> RecoverResult:
-    """Recover the workspace that `path` is in. Raises NotAWorkspace, UsageError, TryAgain, GitError, OSError."""
-    repository = open_repository(path)
+def recover(path: bytes, request: RecoverRequest, opening: Opening | None = None) -> RecoverResult:
+    """Recover the workspace that `path` is in. Raises NotAWorkspace, UsageError, TryAgain, GitError, OSError.
+
+    `opening` is what `start_opening` gave for the same path, where the caller had something else to do meanwhile.
+    """
+    repository = open_repository(path) if opening is None else opening.finish()
     if not request.runs_filters:
         repository = without_filters(repository)
     require(repository, *SETTINGS)
@@ -116,7 +121,7 @@ def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
             from .elsewhere import put_away, remove_lock_of_run
 
             cleared += remove_lock_of_run(repository, facts) if clears else ()
-            facts = facts._replace(put_away=put_away(repository, facts))
+            facts = facts._replace(put_away=put_away(repository, reader, facts))
         try:
             result = _recover_fetched(workspace, facts, verdict, request)
         except (GitError, CorruptSave):
@@ -185,8 +190,20 @@ class _Recovery:
         self.verdict = verdict
         self.request = request
         self.outcome = Outcome()
+        #: Moves the branch, and later the marker; None before the first of them.
+        self._refs: RefWriter | None = None
+        self._index: IndexRecovery | None = None
 
     def run(self) -> RecoverResult:
+        try:
+            return self._run()
+        finally:
+            if self._refs is not None:
+                self._refs.close()
+            if self._index is not None:
+                self._index.end()
+
+    def _run(self) -> RecoverResult:
         if self.verdict.verdict == "recovered":
             return self._report_again()
         if not self.verdict.acts:
@@ -206,7 +223,7 @@ class _Recovery:
         return context is None or context.boot_id is None or context.boot_id != boot_id()
 
     def _restore(self) -> RecoverResult:
-        from ..objects.durable import bring_files_to_disk
+        from ..objects.durable import FilesToDisk
         from ..restore.files import FileRecovery, save_for_safety, usual_umask
         from ..restore.gitdir import restore_operation, restore_sparse
         from ..restore.index import IndexRecovery
@@ -215,17 +232,23 @@ class _Recovery:
         workspace, outcome = self.workspace, self.outcome
         saved = SavedPaths(workspace, self.facts.saves, overwrite=self.request.overwrite)
         newest = saved.newest
-        index = IndexRecovery(workspace, saved.saves, self.facts.carried.original if self.facts.carried else ())
+        original = self.facts.carried.original if self.facts.carried else ()
+        index = self._index = IndexRecovery(workspace, saved.saves, original)
+        scan = None
+        if not self.request.dry_run:
+            # Git works on both while the saved files are compared here.
+            index.foresee(self.facts.head)
+            scan = index.scan()
+        targets = saved.targets()
         if not self.request.dry_run:
             index.set_broken_aside()
-        targets = saved.targets()
         choices = saved.choices(targets, outcome)
         outcome.kept = paths_with(choices, "keep")
         if self.request.dry_run:
             outcome.restored, outcome.deleted = paths_with(choices, "write"), paths_with(choices, "delete")
             return self._result("changed" if outcome.kept else "restore")
         self._journal()
-        if needs_safety_save(choices):
+        if needs_safety_save(choices) and not self._is_in_head(saved, choices):
             outcome.safety = save_for_safety(workspace, choices)
             self._journal()
         recovery = FileRecovery(workspace, saved, outcome)
@@ -233,12 +256,18 @@ class _Recovery:
             recovery.carry_out(choices)
         restore_operation(workspace, newest)
         restore_sparse(workspace, newest)
-        missing = MissingFiles(workspace, saved, outcome)
+        # What is written from here on is synced by itself; what was found right, meanwhile.
+        to_disk = FilesToDisk(self.repository)
+        missing = MissingFiles(workspace, saved, outcome, scan)
         sizes = missing.sizes_at_save(targets, index.saved.sizes)
-        outcome.kept += [path for path in index.restore() if path not in outcome.kept]
+        staged_since = index.restore()
+        if staged_since:
+            missing.forget_scan()
+        outcome.kept += [path for path in staged_since if path not in outcome.kept]
         with usual_umask(self.repository, newest):
             missing.restore(targets, sizes)
             recovery.directories()
+        index.forget_kept()
         if newest.archive != newest.wip:
             recovery.permissions(targets)
             recovery.special_bits(sets=self.request.special_bits)
@@ -246,11 +275,23 @@ class _Recovery:
         if outcome.restored or outcome.deleted:
             index.refresh([*outcome.restored, *outcome.deleted])
         workspace.disk.sync()
-        found = [*(target.path for target in targets), *newest.manifest.directories]
-        bring_files_to_disk(self.repository, found)
+        to_disk.finish([*(target.path for target in targets), *newest.manifest.directories])
         nested = self._nested(saved)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
+
+    def _is_in_head(self, saved: SavedPaths, choices: Sequence[Choice]) -> bool:
+        """Whether all that will be replaced or deleted is as the commit of HEAD has it, which the save keeps alive."""
+        base = saved.base
+        if base is None or self.facts.head is None or self.facts.head != saved.newest.manifest.head:
+            return False
+        index = self._index
+        if b"stages" in saved.newest.files and index is not None and not index.is_as_in(self.facts.head):
+            # The saved conflict takes the place of one of now, whose versions may be in no commit.
+            return False
+        from ..restore.files import umask_now
+
+        return is_all_in(choices, base, umask_now())
 
     def _journal(self) -> None:
         head = self.facts.saves[0].manifest.head_ref
@@ -259,16 +300,24 @@ class _Recovery:
             names += fetched_markers(self.repository, self.facts.saves[0].archive)
         write_journal(self.repository, ref_locks(self.repository, names))
 
+    def _ref_writer(self) -> RefWriter:
+        """The one git that moves refs. It starts when it is asked for first, and works while the caller goes on."""
+        if self._refs is None:
+            message = f"recover {self.facts.saves[-1].manifest.save_id}"
+            self._refs = RefWriter(self.repository, self.workspace.git, message)
+        return self._refs
+
     def _move_branch(self) -> None:
         move = branch_move(self.facts)
         if move is not None:
-            message = f"recover {self.facts.saves[-1].manifest.save_id}"
-            update = RefUpdate(move.ref, move.new, move.old)
-            refs.move_refs(self.repository, self.workspace.git, [update], message, no_deref=move.detach)
+            self._ref_writer().commit([RefUpdate(move.ref, move.new, move.old)], no_deref=move.detach)
 
     # -- nested repositories
 
     def _nested(self, saved: SavedPaths) -> tuple[RecoverResult, ...]:
+        modules = os.path.join(self.repository.git_dir, b"modules")
+        if not os.path.lexists(modules) and not any(save.manifest.nested for save in saved.saves):
+            return ()
         from ..restore.nested import nested_failure, nested_steps, submodules_of
 
         results: list[RecoverResult] = []
@@ -358,7 +407,6 @@ class _Recovery:
         context = with_measured_fields(self.repository, newest.context, self.facts.head_ref)
         left_out = (*manifest.left_out, *outcome.failed)
         from ..restore.destroyed import find_destroyed
-        from .single_files import Version, remember
 
         # A save that was fetched, or a checkpoint that was named, says nothing of what stood here before.
         lost = find_destroyed(self.workspace, newest) if self.facts.marker is not None else None
@@ -371,7 +419,10 @@ class _Recovery:
             operation=manifest.operation,
             destroyed=lost,
         )
-        remember(self.repository, Version(manifest.save_id, None), outcome)
+        if outcome.restored or outcome.deleted:
+            from .single_files import Version, remember
+
+            remember(self.workspace, Version(manifest.save_id, None), outcome)
         described = describe_save(manifest, wip=newest.wip, archive=newest.archive)
         described["base_commit"] = self.facts.saves[-1].manifest.base
         described["left_out"] = [item.to_json() for item in left_out][:1000]
@@ -383,22 +434,25 @@ class _Recovery:
         if marker is not None and marker_goes(outcome):
             seen = refs.read_refs(self.repository, [marker]).get(marker)
             if seen == newest.archive:
-                refs.move_refs(self.repository, self.workspace.git, [RefUpdate(marker, None, seen)], "recovered")
+                self._ref_writer().commit([RefUpdate(marker, None, seen)])
         if marker is None and marker_goes(outcome):
             from .dismissed import dismissed
 
             fact = dismissed(self.repository, manifest.save_id, None)
             if fact.old is not None:
-                refs.move_refs(self.repository, self.workspace.git, [fact], "recovered")
+                self._ref_writer().commit([fact])
         clear_journal(self.repository)
         return result._replace(destroyed=lost)
 
     def _write_state(self, result: RecoverResult, context: Context, told: str, **more: Any) -> RecoverResult:
         """Give back the agent's conversation, write `active_state.json`, and add what it says to the result."""
-        from ..agents.sessions import resume_command
-
         context, result = self._with_conversation(context, result)
-        resume = resume_command(context, os.environ) or instruction(context)
+        resume = None
+        if context.session_id is not None:
+            from ..agents.sessions import resume_command
+
+            resume = resume_command(context, os.environ)
+        resume = resume or instruction(context)
         told = "\n".join((told, *self.facts.put_away))
         if self.request.depth and read_live_context(self.repository)[1] is None:
             # Nobody ever worked in this nested repository: its save is a part of the one around it.

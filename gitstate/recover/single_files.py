@@ -9,7 +9,7 @@ import os
 
 from ..errors import BadJson, NeedsPerson, UsageError
 from ..git.command import Oid, is_oid
-from ..git.repository import Repository, head_of
+from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..objects.tree import Leaf
 from ..restore.choices import Choice, Outcome, Target, needs_safety_save
@@ -80,7 +80,7 @@ def _restore(
         outcome.restored, outcome.deleted = paths_with(choices, "write"), paths_with(choices, "delete")
     else:
         _carry_out(workspace, saved, choices, outcome)
-        remember(workspace.repository, Version(saved.newest.manifest.save_id, None), outcome)
+        remember(workspace, Version(saved.newest.manifest.save_id, None), outcome)
         clear_journal(workspace.repository)
     result = conclude_files(workspace.repository.toplevel, saved.newest, outcome)
     return located(result._replace(dry_run=request.dry_run))
@@ -122,7 +122,7 @@ class LastRestore(Record):
     """What was written."""
 
 
-def remember(repository: Repository, after: Version, outcome: Outcome) -> None:
+def remember(workspace: Workspace, after: Version, outcome: Outcome) -> None:
     """Note for `undo` which paths were written or deleted: what they hold now, and what they held before.
 
     It is a note, not the work: where the disk takes it no more, there is nothing to take back by name.
@@ -130,10 +130,11 @@ def remember(repository: Repository, after: Version, outcome: Outcome) -> None:
     paths = dict.fromkeys([*outcome.restored, *outcome.deleted])
     if not paths:
         return
-    before = Version(outcome.safety, None if outcome.safety else head_of(repository.toplevel))
+    before = Version(outcome.safety, None if outcome.safety else workspace.reader.head())
     value = {"paths": [path.hex() for path in paths], "before": _version_json(before), "after": _version_json(after)}
+    own = workspace.repository.own
     with suppress(OSError):
-        files.write_atomic(os.path.join(repository.own, LAST_FILE), dumps(value), staging=repository.own)
+        files.write_atomic(os.path.join(own, LAST_FILE), dumps(value), staging=own)
 
 
 def _version_json(version: Version) -> dict[str, Json]:
@@ -185,7 +186,7 @@ def undo(repository: Repository, request: RecoverRequest) -> RecoverResult:
             outcome.restored, outcome.deleted = paths_with(choices, "write"), paths_with(choices, "delete")
         else:
             _carry_out(workspace, saved, choices, outcome)
-            remember(repository, last.before, outcome)
+            remember(workspace, last.before, outcome)
             clear_journal(repository)
         result = conclude_files(repository.toplevel, saved.newest, outcome)
         hint = "gitstate undo --overwrite" if outcome.kept else result.hint

@@ -8,7 +8,7 @@ from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.files import FileState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
     from typing import Literal
 
     #: What happens to one path: nothing, the saved version is written, it is deleted, or the disk wins.
@@ -77,6 +77,20 @@ def _is_one_of(seen: FileState, leaves: Collection[Leaf]) -> bool:
 def needs_safety_save(choices: Iterable[Choice]) -> bool:
     """Whether a file is going to be written or deleted."""
     return any(choice.action in ("write", "delete") for choice in choices)
+
+
+def is_all_in(choices: Iterable[Choice], commit: Mapping[bytes, Leaf], umask: int) -> bool:
+    """Whether each file that is going to be written or deleted is as git writes it from a commit's tree."""
+    acts = [choice for choice in choices if choice.action in ("write", "delete")]
+    return all(stands_as(choice.seen, commit.get(choice.target.path), umask) for choice in acts)
+
+
+def stands_as(seen: FileState, leaf: Leaf | None, umask: int) -> bool:
+    """Whether what is at a path is what git writes there for an entry of a commit; for None: nothing."""
+    if leaf is None or seen.kind == "missing":
+        return leaf is None and seen.kind == "missing"
+    usual = {mode & ~mask & 0o777 for mask in (0o022, umask) for mode in _widest({leaf.mode})}
+    return _is_one_of(seen, (leaf,)) and (leaf.mode == SYMLINK or seen.permissions in usual)
 
 
 def wanted_permissions(target: Target, seen: FileState, umask: int) -> tuple[int | None, bool]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from ..errors import GitstateError
 from ..format.archive import read_save
 from ..format.manifest import Save
-from ..format.names import age_key, save_time_ns, workspace_id
-from ..format.saves import checkpoint_archives, held_saves
+from ..format.names import age_key, save_time_ns
+from ..format.saves import archives_held
 from ..git.command import object_id
 from ..git.entries import differing_paths
-from ..git.repository import head_of
-from ..save.plan import PathVersions, is_undone
 from ..system.stdlib import suppress
 from .paths import Workspace
 
 #: Of the kept checkpoints only so many of the newest are looked at, and none that is older than a day at the save.
 _LOOKED_AT = 4
+#: Of the saves of that day only so many of the newest are read: a checkpoint behind more saves than that is old.
+_READ = 32
 _RECENT_NS = 86_400 * 1_000_000_000
 
 
@@ -26,11 +26,12 @@ def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, 
     task count, not older than a day. Raises nothing: it is an offer.
     """
     with suppress(GitstateError, OSError, ValueError):
-        own = workspace_id(workspace.repository)
         made = save_time_ns(save.manifest.save_id) or 0
-        held = [item.archive for item in held_saves(workspace.repository.git, own)]
-        held += [oid for name, oid in checkpoint_archives(workspace.repository.git).items() if name == own]
-        found = [read_save(oid, workspace.reader) for oid in held if oid != save.archive]
+        held = archives_held(workspace.repository)
+        recent = [item for item in held if item[0] and 0 <= made - (save_time_ns(item[0]) or 0) < _RECENT_NS]
+        recent.sort(key=lambda item: age_key(item[0] or ""), reverse=True)
+        oids = [oid for _, oid in (*recent[:_READ], *(item for item in held if item[0] is None))]
+        found = [read_save(oid, workspace.reader) for oid in oids if oid != save.archive]
         found = [
             item
             for item in found
@@ -47,8 +48,10 @@ def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, 
 
 
 def _destroyed_paths(workspace: Workspace, old: Save, save: Save) -> list[bytes]:
+    from ..save.plan import PathVersions, is_undone
+
     repository, reader, trees = workspace.repository, workspace.reader, workspace.trees
-    commit = head_of(repository.toplevel)
+    commit = reader.head()
     before, head = (None if oid is None else reader.tree_of(oid) for oid in (old.manifest.head, commit))
     then = old.manifest.head
     follows = then == commit or then is None

@@ -1,7 +1,7 @@
 """Writes and deletes the files of a save: the safety save first, then files, directories, permissions.
 
-No file is written or deleted before a safety save, and none that holds what is in no save and no commit. A file that
-is not what was seen any more is kept.
+No file is replaced or deleted that holds what is in no save and no commit: there is a safety save, or all of them are
+as the commit of HEAD has them. A file that is not what was seen any more is kept.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from ..errors import GitstateError, NeedsPerson
 from ..format.manifest import LeftOut, Save
 from ..git.entries import list_tree_paths
 from ..git.repository import Repository
+from ..objects.durable import sync_new
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK, SYMLINK
-from ..save.request import SaveRequest
-from ..save.save import save_owned
 from ..snapshot.record import MODES_LIMIT, is_attributes
 from ..system.stdlib import TYPE_CHECKING, contextmanager
 from ..workspace.files import FileState
@@ -26,6 +25,8 @@ from .paths import SavedPaths, Workspace
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+#: So many files are written beside before they are synced and moved into place.
+_AT_ONCE = 256
 #: The disk takes nothing more: to go on with the next path is of no use.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -40,6 +41,9 @@ def save_for_safety(workspace: Workspace, choices: Sequence[Choice]) -> str | No
 
     The journal is the save's own afterwards: write it again.
     """
+    from ..save.request import SaveRequest
+    from ..save.save import save_owned
+
     request = SaveRequest(kind="safety", keep_paths=endangered(choices), depth=99)
     return save_owned(workspace.repository, workspace.git, request).save_id
 
@@ -87,18 +91,60 @@ class FileRecovery:
         self._links = {target.path for target in targets if target.saved is not None and target.saved.mode == GITLINK}
         for choice in choices:
             if choice.action == "delete":
-                self._try(self._delete, choice)
+                self._try_delete(choice)
         for choice in choices:
             if choice.target.saved is None:
                 self._remove_left_directory(choice.target, choice.seen)
-        for choice in choices:
-            if choice.action == "write":
-                self._try(self._write, choice)
+        left = [choice for choice in choices if choice.action == "write"]
+        while left:
+            del left[: self._write_some(left[:_AT_ONCE])]
 
-    def _try(self, act: Callable[[Target, FileState], None], choice: Choice) -> None:
-        path = choice.target.path
+    def _write_some(self, choices: Sequence[Choice]) -> int:
+        """Write the new content of all beside, make it durable at once, and move each into its place.
+
+        Returns how many were dealt with: the first ones, where the disk is full.
+        """
+        staged: dict[bytes, bytes] = {}
+        tried = 0
+        ready: list[Choice] = []
         try:
-            act(choice.target, choice.seen)
+            try:
+                for choice in choices:
+                    try:
+                        if self._try_stage(choice.target, staged):
+                            ready.append(choice)
+                    except GitstateError:
+                        if not ready:
+                            raise
+                        # What these replace gives its room back: the rest may fit then. Git stopped in an object.
+                        self._workspace.reader.restart()
+                        break
+                    tried += 1
+            finally:
+                # Also where the disk is full: what was written is right.
+                if staged:
+                    sync_new(list(staged.values()))
+                for choice in ready:
+                    self._place(choice, staged.pop(choice.target.path, None))
+        finally:
+            for temporary in staged.values():
+                self._disk.discard(temporary)
+        return tried
+
+    def _try_delete(self, choice: Choice) -> None:
+        self._try(choice.target.path, lambda: self._delete(choice.target, choice.seen))
+
+    def _try_stage(self, target: Target, staged: dict[bytes, bytes]) -> bool:
+        return self._try(target.path, lambda: self._stage(target, staged))
+
+    def _place(self, choice: Choice, temporary: bytes | None) -> None:
+        self._try(choice.target.path, lambda: self._write(choice.target, choice.seen, temporary))
+
+    def _try(self, path: bytes, act: Callable[[], None]) -> bool:
+        """Whether `act`, which writes or deletes at `path`, has done so; else it is noted why not."""
+        try:
+            act()
+            return True
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
             self._outcome.kept.append(path)
         except OSError as error:
@@ -108,6 +154,7 @@ class FileRecovery:
                     hint="make room, then: gitstate recover",
                 ) from None
             self._outcome.could_not_write(path, error)
+        return False
 
     def _delete(self, target: Target, seen: FileState) -> None:
         self._disk.delete(target.path, seen)
@@ -130,7 +177,21 @@ class FileRecovery:
         while directory and directory not in kept and self._disk.remove_directory(directory):
             directory = directory.rpartition(b"/")[0]
 
-    def _write(self, target: Target, seen: FileState) -> None:
+    def _stage(self, target: Target, staged: dict[bytes, bytes]) -> None:
+        """Write the content of a regular file beside; `staged` gets its place."""
+        saved, reader = target.saved, self._workspace.reader
+        assert saved is not None
+        if saved.mode == GITLINK or (saved.mode == SYMLINK and self._workspace.has_symlinks):
+            return
+        info = reader.kinds([saved.oid])[0]
+        if info is None:
+            raise NeedsPerson(f"object {saved.oid} is missing", hint="git fsck")
+        permissions = target.permissions if target.permissions is not None else saved.mode & 0o777
+        # A large file is synced as it grows.
+        durable = info[1] > LARGE
+        staged[target.path] = self._disk.stage(reader.stream(saved.oid), permissions or 0o644, durable=durable)
+
+    def _write(self, target: Target, seen: FileState, temporary: bytes | None) -> None:
         saved = target.saved
         assert saved is not None
         if seen.kind == "directory":
@@ -148,11 +209,8 @@ class FileRecovery:
             if content is None:
                 raise NeedsPerson(f"object {saved.oid} is missing", hint="git fsck")
             self._disk.write_link(target.path, content[1], seen)
-        else:
-            if reader.kinds([saved.oid])[0] is None:
-                raise NeedsPerson(f"object {saved.oid} is missing", hint="git fsck")
-            permissions = target.permissions if target.permissions is not None else saved.mode & 0o777
-            self._disk.write_file(target.path, reader.stream(saved.oid), permissions or 0o644, seen)
+        elif temporary is not None:
+            self._disk.place(temporary, target.path, seen)
         self._outcome.restored.append(target.path)
 
     def _remove_empty_directories(self, path: bytes) -> None:
@@ -226,6 +284,10 @@ class FileRecovery:
     def _set_permissions(self, target: Target, umask: int, *, only_saved: bool) -> None:
         try:
             if target.saved is None or self._disk.permissions(target.path) is None:
+                return
+            usual = target.permissions if target.permissions is not None else target.saved.mode & 0o777
+            if self._disk.permissions(target.path) == usual:
+                # As a rule: then its content need not be read once more.
                 return
             seen = self._disk.look(target.path)
             if only_saved and seen.oid != target.saved.oid:

@@ -20,8 +20,10 @@ from ..git.index import (
     index_lock,
     is_cut_index,
     is_torn_index,
+    kept_index,
     link_or_copy,
 )
+from ..git.status import WorktreeScan
 from ..snapshot.record import is_attributes
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING
@@ -31,6 +33,10 @@ from .saved_index import SavedIndex, removal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ..system.child import Child
+
+_COMPARE = ("diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=none")
 
 
 class IndexRecovery:
@@ -47,12 +53,52 @@ class IndexRecovery:
         self._current = os.path.join(self._repository.git_dir, b"index")
         #: The index of now stays: its stat data are those of files that git has written since the save.
         self._kept_current = False
+        #: What git compares while the caller does something else: the tree, the index that it began with, and git.
+        self._comparing: tuple[Oid, object, Child] | None = None
+        self._compared: set[bytes] | None = None
+        self._scan: WorktreeScan | None = None
+        #: The files that the saves kept are of no more use.
+        self._kept_is_spent = False
+
+    def foresee(self, head: Oid | None) -> None:
+        """Let git compare the index with the commit of HEAD meanwhile: as a rule it is one of the saves'."""
+        before = file_identity(self._current)
+        if head is not None and before is not None:
+            tree = self._reader.tree_of(head)
+            self._comparing = tree, before, self._repository.git.start(*_COMPARE, tree)
+
+    def scan(self) -> WorktreeScan | None:
+        """Let git look at all tracked files by the saved index meanwhile; None where it is not there as a file."""
+        save = self.saved.oldest
+        told = save.archive != save.wip and save.manifest.index_size is not None and not save.manifest.intent_to_add
+        if not told or len(self._saves) > 1 or self._is_carried or b"stages" in save.files:
+            return None
+        kept = kept_index(self._repository, save.manifest.save_id)
+        index = next((path for path in (kept, self._current) if self.saved.is_at(path)), None)
+        self._scan = None if index is None else WorktreeScan(self._repository, index)
+        return self._scan
+
+    def is_as_in(self, head: Oid) -> bool:
+        """Whether the index holds nothing that the commit `head` lacks, as far as is known already."""
+        tree = self._foreseen_tree()
+        return tree is not None and tree == self._reader.tree_of(head) and not self._differing_from(tree)
+
+    def end(self) -> None:
+        """Nobody reads any more what git compares, and what it looks at."""
+        if self._scan is not None:
+            self._scan.end()
+        if self._comparing is not None and self._comparing[2].returncode is None:
+            self._comparing[2].kill()
+            self._comparing[2].wait()
 
     def set_broken_aside(self) -> None:
         """An index that git can't read (a power cut tore it) would stop every step: the save has the good one."""
         object_format = self._repository.object_format
         try:
-            self._git.run("ls-files", "-z", "--", "no such file")
+            if self._comparing is None:
+                self._git.run("ls-files", "-z", "--", "no such file")
+            else:
+                self._differing_from(self._comparing[0])
             is_broken = is_cut_index(self._current, object_format)
         except GitError:
             is_broken = True
@@ -83,10 +129,10 @@ class IndexRecovery:
         if oldest.manifest.index_size is None:
             return self._without_index()
         if alone and saved.is_at(self._current):
-            saved.forget_kept()
+            self._kept_is_spent = True
             return []
         before = file_identity(self._current)
-        if alone and self._has_same_entries():
+        if alone and not self._has_other_entries() and self._has_same_entries():
             self._kept_current = True
             return []
         kept = self._staged_since()
@@ -102,8 +148,13 @@ class IndexRecovery:
             os.rename(following, self._current)
         files.fsync_path(self._current)
         files.fsync_path(repository.git_dir)
-        saved.forget_kept()
+        self._kept_is_spent = True
         return kept
+
+    def forget_kept(self) -> None:
+        """Remove the index files that the saves kept, once the index is back and nothing reads them any more."""
+        if self._kept_is_spent:
+            self.saved.forget_kept()
 
     def _without_index(self) -> list[bytes]:
         """There was no index file. One that holds only what git itself put there goes."""
@@ -142,18 +193,33 @@ class IndexRecovery:
         finally:
             files.remove(temporary)
 
+    def _has_other_entries(self) -> bool:
+        """Whether the index is that of HEAD, and the saved one is not: then no listing has to show it."""
+        staged, tree = self.saved.oldest.files.get(b"staged"), self._foreseen_tree()
+        return tree is not None and staged is not None and staged[1] != tree and not self._differing_from(tree)
+
+    def _foreseen_tree(self) -> Oid | None:
+        """The tree that git has compared the index with; None where it was not, or git replaced the index since."""
+        if self._comparing is None or file_identity(self._current) != self._comparing[1]:
+            return None
+        return self._comparing[0]
+
     def _staged_since(self) -> list[bytes]:
         """The paths whose index entries of now are in no save and no base."""
         if not os.path.exists(self._current):
             return []
-        differing: set[bytes] | None = None
+        trees: list[Oid | None] = []
         for save in self._saves:
             staged = save.files.get(b"staged")
-            for tree in (save.wip_tree, tree_of_base(self._reader, save.manifest.head), staged[1] if staged else None):
-                paths = self._differing_from(tree)
-                differing = paths if differing is None else differing & paths
-                if not differing:
-                    return []
+            trees += [save.wip_tree, tree_of_base(self._reader, save.manifest.head), staged[1] if staged else None]
+        foreseen = self._foreseen_tree()
+        differing: set[bytes] | None = None
+        # First the one that git has compared already: as a rule nothing differs from it.
+        for tree in sorted(trees, key=lambda tree: tree is None or tree != foreseen):
+            paths = self._differing_from(tree)
+            differing = paths if differing is None else differing & paths
+            if not differing:
+                return []
         kept = sorted(differing or ())
         newest = self._saves[0]
         if b"stages" in newest.files:
@@ -170,8 +236,11 @@ class IndexRecovery:
 
     def _differing_from(self, tree: Oid | None) -> set[bytes]:
         """The paths whose index entries differ from a tree; all of them where there is none."""
-        argv = ("diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=none")
-        out = self._git.run("ls-files", "-z") if tree is None else self._git.run(*argv, tree)
+        if self._comparing is not None and tree is not None and tree == self._foreseen_tree():
+            if self._compared is None:
+                self._compared = set(split_nul(self._git.finish(self._comparing[2])))
+            return self._compared
+        out = self._git.run("ls-files", "-z") if tree is None else self._git.run(*_COMPARE, tree)
         return set(split_nul(out))
 
     def _lines(self, paths: Sequence[bytes]) -> list[bytes]:

@@ -11,9 +11,8 @@ from ..git.attributes import Conversions
 from ..git.command import try_in_halves
 from ..git.entries import list_tree_paths, split_nul
 from ..git.repository import without_filters
-from ..git.status import parse_listing
+from ..git.status import Differing, WorktreeScan, parse_listing
 from ..objects.tree import GITLINK, Leaf
-from ..snapshot.read import has_content
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING
 from ..workspace.files import MISSING, FileState
@@ -65,7 +64,11 @@ def _is_cut_short(choice: Choice, saved: SavedPaths) -> bool:
 class MissingFiles:
     """Tracked files that the save did not change, and that are gone or cut short: git writes them."""
 
-    def __init__(self, workspace: Workspace, paths: SavedPaths, outcome: Outcome) -> None:
+    def __init__(
+        self, workspace: Workspace, paths: SavedPaths, outcome: Outcome, scan: WorktreeScan | None = None
+    ) -> None:
+        """`scan`: what git sees by the index that will be git's when `restore` is called; None: it is asked then."""
+        self._scan = scan
         self._workspace = workspace
         self._disk = workspace.disk
         self._paths = paths
@@ -87,7 +90,13 @@ class MissingFiles:
         conversions = Conversions(repository, {})
         if not conversions.has_writing_filters():
             return {}
-        tracked = [path for path in list_tree_paths(repository.git, self._paths.newest.wip_tree) if path not in known]
+        differing = None if self._scan is None else self._scan.finish()
+        # What is of the size that the index of the save knows needs no look.
+        tree = self._paths.newest.wip_tree
+        listed = list_tree_paths(repository.git, tree) if differing is None else differing.modified
+        tracked = [path for path in listed if path not in known]
+        if not tracked:
+            return {}
         named = conversions.converting_attributes(tracked)
         paths = [path for path, names in named.items() if conversions.filter_writes(names)]
         return sizes(paths) if paths else {}
@@ -147,9 +156,11 @@ class MissingFiles:
 
     def _is_unfiltered(self, path: bytes, leaf: Leaf, sizes: Mapping[bytes, int]) -> bool:
         """Whether git wrote the blob as it is, and not what the save had; that is reported."""
-        if path not in sizes or not has_content(
-            self._staging + path, self._workspace.repository.object_format, leaf.oid
-        ):
+        if path not in sizes:
+            return False
+        from ..snapshot.read import has_content
+
+        if not has_content(self._staging + path, self._workspace.repository.object_format, leaf.oid):
             return False
         if os.path.getsize(self._staging + path) == sizes[path]:
             return False
@@ -160,9 +171,11 @@ class MissingFiles:
 
     def _find(self, known: set[bytes]) -> tuple[dict[bytes, Leaf], dict[bytes, FileState]]:
         """What is to be written, and of it, as it is now, what a power cut left short."""
-        deleted = split_nul(self._workspace.git.run("ls-files", "-z", "-d"))
-        modified = [path for path in dict.fromkeys(self._modified()) if path not in known]
-        names = dict.fromkeys((*deleted, *self._hidden_and_gone()))
+        repository = self._workspace.repository
+        scan = self._scan or WorktreeScan(repository, os.path.join(repository.git_dir, b"index"))
+        differing = scan.finish() or self._asked_one_by_one()
+        modified = [path for path in dict.fromkeys(differing.modified) if path not in known]
+        names = dict.fromkeys(differing.deleted)
         gone = [path for path in names if path not in known and not self._paths.was_left_out(path)]
         leaves = self._paths.leaves(self._paths.newest.wip_tree, {*gone, *modified})
         refuse_unsafe(leaves)
@@ -172,6 +185,15 @@ class MissingFiles:
             if path in leaves and self._paths.is_cut_short(Target(path, leaves[path], None, frozenset()))
         }
         return {path: leaves[path] for path in dict.fromkeys((*gone, *cut_short)) if path in leaves}, cut_short
+
+    def forget_scan(self) -> None:
+        """The index is another one than that which git was told to look by."""
+        self._scan = None
+
+    def _asked_one_by_one(self) -> Differing:
+        """The same where something is hidden from git, or git failed."""
+        deleted = split_nul(self._workspace.git.run("ls-files", "-z", "-d"))
+        return Differing([*deleted, *self._hidden_and_gone()], self._modified())
 
     def _modified(self) -> list[bytes]:
         """Tracked files that git takes for changed. A required filter that fails ends it: then without filters."""

@@ -7,7 +7,7 @@ from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..git.command import Git, Oid, object_id
-from ..git.entries import differing_paths, list_tree_paths
+from ..git.entries import diff_tree_pairs, differing_paths, list_tree_paths
 from ..git.repository import Repository, folds_case
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
@@ -58,6 +58,8 @@ class SavedPaths:
         self.newest = saves[0]
         self._workspace = workspace
         self._overwrite = overwrite
+        #: For a single save: what the commit that it stands on holds at the paths of `targets`.
+        self.base: dict[bytes, Leaf] | None = None
 
     # -- what was
 
@@ -66,18 +68,25 @@ class SavedPaths:
         trees = self._workspace.trees
         roots: list[Oid | None] = []
         paths: set[bytes] = set()
+        told: dict[Oid | None, dict[bytes, Leaf | None]] = {}
         for save in self.saves:
             head_tree = self._tree_of_base(save)
             staged = save.files.get(b"staged")
-            roots += [head_tree, save.wip_tree, *([staged[1]] if staged else [])]
-            changed = differing_paths(self._workspace.repository, head_tree, save.wip_tree)
-            paths.update(changed, save.manifest.staged)
+            mine = [head_tree, save.wip_tree, *([staged[1]] if staged else [])]
+            roots += mine
+            if len(self.saves) == 1 and head_tree is not None:
+                told = self._told_by_diffs(head_tree, mine)
+                paths.update(path for path, leaf in told[head_tree].items() if told[save.wip_tree][path] != leaf)
+            else:
+                paths.update(differing_paths(self._workspace.repository, head_tree, save.wip_tree))
+            paths.update(save.manifest.staged)
             paths.update(self._raw_paths(save), save.manifest.absent)
             for stage in (b"1", b"2", b"3"):
                 paths.update(stage_paths(self._workspace.repository, trees, save, stage))
         refuse_unsafe(paths)
-        lookups = [self.leaves(root, paths) for root in dict.fromkeys(roots)]
-        wip = self.leaves(self.newest.wip_tree, paths)
+        lookups = {root: self._leaves_beside(told.get(root, {}), root, paths) for root in dict.fromkeys(roots)}
+        wip = lookups[self.newest.wip_tree]
+        self.base = lookups[roots[0]] if told else None
         raw = self._raw(wip)
         modes = self._modes(wip)
         absent = set(self.newest.manifest.absent)
@@ -87,21 +96,44 @@ class SavedPaths:
             if path == never and path not in wip:
                 continue
             saved = None if path in absent else raw.get(path) or wip.get(path)
-            bases = frozenset(leaf for lookup in lookups if (leaf := lookup.get(path)) is not None)
+            bases = frozenset(leaf for lookup in lookups.values() if (leaf := lookup.get(path)) is not None)
             targets.append(Target(path, saved, modes.get(path), bases))
         return targets
+
+    def _told_by_diffs(self, base: Oid, roots: Sequence[Oid | None]) -> dict[Oid | None, dict[bytes, Leaf | None]]:
+        """For each tree what it holds at every path in which any of `roots` differs from the tree `base`."""
+        others = [root for root in dict.fromkeys(roots) if root is not None and root != base]
+        diffs = diff_tree_pairs(self._workspace.repository, [(base, root) for root in others])
+        before: dict[bytes, Leaf | None] = {}
+        for diff in diffs:
+            before.update((entry.path, _leaf(entry.old_mode, entry.old_oid)) for entry in diff)
+        told: dict[Oid | None, dict[bytes, Leaf | None]] = {base: before}
+        for root, diff in zip(others, diffs, strict=True):
+            told[root] = {**before, **{entry.path: _leaf(entry.new_mode, entry.new_oid) for entry in diff}}
+        return told
+
+    def _leaves_beside(
+        self, told: Mapping[bytes, Leaf | None], root: Oid | None, paths: Iterable[bytes]
+    ) -> dict[bytes, Leaf]:
+        """`leaves`, of which `told` are known already."""
+        found = self.leaves(root, [path for path in paths if path not in told])
+        found.update((path, self._as_written(leaf)) for path, leaf in told.items() if leaf is not None)
+        return found
+
+    def _as_written(self, leaf: Leaf) -> Leaf:
+        return Leaf(REGULAR, leaf.oid) if leaf.mode == SYMLINK and not self._workspace.has_symlinks else leaf
 
     def _tree_of_base(self, save: Save) -> Oid | None:
         """The tree that a save stands on; None where it was taken without it, and git still can't read it."""
         reader, head = self._workspace.reader, save.manifest.head
         if head is None:
             return None
-        from ..workspace.damage import is_whole
-
         wip = reader.commit(save.wip)
-        stands_alone = wip is not None and not commit_head(wip).parents
-        if stands_alone and not is_whole(self._workspace.repository.git, head):
-            return None
+        if wip is not None and not commit_head(wip).parents:
+            from ..workspace.damage import is_whole
+
+            if not is_whole(self._workspace.repository.git, head):
+                return None
         return tree_of_base(reader, head)
 
     def unchanged(self, path: bytes, known: Iterable[bytes]) -> list[Target]:
@@ -116,10 +148,7 @@ class SavedPaths:
     def leaves(self, root: Oid | None, paths: Iterable[bytes]) -> dict[bytes, Leaf]:
         """What a tree holds at each path, directories aside. Where there are no symlinks, they are regular files."""
         looked_up = self._workspace.trees.lookup(root, paths).items()
-        leaves = {path: leaf for path, leaf in looked_up if leaf.mode != DIRECTORY}
-        if self._workspace.has_symlinks:
-            return leaves
-        return {path: Leaf(REGULAR, leaf.oid) if leaf.mode == SYMLINK else leaf for path, leaf in leaves.items()}
+        return {path: self._as_written(leaf) for path, leaf in looked_up if leaf.mode != DIRECTORY}
 
     def was_left_out(self, path: bytes) -> bool:
         """Whether the save could not read this path either: then there is nothing to restore."""
@@ -237,6 +266,11 @@ class SavedPaths:
             return False
         saved = reader.stream(target.saved.oid)
         return is_what_is_left(saved, disk.read(target.path), same_size=stamp[0] == info[1])
+
+
+def _leaf(mode: int, oid: Oid) -> Leaf | None:
+    """One side of a diff; None where it lacks the path."""
+    return Leaf(mode, oid) if mode else None
 
 
 def _with_bases_of_other_names(targets: list[Target]) -> list[Target]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 
 from ..errors import CorruptSave, GitError
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 _INDEX_LIMIT = 512 << 20
 _STAGES = (b"1", b"2", b"3")
 #: What `ls-files -z --debug` prints of one entry: its path, and the stat data, of which the size counts here.
-_DEBUG_LINES = re.compile(rb"([^\0]+)\0(?:  (?:ctime|mtime|dev|uid):[^\n]*\n){4}  size: (\d+)[^\n]*\n")
+_DEBUG_LINES = rb"([^\0]+)\0(?:  (?:ctime|mtime|dev|uid):[^\n]*\n){4}  size: (\d+)[^\n]*\n"
 
 
 class SavedIndex:
@@ -113,12 +112,15 @@ class SavedIndex:
         """The size of each file when git looked at it last before the save; one that git does not know is missing."""
         if b"staged" not in self.oldest.files or self.oldest.manifest.index_size is None:
             return {}
+        # As a rule no filter writes anything, and nobody asks.
+        import re
+
         self.write_shared()
         target = next_index(self._repository)
         self.write(target)
         try:
             env = {"GIT_INDEX_FILE": os.fsdecode(target)}
-            found = dict(_DEBUG_LINES.findall(self._git.run("ls-files", "-z", "--debug", env=env)))
+            found = dict(re.findall(_DEBUG_LINES, self._git.run("ls-files", "-z", "--debug", env=env)))
         finally:
             files.remove(target)
         return {path: int(found[path]) for path in paths if found.get(path, b"0") != b"0"}

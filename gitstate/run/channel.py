@@ -5,22 +5,25 @@ Signals tell a keeper something too: they are collected here. The messages stand
 
 from __future__ import annotations
 
-import contextlib
-import json
+# `socket` itself loads `selectors` and `enum`: a fifth of the memory of a keeper.
+import _socket
+import fcntl
 import os
-import signal
-import socket
-import subprocess
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
 
 from ..agents.base import StopRule
+from ..errors import BadJson
 from ..git.repository import Repository
 from ..system.clock import Deadline
+from ..system.jsonio import dumps, loads
 from ..system.process import Process
-from ..system.program import isolated_python
+from ..system.program import interpreter, isolated_python
+from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, signal, suppress
 from ..workspace.settings import OF_SAVE, number, require
-from .processes import RUN_ID
+from .processes import RUN_ID, StartedProcess, inherited_descriptors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
 
 #: Signals that end a run.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -30,7 +33,7 @@ _EXIT_TIME = 2.0
 _LONGEST_LINE = 1 << 20
 
 
-class Times(NamedTuple):
+class Times(Record):
     """The times of a run in seconds: the settings of the same names."""
 
     grace: float
@@ -48,7 +51,7 @@ def read_times(repository: Repository, given: Mapping[str, float | None], source
     return times
 
 
-class KeeperConfig(NamedTuple):
+class KeeperConfig(Record):
     """What a keeper is told at its start."""
 
     workspace: str
@@ -81,7 +84,7 @@ class KeeperConfig(NamedTuple):
 class Channel:
     """One end of the socket: one JSON object a line, in both directions."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: _socket.socket) -> None:
         self._socket = connection
         self._received = b""
         self.is_closed = False
@@ -93,7 +96,8 @@ class Channel:
         """Send a message; False if the other end is gone."""
         try:
             self._socket.settimeout(None)
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
+            # A line feed inside a text is escaped: these only lay the object out.
+            self._socket.sendall(dumps(message).replace(b"\n", b"") + b"\n")
             return True
         except OSError:
             return False
@@ -118,10 +122,8 @@ class Channel:
         """The next message that has come whole, None without one. A line that is no JSON object is skipped."""
         while b"\n" in self._received:
             line, _, self._received = self._received.partition(b"\n")
-            with contextlib.suppress(ValueError):
-                message = json.loads(line)
-                if isinstance(message, dict):
-                    return message
+            with suppress(BadJson):
+                return loads(line, _LONGEST_LINE, "a message")
         return None
 
     def close(self) -> None:
@@ -148,7 +150,7 @@ class BlockedSignals:
         os.close(self.reader)
         os.close(self._writer)
 
-    @contextlib.contextmanager
+    @contextmanager
     def unblocked(self) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
@@ -158,7 +160,7 @@ class BlockedSignals:
 
     def take(self) -> list[int]:
         """The signals that came since the last call."""
-        with contextlib.suppress(BlockingIOError):
+        with suppress(BlockingIOError):
             os.read(self.reader, 4096)
         came, self.came = self.came, []
         return came
@@ -178,19 +180,11 @@ class KeeperProcess:
     """A keeper, as its front sees it: the constructor starts one."""
 
     def __init__(self, config: KeeperConfig) -> None:
-        ours, theirs = socket.socketpair()
-        environment = {name: value for name, value in os.environ.items() if name != RUN_ID}
-        with theirs:
-            self.process = subprocess.Popen(
-                [*isolated_python(), "keep", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *(() if config.lease is None else (config.lease,))),
-                start_new_session=True,
-                env=environment,
-                cwd="/",
-            )
+        ours, theirs = _socket.socketpair()
+        try:
+            self.process = StartedProcess(_spawn(theirs.fileno(), config.lease))
+        finally:
+            theirs.close()
         self._channel = Channel(ours)
         self._channel.send(**config.to_message())
 
@@ -219,5 +213,25 @@ class KeeperProcess:
     def close(self) -> None:
         """Close the socket. A keeper that has answered ends by itself."""
         self._channel.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(_EXIT_TIME)
+        self.process.wait(Deadline(_EXIT_TIME))
+
+
+def _spawn(connection: int, lease: int | None) -> int:
+    """Start a keeper that has these two descriptors and no other, in a session of its own; its pid. Raises OSError."""
+    environment = {name: value for name, value in os.environ.items() if name != RUN_ID}
+    # Without `site`: a keeper needs nothing but Python and gitstate.
+    argv = [interpreter(), "-S", *isolated_python()[1:], "keep", str(connection)]
+    kept = [connection, *([] if lease is None else [lease])]
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
+    actions += [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in range(3)]
+    actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in inherited_descriptors() if fd not in kept]
+    # By way of another number: duplicated onto itself it would stay close-on-exec in older C libraries.
+    others = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in kept]
+    try:
+        actions += [(os.POSIX_SPAWN_DUP2, other, fd) for other, fd in zip(others, kept, strict=True)]
+        return os.posix_spawn(
+            argv[0], argv, environment, file_actions=actions, setsid=True, setsigdef=(signal.SIGPIPE, signal.SIGXFSZ)
+        )
+    finally:
+        for fd in others:
+            os.close(fd)

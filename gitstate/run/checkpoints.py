@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
 
 from ..errors import GitstateError, words_of
-from ..format.context import Context
-from ..format.names import workspace_id
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
 from ..git.index import file_identity
-from ..git.repository import Repository, head_of, read_head
-from ..holding.gone import is_gone, save_gone
-from ..holding.held import Layer
-from ..holding.holder import NOTHING_KNOWN, Holder
-from ..holding.put_back import Destroyed, Last
+from ..git.repository import Repository
 from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..snapshot.incremental import Baseline
 from ..snapshot.record import Growth, HeldFile, Snapshot
 from ..system import forkpool
 from ..system.clock import Deadline, now
+from ..system.stdlib import TYPE_CHECKING
 from ..workspace.live_context import read_live_context
 from ..workspace.state_file import context_path, state_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from ..format.context import Context
+    from ..holding.held import Layer
+    from ..holding.put_back import Destroyed
 
 #: No large file, nor all of them together, makes the object store grow faster than this, in bytes a second.
 _GROWTH = 64 << 10
@@ -39,10 +39,10 @@ _SHARE = 0.05
 _GATHER = 0.2
 #: The checkpoint of what was destroyed before a keeper was killed waits this long for another gitstate, in seconds.
 _ORPHAN_WAIT = 30.0
-#: A checkpoint waits this long for another gitstate in the workspace, in seconds.
-_WAIT = 1.0
 #: A child that does not say anything is looked at again after so many seconds.
 _LOOK_AGAIN = 1.0
+#: A checkpoint waits this long for another gitstate in the workspace, in seconds.
+_WAIT = 1.0
 #: One that failed is tried again after this time, in seconds, where the next one is due later than that.
 _RETRY = 2.0
 
@@ -146,7 +146,8 @@ class Checkpoints:
     """Takes checkpoints of one workspace, at least `interval` seconds apart. `start` begins to watch its files.
 
     `private` and `take` are as for `ForkedSave`; a start adds a descriptor to `private`, and is ended with `close`.
-    Without a start all of the workspace is looked at each time, and nothing is held.
+    Without a start all of the workspace is looked at each time, and nothing is held. `context` reads what a checkpoint
+    records, None: the live context.
     """
 
     def __init__(
@@ -157,17 +158,15 @@ class Checkpoints:
         take: Callable[[bytes, SaveRequest], SaveResult] = save,
         context: Callable[[], Context] | None = None,
     ) -> None:
+        # The front of a run has no use for it.
+        from ..holding.window import Window
+
         self._repository = repository
         self._take = take
-        self._context = context or (lambda: read_live_context(repository)[0])
         self._interval = interval
         self._private = private if isinstance(private, list) else list(private)
         self._state_file = state_name(repository)
-        self._holder: Holder | None = None
-        #: The workspace as it was when the last checkpoint began.
-        self._last: Last | None = None
-        #: What the holder said then.
-        self._taken = NOTHING_KNOWN
+        self._window = Window(repository, self._private, context or (lambda: read_live_context(repository)[0]))
         self._known: Baseline | None = None
         self._unwatched: tuple[object, ...] = ()
         self._seen: tuple[object, ...] = ()
@@ -177,32 +176,28 @@ class Checkpoints:
         self._next = 0.0
         self.running: ForkedSave | None = None
         """The checkpoint that is being taken: call `collect` when it can be read."""
+        self.looks = 0
+        """How many times it was looked whether anything may have changed."""
         self._failing_since: str | None = None
         self.problem: str | None = None
         """Why the last checkpoint failed, and since when they do; None if it did not."""
 
     def start(self) -> None:
         """Watch the worktree, and hold what is written in it. Raises GitError, OSError."""
-        repository, began = self._repository, time.time_ns()
-        self._note_last()
-        tracked = repository.git.run("ls-files", "-z").split(b"\0")[:-1]
-        top, take = repository.toplevel, self._take
+        top, take = self._repository.toplevel, self._take
 
         def orphaned(layers: Sequence[Layer]) -> None:
+            from ..holding.put_back import Destroyed
+
             request = SaveRequest(kind="checkpoint", wait=_ORPHAN_WAIT, beside=Destroyed(layers))
             try_save(top, request, take)
 
-        self._holder = Holder(repository, directories_above(tracked), began, self._private, orphaned)
-        self._private.append(self._holder.fileno())
+        self._window.start(orphaned)
 
     def close(self) -> None:
         """End what `start` has begun. What is held of destroyed files goes with it."""
         self.break_off()
-        if self._holder is not None:
-            with contextlib.suppress(ValueError):
-                self._private.remove(self._holder.fileno())
-            self._holder.close()
-            self._holder = None
+        self._window.close()
 
     def pause(self) -> float:
         """How long to wait for something else, in seconds."""
@@ -220,34 +215,33 @@ class Checkpoints:
         `deadline` is that of the save, in seconds. What it costs decides when the next one is due.
         """
         if self.running is not None:
-            self._next = 0.0
+            self.hasten()
             return
+        self.looks += 1
         begun = time.monotonic()
         self._begun = begun, _cpu_seconds()
-        self._note_last()
+        self._window.note_workspace()
         self._next = begun + self._interval
         known, unwatched = self._changed(self._budget.due()), _unwatched_files(self._repository)
-        destroyed = Destroyed(self._taken.layers, self._last)
-        if known is not None and not known.touched and unwatched == self._unwatched and not destroyed:
+        beside = self._window.destroyed()
+        if known is not None and not known.touched and unwatched == self._unwatched and not beside:
             return
         self._seen = unwatched
         growth = self._budget.growth(self._archive)
         request = SaveRequest(
-            kind="checkpoint", known=known, wait=_WAIT, growth=growth, deadline=deadline, beside=destroyed
+            kind="checkpoint", known=known, wait=_WAIT, growth=growth, deadline=deadline, beside=beside
         )
         try:
             self.running = ForkedSave(self._repository.toplevel, request, self._private, self._take)
         except OSError as error:
             self._failed(words_of(error))
 
-    def _note_last(self) -> None:
-        """Note what will be asked for when the worktree is gone."""
-        repository = self._repository
-        if not is_gone(repository.toplevel):
-            with contextlib.suppress(GitstateError, OSError):
-                head = read_head(repository.git_dir), head_of(repository.toplevel)
-                own = workspace_id(repository)
-                self._last = Last(repository.toplevel, repository.common_dir, own, *head, self._context())
+    def hasten(self) -> None:
+        """Have the next checkpoint begin as soon as none is under way."""
+        self._next = 0.0
+
+    def is_running(self) -> bool:
+        return self.running is not None
 
     def _failed(self, problem: str) -> None:
         self._note_problem(problem)
@@ -276,18 +270,11 @@ class Checkpoints:
         # What has changed since it began is still in the watch.
         self._archive = result.archive
         # The first one gave the workspace its id.
-        self._note_last()
+        self._window.note_workspace()
         self._known = Baseline(result.taken, result.archive, frozenset())
-        self._release(result)
-        if whole and self._holder is not None:
-            self._watch_untracked(self._holder, result.taken)
-
-    def _release(self, result: SaveResult) -> None:
-        """Hold no longer what a checkpoint has."""
-        if self._holder is not None:
-            lost = {item.path for item in result.left_out if item.lost}
-            self._holder.release(self._taken.epoch, lost | self._budget.refused.keys())
-            self._taken = NOTHING_KNOWN
+        self.saved(result)
+        if whole:
+            self._watch_untracked(result.taken)
 
     def take_last(self, deadline: Deadline) -> None:
         """Take a last checkpoint, if anything may have changed, until the deadline."""
@@ -313,37 +300,34 @@ class Checkpoints:
         """The last checkpoint and what changed since; None if that is not known."""
         return self._changed(frozenset(self._budget.refused))
 
-    def destroyed(self, *, again: bool = True) -> Destroyed:
-        """What was destroyed and is in no checkpoint: `beside` of a save. The holder is asked `again`."""
-        if again:
-            self._changed(frozenset())
-        return Destroyed(self._taken.layers, self._last)
+    def destroyed(self) -> Destroyed:
+        """What was destroyed and is in no checkpoint: `beside` of a save."""
+        self._changed(frozenset())
+        return self._window.destroyed()
 
     def saved(self, result: SaveResult) -> None:
-        """A save has what `destroyed` said."""
-        self._release(result)
+        """A save has what was destroyed: it is held no longer."""
+        self._window.release({item.path for item in result.left_out if item.lost} | self._budget.refused.keys())
 
     def _changed(self, more: frozenset[bytes]) -> Baseline | None:
         """As `known`; of the files that were refused only `more` count as changed."""
-        if self._holder is None:
-            return None
-        taken = self._taken = self._holder.take()
-        if self._known is None:
-            return None
-        if taken.touched is None:
+        touched = self._window.look()
+        if self._known is None or touched is None:
             self._known = None
             return None
-        self._known = self._known._replace(touched=self._known.touched | (taken.touched - {self._state_file}) | more)
+        self._known = self._known._replace(touched=self._known.touched | (touched - {self._state_file}) | more)
         return self._known
 
-    def _watch_untracked(self, holder: Holder, taken: Snapshot) -> None:
+    def _watch_untracked(self, taken: Snapshot) -> None:
         """Watch the directories without a tracked file, which may be known only now. Their files count as changed:
         they may have changed before the watch began.
         """
+        from ..holding.window import directories_above
+
         assert taken.scan is not None
         tracked = taken.scan.tracked
         new = [path for path, leaf in taken.worktree.items() if leaf is not None and path not in tracked.paths]
-        holder.watch([*directories_above([*tracked.order, *new]), *taken.directories], new)
+        self._window.watch([*directories_above([*tracked.order, *new]), *taken.directories], new)
 
 
 def _cpu_seconds() -> float:
@@ -361,23 +345,16 @@ def try_save(
     try:
         return take(path, request)
     except GitstateError as error:
-        return _with_rescue(error.message, path, request)
+        if request.beside is None:
+            return error.message
+        from ..holding.window import with_rescue
+
+        return with_rescue(error.message, path, request)
     except OSError as error:
         return words_of(error)
     except Exception as error:
         # A bug: the keeper goes on, and says so.
         return f"{type(error).__name__}: {words_of(error)}"
-
-
-def _with_rescue(problem: str, path: bytes, request: SaveRequest) -> str:
-    destroyed = request.beside
-    if not isinstance(destroyed, Destroyed) or destroyed.last is None or not is_gone(path):
-        return problem
-    try:
-        kept = save_gone(destroyed.last, destroyed, request)
-    except (GitstateError, OSError) as error:
-        return f"{problem}; what was in it could not be kept: {words_of(error)}"
-    return f"{problem}; {kept}" if kept is not None else problem
 
 
 def _unwatched_files(repository: Repository) -> tuple[object, ...]:
@@ -394,14 +371,3 @@ def _transcript(repository: Repository) -> list[bytes]:
     """The transcript of the agent, which its hook named."""
     path = read_live_context(repository)[0].extra.get("transcript_path")
     return [os.fsencode(path)] if isinstance(path, str) and "\0" not in path else []
-
-
-def directories_above(paths: list[bytes]) -> list[bytes]:
-    """Every directory above these paths, the top (the empty one) first."""
-    found: dict[bytes, None] = {b"": None}
-    for path in paths:
-        while path := path.rpartition(b"/")[0]:
-            if path in found:
-                break
-            found[path] = None
-    return list(found)

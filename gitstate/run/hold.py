@@ -5,13 +5,8 @@ And what becomes of the task that is there when a run begins or ends.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import subprocess
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
 from ..format.archive import read_save, read_stack
@@ -27,6 +22,7 @@ from ..system import files
 from ..system.clock import Deadline
 from ..system.jsonio import text_to_json
 from ..system.process import Process, process, send
+from ..system.stdlib import TYPE_CHECKING, signal, suppress
 from ..workspace import lease
 from ..workspace.lease import Holder, presence, this_holder
 from ..workspace.live_context import begin, finish, read_live_context, refuse_while_others_work, with_measured_fields
@@ -36,6 +32,8 @@ from ..workspace.state_file import ACTIVE, FINISHED, write_state
 from .channel import read_times
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..recover.request import RecoverResult
 
 #: Holds the descriptor of a lease until a process (its pid and its start time) has ended. Imports next to nothing.
@@ -84,7 +82,7 @@ class Hold:
     def _close(self) -> None:
         fd, self.lease = self.lease, None
         if fd is not None:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.close(fd)
 
 
@@ -142,7 +140,7 @@ def made_by_hand(repository: Repository) -> str | None:
     archive = pending_archive(repository)
     if archive is None:
         return None
-    with ObjectReader(repository.git) as reader, contextlib.suppress(CorruptSave, UnsupportedSave):
+    with ObjectReader(repository.git) as reader, suppress(CorruptSave, UnsupportedSave):
         manifest = read_save(archive, reader).manifest
         ended = manifest.reason.signal is not None or manifest.reason.exit_code is not None
         return None if ended else manifest.save_id
@@ -220,6 +218,8 @@ def _hold_for(repository: Repository, owner_pid: int, agent: str | None) -> None
         return
     fd = lease.take(repository)
     try:
+        import subprocess
+
         holder = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _HOLDER, str(fd), str(owner.pid), owner.start],
             stdin=subprocess.DEVNULL,

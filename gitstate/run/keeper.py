@@ -17,13 +17,11 @@ the run the keeper ends the agent, waits until nobody writes any more, saves, an
 
 from __future__ import annotations
 
-import contextlib
+# As in `channel`.
+import _socket
 import os
 import select
-import signal
-import socket
 import time
-from typing import Any, Protocol
 
 from ..agents import launch, transcripts  # noqa: F401
 from ..agents.registry import all_agents
@@ -37,6 +35,8 @@ from ..format.saves import checkpoint_save_id, pending_save_id
 # where the agent has changed or removed gitstate's files since.
 from ..git import attributes, entries, owners  # noqa: F401
 from ..git.repository import Repository, open_repository
+from ..orders.events import start_handling, wait_until_empty
+from ..orders.listener import Orders
 from ..save import index, protocol, publish  # noqa: F401
 from ..save.request import SaveRequest, SaveResult
 from ..save.words import failed_look_lines, failed_save_lines, save_lines
@@ -44,13 +44,23 @@ from ..snapshot import convert, hidden  # noqa: F401
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import is_alive, process, this_process
+from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace import damage, lease, peek, registry  # noqa: F401
 from ..workspace.ownership import RunRecord, run_file, write_run_file
 from ..workspace.settings import OF_SAVE, with_defaults
 from .channel import BlockedSignals, Channel, KeeperConfig, is_told_to_hurry
 from .checkpoints import Checkpoints, ForkedSave, try_save
-from .processes import RunProcesses
+from .processes import RunProcesses, signal_name
 from .worktrees import RunWorktrees, SavedWorktrees
+
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class HasFileno(Protocol):
+        """What can be waited for."""
+
+        def fileno(self) -> int: ...
+
 
 #: Files of more bytes than this wait for the second step of a save under a deadline.
 _SMALL = 4 << 20
@@ -62,14 +72,12 @@ _LEAST, _OVERTIME = 0.1, 0.15
 _LOOK_AGAIN = 1.0
 #: An agent that ends within this time after Ctrl-C was ended by it, in seconds.
 CTRL_C = 5.0
+#: Events of the agent's hooks that nobody has handled yet are waited for so long, in seconds.
+_HOOKS = 5.0
+#: After this time nobody seems to handle them, in seconds.
+_NOBODY = 1.0
 #: A save that nobody waits for may take this long to get hold of the workspace, in seconds.
 _PATIENCE = 60.0
-
-
-class HasFileno(Protocol):
-    """What can be waited for."""
-
-    def fileno(self) -> int: ...
 
 
 def keep(fd: int) -> int:
@@ -77,17 +85,26 @@ def keep(fd: int) -> int:
 
     Raises GitstateError, OSError.
     """
-    with socket.socket(fileno=fd) as connection, BlockedSignals() as signals:
-        channel = Channel(connection)
+    os.chdir("/")
+    with BlockedSignals() as signals:
+        channel = Channel(_socket.socket(fileno=fd))
         while not channel.is_closed:
             channel.receive(None)
             message = channel.next_message()
             if message is not None:
-                # The last save asks where an agent keeps its transcript.
-                all_agents()
+                load()
                 Keeper(channel, signals, KeeperConfig.from_message(message)).run()
                 break
     return EXIT_DONE
+
+
+def load() -> None:
+    """Load what the front of a run, which loads this module too, has no use for."""
+    # The last save asks where an agent keeps its transcript, and sends what came of it.
+    all_agents()
+    import _pickle  # noqa: F401
+
+    from ..holding import window  # noqa: F401
 
 
 class Keeper:
@@ -102,6 +119,7 @@ class Keeper:
         private = [channel.fileno(), *([] if config.lease is None else [config.lease])]
         self.private = private
         self.checkpoints = Checkpoints(self.repository, config.times.interval, private)
+        self.orders = Orders(self.repository, self.checkpoints, private)
         self.worktrees = RunWorktrees(self.repository, config.run_id, config.times.interval, private)
         self.recorded_problem: str | None = None
         #: Seconds since the epoch; a file's time may be a little older than the clock.
@@ -123,7 +141,7 @@ class Keeper:
     def _answer(self, saved: str | None, lines: list[str], status: int) -> None:
         """The last word. The lease is free before it comes: whoever reads it may begin the next run at once."""
         if self.config.lease is not None:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 os.close(self.config.lease)
         self.channel.send(done=True, saved=saved, lines=lines, status=status)
 
@@ -131,7 +149,7 @@ class Keeper:
         """Write which processes this run has, and whether its checkpoints fail: for `stop`, `status` and `doctor`."""
         self.recorded_problem = self.checkpoints.problem
         record = RunRecord(self.config.run_id, this_process(), self.recorded_problem)
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             write_run_file(self.repository, record, self.config.owner)
 
     # -- what happens
@@ -142,9 +160,10 @@ class Keeper:
             running = self.checkpoints.running
             watched: list[HasFileno | int] = [self.channel, self.signals.reader]
             watched += [one for one in (owner, running, *self.worktrees.running()) if one is not None]
+            watched += self.orders.watched()
             with self.signals.unblocked():
                 ready, _, _ = select.select(watched, [], [], self.checkpoints.pause())
-            if (came := self.signals.take()) and self._on_signal(signal.Signals(came[0]).name[3:], False):
+            if (came := self.signals.take()) and self._on_signal(signal_name(came[0]), False):
                 return
             self.channel.receive(0)
             while (message := self.channel.next_message()) is not None:
@@ -157,14 +176,16 @@ class Keeper:
                 return
             if running in ready:
                 self.checkpoints.collect()
-            self.checkpoints.begin_if_due()
+            self.orders.serve(ready)
+            if not self.orders.saving:
+                self.checkpoints.begin_if_due()
             self.worktrees.collect(ready)
             self.worktrees.begin_if_due()
             if self.checkpoints.problem != self.recorded_problem:
                 self._record_run()
 
     def _owner_descriptor(self) -> int | None:
-        with contextlib.suppress(AttributeError, OSError):
+        with suppress(AttributeError, OSError):
             return os.pidfd_open(self.config.owner.pid)
         return None
 
@@ -200,15 +221,26 @@ class Keeper:
     def _on_ended(self, code: int) -> None:
         if self.ctrl_c is not None and time.monotonic() - self.ctrl_c[1] < CTRL_C:
             self._end(Reason(self.ctrl_c[0]))
-        elif code == 0 and read_turn(self.repository, self.began) in ("open", "failed"):
+        elif code == 0 and self._last_turn() in ("open", "failed"):
             self._end(Reason(None, 0, "the agent ended in the middle of its turn"))
         elif code == 0:
             self._leave(finished=True)
         elif code < 0:
-            name = signal.Signals(-code).name[3:]
+            name = signal_name(-code)
             self._end(Reason(name, None, f"the agent was ended by SIG{name}"))
         else:
             self._end(Reason(None, code))
+
+    def _last_turn(self) -> str | None:
+        """What the agent's hooks say of its turn: those that were called last may still be at work, or were killed."""
+        if not wait_until_empty(self.repository, _NOBODY):
+            child = start_handling(self.repository)
+            wait_until_empty(self.repository, _HOOKS)
+            if child is not None:
+                # What it still wants is in the save that comes, or the run is finished.
+                child.kill()
+                child.wait()
+        return read_turn(self.repository, self.began)
 
     # -- the end of a run
 
@@ -221,6 +253,7 @@ class Keeper:
         self._save_within(deadline, reason)
 
     def _break_off(self) -> None:
+        self.orders.close()
         self.checkpoints.break_off()
         self.worktrees.break_off()
 
@@ -299,7 +332,7 @@ class Keeper:
             watched: list[HasFileno | int] = [child]
             if listens:
                 watched += [self.signals.reader, *([] if self.channel.is_closed else [self.channel])]
-            with self.signals.unblocked() if listens else contextlib.nullcontext():
+            with self.signals.unblocked() if listens else suppress():
                 ready, _, _ = select.select(watched, [], [], min(_LOOK_AGAIN, deadline.left()))
             answer = child.receive() if child in ready else None
             if answer is not None:
@@ -332,6 +365,7 @@ class Keeper:
     def _leave(self, *, finished: bool) -> None:
         """End a run that ended well: no save but a last checkpoint, within the deadline, and no process is left."""
         deadline = Deadline(self.config.times.deadline)
+        self.orders.close()
         if self.config.ends_clean_runs:
             self.processes.end_leftovers()
         self.checkpoints.take_last(deadline)

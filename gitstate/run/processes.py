@@ -7,22 +7,73 @@ and their descendants. Without `/proc` only processes that are named by their pi
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-from collections.abc import Collection, Iterable, Mapping
 
 from ..agents.base import StopRule
 from ..agents.registry import all_agents
 from ..system.clock import Deadline
-from ..system.process import POLL_INTERVAL, Process, process, send, wait_for
+from ..system.process import POLL_INTERVAL, Process, process, send, wait_for, wait_for_one
+from ..system.stdlib import TYPE_CHECKING, signal, suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
 
 #: The variable that every process of a run inherits.
 RUN_ID = "GITSTATE_RUN_ID"
 #: The time between SIGTERM and SIGKILL for the processes that a dead agent left behind, in seconds.
 _LEFTOVER_GRACE = 0.3
+#: For waits without a limit.
+_NEVER = Deadline(None)
 #: So many times processes that start new ones while they are killed are looked for again.
 _ROUNDS = 40
+
+
+def signal_name(number: int) -> str:
+    """The name of a signal without `SIG`; its number where it has none."""
+    names = (name for name in dir(signal) if name.startswith("SIG") and name[3:4].isalpha())
+    return next((name[3:] for name in sorted(names) if getattr(signal, name) == number), str(number))
+
+
+def inherited_descriptors() -> list[int]:
+    """The descriptors above those of the standard streams that a program started from here would inherit."""
+    found = []
+    for name in os.listdir("/dev/fd") if os.path.isdir("/dev/fd") else map(str, range(256)):
+        with suppress(OSError):
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
+
+
+class StartedProcess:
+    """A child of this process: whether it has ended, and how."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        #: Its exit status, minus the number of the signal where one killed it; None until it was waited for.
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit status, None while it runs; 0 where another part of this program has waited for it."""
+        if self.returncode is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                pid, status = self.pid, 0
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, deadline: Deadline = _NEVER) -> int | None:
+        """Wait for its end, and return its exit status; None where the deadline passes first."""
+        one = process(self.pid)
+        while self.poll() is None and not deadline.passed():
+            wait_for_one(one, min(deadline.left(), POLL_INTERVAL * 10))
+        return self.returncode
+
+    def kill(self) -> None:
+        """Send SIGKILL, unless it was waited for already."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
 
 
 def of_run(run_id: str, *, but: Collection[int] = ()) -> list[Process]:
@@ -36,7 +87,7 @@ def of_run(run_id: str, *, but: Collection[int] = ()) -> list[Process]:
         if parent is None:
             continue
         parents[pid] = parent
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
             if wanted in file.read().split(b"\0"):
                 members.add(pid)
     for pid in _descendants(members, parents):
@@ -49,7 +100,7 @@ def of_run(run_id: str, *, but: Collection[int] = ()) -> list[Process]:
 
 def _serves_others(pid: int) -> bool:
     """Whether a process serves all sessions of its user's agent: the run that happened to start it never ends it."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+    with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
         words = {os.fsdecode(word) for word in file.read(65_536).split(b"\0")}
         return any(words & {*agent.outlives_runs} for agent in all_agents())
     return False

@@ -6,18 +6,14 @@ All signals are blocked and taken one by one, so that none is lost and none inte
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
-import shlex
-import signal
-import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
-from ..agents.base import StopRule
-from ..agents.launch import ARGV_KEY, recorded_argv
+from ..agents.base import ARGV_KEY, StopRule
+from ..agents.launch import recorded_argv
 from ..agents.registry import agent_of_command, stop_rule
+from ..agents.search_path import write_search_path
 from ..conversation.turn import forget_turn
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, NeedsPerson, UsageError
 from ..format.context import Context
@@ -25,6 +21,7 @@ from ..format.manifest import Reason
 from ..format.names import new_save_id
 from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
+from ..orders.events import forget_events
 from ..recover.facts import waiting_task
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, recover_lines
@@ -33,6 +30,7 @@ from ..save.words import save_lines
 from ..system.clock import Deadline
 from ..system.jsonio import text_to_json
 from ..system.process import process, send, this_process
+from ..system.stdlib import TYPE_CHECKING, Record, quote, signal, suppress
 from ..system.terminal import say
 from ..workspace.lease import wait_for_last_save
 from ..workspace.live_context import begin, read_live_context, refuse_while_others_work
@@ -41,8 +39,12 @@ from .channel import SIGNALS, KeeperConfig, KeeperProcess, Times, read_times
 from .checkpoints import try_save
 from .hold import Hold, end_well, set_aside
 from .keeper import CTRL_C, failed_save
-from .processes import RUN_ID, end_leftovers
+from .processes import RUN_ID, StartedProcess, end_leftovers, inherited_descriptors, signal_name
 from .worktrees import recover_worktrees, save_worktrees
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
 #: Where a shell says that a command was not found, or could not be started.
 _NOT_FOUND, _NOT_STARTED = 127, 126
@@ -60,7 +62,7 @@ _LISTENED = 0.1
 _KEEPERS = 4
 
 
-class RunRequest(NamedTuple):
+class RunRequest(Record):
     """How to run. `stop_signal` and `stop_group` override how the agent is told to stop."""
 
     command: Sequence[str]
@@ -90,8 +92,9 @@ def run(path: bytes, request: RunRequest) -> int:
     status = _prepare(repository, request)
     if status:
         return status
-    forget_turn(repository)
     hold = Hold(repository, config.owner, config.run_id, request.agent)
+    forget_turn(repository)
+    forget_events(repository)
     _begin(repository, request)
     try:
         return Supervisor(repository, path, request, config._replace(lease=hold.lease), heard).run(hold)
@@ -105,7 +108,7 @@ def _supervisable(command: Sequence[str]) -> Sequence[str]:
     refused = None if agent is None or agent.refused is None else agent.refused(command)
     if refused is not None:
         why, word = refused
-        rest = shlex.join(one for one in command if one != word)
+        rest = " ".join(quote(one) for one in command if one != word)
         raise UsageError(f"{why}; nothing was started", hint=f"gitstate run -- {rest}")
     option = None if agent is None or agent.supervised is None else agent.supervised(command)
     if option is None or not _knows(command[0], option):
@@ -116,7 +119,9 @@ def _supervisable(command: Sequence[str]) -> Sequence[str]:
 
 def _knows(program: str, option: str) -> bool:
     """Whether the help of a program names an option."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
+    import subprocess
+
+    with suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run([program, "--help"], stdin=subprocess.DEVNULL, capture_output=True, timeout=10)
         return option.encode() in done.stdout
     return False
@@ -126,19 +131,19 @@ def _config(repository: Repository, request: RunRequest, times: Times) -> Keeper
     """What the keeper of this run is told at its start."""
     owner = process(request.owner_pid) if request.owner_pid is not None else this_process()
     rule = stop_rule(request.agent, request.command)
-    number = rule.signal if request.stop_signal is None else signal.Signals[f"SIG{request.stop_signal}"]
+    number = rule.signal if request.stop_signal is None else int(getattr(signal, f"SIG{request.stop_signal}"))
     stop = StopRule(number, request.stop_group or rule.everyone)
     return KeeperConfig(os.fsdecode(repository.toplevel), new_save_id(), owner, stop, times)
 
 
-def _heard(request: RunRequest) -> set[signal.Signals]:
+def _heard(request: RunRequest) -> set[int]:
     """The signals that end the run: not those that were ignored from the start, as under nohup.
 
     A shell without job control starts background commands with SIGINT and SIGQUIT ignored. With an owner (the shell
     library of a loop) those two count all the same.
     """
     mine = {signal.SIGINT, signal.SIGQUIT} if request.owner_pid is not None else set()
-    heard = {number for number in SIGNALS if number in mine or signal.getsignal(number) != signal.SIG_IGN}
+    heard: set[int] = {number for number in SIGNALS if number in mine or signal.getsignal(number) != signal.SIG_IGN}
     for number in heard:
         signal.signal(number, signal.SIG_DFL)
     return heard
@@ -168,10 +173,10 @@ def _prepare(repository: Repository, request: RunRequest) -> int:
 
 def _another_task(waiting: str, task_id: str) -> NeedsPerson:
     """Another task than `task_id` waits here: the run would take its files for its own."""
-    name, other = text_to_json(waiting), shlex.quote(text_to_json(task_id))
+    name, other = text_to_json(waiting), quote(text_to_json(task_id))
     return NeedsPerson(
         f"task {name} is not finished in this workspace, and its work is here; nothing was started",
-        hint=f"gitstate run --task-id {shlex.quote(name)} -- … (continue it); "
+        hint=f"gitstate run --task-id {quote(name)} -- … (continue it); "
         f"gitstate run --keep --task-id {other} -- … (set it aside); or, where it is done: "
         "gitstate recover && gitstate finish",
     )
@@ -199,6 +204,7 @@ def _begin(repository: Repository, request: RunRequest) -> None:
     known, status = read_live_context(repository)
     goes_on = status == RECOVERED or (status == ACTIVE and request.owner_pid is not None)
     begin(repository, values, owner, before=known if goes_on else Context())
+    write_search_path(repository.own, os.environ.get("PATH", ""))
 
 
 def _agent_values(request: RunRequest) -> dict[str, str]:
@@ -220,7 +226,7 @@ class Supervisor:
         directory: bytes,
         request: RunRequest,
         config: KeeperConfig,
-        heard: set[signal.Signals],
+        heard: set[int],
     ) -> None:
         self.repository = repository
         self.directory = directory
@@ -230,8 +236,8 @@ class Supervisor:
         self.keepers = 1
         #: The last keeper has ended too: this process saves when the agent has ended.
         self.is_alone = False
-        self.died_of: signal.Signals | None = None
-        self.ctrl_c: tuple[signal.Signals, float] | None = None
+        self.died_of: int | None = None
+        self.ctrl_c: tuple[int, float] | None = None
         self.ended = 0.0
 
     def run(self, hold: Hold) -> int:
@@ -253,16 +259,42 @@ class Supervisor:
         hold.release()
         return self._status(int(answer["status"]))
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> StartedProcess:
+        """Start the agent with the standard streams and the signal mask of a shell's command. Raises OSError."""
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            number = errno.EINVAL
+            try:
+                self._become_agent()
+            except OSError as error:
+                number = error.errno or number
+            except BaseException:
+                # A word of the command that no program can be given.
+                pass
+            finally:
+                os.write(writing, b"%d" % number)
+                os._exit(_NOT_FOUND)
+        os.close(writing)
+        with open(reading, "rb") as pipe:
+            failed = pipe.read()
+        if failed:
+            os.waitpid(pid, 0)
+            raise OSError(int(failed), os.strerror(int(failed)))
+        return StartedProcess(pid)
+
+    def _become_agent(self) -> None:
+        """In the child: nothing of this process is inherited that is not the caller's."""
+        os.chdir(self.directory)
         reset = self.heard if self.request.owner_pid is not None else set()
-
-        def before() -> None:
-            for number in reset:
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, set())
-
-        environment = {**os.environ, RUN_ID: self.config.run_id}
-        return subprocess.Popen(list(self.request.command), cwd=self.directory, env=environment, preexec_fn=before)
+        # Python ignores these two.
+        for number in (*reset, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        for fd in inherited_descriptors():
+            os.close(fd)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        command = self.request.command
+        os.execvpe(command[0], list(command), {**os.environ, RUN_ID: self.config.run_id})
 
     def _wait(self) -> None:
         """Wait until the agent has ended, and the keeper was told how."""
@@ -305,7 +337,7 @@ class Supervisor:
     def _reap_orphans(self) -> None:
         """As process 1 of a container: take the status of every process that nobody else waits for."""
         ours = (self.agent.pid, self.keeper.process.pid)
-        with contextlib.suppress(ChildProcessError):
+        with suppress(ChildProcessError):
             while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
                 if ended.si_pid in ours:
                     return
@@ -318,7 +350,7 @@ class Supervisor:
         self.keeper.tell(do="agent", pid=self.agent.pid)
 
     def _on_signal(self, info: signal.struct_siginfo) -> None:
-        number = signal.Signals(info.si_signo)
+        number = info.si_signo
         keyboard = number in (signal.SIGINT, signal.SIGQUIT)
         terminal = keyboard and info.si_code == _SI_KERNEL
         if keyboard and info.si_pid == self.config.owner.pid and self._ctrl_c_just_came():
@@ -329,7 +361,7 @@ class Supervisor:
             self.died_of = number
         else:
             return
-        self.keeper.tell(do="signal", name=number.name.removeprefix("SIG"), terminal=terminal)
+        self.keeper.tell(do="signal", name=signal_name(number), terminal=terminal)
 
     def _ctrl_c_just_came(self) -> bool:
         """The loop passes on what it gets, so a Ctrl-C comes twice: from the terminal, and from the loop."""
@@ -345,13 +377,12 @@ class Supervisor:
         if self.agent.poll() is None:
             self.died_of = self.died_of or signal.SIGTERM
             send(process(self.agent.pid), self.config.stop.signal)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.agent.wait(self.config.times.grace)
+            self.agent.wait(Deadline(self.config.times.grace))
             if self.agent.poll() is None:
                 self.agent.kill()
-        code = self.agent.wait()
+        code = self.agent.wait() or 0
         end_leftovers(self.config.run_id, but=(os.getpid(), self.config.owner.pid))
-        name = None if self.died_of is None else self.died_of.name.removeprefix("SIG")
+        name = None if self.died_of is None else signal_name(self.died_of)
         if name is None and code == 0:
             recovered = end_well(self.repository, finished=self.config.owner == this_process())
             if recovered is None:
@@ -379,5 +410,5 @@ class Supervisor:
             os.kill(os.getpid(), fatal)
             # Process 1 of a container does not die of a signal of its own.
             return 128 + fatal
-        code = self.agent.wait()
+        code = self.agent.wait() or 0
         return 128 - code if code < 0 else code or saving

@@ -7,10 +7,8 @@ workspace or in another of them: that is a nested repository there. A clean one 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
-from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..errors import GitError, GitstateError, words_of
 from ..format.context import RUN_WORKSPACE, Context, with_values
@@ -20,19 +18,24 @@ from ..git.gitdir import LinkedWorktree, linked_worktrees, operation_under_way
 from ..git.index import file_identity
 from ..git.repository import Repository, open_repository, read_head
 from ..git.status import ignored_among
-from ..holding.put_back import Destroyed
 from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..save.words import save_lines
 from ..system.clock import Deadline
 from ..system.jsonio import text_to_json
-from ..system.stdlib import quote
+from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from ..system.terminal import escape
 from ..workspace.lease import presence_in, worktrees_at_begin
 from ..workspace.live_context import read_context, read_live_context, with_measured_fields
+from ..workspace.settings import OF_SAVE, with_defaults
 from ..workspace.state_file import ACTIVE, FINISHED, write_state
 from .checkpoints import Checkpoints, ForkedSave
 from .processes import of_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from ..holding.put_back import Destroyed
 
 #: So many worktrees are saved at once.
 _AT_ONCE = 4
@@ -136,7 +139,11 @@ class RunWorktrees:
             return []
 
     def _of(self, path: bytes) -> Checkpoints:
-        repository = self._repository._replace(toplevel=path)
+        # Its own git directory tells what its HEAD is, and which workspace it is.
+        try:
+            repository, _ = with_defaults(open_repository(path), OF_SAVE)
+        except (GitstateError, OSError):
+            repository = self._repository._replace(toplevel=path)
 
         def take(path: bytes, request: SaveRequest) -> SaveResult:
             return save_worktree(path, request._replace(values=_values(self._repository)))
@@ -146,7 +153,7 @@ class RunWorktrees:
             return found._replace(workspace_path=os.fsdecode(path))
 
         found = Checkpoints(repository, self._interval, self._private, take, context)
-        with contextlib.suppress(GitstateError, OSError):
+        with suppress(GitstateError, OSError):
             found.start()
         return found
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from ..errors import CorruptSave, MissingObject, UnsupportedSave
-from ..format.manifest import Manifest
+from ..errors import BadJson, CorruptSave, GitstateError, MissingObject, UnsupportedSave
+from ..format.manifest import MAX_MANIFEST, LeftOut, Manifest, read_manifest
 from ..format.names import (
     ARCHIVE_SUBJECT,
     INDEX_SUBJECT,
@@ -162,6 +162,7 @@ class Builder:
             top = data
             return add(kind, data)
 
+        manifest = readable(manifest, taken)
         archive_tree = edit_tree(None, self._entries(taken, context, manifest, staged_tree), self.trees, add_tree)
         held = [wip, *([plan.below] if plan.below else []), *taken.keep_commits]
         archive = self.commit(archive_tree, held, ARCHIVE_SUBJECT + subject, plan.base)
@@ -208,6 +209,36 @@ class Builder:
         email = self.repository.setting("user.email") or "gitstate@localhost"
         cleaned = ["".join(c for c in word if c.isprintable() and c not in "<>").strip() for word in (name, email)]
         return f"{cleaned[0] or 'gitstate'} <{cleaned[1] or 'gitstate@localhost'}> {int(time.time())} +0000"
+
+
+#: Of a manifest that is too large these lists go; of what was skipped so many entries stay.
+_MOST_SKIPPED = 1000
+#: Fewer entries than this never make one too large: each has a path of 4096 bytes at most.
+_FEW = 2000
+
+
+def readable(manifest: Manifest, taken: Snapshot, most: int = MAX_MANIFEST) -> Manifest:
+    """The manifest, without what makes it larger than the `most` bytes that are read; `taken` names that as skipped.
+
+    Raises GitstateError where it is too large all the same: nobody may call that a save.
+    """
+    entries = sum(map(len, (manifest.staged, manifest.modes, manifest.directories, manifest.left_out, manifest.raw)))
+    if entries < _FEW or _is_readable(manifest, most):
+        return manifest
+    lost = LeftOut(b"", "empty directories, file modes and the rest of this list: too many for one save", True)
+    taken.left_out[:] = [lost, *taken.left_out[:_MOST_SKIPPED]]
+    smaller = manifest._replace(directories={}, modes={}, left_out=tuple(taken.left_out))
+    if not _is_readable(smaller, most):
+        raise GitstateError("too many paths for one save; nothing was changed", hint="git stash push -u")
+    return smaller
+
+
+def _is_readable(manifest: Manifest, most: int) -> bool:
+    try:
+        read_manifest(dumps(manifest.to_json()), most)
+    except (BadJson, CorruptSave):
+        return False
+    return True
 
 
 def subject_of(context: Context) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from .request import SaveResult
+    from .request import SaveRequest, SaveResult
 
 #: No more lines than this are printed of one list.
 _SHOWN = 20
@@ -63,6 +63,19 @@ def save_json(result: SaveResult, command: str) -> dict[str, Any]:
         "left_out": left_out_json(result.left_out),
         "message": escape(result.message) or None,
         "warnings": [escape(line) for line in result.warnings],
+    }
+
+
+def save_answer(result: SaveResult, request: SaveRequest) -> dict[str, Any]:
+    """All that a command prints of a save, whoever took it: `json`, `lines`, and whether bytes were `lost`."""
+    told = result
+    if result.result == "unchanged" and not request.strict:
+        # The trap of a loop whose supervisor has just said "saved": "nothing changed" would sound like a failure.
+        told = result._replace(message=f"already saved as {result.save_id}")
+    return {
+        "json": save_json(result, request.kind),
+        "lines": save_lines(told, request.kind),
+        "lost": result.lost,
     }
 
 

@@ -103,6 +103,12 @@ def take_since(
     return builder.snapshot
 
 
+def allows(baseline: Baseline, repository: Repository) -> bool:
+    """Whether a snapshot of now could be taken from the baseline, without a look at the whole tree."""
+    scan, index = baseline.snapshot.scan, os.path.join(repository.git_dir, b"index")
+    return scan is not None and _is_valid(baseline, scan, repository, index)
+
+
 def _is_valid(baseline: Baseline, scan: ScanFacts, repository: Repository, frozen_index: bytes) -> bool:
     """Whether everything but the touched paths is as it was at the baseline."""
     earlier, touched = baseline.snapshot, baseline.touched

@@ -46,6 +46,8 @@ _MOST_HOLES = 16 << 30
 #: Added to the reason where an older version of a file is saved in its place.
 OLDER = "; its version of the checkpoint before is saved"
 LATE = "the deadline passed before it was read"
+#: So many files of at most so many bytes, the most precious, are read whatever the deadline: it takes no time.
+_IN_ANY_CASE, _TINY = 64, 64 << 10
 
 
 def read_content(
@@ -113,17 +115,20 @@ def _begins_with(fd: int, size: int, oid: Oid, deadline: Deadline) -> bool:
     return whole.hexdigest() == oid
 
 
-def read_file(builder: SnapshotBuilder, path: bytes) -> Leaf | None:
-    """The file at `path` as a leaf; None where it is gone, then noted as deleted, or skipped."""
-    options = builder.options
-    if builder.deadline.passed():
+def read_file(builder: SnapshotBuilder, path: bytes, deadline: Deadline | None = None) -> Leaf | None:
+    """The file at `path` as a leaf; None where it is gone, then noted as deleted, or skipped.
+
+    `deadline` takes the place of the builder's.
+    """
+    options, deadline = builder.options, deadline or builder.deadline
+    if deadline.passed():
         builder.skip(path, LATE, lost=True)
         return None
     full = os.path.join(builder.top, path)
     held = None if options.growth is None else options.growth.held.get(path)
     content = None if held is None else _held_content(builder, full, held, only_if_same=True)
     if content is None:
-        content = read_content(full, builder.writer, lambda size: _refusal(options, path, size), builder.deadline)
+        content = read_content(full, builder.writer, lambda size: _refusal(options, path, size), deadline)
         if options.growth is not None and content.oid is not None and content.info is not None:
             options.growth.note(path, content.info, content.oid)
         if held is not None and content.oid is None and content.lost:
@@ -179,7 +184,7 @@ def read_files(builder: SnapshotBuilder, paths: Sequence[bytes], converted: Cont
     """Read changed and untracked files into the snapshot; returns the regular files among `converted`, not read."""
     left: list[bytes] = []
     for number, path in enumerate(paths):
-        if builder.deadline.passed():
+        if number >= _IN_ANY_CASE and builder.deadline.passed():
             builder.skip_late(paths[number:], LATE)
             break
         if not is_safe_path(path):
@@ -198,7 +203,8 @@ def read_files(builder: SnapshotBuilder, paths: Sequence[bytes], converted: Cont
         elif stat.S_ISREG(info.st_mode) and path in converted:
             left.append(path)
         else:
-            leaf = read_file(builder, path)
+            in_any_case = number < _IN_ANY_CASE and info.st_size <= _TINY
+            leaf = read_file(builder, path, NEVER if in_any_case else None)
             if leaf is not None:
                 builder.snapshot.worktree[path] = leaf
     return left

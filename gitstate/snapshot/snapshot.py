@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 WALKED, LISTED, _SORTED = 0.4, 0.65, 0.75
 #: Larger files, in bytes, come last.
 _SMALL = 4 << 20
+#: An untracked directory with more files than this was made by a program; they come after all other small ones.
+_CROWD = 200
 
 
 def take_snapshot(
@@ -70,7 +72,7 @@ def take_snapshot(
     builder.note_attributes(plain)
     reader.foresee_contents([snapshot.head] if snapshot.head else [])
     reader.foresee_kinds(snapshot.staged_blobs())
-    plain, more = most_precious_first(builder, plain)
+    plain, more = most_precious_first(builder, plain, found.untracked)
     store_in_order(builder, changed[len(early) :], plain)
     folds = folds_case(builder.top)
     if folds:
@@ -85,32 +87,50 @@ def take_snapshot(
     return snapshot
 
 
-def most_precious_first(builder: SnapshotBuilder, paths: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+def most_precious_first(
+    builder: SnapshotBuilder, paths: list[bytes], untracked: Sequence[bytes] = ()
+) -> tuple[list[bytes], list[bytes]]:
     """The paths in the order in which a save under a deadline reads them: the newest files first; and large ones.
 
-    The large ones, the smallest first, come after all else. Without a deadline nothing is sorted.
+    The files of a crowded directory among `untracked`, as the walk found them, come after the other small ones. The
+    large ones, the smallest first, come after all else. Without a deadline nothing is sorted.
     """
     deadline = builder.options.deadline
     if deadline.seconds is None:
         return paths, []
-    small: list[tuple[float, bytes]] = []
+    crowded = _crowded(paths, untracked)
+    small: list[tuple[bool, float, bytes]] = []
     large: list[tuple[int, bytes]] = []
     for number, path in enumerate(paths):
         if number % 256 == 255 and deadline.part(_SORTED).passed():
-            small += [(0.0, late) for late in paths[number:]]
+            small += [(path in crowded, 0.0, path) for path in paths[number:]]
             break
         try:
             info = os.lstat(os.path.join(builder.top, path))
         except OSError:
             # Gone: that is noted in no time.
-            small.append((float("inf"), path))
+            small.append((False, float("-inf"), path))
             continue
         if info.st_size > _SMALL:
             large.append((info.st_size, path))
         else:
-            small.append((info.st_mtime, path))
-    small.sort(key=lambda item: -item[0])
-    return [path for _, path in small], [path for _, path in sorted(large)]
+            small.append((path in crowded, -info.st_mtime, path))
+    small.sort(key=lambda item: item[:2])
+    return [path for _, _, path in small], [path for _, path in sorted(large)]
+
+
+def _crowded(paths: list[bytes], untracked: Sequence[bytes]) -> set[bytes]:
+    """The paths in untracked directories that hold many of them."""
+    tops = {path for path in untracked if path.endswith(b"/")}
+    if len(paths) <= _CROWD or not tops:
+        return set()
+    below: dict[bytes, list[bytes]] = {}
+    for path in paths:
+        cut = path.find(b"/") + 1
+        while cut and path[:cut] not in tops:
+            cut = path.find(b"/", cut) + 1
+        below.setdefault(path[:cut], []).append(path)
+    return {path for top, inside in below.items() if top and len(inside) > _CROWD for path in inside}
 
 
 def store_in_order(builder: SnapshotBuilder, changed: list[bytes], plain: list[bytes]) -> None:

@@ -135,7 +135,7 @@ def without_ignored(
             query = start_check_ignore(builder.repository, builder.env)
         meanwhile()
         while query is not None and level:
-            below: list[bytes] = []
+            inside: list[list[bytes]] = []
             answers = are_ignored(query, level, deadline)
             builder.skip_late(level[len(answers) :], NOT_ASKED)
             late: list[bytes] = []
@@ -149,9 +149,12 @@ def without_ignored(
                 elif len(opened) > _IN_ANY_CASE and deadline.passed():
                     late.append(path[:-1])
                 else:
+                    below: list[bytes] = []
                     _open_untracked(builder, path[:-1], below, special, opened)
+                    inside.append(below)
             builder.skip_late(late, NOT_LISTED)
-            level = below
+            # Those of few entries come first: a directory of very many was made by a program.
+            level = [path for below in sorted(inside, key=len) for path in below]
     finally:
         if query is not None:
             query.communicate()

@@ -10,13 +10,10 @@ import os
 import select
 import time
 
-# Importing `pickle`, with `re` behind it, takes longer than one look at a workspace, fork included.
-from _pickle import dumps, loads
-
 from .stdlib import TYPE_CHECKING, signal, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 #: The result of a task that died or took too long.
@@ -53,6 +50,9 @@ class Child:
         """The values that have arrived, and whether more may come. Blocks until the pipe can be read."""
         data = os.read(self.pipe, 1 << 20)
         self._got += data
+        # Importing `pickle`, with `re` behind it, takes longer than one look at a workspace, fork included.
+        from _pickle import loads
+
         values = []
         while len(self._got) >= 8:
             size = int.from_bytes(self._got[:8], "big")
@@ -78,7 +78,32 @@ class Child:
             return
 
 
+def in_background(work: Callable[[], None]) -> None:
+    """Do `work` in a process that nobody waits for, with a session of its own and no stream of this one.
+
+    Only for a process without threads. Where the system allows no process it is done in this one.
+    """
+    try:
+        if os.fork():
+            return
+    except OSError:
+        work()
+        return
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(null, stream)
+        # Nobody's directory is kept from being removed or unmounted.
+        os.chdir("/")
+        work()
+    finally:
+        os._exit(0)
+
+
 def _send(pipe: Any, value: Any) -> None:
+    from _pickle import dumps
+
     data = dumps(value)
     view = memoryview(len(data).to_bytes(8, "big") + data)
     while view:
@@ -134,57 +159,108 @@ def _until_first(running: dict[int, tuple[Child, int]], timeout: float) -> float
 
 #: Results go to the parent in portions: at most so many, and none waits longer than so many seconds for the next one.
 _PORTION, _PORTION_SECONDS = 128, 0.02
+#: Fewer items than this go to one child: a fork takes as long as the look at thirty workspaces.
+_LEAST_FOR_A_LANE = 256
 
 
-def stream(items: Sequence[Any], work: Callable[[Any], Any], *, patience: float) -> Iterator[Any]:
-    """What `work` returns for each item, in their order, all in one child; LOST for one that took `patience` seconds.
+def stream(
+    items: Sequence[Any],
+    work: Callable[[Any], Any],
+    *,
+    patience: float,
+    lanes: int = 1,
+    done: Callable[[int], None] = lambda _: None,
+) -> list[Any]:
+    """What `work` returns for each item, in their order; LOST for one that took `patience` seconds.
 
-    Each one that hung makes the patience a fifth, half a second at least: the rest may be on the same dead mount.
+    The items are cut into at most `lanes` parts, and one child does all of a part. Each item that hung makes the
+    patience of its lane a fifth, half a second at least: the rest may be on the same dead mount. `done` is called with
+    the number of the items that are done.
     """
-    start, size = 0, _PORTION
-    while start < len(items):
-        lost = False
-        for values in _portions(items[start:], work, size, patience):
-            lost = values is None
-            if values:
-                yield from values
-                start += len(values)
-        if start < len(items) and size > 1 and len(items) - start > 1:
-            # One item of a portion hung, or ended the child: alone each shows which.
-            size = 1
-        elif start < len(items):
-            yield LOST
-            start, size = start + 1, _PORTION
-        if lost:
-            patience = max(0.5, patience / 5)
-
-
-def _portions(
-    items: Sequence[Any], work: Callable[[Any], Any], size: int, patience: float
-) -> Iterator[list[Any] | None]:
-    """What `work` returns for the first items, in portions; None as the last one where nothing came for `patience`
-    seconds. A child that dies ends it.
-    """
-
-    def run(send: Callable[[Any], None]) -> None:
-        found, begun = [], time.monotonic()
-        for item in items:
-            found.append(work(item))
-            if len(found) >= size or time.monotonic() - begun > _PORTION_SECONDS:
-                send(found)
-                found, begun = [], time.monotonic()
-        send(found)
-
-    child = Child(run)
-    more, left = True, len(items)
+    lanes = max(1, min(lanes, len(items) // _LEAST_FOR_A_LANE))
+    cuts = [len(items) * number // lanes for number in range(lanes + 1)]
+    all_of_them = [_Lane(items[cuts[at] : cuts[at + 1]], work, patience) for at in range(lanes)]
     try:
-        while more and left:
-            if not _readable([child.pipe], patience):
-                yield None
-                return
-            portions, more = child.receive()
-            for values in portions:
-                left -= len(values)
-                yield values
+        while running := {lane.pipe: lane for lane in all_of_them if lane.child is not None}:
+            ready = _readable(list(running), min(lane.seconds_left() for lane in running.values()))
+            for fd, lane in running.items():
+                if fd in ready:
+                    lane.receive()
+                elif not lane.seconds_left():
+                    lane.give_up()
+            done(sum(len(lane.answers) for lane in all_of_them))
     finally:
-        child.end(kill=left > 0)
+        for lane in all_of_them:
+            lane.end()
+    return [answer for lane in all_of_them for answer in lane.answers]
+
+
+class _Lane:
+    """Some items, one after the other, in a child; in another one after an item that hung or ended the child."""
+
+    def __init__(self, items: Sequence[Any], work: Callable[[Any], Any], patience: float) -> None:
+        self.answers: list[Any] = []
+        self.child: Child | None = None
+        self._items, self._work, self._patience = items, work, patience
+        self._size = _PORTION
+        self._heard = 0.0
+        self._begin()
+
+    @property
+    def pipe(self) -> int:
+        return -1 if self.child is None else self.child.pipe
+
+    def seconds_left(self) -> float:
+        """Until the child must have sent something."""
+        return max(0.0, self._heard + self._patience - time.monotonic())
+
+    def receive(self) -> None:
+        """Take what has come. Blocks until something has."""
+        if self.child is None:
+            return
+        portions, more = self.child.receive()
+        for values in portions:
+            self.answers += values
+            self._heard = time.monotonic()
+        if len(self.answers) == len(self._items):
+            self.end()
+        elif not more:
+            self._go_on()
+
+    def give_up(self) -> None:
+        """Nothing came for too long: kill the child."""
+        self._go_on()
+        self._patience = max(0.5, self._patience / 5)
+
+    def end(self) -> None:
+        """End the child, where there is one."""
+        if self.child is not None:
+            self.child.end(kill=len(self.answers) < len(self._items))
+            self.child = None
+
+    def _go_on(self) -> None:
+        self.end()
+        if self._size > 1 and len(self._items) - len(self.answers) > 1:
+            # One item of a portion hung, or ended the child: alone each shows which.
+            self._size = 1
+        else:
+            self.answers.append(LOST)
+            self._size = _PORTION
+        self._begin()
+
+    def _begin(self) -> None:
+        left, size, work = self._items[len(self.answers) :], self._size, self._work
+        if not left:
+            return
+
+        def run(send: Callable[[Any], None]) -> None:
+            found, begun = [], time.monotonic()
+            for item in left:
+                found.append(work(item))
+                if len(found) >= size or time.monotonic() - begun > _PORTION_SECONDS:
+                    send(found)
+                    found, begun = [], time.monotonic()
+            if found:
+                send(found)
+
+        self.child, self._heard = Child(run), time.monotonic()

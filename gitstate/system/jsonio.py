@@ -35,6 +35,8 @@ def _write(value: Json, margin: str, out: list[str]) -> None:
         out.append("null" if value is None else "true" if value else "false")
     elif type(value) is int:
         out.append(str(value))
+    elif type(value) is float and value - value == 0.0:
+        out.append(repr(value))
     elif isinstance(value, dict | list | tuple) and not value:
         out.append("{}" if isinstance(value, dict) else "[]")
     elif isinstance(value, dict):

@@ -238,10 +238,11 @@ def wait_for(some: Collection[Process], deadline: Deadline) -> bool:
             return True
         if deadline.passed():
             return False
-        _wait_for_one(living[0], min(deadline.left(), 0.2))
+        wait_for_one(living[0], min(deadline.left(), 0.2))
 
 
-def _wait_for_one(one: Process, seconds: float) -> None:
+def wait_for_one(one: Process, seconds: float) -> None:
+    """Wait for the end of a process, so many seconds at most."""
     try:
         fd = os.pidfd_open(one.pid)
     except (AttributeError, OSError):

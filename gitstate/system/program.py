@@ -7,8 +7,9 @@ Schedulers, hooks and agents start it with an empty environment, so every path i
 from __future__ import annotations
 
 import os
-import shlex
 import sys
+
+from .stdlib import quote
 
 #: The program of an isolated Python; its first argument is the directory that holds the package.
 START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from gitstate.__main__ import main; main()"
@@ -40,7 +41,7 @@ def command() -> tuple[str, ...]:
 def shell_command(*arguments: str) -> str:
     """A line for sh that starts this gitstate; no-op once it is uninstalled."""
     argv = command()
-    return f"[ ! -x {shlex.quote(argv[0])} ] || {shlex.join((*argv, *arguments))}"
+    return f"[ ! -x {quote(argv[0])} ] || {' '.join(map(quote, (*argv, *arguments)))}"
 
 
 def shipped(name: str) -> bytes:

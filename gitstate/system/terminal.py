@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from .jsonio import text_to_json
 from .stdlib import TYPE_CHECKING, suppress
@@ -51,11 +52,23 @@ def give_up(stream: TextIO | None) -> None:
         os.close(nowhere)
 
 
-def progress(done: int, total: int) -> None:
-    """Show how many of many workspaces are done, on a line that is overwritten; only on a terminal."""
-    if sys.stderr is not None and sys.stderr.isatty():
+class Progress:
+    """How many of many are done, on a line of stderr that is overwritten; only on a terminal."""
+
+    #: The line is written anew after this time, in seconds.
+    _PAUSE = 0.1
+
+    def __init__(self) -> None:
+        self._again = 0.0
+        self._shows = sys.stderr is not None and sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """`done` of `total` workspaces are done: `what` was done to them. The last one removes the line."""
+        if not self._shows or (time.monotonic() < self._again and done < total):
+            return
+        self._again = time.monotonic() + self._PAUSE
         end = "\r\x1b[K" if done >= total else ""
-        print_to(sys.stderr, f"\r{done} of {total} workspaces {end}")
+        print_to(sys.stderr, f"\r\x1b[K{done} of {total} workspaces {what} {end}")
 
 
 def escape_lines(text: str) -> str:

@@ -12,7 +12,7 @@ import stat
 
 from ..git.command import Oid
 from ..objects.tree import is_safe_path
-from ..system.files import fsync_path, give_to, write_new_file
+from ..system.files import fsync_paths, give_to, write_new_file
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, digest, suppress
 
 if TYPE_CHECKING:
@@ -134,11 +134,32 @@ class Worktree:
 
         Raises FileExistsError where `path` is not in the `expected` state, else OSError.
         """
-        with self._parent(path, create=True) as (parent, name):
-            temporary = self._temporary_path()
-            write_new_file(temporary, content, mode=permissions)
-            self._move_temporary(temporary, parent, name, path, expected)
+        self.place(self.stage(content, permissions), path, expected)
+
+    def stage(self, content: Iterable[bytes], permissions: int, *, durable: bool = True) -> bytes:
+        """Write a regular file that `place` moves into place later; its path. Without `durable` the caller syncs it."""
+        temporary = self._temporary_path()
+        write_new_file(temporary, content, mode=permissions, durable=durable)
+        return temporary
+
+    def place(self, temporary: bytes, path: bytes, expected: FileState) -> None:
+        """Move what `stage` wrote to `path`, whose parent directories are made; it is gone where that fails.
+
+        Raises as `write_file` does.
+        """
+        try:
+            with self._parent(path, create=True) as (parent, name):
+                self._move_temporary(temporary, parent, name, path, expected)
+        except BaseException:
+            self.discard(temporary)
+            raise
         self._note_change(path)
+
+    @staticmethod
+    def discard(temporary: bytes) -> None:
+        """Remove what `stage` wrote."""
+        with suppress(OSError):
+            os.unlink(temporary)
 
     def write_link(self, path: bytes, target: bytes, expected: FileState) -> None:
         """Create a symlink at `path`; raises as `write_file` does."""
@@ -198,8 +219,7 @@ class Worktree:
 
     def sync(self) -> None:
         """Make every creation and removal since the last call durable; raises OSError."""
-        for directory in self._changed:
-            fsync_path(os.path.join(self.top, directory))
+        fsync_paths(os.path.join(self.top, directory) for directory in self._changed)
         self._changed.clear()
 
     # -- the steps of a change

@@ -123,11 +123,16 @@ def presence_in(git_dir: bytes, context: Context | None = None) -> Presence:
     if holder is None and context is not None and not os.path.lexists(os.path.join(own, _RECORD)):
         holder = _from_context(context)
     here = Here(process.hostname(), process.boot_id(), process.pid_namespace())
-    held = _is_held(own, _LEASE) or _is_held(own, _INNER)
+    held = is_held(own)
     runs = holder is not None and process.is_alive(holder.owner)
     state = judge(holder, here, held=held, runs=runs)
     ours = state == "live" and holder is not None and runs and holder.owner.pid in process.ancestors()
     return Presence(state, holder, ours, _why_unknown(holder, here) if state == "unknown" else "")
+
+
+def is_held(own: bytes) -> bool:
+    """Whether a keeper is at work in the worktree with this directory of gitstate's own, by the kernel's word."""
+    return _is_held(own, _LEASE) or _is_held(own, _INNER)
 
 
 def wait_for_last_save(repository: Repository, deadline: Deadline) -> None:

@@ -221,13 +221,13 @@ class Peeker:
             context,
             status,
             owner_state(git_dir, context) if status is not None else "unknown",
-            journal=b"journal" in own and os.path.lexists(git_dir + b"/gitstate/journal"),
-            dead_locks=(*dead_locks, *_dead_branch_lock(common, branch)),
-            damage=(*shared.damage, *_damage(git_dir, common, head, branch, marker, shared.reftable)),
-            unreadable=shared.reftable,
-            others_pending=any(name != own_id for name in shared.pending),
-            fetched=shared.fetched,
-            dismissed=shared.dismissed,
+            b"journal" in own and os.path.lexists(git_dir + b"/gitstate/journal"),
+            (*dead_locks, *_dead_branch_lock(common, branch)),
+            (*shared.damage, *_damage(git_dir, common, head, branch, marker, shared.reftable)),
+            shared.reftable,
+            any(name != own_id for name in shared.pending),
+            shared.fetched,
+            shared.dismissed,
         )
 
     def _resolved(self, path: bytes) -> bytes:

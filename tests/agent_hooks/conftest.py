@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ from tests.support.workspace import Workspace
 
 
 @pytest.fixture
-def repo(templates: Templates, tmp_path: Path) -> Workspace:
+def repo(templates: Templates, tmp_path: Path) -> Iterator[Workspace]:
     """What `with_remote` makes, copied from a template."""
     templates.copy_built("with remote", with_remote, tmp_path)
     ws = Workspace(tmp_path / "work", tmp_path)
     git(ws, "remote", "set-url", "origin", str(tmp_path / "remote.git"))
     git(ws, "update-index", "-q", "--refresh")
-    return ws
+    yield ws
+    # A process that waits for the end of an interval sees that the workspace is gone.
+    shutil.rmtree(tmp_path / "work", ignore_errors=True)

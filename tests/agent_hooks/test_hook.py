@@ -16,6 +16,7 @@ from gitstate.agent_hooks.memory import HookMemory, is_due, last_problem
 from gitstate.agents.base import Briefing, Payload
 from gitstate.git.repository import open_repository
 from tests.agent_hooks.settings import AGENTS
+from tests.support.agents import hooks_are_done, wait_until
 from tests.support.typed import commit, git, gitstate, run, state_file
 from tests.support.workspace import Run, Workspace
 
@@ -30,6 +31,8 @@ def event(repo: Workspace, agent: str, name: str, env: dict[str, str] | None = N
     told = {"hook_event_name": name, "session_id": "s-1", "transcript_path": "/t/s-1.jsonl", "cwd": str(repo.path)}
     done = run(repo, sys.executable, "-m", "gitstate", "hook", agent, given=json.dumps({**told, **more}), env=env)
     assert (done.exit_status, done.stderr) == (0, ""), done
+    # The checkpoint goes on by itself.
+    wait_until(lambda: hooks_are_done(repo.path / ".git"), "what the hook has begun")
     return done.text
 
 
@@ -89,17 +92,19 @@ def test_new_session_after_a_recovery_is_briefed(repo: Workspace) -> None:
     assert "gitstate recover" in waiting and "T-1" in waiting
     assert state_file(repo)["status"] == "interrupted"
     gitstate(repo, "recover")
-    for agent in ("claude", "codex", "gemini"):
-        said = event(repo, agent, "SessionStart", session_id="s-2")
+    for agent, name in (("claude", "SessionStart"), ("codex", "SessionStart"), ("gemini", "BeforeAgent")):
+        said = event(repo, agent, name, session_id=f"s-2-{agent}")
         if agent != "claude":
             answer = json.loads(said)["hookSpecificOutput"]
-            assert answer["hookEventName"] == "SessionStart"
+            assert answer["hookEventName"] == name
             said = answer["additionalContext"]
         assert "T-1" in said and "adding VAT" in said and "TERM" in said
     assert event(repo, "kimi", "SessionStart", session_id="s-3") == ""
     assert "T-1" in event(repo, "kimi", "UserPromptSubmit", session_id="s-3")
     assert event(repo, "kimi", "UserPromptSubmit", session_id="s-3") == ""
     assert state_file(repo)["status"] == "recovered"
+    event(repo, "kimi", "SessionStart", session_id="s-3")
+    assert "T-1" in event(repo, "kimi", "UserPromptSubmit", session_id="s-3"), "a session that is resumed"
     event(repo, "kimi", "PostToolUse", session_id="s-3")
     assert (state_file(repo)["status"], state_file(repo)["session_id"]) == ("active", "s-3")
 

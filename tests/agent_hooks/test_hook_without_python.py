@@ -15,6 +15,7 @@ import pytest
 
 from gitstate.agents.base import Agent
 from gitstate.agents.registry import all_agents
+from tests.support.agents import hooks_are_done, wait_until
 from tests.support.environment import ROOT
 from tests.support.typed import git, state_file
 from tests.support.workspace import Workspace
@@ -51,6 +52,29 @@ def python(repo: Workspace, event: bytes, agent: str = "claude", **env: str) -> 
     """Let Python handle an event."""
     argv = [sys.executable, "-m", "gitstate", "hook", agent]
     subprocess.run(argv, input=event, cwd=repo.path, env={**os.environ, **SLOW, **env}, check=True)
+    wait_until(lambda: hooks_are_done(own(repo, "").parent), "what the hook has begun")
+
+
+def handle_tool(repo: Workspace, event: bytes, agent: str = "claude") -> None:
+    """Let Python handle a tool's event, and another one, so that a process waits for the end of the interval."""
+    python(repo, event, agent)
+    python(repo, event, agent)
+    memory, waits = own(repo, "agent-hook.json"), own(repo, "agent-hook.wait")
+    wait_until(lambda: waits.exists() and waits.stat().st_mtime_ns > memory.stat().st_mtime_ns, "somebody waits")
+
+
+def queued(repo: Workspace) -> list[bytes]:
+    """The events in the queue, the oldest first. It is empty then."""
+    files = sorted(own(repo, "agent-hook.events").glob("1*"))
+    texts = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    return texts
+
+
+def is_queued(script: Path, repo: Workspace, event: bytes, agent: str = "claude", **env: str) -> bool:
+    """Whether the script puts an event into the queue, and gives the agent back."""
+    return not asks_python(script, repo, event, agent, **env) and queued(repo) == [event + b"\n"]
 
 
 def asks_python(script: Path, repo: Workspace, event: bytes, agent: str = "claude", **env: str) -> bool:
@@ -69,32 +93,62 @@ def own(repo: Workspace, name: str) -> Path:
     return Path(git(repo, "rev-parse", "--absolute-git-dir")) / "gitstate" / name
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("agent", [agent.name for agent in all_agents()])
-def test_event_like_the_last_one_needs_no_python(agent: str, script: Path, repo: Workspace) -> None:
+def test_agent_waits_for_python_only_where_it_reads_an_answer(agent: str, script: Path, repo: Workspace) -> None:
     names = {event.meaning: event.name for event in agent_called(agent).events}
     tool = told(repo, names["tool"], agent)
     assert asks_python(script, repo, tool, agent)
     repo.write("new", "new\n")
-    python(repo, tool, agent)
+    handle_tool(repo, tool, agent)
     before = git(repo, "for-each-ref"), own(repo, "agent-hook.json").read_bytes()
     assert before[0]
     for more in ({}, {"tool_response": "x" * 200_000}, {"tool_input": {"text": 'a "quoted" \\ text\n'}}):
         assert not asks_python(script, repo, told(repo, names["tool"], agent, **more), agent)
-    assert (git(repo, "for-each-ref"), own(repo, "agent-hook.json").read_bytes()) == before
-    for meaning in ("session_start", "prompt", "turn_end", "compaction"):
+    assert (queued(repo), git(repo, "for-each-ref"), own(repo, "agent-hook.json").read_bytes()) == ([], *before)
+    briefed = agent_called(agent).briefing.event
+    for meaning in ("session_start", "prompt", "turn_end", "compaction", "session_end"):
         if meaning in names:
-            assert asks_python(script, repo, told(repo, names[meaning], agent), agent), meaning
+            event = told(repo, names[meaning], agent)
+            waits = meaning in ("session_start", "session_end") or names[meaning] == briefed
+            assert asks_python(script, repo, event, agent) == waits, meaning
+            assert queued(repo) == ([] if waits else [event + b"\n"])
+
+
+def test_space_behind_a_colon_changes_nothing(script: Path, repo: Workspace) -> None:
+    handle_tool(repo, told(repo))
+    spaced = [json.dumps(json.loads(told(repo, name))).encode() for name in ("PostToolUse", "Stop")]
+    assert not asks_python(script, repo, spaced[0]) and queued(repo) == []
+    assert is_queued(script, repo, spaced[1])
+
+
+def test_queue_keeps_the_order_and_loses_none_of_twenty_at_once(script: Path, repo: Workspace) -> None:
+    python(repo, told(repo))
+    events = [told(repo, "Stop", number=number) for number in range(12)]
+    for event in events:
+        assert not asks_python(script, repo, event)
+    assert queued(repo) == [event + b"\n" for event in events]
+    argv = [os.fspath(script), "hook", "claude"]
+    running = [
+        subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=repo.path) for _ in range(20)
+    ]
+    together = [told(repo, "Stop", number=number) for number in range(20)]
+    for process, event in zip(running, together, strict=True):
+        assert process.stdin is not None
+        process.stdin.write(event)
+        process.stdin.close()
+    assert [process.wait(60) for process in running] == [0] * 20
+    # Who finds no free number in eight tries asks Python.
+    assert {*queued(repo)} <= {event + b"\n" for event in together}
+
+
+def test_event_that_nobody_could_queue_is_left_to_python(script: Path, repo: Workspace) -> None:
+    python(repo, told(repo))
+    own(repo, "agent-hook.events/100499.claude").write_bytes(b"{}\n")
+    assert asks_python(script, repo, told(repo, "Stop"))
 
 
 def quoted_in_a_string(repo: Workspace) -> bytes:
-    return told(repo, "Stop", last_assistant_message=told(repo).decode())
+    return told(repo, "SessionStart", source=told(repo).decode())
 
 
 def touch(name: str, seconds: float) -> Callable[[Workspace], None]:
@@ -114,36 +168,15 @@ def no_change(repo: Workspace) -> None:
     ("change", "event", "env"),
     [
         (no_change, lambda repo: told(repo, session_id="s-2"), {}),
-        (no_change, lambda repo: told(repo, transcript_path="/t/s-2.jsonl"), {}),
         (no_change, lambda repo: told(repo, cwd=str(repo.outside)), {}),
         (no_change, lambda repo: told(repo, "Unknown"), {}),
         (no_change, quoted_in_a_string, {}),
         (no_change, lambda repo: b"no JSON", {}),
         (no_change, told, {"GITSTATE_PROGRESS_STAGE": "testing"}),
-        (lambda repo: (touch("agent-hook.due", -1)(repo), touch("agent-hook.busy", 60)(repo)), told, {}),
-        (lambda repo: (touch("agent-hook.due", -1)(repo), touch("agent-hook.json", 60)(repo)), told, {}),
-        (touch("agent-hook.json", 60), told, {}),
-        (touch("context.json", 60), told, {}),
         (touch("lease.json", 60), told, {}),
-        (lambda repo: own(repo, "agent-hook.due").unlink(), told, {}),
-        (lambda repo: os.mkfifo(own(repo, "agent-hook.now")), told, {}),
-        (lambda repo: own(repo, "agent-hook.now").symlink_to(repo.path / "a"), told, {}),
+        (lambda repo: own(repo, "agent-hook.known").unlink(), told, {}),
     ],
-    ids=[
-        *(
-            "session",
-            "transcript",
-            "directory",
-            "event",
-            "quoted event",
-            "no JSON",
-            "stage",
-            "one at work",
-            "due, clock set back",
-            "clock set back",
-        ),
-        *("context changed", "somebody else works here", "no stamp", "FIFO", "symlink"),
-    ],
+    ids=["session", "directory", "event", "quoted event", "no JSON", "stage", "somebody else works here", "not known"],
 )
 def test_other_events_are_left_to_python(
     change: Callable[[Workspace], Any],
@@ -152,11 +185,36 @@ def test_other_events_are_left_to_python(
     script: Path,
     repo: Workspace,
 ) -> None:
-    python(repo, told(repo))
+    handle_tool(repo, told(repo))
     assert not asks_python(script, repo, told(repo))
     own(repo, "agent-hook.now").unlink()
     change(repo)
     assert asks_python(script, repo, event(repo), **env)
+    assert queued(repo) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "event"),
+    [
+        (no_change, lambda repo: told(repo, transcript_path="/t/s-2.jsonl")),
+        (touch("agent-hook.due", -1), told),
+        (touch("agent-hook.json", 60), told),
+        (touch("context.json", 60), told),
+        (lambda repo: own(repo, "agent-hook.due").unlink(), told),
+        (lambda repo: own(repo, "agent-hook.wait").unlink(), told),
+        (lambda repo: os.mkfifo(own(repo, "agent-hook.now")), told),
+        (lambda repo: own(repo, "agent-hook.now").symlink_to(repo.path / "a"), told),
+    ],
+    ids=["transcript", "due", "clock set back", "context changed", "no stamp", "nobody waits", "FIFO", "symlink"],
+)
+def test_tool_event_that_may_change_something_is_queued(
+    change: Callable[[Workspace], Any], event: Callable[[Workspace], bytes], script: Path, repo: Workspace
+) -> None:
+    handle_tool(repo, told(repo))
+    assert not asks_python(script, repo, told(repo)) and queued(repo) == []
+    own(repo, "agent-hook.now").unlink()
+    change(repo)
+    assert is_queued(script, repo, event(repo))
 
 
 def test_checkpoint_is_due_for_the_script_when_it_is_for_python(script: Path, repo: Workspace) -> None:
@@ -171,34 +229,55 @@ def test_checkpoint_is_due_for_the_script_when_it_is_for_python(script: Path, re
     assert pause == 20 * memory["cost_ns"] > 0
 
 
-def test_checkpoint_that_is_due_is_taken_in_the_background(script: Path, repo: Workspace, tmp_path: Path) -> None:
+def test_script_does_not_wait_for_what_it_begins(script: Path, repo: Workspace, tmp_path: Path) -> None:
     gate, done = tmp_path / "gate", tmp_path / "done"
     os.mkfifo(gate)
-    slow = f'#!/bin/sh\nread -r go <"{gate}"\n{{ echo "$@"; cat; }} >>"{done}"\n'
+    slow = f'#!/bin/sh\nread -r go <"{gate}"\necho "$@" >>"{done}"\n'
     (script.parent / "git-gitstate").write_text(slow)
     python(repo, told(repo))
-    touch("agent-hook.due", -1)(repo)
     # It returns while its child still waits at the gate.
-    assert not asks_python(script, repo, told(repo))
+    assert is_queued(script, repo, told(repo, "Stop"))
     assert not done.exists()
     gate.write_text("go\n")
-    wait_until(lambda: done.exists() and done.read_bytes().endswith(b"}\n"))
-    assert done.read_bytes() == b"hook claude background\n" + told(repo) + b"\n"
+    wait_until(lambda: done.exists() and done.read_bytes() == b"hook claude background\n", "its child")
 
 
-def test_background_checkpoint_is_taken_in_a_session_of_its_own(repo: Workspace) -> None:
+def background(repo: Workspace, *events: bytes, **env: str) -> None:
+    """Queue events as the script does, and let Python handle them."""
+    for number, event in enumerate(events, 100_001):
+        own(repo, f"agent-hook.events/{number}.claude").write_bytes(event + b"\n")
+    argv = [sys.executable, "-m", "gitstate", "hook", "claude", "background"]
+    subprocess.run(argv, stdin=subprocess.DEVNULL, cwd=repo.path, env={**os.environ, **SLOW, **env}, check=True)
+    assert queued(repo) == []
+
+
+def test_queued_events_are_handled_in_their_order(repo: Workspace) -> None:
     python(repo, told(repo))
     before = git(repo, "for-each-ref", "refs/gitstate/checkpoints")
     repo.write("new", "newer\n")
-    argv = [sys.executable, "-m", "gitstate", "hook", "claude", "background"]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=repo.path) as process:
-        assert process.stdin is not None and process.stdout is not None
-        # It waits for the event.
-        wait_until(lambda: os.getsid(process.pid) == process.pid)
-        process.stdin.write(told(repo, "PreCompact"))
-        process.stdin.close()
-        assert (process.stdout.read(), process.wait(timeout=60)) == (b"", 0)
+    background(repo, told(repo, "UserPromptSubmit"), told(repo, "Stop"))
+    assert own(repo, "turn").read_bytes() == b"closed"
     assert git(repo, "for-each-ref", "refs/gitstate/checkpoints") != before
+    background(repo, told(repo, "Stop"), b"no JSON", told(repo, "UserPromptSubmit"))
+    assert own(repo, "turn").read_bytes() == b"open"
+
+
+def test_event_whose_writer_was_killed_stops_no_other(repo: Workspace) -> None:
+    python(repo, told(repo))
+    own(repo, "agent-hook.events/100001.claude").write_bytes(told(repo, "UserPromptSubmit"))
+    os.utime(own(repo, "agent-hook.events/100001.claude"), (1, 1))
+    own(repo, "agent-hook.events/100002.claude").write_bytes(told(repo, "Stop") + b"\n")
+    background(repo)
+    assert own(repo, "turn").read_bytes() == b"closed"
+
+
+def test_event_that_waits_for_an_answer_comes_after_those_in_the_queue(repo: Workspace) -> None:
+    python(repo, told(repo))
+    own(repo, "agent-hook.events/100001.claude").write_bytes(told(repo, "UserPromptSubmit") + b"\n")
+    repo.write("new", "newer\n")
+    python(repo, told(repo, "SessionEnd"))
+    assert (queued(repo), own(repo, "turn").read_bytes()) == ([], b"closed")
+    assert state_file(repo)["status"] == "finished"
 
 
 def test_late_event_does_not_begin_an_ended_session_again(repo: Workspace) -> None:
@@ -206,8 +285,7 @@ def test_late_event_does_not_begin_an_ended_session_again(repo: Workspace) -> No
     python(repo, told(repo, "SessionEnd"))
     ended = state_file(repo)
     assert ended["status"] == "finished"
-    argv = [sys.executable, "-m", "gitstate", "hook", "claude", "background"]
-    subprocess.run(argv, input=told(repo), cwd=repo.path, env={**os.environ, **SLOW}, check=True)
+    background(repo, told(repo, "Stop"))
     assert state_file(repo) == ended
     python(repo, told(repo))
     assert state_file(repo)["status"] == "active"
@@ -225,7 +303,7 @@ def test_another_event_or_a_text_that_json_escapes_leaves_no_stamp(script: Path,
 def test_linked_worktree_has_a_stamp_of_its_own(script: Path, repo: Workspace, tmp_path: Path) -> None:
     git(repo, "worktree", "add", "-q", str(tmp_path / "linked"))
     linked = Workspace(tmp_path / "linked", repo.outside)
-    python(linked, told(linked))
+    handle_tool(linked, told(linked))
     assert not asks_python(script, linked, told(linked))
     assert asks_python(script, repo, told(repo))
 

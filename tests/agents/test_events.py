@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from gitstate.agents.registry import all_agents
+from tests.support.agents import hooks_are_done, wait_until
 from tests.support.typed import git, gitstate, run, state_file
 from tests.support.workspace import Workspace
 
@@ -42,8 +43,8 @@ EFFECTS = {
     ("codex", "Stop"): Effect(True),
     ("codex", "SessionEnd"): Effect(True),
     ("codex", "Interrupt"): Effect(True),
-    ("gemini", "SessionStart"): Effect(False, briefed=True),
-    ("gemini", "BeforeAgent"): Effect(False),
+    ("gemini", "SessionStart"): Effect(False),
+    ("gemini", "BeforeAgent"): Effect(False, briefed=True),
     ("gemini", "AfterTool"): Effect(True),
     ("gemini", "AfterAgent"): Effect(True),
     ("gemini", "PreCompress"): Effect(True),
@@ -137,6 +138,7 @@ def test_event(agent: str, event: str, repo: Workspace) -> None:
     }
     done = run(repo, sys.executable, "-m", "gitstate", "hook", agent, given=json.dumps(payload))
     assert (done.exit_status, done.stderr) == (0, "")
+    wait_until(lambda: hooks_are_done(repo.git_dir), "what the hook has begun")
     assert ("T-1" in done.text) == effect.briefed and bool(done.text) == effect.briefed
     assert bool(git(repo, "for-each-ref", "refs/gitstate/checkpoints")) == effect.checkpoint
     state = state_file(repo)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.agents.launch import Launch, recorded_argv
-from gitstate.agents.registry import agent_named
+from gitstate.agents.base import Agent
+from gitstate.agents.launch import Launch, may_hold_secret, recorded_argv, typed_argv
+from gitstate.agents.registry import agent_named, all_agents
 from gitstate.agents.sessions import resume_command
 from gitstate.format.context import Context
 
@@ -77,3 +78,74 @@ def test_background_session_of_claude_is_refused() -> None:
     assert agent is not None and agent.refused is not None
     assert agent.refused(["claude", "--bg", "x"]) is not None
     assert agent.refused(["claude", "-p", "about --bg"]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "typed"),
+    [
+        ("claude", "claude --model opus", "claude --model opus"),
+        ("claude", "/opt/none/claude -p x", "/opt/none/claude -p x"),
+        ("gemini", "node /opt/none/gemini --yolo -p x", "/opt/none/gemini --yolo -p x"),
+        ("gemini", "/usr/bin/node --max-old-space-size=12 --import tsx /a/gemini.js -p", "/a/gemini.js -p"),
+        ("codex", "/opt/none/bin/codex exec x", "/opt/none/bin/codex exec x"),
+        ("claude", "vim claude.md", None),
+        ("claude", "python3 other.py claude", None),
+        ("claude", "bash -c claude", "claude"),
+        ("claude", "", None),
+    ],
+)
+def test_command_line_of_a_process_is_what_a_person_typed(name: str, line: str, typed: str | None) -> None:
+    agent = agent_named(name)
+    assert agent is not None
+    found = typed_argv(agent, shlex.split(line))
+    assert found == (None if typed is None else shlex.split(typed))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "sk-ant-0000",
+        "key=sk-0000",
+        "model_providers.x.api_key=abc",
+        "openai-token=abc",
+        "https://user:word@host/",
+        '{"env": {"A": "hunter2"}}',
+        '{"mcpServers": {"a": {"headers": {"A": "b"}}}}',
+        '{"mcpServers": {"a": {"env":{"A": "b"}}}}',
+        'shell_environment_policy.set={A="b"}',
+        "Authorization: Basic abc",
+        "eyJhbGciOiJIUzI1NiJ9.e30.x",
+        "ghp_0000",
+    ],
+)
+@pytest.mark.parametrize("form", ["--settings {}", "--settings={}", "--mcp-config {}", "--mcp-config a.json {}"])
+def test_value_that_may_be_a_secret_is_not_recorded(value: str, form: str) -> None:
+    agent = agent_named("claude")
+    assert agent is not None and may_hold_secret(value)
+    option, _, rest = form.partition(" ")
+    words = [word.replace("{}", value) for word in (option, *rest.split())]
+    recorded = recorded_argv(agent, ["claude", *words, "--verbose"])
+    assert recorded is not None and value not in shlex.split(recorded) and value not in recorded
+    assert shlex.split(recorded)[-1] == "--verbose"
+
+
+@pytest.mark.parametrize("option", ["--api-key", "--openai-api-key", "--auth-token", "--token", "--password", "-k"])
+@pytest.mark.parametrize("agent", all_agents(), ids=lambda agent: agent.name)
+def test_option_for_a_secret_is_not_recorded(agent: Agent, option: str) -> None:
+    for words in ([option, "hunter2"], [f"{option}=hunter2"]):
+        recorded = recorded_argv(agent, [agent.commands[0], *words])
+        assert recorded == agent.commands[0]
+
+
+@pytest.mark.parametrize("value", ["opus", "a/b.json", "gpt-5", "acceptEdits", "task-runner", "/home/a@b/x", "k2"])
+def test_other_values_are_no_secrets(value: str) -> None:
+    assert not may_hold_secret(value)
+
+
+def test_limits_of_an_agent_are_never_lost() -> None:
+    agent = agent_named("claude")
+    assert agent is not None
+    line = "claude --disallowedTools 'Read(secrets/**)' 'Read(.env)' --allowedTools=Bash --add-dir a b -p x"
+    recorded = recorded_argv(agent, shlex.split(line))
+    wanted = ["claude", "-p", "--disallowedTools", "Read(secrets/**)", "Read(.env)", "--allowedTools=Bash"]
+    assert recorded is not None and shlex.split(recorded) == [*wanted, "--add-dir", "a", "b"]

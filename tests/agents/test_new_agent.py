@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.agents import hooks_are_done, wait_until
 from tests.support.environment import ROOT
 from tests.support.typed import entries, git, gitstate, run, script, state_file
 from tests.support.workspace import Workspace
@@ -60,6 +61,7 @@ def event(repo: Workspace, name: str) -> str:
     payload = json.dumps({"type": name, "id": "s-1", "dir": str(repo.path)})
     done = run(repo, sys.executable, "-m", "gitstate", "hook", "made_up", given=payload)
     assert (done.exit_status, done.stderr) == (0, "")
+    wait_until(lambda: hooks_are_done(repo.git_dir), "what the hook has begun")
     return done.text
 
 

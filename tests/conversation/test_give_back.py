@@ -57,6 +57,15 @@ def test_file_that_its_agent_writes_whole(there: bytes, stays: bool) -> None:
     assert mended("state.json", there, b'{"kept": 1}') == (None if stays else b'{"kept": 1}')
 
 
+@pytest.mark.parametrize("end", [*range(1, 30, 4), 30])
+def test_file_without_a_form_of_its_own_that_was_cut(end: int) -> None:
+    """YAML that was cut short is YAML, too: it is known by what is kept."""
+    kept = b"id: s-1\ncwd: /home/me/work\nx: 1\n"
+    assert mended("workspace.yaml", kept[:end], kept) == kept
+    assert mended("workspace.yaml", kept, kept) is None
+    assert mended("workspace.yaml", b"id: s-1\ncwd: /other\n", kept) is None
+
+
 def test_transcript_comes_back_with_the_files(talk: Talk, hermetic: Path) -> None:
     dirty(talk.ws)
     assert talk.ws.save().exit_status == 0

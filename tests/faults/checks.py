@@ -46,7 +46,8 @@ def check_done(scene: Scene, *, in_place: bool) -> None:
     assert ws.refs("refs/gitstate/saves"), "the save is gone, before its time"
     if in_place and index_bytes(ws) != scene.index:
         raise AssertionError("the index file is not what it was, byte for byte")
-    assert litter(scene) == []
+    left = litter(scene)
+    assert not left, left
 
 
 def recover_to_the_end(ws: Workspace) -> dict[str, Any]:

@@ -64,9 +64,9 @@ MUTATIONS = (
     ),
     Mutation(
         "recover writes files without fsync",
-        "workspace/files.py",
-        "write_new_file(temporary, content, mode=permissions)",
-        "write_new_file(temporary, content, mode=permissions, durable=False)",
+        "restore/files.py",
+        "                    sync_new(list(staged.values()))\n",
+        "                    pass\n",
         f"{POWER}[ext4-recover]",
         {"POWER_POINT": "60"},  # before the sync at the end, which hides it
     ),
@@ -94,7 +94,7 @@ MUTATIONS = (
     Mutation(
         "recover relies on files that nobody synced",
         "recover/recover.py",
-        "        bring_files_to_disk(self.repository, found)\n",
+        "        to_disk.finish([*(target.path for target in targets), *newest.manifest.directories])\n",
         "",
         f"{POWER}[ext4-save-recover]",
     ),
@@ -254,6 +254,41 @@ MUTATIONS = (
         "            for _ in range(_TRIES):\n                tip =",
         "            for _ in range(1):\n                tip =",
         "faults/test_concurrency.py::test_note_written_during_a_save_is_kept",
+    ),
+    Mutation(
+        "an order to save trusts the events of files",
+        "orders/saving.py",
+        "        result = save(repository.toplevel, request)\n",
+        "        result = save(repository.toplevel, request._replace(known=known))\n",
+        "orders/test_save.py::test_store_without_an_event_is_saved_too",
+    ),
+    Mutation(
+        "whoever listens at the socket is the keeper",
+        "orders/client.py",
+        "peer_user(connection) == os.geteuid() and",
+        "True and",
+        "orders/test_save.py::test_socket_of_another_user_is_told_nothing",
+    ),
+    Mutation(
+        "a keeper saves its workspace for whoever asks",
+        "orders/listener.py",
+        '            return tuple(message["own"]) == identity(self._repository.own)\n',
+        "            return True\n",
+        "orders/test_save.py::test_keeper_of_another_workspace_saves_nothing",
+    ),
+    Mutation(
+        "what a tool changed in the interval waits for the next event",
+        "agent_hooks/background.py",
+        "    _wait_for_interval(repository, values)\n",
+        "",
+        "agent_hooks/test_background.py::test_tool_in_the_interval_brings_a_checkpoint_at_its_end",
+    ),
+    Mutation(
+        "the keeper does not wait for the last events of the hooks",
+        "run/keeper.py",
+        "        wait_until_empty(self.repository, _HOOKS)\n",
+        "",
+        "agent_hooks/test_background.py::test_turn_that_was_closed_last_is_known_at_the_end_of_the_run",
     ),
     # -- what others wrote is data
     Mutation(

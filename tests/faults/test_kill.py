@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,7 +123,8 @@ def tried(scene: Scene, kill: Callable[[], Run], number: int) -> str | None:
         else:
             check_killed_recover(scene)
     except AssertionError as error:
-        return str(error)[:1500]
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{where.filename}:{where.lineno}: {where.line}: {error}"[:1500]
     return None
 
 
@@ -184,13 +186,13 @@ EVERY = {
     "save-linked": (STATES["everything_at_once"], SAVE, None, True, 147),
     "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, False, 67),
     "checkpoint-merge": (STATES["merge_conflict"], CHECKPOINT, None, False, 71),
-    "recover-in-place": (STATES["everything_at_once"], RECOVER, in_place, False, 80),
+    "recover-in-place": (STATES["everything_at_once"], RECOVER, in_place, False, 70),
     "recover-wiped": (RETYPED, RECOVER, wiped, False, 100),
-    "recover-undone": (RETYPED, RECOVER, undone, False, 171),
-    "recover-merge": (STATES["merge_conflict"], RECOVER, undone, False, 132),
+    "recover-undone": (RETYPED, RECOVER, undone, False, 160),
+    "recover-merge": (STATES["merge_conflict"], RECOVER, undone, False, 124),
     "recover-merge-in-place": (STATES["merge_conflict"], RECOVER, in_place, False, 43),
-    "recover-only-git-left": (RETYPED, RECOVER, only_git_left, False, 258),
-    "recover-linked": (STATES["everything_at_once"], RECOVER, undone, True, 149),
+    "recover-only-git-left": (RETYPED, RECOVER, only_git_left, False, 250),
+    "recover-linked": (STATES["everything_at_once"], RECOVER, undone, True, 126),
 }
 
 

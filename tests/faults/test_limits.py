@@ -258,3 +258,26 @@ def test_full_disk_leaves_the_workspace_whole_or_is_reported(
         if run.exit_status:
             recover_to_the_end(ws)
         assert expected.diff(fingerprint(ws.path)) == []
+
+
+def test_recover_needs_no_room_for_what_it_replaces(tmp_path: Path) -> None:
+    """All new files together do not fit beside the old ones: those give their room back one after the other."""
+    with small_disk(tmp_path / "disk", "size=12m") as disk:
+        (disk / "repo").mkdir()
+        (tmp_path / "outside").mkdir()
+        ws = Workspace(disk / "repo", tmp_path / "outside")
+        ws.git("init", "-q", "-b", "main", ".")
+        names = [f"f{number}" for number in range(8)]
+        for _ in range(2):
+            for name in names:
+                ws.write(name, os.urandom(300_000))
+            if not ws.refs("refs/heads"):
+                ws.commit("base")
+        expected = fingerprint(ws.path)
+        assert ws.save().exit_status == 0
+        ws.git("reset", "-q", "--hard", expected.commit or "HEAD")
+        filler = fill(disk, 900 << 10)
+        run = ws.recover()
+        assert run.exit_status == 0, run
+        release(filler)
+        assert expected.diff(fingerprint(ws.path)) == []

@@ -261,7 +261,7 @@ def test_hanging_or_dying_worker_costs_only_its_own_workspace() -> None:
         return item.upper()
 
     items = ["a", "hang", "b", "die", "c"]
-    assert list(forkpool.stream(items, work, patience=1.0)) == ["A", forkpool.LOST, "B", forkpool.LOST, "C"]
+    assert forkpool.stream(items, work, patience=1.0) == ["A", forkpool.LOST, "B", forkpool.LOST, "C"]
     tasks = [lambda item=item: work(item) for item in items]
     assert forkpool.each(tasks, workers=2, timeout=1.0) == ["A", forkpool.LOST, "B", forkpool.LOST, "C"]
 

@@ -12,6 +12,7 @@ from gitstate.git.entries import (
     DiffEntry,
     IndexEntry,
     TreeEntry,
+    diff_tree_pairs,
     diff_trees,
     differing_paths,
     list_index,
@@ -202,3 +203,16 @@ def test_git_that_fails_at_one_item_is_tried_in_halves(items: list[int], bad: li
     assert [item for portion, result in portions if result is None for item in portion] == bad
     assert [-item for _, result in portions for item in result or ()] == [item for item in items if item not in bad]
     assert len(tried) == calls
+
+
+def test_several_pairs_of_trees_are_compared_at_once(ws: Workspace) -> None:
+    trees = [ws.out("rev-parse", "HEAD^{tree}")]
+    for name in ("new\nline", "d/f", "d/g"):
+        ws.write(name, name)
+        ws.add(name)
+        ws.commit()
+        trees.append(ws.out("rev-parse", "HEAD^{tree}"))
+    repository = open_repository(os.fsencode(ws.path))
+    pairs = [(trees[0], trees[1]), (trees[1], trees[1]), (trees[3], trees[0]), (trees[2], trees[2])]
+    assert diff_tree_pairs(repository, pairs) == [diff_trees(repository, *pair) for pair in pairs]
+    assert diff_tree_pairs(repository, []) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from gitstate.git.gitdir import is_dead_lock
+from gitstate.git.index import index_lock, is_own_lock
+from gitstate.git.repository import Repository, open_repository
 from gitstate.system import process
 from tests.support.workspace import Workspace, git_environment, run_gitstate
 
@@ -98,3 +101,32 @@ def test_boot_began_when_the_clock_of_then_said_so(tmp_path: Path) -> None:
 def test_boot_of_this_machine_is_no_later_than_the_kernel_tells() -> None:
     told, both = process.boot_time_ns(()), process.boot_time_ns()
     assert told is not None and both is not None and both <= told
+
+
+@pytest.fixture
+def repository(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """One on a file system that has no hard links."""
+    monkeypatch.setattr(os, "link", no_hard_links)
+    found = open_repository(os.fsencode(ws.path))
+    os.mkdir(found.own)
+    return found
+
+
+def no_hard_links(*_: object, **__: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+def test_index_is_locked_where_no_hard_link_can_be_made(ws: Workspace, repository: Repository) -> None:
+    ws.append("a.txt")
+    with index_lock(repository):
+        assert is_own_lock(os.fsencode(ws.git_dir / "index.lock"))
+        ws.fails("add", "a.txt")
+    ws.git("add", "a.txt")
+
+
+def test_lock_of_another_stays_where_no_hard_link_can_be_made(ws: Workspace, repository: Repository) -> None:
+    lock = ws.git_dir / "index.lock"
+    lock.write_bytes(b"theirs")
+    with index_lock(repository):
+        assert lock.read_bytes() == b"theirs"
+    assert lock.read_bytes() == b"theirs"

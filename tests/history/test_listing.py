@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from gitstate.git.repository import open_repository
+from gitstate.history import listing
 from tests.support.workspace import Workspace, run_gitstate
 
 
@@ -73,6 +75,22 @@ def test_log_tells_how_many_it_did_not_list(ws: Workspace) -> None:
         assert ws.gitstate("checkpoint", "--label", f"n{number}").exit_status == 0
     assert ws.gitstate("log", "-n", "1").stderr == "2 older: gitstate log -n 3\n"
     assert ws.gitstate("log", "-n", "3").stderr == ""
+
+
+def test_log_reads_no_save_that_it_does_not_list(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    assert ws.recover().exit_status == 0
+    assert ws.save().exit_status == 0
+    read, entry = [], listing._entry
+
+    def counted(*args: Any, **named: Any) -> Any:
+        read.append(args)
+        return entry(*args, **named)
+
+    monkeypatch.setattr(listing, "_entry", counted)
+    newest, older = listing.newest_saves(open_repository(bytes(ws.path)), 1, everything=False)
+    assert (len(newest), older, len(read)) == (1, 1, 1)
 
 
 def test_log_with_patches_prints_each_save_and_its_change(ws: Workspace) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from gitstate.holding import held
-from gitstate.holding.held import Gone, HeldFiles, Layer
+from gitstate.holding.held import Gone, HeldFiles
+
+if TYPE_CHECKING:
+    from gitstate.holding.held import Layer
 
 
 @pytest.fixture

@@ -39,6 +39,24 @@ def test_save_by_hand_that_was_taken_up_is_finished(way: str, then: str, stage: 
     assert (stage.ws.path / "work.txt").read_text() == "work\n"
 
 
+@pytest.mark.parametrize("way", BY_HAND)
+def test_file_deleted_after_a_save_by_hand_stays_deleted(way: str, stage: Stage) -> None:
+    begin = f"set -euo pipefail\n{SOURCE}gitstate_begin task_id=T-9\necho work >>work.txt; echo new >new.txt\n"
+    output(stage, f"{begin}{BY_HAND[way]}\nrm work.txt new.txt\ngitstate_finish")
+    assert stage.pending() is None and status(stage.ws) == "finished"
+    assert stage.ws.status() == set() and "WIP" not in stage.ws.out("log", "-1", "--format=%s")
+
+
+def test_file_deleted_after_a_save_that_was_typed_stays_deleted(ws: Workspace) -> None:
+    ws.gitstate("set", "task_id=T-9")
+    ws.write("new.txt")
+    assert ws.gitstate("save").exit_status == 0
+    ws.remove("new.txt")
+    done = ws.gitstate("finish")
+    assert done.exit_status == 0 and not ws.refs("refs/gitstate/pending"), done
+    assert ws.status() == set()
+
+
 def test_save_of_a_failed_agent_does_not_outlive_a_script_that_ends_with_0(stage: Stage) -> None:
     stage.manner("fail")
     output(stage, f"set -euo pipefail\n{SOURCE}gitstate_begin task_id=T-9\ngitstate_run claude || :")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def test_library_traps_the_signals_that_end_a_run() -> None:
     assert trapped == {str(int(number)) for number in SIGNALS}
     for number in SIGNALS:
         name = bash(f". {shlex.quote(str(LIBRARY))}; _gitstate_name_of {int(number)}")
-        assert f"SIG{name.strip()}" == number.name
+        assert f"SIG{name.strip()}" == signal.Signals(number).name
 
 
 def test_variables_of_the_first_sketch_reach_python_as_the_same_values() -> None:

@@ -8,22 +8,22 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from gitstate.errors import TryAgain
+from gitstate.git.repository import open_repository
+from gitstate.loops import resume
+from gitstate.system import files
+from gitstate.system.clock import Deadline
 from tests.conversation.talk import SESSION, transcript_of
 from tests.hooks.stage import Stage
+from tests.loops.interrupted import AGENT, interrupt, words
 from tests.support.agents import PATIENCE, wait_until
 from tests.support.skips import not_installed
-
-AGENT = """\
-#!/bin/sh
-printf '%s\\0' "$@" >>"$STAGE/arguments"; printf '\\n' >>"$STAGE/arguments"
-[ -e "$STAGE/idle" ] || echo "one more" >>work.txt
-[ ! -e "$STAGE/stay" ] || exec sleep 600
-[ ! -e "$STAGE/fail" ] || exit 7
-"""
+from tests.support.workspace import Workspace
 
 
 @pytest.fixture
@@ -36,25 +36,6 @@ def broken(stage: Stage, hermetic: Path) -> Stage:
     transcript.parent.mkdir(parents=True)
     transcript.write_text('{"text": "hello"}\n')
     return stage
-
-
-def interrupt(stage: Stage) -> None:
-    """The agent begins, works, and is killed with all that belongs to it."""
-    (stage.directory / "stay").touch()
-    values = ["--task-id", "T-9", "--session-id", SESSION]
-    argv = [sys.executable, "-m", "gitstate", "run", *values, "--", "claude", "--model", "opus", "-p", "secret prompt"]
-    running = stage.start(argv)
-    wait_until(lambda: (stage.directory / "arguments").exists(), "the agent is ready")
-    running.terminate()
-    assert running.wait(PATIENCE) == -signal.SIGTERM
-    (stage.directory / "stay").unlink()
-    (stage.directory / "arguments").unlink()
-
-
-def words(stage: Stage) -> list[list[str]]:
-    """The arguments of every start of the agent."""
-    path = stage.directory / "arguments"
-    return [[*line.split("\0")] for line in path.read_text().split("\0\n") if line] if path.exists() else []
 
 
 def outcome(stage: Stage, *options: str) -> str:
@@ -75,14 +56,48 @@ def test_session_goes_on_with_the_briefing_and_the_options_that_it_had(broken: S
 
 
 def test_an_interruption_starts_it_once(broken: Stage) -> None:
+    hold, agent = broken.directory / "hold", broken.directory / "bin" / "claude"
     (broken.directory / "fail").touch()
     (broken.directory / "idle").touch()
+    hold.touch()
+    # Its end would be another interruption for a command that comes late.
+    agent.write_text(AGENT.rstrip().replace("\n", '\nuntil [ ! -e "$STAGE/hold" ]; do sleep 0.05; done\n', 1) + "\n")
     argv = [sys.executable, "-m", "gitstate", "resume", "--detach"]
     running = [broken.start(argv) for _ in range(5)]
     assert [one.wait(PATIENCE) for one in running] == [0] * 5, broken.said()
+    hold.unlink()
     wait_until(lambda: len(words(broken)) == 1, "one start")
     wait_until(lambda: not broken.processes(), "it has ended")
     assert len(words(broken)) == 1
+
+
+def test_command_that_waited_for_a_start_begins_none(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent that was started meanwhile may have failed already: that is another interruption, unasked for."""
+    repository = open_repository(os.fsencode(ws.path))
+    files.make_directory(repository.own, top=repository.git_dir)
+    tried, got, take = threading.Event(), list[bool](), files.lock
+
+    def lock(path: bytes, deadline: Deadline, what: str) -> int:
+        try:
+            return take(path, deadline, what)
+        except TryAgain:
+            tried.set()
+            raise
+
+    def ask() -> None:
+        with resume.in_turn(repository, force=False) as held:
+            got.append(held is not None)
+
+    monkeypatch.setattr(files, "lock", lock)
+    with resume.in_turn(repository, force=False) as held:
+        assert held is not None
+        late = threading.Thread(target=ask)
+        late.start()
+        assert tried.wait(PATIENCE)
+        os.write(held, resume.STARTED)
+    late.join(PATIENCE)
+    ask()
+    assert got == [False, True], "the one that waited, and one that did not"
 
 
 def test_stale_session_starts_fresh(broken: Stage, hermetic: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,35 @@ def test_equal_lines_are_taken_as_often_as_they_stand_there(tmp_path: Path) -> N
     sources[0].done(first)
     assert path.read_text() == "# none\nsame\nother\n"
     assert sources[3].take() is None
+
+
+TAKER = """\
+import os, sys, time
+from gitstate.loops.tasks import FileTasks
+read = FileTasks._read_claims
+def slowly(self):
+    claims = read(self)
+    time.sleep(0.002)
+    return claims
+FileTasks._read_claims = slowly
+path, workspace, taken = map(os.fsencode, sys.argv[1:])
+os.makedirs(workspace)
+source = FileTasks(path, workspace)
+while task := source.take():
+    with open(taken, "a") as file:
+        file.write(task.task_id + "\\n")
+    time.sleep(0.01)
+    source.done(task)
+"""
+
+
+def test_each_line_is_taken_once_by_many_at_once(tmp_path: Path) -> None:
+    """On a disk that is a little slow, between the reading of the claims and the writing."""
+    tasks, taken = tmp_path / "tasks", tmp_path / "taken"
+    names = [f"T-{number}" for number in range(60)]
+    tasks.write_text("".join(f"{name}\n" for name in names))
+    places = [tmp_path / f"w{number}" for number in range(6)]
+    takers = [subprocess.Popen([sys.executable, "-c", TAKER, tasks, place, taken]) for place in places]
+    assert [taker.wait() for taker in takers] == [0] * 6
+    assert sorted(taken.read_text().split()) == sorted(names)
+    assert tasks.read_text() == ""

@@ -23,7 +23,7 @@ STOREYS = {
     "ground": ("system", "git", "objects", "format"),
     "agents": ("agents",),
     "core": ("workspace", "conversation", "snapshot", "save", "restore", "recover"),
-    "callers": ("holding", "run", "agent_hooks", "integrations", "history", "fleet", "loops"),
+    "callers": ("orders", "holding", "run", "agent_hooks", "integrations", "history", "fleet", "loops"),
     "face": ("cli",),
 }
 #: The packages in their order: each imports only from those that stand before it.
@@ -229,6 +229,26 @@ def test_the_crash_path_imports_little(command: str, templates: Templates, tmp_p
     ours = {name for name in loaded if name.split(".")[0] == "gitstate"}
     assert not {name for name in ours if name.startswith("gitstate.agents")}
     assert len(ours) <= MOST_MODULES, sorted(ours)
+
+
+#: What takes memory for as long as an agent works, and has a stand-in.
+HEAVY = {"click", "typing", "re", "enum", "json", "subprocess", "socket", "selectors", "contextlib", "signal", "shlex"}
+#: How many modules of ours the front of a run, and its keeper, hold.
+MOST_OF_FRONT, MOST_OF_KEEPER = 119, 102
+
+
+def test_front_and_keeper_of_a_run_load_little(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path)
+    start = "from gitstate.__main__ import main; main()"
+    front = _loaded(start, "-C", str(ws.path), "run", "--", "true") - _loaded("pass")
+    keeper = _loaded("import ctypes; import gitstate.run.keeper as keeper; keeper.load()")
+    keeper -= _loaded("pass")
+    for loaded, most in ((front, MOST_OF_FRONT), (keeper, MOST_OF_KEEPER)):
+        assert "gitstate.run.keeper" in loaded
+        assert ("gitstate.holding.holder" in loaded) == (loaded is keeper)
+        assert not {name for name in loaded if name.split(".")[0] in {*HEAVY, "tempfile", "shutil", "inotify_simple"}}
+        ours = {name for name in loaded if name.split(".")[0] == "gitstate"}
+        assert len(ours) <= most, (len(ours), sorted(ours))
 
 
 def _loaded(script: str, *arguments: str) -> set[str]:

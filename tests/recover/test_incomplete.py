@@ -88,7 +88,7 @@ def test_restore_takes_named_paths(ws: Workspace) -> None:
 
 
 def test_incomplete_save_is_never_called_clean(ws: Workspace) -> None:
-    ws.write("a", "a1\n")
+    ws.write("a", "a1\n" * 30_000)
     run = done(ws.gitstate("save", "--json", "--deadline", "0.000001"), 4)
     assert left_out(run) == {"a": True} and "clean" not in run.json["message"]
     ws.git("checkout", "--", "a")

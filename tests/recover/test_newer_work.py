@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.repositories import three_files
+from tests.states import STATES, make
+from tests.support.repositories import Templates, three_files
 from tests.support.small import done, empty, kept_somewhere, mode, recover, save
 from tests.support.workspace import Workspace
 
@@ -153,3 +154,17 @@ def test_identical_files_with_new_inodes_are_not_rewritten(ws: Workspace) -> Non
     (found,) = recover(ws).json["workspaces"]
     assert found["restored"] == []
     assert {name: (ws.path / name).stat().st_ino for name in before} == before
+
+
+def test_versions_of_a_later_conflict_stay_within_reach(templates: Templates, tmp_path: Path) -> None:
+    """They stand in the index alone, in the place of the conflict that was saved."""
+    ws = make(STATES["merge_conflict"], templates, tmp_path)
+    ours = ws.out("rev-parse", "HEAD")
+    save(ws)
+    ws.git("reset", "-q", "--hard", ours)
+    versions = [ws.git("hash-object", "-w", "--stdin", stdin=text).decode().strip() for text in (b"1", b"2", b"3")]
+    lines = "".join(f"100644 {oid} {stage}\ta.txt\n" for stage, oid in enumerate(versions, 1))
+    ws.git("rm", "-q", "--cached", "a.txt")
+    ws.git("update-index", "--index-info", stdin=lines.encode())
+    recover(ws)
+    assert versions[2] in ws.out("rev-list", "--objects", "--all")

@@ -61,6 +61,7 @@ def lock_of_a_run(ws: Workspace) -> Started:
     command = [*GITSTATE, "run", "--task-id", "T", "--", "bash", "-c", KILLED_GIT, "agent", os.fspath(ws.outside)]
     started = Started(ws, command)
     wait_until((ws.outside / "in-hook").exists, "git runs the hook")
+    wait_until(lambda: (ws.outside / "git").exists() and (ws.outside / "git").read_text(), "the agent names its git")
     assert os.path.exists(ws.at(".git/index.lock"))
     return started
 

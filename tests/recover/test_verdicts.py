@@ -336,8 +336,8 @@ def test_deadline_that_passes_at_once_names_every_unread_file(ws: Workspace) -> 
     """The marker and the context are durable; every unread file is named, and none is changed."""
     ws.append("a.txt", "staged\n")
     ws.add("a.txt")
-    ws.append("b.txt")
-    ws.write("new.txt")
+    ws.append("b.txt", "more\n" * 20_000)
+    ws.write("new.txt", "new\n" * 20_000)
     before = fingerprint(ws.path)
     run = ws.save("--deadline", "0.000001")
     assert run.exit_status == 4 and run.json["incomplete"], run

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from gitstate.objects.tree import EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf
-from gitstate.restore.choices import Choice, Target, needs_safety_save, step, wanted_permissions
+from gitstate.restore.choices import Choice, Target, needs_safety_save, stands_as, step, wanted_permissions
 from gitstate.workspace.files import MISSING, FileState
 from tests.support.made_up import oid
 
@@ -162,3 +162,22 @@ def test_only_a_file_has_permissions_to_set(seen: FileState) -> None:
     assert wanted_permissions(FILE, seen, 0o022) == (None, False)
     assert wanted_permissions(LINK, on_disk("file", SAVED), 0o022) == (None, False)
     assert wanted_permissions(NOTHING, on_disk("file", SAVED), 0o022) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("seen", "leaf", "expected"),
+    [
+        (MISSING, None, True),
+        (MISSING, Leaf(REGULAR, BASE), False),
+        (on_disk("file", BASE), None, False),
+        (on_disk("file", BASE), Leaf(REGULAR, BASE), True),
+        (on_disk("file", STRANGE), Leaf(REGULAR, BASE), False),
+        (on_disk("file", BASE), Leaf(SYMLINK, BASE), False),
+        (FileState("link", BASE, 0o777), Leaf(SYMLINK, BASE), True),
+        (FileState("file", BASE, 0o600), Leaf(REGULAR, BASE), False),
+        (FileState("file", BASE, 0o755), Leaf(REGULAR, BASE), False),
+        (FileState("file", BASE, 0o755), Leaf(EXECUTABLE, BASE), True),
+    ],
+)
+def test_only_what_git_writes_for_an_entry_stands_as_it(seen: FileState, leaf: Leaf | None, expected: bool) -> None:
+    assert stands_as(seen, leaf, 0o022) == expected

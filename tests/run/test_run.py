@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from tests.run.commands import GITSTATE, WORK, run_command
-from tests.support.agents import PATIENCE, Started, agent_pid, check_recovered, check_saved, marker, wait_until
+from tests.support.agents import (
+    PATIENCE,
+    Started,
+    agent_pid,
+    check_recovered,
+    check_saved,
+    keeper_pid,
+    marker,
+    wait_until,
+)
 from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace
 
@@ -168,3 +177,40 @@ def test_session_id_that_looks_like_a_command_is_ignored(ws: Workspace, hermetic
     ws.write("made", "x")
     ws.gitstate("save")
     assert "PWNED" not in ws.recover().json["workspaces"][0]["resume"]
+
+
+def test_run_has_three_processes_and_no_descriptor_of_its_caller(ws: Workspace) -> None:
+    """Front, keeper, agent. Neither keeper nor agent holds what the caller of the front had open: a lock, say."""
+    with (ws.outside / "held").open("w") as held:
+        os.set_inheritable(held.fileno(), True)
+        front = subprocess.Popen(run_command(ws, ""), cwd=ws.path, close_fds=False, stderr=subprocess.DEVNULL)
+    try:
+        agent, keeper = agent_pid(ws), keeper_pid(ws)
+        wait_until(lambda: ws.refs("refs/gitstate/checkpoints"), "the first checkpoint")
+        listed = Path(f"/proc/{front.pid}/task/{front.pid}/children")
+        assert {*map(int, listed.read_text().split())} == {agent, keeper}
+        assert os.getsid(keeper) == keeper and os.readlink(f"/proc/{keeper}/cwd") == "/"
+        for pid in (agent, keeper):
+            open_files = {os.path.realpath(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+            assert os.fspath(ws.outside / "held") not in open_files
+    finally:
+        front.send_signal(signal.SIGTERM)
+    assert front.wait(PATIENCE) == -signal.SIGTERM
+
+
+MALFORMED: tuple[str, ...] = ("--no-such-option true", "--grace -1 true", "--owner-pid 0 true", "")
+
+
+@pytest.mark.parametrize("words", MALFORMED)
+def test_malformed_run_is_reported_with_its_help(ws: Workspace, words: str) -> None:
+    run = ws.gitstate("run", *words.split())
+    assert run.exit_status == 2 and "next: gitstate run --help" in run.stderr, run
+    assert not (ws.git_dir / "gitstate" / "run.json").exists()
+
+
+def test_pairs_and_options_of_a_run_reach_its_context(ws: Workspace) -> None:
+    options = ["--task-id=T-1", "--set", "colour=red", "--grace", "3"]
+    run = ws.gitstate("run", *options, "progress_stage=coding", "--", "true")
+    assert run.exit_status == 0, run
+    for name, value in (("task_id", b"T-1\n"), ("progress_stage", b"coding\n"), ("colour", b"red\n")):
+        assert ws.gitstate("show", name).stdout == value

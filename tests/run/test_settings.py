@@ -179,4 +179,4 @@ def test_bad_setting_does_not_cost_the_checkpoint_of_an_agents_hook(ws: Workspac
     event = b'{"hook_event_name": "PostToolUse", "session_id": "s-1"}'
     done = subprocess.run(argv, cwd=ws.path, input=event, capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"", b"")
-    assert ws.refs("refs/gitstate/checkpoints")
+    wait_until(lambda: ws.refs("refs/gitstate/checkpoints"), "the checkpoint goes on by itself")

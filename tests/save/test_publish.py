@@ -45,14 +45,15 @@ def test_fsync_failure_after_marker_is_reported(ws: Workspace) -> None:
 SLOW_DISK = """\
 import time
 from gitstate.git import refs
-sync = refs.fsync_path
-def slowly(path):
+sync = refs.fsync_paths
+def slowly(paths):
     time.sleep(0.3)
-    top = path.partition(b"/.git/")[0] + b"/.git/"
+    paths = list(paths)
+    top = paths[0].partition(b"/.git/")[0] + b"/.git/"
     held = [name for name in (b"HEAD.lock", b"refs/heads/main.lock") if os.path.lexists(top + name)]
     assert not held, held
-    sync(path)
-refs.fsync_path = slowly
+    sync(paths)
+refs.fsync_paths = slowly
 """
 
 

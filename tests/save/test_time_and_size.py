@@ -147,3 +147,18 @@ def test_log_that_grows_all_the_time_is_saved(ws: Workspace, ending: str) -> Non
                 assert ws.out("show", f"{run.json['wip_commit']}:log").startswith("start")
         finally:
             log.kill()
+
+
+def test_few_new_files_come_before_the_many_of_a_program(ws: Workspace) -> None:
+    """Even where the deadline passes at once, and though the others are newer."""
+    ws.write("a", "a1\n")
+    ws.write("new by hand", "new\n")
+    ws.write("made by hand/new", "new too\n")
+    os.mkdir(ws.at("build"))
+    for number in range(3_000):
+        (ws.path / f"build/{number}").touch()
+    run = done(ws.gitstate("save", "--json", "--deadline", "0.001"), 4)
+    held = set(ws.out("ls-tree", "-r", "-z", "--name-only", run.json["wip_commit"]).split("\0"))
+    assert {"new by hand", "made by hand/new"} < held
+    assert ws.out("show", f"{run.json['wip_commit']}:a") == "a1"
+    assert any(path.split("/")[0] == "build" and lost for path, lost in left_out(run).items())

@@ -17,9 +17,9 @@ from gitstate.git.index import link_or_copy
 from gitstate.git.repository import Repository, open_repository
 from gitstate.git.status import ignored_among
 from gitstate.holding.watch import Watch
+from gitstate.holding.window import directories_above
 from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import ObjectReader
-from gitstate.run.checkpoints import directories_above
 from gitstate.snapshot.incremental import Baseline, take_since
 from gitstate.snapshot.record import Snapshot, SnapshotOptions
 from gitstate.snapshot.snapshot import take_snapshot

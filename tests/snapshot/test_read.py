@@ -275,7 +275,8 @@ def test_large_file_of_the_last_checkpoint_is_not_read_again(
 @pytest.mark.parametrize("count", [3, LISTED_BY_NAME + 1])
 def test_paths_that_came_too_late_are_named(new_builder: Callable[..., SnapshotBuilder], count: int) -> None:
     builder = new_builder(deadline=0.0)
-    assert read_files(builder, [b"top", *(b"d/%d" % number for number in range(count))], ()) == []
+    in_any_case = [b"tiny"] * 64
+    assert read_files(builder, [*in_any_case, b"top", *(b"d/%d" % number for number in range(count))], ()) == []
     left = {item.path: item.reason for item in builder.snapshot.left_out}
     assert all("deadline" in reason for reason in left.values())
     if count <= 3:
@@ -367,10 +368,11 @@ def test_newest_small_files_come_first_and_large_ones_last(
 
 
 def test_changed_tracked_files_have_more_time(ws: Workspace, new_builder: Callable[..., SnapshotBuilder]) -> None:
-    ws.write("a", "changed\n")
-    ws.write("new", "new\n")
+    ws.write("a", "changed\n" * 10_000)
+    ws.write("new", "new\n" * 20_000)
+    ws.write("tiny", "new\n")
     builder = new_builder(deadline=0.0)
     builder.end = Deadline(60.0)
-    store_in_order(builder, [b"a"], [b"new"])
-    assert builder.snapshot.worktree.keys() == {b"a"}
+    store_in_order(builder, [b"a"], [b"new", b"tiny"])
+    assert builder.snapshot.worktree.keys() == {b"a", b"tiny"}
     assert [item.path for item in builder.snapshot.left_out] == [b"new"]

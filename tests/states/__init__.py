@@ -12,6 +12,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from tests.states import (
+    commands,
     conversions,
     environment,
     ignored,
@@ -34,7 +35,7 @@ from tests.states.registry import STATES, Loss, State, make
 #: The modules that register states, in the order of a reader.
 SUBJECTS: tuple[ModuleType, ...] = (
     *(ordinary, shapes, names, odd_files, ignored, conversions, index_formats),
-    *(merges, rebases, repositories, nested, environment),
+    *(merges, rebases, commands, repositories, nested, environment),
 )
 
 __all__ = [

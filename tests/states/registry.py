@@ -16,14 +16,15 @@ class Loss(Enum):
     """What happens to the workspace between save and recover."""
 
     IN_PLACE = "in_place"  # nothing: the process died, the files are there
-    WIPED = "wiped"  # git reset --hard, git clean -ffdx
+    WIPED = "wiped"  # git reset --hard, git clean -ffdx: the files of the WIP commit, where the branch was moved
+    BASE = "base"  # the same, and the branch is back where it was before the save
     STRIPPED = "stripped"  # the same, and every file of an unfinished operation is gone as well
     REMOVED = "removed"  # the worktree's directory is gone
     CLONED = "cloned"  # the host is lost; a clone that fetched gitstate's refs is all there is
     PLAIN = "plain"  # no gitstate any more, only git: the two resets
 
 
-EVERYWHERE = frozenset({Loss.IN_PLACE, Loss.WIPED, Loss.REMOVED, Loss.CLONED, Loss.PLAIN})
+EVERYWHERE = frozenset({Loss.IN_PLACE, Loss.WIPED, Loss.BASE, Loss.REMOVED, Loss.CLONED, Loss.PLAIN})
 
 LOCAL = EVERYWHERE - {Loss.CLONED}  # leans on the repository's own config, which no clone has
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.stories.test_conversions import LOSSES
+from tests.support.agents import wait_until
 from tests.support.oracle import fingerprint
 from tests.support.recovering import recovered_from
 from tests.support.repositories import initialized
@@ -42,6 +43,17 @@ DISKS = (
 )
 
 
+def is_open(device: str) -> bool:
+    """Whether a process has this device open."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(link) == device:
+                return True
+        except OSError:
+            continue  # it was closed meanwhile
+    return False
+
+
 class Mounted(NamedTuple):
     """A directory on a file system that folds case."""
 
@@ -56,7 +68,9 @@ class Mounted(NamedTuple):
         return not subprocess.run([*self.command, self.place], capture_output=True).returncode
 
     def unmount(self) -> None:
+        """Until the program behind it has ended: it still writes to the disk when `umount` returns."""
         subprocess.run(["umount", self.place], check=True)
+        wait_until(lambda: not is_open(self.command[-1]), "the disk is closed")
 
     def settle(self) -> None:
         """Mount again: for a second the kernel knows a file by a name that FUSE has told it, gone or not."""

@@ -10,6 +10,7 @@ import pytest
 
 from gitstate.format.context import MAX_CONTEXT, MAX_VALUE, Context, context_from_json, with_values
 from gitstate.system.jsonio import dumps
+from tests.support.agents import wait_until
 from tests.support.typed import run
 from tests.support.workspace import Run, Workspace, run_gitstate
 
@@ -87,6 +88,7 @@ def test_hook_takes_its_checkpoint_whatever_the_event_holds(key: str, ws: Worksp
     ws.append("a.txt")
     done = hook(ws, **{key: "y" * 5_000_000})
     assert (done.exit_status, done.stderr) == (0, "")
+    wait_until(lambda: ws.refs("refs/gitstate/checkpoints"), "the checkpoint, which the agent does not wait for")
     (archive,) = ws.refs("refs/gitstate/checkpoints").values()
     assert ws.out("show", f"{archive}^1:a.txt") == ws.read("a.txt").decode().strip()
 

@@ -147,3 +147,13 @@ def check_recovered(ws: Workspace, before: Fingerprint) -> dict[str, Any]:
 
 def name_of(number: int) -> str:
     return signal.Signals(number).name.removeprefix("SIG")
+
+
+def hooks_are_done(git_dir: Path) -> bool:
+    """Whether the events of an agent's hooks have been handled, and no checkpoint of theirs is due or being taken."""
+    own = git_dir / "gitstate"
+    try:
+        memory = json.loads((own / "agent-hook.json").read_bytes())
+    except FileNotFoundError:
+        return True
+    return not list(own.glob("agent-hook.events/1*")) and memory["done"] >= memory["wanted"]

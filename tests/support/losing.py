@@ -20,9 +20,18 @@ def release(ws: Workspace, loss: Loss) -> None:
             lock.unlink(missing_ok=True)
 
 
-def wipe(ws: Workspace) -> None:
-    ws.git("reset", "--hard", "-q", check=False)
+def wipe(ws: Workspace, *commit: str) -> None:
+    ws.git("reset", "--hard", "-q", *commit, check=False)
     ws.git("clean", "-ffdxq", check=False)
+
+
+def wipe_to_base(ws: Workspace, saved: Saved) -> None:
+    """As somebody who throws the WIP commit away, its branch included."""
+    base = saved.document["base_commit"]
+    if saved.moved and base is None:
+        ws.git("update-ref", "-d", "HEAD")
+        ws.git("read-tree", "--empty")
+    wipe(ws, *([base] if saved.moved and base else []))
 
 
 def strip_operation(ws: Workspace) -> None:
@@ -56,6 +65,8 @@ def lose(ws: Workspace, loss: Loss, saved: Saved) -> tuple[Path, tuple[str, ...]
         wipe(ws)
         if loss is Loss.STRIPPED:
             strip_operation(ws)
+    elif loss is Loss.BASE:
+        wipe_to_base(ws, saved)
     elif loss is Loss.REMOVED and ws.main is not None:
         make_writable(ws.path)
         shutil.rmtree(ws.path)

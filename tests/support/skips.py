@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 
 #: How to install each program that a test needs.
 INSTALL = {
+    "claude": "npm install -g @anthropic-ai/claude-code",
+    "codex": "npm install -g @openai/codex",
+    "copilot": "npm install -g @github/copilot",
+    "gemini": "npm install -g @google/gemini-cli",
+    "kimi": "npm install -g @moonshot-ai/kimi-code",
+    "opencode": "npm install -g opencode-ai",
+    "qwen": "npm install -g @qwen-code/qwen-code",
+    "dbus-run-session": "apt-get install dbus-daemon",
     "git-annex": "apt-get install git-annex",
     "git-crypt": "apt-get install git-crypt",
     "git-lfs": "apt-get install git-lfs",
@@ -18,17 +27,21 @@ INSTALL = {
     "mkfs.btrfs": "apt-get install btrfs-progs",
     "mkfs.ext4": "apt-get install e2fsprogs",
     "mkfs.xfs": "apt-get install xfsprogs",
+    "psutil": "pip install -e '.[test]'",
     "pre-commit": "pip install -e '.[test]'",
     "setpriv": "apt-get install util-linux",
     "shellcheck": "pip install -e '.[test]'",
     "strace": "apt-get install strace",
+    "systemctl": "apt-get install systemd",
     "systemd-analyze": "apt-get install systemd",
+    "systemd-run": "apt-get install systemd",
     "tmux": "apt-get install tmux",
     "unshare": "apt-get install util-linux",
 }
 
 NO_REFTABLE = "reftable needs git 2.45 or newer"
 NOT_ROOT = "needs root: run pytest as root"
+NO_MANAGER = "no systemd user manager can be started: run as root, in a container with --privileged"
 NO_MOUNT = "mounting is not permitted: run as root, in a container with --privileged"
 
 
@@ -39,6 +52,11 @@ def not_installed(program: str) -> str:
 def why_not_program(program: str, path: str | None = None) -> str | None:
     """None where the program is found, else the reason to skip."""
     return None if shutil.which(program, path=path) else not_installed(program)
+
+
+def why_not_module(name: str) -> str | None:
+    """None where a Python module is found, else the reason to skip."""
+    return None if importlib.util.find_spec(name) is not None else not_installed(name)
 
 
 def why_not_root() -> str | None:

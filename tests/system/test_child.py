@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.system.child import Child
+from gitstate.system import child
+from gitstate.system.child import Child, FilesystemSync
 from tests.support.environment import ROOT
 
 ENVIRONMENT = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
@@ -112,3 +113,37 @@ def test_child_starts_with_closed_standard_streams() -> None:
     )
     done = subprocess.run(script(text), cwd=ROOT, check=False)
     assert done.returncode == 7
+
+
+def _sync_that(tmp_path: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> FilesystemSync:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    if body:
+        (tools / "sync").write_text(f"#!/bin/sh\n{body}\n")
+        (tools / "sync").chmod(0o755)
+    monkeypatch.setattr(child, "_SYNC", (str(tools / "sync"),))
+    return FilesystemSync(os.fsencode(tmp_path))
+
+
+@pytest.mark.parametrize("body", ["", "echo \"sync: invalid option -- 'f'\" >&2; exit 1", "exit 0"])
+def test_file_system_is_synced_with_and_without_the_program(
+    body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _sync_that(tmp_path, body, monkeypatch).wait()
+
+
+def test_failed_sync_of_a_file_system_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel reports it once: a second sync would hide it. The path may hold any word."""
+    place = tmp_path / "message of an option"
+    place.mkdir()
+    sync = _sync_that(place, 'echo "sync: error syncing $2: Input/output error" >&2; exit 1', monkeypatch)
+    with pytest.raises(OSError, match="Input/output error"):
+        sync.wait()
+
+
+def test_no_program_of_the_path_is_taken_for_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sync").write_text(f"#!/bin/sh\ntouch '{tmp_path}/ran'\n")
+    (tmp_path / "sync").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    FilesystemSync(os.fsencode(tmp_path)).wait()
+    assert not (tmp_path / "ran").exists()

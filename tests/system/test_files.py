@@ -130,3 +130,15 @@ def test_only_a_time_of_ours_is_before_another(timestamp: str, before: bool) -> 
 
 def test_now_is_before_what_comes_later() -> None:
     assert is_before(now(), 1 << 62) and not is_before(now(), 0)
+
+
+@pytest.mark.parametrize("count", [3, 60])
+def test_one_file_that_cannot_be_synced_is_reported_after_all_others_were(count: int, tmp_path: Path) -> None:
+    paths = []
+    for number in range(count):
+        (tmp_path / f"f{number}").write_text("x")
+        paths.append(path_of(tmp_path / f"f{number}"))
+    files.fsync_paths([*paths, path_of(tmp_path), path_of(tmp_path / "missing")])
+    files.fsync_paths(())
+    with pytest.raises(OSError, match="too long"):
+        files.fsync_paths([path_of(tmp_path / ("x" * 300)), *paths])

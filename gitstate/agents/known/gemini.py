@@ -54,14 +54,16 @@ AGENT = Agent(
         entry_name="gitstate",
         project_notes=("gemini reads a project's settings only in a folder that you trust: start gemini there",),
     ),
-    # What a hook prints must be JSON, or nothing.
-    briefing=Briefing("SessionStart", format="json"),
+    # What a hook prints must be JSON, or nothing. What it says at SessionStart is put before the user's first prompt,
+    # and a resumed session drops every prompt that begins so. What it says at BeforeAgent is put behind the prompt.
+    briefing=Briefing("BeforeAgent", format="json", once=True),
     sessions=Sessions(
         resume=("gemini", "{options}", "--resume", "{id}"),
         resume_with_prompt=("gemini", "{options}", "--resume", "{id}", "-p", "{prompt}"),
         start_with_prompt=("gemini", "{options}", "-p", "{prompt}"),
         flags=("-y", "--yolo", "--skip-trust", "-s", "--sandbox"),
-        valued=("-m", "--model", "--approval-mode", "--include-directories", "--allowed-tools", "-e", "--extensions"),
+        valued=("-m", "--model", "--approval-mode"),
+        many=("--include-directories", "--allowed-tools", "-e", "--extensions"),
         headless=("-p", "--prompt"),
         # The name of a chat holds only the first part of the id: session-TIME-ID.json.
         transcripts=(Transcript(_HOME, "tmp/*/chats/*{id:.8}*"),),

@@ -12,8 +12,9 @@ import click
 from ...errors import EXIT_DONE, UsageError
 from ...format.context import CALLER_FIELDS, CONTEXT_FIELDS, Context
 from ...system.terminal import escape, say
-from ..command import Call, command, complete_keys, complete_pairs, options_named, unknown_settings
+from ..command import Call, command, complete_keys, complete_pairs, options_named
 from ..options import CONTEXT_TEXTS, context_values, pair_values
+from ..running import unknown_settings
 
 _TASK_OPTIONS = (*CONTEXT_TEXTS, "memory_refs", "extra")
 
@@ -90,18 +91,28 @@ def finish(call: Call, keep_save: bool) -> int:
     from ...git.repository import open_repository
     from ...recover.recover import recover
     from ...recover.request import RecoverRequest, recover_lines
-    from ...run.hold import finish_task, made_by_hand
+    from ...run.hold import end_well, finish_task, made_by_hand
+    from ...workspace.lease import presence
+    from ...workspace.live_context import refuse_while_others_work
 
-    kept = made_by_hand(open_repository(call.directory)) if keep_save else None
+    repository = open_repository(call.directory)
+    by_hand = made_by_hand(repository)
+    kept = by_hand if keep_save else None
     if kept is not None:
         say(f"gitstate: the task is not done: the save {kept} stays pending", "  next: gitstate recover")
         if call.as_json:
             call.emit(context=None)
         return EXIT_DONE
-    result = recover(call.directory, RecoverRequest(waiting_only=True))
+    result = None
+    if by_hand is not None and presence(repository).state in ("live", "nobody"):
+        # The work went on after it: what was deleted since is not to come back.
+        refuse_while_others_work(repository)
+        result = end_well(repository, finished=False)
+    if result is None:
+        result = recover(call.directory, RecoverRequest(waiting_only=True))
     if result.verdict != "nothing":
         say(*recover_lines(result))
-    context = None if result.exit_status else finish_task(open_repository(call.directory))
+    context = None if result.exit_status else finish_task(repository)
     if call.as_json:
         call.emit(context=None if context is None else context.to_json())
     return result.exit_status

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...errors import GitstateError, NeedsPerson
+from ...errors import NeedsPerson
 from ...git.repository import open_repository
 from ...recover.request import worst_of
 from ...system.terminal import escape, say
-from .. import quick
+from .. import quick, running
 from ..command import (
     Call,
     command,
@@ -21,21 +20,20 @@ from ..command import (
     options_named,
     paths_argument,
     setting_option,
-    unknown_settings,
 )
-from ..options import CONTEXT_TEXTS, context_values, pair_values
+from ..options import RUN_CONTEXT, STOP_SIGNALS
 
 if TYPE_CHECKING:
     from ...fleet.stop import StopResult
 
-_STOP_SIGNALS = click.Choice(["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"])
+_STOP_SIGNALS = click.Choice(STOP_SIGNALS)
 
 
 @command(
     "run",
     json=False,
     context_settings={"allow_interspersed_args": False},
-    params=options_named((*CONTEXT_TEXTS, "memory_refs", "extra")),
+    params=options_named(RUN_CONTEXT),
 )
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND…")
 @click.option("--owner-pid", type=click.IntRange(1), metavar="PID", help="the loop that this run belongs to")
@@ -47,28 +45,8 @@ _STOP_SIGNALS = click.Choice(["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"])
 @setting_option("--interval", "interval", "interval", "SECONDS")
 def run(call: Call, argv: tuple[str, ...], **given: Any) -> int:
     """The agent runs in the foreground, with checkpoints meanwhile. `run` exits with the agent's own status."""
-    from ...run import supervisor
-
-    times = {name: given.pop(name) for name in ("grace", "deadline", "interval")}
-    owner_pid, stop_signal, stop_group = (given.pop(name) for name in ("owner_pid", "stop_signal", "stop_group"))
-    keep = given.pop("keep")
-    context = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value}
-    words, argv = _split_pairs(argv)
-    values = context_values(context, os.environ) | pair_values(words)
-    with contextlib.suppress(GitstateError):
-        say(*unknown_settings(open_repository(call.directory)))
-    request = supervisor.RunRequest(argv, values, owner_pid, given["agent"], stop_signal, stop_group, keep, times)
-    return supervisor.run(call.directory, request)
-
-
-def _split_pairs(argv: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The words KEY=VALUE before a `--`, and the command after it; without such words the command is all."""
-    if "--" in argv:
-        at = argv.index("--")
-        are_pairs = all("=" in word and word.partition("=")[0].isidentifier() for word in argv[:at])
-        if are_pairs and 0 < at < len(argv) - 1:
-            return argv[:at], argv[at + 1 :]
-    return (), argv
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    return running.run(call.directory, argv, values)
 
 
 @command("stop")

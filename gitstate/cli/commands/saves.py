@@ -50,9 +50,8 @@ def log(call: Call, everything: bool, most: int, patches: bool) -> int:
     from ...history import listing
 
     repository = open_repository(call.directory)
-    entries = listing.list_saves(repository, everything=everything, whole=call.as_json)
-    hidden = max(0, len(entries) - most)
-    entries = listing.measured(repository, entries[:most])
+    entries, hidden = listing.newest_saves(repository, most, everything=everything, whole=call.as_json)
+    entries = listing.measured(repository, entries)
     texts = {entry.save_id: _patch_of(repository, entry) for entry in entries} if patches else {}
     if call.as_json:
         call.emit(saves=[entry_json(entry) | _patch_json(texts, entry) for entry in entries])
@@ -84,7 +83,7 @@ def _patch_json(texts: dict[str, str], entry: Entry) -> dict[str, str]:
 def _nothing_listed(repository: Repository, everything: bool) -> list[str]:
     from ...history import listing
 
-    if not everything and listing.list_saves(repository, everything=True):
+    if not everything and listing.newest_saves(repository, 1, everything=True)[0]:
         return ["this workspace has no save; others have", "  next: gitstate log --all"]
     where = "repository" if everything else "workspace"
     return [f"this {where} has no save", "  next: gitstate save"]

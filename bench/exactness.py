@@ -1,0 +1,378 @@
+"""How exactly do tools bring a workspace back? Every nasty state of the tests, saved, lost and restored by each tool.
+
+    python bench/exactness.py                              # gitstate and git stash
+    python bench/exactness.py --tools DIR/bin --write      # and those of bench/others.txt, installed in DIR
+
+The states are those of `tests/states`, the judge is the oracle of the tests: it reads files, modes, index, HEAD and the
+files of an unfinished merge or rebase with its own eyes. README.md says how to read the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import multiprocessing
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pages import put
+from save import last_line, progress
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.states import STATES, SUBJECTS, State, make  # noqa: E402
+from tests.support.environment import hermetic_environment  # noqa: E402
+from tests.support.losing import make_writable  # noqa: E402
+from tests.support.oracle import Fingerprint, fingerprint  # noqa: E402
+from tests.support.permissions import drop_override  # noqa: E402
+from tests.support.repositories import Templates  # noqa: E402
+from tests.support.workspace import Workspace  # noqa: E402
+
+LOSSES = ("in place", "wiped")
+EXACT, WRONG, REFUSED = "exact", "wrong", "refused"
+_PATIENCE = 60
+#: Git leaves this file behind where it merged something by itself; nothing reads it but `git diff AUTO_MERGE`.
+_HARMLESS = r"operation AUTO_MERGE: .* appeared$"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """How a tool is used: what saves, what restores, and where in the worktree it keeps files of its own."""
+
+    name: str
+    save: Sequence[str]
+    #: Gets what the save printed.
+    restore: Callable[[str], Sequence[str]]
+    #: The distribution that it came from; None for git and for this checkout.
+    package: str | None = None
+    #: Not compared, and spared by the wipe.
+    own: tuple[bytes, ...] = ()
+    #: Exit statuses of a save that saved all but what it names.
+    incomplete: tuple[int, ...] = ()
+
+
+def known_tools(gitstate: Sequence[str]) -> list[Tool]:
+    """Each tool with the options that bring back most."""
+    return [
+        Tool(
+            "gitstate",
+            save=[*gitstate, "save", "--task-id", "T-1"],
+            restore=lambda _: [*gitstate, "recover"],
+            own=(b"active_state.json",),
+            incomplete=(4,),
+        ),
+        Tool(
+            "git stash",
+            save=["git", "stash", "push", "-u"],
+            restore=lambda _: ["git", "stash", "pop", "--index"],
+        ),
+        Tool(
+            "gitundo",
+            package="gitundo",
+            save=["gitundo", "snap", "before"],
+            # With --index all that was saved comes back staged.
+            restore=lambda _: ["gitundo", "restore", "--hard", "--delete-extraneous"],
+        ),
+        Tool(
+            "git-safepoint",
+            package="git-safepoint",
+            save=["git-safepoint", "snapshot"],
+            restore=lambda said: ["git-safepoint", "restore", _safepoint(said), "--all", "--yes", "--no-backup"],
+        ),
+        Tool(
+            "stepback",
+            package="stepback",
+            save=["stepback", "run", "--", "true"],
+            restore=lambda _: ["stepback", "rewind", "--yes"],
+        ),
+        Tool(
+            "unedit",
+            package="unedit",
+            save=["unedit", "save"],
+            restore=lambda _: ["unedit", "back", "--yes", "--hard"],
+            own=(b".unedit",),
+        ),
+    ]
+
+
+def _safepoint(said: str) -> str:
+    named = re.search(r"refs/snapshots/(\S+)", said)
+    return named[1] if named else "none"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one tool did to one state."""
+
+    tool: str
+    state: str
+    loss: str
+    verdict: str
+    #: What is different, one line each, as the oracle says it; or why it was refused.
+    lines: tuple[str, ...]
+
+
+class Failed(Exception):
+    """A tool ended with a status that says that it did not do its work."""
+
+
+def run(ws: Workspace, argv: Sequence[str], ok: Iterable[int] = (0,)) -> str:
+    """Run a tool in the workspace, with whatever the state leaks into it. Returns all that it printed."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" or "gitstate" in argv}
+    try:
+        done = subprocess.run(
+            argv,
+            cwd=ws.cli_path or ws.path,
+            env=env | ws.cli_env,
+            umask=ws.cli_umask,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=_PATIENCE,
+            preexec_fn=drop_override if ws.without_override else None,
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{shlex.join(argv)} did not end within {_PATIENCE} s") from None
+    said = done.stdout.decode("utf-8", "replace")
+    if done.returncode not in ok:
+        raise Failed(f"{shlex.join(argv[:3])} ended with {done.returncode}: {said.strip()[-300:]}")
+    return said
+
+
+def wipe(ws: Workspace, tool: Tool, commit: str | None) -> None:
+    """What agents do most: back to the commit that it began on, and everything else removed, ignored files too."""
+    for lock in ws.stale_locks:
+        lock.unlink(missing_ok=True)
+    ws.git("reset", "--hard", "-q", *([commit] if commit else []), check=False)
+    ws.git("clean", "-ffdxq", *(f"--exclude=/{os.fsdecode(path)}" for path in tool.own), check=False)
+
+
+def look(ws: Workspace, tool: Tool) -> Fingerprint:
+    return fingerprint(ws.path, ignore=(b"active_state.json", *tool.own))
+
+
+def attempt(tool: Tool, kind: State, loss: str, templates: Templates, top: Path) -> Outcome:
+    """One state, made anew, saved, lost and restored."""
+    ws = make(kind, templates, top)
+    before = look(ws, tool)
+    said = ""
+    try:
+        said = run(ws, tool.save, ok=(0, *tool.incomplete))
+        for lock in ws.held_locks:
+            lock.unlink(missing_ok=True)
+        if loss == "wiped":
+            wipe(ws, tool, before.commit)
+        said += run(ws, tool.restore(said))
+    except Failed as failure:
+        return Outcome(tool.name, kind.name, loss, REFUSED, (str(failure),))
+    try:
+        lines = [line for line in before.diff(look(ws, tool)) if not re.match(_HARMLESS, line)]
+    except (AssertionError, OSError) as error:
+        lines = [f"repository: the workspace can't be read any more: {error}"]
+    return Outcome(tool.name, kind.name, loss, verdict(lines, said), tuple(lines))
+
+
+def verdict(lines: Sequence[str], said: str) -> str:
+    """Exact; refused, where the tool itself named each path that it did not bring back; else wrong."""
+    if not lines:
+        return EXACT
+    paths = [re.match(r"(?:file|repository) (.*?): ", line) for line in lines]
+    return REFUSED if all(found and found[1] in said for found in paths) else WRONG
+
+
+#: What the processes of the pool share: they are forked, so that nothing of it has to be sent to them.
+_SHARED: dict[str, tuple[Sequence[Tool], Templates, Path]] = {}
+
+
+def one(job: tuple[int, str, str]) -> Outcome:
+    tools, templates, top = _SHARED["run"]
+    place = Path(tempfile.mkdtemp(dir=top))
+    os.environ.update(hermetic_environment(place / "home"))  # a state may change the user's configuration
+    try:
+        return attempt(tools[job[0]], STATES[job[1]], job[2], templates, place)
+    finally:
+        make_writable(place)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def measure(tools: Sequence[Tool], states: Sequence[State], jobs: int) -> list[Outcome]:
+    """Every tool with every state, lost in both ways."""
+    outcomes: list[Outcome] = []
+    todo = [(place, state.name, loss) for state in states for loss in LOSSES for place in range(len(tools))]
+    with tempfile.TemporaryDirectory(prefix="gitstate-exactness-") as name:
+        top = Path(name).resolve()
+        environment = hermetic_environment(top / "home")
+        os.environ.clear()
+        os.environ.update(environment)
+        os.umask(0o022)
+        templates = Templates(top / "templates", environment)
+        for kind in sorted({state.template for state in states}):
+            templates.copy(kind, top / f"first-{kind}")  # builds it, before the processes are forked
+        _SHARED["run"] = tools, templates, top
+        with multiprocessing.get_context("fork").Pool(jobs) as pool:
+            for number, outcome in enumerate(pool.imap(one, todo), 1):
+                outcomes.append(outcome)
+                if number % 100 == 0:
+                    progress(f"{number} of {len(todo)}")
+    return outcomes
+
+
+# -- what is printed
+
+#: What a line of the oracle's says is lost, in words of a reader; the first that matches.
+LOST = {
+    "HEAD or the branch": r"(HEAD|commit)",
+    "what was staged: contents, flags, conflicts": r"index ",
+    "the unfinished merge, rebase, cherry-pick or bisect": r"operation ",
+    "settings of a sparse checkout": r"setting ",
+    "repositories inside of the workspace": r"repository ",
+    "empty directories, permissions of directories": r"file .*: .*directory [0-7]+",
+    "permissions of files": r"file .*: (\w+) [0-7]+ (\w*) became \1 [0-7]+ \2$",
+    "deleted or renamed files come back": r"file .* appeared$",
+    "files that are gone": r"file .* is gone$",
+    "contents, or the type of a file": r"file ",
+}
+
+
+def kinds_of_loss(outcome: Outcome) -> set[str]:
+    return {next(name for name, form in LOST.items() if re.match(form, line)) for line in outcome.lines}
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = [rows[0], ["---", *("---:" for _ in rows[0][1:])], *rows[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def totals(tools: Sequence[str], outcomes: Sequence[Outcome]) -> str:
+    counts = Counter((outcome.tool, outcome.loss, outcome.verdict) for outcome in outcomes)
+    columns = [(loss, word) for loss in LOSSES for word in (EXACT, WRONG, REFUSED)]
+    rows = [["", *(f"{loss}: {word}" for loss, word in columns)]]
+    rows += [[tool, *(str(counts[tool, loss, word]) for loss, word in columns)] for tool in tools]
+    return markdown(rows)
+
+
+def by_subject(tools: Sequence[str], outcomes: Sequence[Outcome]) -> str:
+    """For each subject: the number of its states, and how many each tool brought back exactly."""
+    rows = [["kind of state (number)", *tools]]
+    for subject in SUBJECTS:
+        names = {name for name, state in STATES.items() if state.build.__module__ == subject.__name__}
+        chosen = [outcome for outcome in outcomes if outcome.state in names]
+        exact = Counter((outcome.tool, outcome.loss) for outcome in chosen if outcome.verdict == EXACT)
+        number = len({outcome.state for outcome in chosen})
+        if number:
+            title = f"{(subject.__doc__ or '').splitlines()[0].rstrip('.')} ({number})"
+            rows.append([title, *(f"{exact[tool, 'in place']}, {exact[tool, 'wiped']}" for tool in tools)])
+    return markdown(rows)
+
+
+def by_loss(tools: Sequence[str], outcomes: Sequence[Outcome]) -> str:
+    """In how many states a tool that reported success lost something of a kind."""
+    counts = Counter(
+        (outcome.tool, what) for outcome in outcomes if outcome.verdict == WRONG for what in kinds_of_loss(outcome)
+    )
+    rows = [["what is lost or changed, and nothing says so", *tools]]
+    rows += [[what, *(str(counts[tool, what]) for tool in tools)] for what in LOST]
+    return markdown(rows)
+
+
+def where_we_lose(outcomes: Sequence[Outcome]) -> str:
+    """Every state that gitstate does not bring back exactly, with the first difference."""
+    rows = [["state", "lost", "verdict", "first difference"]]
+    for outcome in outcomes:
+        if outcome.tool == "gitstate" and outcome.verdict != EXACT:
+            line = " ".join(outcome.lines[0].split())[:70].replace("|", "\\|")
+            rows.append([f"`{outcome.state}`", outcome.loss, outcome.verdict, f"`{line}`"])
+    return markdown(rows).replace("---:", "---") if len(rows) > 1 else "None.\n"
+
+
+def version(tool: Tool, place: Path | None) -> str | None:
+    """The version of an installed tool; None where it is not installed."""
+    if tool.name == "git stash":
+        return last_line("git", "--version").removeprefix("git version ")
+    if tool.package is None:
+        return last_line(*tool.save[: -len(("save", "--task-id", "T-1"))], "--version").rsplit(" ", 1)[-1]
+    if shutil.which(tool.save[0]) is None:
+        return None
+    ask = f"import importlib.metadata as m; print(m.version({tool.package!r}))"
+    return last_line(str(place / "python"), "-c", ask) if place else "unknown"
+
+
+def report(versions: dict[str, str], outcomes: Sequence[Outcome], skipped: Sequence[str]) -> str:
+    tools = list(versions)
+    number = len({outcome.state for outcome in outcomes})
+    names = ", ".join(f"{tool} {release}" for tool, release in versions.items())
+    parts = [
+        f"{number} of the {len(STATES)} states, each saved, then restored where it stood and after a wipe "
+        f"(`git reset --hard`, `git clean -ffdx`). {datetime.now(UTC).date().isoformat()}: {names}.",
+        totals(tools, outcomes),
+        "The same, by kind of state: how many came back exactly, in place and after the wipe.",
+        by_subject(tools, outcomes),
+        "What the tools lose without a word, in how many states (both ways of loss together).",
+        by_loss(tools, outcomes),
+    ]
+    if "gitstate" in tools:
+        parts += ["Where gitstate itself does not bring back everything:", where_we_lose(outcomes)]
+    if number + len(skipped) < len(STATES):
+        names = ", ".join(dict.fromkeys(outcome.state for outcome in outcomes))
+        parts.append(f'A sample of the states, which `--states "{names}"` chooses.')
+    if skipped:
+        parts.append("Not possible on this machine: " + "; ".join(skipped) + ".")
+    return "\n".join(part if part.endswith("\n") else part + "\n" for part in parts)
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tools", type=Path, metavar="DIR", help="the bin directory where the other tools are")
+    parser.add_argument("--only", metavar="NAMES", help="tools, with commas: gitstate,git stash")
+    parser.add_argument("--states", default="*", metavar="PATTERNS", help="names of states, with commas and *")
+    parser.add_argument("--gitstate", metavar="COMMAND", help="the gitstate to judge (this checkout)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="states at the same time (one a core)")
+    parser.add_argument("--json", action="store_true", help="print every outcome, one a line, and no table")
+    parser.add_argument("--write", action="store_true", help="keep the tables in docs/exactness.md")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = arguments(argv)
+    if args.tools:
+        os.environ["PATH"] = f"{args.tools.resolve()}:{os.environ['PATH']}"
+    os.environ["PYTHONPATH"] = str(ROOT)
+    gitstate = shlex.split(args.gitstate) if args.gitstate else [sys.executable, "-m", "gitstate"]
+    versions: dict[str, str] = {}
+    tools: list[Tool] = []
+    for tool in known_tools(gitstate):
+        release = version(tool, args.tools)
+        if release is None:
+            progress(f"{tool.name}: not installed")
+        elif not args.only or tool.name in args.only.split(","):
+            tools.append(tool)
+            versions[tool.name] = release
+    forms = [form.strip() for form in args.states.split(",")]
+    chosen = [state for state in STATES.values() if any(fnmatch.fnmatch(state.name, form) for form in forms)]
+    impossible = {state.name: state.why_not() for state in chosen}
+    outcomes = measure(tools, [state for state in chosen if impossible[state.name] is None], args.jobs)
+    if args.json:
+        for outcome in outcomes:
+            print(json.dumps(asdict(outcome)))
+        return 0
+    text = report(versions, outcomes, [f"{name} ({why})" for name, why in impossible.items() if why])
+    print(text, end="")
+    if args.write:
+        put(ROOT / "docs" / "exactness.md", "exactness", text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

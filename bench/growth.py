@@ -1,0 +1,280 @@
+"""How do the times of gitstate grow, and those of git beside it? README.md says how to read the tables.
+
+    python bench/growth.py --quick               # small sizes, a minute
+    python bench/growth.py --axis files --write  # tables and curves of one axis, into docs/speed.md
+
+The axes: tracked files, changed files, saves (and stashes) that the repository already holds. The curves need
+matplotlib: `pip install gitstate-recovery[bench]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+
+from look import Bench
+from pages import put
+from save import CHECKOUT, GITCONFIG, Repository, Scenario, installed, machine, progress
+
+#: What is timed of gitstate, and the command of git that it is held against.
+ROWS = {
+    "save": "git stash push -u",
+    "checkpoint": "git stash push -u",
+    "recover, in place": "git stash pop --index",
+    "recover, wiped": "git stash pop --index",
+    "status": "git status",
+    "hook, nothing due": "git status",
+    "log": "git stash list",
+    "prune --dry-run": "git stash list",
+}
+#: The panels of a picture: a title, and the rows of gitstate in it.
+PANELS = {
+    "save, checkpoint": ("save", "checkpoint"),
+    "recover": ("recover, in place", "recover, wiped"),
+    "status, hook": ("status", "hook, nothing due"),
+    "log, prune": ("log", "prune --dry-run"),
+}
+_COLOURS = ("#0b6e99", "#d9730d")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What grows, and how far."""
+
+    name: str
+    title: str
+    sizes: tuple[int, ...]
+    quick: tuple[int, ...]
+
+    def scenario(self, size: int) -> Scenario:
+        if self.name == "files":
+            return Scenario(size, 50)
+        return Scenario(max(200, size), size) if self.name == "changed" else Scenario(200, 50)
+
+
+AXES = (
+    Axis("files", "tracked files (50 changed)", (200, 2_000, 10_000, 100_000, 500_000), (200, 1_000)),
+    Axis("changed", "changed files (of as many tracked ones)", (10, 100, 1_000, 10_000, 100_000), (10, 100)),
+    Axis("saves", "saves, and stashes, that are there already", (1, 10, 100, 1_000, 10_000), (1, 50)),
+)
+
+Times = dict[str, list[float]]
+
+
+class Growth(Bench):
+    """One size: every row once in each round, each from the state that it is for."""
+
+    def __init__(self, repository: Repository, gitstate: Sequence[str], env: dict[str, str]) -> None:
+        super().__init__(repository, gitstate, env)
+        self.times = {row: [] for row in (*ROWS, *ROWS.values())}
+        self.base = repository.git("rev-parse", "main")
+
+    def round(self) -> None:
+        self.repository.make_dirty()
+        self.git("git status", "status", "--porcelain")
+        self.git("git stash list", "stash", "list")
+        self.git("git stash push -u", "stash", "push", "-qu")
+        os.sync()
+        self.git("git stash pop --index", "stash", "pop", "-q", "--index")
+        self.repository.make_dirty()
+        self.ours("checkpoint", "checkpoint", "--task-id", "T-1")
+        self.repository.make_dirty()
+        before = self.state()
+        self.ours("save", "save", "--task-id", "T-1")
+        self.ours("recover, in place", "recover")
+        self.check(before)
+        self.ours(None, "save", "--task-id", "T-2")
+        self.git(None, "reset", "-q", "--hard", self.base)
+        self.git(None, "clean", "-fdxq")
+        os.sync()
+        self.ours("recover, wiped", "recover")
+        self.check(before)
+        self.ours("status", "status")
+        for row in (None, None, "hook, nothing due"):
+            self.ours(row, "hook", "claude", given=self.event("PostToolUse"))
+        # Nobody waits for the end of an interval from here on.
+        self.ours(None, "hook", "claude", given=self.event("SessionEnd"))
+        self.ours("log", "log")
+        self.ours("prune --dry-run", "prune", "--dry-run")
+
+
+# -- a repository with a past
+
+
+def give_past(bench: Growth, count: int) -> None:
+    """Put `count` saves and as many stashes into the repository: one real save, and others made from its objects."""
+    repository = bench.repository
+    bench.ours(None, "save", "--task-id", "T-0")
+    bench.ours(None, "recover")
+    found = repository.git("for-each-ref", "--format=%(refname) %(objectname)", "refs/gitstate/saves")
+    ref, archive = found.split()
+    stream = _saves(repository, ref, archive, count)
+    command = ["git", "-C", str(repository.path), "fast-import", "--quiet", "--force"]
+    subprocess.run(command, input=stream, env=bench.env, check=True)
+    repository.git("update-ref", "-d", "refs/bench")
+    stash = repository.git("stash", "create")
+    repository.git("update-ref", "--create-reflog", "-m", "WIP on main", "refs/stash", stash)
+    log = repository.path / ".git" / "logs" / "refs" / "stash"
+    first = log.read_text()
+    log.write_text(first + f"{stash} {first.partition(' ')[2]}" * (count - 1))
+    repository.git("pack-refs", "--all")
+    repository.git("reset", "-q", "--hard", bench.base)
+    repository.git("clean", "-fdxq")
+    repository.remember()
+
+
+def _saves(repository: Repository, ref: str, archive: str, count: int) -> bytes:
+    """What `git fast-import` reads: a WIP commit, an archive and a note for each save but the first."""
+    kept = json.loads(repository.git("show", f"{archive}:manifest.json"))
+    note = repository.git("notes", "--ref=gitstate", "show", f"{archive}^1")
+    stage, trees = ref.rpartition("/")[0], [repository.tree(name) for name in (f"{archive}^1", archive)]
+    newest, who = datetime.now(UTC), "committer B <b@example.invalid> 1700000000 +0000\n"
+    commits: list[str] = []
+    notes: list[str] = []
+    for number in range(1, count):
+        save_id = (newest - timedelta(minutes=number)).strftime("%Y%m%dT%H%M%S.%fZ-") + f"{number:06x}"
+        manifest = json.dumps(kept | {"save_id": save_id})
+        message = f"WIP(gitstate): T-{number}\n\nGitstate-Save: {save_id}\nGitstate-Base: {kept['base']}\n"
+        commits.append(f"commit refs/bench\nmark :{number}\n{who}data {len(message)}\n{message}from {kept['base']}\n")
+        commits.append(f'M 040000 {trees[0]} ""\n')
+        commits.append(f"commit {stage}/{save_id}\n{who}data {len(message)}\n{message}from :{number}\ndeleteall\n")
+        commits.append(f'M 040000 {trees[1]} ""\nM 100644 inline manifest.json\ndata {len(manifest)}\n{manifest}\n')
+        text = note.replace(kept["save_id"], save_id)
+        notes.append(f"N inline :{number}\ndata {len(text.encode())}\n{text}\n")
+    head = f"commit refs/notes/gitstate\n{who}data 5\nnotes\nfrom refs/notes/gitstate^0\n"
+    return "".join([*commits, head, *notes] if notes else []).encode()
+
+
+# -- what is printed
+
+
+def slope(sizes: Sequence[int], times: Sequence[float]) -> float:
+    """How the time grows over the last step, log by log: 1 is in proportion, 0 not at all."""
+    return math.log(times[-1] / times[-2]) / math.log(sizes[-1] / sizes[-2])
+
+
+def table(axis: Axis, results: dict[int, Times]) -> str:
+    """A row for each command; in the last columns the slope of it and of git's own."""
+    sizes = sorted(results)
+    middle = {row: [median(results[size][row]) for size in sizes] for row in results[sizes[0]]}
+    rows = [[axis.title, *(f"{size:,}" for size in sizes), "slope", "git's"]]
+    rows.append(["---", *("---:" for _ in rows[0][1:])])
+    for row in dict.fromkeys([*ROWS.values(), *ROWS]):
+        name = row if row.startswith("git") else f"gitstate {row}"
+        cells = [f"{value:,.0f}" for value in middle[row]]
+        cells.append(f"{slope(sizes, middle[row]):.2f}" if len(sizes) > 1 else "")
+        cells.append(f"{slope(sizes, middle[ROWS[row]]):.2f}" if row in ROWS and len(sizes) > 1 else "")
+        rows.append([f"`{name}`", *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in rows) + "\n"
+
+
+def draw(axis: Axis, results: dict[int, Times], where: Path) -> None:
+    """The curves as PNG and SVG; raises ImportError without matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "gitstate"  # the same picture is the same file
+    from matplotlib import pyplot
+
+    sizes = sorted(results)
+    figure, fields = pyplot.subplots(2, 2, figsize=(10, 7), constrained_layout=True)
+    for field, (title, rows) in zip(fields.flat, PANELS.items(), strict=True):
+        peer = ROWS[rows[0]]
+        field.plot(sizes, [median(results[size][peer]) for size in sizes], "--", color="#777777", label=peer)
+        for row, colour in zip(rows, _COLOURS, strict=True):
+            field.plot(sizes, [median(results[size][row]) for size in sizes], "o-", color=colour, label=row)
+        field.set(title=title, xscale="log", yscale="log", xlabel=axis.title, ylabel="ms")
+        field.grid(True, which="major", alpha=0.3)
+        field.legend(frameon=False)
+    for suffix in ("png", "svg"):
+        metadata = {"Date": None} if suffix == "svg" else None
+        figure.savefig(where / f"growth-{axis.name}.{suffix}", dpi=110, metadata=metadata)
+    pyplot.close(figure)
+
+
+def measure(axis: Axis, sizes: Sequence[int], runs: int, top: Path, gitstate: str | None) -> dict[int, Times]:
+    results: dict[int, Times] = {}
+    env = {"PATH": os.environ["PATH"], "HOME": str(top / "home"), "LC_ALL": "C.UTF-8", "GIT_CONFIG_NOSYSTEM": "1"}
+    env |= {"GITSTATE_HOOK_INTERVAL": "3600", "GITSTATE_REGISTER": "false"}
+    command = shlex.split(gitstate) if gitstate else [str(top / "venv" / "bin" / "gitstate")]
+    for size in sizes:
+        progress(f"{axis.name} {size:,}: building")
+        repository = Repository(top / f"repository-{size}", env, axis.scenario(size))
+        bench = Growth(repository, command, env)
+        if axis.name == "saves":
+            give_past(bench, size)
+        # The first round only warms up; the largest sizes take minutes, and their first time differs little.
+        warm = 1 if size <= 10_000 else 0
+        for number in range(runs + warm):
+            progress(f"{axis.name} {size:,}: round {number}")
+            bench.round()
+        results[size] = {row: samples[warm:] for row, samples in bench.times.items()}
+        shutil.rmtree(repository.path)
+    return results
+
+
+def report(axis: Axis, results: dict[int, Times], runs: int, host: str) -> str:
+    date = datetime.now(UTC).date().isoformat()
+    text = f"Median of {runs} runs in ms, whole processes. {date}: {host}, {os.getloadavg()[0]:.1f} at the end"
+    text += f" ({os.cpu_count()} cores).\n\n" + table(axis, results)
+    return text + "\nThe slope is that of the last step, log by log: 1 is in proportion to the size, 0 no growth.\n"
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--axis", choices=[axis.name for axis in AXES], action="append", help="one (all of them)")
+    parser.add_argument("--sizes", metavar="N,N", help="other sizes, in growing order")
+    parser.add_argument("--runs", type=int, default=3, help="timed rounds (3)")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round")
+    parser.add_argument("--gitstate", metavar="COMMAND", help="the gitstate to time (this checkout, installed)")
+    parser.add_argument("--workdir", type=Path, metavar="DIR", help="where to build (the temporary directory)")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="draw the curves there")
+    parser.add_argument("--write", action="store_true", help="keep tables and curves in docs/")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = arguments(argv)
+    runs = 1 if args.quick else args.runs
+    pictures = CHECKOUT / "docs" if args.write else args.pictures
+    for axis in AXES:
+        if args.axis and axis.name not in args.axis:
+            continue
+        sizes = (
+            [int(word) for word in args.sizes.split(",")] if args.sizes else axis.quick if args.quick else axis.sizes
+        )
+        with tempfile.TemporaryDirectory(prefix="gitstate-bench-", dir=args.workdir) as name:
+            top = Path(name).resolve()
+            host = machine(top)
+            (top / "home").mkdir()
+            (top / "home" / ".gitconfig").write_text(GITCONFIG)
+            if not args.gitstate:
+                packages = installed(top / "venv").parents[1].glob("lib/*/site-packages")
+                # What gitstate needs stands where it does for this interpreter.
+                (next(packages) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+            results = measure(axis, sizes, runs, top, args.gitstate)
+        text = report(axis, results, runs, host)
+        print(text, flush=True)
+        if pictures:
+            draw(axis, results, pictures)
+        if args.write:
+            picture = f"![curves: {axis.title}](growth-{axis.name}.svg)\n"
+            put(CHECKOUT / "docs" / "speed.md", f"growth-{axis.name}", f"{text}\n{picture}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""A save that was ordered, in a forked child of the keeper: what is known to have changed, then all of the worktree.
+
+The keeper watches the files, so the first save costs what its changes cost, and its marker stands after some
+milliseconds at any size of the tree. Events of files can be lost, so that a second save looks at everything before
+anybody is told that all is saved. It takes the place of the first, as at the end of a run.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+
+from ..errors import GitstateError
+from ..format.manifest import Reason
+from ..git.repository import Opening, Repository
+from ..save.request import SaveRequest
+from ..save.save import save
+from ..save.words import save_answer
+from ..snapshot.incremental import Baseline, allows
+from ..system.clock import Deadline
+from ..system.stdlib import TYPE_CHECKING
+from .client import send
+
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Mapping
+    from typing import Any
+
+#: Files of more bytes than this wait for the second save.
+_SMALL = 4 << 20
+#: The second save has this many seconds in any case.
+_LEAST = 0.1
+
+
+def carry_out(connection: socket, order: Mapping[str, Any], repository: Repository, known: Baseline | None) -> None:
+    """Carry out the order of the client at the other end. Where anything fails it reads no answer, and saves itself.
+
+    `known` is the keeper's last checkpoint, and what may have changed since.
+    """
+    # The child ends after this save: a search through all that the keeper knows would only take time.
+    gc.disable()
+    os.environb.clear()
+    os.environb.update(order["environ"])
+    words = order["words"]
+    request = SaveRequest(**{**words, "reason": Reason(*words["reason"])})
+    end = Deadline(request.deadline)
+    try:
+        early = None if known is None else _save_known(repository, request, known)
+        if early is not None:
+            send(connection, early=early)
+            request = request._replace(replaces=early)
+        if request.deadline is not None:
+            request = request._replace(deadline=max(_LEAST, end.left()))
+        result = save(repository.toplevel, request)
+    except (GitstateError, OSError):
+        return
+    send(connection, **save_answer(result, request))
+
+
+def _save_known(repository: Repository, request: SaveRequest, known: Baseline) -> str | None:
+    """Save what is known to have changed, and leave branch and index to the second save; the id of the save.
+
+    None where it was not taken: everything would have to be looked at, or there is nothing new.
+    """
+    if request.keep_ignored or not allows(known, repository):
+        return None
+    # The second save opens it anew: git's configuration may have changed since the run began.
+    opened = Opening(repository.toplevel, None, None, repository)
+    request = request._replace(known=known, largest=_SMALL, stay=True, strict=False)
+    early = save(repository.toplevel, request, opened)
+    return early.save_id if early.result == "saved" else None

@@ -1,0 +1,143 @@
+"""What a recovery costs, in numbers that no machine changes: processes, syncs, and modules loaded."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.faults.strace import why_not_strace
+from tests.states import STATES, make
+from tests.support.recovering import recovered_from
+from tests.support.repositories import Templates
+from tests.support.workspace import Workspace
+
+FILES = 60
+#: Writes down each subcommand of git, and is git.
+LOGGING = """\
+#!/bin/sh
+skip=
+for word in "$@"; do
+    if [ -n "$skip" ]; then skip=; continue; fi
+    case "$word" in -c|-C) skip=1 ;; -*) ;; *) break ;; esac
+done
+echo "$word" >>'{log}'
+exec '{git}' "$@"
+"""
+
+
+@pytest.fixture
+def ws(templates: Templates, tmp_path: Path) -> Workspace:
+    """A workspace with many changed files, some of them staged, and one that is new."""
+    ws = make(STATES["clean"], templates, tmp_path)
+    for number in range(FILES):
+        ws.write(f"many/file{number}", f"file {number}\n")
+    ws.add("many")
+    ws.commit()
+    for number in range(FILES):
+        ws.write(f"many/file{number}", f"changed {number}\n")
+    ws.add("many/file1", "many/file2")
+    ws.write("many/new", "new\n")
+    return ws
+
+
+def saved_and_wiped(ws: Workspace) -> None:
+    base = ws.out("rev-parse", "HEAD")
+    assert ws.save().exit_status == 0
+    ws.git("reset", "-q", "--hard", base)
+    ws.git("clean", "-fdq")
+
+
+def started_by_recover(ws: Workspace, tmp_path: Path) -> list[str]:
+    """The subcommands of git that a recovery runs, sorted.
+
+    Without the one that lists files which are synced alone, where much data of other programs waits for the disk.
+    """
+    tools, log = tmp_path / "tools", tmp_path / "log"
+    tools.mkdir()
+    (tools / "git").write_text(LOGGING.format(log=log, git=shutil.which("git")))
+    (tools / "git").chmod(0o755)
+    ws.cli_env = {**ws.cli_env, "PATH": f"{tools}:{os.environ['PATH']}"}
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    started = sorted(log.read_text().split())
+    if "ls-files" in started:
+        started.remove("ls-files")
+    return started
+
+
+def test_recovery_in_place_starts_each_git_once(ws: Workspace, tmp_path: Path) -> None:
+    assert ws.save().exit_status == 0
+    expected = ["cat-file", "config", "diff-files", "diff-index", "diff-tree", "update-ref"]
+    assert started_by_recover(ws, tmp_path) == expected
+
+
+def test_recovery_of_files_that_git_reset_needs_one_git_more(ws: Workspace, tmp_path: Path) -> None:
+    saved_and_wiped(ws)
+    expected = ["cat-file", "config", "diff-files", "diff-index", "diff-tree", "update-index", "update-ref"]
+    assert started_by_recover(ws, tmp_path) == expected
+
+
+@pytest.mark.skipif(why_not_strace() is not None, reason=str(why_not_strace()))
+def test_written_files_are_synced_by_one_call_or_once_each(ws: Workspace, tmp_path: Path) -> None:
+    """The one call waits for the data of all programs: where much of that waits, each file is synced alone."""
+    saved_and_wiped(ws)
+    trace = tmp_path / "trace"
+    ws.cli_prefix = ("strace", "-f", "-qq", "-y", "-o", str(trace), "-e", "trace=fsync,fdatasync,syncfs")
+    answer = recovered_from(ws.recover())
+    assert answer["verdict"] == "restore" and len(answer["restored"]) == FILES + 1
+    text = trace.read_text()
+    written = re.findall(r"fsync\(\d+<[^>]*/gitstate/write-", text)
+    assert len(written) in (0, len(answer["restored"]))
+    if not written:
+        assert "syncfs(" in text
+
+
+def test_recovery_in_place_loads_nothing_that_is_rare(ws: Workspace) -> None:
+    assert ws.save().exit_status == 0
+    ws.cli_env = {**ws.cli_env, "PYTHONPROFILEIMPORTTIME": "1"}
+    run = ws.recover()
+    assert run.exit_status == 0
+    loaded = set(re.findall(r"\| +([\w.]+)$", run.stderr, re.MULTILINE))
+    assert "gitstate.recover.recover" in loaded
+    rare = {"click", "git", "ctypes", "subprocess", "json", "gitstate.save.save", "gitstate.recover.single_files"}
+    rare |= {
+        "gitstate.restore.nested",
+        "gitstate.snapshot.read",
+        "gitstate.agents.sessions",
+        "gitstate.recover.made_up",
+    }
+    assert not loaded & rare
+    ours = {name for name in loaded if name.partition(".")[0] == "gitstate"}
+    assert len(ours) <= MOST_MODULES, sorted(ours)
+
+
+#: How many modules of ours a recovery in place loads: each costs a fraction of a millisecond.
+MOST_MODULES = 66
+
+
+def test_nothing_that_head_has_is_saved_once_more(ws: Workspace) -> None:
+    saved_and_wiped(ws)
+    ws.write("later", "untouched by the recovery\n")
+    answer = recovered_from(ws.recover())
+    assert answer["safety_save"] is None
+    assert ws.read("later") == b"untouched by the recovery\n"
+    assert ws.read("many/file1") == b"changed 1\n"
+    undone = ws.gitstate("undo")
+    assert undone.exit_status == 0, undone
+    assert ws.read("many/file1") == b"file 1\n"
+    assert not (ws.path / "many/new").exists()
+
+
+@pytest.mark.parametrize("how", ["staged by another", "executable"])
+def test_what_head_lacks_is_saved_before_it_is_replaced(how: str, ws: Workspace) -> None:
+    saved_and_wiped(ws)
+    if how == "executable":
+        ws.chmod("many/file1", 0o755)
+    else:
+        # What the save has in its index, and HEAD has not.
+        ws.remove("many/file3")
+    answer = recovered_from(ws.recover(), exits=(0, 4))
+    assert answer["safety_save"] is not None
