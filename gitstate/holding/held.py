@@ -1,26 +1,29 @@
 """Descriptors of files that were written, so that unlinking or replacing them destroys nothing until a checkpoint.
 
 A descriptor is opened with O_PATH (`man 2 open`): it keeps the inode, and a FIFO, a device, a lease or another watcher
-notices nothing of it. It costs 2 µs. Bytes are read only from what was destroyed, by the checkpoint that keeps them.
+notices nothing of it. It costs some 5 µs. Bytes are read only from what was destroyed, by the checkpoint that keeps
+them.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import stat
 
 from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
 #: No more descriptors than this are held. Where there are more, the oldest go.
 MOST_FILES = 16_384
-#: So many are left for everything else.
-_RESERVED = 128
+#: Descriptors below this one are left for everything else: `select` can't wait for those above.
+_FIRST = 1024
 #: A larger file is not held, in bytes: who deletes one may need its room.
 LARGEST = 64 << 20
-#: What is held of files that are gone from the disk takes no more room than this, in bytes.
+#: What is held of files that are gone from the disk takes no more room than this, nor than is free, in bytes.
 MOST_BYTES = 512 << 20
 #: Of one path so many versions are held.
 _VERSIONS = 4
@@ -30,7 +33,7 @@ class Gone(Record):
     """A version of a file that is no longer at its path."""
 
     link: str
-    """Where it can be opened, below /proc, for as long as the process that holds it does so."""
+    """Where it can be opened, below /proc, by the process that holds it and by those that it forks."""
     identity: tuple[int, int]
     """Device and inode, which tell that it is this one."""
 
@@ -62,12 +65,16 @@ class HeldFiles:
 
     def __init__(self, top: bytes, most: int | None = None) -> None:
         self._top = os.path.join(top, b"")
-        self._most = _allowed() if most is None else most
+        self._first, allowed = _allowed()
+        self._most = allowed if most is None else most
         self._versions: dict[bytes, list[_Version]] = {}
         self._epoch = 0
         self.count = 0
         """How many descriptors are open."""
-        self._gone_bytes = 0
+        #: Those whose size is known, the oldest first, with their paths.
+        self._gone: dict[_Version, bytes] = {}
+        self.gone_bytes = 0
+        """How much room is held of files that are gone."""
         self.dropped = 0
         """How many were closed because of the bounds."""
 
@@ -91,31 +98,43 @@ class HeldFiles:
             os.close(fd)
             self._is_back(same)
             versions.remove(same)
-            self._replaced(versions)
-            versions.append(same)
-        elif not stat.S_ISREG(info.st_mode) or info.st_size > LARGEST:
+            self._replaced(path)
+            self._versions.setdefault(path, []).append(same)
+            return
+        self._replaced(path)
+        if not stat.S_ISREG(info.st_mode) or info.st_size > LARGEST or (aside := self._set_aside(fd)) is None:
             os.close(fd)
-            if versions is not None:
-                self._replaced(versions)
-        else:
-            self.count += 1
-            new = _Version(fd, identity, self._epoch)
-            if versions is None:
-                self._versions[path] = [new]
-            else:
-                self._replaced(versions)
-                versions.append(new)
-                if len(versions) > _VERSIONS:
-                    self._drop_one(versions)
-            self._keep_bounds()
+            return
+        os.close(fd)
+        self.count += 1
+        self._append(path, _Version(aside, identity, self._epoch))
+        while self.count > self._most:
+            self._drop_oldest()
+
+    def _set_aside(self, fd: int) -> int | None:
+        """A copy of a descriptor that is in nobody's way; None where there is none left."""
+        for _ in range(2):
+            try:
+                return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, self._first)
+            except OSError:
+                # Another window of this process may have them.
+                self._drop_oldest()
+        return None
+
+    def _append(self, path: bytes, version: _Version) -> None:
+        versions = self._versions.setdefault(path, [])
+        versions.append(version)
+        if len(versions) > _VERSIONS:
+            # First of those that newer work has replaced.
+            replaced = [one for one in versions[:-1] if not one.was_unlinked]
+            self._let_go(path, (replaced or versions)[0])
 
     def unlinked(self, path: bytes) -> None:
         """The file at a path was removed."""
         versions = self._versions.get(path)
         if versions is not None:
             versions[-1].was_unlinked = True
-            self._is_gone(versions[-1])
-            self._keep_bounds()
+            self._is_gone(path, versions[-1])
 
     def moved(self, old: bytes, new: bytes) -> None:
         """A file, or a directory with all that is in it, was moved."""
@@ -140,15 +159,11 @@ class HeldFiles:
             self.moved(path, new + path[len(old) :])
 
     def _put(self, path: bytes, version: _Version) -> None:
-        versions = self._versions.setdefault(path, [])
-        for one in [one for one in versions if one.identity == version.identity]:
-            versions.remove(one)
-            self._close(one)
-        self._replaced(versions)
         self._is_back(version)
-        versions.append(version)
-        if len(versions) > _VERSIONS:
-            self._drop_one(versions)
+        for one in [one for one in self._versions.get(path, ()) if one.identity == version.identity]:
+            self._let_go(path, one)
+        self._replaced(path)
+        self._append(path, version)
 
     def forget_below(self, top: bytes) -> None:
         """Hold nothing any more of what is in a directory: git ignores it."""
@@ -157,41 +172,65 @@ class HeldFiles:
             for version in self._versions.pop(path):
                 self._close(version)
 
-    def _replaced(self, versions: Sequence[_Version]) -> None:
-        if versions and versions[-1].size is None:
-            self._is_gone(versions[-1])
+    def _replaced(self, path: bytes) -> None:
+        versions = self._versions.get(path)
+        if versions:
+            self._is_gone(path, versions[-1])
 
-    def _is_gone(self, version: _Version) -> None:
-        if version.size is None:
-            # An O_PATH descriptor answers for the inode, whatever its links.
-            version.size = os.fstat(version.fd).st_size
-            self._gone_bytes += version.size
+    def _is_gone(self, path: bytes, version: _Version) -> None:
+        """A version is no longer at its path: it takes room that somebody may need."""
+        if version.size is not None:
+            return
+        # An O_PATH descriptor answers for the inode, whatever its links.
+        version.size = os.fstat(version.fd).st_size
+        self.gone_bytes += version.size
+        self._gone[version] = path
+        if version.size > LARGEST:
+            # It was smaller when it was first seen.
+            self._let_go(path, version)
+            self.dropped += 1
+        room = min(MOST_BYTES, self._free()) if self.gone_bytes else 0
+        while self._gone and self.gone_bytes > room:
+            oldest = next(iter(self._gone))
+            self._let_go(self._gone[oldest], oldest)
+            self.dropped += 1
+
+    def _free(self) -> int:
+        try:
+            info = os.statvfs(self._top)
+        except OSError:
+            return MOST_BYTES
+        return info.f_bavail * info.f_frsize
 
     def _is_back(self, version: _Version) -> None:
-        if version.size is not None:
-            self._gone_bytes -= version.size
-        version.size, version.was_unlinked, version.is_given = None, False, False
+        self._forget_size(version)
+        version.was_unlinked, version.is_given = False, False
         version.epoch = self._epoch
 
-    def _close(self, version: _Version) -> None:
+    def _forget_size(self, version: _Version) -> None:
         if version.size is not None:
-            self._gone_bytes -= version.size
+            self.gone_bytes -= version.size
+            version.size = None
+            del self._gone[version]
+
+    def _close(self, version: _Version) -> None:
+        self._forget_size(version)
         os.close(version.fd)
         self.count -= 1
 
-    def _drop_one(self, versions: list[_Version]) -> None:
-        """Of too many versions of one path let go of the oldest, first of those that newer work has replaced."""
-        replaced = [one for one in versions[:-1] if not one.was_unlinked]
-        oldest = (replaced or versions)[0]
-        versions.remove(oldest)
-        self._close(oldest)
+    def _let_go(self, path: bytes, version: _Version) -> None:
+        versions = self._versions[path]
+        versions.remove(version)
+        if not versions:
+            del self._versions[path]
+        self._close(version)
 
-    def _keep_bounds(self) -> None:
-        while self._versions and (self.count > self._most or self._gone_bytes > MOST_BYTES):
-            path = next(iter(self._versions))
+    def _drop_oldest(self) -> None:
+        for path in self._versions:
             for version in self._versions.pop(path):
                 self._close(version)
                 self.dropped += 1
+            return
 
     # -- what was destroyed
 
@@ -213,7 +252,7 @@ class HeldFiles:
                     continue
                 if number == len(layers):
                     layers.append({})
-                layers[number][path] = Gone(f"/proc/{os.getpid()}/fd/{version.fd}", version.identity)
+                layers[number][path] = Gone(f"/proc/self/fd/{version.fd}", version.identity)
                 version.is_given = True
                 number += 1
         self._epoch += 1
@@ -249,17 +288,16 @@ def _identity(full: bytes) -> tuple[int, int] | None:
     return info.st_dev, info.st_ino
 
 
-def _allowed() -> int:
-    """How many descriptors may be held. The soft limit of this process is raised for them."""
-    import resource
-
+def _allowed() -> tuple[int, int]:
+    """The lowest descriptor to hold a file by, and how many may be held. The soft limit of this process is raised."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES + _RESERVED
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft == resource.RLIM_INFINITY or soft >= most:
-        return most - _RESERVED if most > 2 * _RESERVED else most // 2
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    except (OSError, ValueError):
-        most = soft
-    return most - _RESERVED if most > 2 * _RESERVED else most // 2
+    end = wanted = _FIRST + MOST_FILES
+    if hard != resource.RLIM_INFINITY:
+        end = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < end:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (end, hard))
+        except (OSError, ValueError):
+            end = soft
+    first = min(_FIRST, end // 2)
+    return first, end - first

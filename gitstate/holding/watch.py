@@ -13,12 +13,13 @@ from __future__ import annotations
 import errno
 import os
 import time
+from _struct import Struct
 
-from ..errors import GitstateError
 from ..system.stdlib import TYPE_CHECKING, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
+    from typing import Any
 
     from .held import HeldFiles
 
@@ -43,17 +44,37 @@ _MASK = _CHANGES | _ONLYDIR | _DONT_FOLLOW | _EXCL_UNLINK
 _SEEN = _CREATE | _MODIFY | _CLOSE_WRITE
 
 
+def _functions() -> tuple[Any, ...]:
+    """`inotify_init1`, `inotify_add_watch` and `inotify_rm_watch` of the C library, and `errno`; nothing without them.
+
+    `ctypes` itself makes types for all of C, and loads `struct`: half a megabyte for as long as the agent works.
+    """
+    try:
+        import _ctypes
+
+        c: Any = _ctypes
+        result = type("Int", (c._SimpleCData,), {"_type_": "i"})
+        flags = c.FUNCFLAG_CDECL | c.FUNCFLAG_USE_ERRNO
+        function = type("Function", (c.CFuncPtr,), {"_flags_": flags, "_restype_": result})
+        library = c.dlopen(None, 0)
+        names = ("inotify_init1", "inotify_add_watch", "inotify_rm_watch")
+        return (*(function(c.dlsym(library, name)) for name in names), c.get_errno)
+    except (ImportError, AttributeError, OSError):
+        return ()
+
+
+_EVENT = Struct("iIII")
+
+
 class Inotify:
-    """The kernel's watches, by way of the C library. Raises OSError, AttributeError where the system has none."""
+    """The kernel's watches. Raises OSError where the system has none."""
 
     def __init__(self) -> None:
-        import ctypes
-        from struct import Struct
-
-        self._event = Struct("iIII")
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._error = ctypes.get_errno
-        self._fd = self._checked(self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+        functions = _functions()
+        if not functions:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        init, self._add, self._remove, self._error = functions
+        self._fd = self._checked(init(os.O_CLOEXEC | os.O_NONBLOCK))
 
     def _checked(self, result: int) -> int:
         if result < 0:
@@ -66,17 +87,17 @@ class Inotify:
 
     def add(self, path: bytes) -> int:
         """Watch a directory; the number that its events name. Raises OSError."""
-        return self._checked(self._libc.inotify_add_watch(self._fd, path, _MASK))
+        return self._checked(self._add(self._fd, path, _MASK))
 
     def remove(self, number: int) -> None:
         """Watch it no longer. Raises OSError."""
-        self._checked(self._libc.inotify_rm_watch(self._fd, number))
+        self._checked(self._remove(self._fd, number))
 
     def read(self) -> Iterator[tuple[int, int, int, bytes]]:
         """The events that have come: the number of the directory, the bits, the cookie, and the name in it, which may
         be empty.
         """
-        unpack = self._event.unpack_from
+        unpack = _EVENT.unpack_from
         while True:
             try:
                 data = os.read(self._fd, _AT_ONCE)
@@ -105,13 +126,15 @@ class Watch:
         self._by_path: dict[bytes, int] = {}
         self._lost = False
         self._is_blind = False
-        self._overflowed = False
+        #: Directories to look into, since events were lost, and when the last ones were read before that.
+        self._again: list[bytes] = []
+        self._since_ns = 0
         self._moving: dict[int, bytes] = {}
         self.unjudged: list[bytes] = []
         """New directories: call `drop` with those that git ignores."""
         self._seen_ns = time.time_ns()
         self._inotify: Inotify | None = None
-        with suppress(ImportError, OSError, AttributeError):
+        with suppress(OSError):
             self._inotify = Inotify()
 
     @property
@@ -129,29 +152,6 @@ class Watch:
         for directory in directories:
             self._add(directory)
 
-    def add_all(self, directories: Iterable[bytes], ignored: Ignored, since_ns: int) -> None:
-        """Watch these directories, and all below them that git does not ignore. A git is asked for each level.
-
-        Repositories inside are left out. Files that changed after `since_ns`, in nanoseconds since the epoch, are held.
-        """
-        level = list(directories)
-        for _ in range(_DEEPEST):
-            below: list[bytes] = []
-            for directory in level:
-                if self._add(directory):
-                    below += self._look_into(directory, since_ns)
-            below = [path for path in below if path not in self._by_path and not self._is_nested(path)]
-            if not below:
-                return
-            try:
-                out = ignored(below)
-            except (GitstateError, OSError):
-                # The workspace itself may be on its way out: then nothing is known.
-                self._lost = True
-                return
-            level = [path for path in below if path not in out]
-        self._lost = True
-
     def touch(self, paths: Iterable[bytes]) -> None:
         """Count these paths as changed."""
         self._touched.update(paths)
@@ -160,9 +160,12 @@ class Watch:
         """Read the events that have come, watch the new directories, and hold the files."""
         if self._inotify is None:
             return
+        begun, is_whole = time.time_ns(), True
         for descriptor, mask, cookie, name in self._inotify.read():
             if mask & _Q_OVERFLOW:
-                self._lost = self._overflowed = True
+                self._lost, is_whole = True, False
+                self._since_ns = min(self._seen_ns, self._since_ns) if self._again else self._seen_ns
+                self._again = [*self._by_path]
                 continue
             directory = self._by_descriptor.get(descriptor)
             if directory is None:
@@ -179,6 +182,9 @@ class Watch:
                 self._on_directory(path, mask, cookie)
             elif self._held is not None:
                 self._on_file(path, mask, cookie)
+        if is_whole:
+            # What an overflow hides from here on is no older.
+            self._seen_ns = begun
 
     def _on_file(self, path: bytes, mask: int, cookie: int) -> None:
         assert self._held is not None
@@ -215,20 +221,18 @@ class Watch:
         return None if unknown else touched
 
     @property
-    def overflowed(self) -> bool:
-        """Whether events were lost since the last call of `look_again`."""
-        return self._overflowed
+    def has_to_look(self) -> bool:
+        """Whether events were lost, and `look_again` has not been everywhere yet."""
+        return bool(self._again)
 
-    def look_again(self, ignored: Ignored) -> None:
-        """Events were lost: look into every directory for what changed since they were last read."""
-        self._overflowed = False
-        since, self._seen_ns = self._seen_ns, time.time_ns()
-        self.add_all([*self._by_path], ignored, since)
+    def look_again(self, most: int) -> None:
+        """Events were lost: look into some directories for files that changed since the last ones were read.
 
-    def is_up_to_date(self) -> None:
-        """All events that have come are read: an overflow from here on hides nothing older."""
-        if not self._overflowed:
-            self._seen_ns = time.time_ns()
+        Directories that are new are known after the next look at the whole tree.
+        """
+        for directory in self._again[-most:]:
+            self._look_into(directory, self._since_ns)
+        del self._again[-most:]
 
     def drop(self, directories: Collection[bytes]) -> None:
         """Watch and hold nothing of what is in these directories: git ignores them."""
@@ -276,9 +280,6 @@ class Watch:
         except OSError:
             pass
         return inside
-
-    def _is_nested(self, path: bytes) -> bool:
-        return os.path.lexists(os.path.join(self.top, path, b".git"))
 
     def _add(self, path: bytes) -> bool:
         if self._inotify is None:

@@ -22,11 +22,10 @@ from ..workspace.live_context import read_live_context
 from ..workspace.state_file import context_path, state_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from typing import Any
 
     from ..format.context import Context
-    from ..holding.held import Layer
     from ..holding.put_back import Destroyed
 
 #: No large file, nor all of them together, makes the object store grow faster than this, in bytes a second.
@@ -37,8 +36,6 @@ _BURST = 256 << 20
 _SHARE = 0.05
 #: The caller looks again after so many seconds at the latest.
 _GATHER = 0.2
-#: The checkpoint of what was destroyed before a keeper was killed waits this long for another gitstate, in seconds.
-_ORPHAN_WAIT = 30.0
 #: A child that does not say anything is looked at again after so many seconds.
 _LOOK_AGAIN = 1.0
 #: A checkpoint waits this long for another gitstate in the workspace, in seconds.
@@ -184,15 +181,7 @@ class Checkpoints:
 
     def start(self) -> None:
         """Watch the worktree, and hold what is written in it. Raises GitError, OSError."""
-        top, take = self._repository.toplevel, self._take
-
-        def orphaned(layers: Sequence[Layer]) -> None:
-            from ..holding.put_back import Destroyed
-
-            request = SaveRequest(kind="checkpoint", wait=_ORPHAN_WAIT, beside=Destroyed(layers))
-            try_save(top, request, take)
-
-        self._window.start(orphaned)
+        self._window.start()
 
     def close(self) -> None:
         """End what `start` has begun. What is held of destroyed files goes with it."""
@@ -201,9 +190,16 @@ class Checkpoints:
 
     def pause(self) -> float:
         """How long to wait for something else, in seconds."""
-        if self.running is not None:
-            return _GATHER
-        return max(0.01, min(_GATHER, self._next - time.monotonic()))
+        left = _GATHER if self.running is not None else max(0.01, min(_GATHER, self._next - time.monotonic()))
+        return min(left, self._window.pause())
+
+    def watched(self) -> list[int]:
+        """What can be read when `serve` must be called at once."""
+        return self._window.watched()
+
+    def serve(self, ready: Collection[object] = ()) -> None:
+        """Read the file events that have come; `ready` are the descriptors that can be read."""
+        self._window.serve(ready)
 
     def begin_if_due(self) -> None:
         if time.monotonic() >= self._next:

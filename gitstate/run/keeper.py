@@ -54,6 +54,7 @@ from .processes import RunProcesses, signal_name
 from .worktrees import RunWorktrees, SavedWorktrees
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, Protocol
 
     class HasFileno(Protocol):
@@ -162,7 +163,7 @@ class Keeper:
             watched += [one for one in (owner, running, *self.worktrees.running()) if one is not None]
             watched += self.orders.watched()
             with self.signals.unblocked():
-                ready, _, _ = select.select(watched, [], [], self.checkpoints.pause())
+                ready = self._wait(watched)
             if (came := self.signals.take()) and self._on_signal(signal_name(came[0]), False):
                 return
             self.channel.receive(0)
@@ -183,6 +184,19 @@ class Keeper:
             self.worktrees.begin_if_due()
             if self.checkpoints.problem != self.recorded_problem:
                 self._record_run()
+
+    def _wait(self, watched: Sequence[HasFileno | int]) -> list[HasFileno | int]:
+        """Wait until one of these can be read, or something is due. Events of files are taken meanwhile, at once."""
+        due = Deadline(self.checkpoints.pause())
+        while True:
+            files = [*self.checkpoints.watched(), *self.worktrees.watched()]
+            pause = min(due.left(), self.checkpoints.pause(), self.worktrees.pause())
+            ready, _, _ = select.select([*watched, *files], [], [], pause)
+            self.checkpoints.serve(ready)
+            self.worktrees.serve(ready)
+            others = [one for one in ready if one not in files]
+            if others or due.passed():
+                return others
 
     def _owner_descriptor(self) -> int | None:
         with suppress(AttributeError, OSError):

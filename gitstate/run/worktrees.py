@@ -105,6 +105,19 @@ class RunWorktrees:
     def _all(self) -> list[Checkpoints]:
         return [*self._checkpoints.values(), *self._removed]
 
+    def pause(self) -> float:
+        """How long to wait for something else, in seconds."""
+        return min((item.pause() for item in self._all()), default=float("inf"))
+
+    def watched(self) -> list[int]:
+        """What can be read when `serve` must be called at once."""
+        return [fd for item in self._all() for fd in item.watched()]
+
+    def serve(self, ready: Collection[object]) -> None:
+        """Read the file events that have come."""
+        for item in self._all():
+            item.serve(ready)
+
     def collect(self, ready: Collection[object]) -> None:
         for item in self._all():
             if item.running is not None and item.running in ready:

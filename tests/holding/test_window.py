@@ -34,26 +34,22 @@ until [ -e "$1/go" ]; do sleep 0.01; done
 """
 
 
-def holders(keeper: int) -> list[int]:
-    """The children of a keeper that live as long as it does: each has a session of its own."""
-    try:
-        children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
-        return [int(pid) for pid in children if os.getsid(int(pid)) == int(pid)]
-    except (OSError, ProcessLookupError):
-        return []
-
-
 def held(keeper: int) -> set[str]:
     """The files that are held, by their absolute paths."""
     found = set()
-    for pid in holders(keeper):
-        place = f"/proc/{pid}/fd"
-        for name in os.listdir(place):
-            try:
-                found.add(os.readlink(f"{place}/{name}").removesuffix(" (deleted)"))
-            except OSError:
-                continue
+    place = f"/proc/{keeper}/fd"
+    for name in os.listdir(place):
+        try:
+            found.add(os.readlink(f"{place}/{name}").removesuffix(" (deleted)"))
+        except OSError:
+            continue
     return found
+
+
+def watches(keeper: int) -> list[str]:
+    """The descriptors by which a keeper watches worktrees."""
+    place = f"/proc/{keeper}/fd"
+    return [name for name in os.listdir(place) if os.readlink(f"{place}/{name}") == "anon_inode:inotify"]
 
 
 def kept(ws: Workspace) -> set[str]:
@@ -74,7 +70,7 @@ ALL = {"precious a", "precious new", "precious deep"}
 
 
 def start(ws: Workspace, then: str, where: Path | None = None) -> tuple[Started, int]:
-    """A run whose agent has written, when the holder has hold of it: no checkpoint is due for an hour."""
+    """A run whose agent has written, when the keeper has hold of it: no checkpoint is due for an hour."""
     command = ["sh", "-c", AGENT + then, "agent", os.fspath(ws.outside)]
     started = Started(ws, [*GITSTATE, "run", "--interval", "3600", "--task-id", "T-9", "--", *command])
     keeper = keeper_pid(ws)
@@ -126,15 +122,18 @@ def test_signal_keeps_what_was_destroyed_before_it(ws: Workspace) -> None:
     assert kept(ws) >= ALL, started.words()
 
 
-def test_keeper_that_is_killed_loses_nothing_that_is_held(ws: Workspace) -> None:
+def test_after_a_keeper_that_is_killed_the_next_one_holds(ws: Workspace) -> None:
     started, keeper = start(ws, 'git reset -q --hard; git clean -fdq; echo > "$1/gone"; sleep 600')
+    os.kill(keeper, signal.SIGKILL)
+    wait_until(lambda: keeper_pid(ws) != keeper, "another keeper is there")
+    # It looks at the whole tree first: what is there is in a checkpoint, and what is newer is held.
+    wait_until(lambda: kept(ws) >= ALL, "its first checkpoint")
     let_go(ws)
     wait_until((ws.outside / "gone").exists, "the agent has destroyed it")
-    os.kill(keeper, signal.SIGKILL)
-    wait_until(lambda: kept(ws) >= ALL, "the holder has kept it")
     started.send(signal.SIGTERM)
     started.status()
-    wait_until(lambda: not members(ws), "the run is over")
+    assert kept(ws) >= ALL
+    wait_until(lambda: not keepers(ws) and not members(ws), "the run is over")
 
 
 def test_descriptors_are_closed_once_a_checkpoint_has_the_files(ws: Workspace) -> None:
@@ -143,8 +142,8 @@ def test_descriptors_are_closed_once_a_checkpoint_has_the_files(ws: Workspace) -
     wait_until(lambda: has_checkpoint(ws), "the first checkpoint")
     (ws.outside / "begin").touch()
     wait_until((ws.outside / "written").exists, "the agent has written")
-    top = os.fspath(ws.path)
-    wait_until(lambda: kept(ws) >= ALL and not any(path.startswith(top) for path in held(keeper)), "all is let go")
+    files = {os.fspath(ws.path / name) for name in ("a.txt", "new.txt", "deep/er/file")}
+    wait_until(lambda: kept(ws) >= ALL and not files & held(keeper), "all is let go")
     let_go(ws)
     assert started.status() == 0
 
@@ -167,7 +166,7 @@ def test_worktree_that_is_removed_is_kept(ws: Workspace) -> None:
     command = ["sh", "-c", f'{agent}git worktree remove --force "{tree}"\nexit 7', "agent", os.fspath(ws.outside)]
     started = Started(ws, [*GITSTATE, "run", "--interval", "3600", "--task-id", "T-9", "--", *command])
     keeper = keeper_pid(ws)
-    wait_until(lambda: len(holders(keeper)) == 2, "both worktrees are watched")
+    wait_until(lambda: len(watches(keeper)) == 2, "both worktrees are watched")
     (ws.outside / "begin").touch()
     wait_until((ws.outside / "written").exists, "the agent has written")
     file = os.fspath(tree / "file")

@@ -104,8 +104,7 @@ def starts_processes(text: str) -> bool:
 
 def test_only_these_start_processes() -> None:
     """`child` starts git, `supervisor` the agent, `channel` the keeper, `demo` its own commands, `scheduler` those of
-    the system; `loops` runs of agents and the command that names a task; `forkpool` forks once for each workspace, and
-    `holder` once beside each keeper.
+    the system; `loops` runs of agents and the command that names a task; `forkpool` forks once for each workspace.
     """
     starting = {name for name, text in MODULES.items() if starts_processes(text)}
     expected = {
@@ -114,7 +113,6 @@ def test_only_these_start_processes() -> None:
         "run/supervisor",
         "run/channel",
         "run/hold",
-        "holding/holder",
         "integrations/scheduler",
         "loops/tasks",
         "loops/loop",
@@ -241,11 +239,11 @@ def test_front_and_keeper_of_a_run_load_little(templates: Templates, tmp_path: P
     ws = make(STATES["clean"], templates, tmp_path)
     start = "from gitstate.__main__ import main; main()"
     front = _loaded(start, "-C", str(ws.path), "run", "--", "true") - _loaded("pass")
-    keeper = _loaded("import ctypes; import gitstate.run.keeper as keeper; keeper.load()")
+    keeper = _loaded("import gitstate.run.keeper as keeper; keeper.load()")
     keeper -= _loaded("pass")
     for loaded, most in ((front, MOST_OF_FRONT), (keeper, MOST_OF_KEEPER)):
         assert "gitstate.run.keeper" in loaded
-        assert ("gitstate.holding.holder" in loaded) == (loaded is keeper)
+        assert ("gitstate.holding.window" in loaded) == (loaded is keeper)
         assert not {name for name in loaded if name.split(".")[0] in {*HEAVY, "tempfile", "shutil", "inotify_simple"}}
         ours = {name for name in loaded if name.split(".")[0] == "gitstate"}
         assert len(ours) <= most, (len(ours), sorted(ours))
