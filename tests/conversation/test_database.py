@@ -102,7 +102,7 @@ def texts_of(value: dict[str, Any]) -> list[list[str]]:
 @pytest.fixture
 def database(ws: Workspace, hermetic: Path) -> Database:
     made = Database(ws, hermetic)
-    made.say("msg_1", "Please round\nthe \"prices\" – 'all' of them.", "\u2028 \x1b[31m")
+    made.say("msg_1", "Please round\nthe \"prices\", 'all' of them.", "\u2028 \x1b[31m")
     made.begin()
     return made
 
@@ -115,7 +115,7 @@ def test_session_comes_back_for_the_import(database: Database) -> None:
     info = value["info"]
     assert (info["id"], info["title"], info["directory"]) == (SESSION, "the prices", str(database.ws.path))
     assert (info["cost"], info["tokens"]["input"], info["model"]) == (0.5, 7, {"id": "m"})
-    assert texts_of(value) == [["Please round\nthe \"prices\" – 'all' of them.", "\u2028 \x1b[31m"], ["Done."]]
+    assert texts_of(value) == [["Please round\nthe \"prices\", 'all' of them.", "\u2028 \x1b[31m"], ["Done."]]
     message = value["messages"][1]
     assert message["info"] == {"role": "user", "time": {"created": 1_004}, "id": "msg_2", "sessionID": SESSION}
     own = {"id": "msg_2-0", "messageID": "msg_2", "sessionID": SESSION}
