@@ -39,8 +39,8 @@ _TICK_NS = 50_000_000
 _MODIFY, _ATTRIB, _CLOSE_WRITE, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x4, 0x8, 0x40, 0x80, 0x100, 0x200
 _Q_OVERFLOW, _IGNORED, _ISDIR = 0x4000, 0x8000, 0x40000000
 _ONLYDIR, _DONT_FOLLOW, _EXCL_UNLINK = 0x1000000, 0x2000000, 0x4000000
-_CHANGES = _MODIFY | _ATTRIB | _CLOSE_WRITE | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
-_MASK = _CHANGES | _ONLYDIR | _DONT_FOLLOW | _EXCL_UNLINK
+ADDED_OR_REMOVED = _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
+_CHANGES = _MODIFY | _ATTRIB | _CLOSE_WRITE | ADDED_OR_REMOVED
 _SEEN = _CREATE | _MODIFY | _CLOSE_WRITE
 
 
@@ -85,9 +85,9 @@ class Inotify:
     def fileno(self) -> int:
         return self._fd
 
-    def add(self, path: bytes) -> int:
+    def add(self, path: bytes, events: int) -> int:
         """Watch a directory; the number that its events name. Raises OSError."""
-        return self._checked(self._add(self._fd, path, _MASK))
+        return self._checked(self._add(self._fd, path, events | _ONLYDIR | _DONT_FOLLOW | _EXCL_UNLINK))
 
     def remove(self, number: int) -> None:
         """Watch it no longer. Raises OSError."""
@@ -151,6 +151,10 @@ class Watch:
         """Watch these directories, not those below them. Paths are relative to the top, which is the empty path."""
         for directory in directories:
             self._add(directory)
+
+    def add_all(self) -> None:
+        """Watch the top, which is new, and all that is in it already."""
+        self._open(b"")
 
     def touch(self, paths: Iterable[bytes]) -> None:
         """Count these paths as changed."""
@@ -253,7 +257,7 @@ class Watch:
             below: list[bytes] = []
             for path in level:
                 if self._add(path):
-                    self.unjudged.append(path)
+                    self.unjudged += [path] if path else []
                     below += self._look_into(path, 0)
             level = below
             if not level:
@@ -285,7 +289,7 @@ class Watch:
         if self._inotify is None:
             return False
         try:
-            descriptor = self._inotify.add(os.path.join(self.top, path))
+            descriptor = self._inotify.add(os.path.join(self.top, path), _CHANGES)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.ENAMETOOLONG):
                 # The user has no watches left: from now on not all is known. What is watched is still held.

@@ -64,13 +64,19 @@ class Window:
         self._unjudged_since = self._unjudged_at = 0.0
         self._unjudged = 0
 
-    def start(self) -> None:
-        """Watch the worktree, and hold what is written in it. Raises GitError, OSError."""
+    def start(self, *, is_new: bool = False) -> None:
+        """Watch the worktree, and hold what is written in it. `is_new`: git is about to fill it.
+
+        Raises GitError, OSError.
+        """
         self.note_workspace()
-        tracked = self._repository.git.run("ls-files", "-z").split(b"\0")[:-1]
-        self._held = HeldFiles(self._repository.toplevel)
-        self._watch = Watch(self._repository.toplevel, self._held)
-        self._watch.add(directories_above(tracked))
+        held = HeldFiles(self._repository.toplevel)
+        watch = Watch(self._repository.toplevel, held)
+        if is_new:
+            watch.add_all()
+        else:
+            watch.add(directories_above(self._repository.git.run("ls-files", "-z").split(b"\0")[:-1]))
+        self._held, self._watch = held, watch
         if self._watch.works:
             self._private.append(self._watch.fileno())
 

@@ -179,9 +179,12 @@ class Checkpoints:
         self.problem: str | None = None
         """Why the last checkpoint failed, and since when they do; None if it did not."""
 
-    def start(self) -> None:
-        """Watch the worktree, and hold what is written in it. Raises GitError, OSError."""
-        self._window.start()
+    def start(self, *, is_new: bool = False) -> None:
+        """Watch the worktree, and hold what is written in it. `is_new`: git is about to fill it.
+
+        Raises GitError, OSError.
+        """
+        self._window.start(is_new=is_new)
 
     def close(self) -> None:
         """End what `start` has begun. What is held of destroyed files goes with it."""

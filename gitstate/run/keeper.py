@@ -105,7 +105,7 @@ def load() -> None:
     all_agents()
     import _pickle  # noqa: F401
 
-    from ..holding import window  # noqa: F401
+    from ..holding import listing, window  # noqa: F401
 
 
 class Keeper:
@@ -161,7 +161,7 @@ class Keeper:
             running = self.checkpoints.running
             watched: list[HasFileno | int] = [self.channel, self.signals.reader]
             watched += [one for one in (owner, running, *self.worktrees.running()) if one is not None]
-            watched += self.orders.watched()
+            watched += [*self.orders.watched(), *self.worktrees.listing()]
             with self.signals.unblocked():
                 ready = self._wait(watched)
             if (came := self.signals.take()) and self._on_signal(signal_name(came[0]), False):
@@ -187,7 +187,7 @@ class Keeper:
 
     def _wait(self, watched: Sequence[HasFileno | int]) -> list[HasFileno | int]:
         """Wait until one of these can be read, or something is due. Events of files are taken meanwhile, at once."""
-        due = Deadline(self.checkpoints.pause())
+        due = Deadline(min(self.checkpoints.pause(), self.worktrees.is_due()))
         while True:
             files = [*self.checkpoints.watched(), *self.worktrees.watched()]
             pause = min(due.left(), self.checkpoints.pause(), self.worktrees.pause())

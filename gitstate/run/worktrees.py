@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import select
+import time
 
 from ..errors import GitError, GitstateError, words_of
 from ..format.context import RUN_WORKSPACE, Context, with_values
 from ..format.manifest import Reason
 from ..format.saves import checkpoint_save_id, pending_save_id
 from ..git.gitdir import LinkedWorktree, linked_worktrees, operation_under_way
-from ..git.index import file_identity
 from ..git.repository import Repository, open_repository, read_head
 from ..git.status import ignored_among
 from ..save.request import SaveRequest, SaveResult
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 _AT_ONCE = 4
 #: Each is broken off so many seconds after its deadline, and asked again after so many.
 _OVERTIME, _LOOK_AGAIN = 0.15, 0.2
+#: Git makes a worktree within this time as a rule: it is looked for this often meanwhile, in seconds.
+_FILLS, _SOON = 0.1, 0.004
+#: A worktree of fewer seconds is new: what is in it is held from the first file.
+_NEW = 5.0
 #: A save that nobody waits for may take this long to get hold of a worktree, in seconds.
 _PATIENCE = 60.0
 
@@ -79,7 +83,13 @@ class RunWorktrees:
         self._checkpoints: dict[bytes, Checkpoints] = {}
         #: Those of worktrees that are gone, until what was destroyed with them is kept.
         self._removed: list[Checkpoints] = []
-        self._listed: object = None
+        # The front of a run has no use for it.
+        from ..holding.listing import WorktreeListing
+
+        self._listing = WorktreeListing(repository.common_dir)
+        #: Those that git had finished to make at the last look.
+        self._keys: frozenset[bytes] = frozenset()
+        self._hurries = Deadline(0.0)
 
     def look(self) -> None:
         """See in which directories the processes of the run work now; nothing to see without a linked worktree."""
@@ -106,8 +116,16 @@ class RunWorktrees:
         return [*self._checkpoints.values(), *self._removed]
 
     def pause(self) -> float:
-        """How long to wait for something else, in seconds."""
+        """How long `serve` need not be called, in seconds, where nothing can be read."""
         return min((item.pause() for item in self._all()), default=float("inf"))
+
+    def is_due(self) -> float:
+        """In how many seconds `begin_if_due` has something to do."""
+        return float("inf") if self._hurries.passed() else _SOON
+
+    def listing(self) -> list[int]:
+        """What can be read when git has added or removed a worktree."""
+        return self._listing.watched()
 
     def watched(self) -> list[int]:
         """What can be read when `serve` must be called at once."""
@@ -130,13 +148,16 @@ class RunWorktrees:
         """Begin the checkpoints that are due. Which worktrees there are is looked at once in an interval, and when git
         has added or removed one.
         """
-        listed = file_identity(os.path.join(self._repository.common_dir, b"worktrees"))
-        if self._next.passed() or listed != self._listed:
-            self._listed = listed
-            self._next = Deadline(self._interval)
-            self.look()
+        if self._listing.has_changed():
+            self._hurries = Deadline(_FILLS)
+        is_regular = self._next.passed()
+        if is_regular or (not self._hurries.passed() and self._has_others()):
+            if is_regular:
+                self._next = Deadline(self._interval)
+                self.look()
             before = self._checkpoints
-            self._checkpoints = {path: before.get(path) or self._of(path) for path in self._safely_found()}
+            found = {path: before.get(path) or self._of(path) for path in self._safely_found()}
+            self._checkpoints = {path: item for path, item in found.items() if item is not None}
             for path in before.keys() - self._checkpoints.keys():
                 before[path].break_off()
                 before[path].begin()
@@ -145,18 +166,25 @@ class RunWorktrees:
             if item.running is None and len(self.running()) < _AT_ONCE:
                 item.begin_if_due()
 
+    def _has_others(self) -> bool:
+        """Whether other worktrees are there than at the last look: a look at files, without git."""
+        before, self._keys = self._keys, frozenset(one.key for one in linked_worktrees(self._repository.common_dir))
+        return before != self._keys
+
     def _safely_found(self) -> list[bytes]:
         try:
             return self.found()
         except (GitstateError, OSError):
             return []
 
-    def _of(self, path: bytes) -> Checkpoints:
-        # Its own git directory tells what its HEAD is, and which workspace it is.
+    def _of(self, path: bytes) -> Checkpoints | None:
+        """The checkpoints of a worktree; None where git has not finished to make it."""
         try:
             repository, _ = with_defaults(open_repository(path), OF_SAVE)
+            is_new = time.time() - os.lstat(os.path.join(path, b".git")).st_ctime < _NEW
         except (GitstateError, OSError):
-            repository = self._repository._replace(toplevel=path)
+            self._keys = frozenset()
+            return None
 
         def take(path: bytes, request: SaveRequest) -> SaveResult:
             return save_worktree(path, request._replace(values=_values(self._repository)))
@@ -167,7 +195,7 @@ class RunWorktrees:
 
         found = Checkpoints(repository, self._interval, self._private, take, context)
         with suppress(GitstateError, OSError):
-            found.start()
+            found.start(is_new=is_new)
         return found
 
     def break_off(self) -> None:
@@ -176,6 +204,7 @@ class RunWorktrees:
 
     def close(self) -> None:
         """End the watch over the worktrees."""
+        self._listing.close()
         for item in self._all():
             item.close()
 
