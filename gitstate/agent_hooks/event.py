@@ -88,7 +88,7 @@ def destroying_tool(value: Mapping[str, Json]) -> bool:
     from .destroying import destroys
 
     told = value.get("tool_input")
-    command = told.get("command") if isinstance(told, dict) else None
+    command = None if not isinstance(told, dict) else told.get("command", told.get("cmd"))
     if isinstance(command, list):
         # The words of an argv; of `bash -lc TEXT` the text counts.
         command = " ; ".join(word for word in command if isinstance(word, str))

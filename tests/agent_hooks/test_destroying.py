@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,9 @@ import time
 import pytest
 
 from gitstate.agent_hooks.destroying import destroys
+from gitstate.agents.registry import all_agents
+from tests.run.commands import GITSTATE
+from tests.support.agents import Started, keeper_pid, keepers, members, wait_until
 from tests.support.workspace import Workspace
 
 DESTROYING = (
@@ -133,9 +137,9 @@ def test_hostile_command_is_answered(part: str) -> None:
     assert time.process_time() - begun < 20
 
 
-def event(repo: Workspace, name: str, **more: object) -> None:
+def event(repo: Workspace, name: str, agent: str = "claude", **more: object) -> None:
     told = {"session_id": "s", "transcript_path": "/t", "cwd": str(repo.path), "hook_event_name": name, **more}
-    argv = [sys.executable, "-m", "gitstate", "hook", "claude"]
+    argv = [sys.executable, "-m", "gitstate", "hook", agent]
     env = {**os.environ, "GITSTATE_HOOK_INTERVAL": "3600"}
     done = subprocess.run(argv, input=json.dumps(told).encode(), cwd=repo.path, env=env, capture_output=True)
     assert (done.returncode, done.stdout) == (0, b"")
@@ -146,10 +150,32 @@ def checkpoint_holds(repo: Workspace, text: str) -> bool:
     return any(text.encode() in repo.git("show", f"{ref}^1:new.txt") for ref in refs)
 
 
-def test_checkpoint_is_there_before_a_destroying_command_runs(repo: Workspace) -> None:
+ANNOUNCED = [(one.name, event.name) for one in all_agents() for event in one.events if event.meaning == "before_tool"]
+
+
+@pytest.mark.parametrize(("agent", "name"), ANNOUNCED)
+def test_checkpoint_is_there_before_a_destroying_command_runs(repo: Workspace, agent: str, name: str) -> None:
     repo.write("new.txt", "precious")
-    event(repo, "PreToolUse", tool_name="Bash", tool_input={"command": "cd . && git clean -fd"})
+    event(repo, name, agent, tool_name="Bash", tool_input={"command": "cd . && git clean -fd"})
     assert checkpoint_holds(repo, "precious")
+
+
+def test_command_may_be_a_list_of_words(repo: Workspace) -> None:
+    repo.write("new.txt", "precious")
+    event(repo, "PreToolUse", "codex", tool_name="Bash", tool_input={"command": ["bash", "-lc", "git clean -fd"]})
+    assert checkpoint_holds(repo, "precious")
+
+
+def test_keeper_takes_it_before_the_agent_is_answered(ws: Workspace) -> None:
+    started = Started(ws, [*GITSTATE, "run", "--interval", "3600", "--", "sleep", "600"])
+    keeper_pid(ws)
+    wait_until(lambda: ws.out("for-each-ref", "refs/gitstate/checkpoints"), "the first checkpoint")
+    ws.write("new.txt", "precious")
+    event(ws, "PreToolUse", tool_name="Bash", tool_input={"command": "> new.txt; truncate -s 0 new.txt"})
+    assert checkpoint_holds(ws, "precious")
+    started.send(signal.SIGTERM)
+    started.status()
+    wait_until(lambda: not keepers(ws) and not members(ws), "the run is over")
 
 
 def test_harmless_command_brings_no_checkpoint(repo: Workspace) -> None:
