@@ -1,7 +1,7 @@
 """Whether a shell command destroys files, as far as its text tells. Pure, and linear in the command's length.
 
-It errs to both sides on purpose: a needless checkpoint costs little, and of an unknown program nothing is assumed. A
-redirection (`> file`), `cp` and `sed -i` write what comes next, and count as edits.
+It errs to both sides on purpose: a needless checkpoint costs little, and of an unknown program nothing is assumed. `cp`
+and `sed -i` write what comes next, and count as edits; a redirection (`> file`) empties the file before anything runs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,24 @@ _OPERATORS = ";&|\n"
 def destroys(command: str) -> bool:
     """Whether a command line of a shell may unlink, move, replace or empty files that it did not just write."""
     return _destroys(command[:_LONGEST], 0)
+
+
+def emptied(command: str) -> list[str]:
+    """The files that redirections of a command line empty, as they are named there; also below where it goes first."""
+    found: list[str] = []
+    places = [""]
+    for words in _simple_commands(command[:_LONGEST]):
+        words = words[:_WORDS]
+        targets: list[str] = []
+        for place, word in enumerate(words):
+            _, arrow, target = word.partition(">")
+            if not arrow or target.startswith((">", "&", "(")):
+                continue
+            targets.append(target or (words[place + 1] if place + 1 < len(words) else ""))
+        if len(words) > 1 and words[0] == "cd" and len(places) < _COMMANDS:
+            places.append(words[1].removesuffix("/") + "/")
+        found += [place + target for target in targets if target for place in places]
+    return found[:_WORDS]
 
 
 def _destroys(text: str, depth: int) -> bool:
@@ -93,6 +111,9 @@ def _simple_commands(text: str) -> Iterator[list[str]]:
             close = end if close < 0 else close
             level.add(text[place:close])
             place = close + 1
+        elif char == "|" and level.word is not None and level.word[-1] == ">":
+            # `>|` empties a file whatever the shell's settings.
+            continue
         elif char in _OPERATORS:
             yield level.end_command()
         elif char.isspace():

@@ -98,7 +98,7 @@ def _before(event: HookEvent, value: Mapping[str, Json], data: EventData) -> Non
 
     The agent waits for it, until the deadline of the event. The context stays as it is: the tool has not run.
     """
-    if event.meaning == "before_tool" and not destroying_tool(value):
+    if event.meaning == "before_tool" and not destroying_tool(value, data.directory or os.getcwd()):
         return
     place = removed_worktree(value) if event.meaning == "worktree_end" else None
     repository = _opened(place or data.directory or os.getcwd())

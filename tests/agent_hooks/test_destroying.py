@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from gitstate.agent_hooks.destroying import destroys
+from gitstate.agent_hooks.destroying import destroys, emptied
 from gitstate.agents.registry import all_agents
 from tests.run.commands import GITSTATE
 from tests.support.agents import Started, keeper_pid, keepers, members, wait_until
@@ -128,13 +128,59 @@ def test_harmless_command_is_none(command: str) -> None:
 
 @pytest.mark.parametrize(
     "part",
-    ["'", '"', "\\", "$(", "`", "(", ")", "a ", "sh -c '", "xargs ", "eval ", "git ", ";", "\0", "é", "find -exec "],
+    [
+        "'",
+        '"',
+        "\\",
+        "$(",
+        "`",
+        "(",
+        ")",
+        "a ",
+        "sh -c '",
+        "xargs ",
+        "eval ",
+        "git ",
+        ";",
+        "\0",
+        "é",
+        "find -exec ",
+        "> a ",
+        "cd b;",
+    ],
 )
 def test_hostile_command_is_answered(part: str) -> None:
     """CPU time, which does not count what else the machine does. A quadratic look would take minutes."""
     begun = time.process_time()
     destroys(part * ((1 << 20) // len(part)))
+    emptied(part * ((1 << 20) // len(part)))
     assert time.process_time() - begun < 20
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        ("> a", ["a"]),
+        ("echo x >a", ["a"]),
+        ("echo x>a 2>&1", ["a"]),
+        ("x >| a", ["a"]),
+        ("x 2> a > b", ["a", "b"]),
+        ("sh -c x > 'a b'; y >> c", ["a b"]),
+        ("cd d && echo > a", ["a", "d/a"]),
+        ("cat < a", []),
+        ("diff <(a) <(b); x 2>&1 >", []),
+    ],
+)
+def test_files_that_a_redirection_empties(command: str, files: list[str]) -> None:
+    assert emptied(command) == files
+
+
+def test_redirection_over_a_file_brings_a_checkpoint_and_to_a_new_one_none(repo: Workspace) -> None:
+    repo.write("new.txt", "precious")
+    event(repo, "PreToolUse", tool_name="Bash", tool_input={"command": "echo > other; make > /dev/null 2>&1"})
+    assert not repo.git("for-each-ref", "refs/gitstate/checkpoints")
+    event(repo, "PreToolUse", tool_name="Bash", tool_input={"command": "echo > new.txt"})
+    assert checkpoint_holds(repo, "precious")
 
 
 def event(repo: Workspace, name: str, agent: str = "claude", **more: object) -> None:

@@ -330,7 +330,7 @@ def before(repo: Workspace, command: str, agent: str = "claude") -> bytes:
 
 def test_harmless_command_starts_no_python(script: Path, repo: Workspace) -> None:
     python(repo, told(repo))
-    for command in ("ls -l", "npm run build", 'grep -rn "format" src | head', "pytest -q tests/test_a.py"):
+    for command in ("ls -l", "npm run build", 'grep -rn "format" src | head', "pytest -q tests/test_a.py 2>&1"):
         assert not asks_python(script, repo, before(repo, command)), command
         assert not queued(repo)
 
@@ -349,5 +349,5 @@ def test_python_is_asked_before_a_command_that_destroys(script: Path, repo: Work
 def test_no_command_that_destroys_passes_the_script(script: Path, repo: Workspace) -> None:
     """The script knows names, Python knows the shell."""
     python(repo, told(repo))
-    for command in DESTROYING:
+    for command in (*DESTROYING, "> a", "echo x>a", "echo x >| a"):
         assert asks_python(script, repo, before(repo, command)), command
