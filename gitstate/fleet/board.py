@@ -193,7 +193,7 @@ class Watched:
         begins(len(self._paths))
         begun = time.monotonic()
         order = sorted(self._paths, key=lambda path: self._looked.get(path, 0.0))
-        budget, until = max(0.05, SHARE * self._interval), begun + self._interval
+        budget, until = max(0.05, SHARE * self._interval), begun + max(1.0, self._interval)
 
         def one(path: bytes) -> _Known | bool | None:
             if not is_first and (_processor_time() > budget or time.monotonic() > until):

@@ -34,6 +34,7 @@ class Emulator:
         self.modes = dict(_ORDINARY)
         self.cells: dict[tuple[int, int], str] = {}
         self.line = self.column = 0
+        self._held: list[str] = []
 
     def feed(self, text: str) -> None:
         """Show what a program writes."""
@@ -77,6 +78,8 @@ class Emulator:
         first = int(numbers.split(";")[0] or 0) if not private else 0
         if private:
             assert kind in "hl", (private, numbers, kind)
+            if (numbers, kind) == ("2026", "h"):
+                self._held = self._lines()
             self.modes[numbers] = kind == "h"
         elif kind == "H":
             line, _, column = numbers.partition(";")
@@ -96,6 +99,10 @@ class Emulator:
 
     def text(self) -> list[str]:
         """The lines as they are seen, without blanks at their ends."""
+        # Between the two words of mode 2026 a terminal shows what it showed before.
+        return self._held if self.modes.get("2026") else self._lines()
+
+    def _lines(self) -> list[str]:
         shown = range(self.columns)
         lines = ["".join(self.cells.get((line, column), " ") for column in shown) for line in range(self.lines)]
         return [line.rstrip() for line in lines]
