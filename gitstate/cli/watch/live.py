@@ -219,7 +219,7 @@ def _age(copied_ns: int | None) -> str:
 
 
 def _is_screen(stream: object) -> bool:
-    """Whether stdout is a terminal that can place a cursor."""
+    """Whether stdout is a terminal on which text can be placed."""
     with suppress(OSError, ValueError):
         return os.isatty(1) and stream is not None and os.environ.get("TERM", "dumb") not in ("", "dumb")
     return False

@@ -1,6 +1,6 @@
 """The whole of a terminal, on which only what changed is written anew.
 
-What must be put back is put back: the echo, the cursor, lines that wrap, and what was printed before.
+What must be put back is put back: the echo, the caret, lines that wrap, and what was printed before.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Line = list[tuple[int, str, str]]
 
 
 class Screen:
-    """The whole of the terminal, while the body runs: without echo and cursor, and without lines that wrap.
+    """The whole of the terminal, while the body runs: without echo and caret, and without lines that wrap.
 
     Each cell is placed at its own column: a character that the terminal finds wider than we do moves no other cell.
     """
 
-    #: Another screen, which leaves what was printed before as it is; no wrapped lines; no cursor. And back.
+    #: Another screen, which leaves what was printed before as it is; no wrapped lines; no caret. And back.
     _ENTER = "\x1b[?1049h\x1b[?7l\x1b[?25l"
     _LEAVE = "\x1b[m\x1b[?7h\x1b[?25h\x1b[?1049l"
     #: A terminal that knows this shows all that stands between at once.
