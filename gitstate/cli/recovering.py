@@ -8,7 +8,7 @@ import sys
 from ..errors import EXIT_DONE, EXIT_FAILED, UsageError
 from ..system.stdlib import TYPE_CHECKING
 from ..system.terminal import Progress, escape, print_to, say, table, terminal_width
-from .quick import EXIT_ON_INTERRUPT, emit, guarded
+from .quick import EXIT_ON_INTERRUPT, emit, guarded, working_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,10 +31,9 @@ _INCOMPLETE = "the search below --root reached its limit: name a directory neare
 def run_quick(quick: Quick) -> int:
     """Carry out `recover` or `status`. Ctrl-C ends either: what a recovery has begun, the next one completes."""
     as_json = bool(quick.given.get("json")) or quick.given.get("style") == "json"
-    directory = os.fsencode(os.path.abspath(quick.directory))
     run = recover if quick.command == "recover" else status
     try:
-        return guarded(lambda: run(directory, as_json, quick.given), quick.command, as_json)
+        return guarded(lambda: run(working_directory(quick.directory), as_json, quick.given), quick.command, as_json)
     except KeyboardInterrupt:
         say("")
         return EXIT_ON_INTERRUPT
