@@ -204,3 +204,20 @@ def test_other_directory_is_named_from_one_that_is_gone(ws: Workspace, tmp_path:
 def test_choices_are_told_on_one_line(ws: Workspace, words: tuple[str, ...]) -> None:
     first, second = ws.gitstate(*words).stderr.splitlines()
     assert "\\n" not in first and "\\t" not in first and second == f"  next: gitstate {words[0]} --help"
+
+
+def test_boot_status_advises_what_can_work(ws: Workspace, tmp_path: Path) -> None:
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    git = subprocess.run(["sh", "-c", "command -v git"], capture_output=True, encoding="utf-8", check=True)
+    (empty / "git").symlink_to(git.stdout.strip())
+    run = run_gitstate("boot", "status", cwd=ws.path, env={"PATH": str(empty)})
+    assert run.exit_status == 0 and "boot enable" not in run.stderr
+    assert "next: let whatever starts your agents run: gitstate recover --all" in run.stderr
+
+
+def test_unregister_of_what_is_not_listed_says_so(ws: Workspace) -> None:
+    ws.gitstate("register")
+    assert ws.gitstate("unregister").stderr == f"unregistered {ws.path}\n"
+    assert ws.gitstate("unregister").stderr == "nothing was on the list\n"
+    assert ws.gitstate("unregister", "--missing").stderr == "no registered workspace is missing\n"

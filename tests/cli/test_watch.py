@@ -153,8 +153,11 @@ def test_small_screen_has_the_worst_and_how_many_more(
     terminal = start(columns=60, lines=5)
     lines = terminal.until(shows("and 3 more"), "the number of the others")
     assert states_on(lines) == ["crashed", "interrupted"]
+    before = len(terminal.written)
     terminal.resize(100, 24)
     terminal.until(lambda lines: len(states_on(lines)) == len(fleet) and shows("STAGE")(lines), "all rows")
+    # A terminal moves what it showed when its size changes: all is written anew.
+    assert b"\x1b[2J" in terminal.written[before:]
     terminal.resize(34, 4)
     lines = terminal.until(shows("and 4 more"), "a narrow screen")
     assert states_on(lines) == ["crashed"] and lines[2].endswith("shed")
