@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import GitError
-from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
+from ..format.archive import refuse_unsafe, replacement_of, stage_paths, tree_of_base
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..git.command import Git, Oid, object_id
@@ -79,6 +79,10 @@ class SavedPaths:
                 paths.update(path for path, leaf in told[head_tree].items() if told[save.wip_tree][path] != leaf)
             else:
                 paths.update(differing_paths(self._workspace.repository, head_tree, save.wip_tree))
+            shown = replacement_of(self._workspace.repository, self._workspace.reader, save.manifest.head)
+            if shown is not None:
+                roots.append(shown)
+                paths.update(differing_paths(self._workspace.repository, head_tree, shown))
             paths.update(save.manifest.staged)
             paths.update(self._raw_paths(save), save.manifest.absent)
             for stage in (b"1", b"2", b"3"):
