@@ -259,6 +259,8 @@ class SnapshotBuilder:
         self.tracked = TrackedPaths(frozenset(), [], False)
         #: Mode of the index entry, by path, as far as git reported or was asked for it.
         self.index_modes: dict[bytes, int] = {}
+        #: Plain files stand where the index has a submodule.
+        self.in_submodules = False
         self.snapshot = Snapshot()
         #: Files of which this snapshot lacks bytes, and directories that were not looked into.
         self.unread: list[bytes] = []
