@@ -45,7 +45,9 @@ class IndexRecovery:
     def __init__(self, workspace: Workspace, saves: Sequence[Save], original: Sequence[Save] = ()) -> None:
         """`original`: the saves as they were made, where plain git carried them to another base."""
         self._repository = workspace.repository
-        self._git = workspace.git
+        # Git clears the flag skip-worktree of a file that is there, and would write that down with the stat data.
+        options = (*workspace.git.options, "-c", "sparse.expectFilesOutsideOfPatterns=true")
+        self._git = workspace.git._replace(options=options)
         self._reader = workspace.reader
         self._saves = saves
         self._is_carried = bool(original)

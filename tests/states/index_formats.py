@@ -124,7 +124,7 @@ def sparse_index_with_hidden_files(ws: Workspace) -> None:
     ws.expect(" M c.txt")
 
 
-@state(losses=HERE)
+@state(losses=NO_PLAIN)
 def sparse_with_files_outside_of_the_cone(ws: Workspace) -> None:
     ws.git("sparse-checkout", "set", "--cone", "src/lib")
     ws.write("docs/guide.md", "edited where nothing should be\n")
