@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import CorruptSave, GitError, GitstateError
+from ..errors import CorruptSave, GitError, GitstateError, NotAWorkspace
 from ..format.archive import tree_of_base
 from ..format.context import Context
 from ..format.fetched import fetched_markers, mark_recovered
@@ -86,12 +86,30 @@ def recover(path: bytes, request: RecoverRequest, opening: Opening | None = None
 
     `opening` is what `start_opening` gave for the same path, where the caller had something else to do meanwhile.
     """
-    repository = open_repository(path) if opening is None else opening.finish()
+    try:
+        repository = open_repository(path) if opening is None else opening.finish()
+    except NotAWorkspace:
+        return _without_git(path)
     if not request.runs_filters:
         repository = without_filters(repository)
     require(repository, *SETTINGS)
     with hints_for(repository.toplevel):
-        return located(_recover(repository, request))
+        try:
+            return located(_recover(repository, request))
+        except GitError:
+            return _without_git(path)
+
+
+def _without_git(path: bytes) -> RecoverResult:
+    """The result where git fails because files of its own are damaged. For use in an exception handler."""
+    from ..workspace.damage import find_unreadable, open_damaged
+
+    repository = open_damaged(path)
+    if repository is None:
+        raise
+    verdict = decide(Facts(None, None, None, damage=tuple(find_unreadable(repository))))
+    message, hint = f"{verdict.message}; nothing was touched", f"{verdict.hint}, then: gitstate recover"
+    return located(RecoverResult(repository.toplevel, "damaged", message, hint, verdict.exit_status))
 
 
 def _has_torn_index(repository: Repository) -> bool:

@@ -10,7 +10,6 @@ from ..format.manifest import SAVED_INSIDE, LeftOut, Nested, Reason
 from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref, workspace_id
 from ..git import refs
 from ..git.command import object_id
-from ..git.gitdir import is_checked_out_elsewhere
 from ..git.index import IndexMoved, is_frozen_index
 from ..git.repository import head_of, open_repository, read_head, shares_configuration
 from ..snapshot.record import Snapshot, SnapshotOptions
@@ -73,6 +72,7 @@ def look(
     if request.broken is None:
         _check_head(repository, taken)
     else:
+        taken.head_ref = request.broken.branch
         taken.left_out.insert(0, LeftOut(b"", request.broken.why, True))
     own = workspace_id(repository)
     seen = refs.read_refs(repository, (marker_ref(own), checkpoint_ref(own), NOTES))
@@ -149,9 +149,9 @@ def check_index(repository: Repository) -> None:
 def _check_head(repository: Repository, taken: Snapshot) -> None:
     """Raises IndexMoved where the branch has a commit after all: git takes one that it can't read for unborn."""
     if taken.head is None:
-        ref = taken.head_ref
-        loose = os.path.join(repository.common_dir, os.fsencode(ref or "HEAD"))
-        if ref is None or ref in refs.read_refs(repository, [ref]) or os.path.isfile(loose):
+        from ..workspace.damage import has_lost_head
+
+        if has_lost_head(repository, taken.head_ref):
             raise IndexMoved("git could not read the commit of HEAD; nothing was changed", hint="gitstate save")
 
 
@@ -181,7 +181,7 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
         head_ref=taken.head_ref,
         head=taken.head,
         operation=taken.operation,
-        shared=taken.head_ref is not None and is_checked_out_elsewhere(builder.repository, taken.head_ref),
+        shared=taken.head_ref is not None and refs.is_checked_out_elsewhere(builder.repository, taken.head_ref),
         noteworthy=taken.noteworthy,
         dirty=taken.dirty,
         staged=bool(taken.staged),

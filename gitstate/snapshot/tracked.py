@@ -28,6 +28,8 @@ def read_listing(builder: SnapshotBuilder, listing: Child | Listing) -> list[tup
     paths, hidden = listing
     attributes = b".gitattributes\0" in b"\0".join((*paths, b""))
     builder.tracked = TrackedPaths(set(paths), paths, attributes)
+    if builder.repository.is_true("index.sparse"):
+        builder.snapshot.sparse_directories = [path[:-1] for path in paths if path.endswith(b"/")]
     return hidden
 
 

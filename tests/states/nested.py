@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.states.merges import stop_merging
 from tests.states.ordinary import DIRTY, dirty
-from tests.states.registry import HERE, LOCAL, Loss, operation, state
+from tests.states.registry import EVERYWHERE, HERE, LOCAL, Loss, operation, state
 from tests.support.repositories import lines
 from tests.support.workspace import Workspace, run_git
 
@@ -97,6 +97,39 @@ def submodule_replaced_by_file(ws: Workspace) -> None:
     ws.remove("sub")
     ws.write("sub", "a file now\n")
     ws.expect_exactly(" T sub")
+
+
+@state(losses=EVERYWHERE - {Loss.PLAIN}, status_says_more=True)
+def submodule_replaced_by_directory(ws: Workspace) -> None:
+    """Plain files stand where the submodule was; git calls them modified content, or sees nothing at all."""
+    add_submodule(ws)
+    ws.remove("sub")
+    ws.write("sub/plain.txt")
+    ws.write("sub/deep/er.txt", "deep\n")
+    ws.append("a.txt")
+    ws.expect(" M a.txt")
+
+
+@state(losses=EVERYWHERE - {Loss.PLAIN}, status_says_more=True)
+def submodule_replaced_by_directory_partly_staged(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.git("rm", "-q", "--cached", "sub")
+    ws.remove("sub")
+    ws.write("sub/plain.txt")
+    ws.write("sub/staged.txt", "staged\n")
+    ws.add("sub/staged.txt")
+    ws.append("sub/staged.txt")
+    ws.expect_exactly("D  sub", "AM sub/staged.txt", "?? sub/plain.txt")
+
+
+@state(losses=EVERYWHERE - {Loss.PLAIN}, status_says_more=True)
+def submodule_not_initialised_with_files(ws: Workspace) -> None:
+    """Files that were written into the empty directory of a submodule."""
+    add_submodule(ws)
+    ws.git("submodule", "--quiet", "deinit", "-f", "sub")
+    ws.write("sub/plain.txt")
+    ws.append("a.txt")
+    ws.expect(" M a.txt")
 
 
 @state(losses=LOCAL, may_leave_out=["sub"])
