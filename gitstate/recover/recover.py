@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..git.repository import Opening
+    from ..restore.choices import Target
     from ..restore.index import IndexRecovery
     from ..restore.nested import NestedStep
     from .request import DecidedVerdict
@@ -294,7 +295,7 @@ class _Recovery:
             index.refresh([*outcome.restored, *outcome.deleted])
         workspace.disk.sync()
         to_disk.finish([*(target.path for target in targets), *newest.manifest.directories])
-        nested = self._nested(saved)
+        nested = self._nested(saved, targets)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
 
@@ -332,8 +333,12 @@ class _Recovery:
 
     # -- nested repositories
 
-    def _nested(self, saved: SavedPaths) -> tuple[RecoverResult, ...]:
+    def _nested(self, saved: SavedPaths, targets: Sequence[Target]) -> tuple[RecoverResult, ...]:
         modules = os.path.join(self.repository.git_dir, b"modules")
+        if saved.newest.manifest.workspace_id != workspace_id(self.repository):
+            from ..restore.nested import absent_submodules
+
+            self.outcome.failed += absent_submodules(self.workspace, saved)
         if not os.path.lexists(modules) and not any(save.manifest.nested for save in saved.saves):
             return ()
         from ..restore.nested import nested_failure, nested_steps, submodules_of
@@ -344,6 +349,12 @@ class _Recovery:
             try:
                 if submodules is None:
                     submodules = submodules_of(self.workspace)
+                if step.path in submodules and step.action == "recover":
+                    from .elsewhere import reattach
+
+                    bases = [leaf for target in targets if target.path == step.path for leaf in target.bases]
+                    inside = open_repository(os.path.join(self.repository.toplevel, step.path))
+                    reattach(inside, {leaf.oid for leaf in bases})
                 result = self._recover_nested(step, submodules)
                 if result is not None:
                     results.append(result)
@@ -362,10 +373,6 @@ class _Recovery:
         if step.action == "add":
             return recover_into(self.repository, full, request)
         inside = open_repository(full)
-        if step.path in submodules:
-            from .elsewhere import reattach
-
-            reattach(inside)
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
         result = recover(full, request._replace(runs_filters=runs_filters))

@@ -327,9 +327,10 @@ def save_nested(
                 skipped.append(LeftOut(path, "an agent works in it, and its own keeper saves it", False))
                 nested.append(Nested(path, None, None))
                 continue
-            is_ours = shares_configuration(inside, repository)
-            runs_filters = repository.runs_filters and (is_ours or path in taken.submodules)
-            result = save(full, asked._replace(even_clean=is_ours, runs_filters=runs_filters))
+            # Of a submodule the commit counts as well: the save keeps it, and tells on which branch it is.
+            is_known = path in taken.submodules or shares_configuration(inside, repository)
+            runs_filters = repository.runs_filters and is_known
+            result = save(full, asked._replace(even_clean=is_known, runs_filters=runs_filters))
             nested.append(Nested(path, result.save_id, result.archive))
             if inside.common_dir.startswith(os.path.realpath(full) + b"/"):
                 skipped.append(LeftOut(path, SAVED_INSIDE, False))
