@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +120,18 @@ def _fetched_entries(git: Git, reader: ObjectReader, *, whole: bool) -> list[Ent
         entries.append(_entry(saves, item.workspace_id, item.archive, is_waiting, name, item.remote, left, whole=whole))
         left -= saves.size
     return entries
+
+
+def with_paths(repository: Repository, entries: Sequence[Entry]) -> Iterator[Entry]:
+    """The entries with their whole manifests, one after the other: all of them may not fit into memory."""
+    with ObjectReader(repository.git) as reader:
+        saves = SavesAhead([entry.archive for entry in entries], reader)
+        for entry in entries:
+            if entry.manifest is not None:
+                with contextlib.suppress(GitstateError):
+                    most = MAX_MANIFEST if entry.remote is None else MAX_FETCHED_MANIFEST
+                    entry = replace(entry, manifest=saves.read(entry.archive, most).manifest)
+            yield entry
 
 
 def measured(repository: Repository, entries: Sequence[Entry]) -> list[Entry]:
