@@ -260,7 +260,7 @@ class _Recovery:
         to_disk = FilesToDisk(self.repository)
         missing = MissingFiles(workspace, saved, outcome, scan)
         sizes = missing.sizes_at_save(targets, index.saved.sizes)
-        staged_since = index.restore()
+        staged_since = index.restore(recovery.written)
         if staged_since:
             missing.forget_scan()
         outcome.kept += [path for path in staged_since if path not in outcome.kept]
@@ -273,7 +273,7 @@ class _Recovery:
             recovery.special_bits(sets=self.request.special_bits)
         self._move_branch()
         if outcome.restored or outcome.deleted:
-            index.refresh([*outcome.restored, *outcome.deleted])
+            index.refresh(outcome.restored, outcome.deleted)
         workspace.disk.sync()
         to_disk.finish([*(target.path for target in targets), *newest.manifest.directories])
         nested = self._nested(saved)

@@ -25,6 +25,8 @@ from .paths import SavedPaths, Workspace
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from ..git.command import Oid
+
 #: So many files are written beside before they are synced and moved into place.
 _AT_ONCE = 256
 #: The disk takes nothing more: to go on with the next path is of no use.
@@ -78,6 +80,8 @@ class FileRecovery:
         self._paths = paths
         self._outcome = outcome
         self._directories = paths.newest.manifest.directories
+        #: The files and symlinks that were written: path → blob of their bytes, `lstat` then.
+        self.written: dict[bytes, tuple[Oid, os.stat_result]] = {}
         #: The places of submodules that aren't checked out: empty, and there all the same.
         self._links: set[bytes] = set()
 
@@ -208,9 +212,9 @@ class FileRecovery:
             content = reader.contents([saved.oid], LARGE)[0]
             if content is None:
                 raise NeedsPerson(f"object {saved.oid} is missing", hint="git fsck")
-            self._disk.write_link(target.path, content[1], seen)
+            self.written[target.path] = saved.oid, self._disk.write_link(target.path, content[1], seen)
         elif temporary is not None:
-            self._disk.place(temporary, target.path, seen)
+            self.written[target.path] = saved.oid, self._disk.place(temporary, target.path, seen)
         self._outcome.restored.append(target.path)
 
     def _remove_empty_directories(self, path: bytes) -> None:

@@ -142,18 +142,20 @@ class Worktree:
         write_new_file(temporary, content, mode=permissions, durable=durable)
         return temporary
 
-    def place(self, temporary: bytes, path: bytes, expected: FileState) -> None:
+    def place(self, temporary: bytes, path: bytes, expected: FileState) -> os.stat_result:
         """Move what `stage` wrote to `path`, whose parent directories are made; it is gone where that fails.
 
-        Raises as `write_file` does.
+        Returns the `lstat` of the file in its place. Raises as `write_file` does.
         """
         try:
             with self._parent(path, create=True) as (parent, name):
                 self._move_temporary(temporary, parent, name, path, expected)
+                info = os.lstat(name, dir_fd=parent)
         except BaseException:
             self.discard(temporary)
             raise
         self._note_change(path)
+        return info
 
     @staticmethod
     def discard(temporary: bytes) -> None:
@@ -161,13 +163,15 @@ class Worktree:
         with suppress(OSError):
             os.unlink(temporary)
 
-    def write_link(self, path: bytes, target: bytes, expected: FileState) -> None:
-        """Create a symlink at `path`; raises as `write_file` does."""
+    def write_link(self, path: bytes, target: bytes, expected: FileState) -> os.stat_result:
+        """Create a symlink at `path`, and return its `lstat`; raises as `write_file` does."""
         with self._parent(path, create=True) as (parent, name):
             temporary = self._temporary_path()
             os.symlink(target, temporary)
             self._move_temporary(temporary, parent, name, path, expected)
+            info = os.lstat(name, dir_fd=parent)
         self._note_change(path)
+        return info
 
     def take_in(self, source: bytes, path: bytes, expected: FileState = MISSING) -> None:
         """Move the file or symlink `source` (an absolute path) to `path`; raises as `write_file` does."""
