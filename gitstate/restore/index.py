@@ -159,8 +159,6 @@ class IndexRecovery:
                 message = "the index was changed while it was being restored; the save is still pending"
                 raise IndexMoved(message, hint="gitstate recover")
             os.rename(following, self._current)
-        files.fsync_path(self._current)
-        files.fsync_path(repository.git_dir)
         self._kept_is_spent = True
         return kept
 
@@ -290,7 +288,6 @@ class IndexRecovery:
         with index_lock(self._repository):
             if file_identity(self._current) == before != file_identity(following):
                 os.rename(following, self._current)
-                files.fsync_path(self._repository.git_dir)
         files.remove(following)
 
     def _sized_otherwise(self, written: Sequence[bytes]) -> list[bytes]:
