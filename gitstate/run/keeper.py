@@ -44,7 +44,7 @@ from ..snapshot import convert, hidden  # noqa: F401
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import is_alive, process, this_process
-from ..system.stdlib import TYPE_CHECKING, suppress
+from ..system.stdlib import TYPE_CHECKING, pickler, suppress
 from ..workspace import damage, lease, peek, registry  # noqa: F401
 from ..workspace.ownership import RunRecord, run_file, write_run_file
 from ..workspace.settings import OF_SAVE, with_defaults
@@ -94,8 +94,7 @@ def keep(fd: int) -> int:
             if message is not None:
                 # The last save asks where an agent keeps its transcript, and sends what came of it.
                 all_agents()
-                import _pickle  # noqa: F401
-
+                pickler()
                 Keeper(channel, signals, KeeperConfig.from_message(message)).run()
                 break
     return EXIT_DONE
