@@ -25,7 +25,6 @@ from .request import RecoverRequest, RecoverResult
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ..agents.base import Agent, Home
 
 # -- which fit
 
@@ -175,12 +174,8 @@ def _agent_directories() -> set[str]:
     """The directories of a project in which agents look for settings and hooks."""
     from ..agents.registry import all_agents
 
-    homes = [home for agent in all_agents() for home in (agent.settings.home, *_transcript_homes(agent))]
+    homes = [home for agent in all_agents() for home in (agent.settings.home, *agent.sessions.homes())]
     return {home.directory for home in homes}
-
-
-def _transcript_homes(agent: Agent) -> list[Home]:
-    return [item.home for item in agent.sessions.transcripts]
 
 
 def _commands(save: Save, reader: ObjectReader) -> list[str]:
