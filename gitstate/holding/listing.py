@@ -15,7 +15,7 @@ class WorktreeListing:
         self._common_dir = common_dir
         self._around: int | None = None
         self._inotify: Inotify | None = None
-        with suppress(OSError):
+        with suppress(ImportError, OSError, AttributeError):
             self._inotify = Inotify()
         self._begin()
 

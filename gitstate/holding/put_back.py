@@ -58,7 +58,7 @@ class Last(Record):
 
 
 class Destroyed:
-    """What a holder holds of destroyed files, for one save: the `beside` of its request."""
+    """What is held of destroyed files, for one save: the `beside` of its request."""
 
     def __init__(self, layers: Sequence[Layer], last: Last | None = None, *, is_gone: bool = False) -> None:
         self._layers = layers

@@ -15,11 +15,10 @@ import os
 import time
 from _struct import Struct
 
-from ..system.stdlib import TYPE_CHECKING, suppress
+from ..system.stdlib import TYPE_CHECKING, c_function, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
-    from typing import Any
 
     from .held import HeldFiles
 
@@ -44,54 +43,26 @@ _CHANGES = _MODIFY | _ATTRIB | _CLOSE_WRITE | ADDED_OR_REMOVED
 _SEEN = _CREATE | _MODIFY | _CLOSE_WRITE
 
 
-def _functions() -> tuple[Any, ...]:
-    """`inotify_init1`, `inotify_add_watch` and `inotify_rm_watch` of the C library, and `errno`; nothing without them.
-
-    `ctypes` itself makes types for all of C, and loads `struct`: half a megabyte for as long as the agent works.
-    """
-    try:
-        import _ctypes
-
-        c: Any = _ctypes
-        result = type("Int", (c._SimpleCData,), {"_type_": "i"})
-        flags = c.FUNCFLAG_CDECL | c.FUNCFLAG_USE_ERRNO
-        function = type("Function", (c.CFuncPtr,), {"_flags_": flags, "_restype_": result})
-        library = c.dlopen(None, 0)
-        names = ("inotify_init1", "inotify_add_watch", "inotify_rm_watch")
-        return (*(function(c.dlsym(library, name)) for name in names), c.get_errno)
-    except (ImportError, AttributeError, OSError):
-        return ()
-
-
 _EVENT = Struct("iIII")
 
 
 class Inotify:
-    """The kernel's watches. Raises OSError where the system has none."""
+    """The kernel's watches, by way of the C library. Raises ImportError, OSError, AttributeError where it has none."""
 
     def __init__(self) -> None:
-        functions = _functions()
-        if not functions:
-            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        init, self._add, self._remove, self._error = functions
-        self._fd = self._checked(init(os.O_CLOEXEC | os.O_NONBLOCK))
-
-    def _checked(self, result: int) -> int:
-        if result < 0:
-            number = self._error()
-            raise OSError(number, os.strerror(number))
-        return result
+        self._add, self._remove = c_function("inotify_add_watch"), c_function("inotify_rm_watch")
+        self._fd = c_function("inotify_init1")(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def fileno(self) -> int:
         return self._fd
 
     def add(self, path: bytes, events: int) -> int:
         """Watch a directory; the number that its events name. Raises OSError."""
-        return self._checked(self._add(self._fd, path, events | _ONLYDIR | _DONT_FOLLOW | _EXCL_UNLINK))
+        return self._add(self._fd, path, events | _ONLYDIR | _DONT_FOLLOW | _EXCL_UNLINK)
 
     def remove(self, number: int) -> None:
         """Watch it no longer. Raises OSError."""
-        self._checked(self._remove(self._fd, number))
+        self._remove(self._fd, number)
 
     def read(self) -> Iterator[tuple[int, int, int, bytes]]:
         """The events that have come: the number of the directory, the bits, the cookie, and the name in it, which may
@@ -134,7 +105,7 @@ class Watch:
         """New directories: call `drop` with those that git ignores."""
         self._seen_ns = time.time_ns()
         self._inotify: Inotify | None = None
-        with suppress(OSError):
+        with suppress(ImportError, OSError, AttributeError):
             self._inotify = Inotify()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import time
@@ -273,6 +274,8 @@ class Checkpoints:
         self._known = Baseline(result.taken, result.archive, frozenset())
         self.saved(result)
         if whole:
+            # A search for garbage would look at every tracked path, and no cycle leads through them.
+            gc.freeze()
             self._watch_untracked(result.taken)
 
     def take_last(self, deadline: Deadline) -> None:
