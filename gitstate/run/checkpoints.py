@@ -186,6 +186,9 @@ class Checkpoints:
         Raises GitError, OSError.
         """
         self._window.start(is_new=is_new)
+        if is_new:
+            # There is nothing to save yet that is not held.
+            self._next = time.monotonic() + _RETRY / 4
 
     def close(self) -> None:
         """End what `start` has begun. What is held of destroyed files goes with it."""

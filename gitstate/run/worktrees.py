@@ -43,6 +43,8 @@ _AT_ONCE = 4
 _OVERTIME, _LOOK_AGAIN = 0.15, 0.2
 #: Git makes a worktree within this time as a rule: it is looked for this often meanwhile, in seconds.
 _FILLS, _SOON = 0.1, 0.004
+#: A slow one is looked for until this time, less often.
+_LATEST, _LATER = 3.0, 0.1
 #: A worktree of fewer seconds is new: what is in it is held from the first file.
 _NEW = 5.0
 #: A save that nobody waits for may take this long to get hold of a worktree, in seconds.
@@ -89,7 +91,8 @@ class RunWorktrees:
         self._listing = WorktreeListing(repository.common_dir)
         #: Those that git had finished to make at the last look.
         self._keys: frozenset[bytes] = frozenset()
-        self._hurries = Deadline(0.0)
+        #: When git was last seen to add or remove one; the first look is at those that are there already.
+        self._changed = time.monotonic()
 
     def look(self) -> None:
         """See in which directories the processes of the run work now; nothing to see without a linked worktree."""
@@ -121,7 +124,8 @@ class RunWorktrees:
 
     def is_due(self) -> float:
         """In how many seconds `begin_if_due` has something to do."""
-        return float("inf") if self._hurries.passed() else _SOON
+        since = time.monotonic() - self._changed
+        return _SOON if since < _FILLS else _LATER if since < _LATEST else float("inf")
 
     def listing(self) -> list[int]:
         """What can be read when git has added or removed a worktree."""
@@ -149,9 +153,9 @@ class RunWorktrees:
         has added or removed one.
         """
         if self._listing.has_changed():
-            self._hurries = Deadline(_FILLS)
+            self._changed = time.monotonic()
         is_regular = self._next.passed()
-        if is_regular or (not self._hurries.passed() and self._has_others()):
+        if is_regular or (self.is_due() < float("inf") and self._has_others()):
             if is_regular:
                 self._next = Deadline(self._interval)
                 self.look()

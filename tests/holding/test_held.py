@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -183,6 +184,38 @@ def test_destroyed_files_take_no_more_room_than_allowed(top: Path, monkeypatch: 
         write(files, top, str(number), "x" * 40)
         remove(files, top, str(number))
     assert sorted(told(files.take()[0])[0]) == ["3", "4"]
+
+
+def test_file_that_grew_is_let_go_when_it_is_removed(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log of gigabytes that somebody deletes for its room."""
+    monkeypatch.setattr(held, "LARGEST", 100)
+    files = files_of(top)
+    write(files, top, "kept", "x" * 40)
+    write(files, top, "log", "x")
+    with open(top / "log", "a", encoding="ascii") as log:
+        log.write("x" * 1000)
+    remove(files, top, "kept")
+    remove(files, top, "log")
+    assert told(files.take()[0]) == [{"kept": "x" * 40}]
+    assert (files.count, files.gone_bytes, files.dropped) == (1, 40, 1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system of one megabyte: only root can")
+def test_no_more_is_held_than_is_free(top: Path) -> None:
+    """Whoever deletes files on a full disk needs their room at once."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", top], check=True)
+    try:
+        files = files_of(top)
+        for number in range(8):
+            write(files, top, str(number), "x" * 100_000)
+        for number in range(3):
+            remove(files, top, str(number))
+        assert files.gone_bytes <= os.statvfs(top).f_bavail * os.statvfs(top).f_frsize
+        assert files.dropped >= 1
+        files.close()
+        assert os.statvfs(top).f_bavail * os.statvfs(top).f_frsize >= 500_000
+    finally:
+        subprocess.run(["umount", top], check=True)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "directory", "large"])

@@ -25,6 +25,8 @@ VERBS = {
     "stash": "git stash -q -u",
     "directory": "rm -r deep; rm a.txt new.txt",
 }
+#: Those of the ordinary run: each has events of another kind.
+ORDINARY = ("mv over", "reset", "directory")
 AGENT = """\
 until [ -e "$1/begin" ]; do sleep 0.01; done
 echo "precious a" > t; mv t a.txt; echo "precious new" > new.txt
@@ -86,7 +88,9 @@ def let_go(ws: Workspace) -> None:
     (ws.outside / "go").touch()
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    "verb", [pytest.param(verb, marks=[] if verb in ORDINARY else pytest.mark.slow) for verb in VERBS]
+)
 def test_what_is_destroyed_after_it_was_held_is_kept(ws: Workspace, verb: str) -> None:
     started, _ = start(ws, f"{VERBS[verb]}\nexit 7")
     let_go(ws)
@@ -166,7 +170,7 @@ def test_worktree_that_is_removed_is_kept(ws: Workspace) -> None:
     command = ["sh", "-c", f'{agent}git worktree remove --force "{tree}"\nexit 7', "agent", os.fspath(ws.outside)]
     started = Started(ws, [*GITSTATE, "run", "--interval", "3600", "--task-id", "T-9", "--", *command])
     keeper = keeper_pid(ws)
-    wait_until(lambda: len(watches(keeper)) == 2, "both worktrees are watched")
+    wait_until(lambda: len(watches(keeper)) == 3, "both worktrees are watched, and the list of them")
     (ws.outside / "begin").touch()
     wait_until((ws.outside / "written").exists, "the agent has written")
     file = os.fspath(tree / "file")
@@ -176,30 +180,88 @@ def test_worktree_that_is_removed_is_kept(ws: Workspace) -> None:
     assert "precious tree" in kept(ws), started.words()
 
 
+def test_what_is_written_into_a_worktree_just_added_is_held(ws: Workspace) -> None:
+    tree = ws.outside / "tree"
+    agent = f"""
+until [ -e "$1/begin" ]; do sleep 0.01; done
+git worktree add -q "{tree}" -b tree
+mkdir "{tree}/deep"; echo "precious tree" > "{tree}/deep/file"; echo > "$1/written"
+until [ -e "$1/go" ]; do sleep 0.01; done
+git worktree remove --force "{tree}"
+exit 7
+"""
+    command = ["sh", "-c", agent, "agent", os.fspath(ws.outside)]
+    started = Started(ws, [*GITSTATE, "run", "--interval", "3600", "--task-id", "T-9", "--", *command])
+    keeper = keeper_pid(ws)
+    wait_until(lambda: has_checkpoint(ws) and len(watches(keeper)) == 2, "the keeper watches")
+    (ws.outside / "begin").touch()
+    wait_until((ws.outside / "written").exists, "the agent has written")
+    wait_until(lambda: len(watches(keeper)) == 3, "the worktree is watched")
+    file = os.fspath(tree / "deep" / "file")
+    wait_until(lambda: file in held(keeper) or "precious tree" in kept(ws), "the file is held")
+    let_go(ws)
+    assert started.status() == 7
+    assert "precious tree" in kept(ws), started.words()
+    wait_until(lambda: not keepers(ws) and not members(ws), "the run is over")
+
+
+#: What destroys what the sweep has written: tracked files were `base` before.
+SWEEP = {
+    "rm": "find . -name 'new*' -delete",
+    "mv over": "for file in new*; do echo other > o; mv o $file; done",
+    "reset": "git reset -q --hard",
+    "clean": "git clean -fdq",
+    "checkout": "git checkout -q .",
+    "restore": "git restore .",
+    "stash": "git stash -q",
+    "worktree remove": "git worktree remove --force $1/tree",
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [100, 5000])
+@pytest.mark.parametrize("count", [1, 100, 5000])
 @pytest.mark.parametrize("delay", [0.005, 0.01, 0.02, 0.05])
-@pytest.mark.parametrize("verb", ["rm", "reset", "stash"])
+@pytest.mark.parametrize("verb", SWEEP)
 def test_nothing_is_lost_from_five_milliseconds_on(ws: Workspace, verb: str, delay: float, count: int) -> None:
     """Not for a machine that stalls: it measures."""
-    ws.git("add", "-A")
-    for number in range(count):
-        ws.write(f"new{number}.txt", "base\n")
-    ws.git("add", "-A")
-    ws.git("commit", "-qm", "many")
-    command = {"rm": "rm new*", "stash": "git stash -q"}.get(verb, "git reset -q --hard")
+    assert not sweep(ws, verb, delay, count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", SWEEP)
+def test_next_to_nothing_is_lost_at_once(ws: Workspace, verb: str) -> None:
+    """Not for a machine that stalls: it measures."""
+    assert len(sweep(ws, verb, 0.0, 5000)) <= 5
+
+
+def sweep(ws: Workspace, verb: str, delay: float, count: int) -> set[int]:
+    """Write files in a run, destroy them after so many seconds; those that are in no save and no checkpoint."""
+    is_tracked = verb not in ("rm", "clean", "worktree remove")
+    if is_tracked:
+        for number in range(count):
+            ws.write(f"new{number}", "base\n")
+        ws.git("add", "-A")
+        ws.git("commit", "-qm", "many")
     code = f"""
-import os, subprocess, time
-while not os.path.exists("{ws.outside}/begin"): time.sleep(0.01)
+import os, subprocess, sys, time
+outside = sys.argv[1]
+if {verb == "worktree remove"}:
+    subprocess.run(["git", "worktree", "add", "-q", outside + "/tree"], check=True)
+    os.chdir(outside + "/tree")
+while not os.path.exists(outside + "/begin"): time.sleep(0.01)
 for number in range({count}):
     with open("t", "w") as file: file.write(f"precious {{number}}\\n")
-    os.replace("t", f"new{{number}}.txt")
+    os.replace("t", f"new{{number}}")
 time.sleep({delay})
-subprocess.run({command!r}, shell=True)
+subprocess.run(["sh", "-c", {SWEEP[verb]!r}, "sh", outside])
 raise SystemExit(7)
 """
-    started = Started(ws, [*GITSTATE, "run", "--interval", "3600", "--", sys.executable, "-c", code])
-    wait_until(lambda: has_checkpoint(ws), "the first checkpoint")
+    command = [sys.executable, "-c", code, os.fspath(ws.outside)]
+    started = Started(ws, [*GITSTATE, "run", "--interval", "3600", "--", *command])
+    keeper = keeper_pid(ws)
+    watched = 3 if verb == "worktree remove" else 2
+    wait_until(lambda: has_checkpoint(ws) and len(watches(keeper)) == watched, "the keeper watches")
     (ws.outside / "begin").touch()
     assert started.status() == 7
-    assert len([line for line in kept(ws) if line.removeprefix("precious ").isdigit()]) == count
+    found = {line.removeprefix("precious ") for line in kept(ws)}
+    return {number for number in range(count) if str(number) not in found}
