@@ -73,6 +73,9 @@ class Destroyed:
     def __bool__(self) -> bool:
         return any(self._layers)
 
+    def __len__(self) -> int:
+        return sum(len(layer) for layer in self._layers)
+
     def __call__(self, builder: Builder, request: SaveRequest, scene: Scene) -> list[RefUpdate]:
         """The refs that keep what `build` builds."""
         return [update for update, _ in self.build(builder, request, scene)]

@@ -154,6 +154,9 @@ class Window:
         if not is_gone(repository.toplevel):
             with suppress(GitstateError, OSError):
                 head = read_head(repository.git_dir), head_of(repository.toplevel)
+                if head[1] is not None and not head[1].strip("0"):
+                    # Git is still making it.
+                    return
                 own = workspace_id(repository)
                 self._last = Last(repository.toplevel, repository.common_dir, own, *head, self._context())
 
@@ -182,6 +185,10 @@ class Window:
             self._watch.touch(touched)
 
 
+class Rescued(str):
+    """Why a save of a worktree failed: it is gone, and what was destroyed with it is kept."""
+
+
 def with_rescue(problem: str, path: bytes, request: SaveRequest) -> str:
     """Why a save of the worktree at `path` failed. Where it is gone, what was destroyed with it is kept, and named."""
     destroyed = request.beside
@@ -191,7 +198,7 @@ def with_rescue(problem: str, path: bytes, request: SaveRequest) -> str:
         kept = save_gone(destroyed.last, destroyed, request)
     except (GitstateError, OSError) as error:
         return f"{problem}; what was in it could not be kept: {words_of(error)}"
-    return f"{problem}; {kept}" if kept is not None else problem
+    return Rescued(f"{problem}; {kept}" if kept is not None else problem)
 
 
 def directories_above(paths: Iterable[bytes]) -> list[bytes]:

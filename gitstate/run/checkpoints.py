@@ -176,6 +176,9 @@ class Checkpoints:
         """The checkpoint that is being taken: call `collect` when it can be read."""
         self.looks = 0
         """How many times it was looked whether anything may have changed."""
+        #: How many destroyed files the last checkpoint was given, and how many a rescue of a removed worktree has.
+        self._given = 0
+        self._rescued = -1
         self._failing_since: str | None = None
         self.problem: str | None = None
         """Why the last checkpoint failed, and since when they do; None if it did not."""
@@ -230,6 +233,7 @@ class Checkpoints:
         if known is not None and not known.touched and unwatched == self._unwatched and not beside:
             return
         self._seen = unwatched
+        self._given = len(beside)
         growth = self._budget.growth(self._archive)
         request = SaveRequest(
             kind="checkpoint", known=known, wait=_WAIT, growth=growth, deadline=deadline, beside=beside
@@ -259,6 +263,9 @@ class Checkpoints:
         begun, used = self._begun
         result, growth = answer
         if isinstance(result, str):
+            from ..holding.window import Rescued
+
+            self._rescued = self._given if isinstance(result, Rescued) else -1
             self._failed(result)
         else:
             self._note_problem(None)
@@ -304,6 +311,14 @@ class Checkpoints:
     def known(self) -> Baseline | None:
         """The last checkpoint and what changed since; None if that is not known."""
         return self._changed(frozenset(self._budget.refused))
+
+    def is_rescued(self) -> bool:
+        """Whether all that was destroyed with a worktree that is gone is kept: files may go after the first look."""
+        return self._rescued == len(self.destroyed())
+
+    def note_workspace(self) -> None:
+        """Note what will be asked for when the worktree is gone."""
+        self._window.note_workspace()
 
     def destroyed(self) -> Destroyed:
         """What was destroyed and is in no checkpoint: `beside` of a save."""

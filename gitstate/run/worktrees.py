@@ -45,6 +45,8 @@ _OVERTIME, _LOOK_AGAIN = 0.15, 0.2
 _FILLS, _SOON = 0.1, 0.004
 #: A slow one is looked for until this time, less often.
 _LATEST, _LATER = 3.0, 0.1
+#: What was in a removed worktree is kept within so many attempts.
+_TRIES = 5
 #: A worktree of fewer seconds is new: what is in it is held from the first file.
 _NEW = 5.0
 #: A save that nobody waits for may take this long to get hold of a worktree, in seconds.
@@ -84,7 +86,8 @@ class RunWorktrees:
         self._entered: set[bytes] = set()
         self._checkpoints: dict[bytes, Checkpoints] = {}
         #: Those of worktrees that are gone, until what was destroyed with them is kept.
-        self._removed: list[Checkpoints] = []
+        #: With how many more attempts each gets.
+        self._removed: dict[Checkpoints, int] = {}
         # The front of a run has no use for it.
         from ..holding.listing import WorktreeListing
 
@@ -93,6 +96,7 @@ class RunWorktrees:
         self._keys: frozenset[bytes] = frozenset()
         #: When git was last seen to add or remove one; the first look is at those that are there already.
         self._changed = time.monotonic()
+        self._found = False
 
     def look(self) -> None:
         """See in which directories the processes of the run work now; nothing to see without a linked worktree."""
@@ -125,7 +129,7 @@ class RunWorktrees:
     def is_due(self) -> float:
         """In how many seconds `begin_if_due` has something to do."""
         since = time.monotonic() - self._changed
-        return _SOON if since < _FILLS else _LATER if since < _LATEST else float("inf")
+        return _SOON if since < _FILLS and not self._found else _LATER if since < _LATEST else float("inf")
 
     def listing(self) -> list[int]:
         """What can be read when git has added or removed a worktree."""
@@ -144,16 +148,24 @@ class RunWorktrees:
         for item in self._all():
             if item.running is not None and item.running in ready:
                 item.collect()
-        for item in [item for item in self._removed if item.running is None]:
-            item.close()
-            self._removed.remove(item)
+        for item, tries in [(item, tries) for item, tries in self._removed.items() if item.running is None]:
+            if tries and not item.is_rescued():
+                self._removed[item] = tries - 1
+                item.begin()
+            if item.running is None:
+                item.close()
+                del self._removed[item]
 
     def begin_if_due(self) -> None:
         """Begin the checkpoints that are due. Which worktrees there are is looked at once in an interval, and when git
         has added or removed one.
         """
         if self._listing.has_changed():
-            self._changed = time.monotonic()
+            self._changed, self._found = time.monotonic(), False
+        if self.is_due() < float("inf"):
+            # Git fills them: there is more to note than when they were found.
+            for item in self._checkpoints.values():
+                item.note_workspace()
         is_regular = self._next.passed()
         if is_regular or (self.is_due() < float("inf") and self._has_others()):
             if is_regular:
@@ -165,7 +177,7 @@ class RunWorktrees:
             for path in before.keys() - self._checkpoints.keys():
                 before[path].break_off()
                 before[path].begin()
-                self._removed.append(before[path])
+                self._removed[before[path]] = _TRIES
         for item in self._checkpoints.values():
             if item.running is None and len(self.running()) < _AT_ONCE:
                 item.begin_if_due()
@@ -173,6 +185,7 @@ class RunWorktrees:
     def _has_others(self) -> bool:
         """Whether other worktrees are there than at the last look: a look at files, without git."""
         before, self._keys = self._keys, frozenset(one.key for one in linked_worktrees(self._repository.common_dir))
+        self._found = self._found or before != self._keys
         return before != self._keys
 
     def _safely_found(self) -> list[bytes]:
@@ -187,7 +200,7 @@ class RunWorktrees:
             repository, _ = with_defaults(open_repository(path), OF_SAVE)
             is_new = time.time() - os.lstat(os.path.join(path, b".git")).st_ctime < _NEW
         except (GitstateError, OSError):
-            self._keys = frozenset()
+            self._keys, self._found = frozenset(), False
             return None
 
         def take(path: bytes, request: SaveRequest) -> SaveResult:
@@ -216,9 +229,9 @@ class RunWorktrees:
         """Keep what was destroyed with worktrees that are gone; what was destroyed in the others."""
         for path, item in self._checkpoints.items():
             if path not in found:
-                item.take_last(deadline)
+                _take_all(item, deadline)
         for item in self._removed:
-            item.take_last(deadline)
+            _take_all(item, deadline)
         return {path: self._checkpoints[path].destroyed() for path in found if path in self._checkpoints}
 
     # -- the end of a run
@@ -238,6 +251,14 @@ class RunWorktrees:
         found = self._safely_found()
         beside = self._keep_removed(found, deadline)
         SavingWorktrees(found, request, deadline, self._private, take=take, beside=beside).finish()
+
+
+def _take_all(item: Checkpoints, deadline: Deadline) -> None:
+    """Keep what was destroyed with a worktree that is gone."""
+    for _ in range(_TRIES):
+        item.take_last(deadline)
+        if item.is_rescued() or deadline.passed():
+            return
 
 
 class SavingWorktrees:

@@ -186,8 +186,8 @@ def test_untrusted_codex_hooks_are_reported(hermetic: Path, repo: Workspace) -> 
     repo.write(str(hermetic / FILES["codex"]), json.dumps(other, indent=2))
     assert "trust" in gitstate(repo, "install", "--agent", "codex")
     ((words, command),) = agent_hooks_install.agent_problems(os.environ)
-    assert "SessionStart, PostToolUse" in words and command == "codex"
-    places = ["session_start:0", "post_tool_use:0", "pre_compact:0", "session_end:0", "interrupt:0"]
+    assert "SessionStart, PreToolUse, PostToolUse" in words and command == "codex"
+    places = ["session_start:0", "pre_tool_use:0", "post_tool_use:0", "pre_compact:0", "session_end:0", "interrupt:0"]
     places += ["user_prompt_submit:0", "subagent_stop:0", "stop:1"]
     name = hermetic / FILES["codex"]
     tables = [f"[hooks.state.'{name}:{place}:0']\ntrusted_hash = 'sha256:1'\n" for place in places]

@@ -208,7 +208,7 @@ exit 7
 #: What destroys what the sweep has written: tracked files were `base` before.
 SWEEP = {
     "rm": "find . -name 'new*' -delete",
-    "mv over": "for file in new*; do echo other > o; mv o $file; done",
+    "mv over": "mkdir o; cp new* o; for file in o/*; do echo other > $file; done; mv -f o/* .",
     "reset": "git reset -q --hard",
     "clean": "git clean -fdq",
     "checkout": "git checkout -q .",
