@@ -90,7 +90,8 @@ def _write_metrics(path: bytes, rows: Sequence[Row]) -> None:
     try:
         write_metrics(path, rows, time.time_ns())
     except OSError as error:
-        problem = f"{escape(path)} can't be written: {words_of(error)}"
+        # Another name in its words is that of a temporary file.
+        problem = f"{escape(path)} can't be written: {error.strerror or words_of(error)}"
         raise GitstateError(problem, hint="name a regular file, or a new one, in a directory of yours") from None
 
 
