@@ -279,6 +279,7 @@ def test_watch_of_what_is_no_workspace_ends_with_1(tmp_path: Path) -> None:
         ("status --short --watch", "--short prints one line"),
         ("status --short --prometheus x", "--short prints one line"),
         ("status --prometheus=", "--prometheus needs the name of a file"),
+        ("status --watch --prometheus -", "--prometheus - prints the metrics once"),
     ],
 )
 def test_options_that_do_not_go_together(words: str, said: str, ws: Workspace) -> None:
