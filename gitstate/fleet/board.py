@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from ..errors import GitstateError
+from ..errors import GitstateError, words_of
 from ..format.names import CHECKPOINTS, ID_FILE, PENDING, age_key, history_ref, save_ref, save_time_ns
 from ..git import refs
 from ..git.repository import open_repository
@@ -176,6 +176,8 @@ class Watched:
         self._paths: list[bytes] = []
         self._listed = self._list_cost = 0.0
         self._list_time: int | None = None
+        #: Why the list of workspaces, which was read before, can't be read now.
+        self.problem: str | None = None
         self._known: dict[bytes, _Known] = {}
         #: When each was looked at last, or nothing had changed, on the monotonic clock.
         self._looked: dict[bytes, float] = {}
@@ -234,7 +236,13 @@ class Watched:
         pause = _LIST_AGAIN if changed == self._list_time else 0.0
         if self._listed and elapsed < max(2 / SHARE * self._list_cost, pause):
             return
-        self._paths = list(dict.fromkeys(self._find()))
+        try:
+            self._paths = list(dict.fromkeys(self._find()))
+            self.problem = None
+        except (GitstateError, OSError) as error:
+            if not self._listed:
+                raise
+            self.problem = f"the list of workspaces is unreadable: {words_of(error)}"
         self._list_time = changed
         self._listed = time.monotonic()
         self._list_cost = self._listed - begun

@@ -106,6 +106,30 @@ def test_looks_keep_to_their_share_and_take_turns(monkeypatch: pytest.MonkeyPatc
     assert len(watched.rows()) == len(paths)
 
 
+def test_list_that_becomes_unreadable_ends_nothing(ws: Workspace) -> None:
+    ws.gitstate("register")
+    watched = Watched(registry.registered, 0.1)
+    watched.look()
+    directory = Path(os.fsdecode(registry.list_directory()))
+    away = directory.rename(directory.parent / "away")
+    directory.write_text("in its place\n")
+    end = time.monotonic() + 60
+    while watched.problem is None and time.monotonic() < end:
+        watched.look()
+    assert "unreadable" in str(watched.problem) and [row.state for row in watched.rows()] == ["idle"]
+    directory.unlink()
+    away.rename(directory)
+    while watched.problem is not None and time.monotonic() < end:
+        watched.look()
+    assert watched.problem is None and [row.state for row in watched.rows()] == ["idle"]
+    with pytest.raises(OSError, match="no list"):
+        Watched(unreadable, 0.1).look()
+
+
+def unreadable() -> list[bytes]:
+    raise OSError("no list")
+
+
 def test_list_that_changes_is_read_again(tmp_path: Path) -> None:
     made = crowd(tmp_path, 3)
     watched = Watched(registry.registered, 600.0)

@@ -157,6 +157,7 @@ class _Metrics:
 def _watch_plainly(query: WatchQuery) -> None:
     """Print each look as a whole. With a file of metrics nothing is printed, but what is wrong with it, on stderr."""
     watched, file = Watched(query.find, query.interval), _Metrics(query.metrics)
+    said: str | None = None
     while True:
         begun, spent = time.monotonic(), time.process_time()
         if query.as_json is not None:
@@ -164,10 +165,11 @@ def _watch_plainly(query: WatchQuery) -> None:
         if query.as_json is None or query.metrics is not None:
             watched.look()
             rows = watched.rows()
-            said = file.problem
             file.write(rows)
-            if file.problem not in (None, said):
-                say(f"gitstate: {file.problem}")
+            problem = watched.problem or file.problem
+            if problem not in (None, said):
+                say(f"gitstate: {problem}")
+            said = problem
             if query.metrics is None:
                 _print(_block(rows))
         spent = time.process_time() - spent
@@ -249,7 +251,7 @@ def _watch_on_screen(query: WatchQuery) -> None:
             spent = time.process_time()
             rows = watched.rows()
             file.write(rows)
-            problem = file.problem
+            problem = watched.problem or file.problem
             if problem is None and watched.oldest() > query.interval + 2:
                 problem = f"a look at all {total} workspaces takes {_age(time.time_ns() - int(watched.oldest() * 1e9))}"
             screen.show(frame(rows, screen.size(), problem))
