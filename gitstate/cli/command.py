@@ -141,7 +141,7 @@ def complete_saves(context: click.Context, _: click.Parameter, incomplete: str) 
     from ..history.listing import list_saves
 
     try:
-        entries = list_saves(_repository_of(context), everything=False)
+        entries = list_saves(_repository_of(context), everything=False, whole=False)
     except (GitstateError, OSError):
         return []
     found = {"latest": "the newest save"} if entries else {}

@@ -9,7 +9,7 @@ from ..errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateErro
 from ..format.context import SCHEMA_VERSION
 from ..format.manifest import Reason
 from ..save.words import save_answer
-from ..system.jsonio import dumps
+from ..system.jsonio import write
 from ..system.stdlib import TYPE_CHECKING, signal, suppress
 from ..system.terminal import escape, escape_lines, give_up, print_to, say
 from .options import Quick, context_values
@@ -29,7 +29,7 @@ EXIT_ON_INTERRUPT = 130
 
 def emit(value: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout, with its schema version."""
-    print_to(sys.stdout, dumps({"schema_version": SCHEMA_VERSION, **value}).decode("utf-8"))
+    write({"schema_version": SCHEMA_VERSION, **value}, lambda text: print_to(sys.stdout, text))
 
 
 def working_directory(directory: str) -> bytes:
