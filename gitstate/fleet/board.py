@@ -160,6 +160,8 @@ class _Known(Record):
     """When it was looked at, on the monotonic clock."""
     is_racy: bool
     """One of them had been modified just before: the next look must not trust its time."""
+    are_refs_racy: bool
+    """The same of those of refs alone."""
 
 
 #: So many of the places are those of refs.
@@ -216,7 +218,7 @@ class Watched:
             read += answer is not True
             self._looked[path] = begun
             if answer is forkpool.LOST:
-                self._known[path] = _Known(Row(path, "unreachable"), (), (), begun, False)
+                self._known[path] = _Known(Row(path, "unreachable"), (), (), begun, False, False)
             elif answer is not True:
                 self._known[path] = answer
         return read
@@ -269,12 +271,14 @@ class Watched:
             # Their times must be older than the look.
             places, times = inside, tuple(map(_modified, inside))
             seen = Peeker(trusted_directories).peek(path)
-        newest = max((modified for modified in times if modified is not None), default=0)
-        is_racy = newest > time.time_ns() - _RACY_NS
         known = None
-        if old is not None and not old.is_racy and _of_refs(places, times) == _of_refs(old.places, old.times):
+        if old is not None and not old.are_refs_racy and _of_refs(places, times) == _of_refs(old.places, old.times):
             known = old.row
-        return _Known(row_of(seen, known), places, times, now, is_racy)
+        return _Known(row_of(seen, known), places, times, now, _is_racy(times), _is_racy(times[:_REFS]))
+
+
+def _is_racy(times: Iterable[int | None]) -> bool:
+    return max((modified for modified in times if modified is not None), default=0) > time.time_ns() - _RACY_NS
 
 
 def _of_refs(*columns: tuple[object, ...]) -> list[tuple[object, ...]]:
