@@ -12,6 +12,7 @@ import pytest
 from gitstate.fleet.board import STATES, Row, Watched, read_rows, worst_first
 from gitstate.format.names import save_time_ns
 from gitstate.workspace import registry
+from gitstate.workspace.peek import Peeker, WorkspacePeek
 from tests.fleet.crowd import counting_git, crowd
 from tests.support.workspace import Workspace, run_gitstate
 
@@ -117,7 +118,7 @@ def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
 def test_looks_keep_to_their_share_and_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gitstate.fleet.board.AGAIN", 0.0)
     last = tmp_path / "last"
-    paths = [*(b"/nowhere/%d" % number for number in range(10_000)), os.fsencode(last)]
+    paths = [*(b"/nowhere/%d" % number for number in range(4_000)), os.fsencode(last)]
     watched = Watched(lambda: paths, 0.1)
     assert watched.look() == len(paths)
     # From now on a look has a twentieth of a second, in which nobody reads so many.
@@ -129,6 +130,28 @@ def test_looks_keep_to_their_share_and_take_turns(tmp_path: Path, monkeypatch: p
         left -= read
     # Whose turn was the longest ago comes first: so all had theirs.
     assert [row.workspace for row in watched.rows() if row.state == "no_repository"] == [os.fsencode(last)]
+
+
+def test_workspace_that_does_not_answer_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a dead mount: the process that looks at it hangs in the kernel."""
+    made = crowd(tmp_path, 20)
+    rest(made)
+    peek = Peeker.peek
+
+    def hangs(peeker: Peeker, path: bytes) -> WorkspacePeek:
+        while path == os.fsencode(made[5]):
+            time.sleep(1)
+        return peek(peeker, path)
+
+    monkeypatch.setattr(Peeker, "peek", hangs)
+    for name in ("PEEK_DEADLINE", "_PATIENCE"):
+        monkeypatch.setattr(f"gitstate.fleet.board.{name}", 2.0)
+    watched = Watched(registry.registered, 600.0)
+    assert watched.look() == 20
+    rows = {row.workspace: row.state for row in watched.rows()}
+    assert rows.pop(os.fsencode(made[5])) == "unreachable" and set(rows.values()) == {"idle"}
+    # It is left alone for a while.
+    assert watched.look() == 0
 
 
 def test_list_that_becomes_unreadable_ends_nothing(ws: Workspace) -> None:
