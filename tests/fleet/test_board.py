@@ -118,7 +118,7 @@ def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
 def test_looks_keep_to_their_share_and_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gitstate.fleet.board.AGAIN", 0.0)
     last = tmp_path / "last"
-    paths = [*(b"/nowhere/%d" % number for number in range(4_000)), os.fsencode(last)]
+    paths = [*(b"/nowhere/%d" % number for number in range(1_500)), os.fsencode(last)]
     watched = Watched(lambda: paths, 0.1)
     assert watched.look() == len(paths)
     # From now on a look has a twentieth of a second, in which nobody reads so many.
