@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gitstate.fleet.board import STATES
+from gitstate.fleet.board import STATES, read_rows
 from tests.support.agents import wait_until
 from tests.support.screen import OnTerminal
 from tests.support.skips import not_installed
@@ -41,6 +41,9 @@ def fleet(tmp_path: Path) -> dict[str, Workspace]:
         found[state].gitstate("begin", *values, "--owner-pid", str(owner))
     dies.kill()
     dies.wait()
+    # The process that holds the lease for it ends some time later.
+    crashed = [os.fsencode(found["crashed"].path)]
+    wait_until(lambda: read_rows(crashed)[0].state == "crashed", "the crashed one")
     found["finished"].gitstate("finish")
     found["active"].append("a.txt")
     found["active"].gitstate("checkpoint")
