@@ -46,7 +46,7 @@ from ..system.stdlib import TYPE_CHECKING, quote
 from ..workspace.lease import wait_for_last_save
 from ..workspace.live_context import read_live_context, with_measured_fields
 from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
-from ..workspace.settings import require
+from ..workspace.settings import require, with_filter_limit
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
 from .facts import compare_with_checkpoint, gather, whole_copies, with_damage
 from .plan import (
@@ -93,6 +93,7 @@ def recover(path: bytes, request: RecoverRequest, opening: Opening | None = None
     if not request.runs_filters:
         repository = without_filters(repository)
     require(repository, *SETTINGS)
+    repository = with_filter_limit(repository)
     with hints_for(repository.toplevel):
         try:
             return located(_recover(repository, request))

@@ -26,7 +26,7 @@ from ..git.index import (
 from ..git.status import WorktreeScan
 from ..snapshot.record import is_attributes
 from ..system import files
-from ..system.stdlib import TYPE_CHECKING
+from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.ownership import next_index
 from .paths import Workspace
 from .saved_index import SavedIndex, removal
@@ -297,4 +297,7 @@ class IndexRecovery:
     def _fill_in(self, index: bytes) -> None:
         """Not on git's own index: killed there, its lock would stay, and nobody could tell whose it is."""
         process = self._git.start("update-index", "-q", "--refresh", env={"GIT_INDEX_FILE": os.fsdecode(index)})
-        self._git.finish(process, ok_codes=range(256))
+        with suppress(GitError):
+            # A filter may hang: then git reads those files later.
+            self._git.finish(process, ok_codes=range(256), timeout=self._repository.filter_limit)
+        files.remove(index + b".lock")
