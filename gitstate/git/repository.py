@@ -280,6 +280,19 @@ def as_permitted(repository: Repository) -> Repository:
     return repository
 
 
+def has_conversions(repository: Repository) -> bool:
+    """Whether settings, or attributes outside the worktree, may convert files."""
+    if repository.setting("core.attributesfile") or repository.autocrlf:
+        return True
+    config_home = os.environb.get(b"XDG_CONFIG_HOME") or os.path.expanduser(b"~/.config")
+    attributes = (
+        os.path.join(repository.common_dir, b"info", b"attributes"),
+        os.path.join(config_home, b"git", b"attributes"),
+        b"/etc/gitattributes",
+    )
+    return any(os.path.exists(path) for path in attributes)
+
+
 def shares_configuration(inside: Repository, repository: Repository) -> bool:
     """Whether `inside` is a worktree of `repository`, and so has its configuration, `config.worktree` included."""
     common = repository.common_dir

@@ -201,7 +201,8 @@ class SavedPaths:
 
     def choices(self, targets: Iterable[Target], outcome: Outcome) -> list[Choice]:
         """What is to happen to each target. One that can't be read is noted in `outcome`."""
-        return [Choice(target, seen, self._action(target, seen)) for target, seen in self._look(targets, outcome)]
+        with self._workspace.disk.held_open():
+            return [Choice(target, seen, self._action(target, seen)) for target, seen in self._look(targets, outcome)]
 
     def _look(self, targets: Iterable[Target], outcome: Outcome) -> Iterator[tuple[Target, FileState]]:
         top = self._workspace.repository.toplevel

@@ -54,14 +54,17 @@ def look(
     save: Callable[[bytes, SaveRequest], SaveResult],
     *,
     insist: bool,
+    meanwhile: Callable[[], None],
 ) -> Scene:
     """Look at all that a save depends on. `query` is what git was asked about the frozen index.
+
+    `meanwhile` is called while git starts, where all that the save relies on is known to be there.
 
     The objects of what is found go into the builder's pack. Repositories inside are saved with `save`. Raises
     IndexMoved where git replaced the index meanwhile, unless `insist`.
     """
     repository = builder.repository
-    taken = _take(builder, request, query)
+    taken = _take(builder, request, query, meanwhile)
     staged = None
     if taken.staged or taken.stages:
         from .index import StagedBlobs
@@ -89,7 +92,7 @@ def look(
     return Scene(taken, context, nested, seen)
 
 
-def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> Snapshot:
+def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, meanwhile: Callable[[], None]) -> Snapshot:
     repository = builder.repository
     if request.broken is not None and request.broken.worktree:
         return _context_alone(repository)
@@ -111,7 +114,7 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None) -> 
     if known is not None and known.archive in held.values():
         from ..snapshot.incremental import take_since
 
-        taken = take_since(known, repository, builder.writer, builder.reader, frozen, options)
+        taken = take_since(known, repository, builder.writer, builder.reader, frozen, options, meanwhile)
         if taken is not None:
             return taken
     return take_snapshot(repository, builder.writer, builder.reader, frozen, options, query)
@@ -327,9 +330,10 @@ def save_nested(
                 skipped.append(LeftOut(path, "an agent works in it, and its own keeper saves it", False))
                 nested.append(Nested(path, None, None))
                 continue
-            is_ours = shares_configuration(inside, repository)
-            runs_filters = repository.runs_filters and (is_ours or path in taken.submodules)
-            result = save(full, asked._replace(even_clean=is_ours, runs_filters=runs_filters))
+            # Of a submodule the commit counts as well: the save keeps it, and tells on which branch it is.
+            is_known = path in taken.submodules or shares_configuration(inside, repository)
+            runs_filters = repository.runs_filters and is_known
+            result = save(full, asked._replace(even_clean=is_known, runs_filters=runs_filters))
             nested.append(Nested(path, result.save_id, result.archive))
             if inside.common_dir.startswith(os.path.realpath(full) + b"/"):
                 skipped.append(LeftOut(path, SAVED_INSIDE, False))

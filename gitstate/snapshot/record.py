@@ -6,6 +6,7 @@ import os
 import stat
 
 from ..format.manifest import LeftOut
+from ..git.repository import has_conversions
 from ..objects.tree import GITLINK, Leaf
 from ..system.stdlib import TYPE_CHECKING, Record, bisect_left
 
@@ -303,16 +304,7 @@ class SnapshotBuilder:
 
     def may_convert(self) -> bool:
         """Whether attributes or settings could convert any file: then git is asked."""
-        repository = self.repository
-        if self.tracked.attributes or repository.setting("core.attributesfile") or repository.autocrlf:
-            return True
-        config_home = os.environb.get(b"XDG_CONFIG_HOME") or os.path.expanduser(b"~/.config")
-        attributes = (
-            os.path.join(repository.common_dir, b"info", b"attributes"),
-            os.path.join(config_home, b"git", b"attributes"),
-            b"/etc/gitattributes",
-        )
-        return any(os.path.exists(path) for path in attributes)
+        return self.tracked.attributes or has_conversions(self.repository)
 
     def is_reached(self, directory: bytes) -> bool:
         """Whether every part of a directory's path is a directory: what is behind a symlink is not in the worktree."""

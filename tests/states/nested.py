@@ -183,6 +183,15 @@ def submodule_merge_conflict(ws: Workspace) -> None:
     ws.expect("UU sub")
 
 
+@operation(losses={Loss.IN_PLACE, Loss.WIPED, Loss.STRIPPED, Loss.REMOVED}, may_leave_out=["sub"], save_exits=(0, 4))
+def submodule_dirty_in_a_merge_conflict(ws: Workspace) -> None:
+    submodule_merge_conflict(ws)
+    sub = Workspace(ws.path / "sub", ws.outside)
+    sub.append("inner.txt")
+    sub.write("untracked.txt")
+    ws.expect("UU sub")
+
+
 def nested_repository(ws: Workspace, path: str, *, commit: bool) -> Workspace:
     run_git(ws.path, "init", "-q", "-b", "inner", path)
     inner = Workspace(ws.path / path, ws.outside)
