@@ -33,6 +33,7 @@ from ..format.context import Context
 from ..format.fetched import fetched_markers, mark_recovered
 from ..format.manifest import LeftOut, Reason
 from ..format.names import branch_name, is_save_id, workspace_id
+from ..format.saves import pending_in_files
 from ..git import gitdir, refs
 from ..git.index import looks_torn
 from ..git.refs import RefUpdate, RefWriter
@@ -145,7 +146,9 @@ def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, requ
     clears = verdict.clears_locks and not request.dry_run
     cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
     lock = os.path.join(repository.git_dir, b"index.lock")
-    if verdict.clears_locks and (facts.saves or facts.context or os.path.lexists(lock)):
+    # Of a run that was saved alone, or recovered, its worktrees may still wait.
+    others = pending_in_files(repository.common_dir).keys() - {workspace_id(repository)}
+    if verdict.clears_locks and (facts.saves or facts.context or others or os.path.lexists(lock)):
         from .elsewhere import put_away, remove_lock_of_run
 
         cleared += remove_lock_of_run(repository, facts) if clears else ()
