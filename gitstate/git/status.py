@@ -137,6 +137,7 @@ class WorktreeScan:
         if list_plain_index(index, len(repository.zero) // 2) is None:
             self._listing = repository.git.start("ls-files", "-z", "-v", "--sparse", env=env)
         self._finish = repository.git.finish
+        self._limit = repository.filter_limit
         self._found: Differing | None = None
         self._is_read = False
 
@@ -146,7 +147,7 @@ class WorktreeScan:
             self._is_read = True
             try:
                 listing = parse_listing(b"" if self._listing is None else self._finish(self._listing))
-                fields = self._finish(self._differing).split(b"\0")
+                fields = self._finish(self._differing, timeout=self._limit).split(b"\0")
             except GitError:
                 self.end()
                 return None

@@ -33,6 +33,7 @@ from ..format.context import Context
 from ..format.fetched import fetched_markers, mark_recovered
 from ..format.manifest import LeftOut, Reason
 from ..format.names import branch_name, is_save_id, workspace_id
+from ..format.saves import pending_in_files
 from ..git import gitdir, refs
 from ..git.index import looks_torn
 from ..git.refs import RefUpdate, RefWriter
@@ -47,7 +48,7 @@ from ..system.stdlib import TYPE_CHECKING, quote
 from ..workspace.lease import wait_for_last_save
 from ..workspace.live_context import read_live_context, with_measured_fields
 from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
-from ..workspace.settings import require
+from ..workspace.settings import require, with_filter_limit
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
 from .facts import compare_with_checkpoint, gather, whole_copies, with_damage
 from .plan import (
@@ -96,6 +97,7 @@ def recover(path: bytes, request: RecoverRequest, opening: Opening | None = None
     if not request.runs_filters:
         repository = without_filters(repository)
     require(repository, *SETTINGS)
+    repository = with_filter_limit(repository)
     with hints_for(repository.toplevel):
         try:
             return located(_recover(repository, request))
@@ -144,7 +146,9 @@ def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, requ
     clears = verdict.clears_locks and not request.dry_run
     cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
     lock = os.path.join(repository.git_dir, b"index.lock")
-    if verdict.clears_locks and (facts.saves or facts.context or os.path.lexists(lock)):
+    # Of a run that was saved alone, or recovered, its worktrees may still wait.
+    others = pending_in_files(repository.common_dir).keys() - {workspace_id(repository)}
+    if verdict.clears_locks and (facts.saves or facts.context or others or os.path.lexists(lock)):
         from .elsewhere import put_away, remove_lock_of_run
 
         cleared += remove_lock_of_run(repository, facts) if clears else ()

@@ -407,8 +407,8 @@ def _versions(old: Save, builder: Builder, scene: Scene) -> Iterable[tuple[bytes
         versions = PathVersions(
             of_old.get(path), of_new.get(path), of_old_head.get(path), of_head.get(path), of_pending.get(path)
         )
-        yield path, versions
         version = staged.get(path)
+        yield path, versions._replace(staged=version)
         if version is not None and version not in (versions.old, versions.new, versions.pending):
             yield path, versions._replace(old=version, new=of_index.get(path))
 

@@ -61,6 +61,7 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     if request.strict:
         settings.require(repository, *settings.OF_SAVE)
     repository, problems = settings.with_defaults(repository, settings.OF_SAVE)
+    repository = settings.with_filter_limit(repository)
     if problems:
         request = _with_problems(request, problems)
     deadline = Deadline(request.wait if request.deadline is None else request.deadline)
