@@ -15,7 +15,10 @@ from tests.hooks.test_terminals import Terminal
 from tests.support.agents import PATIENCE, keepers
 from tests.support.skips import not_installed, why_not_program
 
-pytestmark = pytest.mark.skipif(why_not_program("zsh") is not None, reason=why_not_program("zsh") or "")
+pytestmark = [
+    pytest.mark.skipif(why_not_program("zsh") is not None, reason=why_not_program("zsh") or ""),
+    pytest.mark.parametrize("stage", ["zsh"], indirect=True),
+]
 
 #: What users set in their zsh, and what changes the meaning of a word, an array or a trap.
 OPTIONS = (
@@ -38,11 +41,6 @@ work() {
 }
 work
 """
-
-
-@pytest.fixture
-def shell() -> tuple[str, ...]:
-    return ("zsh", "-f")
 
 
 @pytest.mark.parametrize("options", [OPTIONS[0], *(pytest.param(one, marks=pytest.mark.slow) for one in OPTIONS[1:])])

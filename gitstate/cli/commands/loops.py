@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 _OF_A_TASK = ("issue_number", "progress_stage", "memory_refs")
 
 
+class _Seconds(click.FloatRange):
+    """A time; `nan`, which is neither too small nor too large, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a valid float range.", param, ctx)
+        return found
+
+
 @command("loop", json=False)
 @click.argument("agent", type=click.Choice(agent_names()), metavar="AGENT")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT…]")
@@ -37,10 +48,10 @@ _OF_A_TASK = ("issue_number", "progress_stage", "memory_refs")
 )
 @click.option("--max-runs", "--max", type=click.IntRange(0), metavar="N", default=0, help="stop after N runs")
 @click.option("--once", is_flag=True, help="the same as --max-runs 1")
-@click.option("--max-time", type=click.FloatRange(0), metavar="SECONDS", help="begin no run after this time")
+@click.option("--max-time", type=_Seconds(0), metavar="SECONDS", help="begin no run after this time")
 @click.option(
     "--min-seconds",
-    type=click.FloatRange(0),
+    type=_Seconds(0),
     metavar="SECONDS",
     default=5.0,
     show_default=True,
@@ -55,9 +66,10 @@ def loop(call: Call, agent: str, options: tuple[str, ...], **given: Any) -> int:
     PROGRESS_STAGE and MEMORY_REFS count for tasks that name none. In a file, lines that begin with # are comments, and
     several loops may share it.
     """
+    from ...loops.command import CommandTasks
     from ...loops.loop import LoopRequest
     from ...loops.loop import loop as run_loop
-    from ...loops.tasks import CommandTasks, FileTasks, TaskSource
+    from ...loops.tasks import FileTasks, TaskSource
 
     record = agent_named(agent)
     assert record is not None
