@@ -116,7 +116,8 @@ def loop(call: Call, agent: str, options: tuple[str, ...], **given: Any) -> int:
 def resume(call: Call, paths: tuple[str, ...], everything: bool, roots: tuple[str, ...], **given: Any) -> int:
     """The agent continues its own session where that still exists, else a new one, with a briefing. For each
     interruption it is started at most once, and not again after three starts that changed nothing. A file
-    .gitstate-stop at the top of the workspace prevents every start. `loop` works on further tasks.
+    .gitstate-stop at the top of the workspace prevents every start. With --json the agent's output goes to stderr.
+    `loop` works on further tasks.
     """
     from ...loops.resume import ResumeRequest
     from ...loops.resume import resume as resume_one
@@ -124,7 +125,7 @@ def resume(call: Call, paths: tuple[str, ...], everything: bool, roots: tuple[st
     many = everything or bool(roots)
     manner: Manner = given["manner"] or ("detached" if many or len(paths) > 1 else "foreground")
     stop_file = call.absolute([given["stop_file"]])[0] if given["stop_file"] else None
-    request = ResumeRequest(manner, given["agent"], stop_file, given["force"], strict=many)
+    request = ResumeRequest(manner, given["agent"], stop_file, given["force"], strict=many, answers=call.as_json)
     targets = call.absolute(paths) if paths else [] if many else [call.directory]
     if many:
         from ...fleet.find import peek_all, workspaces
