@@ -11,8 +11,9 @@ from .. import __version__
 from ..errors import EXIT_STATUSES, EXIT_USAGE
 from ..system import terminal
 from . import quick
-from .command import JSON_HELP, TableGroup
+from .command import JSON_HELP, TableGroup, write_examples
 from .quick import EXIT_ON_INTERRUPT
+from .table import EXAMPLES
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
 
 def _report(error: click.ClickException, path: str) -> None:
     """Say what is wrong with the command line, in JSON too where that was asked for; `path` is the command."""
-    message, hint = error.format_message(), f"{path} --help"
+    message, hint = " ".join(error.format_message().split()), f"{path} --help"
     words = sys.argv[1:]
     words = words[: words.index("--")] if "--" in words else words
     if "--json" in words or "--format=json" in words:
@@ -42,7 +43,12 @@ def _report(error: click.ClickException, path: str) -> None:
 
 
 class _MainGroup(TableGroup):
-    """All commands, and below them the exit statuses that they share."""
+    """All commands, above them the first steps, and below them the exit statuses that they share."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what gitstate is for, and the first steps."""
+        super().format_help_text(ctx, formatter)
+        write_examples(formatter, "First steps", EXAMPLES[""])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the exit statuses."""

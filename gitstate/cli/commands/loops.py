@@ -60,11 +60,11 @@ class _Seconds(click.FloatRange):
 @click.option("--stop-file", metavar="FILE", help="stop before the next run where this file exists")
 @click.option("--log-dir", metavar="DIR", help="copy the output of each run into a file in DIR")
 def loop(call: Call, agent: str, options: tuple[str, ...], **given: Any) -> int:
-    """Each ARGUMENT goes to the agent. A pending save is recovered first, and its task continued in the agent's own
-    session. After a failure the task is tried again; a usage limit is waited out. A task may begin with values:
-    `task_id=T-1 issue_number=7 Fix it`; --next may print a JSON object with these keys and `prompt`. ISSUE_NUMBER,
-    PROGRESS_STAGE and MEMORY_REFS count for tasks that name none. In a file, lines that begin with # are comments, and
-    several loops may share it.
+    """AGENT is claude, codex, copilot, cursor, gemini, kimi, opencode or qwen. Each ARGUMENT goes to it. A pending save
+    is recovered first, and its task continued in the agent's own session. After a failure the task is tried again; a
+    usage limit is waited out. A task may begin with values: `task_id=T-1 issue_number=7 Fix it`; --next may print a
+    JSON object with these keys and `prompt`. ISSUE_NUMBER, PROGRESS_STAGE and MEMORY_REFS count for tasks that name
+    none. In a file, lines that begin with # are comments, and several loops may share it.
     """
     from ...loops.command import CommandTasks
     from ...loops.loop import LoopRequest
@@ -143,6 +143,8 @@ def resume(call: Call, paths: tuple[str, ...], everything: bool, roots: tuple[st
         return result.exit_status
 
     statuses = [quick.guarded(partial(one, path), "resume", False) for path in dict.fromkeys(targets)]
+    if many and not call.as_json and all(result.outcome == "nothing" for result in results):
+        say("nothing to resume")
     if call.as_json:
         call.emit(workspaces=[resume_json(result) for result in results])
     return statuses[0] if len(statuses) == 1 else worst_of(statuses)
