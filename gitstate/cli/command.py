@@ -120,11 +120,13 @@ class Call(NamedTuple):
         quick.emit({"command": self.command, **values})
 
 
-def command(name: str, *, json: bool = True, **settings: Any) -> Callable[[Callable[..., int]], click.Command]:
+def command(
+    name: str, *, json: bool = True, before: str = "", **settings: Any
+) -> Callable[[Callable[..., int]], click.Command]:
     """Make a function the command `name` of the table. `settings` go to click.
 
     The function gets a `Call` and its parameters by name. It returns the exit status; an error becomes words and a
-    status. Its docstring is what `--help` says after the summary. `json`: the command has `--json`.
+    status. Its docstring, after `before`, is what `--help` says after the summary. `json`: the command has `--json`.
     """
 
     def make(function: Callable[..., int]) -> click.Command:
@@ -133,13 +135,20 @@ def command(name: str, *, json: bool = True, **settings: Any) -> Callable[[Calla
             directory, as_json = click.get_current_context().obj
             # `recover --format json` is the same as `recover --json`.
             as_json = as_json or json_here or given.get("style") == "json"
-            call = Call(name, os.fsencode(directory), as_json)
-            sys.exit(quick.guarded(lambda: function(call, **given), name, as_json))
+
+            def run() -> int:
+                return function(Call(name, quick.working_directory(directory), as_json), **given)
+
+            sys.exit(quick.guarded(run, name, as_json))
 
         short = name.rpartition(" ")[2]
         examples = EXAMPLES.get(name, ())
         decorate: Callable[[Callable[..., None]], click.Command] = click.command(
-            short, TableCommand, help=help_text(name, function.__doc__), examples=examples, **settings
+            short,
+            TableCommand,
+            help=help_text(name, f"{before} {function.__doc__ or ''}"),
+            examples=examples,
+            **settings,
         )
         made = decorate(callback)
         if json:
@@ -161,7 +170,7 @@ def complete_saves(context: click.Context, _: click.Parameter, incomplete: str) 
     from ..history.listing import list_saves
 
     try:
-        entries = list_saves(_repository_of(context), everything=False)
+        entries = list_saves(_repository_of(context), everything=False, whole=False)
     except (GitstateError, OSError):
         return []
     found = {"latest": "the newest save"} if entries else {}

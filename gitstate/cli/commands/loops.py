@@ -36,7 +36,7 @@ class _Seconds(click.FloatRange):
         return found
 
 
-@command("loop", json=False)
+@command("loop", json=False, before=f"AGENT is {', '.join(agent_names()[:-1])} or {agent_names()[-1]}.")
 @click.argument("agent", type=click.Choice(agent_names()), metavar="AGENT")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT…]")
 @click.option("--workspace", metavar="DIR", help="where to work  [default: here]")
@@ -60,11 +60,11 @@ class _Seconds(click.FloatRange):
 @click.option("--stop-file", metavar="FILE", help="stop before the next run where this file exists")
 @click.option("--log-dir", metavar="DIR", help="copy the output of each run into a file in DIR")
 def loop(call: Call, agent: str, options: tuple[str, ...], **given: Any) -> int:
-    """AGENT is claude, codex, copilot, cursor, gemini, kimi, opencode or qwen. Each ARGUMENT goes to it. A pending save
-    is recovered first, and its task continued in the agent's own session. After a failure the task is tried again; a
-    usage limit is waited out. A task may begin with values: `task_id=T-1 issue_number=7 Fix it`; --next may print a
-    JSON object with these keys and `prompt`. ISSUE_NUMBER, PROGRESS_STAGE and MEMORY_REFS count for tasks that name
-    none. In a file, lines that begin with # are comments, and several loops may share it.
+    """Each ARGUMENT goes to the agent. A pending save is recovered first, and its task continued in the agent's own
+    session. After a failure the task is tried again; a usage limit is waited out. A task may begin with values:
+    `task_id=T-1 issue_number=7 Fix it`; --next may print a JSON object with these keys and `prompt`. ISSUE_NUMBER,
+    PROGRESS_STAGE and MEMORY_REFS count for tasks that name none. In a file, lines that begin with # are comments, and
+    several loops may share it.
     """
     from ...loops.command import CommandTasks
     from ...loops.loop import LoopRequest
