@@ -180,6 +180,12 @@ def test_ctrl_c_at_a_prompt_ends_the_agent_but_not_the_shell(stage: Stage) -> No
     assert stage.pending() is None
 
 
+def test_directory_for_temporary_files_that_is_gone(stage: Stage) -> None:
+    script = f"TMPDIR=/nonexistent\ntrap 'echo mine' EXIT\n{SOURCE}gitstate_begin task_id=T-1\ngitstate_finish\n"
+    assert output(stage, script) == "mine\n"
+    assert stage.said() == ""
+
+
 @pytest.mark.parametrize("how", ["init bash", "init zsh", "file"])
 @pytest.mark.parametrize("program", ["bash", "zsh -f"])
 def test_one_text_for_bash_and_zsh(how: str, program: str, stage: Stage) -> None:
