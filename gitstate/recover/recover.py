@@ -403,6 +403,11 @@ class _Recovery:
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
         result = recover(full, request._replace(runs_filters=runs_filters))
+        if result.verdict == "nothing":
+            from ..restore.nested import lacks_its_save
+
+            lacking = lacks_its_save(step, inside.git)
+            self.outcome.failed += [lacking] if lacking else []
         if step.is_new and result.verdict == "nothing":
             inside = inside if runs_filters else without_filters(inside)
             inside.git.run("checkout-index", "-q", "-a", ok_codes=range(256))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from typing import Literal
 
+    from ..git.command import Git
+
 
 #: Repositories in repositories are followed so far down.
 DEEPEST = 8
@@ -35,6 +37,8 @@ class NestedStep(Record):
     """It is a submodule whose `.git` file was just written: without a save, its files have to be checked out."""
     reason: str = ""
     """Why it is lost."""
+    held: str | None = None
+    """The save that the repository should hold; None where it had nothing to save."""
 
 
 def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterator[NestedStep]:
@@ -48,7 +52,14 @@ def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterato
             step = NestedStep(path, "lost", reason=nested_failure(error))
         if step is None:
             step = NestedStep(path, "lost", reason="the nested repository is gone, and its save with it")
-        yield step._replace(is_new=path in made)
+        yield step._replace(is_new=path in made, held=save_id)
+
+
+def lacks_its_save(step: NestedStep, git: Git) -> LeftOut | None:
+    """What to report where the repository at the path of `step` is another one: made again, or cloned once more."""
+    if step.held is None or any(save.save_id == step.held for save in held_saves(git)):
+        return None
+    return LeftOut(step.path, f"the repository here is not the one that holds the save {step.held}", True)
 
 
 def submodules_of(workspace: Workspace) -> frozenset[bytes]:

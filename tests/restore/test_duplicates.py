@@ -18,7 +18,7 @@ def test_file_that_the_tree_of_head_names_twice_stays(wiped: bool, ws: Workspace
         entries.append(entry * (2 if name in (b"docs", b"b.txt") else 1))
     argv = ("hash-object", "-w", "-t", "tree", "--literally", "--stdin")
     tree = ws.git(*argv, stdin=b"".join(entries)).decode("ascii").strip()
-    ws.git("update-ref", "HEAD", ws.out("commit-tree", "-p", "HEAD", "-m", "twice", tree))
+    ws.git("update-ref", "HEAD", ws.out("commit-tree", "-p", "HEAD", "-m", "twice", twice))
     ws.append("docs/guide.md")
     ws.add("docs/guide.md")
     ws.append("b.txt")
