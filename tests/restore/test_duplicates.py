@@ -17,7 +17,7 @@ def test_file_that_the_tree_of_head_names_twice_stays(wiped: bool, ws: Workspace
         entry = mode.lstrip(b"0") + b" " + name + b"\0" + bytes.fromhex(oid.decode("ascii"))
         entries.append(entry * (2 if name in (b"docs", b"b.txt") else 1))
     argv = ("hash-object", "-w", "-t", "tree", "--literally", "--stdin")
-    tree = ws.git(*argv, stdin=b"".join(entries)).decode("ascii").strip()
+    twice = ws.git(*argv, stdin=b"".join(entries)).decode("ascii").strip()
     ws.git("update-ref", "HEAD", ws.out("commit-tree", "-p", "HEAD", "-m", "twice", twice))
     ws.append("docs/guide.md")
     ws.add("docs/guide.md")
@@ -26,8 +26,8 @@ def test_file_that_the_tree_of_head_names_twice_stays(wiped: bool, ws: Workspace
     before = fingerprint(ws.path)
     assert ws.save().exit_status == 0
     if wiped:
-        for name in ("docs/guide.md", "b.txt", "untracked.txt"):
-            ws.remove(name)
+        for path in ("docs/guide.md", "b.txt", "untracked.txt"):
+            ws.remove(path)
     run = ws.recover()
     assert run.exit_status == 0, run
     assert before.diff(fingerprint(ws.path)) == []
