@@ -308,6 +308,10 @@ class _Recovery:
         workspace.disk.sync()
         to_disk.finish([*(target.path for target in targets), *newest.manifest.directories])
         nested = self._nested(saved, targets)
+        if outcome.links or newest.manifest.workspace_id != workspace_id(self.repository):
+            from ..restore.nested import absent_submodules
+
+            outcome.failed += absent_submodules(workspace, saved, outcome.links)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
 
@@ -362,10 +366,6 @@ class _Recovery:
 
     def _nested(self, saved: SavedPaths, targets: Sequence[Target]) -> tuple[RecoverResult, ...]:
         modules = os.path.join(self.repository.git_dir, b"modules")
-        if saved.newest.manifest.workspace_id != workspace_id(self.repository):
-            from ..restore.nested import absent_submodules
-
-            self.outcome.failed += absent_submodules(self.workspace, saved)
         if not os.path.lexists(modules) and not any(save.manifest.nested for save in saved.saves):
             return ()
         from ..restore.nested import nested_failure, nested_steps, submodules_of

@@ -7,6 +7,7 @@ import os
 from ..errors import GitstateError, words_of
 from ..format.archive import read_save
 from ..format.manifest import LeftOut
+from ..format.names import workspace_id
 from ..format.saves import held_saves, pending_archives
 from ..git.entries import list_index
 from ..objects.tree import GITLINK
@@ -67,12 +68,16 @@ def submodules_of(workspace: Workspace) -> frozenset[bytes]:
     return frozenset(entry.path for entry in list_index(workspace.git) if entry.mode == GITLINK)
 
 
-def absent_submodules(workspace: Workspace, saved: SavedPaths) -> list[LeftOut]:
-    """Clean submodules that aren't checked out here, as in a new clone; no save says whether they ever were."""
+def absent_submodules(workspace: Workspace, saved: SavedPaths, made: Collection[bytes]) -> list[LeftOut]:
+    """Submodules that aren't checked out here, of those in whose place nothing was (`made`); in a new clone, of all.
+
+    No save says whether a clean submodule was checked out. Those that the saves name are dealt with elsewhere.
+    """
     named = {item.path for save in saved.saves for item in save.manifest.nested}
+    if saved.newest.manifest.workspace_id != workspace_id(workspace.repository):
+        made = submodules_of(workspace)
     reason = "this submodule is not checked out here: git submodule update --init"
-    absent = (path for path in sorted(submodules_of(workspace) - named) if workspace.disk.is_empty(path))
-    return [LeftOut(path, reason, False) for path in absent]
+    return [LeftOut(path, reason, False) for path in sorted({*made} - named) if workspace.disk.is_empty(path)]
 
 
 def nested_failure(error: Exception) -> str:

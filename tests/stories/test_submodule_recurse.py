@@ -153,3 +153,26 @@ def test_nested_repository_that_was_recovered_by_itself_is_no_trouble(ws: Worksp
     assert ws.recover(path=sub.path).exit_status == 0
     run = ws.recover()
     assert run.exit_status == 0, run
+
+
+def test_clean_repository_of_a_gitlink_that_is_gone_is_reported(ws: Workspace) -> None:
+    nested_repository(ws, "nested", commit=True)
+    ws.git("-c", "advice.addEmbeddedRepo=false", "add", "nested")
+    ws.git("commit", "-q", "-m", "a link")
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    ws.remove("nested")
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    assert b"nested" in paths_of(run.json["workspaces"][0]["left_out"])
+
+
+def test_place_of_a_submodule_that_is_empty_as_before_is_no_trouble(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.git("submodule", "--quiet", "deinit", "-f", "sub")
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    ws.git("reset", "--hard", "-q")
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    assert run.json["workspaces"][0]["left_out"] == []
