@@ -312,6 +312,10 @@ class _Recovery:
         workspace.disk.sync()
         to_disk.finish([*(target.path for target in targets), *newest.manifest.directories])
         nested = self._nested(saved, targets)
+        if outcome.links or newest.manifest.workspace_id != workspace_id(self.repository):
+            from ..restore.nested import absent_submodules
+
+            outcome.failed += absent_submodules(workspace, saved, outcome.links)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
 
@@ -366,10 +370,6 @@ class _Recovery:
 
     def _nested(self, saved: SavedPaths, targets: Sequence[Target]) -> tuple[RecoverResult, ...]:
         modules = os.path.join(self.repository.git_dir, b"modules")
-        if saved.newest.manifest.workspace_id != workspace_id(self.repository):
-            from ..restore.nested import absent_submodules
-
-            self.outcome.failed += absent_submodules(self.workspace, saved)
         if not os.path.lexists(modules) and not any(save.manifest.nested for save in saved.saves):
             return ()
         from ..restore.nested import nested_failure, nested_steps, submodules_of
@@ -407,6 +407,11 @@ class _Recovery:
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
         result = recover(full, request._replace(runs_filters=runs_filters))
+        if result.verdict == "nothing":
+            from ..restore.nested import lacks_its_save
+
+            lacking = lacks_its_save(step, inside.git)
+            self.outcome.failed += [lacking] if lacking else []
         if step.is_new and result.verdict == "nothing":
             inside = inside if runs_filters else without_filters(inside)
             inside.git.run("checkout-index", "-q", "-a", ok_codes=range(256))

@@ -131,6 +131,7 @@ class MissingFiles:
             try:
                 if leaf.mode == GITLINK:
                     self._disk.make_directory(path)
+                    self._outcome.links.append(path)
                 elif not self._is_unfiltered(path, leaf, sizes or {}) or path not in bare:
                     self._disk.take_in(self._staging + path, path, present.get(path, MISSING))
                 else:
