@@ -25,8 +25,8 @@ from .paths import SavedPaths, Workspace
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-#: So many files are written beside before they are synced and moved into place.
-_AT_ONCE = 256
+#: So many files are written beside before they are synced, by one `syncfs` (`durable.sync_each`), and moved into place.
+_AT_ONCE = 512
 #: The disk takes nothing more: to go on with the next path is of no use.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
