@@ -95,6 +95,8 @@ class SaveAttempt:
             return self._answer(plan._replace(result="unchanged", message=why), scene, upon)
         if plan.follows:
             return self._publish(plan, scene, built)
+        if upon is not None and self.request.kind == "checkpoint":
+            self.builder.omit_held(upon, scene.taken)
         publisher = self._publisher()
         publisher.replace(upon, self.builder, scene, first_refs(plan, built.archive, scene.seen))
         return self._answer(plan, scene, built)
