@@ -32,6 +32,15 @@ def emit(value: Mapping[str, Any]) -> None:
     write({"schema_version": SCHEMA_VERSION, **value}, lambda text: print_to(sys.stdout, text))
 
 
+def working_directory(directory: str) -> bytes:
+    """What `-C` names, or the current directory, as an absolute path. Raises GitstateError."""
+    try:
+        return os.fsencode(os.path.abspath(directory))
+    except FileNotFoundError:
+        hint = "cd to a directory that exists, or: gitstate -C PATH …"
+        raise GitstateError("the current directory does not exist any more; nothing was changed", hint=hint) from None
+
+
 def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
     """Run one command. An error becomes one line, a hint and an exit status; a traceback goes to a file."""
     try:
@@ -79,7 +88,7 @@ def run_save(quick: Quick) -> int:
 
 
 def _save(quick: Quick, as_json: bool) -> int:
-    path = os.fsencode(os.path.abspath(quick.directory))
+    path = working_directory(quick.directory)
     own = _with_keeper(os.path.realpath(path)) if quick.command == "save" else None
     opening = None
     if own is None:

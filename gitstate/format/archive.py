@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ..errors import CorruptSave, GitError, MissingObject
+from ..git import refs
 from ..git.command import Oid
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader, ObjectsAhead, commit_head
@@ -130,6 +131,15 @@ def tree_of_base(reader: ObjectReader, commit: Oid | None) -> Oid | None:
         return None if commit is None else reader.tree_of(commit)
     except MissingObject:
         raise CorruptSave(f"the commit {commit} that the save stands on is missing", hint="git fsck") from None
+
+
+def replacement_of(repository: Repository, reader: ObjectReader, head: Oid | None) -> Oid | None:
+    """The tree that git takes for a commit's tree (`git replace`); None where that is its own."""
+    (known,) = refs.read_refs_below(repository.common_dir, "refs/replace/")
+    replaced = head
+    for _ in known:
+        replaced = known.get(replaced or "") or replaced
+    return None if replaced == head else tree_of_base(reader, replaced)
 
 
 def stage_paths(repository: Repository, trees: TreeReader, save: Save, stage: bytes) -> list[bytes]:

@@ -165,6 +165,8 @@ class Manifest(Record):
     """Setuid, setgid and sticky bits (0o7000) of files and directories; empty where none has any."""
     label: str | None = None
     """How the user calls it (`--label`); None where it has no label, and in saves of version 0.1."""
+    sparse_directories: tuple[bytes, ...] = ()
+    """The directories of a sparse index, of which no file was on the disk; empty where the index is not sparse."""
 
     @property
     def incomplete(self) -> bool:
@@ -224,6 +226,7 @@ class Manifest(Record):
             "left_out": listed(item.to_json() for item in self.left_out),
             "ignored": listed(path_to_json(path) for path in self.ignored),
             "reason": self.reason.to_json(),
+            "sparse_directories": listed(path_to_json(path) for path in self.sparse_directories),
             "special": listed({**path_to_json(path), "mode": f"{bits:o}"} for path, bits in self.special.items()),
             "label": self.label,
         }
@@ -304,6 +307,7 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
         ignored=tuple(_list(value, "ignored")),
         reason=_reason(_mapping(value.get("reason") or {})),
         special={_path(item): _mode(item["mode"], 0o7000) & 0o7000 for item in value.get("special") or ()},
+        sparse_directories=tuple(_path(item) for item in value.get("sparse_directories") or ()),
         label=_optional(value.get("label"), lambda text: isinstance(text, str) and len(text) <= MAX_LABEL),
     )
 

@@ -46,7 +46,9 @@ LARGE = 8 << 20
 
 
 class ObjectReader:
-    """Reads objects by id with one `git cat-file --batch-command` (git 2.36), which starts at the first request.
+    """Reads objects by id with one `git cat-file --batch-command` (git 2.36).
+
+    It starts at the first request, or by `start`.
 
     `foresee_kinds` and `foresee_contents` send requests whose answers git makes ready while the caller does something
     else; `kinds` and `contents` then use them.
@@ -65,8 +67,8 @@ class ObjectReader:
 
     @property
     def _process(self) -> Child:
-        if self._started is None:
-            self._started = self._git.start("cat-file", "--batch-command", env=self._env, quiet=True)
+        self.start()
+        assert self._started is not None
         return self._started
 
     def __enter__(self) -> ObjectReader:
@@ -74,6 +76,11 @@ class ObjectReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def start(self) -> None:
+        """Let git start while the caller does something else."""
+        if self._started is None:
+            self._started = self._git.start("cat-file", "--batch-command", env=self._env, quiet=True)
 
     def end(self) -> None:
         """Let git end while the caller does something else: nothing more is read."""
