@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from ..git.command import Oid
 
-#: So many files are written beside before they are synced and moved into place.
-_AT_ONCE = 256
+#: So many files are written beside before they are synced, by one `syncfs` (`durable.sync_each`), and moved into place.
+_AT_ONCE = 512
 #: A file of no more bytes is read together with others.
 _SMALL = 32 << 10
 #: The disk takes nothing more: to go on with the next path is of no use.

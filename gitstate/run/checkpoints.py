@@ -170,6 +170,8 @@ class Checkpoints:
         self._seen: tuple[object, ...] = ()
         self._budget = Budget()
         self._archive: Oid | None = None
+        #: Git is asked to fold the packs where there are more of them.
+        self._packs = 0
         self._begun = (0.0, 0.0)
         self._next = 0.0
         self.running: ForkedSave | None = None
@@ -269,6 +271,9 @@ class Checkpoints:
         self._unwatched = self._seen
         if growth is not None:
             self._budget.spend(growth)
+        from ..objects.fold import fold_packs
+
+        self._packs = fold_packs(self._repository, self._packs)
         whole = known is None or result.taken.scan is not known.snapshot.scan
         # What has changed since it began is still in the watch.
         self._archive = result.archive

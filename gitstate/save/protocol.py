@@ -108,6 +108,8 @@ class SaveAttempt:
         plan = _with_message(plan, problem)
         if plan.follows:
             return self._publish(plan, scene, built, beside)
+        if upon is not None and self.request.kind == "checkpoint":
+            self.builder.omit_held(upon, scene.taken)
         publisher = self._publisher()
         publisher.replace(upon, self.builder, scene, [*beside, *first_refs(plan, built.archive, scene.seen)])
         return self._answer(plan, scene, built)
