@@ -11,7 +11,7 @@ from .command import try_in_halves
 from .index import is_cut_index, list_plain_index
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from ..system.child import Child
     from .repository import Repository
@@ -157,6 +157,11 @@ class WorktreeScan:
                 gone = [path for path in deleted if not os.path.lexists(os.path.join(self._top, path))]
                 self._found = Differing(gone, [path for head, path in found if head.endswith(b"M")])
         return self._found
+
+    def shows_only(self, paths: Collection[bytes]) -> bool:
+        """Whether git was able to look, and nothing but `paths` differs from the index."""
+        found = self.finish()
+        return found is not None and all(path in paths for path in (*found.deleted, *found.modified))
 
     def end(self) -> None:
         """Nobody reads the answer any more."""
