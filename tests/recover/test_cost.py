@@ -129,7 +129,7 @@ def test_recovery_in_place_loads_nothing_that_is_rare(ws: Workspace) -> None:
 
 
 #: How many modules of ours a recovery in place loads: each costs a fraction of a millisecond.
-MOST_MODULES = 66
+MOST_MODULES = 59
 
 
 def test_nothing_that_head_has_is_saved_once_more(ws: Workspace) -> None:
