@@ -13,6 +13,7 @@ from .command import Oid, is_oid
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ..system.child import Child
     from .command import Git
     from .repository import Repository
 
@@ -129,12 +130,19 @@ def diff_trees(repository: Repository, old: Oid, new: Oid) -> list[DiffEntry]:
     return [DiffEntry.parse(*pair) for pair in zip(fields[::2], fields[1::2], strict=True)]
 
 
-def diff_tree_pairs(repository: Repository, pairs: Sequence[tuple[Oid, Oid]]) -> list[list[DiffEntry]]:
-    """`diff_trees` of each pair, by one git."""
-    lines = b"".join(b"%s %s\n" % (old.encode("ascii"), new.encode("ascii")) for old, new in pairs)
+def start_diff_tree_pairs(repository: Repository, pairs: Sequence[tuple[Oid, Oid]]) -> Child:
+    """Let git compare each pair of trees while the caller does something else; `diff_tree_pairs` says what it found."""
+    child = _start_diff_tree(repository, "--stdin")
+    # No more than fits into a pipe: a stack has few saves.
+    child.end_input(b"".join(b"%s %s\n" % (old.encode("ascii"), new.encode("ascii")) for old, new in pairs))
+    return child
+
+
+def diff_tree_pairs(repository: Repository, started: Child) -> list[list[DiffEntry]]:
+    """`diff_trees` of each pair that `start_diff_tree_pairs` was given, by one git."""
     found: list[list[DiffEntry]] = []
     head = b""
-    for field in split_nul(_diff_tree(repository, "--stdin", input=lines) + b"\0") if pairs else ():
+    for field in split_nul(repository.git.finish(started) + b"\0"):
         if head.startswith(b":"):
             found[-1].append(DiffEntry.parse(head, field))
             head = b""
@@ -156,11 +164,15 @@ def differing_paths(repository: Repository, old: Oid | None, new: Oid) -> list[b
     return split_nul(_diff_tree(repository, "--name-only", old, new))
 
 
-def _diff_tree(repository: Repository, *args: str, input: bytes = b"") -> bytes:
+def _diff_tree(repository: Repository, *args: str) -> bytes:
+    return repository.git.finish(_start_diff_tree(repository, *args))
+
+
+def _start_diff_tree(repository: Repository, *args: str) -> Child:
     # Git reads the index before it compares two trees, and fails where the index is torn: it gets none to read.
     env = {"GIT_INDEX_FILE": os.fsdecode(os.path.join(repository.own, b"no-index"))}
     options = ("-r", "-z", "--no-renames", "--ignore-submodules=none")
-    return repository.git.run("diff-tree", *options, *args, env=env, input=input)
+    return repository.git.start("diff-tree", *options, *args, env=env)
 
 
 def split_nul(out: bytes) -> list[bytes]:

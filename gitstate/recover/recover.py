@@ -201,6 +201,7 @@ class _Recovery:
         #: Moves the branch, and later the marker; None before the first of them.
         self._refs: RefWriter | None = None
         self._index: IndexRecovery | None = None
+        self._saved: SavedPaths | None = None
         #: How the branch was moved; None where it was not.
         self._moved: RefUpdate | None = None
 
@@ -212,6 +213,8 @@ class _Recovery:
                 self._refs.close()
             if self._index is not None:
                 self._index.end()
+            if self._saved is not None:
+                self._saved.end()
 
     def _run(self) -> RecoverResult:
         if self.verdict.verdict == "recovered":
@@ -242,8 +245,10 @@ class _Recovery:
         newest = saved.newest
         original = self.facts.carried.original if self.facts.carried else ()
         index = self._index = IndexRecovery(workspace, saved.saves, original)
+        # Git works on all of these at the same time, and while the saved files are compared here.
+        self._saved = saved
+        saved.foresee()
         if not self.request.dry_run:
-            # Git works on both while the saved files are compared here.
             index.foresee(self.facts.head)
             index.start_scan()
         targets = saved.targets()
