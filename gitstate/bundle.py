@@ -74,10 +74,14 @@ class Bundle(Loader):
             self._misses = True
             return None
         if _SKIPS_IMPORTLIB:
-            for inner in entry[5]:
-                if inner not in sys.modules and not self._load(inner):
-                    break
+            self._load_inner(entry)
         return self._spec(name, entry)
+
+    def _load_inner(self, entry: Entry) -> None:
+        """Load what a module imports, up to the first that Python has to import."""
+        for inner in entry[5]:
+            if inner not in sys.modules and not self._load(inner):
+                break
 
     def _spec(self, name: str, entry: Entry) -> ModuleSpec:
         spec = ModuleSpec(name, self, origin=entry[0], is_package=entry[3])
@@ -91,6 +95,7 @@ class Bundle(Loader):
         package, _, last = name.rpartition(".")
         if entry is None or package not in sys.modules or not self._is_current(entry):
             return False
+        self._load_inner(entry)
         module = ModuleType(name)
         spec = module.__spec__ = self._spec(name, entry)
         module.__loader__, module.__package__ = self, spec.parent
