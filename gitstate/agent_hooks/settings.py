@@ -59,6 +59,7 @@ class JsonEntry(NamedTuple):
     position: HookPosition
     hooks: json_edit.Node
     """The list that holds the entry."""
+    hook: json_edit.Node
     command: json_edit.Node
 
 
@@ -70,12 +71,14 @@ class JsonSettings:
         self._path = path
 
     def with_hooks(self, text: str, command: str) -> str:
-        """See SettingsFormat. An entry of ours that runs another command is mended in its place."""
+        """See SettingsFormat. An entry of ours that an earlier version wrote is mended in its place."""
         if not text.strip():
             text = "{}\n"
         root = self.parse(text)
         indent = json_edit.indent_of(text, root)
         for entry in reversed(self.entries(root)):
+            if self._lacks_async(entry):
+                text = json_edit.insert(text, entry.hook, self._agent.settings.async_key, True, indent, 5)
             if entry.command.value != command:
                 new = json.dumps(command, ensure_ascii=False)
                 text = text[: entry.command.start] + new + text[entry.command.end :]
@@ -115,7 +118,7 @@ class JsonSettings:
                 for number, hook in enumerate(hooks.items):
                     command = hook.node.item("command")
                     if command is not None and _is_ours(self._agent, command.value):
-                        yield JsonEntry(HookPosition(event.key or "", place, number), hooks, command)
+                        yield JsonEntry(HookPosition(event.key or "", place, number), hooks, hook.node, command)
 
     def _with_event(self, text: str, event: HookEvent, command: str, indent: str) -> str:
         root = self.parse(text)
@@ -134,9 +137,13 @@ class JsonSettings:
         settings = self._agent.settings
         hook: dict[str, Json] = {} if settings.entry_name is None else {"name": settings.entry_name}
         hook |= {"type": "command", "command": command, "timeout": event.timeout * settings.units_per_second}
-        if settings.async_key is not None and event.meaning in ("tool", "compaction"):
+        if settings.async_key is not None and _is_awaited_by_nobody(event):
             hook[settings.async_key] = True
         return {**({"matcher": event.matcher} if event.matcher else {}), "hooks": [hook]}
+
+    def _lacks_async(self, entry: JsonEntry) -> bool:
+        key, event = self._agent.settings.async_key, self._agent.event(entry.position.event)
+        return key is not None and event is not None and _is_awaited_by_nobody(event) and key not in entry.hook.value
 
     def parse(self, text: str) -> json_edit.Node:
         """The text as a tree. Raises NeedsPerson."""
@@ -148,6 +155,10 @@ class JsonSettings:
         if not isinstance(hooks, dict) or not all(isinstance(groups, list) for groups in hooks.values()):
             raise bad_settings(self._path, "does not hold hooks by event")
         return root
+
+
+def _is_awaited_by_nobody(event: HookEvent) -> bool:
+    return event.meaning in ("tool", "compaction")
 
 
 def _without_entry(text: str, root: json_edit.Node, entry: JsonEntry) -> str:

@@ -43,11 +43,15 @@ class Home(Record):
     """Relative to `HOME`."""
     variable: str | None = None
     """The environment variable that names another directory, if there is one."""
+    below: str = ""
+    """Where it stands in the directory that the variable names; empty where that is the directory itself."""
 
     def path(self, environ: Mapping[str, str]) -> str:
         """The directory for a user with this environment."""
         elsewhere = environ.get(self.variable) if self.variable else None
-        return elsewhere or os.path.join(environ.get("HOME") or os.path.expanduser("~"), self.directory)
+        if elsewhere:
+            return os.path.join(elsewhere, self.below) if self.below else elsewhere
+        return os.path.join(environ.get("HOME") or os.path.expanduser("~"), self.directory)
 
 
 class HookEvent(Record):
@@ -138,6 +142,28 @@ class Transcript(Record):
     """Where the pattern names a directory: the files in it without which the session can't be continued."""
 
 
+class Database(Record):
+    """Sessions that an agent keeps in a database: what is kept of one is a copy, in a file of lines."""
+
+    home: Home
+    copy: str
+    """The copy, relative to `home`, with `{id}` for the session id."""
+    import_file: str
+    """What the agent's own import reads, relative to `home`, with `{id}`."""
+    load: tuple[str, ...]
+    """The command that brings a session into the database again; `{file}` stands for `import_file`."""
+    holds: Callable[[str, str], bool]
+    """From the agent's own directory and a session id: whether the session is in the database."""
+    export: Callable[[str, str, str], None]
+    """From the same two and the path of the copy: bring the copy up to date. Raises OSError, ValueError."""
+    pack: Callable[[bytes], bytes | None]
+    """From the text of a copy: the text of `import_file`; None where the copy holds no session."""
+
+    def path(self, environ: Mapping[str, str], pattern: str, session: str) -> str:
+        """The absolute path of `copy` or `import_file` for one session."""
+        return os.path.join(self.home.path(environ), pattern.format(id=session))
+
+
 class Sessions(Record):
     """How a session is continued. In a command, `{id}` stands for the session id, `{prompt}` for a prompt, and
     `{options}` for the options that the agent had.
@@ -151,6 +177,8 @@ class Sessions(Record):
     """The same for a new session; it has `{id}` where the caller may choose the id."""
     transcripts: tuple[Transcript, ...]
     """A session exists if one of these does."""
+    database: Database | None = None
+    """Where the sessions are instead; None where each has files of its own."""
     flags: tuple[str, ...] = ()
     """The options without a value that a resumed session gets again, where the agent had them."""
     valued: tuple[str, ...] = ()
@@ -167,6 +195,11 @@ class Sessions(Record):
     lists: Callable[[str, str, str], tuple[tuple[str, bytes], ...]] | None = None
     """From the same three: the files below the agent's own directory that must have a certain line, each with the line,
     or the agent does not find the session."""
+
+    def homes(self) -> list[Home]:
+        """The agent's own directories that hold sessions."""
+        found = [] if self.database is None else [self.database.home]
+        return found + [transcript.home for transcript in self.transcripts]
 
 
 class Agent(Record):

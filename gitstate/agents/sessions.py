@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ..format.context import Context
+    from .base import Agent
 
 _INSIDE = dict.fromkeys(map(ord, "_-"))
 #: No more names of one directory, and no more names below a `**`, are compared with a pattern.
@@ -31,17 +32,43 @@ def resume_command(context: Context, environ: Mapping[str, str], prompt: str | N
     session = context.session_id
     if agent is None or session is None or not is_session_id(session):
         return None
-    if not _is_file(context.extra.get("transcript_path")) and not any(
-        path_exists(transcript.home.path(environ), transcript.pattern.format(id=session))
-        for transcript in agent.sessions.transcripts
-    ):
+    load = load_command(context, environ)
+    if load is None and not _exists(agent, context, session, environ):
         return None
     from .launch import Launch
 
     directory = context.extra.get("agent_cwd")
     if not isinstance(directory, str) or not os.path.isdir(directory):
         directory = context.workspace_path or "."
-    return f"cd {quote(directory)} && {' '.join(map(quote, Launch(agent, context).resume(session, prompt)))}"
+    commands = [["cd", directory], *([] if load is None else [load]), Launch(agent, context).resume(session, prompt)]
+    return " && ".join(" ".join(map(quote, words)) for words in commands)
+
+
+def load_command(context: Context, environ: Mapping[str, str]) -> list[str] | None:
+    """The command that brings the session back into its agent's database, before it can be continued.
+
+    None where it is there, where nothing is kept of it, or where the agent has no database.
+    """
+    agent, session = agent_named((context.agent or "").lower()), context.session_id
+    database = None if agent is None else agent.sessions.database
+    if agent is None or database is None or session is None or not is_session_id(session):
+        return None
+    file = database.path(environ, database.import_file, session)
+    if not os.path.isfile(file) or database.holds(database.home.path(environ), session):
+        return None
+    from .launch import Launch
+
+    return [Launch(agent, context).program, *(word.replace("{file}", file) for word in database.load[1:])]
+
+
+def _exists(agent: Agent, context: Context, session: str, environ: Mapping[str, str]) -> bool:
+    database = agent.sessions.database
+    if database is not None:
+        return database.holds(database.home.path(environ), session)
+    return _is_file(context.extra.get("transcript_path")) or any(
+        path_exists(transcript.home.path(environ), transcript.pattern.format(id=session))
+        for transcript in agent.sessions.transcripts
+    )
 
 
 def _is_file(path: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..system.stdlib import TYPE_CHECKING, Record
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .registry import agent_named
 from .sessions import is_session_id, matches, matching_paths
 
@@ -38,6 +38,10 @@ def find_transcript(
         return None
     agent = agent_named((context.agent or "").lower())
     known = () if agent is None else agent.sessions.transcripts
+    database = None if agent is None else agent.sessions.database
+    if database is not None:
+        root, name = database.home.path(environ), database.copy.format(id=session)
+        return FoundTranscript(root, name, (name,)) if os.path.isfile(os.path.join(root, name)) else None
     told = context.extra.get("transcript_path")
     if isinstance(told, str) and told.startswith("/") and "\0" not in told:
         for transcript in known:
@@ -56,6 +60,16 @@ def find_transcript(
         if relative is not None:
             return _found(root, relative, transcript)
     return None
+
+
+def copy_session(context: Context, environ: Mapping[str, str]) -> None:
+    """Bring the copy of a session in its agent's database up to date. What can't be read is left as it is."""
+    agent, session = agent_named((context.agent or "").lower()), context.session_id
+    database = None if agent is None else agent.sessions.database
+    if database is None or session is None or not is_session_id(session):
+        return
+    with suppress(OSError, ValueError):
+        database.export(database.home.path(environ), session, database.path(environ, database.copy, session))
 
 
 def _taken_apart(path: str, transcript: Transcript, session: str) -> FoundTranscript | None:
@@ -96,8 +110,8 @@ def place_for(
     """
     if agent is None:
         return Place(root, transcript)
-    homes = [item.home.path(environ) for item in agent.sessions.transcripts]
-    if homes and root not in homes and not os.path.isdir(root):
+    homes = [home.path(environ) for home in agent.sessions.homes()]
+    if homes and root not in homes and (agent.sessions.database is not None or not os.path.isdir(root)):
         # It came from another host, or the home of another user.
         old, root = root, homes[0]
     else:

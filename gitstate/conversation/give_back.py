@@ -134,7 +134,21 @@ class _Writer:
         if written:
             for name, line in self.place.lists:
                 self._list(name, line)
-        return written
+        return written + self._for_import()
+
+    def _for_import(self) -> list[str]:
+        """Write what the agent's own import reads, where its database lacks the session."""
+        agent = agent_named(self.kept.agent.lower())
+        database = None if agent is None else agent.sessions.database
+        if database is None or database.holds(self.place.root, self.kept.session_id):
+            return []
+        path = os.path.join(self.place.root, self.place.transcript)
+        text = database.pack(files.read_limited(os.fsencode(path), MOST_BYTES) or b"")
+        name = database.import_file.format(id=self.kept.session_id)
+        if text is None or os.path.islink(os.path.join(self.place.root, name)):
+            return []
+        self._replace(name, text)
+        return [os.path.join(self.place.root, name)]
 
     def _write(self, name: str, data: bytes) -> bool:
         full = os.fsencode(os.path.join(self.place.root, name))

@@ -34,6 +34,7 @@ from ..system.program import command
 from ..system.terminal import escape, say
 from ..workspace.live_context import begin, finish
 from .limits import Limit, find_limit
+from .start import load_session
 from .tasks import FileTasks, Task, TaskSource
 from .traces import work_state
 
@@ -159,7 +160,8 @@ class Loop:
         here = not isinstance(cwd, str) or os.path.realpath(cwd) == os.path.realpath(os.fsdecode(self.directory))
         same = (context.agent or "").lower() == self.request.agent.name
         # An agent finds a session only from the directory in which it began.
-        if same and here and resume_command(context, os.environ) is not None:
+        exists = same and here and resume_command(context, os.environ) is not None
+        if exists and load_session(context, self.directory):
             self.session = context.session_id
 
     # -- one run

@@ -35,7 +35,7 @@ from ..workspace.lease import presence
 from ..workspace.live_context import read_live_context
 from ..workspace.state_file import RECOVERED
 from .loop import new_session
-from .start import Manner, require, start, wait_for
+from .start import Manner, load_session, require, start, wait_for
 from .traces import work_state
 
 #: So many starts that changed nothing are the last ones.
@@ -144,6 +144,7 @@ def _resume(repository: Repository, request: ResumeRequest) -> ResumeResult:
             return ResumeResult(top, "breaker", f"{what}: gitstate resume --force", EXIT_AGAIN)
         plan = _Plan(repository, recovered, agent, request)
         plan.check()
+        plan.load()
         _write(repository, _Memory(mark, state, 0 if request.force else idle))
         os.write(lock, STARTED)
         if request.manner != "foreground":
@@ -233,6 +234,12 @@ class _Plan:
         """Raises NeedsPerson where the program is missing: then nothing counts as started."""
         if shutil.which(self.launch.program) is None:
             raise NeedsPerson(f"there is no command {self.launch.program} on the PATH; nothing was started")
+
+    def load(self) -> None:
+        """Bring the session back into the agent's database. Where that fails, a new one begins."""
+        if self.session is not None and not load_session(self.context, self.directory):
+            self.session = None
+            self.argv = self._argv(None)
 
     def _argv(self, session: str | None) -> tuple[str, ...]:
         if session is None:

@@ -10,7 +10,9 @@ import subprocess
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from ..agents.sessions import load_command
 from ..errors import GitstateError, NeedsPerson
+from ..format.context import Context
 from ..git.repository import Repository
 from ..system import files
 
@@ -68,14 +70,28 @@ def _pair(variable: str) -> str:
     return f"{variable}={os.environ[variable]}"
 
 
-def _call(words: Sequence[str]) -> None:
+def _call(words: Sequence[str], directory: bytes | None = None) -> None:
     try:
-        done = subprocess.run(words, capture_output=True, check=False, timeout=_TIMEOUT)
+        done = subprocess.run(
+            words, cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_TIMEOUT
+        )
     except subprocess.TimeoutExpired:
         raise GitstateError(f"{words[0]} did not answer for a minute", hint="gitstate resume") from None
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise GitstateError(f"{words[0]} failed: {said[-1] if said else done.returncode}", hint="gitstate resume")
+
+
+def load_session(context: Context, directory: bytes) -> bool:
+    """Bring a session back into its agent's database where that lacks it; whether it can be continued."""
+    argv = load_command(context, os.environ)
+    if argv is None:
+        return True
+    try:
+        _call(argv, directory)
+    except (GitstateError, OSError):
+        return False
+    return load_command(context, os.environ) is None
 
 
 def wait_for(argv: Sequence[str]) -> int:

@@ -57,15 +57,25 @@ def carry_out(connection: socket, order: Mapping[str, Any], repository: Reposito
     send(connection, **save_answer(result, request))
 
 
+def opened_for(known: Baseline | None, repository: Repository) -> Opening | None:
+    """The repository as it was opened when the run began, for a first save of what is known to have changed.
+
+    None where everything would have to be looked at. The second save opens it anew: git's configuration may have
+    changed since.
+    """
+    if known is None or not allows(known, repository):
+        return None
+    return Opening(repository.toplevel, None, None, repository)
+
+
 def _save_known(repository: Repository, request: SaveRequest, known: Baseline) -> str | None:
     """Save what is known to have changed, and leave branch and index to the second save; the id of the save.
 
     None where it was not taken: everything would have to be looked at, or there is nothing new.
     """
-    if request.keep_ignored or not allows(known, repository):
+    opened = None if request.keep_ignored else opened_for(known, repository)
+    if opened is None:
         return None
-    # The second save opens it anew: git's configuration may have changed since the run began.
-    opened = Opening(repository.toplevel, None, None, repository)
     request = request._replace(known=known, largest=_SMALL, stay=True, strict=False)
     early = save(repository.toplevel, request, opened)
     return early.save_id if early.result == "saved" else None

@@ -11,8 +11,7 @@ from ..format.find import find_save
 from ..format.manifest import Save
 from ..git.command import Git, Oid
 from ..git.entries import differing_paths
-from ..git.gitdir import hooks_path
-from ..git.repository import Repository
+from ..git.repository import Repository, hooks_path
 from ..objects.reader import ObjectReader
 from ..objects.tree import TreeReader
 from ..restore.paths import is_below
@@ -25,7 +24,6 @@ from .request import RecoverRequest, RecoverResult
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from ..agents.base import Agent, Home
 
 # -- which fit
 
@@ -175,12 +173,8 @@ def _agent_directories() -> set[str]:
     """The directories of a project in which agents look for settings and hooks."""
     from ..agents.registry import all_agents
 
-    homes = [home for agent in all_agents() for home in (agent.settings.home, *_transcript_homes(agent))]
+    homes = [home for agent in all_agents() for home in (agent.settings.home, *agent.sessions.homes())]
     return {home.directory for home in homes}
-
-
-def _transcript_homes(agent: Agent) -> list[Home]:
-    return [item.home for item in agent.sessions.transcripts]
 
 
 def _commands(save: Save, reader: ObjectReader) -> list[str]:

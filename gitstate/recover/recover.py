@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import CorruptSave, GitError, GitstateError
+from ..errors import CorruptSave, GitError, GitstateError, NotAWorkspace
 from ..format.archive import tree_of_base
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
@@ -88,12 +88,30 @@ def recover(path: bytes, request: RecoverRequest, opening: Opening | None = None
 
     `opening` is what `start_opening` gave for the same path, where the caller had something else to do meanwhile.
     """
-    repository = open_repository(path) if opening is None else opening.finish()
+    try:
+        repository = open_repository(path) if opening is None else opening.finish()
+    except NotAWorkspace:
+        return _without_git(path)
     if not request.runs_filters:
         repository = without_filters(repository)
     require(repository, *SETTINGS)
     with hints_for(repository.toplevel):
-        return located(_recover(repository, request))
+        try:
+            return located(_recover(repository, request))
+        except GitError:
+            return _without_git(path)
+
+
+def _without_git(path: bytes) -> RecoverResult:
+    """The result where git fails because files of its own are damaged. For use in an exception handler."""
+    from ..workspace.damage import find_unreadable, open_damaged
+
+    repository = open_damaged(path)
+    if repository is None:
+        raise
+    verdict = decide(Facts(None, None, None, damage=tuple(find_unreadable(repository))))
+    message, hint = f"{verdict.message}; nothing was touched", f"{verdict.hint}, then: gitstate recover"
+    return located(RecoverResult(repository.toplevel, "damaged", message, hint, verdict.exit_status))
 
 
 def _has_torn_index(repository: Repository) -> bool:
@@ -287,7 +305,7 @@ class _Recovery:
             index.refresh(outcome.restored, outcome.deleted)
         workspace.disk.sync()
         to_disk.finish([*(target.path for target in targets), *newest.manifest.directories])
-        nested = self._nested(saved)
+        nested = self._nested(saved, targets)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
 
@@ -361,8 +379,12 @@ class _Recovery:
 
     # -- nested repositories
 
-    def _nested(self, saved: SavedPaths) -> tuple[RecoverResult, ...]:
+    def _nested(self, saved: SavedPaths, targets: Sequence[Target]) -> tuple[RecoverResult, ...]:
         modules = os.path.join(self.repository.git_dir, b"modules")
+        if saved.newest.manifest.workspace_id != workspace_id(self.repository):
+            from ..restore.nested import absent_submodules
+
+            self.outcome.failed += absent_submodules(self.workspace, saved)
         if not os.path.lexists(modules) and not any(save.manifest.nested for save in saved.saves):
             return ()
         from ..restore.nested import nested_failure, nested_steps, submodules_of
@@ -373,6 +395,12 @@ class _Recovery:
             try:
                 if submodules is None:
                     submodules = submodules_of(self.workspace)
+                if step.path in submodules and step.action == "recover":
+                    from .elsewhere import reattach
+
+                    bases = [leaf for target in targets if target.path == step.path for leaf in target.bases]
+                    inside = open_repository(os.path.join(self.repository.toplevel, step.path))
+                    reattach(inside, {leaf.oid for leaf in bases})
                 result = self._recover_nested(step, submodules)
                 if result is not None:
                     results.append(result)
@@ -391,10 +419,6 @@ class _Recovery:
         if step.action == "add":
             return recover_into(self.repository, full, request)
         inside = open_repository(full)
-        if step.path in submodules:
-            from .elsewhere import reattach
-
-            reattach(inside)
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
         result = recover(full, request._replace(runs_filters=runs_filters))

@@ -83,14 +83,16 @@ class FileRecovery:
         self._paths = paths
         self._outcome = outcome
         self._directories = paths.newest.manifest.directories
+        #: Directories that stay where they are empty: they were there at the save, or are the places of submodules.
+        self._kept_empty: set[bytes] = {*self._directories}
+        #: Directories in which something was deleted.
+        self._emptied: dict[bytes, None] = {}
         #: The files and symlinks that were written: path → blob of their bytes, `lstat` then.
         self.written: dict[bytes, tuple[Oid, os.stat_result]] = {}
         #: The permissions of the files that were found as they were saved.
         self._permissions: dict[bytes, int] = {}
         #: Small blobs that were read together, by oid.
         self._small: dict[Oid, bytes] = {}
-        #: The places of submodules that aren't checked out: empty, and there all the same.
-        self._links: set[bytes] = set()
 
     def carry_out(self, choices: Sequence[Choice]) -> None:
         """Delete first, so that a file can become a directory and the other way round; then write.
@@ -101,13 +103,15 @@ class FileRecovery:
         targets = [choice.target for choice in choices]
         same = (choice for choice in choices if choice.action == "same" and choice.seen.kind == "file")
         self._permissions = {choice.target.path: choice.seen.permissions for choice in same}
-        self._links = {target.path for target in targets if target.saved is not None and target.saved.mode == GITLINK}
+        links = {target.path for target in targets if target.saved is not None and target.saved.mode == GITLINK}
+        self._kept_empty = {*self._directories, *links}
         for choice in choices:
             if choice.action == "delete":
                 self._try_delete(choice)
         for choice in choices:
             if choice.target.saved is None:
                 self._remove_left_directory(choice.target, choice.seen)
+        self._remove_emptied()
         left = [choice for choice in choices if choice.action == "write"]
         while left:
             del left[: self._write_some(left[:_AT_ONCE])]
@@ -189,7 +193,7 @@ class FileRecovery:
     def _delete(self, target: Target, seen: FileState) -> None:
         self._disk.delete(target.path, seen)
         self._outcome.deleted.append(target.path)
-        self._remove_emptied(target.path)
+        self._emptied[target.path.rpartition(b"/")[0]] = None
 
     def _remove_left_directory(self, target: Target, seen: FileState) -> None:
         """Remove the empty directories that git left where the save has nothing."""
@@ -198,14 +202,16 @@ class FileRecovery:
             # The empty place that git makes for a submodule; it was deleted.
             self._outcome.deleted.append(target.path)
         elif seen.kind == "missing":
-            self._remove_emptied(target.path)
+            self._emptied[target.path.rpartition(b"/")[0]] = None
 
-    def _remove_emptied(self, path: bytes) -> None:
-        """Remove the directories above a deleted path that are empty now and were not there at the save."""
-        directory = path.rpartition(b"/")[0]
-        kept = {*self._directories, *self._links}
-        while directory and directory not in kept and self._disk.remove_directory(directory):
-            directory = directory.rpartition(b"/")[0]
+    def _remove_emptied(self) -> None:
+        """Remove the directories above deleted paths that are empty now and were not there at the save."""
+        # What is below another comes before it.
+        for emptied in sorted(self._emptied, reverse=True):
+            directory = emptied
+            while directory and directory not in self._kept_empty and self._disk.remove_directory(directory):
+                directory = directory.rpartition(b"/")[0]
+        self._emptied.clear()
 
     def _stage(self, target: Target, staged: dict[bytes, bytes]) -> None:
         """Write the content of a regular file beside; `staged` gets its place."""

@@ -10,7 +10,7 @@ import os
 import time
 
 from ..errors import GitError
-from ..format.archive import tree_of_base
+from ..format.archive import replacement_of, tree_of_base
 from ..format.manifest import Save
 from ..git.command import Oid, object_id
 from ..git.entries import list_index, list_unmerged, split_nul
@@ -55,7 +55,9 @@ class IndexRecovery:
     def __init__(self, workspace: Workspace, saves: Sequence[Save], original: Sequence[Save] = ()) -> None:
         """`original`: the saves as they were made, where plain git carried them to another base."""
         self._repository = workspace.repository
-        self._git = workspace.git
+        # Git clears the flag skip-worktree of a file that is there, and would write that down with the stat data.
+        options = (*workspace.git.options, "-c", "sparse.expectFilesOutsideOfPatterns=true")
+        self._git = workspace.git._replace(options=options)
         self._reader = workspace.reader
         self._saves = saves
         self._is_carried = bool(original)
@@ -225,6 +227,8 @@ class IndexRecovery:
         for save in self._saves:
             staged = save.files.get(b"staged")
             trees += [save.wip_tree, tree_of_base(self._reader, save.manifest.head), staged[1] if staged else None]
+            replacement = replacement_of(self._repository, self._reader, save.manifest.head)
+            trees += [] if replacement is None else [replacement]
         foreseen = self._foreseen_tree()
         differing: set[bytes] | None = None
         # First the one that git has compared already: as a rule nothing differs from it.

@@ -8,10 +8,11 @@ from __future__ import annotations
 # `socket` itself loads `selectors` and `enum`: a fifth of the memory of a keeper.
 import _socket
 import fcntl
+import gc
 import os
 
 from ..agents.base import StopRule
-from ..errors import BadJson
+from ..errors import EXIT_FAILED, BadJson
 from ..git.repository import Repository
 from ..system.clock import Deadline
 from ..system.jsonio import dumps, loads
@@ -22,7 +23,7 @@ from ..workspace.settings import OF_SAVE, number, require
 from .processes import RUN_ID, StartedProcess, inherited_descriptors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
 
 #: Signals that end a run.
@@ -177,16 +178,27 @@ def is_told_to_hurry(signals: BlockedSignals, channel: Channel) -> bool:
 
 
 class KeeperProcess:
-    """A keeper, as its front sees it: the constructor starts one."""
+    """A keeper, as its front sees it: the constructor starts one.
 
-    def __init__(self, config: KeeperConfig) -> None:
+    With `keep`, the keeper's own function, it is a fork that shares the memory of this process, which must have no
+    thread: where nothing speaks against that.
+    """
+
+    def __init__(self, config: KeeperConfig, keep: Callable[[int], int] | None = None) -> None:
         ours, theirs = _socket.socketpair()
+        # A fork of this process lets go of its own descriptor of the lease (`Hold`).
+        lease = None if config.lease is None else fcntl.fcntl(config.lease, fcntl.F_DUPFD_CLOEXEC, 3)
         try:
-            self.process = StartedProcess(_spawn(theirs.fileno(), config.lease))
+            kept = [theirs.fileno(), *([] if lease is None else [lease])]
+            accounted = [ours.fileno(), *kept, *([] if config.lease is None else [config.lease])]
+            pid = _fork(keep, ours, kept) if keep is not None and _may_fork(accounted) else _spawn(kept)
         finally:
             theirs.close()
+            if lease is not None:
+                os.close(lease)
+        self.process = StartedProcess(pid)
         self._channel = Channel(ours)
-        self._channel.send(**config.to_message())
+        self._channel.send(**config._replace(lease=lease).to_message())
 
     def tell(self, **message: Any) -> bool:
         """Tell the keeper what happens; False if it is gone."""
@@ -216,12 +228,83 @@ class KeeperProcess:
         self.process.wait(Deadline(_EXIT_TIME))
 
 
-def _spawn(connection: int, lease: int | None) -> int:
-    """Start a keeper that has these two descriptors and no other, in a session of its own; its pid. Raises OSError."""
+#: The name under which a forked keeper is listed.
+_NAME = b"gitstate\0keep\0"
+
+
+def _may_fork(accounted: Iterable[int]) -> bool:
+    """Whether a fork of this process can be a keeper of its own. Of the descriptors these are `accounted` for."""
+    # The end of an outer run ends whoever has its id in the environment that it was started with.
+    if RUN_ID in os.environ:
+        return False
+    with suppress(OSError, ValueError, IndexError):
+        # A file object of this process would close the number of its descriptor in the keeper, whatever that is then.
+        mine = {int(name) for name in os.listdir("/proc/self/fd") if int(name) > 2}.difference(accounted)
+        owned = [fd for fd in mine if _is_open(fd) and not os.get_inheritable(fd)]
+        return not owned and _set_name(None)
+    return False
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _set_name(name: bytes | None) -> bool:
+    """List this process under another name than its program's; with None, tell whether that is possible.
+
+    Whoever kills an agent by its command line (`pkill -f`) must not kill the keeper with it. Raises OSError,
+    ValueError, IndexError.
+    """
+    with open("/proc/self/stat", "rb") as file:
+        start, end = map(int, file.read().rpartition(b")")[2].split()[45:47])
+    memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        room = end - start
+        data = os.pread(memory, 1, start) if name is None else name.ljust(room, b"\0")
+        return len(_NAME) < room and os.pwrite(memory, data[:room], start) > 0
+    finally:
+        os.close(memory)
+
+
+def _fork(keep: Callable[[int], int], connection: _socket.socket, kept: list[int]) -> int:
+    """Fork a keeper that has the descriptors `kept` and no other, in a session of its own; its pid. Raises OSError.
+
+    `connection` is the front's end of the socket.
+    """
+    # What both share is to stay shared: no search for garbage looks at it any more.
+    gc.collect()
+    gc.freeze()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = EXIT_FAILED
+    try:
+        os.setsid()
+        _set_name(_NAME)
+        connection.close()
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(null, stream)
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            if fd > 2 and fd not in kept:
+                with suppress(OSError):
+                    os.close(fd)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_IGN)
+        status = keep(kept[0])
+    finally:
+        os._exit(status)
+
+
+def _spawn(kept: list[int]) -> int:
+    """Start a keeper that has the descriptors `kept` and no other, in a session of its own; its pid. Raises OSError."""
     environment = {name: value for name, value in os.environ.items() if name != RUN_ID}
     # Without `site`: a keeper needs nothing but Python and gitstate.
-    argv = [interpreter(), "-S", *isolated_python()[1:], "keep", str(connection)]
-    kept = [connection, *([] if lease is None else [lease])]
+    argv = [interpreter(), "-S", *isolated_python()[1:], "keep", str(kept[0])]
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
     actions += [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in range(3)]
     actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in inherited_descriptors() if fd not in kept]

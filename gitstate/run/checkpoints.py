@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import time
@@ -248,8 +249,11 @@ class Checkpoints:
         # What has changed since it began is still in the watch.
         self._archive = result.archive
         self._known = Baseline(result.taken, result.archive, frozenset())
-        if whole and self._watch is not None:
-            self._watch_untracked(result.taken)
+        if whole:
+            # A search for garbage would look at every tracked path, and no cycle leads through them.
+            gc.freeze()
+            if self._watch is not None:
+                self._watch_untracked(result.taken)
 
     def take_last(self, deadline: Deadline) -> None:
         """Take a last checkpoint, if anything may have changed, until the deadline."""

@@ -33,18 +33,20 @@ from ..format.saves import checkpoint_save_id, pending_save_id
 
 # A save imports these where it meets what they are for. The keeper imports them at once: the last save must not fail
 # where the agent has changed or removed gitstate's files since.
-from ..git import attributes, entries, owners  # noqa: F401
+from ..git import attributes, entries, unusable  # noqa: F401
 from ..git.repository import Repository, open_repository
 from ..orders.events import start_handling, wait_until_empty
 from ..orders.listener import Orders
+from ..orders.saving import opened_for
 from ..save import index, protocol, publish  # noqa: F401
 from ..save.request import SaveRequest, SaveResult
+from ..save.save import save
 from ..save.words import failed_look_lines, failed_save_lines, save_lines
 from ..snapshot import convert, hidden  # noqa: F401
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import is_alive, process, this_process
-from ..system.stdlib import TYPE_CHECKING, suppress
+from ..system.stdlib import TYPE_CHECKING, pickler, suppress
 from ..workspace import damage, lease, peek, registry  # noqa: F401
 from ..workspace.ownership import RunRecord, run_file, write_run_file
 from ..workspace.settings import OF_SAVE, with_defaults
@@ -94,8 +96,7 @@ def keep(fd: int) -> int:
             if message is not None:
                 # The last save asks where an agent keeps its transcript, and sends what came of it.
                 all_agents()
-                import _pickle  # noqa: F401
-
+                pickler()
                 Keeper(channel, signals, KeeperConfig.from_message(message)).run()
                 break
     return EXIT_DONE
@@ -254,17 +255,19 @@ class Keeper:
         """Save what is known and small while the agent still ends, then the rest, until the deadline."""
         times = self.config.times
         before = pending_save_id(self.repository)
+        known_before = self.checkpoints.known()
         early = try_save(
             self.repository.toplevel,
             SaveRequest(
                 reason=reason,
-                known=self.checkpoints.known(),
+                known=known_before,
                 largest=_SMALL,
                 stay=True,
                 wait=times.deadline,
                 deadline=times.deadline,
                 look=min(_EARLY, times.deadline * _EARLY_SHARE),
             ),
+            lambda path, request: save(path, request, opened_for(known_before, self.repository)),
         )
         self.processes.await_agent(Deadline(min(times.grace, times.deadline / 2)))
         if isinstance(early, str):

@@ -38,7 +38,7 @@ from ..workspace.state_file import ACTIVE, RECOVERED
 from .channel import SIGNALS, KeeperConfig, KeeperProcess, Times, read_times
 from .checkpoints import try_save
 from .hold import Hold, end_well, set_aside
-from .keeper import CTRL_C, failed_save
+from .keeper import CTRL_C, failed_save, keep
 from .processes import RUN_ID, StartedProcess, end_leftovers, inherited_descriptors, signal_name
 from .worktrees import recover_worktrees, save_worktrees
 
@@ -242,7 +242,7 @@ class Supervisor:
 
     def run(self, hold: Hold) -> int:
         """`hold` is released before this process dies of the signal that ended the run."""
-        self.keeper = KeeperProcess(self.config)
+        self.keeper = KeeperProcess(self.config, keep)
         try:
             self.agent = self._start()
         except OSError as error:
@@ -346,7 +346,7 @@ class Supervisor:
     def _start_another_keeper(self) -> None:
         self.keepers += 1
         self.keeper.close()
-        self.keeper = KeeperProcess(self.config)
+        self.keeper = KeeperProcess(self.config, keep)
         self.keeper.tell(do="agent", pid=self.agent.pid)
 
     def _on_signal(self, info: signal.struct_siginfo) -> None:

@@ -13,7 +13,7 @@ import select
 from sys import byteorder
 
 from ..errors import GitstateError
-from ..system.stdlib import TYPE_CHECKING, suppress
+from ..system.stdlib import TYPE_CHECKING, c_function, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -40,28 +40,19 @@ class Inotify:
     """The kernel's watches, by way of the C library. Raises OSError, AttributeError where the system has none."""
 
     def __init__(self) -> None:
-        import ctypes
-
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._error = ctypes.get_errno
-        self._fd = self._checked(self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
-
-    def _checked(self, result: int) -> int:
-        if result < 0:
-            number = self._error()
-            raise OSError(number, os.strerror(number))
-        return result
+        self._add, self._remove = c_function("inotify_add_watch"), c_function("inotify_rm_watch")
+        self._fd = c_function("inotify_init1")(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def fileno(self) -> int:
         return self._fd
 
     def add(self, path: bytes) -> int:
         """Watch a directory; the number that its events name. Raises OSError."""
-        return self._checked(self._libc.inotify_add_watch(self._fd, path, _MASK))
+        return self._add(self._fd, path, _MASK)
 
     def remove(self, number: int) -> None:
         """Watch it no longer. Raises OSError."""
-        self._checked(self._libc.inotify_rm_watch(self._fd, number))
+        self._remove(self._fd, number)
 
     def read(self) -> Iterator[tuple[int, int, bytes]]:
         """The events that have come: the number of the directory, the bits, and the name in it, which may be empty."""

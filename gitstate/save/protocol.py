@@ -72,7 +72,11 @@ class SaveAttempt:
     def run(self, query: StatusQuery | None, save: Callable[[bytes, SaveRequest], SaveResult]) -> SaveResult:
         """Take the save. `query` is what git was asked about the frozen index; `save` saves nested repositories."""
         try:
-            scene = look(self.builder, self.request, query, save, insist=self.insist)
+            scene = look(self.builder, self.request, query, save, insist=self.insist, meanwhile=self._begin)
+            known = self.request.known
+            if self.publisher is not None and (known is None or scene.taken.scan is not known.snapshot.scan):
+                # All was looked at anew after that, and may be newer.
+                self.publisher.others_are_durable = False
             return self._with_conversation(self._act(scene), scene)
         finally:
             self.reader.close()
@@ -80,6 +84,11 @@ class SaveAttempt:
                 if part is not None:
                     part.close()
             self.writer.release()
+
+    def _begin(self) -> None:
+        """Do what takes its time and needs no answer of git, while git starts: a quick save is expected."""
+        if self.request.kind == "save":
+            self._publisher().begin()
 
     def _act(self, scene: Scene) -> SaveResult:
         facts, earlier = gather(self.builder, self.request, scene, insist=self.insist)
@@ -136,9 +145,10 @@ class SaveAttempt:
         return holds_the_same(earlier, built.manifest, built.entries())
 
     def _publisher(self) -> Publisher:
-        from .publish import Publisher
+        if self.publisher is None:
+            from .publish import Publisher
 
-        self.publisher = Publisher(self.repository, self.git, self.builder.save_id, self.writer, self.reader)
+            self.publisher = Publisher(self.repository, self.git, self.builder.save_id, self.writer, self.reader)
         return self.publisher
 
     def _publish(self, plan: SavePlan, scene: Scene, built: Built) -> SaveResult:

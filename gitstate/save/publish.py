@@ -62,6 +62,8 @@ class Publisher:
         self.writer = writer
         self.reader = reader
         self._refs: RefWriter | None = None
+        #: What others wrote is on the disk.
+        self.others_are_durable = False
 
     @property
     def refs(self) -> RefWriter:
@@ -79,18 +81,30 @@ class Publisher:
         names = [*own, NOTES, *(ref for ref in others if ref is not None)]
         write_journal(self.repository, ref_locks(self.repository, names))
 
+    def begin(self) -> None:
+        """Start git, and bring to the disk what others wrote, while the caller waits for something else.
+
+        All that the save relies on, but for what is given to its own pack, must be there when this is called.
+        """
+        self._refs = RefWriter(self.repository, self.git, f"save {self.save_id}")
+        bring_to_disk(self.repository, self.workspace_id)
+        self.others_are_durable = True
+
     def make_durable(self, updates: Sequence[RefUpdate], kept: bytes | None = None) -> None:
         """Bring to the disk all that `updates` will reach, and the file `kept`. `refs.carry_out` then moves them."""
         self.reader.end()
         self.writer.finish()
-        # Not earlier: a child may have to wait for the one that was started before it, and so does who starts it.
-        writer = self._refs = RefWriter(self.repository, self.git, f"save {self.save_id}")
+        if self._refs is None:
+            # Not earlier: a child may have to wait for the one that was started before it, and so does who starts it.
+            self._refs = RefWriter(self.repository, self.git, f"save {self.save_id}")
+        writer = self._refs
         # To delete a ref git locks `packed-refs`, and a reftable for any change. Others wait for both: lock them only
         # when the objects are on the disk.
         at_once = refs.refs_are_files(self.repository) and all(update.new is not None for update in updates)
         if at_once:
             writer.prepare(updates)
-        bring_to_disk(self.repository, self.workspace_id)
+        if not self.others_are_durable:
+            bring_to_disk(self.repository, self.workspace_id)
         if kept is not None:
             files.fsync_path(kept)
             files.fsync_path(self.repository.own)

@@ -26,6 +26,7 @@ from .snapshot import LISTED, WALKED, most_precious_first, store_files, store_in
 from .walk import WalkResult, walk, without_ignored
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TypeVar
 
     from ..objects.pack import PackWriter
@@ -58,10 +59,11 @@ def take_since(
     reader: ObjectReader,
     frozen_index: bytes,
     options: SnapshotOptions,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Snapshot | None:
     """The snapshot of now; None where the baseline does not allow it. Further arguments as for `take_snapshot`.
 
-    Raises GitError, OSError.
+    `meanwhile` is called while git starts: all that the snapshot relies on was there before. Raises GitError, OSError.
     """
     earlier, touched = baseline.snapshot, baseline.touched
     scan = earlier.scan
@@ -69,21 +71,27 @@ def take_since(
         return None
     if not _is_valid(baseline, scan, repository, frozen_index):
         return None
-    builder = SnapshotBuilder(repository, writer, reader, frozen_index, options)
-    builder.tracked = scan.tracked
-    _carry_over(builder.snapshot, earlier, touched)
-    store_index(builder, has_hidden=False)
     tracked = sorted({path for top in touched for path in scan.tracked.at_or_below(top)})
     if len(tracked) > _MOST:
         return None
-    index = _index_entries(builder, tracked)
-    builder.index_modes = {path: leaf.mode for path, leaf in index.items()}
+    builder = SnapshotBuilder(repository, writer, reader, frozen_index, options)
+    builder.tracked = scan.tracked
+    reader.foresee_contents([earlier.head] if earlier.head is not None else [])
+    _carry_over(builder.snapshot, earlier, touched)
     found = _walk_touched(builder, touched)
-    # An entry is missing where its staged blob was unreadable, and the save skipped it.
-    if found is None or len(index) != len(tracked) or any(leaf.mode == GITLINK for leaf in index.values()):
+    if found is None:
         return None
-    plain, ignored = without_ignored(builder, found, deadline=options.deadline.part(LISTED))
-    if builder.snapshot.nested:
+    index: dict[bytes, Leaf] = {}
+
+    def look_at_index() -> None:
+        meanwhile()
+        store_index(builder, has_hidden=False)
+        index.update(_index_entries(builder, tracked))
+
+    plain, ignored = without_ignored(builder, found, look_at_index, options.deadline.part(LISTED))
+    builder.index_modes = {path: leaf.mode for path, leaf in index.items()}
+    # An entry is missing where its staged blob was unreadable, and the save skipped it.
+    if len(index) != len(tracked) or any(leaf.mode == GITLINK for leaf in index.values()) or builder.snapshot.nested:
         return None
     builder.snapshot.ignored = list(dict.fromkeys((*builder.snapshot.ignored, *ignored)))[:IGNORED_LISTED]
     changed = [path for path in tracked if not _is_unchanged(builder, path, index[path])]
@@ -279,11 +287,14 @@ def _note_directories(builder: SnapshotBuilder, touched: frozenset[bytes]) -> No
             continue
         if tracked.has_below(path):
             is_noted = (tracked.are_few and mode != 0o755) or _is_empty(full)
+        elif path in holding:
+            # What is in it is not ignored, so neither is it.
+            is_noted = mode != 0o755
         else:
             if ignored is None:
-                reached = [other for other in parents if builder.is_reached(other)]
-                ignored = ignored_among(builder.repository, reached)
-            is_noted = path not in ignored and (path not in holding or mode != 0o755)
+                others = [other for other in parents if not (other in holding or tracked.has_below(other))]
+                ignored = ignored_among(builder.repository, [other for other in others if builder.is_reached(other)])
+            is_noted = path not in ignored
         if is_noted:
             snapshot.directories[path] = mode
         else:

@@ -185,6 +185,8 @@ class Snapshot:
         self.unconverted: list[bytes] = []
         #: Tracked paths that are hidden from git (skip-worktree, assume-unchanged) and missing on the disk.
         self.absent: list[bytes] = []
+        #: Directories of a sparse index: git knows none of their files, and none is on the disk.
+        self.sparse_directories: list[bytes] = []
         #: Directories that are repositories of their own. Empty where there are none.
         self.nested: list[bytes] = []
         #: Those of `nested` that are submodules of the index. Empty where there are none.
@@ -251,6 +253,8 @@ class SnapshotBuilder:
         self.tracked = TrackedPaths(frozenset(), [], False)
         #: Mode of the index entry, by path, as far as git reported or was asked for it.
         self.index_modes: dict[bytes, int] = {}
+        #: Plain files stand where the index has a submodule.
+        self.in_submodules = False
         self.snapshot = Snapshot()
         #: Files of which this snapshot lacks bytes, and directories that were not looked into.
         self.unread: list[bytes] = []

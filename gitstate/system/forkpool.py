@@ -10,7 +10,7 @@ import os
 import select
 import time
 
-from .stdlib import TYPE_CHECKING, signal, suppress
+from .stdlib import TYPE_CHECKING, pickler, signal, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,8 +51,7 @@ class Child:
         data = os.read(self.pipe, 1 << 20)
         self._got += data
         # Importing `pickle`, with `re` behind it, takes longer than one look at a workspace, fork included.
-        from _pickle import loads
-
+        loads = pickler().loads
         values = []
         while len(self._got) >= 8:
             size = int.from_bytes(self._got[:8], "big")
@@ -102,9 +101,7 @@ def in_background(work: Callable[[], None]) -> None:
 
 
 def _send(pipe: Any, value: Any) -> None:
-    from _pickle import dumps
-
-    data = dumps(value)
+    data = pickler().dumps(value)
     view = memoryview(len(data).to_bytes(8, "big") + data)
     while view:
         view = view[pipe.write(view) :]

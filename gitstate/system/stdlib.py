@@ -10,14 +10,28 @@ import sys
 
 TYPE_CHECKING = False
 
-__all__ = ["TYPE_CHECKING", "Record", "bisect_left", "contextmanager", "digest", "quote", "signal", "suppress"]
+__all__ = [
+    "TYPE_CHECKING",
+    "Record",
+    "bisect_left",
+    "c_function",
+    "contextmanager",
+    "digest",
+    "pickler",
+    "quote",
+    "signal",
+    "suppress",
+]
 
 if TYPE_CHECKING:
     import hashlib
     import signal
     from bisect import bisect_left
+    from collections.abc import Callable
     from contextlib import contextmanager, suppress
     from shlex import quote
+    from types import ModuleType
+    from typing import Any
     from typing import NamedTuple as Record
 else:
     import _signal as signal
@@ -131,3 +145,43 @@ def digest(name: str, data: bytes = b"", more: int = 0) -> hashlib._Hash:
     import hashlib
 
     return hashlib.new(name, data, usedforsecurity=False)
+
+
+def pickler() -> ModuleType:
+    """The C module of `pickle`, without what it loads for the names of Python 2: half a megabyte in each keeper."""
+    if "_pickle" not in sys.modules and "functools" not in sys.modules:
+        names = ("NAME_MAPPING", "IMPORT_MAPPING", "REVERSE_NAME_MAPPING", "REVERSE_IMPORT_MAPPING")
+        old_names = type(sys)("_compat_pickle")
+        vars(old_names).update({name: {} for name in names})
+        # It looks for `partial` there.
+        sys.modules.update({"functools": __import__("_functools"), "_compat_pickle": old_names})
+        try:
+            import _pickle
+        finally:
+            del sys.modules["functools"], sys.modules["_compat_pickle"]
+    import _pickle
+
+    return _pickle
+
+
+def c_function(name: str) -> Callable[..., int]:
+    """A function of the C library that returns a number, by its name; it raises OSError where that is negative.
+
+    Importing `ctypes` itself takes a third of a megabyte. Raises ImportError, OSError, AttributeError where there is
+    no such function.
+    """
+    ctypes: Any = __import__("_ctypes")
+    number = type("Number", (ctypes._SimpleCData,), {"_type_": "i"})
+    flags = ctypes.FUNCFLAG_CDECL | ctypes.FUNCFLAG_USE_ERRNO
+    kind = type("Function", (ctypes.CFuncPtr,), {"_flags_": flags, "_restype_": number})
+    function = kind(ctypes.dlsym(ctypes.dlopen(None, 0), name))
+
+    def call(*arguments: int | bytes) -> int:
+        result: int = function(*arguments)
+        if result < 0:
+            import os
+
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        return result
+
+    return call

@@ -60,6 +60,26 @@ def test_install_keeps_other_settings_and_uninstall_restores_every_byte(
     assert entries(hermetic) == before
 
 
+@pytest.mark.parametrize("text", [json.dumps({"theme": "dark"}, indent=2) + "\n", '{"theme": "dark"}\n'])
+@pytest.mark.parametrize("agent", ["claude", "qwen"])
+def test_install_brings_entries_of_an_earlier_version_to_date(
+    agent: str, text: str, hermetic: Path, repo: Workspace
+) -> None:
+    path = hermetic / f".{agent}" / "settings.json"
+    repo.write(str(path), text)
+    gitstate(repo, "install", "--agent", agent)
+    new = path.read_text()
+    old = json.loads(new)
+    hooks = [hook for groups in old["hooks"].values() for group in groups for hook in group["hooks"]]
+    assert [hook.pop("async", None) for hook in hooks].count(True) >= 2
+    path.write_text(json.dumps(old, indent=2) + "\n")
+    gitstate(repo, "install", "--agent", agent)
+    assert json.loads(path.read_text()) == json.loads(new)
+    assert "already" in gitstate(repo, "install", "--agent", agent)
+    gitstate(repo, "uninstall", "--agent", agent)
+    assert json.loads(path.read_text()) == json.loads(text)
+
+
 @pytest.mark.parametrize("agent", AGENTS)
 def test_uninstall_removes_settings_that_install_created(agent: str, hermetic: Path, repo: Workspace) -> None:
     before = entries(hermetic)

@@ -52,6 +52,11 @@ def test_home_of_another_host_is_exchanged_for_the_one_of_here(tmp_path: Path) -
     assert (place.root, place.transcript) == (str(tmp_path / ".claude"), "projects/-w/x.jsonl")
 
 
+def test_database_is_looked_for_in_no_other_directory(tmp_path: Path) -> None:
+    place = place_for(agent_named("opencode"), str(tmp_path), "gitstate/x.jsonl", "/w", "/w", {"HOME": "/h"})
+    assert (place.root, place.transcript) == ("/h/.local/share/opencode", "gitstate/x.jsonl")
+
+
 @pytest.mark.parametrize("told", ["relative.jsonl", "/etc/passwd", "/nowhere/x.jsonl", 7, None])
 def test_any_other_path_is_no_transcript(told: object) -> None:
     context = Context(agent="claude", session_id=SESSION, extra={"transcript_path": told})

@@ -22,7 +22,7 @@ from tests.support.skips import why_not_program
 from tests.support.workspace import Workspace
 
 GITSTATE = (sys.executable, "-m", "gitstate")
-#: Opencode keeps all conversations in one database, of which nothing is kept.
+#: Opencode keeps all conversations in one database.
 KEPT_IN_FILES = [name for name in PROGRAMS if name != "opencode"]
 
 
@@ -209,3 +209,15 @@ def test_transcript_that_a_power_cut_damaged(stand: Stand, damage: str) -> None:
             path.unlink()
     stand.recover(before)
     stand.resume("T-79")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stand", ["opencode"], indirect=True)
+def test_database_that_is_gone(stand: Stand) -> None:
+    running = stand.start(*GITSTATE, "run", "--task-id", "T-80", "--")
+    before = fingerprint(stand.ws.path)
+    kill(stand, running, "KILL", "agent")
+    for path in (stand.home / ".local" / "share" / "opencode").glob("opencode.db*"):
+        path.unlink()
+    stand.recover(before)
+    stand.resume("T-80")

@@ -239,13 +239,23 @@ def test_front_and_keeper_of_a_run_load_little(templates: Templates, tmp_path: P
     ws = make(STATES["clean"], templates, tmp_path)
     start = "from gitstate.__main__ import main; main()"
     front = _loaded(start, "-C", str(ws.path), "run", "--", "true") - _loaded("pass")
-    keeper = _loaded("import ctypes, _pickle; import gitstate.run.keeper as keeper; keeper.all_agents()")
+    keeper = _loaded(_KEEPER)
     keeper -= _loaded("pass")
     for loaded, most in ((front, MOST_OF_FRONT), (keeper, MOST_OF_KEEPER)):
         assert "gitstate.run.keeper" in loaded
         assert not {name for name in loaded if name.split(".")[0] in {*HEAVY, "tempfile", "shutil", "inotify_simple"}}
         ours = {name for name in loaded if name.split(".")[0] == "gitstate"}
         assert len(ours) <= most, (len(ours), sorted(ours))
+
+
+#: What a keeper loads until its first checkpoint was taken.
+_KEEPER = """\
+import gitstate.run.keeper as keeper
+keeper.all_agents()
+keeper.pickler()
+from gitstate.run.watch import Inotify
+Inotify()
+"""
 
 
 def _loaded(script: str, *arguments: str) -> set[str]:

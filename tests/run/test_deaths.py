@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.run.processes import RUN_ID
 from tests.run.commands import GITSTATE, WAYS, WORK, run_command
 from tests.support.agents import (
     Started,
@@ -266,3 +267,42 @@ def test_last_save_needs_no_code_that_the_agent_may_have_changed(ws: Workspace) 
     go.touch()
     assert started.status() == 3, started.words()
     assert ws.out("show", "HEAD:a.txt") == "by the agent" and marker(ws), started.words()
+
+
+def test_keeper_has_name_session_and_streams_of_its_own(ws: Workspace) -> None:
+    """Who kills the agent by its command line (`pkill -f`), its session or its terminal does not kill the keeper."""
+    started = Started(ws, run_command(ws, ""))
+    agent_pid(ws)
+    keeper = keeper_pid(ws)
+    words = Path(f"/proc/{keeper}/cmdline").read_bytes().split(b"\0")
+    assert [word for word in words if word] == [b"gitstate", b"keep"]
+    assert os.getsid(keeper) == keeper
+    assert {os.readlink(f"/proc/{keeper}/fd/{stream}") for stream in range(3)} == {os.devnull}
+    started.send(signal.SIGTERM)
+    assert started.status() == 143
+
+
+def test_keeper_of_a_run_inside_a_run_is_no_process_of_the_outer_one(ws: Workspace) -> None:
+    """The end of the outer run ends what has its id in the environment; the keeper inside must save first."""
+    started = Started(ws, run_command(ws, ""), {RUN_ID: "outer"})
+    agent_pid(ws)
+    keeper = keeper_pid(ws)
+    assert f"{RUN_ID}=".encode() not in Path(f"/proc/{keeper}/environ").read_bytes()
+    started.send(signal.SIGTERM)
+    assert started.status() == 143
+
+
+def test_descriptor_of_the_front_is_none_of_the_keeper(ws: Workspace) -> None:
+    """A pipe that the keeper held open would keep whoever reads its other end."""
+    reading, writing = os.pipe()
+    command = run_command(ws, "")
+    process = subprocess.Popen(command, cwd=ws.path, pass_fds=(writing,), start_new_session=True)
+    os.close(writing)
+    agent_pid(ws)
+    keeper = keeper_pid(ws)
+    pipe = os.readlink(f"/proc/self/fd/{reading}")
+    assert pipe in {os.readlink(path) for path in Path(f"/proc/{process.pid}/fd").iterdir()}
+    assert pipe not in {os.readlink(path) for path in Path(f"/proc/{keeper}/fd").iterdir()}
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == -signal.SIGTERM
+    os.close(reading)
