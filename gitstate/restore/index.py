@@ -148,7 +148,7 @@ class IndexRecovery:
             return []
         before = file_identity(self._current)
         if alone and not self._has_other_entries() and self._has_same_entries():
-            self._kept_current = True
+            self._kept_current = self._kept_is_spent = True
             return []
         kept = self._staged_since()
         following = next_index(repository)
