@@ -12,11 +12,10 @@ import os
 from ..errors import GitError, GitstateError, NeedsPerson
 from ..format.manifest import LeftOut, Save
 from ..git.entries import list_tree_paths
-from ..git.repository import Repository
+from ..git.repository import Repository, is_attributes
 from ..objects.durable import sync_new
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK, SYMLINK, Leaf
-from ..snapshot.record import MODES_LIMIT, is_attributes
 from ..system.stdlib import TYPE_CHECKING, contextmanager, suppress
 from ..workspace.files import FileState
 from .choices import Choice, Outcome, Target, step, wanted_permissions
@@ -65,6 +64,8 @@ def usual_umask(repository: Repository, save: Save) -> Iterator[None]:
     if mask == usual or save.archive == save.wip:
         yield
         return
+    from ..snapshot.record import MODES_LIMIT
+
     count = len(list_tree_paths(repository.git, save.wip_tree))
     os.umask(usual if count <= MODES_LIMIT else mask)
     try:

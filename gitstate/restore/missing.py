@@ -196,10 +196,6 @@ class MissingFiles:
         }
         return {path: leaves[path] for path in dict.fromkeys((*gone, *cut_short)) if path in leaves}, cut_short
 
-    def forget_scan(self) -> None:
-        """The index is another one than that which git was told to look by."""
-        self._scan = None
-
     def _asked_one_by_one(self) -> Differing:
         """The same where something is hidden from git, or git failed."""
         deleted = split_nul(self._workspace.git.run("ls-files", "-z", "-d"))
