@@ -280,7 +280,8 @@ class Keeper:
         self.processes.end_leftovers()
         before = pending_save_id(self.repository)
         left = max(_LEAST, deadline.left())
-        request = SaveRequest(reason=reason, wait=left, deadline=left, replaces=done)
+        expected = None if known is None else known.taken
+        request = SaveRequest(reason=reason, wait=left, deadline=left, replaces=done, expected=expected)
         worktrees = self.worktrees.start_saving(SaveRequest(reason=reason), Deadline(left + _OVERTIME))
         # What the disk or a git does not end in time is broken off. Where no early save stands, nothing is.
         last = self._forked(request, Deadline(None if known is None else left + _OVERTIME), listens=False)

@@ -68,6 +68,11 @@ class SaveRequest(Record):
     """Leave branch and index where they are: the agent is still at work."""
     replaces: str | None = None
     """The id of the early save of the same end of the same run: this one takes its place."""
+    expected: Snapshot | None = None
+    """What that early save took: git makes the new index from it while everything is looked at.
+
+    `save` drops it where the index is another one.
+    """
 
 
 class SaveResult(Record):

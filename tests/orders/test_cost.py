@@ -31,9 +31,10 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return log
 
 
-def running(ws: Workspace, log: Path) -> Started:
+def running(ws: Workspace, log: Path, agent: list[str] | None = None) -> Started:
     """A run whose keeper knows what changes: a tracked file has changed since its checkpoint, and one is new."""
-    started = Started(ws, run_command(ws, "", "--interval", "3600"))
+    command = run_command(ws, "", "--interval", "3600", "--grace", "100", "--deadline", "200")
+    started = Started(ws, command if agent is None else [*command[: command.index("--") + 1], *agent])
     agent_pid(ws)
     ws.write("d/first.txt", "new\n")
     own = os.path.join(os.fsencode(ws.git_dir), b"gitstate")
@@ -62,3 +63,31 @@ def test_end_of_a_run_starts_three_gits_until_its_marker(ws: Workspace, log: Pat
     begun = log.read_text().split()
     assert (sorted(begun[:3]), begun[3]) == (UNTIL_MARKER, "config")
     assert ws.out("show", "HEAD:d/new.txt") == "new"
+
+
+def test_end_of_a_run_makes_one_index_and_lists_no_path_twice(ws: Workspace, log: Path) -> None:
+    """Git makes the new index from what the first save took, while it looks at everything."""
+    for number in range(2000):
+        # A small index is read without git.
+        ws.write(f"many/{number:0120}", "")
+    ws.add("many")
+    ws.commit()
+    started = running(ws, log)
+    started.send(signal.SIGTERM)
+    assert started.status() == 143, started.words()
+    begun = log.read_text().split()
+    assert begun.count("update-index") == 1 and "ls-files" not in begun
+    assert ws.out("status", "--porcelain") == ""
+
+
+def test_what_the_agent_writes_at_its_end_is_in_the_index_too(ws: Workspace, log: Path) -> None:
+    ready = ws.outside / "ready"
+    marker = '[ -n "$(ls .git/refs/gitstate/pending 2>/dev/null)" ]'
+    late = f"until {marker}; do sleep 0.02; done; echo late >>b.txt; exit 0"
+    words = f"trap '{late}' TERM; echo $$ >{ready}; while :; do sleep 0.05; done"
+    started = running(ws, log, ["sh", "-c", words])
+    started.send(signal.SIGTERM)
+    assert started.status() == 143, started.words()
+    assert log.read_text().split().count("update-index") == 2
+    assert ws.out("show", "HEAD:b.txt").endswith("late")
+    assert ws.out("status", "--porcelain") == ""
