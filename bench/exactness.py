@@ -2,6 +2,7 @@
 
     python bench/exactness.py                              # gitstate and git stash
     python bench/exactness.py --tools DIR/bin --write      # and those of bench/others.txt, installed in DIR
+    python bench/exactness.py --tools DIR/bin --record OUT # the same; begun once more, it goes on where it stopped
 
 The states are those of `tests/states`, the judge is the oracle of the tests: it reads files, modes, index, HEAD and the
 files of an unfinished merge or rebase with its own eyes. README.md says how to read the tables.
@@ -10,6 +11,7 @@ files of an unfinished merge or rebase with its own eyes. README.md says how to 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import json
 import multiprocessing
@@ -17,22 +19,23 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
+from exactness_tables import EXACT, LOSSES, REFUSED, STOPPED, WRONG, Outcome, report
 from pages import put
 from save import last_line, progress
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.states import STATES, SUBJECTS, State, make  # noqa: E402
+from tests.states import STATES, State, make  # noqa: E402
 from tests.support.environment import hermetic_environment  # noqa: E402
 from tests.support.losing import make_writable  # noqa: E402
 from tests.support.oracle import Fingerprint, fingerprint  # noqa: E402
@@ -40,9 +43,7 @@ from tests.support.permissions import drop_override  # noqa: E402
 from tests.support.repositories import Templates  # noqa: E402
 from tests.support.workspace import Workspace  # noqa: E402
 
-LOSSES = ("in place", "wiped")
-EXACT, WRONG, REFUSED = "exact", "wrong", "refused"
-_PATIENCE = 60
+_MOST_PROCESSES = 200
 #: Git leaves this file behind where it merged something by itself; nothing reads it but `git diff AUTO_MERGE`.
 _HARMLESS = r"operation AUTO_MERGE: .* appeared$"
 
@@ -112,43 +113,68 @@ def _safepoint(said: str) -> str:
     return named[1] if named else "none"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What one tool did to one state."""
-
-    tool: str
-    state: str
-    loss: str
-    verdict: str
-    #: What is different, one line each, as the oracle says it; or why it was refused.
-    lines: tuple[str, ...]
-
-
 class Failed(Exception):
     """A tool ended with a status that says that it did not do its work."""
 
 
-def run(ws: Workspace, argv: Sequence[str], ok: Iterable[int] = (0,)) -> str:
-    """Run a tool in the workspace, with whatever the state leaks into it. Returns all that it printed."""
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" or "gitstate" in argv}
-    try:
-        done = subprocess.run(
-            argv,
-            cwd=ws.cli_path or ws.path,
-            env=env | ws.cli_env,
-            umask=ws.cli_umask,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_PATIENCE,
-            preexec_fn=drop_override if ws.without_override else None,
-        )
-    except subprocess.TimeoutExpired:
-        raise Failed(f"{shlex.join(argv)} did not end within {_PATIENCE} s") from None
-    said = done.stdout.decode("utf-8", "replace")
-    if done.returncode not in ok:
-        raise Failed(f"{shlex.join(argv[:3])} ended with {done.returncode}: {said.strip()[-300:]}")
-    return said
+class TookTooLong(Exception):
+    """A tool was still at work at the end of the time that one state may take; it was killed."""
+
+
+@dataclass
+class Patience:
+    """How many seconds the commands of one attempt may take together; the work of the judge does not count."""
+
+    left: float
+
+    def run(self, ws: Workspace, argv: Sequence[str], ok: Iterable[int] = (0,)) -> str:
+        """Run a tool in the workspace, with whatever the state leaks into it. Returns all that it printed."""
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH" or "gitstate" in argv}
+        begun = time.monotonic()
+        # Not a pipe: a process that the tool leaves behind would hold it open, and nobody would see the end.
+        with tempfile.TemporaryFile() as output:
+            process = subprocess.Popen(
+                argv,
+                cwd=ws.cli_path or ws.path,
+                env=env | ws.cli_env,
+                umask=ws.cli_umask,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=drop_override if ws.without_override else None,
+            )
+            try:
+                status = self._wait(process, begun)
+            except BaseException as error:
+                # Also where a person ends the benchmark: the tool has a session of its own.
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise TookTooLong(shlex.join(argv[:3])) from None
+                raise
+            self.left -= time.monotonic() - begun
+            output.seek(0)
+            said = output.read().decode("utf-8", "replace")
+        if status not in ok:
+            raise Failed(f"{shlex.join(argv[:3])} ended with {status}: {said.strip()[-300:]}")
+        return said
+
+    def _wait(self, process: subprocess.Popen[bytes], begun: float) -> int:
+        """The exit status. A hook that runs git that runs the hook fills the machine with processes: that is no end."""
+        while True:
+            left = begun + self.left - time.monotonic()
+            try:
+                return process.wait(max(0.0, min(left, 1.0)))
+            except subprocess.TimeoutExpired:
+                if left <= 1.0 or processes_of(process.pid) > _MOST_PROCESSES:
+                    raise
+
+
+def processes_of(session: int) -> int:
+    """How many processes a session has."""
+    listed = subprocess.run(["ps", "-o", "pid=", "-s", str(session)], stdout=subprocess.PIPE, check=False).stdout
+    return len(listed.split())
 
 
 def wipe(ws: Workspace, tool: Tool, commit: str | None) -> None:
@@ -163,25 +189,26 @@ def look(ws: Workspace, tool: Tool) -> Fingerprint:
     return fingerprint(ws.path, ignore=(b"active_state.json", *tool.own))
 
 
-def attempt(tool: Tool, kind: State, loss: str, templates: Templates, top: Path) -> Outcome:
-    """One state, made anew, saved, lost and restored."""
-    ws = make(kind, templates, top)
+def attempt(tool: Tool, ws: Workspace, what: tuple[str, str], patience: Patience) -> Outcome:
+    """A workspace, saved, lost and restored. `what` is the name of its state, and how it is lost."""
     before = look(ws, tool)
     said = ""
     try:
-        said = run(ws, tool.save, ok=(0, *tool.incomplete))
+        said = patience.run(ws, tool.save, ok=(0, *tool.incomplete))
         for lock in ws.held_locks:
             lock.unlink(missing_ok=True)
-        if loss == "wiped":
+        if what[1] == "wiped":
             wipe(ws, tool, before.commit)
-        said += run(ws, tool.restore(said))
+        said += patience.run(ws, tool.restore(said))
     except Failed as failure:
-        return Outcome(tool.name, kind.name, loss, REFUSED, (str(failure),))
+        return Outcome(tool.name, *what, REFUSED, (str(failure),))
+    except TookTooLong as late:
+        return Outcome(tool.name, *what, STOPPED, (str(late),))
     try:
         lines = [line for line in before.diff(look(ws, tool)) if not re.match(_HARMLESS, line)]
     except (AssertionError, OSError) as error:
         lines = [f"repository: the workspace can't be read any more: {error}"]
-    return Outcome(tool.name, kind.name, loss, verdict(lines, said), tuple(lines))
+    return Outcome(tool.name, *what, verdict(lines, said), tuple(lines))
 
 
 def verdict(lines: Sequence[str], said: str) -> str:
@@ -193,24 +220,51 @@ def verdict(lines: Sequence[str], said: str) -> str:
 
 
 #: What the processes of the pool share: they are forked, so that nothing of it has to be sent to them.
-_SHARED: dict[str, tuple[Sequence[Tool], Templates, Path]] = {}
+_SHARED: dict[str, tuple[Sequence[Tool], float, Templates, Path]] = {}
 
 
 def one(job: tuple[int, str, str]) -> Outcome:
-    tools, templates, top = _SHARED["run"]
+    """One attempt; a state that did not become what its name says, as on a busy machine, is made once more."""
+    for _ in range(2):
+        with contextlib.suppress(AssertionError):
+            return _one(*job)
+    return _one(*job)
+
+
+def _one(number: int, state: str, loss: str) -> Outcome:
+    tools, limit, templates, top = _SHARED["run"]
     place = Path(tempfile.mkdtemp(dir=top))
     os.environ.update(hermetic_environment(place / "home"))  # a state may change the user's configuration
     try:
-        return attempt(tools[job[0]], STATES[job[1]], job[2], templates, place)
+        ws = make(STATES[state], templates, place)
+        return attempt(tools[number], ws, (state, loss), Patience(limit))
     finally:
         make_writable(place)
         shutil.rmtree(place, ignore_errors=True)
 
 
-def measure(tools: Sequence[Tool], states: Sequence[State], jobs: int) -> list[Outcome]:
-    """Every tool with every state, lost in both ways."""
-    outcomes: list[Outcome] = []
-    todo = [(place, state.name, loss) for state in states for loss in LOSSES for place in range(len(tools))]
+def recorded(record: Path | None) -> list[Outcome]:
+    """What a run that was broken off has found; a line that it had not finished is no outcome."""
+    found = []
+    for line in record.read_text().splitlines() if record and record.exists() else []:
+        with contextlib.suppress(ValueError):
+            outcome = json.loads(line)
+            found.append(Outcome(**outcome | {"lines": tuple(outcome["lines"])}))
+    return found
+
+
+def measure(
+    tools: Sequence[Tool], states: Sequence[State], jobs: int, limit: float, record: Path | None
+) -> list[Outcome]:
+    """Every tool with every state, lost in both ways, in the order of the states; the slow ones are begun last."""
+    names = {tool.name: place for place, tool in enumerate(tools)}
+    wanted = [(place, state.name, loss) for state in states for loss in LOSSES for place in range(len(tools))]
+    found = {
+        (names[outcome.tool], outcome.state, outcome.loss): outcome
+        for outcome in recorded(record)
+        if outcome.tool in names
+    }
+    todo = sorted((job for job in wanted if job not in found), key=lambda job: STATES[job[1]].slow)
     with tempfile.TemporaryDirectory(prefix="gitstate-exactness-") as name:
         top = Path(name).resolve()
         environment = hermetic_environment(top / "home")
@@ -220,81 +274,17 @@ def measure(tools: Sequence[Tool], states: Sequence[State], jobs: int) -> list[O
         templates = Templates(top / "templates", environment)
         for kind in sorted({state.template for state in states}):
             templates.copy(kind, top / f"first-{kind}")  # builds it, before the processes are forked
-        _SHARED["run"] = tools, templates, top
-        with multiprocessing.get_context("fork").Pool(jobs) as pool:
-            for number, outcome in enumerate(pool.imap(one, todo), 1):
-                outcomes.append(outcome)
+        _SHARED["run"] = tools, limit, templates, top
+        with (
+            multiprocessing.get_context("fork").Pool(jobs) as pool,
+            (record or Path(os.devnull)).open("a") as kept,
+        ):
+            for number, outcome in enumerate(pool.imap_unordered(one, todo), 1):
+                found[names[outcome.tool], outcome.state, outcome.loss] = outcome
+                print(json.dumps(asdict(outcome)), file=kept, flush=True)
                 if number % 100 == 0:
                     progress(f"{number} of {len(todo)}")
-    return outcomes
-
-
-# -- what is printed
-
-#: What a line of the oracle's says is lost, in words of a reader; the first that matches.
-LOST = {
-    "HEAD or the branch": r"(HEAD|commit)",
-    "what was staged: contents, flags, conflicts": r"index ",
-    "the unfinished merge, rebase, cherry-pick or bisect": r"operation ",
-    "settings of a sparse checkout": r"setting ",
-    "repositories inside of the workspace": r"repository ",
-    "empty directories, permissions of directories": r"file .*: .*directory [0-7]+",
-    "permissions of files": r"file .*: (\w+) [0-7]+ (\w*) became \1 [0-7]+ \2$",
-    "deleted or renamed files come back": r"file .* appeared$",
-    "files that are gone": r"file .* is gone$",
-    "contents, or the type of a file": r"file ",
-}
-
-
-def kinds_of_loss(outcome: Outcome) -> set[str]:
-    return {next(name for name, form in LOST.items() if re.match(form, line)) for line in outcome.lines}
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = [rows[0], ["---", *("---:" for _ in rows[0][1:])], *rows[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def totals(tools: Sequence[str], outcomes: Sequence[Outcome]) -> str:
-    counts = Counter((outcome.tool, outcome.loss, outcome.verdict) for outcome in outcomes)
-    columns = [(loss, word) for loss in LOSSES for word in (EXACT, WRONG, REFUSED)]
-    rows = [["", *(f"{loss}: {word}" for loss, word in columns)]]
-    rows += [[tool, *(str(counts[tool, loss, word]) for loss, word in columns)] for tool in tools]
-    return markdown(rows)
-
-
-def by_subject(tools: Sequence[str], outcomes: Sequence[Outcome]) -> str:
-    """For each subject: the number of its states, and how many each tool brought back exactly."""
-    rows = [["kind of state (number)", *tools]]
-    for subject in SUBJECTS:
-        names = {name for name, state in STATES.items() if state.build.__module__ == subject.__name__}
-        chosen = [outcome for outcome in outcomes if outcome.state in names]
-        exact = Counter((outcome.tool, outcome.loss) for outcome in chosen if outcome.verdict == EXACT)
-        number = len({outcome.state for outcome in chosen})
-        if number:
-            title = f"{(subject.__doc__ or '').splitlines()[0].rstrip('.')} ({number})"
-            rows.append([title, *(f"{exact[tool, 'in place']}, {exact[tool, 'wiped']}" for tool in tools)])
-    return markdown(rows)
-
-
-def by_loss(tools: Sequence[str], outcomes: Sequence[Outcome]) -> str:
-    """In how many states a tool that reported success lost something of a kind."""
-    counts = Counter(
-        (outcome.tool, what) for outcome in outcomes if outcome.verdict == WRONG for what in kinds_of_loss(outcome)
-    )
-    rows = [["what is lost or changed, and nothing says so", *tools]]
-    rows += [[what, *(str(counts[tool, what]) for tool in tools)] for what in LOST]
-    return markdown(rows)
-
-
-def where_we_lose(outcomes: Sequence[Outcome]) -> str:
-    """Every state that gitstate does not bring back exactly, with the first difference."""
-    rows = [["state", "lost", "verdict", "first difference"]]
-    for outcome in outcomes:
-        if outcome.tool == "gitstate" and outcome.verdict != EXACT:
-            line = " ".join(outcome.lines[0].split())[:70].replace("|", "\\|")
-            rows.append([f"`{outcome.state}`", outcome.loss, outcome.verdict, f"`{line}`"])
-    return markdown(rows).replace("---:", "---") if len(rows) > 1 else "None.\n"
+    return [found[job] for job in wanted]
 
 
 def version(tool: Tool, place: Path | None) -> str | None:
@@ -309,29 +299,6 @@ def version(tool: Tool, place: Path | None) -> str | None:
     return last_line(str(place / "python"), "-c", ask) if place else "unknown"
 
 
-def report(versions: dict[str, str], outcomes: Sequence[Outcome], skipped: Sequence[str]) -> str:
-    tools = list(versions)
-    number = len({outcome.state for outcome in outcomes})
-    names = ", ".join(f"{tool} {release}" for tool, release in versions.items())
-    parts = [
-        f"{number} of the {len(STATES)} states, each saved, then restored where it stood and after a wipe "
-        f"(`git reset --hard`, `git clean -ffdx`). {datetime.now(UTC).date().isoformat()}: {names}.",
-        totals(tools, outcomes),
-        "The same, by kind of state: how many came back exactly, in place and after the wipe.",
-        by_subject(tools, outcomes),
-        "What the tools lose without a word, in how many states (both ways of loss together).",
-        by_loss(tools, outcomes),
-    ]
-    if "gitstate" in tools:
-        parts += ["Where gitstate itself does not bring back everything:", where_we_lose(outcomes)]
-    if number + len(skipped) < len(STATES):
-        names = ", ".join(dict.fromkeys(outcome.state for outcome in outcomes))
-        parts.append(f'A sample of the states, which `--states "{names}"` chooses.')
-    if skipped:
-        parts.append("Not possible on this machine: " + "; ".join(skipped) + ".")
-    return "\n".join(part if part.endswith("\n") else part + "\n" for part in parts)
-
-
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tools", type=Path, metavar="DIR", help="the bin directory where the other tools are")
@@ -339,6 +306,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--states", default="*", metavar="PATTERNS", help="names of states, with commas and *")
     parser.add_argument("--gitstate", metavar="COMMAND", help="the gitstate to judge (this checkout)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="states at the same time (one a core)")
+    parser.add_argument("--limit", type=float, default=120, help="seconds for the commands of one attempt (120)")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="keep each outcome there, and go on from it")
     parser.add_argument("--json", action="store_true", help="print every outcome, one a line, and no table")
     parser.add_argument("--write", action="store_true", help="keep the tables in docs/exactness.md")
     return parser.parse_args(argv)
@@ -362,12 +331,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     forms = [form.strip() for form in args.states.split(",")]
     chosen = [state for state in STATES.values() if any(fnmatch.fnmatch(state.name, form) for form in forms)]
     impossible = {state.name: state.why_not() for state in chosen}
-    outcomes = measure(tools, [state for state in chosen if impossible[state.name] is None], args.jobs)
+    possible = [state for state in chosen if impossible[state.name] is None]
+    outcomes = measure(tools, possible, args.jobs, args.limit, args.record)
     if args.json:
         for outcome in outcomes:
             print(json.dumps(asdict(outcome)))
         return 0
-    text = report(versions, outcomes, [f"{name} ({why})" for name, why in impossible.items() if why])
+    text = report(versions, outcomes, args.limit, [f"{name} ({why})" for name, why in impossible.items() if why])
     print(text, end="")
     if args.write:
         put(ROOT / "docs" / "exactness.md", "exactness", text)

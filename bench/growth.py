@@ -1,7 +1,7 @@
 """How do the times of gitstate grow, and those of git beside it? README.md says how to read the tables.
 
     python bench/growth.py --quick               # small sizes, a minute
-    python bench/growth.py --axis files --write  # tables and curves of one axis, into docs/speed.md
+    python bench/growth.py --axis files --minutes 5 --write  # tables and curves of one axis, into docs/speed.md
 
 The axes: tracked files, changed files, saves (and stashes) that the repository already holds. The curves need
 matplotlib: `pip install gitstate-recovery[bench]`.
@@ -10,7 +10,6 @@ matplotlib: `pip install gitstate-recovery[bench]`.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import shlex
@@ -19,15 +18,20 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
 from look import Bench
 from pages import put
 from save import CHECKOUT, GITCONFIG, Repository, Scenario, installed, machine, progress
+
+sys.path.insert(0, str(CHECKOUT))
+
+from tests.support.past import past_saves
 
 #: What is timed of gitstate, and the command of git that it is held against.
 ROWS = {
@@ -48,6 +52,8 @@ PANELS = {
     "log, prune": ("log", "prune --dry-run"),
 }
 _COLOURS = ("#0b6e99", "#d9730d")
+#: Up to this size a round warms up and `--runs` are timed; above it one round is timed: it takes minutes.
+_REPEATED = 10_000
 
 
 @dataclass(frozen=True)
@@ -119,12 +125,11 @@ def give_past(bench: Growth, count: int) -> None:
     repository = bench.repository
     bench.ours(None, "save", "--task-id", "T-0")
     bench.ours(None, "recover")
-    found = repository.git("for-each-ref", "--format=%(refname) %(objectname)", "refs/gitstate/saves")
-    ref, archive = found.split()
-    stream = _saves(repository, ref, archive, count)
+    stream, _ = past_saves(repository.git, count)
     command = ["git", "-C", str(repository.path), "fast-import", "--quiet", "--force"]
     subprocess.run(command, input=stream, env=bench.env, check=True)
-    repository.git("update-ref", "-d", "refs/bench")
+    if count > 1:
+        repository.git("update-ref", "-d", "refs/past")
     stash = repository.git("stash", "create")
     repository.git("update-ref", "--create-reflog", "-m", "WIP on main", "refs/stash", stash)
     log = repository.path / ".git" / "logs" / "refs" / "stash"
@@ -134,28 +139,6 @@ def give_past(bench: Growth, count: int) -> None:
     repository.git("reset", "-q", "--hard", bench.base)
     repository.git("clean", "-fdxq")
     repository.remember()
-
-
-def _saves(repository: Repository, ref: str, archive: str, count: int) -> bytes:
-    """What `git fast-import` reads: a WIP commit, an archive and a note for each save but the first."""
-    kept = json.loads(repository.git("show", f"{archive}:manifest.json"))
-    note = repository.git("notes", "--ref=gitstate", "show", f"{archive}^1")
-    stage, trees = ref.rpartition("/")[0], [repository.tree(name) for name in (f"{archive}^1", archive)]
-    newest, who = datetime.now(UTC), "committer B <b@example.invalid> 1700000000 +0000\n"
-    commits: list[str] = []
-    notes: list[str] = []
-    for number in range(1, count):
-        save_id = (newest - timedelta(minutes=number)).strftime("%Y%m%dT%H%M%S.%fZ-") + f"{number:06x}"
-        manifest = json.dumps(kept | {"save_id": save_id})
-        message = f"WIP(gitstate): T-{number}\n\nGitstate-Save: {save_id}\nGitstate-Base: {kept['base']}\n"
-        commits.append(f"commit refs/bench\nmark :{number}\n{who}data {len(message)}\n{message}from {kept['base']}\n")
-        commits.append(f'M 040000 {trees[0]} ""\n')
-        commits.append(f"commit {stage}/{save_id}\n{who}data {len(message)}\n{message}from :{number}\ndeleteall\n")
-        commits.append(f'M 040000 {trees[1]} ""\nM 100644 inline manifest.json\ndata {len(manifest)}\n{manifest}\n')
-        text = note.replace(kept["save_id"], save_id)
-        notes.append(f"N inline :{number}\ndata {len(text.encode())}\n{text}\n")
-    head = f"commit refs/notes/gitstate\n{who}data 5\nnotes\nfrom refs/notes/gitstate^0\n"
-    return "".join([*commits, head, *notes] if notes else []).encode()
 
 
 # -- what is printed
@@ -197,6 +180,10 @@ def draw(axis: Axis, results: dict[int, Times], where: Path) -> None:
         for row, colour in zip(rows, _COLOURS, strict=True):
             field.plot(sizes, [median(results[size][row]) for size in sizes], "o-", color=colour, label=row)
         field.set(title=title, xscale="log", yscale="log", xlabel=axis.title, ylabel="ms")
+        low, high = field.get_ylim()
+        field.set_ylim(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)))
+        for line in (field.xaxis, field.yaxis):
+            line.set_major_formatter(lambda value, _: f"{value:,g}")
         field.grid(True, which="major", alpha=0.3)
         field.legend(frameon=False)
     for suffix in ("png", "svg"):
@@ -205,31 +192,58 @@ def draw(axis: Axis, results: dict[int, Times], where: Path) -> None:
     pyplot.close(figure)
 
 
-def measure(axis: Axis, sizes: Sequence[int], runs: int, top: Path, gitstate: str | None) -> dict[int, Times]:
+@dataclass
+class Budget:
+    """The time that is left for one axis."""
+
+    end: float
+    #: The last size, and the seconds that one round of it took with its repository.
+    last: tuple[int, float] = (1, 0.0)
+
+    def allows(self, size: int) -> bool:
+        """Whether a larger size should end in time: it is taken to need time in proportion."""
+        return time.monotonic() + self.last[1] * size / self.last[0] < self.end
+
+
+def measure(
+    axis: Axis, sizes: Sequence[int], runs: int, minutes: float, top: Path, gitstate: str | None
+) -> dict[int, Times]:
+    """The times at each size, as far as the minutes reach."""
     results: dict[int, Times] = {}
+    budget = Budget(time.monotonic() + minutes * 60)
     env = {"PATH": os.environ["PATH"], "HOME": str(top / "home"), "LC_ALL": "C.UTF-8", "GIT_CONFIG_NOSYSTEM": "1"}
     env |= {"GITSTATE_HOOK_INTERVAL": "3600", "GITSTATE_REGISTER": "false"}
     command = shlex.split(gitstate) if gitstate else [str(top / "venv" / "bin" / "gitstate")]
     for size in sizes:
+        if results and not budget.allows(size):
+            progress(f"{axis.name} {size:,}: would not end within the {minutes:g} minutes")
+            break
+        begun = time.monotonic()
         progress(f"{axis.name} {size:,}: building")
         repository = Repository(top / f"repository-{size}", env, axis.scenario(size))
         bench = Growth(repository, command, env)
         if axis.name == "saves":
             give_past(bench, size)
-        # The first round only warms up; the largest sizes take minutes, and their first time differs little.
-        warm = 1 if size <= 10_000 else 0
-        for number in range(runs + warm):
-            progress(f"{axis.name} {size:,}: round {number}")
+        built = time.monotonic() - begun
+        warm, count = (1, runs) if axis.name == "saves" or size <= _REPEATED else (0, 1)
+        for number in range(count + warm):
+            progress(f"{axis.name} {size:,}: round {number}, after {time.monotonic() - begun:.0f} s")
+            start = time.monotonic()
             bench.round()
+            budget.last = size, built + time.monotonic() - start
         results[size] = {row: samples[warm:] for row, samples in bench.times.items()}
         shutil.rmtree(repository.path)
+        progress(f"{axis.name} {size:,}: {time.monotonic() - begun:.0f} s in all")
     return results
 
 
-def report(axis: Axis, results: dict[int, Times], runs: int, host: str) -> str:
+def report(axis: Axis, results: dict[int, Times], host: str) -> str:
     date = datetime.now(UTC).date().isoformat()
-    text = f"Median of {runs} runs in ms, whole processes. {date}: {host}, {os.getloadavg()[0]:.1f} at the end"
-    text += f" ({os.cpu_count()} cores).\n\n" + table(axis, results)
+    counts = {size: len(times["save"]) for size, times in results.items()}
+    most = max(counts.values())
+    fewer = ", ".join(f"{count} at {size:,}" for size, count in counts.items() if count != most)
+    text = f"Median of {most} runs{f' ({fewer})' if fewer else ''} in ms, whole processes. {date}: {host}, "
+    text += f"{os.getloadavg()[0]:.1f} at the end ({os.cpu_count()} cores).\n\n" + table(axis, results)
     return text + "\nThe slope is that of the last step, log by log: 1 is in proportion to the size, 0 no growth.\n"
 
 
@@ -237,7 +251,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--axis", choices=[axis.name for axis in AXES], action="append", help="one (all of them)")
     parser.add_argument("--sizes", metavar="N,N", help="other sizes, in growing order")
-    parser.add_argument("--runs", type=int, default=3, help="timed rounds (3)")
+    parser.add_argument("--most", type=int, metavar="N", default=500_000, help="no size above this one")
+    parser.add_argument("--minutes", type=float, default=60, help="begin no size that ends later, for each axis (60)")
+    parser.add_argument("--runs", type=int, default=3, help="timed rounds (3; one above 10,000 files)")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
     parser.add_argument("--gitstate", metavar="COMMAND", help="the gitstate to time (this checkout, installed)")
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="where to build (the temporary directory)")
@@ -253,9 +269,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for axis in AXES:
         if args.axis and axis.name not in args.axis:
             continue
-        sizes = (
-            [int(word) for word in args.sizes.split(",")] if args.sizes else axis.quick if args.quick else axis.sizes
-        )
+        usual = axis.quick if args.quick else axis.sizes
+        sizes = [int(word) for word in args.sizes.split(",")] if args.sizes else usual
+        sizes = [size for size in sizes if size <= args.most]
         with tempfile.TemporaryDirectory(prefix="gitstate-bench-", dir=args.workdir) as name:
             top = Path(name).resolve()
             host = machine(top)
@@ -265,8 +281,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 packages = installed(top / "venv").parents[1].glob("lib/*/site-packages")
                 # What gitstate needs stands where it does for this interpreter.
                 (next(packages) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-            results = measure(axis, sizes, runs, top, args.gitstate)
-        text = report(axis, results, runs, host)
+            results = measure(axis, sizes, runs, args.minutes, top, args.gitstate)
+        text = report(axis, results, host)
         print(text, flush=True)
         if pictures:
             draw(axis, results, pictures)

@@ -1,9 +1,10 @@
 """How much disk the history of checkpoints takes: a simulated week of work on a busy repository.
 
-    python bench/history.py [--days N] [--every SECONDS]
+    python bench/history.py [--days N] [--hours N] [--every SECONDS] [--write]
 
-The clock of this process goes ahead, so that a week takes minutes. An agent edits three of 500 files (5 to 20 KiB) for
-each checkpoint, adds one now and then, and commits each hour.
+The clock of this process goes ahead, so that a week takes minutes. On each day an agent works for eight hours: before
+each checkpoint it edits three of 500 files (5 to 20 KiB), it adds one now and then, and it commits each hour. After a
+commit runs what git runs by itself: `git gc --auto`, with the settings that git has by default.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import patch
+
+from pages import put
+from save import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -26,68 +31,120 @@ from gitstate.save.save import save  # noqa: E402
 
 
 def main() -> int:
-    """Print a table: one row for each day, and one after `git gc`."""
+    """Print a table: a row for each day, and what is left after git has dropped what nobody holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=int, default=7)
-    parser.add_argument("--every", type=int, default=300, metavar="SECONDS")
+    parser.add_argument("--hours", type=int, default=8, help="busy hours of each day (8)")
+    parser.add_argument("--every", type=int, default=10, metavar="SECONDS", help="between two checkpoints (10)")
+    parser.add_argument("--write", action="store_true", help="keep the table in docs/reliability.md")
     options = parser.parse_args()
     os.environ["GITSTATE_REGISTER"] = "false"
-    with tempfile.TemporaryDirectory() as temporary:
-        repository = Path(temporary) / "repository"
-        _simulate(repository, options.days, options.every)
+    with tempfile.TemporaryDirectory(prefix="gitstate-bench-") as temporary:
+        top = Path(temporary)
+        host = machine(top)
+        os.environ["HOME"] = temporary
+        (top / ".gitconfig").write_text("[user]\n\tname = bench\n\temail = bench@example.invalid\n")
+        rows = simulate(top / "repository", options.days, options.hours, options.every)
+    lines = [
+        " | ".join(("", *HEADER)),
+        " | ".join(["---", *("---:" for _ in HEADER)]),
+        *(" | ".join(row) for row in rows),
+    ]
+    text = (
+        f"A checkpoint every {options.every} s of {options.hours} hours a day. {datetime.now(UTC).date()}: {host}.\n\n"
+        + "".join(f"| {line} |\n" for line in lines)
+    )
+    print(text)
+    if options.write:
+        put(ROOT / "docs" / "reliability.md", "history", text)
     return 0
 
 
-def _git(where: Path, *args: str) -> str:
-    identity = ("-c", "user.name=bench", "-c", "user.email=bench@localhost", "-c", "gc.auto=0")
-    done = subprocess.run(
-        ["git", *identity, "-C", str(where), *args], check=True, capture_output=True, encoding="utf-8"
-    )
-    return done.stdout
+HEADER = (
+    "checkpoints",
+    "in the history",
+    "held by it alone",
+    ".git",
+    "packs",
+    "most packs",
+    "loose objects",
+    "ms each",
+)
 
 
-def _simulate(where: Path, days: int, every: int) -> None:
-    source = random.Random(1)
-    where.mkdir()
-    _git(where, "init", "-q", "-b", "main")
-    paths = [where / f"src{number % 20}" / f"module{number}.py" for number in range(500)]
-    for path in paths:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(_lines(source, source.randrange(100, 400)))
-    _git(where, "add", ".")
-    _git(where, "commit", "-q", "-m", "begin")
+class Work:
+    """The agent, its files, and what was seen so far."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+        self.source = random.Random(1)
+        self.taken = self.most_packs = 0
+        self.spent = 0.0
+        where.mkdir()
+        self.git("init", "-q", "-b", "main")
+        self.paths = [where / f"src{number % 20}" / f"module{number}.py" for number in range(500)]
+        for path in self.paths:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(_lines(self.source, self.source.randrange(100, 400)))
+        self.git("add", ".")
+        self.git("commit", "-q", "-m", "begin")
+
+    def git(self, *args: str) -> str:
+        """Run git as the agent does. Raises where git says a word of its gc."""
+        command = ["git", "-c", "gc.autoDetach=false", "-C", str(self.where), *args]
+        done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
+        if "too many" in done.stderr or "gc.log" in done.stderr:
+            raise SystemExit(f"git {args[0]}, after {self.taken} checkpoints: {done.stderr}")
+        return done.stdout
+
+    def checkpoint(self, moment: int, step: int) -> None:
+        """Edit some files, and take a checkpoint at a moment, in nanoseconds since 1970."""
+        for path in self.source.sample(self.paths, 3):
+            path.write_text(path.read_text() + _lines(self.source, 3))
+        if step % 10 == 0:
+            self.paths.append(self.paths[0].with_name(f"more{self.taken}.py"))
+            self.paths[-1].write_text(_lines(self.source, 100))
+        clock = time.perf_counter()
+        with patch.object(time, "time_ns", return_value=moment):
+            save(os.fsencode(self.where), SaveRequest(kind="checkpoint"))
+        self.spent += time.perf_counter() - clock
+        self.taken += 1
+        self.most_packs = max(self.most_packs, self.packs())
+
+    def packs(self) -> int:
+        return sum(name.endswith(".pack") for name in os.listdir(self.where / ".git" / "objects" / "pack"))
+
+    def row(self, name: str, checkpoints: int) -> list[str]:
+        held = self.git("for-each-ref", "--format=%(objectname)", "refs/gitstate/history/").split()
+        alone = self.git("rev-list", "--disk-usage", "--objects", *held, "--not", "--branches") if held else "0"
+        loose = self.git("count-objects").split()[0]
+        each = f"{1000 * self.spent / checkpoints:.0f}" if checkpoints else ""
+        sizes = _mib(int(alone)), _mib(_size(self.where))
+        cells = [name, f"{self.taken:,}", str(len(held)), *sizes, str(self.packs()), str(self.most_packs), loose, each]
+        self.spent, self.most_packs = 0.0, 0
+        print(*cells, sep="  ", file=sys.stderr, flush=True)
+        return cells
+
+
+def simulate(where: Path, days: int, hours: int, every: int) -> list[list[str]]:
+    work = Work(where)
     began = time.time_ns() - days * 86_400 * 1_000_000_000
-    plain = _size(where)
-    print(f"{'':>12}  {'checkpoints':>11}  {'history':>7}  {'kept alone by it':>16}  {'.git':>9}  {'ms each':>7}")
-    taken, spent = 0, 0.0
-    for day in range(1, days + 1):
-        for step in range(86_400 // every):
-            seconds = (day - 1) * 86_400 + step * every
-            for path in source.sample(paths, 3):
-                path.write_text(path.read_text() + _lines(source, 3))
-            if step % 10 == 0:
-                paths.append(paths[0].with_name(f"more{day}_{step}.py"))
-                paths[-1].write_text(_lines(source, 100))
-            if seconds % 3600 < every:
-                _git(where, "add", ".")
-                _git(where, "commit", "-q", "-m", f"hour {seconds // 3600}")
-            moment = began + seconds * 1_000_000_000
-            clock = time.perf_counter()
-            with patch.object(time, "time_ns", return_value=moment):
-                save(os.fsencode(where), SaveRequest(kind="checkpoint"))
-            spent += time.perf_counter() - clock
-            taken += 1
-        _row(where, f"day {day}", taken, spent, plain)
-        spent = 0.0
-        # What git does by itself: fold the packs, and keep what nobody holds for two weeks.
-        _git(where, "-c", "gc.auto=6700", "gc", "--quiet")
-    _row(where, "after gc", taken, 0.0, plain)
-    _git(where, "gc", "--quiet", "--prune=now")
-    _row(where, "pruned", taken, 0.0, plain)
-    for ref in _git(where, "for-each-ref", "--format=%(refname)", "refs/gitstate/").split():
-        _git(where, "update-ref", "-d", ref)
-    _git(where, "gc", "--quiet", "--prune=now")
-    _row(where, "commits only", taken, 0.0, plain)
+    rows = []
+    for day in range(days):
+        for hour in range(hours):
+            for step in range(3600 // every):
+                seconds = day * 86_400 + hour * 3600 + step * every
+                work.checkpoint(began + seconds * 1_000_000_000, step)
+            work.git("add", ".")
+            work.git("commit", "-q", "-m", f"day {day + 1}, hour {hour + 1}")
+        rows.append(work.row(f"day {day + 1}", hours * 3600 // every))
+    work.git("gc", "--quiet", "--prune=now")
+    rows.append(work.row("after `git gc --prune=now`", 0))
+    for ref in work.git("for-each-ref", "--format=%(refname)", "refs/gitstate/").split():
+        work.git("update-ref", "-d", ref)
+    work.git("gc", "--quiet", "--prune=now")
+    rows.append(work.row("the commits alone", 0))
+    return rows
 
 
 def _lines(source: random.Random, count: int) -> str:
@@ -96,15 +153,6 @@ def _lines(source: random.Random, count: int) -> str:
 
 def _size(where: Path) -> int:
     return sum(path.stat().st_size for path in (where / ".git").rglob("*") if path.is_file())
-
-
-def _row(where: Path, name: str, taken: int, spent: float, plain: int) -> None:
-    held = _git(where, "for-each-ref", "--format=%(objectname)", "refs/gitstate/history/").split()
-    alone = _git(where, "rev-list", "--disk-usage", "--objects", *held, "--not", "--branches").strip() if held else "0"
-    each = f"{1000 * spent / (86_400 / 300):7.0f}" if spent else f"{'':>7}"
-    print(
-        f"{name:>12}  {taken:>11}  {len(held):>7}  {_mib(int(alone)):>16}  {_mib(_size(where)):>9}  {each}", flush=True
-    )
 
 
 def _mib(size: int) -> str:

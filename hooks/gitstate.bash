@@ -1,7 +1,8 @@
 # shellcheck shell=bash
-# gitstate for bash, 3.2 and newer: whatever ends this shell, its work is saved, and its next run continues it.
+# gitstate for bash, 3.2 and newer, and zsh, 5.8 and newer: whatever ends this shell, its work is saved, and its next run
+# continues it.
 #
-#     eval "$(gitstate init bash)"                # or: . hooks/gitstate.bash
+#     eval "$(gitstate init bash)"                # in zsh: init zsh; or: . hooks/gitstate.bash
 #     recover_agent_state && echo "going on with $RECOVERED_TASK_ID"
 #     gitstate_begin task_id=T-42 issue_number=7
 #     gitstate_stage coding
@@ -11,8 +12,28 @@
 # hooks/README.md describes each function. All decisions are made by the command `gitstate`; this file only sets traps.
 # It prints nothing to stdout, leaves no option of the shell changed, and chains the traps that were set before.
 
+if [ -z "${BASH_VERSION-}${ZSH_VERSION-}" ]; then
+  echo 'gitstate: the shell library needs bash or zsh; elsewhere use: gitstate run -- COMMAND' >&2
+  return 1
+fi
+if [ -n "${ZSH_VERSION-}" ] && [ -z "${_gitstate_emulated-}" ]; then
+  # Read this file once more: in zsh its functions keep the options under which they are read, whatever the caller sets.
+  eval '_gitstate_file=${${(%):-%x}:A}'
+  _gitstate_emulated=1
+  # shellcheck disable=SC2016  # a line for zsh
+  emulate -R ksh -o noaliases -o nolocaltraps -c '. "$_gitstate_file"'
+  return
+fi
+unset _gitstate_emulated
+
 # The command is looked up once: a trap finds it even if PATH changes later.
-_gitstate_program=$(type -P gitstate) || _gitstate_program=gitstate
+if [ -n "${ZSH_VERSION-}" ]; then
+  zmodload zsh/parameter zsh/system
+  # shellcheck disable=SC2154  # zsh sets it
+  _gitstate_program=${commands[gitstate]-gitstate}
+else
+  _gitstate_program=$(type -P gitstate) || _gitstate_program=gitstate
+fi
 
 # Sourced again, it keeps these values. Signals are numbers here: 1 HUP, 2 INT, 3 QUIT, 15 TERM, and 0 EXIT.
 : "${_gitstate_owner=}"    # the process whose traps are ours: this shell, or a subshell
@@ -24,6 +45,8 @@ _gitstate_program=$(type -P gitstate) || _gitstate_program=gitstate
 : "${_gitstate_asked=}"    # INT or QUIT, while the supervisor finds out whether it ends the agent
 : "${_gitstate_signal=}"   # the signal that ends this shell
 : "${_gitstate_ended=}"    # not empty: the end has been saved
+: "${_gitstate_trap_0=}" "${_gitstate_trap_1=}" "${_gitstate_trap_2=}" "${_gitstate_trap_3=}" "${_gitstate_trap_15=}"
+_gitstate_newline=$'\n'
 _gitstate_pairs=()         # what is just being told to gitstate: a signal to the whole group may cut that short
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -70,7 +93,7 @@ gitstate_run() {
   case $- in *m*) _gitstate_monitor=1; set +m ;; esac
   _gitstate_before=${!-}
   _gitstate_child=starting
-  if { : <&0; } 2>/dev/null; then
+  if { true <&0; } 2>/dev/null; then
     "${_gitstate_argv[@]}" <&0 &
   else
     "${_gitstate_argv[@]}" &
@@ -156,44 +179,41 @@ cleanup_and_save() {
 _gitstate_arm() {
   local _gitstate_pid=$$ _gitstate_n _gitstate_text
   [ -z "$_gitstate_signal$_gitstate_ended" ] || return 0
-  if [ "${BASH_SUBSHELL:-0}" -ne 0 ]; then
-    _gitstate_pid=${BASHPID-}
-    [ -n "$_gitstate_pid" ] || _gitstate_pid=$(exec sh -c 'echo "$PPID"')
-    # In a subshell `trap -p` shows the parent's traps, which are not in force here, until any trap is changed.
-    [ "$_gitstate_pid" = "$_gitstate_owner" ] || [ -n "$(trap -p URG)" ] || trap - URG
-  fi
+  _gitstate_look_for_subshell
   if [ "$_gitstate_pid" != "$_gitstate_owner" ]; then
     _gitstate_owner=$_gitstate_pid _gitstate_child=''
-    _gitstate_armed=() _gitstate_traps=()
+    _gitstate_armed=()
+    _gitstate_trap_0='' _gitstate_trap_1='' _gitstate_trap_2='' _gitstate_trap_3='' _gitstate_trap_15=''
   fi
   for _gitstate_n in 0 1 2 3 15; do
     _gitstate_read_trap "$_gitstate_n" || continue
     case ${_gitstate_armed[_gitstate_n]-}:$_gitstate_text in
       1:*_gitstate_caught* | 1:*_gitstate_leaving*) continue ;;
     esac
+    [ "$_gitstate_n:${_gitstate_armed[0]-}:${ZSH_VERSION:+zsh}:$_gitstate_text" != 0:1:zsh: ] || _gitstate_wait_for_exit_trap
     _gitstate_armed[_gitstate_n]=1
-    _gitstate_traps[_gitstate_n]=$_gitstate_text
+    eval "_gitstate_trap_$_gitstate_n=\$_gitstate_text"
     # The user's text is evaluated where a trap would be: outside of any function of ours, with the status of before.
-    # shellcheck disable=SC2064  # the number of now
+    # shellcheck disable=SC2064,SC2154  # the number of now
     case $_gitstate_n in
-      0) trap 'if _gitstate_leaving "$?"; then eval "${_gitstate_traps[0]-}"; else eval "${_gitstate_traps[0]-}"; fi
-           _gitstate_die' EXIT ;;
-      *) trap "if _gitstate_caught $_gitstate_n; then eval \"\${_gitstate_traps[$_gitstate_n]-}\"; _gitstate_end; fi" \
+      0) trap "$_gitstate_at_exit" EXIT ;;
+      *) trap "if _gitstate_caught $_gitstate_n; then eval \"\$_gitstate_trap_$_gitstate_n\"; _gitstate_end; fi" \
         "$_gitstate_n" ;;
     esac
   done
 }
 
-# Set _gitstate_text to the text of the trap for signal $1. Fails where the signal is ignored.
-_gitstate_read_trap() {
-  eval "set -- $(trap -p "$1")" # trap -- 'text' NAME, quoted by bash itself
-  _gitstate_text=${3-}
-  [ $# -lt 3 ] || [ -n "$3" ]
-}
+# shellcheck disable=SC2016  # evaluated at the end
+_gitstate_at_exit='if _gitstate_leaving "$?"; then eval "$_gitstate_trap_0"; else eval "$_gitstate_trap_0"; fi
+_gitstate_die'
 
 # Chain the traps of the first sketch, if a script has set them.
 _gitstate_adopt() {
-  case $(trap -p HUP INT QUIT TERM EXIT) in *cleanup_and_save*) _gitstate_begun=1; _gitstate_arm ;; esac
+  local _gitstate_n _gitstate_text
+  for _gitstate_n in 0 1 2 3 15; do
+    _gitstate_read_trap "$_gitstate_n" || continue
+    case $_gitstate_text in *cleanup_and_save*) _gitstate_begun=1; _gitstate_arm; return ;; esac
+  done
 }
 
 # A signal was caught: save, once. Fails if that is done already, or if it is not known yet whether the signal ends the
@@ -228,12 +248,16 @@ _gitstate_caught() {
 
 # The shell ends with this status, or of a signal that was caught. Returns the status that the user's trap is to see.
 _gitstate_leaving() {
+  local _gitstate_text
   if [ -n "$_gitstate_signal" ]; then
     # One trap for a signal and EXIT has run already.
-    [ "${_gitstate_traps[0]-}" != "${_gitstate_traps[_gitstate_signal]-}" ] || _gitstate_traps[0]=''
+    _gitstate_get_trap "$_gitstate_signal"
+    [ "$_gitstate_trap_0" != "$_gitstate_text" ] || _gitstate_trap_0=''
     # Whatever status the user's EXIT trap ends with, and wherever it fails, the caller is to see the signal.
     set +e
-    [[ -o posix ]] || eval 'exit() { _gitstate_die; }'
+    if [ -n "${ZSH_VERSION-}" ] || [[ ! -o posix ]]; then
+      eval 'exit() { _gitstate_die; }'
+    fi
     return "$((128 + _gitstate_signal))"
   fi
   [ -z "$_gitstate_ended" ] || return "$1"
@@ -263,8 +287,10 @@ _gitstate_end() {
 _gitstate_die() {
   [ -n "$_gitstate_signal" ] || return 0
   trap - "$_gitstate_signal" EXIT
-  # Bash ignores QUIT, whatever its traps say.
-  [ "$_gitstate_signal" -ne 3 ] || exec sh -c 'kill -QUIT "$$"; exit 131'
+  case ${ZSH_VERSION:+zsh}:$_gitstate_signal in
+    # A shell ignores QUIT, whatever its traps say, and zsh exits on HUP.
+    *:3 | zsh:1) exec sh -c 'kill "-$1" "$$"; exit "$((128 + $1))"' sh "$_gitstate_signal" ;;
+  esac
   kill "-$_gitstate_signal" "$_gitstate_owner"
   builtin exit "$((128 + _gitstate_signal))"
 }
@@ -277,6 +303,11 @@ _gitstate_was_signal() {
   _gitstate_die
 }
 
+# Set _gitstate_text to the text of the user's trap for signal $1.
+_gitstate_get_trap() {
+  eval "_gitstate_text=\$_gitstate_trap_$1"
+}
+
 # From here to the end of this shell every further signal is swallowed, and a save that was begun is finished.
 _gitstate_ignore_signals() {
   local _gitstate_n
@@ -287,12 +318,13 @@ _gitstate_ignore_signals() {
 
 # Give the signals back to the traps that were there.
 _gitstate_disarm() {
-  local _gitstate_n
+  local _gitstate_n _gitstate_text
   for _gitstate_n in 1 2 3 15; do
     [ -n "${_gitstate_armed[_gitstate_n]-}" ] || continue
     _gitstate_armed[_gitstate_n]=''
-    if [ -n "${_gitstate_traps[_gitstate_n]-}" ]; then
-      trap -- "${_gitstate_traps[_gitstate_n]}" "$_gitstate_n"
+    _gitstate_get_trap "$_gitstate_n"
+    if [ -n "$_gitstate_text" ]; then
+      trap -- "$_gitstate_text" "$_gitstate_n"
     else
       trap - "$_gitstate_n"
     fi
@@ -308,7 +340,7 @@ _gitstate_look_for_trap() {
     _gitstate_read_trap "$_gitstate_n" || continue
     _gitstate_is_running "$_gitstate_text" || continue
     case $_gitstate_text in
-      *[\;\&\|]* | *$'\n'*) ;;
+      *[\;\&\|]* | *"$_gitstate_newline"*) ;;
       cleanup_and_save*) _gitstate_whole=1 ;;
     esac
     case $_gitstate_n in 0) _gitstate_exit=1 ;; *) _gitstate_from="$_gitstate_from$_gitstate_n " ;; esac
@@ -329,23 +361,179 @@ _gitstate_look_for_trap() {
   esac
 }
 
-# Whether this trap's text has led to the running cleanup_and_save: by its name, or by a function that it calls. Bash
-# counts the lines of a trap's text from 1.
-_gitstate_is_running() {
-  local _gitstate_frame=2 _gitstate_newline=$'\n' _gitstate_breaks
-  _gitstate_breaks=${1//[!$_gitstate_newline]/}
-  [ -n "$1" ] || return 1
-  while [ "$_gitstate_frame" -lt "${#FUNCNAME[@]}" ]; do
-    case " ${1//[;$_gitstate_newline]/ } " in
-      *" ${FUNCNAME[_gitstate_frame]} "*)
-        [ "${BASH_VERSINFO[0]}" -gt 3 ] || return 0
-        [ "${BASH_LINENO[_gitstate_frame]}" -gt "$((1 + ${#_gitstate_breaks}))" ] || return 0
-        ;;
+# --------------------------------------------------------------------------------------------------------------------
+# What each shell says in its own way
+# --------------------------------------------------------------------------------------------------------------------
+
+# _gitstate_look_for_subshell: set _gitstate_pid to the process of this shell.
+# _gitstate_read_trap: set _gitstate_text to the text of the trap for signal $1. Fails where the signal is ignored.
+# _gitstate_is_running: whether the trap's text $1 has led to the running cleanup_and_save, by its name, or by a function
+# that it calls.
+# _gitstate_keep_here: export the variable $1 no more.
+# shellcheck disable=SC2154  # zsh sets some variables
+if [ -z "${ZSH_VERSION-}" ]; then
+  _gitstate_look_for_subshell() {
+    [ "${BASH_SUBSHELL:-0}" -ne 0 ] || return 0
+    _gitstate_pid=${BASHPID-}
+    [ -n "$_gitstate_pid" ] || _gitstate_pid=$(exec sh -c 'echo "$PPID"')
+    # In a subshell `trap -p` shows the parent's traps, which are not in force here, until any trap is changed.
+    [ "$_gitstate_pid" = "$_gitstate_owner" ] || [ -n "$(trap -p URG)" ] || trap - URG
+  }
+
+  _gitstate_read_trap() {
+    eval "set -- $(trap -p "$1")" # trap -- 'text' NAME, quoted by bash itself
+    _gitstate_text=${3-}
+    [ $# -lt 3 ] || [ -n "$3" ]
+  }
+
+  # Bash counts the lines of a trap's text from 1.
+  _gitstate_is_running() {
+    local _gitstate_frame=2 _gitstate_breaks
+    _gitstate_breaks=${1//[!$_gitstate_newline]/}
+    [ -n "$1" ] || return 1
+    while [ "$_gitstate_frame" -lt "${#FUNCNAME[@]}" ]; do
+      case " ${1//[;$_gitstate_newline]/ } " in
+        *" ${FUNCNAME[_gitstate_frame]} "*)
+          [ "${BASH_VERSINFO[0]}" -gt 3 ] || return 0
+          [ "${BASH_LINENO[_gitstate_frame]}" -gt "$((1 + ${#_gitstate_breaks}))" ] || return 0
+          ;;
+      esac
+      _gitstate_frame=$((_gitstate_frame + 1))
+    done
+    return 1
+  }
+
+  _gitstate_keep_here() { export -n "${1?}"; }
+else
+  _gitstate_look_for_subshell() {
+    _gitstate_pid=${sysparams[pid]}
+  }
+
+  # Sets _gitstate_listing to what `trap` prints. Zsh tells it to no pipe and to no substitution. A text to evaluate,
+  # because zsh hides the EXIT trap from functions.
+  # shellcheck disable=SC2016  # evaluated later
+  _gitstate_list_traps='_gitstate_listing=
+    _gitstate_file=${TMPDIR:-/tmp}/gitstate-traps-${sysparams[pid]}-$RANDOM
+    if sysopen -rw -o creat,excl -m 600 -u _gitstate_fd "$_gitstate_file"; then
+      command rm -f "$_gitstate_file"
+      trap >&"$_gitstate_fd"
+      sysseek -u "$_gitstate_fd" 0
+      while IFS= read -r -u "$_gitstate_fd" _gitstate_line; do
+        _gitstate_listing=$_gitstate_listing$_gitstate_line$_gitstate_newline
+      done
+      exec {_gitstate_fd}>&-
+    fi'
+
+  # A function named TRAPTERM is a trap, too.
+  _gitstate_read_trap() {
+    local _gitstate_line _gitstate_name _gitstate_listing _gitstate_file _gitstate_fd
+    case $1 in
+      0) _gitstate_name=EXIT ;;
+      1) _gitstate_name=HUP ;;
+      2) _gitstate_name=INT ;;
+      3) _gitstate_name=QUIT ;;
+      15) _gitstate_name=TERM ;;
+      *) _gitstate_name=$1 ;;
     esac
-    _gitstate_frame=$((_gitstate_frame + 1))
-  done
-  return 1
-}
+    _gitstate_text=''
+    if typeset -f "TRAP$_gitstate_name" >/dev/null; then
+      [ "$1" = 0 ] || functions -c "TRAP$_gitstate_name" "_gitstate_user_$_gitstate_name"
+      _gitstate_text="_gitstate_user_$_gitstate_name $1"
+      return 0
+    fi
+    set --
+    eval "$_gitstate_list_traps"
+    while IFS= read -r _gitstate_line; do
+      case $_gitstate_line in "trap -- "*" $_gitstate_name") eval "set -- $_gitstate_line" ;; esac
+    done <<<"$_gitstate_listing"
+    _gitstate_text=${3-}
+    [ $# -lt 3 ] || [ -n "$3" ]
+  }
+
+  _gitstate_is_running() {
+    local _gitstate_function
+    [ -n "$1" ] || return 1
+    for _gitstate_function in ${funcstack[@]+"${funcstack[@]}"}; do
+      case $_gitstate_function in
+        TRAP*) case $1 in "_gitstate_user_${_gitstate_function#TRAP} "*) return 0 ;; esac ;;
+        *)
+          case " ${zsh_eval_context[*]} : ${1//[;$_gitstate_newline]/ } " in
+            *' trap '*:*" $_gitstate_function "*) return 0 ;;
+          esac
+          ;;
+      esac
+    done
+    return 1
+  }
+
+  _gitstate_keep_here() { typeset +x -g "$1"; }
+
+  # Zsh hides an EXIT trap from functions, and gives it back after them. One that a script sets later, in the place of
+  # ours, may run before it is chained: then this function runs after it.
+  _gitstate_last() {
+    local _gitstate_status=$? _gitstate_pid
+    _gitstate_look_for_subshell
+    [ "$_gitstate_pid" = "$_gitstate_owner" ] || return 0
+    _gitstate_leaving "$_gitstate_status" || :
+    _gitstate_die
+  }
+
+  # Chain it before the next command outside of all functions, where it can be seen.
+  # shellcheck disable=SC2016  # evaluated there
+  _gitstate_wait_for_exit_trap() {
+    local _gitstate_text
+    _gitstate_read_trap DEBUG || return 0
+    case $_gitstate_text in *_gitstate_chain_exit*) return 0 ;; esac
+    _gitstate_trap_debug=$_gitstate_text
+    trap 'case " ${zsh_eval_context[*]} " in
+      *" shfunc "*) eval "$_gitstate_trap_debug" ;;
+      *) emulate -R ksh -o noaliases -o nolocaltraps -c "eval \"\$_gitstate_chain_exit\""; eval "$_gitstate_trap_debug" ;;
+    esac' DEBUG
+  }
+
+  # shellcheck disable=SC2016  # evaluated later
+  _gitstate_chain_exit='
+    eval "$_gitstate_list_traps"
+    _gitstate_words=()
+    while IFS= read -r _gitstate_line; do
+      case $_gitstate_line in "trap -- "*" EXIT") eval "_gitstate_words=($_gitstate_line)" ;; esac
+    done <<<"$_gitstate_listing"
+    _gitstate_text=${_gitstate_words[2]-}
+    if typeset -f TRAPEXIT >/dev/null; then
+      functions -c TRAPEXIT _gitstate_user_EXIT
+      _gitstate_text=_gitstate_user_EXIT
+    fi
+    case $_gitstate_text in
+      *_gitstate_leaving*) ;;
+      *) _gitstate_trap_0=$_gitstate_text; trap "$_gitstate_at_exit" EXIT ;;
+    esac
+    if [ -n "${_gitstate_trap_debug+set}" ]; then
+      trap - DEBUG
+      [ -z "$_gitstate_trap_debug" ] || trap -- "$_gitstate_trap_debug" DEBUG
+    fi'
+
+  # Zsh would trap signals that were ignored when it started, and lists them as not trapped; its children ignore them,
+  # too. The bits of this status: 1 HUP, 2 INT, 4 QUIT, 8 TERM.
+  _gitstate_ignored=0
+  sh -c 'ignored=0
+    (exec sh -c "kill -1 \$\$") && ignored=$((ignored + 1))
+    (exec sh -c "kill -2 \$\$") && ignored=$((ignored + 2))
+    (exec sh -c "kill -3 \$\$") && ignored=$((ignored + 4))
+    (exec sh -c "kill -15 \$\$") && ignored=$((ignored + 8))
+    exit "$ignored"' 2>/dev/null || _gitstate_ignored=$?
+  [ "$((_gitstate_ignored & 1))" -eq 0 ] || trap '' 1
+  [ "$((_gitstate_ignored & 2))" -eq 0 ] || trap '' 2
+  [ "$((_gitstate_ignored & 4))" -eq 0 ] || trap '' 3
+  [ "$((_gitstate_ignored & 8))" -eq 0 ] || trap '' 15
+
+  eval "$_gitstate_chain_exit"
+  _gitstate_owner=${sysparams[pid]}
+  _gitstate_armed=(1)
+  case " ${zshexit_functions[*]-} " in
+    *' _gitstate_last '*) ;;
+    *) zshexit_functions=(${zshexit_functions[@]+"${zshexit_functions[@]}"} _gitstate_last) ;;
+  esac
+fi
 
 # --------------------------------------------------------------------------------------------------------------------
 # Calls of gitstate
@@ -358,11 +546,11 @@ _gitstate_save() {
 
 # Build one call of gitstate in _gitstate_argv. The first sketch's variables, exported or not, go in as they are now.
 _gitstate_command() {
-  local _gitstate_variable _gitstate_value IFS=$'\n' # one memory reference a line, where they are an array
+  local _gitstate_variable _gitstate_value IFS=$_gitstate_newline # one memory reference a line, where they are an array
   _gitstate_unexport
   _gitstate_argv=(env)
   for _gitstate_variable in CURRENT_TASK_ID ISSUE_NUMBER PROGRESS_STAGE MEMORY_REFS; do
-    _gitstate_value=${!_gitstate_variable-}
+    eval "_gitstate_value=\${$_gitstate_variable-}"
     [ "$_gitstate_variable" != MEMORY_REFS ] || _gitstate_value="${MEMORY_REFS[*]-}"
     [ -n "$_gitstate_value" ] || continue
     _gitstate_cut "$_gitstate_variable"
@@ -415,8 +603,8 @@ _gitstate_cut() {
 _gitstate_unexport() {
   local _gitstate_variable _gitstate_value
   for _gitstate_variable in CURRENT_TASK_ID ISSUE_NUMBER WORKSPACE_PATH BRANCH_NAME PROGRESS_STAGE MEMORY_REFS; do
-    _gitstate_value=${!_gitstate_variable-}
-    [ "${#_gitstate_value}" -le 30000 ] || export -n "${_gitstate_variable?}"
+    eval "_gitstate_value=\${$_gitstate_variable-}"
+    [ "${#_gitstate_value}" -le 30000 ] || _gitstate_keep_here "$_gitstate_variable"
   done
 }
 

@@ -97,8 +97,11 @@ def command(name: str, *, json: bool = True, **settings: Any) -> Callable[[Calla
             directory, as_json = click.get_current_context().obj
             # `recover --format json` is the same as `recover --json`.
             as_json = as_json or json_here or given.get("style") == "json"
-            call = Call(name, os.fsencode(directory), as_json)
-            sys.exit(quick.guarded(lambda: function(call, **given), name, as_json))
+
+            def run() -> int:
+                return function(Call(name, quick.working_directory(directory), as_json), **given)
+
+            sys.exit(quick.guarded(run, name, as_json))
 
         short = name.rpartition(" ")[2]
         decorate: Callable[[Callable[..., None]], click.Command] = click.command(
@@ -124,7 +127,7 @@ def complete_saves(context: click.Context, _: click.Parameter, incomplete: str) 
     from ..history.listing import list_saves
 
     try:
-        entries = list_saves(_repository_of(context), everything=False)
+        entries = list_saves(_repository_of(context), everything=False, whole=False)
     except (GitstateError, OSError):
         return []
     found = {"latest": "the newest save"} if entries else {}

@@ -31,7 +31,8 @@ def main() -> None:
 
 def _report(error: click.ClickException, path: str) -> None:
     """Say what is wrong with the command line, in JSON too where that was asked for; `path` is the command."""
-    message, hint = error.format_message(), f"{path} --help"
+    # Click puts the choices of an argument on lines of their own.
+    message, hint = " ".join(error.format_message().split()), f"{path} --help"
     words = sys.argv[1:]
     words = words[: words.index("--")] if "--" in words else words
     if "--json" in words or "--format=json" in words:
@@ -57,4 +58,4 @@ class _MainGroup(TableGroup):
 @click.pass_context
 def group(context: click.Context, directory: tuple[str, ...], as_json: bool) -> None:
     """Save what an agent was doing into git, and bring it back exactly."""
-    context.obj = (os.path.abspath(os.path.join(".", *directory)), as_json)
+    context.obj = (os.path.join(".", *directory), as_json)

@@ -63,7 +63,13 @@ Value = str | float | int | bool | list[str]
 #: The options of `recover` and `status` by flag: the parameter, and the kind as in `Option`. Click has their help.
 _OF_BOTH = {"--all": ("everything", "flag"), "--root": ("roots", "many"), "--json": ("json", "flag")}
 LOOKS = {
-    "status": {**_OF_BOTH, "--short": ("short", "flag")},
+    "status": {
+        **_OF_BOTH,
+        "--short": ("short", "flag"),
+        "--watch": ("watch", "flag"),
+        "--interval": ("interval", "seconds"),
+        "--prometheus": ("prometheus", "text"),
+    },
     "recover": {
         **_OF_BOTH,
         "--worktrees": ("worktrees", "flag"),

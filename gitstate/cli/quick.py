@@ -9,7 +9,7 @@ from ..errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateErro
 from ..format.context import SCHEMA_VERSION
 from ..format.manifest import Reason
 from ..save.words import save_answer
-from ..system.jsonio import dumps
+from ..system.jsonio import write
 from ..system.stdlib import TYPE_CHECKING, signal, suppress
 from ..system.terminal import escape, escape_lines, give_up, print_to, say
 from .options import Quick, context_values
@@ -29,7 +29,16 @@ EXIT_ON_INTERRUPT = 130
 
 def emit(value: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout, with its schema version."""
-    print_to(sys.stdout, dumps({"schema_version": SCHEMA_VERSION, **value}).decode("utf-8"))
+    write({"schema_version": SCHEMA_VERSION, **value}, lambda text: print_to(sys.stdout, text))
+
+
+def working_directory(directory: str) -> bytes:
+    """What `-C` names, or the current directory, as an absolute path. Raises GitstateError."""
+    try:
+        return os.fsencode(os.path.abspath(directory))
+    except FileNotFoundError:
+        hint = "cd to a directory that exists, or: gitstate -C PATH …"
+        raise GitstateError("the current directory does not exist any more; nothing was changed", hint=hint) from None
 
 
 def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
@@ -79,7 +88,7 @@ def run_save(quick: Quick) -> int:
 
 
 def _save(quick: Quick, as_json: bool) -> int:
-    path = os.fsencode(os.path.abspath(quick.directory))
+    path = working_directory(quick.directory)
     own = _with_keeper(os.path.realpath(path)) if quick.command == "save" else None
     opening = None
     if own is None:

@@ -8,10 +8,10 @@ import sys
 from ..errors import EXIT_DONE, EXIT_FAILED, UsageError
 from ..system.stdlib import TYPE_CHECKING
 from ..system.terminal import Progress, escape, print_to, say, table, terminal_width
-from .quick import EXIT_ON_INTERRUPT, emit, guarded
+from .quick import EXIT_ON_INTERRUPT, emit, guarded, working_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from ..fleet.status import Summary
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 _WAIT, _WAIT_EACH = 60.0, 5.0
 #: What `status` says of a path that is no workspace.
 _NO_WORKSPACE = ("unreadable", "missing", "no_repository")
+#: Seconds between two looks of `status --watch`: the default, the least and the most.
+_INTERVAL, _LEAST_INTERVAL, _MOST_INTERVAL = 2.0, 0.1, 86_400.0
 _INCOMPLETE = "the search below --root reached its limit: name a directory nearer to the workspaces"
 
 
 def run_quick(quick: Quick) -> int:
     """Carry out `recover` or `status`. Ctrl-C ends either: what a recovery has begun, the next one completes."""
     as_json = bool(quick.given.get("json")) or quick.given.get("style") == "json"
-    directory = os.fsencode(os.path.abspath(quick.directory))
     run = recover if quick.command == "recover" else status
     try:
-        return guarded(lambda: run(directory, as_json, quick.given), quick.command, as_json)
+        return guarded(lambda: run(working_directory(quick.directory), as_json, quick.given), quick.command, as_json)
     except KeyboardInterrupt:
         say("")
         return EXIT_ON_INTERRUPT
@@ -171,10 +172,9 @@ def _absolute(directory: bytes, paths: Iterable[str]) -> list[bytes]:
 
 def status(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     """Carry out `status`, as `recover`."""
+    _check_status(given, as_json)
     paths, roots = given.get("paths", ()), given.get("roots", ())
     if given.get("short"):
-        if as_json or given.get("everything") or roots or len(paths) > 1:
-            raise UsageError("--short prints one line for one workspace", hint="gitstate status")
         from ..fleet.status import short_line
 
         line = short_line((_absolute(directory, paths) or [directory])[0])
@@ -182,20 +182,74 @@ def status(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
         return EXIT_DONE
     from ..fleet.status import summaries
 
-    if given.get("everything") or roots:
+    is_watched = bool(given.get("watch") or given.get("prometheus"))
+    # One that was named, or the current directory, and is no workspace: an error as with every other command.
+    named = not (given.get("everything") or roots)
+    if is_watched and not named:
+        return _watch(directory, as_json, given, lambda: all_workspaces(directory, paths, roots))
+    if not named:
         targets, complete = all_workspaces(directory, paths, roots)
     else:
         targets, complete = _absolute(directory, paths) or [directory], True
     found = summaries(targets, Progress())
+    failed = named and any(item.status in _NO_WORKSPACE for item in found)
+    if is_watched and not failed:
+        tops = [item.workspace for item in found]
+        return _watch(directory, as_json, given, lambda: (tops, True))
     if as_json:
-        emit({"command": "status", "workspaces": [summary_json(item) for item in found], "complete": complete})
+        print_to(sys.stdout, _summaries_json(found, complete).decode("utf-8"))
     else:
         print_to(sys.stdout, "".join(f"{line}\n" for line in summary_lines(found, terminal_width(sys.stdout))))
     if not complete:
         say(_INCOMPLETE)
-    # One that was named, or the current directory, and is no workspace: an error as with every other command.
-    named = not (given.get("everything") or roots)
-    return EXIT_FAILED if named and any(item.status in _NO_WORKSPACE for item in found) else EXIT_DONE
+    return EXIT_FAILED if failed else EXIT_DONE
+
+
+def _check_status(given: Mapping[str, Any], as_json: bool) -> None:
+    """Raise UsageError for options of `status` that do not go together."""
+    is_watched = bool(given.get("watch") or given.get("prometheus"))
+    many = bool(given.get("everything") or given.get("roots") or len(given.get("paths", ())) > 1)
+    if given.get("short") and (as_json or many or is_watched):
+        raise UsageError("--short prints one line for one workspace", hint="gitstate status")
+    if given.get("prometheus") == "":
+        raise UsageError("--prometheus needs the name of a file", hint="gitstate status --all --prometheus FILE")
+    interval = given.get("interval")
+    if interval is not None and not given.get("watch"):
+        raise UsageError("--interval goes with --watch", hint="gitstate status --all --watch")
+    if interval is not None and not _LEAST_INTERVAL <= interval <= _MOST_INTERVAL:
+        limits = f"{_LEAST_INTERVAL:g} to {_MOST_INTERVAL:g} seconds"
+        raise UsageError(f"--interval takes {limits}", hint="gitstate status --all --watch --interval 5")
+
+
+def _watch(
+    directory: bytes, as_json: bool, given: Mapping[str, Any], find: Callable[[], tuple[list[bytes], bool]]
+) -> int:
+    """`status` with `--watch` or `--prometheus`: `find` returns the workspaces, and whether the search saw all."""
+    from ..fleet.status import summaries
+    from .watch import live
+
+    def as_one_json() -> bytes:
+        targets, complete = find()
+        return _summaries_json(summaries(targets), complete)
+
+    file = given.get("prometheus")
+    query = live.WatchQuery(
+        lambda: find()[0],
+        _INTERVAL if given.get("interval") is None else given["interval"],
+        None if file is None else _absolute(directory, [file])[0],
+        as_one_json if as_json else None,
+    )
+    return live.watch(query) if given.get("watch") else live.write_once(query)
+
+
+def _summaries_json(found: Sequence[Summary], complete: bool) -> bytes:
+    from ..format.context import SCHEMA_VERSION
+    from ..system.jsonio import dumps
+
+    workspaces = [summary_json(item) for item in found]
+    return dumps(
+        {"schema_version": SCHEMA_VERSION, "command": "status", "workspaces": workspaces, "complete": complete}
+    )
 
 
 # -- words

@@ -8,7 +8,7 @@ from ..errors import GitstateError
 from ..system.stdlib import TYPE_CHECKING, suppress
 from ..system.terminal import say
 from .options import RUN, context_values, pair_values
-from .quick import EXIT_ON_INTERRUPT, guarded
+from .quick import EXIT_ON_INTERRUPT, guarded, working_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,9 +32,8 @@ def run_quick(quick: Quick) -> int | None:
         setting, value = setting_named(name), given.get(name)
         if isinstance(value, float) and not setting.least <= value <= setting.most:
             return None
-    directory = os.fsencode(os.path.abspath(quick.directory))
     try:
-        return guarded(lambda: run(directory, argv, given), "run", as_json)
+        return guarded(lambda: run(working_directory(quick.directory), argv, given), "run", as_json)
     except KeyboardInterrupt:
         say("")
         return EXIT_ON_INTERRUPT

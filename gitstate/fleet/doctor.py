@@ -29,11 +29,13 @@ from ..integrations import schedulers
 from ..integrations.git_hooks_install import hook_problems
 from ..integrations.scheduler import answer
 from ..system import files
-from ..workspace import damage, registry, settings
+from ..workspace import registry, settings
+from ..workspace.damage import find_unreadable, is_blank
 from ..workspace.live_context import read_live_context
 from ..workspace.ownership import failing_checkpoints
 from ..workspace.peek import Peeker, WorkspacePeek
 from ..workspace.state_file import state_name
+from . import damage
 
 OLDEST_GIT = (2, 39)
 #: With fewer free bytes a save may not fit.
@@ -197,8 +199,8 @@ def _locks(repository: Repository) -> Iterator[Finding]:
 
 
 def _unreadable(repository: Repository) -> Iterator[Finding]:
-    for item in damage.find_unreadable(repository):
-        if not damage.is_blank(item.path):
+    for item in find_unreadable(repository):
+        if not is_blank(item.path):
             yield Finding("damage", item.what, item.command)
 
 

@@ -22,7 +22,7 @@ from ..recover.request import RecoverRequest, RecoverResult
 from ..system import forkpool
 from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, quote
-from ..workspace import damage, registry
+from ..workspace import registry
 from ..workspace.lease import describe, presence_in
 from ..workspace.peek import Peeker, WorkspacePeek, worktree_ids
 from .find import PEEK_DEADLINE, WORKERS, peek_all
@@ -140,6 +140,8 @@ def _recover_one(seen: WorkspacePeek, request: RecoverRequest) -> RecoverResult:
         result = RecoverResult(seen.workspace, "failed", f"{words_of(error)}; nothing was lost", None, EXIT_FAILED)
     if not seen.damage:
         return result
+    from . import damage
+
     left = Peeker(lambda: [seen.workspace]).peek(seen.workspace).damage
     if not left:
         return result

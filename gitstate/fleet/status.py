@@ -62,7 +62,7 @@ def summaries(
     found = []
     for number, seen in enumerate(looks):
         answer = answers.get(number, forkpool.LOST)
-        summary = _summarize_peek(seen) if answer is forkpool.LOST else answer
+        summary = summarize_peek(seen) if answer is forkpool.LOST else answer
         found.append(summary._replace(aside=_aside(seen)) if seen.dismissed else summary)
     return found
 
@@ -78,7 +78,7 @@ def short_line(path: bytes) -> str:
     seen = Peeker().peek(top)
     if seen.problem is not None:
         return ""
-    summary = _summarize_peek(seen)
+    summary = summarize_peek(seen)
     known = "interrupted" if seen.marker and not seen.damage else summary.status
     words = ["" if known in (None, "idle") else known, summary.context.task_id]
     return " ".join(word for word in words if word) if words[0] else ""
@@ -130,7 +130,7 @@ def summarize(path: bytes) -> Summary:
         return Summary(path, branch, status="unreadable", problem=words_of(error)[:200])
 
 
-def _summarize_peek(seen: WorkspacePeek) -> Summary:
+def summarize_peek(seen: WorkspacePeek) -> Summary:
     """The summary of a workspace that is not opened."""
     where = None
     if seen.problem == "missing":
@@ -151,7 +151,7 @@ def _summarize_peek(seen: WorkspacePeek) -> Summary:
         status = "crashed"
         notes.append("gitstate recover")
     if status == "active":
-        notes += _failures(seen.git_dir)
+        notes += failures(seen.git_dir)
     proven = _proven(seen.git_dir)
     return Summary(seen.workspace, branch, status, None, seen.context, "; ".join(notes) or None, proven=proven)
 
@@ -165,7 +165,7 @@ def _proven(git_dir: bytes) -> tuple[str | None, str, list[str]] | None:
     return read_receipt(git_dir)
 
 
-def _failures(git_dir: bytes) -> list[str]:
+def failures(git_dir: bytes) -> list[str]:
     """Why the last checkpoint of a run, and of an agent's hook, failed."""
     from ..workspace.ownership import failing_checkpoints
 

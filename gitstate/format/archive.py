@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 
 from ..errors import CorruptSave, GitError, MissingObject
+from ..git import refs
 from ..git.command import Oid
 from ..git.repository import Repository
-from ..objects.reader import ObjectReader, commit_head
-from ..objects.tree import Tree, TreeReader, is_safe_path
+from ..objects.reader import ObjectReader, ObjectsAhead, commit_head
+from ..objects.tree import Leaf, Tree, TreeReader, is_safe_path
 from ..system.jsonio import loads, text_to_json
-from ..system.stdlib import TYPE_CHECKING
+from ..system.stdlib import TYPE_CHECKING, suppress
 from .context import MAX_CONTEXT, Context, context_from_json
 from .manifest import MAX_MANIFEST, Save, read_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 #: As `MAX_MANIFEST`, for a save that was fetched: 300,000 staged files.
@@ -24,7 +25,7 @@ MAX_FETCHED_MANIFEST = 48 << 20
 _MAX_TREE = 1 << 20
 
 
-def read_save(archive: Oid, reader: ObjectReader, most: int = MAX_MANIFEST) -> Save:
+def read_save(archive: Oid, reader: ObjectReader | ObjectsAhead, most: int = MAX_MANIFEST) -> Save:
     """The save that an archive commit holds. Raises CorruptSave, also for a manifest of more than `most` bytes, and
     UnsupportedSave.
     """
@@ -56,7 +57,52 @@ def read_save(archive: Oid, reader: ObjectReader, most: int = MAX_MANIFEST) -> S
         plain = {name: (leaf.mode, leaf.oid) for name, leaf in entries.items()}
         return Save(archive, parents[0], commit_head(wip).tree, plain, context, manifest)
     except (GitError, ValueError, IndexError) as error:
-        raise CorruptSave(f"the save {archive[:12]} can't be read: {text_to_json(str(error))[:200]}") from None
+        raise CorruptSave(f"the save {archive[:12]} is unreadable: {text_to_json(str(error))[:200]}") from None
+
+
+class SavesAhead:
+    """Reads many saves in the order of `archives`: the objects of a hundred are requested together.
+
+    Git is waited for six times for each hundred, and not ten times for each save.
+    """
+
+    _AT_ONCE = 100
+
+    def __init__(self, archives: Sequence[Oid], reader: ObjectReader) -> None:
+        self._archives = archives
+        self._objects = ObjectsAhead(reader)
+        #: How many of the archives were fetched.
+        self._count = 0
+        self._fetched: frozenset[Oid] = frozenset()
+        #: Bytes of the manifest of the last save that was read; 0 where it could not be.
+        self.size = 0
+
+    def read(self, archive: Oid, most: int = MAX_MANIFEST) -> Save:
+        """As `read_save`."""
+        while archive not in self._fetched and self._count < len(self._archives):
+            self._fetch()
+        self.size = 0
+        save = read_save(archive, self._objects, most)
+        self.size = self._objects.size(save.files[b"manifest.json"][1])
+        return save
+
+    def _fetch(self) -> None:
+        some = self._archives[self._count : self._count + self._AT_ONCE]
+        self._count += len(some)
+        self._fetched = frozenset(some)
+        objects = self._objects
+        objects.forget()
+        objects.fetch(some)
+        heads = []
+        for archive in some:
+            with suppress(GitError, ValueError):
+                heads.append(commit_head(objects.held(archive)))
+        objects.fetch([oid for head in heads for oid in (head.tree, *head.parents[:1])])
+        leaves: list[tuple[bytes, Leaf]] = []
+        for head in heads:
+            with suppress(GitError, ValueError, IndexError):
+                leaves += Tree(objects.held(head.tree), len(head.tree) // 2).leaves().items()
+        objects.fetch([leaf.oid for name, leaf in leaves if name in (b"manifest.json", b"context.json")])
 
 
 _STACK_LIMIT = 10_000
@@ -85,6 +131,15 @@ def tree_of_base(reader: ObjectReader, commit: Oid | None) -> Oid | None:
         return None if commit is None else reader.tree_of(commit)
     except MissingObject:
         raise CorruptSave(f"the commit {commit} that the save stands on is missing", hint="git fsck") from None
+
+
+def replacement_of(repository: Repository, reader: ObjectReader, head: Oid | None) -> Oid | None:
+    """The tree that git takes for a commit's tree (`git replace`); None where that is its own."""
+    (known,) = refs.read_refs_below(repository.common_dir, "refs/replace/")
+    replaced = head
+    for _ in known:
+        replaced = known.get(replaced or "") or replaced
+    return None if replaced == head else tree_of_base(reader, replaced)
 
 
 def stage_paths(repository: Repository, trees: TreeReader, save: Save, stage: bytes) -> list[bytes]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
+from ..git.command import Oid
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system.stdlib import TYPE_CHECKING
-from .archive import MAX_FETCHED_MANIFEST, read_save
+from .archive import MAX_FETCHED_MANIFEST, SavesAhead, read_save
 from .fetched import fetched_saves
 from .manifest import MAX_MANIFEST, Manifest
 from .names import age_key, checkpoint_ref, is_save_id, save_time_ns, workspace_id
@@ -52,13 +53,14 @@ def resolve_save(repository: Repository, name: str) -> str:
         own = own_saves(repository, reader)
         if any(held.save_id == name for held in own):
             return name
+        saves = SavesAhead([held.archive for held in own], reader)
         word, _, _ = name.partition("~")
         if word in _WORDS:
-            return _by_place(own, name, reader)
+            return _by_place(own, name, saves)
         seconds = parse_age(name)
         if seconds is not None:
             return _by_age(own, name, seconds)
-        labelled = next((held for held in own if _label(held, reader) == name), None)
+        labelled = next((held for held in own if _label(held, saves) == name), None)
         if labelled is not None:
             return labelled.save_id
         return _by_beginning(name, [held.save_id for held in own], _other_ids(repository, reader))
@@ -74,7 +76,7 @@ def own_saves(repository: Repository, reader: ObjectReader) -> list[HeldSave]:
     git, own = repository.git, workspace_id(repository)
     held = {item.save_id: item for item in (*history_saves(git, own), *held_saves(git, own))}
     archive = checkpoint_archives(git).get(own)
-    latest = None if archive is None else _manifest_of(HeldSave(checkpoint_ref(own), own, "", archive), reader)
+    latest = None if archive is None else _manifest_of(archive, SavesAhead((), reader))
     if latest is not None and archive is not None:
         held.setdefault(latest.save_id, HeldSave(checkpoint_ref(own), own, latest.save_id, archive))
     return sorted(held.values(), key=lambda item: age_key(item.save_id), reverse=True)
@@ -93,12 +95,17 @@ def _no_save(name: str) -> NeedsPerson:
     return NeedsPerson(f"there is no save {name!r} in this repository", hint="gitstate log --all")
 
 
-def _by_place(own: Sequence[HeldSave], name: str, reader: ObjectReader) -> str:
+def _by_place(own: Sequence[HeldSave], name: str, saves: SavesAhead) -> str:
     word, tilde, back = name.partition("~")
     number = "0" if not tilde else back or "1"
     if not (number.isascii() and number.isdigit() and len(number) <= 9):
         raise _no_save(name)
-    fitting = list(own) if word == "latest" else [held for held in own if _is_checkpoint(held, reader)]
+    fitting: list[HeldSave] = []
+    for held in own:
+        if word == "latest" or _is_checkpoint(held, saves):
+            fitting.append(held)
+        if word != "latest" and len(fitting) > int(number):
+            break
     if not fitting:
         what = "checkpoint" if word == "checkpoint" else "save"
         raise NeedsPerson(f"this workspace has no {what}", hint=f"gitstate {what}")
@@ -134,27 +141,26 @@ def _other_ids(repository: Repository, reader: ObjectReader) -> list[str]:
     ids = [held.save_id for held in (*held_saves(git), *history_saves(git)) if held.workspace_id != own]
     for workspace, archive in checkpoint_archives(git).items():
         if workspace != own:
-            manifest = _manifest_of(HeldSave(checkpoint_ref(workspace), workspace, "", archive), reader)
+            manifest = _manifest_of(archive, SavesAhead((), reader))
             ids += [] if manifest is None else [manifest.save_id]
     return [*ids, *(item.save_id for item in fetched_saves(git).saves if item.save_id is not None)]
 
 
-def _label(held: HeldSave, reader: ObjectReader) -> str | None:
-    manifest = _manifest_of(held, reader)
+def _label(held: HeldSave, saves: SavesAhead) -> str | None:
+    manifest = _manifest_of(held.archive, saves)
     return None if manifest is None else manifest.label
 
 
-def _is_checkpoint(held: HeldSave, reader: ObjectReader) -> bool:
-    manifest = _manifest_of(held, reader)
+def _is_checkpoint(held: HeldSave, saves: SavesAhead) -> bool:
+    manifest = _manifest_of(held.archive, saves)
     return manifest is not None and manifest.kind == "checkpoint"
 
 
-def _manifest_of(held: HeldSave, reader: ObjectReader) -> Manifest | None:
+def _manifest_of(archive: Oid, saves: SavesAhead) -> Manifest | None:
     """The manifest of a save of this repository; None where it can't be read."""
     try:
-        return read_save(held.archive, reader).manifest
+        return saves.read(archive).manifest
     except (CorruptSave, UnsupportedSave):
-        reader.restart()
         return None
 
 

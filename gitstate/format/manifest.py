@@ -165,6 +165,8 @@ class Manifest(Record):
     """Setuid, setgid and sticky bits (0o7000) of files and directories; empty where none has any."""
     label: str | None = None
     """How the user calls it (`--label`); None where it has no label, and in saves of version 0.1."""
+    sparse_directories: tuple[bytes, ...] = ()
+    """The directories of a sparse index, of which no file was on the disk; empty where the index is not sparse."""
 
     @property
     def incomplete(self) -> bool:
@@ -180,8 +182,8 @@ class Manifest(Record):
         """The same without its long lists, but what was skipped: to be held beside those of many other saves."""
         return self._replace(staged={}, intent_to_add=(), modes={}, directories={}, raw={}, absent=(), ignored=())
 
-    def to_json(self) -> dict[str, Json]:
-        """The content of manifest.json."""
+    def to_json(self, listed: Callable[[Iterable[Json]], Json] = list) -> dict[str, Json]:
+        """The content of manifest.json; `listed` makes its lists."""
         plain = {
             name: getattr(self, name)
             for name in (
@@ -207,22 +209,25 @@ class Manifest(Record):
             "format": FORMAT,
             **plain,
             "head_ref": None if self.head_ref is None else path_to_json(os.fsencode(self.head_ref)),
-            "operation_files": [path_to_json(path) for path in self.operation_files],
-            "staged": [
+            "operation_files": listed(path_to_json(path) for path in self.operation_files),
+            "staged": listed(
                 {**path_to_json(path), "mode": f"{entry[0]:o}" if entry else None, "oid": entry[1] if entry else None}
                 for path, entry in self.staged.items()
-            ],
-            "intent_to_add": [path_to_json(path) for path in self.intent_to_add],
-            "modes": [{**path_to_json(path), "mode": f"{mode:o}"} for path, mode in self.modes.items()],
-            "directories": [{**path_to_json(path), "mode": f"{mode:o}"} for path, mode in self.directories.items()],
-            "raw": [{**path_to_json(path), "why": why} for path, why in self.raw.items()],
-            "absent": [path_to_json(path) for path in self.absent],
+            ),
+            "intent_to_add": listed(path_to_json(path) for path in self.intent_to_add),
+            "modes": listed({**path_to_json(path), "mode": f"{mode:o}"} for path, mode in self.modes.items()),
+            "directories": listed(
+                {**path_to_json(path), "mode": f"{mode:o}"} for path, mode in self.directories.items()
+            ),
+            "raw": listed({**path_to_json(path), "why": why} for path, why in self.raw.items()),
+            "absent": listed(path_to_json(path) for path in self.absent),
             "sparse": dict(self.sparse),
-            "nested": [item.to_json() for item in self.nested],
-            "left_out": [item.to_json() for item in self.left_out],
-            "ignored": [path_to_json(path) for path in self.ignored],
+            "nested": listed(item.to_json() for item in self.nested),
+            "left_out": listed(item.to_json() for item in self.left_out),
+            "ignored": listed(path_to_json(path) for path in self.ignored),
             "reason": self.reason.to_json(),
-            "special": [{**path_to_json(path), "mode": f"{bits:o}"} for path, bits in self.special.items()],
+            "sparse_directories": listed(path_to_json(path) for path in self.sparse_directories),
+            "special": listed({**path_to_json(path), "mode": f"{bits:o}"} for path, bits in self.special.items()),
             "label": self.label,
         }
 
@@ -302,6 +307,7 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
         ignored=tuple(_list(value, "ignored")),
         reason=_reason(_mapping(value.get("reason") or {})),
         special={_path(item): _mode(item["mode"], 0o7000) & 0o7000 for item in value.get("special") or ()},
+        sparse_directories=tuple(_path(item) for item in value.get("sparse_directories") or ()),
         label=_optional(value.get("label"), lambda text: isinstance(text, str) and len(text) <= MAX_LABEL),
     )
 

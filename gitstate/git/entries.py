@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 
+from ..errors import GitError
 from ..system.stdlib import TYPE_CHECKING, Record
 from .command import Oid, is_oid
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from ..system.child import Child
     from .command import Git
     from .repository import Repository
 
@@ -131,7 +133,7 @@ def diff_trees(repository: Repository, old: Oid, new: Oid) -> list[DiffEntry]:
 
 def diff_tree_pairs(repository: Repository, pairs: Sequence[tuple[Oid, Oid]]) -> list[list[DiffEntry]]:
     """`diff_trees` of each pair, by one git."""
-    lines = b"".join(b"%s %s\n" % (old.encode("ascii"), new.encode("ascii")) for old, new in pairs)
+    lines = _lines_of(pairs)
     found: list[list[DiffEntry]] = []
     head = b""
     for field in split_nul(_diff_tree(repository, "--stdin", input=lines) + b"\0") if pairs else ():
@@ -147,6 +149,39 @@ def diff_tree_pairs(repository: Repository, pairs: Sequence[tuple[Oid, Oid]]) ->
     return found
 
 
+#: So many pairs of ids fit into a pipe while git is not reading.
+_PAIRS_AT_ONCE = 400
+
+
+def each_difference(
+    repository: Repository, pairs: Sequence[tuple[Oid, Oid]], size: int = 1 << 18
+) -> Iterator[tuple[int, DiffEntry]]:
+    """What `diff_tree_pairs` finds, each entry with the number of its pair, while git still compares: one git for
+    hundreds of pairs, and never all of its answer in memory, which is read `size` bytes at a time. Raises GitError.
+    """
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        some = pairs[start : start + _PAIRS_AT_ONCE]
+        process = _start_diff_tree(repository, "--stdin")
+        try:
+            process.end_input(_lines_of(some))
+            number, head, rest = start - 1, b"", b""
+            while data := process.stdout.read(size):
+                *fields, rest = (rest + data).split(b"\0")
+                for field in fields:
+                    if head:
+                        yield number, DiffEntry.parse(head, field)
+                        head = b""
+                        continue
+                    head = field
+                    while head and not head.startswith(b":"):
+                        head = head.partition(b"\n")[2]
+                        number += 1
+        finally:
+            status = process.wait()
+        if status:
+            raise GitError(["diff-tree"], status, b"")
+
+
 def differing_paths(repository: Repository, old: Oid | None, new: Oid) -> list[bytes]:
     """The paths that `diff_trees` would name; all of `new` where `old` is None (the empty tree)."""
     if old == new:
@@ -156,11 +191,24 @@ def differing_paths(repository: Repository, old: Oid | None, new: Oid) -> list[b
     return split_nul(_diff_tree(repository, "--name-only", old, new))
 
 
+def _lines_of(pairs: Sequence[tuple[Oid, Oid]]) -> bytes:
+    return b"".join(b"%s %s\n" % (old.encode("ascii"), new.encode("ascii")) for old, new in pairs)
+
+
+_DIFF_TREE = ("diff-tree", "-r", "-z", "--no-renames", "--ignore-submodules=none")
+
+
 def _diff_tree(repository: Repository, *args: str, input: bytes = b"") -> bytes:
-    # Git reads the index before it compares two trees, and fails where the index is torn: it gets none to read.
-    env = {"GIT_INDEX_FILE": os.fsdecode(os.path.join(repository.own, b"no-index"))}
-    options = ("-r", "-z", "--no-renames", "--ignore-submodules=none")
-    return repository.git.run("diff-tree", *options, *args, env=env, input=input)
+    return repository.git.run(*_DIFF_TREE, *args, env=_no_index(repository), input=input)
+
+
+def _start_diff_tree(repository: Repository, *args: str) -> Child:
+    return repository.git.start(*_DIFF_TREE, *args, env=_no_index(repository), quiet=True)
+
+
+def _no_index(repository: Repository) -> dict[str, str]:
+    """Git reads the index before it compares two trees, and fails where the index is torn: it gets none to read."""
+    return {"GIT_INDEX_FILE": os.fsdecode(os.path.join(repository.own, b"no-index"))}
 
 
 def split_nul(out: bytes) -> list[bytes]:

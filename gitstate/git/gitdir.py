@@ -6,11 +6,12 @@ import os
 
 from ..system import files, process
 from ..system.stdlib import TYPE_CHECKING, Record
+from .command import is_oid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from .repository import Repository
+    from .command import Oid
 
 #: Which file or directory shows that an operation is unfinished: (operation, path below the git directory).
 _OPERATIONS = (
@@ -39,27 +40,6 @@ def operation_under_way(git_dir: bytes) -> str | None:
             is_am = path == b"rebase-apply" and os.path.exists(os.path.join(git_dir, path, b"applying"))
             return "am" if is_am else name
     return None
-
-
-def is_checked_out_elsewhere(repository: Repository, ref: str) -> bool:
-    """Whether another worktree of the repository that exists is on this branch, as after `worktree add --force`."""
-    common = repository.common_dir
-    try:
-        names = os.listdir(os.path.join(common, b"worktrees"))
-    except OSError:
-        return False
-    others = [os.path.join(common, b"worktrees", name) for name in names]
-    if repository.setting("core.bare") != "true":
-        others.append(common)
-    wanted = b"ref: " + os.fsencode(ref)
-    for git_dir in others:
-        head = files.read_limited(os.path.join(git_dir, b"HEAD"), 65_536)
-        if head is None or head.rstrip() != wanted or git_dir == repository.git_dir:
-            continue
-        dot_git = files.read_limited(os.path.join(git_dir, b"gitdir"), 65_536)
-        if git_dir == common or (dot_git and os.path.lexists(os.path.join(git_dir, dot_git.rstrip(b"\r\n")))):
-            return True
-    return False
 
 
 class LinkedWorktree(Record):
@@ -242,21 +222,53 @@ def _below(top: bytes) -> Iterator[bytes]:
             return
 
 
-class HooksPath(Record):
-    """Where git looks for hooks."""
-
-    directory: bytes
-    scope: str | None
-    """The scope of `core.hooksPath` (`man git-config`); None where it is not set."""
+#: So much of the end of a reflog is read.
+_LOG = 1 << 20
 
 
-def hooks_path(repository: Repository) -> HooksPath:
-    """Where git looks for the hooks of this worktree."""
-    argv = ("config", "--show-scope", "-z", "--type=path", "--get-all", "core.hooksPath")
-    values = repository.git.run(*argv, ok_codes=(0, 1)).split(b"\0")[:-1]
-    # gitstate itself sets core.hooksPath on the command line of each git, so that no hook runs.
-    found = [(scope, path) for scope, path in zip(values[::2], values[1::2], strict=True) if scope != b"command"]
-    if not found:
-        return HooksPath(os.path.join(repository.common_dir, b"hooks"), None)
-    scope, path = found[-1]
-    return HooksPath(os.path.normpath(os.path.join(repository.toplevel, path)), scope.decode("ascii", "replace"))
+def last_checkout(git_dir: bytes) -> bytes | None:
+    """What was checked out last, by the reflog of HEAD: a branch or a commit; None where that is unknown."""
+    import re
+
+    data = tail(os.path.join(git_dir, b"logs", b"HEAD"))
+    moves = re.findall(rb"\tcheckout: moving from [^\n]* to ([^\n ]+)$", data, re.MULTILINE)
+    return moves[-1] if moves else None
+
+
+def last_value(log: bytes) -> Oid | None:
+    """The last value of a reflog; None where there is none. A torn line does not count."""
+    lines = [line.split(b" ", 2) for line in tail(log).split(b"\n")]
+    values = [words[1].decode("latin-1") for words in lines if len(words) == 3 and is_oid(words[1].decode("latin-1"))]
+    return values[-1] if values and values[-1].strip("0") else None
+
+
+def tail(path: bytes) -> bytes:
+    """The end of a log; empty where there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG))
+            return file.read(_LOG)
+    except OSError:
+        return b""
+
+
+#: What the file HEAD contains where the real HEAD is in a reftable (git's `technical/reftable`, from 2.45 on).
+NO_HEAD = b"ref: refs/heads/.invalid"
+
+
+def read_head_file(git_dir: bytes) -> bytes:
+    """What HEAD says. It may be a symlink to the branch (`core.preferSymlinkRefs`), which need not exist."""
+    path = os.path.join(git_dir, b"HEAD")
+    try:
+        target = os.readlink(path)
+        if target.startswith(b"refs/"):
+            return b"ref: " + target
+    except OSError:
+        # As a rule: it is a file.
+        pass
+    # A file object costs more than reading a small file does, and a fleet has thousands of them.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 65_536)
+    finally:
+        os.close(fd)

@@ -6,6 +6,7 @@ Git replaces its index by a rename, so a hard link to the old file keeps the old
 from __future__ import annotations
 
 import os
+import stat
 import time
 
 from ..errors import TryAgain
@@ -16,7 +17,9 @@ from .gitdir import is_dead_lock
 from .repository import Repository
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from .command import Oid
 
 #: How long a save waits for a git that holds index.lock before it goes on without the lock, in seconds.
 _LOCK_PATIENCE = 0.3
@@ -173,6 +176,60 @@ def list_plain_index(path: bytes, oid_bytes: int) -> list[bytes] | None:
             return None
         place += 8 + int.from_bytes(data[place + 4 : place + 8], "big")
     return paths if place == end else None
+
+
+#: What the stat data of an index entry keep of a number.
+_MASK = 0xFFFFFFFF
+
+
+def fill_in_stat_data(
+    data: bytes, written: Mapping[bytes, tuple[Oid, os.stat_result]], object_format: str
+) -> bytes | None:
+    """The bytes of an index file with the stat data of files that were `written`: path → oid of its bytes, its `lstat`.
+
+    Only entries of the same blob and mode are filled in: all other files differ from the index. No other byte changes
+    but the checksum. The new file must get the mtime of the old one: git then takes what was filled in for racy, and
+    looks into these files. None where git has to do it: paths are not stored in full, the index is split, an fsmonitor
+    is asked for what changed, or a size does not fit (`man 5 gitformat-index`).
+    """
+    if data[:8] not in (b"DIRC\0\0\0\2", b"DIRC\0\0\0\3") or b"FSMN" in data:
+        return None
+    changed = bytearray(data)
+    for path, (oid, info) in written.items():
+        if info.st_size > _MASK:
+            return None
+        is_link, is_executable = stat.S_ISLNK(info.st_mode), bool(info.st_mode & 0o100)
+        mode = 0o120000 if is_link else 0o100755 if is_executable else 0o100644
+        place = _entry(data, path, oid, mode)
+        if place is not None:
+            times = (divmod(time_ns, 1_000_000_000) for time_ns in (info.st_ctime_ns, info.st_mtime_ns))
+            numbers = [number for pair in times for number in pair] + [info.st_dev, info.st_ino]
+            changed[place : place + 24] = _as_words(numbers)
+            changed[place + 28 : place + 40] = _as_words([info.st_uid, info.st_gid, info.st_size])
+    checksum = digest(object_format)
+    size = checksum.digest_size
+    if any(data[-size:]):
+        checksum = digest(object_format, b"", len(data))
+        checksum.update(memoryview(changed)[:-size])
+        changed[-size:] = checksum.digest()
+    return bytes(changed)
+
+
+def _entry(data: bytes, path: bytes, oid: Oid, mode: int) -> int | None:
+    """Where the ordinary entry of `path` begins, with this blob and mode; None where the index has none."""
+    ending = bytes.fromhex(oid) + min(len(path), 0xFFF).to_bytes(2, "big") + path + b"\0"
+    found = data.find(ending)
+    while found >= 0:
+        place = found - 40
+        # A name that holds all these bytes is not this entry: its mode would contain a NUL.
+        if place >= 12 and (place - 12) % 8 == 0 and data[place + 24 : place + 28] == mode.to_bytes(4, "big"):
+            return place
+        found = data.find(ending, found + 1)
+    return None
+
+
+def _as_words(numbers: Sequence[int]) -> bytes:
+    return b"".join([(number & _MASK).to_bytes(4, "big") for number in numbers])
 
 
 def kept_index(repository: Repository, save_id: str) -> bytes:

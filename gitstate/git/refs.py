@@ -261,11 +261,9 @@ def _packed_refs(common_dir: bytes, prefixes: Sequence[bytes] = (b"",)) -> dict[
     data = b"".join(parts)
     if not any(b" " + prefix in data for prefix in prefixes):
         return {}
-    return {
-        line[line.index(b" ") + 1 :]: line[: line.index(b" ")]
-        for line in data.split(b"\n")
-        if line[:1] not in (b"", b"#", b"^")
-    }
+    # A power cut may leave zeros in a line, or its beginning.
+    lines = [line.partition(b" ") for line in data.split(b"\n") if line[:1] not in (b"", b"#", b"^")]
+    return {name: value for value, space, name in lines if space}
 
 
 def move_refs(
@@ -282,3 +280,24 @@ def move_refs(
 def lock_files(refs: Iterable[str]) -> list[str]:
     """The lock files, relative to the common directory, that a killed transaction over `refs` may leave."""
     return [f"{ref}.lock" for ref in refs] + ["packed-refs.lock"]
+
+
+def is_checked_out_elsewhere(repository: Repository, ref: str) -> bool:
+    """Whether another worktree of the repository that exists is on this branch, as after `worktree add --force`."""
+    common = repository.common_dir
+    try:
+        names = os.listdir(os.path.join(common, b"worktrees"))
+    except OSError:
+        return False
+    others = [os.path.join(common, b"worktrees", name) for name in names]
+    if repository.setting("core.bare") != "true":
+        others.append(common)
+    wanted = b"ref: " + os.fsencode(ref)
+    for git_dir in others:
+        head = read_limited(os.path.join(git_dir, b"HEAD"), 65_536)
+        if head is None or head.rstrip() != wanted or git_dir == repository.git_dir:
+            continue
+        dot_git = read_limited(os.path.join(git_dir, b"gitdir"), 65_536)
+        if git_dir == common or (dot_git and os.path.lexists(os.path.join(git_dir, dot_git.rstrip(b"\r\n")))):
+            return True
+    return False

@@ -8,6 +8,7 @@ from ..errors import NeedsPerson, NotAWorkspace
 from ..system.child import Child
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .command import Git, Oid, is_oid, switch_off
+from .gitdir import NO_HEAD, read_head_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -176,8 +177,9 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
         git_dir, common_dir, object_format, toplevel = _where(path, asked, bare_too)
         if toplevel != git_dir:
             _refuse_other_worktree(toplevel, git_dir)
+            _refuse_repository_above(path, toplevel)
     git = Git(toplevel, options)
-    return _as_permitted(Repository(toplevel, git_dir, common_dir, object_format.decode("ascii"), config, git))
+    return as_permitted(Repository(toplevel, git_dir, common_dir, object_format.decode("ascii"), config, git))
 
 
 def _is_plain(config: Mapping[str, Sequence[str]], origins: Sequence[bytes]) -> bool:
@@ -203,7 +205,7 @@ def _where(path: bytes, asked: Child, bare_too: bool) -> list[bytes]:
     ):
         out = git.run(*_WHERE, *_QUESTIONS[:-1], "--absolute-git-dir")
     elif asked.returncode != 0:
-        from .owners import why_not_opened
+        from .unusable import why_not_opened
 
         raise why_not_opened(path, stderr)
     lines = out.split(b"\n")[:-1]
@@ -219,9 +221,20 @@ def _refuse_other_worktree(toplevel: bytes, git_dir: bytes) -> None:
     `core.worktree` may name any directory, and that of a submodule that was moved names its old place.
     """
     if git_dir_of(toplevel) != os.path.realpath(git_dir):
-        from .owners import has_worktree_elsewhere
+        from .unusable import has_worktree_elsewhere
 
         raise has_worktree_elsewhere(toplevel, git_dir)
+
+
+def _refuse_repository_above(path: bytes, toplevel: bytes) -> None:
+    """Raises NotAWorkspace where git passed a git directory that it can't read, and found the repository above it."""
+    place = os.path.realpath(path)
+    while place != toplevel and len(place) > 1:
+        if os.path.isdir(os.path.join(place, b".git")):
+            from .unusable import refuse_passed_over
+
+            refuse_passed_over(place, toplevel)
+        place = os.path.dirname(place)
 
 
 def _stranger(repository: Repository) -> int | None:
@@ -234,7 +247,7 @@ def _stranger(repository: Repository) -> int | None:
     others = [uid for uid in map(_owner, places) if uid not in (None, mine)]
     if not others:
         return None
-    from .owners import is_trusted
+    from .unusable import is_trusted
 
     return None if is_trusted(repository.toplevel, repository.common_dir) else others[0]
 
@@ -247,7 +260,7 @@ def _owner(path: bytes) -> int | None:
         return None
 
 
-def _as_permitted(repository: Repository) -> Repository:
+def as_permitted(repository: Repository) -> Repository:
     """What may be done with a repository that was just opened: a stranger's runs no program. Raises NeedsPerson."""
     for path in dict.fromkeys((repository.own, os.path.join(repository.common_dir, b"gitstate"))):
         if os.path.lexists(path) and (os.path.islink(path) or not os.path.isdir(path)):
@@ -258,11 +271,24 @@ def _as_permitted(repository: Repository) -> Repository:
     stranger = _stranger(repository)
     if stranger is None:
         return repository
-    from .owners import refuse_links
+    from .unusable import refuse_links
 
     repository = without_filters(repository)._replace(stranger=stranger)
     refuse_links(stranger, repository.git_dir, repository.common_dir)
     return repository
+
+
+def has_conversions(repository: Repository) -> bool:
+    """Whether settings, or attributes outside the worktree, may convert files."""
+    if repository.setting("core.attributesfile") or repository.autocrlf:
+        return True
+    config_home = os.environb.get(b"XDG_CONFIG_HOME") or os.path.expanduser(b"~/.config")
+    attributes = (
+        os.path.join(repository.common_dir, b"info", b"attributes"),
+        os.path.join(config_home, b"git", b"attributes"),
+        b"/etc/gitattributes",
+    )
+    return any(os.path.exists(path) for path in attributes)
 
 
 def shares_configuration(inside: Repository, repository: Repository) -> bool:
@@ -283,28 +309,6 @@ def without_filters(repository: Repository) -> Repository:
             options += ["-c", f"{key}=never"]
     git = repository.git._replace(options=tuple(options))
     return repository._replace(git=git, runs_filters=False)
-
-
-#: What the file HEAD contains where the real HEAD is in a reftable (git's `technical/reftable`, from 2.45 on).
-NO_HEAD = b"ref: refs/heads/.invalid"
-
-
-def read_head_file(git_dir: bytes) -> bytes:
-    """What HEAD says. It may be a symlink to the branch (`core.preferSymlinkRefs`), which need not exist."""
-    path = os.path.join(git_dir, b"HEAD")
-    try:
-        target = os.readlink(path)
-        if target.startswith(b"refs/"):
-            return b"ref: " + target
-    except OSError:
-        # As a rule: it is a file.
-        pass
-    # A file object costs more than reading a small file does, and a fleet has thousands of them.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 65_536)
-    finally:
-        os.close(fd)
 
 
 def git_dir_of(directory: bytes) -> bytes | None:
@@ -329,7 +333,7 @@ def git_dir_of(directory: bytes) -> bytes | None:
 def _is_git_dir(path: bytes) -> bool:
     """Git's `is_git_directory`. Raises OSError where HEAD can't be read."""
     head_file = os.path.join(path, b"HEAD")
-    if not os.path.lexists(head_file):
+    if not os.path.lexists(head_file) or os.path.isdir(head_file):
         return False
     head = read_head_file(path)
     named = head[4:].lstrip().startswith(b"refs/") if head.startswith(b"ref:") else is_oid(head[:40].decode("latin-1"))
@@ -340,8 +344,12 @@ def _is_git_dir(path: bytes) -> bool:
 
 
 def read_head(git_dir: bytes) -> str | None:
-    """The full name of the branch that HEAD is on; None where it is detached."""
-    data = read_head_file(git_dir)
+    """The full name of the branch that HEAD is on; None where it is detached, or there is no HEAD."""
+    try:
+        data = read_head_file(git_dir)
+    except (FileNotFoundError, IsADirectoryError):
+        # Git opens no such repository: a save is taken of what can be read.
+        return None
     if data.startswith(NO_HEAD):
         # Only git can read a reftable. Status 1 and no output: detached.
         data = b"ref: " + Git(git_dir).run("symbolic-ref", "--quiet", "HEAD", ok_codes=(0, 1))
@@ -357,3 +365,23 @@ def head_of(directory: bytes) -> Oid | None:
 def folds_case(top: bytes) -> bool:
     """Whether `.git` of the worktree `top` answers to another name as well: its file system folds case."""
     return os.path.lexists(os.path.join(top, b".GIT")) and b".GIT" not in os.listdir(top)
+
+
+class HooksPath(Record):
+    """Where git looks for hooks."""
+
+    directory: bytes
+    scope: str | None
+    """The scope of `core.hooksPath` (`man git-config`); None where it is not set."""
+
+
+def hooks_path(repository: Repository) -> HooksPath:
+    """Where git looks for the hooks of this worktree."""
+    argv = ("config", "--show-scope", "-z", "--type=path", "--get-all", "core.hooksPath")
+    values = repository.git.run(*argv, ok_codes=(0, 1)).split(b"\0")[:-1]
+    # gitstate itself sets core.hooksPath on the command line of each git, so that no hook runs.
+    found = [(scope, path) for scope, path in zip(values[::2], values[1::2], strict=True) if scope != b"command"]
+    if not found:
+        return HooksPath(os.path.join(repository.common_dir, b"hooks"), None)
+    scope, path = found[-1]
+    return HooksPath(os.path.normpath(os.path.join(repository.toplevel, path)), scope.decode("ascii", "replace"))

@@ -1,28 +1,28 @@
-"""`log` and `diff`: what old saves hold. Only this module reads objects with GitPython."""
+"""`log` and `diff`: what old saves hold. Only `diff`, which makes patches, reads objects with GitPython."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CorruptSave, GitError, GitstateError, words_of
-from ..format.archive import MAX_FETCHED_MANIFEST, read_save
+from ..format.archive import MAX_FETCHED_MANIFEST, SavesAhead
 from ..format.bounds import read_fetched_stack
-from ..format.context import MAX_CONTEXT, Context, context_from_json
+from ..format.context import MAX_CONTEXT, Context
 from ..format.fetched import fetched_saves
 from ..format.find import find_save
 from ..format.manifest import MAX_MANIFEST, Manifest, read_manifest
 from ..format.names import DISMISSED, age_key, workspace_id
 from ..format.saves import HeldSave, checkpoint_archives, held_saves, history_saves, pending_archives
-from ..git.command import Oid, environment
-from ..git.entries import diff_trees, list_tree
+from ..git.command import Git, Oid, environment
+from ..git.entries import each_difference
 from ..git.refs import list_refs
 from ..git.repository import Repository
-from ..objects.reader import ObjectReader
-from ..system.jsonio import loads
+from ..objects.reader import ObjectReader, ObjectsAhead, commit_head
 
 if TYPE_CHECKING:
     import git
@@ -53,14 +53,18 @@ class Entry:
     """The remote that it was fetched from; None for a save of this repository."""
     dismissed: bool = False
     """It was dismissed, or set aside, and not recovered since."""
-    size: int = 0
-    """Bytes of its manifest."""
+    wip_tree: Oid | None = None
+    """The tree that it saved; None if it is unreadable."""
     changes: Changes | None = None
     """What it changed; None where nobody asked (`measured`), and for a save that was fetched."""
 
 
 #: No more saves that were fetched are listed: whoever can push can make any number. Their manifests have one limit.
 _MOST_FETCHED = 10_000
+#: The sizes of so many objects are asked for together.
+_SIZES_AT_ONCE = 1024
+#: Where a path of this status is counted in `Changes`; any other is a changed one.
+_COLUMNS = {"A": 0, "D": 2}
 
 
 def list_saves(repository: Repository, *, everything: bool, whole: bool = True) -> list[Entry]:
@@ -87,59 +91,117 @@ def newest_saves(repository: Repository, most: int, *, everything: bool, whole: 
     ]
     number = len(held) + len(latest)
     dismissed = set(list_refs(git, DISMISSED).values())
-    repo = _open(repository)
-    entries = [
-        _entry(repo, workspace, archive, pending.get(workspace) == archive, name, whole=whole)
-        for workspace, archive, name in (*held[:most], *latest)
-    ]
-    if everything:
-        fetched = fetched_saves(git)
-        waiting = {(item.remote, item.archive) for item in fetched.pending}
-        left = MAX_FETCHED_MANIFEST
-        for item in fetched.saves[:_MOST_FETCHED]:
-            name, is_waiting = item.save_id or "", (item.remote, item.archive) in waiting
-            entry = _entry(repo, item.workspace_id, item.archive, is_waiting, name, item.remote, left, whole=whole)
-            left -= entry.size
-            entries.append(entry)
-            number += 1
-    repo.close()
+    with ObjectReader(git) as reader:
+        chosen = (*held[:most], *latest)
+        saves = SavesAhead([archive for _, archive, _ in chosen], reader)
+        entries = [
+            _entry(saves, workspace, archive, pending.get(workspace) == archive, name, whole=whole)
+            for workspace, archive, name in chosen
+        ]
+        if everything:
+            fetched = _fetched_entries(git, reader, whole=whole)
+            entries += fetched
+            number += len(fetched)
     entries = [replace(entry, dismissed=entry.archive in dismissed) for entry in entries]
     entries.sort(key=lambda entry: age_key(entry.save_id), reverse=True)
     return entries[:most], max(0, number - most)
 
 
+def _fetched_entries(git: Git, reader: ObjectReader, *, whole: bool) -> list[Entry]:
+    """The saves that were fetched from every remote."""
+    fetched = fetched_saves(git)
+    waiting = {(item.remote, item.archive) for item in fetched.pending}
+    listed = fetched.saves[:_MOST_FETCHED]
+    saves = SavesAhead([item.archive for item in listed], reader)
+    entries = []
+    left = MAX_FETCHED_MANIFEST
+    for item in listed:
+        name, is_waiting = item.save_id or "", (item.remote, item.archive) in waiting
+        entries.append(_entry(saves, item.workspace_id, item.archive, is_waiting, name, item.remote, left, whole=whole))
+        left -= saves.size
+    return entries
+
+
+def with_paths(repository: Repository, entries: Sequence[Entry]) -> Iterator[Entry]:
+    """The entries with their whole manifests, one after the other: all of them may not fit into memory."""
+    with ObjectReader(repository.git) as reader:
+        saves = SavesAhead([entry.archive for entry in entries], reader)
+        for entry in entries:
+            if entry.manifest is not None:
+                with contextlib.suppress(GitstateError):
+                    most = MAX_MANIFEST if entry.remote is None else MAX_FETCHED_MANIFEST
+                    entry = replace(entry, manifest=saves.read(entry.archive, most).manifest)
+            yield entry
+
+
 def measured(repository: Repository, entries: Sequence[Entry]) -> list[Entry]:
     """The entries with what each changed. Saves that were fetched are not measured: their trees may be of any size."""
-    known: dict[tuple[Oid | None, Oid], Changes] = {}
     with ObjectReader(repository.git) as reader:
-
-        def one(entry: Entry) -> Entry:
-            if entry.manifest is None or entry.remote is not None:
-                return entry
-            try:
-                head = None if entry.manifest.head is None else reader.tree_of(entry.manifest.head)
-                pair = head, read_save(entry.archive, reader).wip_tree
-                if pair not in known:
-                    known[pair] = _changes(repository, reader, *pair)
-                return replace(entry, changes=known[pair])
-            except (CorruptSave, GitError):
-                reader.restart()
-                return entry
-
-        return [one(entry) for entry in entries]
+        wanted = [entry for entry in entries if entry.manifest is not None and entry.remote is None]
+        heads = _trees_of(reader, [entry.manifest.head for entry in wanted if entry.manifest and entry.manifest.head])
+        pairs: dict[str, tuple[Oid, Oid]] = {}
+        empty = _EMPTY_TREES[repository.object_format]
+        for entry in wanted:
+            head = entry.manifest and entry.manifest.head
+            tree = empty if head is None else heads.get(head)
+            if tree is not None and entry.wip_tree is not None:
+                pairs[entry.archive] = tree, entry.wip_tree
+        known = _changes(repository, reader, list(dict.fromkeys(pairs.values())))
+    return [replace(entry, changes=known.get(pairs.get(entry.archive, ("", "")))) for entry in entries]
 
 
-def _changes(repository: Repository, reader: ObjectReader, head: Oid | None, wip: Oid) -> Changes:
-    if head is None:
-        oids = [entry.oid for entry in list_tree(repository.git, wip)]
-        statuses = ["A"] * len(oids)
-    else:
-        entries = diff_trees(repository, head, wip)
-        statuses = [entry.status for entry in entries]
-        oids = [entry.new_oid for entry in entries if entry.status != "D"]
-    size = sum(info[1] for info in reader.kinds(oids) if info is not None and info[0] == "blob")
-    added, deleted = statuses.count("A"), statuses.count("D")
-    return Changes(added, len(statuses) - added - deleted, deleted, size)
+#: Git knows it without having it.
+_EMPTY_TREES = {
+    "sha1": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
+    "sha256": "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
+}
+
+
+def _trees_of(reader: ObjectReader, commits: Sequence[Oid]) -> dict[Oid, Oid]:
+    """The trees of those of the commits that can be read."""
+    objects = ObjectsAhead(reader)
+    objects.fetch(commits)
+    found = {}
+    for commit in dict.fromkeys(commits):
+        with contextlib.suppress(GitError, ValueError):
+            found[commit] = commit_head(objects.commit(commit, MAX_CONTEXT) or b"").tree
+    return found
+
+
+def _changes(
+    repository: Repository, reader: ObjectReader, pairs: Sequence[tuple[Oid, Oid]]
+) -> dict[tuple[Oid, Oid], Changes]:
+    """How each second tree differs from the first; a pair that can't be compared is missing."""
+    try:
+        return _count(repository, reader, pairs)
+    except GitError:
+        found = {}
+        for pair in pairs if len(pairs) > 1 else ():
+            found.update(_changes(repository, reader, [pair]))
+        return found
+
+
+def _count(
+    repository: Repository, reader: ObjectReader, pairs: Sequence[tuple[Oid, Oid]]
+) -> dict[tuple[Oid, Oid], Changes]:
+    """As `_changes`. Raises GitError where one pair can't be compared."""
+    counts: dict[tuple[Oid, Oid], list[int]] = {pair: [0, 0, 0, 0] for pair in pairs}
+    sizes: list[tuple[list[int], Oid]] = []
+
+    def add_sizes() -> None:
+        for (count, _), info in zip(sizes, reader.kinds([oid for _, oid in sizes]), strict=True):
+            count[3] += info[1] if info is not None and info[0] == "blob" else 0
+        sizes.clear()
+
+    for number, entry in each_difference(repository, pairs):
+        count = counts[pairs[number]]
+        count[_COLUMNS.get(entry.status, 1)] += 1
+        if entry.status != "D":
+            sizes.append((count, entry.new_oid))
+        if len(sizes) == _SIZES_AT_ONCE:
+            add_sizes()
+    add_sizes()
+    return {pair: Changes(*count) for pair, count in counts.items()}
 
 
 def diff(repository: Repository, save_id: str, other: str | None = None) -> str:
@@ -192,7 +254,7 @@ def _open(repository: Repository) -> git.Repo:
 
 
 def _entry(
-    repo: git.Repo,
+    saves: SavesAhead,
     workspace: str,
     oid: str,
     waiting: bool,
@@ -203,14 +265,11 @@ def _entry(
     whole: bool,
 ) -> Entry:
     try:
-        commit = _commit(repo, oid)
-        manifest = read_manifest(_load(commit, "manifest.json", most), most)
-        manifest = manifest if whole else manifest.without_paths()
-        context = context_from_json(loads(_load(commit, "context.json", MAX_CONTEXT), MAX_CONTEXT, "context.json"))
+        save = saves.read(oid, most)
+        manifest = save.manifest if whole else save.manifest.without_paths()
         # A save that was fetched may give itself any id.
         save_id = manifest.save_id if remote is None else name
-        size = (commit.tree / "manifest.json").size
-        return Entry(save_id, workspace, oid, waiting, context, manifest, remote=remote, size=size)
+        return Entry(save_id, workspace, oid, waiting, save.context, manifest, remote=remote, wip_tree=save.wip_tree)
     except (GitstateError, KeyError, ValueError, OSError, RecursionError) as error:
         return Entry(name, workspace, oid, waiting, problem=words_of(error)[:200], remote=remote)
 

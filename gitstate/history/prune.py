@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
-from ..format.archive import read_save
+from ..format.archive import SavesAhead, read_save
 from ..format.fetched import FetchedRef, fetched_saves
 from ..format.manifest import Save
 from ..format.names import (
@@ -217,9 +217,11 @@ def needed_saves(held: Sequence[Held], pending: Iterable[Oid], reader: ObjectRea
 
 def _held(repository: Repository, reader: ObjectReader) -> list[Held]:
     held = []
-    for item in (*held_saves(repository.git), *history_saves(repository.git)):
+    items = (*held_saves(repository.git), *history_saves(repository.git))
+    ahead = SavesAhead([item.archive for item in items], reader)
+    for item in items:
         try:
-            read = read_save(item.archive, reader)
+            read = ahead.read(item.archive)
             save: Save | None = read._replace(manifest=read.manifest.without_paths())
         except (CorruptSave, UnsupportedSave):
             save = None

@@ -16,8 +16,7 @@ from ..format.fetched import Fetched, fetched_saves
 from ..format.names import CHECKPOINTS, CONVERSATIONS, NOTES, PENDING, SAVES, parse_ref, remote_name, workspace_id
 from ..git import refs
 from ..git.command import Git, Oid, try_in_halves
-from ..git.gitdir import hooks_path
-from ..git.repository import Repository
+from ..git.repository import Repository, hooks_path
 from .guarded import held_back
 from .remote import Exchange, NotSent, chunks, exchange, named_remote, offered, reason_of, take_notes
 

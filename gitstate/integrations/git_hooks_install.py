@@ -24,8 +24,7 @@ from typing import NamedTuple
 
 from ..errors import EXIT_DONE, EXIT_PERSON, GitError, NeedsPerson
 from ..git.command import Git
-from ..git.gitdir import hooks_path
-from ..git.repository import Repository
+from ..git.repository import Repository, hooks_path
 from ..system import files
 from .git_hooks import EVENTS
 from .hook_file import (

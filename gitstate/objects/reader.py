@@ -46,7 +46,9 @@ LARGE = 8 << 20
 
 
 class ObjectReader:
-    """Reads objects by id with one `git cat-file --batch-command` (git 2.36), which starts at the first request.
+    """Reads objects by id with one `git cat-file --batch-command` (git 2.36).
+
+    It starts at the first request, or by `start`.
 
     `foresee_kinds` and `foresee_contents` send requests whose answers git makes ready while the caller does something
     else; `kinds` and `contents` then use them.
@@ -65,8 +67,8 @@ class ObjectReader:
 
     @property
     def _process(self) -> Child:
-        if self._started is None:
-            self._started = self._git.start("cat-file", "--batch-command", env=self._env, quiet=True)
+        self.start()
+        assert self._started is not None
         return self._started
 
     def __enter__(self) -> ObjectReader:
@@ -74,6 +76,11 @@ class ObjectReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def start(self) -> None:
+        """Let git start while the caller does something else."""
+        if self._started is None:
+            self._started = self._git.start("cat-file", "--batch-command", env=self._env, quiet=True)
 
     def end(self) -> None:
         """Let git end while the caller does something else: nothing more is read."""
@@ -172,7 +179,9 @@ class ObjectReader:
             self._process.stdin.write(b"".join([b"%s %s\n" % (verb, oid.encode("ascii")) for oid in oids]))
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise GitError(["cat-file"], self._process.wait(), b"it ended early") from None
+            status = self._process.wait()
+            self.restart()
+            raise GitError(["cat-file"], status, b"it ended early") from None
 
     def _header(self, oid: Oid) -> tuple[str, int] | None:
         fields = self._process.stdout.readline().split()
@@ -180,6 +189,8 @@ class ObjectReader:
             return fields[1].decode("ascii"), int(fields[2])
         if len(fields) == 2 and fields[1] == b"missing":
             return None
+        # Git ended at it. The next request starts another.
+        self.restart()
         raise MissingObject(oid, "can't be read")
 
     def _content(self, oid: Oid) -> tuple[str, bytes] | None:
@@ -189,6 +200,7 @@ class ObjectReader:
         data = self._process.stdout.read(header[1])
         self._process.stdout.read(1)
         if len(data) != header[1]:
+            self.restart()
             raise MissingObject(oid, "is cut short")
         return header[0], data
 
@@ -210,3 +222,52 @@ class ObjectReader:
             left -= len(data)
             yield data
         self._process.stdout.read(1)
+
+
+class ObjectsAhead:
+    """Small objects that are requested many at once, so that git is not waited for at each; others as `reader` does."""
+
+    #: An object of more bytes is not held.
+    _SMALL = 32 << 10
+
+    def __init__(self, reader: ObjectReader) -> None:
+        self._reader = reader
+        self._held: dict[Oid, tuple[str, bytes] | None] = {}
+
+    def fetch(self, oids: Iterable[Oid]) -> None:
+        """Read the small ones of these objects, unless they are held; `contents` finds them then."""
+        wanted = [oid for oid in dict.fromkeys(oids) if oid not in self._held]
+        try:
+            infos = self._reader.kinds(wanted)
+            small = [oid for oid, info in zip(wanted, infos, strict=True) if info and info[1] <= self._SMALL]
+            self._held.update(zip(small, self._reader.contents(small), strict=True))
+        except GitError:
+            # Raised when that object is requested; the others are requested one by one.
+            return
+
+    def held(self, oid: Oid) -> bytes:
+        """The bytes of an object that is held; nothing of another."""
+        found = self._held.get(oid)
+        return b"" if found is None else found[1]
+
+    def size(self, oid: Oid) -> int:
+        """Bytes of an object; 0 of one that is missing. Raises GitError."""
+        found = self._held.get(oid)
+        info = self._reader.kinds([oid])[0] if found is None else None
+        return len(found[1]) if found is not None else info[1] if info is not None else 0
+
+    def forget(self) -> None:
+        """Hold nothing any more."""
+        self._held.clear()
+
+    def contents(self, oids: Sequence[Oid], limit: int | None = None) -> list[tuple[str, bytes] | None]:
+        """As `ObjectReader.contents`."""
+        found = [self._held.get(oid) for oid in oids]
+        if any(content is None or (limit is not None and len(content[1]) > limit) for content in found):
+            return self._reader.contents(oids, limit)
+        return found
+
+    def commit(self, oid: Oid, limit: int | None = None) -> bytes | None:
+        """As `ObjectReader.commit`."""
+        found = self.contents([oid], limit)[0]
+        return found[1] if found is not None and found[0] == "commit" else None

@@ -26,10 +26,13 @@ from ..restore.files import usual_umask
 from ..system import files
 from ..system.jsonio import text_to_json
 from ..system.process import boot_id, hostname
-from ..system.stdlib import Record, quote, suppress
+from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..workspace.lease import presence, work_began_ns
 from .facts import orphans
 from .plan import Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 class FoundStack(Record):
@@ -85,20 +88,30 @@ def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
         there.run("read-tree", "-m", "-u", "HEAD")
 
 
-def reattach(repository: Repository) -> None:
-    """Put HEAD of a submodule back on the branch of its pending save, where git has only detached it there.
+def reattach(repository: Repository, known: Collection[Oid]) -> None:
+    """Put HEAD of a submodule back where its pending save has it, where git has only detached it.
 
-    `git reset --hard` of the repository around it does so with `submodule.recurse`.
+    `git reset --hard` of the repository around it does so with `submodule.recurse`. `known` are the commits that the
+    outer repository names for it: at one of them git has put it, if nothing is changed there.
     """
     archive = pending_archive(repository)
     if archive is None or read_head(repository.git_dir) is not None:
         return
     with ObjectReader(repository.git) as reader:
         manifest = read_stack(archive, reader)[-1].manifest
-    branch = manifest.head_ref
-    if branch is None or manifest.head is None or head_of(repository.toplevel) != manifest.head:
+    branch, here = manifest.head_ref, head_of(repository.toplevel)
+    if manifest.head is None or here is None:
         return
-    if refs.read_refs(repository, [branch]).get(branch) == manifest.head:
+    is_at = branch is not None and refs.read_refs(repository, [branch]).get(branch) == manifest.head
+    if branch is not None and not is_at:
+        return
+    if here != manifest.head:
+        if here not in known or repository.git.run("status", "--porcelain", "-z", "-uno"):
+            return
+        if not repository.git.succeeds("read-tree", "-m", "-u", here, manifest.head):
+            return
+        repository.git.run("update-ref", "--no-deref", "HEAD", manifest.head, here)
+    if branch is not None:
         repository.git.run("symbolic-ref", "HEAD", branch)
 
 

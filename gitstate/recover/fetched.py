@@ -11,8 +11,7 @@ from ..format.find import find_save
 from ..format.manifest import Save
 from ..git.command import Git, Oid
 from ..git.entries import differing_paths
-from ..git.gitdir import hooks_path
-from ..git.repository import Repository
+from ..git.repository import Repository, hooks_path
 from ..objects.reader import ObjectReader
 from ..objects.tree import TreeReader
 from ..restore.paths import is_below

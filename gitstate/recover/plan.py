@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from ..format.carried import Carried
+    from ..git.unusable import Damage
     from ..restore.choices import Action
-    from ..workspace.damage import Damage
     from .request import DecidedVerdict
 
     #: How the files on disk compare with the latest checkpoint: nothing is missing, they differ, or all are gone.

@@ -11,12 +11,12 @@ Each step looks first and does nothing where it is done already, so recovery may
 | 5. safety save, if a file will be written or deleted, and HEAD lacks it | the files of now | saves what differs |
 | 6. delete files, then write files: content, one sync, places | each file that was placed | leaves what is as saved |
 | 7. operation files, sparse patterns, where missing | each of them | writes those still missing |
-| 8. index, by one rename under its lock | the index | finds the saved entries, leaves them |
+| 8. index, by one rename under its lock | the file, not its name | finds the saved entries, leaves them |
 | 9. missing tracked files, directories, permissions | each file that was written | does the rest |
-| 10. branch, from the commit it was seen on | as durable as git makes it | finds it moved |
-| 11. stat data of the index; sync of all that was found right | the whole worktree, the index | syncs again |
+| 10. branch, from the commit it was seen on | the ref's file, not its name | finds it moved |
+| 11. stat data that step 8 lacked; sync of all that was found right | the whole worktree | syncs again |
 | 12. nested repositories, each by these steps | each of them | finds nothing pending in those done |
-| 13. `active_state.json` and the live context | both | writes them again |
+| 13. `active_state.json` and the live context; sync of directories | both, index, branch | writes them again |
 | 14. delete the marker: **the commit point** | the save is no longer pending | has nothing to do |
 | 15. clear the journal | nothing new | clears it (step 1) |
 
@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import CorruptSave, GitError, GitstateError
+from ..errors import CorruptSave, GitError, GitstateError, NotAWorkspace
 from ..format.archive import tree_of_base
 from ..format.context import Context
 from ..format.fetched import fetched_markers, mark_recovered
@@ -40,6 +40,7 @@ from ..git.repository import Repository, open_repository, shares_configuration, 
 from ..objects.reader import ObjectReader
 from ..restore.choices import Choice, Outcome, is_all_in, needs_safety_save
 from ..restore.paths import SavedPaths, Workspace, paths_with
+from ..system import files
 from ..system.clock import Deadline
 from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, quote
@@ -75,7 +76,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from typing import Any
 
+    from ..git.command import Git
     from ..git.repository import Opening
+    from ..restore.choices import Target
     from ..restore.index import IndexRecovery
     from ..restore.nested import NestedStep
     from .request import DecidedVerdict
@@ -86,12 +89,30 @@ def recover(path: bytes, request: RecoverRequest, opening: Opening | None = None
 
     `opening` is what `start_opening` gave for the same path, where the caller had something else to do meanwhile.
     """
-    repository = open_repository(path) if opening is None else opening.finish()
+    try:
+        repository = open_repository(path) if opening is None else opening.finish()
+    except NotAWorkspace:
+        return _without_git(path)
     if not request.runs_filters:
         repository = without_filters(repository)
     require(repository, *SETTINGS)
     with hints_for(repository.toplevel):
-        return located(_recover(repository, request))
+        try:
+            return located(_recover(repository, request))
+        except GitError:
+            return _without_git(path)
+
+
+def _without_git(path: bytes) -> RecoverResult:
+    """The result where git fails because files of its own are damaged. For use in an exception handler."""
+    from ..workspace.damage import find_unreadable, open_damaged
+
+    repository = open_damaged(path)
+    if repository is None:
+        raise
+    verdict = decide(Facts(None, None, None, damage=tuple(find_unreadable(repository))))
+    message, hint = f"{verdict.message}; nothing was touched", f"{verdict.hint}, then: gitstate recover"
+    return located(RecoverResult(repository.toplevel, "damaged", message, hint, verdict.exit_status))
 
 
 def _has_torn_index(repository: Repository) -> bool:
@@ -99,36 +120,42 @@ def _has_torn_index(repository: Repository) -> bool:
 
 
 def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
-    wait_for_last_save(repository, Deadline(request.wait))
-    with locked_workspace(repository, Deadline(request.wait)) as git, ObjectReader(repository.git) as reader:
-        workspace = Workspace.of(repository, git, reader)
-        facts = gather(repository, reader, request.save_id, strict=request.strict, own_only=request.waiting_only)
-        if request.waiting_only:
-            facts = facts._replace(context=None, recovered=None)
-        was_whole = not any(not item.path and item.lost for save in facts.saves for item in save.manifest.left_out)
-        is_proven = facts.saves and facts.head and was_whole
-        # Where no run left anything, a look at the index has to do: a loop asks at every start.
-        if not is_proven and (facts.saves or facts.context or facts.head is None or _has_torn_index(repository)):
-            facts = with_damage(facts, repository)
-        if not facts.damage:
-            facts = facts._replace(disk=compare_with_checkpoint(workspace, facts))
-        verdict = decide(facts)
-        facts = with_checkpoint(facts, verdict)
-        clears = verdict.clears_locks and not request.dry_run
-        cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
-        lock = os.path.join(repository.git_dir, b"index.lock")
-        if verdict.clears_locks and (facts.saves or facts.context or os.path.lexists(lock)):
-            from .elsewhere import put_away, remove_lock_of_run
+    with ObjectReader(repository.git) as reader:
+        reader.start()
+        wait_for_last_save(repository, Deadline(request.wait))
+        with locked_workspace(repository, Deadline(request.wait)) as git:
+            return _recover_locked(repository, git, reader, request)
 
-            cleared += remove_lock_of_run(repository, facts) if clears else ()
-            facts = facts._replace(put_away=put_away(repository, reader, facts))
-        try:
-            result = _recover_fetched(workspace, facts, verdict, request)
-        except (GitError, CorruptSave):
-            facts = with_damage(facts, repository)
-            if not facts.damage:
-                raise
-            result = _Recovery(workspace, facts, decide(facts), request).run()
+
+def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, request: RecoverRequest) -> RecoverResult:
+    workspace = Workspace.of(repository, git, reader)
+    facts = gather(repository, reader, request.save_id, strict=request.strict, own_only=request.waiting_only)
+    if request.waiting_only:
+        facts = facts._replace(context=None, recovered=None)
+    was_whole = not any(not item.path and item.lost for save in facts.saves for item in save.manifest.left_out)
+    is_proven = facts.saves and facts.head and was_whole
+    # Where no run left anything, a look at the index has to do: a loop asks at every start.
+    if not is_proven and (facts.saves or facts.context or facts.head is None or _has_torn_index(repository)):
+        facts = with_damage(facts, repository)
+    if not facts.damage:
+        facts = facts._replace(disk=compare_with_checkpoint(workspace, facts))
+    verdict = decide(facts)
+    facts = with_checkpoint(facts, verdict)
+    clears = verdict.clears_locks and not request.dry_run
+    cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
+    lock = os.path.join(repository.git_dir, b"index.lock")
+    if verdict.clears_locks and (facts.saves or facts.context or os.path.lexists(lock)):
+        from .elsewhere import put_away, remove_lock_of_run
+
+        cleared += remove_lock_of_run(repository, facts) if clears else ()
+        facts = facts._replace(put_away=put_away(repository, reader, facts))
+    try:
+        result = _recover_fetched(workspace, facts, verdict, request)
+    except (GitError, CorruptSave):
+        facts = with_damage(facts, repository)
+        if not facts.damage:
+            raise
+        result = _Recovery(workspace, facts, decide(facts), request).run()
     if repository.stranger is not None:
         message = f"this repository belongs to user {repository.stranger}; none of its filters was run"
         result = result._replace(message="; ".join(part for part in (result.message, message) if part))
@@ -193,6 +220,8 @@ class _Recovery:
         #: Moves the branch, and later the marker; None before the first of them.
         self._refs: RefWriter | None = None
         self._index: IndexRecovery | None = None
+        #: How the branch was moved; None where it was not.
+        self._moved: RefUpdate | None = None
 
     def run(self) -> RecoverResult:
         try:
@@ -248,6 +277,9 @@ class _Recovery:
             outcome.restored, outcome.deleted = paths_with(choices, "write"), paths_with(choices, "delete")
             return self._result("changed" if outcome.kept else "restore")
         self._journal()
+        if self.facts.marker is not None:
+            # Git gets ready meanwhile.
+            self._ref_writer()
         if needs_safety_save(choices) and not self._is_in_head(saved, choices):
             outcome.safety = save_for_safety(workspace, choices)
             self._journal()
@@ -260,23 +292,22 @@ class _Recovery:
         to_disk = FilesToDisk(self.repository)
         missing = MissingFiles(workspace, saved, outcome, scan)
         sizes = missing.sizes_at_save(targets, index.saved.sizes)
-        staged_since = index.restore()
+        staged_since = index.restore(recovery.written)
         if staged_since:
             missing.forget_scan()
         outcome.kept += [path for path in staged_since if path not in outcome.kept]
         with usual_umask(self.repository, newest):
             missing.restore(targets, sizes)
             recovery.directories()
-        index.forget_kept()
         if newest.archive != newest.wip:
             recovery.permissions(targets)
             recovery.special_bits(sets=self.request.special_bits)
         self._move_branch()
         if outcome.restored or outcome.deleted:
-            index.refresh([*outcome.restored, *outcome.deleted])
+            index.refresh(outcome.restored, outcome.deleted)
         workspace.disk.sync()
         to_disk.finish([*(target.path for target in targets), *newest.manifest.directories])
-        nested = self._nested(saved)
+        nested = self._nested(saved, targets)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
 
@@ -310,12 +341,31 @@ class _Recovery:
     def _move_branch(self) -> None:
         move = branch_move(self.facts)
         if move is not None:
-            self._ref_writer().commit([RefUpdate(move.ref, move.new, move.old)], no_deref=move.detach)
+            writer = self._ref_writer()
+            self._moved = RefUpdate(move.ref, move.new, move.old)
+            writer.prepare([self._moved], no_deref=move.detach)
+            writer.carry_out()
+
+    def _sync_names(self, state_file: bytes | None) -> None:
+        """Make durable under their names what was synced before it took its place: branch, index, `active_state.json`.
+
+        One disk transaction for all of them: a sync of each would wait for one of its own.
+        """
+        if self._moved is not None:
+            self._ref_writer().sync([self._moved])
+        directories = [self.repository.git_dir, self.repository.own]
+        files.fsync_paths([*directories, *([os.path.dirname(state_file)] if state_file else [])])
+        if self._index is not None:
+            self._index.forget_kept()
 
     # -- nested repositories
 
-    def _nested(self, saved: SavedPaths) -> tuple[RecoverResult, ...]:
+    def _nested(self, saved: SavedPaths, targets: Sequence[Target]) -> tuple[RecoverResult, ...]:
         modules = os.path.join(self.repository.git_dir, b"modules")
+        if saved.newest.manifest.workspace_id != workspace_id(self.repository):
+            from ..restore.nested import absent_submodules
+
+            self.outcome.failed += absent_submodules(self.workspace, saved)
         if not os.path.lexists(modules) and not any(save.manifest.nested for save in saved.saves):
             return ()
         from ..restore.nested import nested_failure, nested_steps, submodules_of
@@ -326,6 +376,12 @@ class _Recovery:
             try:
                 if submodules is None:
                     submodules = submodules_of(self.workspace)
+                if step.path in submodules and step.action == "recover":
+                    from .elsewhere import reattach
+
+                    bases = [leaf for target in targets if target.path == step.path for leaf in target.bases]
+                    inside = open_repository(os.path.join(self.repository.toplevel, step.path))
+                    reattach(inside, {leaf.oid for leaf in bases})
                 result = self._recover_nested(step, submodules)
                 if result is not None:
                     results.append(result)
@@ -344,10 +400,6 @@ class _Recovery:
         if step.action == "add":
             return recover_into(self.repository, full, request)
         inside = open_repository(full)
-        if step.path in submodules:
-            from .elsewhere import reattach
-
-            reattach(inside)
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
         result = recover(full, request._replace(runs_filters=runs_filters))
@@ -427,7 +479,9 @@ class _Recovery:
         described["base_commit"] = self.facts.saves[-1].manifest.base
         described["left_out"] = [item.to_json() for item in left_out][:1000]
         reason = manifest.reason.to_json()
-        result = self._write_state(self._result(final), context, told, reason=reason, save=described)
+        more: dict[str, Any] = {"reason": reason, "save": described, "syncs_names": False}
+        result = self._write_state(self._result(final), context, told, **more)
+        self._sync_names(result.state_file)
         if self.facts.remote is not None and marker_goes(outcome):
             mark_recovered(self.repository, self.workspace.git, newest.archive)
         marker = self.facts.marker
@@ -442,6 +496,10 @@ class _Recovery:
             if fact.old is not None:
                 self._ref_writer().commit([fact])
         clear_journal(self.repository)
+        if self._refs is not None:
+            # Both gits end at the same time.
+            self._refs.end()
+            self.workspace.reader.end()
         return result._replace(destroyed=lost)
 
     def _write_state(self, result: RecoverResult, context: Context, told: str, **more: Any) -> RecoverResult:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import os
 
-from ..errors import GitstateError, NeedsPerson
+from ..errors import GitError, GitstateError, NeedsPerson
 from ..format.manifest import LeftOut, Save
 from ..git.entries import list_tree_paths
 from ..git.repository import Repository
 from ..objects.durable import sync_new
 from ..objects.reader import LARGE
-from ..objects.tree import GITLINK, SYMLINK
+from ..objects.tree import GITLINK, SYMLINK, Leaf
 from ..snapshot.record import MODES_LIMIT, is_attributes
 from ..system.stdlib import TYPE_CHECKING, contextmanager
 from ..workspace.files import FileState
@@ -25,8 +25,12 @@ from .paths import SavedPaths, Workspace
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from ..git.command import Oid
+
 #: So many files are written beside before they are synced and moved into place.
 _AT_ONCE = 256
+#: A file of no more bytes is read together with others.
+_SMALL = 32 << 10
 #: The disk takes nothing more: to go on with the next path is of no use.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -78,8 +82,16 @@ class FileRecovery:
         self._paths = paths
         self._outcome = outcome
         self._directories = paths.newest.manifest.directories
-        #: The places of submodules that aren't checked out: empty, and there all the same.
-        self._links: set[bytes] = set()
+        #: Directories that stay where they are empty: they were there at the save, or are the places of submodules.
+        self._kept_empty: set[bytes] = {*self._directories}
+        #: Directories in which something was deleted.
+        self._emptied: dict[bytes, None] = {}
+        #: The files and symlinks that were written: path → blob of their bytes, `lstat` then.
+        self.written: dict[bytes, tuple[Oid, os.stat_result]] = {}
+        #: The permissions of the files that were found as they were saved.
+        self._permissions: dict[bytes, int] = {}
+        #: Small blobs that were read together, by oid.
+        self._small: dict[Oid, bytes] = {}
 
     def carry_out(self, choices: Sequence[Choice]) -> None:
         """Delete first, so that a file can become a directory and the other way round; then write.
@@ -88,13 +100,17 @@ class FileRecovery:
         """
         choices = sorted(choices, key=lambda choice: is_attributes(choice.target.path))
         targets = [choice.target for choice in choices]
-        self._links = {target.path for target in targets if target.saved is not None and target.saved.mode == GITLINK}
+        same = (choice for choice in choices if choice.action == "same" and choice.seen.kind == "file")
+        self._permissions = {choice.target.path: choice.seen.permissions for choice in same}
+        links = {target.path for target in targets if target.saved is not None and target.saved.mode == GITLINK}
+        self._kept_empty = {*self._directories, *links}
         for choice in choices:
             if choice.action == "delete":
                 self._try_delete(choice)
         for choice in choices:
             if choice.target.saved is None:
                 self._remove_left_directory(choice.target, choice.seen)
+        self._remove_emptied()
         left = [choice for choice in choices if choice.action == "write"]
         while left:
             del left[: self._write_some(left[:_AT_ONCE])]
@@ -107,6 +123,7 @@ class FileRecovery:
         staged: dict[bytes, bytes] = {}
         tried = 0
         ready: list[Choice] = []
+        self._small = self._read_small(choices)
         try:
             try:
                 for choice in choices:
@@ -130,6 +147,22 @@ class FileRecovery:
             for temporary in staged.values():
                 self._disk.discard(temporary)
         return tried
+
+    def _read_small(self, choices: Sequence[Choice]) -> dict[Oid, bytes]:
+        """The small files among those that will be written: with an answer of git's for each, it would be asked twice.
+
+        None of them where git ends at one that it can't read: then each is asked for.
+        """
+        reader = self._workspace.reader
+        leaves = (choice.target.saved for choice in choices)
+        oids = list({leaf.oid: None for leaf in leaves if leaf is not None and leaf.mode not in (GITLINK, SYMLINK)})
+        try:
+            kinds = reader.kinds(oids)
+            few = [oid for oid, info in zip(oids, kinds, strict=True) if info and info[1] <= _SMALL]
+            return {oid: found[1] for oid, found in zip(few, reader.contents(few), strict=True) if found is not None}
+        except GitError:
+            reader.restart()
+            return {}
 
     def _try_delete(self, choice: Choice) -> None:
         self._try(choice.target.path, lambda: self._delete(choice.target, choice.seen))
@@ -159,7 +192,7 @@ class FileRecovery:
     def _delete(self, target: Target, seen: FileState) -> None:
         self._disk.delete(target.path, seen)
         self._outcome.deleted.append(target.path)
-        self._remove_emptied(target.path)
+        self._emptied[target.path.rpartition(b"/")[0]] = None
 
     def _remove_left_directory(self, target: Target, seen: FileState) -> None:
         """Remove the empty directories that git left where the save has nothing."""
@@ -168,14 +201,16 @@ class FileRecovery:
             # The empty place that git makes for a submodule; it was deleted.
             self._outcome.deleted.append(target.path)
         elif seen.kind == "missing":
-            self._remove_emptied(target.path)
+            self._emptied[target.path.rpartition(b"/")[0]] = None
 
-    def _remove_emptied(self, path: bytes) -> None:
-        """Remove the directories above a deleted path that are empty now and were not there at the save."""
-        directory = path.rpartition(b"/")[0]
-        kept = {*self._directories, *self._links}
-        while directory and directory not in kept and self._disk.remove_directory(directory):
-            directory = directory.rpartition(b"/")[0]
+    def _remove_emptied(self) -> None:
+        """Remove the directories above deleted paths that are empty now and were not there at the save."""
+        # What is below another comes before it.
+        for emptied in sorted(self._emptied, reverse=True):
+            directory = emptied
+            while directory and directory not in self._kept_empty and self._disk.remove_directory(directory):
+                directory = directory.rpartition(b"/")[0]
+        self._emptied.clear()
 
     def _stage(self, target: Target, staged: dict[bytes, bytes]) -> None:
         """Write the content of a regular file beside; `staged` gets its place."""
@@ -183,10 +218,14 @@ class FileRecovery:
         assert saved is not None
         if saved.mode == GITLINK or (saved.mode == SYMLINK and self._workspace.has_symlinks):
             return
+        permissions = _usual_permissions(target, saved)
+        small = self._small.get(saved.oid)
+        if small is not None:
+            staged[target.path] = self._disk.stage((small,), permissions or 0o644, durable=False)
+            return
         info = reader.kinds([saved.oid])[0]
         if info is None:
             raise NeedsPerson(f"object {saved.oid} is missing", hint="git fsck")
-        permissions = target.permissions if target.permissions is not None else saved.mode & 0o777
         # A large file is synced as it grows.
         durable = info[1] > LARGE
         staged[target.path] = self._disk.stage(reader.stream(saved.oid), permissions or 0o644, durable=durable)
@@ -208,9 +247,9 @@ class FileRecovery:
             content = reader.contents([saved.oid], LARGE)[0]
             if content is None:
                 raise NeedsPerson(f"object {saved.oid} is missing", hint="git fsck")
-            self._disk.write_link(target.path, content[1], seen)
+            self.written[target.path] = saved.oid, self._disk.write_link(target.path, content[1], seen)
         elif temporary is not None:
-            self._disk.place(temporary, target.path, seen)
+            self.written[target.path] = saved.oid, self._disk.place(temporary, target.path, seen)
         self._outcome.restored.append(target.path)
 
     def _remove_empty_directories(self, path: bytes) -> None:
@@ -242,8 +281,10 @@ class FileRecovery:
     def permissions(self, targets: Sequence[Target]) -> None:
         """Permissions of files whose content is the saved one, the unchanged tracked ones among them."""
         umask = umask_now()
+        known = {**self._permissions, **{path: info.st_mode & 0o777 for path, (_, info) in self.written.items()}}
         for target in targets:
-            self._set_permissions(target, umask, only_saved=True)
+            if target.saved is not None and known.get(target.path) != _usual_permissions(target, target.saved):
+                self._set_permissions(target, umask, only_saved=True)
         for target in self._unusual_ones(targets):
             self._set_permissions(target, umask, only_saved=False)
         self._outcome.restored = list(dict.fromkeys(self._outcome.restored))
@@ -283,10 +324,8 @@ class FileRecovery:
 
     def _set_permissions(self, target: Target, umask: int, *, only_saved: bool) -> None:
         try:
-            if target.saved is None or self._disk.permissions(target.path) is None:
-                return
-            usual = target.permissions if target.permissions is not None else target.saved.mode & 0o777
-            if self._disk.permissions(target.path) == usual:
+            now = self._disk.permissions(target.path)
+            if target.saved is None or now is None or now == _usual_permissions(target, target.saved):
                 # As a rule: then its content need not be read once more.
                 return
             seen = self._disk.look(target.path)
@@ -300,6 +339,11 @@ class FileRecovery:
                 self._outcome.kept.append(target.path)
         except OSError as error:
             self._outcome.could_not_chmod(target.path, error)
+
+
+def _usual_permissions(target: Target, saved: Leaf) -> int:
+    """The permissions of a target as it was saved."""
+    return target.permissions if target.permissions is not None else saved.mode & 0o777
 
 
 def _names_of(bits: int) -> str:

@@ -10,33 +10,41 @@ import os
 import time
 
 from ..errors import GitError
-from ..format.archive import tree_of_base
+from ..format.archive import replacement_of, tree_of_base
 from ..format.manifest import Save
 from ..git.command import Oid, object_id
 from ..git.entries import list_index, list_unmerged, split_nul
 from ..git.index import (
     IndexMoved,
     file_identity,
+    fill_in_stat_data,
     index_lock,
     is_cut_index,
     is_torn_index,
     kept_index,
     link_or_copy,
 )
+from ..git.repository import Repository, has_conversions
 from ..git.status import WorktreeScan
-from ..snapshot.record import is_attributes
+from ..snapshot.record import file_stamp, is_attributes
 from ..system import files
-from ..system.stdlib import TYPE_CHECKING
+from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.ownership import next_index
 from .paths import Workspace
 from .saved_index import SavedIndex, removal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ..system.child import Child
 
 _COMPARE = ("diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=none")
+
+
+#: A larger index is left to git, which holds less of it in memory.
+_FILLED_IN = 256 << 20
+#: With these settings a file of the right bytes, mode and kind is clean.
+_USUAL = ("core.fileMode", "core.symlinks")
 
 
 class IndexRecovery:
@@ -45,7 +53,9 @@ class IndexRecovery:
     def __init__(self, workspace: Workspace, saves: Sequence[Save], original: Sequence[Save] = ()) -> None:
         """`original`: the saves as they were made, where plain git carried them to another base."""
         self._repository = workspace.repository
-        self._git = workspace.git
+        # Git clears the flag skip-worktree of a file that is there, and would write that down with the stat data.
+        options = (*workspace.git.options, "-c", "sparse.expectFilesOutsideOfPatterns=true")
+        self._git = workspace.git._replace(options=options)
         self._reader = workspace.reader
         self._saves = saves
         self._is_carried = bool(original)
@@ -57,6 +67,8 @@ class IndexRecovery:
         self._comparing: tuple[Oid, object, Child] | None = None
         self._compared: set[bytes] | None = None
         self._scan: WorktreeScan | None = None
+        #: The index has the stat data of these files, with the `lstat` of each; None: git has to look at all of them.
+        self._filled_in: Mapping[bytes, tuple[Oid, os.stat_result]] | None = None
         #: The files that the saves kept are of no more use.
         self._kept_is_spent = False
 
@@ -107,19 +119,20 @@ class IndexRecovery:
         if is_broken:
             os.rename(self._current, os.path.join(self._repository.own, b"broken-index"))
 
-    def restore(self) -> list[bytes]:
+    def restore(self, written: Mapping[bytes, tuple[Oid, os.stat_result]]) -> list[bytes]:
         """Put the index back; where git replaces it meanwhile, look again at what was staged.
 
-        Returns the paths whose entries were staged after the save, and stay as they are.
+        `written` are files that were written from the save: see `fill_in_stat_data`. Returns the paths whose entries
+        were staged after the save, and stay as they are.
         """
         for pause in (0.05, 0.2, 0.5):
             try:
-                return self._restore()
+                return self._restore(written)
             except IndexMoved:
                 time.sleep(pause)
-        return self._restore()
+        return self._restore(written)
 
-    def _restore(self) -> list[bytes]:
+    def _restore(self, written: Mapping[bytes, tuple[Oid, os.stat_result]]) -> list[bytes]:
         repository, saved = self._repository, self.saved
         oldest, alone = saved.oldest, len(self._saves) == 1 and not self._is_carried
         saved.write_shared()
@@ -139,6 +152,8 @@ class IndexRecovery:
         following = next_index(repository)
         saved.write(following)
         saved.add_later(following, self._lines(kept))
+        if alone and not kept and not oldest.manifest.shared_index and _fill_in_written(repository, following, written):
+            self._filled_in = written
         files.fsync_path(following)
         with index_lock(repository):
             if file_identity(self._current) != before:
@@ -146,8 +161,6 @@ class IndexRecovery:
                 message = "the index was changed while it was being restored; the save is still pending"
                 raise IndexMoved(message, hint="gitstate recover")
             os.rename(following, self._current)
-        files.fsync_path(self._current)
-        files.fsync_path(repository.git_dir)
         self._kept_is_spent = True
         return kept
 
@@ -212,6 +225,8 @@ class IndexRecovery:
         for save in self._saves:
             staged = save.files.get(b"staged")
             trees += [save.wip_tree, tree_of_base(self._reader, save.manifest.head), staged[1] if staged else None]
+            replacement = replacement_of(self._repository, self._reader, save.manifest.head)
+            trees += [] if replacement is None else [replacement]
         foreseen = self._foreseen_tree()
         differing: set[bytes] | None = None
         # First the one that git has compared already: as a rule nothing differs from it.
@@ -248,21 +263,35 @@ class IndexRecovery:
         entries = list_index(self._git, paths)
         return [*(removal(self._repository, path) for path in paths), *(entry.info_line() for entry in entries)]
 
-    def refresh(self, written: Sequence[bytes]) -> None:
-        """Fill in the stat data of files that were `written`, so that the next `git status` need not read them."""
-        if not os.path.exists(self._current):
+    def _is_filled_in(self, written: Sequence[bytes], deleted: Sequence[bytes]) -> bool:
+        """Whether the index has the stat data of all files that were `written`, and no other file's are out of date."""
+        known = self._filled_in
+        differing = None if known is None or self._scan is None else self._scan.finish()
+        if known is None or differing is None:
+            return False
+        if not known.keys() >= set(written) or not known.keys() >= {*differing.modified}.difference(deleted):
+            return False
+        top = self._repository.toplevel
+        with suppress(OSError):
+            # Permissions may have been set meanwhile.
+            now = (file_stamp(os.lstat(os.path.join(top, path))) for path in known)
+            return all(stamp == file_stamp(info) for stamp, (_, info) in zip(now, known.values(), strict=True))
+        return False
+
+    def refresh(self, written: Sequence[bytes], deleted: Sequence[bytes]) -> None:
+        """Fill in the stat data of files that were `written`, where `restore` has not done it: git would read them."""
+        if not os.path.exists(self._current) or self._is_filled_in(written, deleted):
             return
         following = next_index(self._repository)
         before = file_identity(self._current)
         link_or_copy(self._current, following)
         if self._kept_current:
-            self._forget_sizes(self._sized_otherwise(written), following)
+            self._forget_sizes(self._sized_otherwise([*written, *deleted]), following)
         self._fill_in(following)
         files.fsync_path(following)
         with index_lock(self._repository):
             if file_identity(self._current) == before != file_identity(following):
                 os.rename(following, self._current)
-                files.fsync_path(self._repository.git_dir)
         files.remove(following)
 
     def _sized_otherwise(self, written: Sequence[bytes]) -> list[bytes]:
@@ -294,3 +323,32 @@ class IndexRecovery:
         """Not on git's own index: killed there, its lock would stay, and nobody could tell whose it is."""
         process = self._git.start("update-index", "-q", "--refresh", env={"GIT_INDEX_FILE": os.fsdecode(index)})
         self._git.finish(process, ok_codes=range(256))
+
+
+def _fill_in_written(repository: Repository, index: bytes, written: Mapping[bytes, tuple[Oid, os.stat_result]]) -> bool:
+    """Fill in the stat data of files in the index that a save kept, which is at `index`; whether git need not do it."""
+    if has_conversions(repository) or not all(repository.is_true(name, True) for name in _USUAL):
+        return False
+    directories = {os.path.join(repository.toplevel, directory) for path in written for directory in _above(path)}
+    data = files.read_limited(index, _FILLED_IN)
+    if data is None or b".gitattributes" in data:
+        return False
+    if any(os.path.lexists(os.path.join(directory, b".gitattributes")) for directory in directories):
+        return False
+    changed = fill_in_stat_data(data, written, repository.object_format)
+    if changed is None:
+        return False
+    if changed != data:
+        info = os.stat(index)
+        # Another name of the file that the save kept, which stays as it is.
+        files.remove(index)
+        files.write_new_file(index, (changed,), mode=info.st_mode & 0o777, durable=False)
+        os.utime(index, ns=(info.st_mtime_ns, info.st_mtime_ns))
+    return True
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    """The directories above a path, the top (an empty path) among them."""
+    while path:
+        path = path.rpartition(b"/")[0]
+        yield path

@@ -6,6 +6,7 @@ import os
 
 from ..errors import GitstateError, words_of
 from ..format.archive import read_save
+from ..format.manifest import LeftOut
 from ..format.saves import held_saves, pending_archives
 from ..git.entries import list_index
 from ..objects.tree import GITLINK
@@ -53,6 +54,14 @@ def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterato
 def submodules_of(workspace: Workspace) -> frozenset[bytes]:
     """The paths that are submodules in the index."""
     return frozenset(entry.path for entry in list_index(workspace.git) if entry.mode == GITLINK)
+
+
+def absent_submodules(workspace: Workspace, saved: SavedPaths) -> list[LeftOut]:
+    """Clean submodules that aren't checked out here, as in a new clone; no save says whether they ever were."""
+    named = {item.path for save in saved.saves for item in save.manifest.nested}
+    reason = "this submodule is not checked out here: git submodule update --init"
+    absent = (path for path in sorted(submodules_of(workspace) - named) if workspace.disk.is_empty(path))
+    return [LeftOut(path, reason, False) for path in absent]
 
 
 def nested_failure(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import GitError
-from ..format.archive import refuse_unsafe, stage_paths, tree_of_base
+from ..format.archive import refuse_unsafe, replacement_of, stage_paths, tree_of_base
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..git.command import Git, Oid, object_id
@@ -79,17 +79,23 @@ class SavedPaths:
                 paths.update(path for path, leaf in told[head_tree].items() if told[save.wip_tree][path] != leaf)
             else:
                 paths.update(differing_paths(self._workspace.repository, head_tree, save.wip_tree))
+            shown = replacement_of(self._workspace.repository, self._workspace.reader, save.manifest.head)
+            if shown is not None:
+                roots.append(shown)
+                paths.update(differing_paths(self._workspace.repository, head_tree, shown))
             paths.update(save.manifest.staged)
             paths.update(self._raw_paths(save), save.manifest.absent)
             for stage in (b"1", b"2", b"3"):
                 paths.update(stage_paths(self._workspace.repository, trees, save, stage))
+        outside = self._outside_of_the_cone()
+        paths.update(outside)
         refuse_unsafe(paths)
         lookups = {root: self._leaves_beside(told.get(root, {}), root, paths) for root in dict.fromkeys(roots)}
         wip = lookups[self.newest.wip_tree]
         self.base = lookups[roots[0]] if told else None
         raw = self._raw(wip)
         modes = self._modes(wip)
-        absent = set(self.newest.manifest.absent)
+        absent = {*self.newest.manifest.absent, *outside}
         never = state_name(self._workspace.repository)
         targets = []
         for path in sorted(paths):
@@ -99,6 +105,14 @@ class SavedPaths:
             bases = frozenset(leaf for lookup in lookups.values() if (leaf := lookup.get(path)) is not None)
             targets.append(Target(path, saved, modes.get(path), bases))
         return targets
+
+    def _outside_of_the_cone(self) -> list[bytes]:
+        """The files of a sparse index's directories, where one is there now: no file of it was on the disk."""
+        repository, tree = self._workspace.repository, self.newest.wip_tree
+        refuse_unsafe(self.newest.manifest.sparse_directories)
+        look = self._workspace.disk.look
+        there = (path for path in self.newest.manifest.sparse_directories if look(path).kind == "directory")
+        return [name for path in there for name in list_tree_paths(repository.git, tree, path)]
 
     def _told_by_diffs(self, base: Oid, roots: Sequence[Oid | None]) -> dict[Oid | None, dict[bytes, Leaf | None]]:
         """For each tree what it holds at every path in which any of `roots` differs from the tree `base`."""
@@ -187,7 +201,8 @@ class SavedPaths:
 
     def choices(self, targets: Iterable[Target], outcome: Outcome) -> list[Choice]:
         """What is to happen to each target. One that can't be read is noted in `outcome`."""
-        return [Choice(target, seen, self._action(target, seen)) for target, seen in self._look(targets, outcome)]
+        with self._workspace.disk.held_open():
+            return [Choice(target, seen, self._action(target, seen)) for target, seen in self._look(targets, outcome)]
 
     def _look(self, targets: Iterable[Target], outcome: Outcome) -> Iterator[tuple[Target, FileState]]:
         top = self._workspace.repository.toplevel

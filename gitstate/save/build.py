@@ -137,6 +137,7 @@ class Builder:
             reason=request.reason,
             special=taken.special,
             label=request.label,
+            sparse_directories=tuple(taken.sparse_directories),
         )
 
     def build(self, plan: SavePlan, taken: Snapshot, context: Context, manifest: Manifest) -> Built:

@@ -10,7 +10,6 @@ from ..format.manifest import SAVED_INSIDE, LeftOut, Nested, Reason
 from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref, workspace_id
 from ..git import refs
 from ..git.command import object_id
-from ..git.gitdir import is_checked_out_elsewhere
 from ..git.index import IndexMoved, is_frozen_index
 from ..git.repository import head_of, open_repository, read_head, shares_configuration
 from ..snapshot.record import Snapshot, SnapshotOptions
@@ -76,6 +75,7 @@ def look(
     if request.broken is None:
         _check_head(repository, taken)
     else:
+        taken.head_ref = request.broken.branch
         taken.left_out.insert(0, LeftOut(b"", request.broken.why, True))
     own = workspace_id(repository)
     seen = refs.read_refs(repository, (marker_ref(own), checkpoint_ref(own), NOTES))
@@ -153,9 +153,9 @@ def check_index(repository: Repository) -> None:
 def _check_head(repository: Repository, taken: Snapshot) -> None:
     """Raises IndexMoved where the branch has a commit after all: git takes one that it can't read for unborn."""
     if taken.head is None:
-        ref = taken.head_ref
-        loose = os.path.join(repository.common_dir, os.fsencode(ref or "HEAD"))
-        if ref is None or ref in refs.read_refs(repository, [ref]) or os.path.isfile(loose):
+        from ..workspace.damage import has_lost_head
+
+        if has_lost_head(repository, taken.head_ref):
             raise IndexMoved("git could not read the commit of HEAD; nothing was changed", hint="gitstate save")
 
 
@@ -185,7 +185,7 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
         head_ref=taken.head_ref,
         head=taken.head,
         operation=taken.operation,
-        shared=taken.head_ref is not None and is_checked_out_elsewhere(builder.repository, taken.head_ref),
+        shared=taken.head_ref is not None and refs.is_checked_out_elsewhere(builder.repository, taken.head_ref),
         noteworthy=taken.noteworthy,
         dirty=taken.dirty,
         staged=bool(taken.staged),
@@ -333,9 +333,10 @@ def save_nested(
                 skipped.append(LeftOut(path, "an agent works in it, and its own keeper saves it", False))
                 nested.append(Nested(path, None, None))
                 continue
-            is_ours = shares_configuration(inside, repository)
-            runs_filters = repository.runs_filters and (is_ours or path in taken.submodules)
-            result = save(full, asked._replace(even_clean=is_ours, runs_filters=runs_filters))
+            # Of a submodule the commit counts as well: the save keeps it, and tells on which branch it is.
+            is_known = path in taken.submodules or shares_configuration(inside, repository)
+            runs_filters = repository.runs_filters and is_known
+            result = save(full, asked._replace(even_clean=is_known, runs_filters=runs_filters))
             nested.append(Nested(path, result.save_id, result.archive))
             if inside.common_dir.startswith(os.path.realpath(full) + b"/"):
                 skipped.append(LeftOut(path, SAVED_INSIDE, False))

@@ -242,6 +242,7 @@ def stack_holds(
         and not unmerged
         and new.absent == old.absent
         and new.sparse == old.sparse
+        and new.sparse_directories == old.sparse_directories
         and not new.staged
         and not new.intent_to_add
         and same_raw

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 
-from ..errors import GitError
+from ..errors import GitError, NotAWorkspace
 from ..format.manifest import LeftOut
 from ..format.names import (
     OWN,
@@ -23,7 +23,7 @@ from ..format.names import (
 from ..git import refs
 from ..git.command import Git
 from ..git.index import IndexMoved, identify_index_at, link_or_copy
-from ..git.repository import Opening, Repository, open_repository, without_filters
+from ..git.repository import Opening, Repository, git_dir_of, open_repository, without_filters
 from ..git.status import StatusQuery, query_status
 from ..system import files
 from ..system.clock import Deadline
@@ -53,7 +53,10 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     where the request is strict and a setting can't be read. Without `strict` such a setting never costs a save.
     """
     request = request._replace(end=Deadline(request.deadline))
-    repository = open_repository(path) if opening is None else opening.finish()
+    try:
+        repository = open_repository(path) if opening is None else opening.finish()
+    except NotAWorkspace:
+        repository = _open_damaged(path)
     if not request.runs_filters:
         repository = without_filters(repository)
     if request.strict:
@@ -76,6 +79,16 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     if repository.stranger is not None:
         warnings.append(f"this repository belongs to user {repository.stranger}; none of its filters was run")
     return result._replace(warnings=tuple(warnings)) if warnings else result
+
+
+def _open_damaged(path: bytes) -> Repository:
+    """The repository that git does not open because its files are damaged. For use in an exception handler."""
+    from ..workspace.damage import open_damaged
+
+    repository = open_damaged(path)
+    if repository is None:
+        raise
+    return repository
 
 
 def _old_id(repository: Repository) -> str | None:
@@ -103,6 +116,11 @@ def _with_problems(request: SaveRequest, problems: Sequence[settings.Problem]) -
 
 def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
     """`save` for a caller that has locked the workspace already."""
+    if git_dir_of(repository.toplevel) is None:
+        # Git would go on to a repository above.
+        result = _save_what_is_readable(repository, git, request._replace(known=None))
+        if result is not None:
+            return result
     try:
         for pause in (0.0, 0.05, 0.2):
             try:
@@ -124,22 +142,33 @@ def _save_what_is_readable(repository: Repository, git: Git, request: SaveReques
 
     Where git fails all the same, the context is saved alone, unless a save is pending: that one may hold files.
     """
+    from ..git.unusable import damaged_git_dir
     from ..workspace.damage import find_broken, stand_in
+    from ..workspace.live_context import read_context
     from ..workspace.ownership import stand_in_git_dir
 
-    broken = find_broken(repository)
-    if broken is None:
-        return None
+    git_dir = repository.git_dir
+    branch = read_context(git_dir)[0].branch_name
+    damage = damaged_git_dir(repository.toplevel, git_dir, repository.common_dir, branch)
     try:
-        return _attempt(stand_in(repository, broken), git, request._replace(broken=broken), insist=True)
-    except GitError as error:
-        marker = own_marker(repository)
-        if error.status < 0 or request.kind != "save" or marker in refs.read_refs(repository, [marker]):
-            raise
-        broken = broken._replace(why=f"{broken.why}; no file could be read: {error.message}", worktree=True)
-        return _attempt(repository, git, request._replace(broken=broken), insist=True)
+        broken = find_broken(stand_in(repository, None, damage), damage)
+        if broken is None:
+            return None
+        try:
+            return _attempt_through(stand_in(repository, broken, damage), git, request._replace(broken=broken))
+        except GitError as error:
+            marker = own_marker(repository)
+            if error.status < 0 or request.kind != "save" or marker in refs.read_refs(repository, [marker]):
+                raise
+            broken = broken._replace(why=f"{broken.why}; no file could be read: {error.message}", worktree=True)
+            return _attempt_through(stand_in(repository, None, damage), git, request._replace(broken=broken))
     finally:
         files.remove_tree(stand_in_git_dir(repository))
+
+
+def _attempt_through(usable: Repository, git: Git, request: SaveRequest) -> SaveResult:
+    """An attempt by way of a git dir that stands in, where there is one."""
+    return _attempt(usable, git._replace(options=usable.git.options), request, insist=True)
 
 
 def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: bool = False) -> SaveResult:

@@ -16,7 +16,7 @@ from ..objects.tree import GITLINK, is_safe_path
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.files import ListedNames, folded
-from ..workspace.ownership import stand_in_git_dir
+from ..workspace.ownership import checkout_staging
 from .read import has_content, read_file
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def store_outside_sparse(builder: SnapshotBuilder) -> None:
     repository, snapshot = builder.repository, builder.snapshot
     if snapshot.head is None or snapshot.stages or not os.path.lexists(builder.index_path):
         return
-    empty = stand_in_git_dir(repository)
+    empty = checkout_staging(repository)
     index = os.path.join(empty, b"index")
     place = Git(empty, (*repository.git.options, f"--git-dir={os.fsdecode(repository.git_dir)}", "--work-tree=."))
     files.make_directory(empty, top=repository.git_dir, durable=False)

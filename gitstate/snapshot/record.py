@@ -6,6 +6,7 @@ import os
 import stat
 
 from ..format.manifest import LeftOut
+from ..git.repository import has_conversions
 from ..objects.tree import GITLINK, Leaf
 from ..system.stdlib import TYPE_CHECKING, Record, bisect_left
 
@@ -195,6 +196,8 @@ class Snapshot:
         self.unconverted: list[bytes] = []
         #: Tracked paths that are hidden from git (skip-worktree, assume-unchanged) and missing on the disk.
         self.absent: list[bytes] = []
+        #: Directories of a sparse index: git knows none of their files, and none is on the disk.
+        self.sparse_directories: list[bytes] = []
         #: Directories that are repositories of their own. Empty where there are none.
         self.nested: list[bytes] = []
         #: Those of `nested` that are submodules of the index. Empty where there are none.
@@ -261,6 +264,8 @@ class SnapshotBuilder:
         self.tracked = TrackedPaths(frozenset(), [], False)
         #: Mode of the index entry, by path, as far as git reported or was asked for it.
         self.index_modes: dict[bytes, int] = {}
+        #: Plain files stand where the index has a submodule.
+        self.in_submodules = False
         self.snapshot = Snapshot()
         #: Files of which this snapshot lacks bytes, and directories that were not looked into.
         self.unread: list[bytes] = []
@@ -301,16 +306,7 @@ class SnapshotBuilder:
 
     def may_convert(self) -> bool:
         """Whether attributes or settings could convert any file: then git is asked."""
-        repository = self.repository
-        if self.tracked.attributes or repository.setting("core.attributesfile") or repository.autocrlf:
-            return True
-        config_home = os.environb.get(b"XDG_CONFIG_HOME") or os.path.expanduser(b"~/.config")
-        attributes = (
-            os.path.join(repository.common_dir, b"info", b"attributes"),
-            os.path.join(config_home, b"git", b"attributes"),
-            b"/etc/gitattributes",
-        )
-        return any(os.path.exists(path) for path in attributes)
+        return self.tracked.attributes or has_conversions(self.repository)
 
     def is_reached(self, directory: bytes) -> bool:
         """Whether every part of a directory's path is a directory: what is behind a symlink is not in the worktree."""

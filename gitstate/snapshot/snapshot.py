@@ -172,13 +172,17 @@ def _store_staged_only(builder: SnapshotBuilder, paths: list[bytes]) -> None:
 
 
 def _sort_replaced(builder: SnapshotBuilder, path: bytes, untracked: list[bytes]) -> None:
-    """A directory in place of a tracked file is untracked; one in place of a submodule is skipped."""
-    if builder.index_modes.get(path, GITLINK) != GITLINK:
-        untracked.append(path + b"/")
-        return
-    full = os.path.join(builder.top, path)
-    if not is_nested(builder.repository, full, linked=True) and os.listdir(full):
-        builder.skip(path, "a directory replaced a submodule here; git does not look inside it", lost=True)
+    """A directory in place of a tracked file is untracked; and so is one of plain files in place of a submodule.
+
+    Git looks for no file in that one, and does not miss the submodule.
+    """
+    if builder.index_modes.get(path, GITLINK) == GITLINK:
+        full = os.path.join(builder.top, path)
+        if is_nested(builder.repository, full, linked=True) or not os.listdir(full):
+            return
+        builder.snapshot.worktree[path] = None
+        builder.in_submodules = True
+    untracked.append(path + b"/")
 
 
 def _store_unreported(

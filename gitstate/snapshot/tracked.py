@@ -28,6 +28,8 @@ def read_listing(builder: SnapshotBuilder, listing: Child | Listing) -> list[tup
     paths, hidden = listing
     attributes = b".gitattributes\0" in b"\0".join((*paths, b""))
     builder.tracked = TrackedPaths(set(paths), paths, attributes)
+    if builder.repository.is_true("index.sparse"):
+        builder.snapshot.sparse_directories = [path[:-1] for path in paths if path.endswith(b"/")]
     return hidden
 
 
@@ -64,6 +66,8 @@ def read_status(builder: SnapshotBuilder, status: Child) -> tuple[list[bytes], l
                     leaf = Leaf(int(words[2 + stage], 8), words[6 + stage].decode("ascii"))
                     snapshot.stages.setdefault(stage, {})[path] = leaf
             changed.append(path)
+            if words[2][:1] == b"S":
+                _note_submodule(builder, path, words[2], is_staged=True)
         elif line.startswith(b"# branch.oid ") and line[13:] != b"(initial)":
             snapshot.head = line[13:].decode("ascii")
     snapshot.head_ref = read_head(builder.repository.git_dir)
@@ -110,11 +114,12 @@ def _hurried_output(builder: SnapshotBuilder) -> bytes:
 
 
 def _note_submodule(builder: SnapshotBuilder, path: bytes, sub: bytes, *, is_staged: bool) -> None:
-    """Note a submodule as nested where it has changes (M, U), or is newly staged and has its git dir inside."""
+    """Note a submodule as nested where it has changes (M, U), or its commit is not that of HEAD (C, or staged)."""
     full = os.path.join(builder.top, path)
-    is_new = is_staged and os.path.isdir(os.path.join(full, b".git"))
-    has_work = b"M" in sub or b"U" in sub or is_new
-    if builder.repository.runs_filters and has_work and is_nested(builder.repository, full, linked=True):
+    has_work = any(letter in sub for letter in (b"C", b"M", b"U"))
+    if not builder.repository.runs_filters or not (has_work or is_staged):
+        return
+    if is_nested(builder.repository, full, linked=has_work):
         _add_submodule(builder, path)
 
 

@@ -132,7 +132,9 @@ def without_ignored(
     query: Child | None = None
     try:
         if level:
-            query = start_check_ignore(builder.repository, builder.env)
+            # Git answers nothing on a file in the place of a submodule that the index has.
+            no_index = {"GIT_INDEX_FILE": os.fsdecode(os.path.join(builder.repository.own, b"no-index"))}
+            query = start_check_ignore(builder.repository, no_index if builder.in_submodules else builder.env)
         meanwhile()
         while query is not None and level:
             inside: list[list[bytes]] = []

@@ -144,11 +144,14 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def write_atomic(path: bytes, data: bytes, *, staging: bytes, mode: int = 0o600, durable: bool = True) -> None:
+def write_atomic(
+    path: bytes, data: bytes, *, staging: bytes, mode: int = 0o600, durable: bool = True, syncs_name: bool = True
+) -> None:
     """Replace the file at `path` as a whole or not at all. A symlink at `path` is replaced, not followed.
 
     The new file is written in the directory `staging`, which is cleared after a kill, and renamed from there; where
     that is another file system, it is written beside `path`. Raises OSError; then the old file is unchanged.
+    Without `syncs_name` the caller syncs the directory of `path`, until when the old file may come back.
     A device, FIFO or socket at `path` is never replaced: FileExistsError.
     """
     _refuse_special_file(path)
@@ -159,7 +162,7 @@ def write_atomic(path: bytes, data: bytes, *, staging: bytes, mode: int = 0o600,
         if error.errno != errno.EXDEV:
             raise
         write_and_rename(temporary_name(path), path, data, mode=mode, durable=durable)
-    if durable:
+    if durable and syncs_name:
         fsync_path(os.path.dirname(path))
 
 

@@ -6,7 +6,7 @@ from ..errors import BadJson
 from .stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any as Json
 else:
     Json = object
@@ -28,7 +28,41 @@ def dumps(value: Mapping[str, Json]) -> bytes:
     return b"".join([part.encode("utf-8", "replace") for part in parts])
 
 
-def _write(value: Json, margin: str, out: list[str]) -> None:
+class Stream:
+    """A list for `write`, whose items are made while it is written."""
+
+    def __init__(self, items: Iterable[Json]) -> None:
+        self.items = items
+
+
+def write(value: Mapping[str, Json], put: Callable[[str], object]) -> None:
+    """As `dumps`, in portions that `put` gets, so that neither they nor the items of a `Stream` are held together."""
+    out = _Portions(put)
+    _write(value, "\n", out)
+    out.append("\n")
+    out.flush()
+
+
+class _Portions:
+    """Parts of a text, of which thousands go to `put` as one."""
+
+    _AT_ONCE = 4096
+
+    def __init__(self, put: Callable[[str], object]) -> None:
+        self._put = put
+        self._parts: list[str] = []
+
+    def append(self, part: str) -> None:
+        self._parts.append(part)
+        if len(self._parts) >= self._AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        self._put("".join(self._parts).encode("utf-8", "replace").decode("utf-8"))
+        self._parts.clear()
+
+
+def _write(value: Json, margin: str, out: list[str] | _Portions) -> None:
     if isinstance(value, str):
         out.append(f'"{value.translate(_ESCAPES)}"')
     elif value is None or value is True or value is False:
@@ -47,14 +81,14 @@ def _write(value: Json, margin: str, out: list[str]) -> None:
             _write(item, inner, out)
             before = "," + inner
         out.append(margin + "}")
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | Stream):
         inner = margin + " "
         before = "[" + inner
-        for item in value:
+        for item in value.items if isinstance(value, Stream) else value:
             out.append(before)
             _write(item, inner, out)
             before = "," + inner
-        out.append(margin + "]")
+        out.append("[]" if before[0] == "[" else margin + "]")
     else:
         import json
 

@@ -97,14 +97,21 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | Non
     Where a line is wider than `width` columns, the widest cells are cut, but not those of the first column; None cuts
     nothing.
     """
+    return ["  ".join(row).rstrip() for row in aligned(header, rows, width)[0]]
+
+
+def aligned(
+    header: Sequence[str], rows: Sequence[Sequence[str]], width: int | None
+) -> tuple[list[list[str]], list[int]]:
+    """The cells of `table`, padded to the widths of their columns, and these widths. Two blanks part the columns."""
     cells = [header, *rows]
-    widths = [max(_columns(row[number]) for row in cells) for number in range(len(header))]
+    widths = [max(columns(row[number]) for row in cells) for number in range(len(header))]
     while width is not None and sum(widths) + 2 * len(widths) - 2 > width:
         widest = max(range(1, len(widths)), key=lambda number: widths[number])
         if widths[widest] <= _LEAST:
             break
         widths[widest] -= 1
-    return ["  ".join(_fitted(cell, size) for cell, size in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [[_fitted(cell, size) for cell, size in zip(row, widths, strict=True)] for row in cells], widths
 
 
 def terminal_width(stream: TextIO | None) -> int | None:
@@ -125,21 +132,39 @@ def has_colours(stream: TextIO | None) -> bool:
 
 def _fitted(cell: str, size: int) -> str:
     """A cell padded to `size` columns. A wider one loses its middle, because paths differ at their ends."""
-    if _columns(cell) > size:
+    width = columns(cell)
+    if width > size:
         tail = (size - 1) * 2 // 3
-        first, last = cell, cell
-        while _columns(first) > size - 1 - tail:
-            first = first[:-1]
-        while _columns(last) > tail:
-            last = last[1:]
-        cell = f"{first}…{last}"
-    return cell + " " * (size - _columns(cell))
+        last = clipped(cell[::-1], tail)[::-1]
+        cell = f"{clipped(cell, size - 1 - tail)}…{last}"
+        width = columns(cell)
+    return cell + " " * (size - width)
 
 
-def _columns(text: str) -> int:
+def clipped(text: str, width: int) -> str:
+    """The beginning of a text that takes at most `width` columns."""
+    if text.isascii():
+        return text[: max(0, width)]
+    for number, c in enumerate(text):
+        width -= columns(c)
+        if width < 0:
+            return text[:number]
+    return text
+
+
+def columns(text: str) -> int:
     """How many columns of a terminal a text takes."""
     if text.isascii():
         return len(text)
     import unicodedata
 
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    return sum(
+        0
+        if unicodedata.category(c) in ("Mn", "Me")
+        # Vowels and final consonants of Hangul, which join the syllable before them.
+        or "\u1160" <= c <= "\u11ff"
+        else 2
+        if unicodedata.east_asian_width(c) in "WF"
+        else 1
+        for c in text
+    )

@@ -1,54 +1,32 @@
-"""What a power cut does to a repository's files, and how they are repaired.
+"""What git can't read of a repository, and how a save is taken of it all the same.
 
 By default git syncs packs only, and renames other files into place before their bytes are on the disk: after a power
-cut such a file may be empty, or hold zeros. To replace it loses nothing, and `repair_damage` replaces nothing else.
+cut such a file may be empty, or hold zeros.
 """
 
 from __future__ import annotations
 
 import os
 
-from ..errors import GitError, GitstateError
-from ..format import names
-from ..format.archive import read_save
-from ..format.context import Context
-from ..format.saves import pending_in_files
+from ..errors import GitError
 from ..git import refs
 from ..git.command import Git, Oid, is_oid
 from ..git.entries import list_tree_paths
+from ..git.gitdir import NO_HEAD, last_value, read_head_file, tail
 from ..git.index import is_cut_index
-from ..git.repository import Repository, read_head, read_head_file
-from ..objects.reader import ObjectReader
+from ..git.repository import Repository, as_permitted, read_head
+from ..git.unusable import Damage, DamagedGitDir, damaged_git_dir, is_well_formed, looks_like_git_dir
 from ..system import files
-from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
+from ..system.stdlib import TYPE_CHECKING, Record, quote
 from .live_context import read_context
 from .ownership import stand_in_git_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-_SMALL = 65_536
 _LOG = 16 << 20
-
-
-class Damage(Record):
-    """One blank file."""
-
-    path: bytes
-    """Absolute."""
-    what: str
-    """What is damaged, for people."""
-    command: str
-    """The command that helps."""
-    content: bytes | None = None
-    """What the file should contain; None where that is unknown."""
-    disposable: bool = False
-    """Whether removing the file is the repair."""
-
-    @property
-    def repairable(self) -> bool:
-        """Whether `repair_damage` can do something."""
-        return self.content is not None or self.disposable
+#: What HEAD of a git dir that stands in holds, where the commit of HEAD can't be read: an unborn branch.
+_UNBORN = b"ref: refs/heads/gitstate-stand-in"
 
 
 class Broken(Record):
@@ -64,25 +42,38 @@ class Broken(Record):
     """The index: one that is made from HEAD takes its place."""
     worktree: bool = False
     """All of it: only the context is saved."""
+    branch: str | None = None
+    """The full name of the branch that HEAD is on, as far as is known; None where HEAD is detached."""
+    torn: Oid | None = None
+    """The last commit of that branch by its reflog, where its ref is lost; None where the ref can be read."""
 
 
-def find_broken(repository: Repository) -> Broken | None:
-    """What git can't read of index and HEAD; None where it can read both."""
-    git, what = repository.git, []
-    has_index = not is_cut_index(os.path.join(repository.git_dir, b"index"), repository.object_format)
+def find_broken(repository: Repository, damage: DamagedGitDir | None = None) -> Broken | None:
+    """What git can't read of index and HEAD; None where it can read both.
+
+    With `damage`, `repository` is used by way of a git dir that stands in.
+    """
+    git, what = repository.git, [] if damage is None else [damage.why]
+    index = os.path.join(repository.git_dir, b"index")
+    has_index = not is_cut_index(index, repository.object_format)
     try:
-        git.run("ls-files", "-z", "--", "no such file")
+        git.run("ls-files", "-z", "--", "no such file", env={"GIT_INDEX_FILE": os.fsdecode(index)})
     except GitError as error:
         if error.status < 0:
             raise
         has_index = False
     if not has_index:
         what.append("the index is unreadable, and with it what was staged")
-    named, head, torn = _named_commit(repository)
-    has_head = not named or (head is not None and not torn and is_whole(git, head))
+    branch, is_named, head, is_torn = _named_commit(repository, damage)
+    has_head = not is_named or (head is not None and is_whole(git, head))
     if not has_head:
         what.append(f"the commit of HEAD{f' ({head[:12]})' if head else ''} is unreadable")
-    return Broken("; ".join(what), None if has_head else head, has_head, not has_index) if what else None
+    elif is_torn and head is not None:
+        what.append(f"the commit of HEAD is unreadable in {branch}; by its reflog it was {head[:12]}")
+    if not what:
+        return None
+    torn = head if is_torn and has_head else None
+    return Broken("; ".join(what), None if has_head else head, has_head, not has_index, branch=branch, torn=torn)
 
 
 def is_whole(git: Git, commit: Oid) -> bool:
@@ -96,17 +87,121 @@ def is_whole(git: Git, commit: Oid) -> bool:
         return False
 
 
-def stand_in(repository: Repository, broken: Broken) -> Repository:
-    """The repository as git can read it: where HEAD can't be read, on an unborn branch, by a git dir of our own."""
-    if broken.has_head:
+def stand_in(repository: Repository, broken: Broken | None, damage: DamagedGitDir | None) -> Repository:
+    """The repository as git can read it, where it has to be by a git dir of our own.
+
+    Where the commit of HEAD can't be read, that is on an unborn branch.
+    """
+    if broken is not None and not broken.has_head:
+        head = _UNBORN
+    elif broken is not None and broken.torn is not None:
+        head = broken.torn.encode("ascii")
+    elif damage is not None:
+        head = damage.head or _UNBORN
+    else:
         return repository
-    directory = stand_in_git_dir(repository)
+    return make_stand_in(stand_in_git_dir(repository), repository, damage, head)
+
+
+def open_damaged(path: bytes) -> Repository | None:
+    """The repository in whose worktree `path` is, where git does not open it because its files are damaged.
+
+    Git can be run in it by a git dir that stands in (`make_stand_in`). None where it is not that. Raises NeedsPerson
+    as `open_repository` does.
+    """
+    top = os.path.realpath(path)
+    while not os.path.lexists(os.path.join(top, b".git")):
+        above = os.path.dirname(top)
+        if above == top:
+            return None
+        top = above
+    git_dir = _git_dir_below(top)
+    if git_dir is None:
+        return None
+    common_dir = common_dir_of(git_dir)
+    if not looks_like_git_dir(common_dir):
+        return None
+    damage = damaged_git_dir(top, git_dir, common_dir)
+    if damage is None:
+        return None
+    git = Git(top)
+    listed = Git(b"/").run("config", "--list", "-z", ok_codes=range(256))
+    listed += git.run("config", "--file", "-", "--list", "-z", input=damage.config, ok_codes=range(256))
+    config: dict[str, list[str]] = {}
+    for item in listed.split(b"\0")[:-1]:
+        name, line_end, value = item.partition(b"\n")
+        config.setdefault(os.fsdecode(name), []).append(os.fsdecode(value) if line_end else "true")
+    object_format = config.get("extensions.objectformat", ["sha1"])[-1]
+    return as_permitted(Repository(top, git_dir, common_dir, object_format, config, git))
+
+
+def _git_dir_below(top: bytes) -> bytes | None:
+    """The git dir to which `.git` leads, or led where it is a file that is blank now; None where that is unknown."""
+    path = os.path.join(top, b".git")
+    if os.path.isfile(path):
+        data = files.read_limited(path, 65_536) or b""
+        if data[:8] != b"gitdir: ":
+            return _git_dir_that_leads_to(path) if is_blank(path) else None
+        path = os.path.join(top, data[8:].rstrip(b"\r\n"))
+    return os.path.realpath(path) if os.path.isdir(path) else None
+
+
+def _git_dir_that_leads_to(link: bytes) -> bytes | None:
+    """The git dir of the linked worktree with this `.git`, of a repository above it or one that is registered."""
+    from .registry import registered
+
+    above = [link]
+    while above[-1] != b"/":
+        above.append(os.path.dirname(above[-1]))
+    for top in (*above[2:], *registered()):
+        worktrees = os.path.join(common_dir_of(_git_dir_below(top) or top), b"worktrees")
+        for name in os.listdir(worktrees) if os.path.isdir(worktrees) else ():
+            data = files.read_limited(os.path.join(worktrees, name, b"gitdir"), 65_536) or b""
+            if os.path.realpath(os.path.join(worktrees, name, data.rstrip(b"\r\n"))) == link:
+                return os.path.realpath(os.path.join(worktrees, name))
+    return None
+
+
+def common_dir_of(git_dir: bytes) -> bytes:
+    """What a worktree shares with the others. Where `commondir` is blank, the place of the git dir tells."""
+    data = files.read_limited(os.path.join(git_dir, b"commondir"), 65_536)
+    if data is not None and data.strip(b"\0\r\n "):
+        return os.path.realpath(os.path.join(git_dir, data.rstrip(b"\r\n")))
+    worktrees = os.path.dirname(git_dir)
+    return os.path.dirname(worktrees) if os.path.basename(worktrees) == b"worktrees" else git_dir
+
+
+def make_stand_in(directory: bytes, repository: Repository, damage: DamagedGitDir | None, head: bytes) -> Repository:
+    """The repository, used by way of a git dir made at `directory`, which holds `head` and all that git can read.
+
+    The directory is that of `git-new-workdir`: links to what is whole. What is missing of `refs` and `objects` is made.
+    """
+    common, git_dir = repository.common_dir, repository.git_dir
     files.remove_tree(directory)
-    files.make_directory(os.path.join(directory, b"info"), top=repository.git_dir, durable=False)
-    for name, content in ((b"HEAD", b"ref: refs/heads/gitstate-stand-in\n"), (b"commondir", repository.common_dir)):
+    files.make_directory(os.path.join(directory, b"info"), top=git_dir, durable=False)
+    contents = {b"HEAD": head + b"\n"}
+    if damage is None or damage.shared_is_whole:
+        contents[b"commondir"] = common
+    else:
+        contents[b"config"], contents[b"packed-refs"] = damage.config, damage.packed_refs
+        for name in (b"refs", b"objects"):
+            files.make_directory(os.path.join(common, name), top=common)
+        for name in (b"refs", b"objects", b"logs", b"modules", b"lfs", b"annex", b"git-crypt"):
+            if os.path.isdir(os.path.join(common, name)):
+                os.symlink(os.path.join(common, name), os.path.join(directory, name))
+        for name in (b"info/exclude", b"info/attributes"):
+            os.symlink(os.path.join(common, name), os.path.join(directory, name))
+        packed, shallow = os.path.join(common, b"packed-refs"), os.path.join(common, b"shallow")
+        if not any(item.path == packed for item in damage.files):
+            # A deletion has to rewrite the real one.
+            del contents[b"packed-refs"]
+            os.symlink(packed, os.path.join(directory, b"packed-refs"))
+        if os.path.isfile(shallow) and not any(item.path == shallow for item in damage.files):
+            os.symlink(shallow, os.path.join(directory, b"shallow"))
+    for name, content in contents.items():
         files.write_new_file(os.path.join(directory, name), (content,), mode=0o600, durable=False)
     for name in (b"config.worktree", b"info/sparse-checkout"):
-        os.symlink(os.path.join(repository.git_dir, name), os.path.join(directory, name))
+        os.symlink(os.path.join(git_dir, name), os.path.join(directory, name))
     where = (f"--git-dir={os.fsdecode(directory)}", f"--work-tree={os.fsdecode(repository.toplevel)}")
     return repository._replace(git=repository.git._replace(options=(*repository.git.options, *where)))
 
@@ -114,41 +209,75 @@ def stand_in(repository: Repository, broken: Broken) -> Repository:
 def make_index(repository: Repository, broken: Broken, path: bytes) -> None:
     """Make an index at `path` in place of one that can't be read: that of HEAD's commit, or an empty one."""
     files.remove(path)
-    tree = "HEAD" if broken.has_head and _named_commit(repository).is_named else "--empty"
-    repository.git.run("read-tree", tree, env={"GIT_INDEX_FILE": os.fsdecode(path)})
+    git = repository.git
+    tree = "HEAD" if broken.has_head and git.run("rev-parse", "-q", "--verify", "HEAD", ok_codes=(0, 1)) else "--empty"
+    git.run("read-tree", tree, env={"GIT_INDEX_FILE": os.fsdecode(path)})
 
 
-def find_unreadable(repository: Repository, broken: Broken | None = None) -> Iterator[Damage]:
-    """What `find_broken` found, each with the command that mends it."""
-    broken = broken or find_broken(repository)
+def find_unreadable(repository: Repository) -> Iterator[Damage]:
+    """What git can't read of a git dir, HEAD and index, each with the command that mends it."""
+    where, git_dir = quoted(repository.toplevel), repository.git_dir
+    damage = damaged_git_dir(repository.toplevel, git_dir, repository.common_dir, read_context(git_dir)[0].branch_name)
+    if damage is not None:
+        # Git looks no further.
+        yield from damage.files
+        return
+    broken = find_broken(repository)
     if broken is None:
         return
-    where, git_dir = _quoted(repository.toplevel), repository.git_dir
-    if not broken.has_head:
-        ref, oid = read_head(git_dir), broken.head
-        path = os.path.join(repository.common_dir, os.fsencode(ref)) if ref else os.path.join(git_dir, b"HEAD")
-        words = (key.split(".") for key in repository.config if key.startswith("remote."))
-        remote = next((parts[1] for parts in words if len(parts) == 3 and parts[1] and parts[2] == "url"), None)
-        blank = " ".join(_quoted(item.path) for item in _objects(where, repository.common_dir))
-        clear = f"rm -f {blank} && " if blank else ""
-        ways = [f"{clear}git -C {where} fetch --refetch {quote(remote)}"] if remote is not None else []
-        good = _last_whole(repository, ref)
-        if good is not None:
-            ways.append(f"git -C {where} update-ref {_quoted(os.fsencode(ref or 'HEAD'))} {good}")
-        if ref is not None and is_blank(path):
-            ways = [f"rm {_quoted(path)} && {way}" for way in ways if "update-ref" in way]
-        what = f"the commit of HEAD is unreadable: {oid[:12] if oid else 'its name is lost'}"
-        yield Damage(path, what, ", or without it: ".join(ways) or f"git -C {where} fsck")
+    if not broken.has_head or broken.torn:
+        yield _unreadable_head(repository, broken, where)
     if broken.no_index:
         index = os.path.join(git_dir, b"index")
         what = "the index is unreadable: what was staged is only in a save"
-        yield Damage(index, what, f"rm {_quoted(index)} && git -C {where} reset")
+        yield Damage(index, what, f"rm {quoted(index)} && git -C {where} reset")
+
+
+def _unreadable_head(repository: Repository, broken: Broken, where: str) -> Damage:
+    ref, oid = broken.branch, broken.torn or broken.head
+    path = os.path.join(repository.common_dir, os.fsencode(ref)) if ref else os.path.join(repository.git_dir, b"HEAD")
+    words = (key.split(".") for key in repository.config if key.startswith("remote."))
+    remote = next((parts[1] for parts in words if len(parts) == 3 and parts[1] and parts[2] == "url"), None)
+    blank = " ".join(quoted(item.path) for item in blank_objects(where, repository.common_dir))
+    clear = f"rm -f {blank} && " if blank else ""
+    ways = []
+    if remote is not None and not broken.torn:
+        stale = _stale_tracking_refs(repository, remote, broken.head)
+        clear += "".join(f"git -C {where} update-ref -d {quote(name)} && " for name in stale)
+        ways = [f"{clear}git -C {where} fetch --refetch {quote(remote)}"]
+    good = _last_whole(repository, ref)
+    if good is not None:
+        ways.append(f"git -C {where} update-ref {quoted(os.fsencode(ref or 'HEAD'))} {good}")
+    if ref is not None and is_blank(path):
+        ways = [f"rm {quoted(path)} && {way}" for way in ways if "update-ref" in way]
+    missing = _missing_alternates(repository.common_dir)
+    if missing is not None:
+        alternates = os.path.join(repository.objects, b"info", b"alternates")
+        ways.insert(0, f"bring back {quoted(missing)}, which {quoted(alternates)} names")
+    what = f"the commit of HEAD is unreadable: {oid[:12] if oid else 'its name is lost'}"
+    return Damage(path, what, ", or without it: ".join(ways) or f"git -C {where} fsck")
+
+
+def _stale_tracking_refs(repository: Repository, remote: str, head: Oid | None) -> list[str]:
+    """The refs of a remote's branches whose commit is HEAD's, or is missing: with them git fetches no such commit."""
+    found = refs.list_refs(repository.git, f"refs/remotes/{remote}")
+    asked = "".join(f"{oid}\n" for oid in found.values()).encode("ascii")
+    answers = repository.git.run("cat-file", "--batch-check", input=asked).split(b"\n")
+    return [ref for (ref, oid), said in zip(found.items(), answers, strict=False) if oid == head or b" missing" in said]
+
+
+def _missing_alternates(common_dir: bytes) -> bytes | None:
+    """The first object directory that `info/alternates` names and that does not exist."""
+    objects = os.path.join(common_dir, b"objects")
+    data = files.read_limited(os.path.join(objects, b"info", b"alternates"), 65_536) or b""
+    named = [os.path.join(objects, line) for line in data.split(b"\n") if line.strip(b"\0") and line[:1] != b"#"]
+    return next((path for path in named if not os.path.isdir(path.rstrip(b"\0"))), None)
 
 
 def _last_whole(repository: Repository, ref: str | None) -> Oid | None:
     """The last commit of the reflog of HEAD's branch that git can read with all its trees."""
     for log in (repository.common_dir + b"/logs/" + os.fsencode(ref or "HEAD"), repository.git_dir + b"/logs/HEAD"):
-        for line in reversed(_tail(log).split(b"\n")):
+        for line in reversed(tail(log).split(b"\n")):
             for word in reversed(line.split(b" ", 2)[:2]):
                 oid = word.decode("latin-1")
                 if is_oid(oid) and oid.strip("0") and is_whole(repository.git, oid):
@@ -156,60 +285,39 @@ def _last_whole(repository: Repository, ref: str | None) -> Oid | None:
     return None
 
 
-class _Named(Record):
-    """What HEAD names, by the files alone."""
+def _named_commit(repository: Repository, damage: DamagedGitDir | None) -> tuple[str | None, bool, Oid | None, bool]:
+    """What HEAD names, by the files alone: its branch; whether it names a commit, as no unborn branch does; which.
 
-    is_named: bool
-    """Whether HEAD names a commit: the branch is not unborn."""
-    commit: Oid | None
-    """Which commit: of a torn branch the last one of its reflog, None where that is gone too."""
-    is_torn: bool = False
-    """Whether the branch is a file without an object id, as after a power cut."""
-
-
-def _named_commit(repository: Repository) -> _Named:
+    The last is whether the ref of the branch is lost, as after a power cut: then the commit is the last one of its
+    reflog, None where that is gone too.
+    """
     git_dir, common_dir = repository.git_dir, repository.common_dir
-    head = read_head_file(git_dir).strip()
-    if is_oid(head.decode("latin-1")):
-        return _Named(True, head.decode("latin-1"))
-    ref = read_head(git_dir)
+    head = read_head_file(git_dir).strip() if damage is None else damage.head
+    if head is None:
+        return None, True, None, False
+    if not head.startswith(b"ref:"):
+        return None, True, head.decode("ascii"), False
+    ref = read_head(git_dir) if head.startswith(NO_HEAD) else os.fsdecode(head[4:].strip())
     value = None if ref is None else refs.read_refs(repository, [ref]).get(ref)
     if ref is None or value is not None:
-        return _Named(value is not None, value)
-    if not refs.refs_are_files(repository) or not os.path.isfile(os.path.join(common_dir, os.fsencode(ref))):
-        return _Named(False, None)
-    return _Named(True, _last_value(os.path.join(common_dir, b"logs", os.fsencode(ref))), True)
+        return ref, value is not None, value, False
+    last = _last_value(common_dir, ref)
+    if not refs.refs_are_files(repository) or not (last or os.path.isfile(os.path.join(common_dir, os.fsencode(ref)))):
+        return ref, False, None, False
+    return ref, True, last, True
 
 
-def find_damage(workspace: bytes, git_dir: bytes, common_dir: bytes) -> list[Damage]:
-    """The blank files of a workspace and its repository. Git is asked only whether an object exists."""
-    context, _ = read_context(git_dir)
-    where = _quoted(workspace)
-    found = [*_head(git_dir, common_dir, context)]
-    if not found:
-        found += _branch(where, git_dir, common_dir)
-    found += _index(where, git_dir)
-    found += _markers(where, common_dir, has_head=not any(item.path.endswith(b"/HEAD") for item in found))
-    found += _objects(where, common_dir)
-    config = os.path.join(common_dir, b"config")
-    if is_blank(config):
-        found.append(Damage(config, "the repository's config is empty", f"git -C {where} init"))
-    return found
+def _last_value(common_dir: bytes, ref: str) -> Oid | None:
+    """The last value of a branch by its reflog, which git removes with the branch."""
+    return last_value(os.path.join(common_dir, b"logs", os.fsencode(ref)))
 
 
-def repair_damage(damage: Damage) -> bool:
-    """Write the known content, or remove the file. False where it is blank no longer, or nothing is known.
-
-    Raises OSError.
-    """
-    if not damage.repairable or not is_blank(damage.path):
-        return False
-    if damage.content is None:
-        files.remove(damage.path)
-    else:
-        directory = os.path.dirname(damage.path)
-        files.write_atomic(damage.path, damage.content, staging=directory, mode=0o644)
-    return True
+def has_lost_head(repository: Repository, ref: str | None) -> bool:
+    """Whether a branch that git takes for unborn has a commit after all, or can't be one."""
+    if ref is None or ref in refs.read_refs(repository, [ref]) or _last_value(repository.common_dir, ref) is not None:
+        return True
+    is_file = os.path.isfile(os.path.join(repository.common_dir, os.fsencode(ref)))
+    return is_file or not is_well_formed(os.fsencode(ref))
 
 
 def is_blank(path: bytes) -> bool:
@@ -223,79 +331,7 @@ def is_blank(path: bytes) -> bool:
     return data is not None and not data.strip(b"\0")
 
 
-def _head(git_dir: bytes, common_dir: bytes, context: Context) -> Iterator[Damage]:
-    head = os.path.join(git_dir, b"HEAD")
-    if os.path.lexists(head) and not is_blank(head):
-        return
-    name = _last_checkout(git_dir) or (context.branch_name or "").encode("utf-8", "surrogateescape")
-    ref = b"refs/heads/" + name
-    known = name and b".." not in name and _has_ref(common_dir, ref)
-    text = os.fsdecode(ref)
-    path = _quoted(head)
-    if known:
-        line = b"ref: " + ref
-        yield Damage(head, f"HEAD is empty; it was on {text}", f"echo {_quoted(line)} >{path}", line + b"\n")
-    else:
-        yield Damage(head, "HEAD is empty; its branch is unknown", f"echo ref: refs/heads/BRANCH >{path}")
-
-
-def _branch(where: str, git_dir: bytes, common_dir: bytes) -> Iterator[Damage]:
-    head = b""
-    with suppress(OSError):
-        head = read_head_file(git_dir)
-    ref = head[5:].strip() if head.startswith(b"ref: refs/") else b""
-    path = os.path.join(common_dir, ref)
-    if not ref or b".." in ref or not is_blank(path):
-        return
-    name = os.fsdecode(ref)
-    for log in (os.path.join(common_dir, b"logs", ref), os.path.join(git_dir, b"logs", b"HEAD")):
-        oid = _last_value(log)
-        if oid is not None and _is_commit(common_dir, oid):
-            what = f"{name} is empty; its reflog ends at {oid[:12]}"
-            command = f"rm {_quoted(path)} && git -C {where} update-ref {_quoted(ref)} {oid}"
-            yield Damage(path, what, command, oid.encode("ascii") + b"\n")
-            return
-    yield Damage(path, f"{name} is empty, and has no reflog", f"gitstate -C {where} log")
-
-
-def _index(where: str, git_dir: bytes) -> Iterator[Damage]:
-    path = os.path.join(git_dir, b"index")
-    if is_blank(path):
-        what = "the index is empty: what was staged is only in a save"
-        yield Damage(path, what, f"gitstate -C {where} recover, or without a save: git -C {where} reset")
-
-
-def _markers(where: str, common_dir: bytes, *, has_head: bool) -> Iterator[Damage]:
-    for workspace, oid in pending_in_files(common_dir).items():
-        if oid:
-            continue
-        path = os.path.join(common_dir, os.fsencode(names.marker_ref(workspace)))
-        (held,) = refs.read_refs_below(common_dir, names.save_ref(workspace, ""))
-        newest = _newest_save(common_dir, held) if has_head else None
-        if newest is not None:
-            what = f"the marker of the pending save is empty; the newest save is {newest}"
-            command = f"gitstate -C {where} recover --save {newest}"
-            yield Damage(path, what, command, held[newest].encode("ascii") + b"\n")
-        else:
-            yield Damage(path, "the marker of the pending save is empty", f"gitstate -C {where} log --all")
-
-
-def _newest_save(common_dir: bytes, held: Mapping[str, Oid]) -> str | None:
-    """The newest save that can have been pending: no safety save, no checkpoint. None where it can't be read.
-
-    An older one never takes its place.
-    """
-    with ObjectReader(Git(common_dir)) as reader:
-        for save_id in sorted(held, key=names.age_key, reverse=True):
-            try:
-                if not held[save_id] or read_save(held[save_id], reader).manifest.kind == "save":
-                    return save_id if held[save_id] else None
-            except (GitstateError, OSError):
-                return None
-    return None
-
-
-def _objects(where: str, common_dir: bytes) -> Iterator[Damage]:
+def blank_objects(where: str, common_dir: bytes) -> Iterator[Damage]:
     """Empty loose objects. Git fails at them; where they are gone it looks into the packs."""
     objects = os.path.join(common_dir, b"objects")
     for number in range(256):
@@ -307,48 +343,10 @@ def _objects(where: str, common_dir: bytes) -> Iterator[Damage]:
         for path in blank:
             oid = os.fsdecode(b"%02x" % number + os.path.basename(path))
             if is_oid(oid):
-                command = f"rm -f {_quoted(path)} && git -C {where} fsck"
+                command = f"rm -f {quoted(path)} && git -C {where} fsck"
                 yield Damage(path, f"object {oid[:12]} is empty", command, disposable=True)
 
 
-def _last_checkout(git_dir: bytes) -> bytes | None:
-    """The branch that HEAD was on, by the last checkout in its reflog; None where that is unknown."""
-    import re
-
-    data = _tail(os.path.join(git_dir, b"logs", b"HEAD"))
-    moves = re.findall(rb"\tcheckout: moving from [^\n]* to ([^\n ]+)$", data, re.MULTILINE)
-    return moves[-1] if moves and not is_oid(moves[-1].decode("latin-1")) else None
-
-
-def _last_value(log: bytes) -> Oid | None:
-    """The last value of a reflog; None where there is none. A torn line does not count."""
-    lines = [line.split(b" ", 2) for line in _tail(log).split(b"\n")]
-    values = [words[1].decode("latin-1") for words in lines if len(words) == 3 and is_oid(words[1].decode("latin-1"))]
-    return values[-1] if values and values[-1].strip("0") else None
-
-
-def _quoted(path: bytes) -> str:
+def quoted(path: bytes) -> str:
+    """A path for a shell."""
     return quote(os.fsdecode(path))
-
-
-def _tail(path: bytes) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - (1 << 20)))
-            return file.read(1 << 20)
-    except OSError:
-        return b""
-
-
-def _has_ref(common_dir: bytes, ref: bytes) -> bool:
-    loose = files.read_limited(os.path.join(common_dir, ref), _SMALL)
-    packed = files.read_limited(os.path.join(common_dir, b"packed-refs"), 256 << 20) or b""
-    return bool(loose and loose.strip(b"\0 \n")) or (b" " + ref + b"\n") in packed
-
-
-def _is_commit(common_dir: bytes, oid: Oid) -> bool:
-    """Whether git can read this commit."""
-    try:
-        return Git(common_dir).run("cat-file", "-t", oid).strip() == b"commit"
-    except (GitError, OSError):
-        return False

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHUNK = 1 << 20
+#: Of a path with more parts no directory is held open: a process may have 1,024 descriptors.
+_MOST_HELD = 64
 
 
 class FileState(Record):
@@ -50,8 +52,21 @@ class Worktree:
         self._count = 0
         #: Directories, relative to the top, in which entries were created or removed since the last `sync`.
         self._changed: set[bytes] = set()
+        #: In `held_open` the open directories from the top to the last parent that was looked at, with their names.
+        self._held: list[tuple[bytes, int]] | None = None
 
     # -- inspect
+
+    @contextmanager
+    def held_open(self) -> Iterator[None]:
+        """In the block, which only inspects, a directory is opened once for all paths in it that follow each other."""
+        self._held = [(b"", os.open(self.top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))]
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            for _, fd in held:
+                os.close(fd)
 
     def look(self, path: bytes) -> FileState:
         """What is at `path`; missing too where a parent is not a directory. Raises OSError where it is unreadable."""
@@ -142,18 +157,20 @@ class Worktree:
         write_new_file(temporary, content, mode=permissions, durable=durable)
         return temporary
 
-    def place(self, temporary: bytes, path: bytes, expected: FileState) -> None:
+    def place(self, temporary: bytes, path: bytes, expected: FileState) -> os.stat_result:
         """Move what `stage` wrote to `path`, whose parent directories are made; it is gone where that fails.
 
-        Raises as `write_file` does.
+        Returns the `lstat` of the file in its place. Raises as `write_file` does.
         """
         try:
             with self._parent(path, create=True) as (parent, name):
                 self._move_temporary(temporary, parent, name, path, expected)
+                info = os.lstat(name, dir_fd=parent)
         except BaseException:
             self.discard(temporary)
             raise
         self._note_change(path)
+        return info
 
     @staticmethod
     def discard(temporary: bytes) -> None:
@@ -161,13 +178,15 @@ class Worktree:
         with suppress(OSError):
             os.unlink(temporary)
 
-    def write_link(self, path: bytes, target: bytes, expected: FileState) -> None:
-        """Create a symlink at `path`; raises as `write_file` does."""
+    def write_link(self, path: bytes, target: bytes, expected: FileState) -> os.stat_result:
+        """Create a symlink at `path`, and return its `lstat`; raises as `write_file` does."""
         with self._parent(path, create=True) as (parent, name):
             temporary = self._temporary_path()
             os.symlink(target, temporary)
             self._move_temporary(temporary, parent, name, path, expected)
+            info = os.lstat(name, dir_fd=parent)
         self._note_change(path)
+        return info
 
     def take_in(self, source: bytes, path: bytes, expected: FileState = MISSING) -> None:
         """Move the file or symlink `source` (an absolute path) to `path`; raises as `write_file` does."""
@@ -271,21 +290,38 @@ class Worktree:
         if not is_safe_path(path):
             raise PermissionError(errno.EPERM, "git refuses this path", os.fsdecode(path))
         *parents, name = path.split(b"/")
-        fd = os.open(self.top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        held = self._held if len(parents) <= _MOST_HELD and not create else None
+        fd = -1
         try:
-            for part in parents:
-                if create:
-                    _make_directory(part, fd)
-                below = os.open(part, _DIRECTORY, dir_fd=fd)
-                os.close(fd)
-                fd = below
-            yield fd, name
+            if held is None:
+                fd = self._opened(parents, create)
+            yield fd if held is None else _open_below(held, parents), name
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise NotADirectoryError(errno.ENOTDIR, "a symlink is in the path") from None
             raise
         finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _opened(self, parents: list[bytes], create: bool) -> int:
+        """Open a directory below the top, step by step."""
+        fd = os.open(self.top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part in parents:
+                try:
+                    below = os.open(part, _DIRECTORY, dir_fd=fd)
+                except FileNotFoundError:
+                    if not create:
+                        raise
+                    _make_directory(part, fd)
+                    below = os.open(part, _DIRECTORY, dir_fd=fd)
+                os.close(fd)
+                fd = below
+        except BaseException:
             os.close(fd)
+            raise
+        return fd
 
     def _blob_id(self, pieces: Iterable[bytes], size: int) -> Oid:
         hasher = digest(self._format, b"blob %d\0" % size, size)
@@ -357,6 +393,18 @@ def _copy(source: bytes, parent: int, name: bytes, beside: bytes, *, replace: bo
             os.unlink(beside, dir_fd=parent)
         raise
     os.unlink(source)
+
+
+def _open_below(held: list[tuple[bytes, int]], parents: list[bytes]) -> int:
+    """Open the directory `parents` below the first of `held`, which then holds it last, and all that lead to it."""
+    depth = 1
+    while depth < len(held) and depth <= len(parents) and held[depth][0] == parents[depth - 1]:
+        depth += 1
+    while len(held) > depth:
+        os.close(held.pop()[1])
+    for part in parents[depth - 1 :]:
+        held.append((part, os.open(part, _DIRECTORY, dir_fd=held[-1][1])))
+    return held[-1][1]
 
 
 def _make_directory(name: bytes, parent: int) -> None:

@@ -24,7 +24,7 @@ from ..format.names import (
 )
 from ..git import gitdir, refs
 from ..git.command import Oid, is_oid
-from ..git.repository import NO_HEAD, read_head_file
+from ..git.gitdir import NO_HEAD, read_head_file
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .live_context import owner_state, read_context

@@ -87,16 +87,22 @@ def write_state(
     resume: str | None = None,
     briefing: str | None = None,
     durable: bool = True,
+    syncs_names: bool = True,
 ) -> bytes:
     """Write the live context and `active_state.json`, atomically, readable for the owner only.
 
-    With `durable` they are synced; what a save holds already need not be. The arguments are the file's fields. Returns
-    its path. Raises OSError, and UsageError before anything is written if `gitstate.stateFile` can't be read.
+    With `durable` they are synced; what a save holds already need not be. Without `syncs_names` the caller syncs the
+    directories of both, `repository.own` and that of the file. The other arguments are the file's fields. Returns its
+    path. Raises OSError, and UsageError before anything is written if `gitstate.stateFile` can't be read.
     """
     path = state_path(repository)
     files.make_directory(repository.own, top=repository.git_dir)
     live = {**context.to_json(), "status": status}
-    files.write_atomic(context_path(repository), dumps(live), durable=durable, staging=repository.own)
+
+    def write(path: bytes, data: bytes) -> None:
+        files.write_atomic(path, data, durable=durable, syncs_name=syncs_names, staging=repository.own)
+
+    write(context_path(repository), dumps(live))
     fields = context.to_json()
     extra = fields.pop("extra")
     state = {
@@ -110,12 +116,12 @@ def write_state(
         "extra": extra,
     }
     if os.path.dirname(path) == repository.own:
-        files.write_atomic(path, dumps(state), durable=durable, staging=repository.own)
+        write(path, dumps(state))
         return path
     _exclude(repository, os.path.relpath(path, repository.toplevel))
     if not _leads_outside(repository.toplevel, path):
         files.make_directory(os.path.dirname(path), top=repository.toplevel)
-        files.write_atomic(path, dumps(state), durable=durable, staging=repository.own)
+        write(path, dumps(state))
     return path
 
 

@@ -161,3 +161,63 @@ def test_second_save_of_a_killed_loop_names_the_first(ws: Workspace) -> None:
     save_id = ws.gitstate("save", "--signal", "TERM", "--json").json["save_id"]
     assert ws.gitstate("save", "--signal", "TERM").stderr == f"already saved as {save_id}\n"
     assert "nothing changed" in ws.gitstate("save").stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "status",
+        "status --all",
+        "status --short",
+        "recover",
+        "save",
+        "checkpoint",
+        "run -- true",
+        "log",
+        "show",
+        "doctor",
+    ],
+)
+def test_directory_that_is_gone_is_said(tmp_path: Path, words: str) -> None:
+    """A worktree was removed while a shell stood in it."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = f"{shlex.quote(sys.executable)} -m gitstate {words}"
+    script = f"rmdir {shlex.quote(str(gone))}; exec {program}"
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, encoding="utf-8", cwd=gone, env=environment)
+    assert done.returncode == 1 and done.stdout == "", done
+    assert "gitstate: the current directory does not exist any more; nothing was changed\n" in done.stderr
+    assert "next: cd " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_other_directory_is_named_from_one_that_is_gone(ws: Workspace, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f"rmdir {gone}; exec {shlex.quote(sys.executable)} -m gitstate -C {shlex.quote(str(ws.path))} status"
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, encoding="utf-8", cwd=gone, env=environment)
+    assert done.returncode == 0 and str(ws.path) in done.stdout
+
+
+@pytest.mark.parametrize("words", [("completion",), ("loop",), ("completion", "tcsh")])
+def test_choices_are_told_on_one_line(ws: Workspace, words: tuple[str, ...]) -> None:
+    first, second = ws.gitstate(*words).stderr.splitlines()
+    assert "\\n" not in first and "\\t" not in first and second == f"  next: gitstate {words[0]} --help"
+
+
+def test_boot_status_advises_what_can_work(ws: Workspace, tmp_path: Path) -> None:
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    git = subprocess.run(["sh", "-c", "command -v git"], capture_output=True, encoding="utf-8", check=True)
+    (empty / "git").symlink_to(git.stdout.strip())
+    run = run_gitstate("boot", "status", cwd=ws.path, env={"PATH": str(empty)})
+    assert run.exit_status == 0 and "boot enable" not in run.stderr
+    assert "next: let whatever starts your agents run: gitstate recover --all" in run.stderr
+
+
+def test_unregister_of_what_is_not_listed_says_so(ws: Workspace) -> None:
+    ws.gitstate("register")
+    assert ws.gitstate("unregister").stderr == f"unregistered {ws.path}\n"
+    assert ws.gitstate("unregister").stderr == "nothing was on the list\n"
+    assert ws.gitstate("unregister", "--missing").stderr == "no registered workspace is missing\n"

@@ -23,6 +23,7 @@ from gitstate.git.repository import open_repository
 from gitstate.objects.reader import ObjectReader
 from gitstate.system.jsonio import loads
 from tests.support.forgery import Forgery, forged, store
+from tests.support.past import give_past
 from tests.support.repositories import three_files
 from tests.support.workspace import Workspace
 
@@ -126,6 +127,19 @@ def test_manifest_of_200_000_staged_files_is_read(ws: Workspace) -> None:
     manifest = read_manifest(data, MAX_MANIFEST)
     assert len(manifest.staged) == 200_000
     assert manifest.ignored == (b'a\n\\"b',)
+
+
+def test_json_of_large_manifests_takes_no_more_memory_than_the_table_of_one(ws: Workspace) -> None:
+    """Neither all manifests are held together, nor all entries of one as JSON."""
+    with forged(ws) as save:
+        save.manifest["staged"] = staged(12_000)
+    _, one = peak(ws, "log")
+    give_past(ws, 4)
+    listed = ws.gitstate("log", "--json").json["saves"]
+    assert [len(save["manifest"]["staged"]) for save in listed] == [12_000] * 4
+    status, most = peak(ws, "log", "--json")
+    assert status == 0
+    assert most < one + (8 << 20), (most >> 20, one >> 20)
 
 
 def test_large_manifest_is_read_as_a_small_one(ws: Workspace) -> None:

@@ -62,7 +62,7 @@ def by_a_link(ws: Workspace) -> Path:
     return place
 
 
-@pytest.mark.parametrize("build", [inside, without_head, without_objects, empty, below_a_colon, by_a_link])
+@pytest.mark.parametrize("build", [inside, empty, below_a_colon, by_a_link])
 def test_repository_paths_match_git_rev_parse(ws: Workspace, build: Callable[[Workspace], Path]) -> None:
     ws.config("our.key", "of the repository above")
     place = build(ws)
@@ -90,9 +90,14 @@ def test_included_config_does_not_change_core_bare(ws: Workspace) -> None:
         open_repository(os.fsencode(ws.path))
 
 
-def test_save_inside_a_torn_repository_saves_the_repository_above(ws: Workspace) -> None:
-    place = without_head(ws)
+@pytest.mark.parametrize("build", [without_head, without_objects])
+def test_torn_repository_is_not_taken_for_the_one_above(ws: Workspace, build: Callable[[Workspace], Path]) -> None:
+    place = build(ws)
     ws.write("a", "edited\n")
-    ws.gitstate("save", path=place)
-    assert ws.git("show", "HEAD:a") == b"edited\n"
-    assert not (place / ".git" / "gitstate").exists()
+    ws.write("inside/own", "work\n")
+    with pytest.raises(NotAWorkspace, match=r"inside/\.git is damaged"):
+        open_repository(os.fsencode(place))
+    run = ws.gitstate("save", "--json", path=place)
+    assert run.json["workspace"] == str(place), run
+    assert ws.git("show", "HEAD:a") == b"a0\n"
+    assert (place / ".git" / "gitstate").exists()

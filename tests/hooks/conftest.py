@@ -10,13 +10,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.hooks.stage import AGENT, Stage
+from tests.hooks.stage import AGENT, MORE_SHELLS, Stage, words_of_shell
 from tests.states import STATES, make
 from tests.support.repositories import Templates
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if MORE_SHELLS and "shell" in metafunc.fixturenames:
+        metafunc.parametrize("shell", ("bash", *MORE_SHELLS), indirect=True)
+
+
 @pytest.fixture
-def stage(templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+def shell(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The shell that sources the library: bash, and those of GITSTATE_TEST_SHELLS."""
+    return words_of_shell(getattr(request, "param", "bash"))
+
+
+@pytest.fixture
+def stage(
+    templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: tuple[str, ...]
+) -> Iterator[Stage]:
     if not Path("/proc/self/environ").exists():
         pytest.skip("needs /proc to find leftover processes: run on Linux with /proc mounted")
     ws = make(STATES["clean"], templates, tmp_path)
@@ -30,7 +43,7 @@ def stage(templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("STAGE", str(directory))
-    found = Stage(ws, directory)
+    found = Stage(ws, directory, shell)
     found.manner("stay")
     try:
         yield found

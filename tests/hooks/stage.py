@@ -18,6 +18,9 @@ from tests.support.workspace import Workspace
 
 HOOKS = ROOT / "hooks"
 
+#: Further shells for which all tests of the library run: paths, with a colon between them.
+MORE_SHELLS = tuple(filter(None, os.environ.get("GITSTATE_TEST_SHELLS", "").split(":")))
+
 LIBRARY = HOOKS / "gitstate.bash"
 
 SOURCE = f". {shlex.quote(str(LIBRARY))}\n"
@@ -70,13 +73,23 @@ gitstate_run claude -p "$CURRENT_TASK_ID"
 """
 
 
+def words_of_shell(path: str) -> tuple[str, ...]:
+    """How this shell is started, without the files of its user."""
+    return (path, "-f") if os.path.basename(path).startswith("zsh") else (path,)
+
+
 @dataclass
 class Stage:
     """A workspace, an agent on the PATH, and whatever was started here."""
 
     ws: Workspace
     directory: Path
+    shell: tuple[str, ...] = ("bash",)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def is_zsh(self) -> bool:
+        return os.path.basename(self.shell[0]).startswith("zsh")
 
     @property
     def tasks(self) -> Path:
@@ -89,7 +102,7 @@ class Stage:
     def script(self, text: str) -> list[str]:
         path = self.directory / "loop.sh"
         path.write_text(text)
-        return ["bash", str(path)]
+        return [*self.shell, str(path)]
 
     def command(self, way: str) -> list[str]:
         if way in ("library", "sketch"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,17 +14,30 @@ import pytest
 from tests.hooks.stage import LIBRARY, SCRIPTS, Stage
 from tests.support.environment import ROOT
 from tests.support.skips import not_installed
+from tests.support.workspace import Workspace
 
 
-def test_init_prints_the_library(stage: Stage) -> None:
-    assert stage.ws.gitstate("init", "bash").stdout.decode() == LIBRARY.read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["bash", "zsh"])
+def test_init_prints_the_library(stage: Stage, name: str) -> None:
+    printed = stage.ws.gitstate("init", name).stdout.decode()
+    words = shlex.split(printed.rpartition("\nif [")[0])
+    assert words == [f"_gitstate_library={LIBRARY.read_text(encoding='utf-8')}"]
 
 
-@pytest.mark.parametrize("shell", ["zsh", "dash", "fish", "sh"])
-def test_other_shells_get_one_clear_line(stage: Stage, shell: str) -> None:
-    done = stage.ws.gitstate("init", shell)
+@pytest.mark.parametrize("name", ["dash", "fish", "sh", "ksh", "csh", "pwsh"])
+def test_other_shells_get_one_clear_line(ws: Workspace, name: str) -> None:
+    done = ws.gitstate("init", name)
     assert done.exit_status == 2 and done.stdout == b""
-    assert f"there is none for {shell}" in done.stderr and "next: gitstate run -- COMMAND" in done.stderr
+    assert f"there is none for {name}" in done.stderr and "next: gitstate run -- COMMAND" in done.stderr
+
+
+@pytest.mark.parametrize(("mine", "named"), [("/usr/bin/zsh", "zsh"), ("/bin/bash", "bash"), ("/bin/fish", "bash")])
+def test_init_without_a_shell_names_the_users_own(
+    mine: str, named: str, ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHELL", mine)
+    done = ws.gitstate("init")
+    assert done.exit_status == 2 and f'next: eval "$(gitstate init {named})"' in done.stderr
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

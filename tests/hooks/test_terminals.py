@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -39,6 +39,15 @@ class Terminal:
                 if not data:
                     break
                 self.printed += data
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for something to become true, and read meanwhile."""
+
+        def drained() -> bool:
+            self.drain()
+            return condition()
+
+        wait_until(drained, what)
 
     def wait(self) -> int:
         end = time.monotonic() + PATIENCE

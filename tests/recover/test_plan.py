@@ -11,6 +11,7 @@ import pytest
 from gitstate.cli.main import group
 from gitstate.errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON
 from gitstate.format.context import Context
+from gitstate.git.unusable import Damage
 from gitstate.recover import request
 from gitstate.recover.plan import (
     Facts,
@@ -23,7 +24,6 @@ from gitstate.recover.plan import (
     with_checkpoint,
 )
 from gitstate.recover.request import SUCCESSES
-from gitstate.workspace.damage import Damage
 from tests.support.literals import literal_values
 from tests.support.made_up import BRANCH, EARLIER_ID, HEAD, SAVE_ID, made_up_save, oid
 

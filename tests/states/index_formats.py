@@ -83,7 +83,7 @@ def intent_to_add_beside_staged(ws: Workspace) -> None:
     ws.expect_exactly(" A planned.txt", " D gone-again.txt", "M  a.txt", "?? untracked.txt")
 
 
-@state(losses=HERE | {Loss.REMOVED}, quick=HERE | {Loss.REMOVED}, linked=True)
+@state(losses=NO_PLAIN, quick=HERE | {Loss.REMOVED}, linked=True)
 def sparse_cone(ws: Workspace) -> None:
     ws.git("sparse-checkout", "set", "--cone", "src/lib")
     ws.append("src/lib/util.py", "# more\n")
@@ -94,7 +94,7 @@ def sparse_cone(ws: Workspace) -> None:
     ws.expect_exactly(" M src/lib/util.py", "A  src/lib/new.py", "?? untracked.txt")
 
 
-@state(losses=HERE | {Loss.REMOVED})
+@state(losses=NO_PLAIN)
 def sparse_no_cone(ws: Workspace) -> None:
     ws.git("sparse-checkout", "set", "--no-cone", "/*", "!/docs/", "!b.txt")
     ws.append("a.txt")
@@ -103,7 +103,7 @@ def sparse_no_cone(ws: Workspace) -> None:
     ws.expect_exactly(" M a.txt", " D c.txt")
 
 
-@state(losses=HERE | {Loss.REMOVED})
+@state(losses=NO_PLAIN)
 def sparse_index(ws: Workspace) -> None:
     ws.git("sparse-checkout", "set", "--cone", "--sparse-index", "src/lib")
     ws.append("src/lib/util.py", "# more\n")
@@ -114,7 +114,7 @@ def sparse_index(ws: Workspace) -> None:
     ws.expect_exactly(" M src/lib/util.py", "M  a.txt", "?? src/untracked.txt")
 
 
-@state(losses=HERE | {Loss.REMOVED})
+@state(losses=NO_PLAIN)
 def sparse_index_with_hidden_files(ws: Workspace) -> None:
     ws.git("sparse-checkout", "set", "--cone", "--sparse-index", "src/lib")
     ws.git("update-index", "--skip-worktree", "a.txt", "b.txt")
@@ -124,7 +124,7 @@ def sparse_index_with_hidden_files(ws: Workspace) -> None:
     ws.expect(" M c.txt")
 
 
-@state(losses=HERE)
+@state(losses=NO_PLAIN)
 def sparse_with_files_outside_of_the_cone(ws: Workspace) -> None:
     ws.git("sparse-checkout", "set", "--cone", "src/lib")
     ws.write("docs/guide.md", "edited where nothing should be\n")
@@ -190,7 +190,7 @@ def core_fsmonitor_is_never_run(ws: Workspace) -> None:
     ws.config("core.fsmonitor", ws.canary("fsmonitor"))
 
 
-@state(losses=HERE)
+@state(losses=NO_PLAIN)
 def sparse_patterns_not_applied_yet(ws: Workspace) -> None:
     """The next checkout removes what they exclude; the files are here, clean, edited and staged."""
     ws.config("core.sparseCheckout", "true")

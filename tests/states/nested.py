@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.states.merges import stop_merging
 from tests.states.ordinary import DIRTY, dirty
-from tests.states.registry import HERE, LOCAL, Loss, operation, state
+from tests.states.registry import EVERYWHERE, HERE, LOCAL, Loss, operation, state
 from tests.support.repositories import lines
 from tests.support.workspace import Workspace, run_git
 
@@ -99,6 +99,39 @@ def submodule_replaced_by_file(ws: Workspace) -> None:
     ws.expect_exactly(" T sub")
 
 
+@state(losses=EVERYWHERE - {Loss.PLAIN}, status_says_more=True)
+def submodule_replaced_by_directory(ws: Workspace) -> None:
+    """Plain files stand where the submodule was; git calls them modified content, or sees nothing at all."""
+    add_submodule(ws)
+    ws.remove("sub")
+    ws.write("sub/plain.txt")
+    ws.write("sub/deep/er.txt", "deep\n")
+    ws.append("a.txt")
+    ws.expect(" M a.txt")
+
+
+@state(losses=EVERYWHERE - {Loss.PLAIN}, status_says_more=True)
+def submodule_replaced_by_directory_partly_staged(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.git("rm", "-q", "--cached", "sub")
+    ws.remove("sub")
+    ws.write("sub/plain.txt")
+    ws.write("sub/staged.txt", "staged\n")
+    ws.add("sub/staged.txt")
+    ws.append("sub/staged.txt")
+    ws.expect_exactly("D  sub", "AM sub/staged.txt", "?? sub/plain.txt")
+
+
+@state(losses=EVERYWHERE - {Loss.PLAIN}, status_says_more=True)
+def submodule_not_initialised_with_files(ws: Workspace) -> None:
+    """Files that were written into the empty directory of a submodule."""
+    add_submodule(ws)
+    ws.git("submodule", "--quiet", "deinit", "-f", "sub")
+    ws.write("sub/plain.txt")
+    ws.append("a.txt")
+    ws.expect(" M a.txt")
+
+
 @state(losses=LOCAL, may_leave_out=["sub"])
 def submodule_not_initialised(ws: Workspace) -> None:
     add_submodule(ws)
@@ -147,6 +180,15 @@ def submodule_merge_conflict(ws: Workspace) -> None:
     ws.git("commit", "-q", "-m", "theirs")
     ws.git("checkout", "-q", "agent/work")
     ws.fails("merge", "-q", "other")
+    ws.expect("UU sub")
+
+
+@operation(losses={Loss.IN_PLACE, Loss.WIPED, Loss.STRIPPED, Loss.REMOVED}, may_leave_out=["sub"], save_exits=(0, 4))
+def submodule_dirty_in_a_merge_conflict(ws: Workspace) -> None:
+    submodule_merge_conflict(ws)
+    sub = Workspace(ws.path / "sub", ws.outside)
+    sub.append("inner.txt")
+    sub.write("untracked.txt")
     ws.expect("UU sub")
 
 

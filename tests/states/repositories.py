@@ -367,3 +367,35 @@ def held_index_lock(ws: Workspace) -> None:
     ws.expect_exactly(*DIRTY)
     (ws.git_dir / "index.lock").touch()
     ws.held_locks.append(ws.git_dir / "index.lock")
+
+
+def _replace_head(ws: Workspace, *names: str) -> None:
+    """For git HEAD is now a commit in which these files have one more line."""
+    index = {"GIT_INDEX_FILE": str(ws.outside / "other-index")}
+    ws.git("read-tree", "HEAD", env=index)
+    for name in names:
+        blob = ws.git("hash-object", "-w", "--stdin", stdin=ws.git("cat-file", "blob", f"HEAD:{name}") + b"other\n")
+        ws.git("update-index", "--cacheinfo", f"100644,{blob.decode().strip()},{name}", env=index)
+    tree = ws.git("write-tree", env=index).decode().strip()
+    ws.git("replace", "HEAD", ws.out("commit-tree", "-p", "HEAD~1", "-m", "other", tree))
+
+
+@state(losses=EVERYWHERE - {Loss.PLAIN}, status_says_more=True)
+def head_replaced(ws: Workspace) -> None:
+    """Files are as the real HEAD has them, and so is the index; two were edited."""
+    _replace_head(ws, "a.txt", "b.txt", "docs/guide.md")
+    ws.append("b.txt", "edited\n")
+    ws.append("c.txt", "edited\n")
+    ws.write("new.txt")
+    assert {b"M  docs/guide.md", b"M  a.txt", b"MM b.txt", b" M c.txt"} <= ws.status()
+
+
+@state(losses=EVERYWHERE - {Loss.PLAIN}, status_says_more=True)
+def head_replaced_and_checked_out(ws: Workspace) -> None:
+    """The same, and files and index are as the replacement has them."""
+    _replace_head(ws, "a.txt", "b.txt", "docs/guide.md")
+    ws.git("reset", "-q", "--hard")
+    ws.append("b.txt", "edited\n")
+    ws.append("c.txt", "edited\n")
+    ws.write("new.txt")
+    ws.expect_exactly(" M b.txt", " M c.txt", "?? new.txt")

@@ -165,7 +165,7 @@ def _damaged(ws: Workspace) -> dict[str, Any]:
     return answer
 
 
-@pytest.mark.parametrize("how", HEADS)
+@pytest.mark.parametrize("how", [how for how in HEADS if how != "branch_empty"])
 def test_files_are_saved_where_head_is_unreadable(how: str, broken: Workspace) -> None:
     before = files_of(broken)
     save_id = _save_broken(broken, how)
@@ -184,8 +184,8 @@ def test_files_are_saved_where_head_is_unreadable(how: str, broken: Workspace) -
 @pytest.mark.parametrize("how", [how for how in HEADS if how != "branch_empty"])
 def test_save_comes_back_once_head_can_be_read(how: str, loss: str, broken: Workspace) -> None:
     before = fingerprint(broken.path)
-    run_git(broken.path, "push", "-q", str(broken.outside / "remote.git"), "agent/work")
     broken.git("remote", "add", "origin", str(broken.outside / "remote.git"))
+    run_git(broken.path, "push", "-q", "origin", "agent/work")
     _save_broken(broken, how)
     command = _damaged(broken)["hint"].split(", or without it")[0]
     assert "fetch --refetch" in command

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.git.gitdir import is_checked_out_elsewhere
+from gitstate.git.refs import is_checked_out_elsewhere
 from gitstate.git.repository import open_repository
 from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace

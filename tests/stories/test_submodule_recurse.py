@@ -1,14 +1,17 @@
-"""A submodule with work, in a repository where git commands go into submodules (`submodule.recurse`)."""
+"""A submodule on another commit: where git commands go into submodules (`submodule.recurse`), and in a clone."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.states import add_submodule
+from tests.support.look import paths_of
 from tests.support.oracle import fingerprint
-from tests.support.workspace import Workspace
+from tests.support.workspace import Workspace, run_git
 
 
 @pytest.mark.parametrize("way", ["in place", "reset"])
@@ -34,3 +37,80 @@ def test_save_moves_nothing_in_a_submodule(way: str, ws: Workspace, tmp_path: Pa
     assert done.exit_status == 0, done
     assert ws.out("-C", "sm", "rev-parse", "HEAD", "work") == inside
     assert before.diff(fingerprint(ws.path)) == []
+
+
+def move_to_older(ws: Workspace, sub: Workspace) -> None:
+    sub.git("checkout", "-q", "HEAD~1")
+
+
+def move_and_stage(ws: Workspace, sub: Workspace) -> None:
+    sub.git("checkout", "-q", "HEAD~1")
+    ws.git("add", "sub")
+
+
+def move_and_edit(ws: Workspace, sub: Workspace) -> None:
+    sub.git("checkout", "-q", "HEAD~1")
+    sub.append("inner.txt")
+    sub.write("untracked.txt")
+
+
+def commit_in_it(ws: Workspace, sub: Workspace) -> None:
+    sub.append("inner.txt")
+    sub.commit("only here")
+
+
+MOVES = [move_to_older, move_and_stage, move_and_edit, commit_in_it]
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_commit_of_a_submodule_comes_back(move: Callable[[Workspace, Workspace], None], ws: Workspace) -> None:
+    move(ws, add_submodule(ws))
+    ws.append("a.txt")
+    ws.config("submodule.recurse", "true")
+    before = fingerprint(ws.path)
+    saved = ws.save().json
+    ws.git("reset", "--hard", "-q", saved["base_commit"])
+    ws.git("clean", "-ffdxq")
+    assert before.diff(fingerprint(ws.path)) != []
+    assert ws.recover().exit_status == 0
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+def test_submodule_that_somebody_moved_stays(ws: Workspace) -> None:
+    sub = add_submodule(ws)
+    sub.git("checkout", "-q", "HEAD~1")
+    ws.save()
+    sub.git("checkout", "-q", "--detach", "main")
+    sub.append("inner.txt")
+    there = fingerprint(sub.path)
+    run = ws.recover()
+    assert run.exit_status == 4, run
+    assert there.diff(fingerprint(sub.path)) == []
+
+
+def clone_with_saves(ws: Workspace) -> Workspace:
+    clone = ws.path.with_name("clone")
+    run_git(ws.outside, "clone", "-q", "--no-local", ws.path, clone)
+    wanted = ["refs/gitstate/*:refs/gitstate/*", "refs/notes/gitstate:refs/notes/gitstate"]
+    run_git(clone, "fetch", "-q", "origin", *wanted)
+    return Workspace(clone, ws.outside)
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_clone_reports_the_commit_it_lacks(move: Callable[[Workspace, Workspace], None], ws: Workspace) -> None:
+    move(ws, add_submodule(ws))
+    assert ws.save().exit_status == 0
+    run = clone_with_saves(ws).recover()
+    assert run.exit_status == 4, run
+    assert b"sub" in paths_of(run.json["workspaces"][0]["left_out"])
+
+
+def test_clone_reports_a_clean_submodule_that_is_not_checked_out(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    run = clone_with_saves(ws).recover()
+    assert run.exit_status == 0, run
+    [left] = run.json["workspaces"][0]["left_out"]
+    assert left["path"] == "sub"
+    assert "git submodule update --init" in left["reason"]

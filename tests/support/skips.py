@@ -9,19 +9,23 @@ import shutil
 #: How to install each program that a test needs.
 INSTALL = {
     "claude": "npm install -g @anthropic-ai/claude-code",
+    "busybox": "apt-get install busybox",
     "codex": "npm install -g @openai/codex",
     "copilot": "npm install -g @github/copilot",
     "gemini": "npm install -g @google/gemini-cli",
     "kimi": "npm install -g @moonshot-ai/kimi-code",
     "opencode": "npm install -g opencode-ai",
     "qwen": "npm install -g @qwen-code/qwen-code",
+    "dash": "apt-get install dash",
     "dbus-run-session": "apt-get install dbus-daemon",
     "git-annex": "apt-get install git-annex",
     "git-crypt": "apt-get install git-crypt",
     "git-lfs": "apt-get install git-lfs",
+    "ksh": "apt-get install ksh",
     "lefthook": "pip install -e '.[test]'",
     "man": "apt-get install man-db",
     "mandoc": "apt-get install mandoc",
+    "mksh": "apt-get install mksh",
     "mkfs.exfat": "apt-get install exfatprogs",
     "mount.exfat-fuse": "apt-get install exfat-fuse",
     "mkfs.btrfs": "apt-get install btrfs-progs",
@@ -37,6 +41,7 @@ INSTALL = {
     "systemd-run": "apt-get install systemd",
     "tmux": "apt-get install tmux",
     "unshare": "apt-get install util-linux",
+    "zsh": "apt-get install zsh",
 }
 
 NO_REFTABLE = "reftable needs git 2.45 or newer"

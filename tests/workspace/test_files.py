@@ -72,7 +72,7 @@ def test_changed_file_is_not_overwritten(worktree: Worktree, top: Path, change: 
         (top / "x").unlink()
     else:
         (top / "x").write_bytes(change)
-    acts: tuple[Callable[[], None], ...] = (
+    acts: tuple[Callable[[], object], ...] = (
         lambda: worktree.write_file(b"x", [b"new"], 0o644, seen),
         lambda: worktree.write_link(b"x", b"new", seen),
         lambda: worktree.delete(b"x", seen),

@@ -206,7 +206,9 @@ def status(call: Call, scheduler: str | None) -> int:
 def _report(call: Call, status: BootStatus) -> int:
     if call.as_json:
         call.emit(**boot_json(status))
-    say(*boot_lines(status))
+    from ...integrations import schedulers
+
+    say(*boot_lines(status, status.enabled or schedulers.any_works()))
     return EXIT_PERSON if status.troubles else EXIT_DONE
 
 
@@ -220,13 +222,14 @@ def boot_json(status: BootStatus) -> dict[str, Any]:
     return {**plain, "troubles": troubles}
 
 
-def boot_lines(status: BootStatus) -> list[str]:
-    """What `boot enable` and `boot status` tell a person."""
+def boot_lines(status: BootStatus, can_enable: bool = True) -> list[str]:
+    """What `boot enable` and `boot status` tell a person; `can_enable`: a scheduler works here."""
     enabled = f"enabled with {status.scheduler}: `{' '.join(status.command)} recover --all` runs at boot"
     lines = [enabled if status.enabled else "recovery at boot is not enabled"]
     lines += [f"  {path}" for path in status.files]
     if not status.enabled:
-        lines.append("  next: gitstate boot enable")
+        by_hand = "let whatever starts your agents run: gitstate recover --all (no scheduler works here)"
+        lines.append(f"  next: {'gitstate boot enable' if can_enable else by_hand}")
     for what, mend in status.troubles:
         lines += [what, f"  next: {mend}"]
     return lines

@@ -51,6 +51,14 @@ def recover(call: Call, **given: Any) -> int:
 @everything_option
 @roots_option
 @click.option("--short", is_flag=True, help="one line for a prompt, from files alone: status and task")
+@click.option("--watch", is_flag=True, help="a live table, worst first, until q or Ctrl-C")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 86_400),
+    metavar="SECONDS",
+    help="with --watch: look again after so long  [default: 2]",
+)
+@click.option("--prometheus", metavar="FILE", help="write metrics for node_exporter's textfile collector to FILE")
 def status(call: Call, **given: Any) -> int:
     """Nothing is changed."""
     return recovering.status(call.directory, call.as_json, given)

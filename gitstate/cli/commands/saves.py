@@ -15,6 +15,7 @@ from ...errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, UsageError
 from ...format.find import resolve_save
 from ...format.names import save_time_ns
 from ...git.repository import open_repository
+from ...system.jsonio import Stream
 from ...system.terminal import escape, escape_lines, say, table, terminal_width, write_patch
 from .. import quick
 from ..command import (
@@ -50,11 +51,12 @@ def log(call: Call, everything: bool, most: int, patches: bool) -> int:
     from ...history import listing
 
     repository = open_repository(call.directory)
-    entries, hidden = listing.newest_saves(repository, most, everything=everything, whole=call.as_json)
+    entries, hidden = listing.newest_saves(repository, most, everything=everything, whole=False)
     entries = listing.measured(repository, entries)
     texts = {entry.save_id: _patch_of(repository, entry) for entry in entries} if patches else {}
     if call.as_json:
-        call.emit(saves=[entry_json(entry) | _patch_json(texts, entry) for entry in entries])
+        whole = listing.with_paths(repository, entries)
+        call.emit(saves=Stream(entry_json(entry) | _patch_json(texts, entry) for entry in whole))
         return EXIT_DONE
     if not entries:
         say(*_nothing_listed(repository, everything))
@@ -222,7 +224,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "changes": changes and {"added": changes.added, "changed": changes.changed, "deleted": changes.deleted},
         "size": changes and changes.size,
         "context": entry.context.to_json(),
-        "manifest": None if entry.manifest is None else entry.manifest.to_json(),
+        "manifest": None if entry.manifest is None else entry.manifest.to_json(Stream),
     }
 
 

@@ -5,6 +5,7 @@ Completion and the page are made from what the command line knows about itself.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 
 import click
@@ -44,6 +45,23 @@ complete --no-files --command git --condition '__fish_seen_subcommand_from gitst
     --arguments '(_git_gitstate_completion)'
 """,
 }
+#: The shells that have a library, which is one text.
+_LIBRARIES = ("bash", "zsh")
+#: How a shell evaluates the library: another one does not parse it. In zsh its functions keep the options of now.
+_WRAPPED = """\
+_gitstate_library={library}
+if [ -n "${{ZSH_VERSION-}}" ]; then
+  emulate -R ksh -o noaliases -o nolocaltraps -c "unset _gitstate_library; _gitstate_emulated=1
+$_gitstate_library"
+elif [ -n "${{BASH_VERSION-}}" ]; then
+  eval "unset _gitstate_library
+$_gitstate_library"
+else
+  unset _gitstate_library
+  echo 'gitstate: the shell library needs bash or zsh; elsewhere use: gitstate run -- COMMAND' >&2
+  false
+fi
+"""
 #: What the manual page says first, and of files.
 _SUMMARY = "save what an agent was doing into git, and bring it back"
 _FILES = (
@@ -58,11 +76,11 @@ _FILES = (
 
 
 @command("init", json=False)
-@click.argument("shell", required=False, metavar="[bash]")
+@click.argument("shell", required=False, metavar="[bash|zsh]")
 @click.option("--path", "shows_path", is_flag=True, help="print the directory of the library and of the complete loops")
 def init(call: Call, shell: str | None, shows_path: bool) -> int:
-    """The library has the traps and functions for a loop in bash. Scripts of other shells use `gitstate run`. The
-    complete loops, one for an agent, are the files *-loop.sh in the directory that --path prints.
+    """The library has the traps and functions for a loop in bash or zsh. Scripts of other shells use `gitstate run`.
+    The complete loops, one for an agent, are the files *-loop.sh in the directory that --path prints.
     """
     import os
 
@@ -74,12 +92,13 @@ def init(call: Call, shell: str | None, shows_path: bool) -> int:
         print_lines([os.path.join(os.path.dirname(os.path.abspath(package)), "hooks")])
         return EXIT_DONE
     if shell is None:
-        raise UsageError("which shell?", hint='eval "$(gitstate init bash)"')
-    if shell != "bash":
-        message = f"the shell library needs bash; there is none for {shell[:40]}"
+        mine = os.path.basename(os.environ.get("SHELL", ""))
+        raise UsageError("which shell?", hint=f'eval "$(gitstate init {mine if mine in _LIBRARIES else "bash"})"')
+    if shell not in _LIBRARIES:
+        message = f"the shell library needs bash or zsh; there is none for {shell[:40]}"
         raise UsageError(message, hint="gitstate run -- COMMAND (or: gitstate loop AGENT --tasks FILE)")
 
-    library = shipped("gitstate.bash").decode("utf-8")
+    library = _WRAPPED.format(library=shlex.quote(shipped("gitstate.bash").decode("utf-8")))
     if call.as_json:
         call.emit(shell=shell, library=library)
     else:

@@ -46,7 +46,10 @@ def unregister(call: Call, paths: tuple[str, ...], missing: bool) -> int:
         named = [call.directory]
     # The list holds resolved paths, but a directory that is gone cannot be resolved.
     names = dict.fromkeys([*named, *(os.path.realpath(path) for path in named)])
-    return _report_list(call, registry.remove(names))
+    removed = registry.remove(names)
+    if not removed:
+        say("no registered workspace is missing" if missing and not paths else "nothing was on the list")
+    return _report_list(call, removed)
 
 
 def _report_list(call: Call, changed: Sequence[bytes]) -> int:

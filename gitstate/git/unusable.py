@@ -1,0 +1,406 @@
+"""Repositories that can't be used as they are: of other users, or that git does not open; and what root gives back.
+
+Imported only where a part of a repository belongs to somebody else, or none is found.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from ..errors import NeedsPerson, NotAWorkspace
+from ..system import files
+from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
+from .command import Git, Oid, is_oid
+from .gitdir import NO_HEAD, last_checkout, last_value, read_head_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def trusted_directories() -> list[bytes]:
+    """The paths that the user's own configuration names in safe.directory: a person decided to trust each.
+
+    `*` trusts no repository in particular, and does not count. Nor does the repository's own configuration, as in git.
+    """
+    found = []
+    for scope in ("--system", "--global"):
+        out = Git(b"/").run("config", scope, "--includes", "-z", "--get-all", "safe.directory", ok_codes=range(256))
+        named = (path for path in out.split(b"\0")[:-1] if path not in (b"", b"*"))
+        found += [os.path.realpath(os.path.expanduser(path)) for path in named]
+    return found
+
+
+def is_trusted(toplevel: bytes, common_dir: bytes) -> bool:
+    """Whether the user trusts a worktree by its path. Root's trust in the main worktree counts for all others."""
+    trusted = trusted_directories()
+    return toplevel in trusted or (os.geteuid() == 0 and os.path.dirname(common_dir) in trusted)
+
+
+def refuse_links(stranger: int, *git_dirs: bytes) -> None:
+    """Raises NeedsPerson where a link in a stranger's git directory leads what is written there somewhere else."""
+    for top in dict.fromkeys(git_dirs):
+        for directory, names, entries in os.walk(top):
+            for name in (*names, *entries):
+                path = os.path.join(directory, name)
+                if os.path.islink(path):
+                    raise NeedsPerson(
+                        f"this repository belongs to user {stranger}, and {os.fsdecode(path)} is a symbolic "
+                        "link; nothing was run, nothing was changed",
+                        hint="run gitstate as that user",
+                    )
+
+
+def give_back(*places: bytes) -> None:
+    """Give what root has written at or below `places` to the owner of the directory around it, as far as possible.
+
+    Git can't be told to whom its files shall belong. Links are not followed, and no file with several names changes
+    its owner: another name may be somebody else's. No-op for other users.
+    """
+    if os.geteuid() != 0:
+        return
+    for place in dict.fromkeys(places):
+        with suppress(OSError):
+            parent = os.open(os.path.dirname(place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                _give_below(parent, os.path.basename(place))
+            finally:
+                os.close(parent)
+
+
+def _give_below(parent: int, name: bytes) -> None:
+    """Give the entry `name` of an open directory, and all below it, to whom the directory belongs."""
+    owner = os.fstat(parent)
+    info = os.lstat(name, dir_fd=parent)
+    is_directory = stat.S_ISDIR(info.st_mode)
+    if info.st_uid == 0 != owner.st_uid and (is_directory or info.st_nlink == 1):
+        os.chown(name, owner.st_uid, owner.st_gid, dir_fd=parent, follow_symlinks=False)
+    if not is_directory:
+        return
+    below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        for inside in _names(below):
+            with suppress(OSError):
+                _give_below(below, inside)
+    finally:
+        os.close(below)
+
+
+def _names(directory: int) -> Iterator[bytes]:
+    return map(os.fsencode, os.listdir(directory))
+
+
+_ELSE = "gitstate -C PATH … names a git worktree"
+
+
+def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
+    """The error where git opens no repository at `path`: what it said, and the command that mends it."""
+    lines = stderr.decode("utf-8", "replace").strip().splitlines()
+    said = lines[0].removeprefix("fatal: ").removeprefix("error: ") if lines else "not a git worktree"
+    name, where = os.fsdecode(path), quote(os.fsdecode(os.path.realpath(path)))
+    hint = _ELSE
+    dot_git = os.path.join(path, b".git")
+    named = os.environ.get("GIT_DIR")
+    if "dubious ownership" in said:
+        hint = f"if you trust it: git config --global --add safe.directory {where}"
+    elif "bad config" in said:
+        hint = _mend_line(said, path)
+    elif "must be run in a work tree" in said:
+        said = "it is a bare repository (core.bare), and has no worktree"
+        hint = f"git -C {where} config core.bare false" if os.path.isdir(dot_git) else _ELSE
+    elif named is not None and not os.path.lexists(dot_git):
+        git_dir = quote(os.path.abspath(named))
+        top = os.environ.get("GIT_WORK_TREE") or os.fsdecode(path)
+        said = "it has no .git; gitstate asks .git where the repository is, and not GIT_DIR and GIT_WORK_TREE"
+        place = quote(os.path.join(os.path.abspath(top), ".git"))
+        hint = f"git --git-dir={git_dir} config core.bare false && echo gitdir: {git_dir} >{place}"
+    elif os.path.isfile(dot_git):
+        said, hint = _pruned(path, said)
+    return NotAWorkspace(f"{name}: {said}; nothing was changed", hint=hint)
+
+
+def _mend_line(said: str, path: bytes) -> str:
+    """How to edit the line of a configuration file that git can't read: `bad config line N in file F`."""
+    words = said.partition(" in file ")
+    number = words[0].rpartition(" ")[2]
+    file = os.path.join(os.fsdecode(os.path.realpath(path)), words[2] or ".git/config")
+    if not number.isdigit():
+        return f"mend {quote(file)}"
+    return f'mend line {number} of {quote(file)}: "${{EDITOR:-vi}}" +{number} {quote(file)}'
+
+
+def _pruned(path: bytes, said: str) -> tuple[str, str]:
+    """What to say where the `.git` file of a worktree leads to a git dir that is gone."""
+    with open(os.path.join(path, b".git"), "rb") as file:
+        data = file.read(65_536)
+    named = os.path.normpath(os.path.join(os.path.realpath(path), data[8:].rstrip(b"\r\n")))
+    worktrees = os.path.dirname(named)
+    common = os.path.dirname(worktrees)
+    if not data.startswith(b"gitdir: ") or os.path.isdir(named):
+        return said, _ELSE
+    if os.path.basename(worktrees) != b"worktrees" or not os.path.isdir(common):
+        return f".git leads to {os.fsdecode(named)}, which does not exist", _ELSE
+    beside = quote(os.fsdecode(os.path.dirname(common) if common.endswith(b"/.git") else common))
+    return (
+        f"this worktree was pruned: {os.fsdecode(named)} is gone",
+        f"git -C {beside} worktree add --detach PATH, and copy the files there; a save of it comes back with: "
+        f"gitstate -C {beside} recover --into PATH",
+    )
+
+
+def looks_like_git_dir(path: bytes) -> bool:
+    """Whether a directory is a git directory, damaged or not: most of the parts that each has are there."""
+    parts = (b"HEAD", b"objects", b"refs", b"config", b"packed-refs", b"index")
+    return sum(os.path.lexists(os.path.join(path, name)) for name in parts) >= 3
+
+
+def refuse_passed_over(top: bytes, above: bytes) -> None:
+    """Raises NotAWorkspace where `.git` of a directory is a damaged git directory: its work is not that of `above`."""
+    if looks_like_git_dir(os.path.join(top, b".git")):
+        where = quote(os.fsdecode(top))
+        message = f"{where}/.git is damaged, and git goes on to the repository {os.fsdecode(above)}"
+        raise NotAWorkspace(f"{message}; nothing was changed", hint=f"gitstate -C {where} doctor")
+
+
+def has_worktree_elsewhere(toplevel: bytes, git_dir: bytes) -> NotAWorkspace:
+    """The error where `core.worktree` names a directory whose `.git` does not lead back."""
+    where = quote(os.fsdecode(git_dir))
+    place = quote(os.fsdecode(os.path.join(toplevel, b".git")))
+    return NotAWorkspace(
+        f"{os.fsdecode(git_dir)} has its worktree at {os.fsdecode(toplevel)} (core.worktree), where no .git leads back "
+        "to it; nothing was changed",
+        hint=f"git --git-dir={where} config --unset core.worktree, or: echo gitdir: {where} >{place}",
+    )
+
+
+# -- a git directory with damaged files
+
+_LONGEST = 64 << 20
+
+
+class Damage(Record):
+    """A file or directory that git needs, and can't use as it is."""
+
+    path: bytes
+    """Absolute."""
+    what: str
+    """What is damaged, for people."""
+    command: str
+    """The command that helps."""
+    content: bytes | None = None
+    """What the file should contain; None where that is unknown."""
+    disposable: bool = False
+    """Whether removing the file is the repair."""
+
+    @property
+    def repairable(self) -> bool:
+        """Whether `repair_damage` can do something."""
+        return self.content is not None or self.disposable
+
+
+class DamagedGitDir(Record):
+    """What git can't read of a git directory, and what is known of it all the same."""
+
+    files: tuple[Damage, ...]
+    """Never empty."""
+    head: bytes | None
+    """What HEAD holds, or held by all that is known, without the line end; None where that is unknown."""
+    config: bytes
+    """The lines of the configuration that git can read."""
+    packed_refs: bytes
+    """The lines of `packed-refs` that git can read."""
+    shared_is_whole: bool
+    """Whether git can use all that the worktrees share, as it is."""
+
+    @property
+    def why(self) -> str:
+        """All that is damaged, as a clause."""
+        return "; ".join(item.what for item in self.files)
+
+
+def damaged_git_dir(
+    toplevel: bytes, git_dir: bytes, common_dir: bytes, branch: str | None = None
+) -> DamagedGitDir | None:
+    """What git can't read of the git directory of a worktree; None where it can read all that this looks at.
+
+    `branch` is the branch on which the agent works, as the context has it. Objects and index are not looked at.
+    """
+    found: list[Damage] = []
+    head = _look_at_head(git_dir, common_dir, branch, found)
+    _look_at_links(os.path.join(toplevel, b".git"), git_dir, common_dir, found)
+    own = len(found)
+    for name, below in ((b"refs", b"heads"), (b"objects", b"pack")):
+        path = os.path.join(common_dir, name)
+        if not os.path.isdir(path):
+            command = f"mkdir -p {_quoted(os.path.join(path, below))}"
+            found.append(Damage(path, f"the directory {_shown(path)} is missing", command))
+    config = _look_at_config(common_dir, found)
+    packed_refs = _look_at_packed_refs(common_dir, found)
+    _look_at_shallow(common_dir, found)
+    return DamagedGitDir(tuple(found), head, config, packed_refs, len(found) == own) if found else None
+
+
+def _look_at_head(git_dir: bytes, common_dir: bytes, branch: str | None, found: list[Damage]) -> bytes | None:
+    """What HEAD holds, or held. Where git can't read it, that is added to `found`."""
+    path, data = os.path.join(git_dir, b"HEAD"), b""
+    is_file = os.path.isfile(path)
+    with suppress(OSError):
+        data = read_head_file(git_dir)
+    line = data.strip(b"\0 \t\r\n")
+    if is_oid(line[:64].decode("latin-1")) or data.startswith(NO_HEAD) or _is_ref(line):
+        return line
+    what = "is missing" if not os.path.lexists(path) else "is empty" if is_file and not line else "names no branch"
+    known = last_head(git_dir, common_dir, branch)
+    clear = "" if is_file or not os.path.lexists(path) else f"rm -r {_quoted(path)} && "
+    if known is None:
+        found.append(
+            Damage(path, f"HEAD {what}; its branch is unknown", f"{clear}echo ref: refs/heads/BRANCH >{_quoted(path)}")
+        )
+    else:
+        shown = os.fsdecode(known.removeprefix(b"ref: "))
+        found.append(Damage(path, f"HEAD {what}; it was on {shown}", f"{clear}echo {_quoted(known)} >{_quoted(path)}"))
+    return known
+
+
+def _is_ref(line: bytes) -> bool:
+    """Whether git takes `ref: NAME` for a name that HEAD may have."""
+    ref = line[4:].strip()
+    if not line.startswith(b"ref:") or not ref.startswith(b"refs/"):
+        return False
+    return is_well_formed(ref)
+
+
+def is_well_formed(ref: bytes) -> bool:
+    """Whether a ref may have this name (`man git-check-ref-format`)."""
+    return Git(b"/").succeeds("check-ref-format", ref)
+
+
+def last_head(git_dir: bytes, common_dir: bytes, branch: str | None = None) -> bytes | None:
+    """What HEAD held, by its reflog and by the branch of the context; None where neither proves it.
+
+    In a rebase HEAD is detached, whatever was checked out before.
+    """
+    last = last_value(os.path.join(git_dir, b"logs", b"HEAD"))
+    detached = None if last is None else last.encode("ascii")
+    if any(os.path.isdir(os.path.join(git_dir, name)) for name in (b"rebase-merge", b"rebase-apply")):
+        return detached
+    moved_to = last_checkout(git_dir)
+    if moved_to is not None and is_oid(moved_to.decode("latin-1")):
+        return detached
+    for name in (moved_to, (branch or "").encode("utf-8", "surrogateescape")):
+        ref = b"refs/heads/" + (name or b"")
+        if name and b".." not in name and (_has_ref(common_dir, ref) or _log_of(common_dir, ref) is not None):
+            return b"ref: " + ref
+    if moved_to is None and detached is not None:
+        # Nothing but commits was ever made here: it is the only branch at that commit.
+        heads = os.path.join(common_dir, b"logs", b"refs", b"heads")
+        logs = [os.path.join(directory, name) for directory, _, names in os.walk(heads) for name in names]
+        same = [log for log in logs if last_value(log) == last]
+        if len(same) == 1:
+            return b"ref: " + same[0][len(common_dir) + len(b"/logs/") :]
+    return detached if moved_to is not None else None
+
+
+def _log_of(common_dir: bytes, ref: bytes) -> Oid | None:
+    return last_value(os.path.join(common_dir, b"logs", ref))
+
+
+def _has_ref(common_dir: bytes, ref: bytes) -> bool:
+    loose = files.read_limited(os.path.join(common_dir, ref), 65_536)
+    packed = files.read_limited(os.path.join(common_dir, b"packed-refs"), _LONGEST) or b""
+    return bool(loose and loose.strip(b"\0 \n")) or (b" " + ref + b"\n") in packed
+
+
+def _look_at_links(dot_git: bytes, git_dir: bytes, common_dir: bytes, found: list[Damage]) -> None:
+    """The two small files that lead from a linked worktree to its git dir, and from there to what is shared."""
+    wanted = [(dot_git, b"gitdir: " + git_dir)] if os.path.isfile(dot_git) else []
+    wanted += [(os.path.join(git_dir, b"commondir"), b"../..")] if git_dir != common_dir else []
+    for path, line in wanted:
+        data = files.read_limited(path, 65_536)
+        if data is not None and not data.strip(b"\0\r\n "):
+            found.append(Damage(path, f"{_shown(path)} is empty", f"echo {_quoted(line)} >{_quoted(path)}"))
+
+
+def _look_at_config(common_dir: bytes, found: list[Damage]) -> bytes:
+    """The configuration without the lines that git can't read, each of which is added to `found`."""
+    path = os.path.join(common_dir, b"config")
+    data = files.read_limited(path, _LONGEST) or b""
+    if data and not data.strip(b"\0"):
+        found.append(
+            Damage(
+                path,
+                f"{_shown(path)} holds zeros only",
+                f"rm {_quoted(path)} && git -C {_quoted(os.path.dirname(common_dir))} init",
+            )
+        )
+        return b""
+    lines = data.split(b"\n")
+    for _ in range(20):
+        # It lists all lines before it reads a value.
+        process = Git(b"/").start("config", "--file", "-", "--type=bool", "--get-regexp", _BOOLEANS)
+        _, said = process.communicate(b"\n".join(lines))
+        key = said.partition(b"bad boolean config value ")[2].rpartition(b" for '")[2].split(b"'")[0]
+        if key:
+            bad = said.partition(b": ")[2].strip()
+            command = f"git config --file {_quoted(path)} --unset-all {os.fsdecode(key)}"
+            found.append(Damage(path, f"{_shown(path)} has a {os.fsdecode(bad)}", command))
+            lines = [line for line in lines if not _sets(line, key)]
+            continue
+        number = said.partition(b"bad config line ")[2].split(b" ", 1)[0]
+        if not number.isdigit() or not 0 < int(number) <= len(lines):
+            break
+        # Git counts a last line that is not ended as the next one.
+        at = int(number) - 1 if lines[int(number) - 1].strip() else int(number) - 2
+        what = f"line {at + 1} of {_shown(path)} is unreadable"
+        found.append(Damage(path, what, f'"${{EDITOR:-vi}}" +{at + 1} {_quoted(path)}'))
+        lines[at] = b""
+    return b"\n".join(lines)
+
+
+#: Settings without which git opens no repository, or reads no file.
+_BOOLEANS = r"^core\.(bare|filemode|symlinks|ignorecase|precomposeunicode|sparsecheckout|trustctime|splitindex)$"
+
+
+def _sets(line: bytes, key: bytes) -> bool:
+    """Whether a line of the configuration sets a key of the section `core`; no other section has one of its names."""
+    return line.partition(b"=")[0].strip().lower() == key.rpartition(b".")[2].lower()
+
+
+def _look_at_packed_refs(common_dir: bytes, found: list[Damage]) -> bytes:
+    """The lines of `packed-refs` that git can read."""
+    path = os.path.join(common_dir, b"packed-refs")
+    data = files.read_limited(path, _LONGEST) or b""
+    good = [line for line in data.split(b"\n") if _is_packed_ref(line)]
+    text = b"".join(line + b"\n" for line in good)
+    if text != data:
+        # The order of what is left is still git's.
+        broken = os.path.join(common_dir, b"packed-refs.broken")
+        pattern = "^(#|[0-9a-f]{40,64} refs/.|\\^[0-9a-f]{40,64}$)"
+        take = f"LC_ALL=C sed -nE '\\%{pattern}%p' {_quoted(broken)} >{_quoted(path)}"
+        found.append(Damage(path, f"{_shown(path)} is damaged", f"mv {_quoted(path)} {_quoted(broken)}; {take}"))
+    return text
+
+
+def _is_packed_ref(line: bytes) -> bool:
+    oid, space, ref = line.partition(b" ")
+    if line[:1] == b"^":
+        return is_oid(line[1:].decode("latin-1"))
+    return line[:1] == b"#" or (is_oid(oid.decode("latin-1")) and bool(space) and ref.startswith(b"refs/"))
+
+
+def _look_at_shallow(common_dir: bytes, found: list[Damage]) -> None:
+    path = os.path.join(common_dir, b"shallow")
+    data = files.read_limited(path, _LONGEST) or b""
+    if not all(is_oid(line.decode("latin-1")) for line in data.split(b"\n")[:-1]) or data[-1:] not in (b"", b"\n"):
+        where = _quoted(os.path.dirname(common_dir))
+        command = f"rm {_quoted(path)} && git -C {where} fetch --refetch"
+        found.append(Damage(path, f"{_shown(path)} is damaged", command))
+
+
+def _quoted(path: bytes) -> str:
+    return quote(os.fsdecode(path))
+
+
+def _shown(path: bytes) -> str:
+    """The last parts of a path, as people name it."""
+    return os.fsdecode(path[path.rfind(b"/.git/") + 1 :] if b"/.git/" in path else path)

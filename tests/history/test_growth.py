@@ -1,0 +1,108 @@
+"""What commands cost does not grow with the saves, or only as git's own does: processes and requests are counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gitstate.format.find import resolve_save
+from gitstate.git.command import Git
+from gitstate.git.repository import open_repository
+from gitstate.history import listing
+from gitstate.history.prune import prune
+from gitstate.objects.reader import ObjectReader
+from tests.support.past import give_past
+from tests.support.workspace import Workspace
+
+#: Saves whose objects are read together.
+MANY = 60
+
+
+class Counts:
+    """How often git was started, and how often it was asked for objects and waited for, since the last look."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._processes = self._requests = 0
+        start, ask = Git.start, ObjectReader._ask
+
+        def started(*args: Any, **named: Any) -> Any:
+            self._processes += 1
+            return start(*args, **named)
+
+        def asked(reader: ObjectReader, verb: bytes, oids: Any) -> None:
+            self._requests += bool(oids)
+            ask(reader, verb, oids)
+
+        monkeypatch.setattr(Git, "start", started)
+        monkeypatch.setattr(ObjectReader, "_ask", asked)
+
+    def look(self) -> tuple[int, int]:
+        found = self._processes, self._requests
+        self._processes = self._requests = 0
+        return found
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
+    return Counts(monkeypatch)
+
+
+@pytest.fixture
+def ws(ws: Workspace) -> Workspace:
+    """A workspace with one save, which was recovered."""
+    ws.append("a.txt")
+    assert ws.save("--label", "real").exit_status == 0
+    assert ws.recover().exit_status == 0
+    return ws
+
+
+def test_prune_waits_for_git_as_often_for_many_saves_as_for_two(ws: Workspace, counts: Counts) -> None:
+    give_past(ws, 2)
+    repository = open_repository(bytes(ws.path))
+    counts.look()
+    assert prune(repository, dry_run=True).kept == 2
+    few = counts.look()
+    give_past(ws, MANY)
+    assert prune(repository, dry_run=True).kept > MANY
+    assert counts.look() == few
+
+
+def test_log_starts_git_as_often_for_many_saves_as_for_two(ws: Workspace, counts: Counts) -> None:
+    give_past(ws, 2)
+    repository = open_repository(bytes(ws.path))
+
+    def listed() -> list[listing.Entry]:
+        return listing.measured(repository, listing.newest_saves(repository, MANY, everything=False)[0])
+
+    counts.look()
+    assert [entry.changes and entry.changes.added for entry in listed()] == [0, 1]
+    few = counts.look()
+    give_past(ws, MANY)
+    assert [entry.changes and entry.changes.added for entry in listed()] == [0, *[1] * (MANY - 1)]
+    assert counts.look() == few
+
+
+def test_label_is_found_without_a_wait_for_each_save(ws: Workspace, counts: Counts) -> None:
+    made = give_past(ws, MANY)
+    repository = open_repository(bytes(ws.path))
+    counts.look()
+    assert resolve_save(repository, "past 1") == made[0]
+    first = counts.look()
+    assert resolve_save(repository, f"past {MANY - 1}") == made[-1]
+    assert counts.look() == first
+
+
+def test_damaged_save_hides_no_other(ws: Workspace) -> None:
+    made = give_past(ws, 4)
+    repository = open_repository(bytes(ws.path))
+    (ref,) = [name for name in ws.refs("refs/gitstate/saves") if name.endswith(made[1])]
+    manifest = ws.out("rev-parse", f"{ref}:manifest.json").strip()
+    loose = ws.common_dir / "objects" / manifest[:2] / manifest[2:]
+    loose.chmod(0o644)
+    loose.write_bytes(b"damaged")
+    entries = listing.measured(repository, listing.newest_saves(repository, 9, everything=False)[0])
+    assert [entry.manifest is None for entry in entries] == [False, False, True, False]
+    assert [entry.changes is None for entry in entries] == [False, False, True, False]
+    kept = prune(repository, keep_saves=0, keep_days=0, dry_run=True)
+    assert {item.save_id for item in kept.pruned} == {entry.save_id for entry in entries if entry.manifest}

@@ -1,0 +1,263 @@
+"""A git directory that git refuses to open, or whose refs it can't read: saved all the same, and exact once mended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.states import STATES, Loss, dirty, make
+from tests.support.losing import wipe
+from tests.support.oracle import fingerprint
+from tests.support.recovering import recovered_from
+from tests.support.repositories import Templates
+from tests.support.saving import saved_from
+from tests.support.workspace import Workspace, run_git
+
+Damage = Callable[[Workspace], None]
+
+
+def _replaced(name: str, data: bytes | None) -> Damage:
+    """A file of the worktree's own git directory holds other bytes, or is gone."""
+
+    def damage(ws: Workspace) -> None:
+        path = ws.git_dir / name
+        path.unlink()
+        if data is not None:
+            path.write_bytes(data)
+
+    return damage
+
+
+def _head_is_directory(ws: Workspace) -> None:
+    (ws.git_dir / "HEAD").unlink()
+    (ws.git_dir / "HEAD").mkdir()
+
+
+def _without_refs(ws: Workspace) -> None:
+    ws.git("pack-refs", "--all")
+    shutil.rmtree(ws.common_dir / "refs")
+
+
+def _without_refs_and_branch(ws: Workspace) -> None:
+    shutil.rmtree(ws.common_dir / "refs")
+
+
+def _config(added: str) -> Damage:
+    def damage(ws: Workspace) -> None:
+        with open(ws.common_dir / "config", "a") as file:
+            file.write(added)
+
+    return damage
+
+
+def _zeroed_config(ws: Workspace) -> None:
+    (ws.common_dir / "config").write_bytes(bytes(80))
+
+
+def _empty_branch(ws: Workspace) -> None:
+    (ws.common_dir / "refs/heads/agent/work").write_bytes(b"")
+
+
+def _packed_refs(change: Callable[[bytes], bytes]) -> Damage:
+    def damage(ws: Workspace) -> None:
+        ws.git("pack-refs", "--all")
+        path = ws.common_dir / "packed-refs"
+        path.write_bytes(change(path.read_bytes()))
+
+    return damage
+
+
+def _with_zeroed_line(data: bytes) -> bytes:
+    lines = data.split(b"\n")
+    at = next(number for number, line in enumerate(lines) if line.endswith(b"refs/heads/agent/work"))
+    lines[at] = bytes(len(lines[at]))
+    return b"\n".join(lines)
+
+
+def _damaged_shallow(ws: Workspace) -> None:
+    (ws.common_dir / "shallow").write_bytes(bytes(41))
+
+
+def _lost_alternates(ws: Workspace) -> None:
+    (ws.common_dir / "objects/info/alternates").write_text("/nowhere/objects\n")
+
+
+GIT_DIRS = {
+    "head_empty": _replaced("HEAD", b""),
+    "head_zeros": _replaced("HEAD", bytes(23)),
+    "head_garbage": _replaced("HEAD", b"\xff\x01garbage\n"),
+    "head_missing": _replaced("HEAD", None),
+    "head_is_a_directory": _head_is_directory,
+    "head_names_an_impossible_ref": _replaced("HEAD", b"ref: refs/heads/..bad\n"),
+    "head_names_no_ref": _replaced("HEAD", b"ref: elsewhere\n"),
+    "refs_missing": _without_refs,
+    "refs_missing_with_the_branch": _without_refs_and_branch,
+    "config_with_a_broken_line": _config("[core\n"),
+    "config_with_a_torn_end": _config('[remote "origi'),
+    "config_with_a_bad_value": _config("[core]\n\tfilemode = maybe\n"),
+    "config_zeros": _zeroed_config,
+    "branch_empty": _empty_branch,
+    "packed_refs_zeros": _packed_refs(lambda data: bytes(len(data))),
+    "packed_refs_with_a_zeroed_line": _packed_refs(_with_zeroed_line),
+    "packed_refs_cut": _packed_refs(lambda data: data[:-20]),
+    "shallow_zeros": _damaged_shallow,
+}
+LOSSES = [Loss.IN_PLACE, Loss.WIPED, Loss.REMOVED, Loss.CLONED]
+
+
+@pytest.fixture
+def damaged(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace with every kind of work; its remote has all commits, and the editor removes the line it is given."""
+    run_git(ws.outside, "clone", "-q", "--bare", "--no-local", ws.path, "remote.git")
+    ws.git("remote", "add", "origin", str(ws.outside / "remote.git"))
+    monkeypatch.setenv("EDITOR", str(ws.script("editor", 'exec sed -i "${1#+}d" "$2"\n')))
+    dirty(ws)
+    return ws
+
+
+def mend(ws: Workspace) -> None:
+    """Type what recover says, until it says something else than that the repository is damaged."""
+    for _ in range(3):
+        answer = recovered_from(ws.recover("--dry-run"), exits=(0, 4))
+        if answer["verdict"] != "damaged":
+            return
+        subprocess.run(answer["hint"].split(", then: ")[0], shell=True, check=True, cwd=ws.outside)
+    raise AssertionError(f"three commands did not mend it: {answer}")
+
+
+def _lose(ws: Workspace, loss: Loss) -> None:
+    if loss is Loss.WIPED:
+        wipe(ws)
+    elif loss is Loss.REMOVED:
+        for name in os.listdir(ws.path):
+            if name != ".git":
+                ws.remove(name)
+    elif loss is Loss.CLONED:
+        clone = ws.path.with_name("clone")
+        run_git(ws.outside, "clone", "-q", "--no-local", "-b", "agent/work", ws.path, clone)
+        run_git(clone, "fetch", "-q", "origin", "refs/gitstate/*:refs/gitstate/*")
+        ws.path.rename(ws.outside / "the lost one")
+        ws.path = clone
+
+
+def go_round(ws: Workspace, how: str, loss: Loss) -> None:
+    before = fingerprint(ws.path)
+    GIT_DIRS[how](ws)
+    saved = saved_from(ws.save(), exits=(4,))
+    assert not saved.moved
+    mend(ws)
+    assert before.diff(fingerprint(ws.path)) == [], "save and recover touched nothing"
+    _lose(ws, loss)
+    answer = recovered_from(ws.recover())
+    assert (answer["verdict"], answer["save_id"], answer["kept"]) == ("restore", saved.save_id, [])
+    after = fingerprint(ws.path)
+    if loss is Loss.CLONED:
+        before, after = replace(before, settings={}), replace(after, settings={})
+    assert before.diff(after) == []
+
+
+def _cases() -> list[Any]:
+    """Each kind of damage through each loss; a quick run tries two losses of each."""
+    quick = (Loss.IN_PLACE, Loss.WIPED)
+    return [
+        pytest.param(how, loss, id=f"{how}-{loss.value}", marks=[] if loss in quick else [pytest.mark.slow])
+        for how in GIT_DIRS
+        for loss in LOSSES
+    ]
+
+
+@pytest.mark.parametrize(("how", "loss"), _cases())
+def test_damaged_git_dir(how: str, loss: Loss, damaged: Workspace) -> None:
+    go_round(damaged, how, loss)
+
+
+def _empty_link(ws: Workspace) -> None:
+    (ws.path / ".git").write_bytes(b"")
+
+
+LINKED = {
+    "head_empty": _replaced("HEAD", b""),
+    "commondir_empty": _replaced("commondir", b""),
+    "link_empty": _empty_link,
+}
+
+
+@pytest.mark.parametrize("loss", [Loss.IN_PLACE, Loss.WIPED])
+@pytest.mark.parametrize("how", LINKED)
+def test_damaged_linked_worktree(how: str, loss: Loss, templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path, linked=True)
+    assert ws.main is not None
+    # A worktree in which gitstate was used is on the list of workspaces, and so is its repository.
+    assert ws.gitstate("register", path=ws.main).exit_status == 0
+    dirty(ws)
+    before, main = fingerprint(ws.path), fingerprint(ws.main)
+    LINKED[how](ws)
+    saved = saved_from(ws.save(), exits=(4,))
+    mend(ws)
+    _lose(ws, loss)
+    answer = recovered_from(ws.recover())
+    assert (answer["verdict"], answer["save_id"]) == ("restore", saved.save_id)
+    assert before.diff(fingerprint(ws.path)) == []
+    assert main.diff(fingerprint(ws.main)) == []
+
+
+def test_missing_objects_leave_files_and_context(damaged: Workspace) -> None:
+    """What was staged and edited since is gone with the objects; every file is saved."""
+    run_git(damaged.path, "push", "-q", "origin", "HEAD")
+    shutil.rmtree(damaged.common_dir / "objects")
+    before = damaged.read("b.txt")
+    saved = saved_from(damaged.save(), exits=(4,))
+    assert "the directory .git/objects is missing" in saved.document["left_out"][0]["reason"]
+    assert damaged.git("cat-file", "blob", f"{saved.document['archive']}^1:b.txt") == before
+    mend(damaged)
+    assert damaged.out("cat-file", "-t", "HEAD^{tree}") == "tree"
+
+
+def test_alternates_that_lead_nowhere_cost_nothing(damaged: Workspace) -> None:
+    before = fingerprint(damaged.path)
+    _lost_alternates(damaged)
+    saved_from(damaged.save())
+    wipe(damaged, "HEAD~1")
+    recovered_from(damaged.recover())
+    assert before.diff(fingerprint(damaged.path)) == []
+
+
+def test_missing_alternate_that_held_the_commits_is_named(damaged: Workspace) -> None:
+    objects = damaged.common_dir / "objects"
+    shared = damaged.outside / "shared"
+    shutil.copytree(objects, shared)
+    shutil.rmtree(objects)
+    (objects / "info").mkdir(parents=True)
+    (objects / "info/alternates").write_text(f"{shared}\n")
+    assert damaged.out("cat-file", "-t", "HEAD") == "commit"
+    shared.rename(damaged.outside / "moved")
+    saved_from(damaged.save(), exits=(4,))
+    answer = recovered_from(damaged.recover(), exits=(4,))
+    assert answer["verdict"] == "damaged"
+    assert f"bring back {shared}" in answer["hint"]
+
+
+def test_repository_above_is_left_alone(damaged: Workspace) -> None:
+    """With a HEAD that git can't read it goes on to the repository above: no keeper may follow it there."""
+    ready, go = damaged.outside / "ready", damaged.outside / "go"
+    run_git(damaged.path.parent, "init", "-q", ".")
+    script = f"touch {ready}; while ! [ -e {go} ]; do sleep 0.05; done; : >.git/HEAD; echo more >>a.txt; exit 3"
+    process = subprocess.Popen(
+        ["python3", "-m", "gitstate", "-C", str(damaged.path), "run", "--task-id", "T-1", "--", "sh", "-c", script],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    go.touch()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode in (3, 4), stderr
+    assert "HEAD is empty" in stderr, stderr
+    assert not run_git(damaged.path.parent, "for-each-ref")
+    mend(damaged)
+    assert damaged.refs("refs/gitstate/pending")
