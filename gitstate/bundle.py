@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.abc import Loader
     from importlib.machinery import ModuleSpec, SourceFileLoader
-    from types import CodeType, ModuleType
+    from types import ModuleType
 else:
     from _frozen_importlib import ModuleSpec
     from _frozen_importlib_external import SourceFileLoader
@@ -27,7 +27,7 @@ else:
 
 _DIRECTORY = os.path.dirname(os.path.abspath(__file__))
 #: Changes when the layout of the file does.
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Bundle(Loader):
@@ -38,8 +38,9 @@ class Bundle(Loader):
         optimized = f".opt-{sys.flags.optimize}" if sys.flags.optimize else ""
         file_name = f"{command}.{sys.implementation.cache_tag}{optimized}.bundle"
         self._path = os.path.join(_DIRECTORY, "__pycache__", file_name)
-        #: Module → source file, its mtime in nanoseconds, its size, whether it is a package, its code.
-        self._modules: dict[str, tuple[str, int, int, bool, CodeType]] = {}
+        #: Module → source file, its mtime in nanoseconds, its size, whether it is a package, its code as bytes: a
+        #: call that needs few modules must not wait until all of them are unpacked.
+        self._modules: dict[str, tuple[str, int, int, bool, bytes]] = {}
         #: Some module was imported as usual: the file lacks it, or holds an older one.
         self._misses = False
 
@@ -75,7 +76,7 @@ class Bundle(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """What Python asks of a loader: run the module's code."""
-        exec(self._modules[module.__name__][4], module.__dict__)
+        exec(marshal.loads(self._modules[module.__name__][4]), module.__dict__)
 
     def renew(self) -> None:
         """Write the file anew where it lacked a module that was loaded. Raises nothing: it only saves time."""
@@ -87,14 +88,14 @@ class Bundle(Loader):
             # The command has done its work: whatever is wrong with its cache must not change how it ends.
             return
 
-    def _is_current(self, entry: tuple[str, int, int, bool, CodeType]) -> bool:
+    def _is_current(self, entry: tuple[str, int, int, bool, bytes]) -> bool:
         try:
             info = os.stat(entry[0])
         except OSError:
             return False
         return (info.st_mtime_ns, info.st_size) == entry[1:3]
 
-    def _loaded(self) -> dict[str, tuple[str, int, int, bool, CodeType]]:
+    def _loaded(self) -> dict[str, tuple[str, int, int, bool, bytes]]:
         """The modules of ours that this process has loaded, as the file holds them, and those that it held before.
 
         Another call of the same command loads others: a `recover` that restores something, and one that does not.
@@ -112,7 +113,8 @@ class Bundle(Loader):
                 info = os.stat(spec.origin)
                 code = spec.loader.get_code(name)
                 if code is not None:
-                    modules[name] = (spec.origin, info.st_mtime_ns, info.st_size, hasattr(module, "__path__"), code)
+                    data, is_package = marshal.dumps(code), hasattr(module, "__path__")
+                    modules[name] = (spec.origin, info.st_mtime_ns, info.st_size, is_package, data)
         return modules
 
     def _write(self, data: bytes) -> None:

@@ -42,7 +42,7 @@ def carry_out(connection: socket, order: Mapping[str, Any], repository: Reposito
     os.environb.clear()
     os.environb.update(order["environ"])
     words = order["words"]
-    request = SaveRequest(**{**words, "reason": Reason(*words["reason"])})
+    request = SaveRequest(**{**words, "reason": Reason(*words.get("reason", ()))})
     end = Deadline(request.deadline)
     try:
         early = None if known is None else _save_known(repository, request, known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from gitstate.orders.client import order_checkpoint, order_save
-from gitstate.save.request import SaveRequest
 from tests.recover.test_cost import LOGGING
 from tests.run.commands import run_command
 from tests.support.agents import Started, agent_pid, wait_until
@@ -47,7 +47,7 @@ def running(ws: Workspace, log: Path, agent: list[str] | None = None) -> Started
 
 def test_ordered_save_starts_three_gits_until_its_marker(ws: Workspace, log: Path) -> None:
     started = running(ws, log)
-    answer = order_save(os.path.join(os.fsencode(ws.git_dir), b"gitstate"), SaveRequest())
+    answer = order_save(os.path.join(os.fsencode(ws.git_dir), b"gitstate"), {})
     assert answer.last is not None and answer.early is not None
     begun = log.read_text().split()
     # The second save looks at everything, and opens the repository anew.
@@ -91,3 +91,17 @@ def test_what_the_agent_writes_at_its_end_is_in_the_index_too(ws: Workspace, log
     assert log.read_text().split().count("update-index") == 2
     assert ws.out("show", "HEAD:b.txt").endswith("late")
     assert ws.out("status", "--porcelain") == ""
+
+
+def test_command_loads_next_to_nothing_before_its_order(ws: Workspace, log: Path) -> None:
+    """The marker waits for it: Python itself takes longer."""
+    started = running(ws, log)
+    ws.cli_env = {**ws.cli_env, "PYTHONPROFILEIMPORTTIME": "1"}
+    run = ws.gitstate("save")
+    assert run.exit_status == 0
+    ours = {name for name in re.findall(r"\| +([\w.]+)$", run.stderr, re.MULTILINE) if name.startswith("gitstate")}
+    assert "gitstate.orders.client" in ours
+    assert not {name for name in ours if name.startswith(("gitstate.git", "gitstate.save", "gitstate.objects"))}
+    assert len(ours) <= 20, sorted(ours)
+    started.send(signal.SIGKILL)
+    started.status()
