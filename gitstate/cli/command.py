@@ -42,20 +42,6 @@ class TableGroup(click.Group):
             if entry.name.startswith(prefix) and " " not in entry.name.removeprefix(prefix)
         }
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does; a mistyped name is answered with those that are like it."""
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], self.list_commands(ctx), cutoff=0.6)
-            if near:
-                raise click.UsageError(f"{error.message} Did you mean {' or '.join(near)}?", ctx) from None
-            raise
-
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of the commands that are not hidden."""
         return [name for name, entry in self.entries.items() if entry.group]

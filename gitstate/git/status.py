@@ -36,10 +36,15 @@ class StatusQuery(Record):
                 child.wait()
 
 
-def query_status(repository: Repository, frozen_index: bytes) -> StatusQuery:
-    """Ask what is tracked in the index file `frozen_index`, and what differs from it."""
+def query_status(repository: Repository, frozen_index: bytes, *, lists: bool = True) -> StatusQuery:
+    """Ask what is tracked in the index file `frozen_index`, and what differs from it.
+
+    The listing is empty without `lists`, for a caller that knows it.
+    """
     env = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
     status = start_status(repository, env)
+    if not lists:
+        return StatusQuery(Listing([], []), status)
     paths = list_plain_index(frozen_index, len(repository.zero) // 2)
     if paths is not None:
         return StatusQuery(Listing(paths, []), status)

@@ -66,9 +66,11 @@ class ForkedSave:
             for fd in private:
                 os.close(fd)
             result = try_save(path, request, take)
-            if not isinstance(result, str) and result.taken is not None and self._same_scan(result.taken):
-                # It is large, and who asked has it.
-                result.taken.scan = None
+            if not isinstance(result, str) and result.taken is not None:
+                # It is large: who asked for a checkpoint may have it already, and after a save nobody wants it.
+                result.taken.scan = (
+                    None if request.kind == "save" or self._same_scan(result.taken) else result.taken.scan
+                )
             send((result, request.growth))
 
         self._child = forkpool.Child(work)
