@@ -144,6 +144,9 @@ def take(
             remove_stamp(repository)
             return
         _cover(repository, covers, time.monotonic_ns() - begun)
+    from ..objects.fold import fold_packs
+
+    fold_packs(repository)
 
 
 def take_now(repository: Repository, values: Mapping[str, str], deadline: float | None, wait: float) -> None:

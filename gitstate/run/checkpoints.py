@@ -66,9 +66,11 @@ class ForkedSave:
             for fd in private:
                 os.close(fd)
             result = try_save(path, request, take)
-            if not isinstance(result, str) and result.taken is not None and self._same_scan(result.taken):
-                # It is large, and who asked has it.
-                result.taken.scan = None
+            if not isinstance(result, str) and result.taken is not None:
+                # It is large: who asked for a checkpoint may have it already, and after a save nobody wants it.
+                result.taken.scan = (
+                    None if request.kind == "save" or self._same_scan(result.taken) else result.taken.scan
+                )
             send((result, request.growth))
 
         self._child = forkpool.Child(work)
@@ -170,6 +172,8 @@ class Checkpoints:
         self._seen: tuple[object, ...] = ()
         self._budget = Budget()
         self._archive: Oid | None = None
+        #: Git is asked to fold the packs where there are more of them.
+        self._packs = 0
         self._begun = (0.0, 0.0)
         self._next = 0.0
         self.running: ForkedSave | None = None
@@ -276,6 +280,9 @@ class Checkpoints:
         self._unwatched = self._seen
         if growth is not None:
             self._budget.spend(growth)
+        from ..objects.fold import fold_packs
+
+        self._packs = fold_packs(self._repository, self._packs)
         whole = known is None or result.taken.scan is not known.snapshot.scan
         # What has changed since it began is still in the watch.
         self._archive = result.archive

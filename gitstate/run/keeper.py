@@ -304,7 +304,8 @@ class Keeper:
         before = pending_save_id(self.repository)
         left = max(_LEAST, deadline.left())
         beside = self.checkpoints.destroyed()
-        request = SaveRequest(reason=reason, wait=left, deadline=left, replaces=done, beside=beside)
+        expected = None if known is None else known.taken
+        request = SaveRequest(reason=reason, wait=left, deadline=left, replaces=done, beside=beside, expected=expected)
         worktrees = self.worktrees.start_saving(SaveRequest(reason=reason), Deadline(left + _OVERTIME))
         # What the disk or a git does not end in time is broken off. Where no early save stands, nothing is.
         last = self._forked(request, Deadline(None if known is None else left + _OVERTIME), listens=False)

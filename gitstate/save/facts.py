@@ -109,6 +109,7 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
         growth,
         [*patterns(repository, "includeIgnored"), *request.keep_ignored],
         request.keep_paths,
+        None if request.expected is None or request.expected.scan is None else request.expected.scan.tracked,
         None if request.end is None else request.end.part(_PRECIOUS),
     )
     if known is not None and known.archive in held.values():
@@ -314,7 +315,9 @@ def save_nested(
     left = None if request.end is None or request.deadline is None else _until_collected(request).left()
     asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=(), broken=None)
     asked = asked._replace(deadline=left, growth=None, beside=None)
-    asked = asked._replace(values={}, owner_pid=None, reason=Reason(), known=None, replaces=None, label=None)
+    asked = asked._replace(
+        values={}, owner_pid=None, reason=Reason(), known=None, replaces=None, label=None, expected=None
+    )
     from ..workspace.lease import presence
 
     for path in taken.nested:
@@ -407,8 +410,8 @@ def _versions(old: Save, builder: Builder, scene: Scene) -> Iterable[tuple[bytes
         versions = PathVersions(
             of_old.get(path), of_new.get(path), of_old_head.get(path), of_head.get(path), of_pending.get(path)
         )
-        yield path, versions
         version = staged.get(path)
+        yield path, versions._replace(staged=version)
         if version is not None and version not in (versions.old, versions.new, versions.pending):
             yield path, versions._replace(old=version, new=of_index.get(path))
 

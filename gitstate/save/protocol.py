@@ -72,6 +72,12 @@ class SaveAttempt:
     def run(self, query: StatusQuery | None, save: Callable[[bytes, SaveRequest], SaveResult]) -> SaveResult:
         """Take the save. `query` is what git was asked about the frozen index; `save` saves nested repositories."""
         try:
+            if self.request.expected is not None and not self.request.stay:
+                from .index import IndexSwap
+
+                # On a large index git needs as long as for a look at all files. As a rule nothing changes meanwhile.
+                self.swap = IndexSwap(self.repository, self.git)
+                self.swap.start(self.request.expected)
             scene = look(self.builder, self.request, query, save, insist=self.insist, meanwhile=self._begin)
             known = self.request.known
             if self.publisher is not None and (known is None or scene.taken.scan is not known.snapshot.scan):
@@ -108,6 +114,8 @@ class SaveAttempt:
         plan = _with_message(plan, problem)
         if plan.follows:
             return self._publish(plan, scene, built, beside)
+        if upon is not None and self.request.kind == "checkpoint":
+            self.builder.omit_held(upon, scene.taken)
         publisher = self._publisher()
         publisher.replace(upon, self.builder, scene, [*beside, *first_refs(plan, built.archive, scene.seen)])
         return self._answer(plan, scene, built)
@@ -180,9 +188,12 @@ class SaveAttempt:
         taken, publisher, repository = scene.taken, self._publisher(), self.repository
         after = AfterMarker(publisher, self.builder, self.request)
         branch = None if plan.branch is None else RefUpdate(plan.branch, built.wip, taken.head)
+        if branch is None and self.swap is not None:
+            self.swap.close()
+            self.swap = None
         if branch is not None:
             # Git works on the index while the objects come to the disk.
-            self.swap = IndexSwap(repository, self.git)
+            self.swap = self.swap or IndexSwap(repository, self.git)
             self.swap.start(taken)
         note = after.build_note(built, scene.context, scene.seen.get(NOTES))
         publisher.journal_locks(plan.branch, *(ref for ref, _ in plan.deletes), *(update.ref for update in beside))

@@ -75,6 +75,11 @@ class SaveRequest(Record):
     It is called with the save's builder, this request and the scene when the workspace was looked at, whether there is
     anything to save or not.
     """
+    expected: Snapshot | None = None
+    """What that early save took: git makes the new index from it while everything is looked at.
+
+    `save` drops it where the index is another one.
+    """
 
 
 class SaveResult(Record):

@@ -114,7 +114,7 @@ def test_only_these_start_processes() -> None:
         "run/channel",
         "run/hold",
         "integrations/scheduler",
-        "loops/tasks",
+        "loops/command",
         "loops/loop",
         "loops/start",
     }
