@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,22 +37,24 @@ until [ -e "$1/go" ]; do sleep 0.01; done
 """
 
 
-def held(keeper: int) -> set[str]:
-    """The files that are held, by their absolute paths."""
-    found = set()
-    place = f"/proc/{keeper}/fd"
-    for name in os.listdir(place):
-        try:
-            found.add(os.readlink(f"{place}/{name}").removesuffix(" (deleted)"))
-        except OSError:
-            continue
+def descriptors(keeper: int) -> list[str]:
+    """What the descriptors of a keeper lead to. One may be closed meanwhile, and the keeper may end."""
+    found = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for name in os.listdir(f"/proc/{keeper}/fd"):
+            with suppress(OSError):
+                found.append(os.readlink(f"/proc/{keeper}/fd/{name}"))
     return found
 
 
-def watches(keeper: int) -> list[str]:
-    """The descriptors by which a keeper watches worktrees."""
-    place = f"/proc/{keeper}/fd"
-    return [name for name in os.listdir(place) if os.readlink(f"{place}/{name}") == "anon_inode:inotify"]
+def held(keeper: int) -> set[str]:
+    """The files that are held, by their absolute paths."""
+    return {path.removesuffix(" (deleted)") for path in descriptors(keeper)}
+
+
+def watches(keeper: int) -> int:
+    """By how many descriptors a keeper watches worktrees, and the list of them."""
+    return descriptors(keeper).count("anon_inode:inotify")
 
 
 def kept(ws: Workspace) -> set[str]:
@@ -170,7 +173,7 @@ def test_worktree_that_is_removed_is_kept(ws: Workspace) -> None:
     command = ["sh", "-c", f'{agent}git worktree remove --force "{tree}"\nexit 7', "agent", os.fspath(ws.outside)]
     started = Started(ws, [*GITSTATE, "run", "--interval", "3600", "--task-id", "T-9", "--", *command])
     keeper = keeper_pid(ws)
-    wait_until(lambda: len(watches(keeper)) == 3, "both worktrees are watched, and the list of them")
+    wait_until(lambda: watches(keeper) == 3, "both worktrees are watched, and the list of them")
     (ws.outside / "begin").touch()
     wait_until((ws.outside / "written").exists, "the agent has written")
     file = os.fspath(tree / "file")
@@ -193,10 +196,10 @@ exit 7
     command = ["sh", "-c", agent, "agent", os.fspath(ws.outside)]
     started = Started(ws, [*GITSTATE, "run", "--interval", "3600", "--task-id", "T-9", "--", *command])
     keeper = keeper_pid(ws)
-    wait_until(lambda: has_checkpoint(ws) and len(watches(keeper)) == 2, "the keeper watches")
+    wait_until(lambda: has_checkpoint(ws) and watches(keeper) == 2, "the keeper watches")
     (ws.outside / "begin").touch()
     wait_until((ws.outside / "written").exists, "the agent has written")
-    wait_until(lambda: len(watches(keeper)) == 3, "the worktree is watched")
+    wait_until(lambda: watches(keeper) == 3, "the worktree is watched")
     file = os.fspath(tree / "deep" / "file")
     wait_until(lambda: file in held(keeper) or "precious tree" in kept(ws), "the file is held")
     let_go(ws)
@@ -260,7 +263,7 @@ raise SystemExit(7)
     started = Started(ws, [*GITSTATE, "run", "--interval", "3600", "--", *command])
     keeper = keeper_pid(ws)
     watched = 3 if verb == "worktree remove" else 2
-    wait_until(lambda: has_checkpoint(ws) and len(watches(keeper)) == watched, "the keeper watches")
+    wait_until(lambda: has_checkpoint(ws) and watches(keeper) == watched, "the keeper watches")
     (ws.outside / "begin").touch()
     assert started.status() == 7
     found = {line.removeprefix("precious ") for line in kept(ws)}
