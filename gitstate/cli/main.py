@@ -11,9 +11,9 @@ from .. import __version__
 from ..errors import EXIT_STATUSES, EXIT_USAGE
 from ..system import terminal
 from . import quick
-from .command import JSON_HELP, TableGroup
+from .command import JSON_HELP, TableGroup, write_examples
 from .quick import EXIT_ON_INTERRUPT
-from .table import BY_NAME
+from .table import BY_NAME, EXAMPLES
 
 
 def main() -> None:
@@ -54,7 +54,12 @@ def _report(error: click.ClickException, path: str) -> None:
 
 
 class _MainGroup(TableGroup):
-    """All commands, and below them the exit statuses that they share."""
+    """All commands, above them the first steps, and below them the exit statuses that they share."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what gitstate is for, and the first steps."""
+        super().format_help_text(ctx, formatter)
+        write_examples(formatter, "First steps", EXAMPLES[""])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the exit statuses."""

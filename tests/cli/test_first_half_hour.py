@@ -247,9 +247,9 @@ def test_remote_that_is_not_named_is_asked_for_by_the_same_command(ws: Workspace
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("stat",), "No such command 'stat'. Did you mean status?"),
-        (("recovr",), "Did you mean recover or restore?"),
-        (("boot", "enabel"), "Did you mean enable?"),
+        (("stat",), "No such command 'stat'. Did you mean 'status'?"),
+        (("recovr",), "Did you mean 'recover'?"),
+        (("boot", "enabel"), "Did you mean 'enable'?"),
         (("xyzzy",), "No such command 'xyzzy'.\n"),
         (("log", "-n", "x"), "'x' is not an integer."),
         (("recover", "--wait", "x"), "'x' is not a number."),
