@@ -255,7 +255,8 @@ class Watched:
     def _look_at(self, path: bytes, now: float) -> _Known | bool:
         """A new look at a workspace; True where nothing has changed."""
         old = self._known.get(path)
-        places = old.places if old is not None and old.places else _places_in(path, path + b"/.git", path + b"/.git")
+        plain = _places_in(path, path + b"/.git", path + b"/.git")
+        places = old.places if old is not None and old.places else plain
         times = tuple(map(_modified, places))
         is_due = old is None or now >= old.full + AGAIN
         if old is not None and not is_due:
@@ -266,7 +267,8 @@ class Watched:
                 # A process that ends changes no file: what is active is looked at each time.
                 return True
         seen = Peeker(trusted_directories).peek(path)
-        inside = _places_in(seen.workspace, seen.git_dir, seen.common_dir) if seen.git_dir else places
+        # What is no workspace has nothing inside: it may go, or come back, as a whole.
+        inside = _places_in(seen.workspace, seen.git_dir, seen.common_dir) if seen.git_dir else (*plain, path)
         if inside != places:
             # Their times must be older than the look.
             places, times = inside, tuple(map(_modified, inside))

@@ -63,8 +63,13 @@ class Child:
         return values, bool(data)
 
     def end(self, *, kill: bool) -> None:
-        """Close the pipe, with `kill` kill the child and all that it started, and reap it if it has ended."""
-        os.close(self.pipe)
+        """Close the pipe, with `kill` kill the child and all that it started, and reap it if it has ended.
+
+        A signal may end the first call anywhere: the second one must not fail.
+        """
+        pipe, self.pipe = self.pipe, -1
+        if pipe >= 0:
+            os.close(pipe)
         if kill:
             with suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)

@@ -121,6 +121,27 @@ def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert [line for line in started.read_text().removeprefix(before).splitlines() if "for-each-ref" in line] == []
 
 
+def test_workspace_that_goes_bit_by_bit_is_missing_at_last(tmp_path: Path) -> None:
+    made = crowd(tmp_path, 1)
+    watched = Watched(registry.registered, 600.0)
+    states = []
+    for act in (
+        lambda: None,
+        lambda: (made[0] / ".git").rename(tmp_path / "git"),
+        lambda: made[0].rename(tmp_path / "w"),
+    ):
+        act()
+        rest([tmp_path])
+        watched.look()
+        states += [row.state for row in watched.rows()]
+    assert states == ["idle", "no_repository", "missing"]
+    (tmp_path / "w").rename(made[0])
+    (tmp_path / "git").rename(made[0] / ".git")
+    rest([tmp_path])
+    watched.look()
+    assert [row.state for row in watched.rows()] == ["idle"]
+
+
 def test_looks_keep_to_their_share_and_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gitstate.fleet.board.AGAIN", 0.0)
     last = tmp_path / "last"

@@ -346,7 +346,10 @@ def _fail(error: UsageError) -> int:
 def _save_command(name: str, details: str) -> click.Command:
     def callback(**given: Any) -> None:
         directory, as_json = click.get_current_context().obj
-        for pair in (*given["extra"], *given["pairs"]):
+        for pair in given["extra"]:
+            if "=" not in pair:
+                raise click.UsageError(f"--set wants KEY=VALUE, not {escape(pair)}")
+        for pair in given["pairs"]:
             if "=" not in pair:
                 hint = f"gitstate {name} progress_stage=testing; a name for it: gitstate {name} --label before-merge"
                 error = UsageError(f"{pair[:80]!r} is not KEY=VALUE; nothing was saved", hint=hint)

@@ -37,6 +37,7 @@ class Screen:
         self._has_keys = has_keys
         self._colours = has_colours(sys.stdout)
         self._shown: list[str] | None = None
+        self._size = (0, 0)
         self._told: set[int] = set()
         self._pipe = os.pipe()
         self._old: dict[int, Any] = {}
@@ -105,7 +106,11 @@ class Screen:
 
     def show(self, lines: Sequence[Line]) -> None:
         """Bring these lines to the screen. Only those that differ from what is there are written."""
-        width = self.size()[0]
+        size = self.size()
+        if size != self._size:
+            # The terminal moves what it showed, and tells of it a moment later.
+            self._shown, self._size = None, size
+        width = size[0]
         new = [self._text(line, width) for line in lines]
         old = self._shown or []
         out = ["\x1b[m\x1b[2J"] if self._shown is None else []

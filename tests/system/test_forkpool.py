@@ -1,0 +1,36 @@
+"""Tasks in forked processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from gitstate.system import forkpool
+
+
+class Ended(BaseException):
+    """What a signal raises."""
+
+
+def test_signal_that_ends_the_end_of_a_child_is_what_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It came while the child was reaped; then the child is ended once more, on the way out."""
+
+    def end(*_: object) -> None:
+        raise Ended
+
+    before = signal.signal(signal.SIGUSR1, end)
+    waitpid = os.waitpid
+
+    def interrupted(pid: int, options: int) -> tuple[int, int]:
+        monkeypatch.setattr(os, "waitpid", waitpid)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return waitpid(pid, options)
+
+    monkeypatch.setattr(os, "waitpid", interrupted)
+    try:
+        with pytest.raises(Ended):
+            forkpool.stream([1, 2, 3], str, patience=60.0)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
