@@ -280,6 +280,11 @@ def as_permitted(repository: Repository) -> Repository:
     return repository
 
 
+def is_attributes(path: bytes) -> bool:
+    """Whether a path is that of a .gitattributes file."""
+    return path.endswith(b".gitattributes") and path.rpartition(b"/")[2] == b".gitattributes"
+
+
 def has_conversions(repository: Repository) -> bool:
     """Whether settings, or attributes outside the worktree, may convert files."""
     if repository.setting("core.attributesfile") or repository.autocrlf:

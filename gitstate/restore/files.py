@@ -12,11 +12,10 @@ import os
 from ..errors import GitError, GitstateError, NeedsPerson
 from ..format.manifest import LeftOut, Save
 from ..git.entries import list_tree_paths
-from ..git.repository import Repository
+from ..git.repository import Repository, is_attributes
 from ..objects.durable import sync_new
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK, SYMLINK, Leaf
-from ..snapshot.record import MODES_LIMIT, is_attributes
 from ..system.stdlib import TYPE_CHECKING, contextmanager, suppress
 from ..workspace.files import FileState
 from .choices import Choice, Outcome, Target, step, wanted_permissions
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
 
     from ..git.command import Oid
 
-#: So many files are written beside before they are synced and moved into place.
-_AT_ONCE = 256
+#: So many files are written beside before they are synced, by one `syncfs` (`durable.sync_each`), and moved into place.
+_AT_ONCE = 512
 #: A file of no more bytes is read together with others.
 _SMALL = 32 << 10
 #: The disk takes nothing more: to go on with the next path is of no use.
@@ -65,6 +64,8 @@ def usual_umask(repository: Repository, save: Save) -> Iterator[None]:
     if mask == usual or save.archive == save.wip:
         yield
         return
+    from ..snapshot.record import MODES_LIMIT
+
     count = len(list_tree_paths(repository.git, save.wip_tree))
     os.umask(usual if count <= MODES_LIMIT else mask)
     try:

@@ -131,6 +131,7 @@ class MissingFiles:
             try:
                 if leaf.mode == GITLINK:
                     self._disk.make_directory(path)
+                    self._outcome.links.append(path)
                 elif not self._is_unfiltered(path, leaf, sizes or {}) or path not in bare:
                     self._disk.take_in(self._staging + path, path, present.get(path, MISSING))
                 else:
@@ -194,10 +195,6 @@ class MissingFiles:
             if path in leaves and self._paths.is_cut_short(Target(path, leaves[path], None, frozenset()))
         }
         return {path: leaves[path] for path in dict.fromkeys((*gone, *cut_short)) if path in leaves}, cut_short
-
-    def forget_scan(self) -> None:
-        """The index is another one than that which git was told to look by."""
-        self._scan = None
 
     def _asked_one_by_one(self) -> Differing:
         """The same where something is hidden from git, or git failed."""

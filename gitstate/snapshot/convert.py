@@ -11,13 +11,13 @@ import stat
 from ..errors import MissingObject
 from ..git.attributes import Conversions, quote_c
 from ..git.entries import IndexEntry, list_index
+from ..git.repository import is_attributes
 from ..objects.reader import LARGE, ObjectReader
 from ..objects.tree import EXECUTABLE, REGULAR, Leaf, TreeReader
 from ..system.files import make_directory, remove, remove_tree
 from ..system.stdlib import TYPE_CHECKING
 from ..workspace.ownership import quarantine
 from .read import has_content, read_file, read_files
-from .record import is_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
