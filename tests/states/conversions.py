@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tests.states.registry import EVERYWHERE, HERE, LOCAL, Loss, state
+from tests.states.registry import EVERYWHERE, HERE, LOCAL, NO_PLAIN, Loss, state
 from tests.support.workspace import Workspace
 
 CRLF = "one\r\ntwo\r\nthree\r\n"
@@ -125,7 +125,7 @@ def encoding_utf16(ws: Workspace) -> None:
     ws.expect(" M t.u16", "?? u.u16")
 
 
-@state(losses=HERE | {Loss.REMOVED}, status_says_more=True)
+@state(losses=NO_PLAIN, status_says_more=True)
 def encoding_that_fails(ws: Workspace) -> None:
     """``git add`` dies on these: half a character, and an encoding that does not exist."""
     ws.write(".gitattributes", "*.u16 text working-tree-encoding=UTF-16\n*.odd text working-tree-encoding=NO-SUCH\n")
@@ -187,7 +187,7 @@ def filter_that_loses_bytes(ws: Workspace) -> None:
     ws.expect_exactly(" M tracked.f", "?? untracked.f", " M a.txt")
 
 
-@state(losses=HERE)
+@state(losses=NO_PLAIN)
 def filter_that_hides_edits(ws: Workspace) -> None:
     """A filter that cleans everything to the same text: git sees no change, the bytes on disk did change."""
     _filter(ws, "same", "echo same", "cat")
@@ -208,7 +208,7 @@ def filter_that_fails(ws: Workspace) -> None:
     ws.expect(" M tracked.f", "?? untracked.f", " M a.txt")
 
 
-@state(losses=HERE | {Loss.REMOVED}, status_says_more=True)
+@state(losses=NO_PLAIN, status_says_more=True)
 def filter_that_fails_but_is_required(ws: Workspace) -> None:
     _filter(ws, "broken", None, None)
     ws.commit("filtered")
@@ -229,7 +229,7 @@ def filter_that_is_missing(ws: Workspace) -> None:
     ws.expect_exactly(" M tracked.f", "?? untracked.f", " M a.txt")
 
 
-@state(losses=HERE | {Loss.REMOVED}, status_says_more=True, quick=HERE | {Loss.REMOVED})
+@state(losses=NO_PLAIN, status_says_more=True, quick=HERE | {Loss.REMOVED})
 def filter_whose_program_is_missing(ws: Workspace) -> None:
     _filter(ws, "gone", None, None)
     ws.commit("filtered")
@@ -240,7 +240,7 @@ def filter_whose_program_is_missing(ws: Workspace) -> None:
     ws.fails("add", "untracked.f")
 
 
-@state(losses=HERE | {Loss.REMOVED}, status_says_more=True, quick=HERE | {Loss.REMOVED})
+@state(losses=NO_PLAIN, status_says_more=True, quick=HERE | {Loss.REMOVED})
 def filter_that_cannot_smudge(ws: Workspace) -> None:
     """Like git-lfs with its store gone: in works, out does not."""
     _filter(ws, "oneway", "cat", "cat", required=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.states.names import _names
 from tests.states.ordinary import DIRTY, _modes, dirty
-from tests.states.registry import EVERYWHERE, HERE, LOCAL, Loss, state
+from tests.states.registry import EVERYWHERE, HERE, LOCAL, NO_PLAIN, Loss, state
 from tests.support.workspace import Workspace, run_git
 
 
@@ -231,7 +231,7 @@ def core_ignorecase_true(ws: Workspace) -> None:
     ws.expect_exactly(*DIRTY, "?? Notes/Todo.txt")
 
 
-@state(losses=HERE, may_leave_out=["NEW.TXT"], save_exits=[0, 4])
+@state(losses=NO_PLAIN, may_leave_out=["NEW.TXT"], save_exits=[0, 4])
 def core_ignorecase_hides_a_file(ws: Workspace) -> None:
     """On a file system that does tell the two apart, git shows only one of them."""
     ws.config("core.ignoreCase", "true")
@@ -369,7 +369,7 @@ def umask_000(ws: Workspace) -> None:
     ws.cli_umask = 0
 
 
-@state(losses=HERE | {Loss.REMOVED})
+@state(losses=NO_PLAIN)
 def reached_through_a_symlink(ws: Workspace) -> None:
     dirty(ws)
     ws.expect_exactly(*DIRTY)

@@ -19,14 +19,14 @@ def assume_unchanged_hides_edits(ws: Workspace) -> None:
     ws.expect_flags("h", "a.txt", "b.txt")
 
 
-@state(losses=HERE | {Loss.REMOVED}, moves=None)
+@state(losses=NO_PLAIN, moves=None)
 def assume_unchanged_hides_all_edits(ws: Workspace) -> None:
     ws.git("update-index", "--assume-unchanged", "a.txt")
     ws.append("a.txt", "hidden\n")
     ws.expect_exactly()
 
 
-@state(losses=HERE | {Loss.REMOVED}, moves=None)
+@state(losses=NO_PLAIN, moves=None)
 def assume_unchanged_hides_deletion(ws: Workspace) -> None:
     ws.git("update-index", "--assume-unchanged", "a.txt")
     ws.remove("a.txt")
@@ -43,7 +43,7 @@ def skip_worktree_hides_edits(ws: Workspace) -> None:
     ws.expect_flags("S", "a.txt", "b.txt")
 
 
-@state(losses=HERE | {Loss.REMOVED}, moves=None)
+@state(losses=NO_PLAIN, moves=None)
 def skip_worktree_hides_deletion(ws: Workspace) -> None:
     ws.git("update-index", "--skip-worktree", "a.txt", "src/lib/util.py", "src/lib/deep/x.txt")
     ws.remove("a.txt")
@@ -52,7 +52,7 @@ def skip_worktree_hides_deletion(ws: Workspace) -> None:
     ws.expect_exactly("?? untracked.txt")
 
 
-@state(losses=HERE | {Loss.REMOVED}, moves=None)
+@state(losses=NO_PLAIN, moves=None)
 def skip_worktree_on_staged_content(ws: Workspace) -> None:
     ws.append("a.txt", "staged\n")
     ws.add("a.txt")

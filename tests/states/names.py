@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.states.registry import EVERYWHERE, HERE, state
+from tests.states.registry import EVERYWHERE, NO_PLAIN, state
 from tests.support.repositories import lines
 from tests.support.workspace import Pathish, Workspace, to_bytes
 
@@ -89,7 +89,7 @@ def deep_nesting(ws: Workspace) -> None:
 
 
 @state(
-    losses=HERE,
+    losses=NO_PLAIN,
     may_leave_out=("git~1", "sub/.GIT", ".git \u200c", "sub/.g\u200cit", "sub/.git "),
     status_says_more=True,
     save_exits=(0, 4),
@@ -105,7 +105,7 @@ def names_that_git_refuses(ws: Workspace) -> None:
     ws.expect(" M a.txt")
 
 
-@state(losses=HERE, may_leave_out=("sub/.git",), status_says_more=True, save_exits=(0, 4))
+@state(losses=NO_PLAIN, may_leave_out=("sub/.git",), status_says_more=True, save_exits=(0, 4))
 def a_git_directory_that_is_no_repository(ws: Workspace) -> None:
     ws.mkdir("sub/.git")
     ws.write("sub/file.txt")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.states.merges import stop_merging
 from tests.states.ordinary import DIRTY, dirty
-from tests.states.registry import EVERYWHERE, HERE, LOCAL, Loss, operation, state
+from tests.states.registry import EVERYWHERE, HERE, LOCAL, NO_PLAIN, Loss, operation, state
 from tests.support.repositories import lines
 from tests.support.workspace import Workspace, run_git
 
@@ -22,7 +22,7 @@ def add_submodule(ws: Workspace, name: str = "sub") -> Workspace:
     return Workspace(ws.path / name, ws.outside)
 
 
-NESTED = {"status_says_more": True, "save_exits": (0, 4), "losses": HERE | {Loss.REMOVED}}
+NESTED = {"status_says_more": True, "save_exits": (0, 4), "losses": HERE | {Loss.REMOVED, Loss.BASE}}
 
 
 @state(**NESTED, quick=HERE | {Loss.REMOVED}, may_leave_out=["sub"])
@@ -84,14 +84,14 @@ def submodule_dirty_but_ignored_by_config(ws: Workspace) -> None:
     assert b" sub" not in ws.git("status", "--porcelain")
 
 
-@state(**NESTED, may_leave_out=["sub"])
+@state(**NESTED | {"losses": NO_PLAIN}, may_leave_out=["sub"])
 def submodule_deleted(ws: Workspace) -> None:
     add_submodule(ws)
     ws.remove("sub")
     ws.expect_exactly(" D sub")
 
 
-@state(**NESTED, may_leave_out=["sub"])
+@state(**NESTED | {"losses": NO_PLAIN}, may_leave_out=["sub"])
 def submodule_replaced_by_file(ws: Workspace) -> None:
     add_submodule(ws)
     ws.remove("sub")
@@ -246,7 +246,7 @@ def nested_worktree_of_the_same_repository(ws: Workspace) -> None:
     ws.expect(" M a.txt", "?? wt/")
 
 
-@state(losses=HERE)
+@state(losses=NO_PLAIN)
 def nested_repository_ignored(ws: Workspace) -> None:
     """An agent's worktrees below .worktrees/: ignored, so none of this workspace's business."""
     ws.append(".gitignore", "/.worktrees/\n")
@@ -261,7 +261,7 @@ def bare_repository_among_the_files(ws: Workspace) -> None:
     assert b"?? fixtures/bare.git/HEAD" in ws.status()
 
 
-@state(losses=HERE | {Loss.REMOVED})
+@state(losses=NO_PLAIN)
 def gitlink_in_place_of_a_directory(ws: Workspace) -> None:
     """Staged, and not checked out: an empty directory stands there."""
     ws.git("rm", "-rq", "--cached", "docs")
@@ -271,7 +271,7 @@ def gitlink_in_place_of_a_directory(ws: Workspace) -> None:
     ws.expect_exactly("A  docs", "D  docs/guide.md")
 
 
-@state(losses=HERE | {Loss.REMOVED})
+@state(losses=NO_PLAIN)
 def gitlink_in_place_of_a_file(ws: Workspace) -> None:
     ws.git("rm", "-q", "--cached", "b.txt")
     ws.remove("b.txt")
@@ -280,7 +280,7 @@ def gitlink_in_place_of_a_file(ws: Workspace) -> None:
     ws.expect_exactly("T  b.txt")
 
 
-@state(losses=HERE | {Loss.REMOVED})
+@state(losses=NO_PLAIN)
 def gitlink_in_place_of_a_symlink(ws: Workspace) -> None:
     ws.git("rm", "-q", "--cached", "link")
     ws.remove("link")

@@ -6,12 +6,12 @@ import os
 import stat
 
 from tests.states.ordinary import DIRTY, dirty
-from tests.states.registry import EVERYWHERE, HERE, Loss, state
+from tests.states.registry import EVERYWHERE, HERE, NO_PLAIN, Loss, state
 from tests.support.permissions import why_permissions_cannot_be_tested
 from tests.support.workspace import Workspace
 
 
-@state(losses=HERE | {Loss.REMOVED}, left_out=["fifo", "fresh/fifo"])
+@state(losses=NO_PLAIN, left_out=["fifo", "fresh/fifo"])
 def fifo(ws: Workspace) -> None:
     os.mkfifo(ws.at("fifo"))
     ws.write("fresh/file.txt")
@@ -20,14 +20,14 @@ def fifo(ws: Workspace) -> None:
     ws.expect(*DIRTY)
 
 
-@state(losses=HERE | {Loss.REMOVED}, left_out=["socket"])
+@state(losses=NO_PLAIN, left_out=["socket"])
 def unix_socket(ws: Workspace) -> None:
     os.mknod(ws.at("socket"), stat.S_IFSOCK | 0o600)
     dirty(ws)
     ws.expect(*DIRTY)
 
 
-@state(losses=HERE | {Loss.REMOVED}, left_out=["a.txt"], status_says_more=True)
+@state(losses=NO_PLAIN, left_out=["a.txt"], status_says_more=True)
 def fifo_where_a_tracked_file_was(ws: Workspace) -> None:
     ws.remove("a.txt")
     os.mkfifo(ws.at("a.txt"))
@@ -36,7 +36,7 @@ def fifo_where_a_tracked_file_was(ws: Workspace) -> None:
 
 
 @state(
-    losses=HERE,
+    losses=NO_PLAIN,
     left_out=["secret.txt", "b.txt"],
     save_exits=[4],
     recover_exits=[0, 4],
@@ -54,7 +54,7 @@ def unreadable_files(ws: Workspace) -> None:
 
 
 @state(
-    losses=HERE,
+    losses=NO_PLAIN,
     left_out=["locked"],
     save_exits=[0, 4],
     recover_exits=[0, 4],
@@ -70,7 +70,7 @@ def unreadable_directory(ws: Workspace) -> None:
 
 
 @state(
-    losses=HERE,
+    losses=NO_PLAIN,
     may_leave_out=["locked"],
     save_exits=(0, 4),
     recover_exits=(0, 4),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tests.states.registry import EVERYWHERE, HERE, Loss, state
+from tests.states.registry import EVERYWHERE, NO_PLAIN, Loss, state
 from tests.support.workspace import Workspace
 
 
@@ -90,7 +90,7 @@ def index_emptied(ws: Workspace) -> None:
     ws.expect("D  a.txt", "?? a.txt", "D  src/app.py", "?? src/app.py")
 
 
-@state(losses=HERE)
+@state(losses=NO_PLAIN)
 def index_missing(ws: Workspace) -> None:
     (ws.git_dir / "index").unlink()
     ws.expect("D  a.txt", "?? a.txt")
@@ -180,7 +180,7 @@ def mode_0666_and_0777(ws: Workspace) -> None:
     ws.write("script.sh", "#!/bin/sh\n", 0o777)
 
 
-@state(losses=HERE | {Loss.REMOVED}, moves=None)
+@state(losses=NO_PLAIN, moves=None)
 def modes_are_all_that_changed(ws: Workspace) -> None:
     ws.chmod("a.txt", 0o600)
     ws.chmod("bin/run.sh", 0o700)
@@ -244,7 +244,7 @@ def directory_modes(ws: Workspace) -> None:
     ws.expect_exactly("?? secrets/key.txt", "?? shared/file.txt")
 
 
-@state(losses=HERE | {Loss.REMOVED})
+@state(losses=NO_PLAIN)
 def directory_mode_of_tracked_files(ws: Workspace) -> None:
     ws.append("docs/guide.md")
     ws.chmod("docs", 0o700)
@@ -297,7 +297,7 @@ def everything_at_once(ws: Workspace) -> None:
     ws.expect_exactly(*DIRTY)
 
 
-@state(losses=HERE)
+@state(losses=NO_PLAIN)
 def same_size_edit_in_the_same_instant(ws: Workspace) -> None:
     """Racy git: nothing but the content tells that this file was changed after it was staged."""
     ws.config("core.trustctime", "false")
@@ -311,7 +311,7 @@ def same_size_edit_in_the_same_instant(ws: Workspace) -> None:
     ws.expect_exactly("MM a.txt")
 
 
-@state(losses=HERE | {Loss.REMOVED})
+@state(losses=NO_PLAIN)
 def times_in_the_future_and_the_past(ws: Workspace) -> None:
     ws.append("a.txt")
     ws.write("future.txt")

@@ -29,7 +29,7 @@ def unborn_untracked_only(ws: Workspace) -> None:
     ws.expect_exactly("?? a.txt", "?? c/d.txt")
 
 
-@state(template="empty", losses=HERE, moves=None)
+@state(template="empty", losses=NO_PLAIN, moves=None)
 def unborn_and_nothing_there(ws: Workspace) -> None:
     ws.expect_exactly()
 
@@ -75,7 +75,7 @@ def sha256_merge_conflict(ws: Workspace) -> None:
     stop_merging(ws, "side-content", "UU a.txt")
 
 
-@state(template="sha256", losses=HERE | {Loss.REMOVED})
+@state(template="sha256", losses=NO_PLAIN)
 def sha256_index_v4_intent_to_add(ws: Workspace) -> None:
     ws.git("update-index", "--index-version", "4")
     ws.write("planned.txt")
@@ -125,7 +125,7 @@ def alternates(ws: Workspace) -> None:
     assert (ws.git_dir / "objects/info/alternates").exists()
 
 
-@state(losses=HERE | {Loss.REMOVED})
+@state(losses=NO_PLAIN)
 def worktree_of_a_bare_repository(ws: Workspace) -> None:
     bare = ws.outside / "bare.git"
     run_git(ws.outside, "clone", "-q", "--bare", ws.path, bare)
@@ -136,7 +136,7 @@ def worktree_of_a_bare_repository(ws: Workspace) -> None:
     ws.expect_exactly(*DIRTY)
 
 
-@state(losses=HERE)
+@state(losses=NO_PLAIN)
 def workspace_is_a_submodule(ws: Workspace) -> None:
     parent = ws.outside / "parent"
     inner = ws.outside / "inner"
@@ -150,7 +150,7 @@ def workspace_is_a_submodule(ws: Workspace) -> None:
     assert (ws.path / ".git").is_file()
 
 
-@state(losses=HERE | {Loss.REMOVED})
+@state(losses=NO_PLAIN)
 def inside_another_repository(ws: Workspace) -> None:
     parent = ws.outside / "parent"
     run_git(ws.outside, "init", "-q", parent)
@@ -337,7 +337,7 @@ def notes_rewrite_ref(ws: Workspace) -> None:
     ws.expect_exactly(*DIRTY)
 
 
-@state(losses=HERE, moves=None)
+@state(losses=NO_PLAIN, moves=None)
 def stale_ref_locks(ws: Workspace) -> None:
     """Left by something that was killed before the last reboot."""
     for name in ("refs/heads/agent/work.lock", "packed-refs.lock", "refs/notes/gitstate.lock"):
@@ -350,7 +350,7 @@ def stale_ref_locks(ws: Workspace) -> None:
     ws.expect_exactly(*DIRTY)
 
 
-@state(losses=HERE)
+@state(losses=NO_PLAIN)
 def stale_index_lock(ws: Workspace) -> None:
     dirty(ws)
     ws.expect_exactly(*DIRTY)
@@ -360,7 +360,7 @@ def stale_index_lock(ws: Workspace) -> None:
     ws.stale_locks.append(lock)
 
 
-@state(losses=HERE, moves=None)
+@state(losses=NO_PLAIN, moves=None)
 def held_index_lock(ws: Workspace) -> None:
     """A git process may be alive behind this one."""
     dirty(ws)
