@@ -129,7 +129,11 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
             if not _initialise(workspace, name, config, named):
                 continue
             said = workspace.git.run("config", "-z", "-f", config, "core.worktree")
-        full = os.path.realpath(os.path.join(store, said.removesuffix(b"\0")))
+        named_place = os.path.join(os.path.realpath(store), said.removesuffix(b"\0"))
+        if os.path.islink(os.path.normpath(named_place)):
+            # Something else took the place of the submodule; what it leads to is none.
+            continue
+        full = os.path.realpath(named_place)
         path = os.path.relpath(full, os.path.realpath(repository.toplevel))
         leaf = workspace.trees.lookup(saved.newest.wip_tree, [path]).get(path)
         if path in named and not os.path.lexists(full):

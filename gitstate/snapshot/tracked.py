@@ -99,7 +99,8 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
     from ..git.entries import list_index
 
     for entry in list_index(git, env=builder.env):
-        if entry.mode == GITLINK and is_nested(builder.repository, os.path.join(builder.top, entry.path), linked=True):
+        full = os.path.join(builder.top, entry.path)
+        if entry.mode == GITLINK and not os.path.islink(full) and is_nested(builder.repository, full, linked=True):
             _add_submodule(builder, entry.path)
     return output
 

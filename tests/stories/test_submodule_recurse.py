@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -176,3 +177,20 @@ def test_place_of_a_submodule_that_is_empty_as_before_is_no_trouble(ws: Workspac
     run = ws.recover()
     assert run.exit_status == 0, run
     assert run.json["workspaces"][0]["left_out"] == []
+
+
+def test_symlink_in_place_of_a_submodule_is_not_followed(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.remove("sub")
+    inner = nested_repository(ws, "target", commit=True)
+    inner.append("inner.txt")
+    ws.symlink("target", "sub")
+    saved = ws.save()
+    assert saved.exit_status in (0, 4), saved
+    assert b"sub" not in {path.rstrip(b"/") for path in paths_of(saved.json["left_out"])}
+    ws.git("rm", "-q", "--cached", "-f", "sub")
+    ws.remove("target")
+    run = ws.recover()
+    assert run.exit_status == 4, run
+    assert not os.path.lexists(ws.at("target")), "the submodule was put where the symlink leads"
+    assert os.readlink(ws.at("sub")) == b"target"
