@@ -133,7 +133,7 @@ class Git(Record):
         try:
             out, err = process.communicate(input, timeout=timeout)
         except TimeoutError:
-            process.kill()
+            process.kill_all()
             # Its pipes are not read to their end: a filter that it started may hold them for long.
             process.wait()
             raise GitError(_arguments(process), -9, b"it took too long") from None

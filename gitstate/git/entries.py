@@ -131,12 +131,19 @@ def diff_trees(repository: Repository, old: Oid, new: Oid) -> list[DiffEntry]:
     return [DiffEntry.parse(*pair) for pair in zip(fields[::2], fields[1::2], strict=True)]
 
 
-def diff_tree_pairs(repository: Repository, pairs: Sequence[tuple[Oid, Oid]]) -> list[list[DiffEntry]]:
-    """`diff_trees` of each pair, by one git."""
-    lines = _lines_of(pairs)
+def start_diff_tree_pairs(repository: Repository, pairs: Sequence[tuple[Oid, Oid]]) -> Child:
+    """Let git compare each pair of trees while the caller does something else; `diff_tree_pairs` says what it found."""
+    child = _start_diff_tree(repository, "--stdin")
+    # No more than fits into a pipe: a stack has few saves.
+    child.end_input(_lines_of(pairs))
+    return child
+
+
+def diff_tree_pairs(repository: Repository, started: Child) -> list[list[DiffEntry]]:
+    """`diff_trees` of each pair that `start_diff_tree_pairs` was given, by one git."""
     found: list[list[DiffEntry]] = []
     head = b""
-    for field in split_nul(_diff_tree(repository, "--stdin", input=lines) + b"\0") if pairs else ():
+    for field in split_nul(repository.git.finish(started) + b"\0"):
         if head.startswith(b":"):
             found[-1].append(DiffEntry.parse(head, field))
             head = b""
@@ -161,7 +168,7 @@ def each_difference(
     """
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         some = pairs[start : start + _PAIRS_AT_ONCE]
-        process = _start_diff_tree(repository, "--stdin")
+        process = _start_diff_tree(repository, "--stdin", quiet=True)
         try:
             process.end_input(_lines_of(some))
             number, head, rest = start - 1, b"", b""
@@ -195,20 +202,15 @@ def _lines_of(pairs: Sequence[tuple[Oid, Oid]]) -> bytes:
     return b"".join(b"%s %s\n" % (old.encode("ascii"), new.encode("ascii")) for old, new in pairs)
 
 
-_DIFF_TREE = ("diff-tree", "-r", "-z", "--no-renames", "--ignore-submodules=none")
+def _diff_tree(repository: Repository, *args: str) -> bytes:
+    return repository.git.finish(_start_diff_tree(repository, *args))
 
 
-def _diff_tree(repository: Repository, *args: str, input: bytes = b"") -> bytes:
-    return repository.git.run(*_DIFF_TREE, *args, env=_no_index(repository), input=input)
-
-
-def _start_diff_tree(repository: Repository, *args: str) -> Child:
-    return repository.git.start(*_DIFF_TREE, *args, env=_no_index(repository), quiet=True)
-
-
-def _no_index(repository: Repository) -> dict[str, str]:
-    """Git reads the index before it compares two trees, and fails where the index is torn: it gets none to read."""
-    return {"GIT_INDEX_FILE": os.fsdecode(os.path.join(repository.own, b"no-index"))}
+def _start_diff_tree(repository: Repository, *args: str, quiet: bool = False) -> Child:
+    # Git reads the index before it compares two trees, and fails where the index is torn: it gets none to read.
+    env = {"GIT_INDEX_FILE": os.fsdecode(os.path.join(repository.own, b"no-index"))}
+    options = ("-r", "-z", "--no-renames", "--ignore-submodules=none")
+    return repository.git.start("diff-tree", *options, *args, env=env, quiet=quiet)
 
 
 def split_nul(out: bytes) -> list[bytes]:

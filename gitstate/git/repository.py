@@ -33,6 +33,8 @@ class Repository(Record):
     """The uid of another user who owns a part of it, where nobody trusts its path; None as a rule."""
     runs_filters: bool = True
     """Whether the filters of its configuration run. Without them git looks into no submodule, which has its own."""
+    filter_limit: float | None = None
+    """So many seconds a filter may take for one file; None where none is configured, or nobody set a limit."""
 
     @property
     def objects(self) -> bytes:
@@ -276,6 +278,11 @@ def as_permitted(repository: Repository) -> Repository:
     repository = without_filters(repository)._replace(stranger=stranger)
     refuse_links(stranger, repository.git_dir, repository.common_dir)
     return repository
+
+
+def is_attributes(path: bytes) -> bool:
+    """Whether a path is that of a .gitattributes file."""
+    return path.endswith(b".gitattributes") and path.rpartition(b"/")[2] == b".gitattributes"
 
 
 def has_conversions(repository: Repository) -> bool:

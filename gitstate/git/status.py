@@ -11,7 +11,7 @@ from .command import try_in_halves
 from .index import is_cut_index, list_plain_index
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from ..system.child import Child
     from .repository import Repository
@@ -36,10 +36,15 @@ class StatusQuery(Record):
                 child.wait()
 
 
-def query_status(repository: Repository, frozen_index: bytes) -> StatusQuery:
-    """Ask what is tracked in the index file `frozen_index`, and what differs from it."""
+def query_status(repository: Repository, frozen_index: bytes, *, lists: bool = True) -> StatusQuery:
+    """Ask what is tracked in the index file `frozen_index`, and what differs from it.
+
+    The listing is empty without `lists`, for a caller that knows it.
+    """
     env = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
     status = start_status(repository, env)
+    if not lists:
+        return StatusQuery(Listing([], []), status)
     paths = list_plain_index(frozen_index, len(repository.zero) // 2)
     if paths is not None:
         return StatusQuery(Listing(paths, []), status)
@@ -137,6 +142,7 @@ class WorktreeScan:
         if list_plain_index(index, len(repository.zero) // 2) is None:
             self._listing = repository.git.start("ls-files", "-z", "-v", "--sparse", env=env)
         self._finish = repository.git.finish
+        self._limit = repository.filter_limit
         self._found: Differing | None = None
         self._is_read = False
 
@@ -145,18 +151,23 @@ class WorktreeScan:
         if not self._is_read:
             self._is_read = True
             try:
-                listing = parse_listing(b"" if self._listing is None else self._finish(self._listing))
-                fields = self._finish(self._differing).split(b"\0")
+                hides = self._listing is not None and _hides(self._finish(self._listing))
+                fields = self._finish(self._differing, timeout=self._limit).split(b"\0")
             except GitError:
                 self.end()
                 return None
-            if not listing.hidden:
+            if not hides:
                 found = list(zip(fields[0::2], fields[1::2], strict=False))
                 deleted = [path for head, path in found if head.endswith(b"D")]
                 # Git also calls a file deleted where a directory stands, or behind a symlink.
                 gone = [path for path in deleted if not os.path.lexists(os.path.join(self._top, path))]
                 self._found = Differing(gone, [path for head, path in found if head.endswith(b"M")])
         return self._found
+
+    def shows_only(self, paths: Collection[bytes]) -> bool:
+        """Whether git was able to look, and nothing but `paths` differs from the index."""
+        found = self.finish()
+        return found is not None and all(path in paths for path in (*found.deleted, *found.modified))
 
     def end(self) -> None:
         """Nobody reads the answer any more."""
@@ -179,14 +190,21 @@ class Listing(Record):
 
 def parse_listing(out: bytes) -> Listing:
     """Take apart what `git ls-files -z -v --sparse` printed."""
-    if out.startswith(b"H "):
-        # As a rule all entries are ordinary: two passes in C instead of a loop over every path.
-        paths = out[2:-1].split(b"\0H ")
-        if len(paths) == out.count(b"\0"):
-            return Listing(paths, [])
+    if _is_ordinary(out):
+        return Listing(out[2:-1].split(b"\0H "), [])
     items = out.split(b"\0")[:-1]
     hidden = [(item[:1], item[2:]) for item in items if item[:1] in b"Shsm" and not item.endswith(b"/")]
     return Listing([item[2:] for item in items], hidden)
+
+
+def _is_ordinary(out: bytes) -> bool:
+    """Whether all entries are ordinary, as a rule: two passes in C instead of a loop over every path."""
+    return out.startswith(b"H ") and out.count(b"\0H ") + 1 == out.count(b"\0")
+
+
+def _hides(out: bytes) -> bool:
+    """Whether what `git ls-files -z -v --sparse` printed names a file that git was told not to look at."""
+    return not _is_ordinary(out) and bool(parse_listing(out).hidden)
 
 
 _CHECK_IGNORE = ("check-ignore", "--no-index", "-z", "--stdin")

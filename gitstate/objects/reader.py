@@ -45,6 +45,10 @@ def format_commit(tree: Oid, parents: Iterable[Oid], stamp: str, message: str) -
 LARGE = 8 << 20
 
 
+#: So many commits, of so many bytes, are held by one reader.
+_MOST_COMMITS, _SMALL = 64, 16 << 10
+
+
 class ObjectReader:
     """Reads objects by id with one `git cat-file --batch-command` (git 2.36).
 
@@ -64,6 +68,8 @@ class ObjectReader:
         self._ahead: list[tuple[bytes, Oid]] = []
         #: Answers that were read before they were wanted.
         self._foreseen: dict[tuple[bytes, Oid], object] = {}
+        #: Commits that were read: the same few are asked for by each part of a recovery.
+        self._commits: dict[Oid, bytes] = {}
 
     @property
     def _process(self) -> Child:
@@ -129,8 +135,15 @@ class ObjectReader:
 
     def commit(self, oid: Oid, limit: int | None = None) -> bytes | None:
         """A raw commit; None where there is no such object, or it is no commit. Raises as `contents` does."""
+        known = self._commits.get(oid)
+        if known is not None and (limit is None or len(known) <= limit):
+            return known
         found = self.contents([oid], limit)[0]
-        return found[1] if found is not None and found[0] == "commit" else None
+        if found is None or found[0] != "commit":
+            return None
+        if len(found[1]) <= _SMALL and len(self._commits) < _MOST_COMMITS:
+            self._commits[oid] = found[1]
+        return found[1]
 
     def head(self) -> Oid | None:
         """The commit of HEAD; None on an unborn branch, or where it can't be read."""

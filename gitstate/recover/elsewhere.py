@@ -11,7 +11,6 @@ import time
 from ..errors import CorruptSave, GitError, NeedsPerson, UnsupportedSave, UsageError
 from ..format.archive import read_save, read_stack
 from ..format.context import MAX_CONTEXT, RUN_WORKSPACE
-from ..format.find import find_save
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..format.saves import is_dismissed, pending_archive, pending_here
@@ -46,6 +45,8 @@ class FoundStack(Record):
 
 def stack_of(repository: Repository, save_id: str) -> FoundStack:
     """A save by its id, and all that it stands on. Raises NeedsPerson, CorruptSave, UnsupportedSave."""
+    from ..format.find import find_save
+
     with ObjectReader(repository.git) as reader:
         held = find_save(repository, save_id)
         if held.remote is None:

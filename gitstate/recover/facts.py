@@ -8,7 +8,6 @@ from ..errors import CorruptSave, GitError, NeedsPerson, UnsupportedSave
 from ..format import names
 from ..format.archive import read_save, read_stack
 from ..format.context import MAX_CONTEXT, Context
-from ..format.find import find_save
 from ..format.manifest import Save
 from ..format.names import workspace_id
 from ..format.saves import (
@@ -32,7 +31,6 @@ from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.lease import describe, presence_in
 from ..workspace.live_context import owner_state, read_live_context, read_state_context
-from ..workspace.peek import worktree_ids
 from ..workspace.state_file import RECOVERED
 from .plan import Facts, can_compare, disk_state, lacks_checkpoint, resting_places
 
@@ -129,7 +127,8 @@ def _is_wiped(repository: Repository) -> bool:
     tracked = repository.git.run("ls-files", "-z").split(b"\0")[:-1]
     if tracked and not any(os.path.lexists(os.path.join(repository.toplevel, path)) for path in tracked):
         return True
-    return not repository.git.run("status", "--porcelain", "-z", "-unormal", "--ignore-submodules=dirty")
+    words = ("status", "--porcelain", "-z", "-unormal", "--ignore-submodules=dirty")
+    return not repository.git.run(*words, timeout=repository.filter_limit)
 
 
 def with_damage(facts: Facts, repository: Repository) -> Facts:
@@ -161,6 +160,8 @@ class _Pending(Record):
 
 def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id: str | None) -> _Pending | None:
     if save_id is not None:
+        from ..format.find import find_save
+
         held = find_save(repository, save_id)
         archive = held.archive
         if held.remote is not None:
@@ -204,7 +205,11 @@ def orphans(repository: Repository, reader: ObjectReader) -> Iterable[tuple[str,
 
 def _orphaned_markers(repository: Repository) -> list[tuple[str, Oid]]:
     pending = pending_here(repository)
-    here = {*worktree_ids(repository.common_dir), workspace_id(repository)} if pending else set()
+    if not pending:
+        return []
+    from ..workspace.peek import worktree_ids
+
+    here = {*worktree_ids(repository.common_dir), workspace_id(repository)}
     return [(names.marker_ref(workspace), oid) for workspace, oid in pending.items() if workspace not in here]
 
 

@@ -30,9 +30,9 @@ import os
 from ..errors import CorruptSave, GitError, GitstateError, NotAWorkspace
 from ..format.archive import tree_of_base
 from ..format.context import Context
-from ..format.fetched import fetched_markers, mark_recovered
 from ..format.manifest import LeftOut, Reason
 from ..format.names import branch_name, is_save_id, workspace_id
+from ..format.saves import pending_in_files
 from ..git import gitdir, refs
 from ..git.index import looks_torn
 from ..git.refs import RefUpdate, RefWriter
@@ -47,7 +47,7 @@ from ..system.stdlib import TYPE_CHECKING, quote
 from ..workspace.lease import wait_for_last_save
 from ..workspace.live_context import read_live_context, with_measured_fields
 from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
-from ..workspace.settings import require
+from ..workspace.settings import require, with_filter_limit
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
 from .facts import compare_with_checkpoint, gather, whole_copies, with_damage
 from .plan import (
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from ..git.command import Git
     from ..git.repository import Opening
     from ..restore.choices import Target
-    from ..restore.index import IndexRecovery
+    from ..restore.index import IndexRecovery, Written
     from ..restore.nested import NestedStep
     from .request import DecidedVerdict
 
@@ -96,6 +96,7 @@ def recover(path: bytes, request: RecoverRequest, opening: Opening | None = None
     if not request.runs_filters:
         repository = without_filters(repository)
     require(repository, *SETTINGS)
+    repository = with_filter_limit(repository)
     with hints_for(repository.toplevel):
         try:
             return located(_recover(repository, request))
@@ -144,7 +145,9 @@ def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, requ
     clears = verdict.clears_locks and not request.dry_run
     cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
     lock = os.path.join(repository.git_dir, b"index.lock")
-    if verdict.clears_locks and (facts.saves or facts.context or os.path.lexists(lock)):
+    # Of a run that was saved alone, or recovered, its worktrees may still wait.
+    others = pending_in_files(repository.common_dir).keys() - {workspace_id(repository)}
+    if verdict.clears_locks and (facts.saves or facts.context or others or os.path.lexists(lock)):
         from .elsewhere import put_away, remove_lock_of_run
 
         cleared += remove_lock_of_run(repository, facts) if clears else ()
@@ -220,6 +223,7 @@ class _Recovery:
         #: Moves the branch, and later the marker; None before the first of them.
         self._refs: RefWriter | None = None
         self._index: IndexRecovery | None = None
+        self._saved: SavedPaths | None = None
         #: How the branch was moved; None where it was not.
         self._moved: RefUpdate | None = None
 
@@ -231,6 +235,8 @@ class _Recovery:
                 self._refs.close()
             if self._index is not None:
                 self._index.end()
+            if self._saved is not None:
+                self._saved.end()
 
     def _run(self) -> RecoverResult:
         if self.verdict.verdict == "recovered":
@@ -254,20 +260,19 @@ class _Recovery:
     def _restore(self) -> RecoverResult:
         from ..objects.durable import FilesToDisk
         from ..restore.files import FileRecovery, save_for_safety, usual_umask
-        from ..restore.gitdir import restore_operation, restore_sparse
         from ..restore.index import IndexRecovery
-        from ..restore.missing import MissingFiles
 
         workspace, outcome = self.workspace, self.outcome
         saved = SavedPaths(workspace, self.facts.saves, overwrite=self.request.overwrite)
         newest = saved.newest
         original = self.facts.carried.original if self.facts.carried else ()
         index = self._index = IndexRecovery(workspace, saved.saves, original)
-        scan = None
+        # Git works on all of these at the same time, and while the saved files are compared here.
+        self._saved = saved
+        saved.foresee()
         if not self.request.dry_run:
-            # Git works on both while the saved files are compared here.
             index.foresee(self.facts.head)
-            scan = index.scan()
+            index.start_scan()
         targets = saved.targets()
         if not self.request.dry_run:
             index.set_broken_aside()
@@ -286,18 +291,15 @@ class _Recovery:
         recovery = FileRecovery(workspace, saved, outcome)
         with usual_umask(self.repository, newest):
             recovery.carry_out(choices)
-        restore_operation(workspace, newest)
-        restore_sparse(workspace, newest)
+        if newest.manifest.operation_files or b"sparse-checkout" in newest.files:
+            from ..restore.gitdir import restore_operation, restore_sparse
+
+            restore_operation(workspace, newest)
+            restore_sparse(workspace, newest)
         # What is written from here on is synced by itself; what was found right, meanwhile.
         to_disk = FilesToDisk(self.repository)
-        missing = MissingFiles(workspace, saved, outcome, scan)
-        sizes = missing.sizes_at_save(targets, index.saved.sizes)
-        staged_since = index.restore(recovery.written)
-        if staged_since:
-            missing.forget_scan()
-        outcome.kept += [path for path in staged_since if path not in outcome.kept]
+        self._restore_index(saved, targets, recovery.written)
         with usual_umask(self.repository, newest):
-            missing.restore(targets, sizes)
             recovery.directories()
         if newest.archive != newest.wip:
             recovery.permissions(targets)
@@ -308,8 +310,31 @@ class _Recovery:
         workspace.disk.sync()
         to_disk.finish([*(target.path for target in targets), *newest.manifest.directories])
         nested = self._nested(saved, targets)
+        if outcome.links or newest.manifest.workspace_id != workspace_id(self.repository):
+            from ..restore.nested import absent_submodules
+
+            outcome.failed += absent_submodules(workspace, saved, outcome.links)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
+
+    def _restore_index(self, saved: SavedPaths, targets: Sequence[Target], written: Written) -> None:
+        """Put the index back, then write the tracked files that the save did not change and that are gone."""
+        index, outcome = self._index, self.outcome
+        assert index is not None
+        kept = index.restore(written)
+        outcome.kept += [path for path in kept if path not in outcome.kept]
+        # The scan went by the index of the save.
+        scan = None if kept else index.scan
+        has_filters = any(key.startswith("filter.") for key in self.repository.config)
+        if not has_filters and scan is not None and scan.shows_only({target.path for target in targets}):
+            return
+        from ..restore.files import usual_umask
+        from ..restore.missing import MissingFiles
+
+        missing = MissingFiles(self.workspace, saved, outcome, scan)
+        sizes = missing.sizes_at_save(targets, index.saved.sizes)
+        with usual_umask(self.repository, saved.newest):
+            missing.restore(targets, sizes)
 
     def _is_in_head(self, saved: SavedPaths, choices: Sequence[Choice]) -> bool:
         """Whether all that will be replaced or deleted is as the commit of HEAD has it, which the save keeps alive."""
@@ -328,6 +353,8 @@ class _Recovery:
         head = self.facts.saves[0].manifest.head_ref
         names = [name for name in (self.facts.marker, head) if name]
         if self.facts.remote is not None:
+            from ..format.fetched import fetched_markers
+
             names += fetched_markers(self.repository, self.facts.saves[0].archive)
         write_journal(self.repository, ref_locks(self.repository, names))
 
@@ -362,10 +389,6 @@ class _Recovery:
 
     def _nested(self, saved: SavedPaths, targets: Sequence[Target]) -> tuple[RecoverResult, ...]:
         modules = os.path.join(self.repository.git_dir, b"modules")
-        if saved.newest.manifest.workspace_id != workspace_id(self.repository):
-            from ..restore.nested import absent_submodules
-
-            self.outcome.failed += absent_submodules(self.workspace, saved)
         if not os.path.lexists(modules) and not any(save.manifest.nested for save in saved.saves):
             return ()
         from ..restore.nested import nested_failure, nested_steps, submodules_of
@@ -403,6 +426,11 @@ class _Recovery:
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
         result = recover(full, request._replace(runs_filters=runs_filters))
+        if result.verdict == "nothing":
+            from ..restore.nested import lacks_its_save
+
+            lacking = lacks_its_save(step, inside.git)
+            self.outcome.failed += [lacking] if lacking else []
         if step.is_new and result.verdict == "nothing":
             inside = inside if runs_filters else without_filters(inside)
             inside.git.run("checkout-index", "-q", "-a", ok_codes=range(256))
@@ -483,6 +511,8 @@ class _Recovery:
         result = self._write_state(self._result(final), context, told, **more)
         self._sync_names(result.state_file)
         if self.facts.remote is not None and marker_goes(outcome):
+            from ..format.fetched import mark_recovered
+
             mark_recovered(self.repository, self.workspace.git, newest.archive)
         marker = self.facts.marker
         if marker is not None and marker_goes(outcome):

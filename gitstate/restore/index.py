@@ -24,9 +24,8 @@ from ..git.index import (
     kept_index,
     link_or_copy,
 )
-from ..git.repository import Repository, has_conversions
+from ..git.repository import Repository, has_conversions, is_attributes
 from ..git.status import WorktreeScan
-from ..snapshot.record import file_stamp, is_attributes
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.ownership import next_index
@@ -37,6 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ..system.child import Child
+
+    #: Files that were written from the save: path → blob of their bytes, `lstat` then.
+    Written = Mapping[bytes, tuple[Oid, os.stat_result]]
 
 _COMPARE = ("diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ignore-submodules=none")
 
@@ -66,9 +68,10 @@ class IndexRecovery:
         #: What git compares while the caller does something else: the tree, the index that it began with, and git.
         self._comparing: tuple[Oid, object, Child] | None = None
         self._compared: set[bytes] | None = None
-        self._scan: WorktreeScan | None = None
+        #: What git sees by the saved index; None where it does not look.
+        self.scan: WorktreeScan | None = None
         #: The index has the stat data of these files, with the `lstat` of each; None: git has to look at all of them.
-        self._filled_in: Mapping[bytes, tuple[Oid, os.stat_result]] | None = None
+        self._filled_in: Written | None = None
         #: The files that the saves kept are of no more use.
         self._kept_is_spent = False
 
@@ -79,16 +82,15 @@ class IndexRecovery:
             tree = self._reader.tree_of(head)
             self._comparing = tree, before, self._repository.git.start(*_COMPARE, tree)
 
-    def scan(self) -> WorktreeScan | None:
-        """Let git look at all tracked files by the saved index meanwhile; None where it is not there as a file."""
+    def start_scan(self) -> None:
+        """Let git look at all tracked files by the saved index meanwhile, where that is there as a file."""
         save = self.saved.oldest
         told = save.archive != save.wip and save.manifest.index_size is not None and not save.manifest.intent_to_add
         if not told or len(self._saves) > 1 or self._is_carried or b"stages" in save.files:
-            return None
+            return
         kept = kept_index(self._repository, save.manifest.save_id)
         index = next((path for path in (kept, self._current) if self.saved.is_at(path)), None)
-        self._scan = None if index is None else WorktreeScan(self._repository, index)
-        return self._scan
+        self.scan = None if index is None else WorktreeScan(self._repository, index)
 
     def is_as_in(self, head: Oid) -> bool:
         """Whether the index holds nothing that the commit `head` lacks, as far as is known already."""
@@ -97,8 +99,8 @@ class IndexRecovery:
 
     def end(self) -> None:
         """Nobody reads any more what git compares, and what it looks at."""
-        if self._scan is not None:
-            self._scan.end()
+        if self.scan is not None:
+            self.scan.end()
         if self._comparing is not None and self._comparing[2].returncode is None:
             self._comparing[2].kill()
             self._comparing[2].wait()
@@ -119,7 +121,7 @@ class IndexRecovery:
         if is_broken:
             os.rename(self._current, os.path.join(self._repository.own, b"broken-index"))
 
-    def restore(self, written: Mapping[bytes, tuple[Oid, os.stat_result]]) -> list[bytes]:
+    def restore(self, written: Written) -> list[bytes]:
         """Put the index back; where git replaces it meanwhile, look again at what was staged.
 
         `written` are files that were written from the save: see `fill_in_stat_data`. Returns the paths whose entries
@@ -132,7 +134,7 @@ class IndexRecovery:
                 time.sleep(pause)
         return self._restore(written)
 
-    def _restore(self, written: Mapping[bytes, tuple[Oid, os.stat_result]]) -> list[bytes]:
+    def _restore(self, written: Written) -> list[bytes]:
         repository, saved = self._repository, self.saved
         oldest, alone = saved.oldest, len(self._saves) == 1 and not self._is_carried
         saved.write_shared()
@@ -146,7 +148,7 @@ class IndexRecovery:
             return []
         before = file_identity(self._current)
         if alone and not self._has_other_entries() and self._has_same_entries():
-            self._kept_current = True
+            self._kept_current = self._kept_is_spent = True
             return []
         kept = self._staged_since()
         following = next_index(repository)
@@ -266,7 +268,7 @@ class IndexRecovery:
     def _is_filled_in(self, written: Sequence[bytes], deleted: Sequence[bytes]) -> bool:
         """Whether the index has the stat data of all files that were `written`, and no other file's are out of date."""
         known = self._filled_in
-        differing = None if known is None or self._scan is None else self._scan.finish()
+        differing = None if known is None or self.scan is None else self.scan.finish()
         if known is None or differing is None:
             return False
         if not known.keys() >= set(written) or not known.keys() >= {*differing.modified}.difference(deleted):
@@ -274,8 +276,8 @@ class IndexRecovery:
         top = self._repository.toplevel
         with suppress(OSError):
             # Permissions may have been set meanwhile.
-            now = (file_stamp(os.lstat(os.path.join(top, path))) for path in known)
-            return all(stamp == file_stamp(info) for stamp, (_, info) in zip(now, known.values(), strict=True))
+            now = (files.file_stamp(os.lstat(os.path.join(top, path))) for path in known)
+            return all(stamp == files.file_stamp(info) for stamp, (_, info) in zip(now, known.values(), strict=True))
         return False
 
     def refresh(self, written: Sequence[bytes], deleted: Sequence[bytes]) -> None:
@@ -322,10 +324,13 @@ class IndexRecovery:
     def _fill_in(self, index: bytes) -> None:
         """Not on git's own index: killed there, its lock would stay, and nobody could tell whose it is."""
         process = self._git.start("update-index", "-q", "--refresh", env={"GIT_INDEX_FILE": os.fsdecode(index)})
-        self._git.finish(process, ok_codes=range(256))
+        with suppress(GitError):
+            # A filter may hang: then git reads those files later.
+            self._git.finish(process, ok_codes=range(256), timeout=self._repository.filter_limit)
+        files.remove(index + b".lock")
 
 
-def _fill_in_written(repository: Repository, index: bytes, written: Mapping[bytes, tuple[Oid, os.stat_result]]) -> bool:
+def _fill_in_written(repository: Repository, index: bytes, written: Written) -> bool:
     """Fill in the stat data of files in the index that a save kept, which is at `index`; whether git need not do it."""
     if has_conversions(repository) or not all(repository.is_true(name, True) for name in _USUAL):
         return False

@@ -7,7 +7,7 @@ from ..format.archive import refuse_unsafe, replacement_of, stage_paths, tree_of
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..git.command import Git, Oid, object_id
-from ..git.entries import diff_tree_pairs, differing_paths, list_tree_paths
+from ..git.entries import diff_tree_pairs, differing_paths, list_tree_paths, start_diff_tree_pairs
 from ..git.repository import Repository, folds_case
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
@@ -20,6 +20,7 @@ from .choices import Choice, Outcome, Target, step
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from ..system.child import Child
     from .choices import Action
 
 #: The kernel stamps files with the time of its last tick: at most this long ago.
@@ -60,6 +61,8 @@ class SavedPaths:
         self._overwrite = overwrite
         #: For a single save: what the commit that it stands on holds at the paths of `targets`.
         self.base: dict[bytes, Leaf] | None = None
+        #: The trees that git compares with that of the base, each once, and git; None where all are the same.
+        self._comparing: tuple[list[Oid], Child | None] | None = None
 
     # -- what was
 
@@ -106,6 +109,26 @@ class SavedPaths:
             targets.append(Target(path, saved, modes.get(path), bases))
         return targets
 
+    def foresee(self) -> None:
+        """Let git compare the trees of a single save, while the caller does something else before `targets`."""
+        save = self.newest
+        base = self._tree_of_base(save) if len(self.saves) == 1 else None
+        if base is not None:
+            staged = save.files.get(b"staged")
+            self._compare(base, [save.wip_tree, *([staged[1]] if staged else [])])
+
+    def _compare(self, base: Oid, roots: Sequence[Oid | None]) -> None:
+        others = [root for root in dict.fromkeys(roots) if root is not None and root != base]
+        pairs = [(base, root) for root in others]
+        self._comparing = others, start_diff_tree_pairs(self._workspace.repository, pairs) if pairs else None
+
+    def end(self) -> None:
+        """Nobody reads any more what git compares."""
+        child = None if self._comparing is None else self._comparing[1]
+        if child is not None and child.returncode is None:
+            child.kill()
+            child.wait()
+
     def _outside_of_the_cone(self) -> list[bytes]:
         """The files of a sparse index's directories, where one is there now: no file of it was on the disk."""
         repository, tree = self._workspace.repository, self.newest.wip_tree
@@ -116,14 +139,22 @@ class SavedPaths:
 
     def _told_by_diffs(self, base: Oid, roots: Sequence[Oid | None]) -> dict[Oid | None, dict[bytes, Leaf | None]]:
         """For each tree what it holds at every path in which any of `roots` differs from the tree `base`."""
-        others = [root for root in dict.fromkeys(roots) if root is not None and root != base]
-        diffs = diff_tree_pairs(self._workspace.repository, [(base, root) for root in others])
+        if self._comparing is None:
+            self._compare(base, roots)
+        assert self._comparing is not None
+        (others, child), self._comparing = self._comparing, None
+        diffs = diff_tree_pairs(self._workspace.repository, child) if child is not None else []
         before: dict[bytes, Leaf | None] = {}
         for diff in diffs:
             before.update((entry.path, _leaf(entry.old_mode, entry.old_oid)) for entry in diff)
         told: dict[Oid | None, dict[bytes, Leaf | None]] = {base: before}
         for root, diff in zip(others, diffs, strict=True):
-            told[root] = {**before, **{entry.path: _leaf(entry.new_mode, entry.new_oid) for entry in diff}}
+            after: dict[bytes, Leaf | None] = {}
+            for entry in diff:
+                # A broken tree names a path twice: git reports one of them as changed, and the other as deleted.
+                if entry.path not in after or entry.new_mode:
+                    after[entry.path] = _leaf(entry.new_mode, entry.new_oid)
+            told[root] = {**before, **after}
         return told
 
     def _leaves_beside(

@@ -14,8 +14,8 @@ from ..objects.pack import ChangedWhileRead, TooLate, read_ranges, zeros
 from ..objects.reader import LARGE
 from ..objects.tree import EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, is_safe_path
 from ..system.clock import Deadline
+from ..system.files import file_stamp
 from ..system.stdlib import TYPE_CHECKING, Record, digest, suppress
-from .record import file_stamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence

@@ -6,8 +6,9 @@ import os
 import stat
 
 from ..format.manifest import LeftOut
-from ..git.repository import has_conversions
+from ..git.repository import has_conversions, is_attributes
 from ..objects.tree import GITLINK, Leaf
+from ..system.files import file_stamp
 from ..system.stdlib import TYPE_CHECKING, Record, bisect_left
 
 if TYPE_CHECKING:
@@ -37,11 +38,6 @@ class HeldFile(Record):
     oid: Oid
     identity: tuple[int, int, int, int]
     """Size, mtime, ctime and inode when it was read."""
-
-
-def file_stamp(info: os.stat_result) -> tuple[int, int, int, int]:
-    """What changes when a file does."""
-    return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino
 
 
 class Growth:
@@ -100,6 +96,8 @@ class SnapshotOptions(Record):
     """Patterns of ignored files to save, as in .gitignore."""
     include_paths: Sequence[bytes] = ()
     """Paths to save byte for byte, tracked or ignored."""
+    tracked: TrackedPaths | None = None
+    """The paths in the index, where the caller knows them; none is hidden from git."""
     end: Deadline | None = None
     """`deadline` of small tracked files that changed, the most precious ones; None: the same."""
 
@@ -143,11 +141,6 @@ class ScanFacts(Record):
     """Whether the index has neither hidden entries nor submodules: then only changed paths need another look."""
     settings: tuple[object, ...]
     """The identity of the files that configure what is ignored and converted (see `gitdir.settings_identity`)."""
-
-
-def is_attributes(path: bytes) -> bool:
-    """Whether a path is that of a .gitattributes file."""
-    return path.endswith(b".gitattributes") and path.rpartition(b"/")[2] == b".gitattributes"
 
 
 class Snapshot:

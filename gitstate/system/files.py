@@ -26,6 +26,11 @@ _SYNCED_AT_ONCE = 32 << 20
 _HOLE = 64 << 10
 
 
+def file_stamp(info: os.stat_result) -> tuple[int, int, int, int]:
+    """Size, mtime, ctime and inode: what changes when a file does."""
+    return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino
+
+
 def fsync_path(path: bytes) -> None:
     """Make the file or directory at `path` durable; no-op where there is none, or it can't be opened."""
     try:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 else:
     import _signal as signal
     from _bisect import bisect_left
-    from _operator import itemgetter
+    from _collections import _tuplegetter
 
     class _Fields(type):
         """Turns the annotations of a class body into fields, in their order; a value is the field's default."""
@@ -47,7 +47,7 @@ else:
             body["_fields"] = body["__match_args__"] = fields
             body["__slots__"] = ()
             for place, field in enumerate(fields):
-                body[field] = property(itemgetter(place))
+                body[field] = _tuplegetter(place, None)
             return super().__new__(mcs, name, bases, body)
 
     class Record(tuple, metaclass=_Fields):

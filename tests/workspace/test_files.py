@@ -145,3 +145,38 @@ def test_files_come_from_another_file_system(top: Path) -> None:
         assert (top / "x").read_bytes() == b"two" and worktree.permissions(b"x") == 0o755
         assert os.readlink(top / "link") == "x"
         assert sorted(os.listdir(top)) == ["link", "x"] and os.listdir(other) == []
+
+
+def test_directories_that_are_held_open_show_what_is_there(top: Path, worktree: Worktree) -> None:
+    deep = "/".join(["d"] * 200)
+    for directory in ("a/b/c", "a/b2", "z", deep):
+        (top / directory).mkdir(parents=True)
+        (top / directory / "file").write_text(directory[:20])
+    (top / "link").symlink_to("a")
+    (top / "a/b/link").symlink_to("../b2")
+    outside = top.parent / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("outside")
+    (top / "out").symlink_to(outside)
+    paths = [b"a", b"a/b", b"a/b/c", b"a/b/c/file", b"a/b/c/gone", b"a/b/c/gone/file", b"a/b/file", b"a/b/link"]
+    paths += [b"a/b/link/file", b"a/b2/file", b"a/file", b"a/b/c/file/x", b"gone/file", b"link/b2/file", b"out/file"]
+    paths += [deep.encode() + b"/file", b"z/file", b"a/b/c/file", b"top"]
+    one_by_one = [worktree.look(path) for path in paths]
+    assert [state.kind for state in one_by_one[:4]] == ["directory", "directory", "directory", "file"]
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with worktree.held_open():
+        assert [worktree.look(path) for path in paths] == one_by_one
+        assert [worktree.look(path) for path in reversed(paths)] == one_by_one[::-1]
+        assert worktree.permissions(b"a/b/c/file") == 0o644 and worktree.stamp(b"out/file") is None
+        with pytest.raises(PermissionError):
+            worktree.look(b"a/../a")
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    (top / "a/b/c/file").unlink()
+    assert worktree.look(b"a/b/c/file") == MISSING
+
+
+def test_what_is_written_while_directories_are_held_open_is_there(top: Path, worktree: Worktree) -> None:
+    with worktree.held_open():
+        assert worktree.look(b"a/b/file") == MISSING
+        worktree.write_file(b"a/b/file", [b"text\n"], 0o644, MISSING)
+        assert worktree.look(b"a/b/file").kind == "file"
