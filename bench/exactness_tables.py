@@ -57,7 +57,7 @@ def stopped(outcomes: Sequence[Outcome], limit: float) -> str:
         if outcome.verdict == STOPPED:
             tools.setdefault(outcome.tool, {})[f"`{outcome.state}`"] = None
     who = "; ".join(f"{tool} ({', '.join(states)})" for tool, states in tools.items())
-    return f"Did not end within {limit:g} s, and was killed: {who}." if who else ""
+    return f"Did not end within {limit:g} s, or started processes without end, and was killed: {who}." if who else ""
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
