@@ -57,7 +57,7 @@ def stopped(outcomes: Sequence[Outcome], limit: float) -> str:
         if outcome.verdict == STOPPED:
             tools.setdefault(outcome.tool, {})[f"`{outcome.state}`"] = None
     who = "; ".join(f"{tool} ({', '.join(states)})" for tool, states in tools.items())
-    return f"Did not end within {limit:g} s, and was killed: {who}." if who else ""
+    return f"Did not end within {limit:g} s, or started processes without end, and was killed: {who}." if who else ""
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -124,9 +124,13 @@ def report(versions: dict[str, str], outcomes: Sequence[Outcome], limit: float, 
     ]
     if "gitstate" in tools:
         parts += ["Where gitstate itself does not bring back everything:", where_we_lose(outcomes)]
-    if number + len(skipped) < len(STATES):
-        names = ", ".join(dict.fromkeys(outcome.state for outcome in outcomes))
+    tried = {outcome.state for outcome in outcomes}
+    missing = [name for name in STATES if name not in tried and not any(why.startswith(f"{name} ") for why in skipped)]
+    if len(missing) > len(tried):
+        names = ", ".join(name for name in STATES if name in tried)
         parts.append(f'A sample of the states, which `--states "{names}"` chooses.')
+    elif missing:
+        parts.append(f"Not tried in this run: {', '.join(f'`{name}`' for name in missing)}.")
     if skipped:
         parts.append("Not possible on this machine: " + "; ".join(skipped) + ".")
     return "\n".join(part if part.endswith("\n") else part + "\n" for part in parts if part)

@@ -105,8 +105,10 @@ class RefWriter:
         """Raises RefChanged where a locked ref has another value than expected; git then drops the transaction."""
         if not refs_are_files(self._repository):
             return
+        # Read once, when it is needed: all of the refs are locked, so nobody packs them.
+        packed: list[dict[bytes, bytes]] = []
         for update in self._prepared:
-            value = _locked_value(self._repository.common_dir, update.ref, follow=not self._no_deref)
+            value = _locked_value(self._repository.common_dir, update.ref, packed, follow=not self._no_deref)
             if value not in (UNKNOWN, update.old or ""):
                 self.close()
                 raise RefChanged(f"{update.ref} is at {value or 'no commit'} but expected {update.old or 'none'}")
@@ -180,8 +182,11 @@ UNKNOWN = "unknown"
 _PER_WORKTREE = ("refs/worktree/", "refs/bisect/", "refs/rewritten/")
 
 
-def _locked_value(common_dir: bytes, ref: str, *, follow: bool) -> Oid:
-    """The value of a ref whose lock is held; empty where it does not exist, UNKNOWN where the files don't tell."""
+def _locked_value(common_dir: bytes, ref: str, packed: list[dict[bytes, bytes]], *, follow: bool) -> Oid:
+    """The value of a ref whose lock is held; empty where it does not exist, UNKNOWN where the files don't tell.
+
+    `packed` holds the packed refs, or nothing as long as nobody has needed them.
+    """
     for _ in range(5):
         if not ref.startswith("refs/") or ref.startswith(_PER_WORKTREE):
             return UNKNOWN
@@ -190,7 +195,9 @@ def _locked_value(common_dir: bytes, ref: str, *, follow: bool) -> Oid:
             with open(os.path.join(common_dir, name), "rb") as file:
                 value = file.read(4096).strip()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return _packed_refs(common_dir).get(name, b"").decode("latin-1")
+            if not packed:
+                packed.append(_packed_refs(common_dir))
+            return packed[0].get(name, b"").decode("latin-1")
         if not value.startswith(b"ref:"):
             return oid if is_oid(oid := value.decode("latin-1")) else UNKNOWN
         if not follow:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from ..errors import GitstateError
 from ..format.archive import read_save
 from ..format.manifest import Save
@@ -16,6 +18,8 @@ from .paths import Workspace
 _LOOKED_AT = 4
 #: Of the saves of that day only so many of the newest are read: a checkpoint behind more saves than that is old.
 _READ = 32
+#: So many characters of a save id tell its time.
+_TIME = len("20260102T030405.000006")
 _RECENT_NS = 86_400 * 1_000_000_000
 
 
@@ -28,9 +32,11 @@ def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, 
     with suppress(GitstateError, OSError, ValueError):
         made = save_time_ns(save.manifest.save_id) or 0
         held = archives_held(workspace.repository)
-        recent = [item for item in held if item[0] and 0 <= made - (save_time_ns(item[0]) or 0) < _RECENT_NS]
-        recent.sort(key=lambda item: age_key(item[0] or ""), reverse=True)
-        oids = [oid for _, oid in (*recent[:_READ], *(item for item in held if item[0] is None))]
+        # An id begins with its time: of thousands none has to be taken apart.
+        first = time.strftime("%Y%m%dT%H%M%S", time.gmtime((made - _RECENT_NS) // 1_000_000_000))
+        last = save.manifest.save_id[:_TIME]
+        recent = sorted([(name, oid) for name, oid in held if name and first <= name[:_TIME] <= last], reverse=True)
+        oids = [*(oid for _, oid in recent[:_READ]), *(oid for name, oid in held if name is None)]
         found = [read_save(oid, workspace.reader) for oid in oids if oid != save.archive]
         found = [
             item

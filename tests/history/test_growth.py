@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gitstate.format.find import resolve_save
+from gitstate.git import refs
 from gitstate.git.command import Git
 from gitstate.git.repository import open_repository
 from gitstate.history import listing
@@ -66,6 +67,27 @@ def test_prune_waits_for_git_as_often_for_many_saves_as_for_two(ws: Workspace, c
     give_past(ws, MANY)
     assert prune(repository, dry_run=True).kept > MANY
     assert counts.look() == few
+
+
+def test_prune_reads_the_packed_refs_as_often_for_many_saves_as_for_two(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    packed_refs = refs._packed_refs
+
+    def read(*args: Any) -> Any:
+        reads.append(args)
+        return packed_refs(*args)
+
+    monkeypatch.setattr(refs, "_packed_refs", read)
+    counts = []
+    for count in (3, MANY):
+        give_past(ws, count)
+        ws.git("pack-refs", "--all")
+        reads.clear()
+        assert len(prune(open_repository(bytes(ws.path)), keep_saves=1, keep_days=0).pruned) == count - 1
+        counts.append(len(reads))
+    assert counts[0] == counts[1]
 
 
 def test_log_starts_git_as_often_for_many_saves_as_for_two(ws: Workspace, counts: Counts) -> None:
