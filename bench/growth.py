@@ -20,7 +20,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -53,7 +53,7 @@ PANELS = {
 }
 _COLOURS = ("#0b6e99", "#d9730d")
 #: Up to this size a round warms up and `--runs` are timed; above it one round is timed: it takes minutes.
-_REPEATED = 10_000
+_REPEATED = 5_000
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,8 @@ class Growth(Bench):
         os.sync()
         self.git("git stash pop --index", "stash", "pop", "-q", "--index")
         self.repository.make_dirty()
-        self.ours("checkpoint", "checkpoint", "--task-id", "T-1")
-        self.repository.make_dirty()
         before = self.state()
+        self.ours("checkpoint", "checkpoint", "--task-id", "T-1")
         self.ours("save", "save", "--task-id", "T-1")
         self.ours("recover, in place", "recover")
         self.check(before)
@@ -173,19 +172,19 @@ def draw(axis: Axis, results: dict[int, Times], where: Path) -> None:
     from matplotlib import pyplot
 
     sizes = sorted(results)
-    figure, fields = pyplot.subplots(2, 2, figsize=(10, 7), constrained_layout=True)
-    for field, (title, rows) in zip(fields.flat, PANELS.items(), strict=True):
+    figure, panels = pyplot.subplots(2, 2, figsize=(10, 7), constrained_layout=True)
+    for panel, (title, rows) in zip(panels.flat, PANELS.items(), strict=True):
         peer = ROWS[rows[0]]
-        field.plot(sizes, [median(results[size][peer]) for size in sizes], "--", color="#777777", label=peer)
+        panel.plot(sizes, [median(results[size][peer]) for size in sizes], "--", color="#777777", label=peer)
         for row, colour in zip(rows, _COLOURS, strict=True):
-            field.plot(sizes, [median(results[size][row]) for size in sizes], "o-", color=colour, label=row)
-        field.set(title=title, xscale="log", yscale="log", xlabel=axis.title, ylabel="ms")
-        low, high = field.get_ylim()
-        field.set_ylim(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)))
-        for line in (field.xaxis, field.yaxis):
+            panel.plot(sizes, [median(results[size][row]) for size in sizes], "o-", color=colour, label=row)
+        panel.set(title=title, xscale="log", yscale="log", xlabel=axis.title, ylabel="ms")
+        low, high = panel.get_ylim()
+        panel.set_ylim(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)))
+        for line in (panel.xaxis, panel.yaxis):
             line.set_major_formatter(lambda value, _: f"{value:,g}")
-        field.grid(True, which="major", alpha=0.3)
-        field.legend(frameon=False)
+        panel.grid(True, which="major", alpha=0.3)
+        panel.legend(frameon=False)
     for suffix in ("png", "svg"):
         metadata = {"Date": None} if suffix == "svg" else None
         figure.savefig(where / f"growth-{axis.name}.{suffix}", dpi=110, metadata=metadata)
@@ -197,12 +196,15 @@ class Budget:
     """The time that is left for one axis."""
 
     end: float
-    #: The last size, and the seconds that one round of it took with its repository.
-    last: tuple[int, float] = (1, 0.0)
+    #: Of each size so far the seconds that one round took, with its repository.
+    spent: dict[int, float] = field(default_factory=dict)
 
     def allows(self, size: int) -> bool:
-        """Whether a larger size should end in time: it is taken to need time in proportion."""
-        return time.monotonic() + self.last[1] * size / self.last[0] < self.end
+        """Whether a larger size should end in time, if times grow a little faster than over the last step."""
+        *before, last = self.spent
+        grown = slope([before[-1], last], [self.spent[before[-1]], self.spent[last]]) if before else 0.0
+        expected: float = self.spent[last] * (size / last) ** min(1.1, max(0.0, grown) + 0.3)
+        return time.monotonic() + expected < self.end
 
 
 def measure(
@@ -230,7 +232,7 @@ def measure(
             progress(f"{axis.name} {size:,}: round {number}, after {time.monotonic() - begun:.0f} s")
             start = time.monotonic()
             bench.round()
-            budget.last = size, built + time.monotonic() - start
+            budget.spent[size] = built + time.monotonic() - start
         results[size] = {row: samples[warm:] for row, samples in bench.times.items()}
         shutil.rmtree(repository.path)
         progress(f"{axis.name} {size:,}: {time.monotonic() - begun:.0f} s in all")
@@ -253,7 +255,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", metavar="N,N", help="other sizes, in growing order")
     parser.add_argument("--most", type=int, metavar="N", default=500_000, help="no size above this one")
     parser.add_argument("--minutes", type=float, default=60, help="begin no size that ends later, for each axis (60)")
-    parser.add_argument("--runs", type=int, default=3, help="timed rounds (3; one above 10,000 files)")
+    parser.add_argument("--runs", type=int, default=3, help="timed rounds (3; one above 5,000 files)")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
     parser.add_argument("--gitstate", metavar="COMMAND", help="the gitstate to time (this checkout, installed)")
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="where to build (the temporary directory)")

@@ -60,7 +60,9 @@ def main() -> None:
         else:
             from .cli.recovering import run_quick as run
         status = run(quick)
-        bundle.renew()
+        if "watch" not in quick.given:
+            # A prompt, which asks for the status too, would read what only a live table needs.
+            bundle.renew()
         # All is on the disk and nothing is left to tidy: tearing down the interpreter would only cost time.
         os._exit(status)
     _run_click()

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.abc import Loader
     from importlib.machinery import ModuleSpec, SourceFileLoader
-    from types import CodeType, ModuleType
+    from types import ModuleType
 
-    #: Source file, its mtime in nanoseconds, its size, whether the module is a package, its code, and the modules of
-    #: ours that are loaded while it is, in their order.
-    Entry = tuple[str, int, int, bool, CodeType, tuple[str, ...]]
+    #: Source file, its mtime in nanoseconds, its size, whether the module is a package, its code as bytes (a call that
+    #: needs few modules must not wait until all are unpacked), and the modules of ours that are loaded while it is, in
+    #: their order.
+    Entry = tuple[str, int, int, bool, bytes, tuple[str, ...]]
 else:
     from _frozen_importlib import ModuleSpec
     from _frozen_importlib_external import SourceFileLoader
@@ -34,7 +35,7 @@ _DIRECTORY = os.path.dirname(os.path.abspath(__file__))
 #: Who asks Python for the time of each import (`-X importtime`) gets it.
 _SKIPS_IMPORTLIB = "importtime" not in sys._xoptions and not os.environ.get("PYTHONPROFILEIMPORTTIME")
 #: Changes when the layout of the file does.
-_FORMAT = 2
+_FORMAT = 3
 
 
 class Bundle(Loader):
@@ -117,7 +118,7 @@ class Bundle(Loader):
         """What Python asks of a loader: run the module's code."""
         entry = self._modules[module.__name__]
         module.__file__ = entry[0]
-        exec(entry[4], module.__dict__)
+        exec(marshal.loads(entry[4]), module.__dict__)
 
     def renew(self) -> None:
         """Write the file anew where it lacked a module that was loaded. Raises nothing: it only saves time."""
@@ -161,7 +162,7 @@ class Bundle(Loader):
                         info.st_mtime_ns,
                         info.st_size,
                         is_package,
-                        code,
+                        marshal.dumps(code),
                         inner,
                     )
         return modules

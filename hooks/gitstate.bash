@@ -410,19 +410,22 @@ else
   }
 
   # Sets _gitstate_listing to what `trap` prints. Zsh tells it to no pipe and to no substitution. A text to evaluate,
-  # because zsh hides the EXIT trap from functions.
+  # because zsh hides the EXIT trap from functions. Where a disk is full another one may do.
   # shellcheck disable=SC2016  # evaluated later
-  _gitstate_list_traps='_gitstate_listing=
-    _gitstate_file=${TMPDIR:-/tmp}/gitstate-traps-${sysparams[pid]}-$RANDOM
-    if sysopen -rw -o creat,excl -m 600 -u _gitstate_fd "$_gitstate_file"; then
+  _gitstate_list_traps='
+    for _gitstate_file in /dev/shm "${TMPDIR:-/tmp}" /tmp "$HOME"; do
+      _gitstate_listing=
+      _gitstate_file=$_gitstate_file/gitstate-traps-${sysparams[pid]}-$RANDOM
+      sysopen -rw -o creat,excl -m 600 -u _gitstate_fd "$_gitstate_file" 2>/dev/null || continue
       command rm -f "$_gitstate_file"
-      trap >&"$_gitstate_fd"
+      { trap; echo "# end"; } >&"$_gitstate_fd" 2>/dev/null
       sysseek -u "$_gitstate_fd" 0
       while IFS= read -r -u "$_gitstate_fd" _gitstate_line; do
         _gitstate_listing=$_gitstate_listing$_gitstate_line$_gitstate_newline
       done
       exec {_gitstate_fd}>&-
-    fi'
+      case $_gitstate_listing in *"# end$_gitstate_newline") break ;; esac
+    done'
 
   # A function named TRAPTERM is a trap, too.
   _gitstate_read_trap() {

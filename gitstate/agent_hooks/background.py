@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from ..agents.base import HookEvent
 from ..errors import GitstateError, TryAgain, words_of
 from ..git.repository import Repository
 from ..orders.client import SOCKET, order_checkpoint
@@ -143,6 +144,9 @@ def take(
             remove_stamp(repository)
             return
         _cover(repository, covers, time.monotonic_ns() - begun)
+    from ..objects.fold import fold_packs
+
+    fold_packs(repository)
 
 
 def take_now(repository: Repository, values: Mapping[str, str], deadline: float | None, wait: float) -> None:
@@ -154,6 +158,21 @@ def take_now(repository: Repository, values: Mapping[str, str], deadline: float 
         _cover(repository, memory.events)
     else:
         take(repository, memory.events, values, deadline, wait)
+
+
+def take_before(repository: Repository, event: HookEvent) -> None:
+    """Files are about to be destroyed: return when the checkpoint is durable, by the keeper or by this process."""
+    wait = (event.deadline or event.timeout) / 2
+    if _has_keeper(repository) and order_checkpoint(repository.own, at_once=True, waits=wait):
+        return
+    from ..save.request import SaveRequest
+    from ..save.save import save
+
+    try:
+        save(repository.toplevel, SaveRequest(kind="checkpoint", deadline=event.deadline, wait=wait))
+    except (GitstateError, OSError, ValueError) as error:
+        problem = text_to_json(f"{event.name}: {words_of(error)}")[:300]
+        change_memory(repository, lambda memory: failed(memory, problem))
 
 
 def failed(memory: HookMemory, problem: str, covers: int | None = None) -> HookMemory:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -81,6 +82,35 @@ def parse_event(value: Mapping[str, Json], keys: Payload) -> EventData:
         absolute_path(keys.transcript_path),
         directory if exists else None,
     )
+
+
+def destroying_tool(value: Mapping[str, Json], directory: str) -> bool:
+    """Whether the tool that an event announces is a shell command that destroys files; it runs in this directory."""
+    from .destroying import destroys, emptied
+
+    told = value.get("tool_input")
+    command = None if not isinstance(told, dict) else told.get("command", told.get("cmd"))
+    if isinstance(command, list):
+        # The words of an argv; of `bash -lc TEXT` the text counts.
+        command = " ; ".join(word for word in command if isinstance(word, str))
+    if not isinstance(command, str):
+        return False
+    return destroys(command) or any(_has_content(os.path.join(directory, path)) for path in emptied(command))
+
+
+def _has_content(path: str) -> bool:
+    try:
+        info = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(info.st_mode) and info.st_size > 0
+
+
+def removed_worktree(value: Mapping[str, Json]) -> str | None:
+    """The worktree that an event announces the end of; None where it names none."""
+    path = value.get("worktree_path")
+    is_path = isinstance(path, str) and 0 < len(path) <= _MAX_TEXT and path.startswith("/") and "\0" not in path
+    return path if is_path and isinstance(path, str) and os.path.isdir(path) else None
 
 
 def context_values(agent: Agent, data: EventData) -> dict[str, str]:

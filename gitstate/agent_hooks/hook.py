@@ -28,9 +28,9 @@ from ..workspace import lease
 from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
 from ..workspace.settings import OF_SAVE, number, with_defaults
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, write_state
-from .background import failed, has_work, in_order, take_now, work
+from .background import failed, has_work, in_order, take_before, take_now, work
 from .command_line import argv_values, session_mark
-from .event import EventData, context_values, event_of, parse_event, read_event
+from .event import EventData, context_values, destroying_tool, event_of, parse_event, read_event, removed_worktree
 from .memory import (
     CHECKPOINT_AT_ONCE,
     HookMemory,
@@ -46,7 +46,7 @@ from .memory import (
 from .stop import write_stop
 
 if TYPE_CHECKING:
-    from ..agents.base import Meaning
+    from ..agents.base import HookEvent, Meaning
     from ..conversation.turn import Turn
     from ..workspace.state_file import Status
 
@@ -75,10 +75,13 @@ def run(agent_name: str, safe: Callable[[str], str]) -> str:
     agent = actual_agent(agent)
     value = read_event(0)
     data = parse_event(value, agent.payload)
+    event = agent.event(data.name)
+    if event is not None and event.meaning in ("before_tool", "worktree_end"):
+        _before(event, value, data)
+        return ""
     repository = _opened(data.directory or os.getcwd())
     if repository is None:
         return ""
-    event = agent.event(data.name)
     values = context_values(agent, data)
     with in_order(repository):
         _handle_queue(repository)
@@ -88,6 +91,19 @@ def run(agent_name: str, safe: Callable[[str], str]) -> str:
     elif has_work(repository):
         in_background(lambda: work(repository, lambda _: values))
     return answer
+
+
+def _before(event: HookEvent, value: Mapping[str, Json], data: EventData) -> None:
+    """Take a checkpoint before a command that destroys, or before a worktree goes; nothing before any other tool.
+
+    The agent waits for it, until the deadline of the event. The context stays as it is: the tool has not run.
+    """
+    if event.meaning == "before_tool" and not destroying_tool(value, data.directory or os.getcwd()):
+        return
+    place = removed_worktree(value) if event.meaning == "worktree_end" else None
+    repository = _opened(place or data.directory or os.getcwd())
+    if repository is not None:
+        take_before(repository, event)
 
 
 def run_queue() -> None:

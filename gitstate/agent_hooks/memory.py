@@ -162,19 +162,24 @@ def write_known(repository: Repository, agent: Agent, data: EventData) -> None:
     """Let the command's script queue the events that need no answer, and give the agent back at once.
 
     They must be of the same agent, session, directory and stage as this one: those lines come first. After an empty
-    line stand the events, one of which must be in the text.
+    line stand the events, one of which must be in the text. After another one stand those of a command that is about to
+    run: nothing becomes of one that does not destroy files.
     """
     keys = agent.payload
     opens = '["' if keys.names_many_directories else '"'
     same = [f'"{keys.session_id}":"{data.session_id}"', f'"{keys.directory}":{opens}{data.directory}"']
     names = [event.name for event in agent.events if is_queued(event) and event.name != agent.briefing.event]
+    before = [event.name for event in agent.events if event.meaning == "before_tool"]
     stage = os.environ.get("GITSTATE_PROGRESS_STAGE", "")
     if data.session_id is None or data.directory is None:
         return
     if not names or not all(_is_plain(text) for text in (data.session_id, data.directory, stage)):
         remove_known(repository)
         return
-    lines = [agent.name, stage, *same, "", *(f'"{keys.event}":"{name}"' for name in names), ""]
+    lines = [agent.name, stage, *same]
+    for some in (names, before):
+        lines += ["", *(f'"{keys.event}":"{name}"' for name in some)]
+    lines.append("")
     path = os.path.join(repository.own, _KNOWN_FILE)
     try:
         make_queue(repository)
@@ -184,8 +189,11 @@ def write_known(repository: Repository, agent: Agent, data: EventData) -> None:
 
 
 def is_queued(event: HookEvent) -> bool:
-    """Whether an agent may go on at once after an event: a session that begins may be answered, one that ends waits."""
-    return event.meaning not in ("session_start", "session_end")
+    """Whether an agent may go on at once after an event: a session that begins may be answered, one that ends waits.
+
+    So does a tool that destroys files.
+    """
+    return event.meaning not in ("session_start", "session_end", "before_tool", "worktree_end")
 
 
 def remove_known(repository: Repository) -> None:

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     #: `session_start`: a session begins or is resumed. `prompt`: the user has sent a prompt. `tool`: a tool has run.
     #: `compaction`: the agent is about to forget part of the conversation. `turn_end`: the agent stops working until
     #: it is asked again. `turn_failed`: an error has ended the turn. `session_end`: the session is over.
-    Meaning = Literal["session_start", "prompt", "tool", "compaction", "turn_end", "turn_failed", "session_end"]
+    #: `before_tool`: a tool is about to run. `worktree_end`: a worktree is about to be removed.
+    Meaning = Literal[
+        "session_start",
+        "prompt",
+        "tool",
+        "compaction",
+        "turn_end",
+        "turn_failed",
+        "session_end",
+        "before_tool",
+        "worktree_end",
+    ]
 
 
 #: The key of the context's `extra` that holds the agent's program and the options that a resumed session gets again, as

@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ from ..workspace.settings import help_text as setting_help
 from ..workspace.settings import setting_named
 from . import quick
 from .options import OPTIONS, Option
-from .table import BY_NAME, TABLE
+from .table import BY_NAME, EXAMPLES, TABLE
 
 if TYPE_CHECKING:
     from ..git.repository import Repository
@@ -28,7 +29,10 @@ _TYPES: dict[str, Any] = {"text": str, "many": str, "number": int, "seconds": cl
 
 
 class TableGroup(click.Group):
-    """The commands of the table whose names are `prefix` and one word, in the order of the table."""
+    """The commands of the table whose names are `prefix` and one word, in the order of the table.
+
+    `help` and a command is the same as that command and `--help`.
+    """
 
     def __init__(self, *args: Any, prefix: str = "", **given: Any) -> None:
         super().__init__(*args, **given)
@@ -65,7 +69,39 @@ class TableGroup(click.Group):
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help(), err=True)
             ctx.exit(2)
+        if args[:1] == ["help"]:
+            args = [*(word for word in args[1:] if not word.startswith("-")), "--help"]
         return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first word names. Raises UsageError, with the names that are like it."""
+        if args[0] not in self.entries and not args[0].startswith("-") and not ctx.resilient_parsing:
+            near = get_close_matches(args[0], self.list_commands(ctx), 1)
+            guess = f" Did you mean '{near[0]}'?" if near else ""
+            ctx.fail(f"No such command '{args[0]}'.{guess}")
+        return super().resolve_command(ctx, args)
+
+
+class TableCommand(click.Command):
+    """A command of the table, with its examples below its help."""
+
+    def __init__(self, *args: Any, examples: Iterable[tuple[str, str]] = (), **given: Any) -> None:
+        super().__init__(*args, **given)
+        self.examples = tuple(examples)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples."""
+        write_examples(formatter, "Examples", self.examples)
+
+
+def write_examples(formatter: click.HelpFormatter, heading: str, examples: Iterable[tuple[str, str]]) -> None:
+    """Write commands, each with what it does."""
+    rows = list(examples)
+    if rows:
+        with formatter.section(heading):
+            formatter.write_dl(rows, col_max=44)
 
 
 class Call(NamedTuple):
@@ -84,11 +120,13 @@ class Call(NamedTuple):
         quick.emit({"command": self.command, **values})
 
 
-def command(name: str, *, json: bool = True, **settings: Any) -> Callable[[Callable[..., int]], click.Command]:
+def command(
+    name: str, *, json: bool = True, before: str = "", **settings: Any
+) -> Callable[[Callable[..., int]], click.Command]:
     """Make a function the command `name` of the table. `settings` go to click.
 
     The function gets a `Call` and its parameters by name. It returns the exit status; an error becomes words and a
-    status. Its docstring is what `--help` says after the summary. `json`: the command has `--json`.
+    status. Its docstring, after `before`, is what `--help` says after the summary. `json`: the command has `--json`.
     """
 
     def make(function: Callable[..., int]) -> click.Command:
@@ -104,8 +142,13 @@ def command(name: str, *, json: bool = True, **settings: Any) -> Callable[[Calla
             sys.exit(quick.guarded(run, name, as_json))
 
         short = name.rpartition(" ")[2]
+        examples = EXAMPLES.get(name, ())
         decorate: Callable[[Callable[..., None]], click.Command] = click.command(
-            short, help=help_text(name, function.__doc__), **settings
+            short,
+            TableCommand,
+            help=help_text(name, f"{before} {function.__doc__ or ''}"),
+            examples=examples,
+            **settings,
         )
         made = decorate(callback)
         if json:

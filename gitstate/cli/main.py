@@ -11,8 +11,9 @@ from .. import __version__
 from ..errors import EXIT_STATUSES, EXIT_USAGE
 from ..system import terminal
 from . import quick
-from .command import JSON_HELP, TableGroup
+from .command import JSON_HELP, TableGroup, write_examples
 from .quick import EXIT_ON_INTERRUPT
+from .table import BY_NAME, EXAMPLES
 
 
 def main() -> None:
@@ -22,17 +23,27 @@ def main() -> None:
     except click.Abort:
         sys.exit(EXIT_ON_INTERRUPT)
     except click.UsageError as error:
-        path = "gitstate" if error.ctx is None else error.ctx.command_path
-        _report(error, path)
+        _report(error, _named_command() if error.ctx is None else error.ctx.command_path)
     except click.ClickException as error:
         _report(error, "gitstate")
     sys.exit(EXIT_USAGE)
+
+
+def _named_command() -> str:
+    """The command that was called: click does not tell it of an option whose value is missing."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    for number in range(len(words)):
+        for name in (" ".join(words[number : number + 2]), words[number]):
+            if name in BY_NAME:
+                return f"gitstate {name}"
+    return "gitstate"
 
 
 def _report(error: click.ClickException, path: str) -> None:
     """Say what is wrong with the command line, in JSON too where that was asked for; `path` is the command."""
     # Click puts the choices of an argument on lines of their own.
     message, hint = " ".join(error.format_message().split()), f"{path} --help"
+    message = message.replace("a valid integer range", "an integer").replace("a valid float range", "a number")
     words = sys.argv[1:]
     words = words[: words.index("--")] if "--" in words else words
     if "--json" in words or "--format=json" in words:
@@ -43,7 +54,12 @@ def _report(error: click.ClickException, path: str) -> None:
 
 
 class _MainGroup(TableGroup):
-    """All commands, and below them the exit statuses that they share."""
+    """All commands, above them the first steps, and below them the exit statuses that they share."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what gitstate is for, and the first steps."""
+        super().format_help_text(ctx, formatter)
+        write_examples(formatter, "First steps", EXAMPLES[""])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the exit statuses."""

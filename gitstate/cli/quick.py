@@ -7,8 +7,6 @@ import sys
 
 from ..errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError, words_of
 from ..format.context import SCHEMA_VERSION
-from ..format.manifest import Reason
-from ..save.words import save_answer
 from ..system.jsonio import write
 from ..system.stdlib import TYPE_CHECKING, signal, suppress
 from ..system.terminal import escape, escape_lines, give_up, print_to, say
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 
     from ..errors import ExitStatus
     from ..git.repository import Opening
-    from ..save.request import SaveRequest
 
 
 #: The exit status after Ctrl-C.
@@ -96,42 +93,49 @@ def _save(quick: Quick, as_json: bool) -> int:
 
         # Git opens the repository while the rest is imported: imports take a quarter of the time of a small save.
         opening = start_opening(path)
-    from ..save.request import SaveRequest
-
     given: Mapping[str, Any] = quick.given
-    request = SaveRequest(
-        kind="checkpoint" if quick.command == "checkpoint" else "save",
-        values=context_values(quick.given, os.environ),
-        reason=Reason(given.get("signal"), given.get("exit_code"), given.get("reason")),
-        label=_checked_label(given.get("label")),
-        deadline=given.get("deadline"),
-        wait=given.get("wait", 60.0),
-        keep_ignored=given.get("include_ignored", ()),
-        owner_pid=given.get("owner_pid"),
+    words = {
+        "kind": "checkpoint" if quick.command == "checkpoint" else "save",
+        "values": context_values(quick.given, os.environ),
+        "reason": (given.get("signal"), given.get("exit_code"), given.get("reason")),
+        "label": _checked_label(given.get("label")),
+        "deadline": given.get("deadline"),
+        "wait": given.get("wait", 60.0),
+        "keep_ignored": given.get("include_ignored", ()),
+        "owner_pid": given.get("owner_pid"),
         # A trap names the signal, or the status that ended the run: it has no second chance, so the save comes first.
-        strict="signal" not in given and "exit_code" not in given,
-    )
-    answer = _saved(path, own, request, opening)
+        "strict": "signal" not in given and "exit_code" not in given,
+    }
+    answer = _saved(path, own, words, opening)
     if as_json:
         emit(answer["json"])
     say(*answer["lines"])
     lost = answer["lost"]
-    if request.kind == "save" and request.owner_pid is not None and not request.strict:
-        lost = _save_worktrees(path, request) or lost
+    if words["kind"] == "save" and words["owner_pid"] is not None and not words["strict"]:
+        lost = _save_worktrees(path, words) or lost
     return EXIT_PERSON if lost else EXIT_DONE
 
 
-def _saved(path: bytes, own: bytes | None, request: SaveRequest, opening: Opening | None) -> Mapping[str, Any]:
-    """What there is to print of a save: that of the keeper which listens in `own`, or one of this process."""
+def _saved(path: bytes, own: bytes | None, words: dict[str, Any], opening: Opening | None) -> Mapping[str, Any]:
+    """What there is to print of a save: that of the keeper which listens in `own`, or one of this process.
+
+    `words` are what the command line says, as `SaveRequest` names it.
+    """
+    early = None
     if own is not None:
+        # As little as possible is imported before the order: the marker waits for it.
         from ..orders.client import order_save
 
-        order = order_save(own, request)
+        order = order_save(own, words)
         if order.last is not None:
             return order.last
-        request = request._replace(replaces=order.early)
+        early = order.early
+    from ..format.manifest import Reason
+    from ..save.request import SaveRequest
     from ..save.save import save
+    from ..save.words import save_answer
 
+    request = SaveRequest(**{**words, "reason": Reason(*words["reason"]), "replaces": early})
     return save_answer(save(path, request, opening), request)
 
 
@@ -158,16 +162,17 @@ def _with_keeper(path: bytes) -> bytes | None:
         path = os.path.dirname(path)
 
 
-def _save_worktrees(path: bytes, request: SaveRequest) -> bool:
+def _save_worktrees(path: bytes, words: Mapping[str, Any]) -> bool:
     """A loop ends: save the worktrees that its agents have added too. Returns whether bytes of them were skipped."""
     from ..git.repository import open_repository
 
     repository = open_repository(path)
     if not os.path.isdir(os.path.join(repository.common_dir, b"worktrees")):
         return False
+    from ..format.manifest import Reason
     from ..run.worktrees import save_worktrees
 
-    saved = save_worktrees(repository, request.reason, request.deadline)
+    saved = save_worktrees(repository, Reason(*words["reason"]), words["deadline"])
     say(*saved.lines)
     return saved.lost or saved.failed
 

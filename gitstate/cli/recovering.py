@@ -213,6 +213,9 @@ def _check_status(given: Mapping[str, Any], as_json: bool) -> None:
         raise UsageError("--short prints one line for one workspace", hint="gitstate status")
     if given.get("prometheus") == "":
         raise UsageError("--prometheus needs the name of a file", hint="gitstate status --all --prometheus FILE")
+    if given.get("prometheus") == "-" and (given.get("watch") or as_json):
+        hint = "gitstate status --all --prometheus -"
+        raise UsageError("--prometheus - prints the metrics once, and nothing else", hint=hint)
     interval = given.get("interval")
     if interval is not None and not given.get("watch"):
         raise UsageError("--interval goes with --watch", hint="gitstate status --all --watch")
@@ -232,14 +235,20 @@ def _watch(
         targets, complete = find()
         return _summaries_json(summaries(targets), complete)
 
-    file = given.get("prometheus")
     query = live.WatchQuery(
         lambda: find()[0],
         _INTERVAL if given.get("interval") is None else given["interval"],
-        None if file is None else _absolute(directory, [file])[0],
+        _metrics_file(directory, given.get("prometheus")),
         as_one_json if as_json else None,
     )
     return live.watch(query) if given.get("watch") else live.write_once(query)
+
+
+def _metrics_file(directory: bytes, named: str | None) -> bytes | None:
+    """The absolute path of the file of metrics, or `-` for stdout."""
+    if named is None or named == "-":
+        return None if named is None else b"-"
+    return _absolute(directory, [named])[0]
 
 
 def _summaries_json(found: Sequence[Summary], complete: bool) -> bytes:

@@ -6,11 +6,14 @@ from typing import NamedTuple
 
 import click
 
-from .table import BY_NAME
+from .table import BY_NAME, EXAMPLES
 
 
 class Described(NamedTuple):
-    """One command: its heading in `--help`, its usage, its help in two parts, and its options with what each does."""
+    """One command: its heading in `--help`, its usage, its help in two parts.
+
+    `options` and `examples` map each line to what it does.
+    """
 
     name: str
     group: str
@@ -18,6 +21,7 @@ class Described(NamedTuple):
     summary: str
     details: str
     options: tuple[tuple[str, str], ...]
+    examples: tuple[tuple[str, str], ...]
 
 
 def describe_commands(main: click.Group) -> list[Described]:
@@ -40,7 +44,7 @@ def _describe(group: click.Group, context: click.Context, above: str | None) -> 
             summary, _, details = (command.help or "").partition("\n\n")
             path = inner.command_path.partition(" ")[2]
             options = tuple(describe_options(command, inner))
-            described.append(Described(path, heading, usage, summary, details, options))
+            described.append(Described(path, heading, usage, summary, details, options, EXAMPLES.get(path, ())))
     return described
 
 

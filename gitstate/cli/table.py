@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..agents.registry import agent_names
+
 
 class Entry(NamedTuple):
     """One command: `attribute` of `commands.module`, under the heading `group` of `--help`.
@@ -67,3 +69,53 @@ TABLE = (
     Entry("manual", "shell", "manual", "", "Print the manual page, man/git-gitstate.1"),
 )
 BY_NAME = {entry.name: entry for entry in TABLE}
+
+_AGENT, _OTHER = agent_names()[:2]
+#: Command lines and what each does, by the name of the command; the first steps have no name.
+EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "": (
+        ("gitstate demo", "watch a kill and a recovery"),
+        (f'gitstate run -- {_AGENT} -p "Fix it"', "protect one run of an agent"),
+        (f"gitstate loop {_AGENT} --tasks FILE", "let it work on one task after another"),
+        ("gitstate status", "after a crash: see what is pending"),
+        ("gitstate recover", "bring it back"),
+        ("gitstate resume", "bring it back, and start the agent again"),
+        ("gitstate boot enable", "recover after every reboot"),
+    ),
+    "run": (
+        (f'gitstate run -- {_AGENT} -p "Fix it"', "run one agent"),
+        ("gitstate run --task-id T-42 -- ./loop.sh", "run a loop of your own"),
+        ("gitstate recover", "after a crash: bring its work back"),
+    ),
+    "recover": (
+        ("gitstate recover", "recover this workspace"),
+        ("gitstate recover --dry-run", "see what would happen"),
+        ("gitstate recover --all", "recover everything after a reboot"),
+    ),
+    "resume": (
+        ("gitstate resume", "recover, and start the agent here"),
+        ("gitstate resume --all --tmux", "start all of them, each in tmux"),
+    ),
+    "loop": (
+        (f"gitstate loop {_AGENT} --tasks tasks.txt", "take each line as a task"),
+        (f"gitstate loop {_OTHER} --next ./next-task", "ask a command for each task"),
+        (f"gitstate loop {_AGENT} --tasks FILE -- -v", "pass options to the agent"),
+    ),
+    "init": (
+        ('eval "$(gitstate init bash)"', "load the library; zsh: init zsh"),
+        ("recover_agent_state", "recover: $RECOVERED_TASK_ID, …; 1: nothing"),
+        ("gitstate_begin task_id=T-42", "begin a task, and set the traps"),
+        ("gitstate_stage coding", "record how far it is"),
+        (f'gitstate_run {_AGENT} -p "Fix it"', "run the agent"),
+        ("gitstate_finish", "mark the task as done"),
+    ),
+    "install": (
+        ("gitstate install", "in a repository: the hooks of git"),
+        (f"gitstate install --agent {_AGENT}", "the hooks of an agent, for all repositories"),
+        ("gitstate doctor", "see what is missing"),
+    ),
+    "boot enable": (
+        ("gitstate boot enable", "recover at every boot"),
+        ("gitstate boot enable --resume", "start the agents again, too"),
+    ),
+}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from ..errors import GitstateError
+from ..errors import GitstateError, words_of
 from ..format.names import CHECKPOINTS, ID_FILE, PENDING, age_key, history_ref, save_ref, save_time_ns
 from ..git import refs
 from ..git.repository import open_repository
@@ -160,6 +160,8 @@ class _Known(Record):
     """When it was looked at, on the monotonic clock."""
     is_racy: bool
     """One of them had been modified just before: the next look must not trust its time."""
+    are_refs_racy: bool
+    """The same of those of refs alone."""
 
 
 #: So many of the places are those of refs.
@@ -176,6 +178,8 @@ class Watched:
         self._paths: list[bytes] = []
         self._listed = self._list_cost = 0.0
         self._list_time: int | None = None
+        #: Why the list of workspaces, which was read before, can't be read now.
+        self.problem: str | None = None
         self._known: dict[bytes, _Known] = {}
         #: When each was looked at last, or nothing had changed, on the monotonic clock.
         self._looked: dict[bytes, float] = {}
@@ -214,7 +218,7 @@ class Watched:
             read += answer is not True
             self._looked[path] = begun
             if answer is forkpool.LOST:
-                self._known[path] = _Known(Row(path, "unreachable"), (), (), begun, False)
+                self._known[path] = _Known(Row(path, "unreachable"), (), (), begun, False, False)
             elif answer is not True:
                 self._known[path] = answer
         return read
@@ -234,7 +238,13 @@ class Watched:
         pause = _LIST_AGAIN if changed == self._list_time else 0.0
         if self._listed and elapsed < max(2 / SHARE * self._list_cost, pause):
             return
-        self._paths = list(dict.fromkeys(self._find()))
+        try:
+            self._paths = list(dict.fromkeys(self._find()))
+            self.problem = None
+        except (GitstateError, OSError) as error:
+            if not self._listed:
+                raise
+            self.problem = f"the list of workspaces is unreadable: {words_of(error)}"
         self._list_time = changed
         self._listed = time.monotonic()
         self._list_cost = self._listed - begun
@@ -261,12 +271,14 @@ class Watched:
             # Their times must be older than the look.
             places, times = inside, tuple(map(_modified, inside))
             seen = Peeker(trusted_directories).peek(path)
-        newest = max((modified for modified in times if modified is not None), default=0)
-        is_racy = newest > time.time_ns() - _RACY_NS
         known = None
-        if old is not None and not old.is_racy and _of_refs(places, times) == _of_refs(old.places, old.times):
+        if old is not None and not old.are_refs_racy and _of_refs(places, times) == _of_refs(old.places, old.times):
             known = old.row
-        return _Known(row_of(seen, known), places, times, now, is_racy)
+        return _Known(row_of(seen, known), places, times, now, _is_racy(times), _is_racy(times[:_REFS]))
+
+
+def _is_racy(times: Iterable[int | None]) -> bool:
+    return max((modified for modified in times if modified is not None), default=0) > time.time_ns() - _RACY_NS
 
 
 def _of_refs(*columns: tuple[object, ...]) -> list[tuple[object, ...]]:

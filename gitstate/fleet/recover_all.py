@@ -10,8 +10,9 @@ import os
 
 from ..errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, CorruptSave, GitstateError, TryAgain, words_of
 from ..format import names
-from ..format.archive import read_stack
+from ..format.archive import read_stack, tree_of_base
 from ..format.fetched import fetched_in_files
+from ..format.saves import pending_here
 from ..git import refs
 from ..git.command import Oid
 from ..git.repository import Repository, open_repository
@@ -109,12 +110,41 @@ def recover_worktrees(
 
 
 def _added_anew(repository: Repository, gone: RecoverResult, request: RecoverRequest) -> RecoverResult:
+    """The result of a worktree that is gone, and that is added again where its save holds work that is nowhere else."""
     if gone.save_id is None or not os.path.isabs(gone.workspace) or os.path.lexists(gone.workspace):
         return gone
+    if not _holds_work(repository, gone.save_id):
+        hint = (
+            f"gitstate -C {_quoted(repository.toplevel)} recover --save {gone.save_id} --into {_quoted(gone.workspace)}"
+        )
+        message = "the worktree was removed, and its save holds no uncommitted work: it is not added again"
+        return gone._replace(verdict="nothing", message=message, hint=hint, exit_status=0)
     try:
         return recover_into(repository, gone.workspace, request._replace(save_id=gone.save_id, strict=False))
     except GitstateError as error:
         return gone._replace(message=error.message, hint=error.hint, exit_status=error.exit_status)
+
+
+def _holds_work(repository: Repository, save_id: str) -> bool:
+    """Whether a pending save holds uncommitted work, an unfinished operation, or commits that no other ref has."""
+    with ObjectReader(repository.git) as reader:
+        for archive in pending_here(repository).values():
+            try:
+                stack = read_stack(archive, reader)
+            except GitstateError:
+                reader.restart()
+                continue
+            if stack[0].manifest.save_id == save_id:
+                break
+        else:
+            return True
+        for save in stack:
+            manifest, base = save.manifest, tree_of_base(reader, save.manifest.head)
+            if save.wip_tree != base or manifest.staged or manifest.operation or manifest.raw or manifest.nested:
+                return True
+        head = stack[-1].manifest.head
+    ours = ("refs/heads", "refs/remotes", "refs/tags")
+    return head is not None and not repository.git.run("for-each-ref", "--count=1", "--contains", head, *ours)
 
 
 def recover_each(paths: Sequence[bytes], request: RecoverRequest) -> list[RecoverResult]:

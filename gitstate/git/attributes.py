@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitError
+from ..system.child import OutOfTime
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING
-from .command import Oid, object_id, try_in_halves
+from .command import Oid, object_id
 from .repository import Repository
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from .entries import IndexEntry
 
@@ -95,28 +95,40 @@ class Conversions:
         lines = b"".join(entry.info_line() for entry in entries)
         self._repository.git.run("update-index", "-z", "--index-info", input=lines, env=self._env)
 
-    def hash_files(self, paths: list[bytes], env: Mapping[str, str] | None, deadline: Deadline) -> dict[bytes, Oid]:
+    def hash_files(
+        self,
+        paths: list[bytes],
+        env: Mapping[str, str] | None,
+        deadline: Deadline,
+        filters: Mapping[bytes, bytes | None],
+    ) -> dict[bytes, Oid]:
         """The oid of each file as `git add` would hash it, filters applied; the blobs are written.
 
-        `env` is added to the environment, as which index to read and which object directory to write to. A path whose
-        conversion fails (a required filter) is missing.
+        `env` is added to the environment, as which index to read and which object directory to write to; `filters`
+        maps a path to the name of its filter. A path whose conversion fails (a required filter) is missing. So are all
+        paths of a filter that took too long for one.
         """
         command = ("-c", "core.safecrlf=false", "hash-object", "-w", "--stdin-paths")
-
-        def hash_files(some: Sequence[bytes]) -> list[bytes] | None:
-            lines = b"".join(quote_c(path) + b"\n" for path in some)
+        found: dict[bytes, Oid] = {}
+        left = paths
+        while left and not (len(left) < len(paths) and deadline.passed()):
+            process = self._repository.git.start(*command, env=env)
+            lines = b"".join(quote_c(path) + b"\n" for path in left)
+            timeout = None if deadline.seconds is None else deadline.left()
+            is_late = False
             try:
-                out = self._repository.git.run(*command, input=lines, env=env, timeout=min(deadline.left(), 600.0))
-            except GitError:
-                return None
-            oids = out.split()
-            return oids if len(oids) == len(some) else None
-
-        return {
-            path: oid.decode("ascii")
-            for some, oids in try_in_halves(paths, hash_files)
-            for path, oid in zip(some, oids or (), strict=False)
-        }
+                # It prints each oid at once, so that the one it works on is known.
+                out, _ = process.communicate(lines, timeout=timeout, idle=self._repository.filter_limit)
+            except OutOfTime as late:
+                process.kill_all()
+                process.wait()
+                out, is_late = late.output, True
+            oids = out[: out.rfind(b"\n") + 1].decode("ascii").split()
+            found.update(zip(left, oids, strict=False))
+            failed, left = left[len(oids) : len(oids) + 1], left[len(oids) + 1 :]
+            if is_late and failed:
+                left = [path for path in left if filters.get(path) != filters.get(failed[0])]
+        return found
 
     def may_change_on_checkout(self, named: dict[bytes, bytes]) -> bool:
         """Whether a checkout of a path with these attributes may write other bytes than the blob's.

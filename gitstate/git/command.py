@@ -44,10 +44,10 @@ def switch_off(name: str) -> str:
 _OPTIONS = (
     *("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.pager=cat"),
     *("-c", "core.fsync=reference,loose-object,pack,pack-metadata", "-c", "core.fsyncMethod=fsync"),
-    *("-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c", "submodule.recurse=false"),
-    *("-c", "core.warnAmbiguousRefs=false", "-c", "core.untrackedCache=keep"),
+    *("-c", "submodule.recurse=false", "-c", "core.warnAmbiguousRefs=false", "-c", "core.untrackedCache=keep"),
     *("-c", "core.filesRefLockTimeout=3000", "-c", "core.packedRefsTimeout=3000"),
 )
+_NO_GC = ("-c", "gc.auto=0", "-c", "maintenance.auto=false")
 
 
 def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -94,8 +94,21 @@ class Git(Record):
 
     def start(self, *args: str | bytes, env: Mapping[str, str] | None = None, quiet: bool = False) -> Child:
         """Start git with pipes on its streams; `env` is added to the environment, `quiet` is as for `Child`."""
-        argv: list[str | bytes] = ["git", "-C", self.directory, *_OPTIONS, *self.options, *args]
+        argv: list[str | bytes] = ["git", "-C", self.directory, *_OPTIONS, *_NO_GC, *self.options, *args]
         return Child(argv, environment(env), quiet=quiet, inherits=self.lock_fd)
+
+    def collect_garbage(self, defaults: Mapping[str, str], *options: str) -> None:
+        """`git gc --auto`, which goes on in the background. `defaults` are settings that the user has not made.
+
+        Git's own settings decide: with `gc.auto` 0 nothing happens. No descriptor of ours reaches it, and no lock.
+        Raises GitError, OSError.
+        """
+        argv: list[str | bytes] = ["git", "-C", self.directory, *_OPTIONS]
+        listed = Child([*argv, "config", "--name-only", "--get-regexp", r"^gc\."], environment(), quiet=True)
+        made = listed.communicate()[0].decode("utf-8", "replace").lower().split()
+        for name, value in defaults.items():
+            argv += [] if name.lower() in made else ["-c", f"{name}={value}"]
+        self.finish(Child([*argv, *options, "gc", "--auto", "--quiet"], environment()))
 
     def run(
         self,
@@ -120,7 +133,7 @@ class Git(Record):
         try:
             out, err = process.communicate(input, timeout=timeout)
         except TimeoutError:
-            process.kill()
+            process.kill_all()
             # Its pipes are not read to their end: a filter that it started may hold them for long.
             process.wait()
             raise GitError(_arguments(process), -9, b"it took too long") from None

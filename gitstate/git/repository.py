@@ -33,6 +33,8 @@ class Repository(Record):
     """The uid of another user who owns a part of it, where nobody trusts its path; None as a rule."""
     runs_filters: bool = True
     """Whether the filters of its configuration run. Without them git looks into no submodule, which has its own."""
+    filter_limit: float | None = None
+    """So many seconds a filter may take for one file; None where none is configured, or nobody set a limit."""
 
     @property
     def objects(self) -> bytes:

@@ -36,10 +36,15 @@ class StatusQuery(Record):
                 child.wait()
 
 
-def query_status(repository: Repository, frozen_index: bytes) -> StatusQuery:
-    """Ask what is tracked in the index file `frozen_index`, and what differs from it."""
+def query_status(repository: Repository, frozen_index: bytes, *, lists: bool = True) -> StatusQuery:
+    """Ask what is tracked in the index file `frozen_index`, and what differs from it.
+
+    The listing is empty without `lists`, for a caller that knows it.
+    """
     env = {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}
     status = start_status(repository, env)
+    if not lists:
+        return StatusQuery(Listing([], []), status)
     paths = list_plain_index(frozen_index, len(repository.zero) // 2)
     if paths is not None:
         return StatusQuery(Listing(paths, []), status)
@@ -137,6 +142,7 @@ class WorktreeScan:
         if list_plain_index(index, len(repository.zero) // 2) is None:
             self._listing = repository.git.start("ls-files", "-z", "-v", "--sparse", env=env)
         self._finish = repository.git.finish
+        self._limit = repository.filter_limit
         self._found: Differing | None = None
         self._is_read = False
 
@@ -146,7 +152,7 @@ class WorktreeScan:
             self._is_read = True
             try:
                 hides = self._listing is not None and _hides(self._finish(self._listing))
-                fields = self._finish(self._differing).split(b"\0")
+                fields = self._finish(self._differing, timeout=self._limit).split(b"\0")
             except GitError:
                 self.end()
                 return None

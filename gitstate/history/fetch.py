@@ -22,7 +22,7 @@ def fetch(repository: Repository, named: str | None, *, dry_run: bool = False) -
     A marker is left where its save is known here already: it was made, recovered or dismissed here. A marker that the
     remote no longer has is removed. Raises UsageError if no remote is named, GitError if git cannot reach it.
     """
-    remote = named_remote(repository, named)
+    remote = named_remote(repository, named, "fetch")
     git = repository.git
     theirs = offered(git, remote)
     held = fetched_saves(git, remote_name(remote))

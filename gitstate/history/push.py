@@ -40,7 +40,7 @@ def push(
 
     Raises UsageError if no remote is named, GitstateError if git cannot reach it.
     """
-    remote = named_remote(repository, named)
+    remote = named_remote(repository, named, "push")
     git = with_hooks(repository)
     theirs = offered(repository.git, remote)
     ours = refs.list_refs(git, SAVES, PENDING, CHECKPOINTS)

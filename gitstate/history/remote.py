@@ -84,13 +84,13 @@ def exchange(
     return Exchange(remote, saves, waiting, recovered, notes, tuple(not_sent), held)
 
 
-def named_remote(repository: Repository, named: str | None) -> str:
-    """The remote that was named, or that `gitstate.remote` names. Raises UsageError where none is."""
+def named_remote(repository: Repository, named: str | None, command: str) -> str:
+    """The remote that was named to `command`, or that `gitstate.remote` names. Raises UsageError where none is."""
     remote = settings.remote(repository, named)
     if remote is None:
         raise UsageError(
             "no remote is named, and saves may hold secrets: nothing was sent or fetched",
-            hint="gitstate push REMOTE, or: git config gitstate.remote REMOTE",
+            hint=f"gitstate {command} REMOTE, or: git config gitstate.remote REMOTE",
         )
     return remote
 

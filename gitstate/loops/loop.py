@@ -22,7 +22,7 @@ from ..agent_hooks.stop import last_stop
 from ..agents.base import Agent
 from ..agents.launch import Launch
 from ..agents.sessions import resume_command
-from ..errors import EXIT_AGAIN, EXIT_DONE, NeedsPerson, TryAgain
+from ..errors import EXIT_AGAIN, EXIT_DONE, NeedsPerson, TryAgain, UsageError
 from ..format.context import Context
 from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
@@ -34,6 +34,7 @@ from ..system.program import command
 from ..system.terminal import escape, say
 from ..workspace.live_context import begin, finish
 from .limits import Limit, find_limit
+from .signals import ENDING, LoopSignals
 from .start import load_session
 from .tasks import FileTasks, Task, TaskSource
 from .traces import work_state
@@ -43,10 +44,11 @@ _IDLE = 3
 #: The last bytes of an agent's output, in which a usage limit is looked for.
 _LAST_WORDS = 16_384
 _MOST_PAUSE = 60.0
+#: Linux passes no longer word to a command.
+_MOST_WORD = 128 << 10
 #: The variables that tell an agent its task. Those of before are not the task's.
 _VARIABLES = {"task_id": "CURRENT_TASK_ID", "issue_number": "ISSUE_NUMBER", "memory_refs": "MEMORY_REFS"}
 _STALE = ("PROGRESS_STAGE", *(f"GITSTATE_{name.upper()}" for name in (*_VARIABLES, "progress_stage")))
-_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 class LoopRequest(NamedTuple):
@@ -99,7 +101,7 @@ class Loop:
         self.session: str | None = None
         self.told = ""
         self.context = Context()
-        self.signals = _Signals()
+        self.signals = LoopSignals()
 
     def run(self) -> int:
         """Run until no task is left; the status to exit with. Raises GitstateError."""
@@ -109,9 +111,12 @@ class Loop:
                 if self._is_over():
                     return EXIT_DONE
                 if self.task is None:
-                    self.task = self.request.source.take()
+                    self.task = self.request.source.take(self._is_over_meanwhile)
+                    if self.signals.came is not None:
+                        self.signals.die()
                     if self.task is None:
-                        self._say("no task is left")
+                        if not self._is_over():
+                            self._say("no task is left")
                         return EXIT_DONE
                     self.values = {**self.request.values, **self.task.values}
                 self.runs += 1
@@ -121,13 +126,27 @@ class Loop:
 
     def _is_over(self) -> bool:
         request = self.request
-        if request.stop_file is not None and os.path.lexists(request.stop_file):
+        if self._is_stopped():
+            assert request.stop_file is not None
             self._say(f"stopped: {os.fsdecode(request.stop_file)} exists")
             return True
-        if request.max_time is not None and time.monotonic() - self.began >= request.max_time:
+        if self._is_late():
             self._say(f"stopped: {request.max_time:g} seconds have passed")
             return True
-        return bool(request.max_runs) and self.runs >= request.max_runs
+        if request.max_runs and self.runs >= request.max_runs:
+            self._say(f"stopped: {self.runs} {'run has' if self.runs == 1 else 'runs have'} ended")
+            return True
+        return False
+
+    def _is_stopped(self) -> bool:
+        return self.request.stop_file is not None and os.path.lexists(self.request.stop_file)
+
+    def _is_late(self) -> bool:
+        return self.request.max_time is not None and time.monotonic() - self.began >= self.request.max_time
+
+    def _is_over_meanwhile(self) -> bool:
+        """Whether no task has to be waited for any more."""
+        return self.signals.came is not None or self._is_stopped() or self._is_late()
 
     def _say(self, text: str) -> None:
         say(f"gitstate loop: {escape(text)}")
@@ -214,7 +233,7 @@ class Loop:
         if self.failures > self.request.retries:
             self._say(f"{words}; the task stays first: {task.task_id}")
             return status or 1
-        pause = min(_MOST_PAUSE, 2.0 ** (self.failures - 1))
+        pause = min(_MOST_PAUSE, 2.0 ** min(self.failures - 1, 16))
         self._say(f"{words}; try {self.failures} of {self.request.retries} more in {pause:g} s: {task.task_id}")
         self._pause(pause)
         self._recover(first=False)
@@ -236,7 +255,7 @@ class Loop:
         """Wait, but not for a signal or the stop file."""
         ends = time.time() + seconds
         while (left := ends - time.time()) > 0 and self.signals.came is None:
-            if self.request.stop_file is not None and os.path.lexists(self.request.stop_file):
+            if self._is_stopped():
                 break
             # The clock of the wall decides: a suspended machine has waited too.
             time.sleep(min(left, 0.2))
@@ -252,6 +271,9 @@ class Loop:
         session = resumed or new_session(self.request.agent)
         prompt = self._prompt(task)
         words = launch.resume(session, prompt) if resumed else launch.start(session, prompt)
+        if max(len(os.fsencode(word)) for word in words) >= _MOST_WORD:
+            what = f"the prompt is longer than {_MOST_WORD >> 10} KiB, which the system passes to no command"
+            raise UsageError(f"{what}; no agent was started", hint="gitstate loop --help")
         fields = ("task_id", "issue_number", "progress_stage", "memory_refs")
         values = {name: self.values.get(name, "") for name in fields}
         known = {"agent": self.request.agent.name, "session_id": session}
@@ -271,7 +293,8 @@ class Loop:
     def _prompt(self, task: Task) -> str:
         template = self.request.template
         prompt = template.replace("{}", task.text, 1) if "{}" in template else f"{template}\n\n{task.text}"
-        return f"{prompt}\n\n{self.told}" if self.told else prompt
+        # What a context holds may hold a NUL byte, which no command can be given.
+        return (f"{prompt}\n\n{self.told}" if self.told else prompt).replace("\0", " ")
 
     def _supervised(self, argv: Sequence[str]) -> tuple[int, str]:
         """Run to the end; the status as a shell tells it, and the last words on both streams."""
@@ -286,7 +309,7 @@ class Loop:
                 copy.start()
             code = process.wait()
             self.signals.child = None
-            if self.signals.came is None and -code in _SIGNALS:
+            if self.signals.came is None and -code in ENDING:
                 # Ctrl-C, which the run gets from the terminal too: it died of it, and so does this loop.
                 self.signals.came = signal.Signals(-code)
             for copy in copies:
@@ -300,7 +323,6 @@ class Loop:
         if self.request.log_dir is None:
             yield None
             return
-        os.makedirs(self.request.log_dir, exist_ok=True)
         name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}-{self.runs}.log"
         with open(os.path.join(self.request.log_dir, name.encode()), "ab", buffering=0) as file:
             yield file
@@ -310,49 +332,17 @@ class Loop:
         for name, variable in _VARIABLES.items():
             env.pop(variable, None)
             if self.values.get(name):
-                env[variable] = self.values[name]
+                env[variable] = self.values[name].replace("\0", " ")
         return env
-
-
-class _Signals:
-    """The signals that end a loop: passed on to the run, and died of when it has saved."""
-
-    def __init__(self) -> None:
-        self.came: signal.Signals | None = None
-        self.child: subprocess.Popen[bytes] | None = None
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> None:
-        for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._on_signal)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _on_signal(self, number: int, _: object) -> None:
-        child = self.child
-        if child is not None:
-            with contextlib.suppress(ProcessLookupError):
-                child.send_signal(number)
-                child.send_signal(signal.SIGCONT)
-        if child is None or number not in (signal.SIGINT, signal.SIGQUIT):
-            self.came = signal.Signals(number)
-
-    def die(self) -> None:
-        """End as the signal would have ended this process."""
-        assert self.came is not None
-        signal.signal(self.came, signal.SIG_DFL)
-        os.kill(os.getpid(), self.came)
-        raise SystemExit(128 + self.came)
 
 
 def _copy(source: IO[bytes], target: IO[bytes], log: IO[bytes] | None, last: collections.deque[bytes]) -> None:
     while data := os.read(source.fileno(), 4096):
         last.append(data)
         if log is not None:
-            log.write(data)
+            # A full disk ends the log, not the agent, which would wait for ever to be read.
+            with contextlib.suppress(OSError):
+                log.write(data)
         with contextlib.suppress(OSError, ValueError):
             target.write(data)
             target.flush()
@@ -380,4 +370,10 @@ def loop(directory: bytes, request: LoopRequest) -> int:
     if shutil.which(program) is None:
         say(f"gitstate loop: there is no command {program} on the PATH")
         return 127
+    if request.log_dir is not None:
+        try:
+            os.makedirs(request.log_dir, exist_ok=True)
+        except OSError as error:
+            what = f"{os.fsdecode(request.log_dir)}: {error.strerror}"
+            raise UsageError(f"{what}; no agent was started", hint="gitstate loop --help") from None
     return Loop(open_repository(directory), directory, request).run()

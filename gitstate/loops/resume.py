@@ -64,6 +64,8 @@ class ResumeRequest(NamedTuple):
     """Nobody named this very workspace: a run counts as ended only where that is proven."""
     options: Sequence[str] = ()
     """Arguments of the agent, in the place of those that it had."""
+    answers: bool = False
+    """A program reads the answer on stdout: what the agent prints goes to stderr."""
 
 
 class ResumeResult(NamedTuple):
@@ -220,9 +222,14 @@ class _Plan:
         self.session = result.context.session_id if found else None
         self.prompt = result.briefing or instruction(result.context)
         self.at_terminal = not self.launch.is_headless and (
-            request.manner == "tmux" or (request.manner == "foreground" and sys.stdin.isatty() and sys.stdout.isatty())
+            request.manner == "tmux" or (request.manner == "foreground" and self._has_terminal(request))
         )
+        self.stdout = sys.stderr.fileno() if request.answers else None
         self.argv = self._argv(self.session)
+
+    @staticmethod
+    def _has_terminal(request: ResumeRequest) -> bool:
+        return not request.answers and sys.stdin.isatty() and sys.stdout.isatty()
 
     @property
     def directory(self) -> bytes:
@@ -259,14 +266,14 @@ class _Plan:
     def in_foreground(self) -> ResumeResult:
         """Run the agent here. One whose session turns out to be stale starts once more, in a new one."""
         before, began = work_state(self.repository), time.monotonic()
-        status = wait_for(self.supervised())
+        status = wait_for(self.supervised(), stdout=self.stdout)
         stale = self.session is not None and 0 < status < 126 and time.monotonic() - began < _STALE
         if stale and work_state(self.repository) == before:
             with contextlib.suppress(GitstateError, OSError):
                 recover(self.repository.toplevel, RecoverRequest())
             self.session = None
             self.argv = self._argv(None)
-            status = wait_for(self.supervised())
+            status = wait_for(self.supervised(), stdout=self.stdout)
         return ResumeResult(self.repository.toplevel, "finished", exit_status=status, argv=self.argv)
 
 

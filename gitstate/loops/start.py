@@ -94,8 +94,11 @@ def load_session(context: Context, directory: bytes) -> bool:
     return load_command(context, os.environ) is None
 
 
-def wait_for(argv: Sequence[str]) -> int:
-    """Run a command in the foreground, in this terminal; its status as a shell tells it. Signals are passed on."""
+def wait_for(argv: Sequence[str], *, stdout: int | None = None) -> int:
+    """Run a command in the foreground, in this terminal; its status as a shell tells it. Signals are passed on.
+
+    `stdout` is the descriptor for what it prints; None: the one of this process.
+    """
     number = 0
 
     def pass_on(came: int, _: object) -> None:
@@ -106,7 +109,7 @@ def wait_for(argv: Sequence[str]) -> int:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(came)
 
-    process = subprocess.Popen(list(argv))
+    process = subprocess.Popen(list(argv), stdout=stdout)
     ends = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
     before = {one: signal.signal(one, pass_on) for one in ends if signal.getsignal(one) is not signal.SIG_IGN}
     code = process.wait()

@@ -1,4 +1,4 @@
-"""The tasks of a loop: the lines of a file that several loops may share, or what a command prints.
+"""The tasks of a loop: what a text means, and the lines of a file that several loops may share.
 
 In a file each line is one task; empty lines and lines that begin with `#` are none. A line, or the output of the
 command, may begin with values: `task_id=T-1 issue_number=7 memory_refs=notes.md Fix the rounding`. The command may also
@@ -7,6 +7,9 @@ print a JSON object with `task_id`, `issue_number`, `progress_stage`, `memory_re
 A line stays in the file until its task is done. While a loop works on it a claim in the user's state directory says
 so, and no other loop takes it. The claim lasts until the task is done, however often the loop is killed: its workspace
 holds the work. All of it happens under a lock on the file itself.
+
+What no agent can be given is refused before one starts: a NUL byte, a task longer than a command may be, JSON that is
+torn.
 """
 
 from __future__ import annotations
@@ -17,16 +20,20 @@ import hashlib
 import json
 import os
 import re
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import BadJson, GitstateError, UsageError
 from ..system import files
-from ..system.jsonio import dumps, loads
+from ..system.jsonio import clean_text, dumps, loads
 from ..system.process import boot_id, hostname, is_alive, process, process_start
 
 _MOST_FILE = 64 << 20
+#: The bytes of one task: the system passes no more than twice that to a command, with the briefing.
+_MOST_TASK = 60_000
+_BOM = b"\xef\xbb\xbf"
+#: A text that begins so, and is no JSON, is torn JSON.
+_LIKE_JSON = re.compile(r'\s*\{\s*["}]')
 _KEYS = ("task_id", "issue_number", "progress_stage", "memory_refs")
 _VALUE = re.compile(rf"\s*({'|'.join(_KEYS)})=")
 
@@ -45,15 +52,21 @@ class Task(NamedTuple):
 
 
 def parse_task(text: str) -> Task | None:
-    """The task of a line, or of what a command printed; None where there is none."""
+    """The task of a line, or of what a command printed; None where there is none. Raises UsageError."""
     text = text.rstrip("\r\n")
     if not text.strip():
         return None
+    if "\0" in text:
+        raise UsageError(f"the task has a NUL byte, which no command can be given: {text[:80]}")
+    if len(text.encode("utf-8", "surrogateescape")) > _MOST_TASK:
+        raise UsageError(f"the task is longer than {_MOST_TASK} bytes: {text[:80]}…")
     if text.lstrip().startswith("{"):
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(text)
             if isinstance(value, dict):
                 return _of_json(value, text)
+        if _LIKE_JSON.match(text):
+            raise UsageError(f"the task begins like a JSON object, and is none: {text[:80]}")
     values: dict[str, str] = {}
     rest = text
     while (found := _VALUE.match(rest)) is not None:
@@ -71,6 +84,8 @@ def _of_json(value: dict[str, Any], text: str) -> Task:
             item = "\n".join(str(one) for one in item) + "\n"
         if isinstance(item, str | int) and not isinstance(item, bool) and str(item):
             values[name] = str(item)
+    if any("\0" in item for item in (*values.values(), str(value.get("prompt")), str(value.get("text")))):
+        raise UsageError(f"the task has a NUL byte, which no command can be given: {text[:80]}")
     prompt = value.get("prompt") or value.get("text")
     if not isinstance(prompt, str) and "task_id" not in values:
         raise UsageError(f"the task has neither task_id nor prompt: {text[:80]}")
@@ -79,7 +94,8 @@ def _of_json(value: dict[str, Any], text: str) -> Task:
 
 def _task(text: str, values: dict[str, str]) -> Task:
     task_id = values.get("task_id") or text or " ".join(f"{name}={value}" for name, value in values.items())
-    return Task(text or task_id, {**values, "task_id": task_id})
+    # As the context has it: after a crash the task is found again by it.
+    return Task(text or task_id, {**values, "task_id": clean_text(task_id)})
 
 
 def _first_word(text: str) -> tuple[str, str]:
@@ -95,8 +111,11 @@ def _first_word(text: str) -> tuple[str, str]:
 class TaskSource(Protocol):
     """Where tasks come from."""
 
-    def take(self) -> Task | None:
-        """The next task, claimed for this loop; None where none is left. Raises GitstateError."""
+    def take(self, is_over: Callable[[], bool]) -> Task | None:
+        """The next task, claimed for this loop; None where none is left, or `is_over` while it is waited for.
+
+        Raises GitstateError.
+        """
 
     def claim(self, task_id: str) -> Task | None:
         """The task that an earlier run began; None where the source does not have it any more."""
@@ -105,39 +124,27 @@ class TaskSource(Protocol):
         """The task is done."""
 
 
-class CommandTasks:
-    """What a shell command prints."""
-
-    def __init__(self, command: str) -> None:
-        self._command = command
-
-    def take(self) -> Task | None:
-        done = subprocess.run(["bash", "-c", self._command], stdout=subprocess.PIPE, check=False)
-        if done.returncode:
-            raise GitstateError(f"this command failed: {self._command}")
-        return parse_task(done.stdout.decode("utf-8", "replace"))
-
-    def claim(self, task_id: str) -> Task | None:
-        return None
-
-    def done(self, task: Task) -> None:
-        return
-
-
 class FileTasks:
     """The lines of a file. `workspace` is where this loop works."""
 
     def __init__(self, path: bytes, workspace: bytes) -> None:
         if not os.path.isfile(path) or not os.access(path, os.R_OK):
-            raise UsageError(f"{os.fsdecode(path)} can't be read", hint="gitstate loop --help")
+            what = "is no regular file" if os.path.exists(path) and not os.path.isfile(path) else "can't be read"
+            raise UsageError(f"{os.fsdecode(path)} {what}", hint="gitstate loop --help")
         # A file behind a symlink stays one.
         self._path = os.path.realpath(path)
+        directory = os.path.dirname(self._path)
+        if not os.access(directory, os.W_OK):
+            what = f"no task could be removed from {os.fsdecode(path)} when it is done"
+            raise UsageError(f"{os.fsdecode(directory)} can't be written: {what}", hint="gitstate loop --help")
+        # Every line has a meaning before the first agent starts.
+        _lines(self._content())
         self._workspace = os.path.realpath(workspace)
         name = hashlib.sha256(self._path).hexdigest()[:24]
         top = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
         self._claims = os.path.join(os.fsencode(top), b"gitstate", b"claims", name.encode())
 
-    def take(self) -> Task | None:
+    def take(self, is_over: Callable[[], bool]) -> Task | None:
         """See TaskSource. A line that this workspace has claimed comes first."""
         with self._locked() as data:
             claims = self._read_claims()
@@ -163,7 +170,7 @@ class FileTasks:
 
     def left(self) -> int:
         """How many tasks stand in the file."""
-        return len(_lines(files.read_limited(self._path, _MOST_FILE) or b""))
+        return len(_lines(self._content()))
 
     def done(self, task: Task) -> None:
         """Remove the line: the whole new file is written, then renamed. Every other byte stays."""
@@ -199,14 +206,33 @@ class FileTasks:
 
     def _locked_content(self) -> Iterator[bytes]:
         while True:
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise self._gone() from None
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 if os.fstat(fd).st_ino == os.stat(self._path).st_ino:
-                    yield files.read_limited(self._path, _MOST_FILE) or b""
+                    yield self._content()
                     return
+            except FileNotFoundError:
+                raise self._gone() from None
             finally:
                 os.close(fd)
+
+    def _content(self) -> bytes:
+        data = files.read_limited(self._path, _MOST_FILE)
+        if data is not None:
+            return data
+        try:
+            size = os.stat(self._path).st_size
+        except FileNotFoundError:
+            raise self._gone() from None
+        what = f"has more than {_MOST_FILE >> 20} MiB" if size > _MOST_FILE else "can't be read"
+        raise GitstateError(f"{os.fsdecode(self._path)} {what}; no task was taken")
+
+    def _gone(self) -> GitstateError:
+        return GitstateError(f"{os.fsdecode(self._path)} is gone; the work is on disk", hint="gitstate status")
 
     def _is_mine(self, claim: dict[str, Any]) -> bool:
         return bool(claim["workspace"] == os.fsdecode(self._workspace))
@@ -233,13 +259,16 @@ class FileTasks:
 
 
 def _lines(data: bytes) -> list[tuple[int, Task]]:
-    """The tasks of a file, each with the number of its line."""
+    """The tasks of a file, each with the number of its line. Raises UsageError for one that no agent can be given."""
     found = []
     for number, line in enumerate(data.splitlines(True)):
-        text = os.fsdecode(line).rstrip("\r\n")
+        text = os.fsdecode(line.removeprefix(_BOM) if number == 0 else line).rstrip("\r\n")
         if text.lstrip().startswith("#"):
             continue
-        task = parse_task(text)
+        try:
+            task = parse_task(text)
+        except UsageError as error:
+            raise UsageError(f"line {number + 1} of the tasks: {error}", hint="gitstate loop --help") from None
         if task is not None:
             found.append((number, task))
     return found

@@ -83,6 +83,25 @@ def sync_new(paths: Sequence[bytes]) -> None:
     if len(paths) > _SYNC_ALONE and _is_one_sync_best(os.path.dirname(paths[0])):
         FilesystemSync(os.path.dirname(paths[0])).wait()
     else:
+        sync_each(paths)
+
+
+def sync_each(paths: Iterable[bytes]) -> None:
+    """Make files and directories durable: each alone, or hundreds by one `syncfs` for each file system.
+
+    What is missing is skipped. Raises OSError.
+    """
+    paths = list(paths)
+    devices: dict[int, bytes] = {}
+    if len(paths) > _SYNC_MANY:
+        for path in paths:
+            with suppress(OSError):
+                info = os.lstat(path)
+                devices.setdefault(info.st_dev, path if stat.S_ISDIR(info.st_mode) else os.path.dirname(path))
+    if devices and all(_filesystem_type(device) in _PROVEN for device in devices):
+        for place in devices.values():
+            FilesystemSync(place).wait()
+    else:
         files.fsync_paths(paths)
 
 
@@ -99,7 +118,7 @@ def _sync_one_by_one(repository: Repository, paths: Iterable[bytes]) -> None:
         while path:
             path = path.rpartition(b"/")[0]
             directories[path] = None
-    files.fsync_paths(os.path.join(top, path) for path in (*found, *directories))
+    sync_each(os.path.join(top, path) for path in (*found, *directories))
     files.fsync_paths(dict.fromkeys(_control_files(repository)))
 
 

@@ -206,6 +206,12 @@ class PackWriter:
                 self._flush()
         return oid
 
+    def forget(self, oids: Iterable[Oid]) -> None:
+        """Do not write these objects, which the repository holds, unless they were written already."""
+        for oid in oids:
+            _, record = self._records.pop(oid, (0, b""))
+            self._size -= len(record)
+
     def add_file(self, fd: int, size: int, deadline: Deadline = _NEVER) -> Oid:
         """Stream the first `size` bytes of an open file into a pack of its own, in stored blocks; returns its oid.
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from ..save.request import SaveRequest
-
 #: The keeper's socket, in gitstate's own directory of the worktree.
 SOCKET = b"keeper.sock"
 #: The keeper says within this time that it has taken an order, in seconds.
@@ -36,8 +34,6 @@ _PATIENCE = 2.0
 _LONGEST = 600.0
 #: What a save with a deadline may need past it, in seconds.
 _MARGIN = 5.0
-#: What a command line says of a save. The keeper takes it with the environment of whoever asks.
-_WORDS = ("kind", "values", "label", "deadline", "wait", "keep_ignored", "owner_pid", "strict")
 #: A packet of more bytes is none of ours.
 LONGEST_PACKET = 4 << 20
 
@@ -51,15 +47,18 @@ class SaveAnswer(Record):
     """The id of a save of this order that stands all the same: that of the caller replaces it."""
 
 
-def order_save(own: bytes, request: SaveRequest) -> SaveAnswer:
-    """Have the keeper of a worktree save. `own` is gitstate's own directory there."""
-    words = {name: getattr(request, name) for name in _WORDS} | {"reason": tuple(request.reason)}
-    patience = _PATIENCE if request.deadline is None else min(_PATIENCE, request.deadline / 4)
-    connection = _connected(own, {"do": "save", "words": words, "environ": dict(os.environb)}, patience)
+def order_save(own: bytes, words: Mapping[str, Any]) -> SaveAnswer:
+    """Have the keeper of a worktree save. `own` is gitstate's own directory there.
+
+    `words` are what a command line says, as `SaveRequest` names it. The keeper takes them with this environment.
+    """
+    deadline = words.get("deadline")
+    patience = _PATIENCE if deadline is None else min(_PATIENCE, deadline / 4)
+    connection = _connected(own, {"do": "save", "words": dict(words), "environ": dict(os.environb)}, patience)
     if connection is None:
         return SaveAnswer(None)
     early = None
-    end = Deadline(_LONGEST if request.deadline is None else request.deadline + _MARGIN)
+    end = Deadline(_LONGEST if deadline is None else deadline + _MARGIN)
     try:
         while (message := receive(connection, end.left())) is not None:
             if "lines" in message:

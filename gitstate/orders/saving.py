@@ -13,7 +13,7 @@ import os
 from ..errors import GitstateError
 from ..format.manifest import Reason
 from ..git.repository import Opening, Repository
-from ..save.request import SaveRequest
+from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..save.words import save_answer
 from ..snapshot.incremental import Baseline, allows
@@ -42,13 +42,13 @@ def carry_out(connection: socket, order: Mapping[str, Any], repository: Reposito
     os.environb.clear()
     os.environb.update(order["environ"])
     words = order["words"]
-    request = SaveRequest(**{**words, "reason": Reason(*words["reason"])})
+    request = SaveRequest(**{**words, "reason": Reason(*words.get("reason", ()))})
     end = Deadline(request.deadline)
     try:
         early = None if known is None else _save_known(repository, request, known)
         if early is not None:
-            send(connection, early=early)
-            request = request._replace(replaces=early)
+            send(connection, early=early.save_id)
+            request = request._replace(replaces=early.save_id, expected=early.taken)
         if request.deadline is not None:
             request = request._replace(deadline=max(_LEAST, end.left()))
         result = save(repository.toplevel, request)
@@ -68,8 +68,8 @@ def opened_for(known: Baseline | None, repository: Repository) -> Opening | None
     return Opening(repository.toplevel, None, None, repository)
 
 
-def _save_known(repository: Repository, request: SaveRequest, known: Baseline) -> str | None:
-    """Save what is known to have changed, and leave branch and index to the second save; the id of the save.
+def _save_known(repository: Repository, request: SaveRequest, known: Baseline) -> SaveResult | None:
+    """Save what is known to have changed, and leave branch and index to the second save.
 
     None where it was not taken: everything would have to be looked at, or there is nothing new.
     """
@@ -78,4 +78,4 @@ def _save_known(repository: Repository, request: SaveRequest, known: Baseline) -
         return None
     request = request._replace(known=known, largest=_SMALL, stay=True, strict=False)
     early = save(repository.toplevel, request, opened)
-    return early.save_id if early.result == "saved" else None
+    return early if early.result == "saved" else None

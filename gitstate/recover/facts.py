@@ -127,7 +127,8 @@ def _is_wiped(repository: Repository) -> bool:
     tracked = repository.git.run("ls-files", "-z").split(b"\0")[:-1]
     if tracked and not any(os.path.lexists(os.path.join(repository.toplevel, path)) for path in tracked):
         return True
-    return not repository.git.run("status", "--porcelain", "-z", "-unormal", "--ignore-submodules=dirty")
+    words = ("status", "--porcelain", "-z", "-unormal", "--ignore-submodules=dirty")
+    return not repository.git.run(*words, timeout=repository.filter_limit)
 
 
 def with_damage(facts: Facts, repository: Repository) -> Facts:

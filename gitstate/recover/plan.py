@@ -317,7 +317,7 @@ def marker_goes(outcome: Outcome) -> bool:
 
 def is_nested_trouble(nested: Iterable[RecoverResult]) -> bool:
     """Whether a repository inside the workspace needs a person."""
-    fine = ("restore", "context_only", "nothing", "changed")
+    fine = ("restore", "context_only", "recovered", "nothing", "changed")
     return any(result.verdict not in fine or result.exit_status for result in nested)
 
 

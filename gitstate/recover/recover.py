@@ -32,6 +32,7 @@ from ..format.archive import tree_of_base
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
 from ..format.names import branch_name, is_save_id, workspace_id
+from ..format.saves import pending_in_files
 from ..git import gitdir, refs
 from ..git.index import looks_torn
 from ..git.refs import RefUpdate, RefWriter
@@ -46,7 +47,7 @@ from ..system.stdlib import TYPE_CHECKING, quote
 from ..workspace.lease import wait_for_last_save
 from ..workspace.live_context import read_live_context, with_measured_fields
 from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
-from ..workspace.settings import require
+from ..workspace.settings import require, with_filter_limit
 from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
 from .facts import compare_with_checkpoint, gather, whole_copies, with_damage
 from .plan import (
@@ -95,6 +96,7 @@ def recover(path: bytes, request: RecoverRequest, opening: Opening | None = None
     if not request.runs_filters:
         repository = without_filters(repository)
     require(repository, *SETTINGS)
+    repository = with_filter_limit(repository)
     with hints_for(repository.toplevel):
         try:
             return located(_recover(repository, request))
@@ -143,7 +145,9 @@ def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, requ
     clears = verdict.clears_locks and not request.dry_run
     cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
     lock = os.path.join(repository.git_dir, b"index.lock")
-    if verdict.clears_locks and (facts.saves or facts.context or os.path.lexists(lock)):
+    # Of a run that was saved alone, or recovered, its worktrees may still wait.
+    others = pending_in_files(repository.common_dir).keys() - {workspace_id(repository)}
+    if verdict.clears_locks and (facts.saves or facts.context or others or os.path.lexists(lock)):
         from .elsewhere import put_away, remove_lock_of_run
 
         cleared += remove_lock_of_run(repository, facts) if clears else ()
@@ -306,6 +310,10 @@ class _Recovery:
         workspace.disk.sync()
         to_disk.finish([*(target.path for target in targets), *newest.manifest.directories])
         nested = self._nested(saved, targets)
+        if outcome.links or newest.manifest.workspace_id != workspace_id(self.repository):
+            from ..restore.nested import absent_submodules
+
+            outcome.failed += absent_submodules(workspace, saved, outcome.links)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
 
@@ -381,10 +389,6 @@ class _Recovery:
 
     def _nested(self, saved: SavedPaths, targets: Sequence[Target]) -> tuple[RecoverResult, ...]:
         modules = os.path.join(self.repository.git_dir, b"modules")
-        if saved.newest.manifest.workspace_id != workspace_id(self.repository):
-            from ..restore.nested import absent_submodules
-
-            self.outcome.failed += absent_submodules(self.workspace, saved)
         if not os.path.lexists(modules) and not any(save.manifest.nested for save in saved.saves):
             return ()
         from ..restore.nested import nested_failure, nested_steps, submodules_of
@@ -422,6 +426,11 @@ class _Recovery:
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
         result = recover(full, request._replace(runs_filters=runs_filters))
+        if result.verdict == "nothing":
+            from ..restore.nested import lacks_its_save
+
+            lacking = lacks_its_save(step, inside.git)
+            self.outcome.failed += [lacking] if lacking else []
         if step.is_new and result.verdict == "nothing":
             inside = inside if runs_filters else without_filters(inside)
             inside.git.run("checkout-index", "-q", "-a", ok_codes=range(256))

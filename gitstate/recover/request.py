@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     ResultVerdict = DecidedVerdict | Literal["dismissed", "busy", "failed", "foreign", "unreachable", "missing"]
 
 #: The settings that a recovery, and its safety save, read.
-SETTINGS = ("stateFile", "includeIgnored", "trust")
+SETTINGS = ("stateFile", "includeIgnored", "trust", "filterTimeout")
 
 #: With these the context of the last run is known again, and a loop can continue its task.
 SUCCESSES: frozenset[ResultVerdict] = frozenset({"restore", "changed", "context_only", "buried", "recovered"})

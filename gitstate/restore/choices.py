@@ -122,6 +122,8 @@ class Outcome:
         self.deleted: list[bytes] = []
         #: Paths where the disk, the index or the permissions of now win; one may stand here twice.
         self.kept: list[bytes] = []
+        #: Places of submodules that were made: nothing was there.
+        self.links: list[bytes] = []
         #: What could not be restored, with the reason.
         self.failed: list[LeftOut] = []
         #: One of these reasons can be mended by a person: the save stays pending.

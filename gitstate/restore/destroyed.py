@@ -22,8 +22,8 @@ _RECENT_NS = 86_400 * 1_000_000_000
 def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, ...]] | None:
     """The newest checkpoint before `save` with work that neither the disk, nor HEAD, nor the save has, and its paths.
 
-    A path counts where it vanished or went back to HEAD, without a commit of it since. Only checkpoints of the same
-    task count, not older than a day. Raises nothing: it is an offer.
+    A path counts where it vanished, or went back to HEAD without a commit of it since, or to what was staged. Only
+    checkpoints of the same task count, not older than a day. Raises nothing: it is an offer.
     """
     with suppress(GitstateError, OSError, ValueError):
         made = save_time_ns(save.manifest.save_id) or 0
@@ -66,7 +66,15 @@ def _destroyed_paths(workspace: Workspace, old: Save, save: Save) -> list[bytes]
     destroyed = []
     for path in sorted(paths):
         there = workspace.disk.look(path)
-        versions = PathVersions(of_old.get(path), there.oid, of_before.get(path), of_head.get(path), of_save.get(path))
+        staged = old.manifest.staged.get(path)
+        versions = PathVersions(
+            of_old.get(path),
+            there.oid,
+            of_before.get(path),
+            of_head.get(path),
+            of_save.get(path),
+            None if staged is None else staged[1],
+        )
         if there.kind in ("missing", "file", "link") and is_undone(versions, empty, follows=follows):
             destroyed.append(path)
     return destroyed

@@ -16,9 +16,9 @@ from ..git.repository import Repository, is_attributes
 from ..objects.durable import sync_new
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK, SYMLINK, Leaf
-from ..system.stdlib import TYPE_CHECKING, contextmanager
+from ..system.stdlib import TYPE_CHECKING, contextmanager, suppress
 from ..workspace.files import FileState
-from .choices import Choice, Outcome, Target, wanted_permissions
+from .choices import Choice, Outcome, Target, step, wanted_permissions
 from .paths import SavedPaths, Workspace
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from ..git.command import Oid
 
-#: So many files are written beside before they are synced and moved into place.
-_AT_ONCE = 256
+#: So many files are written beside before they are synced, by one `syncfs` (`durable.sync_each`), and moved into place.
+_AT_ONCE = 512
 #: A file of no more bytes is read together with others.
 _SMALL = 32 << 10
 #: The disk takes nothing more: to go on with the next path is of no use.
@@ -166,21 +166,23 @@ class FileRecovery:
             return {}
 
     def _try_delete(self, choice: Choice) -> None:
-        self._try(choice.target.path, lambda: self._delete(choice.target, choice.seen))
+        self._try(choice.target, lambda: self._delete(choice.target, choice.seen))
 
     def _try_stage(self, target: Target, staged: dict[bytes, bytes]) -> bool:
-        return self._try(target.path, lambda: self._stage(target, staged))
+        return self._try(target, lambda: self._stage(target, staged))
 
     def _place(self, choice: Choice, temporary: bytes | None) -> None:
-        self._try(choice.target.path, lambda: self._write(choice.target, choice.seen, temporary))
+        self._try(choice.target, lambda: self._write(choice.target, choice.seen, temporary))
 
-    def _try(self, path: bytes, act: Callable[[], None]) -> bool:
-        """Whether `act`, which writes or deletes at `path`, has done so; else it is noted why not."""
+    def _try(self, target: Target, act: Callable[[], None]) -> bool:
+        """Whether `act`, which writes or deletes at a path, has done so; else it is noted why not."""
+        path = target.path
         try:
             act()
             return True
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
-            self._outcome.kept.append(path)
+            # A filter may have written the same meanwhile: git-annex fills in files by itself.
+            (self._outcome.restored if self._is_as_saved(target) else self._outcome.kept).append(path)
         except OSError as error:
             if error.errno in _FULL:
                 raise GitstateError(
@@ -188,6 +190,12 @@ class FileRecovery:
                     hint="make room, then: gitstate recover",
                 ) from None
             self._outcome.could_not_write(path, error)
+        return False
+
+    def _is_as_saved(self, target: Target) -> bool:
+        """Whether the saved version is there by now."""
+        with suppress(OSError):
+            return target.saved is not None and step(target, self._disk.look(target.path)) == "same"
         return False
 
     def _delete(self, target: Target, seen: FileState) -> None:

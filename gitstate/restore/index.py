@@ -324,7 +324,10 @@ class IndexRecovery:
     def _fill_in(self, index: bytes) -> None:
         """Not on git's own index: killed there, its lock would stay, and nobody could tell whose it is."""
         process = self._git.start("update-index", "-q", "--refresh", env={"GIT_INDEX_FILE": os.fsdecode(index)})
-        self._git.finish(process, ok_codes=range(256))
+        with suppress(GitError):
+            # A filter may hang: then git reads those files later.
+            self._git.finish(process, ok_codes=range(256), timeout=self._repository.filter_limit)
+        files.remove(index + b".lock")
 
 
 def _fill_in_written(repository: Repository, index: bytes, written: Written) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 
 from ..errors import GitError
@@ -14,7 +15,7 @@ from ..git.repository import without_filters
 from ..git.status import Differing, WorktreeScan, parse_listing
 from ..objects.tree import GITLINK, Leaf
 from ..system import files
-from ..system.stdlib import TYPE_CHECKING
+from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.files import MISSING, FileState
 from ..workspace.ownership import checkout_staging
 from .choices import Choice, Outcome, Target
@@ -130,16 +131,25 @@ class MissingFiles:
             try:
                 if leaf.mode == GITLINK:
                     self._disk.make_directory(path)
+                    self._outcome.links.append(path)
                 elif not self._is_unfiltered(path, leaf, sizes or {}) or path not in bare:
                     self._disk.take_in(self._staging + path, path, present.get(path, MISSING))
                 else:
                     continue
                 self._outcome.restored.append(path)
             except FileExistsError:
-                self._outcome.kept.append(path)
+                if not self._is_as_staged(path):
+                    self._outcome.kept.append(path)
             except OSError as error:
                 self._outcome.could_not_write(path, error)
         files.remove_tree(self._staging)
+
+    def _is_as_staged(self, path: bytes) -> bool:
+        """Whether a filter has filled in the file meanwhile, as git-annex does: with what was to be written."""
+        with suppress(OSError):
+            top = self._workspace.repository.toplevel
+            return filecmp.cmp(os.path.join(top, path), self._staging + path, shallow=False)
+        return False
 
     def _unfiltered(self, sizes: Mapping[bytes, int]) -> dict[bytes, Leaf]:
         """The files that hold their blob as it is, and had another size at the save: LFS pointers, for one."""
@@ -195,7 +205,7 @@ class MissingFiles:
         """Tracked files that git takes for changed. A required filter that fails ends it: then without filters."""
         argv = ("diff-files", "-z", "--name-only", "--diff-filter=M", "--ignore-submodules=all")
         try:
-            out = self._workspace.git.run(*argv)
+            out = self._workspace.git.run(*argv, timeout=self._workspace.repository.filter_limit)
         except GitError:
             out = without_filters(self._workspace.repository).git.run(*argv)
         return split_nul(out)

@@ -7,6 +7,7 @@ import os
 from ..errors import GitstateError, words_of
 from ..format.archive import read_save
 from ..format.manifest import LeftOut
+from ..format.names import workspace_id
 from ..format.saves import held_saves, pending_archives
 from ..git.entries import list_index
 from ..objects.tree import GITLINK
@@ -17,6 +18,8 @@ from .paths import SavedPaths, Workspace
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from typing import Literal
+
+    from ..git.command import Git
 
 
 #: Repositories in repositories are followed so far down.
@@ -35,6 +38,8 @@ class NestedStep(Record):
     """It is a submodule whose `.git` file was just written: without a save, its files have to be checked out."""
     reason: str = ""
     """Why it is lost."""
+    held: str | None = None
+    """The save that the repository should hold; None where it had nothing to save."""
 
 
 def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterator[NestedStep]:
@@ -48,7 +53,14 @@ def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterato
             step = NestedStep(path, "lost", reason=nested_failure(error))
         if step is None:
             step = NestedStep(path, "lost", reason="the nested repository is gone, and its save with it")
-        yield step._replace(is_new=path in made)
+        yield step._replace(is_new=path in made, held=save_id)
+
+
+def lacks_its_save(step: NestedStep, git: Git) -> LeftOut | None:
+    """What to report where the repository at the path of `step` is another one: made again, or cloned once more."""
+    if step.held is None or any(save.save_id == step.held for save in held_saves(git)):
+        return None
+    return LeftOut(step.path, f"the repository here is not the one that holds the save {step.held}", True)
 
 
 def submodules_of(workspace: Workspace) -> frozenset[bytes]:
@@ -56,12 +68,16 @@ def submodules_of(workspace: Workspace) -> frozenset[bytes]:
     return frozenset(entry.path for entry in list_index(workspace.git) if entry.mode == GITLINK)
 
 
-def absent_submodules(workspace: Workspace, saved: SavedPaths) -> list[LeftOut]:
-    """Clean submodules that aren't checked out here, as in a new clone; no save says whether they ever were."""
+def absent_submodules(workspace: Workspace, saved: SavedPaths, made: Collection[bytes]) -> list[LeftOut]:
+    """Submodules that aren't checked out here, of those in whose place nothing was (`made`); in a new clone, of all.
+
+    No save says whether a clean submodule was checked out. Those that the saves name are dealt with elsewhere.
+    """
     named = {item.path for save in saved.saves for item in save.manifest.nested}
+    if saved.newest.manifest.workspace_id != workspace_id(workspace.repository):
+        made = submodules_of(workspace)
     reason = "this submodule is not checked out here: git submodule update --init"
-    absent = (path for path in sorted(submodules_of(workspace) - named) if workspace.disk.is_empty(path))
-    return [LeftOut(path, reason, False) for path in absent]
+    return [LeftOut(path, reason, False) for path in sorted({*made} - named) if workspace.disk.is_empty(path)]
 
 
 def nested_failure(error: Exception) -> str:

@@ -149,7 +149,12 @@ class SavedPaths:
             before.update((entry.path, _leaf(entry.old_mode, entry.old_oid)) for entry in diff)
         told: dict[Oid | None, dict[bytes, Leaf | None]] = {base: before}
         for root, diff in zip(others, diffs, strict=True):
-            told[root] = {**before, **{entry.path: _leaf(entry.new_mode, entry.new_oid) for entry in diff}}
+            after: dict[bytes, Leaf | None] = {}
+            for entry in diff:
+                # A broken tree names a path twice: git reports one of them as changed, and the other as deleted.
+                if entry.path not in after or entry.new_mode:
+                    after[entry.path] = _leaf(entry.new_mode, entry.new_oid)
+            told[root] = {**before, **after}
         return told
 
     def _leaves_beside(

@@ -12,7 +12,6 @@ from ..git.command import Oid
 from ..git.gitdir import operation_under_way
 from ..git.index import file_identity
 from ..git.repository import Repository
-from ..git.status import ignored_among
 from ..save.request import SaveRequest, SaveResult
 from ..save.save import save
 from ..snapshot.incremental import Baseline
@@ -22,11 +21,13 @@ from ..system.clock import Deadline, now
 from ..system.stdlib import TYPE_CHECKING
 from ..workspace.live_context import read_live_context
 from ..workspace.state_file import context_path, state_name
-from .watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from typing import Any
+
+    from ..format.context import Context
+    from ..holding.put_back import Destroyed
 
 #: No large file, nor all of them together, makes the object store grow faster than this, in bytes a second.
 _GROWTH = 64 << 10
@@ -34,8 +35,10 @@ _GROWTH = 64 << 10
 _BURST = 256 << 20
 #: Nor do they take more than this part of a core.
 _SHARE = 0.05
-#: Events are collected for this long before they are read, in seconds.
+#: The caller looks again after so many seconds at the latest.
 _GATHER = 0.2
+#: A child that does not say anything is looked at again after so many seconds.
+_LOOK_AGAIN = 1.0
 #: A checkpoint waits this long for another gitstate in the workspace, in seconds.
 _WAIT = 1.0
 #: One that failed is tried again after this time, in seconds, where the next one is due later than that.
@@ -63,9 +66,11 @@ class ForkedSave:
             for fd in private:
                 os.close(fd)
             result = try_save(path, request, take)
-            if not isinstance(result, str) and result.taken is not None and self._same_scan(result.taken):
-                # It is large, and who asked has it.
-                result.taken.scan = None
+            if not isinstance(result, str) and result.taken is not None:
+                # It is large: who asked for a checkpoint may have it already, and after a save nobody wants it.
+                result.taken.scan = (
+                    None if request.kind == "save" or self._same_scan(result.taken) else result.taken.scan
+                )
             send((result, request.growth))
 
         self._child = forkpool.Child(work)
@@ -140,7 +145,9 @@ class Budget:
 class Checkpoints:
     """Takes checkpoints of one workspace, at least `interval` seconds apart. `start` begins to watch its files.
 
-    `private` and `take` are as for `ForkedSave`. Without a start all of the workspace is looked at each time.
+    `private` and `take` are as for `ForkedSave`; a start adds a descriptor to `private`, and is ended with `close`.
+    Without a start all of the workspace is looked at each time, and nothing is held. `context` reads what a checkpoint
+    records, None: the live context.
     """
 
     def __init__(
@@ -149,18 +156,24 @@ class Checkpoints:
         interval: float,
         private: Sequence[int] = (),
         take: Callable[[bytes, SaveRequest], SaveResult] = save,
+        context: Callable[[], Context] | None = None,
     ) -> None:
+        # The front of a run has no use for it.
+        from ..holding.window import Window
+
         self._repository = repository
         self._take = take
         self._interval = interval
-        self._private = private
+        self._private = private if isinstance(private, list) else list(private)
         self._state_file = state_name(repository)
-        self._watch: Watch | None = None
+        self._window = Window(repository, self._private, context or (lambda: read_live_context(repository)[0]))
         self._known: Baseline | None = None
         self._unwatched: tuple[object, ...] = ()
         self._seen: tuple[object, ...] = ()
         self._budget = Budget()
         self._archive: Oid | None = None
+        #: Git is asked to fold the packs where there are more of them.
+        self._packs = 0
         self._begun = (0.0, 0.0)
         self._next = 0.0
         self.running: ForkedSave | None = None
@@ -171,22 +184,33 @@ class Checkpoints:
         self.problem: str | None = None
         """Why the last checkpoint failed, and since when they do; None if it did not."""
 
-    def start(self) -> None:
-        """Watch the directories that hold tracked files. Raises GitError, OSError."""
-        repository = self._repository
-        self._watch = Watch(repository.toplevel, lambda paths: ignored_among(repository, paths))
-        self._watch.add(directories_above(repository.git.run("ls-files", "-z").split(b"\0")[:-1]))
+    def start(self, *, is_new: bool = False) -> None:
+        """Watch the worktree, and hold what is written in it. `is_new`: git is about to fill it.
+
+        Raises GitError, OSError.
+        """
+        self._window.start(is_new=is_new)
+        if is_new:
+            # There is nothing to save yet that is not held.
+            self._next = time.monotonic() + _RETRY / 4
+
+    def close(self) -> None:
+        """End what `start` has begun. What is held of destroyed files goes with it."""
+        self.break_off()
+        self._window.close()
 
     def pause(self) -> float:
-        """How long to wait for something else, in seconds: the queue of file events must not overflow meanwhile."""
-        if self.running is not None:
-            return _GATHER
-        return max(0.01, min(_GATHER, self._next - time.monotonic()))
+        """How long to wait for something else, in seconds."""
+        left = _GATHER if self.running is not None else max(0.01, min(_GATHER, self._next - time.monotonic()))
+        return min(left, self._window.pause())
 
-    def drain(self) -> None:
-        """Read the file events that have come."""
-        if self._watch is not None and self._watch.works:
-            self._watch.drain()
+    def watched(self) -> list[int]:
+        """What can be read when `serve` must be called at once."""
+        return self._window.watched()
+
+    def serve(self, ready: Collection[object] = ()) -> None:
+        """Read the file events that have come; `ready` are the descriptors that can be read."""
+        self._window.serve(ready)
 
     def begin_if_due(self) -> None:
         if time.monotonic() >= self._next:
@@ -203,13 +227,17 @@ class Checkpoints:
         self.looks += 1
         begun = time.monotonic()
         self._begun = begun, _cpu_seconds()
+        self._window.note_workspace()
         self._next = begun + self._interval
         known, unwatched = self._changed(self._budget.due()), _unwatched_files(self._repository)
-        if known is not None and not known.touched and unwatched == self._unwatched:
+        beside = self._window.destroyed()
+        if known is not None and not known.touched and unwatched == self._unwatched and not beside:
             return
         self._seen = unwatched
         growth = self._budget.growth(self._archive)
-        request = SaveRequest(kind="checkpoint", known=known, wait=_WAIT, growth=growth, deadline=deadline)
+        request = SaveRequest(
+            kind="checkpoint", known=known, wait=_WAIT, growth=growth, deadline=deadline, beside=beside
+        )
         try:
             self.running = ForkedSave(self._repository.toplevel, request, self._private, self._take)
         except OSError as error:
@@ -245,15 +273,20 @@ class Checkpoints:
         self._unwatched = self._seen
         if growth is not None:
             self._budget.spend(growth)
+        from ..objects.fold import fold_packs
+
+        self._packs = fold_packs(self._repository, self._packs)
         whole = known is None or result.taken.scan is not known.snapshot.scan
         # What has changed since it began is still in the watch.
         self._archive = result.archive
+        # The first one gave the workspace its id.
+        self._window.note_workspace()
         self._known = Baseline(result.taken, result.archive, frozenset())
+        self.saved(result)
         if whole:
             # A search for garbage would look at every tracked path, and no cycle leads through them.
             gc.freeze()
-            if self._watch is not None:
-                self._watch_untracked(result.taken)
+            self._watch_untracked(result.taken)
 
     def take_last(self, deadline: Deadline) -> None:
         """Take a last checkpoint, if anything may have changed, until the deadline."""
@@ -261,7 +294,7 @@ class Checkpoints:
         left = deadline.left()
         self.begin(left if left < float("inf") else None)
         while self.running is not None and not deadline.passed():
-            if select.select([self.running], [], [], deadline.left())[0]:
+            if select.select([self.running], [], [], min(_LOOK_AGAIN, deadline.left()))[0]:
                 self.collect()
         self.break_off()
 
@@ -279,26 +312,34 @@ class Checkpoints:
         """The last checkpoint and what changed since; None if that is not known."""
         return self._changed(frozenset(self._budget.refused))
 
+    def destroyed(self) -> Destroyed:
+        """What was destroyed and is in no checkpoint: `beside` of a save."""
+        self._changed(frozenset())
+        return self._window.destroyed()
+
+    def saved(self, result: SaveResult) -> None:
+        """A save has what was destroyed: it is held no longer."""
+        self._window.release({item.path for item in result.left_out if item.lost} | self._budget.refused.keys())
+
     def _changed(self, more: frozenset[bytes]) -> Baseline | None:
         """As `known`; of the files that were refused only `more` count as changed."""
-        if self._known is None or self._watch is None:
-            return None
-        touched = self._watch.take()
-        if touched is None:
+        touched = self._window.look()
+        if self._known is None or touched is None:
             self._known = None
             return None
         self._known = self._known._replace(touched=self._known.touched | (touched - {self._state_file}) | more)
         return self._known
 
     def _watch_untracked(self, taken: Snapshot) -> None:
-        """Watch the directories without a tracked file, which are known only now. Their files count as changed: they
-        may have changed before the watch began.
+        """Watch the directories without a tracked file, which may be known only now. Their files count as changed:
+        they may have changed before the watch began.
         """
-        assert self._watch is not None and taken.scan is not None
+        from ..holding.window import directories_above
+
+        assert taken.scan is not None
         tracked = taken.scan.tracked
         new = [path for path, leaf in taken.worktree.items() if leaf is not None and path not in tracked.paths]
-        self._watch.add([*directories_above([*tracked.order, *new]), *taken.directories])
-        self._watch.touch(new)
+        self._window.watch([*directories_above([*tracked.order, *new]), *taken.directories], new)
 
 
 def _cpu_seconds() -> float:
@@ -309,11 +350,18 @@ def _cpu_seconds() -> float:
 def try_save(
     path: bytes, request: SaveRequest, take: Callable[[bytes, SaveRequest], SaveResult] = save
 ) -> SaveResult | str:
-    """Save the workspace at `path` with `take`; the message of the error where that fails."""
+    """Save the workspace at `path` with `take`; the message of the error where that fails.
+
+    Of a worktree that is gone what was destroyed with it is kept, where `beside` of the request knows of it.
+    """
     try:
         return take(path, request)
     except GitstateError as error:
-        return error.message
+        if request.beside is None:
+            return error.message
+        from ..holding.window import with_rescue
+
+        return with_rescue(error.message, path, request)
     except OSError as error:
         return words_of(error)
     except Exception as error:
@@ -335,14 +383,3 @@ def _transcript(repository: Repository) -> list[bytes]:
     """The transcript of the agent, which its hook named."""
     path = read_live_context(repository)[0].extra.get("transcript_path")
     return [os.fsencode(path)] if isinstance(path, str) and "\0" not in path else []
-
-
-def directories_above(paths: list[bytes]) -> list[bytes]:
-    """Every directory above these paths, the top (the empty one) first."""
-    found: dict[bytes, None] = {b"": None}
-    for path in paths:
-        while path := path.rpartition(b"/")[0]:
-            if path in found:
-                break
-            found[path] = None
-    return list(found)

@@ -56,6 +56,7 @@ from .processes import RunProcesses, signal_name
 from .worktrees import RunWorktrees, SavedWorktrees
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, Protocol
 
     class HasFileno(Protocol):
@@ -94,12 +95,18 @@ def keep(fd: int) -> int:
             channel.receive(None)
             message = channel.next_message()
             if message is not None:
-                # The last save asks where an agent keeps its transcript, and sends what came of it.
-                all_agents()
-                pickler()
+                load()
                 Keeper(channel, signals, KeeperConfig.from_message(message)).run()
                 break
     return EXIT_DONE
+
+
+def load() -> None:
+    """Load what the front of a run, which loads this module too, has no use for."""
+    # The last save asks where an agent keeps its transcript, and sends what came of it.
+    all_agents()
+    pickler()
+    from ..holding import listing, window  # noqa: F401
 
 
 class Keeper:
@@ -129,6 +136,8 @@ class Keeper:
             self.checkpoints.start()
             self._loop()
         finally:
+            self.checkpoints.close()
+            self.worktrees.close()
             files.remove(run_file(self.repository))
 
     def _answer(self, saved: str | None, lines: list[str], status: int) -> None:
@@ -153,9 +162,9 @@ class Keeper:
             running = self.checkpoints.running
             watched: list[HasFileno | int] = [self.channel, self.signals.reader]
             watched += [one for one in (owner, running, *self.worktrees.running()) if one is not None]
-            watched += self.orders.watched()
+            watched += [*self.orders.watched(), *self.worktrees.listing()]
             with self.signals.unblocked():
-                ready, _, _ = select.select(watched, [], [], self.checkpoints.pause())
+                ready = self._wait(watched)
             if (came := self.signals.take()) and self._on_signal(signal_name(came[0]), False):
                 return
             self.channel.receive(0)
@@ -167,7 +176,6 @@ class Keeper:
                 word = "the loop" if owner_died else "gitstate run"
                 self._end(Reason("KILL", None, f"{word} was killed"))
                 return
-            self.checkpoints.drain()
             if running in ready:
                 self.checkpoints.collect()
             self.orders.serve(ready)
@@ -177,6 +185,19 @@ class Keeper:
             self.worktrees.begin_if_due()
             if self.checkpoints.problem != self.recorded_problem:
                 self._record_run()
+
+    def _wait(self, watched: Sequence[HasFileno | int]) -> list[HasFileno | int]:
+        """Wait until one of these can be read, or something is due. Events of files are taken meanwhile, at once."""
+        due = Deadline(min(self.checkpoints.pause(), self.worktrees.is_due()))
+        while True:
+            files = [*self.checkpoints.watched(), *self.worktrees.watched()]
+            pause = min(due.left(), self.checkpoints.pause(), self.worktrees.pause())
+            ready, _, _ = select.select([*watched, *files], [], [], pause)
+            self.checkpoints.serve(ready)
+            self.worktrees.serve(ready)
+            others = [one for one in ready if one not in files]
+            if others or due.passed():
+                return others
 
     def _owner_descriptor(self) -> int | None:
         with suppress(AttributeError, OSError):
@@ -266,6 +287,7 @@ class Keeper:
                 wait=times.deadline,
                 deadline=times.deadline,
                 look=min(_EARLY, times.deadline * _EARLY_SHARE),
+                beside=self.checkpoints.destroyed(),
             ),
             lambda path, request: save(path, request, opened_for(known_before, self.repository)),
         )
@@ -275,12 +297,15 @@ class Keeper:
             now = pending_save_id(self.repository)
             done, known = (now if now != before else None), None
         else:
+            self.checkpoints.saved(early)
             known = early if early.result == "saved" else None
             done = None if known is None else known.save_id
         self.processes.end_leftovers()
         before = pending_save_id(self.repository)
         left = max(_LEAST, deadline.left())
-        request = SaveRequest(reason=reason, wait=left, deadline=left, replaces=done)
+        beside = self.checkpoints.destroyed()
+        expected = None if known is None else known.taken
+        request = SaveRequest(reason=reason, wait=left, deadline=left, replaces=done, beside=beside, expected=expected)
         worktrees = self.worktrees.start_saving(SaveRequest(reason=reason), Deadline(left + _OVERTIME))
         # What the disk or a git does not end in time is broken off. Where no early save stands, nothing is.
         last = self._forked(request, Deadline(None if known is None else left + _OVERTIME), listens=False)
@@ -297,7 +322,8 @@ class Keeper:
         self.processes.await_agent(Deadline(self.config.times.grace))
         self.processes.end_leftovers()
         before = pending_save_id(self.repository)
-        last = self._forked(SaveRequest(reason=reason, wait=_PATIENCE), Deadline(None), listens=True)
+        beside = self.checkpoints.destroyed()
+        last = self._forked(SaveRequest(reason=reason, wait=_PATIENCE, beside=beside), Deadline(None), listens=True)
         worktrees = None
         if last is not None:
             request = SaveRequest(reason=reason, wait=_PATIENCE)

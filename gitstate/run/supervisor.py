@@ -248,7 +248,11 @@ class Supervisor:
         except OSError as error:
             self.keeper.tell(do="leave", finish=True)
             self.keeper.answer(_MARGIN)
-            say(f"gitstate: {self.request.command[0]}: {error.strerror}")
+            first, *rest = self.request.command
+            say(f"gitstate: {first}: {error.strerror}")
+            if "--" in rest:
+                words = " ".join(map(quote, rest))
+                say(f"  next: options stand before --, such as: gitstate run --task-id {quote(first)} {words}")
             return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_STARTED
         self.keeper.tell(do="agent", pid=self.agent.pid)
         self._wait()

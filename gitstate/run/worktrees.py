@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 
 from ..errors import GitError, GitstateError, words_of
 from ..format.context import RUN_WORKSPACE, Context, with_values
@@ -22,10 +23,11 @@ from ..save.save import save
 from ..save.words import save_lines
 from ..system.clock import Deadline
 from ..system.jsonio import text_to_json
-from ..system.stdlib import TYPE_CHECKING, quote
+from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from ..system.terminal import escape
 from ..workspace.lease import presence_in, worktrees_at_begin
 from ..workspace.live_context import read_context, read_live_context, with_measured_fields
+from ..workspace.settings import OF_SAVE, with_defaults
 from ..workspace.state_file import ACTIVE, FINISHED, write_state
 from .checkpoints import Checkpoints, ForkedSave
 from .processes import of_run
@@ -33,10 +35,18 @@ from .processes import of_run
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from ..holding.put_back import Destroyed
+
 #: So many worktrees are saved at once.
 _AT_ONCE = 4
 #: Each is broken off so many seconds after its deadline, and asked again after so many.
 _OVERTIME, _LOOK_AGAIN = 0.15, 0.2
+#: Git makes a worktree within this time as a rule: it is looked for this often meanwhile, in seconds.
+_FILLS, _SOON = 0.1, 0.004
+#: A slow one is looked for until this time, less often.
+_LATEST, _LATER = 3.0, 0.1
+#: A worktree of fewer seconds is new: what is in it is held from the first file.
+_NEW = 5.0
 #: A save that nobody waits for may take this long to get hold of a worktree, in seconds.
 _PATIENCE = 60.0
 
@@ -73,6 +83,16 @@ class RunWorktrees:
         self._members: set[int] = set()
         self._entered: set[bytes] = set()
         self._checkpoints: dict[bytes, Checkpoints] = {}
+        #: Those of worktrees that are gone, until what was destroyed with them is kept.
+        self._removed: list[Checkpoints] = []
+        # The front of a run has no use for it.
+        from ..holding.listing import WorktreeListing
+
+        self._listing = WorktreeListing(repository.common_dir)
+        #: Those that git had finished to make at the last look.
+        self._keys: frozenset[bytes] = frozenset()
+        #: When git was last seen to add or remove one; the first look is at those that are there already.
+        self._changed = time.monotonic()
 
     def look(self) -> None:
         """See in which directories the processes of the run work now; nothing to see without a linked worktree."""
@@ -93,25 +113,67 @@ class RunWorktrees:
 
     def running(self) -> list[ForkedSave]:
         """The checkpoints under way: call `collect` with those that can be read."""
-        return [item.running for item in self._checkpoints.values() if item.running is not None]
+        return [item.running for item in self._all() if item.running is not None]
+
+    def _all(self) -> list[Checkpoints]:
+        return [*self._checkpoints.values(), *self._removed]
+
+    def pause(self) -> float:
+        """How long `serve` need not be called, in seconds, where nothing can be read."""
+        return min((item.pause() for item in self._all()), default=float("inf"))
+
+    def is_due(self) -> float:
+        """In how many seconds `begin_if_due` has something to do."""
+        since = time.monotonic() - self._changed
+        return _SOON if since < _FILLS else _LATER if since < _LATEST else float("inf")
+
+    def listing(self) -> list[int]:
+        """What can be read when git has added or removed a worktree."""
+        return self._listing.watched()
+
+    def watched(self) -> list[int]:
+        """What can be read when `serve` must be called at once."""
+        return [fd for item in self._all() for fd in item.watched()]
+
+    def serve(self, ready: Collection[object]) -> None:
+        """Read the file events that have come."""
+        for item in self._all():
+            item.serve(ready)
 
     def collect(self, ready: Collection[object]) -> None:
-        for item in self._checkpoints.values():
+        for item in self._all():
             if item.running is not None and item.running in ready:
                 item.collect()
+        for item in [item for item in self._removed if item.running is None]:
+            item.close()
+            self._removed.remove(item)
 
     def begin_if_due(self) -> None:
-        """Begin the checkpoints that are due. Which worktrees there are is looked at once in an interval."""
-        if self._next.passed():
-            self._next = Deadline(self._interval)
-            self.look()
+        """Begin the checkpoints that are due. Which worktrees there are is looked at once in an interval, and when git
+        has added or removed one.
+        """
+        if self._listing.has_changed():
+            self._changed = time.monotonic()
+        is_regular = self._next.passed()
+        if is_regular or (self.is_due() < float("inf") and self._has_others()):
+            if is_regular:
+                self._next = Deadline(self._interval)
+                self.look()
             before = self._checkpoints
-            self._checkpoints = {path: before.get(path) or self._of(path) for path in self._safely_found()}
+            found = {path: before.get(path) or self._of(path) for path in self._safely_found()}
+            self._checkpoints = {path: item for path, item in found.items() if item is not None}
             for path in before.keys() - self._checkpoints.keys():
                 before[path].break_off()
+                before[path].begin()
+                self._removed.append(before[path])
         for item in self._checkpoints.values():
             if item.running is None and len(self.running()) < _AT_ONCE:
                 item.begin_if_due()
+
+    def _has_others(self) -> bool:
+        """Whether other worktrees are there than at the last look: a look at files, without git."""
+        before, self._keys = self._keys, frozenset(one.key for one in linked_worktrees(self._repository.common_dir))
+        return before != self._keys
 
     def _safely_found(self) -> list[bytes]:
         try:
@@ -119,17 +181,45 @@ class RunWorktrees:
         except (GitstateError, OSError):
             return []
 
-    def _of(self, path: bytes) -> Checkpoints:
-        repository = self._repository._replace(toplevel=path)
+    def _of(self, path: bytes) -> Checkpoints | None:
+        """The checkpoints of a worktree; None where git has not finished to make it."""
+        try:
+            repository, _ = with_defaults(open_repository(path), OF_SAVE)
+            is_new = time.time() - os.lstat(os.path.join(path, b".git")).st_ctime < _NEW
+        except (GitstateError, OSError):
+            self._keys = frozenset()
+            return None
 
         def take(path: bytes, request: SaveRequest) -> SaveResult:
             return save_worktree(path, request._replace(values=_values(self._repository)))
 
-        return Checkpoints(repository, self._interval, self._private, take)
+        def context() -> Context:
+            found = with_values(Context(), _values(self._repository))[0]
+            return found._replace(workspace_path=os.fsdecode(path))
+
+        found = Checkpoints(repository, self._interval, self._private, take, context)
+        with suppress(GitstateError, OSError):
+            found.start(is_new=is_new)
+        return found
 
     def break_off(self) -> None:
-        for item in self._checkpoints.values():
+        for item in self._all():
             item.break_off()
+
+    def close(self) -> None:
+        """End the watch over the worktrees."""
+        self._listing.close()
+        for item in self._all():
+            item.close()
+
+    def _keep_removed(self, found: Collection[bytes], deadline: Deadline) -> dict[bytes, Destroyed]:
+        """Keep what was destroyed with worktrees that are gone; what was destroyed in the others."""
+        for path, item in self._checkpoints.items():
+            if path not in found:
+                item.take_last(deadline)
+        for item in self._removed:
+            item.take_last(deadline)
+        return {path: self._checkpoints[path].destroyed() for path in found if path in self._checkpoints}
 
     # -- the end of a run
 
@@ -137,14 +227,17 @@ class RunWorktrees:
         """Begin to save each worktree with the run's context, until the deadline."""
         self.break_off()
         request = request._replace(values=_values(self._repository))
-        return SavingWorktrees(self._safely_found(), request, deadline, self._private)
+        found = self._safely_found()
+        return SavingWorktrees(found, request, deadline, self._private, beside=self._keep_removed(found, deadline))
 
     def take_last(self, deadline: Deadline, *, finished: bool) -> None:
         """Take a last checkpoint of each, until the deadline: the run has ended well."""
         self.break_off()
         request = SaveRequest(kind="checkpoint", values=_values(self._repository))
         take = finish_worktree if finished else save_worktree
-        SavingWorktrees(self._safely_found(), request, deadline, self._private, take=take).finish()
+        found = self._safely_found()
+        beside = self._keep_removed(found, deadline)
+        SavingWorktrees(found, request, deadline, self._private, take=take, beside=beside).finish()
 
 
 class SavingWorktrees:
@@ -158,7 +251,9 @@ class SavingWorktrees:
         private: Sequence[int] = (),
         *,
         take: Callable[[bytes, SaveRequest], SaveResult] | None = None,
+        beside: Mapping[bytes, Destroyed] | None = None,
     ) -> None:
+        self._beside = beside or {}
         self._waiting = list(paths)
         self._request = request
         self._deadline = deadline
@@ -171,7 +266,7 @@ class SavingWorktrees:
     def _begin(self) -> None:
         while self._waiting and len(self._running) < _AT_ONCE and not self._deadline.passed():
             path, left = self._waiting.pop(0), self._deadline.left()
-            request = self._request
+            request = self._request._replace(beside=self._beside.get(path))
             if left < float("inf"):
                 request = request._replace(wait=left, deadline=max(0.0, left - _OVERTIME))
             try:
@@ -299,7 +394,12 @@ def _values(repository: Repository) -> dict[str, str]:
 def save_worktree(path: bytes, request: SaveRequest) -> SaveResult:
     """Save a worktree of a run, unless it is clean and no save or checkpoint of it says otherwise."""
     repository = open_repository(path)
-    if not _is_dirty(repository) and pending_save_id(repository) is None and checkpoint_save_id(repository) is None:
+    if (
+        not request.beside
+        and not _is_dirty(repository)
+        and pending_save_id(repository) is None
+        and checkpoint_save_id(repository) is None
+    ):
         return SaveResult("nothing", repository.toplevel, None)
     return save(path, request)
 

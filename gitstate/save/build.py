@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from ..errors import BadJson, CorruptSave, GitstateError, MissingObject, UnsupportedSave
+from ..errors import BadJson, CorruptSave, GitError, GitstateError, MissingObject, UnsupportedSave
 from ..format.manifest import MAX_MANIFEST, LeftOut, Manifest, read_manifest
 from ..format.names import (
     ARCHIVE_SUBJECT,
@@ -102,6 +102,19 @@ class Builder:
             return None
 
     # -- what is new
+
+    def omit_held(self, earlier: Save, taken: Snapshot) -> None:
+        """Take those files out of the pack that an earlier checkpoint holds: its ref keeps them until ours does."""
+        paths = [path for path, leaf in taken.worktree.items() if leaf is not None and leaf.oid in self.writer]
+        try:
+            there = self.trees.lookup(earlier.wip_tree, paths)
+            held = [leaf.oid for path, leaf in there.items() if (now := taken.worktree[path]) and leaf.oid == now.oid]
+            infos = self.reader.kinds(held)
+        except GitError:
+            # An object is missing or damaged: all that was read is written.
+            self.reader.restart()
+            return
+        self.writer.forget([oid for oid, info in zip(held, infos, strict=True) if info and info[0] == "blob"])
 
     def manifest(self, request: SaveRequest, plan: SavePlan, taken: Snapshot, nested: tuple[Nested, ...]) -> Manifest:
         """The manifest of the planned save, before it is known whether there is an index commit."""

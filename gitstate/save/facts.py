@@ -109,6 +109,7 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
         growth,
         [*patterns(repository, "includeIgnored"), *request.keep_ignored],
         request.keep_paths,
+        None if request.expected is None or request.expected.scan is None else request.expected.scan.tracked,
         None if request.end is None else request.end.part(_PRECIOUS),
     )
     if known is not None and known.archive in held.values():
@@ -313,8 +314,10 @@ def save_nested(
     skipped = []
     left = None if request.end is None or request.deadline is None else _until_collected(request).left()
     asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=(), broken=None)
-    asked = asked._replace(deadline=left, growth=None)
-    asked = asked._replace(values={}, owner_pid=None, reason=Reason(), known=None, replaces=None, label=None)
+    asked = asked._replace(deadline=left, growth=None, beside=None)
+    asked = asked._replace(
+        values={}, owner_pid=None, reason=Reason(), known=None, replaces=None, label=None, expected=None
+    )
     from ..workspace.lease import presence
 
     for path in taken.nested:
@@ -368,10 +371,18 @@ def is_only_copy(old: Save, builder: Builder, scene: Scene) -> bool:
     follows = _follows(old, builder, scene)
     empty = object_id(builder.repository.object_format, "blob", b"")
     other_run = is_other_run(old.context, scene.context)
-    for path in _versions(old, builder, scene):
-        if is_undone(path, empty, follows=follows) or (other_run and is_unheld(path)):
+    for _, versions in _versions(old, builder, scene):
+        if is_undone(versions, empty, follows=follows) or (other_run and is_unheld(versions)):
             return True
     return False
+
+
+def undone_work(old: Save, builder: Builder, scene: Scene) -> dict[bytes, Leaf]:
+    """Path → file, of those in the checkpoint `old` that vanished or went back to HEAD. Raises GitstateError."""
+    follows = _follows(old, builder, scene)
+    empty = object_id(builder.repository.object_format, "blob", b"")
+    found = [path for path, versions in _versions(old, builder, scene) if is_undone(versions, empty, follows=follows)]
+    return builder.trees.lookup(old.wip_tree, dict.fromkeys(found))
 
 
 def _follows(old: Save, builder: Builder, scene: Scene) -> bool:
@@ -381,8 +392,8 @@ def _follows(old: Save, builder: Builder, scene: Scene) -> bool:
     return now is not None and builder.repository.git.succeeds("merge-base", "--is-ancestor", before, now)
 
 
-def _versions(old: Save, builder: Builder, scene: Scene) -> Iterable[PathVersions]:
-    """The versions of each path that the old checkpoint changed, in the worktree and in the index."""
+def _versions(old: Save, builder: Builder, scene: Scene) -> Iterable[tuple[bytes, PathVersions]]:
+    """Each path that the old checkpoint changed, in the worktree and in the index, with its versions."""
     from ..git.entries import differing_paths
 
     taken, trees = scene.taken, builder.trees
@@ -399,10 +410,10 @@ def _versions(old: Save, builder: Builder, scene: Scene) -> Iterable[PathVersion
         versions = PathVersions(
             of_old.get(path), of_new.get(path), of_old_head.get(path), of_head.get(path), of_pending.get(path)
         )
-        yield versions
         version = staged.get(path)
+        yield path, versions._replace(staged=version)
         if version is not None and version not in (versions.old, versions.new, versions.pending):
-            yield versions._replace(old=version, new=of_index.get(path))
+            yield path, versions._replace(old=version, new=of_index.get(path))
 
 
 def _oids(leaves: Mapping[bytes, Leaf]) -> dict[bytes, Oid | None]:

@@ -52,23 +52,22 @@ class IndexSwap:
         self.frozen = frozen_index(repository)
         self.next = next_index(repository)
         self._child: Child | None = None
-        #: What the child is still to be told.
+        #: What it is told, and what of it is still to come; None where none was started.
+        self._told: bytes | None = None
         self._given = b""
 
     def start(self, taken: Snapshot) -> None:
-        """Begin to make an index that matches the WIP commit of `taken`."""
-        files.remove(self.next)
+        """Begin to make an index that matches the WIP commit of `taken`, unless that was begun already."""
+        told = self._entries(taken)
+        if told == self._told:
+            return
+        self.close()
+        for path in (self.next, self.next + b".lock"):
+            files.remove(path)
         if taken.index_file is not None:
             link_or_copy(self.frozen, self.next)
-        zero = self.repository.zero.encode("ascii")
-        entries = {**dict.fromkeys(taken.intent_to_add), **taken.worktree}
-        lines = [b"0 %s\t%s\0" % (zero, path) for path, leaf in entries.items() if leaf is None]
-        lines += [
-            b"%o %s\t%s\0" % (leaf.mode, leaf.oid.encode("ascii"), path)
-            for path, leaf in sorted(entries.items())
-            if leaf is not None
-        ]
-        if not lines:
+        self._told = told
+        if not told:
             return
         self._child = self.git.start(
             # Git looks into files that are as old as the index: a filter would only run for nothing.
@@ -76,11 +75,23 @@ class IndexSwap:
             *("-c", "core.splitIndex=false", "-c", "core.fsync=index", "update-index", "-z", "--index-info"),
             env={"GIT_INDEX_FILE": os.fsdecode(self.next)},
         )
-        self._given = b"".join(lines)
+        self._given = told
         if len(self._given) < _PIPE:
             # It reads and works while the pack is written.
             self._child.end_input(self._given)
             self._given = b""
+
+    def _entries(self, taken: Snapshot) -> bytes:
+        """The lines for `git update-index`: what goes, then what comes."""
+        zero = self.repository.zero.encode("ascii")
+        entries = {**dict.fromkeys(taken.intent_to_add), **taken.worktree}
+        lines = [b"0 %s\t%s\0" % (zero, path) for path, leaf in sorted(entries.items()) if leaf is None]
+        lines += [
+            b"%o %s\t%s\0" % (leaf.mode, leaf.oid.encode("ascii"), path)
+            for path, leaf in sorted(entries.items())
+            if leaf is not None
+        ]
+        return b"".join(lines)
 
     def finish(self, moved: bool, deadline: Deadline | None = None) -> str:
         """Put the new index in place where the branch has `moved`. What went wrong, as a sentence."""

@@ -270,6 +270,8 @@ class PathVersions(Record):
     """In HEAD's commit of now."""
     pending: Oid | None = None
     """In the pending save."""
+    staged: Oid | None = None
+    """In the index of the checkpoint, where it was staged."""
 
 
 def is_unheld(path: PathVersions) -> bool:
@@ -280,13 +282,17 @@ def is_unheld(path: PathVersions) -> bool:
 def is_undone(path: PathVersions, empty: Oid, *, follows: bool) -> bool:
     """Whether that version was not replaced by later work: the path vanished, went back to HEAD, or is empty now.
 
+    Or it went back to what was staged then: a manager of hooks hides what is not, while a commit is made.
+
     `empty` is the id of the empty blob. `follows`: HEAD's commit of now contains the one of then, so that a path that
     differs between them was committed.
     """
     if not is_unheld(path):
         return False
     committed = follows and path.head != path.old_head
-    return path.new == empty or (path.new in (None, path.head) and not committed)
+    if path.new == empty or (path.new is not None and path.new == path.staged):
+        return True
+    return path.new in (None, path.head) and not committed
 
 
 def is_other_run(old: Context, new: Context) -> bool:

@@ -37,7 +37,7 @@ from .plan import SAME_AS_CHECKPOINT, SAME_AS_SAVE, first_refs, holds_the_same, 
 from .request import SaveResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ..format.manifest import Save
     from ..git.command import Git
@@ -72,6 +72,12 @@ class SaveAttempt:
     def run(self, query: StatusQuery | None, save: Callable[[bytes, SaveRequest], SaveResult]) -> SaveResult:
         """Take the save. `query` is what git was asked about the frozen index; `save` saves nested repositories."""
         try:
+            if self.request.expected is not None and not self.request.stay:
+                from .index import IndexSwap
+
+                # On a large index git needs as long as for a look at all files. As a rule nothing changes meanwhile.
+                self.swap = IndexSwap(self.repository, self.git)
+                self.swap.start(self.request.expected)
             scene = look(self.builder, self.request, query, save, insist=self.insist, meanwhile=self._begin)
             known = self.request.known
             if self.publisher is not None and (known is None or scene.taken.scan is not known.snapshot.scan):
@@ -94,19 +100,42 @@ class SaveAttempt:
         facts, earlier = gather(self.builder, self.request, scene, insist=self.insist)
         plan = plan_save(facts)
         upon = earlier.get(plan.upon or "")
+        beside, problem = self._beside(scene)
         if plan.result != "saved":
-            return self._answer(plan, scene, upon)
+            self._move(beside)
+            return self._answer(_with_message(plan, problem), scene, upon)
         if plan.renews and upon is not None:
-            return self._renew(plan, scene, upon)
+            return self._renew(_with_message(plan, problem), scene, upon, beside)
         built = self._build(plan, scene)
         if upon is not None and self._holds(upon, plan, built, scene):
             why = SAME_AS_CHECKPOINT if self.request.kind == "checkpoint" else SAME_AS_SAVE
-            return self._answer(plan._replace(result="unchanged", message=why), scene, upon)
+            self._move(beside)
+            return self._answer(_with_message(plan._replace(result="unchanged", message=why), problem), scene, upon)
+        plan = _with_message(plan, problem)
         if plan.follows:
-            return self._publish(plan, scene, built)
+            return self._publish(plan, scene, built, beside)
+        if upon is not None and self.request.kind == "checkpoint":
+            self.builder.omit_held(upon, scene.taken)
         publisher = self._publisher()
-        publisher.replace(upon, self.builder, scene, first_refs(plan, built.archive, scene.seen))
+        publisher.replace(upon, self.builder, scene, [*beside, *first_refs(plan, built.archive, scene.seen)])
         return self._answer(plan, scene, built)
+
+    def _beside(self, scene: Scene) -> tuple[Sequence[RefUpdate], str]:
+        """The refs of what is to stand beside the save, and why there are none: nothing of it can cost the save."""
+        if self.request.beside is None:
+            return [], ""
+        try:
+            return self.request.beside(self.builder, self.request, scene), ""
+        except (GitstateError, OSError) as error:
+            self.reader.restart()
+            return [], f"what was destroyed before it could not be kept: {words_of(error)}"
+
+    def _move(self, beside: Sequence[RefUpdate]) -> None:
+        """Publish what stands beside a save that is not made."""
+        if beside:
+            publisher = self._publisher()
+            publisher.journal_locks(*(update.ref for update in beside))
+            publisher.move(beside)
 
     def _with_conversation(self, result: SaveResult, scene: Scene) -> SaveResult:
         """Keep what is new of the agent's transcript, once the save stands: nothing of it can cost the save."""
@@ -151,7 +180,7 @@ class SaveAttempt:
             self.publisher = Publisher(self.repository, self.git, self.builder.save_id, self.writer, self.reader)
         return self.publisher
 
-    def _publish(self, plan: SavePlan, scene: Scene, built: Built) -> SaveResult:
+    def _publish(self, plan: SavePlan, scene: Scene, built: Built, beside: Sequence[RefUpdate]) -> SaveResult:
         """Steps 3 to 8 of a save that sets the marker."""
         from .index import IndexSwap, keep_index
         from .publish import AfterMarker
@@ -159,14 +188,17 @@ class SaveAttempt:
         taken, publisher, repository = scene.taken, self._publisher(), self.repository
         after = AfterMarker(publisher, self.builder, self.request)
         branch = None if plan.branch is None else RefUpdate(plan.branch, built.wip, taken.head)
+        if branch is None and self.swap is not None:
+            self.swap.close()
+            self.swap = None
         if branch is not None:
             # Git works on the index while the objects come to the disk.
-            self.swap = IndexSwap(repository, self.git)
+            self.swap = self.swap or IndexSwap(repository, self.git)
             self.swap.start(taken)
         note = after.build_note(built, scene.context, scene.seen.get(NOTES))
-        publisher.journal_locks(plan.branch, *(ref for ref, _ in plan.deletes))
+        publisher.journal_locks(plan.branch, *(ref for ref, _ in plan.deletes), *(update.ref for update in beside))
         kept = keep_index(repository, publisher.save_id, taken) if plan.keeps_index else None
-        updates = first_refs(plan, built.archive, scene.seen)
+        updates = [*beside, *first_refs(plan, built.archive, scene.seen)]
         publisher.make_durable(updates, kept)
         if not self.insist:
             check_index(repository)
@@ -177,13 +209,13 @@ class SaveAttempt:
         publisher.refs.end()
         self.child_killed = after.child_killed
         troubles = [*after.troubles, *([self.swap.finish(moved, self.request.end)] if self.swap is not None else [])]
-        plan = plan._replace(message="; ".join(trouble for trouble in troubles if trouble))
+        plan = plan._replace(message="; ".join(trouble for trouble in (plan.message, *troubles) if trouble))
         return self._answer(plan, scene, built, moved=moved)
 
-    def _renew(self, plan: SavePlan, scene: Scene, old: Save) -> SaveResult:
+    def _renew(self, plan: SavePlan, scene: Scene, old: Save, beside: Sequence[RefUpdate]) -> SaveResult:
         from .publish import renew
 
-        built, after = renew(old, plan, scene, self.request, self._publisher(), self.builder)
+        built, after = renew(old, plan, scene, self.request, self._publisher(), self.builder, beside)
         self.child_killed = after.child_killed
         plan = plan._replace(message="; ".join([plan.message, *after.troubles]))
         return self._answer(plan, scene, built)
@@ -213,3 +245,7 @@ class SaveAttempt:
             taken=taken,
             written=self.writer.written,
         )
+
+
+def _with_message(plan: SavePlan, more: str) -> SavePlan:
+    return plan._replace(message="; ".join(part for part in (plan.message, more) if part)) if more else plan

@@ -312,7 +312,13 @@ def note_json(context: Context, manifest: Manifest, archive: Oid) -> dict[str, o
 
 
 def renew(
-    old: Save, plan: SavePlan, scene: Scene, request: SaveRequest, publisher: Publisher, builder: Builder
+    old: Save,
+    plan: SavePlan,
+    scene: Scene,
+    request: SaveRequest,
+    publisher: Publisher,
+    builder: Builder,
+    beside: Sequence[RefUpdate] = (),
 ) -> tuple[Built, AfterMarker]:
     """Write and publish the save `old` under another id, context and reason. Raises CorruptSave."""
     built = _build(builder, old, scene.context, request)
@@ -322,7 +328,7 @@ def renew(
     kept = kept_index(builder.repository, old.manifest.save_id)
     if os.path.exists(kept):
         link_or_copy(kept, kept_index(builder.repository, builder.save_id))
-    publisher.move(first_refs(plan, built.archive, scene.seen))
+    publisher.move([*beside, *first_refs(plan, built.archive, scene.seen)])
     after.move_notes(note)
     after.write_state(scene.context, built)
     return built, after

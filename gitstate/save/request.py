@@ -6,11 +6,12 @@ from ..format.manifest import LeftOut, Reason, is_incomplete
 from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Literal
 
     from ..format.manifest import SaveKind
     from ..git.command import Oid
+    from ..git.refs import RefUpdate
     from ..snapshot.incremental import Baseline
     from ..snapshot.record import Growth, Snapshot
     from ..system.clock import Deadline
@@ -68,6 +69,17 @@ class SaveRequest(Record):
     """Leave branch and index where they are: the agent is still at work."""
     replaces: str | None = None
     """The id of the early save of the same end of the same run: this one takes its place."""
+    beside: Callable[..., Sequence[RefUpdate]] | None = None
+    """Builds what is to stand beside this save in its pack, and returns the refs for it; None as a rule.
+
+    It is called with the save's builder, this request and the scene when the workspace was looked at, whether there is
+    anything to save or not.
+    """
+    expected: Snapshot | None = None
+    """What that early save took: git makes the new index from it while everything is looked at.
+
+    `save` drops it where the index is another one.
+    """
 
 
 class SaveResult(Record):

@@ -22,7 +22,7 @@ from ..format.names import (
 )
 from ..git import refs
 from ..git.command import Git
-from ..git.index import IndexMoved, link_or_copy
+from ..git.index import IndexMoved, identify_index_at, link_or_copy
 from ..git.repository import Opening, Repository, git_dir_of, open_repository, without_filters
 from ..git.status import StatusQuery, query_status
 from ..system import files
@@ -41,6 +41,7 @@ from ..workspace.ownership import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..snapshot.record import Snapshot
     from .request import SaveRequest, SaveResult
 
 
@@ -61,6 +62,7 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     if request.strict:
         settings.require(repository, *settings.OF_SAVE)
     repository, problems = settings.with_defaults(repository, settings.OF_SAVE)
+    repository = settings.with_filter_limit(repository)
     if problems:
         request = _with_problems(request, problems)
     deadline = Deadline(request.wait if request.deadline is None else request.deadline)
@@ -130,7 +132,7 @@ def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveRe
     except (GitError, IndexMoved) as error:
         if isinstance(error, GitError) and error.status < 0:
             raise
-        result = _save_what_is_readable(repository, git, request._replace(known=None))
+        result = _save_what_is_readable(repository, git, request._replace(known=None, expected=None))
         if result is None:
             raise
         return result
@@ -183,8 +185,10 @@ def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: 
             from ..workspace.damage import make_index
 
             make_index(repository, request.broken, frozen)
+        if request.expected is not None and not _is_same_index(request.expected, frozen):
+            request = request._replace(expected=None)
         if request.known is None and not (request.broken is not None and request.broken.worktree):
-            query = query_status(repository, frozen)
+            query = query_status(repository, frozen, lists=request.expected is None)
         from .protocol import SaveAttempt
 
         attempt = SaveAttempt(repository, git, request, insist=insist)
@@ -200,3 +204,12 @@ def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: 
         for path in (frozen, following, following + b".lock"):
             files.remove(path)
         clear_journal(repository)
+
+
+def _is_same_index(expected: Snapshot, frozen: bytes) -> bool:
+    """Whether the paths of the index are those that an earlier snapshot found, and none of them is hidden from git."""
+    index = expected.index_file
+    # Without a checksum (`index.skipHash`) another index may look the same.
+    if index is None or expected.scan is None or not expected.scan.plain or not index.checksum.strip("0"):
+        return False
+    return index == identify_index_at(frozen)

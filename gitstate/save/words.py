@@ -37,7 +37,7 @@ def unconverted_words(paths: Sequence[bytes]) -> str:
     """What to say of changed files that only the archive holds."""
     named = ", ".join(escape(path) for path in paths[:_SHOWN])
     rest = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
-    what = "a filter or an encoding failed, so the WIP commit lacks the edits of"
+    what = "a filter or an encoding failed or took too long, so the WIP commit lacks the edits of"
     return f"{what} {named}{rest}; the archive holds them (gitstate recover)"
 
 

@@ -38,7 +38,7 @@ def store_with_conversions(builder: SnapshotBuilder, paths: Sequence[bytes]) -> 
     if with_program:
         # A filter may write objects of its own and refer to them (git-annex does): nothing of that is thrown away, and
         # the index that it may look at is git's own.
-        _store_converted(builder, with_program, None)
+        _store_converted(builder, with_program, None, {path: named[path].get(b"filter") for path in with_program})
 
 
 def _conversions(builder: SnapshotBuilder) -> Conversions:
@@ -55,14 +55,19 @@ def _store_builtin(builder: SnapshotBuilder, paths: list[bytes]) -> None:
         "GIT_OBJECT_DIRECTORY": os.fsdecode(directory),
         "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(repository.objects),
     }
-    _store_converted(builder, paths, env)
+    _store_converted(builder, paths, env, {})
     remove_tree(directory)
 
 
-def _store_converted(builder: SnapshotBuilder, paths: list[bytes], env: Mapping[str, str] | None) -> None:
+def _store_converted(
+    builder: SnapshotBuilder,
+    paths: list[bytes],
+    env: Mapping[str, str] | None,
+    filters: Mapping[bytes, bytes | None],
+) -> None:
     """Store files as git converts them with `env`, and keep the raw bytes where they differ."""
     snapshot, repository = builder.snapshot, builder.repository
-    converted = _conversions(builder).hash_files(paths, env, builder.options.deadline)
+    converted = _conversions(builder).hash_files(paths, env, builder.options.deadline, filters)
     with ObjectReader(repository.git, env) as reader:
         for path in paths:
             raw = read_file(builder, path)

@@ -96,6 +96,8 @@ class SnapshotOptions(Record):
     """Patterns of ignored files to save, as in .gitignore."""
     include_paths: Sequence[bytes] = ()
     """Paths to save byte for byte, tracked or ignored."""
+    tracked: TrackedPaths | None = None
+    """The paths in the index, where the caller knows them; none is hidden from git."""
     end: Deadline | None = None
     """`deadline` of small tracked files that changed, the most precious ones; None: the same."""
 

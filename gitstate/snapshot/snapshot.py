@@ -55,7 +55,8 @@ def take_snapshot(
     builder = SnapshotBuilder(repository, writer, reader, frozen_index, options)
     snapshot, deadline = builder.snapshot, options.deadline
     query = query or query_status(repository, frozen_index)
-    hidden = read_listing(builder, query.listing)
+    hidden = [] if options.tracked is not None else read_listing(builder, query.listing)
+    builder.tracked = options.tracked or builder.tracked
     store_index(builder, has_hidden=bool(hidden))
     settings = settings_identity(repository)
     found = walk(builder, [builder.top], deadline.part(WALKED))

@@ -75,7 +75,7 @@ def read_status(builder: SnapshotBuilder, status: Child) -> tuple[list[bytes], l
 
 
 def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
-    """The output of `git status`, which ends early where a required filter fails or a submodule is broken.
+    """The output of `git status`, which ends early where a required filter fails or hangs, or a submodule is broken.
 
     Then it runs again with filters off, then without looking into submodules; each submodule is added to `nested`.
     So it is where no filter runs: git would run those of a submodule's configuration.
@@ -83,17 +83,18 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
     git, deadline = builder.repository.git, builder.options.deadline
     off = builder.repository.filters_off()
     looks_inside = builder.repository.runs_filters
-    timeout = None if deadline.seconds is None else max(_LEAST, deadline.part(_STATUS).left())
+    limit = builder.repository.filter_limit
+    timeout = limit if deadline.seconds is None else max(_LEAST, deadline.part(_STATUS).left())
     try:
         output = git.finish(status, timeout=timeout)
         if looks_inside:
             return output
     except GitError as error:
-        if timeout is not None and error.status == -9:
+        if deadline.seconds is not None and error.status == -9:
             return _hurried_output(builder)
         with suppress(GitError):
             if off and looks_inside:
-                return git.finish(start_status(builder.repository, builder.env, *off))
+                return git.finish(start_status(builder.repository, builder.env, *off), timeout=limit)
         output = git.finish(start_status(builder.repository, builder.env, *off, submodules=False))
     from ..git.entries import list_index
 

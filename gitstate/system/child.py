@@ -69,10 +69,13 @@ class Child:
         self.stdout: BinaryIO = os.fdopen(ours[1], "rb")
         self.stderr: BinaryIO | None = None if quiet else os.fdopen(ours[2], "rb")
 
-    def communicate(self, input: bytes = b"", timeout: float | None = None) -> tuple[bytes, bytes]:
+    def communicate(
+        self, input: bytes = b"", timeout: float | None = None, *, idle: float | None = None
+    ) -> tuple[bytes, bytes]:
         """Write `input`, read both streams to their end, and wait; returns what it wrote to stdout and to stderr.
 
-        Returns nothing where it was waited for already. Raises TimeoutError after `timeout` seconds: it still runs.
+        Returns nothing where it was waited for already. Raises OutOfTime after `timeout` seconds, or where it has
+        printed nothing for `idle` seconds: it still runs.
         """
         if self.returncode is not None:
             return b"", b""
@@ -90,8 +93,10 @@ class Child:
             got[stream.fileno()] = []
             poll.register(stream, select.POLLIN)
         parts = list(got.values())
+        printed = time.monotonic()
         while got or left:
-            for fd, _ in poll.poll(None if end is None else max(0.0, end - time.monotonic()) * 1000):
+            until = end if idle is None else min(end or float("inf"), printed + idle)
+            for fd, _ in poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000):
                 if fd == into:
                     left = _written(fd, left)
                     if not left:
@@ -99,12 +104,14 @@ class Child:
                         self._close(self.stdin)
                     continue
                 data = os.read(fd, _AT_ONCE)
+                printed = time.monotonic()
                 got[fd].append(data)
                 if not data:
                     poll.unregister(fd)
                     del got[fd]
-            if end is not None and (got or left) and time.monotonic() >= end:
-                raise TimeoutError
+            until = end if idle is None else min(end or float("inf"), printed + idle)
+            if until is not None and (got or left) and time.monotonic() >= until:
+                raise OutOfTime(b"".join(parts[0]))
         self.wait()
         return b"".join(parts[0]), b"".join(parts[1]) if self.stderr else b""
 
@@ -132,11 +139,30 @@ class Child:
         if self.returncode is None:
             os.kill(self.pid, signal.SIGKILL)
 
+    def kill_all(self) -> None:
+        """Send SIGKILL to it and to all that it has started: a filter that hangs would outlive its git."""
+        if self.returncode is None:
+            from .process import descendants
+
+            below = descendants(self.pid)
+            self.kill()
+            for pid in below:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+
     @staticmethod
     def _close(stream: BinaryIO) -> None:
         # A child that has ended reads nothing more: its status tells.
         with suppress(BrokenPipeError):
             stream.close()
+
+
+class OutOfTime(TimeoutError):
+    """A child that took too long; `output` is what it has printed until then."""
+
+    def __init__(self, output: bytes) -> None:
+        super().__init__("it took too long")
+        self.output = output
 
 
 #: Where systems have `sync`.

@@ -136,6 +136,16 @@ def is_running(pid: int | None, start: str | None, boot: str | None) -> bool:
     return True
 
 
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have; none where the system has no /proc."""
+    names = os.listdir("/proc") if os.path.isdir("/proc/self") else []
+    parents = {int(name): _parent(int(name)) for name in names if name.isdigit()}
+    found = [pid]
+    for above in found:
+        found += [one for one, parent in parents.items() if parent == above and one not in found]
+    return found[1:]
+
+
 def ancestors() -> set[int]:
     """The pids of this process and all its ancestors."""
     found = {os.getpid()}

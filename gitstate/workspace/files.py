@@ -12,7 +12,7 @@ import stat
 
 from ..git.command import Oid
 from ..objects.tree import is_safe_path
-from ..system.files import fsync_paths, give_to, write_new_file
+from ..system.files import give_to, write_new_file
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, digest, suppress
 
 if TYPE_CHECKING:
@@ -238,7 +238,9 @@ class Worktree:
 
     def sync(self) -> None:
         """Make every creation and removal since the last call durable; raises OSError."""
-        fsync_paths(os.path.join(self.top, directory) for directory in self._changed)
+        from ..objects.durable import sync_each
+
+        sync_each(os.path.join(self.top, directory) for directory in self._changed)
         self._changed.clear()
 
     # -- the steps of a change

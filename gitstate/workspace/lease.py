@@ -21,7 +21,6 @@ import time
 
 from ..errors import BadJson, TryAgain
 from ..format.context import MAX_CONTEXT, Context
-from ..git.gitdir import linked_worktrees
 from ..system import files, process
 from ..system.clock import Deadline
 from ..system.jsonio import dumps, loads, text_to_json
@@ -198,6 +197,9 @@ def write_holder(repository: Repository, holder: Holder) -> None:
     value["inode"] = os.stat(repository.own).st_ino
     path = os.path.join(repository.own, _RECORD)
     if holder.kind == "keeper":
+        # Whoever only asks needs none of it.
+        from ..git.gitdir import linked_worktrees
+
         listed = b"".join(item.key + b"\0" for item in linked_worktrees(repository.common_dir))
         there = os.path.join(repository.own, _WORKTREES)
         files.write_atomic(there, listed, staging=repository.own, durable=False)

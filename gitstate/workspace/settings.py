@@ -59,6 +59,7 @@ SETTINGS = (
     Setting("interval", "seconds", "10", "seconds between two checkpoints of a run", "--interval", 0.2, 86_400),
     Setting("grace", "seconds", "1.5", "seconds for the agent to end after its stop signal", "--grace", 0, 3600),
     Setting("deadline", "seconds", "4", "seconds for the whole save after a signal", "--deadline", 0.5, 3600),
+    Setting("filterTimeout", "seconds", "60", "seconds that a filter of git may take for one file", None, 1, 86_400),
     Setting("hookInterval", "seconds", "15", "least seconds between checkpoints after agent tools", None, 0, 86_400),
     Setting("includeIgnored", "patterns", None, "save ignored files that match this pattern", "--include-ignored"),
     Setting("stateFile", "path", "active_state.json", "where the state file is, inside the workspace"),
@@ -74,7 +75,7 @@ SETTINGS = (
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 #: The settings that a save reads, and those of `run` and `guard` besides.
-OF_SAVE = ("stateFile", "includeIgnored", "conversation", "register")
+OF_SAVE = ("stateFile", "includeIgnored", "conversation", "register", "filterTimeout")
 OF_HISTORY = ("history", "historyInterval")
 OF_RUN = ("grace", "deadline", "interval", *OF_SAVE)
 
@@ -175,6 +176,13 @@ def with_defaults(repository: Repository, names: Sequence[str]) -> tuple[Reposit
             texts = [] if setting.default is None else [setting.default]
         config[_REPLACED + setting.key.lower()] = texts
     return repository._replace(config=config), found
+
+
+def with_filter_limit(repository: Repository) -> Repository:
+    """`repository` with the time that a filter of its configuration may take for one file. Raises UsageError."""
+    if not repository.runs_filters or not any(key.startswith("filter.") for key in repository.config):
+        return repository
+    return repository._replace(filter_limit=number(repository, "filterTimeout"))
 
 
 def unknown_keys(repository: Repository) -> list[str]:

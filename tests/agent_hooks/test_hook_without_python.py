@@ -15,6 +15,7 @@ import pytest
 
 from gitstate.agents.base import Agent
 from gitstate.agents.registry import all_agents
+from tests.agent_hooks.test_destroying import DESTROYING
 from tests.support.agents import hooks_are_done, wait_until
 from tests.support.environment import ROOT
 from tests.support.typed import git, state_file
@@ -317,3 +318,36 @@ def test_agent_that_does_not_close_its_end_does_not_wait(script: Path, repo: Wor
         process.stdin.write(told(repo))
         process.stdin.flush()
         assert ASKED in process.stdout.read()
+
+
+# -- before a command
+
+
+def before(repo: Workspace, command: str, agent: str = "claude") -> bytes:
+    name = next(event.name for event in agent_called(agent).events if event.meaning == "before_tool")
+    return told(repo, name, agent, tool_name="Bash", tool_input={"command": command})
+
+
+def test_harmless_command_starts_no_python(script: Path, repo: Workspace) -> None:
+    python(repo, told(repo))
+    for command in ("ls -l", "npm run build", 'grep -rn "format" src | head', "pytest -q tests/test_a.py 2>&1"):
+        assert not asks_python(script, repo, before(repo, command)), command
+        assert not queued(repo)
+
+
+ANNOUNCING = [one.name for one in all_agents() if any(event.meaning == "before_tool" for event in one.events)]
+
+
+@pytest.mark.parametrize("agent", ANNOUNCING)
+def test_python_is_asked_before_a_command_that_destroys(script: Path, repo: Workspace, agent: str) -> None:
+    names = {event.meaning: event.name for event in agent_called(agent).events}
+    python(repo, told(repo, names["tool"], agent), agent)
+    assert not asks_python(script, repo, before(repo, "ls", agent), agent)
+    assert asks_python(script, repo, before(repo, "cd x && rm a", agent), agent)
+
+
+def test_no_command_that_destroys_passes_the_script(script: Path, repo: Workspace) -> None:
+    """The script knows names, Python knows the shell."""
+    python(repo, told(repo))
+    for command in (*DESTROYING, "> a", "echo x>a", "echo x >| a"):
+        assert asks_python(script, repo, before(repo, command)), command

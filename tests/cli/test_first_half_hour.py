@@ -221,3 +221,53 @@ def test_unregister_of_what_is_not_listed_says_so(ws: Workspace) -> None:
     assert ws.gitstate("unregister").stderr == f"unregistered {ws.path}\n"
     assert ws.gitstate("unregister").stderr == "nothing was on the list\n"
     assert ws.gitstate("unregister", "--missing").stderr == "no registered workspace is missing\n"
+
+
+@pytest.mark.parametrize("command", ["save", "checkpoint"])
+def test_message_behind_save_is_answered_with_what_to_type(ws: Workspace, command: str) -> None:
+    ws.append("a.txt")
+    run = ws.gitstate(command, "my message")
+    assert run.exit_status == 2 and "'my message' is not KEY=VALUE; nothing was saved" in run.stderr
+    assert f"next: gitstate {command} progress_stage=testing; " in run.stderr and "--label" in run.stderr
+    assert ws.gitstate("--json", command, "my message").json["exit_status"] == 2
+    assert ws.gitstate("log", "--json").json["saves"] == []
+
+
+def test_task_without_its_key_is_answered_with_it(ws: Workspace) -> None:
+    assert "next: gitstate begin task_id='T 42'\n" in ws.gitstate("begin", "T 42").stderr
+    run = ws.gitstate("run", "T-42", "--", "echo", "a b")
+    assert run.exit_status == 127 and "gitstate run --task-id T-42 -- echo 'a b'" in run.stderr
+
+
+@pytest.mark.parametrize("command", ["push", "fetch"])
+def test_remote_that_is_not_named_is_asked_for_by_the_same_command(ws: Workspace, command: str) -> None:
+    assert f"next: gitstate {command} REMOTE, or: " in ws.gitstate(command).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("stat",), "No such command 'stat'. Did you mean 'status'?"),
+        (("recovr",), "Did you mean 'recover'?"),
+        (("boot", "enabel"), "Did you mean 'enable'?"),
+        (("xyzzy",), "No such command 'xyzzy'.\n"),
+        (("log", "-n", "x"), "'x' is not an integer."),
+        (("recover", "--wait", "x"), "'x' is not a number."),
+    ],
+)
+def test_mistyped_words_are_answered_plainly(ws: Workspace, words: tuple[str, ...], said: str) -> None:
+    run = ws.gitstate(*words)
+    assert run.exit_status == 2 and said in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("status --prometheus", "status"),
+        ("-C . log -n", "log"),
+        ("--json boot enable --scheduler", "boot enable"),
+        ("--nothing", ""),
+    ],
+)
+def test_option_without_its_value_points_to_its_command(ws: Workspace, words: str, command: str) -> None:
+    assert ws.gitstate(*words.split()).stderr.endswith(f"  next: {f'gitstate {command}'.strip()} --help\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import click
 import pytest
 
+from gitstate.agents.registry import agent_names
 from gitstate.cli.main import group
-from gitstate.cli.table import BY_NAME, TABLE
+from gitstate.cli.table import BY_NAME, EXAMPLES, TABLE
+from tests.support.environment import ROOT
 from tests.support.workspace import Workspace, run_gitstate
 
 GROUPS = ["Run and recover", "Save", "Task and context", "Old saves", "Set up"]
@@ -26,7 +29,7 @@ def help_of(name: str, *, columns: int = 80) -> list[str]:
 def test_main_help_lists_the_groups_in_order_of_need() -> None:
     lines = help_of("")
     headings = [line.removesuffix(":") for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert headings == ["Options", *GROUPS, "Exit status"]
+    assert headings == ["First steps", "Options", *GROUPS, "Exit status"]
     first = lines[lines.index("Run and recover:") + 1 :][:3]
     assert [line.split()[0] for line in first] == ["run", "recover", "status"]
 
@@ -89,6 +92,57 @@ def test_no_command_prints_help_on_stderr_and_exits_2(words: list[str], wanted: 
     run = run_gitstate(*words, cwd=Path("/"))
     assert (run.exit_status, run.stdout) == (2, b"")
     assert f"\n{wanted}\n" in run.stderr
+
+
+def examples() -> list[str]:
+    return sorted({line for rows in EXAMPLES.values() for line, _ in rows if line.startswith("gitstate ")})
+
+
+@pytest.mark.parametrize("line", examples())
+def test_example_is_a_command_line(line: str) -> None:
+    program, *words = shlex.split(line)
+    with group.make_context(program, words) as context:
+        name, command, rest = group.resolve_command(context, [*context._protected_args, *context.args])
+        while isinstance(command, click.Group):
+            name, command, rest = command.resolve_command(context, rest)
+        assert command is not None
+        with command.make_context(name, rest, parent=context):
+            pass
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name])
+def test_help_of_command_ends_with_its_examples(name: str) -> None:
+    lines = help_of(name)
+    assert [line.split("  ")[1] for line in lines[lines.index("Examples:") + 1 :]] == [row[0] for row in EXAMPLES[name]]
+
+
+def test_functions_of_the_library_are_in_its_help() -> None:
+    library = (ROOT / "hooks" / "gitstate.bash").read_text(encoding="utf-8")
+    for line, _ in EXAMPLES["init"][1:]:
+        assert f"\n{line.split()[0]}() {{\n" in library, line
+
+
+def test_help_of_loop_names_every_agent() -> None:
+    text = " ".join(" ".join(help_of("loop")).split())
+    assert f"AGENT is {', '.join(agent_names()[:-1])} or {agent_names()[-1]}." in text
+
+
+@pytest.mark.parametrize("name", ["", "run", "boot enable"])
+def test_help_is_a_command_too(name: str) -> None:
+    run = run_gitstate("help", *name.split(), cwd=Path("/"))
+    assert run.exit_status == 0 and run.text.splitlines() == help_of(name)
+
+
+@pytest.mark.parametrize(("word", "meant"), [("resum", "resume"), ("staus", "status"), ("recovr", "recover")])
+def test_misspelt_command_is_guessed(word: str, meant: str) -> None:
+    run = run_gitstate(word, cwd=Path("/"))
+    assert run.exit_status == 2 and f"Did you mean '{meant}'?" in run.stderr
+
+
+@pytest.mark.parametrize("words", [["loop"], ["completion"]])
+def test_missing_choice_is_said_in_one_line(words: list[str]) -> None:
+    run = run_gitstate(*words, cwd=Path("/"))
+    assert run.exit_status == 2 and len(run.stderr.splitlines()) == 2 and "\\n" not in run.stderr, run
 
 
 _RUN = """\

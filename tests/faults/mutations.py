@@ -326,6 +326,21 @@ MUTATIONS = (
         "",
         "faults/test_fuzz.py::test_journal_removes_only_locks_of_this_repository",
     ),
+    # -- what an agent destroys itself
+    Mutation(
+        "what is destroyed while a checkpoint is taken is let go",
+        "holding/held.py",
+        "(version.is_given or version.identity == there)",
+        "True",
+        "holding/test_held.py::test_file_that_goes_between_question_and_release_is_given_next",
+    ),
+    Mutation(
+        "a save does not ask what was destroyed",
+        "save/protocol.py",
+        'return self.request.beside(self.builder, self.request, scene), ""',
+        'return [], ""',
+        "holding/test_window.py::test_what_is_destroyed_after_it_was_held_is_kept[reset]",
+    ),
 )
 
 #: Tried in an ordinary run: those whose test is quick and needs no strace.

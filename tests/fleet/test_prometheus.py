@@ -185,6 +185,12 @@ def test_with_watch_the_file_is_kept_current(ws: Workspace, tmp_path: Path) -> N
     assert os.listdir(directory) == ["gitstate.prom"]
 
 
+def test_dash_prints_the_metrics(ws: Workspace) -> None:
+    run = ws.gitstate("status", "--prometheus", "-")
+    assert (run.exit_status, run.stderr) == (0, "") and states(run.text) == {"idle": 1}
+    assert not os.path.lexists(ws.path / "-")
+
+
 def test_json_and_file_go_together(ws: Workspace, tmp_path: Path) -> None:
     file = tmp_path / "gitstate.prom"
     run = ws.gitstate("status", "--json", "--prometheus", str(file))

@@ -14,22 +14,21 @@ from tests.hooks.stage import AGENT, MORE_SHELLS, Stage, words_of_shell
 from tests.states import STATES, make
 from tests.support.repositories import Templates
 
+#: Its tests choose their shell.
+ZSH_ALONE = "tests.hooks.test_zsh"
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if MORE_SHELLS and "shell" in metafunc.fixturenames:
-        metafunc.parametrize("shell", ("bash", *MORE_SHELLS), indirect=True)
-
-
-@pytest.fixture
-def shell(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """The shell that sources the library: bash, and those of GITSTATE_TEST_SHELLS."""
-    return words_of_shell(getattr(request, "param", "bash"))
+    """Run the tests of the library in bash, and in the shells of GITSTATE_TEST_SHELLS."""
+    if MORE_SHELLS and "stage" in metafunc.fixturenames and metafunc.module.__name__ != ZSH_ALONE:
+        metafunc.parametrize("stage", ("bash", *MORE_SHELLS), indirect=True)
 
 
 @pytest.fixture
 def stage(
-    templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: tuple[str, ...]
+    templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[Stage]:
+    """The parameter, where there is one, is the shell that sources the library."""
     if not Path("/proc/self/environ").exists():
         pytest.skip("needs /proc to find leftover processes: run on Linux with /proc mounted")
     ws = make(STATES["clean"], templates, tmp_path)
@@ -43,7 +42,7 @@ def stage(
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("STAGE", str(directory))
-    found = Stage(ws, directory, shell)
+    found = Stage(ws, directory, words_of_shell(getattr(request, "param", "bash")))
     found.manner("stay")
     try:
         yield found

@@ -15,7 +15,10 @@ from tests.hooks.test_terminals import Terminal
 from tests.support.agents import PATIENCE, keepers
 from tests.support.skips import not_installed, why_not_program
 
-pytestmark = pytest.mark.skipif(why_not_program("zsh") is not None, reason=why_not_program("zsh") or "")
+pytestmark = [
+    pytest.mark.skipif(why_not_program("zsh") is not None, reason=why_not_program("zsh") or ""),
+    pytest.mark.parametrize("stage", ["zsh"], indirect=True),
+]
 
 #: What users set in their zsh, and what changes the meaning of a word, an array or a trap.
 OPTIONS = (
@@ -38,11 +41,6 @@ work() {
 }
 work
 """
-
-
-@pytest.fixture
-def shell() -> tuple[str, ...]:
-    return ("zsh", "-f")
 
 
 @pytest.mark.parametrize("options", [OPTIONS[0], *(pytest.param(one, marks=pytest.mark.slow) for one in OPTIONS[1:])])
@@ -180,6 +178,12 @@ def test_ctrl_c_at_a_prompt_ends_the_agent_but_not_the_shell(stage: Stage) -> No
     os.write(terminal.fd, b"exit\n")
     assert terminal.wait() == 0
     assert stage.pending() is None
+
+
+def test_directory_for_temporary_files_that_is_gone(stage: Stage) -> None:
+    script = f"TMPDIR=/nonexistent\ntrap 'echo mine' EXIT\n{SOURCE}gitstate_begin task_id=T-1\ngitstate_finish\n"
+    assert output(stage, script) == "mine\n"
+    assert stage.said() == ""
 
 
 @pytest.mark.parametrize("how", ["init bash", "init zsh", "file"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -40,8 +42,7 @@ def broken(stage: Stage, hermetic: Path) -> Stage:
 
 def outcome(stage: Stage, *options: str) -> str:
     done = stage.ws.gitstate("resume", "--json", *options)
-    text = done.stdout.decode()
-    found = json.loads(text[text.index("{") :])["workspaces"]
+    found = done.json["workspaces"]
     return str(found[0]["outcome"]) if found else "none"
 
 
@@ -108,6 +109,34 @@ def test_stale_session_starts_fresh(broken: Stage, hermetic: Path) -> None:
     assert broken.ws.gitstate("resume").exit_status == 0
     (call,) = words(broken)
     assert call[0] == "-p" and "--resume" not in call and "T-9" in call[1] and "--session-id" in call
+
+
+def test_stdout_is_the_answer_of_a_program(broken: Stage) -> None:
+    agent = broken.directory / "bin" / "claude"
+    agent.write_text(AGENT.replace("#!/bin/sh\n", '#!/bin/sh\necho \'{"not": "the answer"}\'; echo wailed >&2\n'))
+    done = broken.ws.gitstate("resume", "--json")
+    assert done.json["workspaces"][0]["outcome"] == "finished"
+    assert done.stderr.count('{"not": "the answer"}') == 1 and "wailed" in done.stderr
+    assert done.stdout.count(b"schema_version") == 1 and b"not" not in done.stdout
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_session_in_a_database_is_looked_for(there: bool, stage: Stage, hermetic: Path) -> None:
+    session, data = "ses_1", hermetic / ".local" / "share" / "opencode"
+    data.mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(data / "opencode.db")) as database:
+        database.execute("CREATE TABLE session (id TEXT PRIMARY KEY)")
+        database.execute("INSERT INTO session VALUES (?)", (session if there else "ses_2",))
+        database.commit()
+    agent = stage.directory / "bin" / "opencode"
+    agent.write_text(AGENT)
+    agent.chmod(0o755)
+    stage.ws.append("a.txt")
+    values = ["--agent", "opencode", "--task-id", "T-9", "--session-id", session]
+    assert stage.ws.gitstate("save", *values).exit_status == 0
+    assert outcome(stage) == "finished"
+    (call,) = words(stage)
+    assert call[0] == "run" and ("-s" in call) is there and "T-9" in call[-2 if call[-1] == "" else -1]
 
 
 def test_session_that_the_agent_refuses_starts_fresh(broken: Stage) -> None:

@@ -11,6 +11,10 @@ import pytest
 from gitstate.loops.tasks import FileTasks, parse_task
 
 
+def never() -> bool:
+    return False
+
+
 @pytest.mark.parametrize(
     ("line", "text", "values"),
     [
@@ -34,13 +38,13 @@ def test_equal_lines_are_taken_as_often_as_they_stand_there(tmp_path: Path) -> N
     path = tmp_path / "tasks"
     path.write_text("# none\nsame\nsame\nother\n")
     sources = [FileTasks(bytes(path), bytes(tmp_path / f"w{number}")) for number in range(4)]
-    taken = [source.take() for source in sources]
+    taken = [source.take(never) for source in sources]
     assert [task.task_id if task else None for task in taken] == ["same", "same", "other", None]
     first = taken[0]
-    assert first is not None and sources[0].take() == first, "a loop that starts again has its own task"
+    assert first is not None and sources[0].take(never) == first, "a loop that starts again has its own task"
     sources[0].done(first)
     assert path.read_text() == "# none\nsame\nother\n"
-    assert sources[3].take() is None
+    assert sources[3].take(never) is None
 
 
 TAKER = """\
@@ -55,7 +59,7 @@ FileTasks._read_claims = slowly
 path, workspace, taken = map(os.fsencode, sys.argv[1:])
 os.makedirs(workspace)
 source = FileTasks(path, workspace)
-while task := source.take():
+while task := source.take(lambda: False):
     with open(taken, "a") as file:
         file.write(task.task_id + "\\n")
     time.sleep(0.01)

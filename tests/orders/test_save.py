@@ -15,9 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.format.manifest import Reason
 from gitstate.orders.client import SOCKET, order_checkpoint, order_save
-from gitstate.save.request import SaveRequest
 from tests.run.commands import GITSTATE, run_command
 from tests.support.agents import Started, agent_pid, check_recovered, keeper_pid, marker, wait_until
 from tests.support.oracle import fingerprint
@@ -74,7 +72,7 @@ def check_saved_alone(ws: Workspace, process: subprocess.Popen[bytes], most: int
 def test_save_is_an_order_to_the_keeper(ws: Workspace) -> None:
     with running(ws):
         ws.append("a.txt", "more\n")
-        answer = order_save(own(ws), SaveRequest(reason=Reason(None, None, "by order"), label="mine"))
+        answer = order_save(own(ws), {"reason": (None, None, "by order"), "label": "mine"})
         assert answer.last is not None
         # What was known to have changed was saved first; the second save has taken its place.
         assert answer.early is not None and saves(ws) == [answer.last["json"]["save_id"]] != [answer.early]
@@ -82,7 +80,7 @@ def test_save_is_an_order_to_the_keeper(ws: Workspace) -> None:
         assert answer.last["lines"][0].endswith(" on agent/work)") and not answer.last["lost"]
         assert ws.out("show", "HEAD:a.txt").endswith("more")
         assert json.loads(ws.git("notes", "--ref=gitstate", "show", "HEAD"))["task_id"] == "T-9"
-        again = order_save(own(ws), SaveRequest(strict=True))
+        again = order_save(own(ws), {"strict": True})
         assert again.last is not None and again.last["lines"] == ["nothing changed since the last save"]
 
 
@@ -277,7 +275,7 @@ def test_keeper_of_another_workspace_saves_nothing(ws: Workspace, tmp_path: Path
         other.append("a.txt", "more\n")
         with open(own(other) + b"/lease", "ab") as lease:
             fcntl.flock(lease, fcntl.LOCK_EX)
-            assert order_save(own(other), SaveRequest()).last is None
+            assert order_save(own(other), {}).last is None
             assert not order_checkpoint(own(other), at_once=True, waits=60)
             assert other.gitstate("save").exit_status == 0
         assert other.out("show", "HEAD:a.txt").endswith("more")

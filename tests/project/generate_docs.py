@@ -49,6 +49,10 @@ def _link(command: Described) -> str:
 def _command(command: Described) -> str:
     text = textwrap.fill(f"{command.summary}. {command.details}", 128)
     parts = [f"### gitstate {command.name}", f"`{command.usage}`", text]
+    if command.examples:
+        width = max(len(line) for line, _ in command.examples)
+        lines = [f"{line.ljust(width)}  # {meaning}" for line, meaning in command.examples]
+        parts.append("\n".join(["```sh", *lines, "```"]))
     if command.options:
         parts.append(table(("option", "effect"), [(f"`{flags}`", effect) for flags, effect in command.options]))
     return "\n\n".join(parts)

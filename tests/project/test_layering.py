@@ -23,7 +23,7 @@ STOREYS = {
     "ground": ("system", "git", "objects", "format"),
     "agents": ("agents",),
     "core": ("workspace", "conversation", "snapshot", "save", "restore", "recover"),
-    "callers": ("orders", "run", "agent_hooks", "integrations", "history", "fleet", "loops"),
+    "callers": ("orders", "holding", "run", "agent_hooks", "integrations", "history", "fleet", "loops"),
     "face": ("cli",),
 }
 #: The packages in their order: each imports only from those that stand before it.
@@ -114,7 +114,7 @@ def test_only_these_start_processes() -> None:
         "run/channel",
         "run/hold",
         "integrations/scheduler",
-        "loops/tasks",
+        "loops/command",
         "loops/loop",
         "loops/start",
     }
@@ -243,6 +243,7 @@ def test_front_and_keeper_of_a_run_load_little(templates: Templates, tmp_path: P
     keeper -= _loaded("pass")
     for loaded, most in ((front, MOST_OF_FRONT), (keeper, MOST_OF_KEEPER)):
         assert "gitstate.run.keeper" in loaded
+        assert ("gitstate.holding.window" in loaded) == (loaded is keeper)
         assert not {name for name in loaded if name.split(".")[0] in {*HEAVY, "tempfile", "shutil", "inotify_simple"}}
         ours = {name for name in loaded if name.split(".")[0] == "gitstate"}
         assert len(ours) <= most, (len(ours), sorted(ours))
@@ -251,9 +252,8 @@ def test_front_and_keeper_of_a_run_load_little(templates: Templates, tmp_path: P
 #: What a keeper loads until its first checkpoint was taken.
 _KEEPER = """\
 import gitstate.run.keeper as keeper
-keeper.all_agents()
-keeper.pickler()
-from gitstate.run.watch import Inotify
+keeper.load()
+from gitstate.holding.watch import Inotify
 Inotify()
 """
 

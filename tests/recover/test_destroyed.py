@@ -52,6 +52,36 @@ def test_edits_that_were_reset_are_offered(destroyed: Workspace) -> None:
     assert paths(recovered(destroyed)[0]) == ["a.txt"]
 
 
+@pytest.mark.parametrize("committed", [False, True])
+def test_unstaged_edits_that_went_back_to_what_was_staged_are_offered(committed: bool, destroyed: Workspace) -> None:
+    """As under a manager of hooks that hides them while a commit is made, and is killed."""
+    destroyed.write("b.txt", "staged\n")
+    destroyed.add("b.txt")
+    destroyed.write("b.txt", "staged\nunstaged\n")
+    assert destroyed.gitstate("checkpoint").exit_status == 0
+    destroyed.git("checkout", "-q", "--", "b.txt")
+    destroyed.append("c.txt")
+    assert destroyed.gitstate("checkpoint").exit_status == 0
+    if committed:
+        destroyed.git("commit", "-q", "--no-verify", "-m", "the staged part")
+    destroyed.save()
+    result, words = recovered(destroyed)
+    assert paths(result) == ["b.txt"]
+    command = shlex.split(words.partition("to bring it back: gitstate ")[2].splitlines()[0])
+    assert destroyed.gitstate(*command[2:] if command[0] == "-C" else command).exit_status == 0
+    assert destroyed.read("b.txt") == b"staged\nunstaged\n"
+
+
+def test_unstaged_edits_that_were_staged_since_are_not_offered(destroyed: Workspace) -> None:
+    destroyed.write("b.txt", "staged\n")
+    destroyed.add("b.txt")
+    destroyed.write("b.txt", "staged\nunstaged\n")
+    assert destroyed.gitstate("checkpoint").exit_status == 0
+    destroyed.add("b.txt")
+    destroyed.save()
+    assert recovered(destroyed)[0]["destroyed"] is None
+
+
 def test_it_is_offered_though_later_checkpoints_replaced_it(destroyed: Workspace) -> None:
     destroyed.git("clean", "-fdq", "made")
     for number in range(3):

@@ -273,3 +273,77 @@ def test_worktree_that_was_not_saved_is_told_with_a_command_that_works() -> None
     assert told.failed and "not saved: the disk is full" in told.lines[0]
     command = shlex.split(told.lines[1].partition("next: ")[2])
     assert command == ["gitstate", "-C", "/wt/a b", "save"]
+
+
+def linked(ws: Workspace, name: str) -> Path:
+    """A worktree of an earlier run, with a context of that run."""
+    place = ws.outside / name
+    ws.git("worktree", "add", "-q", place, "-b", name)
+    assert ws.gitstate("begin", "task_id=T-9", f"run_workspace={ws.path}", path=place).exit_status == 0
+    return place
+
+
+def test_waiting_worktrees_are_named_where_nothing_is_pending_here(ws: Workspace) -> None:
+    place = linked(ws, "beside")
+    (place / "new.txt").write_text("precious\n")
+    assert ws.gitstate("save", path=place).exit_status == 0
+    answer = ws.recover()
+    (result,) = answer.json["workspaces"]
+    assert (answer.exit_status, result["verdict"]) == (0, "nothing")
+    assert f"{place} has a pending save: gitstate -C {place} recover" in result["message"]
+    assert ws.gitstate("recover", path=place).exit_status == 0
+    assert "pending save: " not in (ws.recover().json["workspaces"][0]["message"] or "")
+
+
+def _clean(ws: Workspace, place: Path) -> None:
+    """What was changed there was thrown away, and that was saved."""
+
+
+def _committed_and_merged(ws: Workspace, place: Path) -> None:
+    run_git(place, "commit", "-q", "--allow-empty", "-m", "work")
+    ws.git("merge", "-q", place.name)
+
+
+def _committed_alone(ws: Workspace, place: Path) -> None:
+    run_git(place, "checkout", "-q", "--detach")
+    run_git(place, "commit", "-q", "--allow-empty", "-m", "work")
+
+
+def _uncommitted(ws: Workspace, place: Path) -> None:
+    (place / "new.txt").write_text("precious\n")
+
+
+def _staged(ws: Workspace, place: Path) -> None:
+    _uncommitted(ws, place)
+    run_git(place, "add", "new.txt")
+    (place / "new.txt").unlink()
+
+
+@pytest.mark.parametrize(
+    ("work", "added"),
+    [(_clean, False), (_committed_and_merged, False), (_committed_alone, True), (_uncommitted, True), (_staged, True)],
+)
+def test_only_a_removed_worktree_with_work_is_added_again(
+    work: Callable[[Workspace, Path], None], added: bool, ws: Workspace
+) -> None:
+    place = linked(ws, "beside")
+    work(ws, place)
+    before = fingerprint(place)
+    assert ws.gitstate("save", path=place).exit_status == 0
+    assert pending(ws).keys() == {"beside"}
+    ws.git("worktree", "remove", "--force", place)
+    if work in (_clean, _committed_and_merged):
+        ws.git("branch", "-q", "-D", "beside")
+    answer = ws.recover("--worktrees")
+    assert place.exists() is added, answer
+    assert answer.exit_status == 0, answer
+    results = {result["workspace"]: result for result in answer.json["workspaces"]}
+    if added:
+        assert before.diff(fingerprint(place)) == []
+        return
+    assert results[os.fspath(place)]["verdict"] == "nothing"
+    ws.git("branch", "beside")
+    command = shlex.split(results[os.fspath(place)]["hint"])
+    assert command[0] == "gitstate"
+    assert ws.gitstate(*command[3:]).exit_status == 0, "it can be had all the same"
+    assert place.exists()

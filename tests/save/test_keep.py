@@ -50,6 +50,12 @@ def test_what_undid_the_work_on_one_path(
     assert is_undone(PathVersions(old, new, old_head, head), EMPTY, follows=follows) is undone
 
 
+@pytest.mark.parametrize(("new", "undone"), [("s", True), ("y", False), ("x", False)])
+def test_what_went_back_to_the_staged_version_is_undone(new: str, undone: bool) -> None:
+    assert is_undone(PathVersions("x", new, "h", "h", staged="s"), EMPTY, follows=True) is undone
+    assert is_undone(PathVersions("x", new, "h", "s", staged="s"), EMPTY, follows=True) is undone
+
+
 def test_what_a_pending_save_holds_is_not_lost() -> None:
     path = PathVersions("x", None, None, None, pending="x")
     assert not is_unheld(path)

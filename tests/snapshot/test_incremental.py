@@ -16,10 +16,10 @@ from gitstate.git.command import Git
 from gitstate.git.index import link_or_copy
 from gitstate.git.repository import Repository, open_repository
 from gitstate.git.status import ignored_among
+from gitstate.holding.watch import Watch
+from gitstate.holding.window import directories_above
 from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import ObjectReader
-from gitstate.run.checkpoints import directories_above
-from gitstate.run.watch import Watch
 from gitstate.snapshot.incremental import Baseline, take_since
 from gitstate.snapshot.record import Snapshot, SnapshotOptions
 from gitstate.snapshot.snapshot import take_snapshot
@@ -41,7 +41,7 @@ class Looking:
         self.ws = ws
         self.repository: Repository = open_repository(os.fsencode(ws.path))
         os.makedirs(self.repository.own, exist_ok=True)
-        self.watch = Watch(self.repository.toplevel, lambda paths: ignored_among(self.repository, paths))
+        self.watch = Watch(self.repository.toplevel)
         listed = self.repository.git.run("ls-files", "-z").split(b"\0")[:-1]
         self.watch.add(directories_above(listed))
         self.last = self.whole()
@@ -71,6 +71,8 @@ class Looking:
 
     def since(self) -> Snapshot | None:
         touched = self.watch.take()
+        self.watch.drop(ignored_among(self.repository, self.watch.unjudged))
+        self.watch.unjudged = []
         if touched is None:
             return None
         baseline = Baseline(self.last, "0" * 40, touched)

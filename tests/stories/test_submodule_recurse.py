@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.states import add_submodule
+from tests.states import add_submodule, nested_repository
 from tests.support.look import paths_of
 from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace, run_git
@@ -88,9 +88,9 @@ def test_submodule_that_somebody_moved_stays(ws: Workspace) -> None:
     assert there.diff(fingerprint(sub.path)) == []
 
 
-def clone_with_saves(ws: Workspace) -> Workspace:
+def clone_with_saves(ws: Workspace, *options: str) -> Workspace:
     clone = ws.path.with_name("clone")
-    run_git(ws.outside, "clone", "-q", "--no-local", ws.path, clone)
+    run_git(ws.outside, "clone", "-q", "--no-local", *options, ws.path, clone)
     wanted = ["refs/gitstate/*:refs/gitstate/*", "refs/notes/gitstate:refs/notes/gitstate"]
     run_git(clone, "fetch", "-q", "origin", *wanted)
     return Workspace(clone, ws.outside)
@@ -114,3 +114,65 @@ def test_clone_reports_a_clean_submodule_that_is_not_checked_out(ws: Workspace) 
     [left] = run.json["workspaces"][0]["left_out"]
     assert left["path"] == "sub"
     assert "git submodule update --init" in left["reason"]
+
+
+@pytest.mark.parametrize("file", ["inner.txt", "untracked.txt"])
+def test_clone_with_submodules_reports_the_work_it_lacks(file: str, ws: Workspace) -> None:
+    add_submodule(ws).append(file)
+    assert ws.save().exit_status == 0
+    run = clone_with_saves(ws, "--recurse-submodules").recover()
+    assert run.exit_status == 4, run
+    assert b"sub" in paths_of(run.json["workspaces"][0]["left_out"])
+
+
+def test_clone_with_submodules_where_nothing_was_to_save_in_one(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    run = clone_with_saves(ws, "--recurse-submodules").recover()
+    assert run.exit_status == 0, run
+    assert run.json["workspaces"][0]["left_out"] == []
+
+
+def test_nested_repository_that_was_made_again_is_not_called_recovered(ws: Workspace) -> None:
+    nested_repository(ws, "nested", commit=True).append("inner.txt")
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    ws.remove("nested")
+    nested_repository(ws, "nested", commit=True)
+    run = ws.recover()
+    assert run.exit_status == 4, run
+    reasons = [item["reason"] for item in run.json["workspaces"][0]["left_out"] if item["path"] == "nested"]
+    assert any("is not the one that holds the save" in reason for reason in reasons), reasons
+
+
+def test_nested_repository_that_was_recovered_by_itself_is_no_trouble(ws: Workspace) -> None:
+    sub = add_submodule(ws)
+    sub.append("inner.txt")
+    assert ws.save().exit_status == 0
+    assert ws.recover(path=sub.path).exit_status == 0
+    run = ws.recover()
+    assert run.exit_status == 0, run
+
+
+def test_clean_repository_of_a_gitlink_that_is_gone_is_reported(ws: Workspace) -> None:
+    nested_repository(ws, "nested", commit=True)
+    ws.git("-c", "advice.addEmbeddedRepo=false", "add", "nested")
+    ws.git("commit", "-q", "-m", "a link")
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    ws.remove("nested")
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    assert b"nested" in paths_of(run.json["workspaces"][0]["left_out"])
+
+
+def test_place_of_a_submodule_that_is_empty_as_before_is_no_trouble(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.git("submodule", "--quiet", "deinit", "-f", "sub")
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    ws.git("reset", "--hard", "-q")
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    assert run.json["workspaces"][0]["left_out"] == []

@@ -32,6 +32,9 @@ AGENT = Agent(
     commands=("claude",),
     events=(
         HookEvent("SessionStart", "session_start", timeout=10),
+        # A checkpoint before a command that destroys: the agent waits for it.
+        HookEvent("PreToolUse", "before_tool", timeout=10, matcher="Bash", deadline=3.0),
+        HookEvent("WorktreeRemove", "worktree_end", timeout=10, deadline=3.0),
         HookEvent("PostToolUse", "tool", timeout=30, matcher="Bash|Edit|MultiEdit|NotebookEdit|Write|mcp__.*"),
         # A tool that failed has no PostToolUse.
         HookEvent("PostToolUseFailure", "tool", timeout=30, matcher="Bash|Edit|MultiEdit|NotebookEdit|Write|mcp__.*"),

@@ -78,6 +78,7 @@ AGENT = Agent(
     commands=("codex",),
     events=(
         HookEvent("SessionStart", "session_start", timeout=10),
+        HookEvent("PreToolUse", "before_tool", timeout=10, deadline=3.0),
         HookEvent("PostToolUse", "tool", timeout=30),
         HookEvent("PostToolUseFailure", "tool"),
         HookEvent("UserPromptSubmit", "prompt", timeout=10),

@@ -12,6 +12,7 @@ AGENT = Agent(
     events=(
         HookEvent("SessionStart", "session_start", timeout=10),
         HookEvent("UserPromptSubmit", "prompt", timeout=10),
+        HookEvent("PreToolUse", "before_tool", timeout=10, deadline=3.0),
         HookEvent("PostToolUse", "tool", timeout=30),
         HookEvent("PostToolUseFailure", "tool", timeout=30),
         HookEvent("SubagentStop", "tool", timeout=30),

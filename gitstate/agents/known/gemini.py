@@ -40,6 +40,7 @@ AGENT = Agent(
     commands=("gemini",),
     events=(
         HookEvent("SessionStart", "session_start", timeout=10),
+        HookEvent("BeforeTool", "before_tool", timeout=10, matcher="run_shell_command", deadline=3.0),
         HookEvent("AfterTool", "tool", timeout=30, matcher="write_file|replace|run_shell_command|mcp_.*"),
         HookEvent("BeforeAgent", "prompt", timeout=10),
         HookEvent("AfterAgent", "turn_end", timeout=30),

@@ -55,6 +55,10 @@ export const Gitstate = async ({ directory }) => {
       const part = told && output?.parts?.find((one) => one.type === "text")
       if (part) part.text += "\\n\\n" + told
     },
+    "tool.execute.before": async ({ sessionID }, output) => {
+      const told = { hook_event_name: "tool.execute.before", session_id: sessionID, tool_input: output?.args }
+      if (typeof output?.args?.command === "string") await send(directory, told)
+    },
     "tool.execute.after": async ({ sessionID }) => {
       await tell("tool.execute.after", sessionID)
     },
@@ -253,6 +257,7 @@ AGENT = Agent(
     events=(
         HookEvent("session.created", "session_start", timeout=30),
         HookEvent("chat.message", "prompt", timeout=30),
+        HookEvent("tool.execute.before", "before_tool", timeout=30, deadline=3.0),
         HookEvent("tool.execute.after", "tool", timeout=30),
         HookEvent("session.compacting", "compaction", timeout=30),
         HookEvent("session.idle", "turn_end", timeout=30),

@@ -23,6 +23,7 @@ AGENT = Agent(
     events=(
         HookEvent("SessionStart", "session_start", timeout=10),
         HookEvent("UserPromptSubmit", "prompt", timeout=10),
+        HookEvent("PreToolUse", "before_tool", timeout=10, matcher="run_shell_command", deadline=3.0),
         HookEvent("PostToolUse", "tool", timeout=30, matcher=_TOOLS),
         HookEvent("PostToolUseFailure", "tool", timeout=30, matcher=_TOOLS),
         HookEvent("SubagentStop", "tool", timeout=30),

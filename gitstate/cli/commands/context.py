@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,8 @@ def begin(call: Call, pairs: tuple[str, ...], owner_pid: int | None, **given: An
     from ...run.hold import begin_loop
     from ...workspace import live_context
 
-    values = _values(pairs, given, "gitstate begin task_id=T-1")
+    task = next((pair for pair in pairs if "=" not in pair), "T-1")
+    values = _values(pairs, given, f"gitstate begin task_id={shlex.quote(task)}")
     repository = open_repository(call.directory)
     say(*unknown_settings(repository), *_guesses(values, live_context.read_live_context(repository)[0]))
     if owner_pid is None:

@@ -27,7 +27,13 @@ def _hook_options(function: Callable[..., int]) -> Callable[..., int]:
         click.option(
             "--dry-run", is_flag=True, help="report what would change (with --agent as a diff), change nothing"
         ),
-        click.option("--scope", type=click.Choice(["user", "project"]), default="user", help="which of its settings"),
+        click.option(
+            "--scope",
+            type=click.Choice(["user", "project"]),
+            default="user",
+            show_default=True,
+            help="which of its settings",
+        ),
         click.option("--agent", type=click.Choice(agent_names()), help="the hooks of this agent, not those of git"),
     ):
         function = option(function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,17 @@ if TYPE_CHECKING:
 _OF_A_TASK = ("issue_number", "progress_stage", "memory_refs")
 
 
-@command("loop", json=False)
+class _Seconds(click.FloatRange):
+    """A time; `nan`, which is neither too small nor too large, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a valid float range.", param, ctx)
+        return found
+
+
+@command("loop", json=False, before=f"AGENT is {', '.join(agent_names()[:-1])} or {agent_names()[-1]}.")
 @click.argument("agent", type=click.Choice(agent_names()), metavar="AGENT")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENT…]")
 @click.option("--workspace", metavar="DIR", help="where to work  [default: here]")
@@ -37,10 +48,10 @@ _OF_A_TASK = ("issue_number", "progress_stage", "memory_refs")
 )
 @click.option("--max-runs", "--max", type=click.IntRange(0), metavar="N", default=0, help="stop after N runs")
 @click.option("--once", is_flag=True, help="the same as --max-runs 1")
-@click.option("--max-time", type=click.FloatRange(0), metavar="SECONDS", help="begin no run after this time")
+@click.option("--max-time", type=_Seconds(0), metavar="SECONDS", help="begin no run after this time")
 @click.option(
     "--min-seconds",
-    type=click.FloatRange(0),
+    type=_Seconds(0),
     metavar="SECONDS",
     default=5.0,
     show_default=True,
@@ -55,9 +66,10 @@ def loop(call: Call, agent: str, options: tuple[str, ...], **given: Any) -> int:
     PROGRESS_STAGE and MEMORY_REFS count for tasks that name none. In a file, lines that begin with # are comments, and
     several loops may share it.
     """
+    from ...loops.command import CommandTasks
     from ...loops.loop import LoopRequest
     from ...loops.loop import loop as run_loop
-    from ...loops.tasks import CommandTasks, FileTasks, TaskSource
+    from ...loops.tasks import FileTasks, TaskSource
 
     record = agent_named(agent)
     assert record is not None
@@ -104,7 +116,8 @@ def loop(call: Call, agent: str, options: tuple[str, ...], **given: Any) -> int:
 def resume(call: Call, paths: tuple[str, ...], everything: bool, roots: tuple[str, ...], **given: Any) -> int:
     """The agent continues its own session where that still exists, else a new one, with a briefing. For each
     interruption it is started at most once, and not again after three starts that changed nothing. A file
-    .gitstate-stop at the top of the workspace prevents every start. `loop` works on further tasks.
+    .gitstate-stop at the top of the workspace prevents every start. With --json the agent's output goes to stderr.
+    `loop` works on further tasks.
     """
     from ...loops.resume import ResumeRequest
     from ...loops.resume import resume as resume_one
@@ -112,7 +125,7 @@ def resume(call: Call, paths: tuple[str, ...], everything: bool, roots: tuple[st
     many = everything or bool(roots)
     manner: Manner = given["manner"] or ("detached" if many or len(paths) > 1 else "foreground")
     stop_file = call.absolute([given["stop_file"]])[0] if given["stop_file"] else None
-    request = ResumeRequest(manner, given["agent"], stop_file, given["force"], strict=many)
+    request = ResumeRequest(manner, given["agent"], stop_file, given["force"], strict=many, answers=call.as_json)
     targets = call.absolute(paths) if paths else [] if many else [call.directory]
     if many:
         from ...fleet.find import peek_all, workspaces
@@ -130,6 +143,8 @@ def resume(call: Call, paths: tuple[str, ...], everything: bool, roots: tuple[st
         return result.exit_status
 
     statuses = [quick.guarded(partial(one, path), "resume", False) for path in dict.fromkeys(targets)]
+    if many and not call.as_json and all(result.outcome == "nothing" for result in results):
+        say("nothing to resume")
     if call.as_json:
         call.emit(workspaces=[resume_json(result) for result in results])
     return statuses[0] if len(statuses) == 1 else worst_of(statuses)

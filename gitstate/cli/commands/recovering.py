@@ -58,7 +58,12 @@ def recover(call: Call, **given: Any) -> int:
     metavar="SECONDS",
     help="with --watch: look again after so long  [default: 2]",
 )
-@click.option("--prometheus", metavar="FILE", help="write metrics for node_exporter's textfile collector to FILE")
+@click.option(
+    "--prometheus",
+    type=click.Path(),
+    metavar="FILE",
+    help="write metrics for Prometheus' node_exporter to FILE (-: stdout)",
+)
 def status(call: Call, **given: Any) -> int:
     """Nothing is changed."""
     return recovering.status(call.directory, call.as_json, given)

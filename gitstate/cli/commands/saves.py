@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -338,12 +339,18 @@ def _saves(number: int) -> str:
     return "1 save" if number == 1 else f"{number} saves"
 
 
+def _fail(error: UsageError) -> int:
+    raise error
+
+
 def _save_command(name: str, details: str) -> click.Command:
     def callback(**given: Any) -> None:
         directory, as_json = click.get_current_context().obj
         for pair in (*given["extra"], *given["pairs"]):
             if "=" not in pair:
-                raise click.UsageError(f"--set wants KEY=VALUE, not {escape(pair)}")
+                hint = f"gitstate {name} progress_stage=testing; a name for it: gitstate {name} --label before-merge"
+                error = UsageError(f"{pair[:80]!r} is not KEY=VALUE; nothing was saved", hint=hint)
+                sys.exit(quick.guarded(functools.partial(_fail, error), name, as_json))
         given["extra"] = (*given["extra"], *given.pop("pairs"))
         given = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
         given = {key: value for key, value in given.items() if value not in (None, [], False)}

@@ -13,7 +13,7 @@ import time
 
 from ...errors import EXIT_DONE, GitstateError, words_of
 from ...fleet.board import Row, Watched, read_rows, worst_first
-from ...fleet.prometheus import write_metrics
+from ...fleet.prometheus import metrics, write_metrics
 from ...system.stdlib import TYPE_CHECKING, Record, signal, suppress
 from ...system.terminal import Progress, aligned, clipped, escape, say, table
 from .screen import Line, Screen
@@ -45,7 +45,7 @@ class WatchQuery(Record):
     interval: float
     """Seconds between two looks."""
     metrics: bytes | None = None
-    """The file that the metrics are written to."""
+    """The file that the metrics are written to, `-` for stdout; None where nobody wants them."""
     as_json: Callable[[], bytes] | None = None
     """Looks at the workspaces, and returns what to print; None for a table."""
 
@@ -55,7 +55,9 @@ def write_once(query: WatchQuery) -> int:
     paths = query.find()
     progress = Progress()
     rows = worst_first(read_rows(paths, lambda done: progress(done, len(paths), "looked at")))
-    if query.metrics is not None:
+    if query.metrics == b"-":
+        _print(metrics(rows, time.time_ns()).encode("utf-8", "backslashreplace"))
+    elif query.metrics is not None:
         _write_metrics(query.metrics, rows)
     if query.as_json is not None:
         _print(query.as_json())
@@ -90,7 +92,8 @@ def _write_metrics(path: bytes, rows: Sequence[Row]) -> None:
     try:
         write_metrics(path, rows, time.time_ns())
     except OSError as error:
-        problem = f"{escape(path)} can't be written: {words_of(error)}"
+        # Another name in its words is that of a temporary file.
+        problem = f"{escape(path)} can't be written: {error.strerror or words_of(error)}"
         raise GitstateError(problem, hint="name a regular file, or a new one, in a directory of yours") from None
 
 
@@ -153,7 +156,8 @@ class _Metrics:
 
 def _watch_plainly(query: WatchQuery) -> None:
     """Print each look as a whole. With a file of metrics nothing is printed, but what is wrong with it, on stderr."""
-    watched, metrics = Watched(query.find, query.interval), _Metrics(query.metrics)
+    watched, file = Watched(query.find, query.interval), _Metrics(query.metrics)
+    said: str | None = None
     while True:
         begun, spent = time.monotonic(), time.process_time()
         if query.as_json is not None:
@@ -161,10 +165,11 @@ def _watch_plainly(query: WatchQuery) -> None:
         if query.as_json is None or query.metrics is not None:
             watched.look()
             rows = watched.rows()
-            said = metrics.problem
-            metrics.write(rows)
-            if metrics.problem not in (None, said):
-                say(f"gitstate: {metrics.problem}")
+            file.write(rows)
+            problem = watched.problem or file.problem
+            if problem not in (None, said):
+                say(f"gitstate: {problem}")
+            said = problem
             if query.metrics is None:
                 _print(_block(rows))
         spent = time.process_time() - spent
@@ -226,7 +231,7 @@ def _is_screen(stream: object) -> bool:
 
 
 def _watch_on_screen(query: WatchQuery) -> None:
-    watched, metrics = Watched(query.find, query.interval), _Metrics(query.metrics)
+    watched, file = Watched(query.find, query.interval), _Metrics(query.metrics)
     with Screen(os.isatty(0)) as screen:
         screen.begin()
         total = 0
@@ -245,8 +250,8 @@ def _watch_on_screen(query: WatchQuery) -> None:
             progress_at_first = None
             spent = time.process_time()
             rows = watched.rows()
-            metrics.write(rows)
-            problem = metrics.problem
+            file.write(rows)
+            problem = watched.problem or file.problem
             if problem is None and watched.oldest() > query.interval + 2:
                 problem = f"a look at all {total} workspaces takes {_age(time.time_ns() - int(watched.oldest() * 1e9))}"
             screen.show(frame(rows, screen.size(), problem))

@@ -1,0 +1,222 @@
+"""Whether a shell command destroys files, as far as its text tells. Pure, and linear in the command's length.
+
+It errs to both sides on purpose: a needless checkpoint costs little, and of an unknown program nothing is assumed. `cp`
+and `sed -i` write what comes next, and count as edits; a redirection (`> file`) empties the file before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+#: Of a longer command only so much is looked at, in characters, and no deeper than so many shells within shells.
+_LONGEST, _DEEPEST = 1 << 18, 8
+#: No more substitutions within each other than this.
+_NESTED = 64
+#: Of one simple command no more words are looked at, and of `find` no more commands.
+_WORDS, _COMMANDS = 1_000, 10
+
+_VERBS = frozenset(("rm", "unlink", "shred", "srm", "wipe", "truncate", "mv"))
+_SHELLS = frozenset(("sh", "bash", "dash", "zsh", "ksh", "ash", "fish"))
+#: What runs the command that stands behind its own options.
+_WRAPPERS = frozenset(
+    (
+        *("sudo", "doas", "env", "command", "builtin", "exec", "nohup", "time", "timeout", "nice", "ionice", "stdbuf"),
+        *("setsid", "xargs", "parallel", "busybox", "chronic", "watch", "strace", "unbuffer", "script"),
+    )
+)
+_FIND_RUNS = ("-exec", "-execdir", "-ok", "-okdir")
+_KEYWORDS = frozenset(("if", "then", "elif", "else", "while", "until", "do", "!", "{", "}", "time", "fi", "done"))
+_OPERATORS = ";&|\n"
+
+
+def destroys(command: str) -> bool:
+    """Whether a command line of a shell may unlink, move, replace or empty files that it did not just write."""
+    return _destroys(command[:_LONGEST], 0)
+
+
+def emptied(command: str) -> list[str]:
+    """The files that redirections of a command line empty, as they are named there; also below where it goes first."""
+    found: list[str] = []
+    places = [""]
+    for words in _simple_commands(command[:_LONGEST]):
+        words = words[:_WORDS]
+        targets: list[str] = []
+        for place, word in enumerate(words):
+            _, arrow, target = word.partition(">")
+            if not arrow or target.startswith((">", "&", "(")):
+                continue
+            targets.append(target or (words[place + 1] if place + 1 < len(words) else ""))
+        if len(words) > 1 and words[0] == "cd" and len(places) < _COMMANDS:
+            places.append(words[1].removesuffix("/") + "/")
+        found += [place + target for target in targets if target for place in places]
+    return found[:_WORDS]
+
+
+def _destroys(text: str, depth: int) -> bool:
+    return any(_is_destroying(words, depth) for words in _simple_commands(text))
+
+
+class _Level:
+    """A command list that is being read: that of the line, of a subshell or of a substitution."""
+
+    def __init__(self, closes: str) -> None:
+        self.closes = closes
+        self.words: list[str] = []
+        self.word: list[str] | None = None
+        self.is_quoted = False
+
+    def add(self, text: str) -> None:
+        if self.word is None:
+            self.word = []
+        self.word.append(text)
+
+    def end_word(self) -> None:
+        if self.word is not None:
+            self.words.append("".join(self.word))
+            self.word = None
+
+    def end_command(self) -> list[str]:
+        self.end_word()
+        words, self.words = self.words, []
+        return words
+
+
+def _simple_commands(text: str) -> Iterator[list[str]]:
+    """The words of each simple command, those of substitutions and subshells too; quotes need not be balanced."""
+    levels = [_Level("")]
+    place, end = 0, len(text)
+    while place < end:
+        char, level = text[place], levels[-1]
+        place += 1
+        if char == level.closes and not level.is_quoted:
+            yield level.end_command()
+            levels.pop()
+        elif char == "\\":
+            # An escaped line end is none.
+            if text[place : place + 1] != "\n":
+                level.add(text[place : place + 1])
+            place += 1
+        elif char == '"':
+            level.is_quoted = not level.is_quoted
+            level.add("")
+        elif text.startswith("$(", place - 1) or char == "`" or (char == "(" and not level.is_quoted):
+            place += char == "$"
+            level.add("")
+            if len(levels) < _NESTED:
+                levels.append(_Level("`" if char == "`" else ")"))
+        elif level.is_quoted:
+            level.add(char)
+        elif char == "'":
+            close = text.find("'", place)
+            close = end if close < 0 else close
+            level.add(text[place:close])
+            place = close + 1
+        elif char == "|" and level.word is not None and level.word[-1] == ">":
+            # `>|` empties a file whatever the shell's settings.
+            continue
+        elif char in _OPERATORS:
+            yield level.end_command()
+        elif char.isspace():
+            level.end_word()
+        else:
+            level.add(char)
+    for level in levels:
+        yield level.end_command()
+
+
+def _is_destroying(words: Sequence[str], depth: int) -> bool:
+    """Whether a simple command destroys: the words that stand before its name are passed over."""
+    words = words[:_WORDS]
+    start = 0
+    while start < len(words) and (words[start] in _KEYWORDS or _is_assignment(words[start])):
+        start += 1
+    if start == len(words):
+        return False
+    name = words[start].rpartition("/")[2]
+    if name in _WRAPPERS:
+        # Which of the words are values of its options is not known: each may be the command.
+        return any(_is_command(words[place:], depth) for place in range(start + 1, len(words)))
+    return _is_command(words[start:], depth)
+
+
+def _is_assignment(word: str) -> bool:
+    name, equals, _ = word.partition("=")
+    return bool(equals) and name.isidentifier()
+
+
+def _is_command(words: Sequence[str], depth: int) -> bool:
+    name, arguments = words[0].rpartition("/")[2], words[1:]
+    if name in _VERBS:
+        return not {"--help", "--version"} & set(arguments)
+    if name in _SHELLS:
+        return _runs_destroying(arguments, depth)
+    if name == "eval":
+        return depth < _DEEPEST and _destroys(" ".join(arguments), depth + 1)
+    if name == "git":
+        return _is_destroying_git(arguments)
+    if name == "find":
+        places = [place for place, word in enumerate(arguments) if word in _FIND_RUNS][:_COMMANDS]
+        runs = depth < _DEEPEST and any(_is_destroying(arguments[place + 1 :][:8], depth + 4) for place in places)
+        return "-delete" in arguments or runs
+    if name == "dd":
+        return any(word.startswith("of=") for word in arguments)
+    if name == "rsync":
+        return any(word.startswith(("--delete", "--remove-source-files")) for word in arguments)
+    if name == "ln":
+        return any(word == "--force" or (word[:1] == "-" and word[1:2] != "-" and "f" in word) for word in arguments)
+    return False
+
+
+def _runs_destroying(arguments: Sequence[str], depth: int) -> bool:
+    """Whether a shell is told to run such a command: `sh -c TEXT`, `bash -lc TEXT`."""
+    for place, word in enumerate(arguments[:-1]):
+        if word[:1] == "-" and word[1:2] != "-" and "c" in word:
+            return depth < _DEEPEST and _destroys(arguments[place + 1], depth + 1)
+    return False
+
+
+#: Options of git itself that have a value in the next word.
+_GIT_VALUED = ("-C", "-c", "--git-dir", "--work-tree", "--namespace", "--exec-path", "--super-prefix", "--config-env")
+#: What leaves the worktree alone: `git stash list`, for one.
+_STASH_KEEPS = ("list", "show", "apply", "pop", "branch", "create", "store")
+
+
+def _is_destroying_git(arguments: Sequence[str]) -> bool:
+    place = 0
+    while place < len(arguments) and arguments[place].startswith("-"):
+        place += 2 if arguments[place] in _GIT_VALUED else 1
+    if place >= len(arguments):
+        return False
+    verb, rest = arguments[place], list(arguments[place + 1 :])
+    options = {word.partition("=")[0] for word in rest if word.startswith("-")}
+    short = "".join(word[1:] for word in options if word[1:2] != "-")
+    plain = [word for word in rest if not word.startswith("-")]
+    if verb == "reset":
+        return bool(options & {"--hard", "--merge", "--keep"})
+    if verb == "clean":
+        return "n" not in short and "--dry-run" not in options
+    if verb == "checkout":
+        makes = bool({"-b", "-B", "--orphan", "-t", "--track"} & options)
+        names_path = (
+            "--" in rest or len(plain) > 1 or any("." in word for word in plain) or "--pathspec-from-file" in options
+        )
+        return bool({"-f", "--force", "--ours", "--theirs"} & options) or (names_path and not makes)
+    if verb == "restore":
+        return not ({"--staged", "-S"} & options) or bool({"--worktree", "-W"} & options) or "W" in short
+    if verb == "stash":
+        return not plain or plain[0] not in _STASH_KEEPS
+    if verb == "switch":
+        return "f" in short or bool({"--force", "--discard-changes"} & options)
+    if verb == "worktree":
+        return plain[:1] in (["remove"], ["move"])
+    if verb == "rm":
+        return not {"--cached", "--dry-run", "-n"} & options
+    if verb == "mv":
+        return "f" in short or "--force" in options
+    if verb in ("read-tree", "checkout-index"):
+        return "u" in short or "f" in short or bool({"--reset", "--force"} & options)
+    if verb in ("merge", "rebase", "cherry-pick", "revert", "am"):
+        return bool({"--abort", "--quit", "--skip"} & options)
+    if verb == "submodule":
+        return plain[:1] in (["deinit"], ["update"]) and ("f" in short or "--force" in options)
+    return False

@@ -1,0 +1,1 @@
+"""What an agent has written, held by descriptors until a checkpoint has it."""
