@@ -187,7 +187,7 @@ EVERY = {
     "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, False, 67),
     "checkpoint-merge": (STATES["merge_conflict"], CHECKPOINT, None, False, 71),
     "recover-in-place": (STATES["everything_at_once"], RECOVER, in_place, False, 70),
-    "recover-wiped": (RETYPED, RECOVER, wiped, False, 100),
+    "recover-wiped": (RETYPED, RECOVER, wiped, False, 96),
     "recover-undone": (RETYPED, RECOVER, undone, False, 160),
     "recover-merge": (STATES["merge_conflict"], RECOVER, undone, False, 124),
     "recover-merge-in-place": (STATES["merge_conflict"], RECOVER, in_place, False, 43),
