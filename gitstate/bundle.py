@@ -131,6 +131,9 @@ class Bundle(Loader):
             return
 
     def _is_current(self, entry: Entry) -> bool:
+        if not entry[0].startswith(os.path.join(_DIRECTORY, "")):
+            # The package was copied with what Python compiled: the other one is none of this command's business.
+            return False
         try:
             info = os.stat(entry[0])
         except OSError:
@@ -158,7 +161,7 @@ class Bundle(Loader):
                     is_package = hasattr(module, "__path__")
                     inner = self._loaded_by(name)
                     modules[name] = (
-                        spec.origin,
+                        os.path.abspath(spec.origin),
                         info.st_mtime_ns,
                         info.st_size,
                         is_package,

@@ -67,6 +67,30 @@ def test_changed_source_is_used_at_once(copy: Path, ws: Workspace) -> None:
     assert "NOTHING changed since the last checkpoint" in checkpoint(copy, ws).stderr
 
 
+def test_bundle_of_another_copy_of_the_package_is_not_used(copy: Path, ws: Workspace, tmp_path: Path) -> None:
+    assert checkpoint(copy, ws).returncode == 0
+    other = tmp_path / "other"
+    shutil.copytree(copy, other)
+    for source in (copy / "gitstate").rglob("*.py"):
+        text = source.read_text()
+        if "nothing changed since the last" in text:
+            source.write_text(text.replace("nothing changed since the last", "COPIED changed since the last"))
+    assert "COPIED changed since the last checkpoint" in checkpoint(copy, ws).stderr
+    bundle(other).write_bytes(bundle(copy).read_bytes())
+    assert "nothing changed since the last checkpoint" in checkpoint(other, ws).stderr
+
+
+def test_bundle_is_used_where_the_package_is_named_by_way_of_another_directory(copy: Path, ws: Workspace) -> None:
+    """As `bin/gitstate` names it."""
+    path = copy / ".." / copy.name
+    for _ in range(2):
+        # The first checkpoint saved something: a later one may load another module.
+        assert checkpoint(path, ws).returncode == 0
+    inode = bundle(copy).stat().st_ino
+    assert checkpoint(path, ws).returncode == 0
+    assert bundle(copy).stat().st_ino == inode
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "directory", "other format"])
 def test_damaged_bundle_is_replaced(damage: str, copy: Path, ws: Workspace) -> None:
     assert checkpoint(copy, ws).returncode == 0
