@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import time
@@ -148,7 +149,9 @@ def test_looks_keep_to_their_share_and_take_turns(tmp_path: Path, monkeypatch: p
     paths = [*(b"/nowhere/%d" % number for number in range(1_500)), os.fsencode(last)]
     watched = Watched(lambda: paths, 0.1)
     assert watched.look() == len(paths)
-    # From now on a look has a twentieth of a second, in which nobody reads so many.
+    # From now on a look has a twentieth of a second of the processor, and each workspace takes a thousandth.
+    spent = itertools.count()
+    monkeypatch.setattr("gitstate.fleet.board._processor_time", lambda: next(spent) / 1000)
     last.mkdir()
     left = len(paths)
     while left > 0:

@@ -153,7 +153,7 @@ def test_loop_starts_no_agent_when_manual_intervention_is_required(stage: Stage)
         ([], "no tasks: give --tasks FILE or --next COMMAND"),
         (["--tasks"], "'--tasks' requires an argument"),
         (["--tasks", "nowhere"], "can't be read"),
-        (["--next", "true", "--max", "many"], "'many' is not a valid integer range"),
+        (["--next", "true", "--max", "many"], "'many' is not an integer."),
         (["--next", "true", "--tasks", "x"], "exclude each other"),
         (["--what", "1"], "No such option"),
     ],

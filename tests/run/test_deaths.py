@@ -30,7 +30,7 @@ from tests.support.agents import (
     wait_until,
 )
 from tests.support.environment import ROOT
-from tests.support.oracle import fingerprint
+from tests.support.oracle import Fingerprint, fingerprint
 from tests.support.workspace import Workspace
 
 
@@ -118,32 +118,35 @@ def take_all_room(_: Workspace, keeper: int) -> None:
     resource.prlimit(keeper, resource.RLIMIT_FSIZE, (0, 0))
 
 
-@pytest.mark.parametrize(("breaks", "why"), [(lose_head, ""), (take_all_room, "File too large")])
-def test_failed_last_save_names_the_earlier_one(
-    ws: Workspace, breaks: Callable[[Workspace, int], None], why: str
-) -> None:
-    """After a first save, while the agent ends, the repository breaks or its disk is full."""
+def saved_early(ws: Workspace, breaks: Callable[[Workspace, int], None]) -> tuple[Started, str, Fingerprint]:
+    """A run that was told to end: after its early save something breaks, and the agent writes once more.
+
+    Returns the run, which has ended, and the id and the state of the early save.
+    """
     script, ready, go = (ws.outside / name for name in ("lingerer.py", "ready", "go"))
     script.write_text(LINGERER)
     patient = ["--grace", "50", "--deadline", "100"]
     started = Started(ws, [*GITSTATE, "run", *patient, "--", sys.executable, *map(os.fspath, (script, ready, go))])
     agent_pid(ws)
-    git_dir, before = ws.git_dir, fingerprint(ws.path)
-    keeper = keeper_pid(ws)
+    keeper, before = keeper_pid(ws), fingerprint(ws.path)
     started.send(signal.SIGTERM)
     wait_until(lambda: marker(ws), "the early save")
-    with (git_dir / "gitstate" / "lock").open() as lock:
+    with (ws.git_dir / "gitstate" / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the early save has ended
         (early,) = ws.out("for-each-ref", "--format=%(refname:lstrip=4)", "refs/gitstate/saves").split()
         breaks(ws, keeper)
     ws.append("a.txt", "after the early save\n")
     go.touch()
     assert started.status() == 143
-    if (ws.outside / "HEAD").exists():
-        (ws.outside / "HEAD").rename(git_dir / "HEAD")
+    return started, early, before
+
+
+def test_failed_last_save_names_the_earlier_one(ws: Workspace) -> None:
+    """After a first save, while the agent ends, the disk is full."""
+    started, early, before = saved_early(ws, take_all_room)
     failed, saved, *more = started.words().splitlines()
     assert failed.startswith("gitstate: the second save of this run's end failed: ")
-    assert why in failed
+    assert "File too large" in failed
     assert saved.startswith(f"saved {early} (")
     assert saved.endswith("incomplete: 1 skipped")
     assert "large.bin" in more[0]
@@ -154,6 +157,19 @@ def test_failed_last_save_names_the_earlier_one(
     ws.recover()
     assert before.diff(fingerprint(ws.path)) == []
     assert not marker(ws)
+
+
+def test_last_save_is_taken_though_head_is_gone(ws: Workspace) -> None:
+    """After a first save, while the agent ends, a power cut or the agent takes HEAD."""
+    git_dir = ws.git_dir
+    started, _, _ = saved_early(ws, lose_head)
+    assert "HEAD is missing" in started.words().splitlines()[0]
+    (ws.outside / "HEAD").rename(git_dir / "HEAD")
+    after = fingerprint(ws.path)
+    ws.git("checkout", "-q", "--", "a.txt")
+    ws.recover()
+    assert ws.read("a.txt").endswith(b"after the early save\n")
+    assert after.diff(fingerprint(ws.path)) == []
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -17,6 +17,7 @@ def manifest_of(directories: int, staged: int) -> Manifest:
         staged={b"staged/%d" % number: (0o100644, "2" * 40) for number in range(staged)},
         directories={b"empty/%d" % number: 0o755 for number in range(directories)},
         special={},
+        sparse_directories=(),
     ).manifest
 
 

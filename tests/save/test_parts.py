@@ -91,8 +91,11 @@ def test_index_swap_leaves_the_index_alone_where(ws: Workspace, repository: Repo
 
 def test_index_swap_that_git_refuses_is_a_sentence(ws: Workspace, repository: Repository) -> None:
     swap = IndexSwap(repository, repository.git)
-    (ws.git_dir / "gitstate" / "next-index.lock").touch()
-    swap.start(snapshot(ws, {b"a": None}))
+    taken = snapshot(ws, {b"a": None})
+    frozen = Path(os.fsdecode(frozen_index(repository)))
+    frozen.unlink()
+    frozen.write_bytes(b"no index")
+    swap.start(taken)
     before = index_of(ws)
     assert swap.finish(moved=True).startswith("the save is complete, but the index could not be exchanged: ")
     assert index_of(ws) == before

@@ -1,4 +1,4 @@
-"""What git's own commands leave when they are used on single paths, trees and patches, and nothing is committed yet."""
+"""What git's own commands leave on single paths, trees and patches."""
 
 from __future__ import annotations
 
