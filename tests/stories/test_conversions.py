@@ -140,6 +140,7 @@ def written_again(ws: Workspace, path: str, how: Conversion) -> None:
     """As git itself writes it, under the attributes of now."""
     ws.remove(path)
     ws.git("checkout", "-q", "--", path)
+    clean(ws, path, how)
 
 
 def deleted(ws: Workspace, path: str, how: Conversion) -> None:
