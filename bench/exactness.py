@@ -157,7 +157,7 @@ class Patience:
             output.seek(0)
             said = output.read().decode("utf-8", "replace")
         if status not in ok:
-            raise Failed(f"{shlex.join(argv[:3])} ended with {status}: {said.strip()[-300:]}")
+            raise Failed(f"status {status}: {said.strip()[-300:]}")
         return said
 
     def _wait(self, process: subprocess.Popen[bytes], begun: float) -> int:

@@ -54,6 +54,8 @@ class Worktree:
         self._changed: set[bytes] = set()
         #: In `held_open` the open directories from the top to the last parent that was looked at, with their names.
         self._held: list[tuple[bytes, int]] | None = None
+        #: A directory was removed: FUSE may know it for a second by a name that folds to the same, gone or not.
+        self._has_removed = False
 
     # -- inspect
 
@@ -211,6 +213,7 @@ class Worktree:
                 raise
             return False
         self._note_change(path)
+        self._has_removed = True
         return True
 
     def make_directory(self, path: bytes) -> None:
@@ -311,6 +314,8 @@ class Worktree:
         fd = os.open(self.top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for part in parents:
+                if create and self._has_removed:
+                    _make_directory(part, fd)
                 try:
                     below = os.open(part, _DIRECTORY, dir_fd=fd)
                 except FileNotFoundError:

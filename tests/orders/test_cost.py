@@ -34,9 +34,10 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def running(ws: Workspace, log: Path, agent: list[str] | None = None) -> Started:
     """A run whose keeper knows what changes: a tracked file has changed since its checkpoint, and one is new."""
     command = run_command(ws, "", "--interval", "3600", "--grace", "100", "--deadline", "200")
+    # Of a directory that is made later the keeper asks by itself whether git ignores it.
+    ws.write("d/first.txt", "new\n")
     started = Started(ws, command if agent is None else [*command[: command.index("--") + 1], *agent])
     agent_pid(ws)
-    ws.write("d/first.txt", "new\n")
     own = os.path.join(os.fsencode(ws.git_dir), b"gitstate")
     wait_until(lambda: order_checkpoint(own, at_once=True, waits=60), "a checkpoint")
     ws.append("a.txt", "more\n")

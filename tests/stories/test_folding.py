@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -45,12 +46,14 @@ DISKS = (
 
 def is_open(device: str) -> bool:
     """Whether a process has this device open."""
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            if os.readlink(link) == device:
-                return True
-        except OSError:
-            continue  # it was closed meanwhile
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        directory = f"/proc/{process}/fd"
+        # A process ends, and closes what it had open, while it is looked at.
+        with contextlib.suppress(OSError):
+            for name in os.listdir(directory):
+                with contextlib.suppress(OSError):
+                    if os.readlink(f"{directory}/{name}") == device:
+                        return True
     return False
 
 
