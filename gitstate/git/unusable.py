@@ -37,6 +37,24 @@ def is_trusted(toplevel: bytes, common_dir: bytes) -> bool:
     return toplevel in trusted or (os.geteuid() == 0 and os.path.dirname(common_dir) in trusted)
 
 
+def git_trusts(toplevel: bytes, *places: bytes) -> bool:
+    """Whether git opens a repository whose worktree and git directories belong to whom they do.
+
+    It belongs to this user, or to the one who called sudo, or safe.directory names its worktree.
+    """
+    owners = {os.geteuid()}
+    if os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdigit():
+        owners.add(int(os.environ["SUDO_UID"]))
+    if all(os.lstat(place).st_uid in owners for place in (toplevel, *places)):
+        return True
+    every = Git(b"/").run("config", "--includes", "-z", "--get-all", "safe.directory", ok_codes=range(256))
+    names: list[bytes] = []
+    for name in every.split(b"\0")[:-1]:
+        # An empty one forgets those before it.
+        names = [*names, name] if name else []
+    return b"*" in names or toplevel in map(os.path.realpath, map(os.path.expanduser, names))
+
+
 def refuse_links(stranger: int, *git_dirs: bytes) -> None:
     """Raises NeedsPerson where a link in a stranger's git directory leads what is written there somewhere else."""
     for top in dict.fromkeys(git_dirs):
@@ -337,7 +355,7 @@ def _look_at_config(common_dir: bytes, found: list[Damage]) -> bytes:
     lines = data.split(b"\n")
     for _ in range(20):
         # It lists all lines before it reads a value.
-        process = Git(b"/").start("config", "--file", "-", "--type=bool", "--get-regexp", _BOOLEANS)
+        process = Git(b"/").start("config", "--no-includes", "--file", "-", "--type=bool", "--get-regexp", _BOOLEANS)
         _, said = process.communicate(b"\n".join(lines))
         key = said.partition(b"bad boolean config value ")[2].rpartition(b" for '")[2].split(b"'")[0]
         if key:
@@ -354,7 +372,23 @@ def _look_at_config(common_dir: bytes, found: list[Damage]) -> bytes:
         what = f"line {at + 1} of {_shown(path)} is unreadable"
         found.append(Damage(path, what, f'"${{EDITOR:-vi}}" +{at + 1} {_quoted(path)}'))
         lines[at] = b""
-    return b"\n".join(lines)
+    return b"\n".join(_with_absolute_includes(lines, common_dir))
+
+
+def _with_absolute_includes(lines: list[bytes], directory: bytes) -> Iterator[bytes]:
+    """Lines of a configuration that name the same files wherever the configuration stands."""
+    inside = False
+    for line in lines:
+        head, close, rest = line.partition(b"]") if line.lstrip().startswith(b"[") else (b"", b"", line)
+        if close:
+            inside = head.strip().lower().startswith(b"[include")
+        key, equals, value = rest.partition(b"=")
+        name = value.strip()
+        is_relative = not name.removeprefix(b'"').startswith((b"/", b"~"))
+        if inside and equals and key.strip().lower() == b"path" and name and is_relative:
+            quote_mark = b'"' if name.startswith(b'"') else b""
+            rest = key + equals + b" " + quote_mark + directory + b"/" + name.removeprefix(quote_mark)
+        yield head + close + rest
 
 
 #: Settings without which git opens no repository, or reads no file.

@@ -15,7 +15,15 @@ from ..git.entries import list_tree_paths
 from ..git.gitdir import NO_HEAD, last_value, read_head_file, tail
 from ..git.index import is_cut_index
 from ..git.repository import Repository, as_permitted, read_head
-from ..git.unusable import Damage, DamagedGitDir, damaged_git_dir, is_well_formed, looks_like_git_dir
+from ..git.unusable import (
+    Damage,
+    DamagedGitDir,
+    damaged_git_dir,
+    git_trusts,
+    is_well_formed,
+    looks_like_git_dir,
+    why_not_opened,
+)
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, Record, quote
 from .live_context import read_context
@@ -124,9 +132,11 @@ def open_damaged(path: bytes) -> Repository | None:
     damage = damaged_git_dir(top, git_dir, common_dir)
     if damage is None:
         return None
+    if not git_trusts(top, os.path.join(top, b".git"), git_dir, common_dir):
+        raise why_not_opened(top, b"detected dubious ownership")
     git = Git(top)
     listed = Git(b"/").run("config", "--list", "-z", ok_codes=range(256))
-    listed += git.run("config", "--file", "-", "--list", "-z", input=damage.config, ok_codes=range(256))
+    listed += git.run("config", "--includes", "--file", "-", "--list", "-z", input=damage.config, ok_codes=range(256))
     config: dict[str, list[str]] = {}
     for item in listed.split(b"\0")[:-1]:
         name, line_end, value = item.partition(b"\n")

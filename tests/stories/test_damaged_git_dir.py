@@ -261,3 +261,43 @@ def test_repository_above_is_left_alone(damaged: Workspace) -> None:
     assert not run_git(damaged.path.parent, "for-each-ref")
     mend(damaged)
     assert damaged.refs("refs/gitstate/pending")
+
+
+INCLUDED = '[filter "c"]\n\tclean = tr a-z A-Z\n\tsmudge = tr A-Z a-z\n\trequired\n'
+
+
+@pytest.mark.parametrize("line", ["path = extra", '\tpath="extra"', "PATH = ./extra"])
+def test_filter_of_an_included_file_converts(ws: Workspace, line: str) -> None:
+    (ws.git_dir / "extra").write_text(INCLUDED)
+    with open(ws.git_dir / "config", "a") as file:
+        file.write(f"[include]\n{line}\n")
+    assert b"unreadable" not in ws.gitstate("doctor").stdout
+    ws.write(".gitattributes", "*.sec filter=c\n")
+    ws.write("f.sec", "password\n")
+    before = fingerprint(ws.path)
+    head = (ws.git_dir / "HEAD").read_bytes()
+    (ws.git_dir / "HEAD").write_bytes(b"")
+    wip = ws.save("--json").json["wip_commit"]
+    (ws.git_dir / "HEAD").write_bytes(head)
+    assert ws.git("show", f"{wip}:f.sec") == b"PASSWORD\n"
+    wipe(ws)
+    recovered_from(ws.recover())
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.parametrize("trusted", [False, True])
+def test_damaged_repository_of_another_user_is_refused_like_a_whole_one(ws: Workspace, trusted: bool) -> None:
+    if trusted:
+        ws.git("config", "--global", "safe.directory", str(ws.path))
+    (ws.git_dir / "HEAD").write_bytes(b"")
+    ws.write("a", "edited\n")
+    for directory, names, entries in os.walk(ws.path):
+        for name in (".", *names, *entries):
+            os.lchown(os.path.join(directory, name), 65534, 65534)
+    run = ws.gitstate("save")
+    if trusted:
+        assert "saved" in run.stderr, run
+    else:
+        assert run.exit_status == 1 and "dubious ownership" in run.stderr, run
+        assert not (ws.git_dir / "gitstate").exists()
