@@ -16,22 +16,36 @@ _NESTED = 64
 _WORDS, _COMMANDS = 1_000, 10
 
 _VERBS = frozenset(("rm", "unlink", "shred", "srm", "wipe", "truncate", "mv"))
-_SHELLS = frozenset(("sh", "bash", "dash", "zsh", "ksh", "ash", "fish"))
+_SHELLS = frozenset(("su", "sh", "bash", "dash", "zsh", "ksh", "ash", "fish"))
 #: What runs the command that stands behind its own options.
 _WRAPPERS = frozenset(
     (
         *("sudo", "doas", "env", "command", "builtin", "exec", "nohup", "time", "timeout", "nice", "ionice", "stdbuf"),
-        *("setsid", "xargs", "parallel", "busybox", "chronic", "watch", "strace", "unbuffer", "script"),
+        *("setsid", "xargs", "parallel", "busybox", "chronic", "watch", "strace", "unbuffer", "script", "flock"),
+        *("taskset", "unshare", "chroot", "bwrap", "firejail", "uv", "poetry", "npx", "coproc", "function"),
     )
 )
 _FIND_RUNS = ("-exec", "-execdir", "-ok", "-okdir")
 _KEYWORDS = frozenset(("if", "then", "elif", "else", "while", "until", "do", "!", "{", "}", "time", "fi", "done"))
 _OPERATORS = ";&|\n"
+#: What is not read as a shell reads it: comments, heredocs, patterns of `case`, functions, traps, odd assignments.
+_UNREAD = ("#", "<<", "case", "()", "trap", "+=", "]=", "$'")
+#: Where one of those stands, each of these words counts as a command.
+_MENTIONED = _VERBS | {"rsync", "dd", "ln"}
+_GIT_MENTIONED = frozenset(("reset", "clean", "checkout", "restore", "stash", "switch", "rm", "worktree", "read-tree"))
 
 
 def destroys(command: str) -> bool:
     """Whether a command line of a shell may unlink, move, replace or empty files that it did not just write."""
-    return _destroys(command[:_LONGEST], 0)
+    text = command[:_LONGEST]
+    return _destroys(text, 0) or (any(sign in text for sign in _UNREAD) and _mentions(text))
+
+
+def _mentions(text: str) -> bool:
+    """Whether the name of a destroying command stands anywhere in a text."""
+    words = set("".join(c if c.isalnum() or c in "-_" else " " for c in text).split())
+    git = "git" in words and bool(words & _GIT_MENTIONED)
+    return git or bool(words & _MENTIONED) or ("find" in words and "-delete" in words)
 
 
 def emptied(command: str) -> list[str]:
@@ -128,9 +142,12 @@ def _is_destroying(words: Sequence[str], depth: int) -> bool:
     """Whether a simple command destroys: the words that stand before its name are passed over."""
     words = words[:_WORDS]
     start = 0
-    while start < len(words) and (words[start] in _KEYWORDS or _is_assignment(words[start])):
-        start += 1
-    if start == len(words):
+    while start < len(words) and (
+        words[start] in _KEYWORDS or _is_assignment(words[start]) or _redirects(words[start])
+    ):
+        # The name of its file may be the next word.
+        start += 2 if words[start][-1:] in ("<", ">") else 1
+    if start >= len(words):
         return False
     name = words[start].rpartition("/")[2]
     if name in _WRAPPERS:
@@ -142,6 +159,10 @@ def _is_destroying(words: Sequence[str], depth: int) -> bool:
 def _is_assignment(word: str) -> bool:
     name, equals, _ = word.partition("=")
     return bool(equals) and name.isidentifier()
+
+
+def _redirects(word: str) -> bool:
+    return word.lstrip("0123456789&")[:1] in ("<", ">") and bool(word)
 
 
 def _is_command(words: Sequence[str], depth: int) -> bool:
@@ -161,7 +182,7 @@ def _is_command(words: Sequence[str], depth: int) -> bool:
     if name == "dd":
         return any(word.startswith("of=") for word in arguments)
     if name == "rsync":
-        return any(word.startswith(("--delete", "--remove-source-files")) for word in arguments)
+        return any(word.startswith(("--del", "--remove-source-files")) for word in arguments)
     if name == "ln":
         return any(word == "--force" or (word[:1] == "-" and word[1:2] != "-" and "f" in word) for word in arguments)
     return False
@@ -171,7 +192,8 @@ def _runs_destroying(arguments: Sequence[str], depth: int) -> bool:
     """Whether a shell is told to run such a command: `sh -c TEXT`, `bash -lc TEXT`."""
     for place, word in enumerate(arguments[:-1]):
         if word[:1] == "-" and word[1:2] != "-" and "c" in word:
-            return depth < _DEEPEST and _destroys(arguments[place + 1], depth + 1)
+            text = next((other for other in arguments[place + 1 :] if other[:1] != "-"), "")
+            return depth < _DEEPEST and _destroys(text, depth + 1)
     return False
 
 
@@ -200,7 +222,7 @@ def _is_destroying_git(arguments: Sequence[str]) -> bool:
         names_path = (
             "--" in rest or len(plain) > 1 or any("." in word for word in plain) or "--pathspec-from-file" in options
         )
-        return bool({"-f", "--force", "--ours", "--theirs"} & options) or (names_path and not makes)
+        return "f" in short or bool({"--force", "--ours", "--theirs"} & options) or (names_path and not makes)
     if verb == "restore":
         return not ({"--staged", "-S"} & options) or bool({"--worktree", "-W"} & options) or "W" in short
     if verb == "stash":

@@ -237,3 +237,38 @@ def test_worktree_that_is_about_to_go_gets_a_checkpoint(repo: Workspace) -> None
     (repo.outside / "wt" / "new.txt").write_text("precious")
     event(repo, "WorktreeRemove", worktree_path=str(repo.outside / "wt"))
     assert checkpoint_holds(repo, "precious")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "# don't keep it\nrm -rf src",
+        "cat > n.md <<'EOF'\nit's here\nEOF\nrm -rf src",
+        "echo a # it's\nrm -rf src",
+        "x=$(cat <<'EOF'\nit's\nEOF\n); rm x",
+        "case $x in a) rm -rf src;; esac",
+        "clean() { rm -rf src; }; clean",
+        "function f { rm x; }; f",
+        "2>/dev/null rm -rf src",
+        "> log rm x",
+        "</dev/null rm x",
+        "git checkout -fq main",
+        "bash -c -e 'rm x'",
+        "A+=1 rm x",
+        "trap 'rm x' EXIT",
+        "$'rm' x",
+        "flock lock rm x",
+        "su -c 'rm x'",
+        "uv run rm x",
+        "rsync -a --del a b",
+    ],
+)
+def test_what_no_simple_reading_finds_counts_as_destroying(command: str) -> None:
+    assert destroys(command)
+
+
+@pytest.mark.parametrize(
+    "command", ["# list them\nls -l", "cat <<EOF\nharmless\nEOF", "git log # the newest", ">log ls"]
+)
+def test_what_is_not_read_is_harmless_without_such_a_word(command: str) -> None:
+    assert not destroys(command)
