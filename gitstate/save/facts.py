@@ -191,7 +191,10 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
         staged=bool(taken.staged),
         has_files=any(leaf is not None for leaf in taken.worktree.values()),
         nested=bool(scene.nested),
-        has_context=request.even_clean or request.label is not None or context.work() != Context().work(),
+        has_context=request.even_clean
+        or request.label is not None
+        or context.work() != Context().work()
+        or _ends_after_checkpoint(request, scene, own),
         lost=any(item.lost for item in taken.left_out),
         unreadable="" if request.broken is None else request.broken.why,
     )
@@ -383,6 +386,12 @@ def undone_work(old: Save, builder: Builder, scene: Scene) -> dict[bytes, Leaf]:
     empty = object_id(builder.repository.object_format, "blob", b"")
     found = [path for path, versions in _versions(old, builder, scene) if is_undone(versions, empty, follows=follows)]
     return builder.trees.lookup(old.wip_tree, dict.fromkeys(found))
+
+
+def _ends_after_checkpoint(request: SaveRequest, scene: Scene, own: str) -> bool:
+    """Whether a run ends that has a checkpoint: without a save that would count as its last work."""
+    ended = request.reason.signal is not None or request.reason.exit_code is not None
+    return request.kind == "save" and ended and checkpoint_ref(own) in scene.seen
 
 
 def _follows(old: Save, builder: Builder, scene: Scene) -> bool:

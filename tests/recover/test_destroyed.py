@@ -112,3 +112,17 @@ def test_another_task_is_not_offered(destroyed: Workspace) -> None:
     destroyed.write("b.txt", "other\n")
     destroyed.save("--task-id", "T-other")
     assert recovered(destroyed)[0]["destroyed"] is None
+
+
+def test_run_without_a_task_that_removed_its_files_gets_none_of_them_unasked(ws: Workspace) -> None:
+    ws.git("reset", "-q", "--hard")
+    ws.git("clean", "-fdq")
+    ws.write("made/new.py", "precious\n")
+    assert ws.gitstate("checkpoint").exit_status == 0
+    ws.git("clean", "-fdq", "made")
+    assert ws.gitstate("save", "--exit-code", "3").exit_status == 0
+    result, _ = recovered(ws)
+    assert paths(result) == ["made/new.py"]
+    assert not (ws.path / "made").exists()
+    # By hand, and where nothing was checkpointed, there is nothing to save.
+    assert "nothing to save" in ws.gitstate("save").stderr
