@@ -212,11 +212,17 @@ def attempt(tool: Tool, ws: Workspace, what: tuple[str, str], patience: Patience
 
 
 def verdict(lines: Sequence[str], said: str) -> str:
-    """Exact; refused, where the tool itself named each path that it did not bring back; else wrong."""
+    """Exact; refused, where the tool named each path that it did not bring back, or its directory; else wrong."""
     if not lines:
         return EXACT
     paths = [re.match(r"(?:file|repository) (.*?): ", line) for line in lines]
-    return REFUSED if all(found and found[1] in said for found in paths) else WRONG
+    return REFUSED if all(found and is_named(found[1], said) for found in paths) else WRONG
+
+
+def is_named(path: str, said: str) -> bool:
+    """Whether a tool named a path as skipped, or one above it, which stands for all below."""
+    above = [path[:end] for end in range(len(path)) if path[end] == "/"]
+    return path in said or any(re.search(rf"skipped: {re.escape(name)}[/:]", said) for name in above)
 
 
 #: What the processes of the pool share: they are forked, so that nothing of it has to be sent to them.
