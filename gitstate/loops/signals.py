@@ -6,6 +6,9 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
@@ -16,7 +19,7 @@ class LoopSignals:
     def __init__(self) -> None:
         self.came: signal.Signals | None = None
         self.child: subprocess.Popen[bytes] | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> None:
         for number in ENDING:
@@ -25,7 +28,7 @@ class LoopSignals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def _on_signal(self, number: int, _: object) -> None:
         child = self.child

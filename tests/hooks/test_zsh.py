@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -60,12 +61,18 @@ def test_loop_is_saved_and_goes_on_under_every_option(options: str, stage: Stage
     assert "command not found" not in stage.said() and "parameter not set" not in stage.said()
 
 
+def reason_of(stage: Stage) -> dict[str, Any]:
+    reason = stage.context()["reason"]
+    assert isinstance(reason, dict)
+    return reason
+
+
 def test_interrupt_of_the_group_is_saved(stage: Stage) -> None:
     loop = stage.start(stage.script(f"setopt errexit\n{LOOP}"))
     stage.ready(loop)
     os.killpg(loop.pid, signal.SIGINT)
     assert loop.wait(PATIENCE) == -signal.SIGINT, stage.said()
-    assert stage.context()["reason"]["signal"] == "INT"  # type: ignore[index]
+    assert reason_of(stage)["signal"] == "INT"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +101,7 @@ def test_own_traps_run_after_the_save(traps: str, place: str, stage: Stage) -> N
 def test_failure_is_saved_with_its_status(end: str, traps: str, stage: Stage) -> None:
     script = f"set -eu\n{traps}\n{SOURCE}gitstate_begin task_id=T-1\necho work >>work.txt\n{end}\necho no >>work.txt\n"
     assert run(stage, script).returncode == 9, stage.said()
-    assert stage.context()["reason"]["exit_code"] == 9  # type: ignore[index]
+    assert reason_of(stage)["exit_code"] == 9
     if traps:
         assert (stage.directory / "traps").read_text() == "exit 9\n"
 
