@@ -106,3 +106,19 @@ def test_command_loads_next_to_nothing_before_its_order(ws: Workspace, log: Path
     assert len(ours) <= 20, sorted(ours)
     started.send(signal.SIGKILL)
     started.status()
+
+
+def test_what_the_agent_stages_at_its_end_comes_back(ws: Workspace, log: Path) -> None:
+    """Another index than that of the early save: nothing of what was known of it counts."""
+    marker = '[ -n "$(ls .git/refs/gitstate/pending 2>/dev/null)" ]'
+    staged = "git add d/new.txt; git rm -q --cached b.txt; git update-index --chmod=+x docs/guide.md"
+    seen = "git status --porcelain; git ls-files -s"
+    late = f"until {marker}; do sleep 0.02; done; {staged}; ({seen}) >{ws.outside}/seen; exit 0"
+    words = f"trap '{late}' TERM; echo $$ >{ws.outside}/ready; while :; do sleep 0.05; done"
+    started = running(ws, log, ["sh", "-c", words])
+    started.send(signal.SIGTERM)
+    assert started.status() == 143, started.words()
+    ws.git("reset", "-q", "--hard", "HEAD")
+    ws.git("clean", "-fdxq")
+    assert ws.recover().exit_status == 0
+    assert ws.git("status", "--porcelain") + ws.git("ls-files", "-s") == (ws.outside / "seen").read_bytes()

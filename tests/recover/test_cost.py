@@ -82,9 +82,12 @@ def test_recovery_of_files_that_git_reset_needs_no_git_more(ws: Workspace, tmp_p
 
 def test_index_knows_the_stat_data_of_what_was_written(ws: Workspace) -> None:
     """Git's plumbing looks at no content where stat data differ: it calls such a file changed."""
-    before = ws.git("diff-files", "--raw")
+    before, index = ws.git("diff-files", "--raw"), ws.git_dir / "index"
+    aged = index.stat().st_mtime_ns
     saved_and_wiped(ws)
     assert ws.recover().exit_status == 0
+    # Git looks into files that are not older than their index.
+    assert index.stat().st_mtime_ns == aged
     assert ws.git("diff-files", "--raw") == before
     assert b"many/file1\n" not in before and b"many/file3\n" in before
     # Of the same size, and as old as what was written.
