@@ -195,17 +195,22 @@ def fill_in_stat_data(
     if data[:8] not in (b"DIRC\0\0\0\2", b"DIRC\0\0\0\3") or b"FSMN" in data:
         return None
     changed = bytearray(data)
-    for path, (oid, info) in written.items():
+    # Entries are in the order of their paths: each is looked for behind the one before.
+    behind = 12
+    for path, (oid, info) in sorted(written.items(), key=lambda item: item[0]):
         if info.st_size > _MASK:
             return None
         is_link, is_executable = stat.S_ISLNK(info.st_mode), bool(info.st_mode & 0o100)
         mode = 0o120000 if is_link else 0o100755 if is_executable else 0o100644
-        place = _entry(data, path, oid, mode)
+        place = _entry(data, path, oid, mode, behind)
         if place is not None:
+            behind = place + 40
             times = (divmod(time_ns, 1_000_000_000) for time_ns in (info.st_ctime_ns, info.st_mtime_ns))
             numbers = [number for pair in times for number in pair] + [info.st_dev, info.st_ino]
             changed[place : place + 24] = _as_words(numbers)
             changed[place + 28 : place + 40] = _as_words([info.st_uid, info.st_gid, info.st_size])
+    if changed == data:
+        return data
     checksum = digest(object_format)
     size = checksum.digest_size
     if any(data[-size:]):
@@ -215,10 +220,10 @@ def fill_in_stat_data(
     return bytes(changed)
 
 
-def _entry(data: bytes, path: bytes, oid: Oid, mode: int) -> int | None:
-    """Where the ordinary entry of `path` begins, with this blob and mode; None where the index has none."""
+def _entry(data: bytes, path: bytes, oid: Oid, mode: int, behind: int) -> int | None:
+    """Where the ordinary entry of `path` begins, with this blob and mode; None where none is so, from `behind` on."""
     ending = bytes.fromhex(oid) + min(len(path), 0xFFF).to_bytes(2, "big") + path + b"\0"
-    found = data.find(ending)
+    found = data.find(ending, behind)
     while found >= 0:
         place = found - 40
         # A name that holds all these bytes is not this entry: its mode would contain a NUL.

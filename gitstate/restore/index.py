@@ -334,6 +334,9 @@ def _fill_in_written(repository: Repository, index: bytes, written: Written) -> 
     """Fill in the stat data of files in the index that a save kept, which is at `index`; whether git need not do it."""
     if has_conversions(repository) or not all(repository.is_true(name, True) for name in _USUAL):
         return False
+    if not written:
+        # Not one of many bytes is read.
+        return True
     directories = {os.path.join(repository.toplevel, directory) for path in written for directory in _above(path)}
     data = files.read_limited(index, _FILLED_IN)
     if data is None or b".gitattributes" in data:

@@ -123,6 +123,18 @@ def test_recovery_in_place_opens_a_directory_once_for_its_files(ws: Workspace, t
 
 
 @pytest.mark.skipif(why_not_strace() is not None, reason=str(why_not_strace()))
+def test_recovery_in_place_reads_nothing_of_the_next_index(ws: Workspace, tmp_path: Path) -> None:
+    """It has as many entries as there are tracked files, and no file was written."""
+    assert ws.save().exit_status == 0
+    trace = tmp_path / "trace"
+    ws.cli_prefix = ("strace", "-qq", "-y", "-o", str(trace), "-e", "trace=read,pread64,rename")
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    text = trace.read_text()
+    assert "next-index" in text
+    assert not re.findall(r"read\w*\(\d+<[^>]*/next-index>", text)
+
+
+@pytest.mark.skipif(why_not_strace() is not None, reason=str(why_not_strace()))
 @pytest.mark.parametrize("wiped", [False, True])
 def test_recovery_syncs_few_files_of_its_own(wiped: bool, ws: Workspace, tmp_path: Path) -> None:
     """Each is a transaction of the disk. Those of git, and of files of the worktree, are not counted."""
