@@ -191,7 +191,7 @@ def _summary(result: RecoverResult) -> str:
     if result.verdict == "context_only":
         return "recovered: the context (there were no uncommitted changes)"
     if result.files_only:
-        return "restored from the save; branch and index were not touched"
+        return f"restored from {'the save' if result.save_id else 'the commit'}; branch and index were not touched"
     return "recovered in part" if result.exit_status or result.partial else "recovered: everything is as it was saved"
 
 

@@ -191,6 +191,7 @@ def undo(repository: Repository, request: RecoverRequest) -> RecoverResult:
         result = conclude_files(repository.toplevel, saved.newest, outcome)
         hint = "gitstate undo --overwrite" if outcome.kept else result.hint
         message = result.message or ("" if request.dry_run else "gitstate undo once more brings back what was undone")
+        result = result._replace(save_id=last.before.save_id)
         return located(result._replace(dry_run=request.dry_run, hint=hint, message=message))
 
 

@@ -115,3 +115,15 @@ def test_dry_run_of_restore_prints_the_change_as_a_patch(held: Workspace) -> Non
     patch = run.stdout
     held.git("apply", "--check", stdin=patch)
     assert b"+saved\n" in patch and b"+++ /dev/null\n" in patch and b"--- /dev/null\n" in patch
+
+
+def test_undo_names_what_it_goes_back_to(ws: Workspace) -> None:
+    """A recovery of clean files takes no safety save: before it they were as the commit has them."""
+    ws.append("a.txt", "work\n")
+    ws.save()
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    assert ws.recover().exit_status == 0
+    first, second = ws.gitstate("undo").stderr, ws.gitstate("undo").stderr
+    assert "restored from the commit; branch and index were not touched\n" in first
+    assert "restored from the save; branch and index were not touched (save " in second
+    assert ws.read("a.txt").endswith(b"work\n")

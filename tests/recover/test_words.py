@@ -92,7 +92,11 @@ def test_each_outcome_is_told_in_a_few_words() -> None:
         (RecoverResult(TOP, "restore"), "recovered: everything is as it was saved"),
         (RecoverResult(TOP, "restore", exit_status=4), "recovered in part"),
         (RecoverResult(TOP, "restore", dry_run=True), "would be recovered; nothing was touched"),
-        (RecoverResult(TOP, "restore", files_only=True), "restored from the save; branch and index were not touched"),
+        (
+            RecoverResult(TOP, "restore", files_only=True, save_id="ID"),
+            "restored from the save; branch and index were not touched (save ID)",
+        ),
+        (RecoverResult(TOP, "restore", files_only=True), "restored from the commit; branch and index were not touched"),
         (RecoverResult(TOP, "context_only"), "recovered: the context (there were no uncommitted changes)"),
         (RecoverResult(TOP, "changed"), "changed"),
         (RecoverResult(TOP, "diverged"), "diverged"),
