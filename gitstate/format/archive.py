@@ -9,7 +9,7 @@ from ..git import refs
 from ..git.command import Oid
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader, ObjectsAhead, commit_head
-from ..objects.tree import Leaf, Tree, TreeReader, is_safe_path
+from ..objects.tree import Tree, TreeReader, is_safe_path
 from ..system.jsonio import loads, text_to_json
 from ..system.stdlib import TYPE_CHECKING, suppress
 from .context import MAX_CONTEXT, Context, context_from_json
@@ -17,6 +17,8 @@ from .manifest import MAX_MANIFEST, Save, read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from .manifest import SaveKind
 
 
 #: As `MAX_MANIFEST`, for a save that was fetched: 300,000 staged files.
@@ -74,17 +76,28 @@ class SavesAhead:
         #: How many of the archives were fetched.
         self._count = 0
         self._fetched: frozenset[Oid] = frozenset()
+        #: The manifest of each archive that was fetched.
+        self._manifests: dict[Oid, Oid] = {}
         #: Bytes of the manifest of the last save that was read; 0 where it could not be.
         self.size = 0
 
     def read(self, archive: Oid, most: int = MAX_MANIFEST) -> Save:
         """As `read_save`."""
-        while archive not in self._fetched and self._count < len(self._archives):
-            self._fetch()
+        self._reach(archive)
         self.size = 0
         save = read_save(archive, self._objects, most)
         self.size = self._objects.size(save.files[b"manifest.json"][1])
         return save
+
+    def is_other_kind(self, archive: Oid, kind: SaveKind) -> bool:
+        """Whether a save is certainly not of this kind: its manifest, as we write it, need not be taken apart."""
+        self._reach(archive)
+        manifest = self._objects.held(self._manifests.get(archive, ""))
+        return bool(manifest) and b'"kind": "%s"' % kind.encode("ascii") not in manifest
+
+    def _reach(self, archive: Oid) -> None:
+        while archive not in self._fetched and self._count < len(self._archives):
+            self._fetch()
 
     def _fetch(self) -> None:
         some = self._archives[self._count : self._count + self._AT_ONCE]
@@ -93,16 +106,19 @@ class SavesAhead:
         objects = self._objects
         objects.forget()
         objects.fetch(some)
-        heads = []
+        heads = {}
         for archive in some:
             with suppress(GitError, ValueError):
-                heads.append(commit_head(objects.held(archive)))
-        objects.fetch([oid for head in heads for oid in (head.tree, *head.parents[:1])])
-        leaves: list[tuple[bytes, Leaf]] = []
-        for head in heads:
+                heads[archive] = commit_head(objects.held(archive))
+        objects.fetch([oid for head in heads.values() for oid in (head.tree, *head.parents[:1])])
+        self._manifests.clear()
+        wanted: list[Oid] = []
+        for archive, head in heads.items():
             with suppress(GitError, ValueError, IndexError):
-                leaves += Tree(objects.held(head.tree), len(head.tree) // 2).leaves().items()
-        objects.fetch([leaf.oid for name, leaf in leaves if name in (b"manifest.json", b"context.json")])
+                leaves = Tree(objects.held(head.tree), len(head.tree) // 2).leaves()
+                wanted += [leaves[name].oid for name in (b"manifest.json", b"context.json") if name in leaves]
+                self._manifests[archive] = leaves[b"manifest.json"].oid
+        objects.fetch(wanted)
 
 
 _STACK_LIMIT = 10_000
@@ -116,8 +132,9 @@ def read_stack(archive: Oid, reader: ObjectReader, most: int = MAX_MANIFEST) -> 
     stack: list[Save] = []
     following: Oid | None = archive
     while following is not None:
-        save = read_save(following, reader, most)
-        most -= sum(info[1] for info in reader.kinds([save.files[b"manifest.json"][1]]) if info)
+        saves = SavesAhead([following], reader)
+        save = saves.read(following, most)
+        most -= saves.size
         stack.append(save)
         following = save.manifest.below
         if len(stack) > _STACK_LIMIT or any(item.archive == following for item in stack):

@@ -141,9 +141,13 @@ class ObjectReader:
         found = self.contents([oid], limit)[0]
         if found is None or found[0] != "commit":
             return None
-        if len(found[1]) <= _SMALL and len(self._commits) < _MOST_COMMITS:
-            self._commits[oid] = found[1]
+        self.remember(oid, found[1])
         return found[1]
+
+    def remember(self, oid: Oid, commit: bytes) -> None:
+        """Hold a commit that was read, where it is small."""
+        if len(commit) <= _SMALL and len(self._commits) < _MOST_COMMITS:
+            self._commits[oid] = commit
 
     def head(self) -> Oid | None:
         """The commit of HEAD; None on an unborn branch, or where it can't be read."""
@@ -283,4 +287,7 @@ class ObjectsAhead:
     def commit(self, oid: Oid, limit: int | None = None) -> bytes | None:
         """As `ObjectReader.commit`."""
         found = self.contents([oid], limit)[0]
-        return found[1] if found is not None and found[0] == "commit" else None
+        if found is None or found[0] != "commit":
+            return None
+        self._reader.remember(oid, found[1])
+        return found[1]

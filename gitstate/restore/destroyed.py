@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ..errors import GitstateError
-from ..format.archive import read_save
+from ..format.archive import SavesAhead
 from ..format.manifest import Save
 from ..format.names import age_key, save_time_ns
 from ..format.saves import archives_held
@@ -37,7 +37,9 @@ def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, 
         last = save.manifest.save_id[:_TIME]
         recent = sorted([(name, oid) for name, oid in held if name and first <= name[:_TIME] <= last], reverse=True)
         oids = [*(oid for _, oid in recent[:_READ]), *(oid for name, oid in held if name is None)]
-        found = [read_save(oid, workspace.reader) for oid in oids if oid != save.archive]
+        oids = [oid for oid in oids if oid != save.archive]
+        saves = SavesAhead(oids, workspace.reader)
+        found = [saves.read(oid) for oid in oids if not saves.is_other_kind(oid, "checkpoint")]
         found = [
             item
             for item in found

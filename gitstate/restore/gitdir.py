@@ -22,10 +22,9 @@ def restore_operation(workspace: Workspace, save: Save) -> None:
     repository = workspace.repository
     tree = save.files.get(b"operation")
     names = [path for path in save.manifest.operation_files if is_operation_file(path)]
-    for path, leaf in workspace.trees.lookup(tree[1] if tree else None, names).items():
+    gone = [path for path in names if not os.path.lexists(os.path.join(repository.git_dir, path))]
+    for path, leaf in workspace.trees.lookup(tree[1] if tree else None, gone).items():
         full = os.path.join(repository.git_dir, path)
-        if os.path.lexists(full):
-            continue
         content = workspace.reader.contents([leaf.oid], LARGE * 4)[0]
         if content is None:
             continue

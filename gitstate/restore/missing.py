@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
 
 from ..errors import GitError
@@ -146,6 +145,8 @@ class MissingFiles:
 
     def _is_as_staged(self, path: bytes) -> bool:
         """Whether a filter has filled in the file meanwhile, as git-annex does: with what was to be written."""
+        import filecmp
+
         with suppress(OSError):
             top = self._workspace.repository.toplevel
             return filecmp.cmp(os.path.join(top, path), self._staging + path, shallow=False)
