@@ -5,6 +5,9 @@
 Each module stands there as its compiled code, with time and size of the source it was made from, as in a .pyc file. A
 module whose source has changed since is imported as usual, and the bundle is made anew when the command has ended.
 Where the directory can't be written there is none, and nothing else changes.
+
+The modules that were loaded together are one part, and are unpacked together: they share their names and constants.
+What only another call of the command loads is a part of its own.
 """
 
 from __future__ import annotations
@@ -18,12 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.abc import Loader
     from importlib.machinery import ModuleSpec, SourceFileLoader
-    from types import ModuleType
+    from types import CodeType, ModuleType
 
-    #: Source file, its mtime in nanoseconds, its size, whether the module is a package, its code as bytes (a call that
-    #: needs few modules must not wait until all are unpacked), and the modules of ours that are loaded while it is, in
-    #: their order.
-    Entry = tuple[str, int, int, bool, bytes, tuple[str, ...]]
+    #: Source file, its mtime in nanoseconds, its size, whether the module is a package, the number of the part that has
+    #: its code, and the modules of ours that are loaded while it is, in their order.
+    Entry = tuple[str, int, int, bool, int, tuple[str, ...]]
 else:
     from _frozen_importlib import ModuleSpec
     from _frozen_importlib_external import SourceFileLoader
@@ -35,7 +37,9 @@ _DIRECTORY = os.path.dirname(os.path.abspath(__file__))
 #: Who asks Python for the time of each import (`-X importtime`) gets it.
 _SKIPS_IMPORTLIB = "importtime" not in sys._xoptions and not os.environ.get("PYTHONPROFILEIMPORTTIME")
 #: Changes when the layout of the file does.
-_FORMAT = 3
+_FORMAT = 4
+#: The bytes of a number in the file.
+_NUMBER = 4
 
 
 class Bundle(Loader):
@@ -47,6 +51,9 @@ class Bundle(Loader):
         file_name = f"{command}.{sys.implementation.cache_tag}{optimized}.bundle"
         self._path = os.path.join(_DIRECTORY, "__pycache__", file_name)
         self._modules: dict[str, Entry] = {}
+        #: The parts as they stand in the file, and the code of the modules of those that were unpacked.
+        self._parts: list[memoryview] = []
+        self._code: dict[int, dict[str, CodeType]] = {}
         #: The modules of ours whose import has begun, in that order.
         self._begun: list[str] = []
         #: Some module was imported as usual: the file lacks it, or holds an older one.
@@ -56,9 +63,14 @@ class Bundle(Loader):
         """Let imports find what the file holds. A file that can't be read holds nothing."""
         try:
             with open(self._path, "rb") as file:
-                held, modules = marshal.loads(file.read())
-            if held == _FORMAT:
+                data = memoryview(file.read())
+            start = _NUMBER + int.from_bytes(data[:_NUMBER], "little")
+            held, modules, sizes = marshal.loads(data[_NUMBER:start])
+            if held == _FORMAT and start + sum(sizes) == len(data):
                 self._modules = modules
+                for size in sizes:
+                    self._parts.append(data[start : start + size])
+                    start += size
         except (OSError, EOFError, ValueError, TypeError):
             self._misses = True
         sys.meta_path.insert(0, self)
@@ -118,14 +130,19 @@ class Bundle(Loader):
         """What Python asks of a loader: run the module's code."""
         entry = self._modules[module.__name__]
         module.__file__ = entry[0]
-        exec(marshal.loads(entry[4]), module.__dict__)
+        exec(self._codes_of(entry[4])[module.__name__], module.__dict__)
+
+    def _codes_of(self, part: int) -> dict[str, CodeType]:
+        if part not in self._code:
+            self._code[part] = marshal.loads(self._parts[part])
+        return self._code[part]
 
     def renew(self) -> None:
         """Write the file anew where it lacked a module that was loaded. Raises nothing: it only saves time."""
         if not self._misses or not os.access(os.path.dirname(self._path), os.W_OK):
             return
         try:
-            self._write(marshal.dumps((_FORMAT, self._loaded())))
+            self._write(self._renewed())
         except Exception:
             # The command has done its work: whatever is wrong with its cache must not change how it ends.
             return
@@ -140,35 +157,32 @@ class Bundle(Loader):
             return False
         return (info.st_mtime_ns, info.st_size) == entry[1:3]
 
-    def _loaded(self) -> dict[str, Entry]:
-        """The modules of ours that this process has loaded, as the file holds them, and those that it held before.
+    def _renewed(self) -> bytes:
+        """The file as it should be: the modules that it held before, and in a part of their own those it lacked.
 
         Another call of the same command loads others: a `recover` that restores something, and one that does not.
         """
         modules = {name: entry for name, entry in self._modules.items() if self._is_current(entry)}
+        parts = [
+            {name: code for name, code in self._codes_of(part).items() if name in modules}
+            for part in range(len(self._parts))
+        ]
+        lacking: dict[str, CodeType] = {}
         for name, module in list(sys.modules.items()):
-            if not name.startswith("gitstate.") or name.endswith("__main__"):
+            if name in modules or not name.startswith("gitstate.") or name.endswith("__main__"):
                 continue
             spec = module.__spec__
-            if spec is None or spec.origin is None:
+            if spec is None or spec.origin is None or not isinstance(spec.loader, SourceFileLoader):
                 continue
-            if spec.loader is self:
-                modules[name] = self._modules[name]
-            elif isinstance(spec.loader, SourceFileLoader):
-                info = os.stat(spec.origin)
-                code = spec.loader.get_code(name)
-                if code is not None:
-                    is_package = hasattr(module, "__path__")
-                    inner = self._loaded_by(name)
-                    modules[name] = (
-                        os.path.abspath(spec.origin),
-                        info.st_mtime_ns,
-                        info.st_size,
-                        is_package,
-                        marshal.dumps(code),
-                        inner,
-                    )
-        return modules
+            info = os.stat(spec.origin)
+            code = spec.loader.get_code(name)
+            if code is not None:
+                lacking[name] = code
+                entry = (os.path.abspath(spec.origin), info.st_mtime_ns, info.st_size, hasattr(module, "__path__"))
+                modules[name] = (*entry, len(parts), self._loaded_by(name))
+        data = [marshal.dumps(part) for part in (*parts, lacking)]
+        head = marshal.dumps((_FORMAT, modules, [len(part) for part in data]))
+        return b"".join((len(head).to_bytes(_NUMBER, "little"), head, *data))
 
     def _loaded_by(self, name: str) -> tuple[str, ...]:
         """The modules whose import began after that of `name` and had ended before it, in the order of their ends."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..fleet.status import Summary
     from ..git.repository import Opening
+    from ..objects.reader import ObjectReader
     from ..recover.request import RecoverRequest, RecoverResult
     from .options import Quick
 
@@ -50,6 +51,13 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     # Git opens the repository while the rest is imported.
     is_plain = not many and len(paths) < 2 and not any(map(given.get, ("into", "dismiss", "save_id")))
     opening = start_opening(_targets(directory, paths)[0]) if is_plain else None
+    reader = None
+    if opening is not None and opening.is_plain():
+        from ..git.command import Git
+        from ..objects.reader import ObjectReader
+
+        reader = ObjectReader(Git(os.path.realpath(opening.path)))
+        reader.start()
     from ..recover.request import RecoverRequest, recover_json, recover_lines, shell_lines, worst_of
 
     wait = given.get("wait")
@@ -72,7 +80,7 @@ def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
         targets, complete = all_workspaces(directory, paths, roots)
         results = recover_all(targets, request, Progress())
     else:
-        results, complete = _recover_named(directory, given, request, opening), True
+        results, complete = _recover_named(directory, given, request, opening, reader), True
         results = [_with_overwrite_hint(result, request) for result in results]
     status = worst_of(result.exit_status for result in results)
     if as_json:
@@ -111,9 +119,13 @@ def _targets(directory: bytes, paths: Sequence[str]) -> list[bytes]:
 
 
 def _recover_named(
-    directory: bytes, given: Mapping[str, Any], request: RecoverRequest, opening: Opening | None
+    directory: bytes,
+    given: Mapping[str, Any],
+    request: RecoverRequest,
+    opening: Opening | None,
+    reader: ObjectReader | None,
 ) -> list[RecoverResult]:
-    """Recover the workspaces of the command line; `opening`: the only one of them is being opened."""
+    """Recover the workspaces of the command line; `opening` and `reader` are of the only one of them."""
     from ..recover import recover
 
     targets = _targets(directory, given.get("paths", ()))
@@ -134,7 +146,7 @@ def _recover_named(
 
         return [dismiss(targets[0], request)]
     if len(targets) == 1:
-        return [recover.recover(targets[0], request, opening)]
+        return [recover.recover(targets[0], request, opening, reader)]
     from ..fleet.recover_all import recover_each
 
     return recover_each(targets, request)

@@ -167,6 +167,8 @@ class Manifest(Record):
     """How the user calls it (`--label`); None where it has no label, and in saves of version 0.1."""
     sparse_directories: tuple[bytes, ...] = ()
     """The directories of a sparse index, of which no file was on the disk; empty where the index is not sparse."""
+    index_is_plain: bool = False
+    """Whether the index is known to hide nothing from git (skip-worktree, assume-unchanged)."""
 
     @property
     def incomplete(self) -> bool:
@@ -202,6 +204,7 @@ class Manifest(Record):
                 "index_checksum",
                 "index_mtime_ns",
                 "shared_index",
+                "index_is_plain",
                 "incomplete",
             )
         }
@@ -308,6 +311,7 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
         reason=_reason(_mapping(value.get("reason") or {})),
         special={_path(item): _mode(item["mode"], 0o7000) & 0o7000 for item in value.get("special") or ()},
         sparse_directories=tuple(_path(item) for item in value.get("sparse_directories") or ()),
+        index_is_plain=value.get("index_is_plain") is True,
         label=_optional(value.get("label"), lambda text: isinstance(text, str) and len(text) <= MAX_LABEL),
     )
 

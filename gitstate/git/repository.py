@@ -128,6 +128,10 @@ class Opening(Record):
     known: Repository | None = None
     """The repository, where the caller has opened it a moment ago."""
 
+    def is_plain(self) -> bool:
+        """Whether a directory `.git` stands at `path`, and its configuration alone is asked where all is."""
+        return self.listed is not None and self.asked is None
+
     def finish(self) -> Repository:
         """The repository. Raises as `open_repository` does."""
         return _opened(self, False) if self.known is None else self.known

@@ -8,7 +8,7 @@ from ..errors import GitError
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, Record
 from .command import try_in_halves
-from .index import is_cut_index, list_plain_index
+from .index import file_identity, is_cut_index, list_plain_index
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 #: So many bytes of paths are sent to `git check-ignore` at once: neither side of the pipes fills up.
 _PORTION = 8192
+#: By an index of fewer bytes, some 20,000 files, one thread of git's looks at all files before the caller needs it.
+_FEW = 2 << 20
+_ONE_THREAD = ("-c", "core.preloadIndex=false")
 
 
 class StatusQuery(Record):
@@ -133,13 +136,17 @@ class Differing(Record):
 class WorktreeScan:
     """Lets git look at all tracked files by one index file, while the caller does something else."""
 
-    def __init__(self, repository: Repository, index: bytes) -> None:
+    def __init__(self, repository: Repository, index: bytes, *, is_plain: bool = False) -> None:
+        """`is_plain`: it is known that the index hides nothing from git."""
         self._top = repository.toplevel
         env = {"GIT_INDEX_FILE": os.fsdecode(index)}
         words = ("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=dirty")
-        self._differing = repository.git.start(*words, env=env)
+        # Twenty threads of git's would keep the caller, and every git that it starts, from the processors.
+        known = file_identity(index)
+        threads = _ONE_THREAD if known is not None and known[0] < _FEW else ()
+        self._differing = repository.git.start(*threads, *words, env=env)
         self._listing: Child | None = None
-        if list_plain_index(index, len(repository.zero) // 2) is None:
+        if not is_plain and list_plain_index(index, len(repository.zero) // 2) is None:
             self._listing = repository.git.start("ls-files", "-z", "-v", "--sparse", env=env)
         self._finish = repository.git.finish
         self._limit = repository.filter_limit

@@ -88,6 +88,15 @@ class ObjectReader:
         if self._started is None:
             self._started = self._git.start("cat-file", "--batch-command", env=self._env, quiet=True)
 
+    def started_for(self, git: Git) -> ObjectReader:
+        """The same reader, where it was started just as `git` would start; else another one, and this one's git ends."""
+        if git == self._git:
+            return self
+        if self._started is not None:
+            self._started.kill()
+            self.close()
+        return ObjectReader(git)
+
     def end(self) -> None:
         """Let git end while the caller does something else: nothing more is read."""
         if self._started is not None and self._started.returncode is None:

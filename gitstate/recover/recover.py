@@ -84,10 +84,13 @@ if TYPE_CHECKING:
     from .request import DecidedVerdict
 
 
-def recover(path: bytes, request: RecoverRequest, opening: Opening | None = None) -> RecoverResult:
+def recover(
+    path: bytes, request: RecoverRequest, opening: Opening | None = None, reader: ObjectReader | None = None
+) -> RecoverResult:
     """Recover the workspace that `path` is in. Raises NotAWorkspace, UsageError, TryAgain, GitError, OSError.
 
-    `opening` is what `start_opening` gave for the same path, where the caller had something else to do meanwhile.
+    `opening` is what `start_opening` gave for the same path, where the caller had something else to do meanwhile; so is
+    `reader`, which was started there.
     """
     try:
         repository = open_repository(path) if opening is None else opening.finish()
@@ -99,7 +102,7 @@ def recover(path: bytes, request: RecoverRequest, opening: Opening | None = None
     repository = with_filter_limit(repository)
     with hints_for(repository.toplevel):
         try:
-            return located(_recover(repository, request))
+            return located(_recover(repository, request, reader))
         except GitError:
             return _without_git(path)
 
@@ -120,8 +123,8 @@ def _has_torn_index(repository: Repository) -> bool:
     return looks_torn(os.path.join(repository.git_dir, b"index"), repository.object_format)
 
 
-def _recover(repository: Repository, request: RecoverRequest) -> RecoverResult:
-    with ObjectReader(repository.git) as reader:
+def _recover(repository: Repository, request: RecoverRequest, started: ObjectReader | None) -> RecoverResult:
+    with ObjectReader(repository.git) if started is None else started.started_for(repository.git) as reader:
         reader.start()
         wait_for_last_save(repository, Deadline(request.wait))
         with locked_workspace(repository, Deadline(request.wait)) as git:
@@ -272,6 +275,9 @@ class _Recovery:
         saved.foresee()
         if not self.request.dry_run:
             index.foresee(self.facts.head)
+            if self.facts.marker is not None:
+                # Git gets ready meanwhile. Of a large worktree the scan keeps all processors busy.
+                self._ref_writer()
             index.start_scan()
         targets = saved.targets()
         if not self.request.dry_run:
@@ -282,9 +288,6 @@ class _Recovery:
             outcome.restored, outcome.deleted = paths_with(choices, "write"), paths_with(choices, "delete")
             return self._result("changed" if outcome.kept else "restore")
         self._journal()
-        if self.facts.marker is not None:
-            # Git gets ready meanwhile.
-            self._ref_writer()
         if needs_safety_save(choices) and not self._is_in_head(saved, choices):
             outcome.safety = save_for_safety(workspace, choices)
             self._journal()

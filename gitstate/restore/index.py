@@ -68,8 +68,9 @@ class IndexRecovery:
         #: What git compares while the caller does something else: the tree, the index that it began with, and git.
         self._comparing: tuple[Oid, object, Child] | None = None
         self._compared: set[bytes] | None = None
-        #: What git sees by the saved index; None where it does not look.
+        #: What git sees by the saved index, and the file that it goes by; None where it does not look.
         self.scan: WorktreeScan | None = None
+        self._scanned = b""
         #: The index has the stat data of these files, with the `lstat` of each; None: git has to look at all of them.
         self._filled_in: Written | None = None
         #: The files that the saves kept are of no more use.
@@ -89,8 +90,10 @@ class IndexRecovery:
         if not told or len(self._saves) > 1 or self._is_carried or b"stages" in save.files:
             return
         kept = kept_index(self._repository, save.manifest.save_id)
-        index = next((path for path in (kept, self._current) if self.saved.is_at(path)), None)
-        self.scan = None if index is None else WorktreeScan(self._repository, index)
+        index = next((path for path in (kept, self._current) if self.saved.seems_at(path)), None)
+        if index is not None:
+            self._scanned = index
+            self.scan = WorktreeScan(self._repository, index, is_plain=save.manifest.index_is_plain)
 
     def is_as_in(self, head: Oid) -> bool:
         """Whether the index holds nothing that the commit `head` lacks, as far as is known already."""
@@ -136,6 +139,9 @@ class IndexRecovery:
 
     def _restore(self, written: Written) -> list[bytes]:
         repository, saved = self._repository, self.saved
+        if self.scan is not None and not saved.is_at(self._scanned):
+            self.scan.end()
+            self.scan = None
         oldest, alone = saved.oldest, len(self._saves) == 1 and not self._is_carried
         saved.write_shared()
         if oldest.archive == oldest.wip:

@@ -11,6 +11,7 @@ from ..format.manifest import Save
 from ..git.command import Oid
 from ..git.entries import IndexEntry, differing_paths, list_index, split_nul
 from ..git.index import (
+    file_identity,
     identify_index_at,
     kept_index,
     link_or_copy,
@@ -43,14 +44,27 @@ class SavedIndex:
         self._saves = saves
         self._original = original
         self.oldest = saves[-1]
+        #: The index files that were read to their end, by `file_identity`: whether each is the one that was saved.
+        self._read: dict[object, bool] = {}
 
     def is_at(self, path: bytes) -> bool:
         """Whether the index file at `path` is the one that was saved."""
-        entry, manifest = self.oldest.files.get(b"index"), self.oldest.manifest
-        if entry is not None:
-            return _file_oid(path, self._repository.object_format) == entry[1]
-        there = identify_index_at(path)
-        return there == (manifest.index_size, manifest.index_checksum, manifest.index_mtime_ns)
+        there, entry, manifest = identify_index_at(path), self.oldest.files.get(b"index"), self.oldest.manifest
+        if entry is None or there is None:
+            return there == (manifest.index_size, manifest.index_checksum, manifest.index_mtime_ns)
+        if (there.size, there.checksum) != (manifest.index_size, manifest.index_checksum):
+            return False
+        # A power cut may have torn what lies before its end.
+        identity = file_identity(path)
+        if identity not in self._read:
+            self._read[identity] = _file_oid(path, self._repository.object_format) == entry[1]
+        return self._read[identity]
+
+    def seems_at(self, path: bytes) -> bool:
+        """The same by size, time and checksum alone, which is at once: as a rule `is_at` says the same."""
+        manifest = self.oldest.manifest
+        told = (manifest.index_size, manifest.index_checksum, manifest.index_mtime_ns)
+        return manifest.index_checksum is not None and identify_index_at(path) == told
 
     def write(self, target: bytes) -> None:
         """The oldest save's index at `target`: the very file that was kept, else its copy, else rebuilt from trees."""

@@ -148,6 +148,7 @@ class Builder:
             left_out=tuple(taken.left_out),
             ignored=tuple(taken.ignored),
             reason=request.reason,
+            index_is_plain=taken.index_is_plain,
             special=taken.special,
             label=request.label,
             sparse_directories=tuple(taken.sparse_directories),

@@ -30,7 +30,7 @@ SAME_AS_CHECKPOINT = "nothing changed since the last checkpoint"
 #: What differs between two saves of the same work.
 _VOLATILE = (
     *("save_id", "created", "index_size", "index_checksum", "index_mtime_ns", "index_commit"),
-    *("reason", "previous", "below", "base", "nested", "label"),
+    *("reason", "previous", "below", "base", "nested", "label", "index_is_plain"),
 )
 #: What the archive holds beside the manifest and can differ while the manifests are equal.
 _ENTRIES = (b"raw", b"stages", b"operation", b"staged", b"sparse-checkout", b"sharedindex")

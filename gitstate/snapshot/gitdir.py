@@ -38,6 +38,7 @@ def store_index(builder: SnapshotBuilder, *, has_hidden: bool) -> None:
     try:
         info = os.fstat(fd)
         snapshot.index_file = identify_index(fd)
+        snapshot.index_is_plain = not has_hidden
         is_split = any(name.startswith(b"sharedindex.") for name in os.listdir(repository.git_dir))
         if not (is_split or has_hidden or info.st_size <= _INDEX_COPIED):
             return

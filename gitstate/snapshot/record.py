@@ -159,6 +159,8 @@ class Snapshot:
     index: Oid | None = None
     #: Which index file it was; None where there was none.
     index_file: IndexFile | None = None
+    #: Whether it hides nothing from git; False where there was none.
+    index_is_plain: bool = False
     #: Name and bytes of the shared index of a split index; None where the index is not split.
     shared_index: tuple[str, Oid] | None = None
     #: The bytes of info/sparse-checkout as a blob; None where the checkout is not sparse.
