@@ -184,17 +184,19 @@ _MASK = 0xFFFFFFFF
 
 def fill_in_stat_data(
     data: bytes, written: Mapping[bytes, tuple[Oid, os.stat_result]], object_format: str
-) -> bytes | None:
-    """The bytes of an index file with the stat data of files that were `written`: path → oid of its bytes, its `lstat`.
+) -> list[memoryview] | None:
+    """The pieces of an index file with the stat data of what was `written`: path → oid of its bytes, its `lstat`.
 
     Only entries of the same blob and mode are filled in: all other files differ from the index. No other byte changes
     but the checksum. The new file must get the mtime of the old one: git then takes what was filled in for racy, and
     looks into these files. None where git has to do it: paths are not stored in full, the index is split, an fsmonitor
     is asked for what changed, or a size does not fit (`man 5 gitformat-index`).
     """
-    if data[:8] not in (b"DIRC\0\0\0\2", b"DIRC\0\0\0\3") or b"FSMN" in data:
+    # An extension stands near the end.
+    if data[:8] not in (b"DIRC\0\0\0\2", b"DIRC\0\0\0\3") or data.rfind(b"FSMN") >= 0:
         return None
-    changed = bytearray(data)
+    view, copied = memoryview(data), 0
+    pieces: list[memoryview] = []
     # Entries are in the order of their paths: each is looked for behind the one before.
     behind = 12
     for path, (oid, info) in sorted(written.items(), key=lambda item: item[0]):
@@ -207,17 +209,21 @@ def fill_in_stat_data(
             behind = place + 40
             times = (divmod(time_ns, 1_000_000_000) for time_ns in (info.st_ctime_ns, info.st_mtime_ns))
             numbers = [number for pair in times for number in pair] + [info.st_dev, info.st_ino]
-            changed[place : place + 24] = _as_words(numbers)
-            changed[place + 28 : place + 40] = _as_words([info.st_uid, info.st_gid, info.st_size])
-    if changed == data:
-        return data
-    checksum = digest(object_format)
-    size = checksum.digest_size
-    if any(data[-size:]):
-        checksum = digest(object_format, b"", len(data))
-        checksum.update(memoryview(changed)[:-size])
-        changed[-size:] = checksum.digest()
-    return bytes(changed)
+            owner = _as_words([info.st_uid, info.st_gid, info.st_size])
+            changed = _as_words(numbers) + data[place + 24 : place + 28] + owner
+            if changed != data[place:behind]:
+                pieces += [view[copied:place], memoryview(changed)]
+                copied = behind
+    if not pieces:
+        return [view]
+    end = len(data) - digest(object_format).digest_size
+    pieces += [view[copied:end], view[end:]]
+    if any(data[end:]):
+        checksum = digest(object_format, b"", end)
+        for piece in pieces[:-1]:
+            checksum.update(piece)
+        pieces[-1] = memoryview(checksum.digest())
+    return pieces
 
 
 def _entry(data: bytes, path: bytes, oid: Oid, mode: int, behind: int) -> int | None:

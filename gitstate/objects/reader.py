@@ -89,7 +89,7 @@ class ObjectReader:
             self._started = self._git.start("cat-file", "--batch-command", env=self._env, quiet=True)
 
     def started_for(self, git: Git) -> ObjectReader:
-        """The same reader, where it was started just as `git` would start; else another one, and this one's git ends."""
+        """The same reader, where it was started as `git` would start it; else another one, and this one's git ends."""
         if git == self._git:
             return self
         if self._started is not None:

@@ -324,7 +324,9 @@ class _Recovery:
         """Put the index back, then write the tracked files that the save did not change and that are gone."""
         index, outcome = self._index, self.outcome
         assert index is not None
-        kept = index.restore(written)
+        leaves = {target.path: target.bases for target in targets}
+        known = {path for path, (oid, _) in written.items() if any(leaf.oid == oid for leaf in leaves.get(path, ()))}
+        kept = index.restore(written, known)
         outcome.kept += [path for path in kept if path not in outcome.kept]
         # The scan went by the index of the save.
         scan = None if kept else index.scan

@@ -33,7 +33,7 @@ from .paths import Workspace
 from .saved_index import SavedIndex, removal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from ..system.child import Child
 
@@ -124,20 +124,21 @@ class IndexRecovery:
         if is_broken:
             os.rename(self._current, os.path.join(self._repository.own, b"broken-index"))
 
-    def restore(self, written: Written) -> list[bytes]:
+    def restore(self, written: Written, known: Collection[bytes]) -> list[bytes]:
         """Put the index back; where git replaces it meanwhile, look again at what was staged.
 
-        `written` are files that were written from the save: see `fill_in_stat_data`. Returns the paths whose entries
-        were staged after the save, and stay as they are.
+        `written` are files that were written from the save: see `fill_in_stat_data`. Only those of them that are in
+        `known` can be as the index has them. Returns the paths whose entries were staged after the save, and stay as
+        they are.
         """
         for pause in (0.05, 0.2, 0.5):
             try:
-                return self._restore(written)
+                return self._restore(written, known)
             except IndexMoved:
                 time.sleep(pause)
-        return self._restore(written)
+        return self._restore(written, known)
 
-    def _restore(self, written: Written) -> list[bytes]:
+    def _restore(self, written: Written, known: Collection[bytes]) -> list[bytes]:
         repository, saved = self._repository, self.saved
         if self.scan is not None and not saved.is_at(self._scanned):
             self.scan.end()
@@ -160,7 +161,10 @@ class IndexRecovery:
         following = next_index(repository)
         saved.write(following)
         saved.add_later(following, self._lines(kept))
-        if alone and not kept and not oldest.manifest.shared_index and _fill_in_written(repository, following, written):
+        is_whole = alone and not kept and not oldest.manifest.shared_index
+        # To look for an entry in vain is to read the whole index.
+        tracked = {path: state for path, state in written.items() if path in known}
+        if is_whole and _fill_in_written(repository, following, tracked):
             self._filled_in = written
         files.fsync_path(following)
         with index_lock(repository):
@@ -349,14 +353,14 @@ def _fill_in_written(repository: Repository, index: bytes, written: Written) -> 
         return False
     if any(os.path.lexists(os.path.join(directory, b".gitattributes")) for directory in directories):
         return False
-    changed = fill_in_stat_data(data, written, repository.object_format)
-    if changed is None:
+    pieces = fill_in_stat_data(data, written, repository.object_format)
+    if pieces is None:
         return False
-    if changed != data:
+    if len(pieces) > 1:
         info = os.stat(index)
         # Another name of the file that the save kept, which stays as it is.
         files.remove(index)
-        files.write_new_file(index, (changed,), mode=info.st_mode & 0o777, durable=False)
+        files.write_new_file(index, pieces, mode=info.st_mode & 0o777, durable=False)
         os.utime(index, ns=(info.st_mtime_ns, info.st_mtime_ns))
     return True
 

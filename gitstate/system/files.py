@@ -142,7 +142,7 @@ def _for_group(mode: int, around: os.stat_result) -> int:
     return mode | (mode & 0o600) >> 3 if is_shared(around) else mode
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write all of `data`; `os.write` alone may write less."""
     view = memoryview(data)
     while view:
@@ -186,7 +186,7 @@ def temporary_name(path: bytes) -> bytes:
 
 
 def write_new_file(
-    path: bytes, content: Iterable[bytes], *, mode: int, durable: bool = True, directory: int | None = None
+    path: bytes, content: Iterable[bytes | memoryview], *, mode: int, durable: bool = True, directory: int | None = None
 ) -> None:
     """Create the file at `path` and write the pieces of `content` to it. Raises OSError; then no file is left.
 
@@ -202,7 +202,8 @@ def write_new_file(
         try:
             unsynced, in_hole = 0, False
             for data in content:
-                if in_hole := len(data) >= _HOLE and not data.strip(b"\0"):
+                # As a rule the first byte tells, and nothing is copied.
+                if in_hole := len(data) >= _HOLE and not data[0] and not bytes(data).strip(b"\0"):
                     os.lseek(fd, len(data), os.SEEK_CUR)
                     continue
                 write_all(fd, data)

@@ -46,7 +46,8 @@ def filled_in(ws: Workspace, *paths: str) -> bytes | None:
         full = ws.path / path
         data = os.readlink(os.fsencode(full)) if full.is_symlink() else full.read_bytes()
         written[path.encode()] = object_id(object_format, "blob", data), full.lstat()
-    return fill_in_stat_data((ws.git_dir / "index").read_bytes(), written, object_format)
+    pieces = fill_in_stat_data((ws.git_dir / "index").read_bytes(), written, object_format)
+    return None if pieces is None else b"".join(pieces)
 
 
 def put(ws: Workspace, data: bytes) -> None:
