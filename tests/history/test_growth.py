@@ -62,24 +62,35 @@ def test_prune_waits_for_git_as_often_for_many_saves_as_for_two(ws: Workspace, c
     give_past(ws, 2)
     repository = open_repository(bytes(ws.path))
     counts.look()
-    assert prune(repository, dry_run=True).kept == 2
+    assert len(prune(repository, dry_run=True, keep_saves=0, keep_days=0).pruned) == 2
     few = counts.look()
-    give_past(ws, MANY)
-    assert prune(repository, dry_run=True).kept > MANY
+    made = give_past(ws, MANY)
+    assert len(prune(repository, dry_run=True, keep_saves=0, keep_days=0).pruned) > len(made)
     assert counts.look() == few
+
+
+def test_prune_reads_no_save_where_none_is_old(ws: Workspace, counts: Counts) -> None:
+    made = give_past(ws, MANY)
+    repository = open_repository(bytes(ws.path))
+    counts.look()
+    for options in ({"keep_saves": 0}, {"keep_saves": MANY, "keep_days": 0}, {"keep_saves": 0, "everything": True}):
+        result = prune(repository, **options)
+        assert result.kept == MANY and not result.pruned
+        assert counts.look()[1] == 0
+    assert {item.save_id for item in prune(repository, keep_saves=MANY - 1, keep_days=0).pruned} == {made[-1]}
 
 
 def test_prune_reads_the_packed_refs_as_often_for_many_saves_as_for_two(
     ws: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = []
-    packed_refs = refs._packed_refs
+    read_packed_refs = refs._read_packed_refs
 
     def read(*args: Any) -> Any:
         reads.append(args)
-        return packed_refs(*args)
+        return read_packed_refs(*args)
 
-    monkeypatch.setattr(refs, "_packed_refs", read)
+    monkeypatch.setattr(refs, "_read_packed_refs", read)
     counts = []
     for count in (3, MANY):
         give_past(ws, count)
