@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from gitstate.git.repository import open_repository
 from gitstate.history import listing
 from gitstate.history.prune import prune
 from gitstate.objects.reader import ObjectReader
+from gitstate.save import publish
+from gitstate.save.request import SaveRequest
+from gitstate.save.save import save
 from tests.support.past import give_past
 from tests.support.workspace import Workspace
 
@@ -73,8 +77,8 @@ def test_prune_reads_no_save_where_none_is_old(ws: Workspace, counts: Counts) ->
     made = give_past(ws, MANY)
     repository = open_repository(bytes(ws.path))
     counts.look()
-    for options in ({"keep_saves": 0}, {"keep_saves": MANY, "keep_days": 0}, {"keep_saves": 0, "everything": True}):
-        result = prune(repository, **options)
+    for keep_saves, keep_days in ((0, 30), (MANY, 0)):
+        result = prune(repository, keep_saves=keep_saves, keep_days=keep_days, everything=True)
         assert result.kept == MANY and not result.pruned
         assert counts.look()[1] == 0
     assert {item.save_id for item in prune(repository, keep_saves=MANY - 1, keep_days=0).pruned} == {made[-1]}
@@ -114,6 +118,27 @@ def test_log_starts_git_as_often_for_many_saves_as_for_two(ws: Workspace, counts
     give_past(ws, MANY)
     assert [entry.changes and entry.changes.added for entry in listed()] == [0, *[1] * (MANY - 1)]
     assert counts.look() == few
+
+
+def test_kept_checkpoint_reads_no_more_for_a_longer_past(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    ask = ObjectReader._ask
+
+    def counted(reader: ObjectReader, verb: bytes, oids: Sequence[str]) -> None:
+        asked.extend(oids)
+        ask(reader, verb, oids)
+
+    monkeypatch.setattr(ObjectReader, "_ask", counted)
+    monkeypatch.setattr(publish, "_LOOKED_AT", 20)
+    give_past(ws, MANY)
+    ws.write("new.txt", "new\n")
+    kept = save(bytes(ws.path), SaveRequest(kind="checkpoint")).save_id
+    ws.remove("new.txt")
+    asked.clear()
+    save(bytes(ws.path), SaveRequest(kind="checkpoint"))
+    assert any(ref.endswith(f"/{kept}") for ref in ws.refs("refs/gitstate/saves"))
+    # Of each save that is looked at five objects, each with its size before; some more of the checkpoint itself.
+    assert 100 < len(asked) < 300 < 10 * MANY
 
 
 def test_label_is_found_without_a_wait_for_each_save(ws: Workspace, counts: Counts) -> None:
