@@ -230,6 +230,20 @@ def read_refs_below(common_dir: bytes, *prefixes: str) -> list[dict[str, Oid]]:
     return answers
 
 
+def read_names_below(common_dir: bytes, prefix: str) -> set[str]:
+    """The refs below a prefix, by the rest of their names, from git's files; no loose ref is opened for it.
+
+    `read_refs` tells which of them have a value.
+    """
+    top = os.fsencode(prefix)
+    # Of thousands of lines none has to be taken apart.
+    _, *rests = _read_packed_refs(common_dir).split(b" " + top)
+    names = [rest.partition(b"\n")[0] for rest in rests]
+    with suppress(OSError):
+        names += os.listdir(os.path.join(common_dir, top))
+    return {os.fsdecode(name) for name in names if not name.endswith(b".lock")}
+
+
 #: What `_as_bytes` made of the prefixes that were asked for: of thousands of repositories the same is asked.
 _known_prefixes: dict[tuple[str, ...], tuple[list[bytes], bytes]] = {}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from gitstate.objects.reader import ObjectReader
 from gitstate.save import publish
 from gitstate.save.request import SaveRequest
 from gitstate.save.save import save
+from tests.faults.strace import why_not_strace
 from tests.support.past import give_past
 from tests.support.workspace import Workspace
 
@@ -139,6 +142,24 @@ def test_kept_checkpoint_reads_no_more_for_a_longer_past(ws: Workspace, monkeypa
     assert any(ref.endswith(f"/{kept}") for ref in ws.refs("refs/gitstate/saves"))
     # Of each save that is looked at five objects, each with its size before; some more of the checkpoint itself.
     assert 100 < len(asked) < 300 < 10 * MANY
+
+
+@pytest.mark.skipif(why_not_strace() is not None, reason=str(why_not_strace()))
+@pytest.mark.parametrize("pending", [True, False])
+def test_recovery_opens_no_ref_of_a_long_past(pending: bool, ws: Workspace, tmp_path: Path) -> None:
+    """In place, and where only a checkpoint is there: loose refs of saves are as many as there were saves."""
+    give_past(ws, 2 * MANY)
+    ws.append("a.txt")
+    assert ws.gitstate("checkpoint").exit_status == 0
+    if pending:
+        assert ws.save().exit_status == 0
+    trace = tmp_path / "trace"
+    ws.cli_prefix = ("strace", "-f", "-qq", "-o", str(trace), "-e", "trace=open,openat")
+    assert ws.recover().exit_status == 0
+    opened = [line for line in trace.read_text().splitlines() if re.search(r"/saves/[^/\"]+/[^/\"]+\"", line)]
+    assert "/gitstate/saves/" in trace.read_text()
+    # The newest of the last day are read, for work that was destroyed before the save: `_READ` of them.
+    assert len(opened) < MANY, opened
 
 
 def test_label_is_found_without_a_wait_for_each_save(ws: Workspace, counts: Counts) -> None:
