@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import resource
 import shlex
 import shutil
 import subprocess
@@ -39,6 +40,7 @@ ROWS = {
     "checkpoint": "git stash push -u",
     "recover, in place": "git stash pop --index",
     "recover, wiped": "git stash pop --index",
+    "run that fails": "git stash push -u",
     "status": "git status",
     "hook, nothing due": "git status",
     "log": "git stash list",
@@ -48,6 +50,7 @@ ROWS = {
 PANELS = {
     "save, checkpoint": ("save", "checkpoint"),
     "recover": ("recover, in place", "recover, wiped"),
+    "run, from its start to the end of its save": ("run that fails",),
     "status, hook": ("status", "hook, nothing due"),
     "log, prune": ("log", "prune --dry-run"),
 }
@@ -86,7 +89,17 @@ class Growth(Bench):
     def __init__(self, repository: Repository, gitstate: Sequence[str], env: dict[str, str]) -> None:
         super().__init__(repository, gitstate, env)
         self.times = {row: [] for row in (*ROWS, *ROWS.values())}
+        #: Milliseconds of processor time, with that of the children that were waited for.
+        self.cpu: Times = {row: [] for row in self.times}
         self.base = repository.git("rev-parse", "main")
+
+    def run(self, row: str | None, argv: Sequence[str], given: bytes = b"", ok: Sequence[int] = (0,)) -> None:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        super().run(row, argv, given, ok)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if row is not None:
+            spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            self.cpu[row].append(spent * 1000)
 
     def round(self) -> None:
         self.repository.make_dirty()
@@ -106,6 +119,9 @@ class Growth(Bench):
         self.git(None, "clean", "-fdxq")
         os.sync()
         self.ours("recover, wiped", "recover")
+        self.check(before)
+        self.run("run that fails", [*self.gitstate, "run", "--", "false"], ok=(1,))
+        self.ours(None, "recover")
         self.check(before)
         self.ours("status", "status")
         for row in (None, None, "hook, nothing due"):
@@ -148,17 +164,22 @@ def slope(sizes: Sequence[int], times: Sequence[float]) -> float:
     return math.log(times[-1] / times[-2]) / math.log(sizes[-1] / sizes[-2])
 
 
-def table(axis: Axis, results: dict[int, Times]) -> str:
-    """A row for each command; in the last columns the slope of it and of git's own."""
+def table(axis: Axis, results: dict[int, Times], cpu: dict[int, Times]) -> str:
+    """A row for each command; in the last columns the slope of it and of git's own, by the clock and by processor time.
+
+    Of the processor time the least of the rounds counts, which other programs disturb little.
+    """
     sizes = sorted(results)
     middle = {row: [median(results[size][row]) for size in sizes] for row in results[sizes[0]]}
-    rows = [[axis.title, *(f"{size:,}" for size in sizes), "slope", "git's"]]
+    least = {row: [max(1.0, min(cpu[size][row])) for size in sizes] for row in middle}
+    rows = [[axis.title, *(f"{size:,}" for size in sizes), "slope", "git's", "of CPU", "git's"]]
     rows.append(["---", *("---:" for _ in rows[0][1:])])
     for row in dict.fromkeys([*ROWS.values(), *ROWS]):
         name = row if row.startswith("git") else f"gitstate {row}"
         cells = [f"{value:,.0f}" for value in middle[row]]
-        cells.append(f"{slope(sizes, middle[row]):.2f}" if len(sizes) > 1 else "")
-        cells.append(f"{slope(sizes, middle[ROWS[row]]):.2f}" if row in ROWS and len(sizes) > 1 else "")
+        for spent in (middle, least):
+            cells.append(f"{slope(sizes, spent[row]):.2f}" if len(sizes) > 1 else "")
+            cells.append(f"{slope(sizes, spent[ROWS[row]]):.2f}" if row in ROWS and len(sizes) > 1 else "")
         rows.append([f"`{name}`", *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in rows) + "\n"
 
@@ -171,12 +192,15 @@ def draw(axis: Axis, results: dict[int, Times], where: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "gitstate"  # the same picture is the same file
     from matplotlib import pyplot
 
+    where.mkdir(parents=True, exist_ok=True)
     sizes = sorted(results)
-    figure, panels = pyplot.subplots(2, 2, figsize=(10, 7), constrained_layout=True)
-    for panel, (title, rows) in zip(panels.flat, PANELS.items(), strict=True):
+    figure, panels = pyplot.subplots(3, 2, figsize=(10, 10), constrained_layout=True)
+    for panel in panels.flat[len(PANELS) :]:
+        panel.set_axis_off()
+    for panel, (title, rows) in zip(panels.flat, PANELS.items(), strict=False):
         peer = ROWS[rows[0]]
         panel.plot(sizes, [median(results[size][peer]) for size in sizes], "--", color="#777777", label=peer)
-        for row, colour in zip(rows, _COLOURS, strict=True):
+        for row, colour in zip(rows, _COLOURS, strict=False):
             panel.plot(sizes, [median(results[size][row]) for size in sizes], "o-", color=colour, label=row)
         panel.set(title=title, xscale="log", yscale="log", xlabel=axis.title, ylabel="ms")
         low, high = panel.get_ylim()
@@ -209,9 +233,10 @@ class Budget:
 
 def measure(
     axis: Axis, sizes: Sequence[int], runs: int, minutes: float, top: Path, gitstate: str | None
-) -> dict[int, Times]:
-    """The times at each size, as far as the minutes reach."""
+) -> tuple[dict[int, Times], dict[int, Times]]:
+    """The times at each size, by the clock and of the processor, as far as the minutes reach."""
     results: dict[int, Times] = {}
+    cpu: dict[int, Times] = {}
     budget = Budget(time.monotonic() + minutes * 60)
     env = {"PATH": os.environ["PATH"], "HOME": str(top / "home"), "LC_ALL": "C.UTF-8", "GIT_CONFIG_NOSYSTEM": "1"}
     env |= {"GITSTATE_HOOK_INTERVAL": "3600", "GITSTATE_REGISTER": "false"}
@@ -234,19 +259,23 @@ def measure(
             bench.round()
             budget.spent[size] = built + time.monotonic() - start
         results[size] = {row: samples[warm:] for row, samples in bench.times.items()}
+        cpu[size] = {row: samples[warm:] for row, samples in bench.cpu.items()}
         shutil.rmtree(repository.path)
         progress(f"{axis.name} {size:,}: {time.monotonic() - begun:.0f} s in all")
-    return results
+    return results, cpu
 
 
-def report(axis: Axis, results: dict[int, Times], host: str) -> str:
+def report(axis: Axis, results: dict[int, Times], cpu: dict[int, Times], host: str) -> str:
     date = datetime.now(UTC).date().isoformat()
     counts = {size: len(times["save"]) for size, times in results.items()}
     most = max(counts.values())
     fewer = ", ".join(f"{count} at {size:,}" for size, count in counts.items() if count != most)
     text = f"Median of {most} runs{f' ({fewer})' if fewer else ''} in ms, whole processes. {date}: {host}, "
-    text += f"{os.getloadavg()[0]:.1f} at the end ({os.cpu_count()} cores).\n\n" + table(axis, results)
-    return text + "\nThe slope is that of the last step, log by log: 1 is in proportion to the size, 0 no growth.\n"
+    text += f"{os.getloadavg()[0]:.1f} at the end ({os.cpu_count()} cores).\n\n" + table(axis, results, cpu)
+    text += (
+        "\nThe slope is that of the last step, log by log: 1 is in proportion to the size, 0 no growth. That of the\n"
+    )
+    return text + "processor's time (CPU, the least of the rounds) depends less on what else the machine does.\n"
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -283,8 +312,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 packages = installed(top / "venv").parents[1].glob("lib/*/site-packages")
                 # What gitstate needs stands where it does for this interpreter.
                 (next(packages) / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-            results = measure(axis, sizes, runs, args.minutes, top, args.gitstate)
-        text = report(axis, results, host)
+            results, cpu = measure(axis, sizes, runs, args.minutes, top, args.gitstate)
+        text = report(axis, results, cpu, host)
         print(text, flush=True)
         if pictures:
             draw(axis, results, pictures)

@@ -88,10 +88,10 @@ class Repository:
         self._status = self._read_status()
         self.tracked_tree, self.whole_tree = self._tree_after_add("-u"), self._tree_after_add("-A")
 
-    def git(self, *args: str, index: Path | None = None) -> str:
+    def git(self, *args: str, index: Path | None = None, given: str = "") -> str:
         env = self.env if index is None else self.env | {"GIT_INDEX_FILE": str(index)}
         command = ["git", "-C", str(self.path), *args]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=env, input=given, capture_output=True, text=True, check=False)
         if done.returncode:
             raise BenchError(f"git {' '.join(args[:3])}: exit status {done.returncode}: {done.stderr.strip()}")
         return done.stdout.strip()
@@ -114,7 +114,8 @@ class Repository:
             (self.path / "big.bin").hardlink_to(self._big)  # the same pages in the cache every time
         time.sleep(SETTLE)
         if self._staged:
-            self.git("add", "--", *self._staged)
+            # `git add` compares each path of the index with each that it is given.
+            self.git("update-index", "-z", "--stdin", given="".join(f"{name}\0" for name in self._staged))
         os.sync()
         time.sleep(SETTLE)
         if self._status and self._read_status() != self._status:  # also warms the caches, equally for everybody

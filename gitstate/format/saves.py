@@ -24,6 +24,8 @@ from .names import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..git.command import Git
 
 
@@ -99,20 +101,21 @@ def held_saves(git: Git, workspace: str | None = None) -> list[HeldSave]:
     return _held(git, SAVES if workspace is None else save_ref(workspace, ""))
 
 
-def archives_held(repository: Repository) -> list[tuple[str | None, Oid]]:
-    """The saves of this workspace, each its id and its archive, and its latest checkpoint, which has no id here.
+def save_ids(repository: Repository) -> list[str]:
+    """The ids of the saves of this workspace. Where refs are files none is opened: `archives_of` tells which are there.
 
-    No process is started where refs are files.
+    Raises GitError.
     """
     own = workspace_id(repository)
-    latest: list[tuple[str | None, Oid]]
     if not refs.refs_are_files(repository):
-        latest = [(None, oid) for name, oid in checkpoint_archives(repository.git).items() if name == own]
-        return [*((item.save_id, item.archive) for item in held_saves(repository.git, own)), *latest]
-    prefix = save_ref(own, "")
-    (saves,) = refs.read_refs_below(repository.common_dir, prefix)
-    latest = [(None, oid) for oid in refs.read_refs(repository, [checkpoint_ref(own)]).values()]
-    return [*((ref.rpartition("/")[2], oid) for ref, oid in saves.items() if oid), *latest]
+        return [item.save_id for item in held_saves(repository.git, own)]
+    return list(refs.read_names_below(repository.common_dir, save_ref(own, "")))
+
+
+def archives_of(repository: Repository, ids: Sequence[str]) -> dict[str, Oid]:
+    """The archive of each save of this workspace that exists, by its id, in the order of `ids`. Raises GitError."""
+    by_ref = {save_ref(workspace_id(repository), save_id): save_id for save_id in ids}
+    return {by_ref[ref]: oid for ref, oid in refs.read_refs(repository, by_ref).items()}
 
 
 def history_saves(git: Git, workspace: str | None = None) -> list[HeldSave]:

@@ -13,7 +13,7 @@ gc removes the objects later. No pack is unlinked here, because another git may 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
@@ -31,7 +31,7 @@ from ..format.names import (
     save_time_ns,
     workspace_id,
 )
-from ..format.saves import held_saves, history_saves, pending_archives
+from ..format.saves import HeldSave, held_saves, history_saves, pending_archives
 from ..git import refs
 from ..git.command import Git, Oid
 from ..git.refs import RefUpdate
@@ -79,38 +79,90 @@ def prune(
     """
     saves = number(repository, "keepSaves", keep_saves)
     days = number(repository, "keepDays", keep_days)
-    has_history = boolean(repository, "history")
+    rule = Rule(int(saves), time.time() - days * 86_400, boolean(repository, "history"), everything)
     with locked_workspace(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
-        held = _held(repository, reader)
+        items = (*held_saves(repository.git), *history_saves(repository.git))
         pending = list(pending_archives(repository.git).values())
         dismissed = refs.list_refs(repository.git, DISMISSED)
-        history: list[Held] = []
-        needed: set[Oid] = set()
         if names:
-            own_names = {item.save_id for item in held}
-            fetched = _named_fetched(repository, [name for name in names if name not in own_names])
-            theirs = {item.save_id for item in fetched}
-            going = _named(held, needed_saves(held, pending, reader), names, theirs)
+            gone = _named(repository, _held(items, reader), pending, names, reader)
         else:
-            needed = needed_saves(held, [*pending, *dismissed.values()], reader)
-            own = workspace_id(repository)
-            mine = [item for item in held if everything or item.workspace_id == own]
-            before = time.time() - days * 86_400
-            history = [item for item in mine if item.ref.startswith(HISTORY)]
-            history = [item for item in history if not has_history or _is_older(item.save_id, before)]
-            mine = [item for item in mine if not item.ref.startswith(HISTORY)]
-            going = going_saves(mine, needed, int(saves), before)
-            fetched = _old_fetched(repository, before)
-        if not dry_run and (going or history):
-            _remove(repository, git, [*going, *history], dismissed)
-        if not dry_run and not names:
-            spared = {item.save.context.session_id for item in held if item.save and item.archive in needed}
-            _remove_conversations(repository, git, time.time() - days * 86_400, spared, everything=everything)
-        if not dry_run and fetched:
-            updates = [RefUpdate(item.ref, None, item.archive) for item in fetched]
-            refs.move_refs(repository, git, updates, "prune")
-        others = sum(item.ref.startswith(HISTORY) for item in held)
-        return PruneResult((*going, *fetched), len(held) - others - len(going), tuple(history))
+            gone = _old(repository, items, [*pending, *dismissed.values()], rule, reader, dry_run=dry_run)
+        if not dry_run and (gone.saves or gone.history):
+            _remove(repository, git, [*gone.saves, *gone.history], dismissed)
+        if not dry_run:
+            for others in filter(None, (gone.conversations, gone.fetched)):
+                updates = [RefUpdate(item.ref, None, item.archive) for item in others]
+                refs.move_refs(repository, git, updates, "prune")
+        count = sum(not item.ref.startswith(HISTORY) for item in items)
+        return PruneResult((*gone.saves, *gone.fetched), count - len(gone.saves), gone.history)
+
+
+class Rule(NamedTuple):
+    """What `prune` removes where no save is named."""
+
+    keep: int
+    """So many of the newest saves of each workspace stay."""
+    before: float
+    """Only what is older goes; in seconds since the epoch."""
+    has_history: bool
+    everything: bool
+    """In every workspace of the repository."""
+
+
+class Gone(NamedTuple):
+    """What goes."""
+
+    saves: Sequence[Held]
+    fetched: Sequence[Held]
+    history: tuple[Held, ...] = ()
+    conversations: Sequence[Held] = ()
+
+
+def _old(
+    repository: Repository,
+    items: Sequence[HeldSave],
+    pending: Sequence[Oid],
+    rule: Rule,
+    reader: ObjectReader,
+    *,
+    dry_run: bool,
+) -> Gone:
+    """What goes because of its age. As a rule nothing does, and the names of the saves tell: then none is read."""
+    own = workspace_id(repository)
+    mine = [item for item in items if rule.everything or item.workspace_id == own]
+    saves = [item for item in mine if not item.ref.startswith(HISTORY)]
+    past = {item.ref for item in mine if item.ref.startswith(HISTORY)}
+    if rule.has_history:
+        past = {item.ref for item in mine if item.ref in past and _is_older(item.save_id, rule.before)}
+    conversations = [] if dry_run else _old_conversations(repository, rule)
+    fetched = _old_fetched(repository, rule.before)
+    if not (past or conversations or _may_go(saves, rule)):
+        return Gone((), fetched)
+    held = _held(items, reader)
+    needed = needed_saves(held, pending, reader)
+    spared = {item.save.context.session_id for item in held if item.save and item.archive in needed}
+    names = {item.ref for item in saves}
+    return Gone(
+        going_saves([item for item in held if item.ref in names], needed, rule.keep, rule.before),
+        fetched,
+        tuple(item for item in held if item.ref in past),
+        [item for item in conversations if item.save_id not in spared],
+    )
+
+
+def _may_go(saves: Sequence[HeldSave], rule: Rule) -> bool:
+    """Whether the rule lets one of the saves go, as far as their names tell."""
+    by_workspace: dict[str, list[str]] = {}
+    for item in saves:
+        by_workspace.setdefault(item.workspace_id, []).append(item.save_id)
+    for ids in by_workspace.values():
+        if len(ids) > rule.keep:
+            # They sort by time, but for those that gitstate did not make.
+            oldest = next((save_id for save_id in sorted(ids) if save_time_ns(save_id) is not None), "")
+            if _is_older(oldest, rule.before):
+                return True
+    return False
 
 
 def going_saves(held: Sequence[Held], needed: set[Oid], keep: int, before: float) -> list[Held]:
@@ -215,9 +267,8 @@ def needed_saves(held: Sequence[Held], pending: Iterable[Oid], reader: ObjectRea
     return needed
 
 
-def _held(repository: Repository, reader: ObjectReader) -> list[Held]:
+def _held(items: Sequence[HeldSave], reader: ObjectReader) -> list[Held]:
     held = []
-    items = (*held_saves(repository.git), *history_saves(repository.git))
     ahead = SavesAhead([item.archive for item in items], reader)
     for item in items:
         try:
@@ -229,18 +280,25 @@ def _held(repository: Repository, reader: ObjectReader) -> list[Held]:
     return held
 
 
-def _named(held: Sequence[Held], needed: set[Oid], names: Sequence[str], fetched: Collection[str] = ()) -> list[Held]:
+def _named(
+    repository: Repository, held: Sequence[Held], pending: Sequence[Oid], names: Sequence[str], reader: ObjectReader
+) -> Gone:
+    """The saves of these ids. Raises NeedsPerson for one that does not exist, or must be kept."""
+    own = {item.save_id for item in held}
+    fetched = _named_fetched(repository, [name for name in names if name not in own])
+    theirs = {item.save_id for item in fetched}
+    needed = needed_saves(held, pending, reader)
     going: list[Held] = []
     for name in names:
         found = [item for item in held if item.save_id == name]
-        if not found and name in fetched:
+        if not found and name in theirs:
             continue
         if not found:
             raise NeedsPerson(f"there is no save {name!r} in this repository", hint="gitstate log --all")
         if any(item.archive in needed and item.save is not None for item in found):
             raise NeedsPerson(f"the save {name} was never recovered; nothing was pruned", hint="gitstate recover")
         going += found
-    return going
+    return Gone(going, fetched)
 
 
 def _remove(repository: Repository, git: Git, going: Sequence[Held], dismissed: Mapping[str, Oid]) -> None:
@@ -252,20 +310,19 @@ def _remove(repository: Repository, git: Git, going: Sequence[Held], dismissed: 
     notes.drop(git, [item.save.wip for item in going if item.save is not None])
 
 
-def _remove_conversations(
-    repository: Repository, git: Git, before: float, spared: Set[str | None], *, everything: bool
-) -> None:
-    """Remove the conversations that ended before a time, in seconds since the epoch; not those that are `spared`."""
-    prefix = CONVERSATIONS if everything else conversation_ref(workspace_id(repository), "").rstrip("/")
+def _old_conversations(repository: Repository, rule: Rule) -> list[Held]:
+    """The conversations that are older than the rule says, each with its session as its id; not that of the context."""
+    own = workspace_id(repository)
+    prefix = CONVERSATIONS if rule.everything else conversation_ref(own, "").rstrip("/")
     out = repository.git.run("for-each-ref", "--format=%(objectname) %(committerdate:unix) %(refname)", prefix)
     live = read_live_context(repository)[0].session_id
-    updates = []
+    found = []
     for line in out.decode("utf-8", "replace").splitlines():
-        oid, ended, ref = line.split(" ", 2)
-        if ref.rpartition("/")[2] not in (live, *spared) and ended.isdigit() and int(ended) < before:
-            updates.append(RefUpdate(ref, None, oid))
-    if updates:
-        refs.move_refs(repository, git, updates, "prune")
+        tip, ended, ref = line.split(" ", 2)
+        session_id = ref.rpartition("/")[2]
+        if session_id != live and ended.isdigit() and int(ended) < rule.before:
+            found.append(Held(ref, tip, session_id, own, None))
+    return found
 
 
 def _is_older(save_id: str, seconds: float) -> bool:

@@ -86,7 +86,7 @@ class ObjectReader:
     def start(self) -> None:
         """Let git start while the caller does something else."""
         if self._started is None:
-            self._started = self._git.start("cat-file", "--batch-command", env=self._env, quiet=True)
+            self._started = self._git.start("cat-file", "--batch-command", "--buffer", env=self._env, quiet=True)
 
     def started_for(self, git: Git) -> ObjectReader:
         """The same reader, where it was started as `git` would start it; else another one, and this one's git ends."""
@@ -202,7 +202,9 @@ class ObjectReader:
         if not oids:
             return
         try:
-            self._process.stdin.write(b"".join([b"%s %s\n" % (verb, oid.encode("ascii")) for oid in oids]))
+            # Without a buffer git writes three times for each object, and we are woken as often.
+            lines = [b"%s %s\n" % (verb, oid.encode("ascii")) for oid in oids]
+            self._process.stdin.write(b"".join((*lines, b"flush\n")))
             self._process.stdin.flush()
         except BrokenPipeError:
             status = self._process.wait()

@@ -12,11 +12,13 @@ from ..format.manifest import Save
 from ..format.names import workspace_id
 from ..format.saves import (
     HeldSave,
+    archives_of,
     held_saves,
     is_dismissed,
     pending_archive,
     pending_archives,
     pending_here,
+    save_ids,
 )
 from ..git import refs
 from ..git.command import Oid
@@ -251,10 +253,10 @@ def _latest_checkpoint(repository: Repository, reader: ObjectReader) -> Save | N
 def whole_copies(repository: Repository, reader: ObjectReader, facts: Facts) -> list[Save]:
     """The checkpoint and the newest saves of this workspace, newest first, that were made before this boot."""
     found = [] if facts.checkpoint is None else [facts.checkpoint]
-    held = sorted(held_saves(repository.git, workspace_id(repository)), key=lambda save: names.age_key(save.save_id))
-    for save in held[-_COPIES:]:
+    ids = sorted(save_ids(repository), key=names.age_key)
+    for archive in archives_of(repository, ids[-_COPIES:]).values():
         with suppress(CorruptSave, UnsupportedSave):
-            found.append(read_save(save.archive, reader))
+            found.append(read_save(archive, reader))
     found.sort(key=lambda save: names.age_key(save.manifest.save_id), reverse=True)
     own, boot = workspace_id(repository), process.boot_id()
     return [save for save in found if may_be_cut_short(save, own, boot)]
@@ -262,10 +264,18 @@ def whole_copies(repository: Repository, reader: ObjectReader, facts: Facts) -> 
 
 def _newer_save(repository: Repository, checkpoint: Save) -> str | None:
     """The newest save of this workspace, where it is newer than its latest checkpoint: that holds older work."""
-    held = held_saves(repository.git, workspace_id(repository))
-    newest = max((save.save_id for save in held), key=names.age_key, default=None)
+    ids = sorted(save_ids(repository), reverse=True)
+    # A wrong clock made those of the future: they count as the oldest. Of thousands the first one answers.
+    ahead = 0
+    while ahead < len(ids) and not names.age_key(ids[ahead])[0]:
+        ahead += 1
     own = names.age_key(checkpoint.manifest.save_id)
-    return newest if newest is not None and names.age_key(newest) > own else None
+    for save_id in (*ids[ahead:], *ids[:ahead]):
+        if names.age_key(save_id) <= own:
+            return None
+        if archives_of(repository, [save_id]):
+            return save_id
+    return None
 
 
 def _unsaved_context(repository: Repository, checkpoint: Save | None) -> Context | None:

@@ -7,8 +7,9 @@ import time
 from ..errors import GitstateError
 from ..format.archive import SavesAhead
 from ..format.manifest import Save
-from ..format.names import age_key, save_time_ns
-from ..format.saves import archives_held
+from ..format.names import age_key, checkpoint_ref, save_time_ns, workspace_id
+from ..format.saves import archives_of, save_ids
+from ..git import refs
 from ..git.command import object_id
 from ..git.entries import differing_paths
 from ..system.stdlib import suppress
@@ -31,12 +32,13 @@ def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, 
     """
     with suppress(GitstateError, OSError, ValueError):
         made = save_time_ns(save.manifest.save_id) or 0
-        held = archives_held(workspace.repository)
         # An id begins with its time: of thousands none has to be taken apart.
         first = time.strftime("%Y%m%dT%H%M%S", time.gmtime((made - _RECENT_NS) // 1_000_000_000))
         last = save.manifest.save_id[:_TIME]
-        recent = sorted([(name, oid) for name, oid in held if name and first <= name[:_TIME] <= last], reverse=True)
-        oids = [*(oid for _, oid in recent[:_READ]), *(oid for name, oid in held if name is None)]
+        ids = [name for name in save_ids(workspace.repository) if first <= name[:_TIME] <= last]
+        recent = archives_of(workspace.repository, sorted(ids, reverse=True)[:_READ])
+        latest = checkpoint_ref(workspace_id(workspace.repository))
+        oids = [*recent.values(), *refs.read_refs(workspace.repository, [latest]).values()]
         oids = [oid for oid in oids if oid != save.archive]
         saves = SavesAhead(oids, workspace.reader)
         found = [saves.read(oid) for oid in oids if not saves.is_other_kind(oid, "checkpoint")]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 
-from ..errors import CorruptSave, GitError, GitstateError, RefChanged, TryAgain, words_of
+from ..errors import CorruptSave, GitError, GitstateError, RefChanged, TryAgain, UnsupportedSave, words_of
 from ..format.names import (
     ARCHIVE_SUBJECT,
     NOTES,
     WIP_SUBJECT,
+    age_key,
     checkpoint_ref,
     history_ref,
     marker_ref,
@@ -419,22 +420,44 @@ def _refs_below(builder: Builder, prefix: str) -> dict[str, Oid]:
     return {prefix + name: oid for name, oid in found.items()}
 
 
+#: The newest saves, so many of them, are looked at for kept checkpoints. Where these are few among them, others take
+#: the disk.
+_LOOKED_AT = 200
+
+
 def _thinned(held: Mapping[str, Oid], builder: Builder) -> list[RefUpdate]:
-    """Kept checkpoints that go, so that an agent that makes and deletes files for days fills no disk."""
+    """Kept checkpoints that go, so that an agent that makes and deletes files for days fills no disk.
+
+    One more is kept each time: only the hour of that which is no longer among the newest can hold too many.
+    """
     if len(held) < _NEWEST:
         return []
-    found = [(ref, save) for ref, oid in sorted(held.items()) if (save := builder.earlier(oid)) is not None]
-    mine = [(ref, save) for ref, save in found if save.manifest.kind == "checkpoint" and save.manifest.label is None]
-    kept = mine[: 1 - _NEWEST]
-    by_hour: dict[int, list[tuple[str, Save]]] = {}
-    for ref, save in kept:
-        by_hour.setdefault((save_time_ns(save.manifest.save_id) or 0) // _HOUR_NS, []).append((ref, save))
-    gone = []
-    for group in by_hour.values():
-        if len(group) > 1:
-            best = max(group, key=lambda item: _weight(item[1], builder))
-            gone += [RefUpdate(ref, None, save.archive) for ref, save in group if ref != best[0]]
-    return gone
+    from ..format.archive import SavesAhead
+
+    newest = sorted(held, key=lambda ref: age_key(ref.rpartition("/")[2]), reverse=True)[:_LOOKED_AT]
+    saves = SavesAhead([held[ref] for ref in newest], builder.reader)
+    mine = 0
+    hour: int | None = None
+    group: list[tuple[str, Save]] = []
+    for ref in newest:
+        try:
+            save = saves.read(held[ref])
+        except (CorruptSave, UnsupportedSave):
+            # `git cat-file` ends at an object that it can't read.
+            builder.reader.restart()
+            continue
+        if save.manifest.kind != "checkpoint" or save.manifest.label is not None:
+            continue
+        mine += 1
+        if mine >= _NEWEST:
+            its_hour = (save_time_ns(save.manifest.save_id) or 0) // _HOUR_NS
+            if hour not in (None, its_hour):
+                break
+            hour = its_hour
+            group.append((ref, save))
+    # The oldest of those that changed the most.
+    best = max(reversed(group), key=lambda item: _weight(item[1], builder), default=None) if len(group) > 1 else None
+    return [RefUpdate(ref, None, save.archive) for ref, save in reversed(group) if best and ref != best[0]]
 
 
 def _weight(save: Save, builder: Builder) -> int:

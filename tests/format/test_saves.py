@@ -11,6 +11,7 @@ from gitstate.errors import NeedsPerson
 from gitstate.format.find import find_save
 from gitstate.format.names import checkpoint_ref, own_marker, save_ref, workspace_id
 from gitstate.format.saves import (
+    archives_of,
     checkpoint_archives,
     checkpoint_save_id,
     held_saves,
@@ -18,6 +19,7 @@ from gitstate.format.saves import (
     pending_archives,
     pending_in_files,
     pending_save_id,
+    save_ids,
 )
 from gitstate.git.repository import Repository, open_repository
 from tests.states import STATES, dirty, make
@@ -57,6 +59,24 @@ def test_pending_save_is_found(packed: bool, ws: Workspace) -> None:
     assert held == (save_ref(own, told["save_id"]), own, told["save_id"], told["archive"], None)
     assert held_saves(repository.git, own) == [held] and held_saves(repository.git, "other") == []
     assert find_save(repository, told["save_id"]) == held
+
+
+def test_saves_are_named_without_being_opened(ws: Workspace) -> None:
+    told = ws.save().json
+    repository = repository_of(ws)
+    own = workspace_id(repository)
+    packed, loose, other = "20200101T000000.000000Z-aaaaaa", "20200101T000000.000000Z-bbbbbb", "no-time"
+    for name in (packed, other):
+        ws.git("update-ref", save_ref(own, name), "HEAD")
+    ws.git("update-ref", save_ref("another", loose), "HEAD")
+    ws.git("pack-refs", "--all")
+    ws.git("update-ref", save_ref(own, loose), told["archive"])
+    # Also where a loose ref hides the packed one, and beside the lock of a git that was killed.
+    (ws.common_dir / save_ref(own, packed)).write_text(told["archive"] + "\n")
+    (ws.common_dir / (save_ref(own, "locked") + ".lock")).touch()
+    held = {item.save_id: item.archive for item in held_saves(repository.git, own)}
+    assert set(save_ids(repository)) == set(held) == {told["save_id"], packed, loose, other}
+    assert archives_of(repository, [*held, "20200101T000000.000000Z-cccccc"]) == held
 
 
 def test_pending_save_is_named_though_git_can_read_no_object(ws: Workspace) -> None:

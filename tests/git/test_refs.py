@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from gitstate.errors import RefChanged
+from gitstate.git import refs
 from gitstate.git.refs import RefUpdate, RefWriter
 from gitstate.git.repository import open_repository
 from tests.support.workspace import Workspace
@@ -97,3 +98,64 @@ def test_symbolic_ref_moves_what_it_points_to(ws: Workspace, writer: RefWriter) 
     ws.git("symbolic-ref", "refs/heads/symbolic", REF)
     writer.commit([RefUpdate("refs/heads/symbolic", oid(ws, "HEAD"), oid(ws, "HEAD~2"))])
     assert oid(ws, REF) == oid(ws, "HEAD")
+
+
+def packed_refs(ws: Workspace) -> Path:
+    return ws.path / ".git" / "packed-refs"
+
+
+def test_packed_refs_are_read_as_git_reads_them(ws: Workspace, oids: list[str]) -> None:
+    first, second, third = oids
+    for name, value in (("p", first), ("packed-2", second), ("packed/below", third)):
+        ws.git("update-ref", f"refs/heads/x/{name}", value)
+    ws.git("tag", "-a", "-m", "annotated", "v1", "HEAD")
+    ws.git("pack-refs", "--all")
+    repository = open_repository(os.fsencode(ws.path))
+    names = [*ws.refs("refs"), "refs/heads/x", "refs/heads/x/packed", "refs/heads/none"]
+    expected = ws.refs("refs")
+    assert refs.read_refs(repository, names) == expected
+    # One by one they are looked for in the bytes.
+    assert {name: value for name in names for value in refs.read_refs(repository, [name]).values()} == expected
+    (below,) = refs.read_refs_below(repository.common_dir, "refs/heads/x/p")
+    assert below == {"": first, "acked-2": second, "acked/below": third}
+
+
+def test_last_line_of_packed_refs_may_lack_its_line_feed(ws: Workspace, oids: list[str]) -> None:
+    packed_refs(ws).write_bytes(f"{oids[0]} {REF}\n{oids[1]} refs/heads/z".encode())
+    repository = open_repository(os.fsencode(ws.path))
+    assert refs.read_refs(repository, [REF, "refs/heads/z"]) == {REF: oids[0], "refs/heads/z": oids[1]}
+    assert refs.read_refs_below(repository.common_dir, "refs/heads/z") == [{"": oids[1]}]
+
+
+def test_damaged_line_of_packed_refs_hides_no_other(ws: Workspace, oids: list[str]) -> None:
+    lines = (f"{oids[0]} {REF}", f"# {oids[1]} {REF}", f"^{oids[1]} {REF}", f"{oids[1]} x {REF}", f" {REF}x")
+    packed_refs(ws).write_bytes("\n".join((*lines, "\0" * 40)).encode())
+    repository = open_repository(os.fsencode(ws.path))
+    assert refs.read_refs(repository, [REF]) == {REF: oids[0]}
+    assert refs.read_refs(repository, [REF, *(f"refs/heads/{number}" for number in range(20)), REF + "x"]) == {
+        REF: oids[0]
+    }
+
+
+def test_one_packed_ref_is_found_without_parsing_the_others(
+    ws: Workspace, oids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (f"{oids[0]} refs/heads/many/{number:04}\n" for number in range(1000))
+    packed_refs(ws).write_bytes("".join(("# pack-refs with: peeled fully-peeled sorted \n", *lines)).encode())
+    parsed: list[int] = []
+    parse = refs._packed_refs
+
+    def counted(data: bytes, beginnings: Iterable[bytes]) -> dict[bytes, bytes]:
+        found = parse(data, beginnings)
+        parsed.append(len(found))
+        return found
+
+    monkeypatch.setattr(refs, "_packed_refs", counted)
+    repository = open_repository(os.fsencode(ws.path))
+    assert refs.read_refs(repository, ["refs/heads/many/0500", "refs/heads/none"]) == {"refs/heads/many/0500": oids[0]}
+    assert parsed == [1, 0]
+    # Of many refs all lines are parsed, once.
+    parsed.clear()
+    names = [f"refs/heads/many/{number:04}" for number in range(500)]
+    assert refs.read_refs(repository, names) == dict.fromkeys(names, oids[0])
+    assert parsed == [*[1] * (len(parsed) - 1), 1000] and len(parsed) < 20

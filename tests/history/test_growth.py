@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,10 @@ from gitstate.git.repository import open_repository
 from gitstate.history import listing
 from gitstate.history.prune import prune
 from gitstate.objects.reader import ObjectReader
+from gitstate.save import publish
+from gitstate.save.request import SaveRequest
+from gitstate.save.save import save
+from tests.faults.strace import why_not_strace
 from tests.support.past import give_past
 from tests.support.workspace import Workspace
 
@@ -62,24 +69,35 @@ def test_prune_waits_for_git_as_often_for_many_saves_as_for_two(ws: Workspace, c
     give_past(ws, 2)
     repository = open_repository(bytes(ws.path))
     counts.look()
-    assert prune(repository, dry_run=True).kept == 2
+    assert len(prune(repository, dry_run=True, keep_saves=0, keep_days=0).pruned) == 2
     few = counts.look()
-    give_past(ws, MANY)
-    assert prune(repository, dry_run=True).kept > MANY
+    made = give_past(ws, MANY)
+    assert len(prune(repository, dry_run=True, keep_saves=0, keep_days=0).pruned) > len(made)
     assert counts.look() == few
+
+
+def test_prune_reads_no_save_where_none_is_old(ws: Workspace, counts: Counts) -> None:
+    made = give_past(ws, MANY)
+    repository = open_repository(bytes(ws.path))
+    counts.look()
+    for keep_saves, keep_days in ((0, 30), (MANY, 0)):
+        result = prune(repository, keep_saves=keep_saves, keep_days=keep_days, everything=True)
+        assert result.kept == MANY and not result.pruned
+        assert counts.look()[1] == 0
+    assert {item.save_id for item in prune(repository, keep_saves=MANY - 1, keep_days=0).pruned} == {made[-1]}
 
 
 def test_prune_reads_the_packed_refs_as_often_for_many_saves_as_for_two(
     ws: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = []
-    packed_refs = refs._packed_refs
+    read_packed_refs = refs._read_packed_refs
 
     def read(*args: Any) -> Any:
         reads.append(args)
-        return packed_refs(*args)
+        return read_packed_refs(*args)
 
-    monkeypatch.setattr(refs, "_packed_refs", read)
+    monkeypatch.setattr(refs, "_read_packed_refs", read)
     counts = []
     for count in (3, MANY):
         give_past(ws, count)
@@ -103,6 +121,45 @@ def test_log_starts_git_as_often_for_many_saves_as_for_two(ws: Workspace, counts
     give_past(ws, MANY)
     assert [entry.changes and entry.changes.added for entry in listed()] == [0, *[1] * (MANY - 1)]
     assert counts.look() == few
+
+
+def test_kept_checkpoint_reads_no_more_for_a_longer_past(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    ask = ObjectReader._ask
+
+    def counted(reader: ObjectReader, verb: bytes, oids: Sequence[str]) -> None:
+        asked.extend(oids)
+        ask(reader, verb, oids)
+
+    monkeypatch.setattr(ObjectReader, "_ask", counted)
+    monkeypatch.setattr(publish, "_LOOKED_AT", 20)
+    give_past(ws, MANY)
+    ws.write("new.txt", "new\n")
+    kept = save(bytes(ws.path), SaveRequest(kind="checkpoint")).save_id
+    ws.remove("new.txt")
+    asked.clear()
+    save(bytes(ws.path), SaveRequest(kind="checkpoint"))
+    assert any(ref.endswith(f"/{kept}") for ref in ws.refs("refs/gitstate/saves"))
+    # Of each save that is looked at five objects, each with its size before; some more of the checkpoint itself.
+    assert 100 < len(asked) < 300 < 10 * MANY
+
+
+@pytest.mark.skipif(why_not_strace() is not None, reason=str(why_not_strace()))
+@pytest.mark.parametrize("pending", [True, False])
+def test_recovery_opens_no_ref_of_a_long_past(pending: bool, ws: Workspace, tmp_path: Path) -> None:
+    """In place, and where only a checkpoint is there: loose refs of saves are as many as there were saves."""
+    give_past(ws, 2 * MANY)
+    ws.append("a.txt")
+    assert ws.gitstate("checkpoint").exit_status == 0
+    if pending:
+        assert ws.save().exit_status == 0
+    trace = tmp_path / "trace"
+    ws.cli_prefix = ("strace", "-f", "-qq", "-o", str(trace), "-e", "trace=open,openat")
+    assert ws.recover().exit_status == 0
+    opened = [line for line in trace.read_text().splitlines() if re.search(r"/saves/[^/\"]+/[^/\"]+\"", line)]
+    assert "/gitstate/saves/" in trace.read_text()
+    # The newest of the last day are read, for work that was destroyed before the save: `_READ` of them.
+    assert len(opened) < MANY, opened
 
 
 def test_label_is_found_without_a_wait_for_each_save(ws: Workspace, counts: Counts) -> None:
