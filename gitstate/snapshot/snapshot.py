@@ -135,13 +135,24 @@ def _crowded(paths: list[bytes], untracked: Sequence[bytes]) -> set[bytes]:
 
 
 def store_in_order(builder: SnapshotBuilder, changed: list[bytes], plain: list[bytes]) -> None:
-    """Read changed tracked files, which have more time, and then untracked ones; at once where there is no hurry."""
+    """Read changed tracked files, which have more time, and then untracked ones; at once where there is no hurry.
+
+    What git converts is converted when all of it has been read.
+    """
     if builder.deadline.seconds is None:
         return store_files(builder, [*changed, *plain])
-    builder.deadline = builder.end
-    store_files(builder, changed)
-    builder.deadline = builder.options.deadline
-    store_files(builder, plain)
+    if not builder.may_convert():
+        builder.deadline = builder.end
+        read_files(builder, changed, ())
+        builder.deadline = builder.options.deadline
+        read_files(builder, plain, ())
+    elif changed or plain:
+        from .convert import convert, read_unconverted
+
+        builder.deadline = builder.end
+        first = read_unconverted(builder, changed)
+        builder.deadline = builder.options.deadline
+        convert(builder, [first, read_unconverted(builder, plain)])
 
 
 def store_files(builder: SnapshotBuilder, paths: Sequence[bytes]) -> None:
