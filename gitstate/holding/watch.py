@@ -123,6 +123,10 @@ class Watch:
         for directory in directories:
             self._add(directory)
 
+    def lose(self) -> None:
+        """Not all that should be is watched: what changes is not known any more."""
+        self._is_blind = True
+
     def add_all(self) -> None:
         """Watch the top, which is new, and all that is in it already."""
         self._open(b"")

@@ -6,6 +6,7 @@ once. Nothing here takes longer than the events that have come: git is asked in 
 
 from __future__ import annotations
 
+import os
 import time
 
 from ..errors import GitstateError, words_of
@@ -20,15 +21,19 @@ from .put_back import Destroyed, Last
 from .watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from typing import Any
 
     from ..format.context import Context
     from ..save.request import SaveRequest
+    from ..system.child import Child
     from .held import Layer
 
 #: Git is asked about new directories when none came for so long, or after so many seconds.
 _QUIET, _LATEST = 0.05, 0.2
+#: So many tracked paths, at most so many directories, are taken between two reads of events.
+_PATHS_AT_ONCE = 1000
+_DONE = object()
 #: So many directories are looked into between two reads of events, after some were lost.
 _AT_ONCE = 20
 
@@ -58,6 +63,10 @@ class Window:
         #: The workspace as it was when the last checkpoint began.
         self._last: Last | None = None
         self._look = _Look()
+        #: The git that lists the tracked paths, at the start, and the end of what it printed, a part of a path.
+        self._listing: Child | None = None
+        self._cut = b""
+        self._adding = _Directories()
         self._judging: forkpool.Child | None = None
         self._judged: list[bytes] = []
         #: When the first, and the last, of the directories came that git is to be asked about.
@@ -65,26 +74,33 @@ class Window:
         self._unjudged = 0
 
     def start(self, *, is_new: bool = False) -> None:
-        """Watch the worktree, and hold what is written in it. `is_new`: git is about to fill it.
+        """Begin to watch the worktree, and to hold what is written in it. `is_new`: git is about to fill it.
 
-        Raises GitError, OSError.
+        `serve` goes on with it: until then `is_starting` is true, and nothing is known. Raises GitError, OSError.
         """
         self.note_workspace()
         held = HeldFiles(self._repository.toplevel)
         watch = Watch(self._repository.toplevel, held)
         if is_new:
             watch.add_all()
-        else:
-            watch.add(directories_above(self._repository.git.run("ls-files", "-z").split(b"\0")[:-1]))
+        elif watch.works:
+            self._listing = self._repository.git.start("ls-files", "-z")
+            self._adding = _Directories(watch)
         self._held, self._watch = held, watch
         if self._watch.works:
             self._private.append(self._watch.fileno())
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether directories with tracked files are not watched yet."""
+        return self._listing is not None
 
     def close(self) -> None:
         """End what `start` has begun. What is held of destroyed files goes with it."""
         if self._judging is not None:
             self._judging.end(kill=True)
             self._judging = None
+        self.end_start()
         if self._watch is not None:
             if self._watch.works:
                 with suppress(ValueError):
@@ -99,13 +115,14 @@ class Window:
     def watched(self) -> list[int]:
         """What can be read when `serve` has something to do."""
         found = [] if self._watch is None or not self._watch.works else [self._watch.fileno()]
+        found += [] if self._listing is None else [self._listing.stdout.fileno()]
         return found if self._judging is None else [*found, self._judging.pipe]
 
     def pause(self) -> float:
         """How long `serve` need not be called, in seconds, where nothing can be read."""
         if self._watch is None:
             return float("inf")
-        if self._watch.has_to_look:
+        if self._watch.has_to_look or self._adding.waits:
             return 0.0
         return float("inf") if self._judging is not None or not self._watch.unjudged else _QUIET
 
@@ -115,10 +132,35 @@ class Window:
             return
         self._watch.drain()
         self._watch.look_again(_AT_ONCE)
+        self._adding.step()
+        if self._listing is not None and self._listing.stdout.fileno() in ready:
+            self._read_listing(self._listing)
         if self._judging is not None and self._judging.pipe in ready:
             self._end_judging(self._watch, self._judging)
         if self._judging is None and self._watch.unjudged:
             self._judge_if_due(self._watch)
+
+    def _read_listing(self, listing: Child) -> None:
+        """Watch the directories of the paths that git has printed: no more than a pipe holds."""
+        data = os.read(listing.stdout.fileno(), 1 << 16)
+        if data:
+            paths = (self._cut + data).split(b"\0")
+            self._cut = paths.pop()
+            self._adding.add_now(paths)
+            return
+        self._listing = None
+        if listing.wait() and self._watch is not None:
+            # What git can't list is looked at as a whole each time.
+            self._watch.lose()
+
+    def end_start(self) -> None:
+        """Wait no longer for what is not watched yet: nothing is known from now on."""
+        listing, self._listing = self._listing, None
+        if listing is not None:
+            listing.kill()
+            listing.wait()
+            if self._watch is not None:
+                self._watch.lose()
 
     def _judge_if_due(self, watch: Watch) -> None:
         now = time.monotonic()
@@ -164,9 +206,10 @@ class Window:
         """The paths that changed since the last look; None if that is not known. `destroyed` says what went."""
         if self._watch is None or self._held is None:
             return None
+        self._adding.finish()
         touched = self._watch.take()
         self._look = _Look(*self._held.take())
-        return touched
+        return None if self.is_starting else touched
 
     def destroyed(self) -> Destroyed:
         """What was destroyed before the last look and is in no checkpoint: `beside` of a save."""
@@ -178,11 +221,60 @@ class Window:
             self._held.release(self._look.epoch, kept)
             self._look = _Look()
 
-    def watch(self, directories: Iterable[bytes], touched: Iterable[bytes]) -> None:
-        """Watch these directories too, and count these paths as changed."""
+    def watch(self, paths: Iterable[bytes], directories: Iterable[bytes], touched: Iterable[bytes]) -> None:
+        """Watch the directories above `paths` and `directories` too, and count what is `touched` as changed.
+
+        `serve` does it, or the next look.
+        """
         if self._watch is not None:
-            self._watch.add(directories)
-            self._watch.touch(touched)
+            self._adding.add_later(self._watch, paths, directories, touched)
+
+
+class _Directories:
+    """The directories above some paths, which are watched step by step: whoever waits for events listens meanwhile."""
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        self._watch = watch
+        self._known: dict[bytes, None] = {}
+        self._later: Iterator[None] = iter(())
+        self.waits = False
+        """Whether `step` has something to do."""
+
+    def add_now(self, paths: Iterable[bytes]) -> None:
+        """Watch the directories above these paths, but for those that this did before."""
+        assert self._watch is not None
+        self._watch.add(directories_above(paths, self._known))
+
+    def add_later(
+        self, watch: Watch, paths: Iterable[bytes], directories: Iterable[bytes], touched: Iterable[bytes]
+    ) -> None:
+        """Have `step` watch the directories above `paths`, and these; then what is `touched` counts as changed."""
+        self.finish()
+        self._watch, self._known, self.waits = watch, {}, True
+
+        def steps() -> Iterator[None]:
+            portion: list[bytes] = []
+            for path in paths:
+                portion.append(path)
+                if len(portion) == _PATHS_AT_ONCE:
+                    self.add_now(portion)
+                    portion = []
+                    yield
+            self.add_now(portion)
+            watch.add(directories)
+            watch.touch(touched)
+
+        self._later = steps()
+
+    def step(self) -> None:
+        """Watch some more of them."""
+        if self.waits:
+            self.waits = next(self._later, _DONE) is not _DONE
+
+    def finish(self) -> None:
+        """Watch the rest."""
+        while self.waits:
+            self.step()
 
 
 class Rescued(str):
@@ -201,12 +293,15 @@ def with_rescue(problem: str, path: bytes, request: SaveRequest) -> str:
     return Rescued(f"{problem}; {kept}" if kept is not None else problem)
 
 
-def directories_above(paths: Iterable[bytes]) -> list[bytes]:
-    """Every directory above these paths, the top (the empty one) first."""
-    found: dict[bytes, None] = {b"": None}
+def directories_above(paths: Iterable[bytes], known: dict[bytes, None] | None = None) -> list[bytes]:
+    """Every directory above these paths, the top (the empty one) first, that is not `known`; from then on they are."""
+    known = {} if known is None else known
+    found = [] if b"" in known else [b""]
+    known[b""] = None
     for path in paths:
         while path := path.rpartition(b"/")[0]:
-            if path in found:
+            if path in known:
                 break
-            found[path] = None
-    return list(found)
+            known[path] = None
+            found.append(path)
+    return found

@@ -6,6 +6,7 @@ import gc
 import os
 import select
 import time
+from itertools import chain
 
 from ..errors import GitstateError, words_of
 from ..git.command import Oid
@@ -188,9 +189,9 @@ class Checkpoints:
         """Why the last checkpoint failed, and since when they do; None if it did not."""
 
     def start(self, *, is_new: bool = False) -> None:
-        """Watch the worktree, and hold what is written in it. `is_new`: git is about to fill it.
+        """Begin to watch the worktree, and to hold what is written in it. `is_new`: git is about to fill it.
 
-        Raises GitError, OSError.
+        `serve` goes on with it, and the first checkpoint begins when the watch stands. Raises GitError, OSError.
         """
         self._window.start(is_new=is_new)
         if is_new:
@@ -224,7 +225,7 @@ class Checkpoints:
 
         `deadline` is that of the save, in seconds. What it costs decides when the next one is due.
         """
-        if self.running is not None:
+        if self.running is not None or self._window.is_starting:
             self.hasten()
             return
         self.looks += 1
@@ -248,7 +249,7 @@ class Checkpoints:
             self._failed(words_of(error))
 
     def hasten(self) -> None:
-        """Have the next checkpoint begin as soon as none is under way."""
+        """Have the next checkpoint begin as soon as none is under way, and the watch stands."""
         self._next = 0.0
 
     def is_running(self) -> bool:
@@ -298,6 +299,7 @@ class Checkpoints:
     def take_last(self, deadline: Deadline) -> None:
         """Take a last checkpoint, if anything may have changed, until the deadline."""
         self.break_off()
+        self._window.end_start()
         left = deadline.left()
         self.begin(left if left < float("inf") else None)
         while self.running is not None and not deadline.passed():
@@ -349,12 +351,10 @@ class Checkpoints:
         """Watch the directories without a tracked file, which may be known only now. Their files count as changed:
         they may have changed before the watch began.
         """
-        from ..holding.window import directories_above
-
         assert taken.scan is not None
         tracked = taken.scan.tracked
         new = [path for path, leaf in taken.worktree.items() if leaf is not None and path not in tracked.paths]
-        self._window.watch([*directories_above([*tracked.order, *new]), *taken.directories], new)
+        self._window.watch(chain(tracked.order, new), taken.directories, new)
 
 
 def _cpu_seconds() -> float:

@@ -15,7 +15,7 @@ from ..git.repository import is_attributes
 from ..objects.reader import LARGE, ObjectReader
 from ..objects.tree import EXECUTABLE, REGULAR, Leaf, TreeReader
 from ..system.files import make_directory, remove, remove_tree
-from ..system.stdlib import TYPE_CHECKING
+from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.ownership import quarantine
 from .read import has_content, read_file, read_files
 
@@ -26,26 +26,50 @@ if TYPE_CHECKING:
     from .record import SnapshotBuilder
 
 
+class Unconverted(Record):
+    """Files that were read, and that git still has to convert."""
+
+    raw: dict[bytes, Leaf]
+    """Path → the bytes on disk."""
+    programs: dict[bytes, bytes | None]
+    """Path → the name of its filter, of those that a program converts."""
+
+
 def store_with_conversions(builder: SnapshotBuilder, paths: Sequence[bytes]) -> None:
     """Read changed and untracked files into the snapshot, those that git converts through git."""
+    convert(builder, [read_unconverted(builder, paths)])
+
+
+def read_unconverted(builder: SnapshotBuilder, paths: Sequence[bytes]) -> Unconverted:
+    """Read changed and untracked files into the snapshot; returns those that git converts, for `convert`."""
     conversions = _conversions(builder)
     named = conversions.converting_attributes(list(paths))
-    converted = read_files(builder, paths, named)
-    with_program = [path for path in converted if conversions.filter_reads(named[path])]
-    builtin = sorted(set(converted).difference(with_program))
-    if builtin:
-        _store_builtin(builder, builtin)
-    if with_program:
-        # A filter may write objects of its own and refer to them (git-annex does): nothing of that is thrown away, and
-        # the index that it may look at is git's own.
-        _store_converted(builder, with_program, None, {path: named[path].get(b"filter") for path in with_program})
+    raw = {path: read_file(builder, path) for path in read_files(builder, paths, named)}
+    found = {path: leaf for path, leaf in raw.items() if leaf is not None}
+    programs = {path: named[path].get(b"filter") for path in found if conversions.filter_reads(named[path])}
+    return Unconverted(found, programs)
+
+
+def convert(builder: SnapshotBuilder, portions: Iterable[Unconverted]) -> None:
+    """Store files that were read as git converts them.
+
+    A filter may take all the time that is left: then their bytes are in the snapshot already.
+    """
+    for raw, programs in portions:
+        builtin = {path: raw[path] for path in sorted(raw.keys() - programs.keys())}
+        if builtin:
+            _store_builtin(builder, builtin)
+        if programs:
+            # A filter may write objects of its own and refer to them (git-annex does): nothing of that is thrown away,
+            # and the index that it may look at is git's own.
+            _store_converted(builder, {path: raw[path] for path in programs}, None, programs)
 
 
 def _conversions(builder: SnapshotBuilder) -> Conversions:
     return Conversions(builder.repository, builder.env)
 
 
-def _store_builtin(builder: SnapshotBuilder, paths: list[bytes]) -> None:
+def _store_builtin(builder: SnapshotBuilder, files: Mapping[bytes, Leaf]) -> None:
     """Let git convert files that need no program: its blobs go to a quarantine, and from there into the snapshot."""
     repository = builder.repository
     directory = quarantine(repository)
@@ -55,24 +79,21 @@ def _store_builtin(builder: SnapshotBuilder, paths: list[bytes]) -> None:
         "GIT_OBJECT_DIRECTORY": os.fsdecode(directory),
         "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(repository.objects),
     }
-    _store_converted(builder, paths, env, {})
+    _store_converted(builder, files, env, {})
     remove_tree(directory)
 
 
 def _store_converted(
     builder: SnapshotBuilder,
-    paths: list[bytes],
+    files: Mapping[bytes, Leaf],
     env: Mapping[str, str] | None,
     filters: Mapping[bytes, bytes | None],
 ) -> None:
-    """Store files as git converts them with `env`, and keep the raw bytes where they differ."""
+    """Store files as git converts them with `env`, and keep the raw bytes, which `files` has, where they differ."""
     snapshot, repository = builder.snapshot, builder.repository
-    converted = _conversions(builder).hash_files(paths, env, builder.options.deadline, filters)
+    converted = _conversions(builder).hash_files([*files], env, builder.options.deadline, filters)
     with ObjectReader(repository.git, env) as reader:
-        for path in paths:
-            raw = read_file(builder, path)
-            if raw is None:
-                continue
+        for path, raw in files.items():
             oid = converted.get(path)
             if oid != raw.oid:
                 snapshot.raw[path] = (raw, "filter")

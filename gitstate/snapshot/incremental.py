@@ -96,7 +96,7 @@ def take_since(
     builder.snapshot.ignored = list(dict.fromkeys((*builder.snapshot.ignored, *ignored)))[:IGNORED_LISTED]
     changed = [path for path in tracked if not _is_unchanged(builder, path, index[path])]
     changed, large = most_precious_first(builder, changed)
-    plain, more = most_precious_first(builder, plain)
+    plain, more = most_precious_first(builder, plain, found.untracked)
     store_in_order(builder, changed, plain)
     store_files(builder, [*large, *more])
     _take_older(builder, earlier)

@@ -111,6 +111,10 @@ class TrackedPaths(Record):
     attributes: bool
     """Whether there is a .gitattributes file, tracked or not: an untracked one, or an ignored one, counts as much."""
 
+    def __reduce__(self) -> tuple[object, tuple[bytes, bool]]:
+        """One text, for a keeper that listens: it would be deaf while hundreds of thousands of values are read."""
+        return _tracked_paths, (b"\0".join(self.order), self.attributes)
+
     @property
     def are_few(self) -> bool:
         """Whether the permissions of unchanged files and directories are checked."""
@@ -131,6 +135,11 @@ class TrackedPaths(Record):
         while place < len(self.order) and self.order[place].startswith(prefix):
             yield self.order[place]
             place += 1
+
+
+def _tracked_paths(order: bytes, attributes: bool) -> TrackedPaths:
+    paths = order.split(b"\0") if order else []
+    return TrackedPaths(set(paths), paths, attributes)
 
 
 class ScanFacts(Record):

@@ -16,7 +16,7 @@ from .gitdir import settings_identity, store_index, store_operation, store_spars
 from .read import read_files
 from .record import IGNORED_LISTED, ScanFacts, SnapshotBuilder
 from .tracked import read_listing, read_status
-from .walk import is_nested, walk, without_ignored
+from .walk import CROWD, is_nested, walk, without_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 WALKED, LISTED, _SORTED = 0.4, 0.65, 0.75
 #: Larger files, in bytes, come last.
 _SMALL = 4 << 20
-#: An untracked directory with more files than this was made by a program; they come after all other small ones.
-_CROWD = 200
 
 
 def take_snapshot(
@@ -121,27 +119,38 @@ def most_precious_first(
 
 
 def _crowded(paths: list[bytes], untracked: Sequence[bytes]) -> set[bytes]:
-    """The paths in untracked directories that hold many of them."""
-    tops = {path for path in untracked if path.endswith(b"/")}
-    if len(paths) <= _CROWD or not tops:
+    """The paths in directories that hold many of them; of an untracked directory all that is below it counts."""
+    if len(paths) <= CROWD or not untracked:
         return set()
+    tops = {path for path in untracked if path.endswith(b"/")}
     below: dict[bytes, list[bytes]] = {}
     for path in paths:
         cut = path.find(b"/") + 1
         while cut and path[:cut] not in tops:
             cut = path.find(b"/", cut) + 1
-        below.setdefault(path[:cut], []).append(path)
-    return {path for top, inside in below.items() if top and len(inside) > _CROWD for path in inside}
+        below.setdefault(path[:cut] if cut else path[: path.rfind(b"/") + 1], []).append(path)
+    return {path for inside in below.values() if len(inside) > CROWD for path in inside}
 
 
 def store_in_order(builder: SnapshotBuilder, changed: list[bytes], plain: list[bytes]) -> None:
-    """Read changed tracked files, which have more time, and then untracked ones; at once where there is no hurry."""
+    """Read changed tracked files, which have more time, and then untracked ones; at once where there is no hurry.
+
+    What git converts is converted when all of it has been read.
+    """
     if builder.deadline.seconds is None:
         return store_files(builder, [*changed, *plain])
-    builder.deadline = builder.end
-    store_files(builder, changed)
-    builder.deadline = builder.options.deadline
-    store_files(builder, plain)
+    if not builder.may_convert():
+        builder.deadline = builder.end
+        read_files(builder, changed, ())
+        builder.deadline = builder.options.deadline
+        read_files(builder, plain, ())
+    elif changed or plain:
+        from .convert import convert, read_unconverted
+
+        builder.deadline = builder.end
+        first = read_unconverted(builder, changed)
+        builder.deadline = builder.options.deadline
+        convert(builder, [first, read_unconverted(builder, plain)])
 
 
 def store_files(builder: SnapshotBuilder, paths: Sequence[bytes]) -> None:

@@ -6,7 +6,7 @@ import os
 
 from ..git.repository import git_dir_of
 from ..git.status import are_ignored, start_check_ignore
-from ..system.stdlib import TYPE_CHECKING, Record
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .read import NEVER, special_reason
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .record import SnapshotBuilder
 
 
+#: A directory with more untracked files than this was filled by a program; they come after all other small ones.
+CROWD = 200
+#: Under a deadline paths are sorted for this part of the time in which git is asked about them.
+_SORTED = 0.7
 #: So many directories are looked into whatever the deadline: it takes no time.
 _IN_ANY_CASE = 64
 NOT_ASKED = "the deadline passed before git was asked whether it is ignored"
@@ -137,7 +141,8 @@ def without_ignored(
             query = start_check_ignore(builder.repository, no_index if builder.in_submodules else builder.env)
         meanwhile()
         while query is not None and level:
-            inside: list[list[bytes]] = []
+            level = _most_precious_first(builder, level, deadline)
+            inside: list[bytes] = []
             answers = are_ignored(query, level, deadline)
             builder.skip_late(level[len(answers) :], NOT_ASKED)
             late: list[bytes] = []
@@ -151,12 +156,9 @@ def without_ignored(
                 elif len(opened) > _IN_ANY_CASE and deadline.passed():
                     late.append(path[:-1])
                 else:
-                    below: list[bytes] = []
-                    _open_untracked(builder, path[:-1], below, special, opened)
-                    inside.append(below)
+                    _open_untracked(builder, path[:-1], inside, special, opened)
             builder.skip_late(late, NOT_LISTED)
-            # Those of few entries come first: a directory of very many was made by a program.
-            level = [path for below in sorted(inside, key=len) for path in below]
+            level = inside
     finally:
         if query is not None:
             query.communicate()
@@ -165,6 +167,36 @@ def without_ignored(
         if path not in full or mode != 0o755:
             builder.snapshot.directories[path] = mode
     return plain, ignored
+
+
+def _most_precious_first(builder: SnapshotBuilder, paths: list[bytes], deadline: Deadline) -> list[bytes]:
+    """The paths in the order in which git is asked about them: not all may be asked before the deadline.
+
+    Those in directories with few of them come first: a directory with very many was filled by a program. Of the very
+    many the newest come first.
+    """
+    if deadline.seconds is None or len(paths) <= CROWD:
+        return paths
+    inside: dict[bytes, list[bytes]] = {}
+    for path in paths:
+        inside.setdefault(path.removesuffix(b"/").rpartition(b"/")[0], []).append(path)
+    end = deadline.part(_SORTED)
+    sorted_ones = (
+        below if len(below) <= CROWD else _newest_first(builder, below, end)
+        for below in sorted(inside.values(), key=len)
+    )
+    return [path for below in sorted_ones for path in below]
+
+
+def _newest_first(builder: SnapshotBuilder, paths: list[bytes], deadline: Deadline) -> list[bytes]:
+    """The paths sorted by their times; those that are not looked at before the deadline come last."""
+    times: dict[bytes, int] = {}
+    for number, path in enumerate(paths):
+        if number % 256 == 255 and deadline.passed():
+            break
+        with suppress(OSError):
+            times[path] = os.lstat(os.path.join(builder.top, path)).st_mtime_ns
+    return sorted(paths, key=lambda path: -times.get(path, 0))
 
 
 def _open_untracked(

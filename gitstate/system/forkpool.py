@@ -44,7 +44,8 @@ class Child:
         with suppress(OSError):
             os.setpgid(self.pid, self.pid)
         self.pipe = reading
-        self._got = b""
+        #: What has arrived of the next values. Bytes that grow in place: it is a few hundred parts of a large value.
+        self._got = bytearray()
 
     def receive(self) -> tuple[list[Any], bool]:
         """The values that have arrived, and whether more may come. Blocks until the pipe can be read."""
@@ -58,8 +59,8 @@ class Child:
             if len(self._got) < 8 + size:
                 break
             # Only our own forked child writes into this pipe.
-            values.append(loads(self._got[8 : 8 + size]))
-            self._got = self._got[8 + size :]
+            values.append(loads(bytes(self._got[8 : 8 + size])))
+            del self._got[: 8 + size]
         return values, bool(data)
 
     def end(self, *, kill: bool) -> None:

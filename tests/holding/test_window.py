@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import sys
 from contextlib import suppress
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.format.context import Context
+from gitstate.git.repository import open_repository
+from gitstate.holding.window import Window
 from tests.run.commands import GITSTATE
 from tests.support.agents import Started, keeper_pid, keepers, members, wait_until
 from tests.support.workspace import Workspace, run_git
@@ -268,3 +272,28 @@ raise SystemExit(7)
     assert started.status() == 7
     found = {line.removeprefix("precious ") for line in kept(ws)}
     return {number for number in range(count) if str(number) not in found}
+
+
+def test_directories_are_watched_in_steps(ws: Workspace) -> None:
+    """The keeper reads events and hears signals between them; a look does not miss what was to be watched."""
+    window = Window(open_repository(os.fsencode(ws.path)), [], Context)
+    window.start()
+    while window.is_starting:
+        assert window.look() is None
+        window.serve(select.select(window.watched(), [], [])[0])
+    ws.write("a.txt", "changed\n")
+    assert window.look() == frozenset({b"a.txt"})
+    window.watch([b"%d/file" % number for number in range(5_000)], [b"empty"], [b"new"])
+    steps = 0
+    while window.pause() == 0.0:
+        window.serve()
+        steps += 1
+    assert steps >= 5
+    assert window.look() == frozenset({b"new"})
+    ws.write("later/file", "")
+    window.look()
+    window.watch([b"later/file"], [], [b"newer"])
+    assert window.look() == frozenset({b"newer"})
+    ws.write("later/file", "changed\n")
+    assert window.look() == frozenset({b"later/file"})
+    window.close()

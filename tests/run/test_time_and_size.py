@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -208,3 +209,24 @@ def test_clean_end_waits_for_no_large_file_and_takes_a_last_checkpoint(ws: Works
     assert not marker(ws)
     assert text_in(ws, checkpoint(ws), "new by agent.txt") == "new\n"
     assert "large.bin" in skipped(ws, checkpoint(ws))
+
+
+def test_keeper_listens_before_its_watch_stands(ws: Workspace, tmp_path: Path) -> None:
+    """Git takes its time to list a large index."""
+    tools, listed = tmp_path / "tools", tmp_path / "listed"
+    tools.mkdir()
+    hangs = f'case "$*" in *"ls-files -z") echo >{listed}; exec sleep 1000 ;; esac'
+    (tools / "git").write_text(f'#!/bin/sh\n{hangs}\nexec {shutil.which("git")} "$@"\n')
+    (tools / "git").chmod(0o755)
+    script = ws.outside / "agent.py"
+    script.write_text(AGENT)
+    agent = [sys.executable, *map(os.fspath, (script, ws.outside / "ready", ws.outside / "heard")), "", ""]
+    path = {"PATH": f"{tools}:{os.environ['PATH']}"}
+    started = Started(ws, [*GITSTATE, "run", "--interval", "0.2", "--", *agent], env=path)
+    agent_pid(ws)
+    wait_until(listed.exists, "git lists the index")
+    assert not checkpoint(ws), "what changes before the watch stands would be in none"
+    started.send(signal.SIGTERM)
+    assert started.status() == 143, started.words()
+    assert (ws.outside / "heard").exists()
+    assert text_in(ws, marker(ws), "new by agent.txt") == "new\n"

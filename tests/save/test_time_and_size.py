@@ -135,6 +135,26 @@ def test_filter_that_hangs_costs_its_file_alone(ws: Workspace) -> None:
     assert ws.out("show", f"{run.json['wip_commit']}:a") == "a1"
 
 
+def test_filter_that_takes_all_the_time_costs_no_bytes(ws: Workspace) -> None:
+    """What is there is read before anything is converted: neither these files nor those after them are lost."""
+    ws.config("filter.slow.clean", "cat")
+    ws.write(".gitattributes", "*.s filter=slow\n")
+    ws.write("b.s", "b\n")
+    ws.commit()
+    ws.config("filter.slow.clean", "sleep 20; cat")
+    work = {name: f"edited {name}\n" for name in ("b.s", "new.s", "other.s")} | {"plain": "more\n" * 50_000}
+    for name, text in work.items():
+        ws.write(name, text)
+    run = done(ws.gitstate("save", "--json", "--deadline", "3"))
+    assert left_out(run) == {}
+    assert "took too long" in run.json["message"]
+    ws.config("filter.slow.clean", "cat")
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    ws.git("clean", "-ffdxq")
+    recover(ws)
+    assert {name: ws.read(name).decode() for name in work} == work
+
+
 @pytest.mark.parametrize("ending", ["", "more than before\n"])
 def test_log_that_grows_all_the_time_is_saved(ws: Workspace, ending: str) -> None:
     writer = "import sys, time\nwhile True:\n    open(sys.argv[1], 'a').write('line\\n')\n    time.sleep(0.0005)\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import pickletools
 import random
 import shutil
 from collections.abc import Callable
@@ -21,7 +23,7 @@ from gitstate.holding.window import directories_above
 from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import ObjectReader
 from gitstate.snapshot.incremental import Baseline, take_since
-from gitstate.snapshot.record import Snapshot, SnapshotOptions
+from gitstate.snapshot.record import Snapshot, SnapshotOptions, TrackedPaths
 from gitstate.snapshot.snapshot import take_snapshot
 from gitstate.system.clock import Deadline
 from tests.states import STATES, make
@@ -222,3 +224,13 @@ def test_unknown_index_entry_needs_a_full_snapshot(looking: Looking) -> None:
     del looking.last.staged[b"staged"]
     looking.ws.write("staged", "edited\n")
     assert looking.since() is None
+
+
+@pytest.mark.parametrize("paths", [[], [b"a"], [b"a", b"a b/\xff\n", b"d/"]])
+def test_tracked_paths_are_sent_as_one_text(paths: list[bytes]) -> None:
+    """A keeper that reads hundreds of thousands of values one by one hears nothing meanwhile."""
+    tracked = TrackedPaths(set(paths), paths, True)
+    sent = pickle.dumps(tracked)
+    assert pickle.loads(sent) == tracked
+    empty = pickle.dumps(TrackedPaths(set(), [], True))
+    assert len(list(pickletools.genops(sent))) == len(list(pickletools.genops(empty)))

@@ -10,7 +10,9 @@ import pytest
 
 from gitstate.git.repository import open_repository
 from gitstate.snapshot.record import SnapshotBuilder
-from gitstate.snapshot.walk import WalkResult, is_nested, sort_entries, walk, without_ignored
+from gitstate.snapshot.snapshot import most_precious_first
+from gitstate.snapshot.walk import CROWD, WalkResult, is_nested, sort_entries, walk, without_ignored
+from gitstate.system.clock import Deadline
 from tests.states import nested_repository
 from tests.support.workspace import Workspace
 
@@ -130,6 +132,41 @@ def test_other_work_is_done_while_git_starts(ws: Workspace, new_builder: NewBuil
 def test_repository_is_recognized(ws: Workspace, build: Callable[[Workspace], object], expected: bool) -> None:
     build(ws)
     assert is_nested(open_repository(os.fsencode(ws.path)), ws.at("r")) is expected
+
+
+def make_many(ws: Workspace, directory: str, count: int) -> None:
+    """Files that a program has written, all older than today."""
+    for number in range(count):
+        ws.write(f"{directory}{number}", "")
+        os.utime(ws.at(f"{directory}{number}"), (number + 1, number + 1))
+
+
+@pytest.mark.parametrize("directory", ["", "d/", "made/"])
+def test_newest_file_of_very_many_is_asked_about_first(ws: Workspace, directory: str, new_builder: NewBuilder) -> None:
+    make_many(ws, directory, CROWD + 100)
+    builder = new_builder()
+    plain, _ = without_ignored(builder, walk(builder, [builder.top]), deadline=Deadline(1000))
+    newest = [b"%s%d" % (directory.encode(), number) for number in reversed(range(CROWD + 100))]
+    assert plain == newest
+
+
+@pytest.mark.parametrize("crowd", ["", "d/", "made/"])
+def test_few_new_files_come_before_very_many_newer_ones(ws: Workspace, crowd: str, new_builder: NewBuilder) -> None:
+    """In asking git about them, and in reading them."""
+    ws.write("e/by hand", "")
+    os.utime(ws.at("e/by hand"), (1, 1))
+    ws.commit()
+    ws.write("e/new by hand", "")
+    os.utime(ws.at("e/new by hand"), (0, 0))
+    make_many(ws, crowd, CROWD + 100)
+    builder = new_builder(deadline=1000)
+    found = walk(builder, [builder.top])
+    plain, _ = without_ignored(builder, found, deadline=builder.options.deadline)
+    small, large = most_precious_first(builder, plain, found.untracked)
+    assert (small[0], len(small), large) == (b"e/new by hand", CROWD + 101, [])
+    if crowd != "made/":
+        # Git is asked about directories level by level.
+        assert plain[0] == b"e/new by hand"
 
 
 def test_vanished_file_hides_no_other_entry(ws: Workspace, new_builder: NewBuilder) -> None:

@@ -34,3 +34,16 @@ def test_signal_that_ends_the_end_of_a_child_is_what_is_raised(monkeypatch: pyte
             forkpool.stream([1, 2, 3], str, patience=60.0)
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def test_large_value_is_gathered_in_place() -> None:
+    """A pipe gives it in hundreds of parts: copied with each of them, what was there before costs seconds."""
+    value = [os.urandom(1 << 20)] * 8 + [os.urandom(4 << 20)]
+    child = forkpool.Child(lambda send: send(value))
+    gathered = child._got
+    found: list[object] = []
+    while not found:
+        found, more = child.receive()
+        assert child._got is gathered and (found or more)
+    child.end(kill=False)
+    assert found == [value]
