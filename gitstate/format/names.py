@@ -7,7 +7,7 @@ import time
 
 from ..git.command import Oid, is_oid
 from ..git.repository import Repository
-from ..system.files import fsync_path, open_own, read_limited, remove, write_all
+from ..system.files import fsync_path, open_own, read_limited, remove, sync, write_all
 from ..system.process import hostname
 from ..system.stdlib import TYPE_CHECKING, Record, digest
 
@@ -107,7 +107,7 @@ def give_workspace_id(repository: Repository, *, old_id: Callable[[], str | None
     try:
         inodes = [os.stat(repository.git_dir).st_ino, os.stat(repository.own).st_ino, os.fstat(fd).st_ino]
         write_all(fd, "\n".join([name, *map(str, inodes), ""]).encode("ascii"))
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
     os.rename(temporary, path)

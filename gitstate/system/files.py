@@ -31,6 +31,28 @@ def file_stamp(info: os.stat_result) -> tuple[int, int, int, int]:
     return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino
 
 
+#: What a file system answers that has no such call, or not for this kind of file.
+_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+
+
+def sync(fd: int) -> None:
+    """fsync(2). No-op where the file system has none (`man 2 fsync`: EINVAL): then nothing is more durable there."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def set_mode(fd: int, mode: int) -> None:
+    """fchmod(2) of a file of ours. No-op where the file system holds no permissions, as FAT: they stay as it gives."""
+    try:
+        os.fchmod(fd, mode)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, *_UNSUPPORTED):
+            raise
+
+
 def fsync_path(path: bytes) -> None:
     """Make the file or directory at `path` durable; no-op where there is none, or it can't be opened."""
     try:
@@ -40,9 +62,9 @@ def fsync_path(path: bytes) -> None:
             return
         raise
     try:
-        os.fsync(fd)
+        sync(fd)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EROFS):
+        if error.errno != errno.EROFS:
             raise
     finally:
         os.close(fd)
@@ -116,7 +138,7 @@ def make_directory_at(above: int, name: bytes, *, mode: int) -> None:
     with suppress(FileExistsError):
         os.mkdir(name, mode, dir_fd=above)
         give_to(name, os.fstat(above), directory=above)
-        os.fsync(above)
+        sync(above)
 
 
 def give_to(path: bytes | int, around: os.stat_result, *, directory: int | None = None) -> None:
@@ -208,15 +230,15 @@ def write_new_file(
                 write_all(fd, data)
                 unsynced += len(data)
                 if durable and unsynced > _SYNCED_AT_ONCE:
-                    os.fdatasync(fd)
+                    sync(fd)
                     unsynced = 0
             if in_hole:
                 os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
             if os.geteuid() == 0:
                 give_to(fd, _around(path, directory))
-            os.fchmod(fd, mode)
+            set_mode(fd, mode)
             if durable:
-                os.fsync(fd)
+                sync(fd)
         finally:
             os.close(fd)
     except BaseException:
