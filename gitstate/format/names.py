@@ -189,6 +189,9 @@ def parse_ref(ref: str) -> SaveName | None:
     for above, of_two in _MANY_FOR_EACH:
         if ref.startswith(above):
             workspace, slash, one = ref[len(above) :].partition("/")
+            if one[8:9] == "t" and one[22:23] == "z":
+                # As a file system lists it that knows lower case alone; it answers to the id as it was made.
+                one = f"{one[:8]}T{one[9:22]}Z{one[23:]}"
             return SaveName(of_two, workspace, one) if slash and is_save_id(workspace) and is_save_id(one) else None
     for prefix, kind in _ONE_FOR_EACH:
         if ref.startswith(prefix) and is_save_id(ref[len(prefix) :]):

@@ -372,8 +372,7 @@ def lock(path: bytes, deadline: Deadline, what: str) -> int:
         pause = 0.001
         while True:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return fd
+                return flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, InterruptedError):
                 if deadline.passed():
                     message = f"another gitstate is at work on {what}{_holder(path)}; nothing was changed"
@@ -383,6 +382,42 @@ def lock(path: bytes, deadline: Deadline, what: str) -> int:
     except BaseException:
         os.close(fd)
         raise
+
+
+def flock(fd: int, operation: int) -> int:
+    """flock(2) on an open file; returns the descriptor that holds the lock until its last copy is closed: `fd`.
+
+    Where the file system has no locks (NFS without lockd, Lustre) it is that of a file in memory which stands for it,
+    and `fd` is closed: then other users, and other machines, do not see the lock. Raises OSError, and BlockingIOError
+    where the lock is held.
+    """
+    try:
+        fcntl.flock(fd, operation)
+        return fd
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, *_UNSUPPORTED):
+            raise
+        stand_in = _stand_in(os.fstat(fd), error)
+    try:
+        fcntl.flock(stand_in, operation)
+    except BaseException:
+        os.close(stand_in)
+        raise
+    os.close(fd)
+    return stand_in
+
+
+def _stand_in(info: os.stat_result, refused: OSError) -> int:
+    """Open the file that stands for one without locks, in a directory of this user's own. Raises `refused`."""
+    for top in (b"/dev/shm", b"/tmp"):
+        directory = top + b"/gitstate-locks-%d" % os.geteuid()
+        with suppress(OSError):
+            with suppress(FileExistsError):
+                os.mkdir(directory, 0o700)
+            there = os.lstat(directory)
+            if stat.S_ISDIR(there.st_mode) and there.st_uid == os.geteuid() and not there.st_mode & 0o022:
+                return open_own(directory + b"/%d-%d" % (info.st_dev, info.st_ino), os.O_RDWR)
+    raise refused
 
 
 def _holder(path: bytes) -> str:
