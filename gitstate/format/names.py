@@ -7,7 +7,7 @@ import time
 
 from ..git.command import Oid, is_oid
 from ..git.repository import Repository
-from ..system.files import fsync_path, open_own, read_limited, remove, write_all
+from ..system.files import fsync_path, open_own, read_limited, remove, sync, write_all
 from ..system.process import hostname
 from ..system.stdlib import TYPE_CHECKING, Record, digest
 
@@ -107,7 +107,7 @@ def give_workspace_id(repository: Repository, *, old_id: Callable[[], str | None
     try:
         inodes = [os.stat(repository.git_dir).st_ino, os.stat(repository.own).st_ino, os.fstat(fd).st_ino]
         write_all(fd, "\n".join([name, *map(str, inodes), ""]).encode("ascii"))
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
     os.rename(temporary, path)
@@ -189,6 +189,9 @@ def parse_ref(ref: str) -> SaveName | None:
     for above, of_two in _MANY_FOR_EACH:
         if ref.startswith(above):
             workspace, slash, one = ref[len(above) :].partition("/")
+            if one[8:9] == "t" and one[22:23] == "z":
+                # As a file system lists it that knows lower case alone; it answers to the id as it was made.
+                one = f"{one[:8]}T{one[9:22]}Z{one[23:]}"
             return SaveName(of_two, workspace, one) if slash and is_save_id(workspace) and is_save_id(one) else None
     for prefix, kind in _ONE_FOR_EACH:
         if ref.startswith(prefix) and is_save_id(ref[len(prefix) :]):

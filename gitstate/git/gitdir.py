@@ -96,6 +96,9 @@ def _present(git_dir: bytes, names: Sequence[bytes]) -> list[bytes]:
     except OSError:
         # It is gone, or may be entered but not listed.
         listed = frozenset(names)
+    if b"HEAD" not in listed:
+        # A file system that lists names in lower case, as lowntfs-3g may.
+        listed = frozenset(names)
     return [name for name in names if (name in listed or b"/" in name) and os.path.lexists(os.path.join(git_dir, name))]
 
 

@@ -251,17 +251,23 @@ def kept_index(repository: Repository, save_id: str) -> bytes:
 def link_or_copy(source: bytes, target: bytes) -> None:
     """Make `target` a hard link to `source`, or a copy with its mtime where the file system has no hard links.
 
-    Without the mtime git would take racy entries for clean.
+    Without the mtime git would take racy entries for clean. A link of another size is no link: gocryptfs answers with
+    the size of the encrypted file, and git then reads more than the index.
     """
     files.remove(target)
+    info = os.stat(source)
     try:
         os.link(source, target)
+        if os.stat(target).st_size == info.st_size:
+            return
+        files.remove(target)
     except FileNotFoundError:
         raise
     except OSError:
-        import shutil
-
-        shutil.copy2(source, target)
+        pass
+    with open(source, "rb") as file:
+        files.write_new_file(target, (file.read(info.st_size),), mode=info.st_mode & 0o777, durable=False)
+    os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
 @contextmanager

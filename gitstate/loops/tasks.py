@@ -199,7 +199,7 @@ class FileTasks:
         files.make_directory(os.path.dirname(self._claims), top=b"/", mode=0o700)
         fd = os.open(self._claims + b".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fd = files.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
             os.close(fd)
@@ -211,8 +211,9 @@ class FileTasks:
             except FileNotFoundError:
                 raise self._gone() from None
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                if os.fstat(fd).st_ino == os.stat(self._path).st_ino:
+                inode = os.fstat(fd).st_ino
+                fd = files.flock(fd, fcntl.LOCK_EX)
+                if inode == os.stat(self._path).st_ino:
                     yield self._content()
                     return
             except FileNotFoundError:

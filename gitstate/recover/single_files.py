@@ -14,7 +14,7 @@ from ..objects.reader import ObjectReader
 from ..objects.tree import Leaf
 from ..restore.choices import Choice, Outcome, Target, needs_safety_save
 from ..restore.files import FileRecovery, save_for_safety
-from ..restore.paths import SavedPaths, Workspace, is_below, paths_with
+from ..restore.paths import SavedPaths, Workspace, is_below, leaves_of, paths_with
 from ..system import files
 from ..system.clock import Deadline
 from ..system.jsonio import Json, dumps, loads
@@ -200,7 +200,7 @@ def _held(workspace: Workspace, version: Version, paths: Sequence[bytes]) -> dic
     reader, repository = workspace.reader, workspace.repository
     if version.save_id is None:
         tree = None if version.commit is None else reader.tree_of(version.commit)
-        return {path: (leaf, None) for path, leaf in workspace.trees.lookup(tree, paths).items()}
+        return {path: (leaf, None) for path, leaf in leaves_of(workspace, tree, paths).items()}
     saved = SavedPaths(workspace, stack_of(repository, version.save_id).stack)
     changed = {target.path: target for target in saved.targets()}
     modes = saved.newest.manifest.modes

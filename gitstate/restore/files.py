@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from ..errors import GitError, GitstateError, NeedsPerson
 from ..format.manifest import LeftOut, Save
@@ -91,6 +92,9 @@ class FileRecovery:
         self.written: dict[bytes, tuple[Oid, os.stat_result]] = {}
         #: The permissions of the files that were found as they were saved.
         self._permissions: dict[bytes, int] = {}
+        #: Where `core.fileMode` is off: all permissions of files that were met. One alone is that of a file system which
+        #: holds none, as FAT: then nobody has set it.
+        self._uniform: set[int] = set()
         #: Small blobs that were read together, by oid.
         self._small: dict[Oid, bytes] = {}
 
@@ -290,7 +294,10 @@ class FileRecovery:
     def permissions(self, targets: Sequence[Target]) -> None:
         """Permissions of files whose content is the saved one, the unchanged tracked ones among them."""
         umask = umask_now()
-        known = {**self._permissions, **{path: info.st_mode & 0o777 for path, (_, info) in self.written.items()}}
+        written = {path: info.st_mode & 0o777 for path, (_, info) in self.written.items() if stat.S_ISREG(info.st_mode)}
+        known = {**self._permissions, **written}
+        if not self._workspace.repository.is_true("core.filemode", True):
+            self._uniform = {*known.values()}
         for target in targets:
             if target.saved is not None and known.get(target.path) != _usual_permissions(target, target.saved):
                 self._set_permissions(target, umask, only_saved=True)
@@ -344,7 +351,7 @@ class FileRecovery:
             if wanted is not None and from_git:
                 self._disk.set_permissions(target.path, wanted)
                 self._outcome.restored.append(target.path)
-            elif wanted is not None:
+            elif wanted is not None and self._uniform != {now}:
                 self._outcome.kept.append(target.path)
         except OSError as error:
             self._outcome.could_not_chmod(target.path, error)

@@ -51,6 +51,17 @@ class Workspace(Record):
         return self.repository.is_true("core.symlinks", True)
 
 
+def as_written(workspace: Workspace, leaf: Leaf) -> Leaf:
+    """An entry of a tree as it stands in this workspace: a symlink is a regular file where there are none."""
+    return Leaf(REGULAR, leaf.oid) if leaf.mode == SYMLINK and not workspace.has_symlinks else leaf
+
+
+def leaves_of(workspace: Workspace, root: Oid | None, paths: Iterable[bytes]) -> dict[bytes, Leaf]:
+    """What a tree holds at each path, directories aside, as `as_written` has it."""
+    looked_up = workspace.trees.lookup(root, paths).items()
+    return {path: as_written(workspace, leaf) for path, leaf in looked_up if leaf.mode != DIRECTORY}
+
+
 class SavedPaths:
     """The paths of a stack of saves, newest first. With `overwrite` the saved version wins over edited files."""
 
@@ -162,11 +173,8 @@ class SavedPaths:
     ) -> dict[bytes, Leaf]:
         """`leaves`, of which `told` are known already."""
         found = self.leaves(root, [path for path in paths if path not in told])
-        found.update((path, self._as_written(leaf)) for path, leaf in told.items() if leaf is not None)
+        found.update((path, as_written(self._workspace, leaf)) for path, leaf in told.items() if leaf is not None)
         return found
-
-    def _as_written(self, leaf: Leaf) -> Leaf:
-        return Leaf(REGULAR, leaf.oid) if leaf.mode == SYMLINK and not self._workspace.has_symlinks else leaf
 
     def _tree_of_base(self, save: Save) -> Oid | None:
         """The tree that a save stands on; None where it was taken without it, and git still can't read it."""
@@ -191,9 +199,7 @@ class SavedPaths:
         return [Target(name, leaf, modes.get(name), frozenset({leaf})) for name, leaf in leaves.items()]
 
     def leaves(self, root: Oid | None, paths: Iterable[bytes]) -> dict[bytes, Leaf]:
-        """What a tree holds at each path, directories aside. Where there are no symlinks, they are regular files."""
-        looked_up = self._workspace.trees.lookup(root, paths).items()
-        return {path: self._as_written(leaf) for path, leaf in looked_up if leaf.mode != DIRECTORY}
+        return leaves_of(self._workspace, root, paths)
 
     def was_left_out(self, path: bytes) -> bool:
         """Whether the save could not read this path either: then there is nothing to restore."""

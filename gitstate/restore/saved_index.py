@@ -81,7 +81,7 @@ class SavedIndex:
                 for part in self._reader.stream(entry[1]):
                     file.write(part)
                 file.flush()
-                os.fsync(fd)
+                files.sync(fd)
             mtime = save.manifest.index_mtime_ns or 0
             os.utime(target, ns=(mtime, mtime))
             self._verify(target)

@@ -31,6 +31,28 @@ def file_stamp(info: os.stat_result) -> tuple[int, int, int, int]:
     return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino
 
 
+#: What a file system answers that has no such call, or not for this kind of file.
+_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+
+
+def sync(fd: int) -> None:
+    """fsync(2). No-op where the file system has none (`man 2 fsync`: EINVAL): then nothing is more durable there."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def set_mode(fd: int, mode: int) -> None:
+    """fchmod(2) of a file of ours. No-op where the file system holds no permissions, as FAT: they stay as it gives."""
+    try:
+        os.fchmod(fd, mode)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, *_UNSUPPORTED):
+            raise
+
+
 def fsync_path(path: bytes) -> None:
     """Make the file or directory at `path` durable; no-op where there is none, or it can't be opened."""
     try:
@@ -40,9 +62,9 @@ def fsync_path(path: bytes) -> None:
             return
         raise
     try:
-        os.fsync(fd)
+        sync(fd)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EROFS):
+        if error.errno != errno.EROFS:
             raise
     finally:
         os.close(fd)
@@ -116,7 +138,7 @@ def make_directory_at(above: int, name: bytes, *, mode: int) -> None:
     with suppress(FileExistsError):
         os.mkdir(name, mode, dir_fd=above)
         give_to(name, os.fstat(above), directory=above)
-        os.fsync(above)
+        sync(above)
 
 
 def give_to(path: bytes | int, around: os.stat_result, *, directory: int | None = None) -> None:
@@ -209,15 +231,15 @@ def write_new_file(
                 write_all(fd, data)
                 unsynced += len(data)
                 if durable and unsynced > _SYNCED_AT_ONCE:
-                    os.fdatasync(fd)
+                    sync(fd)
                     unsynced = 0
             if in_hole:
                 os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
             if os.geteuid() == 0:
                 give_to(fd, _around(path, directory))
-            os.fchmod(fd, mode)
+            set_mode(fd, mode)
             if durable:
-                os.fsync(fd)
+                sync(fd)
         finally:
             os.close(fd)
     except BaseException:
@@ -351,8 +373,7 @@ def lock(path: bytes, deadline: Deadline, what: str) -> int:
         pause = 0.001
         while True:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return fd
+                return flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, InterruptedError):
                 if deadline.passed():
                     message = f"another gitstate is at work on {what}{_holder(path)}; nothing was changed"
@@ -362,6 +383,42 @@ def lock(path: bytes, deadline: Deadline, what: str) -> int:
     except BaseException:
         os.close(fd)
         raise
+
+
+def flock(fd: int, operation: int) -> int:
+    """flock(2) on an open file; returns the descriptor that holds the lock until its last copy is closed: `fd`.
+
+    Where the file system has no locks (NFS without lockd, Lustre) it is that of a file in memory which stands for it,
+    and `fd` is closed: then other users, and other machines, do not see the lock. Raises OSError, and BlockingIOError
+    where the lock is held.
+    """
+    try:
+        fcntl.flock(fd, operation)
+        return fd
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, *_UNSUPPORTED):
+            raise
+        stand_in = _stand_in(os.fstat(fd), error)
+    try:
+        fcntl.flock(stand_in, operation)
+    except BaseException:
+        os.close(stand_in)
+        raise
+    os.close(fd)
+    return stand_in
+
+
+def _stand_in(info: os.stat_result, refused: OSError) -> int:
+    """Open the file that stands for one without locks, in a directory of this user's own. Raises `refused`."""
+    for top in (b"/dev/shm", b"/tmp"):
+        directory = top + b"/gitstate-locks-%d" % os.geteuid()
+        with suppress(OSError):
+            with suppress(FileExistsError):
+                os.mkdir(directory, 0o700)
+            there = os.lstat(directory)
+            if stat.S_ISDIR(there.st_mode) and there.st_uid == os.geteuid() and not there.st_mode & 0o022:
+                return open_own(directory + b"/%d-%d" % (info.st_dev, info.st_ino), os.O_RDWR)
+    raise refused
 
 
 def _holder(path: bytes) -> str:

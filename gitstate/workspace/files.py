@@ -12,7 +12,7 @@ import stat
 
 from ..git.command import Oid
 from ..objects.tree import is_safe_path
-from ..system.files import give_to, write_new_file
+from ..system.files import give_to, sync, write_new_file
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, digest, suppress
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHUNK = 1 << 20
+#: What a file system answers that can't link or rename a file so: it has no hard links, or begins between the two.
+_NOT_MOVED = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 #: Of a path with more parts no directory is held open: a process may have 1,024 descriptors.
 _MOST_HELD = 64
 
@@ -235,7 +237,7 @@ class Worktree:
             try:
                 bits = os.fstat(fd).st_mode & 0o7000 if special is None else special
                 os.fchmod(fd, permissions | bits)
-                os.fsync(fd)
+                sync(fd)
             finally:
                 os.close(fd)
 
@@ -284,7 +286,7 @@ class Worktree:
                 self._check(path, expected)
                 os.rename(source, name, dst_dir_fd=parent)
         except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP):
+            if error.errno not in _NOT_MOVED:
                 raise
             beside = b".gitstate-%d-%d" % (os.getpid(), self._count)
             _copy(source, parent, name, beside, replace=not is_new)

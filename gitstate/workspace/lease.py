@@ -172,8 +172,7 @@ def take(repository: Repository, *, inside: bool = False) -> int:
     try:
         while True:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return fd
+                return files.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR) or deadline.passed():
                     raise
@@ -291,7 +290,7 @@ def _is_held(own: bytes, name: bytes) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fd = files.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
     except OSError as error:
         return error.errno in (errno.EAGAIN, errno.EACCES)

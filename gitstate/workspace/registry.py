@@ -83,7 +83,7 @@ def _add_all(paths: Mapping[bytes, bytes | None]) -> None:
                     os.unlink(files.temporary_name(name), dir_fd=directory)
             raise
         if new:
-            os.fsync(directory)
+            files.sync(directory)
     finally:
         os.close(directory)
 
@@ -99,7 +99,7 @@ def remove(paths: Iterable[bytes]) -> list[bytes]:
                 with suppress(FileNotFoundError):
                     os.unlink(_file_name(path), dir_fd=directory)
                     removed.append(path)
-            os.fsync(directory)
+            files.sync(directory)
         finally:
             os.close(directory)
     return removed

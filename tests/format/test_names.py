@@ -31,6 +31,8 @@ REFS = [
     (save_ref("ws-1", ID), SaveName("save", "ws-1", ID)),
     (marker_ref("ws-1"), SaveName("pending", "ws-1", None)),
     (checkpoint_ref("ws-1"), SaveName("checkpoint", "ws-1", None)),
+    # As a file system lists it that knows lower case alone.
+    (save_ref("ws-1", ID.lower()), SaveName("save", "ws-1", ID)),
 ]
 NOT_OURS = [
     "",

@@ -76,6 +76,25 @@ def test_undo_of_a_recover(ws: Workspace) -> None:
         assert files(ws) == expected
 
 
+def test_undo_where_a_file_and_a_directory_changed_places(ws: Workspace) -> None:
+    """The commit holds a directory where the save holds a file, and the other way round."""
+    ws.write("directory/inside", "base\n")
+    ws.commit("base")
+    ws.remove("directory")
+    ws.write("directory", "saved\n")
+    ws.remove("a.txt")
+    ws.write("a.txt/inside", "saved\n")
+    ws.save()
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    before = files(ws)
+    ws.recover()
+    restored = files(ws)
+    assert {"directory", "a.txt/inside"} <= restored.keys()
+    for expected in (before, restored, before):
+        undo(ws)
+        assert files(ws) == expected
+
+
 def test_undo_keeps_what_was_edited_since(held: Workspace) -> None:
     held.git("reset", "-q", "--hard")
     assert held.gitstate("restore", "held").exit_status == 0

@@ -18,7 +18,7 @@ from tests.support.recovering import recovered_from
 from tests.support.repositories import initialized
 from tests.support.saving import saved_from
 from tests.support.skips import NO_MOUNT, why_not_program, why_not_root
-from tests.support.workspace import Workspace
+from tests.support.workspace import Workspace, run_git
 
 
 class Disk(NamedTuple):
@@ -242,3 +242,47 @@ def test_names_that_one_file_answers_to_are_one_path(ws: Workspace) -> None:
     recovered_from(ws.recover())
     assert before.diff(fingerprint(ws.path)) == []
     assert ws.status() == status
+
+
+def test_undo_where_all_files_have_the_same_permissions(ws: Workspace, disk: Mounted) -> None:
+    """exFAT holds none. What a commit or a save says of them is then nothing that somebody changed."""
+    base = ws.out("rev-parse", "HEAD")
+    ws.append("a.txt", "edited\n")
+    ws.write("new", "new\n")
+    saved_from(ws.save())
+    disk.settle()
+    LOSSES["base"](ws, base)
+    disk.settle()
+    wiped = fingerprint(ws.path).files
+    recovered_from(ws.recover())
+    disk.settle()
+    restored = fingerprint(ws.path).files
+    assert restored != wiped
+    for expected in (wiped, restored):
+        run = ws.gitstate("undo", "--json")
+        assert run.exit_status == 0, run
+        assert run.json["workspaces"][0]["kept"] == []
+        disk.settle()
+        assert fingerprint(ws.path).files == expected
+
+
+def test_save_of_another_file_system_comes_back_in_a_clone(ws: Workspace, disk: Mounted, tmp_path: Path) -> None:
+    """Permissions that this one cannot hold are no change of somebody."""
+    other = initialized(tmp_path)
+    other.write("a.txt", "a\n")
+    other.write("tool", "tool\n", mode=0o755)
+    other.commit("base")
+    other.append("a.txt", "edited\n")
+    other.write("private", "private\n", mode=0o600)
+    status = other.status()
+    saved_from(other.save())
+    clone = Workspace(ws.path.with_name("clone"), tmp_path)
+    wanted = ("refs/gitstate/*:refs/gitstate/*", "refs/notes/gitstate:refs/notes/gitstate")
+    run_git(tmp_path, "clone", "-q", "--no-local", other.path, clone.path)
+    run_git(clone.path, "fetch", "-q", "origin", *wanted)
+    disk.settle()
+    answer = recovered_from(clone.recover())
+    disk.settle()
+    assert answer["kept"] == []
+    assert clone.status() == status
+    assert clone.read("private") == b"private\n"

@@ -1,0 +1,126 @@
+"""File systems that refuse what git does not need: a save and a recovery do without it, and are exact.
+
+The real process refuses one call as such a file system does. Git runs unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.recover.test_undo import files
+from tests.support.oracle import fingerprint
+from tests.support.patched import patched
+from tests.support.repositories import three_files
+from tests.support.workspace import Workspace
+
+REFUSED = """\
+import fcntl, shutil
+def refuse(*args, **names):
+    raise OSError({error}, os.strerror({error}))
+{names} = refuse
+"""
+
+LARGER_LINKS = """\
+links = os.link
+def link(source, target, **names):
+    if not os.path.basename(source).startswith(b"index."):
+        return links(source, target, **names)
+    with open(source, "rb") as old, open(target, "xb") as new:
+        new.write(old.read() + bytes(50))
+os.link = link
+"""
+
+NO_LOCKS = """\
+import errno, fcntl
+locks = fcntl.flock
+def flock(fd, operation):
+    if "/.git/" in os.readlink(f"/proc/self/fd/{{}}".format(fd)):
+        raise OSError(errno.{error}, "no locks here")
+    locks(fd, operation)
+fcntl.flock = flock
+"""
+
+
+def refused(error: str, *names: str) -> str:
+    return REFUSED.format(error=f"__import__('errno').{error}", names=" = ".join(names))
+
+
+HABITS = {
+    **{f"no-hard-links-{error}": refused(error, "os.link") for error in ("EMLINK", "EACCES", "ENOSYS")},
+    "no-fsync-EINVAL": refused("EINVAL", "os.fsync", "os.fdatasync"),
+    "no-fsync-ENOTSUP": refused("ENOTSUP", "os.fsync", "os.fdatasync"),
+    "links-of-another-size": LARGER_LINKS,
+    **{f"no-locks-{error}": NO_LOCKS.replace("{error}", error) for error in ("ENOLCK", "ENOSYS", "EOPNOTSUPP")},
+}
+
+
+#: As lowntfs-3g does with `ignore_case`.
+LISTS_LOWER_CASE = """\
+listdir = os.listdir
+os.listdir = lambda path: [name.lower() for name in listdir(path)]
+"""
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    ws = three_files(tmp_path)
+    ws.append("a.txt", "staged\n")
+    ws.add("a.txt")
+    ws.append("a.txt", "unstaged\n")
+    ws.write("deep/new", "new\n")
+    return ws
+
+
+@pytest.mark.parametrize("habit", HABITS)
+def test_round_trip_where_a_call_is_refused(habit: str, ws: Workspace) -> None:
+    base, before, status = ws.out("rev-parse", "HEAD"), fingerprint(ws.path), ws.status()
+    save = patched(ws, HABITS[habit], "save")
+    assert save.returncode == 0, save
+    ws.git("reset", "-q", "--hard", base)
+    ws.git("clean", "-qfdx")
+    wiped = files(ws)
+    recover = patched(ws, HABITS[habit], "recover")
+    assert recover.returncode == 0, recover
+    assert before.diff(fingerprint(ws.path)) == []
+    assert ws.status() == status
+    undo = patched(ws, HABITS[habit], "undo")
+    assert undo.returncode == 0, undo
+    assert files(ws) == wiped
+
+
+def test_merge_is_saved_where_names_are_listed_in_lower_case(ws: Workspace) -> None:
+    ws.git("reset", "-q", "--hard")
+    ws.git("checkout", "-q", "-b", "side")
+    ws.write("a.txt", "side\n")
+    ws.commit("side")
+    ws.git("checkout", "-q", "-")
+    ws.write("a.txt", "mine\n")
+    ws.commit("mine")
+    ws.fails("merge", "side")
+    before = fingerprint(ws.path)
+    assert "MERGE_HEAD" in before.operation
+    save = patched(ws, LISTS_LOWER_CASE, "save")
+    assert save.returncode == 0, save
+    ws.git("reset", "-q", "--hard")
+    ws.git("clean", "-qfdx")
+    ws.recover()
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+def test_lock_in_memory_keeps_others_away(ws: Workspace) -> None:
+    """What stands for the lock is one file for all processes of this user."""
+    held = HABITS["no-locks-ENOLCK"] + (
+        "import subprocess\n"
+        "from gitstate.git.repository import open_repository\n"
+        "from gitstate.system.clock import Deadline\n"
+        "from gitstate.workspace.ownership import locked_workspace\n"
+        f"with locked_workspace(open_repository({os.fsencode(ws.path)!r}), Deadline(0)):\n"
+        "    if 'inner' not in os.environ:\n"
+        "        again = subprocess.run(sys.orig_argv, env={**os.environ, 'inner': '1'}, capture_output=True)\n"
+        "        sys.exit(0 if b'TryAgain' in again.stderr else 1)\n"
+    )
+    run = patched(ws, held, "save")
+    assert run.returncode == 0, run
