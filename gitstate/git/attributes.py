@@ -83,6 +83,21 @@ class Conversions:
         steps = [key for key in config if key.startswith("filter.") and key.endswith((".smudge", ".process"))]
         return self._repository.runs_filters and any(config[key][-1].strip() not in ("", "cat") for key in steps)
 
+    def writing_filters_required(self) -> list[str]:
+        """Options for git that let it fail where a filter that writes fails. Else it writes what it holds, unsaid."""
+        config, options = self._repository.config, []
+        if self._repository.runs_filters:
+            for name in dict.fromkeys(key.rpartition(".")[0] for key in config if key.startswith("filter.")):
+                # A name with `=` can't be given.
+                if "=" not in name and any(config.get(f"{name}.{step}", [""])[-1] for step in ("smudge", "process")):
+                    options += ["-c", f"{name}.required=true"]
+        return options
+
+    def filters_of(self, paths: list[bytes]) -> dict[bytes, bytes]:
+        """The name of the filter of each path; a path without one is missing."""
+        named = self.converting_attributes(paths)
+        return {path: names[b"filter"] for path, names in named.items() if b"filter" in names}
+
     def _programs(self, named: Mapping[bytes, bytes], *steps: str) -> list[str]:
         """The programs of the path's filter, empty where it has none; none at all where no filter runs here."""
         name = os.fsdecode(named.get(b"filter", b""))

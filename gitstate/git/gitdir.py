@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..system import files, process
-from ..system.stdlib import TYPE_CHECKING, Record
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .command import is_oid
 
 if TYPE_CHECKING:
@@ -248,11 +248,65 @@ def last_value(log: bytes) -> Oid | None:
 def tail(path: bytes) -> bytes:
     """The end of a log; empty where there is none."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=files.open_at_once) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG))
             return file.read(_LOG)
     except OSError:
         return b""
+
+
+class StrangeFile(Record):
+    """Something in a git directory in whose place git expects a regular file."""
+
+    path: bytes
+    kind: str
+    """`a FIFO`, `a socket`, `a device` or `a directory`."""
+
+
+_OWN_FILES = (b"HEAD", b"index", b"commondir", b"config.worktree", b"info/sparse-checkout")
+_SHARED_FILES = (
+    *(b"config", b"packed-refs", b"shallow", b"info/exclude", b"info/attributes", b"info/grafts"),
+    *(b"objects/info/alternates", b"objects/info/commit-graph"),
+)
+
+
+def strange_files(git_dir: bytes, common_dir: bytes) -> list[StrangeFile]:
+    """What is no regular file, of all that git reads at each start. At a FIFO it waits for ever, deaf to signals."""
+    own = [os.path.join(git_dir, name) for name in _OWN_FILES]
+    shared = [os.path.join(common_dir, name) for name in _SHARED_FILES]
+    logs = [os.path.join(git_dir, b"logs/HEAD")]
+    with suppress(OSError):
+        head = read_head_file(git_dir)
+        ref = head[4:].strip()
+        if head.startswith(b"ref:") and ref.startswith(b"refs/") and b".." not in ref and b"\0" not in ref:
+            logs += [os.path.join(common_dir, ref), os.path.join(common_dir, b"logs", ref)]
+    found = [StrangeFile(path, kind) for path in (*own, *shared, *logs) if (kind := _strange_kind(path))]
+    # Git removes an empty directory in the place of a ref.
+    return [item for item in found if item.kind != "a directory" or item.path not in logs]
+
+
+def _strange_kind(path: bytes) -> str | None:
+    """What stands at a path, links followed; None for a regular file, /dev/null, and nothing."""
+    try:
+        info = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    kind = info.st_mode & 0o170000
+    if kind == 0o100000 or (kind == 0o020000 and info.st_rdev == os.makedev(1, 3)):
+        return None
+    return {0o010000: "a FIFO", 0o140000: "a socket", 0o040000: "a directory"}.get(kind, "a device")
+
+
+def common_dir_by_files(git_dir: bytes) -> bytes:
+    """What the worktrees share, by `commondir` of a git directory; the same where there is no such file."""
+    data = files.read_limited(os.path.join(git_dir, b"commondir"), 65_536)
+    return git_dir if not data else os.path.realpath(os.path.join(git_dir, data.rstrip(b"\0\r\n")))
+
+
+def strange_files_above(path: bytes) -> list[StrangeFile]:
+    """`strange_files` of the repository that git would find at `path`."""
+    git_dir = _git_dir_at(os.path.realpath(path))
+    return [] if git_dir is None else strange_files(git_dir, common_dir_by_files(git_dir))
 
 
 #: What the file HEAD contains where the real HEAD is in a reftable (git's `technical/reftable`, from 2.45 on).
@@ -270,7 +324,7 @@ def read_head_file(git_dir: bytes) -> bytes:
         # As a rule: it is a file.
         pass
     # A file object costs more than reading a small file does, and a fleet has thousands of them.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = files.open_at_once(path, os.O_RDONLY)
     try:
         return os.read(fd, 65_536)
     finally:

@@ -49,7 +49,7 @@ def identify_index(fd: int) -> IndexFile:
 def identify_index_at(path: bytes) -> IndexFile | None:
     """The identity of the index file at `path`; None where there is none."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = files.open_at_once(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
@@ -66,7 +66,7 @@ def is_torn_index(path: bytes, object_format: str) -> bool:
     checksum_of = digest(object_format)
     size = checksum_of.digest_size
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=files.open_at_once) as file:
             left = os.fstat(file.fileno()).st_size - size
             start = data = file.read(max(0, min(left, 1 << 20)))
             while data:
@@ -86,7 +86,7 @@ _HASHED = 256 << 10
 def is_cut_index(path: bytes, object_format: str) -> bool:
     """Whether an index that git reads without an error was cut, so that git reads beyond its end."""
     head = b""
-    with suppress(OSError), open(path, "rb") as file:
+    with suppress(OSError), open(path, "rb", opener=files.open_at_once) as file:
         head, size = file.read(12), os.fstat(file.fileno()).st_size
     if len(head) < 12:
         return False
@@ -97,7 +97,7 @@ def is_cut_index(path: bytes, object_format: str) -> bool:
 def looks_torn(path: bytes, object_format: str) -> bool:
     """Whether the index at `path` is there and broken, as far as a look at the file tells."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=files.open_at_once) as file:
             return file.read(4) != b"DIRC" or is_cut_index(path, object_format)
     except OSError:
         return False

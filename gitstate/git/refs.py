@@ -10,9 +10,10 @@ may compare with a value that is no longer true. This module reads each ref agai
 from __future__ import annotations
 
 import os
+import stat
 
 from ..errors import GitError, RefChanged
-from ..system.files import fsync_paths, read_limited
+from ..system.files import fsync_paths, open_at_once, read_limited
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .command import Git, Oid, is_oid
 from .repository import Repository
@@ -166,7 +167,7 @@ def read_refs(repository: Repository, refs: Iterable[str]) -> dict[str, Oid]:
     for ref in wanted:
         name = os.fsencode(ref)
         try:
-            with open(os.path.join(repository.common_dir, name), "rb") as file:
+            with open(os.path.join(repository.common_dir, name), "rb", opener=open_at_once) as file:
                 value = file.read(256).strip()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             value = packed.value(name)
@@ -187,7 +188,7 @@ def _locked_value(common_dir: bytes, ref: str, packed: _PackedRefs, *, follow: b
             return UNKNOWN
         name = os.fsencode(ref)
         try:
-            with open(os.path.join(common_dir, name), "rb") as file:
+            with open(os.path.join(common_dir, name), "rb", opener=open_at_once) as file:
                 value = file.read(4096).strip()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return packed.value(name).decode("latin-1")
@@ -288,13 +289,13 @@ class _PackedRefs:
 def _read_packed_refs(common_dir: bytes) -> bytes:
     """The bytes of `packed-refs`; a line feed at their end, too."""
     try:
-        fd = os.open(os.path.join(common_dir, b"packed-refs"), os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_at_once(os.path.join(common_dir, b"packed-refs"), os.O_RDONLY)
     except FileNotFoundError:
         return b""
     # A file object costs more than reading a small file does.
     try:
         parts = []
-        while part := os.read(fd, 1 << 20):
+        while stat.S_ISREG(os.fstat(fd).st_mode) and (part := os.read(fd, 1 << 20)):
             parts.append(part)
     finally:
         os.close(fd)

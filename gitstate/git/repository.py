@@ -6,12 +6,15 @@ import os
 
 from ..errors import NeedsPerson, NotAWorkspace
 from ..system.child import Child
+from ..system.files import open_at_once
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .command import Git, Oid, is_oid, switch_off
-from .gitdir import NO_HEAD, read_head_file
+from .gitdir import NO_HEAD, read_head_file, strange_files_above
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from .gitdir import StrangeFile
 
 
 class Repository(Record):
@@ -127,6 +130,8 @@ class Opening(Record):
     """`git rev-parse`, which tells where all is; None where the configuration is expected to tell (`_is_plain`)."""
     known: Repository | None = None
     """The repository, where the caller has opened it a moment ago."""
+    strange: StrangeFile | None = None
+    """At what git would wait for ever, or fail: no git is started."""
 
     def is_plain(self) -> bool:
         """Whether a directory `.git` stands at `path`, and its configuration alone is asked where all is."""
@@ -141,6 +146,9 @@ def start_opening(path: bytes) -> Opening:
     """Start what `open_repository` does."""
     if not os.path.isdir(path):
         return Opening(path, None, None)
+    strange = strange_files_above(path)
+    if strange:
+        return Opening(path, None, None, strange=strange[0])
     above = os.path.dirname(os.path.realpath(path))
     if b":" in above or not _has_git_dir(path):
         return _ask_both(path)
@@ -161,8 +169,12 @@ def _has_git_dir(path: bytes) -> bool:
 
 
 def _opened(opening: Opening, bare_too: bool) -> Repository:
-    path, listed, asked, _ = opening
+    path, listed, asked = opening.path, opening.listed, opening.asked
     git = Git(path)
+    if opening.strange is not None:
+        from .unusable import why_strange
+
+        raise why_strange(path, opening.strange)
     if listed is None:
         raise NotAWorkspace(f"{os.fsdecode(path)}: no such directory", hint="gitstate -C PATH … names a git worktree")
     settings = git.finish(listed, ok_codes=range(256))
@@ -349,7 +361,7 @@ def _is_git_dir(path: bytes) -> bool:
     head = read_head_file(path)
     named = head[4:].lstrip().startswith(b"refs/") if head.startswith(b"ref:") else is_oid(head[:40].decode("latin-1"))
     common = path
-    with suppress(FileNotFoundError), open(os.path.join(path, b"commondir"), "rb") as file:
+    with suppress(FileNotFoundError), open(os.path.join(path, b"commondir"), "rb", opener=open_at_once) as file:
         common = os.path.join(path, file.read(65_536).rstrip(b"\r\n"))
     return named and all(os.path.isdir(os.path.join(common, name)) for name in (b"objects", b"refs"))
 

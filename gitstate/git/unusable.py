@@ -12,10 +12,12 @@ from ..errors import NeedsPerson, NotAWorkspace
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from .command import Git, Oid, is_oid
-from .gitdir import NO_HEAD, last_checkout, last_value, read_head_file
+from .gitdir import NO_HEAD, last_checkout, last_value, read_head_file, strange_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
+
+    from .gitdir import StrangeFile
 
 
 def trusted_directories() -> list[bytes]:
@@ -137,6 +139,12 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
     return NotAWorkspace(f"{name}: {said}; nothing was changed", hint=hint)
 
 
+def why_strange(path: bytes, strange: StrangeFile) -> NotAWorkspace:
+    """The error where git would wait for ever, or fail, because something else stands in the place of its file."""
+    name, hint = os.fsdecode(path), f"gitstate -C {quote(os.fsdecode(os.path.realpath(path)))} doctor"
+    return NotAWorkspace(f"{name}: {_shown(strange.path)} is {strange.kind}; nothing was changed", hint=hint)
+
+
 def _mend_line(said: str, path: bytes) -> str:
     """How to edit the line of a configuration file that git can't read: `bad config line N in file F`."""
     words = said.partition(" in file ")
@@ -246,16 +254,48 @@ def damaged_git_dir(
     found: list[Damage] = []
     head = _look_at_head(git_dir, common_dir, branch, found)
     _look_at_links(os.path.join(toplevel, b".git"), git_dir, common_dir, found)
+    strange = strange_files(git_dir, common_dir)
+    found += _strange(strange, toplevel, [item.path for item in found])
+    own = sum(_is_own(item.path, git_dir, common_dir) for item in found)
+    is_shared_whole = own == len(found)
     own = len(found)
     for name, below in ((b"refs", b"heads"), (b"objects", b"pack")):
         path = os.path.join(common_dir, name)
         if not os.path.isdir(path):
             command = f"mkdir -p {_quoted(os.path.join(path, below))}"
-            found.append(Damage(path, f"the directory {_shown(path)} is missing", command))
+            what = f"the directory {_shown(path)} is missing"
+            if os.path.lexists(path):
+                what, command = f"{_shown(path)} is no directory", f"rm {_quoted(path)} && {command}"
+            found.append(Damage(path, what, command))
     config = _look_at_config(common_dir, found)
     packed_refs = _look_at_packed_refs(common_dir, found)
     _look_at_shallow(common_dir, found)
-    return DamagedGitDir(tuple(found), head, config, packed_refs, len(found) == own) if found else None
+    is_shared_whole = is_shared_whole and len(found) == own
+    return DamagedGitDir(tuple(found), head, config, packed_refs, is_shared_whole) if found else None
+
+
+def _is_own(path: bytes, git_dir: bytes, common_dir: bytes) -> bool:
+    """Whether a damaged file belongs to the one worktree, or is read through no git dir that stands in."""
+    names = (b"HEAD", b"index", b"commondir", b"logs/HEAD", b"config.worktree", b"info/sparse-checkout")
+    return os.path.basename(path) == b".git" or path in [os.path.join(git_dir, name) for name in names]
+
+
+def _strange(strange: Iterable[StrangeFile], toplevel: bytes, known: Collection[bytes]) -> Iterator[Damage]:
+    """The files in whose place something else stands, each with the command that puts it right."""
+    where = _quoted(toplevel)
+    for path, kind in strange:
+        if path in known:
+            continue
+        command = f"rm -r {_quoted(path)}"
+        if path.endswith(b"/index"):
+            command += f" && git -C {where} reset"
+        elif path.endswith(b"/config"):
+            command += f" && git -C {where} init"
+        elif b"/refs/heads/" in path and b"/logs/" not in path:
+            common, _, name = path.partition(b"/refs/heads/")
+            last = last_value(os.path.join(common, b"logs/refs/heads", name))
+            command += f" && git -C {where} update-ref {_quoted(b'refs/heads/' + name)} {last}" if last else ""
+        yield Damage(path, f"{_shown(path)} is {kind}", command)
 
 
 def _look_at_head(git_dir: bytes, common_dir: bytes, branch: str | None, found: list[Damage]) -> bytes | None:
@@ -267,7 +307,9 @@ def _look_at_head(git_dir: bytes, common_dir: bytes, branch: str | None, found: 
     line = data.strip(b"\0 \t\r\n")
     if is_oid(line[:64].decode("latin-1")) or data.startswith(NO_HEAD) or _is_ref(line):
         return line
+    kinds = {item.path: item.kind for item in strange_files(git_dir, common_dir)}
     what = "is missing" if not os.path.lexists(path) else "is empty" if is_file and not line else "names no branch"
+    what = f"is {kinds[path]}" if path in kinds else what
     known = last_head(git_dir, common_dir, branch)
     clear = "" if is_file or not os.path.lexists(path) else f"rm -r {_quoted(path)} && "
     if known is None:

@@ -32,6 +32,7 @@ from ..restore.paths import SavedPaths, Workspace
 from ..system import files
 from ..system.clock import now
 from ..system.jsonio import dumps, loads, path_to_json, text_to_json
+from ..workspace.settings import with_filter_limit
 from ..workspace.state_file import state_name
 
 RECEIPT = b"verified.json"
@@ -223,7 +224,7 @@ class _Rebuilt:
         self.newest, self.oldest = stack[0], stack[-1]
         self.paths = 0
         self._make(repository, top)
-        self.repository = open_repository(top)
+        self.repository = with_filter_limit(open_repository(top))
         if not repository.runs_filters:
             self.repository = without_filters(self.repository)
 
@@ -303,7 +304,9 @@ class _Rebuilt:
     def _as_git_stores_it(self, path: bytes) -> Oid | None:
         """What git makes of a file through this repository's filters; None where they fail."""
         try:
-            out = self.repository.git.run("hash-object", b"--path=" + path, "--", path)
+            out = self.repository.git.run(
+                *("hash-object", b"--path=" + path, "--", path), timeout=self.repository.filter_limit
+            )
         except GitError:
             return None
         return out.decode("ascii").strip()

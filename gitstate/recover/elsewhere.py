@@ -15,18 +15,21 @@ from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..format.saves import is_dismissed, pending_archive, pending_here
 from ..git import gitdir, refs
+from ..git.attributes import Conversions
 from ..git.command import Git, Oid
 from ..git.entries import split_nul
 from ..git.index import is_own_lock
 from ..git.refs import RefUpdate
-from ..git.repository import Repository, head_of, read_head
+from ..git.repository import Repository, head_of, open_repository, read_head
 from ..objects.reader import ObjectReader, commit_head
 from ..restore.files import usual_umask
 from ..system import files
+from ..system.child import OutOfTime
 from ..system.jsonio import text_to_json
 from ..system.process import boot_id, hostname
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..workspace.lease import presence, work_began_ns
+from ..workspace.settings import with_filter_limit
 from .facts import orphans
 from .plan import Facts
 
@@ -84,9 +87,22 @@ def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
     there = Git(path, repository.git.options)
     if branch is not None:
         there.run("symbolic-ref", "HEAD", branch)
-    with usual_umask(repository, newest), suppress(GitError):
-        # A filter that fails ends git's checkout: then `recover` writes the files, and goes on without the filter.
-        there.run("read-tree", "-m", "-u", "HEAD")
+    with usual_umask(repository, newest):
+        _check_out(with_filter_limit(open_repository(path)), there)
+
+
+def _check_out(made: Repository, git: Git) -> None:
+    """Let git write all files of a worktree that was just made.
+
+    A filter that fails, or hangs, ends that: then `recover` writes the files, and goes on without the filter.
+    """
+    process = git.start(*Conversions(made, {}).writing_filters_required(), "read-tree", "-m", "-u", "HEAD")
+    try:
+        process.communicate(idle=made.filter_limit, progress=lambda: sum(1 for _ in os.walk(made.toplevel)))
+    except OutOfTime:
+        process.kill_all()
+        process.wait()
+        files.remove(os.path.join(made.git_dir, b"index.lock"))
 
 
 def reattach(repository: Repository, known: Collection[Oid]) -> None:

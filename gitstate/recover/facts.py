@@ -130,7 +130,13 @@ def _is_wiped(repository: Repository) -> bool:
     if tracked and not any(os.path.lexists(os.path.join(repository.toplevel, path)) for path in tracked):
         return True
     words = ("status", "--porcelain", "-z", "-unormal", "--ignore-submodules=dirty")
-    return not repository.git.run(*words, timeout=repository.filter_limit)
+    try:
+        return not repository.git.run(*words, timeout=repository.filter_limit)
+    except GitError as error:
+        if error.status != -9:
+            raise
+        # A filter hangs where git compares a file that was touched.
+        return False
 
 
 def with_damage(facts: Facts, repository: Repository) -> Facts:

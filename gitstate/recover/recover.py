@@ -438,7 +438,11 @@ class _Recovery:
             self.outcome.failed += [lacking] if lacking else []
         if step.is_new and result.verdict == "nothing":
             inside = inside if runs_filters else without_filters(inside)
-            inside.git.run("checkout-index", "-q", "-a", ok_codes=range(256))
+            from ..restore.missing import check_out_all
+
+            below = os.path.join(step.path, b"")
+            for item in check_out_all(with_filter_limit(inside)):
+                self.outcome.failed.append(item._replace(path=below + item.path))
             give_back(inside, inside.toplevel)
             return None
         return result

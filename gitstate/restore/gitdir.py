@@ -88,7 +88,7 @@ def _is_back(workspace: Workspace, path: bytes, oid: str) -> bool:
         return False
     with suppress(GitError):
         argv = ("-c", "core.fsync=loose-object", "hash-object", "-w", b"--path=" + path, "--", full)
-        return workspace.git.run(*argv).strip() == oid.encode("ascii")
+        return workspace.git.run(*argv, timeout=workspace.repository.filter_limit).strip() == oid.encode("ascii")
     return False
 
 

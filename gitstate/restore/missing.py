@@ -9,12 +9,14 @@ from ..format.archive import refuse_unsafe
 from ..format.manifest import LeftOut, Save
 from ..git.attributes import Conversions
 from ..git.command import try_in_halves
-from ..git.entries import list_tree_paths, split_nul
+from ..git.entries import list_index, list_tree_paths, split_nul
 from ..git.repository import without_filters
 from ..git.status import Differing, WorktreeScan, parse_listing
 from ..objects.tree import GITLINK, Leaf
 from ..system import files
-from ..system.stdlib import TYPE_CHECKING, suppress
+from ..system.child import OutOfTime
+from ..system.process import limit_memory
+from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from ..workspace.files import MISSING, FileState
 from ..workspace.ownership import checkout_staging
 from .choices import Choice, Outcome, Target
@@ -23,6 +25,10 @@ from .paths import SavedPaths, Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from ..git.command import Git
+    from ..git.repository import Repository
+    from ..system.child import Child
 
 
 def restore_cut_short(workspace: Workspace, saves: Iterable[Save], outcome: Outcome, *, dry_run: bool) -> None:
@@ -220,14 +226,10 @@ class MissingFiles:
         return [path for path in hidden if path not in absent and not os.path.lexists(os.path.join(top, path))]
 
     def _check_out(self, paths: Sequence[bytes]) -> None:
-        """Let git write tracked files below the staging directory. One whose filter fails is written without it."""
-        self._run_checkout(paths)
+        """Let git write tracked files below the staging directory."""
+        checkout = Checkout(self._workspace.repository, self._workspace.git, self._staging)
+        self._outcome.failed += checkout.write(paths)
         self._name_unfiltered(paths)
-        for portion, done in try_in_halves(self._unwritten(paths), self._checked_out):
-            if done is None:
-                self._run_checkout(portion, *self._workspace.repository.filters_off())
-                why = "its filter failed; written without the filter"
-                self._outcome.failed.append(LeftOut(portion[0], why, False))
 
     def _name_unfiltered(self, paths: Sequence[bytes]) -> None:
         """Report the files that a filter of the configuration would have written otherwise."""
@@ -240,18 +242,96 @@ class MissingFiles:
                 why = "no filter of this repository runs here; written without it"
                 self._outcome.failed.append(LeftOut(path, why, False))
 
-    def _checked_out(self, paths: Sequence[bytes]) -> bool | None:
+
+class Checkout:
+    """Git writes files of the index. One whose filter fails, or takes too long, is written without it."""
+
+    def __init__(self, repository: Repository, git: Git, prefix: bytes) -> None:
+        """`prefix` is what each path is appended to: a directory with its slash, or empty for the worktree itself."""
+        self._repository = repository
+        self._git = git
+        self._prefix = prefix
+        self._conversions = Conversions(repository, {})
+        self._failed: list[LeftOut] = []
+
+    def write(self, paths: Sequence[bytes]) -> list[LeftOut]:
+        """Write them, those that are there excepted; returns the files that were written without their filter."""
+        self._write_filtered(self._unwritten(paths))
+        for portion, done in try_in_halves(self._unwritten(paths), self._written):
+            if done is None:
+                self._write_bare(portion, "its filter failed")
+        return self._failed
+
+    def _written(self, paths: Sequence[bytes]) -> bool | None:
         """Whether git has written all of these; None where it stopped at one."""
         left = self._unwritten(paths)
         if left:
-            self._run_checkout(left)
+            self._write_filtered(left)
         return None if self._unwritten(left) else True
 
-    def _unwritten(self, paths: Sequence[bytes]) -> list[bytes]:
-        return [path for path in paths if not os.path.lexists(self._staging + path)]
+    def _write_filtered(self, paths: Sequence[bytes]) -> None:
+        """Let git write until a filter fails. A filter that takes too long for one file runs for no other."""
+        left = list(paths)
+        while left and self._takes_too_long(left):
+            left = self._unwritten(left)
+            filters = self._conversions.filters_of(left)
+            # Git works in the order of its input.
+            late = [path for path in left if filters.get(path) == filters.get(left[0])]
+            limit = self._repository.filter_limit
+            self._write_bare(late, f"its filter took longer than {limit:g} s (gitstate.filterTimeout)")
+            left = self._unwritten(left)
 
-    def _run_checkout(self, paths: Sequence[bytes], *options: str) -> None:
-        git = self._workspace.git
-        command = ("checkout-index", "-q", "-z", "--ignore-skip-worktree-bits", "--stdin", b"--prefix=" + self._staging)
-        process = git.start(*options, *command)
-        git.finish(process, input=b"".join(path + b"\0" for path in paths), ok_codes=range(256))
+    def _write_bare(self, paths: Sequence[bytes], why: str) -> None:
+        self._start(paths, *self._repository.filters_off()).communicate(_joined(paths))
+        top = quote(os.fsdecode(self._repository.toplevel))
+        for path in paths:
+            name = quote(os.fsdecode(path))
+            full = quote(os.path.join(os.fsdecode(self._repository.toplevel), os.fsdecode(path)))
+            command = f"rm -f {full} && git -C {top} checkout -- {name}"
+            self._failed.append(LeftOut(path, f"{why}; written without the filter; when it works: {command}", False))
+
+    def _unwritten(self, paths: Sequence[bytes]) -> list[bytes]:
+        return [path for path in paths if not self._is_there(path)]
+
+    def _is_there(self, path: bytes) -> bool:
+        return os.path.lexists(os.path.join(self._repository.toplevel, self._prefix + path))
+
+    def _takes_too_long(self, paths: Sequence[bytes]) -> bool:
+        """Whether git was ended because a filter took too long, or too much memory, for the first that is not there."""
+        process = self._start(paths, *self._conversions.writing_filters_required())
+        limit = self._repository.filter_limit
+        if limit is not None:
+            limit_memory(process.pid)
+        reached = 0
+
+        def progress() -> int:
+            nonlocal reached
+            while reached < len(paths) and self._is_there(paths[reached]):
+                reached += 1
+            return reached
+
+        try:
+            _, said = process.communicate(_joined(paths), idle=limit, progress=progress)
+        except OutOfTime:
+            process.kill_all()
+            process.wait()
+            return bool(self._unwritten(paths))
+        return limit is not None and b"ut of memory" in said and bool(self._unwritten(paths))
+
+    def _start(self, paths: Sequence[bytes], *options: str) -> Child:
+        place = [b"--prefix=" + self._prefix] if self._prefix else []
+        return self._git.start(*options, *_CHECKOUT, *place)
+
+
+_CHECKOUT = ("checkout-index", "-q", "-z", "--ignore-skip-worktree-bits", "--stdin")
+
+
+def _joined(paths: Iterable[bytes]) -> bytes:
+    return b"".join(path + b"\0" for path in paths)
+
+
+def check_out_all(repository: Repository) -> list[LeftOut]:
+    """Let git write all files of the index that are not there; returns those that were written without their filter."""
+    entries = list_index(repository.git, tags=True)
+    paths = [entry.path for entry in entries if entry.mode != GITLINK and entry.tag not in ("S", "s")]
+    return Checkout(repository, repository.git, b"").write(list(dict.fromkeys(paths)))

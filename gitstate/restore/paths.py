@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: The kernel stamps files with the time of its last tick: at most this long ago.
 _COARSE_CLOCK_NS = 10_000_000
+#: So many seconds a filter may take for one file, where no setting was read.
+_FILTER = 60.0
 #: The result of git's filters is held in memory.
 _MOST_CONVERTED = 256 << 20
 
@@ -74,6 +76,8 @@ class SavedPaths:
         self.base: dict[bytes, Leaf] | None = None
         #: The trees that git compares with that of the base, each once, and git; None where all are the same.
         self._comparing: tuple[list[Oid], Child | None] | None = None
+        #: The filters that took too long for one file: they run for no other.
+        self._late: set[bytes | None] = set()
 
     # -- what was
 
@@ -295,11 +299,23 @@ class SavedPaths:
             info = self._workspace.reader.kinds([leaf.oid])[0]
             if info is None or info[1] > _MOST_CONVERTED:
                 continue
-            try:
-                out = repository.git.run("cat-file", "--filters", b"--path=" + target.path, leaf.oid, timeout=60)
-                yield object_id(repository.object_format, "blob", out)
-            except GitError:
+            if self._late and self._filter_of(target.path) in self._late:
                 yield None
+                continue
+            try:
+                argv = ("cat-file", "--filters", b"--path=" + target.path, leaf.oid)
+                out = repository.git.run(*argv, timeout=repository.filter_limit or _FILTER)
+                yield object_id(repository.object_format, "blob", out)
+            except GitError as error:
+                if error.status == -9:
+                    self._late.add(self._filter_of(target.path))
+                yield None
+
+    def _filter_of(self, path: bytes) -> bytes | None:
+        """The name of the filter of a path; None where it has none."""
+        from ..git.attributes import Conversions
+
+        return Conversions(self._workspace.repository, {}).filters_of([path]).get(path)
 
     def is_cut_short(self, target: Target) -> bool:
         """Whether a power cut left only the beginning of a file that the agent had never synced, or that and zeros.

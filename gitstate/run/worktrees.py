@@ -27,7 +27,7 @@ from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from ..system.terminal import escape
 from ..workspace.lease import presence_in, worktrees_at_begin
 from ..workspace.live_context import read_context, read_live_context, with_measured_fields
-from ..workspace.settings import OF_SAVE, with_defaults
+from ..workspace.settings import OF_SAVE, with_defaults, with_filter_limit
 from ..workspace.state_file import ACTIVE, FINISHED, write_state
 from .checkpoints import Checkpoints, ForkedSave
 from .processes import of_run
@@ -437,9 +437,10 @@ def finish_worktree(path: bytes, request: SaveRequest) -> SaveResult:
 
 
 def _is_dirty(repository: Repository) -> bool:
+    limit = with_filter_limit(repository).filter_limit
     try:
-        listed = repository.git.run("status", "--porcelain", "-z", "--untracked-files=normal")
+        listed = repository.git.run("status", "--porcelain", "-z", "--untracked-files=normal", timeout=limit)
     except GitError:
-        # Its index can't be read, perhaps: a save can.
+        # Its index can't be read, or a filter hangs: a save is taken all the same.
         return True
     return bool(listed) or operation_under_way(repository.git_dir) is not None

@@ -22,6 +22,7 @@ from ..format.names import (
 )
 from ..git import refs
 from ..git.command import Git
+from ..git.gitdir import strange_files
 from ..git.index import IndexMoved, identify_index_at, link_or_copy
 from ..git.repository import Opening, Repository, git_dir_of, open_repository, without_filters
 from ..git.status import StatusQuery, query_status
@@ -117,8 +118,8 @@ def _with_problems(request: SaveRequest, problems: Sequence[settings.Problem]) -
 
 def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
     """`save` for a caller that has locked the workspace already."""
-    if git_dir_of(repository.toplevel) is None:
-        # Git would go on to a repository above.
+    if strange_files(repository.git_dir, repository.common_dir) or git_dir_of(repository.toplevel) is None:
+        # Git would go on to a repository above, or wait for ever at a FIFO in the place of its file.
         result = _save_what_is_readable(repository, git, request._replace(known=None))
         if result is not None:
             return result
@@ -179,7 +180,7 @@ def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: 
     locks_are_free = False
     write_journal(repository, [])
     try:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, IsADirectoryError):
             link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
         if request.broken is not None and request.broken.no_index:
             from ..workspace.damage import make_index

@@ -100,7 +100,8 @@ def store_outside_sparse(builder: SnapshotBuilder) -> None:
         return
     empty = checkout_staging(repository)
     index = os.path.join(empty, b"index")
-    place = Git(empty, (*repository.git.options, f"--git-dir={os.fsdecode(repository.git_dir)}", "--work-tree=."))
+    where = (f"--git-dir={os.fsdecode(repository.git_dir)}", "--work-tree=.")
+    place = Git(empty, (*repository.git.options, *repository.filters_off(), *where))
     files.make_directory(empty, top=repository.git_dir, durable=False)
     try:
         link_or_copy(builder.index_path, index)

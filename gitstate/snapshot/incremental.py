@@ -18,6 +18,7 @@ from ..git.repository import Repository, read_head
 from ..git.status import ignored_among
 from ..objects.reader import commit_head
 from ..objects.tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
+from ..system.files import open_at_once
 from ..system.stdlib import TYPE_CHECKING, Record
 from .gitdir import settings_identity, store_index, store_sparse
 from .read import OLDER, has_content
@@ -138,7 +139,7 @@ def _head(repository: Repository) -> tuple[str | None, Oid | None]:
     """The branch that HEAD is on, and its commit."""
     ref = read_head(repository.git_dir)
     if ref is None:
-        with open(os.path.join(repository.git_dir, b"HEAD"), "rb") as file:
+        with open(os.path.join(repository.git_dir, b"HEAD"), "rb", opener=open_at_once) as file:
             return None, file.read(256).strip().decode("ascii", "replace")
     return ref, refs.read_refs(repository, [ref]).get(ref)
 

@@ -15,7 +15,7 @@ import time
 from .stdlib import TYPE_CHECKING, signal, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import BinaryIO
 
 #: Python ignores these signals; in a child they have their default effect.
@@ -70,12 +70,17 @@ class Child:
         self.stderr: BinaryIO | None = None if quiet else os.fdopen(ours[2], "rb")
 
     def communicate(
-        self, input: bytes = b"", timeout: float | None = None, *, idle: float | None = None
+        self,
+        input: bytes = b"",
+        timeout: float | None = None,
+        *,
+        idle: float | None = None,
+        progress: Callable[[], int] | None = None,
     ) -> tuple[bytes, bytes]:
         """Write `input`, read both streams to their end, and wait; returns what it wrote to stdout and to stderr.
 
         Returns nothing where it was waited for already. Raises OutOfTime after `timeout` seconds, or where it has
-        printed nothing for `idle` seconds: it still runs.
+        printed nothing for `idle` seconds, and what `progress` returns has not changed in them: it still runs.
         """
         if self.returncode is not None:
             return b"", b""
@@ -94,6 +99,7 @@ class Child:
             poll.register(stream, select.POLLIN)
         parts = list(got.values())
         printed = time.monotonic()
+        reached = 0 if progress is None else progress()
         while got or left:
             until = end if idle is None else min(end or float("inf"), printed + idle)
             for fd, _ in poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000):
@@ -111,6 +117,10 @@ class Child:
                     del got[fd]
             until = end if idle is None else min(end or float("inf"), printed + idle)
             if until is not None and (got or left) and time.monotonic() >= until:
+                before, reached = reached, 0 if progress is None else progress()
+                if reached != before and (end is None or time.monotonic() < end):
+                    printed = time.monotonic()
+                    continue
                 raise OutOfTime(b"".join(parts[0]))
         self.wait()
         return b"".join(parts[0]), b"".join(parts[1]) if self.stderr else b""

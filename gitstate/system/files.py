@@ -297,6 +297,16 @@ def read_limited(path: bytes, limit: int, *, directory: int | None = None) -> by
         os.close(fd)
 
 
+def open_at_once(path: str | bytes, flags: int) -> int:
+    """An opener for `open` that does not wait for the other end of a FIFO. A socket counts as missing."""
+    try:
+        return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise FileNotFoundError(errno.ENOENT, "a socket", os.fsdecode(path)) from None
+        raise
+
+
 def remove_tree(path: bytes) -> None:
     """Remove a directory of ours with all in it, as far as possible; of a symlink the link alone."""
     path = path.rstrip(b"/")

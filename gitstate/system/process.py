@@ -106,6 +106,25 @@ def _parent(pid: int) -> int:
     return 0 if data is None else int(data.rpartition(b")")[2].split()[1])
 
 
+#: A program may always have so many bytes of memory.
+_LEAST_MEMORY = 1 << 30
+
+
+def limit_memory(pid: int) -> None:
+    """Let a process, and what it starts from now on, take three quarters of the memory that is free now, not more.
+
+    Git keeps all that a filter prints in memory. No-op where the system has no such limit.
+    """
+    import resource
+
+    lines = (read_proc("/proc/meminfo") or b"").splitlines()
+    free = next((int(line.split()[1]) << 10 for line in lines if line.startswith(b"MemAvailable:")), None)
+    if free is not None and hasattr(resource, "prlimit"):
+        most = max(_LEAST_MEMORY, free * 3 // 4)
+        with suppress(OSError, ValueError):
+            resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
+
+
 def process_start(pid: int) -> str | None:
     """The start time of a process in clock ticks since boot (field 22 of proc(5) stat); None where it is gone.
 

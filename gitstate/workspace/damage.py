@@ -12,7 +12,7 @@ from ..errors import GitError
 from ..git import refs
 from ..git.command import Git, Oid, is_oid
 from ..git.entries import list_tree_paths
-from ..git.gitdir import NO_HEAD, last_value, read_head_file, tail
+from ..git.gitdir import NO_HEAD, StrangeFile, last_value, read_head_file, strange_files, tail
 from ..git.index import is_cut_index
 from ..git.repository import Repository, as_permitted, read_head
 from ..git.unusable import (
@@ -23,6 +23,7 @@ from ..git.unusable import (
     is_well_formed,
     looks_like_git_dir,
     why_not_opened,
+    why_strange,
 )
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, Record, quote
@@ -63,9 +64,12 @@ def find_broken(repository: Repository, damage: DamagedGitDir | None = None) -> 
     """
     git, what = repository.git, [] if damage is None else [damage.why]
     index = os.path.join(repository.git_dir, b"index")
-    has_index = not is_cut_index(index, repository.object_format)
+    has_index = (os.path.isfile(index) or not os.path.lexists(index)) and not is_cut_index(
+        index, repository.object_format
+    )
     try:
-        git.run("ls-files", "-z", "--", "no such file", env={"GIT_INDEX_FILE": os.fsdecode(index)})
+        if has_index:
+            git.run("ls-files", "-z", "--", "no such file", env={"GIT_INDEX_FILE": os.fsdecode(index)})
     except GitError as error:
         if error.status < 0:
             raise
@@ -130,11 +134,16 @@ def open_damaged(path: bytes) -> Repository | None:
     if not looks_like_git_dir(common_dir):
         return None
     damage = damaged_git_dir(top, git_dir, common_dir)
-    if damage is None:
+    if damage is None or any(item.path.startswith(os.path.join(common_dir, b"objects", b"")) for item in damage.files):
         return None
+    for path in (os.path.join(common_dir, b"refs"), os.path.join(common_dir, b"objects")):
+        if os.path.lexists(path) and not os.path.isdir(path):
+            # What is saved could be written nowhere.
+            raise why_strange(top, StrangeFile(path, "no directory"))
     if not git_trusts(top, os.path.join(top, b".git"), git_dir, common_dir):
         raise why_not_opened(top, b"detected dubious ownership")
-    git = Git(top)
+    # In the worktree git would read the repository. There alone it knows which files `includeIf` names.
+    git = Git(b"/") if strange_files(git_dir, common_dir) else Git(top)
     listed = Git(b"/").run("config", "--list", "-z", ok_codes=range(256))
     listed += git.run("config", "--includes", "--file", "-", "--list", "-z", input=damage.config, ok_codes=range(256))
     config: dict[str, list[str]] = {}
@@ -142,7 +151,7 @@ def open_damaged(path: bytes) -> Repository | None:
         name, line_end, value = item.partition(b"\n")
         config.setdefault(os.fsdecode(name), []).append(os.fsdecode(value) if line_end else "true")
     object_format = config.get("extensions.objectformat", ["sha1"])[-1]
-    return as_permitted(Repository(top, git_dir, common_dir, object_format, config, git))
+    return as_permitted(Repository(top, git_dir, common_dir, object_format, config, Git(top)))
 
 
 def _git_dir_below(top: bytes) -> bytes | None:
@@ -197,10 +206,14 @@ def make_stand_in(directory: bytes, repository: Repository, damage: DamagedGitDi
         for name in (b"refs", b"objects"):
             files.make_directory(os.path.join(common, name), top=common)
         for name in (b"refs", b"objects", b"logs", b"modules", b"lfs", b"annex", b"git-crypt"):
-            if os.path.isdir(os.path.join(common, name)):
+            # `git status` looks up the branch that the log of a detached HEAD names.
+            tops = [os.path.join(common, top, b"") for top in ((b"logs", b"refs") if name == b"logs" else (name,))]
+            is_whole = not any(item.path.startswith(top) for item in damage.files for top in tops)
+            if os.path.isdir(os.path.join(common, name)) and (is_whole or name in (b"refs", b"objects")):
                 os.symlink(os.path.join(common, name), os.path.join(directory, name))
         for name in (b"info/exclude", b"info/attributes"):
-            os.symlink(os.path.join(common, name), os.path.join(directory, name))
+            if not any(item.path == os.path.join(common, name) for item in damage.files):
+                os.symlink(os.path.join(common, name), os.path.join(directory, name))
         packed, shallow = os.path.join(common, b"packed-refs"), os.path.join(common, b"shallow")
         if not any(item.path == packed for item in damage.files):
             # A deletion has to rewrite the real one.
@@ -211,6 +224,8 @@ def make_stand_in(directory: bytes, repository: Repository, damage: DamagedGitDi
     for name, content in contents.items():
         files.write_new_file(os.path.join(directory, name), (content,), mode=0o600, durable=False)
     for name in (b"config.worktree", b"info/sparse-checkout"):
+        if damage is not None and any(item.path == os.path.join(git_dir, name) for item in damage.files):
+            continue
         os.symlink(os.path.join(git_dir, name), os.path.join(directory, name))
     where = (f"--git-dir={os.fsdecode(directory)}", f"--work-tree={os.fsdecode(repository.toplevel)}")
     return repository._replace(git=repository.git._replace(options=(*repository.git.options, *where)))
@@ -312,7 +327,9 @@ def _named_commit(repository: Repository, damage: DamagedGitDir | None) -> tuple
     if ref is None or value is not None:
         return ref, value is not None, value, False
     last = _last_value(common_dir, ref)
-    if not refs.refs_are_files(repository) or not (last or os.path.isfile(os.path.join(common_dir, os.fsencode(ref)))):
+    path = os.path.join(common_dir, os.fsencode(ref))
+    is_there = os.path.lexists(path) and not os.path.isdir(path)
+    if not refs.refs_are_files(repository) or not (last or is_there):
         return ref, False, None, False
     return ref, True, last, True
 

@@ -1,0 +1,134 @@
+"""Filters that write: one that fails, prints without end or never ends is told with what mends it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.support.recovering import recovered_from
+from tests.support.saving import saved_from
+from tests.support.workspace import Workspace
+
+#: Programs that are no filter. The first runs on and is killed after `gitstate.filterTimeout`.
+HANGS = "exec sleep 100000"
+PRINTS = "exec yes"
+FAILS = "exit 1"
+#: What the blob of each filtered file holds. The filter writes the same in lower case.
+BLOBS = {"one.x": b"ONE\n", "two.x": b"TWO\n"}
+
+
+@pytest.fixture
+def filtered(ws: Workspace) -> Workspace:
+    """A workspace with a save, and a filter for `*.x` and one for `*.y`."""
+    ws.config("filter.x.clean", "tr a-z A-Z")
+    ws.config("filter.x.smudge", "tr A-Z a-z")
+    ws.config("filter.y.clean", "tr a-z A-Z")
+    ws.config("filter.y.smudge", "tr A-Z a-z")
+    ws.config("gitstate.filterTimeout", "1")
+    ws.write(".gitattributes", "*.x filter=x\n*.y filter=y\n")
+    for name in ("one.x", "two.x", "one.y", "two.y", "plain.z"):
+        ws.write(name, f"{name.partition('.')[0]}\n")
+    ws.commit("filtered")
+    ws.append("a.txt")
+    return ws
+
+
+def _break(ws: Workspace, step: str, program: str, required: str) -> None:
+    for name in ("one.x", "two.x", "one.y", "two.y", "plain.z"):
+        ws.remove(name)
+    ws.config("filter.x.required", required)
+    ws.config(f"filter.x.{step}", program)
+
+
+def _check_told(ws: Workspace, answer: dict[str, Any]) -> None:
+    """What the filter should have written is told, with the command that writes it once the filter works."""
+    assert {name: ws.read(name) for name in BLOBS} == BLOBS
+    assert [ws.read(name) for name in ("one.y", "two.y", "plain.z")] == [b"one\n", b"two\n", b"plain\n"]
+    told = {item["path"]: item["reason"] for item in answer["left_out"]}
+    assert told.keys() == BLOBS.keys()
+    if "filter.x.process" in ws.out("config", "--list", "--name-only").split():
+        ws.git("config", "--unset", "filter.x.process")
+    ws.config("filter.x.smudge", "tr A-Z a-z")
+    for reason in told.values():
+        command = reason.partition("when it works: ")[2]
+        subprocess.run(["sh", "-c", command], cwd="/", check=True)
+    assert {name: ws.read(name) for name in BLOBS} == {name: text.lower() for name, text in BLOBS.items()}
+
+
+_slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("step", "program", "required"),
+    [
+        ("smudge", FAILS, "false"),
+        ("process", HANGS, "false"),
+        pytest.param("smudge", HANGS, "false", marks=_slow),
+        pytest.param("smudge", HANGS, "true", marks=_slow),
+        pytest.param("smudge", PRINTS, "false", marks=_slow),
+        pytest.param("smudge", PRINTS, "true", marks=_slow),
+        pytest.param("smudge", FAILS, "true", marks=_slow),
+        pytest.param("process", HANGS, "true", marks=_slow),
+        pytest.param("process", FAILS, "false", marks=_slow),
+        pytest.param("process", FAILS, "true", marks=_slow),
+    ],
+)
+def test_what_a_filter_did_not_write_is_told(step: str, program: str, required: str, filtered: Workspace) -> None:
+    saved_from(filtered.save())
+    _break(filtered, step, program, required)
+    _check_told(filtered, recovered_from(filtered.recover()))
+
+
+@pytest.mark.slow
+def test_filter_that_is_slow_and_ends_writes(filtered: Workspace) -> None:
+    """The limit is for one file: each takes less, all of them more."""
+    saved_from(filtered.save())
+    filtered.config("gitstate.filterTimeout", "20")
+    _break(filtered, "smudge", "sleep 0.2; tr A-Z a-z", "false")
+    answer = recovered_from(filtered.recover())
+    assert answer["left_out"] == []
+    assert {name: filtered.read(name) for name in BLOBS} == {name: text.lower() for name, text in BLOBS.items()}
+
+
+def test_new_worktree_with_a_filter_that_hangs(filtered: Workspace) -> None:
+    ws = filtered
+    saved_from(ws.save())
+    _break(ws, "smudge", HANGS, "false")
+    ws.git("-c", "filter.x.smudge=", "-c", "filter.x.required=false", "switch", "-q", "-C", "other", "HEAD~1")
+    path = ws.outside / "again"
+    answer = recovered_from(ws.recover("--into", str(path)))
+    assert {item["path"] for item in answer["left_out"]} == set(BLOBS)
+    assert {name: (path / name).read_bytes() for name in BLOBS} == BLOBS
+    assert (path / "one.y").read_bytes() == b"one\n"
+    again = Workspace(path, ws.outside)
+    assert not (again.git_dir / "index.lock").exists()
+
+
+@pytest.mark.slow
+def test_file_that_may_be_what_the_filter_writes_is_compared_once(filtered: Workspace) -> None:
+    """Two files of the base, which a filter would have to be asked about: the second is not asked for."""
+    ws = filtered
+    ws.config("gitstate.filterTimeout", "1")
+    asked = ws.outside / "asked"
+    for name in ("one.x", "two.x"):
+        ws.write(name, f"edited {name}\n")
+    saved_from(ws.save())
+    for name in ("one.x", "two.x"):
+        ws.write(name, "neither\n")
+    ws.config("filter.x.smudge", f"echo asked >>{shlex.quote(str(asked))}; {HANGS}")
+    answer = recovered_from(ws.recover())
+    assert sorted(item["path"] for item in answer["kept"]) == ["one.x", "two.x"] or set(answer["kept"]) == set(BLOBS)
+    assert asked.read_text() == "asked\n"
+
+
+@pytest.mark.slow
+def test_verify_ends_where_a_filter_hangs(filtered: Workspace) -> None:
+    ws = filtered
+    saved_from(ws.save())
+    _break(ws, "smudge", HANGS, "true")
+    run = ws.gitstate("verify", "--json")
+    assert run.exit_status in (0, 4), run
+    assert run.json["workspaces"][0]["save_id"] is not None

@@ -1,0 +1,100 @@
+"""A git directory in which a FIFO, a socket or a directory stands in the place of a file: git waits for ever, or fails.
+
+Each save ends, says what it is, and comes back once the command that `recover` prints was run.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.recovering import recovered_from
+from tests.support.saving import saved_from
+from tests.support.workspace import Workspace
+
+
+def _make_socket(path: Path) -> None:
+    before = os.getcwd()
+    os.chdir(path.parent)
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    finally:
+        os.chdir(before)
+
+
+def _make_directory(path: Path) -> None:
+    path.mkdir()
+    (path / "inside").touch()
+
+
+KINDS: dict[str, Callable[[Path], None]] = {
+    "a FIFO": lambda path: os.mkfifo(path),
+    "a socket": _make_socket,
+    "a directory": _make_directory,
+}
+#: For each kind the files in whose place it stands; the first ones are tried always.
+FILES = ("HEAD", "config", "index", "refs/heads/agent/work", "packed-refs", "info/exclude")
+MORE = ("info/attributes", "info/grafts", "info/sparse-checkout", "shallow", "logs/HEAD", "logs/refs/heads/agent/work")
+CASES = [("a FIFO", name) for name in FILES[:4]]
+SLOW = [(kind, name) for kind in KINDS for name in (*FILES, *MORE) if (kind, name) not in CASES]
+SLOW = [case for case in SLOW if case[0] != "a directory" or ("logs/" not in case[1] and "refs/" not in case[1])]
+
+
+def _put(ws: Workspace, kind: str, name: str) -> Path:
+    path = ws.common_dir / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    KINDS[kind](path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)], ids=str
+)
+def test_save_ends_and_comes_back(kind: str, name: str, ws: Workspace) -> None:
+    ws.append("a.txt")
+    ws.write("new.txt")
+    work = {path: ws.read(path) for path in ("a.txt", "new.txt")}
+    path = _put(ws, kind, name)
+    saved = saved_from(ws.save(), exits=(4,))
+    assert kind in str(saved.document["left_out"])
+    damaged = ws.recover()
+    assert damaged.exit_status == 4 and damaged.json["workspaces"][0]["verdict"] == "damaged", damaged
+    command = str(damaged.json["workspaces"][0]["hint"]).partition(", then: gitstate ")[0]
+    assert str(path) in command
+    for file in work:
+        ws.remove(file)
+    subprocess.run(["sh", "-c", command], cwd="/", check=True, capture_output=True)
+    recovered_from(ws.recover())
+    assert {file: ws.read(file) for file in work} == work
+
+
+@pytest.mark.parametrize("command", ["log", "verify", "undo", "prune", "show", "checkpoint"])
+@pytest.mark.slow
+def test_every_command_ends_at_a_fifo(command: str, ws: Workspace) -> None:
+    saved_from(ws.save())
+    _put(ws, "a FIFO", "config")
+    run = ws.gitstate(command)
+    assert "Traceback" not in run.stderr and "Errno" not in run.stderr
+    assert run.exit_status in (1, 4), run
+    assert "a FIFO" in run.stderr + run.text
+
+
+@pytest.mark.parametrize("name", ["objects/info/alternates", "objects", "refs"])
+def test_objects_that_nothing_can_be_written_to_are_said(name: str, ws: Workspace) -> None:
+    path = ws.common_dir / name
+    if path.is_dir():
+        path.rename(ws.outside / "away")
+    os.mkfifo(path)
+    run = ws.save()
+    assert run.exit_status == 1
+    assert ("a FIFO" if name.startswith("objects/") else "no directory") in run.stderr
+    assert "doctor" in run.stderr and "Errno" not in run.stderr
+    found = ws.gitstate("doctor")
+    assert str(path) in found.text, found
