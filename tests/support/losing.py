@@ -39,7 +39,9 @@ def strip_operation(ws: Workspace) -> None:
     for name in os.listdir(ws.git_dir):
         if name.endswith(("_HEAD", "_MSG", "_MODE", "_MERGE")) or name.startswith(("BISECT_", "MERGE_")):
             (ws.git_dir / name).unlink()
-        elif name in ("rebase-merge", "rebase-apply", "sequencer"):
+        elif name in ("NOTES_MERGE_REF", "NOTES_MERGE_PARTIAL"):
+            (ws.git_dir / name).unlink()
+        elif name in ("rebase-merge", "rebase-apply", "sequencer", "NOTES_MERGE_WORKTREE"):
             shutil.rmtree(ws.git_dir / name)
     for ref in ws.refs("refs/bisect", "refs/rewritten"):
         ws.git("update-ref", "-d", ref)
