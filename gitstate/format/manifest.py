@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     SaveKind = Literal["save", "checkpoint", "safety"]
-    RawReason = Literal["filter", "clean", "hidden", "ignored"]
+    RawReason = Literal["filter", "clean", "hidden", "ignored", "symlink"]
 
 FORMAT = 1
 #: No manifest of more bytes than this is read. It names each staged file, in some 150 bytes, and each one with an
@@ -147,7 +147,8 @@ class Manifest(Record):
     """Paths below raw/ and why they are there; empty where the WIP commit gives back every file.
 
     `filter`: changed, and a conversion may not give it back; `clean`: git sees no change, yet a checkout would write
-    other bytes; `hidden`: git was told not to look; `ignored`: ignored, but asked for.
+    other bytes; `hidden`: git was told not to look; `ignored`: ignored, but asked for; `symlink`: the target of a
+    symlink of a name under which git takes none into a tree (`.gitmodules`).
     """
     absent: tuple[bytes, ...]
     """Tracked paths that are hidden from git (skip-worktree, assume-unchanged) and were missing on the disk."""
@@ -382,7 +383,7 @@ def _permissions(item: Json) -> tuple[bytes, int]:
 
 
 def _raw(item: Json) -> tuple[bytes, RawReason]:
-    return _path(item), _checked(item["why"], lambda why: why in ("filter", "hidden", "ignored", "clean"))
+    return _path(item), _checked(item["why"], lambda why: why in ("filter", "hidden", "ignored", "clean", "symlink"))
 
 
 def _nested(item: Json) -> Nested:

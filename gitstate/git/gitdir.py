@@ -29,6 +29,7 @@ _FILES = (
     *(b"CHERRY_PICK_HEAD", b"REVERT_HEAD", b"REBASE_HEAD", b"ORIG_HEAD", b"rebase-merge", b"rebase-apply"),
     *(b"sequencer", b"BISECT_START", b"BISECT_LOG", b"BISECT_NAMES", b"BISECT_TERMS", b"BISECT_EXPECTED_REV"),
     *(b"BISECT_HEAD", b"BISECT_ANCESTORS_OK", b"BISECT_FIRST_PARENT", b"BISECT_RUN", b"refs/bisect", b"refs/rewritten"),
+    *(b"NOTES_MERGE_REF", b"NOTES_MERGE_PARTIAL", b"NOTES_MERGE_WORKTREE"),
 )
 
 

@@ -195,7 +195,7 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
         git_dir, common_dir, object_format, toplevel = _where(path, asked, bare_too)
         if toplevel != git_dir:
             _refuse_other_worktree(toplevel, git_dir)
-            _refuse_repository_above(path, toplevel)
+            _refuse_repository_above(path, toplevel, git_dir)
     git = Git(toplevel, options)
     return as_permitted(Repository(toplevel, git_dir, common_dir, object_format.decode("ascii"), config, git))
 
@@ -244,9 +244,16 @@ def _refuse_other_worktree(toplevel: bytes, git_dir: bytes) -> None:
         raise has_worktree_elsewhere(toplevel, git_dir)
 
 
-def _refuse_repository_above(path: bytes, toplevel: bytes) -> None:
-    """Raises NotAWorkspace where git passed a git directory that it can't read, and found the repository above it."""
+def _refuse_repository_above(path: bytes, toplevel: bytes, git_dir: bytes) -> None:
+    """Raises NotAWorkspace where git passed a git directory that it can't read, and found the repository above it.
+
+    So it does where `path` is in no worktree of the git directory: `core.worktree` names another place.
+    """
     place = os.path.realpath(path)
+    if place != toplevel and not place.startswith(os.path.join(toplevel, b"")):
+        from .unusable import has_other_worktree
+
+        raise has_other_worktree(place, toplevel, git_dir)
     while place != toplevel and len(place) > 1:
         if os.path.isdir(os.path.join(place, b".git")):
             from .unusable import refuse_passed_over

@@ -199,6 +199,17 @@ def has_worktree_elsewhere(toplevel: bytes, git_dir: bytes) -> NotAWorkspace:
     )
 
 
+def has_other_worktree(path: bytes, toplevel: bytes, git_dir: bytes) -> NotAWorkspace:
+    """The error where git works in another directory than the one that `path` is in: a copy, or `core.worktree`."""
+    config = quote(os.fsdecode(os.path.join(git_dir, b"config")))
+    return NotAWorkspace(
+        f"{os.fsdecode(path)} is not in the worktree of its git directory, which is at {os.fsdecode(toplevel)} "
+        "(core.worktree); nothing was changed",
+        hint=f"gitstate -C {quote(os.fsdecode(toplevel))} …, or where the worktree was moved here: "
+        f"git config -f {config} core.worktree {quote(os.fsdecode(path))}",
+    )
+
+
 # -- a git directory with damaged files
 
 _LONGEST = 64 << 20

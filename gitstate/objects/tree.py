@@ -225,3 +225,9 @@ def _is_safe_name(name: bytes) -> bool:
         plain = plain.replace(ignorable, "")
     plain = plain.lower().split(":")[0].rstrip(". ")
     return plain not in (".git", "git~1")
+
+
+def is_refused_symlink(path: bytes) -> bool:
+    """Whether git adds no symlink of this name, and checks out no tree with one (`verify_path` in read-cache.c)."""
+    name = path.rpartition(b"/")[2].lower().partition(b":")[0].rstrip(b". ")
+    return name in (b".gitmodules", b"gitmod~1")

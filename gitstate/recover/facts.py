@@ -8,7 +8,7 @@ from ..errors import CorruptSave, GitError, NeedsPerson, UnsupportedSave
 from ..format import names
 from ..format.archive import read_save, read_stack
 from ..format.context import MAX_CONTEXT, Context
-from ..format.manifest import Save
+from ..format.manifest import Manifest, Save
 from ..format.names import workspace_id
 from ..format.saves import (
     HeldSave,
@@ -181,18 +181,27 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
     mine = pending_archive(repository)
     if mine is not None:
         return _Pending(mine, names.own_marker(repository))
-    fitting: list[tuple[str, _Pending]] = []
+    fitting: list[tuple[Manifest, _Pending]] = []
     for ref, oid, stack in orphans(repository, reader):
         manifest = stack[0].manifest
         same_path = stack[0].context.workspace_path == os.fsdecode(repository.toplevel)
         detach = manifest.head_ref is None and here.head_ref is not None and here.head == manifest.head
         fits = manifest.head_ref == here.head_ref and (same_path or here.head in resting_places(stack))
         if detach or fits:
-            fitting.append((manifest.save_id, _Pending(oid, ref, detach)))
+            fitting.append((manifest, _Pending(oid, ref, detach)))
     if len(fitting) > 1:
-        listed = ", ".join(sorted(save_id for save_id, _ in fitting))
+        fitting = _fitting_best(fitting)
+    if len(fitting) > 1:
+        listed = ", ".join(sorted(manifest.save_id for manifest, _ in fitting))
         raise NeedsPerson(f"several saves fit this workspace: {listed}", hint="gitstate recover --save ID")
     return fitting[0][1] if fitting else None
+
+
+def _fitting_best(fitting: list[tuple[Manifest, _Pending]]) -> list[tuple[Manifest, _Pending]]:
+    """Of several saves those of the branch that is checked out here; and that of a workspace, not of one inside it."""
+    fitting = [fit for fit in fitting if not fit[1].detach] or fitting
+    inside = {item.save_id for manifest, _ in fitting for item in manifest.nested}
+    return [fit for fit in fitting if fit[0].save_id not in inside] or fitting
 
 
 def _fits_detached(repository: Repository, reader: ObjectReader, here: Facts, held: HeldSave) -> bool:

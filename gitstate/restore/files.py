@@ -229,7 +229,7 @@ class FileRecovery:
         """Write the content of a regular file beside; `staged` gets its place."""
         saved, reader = target.saved, self._workspace.reader
         assert saved is not None
-        if saved.mode == GITLINK or (saved.mode == SYMLINK and self._workspace.has_symlinks):
+        if saved.mode in (GITLINK, SYMLINK):
             return
         permissions = _usual_permissions(target, saved)
         small = self._small.get(saved.oid)
@@ -256,7 +256,7 @@ class FileRecovery:
             if seen.kind in ("file", "link"):
                 self._disk.delete(target.path, seen)
             self._disk.make_directory(target.path)
-        elif saved.mode == SYMLINK and self._workspace.has_symlinks:
+        elif saved.mode == SYMLINK:
             content = reader.contents([saved.oid], LARGE)[0]
             if content is None:
                 raise NeedsPerson(f"object {saved.oid} is missing", hint="git fsck")

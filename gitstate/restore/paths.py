@@ -220,7 +220,7 @@ class SavedPaths:
             theirs = trees.lookup(save.wip_tree, names)
             for path, leaf in mine.items():
                 if number == 0 or theirs.get(path) == wip.get(path) or save.manifest.raw[path] == "ignored":
-                    raw.setdefault(path, leaf)
+                    raw.setdefault(path, Leaf(SYMLINK, leaf.oid) if save.manifest.raw[path] == "symlink" else leaf)
         return raw
 
     def _raw_paths(self, save: Save) -> list[bytes]:

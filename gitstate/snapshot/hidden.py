@@ -12,7 +12,7 @@ from ..git.command import Git
 from ..git.entries import list_index, split_nul
 from ..git.index import link_or_copy
 from ..git.status import parse_listing
-from ..objects.tree import GITLINK, is_safe_path
+from ..objects.tree import GITLINK, SYMLINK, Leaf, is_safe_path
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.files import ListedNames, folded
@@ -63,6 +63,19 @@ def note_other_names(builder: SnapshotBuilder, untracked: Sequence[bytes]) -> No
             snapshot.worktree[old] = None
             snapshot.modes.pop(old, None)
             snapshot.raw.pop(old, None)
+
+
+def store_real_symlinks(builder: SnapshotBuilder) -> None:
+    """Save symlinks as such where git writes a regular file in the place of each (`core.symlinks` is false)."""
+    snapshot = builder.snapshot
+    changed = {path for path, leaf in {**snapshot.staged, **snapshot.worktree}.items() if leaf and leaf.mode == SYMLINK}
+    tracked = list_index(builder.repository.git, env=builder.env) if builder.tracked.are_few else ()
+    clean = {entry.path for entry in tracked if entry.mode == SYMLINK} - changed - snapshot.worktree.keys()
+    for path in sorted(changed | clean):
+        full = os.path.join(builder.top, path)
+        if os.path.islink(full) and path not in snapshot.raw:
+            leaf = Leaf(SYMLINK, builder.writer.add("blob", os.readlink(full)))
+            snapshot.raw[path] = (leaf, "filter" if path in changed else "clean")
 
 
 def store_ignored(builder: SnapshotBuilder, untracked: Container[bytes]) -> None:

@@ -12,7 +12,7 @@ from ..git.command import Oid, object_id
 from ..git.repository import head_of
 from ..objects.pack import ChangedWhileRead, TooLate, read_ranges, zeros
 from ..objects.reader import LARGE
-from ..objects.tree import EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, is_safe_path
+from ..objects.tree import EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, is_refused_symlink, is_safe_path
 from ..system.clock import Deadline
 from ..system.files import file_stamp
 from ..system.stdlib import TYPE_CHECKING, Record, digest, suppress
@@ -205,7 +205,9 @@ def read_files(builder: SnapshotBuilder, paths: Sequence[bytes], converted: Cont
         else:
             in_any_case = number < _IN_ANY_CASE and info.st_size <= _TINY
             leaf = read_file(builder, path, NEVER if in_any_case else None)
-            if leaf is not None:
+            if leaf is not None and leaf.mode == SYMLINK and is_refused_symlink(path):
+                builder.snapshot.raw[path] = (Leaf(REGULAR, leaf.oid), "symlink")
+            elif leaf is not None:
                 builder.snapshot.worktree[path] = leaf
     return left
 

@@ -81,7 +81,7 @@ def take_snapshot(
     store_operation(builder)
     store_sparse(builder)
     store_files(builder, [*large, *more])
-    is_plain = not (hidden or found.replaced or snapshot.absent or folds)
+    is_plain = not (hidden or found.replaced or snapshot.absent or folds or not builder.symlinks)
     snapshot.scan = ScanFacts(builder.tracked, is_plain, settings)
     return snapshot
 
@@ -212,6 +212,10 @@ def _store_unreported(
         from .hidden import store_outside_sparse
 
         store_outside_sparse(builder)
+    if not builder.symlinks:
+        from .hidden import store_real_symlinks
+
+        store_real_symlinks(builder)
     if builder.options.include_ignored:
         from .hidden import store_ignored
 

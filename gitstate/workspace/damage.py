@@ -273,8 +273,12 @@ def _unreadable_head(repository: Repository, broken: Broken, where: str) -> Dama
     good = _last_whole(repository, ref)
     if good is not None:
         ways.append(f"git -C {where} update-ref {quoted(os.fsencode(ref or 'HEAD'))} {good}")
-    if ref is not None and is_blank(path):
-        ways = [f"rm {quoted(path)} && {way}" for way in ways if "update-ref" in way]
+    if ref is not None and (broken.torn or broken.head is None) and os.path.isfile(path):
+        # Git writes no ref over a file that it can't read.
+        ways = [f"rm {quoted(path)} && {way}" for way in ways if "fetch" not in way]
+        if not ways and not any(name.startswith("refs/heads/") for name in refs.list_refs(repository.git, "refs")):
+            # Nothing tells of a commit: without the file the branch is unborn.
+            ways = [f"rm {quoted(path)}"]
     missing = _missing_alternates(repository.common_dir)
     if missing is not None:
         alternates = os.path.join(repository.objects, b"info", b"alternates")

@@ -13,8 +13,10 @@ import pytest
 
 from tests.support.forgery import forged
 from tests.support.look import paths_of
+from tests.support.recovering import recovered_from
 from tests.support.repositories import initialized
-from tests.support.workspace import Run, Workspace
+from tests.support.saving import saved_from
+from tests.support.workspace import Run, Workspace, run_git
 
 SHORT, LONG = "begun\n", "begun\nand carried on\n"
 
@@ -69,3 +71,34 @@ def test_recovering_a_fetched_save_keeps_an_older_beginning(ws: Workspace) -> No
     assert item["verdict"] == "changed", run
     assert paths_of(item["kept"]) == {b"notes.txt"}
     assert (clone / "notes.txt").read_text() == SHORT
+
+
+@pytest.mark.parametrize("where", ["repo/inside", "outside/beside"])
+@pytest.mark.parametrize("how", ["detached", "forced"])
+def test_clone_takes_the_save_of_its_branch_among_those_of_worktrees(how: str, where: str, tmp_path: Path) -> None:
+    ws = initialized(tmp_path)
+    ws.write("a.txt", "a\n")
+    ws.commit("base")
+    place = tmp_path / where
+    branch = ws.out("symbolic-ref", "--short", "HEAD")
+    options = ["--detach", str(place)] if how == "detached" else ["--force", str(place), branch]
+    ws.git("worktree", "add", "-q", *options)
+    (place / "a.txt").write_text("of the worktree\n")
+    # So no save moves the branch.
+    ws.git("bisect", "start")
+    ws.write("a.txt", "of the main worktree\n")
+    assert ws.gitstate("save", path=place).exit_status == 0
+    saved = saved_from(ws.save())
+    clone = tmp_path / "clone"
+    ws.git("clone", "-q", "--no-local", str(ws.path), str(clone))
+    run_git(clone, "fetch", "-q", "origin", "refs/gitstate/*:refs/gitstate/*")
+    run = ws.recover(path=clone)
+    if how == "forced" and where == "outside/beside":
+        # Each of the two was made on this branch, at this commit.
+        assert run.exit_status == 4
+        assert "several saves fit this workspace" in run.stderr
+        run = ws.recover("--save", saved.save_id, path=clone)
+    # A worktree inside can't have a branch that is checked out: that is said.
+    answer = recovered_from(run, exits=(4,) if how == "forced" and where == "repo/inside" else (0,))
+    assert answer["save_id"] == saved.save_id
+    assert (clone / "a.txt").read_text() == "of the main worktree\n"

@@ -144,6 +144,16 @@ def bisect_without_checkout(ws: Workspace) -> None:
     ws.expect_operation("BISECT_HEAD")
 
 
+@state(losses=NO_PLAIN | {Loss.STRIPPED}, quick={Loss.CLONED, Loss.REMOVED}, linked=True)
+def merge_of_notes_with_a_conflict(ws: Workspace) -> None:
+    """It concerns no file of the worktree: its own stand in the git directory alone."""
+    for ref, text in (("commits", "ours"), ("theirs", "theirs")):
+        ws.git("notes", "--ref", ref, "add", "-m", text)
+    ws.fails("notes", "merge", "theirs")
+    ws.append("a.txt")
+    ws.expect_operation("NOTES_MERGE_REF", "NOTES_MERGE_PARTIAL", "NOTES_MERGE_WORKTREE")
+
+
 @operation(quick={Loss.STRIPPED})
 def rebase_that_updates_other_branches(ws: Workspace) -> None:
     ws.git("branch", "middle", "HEAD~1")

@@ -223,6 +223,23 @@ def core_symlinks_false(ws: Workspace) -> None:
     ws.expect_exactly(" M link", " M a.txt")
 
 
+@state(losses=NO_PLAIN, quick=HERE | {Loss.BASE, Loss.CLONED}, linked=True)
+def core_symlinks_false_beside_real_ones(ws: Workspace) -> None:
+    """As in a directory that is shared with a system that has none."""
+    ws.symlink("c.txt", "tracked")
+    ws.commit("links")
+    ws.config("core.symlinks", "false")
+    ws.symlink("a.txt", "untracked")
+    ws.symlink("nowhere", "fresh/untracked")
+    ws.symlink("b.txt", "staged")
+    ws.add("staged")
+    ws.remove("tracked")
+    ws.symlink("b.txt", "tracked")
+    ws.write("file.txt", "a.txt")
+    ws.append("a.txt")
+    ws.expect_exactly("A  staged", " M tracked", " M a.txt", "?? untracked", "?? fresh/untracked", "?? file.txt")
+
+
 @state(losses=LOCAL)
 def core_ignorecase_true(ws: Workspace) -> None:
     ws.config("core.ignoreCase", "true")

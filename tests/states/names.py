@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.states.registry import EVERYWHERE, NO_PLAIN, state
+from tests.states.registry import EVERYWHERE, HERE, NO_PLAIN, Loss, state
 from tests.support.repositories import lines
 from tests.support.workspace import Pathish, Workspace, to_bytes
 
@@ -103,6 +103,25 @@ def names_that_git_refuses(ws: Workspace) -> None:
     ws.fails("add", "git~1")
     ws.fails("add", "sub/.GIT")
     ws.expect(" M a.txt")
+
+
+@state(losses=NO_PLAIN, status_says_more=True, quick=HERE | {Loss.CLONED})
+def symlinks_that_git_refuses(ws: Workspace) -> None:
+    """No tree that git checks out holds a symlink of this name."""
+    ws.symlink("a.txt", ".gitmodules")
+    ws.symlink("nowhere", "fresh/.GitModules")
+    ws.append("a.txt")
+    ws.fails("add", ".gitmodules")
+    ws.expect(" M a.txt", "?? .gitmodules", "?? fresh/.GitModules")
+
+
+@state(losses=NO_PLAIN, status_says_more=True, quick=HERE | {Loss.CLONED})
+def symlink_that_git_refuses_instead_of_a_file(ws: Workspace) -> None:
+    ws.write(".gitmodules", "# no submodule\n")
+    ws.commit("modules")
+    ws.remove(".gitmodules")
+    ws.symlink("a.txt", ".gitmodules")
+    ws.expect(" T .gitmodules")
 
 
 @state(losses=NO_PLAIN, may_leave_out=("sub/.git",), status_says_more=True, save_exits=(0, 4))

@@ -198,6 +198,36 @@ def test_save_comes_back_once_head_can_be_read(how: str, loss: str, broken: Work
     assert before.diff(fingerprint(broken.path)) == []
 
 
+@pytest.mark.parametrize("loss", ["in_place", "wiped"])
+@pytest.mark.parametrize("content", [b"", bytes(41), b"no object name\n"], ids=["empty", "zeros", "garbage"])
+def test_command_mends_a_branch_that_git_can_not_read(content: bytes, loss: str, broken: Workspace) -> None:
+    before = fingerprint(broken.path)
+    (broken.common_dir / "refs/heads/agent/work").write_bytes(content)
+    saved_from(broken.save(), exits=(4,))
+    if loss == "wiped":
+        remove_files(broken)
+    subprocess.run(_damaged(broken)["hint"].split(", then: ")[0], shell=True, check=True, cwd=broken.outside)
+    assert recovered_from(broken.recover(), exits=(0, 4))["verdict"] == "restore"
+    assert before.diff(fingerprint(broken.path)) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"no object name\n"], ids=["empty", "garbage"])
+def test_command_mends_the_branch_of_a_repository_without_commits(content: bytes, tmp_path: Path) -> None:
+    run_git(tmp_path, "init", "-q", "-b", "main", "repo")
+    ws = Workspace(tmp_path / "repo", tmp_path)
+    (ws.git_dir / "refs/heads/main").write_bytes(content)
+    ws.write("staged.txt", "staged\n")
+    ws.git("add", "staged.txt")
+    ws.write("untracked.txt", "untracked\n")
+    before = files_of(ws)
+    saved_from(ws.save(), exits=(4,))
+    remove_files(ws)
+    subprocess.run(_damaged(ws)["hint"].split(", then: ")[0], shell=True, check=True, cwd=tmp_path)
+    assert recovered_from(ws.recover(), exits=(0, 4))["verdict"] == "restore"
+    assert files_of(ws) == before
+    assert ws.status() == {b"A  staged.txt", b"?? untracked.txt"}
+
+
 def test_save_holds_a_directory_of_head_that_was_missing(broken: Workspace) -> None:
     """What is staged still names its files: the directory is made anew, and HEAD can be read again."""
     tree = broken.out("rev-parse", "HEAD:fresh")

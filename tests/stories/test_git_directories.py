@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 from tests.states import dirty
+from tests.support.look import paths_of
 from tests.support.oracle import fingerprint
 from tests.support.recovering import recovered_from
 from tests.support.saving import saved_from
@@ -91,6 +93,24 @@ def test_moved_submodule_writes_nothing_into_the_repository_above(ws: Workspace)
     run = ws.gitstate("save", "--task-id", "T", path=ws.path / "moved")
     assert run.exit_status == 1 and "core.worktree" in run.stderr
     assert not ws.refs("refs/gitstate")
+
+
+def test_copy_of_a_submodule_is_not_saved_under_the_name_of_the_other(ws: Workspace) -> None:
+    """Git works in the submodule when it is started in the copy; the repository around both is not damaged."""
+    origin = ws.outside / "origin"
+    run_git(ws.outside, "clone", "-q", ws.path, origin)
+    ws.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(origin), "sub")
+    ws.commit("sub")
+    shutil.copytree(ws.at("sub"), ws.at("copy"), symlinks=True)
+    ws.append("copy/a.txt")
+    run = ws.gitstate("save", "--task-id", "T", path=ws.path / "copy")
+    assert run.exit_status == 1
+    assert f"is not in the worktree of its git directory, which is at {ws.path / 'sub'}" in run.stderr
+    assert f"gitstate -C {ws.path / 'sub'}" in run.stderr and "is damaged" not in run.stderr
+    assert not ws.refs("refs/gitstate")
+    outer = ws.save()
+    assert outer.exit_status == 4, "the copy can't be saved, and that is said"
+    assert paths_of(outer.json["left_out"]) == {b"copy"}
 
 
 def test_git_dir_of_the_environment_is_named(ws: Workspace) -> None:

@@ -37,10 +37,12 @@ def wipe_to_base(ws: Workspace, saved: Saved) -> None:
 def strip_operation(ws: Workspace) -> None:
     """Every trace of an unfinished operation goes, as with a ``git worktree`` of the same HEAD made anew."""
     for name in os.listdir(ws.git_dir):
-        if name.endswith(("_HEAD", "_MSG", "_MODE", "_MERGE")) or name.startswith(("BISECT_", "MERGE_")):
-            (ws.git_dir / name).unlink()
-        elif name in ("rebase-merge", "rebase-apply", "sequencer"):
+        if name in ("rebase-merge", "rebase-apply", "sequencer", "NOTES_MERGE_WORKTREE"):
             shutil.rmtree(ws.git_dir / name)
+        elif name.endswith(("_HEAD", "_MSG", "_MODE", "_MERGE")) or name.startswith(
+            ("BISECT_", "MERGE_", "NOTES_MERGE_")
+        ):
+            (ws.git_dir / name).unlink()
     for ref in ws.refs("refs/bisect", "refs/rewritten"):
         ws.git("update-ref", "-d", ref)
 

@@ -32,9 +32,11 @@ OPERATION_FILES = (
     "REBASE_HEAD",
     "AUTO_MERGE",
     "SQUASH_MSG",
+    "NOTES_MERGE_REF",
+    "NOTES_MERGE_PARTIAL",
 )
 
-OPERATION_DIRECTORIES = ("rebase-merge", "rebase-apply", "sequencer")
+OPERATION_DIRECTORIES = ("rebase-merge", "rebase-apply", "sequencer", "NOTES_MERGE_WORKTREE")
 
 OPERATION_REFS = ("refs/bisect", "refs/rewritten")
 
