@@ -149,12 +149,12 @@ class Workspace:
         # A directory's times change with every lock.
         known = info and (info.st_ino, info.st_mode, stat.S_ISDIR(info.st_mode) or info.st_ctime_ns)
         if known is None or self._asked is None or self._asked[0] != known:
-            # One question each: a path may hold a newline.
-            answers = [
-                Path(os.fsdecode(self.git("rev-parse", "--path-format=absolute", question)[:-1]))
-                for question in ("--git-dir", "--git-common-dir")
-            ]
-            self._asked = known, answers[0], answers[1]
+            questions = ("--git-dir", "--git-common-dir")
+            answers = self.git("rev-parse", "--path-format=absolute", *questions)[:-1].split(b"\n")
+            if len(answers) != len(questions):  # a path holds a newline
+                answers = [self.git("rev-parse", "--path-format=absolute", question)[:-1] for question in questions]
+            git_dir, common_dir = (Path(os.fsdecode(answer)) for answer in answers)
+            self._asked = known, git_dir, common_dir
         return self._asked[1:]
 
     def refs(self, *prefixes: str) -> dict[str, str]:
