@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.commands import GITSTATE
 from tests.support.agents import Started, keeper_pid, keepers, members, wait_until
-from tests.support.workspace import Workspace, run_git
+from tests.support.workspace import GITSTATE, Workspace, run_git
 
 #: Each destroys `a.txt`, which is tracked, or `new.txt`, or both.
 VERBS = {

@@ -24,7 +24,7 @@ from tests.states import STATES, dirty, make
 from tests.support.environment import ROOT
 from tests.support.oracle import fingerprint
 from tests.support.repositories import Templates
-from tests.support.workspace import Workspace, run_git
+from tests.support.workspace import GITSTATE, Workspace, run_git
 
 #: Every page by its path, and its text.
 PAGES = {
@@ -48,7 +48,7 @@ def block(language: str, word: str, page: str = "README.md") -> str:
 
 
 def gitstate(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "gitstate", *args], capture_output=True, encoding="utf-8", timeout=60)
+    return subprocess.run([*GITSTATE, *args], capture_output=True, encoding="utf-8", timeout=60)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,10 @@ from typing import Any
 
 from tests.support.permissions import drop_override
 
+#: What starts gitstate as `bin/gitstate` does: without `site`, which takes a quarter of the time of a small save.
+START = "import sys; sys.argv[0] = 'gitstate'; from gitstate.__main__ import main; main()"
+GITSTATE = (sys.executable, "-S", "-P", "-c", START)
+
 Text = str | bytes
 
 Pathish = str | bytes | Path
@@ -77,7 +81,7 @@ def run_git(
 def run_gitstate(*args: str, cwd: Path, env: Mapping[str, str] | None = None, given: bytes = b"") -> Run:
     """Run the command line in a directory, as a user does; `given` is its standard input."""
     done = subprocess.run(
-        [sys.executable, "-m", "gitstate", *args],
+        [*GITSTATE, *args],
         input=given,
         capture_output=True,
         cwd=cwd,
@@ -257,7 +261,7 @@ class Workspace:
         """Run the command line on this workspace, from another directory, with whatever has leaked."""
         where = path or self.cli_path or self.path
         done = subprocess.run(
-            [*self.cli_prefix, sys.executable, "-m", "gitstate", "-C", os.fspath(where), *args],
+            [*self.cli_prefix, *GITSTATE, "-C", os.fspath(where), *args],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             cwd=self.outside,
