@@ -156,7 +156,7 @@ def test_the_guide_shows_the_loop_of_the_readme() -> None:
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     command = block("sh", "pytest").strip().rpartition(" && ")[2].removeprefix(".venv/bin/")
-    assert command == 'pytest -q -n 2 -m "not slow"'
+    assert command == 'pytest -q -n 4 -m "not slow"'
     assert f"\n{command}" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
