@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", "faults: kills processes, fills disks, breaks files")
 
 
+_HOMES = count()
+
+
 @pytest.fixture(autouse=True)
 def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give each test its own home and a clean environment; the value is that home."""
-    home = tmp_path_factory.mktemp("home", numbered=True)
+    # Not one that pytest numbers: it looks at all that there are.
+    home = tmp_path_factory.mktemp(f"home{next(_HOMES)}", numbered=False)
     environment = hermetic_environment(home)
     for name in os.environ.keys() - environment.keys():
         monkeypatch.delenv(name)

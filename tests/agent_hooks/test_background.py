@@ -17,11 +17,11 @@ from gitstate.git.repository import open_repository
 from gitstate.orders.client import SOCKET, order_checkpoint
 from gitstate.system.process import Process
 from gitstate.workspace.lease import this_holder, write_holder
-from tests.run.commands import GITSTATE, run_command
+from tests.run.commands import run_command
 from tests.support.agents import Started, agent_pid, hooks_are_done, keeper_pid, marker, wait_until
-from tests.support.workspace import Workspace
+from tests.support.workspace import GITSTATE, Workspace
 
-HOOK = [sys.executable, "-m", "gitstate", "hook", "claude"]
+HOOK = [*GITSTATE, "hook", "claude"]
 SLOW = {"GITSTATE_HOOK_INTERVAL": "3600"}
 
 

@@ -6,16 +6,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 from gitstate.agent_hooks.destroying import destroys, emptied
 from gitstate.agents.registry import all_agents
-from tests.run.commands import GITSTATE
 from tests.support.agents import Started, keeper_pid, keepers, members, wait_until
-from tests.support.workspace import Workspace
+from tests.support.workspace import GITSTATE, Workspace
 
 DESTROYING = (
     "rm a",
@@ -185,7 +183,7 @@ def test_redirection_over_a_file_brings_a_checkpoint_and_to_a_new_one_none(repo:
 
 def event(repo: Workspace, name: str, agent: str = "claude", **more: object) -> None:
     told = {"session_id": "s", "transcript_path": "/t", "cwd": str(repo.path), "hook_event_name": name, **more}
-    argv = [sys.executable, "-m", "gitstate", "hook", agent]
+    argv = [*GITSTATE, "hook", agent]
     env = {**os.environ, "GITSTATE_HOOK_INTERVAL": "3600"}
     done = subprocess.run(argv, input=json.dumps(told).encode(), cwd=repo.path, env=env, capture_output=True)
     assert (done.returncode, done.stdout) == (0, b"")

@@ -18,7 +18,7 @@ from gitstate.git.repository import open_repository
 from tests.agent_hooks.settings import AGENTS
 from tests.support.agents import hooks_are_done, wait_until
 from tests.support.typed import commit, git, gitstate, run, state_file
-from tests.support.workspace import Run, Workspace
+from tests.support.workspace import GITSTATE, Run, Workspace
 
 if TYPE_CHECKING:
     from gitstate.agents.base import Meaning
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def event(repo: Workspace, agent: str, name: str, env: dict[str, str] | None = None, **more: object) -> str:
     """Run the hook for an event; what the agent reads. Standard error must be empty, the status 0."""
     told = {"hook_event_name": name, "session_id": "s-1", "transcript_path": "/t/s-1.jsonl", "cwd": str(repo.path)}
-    done = run(repo, sys.executable, "-m", "gitstate", "hook", agent, given=json.dumps({**told, **more}), env=env)
+    done = run(repo, *GITSTATE, "hook", agent, given=json.dumps({**told, **more}), env=env)
     assert (done.exit_status, done.stderr) == (0, ""), done
     # The checkpoint goes on by itself.
     wait_until(lambda: hooks_are_done(repo.path / ".git"), "what the hook has begun")
@@ -147,7 +147,7 @@ def test_session_without_a_task_ends_as_finished(repo: Workspace) -> None:
 )
 @pytest.mark.parametrize("agent", ["claude", "no-such-agent"])
 def test_malformed_event_gets_an_empty_answer_and_status_0(given: str, agent: str, repo: Workspace) -> None:
-    assert run(repo, sys.executable, "-m", "gitstate", "hook", agent, given=given) == Run(0, b"", "")
+    assert run(repo, *GITSTATE, "hook", agent, given=given) == Run(0, b"", "")
 
 
 def test_hook_is_silent_outside_and_in_a_broken_repository(tmp_path: Path, repo: Workspace) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from tests.agent_hooks.test_destroying import DESTROYING
 from tests.support.agents import hooks_are_done, wait_until
 from tests.support.environment import ROOT
 from tests.support.typed import git, state_file
-from tests.support.workspace import Workspace
+from tests.support.workspace import GITSTATE, Workspace
 
 SLOW = {"GITSTATE_HOOK_INTERVAL": "3600"}
 #: What stands beside the script in place of pip's: it shows that Python would have been started, and with which event.
@@ -51,7 +50,7 @@ def agent_called(name: str) -> Agent:
 
 def python(repo: Workspace, event: bytes, agent: str = "claude", **env: str) -> None:
     """Let Python handle an event."""
-    argv = [sys.executable, "-m", "gitstate", "hook", agent]
+    argv = [*GITSTATE, "hook", agent]
     subprocess.run(argv, input=event, cwd=repo.path, env={**os.environ, **SLOW, **env}, check=True)
     wait_until(lambda: hooks_are_done(own(repo, "").parent), "what the hook has begun")
 
@@ -247,7 +246,7 @@ def background(repo: Workspace, *events: bytes, **env: str) -> None:
     """Queue events as the script does, and let Python handle them."""
     for number, event in enumerate(events, 100_001):
         own(repo, f"agent-hook.events/{number}.claude").write_bytes(event + b"\n")
-    argv = [sys.executable, "-m", "gitstate", "hook", "claude", "background"]
+    argv = [*GITSTATE, "hook", "claude", "background"]
     subprocess.run(argv, stdin=subprocess.DEVNULL, cwd=repo.path, env={**os.environ, **SLOW, **env}, check=True)
     assert queued(repo) == []
 

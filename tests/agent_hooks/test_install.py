@@ -15,12 +15,12 @@ import pytest
 from gitstate.agent_hooks import install as agent_hooks_install
 from tests.agent_hooks.settings import AGENTS, COMMENTED, FILES, JSON, TOML
 from tests.support.typed import entries, git, gitstate, run
-from tests.support.workspace import Run, Workspace
+from tests.support.workspace import GITSTATE, Run, Workspace
 
 
 def command(repo: Workspace, agent: str) -> Run:
     """A command line of gitstate that `repo` runs in it."""
-    return run(repo, sys.executable, "-m", "gitstate", *agent.split())
+    return run(repo, *GITSTATE, *agent.split())
 
 
 def cases() -> Iterator[Any]:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from gitstate.agent_hooks.install import agent_problems
 from gitstate.agents.registry import agent_named
 from tests.support.skips import not_installed
 from tests.support.typed import entries, gitstate, run
-from tests.support.workspace import Workspace
+from tests.support.workspace import GITSTATE, Workspace
 
 FILES = {
     "copilot": (".copilot/hooks/gitstate.json", ".github/hooks/gitstate.json"),
@@ -36,7 +35,7 @@ def test_install_and_uninstall(agent: str, project: bool, repo: Workspace, herme
     top = repo.path if project else hermetic
     scope = ["--scope", "project"] if project else []
     before = entries(top)
-    shown = run(repo, sys.executable, "-m", "gitstate", "install", "--agent", agent, *scope, "--dry-run")
+    shown = run(repo, *GITSTATE, "install", "--agent", agent, *scope, "--dry-run")
     assert "+++" in shown.text and entries(top) == before
     gitstate(repo, "install", "--agent", agent, *scope)
     path = top / FILES[agent][project]

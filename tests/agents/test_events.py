@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import pytest
 from gitstate.agents.registry import all_agents
 from tests.support.agents import hooks_are_done, wait_until
 from tests.support.typed import git, gitstate, run, state_file
-from tests.support.workspace import Workspace
+from tests.support.workspace import GITSTATE, Workspace
 
 
 class Effect(NamedTuple):
@@ -136,7 +135,7 @@ def test_event(agent: str, event: str, repo: Workspace) -> None:
         **NAMED.get(agent, usual)(str(repo.path)),
         **MORE[agent],
     }
-    done = run(repo, sys.executable, "-m", "gitstate", "hook", agent, given=json.dumps(payload))
+    done = run(repo, *GITSTATE, "hook", agent, given=json.dumps(payload))
     assert (done.exit_status, done.stderr) == (0, "")
     wait_until(lambda: hooks_are_done(repo.git_dir), "what the hook has begun")
     assert ("T-1" in done.text) == effect.briefed and bool(done.text) == effect.briefed

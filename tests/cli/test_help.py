@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import click
@@ -20,10 +21,12 @@ GROUPS = ["Run and recover", "Save", "Task and context", "Old saves", "Set up"]
 NAMES = [entry.name for entry in TABLE if entry.group]
 
 
-def help_of(name: str, *, columns: int = 80) -> list[str]:
+@cache
+def help_of(name: str, *, columns: int = 80) -> tuple[str, ...]:
+    """What one run of the command printed, for all tests of it."""
     run = run_gitstate(*name.split(), "--help", cwd=Path("/"), env={"COLUMNS": str(columns)})
     assert run.exit_status == 0
-    return run.text.splitlines()
+    return tuple(run.text.splitlines())
 
 
 def test_main_help_lists_the_groups_in_order_of_need() -> None:
@@ -130,7 +133,7 @@ def test_help_of_loop_names_every_agent() -> None:
 @pytest.mark.parametrize("name", ["", "run", "boot enable"])
 def test_help_is_a_command_too(name: str) -> None:
     run = run_gitstate("help", *name.split(), cwd=Path("/"))
-    assert run.exit_status == 0 and run.text.splitlines() == help_of(name)
+    assert run.exit_status == 0 and tuple(run.text.splitlines()) == help_of(name)
 
 
 @pytest.mark.parametrize(("word", "meant"), [("resum", "resume"), ("staus", "status"), ("recovr", "recover")])

@@ -11,7 +11,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,15 +94,30 @@ def beyond_the_limit(save: Forgery) -> None:
     save.raw[b"manifest.json"] = b" " * (MAX_MANIFEST + 1)
 
 
-@pytest.mark.parametrize(
-    "spoil", [empty_lists, objects, many_paths, one_nested_value, object_of_objects, wide_text, beyond_the_limit]
-)
-def test_forged_manifest_takes_little_memory(ws: Workspace, spoil: object) -> None:
-    ordinary = {args: peak(ws, *args)[1] for args in _COMMANDS}
+_SPOILS = (empty_lists, objects, many_paths, one_nested_value, object_of_objects, wide_text, beyond_the_limit)
+
+
+def forged_manifests() -> list[Any]:
+    """Each forgery under two commands, each command with more than one forgery; under the other two it is slow."""
+    cases = []
+    for number, spoil in enumerate(_SPOILS):
+        for half in (0, 1):
+            commands = [args for place, args in enumerate(_COMMANDS) if (place + number) % 2 == half]
+            marks = [pytest.mark.slow] if half else []
+            cases.append(
+                pytest.param(spoil, commands, id=f"{spoil.__name__}-{'-'.join(c[0] for c in commands)}", marks=marks)
+            )
+    return cases
+
+
+@pytest.mark.parametrize(("spoil", "commands"), forged_manifests())
+def test_forged_manifest_takes_little_memory(
+    ws: Workspace, spoil: Callable[[Forgery], None], commands: Sequence[tuple[str, ...]]
+) -> None:
+    ordinary = {args: peak(ws, *args)[1] for args in commands}
     with forged(ws) as save:
-        assert callable(spoil)
         spoil(save)
-    for args in _COMMANDS:
+    for args in commands:
         began = time.monotonic()
         status, most = peak(ws, *args)
         assert status != 3, args

@@ -1,21 +1,17 @@
-"""A small ordinary index is read as git reads it; every other one is left to git."""
+"""A small ordinary index is read as git reads it; every other one is left to git.
+
+The index of each state is read in `tests/stories/test_round_trip.py`, where the states are made.
+"""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 
 from gitstate.git.index import list_plain_index
-from tests.states import STATES, make
-from tests.support.repositories import Templates
+from tests.support.plain_index import listed
 from tests.support.workspace import Workspace
-
-
-def listed(ws: Workspace) -> list[bytes] | None:
-    oid_bytes = 32 if ws.out("rev-parse", "--show-object-format") == "sha256" else 20
-    return list_plain_index(os.path.join(os.fsencode(ws.git_dir), b"index"), oid_bytes)
 
 
 def by_git(ws: Workspace) -> list[bytes]:
@@ -38,20 +34,6 @@ def test_path_longer_than_the_flags_can_say_is_read(ws: Workspace) -> None:
         ws.git("update-index", "--add", "--cacheinfo", f"100644,{blob},{path}")
         assert path.encode() in by_git(ws)
         assert listed(ws) == by_git(ws)
-
-
-@pytest.mark.parametrize("name", sorted(name for name, state in STATES.items() if not state.slow))
-def test_no_state_is_read_otherwise_than_git_does(name: str, templates: Templates, tmp_path: Path) -> None:
-    state = STATES[name]
-    if (reason := state.why_not()) is not None:
-        pytest.skip(reason)
-    ws = make(state, templates, tmp_path)
-    try:
-        tagged = ws.git("ls-files", "-z", "-v", "--sparse").split(b"\0")[:-1]
-    except AssertionError:
-        return
-    paths = listed(ws)
-    assert paths is None or [b"H " + path for path in paths] == tagged
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,8 @@ import pytest
 from gitstate.format.context import Context
 from gitstate.git.repository import open_repository
 from gitstate.holding.window import Window
-from tests.run.commands import GITSTATE
 from tests.support.agents import Started, keeper_pid, keepers, members, wait_until
-from tests.support.workspace import Workspace, run_git
+from tests.support.workspace import GITSTATE, Workspace, run_git
 
 #: Each destroys `a.txt`, which is tracked, or `new.txt`, or both.
 VERBS = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from tests.hooks.stage import AGENT, MORE_SHELLS, Stage, words_of_shell
 from tests.states import STATES, make
 from tests.support.repositories import Templates
+from tests.support.workspace import GITSTATE
 
 #: Its tests choose their shell.
 ZSH_ALONE = "tests.hooks.test_zsh"
@@ -35,7 +35,7 @@ def stage(
     directory = tmp_path / "stage"
     programs = directory / "bin"
     programs.mkdir(parents=True)
-    gitstate = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m gitstate "$@"\n'
+    gitstate = f'#!/bin/sh\nexec {shlex.join(GITSTATE)} "$@"\n'
     agent = f"#!/usr/bin/env bash\n{AGENT}"
     for name, text in {"gitstate": gitstate, "claude": agent, "kimi": agent}.items():
         (programs / name).write_text(text)

@@ -8,7 +8,6 @@ import plistlib
 import pwd
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from gitstate.system.program import command
 from tests.states import STATES, dirty, make
 from tests.support.repositories import Templates
 from tests.support.skips import not_installed
-from tests.support.workspace import Run
+from tests.support.workspace import GITSTATE, Run
 
 FAKES = {
     "crontab": """
@@ -68,7 +67,7 @@ class World:
         return path.read_text().splitlines() if path.exists() else []
 
     def boot(self, *args: str) -> Run:
-        argv = [sys.executable, "-m", "gitstate", "--json", "boot", *args]
+        argv = [*GITSTATE, "--json", "boot", *args]
         environment = {**os.environ, "PATH": str(self.bin)}
         done = subprocess.run(argv, capture_output=True, env=environment, cwd=self.state, timeout=60)
         return Run(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))

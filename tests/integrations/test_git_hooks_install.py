@@ -243,14 +243,18 @@ CALLS = "rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir"
 
 @files_only
 @pytest.mark.faults
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("command", ["install", "uninstall"])
-def test_kill_at_any_change_leaves_working_hooks_and_a_rerun_completes(command: str, repo: Workspace) -> None:
+def test_kill_at_any_change_leaves_working_hooks_and_a_rerun_completes(
+    command: str, step: int, repo: Workspace
+) -> None:
+    """At each change, of which a quick run takes every third."""
     tool("strace", repo)
     kinds = ["sh", "python", "not executable", "a link", "bash through env"]
     for event, kind in zip(EVENTS, kinds, strict=False):
         put(repo, event, kind)
     before = kept(repo)
-    for number in range(1, 60):
+    for number in range(1, 60, step):
         if command == "uninstall":
             gitstate(repo, "install")
         inject = f"inject={CALLS}:signal=KILL:when={number}"

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from gitstate.orders.client import SOCKET, order_checkpoint, order_save
-from tests.run.commands import GITSTATE, run_command
+from tests.run.commands import run_command
 from tests.support.agents import Started, agent_pid, check_recovered, keeper_pid, marker, wait_until
 from tests.support.oracle import fingerprint
 from tests.support.repositories import three_files
-from tests.support.workspace import Workspace
+from tests.support.workspace import GITSTATE, Workspace
 
 
 def own(ws: Workspace) -> bytes:

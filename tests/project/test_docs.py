@@ -24,7 +24,7 @@ from tests.states import STATES, dirty, make
 from tests.support.environment import ROOT
 from tests.support.oracle import fingerprint
 from tests.support.repositories import Templates
-from tests.support.workspace import Workspace, run_git
+from tests.support.workspace import GITSTATE, Workspace, run_git
 
 #: Every page by its path, and its text.
 PAGES = {
@@ -48,7 +48,7 @@ def block(language: str, word: str, page: str = "README.md") -> str:
 
 
 def gitstate(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "gitstate", *args], capture_output=True, encoding="utf-8", timeout=60)
+    return subprocess.run([*GITSTATE, *args], capture_output=True, encoding="utf-8", timeout=60)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_the_guide_shows_the_loop_of_the_readme() -> None:
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     command = block("sh", "pytest").strip().rpartition(" && ")[2].removeprefix(".venv/bin/")
-    assert command == 'pytest -q -n 2 -m "not slow"'
+    assert command == 'pytest -q -n 4 -m "not slow"'
     assert f"\n{command}" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 

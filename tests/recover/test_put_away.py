@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.commands import GITSTATE
 from tests.states import dirty
 from tests.support.agents import Started, wait_until
 from tests.support.recovering import recovered_from
 from tests.support.saving import saved_from
-from tests.support.workspace import Workspace, run_git
+from tests.support.workspace import GITSTATE, Workspace, run_git
 
 
 def told(ws: Workspace) -> str:

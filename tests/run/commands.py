@@ -7,9 +7,7 @@ import sys
 from collections.abc import Callable
 
 from tests.support.agents import agent
-from tests.support.workspace import Workspace
-
-GITSTATE = [sys.executable, "-m", "gitstate"]
+from tests.support.workspace import GITSTATE, Workspace
 
 GUARD = """\
 import subprocess, sys

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.commands import GITSTATE
-from tests.support.workspace import Workspace
+from tests.support.workspace import GITSTATE, Workspace
 
 
 def run_command(ws: Workspace, *argv: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:

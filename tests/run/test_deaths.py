@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from gitstate.run.processes import RUN_ID
-from tests.run.commands import GITSTATE, WAYS, WORK, run_command
+from tests.run.commands import WAYS, WORK, run_command
 from tests.support.agents import (
     Started,
     agent_pid,
@@ -31,7 +31,7 @@ from tests.support.agents import (
 )
 from tests.support.environment import ROOT
 from tests.support.oracle import Fingerprint, fingerprint
-from tests.support.workspace import Workspace
+from tests.support.workspace import GITSTATE, Workspace
 
 
 def to_agent(number: int) -> Callable[[Started, int], None]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.commands import GITSTATE, WORK, run_command
+from tests.run.commands import WORK, run_command
 from tests.support.agents import (
     PATIENCE,
     Started,
@@ -24,7 +24,7 @@ from tests.support.agents import (
     wait_until,
 )
 from tests.support.oracle import fingerprint
-from tests.support.workspace import Workspace
+from tests.support.workspace import GITSTATE, Workspace
 
 
 def test_second_run_in_the_same_workspace_is_rejected(ws: Workspace) -> None:

@@ -19,10 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.commands import GITSTATE
 from tests.support.agents import Started, agent_pid, check_recovered, keeper_pid, keepers, marker, wait_until
 from tests.support.oracle import fingerprint
-from tests.support.workspace import Workspace
+from tests.support.workspace import GITSTATE, Workspace
 
 #: An agent: makes what its argument says, says that it is ready, and notes when it hears SIGTERM.
 AGENT = """\

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from gitstate.run.worktrees import SavedWorktrees
-from tests.run.commands import GITSTATE
 from tests.support.agents import Started, keeper_pid, keepers, members, wait_until
 from tests.support.environment import ROOT
 from tests.support.oracle import fingerprint
-from tests.support.workspace import Workspace, run_git
+from tests.support.workspace import GITSTATE, Workspace, run_git
 
 #: An agent: adds a worktree that is ignored and one outside, works in both, says so, and goes on.
 AGENT = """\

@@ -204,13 +204,16 @@ def git_dir_of(workspace: Path) -> Path:
     return _describe(workspace)[0]
 
 
-def _describe(workspace: Path) -> tuple[Path, int]:
-    """The git directory, and the number of bytes in an object id."""
-    answer = run_git(workspace, "rev-parse", "--absolute-git-dir", "--show-object-format", "--show-prefix", check=False)
-    if not answer.endswith(b"\n\n"):
+def _describe(workspace: Path) -> tuple[Path, int, str | None]:
+    """The git directory, the number of bytes in an object id, and the commit that HEAD leads to."""
+    questions = ("--absolute-git-dir", "--show-object-format", "--show-prefix", "HEAD^{commit}")
+    # Where HEAD leads to no commit, git says the question again and fails.
+    answer, _, commit = run_git(workspace, "rev-parse", *questions, check=False).removesuffix(b"\n").rpartition(b"\n")
+    if not answer.endswith(b"\n"):
         raise NotARepositoryError(f"not the top of a worktree: {workspace}")
-    git_dir, _, object_format = answer[:-2].rpartition(b"\n")
-    return Path(os.fsdecode(git_dir)), 32 if object_format == b"sha256" else 20
+    git_dir, _, object_format = answer[:-1].rpartition(b"\n")
+    found = None if commit == b"HEAD^{commit}" else commit.decode("ascii")
+    return Path(os.fsdecode(git_dir)), 32 if object_format == b"sha256" else 20, found
 
 
 def _read_operation(workspace: Path, git_dir: Path) -> dict[str, bytes]:
@@ -242,11 +245,9 @@ def _read_settings(workspace: Path, git_dir: Path) -> dict[str, bytes]:
     return found
 
 
-def _read_head(workspace: Path, git_dir: Path) -> tuple[str, str | None]:
+def _read_head(git_dir: Path) -> str:
     head = git_dir / "HEAD"
-    name = f"ref: {os.readlink(head)}" if head.is_symlink() else os.fsdecode(head.read_bytes()).rstrip("\n")
-    commit = run_git(workspace, "rev-parse", "--verify", "-q", "HEAD^{commit}", check=False).decode("ascii").strip()
-    return name, commit or None
+    return f"ref: {os.readlink(head)}" if head.is_symlink() else os.fsdecode(head.read_bytes()).rstrip("\n")
 
 
 def fingerprint(
@@ -256,7 +257,7 @@ def fingerprint(
 
     ``ignore`` names paths that don't count (with what is below them); ``keep_ignored`` counts what git ignores as well.
     """
-    git_dir, hash_size = _describe(workspace)
+    git_dir, hash_size, commit = _describe(workspace)
     ignored = _ignored(workspace)
     files: dict[bytes, FileEntry] = {}
     nested: dict[bytes, Fingerprint] = {}
@@ -289,9 +290,8 @@ def fingerprint(
     for path in (directories - occupied) & files.keys():
         if path not in shadowed:
             occupied.update(parents(path))  # an empty directory that counts, counts for those above it
-    head, commit = _read_head(workspace, git_dir)
     return Fingerprint(
-        head=head,
+        head=_read_head(git_dir),
         commit=commit,
         index=tuple(sorted(read_index(workspace, git_dir, hash_size))),
         files=files,

@@ -9,7 +9,6 @@ import re
 import select
 import signal
 import struct
-import sys
 import termios
 import time
 import unicodedata
@@ -17,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.support.agents import PATIENCE
+from tests.support.workspace import GITSTATE
 
 _CONTROL = re.compile(r"\x1b\[(\??)([0-9;]*)([A-Za-z])|[\r\n]")
 #: The modes of a terminal that programs are given: lines wrap, the cursor is seen.
@@ -127,7 +127,7 @@ class OnTerminal:
         self.fd = ours
         self.resize(columns, lines, tell=False)
         self.mode = termios.tcgetattr(theirs)
-        self.pid = pty_process([sys.executable, "-m", "gitstate", *words], theirs, cwd, env or {})
+        self.pid = pty_process([*GITSTATE, *words], theirs, cwd, env or {})
         # Kept open, so that what was written is still there when the program has ended.
         self._theirs = theirs
 
