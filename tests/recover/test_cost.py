@@ -25,6 +25,7 @@ for word in "$@"; do
     case "$word" in -c|-C) skip=1 ;; -*) ;; *) break ;; esac
 done
 echo "$word" >>'{log}'
+echo "$*" >>'{log}.words'
 exec '{git}' "$@"
 """
 
@@ -199,3 +200,52 @@ def test_what_head_lacks_is_saved_before_it_is_replaced(how: str, ws: Workspace)
         ws.remove("many/file3")
     answer = recovered_from(ws.recover(), exits=(0, 4))
     assert answer["safety_save"] is not None
+
+
+def test_no_git_lists_an_index_that_hides_nothing(ws: Workspace, tmp_path: Path) -> None:
+    """The save knows. An index of so many bytes is not taken apart by us."""
+    for number in range(400):
+        ws.write(f"{'d' * 240}/{'e' * 240}/{'f' * 240}/{number}", "long\n")
+    ws.add("d" * 240)
+    ws.commit()
+    ws.write("many/file1", "edited\n")
+    assert (ws.git_dir / "index").stat().st_size > 256 << 10
+    assert ws.save().exit_status == 0
+    assert "diff-files" in started_by_recover(ws, tmp_path)
+    assert "ls-files -z -v" not in (tmp_path / "log.words").read_text()
+
+
+def test_kept_index_that_was_torn_inside_is_not_used(ws: Workspace) -> None:
+    """Its size, its time and its checksum are those of the saved one: a power cut may leave it so."""
+    before, status = ws.git("ls-files", "-s", "--debug"), ws.status()
+    saved_and_wiped(ws)
+    (kept,) = ws.git_dir.glob("gitstate/index.2*")
+    info, data = kept.stat(), bytearray(kept.read_bytes())
+    data[100:300] = bytes(200)
+    kept.unlink()
+    kept.write_bytes(data)
+    os.utime(kept, ns=(info.st_atime_ns, info.st_mtime_ns))
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    assert ws.status() == status
+    assert without_stat_data(ws.git("ls-files", "-s", "--debug")) == without_stat_data(before)
+
+
+def without_stat_data(listed: bytes) -> list[bytes]:
+    return [line for line in listed.splitlines() if not line.startswith(b"  ")]
+
+
+@pytest.mark.skipif(why_not_strace() is not None, reason=str(why_not_strace()))
+def test_saves_before_are_read_together(ws: Workspace, tmp_path: Path) -> None:
+    """What a checkpoint before the save holds is looked for among all of that day: git is not asked for each."""
+    asked = []
+    for name in ("few", "many"):
+        for number in range(1 if name == "few" else 12):
+            ws.write("many/file5", f"{name} {number}\n")
+            assert ws.save().exit_status == 0
+            assert ws.recover().exit_status == 0
+        assert ws.save().exit_status == 0
+        ws.cli_prefix = ("strace", "-qq", "-y", "-o", str(tmp_path / name), "-e", "trace=write")
+        assert recovered_from(ws.recover())["verdict"] == "restore"
+        ws.cli_prefix = ()
+        asked.append(len(re.findall(r'write\(\d+<pipe:[^>]*>, "(?:info|contents) ', (tmp_path / name).read_text())))
+    assert asked[1] <= asked[0] + 6, asked
