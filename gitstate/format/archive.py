@@ -117,7 +117,8 @@ class SavesAhead:
             with suppress(GitError, ValueError, IndexError):
                 leaves = Tree(objects.held(head.tree), len(head.tree) // 2).leaves()
                 wanted += [leaves[name].oid for name in (b"manifest.json", b"context.json") if name in leaves]
-                self._manifests[archive] = leaves[b"manifest.json"].oid
+                if b"manifest.json" in leaves:
+                    self._manifests[archive] = leaves[b"manifest.json"].oid
         objects.fetch(wanted)
 
 

@@ -18,10 +18,11 @@ from ..system.stdlib import TYPE_CHECKING, suppress
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-#: Up to `_SYNC_FEW` files each is fsynced; above `_SYNC_MANY` one `syncfs` is always faster.
+#: Above `_SYNC_MANY` files one `syncfs` is always faster than an fsync of each.
 _SYNC_FEW, _SYNC_MANY = 24, 400
-#: In between `syncfs` is faster while fewer bytes than this are to be written: it waits for all data of the system.
-_LITTLE_DIRT = 32 << 20
+#: Below it `syncfs` is faster while fewer bytes than this are to be written, since it waits for all data of the system:
+#: for more than `_SYNC_FEW` files, and for more than `_SYNC_ALONE`. Each fsync makes the disk empty its cache.
+_LITTLE_DIRT, _LEAST_DIRT = 32 << 20, 4 << 20
 #: So few new files are fsynced; for more one `syncfs` is faster.
 _SYNC_ALONE = 4
 #: A file that changed no longer ago than this, in seconds, may not be on the disk.
@@ -32,10 +33,11 @@ _PROVEN = (b"ext4", b"xfs", b"btrfs")
 _CLOCK_SLACK_NS = 2_000_000_000
 
 
-def bring_to_disk(repository: Repository, tag: str) -> None:
-    """Make durable all that other programs wrote and a save of `repository` relies on. Raises OSError.
+def bring_to_disk(repository: Repository, tag: str, others: Iterable[bytes] = ()) -> None:
+    """Make durable all that other programs wrote and a save of `repository` relies on; the names of its packs, too.
 
-    `tag` is part of the name of a temporary file, so that each workspace has at most one.
+    `tag` is part of the name of a temporary file, so that each workspace has at most one. What is in `others` becomes
+    durable with the rest. Raises OSError.
     """
     stamp_file = os.path.join(repository.common_dir, b"gitstate", b"durable")
     files.make_directory(os.path.dirname(stamp_file), top=repository.common_dir)
@@ -43,9 +45,9 @@ def bring_to_disk(repository: Repository, tag: str) -> None:
     stamp = int(data) if data.strip().isdigit() else 0
     objects = repository.objects
     places = [os.path.join(objects, name) for name in sorted(os.listdir(objects)) if len(name) == 2]
-    new = sync_since([*places, os.path.join(objects, b"pack")], stamp)
-    for path in dict.fromkeys((objects, repository.common_dir, *_control_files(repository))):
-        files.fsync_path(path)
+    packs = os.path.join(objects, b"pack")
+    control = (packs, objects, repository.common_dir, *_control_files(repository), *others)
+    new = sync_since([*places, packs], stamp, control)
     temporary = b"%s.tmp-%s" % (stamp_file, tag.encode("ascii"))
     files.write_and_rename(temporary, stamp_file, b"%d" % new, mode=0o644, durable=False)
 
@@ -131,15 +133,15 @@ def _recent_files(repository: Repository) -> Iterator[bytes]:
                 yield path
 
 
-def sync_since(directories: Iterable[bytes], stamp_ns: int) -> int:
-    """Make durable every file directly in `directories` that changed since `stamp_ns`, and the directories.
+def sync_since(directories: Iterable[bytes], stamp_ns: int, others: Iterable[bytes] = ()) -> int:
+    """Make durable every file directly in `directories` that changed since `stamp_ns`, the directories, and `others`.
 
     `stamp_ns` is what an earlier call returned, or 0. Returns the stamp for the next call: all older files are durable.
     The ctime decides, which no program can set. A pack's `.keep` is skipped: it only holds off `git gc`.
     """
     now = time.time_ns()
     since = stamp_ns - _CLOCK_SLACK_NS if stamp_ns <= now else 0
-    directories = list(directories)
+    directories, others = list(directories), list(others)
     found: list[bytes] = []
     changed: list[bytes] = []
     for directory in directories:
@@ -161,15 +163,20 @@ def sync_since(directories: Iterable[bytes], stamp_ns: int) -> int:
             continue
         if len(found) > _SYNC_MANY:
             break
-    few = len(found) <= _SYNC_FEW
-    if not few and (len(found) > _SYNC_MANY or _waiting_to_be_written() < _LITTLE_DIRT):
+    many = len(found) > _SYNC_MANY
+    limit = _LITTLE_DIRT if len(found) > _SYNC_FEW else _LEAST_DIRT if len(found) > _SYNC_ALONE else 0
+    if many or (limit and _waiting_to_be_written() < limit):
         # A directory may be a link into another file system, and the loop may have ended before it.
-        devices = {os.stat(place).st_dev: place for place in directories if os.path.isdir(place)}
-        if len(found) > _SYNC_MANY or all(_filesystem_type(device) in _PROVEN for device in devices):
-            for place in devices.values():
-                files.sync_filesystem(place)
-            return now
-    for path in (*found, *changed):
+        places = [place for place in (*directories, *others) if os.path.exists(place)]
+        devices = {os.stat(place).st_dev: place for place in places}
+        proven = all(_filesystem_type(device) in _PROVEN for device in devices)
+        if many or proven:
+            for sync in [FilesystemSync(place) for place in devices.values()]:
+                sync.wait()
+            found, changed = [], []
+            if proven:
+                return now
+    for path in dict.fromkeys((*found, *changed, *others)):
         files.fsync_path(path)
     return now
 

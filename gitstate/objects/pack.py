@@ -270,10 +270,13 @@ class PackWriter:
         self._write(name + b".idx", index)
         fsync_path(os.path.dirname(name))
 
-    def finish(self) -> None:
-        """Write what was collected. After it returns every object is on the disk; raises OSError."""
+    def finish(self, *, syncs_name: bool = True) -> None:
+        """Write what was collected. After it returns every object is on the disk; raises OSError.
+
+        Without `syncs_name` the caller syncs the directory of the packs: until then they may be without a name there.
+        """
         if self._records:
-            self._flush()
+            self._flush(syncs_name=syncs_name)
 
     def content(self, oid: Oid) -> bytes:
         """The bytes of an object that was added and is not written yet."""
@@ -299,7 +302,7 @@ class PackWriter:
         make_directory(directory, top=self._objects)
         return os.path.join(directory, _TEMPORARY % self._tag + b"%s_%d" % (kind, self._count))
 
-    def _flush(self) -> None:
+    def _flush(self, *, syncs_name: bool = True) -> None:
         body = [_pack_head(len(self._records))]
         body += [record for _, record in self._records.values()]
         whole = digest(self._format, more=self._size)
@@ -316,7 +319,8 @@ class PackWriter:
         self._write(name + b".pack", b"".join(body) + checksum)
         crcs = {oid: crc for oid, (crc, _) in self._records.items()}
         self._write(name + b".idx", self._index(offsets, crcs, checksum))
-        fsync_path(os.path.dirname(name))
+        if syncs_name:
+            fsync_path(os.path.dirname(name))
         self._records.clear()
         self._size = 0
 

@@ -94,7 +94,8 @@ class Publisher:
     def make_durable(self, updates: Sequence[RefUpdate], kept: bytes | None = None) -> None:
         """Bring to the disk all that `updates` will reach, and the file `kept`. `refs.carry_out` then moves them."""
         self.reader.end()
-        self.writer.finish()
+        # `bring_to_disk` syncs the directory of the packs, while git prepares the refs.
+        self.writer.finish(syncs_name=self.others_are_durable)
         if self._refs is None:
             # Not earlier: a child may have to wait for the one that was started before it, and so does who starts it.
             self._refs = RefWriter(self.repository, self.git, f"save {self.save_id}")
@@ -104,11 +105,11 @@ class Publisher:
         at_once = refs.refs_are_files(self.repository) and all(update.new is not None for update in updates)
         if at_once:
             writer.prepare(updates)
+        ours = () if kept is None else (kept, self.repository.own)
         if not self.others_are_durable:
-            bring_to_disk(self.repository, self.workspace_id)
-        if kept is not None:
-            files.fsync_path(kept)
-            files.fsync_path(self.repository.own)
+            bring_to_disk(self.repository, self.workspace_id, ours)
+        else:
+            files.fsync_paths(ours)
         if not at_once:
             writer.prepare(updates)
 

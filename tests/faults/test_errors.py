@@ -185,9 +185,9 @@ def tried(scene: Scene, fault: Fault) -> str | None:
 RETYPED = State(name="retyped", build=retyped)
 #: State, command, what was lost before it, and the number of faults that is on record.
 SWEEPS: dict[str, tuple[State, tuple[str, ...], Lose | None, int]] = {
-    "save": (STATES["everything_at_once"], SAVE, None, 685),
-    "save-merge": (STATES["merge_conflict"], SAVE, None, 585),
-    "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, 486),
+    "save": (STATES["everything_at_once"], SAVE, None, 640),
+    "save-merge": (STATES["merge_conflict"], SAVE, None, 545),
+    "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, 445),
     "recover": (RETYPED, RECOVER, undone, 1240),
     "recover-only-git-left": (RETYPED, RECOVER, only_git_left, 1414),
 }

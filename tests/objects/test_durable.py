@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.objects import durable
 from gitstate.objects.durable import sync_since
+from gitstate.save.request import SaveRequest
+from gitstate.save.save import save
 from gitstate.system import files
+from tests.support.repositories import three_files
 
 
 def test_file_that_vanishes_during_the_scan_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,3 +35,41 @@ def test_file_that_vanishes_during_the_scan_hides_no_other(tmp_path: Path, monke
     monkeypatch.setattr(files, "fsync_path", synced.append)
     sync_since([os.fsencode(tmp_path)], 0)
     assert {os.path.basename(path) for path in synced} >= {b"written", b"written before"}
+
+
+@pytest.mark.parametrize("dirt", ["little", "much"])
+def test_save_syncs_what_an_agent_staged_by_one_call_where_little_else_waits(
+    dirt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fsync makes the disk empty its cache. The one call waits for the data of all programs."""
+    ws = three_files(tmp_path)
+    for number in range(9):
+        ws.write(f"staged{number}", f"{number}\n")
+    ws.add(".")
+    synced: list[bytes] = []
+    filesystems: list[bytes] = []
+    fsync_path = files.fsync_path
+
+    def counted(path: bytes) -> None:
+        synced.append(path.removeprefix(os.fsencode(ws.git_dir)))
+        fsync_path(path)
+
+    class Counted(durable.FilesystemSync):
+        def __init__(self, path: bytes) -> None:
+            filesystems.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(files, "fsync_path", counted)
+    monkeypatch.setattr(durable, "FilesystemSync", Counted)
+    monkeypatch.setattr(durable, "_filesystem_type", lambda device: b"ext4")
+    monkeypatch.setattr(durable, "_waiting_to_be_written", lambda: 0.0 if dirt == "little" else float("inf"))
+    assert save(os.fsencode(ws.path), SaveRequest()).branch_moved
+    loose = [path for path in synced if path.startswith(b"/objects/") and path.count(b"/") == 3]
+    control = {b"/HEAD", b"/index", b"/config", b"/objects", b"/objects/pack", b"/gitstate"}
+    if dirt == "little":
+        assert len(filesystems) == 1 and not loose and not control & {*synced}
+        # The directories of the refs, and the git directory for the index.
+        assert len(synced) < 12, synced
+    else:
+        assert not filesystems and len(loose) >= 9 and control <= {*synced}
+        assert any(b"/gitstate/index." in path for path in synced)

@@ -68,10 +68,10 @@ SLOW_OBJECTS = """\
 import time
 from gitstate.save import publish
 bring = publish.bring_to_disk
-def slowly(repository, tag):
+def slowly(repository, tag, others):
     time.sleep(0.3)
     assert not os.path.lexists(os.path.join(repository.common_dir, b"reftable", b"tables.list.lock"))
-    bring(repository, tag)
+    bring(repository, tag, others)
 publish.bring_to_disk = slowly
 """
 
