@@ -92,8 +92,8 @@ class FileRecovery:
         self.written: dict[bytes, tuple[Oid, os.stat_result]] = {}
         #: The permissions of the files that were found as they were saved.
         self._permissions: dict[bytes, int] = {}
-        #: Where `core.fileMode` is off: all permissions of files that were met. One alone is that of a file system which
-        #: holds none, as FAT: then nobody has set it.
+        #: Where `core.fileMode` is off: all permissions of files that were met. One alone is that of a file system that
+        #: holds none, as FAT: nobody has set it.
         self._uniform: set[int] = set()
         #: Small blobs that were read together, by oid.
         self._small: dict[Oid, bytes] = {}

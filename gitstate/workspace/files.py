@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 
 from ..git.command import Oid
 from ..objects.tree import is_safe_path
@@ -23,6 +24,10 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHUNK = 1 << 20
 #: What a file system answers that can't link or rename a file so: it has no hard links, or begins between the two.
 _NOT_MOVED = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+#: How FUSE and NFS name a file that was deleted while it was open. FUSE hears of the close a moment later.
+_DELETED = (".fuse_hidden", ".nfs")
+#: So often, with so many seconds between, a directory with nothing else is tried again.
+_MOST_TRIES, _PAUSE = 20, 0.01
 #: Of a path with more parts no directory is held open: a process may have 1,024 descriptors.
 _MOST_HELD = 64
 
@@ -207,16 +212,36 @@ class Worktree:
 
     def remove_directory(self, path: bytes) -> bool:
         """Remove an empty directory; False where it is not empty, or none. Raises OSError where the disk fails."""
-        try:
-            with self._parent(path) as (parent, name):
-                os.rmdir(name, dir_fd=parent)
-        except OSError as error:
-            if error.errno in (errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
-                raise
-            return False
+        tries = 0
+        while True:
+            try:
+                with self._parent(path) as (parent, name):
+                    os.rmdir(name, dir_fd=parent)
+                break
+            except OSError as error:
+                if error.errno in (errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
+                    raise
+                is_full = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+                if not is_full or tries == _MOST_TRIES or not self._holds_deleted_alone(path):
+                    return False
+            tries += 1
+            time.sleep(_PAUSE)
         self._note_change(path)
         self._has_removed = True
         return True
+
+    def _holds_deleted_alone(self, path: bytes) -> bool:
+        """Whether all in a directory was deleted, and only stays until the file system hears that it was closed."""
+        try:
+            with self._parent(path) as (parent, name):
+                fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        except OSError:
+            return False
+        try:
+            with os.scandir(fd) as entries:
+                return all(entry.name.startswith(_DELETED) for entry in entries)
+        finally:
+            os.close(fd)
 
     def make_directory(self, path: bytes) -> None:
         """Create a directory and its parents, where missing; raises OSError."""
