@@ -57,6 +57,8 @@ class Worktree:
         self._temporary = temporary
         self._format = object_format
         self._count = 0
+        #: Permissions of what `stage` wrote: another file system may not hold them.
+        self._staged: dict[bytes, int] = {}
         #: Directories, relative to the top, in which entries were created or removed since the last `sync`.
         self._changed: set[bytes] = set()
         #: In `held_open` the open directories from the top to the last parent that was looked at, with their names.
@@ -164,6 +166,7 @@ class Worktree:
         """Write a regular file that `place` moves into place later; its path. Without `durable` the caller syncs it."""
         temporary = self._temporary_path()
         write_new_file(temporary, content, mode=permissions, durable=durable)
+        self._staged[temporary] = permissions
         return temporary
 
     def place(self, temporary: bytes, path: bytes, expected: FileState) -> os.stat_result:
@@ -181,9 +184,9 @@ class Worktree:
         self._note_change(path)
         return info
 
-    @staticmethod
-    def discard(temporary: bytes) -> None:
+    def discard(self, temporary: bytes) -> None:
         """Remove what `stage` wrote."""
+        self._staged.pop(temporary, None)
         with suppress(OSError):
             os.unlink(temporary)
 
@@ -314,7 +317,8 @@ class Worktree:
             if error.errno not in _NOT_MOVED:
                 raise
             beside = b".gitstate-%d-%d" % (os.getpid(), self._count)
-            _copy(source, parent, name, beside, replace=not is_new)
+            _copy(source, parent, name, beside, permissions=self._staged.get(source), replace=not is_new)
+        self._staged.pop(source, None)
 
     @contextmanager
     def _parent(self, path: bytes, *, create: bool = False) -> Iterator[tuple[int, bytes]]:
@@ -407,8 +411,11 @@ class ListedNames:
         return self._known[directory]
 
 
-def _copy(source: bytes, parent: int, name: bytes, beside: bytes, *, replace: bool) -> None:
-    """Move to another file system, where neither link nor rename reaches: copy to `beside`, then rename."""
+def _copy(source: bytes, parent: int, name: bytes, beside: bytes, *, permissions: int | None, replace: bool) -> None:
+    """Move to another file system, where neither link nor rename reaches: copy to `beside`, then rename.
+
+    The permissions are those of `source` where none are given.
+    """
     if os.path.islink(source):
         if replace:
             os.unlink(name, dir_fd=parent)
@@ -416,7 +423,8 @@ def _copy(source: bytes, parent: int, name: bytes, beside: bytes, *, replace: bo
         os.unlink(source)
         return
     with open(source, "rb") as file:
-        permissions = os.stat(source).st_mode & 0o777
+        if permissions is None:
+            permissions = os.stat(source).st_mode & 0o777
         write_new_file(beside, _chunks(file.fileno()), mode=permissions, directory=parent)
     try:
         if not replace and _exists(name, parent):
