@@ -92,8 +92,8 @@ class FileRecovery:
         self.written: dict[bytes, tuple[Oid, os.stat_result]] = {}
         #: The permissions of the files that were found as they were saved.
         self._permissions: dict[bytes, int] = {}
-        #: Where `core.fileMode` is off: all permissions of files that were met. One alone is that of a file system
-        #: which holds none, as FAT: then nobody has set it.
+        #: Where `core.fileMode` is off, or a written file has not the permissions that it was given: those of all files
+        #: that were met. One alone is that of a file system that holds none, as FAT: nobody has set it.
         self._uniform: set[int] = set()
         #: Small blobs that were read together, by oid.
         self._small: dict[Oid, bytes] = {}
@@ -296,7 +296,11 @@ class FileRecovery:
         umask = umask_now()
         written = {path: info.st_mode & 0o777 for path, (_, info) in self.written.items() if stat.S_ISREG(info.st_mode)}
         known = {**self._permissions, **written}
-        if not self._workspace.repository.is_true("core.filemode", True):
+        asked = {
+            target.path: _usual_permissions(target, target.saved) for target in targets if target.saved is not None
+        }
+        has_others = any(mode != asked.get(path, mode) for path, mode in written.items())
+        if has_others or not self._workspace.repository.is_true("core.filemode", True):
             self._uniform = {*known.values()}
         for target in targets:
             if target.saved is not None and known.get(target.path) != _usual_permissions(target, target.saved):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 
 from ..git.command import Oid
 from ..objects.tree import is_safe_path
@@ -23,6 +24,10 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHUNK = 1 << 20
 #: What a file system answers that can't link or rename a file so: it has no hard links, or begins between the two.
 _NOT_MOVED = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+#: How FUSE and NFS name a file that was deleted while it was open. FUSE hears of the close a moment later.
+_DELETED = (".fuse_hidden", ".nfs")
+#: So often, with so many seconds between, a directory with nothing else is tried again.
+_MOST_TRIES, _PAUSE = 20, 0.01
 #: Of a path with more parts no directory is held open: a process may have 1,024 descriptors.
 _MOST_HELD = 64
 
@@ -52,6 +57,8 @@ class Worktree:
         self._temporary = temporary
         self._format = object_format
         self._count = 0
+        #: Permissions of what `stage` wrote: another file system may not hold them.
+        self._staged: dict[bytes, int] = {}
         #: Directories, relative to the top, in which entries were created or removed since the last `sync`.
         self._changed: set[bytes] = set()
         #: In `held_open` the open directories from the top to the last parent that was looked at, with their names.
@@ -159,6 +166,7 @@ class Worktree:
         """Write a regular file that `place` moves into place later; its path. Without `durable` the caller syncs it."""
         temporary = self._temporary_path()
         write_new_file(temporary, content, mode=permissions, durable=durable)
+        self._staged[temporary] = permissions
         return temporary
 
     def place(self, temporary: bytes, path: bytes, expected: FileState) -> os.stat_result:
@@ -176,9 +184,9 @@ class Worktree:
         self._note_change(path)
         return info
 
-    @staticmethod
-    def discard(temporary: bytes) -> None:
+    def discard(self, temporary: bytes) -> None:
         """Remove what `stage` wrote."""
+        self._staged.pop(temporary, None)
         with suppress(OSError):
             os.unlink(temporary)
 
@@ -207,16 +215,36 @@ class Worktree:
 
     def remove_directory(self, path: bytes) -> bool:
         """Remove an empty directory; False where it is not empty, or none. Raises OSError where the disk fails."""
-        try:
-            with self._parent(path) as (parent, name):
-                os.rmdir(name, dir_fd=parent)
-        except OSError as error:
-            if error.errno in (errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
-                raise
-            return False
+        tries = 0
+        while True:
+            try:
+                with self._parent(path) as (parent, name):
+                    os.rmdir(name, dir_fd=parent)
+                break
+            except OSError as error:
+                if error.errno in (errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
+                    raise
+                is_full = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+                if not is_full or tries == _MOST_TRIES or not self._holds_deleted_alone(path):
+                    return False
+            tries += 1
+            time.sleep(_PAUSE)
         self._note_change(path)
         self._has_removed = True
         return True
+
+    def _holds_deleted_alone(self, path: bytes) -> bool:
+        """Whether all in a directory was deleted, and only stays until the file system hears that it was closed."""
+        try:
+            with self._parent(path) as (parent, name):
+                fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        except OSError:
+            return False
+        try:
+            with os.scandir(fd) as entries:
+                return all(entry.name.startswith(_DELETED) for entry in entries)
+        finally:
+            os.close(fd)
 
     def make_directory(self, path: bytes) -> None:
         """Create a directory and its parents, where missing; raises OSError."""
@@ -289,7 +317,8 @@ class Worktree:
             if error.errno not in _NOT_MOVED:
                 raise
             beside = b".gitstate-%d-%d" % (os.getpid(), self._count)
-            _copy(source, parent, name, beside, replace=not is_new)
+            _copy(source, parent, name, beside, permissions=self._staged.get(source), replace=not is_new)
+        self._staged.pop(source, None)
 
     @contextmanager
     def _parent(self, path: bytes, *, create: bool = False) -> Iterator[tuple[int, bytes]]:
@@ -382,8 +411,11 @@ class ListedNames:
         return self._known[directory]
 
 
-def _copy(source: bytes, parent: int, name: bytes, beside: bytes, *, replace: bool) -> None:
-    """Move to another file system, where neither link nor rename reaches: copy to `beside`, then rename."""
+def _copy(source: bytes, parent: int, name: bytes, beside: bytes, *, permissions: int | None, replace: bool) -> None:
+    """Move to another file system, where neither link nor rename reaches: copy to `beside`, then rename.
+
+    The permissions are those of `source` where none are given.
+    """
     if os.path.islink(source):
         if replace:
             os.unlink(name, dir_fd=parent)
@@ -391,7 +423,8 @@ def _copy(source: bytes, parent: int, name: bytes, beside: bytes, *, replace: bo
         os.unlink(source)
         return
     with open(source, "rb") as file:
-        permissions = os.stat(source).st_mode & 0o777
+        if permissions is None:
+            permissions = os.stat(source).st_mode & 0o777
         write_new_file(beside, _chunks(file.fileno()), mode=permissions, directory=parent)
     try:
         if not replace and _exists(name, parent):

@@ -33,6 +33,22 @@ def link(source, target, **names):
 os.link = link
 """
 
+#: The git directory on exFAT, the files on ext4.
+GIT_DIRECTORY_ELSEWHERE = """\
+import errno
+modes, links, renames = os.fchmod, os.link, os.rename
+def fchmod(fd, mode):
+    if "/.git/gitstate/" not in os.readlink("/proc/self/fd/" + str(fd)):
+        modes(fd, mode)
+def across(move):
+    def moved(source, target, *, dst_dir_fd=None, **names):
+        if b"/.git/gitstate/" in os.fsencode(source) and dst_dir_fd is not None:
+            raise OSError(errno.EXDEV, "another file system")
+        move(source, target, dst_dir_fd=dst_dir_fd, **names)
+    return moved
+os.fchmod, os.link, os.rename = fchmod, across(links), across(renames)
+"""
+
 NO_LOCKS = """\
 import errno, fcntl
 locks = fcntl.flock
@@ -53,6 +69,7 @@ HABITS = {
     "no-fsync-EINVAL": refused("EINVAL", "os.fsync", "os.fdatasync"),
     "no-fsync-ENOTSUP": refused("ENOTSUP", "os.fsync", "os.fdatasync"),
     "links-of-another-size": LARGER_LINKS,
+    "git-directory-elsewhere": GIT_DIRECTORY_ELSEWHERE,
     **{f"no-locks-{error}": NO_LOCKS.replace("{error}", error) for error in ("ENOLCK", "ENOSYS", "EOPNOTSUPP")},
 }
 

@@ -180,3 +180,22 @@ def test_what_is_written_while_directories_are_held_open_is_there(top: Path, wor
         assert worktree.look(b"a/b/file") == MISSING
         worktree.write_file(b"a/b/file", [b"text\n"], 0o644, MISSING)
         assert worktree.look(b"a/b/file").kind == "file"
+
+
+@pytest.mark.parametrize("name", [".fuse_hidden0000128100000007", ".nfs00000000000a1b2c00000001"])
+def test_directory_waits_for_a_deleted_file_to_go(
+    name: str, worktree: Worktree, top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system hears in the pause that the file was closed."""
+    (top / "d").mkdir()
+    (top / "d" / name).write_text("deleted")
+    monkeypatch.setattr("time.sleep", lambda _: (top / "d" / name).unlink())
+    assert worktree.remove_directory(b"d")
+    assert not (top / "d").exists()
+
+
+def test_directory_stays_where_a_deleted_file_is_open(worktree: Worktree, top: Path) -> None:
+    (top / "d").mkdir()
+    (top / "d" / ".fuse_hidden01").write_text("deleted")
+    assert not worktree.remove_directory(b"d")
+    assert (top / "d" / ".fuse_hidden01").read_text() == "deleted"
