@@ -313,13 +313,33 @@ def _look_at_head(git_dir: bytes, common_dir: bytes, branch: str | None, found: 
     known = last_head(git_dir, common_dir, branch)
     clear = "" if is_file or not os.path.lexists(path) else f"rm -r {_quoted(path)} && "
     if known is None:
-        found.append(
-            Damage(path, f"HEAD {what}; its branch is unknown", f"{clear}echo ref: refs/heads/BRANCH >{_quoted(path)}")
-        )
+        ways = [f"{clear}echo {_quoted(b'ref: ' + ref)} >{_quoted(path)}" for ref in _branches(common_dir)]
+        found.append(Damage(path, f"HEAD {what}; its branch is unknown", ", or: ".join(ways)))
     else:
         shown = os.fsdecode(known.removeprefix(b"ref: "))
         found.append(Damage(path, f"HEAD {what}; it was on {shown}", f"{clear}echo {_quoted(known)} >{_quoted(path)}"))
     return known
+
+
+#: So many branches are named where any may be the right one.
+_MOST_BRANCHES = 5
+
+
+def _branches(common_dir: bytes) -> list[bytes]:
+    """The branches of the repository, the one that moved last first; where there is none, that of a new repository."""
+    heads = os.path.join(common_dir, b"refs", b"heads")
+    loose = [os.path.join(directory, name) for directory, _, names in os.walk(heads) for name in names]
+    found = [path[len(common_dir) + 1 :] for path in loose if not path.endswith(b".lock")]
+    packed = files.read_limited(os.path.join(common_dir, b"packed-refs"), _LONGEST) or b""
+    lines = [line for line in packed.split(b"\n") if _is_packed_ref(line) and b" refs/heads/" in line[:80]]
+    found = list(dict.fromkeys([*found, *(line.partition(b" ")[2] for line in lines)]))
+
+    def moved(ref: bytes) -> float:
+        with suppress(OSError):
+            return -os.stat(os.path.join(common_dir, b"logs", ref)).st_mtime
+        return 0.0
+
+    return sorted(found, key=lambda ref: (moved(ref), ref))[:_MOST_BRANCHES] or [b"refs/heads/main"]
 
 
 def _is_ref(line: bytes) -> bool:
