@@ -305,7 +305,7 @@ def test_damaged_repository_of_another_user_is_refused_like_a_whole_one(ws: Work
 
 def test_advice_for_a_lost_head_names_the_branches(ws: Workspace) -> None:
     """Two branches are at the same commit, and no log says which one was checked out: each has its command."""
-    ws.git("branch", "other")
+    ws.git("branch", "and-another")
     ws.git("pack-refs", "--all")
     shutil.rmtree(ws.common_dir / "logs")
     (ws.git_dir / "HEAD").write_bytes(b"")
@@ -314,4 +314,4 @@ def test_advice_for_a_lost_head_names_the_branches(ws: Workspace) -> None:
     for command in hint.split(", or: "):
         subprocess.run(["sh", "-c", command], cwd="/", check=True)
         names.append(ws.out("symbolic-ref", "--short", "HEAD"))
-    assert {"agent/work", "other"} <= set(names)
+    assert {"agent/work", "and-another"} <= set(names)
