@@ -375,10 +375,26 @@ def last_head(git_dir: bytes, common_dir: bytes, branch: str | None = None) -> b
         # Nothing but commits was ever made here: it is the only branch at that commit.
         heads = os.path.join(common_dir, b"logs", b"refs", b"heads")
         logs = [os.path.join(directory, name) for directory, _, names in os.walk(heads) for name in names]
-        same = [log for log in logs if last_value(log) == last]
+        same = [log[len(common_dir) + len(b"/logs/") :] for log in logs if last_value(log) == last]
+        if len(same) > 1:
+            taken = _checked_out_elsewhere(git_dir, common_dir)
+            same = [ref for ref in same if ref not in taken]
         if len(same) == 1:
-            return b"ref: " + same[0][len(common_dir) + len(b"/logs/") :]
+            return b"ref: " + same[0]
     return detached if moved_to is not None else None
+
+
+def _checked_out_elsewhere(git_dir: bytes, common_dir: bytes) -> set[bytes]:
+    """The branches on which the other worktrees are: git checks none out twice."""
+    worktrees = os.path.join(common_dir, b"worktrees")
+    names = os.listdir(worktrees) if os.path.isdir(worktrees) else []
+    taken = set()
+    for place in (common_dir, *(os.path.join(worktrees, name) for name in names)):
+        with suppress(OSError):
+            head = read_head_file(place).strip()
+            if place != git_dir and head.startswith(b"ref:"):
+                taken.add(head[4:].strip())
+    return taken
 
 
 def _log_of(common_dir: bytes, ref: bytes) -> Oid | None:
