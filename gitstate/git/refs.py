@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Git waits so many milliseconds for a lock at the most, as for all that this program does.
 _LOCK = 3000
 #: It has so many seconds for an answer, whatever the deadline: a machine that stalls must not cost a save.
-_LEAST = 1.0
+_LEAST = 3.0
 
 
 class RefUpdate(Record):
@@ -66,7 +66,7 @@ class RefWriter:
         if self._until is None or self._until.seconds is None:
             return self._git.start(*self._arguments)
         # Three transactions may wait one after the other.
-        wait = max(50, min(_LOCK, int(self._until.left() * 1000 / 3)))
+        wait = max(300, min(_LOCK, int(self._until.left() * 1000 / 3)))
         limits = ("-c", f"core.filesRefLockTimeout={wait}", "-c", f"core.packedRefsTimeout={wait}")
         return self._git.start(*limits, *self._arguments)
 

@@ -103,7 +103,7 @@ def test_symbolic_ref_moves_what_it_points_to(ws: Workspace, writer: RefWriter) 
 def test_lock_of_another_git_is_named(ws: Workspace) -> None:
     (ws.git_dir / "refs/heads/locked.lock").touch()
     repository = open_repository(os.fsencode(ws.path))
-    writer = RefWriter(repository, repository.git, "test", Deadline(0.5))
+    writer = RefWriter(repository, repository.git, "test", Deadline(0.3))
     with pytest.raises(GitError, match=r"Unable to create '.*/refs/heads/locked\.lock': File exists"):
         writer.commit([RefUpdate("refs/heads/locked", oid(ws, "HEAD"), None)])
 
