@@ -66,7 +66,10 @@ class GitError(GitstateError):
 
     def __init__(self, argv: list[str], status: int, stderr: bytes) -> None:
         lines = stderr.decode("utf-8", "replace").strip().splitlines()
-        super().__init__(f"git {_verb(argv)} failed ({status}): {lines[-1] if lines else 'no error message'}")
+        # Below it git explains at length what may be the cause.
+        lock = next((line for line in lines if "Unable to create '" in line), None)
+        why = lock or (lines[-1] if lines else "no error message")
+        super().__init__(f"git {_verb(argv)} failed ({status}): {why}")
         self.argv = argv
         self.status = status
         self.stderr = stderr

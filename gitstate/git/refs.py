@@ -10,6 +10,7 @@ may compare with a value that is no longer true. This module reads each ref agai
 from __future__ import annotations
 
 import os
+import select
 import stat
 
 from ..errors import GitError, RefChanged
@@ -20,6 +21,15 @@ from .repository import Repository
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from ..system.child import Child
+    from ..system.clock import Deadline
+
+
+#: Git waits so many milliseconds for a lock at the most, as for all that this program does.
+_LOCK = 3000
+#: It has so many seconds for an answer, whatever the deadline: a machine that stalls must not cost a save.
+_LEAST = 3.0
 
 
 class RefUpdate(Record):
@@ -39,14 +49,43 @@ class RefWriter:
     else in between. Git starts when the writer is made. An error ends that git; the next transaction starts another.
     """
 
-    def __init__(self, repository: Repository, git: Git, message: str) -> None:
+    def __init__(self, repository: Repository, git: Git, message: str, until: Deadline | None = None) -> None:
+        """`until`: when git has to have answered. It waits so long for no lock, and is ended where it hangs."""
         self._repository = repository
         self._git = git
         self._arguments = ("update-ref", "-m", f"gitstate: {message}", "--stdin", "-z")
-        self._process = git.start(*self._arguments)
+        self._until = until
+        self._buffer = b""
+        self._process = self._start()
         #: What was prepared, and whether symbolic refs are not followed in it.
         self._prepared: Sequence[RefUpdate] = ()
         self._no_deref = False
+
+    def _start(self) -> Child:
+        self._buffer = b""
+        if self._until is None or self._until.seconds is None:
+            return self._git.start(*self._arguments)
+        # Three transactions may wait one after the other.
+        wait = max(300, min(_LOCK, int(self._until.left() * 1000 / 3)))
+        limits = ("-c", f"core.filesRefLockTimeout={wait}", "-c", f"core.packedRefsTimeout={wait}")
+        return self._git.start(*limits, *self._arguments)
+
+    def _line(self) -> bytes:
+        """The next line of git's answer; less than a line where it has ended. Raises GitError where it hangs."""
+        while b"\n" not in self._buffer:
+            if self._until is not None and self._until.seconds is not None:
+                poll = select.poll()
+                poll.register(self._process.stdout, select.POLLIN)
+                if not poll.poll(max(_LEAST, self._until.left()) * 1000):
+                    self._process.kill_all()
+                    self._process.wait()
+                    raise GitError(["update-ref"], -9, b"it took too long")
+            data = os.read(self._process.stdout.fileno(), 4096)
+            if not data:
+                break
+            self._buffer += data
+        line, end, self._buffer = self._buffer.partition(b"\n")
+        return line + end
 
     def end(self) -> None:
         """Let git end while the caller does something else: there is no further transaction."""
@@ -83,7 +122,7 @@ class RefWriter:
         commands.append(b"prepare\0")
         self._prepared, self._no_deref = updates, no_deref
         if self._process.returncode is not None:
-            self._process = self._git.start(*self._arguments)
+            self._process = self._start()
         with suppress(BrokenPipeError):
             self._process.stdin.write(b"".join(commands))
             self._process.stdin.flush()
@@ -91,12 +130,12 @@ class RefWriter:
     def carry_out(self) -> None:
         """Move the prepared refs; `sync` then makes that durable. Raises RefChanged, GitError."""
         try:
-            answers = [self._process.stdout.readline() for _ in range(2)]
+            answers = [self._line() for _ in range(2)]
             if answers == [b"start: ok\n", b"prepare: ok\n"]:
                 self._refuse_moved_refs()
                 self._process.stdin.write(b"commit\0")
                 self._process.stdin.flush()
-                answers.append(self._process.stdout.readline())
+                answers.append(self._line())
         except BrokenPipeError:
             answers = []
         if answers[2:] != [b"commit: ok\n"]:

@@ -324,13 +324,33 @@ def _look_at_head(git_dir: bytes, common_dir: bytes, branch: str | None, found: 
     known = last_head(git_dir, common_dir, branch)
     clear = "" if is_file or not os.path.lexists(path) else f"rm -r {_quoted(path)} && "
     if known is None:
-        found.append(
-            Damage(path, f"HEAD {what}; its branch is unknown", f"{clear}echo ref: refs/heads/BRANCH >{_quoted(path)}")
-        )
+        ways = [f"{clear}echo {_quoted(b'ref: ' + ref)} >{_quoted(path)}" for ref in _branches(common_dir)]
+        found.append(Damage(path, f"HEAD {what}; its branch is unknown", ", or: ".join(ways)))
     else:
         shown = os.fsdecode(known.removeprefix(b"ref: "))
         found.append(Damage(path, f"HEAD {what}; it was on {shown}", f"{clear}echo {_quoted(known)} >{_quoted(path)}"))
     return known
+
+
+#: So many branches are named where any may be the right one.
+_MOST_BRANCHES = 5
+
+
+def _branches(common_dir: bytes) -> list[bytes]:
+    """The branches of the repository, the one that moved last first; where there is none, that of a new repository."""
+    heads = os.path.join(common_dir, b"refs", b"heads")
+    loose = [os.path.join(directory, name) for directory, _, names in os.walk(heads) for name in names]
+    found = [path[len(common_dir) + 1 :] for path in loose if not path.endswith(b".lock")]
+    packed = files.read_limited(os.path.join(common_dir, b"packed-refs"), _LONGEST) or b""
+    lines = [line for line in packed.split(b"\n") if _is_packed_ref(line) and b" refs/heads/" in line[:80]]
+    found = list(dict.fromkeys([*found, *(line.partition(b" ")[2] for line in lines)]))
+
+    def moved(ref: bytes) -> float:
+        with suppress(OSError):
+            return -os.stat(os.path.join(common_dir, b"logs", ref)).st_mtime
+        return 0.0
+
+    return sorted(found, key=lambda ref: (moved(ref), ref))[:_MOST_BRANCHES] or [b"refs/heads/main"]
 
 
 def _is_ref(line: bytes) -> bool:
@@ -366,10 +386,26 @@ def last_head(git_dir: bytes, common_dir: bytes, branch: str | None = None) -> b
         # Nothing but commits was ever made here: it is the only branch at that commit.
         heads = os.path.join(common_dir, b"logs", b"refs", b"heads")
         logs = [os.path.join(directory, name) for directory, _, names in os.walk(heads) for name in names]
-        same = [log for log in logs if last_value(log) == last]
+        same = [log[len(common_dir) + len(b"/logs/") :] for log in logs if last_value(log) == last]
+        if len(same) > 1:
+            taken = _checked_out_elsewhere(git_dir, common_dir)
+            same = [ref for ref in same if ref not in taken]
         if len(same) == 1:
-            return b"ref: " + same[0][len(common_dir) + len(b"/logs/") :]
+            return b"ref: " + same[0]
     return detached if moved_to is not None else None
+
+
+def _checked_out_elsewhere(git_dir: bytes, common_dir: bytes) -> set[bytes]:
+    """The branches on which the other worktrees are: git checks none out twice."""
+    worktrees = os.path.join(common_dir, b"worktrees")
+    names = os.listdir(worktrees) if os.path.isdir(worktrees) else []
+    taken = set()
+    for place in (common_dir, *(os.path.join(worktrees, name) for name in names)):
+        with suppress(OSError):
+            head = read_head_file(place).strip()
+            if place != git_dir and head.startswith(b"ref:"):
+                taken.add(head[4:].strip())
+    return taken
 
 
 def _log_of(common_dir: bytes, ref: bytes) -> Oid | None:

@@ -12,6 +12,7 @@ gc removes the objects later. No pack is unlinked here, because another git may 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -35,10 +36,12 @@ from ..format.saves import HeldSave, held_saves, history_saves, pending_archives
 from ..git import refs
 from ..git.command import Git, Oid
 from ..git.refs import RefUpdate
-from ..git.repository import Repository
+from ..git.repository import Repository, parse_bool
 from ..objects.notes import NotesRef
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
+from ..system.stdlib import quote
+from ..workspace.damage import missing_alternate
 from ..workspace.live_context import read_live_context
 from ..workspace.ownership import locked_workspace
 from ..workspace.settings import boolean, number
@@ -86,6 +89,7 @@ def prune(
         dismissed = refs.list_refs(repository.git, DISMISSED)
         if names:
             gone = _named(repository, _held(items, reader), pending, names, reader)
+            _refuse_what_may_come_back(repository, gone.saves)
         else:
             gone = _old(repository, items, [*pending, *dismissed.values()], rule, reader, dry_run=dry_run)
         if not dry_run and (gone.saves or gone.history):
@@ -299,6 +303,27 @@ def _named(
             raise NeedsPerson(f"the save {name} was never recovered; nothing was pruned", hint="gitstate recover")
         going += found
     return Gone(going, fetched)
+
+
+def _refuse_what_may_come_back(repository: Repository, going: Sequence[Held]) -> None:
+    """Raises NeedsPerson for a save that is unreadable here, and that an object store may hold which is away now.
+
+    Without its ref git fetches it from none, and gc removes what is left of it.
+    """
+    unreadable = [item.save_id for item in going if item.save is None]
+    if not unreadable:
+        return
+    what = f"the save {unreadable[0]} is unreadable here, and may be"
+    alternate = missing_alternate(repository.common_dir)
+    if alternate is not None:
+        named = quote(os.path.join(os.fsdecode(repository.objects), "info/alternates"))
+        hint = f"bring it back, or take its line out of {named}"
+        raise NeedsPerson(f"{what} in {os.fsdecode(alternate)}, which is gone; nothing was pruned", hint=hint)
+    for key, values in repository.config.items():
+        name = key.removeprefix("remote.").removesuffix(".promisor")
+        if key == f"remote.{name}.promisor" and parse_bool(values[-1]):
+            hint = f"gitstate fetch {quote(name)}; where that does not bring it: git config --unset {quote(key)}"
+            raise NeedsPerson(f"{what} on the promisor remote {name}; nothing was pruned", hint=hint)
 
 
 def _remove(repository: Repository, git: Git, going: Sequence[Held], dismissed: Mapping[str, Oid]) -> None:

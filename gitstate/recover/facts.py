@@ -116,8 +116,11 @@ def _with_fetched(here: Facts, repository: Repository, reader: ObjectReader) -> 
 def compare_with_checkpoint(workspace: Workspace, facts: Facts) -> DiskState:
     """How the files on disk compare with the latest checkpoint; `same` where they can't be compared."""
     checkpoint = facts.checkpoint
-    if facts.context is None or checkpoint is None or not can_compare(facts, checkpoint):
+    is_past = facts.newer_save or (facts.recovered is not None and not facts.strict)
+    if checkpoint is None or facts.saves or (facts.context is None and is_past):
         return "same"
+    if not can_compare(facts, checkpoint):
+        return "same" if facts.context is not None else "differs"
     paths = SavedPaths(workspace, (checkpoint,))
     actions = [choice.action for choice in paths.choices(paths.targets(), Outcome())]
     lacks = lacks_checkpoint(facts, checkpoint, actions)

@@ -166,7 +166,8 @@ def _without_save(facts: Facts) -> Verdict:
         return Verdict("elsewhere", facts.fetched[0], EXIT_PERSON, facts.fetched[1])
     if facts.elsewhere and not facts.strict:
         return Verdict("elsewhere", facts.elsewhere, EXIT_PERSON, "gitstate recover --into PATH --save ID")
-    held = facts.checkpoint.manifest.save_id if facts.checkpoint and not facts.newer_save else None
+    is_offered = facts.checkpoint and not facts.newer_save and facts.disk != "same"
+    held = facts.checkpoint.manifest.save_id if facts.checkpoint and is_offered else None
     hint = f"gitstate recover --save {held} (the latest checkpoint)" if held else None
     return Verdict("nothing", "no pending save", hint=hint)
 

@@ -178,6 +178,7 @@ class SaveAttempt:
             from .publish import Publisher
 
             self.publisher = Publisher(self.repository, self.git, self.builder.save_id, self.writer, self.reader)
+            self.publisher.until = self.request.end
         return self.publisher
 
     def _publish(self, plan: SavePlan, scene: Scene, built: Built, beside: Sequence[RefUpdate]) -> SaveResult:

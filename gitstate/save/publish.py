@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ..format.manifest import Manifest, Save
     from ..git.command import Git, Oid
     from ..git.repository import Repository
+    from ..system.clock import Deadline
     from .build import Builder
     from .facts import Scene
     from .plan import SavePlan
@@ -62,6 +63,8 @@ class Publisher:
         self.workspace_id = workspace_id(repository)
         self.writer = writer
         self.reader = reader
+        #: When git has to have moved the refs.
+        self.until: Deadline | None = None
         self._refs: RefWriter | None = None
         #: What others wrote is on the disk.
         self.others_are_durable = False
@@ -87,7 +90,7 @@ class Publisher:
 
         All that the save relies on, but for what is given to its own pack, must be there when this is called.
         """
-        self._refs = RefWriter(self.repository, self.git, f"save {self.save_id}")
+        self._refs = RefWriter(self.repository, self.git, f"save {self.save_id}", self.until)
         bring_to_disk(self.repository, self.workspace_id)
         self.others_are_durable = True
 
@@ -98,7 +101,7 @@ class Publisher:
         self.writer.finish(syncs_name=self.others_are_durable)
         if self._refs is None:
             # Not earlier: a child may have to wait for the one that was started before it, and so does who starts it.
-            self._refs = RefWriter(self.repository, self.git, f"save {self.save_id}")
+            self._refs = RefWriter(self.repository, self.git, f"save {self.save_id}", self.until)
         writer = self._refs
         # To delete a ref git locks `packed-refs`, and a reftable for any change. Others wait for both: lock them only
         # when the objects are on the disk.

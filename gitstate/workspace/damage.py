@@ -279,7 +279,7 @@ def _unreadable_head(repository: Repository, broken: Broken, where: str) -> Dama
         if not ways and not any(name.startswith("refs/heads/") for name in refs.list_refs(repository.git, "refs")):
             # Nothing tells of a commit: without the file the branch is unborn.
             ways = [f"rm {quoted(path)}"]
-    missing = _missing_alternates(repository.common_dir)
+    missing = missing_alternate(repository.common_dir)
     if missing is not None:
         alternates = os.path.join(repository.objects, b"info", b"alternates")
         ways.insert(0, f"bring back {quoted(missing)}, which {quoted(alternates)} names")
@@ -295,7 +295,7 @@ def _stale_tracking_refs(repository: Repository, remote: str, head: Oid | None) 
     return [ref for (ref, oid), said in zip(found.items(), answers, strict=False) if oid == head or b" missing" in said]
 
 
-def _missing_alternates(common_dir: bytes) -> bytes | None:
+def missing_alternate(common_dir: bytes) -> bytes | None:
     """The first object directory that `info/alternates` names and that does not exist."""
     objects = os.path.join(common_dir, b"objects")
     data = files.read_limited(os.path.join(objects, b"info", b"alternates"), 65_536) or b""

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.errors import RefChanged
+from gitstate.errors import GitError, RefChanged
 from gitstate.git import refs
 from gitstate.git.refs import RefUpdate, RefWriter
 from gitstate.git.repository import open_repository
+from gitstate.system.clock import Deadline
 from tests.support.workspace import Workspace
 
 REF = "refs/heads/packed"
@@ -159,3 +160,19 @@ def test_one_packed_ref_is_found_without_parsing_the_others(
     names = [f"refs/heads/many/{number:04}" for number in range(500)]
     assert refs.read_refs(repository, names) == dict.fromkeys(names, oids[0])
     assert parsed == [*[1] * (len(parsed) - 1), 1000] and len(parsed) < 20
+def test_lock_of_another_git_is_named(ws: Workspace) -> None:
+    (ws.git_dir / "refs/heads/locked.lock").touch()
+    repository = open_repository(os.fsencode(ws.path))
+    writer = RefWriter(repository, repository.git, "test", Deadline(0.3))
+    with pytest.raises(GitError, match=r"Unable to create '.*/refs/heads/locked\.lock': File exists"):
+        writer.commit([RefUpdate("refs/heads/locked", oid(ws, "HEAD"), None)])
+
+
+def test_git_that_hangs_is_ended_at_the_deadline(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository, head = open_repository(os.fsencode(ws.path)), oid(ws, "HEAD")
+    program = ws.script("git", "echo $$ >pid\nexec sleep 100000\n")
+    monkeypatch.setenv("PATH", os.fspath(program.parent), prepend=os.pathsep)
+    writer = RefWriter(repository, repository.git, "test", Deadline(0.5))
+    with pytest.raises(GitError, match="it took too long") as caught:
+        writer.commit([RefUpdate("refs/heads/new", head, None)])
+    assert caught.value.status == -9

@@ -213,3 +213,41 @@ def test_prune_removes_old_fetched_saves_and_fetch_does_not_bring_them_again(
     refused = here.gitstate("prune", WAITING)
     assert refused.exit_status == 4 and "pending on origin" in refused.stderr, refused
     assert fetched() == waiting
+
+
+def _away(ws: Workspace, archive: str) -> Path:
+    """Move the objects of a save to another object store, which then is gone; returns where it was."""
+    store = ws.outside / "store"
+    (store / "pack").mkdir(parents=True)
+    for index in (ws.common_dir / "objects/pack").glob("*.idx"):
+        if archive in ws.out("verify-pack", "-v", index):
+            for part in index.parent.glob(index.stem + ".*"):
+                part.rename(store / "pack" / part.name)
+    (ws.common_dir / "objects/info").mkdir(exist_ok=True)
+    (ws.common_dir / "objects/info/alternates").write_text(f"{store}\n")
+    store.rename(ws.outside / "away")
+    return store
+
+
+def test_save_that_another_store_may_give_back_is_not_pruned(ws: Workspace) -> None:
+    made = saved_and_recovered(ws, 2)
+    archive = next(oid for ref, oid in ws.refs("refs/gitstate/saves/").items() if ref.endswith(made[0]))
+    store = _away(ws, archive)
+    run = ws.gitstate("prune", made[0])
+    assert run.exit_status == 4 and "nothing was pruned" in run.stderr and str(store) in run.stderr, run
+    assert saves(ws) == set(made)
+    (ws.outside / "away").rename(store)
+    assert prune(ws, made[0]) == [made[0]]
+
+
+def test_save_that_a_promisor_remote_may_hold_is_not_pruned(ws: Workspace) -> None:
+    made = saved_and_recovered(ws, 2)
+    archive = next(oid for ref, oid in ws.refs("refs/gitstate/saves/").items() if ref.endswith(made[0]))
+    _away(ws, archive)
+    (ws.common_dir / "objects/info/alternates").unlink()
+    ws.config("remote.far.promisor", "true")
+    run = ws.gitstate("prune", made[0])
+    assert run.exit_status == 4 and "promisor remote far" in run.stderr, run
+    assert saves(ws) == set(made)
+    ws.git("config", "--unset", "remote.far.promisor")
+    assert prune(ws, made[0]) == [made[0]], "no other place may hold it: its name is all there is"

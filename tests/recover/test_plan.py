@@ -72,7 +72,11 @@ DECISIONS: list[tuple[str, Facts, str, int, str, str | None]] = [
         None,
     ),
     ("recovered, then begun", facts(head=HEAD, recovered=Context(), context=Context()), "context_only", 0, "", None),
-    ("a checkpoint without a context", facts(checkpoint=CHECKPOINT), "nothing", 0, "no pending", f"--save {SAVE_ID}"),
+    (
+        *("a checkpoint without a context", facts(checkpoint=CHECKPOINT, disk="differs")),
+        *("nothing", 0, "no pending", f"--save {SAVE_ID}"),
+    ),
+    ("a checkpoint that is on disk", facts(checkpoint=CHECKPOINT), "nothing", 0, "no pending save", None),
     ("others' saves, nobody named this", facts(elsewhere="some", strict=True), "nothing", 0, "no pending save", None),
     ("others' saves", facts(elsewhere="pending saves of"), "elsewhere", 4, "pending saves of", "recover --into PATH"),
     ("a context before others' saves", run(elsewhere="some"), "context_only", 0, "no pending save", None),

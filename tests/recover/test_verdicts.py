@@ -50,9 +50,10 @@ def test_verdict_nothing_names_the_latest_checkpoint(ws: Workspace) -> None:
     answer(ws.recover(), "context_only", 0)
     answer(ws.recover(), "recovered", 0)
     assert ws.gitstate("finish").exit_status == 0
-    found = answer(ws.recover(), "nothing", 0)
     before = fingerprint(ws.path)
+    assert answer(ws.recover(), "nothing", 0)["hint"] is None, "all of it is on the disk"
     ws.git("checkout", "-q", "--", "a.txt")
+    found = answer(ws.recover(), "nothing", 0)
     run = follow(ws, found["hint"])
     assert run is not None and run.exit_status == 0, run
     assert before.diff(fingerprint(ws.path)) == []

@@ -301,3 +301,29 @@ def test_damaged_repository_of_another_user_is_refused_like_a_whole_one(ws: Work
     else:
         assert run.exit_status == 1 and "dubious ownership" in run.stderr, run
         assert not (ws.git_dir / "gitstate").exists()
+
+
+def test_advice_for_a_lost_head_names_the_branches(ws: Workspace) -> None:
+    """Two branches are at the same commit, and no log says which one was checked out: each has its command."""
+    ws.git("branch", "and-another")
+    ws.git("pack-refs", "--all")
+    shutil.rmtree(ws.common_dir / "logs")
+    (ws.git_dir / "HEAD").write_bytes(b"")
+    hint = str(ws.recover().json["workspaces"][0]["hint"]).partition(", then: ")[0]
+    names = []
+    for command in hint.split(", or: "):
+        subprocess.run(["sh", "-c", command], cwd="/", check=True)
+        names.append(ws.out("symbolic-ref", "--short", "HEAD"))
+    assert {"agent/work", "and-another"} <= set(names)
+
+
+def test_lost_head_of_a_linked_worktree_is_on_the_branch_that_is_left(ws: Workspace) -> None:
+    """The other branch at the same commit is checked out in the main worktree: git checks none out twice."""
+    path = ws.outside / "linked"
+    ws.git("worktree", "add", "-q", "-b", "linked", path)
+    linked = Workspace(path, ws.outside, main=ws.path)
+    git_dir = linked.git_dir
+    linked.append("a.txt")
+    (git_dir / "HEAD").write_bytes(b"")
+    hint = str(linked.recover().json["workspaces"][0]["hint"])
+    assert "refs/heads/linked" in hint and ", or: " not in hint
