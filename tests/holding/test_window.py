@@ -304,6 +304,9 @@ def test_changes_are_told_though_no_checkpoint_is_known(ws: Workspace) -> None:
     """The first one takes its time in a large worktree; git may be too slow to find them at the end of the run."""
     checkpoints = Checkpoints(open_repository(os.fsencode(ws.path)), 3600.0)
     checkpoints.start()
+    checkpoints.begin()
+    # What changed before the watch stands would be in no later one.
+    assert checkpoints.is_starting() and not checkpoints.is_running()
     while checkpoints.is_starting():
         checkpoints.serve(select.select(checkpoints.watched(), [], [])[0])
     ws.write("a.txt", "changed\n")

@@ -199,6 +199,20 @@ def test_known_file_is_found_in_a_directory_that_there_is_no_time_for(ws: Worksp
     assert set(added) == wanted and len(added) == len(wanted)
 
 
+def test_known_file_is_saved_though_there_is_no_time_for_its_directory(ws: Workspace, new_builder: NewBuilder) -> None:
+    for number in range(150):
+        ws.write(f"many/{number:03}/tracked")
+    ws.commit()
+    builder = new_builder(deadline=0)
+    walk(builder, [builder.top], builder.options.deadline)
+    path = next(path for path in builder.unread if path.startswith(b"many/")) + b"/new"
+    ws.write(path, "new\n")
+    again = new_builder(deadline=0)
+    options = again.options._replace(touched=frozenset({path}))
+    taken = take_snapshot(again.repository, again.writer, again.reader, again.index_path, options)
+    assert path in taken.worktree
+
+
 def test_known_edit_is_saved_though_git_finds_no_change_in_time(
     ws: Workspace, new_builder: NewBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
