@@ -69,8 +69,10 @@ def start_status(repository: Repository, env: Mapping[str, str], *options: str, 
     )
 
 
-def quick_status(repository: Repository, env: Mapping[str, str], timeout: float) -> bytes:
+def quick_status(repository: Repository, env: Mapping[str, str], timeout: float, paths: Sequence[bytes] = ()) -> bytes:
     """What `start_status` prints, of a git that reads no file: one that was touched counts as changed.
+
+    With `paths` it looks at no other file on disk; what is staged or unmerged it tells of all.
 
     For who can't wait: `git status` reads a file whose times changed and whose size did not, however large it is.
     Raises GitError, also where a git takes longer than `timeout` seconds.
@@ -91,7 +93,7 @@ def quick_status(repository: Repository, env: Mapping[str, str], timeout: float)
         *plain,
         head or ask("hash-object", "-t", "tree", "--stdin").strip(),
     )
-    worktree = ask("diff-files", *plain)
+    worktree = ask("diff-files", *plain, "--", *paths)
     unmerged: dict[bytes, dict[bytes, tuple[bytes, bytes]]] = {}
     for line in ask("ls-files", "-z", "-u").split(b"\0")[:-1]:
         mode, oid, rest = line.split(b" ", 2)

@@ -199,6 +199,11 @@ class Watch:
         self._lost = False
         return None if unknown else touched
 
+    def touched(self) -> frozenset[bytes]:
+        """Paths that changed since the last `take`, for all that is known."""
+        self.drain()
+        return frozenset(self._touched)
+
     @property
     def has_to_look(self) -> bool:
         """Whether events were lost, and `look_again` has not been everywhere yet."""

@@ -211,6 +211,10 @@ class Window:
         self._look = _Look(*self._held.take())
         return None if self.is_starting else touched
 
+    def touched(self) -> frozenset[bytes]:
+        """What a look would find, for all that is known."""
+        return frozenset() if self._watch is None else self._watch.touched()
+
     def destroyed(self) -> Destroyed:
         """What was destroyed before the last look and is in no checkpoint: `beside` of a save."""
         return Destroyed(self._look.layers, self._last)

@@ -42,6 +42,8 @@ _GATHER = 0.2
 _LOOK_AGAIN = 1.0
 #: A checkpoint waits this long for another gitstate in the workspace, in seconds.
 _WAIT = 1.0
+#: Of the paths that changed while no checkpoint is known no more are remembered.
+_MOST_TOUCHED = 20_000
 #: One that failed is tried again after this time, in seconds, where the next one is due later than that.
 _RETRY = 2.0
 
@@ -169,6 +171,8 @@ class Checkpoints:
         self._state_file = state_name(repository)
         self._window = Window(repository, self._private, context or (lambda: read_live_context(repository)[0]))
         self._known: Baseline | None = None
+        #: What changed while nothing else was known, in its order.
+        self._touched: dict[bytes, None] = {}
         self._unwatched: tuple[object, ...] = ()
         self._seen: tuple[object, ...] = ()
         self._budget = Budget()
@@ -208,6 +212,10 @@ class Checkpoints:
         left = _GATHER if self.running is not None else max(0.01, min(_GATHER, self._next - time.monotonic()))
         return min(left, self._window.pause())
 
+    def is_starting(self) -> bool:
+        """Whether the watch does not stand yet."""
+        return self._window.is_starting
+
     def watched(self) -> list[int]:
         """What can be read when `serve` must be called at once."""
         return self._window.watched()
@@ -241,7 +249,13 @@ class Checkpoints:
         self._given = len(beside)
         growth = self._budget.growth(self._archive)
         request = SaveRequest(
-            kind="checkpoint", known=known, wait=_WAIT, growth=growth, deadline=deadline, beside=beside
+            kind="checkpoint",
+            known=known,
+            touched=self.touched(),
+            wait=_WAIT,
+            growth=growth,
+            deadline=deadline,
+            beside=beside,
         )
         try:
             self.running = ForkedSave(self._repository.toplevel, request, self._private, self._take)
@@ -290,6 +304,7 @@ class Checkpoints:
         # The first one gave the workspace its id.
         self._window.note_workspace()
         self._known = Baseline(result.taken, result.archive, frozenset())
+        self._touched.clear()
         self.saved(result)
         if whole:
             # A search for garbage would look at every tracked path, and no cycle leads through them.
@@ -321,6 +336,10 @@ class Checkpoints:
         """The last checkpoint and what changed since; None if that is not known."""
         return self._changed(frozenset(self._budget.refused))
 
+    def touched(self) -> frozenset[bytes]:
+        """What changed for all that is known, where `known` is None."""
+        return frozenset(self._touched)
+
     def is_rescued(self) -> bool:
         """Whether all that was destroyed with a worktree that is gone is kept: files may go after the first look."""
         return self._rescued == len(self.destroyed())
@@ -340,8 +359,12 @@ class Checkpoints:
 
     def _changed(self, more: frozenset[bytes]) -> Baseline | None:
         """As `known`; of the files that were refused only `more` count as changed."""
-        touched = self._window.look()
+        seen, touched = self._window.touched(), self._window.look()
         if self._known is None or touched is None:
+            seen |= frozenset() if self._known is None else self._known.touched
+            self._touched.update(dict.fromkeys(seen))
+            for path in list(self._touched)[:-_MOST_TOUCHED]:
+                del self._touched[path]
             self._known = None
             return None
         self._known = self._known._replace(touched=self._known.touched | (touched - {self._state_file}) | more)

@@ -282,6 +282,7 @@ class Keeper:
             SaveRequest(
                 reason=reason,
                 known=known_before,
+                touched=self.checkpoints.touched(),
                 largest=_SMALL,
                 stay=True,
                 wait=times.deadline,
@@ -305,7 +306,15 @@ class Keeper:
         left = max(_LEAST, deadline.left())
         beside = self.checkpoints.destroyed()
         expected = None if known is None else known.taken
-        request = SaveRequest(reason=reason, wait=left, deadline=left, replaces=done, beside=beside, expected=expected)
+        request = SaveRequest(
+            reason=reason,
+            wait=left,
+            deadline=left,
+            replaces=done,
+            beside=beside,
+            expected=expected,
+            touched=self.checkpoints.touched(),
+        )
         worktrees = self.worktrees.start_saving(SaveRequest(reason=reason), Deadline(left + _OVERTIME))
         # What the disk or a git does not end in time is broken off. Where no early save stands, nothing is.
         last = self._forked(request, Deadline(None if known is None else left + _OVERTIME), listens=False)

@@ -110,7 +110,7 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
         [*patterns(repository, "includeIgnored"), *request.keep_ignored],
         request.keep_paths,
         None if request.expected is None or request.expected.scan is None else request.expected.scan.tracked,
-        None if request.end is None else request.end.part(_PRECIOUS),
+        end=None if request.end is None else request.end.part(_PRECIOUS),
     )
     if known is not None and known.archive in held.values():
         from ..snapshot.incremental import take_since
@@ -118,7 +118,16 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
         taken = take_since(known, repository, builder.writer, builder.reader, frozen, options, meanwhile)
         if taken is not None:
             return taken
+    if options.deadline.seconds is not None:
+        options = options._replace(touched=_touched(request))
     return take_snapshot(repository, builder.writer, builder.reader, frozen, options, query)
+
+
+def _touched(request: SaveRequest) -> frozenset[bytes]:
+    """Paths that changed for all that the caller knows: an early save holds them, which this one is to replace."""
+    known, expected = request.known, request.expected
+    touched = request.touched if known is None else request.touched | known.touched | known.snapshot.worktree.keys()
+    return touched if expected is None else touched | expected.worktree.keys()
 
 
 def _context_alone(repository: Repository) -> Snapshot:

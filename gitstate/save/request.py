@@ -57,6 +57,8 @@ class SaveRequest(Record):
     """What can't be read of the repository. `save` fills it in."""
     known: Baseline | None = None
     """The caller's last checkpoint and what may have changed since: only that is looked at."""
+    touched: frozenset[bytes] = frozenset()
+    """Paths that changed for all that the caller knows, where it has no `known`: git may be too slow to find them."""
     growth: Growth | None = None
     """What a checkpoint may add to the object store; None: whatever there is."""
     look: float | None = None

@@ -98,6 +98,8 @@ class SnapshotOptions(Record):
     """Paths to save byte for byte, tracked or ignored."""
     tracked: TrackedPaths | None = None
     """The paths in the index, where the caller knows them; none is hidden from git."""
+    touched: frozenset[bytes] = frozenset()
+    """Paths that changed for all that the caller knows: git is asked about them where it is slow to find changes."""
     end: Deadline | None = None
     """`deadline` of small tracked files that changed, the most precious ones; None: the same."""
 

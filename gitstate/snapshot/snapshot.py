@@ -16,7 +16,7 @@ from .gitdir import settings_identity, store_index, store_operation, store_spars
 from .read import read_files
 from .record import IGNORED_LISTED, ScanFacts, SnapshotBuilder
 from .tracked import read_listing, read_status
-from .walk import CROWD, is_nested, walk, without_ignored
+from .walk import CROWD, add_touched, is_nested, walk, without_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +58,8 @@ def take_snapshot(
     store_index(builder, has_hidden=bool(hidden))
     settings = settings_identity(repository)
     found = walk(builder, [builder.top], deadline.part(WALKED))
+    if builder.unread:
+        add_touched(builder, found.untracked)
     # The output of `git status` is read only now: until here it ran beside the walk, on another core.
     changed, staged_only = read_status(builder, query.status)
     for path in found.replaced:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 #: Under a deadline `git status` may take this part of its time, and so many seconds in any case; a quicker question
 #: then takes this many seconds.
 _STATUS, _LEAST, _QUICK = 0.85, 0.2, 1.0
+#: Git compares each path of the index with all that it is asked about: no more than these.
+_NEWEST = 100
 
 
 def read_listing(builder: SnapshotBuilder, listing: Child | Listing) -> list[tuple[bytes, bytes]]:
@@ -106,13 +108,33 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
 
 
 def _hurried_output(builder: SnapshotBuilder) -> bytes:
-    """The changes as git knows them without reading a file. Where even that takes too long, none are known."""
+    """The changes as git knows them without reading a file. Where even that takes too long, those that the caller knows
+    of, or none.
+    """
+    newest, known = _newest_touched(builder), None
+    if newest:
+        with suppress(GitError):
+            # Without them the save is next to worthless.
+            known = quick_status(builder.repository, builder.env, max(_QUICK, builder.end.left()), newest)
     try:
-        return quick_status(builder.repository, builder.env, _QUICK)
+        limit = _QUICK if known is None else builder.options.deadline.left()
+        return quick_status(builder.repository, builder.env, limit)
     except GitError:
         builder.skip(b"", "git did not list the changes of tracked files in time", lost=True)
+        if known is not None:
+            return known
         head = builder.repository.git.run("rev-parse", "-q", "--verify", "HEAD", ok_codes=(0, 1)).strip()
         return b"# branch.oid " + (head or b"(initial)")
+
+
+def _newest_touched(builder: SnapshotBuilder) -> list[bytes]:
+    """The newest of the tracked paths that the caller knows to have changed; of those that are gone, any."""
+    times: dict[bytes, float] = {}
+    for path in builder.options.touched & builder.tracked.paths:
+        times[path] = float("-inf")
+        with suppress(OSError):
+            times[path] = -os.lstat(os.path.join(builder.top, path)).st_mtime
+    return sorted(times, key=lambda path: times[path])[:_NEWEST]
 
 
 def _note_submodule(builder: SnapshotBuilder, path: bytes, sub: bytes, *, is_staged: bool) -> None:

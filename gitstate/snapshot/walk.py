@@ -10,7 +10,7 @@ from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .read import NEVER, special_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from ..git.repository import Repository
     from ..system.child import Child
@@ -66,6 +66,27 @@ def walk(builder: SnapshotBuilder, start: Iterable[bytes], deadline: Deadline = 
         except OSError as error:
             builder.skip(directory[cut:], f"unreadable directory: {error.strerror}", lost=True)
     return found
+
+
+def add_touched(builder: SnapshotBuilder, untracked: list[bytes]) -> None:
+    """Not all directories were looked into: add the untracked files in them that the caller knows of."""
+    late = set(builder.unread)
+    for path in builder.options.touched - builder.tracked.paths - set(untracked):
+        above = list(_above(path))
+        full = os.path.join(builder.top, path)
+        if late.isdisjoint(above) or path == builder.options.state_file or not builder.is_reached(above[0]):
+            continue
+        if (os.path.isfile(full) or os.path.islink(full)) and not any(
+            directory in builder.own_git_dirs or os.path.lexists(os.path.join(builder.top, directory, b".git"))
+            for directory in above
+        ):
+            untracked.append(path)
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    """The directories above a path, the innermost first; not the top."""
+    while path := path.rpartition(b"/")[0]:
+        yield path
 
 
 def sort_entries(

@@ -83,3 +83,13 @@ def test_quick_status_reads_no_file(ws: Workspace) -> None:
     os.utime(ws.at("a"), (1, 1))
     quick, whole = both(ws)
     assert quick - whole == {b"1 .M a"}
+
+
+def test_quick_status_of_some_paths_looks_at_no_other_file(ws: Workspace) -> None:
+    for name in ("a", "b"):
+        ws.write(name, "edited\n")
+    ws.write("staged", "new\n")
+    ws.add("staged")
+    repository = open_repository(os.fsencode(ws.path))
+    some = quick_status(repository, {}, 60.0, [b"a", b"none"]).split(b"\0")
+    assert sorted(line.split(b" ")[-1] for line in some[1:-1]) == [b"a", b"staged"]

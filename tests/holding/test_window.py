@@ -15,6 +15,7 @@ import pytest
 from gitstate.format.context import Context
 from gitstate.git.repository import open_repository
 from gitstate.holding.window import Window
+from gitstate.run.checkpoints import Checkpoints
 from tests.support.agents import Started, keeper_pid, keepers, members, wait_until
 from tests.support.workspace import GITSTATE, Workspace, run_git
 
@@ -296,3 +297,20 @@ def test_directories_are_watched_in_steps(ws: Workspace) -> None:
     ws.write("later/file", "changed\n")
     assert window.look() == frozenset({b"later/file"})
     window.close()
+
+
+def test_changes_are_told_though_no_checkpoint_is_known(ws: Workspace) -> None:
+    """The first one takes its time in a large worktree; git may be too slow to find them at the end of the run."""
+    checkpoints = Checkpoints(open_repository(os.fsencode(ws.path)), 3600.0)
+    checkpoints.start()
+    checkpoints.begin()
+    # What changed before the watch stands would be in no later one.
+    assert checkpoints.is_starting() and not checkpoints.is_running()
+    while checkpoints.is_starting():
+        checkpoints.serve(select.select(checkpoints.watched(), [], [])[0])
+    ws.write("a.txt", "changed\n")
+    assert checkpoints.known() is None
+    ws.write("new.txt", "new\n")
+    assert checkpoints.known() is None
+    assert checkpoints.touched() == frozenset({b"a.txt", b"new.txt"})
+    checkpoints.close()

@@ -14,6 +14,7 @@ from gitstate.objects.durable import sync_since
 from gitstate.save.request import SaveRequest
 from gitstate.save.save import save
 from gitstate.system import files
+from gitstate.system.child import FilesystemSync
 from tests.support.repositories import three_files
 
 
@@ -54,7 +55,7 @@ def test_save_syncs_what_an_agent_staged_by_one_call_where_little_else_waits(
         synced.append(path.removeprefix(os.fsencode(ws.git_dir)))
         fsync_path(path)
 
-    class Counted(durable.FilesystemSync):
+    class Counted(FilesystemSync):
         def __init__(self, path: bytes) -> None:
             filesystems.append(path)
             super().__init__(path)

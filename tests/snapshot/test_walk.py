@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from gitstate.git.repository import open_repository
 from gitstate.snapshot.record import SnapshotBuilder
-from gitstate.snapshot.snapshot import most_precious_first
-from gitstate.snapshot.walk import CROWD, WalkResult, is_nested, sort_entries, walk, without_ignored
+from gitstate.snapshot.snapshot import most_precious_first, take_snapshot
+from gitstate.snapshot.walk import CROWD, WalkResult, add_touched, is_nested, sort_entries, walk, without_ignored
 from gitstate.system.clock import Deadline
 from tests.states import nested_repository
 from tests.support.workspace import Workspace
@@ -167,6 +169,70 @@ def test_few_new_files_come_before_very_many_newer_ones(ws: Workspace, crowd: st
     if crowd != "made/":
         # Git is asked about directories level by level.
         assert plain[0] == b"e/new by hand"
+
+
+def test_known_file_is_found_in_a_directory_that_there_is_no_time_for(ws: Workspace, new_builder: NewBuilder) -> None:
+    """An early save holds it, and the last save takes its place."""
+    names = [f"many/{number:03}" for number in range(150)]
+    for name in names:
+        ws.write(f"{name}/tracked")
+    ws.write("many/.gitignore", "ignored\n")
+    ws.commit()
+    for name in names:
+        ws.write(f"{name}/new")
+        ws.write(f"{name}/ignored")
+        ws.write(f"{name}/made/deep")
+        ws.symlink("made", f"{name}/link")
+        ws.write(f"{name}/nested/.git", "gitdir: elsewhere\n")
+        ws.write(f"{name}/nested/x")
+    builder = new_builder(deadline=0)
+    inside = ("new", "ignored", "made/deep", "link/deep", "nested/x", "nested", "made", "tracked", "gone")
+    touched = frozenset(f"{name}/{one}".encode() for name in names for one in inside)
+    builder.options = builder.options._replace(touched=touched | {b"a"})
+    found = walk(builder, [builder.top], builder.options.deadline)
+    late = [path for path in builder.unread if path.startswith(b"many/")]
+    assert late
+    before = set(found.untracked)
+    add_touched(builder, found.untracked)
+    added = [path for path in found.untracked if path not in before]
+    wanted = {path + end for path in late for end in (b"/new", b"/ignored", b"/made/deep")}
+    assert set(added) == wanted and len(added) == len(wanted)
+
+
+def test_known_file_is_saved_though_there_is_no_time_for_its_directory(ws: Workspace, new_builder: NewBuilder) -> None:
+    for number in range(150):
+        ws.write(f"many/{number:03}/tracked")
+    ws.commit()
+    builder = new_builder(deadline=0)
+    walk(builder, [builder.top], builder.options.deadline)
+    path = next(path for path in builder.unread if path.startswith(b"many/")) + b"/new"
+    ws.write(path, "new\n")
+    again = new_builder(deadline=0)
+    options = again.options._replace(touched=frozenset({path}))
+    taken = take_snapshot(again.repository, again.writer, again.reader, again.index_path, options)
+    assert path in taken.worktree
+
+
+def test_known_edit_is_saved_though_git_finds_no_change_in_time(
+    ws: Workspace, new_builder: NewBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`git status` and a look at every file hang; git is asked about the files that the keeper knows of."""
+    hangs = 'case "$*" in *" status --porcelain"* | *"diff-files "*" --") exec sleep 1000 ;; esac'
+    (tmp_path / "git").write_text(f'#!/bin/sh\n{hangs}\nexec {shutil.which("git")} "$@"\n')
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setattr("gitstate.snapshot.tracked._QUICK", 60.0)
+    ws.write("staged")
+    ws.add("staged")
+    ws.write("a", "edited\n")
+    ws.remove("d/x")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    builder = new_builder(deadline=0.5)
+    options = builder.options._replace(touched=frozenset({b"a", b"d", b"d/x", b"b", b"staged", b"new"}))
+    reader, writer = builder.reader, builder.writer
+    taken = take_snapshot(builder.repository, writer, reader, builder.index_path, options)
+    assert {*taken.worktree} == {b"a", b"d/x"} and taken.worktree[b"d/x"] is None
+    assert {*taken.staged} == {b"staged"}
+    assert any(not item.path and "changes of tracked files" in item.reason for item in taken.left_out)
 
 
 def test_vanished_file_hides_no_other_entry(ws: Workspace, new_builder: NewBuilder) -> None:
