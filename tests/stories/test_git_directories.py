@@ -101,7 +101,7 @@ def test_copy_of_a_submodule_is_not_saved_under_the_name_of_the_other(ws: Worksp
     run_git(ws.outside, "clone", "-q", ws.path, origin)
     ws.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(origin), "sub")
     ws.commit("sub")
-    shutil.copytree(ws.at("sub"), ws.at("copy"), symlinks=True)
+    shutil.copytree(ws.path / "sub", ws.path / "copy", symlinks=True)
     ws.append("copy/a.txt")
     run = ws.gitstate("save", "--task-id", "T", path=ws.path / "copy")
     assert run.exit_status == 1
