@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.typed import with_remote
+from tests.support.repositories import Templates
+from tests.support.typed import copy_with_remote
 from tests.support.workspace import Workspace
 
 
 @pytest.fixture
-def repo(tmp_path: Path) -> Workspace:
-    return with_remote(tmp_path)
+def repo(templates: Templates, tmp_path: Path) -> Workspace:
+    return copy_with_remote(templates, tmp_path)

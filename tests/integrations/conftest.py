@@ -7,15 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.repositories import Templates
-from tests.support.typed import git, with_remote
+from tests.support.typed import copy_with_remote
 from tests.support.workspace import Workspace
 
 
 @pytest.fixture
 def repo(templates: Templates, tmp_path: Path) -> Workspace:
-    """What `with_remote` makes, copied from a template."""
-    templates.copy_built("with remote", with_remote, tmp_path)
-    ws = Workspace(tmp_path / "work", tmp_path)
-    git(ws, "remote", "set-url", "origin", str(tmp_path / "remote.git"))
-    git(ws, "update-index", "-q", "--refresh")
-    return ws
+    return copy_with_remote(templates, tmp_path)

@@ -13,8 +13,10 @@ from gitstate.format.context import Context
 from gitstate.format.manifest import Manifest, Save
 from gitstate.integrations.git_hooks import updates
 from gitstate.integrations.stale import may_be_stale
+from tests.support.repositories import Templates
 from tests.support.typed import (
     commit,
+    copy_with_remote,
     git,
     gitstate,
     hooks,
@@ -29,8 +31,8 @@ ZERO = "0" * 40
 
 
 @pytest.fixture
-def repo(tmp_path: Path) -> Workspace:
-    found = with_remote(tmp_path)
+def repo(templates: Templates, tmp_path: Path) -> Workspace:
+    found = copy_with_remote(templates, tmp_path)
     found.gitstate("install")
     return found
 

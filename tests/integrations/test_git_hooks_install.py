@@ -17,14 +17,8 @@ from gitstate.integrations.hook_file import with_block, without_block
 from gitstate.integrations.hook_managers import manager_of
 from tests.integrations.installed import CONFIGURED, files_only, kept, refuses, tool
 from tests.support.skips import not_installed
-from tests.support.typed import EVENTS, commit, entries, git, gitstate, hooks, outcomes, run, script, with_remote
+from tests.support.typed import EVENTS, commit, entries, git, gitstate, hooks, outcomes, run, script
 from tests.support.workspace import Run, Workspace
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Workspace:
-    return with_remote(tmp_path)
-
 
 # -- alone
 

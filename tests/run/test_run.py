@@ -90,10 +90,10 @@ def test_stop_ends_a_run_and_prints_its_save(ws: Workspace) -> None:
 def test_stop_kills_and_saves_a_loop_that_ignores_signals(ws: Workspace) -> None:
     """A foreign loop that only recorded its pid gets SIGKILL, and `stop` saves its work."""
     script = (
-        "trap '' TERM; gitstate=$1; ready=$2; $gitstate begin --owner-pid $$ task_id=T-9; echo x > made; "
+        "trap '' TERM; ready=$1; shift; \"$@\" begin --owner-pid $$ task_id=T-9; echo x > made; "
         "touch $ready; while :; do sleep 0.1; done"
     )
-    started = Started(ws, ["sh", "-c", script, "sh", " ".join(GITSTATE), os.fspath(ws.outside / "ready")])
+    started = Started(ws, ["sh", "-c", script, "sh", os.fspath(ws.outside / "ready"), *GITSTATE])
     wait_until((ws.outside / "ready").exists, "the loop began")
     run = ws.gitstate("stop", "--wait", "0.5", "--json")
     assert run.exit_status == 0, run

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support.repositories import Templates
 from tests.support.workspace import Run, Workspace, run_gitstate
 
 EVENTS = (
@@ -93,6 +94,15 @@ def with_remote(top: Path) -> Workspace:
     commit(ws, "a", "one\n")
     git(ws, "push", "-q", "origin", "main")
     git(ws, "checkout", "-q", "-b", "agent/1")
+    return ws
+
+
+def copy_with_remote(templates: Templates, top: Path) -> Workspace:
+    """What `with_remote` makes, copied from a template."""
+    templates.copy_built("with remote", with_remote, top)
+    ws = Workspace(top / "work", top)
+    git(ws, "remote", "set-url", "origin", str(top / "remote.git"))
+    git(ws, "update-index", "-q", "--refresh")
     return ws
 
 
