@@ -160,6 +160,8 @@ def test_one_packed_ref_is_found_without_parsing_the_others(
     names = [f"refs/heads/many/{number:04}" for number in range(500)]
     assert refs.read_refs(repository, names) == dict.fromkeys(names, oids[0])
     assert parsed == [*[1] * (len(parsed) - 1), 1000] and len(parsed) < 20
+
+
 def test_lock_of_another_git_is_named(ws: Workspace) -> None:
     (ws.git_dir / "refs/heads/locked.lock").touch()
     repository = open_repository(os.fsencode(ws.path))
