@@ -143,9 +143,9 @@ MUTATIONS = (
     Mutation(
         "the marker moves before the objects are on the disk",
         "save/publish.py",
-        "            writer.prepare(updates)\n        if not self.others_are_durable:\n",
+        "            writer.prepare(updates)\n        ours = ",
         "            writer.prepare(updates)\n            writer.carry_out()\n"
-        "            writer.carry_out = lambda: None\n        if not self.others_are_durable:\n",
+        "            writer.carry_out = lambda: None\n        ours = ",
         f"{POWER}[ext4-checkpoint]",
         {"POWER_POINT": "155"},
     ),
