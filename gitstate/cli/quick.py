@@ -49,7 +49,7 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
         give_up(sys.stdout)
         return EXIT_DONE
     except OSError as error:
-        message, hint, status = f"{words_of(error)}; nothing was lost", None, EXIT_FAILED
+        message, hint, status = f"{words_of(error)}; nothing was lost", _way_out(error), EXIT_FAILED
     except RecursionError:
         message, hint, status = "the data is nested too deeply; nothing was changed", None, EXIT_FAILED
     except Exception as error:
@@ -58,6 +58,22 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
         emit({"command": command, "error": escape(message), "hint": hint and escape(hint), "exit_status": status})
     say(f"gitstate: {message}", *([f"  next: {hint}"] if hint else []))
     return status
+
+
+def _way_out(error: OSError) -> str | None:
+    """The command that helps where a file is in the place of a directory: a ref `refs/gitstate`, for one."""
+    path = error.filename
+    if not isinstance(error, NotADirectoryError) or not isinstance(path, str | bytes):
+        return None
+    place = os.path.dirname(os.path.abspath(os.fsencode(path)))
+    while not os.path.lexists(place) and len(place) > 1:
+        place = os.path.dirname(place)
+    if os.path.isdir(place):
+        return None
+    from ..system.stdlib import quote
+
+    name = quote(os.fsdecode(place))
+    return f"{name} is in the way: mv {name} {name}.aside"
 
 
 def _bug(error: Exception) -> tuple[str, str | None, ExitStatus]:

@@ -6,6 +6,7 @@ Each save ends, says what it is, and comes back once the command that `recover` 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Callable
@@ -98,3 +99,15 @@ def test_objects_that_nothing_can_be_written_to_are_said(name: str, ws: Workspac
     assert "doctor" in run.stderr and "Errno" not in run.stderr
     found = ws.gitstate("doctor")
     assert str(path) in found.text, found
+
+
+@pytest.mark.parametrize("place", ["refs/gitstate", "refs/gitstate/saves"])
+def test_ref_in_the_place_of_a_directory_is_moved_by_the_command_that_is_named(place: str, ws: Workspace) -> None:
+    ws.git("update-ref", place, "HEAD")
+    ws.append("a.txt", "edited\n")
+    run = ws.save()
+    assert run.exit_status == 1 and "nothing was lost" in run.stderr
+    (command,) = re.findall(r"  next: .* is in the way: (mv .*)", run.stderr)
+    subprocess.run(["sh", "-c", command], check=True)
+    assert ws.save().exit_status == 0
+    assert place + ".aside" in ws.refs("refs")
