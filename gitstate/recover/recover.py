@@ -272,13 +272,15 @@ class _Recovery:
         index = self._index = IndexRecovery(workspace, saved.saves, original)
         # Git works on all of these at the same time, and while the saved files are compared here.
         self._saved = saved
+        if not self.request.dry_run:
+            # It takes the longest.
+            index.start_scan()
         saved.foresee()
         if not self.request.dry_run:
             index.foresee(self.facts.head)
             if self.facts.marker is not None:
-                # Git gets ready meanwhile. Of a large worktree the scan keeps all processors busy.
+                # Git gets ready meanwhile.
                 self._ref_writer()
-            index.start_scan()
         targets = saved.targets()
         if not self.request.dry_run:
             index.set_broken_aside()

@@ -18,6 +18,7 @@ from ..git.index import (
 )
 from ..git.repository import Repository
 from ..system import files
+from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, digest, suppress
 from ..workspace.ownership import next_index
 from .paths import Workspace
@@ -54,7 +55,9 @@ class SavedIndex:
             return there == (manifest.index_size, manifest.index_checksum, manifest.index_mtime_ns)
         if (there.size, there.checksum) != (manifest.index_size, manifest.index_checksum):
             return False
-        # A power cut may have torn what lies before its end.
+        if self.seems_at(path) and self.oldest.context.boot_id == boot_id() is not None:
+            return True
+        # Since the last boot a power cut may have torn what lies before its end.
         identity = file_identity(path)
         if identity not in self._read:
             self._read[identity] = _file_oid(path, self._repository.object_format) == entry[1]
@@ -64,7 +67,8 @@ class SavedIndex:
         """The same by size, time and checksum alone, which is at once: as a rule `is_at` says the same."""
         manifest = self.oldest.manifest
         told = (manifest.index_size, manifest.index_checksum, manifest.index_mtime_ns)
-        return manifest.index_checksum is not None and identify_index_at(path) == told
+        # With `index.skipHash` the checksum is zero, and tells nothing.
+        return bool((manifest.index_checksum or "").strip("0")) and identify_index_at(path) == told
 
     def write(self, target: bytes) -> None:
         """The oldest save's index at `target`: the very file that was kept, else its copy, else rebuilt from trees."""
