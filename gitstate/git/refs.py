@@ -201,15 +201,19 @@ def read_refs(repository: Repository, refs: Iterable[str]) -> dict[str, Oid]:
     if not refs_are_files(repository):
         found = list_refs(repository.git, *wanted)
         return {ref: found[ref] for ref in wanted if ref in found}
-    found = {}
-    packed = _PackedRefs(repository.common_dir)
+    loose: dict[str, bytes | None] = {}
     for ref in wanted:
-        name = os.fsencode(ref)
-        try:
-            with open(os.path.join(repository.common_dir, name), "rb", opener=open_at_once) as file:
-                value = file.read(256).strip()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            value = packed.value(name)
+        loose[ref] = None
+        with (
+            suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError),
+            open(os.path.join(repository.common_dir, os.fsencode(ref)), "rb", opener=open_at_once) as file,
+        ):
+            loose[ref] = file.read(256).strip()
+    # Only now: git removes the file of a ref after it has packed it.
+    packed = _PackedRefs(repository.common_dir)
+    found = {}
+    for ref, content in loose.items():
+        value = packed.value(os.fsencode(ref)) if content is None else content
         if is_oid(oid := value.decode("latin-1")):
             found[ref] = oid
     return found
@@ -246,28 +250,39 @@ def read_refs_below(common_dir: bytes, *prefixes: str) -> list[dict[str, Oid]]:
     directly below the prefix only. In a reftable there is nothing to find.
     """
     tops, above = _as_bytes(prefixes)
-    packed = _packed_refs(_read_packed_refs(common_dir), tops)
     # Most repositories have no ref of any of them: one look at what is above them all shows that.
-    if not packed and not os.path.isdir(os.path.join(common_dir, above)):
-        return [{} for _ in prefixes]
+    has_loose = os.path.isdir(os.path.join(common_dir, above))
+    loose = [_loose_refs(os.path.join(common_dir, top)) if has_loose else {} for top in tops]
+    # Only now: git removes the file of a ref after it has packed it.
+    packed = _packed_refs(_read_packed_refs(common_dir), tops)
     answers = []
-    for top in tops:
+    for top, files in zip(tops, loose, strict=True):
         found = {
             os.fsdecode(name[len(top) :]): value.decode("latin-1")
             for name, value in packed.items()
             if name.startswith(top)
         }
-        try:
-            names = os.listdir(os.path.join(common_dir, top))
-        except OSError:
-            names = []
-        for name in names:
-            data = read_limited(os.path.join(common_dir, top, name), 256)
-            if data is not None and not name.endswith(b".lock"):
-                value = data.strip().decode("latin-1")
-                found[os.fsdecode(name)] = value if is_oid(value) else ""
-        answers.append(found)
+        answers.append(found | files)
     return answers
+
+
+def _loose_refs(directory: bytes) -> dict[str, Oid]:
+    """The refs whose files are directly in a directory; empty texts where a file holds no object id."""
+    found = {}
+    for name in _names_in(directory):
+        data = read_limited(os.path.join(directory, name), 256)
+        if data is not None and not name.endswith(b".lock"):
+            value = data.strip().decode("latin-1")
+            found[os.fsdecode(name)] = value if is_oid(value) else ""
+    return found
+
+
+def _names_in(directory: bytes) -> list[bytes]:
+    """The names in a directory; none where it can't be read."""
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
 
 
 def read_names_below(common_dir: bytes, prefix: str) -> set[str]:
@@ -276,11 +291,10 @@ def read_names_below(common_dir: bytes, prefix: str) -> set[str]:
     `read_refs` tells which of them have a value.
     """
     top = os.fsencode(prefix)
-    # Of thousands of lines none has to be taken apart.
+    names = _names_in(os.path.join(common_dir, top))
+    # Only now: git removes the file of a ref after it has packed it. Of thousands of lines none has to be taken apart.
     _, *rests = _read_packed_refs(common_dir).split(b" " + top)
-    names = [rest.partition(b"\n")[0] for rest in rests]
-    with suppress(OSError):
-        names += os.listdir(os.path.join(common_dir, top))
+    names += [rest.partition(b"\n")[0] for rest in rests]
     return {os.fsdecode(name) for name in names if not name.endswith(b".lock")}
 
 

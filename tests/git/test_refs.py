@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -160,6 +160,37 @@ def test_one_packed_ref_is_found_without_parsing_the_others(
     names = [f"refs/heads/many/{number:04}" for number in range(500)]
     assert refs.read_refs(repository, names) == dict.fromkeys(names, oids[0])
     assert parsed == [*[1] * (len(parsed) - 1), 1000] and len(parsed) < 20
+
+
+def test_ref_that_is_packed_while_refs_are_read_is_found(
+    ws: Workspace, oids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Git first writes a ref to `packed-refs`, then removes its file: who reads in this order, too, may miss both."""
+    repository = open_repository(os.fsencode(ws.path))
+    read = refs._read_packed_refs
+    packed = 0
+
+    def read_then_pack(common_dir: bytes) -> bytes:
+        nonlocal packed
+        data = read(common_dir)
+        ws.git("pack-refs", "--all", "--prune")
+        assert not (ws.git_dir / "refs/x/new").exists()
+        packed += 1
+        return data
+
+    monkeypatch.setattr(refs, "_read_packed_refs", read_then_pack)
+    wanted = {REF: oids[0], "refs/x/new": oids[1]}
+    (ws.git_dir / "refs/x").mkdir(exist_ok=True)
+    calls: list[Callable[[], bool]] = [
+        lambda: refs.read_refs(repository, wanted) == wanted,
+        lambda: refs.read_refs_below(repository.common_dir, "refs/x/") == [{"new": oids[1]}],
+        lambda: refs.read_names_below(repository.common_dir, "refs/x/") == {"new"},
+    ]
+    for call in calls:
+        ws.git("update-ref", "-d", "refs/x/new")
+        ws.git("update-ref", "refs/x/new", oids[1])
+        before = packed
+        assert call() and packed == before + 1
 
 
 def test_lock_of_another_git_is_named(ws: Workspace) -> None:
