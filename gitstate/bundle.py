@@ -130,11 +130,20 @@ class Bundle(Loader):
         """What Python asks of a loader: run the module's code."""
         entry = self._modules[module.__name__]
         module.__file__ = entry[0]
-        exec(self._codes_of(entry[4])[module.__name__], module.__dict__)
+        name = module.__name__
+        code = self._codes_of(entry[4]).get(name) or SourceFileLoader(name, entry[0]).get_code(name)
+        assert code is not None
+        exec(code, module.__dict__)
 
     def _codes_of(self, part: int) -> dict[str, CodeType]:
+        """The code of the modules of a part; none where its bytes are damaged."""
         if part not in self._code:
-            self._code[part] = marshal.loads(self._parts[part])
+            found: object = None
+            try:
+                found = marshal.loads(self._parts[part])
+            except (EOFError, ValueError, TypeError):
+                self._misses = True
+            self._code[part] = found if isinstance(found, dict) else {}
         return self._code[part]
 
     def renew(self) -> None:
@@ -162,7 +171,8 @@ class Bundle(Loader):
 
         Another call of the same command loads others: a `recover` that restores something, and one that does not.
         """
-        modules = {name: entry for name, entry in self._modules.items() if self._is_current(entry)}
+        current = {name: entry for name, entry in self._modules.items() if self._is_current(entry)}
+        modules = {name: entry for name, entry in current.items() if name in self._codes_of(entry[4])}
         parts = [
             {name: code for name, code in self._codes_of(part).items() if name in modules}
             for part in range(len(self._parts))
