@@ -251,9 +251,15 @@ def _refuse_repository_above(path: bytes, toplevel: bytes, git_dir: bytes) -> No
     """
     place = os.path.realpath(path)
     if place != toplevel and not place.startswith(os.path.join(toplevel, b"")):
-        from .unusable import has_other_worktree
+        above = place
+        while len(above) > 1 and not os.path.samefile(above, toplevel):
+            above = os.path.dirname(above)
+        if len(above) == 1:
+            from .unusable import has_other_worktree
 
-        raise has_other_worktree(place, toplevel, git_dir)
+            raise has_other_worktree(place, toplevel, git_dir)
+        # It was named in other letters, on a file system that folds case.
+        toplevel = above
     while place != toplevel and len(place) > 1:
         if os.path.isdir(os.path.join(place, b".git")):
             from .unusable import refuse_passed_over

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gitstate.errors import NotAWorkspace
+from gitstate.git import repository
 from gitstate.git.repository import open_repository
 from tests.support.repositories import three_files
 from tests.support.workspace import Workspace, run_git
@@ -101,3 +102,15 @@ def test_torn_repository_is_not_taken_for_the_one_above(ws: Workspace, build: Ca
     assert run.json["workspace"] == str(place), run
     assert ws.git("show", "HEAD:a") == b"a0\n"
     assert (place / ".git" / "gitstate").exists()
+
+
+@pytest.mark.parametrize("below", ["", "/sub"])
+def test_worktree_under_another_name_is_not_refused(ws: Workspace, below: str) -> None:
+    """Where a file system folds case, git tells the name that the kernel knows, not the one that was typed."""
+    ws.mkdir("sub")
+    other = ws.outside / "other name"
+    other.symlink_to(ws.path)
+    path, git_dir = os.fsencode(f"{ws.path}{below}"), os.fsencode(ws.git_dir)
+    repository._refuse_repository_above(path, os.fsencode(other), git_dir)
+    with pytest.raises(NotAWorkspace, match="is not in the worktree of its git directory"):
+        repository._refuse_repository_above(os.fsencode(ws.outside), os.fsencode(other), git_dir)
