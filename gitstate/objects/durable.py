@@ -167,8 +167,11 @@ def sync_since(directories: Iterable[bytes], stamp_ns: int, others: Iterable[byt
     limit = _LITTLE_DIRT if len(found) > _SYNC_FEW else _LEAST_DIRT if len(found) > _SYNC_ALONE else 0
     if many or (limit and _waiting_to_be_written() < limit):
         # A directory may be a link into another file system, and the loop may have ended before it.
-        places = [place for place in (*directories, *others) if os.path.exists(place)]
-        devices = {os.stat(place).st_dev: place for place in places}
+        devices: dict[int, bytes] = {}
+        for place in (*directories, *others):
+            # Another git may remove it meanwhile.
+            with suppress(OSError):
+                devices.setdefault(os.stat(place).st_dev, place)
         proven = all(_filesystem_type(device) in _PROVEN for device in devices)
         if many or proven:
             for sync in [FilesystemSync(place) for place in devices.values()]:

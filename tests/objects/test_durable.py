@@ -74,3 +74,30 @@ def test_save_syncs_what_an_agent_staged_by_one_call_where_little_else_waits(
     else:
         assert not filesystems and len(loose) >= 9 and control <= {*synced}
         assert any(b"/gitstate/index." in path for path in synced)
+
+
+def test_one_sync_needs_no_file_that_another_git_may_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sync -f` opens what it is given: another git may remove a file meanwhile, or hold it unreadable."""
+    for number in range(9):
+        (tmp_path / f"object{number}").touch()
+    places: list[bytes] = []
+    stat = os.stat
+
+    class Counted(FilesystemSync):
+        def __init__(self, path: bytes) -> None:
+            places.append(path)
+            super().__init__(path)
+
+    def gone(path: bytes, *, follow_symlinks: bool = True) -> os.stat_result:
+        found = stat(path, follow_symlinks=follow_symlinks)
+        if path == os.fsencode(tmp_path / "ref"):
+            (tmp_path / "ref").unlink(missing_ok=True)
+        return found
+
+    (tmp_path / "ref").touch()
+    monkeypatch.setattr(durable, "FilesystemSync", Counted)
+    monkeypatch.setattr(durable, "_filesystem_type", lambda device: b"ext4")
+    monkeypatch.setattr(durable, "_waiting_to_be_written", lambda: 0.0)
+    monkeypatch.setattr(os, "stat", gone)
+    sync_since([os.fsencode(tmp_path)], 0, [os.fsencode(tmp_path / "ref")])
+    assert places == [os.fsencode(tmp_path)]
