@@ -93,9 +93,9 @@ class Conversions:
                     options += ["-c", f"{name}.required=true"]
         return options
 
-    def filters_of(self, paths: list[bytes]) -> dict[bytes, bytes]:
-        """The name of the filter of each path; a path without one is missing."""
-        named = self.converting_attributes(paths)
+    def filters_of(self, paths: list[bytes], *, cached: bool = False) -> dict[bytes, bytes]:
+        """The name of the filter of each path; a path without one is missing. `cached` is as above."""
+        named = self.converting_attributes(paths, cached=cached)
         return {path: names[b"filter"] for path, names in named.items() if b"filter" in names}
 
     def _programs(self, named: Mapping[bytes, bytes], *steps: str) -> list[str]:

@@ -265,8 +265,10 @@ def link_or_copy(source: bytes, target: bytes) -> None:
         raise
     except OSError:
         pass
-    with open(source, "rb") as file:
-        files.write_new_file(target, (file.read(info.st_size),), mode=info.st_mode & 0o777, durable=False)
+    with open(source, "rb", opener=files.open_at_once) as file:
+        # Git may have replaced the index meanwhile: the content and the times are those of one file.
+        info = os.fstat(file.fileno())
+        files.write_new_file(target, (file.read(),), mode=info.st_mode & 0o777, durable=False)
     os.utime(target, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 

@@ -26,7 +26,7 @@ from ..restore.files import usual_umask
 from ..system import files
 from ..system.child import OutOfTime
 from ..system.jsonio import text_to_json
-from ..system.process import boot_id, hostname
+from ..system.process import boot_id, hostname, limit_memory
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..workspace.lease import presence, work_began_ns
 from ..workspace.settings import with_filter_limit
@@ -96,13 +96,31 @@ def _check_out(made: Repository, git: Git) -> None:
 
     A filter that fails, or hangs, ends that: then `recover` writes the files, and goes on without the filter.
     """
+
+    def progress() -> tuple[int, int]:
+        count = size = 0
+        for directory, _, names in os.walk(made.toplevel):
+            for name in names:
+                with suppress(OSError):
+                    size += os.lstat(os.path.join(directory, name)).st_size
+                    count += 1
+        return count, size
+
     process = git.start(*Conversions(made, {}).writing_filters_required(), "read-tree", "-m", "-u", "HEAD")
+    if made.filter_limit is not None:
+        limit_memory(process.pid)
     try:
-        process.communicate(idle=made.filter_limit, progress=lambda: sum(1 for _ in os.walk(made.toplevel)))
+        process.communicate(idle=made.filter_limit, progress=progress)
     except OutOfTime:
         process.kill_all()
         process.wait()
         files.remove(os.path.join(made.git_dir, b"index.lock"))
+        # Of one file it may have written the beginning.
+        for entry in os.scandir(made.toplevel):
+            if entry.is_dir(follow_symlinks=False):
+                files.remove_tree(entry.path)
+            elif entry.name != b".git":
+                files.remove(entry.path)
 
 
 def reattach(repository: Repository, known: Collection[Oid]) -> None:

@@ -273,13 +273,27 @@ class Checkout:
         """Let git write until a filter fails. A filter that takes too long for one file runs for no other."""
         left = list(paths)
         while left and self._takes_too_long(left):
+            filters = self._filters_of(left)
+            # Git works in the order of its input: it was at the first that is not there, or not yet done with the last.
+            there = next((number for number, path in enumerate(left) if not self._is_there(path)), len(left))
+            at_work = left[max(0, there - 1) : there + 1]
+            unfiltered = [path for path in at_work if path not in filters]
+            if unfiltered:
+                for path in unfiltered:
+                    files.remove(os.path.join(self._repository.toplevel, self._prefix + path))
+                unfiltered += [path for path in self._unwritten(left) if path not in filters and path not in at_work]
+                self._start(unfiltered).communicate(_joined(unfiltered))
+                left = [path for path in self._unwritten(left) if path in filters]
+                continue
             left = self._unwritten(left)
-            filters = self._conversions.filters_of(left)
-            # Git works in the order of its input.
             late = [path for path in left if filters.get(path) == filters.get(left[0])]
             limit = self._repository.filter_limit
             self._write_bare(late, f"its filter took longer than {limit:g} s (gitstate.filterTimeout)")
             left = self._unwritten(left)
+
+    def _filters_of(self, paths: list[bytes]) -> dict[bytes, bytes]:
+        """The filter of each path, by the attributes of the index and, where they name none, by those on disk."""
+        return {**self._conversions.filters_of(paths), **self._conversions.filters_of(paths, cached=True)}
 
     def _write_bare(self, paths: Sequence[bytes], why: str) -> None:
         self._start(paths, *self._repository.filters_off()).communicate(_joined(paths))
@@ -296,6 +310,11 @@ class Checkout:
     def _is_there(self, path: bytes) -> bool:
         return os.path.lexists(os.path.join(self._repository.toplevel, self._prefix + path))
 
+    def _size(self, path: bytes) -> int:
+        with suppress(OSError):
+            return os.lstat(os.path.join(self._repository.toplevel, self._prefix + path)).st_size
+        return 0
+
     def _takes_too_long(self, paths: Sequence[bytes]) -> bool:
         """Whether git was ended because a filter took too long, or too much memory, for the first that is not there."""
         process = self._start(paths, *self._conversions.writing_filters_required())
@@ -304,18 +323,18 @@ class Checkout:
             limit_memory(process.pid)
         reached = 0
 
-        def progress() -> int:
+        def progress() -> tuple[int, int]:
             nonlocal reached
             while reached < len(paths) and self._is_there(paths[reached]):
                 reached += 1
-            return reached
+            return reached, self._size(paths[reached - 1]) if reached else 0
 
         try:
             _, said = process.communicate(_joined(paths), idle=limit, progress=progress)
         except OutOfTime:
             process.kill_all()
             process.wait()
-            return bool(self._unwritten(paths))
+            return True
         return limit is not None and b"ut of memory" in said and bool(self._unwritten(paths))
 
     def _start(self, paths: Sequence[bytes], *options: str) -> Child:

@@ -11,7 +11,7 @@ from ..git.entries import diff_tree_pairs, differing_paths, list_tree_paths, sta
 from ..git.repository import Repository, folds_case
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
-from ..system.process import boot_id
+from ..system.process import boot_id, limit_memory
 from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.files import MISSING, FileState, ListedNames, Worktree, folded, is_same_text
 from ..workspace.state_file import state_name
@@ -304,10 +304,12 @@ class SavedPaths:
                 continue
             try:
                 argv = ("cat-file", "--filters", b"--path=" + target.path, leaf.oid)
-                out = repository.git.run(*argv, timeout=repository.filter_limit or _FILTER)
+                process = repository.git.start(*argv)
+                limit_memory(process.pid)
+                out = repository.git.finish(process, timeout=repository.filter_limit or _FILTER)
                 yield object_id(repository.object_format, "blob", out)
             except GitError as error:
-                if error.status == -9:
+                if error.status == -9 or "ut of memory" in error.message:
                     self._late.add(self._filter_of(target.path))
                 yield None
 

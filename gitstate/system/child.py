@@ -75,7 +75,7 @@ class Child:
         timeout: float | None = None,
         *,
         idle: float | None = None,
-        progress: Callable[[], int] | None = None,
+        progress: Callable[[], object] | None = None,
     ) -> tuple[bytes, bytes]:
         """Write `input`, read both streams to their end, and wait; returns what it wrote to stdout and to stderr.
 
@@ -99,7 +99,7 @@ class Child:
             poll.register(stream, select.POLLIN)
         parts = list(got.values())
         printed = time.monotonic()
-        reached = 0 if progress is None else progress()
+        reached = None if progress is None else progress()
         while got or left:
             until = end if idle is None else min(end or float("inf"), printed + idle)
             for fd, _ in poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000):
@@ -117,7 +117,7 @@ class Child:
                     del got[fd]
             until = end if idle is None else min(end or float("inf"), printed + idle)
             if until is not None and (got or left) and time.monotonic() >= until:
-                before, reached = reached, 0 if progress is None else progress()
+                before, reached = reached, None if progress is None else progress()
                 if reached != before and (end is None or time.monotonic() < end):
                     printed = time.monotonic()
                     continue

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
+from gitstate.git.index import link_or_copy
 from tests.support.repositories import three_files
 from tests.support.workspace import Workspace
 
@@ -48,3 +51,19 @@ def test_link_inside_our_directory_is_removed_not_followed(ws: Workspace) -> Non
     (ws.git_dir / "gitstate" / "checkout").symlink_to(target)
     assert ws.recover().exit_status == 0
     assert (ws.path / "b").exists() and (target / "file").read_text() == "precious"
+
+
+def test_copy_of_an_index_that_git_replaces_meanwhile_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without hard links the index is copied: not the beginning of a new one, as long as the old one was."""
+    index, new, copy = (tmp_path / name for name in ("index", "index.lock", "copy"))
+    index.write_bytes(b"old")
+    new.write_bytes(b"new and longer")
+
+    def link(source: bytes, target: bytes) -> None:
+        new.rename(index)
+        raise OSError(errno.EMLINK, "no hard links")
+
+    monkeypatch.setattr(os, "link", link)
+    link_or_copy(os.fsencode(index), os.fsencode(copy))
+    assert copy.read_bytes() == b"new and longer"
+    assert copy.stat().st_mtime_ns == index.stat().st_mtime_ns

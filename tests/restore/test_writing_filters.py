@@ -113,6 +113,44 @@ def test_new_worktree_with_a_filter_that_hangs(filtered: Workspace) -> None:
 
 
 @pytest.mark.slow
+def test_large_file_without_a_filter_takes_longer_than_a_filter_may(filtered: Workspace) -> None:
+    """It comes back whole, and no filter is told for it."""
+    ws, size = filtered, 4 << 30
+    ws.config("core.compression", "1")
+    with open(ws.path / "large.bin", "wb") as file:
+        file.truncate(size)
+    ws.git("add", "large.bin")
+    ws.git("commit", "-qm", "large")
+    saved_from(ws.save())
+    for name in ("large.bin", *BLOBS):
+        ws.remove(name)
+    ws.config("gitstate.filterTimeout", "1")
+    answer = recovered_from(ws.recover())
+    assert answer["left_out"] == []
+    assert (ws.path / "large.bin").stat().st_size == size
+    assert {name: ws.read(name) for name in BLOBS} == {name: text.lower() for name, text in BLOBS.items()}
+
+
+def test_new_worktree_whose_files_take_longer_than_one_may(filtered: Workspace) -> None:
+    """The limit is for one file: git is not ended while one after the other comes, all in one directory."""
+    ws = filtered
+    for number in range(3):
+        ws.write(f"{number}.x", f"{number} text\n")
+    ws.commit("more")
+    calls = ws.outside / "calls"
+    ws.config("filter.x.smudge", f"echo %f >>{shlex.quote(str(calls))}; sleep 0.7; tr A-Z a-z")
+    saved_from(ws.save())
+    ws.config("gitstate.filterTimeout", "3")
+    ws.git("-c", "filter.x.smudge=", "switch", "-q", "-C", "other", "HEAD~1")
+    calls.unlink(missing_ok=True)
+    path = ws.outside / "again"
+    answer = recovered_from(ws.recover("--into", str(path)))
+    assert answer["left_out"] == []
+    assert (path / "2.x").read_bytes() == b"2 text\n"
+    assert len(calls.read_text().splitlines()) == 5, "each file is converted once"
+
+
+@pytest.mark.slow
 def test_file_that_may_be_what_the_filter_writes_is_compared_once(filtered: Workspace) -> None:
     """Two files of the base, which a filter would have to be asked about: the second is not asked for."""
     ws = filtered
