@@ -123,6 +123,15 @@ class Watch:
         for directory in directories:
             self._add(directory)
 
+    def add_since(self, directories: Iterable[bytes], since_ns: int) -> None:
+        """As `add`. Not all is known where entries came or went since, in one that was not watched."""
+        for path in directories:
+            before = self._by_path.get(path)
+            if self._add(path) and self._by_path[path] != before:
+                with suppress(OSError):
+                    changed_ns = os.lstat(os.path.join(self.top, path)).st_ctime_ns
+                    self._lost = self._lost or changed_ns >= since_ns - _TICK_NS
+
     def lose(self) -> None:
         """Not all that should be is watched: what changes is not known any more."""
         self._is_blind = True

@@ -84,8 +84,10 @@ class Window:
         if is_new:
             watch.add_all()
         elif watch.works:
-            self._listing = self._repository.git.start("ls-files", "-z")
             self._adding = _Directories(watch)
+            # The top is watched even where git lists nothing.
+            self._adding.add_now(())
+            self._listing = self._repository.git.start("ls-files", "-z")
         self._held, self._watch = held, watch
         if self._watch.works:
             self._private.append(self._watch.fileno())
@@ -225,13 +227,16 @@ class Window:
             self._held.release(self._look.epoch, kept)
             self._look = _Look()
 
-    def watch(self, paths: Iterable[bytes], directories: Iterable[bytes], touched: Iterable[bytes]) -> None:
-        """Watch the directories above `paths` and `directories` too, and count what is `touched` as changed.
+    def watch(
+        self, tracked: Sequence[bytes], untracked: Sequence[bytes], directories: Iterable[bytes], since_ns: int
+    ) -> None:
+        """Watch the directories above these paths of a snapshot, and `directories` too; it began at `since_ns`.
 
+        Some may be known only now. So what is untracked counts as changed, and where files may be new nothing is known.
         `serve` does it, or the next look.
         """
         if self._watch is not None:
-            self._adding.add_later(self._watch, paths, directories, touched)
+            self._adding.add_later(self._watch, [(tracked, 0), (untracked, since_ns)], directories, untracked)
 
 
 class _Directories:
@@ -250,22 +255,25 @@ class _Directories:
         self._watch.add(directories_above(paths, self._known))
 
     def add_later(
-        self, watch: Watch, paths: Iterable[bytes], directories: Iterable[bytes], touched: Iterable[bytes]
+        self,
+        watch: Watch,
+        portions: Sequence[tuple[Sequence[bytes], int]],
+        directories: Iterable[bytes],
+        touched: Iterable[bytes],
     ) -> None:
-        """Have `step` watch the directories above `paths`, and these; then what is `touched` counts as changed."""
+        """Have `step` watch the directories above paths, each portion with the time since which nothing of a directory
+        that was not watched is known, and `directories`; then what is `touched` counts as changed.
+        """
         self.finish()
         self._watch, self._known, self.waits = watch, {}, True
 
         def steps() -> Iterator[None]:
-            portion: list[bytes] = []
-            for path in paths:
-                portion.append(path)
-                if len(portion) == _PATHS_AT_ONCE:
-                    self.add_now(portion)
-                    portion = []
+            since = 0
+            for paths, since in portions:
+                for first in range(0, len(paths), _PATHS_AT_ONCE):
+                    watch.add_since(directories_above(paths[first : first + _PATHS_AT_ONCE], self._known), since)
                     yield
-            self.add_now(portion)
-            watch.add(directories)
+            watch.add_since(directories, since)
             watch.touch(touched)
 
         self._later = steps()

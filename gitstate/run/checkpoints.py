@@ -6,7 +6,6 @@ import gc
 import os
 import select
 import time
-from itertools import chain
 
 from ..errors import GitstateError, words_of
 from ..git.command import Oid
@@ -180,6 +179,7 @@ class Checkpoints:
         #: Git is asked to fold the packs where there are more of them.
         self._packs = 0
         self._begun = (0.0, 0.0)
+        self._begun_ns = 0
         self._next = 0.0
         self.running: ForkedSave | None = None
         """The checkpoint that is being taken: call `collect` when it can be read."""
@@ -239,6 +239,7 @@ class Checkpoints:
         self.looks += 1
         begun = time.monotonic()
         self._begun = begun, _cpu_seconds()
+        self._begun_ns = time.time_ns()
         self._window.note_workspace()
         self._next = begun + self._interval
         known, unwatched = self._changed(self._budget.due()), _unwatched_files(self._repository)
@@ -309,7 +310,7 @@ class Checkpoints:
         if whole:
             # A search for garbage would look at every tracked path, and no cycle leads through them.
             gc.freeze()
-            self._watch_untracked(result.taken)
+            self._watch_directories(result.taken)
 
     def take_last(self, deadline: Deadline) -> None:
         """Take a last checkpoint, if anything may have changed, until the deadline."""
@@ -370,14 +371,13 @@ class Checkpoints:
         self._known = self._known._replace(touched=self._known.touched | (touched - {self._state_file}) | more)
         return self._known
 
-    def _watch_untracked(self, taken: Snapshot) -> None:
-        """Watch the directories without a tracked file, which may be known only now. Their files count as changed:
-        they may have changed before the watch began.
-        """
+    def _watch_directories(self, taken: Snapshot) -> None:
+        """Watch the directories of a snapshot that were not known before, those without a tracked file, say."""
         assert taken.scan is not None
         tracked = taken.scan.tracked
         new = [path for path, leaf in taken.worktree.items() if leaf is not None and path not in tracked.paths]
-        self._window.watch(chain(tracked.order, new), taken.directories, new)
+        # A tracked file in a directory that was not watched may have changed after it was read.
+        self._window.watch(tracked.order, new, taken.directories, self._begun_ns)
 
 
 def _cpu_seconds() -> float:

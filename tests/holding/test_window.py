@@ -283,7 +283,7 @@ def test_directories_are_watched_in_steps(ws: Workspace) -> None:
         window.serve(select.select(window.watched(), [], [])[0])
     ws.write("a.txt", "changed\n")
     assert window.look() == frozenset({b"a.txt"})
-    window.watch([b"%d/file" % number for number in range(5_000)], [b"empty"], [b"new"])
+    window.watch([b"%d/file" % number for number in range(5_000)], [b"new"], [b"empty"], 0)
     steps = 0
     while window.pause() == 0.0:
         window.serve()
@@ -292,7 +292,7 @@ def test_directories_are_watched_in_steps(ws: Workspace) -> None:
     assert window.look() == frozenset({b"new"})
     ws.write("later/file", "")
     window.look()
-    window.watch([b"later/file"], [], [b"newer"])
+    window.watch([b"later/file"], [b"newer"], [], 0)
     assert window.look() == frozenset({b"newer"})
     ws.write("later/file", "changed\n")
     assert window.look() == frozenset({b"later/file"})
@@ -314,3 +314,41 @@ def test_changes_are_told_though_no_checkpoint_is_known(ws: Workspace) -> None:
     assert checkpoints.known() is None
     assert checkpoints.touched() == frozenset({b"a.txt", b"new.txt"})
     checkpoints.close()
+
+
+@pytest.mark.parametrize("state", ["nothing tracked", "untracked directory", "index replaced"])
+def test_next_checkpoints_have_what_was_written_beside_the_first_one(ws: Workspace, state: str) -> None:
+    """In directories that the keeper knows only when the first one has found them."""
+    names = {
+        "nothing tracked": ["new.txt"],
+        "untracked directory": ["own/new.txt", "own/deep/new.txt"],
+        "index replaced": ["own/known.txt"],
+    }[state]
+    if state == "nothing tracked":
+        ws.git("rm", "-rq", ".")
+    else:
+        ws.write("own/known.txt", "base\n")
+    checkpoints = Checkpoints(open_repository(os.fsencode(ws.path)), 3600.0)
+    checkpoints.start()
+    while checkpoints.is_starting():
+        checkpoints.serve(select.select(checkpoints.watched(), [], [])[0])
+    if state == "index replaced":
+        ws.git("add", "-A")
+    checkpoints.begin()
+    assert checkpoints.running is not None
+    select.select([checkpoints.running], [], [])
+    for text in ("precious beside it\n", "precious later\n"):
+        for name in names:
+            ws.write(name, text)
+        take(checkpoints)
+        checkpoints.begin()
+        take(checkpoints)
+        found = ws.out("for-each-ref", "--format=%(refname)", "refs/gitstate/checkpoints")
+        assert [ws.out("show", f"{found}^1:{name}") for name in names] == [text.strip()] * len(names)
+    checkpoints.close()
+
+
+def take(checkpoints: Checkpoints) -> None:
+    """Wait for the checkpoint under way."""
+    while checkpoints.running is not None:
+        checkpoints.collect()
