@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 from ..errors import GitError
 from ..system.clock import Deadline
@@ -273,7 +274,10 @@ def _exchange(asking: Child, lines: list[bytes]) -> list[bool]:
     asking.stdin.flush()
     # Four fields for each path: source, line number, pattern, path. No more is printed before the next question.
     out = b""
+    answers = select.poll()
+    answers.register(asking.stdout, select.POLLIN)
     while out.count(b"\0") < 4 * len(lines):
+        asking.ready(answers)
         data = os.read(asking.stdout.fileno(), 1 << 16)
         if not data:
             _, stderr = asking.communicate()

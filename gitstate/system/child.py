@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: Python ignores these signals; in a child they have their default effect.
 _USUAL_IN_CHILD = (signal.SIGPIPE, signal.SIGXFSZ)
 _AT_ONCE = 64 << 10
+#: A program that has printed nothing for so long, in seconds, may wait for the other end of a FIFO.
+_SILENT = 1.0
 
 
 class Child:
@@ -102,7 +104,7 @@ class Child:
         reached = None if progress is None else progress()
         while got or left:
             until = end if idle is None else min(end or float("inf"), printed + idle)
-            for fd, _ in poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000):
+            for fd, _ in self.ready(poll, until):
                 if fd == into:
                     left = _written(fd, left)
                     if not left:
@@ -124,6 +126,22 @@ class Child:
                 raise OutOfTime(b"".join(parts[0]))
         self.wait()
         return b"".join(parts[0]), b"".join(parts[1]) if self.stderr else b""
+
+    def ready(self, poll: select.poll, until: float | None = None) -> list[tuple[int, int]]:
+        """What can be read or written, as soon as something can; nothing where it is not so at `until`.
+
+        A git that stands at a FIFO meanwhile is let go on.
+        """
+        while True:
+            left = _SILENT if until is None else min(_SILENT, max(0.0, until - time.monotonic()))
+            found = poll.poll(left * 1000)
+            if found or (until is not None and time.monotonic() >= until):
+                return found
+            if self.argv[1:2] == ["-C"]:
+                from .process import let_go_at_fifos
+
+                with suppress(OSError):
+                    let_go_at_fifos(self.pid, os.fsencode(self.argv[2]))
 
     def end_input(self, input: bytes = b"") -> None:
         """Write `input` and close its stdin. Where it has ended already its status tells, and nothing is raised."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 
 from .clock import Deadline
@@ -163,6 +164,29 @@ def descendants(pid: int) -> list[int]:
     for above in found:
         found += [one for one, parent in parents.items() if parent == above and one not in found]
     return found[1:]
+
+
+#: What the kernel calls the wait for the other end of a FIFO.
+_AT_A_FIFO = (b"wait_for_partner", b"fifo_open")
+#: The files in a worktree that git opens whatever they are.
+_READ_BY_GIT = (b".gitignore", b".gitattributes", b".gitmodules", b".mailmap")
+
+
+def let_go_at_fifos(pid: int, top: bytes) -> None:
+    """Let a git go on that waits for the writer of a FIFO below `top`, `.gitignore` for one: it reads an empty file.
+
+    No-op for another program, and where the system does not tell what it waits for.
+    """
+    if not any(read_proc(f"/proc/{one}/wchan") in _AT_A_FIFO for one in (pid, *descendants(pid))):
+        return
+    for directory, names, found in os.walk(top):
+        names[:] = [name for name in names if name != b".git"]
+        for name in _READ_BY_GIT:
+            path = os.path.join(directory, name)
+            if name in found and stat.S_ISFIFO(os.lstat(path).st_mode):
+                with suppress(OSError):
+                    # Where nobody waits it fails at once.
+                    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
 
 
 def ancestors() -> set[int]:

@@ -111,3 +111,19 @@ def test_ref_in_the_place_of_a_directory_is_moved_by_the_command_that_is_named(p
     subprocess.run(["sh", "-c", command], check=True)
     assert ws.save().exit_status == 0
     assert place + ".aside" in ws.refs("refs")
+
+
+@pytest.mark.parametrize("place", [".gitignore", "deep/.gitignore", "deep/.gitattributes"])
+def test_fifo_at_which_git_waits_in_the_worktree_stops_no_save(place: str, ws: Workspace) -> None:
+    """Git opens it at each look, and waits for somebody who writes."""
+    ws.write("deep/new.txt", "new\n")
+    ws.append("a.txt", "edited\n")
+    (ws.path / place).unlink(missing_ok=True)
+    os.mkfifo(ws.path / place)
+    run = ws.save()
+    assert run.exit_status in (0, 4), run
+    (ws.path / place).unlink()
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    ws.git("clean", "-fdq")
+    assert recovered_from(ws.recover(), exits=(0, 4))["verdict"] == "restore"
+    assert ws.read("deep/new.txt") == b"new\n" and ws.read("a.txt").endswith(b"edited\n")
