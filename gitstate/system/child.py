@@ -132,6 +132,7 @@ class Child:
 
         A git that stands at a FIFO meanwhile is let go on.
         """
+        looks = 0
         while True:
             left = _SILENT if until is None else min(_SILENT, max(0.0, until - time.monotonic()))
             found = poll.poll(left * 1000)
@@ -140,8 +141,10 @@ class Child:
             if self.argv[1:2] == ["-C"]:
                 from .process import let_go_at_fifos
 
+                looks += 1
                 with suppress(OSError):
-                    let_go_at_fifos(self.pid, os.fsencode(self.argv[2]))
+                    # To look everywhere takes long in a large worktree: after 2, 4, 8 seconds, and so on.
+                    let_go_at_fifos(self.pid, os.fsencode(self.argv[2]), unseen=looks > 1 and not looks & (looks - 1))
 
     def end_input(self, input: bytes = b"") -> None:
         """Write `input` and close its stdin. Where it has ended already its status tells, and nothing is raised."""

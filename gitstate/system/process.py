@@ -168,16 +168,19 @@ def descendants(pid: int) -> list[int]:
 
 #: What the kernel calls the wait for the other end of a FIFO.
 _AT_A_FIFO = (b"wait_for_partner", b"fifo_open")
+#: What it says where it does not tell.
+_UNTOLD = (None, b"", b"0")
 #: The files in a worktree that git opens whatever they are.
 _READ_BY_GIT = (b".gitignore", b".gitattributes", b".gitmodules", b".mailmap")
 
 
-def let_go_at_fifos(pid: int, top: bytes) -> None:
+def let_go_at_fifos(pid: int, top: bytes, *, unseen: bool) -> None:
     """Let a git go on that waits for the writer of a FIFO below `top`, `.gitignore` for one: it reads an empty file.
 
-    No-op for another program, and where the system does not tell what it waits for.
+    No-op where it waits for something else. `unseen`: also where the system does not tell what it waits for.
     """
-    if not any(read_proc(f"/proc/{one}/wchan") in _AT_A_FIFO for one in (pid, *descendants(pid))):
+    waits = [read_proc(f"/proc/{one}/wchan") for one in (pid, *descendants(pid))]
+    if not any(wait in _AT_A_FIFO for wait in waits) and not (unseen and waits[0] in _UNTOLD):
         return
     for directory, names, found in os.walk(top):
         names[:] = [name for name in names if name != b".git"]

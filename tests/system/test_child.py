@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.system import child
+from gitstate.system import child, process
 from gitstate.system.child import Child, FilesystemSync
 from tests.support.environment import ROOT
 
@@ -147,3 +147,16 @@ def test_no_program_of_the_path_is_taken_for_sync(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     FilesystemSync(os.fsencode(tmp_path)).wait()
     assert not (tmp_path / "ran").exists()
+
+
+def test_git_at_a_fifo_goes_on_where_the_system_does_not_tell_what_it_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git: list[str | bytes] = ["git", "-C", str(tmp_path)]
+    Child([*git, "init", "-q"], ENVIRONMENT).communicate()
+    (tmp_path / "new").touch()
+    os.mkfifo(tmp_path / ".gitignore")
+    read_proc = process.read_proc
+    monkeypatch.setattr(process, "read_proc", lambda path: None if path.endswith("/wchan") else read_proc(path))
+    out, _ = Child([*git, "status", "--porcelain"], ENVIRONMENT).communicate()
+    assert b"?? new" in out
