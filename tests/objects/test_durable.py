@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.objects import durable
+from gitstate.git.refs import RefWriter
+from gitstate.objects import durable, pack
 from gitstate.objects.durable import sync_since
 from gitstate.save.request import SaveRequest
 from gitstate.save.save import save
+from gitstate.snapshot.incremental import Baseline
 from gitstate.system import files
 from gitstate.system.child import FilesystemSync
 from tests.support.repositories import three_files
@@ -101,3 +103,42 @@ def test_one_sync_needs_no_file_that_another_git_may_remove(tmp_path: Path, monk
     monkeypatch.setattr(os, "stat", gone)
     sync_since([os.fsencode(tmp_path)], 0, [os.fsencode(tmp_path / "ref")])
     assert places == [os.fsencode(tmp_path)]
+
+
+@pytest.mark.parametrize("knows", [False, True])
+def test_refs_move_when_the_names_of_the_packs_are_on_the_disk(
+    knows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save that knows a checkpoint syncs what others wrote before its own pack is there."""
+    ws = three_files(tmp_path)
+    first = save(os.fsencode(ws.path), SaveRequest(kind="checkpoint"))
+    assert first.taken is not None and first.archive is not None
+    ws.append("a.txt", "edited\n")
+    known = Baseline(first.taken, first.archive, frozenset([b"a.txt"])) if knows else None
+    packs = os.fsencode(ws.git_dir / "objects/pack")
+    #: `pack` for a name of ours in the directory, `sync` for what makes it durable, `refs` for what relies on it.
+    done: list[str] = []
+    fsync_path, carry_out = files.fsync_path, RefWriter.carry_out
+
+    def synced(path: bytes) -> None:
+        done.extend(["sync"] if path == packs else ["pack"] if path.endswith(b".idx") else [])
+        fsync_path(path)
+
+    def renamed(temporary: bytes, path: bytes, data: bytes, *, mode: int, durable: bool = True) -> None:
+        write_and_rename(temporary, path, data, mode=mode, durable=durable)
+        done.append("pack")
+
+    def moved(writer: RefWriter) -> None:
+        done.append("refs")
+        carry_out(writer)
+
+    write_and_rename = files.write_and_rename
+    monkeypatch.setattr(durable, "_waiting_to_be_written", lambda: float("inf"))
+    for module in (files, pack):
+        monkeypatch.setattr(module, "fsync_path", synced)
+    monkeypatch.setattr(pack, "write_and_rename", renamed)
+    monkeypatch.setattr(RefWriter, "carry_out", moved)
+    assert save(os.fsencode(ws.path), SaveRequest(known=known)).archive != first.archive
+    before = done[: done.index("refs")]
+    assert "pack" in before
+    assert "sync" in before[len(before) - before[::-1].index("pack") :], done
