@@ -139,8 +139,9 @@ def test_permissions_set_after_the_save_are_kept(ws: Workspace) -> None:
     ws.write("a", "secret\n")
     save(ws)
     ws.chmod("a", 0o600)
-    ws.recover()
+    (found,) = ws.recover().json["workspaces"]
     assert mode(ws, "a") == 0o600
+    assert [item["path"] for item in found["kept"]] == ["a"]
 
 
 def test_identical_files_with_new_inodes_are_not_rewritten(ws: Workspace) -> None:
