@@ -212,7 +212,8 @@ class IndexRecovery:
         temporary = next_index(self._repository)
         self.saved.write(temporary)
         try:
-            argv = ("ls-files", "-z", "-s", "-v", "--sparse")
+            # With what `git checkout -m` makes a resolved conflict from again.
+            argv = ("ls-files", "-z", "-s", "-v", "--sparse", "--resolve-undo")
             then = {"GIT_INDEX_FILE": os.fsdecode(temporary)}
             return self._git.run(*argv) == self._git.run(*argv, env=then)
         finally:
