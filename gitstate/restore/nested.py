@@ -52,7 +52,8 @@ def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterato
         except (GitstateError, OSError) as error:
             step = NestedStep(path, "lost", reason=nested_failure(error))
         if step is None:
-            step = NestedStep(path, "lost", reason="the nested repository is gone, and its save with it")
+            pushed = "; what was pushed of it: git submodule update --init" if path in _registered(workspace) else ""
+            step = NestedStep(path, "lost", reason=f"the nested repository is gone, and its save with it{pushed}")
         yield step._replace(is_new=path in made, held=save_id)
 
 
@@ -78,8 +79,18 @@ def absent_submodules(workspace: Workspace, saved: SavedPaths, made: Collection[
     known.update(saved.newest.manifest.absent_submodules)
     if saved.newest.manifest.workspace_id != workspace_id(workspace.repository):
         made = submodules_of(workspace)
-    reason = "this submodule is not checked out here: git submodule update --init"
-    return [LeftOut(path, reason, False) for path in sorted({*made} - known) if workspace.disk.is_empty(path)]
+    empty = [path for path in sorted({*made} - known) if workspace.disk.is_empty(path)]
+    registered = _registered(workspace) if empty else frozenset()
+    usual = "this submodule is not checked out here: git submodule update --init"
+    other = "its repository is not here, and .gitmodules does not tell where it is: git clone URL to this path"
+    return [LeftOut(path, usual if path in registered else other, False) for path in empty]
+
+
+def _registered(workspace: Workspace) -> frozenset[bytes]:
+    """The paths that .gitmodules names: git knows from where to clone those."""
+    argv = ("config", "-z", "-f", ".gitmodules", "--get-regexp", r"^submodule\..*\.path$")
+    records = workspace.git.run(*argv, ok_codes=range(256)).split(b"\0")
+    return frozenset(record.partition(b"\n")[2] for record in records)
 
 
 def nested_failure(error: Exception) -> str:
