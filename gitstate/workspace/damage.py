@@ -111,7 +111,8 @@ def is_whole(git: Git, commit: Oid) -> bool:
     """Whether git can read a commit and all its trees."""
     try:
         list_tree_paths(git, commit)
-        return True
+        # No tree tells whether the file of the commit holds another object.
+        return git.succeeds("rev-parse", "-q", "--verify", f"{commit}^{{commit}}")
     except GitError as error:
         if error.status < 0:
             raise
@@ -289,6 +290,10 @@ def _unreadable_head(repository: Repository, broken: Broken, where: str) -> Dama
     remote = next((parts[1] for parts in words if len(parts) == 3 and parts[1] and parts[2] == "url"), None)
     blank = " ".join(quoted(item.path) for item in blank_objects(where, repository.common_dir))
     clear = f"rm -f {blank} && " if blank else ""
+    wrong = None if blank or broken.head is None else _wrong_file(repository, broken.head)
+    if wrong is not None:
+        # Git fetches no object that it has a file of.
+        clear = f"mv {quoted(wrong)} {quoted(os.path.join(repository.common_dir, b'damaged-object'))} && "
     ways = []
     if remote is not None and not broken.torn:
         stale = _stale_tracking_refs(repository, remote, broken.head)
@@ -309,6 +314,14 @@ def _unreadable_head(repository: Repository, broken: Broken, where: str) -> Dama
         ways.insert(0, f"bring back {quoted(missing)}, which {quoted(alternates)} names")
     what = f"the commit of HEAD is unreadable: {oid[:12] if oid else 'its name is lost'}"
     return Damage(path, what, ", or without it: ".join(ways) or f"git -C {where} fsck")
+
+
+def _wrong_file(repository: Repository, commit: Oid) -> bytes | None:
+    """The loose file of a commit, where git can't read the commit from it; None where it can, or there is no file."""
+    path = os.path.join(repository.common_dir, b"objects", os.fsencode(f"{commit[:2]}/{commit[2:]}"))
+    if not os.path.isfile(path) or repository.git.succeeds("rev-parse", "-q", "--verify", f"{commit}^{{commit}}"):
+        return None
+    return path
 
 
 def _stale_tracking_refs(repository: Repository, remote: str, head: Oid | None) -> list[str]:

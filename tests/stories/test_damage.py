@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,12 @@ def _emptied(name: str) -> Damage:
     return build
 
 
+def _swapped(ws: Workspace) -> None:
+    """The file of the commit holds another commit, in which git finds all trees."""
+    data = zlib.compress(b"commit %d\0" % len(other := ws.git("cat-file", "commit", "HEAD~1")) + other)
+    _object(ws, "HEAD").write_bytes(data)
+
+
 def _empty_branch(ws: Workspace) -> None:
     (ws.common_dir / "refs/heads/agent/work").write_bytes(b"")
 
@@ -133,6 +140,7 @@ def _empty_branch(ws: Workspace) -> None:
 HEADS = {
     "commit_missing": _missing("HEAD"),
     "commit_empty": _emptied("HEAD"),
+    "commit_swapped": _swapped,
     "tree_missing": _missing("HEAD^{tree}"),
     "tree_empty": _emptied("HEAD^{tree}"),
     "branch_empty": _empty_branch,
