@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 #: Repositories in repositories are followed so far down.
 DEEPEST = 8
 
+#: The keys of .gitmodules that name the paths of submodules, as a regular expression.
+_PATH_KEY = r"^submodule\..*\.path$"
+
+_NOT_HERE = "this submodule is not checked out here: git submodule update --init"
+_NOT_KNOWN = "this repository is not checked out here, and .gitmodules does not say where to clone it from"
+
 
 class NestedStep(Record):
     """What the repository at one path needs."""
@@ -52,8 +58,21 @@ def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterato
         except (GitstateError, OSError) as error:
             step = NestedStep(path, "lost", reason=nested_failure(error))
         if step is None:
-            step = NestedStep(path, "lost", reason="the nested repository is gone, and its save with it")
+            step = NestedStep(path, "lost", reason=_words_of_gone(workspace, path))
         yield step._replace(is_new=path in made, held=save_id)
+
+
+def _words_of_gone(workspace: Workspace, path: bytes) -> str:
+    """That a nested repository is gone; of a submodule, how to get at least its commit."""
+    words = "the nested repository is gone, and its save with it"
+    can_update = path in _registered(workspace) and path in submodules_of(workspace)
+    return f"{words}; its commit: git submodule update --init" if can_update else words
+
+
+def _registered(workspace: Workspace) -> set[bytes]:
+    """The paths that .gitmodules names."""
+    listed = workspace.git.run("config", "-z", "-f", ".gitmodules", "--get-regexp", _PATH_KEY, ok_codes=range(256))
+    return {record.partition(b"\n")[2] for record in listed.split(b"\0")}
 
 
 def lacks_its_save(step: NestedStep, git: Git) -> LeftOut | None:
@@ -76,8 +95,9 @@ def absent_submodules(workspace: Workspace, saved: SavedPaths, made: Collection[
     named = {item.path for save in saved.saves for item in save.manifest.nested}
     if saved.newest.manifest.workspace_id != workspace_id(workspace.repository):
         made = submodules_of(workspace)
-    reason = "this submodule is not checked out here: git submodule update --init"
-    return [LeftOut(path, reason, False) for path in sorted({*made} - named) if workspace.disk.is_empty(path)]
+    absent = [path for path in sorted({*made} - named) if workspace.disk.is_empty(path)]
+    registered = _registered(workspace) if absent else ()
+    return [LeftOut(path, _NOT_HERE if path in registered else _NOT_KNOWN, False) for path in absent]
 
 
 def nested_failure(error: Exception) -> str:
