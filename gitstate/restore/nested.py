@@ -90,8 +90,8 @@ def submodules_of(workspace: Workspace) -> frozenset[bytes]:
 def absent_submodules(workspace: Workspace, saved: SavedPaths, made: Collection[bytes]) -> list[LeftOut]:
     """Submodules that aren't checked out here, of those in whose place nothing was (`made`); in a new clone, of all.
 
-    Those that the newest save says were not checked out then are as they were. Those that the saves name as repositories
-    are dealt with elsewhere.
+    Those that the newest save says were not checked out then are as they were. Those that the saves name as
+    repositories are dealt with elsewhere.
     """
     known = {item.path for save in saved.saves for item in save.manifest.nested}
     known.update(saved.newest.manifest.absent_submodules)

@@ -225,8 +225,8 @@ def _git_dir_that_leads_to(link: bytes) -> bytes | None:
     if not ours:
         taken = {path_named_in(os.path.join(other, b".git"), b"gitdir: ", other) for other in registered()}
         names = (os.path.basename(found) for found in lost)
-        named = [name == os.path.basename(top) or name.rstrip(b"0123456789") == os.path.basename(top) for name in names]
-        ours = [found for found, is_named in zip(lost, named, strict=True) if is_named and found not in taken]
+        alike = [name == os.path.basename(top) or name.rstrip(b"0123456789") == os.path.basename(top) for name in names]
+        ours = [found for found, is_named in zip(lost, alike, strict=True) if is_named and found not in taken]
     return ours[0] if len(ours) == 1 else None
 
 
