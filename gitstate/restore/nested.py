@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 #: Repositories in repositories are followed so far down.
 DEEPEST = 8
 
+#: The keys of .gitmodules that name the paths of submodules, as a regular expression.
+_PATH_KEY = r"^submodule\..*\.path$"
+
+_NOT_HERE = "this submodule is not checked out here: git submodule update --init"
+_NOT_KNOWN = "this repository is not checked out here, and .gitmodules does not say where to clone it from"
+
 
 class NestedStep(Record):
     """What the repository at one path needs."""
@@ -52,9 +58,21 @@ def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterato
         except (GitstateError, OSError) as error:
             step = NestedStep(path, "lost", reason=nested_failure(error))
         if step is None:
-            pushed = "; what was pushed of it: git submodule update --init" if path in _registered(workspace) else ""
-            step = NestedStep(path, "lost", reason=f"the nested repository is gone, and its save with it{pushed}")
+            step = NestedStep(path, "lost", reason=_words_of_gone(workspace, path))
         yield step._replace(is_new=path in made, held=save_id)
+
+
+def _words_of_gone(workspace: Workspace, path: bytes) -> str:
+    """That a nested repository is gone; of a submodule, how to get at least its commit."""
+    words = "the nested repository is gone, and its save with it"
+    can_update = path in _registered(workspace) and path in submodules_of(workspace)
+    return f"{words}; its commit: git submodule update --init" if can_update else words
+
+
+def _registered(workspace: Workspace) -> set[bytes]:
+    """The paths that .gitmodules names."""
+    listed = workspace.git.run("config", "-z", "-f", ".gitmodules", "--get-regexp", _PATH_KEY, ok_codes=range(256))
+    return {record.partition(b"\n")[2] for record in listed.split(b"\0")}
 
 
 def lacks_its_save(step: NestedStep, git: Git) -> LeftOut | None:
@@ -72,25 +90,16 @@ def submodules_of(workspace: Workspace) -> frozenset[bytes]:
 def absent_submodules(workspace: Workspace, saved: SavedPaths, made: Collection[bytes]) -> list[LeftOut]:
     """Submodules that aren't checked out here, of those in whose place nothing was (`made`); in a new clone, of all.
 
-    Those that the newest save says were not checked out are as they were. Those that the saves name as repositories are
-    dealt with elsewhere.
+    Those that the newest save says were not checked out then are as they were. Those that the saves name as
+    repositories are dealt with elsewhere.
     """
     known = {item.path for save in saved.saves for item in save.manifest.nested}
     known.update(saved.newest.manifest.absent_submodules)
     if saved.newest.manifest.workspace_id != workspace_id(workspace.repository):
         made = submodules_of(workspace)
-    empty = [path for path in sorted({*made} - known) if workspace.disk.is_empty(path)]
-    registered = _registered(workspace) if empty else frozenset()
-    usual = "this submodule is not checked out here: git submodule update --init"
-    other = "its repository is not here, and .gitmodules does not tell where it is: git clone URL to this path"
-    return [LeftOut(path, usual if path in registered else other, False) for path in empty]
-
-
-def _registered(workspace: Workspace) -> frozenset[bytes]:
-    """The paths that .gitmodules names: git knows from where to clone those."""
-    argv = ("config", "-z", "-f", ".gitmodules", "--get-regexp", r"^submodule\..*\.path$")
-    records = workspace.git.run(*argv, ok_codes=range(256)).split(b"\0")
-    return frozenset(record.partition(b"\n")[2] for record in records)
+    absent = [path for path in sorted({*made} - known) if workspace.disk.is_empty(path)]
+    registered = _registered(workspace) if absent else ()
+    return [LeftOut(path, _NOT_HERE if path in registered else _NOT_KNOWN, False) for path in absent]
 
 
 def nested_failure(error: Exception) -> str:
