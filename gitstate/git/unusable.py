@@ -111,6 +111,7 @@ def _names(directory: int) -> Iterator[bytes]:
 
 
 _ELSE = "gitstate -C PATH … names a git worktree"
+_ANEW = "what was pushed comes back in a new clone: git clone URL, and there: gitstate fetch, gitstate recover"
 
 
 def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
@@ -127,7 +128,9 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
         hint = _mend_line(said, path)
     elif "must be run in a work tree" in said:
         said = "it is a bare repository (core.bare), and has no worktree"
-        hint = f"git -C {where} config core.bare false" if os.path.isdir(dot_git) else _ELSE
+        # Of a linked worktree git heeds the setting in its own configuration only.
+        scope = "" if os.path.isdir(dot_git) else " --worktree"
+        hint = f"git -C {where} config{scope} core.bare false" if os.path.lexists(dot_git) else _ELSE
     elif named is not None and not os.path.lexists(dot_git):
         git_dir = quote(os.path.abspath(named))
         top = os.environ.get("GIT_WORK_TREE") or os.fsdecode(path)
@@ -165,7 +168,9 @@ def _pruned(path: bytes, said: str) -> tuple[str, str]:
     if not data.startswith(b"gitdir: ") or os.path.isdir(named):
         return said, _ELSE
     if os.path.basename(worktrees) != b"worktrees" or not os.path.isdir(common):
-        return f".git leads to {os.fsdecode(named)}, which does not exist", _ELSE
+        inside = named.startswith(os.path.join(os.path.realpath(path), b""))
+        lost = ": it was in the worktree, and every save in it" if inside else ""
+        return f".git leads to {os.fsdecode(named)}, which does not exist{lost}", _ANEW if inside else _ELSE
     beside = quote(os.fsdecode(os.path.dirname(common) if common.endswith(b"/.git") else common))
     return (
         f"this worktree was pruned: {os.fsdecode(named)} is gone",
