@@ -90,12 +90,14 @@ def submodules_of(workspace: Workspace) -> frozenset[bytes]:
 def absent_submodules(workspace: Workspace, saved: SavedPaths, made: Collection[bytes]) -> list[LeftOut]:
     """Submodules that aren't checked out here, of those in whose place nothing was (`made`); in a new clone, of all.
 
-    No save says whether a clean submodule was checked out. Those that the saves name are dealt with elsewhere.
+    Those that the newest save says were not checked out then are as they were. Those that the saves name as
+    repositories are dealt with elsewhere.
     """
-    named = {item.path for save in saved.saves for item in save.manifest.nested}
+    known = {item.path for save in saved.saves for item in save.manifest.nested}
+    known.update(saved.newest.manifest.absent_submodules)
     if saved.newest.manifest.workspace_id != workspace_id(workspace.repository):
         made = submodules_of(workspace)
-    absent = [path for path in sorted({*made} - named) if workspace.disk.is_empty(path)]
+    absent = [path for path in sorted({*made} - known) if workspace.disk.is_empty(path)]
     registered = _registered(workspace) if absent else ()
     return [LeftOut(path, _NOT_HERE if path in registered else _NOT_KNOWN, False) for path in absent]
 
@@ -140,6 +142,7 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
     """
     repository, disk = workspace.repository, workspace.disk
     made = []
+    absent = saved.newest.manifest.absent_submodules
     modules = os.path.join(repository.git_dir, b"modules")
     for store in _stores(modules):
         name = os.fsdecode(os.path.relpath(store, modules))
@@ -158,7 +161,7 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
         leaf = workspace.trees.lookup(saved.newest.wip_tree, [path]).get(path)
         if path in named and not os.path.lexists(full):
             disk.make_directory(path)
-        elif leaf is None or leaf.mode != GITLINK or not disk.is_empty(path):
+        elif leaf is None or leaf.mode != GITLINK or path in absent or not disk.is_empty(path):
             continue
         link = b"gitdir: %s\n" % os.path.relpath(store, full)
         files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)

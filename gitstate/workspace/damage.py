@@ -12,7 +12,16 @@ from ..errors import GitError
 from ..git import refs
 from ..git.command import Git, Oid, is_oid
 from ..git.entries import list_tree_paths
-from ..git.gitdir import NO_HEAD, StrangeFile, last_value, read_head_file, strange_files, tail
+from ..git.gitdir import (
+    NO_HEAD,
+    StrangeFile,
+    common_dir_by_files,
+    last_value,
+    path_named_in,
+    read_head_file,
+    strange_files,
+    tail,
+)
 from ..git.index import is_cut_index
 from ..git.repository import Repository, as_permitted, read_head
 from ..git.unusable import (
@@ -20,8 +29,11 @@ from ..git.unusable import (
     DamagedGitDir,
     damaged_git_dir,
     git_trusts,
+    is_cut_head,
     is_well_formed,
+    last_head,
     looks_like_git_dir,
+    lost_backlink,
     why_not_opened,
     why_strange,
 )
@@ -142,15 +154,16 @@ def open_damaged(path: bytes) -> Repository | None:
     as `open_repository` does.
     """
     top = os.path.realpath(path)
-    while not os.path.lexists(os.path.join(top, b".git")):
+    git_dir = _git_dir_below(top)
+    while git_dir is None and not os.path.lexists(os.path.join(top, b".git")):
         above = os.path.dirname(top)
         if above == top:
             return None
         top = above
-    git_dir = _git_dir_below(top)
+        git_dir = _git_dir_below(top)
     if git_dir is None:
         return None
-    common_dir = common_dir_of(git_dir)
+    common_dir = common_dir_by_files(git_dir)
     if not looks_like_git_dir(common_dir):
         return None
     damage = damaged_git_dir(top, git_dir, common_dir)
@@ -175,39 +188,57 @@ def open_damaged(path: bytes) -> Repository | None:
 
 
 def _git_dir_below(top: bytes) -> bytes | None:
-    """The git dir to which `.git` leads, or led where it is a file that is blank now; None where that is unknown."""
+    """The git dir to which `.git` leads, or led where it is a file that leads nowhere, or is gone; None without one."""
     path = os.path.join(top, b".git")
-    if os.path.isfile(path):
-        data = files.read_limited(path, 65_536) or b""
-        if data[:8] != b"gitdir: ":
-            return _git_dir_that_leads_to(path) if is_blank(path) else None
-        path = os.path.join(top, data[8:].rstrip(b"\r\n"))
-    return os.path.realpath(path) if os.path.isdir(path) else None
+    if not os.path.isdir(path):
+        named = path_named_in(path, b"gitdir: ", top)
+        if named is None or not os.path.isdir(named) or not os.path.lexists(os.path.join(named, b"index")):
+            return _git_dir_that_leads_to(path)
+        path = named
+    return os.path.realpath(path)
 
 
 def _git_dir_that_leads_to(link: bytes) -> bytes | None:
-    """The git dir of the linked worktree with this `.git`, of a repository above it or one that is registered."""
+    """The git dir of the linked worktree with this `.git`, of a repository above it or one that is registered.
+
+    Where its `gitdir` is lost as well, its live context tells the worktree, or the name that git gave it.
+    """
     from .registry import registered
 
-    above = [link]
+    top = os.path.dirname(link)
+    above = [top]
     while above[-1] != b"/":
         above.append(os.path.dirname(above[-1]))
-    for top in (*above[2:], *registered()):
-        worktrees = os.path.join(common_dir_of(_git_dir_below(top) or top), b"worktrees")
+    lost = []
+    for place in dict.fromkeys((*above[1:], *registered())):
+        dot_git = os.path.join(place, b".git")
+        git_dir = dot_git if os.path.isdir(dot_git) else path_named_in(dot_git, b"gitdir: ", place) or place
+        worktrees = os.path.join(common_dir_by_files(git_dir), b"worktrees")
         for name in os.listdir(worktrees) if os.path.isdir(worktrees) else ():
-            data = files.read_limited(os.path.join(worktrees, name, b"gitdir"), 65_536) or b""
-            if os.path.realpath(os.path.join(worktrees, name, data.rstrip(b"\r\n"))) == link:
-                return os.path.realpath(os.path.join(worktrees, name))
-    return None
+            found = os.path.realpath(os.path.join(worktrees, name))
+            named = path_named_in(os.path.join(found, b"gitdir"), b"", found)
+            if named == link:
+                return found
+            if named is None or os.path.basename(named) != b".git":
+                lost.append(found)
+    ours = [found for found in lost if read_context(found)[0].workspace_path == os.fsdecode(top)]
+    if not ours:
+        taken = {path_named_in(os.path.join(other, b".git"), b"gitdir: ", other) for other in registered()}
+        names = (os.path.basename(found) for found in lost)
+        alike = [name == os.path.basename(top) or name.rstrip(b"0123456789") == os.path.basename(top) for name in names]
+        ours = [found for found, is_named in zip(lost, alike, strict=True) if is_named and found not in taken]
+    return ours[0] if len(ours) == 1 else None
 
 
-def common_dir_of(git_dir: bytes) -> bytes:
-    """What a worktree shares with the others. Where `commondir` is blank, the place of the git dir tells."""
-    data = files.read_limited(os.path.join(git_dir, b"commondir"), 65_536)
-    if data is not None and data.strip(b"\0\r\n "):
-        return os.path.realpath(os.path.join(git_dir, data.rstrip(b"\r\n")))
-    worktrees = os.path.dirname(git_dir)
-    return os.path.dirname(worktrees) if os.path.basename(worktrees) == b"worktrees" else git_dir
+def backlink_trouble(path: bytes, repository: Repository) -> Damage:
+    """What is wrong with a `gitdir` that leads nowhere, for this worktree or one that is registered."""
+    git_dir = os.path.dirname(path)
+    if git_dir == repository.git_dir:
+        return lost_backlink(path, repository.toplevel)
+    from .registry import registered
+
+    tops = [top for top in registered() if path_named_in(os.path.join(top, b".git"), b"gitdir: ", top) == git_dir]
+    return lost_backlink(path, tops[0] if len(tops) == 1 else None)
 
 
 def make_stand_in(directory: bytes, repository: Repository, damage: DamagedGitDir | None, head: bytes) -> Repository:
@@ -384,8 +415,10 @@ def has_lost_head(repository: Repository, ref: str | None) -> bool:
     """Whether a branch that git takes for unborn has a commit after all, or can't be one."""
     if ref is None or ref in refs.read_refs(repository, [ref]) or _last_value(repository.common_dir, ref) is not None:
         return True
-    is_file = os.path.isfile(os.path.join(repository.common_dir, os.fsencode(ref)))
-    return is_file or not is_well_formed(os.fsencode(ref))
+    git_dir, common_dir = repository.git_dir, repository.common_dir
+    if os.path.isfile(os.path.join(common_dir, os.fsencode(ref))) or not is_well_formed(os.fsencode(ref)):
+        return True
+    return is_cut_head(git_dir, common_dir, last_head(git_dir, common_dir))
 
 
 def is_blank(path: bytes) -> bool:
