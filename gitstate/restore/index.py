@@ -214,7 +214,8 @@ class IndexRecovery:
         temporary = next_index(self._repository)
         self.saved.write(temporary)
         try:
-            argv = ("ls-files", "-z", "-s", "-v", "--sparse")
+            # With what `git checkout -m` makes a resolved conflict from again.
+            argv = ("ls-files", "-z", "-s", "-v", "--sparse", "--resolve-undo")
             then = {"GIT_INDEX_FILE": os.fsdecode(temporary)}
             same = self._git.run(*argv) == self._git.run(*argv, env=then)
             return same and not self._lost_resolved_stages(temporary)
