@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LOG = 16 << 20
+_PACKED_REFS = 1 << 30
 #: What HEAD of a git dir that stands in holds, where the commit of HEAD can't be read: an unborn branch.
 _UNBORN = b"ref: refs/heads/gitstate-stand-in"
 
@@ -66,7 +67,9 @@ class Broken(Record):
     branch: str | None = None
     """The full name of the branch that HEAD is on, as far as is known; None where HEAD is detached."""
     torn: Oid | None = None
-    """The last commit of that branch by its reflog, where its ref is lost; None where the ref can be read."""
+    """The commit of that branch, by its reflog or `packed-refs`, where git does not find its ref; else None."""
+    is_unsorted: bool = False
+    """Whether git does not find that ref because `packed-refs` is not sorted."""
 
 
 def find_broken(repository: Repository, damage: DamagedGitDir | None = None) -> Broken | None:
@@ -94,17 +97,34 @@ def find_broken(repository: Repository, damage: DamagedGitDir | None = None) -> 
         what.append(f"the commit of HEAD{f' ({head[:12]})' if head else ''} is unreadable")
     elif is_torn and head is not None:
         what.append(f"the commit of HEAD is unreadable in {branch}; by its reflog it was {head[:12]}")
+    is_unsorted = has_head and is_named and not is_torn and branch is not None and _is_unsorted(repository, branch)
+    if is_unsorted:
+        what.append(f"git does not find {branch} in packed-refs, which is not sorted")
     if not what:
         return None
-    torn = head if is_torn and has_head else None
-    return Broken("; ".join(what), None if has_head else head, has_head, not has_index, branch=branch, torn=torn)
+    torn = head if (is_torn or is_unsorted) and has_head else None
+    known = None if has_head else head
+    return Broken("; ".join(what), known, has_head, not has_index, branch=branch, torn=torn, is_unsorted=is_unsorted)
+
+
+def _is_unsorted(repository: Repository, ref: str) -> bool:
+    """Whether `packed-refs` claims to be sorted, and is not; and `ref` is found nowhere else."""
+    if os.path.lexists(os.path.join(repository.common_dir, os.fsencode(ref))):
+        return False
+    data = files.read_limited(os.path.join(repository.common_dir, b"packed-refs"), _PACKED_REFS) or b""
+    first, _, rest = data.partition(b"\n")
+    if not first.startswith(b"#") or b"sorted" not in first.split():
+        return False
+    found = [line.partition(b" ")[2] for line in rest.split(b"\n") if line and line[:1] != b"^"]
+    return found != sorted(found)
 
 
 def is_whole(git: Git, commit: Oid) -> bool:
     """Whether git can read a commit and all its trees."""
     try:
         list_tree_paths(git, commit)
-        return True
+        # No tree tells whether the file of the commit holds another object.
+        return git.succeeds("rev-parse", "-q", "--verify", f"{commit}^{{commit}}")
     except GitError as error:
         if error.status < 0:
             raise
@@ -205,8 +225,8 @@ def _git_dir_that_leads_to(link: bytes) -> bytes | None:
     if not ours:
         taken = {path_named_in(os.path.join(other, b".git"), b"gitdir: ", other) for other in registered()}
         names = (os.path.basename(found) for found in lost)
-        named = [name == os.path.basename(top) or name.rstrip(b"0123456789") == os.path.basename(top) for name in names]
-        ours = [found for found, is_named in zip(lost, named, strict=True) if is_named and found not in taken]
+        alike = [name == os.path.basename(top) or name.rstrip(b"0123456789") == os.path.basename(top) for name in names]
+        ours = [found for found, is_named in zip(lost, alike, strict=True) if is_named and found not in taken]
     return ours[0] if len(ours) == 1 else None
 
 
@@ -281,7 +301,12 @@ def find_unreadable(repository: Repository) -> Iterator[Damage]:
     broken = find_broken(repository)
     if broken is None:
         return
-    if not broken.has_head or broken.torn:
+    if broken.is_unsorted:
+        packed = os.path.join(repository.common_dir, b"packed-refs")
+        path, new = quoted(packed), quoted(packed + b".new")
+        what = f"packed-refs is not sorted, though its first line says so: git does not find {broken.branch}"
+        yield Damage(packed, what, f"sed '1s/ sorted//' {path} >{new} && mv {new} {path}")
+    elif not broken.has_head or broken.torn:
         yield _unreadable_head(repository, broken, where)
     if broken.no_index:
         index = os.path.join(git_dir, b"index")
@@ -296,6 +321,10 @@ def _unreadable_head(repository: Repository, broken: Broken, where: str) -> Dama
     remote = next((parts[1] for parts in words if len(parts) == 3 and parts[1] and parts[2] == "url"), None)
     blank = " ".join(quoted(item.path) for item in blank_objects(where, repository.common_dir))
     clear = f"rm -f {blank} && " if blank else ""
+    wrong = None if blank or broken.head is None else _wrong_file(repository, broken.head)
+    if wrong is not None:
+        # Git fetches no object that it has a file of.
+        clear = f"mv {quoted(wrong)} {quoted(os.path.join(repository.common_dir, b'damaged-object'))} && "
     ways = []
     if remote is not None and not broken.torn:
         stale = _stale_tracking_refs(repository, remote, broken.head)
@@ -316,6 +345,14 @@ def _unreadable_head(repository: Repository, broken: Broken, where: str) -> Dama
         ways.insert(0, f"bring back {quoted(missing)}, which {quoted(alternates)} names")
     what = f"the commit of HEAD is unreadable: {oid[:12] if oid else 'its name is lost'}"
     return Damage(path, what, ", or without it: ".join(ways) or f"git -C {where} fsck")
+
+
+def _wrong_file(repository: Repository, commit: Oid) -> bytes | None:
+    """The loose file of a commit, where git can't read the commit from it; None where it can, or there is no file."""
+    path = os.path.join(repository.common_dir, b"objects", os.fsencode(f"{commit[:2]}/{commit[2:]}"))
+    if not os.path.isfile(path) or repository.git.succeeds("rev-parse", "-q", "--verify", f"{commit}^{{commit}}"):
+        return None
+    return path
 
 
 def _stale_tracking_refs(repository: Repository, remote: str, head: Oid | None) -> list[str]:
