@@ -113,6 +113,29 @@ def test_ref_in_the_place_of_a_directory_is_moved_by_the_command_that_is_named(p
     assert place + ".aside" in ws.refs("refs")
 
 
+@pytest.mark.parametrize("kind", ["directory", "link", "FIFO"])
+@pytest.mark.parametrize("name", ["lock", "durable", "workspace-id"])
+def test_what_is_in_the_place_of_a_file_of_ours_is_moved_by_the_command_that_is_named(
+    name: str, kind: str, ws: Workspace
+) -> None:
+    assert ws.gitstate("checkpoint").exit_status == 0
+    path = ws.git_dir / "gitstate" / name
+    path.unlink(missing_ok=True)
+    if kind == "directory":
+        (path / "inner").mkdir(parents=True)
+    elif kind == "link":
+        path.symlink_to("/dev/null")
+    else:
+        os.mkfifo(path)
+    ws.append("a.txt", "edited\n")
+    run = ws.save()
+    if run.exit_status:
+        assert run.exit_status == 1 and "nothing was lost" in run.stderr and "Errno" not in run.stderr
+        (command,) = re.findall(r"  next: .* is in the way: (mv .*)", run.stderr)
+        subprocess.run(["sh", "-c", command], check=True)
+        assert ws.save().exit_status == 0
+
+
 @pytest.mark.parametrize("place", [".gitignore", "deep/.gitignore", "deep/.gitattributes"])
 def test_fifo_at_which_git_waits_in_the_worktree_stops_no_save(place: str, ws: Workspace) -> None:
     """Git opens it at each look, and waits for somebody who writes."""
