@@ -87,6 +87,20 @@ def test_every_command_ends_at_a_fifo(command: str, ws: Workspace) -> None:
     assert "a FIFO" in run.stderr + run.text
 
 
+@pytest.mark.parametrize("linked", [False, True], ids=["main", "linked"])
+def test_command_ends_where_a_ref_is_a_fifo(linked: bool, ws: Workspace) -> None:
+    """Git opens each ref that it lists, and waits for somebody who writes."""
+    saved_from(ws.save())
+    os.mkfifo(ws.common_dir / "refs/gitstate/saves/fifo")
+    path = ws.path
+    if linked:
+        path = ws.outside / "linked"
+        ws.git("branch", "side")
+        ws.git("worktree", "add", "-q", path, "side")
+    run = ws.gitstate("log", "--all", path=path)
+    assert run.exit_status == 0 and "T-1" in run.text, run
+
+
 @pytest.mark.parametrize("name", ["objects/info/alternates", "objects", "refs"])
 def test_objects_that_nothing_can_be_written_to_are_said(name: str, ws: Workspace) -> None:
     path = ws.common_dir / name
