@@ -139,7 +139,25 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
         hint = f"git --git-dir={git_dir} config core.bare false && echo gitdir: {git_dir} >{place}"
     elif os.path.isfile(dot_git):
         said, hint = _pruned(path, said)
+    if said.startswith("not a git repository"):
+        damage, around = _damage_around(path)
+        if damage is not None:
+            said, hint = damage.why, f"gitstate -C {quote(os.fsdecode(around))} doctor"
     return NotAWorkspace(f"{name}: {said}; nothing was changed", hint=hint)
+
+
+def _damage_around(path: bytes) -> tuple[DamagedGitDir | None, bytes]:
+    """What git can't read of the git directory of the worktree that `path` is in, and the top of that worktree."""
+    top = os.path.realpath(path)
+    while not os.path.lexists(os.path.join(top, b".git")) and len(top) > 1:
+        top = os.path.dirname(top)
+    git_dir = os.path.join(top, b".git")
+    if os.path.isfile(git_dir):
+        link = files.read_limited(git_dir, 65_536) or b""
+        git_dir = os.path.join(top, link.removeprefix(b"gitdir: ").rstrip(b"\r\n"))
+    common = files.read_limited(os.path.join(git_dir, b"commondir"), 65_536)
+    common_dir = git_dir if common is None else os.path.normpath(os.path.join(git_dir, common.rstrip(b"\r\n")))
+    return (damaged_git_dir(top, git_dir, common_dir) if looks_like_git_dir(common_dir) else None), top
 
 
 def why_strange(path: bytes, strange: StrangeFile) -> NotAWorkspace:
