@@ -299,9 +299,50 @@ def _strange_kind(path: bytes) -> str | None:
 
 
 def common_dir_by_files(git_dir: bytes) -> bytes:
-    """What the worktrees share, by `commondir` of a git directory; the same where there is no such file."""
-    data = files.read_limited(os.path.join(git_dir, b"commondir"), 65_536)
-    return git_dir if not data else os.path.realpath(os.path.join(git_dir, data.rstrip(b"\0\r\n")))
+    """What the worktrees share, by `commondir` of a git directory, or by its place where that leads nowhere."""
+    named = path_named_in(os.path.join(git_dir, b"commondir"), b"", git_dir)
+    worktrees = os.path.dirname(git_dir)
+    above = os.path.dirname(worktrees) if os.path.basename(worktrees) == b"worktrees" else None
+    for path in (named, above):
+        if path is not None and (os.path.isdir(path + b"/objects") or os.path.isfile(path + b"/config")):
+            return path
+    return git_dir if named is None else named
+
+
+def linked_places(common_dir: bytes) -> set[bytes]:
+    """Where the `.git` of each linked worktree is, or was: what their `gitdir` files name."""
+    top = os.path.join(common_dir, b"worktrees")
+    places = (os.path.join(top, name) for name in _listed(top))
+    return {named for place in places if (named := path_named_in(os.path.join(place, b"gitdir"), b"", place))}
+
+
+def lost_backlinks(git_dir: bytes, common_dir: bytes) -> list[bytes]:
+    """The `gitdir` files that lead to no `.git`: of one linked worktree, or from the main one of all.
+
+    Git works without. But `git worktree prune`, and so `git gc`, takes such a worktree for one that is gone.
+    """
+    worktrees = os.path.join(common_dir, b"worktrees")
+    places = (
+        [git_dir] if git_dir != common_dir else [os.path.join(worktrees, name) for name in sorted(_listed(worktrees))]
+    )
+    found = []
+    for place in places:
+        named = path_named_in(os.path.join(place, b"gitdir"), b"", place)
+        is_lost = (
+            named is None or os.path.basename(named) != b".git" or (place == git_dir and not os.path.lexists(named))
+        )
+        if is_lost and os.path.isdir(place):
+            found.append(os.path.join(place, b"gitdir"))
+    return found
+
+
+def path_named_in(file: bytes, prefix: bytes, base: bytes) -> bytes | None:
+    """The path in a small file of git's, after `prefix`, absolute or relative to `base`; None where there is none."""
+    data = files.read_limited(file, 65_536)
+    if data is None or not data.startswith(prefix):
+        return None
+    named = data[len(prefix) :].rstrip(b"\r\n")
+    return os.path.realpath(os.path.join(base, named)) if named and b"\0" not in named else None
 
 
 def strange_files_above(path: bytes) -> list[StrangeFile]:

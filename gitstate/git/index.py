@@ -198,15 +198,21 @@ def fill_in_stat_data(
     view, copied = memoryview(data), 0
     pieces: list[memoryview] = []
     # Entries are in the order of their paths: each is looked for behind the one before.
-    behind = 12
+    behind, id_size = 12, digest(object_format).digest_size
     for path, (oid, info) in sorted(written.items(), key=lambda item: item[0]):
         if info.st_size > _MASK:
             return None
         is_link, is_executable = stat.S_ISLNK(info.st_mode), bool(info.st_mode & 0o100)
         mode = 0o120000 if is_link else 0o100755 if is_executable else 0o100644
-        place = _entry(data, path, oid, mode, behind)
-        if place is not None:
-            behind = place + 40
+        place = _entry(data, path, behind, id_size)
+        if place is None:
+            continue
+        behind = place + 40
+        # Which blob, and which mode; none of the flags, no other stage.
+        is_same = data[behind : behind + id_size + 1] == bytes.fromhex(oid) + min(len(path) >> 8, 0xF).to_bytes(
+            1, "big"
+        )
+        if is_same and data[place + 24 : place + 28] == mode.to_bytes(4, "big"):
             times = (divmod(time_ns, 1_000_000_000) for time_ns in (info.st_ctime_ns, info.st_mtime_ns))
             numbers = [number for pair in times for number in pair] + [info.st_dev, info.st_ino]
             owner = _as_words([info.st_uid, info.st_gid, info.st_size])
@@ -216,7 +222,7 @@ def fill_in_stat_data(
                 copied = behind
     if not pieces:
         return [view]
-    end = len(data) - digest(object_format).digest_size
+    end = len(data) - id_size
     pieces += [view[copied:end], view[end:]]
     if any(data[end:]):
         checksum = digest(object_format, b"", end)
@@ -226,14 +232,24 @@ def fill_in_stat_data(
     return pieces
 
 
-def _entry(data: bytes, path: bytes, oid: Oid, mode: int, behind: int) -> int | None:
-    """Where the ordinary entry of `path` begins, with this blob and mode; None where none is so, from `behind` on."""
-    ending = bytes.fromhex(oid) + min(len(path), 0xFFF).to_bytes(2, "big") + path + b"\0"
+#: The modes of index entries: files, symlinks, gitlinks.
+_MODES = frozenset(mode.to_bytes(4, "big") for mode in (0o100644, 0o100755, 0o120000, 0o160000))
+
+
+def _entry(data: bytes, path: bytes, behind: int, id_size: int) -> int | None:
+    """Where the first ordinary entry of `path` begins, whatever it holds; None where there is none from `behind` on.
+
+    It is found by its name alone: to look for its blob, too, is to read all of the index where that is another one.
+    """
+    length = min(len(path), 0xFFF)
+    # Its length is stored in the bits before the name.
+    ending = (length & 0xFF).to_bytes(1, "big") + path + b"\0"
     found = data.find(ending, behind)
     while found >= 0:
-        place = found - 40
-        # A name that holds all these bytes is not this entry: its mode would contain a NUL.
-        if place >= 12 and (place - 12) % 8 == 0 and data[place + 24 : place + 28] == mode.to_bytes(4, "big"):
+        place = found - 41 - id_size
+        # Within the name of another entry no mode stands there: it holds a NUL.
+        is_entry = place >= behind and (place - 12) % 8 == 0 and data[place + 24 : place + 28] in _MODES
+        if is_entry and data[found - 1] & 0xF == length >> 8:
             return place
         found = data.find(ending, found + 1)
     return None

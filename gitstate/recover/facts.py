@@ -201,10 +201,14 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
 
 
 def _fitting_best(fitting: list[tuple[Manifest, _Pending]]) -> list[tuple[Manifest, _Pending]]:
-    """Of several saves those of the branch that is checked out here; and that of a workspace, not of one inside it."""
-    fitting = [fit for fit in fitting if not fit[1].detach] or fitting
+    """Of several saves that of a workspace, not of one inside it; and those of the branch that is checked out here.
+
+    The order matters: `git clone` of a detached HEAD checks out a branch at the same commit, if there is one. A
+    worktree inside the lost workspace may have had that very branch.
+    """
     inside = {item.save_id for manifest, _ in fitting for item in manifest.nested}
-    return [fit for fit in fitting if fit[0].save_id not in inside] or fitting
+    fitting = [fit for fit in fitting if fit[0].save_id not in inside] or fitting
+    return [fit for fit in fitting if not fit[1].detach] or fitting
 
 
 def _fits_detached(repository: Repository, reader: ObjectReader, here: Facts, held: HeldSave) -> bool:

@@ -152,6 +152,7 @@ class Builder:
             special=taken.special,
             label=request.label,
             sparse_directories=tuple(taken.sparse_directories),
+            absent_submodules=tuple(taken.absent_submodules),
         )
 
     def build(self, plan: SavePlan, taken: Snapshot, context: Context, manifest: Manifest) -> Built:

@@ -243,6 +243,7 @@ def stack_holds(
         and new.absent == old.absent
         and new.sparse == old.sparse
         and new.sparse_directories == old.sparse_directories
+        and new.absent_submodules == old.absent_submodules
         and not new.staged
         and not new.intent_to_add
         and same_raw

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,16 +103,47 @@ def added_by_intent(ws: Workspace) -> None:
     ws.git("add", "-N", "a.txt")
 
 
+def in_conflict(ws: Workspace) -> None:
+    oid = ws.out("rev-parse", ":a.txt")
+    stages = "".join(f"100644 {oid} {stage}\ta.txt\n" for stage in (1, 2, 3))
+    ws.git("update-index", "--index-info", stdin=f"0 {'0' * len(oid)}\ta.txt\n{stages}".encode())
+
+
 def not_in_the_index(ws: Workspace) -> None:
     ws.git("rm", "-q", "--cached", "a.txt")
 
 
 @pytest.mark.parametrize(
-    "change", [staged_otherwise, made_executable, assumed_unchanged, hidden, added_by_intent, not_in_the_index]
+    "change",
+    [staged_otherwise, made_executable, assumed_unchanged, hidden, added_by_intent, in_conflict, not_in_the_index],
 )
 def test_entry_that_is_not_this_very_file_stays_as_it_is(change: Callable[[Workspace], None], ws: Workspace) -> None:
     change(ws)
     assert filled_in(ws, "a.txt") == (ws.git_dir / "index").read_bytes()
+
+
+class Searched(bytes):
+    """An index that knows how often something was looked for in vain, through all that follows."""
+
+    in_vain = 0
+
+    def find(self, *args: Any) -> int:
+        found = super().find(*args)
+        self.in_vain += found < 0
+        return found
+
+
+@pytest.mark.parametrize("change", [staged_otherwise, made_executable, assumed_unchanged, hidden, in_conflict])
+def test_entry_of_another_blob_is_no_reason_to_read_all_of_the_index(
+    change: Callable[[Workspace], None], ws: Workspace
+) -> None:
+    change(ws)
+    index = Searched((ws.git_dir / "index").read_bytes())
+    object_format = ws.out("rev-parse", "--show-object-format")
+    edited = object_id(object_format, "blob", b"edited\n"), (ws.path / "a.txt").lstat()
+    assert fill_in_stat_data(index, {b"a.txt": edited}, object_format) is not None
+    # An entry with more flags has two bytes more before its name.
+    assert index.in_vain == (change is hidden)
 
 
 def test_name_that_ends_like_another_is_another_entry(ws: Workspace) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.forgery import forged
 from tests.support.look import paths_of
+from tests.support.oracle import fingerprint
 from tests.support.recovering import recovered_from
 from tests.support.repositories import initialized
 from tests.support.saving import saved_from
@@ -102,3 +103,28 @@ def test_clone_takes_the_save_of_its_branch_among_those_of_worktrees(how: str, w
     answer = recovered_from(run, exits=(4,) if how == "forced" and where == "repo/inside" else (0,))
     assert answer["save_id"] == saved.save_id
     assert (clone / "a.txt").read_text() == "of the main worktree\n"
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_clone_of_a_detached_head_takes_no_save_of_a_worktree_inside(changed: bool, tmp_path: Path) -> None:
+    """Git checks out the branch of the worktree inside in the clone: it is at the commit of the detached HEAD."""
+    ws = initialized(tmp_path)
+    ws.write("a.txt", "a\n")
+    ws.commit("base")
+    ws.git("checkout", "-q", "--detach")
+    ws.git("branch", "-q", "-D", "main")
+    ws.git("worktree", "add", "-q", "-b", "inner", "inside")
+    if changed:
+        ws.write("inside/a.txt", "of the worktree inside\n")
+    ws.write("a.txt", "of the main worktree\n")
+    before = fingerprint(ws.path)
+    saved = saved_from(ws.save(), exits=(0, 4))
+    clone = tmp_path / "clone"
+    ws.git("clone", "-q", "--no-local", str(ws.path), str(clone))
+    assert run_git(clone, "symbolic-ref", "--short", "HEAD") == b"inner\n"
+    run_git(clone, "fetch", "-q", "origin", "refs/gitstate/*:refs/gitstate/*")
+    run_git(clone, "fetch", "-q", "origin", "+refs/heads/*:refs/remotes/origin/*")
+    ws.path.rename(tmp_path / "the lost one")
+    answer = recovered_from(ws.recover(path=clone), exits=(0, 4))
+    assert answer["save_id"] == saved.save_id
+    assert before.diff(fingerprint(clone)) == []

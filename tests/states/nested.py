@@ -140,6 +140,28 @@ def submodule_not_initialised(ws: Workspace) -> None:
     ws.expect_exactly(" M a.txt")
 
 
+def empty_submodule(ws: Workspace, name: str) -> None:
+    """As after `git switch` from a branch without the submodule: its repository is known, nothing of it is there."""
+    add_submodule(ws, name)
+    ws.remove(name)
+    (ws.path / name).mkdir()
+
+
+@state(status_says_more=True)
+def submodules_emptied(ws: Workspace) -> None:
+    empty_submodule(ws, "sub")
+    empty_submodule(ws, "deep/sub")
+    ws.append("a.txt")
+    ws.expect_exactly(" M a.txt")
+
+
+@state(losses=NO_PLAIN, moves=None)
+def submodule_emptied_and_nothing_else(ws: Workspace) -> None:
+    empty_submodule(ws, "sub")
+    ws.git("checkout", "-q", "--detach")
+    ws.expect_exactly()
+
+
 @state(**NESTED, may_leave_out=["sub"])
 def submodule_added_not_committed(ws: Workspace) -> None:
     add_submodule(ws)
