@@ -59,6 +59,17 @@ def stack_of(repository: Repository, save_id: str) -> FoundStack:
         return FoundStack(read_fetched_stack(held.archive, reader), held.remote)
 
 
+def _differs(repository: Repository) -> bool:
+    """Whether tracked files differ from HEAD; True where a filter keeps git from telling."""
+    env, limit = repository.filter_env(), repository.filter_limit
+    try:
+        return bool(repository.git.run("status", "--porcelain", "-z", "-uno", env=env, timeout=limit))
+    except GitError:
+        if limit is None:
+            raise
+        return True
+
+
 def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
     """A new worktree at `path` on the branch of a save, in which that save can be recovered.
 
@@ -141,7 +152,7 @@ def reattach(repository: Repository, known: Collection[Oid]) -> None:
     if branch is not None and not is_at:
         return
     if here != manifest.head:
-        if here not in known or repository.git.run("status", "--porcelain", "-z", "-uno"):
+        if here not in known or _differs(with_filter_limit(repository)):
             return
         if not repository.git.succeeds("read-tree", "-m", "-u", here, manifest.head):
             return

@@ -23,7 +23,7 @@ from ..format.saves import (
 from ..git import refs
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
-from ..git.repository import Repository, read_head
+from ..git.repository import OVER_LIMIT, Repository, read_head
 from ..objects.reader import ObjectReader
 from ..objects.tree import TreeReader
 from ..restore.choices import Outcome
@@ -137,11 +137,11 @@ def _is_wiped(repository: Repository) -> bool:
         return True
     words = ("status", "--porcelain", "-z", "-unormal", "--ignore-submodules=dirty")
     try:
-        return not repository.git.run(*words, timeout=repository.filter_limit)
+        return not repository.git.run(*words, env=repository.filter_env(), timeout=repository.filter_limit)
     except GitError as error:
-        if error.status != -9:
+        if error.status != -9 and OVER_LIMIT not in error.message:
             raise
-        # A filter hangs where git compares a file that was touched.
+        # A filter hangs, or prints without end, where git compares a file that was touched.
         return False
 
 
