@@ -284,6 +284,18 @@ def nested_worktree_of_the_same_repository(ws: Workspace) -> None:
     ws.expect(" M a.txt", "?? wt/")
 
 
+@state(**NESTED | {"losses": HERE | {Loss.CLONED}}, quick=HERE | {Loss.CLONED}, moves=False, may_leave_out=["wt"])
+def nested_worktree_on_a_branch_in_a_detached_one(ws: Workspace) -> None:
+    """A clone of it checks out that branch: it is at the same commit."""
+    ws.git("checkout", "-q", "--detach")
+    for name in ws.refs("refs/heads"):
+        ws.git("update-ref", "-d", name)
+    ws.git("worktree", "add", "-q", "-b", "agent/second", "wt")
+    ws.append("a.txt")
+    ws.append("wt/b.txt")
+    ws.expect(" M a.txt", "?? wt/")
+
+
 @state(losses=NO_PLAIN)
 def nested_repository_ignored(ws: Workspace) -> None:
     """An agent's worktrees below .worktrees/: ignored, so none of this workspace's business."""
