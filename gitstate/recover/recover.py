@@ -439,6 +439,10 @@ class _Recovery:
         inside = open_repository(full)
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
+        if step.is_new:
+            from ..restore.nested import fill_emptied_index
+
+            fill_emptied_index(inside)
         result = recover(full, request._replace(runs_filters=runs_filters))
         if result.verdict == "nothing":
             from ..restore.nested import lacks_its_save

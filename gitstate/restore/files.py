@@ -213,8 +213,20 @@ class FileRecovery:
         if seen.kind == "directory" and linked and self._disk.remove_directory(target.path):
             # The empty place that git makes for a submodule; it was deleted.
             self._outcome.deleted.append(target.path)
+        elif seen.kind == "directory" and linked and self._is_new_repository(target.path):
+            reason = "a submodule was checked out here since the save: remove the directory if you need nothing in it"
+            self._outcome.failed.append(LeftOut(target.path, reason, False))
         elif seen.kind == "missing":
             self._emptied[target.path.rpartition(b"/")[0]] = None
+
+    def _is_new_repository(self, path: bytes) -> bool:
+        """Whether a repository stands at `path` that was not there at the save: `git reset` goes into submodules."""
+        from ..snapshot.walk import is_nested
+
+        repository = self._workspace.repository
+        if any(item.path == path for item in self._paths.newest.manifest.nested):
+            return False
+        return is_nested(repository, os.path.join(repository.toplevel, path))
 
     def _remove_emptied(self) -> None:
         """Remove the directories above deleted paths that are empty now and were not there at the save."""

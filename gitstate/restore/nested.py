@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from ..git.command import Git
+    from ..git.repository import Repository
 
 
 #: Repositories in repositories are followed so far down.
@@ -167,6 +168,15 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
         files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)
         made.append(path)
     return made
+
+
+def fill_emptied_index(inside: Repository) -> None:
+    """Let the index of a submodule hold its commit again, where git emptied it when it took the submodule away.
+
+    With `submodule.recurse` it does so at a `git reset` to a commit without the submodule.
+    """
+    if not list_index(inside.git):
+        inside.git.run("read-tree", "HEAD", ok_codes=range(256))
 
 
 def _initialise(workspace: Workspace, name: str, config: bytes, named: Collection[bytes]) -> bool:
