@@ -12,7 +12,7 @@ from ..errors import NeedsPerson, NotAWorkspace
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from .command import Git, Oid, is_oid
-from .gitdir import NO_HEAD, last_checkout, last_value, path_named_in, read_head_file, strange_files
+from .gitdir import NO_HEAD, is_directory_path, last_checkout, last_value, path_named_in, read_head_file, strange_files
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -163,6 +163,9 @@ def _damage_around(path: bytes) -> tuple[DamagedGitDir | None, bytes]:
 def why_strange(path: bytes, strange: StrangeFile) -> NotAWorkspace:
     """The error where git would wait for ever, or fail, because something else stands in the place of its file."""
     name, hint = os.fsdecode(path), f"gitstate -C {quote(os.fsdecode(os.path.realpath(path)))} doctor"
+    if is_directory_path(strange.path):
+        place = quote(os.fsdecode(strange.path))
+        hint = f"mv {place} {place}.aside, then the same again"
     return NotAWorkspace(f"{name}: {_shown(strange.path)} is {strange.kind}; nothing was changed", hint=hint)
 
 
@@ -325,6 +328,11 @@ def _strange(strange: Iterable[StrangeFile], toplevel: bytes, known: Collection[
         if path in known:
             continue
         command = f"rm -r {_quoted(path)}"
+        if is_directory_path(path):
+            # It may hold something.
+            command = f"mv {_quoted(path)} {_quoted(path + b'.aside')}"
+            yield Damage(path, f"{_shown(path)} is {kind}, and no directory", command)
+            continue
         if path.endswith(b"/index"):
             command += f" && git -C {where} reset"
         elif path.endswith(b"/config"):

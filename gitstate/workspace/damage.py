@@ -19,6 +19,7 @@ from ..git.gitdir import (
     last_value,
     path_named_in,
     read_head_file,
+    strange_directories,
     strange_files,
     tail,
 )
@@ -169,10 +170,13 @@ def open_damaged(path: bytes) -> Repository | None:
     damage = damaged_git_dir(top, git_dir, common_dir)
     if damage is None or any(item.path.startswith(os.path.join(common_dir, b"objects", b"")) for item in damage.files):
         return None
-    for path in (os.path.join(common_dir, b"refs"), os.path.join(common_dir, b"objects")):
+    for path in (os.path.join(common_dir, name) for name in (b"refs", b"objects")):
         if os.path.lexists(path) and not os.path.isdir(path):
             # What is saved could be written nowhere.
             raise why_strange(top, StrangeFile(path, "no directory"))
+    for item in strange_directories(common_dir):
+        if item.path in (os.path.join(common_dir, name) for name in (b"refs/gitstate", b"refs/notes", b"objects/pack")):
+            raise why_strange(top, item)
     if not git_trusts(top, os.path.join(top, b".git"), git_dir, common_dir):
         raise why_not_opened(top, b"detected dubious ownership")
     # In the worktree git would read the repository. There alone it knows which files `includeIf` names.
@@ -263,7 +267,8 @@ def make_stand_in(directory: bytes, repository: Repository, damage: DamagedGitDi
             if os.path.isdir(os.path.join(common, name)) and (is_whole or name in (b"refs", b"objects")):
                 os.symlink(os.path.join(common, name), os.path.join(directory, name))
         for name in (b"info/exclude", b"info/attributes"):
-            if not any(item.path == os.path.join(common, name) for item in damage.files):
+            places = (os.path.join(common, name), os.path.join(common, b"info"))
+            if not any(item.path in places for item in damage.files):
                 os.symlink(os.path.join(common, name), os.path.join(directory, name))
         packed, shallow = os.path.join(common, b"packed-refs"), os.path.join(common, b"shallow")
         if not any(item.path == packed for item in damage.files):

@@ -89,6 +89,50 @@ def _lost_alternates(ws: Workspace) -> None:
     (ws.common_dir / "objects/info/alternates").write_text("/nowhere/objects\n")
 
 
+def _make_file(path: Path) -> None:
+    path.write_text("no directory\n")
+
+
+def _make_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def _in_place_of(name: str, make_other: Callable[[Path], None]) -> Damage:
+    """Something else stands where git keeps a directory, or a file; what was there is lost."""
+
+    def damage(ws: Workspace) -> None:
+        path = ws.common_dir / name
+        if name == "refs/heads":
+            ws.git("pack-refs", "--all")
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        make_other(path)
+
+    return damage
+
+
+#: What stands in another's place: a quick run tries the first two, each through one loss.
+STRANGERS = {
+    "logs_is_a_file": _in_place_of("logs", _make_file),
+    "info_is_a_fifo": _in_place_of("info", os.mkfifo),
+    "logs_is_a_fifo": _in_place_of("logs", os.mkfifo),
+    "logs_refs_is_a_loop": _in_place_of("logs/refs", _make_loop),
+    "logs_refs_heads_is_a_file": _in_place_of("logs/refs/heads", _make_file),
+    "info_is_a_file": _in_place_of("info", _make_file),
+    "info_is_a_loop": _in_place_of("info", _make_loop),
+    "refs_heads_is_a_file": _in_place_of("refs/heads", _make_file),
+    "refs_heads_is_a_fifo": _in_place_of("refs/heads", os.mkfifo),
+    "refs_heads_is_a_loop": _in_place_of("refs/heads", _make_loop),
+    "exclude_is_a_fifo": _in_place_of("info/exclude", os.mkfifo),
+    "attributes_is_a_directory": _in_place_of("info/attributes", Path.mkdir),
+    "config_worktree_is_a_fifo": _in_place_of("config.worktree", os.mkfifo),
+    "packed_refs_is_a_loop": _in_place_of("packed-refs", _make_loop),
+    "shallow_is_a_loop": _in_place_of("shallow", _make_loop),
+}
+
+
 GIT_DIRS = {
     "head_empty": _replaced("HEAD", b""),
     "head_zeros": _replaced("HEAD", bytes(23)),
@@ -108,6 +152,7 @@ GIT_DIRS = {
     "packed_refs_with_a_zeroed_line": _packed_refs(_with_zeroed_line),
     "packed_refs_cut": _packed_refs(lambda data: data[:-20]),
     "shallow_zeros": _damaged_shallow,
+    **STRANGERS,
 }
 LOSSES = [Loss.IN_PLACE, Loss.WIPED, Loss.REMOVED, Loss.CLONED]
 
@@ -165,9 +210,12 @@ def go_round(ws: Workspace, how: str, loss: Loss) -> None:
 
 def _cases() -> list[Any]:
     """Each kind of damage through each loss; a quick run tries two losses of each."""
-    quick = (Loss.IN_PLACE, Loss.WIPED)
+    quick = {how: (Loss.IN_PLACE, Loss.WIPED) for how in GIT_DIRS if how not in STRANGERS}
+    quick |= {"logs_is_a_file": (Loss.WIPED,), "info_is_a_fifo": (Loss.IN_PLACE,)}
     return [
-        pytest.param(how, loss, id=f"{how}-{loss.value}", marks=[] if loss in quick else [pytest.mark.slow])
+        pytest.param(
+            how, loss, id=f"{how}-{loss.value}", marks=[] if loss in quick.get(how, ()) else [pytest.mark.slow]
+        )
         for how in GIT_DIRS
         for loss in LOSSES
     ]
@@ -294,6 +342,24 @@ def test_missing_objects_leave_files_and_context(damaged: Workspace) -> None:
     assert damaged.git("cat-file", "blob", f"{saved.document['archive']}^1:b.txt") == before
     mend(damaged)
     assert damaged.out("cat-file", "-t", "HEAD^{tree}") == "tree"
+
+
+@pytest.mark.parametrize("make_other", [_make_file, os.mkfifo, _make_loop], ids=["file", "fifo", "loop"])
+@pytest.mark.parametrize("name", ["refs/gitstate", "objects/pack"])
+def test_way_is_named_where_a_save_could_stand_nowhere(name: str, make_other: Any, ws: Workspace) -> None:
+    dirty(ws)
+    path = ws.common_dir / name
+    aside = ws.outside / "packs"
+    if path.exists():
+        path.rename(aside)
+    make_other(path)
+    for command in ("save", "recover"):
+        run = ws.gitstate(command, "--json")
+        assert run.exit_status == 1 and f".git/{name} is a" in run.json["error"], run
+    subprocess.run(run.json["hint"].partition(", then")[0], shell=True, check=True, cwd=ws.outside)
+    if aside.exists():
+        aside.rename(path)
+    saved_from(ws.save())
 
 
 def test_alternates_that_lead_nowhere_cost_nothing(damaged: Workspace) -> None:
