@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from ..format.context import CONTEXT_TEXTS, exported_values
 from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
@@ -46,16 +47,8 @@ OPTIONS = (
     Option("--json", "json", "flag", "", "print JSON on stdout"),
 )
 _BY_FLAG = {option.flag: option for option in OPTIONS}
-CONTEXT_TEXTS = ("task_id", "issue_number", "progress_stage", "agent", "session_id")
 #: The options of the context that `run` has too.
 RUN_CONTEXT = (*CONTEXT_TEXTS, "memory_refs", "extra")
-#: The variables of the first sketch, which a loop may export.
-_LEGACY = {
-    "task_id": "CURRENT_TASK_ID",
-    "issue_number": "ISSUE_NUMBER",
-    "progress_stage": "PROGRESS_STAGE",
-    "memory_refs": "MEMORY_REFS",
-}
 
 Value = str | float | int | bool | list[str]
 
@@ -189,12 +182,8 @@ def _take(given: dict[str, Value], option: Option, value: str) -> None:
 
 
 def context_values(given: Mapping[str, Value], environ: Mapping[str, str]) -> dict[str, str]:
-    """Map names of the context to texts. An option wins over GITSTATE_NAME, that wins over the first sketch's name."""
-    found: dict[str, str] = {}
-    for name in (*CONTEXT_TEXTS, "memory_refs"):
-        for variable in (_LEGACY.get(name, ""), f"GITSTATE_{name.upper()}"):
-            if environ.get(variable):
-                found[name] = environ[variable]
+    """Map names of the context to texts. An option wins over what is exported."""
+    found = exported_values(environ)
     for name in CONTEXT_TEXTS:
         value = given.get(name)
         if isinstance(value, str):

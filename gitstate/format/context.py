@@ -16,6 +16,25 @@ MAX_CONTEXT = 1 << 20
 MAX_VALUE = 65_536
 #: The key of `extra` that names, in a save of a worktree that an agent made for itself, the workspace of its run.
 RUN_WORKSPACE = "run_workspace"
+#: The fields that are one text each, which a caller may give.
+CONTEXT_TEXTS = ("task_id", "issue_number", "progress_stage", "agent", "session_id")
+#: The variables of the first sketch, which a loop may export.
+_LEGACY = {
+    "task_id": "CURRENT_TASK_ID",
+    "issue_number": "ISSUE_NUMBER",
+    "progress_stage": "PROGRESS_STAGE",
+    "memory_refs": "MEMORY_REFS",
+}
+
+
+def exported_values(environ: Mapping[str, str]) -> dict[str, str]:
+    """Map names of the context to texts of the environment. GITSTATE_NAME wins over the first sketch's name."""
+    found: dict[str, str] = {}
+    for name in (*CONTEXT_TEXTS, "memory_refs"):
+        for variable in (_LEGACY.get(name, ""), f"GITSTATE_{name.upper()}"):
+            if environ.get(variable):
+                found[name] = environ[variable]
+    return found
 
 
 class Context(Record):

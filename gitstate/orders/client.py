@@ -95,13 +95,13 @@ def identity(own: bytes | int) -> tuple[int, int]:
     return info.st_dev, info.st_ino
 
 
-def peer_user(connection: socket) -> int | None:
-    """The user of the process at the other end; None where its process is in a pid namespace that is not ours."""
+def peer(connection: socket) -> tuple[int, int | None]:
+    """The process at the other end, and its user; 0 and None where it is in a pid namespace that is not ours."""
     from _socket import SO_PEERCRED, SOL_SOCKET
 
     credentials = connection.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)
     pid, user = (int.from_bytes(credentials[at : at + 4], "little") for at in (0, 4))
-    return user if pid else None
+    return pid, user if pid else None
 
 
 def send(connection: socket, **message: Any) -> bool:
@@ -136,7 +136,7 @@ def _connected(own: bytes, order: dict[str, Any], patience: float = _PATIENCE) -
             connection.settimeout(patience)
             connection.connect(socket_address(directory))
             order["own"] = identity(directory)
-            if peer_user(connection) == os.geteuid() and is_held(own):
+            if peer(connection)[1] == os.geteuid() and is_held(own):
                 packet = dumps(order)
                 connection.setsockopt(SOL_SOCKET, SO_SNDBUF, 2 * len(packet) + 4096)
                 connection.send(packet)

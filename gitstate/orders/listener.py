@@ -10,11 +10,12 @@ import select
 from ..git.repository import Repository
 from ..system import files, forkpool
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from .client import SOCKET, identity, peer_user, receive, send, socket_address
+from .announced import Announcement, await_order, close_call, forget, hand_over, hear, open_call
+from .client import SOCKET, identity, peer, receive, send, socket_address
 from .saving import carry_out
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from typing import Any, Protocol
 
     from ..snapshot.incremental import Baseline
@@ -50,10 +51,17 @@ class _Awaited(Record):
     looks: int
 
 
+class _Begun(Record):
+    """A save that was announced, and begun; `link` leads to the child that takes it."""
+
+    announcement: Announcement
+    link: _socket.socket
+
+
 class Orders:
     """Listens for the orders of others while a run goes on.
 
-    `private` are the descriptors of the keeper that no child of it may keep; the listening socket becomes one of them.
+    `private` are the descriptors of the keeper that no child of it may keep; those that wake it become some of them.
     Without a socket (on another system than Linux, on a full disk) everybody saves by himself.
     """
 
@@ -65,9 +73,14 @@ class Orders:
         self._saves: list[tuple[_socket.socket, dict[str, Any]]] = []
         self._awaited: list[_Awaited] = []
         self._child: forkpool.Child | None = None
+        self._begun: _Begun | None = None
+        self._call: int | None = None
         self._listening = _listen(repository)
         if self._listening is not None:
             private.append(self._listening.fileno())
+            self._call = open_call(repository)
+        if self._call is not None:
+            private.append(self._call)
 
     @property
     def saving(self) -> bool:
@@ -79,6 +92,8 @@ class Orders:
         found: list[_socket.socket | int] = [*self._arrived]
         if self._listening is not None and len(self._arrived) < _MOST:
             found.append(self._listening)
+        if self._call is not None:
+            found.append(self._call)
         return found if self._child is None else [*found, self._child.pipe]
 
     def serve(self, ready: Collection[object]) -> None:
@@ -86,8 +101,11 @@ class Orders:
         if self._child is not None and self._child.pipe in ready:
             self._child.end(kill=False)
             self._child = None
+            self._end_link()
             # The save has moved what the last checkpoint stands on: the next one looks at everything.
             self._checkpoints.hasten()
+        if self._call is not None and self._call in ready:
+            self._hear(self._call)
         if self._listening in ready:
             self._accept()
         for connection in [one for one in self._arrived if one in ready]:
@@ -109,9 +127,14 @@ class Orders:
             self._private.remove(self._listening.fileno())
             self._listening.close()
             self._listening = None
+        if self._call is not None:
+            self._private.remove(self._call)
+            close_call(self._repository, self._call)
+            self._call = None
         child, self._child = self._child, None
         if child is not None:
             child.end(kill=True)
+        self._end_link()
         for connection in self._connections():
             connection.close()
         self._arrived, self._saves, self._awaited = [], [], []
@@ -119,11 +142,22 @@ class Orders:
     def _connections(self) -> list[_socket.socket]:
         return [*self._arrived, *(one for one, _ in self._saves), *(one.connection for one in self._awaited)]
 
+    def _hear(self, call: int) -> None:
+        """Begin the save that was announced, if none is under way: its client gives the order in any case."""
+        announcement = hear(self._repository, call)
+        if announcement is not None and self._child is None and not self._saves:
+            self._begin(announcement)
+
+    def _end_link(self) -> None:
+        if self._begun is not None:
+            self._begun.link.close()
+            self._begun = None
+
     def _accept(self) -> None:
         assert self._listening is not None
         with suppress(OSError):
             connection = _accepted(self._listening)
-            if peer_user(connection) == os.geteuid():
+            if peer(connection)[1] == os.geteuid():
                 self._arrived.append(connection)
             else:
                 connection.close()
@@ -135,7 +169,12 @@ class Orders:
         if message is None or what not in ("save", "checkpoint") or not send(connection, begun=True):
             connection.close()
         elif what == "save":
-            self._saves.append((connection, message))
+            if self._is_begun(connection, message):
+                connection.close()
+            else:
+                self._saves.append((connection, message))
+            # One that was announced by a script that died before it woke the keeper stops all others.
+            forget(self._repository)
         else:
             looks = self._checkpoints.looks + 1
             if message.get("at_once") and self.saving:
@@ -154,11 +193,39 @@ class Orders:
         except (OSError, TypeError, KeyError):
             return False
 
+    def _is_begun(self, connection: _socket.socket, order: dict[str, Any]) -> bool:
+        """Whether the save that a client orders was begun when it was announced: its child goes on with the order."""
+        begun = self._begun
+        if begun is None or peer(connection)[0] != begun.announcement.client.pid:
+            return False
+        handed = hand_over(begun.link, connection, order)
+        self._end_link()
+        return handed
+
     def _save(self, connection: _socket.socket, order: dict[str, Any]) -> None:
-        """Begin a save in a child, which answers. A checkpoint under way is broken off: the save holds more."""
-        if _has_gone(connection):
-            connection.close()
-            return
+        """Begin a save in a child, which answers."""
+        if not _has_gone(connection):
+            self._fork(lambda known: carry_out(connection, order, self._repository, known))
+        connection.close()
+
+    def _begin(self, announcement: Announcement) -> None:
+        """Begin a save in a child, which waits for the order itself when what is known to have changed is saved."""
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+
+        def work(known: Baseline | None) -> None:
+            ours.close()
+            carry_out(
+                None, announcement.order, self._repository, known, lambda: await_order(theirs, announcement.client)
+            )
+
+        self._begun = _Begun(announcement, ours)
+        self._fork(work)
+        theirs.close()
+        if self._child is None:
+            self._end_link()
+
+    def _fork(self, save: Callable[[Baseline | None], None]) -> None:
+        """Have a child save. A checkpoint under way is broken off: the save holds more."""
         self._checkpoints.break_off()
         # Who waits for the checkpoint that was broken off waits for the next one.
         again = self._checkpoints.looks + 1
@@ -170,11 +237,10 @@ class Orders:
                 os.close(fd)
             for other in self._connections():
                 other.close()
-            carry_out(connection, order, self._repository, known)
+            save(known)
 
         with suppress(OSError):
             self._child = forkpool.Child(work)
-        connection.close()
 
 
 def _listen(repository: Repository) -> _socket.socket | None:

@@ -23,7 +23,7 @@ from .client import send
 
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 #: Files of more bytes than this wait for the second save.
@@ -32,29 +32,49 @@ _SMALL = 4 << 20
 _LEAST = 0.1
 
 
-def carry_out(connection: socket, order: Mapping[str, Any], repository: Repository, known: Baseline | None) -> None:
+def carry_out(
+    connection: socket | None,
+    order: Mapping[str, Any],
+    repository: Repository,
+    known: Baseline | None,
+    later: Callable[[], tuple[socket, Mapping[str, Any]] | None] = lambda: None,
+) -> None:
     """Carry out the order of the client at the other end. Where anything fails it reads no answer, and saves itself.
 
-    `known` is the keeper's last checkpoint, and what may have changed since.
+    `known` is the keeper's last checkpoint, and what may have changed since. Without a `connection` the save was only
+    announced, and `order` is what its client exports: once what is known is saved, `later` gives connection and order.
     """
     # The child ends after this save: a search through all that the keeper knows would only take time.
     gc.disable()
-    os.environb.clear()
-    os.environb.update(order["environ"])
-    words = order["words"]
-    request = SaveRequest(**{**words, "reason": Reason(*words.get("reason", ()))})
-    end = Deadline(request.deadline)
+    request, end = _taken_on(order)
     try:
         early = None if known is None else _save_known(repository, request, known)
+        if connection is None and (given := later()) is not None:
+            connection, order = given
+            request, end = _taken_on(order)
         if early is not None:
-            send(connection, early=early.save_id)
+            _tell(connection, early=early.save_id)
             request = request._replace(replaces=early.save_id, expected=early.taken)
         if request.deadline is not None:
             request = request._replace(deadline=max(_LEAST, end.left()))
         result = save(repository.toplevel, request)
     except (GitstateError, OSError):
         return
-    send(connection, **save_answer(result, request))
+    _tell(connection, **save_answer(result, request))
+
+
+def _taken_on(order: Mapping[str, Any]) -> tuple[SaveRequest, Deadline]:
+    """What an order asks for, and until when. This process has the client's environment from now on."""
+    os.environb.clear()
+    os.environb.update(order["environ"])
+    words = order["words"]
+    request = SaveRequest(**{**words, "reason": Reason(*words.get("reason", ()))})
+    return request, Deadline(request.deadline)
+
+
+def _tell(connection: socket | None, **message: Any) -> None:
+    if connection is not None:
+        send(connection, **message)
 
 
 def opened_for(known: Baseline | None, repository: Repository) -> Opening | None:

@@ -10,7 +10,7 @@ from .clock import Deadline
 from .stdlib import TYPE_CHECKING, Record, contextmanager, signal, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
 
 #: Coarse kernel clocks and file systems stamp files a little in the past.
@@ -109,6 +109,25 @@ def _parent(pid: int) -> int:
 
 #: A program may always have so many bytes of memory.
 _LEAST_MEMORY = 1 << 30
+
+
+def writers(pipes: Sequence[int]) -> list[int]:
+    """The processes that can write into pipes whose other ends are the descriptors `pipes`, as far as we may see."""
+    wanted = {os.readlink(f"/proc/self/fd/{fd}") for fd in pipes}
+    found = []
+    for name in os.listdir("/proc"):
+        with suppress(OSError):
+            for fd in os.listdir(f"/proc/{name}/fd") if name.isdigit() else ():
+                if os.readlink(f"/proc/{name}/fd/{fd}") in wanted and _is_written(f"/proc/{name}/fdinfo/{fd}"):
+                    found.append(int(name))
+                    break
+    return found
+
+
+def _is_written(path: str) -> bool:
+    """Whether a descriptor was opened for writing alone; `path` is its file of proc(5) fdinfo."""
+    flags = next((line for line in (read_proc(path) or b"").split(b"\n") if line.startswith(b"flags:")), b"flags: 0")
+    return int(flags.split()[1], 8) & os.O_ACCMODE == os.O_WRONLY
 
 
 def limit_memory(pid: int) -> None:

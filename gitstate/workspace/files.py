@@ -102,19 +102,17 @@ class Worktree:
 
     def permissions(self, path: bytes) -> int | None:
         """The permissions of the file or directory at `path`; None where there is neither."""
-        try:
-            with self._parent(path) as (parent, name):
-                mode = os.lstat(name, dir_fd=parent).st_mode
-                return mode & 0o777 if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else None
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        return self._mode(path, 0o777)
 
     def special_bits(self, path: bytes) -> int | None:
         """The setuid, setgid and sticky bits of the file or directory at `path`; None where there is neither."""
+        return self._mode(path, 0o7000)
+
+    def _mode(self, path: bytes, bits: int) -> int | None:
         try:
             with self._parent(path) as (parent, name):
                 mode = os.lstat(name, dir_fd=parent).st_mode
-                return mode & 0o7000 if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else None
+                return mode & bits if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else None
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -231,7 +231,7 @@ MUTATIONS = (
         "            if not is_torn_index(self._current, object_format):\n                raise",
         "            if not os.path.exists(self._current):\n                raise",
         f"{ERRORS}[recover]",
-        {"ERROR_POINT": r"ls-files\.1:openat:.*\+"},
+        {"ERROR_POINT": r"diff-index\.1:openat:.*\+"},
     ),
     Mutation(
         "a failed fsync is passed over",
@@ -265,7 +265,7 @@ MUTATIONS = (
     Mutation(
         "whoever listens at the socket is the keeper",
         "orders/client.py",
-        "peer_user(connection) == os.geteuid() and",
+        "peer(connection)[1] == os.geteuid() and",
         "True and",
         "orders/test_save.py::test_socket_of_another_user_is_told_nothing",
     ),
@@ -275,6 +275,13 @@ MUTATIONS = (
         '            return tuple(message["own"]) == identity(self._repository.own)\n',
         "            return True\n",
         "orders/test_save.py::test_keeper_of_another_workspace_saves_nothing",
+    ),
+    Mutation(
+        "the keeper believes each number of a process",
+        "orders/announced.py",
+        "    return found if process.process_start(found.pid) == found.start else None\n",
+        "    return process.process(found.pid)\n",
+        "orders/test_announced.py::test_announcement_of_no_process_begins_nothing",
     ),
     Mutation(
         "what a tool changed in the interval waits for the next event",

@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from ...errors import EXIT_DONE, UsageError
-from ...format.context import CALLER_FIELDS, CONTEXT_FIELDS, Context
+from ...format.context import CALLER_FIELDS, CONTEXT_FIELDS, CONTEXT_TEXTS, Context
 from ...system.terminal import escape, say
 from ..command import Call, command, complete_keys, complete_pairs, options_named
-from ..options import CONTEXT_TEXTS, context_values, pair_values
+from ..options import context_values, pair_values
 from ..running import unknown_settings
 
 _TASK_OPTIONS = (*CONTEXT_TEXTS, "memory_refs", "extra")

@@ -1,0 +1,207 @@
+"""`bin/gitstate save` beside a keeper: the keeper begins before Python starts, and the order is handed over to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gitstate.orders.client import SOCKET, order_checkpoint
+from tests.orders.test_save import children, own, running, saves
+from tests.support.agents import check_recovered, marker, wait_until
+from tests.support.environment import ROOT
+from tests.support.oracle import fingerprint
+from tests.support.workspace import GITSTATE, Workspace
+
+CALL, CALLED = "keeper.call", "keeper.called"
+SHELLS = [name for name in ("dash", "busybox", "bash") if shutil.which(name)]
+#: Stands for a Python that starts when the marker of the first save stands.
+LATE = """\
+#!/bin/sh
+until [ -n "$(git for-each-ref refs/gitstate/pending)" ]; do sleep 0.02; done
+git for-each-ref --format='%(objectname)' refs/gitstate/pending >{seen}
+exec {gitstate} "$@"
+"""
+PLAIN = '#!/bin/sh\nexec {gitstate} "$@"\n'
+
+
+def script(place: Path, start: str = PLAIN) -> Path:
+    """A copy of the script that starts Python by way of `start`. What that sees stands in the file `seen` beside it."""
+    place.mkdir()
+    shutil.copy(ROOT / "bin" / "gitstate", place)
+    command = place / "git-gitstate"
+    command.write_text(start.format(seen=place / "seen", gitstate=shlex.join(map(str, GITSTATE))))
+    command.chmod(0o755)
+    return place / "gitstate"
+
+
+def run(path: Path, ws: Workspace, *, shell: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    argv = [*([shell] if shell else []), *(["sh"] if shell == "busybox" else []), os.fspath(path), "save"]
+    return subprocess.run(
+        argv, cwd=ws.path, env={**os.environ, **env}, capture_output=True, encoding="utf-8", timeout=120
+    )
+
+
+def call(ws: Workspace) -> Path:
+    return Path(os.fsdecode(own(ws)), CALL)
+
+
+def called(ws: Workspace) -> Path:
+    return Path(os.fsdecode(own(ws)), CALLED)
+
+
+def announce(ws: Workspace, line: str) -> None:
+    """What the script does."""
+    called(ws).write_text(line + "\n")
+    with open(os.open(call(ws), os.O_RDWR), "wb") as fifo:
+        fifo.write(b"\n")
+
+
+def line_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rstrip("\n")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_marker_stands_before_python_starts(shell: str, ws: Workspace, tmp_path: Path) -> None:
+    command = script(tmp_path / "bin", LATE)
+    with running(ws):
+        ws.append("a.txt", "more\n")
+        before = fingerprint(ws.path)
+        done = run(command, ws, shell=shell, CURRENT_TASK_ID="T-77")
+        assert (done.returncode, done.stdout, done.stderr[:6]) == (0, "", "saved "), done
+        # The save that stood first held the work, and what the client exports; the second one has taken its place.
+        (first,) = (command.parent / "seen").read_text().split()
+        assert len(saves(ws)) == 1 and first not in marker(ws)
+        assert ws.out("show", f"{first}^1:a.txt").endswith("more")
+        assert json.loads(ws.git("show", f"{first}:context.json"))["task_id"] == "T-77"
+        assert json.loads(ws.git("notes", "--ref=gitstate", "show", "HEAD"))["task_id"] == "T-77"
+        assert not called(ws).exists()
+        again = run(command, ws, shell=shell, CURRENT_TASK_ID="T-77")
+        assert (again.returncode, again.stderr) == (0, "nothing changed since the last save\n")
+    assert not call(ws).exists()
+    check_recovered(ws, before)
+
+
+def test_client_that_dies_after_it_has_announced(ws: Workspace, tmp_path: Path) -> None:
+    heard = f"while [ -e {shlex.quote(str(called(ws)))} ]; do sleep 0.02; done"
+    command = script(tmp_path / "bin", f"#!/bin/sh\n{heard}\nexit 7\n")
+    with running(ws) as keeper:
+        ws.append("a.txt", "more\n")
+        assert run(command, ws).returncode == 7
+        wait_until(lambda: marker(ws) and not children(keeper), "the save that was announced")
+        assert len(saves(ws)) == 1 and ws.out("show", "HEAD:a.txt").endswith("more")
+        ws.append("a.txt", "after it\n")
+        assert ws.gitstate("save").exit_status == 0
+        assert ws.out("show", "HEAD:a.txt").endswith("after it")
+
+
+def test_keeper_that_died_or_is_stopped_stops_no_save(ws: Workspace, tmp_path: Path) -> None:
+    command = script(tmp_path / "bin")
+    with running(ws) as keeper:
+        os.kill(keeper, signal.SIGSTOP)
+        for number in range(2):
+            # Nobody reads from the FIFO: the second one does not write to it.
+            ws.append("a.txt", f"more {number}\n")
+            done = run(command, ws)
+            assert (done.returncode, done.stderr[:6]) == (0, "saved "), done
+            assert called(ws).exists()
+        os.kill(keeper, signal.SIGCONT)
+        wait_until(lambda: order_checkpoint(own(ws), at_once=True, waits=60), "the keeper has heard all of it")
+        wait_until(lambda: not called(ws).exists(), "the announcement is gone")
+        assert ws.out("show", "HEAD:a.txt").endswith("more 1")
+        os.kill(keeper, signal.SIGKILL)
+        ws.append("a.txt", "after it\n")
+        assert run(command, ws).returncode == 0
+        assert ws.out("show", "HEAD:a.txt").endswith("after it")
+
+
+def test_child_of_the_keeper_killed_before_the_order(ws: Workspace, tmp_path: Path) -> None:
+    kill = '#!/bin/sh\nuntil [ -e {seen} ]; do sleep 0.02; done\nexec {gitstate} "$@"\n'
+    command = script(tmp_path / "bin", kill)
+    with running(ws) as keeper:
+        ws.append("a.txt", "more\n")
+        process = subprocess.Popen([command, "save"], cwd=ws.path, stderr=subprocess.PIPE)
+        wait_until(lambda: marker(ws), "the first save")
+        for child in children(keeper):
+            os.kill(child, signal.SIGKILL)
+        wait_until(lambda: not children(keeper), "their end")
+        (command.parent / "seen").touch()
+        _, words = process.communicate(timeout=120)
+        assert (process.returncode, words[:6]) == (0, b"saved "), words
+        assert ws.out("show", "HEAD:a.txt").endswith("more")
+
+
+def leave_file(path: Path) -> None:
+    path.write_text("left\n")
+
+
+def leave_link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("name", [CALL, CALLED])
+@pytest.mark.parametrize("leave", [leave_file, leave_link, os.mkfifo, Path.mkdir])
+def test_strange_file_stops_no_save(leave: object, name: str, ws: Workspace, tmp_path: Path) -> None:
+    assert callable(leave)
+    ws.gitstate("begin", "task_id=T-1")
+    ws.append("a.txt", "more\n")
+    if name == CALLED:
+        os.mkfifo(call(ws))
+    leave(Path(os.fsdecode(own(ws)), name))
+    done = run(script(tmp_path / "bin"), ws)
+    assert (done.returncode, done.stderr[:6]) == (0, "saved "), done
+    assert ws.out("show", "HEAD:a.txt").endswith("more")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a file and a process of another user")
+def test_script_and_keeper_hear_no_other_user(ws: Workspace, tmp_path: Path) -> None:
+    command = script(tmp_path / "bin")
+    with running(ws) as keeper, other_user() as stranger:
+        announce(ws, line_of(stranger))
+        wait_until(lambda: not called(ws).exists(), "the keeper has read it")
+        assert not children(keeper) and not saves(ws)
+        os.chown(call(ws), 65534, -1)
+        ws.append("a.txt", "more\n")
+        assert run(command, ws).returncode == 0
+        assert not called(ws).exists() and len(saves(ws)) == 1
+
+
+@contextlib.contextmanager
+def other_user() -> Iterator[int]:
+    with subprocess.Popen(["sleep", "600"], user=65534) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def test_announcement_of_no_process_begins_nothing(ws: Workspace) -> None:
+    # In another pid namespace its number is that of another process, which began at another time.
+    name, _, fields = line_of(os.getpid()).rpartition(") ")
+    words = fields.split()
+    later = f"{name}) {' '.join([*words[:19], str(int(words[19]) + 1), *words[20:]])}"
+    with running(ws) as keeper:
+        ws.append("a.txt", "more\n")
+        for line in ("", "1", "x (y) z", "99999999 (sh) S 1", later):
+            announce(ws, line)
+            wait_until(lambda: not called(ws).exists(), "the keeper has read it")
+            assert not children(keeper), line
+        assert ws.gitstate("save").exit_status == 0
+        assert len(saves(ws)) == 1
+
+
+def test_order_clears_an_announcement_without_its_byte(ws: Workspace, tmp_path: Path) -> None:
+    """Its script was killed between both: no other could announce anything."""
+    with running(ws):
+        ws.append("a.txt", "more\n")
+        called(ws).write_text("1 (sh) S 1\n")
+        assert run(script(tmp_path / "bin"), ws).returncode == 0
+        assert not called(ws).exists() and (call(ws).parent / os.fsdecode(SOCKET)).exists()
