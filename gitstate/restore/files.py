@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _AT_ONCE = 512
 #: A file of no more bytes is read together with others.
 _SMALL = 32 << 10
+#: A symlink's target has fewer bytes than `PATH_MAX`, 4,096 on Linux, on every system.
+_LONGEST_TARGET = 64 << 10
 #: The disk takes nothing more: to go on with the next path is of no use.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -269,7 +271,10 @@ class FileRecovery:
                 self._disk.delete(target.path, seen)
             self._disk.make_directory(target.path)
         elif saved.mode == SYMLINK:
-            content = reader.contents([saved.oid], LARGE)[0]
+            info = reader.kinds([saved.oid])[0]
+            if info is not None and info[1] > _LONGEST_TARGET:
+                raise OSError(errno.ENAMETOOLONG, f"no symlink has a target of {info[1]} bytes", target.path)
+            content = reader.contents([saved.oid])[0]
             if content is None:
                 raise NeedsPerson(f"object {saved.oid} is missing", hint="git fsck")
             self.written[target.path] = saved.oid, self._disk.write_link(target.path, content[1], seen)
