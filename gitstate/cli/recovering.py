@@ -329,7 +329,8 @@ def summary_lines(items: Sequence[Summary], width: int | None) -> list[str]:
         for save_id, task_id in item.aside:
             words = f"{escape(item.workspace)}: task {escape(task_id or '-')} is set aside"
             aside.append(f"{words}: gitstate recover --save {escape(save_id)}")
-        note = f"save {item.waiting} is pending: gitstate recover" if item.waiting else item.problem or ""
+        waiting = f"save {item.waiting} is pending: gitstate recover" if item.waiting else None
+        note = "; ".join(text for text in (waiting, item.problem) if text)
         if item.proven is not None and item.proven[0] == item.waiting and not item.proven[2]:
             note += f" (proven at {item.proven[1]})"
         branch = item.branch or ("-" if item.problem else "(detached)")

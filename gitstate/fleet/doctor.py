@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ from ..integrations.git_hooks_install import hook_problems
 from ..integrations.scheduler import answer
 from ..system import files
 from ..workspace import registry, settings
-from ..workspace.damage import find_unreadable, is_blank
+from ..workspace.damage import backlink_trouble, find_unreadable, is_blank, open_damaged
 from ..workspace.live_context import read_live_context
 from ..workspace.ownership import failing_checkpoints
 from ..workspace.peek import Peeker, WorkspacePeek
@@ -67,9 +68,11 @@ def examine(path: bytes) -> list[Finding]:
         repository, _ = settings.with_defaults(repository, settings.OF_SAVE)
         for check in (
             _ownership,
+            _git_dir_place,
             _locks,
             _damage,
             _unreadable,
+            _backlinks,
             _disk,
             _durability,
             _state_file,
@@ -160,7 +163,7 @@ def _unopened(path: bytes, error: NotAWorkspace) -> Iterator[Finding]:
     top = path
     while not os.path.lexists(os.path.join(top, b".git")):
         if os.path.dirname(top) == top:
-            return
+            break
         top = os.path.dirname(top)
     seen = Peeker().peek(top)
     quoted = shlex.quote(os.fsdecode(top))
@@ -168,8 +171,23 @@ def _unopened(path: bytes, error: NotAWorkspace) -> Iterator[Finding]:
         what = f"it belongs to user {seen.uid}, so git does not open it"
         yield Finding("ownership", what, f"git config --global --add safe.directory {quoted}")
         return
+    with suppress(GitstateError):
+        repository = open_damaged(path)
+        if repository is not None:
+            seen = WorkspacePeek(repository.toplevel, git_dir=repository.git_dir, common_dir=repository.common_dir)
+    if not seen.git_dir and not os.path.lexists(os.path.join(top, b".git")):
+        return
     broken = list(_damaged_files(seen)) if seen.git_dir else []
     yield from broken or [Finding("repository", error.message, f"git -C {quoted} fsck")]
+
+
+def _backlinks(repository: Repository) -> Iterator[Finding]:
+    """Linked worktrees that git takes for gone."""
+    for path in gitdir.lost_backlinks(repository.git_dir, repository.common_dir):
+        item = backlink_trouble(path, repository)
+        yield Finding(
+            "damage", item.what, item.command, True, partial(damage.repair_damage, item) if item.repairable else None
+        )
 
 
 def _damaged_files(seen: WorkspacePeek) -> Iterator[Finding]:
@@ -185,6 +203,12 @@ def _ownership(repository: Repository) -> Iterator[Finding]:
         quoted = shlex.quote(os.fsdecode(repository.toplevel))
         what = f"it belongs to user {uid}: no program of its configuration is run"
         yield Finding("ownership", what, f"git config --global --add safe.directory {quoted}")
+
+
+def _git_dir_place(repository: Repository) -> Iterator[Finding]:
+    found = gitdir.among_files(repository.toplevel, repository.common_dir)
+    if found is not None:
+        yield Finding("git_dir", found.what, found.command, serious=False)
 
 
 def _locks(repository: Repository) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ import os
 from ..errors import GitstateError, words_of
 from ..format import names
 from ..format.context import Context
+from ..git.gitdir import lost_backlinks
 from ..git.repository import open_repository, read_head
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.live_context import read_live_context
@@ -123,11 +124,36 @@ def summarize(path: bytes) -> Summary:
             with ObjectReader(repository.git) as reader:
                 save = read_save(archive, reader)
             waiting, status, context = save.manifest.save_id, "interrupted", save.context
+        problem = _lost_backlink(repository.git_dir, repository.common_dir)
         return Summary(
-            repository.toplevel, branch, status or "idle", waiting, context, None, proven=_proven(repository.git_dir)
+            repository.toplevel, branch, status or "idle", waiting, context, problem, proven=_proven(repository.git_dir)
         )
     except (GitstateError, OSError) as error:
-        return Summary(path, branch, status="unreadable", problem=words_of(error)[:200])
+        return _damaged(path) or Summary(path, branch, status="unreadable", problem=words_of(error)[:200])
+
+
+def _damaged(path: bytes) -> Summary | None:
+    """The summary of a workspace that git does not open because its files are damaged; None where it is not that."""
+    from ..workspace.damage import find_unreadable, open_damaged
+
+    with suppress(GitstateError, OSError):
+        repository = open_damaged(path)
+        found = [] if repository is None else [item.what for item in find_unreadable(repository)]
+        if repository is not None and found:
+            context, _ = read_live_context(repository)
+            return Summary(repository.toplevel, None, "damaged", None, context, _advised(found))
+    return None
+
+
+def _advised(found: list[str]) -> str:
+    """What is damaged, and the command that tells how to mend it."""
+    return f"{'; '.join(found)}: gitstate doctor"
+
+
+def _lost_backlink(git_dir: bytes, common_dir: bytes) -> str | None:
+    """What is wrong with the file by which git finds a linked worktree; None where it leads here."""
+    lost = lost_backlinks(git_dir, common_dir) if git_dir != common_dir else []
+    return _advised([f"{os.fsdecode(path)} does not lead here" for path in lost]) if lost else None
 
 
 def summarize_peek(seen: WorkspacePeek) -> Summary:
@@ -146,7 +172,9 @@ def summarize_peek(seen: WorkspacePeek) -> Summary:
         return Summary(seen.workspace, status=seen.problem, problem=problem)
     branch = None if seen.branch is None else names.branch_name(seen.branch)
     status: str = "damaged" if seen.damage else seen.status or "idle"
-    notes = list(seen.damage)
+    notes = [_advised([*seen.damage])] if seen.damage else []
+    backlink = _lost_backlink(seen.git_dir, seen.common_dir)
+    notes += [] if backlink is None else [backlink]
     if status == "active" and seen.owner == "gone":
         status = "crashed"
         notes.append("gitstate recover")

@@ -168,6 +168,8 @@ class Manifest(Record):
     """How the user calls it (`--label`); None where it has no label, and in saves of version 0.1."""
     sparse_directories: tuple[bytes, ...] = ()
     """The directories of a sparse index, of which no file was on the disk; empty where the index is not sparse."""
+    absent_submodules: tuple[bytes, ...] = ()
+    """Submodules of the index that were not checked out; empty where all were, and in saves of version 0.1."""
     index_is_plain: bool = False
     """Whether the index is known to hide nothing from git (skip-worktree, assume-unchanged)."""
 
@@ -231,6 +233,7 @@ class Manifest(Record):
             "ignored": listed(path_to_json(path) for path in self.ignored),
             "reason": self.reason.to_json(),
             "sparse_directories": listed(path_to_json(path) for path in self.sparse_directories),
+            "absent_submodules": listed(path_to_json(path) for path in self.absent_submodules),
             "special": listed({**path_to_json(path), "mode": f"{bits:o}"} for path, bits in self.special.items()),
             "label": self.label,
         }
@@ -312,6 +315,7 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
         reason=_reason(_mapping(value.get("reason") or {})),
         special={_path(item): _mode(item["mode"], 0o7000) & 0o7000 for item in value.get("special") or ()},
         sparse_directories=tuple(_path(item) for item in value.get("sparse_directories") or ()),
+        absent_submodules=tuple(_path(item) for item in value.get("absent_submodules") or ()),
         index_is_plain=value.get("index_is_plain") is True,
         label=_optional(value.get("label"), lambda text: isinstance(text, str) and len(text) <= MAX_LABEL),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from ..system import files, process
-from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from .command import is_oid
 
 if TYPE_CHECKING:
@@ -298,10 +298,74 @@ def _strange_kind(path: bytes) -> str | None:
     return {0o010000: "a FIFO", 0o140000: "a socket", 0o040000: "a directory"}.get(kind, "a device")
 
 
+class AmongFiles(Record):
+    """A git dir that is in the worktree under another name than `.git`."""
+
+    what: str
+    """What that means, for people."""
+    command: str
+    """Moves it out of the worktree."""
+
+
+def among_files(toplevel: bytes, common_dir: bytes) -> AmongFiles | None:
+    """What to say of a git dir that is in the worktree under another name than `.git`; None of any other.
+
+    `git clean -x` deletes it, as it spares `.git` alone.
+    """
+    own = os.path.join(toplevel, b".git")
+    if not common_dir.startswith(os.path.join(toplevel, b"")) or (common_dir + b"/").startswith(own + b"/"):
+        return None
+    name = os.fsdecode(os.path.relpath(common_dir, toplevel))
+    place = quote(os.fsdecode(toplevel) + ".git")
+    command = f"git -C {quote(os.fsdecode(toplevel))} init --separate-git-dir={place}"
+    return AmongFiles(f"the git directory is {name} in the worktree: git clean -x deletes it, and every save", command)
+
+
 def common_dir_by_files(git_dir: bytes) -> bytes:
-    """What the worktrees share, by `commondir` of a git directory; the same where there is no such file."""
-    data = files.read_limited(os.path.join(git_dir, b"commondir"), 65_536)
-    return git_dir if not data else os.path.realpath(os.path.join(git_dir, data.rstrip(b"\0\r\n")))
+    """What the worktrees share, by `commondir` of a git directory, or by its place where that leads nowhere."""
+    named = path_named_in(os.path.join(git_dir, b"commondir"), b"", git_dir)
+    worktrees = os.path.dirname(git_dir)
+    above = os.path.dirname(worktrees) if os.path.basename(worktrees) == b"worktrees" else None
+    for path in (named, above):
+        if path is not None and (os.path.isdir(path + b"/objects") or os.path.isfile(path + b"/config")):
+            return path
+    return git_dir if named is None else named
+
+
+def linked_places(common_dir: bytes) -> set[bytes]:
+    """Where the `.git` of each linked worktree is, or was: what their `gitdir` files name."""
+    top = os.path.join(common_dir, b"worktrees")
+    places = (os.path.join(top, name) for name in _listed(top))
+    return {named for place in places if (named := path_named_in(os.path.join(place, b"gitdir"), b"", place))}
+
+
+def lost_backlinks(git_dir: bytes, common_dir: bytes) -> list[bytes]:
+    """The `gitdir` files that lead to no `.git`: of one linked worktree, or from the main one of all.
+
+    Git works without. But `git worktree prune`, and so `git gc`, takes such a worktree for one that is gone.
+    """
+    worktrees = os.path.join(common_dir, b"worktrees")
+    places = (
+        [git_dir] if git_dir != common_dir else [os.path.join(worktrees, name) for name in sorted(_listed(worktrees))]
+    )
+    found = []
+    for place in places:
+        named = path_named_in(os.path.join(place, b"gitdir"), b"", place)
+        is_lost = (
+            named is None or os.path.basename(named) != b".git" or (place == git_dir and not os.path.lexists(named))
+        )
+        if is_lost and os.path.isdir(place):
+            found.append(os.path.join(place, b"gitdir"))
+    return found
+
+
+def path_named_in(file: bytes, prefix: bytes, base: bytes) -> bytes | None:
+    """The path in a small file of git's, after `prefix`, absolute or relative to `base`; None where there is none."""
+    data = files.read_limited(file, 65_536)
+    if data is None or not data.startswith(prefix):
+        return None
+    named = data[len(prefix) :].rstrip(b"\r\n")
+    return os.path.realpath(os.path.join(base, named)) if named and b"\0" not in named else None
 
 
 def strange_files_above(path: bytes) -> list[StrangeFile]:

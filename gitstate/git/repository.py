@@ -9,12 +9,18 @@ from ..system.child import Child
 from ..system.files import open_at_once
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .command import Git, Oid, is_oid, switch_off
-from .gitdir import NO_HEAD, read_head_file, strange_files_above
+from .gitdir import NO_HEAD, linked_places, read_head_file, strange_files_above
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .gitdir import StrangeFile
+
+
+#: Git may keep so many bytes of what a filter prints.
+_MOST_PRINTED = 128 << 20
+#: What git says where a filter prints more.
+OVER_LIMIT = "over limit"
 
 
 class Repository(Record):
@@ -64,6 +70,13 @@ class Repository(Record):
         names = dict.fromkeys(key.rpartition(".")[0] for key in self.config if key.startswith("filter."))
         settings = ("clean", "smudge", "process", "required")
         return [switch_off(f"{name}.{setting}") for name in names for setting in settings]
+
+    def filter_env(self, size: int = 0) -> dict[str, str]:
+        """Variables for a git that may run a filter: it ends where one prints too much for a file of `size` bytes.
+
+        Git keeps all that a filter prints in memory, and some print without end.
+        """
+        return {} if self.filter_limit is None else {"GIT_ALLOC_LIMIT": str(max(_MOST_PRINTED, 4 * size))}
 
     @property
     def autocrlf(self) -> bool:
@@ -195,7 +208,7 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
         git_dir, common_dir, object_format, toplevel = _where(path, asked, bare_too)
         if toplevel != git_dir:
             _refuse_other_worktree(toplevel, git_dir)
-            _refuse_repository_above(path, toplevel, git_dir)
+            _refuse_repository_above(path, toplevel, git_dir, common_dir)
     git = Git(toplevel, options)
     return as_permitted(Repository(toplevel, git_dir, common_dir, object_format.decode("ascii"), config, git))
 
@@ -244,10 +257,11 @@ def _refuse_other_worktree(toplevel: bytes, git_dir: bytes) -> None:
         raise has_worktree_elsewhere(toplevel, git_dir)
 
 
-def _refuse_repository_above(path: bytes, toplevel: bytes, git_dir: bytes) -> None:
+def _refuse_repository_above(path: bytes, toplevel: bytes, git_dir: bytes, common_dir: bytes) -> None:
     """Raises NotAWorkspace where git passed a git directory that it can't read, and found the repository above it.
 
-    So it does where `path` is in no worktree of the git directory: `core.worktree` names another place.
+    So it does where a linked worktree inside of another one has lost its `.git`. And where `path` is in no worktree of
+    the git directory: `core.worktree` names another place.
     """
     place = os.path.realpath(path)
     if place != toplevel and not place.startswith(os.path.join(toplevel, b"")):
@@ -260,11 +274,13 @@ def _refuse_repository_above(path: bytes, toplevel: bytes, git_dir: bytes) -> No
             raise has_other_worktree(place, toplevel, git_dir)
         # It was named in other letters, on a file system that folds case.
         toplevel = above
+    links = linked_places(common_dir) if place != toplevel else ()
     while place != toplevel and len(place) > 1:
-        if os.path.isdir(os.path.join(place, b".git")):
+        dot_git = os.path.join(place, b".git")
+        if os.path.isdir(dot_git) or dot_git in links:
             from .unusable import refuse_passed_over
 
-            refuse_passed_over(place, toplevel)
+            refuse_passed_over(place, toplevel, is_linked=dot_git in links)
         place = os.path.dirname(place)
 
 

@@ -12,7 +12,7 @@ from ..errors import NeedsPerson, NotAWorkspace
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from .command import Git, Oid, is_oid
-from .gitdir import NO_HEAD, last_checkout, last_value, read_head_file, strange_files
+from .gitdir import NO_HEAD, last_checkout, last_value, path_named_in, read_head_file, strange_files
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -47,7 +47,7 @@ def git_trusts(toplevel: bytes, *places: bytes) -> bool:
     owners = {os.geteuid()}
     if os.geteuid() == 0 and os.environ.get("SUDO_UID", "").isdigit():
         owners.add(int(os.environ["SUDO_UID"]))
-    if all(os.lstat(place).st_uid in owners for place in (toplevel, *places)):
+    if all(os.lstat(place).st_uid in owners for place in (toplevel, *places) if os.path.lexists(place)):
         return True
     every = Git(b"/").run("config", "--includes", "-z", "--get-all", "safe.directory", ok_codes=range(256))
     names: list[bytes] = []
@@ -111,6 +111,7 @@ def _names(directory: int) -> Iterator[bytes]:
 
 
 _ELSE = "gitstate -C PATH … names a git worktree"
+_ANEW = "what was pushed comes back in a new clone: git clone URL, and there: gitstate fetch, gitstate recover"
 
 
 def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
@@ -127,7 +128,9 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
         hint = _mend_line(said, path)
     elif "must be run in a work tree" in said:
         said = "it is a bare repository (core.bare), and has no worktree"
-        hint = f"git -C {where} config core.bare false" if os.path.isdir(dot_git) else _ELSE
+        # Of a linked worktree git heeds the setting in its own configuration only.
+        scope = "" if os.path.isdir(dot_git) else " --worktree"
+        hint = f"git -C {where} config{scope} core.bare false" if os.path.lexists(dot_git) else _ELSE
     elif named is not None and not os.path.lexists(dot_git):
         git_dir = quote(os.path.abspath(named))
         top = os.environ.get("GIT_WORK_TREE") or os.fsdecode(path)
@@ -136,7 +139,25 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
         hint = f"git --git-dir={git_dir} config core.bare false && echo gitdir: {git_dir} >{place}"
     elif os.path.isfile(dot_git):
         said, hint = _pruned(path, said)
+    if said.startswith("not a git repository"):
+        damage, around = _damage_around(path)
+        if damage is not None:
+            said, hint = damage.why, f"gitstate -C {quote(os.fsdecode(around))} doctor"
     return NotAWorkspace(f"{name}: {said}; nothing was changed", hint=hint)
+
+
+def _damage_around(path: bytes) -> tuple[DamagedGitDir | None, bytes]:
+    """What git can't read of the git directory of the worktree that `path` is in, and the top of that worktree."""
+    top = os.path.realpath(path)
+    while not os.path.lexists(os.path.join(top, b".git")) and len(top) > 1:
+        top = os.path.dirname(top)
+    git_dir = os.path.join(top, b".git")
+    if os.path.isfile(git_dir):
+        link = files.read_limited(git_dir, 65_536) or b""
+        git_dir = os.path.join(top, link.removeprefix(b"gitdir: ").rstrip(b"\r\n"))
+    common = files.read_limited(os.path.join(git_dir, b"commondir"), 65_536)
+    common_dir = git_dir if common is None else os.path.normpath(os.path.join(git_dir, common.rstrip(b"\r\n")))
+    return (damaged_git_dir(top, git_dir, common_dir) if looks_like_git_dir(common_dir) else None), top
 
 
 def why_strange(path: bytes, strange: StrangeFile) -> NotAWorkspace:
@@ -165,7 +186,9 @@ def _pruned(path: bytes, said: str) -> tuple[str, str]:
     if not data.startswith(b"gitdir: ") or os.path.isdir(named):
         return said, _ELSE
     if os.path.basename(worktrees) != b"worktrees" or not os.path.isdir(common):
-        return f".git leads to {os.fsdecode(named)}, which does not exist", _ELSE
+        inside = named.startswith(os.path.join(os.path.realpath(path), b""))
+        lost = ": it was in the worktree, and every save in it" if inside else ""
+        return f".git leads to {os.fsdecode(named)}, which does not exist{lost}", _ANEW if inside else _ELSE
     beside = quote(os.fsdecode(os.path.dirname(common) if common.endswith(b"/.git") else common))
     return (
         f"this worktree was pruned: {os.fsdecode(named)} is gone",
@@ -180,9 +203,13 @@ def looks_like_git_dir(path: bytes) -> bool:
     return sum(os.path.lexists(os.path.join(path, name)) for name in parts) >= 3
 
 
-def refuse_passed_over(top: bytes, above: bytes) -> None:
-    """Raises NotAWorkspace where `.git` of a directory is a damaged git directory: its work is not that of `above`."""
-    if looks_like_git_dir(os.path.join(top, b".git")):
+def refuse_passed_over(top: bytes, above: bytes, *, is_linked: bool) -> None:
+    """Raises NotAWorkspace where `.git` of a directory is a damaged git directory: its work is not that of `above`.
+
+    So it is where the directory is a linked worktree, and its `.git` is gone.
+    """
+    dot_git = os.path.join(top, b".git")
+    if looks_like_git_dir(dot_git) or (is_linked and not os.path.lexists(dot_git)):
         where = quote(os.fsdecode(top))
         message = f"{where}/.git is damaged, and git goes on to the repository {os.fsdecode(above)}"
         raise NotAWorkspace(f"{message}; nothing was changed", hint=f"gitstate -C {where} doctor")
@@ -316,12 +343,13 @@ def _look_at_head(git_dir: bytes, common_dir: bytes, branch: str | None, found: 
     with suppress(OSError):
         data = read_head_file(git_dir)
     line = data.strip(b"\0 \t\r\n")
-    if is_oid(line[:64].decode("latin-1")) or data.startswith(NO_HEAD) or _is_ref(line):
+    known = last_head(git_dir, common_dir, branch)
+    is_cut = _is_ref(line) and is_cut_head(git_dir, common_dir, known)
+    if is_oid(line[:64].decode("latin-1")) or data.startswith(NO_HEAD) or (_is_ref(line) and not is_cut):
         return line
     kinds = {item.path: item.kind for item in strange_files(git_dir, common_dir)}
     what = "is missing" if not os.path.lexists(path) else "is empty" if is_file and not line else "names no branch"
-    what = f"is {kinds[path]}" if path in kinds else what
-    known = last_head(git_dir, common_dir, branch)
+    what = f"is {kinds[path]}" if path in kinds else "is cut off" if is_cut else what
     clear = "" if is_file or not os.path.lexists(path) else f"rm -r {_quoted(path)} && "
     if known is None:
         ways = [f"{clear}echo {_quoted(b'ref: ' + ref)} >{_quoted(path)}" for ref in _branches(common_dir)]
@@ -330,6 +358,14 @@ def _look_at_head(git_dir: bytes, common_dir: bytes, branch: str | None, found: 
         shown = os.fsdecode(known.removeprefix(b"ref: "))
         found.append(Damage(path, f"HEAD {what}; it was on {shown}", f"{clear}echo {_quoted(known)} >{_quoted(path)}"))
     return known
+
+
+def is_cut_head(git_dir: bytes, common_dir: bytes, known: bytes | None) -> bool:
+    """Whether the end of HEAD is lost: it has no line end, names no ref that exists, and was `known` before."""
+    data = read_head_file(git_dir)
+    has_end = data.endswith(b"\n") or os.path.islink(os.path.join(git_dir, b"HEAD"))
+    is_ref = data.startswith(b"ref:") and not _has_ref(common_dir, data[4:].strip())
+    return is_ref and not has_end and known not in (None, data.strip())
 
 
 #: So many branches are named where any may be the right one.
@@ -420,12 +456,31 @@ def _has_ref(common_dir: bytes, ref: bytes) -> bool:
 
 def _look_at_links(dot_git: bytes, git_dir: bytes, common_dir: bytes, found: list[Damage]) -> None:
     """The two small files that lead from a linked worktree to its git dir, and from there to what is shared."""
-    wanted = [(dot_git, b"gitdir: " + git_dir)] if os.path.isfile(dot_git) else []
-    wanted += [(os.path.join(git_dir, b"commondir"), b"../..")] if git_dir != common_dir else []
-    for path, line in wanted:
-        data = files.read_limited(path, 65_536)
-        if data is not None and not data.strip(b"\0\r\n "):
-            found.append(Damage(path, f"{_shown(path)} is empty", f"echo {_quoted(line)} >{_quoted(path)}"))
+    top = os.path.dirname(dot_git)
+    wanted = [] if os.path.isdir(dot_git) else [(dot_git, b"gitdir: ", top, git_dir, git_dir)]
+    wanted += (
+        [(os.path.join(git_dir, b"commondir"), b"", git_dir, common_dir, b"../..")] if git_dir != common_dir else []
+    )
+    for path, prefix, base, target, line in wanted:
+        if path_named_in(path, prefix, base) != target:
+            what = f"{_shown(path)} {_how_lost(path)}"
+            found.append(Damage(path, what, f"echo {_quoted(prefix + line)} >{_quoted(path)}"))
+
+
+def _how_lost(path: bytes) -> str:
+    """What is wrong with a small file of git's that names no path which is there."""
+    data = files.read_limited(path, 65_536)
+    if data is None:
+        return "is unreadable" if os.path.lexists(path) else "is missing"
+    return "leads nowhere" if data.strip(b"\0\r\n ") else "is empty"
+
+
+def lost_backlink(path: bytes, toplevel: bytes | None) -> Damage:
+    """What is wrong with the `gitdir` of a linked worktree, one of `lost_backlinks`; its top is known as a rule."""
+    wanted = b"PATH/.git" if toplevel is None else os.path.join(toplevel, b".git")
+    what = f"{_shown(path)} {_how_lost(path)}: git worktree prune, and git gc, would remove the worktree"
+    command = f"echo {_quoted(wanted)} >{_quoted(path)}"
+    return Damage(path, what, command, None if toplevel is None else wanted + b"\n")
 
 
 def _look_at_config(common_dir: bytes, found: list[Damage]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import GitError, MissingObject
-from ..git.command import Git, Oid, is_oid
+from ..git.command import Git, Oid, is_oid, object_id
 from ..system.child import Child
 from ..system.stdlib import TYPE_CHECKING, Record
 
@@ -143,13 +143,18 @@ class ObjectReader:
         return self._answers(b"contents", oids, self._content)
 
     def commit(self, oid: Oid, limit: int | None = None) -> bytes | None:
-        """A raw commit; None where there is no such object, or it is no commit. Raises as `contents` does."""
+        """A raw commit; None where there is no such object, or it is no commit. Raises as `contents` does.
+
+        Git moves no branch to a commit whose file holds another object, and says so only then.
+        """
         known = self._commits.get(oid)
         if known is not None and (limit is None or len(known) <= limit):
             return known
         found = self.contents([oid], limit)[0]
         if found is None or found[0] != "commit":
             return None
+        if object_id("sha1" if len(oid) == 40 else "sha256", *found) != oid:
+            raise MissingObject(oid, "is damaged")
         self.remember(oid, found[1])
         return found[1]
 

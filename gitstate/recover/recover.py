@@ -165,6 +165,13 @@ def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, requ
     if repository.stranger is not None:
         message = f"this repository belongs to user {repository.stranger}; none of its filters was run"
         result = result._replace(message="; ".join(part for part in (result.message, message) if part))
+    if not request.depth:
+        for path in gitdir.lost_backlinks(repository.git_dir, repository.common_dir):
+            from ..workspace.damage import backlink_trouble
+
+            trouble = backlink_trouble(path, repository)
+            message = f"{trouble.what}; mend it with: {trouble.command}"
+            result = result._replace(message="; ".join(part for part in (result.message, message) if part))
     return result._replace(cleared=cleared)
 
 

@@ -73,6 +73,15 @@ def _wanted(saved: SavedPaths, paths: Sequence[bytes]) -> list[Target]:
 def _restore(
     workspace: Workspace, saved: SavedPaths, targets: Sequence[Target], request: RecoverRequest
 ) -> RecoverResult:
+    outcome = _bring_back(workspace, saved, targets, Version(saved.newest.manifest.save_id, None), request)
+    result = conclude_files(workspace.repository.toplevel, saved.newest, outcome)
+    return located(result._replace(dry_run=request.dry_run))
+
+
+def _bring_back(
+    workspace: Workspace, saved: SavedPaths, targets: Sequence[Target], version: Version, request: RecoverRequest
+) -> Outcome:
+    """Give the targets back, and remember that they are of `version`; in a dry run, what would be given back."""
     outcome = Outcome()
     choices = saved.choices(targets, outcome)
     outcome.kept = paths_with(choices, "keep")
@@ -80,10 +89,9 @@ def _restore(
         outcome.restored, outcome.deleted = paths_with(choices, "write"), paths_with(choices, "delete")
     else:
         _carry_out(workspace, saved, choices, outcome)
-        remember(workspace, Version(saved.newest.manifest.save_id, None), outcome)
+        remember(workspace, version, outcome)
         clear_journal(workspace.repository)
-    result = conclude_files(workspace.repository.toplevel, saved.newest, outcome)
-    return located(result._replace(dry_run=request.dry_run))
+    return outcome
 
 
 def _carry_out(workspace: Workspace, saved: SavedPaths, choices: Sequence[Choice], outcome: Outcome) -> None:
@@ -180,15 +188,7 @@ def undo(repository: Repository, request: RecoverRequest) -> RecoverResult:
         for path in last.paths:
             leaf, permissions = before.get(path, (None, None))
             targets.append(Target(path, leaf, permissions, frozenset({after[path][0]} if path in after else ())))
-        outcome = Outcome()
-        choices = saved.choices(targets, outcome)
-        outcome.kept = paths_with(choices, "keep")
-        if request.dry_run:
-            outcome.restored, outcome.deleted = paths_with(choices, "write"), paths_with(choices, "delete")
-        else:
-            _carry_out(workspace, saved, choices, outcome)
-            remember(workspace, last.before, outcome)
-            clear_journal(repository)
+        outcome = _bring_back(workspace, saved, targets, last.before, request)
         result = conclude_files(repository.toplevel, saved.newest, outcome)
         hint = "gitstate undo --overwrite" if outcome.kept else result.hint
         message = result.message or ("" if request.dry_run else "gitstate undo once more brings back what was undone")

@@ -225,7 +225,8 @@ class IndexRecovery:
         temporary = next_index(self._repository)
         self.saved.write(temporary)
         try:
-            argv = ("ls-files", "-z", "-s", "-v", "--sparse")
+            # With what `git checkout -m` makes a resolved conflict from again.
+            argv = ("ls-files", "-z", "-s", "-v", "--sparse", "--resolve-undo")
             then = {"GIT_INDEX_FILE": os.fsdecode(temporary)}
             return self._git.run(*argv) == self._git.run(*argv, env=then)
         finally:
@@ -346,7 +347,8 @@ class IndexRecovery:
 
     def _fill_in(self, index: bytes) -> None:
         """Not on git's own index: killed there, its lock would stay, and nobody could tell whose it is."""
-        process = self._git.start("update-index", "-q", "--refresh", env={"GIT_INDEX_FILE": os.fsdecode(index)})
+        env = {"GIT_INDEX_FILE": os.fsdecode(index), **self._repository.filter_env()}
+        process = self._git.start("update-index", "-q", "--refresh", env=env)
         with suppress(GitError):
             # A filter may hang: then git reads those files later.
             self._git.finish(process, ok_codes=range(256), timeout=self._repository.filter_limit)

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 #: Repositories in repositories are followed so far down.
 DEEPEST = 8
 
+#: The keys of .gitmodules that name the paths of submodules, as a regular expression.
+_PATH_KEY = r"^submodule\..*\.path$"
+
+_NOT_HERE = "this submodule is not checked out here: git submodule update --init"
+_NOT_KNOWN = "this repository is not checked out here, and .gitmodules does not say where to clone it from"
+
 
 class NestedStep(Record):
     """What the repository at one path needs."""
@@ -52,8 +58,21 @@ def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterato
         except (GitstateError, OSError) as error:
             step = NestedStep(path, "lost", reason=nested_failure(error))
         if step is None:
-            step = NestedStep(path, "lost", reason="the nested repository is gone, and its save with it")
+            step = NestedStep(path, "lost", reason=_words_of_gone(workspace, path))
         yield step._replace(is_new=path in made, held=save_id)
+
+
+def _words_of_gone(workspace: Workspace, path: bytes) -> str:
+    """That a nested repository is gone; of a submodule, how to get at least its commit."""
+    words = "the nested repository is gone, and its save with it"
+    can_update = path in _registered(workspace) and path in submodules_of(workspace)
+    return f"{words}; its commit: git submodule update --init" if can_update else words
+
+
+def _registered(workspace: Workspace) -> set[bytes]:
+    """The paths that .gitmodules names."""
+    listed = workspace.git.run("config", "-z", "-f", ".gitmodules", "--get-regexp", _PATH_KEY, ok_codes=range(256))
+    return {record.partition(b"\n")[2] for record in listed.split(b"\0")}
 
 
 def lacks_its_save(step: NestedStep, git: Git) -> LeftOut | None:
@@ -71,13 +90,16 @@ def submodules_of(workspace: Workspace) -> frozenset[bytes]:
 def absent_submodules(workspace: Workspace, saved: SavedPaths, made: Collection[bytes]) -> list[LeftOut]:
     """Submodules that aren't checked out here, of those in whose place nothing was (`made`); in a new clone, of all.
 
-    No save says whether a clean submodule was checked out. Those that the saves name are dealt with elsewhere.
+    Those that the newest save says were not checked out then are as they were. Those that the saves name as
+    repositories are dealt with elsewhere.
     """
-    named = {item.path for save in saved.saves for item in save.manifest.nested}
+    known = {item.path for save in saved.saves for item in save.manifest.nested}
+    known.update(saved.newest.manifest.absent_submodules)
     if saved.newest.manifest.workspace_id != workspace_id(workspace.repository):
         made = submodules_of(workspace)
-    reason = "this submodule is not checked out here: git submodule update --init"
-    return [LeftOut(path, reason, False) for path in sorted({*made} - named) if workspace.disk.is_empty(path)]
+    absent = [path for path in sorted({*made} - known) if workspace.disk.is_empty(path)]
+    registered = _registered(workspace) if absent else ()
+    return [LeftOut(path, _NOT_HERE if path in registered else _NOT_KNOWN, False) for path in absent]
 
 
 def nested_failure(error: Exception) -> str:
@@ -120,6 +142,7 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
     """
     repository, disk = workspace.repository, workspace.disk
     made = []
+    absent = saved.newest.manifest.absent_submodules
     modules = os.path.join(repository.git_dir, b"modules")
     for store in _stores(modules):
         name = os.fsdecode(os.path.relpath(store, modules))
@@ -138,7 +161,7 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
         leaf = workspace.trees.lookup(saved.newest.wip_tree, [path]).get(path)
         if path in named and not os.path.lexists(full):
             disk.make_directory(path)
-        elif leaf is None or leaf.mode != GITLINK or not disk.is_empty(path):
+        elif leaf is None or leaf.mode != GITLINK or path in absent or not disk.is_empty(path):
             continue
         link = b"gitdir: %s\n" % os.path.relpath(store, full)
         files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)

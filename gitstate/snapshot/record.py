@@ -206,6 +206,8 @@ class Snapshot:
         self.nested: list[bytes] = []
         #: Those of `nested` that are submodules of the index. Empty where there are none.
         self.submodules: set[bytes] = set()
+        #: Submodules of the index of which only the empty directory is there: not checked out.
+        self.absent_submodules: list[bytes] = []
         #: Skipped paths, each with its reason. Empty where the snapshot is complete.
         self.left_out: list[LeftOut] = []
         #: The first `IGNORED_LISTED` ignored paths that are not saved; a directory ends in a slash.

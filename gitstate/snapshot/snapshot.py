@@ -189,7 +189,10 @@ def _sort_replaced(builder: SnapshotBuilder, path: bytes, untracked: list[bytes]
     """
     if builder.index_modes.get(path, GITLINK) == GITLINK:
         full = os.path.join(builder.top, path)
-        if is_nested(builder.repository, full, linked=True) or not os.listdir(full):
+        if is_nested(builder.repository, full, linked=True):
+            return
+        if not os.listdir(full):
+            builder.snapshot.absent_submodules.append(path)
             return
         builder.snapshot.worktree[path] = None
         builder.in_submodules = True

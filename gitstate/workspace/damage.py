@@ -12,7 +12,16 @@ from ..errors import GitError
 from ..git import refs
 from ..git.command import Git, Oid, is_oid
 from ..git.entries import list_tree_paths
-from ..git.gitdir import NO_HEAD, StrangeFile, last_value, read_head_file, strange_files, tail
+from ..git.gitdir import (
+    NO_HEAD,
+    StrangeFile,
+    common_dir_by_files,
+    last_value,
+    path_named_in,
+    read_head_file,
+    strange_files,
+    tail,
+)
 from ..git.index import is_cut_index
 from ..git.repository import Repository, as_permitted, read_head
 from ..git.unusable import (
@@ -20,8 +29,11 @@ from ..git.unusable import (
     DamagedGitDir,
     damaged_git_dir,
     git_trusts,
+    is_cut_head,
     is_well_formed,
+    last_head,
     looks_like_git_dir,
+    lost_backlink,
     why_not_opened,
     why_strange,
 )
@@ -34,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LOG = 16 << 20
+_PACKED_REFS = 1 << 30
 #: What HEAD of a git dir that stands in holds, where the commit of HEAD can't be read: an unborn branch.
 _UNBORN = b"ref: refs/heads/gitstate-stand-in"
 
@@ -54,7 +67,9 @@ class Broken(Record):
     branch: str | None = None
     """The full name of the branch that HEAD is on, as far as is known; None where HEAD is detached."""
     torn: Oid | None = None
-    """The last commit of that branch by its reflog, where its ref is lost; None where the ref can be read."""
+    """The commit of that branch, by its reflog or `packed-refs`, where git does not find its ref; else None."""
+    is_unsorted: bool = False
+    """Whether git does not find that ref because `packed-refs` is not sorted."""
 
 
 def find_broken(repository: Repository, damage: DamagedGitDir | None = None) -> Broken | None:
@@ -82,17 +97,34 @@ def find_broken(repository: Repository, damage: DamagedGitDir | None = None) -> 
         what.append(f"the commit of HEAD{f' ({head[:12]})' if head else ''} is unreadable")
     elif is_torn and head is not None:
         what.append(f"the commit of HEAD is unreadable in {branch}; by its reflog it was {head[:12]}")
+    is_unsorted = has_head and is_named and not is_torn and branch is not None and _is_unsorted(repository, branch)
+    if is_unsorted:
+        what.append(f"git does not find {branch} in packed-refs, which is not sorted")
     if not what:
         return None
-    torn = head if is_torn and has_head else None
-    return Broken("; ".join(what), None if has_head else head, has_head, not has_index, branch=branch, torn=torn)
+    torn = head if (is_torn or is_unsorted) and has_head else None
+    known = None if has_head else head
+    return Broken("; ".join(what), known, has_head, not has_index, branch=branch, torn=torn, is_unsorted=is_unsorted)
+
+
+def _is_unsorted(repository: Repository, ref: str) -> bool:
+    """Whether `packed-refs` claims to be sorted, and is not; and `ref` is found nowhere else."""
+    if os.path.lexists(os.path.join(repository.common_dir, os.fsencode(ref))):
+        return False
+    data = files.read_limited(os.path.join(repository.common_dir, b"packed-refs"), _PACKED_REFS) or b""
+    first, _, rest = data.partition(b"\n")
+    if not first.startswith(b"#") or b"sorted" not in first.split():
+        return False
+    found = [line.partition(b" ")[2] for line in rest.split(b"\n") if line and line[:1] != b"^"]
+    return found != sorted(found)
 
 
 def is_whole(git: Git, commit: Oid) -> bool:
     """Whether git can read a commit and all its trees."""
     try:
         list_tree_paths(git, commit)
-        return True
+        # No tree tells whether the file of the commit holds another object.
+        return git.succeeds("rev-parse", "-q", "--verify", f"{commit}^{{commit}}")
     except GitError as error:
         if error.status < 0:
             raise
@@ -122,15 +154,16 @@ def open_damaged(path: bytes) -> Repository | None:
     as `open_repository` does.
     """
     top = os.path.realpath(path)
-    while not os.path.lexists(os.path.join(top, b".git")):
+    git_dir = _git_dir_below(top)
+    while git_dir is None and not os.path.lexists(os.path.join(top, b".git")):
         above = os.path.dirname(top)
         if above == top:
             return None
         top = above
-    git_dir = _git_dir_below(top)
+        git_dir = _git_dir_below(top)
     if git_dir is None:
         return None
-    common_dir = common_dir_of(git_dir)
+    common_dir = common_dir_by_files(git_dir)
     if not looks_like_git_dir(common_dir):
         return None
     damage = damaged_git_dir(top, git_dir, common_dir)
@@ -155,39 +188,57 @@ def open_damaged(path: bytes) -> Repository | None:
 
 
 def _git_dir_below(top: bytes) -> bytes | None:
-    """The git dir to which `.git` leads, or led where it is a file that is blank now; None where that is unknown."""
+    """The git dir to which `.git` leads, or led where it is a file that leads nowhere, or is gone; None without one."""
     path = os.path.join(top, b".git")
-    if os.path.isfile(path):
-        data = files.read_limited(path, 65_536) or b""
-        if data[:8] != b"gitdir: ":
-            return _git_dir_that_leads_to(path) if is_blank(path) else None
-        path = os.path.join(top, data[8:].rstrip(b"\r\n"))
-    return os.path.realpath(path) if os.path.isdir(path) else None
+    if not os.path.isdir(path):
+        named = path_named_in(path, b"gitdir: ", top)
+        if named is None or not os.path.isdir(named) or not os.path.lexists(os.path.join(named, b"index")):
+            return _git_dir_that_leads_to(path)
+        path = named
+    return os.path.realpath(path)
 
 
 def _git_dir_that_leads_to(link: bytes) -> bytes | None:
-    """The git dir of the linked worktree with this `.git`, of a repository above it or one that is registered."""
+    """The git dir of the linked worktree with this `.git`, of a repository above it or one that is registered.
+
+    Where its `gitdir` is lost as well, its live context tells the worktree, or the name that git gave it.
+    """
     from .registry import registered
 
-    above = [link]
+    top = os.path.dirname(link)
+    above = [top]
     while above[-1] != b"/":
         above.append(os.path.dirname(above[-1]))
-    for top in (*above[2:], *registered()):
-        worktrees = os.path.join(common_dir_of(_git_dir_below(top) or top), b"worktrees")
+    lost = []
+    for place in dict.fromkeys((*above[1:], *registered())):
+        dot_git = os.path.join(place, b".git")
+        git_dir = dot_git if os.path.isdir(dot_git) else path_named_in(dot_git, b"gitdir: ", place) or place
+        worktrees = os.path.join(common_dir_by_files(git_dir), b"worktrees")
         for name in os.listdir(worktrees) if os.path.isdir(worktrees) else ():
-            data = files.read_limited(os.path.join(worktrees, name, b"gitdir"), 65_536) or b""
-            if os.path.realpath(os.path.join(worktrees, name, data.rstrip(b"\r\n"))) == link:
-                return os.path.realpath(os.path.join(worktrees, name))
-    return None
+            found = os.path.realpath(os.path.join(worktrees, name))
+            named = path_named_in(os.path.join(found, b"gitdir"), b"", found)
+            if named == link:
+                return found
+            if named is None or os.path.basename(named) != b".git":
+                lost.append(found)
+    ours = [found for found in lost if read_context(found)[0].workspace_path == os.fsdecode(top)]
+    if not ours:
+        taken = {path_named_in(os.path.join(other, b".git"), b"gitdir: ", other) for other in registered()}
+        names = (os.path.basename(found) for found in lost)
+        alike = [name == os.path.basename(top) or name.rstrip(b"0123456789") == os.path.basename(top) for name in names]
+        ours = [found for found, is_named in zip(lost, alike, strict=True) if is_named and found not in taken]
+    return ours[0] if len(ours) == 1 else None
 
 
-def common_dir_of(git_dir: bytes) -> bytes:
-    """What a worktree shares with the others. Where `commondir` is blank, the place of the git dir tells."""
-    data = files.read_limited(os.path.join(git_dir, b"commondir"), 65_536)
-    if data is not None and data.strip(b"\0\r\n "):
-        return os.path.realpath(os.path.join(git_dir, data.rstrip(b"\r\n")))
-    worktrees = os.path.dirname(git_dir)
-    return os.path.dirname(worktrees) if os.path.basename(worktrees) == b"worktrees" else git_dir
+def backlink_trouble(path: bytes, repository: Repository) -> Damage:
+    """What is wrong with a `gitdir` that leads nowhere, for this worktree or one that is registered."""
+    git_dir = os.path.dirname(path)
+    if git_dir == repository.git_dir:
+        return lost_backlink(path, repository.toplevel)
+    from .registry import registered
+
+    tops = [top for top in registered() if path_named_in(os.path.join(top, b".git"), b"gitdir: ", top) == git_dir]
+    return lost_backlink(path, tops[0] if len(tops) == 1 else None)
 
 
 def make_stand_in(directory: bytes, repository: Repository, damage: DamagedGitDir | None, head: bytes) -> Repository:
@@ -250,7 +301,12 @@ def find_unreadable(repository: Repository) -> Iterator[Damage]:
     broken = find_broken(repository)
     if broken is None:
         return
-    if not broken.has_head or broken.torn:
+    if broken.is_unsorted:
+        packed = os.path.join(repository.common_dir, b"packed-refs")
+        path, new = quoted(packed), quoted(packed + b".new")
+        what = f"packed-refs is not sorted, though its first line says so: git does not find {broken.branch}"
+        yield Damage(packed, what, f"sed '1s/ sorted//' {path} >{new} && mv {new} {path}")
+    elif not broken.has_head or broken.torn:
         yield _unreadable_head(repository, broken, where)
     if broken.no_index:
         index = os.path.join(git_dir, b"index")
@@ -265,6 +321,10 @@ def _unreadable_head(repository: Repository, broken: Broken, where: str) -> Dama
     remote = next((parts[1] for parts in words if len(parts) == 3 and parts[1] and parts[2] == "url"), None)
     blank = " ".join(quoted(item.path) for item in blank_objects(where, repository.common_dir))
     clear = f"rm -f {blank} && " if blank else ""
+    wrong = None if blank or broken.head is None else _wrong_file(repository, broken.head)
+    if wrong is not None:
+        # Git fetches no object that it has a file of.
+        clear = f"mv {quoted(wrong)} {quoted(os.path.join(repository.common_dir, b'damaged-object'))} && "
     ways = []
     if remote is not None and not broken.torn:
         stale = _stale_tracking_refs(repository, remote, broken.head)
@@ -285,6 +345,14 @@ def _unreadable_head(repository: Repository, broken: Broken, where: str) -> Dama
         ways.insert(0, f"bring back {quoted(missing)}, which {quoted(alternates)} names")
     what = f"the commit of HEAD is unreadable: {oid[:12] if oid else 'its name is lost'}"
     return Damage(path, what, ", or without it: ".join(ways) or f"git -C {where} fsck")
+
+
+def _wrong_file(repository: Repository, commit: Oid) -> bytes | None:
+    """The loose file of a commit, where git can't read the commit from it; None where it can, or there is no file."""
+    path = os.path.join(repository.common_dir, b"objects", os.fsencode(f"{commit[:2]}/{commit[2:]}"))
+    if not os.path.isfile(path) or repository.git.succeeds("rev-parse", "-q", "--verify", f"{commit}^{{commit}}"):
+        return None
+    return path
 
 
 def _stale_tracking_refs(repository: Repository, remote: str, head: Oid | None) -> list[str]:
@@ -347,8 +415,10 @@ def has_lost_head(repository: Repository, ref: str | None) -> bool:
     """Whether a branch that git takes for unborn has a commit after all, or can't be one."""
     if ref is None or ref in refs.read_refs(repository, [ref]) or _last_value(repository.common_dir, ref) is not None:
         return True
-    is_file = os.path.isfile(os.path.join(repository.common_dir, os.fsencode(ref)))
-    return is_file or not is_well_formed(os.fsencode(ref))
+    git_dir, common_dir = repository.git_dir, repository.common_dir
+    if os.path.isfile(os.path.join(common_dir, os.fsencode(ref))) or not is_well_formed(os.fsencode(ref)):
+        return True
+    return is_cut_head(git_dir, common_dir, last_head(git_dir, common_dir))
 
 
 def is_blank(path: bytes) -> bool:

@@ -102,19 +102,17 @@ class Worktree:
 
     def permissions(self, path: bytes) -> int | None:
         """The permissions of the file or directory at `path`; None where there is neither."""
-        try:
-            with self._parent(path) as (parent, name):
-                mode = os.lstat(name, dir_fd=parent).st_mode
-                return mode & 0o777 if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else None
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        return self._mode(path, 0o777)
 
     def special_bits(self, path: bytes) -> int | None:
         """The setuid, setgid and sticky bits of the file or directory at `path`; None where there is neither."""
+        return self._mode(path, 0o7000)
+
+    def _mode(self, path: bytes, bits: int) -> int | None:
         try:
             with self._parent(path) as (parent, name):
                 mode = os.lstat(name, dir_fd=parent).st_mode
-                return mode & 0o7000 if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else None
+                return mode & bits if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else None
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -192,6 +190,8 @@ class Worktree:
 
     def write_link(self, path: bytes, target: bytes, expected: FileState) -> os.stat_result:
         """Create a symlink at `path`, and return its `lstat`; raises as `write_file` does."""
+        if b"\0" in target:
+            raise OSError(errno.EINVAL, "no symlink has a NUL byte in its target", path)
         with self._parent(path, create=True) as (parent, name):
             temporary = self._temporary_path()
             os.symlink(target, temporary)

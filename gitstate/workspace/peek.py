@@ -179,7 +179,7 @@ class Peeker:
         except (FileNotFoundError, NotADirectoryError):
             return WorkspacePeek(path, "no_repository" if stat.S_ISDIR(top.st_mode) else "missing")
         is_plain = stat.S_ISDIR(inner.st_mode)
-        git_dir = dot_git if is_plain else _path_in(dot_git, b"gitdir: ", path)
+        git_dir = dot_git if is_plain else gitdir.path_named_in(dot_git, b"gitdir: ", path)
         if git_dir is None:
             return WorkspacePeek(path, "no_repository")
         uid = self._foreign_uid(path, (top, inner) if is_plain else (top, inner, os.stat(git_dir)))
@@ -190,8 +190,8 @@ class Peeker:
     def _peek_inside(self, path: bytes, git_dir: bytes, names: _Names) -> WorkspacePeek:
         """A peek at a workspace of ours with its own git directory, whose `names` are listed."""
         common = git_dir
-        if b"commondir" in names:
-            common = _path_in(git_dir + b"/commondir", b"", git_dir) or git_dir
+        if b"commondir" in names or b"gitdir" in names:
+            common = gitdir.common_dir_by_files(git_dir)
         shared = self._shared.get(common)
         if shared is None:
             shared = self._shared[common] = peek_shared(common, names if common == git_dir else _Names(common))
@@ -313,21 +313,12 @@ def worktree_ids(common: bytes) -> set[str]:
     try:
         for name in os.listdir(os.path.join(common, b"worktrees")):
             admin = os.path.join(common, b"worktrees", name)
-            dot_git = _path_in(os.path.join(admin, b"gitdir"), b"", admin)
+            dot_git = gitdir.path_named_in(os.path.join(admin, b"gitdir"), b"", admin)
             if dot_git is not None and os.path.lexists(dot_git):
                 ids.add(workspace_id_of(admin, os.path.realpath(os.path.dirname(dot_git))))
     except OSError:
         pass
     return ids
-
-
-def _path_in(file: bytes, prefix: bytes, base: bytes) -> bytes | None:
-    """The path in a small file of git's, after `prefix`, absolute or relative to `base`; None where there is none."""
-    data = files.read_limited(file, _SMALL)
-    if data is None or not data.startswith(prefix):
-        return None
-    named = data[len(prefix) :].rstrip(b"\r\n")
-    return os.path.realpath(os.path.join(base, named)) if named and b"\0" not in named else None
 
 
 def _dead_branch_lock(common: bytes, branch: str | None) -> tuple[bytes, ...]:

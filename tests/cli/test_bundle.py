@@ -120,6 +120,24 @@ def test_damaged_bundle_is_replaced(damage: str, copy: Path, ws: Workspace) -> N
         assert len(path.read_bytes().rstrip(b"\0")) > len(whole) // 2 + 10_000
 
 
+def test_no_damaged_byte_of_the_bundle_changes_what_a_command_does(copy: Path, ws: Workspace) -> None:
+    """A number in the head that names a part which is not there, a name in the code of a module, …"""
+    assert checkpoint(copy, ws).returncode == 0
+    path = bundle(copy)
+    whole = path.read_bytes()
+    head = int.from_bytes(whole[:4], "little")
+    # Where the entries of the modules end, each with the number of its part, and in the code of the first part.
+    for place in (6, head // 3, head - 30, head // 2, head + 400, len(whole) // 2):
+        for changed in (0x01, 0x60):
+            damaged = bytearray(whole)
+            damaged[place] ^= changed
+            path.write_bytes(damaged)
+            ws.append("a.txt")
+            done = checkpoint(copy, ws)
+            assert done.returncode == 0 and "saved" in done.stderr, (place, done)
+            assert path.read_bytes() != damaged, f"the damaged byte {place} was not noticed"
+
+
 def test_directory_that_cannot_be_written_costs_only_time(copy: Path, ws: Workspace) -> None:
     assert checkpoint(copy, ws).returncode == 0
     cache = bundle(copy).parent

@@ -231,7 +231,7 @@ MUTATIONS = (
         "            if not is_torn_index(self._current, object_format):\n                raise",
         "            if not os.path.exists(self._current):\n                raise",
         f"{ERRORS}[recover]",
-        {"ERROR_POINT": r"ls-files\.1:openat:.*\+"},
+        {"ERROR_POINT": r"diff-index\.1:openat:.*\+"},
     ),
     Mutation(
         "a failed fsync is passed over",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -24,6 +23,8 @@ def ws(tmp_path: Path) -> Workspace:
     ws = Workspace(tmp_path / "ws", tmp_path)
     ws.path.mkdir()
     ws.git("init", "-q", "-b", "main", ".")
+    # Nobody can set a ctime: without it, git sees what changed by size, inode and mtime.
+    ws.git("config", "core.trustctime", "false")
     for number in range(3):
         ws.write("f", f"{number}\n")
         ws.commit(f"number {number}")
@@ -35,7 +36,7 @@ def ws(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def oids(ws: Workspace) -> list[str]:
-    """The three commits, oldest first. Looked up before the writer starts, because its second is short."""
+    """The three commits, oldest first."""
     return [oid(ws, name) for name in ("HEAD~2", "HEAD~1", "HEAD")]
 
 
@@ -44,10 +45,7 @@ def writer(ws: Workspace) -> Iterator[RefWriter]:
     """A git that has read `packed-refs` already: it lives over its first transaction."""
     repository = open_repository(os.fsencode(ws.path))
     writer = RefWriter(repository, repository.git, "test")
-    head = oid(ws, "HEAD")
-    time.sleep(1 - time.time() % 1)  # so that all until the next transaction happens in one second
-    os.utime(ws.path / ".git" / "packed-refs")
-    writer.commit([RefUpdate(REF + "-2", head, None)])
+    writer.commit([RefUpdate(REF + "-2", oid(ws, "HEAD"), None)])
     yield writer
     writer.close()
 
@@ -57,7 +55,7 @@ def oid(ws: Workspace, name: str) -> str:
 
 
 def pack_in_place(ws: Workspace, old: str, new: str) -> None:
-    """Change a packed ref so that size, inode and second of the file stay: git takes it for unchanged."""
+    """Change a packed ref so that size, inode and mtime of the file stay: git takes it for unchanged."""
     path = ws.path / ".git" / "packed-refs"
     data = path.read_bytes()
     before = os.stat(path)

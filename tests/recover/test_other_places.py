@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.forgery import forged
 from tests.support.look import paths_of
+from tests.support.oracle import fingerprint
 from tests.support.recovering import recovered_from
 from tests.support.repositories import initialized
 from tests.support.saving import saved_from
@@ -102,3 +103,53 @@ def test_clone_takes_the_save_of_its_branch_among_those_of_worktrees(how: str, w
     answer = recovered_from(run, exits=(4,) if how == "forced" and where == "repo/inside" else (0,))
     assert answer["save_id"] == saved.save_id
     assert (clone / "a.txt").read_text() == "of the main worktree\n"
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_clone_of_a_detached_head_takes_no_save_of_a_worktree_inside(changed: bool, tmp_path: Path) -> None:
+    """Git checks out the branch of the worktree inside in the clone: it is at the commit of the detached HEAD."""
+    ws = initialized(tmp_path)
+    ws.write("a.txt", "a\n")
+    ws.commit("base")
+    ws.git("checkout", "-q", "--detach")
+    ws.git("branch", "-q", "-D", "main")
+    ws.git("worktree", "add", "-q", "-b", "inner", "inside")
+    if changed:
+        ws.write("inside/a.txt", "of the worktree inside\n")
+    ws.write("a.txt", "of the main worktree\n")
+    before = fingerprint(ws.path)
+    saved = saved_from(ws.save(), exits=(0, 4))
+    clone = tmp_path / "clone"
+    ws.git("clone", "-q", "--no-local", str(ws.path), str(clone))
+    assert run_git(clone, "symbolic-ref", "--short", "HEAD") == b"inner\n"
+    run_git(clone, "fetch", "-q", "origin", "refs/gitstate/*:refs/gitstate/*")
+    run_git(clone, "fetch", "-q", "origin", "+refs/heads/*:refs/remotes/origin/*")
+    ws.path.rename(tmp_path / "the lost one")
+    answer = recovered_from(ws.recover(path=clone), exits=(0, 4))
+    assert answer["save_id"] == saved.save_id
+    assert before.diff(fingerprint(clone)) == []
+
+
+def test_clone_names_the_save_that_it_does_not_take(tmp_path: Path) -> None:
+    """The clone is on the branch of a worktree beside the detached one, and nothing tells which of them was lost."""
+    ws = initialized(tmp_path)
+    ws.write("a.txt", "a\n")
+    ws.commit("base")
+    ws.git("checkout", "-q", "--detach")
+    ws.git("branch", "-q", "-D", "main")
+    # So no save moves the branch.
+    ws.git("worktree", "add", "-q", "-b", "beside", str(tmp_path / "beside"))
+    run_git(tmp_path / "beside", "bisect", "start")
+    for place in (ws.path, tmp_path / "beside"):
+        (place / "a.txt").write_text(f"of {place.name}\n")
+    beside = Workspace(tmp_path / "beside", ws.outside)
+    ours, theirs = saved_from(ws.save()).save_id, saved_from(beside.save()).save_id
+    clone = tmp_path / "clone"
+    ws.git("clone", "-q", "--no-local", str(ws.path), str(clone))
+    run_git(clone, "fetch", "-q", "origin", "refs/gitstate/*:refs/gitstate/*")
+    answer = recovered_from(ws.recover(path=clone))
+    assert answer["save_id"] == theirs
+    command = answer["message"].partition("is pending: gitstate ")[2]
+    assert command == f"recover --save {ours} --into PATH"
+    assert ws.gitstate(*command.split()[:-1], str(tmp_path / "another"), path=clone).exit_status == 0
+    assert (tmp_path / "another" / "a.txt").read_text() == "of repo\n"

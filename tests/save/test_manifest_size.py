@@ -18,6 +18,7 @@ def manifest_of(directories: int, staged: int) -> Manifest:
         directories={b"empty/%d" % number: 0o755 for number in range(directories)},
         special={},
         sparse_directories=(),
+        absent_submodules=(),
     ).manifest
 
 

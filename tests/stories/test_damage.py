@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,12 @@ def _emptied(name: str) -> Damage:
     return build
 
 
+def _swapped(ws: Workspace) -> None:
+    """The file of the commit holds another commit, in which git finds all trees."""
+    data = zlib.compress(b"commit %d\0" % len(other := ws.git("cat-file", "commit", "HEAD~1")) + other)
+    _object(ws, "HEAD").write_bytes(data)
+
+
 def _empty_branch(ws: Workspace) -> None:
     (ws.common_dir / "refs/heads/agent/work").write_bytes(b"")
 
@@ -133,6 +140,7 @@ def _empty_branch(ws: Workspace) -> None:
 HEADS = {
     "commit_missing": _missing("HEAD"),
     "commit_empty": _emptied("HEAD"),
+    "commit_swapped": _swapped,
     "tree_missing": _missing("HEAD^{tree}"),
     "tree_empty": _emptied("HEAD^{tree}"),
     "branch_empty": _empty_branch,
@@ -158,10 +166,10 @@ def _save_broken(ws: Workspace, how: str) -> str:
     return saved.save_id
 
 
-def _damaged(ws: Workspace) -> dict[str, Any]:
+def _damaged(ws: Workspace, what: str = "the commit of HEAD is unreadable") -> dict[str, Any]:
     answer = recovered_from(ws.recover(), exits=(4,))
     assert answer["verdict"] == "damaged", answer
-    assert "the commit of HEAD is unreadable" in answer["message"]
+    assert what in answer["message"]
     return answer
 
 
@@ -258,3 +266,40 @@ def test_context_alone_is_saved_where_git_can_read_nothing(broken: Workspace) ->
 def test_path_in_a_hint_is_quoted(ws: Workspace) -> None:
     INDEXES["garbage"](ws)
     assert shlex.quote(str(ws.git_dir / "index")) in recovered_from(ws.recover(), exits=(4,))["hint"]
+
+
+def _packed_refs_out_of_order(ws: Workspace) -> None:
+    """As a program writes them that does not know what the first line promises: git looks for a ref by halving."""
+    ws.git("pack-refs", "--all")
+    packed = ws.git_dir / "packed-refs"
+    first, *lines = packed.read_text().splitlines(keepends=True)
+    assert "sorted" in first.split()
+    refs = [line for line in lines if not line.startswith("^")]
+    packed.write_text(first + "".join(reversed(refs)))
+    assert ws.git("rev-parse", "-q", "--verify", "HEAD", check=False) == b"", "git takes the branch for unborn"
+
+
+@pytest.mark.parametrize("loss", ["in_place", "wiped"])
+def test_packed_refs_that_are_not_sorted(loss: str, ws: Workspace) -> None:
+    dirty(ws)
+    before = fingerprint(ws.path)
+    _packed_refs_out_of_order(ws)
+    saved = saved_from(ws.save(), exits=(4,))
+    assert "which is not sorted" in saved.document["left_out"][0]["reason"]
+    assert not saved.moved
+    if loss == "wiped":
+        remove_files(ws)
+    hint = _damaged(ws, "packed-refs is not sorted")["hint"]
+    assert hint.split(", then: ")[0] in ws.gitstate("doctor").text
+    subprocess.run(hint.split(", then: ")[0], shell=True, check=True, cwd=ws.outside)
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+def test_packed_refs_that_claim_no_order_are_no_damage(ws: Workspace) -> None:
+    dirty(ws)
+    _packed_refs_out_of_order(ws)
+    packed = ws.git_dir / "packed-refs"
+    packed.write_text(packed.read_text().replace(" sorted", "", 1))
+    assert saved_from(ws.save()).moved
+    assert recovered_from(ws.recover())["verdict"] == "restore"

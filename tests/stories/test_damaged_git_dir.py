@@ -178,19 +178,51 @@ def test_damaged_git_dir(how: str, loss: Loss, damaged: Workspace) -> None:
     go_round(damaged, how, loss)
 
 
-def _empty_link(ws: Workspace) -> None:
-    (ws.path / ".git").write_bytes(b"")
+def _linked(**contents: bytes | None) -> Damage:
+    """Files of a linked worktree hold other bytes, or are gone; `link` is its `.git`."""
+
+    def damage(ws: Workspace) -> None:
+        paths = {name: ws.path / ".git" if name == "link" else ws.git_dir / name for name in contents}
+        for name, path in paths.items():
+            path.unlink()
+            data = contents[name]
+            if data is not None:
+                path.write_bytes(data)
+
+    return damage
 
 
+#: What damages a linked worktree, and whether git can't work in it.
 LINKED = {
-    "head_empty": _replaced("HEAD", b""),
-    "commondir_empty": _replaced("commondir", b""),
-    "link_empty": _empty_link,
+    "head_empty": (_linked(HEAD=b""), True),
+    "head_cut": (_linked(HEAD=b"ref: refs/heads/age"), True),
+    "commondir_empty": (_linked(commondir=b""), True),
+    "commondir_missing": (_linked(commondir=None), True),
+    "commondir_cut": (_linked(commondir=b"../"), True),
+    "commondir_garbage": (_linked(commondir=b"\xff\x01garbage\n"), True),
+    "commondir_zeros": (_linked(commondir=bytes(6)), True),
+    "link_empty": (_linked(link=b""), True),
+    "link_missing": (_linked(link=None), True),
+    "link_garbage": (_linked(link=b"\xff\x01garbage\n"), True),
+    "link_cut": (_linked(link=b"gitdir: /tm"), True),
+    "all_zeros": (_linked(HEAD=bytes(24), commondir=bytes(6), gitdir=bytes(50), link=bytes(60)), True),
+    "gitdir_empty": (_linked(gitdir=b""), False),
+    "gitdir_garbage": (_linked(gitdir=b"\xff\x01garbage\n"), False),
+    "gitdir_missing": (_linked(gitdir=None), False),
 }
+#: Those which a quick run tries.
+QUICK = [("head_empty", Loss.IN_PLACE), ("commondir_missing", Loss.WIPED), ("all_zeros", Loss.WIPED)]
 
 
-@pytest.mark.parametrize("loss", [Loss.IN_PLACE, Loss.WIPED])
-@pytest.mark.parametrize("how", LINKED)
+def _linked_cases() -> list[Any]:
+    return [
+        pytest.param(how, loss, id=f"{how}-{loss.value}", marks=[] if (how, loss) in QUICK else [pytest.mark.slow])
+        for how in LINKED
+        for loss in (Loss.IN_PLACE, Loss.WIPED)
+    ]
+
+
+@pytest.mark.parametrize(("how", "loss"), _linked_cases())
 def test_damaged_linked_worktree(how: str, loss: Loss, templates: Templates, tmp_path: Path) -> None:
     ws = make(STATES["clean"], templates, tmp_path, linked=True)
     assert ws.main is not None
@@ -198,14 +230,58 @@ def test_damaged_linked_worktree(how: str, loss: Loss, templates: Templates, tmp
     assert ws.gitstate("register", path=ws.main).exit_status == 0
     dirty(ws)
     before, main = fingerprint(ws.path), fingerprint(ws.main)
-    LINKED[how](ws)
-    saved = saved_from(ws.save(), exits=(4,))
+    damage, stops_git = LINKED[how]
+    damage(ws)
+    saved = saved_from(ws.save(), exits=(4,) if stops_git else (0,))
+    if how != "head_cut":
+        assert "gitstate doctor" in ws.gitstate("status").text
     mend(ws)
     _lose(ws, loss)
     answer = recovered_from(ws.recover())
     assert (answer["verdict"], answer["save_id"]) == ("restore", saved.save_id)
     assert before.diff(fingerprint(ws.path)) == []
     assert main.diff(fingerprint(ws.main)) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(bytes(40), id="zeros", marks=pytest.mark.slow),
+        pytest.param(b"/nowhere\n", id="garbage", marks=pytest.mark.slow),
+        pytest.param(None, id="missing", marks=pytest.mark.slow),
+    ],
+)
+def test_lost_way_to_a_linked_worktree_is_named(content: bytes | None, templates: Templates, tmp_path: Path) -> None:
+    """Git works without `gitdir`, but takes the worktree for one that is gone."""
+    ws = make(STATES["clean"], templates, tmp_path, linked=True)
+    assert ws.main is not None
+    assert ws.gitstate("register").exit_status == 0
+    _linked(gitdir=content)(ws)
+    assert str(ws.path) not in ws.out("worktree", "list")
+    assert "gitstate doctor" in ws.gitstate("status").text
+    for path in (ws.path, ws.main):
+        assert "git worktree prune" in ws.gitstate("doctor", path=path).text
+    message = recovered_from(ws.recover(path=ws.main))["message"]
+    assert message == recovered_from(ws.recover())["message"]
+    subprocess.run(message.rpartition("mend it with: ")[2], shell=True, check=True, cwd=ws.outside)
+    assert str(ws.path) in ws.out("worktree", "list")
+    assert "gitdir" not in recovered_from(ws.recover())["message"]
+
+
+def test_linked_worktree_inside_that_lost_its_link_is_not_taken_for_the_main_one(ws: Workspace) -> None:
+    """Git would go on to the worktree above, to which all the files in this one are untracked, or ignored."""
+    ws.git("worktree", "add", "-q", "-b", "inside", ws.path / ".agents/x", "HEAD")
+    inside = Workspace(ws.path / ".agents/x", ws.outside, main=ws.path)
+    inside.append("a.txt")
+    before = fingerprint(inside.path)
+    (inside.path / ".git").unlink()
+    saved = saved_from(inside.save(), exits=(4,))
+    assert Path(saved.document["workspace"]) == inside.path
+    mend(inside)
+    wipe(inside)
+    assert recovered_from(inside.recover())["save_id"] == saved.save_id
+    assert before.diff(fingerprint(inside.path)) == []
 
 
 def test_missing_objects_leave_files_and_context(damaged: Workspace) -> None:
@@ -327,3 +403,18 @@ def test_lost_head_of_a_linked_worktree_is_on_the_branch_that_is_left(ws: Worksp
     (git_dir / "HEAD").write_bytes(b"")
     hint = str(linked.recover().json["workspaces"][0]["hint"])
     assert "refs/heads/linked" in hint and ", or: " not in hint
+
+
+@pytest.mark.parametrize("command", ["log", "begin task_id=T-2", "restore latest", "prune"])
+@pytest.mark.parametrize("name", ["HEAD", "packed-refs"])
+def test_command_that_git_cannot_carry_out_names_doctor(name: str, command: str, ws: Workspace) -> None:
+    """No command but `recover` says how to mend it, and each names the one that does."""
+    assert ws.save().exit_status == 0
+    (ws.git_dir / name).write_text("no such thing\n")
+    run = ws.gitstate(*command.split())
+    assert run.exit_status or name != "HEAD"
+    if run.exit_status:
+        assert f"  next: gitstate -C {ws.path} doctor" in run.stderr, run
+        assert name in run.stderr and "Errno" not in run.stderr, run
+    found = ws.gitstate("doctor")
+    assert found.exit_status == 4 and f".git/{name}" in found.text, found

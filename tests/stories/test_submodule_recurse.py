@@ -101,9 +101,14 @@ def clone_with_saves(ws: Workspace, *options: str) -> Workspace:
 def test_clone_reports_the_commit_it_lacks(move: Callable[[Workspace, Workspace], None], ws: Workspace) -> None:
     move(ws, add_submodule(ws))
     assert ws.save().exit_status == 0
-    run = clone_with_saves(ws).recover()
+    clone = clone_with_saves(ws)
+    run = clone.recover()
     assert run.exit_status == 4, run
-    assert b"sub" in paths_of(run.json["workspaces"][0]["left_out"])
+    [left] = run.json["workspaces"][0]["left_out"]
+    assert left["path"] == "sub"
+    assert left["reason"].endswith("; its commit: git submodule update --init")
+    clone.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "update", "--init")
+    assert os.path.exists(clone.at("sub/inner.txt"))
 
 
 def test_clone_reports_a_clean_submodule_that_is_not_checked_out(ws: Workspace) -> None:
@@ -115,6 +120,19 @@ def test_clone_reports_a_clean_submodule_that_is_not_checked_out(ws: Workspace) 
     [left] = run.json["workspaces"][0]["left_out"]
     assert left["path"] == "sub"
     assert "git submodule update --init" in left["reason"]
+
+
+def test_clone_names_no_command_for_a_link_that_no_gitmodules_names(ws: Workspace) -> None:
+    nested_repository(ws, "linked", commit=True)
+    ws.git("-c", "advice.addEmbeddedRepo=false", "add", "linked")
+    ws.commit("a link")
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    run = clone_with_saves(ws).recover()
+    assert run.exit_status == 0, run
+    [left] = run.json["workspaces"][0]["left_out"]
+    assert left["path"] == "linked"
+    assert left["reason"].endswith("and .gitmodules does not say where to clone it from")
 
 
 @pytest.mark.parametrize("file", ["inner.txt", "untracked.txt"])
@@ -133,6 +151,16 @@ def test_clone_with_submodules_where_nothing_was_to_save_in_one(ws: Workspace) -
     run = clone_with_saves(ws, "--recurse-submodules").recover()
     assert run.exit_status == 0, run
     assert run.json["workspaces"][0]["left_out"] == []
+
+
+def test_no_command_for_submodules_is_named_for_a_repository_that_is_none(ws: Workspace) -> None:
+    nested_repository(ws, "nested", commit=True).append("inner.txt")
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    run = clone_with_saves(ws).recover()
+    assert run.exit_status == 4, run
+    reasons = [item["reason"] for item in run.json["workspaces"][0]["left_out"]]
+    assert "the nested repository is gone, and its save with it" in reasons
 
 
 def test_nested_repository_that_was_made_again_is_not_called_recovered(ws: Workspace) -> None:
