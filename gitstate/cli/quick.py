@@ -105,7 +105,8 @@ def _save(quick: Quick, as_json: bool) -> int:
     path = working_directory(quick.directory)
     own = _with_keeper(os.path.realpath(path)) if quick.command == "save" else None
     opening = None
-    if own is None:
+    hurries = quick.command == "save" and "signal" in quick.given
+    if own is None and not hurries and "deadline" not in quick.given:
         from ..git.repository import start_opening
 
         # Git opens the repository while the rest is imported: imports take a quarter of the time of a small save.
@@ -123,7 +124,7 @@ def _save(quick: Quick, as_json: bool) -> int:
         # A trap names the signal, or the status that ended the run: it has no second chance, so the save comes first.
         "strict": "signal" not in given and "exit_code" not in given,
     }
-    if words["kind"] == "save" and "signal" in given:
+    if hurries:
         words["hurries"] = True
     begun = time.monotonic()
     answer = _saved(path, own, words, opening)
@@ -150,6 +151,12 @@ def _saved(path: bytes, own: bytes | None, words: dict[str, Any], opening: Openi
         if order.last is not None:
             return order.last
         early = order.early
+    if words["deadline"] is not None or words.get("hurries"):
+        from ..orders.late import save_in_time
+
+        answer = save_in_time(path, words, early)
+        if answer is not None:
+            return answer
     from ..format.manifest import Reason
     from ..save.request import SaveRequest
     from ..save.save import save
