@@ -109,6 +109,13 @@ def list_index(
     return [IndexEntry.parse(line) for out in answers for line in split_nul(out)]
 
 
+def hidden_tags(git: Git, index: bytes) -> dict[bytes, str]:
+    """The tags of the entries that the index file `index` hides from git: `S`, `s` or `h`, by path. Raises GitError."""
+    env = {"GIT_INDEX_FILE": os.fsdecode(index)}
+    listed = split_nul(git.run("ls-files", "-z", "-v", env=env))
+    return {line[2:]: line[:1].decode("ascii") for line in listed if line[:1] in b"Ssh"}
+
+
 def list_unmerged(git: Git) -> list[IndexEntry]:
     """The unmerged entries of the index: up to three for a path."""
     return [IndexEntry.parse(line) for line in split_nul(git.run("ls-files", "-z", "-u"))]

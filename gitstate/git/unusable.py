@@ -111,6 +111,7 @@ def _names(directory: int) -> Iterator[bytes]:
 
 
 _ELSE = "gitstate -C PATH … names a git worktree"
+_ANEW = "what was pushed comes back in a new clone: git clone URL, and there: gitstate fetch, gitstate recover"
 
 
 def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
@@ -127,7 +128,9 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
         hint = _mend_line(said, path)
     elif "must be run in a work tree" in said:
         said = "it is a bare repository (core.bare), and has no worktree"
-        hint = f"git -C {where} config core.bare false" if os.path.isdir(dot_git) else _ELSE
+        # Of a linked worktree git heeds the setting in its own configuration only.
+        scope = "" if os.path.isdir(dot_git) else " --worktree"
+        hint = f"git -C {where} config{scope} core.bare false" if os.path.lexists(dot_git) else _ELSE
     elif named is not None and not os.path.lexists(dot_git):
         git_dir = quote(os.path.abspath(named))
         top = os.environ.get("GIT_WORK_TREE") or os.fsdecode(path)
@@ -136,7 +139,25 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
         hint = f"git --git-dir={git_dir} config core.bare false && echo gitdir: {git_dir} >{place}"
     elif os.path.isfile(dot_git):
         said, hint = _pruned(path, said)
+    if said.startswith("not a git repository"):
+        damage, around = _damage_around(path)
+        if damage is not None:
+            said, hint = damage.why, f"gitstate -C {quote(os.fsdecode(around))} doctor"
     return NotAWorkspace(f"{name}: {said}; nothing was changed", hint=hint)
+
+
+def _damage_around(path: bytes) -> tuple[DamagedGitDir | None, bytes]:
+    """What git can't read of the git directory of the worktree that `path` is in, and the top of that worktree."""
+    top = os.path.realpath(path)
+    while not os.path.lexists(os.path.join(top, b".git")) and len(top) > 1:
+        top = os.path.dirname(top)
+    git_dir = os.path.join(top, b".git")
+    if os.path.isfile(git_dir):
+        link = files.read_limited(git_dir, 65_536) or b""
+        git_dir = os.path.join(top, link.removeprefix(b"gitdir: ").rstrip(b"\r\n"))
+    common = files.read_limited(os.path.join(git_dir, b"commondir"), 65_536)
+    common_dir = git_dir if common is None else os.path.normpath(os.path.join(git_dir, common.rstrip(b"\r\n")))
+    return (damaged_git_dir(top, git_dir, common_dir) if looks_like_git_dir(common_dir) else None), top
 
 
 def why_strange(path: bytes, strange: StrangeFile) -> NotAWorkspace:
@@ -165,7 +186,9 @@ def _pruned(path: bytes, said: str) -> tuple[str, str]:
     if not data.startswith(b"gitdir: ") or os.path.isdir(named):
         return said, _ELSE
     if os.path.basename(worktrees) != b"worktrees" or not os.path.isdir(common):
-        return f".git leads to {os.fsdecode(named)}, which does not exist", _ELSE
+        inside = named.startswith(os.path.join(os.path.realpath(path), b""))
+        lost = ": it was in the worktree, and every save in it" if inside else ""
+        return f".git leads to {os.fsdecode(named)}, which does not exist{lost}", _ANEW if inside else _ELSE
     beside = quote(os.fsdecode(os.path.dirname(common) if common.endswith(b"/.git") else common))
     return (
         f"this worktree was pruned: {os.fsdecode(named)} is gone",

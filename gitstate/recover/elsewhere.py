@@ -257,7 +257,7 @@ _STASH = "refs/stash"
 def put_away(repository: Repository, reader: ObjectReader, facts: Facts) -> tuple[str, ...]:
     """What a git, a manager of hooks or a run left elsewhere: sentences, each with the command that helps."""
     git_dir = repository.git_dir
-    found = [*worktrees_put_away(repository)]
+    found = [*facts.put_away, *worktrees_put_away(repository)]
     lock = os.path.join(git_dir, b"index.lock")
     if os.path.lexists(lock) and not is_own_lock(lock):
         found.append(f"{os.fsdecode(lock)} stops git; once no git runs here: rm {_quoted(lock)}")

@@ -9,7 +9,7 @@ from ..errors import CorruptSave, GitError
 from ..format.archive import refuse_unsafe, stage_paths
 from ..format.manifest import Save
 from ..git.command import Oid
-from ..git.entries import IndexEntry, differing_paths, list_index, split_nul
+from ..git.entries import IndexEntry, differing_paths, hidden_tags, list_index, split_nul
 from ..git.index import (
     file_identity,
     identify_index_at,
@@ -24,7 +24,7 @@ from ..workspace.ownership import next_index
 from .paths import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 
 #: An index file of more bytes is not taken out of a save: some 5 million entries.
@@ -79,13 +79,7 @@ class SavedIndex:
         if self.is_at(kept):
             link_or_copy(kept, target)
         elif entry is not None:
-            self._refuse_large(entry[1])
-            fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            with open(fd, "wb") as file:
-                for part in self._reader.stream(entry[1]):
-                    file.write(part)
-                file.flush()
-                files.sync(fd)
+            self._write_copy(entry[1], target)
             mtime = save.manifest.index_mtime_ns or 0
             os.utime(target, ns=(mtime, mtime))
             self._verify(target)
@@ -95,6 +89,16 @@ class SavedIndex:
             lines = b"".join(self._unmerged_lines(save))
             self._git.run("update-index", "-z", "--index-info", input=lines, env=extra)
             self._add_intents(save.manifest.intent_to_add, target)
+
+    def _write_copy(self, oid: Oid, target: bytes) -> None:
+        """The bytes of a saved index at `target`."""
+        self._refuse_large(oid)
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with open(fd, "wb") as file:
+            for part in self._reader.stream(oid):
+                file.write(part)
+            file.flush()
+            files.sync(fd)
 
     def write_shared(self) -> None:
         """The shared index file that the saved index leans on, where it is gone."""
@@ -125,6 +129,44 @@ class SavedIndex:
                 env={"GIT_INDEX_FILE": os.fsdecode(target)},
             )
         self._add_intents([path for save in self._saves[:-1] for path in save.manifest.intent_to_add], target)
+        self._set_flags(target)
+
+    def _set_flags(self, target: bytes) -> None:
+        """Hide from git, in the index at `target`, what the newest save of a stack hides, and nothing else.
+
+        What an earlier save hid, and git has seen since because that save brought it into the WIP commit, stays hidden.
+        """
+        newest, below = self._saves[0], self._saves[1:]
+        entry = newest.files.get(b"index")
+        is_known = newest.manifest.index_is_plain or entry is not None
+        if not below or not is_known or all(save.manifest.index_is_plain for save in self._saves):
+            return
+        wanted: dict[bytes, str] = {}
+        if entry is not None and not newest.manifest.index_is_plain:
+            copy = files.temporary_name(target)
+            try:
+                self._write_copy(entry[1], copy)
+                wanted = hidden_tags(self._git, copy)
+            finally:
+                files.remove(copy)
+        there = hidden_tags(self._git, target)
+        shown = {
+            path
+            for save in below
+            if b"staged" in save.files
+            for path in differing_paths(self._repository, save.files[b"staged"][1], save.wip_tree)
+        }
+        for flag, letters in (("skip-worktree", "Ss"), ("assume-unchanged", "sh")):
+            has = {path for path, tag in there.items() if tag in letters}
+            wants = {path for path, tag in wanted.items() if tag in letters}
+            for option, paths in ((f"--{flag}", wants - has), (f"--no-{flag}", has - wants - shown)):
+                if paths:
+                    self._flag(option, paths, target)
+
+    def _flag(self, option: str, paths: Collection[bytes], target: bytes) -> None:
+        argv = ("-c", "core.splitIndex=false", "update-index", "-z", option, "--stdin")
+        env = {"GIT_INDEX_FILE": os.fsdecode(target)}
+        self._git.run(*argv, input=b"".join(path + b"\0" for path in sorted(paths)), env=env, ok_codes=(0, 128))
 
     def sizes(self, paths: Sequence[bytes]) -> dict[bytes, int]:
         """The size of each file when git looked at it last before the save; one that git does not know is missing."""

@@ -15,11 +15,14 @@ from ..format.names import (
     parse_trailers,
     workspace_id,
 )
+from ..git.index import kept_index
 from ..objects.reader import commit_head, format_commit
 from ..objects.tree import DIRECTORY, REGULAR, Leaf, Tree, TreeReader, edit_tree
+from ..system import files
 from ..system.clock import now
 from ..system.jsonio import dumps
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from ..workspace.ownership import frozen_index
 from .plan import stack_holds
 
 if TYPE_CHECKING:
@@ -275,6 +278,39 @@ def holds_all(save: Save, built: Built, builder: Builder, taken: Snapshot) -> bo
         same_raw=all(raws.get(path) == leaf for path, (leaf, _) in taken.raw.items()),
         permissions={path: _permissions(os.path.join(builder.repository.toplevel, path)) for path in elsewhere},
     )
+
+
+def same_flags(save: Save, manifest: Manifest, builder: Builder, *, stacks: bool) -> bool:
+    """Whether the index of now hides from git what the index of an earlier save hides: as a rule neither does.
+
+    With `stacks` what the exchange of the index has brought into the view of git counts as hidden still.
+    """
+    was = save.manifest
+    entry = save.files.get(b"index")
+    if (was.index_is_plain and manifest.index_is_plain) or (not was.index_is_plain and entry is None):
+        return True
+    from ..git.entries import differing_paths, hidden_tags
+
+    repository = builder.repository
+    then: dict[bytes, str] = {}
+    if entry is not None and not was.index_is_plain:
+        copy = files.temporary_name(kept_index(repository, was.save_id))
+        try:
+            content = builder.reader.contents([entry[1]])[0]
+            files.write_new_file(copy, () if content is None else (content[1],), mode=0o600, durable=False)
+            then = hidden_tags(repository.git, copy)
+        except GitError:
+            # Its shared index is gone.
+            return False
+        finally:
+            files.remove(copy)
+    now_hidden = {} if manifest.index_is_plain else hidden_tags(repository.git, frozen_index(repository))
+    changed = {path for path in {*then, *now_hidden} if then.get(path) != now_hidden.get(path)}
+    staged = save.files.get(b"staged")
+    if changed and stacks and staged is not None:
+        shown = set(differing_paths(repository, staged[1], save.wip_tree))
+        changed = {path for path in changed if path in now_hidden or path not in shown}
+    return not changed
 
 
 def _permissions(full: bytes) -> int | None:

@@ -31,7 +31,7 @@ from ..git.refs import RefUpdate
 from ..objects.pack import PackWriter
 from ..objects.reader import ObjectReader
 from ..system.stdlib import TYPE_CHECKING
-from .build import Builder, Built, holds_all
+from .build import Builder, Built, holds_all, same_flags
 from .facts import check_index, gather, look
 from .plan import SAME_AS_CHECKPOINT, SAME_AS_SAVE, first_refs, holds_the_same, plan_save
 from .request import SaveResult
@@ -168,6 +168,8 @@ class SaveAttempt:
         if self.request.label not in (None, earlier.manifest.label):
             return False
         if earlier.wip_tree != built.tree or earlier.context.work() != scene.context.work():
+            return False
+        if not same_flags(earlier, built.manifest, self.builder, stacks=plan.stacks):
             return False
         if plan.stacks:
             return holds_all(earlier, built, self.builder, scene.taken)

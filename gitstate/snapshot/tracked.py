@@ -53,6 +53,9 @@ def read_status(builder: SnapshotBuilder, status: Child) -> tuple[list[bytes], l
             elif states[:1] != b".":
                 gone = states[:1] == b"D"
                 snapshot.staged[path] = None if gone else Leaf(int(mode_index, 8), oid_index.decode("ascii"))
+                if states == b"DA":
+                    # HEAD has it, and the index only the intent to add it.
+                    snapshot.intent_to_add.append(path)
                 if not gone and states[1:] == b"." and sub[:1] != b"S":
                     staged_only.append(path)
             if sub[:1] == b"S":

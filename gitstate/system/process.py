@@ -194,7 +194,7 @@ _READ_BY_GIT = (b".gitignore", b".gitattributes", b".gitmodules", b".mailmap")
 
 
 def let_go_at_fifos(pid: int, top: bytes, *, unseen: bool) -> None:
-    """Let a git go on that waits for the writer of a FIFO below `top`, `.gitignore` for one: it reads an empty file.
+    """Let a git go on that waits for the writer of a FIFO below `top`, `.gitignore` or a ref: it reads an empty file.
 
     No-op where it waits for something else. `unseen`: also where the system does not tell what it waits for.
     """
@@ -205,10 +205,31 @@ def let_go_at_fifos(pid: int, top: bytes, *, unseen: bool) -> None:
         names[:] = [name for name in names if name != b".git"]
         for name in _READ_BY_GIT:
             path = os.path.join(directory, name)
-            if name in found and stat.S_ISFIFO(os.lstat(path).st_mode):
-                with suppress(OSError):
-                    # Where nobody waits it fails at once.
-                    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
+            if name in found:
+                _open_for_reader(path)
+    for directory, _, found in os.walk(_refs_below(top)):
+        for name in found:
+            _open_for_reader(os.path.join(directory, name))
+
+
+def _open_for_reader(path: bytes) -> None:
+    """Open and close a FIFO as a writer, so that its reader goes on; no-op for other files."""
+    with suppress(OSError):
+        if stat.S_ISFIFO(os.lstat(path).st_mode):
+            # Where nobody waits it fails at once.
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
+
+
+def _refs_below(top: bytes) -> bytes:
+    """The directory of the refs of the worktree at `top`, linked or not."""
+    git_dir = os.path.join(top, b".git")
+    link = (read_proc(os.fsdecode(git_dir)) or b"") if os.path.isfile(git_dir) else b""
+    if link.startswith(b"gitdir: "):
+        git_dir = os.path.join(top, link[8:].rstrip(b"\r\n"))
+        common = os.path.join(git_dir, b"commondir")
+        if os.path.isfile(common):
+            git_dir = os.path.join(git_dir, (read_proc(os.fsdecode(common)) or b"").rstrip(b"\r\n"))
+    return os.path.join(git_dir, b"refs")
 
 
 def ancestors() -> set[int]:

@@ -184,3 +184,74 @@ def test_save_is_found_without_its_refs(ws: Workspace) -> None:
     after = fingerprint(ws.path)
     assert after.commit == before.commit
     assert before.files == after.files
+
+
+#: What hides a path of the index from git, or shows it: before a first save, then between it and a second one.
+FLAGS = {
+    "assume_unchanged": ((), ("update-index", "--assume-unchanged", "c.txt")),
+    "assume_unchanged_no_more": (
+        ("update-index", "--assume-unchanged", "c.txt"),
+        ("update-index", "--no-assume-unchanged", "c.txt"),
+    ),
+    "skip_worktree_of_a_staged_file": ((), ("update-index", "--skip-worktree", "src/app.py")),
+    "skip_worktree_no_more": (
+        ("update-index", "--skip-worktree", "c.txt"),
+        ("update-index", "--no-skip-worktree", "c.txt"),
+    ),
+    "both_of_an_edited_file": (
+        ("update-index", "--skip-worktree", "b.txt"),
+        ("update-index", "--assume-unchanged", "b.txt"),
+    ),
+    "intent_to_add_of_a_tracked_file": ((), ("rm", "-q", "--cached", "c.txt")),
+}
+
+
+#: Those which a quick run tries.
+QUICK_FLAGS = [("assume_unchanged_no_more", True), ("skip_worktree_of_a_staged_file", False)]
+
+
+@pytest.mark.parametrize(
+    ("how", "works_on"),
+    [
+        pytest.param(how, works_on, marks=[] if (how, works_on) in QUICK_FLAGS else [pytest.mark.slow])
+        for how in FLAGS
+        for works_on in (False, True)
+    ],
+)
+def test_what_the_index_hides_is_that_of_the_last_save(how: str, works_on: bool, ws: Workspace) -> None:
+    first, then = FLAGS[how]
+    ws.append("b.txt", "edited\n")
+    ws.append("src/app.py", "staged\n")
+    ws.add("src/app.py")
+    if first:
+        ws.git(*first)
+    before = fingerprint(ws.path)
+    save_quickly(ws)
+    ws.git(*then)
+    if then[0] == "rm":
+        ws.git("add", "-N", "c.txt")
+    changed = then[-1].encode()
+    if works_on:
+        ws.append("d.txt", "edited later\n")
+    files, flagged = fingerprint(ws.path).files, {entry.path: entry for entry in fingerprint(ws.path).index}
+    two = save_quickly(ws)
+    lose(ws, Loss.REMOVED, two)
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    after = fingerprint(ws.path)
+    expected = [entry for entry in before.index if entry.path != changed]
+    assert [entry for entry in after.index if entry.path != changed] == expected
+    assert [(entry.flags, entry.path) for entry in after.index if entry.path == changed] == [
+        (flagged[changed].flags, changed)
+    ]
+    assert after.files == files
+
+
+def test_flag_between_two_saves_of_a_detached_head_is_saved(ws: Workspace) -> None:
+    ws.git("checkout", "-q", "--detach")
+    ws.append("b.txt", "edited\n")
+    save_quickly(ws)
+    ws.git("update-index", "--skip-worktree", "c.txt")
+    before = fingerprint(ws.path)
+    lose(ws, Loss.REMOVED, save_quickly(ws))
+    recovered_from(ws.recover())
+    assert before.diff(fingerprint(ws.path)) == []
