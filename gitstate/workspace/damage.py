@@ -174,9 +174,11 @@ def open_damaged(path: bytes) -> Repository | None:
         if os.path.lexists(path) and not os.path.isdir(path):
             # What is saved could be written nowhere.
             raise why_strange(top, StrangeFile(path, "no directory"))
-    for item in strange_directories(common_dir):
-        if item.path in (os.path.join(common_dir, name) for name in (b"refs/gitstate", b"refs/notes", b"objects/pack")):
-            raise why_strange(top, item)
+    for strange in strange_directories(common_dir):
+        if strange.path in (
+            os.path.join(common_dir, name) for name in (b"refs/gitstate", b"refs/notes", b"objects/pack")
+        ):
+            raise why_strange(top, strange)
     if not git_trusts(top, os.path.join(top, b".git"), git_dir, common_dir):
         raise why_not_opened(top, b"detected dubious ownership")
     # In the worktree git would read the repository. There alone it knows which files `includeIf` names.
@@ -401,6 +403,8 @@ def _named_commit(repository: Repository, damage: DamagedGitDir | None) -> tuple
         return None, True, head.decode("ascii"), False
     ref = read_head(git_dir) if head.startswith(NO_HEAD) else os.fsdecode(head[4:].strip())
     value = None if ref is None else refs.read_refs(repository, [ref]).get(ref)
+    if ref is not None and value is not None and _is_hidden(common_dir, ref):
+        return ref, True, value, True
     if ref is None or value is not None:
         return ref, value is not None, value, False
     last = _last_value(common_dir, ref)
@@ -409,6 +413,14 @@ def _named_commit(repository: Repository, damage: DamagedGitDir | None) -> tuple
     if not refs.refs_are_files(repository) or not (last or is_there):
         return ref, False, None, False
     return ref, True, last, True
+
+
+def _is_hidden(common_dir: bytes, ref: str) -> bool:
+    """Whether something else stands in the place of a directory above a ref: git takes a packed one for missing."""
+    place = os.path.dirname(os.path.join(common_dir, os.fsencode(ref)))
+    while len(place) > len(common_dir) and not os.path.lexists(place):
+        place = os.path.dirname(place)
+    return not os.path.isdir(place)
 
 
 def _last_value(common_dir: bytes, ref: str) -> Oid | None:
