@@ -140,7 +140,7 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
 
 
 def _out_of_the_way(path: bytes, kind: str) -> str:
-    """The command that makes room for a directory. A regular file may hold something; below `refs` git would read it."""
+    """The command that makes room for a directory. A regular file may hold something, and below `refs` git reads it."""
     above, refs, _ = path.partition(b"/refs/")
     aside = os.path.join(above if refs else os.path.dirname(path), os.path.basename(path) + b".aside")
     return f"mv {_quoted(path)} {_quoted(aside)}" if kind == "a regular file" else f"rm {_quoted(path)}"
