@@ -325,7 +325,8 @@ def _strange_kind(path: bytes) -> str | None:
     try:
         info = os.stat(path)
     except (OSError, ValueError) as error:
-        return "a link to itself" if getattr(error, "errno", None) == errno.ELOOP else None
+        is_loop = getattr(error, "errno", None) == errno.ELOOP and os.path.islink(path)
+        return "a link to itself" if is_loop else None
     kind = info.st_mode & 0o170000
     if kind == 0o100000 or (kind == 0o020000 and info.st_rdev == os.makedev(1, 3)):
         return None

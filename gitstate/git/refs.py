@@ -351,7 +351,9 @@ def _read_packed_refs(common_dir: bytes) -> bytes:
     """The bytes of `packed-refs`; a line feed at their end, too."""
     try:
         fd = open_at_once(os.path.join(common_dir, b"packed-refs"), os.O_RDONLY)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
         return b""
     # A file object costs more than reading a small file does.
     try:

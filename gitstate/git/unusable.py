@@ -160,12 +160,18 @@ def _damage_around(path: bytes) -> tuple[DamagedGitDir | None, bytes]:
     return (damaged_git_dir(top, git_dir, common_dir) if looks_like_git_dir(common_dir) else None), top
 
 
+def _out_of_the_way(path: bytes, kind: str) -> str:
+    """The command that makes room for a directory. A regular file may hold something, and below `refs` git reads it."""
+    above, refs, _ = path.partition(b"/refs/")
+    aside = os.path.join(above if refs else os.path.dirname(path), os.path.basename(path) + b".aside")
+    return f"mv {_quoted(path)} {_quoted(aside)}" if kind == "a regular file" else f"rm {_quoted(path)}"
+
+
 def why_strange(path: bytes, strange: StrangeFile) -> NotAWorkspace:
     """The error where git would wait for ever, or fail, because something else stands in the place of its file."""
     name, hint = os.fsdecode(path), f"gitstate -C {quote(os.fsdecode(os.path.realpath(path)))} doctor"
     if is_directory_path(strange.path):
-        place = quote(os.fsdecode(strange.path))
-        hint = f"mv {place} {place}.aside, then the same again"
+        hint = f"{_out_of_the_way(*strange)}, then the same again"
     return NotAWorkspace(f"{name}: {_shown(strange.path)} is {strange.kind}; nothing was changed", hint=hint)
 
 
@@ -329,8 +335,7 @@ def _strange(strange: Iterable[StrangeFile], toplevel: bytes, known: Collection[
             continue
         command = f"rm -r {_quoted(path)}"
         if is_directory_path(path):
-            # It may hold something.
-            command = f"mv {_quoted(path)} {_quoted(path + b'.aside')}"
+            command = _out_of_the_way(path, kind)
             yield Damage(path, f"{_shown(path)} is {kind}, and no directory", command)
             continue
         if path.endswith(b"/index"):

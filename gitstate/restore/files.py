@@ -19,7 +19,7 @@ from ..objects.reader import LARGE
 from ..objects.tree import GITLINK, SYMLINK, Leaf
 from ..system.stdlib import TYPE_CHECKING, contextmanager, suppress
 from ..workspace.files import FileState
-from .choices import Choice, Outcome, Target, step, wanted_permissions
+from .choices import Choice, Outcome, Target, make_writable, step, wanted_permissions
 from .paths import SavedPaths, Workspace
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ class FileRecovery:
         #: Where `core.fileMode` is off, or a written file has not the permissions that it was given: those of all files
         #: that were met. One alone is that of a file system that holds none, as FAT: nobody has set it.
         self._uniform: set[int] = set()
+        #: The directories that were looked at, and made writable if need be.
+        self._opened: set[bytes] = set()
         #: Small blobs that were read together, by oid.
         self._small: dict[Oid, bytes] = {}
 
@@ -183,6 +185,7 @@ class FileRecovery:
     def _try(self, target: Target, act: Callable[[], None]) -> bool:
         """Whether `act`, which writes or deletes at a path, has done so; else it is noted why not."""
         path = target.path
+        self._open_above(path)
         try:
             act()
             return True
@@ -197,6 +200,18 @@ class FileRecovery:
                 ) from None
             self._outcome.could_not_write(path, error)
         return False
+
+    def _open_above(self, path: bytes) -> None:
+        """Make the directories above a path writable, where their permissions would stop whoever writes there."""
+        directory = path.rpartition(b"/")[0]
+        if directory in self._opened:
+            return
+        self._opened.add(directory)
+        place = os.path.join(self._workspace.repository.toplevel, directory)
+        while not os.path.lexists(place):
+            place = os.path.dirname(place)
+        if os.path.isdir(place) and not os.access(place, os.W_OK | os.X_OK):
+            make_writable(self._disk, path, self._outcome)
 
     def _is_as_saved(self, target: Target) -> bool:
         """Whether the saved version is there by now."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gitstate.git.attributes import conditional_includes
 from tests.states import STATES, Loss, dirty, make
 from tests.support.losing import wipe
 from tests.support.oracle import fingerprint
@@ -210,7 +211,7 @@ def go_round(ws: Workspace, how: str, loss: Loss) -> None:
 
 def _cases() -> list[Any]:
     """Each kind of damage through each loss; a quick run tries two losses of each."""
-    quick = {how: (Loss.IN_PLACE, Loss.WIPED) for how in GIT_DIRS if how not in STRANGERS}
+    quick: dict[str, tuple[Loss, ...]] = {how: (Loss.IN_PLACE, Loss.WIPED) for how in GIT_DIRS if how not in STRANGERS}
     quick |= {"logs_is_a_file": (Loss.WIPED,), "info_is_a_fifo": (Loss.IN_PLACE,)}
     return [
         pytest.param(
@@ -425,6 +426,53 @@ def test_filter_of_an_included_file_converts(ws: Workspace, line: str) -> None:
     wipe(ws)
     recovered_from(ws.recover())
     assert before.diff(fingerprint(ws.path)) == []
+
+
+CONDITIONS = [
+    *("gitdir:{top}/", "gitdir:{top}/.git", "gitdir:**/.git", "gitdir:**/{name}/**", "gitdir:{name}/", "gitdir:**"),
+    *("gitdir/i:{upper}/", "gitdir:{above}/*/.git", "gitdir:{above}/re?o/", "gitdir:{above}/[a-r]epo/", "gitdir:~/"),
+    *("gitdir:{above}/*", "gitdir:{upper}/", "gitdir:/nowhere/", "gitdir:{above}/[!r]epo/", "gitdir:"),
+    *("onbranch:agent/*", "onbranch:agent/", "onbranch:**", "onbranch:*", "onbranch:main", "onbranch:agent/work"),
+    *("hasconfig:remote.*.url:https://example.com/**", "hasconfig:remote.*.url:*", "unknown:x"),
+]
+
+
+def test_condition_of_an_include_holds_where_it_does_for_git(ws: Workspace, hermetic: Path) -> None:
+    """Each condition includes a file with a key of its own; git says which of the keys it sees."""
+    ws.git("remote", "add", "origin", "https://example.com/a/b.git")
+    words = {"top": str(ws.path), "name": ws.path.name, "upper": str(ws.path).upper(), "above": str(ws.path.parent)}
+    config = hermetic / ".gitconfig"
+    with open(config, "a") as file:
+        for number, condition in enumerate(CONDITIONS):
+            (hermetic / f"inc{number}").write_text(f"[seen]\n\tn{number} = yes\n")
+            path = f"inc{number}" if number % 2 else str(hermetic / f"inc{number}")
+            file.write(f'[includeIf "{condition.format(**words)}"]\n\tpath = {path}\n')
+    git_dir = os.fsencode(ws.git_dir)
+    options = conditional_includes(git_dir, git_dir, b"agent/work", None)
+    seen = {CONDITIONS[int(Path(option).name.removeprefix("inc"))] for option in options if option != "-c"}
+    keys = ws.git("config", "--name-only", "--get-regexp", "^seen[.]n").decode().split()
+    assert seen == {CONDITIONS[int(key.removeprefix("seen.n"))] for key in keys}
+    assert 8 < len(seen) < len(CONDITIONS)
+
+
+@pytest.mark.parametrize("condition", ["gitdir:{top}/.git", "onbranch:agent/work"])
+@pytest.mark.parametrize("how", ["head_empty", "branch_empty", "config_with_a_torn_end"])
+def test_filter_of_a_conditional_include_converts(how: str, condition: str, ws: Workspace, hermetic: Path) -> None:
+    """Git is run by way of another git dir, for which the condition does not hold."""
+    (hermetic / "included").write_text(INCLUDED)
+    with open(hermetic / ".gitconfig", "a") as file:
+        file.write(f'[includeIf "{condition.format(top=ws.path)}"]\n\tpath = included\n')
+    ws.write(".gitattributes", "*.sec filter=c\n")
+    ws.write("f.sec", "password\n")
+    GIT_DIRS[how](ws)
+    wip = ws.save("--json").json["wip_commit"]
+    mended = {"head_empty": b"ref: refs/heads/agent/work\n"}
+    if how in mended:
+        (ws.path / ".git/HEAD").write_bytes(mended[how])
+    if how == "config_with_a_torn_end":
+        config = ws.path / ".git/config"
+        config.write_bytes(config.read_bytes().rpartition(b"[remote")[0])
+    assert ws.git("cat-file", "blob", f"{wip}:f.sec") == b"PASSWORD\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
