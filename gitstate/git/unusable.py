@@ -60,7 +60,7 @@ def git_trusts(toplevel: bytes, *places: bytes) -> bool:
 def refuse_links(stranger: int, *git_dirs: bytes) -> None:
     """Raises NeedsPerson where a link in a stranger's git directory leads what is written there somewhere else."""
     for top in dict.fromkeys(git_dirs):
-        for directory, names, entries in os.walk(top):
+        for directory, names, entries in files.walk(top):
             for name in (*names, *entries):
                 path = os.path.join(directory, name)
                 if os.path.islink(path):
@@ -375,7 +375,7 @@ _MOST_BRANCHES = 5
 def _branches(common_dir: bytes) -> list[bytes]:
     """The branches of the repository, the one that moved last first; where there is none, that of a new repository."""
     heads = os.path.join(common_dir, b"refs", b"heads")
-    loose = [os.path.join(directory, name) for directory, _, names in os.walk(heads) for name in names]
+    loose = [os.path.join(directory, name) for directory, _, names in files.walk(heads) for name in names]
     found = [path[len(common_dir) + 1 :] for path in loose if not path.endswith(b".lock")]
     packed = files.read_limited(os.path.join(common_dir, b"packed-refs"), _LONGEST) or b""
     lines = [line for line in packed.split(b"\n") if _is_packed_ref(line) and b" refs/heads/" in line[:80]]
@@ -421,7 +421,7 @@ def last_head(git_dir: bytes, common_dir: bytes, branch: str | None = None) -> b
     if moved_to is None and detached is not None:
         # Nothing but commits was ever made here: it is the only branch at that commit.
         heads = os.path.join(common_dir, b"logs", b"refs", b"heads")
-        logs = [os.path.join(directory, name) for directory, _, names in os.walk(heads) for name in names]
+        logs = [os.path.join(directory, name) for directory, _, names in files.walk(heads) for name in names]
         same = [log[len(common_dir) + len(b"/logs/") :] for log in logs if last_value(log) == last]
         if len(same) > 1:
             taken = _checked_out_elsewhere(git_dir, common_dir)
