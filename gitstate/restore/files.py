@@ -17,6 +17,7 @@ from ..git.repository import Repository, is_attributes
 from ..objects.durable import sync_new
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK, SYMLINK, Leaf
+from ..system.files import walk
 from ..system.stdlib import TYPE_CHECKING, contextmanager, suppress
 from ..workspace.files import FileState
 from .choices import Choice, Outcome, Target, make_writable, step, wanted_permissions
@@ -299,7 +300,7 @@ class FileRecovery:
 
     def _remove_empty_directories(self, path: bytes) -> None:
         top = self._workspace.repository.toplevel
-        for directory, _, _ in os.walk(os.path.join(top, path), topdown=False):
+        for directory in [directory for directory, _, _ in walk(os.path.join(top, path))][::-1]:
             self._disk.remove_directory(os.path.relpath(directory, top))
 
     def directories(self) -> None:
