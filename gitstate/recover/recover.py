@@ -13,7 +13,7 @@ Each step looks first and does nothing where it is done already, so recovery may
 | 7. operation files, sparse patterns, where missing | each of them | writes those still missing |
 | 8. index, by one rename under its lock | the file, not its name | finds the saved entries, leaves them |
 | 9. missing tracked files, directories, permissions | each file that was written | does the rest |
-| 10. branch, from the commit it was seen on (locked, and its value written, in step 8) | the ref's file, not its name | finds it moved |
+| 10. branch, from the commit it was seen on | the ref's file, not its name | finds it moved |
 | 11. stat data that step 8 lacked; sync of all that was found right | the whole worktree | syncs again |
 | 12. nested repositories, each by these steps | each of them | finds nothing pending in those done |
 | 13. `active_state.json` and the live context; sync of directories | both, index, branch | writes them again |
