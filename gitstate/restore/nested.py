@@ -217,7 +217,7 @@ def _initialise(workspace: Workspace, name: str, config: bytes, named: Collectio
 
 def _stores(modules: bytes) -> Iterator[bytes]:
     """The git dirs of submodules; a submodule's name, and with it the place of its git dir, may hold slashes."""
-    for directory, names, there in os.walk(modules):
+    for directory, names, there in files.walk(modules):
         if b"HEAD" in there and b"objects" in names:
             names.clear()
             yield directory
