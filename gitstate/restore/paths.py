@@ -72,6 +72,8 @@ class SavedPaths:
         self.newest = saves[0]
         self._workspace = workspace
         self._overwrite = overwrite
+        #: The paths that the newest save skipped; None until somebody asks.
+        self._left_out: frozenset[bytes] | None = None
         #: For a single save: what the commit that it stands on holds at the paths of `targets`.
         self.base: dict[bytes, Leaf] | None = None
         #: The trees that git compares with that of the base, each once, and git; None where all are the same.
@@ -207,7 +209,11 @@ class SavedPaths:
 
     def was_left_out(self, path: bytes) -> bool:
         """Whether the save could not read this path either: then there is nothing to restore."""
-        return any(item.path and is_below(path, item.path) for item in self.newest.manifest.left_out)
+        if self._left_out is None:
+            # Of tens of thousands of paths each may be asked for.
+            self._left_out = frozenset(item.path.rstrip(b"/") for item in self.newest.manifest.left_out if item.path)
+        known = self._left_out
+        return bool(known) and (path in known or any(above in known for above in _directories_above(path)))
 
     def _raw(self, wip: Mapping[bytes, Leaf]) -> dict[bytes, Leaf]:
         """Raw bytes by path: the newest save's, and those of older ones for files that did not change since."""
