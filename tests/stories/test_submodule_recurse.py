@@ -222,3 +222,71 @@ def test_symlink_in_place_of_a_submodule_is_not_followed(ws: Workspace) -> None:
     assert run.exit_status == 4, run
     assert not os.path.lexists(ws.at("target")), "the submodule was put where the symlink leads"
     assert os.readlink(ws.at("sub")) == b"target"
+
+
+def chain(ws: Workspace, depth: int) -> list[str]:
+    """Commit a submodule in a submodule and so on; returns the paths of all, the outermost first."""
+    allow = ("-c", "protocol.file.allow=always")
+    below = None
+    for number in range(depth):
+        origin = ws.outside / f"level{number}"
+        run_git(ws.outside, "init", "-q", origin)
+        (origin / "file.txt").write_text(f"{number}\n")
+        run_git(origin, "add", "file.txt")
+        if below is not None:
+            run_git(origin, *allow, "submodule", "--quiet", "add", str(below), "in side")
+        run_git(origin, "commit", "-q", "-m", "level")
+        below = origin
+    ws.git(*allow, "submodule", "--quiet", "add", str(below), "sub")
+    ws.git(*allow, "submodule", "--quiet", "update", "--init", "--recursive")
+    ws.commit("a chain")
+    return ["/".join(["sub", *["in side"] * number]) for number in range(depth)]
+
+
+def remove_all(ws: Workspace) -> None:
+    for name in os.listdir(ws.path):
+        if name != ".git":
+            ws.remove(name)
+
+
+def test_clean_submodules_in_submodules_come_back(ws: Workspace) -> None:
+    paths = chain(ws, 3)
+    ws.append("a.txt")
+    before = fingerprint(ws.path)
+    assert ws.save().exit_status == 0
+    remove_all(ws)
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    assert before.diff(fingerprint(ws.path)) == []
+    assert all((ws.path / path / "file.txt").exists() for path in paths)
+
+
+def test_submodule_in_a_submodule_that_was_not_checked_out_stays_so(ws: Workspace) -> None:
+    deepest = chain(ws, 3)[-1]
+    run_git(ws.path / "sub/in side", "submodule", "--quiet", "deinit", "-f", "in side")
+    ws.append("a.txt")
+    before = fingerprint(ws.path)
+    assert ws.save().exit_status == 0
+    remove_all(ws)
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    assert run.json["workspaces"][0]["left_out"] == []
+    assert not os.path.exists(ws.path / deepest / "file.txt")
+    assert before.without([os.fsencode(deepest)]).diff(fingerprint(ws.path).without([os.fsencode(deepest)])) == []
+
+
+def test_submodule_in_a_submodule_whose_git_directory_is_gone_is_named(ws: Workspace) -> None:
+    """As `git submodule add` leaves one that was cloned before: its `.git` is a directory in the worktree."""
+    paths = chain(ws, 2)
+    inside = ws.path / paths[1]
+    store = ws.git_dir / "modules/sub/modules/in side"
+    (inside / ".git").unlink()
+    os.rename(store, inside / ".git")
+    run_git(ws.outside, "config", "-f", inside / ".git" / "config", "--unset", "core.worktree")
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    remove_all(ws)
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    [left] = run.json["workspaces"][0]["left_out"]
+    assert left["path"] == paths[1] and "git submodule update --init" in left["reason"]
