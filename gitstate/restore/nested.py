@@ -163,11 +163,12 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
         full = os.path.realpath(named_place)
         path = os.path.relpath(full, os.path.realpath(repository.toplevel))
         leaf = workspace.trees.lookup(saved.newest.wip_tree, [path]).get(path)
+        link = b"gitdir: %s\n" % os.path.relpath(store, full)
+        is_begun = path not in named and _was_begun(full, link)
         if path in named and not os.path.lexists(full):
             disk.make_directory(path)
-        elif leaf is None or leaf.mode != GITLINK or path in absent or not disk.is_empty(path):
+        elif leaf is None or leaf.mode != GITLINK or path in absent or not (is_begun or disk.is_empty(path)):
             continue
-        link = b"gitdir: %s\n" % os.path.relpath(store, full)
         files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)
         made.append(path)
     return made
@@ -210,6 +211,15 @@ def _initialised(repository: Repository) -> set[bytes]:
     return {path for path, name in names.items() if repository.setting(f"submodule.{name}.url") is not None}
 
 
+def _was_begun(path: bytes, link: bytes) -> bool:
+    """Whether a recovery that was killed has written nothing but the `.git` file of a submodule."""
+    try:
+        is_alone = os.listdir(path) == [b".git"]
+    except OSError:
+        return False
+    return is_alone and files.read_limited(os.path.join(path, b".git"), 65_536) == link
+
+
 def _is_vacant(path: bytes) -> bool:
     """Whether nothing is at `path`, or an empty directory."""
     return not os.path.lexists(path) or (os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path))
@@ -228,10 +238,10 @@ def _reconnect_clean(repository: Repository, links: Collection[bytes]) -> list[b
             continue
         full = os.path.realpath(os.path.join(os.path.realpath(store), said.removesuffix(b"\0")))
         path = os.path.relpath(full, top)
-        if path not in links or not _is_vacant(full):
+        link = b"gitdir: %s\n" % os.path.relpath(store, full)
+        if path not in links or not (_is_vacant(full) or _was_begun(full, link)):
             continue
         files.make_directory(full, top=top)
-        link = b"gitdir: %s\n" % os.path.relpath(store, full)
         files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.git_dir)
         made.append(path)
     return made

@@ -261,6 +261,21 @@ def test_clean_submodules_in_submodules_come_back(ws: Workspace) -> None:
     assert all((ws.path / path / "file.txt").exists() for path in paths)
 
 
+def test_clean_submodules_come_back_after_a_recovery_that_was_killed(ws: Workspace) -> None:
+    """It had written the `.git` file of the outer one, and nothing else of it."""
+    chain(ws, 2)
+    ws.append("a.txt")
+    before = fingerprint(ws.path)
+    assert ws.save().exit_status == 0
+    link = (ws.path / "sub" / ".git").read_bytes()
+    remove_all(ws)
+    ws.mkdir("sub")
+    (ws.path / "sub" / ".git").write_bytes(link)
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    assert before.diff(fingerprint(ws.path)) == []
+
+
 def test_submodule_in_a_submodule_that_was_not_checked_out_stays_so(ws: Workspace) -> None:
     deepest = chain(ws, 3)[-1]
     run_git(ws.path / "sub/in side", "submodule", "--quiet", "deinit", "-f", "in side")
