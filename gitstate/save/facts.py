@@ -337,7 +337,7 @@ def save_nested(
     )
     from ..workspace.lease import presence
 
-    for path in taken.nested:
+    for path in dict.fromkeys(taken.nested):
         full = os.path.join(repository.toplevel, path)
         try:
             if request.depth >= _DEEPEST:

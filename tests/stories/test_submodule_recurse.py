@@ -13,6 +13,7 @@ import pytest
 from tests.states import add_submodule, nested_repository
 from tests.support.look import paths_of
 from tests.support.oracle import fingerprint
+from tests.support.saving import saved_from
 from tests.support.workspace import Workspace, run_git
 
 
@@ -358,3 +359,16 @@ def test_submodule_in_a_submodule_whose_git_directory_is_gone_is_named(ws: Works
     assert run.exit_status == 0, run
     [left] = run.json["workspaces"][0]["left_out"]
     assert left["path"] == paths[1] and "git submodule update --init" in left["reason"]
+
+
+def test_repository_with_files_of_the_index_is_saved_once(ws: Workspace) -> None:
+    """As after a merge that has a directory on one side, and a submodule on the other."""
+    inside = nested_repository(ws, "nested", commit=True)
+    ws.git("-c", "advice.addEmbeddedRepo=false", "add", "nested")
+    ws.git("commit", "-q", "-m", "a link")
+    ws.git("rm", "-q", "--cached", "nested")
+    ws.git("update-index", "--add", "--cacheinfo", f"100644,{ws.out('hash-object', '-w', 'a.txt')},nested/inner.txt")
+    inside.append("inner.txt")
+    saved = saved_from(ws.save())
+    assert [item["path"] for item in saved.document["left_out"]] == ["nested"]
+    assert len(inside.refs("refs/gitstate/saves")) == 1
