@@ -212,6 +212,18 @@ def has_worktree_elsewhere(toplevel: bytes, git_dir: bytes) -> NotAWorkspace:
     )
 
 
+def is_copy_of(toplevel: bytes, original: bytes) -> NotAWorkspace:
+    """The error where a linked worktree was copied, and its `.git` leads to the git dir of the original."""
+    copy, other = quote(os.fsdecode(toplevel)), quote(os.fsdecode(original))
+    new = quote(os.fsdecode(toplevel + b".worktree"))
+    return NotAWorkspace(
+        f"{os.fsdecode(toplevel)} is a copy of the linked worktree {os.fsdecode(original)}: git has one HEAD and one "
+        "index for both; nothing was changed",
+        hint=f"make it a worktree of its own: git -C {other} worktree add -q --detach --no-checkout {new} && "
+        f"mv {new}/.git {copy}/.git && rmdir {new} && git -C {other} worktree repair {copy} && git -C {copy} reset -q",
+    )
+
+
 def has_other_worktree(path: bytes, toplevel: bytes, git_dir: bytes) -> NotAWorkspace:
     """The error where git works in another directory than the one that `path` is in: a copy, or `core.worktree`."""
     config = quote(os.fsdecode(os.path.join(git_dir, b"config")))
