@@ -64,12 +64,12 @@ class GitError(GitstateError):
     where one killed it.
     """
 
-    def __init__(self, argv: list[str], status: int, stderr: bytes) -> None:
+    def __init__(self, argv: list[str], status: int, stderr: bytes, *, hint: str | None = None) -> None:
         lines = stderr.decode("utf-8", "replace").strip().splitlines()
         # Below it git explains at length what may be the cause.
         lock = next((line for line in lines if "Unable to create '" in line), None)
         why = lock or (lines[-1] if lines else "no error message")
-        super().__init__(f"git {_verb(argv)} failed ({status}): {why}")
+        super().__init__(f"git {_verb(argv)} failed ({status}): {why}", hint=hint)
         self.argv = argv
         self.status = status
         self.stderr = stderr

@@ -61,19 +61,27 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
 
 
 def _way_out(error: OSError) -> str | None:
-    """The command that helps where a file is in the place of a directory: a ref `refs/gitstate`, for one."""
-    path = error.filename
-    if not isinstance(error, NotADirectoryError) or not isinstance(path, str | bytes):
-        return None
-    place = os.path.dirname(os.path.abspath(os.fsencode(path)))
-    while not os.path.lexists(place) and len(place) > 1:
-        place = os.path.dirname(place)
-    if os.path.isdir(place):
-        return None
-    from ..system.stdlib import quote
+    """The command that helps where something else is in the place of a directory or of a file of ours, with the quotes
+    of a shell: a ref `refs/gitstate`, a directory `.git/gitstate/lock`.
+    """
+    for path in (error.filename2, error.filename):
+        if not isinstance(path, str | bytes) or not path:
+            continue
+        place = os.path.abspath(os.fsdecode(path))
+        if isinstance(error, NotADirectoryError):
+            place = os.path.dirname(place)
+            while not os.path.lexists(place) and len(place) > 1:
+                place = os.path.dirname(place)
+            is_other = not os.path.isdir(place)
+        else:
+            is_ours = os.path.basename(os.path.dirname(place)) == "gitstate" and os.path.lexists(place)
+            is_other = is_ours and (os.path.islink(place) or not os.path.isfile(place))
+        if is_other:
+            from ..system.stdlib import quote
 
-    name = quote(os.fsdecode(place))
-    return f"{name} is in the way: mv {name} {name}.aside"
+            name = quote(place)
+            return f"{name} is in the way: mv {name} {name}.aside"
+    return None
 
 
 def _bug(error: Exception) -> tuple[str, str | None, ExitStatus]:

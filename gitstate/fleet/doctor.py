@@ -68,6 +68,7 @@ def examine(path: bytes) -> list[Finding]:
         repository, _ = settings.with_defaults(repository, settings.OF_SAVE)
         for check in (
             _ownership,
+            _git_dir_place,
             _locks,
             _damage,
             _unreadable,
@@ -202,6 +203,12 @@ def _ownership(repository: Repository) -> Iterator[Finding]:
         quoted = shlex.quote(os.fsdecode(repository.toplevel))
         what = f"it belongs to user {uid}: no program of its configuration is run"
         yield Finding("ownership", what, f"git config --global --add safe.directory {quoted}")
+
+
+def _git_dir_place(repository: Repository) -> Iterator[Finding]:
+    found = gitdir.among_files(repository.toplevel, repository.common_dir)
+    if found is not None:
+        yield Finding("git_dir", found.what, found.command, serious=False)
 
 
 def _locks(repository: Repository) -> Iterator[Finding]:

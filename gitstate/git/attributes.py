@@ -121,13 +121,14 @@ class Conversions:
 
         `env` is added to the environment, as which index to read and which object directory to write to; `filters`
         maps a path to the name of its filter. A path whose conversion fails (a required filter) is missing. So are all
-        paths of a filter that took too long for one.
+        paths of a filter that took too long for one; of one that prints too much it is that path alone.
         """
         command = ("-c", "core.safecrlf=false", "hash-object", "-w", "--stdin-paths")
         found: dict[bytes, Oid] = {}
         left = paths
+        bounded = self._repository.filter_env(self._largest(paths)) if filters else {}
         while left and not (len(left) < len(paths) and deadline.passed()):
-            process = self._repository.git.start(*command, env=env)
+            process = self._repository.git.start(*command, env={**(env or {}), **bounded})
             lines = b"".join(quote_c(path) + b"\n" for path in left)
             timeout = None if deadline.seconds is None else deadline.left()
             is_late = False
@@ -144,6 +145,14 @@ class Conversions:
             if is_late and failed:
                 left = [path for path in left if filters.get(path) != filters.get(failed[0])]
         return found
+
+    def _largest(self, paths: list[bytes]) -> int:
+        """The size of the largest of these files, in bytes."""
+        largest = 0
+        for path in paths:
+            with suppress(OSError):
+                largest = max(largest, os.lstat(os.path.join(self._repository.toplevel, path)).st_size)
+        return largest
 
     def may_change_on_checkout(self, named: dict[bytes, bytes]) -> bool:
         """Whether a checkout of a path with these attributes may write other bytes than the blob's.

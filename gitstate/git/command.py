@@ -6,7 +6,7 @@ import os
 
 from ..errors import GitError
 from ..system.child import Child
-from ..system.stdlib import TYPE_CHECKING, Record, digest, suppress
+from ..system.stdlib import TYPE_CHECKING, Record, digest, quote, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -138,7 +138,8 @@ class Git(Record):
             process.wait()
             raise GitError(_arguments(process), -9, b"it took too long") from None
         if process.returncode not in ok_codes:
-            raise GitError(_arguments(process), process.wait(), err)
+            hint = f"gitstate -C {quote(os.fsdecode(self.directory))} doctor"
+            raise GitError(_arguments(process), process.wait(), err, hint=hint)
         return out
 
     def succeeds(self, *args: str | bytes) -> bool:

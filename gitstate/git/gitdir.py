@@ -6,7 +6,7 @@ import errno
 import os
 
 from ..system import files, process
-from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from .command import is_oid
 
 if TYPE_CHECKING:
@@ -331,6 +331,29 @@ def _strange_kind(path: bytes) -> str | None:
     if kind == 0o100000 or (kind == 0o020000 and info.st_rdev == os.makedev(1, 3)):
         return None
     return {0o010000: "a FIFO", 0o140000: "a socket", 0o040000: "a directory"}.get(kind, "a device")
+
+
+class AmongFiles(Record):
+    """A git dir that is in the worktree under another name than `.git`."""
+
+    what: str
+    """What that means, for people."""
+    command: str
+    """Moves it out of the worktree."""
+
+
+def among_files(toplevel: bytes, common_dir: bytes) -> AmongFiles | None:
+    """What to say of a git dir that is in the worktree under another name than `.git`; None of any other.
+
+    `git clean -x` deletes it, as it spares `.git` alone.
+    """
+    own = os.path.join(toplevel, b".git")
+    if not common_dir.startswith(os.path.join(toplevel, b"")) or (common_dir + b"/").startswith(own + b"/"):
+        return None
+    name = os.fsdecode(os.path.relpath(common_dir, toplevel))
+    place = quote(os.fsdecode(toplevel) + ".git")
+    command = f"git -C {quote(os.fsdecode(toplevel))} init --separate-git-dir={place}"
+    return AmongFiles(f"the git directory is {name} in the worktree: git clean -x deletes it, and every save", command)
 
 
 def common_dir_by_files(git_dir: bytes) -> bytes:

@@ -396,6 +396,24 @@ def lock_files(refs: Iterable[str]) -> list[str]:
     return [f"{ref}.lock" for ref in refs] + ["packed-refs.lock"]
 
 
+#: Git follows so many symbolic refs.
+_DEEPEST = 5
+
+
+def target_of(repository: Repository, ref: str) -> str:
+    """The ref that moves when `ref` is moved: itself, as a rule, or what it leads to as a symbolic ref."""
+    for _ in range(_DEEPEST):
+        if refs_are_files(repository):
+            data = read_limited(os.path.join(repository.common_dir, os.fsencode(ref)), 65_536) or b""
+            following = data[4:].strip() if data.startswith(b"ref:") else b""
+        else:
+            following = repository.git.run("symbolic-ref", "-q", ref, ok_codes=(0, 1, 128)).strip()
+        if not following:
+            break
+        ref = os.fsdecode(following)
+    return ref
+
+
 def is_checked_out_elsewhere(repository: Repository, ref: str) -> bool:
     """Whether another worktree of the repository that exists is on this branch, as after `worktree add --force`."""
     common = repository.common_dir

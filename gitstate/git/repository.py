@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from .gitdir import StrangeFile
 
 
+#: Git may keep so many bytes of what a filter prints.
+_MOST_PRINTED = 128 << 20
+#: What git says where a filter prints more.
+OVER_LIMIT = "over limit"
+
+
 class Repository(Record):
     """One worktree and its repository. All paths are absolute."""
 
@@ -64,6 +70,13 @@ class Repository(Record):
         names = dict.fromkeys(key.rpartition(".")[0] for key in self.config if key.startswith("filter."))
         settings = ("clean", "smudge", "process", "required")
         return [switch_off(f"{name}.{setting}") for name in names for setting in settings]
+
+    def filter_env(self, size: int = 0) -> dict[str, str]:
+        """Variables for a git that may run a filter: it ends where one prints too much for a file of `size` bytes.
+
+        Git keeps all that a filter prints in memory, and some print without end.
+        """
+        return {} if self.filter_limit is None else {"GIT_ALLOC_LIMIT": str(max(_MOST_PRINTED, 4 * size))}
 
     @property
     def autocrlf(self) -> bool:

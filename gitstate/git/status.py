@@ -60,7 +60,12 @@ def query_status(repository: Repository, frozen_index: bytes, *, lists: bool = T
 
 
 def start_status(repository: Repository, env: Mapping[str, str], *options: str, submodules: bool = True) -> Child:
-    """Start `git status` with the global `options`; without `submodules`, or filters, it looks into none."""
+    """Start `git status` with the global `options`, which switch filters off.
+
+    Without `submodules`, or filters, it looks into none.
+    """
+    if not options:
+        env = {**env, **repository.filter_env()}
     # One thread for git: with its twenty it takes every core, and the walk beside it waits.
     return repository.git.start(
         *("-c", "core.preloadIndex=false", *options),
@@ -147,7 +152,7 @@ class WorktreeScan:
         # Twenty threads of git's would keep the caller, and every git that it starts, from the processors.
         known = file_identity(index)
         threads = _ONE_THREAD if known is not None and known[0] < _FEW else ()
-        self._differing = repository.git.start(*threads, *words, env=env)
+        self._differing = repository.git.start(*threads, *words, env={**env, **repository.filter_env()})
         self._listing: Child | None = None
         if not is_plain and list_plain_index(index, len(repository.zero) // 2) is None:
             self._listing = repository.git.start("ls-files", "-z", "-v", "--sparse", env=env)

@@ -12,7 +12,16 @@ from ..errors import NeedsPerson, NotAWorkspace
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from .command import Git, Oid, is_oid
-from .gitdir import NO_HEAD, is_directory_path, last_checkout, last_value, path_named_in, read_head_file, strange_files
+from .gitdir import (
+    NO_HEAD,
+    common_dir_by_files,
+    is_directory_path,
+    last_checkout,
+    last_value,
+    path_named_in,
+    read_head_file,
+    strange_files,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -111,6 +120,7 @@ def _names(directory: int) -> Iterator[bytes]:
 
 
 _ELSE = "gitstate -C PATH … names a git worktree"
+_ANEW = "what was pushed comes back in a new clone: git clone URL, and there: gitstate fetch, gitstate recover"
 
 
 def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
@@ -127,7 +137,9 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
         hint = _mend_line(said, path)
     elif "must be run in a work tree" in said:
         said = "it is a bare repository (core.bare), and has no worktree"
-        hint = f"git -C {where} config core.bare false" if os.path.isdir(dot_git) else _ELSE
+        # Of a linked worktree git heeds the setting in its own configuration only.
+        scope = "" if os.path.isdir(dot_git) else " --worktree"
+        hint = f"git -C {where} config{scope} core.bare false" if os.path.lexists(dot_git) else _ELSE
     elif named is not None and not os.path.lexists(dot_git):
         git_dir = quote(os.path.abspath(named))
         top = os.environ.get("GIT_WORK_TREE") or os.fsdecode(path)
@@ -136,6 +148,10 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
         hint = f"git --git-dir={git_dir} config core.bare false && echo gitdir: {git_dir} >{place}"
     elif os.path.isfile(dot_git):
         said, hint = _pruned(path, said)
+    if said.startswith("not a git repository"):
+        damage, around = _damage_around(path)
+        if damage is not None:
+            said, hint = damage.why, f"gitstate -C {quote(os.fsdecode(around))} doctor"
     return NotAWorkspace(f"{name}: {said}; nothing was changed", hint=hint)
 
 
@@ -144,6 +160,19 @@ def _out_of_the_way(path: bytes, kind: str) -> str:
     above, refs, _ = path.partition(b"/refs/")
     aside = os.path.join(above if refs else os.path.dirname(path), os.path.basename(path) + b".aside")
     return f"mv {_quoted(path)} {_quoted(aside)}" if kind == "a regular file" else f"rm {_quoted(path)}"
+
+
+def _damage_around(path: bytes) -> tuple[DamagedGitDir | None, bytes]:
+    """What git can't read of the git directory of the worktree that `path` is in, and the top of that worktree."""
+    top = os.path.realpath(path)
+    while not os.path.lexists(os.path.join(top, b".git")) and len(top) > 1:
+        top = os.path.dirname(top)
+    git_dir = os.path.join(top, b".git")
+    if os.path.isfile(git_dir):
+        git_dir = path_named_in(git_dir, b"gitdir: ", top) or git_dir
+    git_dir = os.path.realpath(git_dir)
+    common_dir = common_dir_by_files(git_dir)
+    return (damaged_git_dir(top, git_dir, common_dir) if looks_like_git_dir(common_dir) else None), top
 
 
 def why_strange(path: bytes, strange: StrangeFile) -> NotAWorkspace:
@@ -174,7 +203,9 @@ def _pruned(path: bytes, said: str) -> tuple[str, str]:
     if not data.startswith(b"gitdir: ") or os.path.isdir(named):
         return said, _ELSE
     if os.path.basename(worktrees) != b"worktrees" or not os.path.isdir(common):
-        return f".git leads to {os.fsdecode(named)}, which does not exist", _ELSE
+        inside = named.startswith(os.path.join(os.path.realpath(path), b""))
+        lost = ": it was in the worktree, and every save in it" if inside else ""
+        return f".git leads to {os.fsdecode(named)}, which does not exist{lost}", _ANEW if inside else _ELSE
     beside = quote(os.fsdecode(os.path.dirname(common) if common.endswith(b"/.git") else common))
     return (
         f"this worktree was pruned: {os.fsdecode(named)} is gone",

@@ -305,7 +305,9 @@ class _Rebuilt:
         """What git makes of a file through this repository's filters; None where they fail."""
         try:
             out = self.repository.git.run(
-                *("hash-object", b"--path=" + path, "--", path), timeout=self.repository.filter_limit
+                *("hash-object", b"--path=" + path, "--", path),
+                env=self.repository.filter_env(os.lstat(os.path.join(self.repository.toplevel, path)).st_size),
+                timeout=self.repository.filter_limit,
             )
         except GitError:
             return None

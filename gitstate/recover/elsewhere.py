@@ -59,6 +59,17 @@ def stack_of(repository: Repository, save_id: str) -> FoundStack:
         return FoundStack(read_fetched_stack(held.archive, reader), held.remote)
 
 
+def _differs(repository: Repository) -> bool:
+    """Whether tracked files differ from HEAD; True where a filter keeps git from telling."""
+    env, limit = repository.filter_env(), repository.filter_limit
+    try:
+        return bool(repository.git.run("status", "--porcelain", "-z", "-uno", env=env, timeout=limit))
+    except GitError:
+        if limit is None:
+            raise
+        return True
+
+
 def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
     """A new worktree at `path` on the branch of a save, in which that save can be recovered.
 
@@ -141,7 +152,7 @@ def reattach(repository: Repository, known: Collection[Oid]) -> None:
     if branch is not None and not is_at:
         return
     if here != manifest.head:
-        if here not in known or repository.git.run("status", "--porcelain", "-z", "-uno"):
+        if here not in known or _differs(with_filter_limit(repository)):
             return
         if not repository.git.succeeds("read-tree", "-m", "-u", here, manifest.head):
             return
@@ -246,7 +257,7 @@ _STASH = "refs/stash"
 def put_away(repository: Repository, reader: ObjectReader, facts: Facts) -> tuple[str, ...]:
     """What a git, a manager of hooks or a run left elsewhere: sentences, each with the command that helps."""
     git_dir = repository.git_dir
-    found = [*worktrees_put_away(repository)]
+    found = [*facts.put_away, *worktrees_put_away(repository)]
     lock = os.path.join(git_dir, b"index.lock")
     if os.path.lexists(lock) and not is_own_lock(lock):
         found.append(f"{os.fsdecode(lock)} stops git; once no git runs here: rm {_quoted(lock)}")

@@ -23,7 +23,7 @@ from ..format.saves import (
 from ..git import refs
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
-from ..git.repository import Repository, read_head
+from ..git.repository import OVER_LIMIT, Repository, read_head
 from ..objects.reader import ObjectReader
 from ..objects.tree import TreeReader
 from ..restore.choices import Outcome
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from ..format.carried import Carried
     from .plan import DiskState
 
+#: What to say of another save that fits.
+_OTHER = "the save {0} fits this workspace, too, and is pending: gitstate recover --save {0} --into PATH"
 #: So many saves are looked at for files that a power cut left short.
 _COPIES = 5
 
@@ -73,6 +75,7 @@ def gather(
         has_own = own_only or without.context is not None or without.recovered is not None
         return without if has_own else _with_fetched(without, repository, reader)
     here = here._replace(marker=pending.marker, detach=pending.detach, remote=pending.remote)
+    here = here._replace(put_away=tuple(map(_OTHER.format, pending.others)))
     try:
         if pending.remote is None:
             stack = read_stack(pending.archive, reader)
@@ -134,11 +137,11 @@ def _is_wiped(repository: Repository) -> bool:
         return True
     words = ("status", "--porcelain", "-z", "-unormal", "--ignore-submodules=dirty")
     try:
-        return not repository.git.run(*words, timeout=repository.filter_limit)
+        return not repository.git.run(*words, env=repository.filter_env(), timeout=repository.filter_limit)
     except GitError as error:
-        if error.status != -9:
+        if error.status != -9 and OVER_LIMIT not in error.message:
             raise
-        # A filter hangs where git compares a file that was touched.
+        # A filter hangs, or prints without end, where git compares a file that was touched.
         return False
 
 
@@ -167,6 +170,8 @@ class _Pending(Record):
     """HEAD has to be detached for it."""
     remote: str | None = None
     """The remote that it was fetched from; None for a save of this repository."""
+    others: tuple[str, ...] = ()
+    """The ids of other saves that fit this workspace less well."""
 
 
 def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id: str | None) -> _Pending | None:
@@ -192,12 +197,15 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
         fits = manifest.head_ref == here.head_ref and (same_path or here.head in resting_places(stack))
         if detach or fits:
             fitting.append((manifest, _Pending(oid, ref, detach)))
-    if len(fitting) > 1:
-        fitting = _fitting_best(fitting)
-    if len(fitting) > 1:
-        listed = ", ".join(sorted(manifest.save_id for manifest, _ in fitting))
+    best = _fitting_best(fitting) if len(fitting) > 1 else fitting
+    if len(best) > 1:
+        listed = ", ".join(sorted(manifest.save_id for manifest, _ in best))
         raise NeedsPerson(f"several saves fit this workspace: {listed}", hint="gitstate recover --save ID")
-    return fitting[0][1] if fitting else None
+    if not best:
+        return None
+    manifest, taken = best[0]
+    known = {manifest.save_id, *(item.save_id for item in manifest.nested)}
+    return taken._replace(others=tuple(other.save_id for other, _ in fitting if other.save_id not in known))
 
 
 def _fitting_best(fitting: list[tuple[Manifest, _Pending]]) -> list[tuple[Manifest, _Pending]]:

@@ -88,7 +88,8 @@ def _is_back(workspace: Workspace, path: bytes, oid: str) -> bool:
         return False
     with suppress(GitError):
         argv = ("-c", "core.fsync=loose-object", "hash-object", "-w", b"--path=" + path, "--", full)
-        return workspace.git.run(*argv, timeout=workspace.repository.filter_limit).strip() == oid.encode("ascii")
+        env, limit = workspace.repository.filter_env(os.lstat(full).st_size), workspace.repository.filter_limit
+        return workspace.git.run(*argv, env=env, timeout=limit).strip() == oid.encode("ascii")
     return False
 
 

@@ -45,8 +45,6 @@ _COMPARE = ("diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ig
 
 #: A larger index is left to git, which holds less of it in memory.
 _FILLED_IN = 256 << 20
-#: In an index of fewer bytes one looks for an extension oneself.
-_SMALL_INDEX = 256 << 10
 #: With these settings a file of the right bytes, mode and kind is clean.
 _USUAL = ("core.fileMode", "core.symlinks")
 
@@ -214,23 +212,12 @@ class IndexRecovery:
         temporary = next_index(self._repository)
         self.saved.write(temporary)
         try:
-            argv = ("ls-files", "-z", "-s", "-v", "--sparse")
+            # With what `git checkout -m` makes a resolved conflict from again.
+            argv = ("ls-files", "-z", "-s", "-v", "--sparse", "--resolve-undo")
             then = {"GIT_INDEX_FILE": os.fsdecode(temporary)}
-            same = self._git.run(*argv) == self._git.run(*argv, env=then)
-            return same and not self._lost_resolved_stages(temporary)
+            return self._git.run(*argv) == self._git.run(*argv, env=then)
         finally:
             files.remove(temporary)
-
-    def _lost_resolved_stages(self, saved: bytes) -> bool:
-        """Whether the index at `saved` holds stages of resolved conflicts, for `git checkout -m`, and that of now none.
-
-        `git reset --hard` drops them.
-        """
-        data = files.read_limited(saved, _SMALL_INDEX)
-        if data is not None and b"REUC" not in data:
-            return False
-        argv = ("ls-files", "-z", "--resolve-undo")
-        return bool(self._git.run(*argv, env={"GIT_INDEX_FILE": os.fsdecode(saved)})) and not self._git.run(*argv)
 
     def _has_other_entries(self) -> bool:
         """Whether the index is that of HEAD, and the saved one is not: then no listing has to show it."""
@@ -347,7 +334,8 @@ class IndexRecovery:
 
     def _fill_in(self, index: bytes) -> None:
         """Not on git's own index: killed there, its lock would stay, and nobody could tell whose it is."""
-        process = self._git.start("update-index", "-q", "--refresh", env={"GIT_INDEX_FILE": os.fsdecode(index)})
+        env = {"GIT_INDEX_FILE": os.fsdecode(index), **self._repository.filter_env()}
+        process = self._git.start("update-index", "-q", "--refresh", env=env)
         with suppress(GitError):
             # A filter may hang: then git reads those files later.
             self._git.finish(process, ok_codes=range(256), timeout=self._repository.filter_limit)

@@ -219,7 +219,9 @@ class MissingFiles:
         """Tracked files that git takes for changed. A required filter that fails ends it: then without filters."""
         argv = ("diff-files", "-z", "--name-only", "--diff-filter=M", "--ignore-submodules=all")
         try:
-            out = self._workspace.git.run(*argv, timeout=self._workspace.repository.filter_limit)
+            repository = self._workspace.repository
+            env = repository.filter_env()
+            out = self._workspace.git.run(*argv, env=env, timeout=repository.filter_limit)
         except GitError:
             out = without_filters(self._workspace.repository).git.run(*argv)
         return split_nul(out)

@@ -7,7 +7,7 @@ from ..format.archive import refuse_unsafe, replacement_of, stage_paths, tree_of
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..git.command import Git, Oid, object_id
-from ..git.entries import diff_tree_pairs, differing_paths, list_tree_paths, start_diff_tree_pairs
+from ..git.entries import diff_tree_pairs, differing_paths, list_index, list_tree_paths, start_diff_tree_pairs
 from ..git.repository import Repository, folds_case
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
@@ -242,8 +242,33 @@ class SavedPaths:
 
     def choices(self, targets: Iterable[Target], outcome: Outcome) -> list[Choice]:
         """What is to happen to each target. One that can't be read is noted in `outcome`."""
+        targets = list(targets)
+        theirs = self._in_submodules(targets)
+        choices = []
         with self._workspace.disk.held_open():
-            return [Choice(target, seen, self._action(target, seen)) for target, seen in self._look(targets, outcome)]
+            for target, seen in self._look(targets, outcome):
+                action: Action = "same" if target.path in theirs else self._action(target, seen)
+                choices.append(Choice(target, seen, action))
+        return choices
+
+    def _in_submodules(self, targets: Iterable[Target]) -> frozenset[bytes]:
+        """The paths that the commit has as files, and that lie in a submodule by now: what is there is not ours.
+
+        Where the index has the files, git wrote them into that directory since the save.
+        """
+        links = {target.path for target in targets if target.saved is not None and target.saved.mode == GITLINK}
+        gone = [target.path for target in (targets if links else ()) if target.saved is None]
+        below = [(path, link) for path in gone for link in _directories_above(path) if link in links]
+        if not below:
+            return frozenset()
+        from ..snapshot.walk import is_nested
+
+        repository = self._workspace.repository
+        above = repository.toplevel + b"/"
+        listed = list_index(repository.git, sorted({link for _, link in below}))
+        there = {entry.path for entry in listed if entry.mode == GITLINK}
+        there = {link for link in there if is_nested(repository, above + link, linked=True)}
+        return frozenset(path for path, link in below if link in there)
 
     def _look(self, targets: Iterable[Target], outcome: Outcome) -> Iterator[tuple[Target, FileState]]:
         top = self._workspace.repository.toplevel
@@ -355,6 +380,11 @@ def _with_bases_of_other_names(targets: list[Target]) -> list[Target]:
 def paths_with(choices: Iterable[Choice], action: Action) -> list[bytes]:
     """The paths to which `action` happens."""
     return [choice.target.path for choice in choices if choice.action == action]
+
+
+def _directories_above(path: bytes) -> Iterator[bytes]:
+    while path := path.rpartition(b"/")[0]:
+        yield path
 
 
 def is_below(path: bytes, top: bytes) -> bool:

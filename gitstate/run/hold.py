@@ -27,7 +27,7 @@ from ..workspace import lease
 from ..workspace.lease import Holder, presence, this_holder
 from ..workspace.live_context import begin, finish, read_live_context, refuse_while_others_work, with_measured_fields
 from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal
-from ..workspace.settings import require
+from ..workspace.settings import require, with_filter_limit
 from ..workspace.state_file import ACTIVE, FINISHED, write_state
 from .channel import read_times
 
@@ -192,8 +192,9 @@ def set_aside(repository: Repository, next_task: str) -> RecoverResult:
         branch = stack[0].manifest.head_ref or "HEAD"
         write_journal(repository, ref_locks(repository, [marker, kept, branch]))
         # Git stops where a file differs from the save.
-        git.run("update-index", "-q", "--refresh", ok_codes=(0, 1))
-        git.run("reset", "--keep", base)
+        env = with_filter_limit(repository).filter_env()
+        git.run("update-index", "-q", "--refresh", ok_codes=(0, 1), env=env)
+        git.run("reset", "--keep", base, env=env)
         files.sync_filesystem(repository.own)
         write_state(repository, with_measured_fields(repository, Context(), read_head(repository.git_dir)), FINISHED)
         updates = [RefUpdate(kept, saved.archive, None), RefUpdate(marker, None, saved.archive)]

@@ -437,9 +437,10 @@ def finish_worktree(path: bytes, request: SaveRequest) -> SaveResult:
 
 
 def _is_dirty(repository: Repository) -> bool:
-    limit = with_filter_limit(repository).filter_limit
+    limited = with_filter_limit(repository)
+    words = ("status", "--porcelain", "-z", "--untracked-files=normal")
     try:
-        listed = repository.git.run("status", "--porcelain", "-z", "--untracked-files=normal", timeout=limit)
+        listed = repository.git.run(*words, env=limited.filter_env(), timeout=limited.filter_limit)
     except GitError:
         # Its index can't be read, or a filter hangs: a save is taken all the same.
         return True

@@ -185,6 +185,7 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
     """The facts for the plan, and the earlier saves that it may name, by id."""
     taken, context = scene.taken, scene.context
     own = workspace_id(builder.repository)
+    moved = {ref: refs.target_of(builder.repository, ref) for ref in [taken.head_ref] if ref is not None}
     facts = SaveFacts(
         own,
         builder.save_id,
@@ -194,7 +195,8 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
         head_ref=taken.head_ref,
         head=taken.head,
         operation=taken.operation,
-        shared=taken.head_ref is not None and refs.is_checked_out_elsewhere(builder.repository, taken.head_ref),
+        shared=any(refs.is_checked_out_elsewhere(builder.repository, ref) for ref in {*moved, *moved.values()}),
+        leads_to=next((target for ref, target in moved.items() if target != ref), None),
         noteworthy=taken.noteworthy,
         dirty=taken.dirty,
         staged=bool(taken.staged),

@@ -70,6 +70,8 @@ class SaveFacts(Record):
     """The unfinished operation; `conflict` for unmerged paths without one."""
     shared: bool = False
     """Another worktree has the branch checked out, too: it does not move under it."""
+    leads_to: str | None = None
+    """What the branch is a symbolic ref to, and what would move in its place; None as a rule."""
     noteworthy: bool = False
     """A fresh checkout of HEAD would not have all that is here."""
     dirty: bool = False
@@ -202,6 +204,8 @@ def _why_not_moved(facts: SaveFacts) -> str:
         return "another worktree has the branch checked out, too"
     if not facts.head_ref.startswith("refs/heads/"):
         return f"HEAD points to {facts.head_ref}, which is no branch"
+    if facts.leads_to is not None and not facts.leads_to.startswith("refs/heads/"):
+        return f"the branch is a symbolic ref to {facts.leads_to}, which is no branch"
     return "the index kept changing" if facts.insist else ""
 
 

@@ -113,7 +113,7 @@ class SaveResult(Record):
     written: int = 0
     """Bytes that went into the object store."""
     warnings: tuple[str, ...] = ()
-    """Unreadable settings, in whose place the default was used."""
+    """What a person should know beside the save: unreadable settings, filters that were not run."""
 
     @property
     def incomplete(self) -> bool:

@@ -22,7 +22,7 @@ from ..format.names import (
 )
 from ..git import refs
 from ..git.command import Git
-from ..git.gitdir import strange_files
+from ..git.gitdir import among_files, strange_files
 from ..git.index import IndexMoved, identify_index_at, link_or_copy
 from ..git.repository import Opening, Repository, git_dir_of, open_repository, without_filters
 from ..git.status import StatusQuery, query_status
@@ -77,9 +77,13 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
         from ..workspace import registry
 
         registry.register(repository)
-    warnings = [problem.message for problem in problems if problem.name != "includeIgnored"]
+    used = "the default was used"
+    warnings = [f"{problem.message}; {used}" for problem in problems if problem.name != "includeIgnored"]
     if repository.stranger is not None:
         warnings.append(f"this repository belongs to user {repository.stranger}; none of its filters was run")
+    risk = among_files(repository.toplevel, repository.common_dir)
+    if risk is not None and not request.depth:
+        warnings.append(f"{risk.what}: {risk.command}")
     return result._replace(warnings=tuple(warnings)) if warnings else result
 
 

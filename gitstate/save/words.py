@@ -81,7 +81,7 @@ def save_answer(result: SaveResult, request: SaveRequest) -> dict[str, Any]:
 
 def save_lines(result: SaveResult, command: str) -> list[str]:
     """What `save` and `checkpoint` print for a person."""
-    rest = [*skipped_lines(result.left_out), *(f"  {line}; the default was used" for line in result.warnings)]
+    rest = [*skipped_lines(result.left_out), *(f"  {line}" for line in result.warnings)]
     if result.result != "saved":
         return [result.message, *rest]
     first = f"saved {result.save_id} ({(result.wip_commit or '')[:12]}{_where(result, command)})"

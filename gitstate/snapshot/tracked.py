@@ -88,18 +88,25 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
     git, deadline = builder.repository.git, builder.options.deadline
     off = builder.repository.filters_off()
     looks_inside = builder.repository.runs_filters
-    limit = builder.repository.filter_limit
-    timeout = limit if deadline.seconds is None else max(_LEAST, deadline.part(_STATUS).left())
+
+    def finish(asked: Child) -> bytes:
+        limit = builder.repository.filter_limit
+        timeout = limit if deadline.seconds is None else max(_LEAST, deadline.part(_STATUS).left())
+        return git.finish(asked, timeout=timeout)
+
     try:
-        output = git.finish(status, timeout=timeout)
+        output = finish(status)
         if looks_inside:
             return output
     except GitError as error:
-        if deadline.seconds is not None and error.status == -9:
+        late = error.status == -9
+        if off and looks_inside and not (late and deadline.seconds is not None):
+            try:
+                return finish(start_status(builder.repository, builder.env, *off))
+            except GitError as again:
+                late = again.status == -9
+        if late and deadline.seconds is not None:
             return _hurried_output(builder)
-        with suppress(GitError):
-            if off and looks_inside:
-                return git.finish(start_status(builder.repository, builder.env, *off), timeout=limit)
         output = git.finish(start_status(builder.repository, builder.env, *off, submodules=False))
     from ..git.entries import list_index
 

@@ -104,7 +104,11 @@ class Child:
         reached = None if progress is None else progress()
         while got or left:
             until = end if idle is None else min(end or float("inf"), printed + idle)
-            for fd, _ in self.ready(poll, until):
+            found = self.ready(poll, until)
+            if not found and self._has_ended():
+                self._end_filter([*got])
+                break
+            for fd, _ in found:
                 if fd == into:
                     left = _written(fd, left)
                     if not left:
@@ -128,7 +132,8 @@ class Child:
         return b"".join(parts[0]), b"".join(parts[1]) if self.stderr else b""
 
     def ready(self, poll: select.poll, until: float | None = None) -> list[tuple[int, int]]:
-        """What can be read or written, as soon as something can; nothing where it is not so at `until`.
+        """What can be read or written, as soon as something can; nothing where it is not so at `until`, or where it has
+        ended and another process keeps its pipes open.
 
         A git that stands at a FIFO meanwhile is let go on.
         """
@@ -138,6 +143,9 @@ class Child:
             found = poll.poll(left * 1000)
             if found or (until is not None and time.monotonic() >= until):
                 return found
+            if self._has_ended():
+                # What it printed at its end is there by now.
+                return poll.poll(0)
             if self.argv[1:2] == ["-C"]:
                 from .process import let_go_at_fifos
 
@@ -145,6 +153,26 @@ class Child:
                 with suppress(OSError):
                     # To look everywhere takes long in a large worktree: after 2, 4, 8 seconds, and so on.
                     let_go_at_fifos(self.pid, os.fsencode(self.argv[2]), unseen=looks > 1 and not looks & (looks - 1))
+
+    def _has_ended(self) -> bool:
+        """Whether it has ended, waited for or not."""
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
+    def _end_filter(self, pipes: list[int]) -> None:
+        """It has ended. Where it failed, kill who still has its end of the pipes: nothing ends a filter of a git that
+        died while the filter was printing, since git has let it inherit the other end of its own pipe.
+        """
+        with suppress(ChildProcessError):
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            if ended is not None and ended.si_status:
+                from .process import writers
+
+                for pid in writers(pipes):
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, signal.SIGKILL)
 
     def end_input(self, input: bytes = b"") -> None:
         """Write `input` and close its stdin. Where it has ended already its status tells, and nothing is raised."""

@@ -398,37 +398,97 @@ def lock(path: bytes, deadline: Deadline, what: str) -> int:
 def flock(fd: int, operation: int) -> int:
     """flock(2) on an open file; returns the descriptor that holds the lock until its last copy is closed: `fd`.
 
-    Where the file system has no locks (NFS without lockd, Lustre) it is that of a file in memory which stands for it,
-    and `fd` is closed: then other users, and other machines, do not see the lock. Raises OSError, and BlockingIOError
-    where the lock is held.
+    Where the file system has no locks (NFS without lockd, Lustre) it is that of files in memory which stand for it,
+    and `fd` is closed: then other users but root, and other machines, do not see the lock. Raises OSError, and
+    BlockingIOError where the lock is held.
     """
     try:
         fcntl.flock(fd, operation)
         return fd
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, *_UNSUPPORTED):
+        if error.errno not in _NO_LOCKS:
             raise
-        stand_in = _stand_in(os.fstat(fd), error)
-    try:
-        fcntl.flock(stand_in, operation)
-    except BaseException:
-        os.close(stand_in)
-        raise
+    stand_in = _lock_stand_ins(os.fstat(fd), operation)
     os.close(fd)
     return stand_in
 
 
-def _stand_in(info: os.stat_result, refused: OSError) -> int:
-    """Open the file that stands for one without locks, in a directory of this user's own. Raises `refused`."""
-    for top in (b"/dev/shm", b"/tmp"):
-        directory = top + b"/gitstate-locks-%d" % os.geteuid()
-        with suppress(OSError):
-            with suppress(FileExistsError):
-                os.mkdir(directory, 0o700)
-            there = os.lstat(directory)
-            if stat.S_ISDIR(there.st_mode) and there.st_uid == os.geteuid() and not there.st_mode & 0o022:
-                return open_own(directory + b"/%d-%d" % (info.st_dev, info.st_ino), os.O_RDWR)
-    raise refused
+_NO_LOCKS = (errno.ENOLCK, *_UNSUPPORTED)
+#: Where the files stand that are locked in place of others.
+_MEMORY = (b"/dev/shm", b"/tmp")
+
+
+def _lock_stand_ins(info: os.stat_result, operation: int) -> int:
+    """Lock what stands for a file, in all places: one may vanish. systemd clears `/dev/shm` when its user logs out.
+
+    Another user may take a place, or give it back, but not both of two processes' places at once.
+    """
+    held: list[int] = []
+    try:
+        for top in _MEMORY:
+            with suppress(OSError):
+                held.append(_open_stand_in(top, info))
+        for fd in held[:]:
+            try:
+                fcntl.flock(fd, operation)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                held.remove(fd)
+                os.close(fd)
+        if not held:
+            taken = b" and ".join(_stand_in_directory(top, info)[0] for top in _MEMORY)
+            raise OSError(errno.ENOLCK, "no locks here, and this user can't use what would stand for them", taken)
+        return held.pop() if len(held) == 1 else _as_one(held)
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+def _stand_in_directory(top: bytes, info: os.stat_result) -> tuple[bytes, int]:
+    """The directory for the locks of one user, and that user: root locks what others own as they do."""
+    user = os.geteuid() or info.st_uid
+    return top + b"/gitstate-locks-%d" % user, user
+
+
+def _open_stand_in(top: bytes, info: os.stat_result) -> int:
+    """Open the file that stands for one without locks, never by a link. Raises OSError where others can change it."""
+    path, user = _stand_in_directory(top, info)
+    with suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+        if user != os.geteuid():
+            with suppress(OSError):
+                os.chown(path, user, -1, follow_symlinks=False)
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        around = os.fstat(directory)
+        if around.st_uid not in (user, os.geteuid()) or around.st_mode & 0o022:
+            raise PermissionError(errno.EPERM, "others can change it", path)
+        flags, name = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, b"%d-%d" % (info.st_dev, info.st_ino)
+        try:
+            fd = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+            give_to(fd, around)
+        except FileExistsError:
+            fd = os.open(name, flags, dir_fd=directory)
+            # What nobody has used for days may be removed from /tmp.
+            with suppress(OSError):
+                os.utime(fd)
+    finally:
+        os.close(directory)
+    return fd
+
+
+def _as_one(fds: Iterable[int]) -> int:
+    """One descriptor that keeps several open until its last copy is closed: a socket to which they were sent."""
+    import sys
+    from _socket import SCM_RIGHTS, SOL_SOCKET, socketpair
+
+    sender, holder = socketpair()
+    data = b"".join(fd.to_bytes(4, sys.byteorder) for fd in fds)
+    sender.sendmsg([b"held"], [(SOL_SOCKET, SCM_RIGHTS, data)])
+    sender.close()
+    os.set_inheritable(holder.fileno(), False)
+    return holder.detach()
 
 
 def _holder(path: bytes) -> str:

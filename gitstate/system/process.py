@@ -10,7 +10,7 @@ from .clock import Deadline
 from .stdlib import TYPE_CHECKING, Record, contextmanager, signal, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
 
 #: Coarse kernel clocks and file systems stamp files a little in the past.
@@ -111,6 +111,25 @@ def _parent(pid: int) -> int:
 _LEAST_MEMORY = 1 << 30
 
 
+def writers(pipes: Sequence[int]) -> list[int]:
+    """The processes that can write into pipes whose other ends are the descriptors `pipes`, as far as we may see."""
+    wanted = {os.readlink(f"/proc/self/fd/{fd}") for fd in pipes}
+    found = []
+    for name in os.listdir("/proc"):
+        with suppress(OSError):
+            for fd in os.listdir(f"/proc/{name}/fd") if name.isdigit() else ():
+                if os.readlink(f"/proc/{name}/fd/{fd}") in wanted and _is_written(f"/proc/{name}/fdinfo/{fd}"):
+                    found.append(int(name))
+                    break
+    return found
+
+
+def _is_written(path: str) -> bool:
+    """Whether a descriptor was opened for writing alone; `path` is its file of proc(5) fdinfo."""
+    flags = next((line for line in (read_proc(path) or b"").split(b"\n") if line.startswith(b"flags:")), b"flags: 0")
+    return int(flags.split()[1], 8) & os.O_ACCMODE == os.O_WRONLY
+
+
 def limit_memory(pid: int) -> None:
     """Let a process, and what it starts from now on, take three quarters of the memory that is free now, not more.
 
@@ -175,7 +194,7 @@ _READ_BY_GIT = (b".gitignore", b".gitattributes", b".gitmodules", b".mailmap")
 
 
 def let_go_at_fifos(pid: int, top: bytes, *, unseen: bool) -> None:
-    """Let a git go on that waits for the writer of a FIFO below `top`, `.gitignore` for one: it reads an empty file.
+    """Let a git go on that waits for the writer of a FIFO below `top`, `.gitignore` or a ref: it reads an empty file.
 
     No-op where it waits for something else. `unseen`: also where the system does not tell what it waits for.
     """
@@ -186,10 +205,31 @@ def let_go_at_fifos(pid: int, top: bytes, *, unseen: bool) -> None:
         names[:] = [name for name in names if name != b".git"]
         for name in _READ_BY_GIT:
             path = os.path.join(directory, name)
-            if name in found and stat.S_ISFIFO(os.lstat(path).st_mode):
-                with suppress(OSError):
-                    # Where nobody waits it fails at once.
-                    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
+            if name in found:
+                _open_for_reader(path)
+    for directory, _, found in os.walk(_refs_below(top)):
+        for name in found:
+            _open_for_reader(os.path.join(directory, name))
+
+
+def _open_for_reader(path: bytes) -> None:
+    """Open and close a FIFO as a writer, so that its reader goes on; no-op for other files."""
+    with suppress(OSError):
+        if stat.S_ISFIFO(os.lstat(path).st_mode):
+            # Where nobody waits it fails at once.
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
+
+
+def _refs_below(top: bytes) -> bytes:
+    """The directory of the refs of the worktree at `top`, linked or not."""
+    git_dir = os.path.join(top, b".git")
+    link = (read_proc(os.fsdecode(git_dir)) or b"") if os.path.isfile(git_dir) else b""
+    if link.startswith(b"gitdir: "):
+        git_dir = os.path.join(top, link[8:].rstrip(b"\r\n"))
+        common = os.path.join(git_dir, b"commondir")
+        if os.path.isfile(common):
+            git_dir = os.path.join(git_dir, (read_proc(os.fsdecode(common)) or b"").rstrip(b"\r\n"))
+    return os.path.join(git_dir, b"refs")
 
 
 def ancestors() -> set[int]:

@@ -190,6 +190,8 @@ class Worktree:
 
     def write_link(self, path: bytes, target: bytes, expected: FileState) -> os.stat_result:
         """Create a symlink at `path`, and return its `lstat`; raises as `write_file` does."""
+        if b"\0" in target:
+            raise OSError(errno.EINVAL, "no symlink has a NUL byte in its target", path)
         with self._parent(path, create=True) as (parent, name):
             temporary = self._temporary_path()
             os.symlink(target, temporary)

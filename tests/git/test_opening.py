@@ -91,6 +91,21 @@ def test_included_config_does_not_change_core_bare(ws: Workspace) -> None:
         open_repository(os.fsencode(ws.path))
 
 
+@pytest.mark.parametrize("where", ["main", "linked"])
+def test_hint_for_a_bare_repository_works(where: str, ws: Workspace) -> None:
+    place = ws.path
+    if where == "linked":
+        place = ws.outside / "linked"
+        ws.git("worktree", "add", "-q", "--detach", place)
+        ws.config("extensions.worktreeConfig", "true")
+    run_git(place, "config", *(["--worktree"] if where == "linked" else []), "core.bare", "true")
+    run = ws.gitstate("save", "--task-id", "T", path=place)
+    assert run.exit_status == 1
+    assert "it is a bare repository (core.bare)" in run.stderr
+    run_git(ws.outside, "-c", f"alias.do=!{run.stderr.partition('next: ')[2].strip()}", "do")
+    assert ws.gitstate("save", "--task-id", "T", path=place).exit_status == 0
+
+
 @pytest.mark.parametrize("build", [without_head, without_objects])
 def test_torn_repository_is_not_taken_for_the_one_above(ws: Workspace, build: Callable[[Workspace], Path]) -> None:
     place = build(ws)

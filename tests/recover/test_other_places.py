@@ -128,3 +128,28 @@ def test_clone_of_a_detached_head_takes_no_save_of_a_worktree_inside(changed: bo
     answer = recovered_from(ws.recover(path=clone), exits=(0, 4))
     assert answer["save_id"] == saved.save_id
     assert before.diff(fingerprint(clone)) == []
+
+
+def test_clone_names_the_save_that_it_does_not_take(tmp_path: Path) -> None:
+    """The clone is on the branch of a worktree beside the detached one, and nothing tells which of them was lost."""
+    ws = initialized(tmp_path)
+    ws.write("a.txt", "a\n")
+    ws.commit("base")
+    ws.git("checkout", "-q", "--detach")
+    ws.git("branch", "-q", "-D", "main")
+    # So no save moves the branch.
+    ws.git("worktree", "add", "-q", "-b", "beside", str(tmp_path / "beside"))
+    run_git(tmp_path / "beside", "bisect", "start")
+    for place in (ws.path, tmp_path / "beside"):
+        (place / "a.txt").write_text(f"of {place.name}\n")
+    beside = Workspace(tmp_path / "beside", ws.outside)
+    ours, theirs = saved_from(ws.save()).save_id, saved_from(beside.save()).save_id
+    clone = tmp_path / "clone"
+    ws.git("clone", "-q", "--no-local", str(ws.path), str(clone))
+    run_git(clone, "fetch", "-q", "origin", "refs/gitstate/*:refs/gitstate/*")
+    answer = recovered_from(ws.recover(path=clone))
+    assert answer["save_id"] == theirs
+    command = answer["message"].partition("is pending: gitstate ")[2]
+    assert command == f"recover --save {ours} --into PATH"
+    assert ws.gitstate(*command.split()[:-1], str(tmp_path / "another"), path=clone).exit_status == 0
+    assert (tmp_path / "another" / "a.txt").read_text() == "of repo\n"

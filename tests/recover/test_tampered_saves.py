@@ -97,6 +97,19 @@ def test_nested_worktree_behind_a_symlink_is_not_created(ws: Workspace) -> None:
 # -- breaking the answer, or the whole save, with one bad value
 
 
+@pytest.mark.parametrize("command", ["recover", "restore"])
+def test_symlink_that_cannot_be_made_costs_no_other_file(command: str, ws: Workspace) -> None:
+    """Git stores any bytes as the target of a symlink."""
+    save_id = saved(ws).json["save_id"]
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    with forged(ws) as save:
+        save.wip.append(Entry(LINK, b"zlink", save.blob(b"one\0two")))
+    run = ws.recover() if command == "recover" else ws.gitstate("restore", save_id)
+    assert run.exit_status == 4 and "NUL" in run.text + run.stderr, run
+    assert ws.read("a") == b"a1\n"
+    assert not os.path.lexists(ws.path / "zlink")
+
+
 def test_lone_surrogate_in_a_reason_is_handled(ws: Workspace) -> None:
     saved(ws)
     with forged(ws) as save:

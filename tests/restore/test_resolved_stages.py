@@ -47,3 +47,15 @@ def test_conflict_that_was_resolved_after_the_save_stays_resolved(ws: Workspace)
     before = stages(ws)
     recovered_from(ws.recover(), exits=(0, 4))
     assert stages(ws) in (before, b"")
+
+
+def test_conflict_whose_merge_is_over_can_be_brought_back_after_a_wipe(ws: Workspace) -> None:
+    stop_merging(ws, "side-content", "UU a.txt")
+    ws.write("a.txt", "resolved\n")
+    ws.add("a.txt")
+    ws.git("merge", "--quit")
+    before = stages(ws)
+    saved_from(ws.save())
+    wipe(ws)
+    recovered_from(ws.recover())
+    assert stages(ws) == before

@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 
+from tests.support.agents import ends
 from tests.support.losing import wipe
 from tests.support.oracle import fingerprint
 from tests.support.recovering import recovered_from
 from tests.support.saving import saved_from
 from tests.support.workspace import Workspace
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] != b"Z"
-    except OSError:
-        return False
-
-
-def _ends(pid: int) -> bool:
-    """Whether a process that was killed ends: it may take a moment."""
-    for _ in range(600):
-        if not _is_running(pid):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.fixture
@@ -66,7 +49,7 @@ def test_save_goes_on_without_a_filter_that_hangs(step: str, required: str, filt
     assert "took too long" in str(saved.document["message"])
     assert ws.git("cat-file", "blob", f"{saved.wip}:one.g") == b"ufyu uibu jt dpowfsufe\n", "the others are converted"
     started = [int(line) for line in pids.read_text().split()]
-    assert started and all(_ends(pid) for pid in started), "its filter lives on"
+    assert started and all(ends(pid) for pid in started), "its filter lives on"
     ws.git(*OFF, "reset", "-q", "--hard", "HEAD~1")
     ws.git(*OFF, "clean", "-ffdxq")
     answer = recovered_from(ws.recover())

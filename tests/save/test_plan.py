@@ -93,6 +93,12 @@ MOVES = [
         "HEAD points to refs/remotes/origin/main, which is no branch",
         id="no branch",
     ),
+    pytest.param(facts(leads_to="refs/heads/real"), "", id="a symbolic ref to a branch"),
+    pytest.param(
+        facts(leads_to="refs/remotes/origin/main"),
+        "the branch is a symbolic ref to refs/remotes/origin/main, which is no branch",
+        id="a symbolic ref to no branch",
+    ),
     pytest.param(facts(operation="merge"), "a merge is in progress", id="merge"),
     pytest.param(facts(operation="rebase", head_ref=None), "a rebase is in progress", id="rebase, so detached"),
     pytest.param(facts(operation="cherry-pick"), "a cherry-pick is in progress", id="cherry-pick"),

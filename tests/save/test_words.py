@@ -54,7 +54,7 @@ def test_what_failed_and_what_was_skipped_follow() -> None:
     )
     assert lines[1] == "no note"
     assert lines[2].startswith("  skipped: ") and lines[2].endswith(": it is a FIFO") and "\x1b" not in lines[2]
-    assert lines[3:] == ["  bad value; the default was used"]
+    assert lines[3:] == ["  bad value"]
 
 
 def test_a_message_without_a_save_is_printed_once() -> None:

@@ -73,6 +73,15 @@ def merge_conflict_partly_resolved(ws: Workspace) -> None:
 
 
 @operation()
+def merge_conflict_resolved_as_in_head(ws: Workspace) -> None:
+    """Nothing differs from HEAD but what the index knows of the conflict."""
+    stop_merging(ws, "side-content", "UU a.txt")
+    ws.git("checkout", "-q", "--ours", "a.txt")
+    ws.add("a.txt")
+    ws.expect_exactly()
+
+
+@operation()
 def merge_conflict_deleted_on_disk(ws: Workspace) -> None:
     stop_merging(ws, "side-content", "UU a.txt")
     ws.remove("a.txt")

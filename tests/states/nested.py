@@ -162,6 +162,22 @@ def submodule_emptied_and_nothing_else(ws: Workspace) -> None:
     ws.expect_exactly()
 
 
+@state(**NESTED, quick=HERE | {Loss.BASE}, may_leave_out=["sub"])
+def submodule_in_place_of_a_directory(ws: Workspace) -> None:
+    """It has files of the names that the commit has there: one the same, one of another content."""
+    ws.write("sub/same.txt", "the same\n")
+    ws.write("sub/other.txt", "of the commit\n")
+    ws.commit("a directory")
+    before = ws.out("rev-parse", "HEAD")
+    ws.git("rm", "-rq", "sub")
+    ws.commit("none")
+    inside = add_submodule(ws)
+    ws.git("reset", "-q", "--soft", before)
+    inside.write("same.txt", "the same\n")
+    inside.write("other.txt", "of the submodule\n")
+    ws.expect("A  .gitmodules", "D  sub/other.txt", "D  sub/same.txt")
+
+
 @state(**NESTED, may_leave_out=["sub"])
 def submodule_added_not_committed(ws: Workspace) -> None:
     add_submodule(ws)
@@ -265,6 +281,18 @@ def nested_repository_staged_as_a_link(ws: Workspace) -> None:
 def nested_worktree_of_the_same_repository(ws: Workspace) -> None:
     ws.git("worktree", "add", "-q", "-b", "agent/second", "wt")
     ws.append("a.txt")
+    ws.expect(" M a.txt", "?? wt/")
+
+
+@state(**NESTED | {"losses": HERE | {Loss.CLONED}}, quick=HERE | {Loss.CLONED}, moves=False, may_leave_out=["wt"])
+def nested_worktree_on_a_branch_in_a_detached_one(ws: Workspace) -> None:
+    """A clone of it checks out that branch: it is at the same commit."""
+    ws.git("checkout", "-q", "--detach")
+    for name in ws.refs("refs/heads"):
+        ws.git("update-ref", "-d", name)
+    ws.git("worktree", "add", "-q", "-b", "agent/second", "wt")
+    ws.append("a.txt")
+    ws.append("wt/b.txt")
     ws.expect(" M a.txt", "?? wt/")
 
 

@@ -249,6 +249,16 @@ def branch_is_a_symbolic_ref(ws: Workspace) -> None:
     ws.expect_exactly(*DIRTY)
 
 
+@state(losses=LOCAL, moves=False)
+def branch_is_a_symbolic_ref_to_one_of_another_worktree(ws: Workspace) -> None:
+    ws.git("update-ref", "refs/heads/real", "HEAD")
+    ws.git("worktree", "add", "-q", ws.outside / "other", "real")
+    ws.bystanders.append(ws.outside / "other")
+    ws.git("symbolic-ref", "refs/heads/agent/work", "refs/heads/real")
+    dirty(ws)
+    ws.expect_exactly(*DIRTY)
+
+
 @state(linked=True)
 def branch_name_is_ambiguous(ws: Workspace) -> None:
     for name in ("refs/tags/agent/work", "refs/agent/work", "refs/heads/heads/agent/work", "refs/remotes/agent/work"):

@@ -517,3 +517,18 @@ def test_lost_head_of_a_linked_worktree_is_on_the_branch_that_is_left(ws: Worksp
     (git_dir / "HEAD").write_bytes(b"")
     hint = str(linked.recover().json["workspaces"][0]["hint"])
     assert "refs/heads/linked" in hint and ", or: " not in hint
+
+
+@pytest.mark.parametrize("command", ["log", "begin task_id=T-2", "restore latest", "prune"])
+@pytest.mark.parametrize("name", ["HEAD", "packed-refs"])
+def test_command_that_git_cannot_carry_out_names_doctor(name: str, command: str, ws: Workspace) -> None:
+    """No command but `recover` says how to mend it, and each names the one that does."""
+    assert ws.save().exit_status == 0
+    (ws.git_dir / name).write_text("no such thing\n")
+    run = ws.gitstate(*command.split())
+    assert run.exit_status or name != "HEAD"
+    if run.exit_status:
+        assert f"  next: gitstate -C {ws.path} doctor" in run.stderr, run
+        assert name in run.stderr and "Errno" not in run.stderr, run
+    found = ws.gitstate("doctor")
+    assert found.exit_status == 4 and f".git/{name}" in found.text, found

@@ -61,6 +61,35 @@ def test_saves_do_not_hold_the_saves_before_them(ws: Workspace) -> None:
     assert size(ws) < 4 * first
 
 
+def test_git_directory_that_a_clean_would_delete_is_named(ws: Workspace) -> None:
+    ws = separate(ws)
+    dirty(ws)
+    before = fingerprint(ws.path, ignore=(b"repo.git",))
+    [warning] = saved_from(ws.save()).document["warnings"]
+    what, _, command = warning.rpartition(": ")
+    assert "git clean -x deletes it, and every save" in what
+    assert command in ws.gitstate("doctor").text
+    run_git(ws.outside, "-c", f"alias.do=!{command}", "do")
+    assert not os.path.lexists(ws.at("repo.git"))
+    moved = Workspace(ws.path, ws.outside)
+    wipe(moved)
+    assert recovered_from(moved.recover())["verdict"] == "restore"
+    assert before.diff(fingerprint(moved.path)) == []
+    assert saved_from(moved.save()).document["warnings"] == []
+    assert command not in moved.gitstate("doctor").text
+
+
+def test_git_directory_that_was_deleted_with_the_worktree_is_said(ws: Workspace) -> None:
+    ws = separate(ws)
+    dirty(ws)
+    saved_from(ws.save())
+    shutil.rmtree(ws.path / "repo.git")
+    run = ws.recover()
+    assert run.exit_status == 1
+    assert "it was in the worktree, and every save in it" in run.stderr
+    assert "next: what was pushed comes back in a new clone" in run.stderr
+
+
 def test_worktree_that_does_not_lead_back_is_refused(ws: Workspace) -> None:
     """Git that runs there would find another repository, or none."""
     elsewhere = ws.outside / "elsewhere"

@@ -6,6 +6,9 @@ The real process refuses one call as such a file system does. Git runs unchanged
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,3 +144,80 @@ def test_lock_in_memory_keeps_others_away(ws: Workspace) -> None:
     )
     run = patched(ws, held, "save")
     assert run.returncode == 0, run
+
+
+#: Holds the lock of `LOCKED` until its input ends. What stands for locks is below `PLACES`.
+HOLD = """
+import fcntl, os, sys
+from gitstate.system import files
+from gitstate.system.clock import Deadline
+files._MEMORY = tuple(os.fsencode(place) for place in sys.argv[2:])
+def refuse(fd, operation, locks=fcntl.flock):
+    if b"gitstate-locks-" not in os.fsencode(os.readlink(f"/proc/self/fd/{fd}")):
+        raise OSError(37, "No locks available")
+    locks(fd, operation)
+fcntl.flock = refuse
+fd = files.lock(os.fsencode(sys.argv[1]), Deadline(0), "it")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def hold(locked: Path, places: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLD, *map(os.fspath, (locked, places / "one", places / "other"))]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(run: subprocess.Popen[str]) -> str:
+    """What a holder printed until its end, which its input's end brings about."""
+    out, err = run.communicate(timeout=60)
+    return out + err
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Path:
+    for name in ("one", "other"):
+        (tmp_path / "places" / name).mkdir(parents=True)
+    return tmp_path / "places"
+
+
+def in_the_way(place: Path, what: str) -> None:
+    path = place / f"gitstate-locks-{os.geteuid()}"
+    if what == "file":
+        path.touch()
+    elif what == "link":
+        (place / "elsewhere").mkdir()
+        path.symlink_to("elsewhere")
+    elif what == "open":
+        path.mkdir()
+        path.chmod(0o777)
+    else:
+        place.rmdir()
+
+
+@pytest.mark.parametrize("what", ["file", "link", "open", "no place"])
+def test_lock_in_memory_needs_one_place(what: str, tmp_path: Path, places: Path) -> None:
+    """Another user can take a name in `/dev/shm` first."""
+    in_the_way(places / "one", what)
+    first = hold(tmp_path / "lock", places)
+    assert first.stdout is not None and first.stdout.readline() == "held\n", ended(first)
+    assert "TryAgain" in ended(hold(tmp_path / "lock", places))
+    assert ended(first) == ""
+    shutil.rmtree(next((places / "other").iterdir()))
+    in_the_way(places / "other", what)
+    refused = ended(hold(tmp_path / "lock", places))
+    assert "held" not in refused and "no locks here" in refused.splitlines()[-1]
+    assert not list(places.glob("*/elsewhere/*"))
+
+
+@pytest.mark.parametrize("gone", ["one", "other"])
+def test_lock_in_memory_holds_where_one_place_was_cleared(gone: str, tmp_path: Path, places: Path) -> None:
+    """As systemd clears `/dev/shm` of a user who logs out, and `/tmp` of what is old."""
+    first = hold(tmp_path / "lock", places)
+    assert first.stdout is not None and first.stdout.readline() == "held\n", ended(first)
+    shutil.rmtree(places / gone / f"gitstate-locks-{os.geteuid()}")
+    assert "TryAgain" in ended(hold(tmp_path / "lock", places))
+    first.kill()
+    ended(first)
+    # The kernel gave both back.
+    assert ended(hold(tmp_path / "lock", places)) == "held\n"

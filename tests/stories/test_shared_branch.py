@@ -8,6 +8,8 @@ import pytest
 
 from gitstate.git.refs import is_checked_out_elsewhere
 from gitstate.git.repository import open_repository
+from tests.states import dirty
+from tests.support.losing import wipe
 from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace
 
@@ -79,3 +81,21 @@ def test_branch_of_a_worktree_that_is_gone_or_of_a_bare_repository_is_free(ws: W
     name = branch.removeprefix("refs/heads/")
     ws.git("-C", str(tmp_path / "bare" / ".git"), "worktree", "add", "-q", "--force", str(tmp_path / "three"), name)
     assert not is_checked_out_elsewhere(open_repository(bytes(tmp_path / "three")), branch)
+
+
+@pytest.mark.parametrize("loss", ["in place", "wiped"])
+def test_branch_that_is_a_symbolic_ref_to_a_remote_s_does_not_move(loss: str, ws: Workspace) -> None:
+    """To move it is to say that the remote moved: the next `push --force-with-lease` believes it."""
+    ws.git("update-ref", "refs/remotes/origin/work", "HEAD")
+    ws.git("symbolic-ref", "refs/heads/agent/work", "refs/remotes/origin/work")
+    tip = ws.out("rev-parse", "refs/remotes/origin/work")
+    dirty(ws)
+    before = fingerprint(ws.path)
+    saved = ws.gitstate("save", "--task-id", "T")
+    assert saved.exit_status == 0 and "symbolic ref to refs/remotes/origin/work" in saved.stderr
+    assert ws.out("rev-parse", "refs/remotes/origin/work") == tip
+    if loss == "wiped":
+        wipe(ws)
+    assert ws.recover().exit_status == 0
+    assert before.diff(fingerprint(ws.path)) == []
+    assert ws.out("symbolic-ref", "refs/heads/agent/work") == "refs/remotes/origin/work"

@@ -87,6 +87,20 @@ def test_every_command_ends_at_a_fifo(command: str, ws: Workspace) -> None:
     assert "a FIFO" in run.stderr + run.text
 
 
+@pytest.mark.parametrize("linked", [False, True], ids=["main", "linked"])
+def test_command_ends_where_a_ref_is_a_fifo(linked: bool, ws: Workspace) -> None:
+    """Git opens each ref that it lists, and waits for somebody who writes."""
+    saved_from(ws.save())
+    os.mkfifo(ws.common_dir / "refs/gitstate/saves/fifo")
+    path = ws.path
+    if linked:
+        path = ws.outside / "linked"
+        ws.git("branch", "side")
+        ws.git("worktree", "add", "-q", path, "side")
+    run = ws.gitstate("log", "--all", path=path)
+    assert run.exit_status == 0 and "T-1" in run.text, run
+
+
 @pytest.mark.parametrize("name", ["objects/info/alternates", "objects", "refs"])
 def test_objects_that_nothing_can_be_written_to_are_said(name: str, ws: Workspace) -> None:
     path = ws.common_dir / name
@@ -111,6 +125,29 @@ def test_ref_in_the_place_of_a_directory_is_moved_by_the_command_that_is_named(p
     subprocess.run(["sh", "-c", command], check=True)
     assert ws.save().exit_status == 0
     assert place + ".aside" in ws.refs("refs")
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "FIFO"])
+@pytest.mark.parametrize("name", ["lock", "durable", "workspace-id"])
+def test_what_is_in_the_place_of_a_file_of_ours_is_moved_by_the_command_that_is_named(
+    name: str, kind: str, ws: Workspace
+) -> None:
+    assert ws.gitstate("checkpoint").exit_status == 0
+    path = ws.git_dir / "gitstate" / name
+    path.unlink(missing_ok=True)
+    if kind == "directory":
+        (path / "inner").mkdir(parents=True)
+    elif kind == "link":
+        path.symlink_to("/dev/null")
+    else:
+        os.mkfifo(path)
+    ws.append("a.txt", "edited\n")
+    run = ws.save()
+    if run.exit_status:
+        assert run.exit_status == 1 and "nothing was lost" in run.stderr and "Errno" not in run.stderr
+        (command,) = re.findall(r"  next: .* is in the way: (mv .*)", run.stderr)
+        subprocess.run(["sh", "-c", command], check=True)
+        assert ws.save().exit_status == 0
 
 
 @pytest.mark.parametrize("place", [".gitignore", "deep/.gitignore", "deep/.gitattributes"])

@@ -157,3 +157,19 @@ def hooks_are_done(git_dir: Path) -> bool:
     except FileNotFoundError:
         return True
     return not list(own.glob("agent-hook.events/1*")) and memory["done"] >= memory["wanted"]
+
+
+def ends(pid: int) -> bool:
+    """Whether a process that was killed ends: it may take a moment."""
+    for _ in range(600):
+        if not _is_running(pid):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    except OSError:
+        return False
