@@ -530,20 +530,25 @@ def _look_at_config(common_dir: bytes, found: list[Damage]) -> bytes:
         )
         return b""
     lines = data.split(b"\n")
-    for _ in range(20):
+    kinds = [*_TYPES]
+    for _ in range(30):
+        if not kinds:
+            break
         # It lists all lines before it reads a value.
-        process = Git(b"/").start("config", "--no-includes", "--file", "-", "--type=bool", "--get-regexp", _BOOLEANS)
+        argv = ("--no-includes", "--file", "-", f"--type={kinds[0]}", "--get-regexp", _TYPES[kinds[0]], _WORDS)
+        process = Git(b"/").start("config", *argv)
         _, said = process.communicate(b"\n".join(lines))
-        key = said.partition(b"bad boolean config value ")[2].rpartition(b" for '")[2].split(b"'")[0]
+        key = said.partition(b" config value ")[2].rpartition(b" for '")[2].split(b"'")[0]
         if key:
-            bad = said.partition(b": ")[2].strip()
-            command = f"git config --file {_quoted(path)} --unset-all {os.fsdecode(key)}"
+            bad = said.partition(b": ")[2].strip().replace(b" in standard input", b"")
+            command = f"git config --file {_quoted(path)} --unset-all {_quoted(key)}"
             found.append(Damage(path, f"{_shown(path)} has a {os.fsdecode(bad)}", command))
             lines = [line for line in lines if not _sets(line, key)]
             continue
         number = said.partition(b"bad config line ")[2].split(b" ", 1)[0]
         if not number.isdigit() or not 0 < int(number) <= len(lines):
-            break
+            del kinds[0]
+            continue
         # Git counts a last line that is not ended as the next one.
         at = int(number) - 1 if lines[int(number) - 1].strip() else int(number) - 2
         what = f"line {at + 1} of {_shown(path)} is unreadable"
@@ -568,12 +573,20 @@ def _with_absolute_includes(lines: list[bytes], directory: bytes) -> Iterator[by
         yield head + close + rest
 
 
-#: Settings without which git opens no repository, or reads no file.
-_BOOLEANS = r"^core\.(bare|filemode|symlinks|ignorecase|precomposeunicode|sparsecheckout|trustctime|splitindex)$"
+#: Settings by their type: with a value that it can't read git opens no repository, or reads no file.
+_TYPES = {
+    "bool": r"^(core\.(bare|filemode|symlinks|ignorecase|precomposeunicode|sparsecheckout|trustctime|splitindex"
+    r"|ignorestat|preloadindex|quotepath|logallrefupdates|autocrlf|safecrlf)|filter\..*\.required|diff\.renames"
+    r"|status\.renames)$",
+    "int": r"^core\.(bigfilethreshold|(loose)?compression|abbrev|packedgit(limit|windowsize)|deltabasecachelimit)$",
+    "bool-or-int": r"^(index\.threads|status\.submodulesummary)$",
+}
+#: Words that some of them may have for a value.
+_WORDS = "!^(always|input|warn|copies|copy|auto|no)$"
 
 
 def _sets(line: bytes, key: bytes) -> bool:
-    """Whether a line of the configuration sets a key of the section `core`; no other section has one of its names."""
+    """Whether a line of the configuration sets a key, by the last part of its name: sections are not looked at."""
     return line.partition(b"=")[0].strip().lower() == key.rpartition(b".")[2].lower()
 
 
