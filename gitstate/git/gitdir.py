@@ -83,7 +83,7 @@ def operation_paths(git_dir: bytes) -> list[bytes]:
     for name in _present(git_dir, _FILES):
         full = os.path.join(git_dir, name)
         if os.path.isdir(full) and not os.path.islink(full):
-            for directory, _, names in os.walk(full):
+            for directory, _, names in files.walk(full):
                 inside = os.path.relpath(directory, git_dir)
                 found += [os.path.join(inside, file) for file in sorted(names) if not file.endswith(b".lock")]
         else:
@@ -220,7 +220,7 @@ def _listed(directory: bytes) -> list[bytes]:
 
 def _below(top: bytes) -> Iterator[bytes]:
     seen = 0
-    for directory, _, names in os.walk(top):
+    for directory, _, names in files.walk(top):
         seen += len(names)
         yield from (os.path.join(directory, name) for name in names if name.endswith(b".lock"))
         if seen > _MOST_REFS:

@@ -234,7 +234,7 @@ class _Recovery:
         self._refs: RefWriter | None = None
         self._index: IndexRecovery | None = None
         self._saved: SavedPaths | None = None
-        #: How the branch was moved; None where it was not.
+        #: How the branch is moved; None where it is not, or that has not begun.
         self._moved: RefUpdate | None = None
 
     def run(self) -> RecoverResult:
@@ -311,8 +311,8 @@ class _Recovery:
 
             restore_operation(workspace, newest)
             restore_sparse(workspace, newest)
-        # What is written from here on is synced by itself; what was found right, meanwhile.
-        to_disk = FilesToDisk(self.repository)
+        # What is written from here on is synced by itself; what was found right, and the places of files, meanwhile.
+        to_disk = FilesToDisk(self.repository, workspace.disk.take_changed())
         self._restore_index(saved, targets, recovery.written)
         with usual_umask(self.repository, newest):
             recovery.directories()
@@ -339,7 +339,7 @@ class _Recovery:
         assert index is not None
         leaves = {target.path: target.bases for target in targets}
         known = {path for path, (oid, _) in written.items() if any(leaf.oid == oid for leaf in leaves.get(path, ()))}
-        kept = index.restore(written, known)
+        kept = index.restore(written, known, self._begin_move, self._undo_move)
         outcome.kept += [path for path in kept if path not in outcome.kept]
         # The scan went by the index of the save.
         scan = None if kept else index.scan
@@ -349,6 +349,8 @@ class _Recovery:
         from ..restore.files import usual_umask
         from ..restore.missing import MissingFiles
 
+        # It may take its time, in which nobody could commit.
+        self._undo_move()
         missing = MissingFiles(self.workspace, saved, outcome, scan)
         sizes = missing.sizes_at_save(targets, index.saved.sizes)
         with usual_umask(self.repository, saved.newest):
@@ -383,13 +385,23 @@ class _Recovery:
             self._refs = RefWriter(self.repository, self.workspace.git, message)
         return self._refs
 
-    def _move_branch(self) -> None:
+    def _begin_move(self) -> None:
+        """Let git lock the branch and write where it goes, while the caller goes on."""
         move = branch_move(self.facts)
-        if move is not None:
-            writer = self._ref_writer()
+        if move is not None and self._moved is None:
             self._moved = RefUpdate(move.ref, move.new, move.old)
-            writer.prepare([self._moved], no_deref=move.detach)
-            writer.carry_out()
+            self._ref_writer().prepare([self._moved], no_deref=move.detach)
+
+    def _undo_move(self) -> None:
+        """Unlock the branch: something that takes longer comes first."""
+        if self._moved is not None:
+            self._moved = None
+            self._ref_writer().close()
+
+    def _move_branch(self) -> None:
+        self._begin_move()
+        if self._moved is not None:
+            self._ref_writer().carry_out()
 
     def _sync_names(self, state_file: bytes | None) -> None:
         """Make durable under their names what was synced before it took its place: branch, index, `active_state.json`.
@@ -443,6 +455,10 @@ class _Recovery:
         inside = open_repository(full)
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
+        if step.is_new:
+            from ..restore.nested import fill_emptied_index
+
+            fill_emptied_index(inside)
         result = recover(full, request._replace(runs_filters=runs_filters))
         if result.verdict == "nothing":
             from ..restore.nested import lacks_its_save
@@ -524,7 +540,8 @@ class _Recovery:
         if outcome.restored or outcome.deleted:
             from .single_files import Version, remember
 
-            remember(self.workspace, Version(manifest.save_id, None), outcome)
+            # The file's name becomes durable with those below.
+            remember(self.workspace, Version(manifest.save_id, None), outcome, syncs_name=False)
         described = describe_save(manifest, wip=newest.wip, archive=newest.archive)
         described["base_commit"] = self.facts.saves[-1].manifest.base
         described["left_out"] = [item.to_json() for item in left_out][:1000]

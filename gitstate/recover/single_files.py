@@ -133,10 +133,11 @@ class LastRestore(Record):
     """What was written."""
 
 
-def remember(workspace: Workspace, after: Version, outcome: Outcome) -> None:
+def remember(workspace: Workspace, after: Version, outcome: Outcome, *, syncs_name: bool = True) -> None:
     """Note for `undo` which paths were written or deleted: what they hold now, and what they held before.
 
-    It is a note, not the work: where the disk takes it no more, there is nothing to take back by name.
+    Without `syncs_name` the caller syncs `repository.own`. It is a note, not the work: where the disk takes it no more,
+    there is nothing to take back by name.
     """
     paths = dict.fromkeys([*outcome.restored, *outcome.deleted])
     if not paths:
@@ -145,7 +146,7 @@ def remember(workspace: Workspace, after: Version, outcome: Outcome) -> None:
     value = {"paths": [path.hex() for path in paths], "before": _version_json(before), "after": _version_json(after)}
     own = workspace.repository.own
     with suppress(OSError):
-        files.write_atomic(os.path.join(own, LAST_FILE), dumps(value), staging=own)
+        files.write_atomic(os.path.join(own, LAST_FILE), dumps(value), staging=own, syncs_name=syncs_name)
 
 
 def _version_json(version: Version) -> dict[str, Json]:

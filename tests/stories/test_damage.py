@@ -188,6 +188,16 @@ def test_files_are_saved_where_head_is_unreadable(how: str, broken: Workspace) -
     assert files_of(broken) == before
 
 
+def test_files_come_back_while_head_is_unreadable(broken: Workspace) -> None:
+    before = files_of(broken)
+    save_id = _save_broken(broken, next(iter(HEADS)))
+    remove_files(broken)
+    command = shlex.split(_damaged(broken)["hint"].partition("; until then, its files: ")[2])
+    assert command[0] == "gitstate" and command[-2:] == ["restore", save_id]
+    assert broken.gitstate(*command[1:]).exit_status == 0
+    assert files_of(broken) == before
+
+
 @pytest.mark.parametrize("loss", ["in_place", "wiped"])
 @pytest.mark.parametrize("how", [how for how in HEADS if how != "branch_empty"])
 def test_save_comes_back_once_head_can_be_read(how: str, loss: str, broken: Workspace) -> None:
@@ -255,8 +265,7 @@ def test_doctor_names_an_unreadable_head(broken: Workspace) -> None:
 def test_context_alone_is_saved_where_git_can_read_nothing(broken: Workspace) -> None:
     """A configuration that makes `git status` fail, and a HEAD that can't be read."""
     HEADS["commit_missing"](broken)
-    broken.config("status.renames", "x y z")
-    broken.config("status.submoduleSummary", "neither true nor false")
+    broken.config("status.showUntrackedFiles", "perhaps")
     saved = saved_from(broken.save(), exits=(4,))
     assert "no file could be read" in saved.document["left_out"][0]["reason"]
     archive = saved.document["archive"]

@@ -16,6 +16,7 @@ from gitstate.git.attributes import conditional_includes
 from tests.states import STATES, Loss, dirty, make
 from tests.support.losing import wipe
 from tests.support.oracle import fingerprint
+from tests.support.permissions import why_permissions_cannot_be_tested
 from tests.support.recovering import recovered_from
 from tests.support.repositories import Templates
 from tests.support.saving import saved_from
@@ -563,3 +564,24 @@ def test_command_that_git_cannot_carry_out_names_doctor(name: str, command: str,
         assert name in run.stderr and "Errno" not in run.stderr, run
     found = ws.gitstate("doctor")
     assert found.exit_status == 4 and f".git/{name}" in found.text, found
+
+
+@pytest.mark.parametrize("command", ["save", "log"])
+@pytest.mark.parametrize("name", ["HEAD", "config", "objects", "refs/gitstate", "gitstate/lock"])
+def test_command_that_is_named_lets_this_user_in(name: str, command: str, ws: Workspace) -> None:
+    """As where root has worked in the repository with a umask of 077."""
+    if reason := why_permissions_cannot_be_tested():
+        pytest.skip(reason)
+    assert ws.save().exit_status == 0
+    ws.append("a.txt")
+    ws.without_override = True
+    (ws.git_dir / name).chmod(0)
+    run = ws.gitstate(command)
+    if run.exit_status == 0:
+        assert (name, command) in {("gitstate/lock", "log"), ("refs/gitstate", "log")}, run
+    else:
+        assert run.exit_status == 1 and "Permission denied" in run.stderr and "Errno" not in run.stderr, run
+        (way,) = (line for line in run.stderr.splitlines() if line.startswith("  next: chmod"))
+        subprocess.run(["sh", "-c", way.removeprefix("  next: ")], check=True)
+        assert ws.gitstate(command).exit_status == 0
+    (ws.git_dir / name).chmod(0o700)
