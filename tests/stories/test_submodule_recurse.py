@@ -13,6 +13,7 @@ import pytest
 from tests.states import add_submodule, nested_repository
 from tests.support.look import paths_of
 from tests.support.oracle import fingerprint
+from tests.support.recovering import recovered_from
 from tests.support.saving import saved_from
 from tests.support.workspace import Workspace, run_git
 
@@ -224,6 +225,42 @@ def test_symlink_in_place_of_a_submodule_is_not_followed(ws: Workspace) -> None:
     assert run.exit_status == 4, run
     assert not os.path.lexists(ws.at("target")), "the submodule was put where the symlink leads"
     assert os.readlink(ws.at("sub")) == b"target"
+
+
+#: What is unfinished in the submodule, on branches `main` (one commit more) and `side` (two commits).
+INSIDE: dict[str, Callable[[Workspace], object]] = {
+    "rebase": lambda sub: sub.fails("rebase", "-q", "main", "side"),
+    "merge": lambda sub: sub.fails("merge", "-q", "side"),
+    "cherry_pick": lambda sub: sub.fails("cherry-pick", "side~1"),
+    "bisect": lambda sub: sub.git("bisect", "start", "side", "main~1"),
+}
+
+
+@pytest.mark.parametrize("loss", ["tree", "submodule", "emptied"])
+@pytest.mark.parametrize("how", INSIDE)
+@pytest.mark.slow
+def test_operation_in_a_submodule_comes_back(how: str, loss: str, ws: Workspace) -> None:
+    sub = add_submodule(ws)
+    sub.git("checkout", "-q", "-b", "side")
+    for number in (1, 2):
+        sub.write("inner.txt", f"side {number}\n")
+        sub.commit(f"side {number}")
+    sub.git("checkout", "-q", "main")
+    sub.write("inner.txt", "main\n")
+    sub.commit("main")
+    INSIDE[how](sub)
+    sub.write("untracked.txt", "untracked\n")
+    ws.append("b.txt", "edited\n")
+    before = fingerprint(ws.path)
+    assert before.nested[b"sub"].operation
+    saved_from(ws.save(), exits=(0, 4))
+    for name in os.listdir(ws.path) if loss == "tree" else ("sub",):
+        if name != ".git":
+            ws.remove(name)
+    if loss == "emptied":
+        ws.mkdir("sub")
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    assert before.diff(fingerprint(ws.path)) == []
 
 
 def test_submodule_that_git_took_away_and_emptied_comes_back(ws: Workspace) -> None:
