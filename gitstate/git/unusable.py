@@ -12,7 +12,7 @@ from ..errors import NeedsPerson, NotAWorkspace
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from .command import Git, Oid, is_oid
-from .gitdir import NO_HEAD, last_checkout, last_value, path_named_in, read_head_file, strange_files
+from .gitdir import NO_HEAD, is_directory_path, last_checkout, last_value, path_named_in, read_head_file, strange_files
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -181,9 +181,18 @@ def _may_read(path: bytes) -> bool:
     return not os.path.lexists(path) or os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0))
 
 
+def _out_of_the_way(path: bytes, kind: str) -> str:
+    """The command that makes room for a directory. A regular file may hold something, and below `refs` git reads it."""
+    above, refs, _ = path.partition(b"/refs/")
+    aside = os.path.join(above if refs else os.path.dirname(path), os.path.basename(path) + b".aside")
+    return f"mv {_quoted(path)} {_quoted(aside)}" if kind == "a regular file" else f"rm {_quoted(path)}"
+
+
 def why_strange(path: bytes, strange: StrangeFile) -> NotAWorkspace:
     """The error where git would wait for ever, or fail, because something else stands in the place of its file."""
     name, hint = os.fsdecode(path), f"gitstate -C {quote(os.fsdecode(os.path.realpath(path)))} doctor"
+    if is_directory_path(strange.path):
+        hint = f"{_out_of_the_way(*strange)}, then the same again"
     return NotAWorkspace(f"{name}: {_shown(strange.path)} is {strange.kind}; nothing was changed", hint=hint)
 
 
@@ -346,6 +355,10 @@ def _strange(strange: Iterable[StrangeFile], toplevel: bytes, known: Collection[
         if path in known:
             continue
         command = f"rm -r {_quoted(path)}"
+        if is_directory_path(path):
+            command = _out_of_the_way(path, kind)
+            yield Damage(path, f"{_shown(path)} is {kind}, and no directory", command)
+            continue
         if path.endswith(b"/index"):
             command += f" && git -C {where} reset"
         elif path.endswith(b"/config"):

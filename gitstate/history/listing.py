@@ -244,9 +244,11 @@ def diff(repository: Repository, save_id: str, other: str | None = None) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    """What git said last, in the error of GitPython, or the error's own words."""
-    said = str(getattr(error, "stderr", "") or error).strip().removeprefix("stderr:").strip(" '\n")
-    return text_to_json(said.rpartition("\n")[2] or f"git ended with {getattr(error, 'status', type(error).__name__)}")
+    """What git said last, in the error of GitPython; where git said nothing, what failed."""
+    said = str(getattr(error, "stderr", "")).strip().removeprefix("stderr:").strip(" '\n")
+    status = getattr(error, "status", None)
+    silent = "an object is missing or damaged" if status is None else f"git ended with {status}"
+    return text_to_json(said.rpartition("\n")[2] or silent)
 
 
 def _commit_of(repository: Repository, repo: git.Repo, held: HeldSave) -> git.Commit:
