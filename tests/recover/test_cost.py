@@ -149,7 +149,7 @@ def test_recovery_syncs_few_files_of_its_own(wiped: bool, ws: Workspace, tmp_pat
     synced = re.findall(r"sync\(\d+<(.*)>\)", trace.read_text())
     ours = [path for path in synced if "/.git" in path and "/write-" not in path]
     # Where much data of other programs waits for the disk, git's files are synced one by one.
-    assert 0 < len(ours) <= MOST_SYNCS + (2 * MOST_SYNCS if str(ws.git_dir / "HEAD") in synced else 0), ours
+    assert 0 < len(ours) <= 2 * MOST_SYNCS + (MOST_SYNCS if str(ws.git_dir / "HEAD") in synced else 0), ours
 
 
 @pytest.mark.skipif(why_not_strace() is not None, reason=str(why_not_strace()))
@@ -174,9 +174,9 @@ def test_directories_of_restored_files_are_synced_with_all_else(ws: Workspace, t
     ws.cli_prefix = ("strace", "-qq", "-y", "-f", "-o", str(trace), "-e", "trace=fsync,fdatasync,syncfs")
     assert recovered_from(ws.recover())["verdict"] == "restore"
     text = trace.read_text()
-    alone = re.findall(rf"fsync\(\d+<{re.escape(str(ws.path))}/new\d+>\)", text)
-    # By one call, or once each where much data of other programs waits for the disk.
-    assert len(alone) == (0 if "syncfs(" in text else 12)
+    alone = re.findall(rf"fsync\(\d+<{re.escape(str(ws.path))}/new\d+>", text)
+    # By one call, or once each where much data of other programs waits for the disk, which may change meanwhile.
+    assert len(alone) == len(set(alone)) and len(alone) in ((0, 12) if "syncfs(" in text else (12,))
 
 
 def test_recovery_in_place_loads_nothing_that_is_rare(ws: Workspace) -> None:
@@ -199,7 +199,7 @@ def test_recovery_in_place_loads_nothing_that_is_rare(ws: Workspace) -> None:
 
 
 #: How many files and directories in the git directory a recovery syncs itself.
-MOST_SYNCS = 12
+MOST_SYNCS = 11
 #: How many modules of ours a recovery in place loads: each costs a fraction of a millisecond.
 MOST_MODULES = 59
 
