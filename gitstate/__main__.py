@@ -7,6 +7,7 @@ import os
 import sys
 
 from .bundle import Bundle
+from .errors import EXIT_AGAIN
 
 #: The commands that are short enough for it to matter.
 _BUNDLED = ("save", "checkpoint", "recover", "status", "hook")
@@ -60,8 +61,9 @@ def main() -> None:
         else:
             from .cli.recovering import run_quick as run
         status = run(quick)
-        if "watch" not in quick.given:
-            # A prompt, which asks for the status too, would read what only a live table needs.
+        if "watch" not in quick.given and status != EXIT_AGAIN:
+            # A prompt, which asks for the status too, would read what only a live table needs. And a disk that did not
+            # take a save in time may not take this either.
             bundle.renew()
         # All is on the disk and nothing is left to tidy: tearing down the interpreter would only cost time.
         os._exit(status)

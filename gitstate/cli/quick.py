@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 from ..errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError, words_of
 from ..format.context import SCHEMA_VERSION
@@ -61,9 +62,13 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
 
 
 def _way_out(error: OSError) -> str | None:
-    """The command that helps where something else is in the place of a directory or of a file of ours, with the quotes
-    of a shell: a ref `refs/gitstate`, a directory `.git/gitstate/lock`.
+    """The command that helps where this user may not use a file, or something else is in the place of a directory or
+    of a file of ours: a ref `refs/gitstate`, a directory `.git/gitstate/lock`.
     """
+    if isinstance(error, PermissionError) and isinstance(error.filename, str | bytes):
+        from ..git.unusable import way_to_use
+
+        return way_to_use(os.path.abspath(os.fsencode(error.filename)))
     for path in (error.filename2, error.filename):
         if not isinstance(path, str | bytes) or not path:
             continue
@@ -112,7 +117,8 @@ def _save(quick: Quick, as_json: bool) -> int:
     path = working_directory(quick.directory)
     own = _with_keeper(os.path.realpath(path)) if quick.command == "save" else None
     opening = None
-    if own is None:
+    hurries = quick.command == "save" and "signal" in quick.given
+    if own is None and not hurries and "deadline" not in quick.given:
         from ..git.repository import start_opening
 
         # Git opens the repository while the rest is imported: imports take a quarter of the time of a small save.
@@ -130,13 +136,16 @@ def _save(quick: Quick, as_json: bool) -> int:
         # A trap names the signal, or the status that ended the run: it has no second chance, so the save comes first.
         "strict": "signal" not in given and "exit_code" not in given,
     }
+    if hurries:
+        words["hurries"] = True
+    begun = time.monotonic()
     answer = _saved(path, own, words, opening)
     if as_json:
         emit(answer["json"])
     say(*answer["lines"])
     lost = answer["lost"]
     if words["kind"] == "save" and words["owner_pid"] is not None and not words["strict"]:
-        lost = _save_worktrees(path, words) or lost
+        lost = _save_worktrees(path, words, begun) or lost
     return EXIT_PERSON if lost else EXIT_DONE
 
 
@@ -154,6 +163,12 @@ def _saved(path: bytes, own: bytes | None, words: dict[str, Any], opening: Openi
         if order.last is not None:
             return order.last
         early = order.early
+    if words["deadline"] is not None or words.get("hurries"):
+        from ..orders.late import save_in_time
+
+        answer = save_in_time(path, words, early)
+        if answer is not None:
+            return answer
     from ..format.manifest import Reason
     from ..save.request import SaveRequest
     from ..save.save import save
@@ -186,8 +201,15 @@ def _with_keeper(path: bytes) -> bytes | None:
         path = os.path.dirname(path)
 
 
-def _save_worktrees(path: bytes, words: Mapping[str, Any]) -> bool:
-    """A loop ends: save the worktrees that its agents have added too. Returns whether bytes of them were skipped."""
+#: The worktrees that agents have added have this many seconds in any case.
+_LEAST = 0.1
+
+
+def _save_worktrees(path: bytes, words: Mapping[str, Any], begun: float) -> bool:
+    """A loop ends: save the worktrees that its agents have added too, until the deadline of the save that `begun` then.
+
+    Returns whether bytes of them were skipped.
+    """
     from ..git.repository import open_repository
 
     repository = open_repository(path)
@@ -195,8 +217,13 @@ def _save_worktrees(path: bytes, words: Mapping[str, Any]) -> bool:
         return False
     from ..format.manifest import Reason
     from ..run.worktrees import save_worktrees
+    from ..save.request import SaveRequest
+    from ..save.save import bounded
 
-    saved = save_worktrees(repository, Reason(*words["reason"]), words["deadline"])
+    request = SaveRequest(deadline=words["deadline"], hurries=bool(words.get("hurries")))
+    seconds = bounded(request, repository).deadline
+    left = None if seconds is None else max(_LEAST, seconds - (time.monotonic() - begun))
+    saved = save_worktrees(repository, Reason(*words["reason"]), left)
     say(*saved.lines)
     return saved.lost or saved.failed
 

@@ -14,7 +14,7 @@ from ..errors import GitstateError
 from ..format.manifest import Reason
 from ..git.repository import Opening, Repository
 from ..save.request import SaveRequest, SaveResult
-from ..save.save import save
+from ..save.save import bounded, save
 from ..save.words import save_answer
 from ..snapshot.incremental import Baseline, allows
 from ..system.clock import Deadline
@@ -46,12 +46,12 @@ def carry_out(
     """
     # The child ends after this save: a search through all that the keeper knows would only take time.
     gc.disable()
-    request, end = _taken_on(order)
+    request, end = _taken_on(order, repository)
     try:
         early = None if known is None else _save_known(repository, request, known)
         if connection is None and (given := later()) is not None:
             connection, order = given
-            request, end = _taken_on(order)
+            request, end = _taken_on(order, repository)
         if early is not None:
             _tell(connection, early=early.save_id)
             request = request._replace(replaces=early.save_id, expected=early.taken)
@@ -63,12 +63,12 @@ def carry_out(
     _tell(connection, **save_answer(result, request))
 
 
-def _taken_on(order: Mapping[str, Any]) -> tuple[SaveRequest, Deadline]:
+def _taken_on(order: Mapping[str, Any], repository: Repository) -> tuple[SaveRequest, Deadline]:
     """What an order asks for, and until when. This process has the client's environment from now on."""
     os.environb.clear()
     os.environb.update(order["environ"])
     words = order["words"]
-    request = SaveRequest(**{**words, "reason": Reason(*words.get("reason", ()))})
+    request = bounded(SaveRequest(**{**words, "reason": Reason(*words.get("reason", ()))}), repository)
     return request, Deadline(request.deadline)
 
 

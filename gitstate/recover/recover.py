@@ -38,7 +38,7 @@ from ..git.index import looks_torn
 from ..git.refs import RefUpdate, RefWriter
 from ..git.repository import Repository, open_repository, shares_configuration, without_filters
 from ..objects.reader import ObjectReader
-from ..restore.choices import Choice, Outcome, is_all_in, needs_safety_save
+from ..restore.choices import Choice, Outcome, close_directories, is_all_in, needs_safety_save
 from ..restore.paths import SavedPaths, Workspace, paths_with
 from ..system import files
 from ..system.clock import Deadline
@@ -241,6 +241,9 @@ class _Recovery:
         try:
             return self._run()
         finally:
+            if self.outcome.opened:
+                # Something failed before they were closed.
+                close_directories(self.workspace.disk, self.outcome)
             if self._refs is not None:
                 self._refs.close()
             if self._index is not None:
@@ -316,6 +319,7 @@ class _Recovery:
         if newest.archive != newest.wip:
             recovery.permissions(targets)
             recovery.special_bits(sets=self.request.special_bits)
+        close_directories(workspace.disk, outcome)
         self._move_branch()
         if outcome.restored or outcome.deleted:
             index.refresh(outcome.restored, outcome.deleted)
@@ -451,6 +455,10 @@ class _Recovery:
         inside = open_repository(full)
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
+        if step.is_new:
+            from ..restore.nested import fill_emptied_index
+
+            fill_emptied_index(inside)
         result = recover(full, request._replace(runs_filters=runs_filters))
         if result.verdict == "nothing":
             from ..restore.nested import lacks_its_save
@@ -576,7 +584,14 @@ class _Recovery:
         if self.request.depth and read_live_context(self.repository)[1] is None:
             # Nobody ever worked in this nested repository: its save is a part of the one around it.
             return result._replace(resume=resume, briefing=told, context=context)
-        state_file = write_state(self.repository, context, RECOVERED, resume=resume, briefing=told, **more)
+        try:
+            state_file = write_state(self.repository, context, RECOVERED, resume=resume, briefing=told, **more)
+        except PermissionError as error:
+            # It is a cache; what was recovered is told all the same.
+            top = quote(os.fsdecode(self.repository.toplevel))
+            why = f"the state file could not be written: {error.strerror}; make room for it with: chmod u+w {top}"
+            message = "; ".join(part for part in (result.message, why) if part)
+            return result._replace(message=message, resume=resume, briefing=told, context=context)
         return result._replace(state_file=state_file, resume=resume, briefing=told, context=context)
 
     def _with_conversation(self, context: Context, result: RecoverResult) -> tuple[Context, RecoverResult]:

@@ -12,7 +12,7 @@ from ..git.command import Oid, is_oid
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..objects.tree import Leaf
-from ..restore.choices import Choice, Outcome, Target, needs_safety_save
+from ..restore.choices import Choice, Outcome, Target, close_directories, needs_safety_save
 from ..restore.files import FileRecovery, save_for_safety
 from ..restore.paths import SavedPaths, Workspace, is_below, leaves_of, paths_with
 from ..system import files
@@ -101,8 +101,11 @@ def _carry_out(workspace: Workspace, saved: SavedPaths, choices: Sequence[Choice
         outcome.safety = save_for_safety(workspace, choices)
         write_journal(workspace.repository, [])
     recovery = FileRecovery(workspace, saved, outcome)
-    recovery.carry_out(choices)
-    recovery.permissions([choice.target for choice in choices])
+    try:
+        recovery.carry_out(choices)
+        recovery.permissions([choice.target for choice in choices])
+    finally:
+        close_directories(workspace.disk, outcome)
     workspace.disk.sync()
 
 

@@ -68,12 +68,13 @@ class ForkedSave:
             for fd in private:
                 os.close(fd)
             result = try_save(path, request, take)
+            same = False
             if not isinstance(result, str) and result.taken is not None:
-                # It is large: who asked for a checkpoint may have it already, and after a save nobody wants it.
-                result.taken.scan = (
-                    None if request.kind == "save" or self._same_scan(result.taken) else result.taken.scan
-                )
-            send((result, request.growth))
+                # It is large: who asked may have it already, and after the last save nobody wants it.
+                same = self._same_scan(result.taken)
+                is_last = request.kind == "save" and not request.stay
+                result.taken.scan = None if is_last or same else result.taken.scan
+            send((result, request.growth, same))
 
         self._child = forkpool.Child(work)
 
@@ -93,11 +94,15 @@ class ForkedSave:
         self._child.end(kill=False)
         if not self._values:
             return "the process that took it was killed", None
-        result, growth = self._values[0]
+        result, growth, same = self._values[0]
         known = self.request.known
-        if not isinstance(result, str) and result.taken is not None and result.taken.scan is None and known is not None:
+        if same and known is not None:
             result.taken.scan = known.snapshot.scan
         return result, growth
+
+    def leave(self) -> None:
+        """Let the child go on by itself: a disk that does not answer holds it, and nobody is there to wait any more."""
+        os.close(self._child.pipe)
 
     def break_off(self) -> None:
         """Kill the child and the gits that it started; what they leave is cleaned up by who saves next."""

@@ -56,7 +56,7 @@ from .processes import RunProcesses, signal_name
 from .worktrees import RunWorktrees, SavedWorktrees
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any, Protocol
 
     class HasFileno(Protocol):
@@ -71,6 +71,10 @@ _SMALL = 4 << 20
 _EARLY, _EARLY_SHARE = 0.3, 0.2
 #: The last save has this many seconds in any case, and is broken off so many seconds after its deadline.
 _LEAST, _OVERTIME = 0.1, 0.15
+#: For this part of the deadline nothing else is done but the early save. Where none stands, the last one is waited for
+#: so many seconds after the deadline.
+_FIRST, _PATIENT = 0.6, 2.0
+_GOES_ON = "the disk did not answer within the deadline; the save goes on until it does"
 #: A child that does not say anything is looked at again after so many seconds.
 _LOOK_AGAIN = 1.0
 #: An agent that ends within this time after Ctrl-C was ended by it, in seconds.
@@ -277,21 +281,24 @@ class Keeper:
         times = self.config.times
         before = pending_save_id(self.repository)
         known_before = self.checkpoints.known()
-        early = try_save(
-            self.repository.toplevel,
-            SaveRequest(
-                reason=reason,
-                known=known_before,
-                touched=self.checkpoints.touched(),
-                largest=_SMALL,
-                stay=True,
-                wait=times.deadline,
-                deadline=times.deadline,
-                look=min(_EARLY, times.deadline * _EARLY_SHARE),
-                beside=self.checkpoints.destroyed(),
-            ),
-            lambda path, request: save(path, request, opened_for(known_before, self.repository)),
+        request = SaveRequest(
+            reason=reason,
+            known=known_before,
+            touched=self.checkpoints.touched(),
+            largest=_SMALL,
+            stay=True,
+            wait=times.deadline,
+            deadline=times.deadline,
+            look=min(_EARLY, times.deadline * _EARLY_SHARE),
+            beside=self.checkpoints.destroyed(),
         )
+        first = self._start_save(
+            request, lambda path, request: save(path, request, opened_for(known_before, self.repository))
+        )
+        early = self._await(first, deadline.part(_FIRST), listens=False)
+        if early is None:
+            self._end_late(first, deadline, reason, before)
+            return
         self.processes.await_agent(Deadline(min(times.grace, times.deadline / 2)))
         if isinstance(early, str):
             # It may have failed once its marker stood.
@@ -316,9 +323,30 @@ class Keeper:
             touched=self.checkpoints.touched(),
         )
         worktrees = self.worktrees.start_saving(SaveRequest(reason=reason), Deadline(left + _OVERTIME))
-        # What the disk or a git does not end in time is broken off. Where no early save stands, nothing is.
-        last = self._forked(request, Deadline(None if known is None else left + _OVERTIME), listens=False)
-        self._conclude(last or "the deadline passed", before, known, worktrees.finish())
+        last = self._start_save(request)
+        # What the disk or a git does not end in time is broken off. Where no early save stands, it goes on.
+        overtime = _PATIENT if known is None else _OVERTIME
+        result = self._await(last, Deadline(left + overtime), listens=False)
+        if result is None and isinstance(last, ForkedSave):
+            last.leave() if known is None else last.break_off()
+        self._conclude(
+            result or (_GOES_ON if known is None else "the deadline passed"), before, known, worktrees.finish()
+        )
+
+    def _end_late(
+        self, first: ForkedSave | SaveResult | str, deadline: Deadline, reason: Reason, before: str | None
+    ) -> None:
+        """End the run where the disk holds the early save: the agent ends all the same, and nothing else is begun."""
+        times = self.config.times
+        self.processes.await_agent(Deadline(min(times.grace, times.deadline / 2)))
+        self.processes.end_leftovers()
+        worktrees = self.worktrees.start_saving(SaveRequest(reason=reason), Deadline(deadline.left() + _OVERTIME))
+        early = self._await(first, Deadline(deadline.left() + _PATIENT), listens=False)
+        if early is None and isinstance(first, ForkedSave):
+            first.leave()
+        stands = None if early is None or isinstance(early, str) or early.result != "saved" else early
+        why = early if isinstance(early, str) else _GOES_ON if early is None else "the deadline passed"
+        self._conclude(why, before, stands, worktrees.finish())
 
     def _end(self, reason: Reason) -> None:
         """End the run where nobody waits: the agent, or whoever ran it, has ended. Everything is saved at once.
@@ -332,7 +360,10 @@ class Keeper:
         self.processes.end_leftovers()
         before = pending_save_id(self.repository)
         beside = self.checkpoints.destroyed()
-        last = self._forked(SaveRequest(reason=reason, wait=_PATIENCE, beside=beside), Deadline(None), listens=True)
+        child = self._start_save(SaveRequest(reason=reason, wait=_PATIENCE, beside=beside))
+        last = self._await(child, Deadline(None), listens=True)
+        if last is None and isinstance(child, ForkedSave):
+            child.break_off()
         worktrees = None
         if last is not None:
             request = SaveRequest(reason=reason, wait=_PATIENCE)
@@ -346,15 +377,21 @@ class Keeper:
         with self.signals.unblocked():
             return is_told_to_hurry(self.signals, self.channel)
 
-    def _forked(self, request: SaveRequest, deadline: Deadline, *, listens: bool) -> SaveResult | str | None:
-        """Save in a child that is broken off, with None, when the deadline passes; or when a signal comes: `listens`.
-
-        Where the system allows no child it is done in this process.
-        """
+    def _start_save(
+        self, request: SaveRequest, take: Callable[[bytes, SaveRequest], SaveResult] = save
+    ) -> ForkedSave | SaveResult | str:
+        """Begin a save in a child: no disk holds this process. Where the system allows no child it is done here."""
         try:
-            child = ForkedSave(self.repository.toplevel, request, self.private)
+            return ForkedSave(self.repository.toplevel, request, self.private, take)
         except OSError:
-            return try_save(self.repository.toplevel, request)
+            return try_save(self.repository.toplevel, request, take)
+
+    def _await(
+        self, child: ForkedSave | SaveResult | str, deadline: Deadline, *, listens: bool
+    ) -> SaveResult | str | None:
+        """What came of a save that was started; None where the deadline passes, or a signal comes: `listens`."""
+        if not isinstance(child, ForkedSave):
+            return child
         while not deadline.passed():
             watched: list[HasFileno | int] = [child]
             if listens:
@@ -366,7 +403,6 @@ class Keeper:
                 return answer[0]
             if listens and is_told_to_hurry(self.signals, self.channel):
                 break
-        child.break_off()
         return None
 
     def _conclude(

@@ -32,6 +32,8 @@ class SaveRequest(Record):
     """How the user calls it; a save that has another label, or none, does not count as the same."""
     deadline: float | None = None
     """Seconds that the whole save may take; None: as long as it takes. What it does not reach is skipped."""
+    hurries: bool = False
+    """A signal ended what worked here: `gitstate.deadline` is the deadline where `deadline` is None."""
     wait: float = 60.0
     """Seconds to wait for each lock."""
     keep_ignored: Sequence[str] = ()

@@ -64,6 +64,7 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
         settings.require(repository, *settings.OF_SAVE)
     repository, problems = settings.with_defaults(repository, settings.OF_SAVE)
     repository = settings.with_filter_limit(repository)
+    request = bounded(request, repository)
     if problems:
         request = _with_problems(request, problems)
     deadline = Deadline(request.wait if request.deadline is None else request.deadline)
@@ -85,6 +86,14 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     if risk is not None and not request.depth:
         warnings.append(f"{risk.what}: {risk.command}")
     return result._replace(warnings=tuple(warnings)) if warnings else result
+
+
+def bounded(request: SaveRequest, repository: Repository) -> SaveRequest:
+    """`request` with the deadline of who is in a hurry and named none: it begins now."""
+    if not request.hurries or request.deadline is not None:
+        return request
+    seconds = settings.number(settings.with_defaults(repository, ("deadline",))[0], "deadline")
+    return request._replace(deadline=seconds, end=Deadline(seconds))
 
 
 def _open_damaged(path: bytes) -> Repository:

@@ -17,7 +17,7 @@ from ..objects.tree import EXECUTABLE, REGULAR, Leaf, TreeReader
 from ..system.files import make_directory, remove, remove_tree
 from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.ownership import quarantine
-from .read import has_content, read_file, read_files
+from .read import has_content, read_early, read_file, read_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -44,7 +44,7 @@ def read_unconverted(builder: SnapshotBuilder, paths: Sequence[bytes]) -> Unconv
     """Read changed and untracked files into the snapshot; returns those that git converts, for `convert`."""
     conversions = _conversions(builder)
     named = conversions.converting_attributes(list(paths))
-    raw = {path: read_file(builder, path) for path in read_files(builder, paths, named)}
+    raw = {path: read_early(builder, path, at) for at, path in enumerate(read_files(builder, paths, named))}
     found = {path: leaf for path, leaf in raw.items() if leaf is not None}
     programs = {path: named[path].get(b"filter") for path in found if conversions.filter_reads(named[path])}
     return Unconverted(found, programs)

@@ -147,6 +147,15 @@ def read_file(builder: SnapshotBuilder, path: bytes, deadline: Deadline | None =
     return Leaf(_file_mode(builder, path, builder.permissions(path, content.info.st_mode)), content.oid)
 
 
+def read_early(builder: SnapshotBuilder, path: bytes, number: int) -> Leaf | None:
+    """`read_file` of one of the most precious files, the first of which is number 0."""
+    tiny = False
+    if number < _IN_ANY_CASE:
+        with suppress(OSError):
+            tiny = os.lstat(os.path.join(builder.top, path)).st_size <= _TINY
+    return read_file(builder, path, NEVER if tiny else None)
+
+
 def _held_content(builder: SnapshotBuilder, full: bytes, held: HeldFile, *, only_if_same: bool) -> Content | None:
     """The version of a file that the last checkpoint holds; None where it is gone, or with `only_if_same` changed."""
     with suppress(OSError):
@@ -191,20 +200,23 @@ def read_files(builder: SnapshotBuilder, paths: Sequence[bytes], converted: Cont
             builder.skip(path, "git refuses this file name", lost=True)
             continue
         try:
+            # Where a directory above may not be searched this fails: nobody knows that the file is gone.
+            info = os.lstat(os.path.join(builder.top, path))
             if not builder.is_reached(path.rpartition(b"/")[0]):
                 raise NotADirectoryError
-            info = os.lstat(os.path.join(builder.top, path))
         except (FileNotFoundError, NotADirectoryError):
             if path in builder.index_modes:
                 builder.snapshot.worktree[path] = None
+            continue
+        except PermissionError as error:
+            builder.skip(path, f"unreadable: {error.strerror}", lost=True)
             continue
         if stat.S_ISDIR(info.st_mode):
             _note_directory(builder, path)
         elif stat.S_ISREG(info.st_mode) and path in converted:
             left.append(path)
         else:
-            in_any_case = number < _IN_ANY_CASE and info.st_size <= _TINY
-            leaf = read_file(builder, path, NEVER if in_any_case else None)
+            leaf = read_early(builder, path, number)
             if leaf is not None and leaf.mode == SYMLINK and is_refused_symlink(path):
                 builder.snapshot.raw[path] = (Leaf(REGULAR, leaf.oid), "symlink")
             elif leaf is not None:

@@ -1,0 +1,106 @@
+"""A save with a deadline, in a child: a process that waits for a disk can't be ended, so it must not be the caller's.
+
+The child goes on where the disk has not answered in time. Its marker stands when all of it is durable, as always.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from ..errors import GitstateError, NotAWorkspace, TryAgain
+from ..format.manifest import Reason
+from ..format.saves import pending_save_id
+from ..git.repository import Opening, open_repository, start_opening
+from ..save.request import SaveRequest
+from ..save.save import bounded, save
+from ..save.words import save_answer
+from ..system import forkpool
+from ..system.clock import Deadline
+from ..system.stdlib import TYPE_CHECKING, suppress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+#: A save is late so many seconds after its deadline: a machine under load, or a slow disk, may need some of them.
+_MARGIN = 2.0
+#: The repository must have been opened after so many seconds, where its settings have the deadline.
+_OPENED = 4.0
+#: Which save is pending is asked for so long, in seconds: to read from a dead disk takes for ever, too.
+_LOOK = 0.5
+
+
+def save_in_time(path: bytes, words: Mapping[str, Any], early: str | None) -> Mapping[str, Any] | None:
+    """The answer to a save of the workspace that `path` is in; None where the caller has to take it by itself.
+
+    `words` and `early` are what the command line says, and an earlier save of the same order. Raises TryAgain where the
+    disk did not take it in time: it goes on, and the workspace is locked until it ends. Raises GitstateError, OSError
+    of the save.
+    """
+    request = SaveRequest(**{**words, "reason": Reason(*words["reason"]), "replaces": early})
+    try:
+        child = forkpool.Child(lambda send: _work(path, request, send))
+    except OSError:
+        return None
+    seconds = request.deadline or _OPENED
+    end, before = Deadline(seconds + _MARGIN), None
+    while select.select([child.pipe], [], [], end.left())[0]:
+        values, more = child.receive()
+        for kind, value in values:
+            if kind == "begun":
+                seconds, before = value[0] or seconds, value[1]
+                end = Deadline(seconds + _MARGIN)
+                continue
+            child.end(kill=False)
+            if kind == "answer":
+                return dict(value)
+            raise _error(*value)
+        if not more:
+            child.end(kill=False)
+            return None
+    os.close(child.pipe)
+    raise _late(path, seconds, before)
+
+
+def _work(path: bytes, request: SaveRequest, send: Callable[[Any], None]) -> None:
+    """In the child: save, and send what comes of it. The caller's streams are closed: others read them to their end."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(null, stream)
+    try:
+        opening = None
+        with suppress(NotAWorkspace):
+            repository = start_opening(path).finish()
+            opening = Opening(repository.toplevel, None, None, repository)
+            request = bounded(request, repository)
+            send(("begun", (request.deadline, pending_save_id(repository))))
+        send(("answer", save_answer(save(path, request, opening), request)))
+    except GitstateError as error:
+        send(("error", (error.message, error.hint, error.exit_status)))
+    except OSError as error:
+        send(("error", (error,)))
+
+
+def _error(*told: Any) -> Any:
+    """The error that the child was told of."""
+    if len(told) == 1:
+        return told[0]
+    message, hint, status = told
+    error = GitstateError(message, hint=hint)
+    error.exit_status = status
+    return error
+
+
+def _late(path: bytes, seconds: float, before: str | None) -> TryAgain:
+    """Why a save is late, and whether it stands: `before` was the id of the pending save when it began."""
+    now: list[str | None] = [before]
+    child = forkpool.Child(lambda send: send((pending_save_id(open_repository(path)),)))
+    if select.select([child.pipe], [], [], _LOOK)[0]:
+        now = [save_id for values in child.receive()[0] for save_id in values] or now
+    child.end(kill=True)
+    how = f"the disk did not answer within {seconds:g} seconds"
+    if now[0] is None or now[0] == before:
+        return TryAgain(f"{how}: nothing is saved yet; the save goes on until it does", hint="gitstate status")
+    why = f"{how}: the save {now[0]} stands, but may not be durable yet; it goes on"
+    return TryAgain(why, hint="gitstate status")

@@ -1,0 +1,81 @@
+"""A disk that does not answer: a save with a deadline ends all the same, says what is not durable, and goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.support.agents import marker, wait_until
+from tests.support.patched import patched
+from tests.support.workspace import Workspace
+
+#: fsync of what `when` names hangs until a file is there.
+HANGS = """
+import time
+real = os.fsync
+def slow(fd):
+    while {when} and not os.path.exists({release!r}):
+        time.sleep(0.01)
+    real(fd)
+os.fsync = slow
+"""
+ALWAYS = "True"
+#: The refs' directories are synced when the marker stands.
+OF_REFS = "'/refs/gitstate/pending' in os.readlink(f'/proc/self/fd/{fd}')"
+
+
+def late(ws: Workspace, when: str, *args: str) -> dict[str, Any]:
+    """The answer of a save whose disk does not answer."""
+    run = patched(ws, HANGS.format(when=when, release=str(ws.outside / "release")), *args, "--json")
+    assert run.returncode == 75, run
+    answer: dict[str, Any] = json.loads(run.stdout)
+    return answer
+
+
+@pytest.mark.parametrize("words", [("--deadline", "0.5"), ("--signal", "TERM")])
+def test_save_ends_where_the_disk_does_not_answer(ws: Workspace, words: tuple[str, ...]) -> None:
+    ws.config("gitstate.deadline", "0.5")
+    ws.write("a.txt", "edited\n")
+    answer = late(ws, ALWAYS, "save", *words)
+    assert "nothing is saved yet" in answer["error"] and answer["hint"] == "gitstate status"
+    assert not marker(ws)
+    (ws.outside / "release").touch()
+    wait_until(lambda: marker(ws), "the save goes on when the disk answers")
+    # The workspace is free again when it has ended.
+    assert ws.gitstate("recover", "--json").exit_status == 0
+    assert ws.read("a.txt") == b"edited\n"
+
+
+def test_marker_that_may_not_be_durable_is_told(ws: Workspace) -> None:
+    ws.write("a.txt", "edited\n")
+    answer = late(ws, OF_REFS, "save", "--deadline", "0.5")
+    assert "may not be durable yet" in answer["error"]
+    assert marker(ws)
+    (ws.outside / "release").touch()
+    wait_until(lambda: ws.out("log", "-1", "--format=%(trailers:key=Gitstate-Save,valueonly)"), "the branch has moved")
+
+
+def test_nobody_who_reads_the_output_waits_for_the_disk(ws: Workspace) -> None:
+    """`$(gitstate save --deadline 1)` ends when all have closed the pipe."""
+    ws.write("a.txt", "edited\n")
+    late(ws, ALWAYS, "save", "--deadline", "0.5")
+    (ws.outside / "release").touch()
+    wait_until(lambda: marker(ws), "the save goes on")
+
+
+@pytest.mark.parametrize("words", [("--deadline", "20"), ("--signal", "TERM")])
+def test_errors_are_those_of_a_save_without_deadline(ws: Workspace, words: tuple[str, ...]) -> None:
+    ws.write("a.txt", "edited\n")
+    elsewhere = ws.gitstate("save", *words, "--json", path=ws.outside)
+    plain = ws.gitstate("save", "--json", path=ws.outside)
+    assert (elsewhere.exit_status, elsewhere.json["error"]) == (plain.exit_status, plain.json["error"])
+    with (ws.git_dir / "refs" / "gitstate").open("w"):
+        pass
+    blocked = ws.gitstate("save", *words)
+    assert blocked.exit_status == ws.gitstate("save").exit_status == 1, blocked
+    assert "mv " in blocked.stderr
+    subprocess.run(["rm", str(ws.git_dir / "refs" / "gitstate")], check=True)
+    assert ws.gitstate("save", *words).exit_status == 0

@@ -1,0 +1,63 @@
+"""A run whose disk does not answer: the agent is told and ended, the run ends, and says what is not saved."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+
+from tests.support.agents import Started, agent_pid, marker, wait_until
+from tests.support.workspace import Workspace
+
+#: The keeper's fsync hangs once a file is there, until another one is.
+HANGS = """\
+import os, time
+real = os.fsync
+def slow(fd):
+    while os.path.exists({hang!r}) and not os.path.exists({release!r}):
+        time.sleep(0.01)
+    real(fd)
+os.fsync = slow
+"""
+#: An agent that notes that it was told, and does not end by itself.
+DEAF = """\
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: open(sys.argv[2], "w").close())
+open(sys.argv[1], "w").write(str(os.getpid()))
+while True:
+    time.sleep(1)
+"""
+
+
+@pytest.fixture
+def started(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> Started:
+    """A run, with a checkpoint, in which an agent works that does not obey."""
+    site = ws.outside / "site"
+    site.mkdir()
+    release, hang = str(ws.outside / "release"), str(ws.outside / "hang")
+    (site / "dead_disk.py").write_text(HANGS.format(hang=hang, release=release))
+    main = "import sys; sys.argv[0] = 'gitstate'; import dead_disk; from gitstate.__main__ import main; main()"
+    agent = [sys.executable, "-c", DEAF, str(ws.outside / "ready"), str(ws.outside / "heard")]
+    path = {"PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
+    options = ["run", "--interval", "0.2", "--deadline", "1", "--grace", "0.2", "--"]
+    found = Started(ws, [sys.executable, "-c", main, *options, *agent], env=path)
+    agent_pid(ws)
+    return found
+
+
+def test_run_ends_though_the_disk_does_not_answer(ws: Workspace, started: Started) -> None:
+    ws.write("a.txt", "edited\n")
+    agent = agent_pid(ws)
+    (ws.outside / "hang").touch()
+    started.send(signal.SIGTERM)
+    assert started.status() == 143, started.words()
+    assert (ws.outside / "heard").exists()
+    assert not os.path.exists(f"/proc/{agent}"), "an agent that does not obey is ended all the same"
+    assert "the disk did not answer" in started.words() or "at work on" in started.words()
+    assert "saved" not in started.words().split("\n")[-1]
+    (ws.outside / "release").touch()
+    wait_until(lambda: marker(ws), "the save goes on when the disk answers")
+    assert ws.gitstate("recover", "--json").exit_status == 0
+    assert ws.read("a.txt") == b"edited\n"

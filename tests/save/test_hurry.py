@@ -1,0 +1,60 @@
+"""`save --signal`, as a trap calls it, has a deadline: whoever sent the signal waits, and kills what does not end."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.small import left_out
+from tests.support.workspace import Workspace
+
+
+@pytest.fixture
+def hurried(ws: Workspace) -> Workspace:
+    """A workspace with an edit, and a file that takes seconds to read: a sparse one stands for one that is full."""
+    ws.config("gitstate.deadline", "1")
+    ws.write("a.txt", "edited\n")
+    with open(ws.at("large.bin"), "wb") as file:
+        file.truncate(12 << 30)
+    return ws
+
+
+def test_save_for_a_signal_ends_within_the_deadline_of_runs(hurried: Workspace) -> None:
+    run = hurried.gitstate("save", "--signal", "TERM", "--json")
+    assert run.exit_status == 4, run
+    assert left_out(run) == {"large.bin": True}
+    assert "deadline" in run.json["left_out"][0]["reason"]
+    assert hurried.out("show", f"{run.json['wip_commit']}:a.txt") == "edited"
+
+
+def test_save_for_a_signal_waits_for_no_filter(ws: Workspace) -> None:
+    """Without a deadline the filter would have a day for each file."""
+    ws.write(".gitattributes", "*.h filter=hangs\n")
+    ws.write("one.h", "one\n")
+    ws.commit("filtered")
+    ws.config("filter.hangs.clean", ws.script("hang", "exec sleep 100000\n"))
+    ws.config("gitstate.filterTimeout", "86400")
+    ws.config("gitstate.deadline", "1")
+    work = {"one.h": "two\n", "new.h": "new\n", "a.txt": "edited\n"}
+    for name, text in work.items():
+        ws.write(name, text)
+    run = ws.gitstate("save", "--signal", "TERM", "--json")
+    assert run.json["result"] == "saved" and "took too long" in run.json["message"], run
+    ws.git("-c", "filter.hangs.clean=", "reset", "-q", "--hard", "HEAD~1")
+    ws.git("clean", "-ffdxq")
+    ws.config("filter.hangs.clean", "cat")
+    assert ws.recover().exit_status == 0
+    assert {name: ws.read(name).decode() for name in work} == work
+
+
+def test_deadline_that_is_named_wins(hurried: Workspace) -> None:
+    """With more time the file is read; the save names what it was not asked to bound."""
+    hurried.config("gitstate.deadline", "3600")
+    run = hurried.gitstate("save", "--signal", "TERM", "--deadline", "1", "--json")
+    assert left_out(run) == {"large.bin": True}
+
+
+def test_unreadable_deadline_costs_no_save(hurried: Workspace) -> None:
+    hurried.config("gitstate.deadline", "soon")
+    hurried.remove("large.bin")
+    run = hurried.gitstate("save", "--signal", "TERM", "--json")
+    assert run.exit_status == 0 and run.json["result"] == "saved", run
