@@ -62,9 +62,13 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
 
 
 def _way_out(error: OSError) -> str | None:
-    """The command that helps where something else is in the place of a directory or of a file of ours, with the quotes
-    of a shell: a ref `refs/gitstate`, a directory `.git/gitstate/lock`.
+    """The command that helps where this user may not use a file, or something else is in the place of a directory or
+    of a file of ours: a ref `refs/gitstate`, a directory `.git/gitstate/lock`.
     """
+    if isinstance(error, PermissionError) and isinstance(error.filename, str | bytes):
+        from ..git.unusable import way_to_use
+
+        return way_to_use(os.path.abspath(os.fsencode(error.filename)))
     for path in (error.filename2, error.filename):
         if not isinstance(path, str | bytes) or not path:
             continue

@@ -171,8 +171,12 @@ def stage_paths(repository: Repository, trees: TreeReader, save: Save, stage: by
     return list_tree_paths(repository.git, leaf.oid)
 
 
+#: `man 7 path_resolution`: a path of so many bytes, with the NUL at its end, can be opened; one that is longer can't.
+_PATH_MAX = 4096
+
+
 def refuse_unsafe(paths: Iterable[bytes]) -> None:
-    """Raises CorruptSave where git would refuse to check out one of the paths."""
+    """Raises CorruptSave where git would refuse to check out one of the paths, or could not: no call takes it."""
     for path in paths:
-        if not is_safe_path(path):
+        if len(path) >= _PATH_MAX or not is_safe_path(path):
             raise CorruptSave(f"a save names a path that git would refuse: {os.fsdecode(path)}", hint="gitstate log")

@@ -7,11 +7,11 @@ import os
 from ..system.child import OutOfTime
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, suppress
-from .command import Oid, object_id
+from .command import Git, Oid, object_id
 from .repository import Repository
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from .entries import IndexEntry
 
@@ -177,3 +177,88 @@ def _threes(fields: list[bytes]) -> Iterable[tuple[bytes, bytes, bytes]]:
 def quote_c(path: bytes) -> bytes:
     """A path in git's C-style quotes, as `--stdin-paths` reads it."""
     return b'"' + b"".join(bytes((c,)) if 48 <= c < 123 and c != 92 else b"\\%03o" % c for c in path) + b'"'
+
+
+# -- settings that a configuration has for one git dir alone
+
+
+def conditional_includes(git_dir: bytes, common_dir: bytes, branch: bytes | None, config: bytes | None) -> list[str]:
+    """Options for a git that is run by way of another git dir: they include what `includeIf` names for `git_dir`.
+
+    `branch` is the short name of the branch that is checked out there. `config` holds the lines of the repository's
+    own configuration; None: its file is read.
+    """
+    git = Git(b"/")
+    own = ("--file", "-") if config is not None else ("--file", os.path.join(common_dir, b"config"))
+    waiting = [
+        (None, git.run("config", "--list", "--show-origin", "-z", ok_codes=range(256))),
+        (
+            common_dir,
+            git.run("config", *own, "--list", "--show-origin", "-z", input=config or b"", ok_codes=range(256)),
+        ),
+    ]
+    urls = [item[1] for _, listed in waiting for item in _settings(listed) if _is_remote_url(item[0])]
+    found: list[bytes] = []
+    while waiting and len(found) < _MOST_INCLUDES:
+        directory, listed = waiting.pop(0)
+        fields = listed.split(b"\0")[:-1]
+        for origin, item in zip(fields[::2], _settings(listed), strict=True):
+            place = directory or os.path.dirname(origin.partition(b":")[2])
+            if item[0][:10].lower() != b"includeif." or not item[0].endswith(b".path"):
+                continue
+            condition, path = item[0][10:-5], os.path.join(place, os.path.expanduser(item[1]))
+            if path not in found and _holds(condition, place, git_dir, branch, urls) and os.path.isfile(path):
+                found.append(path)
+                argv = ("config", "--file", path, "--includes", "--list", "--show-origin", "-z")
+                waiting.append((None, git.run(*argv, ok_codes=range(256))))
+    return [word for path in found for word in ("-c", f"include.path={os.fsdecode(path)}")]
+
+
+_MOST_INCLUDES = 50
+
+
+def _settings(listed: bytes) -> list[tuple[bytes, bytes]]:
+    """Name and value of each setting in what `git config --list --show-origin -z` prints."""
+    return [item.partition(b"\n")[::2] for item in listed.split(b"\0")[:-1][1::2]]
+
+
+def _is_remote_url(name: bytes) -> bool:
+    return name.startswith(b"remote.") and name.endswith(b".url")
+
+
+def _holds(condition: bytes, place: bytes, git_dir: bytes, branch: bytes | None, urls: Sequence[bytes]) -> bool:
+    """Whether a condition of `includeIf` holds (`man git-config`, Conditional includes)."""
+    kind, _, pattern = condition.partition(b":")
+    if kind in (b"gitdir", b"gitdir/i"):
+        pattern = os.path.expanduser(pattern)
+        if pattern.startswith(b"./"):
+            pattern = os.path.join(place, pattern[2:])
+        elif not pattern.startswith(b"/"):
+            pattern = b"**/" + pattern
+        pattern += b"**" if pattern.endswith(b"/") else b""
+        return _matches(pattern, git_dir, folds=kind == b"gitdir/i")
+    if kind == b"onbranch":
+        return branch is not None and _matches(pattern + (b"**" if pattern.endswith(b"/") else b""), branch)
+    if condition.startswith(b"hasconfig:remote.*.url:"):
+        return any(_matches(condition[23:], url) for url in urls)
+    return False
+
+
+def _matches(pattern: bytes, text: bytes, *, folds: bool = False) -> bool:
+    """Whether a pattern with `*`, `?`, `[…]` and `**` matches, as git's wildmatch does where `*` matches no slash."""
+    import re
+
+    parts = {b"/**/": b"/(?:.*/)?", b"/**": b"/.*", b"?": b"[^/]"}
+    regex = b""
+    for part in re.findall(rb"/\*\*/|/\*\*$|\*+|\?|\[!?\]?[^]]*\]|\\.|.", pattern, re.DOTALL):
+        if part[:1] == b"[":
+            regex += part.replace(b"[!", b"[^", 1)
+        elif part[:1] == b"*":
+            regex += b".*" if part == pattern == b"**" else b"[^/]*"
+        else:
+            regex += parts.get(part, re.escape(part[-1:]))
+    if pattern.startswith(b"**/"):
+        regex = b"(?:.*/)?" + regex.removeprefix(b"[^/]*/")
+    with suppress(re.error):
+        return re.fullmatch(regex, text, re.DOTALL | (re.IGNORECASE if folds else 0)) is not None
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from ..system import files, process
@@ -82,7 +83,7 @@ def operation_paths(git_dir: bytes) -> list[bytes]:
     for name in _present(git_dir, _FILES):
         full = os.path.join(git_dir, name)
         if os.path.isdir(full) and not os.path.islink(full):
-            for directory, _, names in os.walk(full):
+            for directory, _, names in files.walk(full):
                 inside = os.path.relpath(directory, git_dir)
                 found += [os.path.join(inside, file) for file in sorted(names) if not file.endswith(b".lock")]
         else:
@@ -219,7 +220,7 @@ def _listed(directory: bytes) -> list[bytes]:
 
 def _below(top: bytes) -> Iterator[bytes]:
     seen = 0
-    for directory, _, names in os.walk(top):
+    for directory, _, names in files.walk(top):
         seen += len(names)
         yield from (os.path.join(directory, name) for name in names if name.endswith(b".lock"))
         if seen > _MOST_REFS:
@@ -261,7 +262,9 @@ class StrangeFile(Record):
 
     path: bytes
     kind: str
-    """`a FIFO`, `a socket`, `a device` or `a directory`."""
+    """`a FIFO`, `a socket`, `a device`, `a directory`, `a link to itself`; in the place of a directory `a regular file`
+    or `a broken link`.
+    """
 
 
 _OWN_FILES = (b"HEAD", b"index", b"commondir", b"config.worktree", b"info/sparse-checkout")
@@ -283,15 +286,47 @@ def strange_files(git_dir: bytes, common_dir: bytes) -> list[StrangeFile]:
             logs += [os.path.join(common_dir, ref), os.path.join(common_dir, b"logs", ref)]
     found = [StrangeFile(path, kind) for path in (*own, *shared, *logs) if (kind := _strange_kind(path))]
     # Git removes an empty directory in the place of a ref.
-    return [item for item in found if item.kind != "a directory" or item.path not in logs]
+    found = [item for item in found if item.kind != "a directory" or item.path not in logs]
+    return [*found, *strange_directories(common_dir)]
+
+
+#: Directories in which git keeps what it writes, and in which saves are kept.
+_DIRECTORIES = (
+    *(b"logs/refs/heads", b"refs/heads", b"refs/gitstate", b"refs/notes"),
+    *(b"objects/pack", b"info"),
+)
+
+
+def is_directory_path(path: bytes) -> bool:
+    """Whether a path that `strange_files` names is the place of a directory."""
+    names = [name.rsplit(b"/", depth)[0] for name in _DIRECTORIES for depth in range(name.count(b"/") + 1)]
+    return any(path.endswith(b"/" + name) for name in names if name not in (b"refs", b"objects"))
+
+
+def strange_directories(common_dir: bytes) -> list[StrangeFile]:
+    """What stands in the place of a directory of git's that is missing, `logs` for one: git fails at each write."""
+    found = {}
+    tops = [common_dir, os.path.join(common_dir, b"refs"), os.path.join(common_dir, b"objects")]
+    for name in _DIRECTORIES:
+        path = os.path.join(common_dir, name)
+        while path not in tops and not os.path.isdir(path):
+            if os.path.lexists(path):
+                kind = _strange_kind(path) or ("a regular file" if os.path.exists(path) else "a broken link")
+                if name == b"refs/notes" and kind in ("a regular file", "a socket"):
+                    # A save can do without notes.
+                    break
+                found[path] = StrangeFile(path, kind)
+            path = os.path.dirname(path)
+    return list(found.values())
 
 
 def _strange_kind(path: bytes) -> str | None:
     """What stands at a path, links followed; None for a regular file, /dev/null, and nothing."""
     try:
         info = os.stat(path)
-    except (OSError, ValueError):
-        return None
+    except (OSError, ValueError) as error:
+        is_loop = getattr(error, "errno", None) == errno.ELOOP and os.path.islink(path)
+        return "a link to itself" if is_loop else None
     kind = info.st_mode & 0o170000
     if kind == 0o100000 or (kind == 0o020000 and info.st_rdev == os.makedev(1, 3)):
         return None
@@ -392,5 +427,8 @@ def read_head_file(git_dir: bytes) -> bytes:
     fd = files.open_at_once(path, os.O_RDONLY)
     try:
         return os.read(fd, 65_536)
+    except BlockingIOError:
+        # A FIFO to which nobody has written yet.
+        return b""
     finally:
         os.close(fd)

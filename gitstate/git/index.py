@@ -5,6 +5,7 @@ Git replaces its index by a rename, so a hard link to the old file keeps the old
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -107,7 +108,9 @@ def file_identity(path: bytes) -> tuple[int, int, int] | None:
     """Size, mtime and inode, one of which changes when git replaces a file; None where there is none."""
     try:
         info = os.lstat(path)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
         return None
     return info.st_size, info.st_mtime_ns, info.st_ino
 

@@ -9,6 +9,7 @@ may compare with a value that is no longer true. This module reads each ref agai
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
@@ -203,12 +204,7 @@ def read_refs(repository: Repository, refs: Iterable[str]) -> dict[str, Oid]:
         return {ref: found[ref] for ref in wanted if ref in found}
     loose: dict[str, bytes | None] = {}
     for ref in wanted:
-        loose[ref] = None
-        with (
-            suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError),
-            open(os.path.join(repository.common_dir, os.fsencode(ref)), "rb", opener=open_at_once) as file,
-        ):
-            loose[ref] = file.read(256).strip()
+        loose[ref] = _read_loose(os.path.join(repository.common_dir, os.fsencode(ref)), 256)
     # Only now: git removes the file of a ref after it has packed it.
     packed = _PackedRefs(repository.common_dir)
     found = {}
@@ -217,6 +213,20 @@ def read_refs(repository: Repository, refs: Iterable[str]) -> dict[str, Oid]:
         if is_oid(oid := value.decode("latin-1")):
             found[ref] = oid
     return found
+
+
+def _read_loose(path: bytes, limit: int) -> bytes | None:
+    """What the file of a ref contains, without space around it; None where there is none."""
+    try:
+        with open(path, "rb", opener=open_at_once) as file:
+            # From a FIFO that nobody has written to yet there is nothing to read, not even nothing.
+            return (file.read(limit) or b"").strip()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return None
 
 
 #: The value of a ref that can't be told from the files of the common directory.
@@ -230,10 +240,8 @@ def _locked_value(common_dir: bytes, ref: str, packed: _PackedRefs, *, follow: b
         if not ref.startswith("refs/") or ref.startswith(_PER_WORKTREE):
             return UNKNOWN
         name = os.fsencode(ref)
-        try:
-            with open(os.path.join(common_dir, name), "rb", opener=open_at_once) as file:
-                value = file.read(4096).strip()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        value = _read_loose(os.path.join(common_dir, name), 4096)
+        if value is None:
             return packed.value(name).decode("latin-1")
         if not value.startswith(b"ref:"):
             return oid if is_oid(oid := value.decode("latin-1")) else UNKNOWN
@@ -343,7 +351,9 @@ def _read_packed_refs(common_dir: bytes) -> bytes:
     """The bytes of `packed-refs`; a line feed at their end, too."""
     try:
         fd = open_at_once(os.path.join(common_dir, b"packed-refs"), os.O_RDONLY)
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
         return b""
     # A file object costs more than reading a small file does.
     try:

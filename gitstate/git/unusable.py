@@ -12,7 +12,7 @@ from ..errors import NeedsPerson, NotAWorkspace
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from .command import Git, Oid, is_oid
-from .gitdir import NO_HEAD, last_checkout, last_value, path_named_in, read_head_file, strange_files
+from .gitdir import NO_HEAD, is_directory_path, last_checkout, last_value, path_named_in, read_head_file, strange_files
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -60,7 +60,7 @@ def git_trusts(toplevel: bytes, *places: bytes) -> bool:
 def refuse_links(stranger: int, *git_dirs: bytes) -> None:
     """Raises NeedsPerson where a link in a stranger's git directory leads what is written there somewhere else."""
     for top in dict.fromkeys(git_dirs):
-        for directory, names, entries in os.walk(top):
+        for directory, names, entries in files.walk(top):
             for name in (*names, *entries):
                 path = os.path.join(directory, name)
                 if os.path.islink(path):
@@ -139,15 +139,28 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
         hint = f"git --git-dir={git_dir} config core.bare false && echo gitdir: {git_dir} >{place}"
     elif os.path.isfile(dot_git):
         said, hint = _pruned(path, said)
-    if said.startswith("not a git repository"):
-        damage, around = _damage_around(path)
-        if damage is not None:
+    if said.startswith("not a git repository") or "Permission denied" in said:
+        closed, damage, around = _damage_around(path)
+        if closed is not None:
+            said, hint = f"{_shown(closed)}: Permission denied", way_to_use(closed)
+        elif damage is not None:
             said, hint = damage.why, f"gitstate -C {quote(os.fsdecode(around))} doctor"
     return NotAWorkspace(f"{name}: {said}; nothing was changed", hint=hint)
 
 
-def _damage_around(path: bytes) -> tuple[DamagedGitDir | None, bytes]:
-    """What git can't read of the git directory of the worktree that `path` is in, and the top of that worktree."""
+def way_to_use(path: bytes) -> str:
+    """The command after which this user may read and write what is at `path`, or the directory that hides it."""
+    while not os.path.lexists(path) and len(path) > 1:
+        path = os.path.dirname(path)
+    if os.lstat(path).st_uid == os.geteuid():
+        return f"chmod -R u+rwX {_quoted(path)}"
+    return f"sudo chown -R {os.geteuid()} {_quoted(path)}"
+
+
+def _damage_around(path: bytes) -> tuple[bytes | None, DamagedGitDir | None, bytes]:
+    """What this user may not read of the git directory of the worktree that `path` is in, else what git can't read of
+    it, and the top of that worktree.
+    """
     top = os.path.realpath(path)
     while not os.path.lexists(os.path.join(top, b".git")) and len(top) > 1:
         top = os.path.dirname(top)
@@ -156,13 +169,30 @@ def _damage_around(path: bytes) -> tuple[DamagedGitDir | None, bytes]:
         link = files.read_limited(git_dir, 65_536) or b""
         git_dir = os.path.join(top, link.removeprefix(b"gitdir: ").rstrip(b"\r\n"))
     common = files.read_limited(os.path.join(git_dir, b"commondir"), 65_536)
+    parts = [os.path.join(git_dir, name) for name in (b"", b"HEAD", b"config", b"objects", b"refs")]
+    closed = next((part.rstrip(b"/") for part in parts if not _may_read(part)), None)
     common_dir = git_dir if common is None else os.path.normpath(os.path.join(git_dir, common.rstrip(b"\r\n")))
-    return (damaged_git_dir(top, git_dir, common_dir) if looks_like_git_dir(common_dir) else None), top
+    is_damaged = closed is None and looks_like_git_dir(common_dir)
+    return closed, damaged_git_dir(top, git_dir, common_dir) if is_damaged else None, top
+
+
+def _may_read(path: bytes) -> bool:
+    """Whether this user may read a file, or look into a directory; also where there is nothing."""
+    return not os.path.lexists(path) or os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0))
+
+
+def _out_of_the_way(path: bytes, kind: str) -> str:
+    """The command that makes room for a directory. A regular file may hold something, and below `refs` git reads it."""
+    above, refs, _ = path.partition(b"/refs/")
+    aside = os.path.join(above if refs else os.path.dirname(path), os.path.basename(path) + b".aside")
+    return f"mv {_quoted(path)} {_quoted(aside)}" if kind == "a regular file" else f"rm {_quoted(path)}"
 
 
 def why_strange(path: bytes, strange: StrangeFile) -> NotAWorkspace:
     """The error where git would wait for ever, or fail, because something else stands in the place of its file."""
     name, hint = os.fsdecode(path), f"gitstate -C {quote(os.fsdecode(os.path.realpath(path)))} doctor"
+    if is_directory_path(strange.path):
+        hint = f"{_out_of_the_way(*strange)}, then the same again"
     return NotAWorkspace(f"{name}: {_shown(strange.path)} is {strange.kind}; nothing was changed", hint=hint)
 
 
@@ -325,6 +355,10 @@ def _strange(strange: Iterable[StrangeFile], toplevel: bytes, known: Collection[
         if path in known:
             continue
         command = f"rm -r {_quoted(path)}"
+        if is_directory_path(path):
+            command = _out_of_the_way(path, kind)
+            yield Damage(path, f"{_shown(path)} is {kind}, and no directory", command)
+            continue
         if path.endswith(b"/index"):
             command += f" && git -C {where} reset"
         elif path.endswith(b"/config"):
@@ -347,6 +381,9 @@ def _look_at_head(git_dir: bytes, common_dir: bytes, branch: str | None, found: 
     is_cut = _is_ref(line) and is_cut_head(git_dir, common_dir, known)
     if is_oid(line[:64].decode("latin-1")) or data.startswith(NO_HEAD) or (_is_ref(line) and not is_cut):
         return line
+    if is_file and not _may_read(path):
+        found.append(Damage(path, "HEAD may not be read by this user", way_to_use(path)))
+        return known
     kinds = {item.path: item.kind for item in strange_files(git_dir, common_dir)}
     what = "is missing" if not os.path.lexists(path) else "is empty" if is_file and not line else "names no branch"
     what = f"is {kinds[path]}" if path in kinds else "is cut off" if is_cut else what
@@ -375,7 +412,7 @@ _MOST_BRANCHES = 5
 def _branches(common_dir: bytes) -> list[bytes]:
     """The branches of the repository, the one that moved last first; where there is none, that of a new repository."""
     heads = os.path.join(common_dir, b"refs", b"heads")
-    loose = [os.path.join(directory, name) for directory, _, names in os.walk(heads) for name in names]
+    loose = [os.path.join(directory, name) for directory, _, names in files.walk(heads) for name in names]
     found = [path[len(common_dir) + 1 :] for path in loose if not path.endswith(b".lock")]
     packed = files.read_limited(os.path.join(common_dir, b"packed-refs"), _LONGEST) or b""
     lines = [line for line in packed.split(b"\n") if _is_packed_ref(line) and b" refs/heads/" in line[:80]]
@@ -421,7 +458,7 @@ def last_head(git_dir: bytes, common_dir: bytes, branch: str | None = None) -> b
     if moved_to is None and detached is not None:
         # Nothing but commits was ever made here: it is the only branch at that commit.
         heads = os.path.join(common_dir, b"logs", b"refs", b"heads")
-        logs = [os.path.join(directory, name) for directory, _, names in os.walk(heads) for name in names]
+        logs = [os.path.join(directory, name) for directory, _, names in files.walk(heads) for name in names]
         same = [log[len(common_dir) + len(b"/logs/") :] for log in logs if last_value(log) == last]
         if len(same) > 1:
             taken = _checked_out_elsewhere(git_dir, common_dir)

@@ -7,7 +7,6 @@ A save keeps the bytes of a changed file as they were on disk, also of one that 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -20,6 +19,7 @@ from ..git.entries import differing_paths
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, SYMLINK, Leaf, TreeReader, is_safe_path
+from ..system.files import temporary_directory
 from .scanners import find_secrets
 
 #: A filter that stores large files elsewhere; it hides nothing.
@@ -102,7 +102,7 @@ class _Held:
 
     @contextmanager
     def _index_of(self, tree: Oid) -> Iterator[dict[str, str]]:
-        with tempfile.TemporaryDirectory(prefix="gitstate-push-") as directory:
+        with temporary_directory("gitstate-push-") as directory:
             env = {"GIT_INDEX_FILE": os.path.join(directory, "index")}
             self._repository.git.run("read-tree", tree, env=env)
             yield env
@@ -135,7 +135,7 @@ class _Held:
             trees.lookup(self._save.wip_tree, self._changed),
             trees.lookup(raw[1] if raw else None, self._save.manifest.raw),
         )
-        with tempfile.TemporaryDirectory(prefix="gitstate-push-") as directory:
+        with temporary_directory("gitstate-push-") as directory:
             return find_secrets(directory, lambda: self._export(directory, held))
 
     def _export(self, directory: str, held: Iterable[Mapping[bytes, Leaf]]) -> None:

@@ -23,6 +23,8 @@ from ..git.entries import each_difference
 from ..git.refs import list_refs
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader, ObjectsAhead, commit_head
+from ..system.jsonio import text_to_json
+from ..system.stdlib import quote
 
 if TYPE_CHECKING:
     import git
@@ -207,9 +209,12 @@ def _count(
 def diff(repository: Repository, save_id: str, other: str | None = None) -> str:
     """What a save changed, compared with HEAD at that time, as a patch; with `other` what that save has otherwise.
 
-    No program of the configuration is run. Raises NeedsPerson if there is no such save.
+    No program of the configuration is run. Raises NeedsPerson if there is no such save, or an object of it is missing.
     """
     repo = _open(repository)
+    import git
+    from git.exc import ODBError
+
     try:
         commit = _commit_of(repository, repo, find_save(repository, save_id))
         if other is not None:
@@ -231,8 +236,19 @@ def diff(repository: Repository, save_id: str, other: str | None = None) -> str:
             strip_newline_in_stdout=False,
         )
         return bytes(text).decode("utf-8", "surrogateescape")
+    except (git.GitCommandError, ODBError) as error:
+        hint = f"git -C {quote(os.fsdecode(repository.toplevel))} fsck"
+        raise CorruptSave(f"the save can't be compared: {_last_line(error)}", hint=hint) from None
     finally:
         repo.close()
+
+
+def _last_line(error: Exception) -> str:
+    """What git said last, in the error of GitPython; where git said nothing, what failed."""
+    said = str(getattr(error, "stderr", "")).strip().removeprefix("stderr:").strip(" '\n")
+    status = getattr(error, "status", None)
+    silent = "an object is missing or damaged" if status is None else f"git ended with {status}"
+    return text_to_json(said.rpartition("\n")[2] or silent)
 
 
 def _commit_of(repository: Repository, repo: git.Repo, held: HeldSave) -> git.Commit:

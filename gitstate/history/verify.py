@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -111,8 +110,8 @@ def _verify(repository: Repository) -> Proof:
     problems = [*_bad_objects(repository, needed), *_bad_packs(repository, stack, needed)]
     if problems:
         return Proof(**{**proof.__dict__, "problems": tuple(problems), "objects": len(needed)})
-    with tempfile.TemporaryDirectory(prefix="gitstate-verify-") as temporary:
-        top = os.path.join(os.fsencode(os.path.realpath(temporary)), b"workspace")
+    with files.temporary_directory("gitstate-verify-") as temporary:
+        top = os.path.join(os.fsencode(temporary), b"workspace")
         found = _Rebuilt(repository, stack, top)
         problems = list(found.compare())
     nested = [os.fsdecode(item.path) for save in stack for item in save.manifest.nested]
@@ -315,7 +314,7 @@ class _Rebuilt:
 
     def _unexpected(self, expected: set[bytes]) -> Iterator[str]:
         top = self.repository.toplevel
-        for directory, names, there in os.walk(top):
+        for directory, names, there in files.walk(top):
             if directory == top:
                 names.remove(b".git")
             for name in there:
@@ -380,7 +379,7 @@ def _is_there(repository: Repository, path: bytes) -> bool:
 def _copy(source: bytes, target: bytes) -> None:
     """Copy a file, or a directory with all below it, where there is one."""
     if os.path.isdir(source):
-        shutil.rmtree(target, ignore_errors=True)
+        files.remove_tree(target)
         shutil.copytree(os.fsdecode(source), os.fsdecode(target), symlinks=True)
     elif os.path.isfile(source):
         shutil.copyfile(source, target)

@@ -53,15 +53,20 @@ def bring_to_disk(repository: Repository, tag: str, others: Iterable[bytes] = ()
 
 
 class FilesToDisk:
-    """Makes durable what a recovery found right. Where one sync of all is best, it begins at once."""
+    """Makes durable what a recovery found right. Where one sync of all is best, it begins at once.
 
-    def __init__(self, repository: Repository) -> None:
+    `changed` are directories in which files were put or removed before, relative to the top.
+    """
+
+    def __init__(self, repository: Repository, changed: Iterable[bytes] = ()) -> None:
         self._repository = repository
+        self._changed = list(changed)
         self._syncs: list[FilesystemSync] = []
         if _is_one_sync_best(repository.toplevel):
             places = (repository.toplevel, repository.git_dir, repository.common_dir)
             by_device = {os.stat(place).st_dev: place for place in places}
             self._syncs = [FilesystemSync(place) for place in by_device.values()]
+            self._changed = [path for path in self._changed if self._device(path) not in by_device]
 
     def finish(self, paths: Iterable[bytes]) -> None:
         """Return when the files at `paths`, relative to the top, and the index are durable as they were at the start.
@@ -72,7 +77,15 @@ class FilesToDisk:
         for sync in self._syncs:
             sync.wait()
         if not self._syncs:
-            _sync_one_by_one(self._repository, paths)
+            _sync_one_by_one(self._repository, [*paths, *self._changed])
+        elif self._changed:
+            # Another file system is mounted in the worktree.
+            sync_each(os.path.join(self._repository.toplevel, path) for path in self._changed)
+
+    def _device(self, path: bytes) -> int | None:
+        with suppress(OSError):
+            return os.lstat(os.path.join(self._repository.toplevel, path)).st_dev
+        return None
 
 
 def bring_files_to_disk(repository: Repository, paths: Iterable[bytes]) -> None:

@@ -110,7 +110,7 @@ def _check_out(made: Repository, git: Git) -> None:
 
     def progress() -> tuple[int, int]:
         count = size = 0
-        for directory, _, names in os.walk(made.toplevel):
+        for directory, _, names in files.walk(made.toplevel):
             for name in names:
                 with suppress(OSError):
                     size += os.lstat(os.path.join(directory, name)).st_size

@@ -14,7 +14,7 @@ from ..system.stdlib import TYPE_CHECKING, Record
 from .request import SUCCESSES, RecoverResult
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable
     from typing import Literal
 
     from ..format.carried import Carried
@@ -108,7 +108,7 @@ class Verdict(Record):
 
 def decide(facts: Facts) -> Verdict:
     """The verdict on one workspace. It is never `changed`: `final_verdict` knows whether files were kept."""
-    return _with_damage(_decide(facts), facts.damage)
+    return _with_damage(_decide(facts), facts)
 
 
 def _decide(facts: Facts) -> Verdict:
@@ -137,11 +137,13 @@ def _decide(facts: Facts) -> Verdict:
     return Verdict("restore")
 
 
-def _with_damage(verdict: Verdict, damage: Sequence[Damage]) -> Verdict:
+def _with_damage(verdict: Verdict, facts: Facts) -> Verdict:
     """The verdict where git can't read HEAD or the index, and `damage` says what and which command mends it.
 
-    Without HEAD no file can be compared with its base: the save stays pending. The context alone needs neither.
+    Without HEAD no file can be compared with its base: the save stays pending. The context alone needs neither, nor
+    do the files that `gitstate restore` writes.
     """
+    damage = facts.damage
     if not damage or verdict.verdict == "live":
         return verdict
     what = "; ".join(item.what for item in damage)
@@ -154,7 +156,9 @@ def _with_damage(verdict: Verdict, damage: Sequence[Damage]) -> Verdict:
         return verdict._replace(message=f"{verdict.message}; {what}", hint=hint, exit_status=EXIT_PERSON)
     if verdict.verdict in ("nothing", "recovered"):
         return Verdict("damaged", what, EXIT_PERSON, hint)
-    return Verdict("damaged", f"{what}; nothing was touched", EXIT_PERSON, f"{hint}, then: gitstate recover")
+    files = f"; until then, its files: gitstate restore {facts.saves[0].manifest.save_id}" if facts.saves else ""
+    hint = f"{hint}, then: gitstate recover{files}"
+    return Verdict("damaged", f"{what}; nothing was touched", EXIT_PERSON, hint)
 
 
 def _without_save(facts: Facts) -> Verdict:

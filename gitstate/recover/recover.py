@@ -38,7 +38,7 @@ from ..git.index import looks_torn
 from ..git.refs import RefUpdate, RefWriter
 from ..git.repository import Repository, open_repository, shares_configuration, without_filters
 from ..objects.reader import ObjectReader
-from ..restore.choices import Choice, Outcome, is_all_in, needs_safety_save
+from ..restore.choices import Choice, Outcome, close_directories, is_all_in, needs_safety_save
 from ..restore.paths import SavedPaths, Workspace, paths_with
 from ..system import files
 from ..system.clock import Deadline
@@ -234,13 +234,16 @@ class _Recovery:
         self._refs: RefWriter | None = None
         self._index: IndexRecovery | None = None
         self._saved: SavedPaths | None = None
-        #: How the branch was moved; None where it was not.
+        #: How the branch is moved; None where it is not, or that has not begun.
         self._moved: RefUpdate | None = None
 
     def run(self) -> RecoverResult:
         try:
             return self._run()
         finally:
+            if self.outcome.opened:
+                # Something failed before they were closed.
+                close_directories(self.workspace.disk, self.outcome)
             if self._refs is not None:
                 self._refs.close()
             if self._index is not None:
@@ -308,14 +311,15 @@ class _Recovery:
 
             restore_operation(workspace, newest)
             restore_sparse(workspace, newest)
-        # What is written from here on is synced by itself; what was found right, meanwhile.
-        to_disk = FilesToDisk(self.repository)
+        # What is written from here on is synced by itself; what was found right, and the places of files, meanwhile.
+        to_disk = FilesToDisk(self.repository, workspace.disk.take_changed())
         self._restore_index(saved, targets, recovery.written)
         with usual_umask(self.repository, newest):
             recovery.directories()
         if newest.archive != newest.wip:
             recovery.permissions(targets)
             recovery.special_bits(sets=self.request.special_bits)
+        close_directories(workspace.disk, outcome)
         self._move_branch()
         if outcome.restored or outcome.deleted:
             index.refresh(outcome.restored, outcome.deleted)
@@ -335,7 +339,7 @@ class _Recovery:
         assert index is not None
         leaves = {target.path: target.bases for target in targets}
         known = {path for path, (oid, _) in written.items() if any(leaf.oid == oid for leaf in leaves.get(path, ()))}
-        kept = index.restore(written, known)
+        kept = index.restore(written, known, self._begin_move, self._undo_move)
         outcome.kept += [path for path in kept if path not in outcome.kept]
         # The scan went by the index of the save.
         scan = None if kept else index.scan
@@ -345,6 +349,8 @@ class _Recovery:
         from ..restore.files import usual_umask
         from ..restore.missing import MissingFiles
 
+        # It may take its time, in which nobody could commit.
+        self._undo_move()
         missing = MissingFiles(self.workspace, saved, outcome, scan)
         sizes = missing.sizes_at_save(targets, index.saved.sizes)
         with usual_umask(self.repository, saved.newest):
@@ -379,13 +385,23 @@ class _Recovery:
             self._refs = RefWriter(self.repository, self.workspace.git, message)
         return self._refs
 
-    def _move_branch(self) -> None:
+    def _begin_move(self) -> None:
+        """Let git lock the branch and write where it goes, while the caller goes on."""
         move = branch_move(self.facts)
-        if move is not None:
-            writer = self._ref_writer()
+        if move is not None and self._moved is None:
             self._moved = RefUpdate(move.ref, move.new, move.old)
-            writer.prepare([self._moved], no_deref=move.detach)
-            writer.carry_out()
+            self._ref_writer().prepare([self._moved], no_deref=move.detach)
+
+    def _undo_move(self) -> None:
+        """Unlock the branch: something that takes longer comes first."""
+        if self._moved is not None:
+            self._moved = None
+            self._ref_writer().close()
+
+    def _move_branch(self) -> None:
+        self._begin_move()
+        if self._moved is not None:
+            self._ref_writer().carry_out()
 
     def _sync_names(self, state_file: bytes | None) -> None:
         """Make durable under their names what was synced before it took its place: branch, index, `active_state.json`.
@@ -439,6 +455,10 @@ class _Recovery:
         inside = open_repository(full)
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
+        if step.is_new:
+            from ..restore.nested import fill_emptied_index
+
+            fill_emptied_index(inside)
         result = recover(full, request._replace(runs_filters=runs_filters))
         if result.verdict == "nothing":
             from ..restore.nested import lacks_its_save
@@ -520,7 +540,8 @@ class _Recovery:
         if outcome.restored or outcome.deleted:
             from .single_files import Version, remember
 
-            remember(self.workspace, Version(manifest.save_id, None), outcome)
+            # The file's name becomes durable with those below.
+            remember(self.workspace, Version(manifest.save_id, None), outcome, syncs_name=False)
         described = describe_save(manifest, wip=newest.wip, archive=newest.archive)
         described["base_commit"] = self.facts.saves[-1].manifest.base
         described["left_out"] = [item.to_json() for item in left_out][:1000]
@@ -563,7 +584,14 @@ class _Recovery:
         if self.request.depth and read_live_context(self.repository)[1] is None:
             # Nobody ever worked in this nested repository: its save is a part of the one around it.
             return result._replace(resume=resume, briefing=told, context=context)
-        state_file = write_state(self.repository, context, RECOVERED, resume=resume, briefing=told, **more)
+        try:
+            state_file = write_state(self.repository, context, RECOVERED, resume=resume, briefing=told, **more)
+        except PermissionError as error:
+            # It is a cache; what was recovered is told all the same.
+            top = quote(os.fsdecode(self.repository.toplevel))
+            why = f"the state file could not be written: {error.strerror}; make room for it with: chmod u+w {top}"
+            message = "; ".join(part for part in (result.message, why) if part)
+            return result._replace(message=message, resume=resume, briefing=told, context=context)
         return result._replace(state_file=state_file, resume=resume, briefing=told, context=context)
 
     def _with_conversation(self, context: Context, result: RecoverResult) -> tuple[Context, RecoverResult]:

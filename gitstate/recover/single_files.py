@@ -12,7 +12,7 @@ from ..git.command import Oid, is_oid
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..objects.tree import Leaf
-from ..restore.choices import Choice, Outcome, Target, needs_safety_save
+from ..restore.choices import Choice, Outcome, Target, close_directories, needs_safety_save
 from ..restore.files import FileRecovery, save_for_safety
 from ..restore.paths import SavedPaths, Workspace, is_below, leaves_of, paths_with
 from ..system import files
@@ -101,8 +101,11 @@ def _carry_out(workspace: Workspace, saved: SavedPaths, choices: Sequence[Choice
         outcome.safety = save_for_safety(workspace, choices)
         write_journal(workspace.repository, [])
     recovery = FileRecovery(workspace, saved, outcome)
-    recovery.carry_out(choices)
-    recovery.permissions([choice.target for choice in choices])
+    try:
+        recovery.carry_out(choices)
+        recovery.permissions([choice.target for choice in choices])
+    finally:
+        close_directories(workspace.disk, outcome)
     workspace.disk.sync()
 
 
@@ -130,10 +133,11 @@ class LastRestore(Record):
     """What was written."""
 
 
-def remember(workspace: Workspace, after: Version, outcome: Outcome) -> None:
+def remember(workspace: Workspace, after: Version, outcome: Outcome, *, syncs_name: bool = True) -> None:
     """Note for `undo` which paths were written or deleted: what they hold now, and what they held before.
 
-    It is a note, not the work: where the disk takes it no more, there is nothing to take back by name.
+    Without `syncs_name` the caller syncs `repository.own`. It is a note, not the work: where the disk takes it no more,
+    there is nothing to take back by name.
     """
     paths = dict.fromkeys([*outcome.restored, *outcome.deleted])
     if not paths:
@@ -142,7 +146,7 @@ def remember(workspace: Workspace, after: Version, outcome: Outcome) -> None:
     value = {"paths": [path.hex() for path in paths], "before": _version_json(before), "after": _version_json(after)}
     own = workspace.repository.own
     with suppress(OSError):
-        files.write_atomic(os.path.join(own, LAST_FILE), dumps(value), staging=own)
+        files.write_atomic(os.path.join(own, LAST_FILE), dumps(value), staging=own, syncs_name=syncs_name)
 
 
 def _version_json(version: Version) -> dict[str, Json]:

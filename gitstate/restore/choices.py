@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from typing import Literal
 
+    from ..workspace.files import Worktree
+
     #: What happens to one path: nothing, the saved version is written, it is deleted, or the disk wins.
     Action = Literal["same", "write", "delete", "keep"]
 
@@ -130,6 +132,8 @@ class Outcome:
         self.stuck = False
         #: The safety save; None where none was taken.
         self.safety: str | None = None
+        #: Directories that were made writable, with the permissions that they had.
+        self.opened: dict[bytes, int] = {}
         #: A repository inside the workspace was not recovered.
         self.nested_trouble = False
 
@@ -140,3 +144,33 @@ class Outcome:
 
     def could_not_chmod(self, path: bytes, error: OSError) -> None:
         self.failed.append(LeftOut(path, f"permissions could not be set: {error.strerror}", False))
+
+
+def make_writable(disk: Worktree, path: bytes, outcome: Outcome) -> bool:
+    """Let the owner write in the directories above a path. Whether any was changed; `close_directories` undoes it."""
+    changed = False
+    names = path.split(b"/")[:-1]
+    for depth in range(1, len(names) + 1):
+        directory = b"/".join(names[:depth])
+        mode = disk.permissions(directory)
+        if mode is None:
+            break
+        if mode & 0o300 != 0o300:
+            try:
+                disk.set_permissions(directory, mode | 0o300)
+            except OSError:
+                # Somebody else's; or one that may not be read.
+                break
+            outcome.opened.setdefault(directory, mode)
+            changed = True
+    return changed
+
+
+def close_directories(disk: Worktree, outcome: Outcome) -> None:
+    """Give the directories that `make_writable` opened the permissions that they had."""
+    for directory in sorted(outcome.opened, reverse=True):
+        try:
+            disk.set_permissions(directory, outcome.opened[directory])
+        except OSError as error:
+            outcome.could_not_chmod(directory, error)
+    outcome.opened.clear()

@@ -17,9 +17,10 @@ from ..git.repository import Repository, is_attributes
 from ..objects.durable import sync_new
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK, SYMLINK, Leaf
+from ..system.files import walk
 from ..system.stdlib import TYPE_CHECKING, contextmanager, suppress
 from ..workspace.files import FileState
-from .choices import Choice, Outcome, Target, step, wanted_permissions
+from .choices import Choice, Outcome, Target, make_writable, step, wanted_permissions
 from .paths import SavedPaths, Workspace
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _AT_ONCE = 512
 #: A file of no more bytes is read together with others.
 _SMALL = 32 << 10
+#: A symlink's target has fewer bytes than `PATH_MAX`, 4,096 on Linux, on every system.
+_LONGEST_TARGET = 64 << 10
 #: The disk takes nothing more: to go on with the next path is of no use.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -95,6 +98,8 @@ class FileRecovery:
         #: Where `core.fileMode` is off, or a written file has not the permissions that it was given: those of all files
         #: that were met. One alone is that of a file system that holds none, as FAT: nobody has set it.
         self._uniform: set[int] = set()
+        #: The directories that were looked at, and made writable if need be.
+        self._opened: set[bytes] = set()
         #: Small blobs that were read together, by oid.
         self._small: dict[Oid, bytes] = {}
 
@@ -181,6 +186,7 @@ class FileRecovery:
     def _try(self, target: Target, act: Callable[[], None]) -> bool:
         """Whether `act`, which writes or deletes at a path, has done so; else it is noted why not."""
         path = target.path
+        self._open_above(path)
         try:
             act()
             return True
@@ -195,6 +201,18 @@ class FileRecovery:
                 ) from None
             self._outcome.could_not_write(path, error)
         return False
+
+    def _open_above(self, path: bytes) -> None:
+        """Make the directories above a path writable, where their permissions would stop whoever writes there."""
+        directory = path.rpartition(b"/")[0]
+        if directory in self._opened:
+            return
+        self._opened.add(directory)
+        place = os.path.join(self._workspace.repository.toplevel, directory)
+        while not os.path.lexists(place):
+            place = os.path.dirname(place)
+        if os.path.isdir(place) and not os.access(place, os.W_OK | os.X_OK):
+            make_writable(self._disk, path, self._outcome)
 
     def _is_as_saved(self, target: Target) -> bool:
         """Whether the saved version is there by now."""
@@ -213,8 +231,20 @@ class FileRecovery:
         if seen.kind == "directory" and linked and self._disk.remove_directory(target.path):
             # The empty place that git makes for a submodule; it was deleted.
             self._outcome.deleted.append(target.path)
+        elif seen.kind == "directory" and linked and self._is_new_repository(target.path):
+            reason = "a submodule was checked out here since the save: remove the directory if you need nothing in it"
+            self._outcome.failed.append(LeftOut(target.path, reason, False))
         elif seen.kind == "missing":
             self._emptied[target.path.rpartition(b"/")[0]] = None
+
+    def _is_new_repository(self, path: bytes) -> bool:
+        """Whether a repository stands at `path` that was not there at the save: `git reset` goes into submodules."""
+        from ..snapshot.walk import is_nested
+
+        repository = self._workspace.repository
+        if any(item.path == path for item in self._paths.newest.manifest.nested):
+            return False
+        return is_nested(repository, os.path.join(repository.toplevel, path))
 
     def _remove_emptied(self) -> None:
         """Remove the directories above deleted paths that are empty now and were not there at the save."""
@@ -257,7 +287,10 @@ class FileRecovery:
                 self._disk.delete(target.path, seen)
             self._disk.make_directory(target.path)
         elif saved.mode == SYMLINK:
-            content = reader.contents([saved.oid], LARGE)[0]
+            info = reader.kinds([saved.oid])[0]
+            if info is not None and info[1] > _LONGEST_TARGET:
+                raise OSError(errno.ENAMETOOLONG, f"no symlink has a target of {info[1]} bytes", target.path)
+            content = reader.contents([saved.oid])[0]
             if content is None:
                 raise NeedsPerson(f"object {saved.oid} is missing", hint="git fsck")
             self.written[target.path] = saved.oid, self._disk.write_link(target.path, content[1], seen)
@@ -267,7 +300,7 @@ class FileRecovery:
 
     def _remove_empty_directories(self, path: bytes) -> None:
         top = self._workspace.repository.toplevel
-        for directory, _, _ in os.walk(os.path.join(top, path), topdown=False):
+        for directory in [directory for directory, _, _ in walk(os.path.join(top, path))][::-1]:
             self._disk.remove_directory(os.path.relpath(directory, top))
 
     def directories(self) -> None:

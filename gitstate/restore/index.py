@@ -33,7 +33,7 @@ from .paths import Workspace
 from .saved_index import SavedIndex, removal
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from ..system.child import Child
 
@@ -45,6 +45,8 @@ _COMPARE = ("diff-index", "--cached", "--name-only", "-z", "--no-renames", "--ig
 
 #: A larger index is left to git, which holds less of it in memory.
 _FILLED_IN = 256 << 20
+#: While git looks at the files of an index of more bytes, others may have to wait.
+_QUICK = 4 << 20
 #: With these settings a file of the right bytes, mode and kind is clean.
 _USUAL = ("core.fileMode", "core.symlinks")
 
@@ -124,21 +126,28 @@ class IndexRecovery:
         if is_broken:
             os.rename(self._current, os.path.join(self._repository.own, b"broken-index"))
 
-    def restore(self, written: Written, known: Collection[bytes]) -> list[bytes]:
+    def restore(
+        self,
+        written: Written,
+        known: Collection[bytes],
+        begin: Callable[[], None] = lambda: None,
+        undo: Callable[[], None] = lambda: None,
+    ) -> list[bytes]:
         """Put the index back; where git replaces it meanwhile, look again at what was staged.
 
         `written` are files that were written from the save: see `fill_in_stat_data`. Only those of them that are in
         `known` can be as the index has them. Returns the paths whose entries were staged after the save, and stay as
-        they are.
+        they are. `begin` may be called while the new index comes to the disk, and `undo` where it takes no place then.
         """
         for pause in (0.05, 0.2, 0.5):
             try:
-                return self._restore(written, known)
+                return self._restore(written, known, begin)
             except IndexMoved:
+                undo()
                 time.sleep(pause)
-        return self._restore(written, known)
+        return self._restore(written, known, begin)
 
-    def _restore(self, written: Written, known: Collection[bytes]) -> list[bytes]:
+    def _restore(self, written: Written, known: Collection[bytes], begin: Callable[[], None]) -> list[bytes]:
         repository, saved = self._repository, self.saved
         if self.scan is not None and not saved.is_at(self._scanned):
             self.scan.end()
@@ -166,6 +175,10 @@ class IndexRecovery:
         tracked = {path: state for path, state in written.items() if path in known}
         if is_whole and _fill_in_written(repository, following, tracked):
             self._filled_in = written
+        is_held = os.path.lexists(os.path.join(repository.git_dir, b"index.lock"))
+        if not is_held and os.stat(following).st_size < _QUICK:
+            # Who holds the lock may be about to commit; nobody else waits for the branch for long.
+            begin()
         files.fsync_path(following)
         with index_lock(repository):
             if file_identity(self._current) != before:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from ..errors import GitError
@@ -19,7 +20,7 @@ from ..system.process import limit_memory
 from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from ..workspace.files import MISSING, FileState
 from ..workspace.ownership import checkout_staging
-from .choices import Choice, Outcome, Target
+from .choices import Choice, Outcome, Target, make_writable
 from .files import FileRecovery, save_for_safety, usual_umask
 from .paths import SavedPaths, Workspace
 
@@ -132,7 +133,10 @@ class MissingFiles:
         files.remove_tree(self._staging)
         self._check_out([path for path, leaf in gone.items() if leaf.mode != GITLINK])
         files.sync_filesystem(self._workspace.repository.own)
-        for path, leaf in gone.items():
+        waiting = [*gone]
+        while waiting:
+            path = waiting.pop(0)
+            leaf = gone[path]
             try:
                 if leaf.mode == GITLINK:
                     self._disk.make_directory(path)
@@ -146,7 +150,10 @@ class MissingFiles:
                 if not self._is_as_staged(path):
                     self._outcome.kept.append(path)
             except OSError as error:
-                self._outcome.could_not_write(path, error)
+                if error.errno == errno.EACCES and make_writable(self._disk, path, self._outcome):
+                    waiting.insert(0, path)
+                else:
+                    self._outcome.could_not_write(path, error)
         files.remove_tree(self._staging)
 
     def _is_as_staged(self, path: bytes) -> bool:

@@ -7,12 +7,12 @@ import os
 from ..errors import GitstateError, words_of
 from ..format.archive import read_save
 from ..format.manifest import LeftOut
-from ..format.names import workspace_id
+from ..format.names import SAVES, workspace_id
 from ..format.saves import held_saves, pending_archives
 from ..git.entries import list_index
 from ..objects.tree import GITLINK
 from ..system import files
-from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from .paths import SavedPaths, Workspace
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from ..git.command import Git
+    from ..git.repository import Repository
 
 
 #: Repositories in repositories are followed so far down.
@@ -58,15 +59,35 @@ def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterato
         except (GitstateError, OSError) as error:
             step = NestedStep(path, "lost", reason=nested_failure(error))
         if step is None:
-            step = NestedStep(path, "lost", reason=_words_of_gone(workspace, path))
+            step = NestedStep(path, "lost", reason=_words_of_gone(workspace, path, save_id))
         yield step._replace(is_new=path in made, held=save_id)
 
 
-def _words_of_gone(workspace: Workspace, path: bytes) -> str:
-    """That a nested repository is gone; of a submodule, how to get at least its commit."""
+def _words_of_gone(workspace: Workspace, path: bytes, save_id: str | None) -> str:
+    """That a nested repository is gone; of a submodule, how to get at least its commit, or where it stands by now."""
+    place = None if save_id is None else _place_with(workspace, save_id)
+    if place is not None:
+        command = f"gitstate -C {quote(os.fsdecode(place))} restore {save_id}"
+        return f"git has put this submodule elsewhere, with its save: {command}"
     words = "the nested repository is gone, and its save with it"
     can_update = path in _registered(workspace) and path in submodules_of(workspace)
     return f"{words}; its commit: git submodule update --init" if can_update else words
+
+
+def _place_with(workspace: Workspace, save_id: str) -> bytes | None:
+    """Where the submodule stands whose repository in our git dir holds a save; None where none does.
+
+    With `submodule.recurse` git puts a submodule that was moved back to where it was.
+    """
+    for store in _stores(os.path.join(workspace.repository.git_dir, b"modules")):
+        # Where its worktree is gone, git refuses.
+        argv = (b"--git-dir=" + store, "for-each-ref", "--format=%(refname)", f"{SAVES}*/{save_id}")
+        listed = workspace.git.run(*argv, ok_codes=range(256))
+        said = workspace.git.run("config", "-z", "-f", os.path.join(store, b"config"), "core.worktree", ok_codes=(0, 1))
+        place = os.path.realpath(os.path.join(os.path.realpath(store), said.removesuffix(b"\0")))
+        if listed and said and os.path.lexists(os.path.join(place, b".git")):
+            return place
+    return None
 
 
 def _registered(workspace: Workspace) -> set[bytes]:
@@ -169,6 +190,15 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
     return made
 
 
+def fill_emptied_index(inside: Repository) -> None:
+    """Let the index of a submodule hold its commit again, where git emptied it when it took the submodule away.
+
+    With `submodule.recurse` it does so at a `git reset` to a commit without the submodule.
+    """
+    if not list_index(inside.git):
+        inside.git.run("read-tree", "HEAD", ok_codes=range(256))
+
+
 def _initialise(workspace: Workspace, name: str, config: bytes, named: Collection[bytes]) -> bool:
     """Undo `git submodule deinit` of a submodule that had work at the save; False where it was none of those.
 
@@ -187,7 +217,7 @@ def _initialise(workspace: Workspace, name: str, config: bytes, named: Collectio
 
 def _stores(modules: bytes) -> Iterator[bytes]:
     """The git dirs of submodules; a submodule's name, and with it the place of its git dir, may hold slashes."""
-    for directory, names, there in os.walk(modules):
+    for directory, names, there in files.walk(modules):
         if b"HEAD" in there and b"objects" in names:
             names.clear()
             yield directory

@@ -72,9 +72,10 @@ class ForkedSave:
             result = try_save(path, request, take)
             same = False
             if not isinstance(result, str) and result.taken is not None:
-                # It is large: who asked for a checkpoint may have it already, and after a save nobody wants it.
+                # It is large: who asked may have it already, and after the last save nobody wants it.
                 same = self._same_scan(result.taken)
-                result.taken.scan = None if request.kind == "save" or same else result.taken.scan
+                is_last = request.kind == "save" and not request.stay
+                result.taken.scan = None if is_last or same else result.taken.scan
             send((result, request.growth, same))
 
         self._child = forkpool.Child(work)

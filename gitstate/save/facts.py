@@ -89,6 +89,9 @@ def look(
         taken.left_out += skipped
     if staged is not None:
         staged.pack()
+    if taken.head is not None and builder.commit_content(taken.head) is None:
+        # On an unborn branch git takes a tag named HEAD for HEAD, and lists what differs from it.
+        taken.head = head_of(repository.toplevel) or taken.head
     return Scene(taken, context, nested, seen)
 
 

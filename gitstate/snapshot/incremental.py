@@ -274,6 +274,8 @@ def _walk_touched(builder: SnapshotBuilder, touched: frozenset[bytes]) -> WalkRe
             info = os.lstat(full)
         except (FileNotFoundError, NotADirectoryError):
             continue
+        except PermissionError:
+            return None
         if name == b".git":
             return None
         if stat.S_ISDIR(info.st_mode):

@@ -200,12 +200,16 @@ def read_files(builder: SnapshotBuilder, paths: Sequence[bytes], converted: Cont
             builder.skip(path, "git refuses this file name", lost=True)
             continue
         try:
+            # Where a directory above may not be searched this fails: nobody knows that the file is gone.
+            info = os.lstat(os.path.join(builder.top, path))
             if not builder.is_reached(path.rpartition(b"/")[0]):
                 raise NotADirectoryError
-            info = os.lstat(os.path.join(builder.top, path))
         except (FileNotFoundError, NotADirectoryError):
             if path in builder.index_modes:
                 builder.snapshot.worktree[path] = None
+            continue
+        except PermissionError as error:
+            builder.skip(path, f"unreadable: {error.strerror}", lost=True)
             continue
         if stat.S_ISDIR(info.st_mode):
             _note_directory(builder, path)

@@ -16,7 +16,7 @@ from .gitdir import settings_identity, store_index, store_operation, store_spars
 from .read import read_files
 from .record import IGNORED_LISTED, ScanFacts, SnapshotBuilder
 from .tracked import read_listing, read_status
-from .walk import CROWD, add_touched, is_nested, walk, without_ignored
+from .walk import CROWD, add_touched, is_nested, start_asking, walk, without_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from ..git.status import StatusQuery
     from ..objects.pack import PackWriter
     from ..objects.reader import ObjectReader
+    from ..system.child import Child
     from .record import Snapshot, SnapshotOptions
+    from .walk import WalkResult
 
 #: Under a deadline: the parts of its time after which no more directories are walked, looked into for untracked files,
 #: or files sorted. What is known by then is read in what is left.
@@ -60,15 +62,17 @@ def take_snapshot(
     found = walk(builder, [builder.top], deadline.part(WALKED))
     if builder.unread:
         add_touched(builder, found.untracked)
-    # The output of `git status` is read only now: until here it ran beside the walk, on another core.
-    changed, staged_only = read_status(builder, query.status)
-    for path in found.replaced:
-        _sort_replaced(builder, path, found.untracked)
+    # While `git status` looks, the next gits start.
+    asking = None if found.replaced else start_asking(builder, found)
+    reader.start()
+    changed, staged_only = _read_changes(builder, query, found, asking)
     changed, large = most_precious_first(builder, changed)
     builder.note_attributes(found.untracked)
     # Files are read while `git check-ignore` starts, unless all must be converted together.
     early = [] if builder.may_convert() else changed
-    plain, ignored = without_ignored(builder, found, lambda: store_in_order(builder, early, []), deadline.part(LISTED))
+    plain, ignored = without_ignored(
+        builder, found, lambda: store_in_order(builder, early, []), deadline.part(LISTED), asking
+    )
     snapshot.ignored = ignored[:IGNORED_LISTED]
     builder.note_attributes(plain)
     reader.foresee_contents([snapshot.head] if snapshot.head else [])
@@ -86,6 +90,24 @@ def take_snapshot(
     is_plain = not (hidden or found.replaced or snapshot.absent or folds or not builder.symlinks)
     snapshot.scan = ScanFacts(builder.tracked, is_plain, settings)
     return snapshot
+
+
+def _read_changes(
+    builder: SnapshotBuilder, query: StatusQuery, found: WalkResult, asking: Child | None
+) -> tuple[list[bytes], list[bytes]]:
+    """What `read_status` returns. `asking` is ended where that fails.
+
+    The output of `git status` is read only now: until here it ran beside the walk, on another core.
+    """
+    try:
+        changed, staged_only = read_status(builder, query.status)
+    except BaseException:
+        if asking is not None:
+            asking.communicate()
+        raise
+    for path in found.replaced:
+        _sort_replaced(builder, path, found.untracked)
+    return changed, staged_only
 
 
 def most_precious_first(

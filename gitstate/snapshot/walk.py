@@ -137,29 +137,36 @@ def sort_entries(
     return is_empty
 
 
+def start_asking(builder: SnapshotBuilder, found: WalkResult) -> Child | None:
+    """Start the git that `without_ignored` asks; None where it asks nothing. `communicate` ends it."""
+    if not found.untracked and not found.special:
+        return None
+    # Git answers nothing on a file in the place of a submodule that the index has.
+    no_index = {"GIT_INDEX_FILE": os.fsdecode(os.path.join(builder.repository.own, b"no-index"))}
+    return start_check_ignore(builder.repository, no_index if builder.in_submodules else builder.env)
+
+
 def without_ignored(
     builder: SnapshotBuilder,
     found: WalkResult,
     meanwhile: Callable[[], None] = lambda: None,
     deadline: Deadline = NEVER,
+    query: Child | None = None,
 ) -> tuple[list[bytes], list[bytes]]:
     """Untracked files that are not ignored, and ignored paths. Directories are opened level by level.
 
     What is not reached before the deadline is skipped; a file of it may be one that git ignores.
 
-    `meanwhile` is called while git starts. Fills `directories`, `nested` and `left_out` of the snapshot.
+    `query` is what `start_asking` gave for `found`, where the caller had something else to do meanwhile. `meanwhile` is
+    called while git starts. Fills `directories`, `nested` and `left_out` of the snapshot.
     """
     plain: list[bytes] = []
     ignored: list[bytes] = []
     opened: dict[bytes, int] = {}
     level = [*found.untracked, *found.special]
     special = set(found.special)
-    query: Child | None = None
+    query = query or start_asking(builder, found)
     try:
-        if level:
-            # Git answers nothing on a file in the place of a submodule that the index has.
-            no_index = {"GIT_INDEX_FILE": os.fsdecode(os.path.join(builder.repository.own, b"no-index"))}
-            query = start_check_ignore(builder.repository, no_index if builder.in_submodules else builder.env)
         meanwhile()
         while query is not None and level:
             level = _most_precious_first(builder, level, deadline)

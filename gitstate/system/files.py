@@ -307,15 +307,69 @@ def open_at_once(path: str | bytes, flags: int) -> int:
         raise
 
 
-def remove_tree(path: bytes) -> None:
-    """Remove a directory of ours with all in it, as far as possible; of a symlink the link alone."""
-    path = path.rstrip(b"/")
-    if os.path.islink(path):
-        remove(path)
-    elif os.path.lexists(path):
-        import shutil
+def walk(top: bytes) -> Iterator[tuple[bytes, list[bytes], list[bytes]]]:
+    """`os.walk` for any depth: before Python 3.12 that is a recursion, which ends at some thousand levels.
 
-        shutil.rmtree(path, ignore_errors=True)
+    As there the caller may take names out of the second list, and a link is not followed.
+    """
+    waiting = [top]
+    while waiting:
+        directory = waiting.pop()
+        names: list[bytes] = []
+        others: list[bytes] = []
+        with suppress(OSError), os.scandir(directory) as entries:
+            for entry in entries:
+                (names if entry.is_dir(follow_symlinks=False) else others).append(entry.name)
+        yield directory, names, others
+        waiting += [os.path.join(directory, name) for name in reversed(names)]
+
+
+def remove_tree(path: bytes) -> None:
+    """Remove a directory of ours with all in it, as far as possible; of a symlink the link alone.
+
+    What lies deep is moved up before: no path gets too long, and no level costs a descriptor.
+    """
+    path = path.rstrip(b"/")
+    if os.path.islink(path) or not os.path.isdir(path):
+        with suppress(OSError):
+            remove(path)
+        return
+    waiting, number = [path], 0
+    while waiting:
+        directory = waiting.pop()
+        with suppress(OSError):
+            os.chmod(directory, 0o700)
+        for _, names, others in walk(directory):
+            for name in others:
+                with suppress(OSError):
+                    os.unlink(os.path.join(directory, name))
+            for name in names:
+                below, number = os.path.join(directory, name), number + 1
+                with suppress(OSError):
+                    if directory != path:
+                        moved = b"%s/%d.deep-%d" % (path, number, os.getpid())
+                        os.chmod(below, 0o700)
+                        os.rename(below, moved)
+                        below = moved
+                waiting.append(below)
+            break
+        if directory != path:
+            with suppress(OSError):
+                os.rmdir(directory)
+    with suppress(OSError):
+        os.rmdir(path)
+
+
+@contextmanager
+def temporary_directory(prefix: str) -> Iterator[str]:
+    """A directory for the time of the body. It may hold a tree of any depth."""
+    import tempfile
+
+    path = os.path.realpath(tempfile.mkdtemp(prefix=prefix))
+    try:
+        yield path
+    finally:
+        remove_tree(os.fsencode(path))
 
 
 def remove(path: bytes) -> None:

@@ -201,13 +201,15 @@ def let_go_at_fifos(pid: int, top: bytes, *, unseen: bool) -> None:
     waits = [read_proc(f"/proc/{one}/wchan") for one in (pid, *descendants(pid))]
     if not any(wait in _AT_A_FIFO for wait in waits) and not (unseen and waits[0] in _UNTOLD):
         return
-    for directory, names, found in os.walk(top):
+    from .files import walk
+
+    for directory, names, found in walk(top):
         names[:] = [name for name in names if name != b".git"]
         for name in _READ_BY_GIT:
             path = os.path.join(directory, name)
             if name in found:
                 _open_for_reader(path)
-    for directory, _, found in os.walk(_refs_below(top)):
+    for directory, _, found in walk(_refs_below(top)):
         for name in found:
             _open_for_reader(os.path.join(directory, name))
 

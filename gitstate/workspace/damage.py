@@ -10,6 +10,7 @@ import os
 
 from ..errors import GitError
 from ..git import refs
+from ..git.attributes import conditional_includes
 from ..git.command import Git, Oid, is_oid
 from ..git.entries import list_tree_paths
 from ..git.gitdir import (
@@ -19,7 +20,7 @@ from ..git.gitdir import (
     last_value,
     path_named_in,
     read_head_file,
-    strange_files,
+    strange_directories,
     tail,
 )
 from ..git.index import is_cut_index
@@ -169,20 +170,25 @@ def open_damaged(path: bytes) -> Repository | None:
     damage = damaged_git_dir(top, git_dir, common_dir)
     if damage is None or any(item.path.startswith(os.path.join(common_dir, b"objects", b"")) for item in damage.files):
         return None
-    for path in (os.path.join(common_dir, b"refs"), os.path.join(common_dir, b"objects")):
+    for path in (os.path.join(common_dir, name) for name in (b"refs", b"objects")):
         if os.path.lexists(path) and not os.path.isdir(path):
             # What is saved could be written nowhere.
             raise why_strange(top, StrangeFile(path, "no directory"))
+    for strange in strange_directories(common_dir):
+        if strange.path in (
+            os.path.join(common_dir, name) for name in (b"refs/gitstate", b"refs/notes", b"objects/pack")
+        ):
+            raise why_strange(top, strange)
     if not git_trusts(top, os.path.join(top, b".git"), git_dir, common_dir):
         raise why_not_opened(top, b"detected dubious ownership")
-    # In the worktree git would read the repository. There alone it knows which files `includeIf` names.
-    git = Git(b"/") if strange_files(git_dir, common_dir) else Git(top)
-    listed = Git(b"/").run("config", "--list", "-z", ok_codes=range(256))
+    # In the worktree git would read the repository.
+    branch = (
+        (damage.head or b"").removeprefix(b"ref: refs/heads/") if (damage.head or b"").startswith(b"ref:") else None
+    )
+    git = Git(b"/", tuple(conditional_includes(git_dir, common_dir, branch, damage.config)))
+    listed = git.run("config", "--list", "-z", ok_codes=range(256))
     listed += git.run("config", "--includes", "--file", "-", "--list", "-z", input=damage.config, ok_codes=range(256))
-    config: dict[str, list[str]] = {}
-    for item in listed.split(b"\0")[:-1]:
-        name, line_end, value = item.partition(b"\n")
-        config.setdefault(os.fsdecode(name), []).append(os.fsdecode(value) if line_end else "true")
+    config = _settings(listed)
     object_format = config.get("extensions.objectformat", ["sha1"])[-1]
     return as_permitted(Repository(top, git_dir, common_dir, object_format, config, Git(top)))
 
@@ -263,7 +269,8 @@ def make_stand_in(directory: bytes, repository: Repository, damage: DamagedGitDi
             if os.path.isdir(os.path.join(common, name)) and (is_whole or name in (b"refs", b"objects")):
                 os.symlink(os.path.join(common, name), os.path.join(directory, name))
         for name in (b"info/exclude", b"info/attributes"):
-            if not any(item.path == os.path.join(common, name) for item in damage.files):
+            places = (os.path.join(common, name), os.path.join(common, b"info"))
+            if not any(item.path in places for item in damage.files):
                 os.symlink(os.path.join(common, name), os.path.join(directory, name))
         packed, shallow = os.path.join(common, b"packed-refs"), os.path.join(common, b"shallow")
         if not any(item.path == packed for item in damage.files):
@@ -278,8 +285,35 @@ def make_stand_in(directory: bytes, repository: Repository, damage: DamagedGitDi
         if damage is not None and any(item.path == os.path.join(git_dir, name) for item in damage.files):
             continue
         os.symlink(os.path.join(git_dir, name), os.path.join(directory, name))
-    where = (f"--git-dir={os.fsdecode(directory)}", f"--work-tree={os.fsdecode(repository.toplevel)}")
+    ref = head if damage is not None and head != _UNBORN else _head_line(git_dir)
+    branch = ref[16:].strip() if ref.startswith(b"ref: refs/heads/") else None
+    own = None if damage is None else damage.config
+    includes = tuple(conditional_includes(git_dir, common, branch, own))
+    if includes:
+        # With a branch that it can't read git does not see what is included for that branch.
+        config = {
+            **_settings(Git(b"/", includes).run("config", "--list", "-z", ok_codes=range(256))),
+            **repository.config,
+        }
+        repository = repository._replace(config=config)
+    where = (f"--git-dir={os.fsdecode(directory)}", f"--work-tree={os.fsdecode(repository.toplevel)}", *includes)
     return repository._replace(git=repository.git._replace(options=(*repository.git.options, *where)))
+
+
+def _settings(listed: bytes) -> dict[str, list[str]]:
+    """The values of each setting in what `git config --list -z` prints."""
+    config: dict[str, list[str]] = {}
+    for item in listed.split(b"\0")[:-1]:
+        name, line_end, value = item.partition(b"\n")
+        config.setdefault(os.fsdecode(name), []).append(os.fsdecode(value) if line_end else "true")
+    return config
+
+
+def _head_line(git_dir: bytes) -> bytes:
+    try:
+        return read_head_file(git_dir)
+    except OSError:
+        return b""
 
 
 def make_index(repository: Repository, broken: Broken, path: bytes) -> None:
@@ -396,6 +430,8 @@ def _named_commit(repository: Repository, damage: DamagedGitDir | None) -> tuple
         return None, True, head.decode("ascii"), False
     ref = read_head(git_dir) if head.startswith(NO_HEAD) else os.fsdecode(head[4:].strip())
     value = None if ref is None else refs.read_refs(repository, [ref]).get(ref)
+    if ref is not None and value is not None and _is_hidden(common_dir, ref):
+        return ref, True, value, True
     if ref is None or value is not None:
         return ref, value is not None, value, False
     last = _last_value(common_dir, ref)
@@ -404,6 +440,14 @@ def _named_commit(repository: Repository, damage: DamagedGitDir | None) -> tuple
     if not refs.refs_are_files(repository) or not (last or is_there):
         return ref, False, None, False
     return ref, True, last, True
+
+
+def _is_hidden(common_dir: bytes, ref: str) -> bool:
+    """Whether something else stands in the place of a directory above a ref: git takes a packed one for missing."""
+    place = os.path.dirname(os.path.join(common_dir, os.fsencode(ref)))
+    while len(place) > len(common_dir) and not os.path.lexists(place):
+        place = os.path.dirname(place)
+    return not os.path.isdir(place)
 
 
 def _last_value(common_dir: bytes, ref: str) -> Oid | None:

@@ -276,6 +276,12 @@ class Worktree:
         sync_each(os.path.join(self.top, directory) for directory in self._changed)
         self._changed.clear()
 
+    def take_changed(self) -> list[bytes]:
+        """The directories that `sync` would make durable, relative to the top: the caller does it."""
+        changed = sorted(self._changed)
+        self._changed.clear()
+        return changed
+
     # -- the steps of a change
 
     def _temporary_path(self) -> bytes:

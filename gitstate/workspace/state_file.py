@@ -153,12 +153,13 @@ def _exclude(repository: Repository, name: bytes) -> None:
     path = os.path.join(repository.common_dir, b"info", b"exclude")
     pattern = b"/" + b"".join(b"\\" + char if char in b"\\*?[ " else char for char in map(bytes, zip(name)))
     data = files.read_limited(path, 1 << 20)
-    if data is None and os.path.lexists(path):
+    above = os.path.dirname(path)
+    if data is None and (os.path.lexists(path) or (os.path.lexists(above) and not os.path.isdir(above))):
         return
     lines = (data or b"").split(b"\n")
     if pattern in lines:
         return
     if data and not data.endswith(b"\n"):
         data += b"\n"
-    files.make_directory(os.path.dirname(path), top=repository.common_dir)
+    files.make_directory(above, top=repository.common_dir)
     files.write_atomic(path, (data or b"") + pattern + b"\n", mode=0o644, durable=False, staging=repository.own)

@@ -67,8 +67,7 @@ MUTATIONS = (
         "restore/files.py",
         "                    sync_new(list(staged.values()))\n",
         "                    pass\n",
-        f"{POWER}[ext4-recover]",
-        {"POWER_POINT": "60"},  # before the sync at the end, which hides it
+        "recover/test_cost.py::test_written_files_are_synced_by_one_call_or_once_each",
     ),
     Mutation(
         "a file that a power cut left short is taken for an edit",
@@ -96,7 +95,7 @@ MUTATIONS = (
         "recover/recover.py",
         "        to_disk.finish([*(target.path for target in targets), *newest.manifest.directories])\n",
         "",
-        f"{POWER}[ext4-save-recover]",
+        "objects/test_durable.py::test_marker_goes_when_what_a_recovery_found_right_is_on_the_disk",
     ),
     Mutation(
         "files that a power cut left short in a run stay so",

@@ -192,7 +192,7 @@ EVERY = {
     "recover-undone": (RETYPED, RECOVER, undone, False, 160),
     "recover-merge": (STATES["merge_conflict"], RECOVER, undone, False, 124),
     "recover-merge-in-place": (STATES["merge_conflict"], RECOVER, in_place, False, 43),
-    "recover-only-git-left": (RETYPED, RECOVER, only_git_left, False, 250),
+    "recover-only-git-left": (RETYPED, RECOVER, only_git_left, False, 245),
     "recover-linked": (STATES["everything_at_once"], RECOVER, undone, True, 126),
 }
 

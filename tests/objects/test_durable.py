@@ -6,12 +6,15 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gitstate.git.refs import RefWriter
 from gitstate.objects import durable, pack
 from gitstate.objects.durable import sync_since
+from gitstate.recover.recover import recover
+from gitstate.recover.request import RecoverRequest
 from gitstate.save.request import SaveRequest
 from gitstate.save.save import save
 from gitstate.snapshot.incremental import Baseline
@@ -142,3 +145,35 @@ def test_refs_move_when_the_names_of_the_packs_are_on_the_disk(
     before = done[: done.index("refs")]
     assert "pack" in before
     assert "sync" in before[len(before) - before[::-1].index("pack") :], done
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_marker_goes_when_what_a_recovery_found_right_is_on_the_disk(
+    at_once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent has synced nothing: in place, too, its files are durable before the save is over."""
+    ws = three_files(tmp_path)
+    ws.append("a.txt", "edited\n")
+    save(os.fsencode(ws.path), SaveRequest())
+    done: list[str] = []
+    fsync_path, commit, wait = files.fsync_path, RefWriter.commit, FilesystemSync.wait
+
+    def synced(path: bytes) -> None:
+        done.extend(["sync"] if path == os.fsencode(ws.path / "a.txt") else [])
+        fsync_path(path)
+
+    def waited(sync: FilesystemSync) -> None:
+        wait(sync)
+        done.append("sync")
+
+    def moved(writer: RefWriter, *args: Any, **more: Any) -> None:
+        done.append("refs")
+        commit(writer, *args, **more)
+
+    monkeypatch.setattr(durable, "_waiting_to_be_written", lambda: 0.0 if at_once else float("inf"))
+    monkeypatch.setattr(durable, "_PROVEN", (durable._filesystem_type(os.stat(ws.path).st_dev),))
+    monkeypatch.setattr(files, "fsync_path", synced)
+    monkeypatch.setattr(FilesystemSync, "wait", waited)
+    monkeypatch.setattr(RefWriter, "commit", moved)
+    assert recover(os.fsencode(ws.path), RecoverRequest()).exit_status == 0
+    assert "sync" in done[: done.index("refs")], done

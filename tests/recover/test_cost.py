@@ -103,10 +103,15 @@ def test_written_files_are_synced_by_one_call_or_once_each(ws: Workspace, tmp_pa
     """The one call waits for the data of all programs: where much of that waits, each file is synced alone."""
     saved_and_wiped(ws)
     trace = tmp_path / "trace"
-    ws.cli_prefix = ("strace", "-f", "-qq", "-y", "-o", str(trace), "-e", "trace=fsync,fdatasync,syncfs")
+    calls = "trace=fsync,fdatasync,syncfs,rename,renameat,renameat2"
+    ws.cli_prefix = ("strace", "-f", "-qq", "-y", "-o", str(trace), "-e", calls)
     answer = recovered_from(ws.recover())
     assert answer["verdict"] == "restore" and len(answer["restored"]) == FILES + 1
-    text = trace.read_text()
+    lines = trace.read_text().splitlines()
+    placed = [number for number, line in enumerate(lines) if re.search(r"rename\w*\(.*write-", line)]
+    assert len(placed) >= FILES
+    # None of them has its name before its content is on the disk.
+    text = "\n".join(lines[: placed[0]])
     written = re.findall(r"fsync\(\d+<[^>]*/gitstate/write-", text)
     assert len(written) in (0, len(answer["restored"]))
     if not written:
@@ -150,6 +155,33 @@ def test_recovery_syncs_few_files_of_its_own(wiped: bool, ws: Workspace, tmp_pat
     ours = [path for path in synced if "/.git" in path and "/write-" not in path]
     # Where much data of other programs waits for the disk, git's files are synced one by one.
     assert 0 < len(ours) <= 2 * MOST_SYNCS + (MOST_SYNCS if str(ws.git_dir / "HEAD") in synced else 0), ours
+
+
+@pytest.mark.skipif(why_not_strace() is not None, reason=str(why_not_strace()))
+def test_branch_and_index_come_to_the_disk_together(ws: Workspace, tmp_path: Path) -> None:
+    base = ws.out("rev-parse", "HEAD")
+    assert ws.save().exit_status == 0
+    trace = tmp_path / "trace"
+    ws.cli_prefix = ("strace", "-qq", "-y", "-s", "400", "-o", str(trace), "-e", "trace=write,fsync,rename")
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    text = trace.read_text()
+    begun, synced = text.index("start\\0update refs/heads/"), text.index("next-index>")
+    assert begun < synced < text.index("rename(", synced)
+    assert ws.out("rev-parse", "HEAD") == base
+
+
+@pytest.mark.skipif(why_not_strace() is not None, reason=str(why_not_strace()))
+def test_directories_of_restored_files_are_synced_with_all_else(ws: Workspace, tmp_path: Path) -> None:
+    for number in range(12):
+        ws.write(f"new{number}/file", "new\n")
+    saved_and_wiped(ws)
+    trace = tmp_path / "trace"
+    ws.cli_prefix = ("strace", "-qq", "-y", "-f", "-o", str(trace), "-e", "trace=fsync,fdatasync,syncfs")
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    text = trace.read_text()
+    alone = re.findall(rf"fsync\(\d+<{re.escape(str(ws.path))}/new\d+>\)", text)
+    # By one call, or once each where much data of other programs waits for the disk.
+    assert len(alone) == (0 if "syncfs(" in text else 12)
 
 
 def test_recovery_in_place_loads_nothing_that_is_rare(ws: Workspace) -> None:

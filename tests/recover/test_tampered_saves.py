@@ -97,15 +97,41 @@ def test_nested_worktree_behind_a_symlink_is_not_created(ws: Workspace) -> None:
 # -- breaking the answer, or the whole save, with one bad value
 
 
+@pytest.mark.parametrize("command", ["recover", "restore latest", "verify"])
+def test_path_that_no_call_takes_is_refused(command: str, ws: Workspace) -> None:
+    saved(ws)
+    with forged(ws) as save:
+        entry = Entry(FILE, b"f", save.blob(b"x"))
+        for _ in range(20):
+            entry = Entry(TREE, b"n" * 220, save.tree(entry))
+        save.wip.append(Entry(TREE, b"zlong", entry.oid))
+    run = ws.gitstate(*command.split())
+    assert_refused(run)
+    assert "a path that git would refuse" in run.text + run.stderr
+
+
+@pytest.mark.parametrize(
+    "entry", [Entry(FILE, b"zgone", "1" * 40), Entry(TREE, b"zgone", "1" * 40)], ids=["file", "tree"]
+)
+def test_diff_of_a_save_that_lacks_an_object_is_no_bug(entry: Entry, ws: Workspace) -> None:
+    saved(ws)
+    with forged(ws) as save:
+        save.wip.append(entry)
+    run = ws.gitstate("diff", "latest")
+    assert_refused(run)
+    assert "1" * 40 in run.stderr and "fsck" in run.stderr, run
+
+
+@pytest.mark.parametrize("target", [b"one\0two", b"x" * (16 << 20)], ids=["NUL", "large"])
 @pytest.mark.parametrize("command", ["recover", "restore"])
-def test_symlink_that_cannot_be_made_costs_no_other_file(command: str, ws: Workspace) -> None:
+def test_symlink_that_cannot_be_made_costs_no_other_file(command: str, target: bytes, ws: Workspace) -> None:
     """Git stores any bytes as the target of a symlink."""
     save_id = saved(ws).json["save_id"]
     ws.git("reset", "-q", "--hard", "HEAD~1")
     with forged(ws) as save:
-        save.wip.append(Entry(LINK, b"zlink", save.blob(b"one\0two")))
+        save.wip.append(Entry(LINK, b"zlink", save.blob(target)))
     run = ws.recover() if command == "recover" else ws.gitstate("restore", save_id)
-    assert run.exit_status == 4 and "NUL" in run.text + run.stderr, run
+    assert run.exit_status == 4 and "no symlink has a" in run.text + run.stderr, run
     assert ws.read("a") == b"a1\n"
     assert not os.path.lexists(ws.path / "zlink")
 

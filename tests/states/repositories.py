@@ -34,6 +34,17 @@ def unborn_and_nothing_there(ws: Workspace) -> None:
     ws.expect_exactly()
 
 
+@state(losses=HERE, moves=False)
+def unborn_beside_a_tag_named_head(ws: Workspace) -> None:
+    """Git takes the tag for HEAD."""
+    ws.git("tag", "-a", "-m", "a tag", "HEAD")
+    ws.git("checkout", "-q", "--orphan", "new")
+    ws.append("a.txt")
+    ws.write("staged.txt")
+    ws.add("staged.txt")
+    ws.expect_exactly("A  staged.txt", " M a.txt")
+
+
 @state(losses=NO_PLAIN, linked=True)
 def orphan_branch(ws: Workspace) -> None:
     ws.git("checkout", "-q", "--orphan", "agent/new")

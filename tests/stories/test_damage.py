@@ -188,6 +188,16 @@ def test_files_are_saved_where_head_is_unreadable(how: str, broken: Workspace) -
     assert files_of(broken) == before
 
 
+def test_files_come_back_while_head_is_unreadable(broken: Workspace) -> None:
+    before = files_of(broken)
+    save_id = _save_broken(broken, next(iter(HEADS)))
+    remove_files(broken)
+    command = shlex.split(_damaged(broken)["hint"].partition("; until then, its files: ")[2])
+    assert command[0] == "gitstate" and command[-2:] == ["restore", save_id]
+    assert broken.gitstate(*command[1:]).exit_status == 0
+    assert files_of(broken) == before
+
+
 @pytest.mark.parametrize("loss", ["in_place", "wiped"])
 @pytest.mark.parametrize("how", [how for how in HEADS if how != "branch_empty"])
 def test_save_comes_back_once_head_can_be_read(how: str, loss: str, broken: Workspace) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from gitstate.git.attributes import conditional_includes
 from tests.states import STATES, Loss, dirty, make
 from tests.support.losing import wipe
 from tests.support.oracle import fingerprint
+from tests.support.permissions import why_permissions_cannot_be_tested
 from tests.support.recovering import recovered_from
 from tests.support.repositories import Templates
 from tests.support.saving import saved_from
@@ -89,6 +91,50 @@ def _lost_alternates(ws: Workspace) -> None:
     (ws.common_dir / "objects/info/alternates").write_text("/nowhere/objects\n")
 
 
+def _make_file(path: Path) -> None:
+    path.write_text("no directory\n")
+
+
+def _make_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def _in_place_of(name: str, make_other: Callable[[Path], None]) -> Damage:
+    """Something else stands where git keeps a directory, or a file; what was there is lost."""
+
+    def damage(ws: Workspace) -> None:
+        path = ws.common_dir / name
+        if name == "refs/heads":
+            ws.git("pack-refs", "--all")
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        make_other(path)
+
+    return damage
+
+
+#: What stands in another's place: a quick run tries the first two, each through one loss.
+STRANGERS = {
+    "logs_is_a_file": _in_place_of("logs", _make_file),
+    "info_is_a_fifo": _in_place_of("info", os.mkfifo),
+    "logs_is_a_fifo": _in_place_of("logs", os.mkfifo),
+    "logs_refs_is_a_loop": _in_place_of("logs/refs", _make_loop),
+    "logs_refs_heads_is_a_file": _in_place_of("logs/refs/heads", _make_file),
+    "info_is_a_file": _in_place_of("info", _make_file),
+    "info_is_a_loop": _in_place_of("info", _make_loop),
+    "refs_heads_is_a_file": _in_place_of("refs/heads", _make_file),
+    "refs_heads_is_a_fifo": _in_place_of("refs/heads", os.mkfifo),
+    "refs_heads_is_a_loop": _in_place_of("refs/heads", _make_loop),
+    "exclude_is_a_fifo": _in_place_of("info/exclude", os.mkfifo),
+    "attributes_is_a_directory": _in_place_of("info/attributes", Path.mkdir),
+    "config_worktree_is_a_fifo": _in_place_of("config.worktree", os.mkfifo),
+    "packed_refs_is_a_loop": _in_place_of("packed-refs", _make_loop),
+    "shallow_is_a_loop": _in_place_of("shallow", _make_loop),
+}
+
+
 GIT_DIRS = {
     "head_empty": _replaced("HEAD", b""),
     "head_zeros": _replaced("HEAD", bytes(23)),
@@ -108,6 +154,7 @@ GIT_DIRS = {
     "packed_refs_with_a_zeroed_line": _packed_refs(_with_zeroed_line),
     "packed_refs_cut": _packed_refs(lambda data: data[:-20]),
     "shallow_zeros": _damaged_shallow,
+    **STRANGERS,
 }
 LOSSES = [Loss.IN_PLACE, Loss.WIPED, Loss.REMOVED, Loss.CLONED]
 
@@ -165,9 +212,12 @@ def go_round(ws: Workspace, how: str, loss: Loss) -> None:
 
 def _cases() -> list[Any]:
     """Each kind of damage through each loss; a quick run tries two losses of each."""
-    quick = (Loss.IN_PLACE, Loss.WIPED)
+    quick: dict[str, tuple[Loss, ...]] = {how: (Loss.IN_PLACE, Loss.WIPED) for how in GIT_DIRS if how not in STRANGERS}
+    quick |= {"logs_is_a_file": (Loss.WIPED,), "info_is_a_fifo": (Loss.IN_PLACE,)}
     return [
-        pytest.param(how, loss, id=f"{how}-{loss.value}", marks=[] if loss in quick else [pytest.mark.slow])
+        pytest.param(
+            how, loss, id=f"{how}-{loss.value}", marks=[] if loss in quick.get(how, ()) else [pytest.mark.slow]
+        )
         for how in GIT_DIRS
         for loss in LOSSES
     ]
@@ -296,6 +346,24 @@ def test_missing_objects_leave_files_and_context(damaged: Workspace) -> None:
     assert damaged.out("cat-file", "-t", "HEAD^{tree}") == "tree"
 
 
+@pytest.mark.parametrize("make_other", [_make_file, os.mkfifo, _make_loop], ids=["file", "fifo", "loop"])
+@pytest.mark.parametrize("name", ["refs/gitstate", "objects/pack"])
+def test_way_is_named_where_a_save_could_stand_nowhere(name: str, make_other: Any, ws: Workspace) -> None:
+    dirty(ws)
+    path = ws.common_dir / name
+    aside = ws.outside / "packs"
+    if path.exists():
+        path.rename(aside)
+    make_other(path)
+    for command in ("save", "recover"):
+        run = ws.gitstate(command, "--json")
+        assert run.exit_status == 1 and f".git/{name} is a" in run.json["error"], run
+    subprocess.run(run.json["hint"].partition(", then")[0], shell=True, check=True, cwd=ws.outside)
+    if aside.exists():
+        aside.rename(path)
+    saved_from(ws.save())
+
+
 def test_alternates_that_lead_nowhere_cost_nothing(damaged: Workspace) -> None:
     before = fingerprint(damaged.path)
     _lost_alternates(damaged)
@@ -361,6 +429,53 @@ def test_filter_of_an_included_file_converts(ws: Workspace, line: str) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
+CONDITIONS = [
+    *("gitdir:{top}/", "gitdir:{top}/.git", "gitdir:**/.git", "gitdir:**/{name}/**", "gitdir:{name}/", "gitdir:**"),
+    *("gitdir/i:{upper}/", "gitdir:{above}/*/.git", "gitdir:{above}/re?o/", "gitdir:{above}/[a-r]epo/", "gitdir:~/"),
+    *("gitdir:{above}/*", "gitdir:{upper}/", "gitdir:/nowhere/", "gitdir:{above}/[!r]epo/", "gitdir:"),
+    *("onbranch:agent/*", "onbranch:agent/", "onbranch:**", "onbranch:*", "onbranch:main", "onbranch:agent/work"),
+    *("hasconfig:remote.*.url:https://example.com/**", "hasconfig:remote.*.url:*", "unknown:x"),
+]
+
+
+def test_condition_of_an_include_holds_where_it_does_for_git(ws: Workspace, hermetic: Path) -> None:
+    """Each condition includes a file with a key of its own; git says which of the keys it sees."""
+    ws.git("remote", "add", "origin", "https://example.com/a/b.git")
+    words = {"top": str(ws.path), "name": ws.path.name, "upper": str(ws.path).upper(), "above": str(ws.path.parent)}
+    config = hermetic / ".gitconfig"
+    with open(config, "a") as file:
+        for number, condition in enumerate(CONDITIONS):
+            (hermetic / f"inc{number}").write_text(f"[seen]\n\tn{number} = yes\n")
+            path = f"inc{number}" if number % 2 else str(hermetic / f"inc{number}")
+            file.write(f'[includeIf "{condition.format(**words)}"]\n\tpath = {path}\n')
+    git_dir = os.fsencode(ws.git_dir)
+    options = conditional_includes(git_dir, git_dir, b"agent/work", None)
+    seen = {CONDITIONS[int(Path(option).name.removeprefix("inc"))] for option in options if option != "-c"}
+    keys = ws.git("config", "--name-only", "--get-regexp", "^seen[.]n").decode().split()
+    assert seen == {CONDITIONS[int(key.removeprefix("seen.n"))] for key in keys}
+    assert 8 < len(seen) < len(CONDITIONS)
+
+
+@pytest.mark.parametrize("condition", ["gitdir:{top}/.git", "onbranch:agent/work"])
+@pytest.mark.parametrize("how", ["head_empty", "branch_empty", "config_with_a_torn_end"])
+def test_filter_of_a_conditional_include_converts(how: str, condition: str, ws: Workspace, hermetic: Path) -> None:
+    """Git is run by way of another git dir, for which the condition does not hold."""
+    (hermetic / "included").write_text(INCLUDED)
+    with open(hermetic / ".gitconfig", "a") as file:
+        file.write(f'[includeIf "{condition.format(top=ws.path)}"]\n\tpath = included\n')
+    ws.write(".gitattributes", "*.sec filter=c\n")
+    ws.write("f.sec", "password\n")
+    GIT_DIRS[how](ws)
+    wip = ws.save("--json").json["wip_commit"]
+    mended = {"head_empty": b"ref: refs/heads/agent/work\n"}
+    if how in mended:
+        (ws.path / ".git/HEAD").write_bytes(mended[how])
+    if how == "config_with_a_torn_end":
+        config = ws.path / ".git/config"
+        config.write_bytes(config.read_bytes().rpartition(b"[remote")[0])
+    assert ws.git("cat-file", "blob", f"{wip}:f.sec") == b"PASSWORD\n"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.mark.parametrize("trusted", [False, True])
 def test_damaged_repository_of_another_user_is_refused_like_a_whole_one(ws: Workspace, trusted: bool) -> None:
@@ -418,3 +533,24 @@ def test_command_that_git_cannot_carry_out_names_doctor(name: str, command: str,
         assert name in run.stderr and "Errno" not in run.stderr, run
     found = ws.gitstate("doctor")
     assert found.exit_status == 4 and f".git/{name}" in found.text, found
+
+
+@pytest.mark.parametrize("command", ["save", "log"])
+@pytest.mark.parametrize("name", ["HEAD", "config", "objects", "refs/gitstate", "gitstate/lock"])
+def test_command_that_is_named_lets_this_user_in(name: str, command: str, ws: Workspace) -> None:
+    """As where root has worked in the repository with a umask of 077."""
+    if reason := why_permissions_cannot_be_tested():
+        pytest.skip(reason)
+    assert ws.save().exit_status == 0
+    ws.append("a.txt")
+    ws.without_override = True
+    (ws.git_dir / name).chmod(0)
+    run = ws.gitstate(command)
+    if run.exit_status == 0:
+        assert (name, command) in {("gitstate/lock", "log"), ("refs/gitstate", "log")}, run
+    else:
+        assert run.exit_status == 1 and "Permission denied" in run.stderr and "Errno" not in run.stderr, run
+        (way,) = (line for line in run.stderr.splitlines() if line.startswith("  next: chmod"))
+        subprocess.run(["sh", "-c", way.removeprefix("  next: ")], check=True)
+        assert ws.gitstate(command).exit_status == 0
+    (ws.git_dir / name).chmod(0o700)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -222,3 +223,55 @@ def test_symlink_in_place_of_a_submodule_is_not_followed(ws: Workspace) -> None:
     assert run.exit_status == 4, run
     assert not os.path.lexists(ws.at("target")), "the submodule was put where the symlink leads"
     assert os.readlink(ws.at("sub")) == b"target"
+
+
+def test_submodule_that_git_took_away_and_emptied_comes_back(ws: Workspace) -> None:
+    """With `submodule.recurse` a reset to a commit without the submodule empties its index as well."""
+    sub = add_submodule(ws)
+    ws.git("config", "submodule.recurse", "true")
+    ws.git("reset", "-q", "--soft", "HEAD~1")
+    ws.append("a.txt")
+    sub.append("inner.txt")
+    before = fingerprint(ws.path)
+    base = ws.out("rev-parse", "HEAD")
+    assert ws.save().exit_status == 0
+    ws.git("reset", "-q", "--hard", base)
+    ws.git("clean", "-ffdxq")
+    assert not os.path.lexists(ws.at("sub"))
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+def test_submodule_that_git_checked_out_since_is_reported(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.git("config", "submodule.recurse", "true")
+    base = ws.out("rev-parse", "HEAD")
+    ws.git("rm", "-q", "sub")
+    assert ws.save().exit_status == 0
+    ws.git("reset", "-q", "--hard", base)
+    assert os.path.exists(ws.at("sub/inner.txt"))
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    [left] = run.json["workspaces"][0]["left_out"]
+    assert left["path"] == "sub" and "since the save" in left["reason"]
+    assert os.path.exists(ws.at("sub/inner.txt"))
+
+
+def test_submodule_that_git_moved_back_is_named_with_its_save(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.git("config", "submodule.recurse", "true")
+    base = ws.out("rev-parse", "HEAD")
+    ws.git("mv", "sub", "moved")
+    ws.append("moved/inner.txt")
+    edited = ws.read("moved/inner.txt")
+    assert ws.save().exit_status == 0
+    ws.git("reset", "-q", "--hard", base)
+    ws.git("clean", "-ffdxq")
+    run = ws.recover()
+    assert run.exit_status == 4, run
+    reasons = [item["reason"] for item in run.json["workspaces"][0]["left_out"] if item["path"] == "moved"]
+    [command] = [shlex.split(reason.partition("its save: gitstate ")[2]) for reason in reasons]
+    assert command[:2] == ["-C", str(ws.path / "sub")]
+    assert ws.gitstate(*command[2:], path=ws.path / "sub").exit_status == 0
+    assert ws.read("sub/inner.txt") == edited

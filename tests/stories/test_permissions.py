@@ -1,0 +1,88 @@
+"""Files and directories that may not be read, searched or written by their owner, who is not almighty."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.states import dirty
+from tests.support.oracle import fingerprint
+from tests.support.permissions import why_permissions_cannot_be_tested
+from tests.support.recovering import recovered_from
+from tests.support.saving import saved_from
+from tests.support.workspace import Workspace
+
+pytestmark = pytest.mark.skipif(
+    why_permissions_cannot_be_tested() is not None, reason=str(why_permissions_cannot_be_tested())
+)
+
+
+@pytest.fixture
+def owned(ws: Workspace) -> Workspace:
+    dirty(ws)
+    ws.without_override = True
+    return ws
+
+
+@pytest.mark.parametrize(
+    "mode", [0o500, pytest.param(0o555, marks=pytest.mark.slow), pytest.param(0o577, marks=pytest.mark.slow)]
+)
+def test_files_come_back_into_directories_that_may_not_be_written(mode: int, owned: Workspace) -> None:
+    """The directories are still there, and closed again when all is back."""
+    owned.write("dd/ee/x", "untracked\n")
+    owned.append("docs/guide.md", "edited\n")
+    for path in ("dd/ee", "dd", "docs", "src/lib"):
+        owned.chmod(path, mode)
+    before = fingerprint(owned.path)
+    saved_from(owned.save())
+    for directory, names, files in os.walk(owned.path):
+        names[:] = [name for name in names if name != ".git"]
+        for name in files:
+            os.unlink(os.path.join(directory, name))
+    assert recovered_from(owned.recover())["verdict"] == "restore"
+    assert before.diff(fingerprint(owned.path)) == []
+
+
+def test_file_comes_back_alone_into_a_directory_that_may_not_be_written(owned: Workspace) -> None:
+    owned.write("dd/x", "untracked\n")
+    owned.chmod("dd", 0o500)
+    saved_from(owned.save())
+    owned.remove("dd/x")
+    run = owned.gitstate("restore", "latest", "dd/x")
+    assert run.exit_status == 0, run
+    assert owned.read("dd/x") == b"untracked\n"
+    assert os.stat(owned.at("dd")).st_mode & 0o777 == 0o500
+
+
+@pytest.mark.parametrize(
+    "mode", [pytest.param(0o000, marks=pytest.mark.slow), pytest.param(0o100, marks=pytest.mark.slow), 0o400]
+)
+@pytest.mark.parametrize("path", ["docs", "dd"], ids=["tracked", "untracked"])
+def test_directory_that_may_not_be_looked_into_costs_nothing_else(path: str, mode: int, owned: Workspace) -> None:
+    """It is named, all else is saved, and nothing in it counts as deleted."""
+    owned.write("dd/ee/x", "untracked\n")
+    owned.append("docs/guide.md", "edited\n")
+    owned.chmod(path, mode)
+    before = fingerprint(owned.path)
+    saved = saved_from(owned.save(), exits=(4,))
+    assert any(name.startswith(path.encode()) for name in saved.left_out)
+    base = str(saved.document["base_commit"])
+    assert b"docs/" not in owned.git("diff", "--name-only", "--diff-filter=D", base, saved.wip)
+    inside = {name for name in before.files if name.startswith(path.encode())}
+    for name in os.listdir(owned.path):
+        if name not in (".git", path):
+            owned.remove(name)
+    recovered_from(owned.recover())
+    after = fingerprint(owned.path)
+    assert before.without(inside).diff(after.without(inside)) == []
+    assert {name: after.files[name] for name in inside} == {name: before.files[name] for name in inside}
+
+
+def test_recover_goes_on_where_the_state_file_may_not_be_written(owned: Workspace) -> None:
+    saved_from(owned.save())
+    os.unlink(owned.at("active_state.json"))
+    os.chmod(owned.path, 0o500)
+    answer = recovered_from(owned.recover())
+    assert "the state file could not be written" in answer["message"]
+    assert answer["verdict"] == "restore"
