@@ -68,6 +68,9 @@ class GitError(GitstateError):
         lines = stderr.decode("utf-8", "replace").strip().splitlines()
         # Below it git explains at length what may be the cause.
         lock = next((line for line in lines if "Unable to create '" in line), None)
+        if lock is not None and lock.endswith(".lock': File exists."):
+            path = lock[lock.index(" '") + 1 : -len(": File exists.")]
+            hint = f"once no git runs here: rm {path}"
         why = lock or (lines[-1] if lines else "no error message")
         super().__init__(f"git {_verb(argv)} failed ({status}): {why}", hint=hint)
         self.argv = argv

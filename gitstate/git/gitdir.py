@@ -197,6 +197,21 @@ def find_locks(git_dir: bytes, common_dir: bytes) -> list[Lock]:
     return [Lock(path, is_dead_lock(path)) for path in found]
 
 
+#: The lock of all refs in a reftable.
+_TABLES = b"reftable/tables.list.lock"
+
+
+def locks_in_the_way(git_dir: bytes, common_dir: bytes) -> list[bytes]:
+    """The locks that exist and keep git from a commit: of the index, HEAD, its branch, all refs, the configuration."""
+    locks = [os.path.join(git_dir, name) for name in (b"index.lock", b"HEAD.lock", _TABLES)]
+    locks += [os.path.join(common_dir, name) for name in (b"packed-refs.lock", b"config.lock", _TABLES)]
+    with suppress(OSError):
+        head = read_head_file(git_dir)
+        if head.startswith(b"ref:") and not head.startswith(NO_HEAD):
+            locks.append(os.path.join(common_dir, head[4:].strip() + b".lock"))
+    return [lock for lock in dict.fromkeys(locks) if os.path.lexists(lock)]
+
+
 def remove_dead_locks(git_dir: bytes, common_dir: bytes) -> tuple[bytes, ...]:
     """Remove the dead locks of a workspace, as far as possible; returns the paths of those that are gone."""
     removed = []

@@ -256,11 +256,11 @@ _STASH = "refs/stash"
 
 def put_away(repository: Repository, reader: ObjectReader, facts: Facts) -> tuple[str, ...]:
     """What a git, a manager of hooks or a run left elsewhere: sentences, each with the command that helps."""
-    git_dir = repository.git_dir
     found = [*facts.put_away, *worktrees_put_away(repository)]
-    lock = os.path.join(git_dir, b"index.lock")
-    if os.path.lexists(lock) and not is_own_lock(lock):
-        found.append(f"{os.fsdecode(lock)} stops git; once no git runs here: rm {_quoted(lock)}")
+    for lock in gitdir.locks_in_the_way(repository.git_dir, repository.common_dir):
+        # What all worktrees share another git may hold for a moment.
+        if not is_own_lock(lock) and (lock.endswith(b"/index.lock") or gitdir.is_unheld(lock)):
+            found.append(f"{os.fsdecode(lock)} stops git; once no git runs here: rm {_quoted(lock)}")
     save_id = facts.saves[0].manifest.save_id if facts.saves else None
     since = ((save_time_ns(save_id) if save_id else None) or time.time_ns()) / 1e9 - _RUN
     for path in _patches(repository):
@@ -295,33 +295,37 @@ def _stash(repository: Repository, reader: ObjectReader) -> tuple[Oid, int] | No
 _LOCK_AGE_NS = 2_000_000_000
 
 
-def remove_lock_of_run(repository: Repository, facts: Facts) -> tuple[bytes, ...]:
-    """Remove the index.lock of a git that was killed in the last run, where that is proven; returns what was removed.
+def remove_locks_of_run(repository: Repository, facts: Facts) -> tuple[bytes, ...]:
+    """Remove the locks of gits that were killed in the last run, where that is proven; returns what was removed.
 
     The run is gone, and was of this host and boot; the lock was made in it; and no process that could hold it runs.
     """
-    lock = os.path.join(repository.git_dir, b"index.lock")
+    locks = gitdir.locks_in_the_way(repository.git_dir, repository.common_dir)
+    return tuple(lock for lock in locks if _remove_lock_of_run(lock, repository, facts))
+
+
+def _remove_lock_of_run(lock: bytes, repository: Repository, facts: Facts) -> bool:
     context = facts.saves[0].context if facts.saves else facts.context
     try:
         seen = os.lstat(lock)
     except OSError:
-        return ()
+        return False
     is_plain = stat.S_ISREG(seen.st_mode) and seen.st_uid == os.geteuid() and not is_own_lock(lock)
     if context is None or not is_plain or (context.host, context.boot_id) != (hostname(), boot_id()):
-        return ()
+        return False
     began, ended = work_began_ns(repository), time.time_ns() - _LOCK_AGE_NS
     if facts.saves:
         ended = save_time_ns(facts.saves[0].manifest.save_id) or ended
     was_in_run = began is not None and began <= seen.st_mtime_ns <= ended
     if not was_in_run or presence(repository).state not in ("gone", "nobody") or not gitdir.is_unheld(lock):
-        return ()
+        return False
     try:
         if os.lstat(lock).st_ino == seen.st_ino:
             files.remove(lock)
-            return (lock,)
+            return True
     except OSError:
         pass
-    return ()
+    return False
 
 
 def _patches(repository: Repository) -> list[bytes]:

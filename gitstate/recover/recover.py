@@ -147,13 +147,13 @@ def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, requ
     facts = with_checkpoint(facts, verdict)
     clears = verdict.clears_locks and not request.dry_run
     cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
-    lock = os.path.join(repository.git_dir, b"index.lock")
+    locks = gitdir.locks_in_the_way(repository.git_dir, repository.common_dir)
     # Of a run that was saved alone, or recovered, its worktrees may still wait.
     others = pending_in_files(repository.common_dir).keys() - {workspace_id(repository)}
-    if verdict.clears_locks and (facts.saves or facts.context or others or os.path.lexists(lock)):
-        from .elsewhere import put_away, remove_lock_of_run
+    if verdict.clears_locks and (facts.saves or facts.context or others or locks):
+        from .elsewhere import put_away, remove_locks_of_run
 
-        cleared += remove_lock_of_run(repository, facts) if clears else ()
+        cleared += remove_locks_of_run(repository, facts) if clears else ()
         facts = facts._replace(put_away=put_away(repository, reader, facts))
     try:
         result = _recover_fetched(workspace, facts, verdict, request)
@@ -466,13 +466,11 @@ class _Recovery:
             lacking = lacks_its_save(step, inside.git)
             self.outcome.failed += [lacking] if lacking else []
         if step.is_new and result.verdict == "nothing":
-            inside = inside if runs_filters else without_filters(inside)
-            from ..restore.missing import check_out_all
+            from ..restore.nested import check_out_submodule
 
             below = os.path.join(step.path, b"")
-            for item in check_out_all(with_filter_limit(inside)):
+            for item in check_out_submodule(inside, asked.depth + 1, runs_filters=runs_filters):
                 self.outcome.failed.append(item._replace(path=below + item.path))
-            give_back(inside, inside.toplevel)
             return None
         return result
 

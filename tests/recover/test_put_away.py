@@ -81,6 +81,39 @@ def test_lock_of_a_git_that_was_killed_in_the_run_is_removed(ws: Workspace) -> N
     ws.add("a.txt")
 
 
+LOCKS = ("HEAD.lock", "refs/heads/{}.lock", "packed-refs.lock", "config.lock")
+#: A save waits some seconds for each lock of a ref.
+SLOW = [(name, in_run) for name in LOCKS for in_run in (True, False) if (name, in_run) != ("packed-refs.lock", True)]
+
+
+@pytest.mark.parametrize(
+    ("name", "in_run"),
+    [("packed-refs.lock", True), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)],
+)
+def test_lock_of_refs_that_a_killed_git_left_is_removed_or_named(name: str, in_run: bool, ws: Workspace) -> None:
+    """A kill between a transaction's locks and its end leaves them, and no commit can be made any more."""
+    branch = ws.out("symbolic-ref", "--short", "HEAD")
+    lock = ws.common_dir / name.format(branch)
+    script = 'echo work >>a.txt; : >"$1"; exit 3' if in_run else "echo work >>a.txt; exit 3"
+    if not in_run:
+        lock.touch()
+    Started(ws, [*GITSTATE, "run", "--task-id", "T", "--", "sh", "-c", script, "agent", os.fspath(lock)]).status()
+    run = ws.recover()
+    if name == "packed-refs.lock" and not in_run:
+        # No ref can be moved: the save stays pending.
+        assert run.exit_status == 1 and run.json["hint"] == f"once no git runs here: rm '{lock}'", run
+        run_command(ws, run.json["hint"].partition(": ")[2])
+        recovered_from(ws.recover())
+    elif in_run:
+        assert recovered_from(run)["removed_locks"] == [{"path": os.fspath(lock)}], run
+    else:
+        command = recovered_from(run)["message"].partition("once no git runs here: ")[2].partition(";")[0]
+        assert command == f"rm {lock}" and lock.exists(), run
+        run_command(ws, command)
+    assert ws.read("a.txt").endswith(b"work\n")
+    ws.commit("goes on")
+
+
 def test_dry_run_leaves_the_lock_of_a_killed_git(ws: Workspace) -> None:
     started = lock_of_a_run(ws)
     kill_git(ws)
