@@ -9,7 +9,7 @@ from ..system.child import Child
 from ..system.files import open_at_once
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .command import Git, Oid, is_oid, switch_off
-from .gitdir import NO_HEAD, linked_places, read_head_file, strange_files_above
+from .gitdir import NO_HEAD, linked_places, path_named_in, read_head_file, strange_files_above
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -208,6 +208,8 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
         git_dir, common_dir, object_format, toplevel = _where(path, asked, bare_too)
         if toplevel != git_dir:
             _refuse_other_worktree(toplevel, git_dir)
+            if git_dir != common_dir:
+                _refuse_copy(toplevel, git_dir)
             _refuse_repository_above(path, toplevel, git_dir, common_dir)
     git = Git(toplevel, options)
     return as_permitted(Repository(toplevel, git_dir, common_dir, object_format.decode("ascii"), config, git))
@@ -255,6 +257,17 @@ def _refuse_other_worktree(toplevel: bytes, git_dir: bytes) -> None:
         from .unusable import has_worktree_elsewhere
 
         raise has_worktree_elsewhere(toplevel, git_dir)
+
+
+def _refuse_copy(toplevel: bytes, git_dir: bytes) -> None:
+    """Raises NotAWorkspace where a linked worktree was copied: HEAD, index and saves are those of the one it is of."""
+    link, mine = path_named_in(os.path.join(git_dir, b"gitdir"), b"", git_dir), os.path.join(toplevel, b".git")
+    if link is None or link == mine or not os.path.lexists(link) or os.path.samefile(link, mine):
+        return
+    if git_dir_of(os.path.dirname(link)) == os.path.realpath(git_dir):
+        from .unusable import is_copy_of
+
+        raise is_copy_of(toplevel, os.path.dirname(link))
 
 
 def _refuse_repository_above(path: bytes, toplevel: bytes, git_dir: bytes, common_dir: bytes) -> None:

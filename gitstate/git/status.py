@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from ..system.child import Child
+    from .command import Oid
     from .repository import Repository
 
 #: So many bytes of paths are sent to `git check-ignore` at once: neither side of the pipes fills up.
@@ -124,6 +125,27 @@ def quick_status(repository: Repository, env: Mapping[str, str], timeout: float,
         modes, oids = [mode for mode, _ in found], [oid for _, oid in found]
         out[path] = b" ".join((b"u", b"UU", b"N...", *modes, b"100644", *oids, path))
     return b"\0".join((*lines, *out.values(), b""))
+
+
+def staged_entries(
+    repository: Repository, env: Mapping[str, str], head: Oid, timeout: float
+) -> dict[bytes, tuple[int, Oid] | None] | None:
+    """Path → mode and blob of the index where it differs from the commit `head`, None where its deletion is staged.
+
+    None where something is unmerged, or git takes longer than `timeout` seconds, or fails: then nothing is known.
+    """
+    words = ("diff-index", "--cached", "--ita-invisible-in-index", "--raw", "-z", "--no-renames")
+    try:
+        out = repository.git.run(*words, "--ignore-submodules=dirty", head, env=env, timeout=timeout)
+    except GitError:
+        return None
+    changes = _raw_changes(out)
+    if any(fields[4] == b"U" for _, fields in changes):
+        return None
+    return {
+        path: None if state == b"D" else (int(mode, 8), oid.decode("ascii"))
+        for path, (_, mode, _, oid, state) in changes
+    }
 
 
 def _raw_changes(data: bytes) -> list[tuple[bytes, list[bytes]]]:

@@ -12,7 +12,16 @@ from ..errors import NeedsPerson, NotAWorkspace
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from .command import Git, Oid, is_oid
-from .gitdir import NO_HEAD, is_directory_path, last_checkout, last_value, path_named_in, read_head_file, strange_files
+from .gitdir import (
+    NO_HEAD,
+    common_dir_by_files,
+    is_directory_path,
+    last_checkout,
+    last_value,
+    path_named_in,
+    read_head_file,
+    strange_files,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -166,12 +175,11 @@ def _damage_around(path: bytes) -> tuple[bytes | None, DamagedGitDir | None, byt
         top = os.path.dirname(top)
     git_dir = os.path.join(top, b".git")
     if os.path.isfile(git_dir):
-        link = files.read_limited(git_dir, 65_536) or b""
-        git_dir = os.path.join(top, link.removeprefix(b"gitdir: ").rstrip(b"\r\n"))
-    common = files.read_limited(os.path.join(git_dir, b"commondir"), 65_536)
+        git_dir = path_named_in(git_dir, b"gitdir: ", top) or git_dir
+    git_dir = os.path.realpath(git_dir)
     parts = [os.path.join(git_dir, name) for name in (b"", b"HEAD", b"config", b"objects", b"refs")]
     closed = next((part.rstrip(b"/") for part in parts if not _may_read(part)), None)
-    common_dir = git_dir if common is None else os.path.normpath(os.path.join(git_dir, common.rstrip(b"\r\n")))
+    common_dir = common_dir_by_files(git_dir)
     is_damaged = closed is None and looks_like_git_dir(common_dir)
     return closed, damaged_git_dir(top, git_dir, common_dir) if is_damaged else None, top
 
@@ -253,6 +261,18 @@ def has_worktree_elsewhere(toplevel: bytes, git_dir: bytes) -> NotAWorkspace:
         f"{os.fsdecode(git_dir)} has its worktree at {os.fsdecode(toplevel)} (core.worktree), where no .git leads back "
         "to it; nothing was changed",
         hint=f"git --git-dir={where} config --unset core.worktree, or: echo gitdir: {where} >{place}",
+    )
+
+
+def is_copy_of(toplevel: bytes, original: bytes) -> NotAWorkspace:
+    """The error where a linked worktree was copied, and its `.git` leads to the git dir of the original."""
+    copy, other = quote(os.fsdecode(toplevel)), quote(os.fsdecode(original))
+    new = quote(os.fsdecode(toplevel + b".worktree"))
+    return NotAWorkspace(
+        f"{os.fsdecode(toplevel)} is a copy of the linked worktree {os.fsdecode(original)}: git has one HEAD and one "
+        "index for both; nothing was changed",
+        hint=f"make it a worktree of its own: git -C {other} worktree add -q --detach --no-checkout {new} && "
+        f"mv {new}/.git {copy}/.git && rmdir {new} && git -C {other} worktree repair {copy} && git -C {copy} reset -q",
     )
 
 
@@ -534,20 +554,25 @@ def _look_at_config(common_dir: bytes, found: list[Damage]) -> bytes:
         )
         return b""
     lines = data.split(b"\n")
-    for _ in range(20):
+    kinds = [*_TYPES]
+    for _ in range(30):
+        if not kinds:
+            break
         # It lists all lines before it reads a value.
-        process = Git(b"/").start("config", "--no-includes", "--file", "-", "--type=bool", "--get-regexp", _BOOLEANS)
+        argv = ("--no-includes", "--file", "-", f"--type={kinds[0]}", "--get-regexp", _TYPES[kinds[0]], _WORDS)
+        process = Git(b"/").start("config", *argv)
         _, said = process.communicate(b"\n".join(lines))
-        key = said.partition(b"bad boolean config value ")[2].rpartition(b" for '")[2].split(b"'")[0]
+        key = said.partition(b" config value ")[2].rpartition(b" for '")[2].split(b"'")[0]
         if key:
-            bad = said.partition(b": ")[2].strip()
-            command = f"git config --file {_quoted(path)} --unset-all {os.fsdecode(key)}"
+            bad = said.partition(b": ")[2].strip().replace(b" in standard input", b"")
+            command = f"git config --file {_quoted(path)} --unset-all {_quoted(key)}"
             found.append(Damage(path, f"{_shown(path)} has a {os.fsdecode(bad)}", command))
             lines = [line for line in lines if not _sets(line, key)]
             continue
         number = said.partition(b"bad config line ")[2].split(b" ", 1)[0]
         if not number.isdigit() or not 0 < int(number) <= len(lines):
-            break
+            del kinds[0]
+            continue
         # Git counts a last line that is not ended as the next one.
         at = int(number) - 1 if lines[int(number) - 1].strip() else int(number) - 2
         what = f"line {at + 1} of {_shown(path)} is unreadable"
@@ -572,12 +597,20 @@ def _with_absolute_includes(lines: list[bytes], directory: bytes) -> Iterator[by
         yield head + close + rest
 
 
-#: Settings without which git opens no repository, or reads no file.
-_BOOLEANS = r"^core\.(bare|filemode|symlinks|ignorecase|precomposeunicode|sparsecheckout|trustctime|splitindex)$"
+#: Settings by their type: with a value that it can't read git opens no repository, or reads no file.
+_TYPES = {
+    "bool": r"^(core\.(bare|filemode|symlinks|ignorecase|precomposeunicode|sparsecheckout|trustctime|splitindex"
+    r"|ignorestat|preloadindex|quotepath|logallrefupdates|autocrlf|safecrlf)|filter\..*\.required|diff\.renames"
+    r"|status\.renames)$",
+    "int": r"^core\.(bigfilethreshold|(loose)?compression|abbrev|packedgit(limit|windowsize)|deltabasecachelimit)$",
+    "bool-or-int": r"^(index\.threads|status\.submodulesummary)$",
+}
+#: Words that some of them may have for a value.
+_WORDS = "!^(always|input|warn|copies|copy|auto|no)$"
 
 
 def _sets(line: bytes, key: bytes) -> bool:
-    """Whether a line of the configuration sets a key of the section `core`; no other section has one of its names."""
+    """Whether a line of the configuration sets a key, by the last part of its name: sections are not looked at."""
     return line.partition(b"=")[0].strip().lower() == key.rpartition(b".")[2].lower()
 
 

@@ -133,7 +133,7 @@ def _sync_one_by_one(repository: Repository, paths: Iterable[bytes]) -> None:
         while path:
             path = path.rpartition(b"/")[0]
             directories[path] = None
-    sync_each(os.path.join(top, path) for path in (*found, *directories))
+    sync_each(os.path.join(top, path) for path in {**found, **directories})
     files.fsync_paths(dict.fromkeys(_control_files(repository)))
 
 

@@ -466,13 +466,11 @@ class _Recovery:
             lacking = lacks_its_save(step, inside.git)
             self.outcome.failed += [lacking] if lacking else []
         if step.is_new and result.verdict == "nothing":
-            inside = inside if runs_filters else without_filters(inside)
-            from ..restore.missing import check_out_all
+            from ..restore.nested import check_out_submodule
 
             below = os.path.join(step.path, b"")
-            for item in check_out_all(with_filter_limit(inside)):
+            for item in check_out_submodule(inside, asked.depth + 1, runs_filters=runs_filters):
                 self.outcome.failed.append(item._replace(path=below + item.path))
-            give_back(inside, inside.toplevel)
             return None
         return result
 

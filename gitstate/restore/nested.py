@@ -10,9 +10,13 @@ from ..format.manifest import LeftOut
 from ..format.names import SAVES, workspace_id
 from ..format.saves import held_saves, pending_archives
 from ..git.entries import list_index
+from ..git.repository import Repository, open_repository, without_filters
 from ..objects.tree import GITLINK
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
+from ..workspace.ownership import give_back
+from ..workspace.settings import with_filter_limit
+from .missing import check_out_all
 from .paths import SavedPaths, Workspace
 
 if TYPE_CHECKING:
@@ -20,7 +24,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from ..git.command import Git
-    from ..git.repository import Repository
 
 
 #: Repositories in repositories are followed so far down.
@@ -180,12 +183,87 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
         full = os.path.realpath(named_place)
         path = os.path.relpath(full, os.path.realpath(repository.toplevel))
         leaf = workspace.trees.lookup(saved.newest.wip_tree, [path]).get(path)
+        link = b"gitdir: %s\n" % os.path.relpath(store, full)
+        is_begun = path not in named and _was_begun(full, link)
         if path in named and not os.path.lexists(full):
             disk.make_directory(path)
-        elif leaf is None or leaf.mode != GITLINK or path in absent or not disk.is_empty(path):
+        elif leaf is None or leaf.mode != GITLINK or path in absent or not (is_begun or disk.is_empty(path)):
             continue
-        link = b"gitdir: %s\n" % os.path.relpath(store, full)
         files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)
+        made.append(path)
+    return made
+
+
+def check_out_submodule(repository: Repository, depth: int, *, runs_filters: bool) -> Iterator[LeftOut]:
+    """Let git write the files of a submodule whose `.git` file was just written, and of those inside it.
+
+    No save is of it: it had no changes, and so had those. Yields what is not as it was, with its path below it.
+    """
+    usable = with_filter_limit(repository if runs_filters else without_filters(repository))
+    yield from check_out_all(usable)
+    links = {entry.path for entry in list_index(repository.git) if entry.mode == GITLINK}
+    made = _reconnect_clean(repository, links) if links and depth < DEEPEST else []
+    initialised = _initialised(repository) if links else ()
+    top = os.path.realpath(repository.toplevel)
+    for path in sorted(links.difference(made)):
+        full = os.path.join(top, path)
+        if os.path.realpath(full) == full and _is_vacant(full):
+            # As git does where none is checked out.
+            files.make_directory(full, top=top)
+            if path in initialised:
+                yield LeftOut(path, _NOT_HERE, False)
+    for path in made:
+        below = os.path.join(path, b"")
+        try:
+            inside = open_repository(os.path.join(repository.toplevel, path))
+            fill_emptied_index(inside)
+            for item in check_out_submodule(inside, depth + 1, runs_filters=runs_filters):
+                yield item._replace(path=below + item.path)
+        except (GitstateError, OSError) as error:
+            yield LeftOut(path, nested_failure(error), True)
+    give_back(repository, repository.toplevel)
+
+
+def _initialised(repository: Repository) -> set[bytes]:
+    """The paths of the submodules that were initialised, as by a checkout of them."""
+    argv = ("config", "-z", "-f", ".gitmodules", "--get-regexp", _PATH_KEY)
+    records = [record.partition(b"\n") for record in repository.git.run(*argv, ok_codes=range(256)).split(b"\0")]
+    names = {path: os.fsdecode(key).removeprefix("submodule.").removesuffix(".path") for key, _, path in records}
+    return {path for path, name in names.items() if repository.setting(f"submodule.{name}.url") is not None}
+
+
+def _was_begun(path: bytes, link: bytes) -> bool:
+    """Whether a recovery that was killed has written nothing but the `.git` file of a submodule."""
+    try:
+        is_alone = os.listdir(path) == [b".git"]
+    except OSError:
+        return False
+    return is_alone and files.read_limited(os.path.join(path, b".git"), 65_536) == link
+
+
+def _is_vacant(path: bytes) -> bool:
+    """Whether nothing is at `path`, or an empty directory."""
+    return not os.path.lexists(path) or (os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path))
+
+
+def _reconnect_clean(repository: Repository, links: Collection[bytes]) -> list[bytes]:
+    """Give those of the submodules at `links` that were wiped their `.git` files again; returns their paths."""
+    modules, top = os.path.join(repository.git_dir, b"modules"), os.path.realpath(repository.toplevel)
+    made = []
+    for store in _stores(modules):
+        name = os.fsdecode(os.path.relpath(store, modules))
+        config = os.path.join(store, b"config")
+        said = repository.git.run("config", "-z", "-f", config, "core.worktree", ok_codes=(0, 1))
+        if repository.setting(f"submodule.{name}.url") is None or not said:
+            # It was not checked out.
+            continue
+        full = os.path.realpath(os.path.join(os.path.realpath(store), said.removesuffix(b"\0")))
+        path = os.path.relpath(full, top)
+        link = b"gitdir: %s\n" % os.path.relpath(store, full)
+        if path not in links or not (_is_vacant(full) or _was_begun(full, link)):
+            continue
+        files.make_directory(full, top=top)
+        files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.git_dir)
         made.append(path)
     return made
 

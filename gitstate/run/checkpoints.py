@@ -43,6 +43,8 @@ _LOOK_AGAIN = 1.0
 _WAIT = 1.0
 #: Of the paths that changed while no checkpoint is known no more are remembered.
 _MOST_TOUCHED = 20_000
+#: An index of so many bytes, some 20,000 files: to look at them all takes longer than an early save may.
+_LARGE_INDEX = 2 << 20
 #: One that failed is tried again after this time, in seconds, where the next one is due later than that.
 _RETRY = 2.0
 
@@ -345,6 +347,13 @@ class Checkpoints:
     def touched(self) -> frozenset[bytes]:
         """What changed for all that is known, where `known` is None."""
         return frozenset(self._touched)
+
+    def is_unseen(self) -> bool:
+        """Whether no look at a large worktree has ended yet, and something is known to have changed."""
+        if self._archive is not None or not self._touched:
+            return False
+        index = file_identity(os.path.join(self._repository.git_dir, b"index"))
+        return index is not None and index[0] >= _LARGE_INDEX
 
     def is_rescued(self) -> bool:
         """Whether all that was destroyed with a worktree that is gone is kept: files may go after the first look."""

@@ -285,6 +285,7 @@ class Keeper:
             reason=reason,
             known=known_before,
             touched=self.checkpoints.touched(),
+            unseen=known_before is None and self.checkpoints.is_unseen(),
             largest=_SMALL,
             stay=True,
             wait=times.deadline,

@@ -123,6 +123,12 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
             return taken
     if options.deadline.seconds is not None:
         options = options._replace(touched=_touched(request))
+    if request.unseen:
+        from ..snapshot.incremental import take_touched
+
+        taken = take_touched(repository, builder.writer, builder.reader, frozen, options, meanwhile)
+        if taken is not None:
+            return taken
     return take_snapshot(repository, builder.writer, builder.reader, frozen, options, query)
 
 
@@ -333,11 +339,11 @@ def save_nested(
     asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=(), broken=None)
     asked = asked._replace(deadline=left, growth=None, beside=None)
     asked = asked._replace(
-        values={}, owner_pid=None, reason=Reason(), known=None, replaces=None, label=None, expected=None
+        values={}, owner_pid=None, reason=Reason(), known=None, unseen=False, replaces=None, label=None, expected=None
     )
     from ..workspace.lease import presence
 
-    for path in taken.nested:
+    for path in dict.fromkeys(taken.nested):
         full = os.path.join(repository.toplevel, path)
         try:
             if request.depth >= _DEEPEST:

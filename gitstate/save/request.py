@@ -61,6 +61,8 @@ class SaveRequest(Record):
     """The caller's last checkpoint and what may have changed since: only that is looked at."""
     touched: frozenset[bytes] = frozenset()
     """Paths that changed for all that the caller knows, where it has no `known`: git may be too slow to find them."""
+    unseen: bool = False
+    """Nobody has looked at the worktree yet, which is large: only what is `touched` is looked at."""
     growth: Growth | None = None
     """What a checkpoint may add to the object store; None: whatever there is."""
     look: float | None = None

@@ -133,7 +133,7 @@ def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveRe
     """`save` for a caller that has locked the workspace already."""
     if strange_files(repository.git_dir, repository.common_dir) or git_dir_of(repository.toplevel) is None:
         # Git would go on to a repository above, or wait for ever at a FIFO in the place of its file.
-        result = _save_what_is_readable(repository, git, request._replace(known=None))
+        result = _save_what_is_readable(repository, git, request._replace(known=None, unseen=False))
         if result is not None:
             return result
     try:
@@ -146,7 +146,7 @@ def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveRe
     except (GitError, IndexMoved) as error:
         if isinstance(error, GitError) and error.status < 0:
             raise
-        result = _save_what_is_readable(repository, git, request._replace(known=None, expected=None))
+        result = _save_what_is_readable(repository, git, request._replace(known=None, unseen=False, expected=None))
         if result is None:
             raise
         return result
@@ -201,7 +201,8 @@ def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: 
             make_index(repository, request.broken, frozen)
         if request.expected is not None and not _is_same_index(request.expected, frozen):
             request = request._replace(expected=None)
-        if request.known is None and not (request.broken is not None and request.broken.worktree):
+        asks = request.known is None and not request.unseen
+        if asks and not (request.broken is not None and request.broken.worktree):
             query = query_status(repository, frozen, lists=request.expected is None)
         from .protocol import SaveAttempt
 

@@ -10,29 +10,30 @@ from __future__ import annotations
 import os
 import stat
 
+from ..format.manifest import LeftOut
 from ..git import refs
 from ..git.command import Oid, object_id
 from ..git.gitdir import operation_under_way
 from ..git.index import identify_index_at
-from ..git.repository import Repository, read_head
-from ..git.status import ignored_among
+from ..git.repository import Repository, is_attributes, read_head
+from ..git.status import ignored_among, staged_entries
 from ..objects.reader import commit_head
 from ..objects.tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
 from ..system.files import open_at_once
-from ..system.stdlib import TYPE_CHECKING, Record
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .gitdir import settings_identity, store_index, store_sparse
 from .read import OLDER, has_content
-from .record import IGNORED_LISTED, Snapshot, SnapshotBuilder
+from .record import IGNORED_LISTED, ScanFacts, Snapshot, SnapshotBuilder, TrackedPaths
 from .snapshot import LISTED, WALKED, most_precious_first, store_files, store_in_order
 from .walk import WalkResult, walk, without_ignored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import TypeVar
 
     from ..objects.pack import PackWriter
     from ..objects.reader import ObjectReader
-    from .record import ScanFacts, SnapshotOptions
+    from .record import SnapshotOptions
 
     T = TypeVar("T")
 
@@ -110,6 +111,72 @@ def take_since(
     _note_directories(builder, touched)
     store_sparse(builder)
     return builder.snapshot
+
+
+#: No more paths than these are taken without a look at the tree, the newest ones.
+_ALONE = 2_000
+#: Git tells what is staged within so many seconds.
+_STAGED = 2.0
+NOT_LOOKED = "the worktree was not looked at as a whole yet: only what changed since the run began is saved"
+
+
+def take_touched(
+    repository: Repository,
+    writer: PackWriter,
+    reader: ObjectReader,
+    frozen_index: bytes,
+    options: SnapshotOptions,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Snapshot | None:
+    """The snapshot of `options.touched` alone, as one that names what it lacks; None where that is not possible.
+
+    For an early save before the first look at a large tree, which takes a second and more. Arguments as for
+    `take_since`. Raises GitError, OSError.
+    """
+    head_ref, head = _head(repository)
+    commit = None if head is None else reader.commit(head)
+    if head is None or commit is None:
+        return None
+    staged = staged_entries(repository, {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}, head, _STAGED)
+    if staged is None:
+        return None
+    earlier, touched = Snapshot(), _newest(repository.toplevel, options.touched - {options.state_file})
+    earlier.head_ref, earlier.head, earlier.index_file = head_ref, head, identify_index_at(frozen_index)
+    earlier.staged = {path: None if entry is None else Leaf(*entry) for path, entry in staged.items()}
+    attributes = {os.path.join(above, b".gitattributes") for path in touched for above in _with_top(path)}
+    in_head = TreeReader(reader).lookup(commit_head(commit).tree, dict.fromkeys((*touched, *attributes)))
+    # What git keeps below a directory, or in a submodule, is known after a look at the tree.
+    alone = frozenset(path for path in touched if path not in in_head or in_head[path].mode not in (DIRECTORY, GITLINK))
+    entries = {path: leaf for path, leaf in in_head.items() if path in alone} | earlier.staged
+    order = sorted(path for path, leaf in entries.items() if leaf is not None)
+    converts = any(name in in_head or os.path.lexists(os.path.join(repository.toplevel, name)) for name in attributes)
+    tracked = TrackedPaths(set(order), order, converts or any(map(is_attributes, staged)))
+    earlier.scan = ScanFacts(tracked, True, settings_identity(repository))
+    snapshot = take_since(Baseline(earlier, "", alone), repository, writer, reader, frozen_index, options, meanwhile)
+    if snapshot is not None:
+        # Nobody may take it for more than it is.
+        snapshot.scan, snapshot.index_is_plain = None, False
+        snapshot.left_out.insert(0, LeftOut(b"", NOT_LOOKED, True))
+    return snapshot
+
+
+def _newest(top: bytes, paths: frozenset[bytes]) -> list[bytes]:
+    """The newest of these paths; those that are gone come first."""
+    if len(paths) <= _ALONE:
+        return [*paths]
+    times: dict[bytes, float] = {}
+    for path in paths:
+        times[path] = float("-inf")
+        with suppress(OSError):
+            times[path] = -os.lstat(os.path.join(top, path)).st_mtime
+    return sorted(times, key=lambda path: times[path])[:_ALONE]
+
+
+def _with_top(path: bytes) -> Iterator[bytes]:
+    """The directories above a path, the top as the empty one last."""
+    while path:
+        path = path.rpartition(b"/")[0]
+        yield path
 
 
 def allows(baseline: Baseline, repository: Repository) -> bool:

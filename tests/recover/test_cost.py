@@ -179,9 +179,9 @@ def test_directories_of_restored_files_are_synced_with_all_else(ws: Workspace, t
     ws.cli_prefix = ("strace", "-qq", "-y", "-f", "-o", str(trace), "-e", "trace=fsync,fdatasync,syncfs")
     assert recovered_from(ws.recover())["verdict"] == "restore"
     text = trace.read_text()
-    alone = re.findall(rf"fsync\(\d+<{re.escape(str(ws.path))}/new\d+>\)", text)
-    # By one call, or once each where much data of other programs waits for the disk.
-    assert len(alone) == (0 if "syncfs(" in text else 12)
+    alone = re.findall(rf"fsync\(\d+<{re.escape(str(ws.path))}/new\d+>", text)
+    # By one call, or once each where much data of other programs waits for the disk, which may change meanwhile.
+    assert len(alone) == len(set(alone)) and len(alone) in ((0, 12) if "syncfs(" in text else (12,))
 
 
 def test_recovery_in_place_loads_nothing_that_is_rare(ws: Workspace) -> None:

@@ -20,6 +20,8 @@ def slow(fd):
         time.sleep(0.01)
     real(fd)
 os.fsync = slow
+import gitstate.run.keeper
+gitstate.run.keeper._PATIENT = 0.2
 """
 #: An agent that notes that it was told, and does not end by itself.
 DEAF = """\

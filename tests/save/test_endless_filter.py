@@ -63,7 +63,9 @@ def memory(ws: Workspace) -> int:
     return int((ws.outside / "memory").read_text())
 
 
-@pytest.mark.parametrize("step, required", [("clean", "true"), ("clean", "false"), ("process", "true")])
+@pytest.mark.parametrize(
+    "step, required", [("clean", "true"), pytest.param("clean", "false", marks=pytest.mark.slow), ("process", "true")]
+)
 def test_filter_that_prints_without_end_costs_its_file_alone(step: str, required: str, measured: Workspace) -> None:
     """One of the files has its size of before: `git status` runs the filter, to see whether it changed."""
     ws = measured

@@ -265,8 +265,7 @@ def test_doctor_names_an_unreadable_head(broken: Workspace) -> None:
 def test_context_alone_is_saved_where_git_can_read_nothing(broken: Workspace) -> None:
     """A configuration that makes `git status` fail, and a HEAD that can't be read."""
     HEADS["commit_missing"](broken)
-    broken.config("status.renames", "x y z")
-    broken.config("status.submoduleSummary", "neither true nor false")
+    broken.config("status.showUntrackedFiles", "perhaps")
     saved = saved_from(broken.save(), exits=(4,))
     assert "no file could be read" in saved.document["left_out"][0]["reason"]
     archive = saved.document["archive"]

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from pathlib import Path
 
-from tests.states import dirty
+import pytest
+
+from tests.states import STATES, dirty, make
 from tests.support.look import paths_of
 from tests.support.losing import wipe
 from tests.support.oracle import fingerprint
 from tests.support.recovering import recovered_from
+from tests.support.repositories import Templates
 from tests.support.saving import saved_from
 from tests.support.workspace import Workspace, run_git
 
@@ -157,3 +162,44 @@ def test_git_dir_of_the_environment_is_named(ws: Workspace) -> None:
     there = Workspace(home, ws.outside)
     there.write("vimrc")
     saved_from(there.save())
+
+
+@pytest.mark.parametrize("option", ["-r", pytest.param("-a", marks=pytest.mark.slow)])
+def test_copy_of_a_linked_worktree_takes_no_save_of_the_original(
+    option: str, templates: Templates, tmp_path: Path
+) -> None:
+    """Git has one HEAD and one index for both. The command makes the copy a worktree of its own."""
+    ws = make(STATES["clean"], templates, tmp_path, linked=True)
+    ws.write("own.txt", "original\n")
+    saved = saved_from(ws.save())
+    path = ws.path.with_name("copy")
+    subprocess.run(["cp", option, ws.path, path], check=True)
+    copy = Workspace(path, ws.outside, main=ws.main)
+    copy.write("own.txt", "copy\n")
+    for command in ("save", "recover"):
+        run = copy.gitstate(command, "--json")
+        assert run.exit_status == 1 and "is a copy of the linked worktree" in run.json["error"], run
+    assert (ws.read("own.txt"), copy.read("own.txt")) == (b"original\n", b"copy\n")
+    subprocess.run(run.json["hint"].partition(": ")[2], shell=True, check=True, cwd=ws.outside)
+    other = saved_from(copy.save(task_id="T-2"))
+    wipe(ws)
+    wipe(copy)
+    assert recovered_from(copy.recover())["save_id"] == other.save_id
+    assert recovered_from(ws.recover())["save_id"] == saved.save_id
+    assert (ws.read("own.txt"), copy.read("own.txt")) == (b"original\n", b"copy\n")
+
+
+@pytest.mark.parametrize("option", ["-r", pytest.param("-a", marks=pytest.mark.slow)])
+def test_copy_of_a_repository_gets_its_own_save_back(option: str, ws: Workspace) -> None:
+    ws.write("own.txt", "original\n")
+    saved = saved_from(ws.save())
+    assert recovered_from(ws.recover())["save_id"] == saved.save_id
+    path = ws.path.with_name("copy")
+    subprocess.run(["cp", option, ws.path, path], check=True)
+    copy = Workspace(path, ws.outside)
+    copy.write("own.txt", "copy\n")
+    first, second = saved_from(ws.save()), saved_from(copy.save(task_id="T-2"))
+    for workspace, save in ((copy, second), (ws, first)):
+        wipe(workspace)
+        assert recovered_from(workspace.recover())["save_id"] == save.save_id
+    assert (ws.read("own.txt"), copy.read("own.txt")) == (b"original\n", b"copy\n")

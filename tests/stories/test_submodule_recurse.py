@@ -13,6 +13,8 @@ import pytest
 from tests.states import add_submodule, nested_repository
 from tests.support.look import paths_of
 from tests.support.oracle import fingerprint
+from tests.support.recovering import recovered_from
+from tests.support.saving import saved_from
 from tests.support.workspace import Workspace, run_git
 
 
@@ -225,6 +227,42 @@ def test_symlink_in_place_of_a_submodule_is_not_followed(ws: Workspace) -> None:
     assert os.readlink(ws.at("sub")) == b"target"
 
 
+#: What is unfinished in the submodule, on branches `main` (one commit more) and `side` (two commits).
+INSIDE: dict[str, Callable[[Workspace], object]] = {
+    "rebase": lambda sub: sub.fails("rebase", "-q", "main", "side"),
+    "merge": lambda sub: sub.fails("merge", "-q", "side"),
+    "cherry_pick": lambda sub: sub.fails("cherry-pick", "side~1"),
+    "bisect": lambda sub: sub.git("bisect", "start", "side", "main~1"),
+}
+
+
+@pytest.mark.parametrize("loss", ["tree", "submodule", "emptied"])
+@pytest.mark.parametrize("how", INSIDE)
+@pytest.mark.slow
+def test_operation_in_a_submodule_comes_back(how: str, loss: str, ws: Workspace) -> None:
+    sub = add_submodule(ws)
+    sub.git("checkout", "-q", "-b", "side")
+    for number in (1, 2):
+        sub.write("inner.txt", f"side {number}\n")
+        sub.commit(f"side {number}")
+    sub.git("checkout", "-q", "main")
+    sub.write("inner.txt", "main\n")
+    sub.commit("main")
+    INSIDE[how](sub)
+    sub.write("untracked.txt", "untracked\n")
+    ws.append("b.txt", "edited\n")
+    before = fingerprint(ws.path)
+    assert before.nested[b"sub"].operation
+    saved_from(ws.save(), exits=(0, 4))
+    for name in os.listdir(ws.path) if loss == "tree" else ("sub",):
+        if name != ".git":
+            ws.remove(name)
+    if loss == "emptied":
+        ws.mkdir("sub")
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    assert before.diff(fingerprint(ws.path)) == []
+
+
 def test_submodule_that_git_took_away_and_emptied_comes_back(ws: Workspace) -> None:
     """With `submodule.recurse` a reset to a commit without the submodule empties its index as well."""
     sub = add_submodule(ws)
@@ -275,3 +313,99 @@ def test_submodule_that_git_moved_back_is_named_with_its_save(ws: Workspace) -> 
     assert command[:2] == ["-C", str(ws.path / "sub")]
     assert ws.gitstate(*command[2:], path=ws.path / "sub").exit_status == 0
     assert ws.read("sub/inner.txt") == edited
+
+
+def chain(ws: Workspace, depth: int) -> list[str]:
+    """Commit a submodule in a submodule and so on; returns the paths of all, the outermost first."""
+    allow = ("-c", "protocol.file.allow=always")
+    below = None
+    for number in range(depth):
+        origin = ws.outside / f"level{number}"
+        run_git(ws.outside, "init", "-q", origin)
+        (origin / "file.txt").write_text(f"{number}\n")
+        run_git(origin, "add", "file.txt")
+        if below is not None:
+            run_git(origin, *allow, "submodule", "--quiet", "add", str(below), "in side")
+        run_git(origin, "commit", "-q", "-m", "level")
+        below = origin
+    ws.git(*allow, "submodule", "--quiet", "add", str(below), "sub")
+    ws.git(*allow, "submodule", "--quiet", "update", "--init", "--recursive")
+    ws.commit("a chain")
+    return ["/".join(["sub", *["in side"] * number]) for number in range(depth)]
+
+
+def remove_all(ws: Workspace) -> None:
+    for name in os.listdir(ws.path):
+        if name != ".git":
+            ws.remove(name)
+
+
+def test_clean_submodules_in_submodules_come_back(ws: Workspace) -> None:
+    paths = chain(ws, 3)
+    ws.append("a.txt")
+    before = fingerprint(ws.path)
+    assert ws.save().exit_status == 0
+    remove_all(ws)
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    assert before.diff(fingerprint(ws.path)) == []
+    assert all((ws.path / path / "file.txt").exists() for path in paths)
+
+
+def test_clean_submodules_come_back_after_a_recovery_that_was_killed(ws: Workspace) -> None:
+    """It had written the `.git` file of the outer one, and nothing else of it."""
+    chain(ws, 2)
+    ws.append("a.txt")
+    before = fingerprint(ws.path)
+    assert ws.save().exit_status == 0
+    link = (ws.path / "sub" / ".git").read_bytes()
+    remove_all(ws)
+    ws.mkdir("sub")
+    (ws.path / "sub" / ".git").write_bytes(link)
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+def test_submodule_in_a_submodule_that_was_not_checked_out_stays_so(ws: Workspace) -> None:
+    deepest = chain(ws, 3)[-1]
+    run_git(ws.path / "sub/in side", "submodule", "--quiet", "deinit", "-f", "in side")
+    ws.append("a.txt")
+    before = fingerprint(ws.path)
+    assert ws.save().exit_status == 0
+    remove_all(ws)
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    assert run.json["workspaces"][0]["left_out"] == []
+    assert not os.path.exists(ws.path / deepest / "file.txt")
+    assert before.without([os.fsencode(deepest)]).diff(fingerprint(ws.path).without([os.fsencode(deepest)])) == []
+
+
+def test_submodule_in_a_submodule_whose_git_directory_is_gone_is_named(ws: Workspace) -> None:
+    """As `git submodule add` leaves one that was cloned before: its `.git` is a directory in the worktree."""
+    paths = chain(ws, 2)
+    inside = ws.path / paths[1]
+    store = ws.git_dir / "modules/sub/modules/in side"
+    (inside / ".git").unlink()
+    os.rename(store, inside / ".git")
+    run_git(ws.outside, "config", "-f", inside / ".git" / "config", "--unset", "core.worktree")
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    remove_all(ws)
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    [left] = run.json["workspaces"][0]["left_out"]
+    assert left["path"] == paths[1] and "git submodule update --init" in left["reason"]
+
+
+def test_repository_with_files_of_the_index_is_saved_once(ws: Workspace) -> None:
+    """As after a merge that has a directory on one side, and a submodule on the other."""
+    inside = nested_repository(ws, "nested", commit=True)
+    ws.git("-c", "advice.addEmbeddedRepo=false", "add", "nested")
+    ws.git("commit", "-q", "-m", "a link")
+    ws.git("rm", "-q", "--cached", "nested")
+    ws.git("update-index", "--add", "--cacheinfo", f"100644,{ws.out('hash-object', '-w', 'a.txt')},nested/inner.txt")
+    inside.append("inner.txt")
+    saved = saved_from(ws.save())
+    assert [item["path"] for item in saved.document["left_out"]] == ["nested"]
+    assert len(inside.refs("refs/gitstate/saves")) == 1

@@ -1,0 +1,139 @@
+"""A signal before the keeper's first look at a large worktree: what the agent has changed is safe at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.agents import Started, agent_pid, ends, keeper_pid, marker, wait_until
+from tests.support.workspace import GITSTATE, Workspace
+
+#: An agent that ends some time after it was told.
+AGENT = """\
+import os, signal, sys, time
+ready, told, go = sys.argv[1:]
+def on_term(*_):
+    open(told, "w").close()
+    while not os.path.exists(go):
+        time.sleep(0.01)
+    os._exit(1)
+signal.signal(signal.SIGTERM, on_term)
+open(ready, "w").write(str(os.getpid()))
+while True:
+    time.sleep(1)
+"""
+
+
+WORK = ("a.txt", "new.txt", "made/below/file", "staged.txt", "before.txt", "untracked before.txt")
+
+
+@pytest.fixture
+def large(ws: Workspace) -> Workspace:
+    """A workspace with the index of a large one, for its paths are long. It was dirty before the run began."""
+    directory = ws.path / ("x" * 200) / ("y" * 200) / ("z" * 200)
+    directory.mkdir(parents=True)
+    for number in range(3_400):
+        (directory / str(number)).touch()
+    for name in ("gone.txt", "staged.txt", "before.txt"):
+        ws.write(name, "committed\n")
+    ws.commit("large")
+    ws.write("staged.txt", "staged before\n")
+    ws.add("staged.txt")
+    ws.write("before.txt", "dirty before\n")
+    ws.write("untracked before.txt", "there before\n")
+    assert os.stat(ws.git_dir / "index").st_size > 2 << 20
+    return ws
+
+
+@pytest.fixture
+def started(large: Workspace, tmp_path: Path) -> Started:
+    """A run whose first checkpoint is under way: its `git status` takes longer than all else."""
+    tools, hold = tmp_path / "tools", large.outside / "hold"
+    tools.mkdir()
+    hold.touch()
+    asks = f"echo >{large.outside}/asked; while [ -e {hold} ]; do sleep 0.02; done"
+    waits = f'case " $* " in *" status "*) {asks} ;; esac'
+    (tools / "git").write_text(f'#!/bin/sh\n{waits}\nexec {shutil.which("git")} "$@"\n')
+    (tools / "git").chmod(0o755)
+    agent = [sys.executable, "-c", AGENT, *(str(large.outside / name) for name in ("ready", "told", "go"))]
+    command = [*GITSTATE, "run", "--interval", "3600", "--deadline", "100", "--grace", "50", "--", *agent]
+    found = Started(large, command, env={"PATH": f"{tools}:{os.environ['PATH']}"})
+    agent_pid(large)
+    wait_until((large.outside / "asked").exists, "the first checkpoint")
+    (large.outside / "asked").unlink()
+    # Now the directories are watched.
+    large.append("a.txt", "by the agent\n")
+    large.write("new.txt", "new\n")
+    large.write("made/below/file", "made\n")
+    large.remove("gone.txt")
+    found.send(signal.SIGTERM)
+    wait_until((large.outside / "told").exists, "the agent is told")
+    wait_until(lambda: marker(large), "the early save")
+    return found
+
+
+def go_on(ws: Workspace) -> None:
+    (ws.outside / "hold").unlink()
+    (ws.outside / "go").touch()
+
+
+def manifest(ws: Workspace, archive: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(ws.git("cat-file", "-p", f"{archive}:manifest.json"))
+    return found
+
+
+def text(ws: Workspace, archive: str, name: str) -> str | None:
+    out = ws.git("cat-file", "-p", f"{archive}^1:{name}", check=False)
+    return out.decode() or None
+
+
+def test_early_save_looks_at_nothing_but_what_the_agent_changed(large: Workspace, started: Started) -> None:
+    ws = large
+    early = marker(ws)
+    assert not (ws.outside / "asked").exists(), "git looked at the whole tree before it"
+    assert text(ws, early, "a.txt") == ws.read("a.txt").decode()
+    assert text(ws, early, "new.txt") == "new\n"
+    assert text(ws, early, "made/below/file") == "made\n"
+    assert text(ws, early, "gone.txt") is None
+    assert text(ws, early, "staged.txt") == "staged before\n", "git tells what is staged without a look at the files"
+    # What was dirty before is not called saved.
+    assert text(ws, early, "before.txt") == "committed\n"
+    assert text(ws, early, "untracked before.txt") is None
+    described = manifest(ws, early)
+    (named,) = described["left_out"]
+    assert named["path"] == "" and "not looked at as a whole" in named["reason"] and named["lost"]
+    work = {name: ws.read(name) for name in WORK}
+    go_on(ws)
+    assert started.status() == 143, started.words()
+    last = marker(ws)
+    assert last != early and manifest(ws, last)["left_out"] == []
+    assert text(ws, last, "before.txt") == "dirty before\n"
+    assert ws.recover().exit_status == 0
+    assert {name: ws.read(name) for name in work} == work
+    assert ws.out("diff", "--cached", "--name-only") == "staged.txt"
+
+
+def test_kill_after_the_early_save_loses_nothing_on_disk(large: Workspace, started: Started) -> None:
+    ws = large
+    pids = [keeper_pid(ws), started.process.pid, int((ws.outside / "ready").read_text())]
+    early = marker(ws)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    started.status()
+    assert ends(pids[0])
+    go_on(ws)
+    assert marker(ws) == early
+    work = {name: ws.read(name) for name in WORK}
+    run = ws.recover()
+    assert run.json["workspaces"][0]["verdict"] == "restore", run
+    assert "not looked at as a whole" in json.dumps(run.json), "recover tells that the save is not whole"
+    assert {name: ws.read(name) for name in work} == work
+    assert not (ws.path / "gone.txt").exists()
+    assert ws.out("diff", "--cached", "--name-only") == "staged.txt"
