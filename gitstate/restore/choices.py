@@ -146,8 +146,11 @@ class Outcome:
         self.failed.append(LeftOut(path, f"permissions could not be set: {error.strerror}", False))
 
 
-def make_writable(disk: Worktree, path: bytes, outcome: Outcome) -> bool:
-    """Let the owner write in the directories above a path. Whether any was changed; `close_directories` undoes it."""
+def make_writable(disk: Worktree, path: bytes, saved: Mapping[bytes, int], outcome: Outcome) -> bool:
+    """Let the owner write in the directories above a path. Whether any was changed; `close_directories` undoes it.
+
+    One that was made read-only since the save (`saved` are its permissions of directories) stays so: somebody wants it.
+    """
     changed = False
     names = path.split(b"/")[:-1]
     for depth in range(1, len(names) + 1):
@@ -156,6 +159,8 @@ def make_writable(disk: Worktree, path: bytes, outcome: Outcome) -> bool:
         if mode is None:
             break
         if mode & 0o300 != 0o300:
+            if saved.get(directory) != mode:
+                break
             try:
                 disk.set_permissions(directory, mode | 0o300)
             except OSError:

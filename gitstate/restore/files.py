@@ -212,7 +212,7 @@ class FileRecovery:
         while not os.path.lexists(place):
             place = os.path.dirname(place)
         if os.path.isdir(place) and not os.access(place, os.W_OK | os.X_OK):
-            make_writable(self._disk, path, self._outcome)
+            make_writable(self._disk, path, self._directories, self._outcome)
 
     def _is_as_saved(self, target: Target) -> bool:
         """Whether the saved version is there by now."""

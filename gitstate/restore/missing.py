@@ -150,7 +150,8 @@ class MissingFiles:
                 if not self._is_as_staged(path):
                     self._outcome.kept.append(path)
             except OSError as error:
-                if error.errno == errno.EACCES and make_writable(self._disk, path, self._outcome):
+                saved = self._paths.newest.manifest.directories
+                if error.errno == errno.EACCES and make_writable(self._disk, path, saved, self._outcome):
                     waiting.insert(0, path)
                 else:
                     self._outcome.could_not_write(path, error)

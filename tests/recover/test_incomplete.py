@@ -150,8 +150,8 @@ def test_file_in_place_of_a_directory_keeps_its_permissions(ws: Workspace) -> No
 
 
 STAYS = """\
-import shutil
-shutil.rmtree = lambda path, **how: None
+from gitstate.system import files
+files.remove_tree = lambda path: None
 """
 
 

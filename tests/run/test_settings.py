@@ -160,7 +160,8 @@ def test_failed_checkpoint_of_an_agents_hook_is_reported_by_doctor(ws: Workspace
         findings = ws.gitstate("doctor", "--json").json["findings"]
         return [item["what"] for item in findings if item["check"] == "checkpoint"]
 
-    refs = ws.git_dir / "refs" / "gitstate"
+    refs = ws.git_dir / "refs" / "gitstate" / "checkpoints"
+    refs.parent.mkdir(exist_ok=True)
     refs.write_text("a file where a directory has to go")
     ws.write("new", "new\n")
     stop_event()
