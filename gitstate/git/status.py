@@ -304,8 +304,8 @@ def _exchange(asking: Child, lines: list[bytes]) -> list[bool]:
     answers = select.poll()
     answers.register(asking.stdout, select.POLLIN)
     while out.count(b"\0") < 4 * len(lines):
-        asking.ready(answers)
-        data = os.read(asking.stdout.fileno(), 1 << 16)
+        # Nothing: it has ended, and another process keeps its pipe open.
+        data = os.read(asking.stdout.fileno(), 1 << 16) if asking.ready(answers) else b""
         if not data:
             _, stderr = asking.communicate()
             raise GitError(["check-ignore"], asking.wait(), stderr)

@@ -7,6 +7,7 @@ the lease. A keeper that died leaves a socket that nobody listens at. Whatever f
     client → keeper   {"do": "save", "own": […], "words": {…}, "environ": {…}}
                       {"do": "checkpoint", "own": […], "at_once": …, "waits": …}
     keeper → client   {"begun": true}                 the order was taken
+                      {"ends": SECONDS}               a save in a hurry has begun: its deadline, by the settings
                       {"early": ID}                   the marker of a save stands; more follows
                       {"lines": […], "json": {…}, "lost": …}   the answer to a save
                       {"done": true}                  the answer to a checkpoint
@@ -34,6 +35,8 @@ _PATIENCE = 2.0
 _LONGEST = 600.0
 #: What a save with a deadline may need past it, in seconds.
 _MARGIN = 5.0
+#: A save in a hurry must have begun after so many seconds more: then its deadline is known.
+_BEGUN = 4.0
 #: A packet of more bytes is none of ours.
 LONGEST_PACKET = 4 << 20
 
@@ -58,11 +61,15 @@ def order_save(own: bytes, words: Mapping[str, Any]) -> SaveAnswer:
     if connection is None:
         return SaveAnswer(None)
     early = None
+    if deadline is None and words.get("hurries"):
+        deadline = _BEGUN
     end = Deadline(_LONGEST if deadline is None else deadline + _MARGIN)
     try:
         while (message := receive(connection, end.left())) is not None:
             if "lines" in message:
                 return SaveAnswer(message, early)
+            if "ends" in message:
+                end = Deadline(message["ends"] + _MARGIN)
             early = message.get("early", early)
     finally:
         connection.close()

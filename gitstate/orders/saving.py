@@ -46,12 +46,12 @@ def carry_out(
     """
     # The child ends after this save: a search through all that the keeper knows would only take time.
     gc.disable()
-    request, end = _taken_on(order, repository)
+    request, end = _taken_on(order, repository, connection)
     try:
         early = None if known is None else _save_known(repository, request, known)
         if connection is None and (given := later()) is not None:
             connection, order = given
-            request, end = _taken_on(order, repository)
+            request, end = _taken_on(order, repository, connection)
         if early is not None:
             _tell(connection, early=early.save_id)
             request = request._replace(replaces=early.save_id, expected=early.taken)
@@ -63,12 +63,19 @@ def carry_out(
     _tell(connection, **save_answer(result, request))
 
 
-def _taken_on(order: Mapping[str, Any], repository: Repository) -> tuple[SaveRequest, Deadline]:
-    """What an order asks for, and until when. This process has the client's environment from now on."""
+def _taken_on(
+    order: Mapping[str, Any], repository: Repository, connection: socket | None
+) -> tuple[SaveRequest, Deadline]:
+    """What an order asks for, and until when. This process has the client's environment from now on.
+
+    Who is in a hurry is told until when: a disk that does not answer holds this process, and never its client.
+    """
     os.environb.clear()
     os.environb.update(order["environ"])
     words = order["words"]
     request = bounded(SaveRequest(**{**words, "reason": Reason(*words.get("reason", ()))}), repository)
+    if request.hurries:
+        _tell(connection, ends=request.deadline)
     return request, Deadline(request.deadline)
 
 

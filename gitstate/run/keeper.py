@@ -285,7 +285,8 @@ class Keeper:
             reason=reason,
             known=known_before,
             touched=self.checkpoints.touched(),
-            unseen=known_before is None and self.checkpoints.is_unseen(),
+            # A save of a part must not take the marker from one of the whole that was ordered before.
+            unseen=before is None and known_before is None and self.checkpoints.is_unseen(),
             largest=_SMALL,
             stay=True,
             wait=times.deadline,

@@ -106,8 +106,11 @@ class Child:
             until = end if idle is None else min(end or float("inf"), printed + idle)
             found = self.ready(poll, until)
             if not found and self._has_ended():
-                self._end_filter([*got])
-                break
+                # It may have printed, and ended, since it was looked at.
+                found = poll.poll(0)
+                if not found:
+                    self._end_filter([*got])
+                    break
             for fd, _ in found:
                 if fd == into:
                     left = _written(fd, left)

@@ -26,7 +26,13 @@ class Child:
     def __init__(self, work: Callable[[Callable[[Any], None]], None]) -> None:
         reading, writing = os.pipe()
         self.begun = time.monotonic()
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            # A keeper that is allowed no process for hours must not run out of descriptors, too.
+            os.close(reading)
+            os.close(writing)
+            raise
         if self.pid == 0:
             try:
                 os.close(reading)

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tests.support.agents import Started, agent_pid, marker, wait_until
+from tests.support.agents import Started, agent_pid, keeper_pid, marker, wait_until
+from tests.support.patched import patched
 from tests.support.workspace import Workspace
 
 #: The keeper's fsync hangs once a file is there, until another one is.
@@ -61,5 +62,24 @@ def test_run_ends_though_the_disk_does_not_answer(ws: Workspace, started: Starte
     assert "saved" not in started.words().split("\n")[-1]
     (ws.outside / "release").touch()
     wait_until(lambda: marker(ws), "the save goes on when the disk answers")
+    assert ws.gitstate("recover", "--json").exit_status == 0
+    assert ws.read("a.txt") == b"edited\n"
+
+
+@pytest.mark.parametrize("words", [("--signal", "TERM"), ("--deadline", "0.5")])
+def test_save_in_a_trap_beside_the_keeper_ends_in_time(
+    ws: Workspace, started: Started, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITSTATE_DEADLINE", "0.5")
+    keeper_pid(ws)
+    ws.write("a.txt", "edited\n")
+    (ws.outside / "hang").touch()
+    soon = "import gitstate.orders.client, gitstate.orders.late\ngitstate.orders.client._MARGIN = 0.2"
+    run = patched(ws, f"{soon}\ngitstate.orders.late._MARGIN = 0.2", "save", *words)
+    assert run.returncode == 75, run
+    assert b"at work on" in run.stderr or b"the disk did not answer" in run.stderr
+    (ws.outside / "release").touch()
+    started.send(signal.SIGTERM)
+    assert started.status() == 143, started.words()
     assert ws.gitstate("recover", "--json").exit_status == 0
     assert ws.read("a.txt") == b"edited\n"

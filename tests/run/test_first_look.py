@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.orders.test_save import children
 from tests.support.agents import Started, agent_pid, ends, keeper_pid, marker, wait_until
 from tests.support.workspace import GITSTATE, Workspace
 
@@ -52,8 +54,7 @@ def large(ws: Workspace) -> Workspace:
     return ws
 
 
-@pytest.fixture
-def started(large: Workspace, tmp_path: Path) -> Started:
+def start(large: Workspace, tmp_path: Path) -> Started:
     """A run whose first checkpoint is under way: its `git status` takes longer than all else."""
     tools, hold = tmp_path / "tools", large.outside / "hold"
     tools.mkdir()
@@ -66,9 +67,20 @@ def started(large: Workspace, tmp_path: Path) -> Started:
     command = [*GITSTATE, "run", "--interval", "3600", "--deadline", "100", "--grace", "50", "--", *agent]
     found = Started(large, command, env={"PATH": f"{tools}:{os.environ['PATH']}"})
     agent_pid(large)
-    wait_until((large.outside / "asked").exists, "the first checkpoint")
-    (large.outside / "asked").unlink()
-    # Now the directories are watched.
+    looks_at_all(large)
+    return found
+
+
+def looks_at_all(ws: Workspace) -> None:
+    """Wait until git is asked about the whole tree. By then the directories are watched."""
+    wait_until((ws.outside / "asked").exists, "git status")
+    (ws.outside / "asked").unlink()
+
+
+@pytest.fixture
+def started(large: Workspace, tmp_path: Path) -> Started:
+    """Such a run that was told to end after the agent has changed files; its early save stands."""
+    found = start(large, tmp_path)
     large.append("a.txt", "by the agent\n")
     large.write("new.txt", "new\n")
     large.write("made/below/file", "made\n")
@@ -137,3 +149,35 @@ def test_kill_after_the_early_save_loses_nothing_on_disk(large: Workspace, start
     assert {name: ws.read(name) for name in work} == work
     assert not (ws.path / "gone.txt").exists()
     assert ws.out("diff", "--cached", "--name-only") == "staged.txt"
+
+
+def test_early_save_of_a_part_hides_no_whole_save(large: Workspace, tmp_path: Path) -> None:
+    """The save that the agent ordered moved no branch: what it holds alone must stay what `recover` brings back."""
+    ws = large
+    ws.git("checkout", "-q", "--detach")
+    started = start(ws, tmp_path)
+    ws.append("a.txt", "by the agent\n")
+    assert ws.gitstate("save").exit_status == 0
+    whole = marker(ws)
+    looks_at_all(ws)
+    ws.write("new.txt", "later\n")
+    started.send(signal.SIGTERM)
+    wait_until((ws.outside / "told").exists, "the agent is told")
+    wait_until(lambda: marker(ws) != whole or (ws.outside / "asked").exists(), "the early save is under way")
+    assert marker(ws) == whole
+    pids = [keeper_pid(ws), started.process.pid, int((ws.outside / "ready").read_text())]
+    # With the gits that they have started, which would go on with the save.
+    groups = children(pids[0])
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+    started.status()
+    assert ends(pids[0])
+    go_on(ws)
+    ws.git("checkout", "-q", "--", "before.txt")
+    ws.remove("untracked before.txt")
+    assert ws.recover().exit_status == 0
+    assert ws.read("before.txt") == b"dirty before\n"
+    assert ws.read("untracked before.txt") == b"there before\n"

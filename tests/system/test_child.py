@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -30,6 +31,25 @@ def test_child_streams_are_read_while_input_is_written() -> None:
     )
     assert child.communicate(given) == (given, given)
     assert child.returncode == child.wait() == 0
+
+
+class LooksEarly(Child):
+    """A child that prints, and ends, right after it was looked at for the last time before its time is over."""
+
+    looks = 0
+
+    def ready(self, poll: select.poll, until: float | None = None) -> list[tuple[int, int]]:
+        self.looks += 1
+        if self.looks > 1:
+            return super().ready(poll, until)
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        return []
+
+
+def test_what_a_child_printed_at_its_end_is_read() -> None:
+    child = LooksEarly(["sh", "-c", "printf all; printf why >&2"], ENVIRONMENT)
+    assert child.communicate(idle=60) == (b"all", b"why")
+    assert child.returncode == 0
 
 
 def test_child_that_reads_no_input_is_not_an_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
@@ -47,3 +48,18 @@ def test_large_value_is_gathered_in_place() -> None:
         assert child._got is gathered and (found or more)
     child.end(kill=False)
     assert found == [value]
+
+
+def test_system_without_processes_takes_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A keeper tries again and again."""
+
+    def refused() -> int:
+        raise BlockingIOError(errno.EAGAIN, "no process")
+
+    before = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fork", refused)
+        for _ in range(3):
+            with pytest.raises(BlockingIOError):
+                forkpool.Child(lambda send: send(1))
+    assert os.listdir("/proc/self/fd") == before
