@@ -181,6 +181,42 @@ def list_plain_index(path: bytes, oid_bytes: int) -> list[bytes] | None:
     return paths if place == end else None
 
 
+#: So many files of a worktree are looked at for one that an index knows.
+_MOST_FILES = 1000
+_FOR_ONE_FILE = 256 << 20
+
+
+def knows_file_below(index: bytes, top: bytes) -> bool:
+    """Whether an index has seen a file below `top`: its path, inode and owner agree, as in no copy of it.
+
+    Of a file that is not stored by its whole path (version 4) that is not known (`man 5 gitformat-index`).
+    """
+    data, seen = files.read_limited(index, _FOR_ONE_FILE) or b"", 0
+    for directory, names, others in files.walk(top) if data else ():
+        names[:] = [name for name in names if name != b".git"]
+        for name in others:
+            path = os.path.join(directory, name)
+            with suppress(OSError):
+                if _has_seen(data, os.path.relpath(path, top), os.lstat(path)):
+                    return True
+        seen += len(others)
+        if seen > _MOST_FILES:
+            break
+    return False
+
+
+def _has_seen(data: bytes, path: bytes, info: os.stat_result) -> bool:
+    inode, owner = _as_words([info.st_ino]), _as_words([info.st_uid, info.st_gid])
+    place = data.find(inode, 12)
+    while place >= 0:
+        # Behind the inode: mode, owner, size, the id of a blob, flags.
+        ending = data[place + 42 : place + 57 + len(path)]
+        if data[place + 8 : place + 16] == owner and path + b"\0" in ending:
+            return True
+        place = data.find(inode, place + 1)
+    return False
+
+
 #: What the stat data of an index entry keep of a number.
 _MASK = 0xFFFFFFFF
 

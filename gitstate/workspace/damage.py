@@ -23,7 +23,7 @@ from ..git.gitdir import (
     strange_directories,
     tail,
 )
-from ..git.index import is_cut_index
+from ..git.index import is_cut_index, knows_file_below
 from ..git.repository import Repository, as_permitted, read_head
 from ..git.unusable import (
     Damage,
@@ -207,7 +207,7 @@ def _git_dir_below(top: bytes) -> bytes | None:
 def _git_dir_that_leads_to(link: bytes) -> bytes | None:
     """The git dir of the linked worktree with this `.git`, of a repository above it or one that is registered.
 
-    Where its `gitdir` is lost as well, its live context tells the worktree, or the name that git gave it.
+    Where its `gitdir` is lost as well, its live context tells the worktree, or a file that its index has seen there.
     """
     from .registry import registered
 
@@ -228,11 +228,8 @@ def _git_dir_that_leads_to(link: bytes) -> bytes | None:
             if named is None or os.path.basename(named) != b".git":
                 lost.append(found)
     ours = [found for found in lost if read_context(found)[0].workspace_path == os.fsdecode(top)]
-    if not ours:
-        taken = {path_named_in(os.path.join(other, b".git"), b"gitdir: ", other) for other in registered()}
-        names = (os.path.basename(found) for found in lost)
-        alike = [name == os.path.basename(top) or name.rstrip(b"0123456789") == os.path.basename(top) for name in names]
-        ours = [found for found, is_named in zip(lost, alike, strict=True) if is_named and found not in taken]
+    # Of the same name may be any directory.
+    ours = ours or [found for found in lost if knows_file_below(os.path.join(found, b"index"), top)]
     return ours[0] if len(ours) == 1 else None
 
 

@@ -319,6 +319,27 @@ def test_lost_way_to_a_linked_worktree_is_named(content: bytes | None, templates
     assert "gitdir" not in recovered_from(ws.recover())["message"]
 
 
+@pytest.mark.parametrize("has_copy", [False, True])
+def test_directory_with_the_name_of_a_lost_worktree_is_none(
+    has_copy: bool, templates: Templates, tmp_path: Path
+) -> None:
+    """A save of it would come back in the worktree: files that are not in it would be deleted there."""
+    ws = make(STATES["clean"], templates, tmp_path, linked=True)
+    assert ws.main is not None
+    assert ws.gitstate("register", path=ws.main).exit_status == 0
+    other = tmp_path / "elsewhere" / ws.path.name
+    if has_copy:
+        shutil.copytree(ws.path, other, ignore=shutil.ignore_patterns(".git"))
+    other.mkdir(parents=True, exist_ok=True)
+    (other / "plain.txt").write_text("plain")
+    _linked(gitdir=b"")(ws)
+    before = sorted(other.iterdir())
+    assert "not a git repository" in ws.gitstate("save", path=other).stderr
+    assert "not a git repository" in ws.gitstate("recover", path=other).stderr
+    assert sorted(other.iterdir()) == before
+    assert ws.out("for-each-ref", "refs/gitstate") == ""
+
+
 def test_linked_worktree_inside_that_lost_its_link_is_not_taken_for_the_main_one(ws: Workspace) -> None:
     """Git would go on to the worktree above, to which all the files in this one are untracked, or ignored."""
     ws.git("worktree", "add", "-q", "-b", "inside", ws.path / ".agents/x", "HEAD")
