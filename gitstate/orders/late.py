@@ -84,7 +84,7 @@ def _work(path: bytes, request: SaveRequest, send: Callable[[Any], None]) -> Non
 def _let_go() -> None:
     """In a child: close the caller's streams, and all that it let us inherit.
 
-    Others read those to their end, or wait for a lock on one of them: that of a loop, which must be able to start again.
+    Others read those to their end, or wait for a lock on one of them: that of a loop, which must start again.
     """
     null = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
