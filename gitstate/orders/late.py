@@ -17,6 +17,7 @@ from ..save.save import bounded, save
 from ..save.words import save_answer
 from ..system import forkpool
 from ..system.clock import Deadline
+from ..system.process import inherited_descriptors
 from ..system.stdlib import TYPE_CHECKING, suppress
 
 if TYPE_CHECKING:
@@ -64,10 +65,8 @@ def save_in_time(path: bytes, words: Mapping[str, Any], early: str | None) -> Ma
 
 
 def _work(path: bytes, request: SaveRequest, send: Callable[[Any], None]) -> None:
-    """In the child: save, and send what comes of it. The caller's streams are closed: others read them to their end."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in range(3):
-        os.dup2(null, stream)
+    """In the child: save, and send what comes of it."""
+    _let_go()
     try:
         opening = None
         with suppress(NotAWorkspace):
@@ -80,6 +79,19 @@ def _work(path: bytes, request: SaveRequest, send: Callable[[Any], None]) -> Non
         send(("error", (error.message, error.hint, error.exit_status)))
     except OSError as error:
         send(("error", (error,)))
+
+
+def _let_go() -> None:
+    """In a child: close the caller's streams, and all that it let us inherit.
+
+    Others read those to their end, or wait for a lock on one of them: that of a loop, which must start again.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(null, stream)
+    for fd in inherited_descriptors():
+        with suppress(OSError):
+            os.close(fd)
 
 
 def _error(*told: Any) -> Any:
@@ -95,7 +107,12 @@ def _error(*told: Any) -> Any:
 def _late(path: bytes, seconds: float, before: str | None) -> TryAgain:
     """Why a save is late, and whether it stands: `before` was the id of the pending save when it began."""
     now: list[str | None] = [before]
-    child = forkpool.Child(lambda send: send((pending_save_id(open_repository(path)),)))
+
+    def look(send: Callable[[Any], None]) -> None:
+        _let_go()
+        send((pending_save_id(open_repository(path)),))
+
+    child = forkpool.Child(look)
     if select.select([child.pipe], [], [], _LOOK)[0]:
         now = [save_id for values in child.receive()[0] for save_id in values] or now
     child.end(kill=True)

@@ -173,6 +173,8 @@ class Orders:
                 connection.close()
             else:
                 self._saves.append((connection, message))
+                # Whoever announced a save, and has not ordered it yet, keeps nobody waiting: it is stopped, perhaps.
+                self._end_link()
             # One that was announced by a script that died before it woke the keeper stops all others.
             forget(self._repository)
         else:
@@ -210,7 +212,10 @@ class Orders:
 
     def _begin(self, announcement: Announcement) -> None:
         """Begin a save in a child, which waits for the order itself when what is known to have changed is saved."""
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        except OSError:
+            return
 
         def work(known: Baseline | None) -> None:
             ours.close()

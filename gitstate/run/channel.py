@@ -16,11 +16,11 @@ from ..errors import EXIT_FAILED, BadJson
 from ..git.repository import Repository
 from ..system.clock import Deadline
 from ..system.jsonio import dumps, loads
-from ..system.process import Process
+from ..system.process import Process, inherited_descriptors
 from ..system.program import interpreter, isolated_python
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, signal, suppress
 from ..workspace.settings import OF_SAVE, number, require
-from .processes import RUN_ID, StartedProcess, inherited_descriptors
+from .processes import RUN_ID, StartedProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

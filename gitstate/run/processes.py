@@ -34,16 +34,6 @@ def signal_name(number: int) -> str:
     return next((name[3:] for name in sorted(names) if getattr(signal, name) == number), str(number))
 
 
-def inherited_descriptors() -> list[int]:
-    """The descriptors above those of the standard streams that a program started from here would inherit."""
-    found = []
-    for name in os.listdir("/dev/fd") if os.path.isdir("/dev/fd") else map(str, range(256)):
-        with suppress(OSError):
-            if int(name) > 2 and os.get_inheritable(int(name)):
-                found.append(int(name))
-    return found
-
-
 class StartedProcess:
     """A child of this process: whether it has ended, and how."""
 

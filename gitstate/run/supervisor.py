@@ -29,7 +29,7 @@ from ..save.request import SaveRequest
 from ..save.words import save_lines
 from ..system.clock import Deadline
 from ..system.jsonio import text_to_json
-from ..system.process import process, send, this_process
+from ..system.process import inherited_descriptors, process, send, this_process
 from ..system.stdlib import TYPE_CHECKING, Record, quote, signal, suppress
 from ..system.terminal import say
 from ..workspace.lease import wait_for_last_save
@@ -39,7 +39,7 @@ from .channel import SIGNALS, KeeperConfig, KeeperProcess, Times, read_times
 from .checkpoints import try_save
 from .hold import Hold, end_well, set_aside
 from .keeper import CTRL_C, failed_save, keep
-from .processes import RUN_ID, StartedProcess, end_leftovers, inherited_descriptors, signal_name
+from .processes import RUN_ID, StartedProcess, end_leftovers, signal_name
 from .worktrees import recover_worktrees, save_worktrees
 
 if TYPE_CHECKING:

@@ -138,13 +138,20 @@ def take_touched(
     if head is None or commit is None:
         return None
     staged = staged_entries(repository, {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}, head, _STAGED)
-    if staged is None:
+    if staged is None or _has_more_flags(frozen_index):
         return None
     earlier, touched = Snapshot(), _newest(repository.toplevel, options.touched - {options.state_file})
+    # Of a path that is staged as deleted the file may be there all the same.
+    touched = [*dict.fromkeys((*touched, *staged))]
     earlier.head_ref, earlier.head, earlier.index_file = head_ref, head, identify_index_at(frozen_index)
     earlier.staged = {path: None if entry is None else Leaf(*entry) for path, entry in staged.items()}
     attributes = {os.path.join(above, b".gitattributes") for path in touched for above in _with_top(path)}
     in_head = TreeReader(reader).lookup(commit_head(commit).tree, dict.fromkeys((*touched, *attributes)))
+    if any(
+        path in in_head and in_head[path].mode == DIRECTORY and not _is_directory(repository, path) for path in touched
+    ):
+        # It was moved away as a whole: nobody has told of what was in it.
+        return None
     # What git keeps below a directory, or in a submodule, is known after a look at the tree.
     alone = frozenset(path for path in touched if path not in in_head or in_head[path].mode not in (DIRECTORY, GITLINK))
     entries = {path: leaf for path, leaf in in_head.items() if path in alone} | earlier.staged
@@ -158,6 +165,18 @@ def take_touched(
         snapshot.scan, snapshot.index_is_plain = None, False
         snapshot.left_out.insert(0, LeftOut(b"", NOT_LOOKED, True))
     return snapshot
+
+
+def _has_more_flags(index: bytes) -> bool:
+    """Whether an index may have paths that are to be added, or that are skipped in the worktree: git marks it so."""
+    with open(index, "rb", opener=open_at_once) as file:
+        return file.read(8)[4:] == b"\0\0\0\3"
+
+
+def _is_directory(repository: Repository, path: bytes) -> bool:
+    with suppress(OSError):
+        return stat.S_ISDIR(os.lstat(os.path.join(repository.toplevel, path)).st_mode)
+    return False
 
 
 def _newest(top: bytes, paths: frozenset[bytes]) -> list[bytes]:

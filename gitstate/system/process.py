@@ -267,6 +267,16 @@ def ignoring_signals(signals: Iterable[int]) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def inherited_descriptors() -> list[int]:
+    """The descriptors above those of the standard streams that a program started from here would inherit."""
+    found = []
+    for name in os.listdir("/dev/fd") if os.path.isdir("/dev/fd") else map(str, range(256)):
+        with suppress(OSError):
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
+
+
 #: How often a process is looked at where the system does not tell of its end, in seconds.
 POLL_INTERVAL = 0.02
 

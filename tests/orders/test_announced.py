@@ -9,14 +9,16 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from gitstate.orders.client import SOCKET, order_checkpoint
+from gitstate.orders.client import SOCKET, order_checkpoint, order_save
 from tests.orders.test_save import children, own, running, saves
-from tests.support.agents import check_recovered, marker, wait_until
+from tests.run.commands import run_command
+from tests.support.agents import Started, agent_pid, check_recovered, keeper_pid, marker, wait_until
 from tests.support.environment import ROOT
 from tests.support.oracle import fingerprint
 from tests.support.workspace import GITSTATE, Workspace
@@ -139,6 +141,35 @@ def test_child_of_the_keeper_killed_before_the_order(ws: Workspace, tmp_path: Pa
         assert ws.out("show", "HEAD:a.txt").endswith("more")
 
 
+WAITS_LONG = """\
+import sys
+sys.argv[0] = "gitstate"
+import gitstate.orders.announced
+gitstate.orders.announced._PATIENCE = 1000.0
+from gitstate.__main__ import main
+main()
+"""
+
+
+def test_nobody_waits_for_a_client_that_announced_and_was_stopped(ws: Workspace) -> None:
+    """Ctrl-Z, say. The keeper awaits its order for some seconds, in which another may be in a hurry."""
+    start = run_command(ws, "", "--interval", "3600")[len(GITSTATE) :]
+    started = Started(ws, [sys.executable, "-c", WAITS_LONG, *start])
+    agent_pid(ws)
+    keeper_pid(ws)
+    wait_until(lambda: order_checkpoint(own(ws), at_once=True, waits=60), "a checkpoint")
+    with another() as stopped:
+        ws.append("a.txt", "more\n")
+        announce(ws, line_of(stopped))
+        wait_until(lambda: marker(ws), "the first save")
+        ws.append("a.txt", "by another\n")
+        answer = order_save(own(ws), {"deadline": 20.0})
+        started.send(signal.SIGTERM)
+        assert started.status() == 143, started.words()
+    assert answer.last is not None and not answer.last["lost"], "the keeper has saved"
+    assert ws.out("show", "HEAD:a.txt").endswith("by another")
+
+
 def leave_file(path: Path) -> None:
     path.write_text("left\n")
 
@@ -164,7 +195,7 @@ def test_strange_file_stops_no_save(leave: object, name: str, ws: Workspace, tmp
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a file and a process of another user")
 def test_script_and_keeper_hear_no_other_user(ws: Workspace, tmp_path: Path) -> None:
     command = script(tmp_path / "bin")
-    with running(ws) as keeper, other_user() as stranger:
+    with running(ws) as keeper, another(user=65534) as stranger:
         announce(ws, line_of(stranger))
         wait_until(lambda: not called(ws).exists(), "the keeper has read it")
         assert not children(keeper) and not saves(ws)
@@ -175,8 +206,8 @@ def test_script_and_keeper_hear_no_other_user(ws: Workspace, tmp_path: Path) -> 
 
 
 @contextlib.contextmanager
-def other_user() -> Iterator[int]:
-    with subprocess.Popen(["sleep", "600"], user=65534) as process:
+def another(user: int | None = None) -> Iterator[int]:
+    with subprocess.Popen(["sleep", "600"], user=user) as process:
         try:
             yield process.pid
         finally:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -29,10 +31,10 @@ ALWAYS = "True"
 OF_REFS = "'/refs/gitstate/pending' in os.readlink(f'/proc/self/fd/{fd}')"
 
 
-def late(ws: Workspace, when: str, margin: float, *args: str) -> dict[str, Any]:
+def late(ws: Workspace, when: str, margin: float, *args: str, inherits: Collection[int] = ()) -> dict[str, Any]:
     """The answer of a save whose disk does not answer. Its output is read to the end: nobody else may hold it."""
     hangs = HANGS.format(when=when, release=str(ws.outside / "release"), margin=margin)
-    run = patched(ws, hangs, *args, "--json")
+    run = patched(ws, hangs, *args, "--json", inherits=inherits)
     assert run.returncode == 75, run
     answer: dict[str, Any] = json.loads(run.stdout)
     return answer
@@ -42,7 +44,13 @@ def late(ws: Workspace, when: str, margin: float, *args: str) -> dict[str, Any]:
 def test_save_ends_where_the_disk_does_not_answer(ws: Workspace, words: tuple[str, ...]) -> None:
     ws.config("gitstate.deadline", "0.5")
     ws.write("a.txt", "edited\n")
-    answer = late(ws, ALWAYS, 0.1, "save", *words)
+    lock = ws.outside / "lock of a loop"
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        answer = late(ws, ALWAYS, 0.1, "save", *words, inherits=[held.fileno()])
+    with lock.open() as again:
+        # The save that goes on does not keep the loop from starting again.
+        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert "nothing is saved yet" in answer["error"] and answer["hint"] == "gitstate status"
     assert not marker(ws)
     (ws.outside / "release").touch()

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,50 @@ def test_kill_after_the_early_save_loses_nothing_on_disk(large: Workspace, start
     assert ws.out("diff", "--cached", "--name-only") == "staged.txt"
 
 
+#: What an agent does, and whether a save of what is known to have changed can tell of it.
+DEEDS = {
+    "git rm -q --cached before.txt; git rm -q -f gone.txt": True,
+    "mv dir moved": False,
+    "echo new >added; git add -N added": False,
+}
+
+
+@pytest.mark.parametrize(("deed", "tells"), DEEDS.items(), ids=["staged", "moved", "to be added"])
+def test_early_save_of_a_part_brings_nothing_back_and_deletes_nothing(
+    deed: str, tells: bool, large: Workspace, tmp_path: Path
+) -> None:
+    ws = large
+    ws.write("dir/tracked", "committed\n")
+    ws.git("checkout", "-q", "--", "before.txt")
+    ws.add("dir/tracked")
+    ws.commit("more")
+    started = start(ws, tmp_path)
+    ws.append("a.txt", "by the agent\n")
+    subprocess.run(deed, shell=True, cwd=ws.path, check=True)
+    started.send(signal.SIGTERM)
+    wait_until((ws.outside / "told").exists, "the agent is told")
+    wait_until(lambda: marker(ws) or (ws.outside / "asked").exists(), "the early save is under way")
+    assert bool(marker(ws)) == tells
+    kill_all(ws, started)
+    before = ws.out("status", "--porcelain")
+    assert ws.recover().exit_status == 0
+    assert ws.out("status", "--porcelain") == before
+
+
+def kill_all(ws: Workspace, started: Started) -> None:
+    """Kill the run with the gits that it has started, which would go on with the save."""
+    pids = [keeper_pid(ws), started.process.pid, int((ws.outside / "ready").read_text())]
+    groups = children(pids[0])
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+    started.status()
+    assert ends(pids[0])
+    go_on(ws)
+
+
 def test_early_save_of_a_part_hides_no_whole_save(large: Workspace, tmp_path: Path) -> None:
     """The save that the agent ordered moved no branch: what it holds alone must stay what `recover` brings back."""
     ws = large
@@ -165,17 +210,7 @@ def test_early_save_of_a_part_hides_no_whole_save(large: Workspace, tmp_path: Pa
     wait_until((ws.outside / "told").exists, "the agent is told")
     wait_until(lambda: marker(ws) != whole or (ws.outside / "asked").exists(), "the early save is under way")
     assert marker(ws) == whole
-    pids = [keeper_pid(ws), started.process.pid, int((ws.outside / "ready").read_text())]
-    # With the gits that they have started, which would go on with the save.
-    groups = children(pids[0])
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    for group in groups:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
-    started.status()
-    assert ends(pids[0])
-    go_on(ws)
+    kill_all(ws, started)
     ws.git("checkout", "-q", "--", "before.txt")
     ws.remove("untracked before.txt")
     assert ws.recover().exit_status == 0

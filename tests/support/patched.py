@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 
 from tests.support.workspace import Workspace
 
@@ -17,6 +18,8 @@ main()
 """
 
 
-def patched(ws: Workspace, patch: str, *args: str) -> subprocess.CompletedProcess[bytes]:
+def patched(
+    ws: Workspace, patch: str, *args: str, inherits: Collection[int] = ()
+) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-c", PATCHED.format(patch), "-C", os.fspath(ws.path), *args]
-    return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+    return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=60, pass_fds=inherits)
