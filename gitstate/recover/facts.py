@@ -195,6 +195,8 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
         same_path = stack[0].context.workspace_path == os.fsdecode(repository.toplevel)
         detach = manifest.head_ref is None and here.head_ref is not None and here.head == manifest.head
         fits = manifest.head_ref == here.head_ref and (same_path or here.head in resting_places(stack))
+        if manifest.head_ref is None and not same_path and _has_other_work(repository, reader, stack[0].context):
+            continue
         if detach or fits:
             fitting.append((manifest, _Pending(oid, ref, detach)))
     best = _fitting_best(fitting) if len(fitting) > 1 else fitting
@@ -206,6 +208,21 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
     manifest, taken = best[0]
     known = {manifest.save_id, *(item.save_id for item in manifest.nested)}
     return taken._replace(others=tuple(other.save_id for other, _ in fitting if other.save_id not in known))
+
+
+def _has_other_work(repository: Repository, reader: ObjectReader, lost: Context) -> bool:
+    """Whether this workspace has a task that is not that of the `lost` one, or a save of its own.
+
+    Many worktrees may be at the commit of a detached HEAD. What was saved there must not get among their work.
+    """
+    context, status = read_live_context(repository)
+    if status is not None and context.task_id != lost.task_id:
+        return True
+    for archive in archives_of(repository, save_ids(repository)).values():
+        with suppress(CorruptSave, UnsupportedSave):
+            if read_save(archive, reader).manifest.kind == "save":
+                return True
+    return False
 
 
 def _fitting_best(fitting: list[tuple[Manifest, _Pending]]) -> list[tuple[Manifest, _Pending]]:
