@@ -160,7 +160,9 @@ def test_hook_is_silent_outside_and_in_a_broken_repository(tmp_path: Path, repo:
 def test_failed_checkpoint_is_recorded_for_doctor(repo: Workspace) -> None:
     event(repo, "claude", "SessionStart")
     assert last_problem(open_repository(os.fsencode(repo.path))) == []
-    (repo.path / ".git" / "refs" / "gitstate").write_text("a file where a directory has to go")
+    in_the_way = repo.path / ".git" / "refs" / "gitstate" / "checkpoints"
+    in_the_way.parent.mkdir(exist_ok=True)
+    in_the_way.write_text("a file where a directory has to go")
     repo.write("new", "new\n")
     assert event(repo, "claude", "Stop") == ""
     ((words, command),) = last_problem(open_repository(os.fsencode(repo.path)))
@@ -170,7 +172,7 @@ def test_failed_checkpoint_is_recorded_for_doctor(repo: Workspace) -> None:
     event(repo, "claude", "Stop")
     ((words, _),) = last_problem(open_repository(os.fsencode(repo.path)))
     assert words.partition("(since ")[2] == since, "the first that failed"
-    (repo.path / ".git" / "refs" / "gitstate").unlink()
+    in_the_way.unlink()
     event(repo, "claude", "Stop")
     assert last_problem(open_repository(os.fsencode(repo.path))) == []
 
