@@ -195,7 +195,7 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
         same_path = stack[0].context.workspace_path == os.fsdecode(repository.toplevel)
         detach = manifest.head_ref is None and here.head_ref is not None and here.head == manifest.head
         fits = manifest.head_ref == here.head_ref and (same_path or here.head in resting_places(stack))
-        if manifest.head_ref is None and not same_path and _has_other_work(repository, reader, stack[0].context):
+        if not same_path and _has_other_work(repository, reader, stack[0].context):
             continue
         if detach or fits:
             fitting.append((manifest, _Pending(oid, ref, detach)))
@@ -211,12 +211,12 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
 
 
 def _has_other_work(repository: Repository, reader: ObjectReader, lost: Context) -> bool:
-    """Whether this workspace has a task that is not that of the `lost` one, or a save of its own.
+    """Whether this workspace is no new one in place of the `lost` one: it has another task, or a save of its own.
 
-    Many worktrees may be at the commit of a detached HEAD. What was saved there must not get among their work.
+    Many worktrees may be at one commit, or on one branch one after the other: their work must not get mixed.
     """
     context, status = read_live_context(repository)
-    if status is not None and context.task_id != lost.task_id:
+    if status is not None and context.task_id not in (None, lost.task_id):
         return True
     for archive in archives_of(repository, save_ids(repository)).values():
         with suppress(CorruptSave, UnsupportedSave):
