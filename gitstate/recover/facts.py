@@ -195,7 +195,9 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
         same_path = stack[0].context.workspace_path == os.fsdecode(repository.toplevel)
         detach = manifest.head_ref is None and here.head_ref is not None and here.head == manifest.head
         fits = manifest.head_ref == here.head_ref and (same_path or here.head in resting_places(stack))
-        if not same_path and _has_other_work(repository, reader, stack[0].context):
+        # On the WIP commit its work is here already.
+        is_here = same_path or here.head == stack[0].wip
+        if not is_here and _has_other_work(repository, reader, stack[0].context):
             continue
         if detach or fits:
             fitting.append((manifest, _Pending(oid, ref, detach)))

@@ -184,12 +184,18 @@ def test_worktree_takes_no_save_of_a_detached_one_that_is_gone(
     assert (into / "new.txt").exists()
 
 
-@pytest.mark.parametrize(("task", "takes"), [("of the other", False), ("of the lost", True), (None, True)])
-def test_worktree_anew_on_a_branch_takes_the_save_of_its_task(task: str | None, takes: bool, ws: Workspace) -> None:
+@pytest.mark.parametrize(
+    ("task", "is_moved", "takes"),
+    [("of the other", False, False), ("of the other", True, True), ("of the lost", False, True), (None, False, True)],
+)
+def test_worktree_anew_on_a_branch_takes_the_save_of_its_task(
+    task: str | None, is_moved: bool, takes: bool, ws: Workspace
+) -> None:
+    """And the save whose WIP commit the branch is at: its files are checked out there."""
     lost, other = (Workspace(ws.outside / name, ws.outside) for name in ("lost", "other"))
     ws.git("worktree", "add", "-q", "-b", "beside", str(lost.path))
-    # So no save moves the branch.
-    lost.git("bisect", "start")
+    if not is_moved:
+        lost.git("bisect", "start")
     lost.write("new.txt")
     save_id = saved_from(lost.save("--task-id", "of the lost")).save_id
     ws.remove(str(lost.path))
@@ -198,3 +204,4 @@ def test_worktree_anew_on_a_branch_takes_the_save_of_its_task(task: str | None, 
     assert task is None or other.gitstate("begin", "--task-id", task).exit_status == 0
     answer = other.recover().json["workspaces"][0]
     assert (answer["save_id"] == save_id, (other.path / "new.txt").exists()) == (takes, takes)
+    assert ("pending/lost-" in ws.out("for-each-ref", "refs/gitstate/pending")) != takes
