@@ -7,7 +7,7 @@ import os
 
 from ..system import files, process
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
-from .command import is_oid
+from .command import Git, is_oid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -368,7 +368,25 @@ def among_files(toplevel: bytes, common_dir: bytes) -> AmongFiles | None:
     name = os.fsdecode(os.path.relpath(common_dir, toplevel))
     place = quote(os.fsdecode(toplevel) + ".git")
     command = f"git -C {quote(os.fsdecode(toplevel))} init --separate-git-dir={place}"
+    command += "".join(_ways_back(common_dir, toplevel + b".git"))
     return AmongFiles(f"the git directory is {name} in the worktree: git clean -x deletes it, and every save", command)
+
+
+def _ways_back(common_dir: bytes, moved: bytes) -> Iterator[str]:
+    """The commands after which submodules and their git dirs find each other, where git has moved the one around."""
+    tops = [os.path.join(common_dir, b"modules"), os.path.join(common_dir, b"worktrees")]
+    for directory, names, there in (found for top in tops for found in files.walk(top)):
+        if b"config" not in there or b"objects" not in names:
+            continue
+        names.remove(b"objects")
+        config = os.path.join(directory, b"config")
+        said = Git(b"/").run("config", "-z", "-f", config, "core.worktree", ok_codes=range(256))
+        place = os.path.realpath(os.path.join(directory, said.removesuffix(b"\0")))
+        if said and os.path.isfile(os.path.join(place, b".git")):
+            store = os.path.join(moved, os.path.relpath(directory, common_dir))
+            line, link = (quote(os.fsdecode(word)) for word in (b"gitdir: " + store, os.path.join(place, b".git")))
+            own, top = (quote(os.fsdecode(word)) for word in (os.path.join(store, b"config"), place))
+            yield f" && git config -f {own} core.worktree {top} && echo {line} >{link}"
 
 
 def common_dir_by_files(git_dir: bytes) -> bytes:

@@ -195,6 +195,10 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
         same_path = stack[0].context.workspace_path == os.fsdecode(repository.toplevel)
         detach = manifest.head_ref is None and here.head_ref is not None and here.head == manifest.head
         fits = manifest.head_ref == here.head_ref and (same_path or here.head in resting_places(stack))
+        # On the WIP commit its work is here already.
+        is_here = same_path or here.head == stack[0].wip
+        if not is_here and _has_other_work(repository, reader, stack[0].context):
+            continue
         if detach or fits:
             fitting.append((manifest, _Pending(oid, ref, detach)))
     best = _fitting_best(fitting) if len(fitting) > 1 else fitting
@@ -206,6 +210,21 @@ def _pending(repository: Repository, reader: ObjectReader, here: Facts, save_id:
     manifest, taken = best[0]
     known = {manifest.save_id, *(item.save_id for item in manifest.nested)}
     return taken._replace(others=tuple(other.save_id for other, _ in fitting if other.save_id not in known))
+
+
+def _has_other_work(repository: Repository, reader: ObjectReader, lost: Context) -> bool:
+    """Whether this workspace is no new one in place of the `lost` one: it has another task, or a save of its own.
+
+    Many worktrees may be at one commit, or on one branch one after the other: their work must not get mixed.
+    """
+    context, status = read_live_context(repository)
+    if status is not None and context.task_id not in (None, lost.task_id):
+        return True
+    for archive in archives_of(repository, save_ids(repository)).values():
+        with suppress(CorruptSave, UnsupportedSave):
+            if read_save(archive, reader).manifest.kind == "save":
+                return True
+    return False
 
 
 def _fitting_best(fitting: list[tuple[Manifest, _Pending]]) -> list[tuple[Manifest, _Pending]]:

@@ -298,4 +298,6 @@ def _stores(modules: bytes) -> Iterator[bytes]:
     for directory, names, there in files.walk(modules):
         if b"HEAD" in there and b"objects" in names:
             names.clear()
-            yield directory
+            # Git waits where its configuration is a FIFO.
+            if os.path.isfile(os.path.join(directory, b"config")):
+                yield directory

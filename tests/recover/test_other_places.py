@@ -153,3 +153,55 @@ def test_clone_names_the_save_that_it_does_not_take(tmp_path: Path) -> None:
     assert command == f"recover --save {ours} --into PATH"
     assert ws.gitstate(*command.split()[:-1], str(tmp_path / "another"), path=clone).exit_status == 0
     assert (tmp_path / "another" / "a.txt").read_text() == "of repo\n"
+
+
+@pytest.mark.parametrize("has_save", [True, False])
+@pytest.mark.parametrize("options", [["--detach"], ["-b", "beside"]])
+def test_worktree_takes_no_save_of_a_detached_one_that_is_gone(
+    options: list[str], has_save: bool, ws: Workspace
+) -> None:
+    """It is at the same commit, and has work of its own."""
+    lost, other = (Workspace(ws.outside / name, ws.outside) for name in ("lost", "other"))
+    ws.git("worktree", "add", "-q", "--detach", str(lost.path))
+    ws.git("worktree", "add", "-q", *options, str(other.path))
+    lost.append("a.txt")
+    lost.write("new.txt")
+    save_id = saved_from(lost.save()).save_id
+    assert other.gitstate("begin", "--task-id", "of the other").exit_status == 0
+    other.append("deep/b.txt" if (other.path / "deep/b.txt").exists() else "a.txt")
+    if has_save:
+        assert other.save().exit_status == 0
+        assert other.recover().exit_status == 0
+    ws.remove(str(lost.path))
+    before, head = fingerprint(other.path), other.out("rev-parse", "--symbolic-full-name", "HEAD")
+    run = other.recover()
+    assert run.json["workspaces"][0]["save_id"] != save_id
+    assert before.diff(fingerprint(other.path)) == []
+    assert other.out("rev-parse", "--symbolic-full-name", "HEAD") == head
+    # Whoever asks for it gets it.
+    into = ws.outside / "into"
+    assert other.gitstate("recover", "--save", save_id, "--into", str(into)).exit_status == 0
+    assert (into / "new.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "is_moved", "takes"),
+    [("of the other", False, False), ("of the other", True, True), ("of the lost", False, True), (None, False, True)],
+)
+def test_worktree_anew_on_a_branch_takes_the_save_of_its_task(
+    task: str | None, is_moved: bool, takes: bool, ws: Workspace
+) -> None:
+    """And the save whose WIP commit the branch is at: its files are checked out there."""
+    lost, other = (Workspace(ws.outside / name, ws.outside) for name in ("lost", "other"))
+    ws.git("worktree", "add", "-q", "-b", "beside", str(lost.path))
+    if not is_moved:
+        lost.git("bisect", "start")
+    lost.write("new.txt")
+    save_id = saved_from(lost.save("--task-id", "of the lost")).save_id
+    ws.remove(str(lost.path))
+    ws.git("worktree", "prune")
+    ws.git("worktree", "add", "-q", str(other.path), "beside")
+    assert task is None or other.gitstate("begin", "--task-id", task).exit_status == 0
+    answer = other.recover().json["workspaces"][0]
+    assert (answer["save_id"] == save_id, (other.path / "new.txt").exists()) == (takes, takes)
+    assert ("pending/lost-" in ws.out("for-each-ref", "refs/gitstate/pending")) != takes

@@ -409,3 +409,31 @@ def test_repository_with_files_of_the_index_is_saved_once(ws: Workspace) -> None
     saved = saved_from(ws.save())
     assert [item["path"] for item in saved.document["left_out"]] == ["nested"]
     assert len(inside.refs("refs/gitstate/saves")) == 1
+
+
+def test_command_that_moves_the_git_directory_keeps_submodules(ws: Workspace) -> None:
+    """Git moves the git directory of a workspace, and leaves its submodules with paths to where that was."""
+    store = ws.path / "store"
+    (ws.path / ".git").rename(store)
+    (ws.path / ".git").write_text("gitdir: store\n")
+    ws.path.joinpath("store/info/exclude").write_text("/store\n/active_state.json\n")
+    deepest = chain(ws, 2)[-1]
+    ws.write(f"{deepest}/new.txt", "new\n")
+    before = ws.out("submodule", "status", "--recursive")
+    [warning] = ws.save().json["warnings"]
+    run = subprocess.run(warning.rpartition("every save: ")[2], shell=True, check=True, cwd=ws.outside)
+    assert run.returncode == 0 and not store.exists()
+    assert ws.out("submodule", "status", "--recursive") == before
+    assert ws.out("-C", deepest, "status", "--porcelain") == "?? new.txt"
+    assert not any(ws.save("--task-id", "next").json[key] for key in ("left_out", "warnings"))
+
+
+def test_recovery_ends_where_the_configuration_of_a_submodule_is_a_fifo(ws: Workspace) -> None:
+    add_submodule(ws)
+    ws.append("a.txt")
+    saved = ws.save().json
+    ws.remove("sub")
+    config = ws.common_dir / "modules/sub/config"
+    config.unlink()
+    os.mkfifo(config)
+    assert recovered_from(ws.recover())["save_id"] == saved["save_id"]
