@@ -220,7 +220,7 @@ def _newest_first(builder: SnapshotBuilder, paths: list[bytes], deadline: Deadli
     """The paths sorted by their times; those that are not looked at before the deadline come last."""
     times: dict[bytes, int] = {}
     for number, path in enumerate(paths):
-        if number % 256 == 255 and deadline.passed():
+        if number % 256 == 0 and deadline.passed():
             break
         with suppress(OSError):
             times[path] = os.lstat(os.path.join(builder.top, path)).st_mtime_ns

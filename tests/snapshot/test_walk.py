@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,6 +151,27 @@ def test_newest_file_of_very_many_is_asked_about_first(ws: Workspace, directory:
     plain, _ = without_ignored(builder, walk(builder, [builder.top]), deadline=Deadline(1000))
     newest = [b"%s%d" % (directory.encode(), number) for number in reversed(range(CROWD + 100))]
     assert plain == newest
+
+
+def test_files_of_many_directories_are_not_sorted_when_the_time_is_over(
+    ws: Workspace, new_builder: NewBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program has filled each of them."""
+    directories = ("d/", "e/", "f/")
+    for directory in directories:
+        make_many(ws, directory, CROWD + 100)
+    builder = new_builder()
+    found = walk(builder, [builder.top])
+    looked_at: list[object] = []
+    lstat = os.lstat
+
+    def looked(path: bytes, **more: Any) -> os.stat_result:
+        looked_at.append(path)
+        return lstat(path, **more)
+
+    monkeypatch.setattr(os, "lstat", looked)
+    without_ignored(builder, found, deadline=Deadline(0))
+    assert len(looked_at) < CROWD
 
 
 @pytest.mark.parametrize("crowd", ["", "d/", "made/"])
