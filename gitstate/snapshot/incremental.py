@@ -138,7 +138,7 @@ def take_touched(
     if head is None or commit is None:
         return None
     staged = staged_entries(repository, {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}, head, _STAGED)
-    if staged is None or _has_more_flags(frozen_index):
+    if staged is None or _may_have_more_flags(frozen_index):
         return None
     earlier, touched = Snapshot(), _newest(repository.toplevel, options.touched - {options.state_file})
     # Of a path that is staged as deleted the file may be there all the same.
@@ -167,10 +167,13 @@ def take_touched(
     return snapshot
 
 
-def _has_more_flags(index: bytes) -> bool:
-    """Whether an index may have paths that are to be added, or that are skipped in the worktree: git marks it so."""
+def _may_have_more_flags(index: bytes) -> bool:
+    """Whether an index may have paths that are to be added, or that are skipped in the worktree.
+
+    Git marks it so by version 3; in version 4 any entry may have these flags (`man 5 gitformat-index`).
+    """
     with open(index, "rb", opener=open_at_once) as file:
-        return file.read(8)[4:] == b"\0\0\0\3"
+        return file.read(8)[4:] != b"\0\0\0\2"
 
 
 def _is_directory(repository: Repository, path: bytes) -> bool:

@@ -22,7 +22,7 @@ from gitstate.holding.watch import Watch
 from gitstate.holding.window import directories_above
 from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import ObjectReader
-from gitstate.snapshot.incremental import Baseline, take_since
+from gitstate.snapshot.incremental import Baseline, take_since, take_touched
 from gitstate.snapshot.record import Snapshot, SnapshotOptions, TrackedPaths
 from gitstate.snapshot.snapshot import take_snapshot
 from gitstate.system.clock import Deadline
@@ -234,3 +234,28 @@ def test_tracked_paths_are_sent_as_one_text(paths: list[bytes]) -> None:
     assert pickle.loads(sent) == tracked
     empty = pickle.dumps(TrackedPaths(set(), [], True))
     assert len(list(pickletools.genops(sent))) == len(list(pickletools.genops(empty)))
+
+
+@pytest.mark.parametrize("version", [2, 4])
+@pytest.mark.parametrize("flag", ["to be added", "skipped", None])
+def test_part_is_taken_only_where_the_index_can_have_no_more_flags(
+    flag: str | None, version: int, ws: Workspace
+) -> None:
+    """Version 3 says that it has some; in version 4, that of `feature.manyFiles`, any entry may."""
+    ws.write("tracked", "committed\n")
+    ws.commit("first")
+    ws.git("update-index", "--index-version", str(version))
+    ws.write("added", "new\n")
+    if flag == "to be added":
+        ws.git("add", "-N", "added")
+    elif flag == "skipped":
+        ws.git("update-index", "--skip-worktree", "tracked")
+    repository = open_repository(os.fsencode(ws.path))
+    os.makedirs(repository.own, exist_ok=True)
+    frozen = os.path.join(repository.own, b"frozen")
+    link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
+    writer = PackWriter(repository.objects, repository.object_format, "part")
+    with ObjectReader(repository.git) as reader:
+        taken = take_touched(repository, writer, reader, frozen, OPTIONS._replace(touched=frozenset([b"added"])))
+    writer.release()
+    assert (taken is not None) == (flag is None and version == 2)
