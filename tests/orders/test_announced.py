@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shlex
@@ -32,6 +33,8 @@ until [ -n "$(git for-each-ref refs/gitstate/pending)" ]; do sleep 0.02; done
 git for-each-ref --format='%(objectname)' refs/gitstate/pending >{seen}
 exec {gitstate} "$@"
 """
+#: Stands for a client whose order says more than its announcement.
+CHANGED = LATE.replace("exec ", "GITSTATE_PROGRESS_STAGE=ordered GITSTATE_AGENT= exec ")
 PLAIN = '#!/bin/sh\nexec {gitstate} "$@"\n'
 
 
@@ -90,6 +93,32 @@ def test_marker_stands_before_python_starts(shell: str, ws: Workspace, tmp_path:
         assert (again.returncode, again.stderr) == (0, "nothing changed since the last save\n")
     assert not call(ws).exists()
     check_recovered(ws, before)
+
+
+def test_order_wins_over_what_was_announced(ws: Workspace, tmp_path: Path) -> None:
+    command = script(tmp_path / "bin", CHANGED)
+    with running(ws):
+        ws.append("a.txt", "more\n")
+        assert run(command, ws, GITSTATE_PROGRESS_STAGE="announced").returncode == 0
+        (first,) = (command.parent / "seen").read_text().split()
+        assert json.loads(ws.git("show", f"{first}:context.json"))["progress_stage"] == "announced"
+        assert json.loads(ws.git("show", f"{marker(ws)}:context.json"))["progress_stage"] == "ordered"
+
+
+def test_announcement_begins_no_second_save_beside_one(ws: Workspace) -> None:
+    with running(ws) as keeper, another() as stopped:
+        ws.append("a.txt", "more\n")
+        with open(own(ws) + b"/lock", "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            process = subprocess.Popen([*GITSTATE, "save"], cwd=ws.path, stderr=subprocess.PIPE)
+            wait_until(lambda: children(keeper), "the saver waits for the workspace")
+            saver = children(keeper)
+            announce(ws, line_of(stopped))
+            wait_until(lambda: not called(ws).exists(), "the keeper has heard it")
+            assert order_checkpoint(own(ws), at_once=False), "the keeper has done with it"
+            assert children(keeper) == saver
+        _, words = process.communicate(timeout=120)
+        assert (process.returncode, words[:6]) == (0, b"saved "), words
 
 
 def test_client_that_dies_after_it_has_announced(ws: Workspace, tmp_path: Path) -> None:

@@ -51,13 +51,24 @@ def test_save_ends_where_the_disk_does_not_answer(ws: Workspace, words: tuple[st
     with lock.open() as again:
         # The save that goes on does not keep the loop from starting again.
         fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    assert "nothing is saved yet" in answer["error"] and answer["hint"] == "gitstate status"
+    assert "within 0.5 seconds: nothing is saved yet" in answer["error"] and answer["hint"] == "gitstate status"
     assert not marker(ws)
     (ws.outside / "release").touch()
     wait_until(lambda: marker(ws), "the save goes on when the disk answers")
     # The workspace is free again when it has ended.
     assert ws.gitstate("recover", "--json").exit_status == 0
     assert ws.read("a.txt") == b"edited\n"
+
+
+def test_an_earlier_save_is_not_taken_for_the_late_one(ws: Workspace) -> None:
+    ws.write("a.txt", "saved before\n")
+    assert ws.gitstate("save").exit_status == 0
+    before = marker(ws)
+    ws.write("a.txt", "edited\n")
+    answer = late(ws, ALWAYS, 0.1, "save", "--deadline", "0.5")
+    assert "nothing is saved yet" in answer["error"] and marker(ws) == before
+    (ws.outside / "release").touch()
+    wait_until(lambda: marker(ws) != before, "the save goes on when the disk answers")
 
 
 @pytest.mark.slow

@@ -184,6 +184,20 @@ def test_worktree_takes_no_save_of_a_detached_one_that_is_gone(
     assert (into / "new.txt").exists()
 
 
+def test_detached_worktree_at_another_commit_takes_no_save(ws: Workspace) -> None:
+    lost, other = (Workspace(ws.outside / name, ws.outside) for name in ("lost", "other"))
+    for one in (lost, other):
+        ws.git("worktree", "add", "-q", "--detach", str(one.path))
+    lost.write("new.txt")
+    saved_from(lost.save())
+    ws.remove(str(lost.path))
+    other.git("commit", "-q", "--allow-empty", "-m", "elsewhere")
+    waits, head = ws.refs("refs/gitstate/pending"), other.out("rev-parse", "HEAD")
+    assert recovered_from(other.recover(), exits=(4,))["verdict"] == "elsewhere"
+    assert not (other.path / "new.txt").exists() and other.out("rev-parse", "HEAD") == head
+    assert ws.refs("refs/gitstate/pending") == waits
+
+
 @pytest.mark.parametrize(
     ("task", "is_moved", "takes"),
     [("of the other", False, False), ("of the other", True, True), ("of the lost", False, True), (None, False, True)],

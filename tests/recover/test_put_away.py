@@ -12,6 +12,7 @@ import pytest
 
 from tests.states import dirty
 from tests.support.agents import Started, wait_until
+from tests.support.forgery import forged
 from tests.support.recovering import recovered_from
 from tests.support.saving import saved_from
 from tests.support.workspace import GITSTATE, Workspace, run_git
@@ -140,6 +141,19 @@ def test_lock_is_named_while_another_program_has_it_open(ws: Workspace) -> None:
     with open(ws.at(".git/index.lock"), "rb"):
         answer = recovered_from(ws.recover())
     assert answer["removed_locks"] == [] and "index.lock stops git" in answer["message"]
+
+
+@pytest.mark.parametrize("field", ["host", "boot_id"])
+def test_lock_of_a_run_that_this_host_did_not_see_is_named(field: str, ws: Workspace) -> None:
+    """On a volume that several hosts share its git may still run where nobody here sees it."""
+    script = 'echo work >>a.txt; : >"$1"; exit 3'
+    lock = os.fspath(ws.path / ".git" / "index.lock")
+    assert Started(ws, [*GITSTATE, "run", "--task-id", "T", "--", "sh", "-c", script, "agent", lock]).status() == 3
+    with forged(ws) as save:
+        save.context[field] = "00000000-1111-2222-3333-444444444444"
+    answer = recovered_from(ws.recover())
+    assert answer["removed_locks"] == [] and "index.lock stops git" in answer["message"]
+    assert os.path.exists(lock)
 
 
 @pytest.mark.parametrize("after", [True, False])
