@@ -156,6 +156,16 @@ def test_lock_of_a_run_that_this_host_did_not_see_is_named(field: str, ws: Works
     assert os.path.exists(lock)
 
 
+def test_lock_that_all_worktrees_share_is_not_named_while_it_is_held(ws: Workspace) -> None:
+    """A git in another worktree holds it for a moment; to remove it then would break what that git does."""
+    dirty(ws)
+    lock = ws.common_dir / "config.lock"
+    with lock.open("w"):
+        assert "config.lock" not in told(ws)
+    ws.append("a.txt")
+    assert f"once no git runs here: rm {lock}" in told(ws)
+
+
 @pytest.mark.parametrize("after", [True, False])
 def test_lock_from_outside_of_the_run_is_named(after: bool, ws: Workspace) -> None:
     if not after:

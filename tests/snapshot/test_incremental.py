@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gitstate.git.command import Git
+from gitstate.git.command import Git, object_id
 from gitstate.git.index import link_or_copy
 from gitstate.git.repository import Repository, open_repository
 from gitstate.git.status import ignored_among
@@ -250,12 +250,53 @@ def test_part_is_taken_only_where_the_index_can_have_no_more_flags(
         ws.git("add", "-N", "added")
     elif flag == "skipped":
         ws.git("update-index", "--skip-worktree", "tracked")
+    taken, _ = taken_alone(ws, b"added")
+    assert (taken is not None) == (flag is None and version == 2)
+
+
+def taken_alone(ws: Workspace, *touched: bytes) -> tuple[Snapshot | None, Repository]:
     repository = open_repository(os.fsencode(ws.path))
     os.makedirs(repository.own, exist_ok=True)
     frozen = os.path.join(repository.own, b"frozen")
     link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
     writer = PackWriter(repository.objects, repository.object_format, "part")
     with ObjectReader(repository.git) as reader:
-        taken = take_touched(repository, writer, reader, frozen, OPTIONS._replace(touched=frozenset([b"added"])))
+        taken = take_touched(repository, writer, reader, frozen, OPTIONS._replace(touched=frozenset(touched)))
     writer.release()
-    assert (taken is not None) == (flag is None and version == 2)
+    return taken, repository
+
+
+def test_nothing_is_built_on_a_part(ws: Workspace) -> None:
+    """Nobody may take it for what is known of the whole; a directory that is touched brings nothing back."""
+    ws.write("dir/tracked", "committed\n")
+    ws.commit("first")
+    ws.write("dir/new", "new\n")
+    taken, _ = taken_alone(ws, b"dir", b"dir/new")
+    assert taken is not None
+    assert (taken.scan, taken.index_is_plain) == (None, False)
+    assert [(item.path, item.lost) for item in taken.left_out] == [(b"", True)]
+    assert [*taken.worktree] == [b"dir/new"]
+
+
+@pytest.mark.parametrize("where", ["committed", "on disk", "staged", "info", "configured"])
+def test_part_is_converted_as_git_does(where: str, ws: Workspace) -> None:
+    """An encrypting filter is a conversion, too: what it guards must not come into a save as it is."""
+    rule = "*.txt text\n"
+    ws.write("dir/file.txt", "before\n")
+    if where == "committed":
+        ws.write(".gitattributes", rule)
+    ws.commit("first")
+    if where in ("on disk", "staged"):
+        ws.write("dir/.gitattributes", rule)
+    if where == "staged":
+        ws.add("dir/.gitattributes")
+        ws.remove("dir/.gitattributes")
+    elif where == "info":
+        ws.write(".git/info/attributes", rule)
+    elif where == "configured":
+        ws.config("core.autocrlf", "input")
+    ws.write("dir/file.txt", "one\r\ntwo\r\n")
+    taken, repository = taken_alone(ws, b"dir/file.txt")
+    expected = object_id(repository.object_format, "blob", b"one\ntwo\n")
+    leaf = None if taken is None else taken.worktree[b"dir/file.txt"]
+    assert taken is None or (leaf is not None and leaf.oid == expected)
