@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,47 @@ def test_store_without_an_event_is_saved_too(ws: Workspace) -> None:
         assert ws.gitstate("save").exit_status == 0
         assert ws.out("show", "HEAD:a.txt").startswith("X")
     view.close()
+
+
+def test_checkpoint_after_a_commit_knows_what_is_tracked(ws: Workspace) -> None:
+    """What the keeper knew before must not take the place of what it has just seen."""
+    with running(ws):
+        ws.write("later.txt", "tracked later\n")
+        ws.commit("the agent's")
+        for name in ("a.txt", "later.txt"):
+            ws.remove(name)
+            wait_until(lambda: order_checkpoint(own(ws), at_once=True, waits=60), "a checkpoint")
+        (held,) = ws.refs("refs/gitstate/checkpoints").values()
+        names = ws.out("ls-tree", "--name-only", f"{held}^1").split()
+        assert "later.txt" not in names and "a.txt" not in names
+
+
+ORDERS = """\
+import marshal, os, socket, sys
+os.chdir(sys.argv[1])
+info = os.stat(".")
+os.setuid(65534)
+connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+connection.connect("keeper.sock")
+try:
+    order = {"do": "save", "own": (info.st_dev, info.st_ino), "words": {}, "environ": {}}
+    connection.send(marshal.dumps(order))
+    print(connection.recv(1 << 20))
+except OSError:
+    print(b"")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a process of another user gives an order")
+def test_keeper_takes_no_order_of_another_user(ws: Workspace) -> None:
+    with running(ws):
+        os.chmod(own(ws), 0o711)
+        os.chmod(own(ws) + b"/" + SOCKET, 0o777)
+        ws.append("a.txt", "more\n")
+        argv = [sys.executable, "-c", ORDERS, os.fsdecode(own(ws))]
+        said = subprocess.run(argv, capture_output=True, encoding="utf-8", timeout=60)
+        assert (said.stdout, said.stderr) == ("b''\n", "")
+        assert not saves(ws)
 
 
 def test_keeper_killed_between_order_and_answer(ws: Workspace) -> None:

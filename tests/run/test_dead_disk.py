@@ -34,13 +34,25 @@ while True:
 """
 
 
+#: The early save fails, whatever the disk does.
+FAILS = """\
+def fails(path, request, opening=None):
+    raise OSError(5, "Input/output error")
+gitstate.run.keeper.save = fails
+"""
+
+
 @pytest.fixture
-def started(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> Started:
+def started(ws: Workspace) -> Started:
     """A run, with a checkpoint, in which an agent works that does not obey."""
+    return start(ws)
+
+
+def start(ws: Workspace, patch: str = "") -> Started:
     site = ws.outside / "site"
     site.mkdir()
     release, hang = str(ws.outside / "release"), str(ws.outside / "hang")
-    (site / "dead_disk.py").write_text(HANGS.format(hang=hang, release=release))
+    (site / "dead_disk.py").write_text(HANGS.format(hang=hang, release=release) + patch)
     main = "import sys; sys.argv[0] = 'gitstate'; import dead_disk; from gitstate.__main__ import main; main()"
     agent = [sys.executable, "-c", DEAF, str(ws.outside / "ready"), str(ws.outside / "heard")]
     path = {"PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
@@ -60,6 +72,20 @@ def test_run_ends_though_the_disk_does_not_answer(ws: Workspace, started: Starte
     assert not os.path.exists(f"/proc/{agent}"), "an agent that does not obey is ended all the same"
     assert "the disk did not answer" in started.words() or "at work on" in started.words()
     assert "saved" not in started.words().split("\n")[-1]
+    (ws.outside / "release").touch()
+    wait_until(lambda: marker(ws), "the save goes on when the disk answers")
+    assert ws.gitstate("recover", "--json").exit_status == 0
+    assert ws.read("a.txt") == b"edited\n"
+
+
+def test_the_only_save_of_a_run_goes_on(ws: Workspace) -> None:
+    """The early one has failed: nothing is saved but by the last one."""
+    started = start(ws, FAILS)
+    ws.write("a.txt", "edited\n")
+    (ws.outside / "hang").touch()
+    started.send(signal.SIGTERM)
+    assert started.status() == 143, started.words()
+    assert "the disk did not answer" in started.words() and not marker(ws)
     (ws.outside / "release").touch()
     wait_until(lambda: marker(ws), "the save goes on when the disk answers")
     assert ws.gitstate("recover", "--json").exit_status == 0
