@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.save.request import SaveRequest
+from gitstate.save.save import save
 from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace, run_git
 
@@ -305,3 +307,14 @@ def test_no_save_writes_a_state_file_into_nested_repositories(command: str, ws: 
         for repository in (sub, inner, deeper):
             assert not (repository.path / "active_state.json").exists()
             assert not (repository.git_dir / "gitstate" / "context.json").exists()
+
+
+def test_early_save_of_a_part_looks_at_all_of_a_repository_inside(ws: Workspace) -> None:
+    """What the keeper knows to have changed are paths of the workspace, not of what is inside it."""
+    inner = inside(ws)
+    request = SaveRequest(unseen=True, touched=frozenset([b"vendor/inner"]), stay=True, deadline=60.0)
+    done = save(os.fsencode(ws.path), request)
+    assert done.result == "saved", done
+    (archive,) = inner.refs("refs/gitstate/pending").values()
+    assert json.loads(inner.git("show", f"{archive}:manifest.json"))["left_out"] == []
+    assert inner.out("show", f"{archive}^1:new.txt") == "new"
