@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import select
@@ -50,6 +51,26 @@ def test_what_a_child_printed_at_its_end_is_read() -> None:
     child = LooksEarly(["sh", "-c", "printf all; printf why >&2"], ENVIRONMENT)
     assert child.communicate(idle=60) == (b"all", b"why")
     assert child.returncode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux: /proc tells who has a pipe open")
+@pytest.mark.parametrize("status", [0, 3])
+def test_what_a_child_left_behind_is_ended_where_it_failed(status: int) -> None:
+    """A filter that prints, say; but a daemon that git has started, and that has the pipes open, lives on."""
+    child = Child(["sh", "-c", f"sleep 600 & echo $!; read wait; exit {status}"], ENVIRONMENT)
+    poll = select.poll()
+    poll.register(child.stdout, select.POLLIN)
+    poll.poll(60_000)
+    left = int(os.read(child.stdout.fileno(), 100))
+    ends = os.pidfd_open(left)
+    try:
+        child.communicate(b"\n")
+        assert child.returncode == status
+        assert bool(select.select([ends], [], [], 60 if status else 0.1)[0]) == bool(status)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(ends, signal.SIGKILL)
+        os.close(ends)
 
 
 def test_child_that_reads_no_input_is_not_an_error() -> None:
