@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gitstate.git.refs import RefWriter
+from gitstate.git.repository import Repository, open_repository
 from gitstate.objects import durable, pack
-from gitstate.objects.durable import sync_since
+from gitstate.objects.durable import FilesToDisk, sync_since
 from gitstate.recover.recover import recover
 from gitstate.recover.request import RecoverRequest
 from gitstate.save.request import SaveRequest
@@ -177,3 +178,44 @@ def test_marker_goes_when_what_a_recovery_found_right_is_on_the_disk(
     monkeypatch.setattr(RefWriter, "commit", moved)
     assert recover(os.fsencode(ws.path), RecoverRequest()).exit_status == 0
     assert "sync" in done[: done.index("refs")], done
+
+
+@pytest.mark.parametrize("how", ["one by one", "one sync", "another file system"])
+def test_places_of_files_that_were_put_or_removed_are_synced(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of a file is in its directory: without it the file is not there after a power cut."""
+    ws = three_files(tmp_path)
+    place = ws.path / "dir"
+    place.mkdir()
+    synced: list[bytes] = []
+    each = durable.sync_each
+
+    def noted(paths: Iterable[bytes]) -> None:
+        found = list(paths)
+        synced.extend(found)
+        each(found)
+
+    monkeypatch.setattr(durable, "sync_each", noted)
+    monkeypatch.setattr(durable, "_is_one_sync_best", lambda _: how != "one by one")
+    if how == "another file system":
+        monkeypatch.setattr(FilesToDisk, "_device", lambda *_: -1)
+    FilesToDisk(open_repository(os.fsencode(ws.path)), [b"dir"]).finish([])
+    assert (os.fsencode(place) in synced) == (how != "one sync")
+
+
+def test_recovery_syncs_the_places_of_what_it_puts_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ws = three_files(tmp_path)
+    ws.write("dir/new.txt", "new\n")
+    assert save(os.fsencode(ws.path), SaveRequest()).result == "saved"
+    ws.remove("dir/new.txt")
+    changed: list[bytes] = []
+    start = FilesToDisk.__init__
+
+    def noted(self: FilesToDisk, repository: Repository, paths: Iterable[bytes] = ()) -> None:
+        changed.extend(paths)
+        start(self, repository, changed)
+
+    monkeypatch.setattr(FilesToDisk, "__init__", noted)
+    assert recover(os.fsencode(ws.path), RecoverRequest()).verdict == "restore"
+    assert b"dir" in changed and ws.read("dir/new.txt") == b"new\n"

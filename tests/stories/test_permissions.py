@@ -55,6 +55,18 @@ def test_file_comes_back_alone_into_a_directory_that_may_not_be_written(owned: W
     assert os.stat(owned.at("dd")).st_mode & 0o777 == 0o500
 
 
+def test_directory_that_was_made_read_only_since_the_save_stays_as_it_is(owned: Workspace) -> None:
+    """Somebody wants it so: the file is named in place of being written."""
+    owned.write("dd/x", "untracked\n")
+    saved_from(owned.save())
+    owned.remove("dd/x")
+    owned.chmod("dd", 0o500)
+    run = owned.gitstate("restore", "latest", "dd/x")
+    assert run.exit_status == 4 and "dd/x" in str(run), run
+    assert not os.path.exists(owned.at("dd/x"))
+    assert os.stat(owned.at("dd")).st_mode & 0o777 == 0o500
+
+
 @pytest.mark.parametrize(
     "mode", [pytest.param(0o000, marks=pytest.mark.slow), pytest.param(0o100, marks=pytest.mark.slow), 0o400]
 )
