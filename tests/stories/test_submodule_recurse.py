@@ -367,6 +367,33 @@ def test_clean_submodules_come_back_after_a_recovery_that_was_killed(ws: Workspa
     assert before.diff(fingerprint(ws.path)) == []
 
 
+@pytest.mark.parametrize("link", ["its own", "another"])
+def test_clean_submodule_in_which_somebody_went_on_stays_as_it_is(link: str, ws: Workspace) -> None:
+    """It has its `.git` file, and more; or another one than a killed recovery writes."""
+    chain(ws, 1)
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    ws.remove("sub/file.txt")
+    if link == "its own":
+        ws.write("sub/later.txt", "later\n")
+    else:
+        ws.write("sub/.git", f"gitdir: {ws.git_dir / 'modules' / 'sub'}\n")
+    before = run_git(ws.path / "sub", "status", "--porcelain")
+    ws.recover()
+    assert not os.path.lexists(ws.at("sub/file.txt"))
+    assert run_git(ws.path / "sub", "status", "--porcelain") == before
+
+
+def test_index_that_somebody_emptied_in_a_repository_inside_stays_so(ws: Workspace) -> None:
+    """Only where git took a submodule away it is filled again."""
+    sub = add_submodule(ws)
+    sub.append("inner.txt")
+    assert ws.save().exit_status == 0
+    sub.git("rm", "-rq", "--cached", ".")
+    ws.recover()
+    assert sub.git("ls-files") == b""
+
+
 def test_submodule_in_a_submodule_that_was_not_checked_out_stays_so(ws: Workspace) -> None:
     deepest = chain(ws, 3)[-1]
     run_git(ws.path / "sub/in side", "submodule", "--quiet", "deinit", "-f", "in side")
