@@ -25,15 +25,24 @@ def slow(fd):
 os.fsync = slow
 import gitstate.orders.late
 gitstate.orders.late._MARGIN = {margin}
+gitstate.orders.late._LOOK = 60
+"""
+#: Nor can the refs be read.
+UNREADABLE = """
+def unreadable(path):
+    raise OSError(5, "Input/output error", path)
+gitstate.orders.late.open_repository = unreadable
 """
 ALWAYS = "True"
 #: The refs' directories are synced when the marker stands.
 OF_REFS = "'/refs/gitstate/pending' in os.readlink(f'/proc/self/fd/{fd}')"
 
 
-def late(ws: Workspace, when: str, margin: float, *args: str, inherits: Collection[int] = ()) -> dict[str, Any]:
+def late(
+    ws: Workspace, when: str, margin: float, *args: str, inherits: Collection[int] = (), more: str = ""
+) -> dict[str, Any]:
     """The answer of a save whose disk does not answer. Its output is read to the end: nobody else may hold it."""
-    hangs = HANGS.format(when=when, release=str(ws.outside / "release"), margin=margin)
+    hangs = HANGS.format(when=when, release=str(ws.outside / "release"), margin=margin) + more
     run = patched(ws, hangs, *args, "--json", inherits=inherits)
     assert run.returncode == 75, run
     answer: dict[str, Any] = json.loads(run.stdout)
@@ -58,6 +67,14 @@ def test_save_ends_where_the_disk_does_not_answer(ws: Workspace, words: tuple[st
     # The workspace is free again when it has ended.
     assert ws.gitstate("recover", "--json").exit_status == 0
     assert ws.read("a.txt") == b"edited\n"
+
+
+def test_nothing_is_claimed_where_the_disk_does_not_tell_what_stands(ws: Workspace) -> None:
+    ws.write("a.txt", "edited\n")
+    answer = late(ws, ALWAYS, 0.1, "save", "--deadline", "0.5", more=UNREADABLE)
+    assert "cannot determine whether a save stands" in answer["error"]
+    (ws.outside / "release").touch()
+    wait_until(lambda: marker(ws), "the save goes on when the disk answers")
 
 
 @pytest.mark.slow
