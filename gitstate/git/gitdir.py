@@ -369,7 +369,7 @@ def among_files(toplevel: bytes, common_dir: bytes) -> AmongFiles | None:
     place = quote(os.fsdecode(toplevel) + ".git")
     command = f"git -C {quote(os.fsdecode(toplevel))} init --separate-git-dir={place}"
     command += "".join(_ways_back(common_dir, toplevel + b".git"))
-    return AmongFiles(f"the git directory is {name} in the worktree: git clean -x deletes it, and every save", command)
+    return AmongFiles(f"the git directory {name} is in the worktree: git clean -x deletes it with all saves", command)
 
 
 def _ways_back(common_dir: bytes, moved: bytes) -> Iterator[str]:

@@ -431,7 +431,7 @@ def test_command_that_moves_the_git_directory_keeps_submodules(ws: Workspace) ->
     ws.write(f"{deepest}/new.txt", "new\n")
     before = ws.out("submodule", "status", "--recursive")
     [warning] = ws.save().json["warnings"]
-    run = subprocess.run(warning.rpartition("every save: ")[2], shell=True, check=True, cwd=ws.outside)
+    run = subprocess.run(warning.partition("move it out with: ")[2], shell=True, check=True, cwd=ws.outside)
     assert run.returncode == 0 and not store.exists()
     assert ws.out("submodule", "status", "--recursive") == before
     assert ws.out("-C", deepest, "status", "--porcelain") == "?? new.txt"
