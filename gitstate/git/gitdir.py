@@ -369,7 +369,7 @@ def among_files(toplevel: bytes, common_dir: bytes) -> AmongFiles | None:
     place = quote(os.fsdecode(toplevel) + ".git")
     command = f"git -C {quote(os.fsdecode(toplevel))} init --separate-git-dir={place}"
     command += "".join(_ways_back(common_dir, toplevel + b".git"))
-    return AmongFiles(f"the git directory is {name} in the worktree: git clean -x deletes it, and every save", command)
+    return AmongFiles(f"the git directory {name} is in the worktree: git clean -x deletes it with all saves", command)
 
 
 def _ways_back(common_dir: bytes, moved: bytes) -> Iterator[str]:
@@ -379,14 +379,25 @@ def _ways_back(common_dir: bytes, moved: bytes) -> Iterator[str]:
         if b"config" not in there or b"objects" not in names:
             continue
         names.remove(b"objects")
-        config = os.path.join(directory, b"config")
-        said = Git(b"/").run("config", "-z", "-f", config, "core.worktree", ok_codes=range(256))
-        place = os.path.realpath(os.path.join(directory, said.removesuffix(b"\0")))
-        if said and os.path.isfile(os.path.join(place, b".git")):
+        named = named_worktree(directory)
+        place = None if named is None else os.path.realpath(named)
+        if place is not None and os.path.isfile(os.path.join(place, b".git")):
             store = os.path.join(moved, os.path.relpath(directory, common_dir))
             line, link = (quote(os.fsdecode(word)) for word in (b"gitdir: " + store, os.path.join(place, b".git")))
             own, top = (quote(os.fsdecode(word)) for word in (os.path.join(store, b"config"), place))
             yield f" && git config -f {own} core.worktree {top} && echo {line} >{link}"
+
+
+def named_worktree(git_dir: bytes) -> bytes | None:
+    """The worktree that `core.worktree` of a submodule's git dir names, links not resolved; None where it names none.
+
+    A FIFO in the place of the configuration is not read: git would wait for ever.
+    """
+    config = os.path.join(git_dir, b"config")
+    if not os.path.isfile(config):
+        return None
+    named = Git(b"/").run("config", "-z", "-f", config, "core.worktree", ok_codes=range(256)).removesuffix(b"\0")
+    return os.path.join(os.path.realpath(git_dir), named) if named else None
 
 
 def common_dir_by_files(git_dir: bytes) -> bytes:

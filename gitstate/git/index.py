@@ -189,7 +189,7 @@ _FOR_ONE_FILE = 256 << 20
 def knows_file_below(index: bytes, top: bytes) -> bool:
     """Whether an index has seen a file below `top`: its path, inode and owner agree, as in no copy of it.
 
-    Of a file that is not stored by its whole path (version 4) that is not known (`man 5 gitformat-index`).
+    An index of version 4 does not hold whole paths (`man 5 gitformat-index`): most of its files are not found.
     """
     data, seen = files.read_limited(index, _FOR_ONE_FILE) or b"", 0
     for directory, names, others in files.walk(top) if data else ():

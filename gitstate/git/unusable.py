@@ -199,9 +199,10 @@ def _out_of_the_way(path: bytes, kind: str) -> str:
 def why_strange(path: bytes, strange: StrangeFile) -> NotAWorkspace:
     """The error where git would wait for ever, or fail, because something else stands in the place of its file."""
     name, hint = os.fsdecode(path), f"gitstate -C {quote(os.fsdecode(os.path.realpath(path)))} doctor"
+    kind = strange.kind
     if is_directory_path(strange.path):
-        hint = f"{_out_of_the_way(*strange)}, then the same again"
-    return NotAWorkspace(f"{name}: {_shown(strange.path)} is {strange.kind}; nothing was changed", hint=hint)
+        kind, hint = f"{kind}, not a directory", f"{_out_of_the_way(*strange)}, then run the command again"
+    return NotAWorkspace(f"{name}: {_shown(strange.path)} is {kind}; nothing was changed", hint=hint)
 
 
 def _mend_line(said: str, path: bytes) -> str:
@@ -225,7 +226,7 @@ def _pruned(path: bytes, said: str) -> tuple[str, str]:
         return said, _ELSE
     if os.path.basename(worktrees) != b"worktrees" or not os.path.isdir(common):
         inside = named.startswith(os.path.join(os.path.realpath(path), b""))
-        lost = ": it was in the worktree, and every save in it" if inside else ""
+        lost = ": it was in the worktree, with all saves" if inside else ""
         return f".git leads to {os.fsdecode(named)}, which does not exist{lost}", _ANEW if inside else _ELSE
     beside = quote(os.fsdecode(os.path.dirname(common) if common.endswith(b"/.git") else common))
     return (
@@ -377,7 +378,7 @@ def _strange(strange: Iterable[StrangeFile], toplevel: bytes, known: Collection[
         command = f"rm -r {_quoted(path)}"
         if is_directory_path(path):
             command = _out_of_the_way(path, kind)
-            yield Damage(path, f"{_shown(path)} is {kind}, and no directory", command)
+            yield Damage(path, f"{_shown(path)} is {kind}, not a directory", command)
             continue
         if path.endswith(b"/index"):
             command += f" && git -C {where} reset"

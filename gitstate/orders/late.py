@@ -106,18 +106,22 @@ def _error(*told: Any) -> Any:
 
 def _late(path: bytes, seconds: float, before: str | None) -> TryAgain:
     """Why a save is late, and whether it stands: `before` was the id of the pending save when it began."""
-    now: list[str | None] = [before]
+    found: list[str | None] = []
 
     def look(send: Callable[[Any], None]) -> None:
         _let_go()
         send((pending_save_id(open_repository(path)),))
 
-    child = forkpool.Child(look)
-    if select.select([child.pipe], [], [], _LOOK)[0]:
-        now = [save_id for values in child.receive()[0] for save_id in values] or now
-    child.end(kill=True)
+    with suppress(OSError):
+        child = forkpool.Child(look)
+        if select.select([child.pipe], [], [], _LOOK)[0]:
+            found = [save_id for values in child.receive()[0] for save_id in values]
+        child.end(kill=True)
+    if not found:
+        what = "cannot determine whether a save stands"
+    elif found[0] in (None, before):
+        what = "nothing is saved yet"
+    else:
+        what = f"the save {found[0]} stands, but may not be durable yet"
     how = f"the disk did not answer within {seconds:g} seconds"
-    if now[0] is None or now[0] == before:
-        return TryAgain(f"{how}: nothing is saved yet; the save goes on until it does", hint="gitstate status")
-    why = f"{how}: the save {now[0]} stands, but may not be durable yet; it goes on"
-    return TryAgain(why, hint="gitstate status")
+    return TryAgain(f"{how}: {what}; the save goes on until the disk answers", hint="gitstate status")

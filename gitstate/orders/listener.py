@@ -173,9 +173,9 @@ class Orders:
                 connection.close()
             else:
                 self._saves.append((connection, message))
-                # Whoever announced a save, and has not ordered it yet, keeps nobody waiting: it is stopped, perhaps.
+                # A client that announced a save, and has not ordered it, may be stopped: no longer wait for it.
                 self._end_link()
-            # One that was announced by a script that died before it woke the keeper stops all others.
+            # As long as the file of a script that died before it woke the keeper is there, no other can announce.
             forget(self._repository)
         else:
             looks = self._checkpoints.looks + 1

@@ -138,7 +138,7 @@ def _decide(facts: Facts) -> Verdict:
 
 
 def _with_damage(verdict: Verdict, facts: Facts) -> Verdict:
-    """The verdict where git can't read HEAD or the index, and `damage` says what and which command mends it.
+    """The verdict where git can't read HEAD or the index, and `facts.damage` says what and which command mends it.
 
     Without HEAD no file can be compared with its base: the save stays pending. The context alone needs neither, nor
     do the files that `gitstate restore` writes.

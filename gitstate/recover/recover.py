@@ -349,7 +349,7 @@ class _Recovery:
         from ..restore.files import usual_umask
         from ..restore.missing import MissingFiles
 
-        # It may take its time, in which nobody could commit.
+        # It may take long, and nobody could commit meanwhile.
         self._undo_move()
         missing = MissingFiles(self.workspace, saved, outcome, scan)
         sizes = missing.sizes_at_save(targets, index.saved.sizes)
@@ -587,7 +587,7 @@ class _Recovery:
         except PermissionError as error:
             # It is a cache; what was recovered is told all the same.
             top = quote(os.fsdecode(self.repository.toplevel))
-            why = f"the state file could not be written: {error.strerror}; make room for it with: chmod u+w {top}"
+            why = f"the state file could not be written: {error.strerror}; allow it with: chmod u+w {top}"
             message = "; ".join(part for part in (result.message, why) if part)
             return result._replace(message=message, resume=resume, briefing=told, context=context)
         return result._replace(state_file=state_file, resume=resume, briefing=told, context=context)

@@ -10,6 +10,7 @@ from ..format.manifest import LeftOut
 from ..format.names import SAVES, workspace_id
 from ..format.saves import held_saves, pending_archives
 from ..git.entries import list_index
+from ..git.gitdir import named_worktree
 from ..git.repository import Repository, open_repository, without_filters
 from ..objects.tree import GITLINK
 from ..system import files
@@ -32,7 +33,6 @@ DEEPEST = 8
 #: The keys of .gitmodules that name the paths of submodules, as a regular expression.
 _PATH_KEY = r"^submodule\..*\.path$"
 
-_NOT_HERE = "this submodule is not checked out here: git submodule update --init"
 _NOT_KNOWN = "this repository is not checked out here, and .gitmodules does not say where to clone it from"
 
 
@@ -73,8 +73,17 @@ def _words_of_gone(workspace: Workspace, path: bytes, save_id: str | None) -> st
         command = f"gitstate -C {quote(os.fsdecode(place))} restore {save_id}"
         return f"git has put this submodule elsewhere, with its save: {command}"
     words = "the nested repository is gone, and its save with it"
-    can_update = path in _registered(workspace) and path in submodules_of(workspace)
-    return f"{words}; its commit: git submodule update --init" if can_update else words
+    can_update = path in _registered(workspace.git) and path in submodules_of(workspace)
+    return f"{words}; its commit: {_update(workspace.repository)}" if can_update else words
+
+
+def _update(repository: Repository) -> str:
+    """The command that checks out the submodules of a repository, which may be a submodule itself."""
+    return f"git -C {quote(os.fsdecode(repository.toplevel))} submodule update --init"
+
+
+def _not_here(path: bytes, repository: Repository) -> LeftOut:
+    return LeftOut(path, f"this submodule is not checked out here: {_update(repository)}", False)
 
 
 def _place_with(workspace: Workspace, save_id: str) -> bytes | None:
@@ -86,17 +95,22 @@ def _place_with(workspace: Workspace, save_id: str) -> bytes | None:
         # Where its worktree is gone, git refuses.
         argv = (b"--git-dir=" + store, "for-each-ref", "--format=%(refname)", f"{SAVES}*/{save_id}")
         listed = workspace.git.run(*argv, ok_codes=range(256))
-        said = workspace.git.run("config", "-z", "-f", os.path.join(store, b"config"), "core.worktree", ok_codes=(0, 1))
-        place = os.path.realpath(os.path.join(os.path.realpath(store), said.removesuffix(b"\0")))
-        if listed and said and os.path.lexists(os.path.join(place, b".git")):
-            return place
+        named = named_worktree(store)
+        if listed and named is not None and os.path.lexists(os.path.join(os.path.realpath(named), b".git")):
+            return os.path.realpath(named)
     return None
 
 
-def _registered(workspace: Workspace) -> set[bytes]:
-    """The paths that .gitmodules names."""
-    listed = workspace.git.run("config", "-z", "-f", ".gitmodules", "--get-regexp", _PATH_KEY, ok_codes=range(256))
-    return {record.partition(b"\n")[2] for record in listed.split(b"\0")}
+def _registered(git: Git) -> dict[bytes, str]:
+    """Path → name of the submodules that .gitmodules names."""
+    listed = git.run("config", "-z", "-f", ".gitmodules", "--get-regexp", _PATH_KEY, ok_codes=range(256))
+    records = [record.partition(b"\n") for record in listed.split(b"\0")[:-1]]
+    return {path: os.fsdecode(key).removeprefix("submodule.").removesuffix(".path") for key, _, path in records}
+
+
+def _is_initialised(repository: Repository, name: str) -> bool:
+    """Whether a submodule was initialised, as by a checkout of it."""
+    return repository.setting(f"submodule.{name}.url") is not None
 
 
 def lacks_its_save(step: NestedStep, git: Git) -> LeftOut | None:
@@ -122,8 +136,11 @@ def absent_submodules(workspace: Workspace, saved: SavedPaths, made: Collection[
     if saved.newest.manifest.workspace_id != workspace_id(workspace.repository):
         made = submodules_of(workspace)
     absent = [path for path in sorted({*made} - known) if workspace.disk.is_empty(path)]
-    registered = _registered(workspace) if absent else ()
-    return [LeftOut(path, _NOT_HERE if path in registered else _NOT_KNOWN, False) for path in absent]
+    registered = _registered(workspace.git) if absent else ()
+    return [
+        _not_here(path, workspace.repository) if path in registered else LeftOut(path, _NOT_KNOWN, False)
+        for path in absent
+    ]
 
 
 def nested_failure(error: Exception) -> str:
@@ -170,17 +187,13 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
     modules = os.path.join(repository.git_dir, b"modules")
     for store in _stores(modules):
         name = os.fsdecode(os.path.relpath(store, modules))
-        config = os.path.join(store, b"config")
-        said = workspace.git.run("config", "-z", "-f", config, "core.worktree", ok_codes=(0, 1))
-        if repository.setting(f"submodule.{name}.url") is None or not said:
-            if not _initialise(workspace, name, config, named):
-                continue
-            said = workspace.git.run("config", "-z", "-f", config, "core.worktree")
-        named_place = os.path.join(os.path.realpath(store), said.removesuffix(b"\0"))
-        if os.path.islink(os.path.normpath(named_place)):
-            # Something else took the place of the submodule; what it leads to is none.
+        place = named_worktree(store)
+        if place is None or not _is_initialised(repository, name):
+            place = _initialise(workspace, name, os.path.join(store, b"config"), named)
+        if place is None or os.path.islink(os.path.normpath(place)):
+            # It had no work; or a link took the place of the submodule: what that leads to is none.
             continue
-        full = os.path.realpath(named_place)
+        full = os.path.realpath(place)
         path = os.path.relpath(full, os.path.realpath(repository.toplevel))
         leaf = workspace.trees.lookup(saved.newest.wip_tree, [path]).get(path)
         link = b"gitdir: %s\n" % os.path.relpath(store, full)
@@ -203,15 +216,15 @@ def check_out_submodule(repository: Repository, depth: int, *, runs_filters: boo
     yield from check_out_all(usable)
     links = {entry.path for entry in list_index(repository.git) if entry.mode == GITLINK}
     made = _reconnect_clean(repository, links) if links and depth < DEEPEST else []
-    initialised = _initialised(repository) if links else ()
+    registered = _registered(repository.git) if links else {}
     top = os.path.realpath(repository.toplevel)
     for path in sorted(links.difference(made)):
         full = os.path.join(top, path)
         if os.path.realpath(full) == full and _is_vacant(full):
             # As git does where none is checked out.
             files.make_directory(full, top=top)
-            if path in initialised:
-                yield LeftOut(path, _NOT_HERE, False)
+            if path in registered and _is_initialised(repository, registered[path]):
+                yield _not_here(path, repository)
     for path in made:
         below = os.path.join(path, b"")
         try:
@@ -222,14 +235,6 @@ def check_out_submodule(repository: Repository, depth: int, *, runs_filters: boo
         except (GitstateError, OSError) as error:
             yield LeftOut(path, nested_failure(error), True)
     give_back(repository, repository.toplevel)
-
-
-def _initialised(repository: Repository) -> set[bytes]:
-    """The paths of the submodules that were initialised, as by a checkout of them."""
-    argv = ("config", "-z", "-f", ".gitmodules", "--get-regexp", _PATH_KEY)
-    records = [record.partition(b"\n") for record in repository.git.run(*argv, ok_codes=range(256)).split(b"\0")]
-    names = {path: os.fsdecode(key).removeprefix("submodule.").removesuffix(".path") for key, _, path in records}
-    return {path for path, name in names.items() if repository.setting(f"submodule.{name}.url") is not None}
 
 
 def _was_begun(path: bytes, link: bytes) -> bool:
@@ -252,12 +257,11 @@ def _reconnect_clean(repository: Repository, links: Collection[bytes]) -> list[b
     made = []
     for store in _stores(modules):
         name = os.fsdecode(os.path.relpath(store, modules))
-        config = os.path.join(store, b"config")
-        said = repository.git.run("config", "-z", "-f", config, "core.worktree", ok_codes=(0, 1))
-        if repository.setting(f"submodule.{name}.url") is None or not said:
+        place = named_worktree(store)
+        if place is None or not _is_initialised(repository, name):
             # It was not checked out.
             continue
-        full = os.path.realpath(os.path.join(os.path.realpath(store), said.removesuffix(b"\0")))
+        full = os.path.realpath(place)
         path = os.path.relpath(full, top)
         link = b"gitdir: %s\n" % os.path.relpath(store, full)
         if path not in links or not (_is_vacant(full) or _was_begun(full, link)):
@@ -277,20 +281,20 @@ def fill_emptied_index(inside: Repository) -> None:
         inside.git.run("read-tree", "HEAD", ok_codes=range(256))
 
 
-def _initialise(workspace: Workspace, name: str, config: bytes, named: Collection[bytes]) -> bool:
-    """Undo `git submodule deinit` of a submodule that had work at the save; False where it was none of those.
+def _initialise(workspace: Workspace, name: str, config: bytes, named: Collection[bytes]) -> bytes | None:
+    """Undo `git submodule deinit` of a submodule that had work at the save; None where it was none of those.
 
-    `config` is the configuration in the submodule's git dir.
+    `config` is the configuration in the submodule's git dir. Returns the worktree that it names now.
     """
     key = f"submodule.{name}.path"
     argv = ("config", "-z", "-f", ".gitmodules", "--get", key)
     path = workspace.git.run(*argv, ok_codes=range(256)).removesuffix(b"\0")
     if path not in named or not workspace.disk.is_empty(path):
-        return False
+        return None
     workspace.git.run("submodule", "--quiet", "init", "--", path)
     place = os.path.relpath(os.path.join(workspace.repository.toplevel, path), os.path.dirname(config))
     workspace.git.run("config", "-f", config, "core.worktree", place)
-    return True
+    return named_worktree(os.path.dirname(config))
 
 
 def _stores(modules: bytes) -> Iterator[bytes]:

@@ -74,7 +74,7 @@ _LEAST, _OVERTIME = 0.1, 0.15
 #: For this part of the deadline nothing else is done but the early save. Where none stands, the last one is waited for
 #: so many seconds after the deadline.
 _FIRST, _PATIENT = 0.6, 2.0
-_GOES_ON = "the disk did not answer within the deadline; the save goes on until it does"
+_GOES_ON = "the disk did not answer within the deadline; the save goes on until the disk answers"
 #: A child that does not say anything is looked at again after so many seconds.
 _LOOK_AGAIN = 1.0
 #: An agent that ends within this time after Ctrl-C was ended by it, in seconds.

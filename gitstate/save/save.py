@@ -84,7 +84,7 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
         warnings.append(f"this repository belongs to user {repository.stranger}; none of its filters was run")
     risk = among_files(repository.toplevel, repository.common_dir)
     if risk is not None and not request.depth:
-        warnings.append(f"{risk.what}: {risk.command}")
+        warnings.append(f"{risk.what}; move it out with: {risk.command}")
     return result._replace(warnings=tuple(warnings)) if warnings else result
 
 

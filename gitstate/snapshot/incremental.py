@@ -150,7 +150,7 @@ def take_touched(
     if any(
         path in in_head and in_head[path].mode == DIRECTORY and not _is_directory(repository, path) for path in touched
     ):
-        # It was moved away as a whole: nobody has told of what was in it.
+        # It was moved as a whole: no event names what was in it.
         return None
     # What git keeps below a directory, or in a submodule, is known after a look at the tree.
     alone = frozenset(path for path in touched if path not in in_head or in_head[path].mode not in (DIRECTORY, GITLINK))

@@ -327,7 +327,7 @@ def walk(top: bytes) -> Iterator[tuple[bytes, list[bytes], list[bytes]]]:
 def remove_tree(path: bytes) -> None:
     """Remove a directory of ours with all in it, as far as possible; of a symlink the link alone.
 
-    What lies deep is moved up before: no path gets too long, and no level costs a descriptor.
+    What lies deep is moved up first, so that no path gets too long and no level costs a descriptor.
     """
     path = path.rstrip(b"/")
     if os.path.islink(path) or not os.path.isdir(path):
@@ -475,7 +475,7 @@ _MEMORY = (b"/dev/shm", b"/tmp")
 def _lock_stand_ins(info: os.stat_result, operation: int) -> int:
     """Lock what stands for a file, in all places: one may vanish. systemd clears `/dev/shm` when its user logs out.
 
-    Another user may take a place, or give it back, but not both of two processes' places at once.
+    Where another user takes one of the places, or gives it back, two processes still meet in the other one.
     """
     held: list[int] = []
     try:
@@ -492,7 +492,7 @@ def _lock_stand_ins(info: os.stat_result, operation: int) -> int:
                 os.close(fd)
         if not held:
             taken = b" and ".join(_stand_in_directory(top, info)[0] for top in _MEMORY)
-            raise OSError(errno.ENOLCK, "no locks here, and this user can't use what would stand for them", taken)
+            raise OSError(errno.ENOLCK, "no locks here, nor directories that this user can use for them", taken)
         return held.pop() if len(held) == 1 else _as_one(held)
     finally:
         for fd in held:

@@ -107,10 +107,6 @@ def _parent(pid: int) -> int:
     return 0 if data is None else int(data.rpartition(b")")[2].split()[1])
 
 
-#: A program may always have so many bytes of memory.
-_LEAST_MEMORY = 1 << 30
-
-
 def writers(pipes: Sequence[int]) -> list[int]:
     """The processes that can write into pipes whose other ends are the descriptors `pipes`, as far as we may see."""
     wanted = {os.readlink(f"/proc/self/fd/{fd}") for fd in pipes}
@@ -128,6 +124,10 @@ def _is_written(path: str) -> bool:
     """Whether a descriptor was opened for writing alone; `path` is its file of proc(5) fdinfo."""
     flags = next((line for line in (read_proc(path) or b"").split(b"\n") if line.startswith(b"flags:")), b"flags: 0")
     return int(flags.split()[1], 8) & os.O_ACCMODE == os.O_WRONLY
+
+
+#: A program may always have so many bytes of memory.
+_LEAST_MEMORY = 1 << 30
 
 
 def limit_memory(pid: int) -> None:

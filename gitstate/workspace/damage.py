@@ -228,7 +228,7 @@ def _git_dir_that_leads_to(link: bytes) -> bytes | None:
             if named is None or os.path.basename(named) != b".git":
                 lost.append(found)
     ours = [found for found in lost if read_context(found)[0].workspace_path == os.fsdecode(top)]
-    # Of the same name may be any directory.
+    # Any directory may have the same name.
     ours = ours or [found for found in lost if knows_file_below(os.path.join(found, b"index"), top)]
     return ours[0] if len(ours) == 1 else None
 

@@ -25,15 +25,24 @@ def slow(fd):
 os.fsync = slow
 import gitstate.orders.late
 gitstate.orders.late._MARGIN = {margin}
+gitstate.orders.late._LOOK = 60
+"""
+#: Nor can the refs be read.
+UNREADABLE = """
+def unreadable(path):
+    raise OSError(5, "Input/output error", path)
+gitstate.orders.late.open_repository = unreadable
 """
 ALWAYS = "True"
 #: The refs' directories are synced when the marker stands.
 OF_REFS = "'/refs/gitstate/pending' in os.readlink(f'/proc/self/fd/{fd}')"
 
 
-def late(ws: Workspace, when: str, margin: float, *args: str, inherits: Collection[int] = ()) -> dict[str, Any]:
+def late(
+    ws: Workspace, when: str, margin: float, *args: str, inherits: Collection[int] = (), more: str = ""
+) -> dict[str, Any]:
     """The answer of a save whose disk does not answer. Its output is read to the end: nobody else may hold it."""
-    hangs = HANGS.format(when=when, release=str(ws.outside / "release"), margin=margin)
+    hangs = HANGS.format(when=when, release=str(ws.outside / "release"), margin=margin) + more
     run = patched(ws, hangs, *args, "--json", inherits=inherits)
     assert run.returncode == 75, run
     answer: dict[str, Any] = json.loads(run.stdout)
@@ -69,6 +78,14 @@ def test_an_earlier_save_is_not_taken_for_the_late_one(ws: Workspace) -> None:
     assert "nothing is saved yet" in answer["error"] and marker(ws) == before
     (ws.outside / "release").touch()
     wait_until(lambda: marker(ws) != before, "the save goes on when the disk answers")
+
+
+def test_nothing_is_claimed_where_the_disk_does_not_tell_what_stands(ws: Workspace) -> None:
+    ws.write("a.txt", "edited\n")
+    answer = late(ws, ALWAYS, 0.1, "save", "--deadline", "0.5", more=UNREADABLE)
+    assert "cannot determine whether a save stands" in answer["error"]
+    (ws.outside / "release").touch()
+    wait_until(lambda: marker(ws), "the save goes on when the disk answers")
 
 
 @pytest.mark.slow

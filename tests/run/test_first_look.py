@@ -135,13 +135,8 @@ def test_early_save_looks_at_nothing_but_what_the_agent_changed(large: Workspace
 
 def test_kill_after_the_early_save_loses_nothing_on_disk(large: Workspace, started: Started) -> None:
     ws = large
-    pids = [keeper_pid(ws), started.process.pid, int((ws.outside / "ready").read_text())]
     early = marker(ws)
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    started.status()
-    assert ends(pids[0])
-    go_on(ws)
+    kill_all(ws, started)
     assert marker(ws) == early
     work = {name: ws.read(name) for name in WORK}
     run = ws.recover()

@@ -66,8 +66,8 @@ def test_git_directory_that_a_clean_would_delete_is_named(ws: Workspace) -> None
     dirty(ws)
     before = fingerprint(ws.path, ignore=(b"repo.git",))
     [warning] = saved_from(ws.save()).document["warnings"]
-    what, _, command = warning.rpartition(": ")
-    assert "git clean -x deletes it, and every save" in what
+    what, _, command = warning.partition("; move it out with: ")
+    assert "git clean -x deletes it with all saves" in what
     assert command in ws.gitstate("doctor").text
     run_git(ws.outside, "-c", f"alias.do=!{command}", "do")
     assert not os.path.lexists(ws.at("repo.git"))
@@ -86,7 +86,7 @@ def test_git_directory_that_was_deleted_with_the_worktree_is_said(ws: Workspace)
     shutil.rmtree(ws.path / "repo.git")
     run = ws.recover()
     assert run.exit_status == 1
-    assert "it was in the worktree, and every save in it" in run.stderr
+    assert "it was in the worktree, with all saves" in run.stderr
     assert "next: what was pushed comes back in a new clone" in run.stderr
 
 

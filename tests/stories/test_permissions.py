@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -98,3 +99,6 @@ def test_recover_goes_on_where_the_state_file_may_not_be_written(owned: Workspac
     answer = recovered_from(owned.recover())
     assert "the state file could not be written" in answer["message"]
     assert answer["verdict"] == "restore"
+    subprocess.run(answer["message"].partition("allow it with: ")[2], shell=True, check=True)
+    assert owned.gitstate("begin", "task_id=T-2").exit_status == 0
+    assert os.path.exists(owned.at("active_state.json"))
