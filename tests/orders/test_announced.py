@@ -115,7 +115,7 @@ def test_announcement_begins_no_second_save_beside_one(ws: Workspace) -> None:
             saver = children(keeper)
             announce(ws, line_of(stopped))
             wait_until(lambda: not called(ws).exists(), "the keeper has heard it")
-            assert order_checkpoint(own(ws), at_once=False), "the keeper has done with it"
+            wait_until(lambda: order_checkpoint(own(ws), at_once=False), "the keeper has done with it")
             assert children(keeper) == saver
         _, words = process.communicate(timeout=120)
         assert (process.returncode, words[:6]) == (0, b"saved "), words

@@ -48,7 +48,7 @@ def started(ws: Workspace) -> Started:
     return start(ws)
 
 
-def start(ws: Workspace, patch: str = "") -> Started:
+def start(ws: Workspace, patch: str = "", deadline: str = "1") -> Started:
     site = ws.outside / "site"
     site.mkdir()
     release, hang = str(ws.outside / "release"), str(ws.outside / "hang")
@@ -56,7 +56,7 @@ def start(ws: Workspace, patch: str = "") -> Started:
     main = "import sys; sys.argv[0] = 'gitstate'; import dead_disk; from gitstate.__main__ import main; main()"
     agent = [sys.executable, "-c", DEAF, str(ws.outside / "ready"), str(ws.outside / "heard")]
     path = {"PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
-    options = ["run", "--interval", "0.2", "--deadline", "1", "--grace", "0.2", "--"]
+    options = ["run", "--interval", "0.2", "--deadline", deadline, "--grace", "0.2", "--"]
     found = Started(ws, [sys.executable, "-c", main, *options, *agent], env=path)
     agent_pid(ws)
     return found
@@ -80,7 +80,7 @@ def test_run_ends_though_the_disk_does_not_answer(ws: Workspace, started: Starte
 
 def test_the_only_save_of_a_run_goes_on(ws: Workspace) -> None:
     """The early one has failed: nothing is saved but by the last one."""
-    started = start(ws, FAILS)
+    started = start(ws, FAILS, deadline="3")
     ws.write("a.txt", "edited\n")
     (ws.outside / "hang").touch()
     started.send(signal.SIGTERM)
