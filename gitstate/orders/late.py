@@ -45,12 +45,12 @@ def save_in_time(path: bytes, words: Mapping[str, Any], early: str | None) -> Ma
     except OSError:
         return None
     seconds = request.deadline or _OPENED
-    end, before = Deadline(seconds + _MARGIN), None
+    end, before = Deadline(seconds + _MARGIN), list[str | None]()
     while select.select([child.pipe], [], [], end.left())[0]:
         values, more = child.receive()
         for kind, value in values:
             if kind == "begun":
-                seconds, before = value[0] or seconds, value[1]
+                seconds, before = value[0] or seconds, [value[1]]
                 end = Deadline(seconds + _MARGIN)
                 continue
             child.end(kill=False)
@@ -104,8 +104,8 @@ def _error(*told: Any) -> Any:
     return error
 
 
-def _late(path: bytes, seconds: float, before: str | None) -> TryAgain:
-    """Why a save is late, and whether it stands: `before` was the id of the pending save when it began."""
+def _late(path: bytes, seconds: float, before: list[str | None]) -> TryAgain:
+    """Why a save is late, and whether it stands: `before` holds the id of the pending save when it began, if it has."""
     found: list[str | None] = []
 
     def look(send: Callable[[Any], None]) -> None:
@@ -113,13 +113,14 @@ def _late(path: bytes, seconds: float, before: str | None) -> TryAgain:
         send((pending_save_id(open_repository(path)),))
 
     with suppress(OSError):
-        child = forkpool.Child(look)
+        # Of one that has not begun nothing stands, whatever is pending.
+        child = forkpool.Child(look if before else lambda send: send((None,)))
         if select.select([child.pipe], [], [], _LOOK)[0]:
             found = [save_id for values in child.receive()[0] for save_id in values]
         child.end(kill=True)
     if not found:
         what = "cannot determine whether a save stands"
-    elif found[0] in (None, before):
+    elif found[0] in (None, *before):
         what = "nothing is saved yet"
     else:
         what = f"the save {found[0]} stands, but may not be durable yet"

@@ -33,6 +33,15 @@ def unreadable(path):
     raise OSError(5, "Input/output error", path)
 gitstate.orders.late.open_repository = unreadable
 """
+#: The repository can't even be opened by who saves.
+OPENS_LATE = """
+opens = gitstate.orders.late.start_opening
+def waits(path):
+    while not os.path.exists({release!r}):
+        time.sleep(0.01)
+    return opens(path)
+gitstate.orders.late.start_opening = waits
+"""
 ALWAYS = "True"
 #: The refs' directories are synced when the marker stands.
 OF_REFS = "'/refs/gitstate/pending' in os.readlink(f'/proc/self/fd/{fd}')"
@@ -42,7 +51,8 @@ def late(
     ws: Workspace, when: str, margin: float, *args: str, inherits: Collection[int] = (), more: str = ""
 ) -> dict[str, Any]:
     """The answer of a save whose disk does not answer. Its output is read to the end: nobody else may hold it."""
-    hangs = HANGS.format(when=when, release=str(ws.outside / "release"), margin=margin) + more
+    hangs = HANGS.format(when=when, release=str(ws.outside / "release"), margin=margin)
+    hangs += more.format(release=str(ws.outside / "release"))
     run = patched(ws, hangs, *args, "--json", inherits=inherits)
     assert run.returncode == 75, run
     answer: dict[str, Any] = json.loads(run.stdout)
@@ -78,6 +88,15 @@ def test_an_earlier_save_is_not_taken_for_the_late_one(ws: Workspace) -> None:
     assert "nothing is saved yet" in answer["error"] and marker(ws) == before
     (ws.outside / "release").touch()
     wait_until(lambda: marker(ws) != before, "the save goes on when the disk answers")
+
+
+def test_an_earlier_save_is_not_taken_for_one_that_has_not_begun(ws: Workspace) -> None:
+    ws.write("a.txt", "saved before\n")
+    assert ws.gitstate("save").exit_status == 0
+    ws.write("a.txt", "edited\n")
+    answer = late(ws, ALWAYS, 0.1, "save", "--deadline", "0.5", more=OPENS_LATE)
+    assert "nothing is saved yet" in answer["error"]
+    (ws.outside / "release").touch()
 
 
 def test_nothing_is_claimed_where_the_disk_does_not_tell_what_stands(ws: Workspace) -> None:
