@@ -87,6 +87,12 @@ LOCKS = ("HEAD.lock", "refs/heads/{}.lock", "packed-refs.lock", "config.lock")
 SLOW = [(name, in_run) for name in LOCKS for in_run in (True, False) if (name, in_run) != ("packed-refs.lock", True)]
 
 
+#: Waits until the first checkpoint of a run stands, and its transaction has ended.
+CHECKPOINTED = """\
+echo work >>b.txt
+until git for-each-ref refs/gitstate/checkpoints | grep -q . && [ ! -e .git/gitstate/journal ]; do sleep 0.05; done"""
+
+
 @pytest.mark.parametrize(
     ("name", "in_run"),
     [("packed-refs.lock", True), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)],
@@ -98,7 +104,10 @@ def test_lock_of_refs_that_a_killed_git_left_is_removed_or_named(name: str, in_r
     script = 'echo work >>a.txt; : >"$1"; exit 3' if in_run else "echo work >>a.txt; exit 3"
     if not in_run:
         lock.touch()
-    Started(ws, [*GITSTATE, "run", "--task-id", "T", "--", "sh", "-c", script, "agent", os.fspath(lock)]).status()
+    # A checkpoint that is ended in its transaction leaves the lock too, and the next save takes it for one of its own.
+    script = f"{CHECKPOINTED}; {script}" if in_run else script
+    command = [*GITSTATE, "run", "--task-id", "T", "--interval", "3600", "--", "sh", "-c", script]
+    Started(ws, [*command, "agent", os.fspath(lock)]).status()
     run = ws.recover()
     if name == "packed-refs.lock" and not in_run:
         # No ref can be moved: the save stays pending.
