@@ -110,7 +110,7 @@ def load() -> None:
     # The last save asks where an agent keeps its transcript, and sends what came of it.
     all_agents()
     pickler()
-    from ..holding import listing, window  # noqa: F401
+    from ..holding import window  # noqa: F401
 
 
 class Keeper:

@@ -89,7 +89,7 @@ class RunWorktrees:
         #: With how many more attempts each gets.
         self._removed: dict[Checkpoints, int] = {}
         # The front of a run has no use for it.
-        from ..holding.listing import WorktreeListing
+        from ..holding.watch import WorktreeListing
 
         self._listing = WorktreeListing(repository.common_dir)
         #: Those that git had finished to make at the last look.
