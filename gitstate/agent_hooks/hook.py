@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from ..agents.base import Agent
 from ..agents.registry import agent_named, agent_names, session_owner
-from ..conversation.turn import read_turn, write_turn
 from ..errors import GitstateError, words_of
 from ..format import names
 from ..format.context import Context, with_values
@@ -25,7 +24,7 @@ from ..system.forkpool import in_background
 from ..system.jsonio import Json, text_to_json
 from ..system.terminal import say
 from ..workspace import lease
-from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
+from ..workspace.live_context import read_live_context, read_turn, replace_context, with_measured_fields, write_turn
 from ..workspace.settings import OF_SAVE, number, with_defaults
 from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, write_state
 from .background import failed, has_work, in_order, take_before, take_now, work
@@ -47,7 +46,7 @@ from .stop import write_stop
 
 if TYPE_CHECKING:
     from ..agents.base import HookEvent, Meaning
-    from ..conversation.turn import Turn
+    from ..workspace.live_context import Turn
     from ..workspace.state_file import Status
 
 #: A longer briefing is cut, in characters.

@@ -26,7 +26,6 @@ import time
 from ..agents import launch, transcripts  # noqa: F401
 from ..agents.registry import all_agents
 from ..conversation import pieces  # noqa: F401
-from ..conversation.turn import read_turn
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError, words_of
 from ..format.manifest import Reason
 from ..format.saves import checkpoint_save_id, pending_save_id
@@ -48,6 +47,7 @@ from ..system.clock import Deadline
 from ..system.process import is_alive, process, this_process
 from ..system.stdlib import TYPE_CHECKING, pickler, suppress
 from ..workspace import damage, lease, peek, registry  # noqa: F401
+from ..workspace.live_context import read_turn
 from ..workspace.ownership import RunRecord, run_file, write_run_file
 from ..workspace.settings import OF_SAVE, with_defaults
 from .channel import BlockedSignals, Channel, KeeperConfig, is_told_to_hurry

@@ -14,7 +14,6 @@ from ..agents.base import ARGV_KEY, StopRule
 from ..agents.launch import recorded_argv
 from ..agents.registry import agent_of_command, stop_rule
 from ..agents.search_path import write_search_path
-from ..conversation.turn import forget_turn
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, NeedsPerson, UsageError
 from ..format.context import Context
 from ..format.manifest import Reason
@@ -33,7 +32,7 @@ from ..system.process import inherited_descriptors, process, send, this_process
 from ..system.stdlib import TYPE_CHECKING, Record, quote, signal, suppress
 from ..system.terminal import say
 from ..workspace.lease import wait_for_last_save
-from ..workspace.live_context import begin, read_live_context, refuse_while_others_work
+from ..workspace.live_context import begin, forget_turn, read_live_context, refuse_while_others_work
 from ..workspace.state_file import ACTIVE, RECOVERED
 from .channel import SIGNALS, KeeperConfig, KeeperProcess, Times, read_times
 from .checkpoints import try_save

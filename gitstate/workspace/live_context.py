@@ -22,7 +22,7 @@ from ..git.repository import Repository, read_head
 from ..system import files, process
 from ..system.clock import is_before, now
 from ..system.jsonio import loads, text_to_json
-from ..system.stdlib import TYPE_CHECKING
+from ..system.stdlib import TYPE_CHECKING, suppress
 from .settings import require
 from .state_file import ACTIVE, CONTEXT_FILE, FINISHED, parse_status, read_state, state_path, write_state
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .state_file import Status
 
     OwnerState = Literal["lives", "ours", "gone", "unknown"]
+    Turn = Literal["open", "closed", "failed"]
 
 
 def read_live_context(repository: Repository) -> tuple[Context, Status | None]:
@@ -188,3 +189,33 @@ def replace_context(repository: Repository, context: Context, status: Status) ->
         briefing=briefing if isinstance(briefing, str) else None,
         durable=False,
     )
+
+
+# -- the agent's turn, as its hooks tell it: status 0 is no end of the work while it is open
+
+_TURN_FILE = b"turn"
+
+
+def write_turn(repository: Repository, turn: Turn) -> None:
+    """A hook says so. A write that fails is ignored: then the exit status alone decides."""
+    path = os.path.join(repository.own, _TURN_FILE)
+    with suppress(OSError):
+        if turn != read_turn(repository, 0.0):
+            files.make_directory(repository.own, top=repository.git_dir)
+            files.write_atomic(path, turn.encode("ascii"), staging=repository.own, durable=False)
+
+
+def read_turn(repository: Repository, since: float) -> str | None:
+    """What the last hook said since a time, in seconds since the epoch; None where none said anything."""
+    path = os.path.join(repository.own, _TURN_FILE)
+    with suppress(OSError):
+        if os.stat(path).st_mtime >= since:
+            data = files.read_limited(path, 64)
+            return None if data is None else data.decode("ascii", "replace")
+    return None
+
+
+def forget_turn(repository: Repository) -> None:
+    """A run begins: what an earlier one said does not count."""
+    with suppress(OSError):
+        files.remove(os.path.join(repository.own, _TURN_FILE))
