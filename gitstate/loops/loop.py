@@ -29,8 +29,8 @@ from ..git.repository import Repository, open_repository
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult, recover_lines
 from ..run.hold import Hold
+from ..system.child import command
 from ..system.process import this_process
-from ..system.program import command
 from ..system.terminal import escape, say
 from ..workspace.live_context import begin, finish
 from .limits import Limit, find_limit

@@ -28,9 +28,9 @@ from ..git.repository import Repository, open_repository
 from ..recover.recover import recover
 from ..recover.request import SUCCESSES, RecoverRequest, RecoverResult, instruction
 from ..system import files
+from ..system.child import command
 from ..system.clock import Deadline
 from ..system.jsonio import dumps, loads
-from ..system.program import command
 from ..workspace.lease import presence
 from ..workspace.live_context import read_live_context
 from ..workspace.state_file import RECOVERED
