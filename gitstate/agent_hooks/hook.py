@@ -168,7 +168,7 @@ def _handle(
                 values |= argv_values(agent, data, live, begins=meaning == "session_start")
             keep_context(repository, values, meaning, ends=ends)
         if meaning == "session_start":
-            from ..agents.search_path import write_search_path
+            from ..agents.launch import write_search_path
 
             write_search_path(repository.own, os.environ.get("PATH", ""))
         if safe is not None and is_briefed(agent, data, memory):

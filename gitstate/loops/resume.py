@@ -17,9 +17,8 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from ..agents.base import Agent
-from ..agents.launch import Launch
+from ..agents.launch import Launch, with_search_path
 from ..agents.registry import agent_named
-from ..agents.search_path import with_search_path
 from ..agents.sessions import resume_command
 from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON, BadJson, GitstateError, NeedsPerson, TryAgain
 from ..format.context import MAX_CONTEXT, Context

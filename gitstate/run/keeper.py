@@ -23,7 +23,7 @@ import os
 import select
 import time
 
-from ..agents import launch, transcripts  # noqa: F401
+from ..agents import launch, sessions  # noqa: F401
 from ..agents.registry import all_agents
 from ..conversation import pieces  # noqa: F401
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError, words_of

@@ -11,9 +11,8 @@ import os
 import time
 
 from ..agents.base import ARGV_KEY, StopRule
-from ..agents.launch import recorded_argv
+from ..agents.launch import recorded_argv, write_search_path
 from ..agents.registry import agent_of_command, stop_rule
-from ..agents.search_path import write_search_path
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, NeedsPerson, UsageError
 from ..format.context import Context
 from ..format.manifest import Reason
