@@ -66,7 +66,7 @@ def _way_out(error: OSError) -> str | None:
     of a file of ours: a ref `refs/gitstate`, a directory `.git/gitstate/lock`.
     """
     if isinstance(error, PermissionError) and isinstance(error.filename, str | bytes):
-        from ..git.unusable import way_to_use
+        from ..git.damaged.files import way_to_use
 
         return way_to_use(os.path.abspath(os.fsencode(error.filename)))
     for path in (error.filename2, error.filename):

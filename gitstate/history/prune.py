@@ -35,13 +35,13 @@ from ..format.names import (
 from ..format.saves import HeldSave, held_saves, history_saves, pending_archives
 from ..git import refs
 from ..git.command import Git, Oid
+from ..git.damaged.files import missing_alternate
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, parse_bool
 from ..objects.notes import NotesRef
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..system.stdlib import quote
-from ..workspace.damage import missing_alternate
 from ..workspace.live_context import read_live_context
 from ..workspace.ownership import locked_workspace
 from ..workspace.settings import boolean, number

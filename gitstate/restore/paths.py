@@ -189,7 +189,7 @@ class SavedPaths:
             return None
         wip = reader.commit(save.wip)
         if wip is not None and not commit_head(wip).parents:
-            from ..workspace.damage import is_whole
+            from ..git.damaged.broken import is_whole
 
             if not is_whole(self._workspace.repository.git, head):
                 return None

@@ -32,7 +32,8 @@ from ..format.saves import checkpoint_save_id, pending_save_id
 
 # A save imports these where it meets what they are for. The keeper imports them at once: the last save must not fail
 # where the agent has changed or removed gitstate's files since.
-from ..git import attributes, entries, unusable  # noqa: F401
+from ..git import attributes, entries  # noqa: F401
+from ..git.damaged import broken, refused  # noqa: F401
 from ..git.repository import Repository, open_repository
 from ..orders.events import start_handling, wait_until_empty
 from ..orders.listener import Orders

@@ -171,7 +171,7 @@ def check_index(repository: Repository) -> None:
 def _check_head(repository: Repository, taken: Snapshot) -> None:
     """Raises IndexMoved where the branch has a commit after all: git takes one that it can't read for unborn."""
     if taken.head is None:
-        from ..workspace.damage import has_lost_head
+        from ..git.damaged.broken import has_lost_head
 
         if has_lost_head(repository, taken.head_ref):
             raise IndexMoved("git could not read the commit of HEAD; nothing was changed", hint="gitstate save")

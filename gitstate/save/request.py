@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from ..format.manifest import SaveKind
     from ..git.command import Oid
+    from ..git.damaged.broken import Broken
     from ..git.refs import RefUpdate
     from ..snapshot.incremental import Baseline
     from ..snapshot.record import Growth, Snapshot
     from ..system.clock import Deadline
-    from ..workspace.damage import Broken
 
     #: `unchanged`: an earlier save holds all of it. `nothing`: there is nothing to save.
     SaveOutcome = Literal["saved", "unchanged", "nothing"]

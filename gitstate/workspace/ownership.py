@@ -49,7 +49,7 @@ def locked_workspace(repository: Repository, deadline: Deadline) -> Iterator[Git
 def give_back(repository: Repository, *more: bytes) -> None:
     """Give what root has written in another user's repository, and at the paths `more`, to whom it belongs there."""
     if os.geteuid() == 0 and (more or os.stat(repository.git_dir).st_uid or os.stat(repository.common_dir).st_uid):
-        from ..git.unusable import give_back
+        from ..git.damaged.refused import give_back
 
         give_back(repository.git_dir, repository.common_dir, *more)
 
