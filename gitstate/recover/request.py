@@ -113,6 +113,11 @@ class RecoverResult(Record):
     """Files were restored from a save; branch, index and marker were not touched."""
 
 
+def with_messages(result: RecoverResult, *messages: str) -> RecoverResult:
+    """The result with more of what happened; an empty message adds nothing."""
+    return result._replace(message="; ".join(part for part in (result.message, *messages) if part))
+
+
 #: A list in a briefing names no more than this.
 _NAMED = 12
 _RUNS_NAMED = 50
