@@ -7,7 +7,7 @@ import os
 from ..errors import EXIT_AGAIN, EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, EXIT_USAGE, GitstateError
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
-from ..save.words import left_out_json, listed_lines, skipped_lines
+from ..save.request import left_out_json, listed_lines, skipped_lines
 from ..system.jsonio import path_to_json, text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, quote
 from ..system.terminal import escape, escape_lines
