@@ -8,8 +8,8 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from ..errors import EXIT_PERSON, NeedsPerson, TryAgain
+from ..format.archive import pending_save_id
 from ..format.manifest import Reason
-from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
 from ..run.processes import descendants, kill_all, of_run
 from ..save.request import SaveRequest

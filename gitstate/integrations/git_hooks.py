@@ -131,7 +131,7 @@ def _pending_at(repository: Repository, commit: Oid) -> tuple[str, str] | None:
     save_id = _save_id(repository.git, commit)
     if not save_id:
         return None
-    from ..format.saves import pending_archives
+    from ..format.archive import pending_archives
 
     pending = pending_archives(repository.git).values()
     with ObjectReader(repository.git) as reader:

@@ -22,10 +22,10 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from ..agents.registry import stop_rule
 from ..errors import NeedsPerson, TryAgain, words_of
+from ..format.archive import pending_save_id
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
-from ..format.saves import pending_save_id
 from ..git.repository import open_repository
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult, recover_lines

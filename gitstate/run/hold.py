@@ -9,11 +9,10 @@ import os
 import sys
 
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
-from ..format.archive import read_save, read_stack
+from ..format.archive import pending_archive, read_save, read_stack
 from ..format.context import Context
 from ..format.manifest import Manifest, Reason
 from ..format.names import dismissed_ref, own_marker, workspace_id
-from ..format.saves import pending_archive
 from ..git import refs
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, head_of, read_head

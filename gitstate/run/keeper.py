@@ -27,8 +27,8 @@ from ..agents import launch, sessions  # noqa: F401
 from ..agents.registry import all_agents
 from ..conversation import pieces  # noqa: F401
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError, words_of
+from ..format.archive import checkpoint_save_id, pending_save_id
 from ..format.manifest import Reason
-from ..format.saves import checkpoint_save_id, pending_save_id
 
 # A save imports these where it meets what they are for. The keeper imports them at once: the last save must not fail
 # where the agent has changed or removed gitstate's files since.

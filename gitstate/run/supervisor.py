@@ -14,10 +14,10 @@ from ..agents.base import ARGV_KEY, StopRule
 from ..agents.launch import recorded_argv, write_search_path
 from ..agents.registry import agent_of_command, stop_rule
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, NeedsPerson, UsageError
+from ..format.archive import pending_save_id
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
-from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
 from ..orders.events import forget_events
 from ..recover.facts import waiting_task

@@ -12,9 +12,9 @@ import select
 import time
 
 from ..errors import GitError, GitstateError, words_of
+from ..format.archive import checkpoint_save_id, pending_save_id
 from ..format.context import RUN_WORKSPACE, Context, with_values
 from ..format.manifest import Reason
-from ..format.saves import checkpoint_save_id, pending_save_id
 from ..git.gitdir import LinkedWorktree, linked_worktrees, operation_under_way
 from ..git.repository import Repository, open_repository, read_head
 from ..git.status import ignored_among
