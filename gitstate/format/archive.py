@@ -1,4 +1,4 @@
-"""The saves of a repository: each read from its archive commit (`manifest` specifies the format), and which there are."""
+"""The saves of a repository: how one is read from its archive commit (see `manifest`), and which there are."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from ..objects.pack import ChangedWhileRead, TooLate
 from ..objects.reader import LARGE, commit_head
 from ..objects.tree import EXECUTABLE, REGULAR, Leaf, is_safe_path
 from ..save.build import Builder
-from ..save.facts import undone_work
+from ..save.keeping import undone_work
 from ..save.plan import PathVersions, SavePlan, is_undone
 from ..snapshot.read import read_whole
 from ..snapshot.record import Snapshot
