@@ -30,8 +30,8 @@ from ..restore.paths import SavedPaths, Workspace
 from ..system import files
 from ..system.clock import now
 from ..system.jsonio import dumps, loads, path_to_json, text_to_json
+from ..workspace.live_context import state_name
 from ..workspace.settings import with_filter_limit
-from ..workspace.state_file import state_name
 
 RECEIPT = b"verified.json"
 _MOST_BYTES = 1 << 20

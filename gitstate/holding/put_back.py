@@ -27,7 +27,7 @@ from ..snapshot.record import Snapshot
 from ..system import files
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, Record
-from ..workspace.state_file import state_name
+from ..workspace.live_context import state_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

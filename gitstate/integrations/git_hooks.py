@@ -18,8 +18,7 @@ from ..git import refs
 from ..git.command import Git, Oid, is_oid
 from ..git.repository import Repository, head_of, open_repository, read_head
 from ..objects.reader import ObjectReader, commit_head
-from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
-from ..workspace.state_file import FINISHED
+from ..workspace.live_context import FINISHED, read_live_context, replace_context, with_measured_fields
 
 if TYPE_CHECKING:
     pass

@@ -33,8 +33,7 @@ from ..system import files, process
 from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.lease import describe, presence_in
-from ..workspace.live_context import owner_state, read_live_context, read_state_context
-from ..workspace.state_file import RECOVERED
+from ..workspace.live_context import RECOVERED, owner_state, read_live_context, read_state_context
 from .plan import Facts, can_compare, disk_state, lacks_checkpoint, resting_places
 
 if TYPE_CHECKING:

@@ -33,8 +33,7 @@ from ..save.request import SaveRequest
 from ..save.save import save
 from ..system.process import this_process
 from ..system.terminal import say
-from ..workspace.live_context import begin, read_live_context, set_values
-from ..workspace.state_file import RECOVERED
+from ..workspace.live_context import RECOVERED, begin, read_live_context, set_values
 from .channel import SIGNALS, KeeperConfig, KeeperProcess, read_times
 from .hold import Hold, end_well
 from .keeper import failed_save

@@ -24,10 +24,18 @@ from ..system.process import Process, process, send
 from ..system.stdlib import TYPE_CHECKING, signal, suppress
 from ..workspace import lease
 from ..workspace.lease import Holder, presence, this_holder
-from ..workspace.live_context import begin, finish, read_live_context, refuse_while_others_work, with_measured_fields
+from ..workspace.live_context import (
+    ACTIVE,
+    FINISHED,
+    begin,
+    finish,
+    read_live_context,
+    refuse_while_others_work,
+    with_measured_fields,
+    write_state,
+)
 from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require, with_filter_limit
-from ..workspace.state_file import ACTIVE, FINISHED, write_state
 from .channel import read_times
 
 if TYPE_CHECKING:

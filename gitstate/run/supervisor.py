@@ -30,8 +30,7 @@ from ..system.process import inherited_descriptors, process, send, this_process
 from ..system.stdlib import TYPE_CHECKING, Record, quote, signal, suppress
 from ..system.terminal import say
 from ..workspace.lease import wait_for_last_save
-from ..workspace.live_context import begin, forget_turn, read_live_context, refuse_while_others_work
-from ..workspace.state_file import ACTIVE, RECOVERED
+from ..workspace.live_context import ACTIVE, RECOVERED, begin, forget_turn, read_live_context, refuse_while_others_work
 from .channel import SIGNALS, KeeperConfig, KeeperProcess, Times, read_times
 from .checkpoints import try_save
 from .hold import Hold, end_well, set_aside

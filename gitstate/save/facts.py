@@ -16,10 +16,9 @@ from ..snapshot.snapshot import take_snapshot
 from ..system.clock import Deadline
 from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from ..workspace.live_context import read_live_context, with_measured_fields, with_owner
+from ..workspace.live_context import FINISHED, read_live_context, state_name, with_measured_fields, with_owner
 from ..workspace.ownership import frozen_index
 from ..workspace.settings import patterns
-from ..workspace.state_file import FINISHED, state_name
 from .plan import PendingSave, SaveFacts
 
 if TYPE_CHECKING:

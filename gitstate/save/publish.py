@@ -26,8 +26,8 @@ from ..system import files
 from ..system.clock import now
 from ..system.jsonio import dumps, path_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from ..workspace.live_context import INTERRUPTED, describe_save, write_state
 from ..workspace.ownership import ref_locks, remove_ref_locks, write_journal
-from ..workspace.state_file import INTERRUPTED, describe_save, write_state
 from .build import Built, subject_of
 from .plan import first_refs
 
