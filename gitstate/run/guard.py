@@ -35,8 +35,8 @@ from ..system.process import this_process
 from ..system.terminal import say
 from ..workspace.live_context import RECOVERED, begin, read_live_context, set_values
 from .channel import SIGNALS, KeeperConfig, KeeperProcess, read_times
+from .ending import failed_save
 from .hold import Hold, end_well
-from .keeper import failed_save
 from .processes import RUN_ID
 from .worktrees import recover_worktrees, save_worktrees
 

@@ -33,8 +33,9 @@ from ..workspace.lease import wait_for_last_save
 from ..workspace.live_context import ACTIVE, RECOVERED, begin, forget_turn, read_live_context, refuse_while_others_work
 from .channel import SIGNALS, KeeperConfig, KeeperProcess, Times, read_times
 from .checkpoints import try_save
+from .ending import failed_save
 from .hold import Hold, end_well, set_aside
-from .keeper import CTRL_C, failed_save, keep
+from .keeper import CTRL_C, keep
 from .processes import RUN_ID, StartedProcess, end_leftovers, signal_name
 from .worktrees import recover_worktrees, save_worktrees
 
