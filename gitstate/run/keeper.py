@@ -54,12 +54,9 @@ from .worktrees import RunWorktrees
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, Protocol
+    from typing import Any
 
-    class HasFileno(Protocol):
-        """What can be waited for."""
-
-        def fileno(self) -> int: ...
+    from .ending import HasFileno
 
 
 #: An agent that ends within this time after Ctrl-C was ended by it, in seconds.
