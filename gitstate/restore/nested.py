@@ -183,19 +183,14 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
     repository, disk = workspace.repository, workspace.disk
     made = []
     absent = saved.newest.manifest.absent_submodules
-    modules = os.path.join(repository.git_dir, b"modules")
-    for store in _stores(modules):
-        name = os.fsdecode(os.path.relpath(store, modules))
-        place = named_worktree(store)
-        if place is None or not _is_initialised(repository, name):
+    for name, store, place in _submodule_stores(repository):
+        if place is None:
             place = _initialise(workspace, name, os.path.join(store, b"config"), named)
         if place is None or os.path.islink(os.path.normpath(place)):
             # It had no work; or a link took the place of the submodule: what that leads to is none.
             continue
-        full = os.path.realpath(place)
-        path = os.path.relpath(full, os.path.realpath(repository.toplevel))
+        full, path, link = _link_of(repository, store, place)
         leaf = workspace.trees.lookup(saved.newest.wip_tree, [path]).get(path)
-        link = b"gitdir: %s\n" % os.path.relpath(store, full)
         is_begun = path not in named and _was_begun(full, link)
         if path in named and not os.path.lexists(full):
             disk.make_directory(path)
@@ -204,6 +199,24 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
         files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)
         made.append(path)
     return made
+
+
+def _submodule_stores(repository: Repository) -> Iterator[tuple[str, bytes, bytes | None]]:
+    """Name and git dir of each submodule in the git dir of a repository, and its worktree; None where it has none, or
+    git has not initialised it.
+    """
+    modules = os.path.join(repository.git_dir, b"modules")
+    for store in _stores(modules):
+        name = os.fsdecode(os.path.relpath(store, modules))
+        place = named_worktree(store)
+        yield name, store, place if place is not None and _is_initialised(repository, name) else None
+
+
+def _link_of(repository: Repository, store: bytes, place: bytes) -> tuple[bytes, bytes, bytes]:
+    """The worktree of a submodule, absolute and below the top of its repository, and the content of its `.git` file."""
+    full = os.path.realpath(place)
+    path = os.path.relpath(full, os.path.realpath(repository.toplevel))
+    return full, path, b"gitdir: %s\n" % os.path.relpath(store, full)
 
 
 def check_out_submodule(repository: Repository, depth: int, *, runs_filters: bool) -> Iterator[LeftOut]:
@@ -221,7 +234,7 @@ def check_out_submodule(repository: Repository, depth: int, *, runs_filters: boo
         full = os.path.join(top, path)
         if os.path.realpath(full) == full and _is_vacant(full):
             # As git does where none is checked out.
-            files.make_directory(full, top=top)
+            files.make_directory(full, top=os.path.realpath(repository.toplevel))
             if path in registered and _is_initialised(repository, registered[path]):
                 yield _not_here(path, repository)
     for path in made:
@@ -252,20 +265,15 @@ def _is_vacant(path: bytes) -> bool:
 
 def _reconnect_clean(repository: Repository, links: Collection[bytes]) -> list[bytes]:
     """Give those of the submodules at `links` that were wiped their `.git` files again; returns their paths."""
-    modules, top = os.path.join(repository.git_dir, b"modules"), os.path.realpath(repository.toplevel)
     made = []
-    for store in _stores(modules):
-        name = os.fsdecode(os.path.relpath(store, modules))
-        place = named_worktree(store)
-        if place is None or not _is_initialised(repository, name):
+    for _, store, place in _submodule_stores(repository):
+        if place is None:
             # It was not checked out.
             continue
-        full = os.path.realpath(place)
-        path = os.path.relpath(full, top)
-        link = b"gitdir: %s\n" % os.path.relpath(store, full)
+        full, path, link = _link_of(repository, store, place)
         if path not in links or not (_is_vacant(full) or _was_begun(full, link)):
             continue
-        files.make_directory(full, top=top)
+        files.make_directory(full, top=os.path.realpath(repository.toplevel))
         files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.git_dir)
         made.append(path)
     return made

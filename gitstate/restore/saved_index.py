@@ -137,25 +137,14 @@ class SavedIndex:
         What an earlier save hid, and git has seen since because that save brought it into the WIP commit, stays hidden.
         """
         newest, below = self._saves[0], self._saves[1:]
-        entry = newest.files.get(b"index")
-        is_known = newest.manifest.index_is_plain or entry is not None
+        is_known = newest.manifest.index_is_plain or b"index" in newest.files
         if not below or not is_known or all(save.manifest.index_is_plain for save in self._saves):
             return
-        wanted: dict[bytes, str] = {}
-        if entry is not None and not newest.manifest.index_is_plain:
-            copy = files.temporary_name(target)
-            try:
-                self._write_copy(entry[1], copy)
-                wanted = hidden_tags(self._git, copy)
-            finally:
-                files.remove(copy)
+        from ..save.index import saved_hidden_tags, shown_paths
+
+        wanted = saved_hidden_tags(self._git, newest, files.temporary_name(target), self._write_copy)
         there = hidden_tags(self._git, target)
-        shown = {
-            path
-            for save in below
-            if b"staged" in save.files
-            for path in differing_paths(self._repository, save.files[b"staged"][1], save.wip_tree)
-        }
+        shown = {path for save in below for path in shown_paths(self._repository, save)}
         for flag, letters in (("skip-worktree", "Ss"), ("assume-unchanged", "sh")):
             has = {path for path, tag in there.items() if tag in letters}
             wants = {path for path, tag in wanted.items() if tag in letters}
