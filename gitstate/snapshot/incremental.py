@@ -25,6 +25,7 @@ from .gitdir import settings_identity, store_index, store_sparse
 from .read import OLDER, has_content
 from .record import IGNORED_LISTED, ScanFacts, Snapshot, SnapshotBuilder, TrackedPaths
 from .snapshot import LISTED, WALKED, most_precious_first, store_files, store_in_order
+from .tracked import newest_of
 from .walk import WalkResult, walk, without_ignored
 
 if TYPE_CHECKING:
@@ -140,7 +141,9 @@ def take_touched(
     staged = staged_entries(repository, {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}, head, _STAGED)
     if staged is None or _may_have_more_flags(frozen_index):
         return None
-    earlier, touched = Snapshot(), _newest(repository.toplevel, options.touched - {options.state_file})
+    earlier, touched = Snapshot(), list(options.touched - {options.state_file})
+    if len(touched) > _ALONE:
+        touched = newest_of(touched, repository.toplevel, _ALONE)
     # Of a path that is staged as deleted the file may be there all the same.
     touched = [*dict.fromkeys((*touched, *staged))]
     earlier.head_ref, earlier.head, earlier.index_file = head_ref, head, identify_index_at(frozen_index)
@@ -180,18 +183,6 @@ def _is_directory(repository: Repository, path: bytes) -> bool:
     with suppress(OSError):
         return stat.S_ISDIR(os.lstat(os.path.join(repository.toplevel, path)).st_mode)
     return False
-
-
-def _newest(top: bytes, paths: frozenset[bytes]) -> list[bytes]:
-    """The newest of these paths; those that are gone come first."""
-    if len(paths) <= _ALONE:
-        return [*paths]
-    times: dict[bytes, float] = {}
-    for path in paths:
-        times[path] = float("-inf")
-        with suppress(OSError):
-            times[path] = -os.lstat(os.path.join(top, path)).st_mtime
-    return sorted(times, key=lambda path: times[path])[:_ALONE]
 
 
 def _with_top(path: bytes) -> Iterator[bytes]:

@@ -13,6 +13,8 @@ from .record import TrackedPaths
 from .walk import is_nested
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..system.child import Child
     from .record import SnapshotBuilder
 
@@ -121,7 +123,8 @@ def _hurried_output(builder: SnapshotBuilder) -> bytes:
     """The changes as git knows them without reading a file. Where even that takes too long, those that the caller knows
     of, or none.
     """
-    newest, known = _newest_touched(builder), None
+    # Of those that are gone, any.
+    newest, known = newest_of(builder.options.touched & builder.tracked.paths, builder.top, _NEWEST), None
     if newest:
         with suppress(GitError):
             # Without them the save is next to worthless.
@@ -137,14 +140,14 @@ def _hurried_output(builder: SnapshotBuilder) -> bytes:
         return b"# branch.oid " + (head or b"(initial)")
 
 
-def _newest_touched(builder: SnapshotBuilder) -> list[bytes]:
-    """The newest of the tracked paths that the caller knows to have changed; of those that are gone, any."""
+def newest_of(paths: Iterable[bytes], top: bytes, most: int) -> list[bytes]:
+    """The newest of these paths below `top`; those that are gone come first."""
     times: dict[bytes, float] = {}
-    for path in builder.options.touched & builder.tracked.paths:
+    for path in paths:
         times[path] = float("-inf")
         with suppress(OSError):
-            times[path] = -os.lstat(os.path.join(builder.top, path)).st_mtime
-    return sorted(times, key=lambda path: times[path])[:_NEWEST]
+            times[path] = -os.lstat(os.path.join(top, path)).st_mtime
+    return sorted(times, key=lambda path: times[path])[:most]
 
 
 def _note_submodule(builder: SnapshotBuilder, path: bytes, sub: bytes, *, is_staged: bool) -> None:
