@@ -21,6 +21,7 @@ from ..orders.events import queued
 from ..system import files
 from ..system.clock import Deadline, now
 from ..system.jsonio import text_to_json
+from ..system.locks import lock
 from ..workspace import lease
 from ..workspace.settings import number
 from .memory import (
@@ -57,7 +58,7 @@ def _locked(repository: Repository, name: bytes, seconds: float) -> Iterator[boo
     """Hold a lock of the hooks while the body runs; yields whether it could be had in this time."""
     try:
         files.make_directory(repository.own, top=repository.git_dir, durable=False)
-        fd: int | None = files.lock(os.path.join(repository.own, name), Deadline(seconds), "the agent's hooks")
+        fd: int | None = lock(os.path.join(repository.own, name), Deadline(seconds), "the agent's hooks")
     except (TryAgain, OSError):
         fd = None
     try:

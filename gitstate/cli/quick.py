@@ -170,9 +170,8 @@ def _saved(path: bytes, own: bytes | None, words: dict[str, Any], opening: Openi
         if answer is not None:
             return answer
     from ..format.manifest import Reason
-    from ..save.request import SaveRequest
+    from ..save.request import SaveRequest, save_answer
     from ..save.save import save
-    from ..save.words import save_answer
 
     request = SaveRequest(**{**words, "reason": Reason(*words["reason"]), "replaces": early})
     return save_answer(save(path, request, opening), request)

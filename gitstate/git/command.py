@@ -90,7 +90,7 @@ class Git(Record):
     options: tuple[str, ...] = ()
     """Global options after those that every call gets."""
     lock_fd: int | None = None
-    """A descriptor that every child inherits, and with it the lock (see `files.lock`); None where there is none."""
+    """A descriptor that every child inherits, and with it the lock (see `locks.lock`); None where there is none."""
 
     def start(self, *args: str | bytes, env: Mapping[str, str] | None = None, quiet: bool = False) -> Child:
         """Start git with pipes on its streams; `env` is added to the environment, `quiet` is as for `Child`."""

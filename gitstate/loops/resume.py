@@ -26,7 +26,7 @@ from ..format.names import workspace_id
 from ..git.repository import Repository, open_repository
 from ..recover.recover import recover
 from ..recover.request import SUCCESSES, RecoverRequest, RecoverResult, instruction
-from ..system import files
+from ..system import files, locks
 from ..system.child import command
 from ..system.clock import Deadline
 from ..system.jsonio import dumps, loads
@@ -164,9 +164,9 @@ def in_turn(repository: Repository, *, force: bool) -> Iterator[int | None]:
     path, what = os.path.join(repository.own, _LOCK), "the resumption"
     waited = False
     try:
-        lock = files.lock(path, Deadline(0.0), what)
+        lock = locks.lock(path, Deadline(0.0), what)
     except TryAgain:
-        waited, lock = True, files.lock(path, Deadline(60.0), what)
+        waited, lock = True, locks.lock(path, Deadline(60.0), what)
     try:
         if waited and not force and os.pread(lock, 1, 0) == STARTED:
             yield None

@@ -39,9 +39,8 @@ from ..orders.events import start_handling, wait_until_empty
 from ..orders.listener import Orders
 from ..orders.saving import opened_for
 from ..save import index, protocol, publish  # noqa: F401
-from ..save.request import SaveRequest, SaveResult
+from ..save.request import SaveRequest, SaveResult, failed_look_lines, failed_save_lines, save_lines
 from ..save.save import save
-from ..save.words import failed_look_lines, failed_save_lines, save_lines
 from ..snapshot import convert, hidden  # noqa: F401
 from ..system import files
 from ..system.clock import Deadline

@@ -23,8 +23,7 @@ from ..orders.events import forget_events
 from ..recover.facts import waiting_task
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, recover_lines
-from ..save.request import SaveRequest
-from ..save.words import save_lines
+from ..save.request import SaveRequest, save_lines
 from ..system.clock import Deadline
 from ..system.jsonio import text_to_json
 from ..system.process import inherited_descriptors, process, send, this_process

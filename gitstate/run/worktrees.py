@@ -18,9 +18,8 @@ from ..format.saves import checkpoint_save_id, pending_save_id
 from ..git.gitdir import LinkedWorktree, linked_worktrees, operation_under_way
 from ..git.repository import Repository, open_repository, read_head
 from ..git.status import ignored_among
-from ..save.request import SaveRequest, SaveResult
+from ..save.request import SaveRequest, SaveResult, save_lines
 from ..save.save import save
-from ..save.words import save_lines
 from ..system.clock import Deadline
 from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, quote, suppress
