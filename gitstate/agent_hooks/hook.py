@@ -24,9 +24,18 @@ from ..system.forkpool import in_background
 from ..system.jsonio import Json, text_to_json
 from ..system.terminal import say
 from ..workspace import lease
-from ..workspace.live_context import read_live_context, read_turn, replace_context, with_measured_fields, write_turn
+from ..workspace.live_context import (
+    ACTIVE,
+    FINISHED,
+    RECOVERED,
+    read_live_context,
+    read_turn,
+    replace_context,
+    with_measured_fields,
+    write_state,
+    write_turn,
+)
 from ..workspace.settings import OF_SAVE, number, with_defaults
-from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, write_state
 from .background import failed, has_work, in_order, take_before, take_now, work
 from .command_line import argv_values, session_mark
 from .event import EventData, context_values, destroying_tool, event_of, parse_event, read_event, removed_worktree
@@ -46,8 +55,7 @@ from .stop import write_stop
 
 if TYPE_CHECKING:
     from ..agents.base import HookEvent, Meaning
-    from ..workspace.live_context import Turn
-    from ..workspace.state_file import Status
+    from ..workspace.live_context import Status, Turn
 
 #: A longer briefing is cut, in characters.
 _MAX_BRIEFING = 8192

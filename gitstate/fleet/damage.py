@@ -11,8 +11,7 @@ from contextlib import suppress
 
 from ..errors import GitError, GitstateError
 from ..format import names
-from ..format.archive import read_save
-from ..format.saves import pending_in_files
+from ..format.archive import pending_in_files, read_save
 from ..git import refs
 from ..git.command import Git, Oid
 from ..git.damaged.files import Damage, blank_objects, damaged_git_dir, is_blank, quoted

@@ -33,10 +33,9 @@ from ..integrations.scheduler import answer
 from ..system import files
 from ..workspace import registry, settings
 from ..workspace.damage import backlink_trouble, find_unreadable, open_damaged
-from ..workspace.live_context import read_live_context
+from ..workspace.live_context import read_live_context, state_name
 from ..workspace.ownership import failing_checkpoints
 from ..workspace.peek import Peeker, WorkspacePeek
-from ..workspace.state_file import state_name
 from . import damage
 
 OLDEST_GIT = (2, 39)

@@ -7,7 +7,6 @@ import os
 
 from ..system import files, process
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from .command import Git
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -326,18 +325,6 @@ def is_among_files(toplevel: bytes, common_dir: bytes) -> bool:
     return common_dir.startswith(os.path.join(toplevel, b"")) and not (common_dir + b"/").startswith(own + b"/")
 
 
-def named_worktree(git_dir: bytes) -> bytes | None:
-    """The worktree that `core.worktree` of a submodule's git dir names, links not resolved; None where it names none.
-
-    A FIFO in the place of the configuration is not read: git would wait for ever.
-    """
-    config = os.path.join(git_dir, b"config")
-    if not os.path.isfile(config):
-        return None
-    named = Git(b"/").run("config", "-z", "-f", config, "core.worktree", ok_codes=range(256)).removesuffix(b"\0")
-    return os.path.join(os.path.realpath(git_dir), named) if named else None
-
-
 def common_dir_by_files(git_dir: bytes) -> bytes:
     """What the worktrees share, by `commondir` of a git directory, or by its place where that leads nowhere."""
     named = path_named_in(os.path.join(git_dir, b"commondir"), b"", git_dir)
@@ -347,6 +334,22 @@ def common_dir_by_files(git_dir: bytes) -> bytes:
         if path is not None and (os.path.isdir(path + b"/objects") or os.path.isfile(path + b"/config")):
             return path
     return git_dir if named is None else named
+
+
+#: The files in a worktree that git opens whatever they are.
+_READ_ANYWHERE = (b".gitignore", b".gitattributes", b".gitmodules", b".mailmap")
+
+
+def read_by_git(top: bytes) -> Iterator[bytes]:
+    """The files of the worktree at `top` that git opens whatever they are: `.gitignore` and its like, loose refs."""
+    for directory, names, found in files.walk(top):
+        names[:] = [name for name in names if name != b".git"]
+        yield from (os.path.join(directory, name) for name in _READ_ANYWHERE if name in found)
+    dot_git = os.path.join(top, b".git")
+    named = None if os.path.isdir(dot_git) else path_named_in(dot_git, b"gitdir: ", top)
+    common_dir = dot_git if named is None else common_dir_by_files(named)
+    for directory, _, found in files.walk(os.path.join(common_dir, b"refs")):
+        yield from (os.path.join(directory, name) for name in found)
 
 
 def linked_places(common_dir: bytes) -> set[bytes]:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
-from ..format.archive import SavesAhead, read_save
+from ..format.archive import HeldSave, SavesAhead, held_saves, history_saves, pending_archives, read_save
 from ..format.fetched import FetchedRef, fetched_saves
 from ..format.manifest import Save
 from ..format.names import (
@@ -32,7 +32,6 @@ from ..format.names import (
     save_time_ns,
     workspace_id,
 )
-from ..format.saves import HeldSave, held_saves, history_saves, pending_archives
 from ..git import refs
 from ..git.command import Git, Oid
 from ..git.damaged.files import missing_alternate

@@ -23,8 +23,8 @@ from ..agents.base import Agent
 from ..agents.launch import Launch
 from ..agents.sessions import resume_command
 from ..errors import EXIT_AGAIN, EXIT_DONE, NeedsPerson, TryAgain, UsageError
+from ..format.archive import pending_save_id
 from ..format.context import Context
-from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult, recover_lines

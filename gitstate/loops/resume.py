@@ -31,8 +31,7 @@ from ..system.child import command
 from ..system.clock import Deadline
 from ..system.jsonio import dumps, loads
 from ..workspace.lease import presence
-from ..workspace.live_context import read_live_context
-from ..workspace.state_file import RECOVERED
+from ..workspace.live_context import RECOVERED, read_live_context
 from .loop import new_session
 from .start import Manner, load_session, require, start, wait_for
 from .traces import work_state

@@ -284,8 +284,7 @@ def _holds(claim: dict[str, Any]) -> bool:
     if claim.get("boot_id") == boot_id() and owner.start == claim.get("start") and is_alive(owner):
         return True
     from ..git.repository import open_repository
-    from ..workspace.live_context import read_live_context
-    from ..workspace.state_file import FINISHED
+    from ..workspace.live_context import FINISHED, read_live_context
 
     with contextlib.suppress(GitstateError, OSError):
         context, status = read_live_context(open_repository(os.fsencode(claim["workspace"])))

@@ -9,8 +9,8 @@ import os
 import select
 
 from ..errors import GitstateError, NotAWorkspace, TryAgain
+from ..format.archive import pending_save_id
 from ..format.manifest import Reason
-from ..format.saves import pending_save_id
 from ..git.repository import Opening, open_repository, start_opening
 from ..save.request import SaveRequest, save_answer
 from ..save.save import bounded, save

@@ -28,9 +28,8 @@ from __future__ import annotations
 import os
 
 from ..errors import CorruptSave, GitError, NotAWorkspace
-from ..format.archive import tree_of_base
+from ..format.archive import pending_in_files, tree_of_base
 from ..format.names import branch_name, workspace_id
-from ..format.saves import pending_in_files
 from ..git import gitdir, refs
 from ..git.index import looks_torn
 from ..git.refs import RefUpdate

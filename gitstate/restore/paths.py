@@ -14,7 +14,7 @@ from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReade
 from ..system.process import boot_id, limit_memory
 from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.files import MISSING, FileState, ListedNames, Worktree, folded, is_same_text
-from ..workspace.state_file import state_name
+from ..workspace.live_context import state_name
 from .choices import Choice, Outcome, Target, step
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import select
 import time
 
 from ..errors import GitError, GitstateError, words_of
+from ..format.archive import checkpoint_save_id, pending_save_id
 from ..format.context import RUN_WORKSPACE, Context, with_values
 from ..format.manifest import Reason
-from ..format.saves import checkpoint_save_id, pending_save_id
 from ..git.gitdir import LinkedWorktree, linked_worktrees, operation_under_way
 from ..git.repository import Repository, open_repository, read_head
 from ..git.status import ignored_among
@@ -25,9 +25,15 @@ from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from ..system.terminal import escape
 from ..workspace.lease import presence_in, worktrees_at_begin
-from ..workspace.live_context import read_context, read_live_context, with_measured_fields
+from ..workspace.live_context import (
+    ACTIVE,
+    FINISHED,
+    read_context,
+    read_live_context,
+    with_measured_fields,
+    write_state,
+)
 from ..workspace.settings import OF_SAVE, with_defaults, with_filter_limit
-from ..workspace.state_file import ACTIVE, FINISHED, write_state
 from .checkpoints import Checkpoints, ForkedSave
 from .processes import of_run
 

@@ -16,7 +16,7 @@ import time
 from .stdlib import TYPE_CHECKING, quote, signal, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import BinaryIO
 
 #: Python ignores these signals; in a child they have their default effect.
@@ -36,13 +36,16 @@ class Child:
         *,
         quiet: bool = False,
         inherits: int | None = None,
+        may_wait_at: Callable[[], Iterable[bytes]] | None = None,
     ) -> None:
         """Start `argv`, whose first word is looked up in PATH.
 
         With `quiet` its stderr goes to /dev/null. `inherits` is a descriptor that it keeps, under the same number.
+        `may_wait_at` returns the files that it opens whatever they are: at a FIFO among them it is let go on.
         Raises OSError where it can't be started.
         """
         self.argv = argv
+        self._may_wait_at = may_wait_at
         #: Its exit status, minus the number of the signal where one killed it; None until it was waited for.
         self.returncode: int | None = None
         ours: list[int] = []
@@ -139,7 +142,7 @@ class Child:
         """What can be read or written, as soon as something can; nothing where it is not so at `until`, or where it has
         ended and another process keeps its pipes open.
 
-        A git that stands at a FIFO meanwhile is let go on.
+        A program that stands at a FIFO meanwhile is let go on.
         """
         looks = 0
         while True:
@@ -150,13 +153,13 @@ class Child:
             if self._has_ended():
                 # What it printed at its end is there by now.
                 return poll.poll(0)
-            if self.argv[1:2] == ["-C"]:
+            if self._may_wait_at is not None:
                 from .process import let_go_at_fifos
 
                 looks += 1
                 with suppress(OSError):
                     # To look everywhere takes long in a large worktree: after 2, 4, 8 seconds, and so on.
-                    let_go_at_fifos(self.pid, os.fsencode(self.argv[2]), unseen=looks > 1 and not looks & (looks - 1))
+                    let_go_at_fifos(self.pid, self._may_wait_at(), unseen=looks > 1 and not looks & (looks - 1))
 
     def _has_ended(self) -> bool:
         """Whether it has ended, waited for or not."""

@@ -11,7 +11,7 @@ import os
 from ...system import files
 from ...system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..command import Git, is_oid
-from ..gitdir import NO_HEAD, is_directory_path, named_worktree, path_named_in, read_head_file, strange_files
+from ..gitdir import NO_HEAD, is_directory_path, path_named_in, read_head_file, strange_files
 from .head import LONGEST, branches, is_cut_head, is_head_ref, is_packed_ref, last_head, last_value
 
 if TYPE_CHECKING:
@@ -306,6 +306,18 @@ def _ways_back(common_dir: bytes, moved: bytes) -> Iterator[str]:
             line, link = (quote(os.fsdecode(word)) for word in (b"gitdir: " + store, os.path.join(place, b".git")))
             own, top = (quote(os.fsdecode(word)) for word in (os.path.join(store, b"config"), place))
             yield f" && git config -f {own} core.worktree {top} && echo {line} >{link}"
+
+
+def named_worktree(git_dir: bytes) -> bytes | None:
+    """The worktree that `core.worktree` of a submodule's git dir names, links not resolved; None where it names none.
+
+    A FIFO in the place of the configuration is not read: git would wait for ever.
+    """
+    config = os.path.join(git_dir, b"config")
+    if not os.path.isfile(config):
+        return None
+    named = Git(b"/").run("config", "-z", "-f", config, "core.worktree", ok_codes=range(256)).removesuffix(b"\0")
+    return os.path.join(os.path.realpath(git_dir), named) if named else None
 
 
 def is_blank(path: bytes) -> bool:

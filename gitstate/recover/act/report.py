@@ -7,8 +7,7 @@ import os
 from ...format.manifest import Reason
 from ...format.names import is_save_id, workspace_id
 from ...system.stdlib import TYPE_CHECKING, quote
-from ...workspace.live_context import read_live_context
-from ...workspace.state_file import RECOVERED, describe_save, read_state, write_state
+from ...workspace.live_context import RECOVERED, describe_save, read_live_context, read_state, write_state
 from ..request import RecoverRequest, RecoverResult, briefing, instruction, with_messages
 
 if TYPE_CHECKING:
