@@ -290,7 +290,10 @@ def strange_directories(common_dir: bytes) -> list[StrangeFile]:
     """What stands in the place of a directory of git's that is missing, `logs` for one: git fails at each write."""
     found = {}
     tops = [common_dir, os.path.join(common_dir, b"refs"), os.path.join(common_dir, b"objects")]
-    for name in _DIRECTORIES:
+    # Beside a reftable git makes `refs/heads` a regular file, and writes no other ref and no log to a file.
+    is_reftable = os.path.isdir(os.path.join(common_dir, b"reftable"))
+    names = [name for name in _DIRECTORIES if not is_reftable or not name.startswith((b"refs/", b"logs/"))]
+    for name in names:
         path = os.path.join(common_dir, name)
         while path not in tops and not os.path.isdir(path):
             if os.path.lexists(path):

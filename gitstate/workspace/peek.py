@@ -333,7 +333,8 @@ def _damage(
     git_dir: bytes, common: bytes, head: bytes | None, branch: str | None, marker: Oid | None, reftable: bool
 ) -> list[str]:
     found = []
-    if head is None or not (branch is not None or is_oid(head.strip().decode("latin-1"))):
+    is_elsewhere = reftable and head is not None and head.startswith(NO_HEAD)
+    if head is None or not (branch is not None or is_elsewhere or is_oid(head.strip().decode("latin-1"))):
         found.append("HEAD is empty or names nothing" if head is not None else "HEAD is missing")
     if not reftable and branch is not None and _is_below_refs(branch):
         value = files.read_limited(os.path.join(common, os.fsencode(branch)), _SMALL)

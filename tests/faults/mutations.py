@@ -44,7 +44,7 @@ MUTATIONS = (
     Mutation(
         "objects that the agent's git never synced are taken for durable",
         "objects/durable.py",
-        "new = sync_since([*places, packs], stamp, control)",
+        "new = sync_since([packs, *places], stamp, control)",
         "new = sync_since([], stamp, control)",
         f"{POWER}[ext4-save]",
     ),

@@ -94,7 +94,7 @@ def _named_commit(repository: Repository, damage: DamagedGitDir | None) -> tuple
         return None, True, head.decode("ascii"), False
     ref = read_head(git_dir) if head.startswith(NO_HEAD) else os.fsdecode(head[4:].strip())
     value = None if ref is None else refs.read_refs(repository, [ref]).get(ref)
-    if ref is not None and value is not None and _is_hidden(common_dir, ref):
+    if ref is not None and value is not None and refs.refs_are_files(repository) and _is_hidden(common_dir, ref):
         return ref, True, value, True
     if ref is None or value is not None:
         return ref, value is not None, value, False
