@@ -349,9 +349,8 @@ def index_lock(repository: Repository) -> Iterator[None]:
             if is_dead_lock(lock):
                 files.remove(lock)
                 continue
-            if patience.passed():
+            if not patience.pause(0.01):
                 break
-            time.sleep(0.01)
         except OSError:
             # No hard links here: the lock is empty for a moment, as every lock of git's own is.
             held = _create_lock(lock)

@@ -10,7 +10,7 @@ from ..format.manifest import LeftOut, Reason
 from ..save.request import left_out_json, listed_lines, skipped_lines
 from ..system.jsonio import path_to_json, text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, quote
-from ..system.terminal import escape, escape_lines
+from ..system.terminal import escape, escape_lines, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -181,7 +181,7 @@ def recover_lines(result: RecoverResult) -> list[str]:
 
 def destroyed_line(save_id: str, paths: Sequence[bytes]) -> str:
     """One line about work that was destroyed before the save, with the command that brings it back."""
-    listed = text_to_json(os.fsdecode(paths[0])) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    listed = first_of([text_to_json(os.fsdecode(paths[0]))], len(paths))
     common = os.path.commonpath(paths) if len(paths) > 1 else paths[0]
     where = f" {quote(os.fsdecode(common))}" if common else ""
     return f"destroyed before the save: {listed}; to bring it back: gitstate restore {save_id}{where}"
@@ -361,5 +361,5 @@ def briefing(
 def _named(title: str, paths: Sequence[bytes]) -> list[str]:
     if not paths:
         return []
-    named = ", ".join(text_to_json(os.fsdecode(path)) for path in paths[:_NAMED])
-    return [f"{title}: {named}" + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")]
+    named = [text_to_json(os.fsdecode(path)) for path in paths[:_NAMED]]
+    return [f"{title}: {first_of(named, len(paths))}"]

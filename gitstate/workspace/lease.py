@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import time
 
 from ..errors import BadJson, TryAgain
 from ..format.context import MAX_CONTEXT, Context
@@ -144,9 +143,8 @@ def wait_for_last_save(repository: Repository, deadline: Deadline) -> None:
     if holder is None or not is_visible(holder):
         return
     while not process.is_alive(holder.owner) and _is_held(repository.own, _LEASE):
-        if deadline.passed():
+        if not deadline.pause(_PAUSE):
             raise TryAgain("the keeper of the last run is still saving", hint="gitstate recover (in a moment)")
-        time.sleep(_PAUSE)
 
 
 def is_visible(holder: Holder) -> bool:
@@ -175,9 +173,8 @@ def take(repository: Repository, *, inside: bool = False) -> int:
             try:
                 return flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR) or deadline.passed():
+                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR) or not deadline.pause(0.01):
                     raise
-                time.sleep(0.01)
     except BlockingIOError:
         os.close(fd)
         raise TryAgain(
