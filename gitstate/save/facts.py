@@ -11,7 +11,7 @@ from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref,
 from ..git import refs
 from ..git.index import IndexMoved, is_frozen_index
 from ..git.repository import head_of, open_repository, read_head, shares_configuration
-from ..snapshot.record import Snapshot, SnapshotOptions
+from ..snapshot.record import Snapshot, SnapshotBuilder, SnapshotOptions
 from ..snapshot.snapshot import take_snapshot
 from ..system.clock import Deadline
 from ..system.process import boot_id
@@ -96,7 +96,11 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
     repository = builder.repository
     if request.broken is not None and request.broken.worktree:
         return _context_alone(repository)
-    known, growth, frozen = request.known, request.growth, frozen_index(repository)
+
+    def anew(options: SnapshotOptions) -> SnapshotBuilder:
+        return SnapshotBuilder(repository, builder.writer, builder.reader, frozen_index(repository), options)
+
+    known, growth = request.known, request.growth
     # The checkpoint keeps alive what the caller knows: without it nothing vouches for those objects.
     checkpoint = checkpoint_ref(workspace_id(repository))
     held = {} if known is None and growth is None else refs.read_refs(repository, [checkpoint])
@@ -115,7 +119,7 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
     if known is not None and known.archive in held.values():
         from ..snapshot.incremental import take_since
 
-        taken = take_since(known, repository, builder.writer, builder.reader, frozen, options, meanwhile)
+        taken = take_since(known, anew(options), meanwhile)
         if taken is not None:
             return taken
     if options.deadline.seconds is not None:
@@ -123,10 +127,10 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
     if request.unseen:
         from ..snapshot.incremental import take_touched
 
-        taken = take_touched(repository, builder.writer, builder.reader, frozen, options, meanwhile)
+        taken = take_touched(anew(options), meanwhile)
         if taken is not None:
             return taken
-    return take_snapshot(repository, builder.writer, builder.reader, frozen, options, query)
+    return take_snapshot(anew(options), query)
 
 
 def _touched(request: SaveRequest) -> frozenset[bytes]:

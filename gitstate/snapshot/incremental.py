@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeVar
 
-    from ..objects.pack import PackWriter
-    from ..objects.reader import ObjectReader
-    from .record import SnapshotOptions
-
     T = TypeVar("T")
 
 
@@ -56,28 +52,21 @@ class Baseline(Record):
 
 
 def take_since(
-    baseline: Baseline,
-    repository: Repository,
-    writer: PackWriter,
-    reader: ObjectReader,
-    frozen_index: bytes,
-    options: SnapshotOptions,
-    meanwhile: Callable[[], None] = lambda: None,
+    baseline: Baseline, builder: SnapshotBuilder, meanwhile: Callable[[], None] = lambda: None
 ) -> Snapshot | None:
-    """The snapshot of now; None where the baseline does not allow it. Further arguments as for `take_snapshot`.
+    """The snapshot of now, by a new `builder`, as for `take_snapshot`; None where the baseline does not allow it.
 
     `meanwhile` is called while git starts: all that the snapshot relies on was there before. Raises GitError, OSError.
     """
     earlier, touched = baseline.snapshot, baseline.touched
-    scan = earlier.scan
+    scan, options, reader = earlier.scan, builder.options, builder.reader
     if scan is None or options.include_ignored or options.include_paths:
         return None
-    if not _is_valid(baseline, scan, repository, frozen_index):
+    if not _is_valid(baseline, scan, builder.repository, builder.index_path):
         return None
     tracked = sorted({path for top in touched for path in scan.tracked.at_or_below(top)})
     if len(tracked) > _MOST:
         return None
-    builder = SnapshotBuilder(repository, writer, reader, frozen_index, options)
     builder.tracked = scan.tracked
     reader.foresee_contents([earlier.head] if earlier.head is not None else [])
     _carry_over(builder.snapshot, earlier, touched)
@@ -121,24 +110,18 @@ _STAGED = 2.0
 NOT_LOOKED = "the worktree was not looked at as a whole yet: only what changed since the run began is saved"
 
 
-def take_touched(
-    repository: Repository,
-    writer: PackWriter,
-    reader: ObjectReader,
-    frozen_index: bytes,
-    options: SnapshotOptions,
-    meanwhile: Callable[[], None] = lambda: None,
-) -> Snapshot | None:
+def take_touched(builder: SnapshotBuilder, meanwhile: Callable[[], None] = lambda: None) -> Snapshot | None:
     """The snapshot of `options.touched` alone, as one that names what it lacks; None where that is not possible.
 
     For an early save before the first look at a large tree, which takes a second and more. Arguments as for
     `take_since`. Raises GitError, OSError.
     """
+    repository, reader, frozen_index, options = builder.repository, builder.reader, builder.index_path, builder.options
     head_ref, head = _head(repository)
     commit = None if head is None else reader.commit(head)
     if head is None or commit is None:
         return None
-    staged = staged_entries(repository, {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}, head, _STAGED)
+    staged = staged_entries(repository, builder.env, head, _STAGED)
     if staged is None or _may_have_more_flags(frozen_index):
         return None
     earlier, touched = Snapshot(), list(options.touched - {options.state_file})
@@ -162,7 +145,7 @@ def take_touched(
     converts = any(name in in_head or os.path.lexists(os.path.join(repository.toplevel, name)) for name in attributes)
     tracked = TrackedPaths(set(order), order, converts or any(map(is_attributes, staged)))
     earlier.scan = ScanFacts(tracked, True, settings_identity(repository))
-    snapshot = take_since(Baseline(earlier, "", alone), repository, writer, reader, frozen_index, options, meanwhile)
+    snapshot = take_since(Baseline(earlier, "", alone), builder, meanwhile)
     if snapshot is not None:
         # Nobody may take it for more than it is.
         snapshot.scan, snapshot.index_is_plain = None, False
