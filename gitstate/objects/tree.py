@@ -8,7 +8,7 @@ from ..system.stdlib import TYPE_CHECKING, Record
 from .reader import ObjectReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 
 DIRECTORY = 0o040000
@@ -205,6 +205,19 @@ class _Level:
             self.records[name] = _record(name, Leaf(DIRECTORY, oid))
         elif self.old_tree(name) is not None:
             del self.records[name]
+
+
+def parents_of(path: bytes) -> Iterator[bytes]:
+    """The directories above a path, the innermost first; not the top."""
+    while path := path.rpartition(b"/")[0]:
+        yield path
+
+
+def parents_with_top(path: bytes) -> Iterator[bytes]:
+    """The directories above a path, the top (an empty path) last; none above the top itself."""
+    while path:
+        path = path.rpartition(b"/")[0]
+        yield path
 
 
 def is_safe_path(path: bytes) -> bool:

@@ -26,6 +26,7 @@ from ..git.index import (
 )
 from ..git.repository import Repository, has_conversions, is_attributes
 from ..git.status import WorktreeScan
+from ..objects.tree import parents_with_top
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.ownership import next_index
@@ -33,7 +34,7 @@ from .paths import Workspace
 from .saved_index import SavedIndex, removal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from ..system.child import Child
 
@@ -362,7 +363,9 @@ def _fill_in_written(repository: Repository, index: bytes, written: Written) -> 
     if not written:
         # Not one of many bytes is read.
         return True
-    directories = {os.path.join(repository.toplevel, directory) for path in written for directory in _above(path)}
+    directories = {
+        os.path.join(repository.toplevel, directory) for path in written for directory in parents_with_top(path)
+    }
     data = files.read_limited(index, _FILLED_IN)
     if data is None or b".gitattributes" in data:
         return False
@@ -378,10 +381,3 @@ def _fill_in_written(repository: Repository, index: bytes, written: Written) -> 
         files.write_new_file(index, pieces, mode=info.st_mode & 0o777, durable=False)
         os.utime(index, ns=(info.st_mtime_ns, info.st_mtime_ns))
     return True
-
-
-def _above(path: bytes) -> Iterator[bytes]:
-    """The directories above a path, the top (an empty path) among them."""
-    while path:
-        path = path.rpartition(b"/")[0]
-        yield path

@@ -10,7 +10,7 @@ from ..git.command import Git, Oid, object_id
 from ..git.entries import diff_tree_pairs, differing_paths, list_index, list_tree_paths, start_diff_tree_pairs
 from ..git.repository import Repository, folds_case
 from ..objects.reader import ObjectReader, commit_head
-from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
+from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader, parents_of
 from ..system.process import boot_id, limit_memory
 from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.files import MISSING, FileState, ListedNames, Worktree, folded, is_same_text
@@ -213,7 +213,7 @@ class SavedPaths:
             # Of tens of thousands of paths each may be asked for.
             self._left_out = frozenset(item.path.rstrip(b"/") for item in self.newest.manifest.left_out if item.path)
         known = self._left_out
-        return bool(known) and (path in known or any(above in known for above in _directories_above(path)))
+        return bool(known) and (path in known or any(above in known for above in parents_of(path)))
 
     def _raw(self, wip: Mapping[bytes, Leaf]) -> dict[bytes, Leaf]:
         """Raw bytes by path: the newest save's, and those of older ones for files that did not change since."""
@@ -264,7 +264,7 @@ class SavedPaths:
         """
         links = {target.path for target in targets if target.saved is not None and target.saved.mode == GITLINK}
         gone = [target.path for target in (targets if links else ()) if target.saved is None]
-        below = [(path, link) for path in gone for link in _directories_above(path) if link in links]
+        below = [(path, link) for path in gone for link in parents_of(path) if link in links]
         if not below:
             return frozenset()
         from ..snapshot.walk import is_nested
@@ -386,11 +386,6 @@ def _with_bases_of_other_names(targets: list[Target]) -> list[Target]:
 def paths_with(choices: Iterable[Choice], action: Action) -> list[bytes]:
     """The paths to which `action` happens."""
     return [choice.target.path for choice in choices if choice.action == action]
-
-
-def _directories_above(path: bytes) -> Iterator[bytes]:
-    while path := path.rpartition(b"/")[0]:
-        yield path
 
 
 def is_below(path: bytes, top: bytes) -> bool:

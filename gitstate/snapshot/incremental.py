@@ -18,7 +18,7 @@ from ..git.index import identify_index_at
 from ..git.repository import Repository, is_attributes, read_head
 from ..git.status import ignored_among, staged_entries
 from ..objects.reader import commit_head
-from ..objects.tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
+from ..objects.tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader, parents_with_top
 from ..system.files import open_at_once
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .gitdir import settings_identity, store_index, store_sparse
@@ -29,7 +29,7 @@ from .tracked import newest_of
 from .walk import WalkResult, walk, without_ignored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -131,7 +131,7 @@ def take_touched(builder: SnapshotBuilder, meanwhile: Callable[[], None] = lambd
     touched = [*dict.fromkeys((*touched, *staged))]
     earlier.head_ref, earlier.head, earlier.index_file = head_ref, head, identify_index_at(frozen_index)
     earlier.staged = {path: None if entry is None else Leaf(*entry) for path, entry in staged.items()}
-    attributes = {os.path.join(above, b".gitattributes") for path in touched for above in _with_top(path)}
+    attributes = {os.path.join(above, b".gitattributes") for path in touched for above in parents_with_top(path)}
     in_head = TreeReader(reader).lookup(commit_head(commit).tree, dict.fromkeys((*touched, *attributes)))
     if any(
         path in in_head and in_head[path].mode == DIRECTORY and not _is_directory(repository, path) for path in touched
@@ -166,13 +166,6 @@ def _is_directory(repository: Repository, path: bytes) -> bool:
     with suppress(OSError):
         return stat.S_ISDIR(os.lstat(os.path.join(repository.toplevel, path)).st_mode)
     return False
-
-
-def _with_top(path: bytes) -> Iterator[bytes]:
-    """The directories above a path, the top as the empty one last."""
-    while path:
-        path = path.rpartition(b"/")[0]
-        yield path
 
 
 def allows(baseline: Baseline, repository: Repository) -> bool:
