@@ -13,13 +13,14 @@ from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader, parents_of
 from ..system.process import boot_id, limit_memory
 from ..system.stdlib import TYPE_CHECKING, Record
-from ..workspace.files import MISSING, FileState, ListedNames, Worktree, folded, is_same_text
+from ..workspace.files import MISSING, FileState, Worktree
 from ..workspace.live_context import state_name
 from .choices import Choice, Outcome, Target, step
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from ..snapshot.hidden import ListedNames
     from ..system.child import Child
     from .choices import Action
 
@@ -278,8 +279,11 @@ class SavedPaths:
 
     def _look(self, targets: Iterable[Target], outcome: Outcome) -> Iterator[tuple[Target, FileState]]:
         top = self._workspace.repository.toplevel
-        names = ListedNames(top) if folds_case(top) else None
-        targets = list(targets) if names is None else _with_bases_of_other_names([*targets])
+        names, targets = None, list(targets)
+        if folds_case(top):
+            from ..snapshot.hidden import ListedNames
+
+            names, targets = ListedNames(top), _with_bases_of_other_names(targets)
         paths = {target.path for target in targets}
         for target in targets:
             try:
@@ -299,6 +303,8 @@ class SavedPaths:
         listed = names.of(target.path)
         if listed is None or listed == target.path:
             return False
+        from ..snapshot.hidden import is_same_text
+
         return listed in paths or (target.saved is None and not is_same_text(listed, target.path))
 
     def _action(self, target: Target, seen: FileState) -> Action:
@@ -376,6 +382,8 @@ def _leaf(mode: int, oid: Oid) -> Leaf | None:
 
 def _with_bases_of_other_names(targets: list[Target]) -> list[Target]:
     """Where case is folded git may have written what it has at one path into a file that is listed under another."""
+    from ..snapshot.hidden import folded
+
     bases: dict[str, frozenset[Leaf]] = {}
     for target in targets:
         key = folded(target.path)
