@@ -233,7 +233,6 @@ class _Recovery:
         #: Moves the branch, and later the marker; None before the first of them.
         self._refs: RefWriter | None = None
         self._index: IndexRecovery | None = None
-        self._saved: SavedPaths | None = None
         #: How the branch is moved; None where it is not, or that has not begun.
         self._moved: RefUpdate | None = None
 
@@ -248,8 +247,6 @@ class _Recovery:
                 self._refs.close()
             if self._index is not None:
                 self._index.end()
-            if self._saved is not None:
-                self._saved.end()
 
     def _run(self) -> RecoverResult:
         if self.verdict.verdict == "recovered":
@@ -281,7 +278,6 @@ class _Recovery:
         original = self.facts.carried.original if self.facts.carried else ()
         index = self._index = IndexRecovery(workspace, saved.saves, original)
         # Git works on all of these at the same time, and while the saved files are compared here.
-        self._saved = saved
         if not self.request.dry_run:
             # It takes the longest.
             index.start_scan()
@@ -293,6 +289,7 @@ class _Recovery:
                 self._ref_writer()
         targets = saved.targets()
         if not self.request.dry_run:
+            index.learn(saved.told)
             index.set_broken_aside()
         choices = saved.choices(targets, outcome)
         outcome.kept = paths_with(choices, "keep")
