@@ -42,7 +42,7 @@ def ws(templates: Templates, tmp_path: Path) -> Workspace:
     ws.commit()
     for name in ws.out("ls-files").splitlines():
         # Git, too, looks into a file that is as young as its index.
-        os.utime(ws.path / name, ns=(OLD_NS, OLD_NS))
+        os.utime(ws.path / name, ns=(OLD_NS, OLD_NS), follow_symlinks=False)
     ws.git("update-index", "--refresh")
     for number in range(FILES):
         ws.write(f"many/file{number}", f"changed {number}\n")
