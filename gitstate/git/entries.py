@@ -9,7 +9,7 @@ import os
 
 from ..errors import GitError
 from ..system.stdlib import TYPE_CHECKING, Record
-from .command import Oid, is_oid
+from .command import Oid, is_oid, split_nul
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -214,11 +214,6 @@ def _start_diff_tree(repository: Repository, *args: str, quiet: bool = False) ->
     env = {"GIT_INDEX_FILE": os.fsdecode(os.path.join(repository.own, b"no-index"))}
     options = ("-r", "-z", "--no-renames", "--ignore-submodules=none")
     return repository.git.start("diff-tree", *options, *args, env=env, quiet=quiet)
-
-
-def split_nul(out: bytes) -> list[bytes]:
-    """The items of an output in which each ends in a NUL."""
-    return out.split(b"\0")[:-1]
 
 
 def _mode(octal: bytes) -> int:

@@ -12,8 +12,7 @@ import time
 from ..errors import GitError
 from ..format.archive import replacement_of, tree_of_base
 from ..format.manifest import Save
-from ..git.command import Oid, object_id
-from ..git.entries import list_index, list_unmerged, split_nul
+from ..git.command import Oid, object_id, split_nul
 from ..git.index import (
     IndexMoved,
     file_identity,
@@ -26,7 +25,7 @@ from ..git.index import (
     read_plain_index,
 )
 from ..git.repository import Repository, has_conversions, is_attributes
-from ..git.status import WorktreeScan
+from ..git.scan import WorktreeScan
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.ownership import next_index
@@ -283,11 +282,15 @@ class IndexRecovery:
         kept = sorted(differing or ())
         newest = self._saves[0]
         if b"stages" in newest.files:
+            from ..git.entries import list_unmerged
+
             ours = self.saved.unmerged_paths(newest)
             still = {entry.path for entry in list_unmerged(self._git)}
             kept = [path for path in kept if not (path in ours and path in still)]
         intents = {path for save in self._saves for path in save.manifest.intent_to_add}
         if intents:
+            from ..git.entries import list_index
+
             empty = object_id(self._repository.object_format, "blob", b"")
             listed = list_index(self._git, [path for path in kept if path in intents])
             still = {entry.path for entry in listed if entry.oid == empty}
@@ -324,6 +327,10 @@ class IndexRecovery:
 
     def _lines(self, paths: Sequence[bytes]) -> list[bytes]:
         """The index entries of now of these paths, as `update-index --index-info` reads them."""
+        if not paths:
+            return []
+        from ..git.entries import list_index
+
         entries = list_index(self._git, paths)
         return [*(removal(self._repository, path) for path in paths), *(entry.info_line() for entry in entries)]
 
@@ -374,9 +381,13 @@ class IndexRecovery:
 
         It takes no second look then, whatever a conversion makes of the file, and no refresh mends that.
         """
+        if not paths:
+            return
+        from ..git.entries import list_index
+
         env = {"GIT_INDEX_FILE": os.fsdecode(index)}
         empty = object_id(self._repository.object_format, "blob", b"")  # perhaps intent-to-add, and nothing to convert
-        entries = list_index(self._git, paths, tags=True, env=env) if paths else []
+        entries = list_index(self._git, paths, tags=True, env=env)
         lines = [entry.info_line() for entry in entries if entry.tag == "H" and entry.oid != empty]
         if lines:
             argv = ("-c", "core.splitIndex=false", "update-index", "-z", "--index-info")

@@ -7,7 +7,6 @@ from ..format.archive import refuse_unsafe, replacement_of, stage_paths, tree_of
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..git.command import Git, Oid, object_id
-from ..git.entries import diff_pairs_of_trees, differing_paths, list_index, list_tree_paths
 from ..git.repository import Repository, folds_case
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
@@ -99,11 +98,11 @@ class SavedPaths:
                 told = self.told = self._told_by_diffs(head_tree, mine)
                 paths.update(path for path, leaf in told[head_tree].items() if told[save.wip_tree][path] != leaf)
             else:
-                paths.update(differing_paths(self._workspace.repository, head_tree, save.wip_tree))
+                paths.update(self._differing(head_tree, save.wip_tree))
             shown = replacement_of(self._workspace.repository, self._workspace.reader, save.manifest.head)
             if shown is not None:
                 roots.append(shown)
-                paths.update(differing_paths(self._workspace.repository, head_tree, shown))
+                paths.update(self._differing(head_tree, shown))
             paths.update(save.manifest.staged)
             paths.update(self._raw_paths(save), save.manifest.absent)
             for stage in (b"1", b"2", b"3"):
@@ -127,6 +126,11 @@ class SavedPaths:
             targets.append(Target(path, saved, modes.get(path), bases))
         return targets
 
+    def _differing(self, old: Oid | None, new: Oid) -> list[bytes]:
+        from ..git.entries import differing_paths
+
+        return differing_paths(self._workspace.repository, old, new)
+
     def foresee(self) -> None:
         """Let git read the trees of a single save, while the caller does something else before `targets`."""
         save = self.newest
@@ -141,7 +145,11 @@ class SavedPaths:
         repository, tree = self._workspace.repository, self.newest.wip_tree
         refuse_unsafe(self.newest.manifest.sparse_directories)
         look = self._workspace.disk.look
-        there = (path for path in self.newest.manifest.sparse_directories if look(path).kind == "directory")
+        there = [path for path in self.newest.manifest.sparse_directories if look(path).kind == "directory"]
+        if not there:
+            return []
+        from ..git.entries import list_tree_paths
+
         return [name for path in there for name in list_tree_paths(repository.git, tree, path)]
 
     def _told_by_diffs(self, base: Oid, roots: Sequence[Oid | None]) -> dict[Oid | None, dict[bytes, Leaf | None]]:
@@ -150,6 +158,8 @@ class SavedPaths:
         pairs = [(base, root) for root in others]
         diffs = self._workspace.trees.differences(pairs)
         if diffs is None:
+            from ..git.entries import diff_pairs_of_trees
+
             diffs = [_sides(diff) for diff in diff_pairs_of_trees(self._workspace.repository, pairs)]
         before = {path: old for diff in diffs for path, (old, _) in diff.items()}
         told: dict[Oid | None, dict[bytes, Leaf | None]] = {base: before}
@@ -180,6 +190,8 @@ class SavedPaths:
 
     def unchanged(self, path: bytes, known: Iterable[bytes]) -> list[Target]:
         """The files at and below a path that the newest save holds but did not change; `known` are those it did."""
+        from ..git.entries import list_tree_paths
+
         tree = self.newest.wip_tree
         names = list_tree_paths(self._workspace.repository.git, tree, path)
         refuse_unsafe(names)
@@ -250,6 +262,7 @@ class SavedPaths:
         below = [(path, link) for path in gone for link in _directories_above(path) if link in links]
         if not below:
             return frozenset()
+        from ..git.entries import list_index
         from ..snapshot.walk import is_nested
 
         repository = self._workspace.repository

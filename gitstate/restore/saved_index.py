@@ -8,8 +8,7 @@ import stat
 from ..errors import CorruptSave, GitError
 from ..format.archive import refuse_unsafe, stage_paths
 from ..format.manifest import Save
-from ..git.command import Oid
-from ..git.entries import IndexEntry, differing_paths, hidden_tags, list_index, split_nul
+from ..git.command import Oid, split_nul
 from ..git.index import (
     file_identity,
     identify_index_at,
@@ -141,6 +140,8 @@ class SavedIndex:
         is_known = newest.manifest.index_is_plain or entry is not None
         if not below or not is_known or all(save.manifest.index_is_plain for save in self._saves):
             return
+        from ..git.entries import differing_paths, hidden_tags
+
         wanted: dict[bytes, str] = {}
         if entry is not None and not newest.manifest.index_is_plain:
             copy = files.temporary_name(target)
@@ -206,6 +207,8 @@ class SavedIndex:
         """
         if not self._original:
             return
+        from ..git.entries import IndexEntry, differing_paths, list_index
+
         before, after = self._original[-1].files.get(b"staged"), self.oldest.files[b"staged"][1]
         paths = differing_paths(self._repository, None if before is None else before[1], after)
         if not paths:
@@ -224,7 +227,11 @@ class SavedIndex:
 
     def _stacked_lines(self) -> list[bytes]:
         """What each later save of a stack had staged anew, as `update-index --index-info` reads it."""
-        lines = []
+        lines: list[bytes] = []
+        if len(self._saves) == 1:
+            return lines
+        from ..git.entries import IndexEntry
+
         for save in reversed(self._saves[:-1]):
             for path, entry in save.manifest.staged.items():
                 lines.append(removal(self._repository, path))
@@ -238,6 +245,8 @@ class SavedIndex:
         stages = save.files.get(b"stages")
         if stages is None:
             return []
+        from ..git.entries import IndexEntry
+
         removals: dict[bytes, None] = {}
         lines = []
         for stage in _STAGES:
@@ -260,6 +269,8 @@ class SavedIndex:
 
 def removal(repository: Repository, path: bytes) -> bytes:
     """A line for `update-index --index-info` that removes all entries of a path."""
+    from ..git.entries import IndexEntry
+
     return IndexEntry(path, 0, repository.zero).info_line()
 
 
