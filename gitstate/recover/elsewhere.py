@@ -14,9 +14,7 @@ from ..format.context import MAX_CONTEXT, RUN_WORKSPACE
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..git import gitdir, refs
-from ..git.attributes import Conversions
-from ..git.command import Git, Oid
-from ..git.entries import split_nul
+from ..git.command import Git, Oid, split_nul
 from ..git.index import is_own_lock
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, head_of, open_repository, read_head
@@ -115,6 +113,8 @@ def _check_out(made: Repository, git: Git) -> None:
                     size += os.lstat(os.path.join(directory, name)).st_size
                     count += 1
         return count, size
+
+    from ..git.attributes import Conversions
 
     process = git.start(*Conversions(made, {}).writing_filters_required(), "read-tree", "-m", "-u", "HEAD")
     if made.filter_limit is not None:

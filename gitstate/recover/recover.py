@@ -209,7 +209,6 @@ class _Recovery:
         #: None before it is needed.
         self._branch: BranchMover | None = None
         self._index: IndexRecovery | None = None
-        self._saved: SavedPaths | None = None
 
     def run(self) -> RecoverResult:
         try:
@@ -222,8 +221,6 @@ class _Recovery:
                 self._branch.close()
             if self._index is not None:
                 self._index.end()
-            if self._saved is not None:
-                self._saved.end()
 
     def _run(self) -> RecoverResult:
         if self.verdict.verdict == "recovered":
@@ -255,7 +252,6 @@ class _Recovery:
         original = self.facts.carried.original if self.facts.carried else ()
         index = self._index = IndexRecovery(workspace, saved.saves, original)
         # Git works on all of these at the same time, and while the saved files are compared here.
-        self._saved = saved
         if not self.request.dry_run:
             # It takes the longest.
             index.start_scan()
@@ -267,6 +263,7 @@ class _Recovery:
                 self._mover().start()
         targets = saved.targets()
         if not self.request.dry_run:
+            index.learn(saved.told)
             index.set_broken_aside()
         choices = saved.choices(targets, outcome)
         outcome.kept = paths_with(choices, "keep")

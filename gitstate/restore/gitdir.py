@@ -7,7 +7,6 @@ import os
 from ..errors import GitError
 from ..format.manifest import LeftOut, Save
 from ..git.command import is_oid
-from ..git.entries import list_index
 from ..git.gitdir import is_operation_file, is_operation_ref
 from ..git.refs import refs_are_files
 from ..objects.reader import LARGE
@@ -67,6 +66,8 @@ def restore_staged_objects(workspace: Workspace, *, dry_run: bool) -> list[LeftO
     if not empty:
         return []
     try:
+        from ..git.entries import list_index
+
         entries = list_index(workspace.git)
     except GitError:
         return []  # the index is torn: the save's is put back

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 
 from ..errors import GitError
-from ..git.command import Git
-from ..git.entries import list_index, split_nul
+from ..git.command import Git, split_nul
+from ..git.entries import list_index
 from ..git.index import link_or_copy
 from ..git.status import parse_listing
 from ..objects.tree import GITLINK, SYMLINK, Leaf, is_safe_path
