@@ -46,7 +46,8 @@ def bring_to_disk(repository: Repository, tag: str, others: Iterable[bytes] = ()
     places = [os.path.join(objects, name) for name in sorted(os.listdir(objects)) if len(name) == 2]
     packs = os.path.join(objects, b"pack")
     control = (packs, objects, repository.common_dir, *_control_files(repository), *others)
-    new = sync_since([*places, packs], stamp, control)
+    # First what no git removes: an empty place of loose objects goes with its last one.
+    new = sync_since([packs, *places], stamp, control)
     temporary = b"%s.tmp-%s" % (stamp_file, tag.encode("ascii"))
     files.write_and_rename(temporary, stamp_file, b"%d %d" % (new, _clock_offset()), mode=0o644, durable=False)
 

@@ -20,7 +20,7 @@ from gitstate.recover.request import RecoverRequest
 from gitstate.save.request import SaveRequest
 from gitstate.save.save import save
 from gitstate.snapshot.incremental import Baseline
-from gitstate.system import files
+from gitstate.system import child, files
 from gitstate.system.child import FilesystemSync
 from tests.support.repositories import three_files
 
@@ -138,6 +138,21 @@ def test_stamp_that_no_save_wrote_vouches_for_nothing(data: bytes, tmp_path: Pat
     durable.bring_to_disk(open_repository(os.fsencode(ws.path)), "one")
     stamp, offset = (ws.git_dir / "gitstate/durable").read_bytes().split()
     assert stamp.isdigit() and int(offset)
+
+
+def test_one_sync_needs_no_directory_that_another_git_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `git gc` packs the loose objects, and removes their places, right before `sync -f` opens what it is given."""
+    ws = three_files(tmp_path)
+    for number in range(durable._SYNC_MANY + 1):
+        ws.write(f"many/{number}", f"{number}\n")
+    ws.commit()
+    assert len(list((ws.git_dir / "objects").glob("??/*"))) > durable._SYNC_MANY
+    sync = tmp_path / "sync"
+    sync.write_text(f"#!/bin/sh\ngit -C '{ws.path}' gc -q --prune=now && exec sync \"$@\"\n")
+    sync.chmod(0o755)
+    monkeypatch.setattr(child, "_SYNC", (os.fspath(sync),))
+    durable.bring_to_disk(open_repository(os.fsencode(ws.path)), "test")
+    assert not list((ws.git_dir / "objects").glob("??/*"))
 
 
 @pytest.mark.parametrize("knows", [False, True])
