@@ -10,7 +10,7 @@ from ..git.command import Git, Oid, object_id
 from ..git.repository import Repository, folds_case
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader, parents_of
-from ..system.process import boot_id, limit_memory
+from ..system.process import boot_id, boot_time_ns, limit_memory
 from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.files import MISSING, FileState, Worktree
 from ..workspace.live_context import state_name
@@ -365,7 +365,7 @@ class SavedPaths:
         info = reader.kinds([target.saved.oid])[0]
         if stamp is None or info is None or target.saved.mode in (SYMLINK, GITLINK):
             return False
-        if not is_older_and_no_longer(self.newest, stamp, info[1]):
+        if not is_older_and_no_longer(self.newest, stamp, info[1], boot_time_ns()):
             return False
         saved = reader.stream(target.saved.oid)
         return is_what_is_left(saved, disk.read(target.path), same_size=stamp[0] == info[1])
@@ -420,12 +420,16 @@ def may_be_cut_short(save: Save, workspace_id: str, boot: str | None) -> bool:
     return save.archive != save.wip and save.manifest.workspace_id == workspace_id
 
 
-def is_older_and_no_longer(save: Save, stamp: tuple[int, int], size: int) -> bool:
+def is_older_and_no_longer(save: Save, stamp: tuple[int, int], size: int, boot_ns: int | None) -> bool:
     """Whether a file with this `stamp` (see `Worktree.stamp`) is what is left of a saved file of `size` bytes.
 
     What was edited, or moved into place, after the save changed later. What did not, and was read in full, was cut.
+    The save may have been made under a clock that was ahead: what changed since this boot began, at `boot_ns`, no power
+    cut has left so.
     """
     length, changed_ns = stamp
+    if boot_ns is not None and changed_ns >= boot_ns:
+        return False
     return length <= size and changed_ns < (save_time_ns(save.manifest.save_id) or 0) - _COARSE_CLOCK_NS
 
 
