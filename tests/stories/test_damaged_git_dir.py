@@ -461,11 +461,22 @@ BAD_VALUES = {
     "index.threads": "many",
     "diff.renames": "maybe",
     "status.submoduleSummary": "maybe",
+    "core.looseCompression": "99",
+    "core.createObject": "copy",
+    "core.excludesFile": "~nobody-of-this-name/ignore",
+    "core.sharedRepository": "0100",
+    "color.status.changed": "colour",
+    "diff.algorithm": "fast",
+    "diff.ignoreSubmodules": "some",
+    "push.default": "everything",
+    "status.showUntrackedFiles": "some",
 }
+#: One whose type is known, one of which git names the value alone, and one that git names.
+ORDINARY = ("core.autocrlf", "core.excludesFile", "push.default")
 
 
 @pytest.mark.parametrize(
-    "key", [pytest.param(key, marks=[] if key == "core.autocrlf" else [pytest.mark.slow]) for key in BAD_VALUES]
+    "key", [pytest.param(key, marks=[] if key in ORDINARY else [pytest.mark.slow]) for key in BAD_VALUES]
 )
 def test_value_that_git_can_not_read_costs_no_save(key: str, ws: Workspace) -> None:
     dirty(ws)
