@@ -159,11 +159,43 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
 
 def way_to_use(path: bytes) -> str:
     """The command after which this user may read and write what is at `path`, or the directory that hides it."""
-    while not os.path.lexists(path) and len(path) > 1:
-        path = os.path.dirname(path)
-    if os.lstat(path).st_uid == os.geteuid():
+    path = _what_is_there(path)
+    info = os.lstat(path)
+    if info.st_uid == os.geteuid():
+        if info.st_mode & stat.S_IWUSR and info.st_mode & stat.S_IRUSR and not os.access(path, os.W_OK):
+            # Its mode allows it: it is immutable, or may only be appended to.
+            return f"sudo chattr -i -a {_quoted(path)}"
         return f"chmod -R u+rwX {_quoted(path)}"
     return f"sudo chown -R {os.geteuid()} {_quoted(path)}"
+
+
+#: How git names the file or directory that it may not write.
+_UNWRITABLE = (
+    (b"unable to append to '", b"'"),
+    (b"nable to create '", b"'"),
+    (b"unable to create directory for ", b"\n"),
+    (b"unable to write file ", b"\n"),
+    (b"for adding an object to repository database ", b"\n"),
+)
+
+
+def way_to_write(directory: bytes, stderr: bytes) -> str | None:
+    """The command after which this user may write what a git in `directory` could not, by its words; None where it
+    names nothing that this user may not write.
+    """
+    for before, after in _UNWRITABLE:
+        name = stderr.partition(before)[2].partition(after)[0]
+        path = _what_is_there(os.path.join(directory, name)) if name else b""
+        if path and not os.access(path, os.W_OK):
+            return way_to_use(path)
+    return None
+
+
+def _what_is_there(path: bytes) -> bytes:
+    """`path`, or the nearest directory above it that exists."""
+    while not os.path.lexists(path) and len(path) > 1:
+        path = os.path.dirname(path)
+    return path
 
 
 def _damage_around(path: bytes) -> tuple[bytes | None, DamagedGitDir | None, bytes]:

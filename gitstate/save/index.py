@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitError
+from ..errors import GitError, words_of
 from ..format.manifest import LeftOut
 from ..git.command import try_in_halves
 from ..git.index import index_lock, is_frozen_index, kept_index, link_or_copy
@@ -41,6 +41,9 @@ def keep_index(repository: Repository, save_id: str, taken: Snapshot) -> bytes |
     kept = kept_index(repository, save_id)
     link_or_copy(frozen_index(repository), kept)
     return kept
+
+
+_NOT_EXCHANGED = "the save is complete, but the index could not be exchanged"
 
 
 class IndexSwap:
@@ -103,7 +106,9 @@ class IndexSwap:
                 self._exchange()
             return ""
         except GitError as error:
-            return f"the save is complete, but the index could not be exchanged: {error.message}"
+            return f"{_NOT_EXCHANGED}: {error.message}"
+        except OSError as error:
+            return f"{_NOT_EXCHANGED}: {words_of(error)}"
 
     def _exchange(self) -> None:
         index = os.path.join(self.repository.git_dir, b"index")
