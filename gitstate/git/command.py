@@ -139,10 +139,6 @@ class Git(Record):
             raise GitError(_arguments(process), -9, b"it took too long") from None
         if process.returncode not in ok_codes:
             hint = f"gitstate -C {quote(os.fsdecode(self.directory))} doctor"
-            if b"ermission" in err or b"not permitted" in err:
-                from .unusable import way_to_write
-
-                hint = way_to_write(self.directory, err) or hint
             raise GitError(_arguments(process), process.wait(), err, hint=hint)
         return out
 

@@ -174,8 +174,6 @@ _UNWRITABLE = (
     (b"unable to append to '", b"'"),
     (b"nable to create '", b"'"),
     (b"unable to create directory for ", b"\n"),
-    (b"unable to write file ", b"\n"),
-    (b"for adding an object to repository database ", b"\n"),
 )
 
 

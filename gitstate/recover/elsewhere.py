@@ -20,7 +20,14 @@ from ..git.command import Git, Oid
 from ..git.entries import split_nul
 from ..git.index import is_own_lock
 from ..git.refs import RefUpdate
-from ..git.repository import Repository, head_of, open_repository, read_head
+from ..git.repository import (
+    MULTI_PACK_INDEX,
+    Repository,
+    has_damaged_pack_index,
+    head_of,
+    open_repository,
+    read_head,
+)
 from ..objects.reader import ObjectReader, commit_head
 from ..restore.files import usual_umask
 from ..system import files
@@ -266,6 +273,9 @@ def put_away(repository: Repository, reader: ObjectReader, facts: Facts) -> tupl
     if locks:
         stops = f"and {len(locks) - 1} more stop" if len(locks) > 1 else "stops"
         found.append(f"{os.fsdecode(locks[0])} {stops} git; once no git runs here: rm {' '.join(map(_quoted, locks))}")
+    if has_damaged_pack_index(repository.common_dir):
+        path = os.path.join(repository.common_dir, MULTI_PACK_INDEX)
+        found.append(f"{os.fsdecode(path)} is damaged, and stops git: rm -f {_quoted(path)}")
     save_id = facts.saves[0].manifest.save_id if facts.saves else None
     since = ((save_time_ns(save_id) if save_id else None) or time.time_ns()) / 1e9 - _RUN
     for path in _patches(repository):

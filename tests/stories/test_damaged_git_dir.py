@@ -622,3 +622,29 @@ def test_command_that_is_named_lets_this_user_in(name: str, command: str, ws: Wo
         subprocess.run(["sh", "-c", way.removeprefix("  next: ")], check=True)
         assert ws.gitstate(command).exit_status == 0
     (ws.git_dir / name).chmod(0o700)
+
+
+def test_split_index_without_its_shared_file_is_set_aside(ws: Workspace) -> None:
+    dirty(ws)
+    files = fingerprint(ws.path).files
+    ws.git("update-index", "--split-index")
+    for shared in ws.git_dir.glob("sharedindex.*"):
+        shared.unlink()
+    saved_from(ws.save(), exits=(4,))
+    recovered_from(ws.recover())
+    assert fingerprint(ws.path).files == files
+
+
+@pytest.mark.parametrize("content", [b"\0" * 1000, pytest.param(b"", marks=pytest.mark.slow)])
+def test_damaged_index_of_packs_costs_no_save(content: bytes, ws: Workspace) -> None:
+    """A power cut leaves zeros; git then finds no object that is in a pack, and the packs are whole."""
+    dirty(ws)
+    before = fingerprint(ws.path)
+    ws.git("repack", "-qad")
+    index = ws.common_dir / "objects" / "pack" / "multi-pack-index"
+    index.write_bytes(content)
+    saved_from(ws.save())
+    message = recovered_from(ws.recover())["message"]
+    assert f"{index} is damaged" in message
+    subprocess.run(message.partition("stops git: ")[2], shell=True, check=True)
+    assert before.diff(fingerprint(ws.path)) == []
