@@ -17,7 +17,14 @@ from ..git import gitdir, refs
 from ..git.command import Git, Oid, split_nul
 from ..git.index import is_own_lock
 from ..git.refs import RefUpdate
-from ..git.repository import Repository, head_of, open_repository, read_head
+from ..git.repository import (
+    MULTI_PACK_INDEX,
+    Repository,
+    has_damaged_pack_index,
+    head_of,
+    open_repository,
+    read_head,
+)
 from ..objects.reader import ObjectReader, commit_head
 from ..restore.files import usual_umask
 from ..system import files
@@ -256,10 +263,18 @@ _STASH = "refs/stash"
 def put_away(repository: Repository, reader: ObjectReader, facts: Facts) -> tuple[str, ...]:
     """What a git, a manager of hooks or a run left elsewhere: sentences, each with the command that helps."""
     found = [*facts.put_away, *worktrees_put_away(repository)]
-    for lock in gitdir.locks_in_the_way(repository.git_dir, repository.common_dir):
+    locks = [
+        lock
+        for lock in gitdir.locks_of_any_command(repository.git_dir, repository.common_dir)
         # What all worktrees share another git may hold for a moment.
-        if not is_own_lock(lock) and (lock.endswith(b"/index.lock") or gitdir.is_unheld(lock)):
-            found.append(f"{os.fsdecode(lock)} stops git; once no git runs here: rm {_quoted(lock)}")
+        if not is_own_lock(lock) and (lock.endswith(b"/index.lock") or gitdir.is_unheld(lock))
+    ]
+    if locks:
+        stops = f"and {len(locks) - 1} more stop" if len(locks) > 1 else "stops"
+        found.append(f"{os.fsdecode(locks[0])} {stops} git; once no git runs here: rm {' '.join(map(_quoted, locks))}")
+    if has_damaged_pack_index(repository.common_dir):
+        path = os.path.join(repository.common_dir, MULTI_PACK_INDEX)
+        found.append(f"{os.fsdecode(path)} is damaged, and stops git: rm -f {_quoted(path)}")
     save_id = facts.saves[0].manifest.save_id if facts.saves else None
     since = ((save_time_ns(save_id) if save_id else None) or time.time_ns()) / 1e9 - _RUN
     for path in _patches(repository):
@@ -299,7 +314,7 @@ def remove_locks_of_run(repository: Repository, facts: Facts) -> tuple[bytes, ..
 
     The run is gone, and was of this host and boot; the lock was made in it; and no process that could hold it runs.
     """
-    locks = gitdir.locks_in_the_way(repository.git_dir, repository.common_dir)
+    locks = gitdir.locks_of_any_command(repository.git_dir, repository.common_dir)
     return tuple(lock for lock in locks if _remove_lock_of_run(lock, repository, facts))
 
 

@@ -138,9 +138,10 @@ class IndexRecovery:
             else:
                 self._differing_from(self._comparing[0])
             is_broken = is_cut_index(self._current, object_format)
-        except GitError:
+        except GitError as error:
             is_broken = True
-            if not is_torn_index(self._current, object_format):
+            # A split index is of no use without the file that holds most of it.
+            if b"/sharedindex." not in error.stderr and not is_torn_index(self._current, object_format):
                 raise  # git failed for another reason: no memory, no descriptors, an index that is newer than it
         if is_broken:
             os.rename(self._current, os.path.join(self._repository.own, b"broken-index"))

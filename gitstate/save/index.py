@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitError
+from ..errors import GitError, words_of
 from ..format.manifest import LeftOut
 from ..git.command import try_in_halves
 from ..git.entries import differing_paths, hidden_tags
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _PIPE = 32 << 10
 #: Git has this many seconds for the new index, whatever the deadline.
 _LEAST = 0.3
+_NOT_EXCHANGED = "the save is complete, but the index could not be exchanged"
 
 
 def keep_index(repository: Repository, save_id: str, taken: Snapshot) -> bytes | None:
@@ -126,7 +127,9 @@ class IndexSwap:
                 self._exchange()
             return ""
         except GitError as error:
-            return f"the save is complete, but the index could not be exchanged: {error.message}"
+            return f"{_NOT_EXCHANGED}: {error.message}"
+        except OSError as error:
+            return f"{_NOT_EXCHANGED}: {words_of(error)}"
 
     def _exchange(self) -> None:
         index = os.path.join(self.repository.git_dir, b"index")
