@@ -70,8 +70,11 @@ def _differs(repository: Repository) -> bool:
         return True
 
 
-def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
+def add_worktree(repository: Repository, path: bytes, newest: Save, *, is_own: bool) -> None:
     """A new worktree at `path` on the branch of a save, in which that save can be recovered.
+
+    Where the save `is_own`, and was not fetched, the worktree has the settings that were of the old one alone: they
+    decide how git writes files.
 
     Raises NeedsPerson where the save's branch is checked out in a worktree that exists, or the save has no commit. A
     save that was set aside, or dismissed, goes beside that worktree: HEAD is detached at its base.
@@ -98,6 +101,10 @@ def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
     there = Git(path, repository.git.options)
     if branch is not None:
         there.run("symbolic-ref", "HEAD", branch)
+    if is_own and manifest.worktree_settings:
+        from ..restore.gitdir import restore_settings
+
+        restore_settings(open_repository(path), newest)
     with usual_umask(repository, newest):
         _check_out(with_filter_limit(open_repository(path)), there)
 
