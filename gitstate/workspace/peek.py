@@ -27,15 +27,13 @@ from ..git.command import Oid, is_oid
 from ..git.gitdir import NO_HEAD, read_head_file
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from .live_context import owner_state, read_context
-from .state_file import CONTEXT_FILE
+from .live_context import CONTEXT_FILE, owner_state, read_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from typing import Literal
 
-    from .live_context import OwnerState
-    from .state_file import Status
+    from .live_context import OwnerState, Status
 
     Problem = Literal["missing", "no_repository", "foreign", "unreachable"]
 
