@@ -74,8 +74,11 @@ def _differs(repository: Repository) -> bool:
         return True
 
 
-def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
+def add_worktree(repository: Repository, path: bytes, newest: Save, *, is_own: bool) -> None:
     """A new worktree at `path` on the branch of a save, in which that save can be recovered.
+
+    Where the save `is_own`, and was not fetched, the worktree has the settings that were of the old one alone: they
+    decide how git writes files.
 
     Raises NeedsPerson where the save's branch is checked out in a worktree that exists, or the save has no commit. A
     save that was set aside, or dismissed, goes beside that worktree: HEAD is detached at its base.
@@ -86,24 +89,38 @@ def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
     if not aside:
         _refuse_second_checkout(repository, manifest.head_ref)
     commit = newest.wip if manifest.moves_branch and not aside else manifest.head
+    is_unborn = commit is None and not aside and _is_new_branch(repository, manifest.head_ref)
+    # Git adds no worktree without a commit.
+    commit = newest.wip if is_unborn else commit
     if commit is None:
         raise NeedsPerson("the save stands on no commit", hint=f"gitstate restore {save_id} PATH…")
     branch = manifest.head_ref
-    if branch is not None and branch.startswith("refs/heads/") and not aside:
+    if branch is None or not branch.startswith("refs/heads/") or aside:
+        branch = None
+    elif not is_unborn:
         tip = refs.read_refs(repository, [branch]).get(branch)
         if tip is None:
             refs.move_refs(repository, repository.git, [RefUpdate(branch, commit, None)], f"recover {save_id}")
         commit = tip or commit
-    else:
-        branch = None
     # By its id, and the branch afterwards: as a name git might take it for something else (a branch called HEAD).
     argv = ("worktree", "add", "--force", "--quiet", "--detach", "--no-checkout", "--", path, commit)
     repository.git.run(*argv)
     there = Git(path, repository.git.options)
     if branch is not None:
         there.run("symbolic-ref", "HEAD", branch)
+    if is_own and manifest.worktree_settings:
+        from ..restore.gitdir import restore_settings
+
+        restore_settings(open_repository(path), newest)
+    if is_unborn:
+        return
     with usual_umask(repository, newest):
         _check_out(with_filter_limit(open_repository(path)), there)
+
+
+def _is_new_branch(repository: Repository, branch: str | None) -> bool:
+    """Whether a save was on a branch without a commit, and there is none of that name today."""
+    return branch is not None and branch.startswith("refs/heads/") and not refs.read_refs(repository, [branch])
 
 
 def _check_out(made: Repository, git: Git) -> None:

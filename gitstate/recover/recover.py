@@ -191,7 +191,7 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
                 return refusal(path, save_id, found.remote, runs, hint)
         if request.dry_run:
             return RecoverResult(path, "elsewhere", "a worktree would be added here", save_id=save_id)
-        add_worktree(repository, path, newest)
+        add_worktree(repository, path, newest, is_own=found.remote is None)
         give_back(repository, os.path.realpath(path))
     return recover(path, request._replace(save_id=save_id))
 
@@ -301,6 +301,10 @@ class _Recovery:
             from ..restore.nested import absent_submodules
 
             outcome.failed += absent_submodules(workspace, saved, outcome.links)
+        if newest.manifest.worktree_settings and newest.manifest.workspace_id != workspace_id(self.repository):
+            from ..restore.gitdir import missing_settings
+
+            outcome.failed += missing_settings(workspace, newest)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
 

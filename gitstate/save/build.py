@@ -155,6 +155,7 @@ class Builder:
             special=taken.special,
             label=request.label,
             sparse_directories=tuple(taken.sparse_directories),
+            worktree_settings=taken.worktree_settings,
             absent_submodules=tuple(taken.absent_submodules),
         )
 

@@ -220,6 +220,8 @@ class Snapshot:
         self.keep_others: list[Leaf] = []
         #: Setting → value, of those that configure a sparse checkout. Empty where none is set.
         self.sparse: dict[str, str] = {}
+        #: Setting → value of the configuration of a linked worktree alone; None for one that is not kept.
+        self.worktree_settings: dict[str, str | None] = {}
 
     def staged_blobs(self) -> list[Oid]:
         """The blobs that the index has and HEAD may not have, each once."""
