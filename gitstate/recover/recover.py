@@ -456,9 +456,13 @@ class _Recovery:
         runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
         runs_filters = runs_filters and self.repository.runs_filters
         if step.is_new:
+            from ..format.saves import checkpoint_save_id, pending_save_id
             from ..restore.nested import fill_emptied_index
 
             fill_emptied_index(inside)
+            if pending_save_id(inside) is None and checkpoint_save_id(inside) == step.held:
+                # Its directory was wiped: nothing in it is newer than its last checkpoint.
+                request = request._replace(save_id=step.held)
         result = recover(full, request._replace(runs_filters=runs_filters))
         if result.verdict == "nothing":
             from ..restore.nested import lacks_its_save

@@ -72,6 +72,8 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     files.make_directory(repository.own, top=repository.git_dir, durable=False)
     with locked_workspace(repository, deadline) as git:
         give_workspace_id(repository, old_id=lambda: _old_id(repository))
+        if request.look is not None:
+            request = request._replace(look_end=Deadline(request.look))
         result = save_owned(repository, git, request)
     if not request.depth and result.result != "unchanged":
         # Not a nested one: it is recovered with the workspace around it. The save is durable, and the lock is free.
