@@ -66,12 +66,14 @@ def restore_settings(repository: Repository, save: Save) -> None:
     path = os.path.join(repository.git_dir, b"config.worktree")
     if not repository.is_true("extensions.worktreeconfig") or os.path.lexists(path):
         return
+    from ..snapshot.gitdir import is_harmless_setting
+
     new = os.path.join(repository.git_dir, b"config.worktree.new")
     files.remove(new)
     # `restore_sparse` sets these, and writes the patterns.
     later = save.manifest.sparse.keys() if b"sparse-checkout" in save.files else ()
     for name, value in save.manifest.worktree_settings.items():
-        if value is not None and name not in later:
+        if value is not None and name not in later and is_harmless_setting(name):
             # A name that git does not accept.
             with suppress(GitError):
                 repository.git.run("config", "--file", new, name, value)

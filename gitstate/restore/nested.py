@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from typing import Literal
 
-    from ..git.command import Git
+    from ..git.command import Git, Oid
 
 
 #: Repositories in repositories are followed so far down.
@@ -49,11 +49,14 @@ class NestedStep(Record):
     """Why it is lost."""
     held: str | None = None
     """The save that the repository should hold; None where it had nothing to save."""
+    archive: Oid | None = None
+    """The archive of that save; None as `held`."""
 
 
 def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterator[NestedStep]:
     """The repositories that the saves name, and submodules whose directory was wiped."""
-    named = {item.path: item.save_id for save in saved.saves for item in save.manifest.nested}
+    nested = {item.path: item for save in saved.saves for item in save.manifest.nested}
+    named = {path: item.save_id for path, item in nested.items()}
     made = _reconnect_submodules(workspace, saved, named)
     for path, save_id in {**dict.fromkeys(made), **named}.items():
         try:
@@ -62,7 +65,8 @@ def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterato
             step = NestedStep(path, "lost", reason=nested_failure(error))
         if step is None:
             step = NestedStep(path, "lost", reason=_words_of_gone(workspace, path, save_id))
-        yield step._replace(is_new=path in made, held=save_id)
+        archive = nested[path].archive if path in nested else None
+        yield step._replace(is_new=path in made, held=save_id, archive=archive)
 
 
 def _words_of_gone(workspace: Workspace, path: bytes, save_id: str | None) -> str:
@@ -115,6 +119,9 @@ def _is_initialised(repository: Repository, name: str) -> bool:
 def lacks_its_save(step: NestedStep, git: Git) -> LeftOut | None:
     """What to report where the repository at the path of `step` is another one: made again, or cloned once more."""
     if step.held is None or any(save.save_id == step.held for save in held_saves(git)):
+        return None
+    if step.archive is not None and git.run("cat-file", "-t", step.archive, ok_codes=range(256)):
+        # One of its checkpoints: there was no time for a save of it.
         return None
     return LeftOut(step.path, f"the repository here is not the one that holds the save {step.held}", True)
 

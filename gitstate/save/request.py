@@ -68,7 +68,11 @@ class SaveRequest(Record):
     growth: Growth | None = None
     """What a checkpoint may add to the object store; None: whatever there is."""
     look: float | None = None
-    """Seconds in which files are read, however long the deadline is; None: what it leaves."""
+    """Seconds in which files are read, however long the deadline is; None: what it leaves. Repositories inside have
+    no others.
+    """
+    look_end: Deadline | None = None
+    """`look` as it runs. `save` fills it in."""
     end: Deadline | None = None
     """`deadline` as it runs. `save` fills it in."""
     largest: int | None = None

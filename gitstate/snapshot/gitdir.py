@@ -137,6 +137,11 @@ def store_sparse(builder: SnapshotBuilder) -> None:
         builder.snapshot.worktree_settings = _worktree_settings(path)
 
 
+def is_harmless_setting(name: str) -> bool:
+    """Whether a setting names no program, and holds no secret."""
+    return name.startswith(_SECTIONS) or name in _NAMES
+
+
 def _worktree_settings(path: bytes) -> dict[str, str | None]:
     """The settings in `config.worktree` at `path`; None for one that may name a program or hold a secret."""
     try:
@@ -153,8 +158,7 @@ def _worktree_settings(path: bytes) -> dict[str, str | None]:
             text = value.decode("utf-8") if line_end else "true"
         except UnicodeDecodeError:
             text = None
-        is_kept = name.startswith(_SECTIONS) or name in _NAMES
-        settings[name] = text if is_kept and text is not None and len(text) <= MAX_SETTING else None
+        settings[name] = text if is_harmless_setting(name) and text is not None and len(text) <= MAX_SETTING else None
     return settings
 
 

@@ -102,6 +102,8 @@ class SnapshotOptions(Record):
     """Paths that changed for all that the caller knows: git is asked about them where it is slow to find changes."""
     end: Deadline | None = None
     """`deadline` of small tracked files that changed, the most precious ones; None: the same."""
+    gives_up: bool = False
+    """Raise GitError where git has not listed the changes in time: the caller has an earlier snapshot, or none."""
 
 
 class TrackedPaths(Record):
@@ -272,6 +274,8 @@ class SnapshotBuilder:
         self.tracked = TrackedPaths(frozenset(), [], False)
         #: Mode of the index entry, by path, as far as git reported or was asked for it.
         self.index_modes: dict[bytes, int] = {}
+        #: Git was asked which submodules have changes.
+        self.knows_submodules = True
         #: Plain files stand where the index has a submodule.
         self.in_submodules = False
         self.snapshot = Snapshot()

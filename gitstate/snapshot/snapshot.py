@@ -15,7 +15,7 @@ from ..system.stdlib import TYPE_CHECKING
 from .gitdir import settings_identity, store_index, store_operation, store_sparse
 from .read import read_files
 from .record import IGNORED_LISTED, ScanFacts, SnapshotBuilder
-from .tracked import read_listing, read_status
+from .tracked import add_submodule, read_listing, read_status
 from .walk import CROWD, add_touched, is_nested, start_asking, walk, without_ignored
 
 if TYPE_CHECKING:
@@ -202,6 +202,8 @@ def _sort_replaced(builder: SnapshotBuilder, path: bytes, untracked: list[bytes]
     if builder.index_modes.get(path, GITLINK) == GITLINK:
         full = os.path.join(builder.top, path)
         if is_nested(builder.repository, full, linked=True):
+            if not builder.knows_submodules:
+                add_submodule(builder, path)
             return
         if not os.listdir(full):
             builder.snapshot.absent_submodules.append(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.states import Loss
+from tests.support.forgery import forged
 from tests.support.look import porcelain
 from tests.support.losing import lose
 from tests.support.oracle import fingerprint
@@ -132,3 +133,15 @@ def test_settings_of_a_fetched_save_are_not_taken(linked: Workspace, tmp_path: P
     there.gitstate("recover", "--trust", "--save", save_id, "--into", str(into.path))
     assert (into.path / "a.txt").read_bytes() == (linked.path / "a.txt").read_bytes()
     assert _own(into) == {}
+
+
+def test_setting_of_a_forged_save_is_not_taken(linked: Workspace) -> None:
+    """The manifest is read again: a name may be an option of git's, or that of a program."""
+    _set(linked, user_name="Agent Two")
+    linked.append("a.txt")
+    saved = saved_from(linked.save())
+    with forged(linked) as save:
+        save.manifest["worktree_settings"] |= {"core.fsmonitor": "touch canary", "--file=elsewhere": "x"}
+    where, options = lose(linked, Loss.REMOVED, saved)
+    recovered_from(linked.recover(*options, path=where))
+    assert _own(linked) == {"user.name": "Agent Two"}
