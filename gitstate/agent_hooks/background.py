@@ -21,6 +21,7 @@ from ..orders.events import queued
 from ..system import files
 from ..system.clock import Deadline, now
 from ..system.jsonio import text_to_json
+from ..system.locks import lock
 from ..workspace import lease
 from ..workspace.settings import number
 from .memory import (
@@ -77,7 +78,7 @@ def _take_turn(path: bytes, seconds: float, end: Deadline) -> int:
     dated = _dated(path)
     while True:
         try:
-            fd = files.lock(path, Deadline(seconds), "the agent's hooks")
+            fd = lock(path, Deadline(seconds), "the agent's hooks")
         except TryAgain:
             before, dated = dated, _dated(path)
             if end.passed() or dated == before:
