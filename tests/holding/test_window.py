@@ -7,7 +7,6 @@ import re
 import select
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from gitstate.format.context import Context
 from gitstate.git.repository import open_repository
 from gitstate.holding.window import Window
 from gitstate.run.checkpoints import Checkpoints
-from tests.support.agents import Started, keeper_pid, keepers, members, wait_until
+from tests.support.agents import Started, descriptors, keeper_pid, keepers, members, wait_until
 from tests.support.workspace import GITSTATE, Workspace, run_git
 
 #: Each destroys `a.txt`, which is tracked, or `new.txt`, or both.
@@ -39,16 +38,6 @@ mkdir -p deep/er; echo "precious deep" > deep/er/file
 echo > "$1/written"
 until [ -e "$1/go" ]; do sleep 0.01; done
 """
-
-
-def descriptors(keeper: int) -> list[str]:
-    """What the descriptors of a keeper lead to. One may be closed meanwhile, and the keeper may end."""
-    found = []
-    with suppress(FileNotFoundError, ProcessLookupError):
-        for name in os.listdir(f"/proc/{keeper}/fd"):
-            with suppress(OSError):
-                found.append(os.readlink(f"/proc/{keeper}/fd/{name}"))
-    return found
 
 
 def held(keeper: int) -> set[str]:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.states import STATES, add_submodule, dirty, make
 from tests.support.oracle import fingerprint
+from tests.support.patched import patient
 from tests.support.repositories import Templates
 from tests.support.workspace import Run, Workspace, run_git
 
@@ -340,7 +341,7 @@ def test_deadline_that_passes_at_once_names_every_unread_file(ws: Workspace) -> 
     ws.append("b.txt", "more\n" * 20_000)
     ws.write("new.txt", "new\n" * 20_000)
     before = fingerprint(ws.path)
-    run = ws.save("--deadline", "0.000001")
+    run = patient(ws, "save", "--task-id", "T-1", "--json", "--deadline", "0.000001")
     assert run.exit_status == 4 and run.json["incomplete"], run
     assert {item["path"] for item in run.json["left_out"]} == {"b.txt", "new.txt"}
     assert all("deadline" in item["reason"] for item in run.json["left_out"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,16 @@ def members(ws: Workspace) -> list[str]:
                 found.append(Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:
             continue
+    return found
+
+
+def descriptors(pid: int) -> list[str]:
+    """What the descriptors of a process lead to. One may be closed meanwhile, and the process may end."""
+    found = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
     return found
 
 
