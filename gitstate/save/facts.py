@@ -22,7 +22,7 @@ from ..workspace.settings import patterns
 from .plan import PendingSave, SaveFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from ..format.manifest import Save
     from ..git.command import Oid

@@ -128,13 +128,9 @@ def _hurried_output(builder: SnapshotBuilder) -> bytes:
     """The changes as git knows them without reading a file. Where even that takes too long, those that the caller knows
     of, or none.
     """
-<<<<<<< HEAD
     # Of those that are gone, any.
     newest, known = newest_of(builder.options.touched & builder.tracked.paths, builder.top, _NEWEST), None
-=======
-    newest, known = _newest_touched(builder), None
     builder.knows_submodules = False
->>>>>>> early
     if newest:
         with suppress(GitError):
             # Without them the save is next to worthless.

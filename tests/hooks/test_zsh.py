@@ -13,7 +13,7 @@ import pytest
 
 from tests.hooks.stage import FOREGROUND, LIBRARY, SOURCE, Stage, is_waiting, output, run
 from tests.hooks.test_terminals import Terminal
-from tests.support.agents import PATIENCE, keepers
+from tests.support.agents import PATIENCE, keepers, wait_until
 from tests.support.skips import not_installed, why_not_program
 
 pytestmark = [
