@@ -84,7 +84,7 @@ def test_failed_save_without_a_checkpoint_names_none(ws: Workspace) -> None:
 
 def test_save_that_fails_after_its_marker_is_named(ws: Workspace) -> None:
     """Another process locks the notes: the work is complete, and no message denies it."""
-    started = Started(ws, run_command(ws, "", "--deadline", "1"))
+    started = Started(ws, run_command(ws, "", "--deadline", "4"))
     agent_pid(ws)
     before = fingerprint(ws.path)
     turn = ws.git_dir / "gitstate" / "notes-turn"

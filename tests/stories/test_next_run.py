@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,13 +110,18 @@ def checkpoint_paths(ws: Workspace) -> str:
     return "".join(ws.out("ls-tree", "-r", "--name-only", f"{archive}^1") for archive in refs.values())
 
 
+def has_checkpoint(ws: Workspace) -> bool:
+    """Whether the first checkpoint stands, and has ended."""
+    return bool(ws.refs("refs/gitstate/checkpoints")) and not (ws.git_dir / "gitstate" / "journal").exists()
+
+
 @NAMESPACES
 def test_live_agent_in_another_container_is_left_alone(ws: Workspace, tmp_path: Path) -> None:
     container = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]
     argv = [*container, sys.executable, "-m", "gitstate", "run", "--task-id", "T-1", "--", "sleep", "600"]
     with running(ws, *argv) as live:
         wait_until(lambda: lease.presence_in(os.fsencode(ws.git_dir)).live, "the run has begun")
-        time.sleep(0.3)
+        wait_until(lambda: has_checkpoint(ws), "its context stands")
         before = (ws.git_dir / "gitstate" / "context.json").read_bytes()
         assert ws.recover().exit_status == 75
         assert run_gitstate("run", "--task-id", "T-9", "--", "true", cwd=ws.path).exit_status == 75
@@ -135,8 +139,7 @@ def test_copy_of_a_live_workspace_is_a_workspace_of_its_own(ws: Workspace, tmp_p
     argv = [sys.executable, "-m", "gitstate", "run", "--task-id", "T-1", "--", "sleep", "600"]
     with running(ws, *argv) as live:
         wait_until(lambda: lease.presence_in(os.fsencode(ws.git_dir)).live, "the run has begun")
-        journal = ws.git_dir / "gitstate" / "journal"
-        wait_until(lambda: ws.refs("refs/gitstate/checkpoints") and not journal.exists(), "the first checkpoint")
+        wait_until(lambda: has_checkpoint(ws), "the first checkpoint")
         subprocess.run(["cp", "-a", str(ws.path), str(tmp_path / "copy")], check=True)
         copy = Workspace(tmp_path / "copy", ws.outside)
         copy.append("a.txt")
