@@ -177,7 +177,7 @@ class Keeper:
 
     def _takes_lease_again(self) -> bool:
         """Whether the lease had to be taken again: the agent has removed its file, or replaced the git directory."""
-        with suppress(GitstateError, OSError):
+        with suppress(OSError):
             return self.config.lease is not None and lease.take_again(self.repository, self.config.lease, self.holder)
         return False
 
