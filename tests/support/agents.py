@@ -99,6 +99,11 @@ def marker(ws: Workspace) -> str:
     return ws.out("for-each-ref", "--format=%(objectname)", "refs/gitstate/pending")
 
 
+def has_checkpoint(ws: Workspace) -> bool:
+    """Whether the first checkpoint of a run stands, and has ended: it holds no lock of git any more."""
+    return bool(ws.refs("refs/gitstate/checkpoints")) and not (ws.git_dir / "gitstate" / "journal").exists()
+
+
 def members(ws: Workspace) -> list[str]:
     """Command lines of processes whose current directory is in the workspace; none after a run."""
     found = []
