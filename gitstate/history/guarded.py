@@ -20,6 +20,7 @@ from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, SYMLINK, Leaf, TreeReader, is_safe_path
 from ..system.files import temporary_directory
+from ..system.terminal import first_of
 from .scanners import find_secrets
 
 #: A filter that stores large files elsewhere; it hides nothing.
@@ -57,8 +58,7 @@ def _reason(repository: Repository, reader: ObjectReader, stack: Iterable[Save],
 
 
 def _named(items: list[str]) -> str:
-    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-    return ", ".join(items[:_NAMED]) + more
+    return first_of(items[:_NAMED], len(items))
 
 
 class _Held:

@@ -14,6 +14,7 @@ from ..git.repository import Repository, read_head
 from ..system import files, process
 from ..system.child import FilesystemSync
 from ..system.stdlib import TYPE_CHECKING, suppress
+from .tree import parents_with_top
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -154,9 +155,7 @@ def _sync_one_by_one(repository: Repository, paths: Iterable[bytes]) -> None:
     found.update(dict.fromkeys(_recent_files(repository)))
     directories: dict[bytes, None] = {}
     for path in found:
-        while path:
-            path = path.rpartition(b"/")[0]
-            directories[path] = None
+        directories.update(dict.fromkeys(parents_with_top(path)))
     sync_each(os.path.join(top, path) for path in {**found, **directories})
     files.fsync_paths(dict.fromkeys(_control_files(repository)))
 

@@ -59,25 +59,31 @@ def save_in_time(path: bytes, words: Mapping[str, Any], early: str | None) -> Ma
         if not more:
             child.end(kill=False)
             return None
-    os.close(child.pipe)
+    child.leave()
     raise _late(path, seconds, before)
 
 
 def _work(path: bytes, request: SaveRequest, send: Callable[[Any], None]) -> None:
     """In the child: save, and send what comes of it."""
     _let_go()
+
+    def tell(value: tuple[str, Any]) -> None:
+        with suppress(OSError):
+            # Nobody reads it where the disk was late: the save goes on all the same.
+            send(value)
+
     try:
         opening = None
         with suppress(NotAWorkspace):
             repository = start_opening(path).finish()
             opening = Opening(repository.toplevel, None, None, repository)
             request = bounded(request, repository)
-            send(("begun", (request.deadline, pending_save_id(repository))))
-        send(("answer", save_answer(save(path, request, opening), request)))
+            tell(("begun", (request.deadline, pending_save_id(repository))))
+        tell(("answer", save_answer(save(path, request, opening), request)))
     except GitstateError as error:
-        send(("error", (error.message, error.hint, error.exit_status)))
+        tell(("error", (error.message, error.hint, error.exit_status)))
     except OSError as error:
-        send(("error", (error,)))
+        tell(("error", (error,)))
 
 
 def _let_go() -> None:

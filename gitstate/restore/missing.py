@@ -9,10 +9,11 @@ from ..errors import GitError
 from ..format.archive import refuse_unsafe
 from ..format.manifest import LeftOut, Save
 from ..git.attributes import Conversions
-from ..git.command import try_in_halves
-from ..git.entries import list_index, list_tree_paths, split_nul
+from ..git.command import split_nul, try_in_halves
+from ..git.entries import list_index, list_tree_paths
 from ..git.repository import without_filters
-from ..git.status import Differing, WorktreeScan, parse_listing
+from ..git.scan import Differing, WorktreeScan
+from ..git.status import parse_listing
 from ..objects.tree import GITLINK, Leaf
 from ..system import files
 from ..system.child import OutOfTime

@@ -103,7 +103,7 @@ class ForkedSave:
 
     def leave(self) -> None:
         """Let the child go on by itself: a disk that does not answer holds it, and nobody is there to wait any more."""
-        os.close(self._child.pipe)
+        self._child.leave()
 
     def break_off(self) -> None:
         """Kill the child and the gits that it started; what they leave is cleaned up by who saves next."""

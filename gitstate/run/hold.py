@@ -43,10 +43,23 @@ if TYPE_CHECKING:
 
     from ..recover.request import RecoverResult
 
-#: Holds the descriptor of a lease until a process (its pid and its start time) has ended. Imports next to nothing.
+#: Holds the descriptor of a lease until a process (its pid and its start time) has ended; where the lease's file (its
+#: path) was replaced, it holds the one that is there: see `lease.take_again`. Imports next to nothing.
 _HOLDER = """\
-import os, select, sys
-lease, pid, start = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+import fcntl, os, select, sys
+lease, pid, start, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], os.fsencode(sys.argv[4])
+def take_again():
+    held, own = os.fstat(lease), os.stat(os.path.dirname(path))
+    if held.st_dev != own.st_dev or (os.path.lexists(path) and os.path.samestat(os.lstat(path), held)):
+        return
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
+        if os.geteuid() == 0:
+            os.fchown(fd, own.st_uid, own.st_gid)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.dup2(fd, lease)
+    finally:
+        os.close(fd)
 def lives():
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -59,7 +72,11 @@ try:
 except (AttributeError, OSError):
     watched = []
 while lives():
-    select.select(watched, [], [], 5.0 if watched else 0.2)
+    try:
+        take_again()
+    except OSError:
+        pass
+    select.select(watched, [], [], 1.0 if watched else 0.2)
 """
 
 
@@ -228,8 +245,9 @@ def _hold_for(repository: Repository, owner_pid: int, agent: str | None) -> None
     try:
         import subprocess
 
+        place = lease.lease_file(repository)
         holder = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _HOLDER, str(fd), str(owner.pid), owner.start],
+            [sys.executable, "-I", "-S", "-c", _HOLDER, str(fd), str(owner.pid), owner.start, place],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

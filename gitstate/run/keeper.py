@@ -26,7 +26,7 @@ import time
 from ..agents import launch, sessions  # noqa: F401
 from ..agents.registry import all_agents
 from ..conversation import pieces  # noqa: F401
-from ..errors import EXIT_DONE
+from ..errors import EXIT_DONE, GitstateError
 from ..format.manifest import Reason
 
 # A save imports these where it meets what they are for. The keeper imports them at once: the last save must not fail
@@ -119,6 +119,7 @@ class Keeper:
         )
         self._ending = Ending(parts)
         self.recorded_problem: str | None = None
+        self.holder = lease.read_holder(self.repository.own)
         #: Seconds since the epoch; a file's time may be a little older than the clock.
         self.began = time.time() - 0.05
         self.ctrl_c: tuple[str, float] | None = None
@@ -171,8 +172,14 @@ class Keeper:
                 self.checkpoints.begin_if_due()
             self.worktrees.collect(ready)
             self.worktrees.begin_if_due()
-            if self.checkpoints.problem != self.recorded_problem:
+            if self._takes_lease_again() or self.checkpoints.problem != self.recorded_problem:
                 self._record_run()
+
+    def _takes_lease_again(self) -> bool:
+        """Whether the lease had to be taken again: the agent has removed its file, or replaced the git directory."""
+        with suppress(GitstateError, OSError):
+            return self.config.lease is not None and lease.take_again(self.repository, self.config.lease, self.holder)
+        return False
 
     def _wait(self, watched: Sequence[HasFileno | int]) -> list[HasFileno | int]:
         """Wait until one of these can be read, or something is due. Events of files are taken meanwhile, at once."""

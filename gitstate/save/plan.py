@@ -246,6 +246,7 @@ def stack_holds(
         and not unmerged
         and new.absent == old.absent
         and new.sparse == old.sparse
+        and new.worktree_settings == old.worktree_settings
         and new.sparse_directories == old.sparse_directories
         and new.absent_submodules == old.absent_submodules
         and not new.staged

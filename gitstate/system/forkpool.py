@@ -10,6 +10,7 @@ import os
 import select
 import time
 
+from .process import forked_by
 from .stdlib import TYPE_CHECKING, pickler, signal, suppress
 
 if TYPE_CHECKING:
@@ -25,17 +26,21 @@ class Child:
 
     def __init__(self, work: Callable[[Callable[[Any], None]], None]) -> None:
         reading, writing = os.pipe()
+        leaving, self._left = os.pipe()
         self.begun = time.monotonic()
+        parent = os.getpid()
         try:
             self.pid = os.fork()
         except OSError:
             # A keeper that is allowed no process for hours must not run out of descriptors, too.
-            os.close(reading)
-            os.close(writing)
+            for fd in (reading, writing, leaving, self._left):
+                os.close(fd)
             raise
         if self.pid == 0:
             try:
                 os.close(reading)
+                os.close(self._left)
+                forked_by(parent, leaving)
                 # A process group of its own, so that the gits that it starts can be killed with it.
                 os.setpgid(0, 0)
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -47,6 +52,7 @@ class Child:
                 os._exit(1)
             os._exit(0)
         os.close(writing)
+        os.close(leaving)
         with suppress(OSError):
             os.setpgid(self.pid, self.pid)
         self.pipe = reading
@@ -74,9 +80,10 @@ class Child:
 
         A signal may end the first call anywhere: the second one must not fail.
         """
-        pipe, self.pipe = self.pipe, -1
-        if pipe >= 0:
-            os.close(pipe)
+        pipes, self.pipe, self._left = (self.pipe, self._left), -1, -1
+        for pipe in pipes:
+            if pipe >= 0:
+                os.close(pipe)
         if kill:
             with suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -87,6 +94,13 @@ class Child:
                     time.sleep(0.005)
                     continue
             return
+
+    def leave(self) -> None:
+        """Let the child go on by itself once this process has ended: `was_left` tells it."""
+        os.write(self._left, b"\0")
+        os.close(self.pipe)
+        os.close(self._left)
+        self.pipe = self._left = -1
 
 
 def in_background(work: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 import time
 
@@ -339,3 +340,29 @@ def wait_for_one(one: Process, seconds: float) -> None:
         select.select([fd], [], [], seconds)
     finally:
         os.close(fd)
+
+
+#: In a process that `forkpool` forked: who forked it, and the pipe through which that one says that it leaves it alone.
+_forked_by: tuple[int, int] | None = None
+_was_left = False
+
+
+def forked_by(pid: int, leaving: int) -> None:
+    """This process was forked by `pid`, which writes into the pipe `leaving` where it leaves this one to go on."""
+    global _forked_by
+    _forked_by = pid, leaving
+
+
+def is_orphan() -> bool:
+    """Whether the process that forked this one has ended."""
+    return _forked_by is not None and os.getppid() != _forked_by[0]
+
+
+def was_left() -> bool:
+    """Whether an orphan was left to go on: its parent was not killed."""
+    global _was_left
+    if _forked_by is not None and not _was_left:
+        poll = select.poll()
+        poll.register(_forked_by[1], select.POLLIN)
+        _was_left = bool(poll.poll(0)) and bool(os.read(_forked_by[1], 1))
+    return _was_left

@@ -168,3 +168,8 @@ def columns(text: str) -> int:
         else 1
         for c in text
     )
+
+
+def first_of(shown: Sequence[str], count: int) -> str:
+    """The first of `count` items on one line, and how many more there are."""
+    return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import time
 
 from ..errors import BadJson, TryAgain
 from ..format.context import MAX_CONTEXT, Context
@@ -144,9 +143,8 @@ def wait_for_last_save(repository: Repository, deadline: Deadline) -> None:
     if holder is None or not is_visible(holder):
         return
     while not process.is_alive(holder.owner) and _is_held(repository.own, _LEASE):
-        if deadline.passed():
+        if not deadline.pause(_PAUSE):
             raise TryAgain("the keeper of the last run is still saving", hint="gitstate recover (in a moment)")
-        time.sleep(_PAUSE)
 
 
 def is_visible(holder: Holder) -> bool:
@@ -175,9 +173,8 @@ def take(repository: Repository, *, inside: bool = False) -> int:
             try:
                 return flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR) or deadline.passed():
+                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR) or not deadline.pause(0.01):
                     raise
-                time.sleep(0.01)
     except BlockingIOError:
         os.close(fd)
         raise TryAgain(
@@ -189,13 +186,45 @@ def take(repository: Repository, *, inside: bool = False) -> int:
         raise
 
 
+def lease_file(repository: Repository) -> bytes:
+    """The file whose lock is the lease."""
+    return os.path.join(repository.own, _LEASE)
+
+
+def take_again(repository: Repository, fd: int, holder: Holder | None) -> bool:
+    """Hold the lease by the descriptor `fd` anew, where its file was removed or replaced; whether that was needed.
+
+    An agent may remove gitstate's directory, or put a copy of the git directory in its place: then a lock on the file
+    that is gone tells nobody that it works. The work began before, as `holder` says. Raises OSError.
+    """
+    held = os.fstat(fd)
+    if held.st_dev != os.stat(repository.git_dir).st_dev:
+        # What stands for a lock on a file system without locks.
+        return False
+    paths = [os.path.join(repository.own, name) for name in (_LEASE, _INNER)]
+    for path in paths:
+        with suppress(OSError):
+            if os.path.samestat(os.lstat(path), held):
+                return False
+    files.make_directory(repository.own, top=repository.git_dir)
+    for path in paths:
+        new = files.open_own(path, os.O_RDWR)
+        try:
+            fcntl.flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.dup2(new, fd, inheritable=False)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(new)
+        if holder is not None and path == paths[0]:
+            _write_record(repository, holder)
+        return True
+    return False
+
+
 def write_holder(repository: Repository, holder: Holder) -> None:
     """Write down who works here from now on. Raises OSError."""
     files.make_directory(repository.own, top=repository.git_dir)
-    keeper = holder.keeper
-    value = {**holder._asdict(), "owner": list(holder.owner), "keeper": None if keeper is None else list(keeper)}
-    value["inode"] = os.stat(repository.own).st_ino
-    path = os.path.join(repository.own, _RECORD)
     if holder.kind == "keeper":
         # Whoever only asks needs none of it.
         from ..git.gitdir import linked_worktrees
@@ -203,6 +232,14 @@ def write_holder(repository: Repository, holder: Holder) -> None:
         listed = b"".join(item.key + b"\0" for item in linked_worktrees(repository.common_dir))
         there = os.path.join(repository.own, _WORKTREES)
         files.write_atomic(there, listed, staging=repository.own, durable=False)
+    _write_record(repository, holder)
+
+
+def _write_record(repository: Repository, holder: Holder) -> None:
+    keeper = holder.keeper
+    value = {**holder._asdict(), "owner": list(holder.owner), "keeper": None if keeper is None else list(keeper)}
+    value["inode"] = os.stat(repository.own).st_ino
+    path = os.path.join(repository.own, _RECORD)
     files.write_atomic(path, dumps(value), staging=repository.own, durable=False)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
 import time
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.boots import in_a_new_boot, needs_root
 from tests.support.forgery import forged
 from tests.support.look import paths_of
 from tests.support.oracle import fingerprint
@@ -52,6 +55,7 @@ def power_fails(ws: Workspace, kind: str = "pending") -> None:
     reboot(ws, later=5, kind=kind)
 
 
+@needs_root
 @pytest.mark.parametrize(("length", "zeros"), [(0, 0), (7, 0), (0, 1000), (7, 5), (7, 1000)])
 def test_file_shortened_by_a_power_cut_is_restored(plain: Workspace, length: int, zeros: int) -> None:
     plain.write("u.txt", "untracked\n" * 5)
@@ -61,12 +65,13 @@ def test_file_shortened_by_a_power_cut_is_restored(plain: Workspace, length: int
     for path in ("u.txt", "d0/f0.txt", "d1/f1.txt"):
         cut_short(plain, path, length, zeros)
     power_fails(plain)
-    run = plain.recover()
+    with in_a_new_boot(plain):
+        run = plain.recover()
     came_back(Recording(FILE_SYSTEMS["ext4"], plain, Disk(plain.path, 0), plain.path, expected=expected), run)
     assert recovered_from(run)["verdict"] == "restore"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: another boot's id is mounted")
+@needs_root
 def test_file_shortened_in_a_run_comes_back_from_the_checkpoint(plain: Workspace) -> None:
     plain.write("u.txt", "untracked\n" * 5)
     plain.write("d0/f0.txt", "edited, and long enough\n")
@@ -76,7 +81,8 @@ def test_file_shortened_in_a_run_comes_back_from_the_checkpoint(plain: Workspace
         succeed(plain.gitstate("checkpoint"))
     cut_short(plain, "u.txt", 0, 0)
     power_fails(plain, "checkpoints")
-    run = plain.recover()
+    with in_a_new_boot(plain):
+        run = plain.recover()
     came_back(Recording(FILE_SYSTEMS["ext4"], plain, Disk(plain.path, 0), plain.path, expected=expected), run)
     assert paths_of(recovered_from(run)["restored"]) == {b"u.txt"}
 
@@ -130,8 +136,29 @@ def test_older_file_with_other_bytes_is_kept(plain: Workspace, left: bytes) -> N
     succeed(plain.save())
     plain.write("u.txt", left)
     power_fails(plain)
-    assert paths_of(recovered_from(plain.recover(), exits=(0, 4))["kept"]) == {b"u.txt"}
+    with in_a_new_boot(plain) if os.geteuid() == 0 else contextlib.nullcontext():
+        run = plain.recover()
+    assert paths_of(recovered_from(run, exits=(0, 4))["kept"]) == {b"u.txt"}
     assert plain.read("u.txt") == left
+
+
+@pytest.mark.parametrize("kind", ["pending", "checkpoints"])
+def test_file_shortened_in_this_boot_is_kept_where_the_clock_was_ahead(plain: Workspace, kind: str) -> None:
+    """It is older than the time that the save tells. No power cut can have left it so: the machine was up."""
+    for path in ("u.txt", "d0/f0.txt"):
+        plain.write(path, "begun\nand carried on\n")
+    if kind == "pending":
+        succeed(plain.save())
+    else:
+        succeed(plain.gitstate("begin", "task_id=T-1"))
+        succeed(plain.gitstate("checkpoint"))
+        context = plain.git_dir / "gitstate/context.json"
+        context.write_text(json.dumps(json.loads(context.read_text()) | {"boot_id": "the boot before"}))
+    for path in ("u.txt", "d0/f0.txt"):
+        plain.write(path, "begun\n")
+    reboot(plain, later=3600, kind=kind)
+    assert plain.recover().exit_status in (0, 4)
+    assert plain.read("u.txt") == plain.read("d0/f0.txt") == b"begun\n"
 
 
 def test_file_emptied_after_the_save_is_kept(plain: Workspace) -> None:

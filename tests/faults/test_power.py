@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.boots import in_a_new_boot
 from tests.support.oracle import NotARepositoryError
 from tests.support.skips import NO_REFTABLE
 from tests.support.workspace import Workspace, run_git
@@ -62,7 +63,8 @@ def check(recording: Recording, command: str, cut: Cut) -> str | None:
     try:
         with mounted(recording.disk, recording.kind, recording.mount):
             try:
-                judged(recording, command, success=cut[0] >= recording.saved)
+                with in_a_new_boot(recording.ws):
+                    judged(recording, command, success=cut[0] >= recording.saved)
             except (AssertionError, NotARepositoryError) as error:
                 return str(error)[:1500]
     except MountFailed as error:

@@ -46,7 +46,17 @@ def test_only_where_the_save_read_the_files_of_this_directory() -> None:
     ids=["shorter", "as long", "empty", "longer", "at the save", "after it", "within a tick of the clock"],
 )
 def test_only_what_has_not_changed_since_the_save(length: int, changed_ns: int, size: int, older: bool) -> None:
-    assert is_older_and_no_longer(OF_BOOT_1, (length, changed_ns), size) is older
+    for boot_ns in (None, BEGAN + 2 * SECOND):
+        assert is_older_and_no_longer(OF_BOOT_1, (length, changed_ns), size, boot_ns) is older
+
+
+@pytest.mark.parametrize("ahead", [2 * SECOND, 3600 * SECOND])
+def test_only_what_has_not_changed_since_the_boot(ahead: int) -> None:
+    """A clock that was ahead at the save: the boot began before the time that the save tells."""
+    boot_ns = BEGAN - ahead
+    assert is_older_and_no_longer(OF_BOOT_1, (10, boot_ns - 1), 20, boot_ns)
+    assert not is_older_and_no_longer(OF_BOOT_1, (10, boot_ns), 20, boot_ns)
+    assert not is_older_and_no_longer(OF_BOOT_1, (10, BEGAN - SECOND), 20, boot_ns)
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.support.agents import Started, agent_pid, check_recovered, keeper_pid, keepers, marker, wait_until
+from tests.support.agents import Started, agent_pid, check_recovered, ends, keeper_pid, keepers, marker, wait_until
 from tests.support.oracle import fingerprint
 from tests.support.workspace import GITSTATE, Workspace
 
@@ -221,3 +222,32 @@ def test_keeper_listens_before_its_watch_stands(ws: Workspace, tmp_path: Path) -
     assert started.status() == 143, started.words()
     assert (ws.outside / "heard").exists()
     assert text_in(ws, marker(ws), "new by agent.txt") == "new\n"
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "early save"])
+def test_save_that_has_not_begun_ends_with_its_keeper(ws: Workspace, what: str) -> None:
+    """It waits for another gitstate, a recovery say: what it would save then is no longer the work of its run."""
+    is_early = what == "early save"
+    started = start(ws, "", "--deadline", "100", *(["--interval", "3600"] if is_early else []))
+    agent = agent_pid(ws)
+    keeper = keeper_pid(ws)
+    wait_until(lambda: checkpoint(ws) and not children(keeper), "the first checkpoint")
+    before = checkpoint(ws)
+    with (ws.git_dir / "gitstate" / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ws.write("a.txt", "changed\n")
+        if is_early:
+            started.send(signal.SIGTERM)
+        wait_until(lambda: children(keeper), "it is under way")
+        (waiting,) = children(keeper)
+        started.send(signal.SIGSTOP)
+        for pid in (keeper, started.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(agent, signal.SIGKILL)
+        started.status()
+        assert ends(keeper)
+    assert ends(waiting)
+    assert not marker(ws) and checkpoint(ws) == before
+    assert ws.recover().exit_status == 0
+    assert ws.read("a.txt") == b"changed\n"
