@@ -15,7 +15,15 @@ from gitstate.format.context import Context
 from gitstate.git.repository import open_repository
 from gitstate.holding.window import Window
 from gitstate.run.checkpoints import Checkpoints
-from tests.support.agents import Started, descriptors, keeper_pid, keepers, members, wait_until
+from tests.support.agents import (
+    Started,
+    descriptors,
+    has_checkpoint,
+    keeper_pid,
+    keepers,
+    members,
+    wait_until,
+)
 from tests.support.workspace import GITSTATE, Workspace, run_git
 
 #: Each destroys `a.txt`, which is tracked, or `new.txt`, or both.
@@ -58,10 +66,6 @@ def kept(ws: Workspace) -> set[str]:
             lines = run_git(ws.path, "grep", "-h", "precious", commit, check=False).decode()
             found.update(line.rpartition(":")[2] for line in lines.splitlines())
     return found
-
-
-def has_checkpoint(ws: Workspace) -> bool:
-    return bool(ws.out("for-each-ref", "refs/gitstate/checkpoints"))
 
 
 ALL = {"precious a", "precious new", "precious deep"}

@@ -22,6 +22,7 @@ from tests.support.agents import (
     agent,
     agent_pid,
     check_recovered,
+    has_checkpoint,
     keeper_pid,
     keepers,
     marker,
@@ -70,7 +71,7 @@ def test_failed_save_names_the_latest_checkpoint(ws: Workspace) -> None:
 def test_failed_save_without_a_checkpoint_names_none(ws: Workspace) -> None:
     started = Started(ws, run_command(ws, "", "--interval", "600"))
     pid = agent_pid(ws)
-    wait_until(lambda: ws.refs("refs/gitstate/checkpoints"), "the first checkpoint")
+    wait_until(lambda: has_checkpoint(ws), "the first checkpoint")
     for ref in ws.refs("refs/gitstate/checkpoints"):
         ws.git("update-ref", "-d", ref)
     full(keeper_pid(ws))

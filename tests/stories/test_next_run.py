@@ -15,7 +15,7 @@ import pytest
 from gitstate.format.names import old_workspace_id
 from gitstate.workspace import lease
 from tests.states import dirty
-from tests.support.agents import wait_until
+from tests.support.agents import has_checkpoint, wait_until
 from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace, run_gitstate
 
@@ -108,11 +108,6 @@ def test_container_that_starts_again_continues_the_task(wiped: bool, ws: Workspa
 def checkpoint_paths(ws: Workspace) -> str:
     refs = ws.refs("refs/gitstate/checkpoints")
     return "".join(ws.out("ls-tree", "-r", "--name-only", f"{archive}^1") for archive in refs.values())
-
-
-def has_checkpoint(ws: Workspace) -> bool:
-    """Whether the first checkpoint stands, and has ended."""
-    return bool(ws.refs("refs/gitstate/checkpoints")) and not (ws.git_dir / "gitstate" / "journal").exists()
 
 
 @NAMESPACES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -99,6 +100,11 @@ def marker(ws: Workspace) -> str:
     return ws.out("for-each-ref", "--format=%(objectname)", "refs/gitstate/pending")
 
 
+def has_checkpoint(ws: Workspace) -> bool:
+    """Whether the first checkpoint of a run stands, and has ended: it holds no lock of git any more."""
+    return bool(ws.refs("refs/gitstate/checkpoints")) and not (ws.git_dir / "gitstate" / "journal").exists()
+
+
 def members(ws: Workspace) -> list[str]:
     """Command lines of processes whose current directory is in the workspace; none after a run."""
     found = []
@@ -164,7 +170,10 @@ def hooks_are_done(git_dir: Path) -> bool:
     """Whether the events of an agent's hooks have been handled, and no checkpoint of theirs is due or being taken."""
     own = git_dir / "gitstate"
     try:
-        memory = json.loads((own / "agent-hook.json").read_bytes())
+        with (own / "agent-hook.lock").open() as lock:
+            # Whoever holds it writes the memory, and then what the command's script reads.
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            memory = json.loads((own / "agent-hook.json").read_bytes())
     except FileNotFoundError:
         return True
     return not list(own.glob("agent-hook.events/1*")) and memory["done"] >= memory["wanted"]
