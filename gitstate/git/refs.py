@@ -156,7 +156,7 @@ class RefWriter:
 
     def _failure(self) -> Exception:
         _, stderr = self._process.communicate()
-        from .unusable import way_to_write
+        from .damaged.refused import way_to_write
 
         hint = way_to_write(self._git.directory, stderr)
         error = GitError(["update-ref"], self._process.wait(), stderr, hint=hint)
