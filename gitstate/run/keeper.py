@@ -12,7 +12,7 @@ the run the keeper ends the agent, waits until nobody writes any more, saves, an
                      {"do": "failed", "reason": {…}}   end with a save, for this reason
                      {"do": "leave", "finish": true}   a clean end: no save
     keeper → front   {"ready": true}
-                     {"done": true, "saved": …, "lines": […], "status": N}
+                     {"done": true, "saved": …, "lines": […], "status": N, "held": …}   `held`: by the disk
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from ..save.words import failed_look_lines, failed_save_lines, save_lines
 from ..snapshot import convert, hidden  # noqa: F401
 from ..system import files
 from ..system.clock import Deadline
+from ..system.forkpool import is_any_held
 from ..system.process import is_alive, process, this_process
 from ..system.stdlib import TYPE_CHECKING, pickler, suppress
 from ..workspace import damage, lease, peek, registry  # noqa: F401
@@ -72,7 +73,7 @@ _EARLY, _EARLY_SHARE = 0.3, 0.2
 #: The last save has this many seconds in any case, and is broken off so many seconds after its deadline.
 _LEAST, _OVERTIME = 0.1, 0.15
 #: For this part of the deadline nothing else is done but the early save. Where none stands, the last one is waited for
-#: so many seconds after the deadline.
+#: so many seconds after the deadline, if the disk answers.
 _FIRST, _PATIENT = 0.6, 2.0
 _GOES_ON = "the disk did not answer within the deadline; the save goes on until the disk answers"
 #: A child that does not say anything is looked at again after so many seconds.
@@ -128,6 +129,8 @@ class Keeper:
         self.orders = Orders(self.repository, self.checkpoints, private)
         self.worktrees = RunWorktrees(self.repository, config.run_id, config.times.interval, private)
         self.recorded_problem: str | None = None
+        #: The disk holds a save, or a checkpoint, that was not awaited any longer.
+        self.is_held = False
         #: Seconds since the epoch; a file's time may be a little older than the clock.
         self.began = time.time() - 0.05
         self.ctrl_c: tuple[str, float] | None = None
@@ -142,14 +145,21 @@ class Keeper:
         finally:
             self.checkpoints.close()
             self.worktrees.close()
-            files.remove(run_file(self.repository))
+            if not self.is_held:
+                files.remove(run_file(self.repository))
 
     def _answer(self, saved: str | None, lines: list[str], status: int) -> None:
-        """The last word. The lease is free before it comes: whoever reads it may begin the next run at once."""
+        """The last word. The lease is free before it comes: whoever reads it may begin the next run at once.
+
+        Where the disk holds a save no file is removed: it would hold this process too. The next run replaces them.
+        """
+        self.is_held = is_any_held()
+        if not self.is_held:
+            self.orders.remove()
         if self.config.lease is not None:
             with suppress(OSError):
                 os.close(self.config.lease)
-        self.channel.send(done=True, saved=saved, lines=lines, status=status)
+        self.channel.send(done=True, saved=saved, lines=lines, status=status, held=self.is_held)
 
     def _record_run(self) -> None:
         """Write which processes this run has, and whether its checkpoints fail: for `stop`, `status` and `doctor`."""
@@ -327,8 +337,9 @@ class Keeper:
         worktrees = self.worktrees.start_saving(SaveRequest(reason=reason), Deadline(left + _OVERTIME))
         last = self._start_save(request)
         # What the disk or a git does not end in time is broken off. Where no early save stands, it goes on.
-        overtime = _PATIENT if known is None else _OVERTIME
-        result = self._await(last, Deadline(left + overtime), listens=False)
+        patience = _PATIENT if isinstance(early, str) else 0.0
+        overtime = 0.0 if patience else _OVERTIME
+        result = self._await(last, Deadline(left + overtime), listens=False, patience=patience)
         if result is None and isinstance(last, ForkedSave):
             last.leave() if known is None else last.break_off()
         self._conclude(
@@ -343,7 +354,7 @@ class Keeper:
         self.processes.await_agent(Deadline(min(times.grace, times.deadline / 2)))
         self.processes.end_leftovers()
         worktrees = self.worktrees.start_saving(SaveRequest(reason=reason), Deadline(deadline.left() + _OVERTIME))
-        early = self._await(first, Deadline(deadline.left() + _PATIENT), listens=False)
+        early = self._await(first, deadline, listens=False, patience=_PATIENT)
         if early is None and isinstance(first, ForkedSave):
             first.leave()
         stands = None if early is None or isinstance(early, str) or early.result != "saved" else early
@@ -389,9 +400,12 @@ class Keeper:
             return try_save(self.repository.toplevel, request, take)
 
     def _await(
-        self, child: ForkedSave | SaveResult | str, deadline: Deadline, *, listens: bool
+        self, child: ForkedSave | SaveResult | str, deadline: Deadline, *, listens: bool, patience: float = 0.0
     ) -> SaveResult | str | None:
-        """What came of a save that was started; None where the deadline passes, or a signal comes: `listens`."""
+        """What came of a save that was started; None where the deadline passes, or a signal comes: `listens`.
+
+        Where no disk holds it, it is late `patience` seconds after the deadline.
+        """
         if not isinstance(child, ForkedSave):
             return child
         while not deadline.passed():
@@ -404,7 +418,10 @@ class Keeper:
             if answer is not None:
                 return answer[0]
             if listens and is_told_to_hurry(self.signals, self.channel):
-                break
+                return None
+        while patience and child.answers(0.0, patience):
+            if (answer := child.receive()) is not None:
+                return answer[0]
         return None
 
     def _conclude(
