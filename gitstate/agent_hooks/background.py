@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ..agents.base import HookEvent
 from ..errors import GitstateError, TryAgain, words_of
@@ -21,6 +21,7 @@ from ..orders.events import queued
 from ..system import files
 from ..system.clock import Deadline, now
 from ..system.jsonio import text_to_json
+from ..system.locks import lock
 from ..workspace import lease
 from ..workspace.settings import number
 from .memory import (
@@ -37,6 +38,8 @@ from .memory import (
 _WAITING = b"agent-hook.waiting"
 #: Handling the events takes milliseconds. Where another process hangs in it, an agent does not wait longer, in seconds.
 _PATIENCE = 2.0
+#: Where many come at once, each waits for its turn as long as the others have theirs, but no longer than this.
+_LONGEST = 10.0
 #: A checkpoint of another process is waited for so long, in seconds.
 _OTHERS = 60.0
 #: Who waits for the end of the interval looks again after this time, in seconds.
@@ -48,16 +51,19 @@ _LOOK_FOR_AGENT = 2.0
 @contextmanager
 def in_order(repository: Repository) -> Iterator[None]:
     """Handle events while no other process does."""
-    with _locked(repository, b"agent-hook.lock", _PATIENCE):
+    with _locked(repository, b"agent-hook.lock", _PATIENCE, _LONGEST):
         yield
 
 
 @contextmanager
-def _locked(repository: Repository, name: bytes, seconds: float) -> Iterator[bool]:
-    """Hold a lock of the hooks while the body runs; yields whether it could be had in this time."""
+def _locked(repository: Repository, name: bytes, seconds: float, longest: float = 0.0) -> Iterator[bool]:
+    """Hold a lock of the hooks while the body runs; yields whether it could be had in this time.
+
+    As long as others get it, the time begins anew, until `longest` is over.
+    """
     try:
         files.make_directory(repository.own, top=repository.git_dir, durable=False)
-        fd: int | None = files.lock(os.path.join(repository.own, name), Deadline(seconds), "the agent's hooks")
+        fd: int | None = _take_turn(os.path.join(repository.own, name), seconds, Deadline(longest))
     except (TryAgain, OSError):
         fd = None
     try:
@@ -65,6 +71,28 @@ def _locked(repository: Repository, name: bytes, seconds: float) -> Iterator[boo
     finally:
         if fd is not None:
             os.close(fd)
+
+
+def _take_turn(path: bytes, seconds: float, end: Deadline) -> int:
+    """The descriptor that holds a lock. Whoever gets it dates its file. Raises TryAgain, OSError."""
+    dated = _dated(path)
+    while True:
+        try:
+            fd = lock(path, Deadline(seconds), "the agent's hooks")
+        except TryAgain:
+            before, dated = dated, _dated(path)
+            if end.passed() or dated == before:
+                raise
+        else:
+            with suppress(OSError):
+                os.utime(path)
+            return fd
+
+
+def _dated(path: bytes) -> int | None:
+    with suppress(OSError):
+        return os.stat(path).st_mtime_ns
+    return None
 
 
 def change_memory(repository: Repository, change: Callable[[HookMemory], HookMemory]) -> HookMemory:

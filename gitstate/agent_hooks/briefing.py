@@ -10,8 +10,7 @@ from ..format.context import Context
 from ..format.names import is_save_id
 from ..git import refs
 from ..git.repository import Repository
-from ..workspace.live_context import read_live_context
-from ..workspace.state_file import RECOVERED, read_state
+from ..workspace.live_context import RECOVERED, read_live_context, read_state
 
 
 def format_briefing(how: Briefing, text: str) -> str:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from ..agents.base import Agent
 from ..agents.registry import agent_named, agent_names, session_owner
-from ..conversation.turn import read_turn, write_turn
 from ..errors import GitstateError, words_of
 from ..format import names
 from ..format.context import Context, with_values
@@ -25,9 +24,18 @@ from ..system.forkpool import in_background
 from ..system.jsonio import Json, text_to_json
 from ..system.terminal import say
 from ..workspace import lease
-from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
+from ..workspace.live_context import (
+    ACTIVE,
+    FINISHED,
+    RECOVERED,
+    read_live_context,
+    read_turn,
+    replace_context,
+    with_measured_fields,
+    write_state,
+    write_turn,
+)
 from ..workspace.settings import OF_SAVE, number, with_defaults
-from ..workspace.state_file import ACTIVE, FINISHED, RECOVERED, write_state
 from .background import failed, has_work, in_order, take_before, take_now, work
 from .command_line import argv_values, session_mark
 from .event import EventData, context_values, destroying_tool, event_of, parse_event, read_event, removed_worktree
@@ -47,8 +55,7 @@ from .stop import write_stop
 
 if TYPE_CHECKING:
     from ..agents.base import HookEvent, Meaning
-    from ..conversation.turn import Turn
-    from ..workspace.state_file import Status
+    from ..workspace.live_context import Status, Turn
 
 #: A longer briefing is cut, in characters.
 _MAX_BRIEFING = 8192
@@ -169,7 +176,7 @@ def _handle(
                 values |= argv_values(agent, data, live, begins=meaning == "session_start")
             keep_context(repository, values, meaning, ends=ends)
         if meaning == "session_start":
-            from ..agents.search_path import write_search_path
+            from ..agents.launch import write_search_path
 
             write_search_path(repository.own, os.environ.get("PATH", ""))
         if safe is not None and is_briefed(agent, data, memory):

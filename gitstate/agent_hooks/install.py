@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from ..agents.base import Agent
 from ..agents.registry import agent_named, all_agents
 from ..errors import BadJson, NeedsPerson, UsageError
-from ..system import files, program
+from ..system import child, files
 from ..system.jsonio import dumps, loads
 from .settings import JsonSettings, bad_settings, settings_format
 
@@ -70,7 +70,7 @@ def install(agent_name: str, project: bytes | None, environ: Mapping[str, str]) 
     before = _read(path)
     # A project's settings go to other machines: there gitstate is where PATH says, or not installed.
     portable = f"! command -v gitstate >/dev/null 2>&1 || gitstate hook {agent.name}"
-    command = portable if project is not None else program.shell_command("hook", agent.name)
+    command = portable if project is not None else child.shell_command("hook", agent.name)
     text = _text(before, path)
     after = settings_format(agent, path).with_hooks(text, command)
     if after == text and before is not None:
@@ -162,7 +162,7 @@ def _problem(agent: Agent, path: bytes) -> tuple[str, str | None] | None:
         return None
     name = path.decode("utf-8", "backslashreplace")
     reinstall = f"gitstate install --agent {agent.name}"
-    if set(commands) != {program.shell_command("hook", agent.name)}:
+    if set(commands) != {child.shell_command("hook", agent.name)}:
         return f"the hooks in {name} start another gitstate than this one", reinstall
     if len(commands) < len(agent.registered_events()):
         return f"some of gitstate's hooks are missing from {name}", reinstall

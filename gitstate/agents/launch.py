@@ -1,15 +1,16 @@
-"""The command lines that start an agent or continue its session, with the options that it had."""
+"""The command lines that start an agent or continue its session, with the options and the PATH that it had."""
 
 from __future__ import annotations
 
 import os
 
 from ..format.context import Context
-from ..system.stdlib import TYPE_CHECKING, quote
+from ..system import files
+from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from .base import ARGV_KEY, SCRIPT_ENDINGS, Agent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _MOST_ARGV = 8192
 
@@ -135,3 +136,32 @@ class Launch:
 def as_prompt(text: str) -> str:
     """A prompt that no agent takes for an option."""
     return f" {text}" if text.startswith("-") else text
+
+
+# -- the PATH that an agent had: a scheduler has a bare one, on which neither the agent nor its interpreter is
+#
+# It stands in gitstate's own directory of the workspace alone, and no save holds it.
+
+_PATH_FILE = b"agent-path"
+_MOST_PATH = 1 << 16
+
+
+def write_search_path(own: bytes, path: str) -> None:
+    """Keep the PATH of an agent that begins to work (no-op if it is there). A write that fails is ignored."""
+    with suppress(OSError):
+        if path and path != read_search_path(own):
+            files.make_directory(own, top=os.path.dirname(own))
+            files.write_atomic(os.path.join(own, _PATH_FILE), os.fsencode(path), staging=own, durable=False)
+
+
+def read_search_path(own: bytes) -> str:
+    """The PATH that was kept; an empty text where none was."""
+    data = files.read_limited(os.path.join(own, _PATH_FILE), _MOST_PATH)
+    return "" if data is None or b"\0" in data else os.fsdecode(data)
+
+
+def with_search_path(own: bytes, environ: Mapping[str, str]) -> str:
+    """The PATH of an environment, and behind it the directories of the kept one that it lacks."""
+    here = environ.get("PATH", "")
+    kept = [entry for entry in read_search_path(own).split(":") if entry.startswith("/")]
+    return ":".join(dict.fromkeys([*(here.split(":") if here else []), *kept]))

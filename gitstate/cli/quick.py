@@ -66,7 +66,7 @@ def _way_out(error: OSError) -> str | None:
     of a file of ours: a ref `refs/gitstate`, a directory `.git/gitstate/lock`.
     """
     if isinstance(error, PermissionError) and isinstance(error.filename, str | bytes):
-        from ..git.unusable import way_to_use
+        from ..git.damaged.files import way_to_use
 
         return way_to_use(os.path.abspath(os.fsencode(error.filename)))
     for path in (error.filename2, error.filename):
@@ -173,9 +173,8 @@ def _saved(path: bytes, own: bytes | None, words: dict[str, Any], opening: Openi
         if answer is not None:
             return answer
     from ..format.manifest import Reason
-    from ..save.request import SaveRequest
+    from ..save.request import SaveRequest, save_answer
     from ..save.save import save
-    from ..save.words import save_answer
 
     request = SaveRequest(**{**words, "reason": Reason(*words["reason"]), "replaces": early})
     return save_answer(save(path, request, opening), request)

@@ -159,7 +159,7 @@ def _with_overwrite_hint(result: RecoverResult, request: RecoverRequest) -> Reco
     from ..format.names import is_save_id
     from ..git.repository import open_repository
     from ..recover.request import locate
-    from ..workspace.state_file import read_state
+    from ..workspace.live_context import read_state
 
     save = read_state(open_repository(result.workspace)).get("save")
     save_id = result.save_id or (save.get("save_id") if isinstance(save, dict) else None)

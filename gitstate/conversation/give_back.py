@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..agents.registry import agent_named
-from ..agents.sessions import is_session_id
-from ..agents.transcripts import Place, place_for
+from ..agents.sessions import Place, is_session_id, place_for
 from ..errors import CorruptSave, GitstateError, words_of
 from ..format.context import Context
 from ..format.names import FETCHED, OWN, conversation_ref

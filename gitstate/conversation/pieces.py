@@ -97,7 +97,7 @@ def _items(kept: Kept, place: Kept) -> list[KeptFile]:
 
 def _place(context: Context, before: Kept | None) -> Kept | None:
     """Where the session's files are now, with nothing kept of them; None where there are none."""
-    from ..agents.transcripts import copy_session, find_transcript
+    from ..agents.sessions import copy_session, find_transcript
 
     copy_session(context, os.environ)
     found = find_transcript(context, os.environ, None if before is None else (before.root, before.transcript))

@@ -11,15 +11,14 @@ from contextlib import suppress
 
 from ..errors import GitError, GitstateError
 from ..format import names
-from ..format.archive import read_save
-from ..format.saves import pending_in_files
+from ..format.archive import pending_in_files, read_save
 from ..git import refs
 from ..git.command import Git, Oid
-from ..git.gitdir import last_value, read_head_file
-from ..git.unusable import Damage, damaged_git_dir
+from ..git.damaged.files import Damage, blank_objects, damaged_git_dir, is_blank, quoted
+from ..git.damaged.head import last_value
+from ..git.gitdir import read_head_file
 from ..objects.reader import ObjectReader
 from ..system import files
-from ..workspace.damage import blank_objects, is_blank, quoted
 from ..workspace.live_context import read_context
 
 

@@ -24,6 +24,7 @@ from ..errors import GitError, GitstateError, NotAWorkspace, words_of
 from ..format import names
 from ..git import gitdir, refs
 from ..git.command import Git
+from ..git.damaged.files import among_files, is_blank
 from ..git.repository import Repository, open_repository
 from ..history.verify import read_receipt
 from ..integrations import schedulers
@@ -31,11 +32,10 @@ from ..integrations.git_hooks_install import hook_problems
 from ..integrations.scheduler import answer
 from ..system import files
 from ..workspace import registry, settings
-from ..workspace.damage import backlink_trouble, find_unreadable, is_blank, open_damaged
-from ..workspace.live_context import read_live_context
+from ..workspace.damage import backlink_trouble, find_unreadable, open_damaged
+from ..workspace.live_context import read_live_context, state_name
 from ..workspace.ownership import failing_checkpoints
 from ..workspace.peek import Peeker, WorkspacePeek
-from ..workspace.state_file import state_name
 from . import damage
 
 OLDEST_GIT = (2, 39)
@@ -206,8 +206,8 @@ def _ownership(repository: Repository) -> Iterator[Finding]:
 
 
 def _git_dir_place(repository: Repository) -> Iterator[Finding]:
-    found = gitdir.among_files(repository.toplevel, repository.common_dir)
-    if found is not None:
+    if gitdir.is_among_files(repository.toplevel, repository.common_dir):
+        found = among_files(repository.toplevel, repository.common_dir)
         yield Finding("git_dir", found.what, found.command, serious=False)
 
 

@@ -91,9 +91,9 @@ def peek_all(paths: Sequence[bytes], looked_at: Callable[[int], None] = lambda _
 
 def trusted_directories() -> list[bytes]:
     """The paths that are named in safe.directory."""
-    from ..git import unusable
+    from ..git.damaged import refused
 
-    return unusable.trusted_directories()
+    return refused.trusted_directories()
 
 
 def find(root: bytes, *, depth: int = 8, entries: int = 500_000) -> Found:

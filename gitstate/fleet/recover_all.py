@@ -10,9 +10,8 @@ import os
 
 from ..errors import EXIT_AGAIN, EXIT_FAILED, EXIT_PERSON, CorruptSave, GitstateError, TryAgain, words_of
 from ..format import names
-from ..format.archive import read_stack, tree_of_base
+from ..format.archive import pending_here, read_stack, tree_of_base
 from ..format.fetched import fetched_in_files
-from ..format.saves import pending_here
 from ..git import refs
 from ..git.command import Oid
 from ..git.repository import Repository, open_repository

@@ -113,7 +113,7 @@ def summarize(path: bytes) -> Summary:
         ref = read_head(repository.git_dir)
         branch = None if ref is None else names.branch_name(ref)
         context, status = read_live_context(repository)
-        from ..format.saves import pending_archive
+        from ..format.archive import pending_archive
 
         waiting = None
         archive = pending_archive(repository)

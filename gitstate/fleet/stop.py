@@ -8,8 +8,8 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from ..errors import EXIT_PERSON, NeedsPerson, TryAgain
+from ..format.archive import pending_save_id
 from ..format.manifest import Reason
-from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
 from ..run.processes import descendants, kill_all, of_run
 from ..save.request import SaveRequest
@@ -18,9 +18,8 @@ from ..system import process
 from ..system.clock import Deadline
 from ..system.process import Process, is_alive, send, wait_for
 from ..workspace.lease import Holder, describe, is_visible, presence_in
-from ..workspace.live_context import read_live_context
+from ..workspace.live_context import ACTIVE, read_live_context
 from ..workspace.ownership import read_run_record
-from ..workspace.state_file import ACTIVE
 
 #: What a keeper may need to save after the last process of its run is gone, in seconds.
 _SAVING = 30.0

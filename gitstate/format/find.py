@@ -9,11 +9,18 @@ from ..git.command import Oid
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system.stdlib import TYPE_CHECKING
-from .archive import MAX_FETCHED_MANIFEST, SavesAhead, read_save
+from .archive import (
+    MAX_FETCHED_MANIFEST,
+    HeldSave,
+    SavesAhead,
+    checkpoint_archives,
+    held_saves,
+    history_saves,
+    read_save,
+)
 from .fetched import fetched_saves
 from .manifest import MAX_MANIFEST, Manifest
 from .names import age_key, checkpoint_ref, is_save_id, save_time_ns, workspace_id
-from .saves import HeldSave, checkpoint_archives, held_saves, history_saves
 
 #: The words that name a save by its place in `gitstate log`, newest first; `~N` counts from there.
 _WORDS = ("latest", "checkpoint")

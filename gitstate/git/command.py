@@ -9,7 +9,7 @@ from ..system.child import Child
 from ..system.stdlib import TYPE_CHECKING, Record, digest, quote, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -90,12 +90,18 @@ class Git(Record):
     options: tuple[str, ...] = ()
     """Global options after those that every call gets."""
     lock_fd: int | None = None
-    """A descriptor that every child inherits, and with it the lock (see `files.lock`); None where there is none."""
+    """A descriptor that every child inherits, and with it the lock (see `locks.lock`); None where there is none."""
 
     def start(self, *args: str | bytes, env: Mapping[str, str] | None = None, quiet: bool = False) -> Child:
         """Start git with pipes on its streams; `env` is added to the environment, `quiet` is as for `Child`."""
         argv: list[str | bytes] = ["git", "-C", self.directory, *_OPTIONS, *_NO_GC, *self.options, *args]
-        return Child(argv, environment(env), quiet=quiet, inherits=self.lock_fd)
+        return Child(argv, environment(env), quiet=quiet, inherits=self.lock_fd, may_wait_at=self._opened_files)
+
+    def _opened_files(self) -> Iterable[bytes]:
+        """The files of the worktree that git opens whatever they are."""
+        from .gitdir import read_by_git
+
+        return read_by_git(self.directory)
 
     def collect_garbage(self, defaults: Mapping[str, str], *options: str) -> None:
         """`git gc --auto`, which goes on in the background. `defaults` are settings that the user has not made.
@@ -104,11 +110,12 @@ class Git(Record):
         Raises GitError, OSError.
         """
         argv: list[str | bytes] = ["git", "-C", self.directory, *_OPTIONS]
-        listed = Child([*argv, "config", "--name-only", "--get-regexp", r"^gc\."], environment(), quiet=True)
+        look, at = [*argv, "config", "--name-only", "--get-regexp", r"^gc\."], self._opened_files
+        listed = Child(look, environment(), quiet=True, may_wait_at=at)
         made = listed.communicate()[0].decode("utf-8", "replace").lower().split()
         for name, value in defaults.items():
             argv += [] if name.lower() in made else ["-c", f"{name}={value}"]
-        self.finish(Child([*argv, *options, "gc", "--auto", "--quiet"], environment()))
+        self.finish(Child([*argv, *options, "gc", "--auto", "--quiet"], environment(), may_wait_at=at))
 
     def run(
         self,

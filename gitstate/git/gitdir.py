@@ -6,13 +6,11 @@ import errno
 import os
 
 from ..system import files, process
-from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
-from .command import Git, is_oid
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from .command import Oid
 
 #: Which file or directory shows that an operation is unfinished: (operation, path below the git directory).
 _OPERATIONS = (
@@ -242,36 +240,6 @@ def _below(top: bytes) -> Iterator[bytes]:
             return
 
 
-#: So much of the end of a reflog is read.
-_LOG = 1 << 20
-
-
-def last_checkout(git_dir: bytes) -> bytes | None:
-    """What was checked out last, by the reflog of HEAD: a branch or a commit; None where that is unknown."""
-    import re
-
-    data = tail(os.path.join(git_dir, b"logs", b"HEAD"))
-    moves = re.findall(rb"\tcheckout: moving from [^\n]* to ([^\n ]+)$", data, re.MULTILINE)
-    return moves[-1] if moves else None
-
-
-def last_value(log: bytes) -> Oid | None:
-    """The last value of a reflog; None where there is none. A torn line does not count."""
-    lines = [line.split(b" ", 2) for line in tail(log).split(b"\n")]
-    values = [words[1].decode("latin-1") for words in lines if len(words) == 3 and is_oid(words[1].decode("latin-1"))]
-    return values[-1] if values and values[-1].strip("0") else None
-
-
-def tail(path: bytes) -> bytes:
-    """The end of a log; empty where there is none."""
-    try:
-        with open(path, "rb", opener=files.open_at_once) as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG))
-            return file.read(_LOG)
-    except OSError:
-        return b""
-
-
 class StrangeFile(Record):
     """Something in a git directory in whose place git expects a regular file."""
 
@@ -322,7 +290,10 @@ def strange_directories(common_dir: bytes) -> list[StrangeFile]:
     """What stands in the place of a directory of git's that is missing, `logs` for one: git fails at each write."""
     found = {}
     tops = [common_dir, os.path.join(common_dir, b"refs"), os.path.join(common_dir, b"objects")]
-    for name in _DIRECTORIES:
+    # Beside a reftable git makes `refs/heads` a regular file, and writes no other ref and no log to a file.
+    is_reftable = os.path.isdir(os.path.join(common_dir, b"reftable"))
+    names = [name for name in _DIRECTORIES if not is_reftable or not name.startswith((b"refs/", b"logs/"))]
+    for name in names:
         path = os.path.join(common_dir, name)
         while path not in tops and not os.path.isdir(path):
             if os.path.lexists(path):
@@ -348,56 +319,10 @@ def _strange_kind(path: bytes) -> str | None:
     return {0o010000: "a FIFO", 0o140000: "a socket", 0o040000: "a directory"}.get(kind, "a device")
 
 
-class AmongFiles(Record):
-    """A git dir that is in the worktree under another name than `.git`."""
-
-    what: str
-    """What that means, for people."""
-    command: str
-    """Moves it out of the worktree."""
-
-
-def among_files(toplevel: bytes, common_dir: bytes) -> AmongFiles | None:
-    """What to say of a git dir that is in the worktree under another name than `.git`; None of any other.
-
-    `git clean -x` deletes it, as it spares `.git` alone.
-    """
+def is_among_files(toplevel: bytes, common_dir: bytes) -> bool:
+    """Whether a git dir is in the worktree under another name than `.git`: `git clean -x` spares `.git` alone."""
     own = os.path.join(toplevel, b".git")
-    if not common_dir.startswith(os.path.join(toplevel, b"")) or (common_dir + b"/").startswith(own + b"/"):
-        return None
-    name = os.fsdecode(os.path.relpath(common_dir, toplevel))
-    place = quote(os.fsdecode(toplevel) + ".git")
-    command = f"git -C {quote(os.fsdecode(toplevel))} init --separate-git-dir={place}"
-    command += "".join(_ways_back(common_dir, toplevel + b".git"))
-    return AmongFiles(f"the git directory {name} is in the worktree: git clean -x deletes it with all saves", command)
-
-
-def _ways_back(common_dir: bytes, moved: bytes) -> Iterator[str]:
-    """The commands after which submodules and their git dirs find each other, where git has moved the one around."""
-    tops = [os.path.join(common_dir, b"modules"), os.path.join(common_dir, b"worktrees")]
-    for directory, names, there in (found for top in tops for found in files.walk(top)):
-        if b"config" not in there or b"objects" not in names:
-            continue
-        names.remove(b"objects")
-        named = named_worktree(directory)
-        place = None if named is None else os.path.realpath(named)
-        if place is not None and os.path.isfile(os.path.join(place, b".git")):
-            store = os.path.join(moved, os.path.relpath(directory, common_dir))
-            line, link = (quote(os.fsdecode(word)) for word in (b"gitdir: " + store, os.path.join(place, b".git")))
-            own, top = (quote(os.fsdecode(word)) for word in (os.path.join(store, b"config"), place))
-            yield f" && git config -f {own} core.worktree {top} && echo {line} >{link}"
-
-
-def named_worktree(git_dir: bytes) -> bytes | None:
-    """The worktree that `core.worktree` of a submodule's git dir names, links not resolved; None where it names none.
-
-    A FIFO in the place of the configuration is not read: git would wait for ever.
-    """
-    config = os.path.join(git_dir, b"config")
-    if not os.path.isfile(config):
-        return None
-    named = Git(b"/").run("config", "-z", "-f", config, "core.worktree", ok_codes=range(256)).removesuffix(b"\0")
-    return os.path.join(os.path.realpath(git_dir), named) if named else None
+    return common_dir.startswith(os.path.join(toplevel, b"")) and not (common_dir + b"/").startswith(own + b"/")
 
 
 def common_dir_by_files(git_dir: bytes) -> bytes:
@@ -409,6 +334,22 @@ def common_dir_by_files(git_dir: bytes) -> bytes:
         if path is not None and (os.path.isdir(path + b"/objects") or os.path.isfile(path + b"/config")):
             return path
     return git_dir if named is None else named
+
+
+#: The files in a worktree that git opens whatever they are.
+_READ_ANYWHERE = (b".gitignore", b".gitattributes", b".gitmodules", b".mailmap")
+
+
+def read_by_git(top: bytes) -> Iterator[bytes]:
+    """The files of the worktree at `top` that git opens whatever they are: `.gitignore` and its like, loose refs."""
+    for directory, names, found in files.walk(top):
+        names[:] = [name for name in names if name != b".git"]
+        yield from (os.path.join(directory, name) for name in _READ_ANYWHERE if name in found)
+    dot_git = os.path.join(top, b".git")
+    named = None if os.path.isdir(dot_git) else path_named_in(dot_git, b"gitdir: ", top)
+    common_dir = dot_git if named is None else common_dir_by_files(named)
+    for directory, _, found in files.walk(os.path.join(common_dir, b"refs")):
+        yield from (os.path.join(directory, name) for name in found)
 
 
 def linked_places(common_dir: bytes) -> set[bytes]:

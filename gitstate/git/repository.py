@@ -12,7 +12,7 @@ from .command import Git, Oid, is_oid, switch_off
 from .gitdir import NO_HEAD, linked_places, path_named_in, read_head_file, strange_files_above
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from .gitdir import StrangeFile
 
@@ -185,17 +185,14 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
     path, listed, asked = opening.path, opening.listed, opening.asked
     git = Git(path)
     if opening.strange is not None:
-        from .unusable import why_strange
+        from .damaged.refused import why_strange
 
         raise why_strange(path, opening.strange)
     if listed is None:
         raise NotAWorkspace(f"{os.fsdecode(path)}: no such directory", hint="gitstate -C PATH … names a git worktree")
     settings = git.finish(listed, ok_codes=range(256))
-    config: dict[str, list[str]] = {}
     fields = settings.split(b"\0")[:-1]
-    for item in fields[1::2]:
-        name, line_end, value = item.partition(b"\n")
-        config.setdefault(os.fsdecode(name), []).append(os.fsdecode(value) if line_end else "true")
+    config = settings_of(fields[1::2])
     hooks = dict.fromkeys(key.rpartition(".")[0] for key in config if key.startswith("hook.") and key.count(".") > 1)
     options = tuple(switch_off(f"{hook}.enabled") for hook in hooks)
     if asked is None and (listed.returncode != 0 or not _is_plain(config, fields[::2])):
@@ -213,6 +210,15 @@ def _opened(opening: Opening, bare_too: bool) -> Repository:
             _refuse_repository_above(path, toplevel, git_dir, common_dir)
     git = Git(toplevel, options)
     return as_permitted(Repository(toplevel, git_dir, common_dir, object_format.decode("ascii"), config, git))
+
+
+def settings_of(items: Iterable[bytes]) -> dict[str, list[str]]:
+    """The values of each setting in the items that `git config --list -z` prints."""
+    config: dict[str, list[str]] = {}
+    for item in items:
+        name, line_end, value = item.partition(b"\n")
+        config.setdefault(os.fsdecode(name), []).append(os.fsdecode(value) if line_end else "true")
+    return config
 
 
 def _is_plain(config: Mapping[str, Sequence[str]], origins: Sequence[bytes]) -> bool:
@@ -238,7 +244,7 @@ def _where(path: bytes, asked: Child, bare_too: bool) -> list[bytes]:
     ):
         out = git.run(*_WHERE, *_QUESTIONS[:-1], "--absolute-git-dir")
     elif asked.returncode != 0:
-        from .unusable import why_not_opened
+        from .damaged.refused import why_not_opened
 
         raise why_not_opened(path, stderr)
     lines = out.split(b"\n")[:-1]
@@ -254,7 +260,7 @@ def _refuse_other_worktree(toplevel: bytes, git_dir: bytes) -> None:
     `core.worktree` may name any directory, and that of a submodule that was moved names its old place.
     """
     if git_dir_of(toplevel) != os.path.realpath(git_dir):
-        from .unusable import has_worktree_elsewhere
+        from .damaged.refused import has_worktree_elsewhere
 
         raise has_worktree_elsewhere(toplevel, git_dir)
 
@@ -265,7 +271,7 @@ def _refuse_copy(toplevel: bytes, git_dir: bytes) -> None:
     if link is None or link == mine or not os.path.lexists(link) or os.path.samefile(link, mine):
         return
     if git_dir_of(os.path.dirname(link)) == os.path.realpath(git_dir):
-        from .unusable import is_copy_of
+        from .damaged.refused import is_copy_of
 
         raise is_copy_of(toplevel, os.path.dirname(link))
 
@@ -282,7 +288,7 @@ def _refuse_repository_above(path: bytes, toplevel: bytes, git_dir: bytes, commo
         while len(above) > 1 and not os.path.samefile(above, toplevel):
             above = os.path.dirname(above)
         if len(above) == 1:
-            from .unusable import has_other_worktree
+            from .damaged.refused import has_other_worktree
 
             raise has_other_worktree(place, toplevel, git_dir)
         # It was named in other letters, on a file system that folds case.
@@ -291,7 +297,7 @@ def _refuse_repository_above(path: bytes, toplevel: bytes, git_dir: bytes, commo
     while place != toplevel and len(place) > 1:
         dot_git = os.path.join(place, b".git")
         if os.path.isdir(dot_git) or dot_git in links:
-            from .unusable import refuse_passed_over
+            from .damaged.refused import refuse_passed_over
 
             refuse_passed_over(place, toplevel, is_linked=dot_git in links)
         place = os.path.dirname(place)
@@ -307,7 +313,7 @@ def _stranger(repository: Repository) -> int | None:
     others = [uid for uid in map(_owner, places) if uid not in (None, mine)]
     if not others:
         return None
-    from .unusable import is_trusted
+    from .damaged.refused import is_trusted
 
     return None if is_trusted(repository.toplevel, repository.common_dir) else others[0]
 
@@ -331,7 +337,7 @@ def as_permitted(repository: Repository) -> Repository:
     stranger = _stranger(repository)
     if stranger is None:
         return repository
-    from .unusable import refuse_links
+    from .damaged.refused import refuse_links
 
     repository = without_filters(repository)._replace(stranger=stranger)
     refuse_links(stranger, repository.git_dir, repository.common_dir)

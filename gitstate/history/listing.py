@@ -10,14 +10,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CorruptSave, GitError, GitstateError, words_of
-from ..format.archive import MAX_FETCHED_MANIFEST, SavesAhead
+from ..format.archive import (
+    MAX_FETCHED_MANIFEST,
+    HeldSave,
+    SavesAhead,
+    checkpoint_archives,
+    held_saves,
+    history_saves,
+    pending_archives,
+)
 from ..format.bounds import read_fetched_stack
 from ..format.context import MAX_CONTEXT, Context
 from ..format.fetched import fetched_saves
 from ..format.find import find_save
 from ..format.manifest import MAX_MANIFEST, Manifest, read_manifest
 from ..format.names import DISMISSED, age_key, workspace_id
-from ..format.saves import HeldSave, checkpoint_archives, held_saves, history_saves, pending_archives
 from ..git.command import Git, Oid, environment
 from ..git.entries import each_difference
 from ..git.refs import list_refs

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
-from ..format.archive import SavesAhead, read_save
+from ..format.archive import HeldSave, SavesAhead, held_saves, history_saves, pending_archives, read_save
 from ..format.fetched import FetchedRef, fetched_saves
 from ..format.manifest import Save
 from ..format.names import (
@@ -32,16 +32,15 @@ from ..format.names import (
     save_time_ns,
     workspace_id,
 )
-from ..format.saves import HeldSave, held_saves, history_saves, pending_archives
 from ..git import refs
 from ..git.command import Git, Oid
+from ..git.damaged.files import missing_alternate
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, parse_bool
 from ..objects.notes import NotesRef
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..system.stdlib import quote
-from ..workspace.damage import missing_alternate
 from ..workspace.live_context import read_live_context
 from ..workspace.ownership import locked_workspace
 from ..workspace.settings import boolean, number

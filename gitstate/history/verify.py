@@ -15,11 +15,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..errors import BadJson, CorruptSave, GitError, GitstateError
-from ..format.archive import read_stack
+from ..format.archive import pending_archive, read_stack
 from ..format.find import own_saves
 from ..format.manifest import Save
 from ..format.names import marker_ref, save_ref, workspace_id
-from ..format.saves import pending_archive
 from ..git.command import Git, Oid, is_oid, object_id
 from ..git.entries import list_index, list_tree
 from ..git.repository import Repository, head_of, open_repository, read_head, without_filters
@@ -31,8 +30,8 @@ from ..restore.paths import SavedPaths, Workspace
 from ..system import files
 from ..system.clock import now
 from ..system.jsonio import dumps, loads, path_to_json, text_to_json
+from ..workspace.live_context import state_name
 from ..workspace.settings import with_filter_limit
-from ..workspace.state_file import state_name
 
 RECEIPT = b"verified.json"
 _MOST_BYTES = 1 << 20

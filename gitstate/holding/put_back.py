@@ -20,14 +20,14 @@ from ..objects.pack import ChangedWhileRead, TooLate
 from ..objects.reader import LARGE, commit_head
 from ..objects.tree import EXECUTABLE, REGULAR, Leaf, is_safe_path
 from ..save.build import Builder
-from ..save.facts import undone_work
+from ..save.keeping import undone_work
 from ..save.plan import PathVersions, SavePlan, is_undone
 from ..snapshot.read import read_whole
 from ..snapshot.record import Snapshot
 from ..system import files
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, Record
-from ..workspace.state_file import state_name
+from ..workspace.live_context import state_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

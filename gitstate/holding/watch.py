@@ -86,6 +86,51 @@ class Inotify:
         os.close(self._fd)
 
 
+class WorktreeListing:
+    """Watches `worktrees` in the git directory that all worktrees share, and that directory itself without it.
+
+    What is written in a new worktree is held from the start: the kernel tells when git adds or removes one.
+    """
+
+    def __init__(self, common_dir: bytes) -> None:
+        self._common_dir = common_dir
+        self._around: int | None = None
+        self._inotify: Inotify | None = None
+        with suppress(ImportError, OSError, AttributeError):
+            self._inotify = Inotify()
+        self._begin()
+
+    def watched(self) -> list[int]:
+        """What can be read when `has_changed` has something to say."""
+        return [] if self._inotify is None else [self._inotify.fileno()]
+
+    def has_changed(self) -> bool:
+        """Whether something was added or removed since the last call."""
+        if self._inotify is None or not any(True for _ in list(self._inotify.read())):
+            return False
+        self._begin()
+        return True
+
+    def close(self) -> None:
+        if self._inotify is not None:
+            self._inotify.close()
+            self._inotify = None
+
+    def _begin(self) -> None:
+        if self._inotify is None:
+            return
+        around, self._around = self._around, None
+        try:
+            self._inotify.add(os.path.join(self._common_dir, b"worktrees"), ADDED_OR_REMOVED)
+        except OSError:
+            # Git makes it for the first one, and removes it with the last.
+            with suppress(OSError):
+                self._around = self._inotify.add(self._common_dir, ADDED_OR_REMOVED)
+        if around is not None and self._around is None:
+            with suppress(OSError):
+                self._inotify.remove(around)
+
+
 class Watch:
     """Watches directories below `top`, and holds the files in them with `held`."""
 

@@ -18,8 +18,7 @@ from ..git import refs
 from ..git.command import Git, Oid, is_oid
 from ..git.repository import Repository, head_of, open_repository, read_head
 from ..objects.reader import ObjectReader, commit_head
-from ..workspace.live_context import read_live_context, replace_context, with_measured_fields
-from ..workspace.state_file import FINISHED
+from ..workspace.live_context import FINISHED, read_live_context, replace_context, with_measured_fields
 
 if TYPE_CHECKING:
     pass
@@ -131,7 +130,7 @@ def _pending_at(repository: Repository, commit: Oid) -> tuple[str, str] | None:
     save_id = _save_id(repository.git, commit)
     if not save_id:
         return None
-    from ..format.saves import pending_archives
+    from ..format.archive import pending_archives
 
     pending = pending_archives(repository.git).values()
     with ObjectReader(repository.git) as reader:

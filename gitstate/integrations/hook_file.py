@@ -7,7 +7,7 @@ import re
 import shlex
 from typing import NamedTuple
 
-from ..system import files, program
+from ..system import child, files
 from .git_hooks import READ_STDIN
 
 SHIM = b"gitstate-hook"
@@ -86,11 +86,11 @@ def original_name(content: bytes) -> bytes | None:
 def shim(*, made: bool) -> bytes:
     """The content of the shim. `made`: the directory of hooks was made for it."""
     values = {
-        b"@PYTHON@": os.fsencode(shlex.quote(program.interpreter())),
-        b"@PACKAGES@": os.fsencode(shlex.quote(program.packages())),
+        b"@PYTHON@": os.fsencode(shlex.quote(child.interpreter())),
+        b"@PACKAGES@": os.fsencode(shlex.quote(child.packages())),
         b"@MADE_DIRECTORY@": b"yes" if made else b"no",
     }
-    content = program.shipped("git/gitstate-hook")
+    content = child.shipped("git/gitstate-hook")
     for name, value in values.items():
         content = content.replace(name, value)
     return content

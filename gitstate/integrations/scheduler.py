@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ..errors import GitstateError, NeedsPerson
 from ..system import files
-from ..system.program import shipped
+from ..system.child import shipped
 from ..workspace.registry import list_directory
 
 #: Stands in every unit and property list that gitstate wrote.

@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape
 
 from ..errors import GitstateError, NeedsPerson
 from ..system import files
-from ..system.program import command
+from ..system.child import command
 from .scheduler import (
     EITHER,
     Scheduler,

@@ -18,8 +18,7 @@ from ..objects.tree import DIRECTORY, GITLINK, SYMLINK, Leaf, TreeReader
 from ..recover.plan import resting_places
 from ..system import files
 from ..workspace.files import Worktree
-from ..workspace.live_context import with_measured_fields
-from ..workspace.state_file import RECOVERED, describe_save, write_state
+from ..workspace.live_context import RECOVERED, describe_save, with_measured_fields, write_state
 
 
 def clear_if_stale(repository: Repository, git: Git, reader: ObjectReader, marker: str, archive: Oid) -> None:

@@ -23,14 +23,14 @@ from ..agents.base import Agent
 from ..agents.launch import Launch
 from ..agents.sessions import resume_command
 from ..errors import EXIT_AGAIN, EXIT_DONE, NeedsPerson, TryAgain, UsageError
+from ..format.archive import pending_save_id
 from ..format.context import Context
-from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult, recover_lines
 from ..run.hold import Hold
+from ..system.child import command
 from ..system.process import this_process
-from ..system.program import command
 from ..system.terminal import escape, say
 from ..workspace.live_context import begin, finish
 from .limits import Limit, find_limit

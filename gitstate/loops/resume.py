@@ -17,9 +17,8 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from ..agents.base import Agent
-from ..agents.launch import Launch
+from ..agents.launch import Launch, with_search_path
 from ..agents.registry import agent_named
-from ..agents.search_path import with_search_path
 from ..agents.sessions import resume_command
 from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON, BadJson, GitstateError, NeedsPerson, TryAgain
 from ..format.context import MAX_CONTEXT, Context
@@ -27,13 +26,12 @@ from ..format.names import workspace_id
 from ..git.repository import Repository, open_repository
 from ..recover.recover import recover
 from ..recover.request import SUCCESSES, RecoverRequest, RecoverResult, instruction
-from ..system import files
+from ..system import files, locks
+from ..system.child import command
 from ..system.clock import Deadline
 from ..system.jsonio import dumps, loads
-from ..system.program import command
 from ..workspace.lease import presence
-from ..workspace.live_context import read_live_context
-from ..workspace.state_file import RECOVERED
+from ..workspace.live_context import RECOVERED, read_live_context
 from .loop import new_session
 from .start import Manner, load_session, require, start, wait_for
 from .traces import work_state
@@ -165,9 +163,9 @@ def in_turn(repository: Repository, *, force: bool) -> Iterator[int | None]:
     path, what = os.path.join(repository.own, _LOCK), "the resumption"
     waited = False
     try:
-        lock = files.lock(path, Deadline(0.0), what)
+        lock = locks.lock(path, Deadline(0.0), what)
     except TryAgain:
-        waited, lock = True, files.lock(path, Deadline(60.0), what)
+        waited, lock = True, locks.lock(path, Deadline(60.0), what)
     try:
         if waited and not force and os.pread(lock, 1, 0) == STARTED:
             yield None

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Protocol
 from ..errors import BadJson, GitstateError, UsageError
 from ..system import files
 from ..system.jsonio import clean_text, dumps, loads
+from ..system.locks import flock
 from ..system.process import boot_id, hostname, is_alive, process, process_start
 
 _MOST_FILE = 64 << 20
@@ -199,7 +200,7 @@ class FileTasks:
         files.make_directory(os.path.dirname(self._claims), top=b"/", mode=0o700)
         fd = os.open(self._claims + b".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fd = files.flock(fd, fcntl.LOCK_EX)
+            fd = flock(fd, fcntl.LOCK_EX)
             yield
         finally:
             os.close(fd)
@@ -212,7 +213,7 @@ class FileTasks:
                 raise self._gone() from None
             try:
                 inode = os.fstat(fd).st_ino
-                fd = files.flock(fd, fcntl.LOCK_EX)
+                fd = flock(fd, fcntl.LOCK_EX)
                 if inode == os.stat(self._path).st_ino:
                     yield self._content()
                     return
@@ -283,8 +284,7 @@ def _holds(claim: dict[str, Any]) -> bool:
     if claim.get("boot_id") == boot_id() and owner.start == claim.get("start") and is_alive(owner):
         return True
     from ..git.repository import open_repository
-    from ..workspace.live_context import read_live_context
-    from ..workspace.state_file import FINISHED
+    from ..workspace.live_context import FINISHED, read_live_context
 
     with contextlib.suppress(GitstateError, OSError):
         context, status = read_live_context(open_repository(os.fsencode(claim["workspace"])))

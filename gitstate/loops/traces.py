@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ..errors import GitError, GitstateError, words_of
-from ..format.archive import read_save
-from ..format.saves import pending_archive
+from ..format.archive import pending_archive, read_save
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..save.request import SaveRequest

@@ -41,15 +41,39 @@ def bring_to_disk(repository: Repository, tag: str, others: Iterable[bytes] = ()
     """
     stamp_file = os.path.join(repository.common_dir, b"gitstate", b"durable")
     files.make_directory(os.path.dirname(stamp_file), top=repository.common_dir)
-    data = files.read_limited(stamp_file, 64) or b""
-    stamp = int(data) if data.strip().isdigit() else 0
+    stamp = _stamp(files.read_limited(stamp_file, 64) or b"")
     objects = repository.objects
     places = [os.path.join(objects, name) for name in sorted(os.listdir(objects)) if len(name) == 2]
     packs = os.path.join(objects, b"pack")
     control = (packs, objects, repository.common_dir, *_control_files(repository), *others)
-    new = sync_since([*places, packs], stamp, control)
+    # First what no git removes: an empty place of loose objects goes with its last one.
+    new = sync_since([packs, *places], stamp, control)
     temporary = b"%s.tmp-%s" % (stamp_file, tag.encode("ascii"))
-    files.write_and_rename(temporary, stamp_file, b"%d" % new, mode=0o644, durable=False)
+    files.write_and_rename(temporary, stamp_file, b"%d %d" % (new, _clock_offset()), mode=0o644, durable=False)
+
+
+def _stamp(data: bytes) -> int:
+    """The stamp of the last call, as a file holds it; 0 where the clock was set since, and ctimes tell nothing.
+
+    After a clock was set back, what is written next looks older than what is on the disk.
+    """
+    stamp, _, offset = data.partition(b" ")
+    if not stamp.isdigit() or not offset.removeprefix(b"-").isdigit():
+        return 0
+    return int(stamp) if abs(_clock_offset() - int(offset)) < _CLOCK_SLACK_NS // 2 else 0
+
+
+def _clock_offset() -> int:
+    """What the clock is ahead of the time since this boot, in nanoseconds: it changes when the clock is set."""
+    since_boot = time.CLOCK_BOOTTIME if hasattr(time, "CLOCK_BOOTTIME") else time.CLOCK_MONOTONIC
+    offset = 0
+    for _ in range(5):
+        before, told, after = time.clock_gettime_ns(since_boot), time.time_ns(), time.clock_gettime_ns(since_boot)
+        offset = told - before
+        if after - before < _CLOCK_SLACK_NS // 8:
+            # Else this process had to wait between the two.
+            break
+    return offset
 
 
 class FilesToDisk:

@@ -17,6 +17,7 @@ from ..git.refs import RefUpdate
 from ..git.repository import Repository
 from ..system import files
 from ..system.clock import Deadline
+from ..system.locks import lock
 from ..system.stdlib import TYPE_CHECKING, Record
 from .pack import PackWriter
 from .reader import ObjectReader, commit_head, format_commit
@@ -80,7 +81,7 @@ class NotesRef(Record):
         """The descriptor that holds the lock on the notes until it is closed. Raises TryAgain after `wait` seconds."""
         path = os.path.join(self.repository.common_dir, b"gitstate", b"notes-turn")
         files.make_directory(os.path.dirname(path), top=self.repository.common_dir)
-        return files.lock(path, Deadline(wait), "the notes")
+        return lock(path, Deadline(wait), "the notes")
 
     def change(
         self, build: Callable[[Oid | None], Oid | None], move: Callable[[RefUpdate], None], *, wait: float

@@ -12,9 +12,8 @@ import time
 
 from ..git.repository import Repository
 from ..system import files
-from ..system.child import Child
+from ..system.child import Child, command
 from ..system.clock import Deadline
-from ..system.program import command
 from ..system.stdlib import TYPE_CHECKING, suppress
 
 if TYPE_CHECKING:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 
 from ..errors import GitstateError, NotAWorkspace, TryAgain
+from ..format.archive import pending_save_id
 from ..format.manifest import Reason
-from ..format.saves import pending_save_id
 from ..git.repository import Opening, open_repository, start_opening
-from ..save.request import SaveRequest
+from ..save.request import SaveRequest, save_answer
 from ..save.save import bounded, save
-from ..save.words import save_answer
 from ..system import forkpool
 from ..system.clock import Deadline
 from ..system.process import inherited_descriptors

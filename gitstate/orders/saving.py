@@ -13,9 +13,8 @@ import os
 from ..errors import GitstateError
 from ..format.manifest import Reason
 from ..git.repository import Opening, Repository
-from ..save.request import SaveRequest, SaveResult
+from ..save.request import SaveRequest, SaveResult, save_answer
 from ..save.save import bounded, save
-from ..save.words import save_answer
 from ..snapshot.incremental import Baseline, allows
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..errors import NeedsPerson
+from ..format.archive import pending_archive
 from ..format.names import dismissed_ref, own_marker, workspace_id
-from ..format.saves import pending_archive
 from ..git import refs
 from ..git.command import Oid
 from ..git.refs import RefUpdate

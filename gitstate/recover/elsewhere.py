@@ -9,11 +9,10 @@ import stat
 import time
 
 from ..errors import CorruptSave, GitError, NeedsPerson, UnsupportedSave, UsageError
-from ..format.archive import read_save, read_stack
+from ..format.archive import is_dismissed, pending_archive, pending_here, read_save, read_stack
 from ..format.context import MAX_CONTEXT, RUN_WORKSPACE
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
-from ..format.saves import is_dismissed, pending_archive, pending_here
 from ..git import gitdir, refs
 from ..git.attributes import Conversions
 from ..git.command import Git, Oid

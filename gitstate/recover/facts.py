@@ -6,11 +6,7 @@ import os
 
 from ..errors import CorruptSave, GitError, NeedsPerson, UnsupportedSave
 from ..format import names
-from ..format.archive import read_save, read_stack
-from ..format.context import MAX_CONTEXT, Context
-from ..format.manifest import Manifest, Save
-from ..format.names import workspace_id
-from ..format.saves import (
+from ..format.archive import (
     HeldSave,
     archives_of,
     held_saves,
@@ -18,8 +14,13 @@ from ..format.saves import (
     pending_archive,
     pending_archives,
     pending_here,
+    read_save,
+    read_stack,
     save_ids,
 )
+from ..format.context import MAX_CONTEXT, Context
+from ..format.manifest import Manifest, Save
+from ..format.names import workspace_id
 from ..git import refs
 from ..git.command import Oid
 from ..git.gitdir import operation_under_way
@@ -32,8 +33,7 @@ from ..system import files, process
 from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.lease import describe, presence_in
-from ..workspace.live_context import owner_state, read_live_context, read_state_context
-from ..workspace.state_file import RECOVERED
+from ..workspace.live_context import RECOVERED, owner_state, read_live_context, read_state_context
 from .plan import Facts, can_compare, disk_state, lacks_checkpoint, resting_places
 
 if TYPE_CHECKING:

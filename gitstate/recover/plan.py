@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from ..format.carried import Carried
-    from ..git.unusable import Damage
+    from ..git.damaged.files import Damage
     from ..restore.choices import Action
     from .request import DecidedVerdict
 

@@ -27,60 +27,37 @@ from __future__ import annotations
 
 import os
 
-from ..errors import CorruptSave, GitError, GitstateError, NotAWorkspace
-from ..format.archive import tree_of_base
-from ..format.context import Context
-from ..format.manifest import LeftOut, Reason
-from ..format.names import branch_name, is_save_id, workspace_id
-from ..format.saves import pending_in_files
+from ..errors import CorruptSave, GitError, NotAWorkspace
+from ..format.archive import pending_in_files, tree_of_base
+from ..format.names import branch_name, workspace_id
 from ..git import gitdir, refs
 from ..git.index import looks_torn
-from ..git.refs import RefUpdate, RefWriter
-from ..git.repository import Repository, open_repository, shares_configuration, without_filters
+from ..git.refs import RefUpdate
+from ..git.repository import Repository, open_repository, without_filters
 from ..objects.reader import ObjectReader
 from ..restore.choices import Choice, Outcome, close_directories, is_all_in, needs_safety_save
 from ..restore.paths import SavedPaths, Workspace, paths_with
-from ..system import files
 from ..system.clock import Deadline
 from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, quote
 from ..workspace.lease import wait_for_last_save
-from ..workspace.live_context import read_live_context, with_measured_fields
+from ..workspace.live_context import with_measured_fields
 from ..workspace.ownership import clear_journal, give_back, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require, with_filter_limit
-from ..workspace.state_file import RECOVERED, describe_save, read_state, write_state
 from .facts import compare_with_checkpoint, gather, whole_copies, with_damage
-from .plan import (
-    Facts,
-    Verdict,
-    branch_move,
-    conclude,
-    decide,
-    final_verdict,
-    is_nested_trouble,
-    marker_goes,
-    with_checkpoint,
-)
-from .request import (
-    SETTINGS,
-    RecoverRequest,
-    RecoverResult,
-    briefing,
-    hints_for,
-    instruction,
-    located,
-)
+from .plan import Facts, Verdict, conclude, decide, final_verdict, marker_goes, with_checkpoint
+from .request import SETTINGS, RecoverRequest, RecoverResult, hints_for, located, with_messages
 
 # The rest is imported where it is needed: a loop asks at every start, and as a rule there is nothing to recover.
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-    from typing import Any
+    from collections.abc import Sequence
 
     from ..git.command import Git
     from ..git.repository import Opening
     from ..restore.choices import Target
     from ..restore.index import IndexRecovery, Written
-    from ..restore.nested import NestedStep
+    from .act.branch import BranchMover
+    from .act.report import Report
     from .request import DecidedVerdict
 
 
@@ -164,14 +141,14 @@ def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, requ
         result = _Recovery(workspace, facts, decide(facts), request).run()
     if repository.stranger is not None:
         message = f"this repository belongs to user {repository.stranger}; none of its filters was run"
-        result = result._replace(message="; ".join(part for part in (result.message, message) if part))
+        result = with_messages(result, message)
     if not request.depth:
         for path in gitdir.lost_backlinks(repository.git_dir, repository.common_dir):
             from ..workspace.damage import backlink_trouble
 
             trouble = backlink_trouble(path, repository)
             message = f"{trouble.what}; mend it with: {trouble.command}"
-            result = result._replace(message="; ".join(part for part in (result.message, message) if part))
+            result = with_messages(result, message)
     return result._replace(cleared=cleared)
 
 
@@ -188,8 +165,7 @@ def _recover_fetched(workspace: Workspace, facts: Facts, verdict: Verdict, reque
         hint = f"gitstate recover --save {save_id} --trust"
         return refusal(repository.toplevel, save_id, facts.remote, runs, hint)
     result = recovery.run()
-    message = f"the save was fetched from {facts.remote}"
-    return result._replace(message="; ".join(part for part in (result.message, message) if part), runs=runs)
+    return with_messages(result, f"the save was fetched from {facts.remote}")._replace(runs=runs)
 
 
 def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -> RecoverResult:
@@ -230,12 +206,10 @@ class _Recovery:
         self.verdict = verdict
         self.request = request
         self.outcome = Outcome()
-        #: Moves the branch, and later the marker; None before the first of them.
-        self._refs: RefWriter | None = None
+        #: None before it is needed.
+        self._branch: BranchMover | None = None
         self._index: IndexRecovery | None = None
         self._saved: SavedPaths | None = None
-        #: How the branch is moved; None where it is not, or that has not begun.
-        self._moved: RefUpdate | None = None
 
     def run(self) -> RecoverResult:
         try:
@@ -244,8 +218,8 @@ class _Recovery:
             if self.outcome.opened:
                 # Something failed before they were closed.
                 close_directories(self.workspace.disk, self.outcome)
-            if self._refs is not None:
-                self._refs.close()
+            if self._branch is not None:
+                self._branch.close()
             if self._index is not None:
                 self._index.end()
             if self._saved is not None:
@@ -253,7 +227,7 @@ class _Recovery:
 
     def _run(self) -> RecoverResult:
         if self.verdict.verdict == "recovered":
-            return self._report_again()
+            return self._report().again(self._result("recovered"))
         if not self.verdict.acts:
             return self._result(self.verdict.verdict)
         if self._is_after_reboot():
@@ -290,7 +264,7 @@ class _Recovery:
             index.foresee(self.facts.head)
             if self.facts.marker is not None:
                 # Git gets ready meanwhile.
-                self._ref_writer()
+                self._mover().start()
         targets = saved.targets()
         if not self.request.dry_run:
             index.set_broken_aside()
@@ -320,7 +294,7 @@ class _Recovery:
             recovery.permissions(targets)
             recovery.special_bits(sets=self.request.special_bits)
         close_directories(workspace.disk, outcome)
-        self._move_branch()
+        self._mover().carry_out()
         if outcome.restored or outcome.deleted:
             index.refresh(outcome.restored, outcome.deleted)
         workspace.disk.sync()
@@ -339,7 +313,7 @@ class _Recovery:
         assert index is not None
         leaves = {target.path: target.bases for target in targets}
         known = {path for path, (oid, _) in written.items() if any(leaf.oid == oid for leaf in leaves.get(path, ()))}
-        kept = index.restore(written, known, self._begin_move, self._undo_move)
+        kept = index.restore(written, known, self._mover().begin, self._mover().undo)
         outcome.kept += [path for path in kept if path not in outcome.kept]
         # The scan went by the index of the save.
         scan = None if kept else index.scan
@@ -350,7 +324,7 @@ class _Recovery:
         from ..restore.missing import MissingFiles
 
         # It may take long, and nobody could commit meanwhile.
-        self._undo_move()
+        self._mover().undo()
         missing = MissingFiles(self.workspace, saved, outcome, scan)
         sizes = missing.sizes_at_save(targets, index.saved.sizes)
         with usual_umask(self.repository, saved.newest):
@@ -378,105 +352,25 @@ class _Recovery:
             names += fetched_markers(self.repository, self.facts.saves[0].archive)
         write_journal(self.repository, ref_locks(self.repository, names))
 
-    def _ref_writer(self) -> RefWriter:
-        """The one git that moves refs. It starts when it is asked for first, and works while the caller goes on."""
-        if self._refs is None:
-            message = f"recover {self.facts.saves[-1].manifest.save_id}"
-            self._refs = RefWriter(self.repository, self.workspace.git, message)
-        return self._refs
+    def _mover(self) -> BranchMover:
+        if self._branch is None:
+            from .act.branch import BranchMover
 
-    def _begin_move(self) -> None:
-        """Let git lock the branch and write where it goes, while the caller goes on."""
-        move = branch_move(self.facts)
-        if move is not None and self._moved is None:
-            self._moved = RefUpdate(move.ref, move.new, move.old)
-            self._ref_writer().prepare([self._moved], no_deref=move.detach)
+            self._branch = BranchMover(self.repository, self.workspace.git, self.facts)
+        return self._branch
 
-    def _undo_move(self) -> None:
-        """Unlock the branch: something that takes longer comes first."""
-        if self._moved is not None:
-            self._moved = None
-            self._ref_writer().close()
+    def _report(self) -> Report:
+        from .act.report import Report
 
-    def _move_branch(self) -> None:
-        self._begin_move()
-        if self._moved is not None:
-            self._ref_writer().carry_out()
-
-    def _sync_names(self, state_file: bytes | None) -> None:
-        """Make durable under their names what was synced before it took its place: branch, index, `active_state.json`.
-
-        One disk transaction for all of them: a sync of each would wait for one of its own.
-        """
-        if self._moved is not None:
-            self._ref_writer().sync([self._moved])
-        directories = [self.repository.git_dir, self.repository.own]
-        files.fsync_paths([*directories, *([os.path.dirname(state_file)] if state_file else [])])
-        if self._index is not None:
-            self._index.forget_kept()
-
-    # -- nested repositories
+        return Report(self.repository, self.facts, self.request)
 
     def _nested(self, saved: SavedPaths, targets: Sequence[Target]) -> tuple[RecoverResult, ...]:
         modules = os.path.join(self.repository.git_dir, b"modules")
         if not os.path.lexists(modules) and not any(save.manifest.nested for save in saved.saves):
             return ()
-        from ..restore.nested import nested_failure, nested_steps, submodules_of
+        from .act.nested import NestedRecovery
 
-        results: list[RecoverResult] = []
-        submodules = None
-        for step in nested_steps(self.workspace, saved, self.request.depth):
-            try:
-                if submodules is None:
-                    submodules = submodules_of(self.workspace)
-                if step.path in submodules and step.action == "recover":
-                    from .elsewhere import reattach
-
-                    bases = [leaf for target in targets if target.path == step.path for leaf in target.bases]
-                    inside = open_repository(os.path.join(self.repository.toplevel, step.path))
-                    reattach(inside, {leaf.oid for leaf in bases})
-                result = self._recover_nested(step, submodules)
-                if result is not None:
-                    results.append(result)
-            except (GitstateError, OSError) as error:
-                self.outcome.failed.append(LeftOut(step.path, nested_failure(error), True))
-        self.outcome.nested_trouble = is_nested_trouble(results)
-        return tuple(results)
-
-    def _recover_nested(self, step: NestedStep, submodules: Collection[bytes]) -> RecoverResult | None:
-        full = os.path.join(self.repository.toplevel, step.path)
-        asked = self.request
-        request = RecoverRequest(step.save_id, wait=asked.wait, depth=asked.depth + 1, special_bits=asked.special_bits)
-        if step.action == "lost":
-            self.outcome.failed.append(LeftOut(step.path, step.reason, True))
-            return None
-        if step.action == "add":
-            return recover_into(self.repository, full, request)
-        inside = open_repository(full)
-        runs_filters = step.path in submodules or shares_configuration(inside, self.repository)
-        runs_filters = runs_filters and self.repository.runs_filters
-        if step.is_new:
-            from ..format.saves import checkpoint_save_id, pending_save_id
-            from ..restore.nested import fill_emptied_index
-
-            fill_emptied_index(inside)
-            if pending_save_id(inside) is None and checkpoint_save_id(inside) == step.held:
-                # Its directory was wiped: nothing in it is newer than its last checkpoint.
-                request = request._replace(save_id=step.held)
-        result = recover(full, request._replace(runs_filters=runs_filters))
-        if result.verdict == "nothing":
-            from ..restore.nested import lacks_its_save
-
-            lacking = lacks_its_save(step, inside.git)
-            self.outcome.failed += [lacking] if lacking else []
-        if step.is_new and result.verdict == "nothing":
-            from ..restore.nested import check_out_submodule
-
-            below = os.path.join(step.path, b"")
-            for item in check_out_submodule(inside, asked.depth + 1, runs_filters=runs_filters):
-                self.outcome.failed.append(item._replace(path=below + item.path))
-            return None
-        return result
+        return NestedRecovery(self.workspace, self.request, self.outcome, recover, recover_into).run(saved, targets)
 
     # -- context, marker, result
 
@@ -500,24 +394,7 @@ class _Recovery:
 
         self.workspace.disk.sync()
         bring_files_to_disk(self.repository, ())
-        operation = self.facts.operation
-        told = briefing(
-            context, Reason(), restored=outcome.restored, kept=(), left_out=outcome.failed, operation=operation
-        )
-        return self._write_state(result, context, told)
-
-    def _report_again(self) -> RecoverResult:
-        """Tell once more what an earlier recovery has brought back: the loop that starts after a reboot needs it."""
-        assert self.facts.recovered is not None
-        state = read_state(self.repository)
-        save, resume, told = state.get("save"), state.get("resume"), state.get("briefing")
-        save_id = save.get("save_id") if isinstance(save, dict) else None
-        return self._result("recovered")._replace(
-            context=self.facts.recovered,
-            save_id=save_id if is_save_id(save_id) else None,
-            resume=resume if isinstance(resume, str) else None,
-            briefing=told if isinstance(told, str) else None,
-        )
+        return self._report().of_context(result, context, outcome)
 
     def _finish(self, final: DecidedVerdict) -> RecoverResult:
         if self.request.dry_run:
@@ -525,32 +402,19 @@ class _Recovery:
         outcome, newest = self.outcome, self.facts.saves[0]
         manifest = newest.manifest
         context = with_measured_fields(self.repository, newest.context, self.facts.head_ref)
-        left_out = (*manifest.left_out, *outcome.failed)
         from ..restore.destroyed import find_destroyed
 
         # A save that was fetched, or a checkpoint that was named, says nothing of what stood here before.
         lost = find_destroyed(self.workspace, newest) if self.facts.marker is not None else None
-        told = briefing(
-            context,
-            manifest.reason,
-            restored=outcome.restored,
-            kept=list(dict.fromkeys(outcome.kept)),
-            left_out=left_out,
-            operation=manifest.operation,
-            destroyed=lost,
-        )
         if outcome.restored or outcome.deleted:
             from .single_files import Version, remember
 
             # The file's name becomes durable with those below.
             remember(self.workspace, Version(manifest.save_id, None), outcome, syncs_name=False)
-        described = describe_save(manifest, wip=newest.wip, archive=newest.archive)
-        described["base_commit"] = self.facts.saves[-1].manifest.base
-        described["left_out"] = [item.to_json() for item in left_out][:1000]
-        reason = manifest.reason.to_json()
-        more: dict[str, Any] = {"reason": reason, "save": described, "syncs_names": False}
-        result = self._write_state(self._result(final), context, told, **more)
-        self._sync_names(result.state_file)
+        result = self._report().of_save(self._result(final)._replace(destroyed=lost), context, outcome)
+        self._mover().sync_names(result.state_file)
+        if self._index is not None:
+            self._index.forget_kept()
         if self.facts.remote is not None and marker_goes(outcome):
             from ..format.fetched import mark_recovered
 
@@ -559,60 +423,22 @@ class _Recovery:
         if marker is not None and marker_goes(outcome):
             seen = refs.read_refs(self.repository, [marker]).get(marker)
             if seen == newest.archive:
-                self._ref_writer().commit([RefUpdate(marker, None, seen)])
+                self._mover().commit([RefUpdate(marker, None, seen)])
         if marker is None and marker_goes(outcome):
             from .dismissed import dismissed
 
             fact = dismissed(self.repository, manifest.save_id, None)
             if fact.old is not None:
-                self._ref_writer().commit([fact])
+                self._mover().commit([fact])
         clear_journal(self.repository)
-        if self._refs is not None:
+        if self._mover().end():
             # Both gits end at the same time.
-            self._refs.end()
             self.workspace.reader.end()
-        return result._replace(destroyed=lost)
-
-    def _write_state(self, result: RecoverResult, context: Context, told: str, **more: Any) -> RecoverResult:
-        """Give back the agent's conversation, write `active_state.json`, and add what it says to the result."""
-        context, result = self._with_conversation(context, result)
-        resume = None
-        if context.session_id is not None:
-            from ..agents.sessions import resume_command
-
-            resume = resume_command(context, os.environ)
-        resume = resume or instruction(context)
-        told = "\n".join((told, *self.facts.put_away))
-        if self.request.depth and read_live_context(self.repository)[1] is None:
-            # Nobody ever worked in this nested repository: its save is a part of the one around it.
-            return result._replace(resume=resume, briefing=told, context=context)
-        try:
-            state_file = write_state(self.repository, context, RECOVERED, resume=resume, briefing=told, **more)
-        except PermissionError as error:
-            # It is a cache; what was recovered is told all the same.
-            top = quote(os.fsdecode(self.repository.toplevel))
-            why = f"the state file could not be written: {error.strerror}; allow it with: chmod u+w {top}"
-            message = "; ".join(part for part in (result.message, why) if part)
-            return result._replace(message=message, resume=resume, briefing=told, context=context)
-        return result._replace(state_file=state_file, resume=resume, briefing=told, context=context)
-
-    def _with_conversation(self, context: Context, result: RecoverResult) -> tuple[Context, RecoverResult]:
-        """The context with the place of its agent's transcript, which is given back where it is gone or torn."""
-        facts = self.facts
-        was = facts.saves[0].context if facts.saves else facts.context
-        if was is None or was.session_id is None or self.request.depth:
-            return context, result
-        from ..conversation.give_back import give_back
-
-        own = workspace_id(self.repository)
-        workspaces = [own, *(save.manifest.workspace_id for save in facts.saves[:1])]
-        given = give_back(self.repository, context, was, workspaces, facts.remote)
-        message = "; ".join(part for part in (result.message, given.message) if part)
-        return given.context, result._replace(message=message)
+        return result
 
     def _result(self, final: DecidedVerdict) -> RecoverResult:
         newest = self.facts.saves[0] if self.facts.saves else None
         result = conclude(self.repository.toplevel, self.verdict, final, newest, self.outcome)
-        result = result._replace(message="; ".join(part for part in (result.message, *self.facts.put_away) if part))
+        result = with_messages(result, *self.facts.put_away)
         branch = None if self.facts.head_ref is None else branch_name(self.facts.head_ref)
         return result._replace(branch=branch, dry_run=self.request.dry_run)

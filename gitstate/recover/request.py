@@ -7,7 +7,7 @@ import os
 from ..errors import EXIT_AGAIN, EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, EXIT_USAGE, GitstateError
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
-from ..save.words import left_out_json, listed_lines, skipped_lines
+from ..save.request import left_out_json, listed_lines, skipped_lines
 from ..system.jsonio import path_to_json, text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, quote
 from ..system.terminal import escape, escape_lines
@@ -111,6 +111,11 @@ class RecoverResult(Record):
     """A checkpoint, and its paths whose work neither the disk nor HEAD nor the save has; None where there is none."""
     files_only: bool = False
     """Files were restored from a save; branch, index and marker were not touched."""
+
+
+def with_messages(result: RecoverResult, *messages: str) -> RecoverResult:
+    """The result with more of what happened; an empty message adds nothing."""
+    return result._replace(message="; ".join(part for part in (result.message, *messages) if part))
 
 
 #: A list in a briefing names no more than this.

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 
 from ..errors import GitstateError
-from ..format.archive import SavesAhead
+from ..format.archive import SavesAhead, archives_of, save_ids
 from ..format.manifest import Save
 from ..format.names import age_key, checkpoint_ref, save_time_ns, workspace_id
-from ..format.saves import archives_of, save_ids
 from ..git import refs
 from ..git.command import object_id
 from ..git.entries import differing_paths

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 
 from ..errors import GitstateError, words_of
-from ..format.archive import read_save
+from ..format.archive import held_saves, pending_archives, read_save
 from ..format.manifest import LeftOut
 from ..format.names import SAVES, workspace_id
-from ..format.saves import held_saves, pending_archives
+from ..git.damaged.files import named_worktree
 from ..git.entries import list_index
-from ..git.gitdir import named_worktree
 from ..git.repository import Repository, open_repository, without_filters
 from ..objects.tree import GITLINK
 from ..system import files

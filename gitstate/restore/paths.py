@@ -14,7 +14,7 @@ from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReade
 from ..system.process import boot_id, limit_memory
 from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.files import MISSING, FileState, ListedNames, Worktree, folded, is_same_text
-from ..workspace.state_file import state_name
+from ..workspace.live_context import state_name
 from .choices import Choice, Outcome, Target, step
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class SavedPaths:
             return None
         wip = reader.commit(save.wip)
         if wip is not None and not commit_head(wip).parents:
-            from ..workspace.damage import is_whole
+            from ..git.damaged.broken import is_whole
 
             if not is_whole(self._workspace.repository.git, head):
                 return None

@@ -14,10 +14,10 @@ import os
 from ..agents.base import StopRule
 from ..errors import EXIT_FAILED, BadJson
 from ..git.repository import Repository
+from ..system.child import interpreter, isolated_python
 from ..system.clock import Deadline
 from ..system.jsonio import dumps, loads
 from ..system.process import Process, inherited_descriptors
-from ..system.program import interpreter, isolated_python
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, signal, suppress
 from ..workspace.settings import OF_SAVE, number, require
 from .processes import RUN_ID, StartedProcess

@@ -19,8 +19,7 @@ from ..snapshot.record import Growth, HeldFile, Snapshot
 from ..system import forkpool
 from ..system.clock import Deadline, now
 from ..system.stdlib import TYPE_CHECKING
-from ..workspace.live_context import read_live_context
-from ..workspace.state_file import context_path, state_name
+from ..workspace.live_context import context_path, read_live_context, state_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

@@ -22,10 +22,10 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from ..agents.registry import stop_rule
 from ..errors import NeedsPerson, TryAgain, words_of
+from ..format.archive import pending_save_id
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
-from ..format.saves import pending_save_id
 from ..git.repository import open_repository
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult, recover_lines
@@ -33,11 +33,10 @@ from ..save.request import SaveRequest
 from ..save.save import save
 from ..system.process import this_process
 from ..system.terminal import say
-from ..workspace.live_context import begin, read_live_context, set_values
-from ..workspace.state_file import RECOVERED
+from ..workspace.live_context import RECOVERED, begin, read_live_context, set_values
 from .channel import SIGNALS, KeeperConfig, KeeperProcess, read_times
+from .ending import failed_save
 from .hold import Hold, end_well
-from .keeper import failed_save
 from .processes import RUN_ID
 from .worktrees import recover_worktrees, save_worktrees
 

@@ -9,11 +9,10 @@ import os
 import sys
 
 from ..errors import CorruptSave, NeedsPerson, UnsupportedSave
-from ..format.archive import read_save, read_stack
+from ..format.archive import pending_archive, read_save, read_stack
 from ..format.context import Context
 from ..format.manifest import Manifest, Reason
 from ..format.names import dismissed_ref, own_marker, workspace_id
-from ..format.saves import pending_archive
 from ..git import refs
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, head_of, read_head
@@ -25,10 +24,18 @@ from ..system.process import Process, process, send
 from ..system.stdlib import TYPE_CHECKING, signal, suppress
 from ..workspace import lease
 from ..workspace.lease import Holder, presence, this_holder
-from ..workspace.live_context import begin, finish, read_live_context, refuse_while_others_work, with_measured_fields
+from ..workspace.live_context import (
+    ACTIVE,
+    FINISHED,
+    begin,
+    finish,
+    read_live_context,
+    refuse_while_others_work,
+    with_measured_fields,
+    write_state,
+)
 from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal
 from ..workspace.settings import require, with_filter_limit
-from ..workspace.state_file import ACTIVE, FINISHED, write_state
 from .channel import read_times
 
 if TYPE_CHECKING:

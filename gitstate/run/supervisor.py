@@ -11,34 +11,31 @@ import os
 import time
 
 from ..agents.base import ARGV_KEY, StopRule
-from ..agents.launch import recorded_argv
+from ..agents.launch import recorded_argv, write_search_path
 from ..agents.registry import agent_of_command, stop_rule
-from ..agents.search_path import write_search_path
-from ..conversation.turn import forget_turn
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, NeedsPerson, UsageError
+from ..format.archive import pending_save_id
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
-from ..format.saves import pending_save_id
 from ..git.repository import Repository, open_repository
 from ..orders.events import forget_events
 from ..recover.facts import waiting_task
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, recover_lines
-from ..save.request import SaveRequest
-from ..save.words import save_lines
+from ..save.request import SaveRequest, save_lines
 from ..system.clock import Deadline
 from ..system.jsonio import text_to_json
 from ..system.process import inherited_descriptors, process, send, this_process
 from ..system.stdlib import TYPE_CHECKING, Record, quote, signal, suppress
 from ..system.terminal import say
 from ..workspace.lease import wait_for_last_save
-from ..workspace.live_context import begin, read_live_context, refuse_while_others_work
-from ..workspace.state_file import ACTIVE, RECOVERED
+from ..workspace.live_context import ACTIVE, RECOVERED, begin, forget_turn, read_live_context, refuse_while_others_work
 from .channel import SIGNALS, KeeperConfig, KeeperProcess, Times, read_times
 from .checkpoints import try_save
+from .ending import failed_save
 from .hold import Hold, end_well, set_aside
-from .keeper import CTRL_C, failed_save, keep
+from .keeper import CTRL_C, keep
 from .processes import RUN_ID, StartedProcess, end_leftovers, signal_name
 from .worktrees import recover_worktrees, save_worktrees
 

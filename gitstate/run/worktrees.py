@@ -12,23 +12,28 @@ import select
 import time
 
 from ..errors import GitError, GitstateError, words_of
+from ..format.archive import checkpoint_save_id, pending_save_id
 from ..format.context import RUN_WORKSPACE, Context, with_values
 from ..format.manifest import Reason
-from ..format.saves import checkpoint_save_id, pending_save_id
 from ..git.gitdir import LinkedWorktree, linked_worktrees, operation_under_way
 from ..git.repository import Repository, open_repository, read_head
 from ..git.status import ignored_among
-from ..save.request import SaveRequest, SaveResult
+from ..save.request import SaveRequest, SaveResult, save_lines
 from ..save.save import save
-from ..save.words import save_lines
 from ..system.clock import Deadline
 from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from ..system.terminal import escape
 from ..workspace.lease import presence_in, worktrees_at_begin
-from ..workspace.live_context import read_context, read_live_context, with_measured_fields
+from ..workspace.live_context import (
+    ACTIVE,
+    FINISHED,
+    read_context,
+    read_live_context,
+    with_measured_fields,
+    write_state,
+)
 from ..workspace.settings import OF_SAVE, with_defaults, with_filter_limit
-from ..workspace.state_file import ACTIVE, FINISHED, write_state
 from .checkpoints import Checkpoints, ForkedSave
 from .processes import of_run
 
@@ -89,7 +94,7 @@ class RunWorktrees:
         #: With how many more attempts each gets.
         self._removed: dict[Checkpoints, int] = {}
         # The front of a run has no use for it.
-        from ..holding.listing import WorktreeListing
+        from ..holding.watch import WorktreeListing
 
         self._listing = WorktreeListing(repository.common_dir)
         #: Those that git had finished to make at the last look.

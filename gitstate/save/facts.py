@@ -9,7 +9,6 @@ from ..format.context import Context, with_values
 from ..format.manifest import SAVED_INSIDE, LeftOut, Nested, Reason
 from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref, workspace_id
 from ..git import refs
-from ..git.command import object_id
 from ..git.index import IndexMoved, is_frozen_index
 from ..git.repository import head_of, open_repository, read_head, shares_configuration
 from ..snapshot.record import Snapshot, SnapshotOptions
@@ -17,11 +16,10 @@ from ..snapshot.snapshot import take_snapshot
 from ..system.clock import Deadline
 from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from ..workspace.live_context import read_live_context, with_measured_fields, with_owner
+from ..workspace.live_context import FINISHED, read_live_context, state_name, with_measured_fields, with_owner
 from ..workspace.ownership import frozen_index
 from ..workspace.settings import patterns
-from ..workspace.state_file import FINISHED, state_name
-from .plan import PathVersions, PendingSave, SaveFacts, is_other_run, is_undone, is_unheld
+from .plan import PendingSave, SaveFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
     from ..git.command import Oid
     from ..git.repository import Repository
     from ..git.status import StatusQuery
-    from ..objects.tree import Leaf
     from ..workspace.lease import Presence
     from .build import Builder
     from .request import SaveRequest, SaveResult
@@ -172,7 +169,7 @@ def check_index(repository: Repository) -> None:
 def _check_head(repository: Repository, taken: Snapshot) -> None:
     """Raises IndexMoved where the branch has a commit after all: git takes one that it can't read for unborn."""
     if taken.head is None:
-        from ..workspace.damage import has_lost_head
+        from ..git.damaged.broken import has_lost_head
 
         if has_lost_head(repository, taken.head_ref):
             raise IndexMoved("git could not read the commit of HEAD; nothing was changed", hint="gitstate save")
@@ -429,76 +426,7 @@ def _others_work(inside: Presence, here: Presence) -> bool:
     return inside.holder.kind == "keeper" or inside.holder.owner != here.holder.owner
 
 
-def is_only_copy(old: Save, builder: Builder, scene: Scene) -> bool:
-    """Whether the checkpoint `old` holds work that would be lost with its only ref. Raises GitstateError.
-
-    An agent that edits a file replaces its own work. But what vanished or went back to HEAD, and what another run left,
-    is in no other place.
-    """
-    taken, manifest = scene.taken, old.manifest
-    if manifest.label is not None:
-        return True
-    if manifest.operation is not None and taken.operation is None and taken.head == manifest.head:
-        return True
-    if any(why in ("ignored", "hidden") and path not in taken.raw for path, why in manifest.raw.items()):
-        return True
-    follows = _follows(old, builder, scene)
-    empty = object_id(builder.repository.object_format, "blob", b"")
-    other_run = is_other_run(old.context, scene.context)
-    for _, versions in _versions(old, builder, scene):
-        if is_undone(versions, empty, follows=follows) or (other_run and is_unheld(versions)):
-            return True
-    return False
-
-
-def undone_work(old: Save, builder: Builder, scene: Scene) -> dict[bytes, Leaf]:
-    """Path → file, of those in the checkpoint `old` that vanished or went back to HEAD. Raises GitstateError."""
-    follows = _follows(old, builder, scene)
-    empty = object_id(builder.repository.object_format, "blob", b"")
-    found = [path for path, versions in _versions(old, builder, scene) if is_undone(versions, empty, follows=follows)]
-    return builder.trees.lookup(old.wip_tree, dict.fromkeys(found))
-
-
 def _ends_after_checkpoint(request: SaveRequest, scene: Scene, own: str) -> bool:
     """Whether a run ends that has a checkpoint: without a save that would count as its last work."""
     ended = request.reason.signal is not None or request.reason.exit_code is not None
     return request.kind == "save" and ended and checkpoint_ref(own) in scene.seen
-
-
-def _follows(old: Save, builder: Builder, scene: Scene) -> bool:
-    before, now = old.manifest.head, scene.taken.head
-    if before == now or before is None:
-        return True
-    return now is not None and builder.repository.git.succeeds("merge-base", "--is-ancestor", before, now)
-
-
-def _versions(old: Save, builder: Builder, scene: Scene) -> Iterable[tuple[bytes, PathVersions]]:
-    """Each path that the old checkpoint changed, in the worktree and in the index, with its versions."""
-    from ..git.entries import differing_paths
-
-    taken, trees = scene.taken, builder.trees
-    old_head, head = builder.tree_of(old.manifest.head), builder.tree_of(taken.head)
-    changed = differing_paths(builder.repository, old_head, old.wip_tree)
-    staged = {path: entry[1] for path, entry in old.manifest.staged.items() if entry is not None}
-    paths = {*changed, *staged}
-    pending = builder.earlier(scene.seen.get(marker_ref(workspace_id(builder.repository))))
-    roots = (old.wip_tree, old_head, head, None if pending is None else pending.wip_tree)
-    of_old, of_old_head, of_head, of_pending = (_oids(trees.lookup(root, paths)) for root in roots)
-    of_index = {**of_head, **_entries(taken.staged)}
-    of_new = {**of_index, **_entries(taken.worktree)}
-    for path in paths:
-        versions = PathVersions(
-            of_old.get(path), of_new.get(path), of_old_head.get(path), of_head.get(path), of_pending.get(path)
-        )
-        version = staged.get(path)
-        yield path, versions._replace(staged=version)
-        if version is not None and version not in (versions.old, versions.new, versions.pending):
-            yield path, versions._replace(old=version, new=of_index.get(path))
-
-
-def _oids(leaves: Mapping[bytes, Leaf]) -> dict[bytes, Oid | None]:
-    return {path: leaf.oid for path, leaf in leaves.items()}
-
-
-def _entries(leaves: Mapping[bytes, Leaf | None]) -> dict[bytes, Oid | None]:
-    return {path: None if leaf is None else leaf.oid for path, leaf in leaves.items()}

@@ -34,7 +34,7 @@ from ..system.stdlib import TYPE_CHECKING
 from .build import Builder, Built, holds_all, same_flags
 from .facts import check_index, gather, look
 from .plan import SAME_AS_CHECKPOINT, SAME_AS_SAVE, first_refs, holds_the_same, plan_save
-from .request import SaveResult
+from .request import SaveResult, unconverted_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -229,8 +229,6 @@ class SaveAttempt:
         """The result; `held` is what holds the work now: the save that was built, or an earlier one."""
         taken, message = scene.taken, plan.message
         if taken.unconverted and held is not None:
-            from .words import unconverted_words
-
             message = "; ".join(part for part in (message, unconverted_words(taken.unconverted)) if part)
         return SaveResult(
             result=plan.result,

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import time
 
-from ..errors import CorruptSave, GitError, GitstateError, RefChanged, TryAgain, UnsupportedSave, words_of
+from ..errors import CorruptSave, GitError, GitstateError, RefChanged, TryAgain, words_of
 from ..format.names import (
     ARCHIVE_SUBJECT,
     NOTES,
     WIP_SUBJECT,
-    age_key,
     checkpoint_ref,
-    history_ref,
     marker_ref,
     save_ref,
-    save_time_ns,
     workspace_id,
 )
 from ..git import refs
@@ -30,15 +26,13 @@ from ..system import files
 from ..system.clock import now
 from ..system.jsonio import dumps, path_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from ..workspace import settings
+from ..workspace.live_context import INTERRUPTED, describe_save, write_state
 from ..workspace.ownership import ref_locks, remove_ref_locks, write_journal
-from ..workspace.state_file import INTERRUPTED, describe_save, write_state
 from .build import Built, subject_of
-from .facts import is_only_copy
-from .plan import first_refs, is_due, surplus
+from .plan import first_refs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ..format.context import Context
     from ..format.manifest import Manifest, Save
@@ -126,6 +120,8 @@ class Publisher:
         """Move the refs of a checkpoint or a safety save. First keep the checkpoint `latest`, where that is needed."""
         keeping = []
         if latest is not None:
+            from .keeping import history_updates, keeping_updates
+
             keeping = keeping_updates(latest, builder, scene) or history_updates(latest, builder)
         self.journal_locks(*(update.ref for update in keeping))
         self.move([*keeping, *updates])
@@ -351,120 +347,3 @@ def _build(builder: Builder, old: Save, context: Context, request: SaveRequest) 
     new_tree = edit_tree(tree, builder.described(context, manifest), builder.trees, builder.writer.add)
     new_archive = builder.commit(new_tree, [new_wip, *parents[1:]], ARCHIVE_SUBJECT + subject, manifest.base)
     return Built(new_wip, None, new_archive, wip_tree, manifest)
-
-
-#: All of so many kept checkpoints stay, and of older ones one for each hour: that with the most changed paths.
-_NEWEST = 20
-_HOUR_NS = 3_600_000_000_000
-
-
-def keeping_updates(old: Save, builder: Builder, scene: Scene) -> list[RefUpdate]:
-    """The ref that keeps the checkpoint `old`, and kept ones that go for it; empty where nothing would be lost."""
-    try:
-        keeps = is_only_copy(old, builder, scene)
-    except GitstateError:
-        # An object is missing: nobody can tell what it holds.
-        builder.reader.restart()
-        keeps = True
-    if not keeps:
-        return []
-    own = workspace_id(builder.repository)
-    ref = save_ref(own, old.manifest.save_id)
-    held = {name: oid for name, oid in _held(builder).items() if oid}
-    if ref in held:
-        # A killed transaction made it already.
-        return []
-    return [RefUpdate(ref, old.archive, None), *_thinned(held, builder)]
-
-
-#: So many checkpoints of the history go at once: to delete a ref git rewrites `packed-refs`.
-_GO_AT_ONCE = 8
-
-
-def history_updates(old: Save, builder: Builder) -> list[RefUpdate]:
-    """The ref by which the checkpoint `old` joins the history, and those of it that go; empty where it is not due."""
-    repository = builder.repository
-    prefix = history_ref(workspace_id(repository), "")
-    repository, _ = settings.with_defaults(repository, settings.OF_HISTORY)
-    if old.manifest.kind != "checkpoint" or not settings.boolean(repository, "history"):
-        return []
-    interval = settings.number(repository, "historyInterval")
-    save_id = old.manifest.save_id
-    # As a rule it is not due, and the newest ones are loose refs: their names alone tell.
-    if not is_due(save_id, _names(repository, prefix), interval):
-        return []
-    held = {ref.removeprefix(prefix): oid for ref, oid in _refs_below(builder, prefix).items() if oid}
-    if save_id in held or not is_due(save_id, held, interval):
-        # A killed transaction made it already, or git has packed the newest ones.
-        return []
-    gone = surplus(held, time.time_ns(), interval)
-    leaving = gone if len(gone) >= _GO_AT_ONCE else []
-    return [
-        RefUpdate(prefix + save_id, old.archive, None),
-        *(RefUpdate(prefix + name, None, held[name]) for name in leaving),
-    ]
-
-
-def _names(repository: Repository, prefix: str) -> list[str]:
-    try:
-        return [os.fsdecode(name) for name in os.listdir(os.path.join(repository.common_dir, os.fsencode(prefix)))]
-    except OSError:
-        return []
-
-
-def _held(builder: Builder) -> dict[str, Oid]:
-    """The saves of this workspace: their refs and values."""
-    return _refs_below(builder, save_ref(workspace_id(builder.repository), ""))
-
-
-def _refs_below(builder: Builder, prefix: str) -> dict[str, Oid]:
-    if not refs.refs_are_files(builder.repository):
-        return refs.list_refs(builder.repository.git, prefix)
-    (found,) = refs.read_refs_below(builder.repository.common_dir, prefix)
-    return {prefix + name: oid for name, oid in found.items()}
-
-
-#: The newest saves, so many of them, are looked at for kept checkpoints. Where these are few among them, others take
-#: the disk.
-_LOOKED_AT = 200
-
-
-def _thinned(held: Mapping[str, Oid], builder: Builder) -> list[RefUpdate]:
-    """Kept checkpoints that go, so that an agent that makes and deletes files for days fills no disk.
-
-    One more is kept each time: only the hour of that which is no longer among the newest can hold too many.
-    """
-    if len(held) < _NEWEST:
-        return []
-    from ..format.archive import SavesAhead
-
-    newest = sorted(held, key=lambda ref: age_key(ref.rpartition("/")[2]), reverse=True)[:_LOOKED_AT]
-    saves = SavesAhead([held[ref] for ref in newest], builder.reader)
-    mine = 0
-    hour: int | None = None
-    group: list[tuple[str, Save]] = []
-    for ref in newest:
-        try:
-            save = saves.read(held[ref])
-        except (CorruptSave, UnsupportedSave):
-            # `git cat-file` ends at an object that it can't read.
-            builder.reader.restart()
-            continue
-        if save.manifest.kind != "checkpoint" or save.manifest.label is not None:
-            continue
-        mine += 1
-        if mine >= _NEWEST:
-            its_hour = (save_time_ns(save.manifest.save_id) or 0) // _HOUR_NS
-            if hour not in (None, its_hour):
-                break
-            hour = its_hour
-            group.append((ref, save))
-    # The oldest of those that changed the most.
-    best = max(reversed(group), key=lambda item: _weight(item[1], builder), default=None) if len(group) > 1 else None
-    return [RefUpdate(ref, None, save.archive) for ref, save in reversed(group) if best and ref != best[0]]
-
-
-def _weight(save: Save, builder: Builder) -> int:
-    from ..git.entries import differing_paths
-
-    return len(differing_paths(builder.repository, builder.tree_of(save.manifest.head), save.wip_tree))

@@ -22,7 +22,7 @@ from ..format.names import (
 )
 from ..git import refs
 from ..git.command import Git
-from ..git.gitdir import among_files, strange_files
+from ..git.gitdir import is_among_files, strange_files
 from ..git.index import IndexMoved, identify_index_at, link_or_copy
 from ..git.repository import Opening, Repository, git_dir_of, open_repository, without_filters
 from ..git.status import StatusQuery, query_status
@@ -87,8 +87,10 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     warnings = [f"{problem.message}; {used}" for problem in problems if problem.name != "includeIgnored"]
     if repository.stranger is not None:
         warnings.append(f"this repository belongs to user {repository.stranger}; none of its filters was run")
-    risk = among_files(repository.toplevel, repository.common_dir)
-    if risk is not None and not request.depth:
+    if not request.depth and is_among_files(repository.toplevel, repository.common_dir):
+        from ..git.damaged.files import among_files
+
+        risk = among_files(repository.toplevel, repository.common_dir)
         warnings.append(f"{risk.what}; move it out with: {risk.command}")
     return result._replace(warnings=tuple(warnings)) if warnings else result
 
@@ -179,8 +181,9 @@ def _save_what_is_readable(repository: Repository, git: Git, request: SaveReques
 
     Where git fails all the same, the context is saved alone, unless a save is pending: that one may hold files.
     """
-    from ..git.unusable import damaged_git_dir
-    from ..workspace.damage import find_broken, stand_in
+    from ..git.damaged.broken import find_broken
+    from ..git.damaged.files import damaged_git_dir
+    from ..workspace.damage import stand_in
     from ..workspace.live_context import read_context
     from ..workspace.ownership import stand_in_git_dir
 
@@ -218,7 +221,7 @@ def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: 
         with suppress(FileNotFoundError, IsADirectoryError):
             link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
         if request.broken is not None and request.broken.no_index:
-            from ..workspace.damage import make_index
+            from ..git.damaged.broken import make_index
 
             make_index(repository, request.broken, frozen)
         if request.expected is not None and not _is_same_index(request.expected, frozen):

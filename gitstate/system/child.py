@@ -1,4 +1,4 @@
-"""Start one program with pipes on its streams: the part of `subprocess` that git needs.
+"""Start one program with pipes on its streams: the part of `subprocess` that git needs; and gitstate itself.
 
 Importing `subprocess` takes longer than any git process runs on a small repository, and each save starts a new
 interpreter.
@@ -10,12 +10,13 @@ import errno
 import fcntl
 import os
 import select
+import sys
 import time
 
-from .stdlib import TYPE_CHECKING, signal, suppress
+from .stdlib import TYPE_CHECKING, quote, signal, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import BinaryIO
 
 #: Python ignores these signals; in a child they have their default effect.
@@ -35,13 +36,16 @@ class Child:
         *,
         quiet: bool = False,
         inherits: int | None = None,
+        may_wait_at: Callable[[], Iterable[bytes]] | None = None,
     ) -> None:
         """Start `argv`, whose first word is looked up in PATH.
 
         With `quiet` its stderr goes to /dev/null. `inherits` is a descriptor that it keeps, under the same number.
+        `may_wait_at` returns the files that it opens whatever they are: at a FIFO among them it is let go on.
         Raises OSError where it can't be started.
         """
         self.argv = argv
+        self._may_wait_at = may_wait_at
         #: Its exit status, minus the number of the signal where one killed it; None until it was waited for.
         self.returncode: int | None = None
         ours: list[int] = []
@@ -138,7 +142,7 @@ class Child:
         """What can be read or written, as soon as something can; nothing where it is not so at `until`, or where it has
         ended and another process keeps its pipes open.
 
-        A git that stands at a FIFO meanwhile is let go on.
+        A program that stands at a FIFO meanwhile is let go on.
         """
         looks = 0
         while True:
@@ -149,13 +153,13 @@ class Child:
             if self._has_ended():
                 # What it printed at its end is there by now.
                 return poll.poll(0)
-            if self.argv[1:2] == ["-C"]:
+            if self._may_wait_at is not None:
                 from .process import let_go_at_fifos
 
                 looks += 1
                 with suppress(OSError):
                     # To look everywhere takes long in a large worktree: after 2, 4, 8 seconds, and so on.
-                    let_go_at_fifos(self.pid, os.fsencode(self.argv[2]), unseen=looks > 1 and not looks & (looks - 1))
+                    let_go_at_fifos(self.pid, self._may_wait_at(), unseen=looks > 1 and not looks & (looks - 1))
 
     def _has_ended(self) -> bool:
         """Whether it has ended, waited for or not."""
@@ -300,3 +304,50 @@ def _written(fd: int, data: memoryview) -> memoryview:
         return data
     except BrokenPipeError:
         return data[:0]
+
+
+# -- this installation of gitstate: the command that starts it, and the files that it ships
+#
+# Schedulers, hooks and agents start it with an empty environment, so every path is absolute. Python is started isolated
+# (`-I`): nothing is imported from the current directory, a repository that may hold a `gitstate/` of its own.
+
+#: The program of an isolated Python; its first argument is the directory that holds the package.
+START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from gitstate.__main__ import main; main()"
+
+
+def interpreter() -> str:
+    """The absolute path of the Python that runs this; in a virtual environment, that environment's."""
+    return os.path.abspath(sys.executable)
+
+
+def packages() -> str:
+    """The directory that holds the package."""
+    return os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def isolated_python() -> tuple[str, ...]:
+    """The argv that starts this gitstate in this Python, whatever the environment and the current directory hold."""
+    return (interpreter(), "-I", "-c", START, packages())
+
+
+def command() -> tuple[str, ...]:
+    """The argv that starts this gitstate from anywhere: its script where there is one, else Python."""
+    script = os.path.join(os.path.dirname(interpreter()), "gitstate")
+    if os.path.isfile(script) and os.access(script, os.X_OK):
+        return (script,)
+    return isolated_python()
+
+
+def shell_command(*arguments: str) -> str:
+    """A line for sh that starts this gitstate; no-op once it is uninstalled."""
+    argv = command()
+    return f"[ ! -x {quote(argv[0])} ] || {' '.join(map(quote, (*argv, *arguments)))}"
+
+
+def shipped(name: str) -> bytes:
+    """The content of a file below `hooks/` of the package, in a checkout a link to `hooks/` at the top.
+
+    Raises OSError.
+    """
+    with open(os.path.join(packages(), "gitstate", "hooks", name), "rb") as file:
+        return file.read()

@@ -218,29 +218,18 @@ def is_held_by_disk(pid: int) -> bool:
 _AT_A_FIFO = (b"wait_for_partner", b"fifo_open")
 #: What it says where it does not tell.
 _UNTOLD = (None, b"", b"0")
-#: The files in a worktree that git opens whatever they are.
-_READ_BY_GIT = (b".gitignore", b".gitattributes", b".gitmodules", b".mailmap")
 
 
-def let_go_at_fifos(pid: int, top: bytes, *, unseen: bool) -> None:
-    """Let a git go on that waits for the writer of a FIFO below `top`, `.gitignore` or a ref: it reads an empty file.
+def let_go_at_fifos(pid: int, paths: Iterable[bytes], *, unseen: bool) -> None:
+    """Let a program go on that waits for the writer of a FIFO, one of `paths`: it reads an empty file.
 
     No-op where it waits for something else. `unseen`: also where the system does not tell what it waits for.
     """
     waits = [read_proc(f"/proc/{one}/wchan") for one in (pid, *descendants(pid))]
     if not any(wait in _AT_A_FIFO for wait in waits) and not (unseen and waits[0] in _UNTOLD):
         return
-    from .files import walk
-
-    for directory, names, found in walk(top):
-        names[:] = [name for name in names if name != b".git"]
-        for name in _READ_BY_GIT:
-            path = os.path.join(directory, name)
-            if name in found:
-                _open_for_reader(path)
-    for directory, _, found in walk(_refs_below(top)):
-        for name in found:
-            _open_for_reader(os.path.join(directory, name))
+    for path in paths:
+        _open_for_reader(path)
 
 
 def _open_for_reader(path: bytes) -> None:
@@ -249,18 +238,6 @@ def _open_for_reader(path: bytes) -> None:
         if stat.S_ISFIFO(os.lstat(path).st_mode):
             # Where nobody waits it fails at once.
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
-
-
-def _refs_below(top: bytes) -> bytes:
-    """The directory of the refs of the worktree at `top`, linked or not."""
-    git_dir = os.path.join(top, b".git")
-    link = (read_proc(os.fsdecode(git_dir)) or b"") if os.path.isfile(git_dir) else b""
-    if link.startswith(b"gitdir: "):
-        git_dir = os.path.join(top, link[8:].rstrip(b"\r\n"))
-        common = os.path.join(git_dir, b"commondir")
-        if os.path.isfile(common):
-            git_dir = os.path.join(git_dir, (read_proc(os.fsdecode(common)) or b"").rstrip(b"\r\n"))
-    return os.path.join(git_dir, b"refs")
 
 
 def ancestors() -> set[int]:

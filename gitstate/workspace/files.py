@@ -13,7 +13,7 @@ import time
 
 from ..git.command import Oid
 from ..objects.tree import is_safe_path
-from ..system.files import give_to, sync, write_new_file
+from ..system.files import file_stamp, give_to, sync, write_new_file
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, digest, suppress
 
 if TYPE_CHECKING:
@@ -38,12 +38,14 @@ class FileState(Record):
     kind: str
     """`missing`, `file`, `link`, `directory` or `special` (a FIFO, socket or device)."""
     oid: Oid | None = None
-    """The content as a blob, of a symlink its target; None for other kinds."""
+    """The content as a blob, of a symlink its target; None for other kinds, `CHANGING` while somebody writes it."""
     permissions: int = 0
     """Of a file or directory (0 to 0o777); 0 for other kinds."""
 
 
 MISSING = FileState("missing")
+#: Stands for the content of a file that was changed while it was read: it is as no other, and nobody may replace it.
+CHANGING = ""
 
 
 class Worktree:
@@ -93,8 +95,10 @@ class Worktree:
                     return FileState("special")
                 fd = os.open(name, _FILE, dir_fd=parent)
                 try:
-                    size = os.fstat(fd).st_size
-                    return FileState("file", self._blob_id(_chunks(fd), size), info.st_mode & 0o777)
+                    before = file_stamp(os.fstat(fd))
+                    oid = self._blob_id(_chunks(fd), before[0])
+                    is_whole = file_stamp(os.fstat(fd)) == before
+                    return FileState("file", oid if is_whole else CHANGING, info.st_mode & 0o777)
                 finally:
                     os.close(fd)
         except (FileNotFoundError, NotADirectoryError):
@@ -296,7 +300,7 @@ class Worktree:
             self._changed.add(path)
 
     def _check(self, path: bytes, expected: FileState) -> None:
-        if self.look(path) != expected:
+        if self.look(path) != expected or expected.oid == CHANGING:
             raise FileExistsError(errno.EEXIST, "it changed in the meantime")
 
     def _move_temporary(self, temporary: bytes, parent: int, name: bytes, path: bytes, expected: FileState) -> None:
@@ -323,7 +327,16 @@ class Worktree:
             if error.errno not in _NOT_MOVED:
                 raise
             beside = b".gitstate-%d-%d" % (os.getpid(), self._count)
-            _copy(source, parent, name, beside, permissions=self._staged.get(source), replace=not is_new)
+            _copy(source, parent, beside, permissions=self._staged.get(source))
+            try:
+                # The copy may have taken long.
+                self._check(path, expected)
+                os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(beside, dir_fd=parent)
+                raise
+            os.unlink(source)
         self._staged.pop(source, None)
 
     @contextmanager
@@ -417,30 +430,18 @@ class ListedNames:
         return self._known[directory]
 
 
-def _copy(source: bytes, parent: int, name: bytes, beside: bytes, *, permissions: int | None, replace: bool) -> None:
-    """Move to another file system, where neither link nor rename reaches: copy to `beside`, then rename.
+def _copy(source: bytes, parent: int, beside: bytes, *, permissions: int | None) -> None:
+    """Copy to `beside` in the open directory `parent`: to another file system neither link nor rename reaches.
 
     The permissions are those of `source` where none are given.
     """
     if os.path.islink(source):
-        if replace:
-            os.unlink(name, dir_fd=parent)
-        os.symlink(os.readlink(source), name, dir_fd=parent)
-        os.unlink(source)
+        os.symlink(os.readlink(source), beside, dir_fd=parent)
         return
     with open(source, "rb") as file:
         if permissions is None:
             permissions = os.stat(source).st_mode & 0o777
         write_new_file(beside, _chunks(file.fileno()), mode=permissions, directory=parent)
-    try:
-        if not replace and _exists(name, parent):
-            raise FileExistsError(errno.EEXIST, "it appeared in the meantime")
-        os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(beside, dir_fd=parent)
-        raise
-    os.unlink(source)
 
 
 def _open_below(held: list[tuple[bytes, int]], parents: list[bytes]) -> int:
@@ -460,14 +461,6 @@ def _make_directory(name: bytes, parent: int) -> None:
     with suppress(FileExistsError):
         os.mkdir(name, 0o755, dir_fd=parent)
         give_to(name, os.fstat(parent), directory=parent)
-
-
-def _exists(name: bytes, parent: int) -> bool:
-    try:
-        os.lstat(name, dir_fd=parent)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _chunks(fd: int) -> Iterator[bytes]:

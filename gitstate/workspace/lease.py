@@ -24,6 +24,7 @@ from ..format.context import MAX_CONTEXT, Context
 from ..system import files, process
 from ..system.clock import Deadline
 from ..system.jsonio import dumps, loads, text_to_json
+from ..system.locks import flock
 from ..system.process import Process
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 
@@ -172,7 +173,7 @@ def take(repository: Repository, *, inside: bool = False) -> int:
     try:
         while True:
             try:
-                return files.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR) or deadline.passed():
                     raise
@@ -290,7 +291,7 @@ def _is_held(own: bytes, name: bytes) -> bool:
     except OSError:
         return False
     try:
-        fd = files.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fd = flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
     except OSError as error:
         return error.errno in (errno.EAGAIN, errno.EACCES)

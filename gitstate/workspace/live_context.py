@@ -13,27 +13,38 @@ from ..format.context import (
     CALLER_FIELDS,
     CONTEXT_FIELDS,
     MAX_CONTEXT,
+    SCHEMA_VERSION,
     Context,
     context_from_json,
     with_values,
 )
+from ..format.manifest import Manifest
 from ..format.names import branch_name
+from ..git.command import Oid
 from ..git.repository import Repository, read_head
 from ..system import files, process
 from ..system.clock import is_before, now
-from ..system.jsonio import loads, text_to_json
-from ..system.stdlib import TYPE_CHECKING
-from .settings import require
-from .state_file import ACTIVE, CONTEXT_FILE, FINISHED, parse_status, read_state, state_path, write_state
+from ..system.jsonio import Json, dumps, loads, text_to_json
+from ..system.stdlib import TYPE_CHECKING, suppress
+from . import settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Literal
+    from typing import Final, Literal
 
     from .lease import Presence
-    from .state_file import Status
 
+    Status = Literal["active", "interrupted", "recovered", "finished"]
     OwnerState = Literal["lives", "ours", "gone", "unknown"]
+    Turn = Literal["open", "closed", "failed"]
+
+STATE_FILE = b"active_state.json"
+CONTEXT_FILE = b"context.json"
+#: The statuses of a context: an agent works on it; a save of it is pending; it was recovered; its task is done.
+ACTIVE: Final = "active"
+INTERRUPTED: Final = "interrupted"
+RECOVERED: Final = "recovered"
+FINISHED: Final = "finished"
 
 
 def read_live_context(repository: Repository) -> tuple[Context, Status | None]:
@@ -131,7 +142,7 @@ def begin(
     The workspace is added to the list of workspaces. Raises TryAgain where somebody else works here, UsageError as
     `set_values` does.
     """
-    require(repository, "stateFile", "register")
+    settings.require(repository, "stateFile", "register")
     refuse_while_others_work(repository, owner_pid)
     context = _set(repository, with_owner(before, owner_pid), values)
     from . import registry
@@ -188,3 +199,172 @@ def replace_context(repository: Repository, context: Context, status: Status) ->
         briefing=briefing if isinstance(briefing, str) else None,
         durable=False,
     )
+
+
+# -- the two files
+
+
+def parse_status(value: object) -> Status | None:
+    """A status from untrusted JSON; None for any other value."""
+    return next((status for status in (ACTIVE, INTERRUPTED, RECOVERED, FINISHED) if status == value), None)
+
+
+def state_path(repository: Repository) -> bytes:
+    """The path of `active_state.json`: `gitstate.stateFile`, else at the top of the workspace.
+
+    Raises UsageError where the setting names no path inside the workspace.
+    """
+    return _unless_foreign(repository, settings.path(repository, "stateFile"))
+
+
+def _unless_foreign(repository: Repository, path: bytes) -> bytes:
+    """`path`, or a path in the git directory where gitstate did not write the file at `path`: that is not replaced."""
+    if not os.path.lexists(path) or os.path.islink(path):
+        return path
+    data = files.read_limited(path, 4 * MAX_CONTEXT)
+    try:
+        ours = "task_id" in loads(data, 4 * MAX_CONTEXT, "the state file")
+    except BadJson:
+        # A power cut may have left it empty or cut short.
+        ours = data is not None and (not data or data.startswith(b"{"))
+    return path if ours else os.path.join(repository.own, STATE_FILE)
+
+
+def state_name(repository: Repository) -> bytes:
+    """The state file's path relative to the workspace; it is in no save."""
+    return os.path.relpath(state_path(repository), repository.toplevel)
+
+
+def context_path(repository: Repository) -> bytes:
+    """The file of the live context."""
+    return os.path.join(repository.own, CONTEXT_FILE)
+
+
+def describe_save(manifest: Manifest, *, wip: Oid, archive: Oid) -> dict[str, Json]:
+    """The `save` object of the state file."""
+    return {
+        "save_id": manifest.save_id,
+        "wip_commit": wip,
+        "base_commit": manifest.base,
+        "archive": archive,
+        "incomplete": manifest.incomplete,
+        "left_out": [item.to_json() for item in manifest.left_out[:1000]],
+    }
+
+
+def write_state(
+    repository: Repository,
+    context: Context,
+    status: Status,
+    *,
+    reason: Mapping[str, Json] | None = None,
+    save: Mapping[str, Json] | None = None,
+    resume: str | None = None,
+    briefing: str | None = None,
+    durable: bool = True,
+    syncs_names: bool = True,
+) -> bytes:
+    """Write the live context and `active_state.json`, atomically, readable for the owner only.
+
+    With `durable` they are synced; what a save holds already need not be. Without `syncs_names` the caller syncs the
+    directories of both, `repository.own` and that of the file. The other arguments are the file's fields. Returns its
+    path. Raises OSError, and UsageError before anything is written if `gitstate.stateFile` can't be read.
+    """
+    path = state_path(repository)
+    files.make_directory(repository.own, top=repository.git_dir)
+    live = {**context.to_json(), "status": status}
+
+    def write(path: bytes, data: bytes) -> None:
+        files.write_atomic(path, data, durable=durable, syncs_name=syncs_names, staging=repository.own)
+
+    write(context_path(repository), dumps(live))
+    fields = context.to_json()
+    extra = fields.pop("extra")
+    state = {
+        "schema_version": SCHEMA_VERSION,
+        **fields,
+        "status": status,
+        "reason": dict(reason) if reason is not None else None,
+        "save": dict(save) if save is not None else None,
+        "resume": resume,
+        "briefing": briefing,
+        "extra": extra,
+    }
+    if os.path.dirname(path) == repository.own:
+        write(path, dumps(state))
+        return path
+    _exclude(repository, os.path.relpath(path, repository.toplevel))
+    if not _leads_outside(repository.toplevel, path):
+        files.make_directory(os.path.dirname(path), top=repository.toplevel)
+        write(path, dumps(state))
+    return path
+
+
+def read_state(repository: Repository) -> dict[str, Json]:
+    """The content of `active_state.json`; empty where it can't be read."""
+    try:
+        return loads(files.read_limited(state_path(repository), 4 * MAX_CONTEXT), 4 * MAX_CONTEXT, "the state file")
+    except BadJson:
+        return {}
+
+
+def _leads_outside(toplevel: bytes, path: bytes) -> bool:
+    """Whether a symlink among the parents of `path` leads out of the workspace."""
+    planted = any(os.path.islink(parent) for parent in _parents(toplevel, path))
+    return planted and os.path.realpath(os.path.dirname(path)) != os.path.realpath(toplevel)
+
+
+def _parents(toplevel: bytes, path: bytes) -> list[bytes]:
+    found = []
+    path = os.path.dirname(path)
+    while len(path) > len(toplevel):
+        found.append(path)
+        path = os.path.dirname(path)
+    return found
+
+
+def _exclude(repository: Repository, name: bytes) -> None:
+    """Add the state file to `info/exclude`, which all worktrees share; idempotent."""
+    path = os.path.join(repository.common_dir, b"info", b"exclude")
+    pattern = b"/" + b"".join(b"\\" + char if char in b"\\*?[ " else char for char in map(bytes, zip(name)))
+    data = files.read_limited(path, 1 << 20)
+    above = os.path.dirname(path)
+    if data is None and (os.path.lexists(path) or (os.path.lexists(above) and not os.path.isdir(above))):
+        return
+    lines = (data or b"").split(b"\n")
+    if pattern in lines:
+        return
+    if data and not data.endswith(b"\n"):
+        data += b"\n"
+    files.make_directory(above, top=repository.common_dir)
+    files.write_atomic(path, (data or b"") + pattern + b"\n", mode=0o644, durable=False, staging=repository.own)
+
+
+# -- the agent's turn, as its hooks tell it: status 0 is no end of the work while it is open
+
+_TURN_FILE = b"turn"
+
+
+def write_turn(repository: Repository, turn: Turn) -> None:
+    """A hook says so. A write that fails is ignored: then the exit status alone decides."""
+    path = os.path.join(repository.own, _TURN_FILE)
+    with suppress(OSError):
+        if turn != read_turn(repository, 0.0):
+            files.make_directory(repository.own, top=repository.git_dir)
+            files.write_atomic(path, turn.encode("ascii"), staging=repository.own, durable=False)
+
+
+def read_turn(repository: Repository, since: float) -> str | None:
+    """What the last hook said since a time, in seconds since the epoch; None where none said anything."""
+    path = os.path.join(repository.own, _TURN_FILE)
+    with suppress(OSError):
+        if os.stat(path).st_mtime >= since:
+            data = files.read_limited(path, 64)
+            return None if data is None else data.decode("ascii", "replace")
+    return None
+
+
+def forget_turn(repository: Repository) -> None:
+    """A run begins: what an earlier one said does not count."""
+    with suppress(OSError):
+        files.remove(os.path.join(repository.own, _TURN_FILE))

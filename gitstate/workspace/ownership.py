@@ -21,6 +21,7 @@ from ..git.repository import Repository
 from ..system import files, process
 from ..system.clock import Deadline
 from ..system.jsonio import Json, dumps, loads, text_to_json
+from ..system.locks import locked
 from ..system.process import Process
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, suppress
 
@@ -38,7 +39,7 @@ def locked_workspace(repository: Repository, deadline: Deadline) -> Iterator[Git
     """
     files.make_directory(repository.own, top=repository.git_dir)
     name = text_to_json(os.fsdecode(repository.toplevel))
-    with files.locked(os.path.join(repository.own, b"lock"), deadline, name) as fd:
+    with locked(os.path.join(repository.own, b"lock"), deadline, name) as fd:
         clean_up_after_kill(repository)
         try:
             yield Git(repository.toplevel, repository.git.options, fd)
@@ -49,7 +50,7 @@ def locked_workspace(repository: Repository, deadline: Deadline) -> Iterator[Git
 def give_back(repository: Repository, *more: bytes) -> None:
     """Give what root has written in another user's repository, and at the paths `more`, to whom it belongs there."""
     if os.geteuid() == 0 and (more or os.stat(repository.git_dir).st_uid or os.stat(repository.common_dir).st_uid):
-        from ..git.unusable import give_back
+        from ..git.damaged.refused import give_back
 
         give_back(repository.git_dir, repository.common_dir, *more)
 

@@ -27,15 +27,13 @@ from ..git.command import Oid, is_oid
 from ..git.gitdir import NO_HEAD, read_head_file
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from .live_context import owner_state, read_context
-from .state_file import CONTEXT_FILE
+from .live_context import CONTEXT_FILE, owner_state, read_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from typing import Literal
 
-    from .live_context import OwnerState
-    from .state_file import Status
+    from .live_context import OwnerState, Status
 
     Problem = Literal["missing", "no_repository", "foreign", "unreachable"]
 
@@ -335,7 +333,8 @@ def _damage(
     git_dir: bytes, common: bytes, head: bytes | None, branch: str | None, marker: Oid | None, reftable: bool
 ) -> list[str]:
     found = []
-    if head is None or not (branch is not None or is_oid(head.strip().decode("latin-1"))):
+    is_elsewhere = reftable and head is not None and head.startswith(NO_HEAD)
+    if head is None or not (branch is not None or is_elsewhere or is_oid(head.strip().decode("latin-1"))):
         found.append("HEAD is empty or names nothing" if head is not None else "HEAD is missing")
     if not reftable and branch is not None and _is_below_refs(branch):
         value = files.read_limited(os.path.join(common, os.fsencode(branch)), _SMALL)

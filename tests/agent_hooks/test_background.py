@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
@@ -159,6 +160,54 @@ def test_twenty_at_once_bring_one_checkpoint_after_the_other(repo: Workspace) ->
     settled(repo)
     assert (memory(repo)["events"], memory(repo)["done"], memory(repo).get("problem")) == (20, 20, None)
     assert checkpointed(repo) == "1"
+
+
+#: A hook that waits for its turn. It tells when its patience is over, and goes on when it is told to.
+WAITS = """\
+import os, sys
+from gitstate.agent_hooks import background
+from gitstate.errors import TryAgain
+from gitstate.git.repository import open_repository
+lock, background._LONGEST = background.files.lock, 600.0
+def told(path, deadline, what):
+    try:
+        return lock(path, background.Deadline(0.0), what)
+    except TryAgain:
+        print("impatient", flush=True)
+        sys.stdin.readline()
+        raise
+background.files.lock = told
+with background.in_order(open_repository(os.fsencode(sys.argv[1]))):
+    print("goes on", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_turn_is_waited_for_as_long_as_others_have_theirs(hangs: bool, repo: Workspace) -> None:
+    """Else two of many at once would write the memory beside each other, and lose an event."""
+    event(repo, "SessionStart")
+    place = repo.git_dir / "gitstate" / "agent-hook.lock"
+    argv = [sys.executable, "-c", WAITS, os.fspath(repo.path)]
+    with place.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8") as waits:
+            assert waits.stdin is not None and waits.stdout is not None
+            for number in range(0 if hangs else 3):
+                assert waits.stdout.readline() == "impatient\n"
+                # Another one has its turn.
+                os.utime(place, (number, number))
+                print(file=waits.stdin, flush=True)
+            assert waits.stdout.readline() == "impatient\n"
+            if not hangs:
+                os.utime(place)
+                fcntl.flock(lock, fcntl.LOCK_UN)
+            print(file=waits.stdin, flush=True)
+            assert waits.stdout.readline() == "goes on\n"
+            if not hangs:
+                with pytest.raises(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            print(file=waits.stdin, flush=True)
 
 
 def test_keeper_takes_the_checkpoints_of_the_hooks(ws: Workspace) -> None:

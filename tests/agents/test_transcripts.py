@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from gitstate.agents.registry import agent_named
-from gitstate.agents.sessions import matches
-from gitstate.agents.transcripts import find_transcript, place_for
+from gitstate.agents.sessions import find_transcript, matches, place_for
 from gitstate.format.context import Context
 
 SESSION = "0a1b2c3d-4e5f-6789"

@@ -54,7 +54,7 @@ def test_second_command_reads_one_file_in_place_of_many(copy: Path, ws: Workspac
 
 def test_changed_source_is_used_at_once(copy: Path, ws: Workspace) -> None:
     assert checkpoint(copy, ws).returncode == 0
-    words = copy / "gitstate" / "save" / "words.py"
+    words = copy / "gitstate" / "save" / "request.py"
     text = words.read_text()
     info = words.stat()
     assert "nothing changed since the last checkpoint" in checkpoint(copy, ws).stderr

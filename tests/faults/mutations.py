@@ -44,7 +44,7 @@ MUTATIONS = (
     Mutation(
         "objects that the agent's git never synced are taken for durable",
         "objects/durable.py",
-        "new = sync_since([*places, packs], stamp, control)",
+        "new = sync_since([packs, *places], stamp, control)",
         "new = sync_since([], stamp, control)",
         f"{POWER}[ext4-save]",
     ),
@@ -167,7 +167,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the workspace is not locked",
-        "system/files.py",
+        "system/locks.py",
         "                return flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         "                return fd\n",
         "faults/test_concurrency.py::test_save_and_recover_in_one_workspace_take_turns",
@@ -235,7 +235,7 @@ MUTATIONS = (
     Mutation(
         "a failed fsync is passed over",
         "system/files.py",
-        "        if error.errno not in _UNSUPPORTED:\n            raise\n",
+        "        if error.errno not in UNSUPPORTED:\n            raise\n",
         "        pass\n",
         f"{ERRORS}[save]",
         {"ERROR_POINT": r"gitstate:fsync:.*=EIO"},

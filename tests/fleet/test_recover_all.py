@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.system import clock, files, forkpool
+from gitstate.system import clock, forkpool, locks
 from gitstate.workspace.peek import Peeker
 from tests.fleet.crashes import context_file, dead_pid, edit_context, foreign, give_away, recovered, waiting
 from tests.states import STATES, dirty, make
@@ -226,7 +226,7 @@ def test_workspace_held_by_another_process_is_busy_without_a_wait(
     ws: Workspace, templates: Templates, tmp_path: Path
 ) -> None:
     waiting(ws)
-    with files.locked(os.fsencode(ws.git_dir / "gitstate" / "lock"), clock.Deadline(5), "it"):
+    with locks.locked(os.fsencode(ws.git_dir / "gitstate" / "lock"), clock.Deadline(5), "it"):
         run = run_gitstate("recover", "--all", "--json", "--wait", "0.1", cwd=tmp_path)
     assert (run.exit_status, recovered(run)[str(ws.path)]["verdict"]) == (75, "busy")
 

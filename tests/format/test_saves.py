@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from gitstate.errors import NeedsPerson
-from gitstate.format.find import find_save
-from gitstate.format.names import checkpoint_ref, own_marker, save_ref, workspace_id
-from gitstate.format.saves import (
+from gitstate.format.archive import (
     archives_of,
     checkpoint_archives,
     checkpoint_save_id,
@@ -21,6 +19,8 @@ from gitstate.format.saves import (
     pending_save_id,
     save_ids,
 )
+from gitstate.format.find import find_save
+from gitstate.format.names import checkpoint_ref, own_marker, save_ref, workspace_id
 from gitstate.git.repository import Repository, open_repository
 from tests.states import STATES, dirty, make
 from tests.support.repositories import Templates

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from gitstate.run.keeper import CTRL_C
 from tests.hooks.stage import SOURCE, Stage
 from tests.support.agents import PATIENCE, keepers, wait_until
 from tests.support.oracle import fingerprint
@@ -40,10 +41,10 @@ class Terminal:
                     break
                 self.printed += data
 
-    def until(self, condition: Callable[[], bool], what: str) -> None:
+    def until(self, condition: Callable[[], object], what: str) -> None:
         """Wait for something to become true, and read meanwhile."""
 
-        def drained() -> bool:
+        def drained() -> object:
             self.drain()
             return condition()
 
@@ -74,14 +75,24 @@ def test_ctrl_c_on_a_terminal_saves_and_ends_the_loop(stage: Stage, way: str) ->
     assert before.diff(fingerprint(stage.ws.path)) == []
 
 
+def is_checkpointed(stage: Stage, path: str) -> bool:
+    refs = stage.ws.refs("refs/gitstate/checkpoints")
+    return any(path in stage.ws.out("ls-tree", "--name-only", f"{ref}^1").splitlines() for ref in refs)
+
+
 @pytest.mark.faults
 def test_ctrl_c_handled_by_the_agent_does_not_end_the_loop(stage: Stage) -> None:
     stage.manner("answer-ctrl-c")
+    stage.ws.config("gitstate.interval", "3600")
     terminal = Terminal(stage, stage.command("library"))
     stage.ready()
+    terminal.until(lambda: stage.ws.refs("refs/gitstate/checkpoints"), "the first checkpoint")
+    stage.ws.write("written before", "")
     os.write(terminal.fd, b"\x03")
-    wait_until((stage.directory / "heard").exists, "the agent has heard of it")
-    time.sleep(6)  # past the time in which an agent that ends is taken for one that Ctrl-C has ended
+    terminal.until((stage.directory / "heard").exists, "the agent has heard of it")
+    terminal.until(lambda: is_checkpointed(stage, "written before"), "the keeper has heard of it")
+    # Past the time in which an agent that ends is taken for one that Ctrl-C has ended.
+    time.sleep(CTRL_C)
     (stage.directory / "enough").touch()
     assert terminal.wait() == 0, terminal.printed
     assert stage.pending() is None

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gitstate.integrations import schedulers
-from gitstate.system.program import command
+from gitstate.system.child import command
 from tests.states import STATES, dirty, make
 from tests.support.repositories import Templates
 from tests.support.skips import not_installed

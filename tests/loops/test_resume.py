@@ -18,7 +18,7 @@ import pytest
 from gitstate.errors import TryAgain
 from gitstate.git.repository import open_repository
 from gitstate.loops import resume
-from gitstate.system import files
+from gitstate.system import files, locks
 from gitstate.system.clock import Deadline
 from tests.conversation.talk import SESSION, transcript_of
 from tests.hooks.stage import Stage
@@ -76,7 +76,7 @@ def test_command_that_waited_for_a_start_begins_none(ws: Workspace, monkeypatch:
     """The agent that was started meanwhile may have failed already: that is another interruption, unasked for."""
     repository = open_repository(os.fsencode(ws.path))
     files.make_directory(repository.own, top=repository.git_dir)
-    tried, got, take = threading.Event(), list[bool](), files.lock
+    tried, got, take = threading.Event(), list[bool](), locks.lock
 
     def lock(path: bytes, deadline: Deadline, what: str) -> int:
         try:
@@ -89,7 +89,7 @@ def test_command_that_waited_for_a_start_begins_none(ws: Workspace, monkeypatch:
         with resume.in_turn(repository, force=False) as held:
             got.append(held is not None)
 
-    monkeypatch.setattr(files, "lock", lock)
+    monkeypatch.setattr(locks, "lock", lock)
     with resume.in_turn(repository, force=False) as held:
         assert held is not None
         late = threading.Thread(target=ask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from gitstate.recover.request import RecoverRequest
 from gitstate.save.request import SaveRequest
 from gitstate.save.save import save
 from gitstate.snapshot.incremental import Baseline
-from gitstate.system import files
+from gitstate.system import child, files
 from gitstate.system.child import FilesystemSync
 from tests.support.repositories import three_files
 
@@ -107,6 +108,51 @@ def test_one_sync_needs_no_file_that_another_git_may_remove(tmp_path: Path, monk
     monkeypatch.setattr(os, "stat", gone)
     sync_since([os.fsencode(tmp_path)], 0, [os.fsencode(tmp_path / "ref")])
     assert places == [os.fsencode(tmp_path)]
+
+
+@pytest.mark.parametrize("step", [-3600, -30, 3600, 0])
+def test_all_is_synced_once_the_clock_was_set(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a clock was set back new objects look older than those that are on the disk."""
+    ws = three_files(tmp_path)
+    stamps: list[int] = []
+    since = durable.sync_since
+
+    def noted(directories: Iterable[bytes], stamp: int, others: Iterable[bytes] = ()) -> int:
+        stamps.append(stamp)
+        return since(directories, stamp, others)
+
+    monkeypatch.setattr(durable, "sync_since", noted)
+    durable.bring_to_disk(open_repository(os.fsencode(ws.path)), "one")
+    time_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: time_ns() + step * 10**9)
+    durable.bring_to_disk(open_repository(os.fsencode(ws.path)), "one")
+    durable.bring_to_disk(open_repository(os.fsencode(ws.path)), "one")
+    assert stamps[0] == 0 and (stamps[1] == 0) == (step != 0) and stamps[2] > 0
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"12", b"12 x", b"-1 3", b"1 2 3"])
+def test_stamp_that_no_save_wrote_vouches_for_nothing(data: bytes, tmp_path: Path) -> None:
+    ws = three_files(tmp_path)
+    (ws.git_dir / "gitstate").mkdir(exist_ok=True)
+    (ws.git_dir / "gitstate/durable").write_bytes(data)
+    durable.bring_to_disk(open_repository(os.fsencode(ws.path)), "one")
+    stamp, offset = (ws.git_dir / "gitstate/durable").read_bytes().split()
+    assert stamp.isdigit() and int(offset)
+
+
+def test_one_sync_needs_no_directory_that_another_git_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `git gc` packs the loose objects, and removes their places, right before `sync -f` opens what it is given."""
+    ws = three_files(tmp_path)
+    for number in range(durable._SYNC_MANY + 1):
+        ws.write(f"many/{number}", f"{number}\n")
+    ws.commit()
+    assert len(list((ws.git_dir / "objects").glob("??/*"))) > durable._SYNC_MANY
+    sync = tmp_path / "sync"
+    sync.write_text(f"#!/bin/sh\ngit -C '{ws.path}' gc -q --prune=now && exec sync \"$@\"\n")
+    sync.chmod(0o755)
+    monkeypatch.setattr(child, "_SYNC", (os.fspath(sync),))
+    durable.bring_to_disk(open_repository(os.fsencode(ws.path)), "test")
+    assert not list((ws.git_dir / "objects").glob("??/*"))
 
 
 @pytest.mark.parametrize("knows", [False, True])

@@ -11,7 +11,7 @@ import pytest
 from gitstate.cli.main import group
 from gitstate.errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON
 from gitstate.format.context import Context
-from gitstate.git.unusable import Damage
+from gitstate.git.damaged.files import Damage
 from gitstate.recover import request
 from gitstate.recover.plan import (
     Facts,

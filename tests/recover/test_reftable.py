@@ -25,9 +25,7 @@ def _refs(ws: Workspace) -> set[bytes]:
     return {line for line in out.splitlines() if b"gitstate" not in line and not line.startswith(b"ORIG_HEAD")}
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-@pytest.mark.parametrize("loss", ["in_place", "wiped"])
-def test_operation_comes_back(name: str, loss: str, tmp_path: Path) -> None:
+def _repository(tmp_path: Path) -> Workspace:
     top = tmp_path / "repo"
     (tmp_path / "outside").mkdir()
     top.mkdir()
@@ -35,6 +33,13 @@ def test_operation_comes_back(name: str, loss: str, tmp_path: Path) -> None:
     ws.git("init", "-q", "-b", "main", "--ref-format=reftable", ".", check=False)
     if not (top / ".git" / "reftable").exists():
         pytest.skip(NO_REFTABLE)
+    return ws
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("loss", ["in_place", "wiped"])
+def test_operation_comes_back(name: str, loss: str, tmp_path: Path) -> None:
+    ws = _repository(tmp_path)
     for number in range(4):
         ws.write("a.txt", f"{number}\n")
         ws.commit(str(number))
@@ -49,3 +54,19 @@ def test_operation_comes_back(name: str, loss: str, tmp_path: Path) -> None:
             ws.git("bisect", "reset", "HEAD")
     assert recovered_from(ws.recover())["verdict"] == "restore"
     assert (_refs(ws), ws.git("status")) == before
+
+
+def test_damaged_index_is_the_only_thing_reported(tmp_path: Path) -> None:
+    ws = _repository(tmp_path)
+    ws.write("a.txt", "1\n")
+    ws.commit("1")
+    ws.write("a.txt", "2\n")
+    (ws.git_dir / "index").write_bytes(b"DIRC")
+    run = ws.save()
+    saved_from(run, exits=(0, 4))
+    assert "index" in run.stderr + run.text
+    assert "commit of HEAD" not in run.stderr + run.text
+    (ws.git_dir / "index").unlink()
+    ws.git("reset", "-q", "--hard")
+    recovered_from(ws.recover(), exits=(0, 4))
+    assert (ws.path / "a.txt").read_text() == "2\n"

@@ -21,8 +21,8 @@ def slow(fd):
         time.sleep(0.01)
     real(fd)
 os.fsync = slow
-import gitstate.run.keeper
-gitstate.run.keeper._PATIENT = 0.2
+import gitstate.run.ending
+gitstate.run.ending._PATIENT = 0.2
 """
 #: An agent that notes that it was told, and does not end by itself.
 DEAF = """\
@@ -38,7 +38,7 @@ while True:
 FAILS = """\
 def fails(path, request, opening=None):
     raise OSError(5, "Input/output error")
-gitstate.run.keeper.save = fails
+gitstate.run.ending.save = fails
 """
 
 
@@ -118,7 +118,7 @@ def held(fd):
         os.posix_spawn("/bin/true", ["true"], {{}}, file_actions=[(os.POSIX_SPAWN_OPEN, 0, {fifo!r}, os.O_RDONLY, 0)])
     real(fd)
 os.fsync = held
-gitstate.run.keeper._PATIENT = 1000.0
+gitstate.run.ending._PATIENT = 1000.0
 """
 
 

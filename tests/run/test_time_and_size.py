@@ -96,7 +96,7 @@ def children(pid: int) -> list[int]:
 @pytest.mark.parametrize("what", [MEGABYTES.format(300), MANY, DEEP, SPARSE], ids=["large", "many", "deep", "sparse"])
 def test_agent_is_told_and_small_files_are_safe_before_the_rest(ws: Workspace, what: str) -> None:
     """The signal comes as soon as the agent has written: the keeper is in the middle of a checkpoint, or begins one."""
-    started = start(ws, what, "--deadline", "20")
+    started = start(ws, what, "--deadline", "100")
     agent_pid(ws)
     started.send(signal.SIGTERM)
     wait_until((ws.outside / "heard").exists, "the agent hears of it")

@@ -21,7 +21,7 @@ def filtered(ws: Workspace) -> Workspace:
     for name in ("one.h", "two.h", "calm.h", "one.g"):
         ws.write(name)
     ws.commit("filtered")
-    ws.config("gitstate.filterTimeout", "1")
+    ws.config("gitstate.filterTimeout", "2")
     ws.config("filter.works.clean", "tr a-y b-z")
     return ws
 

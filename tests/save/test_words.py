@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 
 from gitstate.format.manifest import LeftOut
-from gitstate.save.request import SaveResult
-from gitstate.save.words import failed_look_lines, failed_save_lines, listed_lines, save_json, save_lines, skipped_lines
+from gitstate.save.request import (
+    SaveResult,
+    failed_look_lines,
+    failed_save_lines,
+    listed_lines,
+    save_json,
+    save_lines,
+    skipped_lines,
+)
 
 WIP = "f13666a9abcadeadbeefdeadbeefdeadbeefdead"
 SKIPPED = LeftOut(b"odd\x1b\xff", "it is a FIFO", False)

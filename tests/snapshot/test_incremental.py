@@ -7,7 +7,7 @@ import pickle
 import pickletools
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,13 +106,16 @@ def parts(found: Snapshot) -> dict[str, object]:
 
 
 @pytest.fixture
-def looking(templates: Templates, tmp_path: Path) -> Looking:
+def looking(templates: Templates, tmp_path: Path) -> Iterator[Looking]:
     ws = make(STATES["clean"], templates, tmp_path)
     ws.write(".gitignore", "*.log\nbuild/\n")
     for name in TRACKED:
         ws.write(name, name)
     ws.commit()
-    return Looking(ws)
+    found = Looking(ws)
+    yield found
+    # Those of all tests, and of every keeper, are 128 for each user.
+    found.watch.close()
 
 
 def act(ws: Workspace, choose: random.Random) -> str:

@@ -149,15 +149,15 @@ def test_lock_in_memory_keeps_others_away(ws: Workspace) -> None:
 #: Holds the lock of `LOCKED` until its input ends. What stands for locks is below `PLACES`.
 HOLD = """
 import fcntl, os, sys
-from gitstate.system import files
+from gitstate.system import locks
 from gitstate.system.clock import Deadline
-files._MEMORY = tuple(os.fsencode(place) for place in sys.argv[2:])
+locks._MEMORY = tuple(os.fsencode(place) for place in sys.argv[2:])
 def refuse(fd, operation, locks=fcntl.flock):
     if b"gitstate-locks-" not in os.fsencode(os.readlink(f"/proc/self/fd/{fd}")):
         raise OSError(37, "No locks available")
     locks(fd, operation)
 fcntl.flock = refuse
-fd = files.lock(os.fsencode(sys.argv[1]), Deadline(0), "it")
+fd = locks.lock(os.fsencode(sys.argv[1]), Deadline(0), "it")
 print("held", flush=True)
 sys.stdin.read()
 """

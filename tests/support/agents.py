@@ -16,7 +16,7 @@ from tests.support.oracle import Fingerprint, fingerprint
 from tests.support.workspace import Workspace
 
 #: Long enough for a busy machine; nothing is measured by it.
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 #: An agent: changes files in every way, says that it is ready, and goes on as `then` says.
 AGENT = """\

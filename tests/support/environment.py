@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+#: A machine that stalls for some seconds must cost no save: a test of the deadline sets one of its own.
 GIT_CONFIG = """\
 [user]
     name = A Tester
@@ -22,6 +23,8 @@ GIT_CONFIG = """\
     auto = 0
 [maintenance]
     auto = false
+[gitstate]
+    deadline = 30
 """
 
 #: Inherited variables that would change what git, gitstate or a shell does.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gitstate.errors import TryAgain
-from gitstate.system import files
+from gitstate.system import files, locks
 from gitstate.system.clock import Deadline, is_before, now
 
 
@@ -101,15 +101,15 @@ def test_lock_that_is_held_is_said_with_its_holder(tmp_path: Path) -> None:
         assert other.stdin is not None and other.stdout is not None
         other.stdout.readline()
         with pytest.raises(TryAgain, match=rf"at work on it \(pid {other.pid}: .*python"):
-            files.lock(path, Deadline(0.05), "it")
+            locks.lock(path, Deadline(0.05), "it")
         other.stdin.close()
 
 
 def test_lock_is_exclusive_until_it_is_closed(tmp_path: Path) -> None:
     path = path_of(tmp_path / "lock")
-    with files.locked(path, Deadline(0.0), "it"), pytest.raises(TryAgain, match="at work on it"):
-        files.lock(path, Deadline(0.05), "it")
-    os.close(files.lock(path, Deadline(0.0), "it"))
+    with locks.locked(path, Deadline(0.0), "it"), pytest.raises(TryAgain, match="at work on it"):
+        locks.lock(path, Deadline(0.05), "it")
+    os.close(locks.lock(path, Deadline(0.0), "it"))
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from gitstate.workspace.files import MISSING, FileState, Worktree
+from gitstate.workspace.files import CHANGING, MISSING, FileState, Worktree
 
 
 @pytest.fixture
@@ -133,18 +134,103 @@ def test_only_empty_directories_are_removed(worktree: Worktree, top: Path) -> No
         worktree.make_directory(b"x")
 
 
-@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="needs a second file system at /dev/shm")
-def test_files_come_from_another_file_system(top: Path) -> None:
+@pytest.fixture
+def another_file_system(top: Path) -> Iterator[Path]:
+    """A directory on another file system than `top`."""
+    if not os.path.isdir("/dev/shm") or os.stat("/dev/shm").st_dev == os.stat(top).st_dev:
+        pytest.skip("needs a second file system at /dev/shm")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
-        if os.stat(other).st_dev == os.stat(top).st_dev:
-            pytest.skip("needs a second file system at /dev/shm")
-        worktree = Worktree(os.fsencode(top), os.fsencode(other), "sha1")
-        worktree.write_file(b"x", [b"one"], 0o600, MISSING)
-        worktree.write_file(b"x", [b"two"], 0o755, worktree.look(b"x"))
-        worktree.write_link(b"link", b"x", MISSING)
-        assert (top / "x").read_bytes() == b"two" and worktree.permissions(b"x") == 0o755
-        assert os.readlink(top / "link") == "x"
-        assert sorted(os.listdir(top)) == ["link", "x"] and os.listdir(other) == []
+        yield Path(other)
+
+
+def test_files_come_from_another_file_system(top: Path, another_file_system: Path) -> None:
+    worktree = Worktree(os.fsencode(top), os.fsencode(another_file_system), "sha1")
+    worktree.write_file(b"x", [b"one"], 0o600, MISSING)
+    worktree.write_file(b"x", [b"two"], 0o755, worktree.look(b"x"))
+    worktree.write_link(b"link", b"x", MISSING)
+    worktree.write_link(b"link", b"gone", worktree.look(b"link"))
+    assert (top / "x").read_bytes() == b"two" and worktree.permissions(b"x") == 0o755
+    assert os.readlink(top / "link") == "gone"
+    assert sorted(os.listdir(top)) == ["link", "x"] and os.listdir(another_file_system) == []
+
+
+def in_a_thread(work: Callable[[], object]) -> Callable[[], list[BaseException]]:
+    """Begin `work`; what is returned waits for its end, and tells what it raised."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def end() -> list[BaseException]:
+        thread.join(60)
+        assert not thread.is_alive()
+        return raised
+
+    return end
+
+
+def changed_while_read(path: Path, look: Callable[[], FileState]) -> FileState:
+    """What `look` says of a file whose first byte changes all the time."""
+    stop = threading.Event()
+
+    def change() -> None:
+        with open(path, "r+b", buffering=0) as file:
+            while not stop.is_set():
+                file.seek(0)
+                file.write(os.urandom(1))
+
+    end = in_a_thread(change)
+    try:
+        for _ in range(200):
+            found = look()
+            # Both may come between two ticks of the kernel's clock, or the other thread has to wait.
+            if found.oid == CHANGING:
+                break
+        return found
+    finally:
+        stop.set()
+        assert end() == []
+
+
+def test_file_that_changes_while_it_is_read_is_nothing_to_replace(top: Path, worktree: Worktree) -> None:
+    (top / "x").write_bytes(b"")
+    os.truncate(top / "x", 64 << 20)
+    before = worktree.look(b"x")
+    found = changed_while_read(top / "x", lambda: worktree.look(b"x"))
+    assert (found.kind, found.oid) == ("file", CHANGING)
+    for expected in (found, before):
+        with pytest.raises(FileExistsError):
+            worktree.write_file(b"x", [b"older\n"], 0o644, expected)
+        with pytest.raises(FileExistsError):
+            worktree.delete(b"x", expected)
+    assert os.path.getsize(top / "x") == 64 << 20
+
+
+@pytest.mark.parametrize("there", ["file", "nothing"])
+def test_what_appears_during_a_copy_from_another_file_system_is_kept(
+    there: str, top: Path, another_file_system: Path
+) -> None:
+    """A large file is copied for seconds: somebody may write at its place meanwhile."""
+    worktree = Worktree(os.fsencode(top), os.fsencode(another_file_system), "sha1")
+    if there == "file":
+        (top / "x").write_text("as it was seen\n")
+    # Whoever reads it waits here for who writes it.
+    fifo = another_file_system / "source"
+    os.mkfifo(fifo)
+    seen = worktree.look(b"x")
+    end = in_a_thread(lambda: worktree.take_in(os.fsencode(fifo), b"x", seen))
+    with open(fifo, "wb") as source:
+        (top / "x").write_text("newer\n")
+        source.write(b"older\n")
+    assert [type(error) for error in end()] == [FileExistsError]
+    assert (top / "x").read_text() == "newer\n"
+    assert os.listdir(top) == ["x"]
 
 
 def test_directories_that_are_held_open_show_what_is_there(top: Path, worktree: Worktree) -> None:

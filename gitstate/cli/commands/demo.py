@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from ...system.program import isolated_python
+from ...system.child import isolated_python
 from ..command import Call, command
 
 _GITCONFIG = """\

@@ -84,7 +84,7 @@ def init(call: Call, shell: str | None, shows_path: bool) -> int:
     """
     import os
 
-    from ...system.program import shipped
+    from ...system.child import shipped
 
     if shows_path:
         from ... import __file__ as package

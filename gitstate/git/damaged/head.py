@@ -1,0 +1,140 @@
+"""What HEAD named, by what git's other files tell: a file that a power cut has emptied names nothing any more."""
+
+from __future__ import annotations
+
+import os
+
+from ...system import files
+from ...system.stdlib import suppress
+from ..command import Git, Oid, is_oid
+from ..gitdir import read_head_file
+
+LONGEST = 64 << 20
+#: So much of the end of a reflog is read.
+_LOG = 1 << 20
+#: So many branches are named where any may be the right one.
+_MOST_BRANCHES = 5
+
+
+def is_cut_head(git_dir: bytes, common_dir: bytes, known: bytes | None) -> bool:
+    """Whether the end of HEAD is lost: it has no line end, names no ref that exists, and was `known` before."""
+    data = read_head_file(git_dir)
+    has_end = data.endswith(b"\n") or os.path.islink(os.path.join(git_dir, b"HEAD"))
+    is_ref = data.startswith(b"ref:") and not _has_ref(common_dir, data[4:].strip())
+    return is_ref and not has_end and known not in (None, data.strip())
+
+
+def last_head(git_dir: bytes, common_dir: bytes, branch: str | None = None) -> bytes | None:
+    """What HEAD held, by its reflog and by the branch of the context; None where neither proves it.
+
+    In a rebase HEAD is detached, whatever was checked out before.
+    """
+    last = last_value(os.path.join(git_dir, b"logs", b"HEAD"))
+    detached = None if last is None else last.encode("ascii")
+    if any(os.path.isdir(os.path.join(git_dir, name)) for name in (b"rebase-merge", b"rebase-apply")):
+        return detached
+    moved_to = last_checkout(git_dir)
+    if moved_to is not None and is_oid(moved_to.decode("latin-1")):
+        return detached
+    for name in (moved_to, (branch or "").encode("utf-8", "surrogateescape")):
+        ref = b"refs/heads/" + (name or b"")
+        if name and b".." not in name and (_has_ref(common_dir, ref) or last_of_ref(common_dir, ref) is not None):
+            return b"ref: " + ref
+    if moved_to is None and detached is not None:
+        # Nothing but commits was ever made here: it is the only branch at that commit.
+        heads = os.path.join(common_dir, b"logs", b"refs", b"heads")
+        logs = [os.path.join(directory, name) for directory, _, names in files.walk(heads) for name in names]
+        same = [log[len(common_dir) + len(b"/logs/") :] for log in logs if last_value(log) == last]
+        if len(same) > 1:
+            taken = _checked_out_elsewhere(git_dir, common_dir)
+            same = [ref for ref in same if ref not in taken]
+        if len(same) == 1:
+            return b"ref: " + same[0]
+    return detached if moved_to is not None else None
+
+
+def _checked_out_elsewhere(git_dir: bytes, common_dir: bytes) -> set[bytes]:
+    """The branches on which the other worktrees are: git checks none out twice."""
+    worktrees = os.path.join(common_dir, b"worktrees")
+    names = os.listdir(worktrees) if os.path.isdir(worktrees) else []
+    taken = set()
+    for place in (common_dir, *(os.path.join(worktrees, name) for name in names)):
+        with suppress(OSError):
+            head = read_head_file(place).strip()
+            if place != git_dir and head.startswith(b"ref:"):
+                taken.add(head[4:].strip())
+    return taken
+
+
+def last_of_ref(common_dir: bytes, ref: bytes) -> Oid | None:
+    """The last value of a branch by its reflog, which git removes with the branch."""
+    return last_value(os.path.join(common_dir, b"logs", ref))
+
+
+def _has_ref(common_dir: bytes, ref: bytes) -> bool:
+    loose = files.read_limited(os.path.join(common_dir, ref), 65_536)
+    packed = files.read_limited(os.path.join(common_dir, b"packed-refs"), LONGEST) or b""
+    return bool(loose and loose.strip(b"\0 \n")) or (b" " + ref + b"\n") in packed
+
+
+def is_head_ref(line: bytes) -> bool:
+    """Whether git takes `ref: NAME` for a name that HEAD may have."""
+    ref = line[4:].strip()
+    if not line.startswith(b"ref:") or not ref.startswith(b"refs/"):
+        return False
+    return is_well_formed(ref)
+
+
+def is_well_formed(ref: bytes) -> bool:
+    """Whether a ref may have this name (`man git-check-ref-format`)."""
+    return Git(b"/").succeeds("check-ref-format", ref)
+
+
+def branches(common_dir: bytes) -> list[bytes]:
+    """The branches of the repository, the one that moved last first; where there is none, that of a new repository."""
+    heads = os.path.join(common_dir, b"refs", b"heads")
+    loose = [os.path.join(directory, name) for directory, _, names in files.walk(heads) for name in names]
+    found = [path[len(common_dir) + 1 :] for path in loose if not path.endswith(b".lock")]
+    packed = files.read_limited(os.path.join(common_dir, b"packed-refs"), LONGEST) or b""
+    lines = [line for line in packed.split(b"\n") if is_packed_ref(line) and b" refs/heads/" in line[:80]]
+    found = list(dict.fromkeys([*found, *(line.partition(b" ")[2] for line in lines)]))
+
+    def moved(ref: bytes) -> float:
+        with suppress(OSError):
+            return -os.stat(os.path.join(common_dir, b"logs", ref)).st_mtime
+        return 0.0
+
+    return sorted(found, key=lambda ref: (moved(ref), ref))[:_MOST_BRANCHES] or [b"refs/heads/main"]
+
+
+def is_packed_ref(line: bytes) -> bool:
+    oid, space, ref = line.partition(b" ")
+    if line[:1] == b"^":
+        return is_oid(line[1:].decode("latin-1"))
+    return line[:1] == b"#" or (is_oid(oid.decode("latin-1")) and bool(space) and ref.startswith(b"refs/"))
+
+
+def last_checkout(git_dir: bytes) -> bytes | None:
+    """What was checked out last, by the reflog of HEAD: a branch or a commit; None where that is unknown."""
+    import re
+
+    data = tail(os.path.join(git_dir, b"logs", b"HEAD"))
+    moves = re.findall(rb"\tcheckout: moving from [^\n]* to ([^\n ]+)$", data, re.MULTILINE)
+    return moves[-1] if moves else None
+
+
+def last_value(log: bytes) -> Oid | None:
+    """The last value of a reflog; None where there is none. A torn line does not count."""
+    lines = [line.split(b" ", 2) for line in tail(log).split(b"\n")]
+    values = [words[1].decode("latin-1") for words in lines if len(words) == 3 and is_oid(words[1].decode("latin-1"))]
+    return values[-1] if values and values[-1].strip("0") else None
+
+
+def tail(path: bytes) -> bytes:
+    """The end of a log; empty where there is none."""
+    try:
+        with open(path, "rb", opener=files.open_at_once) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG))
+            return file.read(_LOG)
+    except OSError:
+        return b""

@@ -1,0 +1,96 @@
+"""Recovers the repositories inside of a workspace, each as it would be by itself."""
+
+from __future__ import annotations
+
+import os
+
+from ...errors import GitstateError
+from ...format.archive import checkpoint_save_id, pending_save_id
+from ...format.manifest import LeftOut
+from ...git.repository import Repository, open_repository, shares_configuration
+from ...restore.nested import (
+    check_out_submodule,
+    fill_emptied_index,
+    lacks_its_save,
+    nested_failure,
+    nested_steps,
+    submodules_of,
+)
+from ...system.stdlib import TYPE_CHECKING
+from ..elsewhere import reattach
+from ..plan import is_nested_trouble
+from ..request import RecoverRequest, RecoverResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from ...restore.choices import Outcome, Target
+    from ...restore.nested import NestedStep
+    from ...restore.paths import SavedPaths, Workspace
+
+
+class NestedRecovery:
+    """The nested repositories of one recovery. `recover` and `recover_into` are what recovers any workspace."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        request: RecoverRequest,
+        outcome: Outcome,
+        recover: Callable[[bytes, RecoverRequest], RecoverResult],
+        recover_into: Callable[[Repository, bytes, RecoverRequest], RecoverResult],
+    ) -> None:
+        self._workspace = workspace
+        self._repository = workspace.repository
+        self._request = request
+        self._outcome = outcome
+        self._recover = recover
+        self._recover_into = recover_into
+
+    def run(self, saved: SavedPaths, targets: Sequence[Target]) -> tuple[RecoverResult, ...]:
+        """Recover each of them; what fails is noted in the outcome."""
+        results: list[RecoverResult] = []
+        submodules = None
+        for step in nested_steps(self._workspace, saved, self._request.depth):
+            try:
+                if submodules is None:
+                    submodules = submodules_of(self._workspace)
+                if step.path in submodules and step.action == "recover":
+                    bases = [leaf for target in targets if target.path == step.path for leaf in target.bases]
+                    inside = open_repository(os.path.join(self._repository.toplevel, step.path))
+                    reattach(inside, {leaf.oid for leaf in bases})
+                result = self._carry_out(step, submodules)
+                if result is not None:
+                    results.append(result)
+            except (GitstateError, OSError) as error:
+                self._outcome.failed.append(LeftOut(step.path, nested_failure(error), True))
+        self._outcome.nested_trouble = is_nested_trouble(results)
+        return tuple(results)
+
+    def _carry_out(self, step: NestedStep, submodules: Collection[bytes]) -> RecoverResult | None:
+        full = os.path.join(self._repository.toplevel, step.path)
+        asked = self._request
+        request = RecoverRequest(step.save_id, wait=asked.wait, depth=asked.depth + 1, special_bits=asked.special_bits)
+        if step.action == "lost":
+            self._outcome.failed.append(LeftOut(step.path, step.reason, True))
+            return None
+        if step.action == "add":
+            return self._recover_into(self._repository, full, request)
+        inside = open_repository(full)
+        runs_filters = step.path in submodules or shares_configuration(inside, self._repository)
+        runs_filters = runs_filters and self._repository.runs_filters
+        if step.is_new:
+            fill_emptied_index(inside)
+            if pending_save_id(inside) is None and checkpoint_save_id(inside) == step.held:
+                # Its directory was wiped: nothing in it is newer than its last checkpoint.
+                request = request._replace(save_id=step.held)
+        result = self._recover(full, request._replace(runs_filters=runs_filters))
+        if result.verdict == "nothing":
+            lacking = lacks_its_save(step, inside.git)
+            self._outcome.failed += [lacking] if lacking else []
+        if step.is_new and result.verdict == "nothing":
+            below = os.path.join(step.path, b"")
+            for item in check_out_submodule(inside, asked.depth + 1, runs_filters=runs_filters):
+                self._outcome.failed.append(item._replace(path=below + item.path))
+            return None
+        return result
