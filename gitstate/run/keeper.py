@@ -26,7 +26,7 @@ import time
 from ..agents import launch, sessions  # noqa: F401
 from ..agents.registry import all_agents
 from ..conversation import pieces  # noqa: F401
-from ..errors import EXIT_DONE, GitstateError
+from ..errors import EXIT_DONE
 from ..format.manifest import Reason
 
 # A save imports these where it meets what they are for. The keeper imports them at once: the last save must not fail

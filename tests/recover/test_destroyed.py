@@ -47,9 +47,7 @@ def test_files_that_were_removed_before_the_save_are_offered(destroyed: Workspac
     assert destroyed.read("made/new.py") == b"precious\n" == destroyed.read("made/more.py")
 
 
-@pytest.mark.skipif(
-    why_permissions_cannot_be_tested() is not None, reason=str(why_permissions_cannot_be_tested())
-)
+@pytest.mark.skipif(why_permissions_cannot_be_tested() is not None, reason=str(why_permissions_cannot_be_tested()))
 def test_file_that_the_save_skipped_is_not_called_destroyed_before_it(destroyed: Workspace) -> None:
     destroyed.without_override = True
     destroyed.chmod("made/new.py", 0)
