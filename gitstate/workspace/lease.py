@@ -23,7 +23,6 @@ from ..format.context import MAX_CONTEXT, Context
 from ..system import files, process
 from ..system.clock import Deadline
 from ..system.jsonio import dumps, loads, text_to_json
-from ..system.locks import flock
 from ..system.process import Process
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 
@@ -171,7 +170,7 @@ def take(repository: Repository, *, inside: bool = False) -> int:
     try:
         while True:
             try:
-                return flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return _flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR) or not deadline.pause(0.01):
                     raise
@@ -328,12 +327,25 @@ def _is_held(own: bytes, name: bytes) -> bool:
     except OSError:
         return False
     try:
-        fd = flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fd = _flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
     except OSError as error:
         return error.errno in (errno.EAGAIN, errno.EACCES)
     finally:
         os.close(fd)
+
+
+def _flock(fd: int, operation: int) -> int:
+    """As `flock` of `system.locks`, which is loaded only where the file system has no locks."""
+    try:
+        fcntl.flock(fd, operation)
+        return fd
+    except BlockingIOError:
+        raise
+    except OSError:
+        from ..system.locks import flock
+
+        return flock(fd, operation)
 
 
 def _why_unknown(holder: Holder | None, here: Here) -> str:

@@ -13,8 +13,17 @@ from ...system import files
 from ...system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..command import Git, is_oid
 from ..gitdir import NO_HEAD, is_directory_path, path_named_in, read_head_file, strange_files
-from .config import refused_settings, sets
-from .head import LONGEST, branches, is_cut_head, is_head_ref, is_packed_ref, last_head, last_value
+from .head import (
+    LONGEST,
+    branches,
+    is_cut_head,
+    is_head_ref,
+    is_packed_ref,
+    last_head,
+    last_value,
+    refused_settings,
+    sets,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
