@@ -84,16 +84,20 @@ class WorktreeScan:
                 self._found = Differing(gone, [path for head, path in found if head.endswith(b"M")])
         return self._found
 
+    def proves_only(self, paths: Collection[bytes]) -> bool:
+        """Whether all files but `paths` are provably as they were when the index was written, whatever filters do."""
+        return self._suspects is not None and not self._is_read and self._suspects <= {*paths}
+
     def shows_only(self, paths: Collection[bytes]) -> bool:
         """Whether nothing but `paths` differs from the index, as far as anybody was able to look."""
-        if self._suspects is not None and not self._is_read and self._suspects <= {*paths}:
+        if self.proves_only(paths):
             return True
         found = self.finish()
         return found is not None and all(path in paths for path in (*found.deleted, *found.modified))
 
     def modifies_only(self, paths: Collection[bytes]) -> bool:
         """The same, but for files that are gone."""
-        if self._suspects is not None and not self._is_read and self._suspects <= {*paths}:
+        if self.proves_only(paths):
             return True
         found = self.finish()
         return found is not None and all(path in paths for path in found.modified)

@@ -319,7 +319,8 @@ class _Recovery:
         # The scan went by the index of the save.
         scan = None if kept else index.scan
         has_filters = any(key.startswith("filter.") for key in self.repository.config)
-        if not has_filters and scan is not None and scan.shows_only({target.path for target in targets}):
+        paths = {target.path for target in targets}
+        if scan is not None and (scan.proves_only(paths) or (not has_filters and scan.shows_only(paths))):
             return
         from ..restore.files import usual_umask
         from ..restore.missing import MissingFiles

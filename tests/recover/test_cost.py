@@ -79,7 +79,12 @@ def started_by_recover(ws: Workspace, tmp_path: Path, exits: Sequence[int] = (0,
     return started
 
 
-def test_recovery_in_place_starts_each_git_once(ws: Workspace, tmp_path: Path) -> None:
+@pytest.mark.parametrize("filters", [False, True])
+def test_recovery_in_place_starts_each_git_once(filters: bool, ws: Workspace, tmp_path: Path) -> None:
+    """Also where a filter is set up for all repositories of a user, as by `git lfs install`."""
+    if filters:
+        ws.config("filter.x.clean", "cat")
+        ws.config("filter.x.smudge", "cat")
     assert ws.save().exit_status == 0
     assert started_by_recover(ws, tmp_path) == FEW
 
