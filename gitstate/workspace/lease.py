@@ -20,17 +20,18 @@ import os
 
 from ..errors import BadJson, TryAgain
 from ..format.context import MAX_CONTEXT, Context
-from ..system import files, process
+from ..system import files
 from ..system.clock import Deadline
 from ..system.jsonio import dumps, loads, text_to_json
 from ..system.locks import flock
-from ..system.process import Process
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 
+# Who only asks whether a keeper listens needs none of `process`.
 if TYPE_CHECKING:
     from typing import Literal
 
     from ..git.repository import Repository
+    from ..system.process import Process
 
     State = Literal["live", "gone", "unknown", "nobody"]
     Kind = Literal["keeper", "owner"]
@@ -117,6 +118,8 @@ def presence_in(git_dir: bytes, context: Context | None = None) -> Presence:
     `context` is the live context, where the caller has it: a version that knew no lease wrote its owner there alone. A
     record that is not of this directory says that it is a copy: then its context names another workspace's owner.
     """
+    from ..system import process
+
     own = os.path.join(git_dir, b"gitstate")
     holder = read_holder(own)
     if holder is None and context is not None and not os.path.lexists(os.path.join(own, _RECORD)):
@@ -139,6 +142,8 @@ def wait_for_last_save(repository: Repository, deadline: Deadline) -> None:
 
     Raises TryAgain where the keeper has not ended when the deadline passes.
     """
+    from ..system import process
+
     holder = read_holder(repository.own)
     if holder is None or not is_visible(holder):
         return
@@ -149,6 +154,8 @@ def wait_for_last_save(repository: Repository, deadline: Deadline) -> None:
 
 def is_visible(holder: Holder) -> bool:
     """Whether the pids of a record are those of this pid namespace and boot."""
+    from ..system import process
+
     return (holder.boot_id, holder.pid_namespace) == (process.boot_id(), process.pid_namespace())
 
 
@@ -156,6 +163,8 @@ def this_holder(
     kind: Kind, owner: Process, *, keeper: Process | None = None, run_id: str | None = None, agent: str | None = None
 ) -> Holder:
     """A record of work that begins now, in this pid namespace."""
+    from ..system import process
+
     return Holder(kind, owner, keeper, run_id, agent, process.hostname(), process.boot_id(), process.pid_namespace())
 
 
@@ -305,12 +314,16 @@ def _process(value: object) -> Process | None:
     pid, start = value
     if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0 or not isinstance(start, str | None):
         return None
+    from ..system.process import Process
+
     return Process(pid, start)
 
 
 def _from_context(context: Context) -> Holder | None:
     if context.pid is None or context.pid <= 0:
         return None
+    from ..system.process import Process
+
     owner = Process(context.pid, context.pid_start)
     return Holder("owner", owner, host=context.host, boot_id=context.boot_id, agent=context.agent)
 
