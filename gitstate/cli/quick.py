@@ -174,6 +174,9 @@ def _saved(path: bytes, own: bytes | None, words: dict[str, Any], opening: Openi
         if order.last is not None:
             return order.last
         early = order.early
+        if order.left is not None:
+            # Not the whole deadline once more.
+            words = {**words, "deadline": max(_LEAST, order.left)}
     if words["deadline"] is not None or words.get("hurries"):
         from ..orders.late import save_in_time
 
@@ -211,7 +214,7 @@ def _with_keeper(path: bytes) -> bytes | None:
         path = os.path.dirname(path)
 
 
-#: The worktrees that agents have added have this many seconds in any case.
+#: A save that the keeper did not answer in time, and the worktrees that agents have added, have this many seconds.
 _LEAST = 0.1
 
 

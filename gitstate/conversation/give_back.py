@@ -5,6 +5,7 @@ What stood there before is kept in gitstate's own directory, for its owner alone
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -16,11 +17,11 @@ from ..errors import CorruptSave, GitstateError, words_of
 from ..format.context import Context
 from ..format.names import FETCHED, OWN, conversation_ref
 from ..git import refs
-from ..git.command import Oid
+from ..git.command import Oid, object_id
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system import files
-from ..workspace.files import FileState, Worktree
+from ..workspace.files import Worktree
 from .record import MOST_BYTES, Kept, is_of_lines, is_torn_copy, read_file, read_kept, whole_lines
 
 
@@ -146,7 +147,8 @@ class _Writer:
         name = database.import_file.format(id=self.kept.session_id)
         if text is None or os.path.islink(os.path.join(self.place.root, name)):
             return []
-        self._replace(name, text)
+        there = files.read_limited(os.fsencode(os.path.join(self.place.root, name)), MOST_BYTES)
+        self._replace(name, there, text)
         return [os.path.join(self.place.root, name)]
 
     def _write(self, name: str, data: bytes) -> bool:
@@ -162,16 +164,22 @@ class _Writer:
             return False
         if there is not None:
             self._set_aside(name, there)
-        self._replace(name, wanted)
+        self._replace(name, there, wanted)
         return True
 
-    def _replace(self, name: str, data: bytes) -> None:
-        """Write a file below the agent's own directory, durably, for its owner alone."""
+    def _replace(self, name: str, there: bytes | None, data: bytes) -> None:
+        """Write a file below the agent's own directory, durably, for its owner alone.
+
+        Raises FileExistsError where it does not hold `there` any more (None: it was missing): an agent has written it.
+        """
         root = os.fsencode(self.place.root)
         os.makedirs(root, 0o700, exist_ok=True)
         disk = Worktree(root, self.repository.own, self.repository.object_format)
         path = os.fsencode(name)
-        disk.write_file(path, (data,), 0o600, disk.look(path) if os.path.lexists(os.path.join(root, path)) else _GONE)
+        seen = disk.look(path)
+        if seen.oid != (None if there is None else object_id(self.repository.object_format, "blob", there)):
+            raise FileExistsError(errno.EEXIST, "it changed in the meantime", os.path.join(root, path))
+        disk.write_file(path, (data,), 0o600, seen)
         disk.sync()
 
     def _set_aside(self, name: str, data: bytes) -> None:
@@ -180,13 +188,22 @@ class _Writer:
         files.write_atomic(path, data, staging=self.repository.own)
 
     def _list(self, name: str, line: bytes) -> None:
-        there = files.read_limited(os.fsencode(os.path.join(self.place.root, name)), MOST_BYTES)
-        if there is None or line not in there:
+        """Add a line to a file that all sessions of the agent share: another one may add its own meanwhile."""
+        full = os.fsencode(os.path.join(self.place.root, name))
+        for attempt in range(_ATTEMPTS):
+            there = files.read_limited(full, MOST_BYTES)
+            if (there is None and os.path.lexists(full)) or (there is not None and line in there):
+                return
             gap = b"\n" if there and not there.endswith(b"\n") else b""
-            self._replace(name, (there or b"") + gap + line)
+            try:
+                return self._replace(name, there, (there or b"") + gap + line)
+            except FileExistsError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
 
 
-_GONE = FileState("missing")
+#: So often a line is added to a file that others keep changing.
+_ATTEMPTS = 10
 
 
 def mended(name: str, there: bytes | None, kept: bytes) -> bytes | None:

@@ -181,11 +181,40 @@ def read_plain_index(path: bytes, oid_bytes: int) -> dict[bytes, bytes] | None:
             return None
         entries[data[name:stop]] = data[place : name - 2]
         place = stop + 8 - (stop - place) % 8
-    while place < end:
-        if data[place : place + 4] not in _NEUTRAL_EXTENSIONS:
-            return None
-        place += 8 + int.from_bytes(data[place + 4 : place + 8], "big")
-    return entries if place == end and len(entries) == count else None
+    return entries if _ends(data, place, end) and len(entries) == count else None
+
+
+#: Git compares a larger index with a tree while the caller does something else.
+_READ_FOR_TREE = 4 << 20
+
+
+def cached_tree(path: bytes, oid_bytes: int) -> Oid | None:
+    """The tree that holds what an index does, where the index says so; else None.
+
+    Git notes it (`man 5 gitformat-index`, "Cache tree") when it makes the one from the other, for as long as no entry
+    changes. Only one that counts all entries of the file is of use: that of a split index counts others, too.
+    """
+    data = files.read_limited(path, _READ_FOR_TREE) or b""
+    end = len(data) - oid_bytes
+    place = data.rfind(b"TREE", 12, end) if data[:4] == b"DIRC" else -1
+    # A path, too, may contain the word.
+    for _ in range(16):
+        if place < 0:
+            break
+        counts, line_end, _ = data[place + 9 : place + 64].partition(b"\n")
+        whole = b"%d " % int.from_bytes(data[8:12], "big")
+        if data[place + 8 : place + 9] == b"\0" and line_end and counts.startswith(whole) and _ends(data, place, end):
+            oid = data[place + 10 + len(counts) : place + 10 + len(counts) + oid_bytes]
+            return oid.hex()
+        place = data.rfind(b"TREE", 12, place)
+    return None
+
+
+def _ends(index: bytes, place: int, end: int) -> bool:
+    """Whether at `place` one extension after the other begins, up to the end, and none that changes the entries."""
+    while place < end and index[place : place + 4] in _NEUTRAL_EXTENSIONS:
+        place += 8 + int.from_bytes(index[place + 4 : place + 8], "big")
+    return place == end
 
 
 #: So many files of a worktree are looked at for one that an index knows.

@@ -82,7 +82,13 @@ class _Held:
         trees = TreeReader(self._reader)
         blobs = [(path, leaf.oid) for path, leaf in trees.lookup(self._save.wip_tree, self._changed).items()]
         blobs += [(path, entry[1]) for path, entry in manifest.staged.items() if entry is not None]
-        found.update(path for path, oid in blobs if path in guarded and path not in found and self._is_plain(path, oid))
+        # Where the attributes of now name no filter any more, nobody can say what a filter would have made.
+        compared = self._filtered(sorted(guarded), {})
+        found.update(
+            path
+            for path, oid in blobs
+            if path in guarded and path not in found and (path not in compared or self._is_plain(path, oid))
+        )
         return [os.fsdecode(path) for path in sorted(found)]
 
     def _guarded(self, paths: list[bytes]) -> set[bytes]:

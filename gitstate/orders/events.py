@@ -104,12 +104,14 @@ def _numbered(queue: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _whole(path: bytes) -> bytes | None:
     """The text of an event; None where its writer was killed, or it is too large."""
-    end = time.time() + _WRITING
+    deadline = Deadline(_WRITING)
     while True:
         data = files.read_limited(path, MAX_EVENT)
         if data is None or data.endswith(b"\n"):
             return data
+        if deadline.passed():
+            return None
         with suppress(OSError):
-            if time.time() > min(end, os.lstat(path).st_mtime + _WRITING):
+            if time.time() > os.lstat(path).st_mtime + _WRITING:
                 return None
         time.sleep(_PAUSE)

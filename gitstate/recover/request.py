@@ -170,7 +170,7 @@ def recover_lines(result: RecoverResult) -> list[str]:
         lines += skipped_lines(result.left_out)
         lines += listed_lines("removed stale lock:", result.cleared)
     if result.destroyed:
-        lines.append(f"  {locate(destroyed_line(*result.destroyed), result.workspace)}")
+        lines.append(f"  {locate(destroyed_line(*result.destroyed, result.left_out), result.workspace)}")
     if result.safety_save:
         lines.append(f"  the files as they were before: save {result.safety_save}")
     for inner in result.nested:
@@ -183,12 +183,16 @@ def recover_lines(result: RecoverResult) -> list[str]:
     return lines
 
 
-def destroyed_line(save_id: str, paths: Sequence[bytes]) -> str:
-    """One line about work that was destroyed before the save, with the command that brings it back."""
+def destroyed_line(save_id: str, paths: Sequence[bytes], left_out: Sequence[LeftOut]) -> str:
+    """One line about work that was destroyed before the save, or that it skipped, with the command that brings it back
+    from an earlier checkpoint.
+    """
     listed = first_of([text_to_json(os.fsdecode(paths[0]))], len(paths))
     common = os.path.commonpath(paths) if len(paths) > 1 else paths[0]
     where = f" {quote(os.fsdecode(common))}" if common else ""
-    return f"destroyed before the save: {listed}; to bring it back: gitstate restore {save_id}{where}"
+    is_skipped = {item.path for item in left_out}.issuperset(paths)
+    what = "skipped by the save, and held by a checkpoint before it" if is_skipped else "destroyed before the save"
+    return f"{what}: {listed}; to bring it back: gitstate restore {save_id}{where}"
 
 
 def _summary(result: RecoverResult) -> str:
@@ -355,7 +359,7 @@ def briefing(
     lines += _named("Changed after the save, and kept", kept)
     lines += _named("Not in the save", [item.path or b"the workspace" for item in left_out])
     if destroyed:
-        line = text_to_json(destroyed_line(*destroyed))
+        line = text_to_json(destroyed_line(*destroyed, left_out))
         lines.append(line[:1].upper() + line[1:])
     if not restored and not kept:
         lines.append("All files are as the last run left them; uncommitted changes are in the worktree.")

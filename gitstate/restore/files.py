@@ -319,7 +319,9 @@ class FileRecovery:
             mode = self._directories[path]
             try:
                 current = self._disk.permissions(path)
-                if current is not None and current != mode and current in (0o755, 0o775, 0o700, 0o777):
+                # A recovery that was killed may have left it writable.
+                usual = (0o755, 0o775, 0o700, 0o777, mode | 0o300)
+                if current is not None and current != mode and current in usual:
                     self._disk.set_permissions(path, mode)
             except OSError as error:
                 self._outcome.could_not_chmod(path, error)

@@ -15,6 +15,7 @@ from ..format.manifest import Save
 from ..git.command import Oid, object_id, split_nul
 from ..git.index import (
     IndexMoved,
+    cached_tree,
     file_identity,
     fill_in_stat_data,
     index_lock,
@@ -28,6 +29,7 @@ from ..git.repository import Repository, has_conversions, is_attributes
 from ..git.scan import WorktreeScan
 from ..objects.tree import parents_with_top
 from ..system import files
+from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.ownership import next_index
 from .paths import Workspace
@@ -94,10 +96,16 @@ class IndexRecovery:
         if self.scan is not None and self.scan.entries is not None and self.saved.is_at(self._scanned):
             # By the saved index, whose tree is known, it is compared here.
             entries = read_plain_index(self._current, len(self._repository.zero) // 2)
-        if entries is None:
-            self._comparing = tree, before, self._repository.git.start(*_COMPARE, tree)
-        else:
+        if entries is not None:
             self._entries, self._comparing = entries, (tree, before, None)
+        elif self._is_whole() and cached_tree(self._current, len(self._repository.zero) // 2) == tree:
+            self._compared, self._comparing = set(), (tree, before, None)
+        else:
+            self._comparing = tree, before, self._repository.git.start(*_COMPARE, tree)
+
+    def _is_whole(self) -> bool:
+        """Whether no power cut can have torn the index since the save: nothing else is read of a large one."""
+        return self.saved.oldest.context.boot_id == boot_id() is not None
 
     def learn(self, told: Mapping[Oid | None, Mapping[bytes, Leaf | None]]) -> None:
         """What each tree of the save holds at every path in which one of them differs from another."""

@@ -101,6 +101,10 @@ class ForkedSave:
             result.taken.scan = known.snapshot.scan
         return result, growth
 
+    def answers(self, seconds: float, patience: float) -> bool:
+        """Whether something comes of it within so many seconds; or `patience` more, where no disk holds it."""
+        return self._child.answers(seconds, patience)
+
     def leave(self) -> None:
         """Let the child go on by itself: a disk that does not answer holds it, and nobody is there to wait any more."""
         self._child.leave()

@@ -12,7 +12,7 @@ the run the keeper ends the agent, waits until nobody writes any more, saves, an
                      {"do": "failed", "reason": {…}}   end with a save, for this reason
                      {"do": "leave", "finish": true}   a clean end: no save
     keeper → front   {"ready": true}
-                     {"done": true, "saved": …, "lines": […], "status": N}
+                     {"done": true, "saved": …, "lines": […], "status": N, "held": …}   `held`: by the disk
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import time
 from ..agents import launch, sessions  # noqa: F401
 from ..agents.registry import all_agents
 from ..conversation import pieces  # noqa: F401
-from ..errors import EXIT_DONE, GitstateError
+from ..errors import EXIT_DONE
 from ..format.manifest import Reason
 
 # A save imports these where it meets what they are for. The keeper imports them at once: the last save must not fail
@@ -134,7 +134,8 @@ class Keeper:
         finally:
             self.checkpoints.close()
             self.worktrees.close()
-            files.remove(run_file(self.repository))
+            if not self._ending.is_held:
+                files.remove(run_file(self.repository))
 
     def _record_run(self) -> None:
         """Write which processes this run has, and whether its checkpoints fail: for `stop`, `status` and `doctor`."""
@@ -177,7 +178,7 @@ class Keeper:
 
     def _takes_lease_again(self) -> bool:
         """Whether the lease had to be taken again: the agent has removed its file, or replaced the git directory."""
-        with suppress(GitstateError, OSError):
+        with suppress(OSError):
             return self.config.lease is not None and lease.take_again(self.repository, self.config.lease, self.holder)
         return False
 

@@ -10,7 +10,7 @@ import os
 import select
 import time
 
-from .process import forked_by
+from .process import comes, forked_by, is_held_by_disk
 from .stdlib import TYPE_CHECKING, pickler, signal, suppress
 
 if TYPE_CHECKING:
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 #: The result of a task that died or took too long.
 LOST = object()
+
+
+#: The children that this process waits for no more, and that have not ended.
+_going_on: list[int] = []
+
+
+def is_any_held() -> bool:
+    """Whether a disk holds a child that goes on, or did not end: a call of the file system would hold this process."""
+    return any(map(is_held_by_disk, _going_on))
 
 
 class Child:
@@ -75,6 +84,10 @@ class Child:
             del self._got[: 8 + size]
         return values, bool(data)
 
+    def answers(self, seconds: float, patience: float) -> bool:
+        """Whether something comes within so many seconds; or `patience` more, where no disk holds the child."""
+        return comes(self.pipe, self.pid, seconds, patience)
+
     def end(self, *, kill: bool) -> None:
         """Close the pipe, with `kill` kill the child and all that it started, and reap it if it has ended.
 
@@ -87,16 +100,21 @@ class Child:
         if kill:
             with suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)
-        for _ in range(200):
+        for number in range(200):
             with suppress(ChildProcessError):
-                if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+                if os.waitpid(self.pid, os.WNOHANG) != (0, 0):
+                    return
+                if number % 20 == 19 and is_held_by_disk(self.pid):
                     # It may be stuck in the kernel for ever.
-                    time.sleep(0.005)
-                    continue
+                    _going_on.append(self.pid)
+                    return
+                time.sleep(0.005)
+                continue
             return
 
     def leave(self) -> None:
         """Let the child go on by itself once this process has ended: `was_left` tells it."""
+        _going_on.append(self.pid)
         os.write(self._left, b"\0")
         os.close(self.pipe)
         os.close(self._left)

@@ -186,6 +186,34 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
+#: A disk holds who waits for it at so many looks in a row, so many seconds apart.
+_HELD, _HELD_AGAIN = 3, 0.05
+
+
+def comes(fd: int, pid: int, seconds: float, patience: float) -> bool:
+    """Whether `fd` can be read within so many seconds; or `patience` more, where no disk holds the process `pid`.
+
+    Who was started by process 1 is patient in any case: all of its container ends with that one.
+    """
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    if poll.poll(None if seconds == float("inf") else min(int(seconds * 1000), 1 << 30) + 1):
+        return True
+    late = Deadline(patience)
+    held = 0
+    while (held < _HELD or os.getppid() == 1) and not late.passed():
+        if poll.poll(int(min(_HELD_AGAIN, late.left()) * 1000) + 1):
+            return True
+        held = held + 1 if is_held_by_disk(pid) else 0
+    return False
+
+
+def is_held_by_disk(pid: int) -> bool:
+    """Whether a process, or one that it has started, waits for a disk at this moment (`D` in proc(5) stat)."""
+    stats = (read_proc(f"/proc/{one}/stat") for one in (pid, *descendants(pid)))
+    return any(data.rpartition(b")")[2].split()[:1] == [b"D"] for data in stats if data)
+
+
 #: What the kernel calls the wait for the other end of a FIFO.
 _AT_A_FIFO = (b"wait_for_partner", b"fifo_open")
 #: What it says where it does not tell.

@@ -10,11 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from gitstate.git.repository import open_repository
+from gitstate.orders import events
 from gitstate.orders.client import SOCKET, order_checkpoint
 from gitstate.system.process import Process
 from gitstate.workspace.lease import this_holder, write_holder
@@ -298,3 +300,25 @@ def test_event_of_a_session_before_the_run_does_not_count(ws: Workspace) -> None
     done = subprocess.run([*GITSTATE, "run", "--task-id", "T-1", "--", "true"], cwd=ws.path)
     assert done.returncode == 0
     assert not marker(ws), "the prompt of another session opened a turn"
+
+
+def test_unfinished_event_holds_nobody_where_the_clock_is_set_back(
+    repo: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = open_repository(os.fsencode(repo.path))
+    os.makedirs(repository.own, exist_ok=True)
+    events.make_queue(repository)
+    (repo.git_dir / "gitstate/agent-hook.events/1.claude").write_text("{")
+    asked = [0]
+
+    def back() -> float:
+        asked[0] += 1
+        assert asked[0] < 10_000, "it waits until the clock has come to where it was"
+        return told_time if asked[0] == 1 else told_time - 86_400
+
+    told_time = time.time()
+    monkeypatch.setattr(events, "_WRITING", 0.05)
+    monkeypatch.setattr(events, "_PAUSE", 0.001)
+    monkeypatch.setattr(time, "time", back)
+    assert list(events.queued_events(repository)) == []
+    assert events.is_empty(repository)

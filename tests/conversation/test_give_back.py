@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from pathlib import Path
 
 import pytest
 
-from gitstate.conversation.give_back import mended
+from gitstate.agents.sessions import Place
+from gitstate.conversation.give_back import _Writer, mended
+from gitstate.conversation.record import Kept
+from gitstate.git.repository import open_repository
+from gitstate.objects.reader import ObjectReader
+from gitstate.workspace.files import FileState, Worktree
 from tests.conversation.talk import SESSION, Talk, encoded, transcript_of
 from tests.states import dirty
 from tests.support.remotes import clone, remote_refs
@@ -183,3 +189,28 @@ def test_session_goes_on_in_a_new_worktree(talk: Talk, ws: Workspace, tmp_path: 
     other = tmp_path / "other"
     assert ws.gitstate("recover", "--into", str(other)).exit_status == 0
     assert (hermetic / ".claude" / "projects" / encoded(other) / f"{SESSION}.jsonl").read_bytes() == second.said
+
+
+@pytest.mark.parametrize("others", [0, 1, 3])
+def test_line_joins_those_that_other_agents_add_meanwhile(
+    others: int, ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All sessions of an agent share the file that lists them."""
+    listed = tmp_path / "sessions"
+    listed.write_bytes(b"one\n")
+    repository = open_repository(os.fsencode(ws.path))
+    os.makedirs(repository.own, exist_ok=True)
+    look, added = Worktree.look, [b"other %d\n" % number for number in range(others)]
+    left = [*added]
+
+    def after_another(disk: Worktree, path: bytes) -> FileState:
+        if left:
+            with open(listed, "ab") as file:
+                file.write(left.pop(0))
+        return look(disk, path)
+
+    monkeypatch.setattr(Worktree, "look", after_another)
+    with ObjectReader(repository.git) as reader:
+        kept = Kept("claude", SESSION, str(tmp_path), "t.jsonl", str(ws.path))
+        _Writer(repository, reader, kept, "", Place(str(tmp_path), "t.jsonl"))._list("sessions", b"mine\n")
+    assert sorted(listed.read_bytes().splitlines()) == sorted([b"one", b"mine", *(line.strip() for line in added)])

@@ -234,8 +234,8 @@ MUTATIONS = (
     Mutation(
         "a good index is put away because git failed",
         "restore/index.py",
-        "            if not is_torn_index(self._current, object_format):\n                raise",
-        "            if not os.path.exists(self._current):\n                raise",
+        "not is_torn_index(self._current, object_format):\n                raise",
+        "not os.path.exists(self._current):\n                raise",
         f"{ERRORS}[recover]",
         {"ERROR_POINT": r"diff-index\.1:openat:.*\+"},
     ),

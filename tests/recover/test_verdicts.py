@@ -130,6 +130,30 @@ def test_hint_of_verdict_elsewhere_recovers_into_a_new_worktree(ws: Workspace) -
     assert before.diff(fingerprint(place)) == []
 
 
+def test_save_is_recovered_on_its_branch_under_a_new_name(ws: Workspace) -> None:
+    dirty(ws)
+    before = fingerprint(ws.path)
+    save(ws)
+    ws.git("branch", "-m", "agent/renamed")
+    found = answer(ws.recover(), "restore", 0)
+    assert found["context"]["branch_name"] == "agent/renamed"
+    differing = [line for line in before.diff(fingerprint(ws.path)) if "agent/" not in line]
+    assert differing == [] and "agent/work" not in ws.out("branch", "--format=%(refname:short)").split()
+
+
+def test_branch_at_a_wip_commit_does_not_wait_after_the_save_was_recovered_elsewhere(ws: Workspace) -> None:
+    dirty(ws)
+    base = ws.out("rev-parse", "HEAD")
+    save(ws)
+    ws.git("branch", "-m", "agent/renamed")
+    ws.git("branch", "agent/work", base)
+    found = answer(ws.recover(), "elsewhere", 4)
+    place = ws.path.with_name("a place")
+    run = follow(ws, found["hint"].replace("PATH", shlex.quote(str(place))))
+    assert run is not None and run.exit_status == 0, run
+    answer(ws.recover(), "nothing", 0)
+
+
 def test_hints_of_verdict_corrupt_restore_the_earlier_save(ws: Workspace) -> None:
     ws.append("a.txt", "first\n")
     first = save(ws)

@@ -45,6 +45,18 @@ def test_files_come_back_into_directories_that_may_not_be_written(mode: int, own
     assert before.diff(fingerprint(owned.path)) == []
 
 
+@pytest.mark.parametrize("mode", [0o500, 0o550, 0o554])
+def test_directory_that_a_killed_recovery_has_opened_is_closed_by_the_next(mode: int, owned: Workspace) -> None:
+    owned.write("dd/x", "untracked\n")
+    owned.chmod("dd", mode)
+    before = fingerprint(owned.path)
+    saved_from(owned.save())
+    owned.chmod("dd", mode | 0o300)
+    owned.remove("dd/x")
+    assert recovered_from(owned.recover())["verdict"] == "restore"
+    assert before.diff(fingerprint(owned.path)) == []
+
+
 def test_file_comes_back_alone_into_a_directory_that_may_not_be_written(owned: Workspace) -> None:
     owned.write("dd/x", "untracked\n")
     owned.chmod("dd", 0o500)

@@ -1,4 +1,4 @@
-"""Find the settings of a configuration at whose values git ends, by asking git in a repository that is empty."""
+"""Settings of a repository at whose values git ends."""
 
 from __future__ import annotations
 

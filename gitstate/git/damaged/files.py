@@ -361,7 +361,7 @@ def missing_alternate(common_dir: bytes) -> bytes | None:
 
 def way_to_use(path: bytes) -> str:
     """The command after which this user may read and write what is at `path`, or the directory that hides it."""
-    path = _what_is_there(path)
+    path = what_is_there(path)
     info = os.lstat(path)
     if info.st_uid == os.geteuid():
         if info.st_mode & stat.S_IWUSR and info.st_mode & stat.S_IRUSR and not os.access(path, os.W_OK):
@@ -371,27 +371,7 @@ def way_to_use(path: bytes) -> str:
     return f"sudo chown -R {os.geteuid()} {quoted(path)}"
 
 
-#: How git names the file or directory that it may not write.
-_UNWRITABLE = (
-    (b"unable to append to '", b"'"),
-    (b"nable to create '", b"'"),
-    (b"unable to create directory for ", b"\n"),
-)
-
-
-def way_to_write(directory: bytes, stderr: bytes) -> str | None:
-    """The command after which this user may write what a git in `directory` could not, by its words; None where it
-    names nothing that this user may not write.
-    """
-    for before, after in _UNWRITABLE:
-        name = stderr.partition(before)[2].partition(after)[0]
-        path = _what_is_there(os.path.join(directory, name)) if name else b""
-        if path and not os.access(path, os.W_OK):
-            return way_to_use(path)
-    return None
-
-
-def _what_is_there(path: bytes) -> bytes:
+def what_is_there(path: bytes) -> bytes:
     """`path`, or the nearest directory above it that exists."""
     while not os.path.lexists(path) and len(path) > 1:
         path = os.path.dirname(path)
