@@ -9,12 +9,12 @@ import time
 from ..errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError, words_of
 from ..format.context import SCHEMA_VERSION
 from ..system.jsonio import write
-from ..system.stdlib import TYPE_CHECKING, signal, suppress
+from ..system.stdlib import TYPE_CHECKING, contextmanager, signal, suppress
 from ..system.terminal import escape, escape_lines, give_up, print_to, say
 from .options import Quick, context_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from ..errors import ExitStatus
@@ -106,11 +106,22 @@ def _bug(error: Exception) -> tuple[str, str | None, ExitStatus]:
 
 def run_save(quick: Quick) -> int:
     """Carry out `save` or `checkpoint`. Signals are ignored meanwhile, so that a save that began is completed."""
-    from ..system.process import ignoring_signals
-
     as_json = bool(quick.given.get("json"))
-    with ignoring_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)):
+    with _ignoring_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)):
         return guarded(lambda: _save(quick, as_json), quick.command, as_json)
+
+
+@contextmanager
+def _ignoring_signals(signals: Iterable[int]) -> Iterator[None]:
+    """Block `signals` for this process and every child that it starts; pending ones are delivered at the end.
+
+    An ignored signal would not protect a git child, which installs handlers of its own; a blocked one does.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, list(signals))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _save(quick: Quick, as_json: bool) -> int:

@@ -8,10 +8,10 @@ import stat
 import time
 
 from .clock import Deadline
-from .stdlib import TYPE_CHECKING, Record, contextmanager, signal, suppress
+from .stdlib import TYPE_CHECKING, Record, signal, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 
 #: Coarse kernel clocks and file systems stamp files a little in the past.
@@ -258,19 +258,6 @@ def read_proc(path: str) -> bytes | None:
             return file.read()
     except OSError:
         return None
-
-
-@contextmanager
-def ignoring_signals(signals: Iterable[int]) -> Iterator[None]:
-    """Block `signals` for this process and every child that it starts; pending ones are delivered at the end.
-
-    An ignored signal would not protect a git child, which installs handlers of its own; a blocked one does.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, list(signals))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def inherited_descriptors() -> list[int]:
