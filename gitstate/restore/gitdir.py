@@ -9,6 +9,7 @@ from ..format.manifest import LeftOut, Save
 from ..git.command import is_oid
 from ..git.gitdir import is_operation_file, is_operation_ref
 from ..git.refs import refs_are_files
+from ..git.repository import parse_bool
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK
 from ..system import files
@@ -42,17 +43,24 @@ def restore_operation(workspace: Workspace, save: Save) -> None:
 
 
 def restore_sparse(workspace: Workspace, save: Save) -> None:
-    """Where the save is of a sparse checkout and this worktree is none: make it one, for this worktree alone."""
+    """Where the save is of a sparse checkout and this worktree is none: make it one, for this worktree alone.
+
+    The patterns of a checkout that is sparse no more come back where there are none.
+    """
     repository = workspace.repository
     entry = save.files.get(b"sparse-checkout")
-    if entry is None or repository.is_true("core.sparsecheckout"):
+    path = os.path.join(repository.git_dir, b"info", b"sparse-checkout")
+    is_sparse = bool(parse_bool(save.manifest.sparse.get("core.sparsecheckout") or "false"))
+    is_like_save = repository.is_true("core.sparsecheckout") or not is_sparse
+    if entry is None or (is_like_save and os.path.lexists(path)):
         return
     content = workspace.reader.contents([entry[1]], LARGE)[0]
     if content is None:
         return
-    path = os.path.join(repository.git_dir, b"info", b"sparse-checkout")
     files.make_directory(os.path.dirname(path), top=repository.git_dir)
     files.write_atomic(path, content[1], mode=0o644, staging=repository.own)
+    if is_like_save:
+        return
     workspace.git.run("config", "extensions.worktreeConfig", "true")
     for name in ("core.sparseCheckoutCone", "index.sparse", "core.sparseCheckout"):
         value = save.manifest.sparse.get(name.lower())
@@ -71,7 +79,8 @@ def restore_settings(repository: Repository, save: Save) -> None:
     new = os.path.join(repository.git_dir, b"config.worktree.new")
     files.remove(new)
     # `restore_sparse` sets these, and writes the patterns.
-    later = save.manifest.sparse.keys() if b"sparse-checkout" in save.files else ()
+    is_sparse = parse_bool(save.manifest.sparse.get("core.sparsecheckout") or "false")
+    later = save.manifest.sparse.keys() if is_sparse and b"sparse-checkout" in save.files else ()
     for name, value in save.manifest.worktree_settings.items():
         if value is not None and name not in later and is_harmless_setting(name):
             # A name that git does not accept.

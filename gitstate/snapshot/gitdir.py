@@ -56,9 +56,10 @@ def store_index(builder: SnapshotBuilder, *, has_hidden: bool) -> None:
     try:
         info = os.fstat(fd)
         snapshot.index_file = identify_index(fd)
-        snapshot.index_is_plain = not has_hidden
+        # In a sparse checkout git shows no flag of a file that is there, and hides it once it is gone.
+        snapshot.index_is_plain = not has_hidden and not repository.is_true("core.sparsecheckout")
         is_split = any(name.startswith(b"sharedindex.") for name in os.listdir(repository.git_dir))
-        if not (is_split or has_hidden or info.st_size <= _INDEX_COPIED):
+        if snapshot.index_is_plain and not is_split and info.st_size > _INDEX_COPIED:
             return
         data = read_whole(fd, info.st_size)
     finally:
@@ -126,7 +127,7 @@ def store_sparse(builder: SnapshotBuilder) -> None:
         if value is not None:
             builder.snapshot.sparse[name] = value
     data = read_limited(os.path.join(repository.git_dir, b"info", b"sparse-checkout"), _LARGEST_FILE)
-    if data is not None and repository.is_true("core.sparsecheckout"):
+    if data is not None:
         builder.snapshot.sparse_file = builder.writer.add("blob", data)
     path = os.path.join(repository.git_dir, b"config.worktree")
     if (

@@ -179,8 +179,8 @@ def _is_valid(baseline: Baseline, scan: ScanFacts, repository: Repository, froze
     earlier, touched = baseline.snapshot, baseline.touched
     if len(touched) > _MOST or any(path.rpartition(b"/")[2] in _DECIDING for path in touched):
         return False
-    unusual = earlier.operation or earlier.nested or earlier.absent or earlier.shared_index or earlier.sparse_file
-    if unusual or not scan.plain:
+    unusual = earlier.operation or earlier.nested or earlier.absent or earlier.shared_index
+    if unusual or not scan.plain or repository.is_true("core.sparsecheckout"):
         return False
     if operation_under_way(repository.git_dir) is not None:
         return False

@@ -176,7 +176,7 @@ class Snapshot:
     index_is_plain: bool = False
     #: Name and bytes of the shared index of a split index; None where the index is not split.
     shared_index: tuple[str, Oid] | None = None
-    #: The bytes of info/sparse-checkout as a blob; None where the checkout is not sparse.
+    #: The bytes of info/sparse-checkout as a blob, which stays where a checkout is sparse no more; None without it.
     sparse_file: Oid | None = None
     #: What an incremental snapshot reuses. None only while the snapshot is being taken.
     scan: ScanFacts | None = None

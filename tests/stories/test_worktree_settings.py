@@ -63,6 +63,7 @@ def test_settings_come_back_before_git_writes_files(linked: Workspace) -> None:
 
 @pytest.mark.parametrize("is_on", [True, False])
 def test_sparse_checkout_comes_back_with_other_settings(is_on: bool, linked: Workspace) -> None:
+    """The patterns stay when a sparse checkout ends, and so does the setting that it is off."""
     for name in ("in/a", "out/b"):
         linked.write(name)
     linked.commit("directories")
@@ -70,13 +71,29 @@ def test_sparse_checkout_comes_back_with_other_settings(is_on: bool, linked: Wor
     linked.git("sparse-checkout", "set", "in")
     if not is_on:
         linked.git("sparse-checkout", "disable")
-        (linked.git_dir / "info" / "sparse-checkout").unlink()
     _set(linked, user_email="two@example.com")
     linked.append("in/a")
     before, own = fingerprint(linked.path), _own(linked)
     assert _removed_and_recovered(linked) == []
     assert before.diff(fingerprint(linked.path)) == []
     assert _own(linked) == own
+
+
+def test_patterns_come_back_where_the_shared_configuration_is_sparse(ws: Workspace, tmp_path: Path) -> None:
+    linked = Workspace(tmp_path / "linked", ws.outside, main=ws.path)
+    ws.git("worktree", "add", "-q", "-b", "of-linked", linked.path)
+    for name in ("in/a", "out/b"):
+        linked.write(name)
+    linked.commit("directories")
+    ws.config("core.sparseCheckout", "true")
+    (linked.git_dir / "info").mkdir(exist_ok=True)
+    (linked.git_dir / "info" / "sparse-checkout").write_text("/in/\n")
+    linked.git("read-tree", "-m", "-u", "HEAD")
+    assert not (linked.path / "out").exists()
+    linked.append("in/a")
+    before = fingerprint(linked.path)
+    assert _removed_and_recovered(linked) == []
+    assert before.diff(fingerprint(linked.path)) == []
 
 
 def test_setting_that_names_a_program_is_not_kept_and_named(linked: Workspace) -> None:
