@@ -51,6 +51,7 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
         return EXIT_DONE
     except OSError as error:
         message, hint, status = f"{words_of(error)}; nothing was lost", _way_out(error), EXIT_FAILED
+        drop_unwritten()
     except RecursionError:
         message, hint, status = "the data is nested too deeply; nothing was changed", None, EXIT_FAILED
     except Exception as error:
@@ -59,6 +60,15 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
         emit({"command": command, "error": escape(message), "hint": hint and escape(hint), "exit_status": status})
     say(f"gitstate: {message}", *([f"  next: {hint}"] if hint else []))
     return status
+
+
+def drop_unwritten() -> None:
+    """Drop what is buffered for a stdout that takes no more: on a full disk its last flush would end with 120."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        give_up(sys.stdout)
 
 
 def _way_out(error: OSError) -> str | None:

@@ -78,6 +78,8 @@ def escape_lines(text: str) -> str:
 
 def write_patch(text: str) -> None:
     """Print a patch on stdout: escaped on a terminal, byte for byte elsewhere."""
+    if sys.stdout is None:
+        return
     if sys.stdout.isatty():
         print_to(sys.stdout, escape_lines(text))
     else:

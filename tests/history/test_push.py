@@ -118,6 +118,19 @@ def test_plain_text_stays_here_where_the_attributes_that_guarded_it_are_gone(ws:
     assert run.exit_status == 4 and "key.secret" in run.stderr, run
 
 
+@pytest.mark.parametrize(("content", "status"), [("secret\n", 4), ("\0GITCRYPT\0...", 0)])
+def test_plain_text_stays_here_where_the_encrypting_filter_is_not_set_up(
+    content: str, status: int, ws: Workspace
+) -> None:
+    """As in a clone that nobody unlocked: there git itself stores what is on the disk."""
+    ws.write(".gitattributes", "*.secret filter=git-crypt diff=git-crypt\n")
+    ws.commit()
+    ws.write("key.secret", content)
+    ws.save()
+    run = ws.gitstate("push", "origin")
+    assert run.exit_status == status and ("key.secret" in run.stderr) == bool(status), run
+
+
 def test_push_to_a_mirror_sends_what_is_named_alone(ws: Workspace) -> None:
     """By itself git takes no refspecs there."""
     ws.git("config", "remote.origin.mirror", "true")
