@@ -203,6 +203,7 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
         request.kind,
         insist=insist,
         stay=request.stay,
+        may_hide=request.unseen and not taken.index_is_plain and taken.index is None,
         head_ref=taken.head_ref,
         head=taken.head,
         operation=taken.operation,
