@@ -15,7 +15,7 @@ import select
 import stat
 
 from ..errors import GitError, RefChanged
-from ..system.files import fsync_paths, open_at_once, read_limited
+from ..system.files import file_stamp, fsync_paths, open_at_once, read_limited
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .command import Git, Oid, is_oid
 from .repository import Repository
@@ -61,6 +61,14 @@ class RefWriter:
         #: What was prepared, and whether symbolic refs are not followed in it.
         self._prepared: Sequence[RefUpdate] = ()
         self._no_deref = False
+        #: Which file `packed-refs` was before that.
+        self._packed: tuple[int, ...] | None = None
+
+    def _packed_identity(self) -> tuple[int, ...] | None:
+        try:
+            return file_stamp(os.lstat(os.path.join(self._repository.common_dir, b"packed-refs")))
+        except OSError:
+            return None
 
     def _start(self) -> Child:
         self._buffer = b""
@@ -122,6 +130,7 @@ class RefWriter:
                 commands.append(b"update %s\0%s\0%s\0" % (os.fsencode(update.ref), new, old.encode("ascii")))
         commands.append(b"prepare\0")
         self._prepared, self._no_deref = updates, no_deref
+        self._packed = self._packed_identity()
         if self._process.returncode is not None:
             self._process = self._start()
         with suppress(BrokenPipeError):
@@ -175,8 +184,8 @@ class RefWriter:
             while len(directory) > len(common):
                 directories[directory] = None
                 directory = os.path.dirname(directory)
-        if any(update.new is None for update in updates):
-            # A deleted ref may have been in `packed-refs`, which git then rewrites.
+        if any(update.new is None for update in updates) and self._packed != self._packed_identity():
+            # The deleted ref was in `packed-refs`, which git has replaced. Or another git did: then once too often.
             directories[common] = None
         fsync_paths((*directories, os.path.join(common, b"reftable")))
 
