@@ -39,7 +39,8 @@ def running(ws: Workspace, log: Path, agent: list[str] | None = None) -> Started
     started = Started(ws, command if agent is None else [*command[: command.index("--") + 1], *agent])
     agent_pid(ws)
     own = os.path.join(os.fsencode(ws.git_dir), b"gitstate")
-    wait_until(lambda: order_checkpoint(own, at_once=True, waits=60), "a checkpoint")
+    for what in ("a checkpoint", "the directories that it has found are watched"):
+        wait_until(lambda: order_checkpoint(own, at_once=True, waits=60), what)
     ws.append("a.txt", "more\n")
     ws.write("d/new.txt", "new\n")
     log.write_text("")
