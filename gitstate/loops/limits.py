@@ -12,6 +12,8 @@ from zoneinfo import ZoneInfo
 _FIRST, _MOST = 300.0, 3600.0
 #: No agent names a later time than this.
 _LATEST = 8 * 86_400.0
+#: A time that passed no longer ago than this, in seconds, did so while the run ended: the agent can go on.
+_JUST = 60.0
 
 _LIMIT = re.compile(
     "|".join(
@@ -61,7 +63,7 @@ def find_limit(text: str, now: float | None = None, *, times: int = 0) -> Limit 
         return None
     for hit in reversed(hits):
         until = _named_time(text[hit.start() : hit.end() + 400], now)
-        if until is not None and now < until < now + _LATEST:
+        if until is not None and until != now and now - _JUST < until < now + _LATEST:
             return Limit(until, True)
     return Limit(now + min(_MOST, _FIRST * 2 ** min(times, 16)), False)
 

@@ -37,6 +37,16 @@ def test_named_time(text: str, seconds: float) -> None:
     assert limit.until - NOW == pytest.approx(seconds, abs=1)
 
 
+def test_time_that_passed_while_the_run_ended_is_waited_for_no_longer() -> None:
+    said = f"Claude AI usage limit reached|{int(NOW)}"
+    limit = find_limit(said, NOW + 30)
+    assert limit is not None and limit.named and limit.until == NOW
+    limit = find_limit(said, NOW + HOUR)
+    assert limit is not None and not limit.named
+    limit = find_limit("429 too many requests: retry in 0s", NOW)
+    assert limit is not None and not limit.named
+
+
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/Los_Angeles", "UTC", "Asia/Kolkata"])
 def test_time_of_another_zone(zone: str) -> None:
     now = datetime(2026, 1, 31, 15, 30, tzinfo=ZoneInfo(zone)).timestamp()
