@@ -13,7 +13,9 @@ from gitstate.workspace.peek import Peeker
 
 def _make(top: Path) -> bytes:
     """A repository with the layout that `git init --ref-format=reftable` of git 2.45 makes; returns its git dir."""
-    subprocess.run(["git", "init", "-q", os.fspath(top)], check=True)
+    # Git 3 makes a reftable itself unless it is told otherwise.
+    environment = os.environ | {"GIT_DEFAULT_REF_FORMAT": "files"}
+    subprocess.run(["git", "init", "-q", os.fspath(top)], check=True, env=environment)
     git_dir = top / ".git"
     (git_dir / "reftable").mkdir()
     (git_dir / "reftable" / "tables.list").write_text("")
