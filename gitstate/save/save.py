@@ -28,7 +28,7 @@ from ..git.repository import Opening, Repository, git_dir_of, open_repository, w
 from ..git.status import StatusQuery, query_status
 from ..system import files
 from ..system.clock import Deadline
-from ..system.stdlib import TYPE_CHECKING, suppress
+from ..system.stdlib import TYPE_CHECKING, signal, suppress
 from ..workspace import settings
 from ..workspace.ownership import (
     clean_up_after_kill,
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
     from ..snapshot.record import Snapshot
     from .request import SaveRequest, SaveResult
+
+#: For this part of its deadline a save whose git was killed is taken again.
+_AGAIN = 0.5
 
 
 def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> SaveResult:
@@ -139,19 +142,27 @@ def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveRe
         if result is not None:
             return result
     try:
-        for pause in (0.0, 0.05, 0.2):
-            try:
-                return _attempt(repository, git, request)
-            except IndexMoved:
-                time.sleep(pause)
-        return _attempt(repository, git, request, insist=True)
+        return _attempts(repository, git, request)
     except (GitError, IndexMoved) as error:
         if isinstance(error, GitError) and error.status < 0:
-            raise
+            if error.status != -signal.SIGKILL or (request.end is not None and request.end.part(_AGAIN).passed()):
+                raise
+            # As the OOM killer does. Who saves at its end has no second chance.
+            return _attempts(repository, git, request._replace(known=None, unseen=False, expected=None))
         result = _save_what_is_readable(repository, git, request._replace(known=None, unseen=False, expected=None))
         if result is None:
             raise
         return result
+
+
+def _attempts(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
+    """Attempt it until git replaces the index no more; the last attempt takes it as it was seen."""
+    for pause in (0.0, 0.05, 0.2):
+        try:
+            return _attempt(repository, git, request)
+        except IndexMoved:
+            time.sleep(pause)
+    return _attempt(repository, git, request, insist=True)
 
 
 def _save_what_is_readable(repository: Repository, git: Git, request: SaveRequest) -> SaveResult | None:
