@@ -236,10 +236,10 @@ def print_lines(lines: Iterable[str]) -> None:
         echo(escape(line))
 
 
-def echo(text: str, *, color: bool | None = None) -> None:
+def echo(text: str, *, color: bool | None = None, nl: bool = True) -> None:
     """Print a line on stdout. Raises OutputClosed where nobody reads any more."""
     try:
-        click.echo(text, color=color)
+        click.echo(text, color=color, nl=nl)
     except BrokenPipeError:
         raise OutputClosed from None
 

@@ -8,7 +8,7 @@ import sys
 import click
 
 from .. import __version__
-from ..errors import EXIT_STATUSES, EXIT_USAGE
+from ..errors import EXIT_FAILED, EXIT_STATUSES, EXIT_USAGE, words_of
 from ..system import terminal
 from . import quick
 from .command import JSON_HELP, TableGroup, write_examples
@@ -26,6 +26,11 @@ def main() -> None:
         _report(error, _named_command() if error.ctx is None else error.ctx.command_path)
     except click.ClickException as error:
         _report(error, "gitstate")
+    except OSError as error:
+        # The help could not be written.
+        quick.drop_unwritten()
+        terminal.say(f"gitstate: {words_of(error)}")
+        sys.exit(EXIT_FAILED)
     sys.exit(EXIT_USAGE)
 
 

@@ -9,12 +9,12 @@ import time
 from ..errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError, words_of
 from ..format.context import SCHEMA_VERSION
 from ..system.jsonio import write
-from ..system.stdlib import TYPE_CHECKING, signal, suppress
+from ..system.stdlib import TYPE_CHECKING, contextmanager, signal, suppress
 from ..system.terminal import OutputClosed, escape, escape_lines, give_up, print_to, say
 from .options import Quick, context_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from ..errors import ExitStatus
@@ -51,6 +51,7 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
         return EXIT_DONE
     except OSError as error:
         message, hint, status = f"{words_of(error)}; nothing was lost", _way_out(error), EXIT_FAILED
+        drop_unwritten()
     except RecursionError:
         message, hint, status = "the data is nested too deeply; nothing was changed", None, EXIT_FAILED
     except Exception as error:
@@ -59,6 +60,15 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
         emit({"command": command, "error": escape(message), "hint": hint and escape(hint), "exit_status": status})
     say(f"gitstate: {message}", *([f"  next: {hint}"] if hint else []))
     return status
+
+
+def drop_unwritten() -> None:
+    """Drop what is buffered for a stdout that takes no more: on a full disk its last flush would end with 120."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        give_up(sys.stdout)
 
 
 def _way_out(error: OSError) -> str | None:
@@ -106,11 +116,22 @@ def _bug(error: Exception) -> tuple[str, str | None, ExitStatus]:
 
 def run_save(quick: Quick) -> int:
     """Carry out `save` or `checkpoint`. Signals are ignored meanwhile, so that a save that began is completed."""
-    from ..system.process import ignoring_signals
-
     as_json = bool(quick.given.get("json"))
-    with ignoring_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)):
+    with _ignoring_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE)):
         return guarded(lambda: _save(quick, as_json), quick.command, as_json)
+
+
+@contextmanager
+def _ignoring_signals(signals: Iterable[int]) -> Iterator[None]:
+    """Block `signals` for this process and every child that it starts; pending ones are delivered at the end.
+
+    An ignored signal would not protect a git child, which installs handlers of its own; a blocked one does.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, list(signals))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _save(quick: Quick, as_json: bool) -> int:
@@ -163,6 +184,9 @@ def _saved(path: bytes, own: bytes | None, words: dict[str, Any], opening: Openi
         if order.last is not None:
             return order.last
         early = order.early
+        if order.left is not None:
+            # Not the whole deadline once more.
+            words = {**words, "deadline": max(_LEAST, order.left)}
     if words["deadline"] is not None or words.get("hurries"):
         from ..orders.late import save_in_time
 
@@ -200,7 +224,7 @@ def _with_keeper(path: bytes) -> bytes | None:
         path = os.path.dirname(path)
 
 
-#: The worktrees that agents have added have this many seconds in any case.
+#: A save that the keeper did not answer in time, and the worktrees that agents have added, have this many seconds.
 _LEAST = 0.1
 
 

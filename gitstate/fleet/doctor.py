@@ -25,7 +25,7 @@ from ..format import names
 from ..git import gitdir, refs
 from ..git.command import Git
 from ..git.damaged.files import among_files, is_blank
-from ..git.repository import Repository, open_repository
+from ..git.repository import MULTI_PACK_INDEX, Repository, has_damaged_pack_index, open_repository
 from ..history.verify import read_receipt
 from ..integrations import schedulers
 from ..integrations.git_hooks_install import hook_problems
@@ -70,6 +70,7 @@ def examine(path: bytes) -> list[Finding]:
             _ownership,
             _git_dir_place,
             _locks,
+            _pack_index,
             _damage,
             _unreadable,
             _backlinks,
@@ -226,6 +227,13 @@ def _unreadable(repository: Repository) -> Iterator[Finding]:
     for item in find_unreadable(repository):
         if not is_blank(item.path):
             yield Finding("damage", item.what, item.command)
+
+
+def _pack_index(repository: Repository) -> Iterator[Finding]:
+    if has_damaged_pack_index(repository.common_dir):
+        path = os.path.join(repository.common_dir, MULTI_PACK_INDEX)
+        command = f"rm -f {shlex.quote(os.fsdecode(path))}"
+        yield Finding("damage", f"{os.fsdecode(path)} is damaged, and stops git", command)
 
 
 def _damage(repository: Repository) -> Iterator[Finding]:

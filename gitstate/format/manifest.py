@@ -45,6 +45,8 @@ FORMAT = 1
 MAX_MANIFEST = 128 << 20
 #: A label may have this many characters.
 MAX_LABEL = 200
+#: The value of a setting may have this many characters.
+MAX_SETTING = 1000
 
 
 class Reason(Record):
@@ -170,6 +172,8 @@ class Manifest(Record):
     """The directories of a sparse index, of which no file was on the disk; empty where the index is not sparse."""
     absent_submodules: tuple[bytes, ...] = ()
     """Submodules of the index that were not checked out; empty where all were, and in saves of version 0.1."""
+    worktree_settings: Mapping[str, str | None] = {}
+    """What the configuration of a linked worktree alone sets, None for what a save does not keep; else empty."""
     index_is_plain: bool = False
     """Whether the index is known to hide nothing from git (skip-worktree, assume-unchanged)."""
 
@@ -235,6 +239,7 @@ class Manifest(Record):
             "sparse_directories": listed(path_to_json(path) for path in self.sparse_directories),
             "absent_submodules": listed(path_to_json(path) for path in self.absent_submodules),
             "special": listed({**path_to_json(path), "mode": f"{bits:o}"} for path, bits in self.special.items()),
+            "worktree_settings": dict(self.worktree_settings),
             "label": self.label,
         }
 
@@ -316,6 +321,10 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
         special={_path(item): _mode(item["mode"], 0o7000) & 0o7000 for item in value.get("special") or ()},
         sparse_directories=tuple(_path(item) for item in value.get("sparse_directories") or ()),
         absent_submodules=tuple(_path(item) for item in value.get("absent_submodules") or ()),
+        worktree_settings={
+            str(name): _optional(setting, lambda text: isinstance(text, str) and len(text) <= MAX_SETTING)
+            for name, setting in _mapping(value.get("worktree_settings") or {}).items()
+        },
         index_is_plain=value.get("index_is_plain") is True,
         label=_optional(value.get("label"), lambda text: isinstance(text, str) and len(text) <= MAX_LABEL),
     )

@@ -165,8 +165,20 @@ def remote_name(remote: str) -> str:
     """How a remote is named in refs: by its own name; by a hash where that may not be part of a ref, as a URL's."""
     if is_save_id(remote) and len(remote) <= 64 and not remote.lower().endswith((".lock", ".")):
         return remote
-    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in remote).strip("-")
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in without_password(remote)).strip("-")
     return f"{plain[-40:].strip('-') or 'remote'}-{digest('sha256', os.fsencode(remote)).hexdigest()[:12]}"
+
+
+def without_password(remote: str) -> str:
+    """A URL without the part that may hold a password or a token; another name as it is."""
+    scheme, slashes, rest = remote.partition("://")
+    host, slash, path = rest.partition("/")
+    who, at, host = host.rpartition("@")
+    if not slashes or not at:
+        return remote
+    # The name of an ssh user is part of the address; that of an https user may be the token itself.
+    who = who.partition(":")[0] + at if scheme.startswith(("ssh", "git+ssh")) else ""
+    return f"{scheme}://{who}{host}{slash}{path}"
 
 
 def fetched_prefix(remote: str) -> str:

@@ -171,6 +171,11 @@ def try_in_halves(items: Sequence[T], work: Callable[[Sequence[T]], R | None]) -
     return [*try_in_halves(items[:middle], work), *try_in_halves(items[middle:], work)]
 
 
+def split_nul(out: bytes) -> list[bytes]:
+    """The items of an output in which each ends in a NUL."""
+    return out.split(b"\0")[:-1]
+
+
 def _arguments(process: Child) -> list[str]:
     return [os.fsdecode(argument) for argument in process.argv[3:]]
 

@@ -9,7 +9,7 @@ import os
 
 from ..errors import GitError
 from ..system.stdlib import TYPE_CHECKING, Record
-from .command import Oid, is_oid
+from .command import Oid, is_oid, split_nul
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -138,16 +138,12 @@ def diff_trees(repository: Repository, old: Oid, new: Oid) -> list[DiffEntry]:
     return [DiffEntry.parse(*pair) for pair in zip(fields[::2], fields[1::2], strict=True)]
 
 
-def start_diff_tree_pairs(repository: Repository, pairs: Sequence[tuple[Oid, Oid]]) -> Child:
-    """Let git compare each pair of trees while the caller does something else; `diff_tree_pairs` says what it found."""
-    child = _start_diff_tree(repository, "--stdin")
-    # No more than fits into a pipe: a stack has few saves.
-    child.end_input(_lines_of(pairs))
-    return child
-
-
-def diff_tree_pairs(repository: Repository, started: Child) -> list[list[DiffEntry]]:
-    """`diff_trees` of each pair that `start_diff_tree_pairs` was given, by one git."""
+def diff_pairs_of_trees(repository: Repository, pairs: Sequence[tuple[Oid, Oid]]) -> list[list[DiffEntry]]:
+    """`diff_trees` of each pair, by one git. No more pairs than fit into a pipe: a stack has few saves."""
+    if not pairs:
+        return []
+    started = _start_diff_tree(repository, "--stdin")
+    started.end_input(_lines_of(pairs))
     found: list[list[DiffEntry]] = []
     head = b""
     for field in split_nul(repository.git.finish(started) + b"\0"):
@@ -170,7 +166,7 @@ _PAIRS_AT_ONCE = 400
 def each_difference(
     repository: Repository, pairs: Sequence[tuple[Oid, Oid]], size: int = 1 << 18
 ) -> Iterator[tuple[int, DiffEntry]]:
-    """What `diff_tree_pairs` finds, each entry with the number of its pair, while git still compares: one git for
+    """What `diff_pairs_of_trees` finds, each entry with the number of its pair, while git still compares: one git for
     hundreds of pairs, and never all of its answer in memory, which is read `size` bytes at a time. Raises GitError.
     """
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
@@ -218,11 +214,6 @@ def _start_diff_tree(repository: Repository, *args: str, quiet: bool = False) ->
     env = {"GIT_INDEX_FILE": os.fsdecode(os.path.join(repository.own, b"no-index"))}
     options = ("-r", "-z", "--no-renames", "--ignore-submodules=none")
     return repository.git.start("diff-tree", *options, *args, env=env, quiet=quiet)
-
-
-def split_nul(out: bytes) -> list[bytes]:
-    """The items of an output in which each ends in a NUL."""
-    return out.split(b"\0")[:-1]
 
 
 def _mode(octal: bytes) -> int:

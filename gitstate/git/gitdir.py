@@ -210,6 +210,31 @@ def locks_in_the_way(git_dir: bytes, common_dir: bytes) -> list[bytes]:
     return [lock for lock in dict.fromkeys(locks) if os.path.lexists(lock)]
 
 
+#: More locks that stop some command of git: of the worktree, then of what all worktrees share.
+_OF_WORKTREE = (b"ORIG_HEAD.lock", b"config.worktree.lock", b"info/sparse-checkout.lock")
+_SHARED = (
+    b"shallow.lock",
+    b"objects/info/commit-graph.lock",
+    b"objects/info/commit-graphs/commit-graph-chain.lock",
+    b"objects/pack/multi-pack-index.lock",
+    b"objects/maintenance.lock",
+)
+#: Of thousands of locks, as a killed `git fetch` leaves, only so many are looked at.
+_MOST_LOCKS = 50
+
+
+def locks_of_any_command(git_dir: bytes, common_dir: bytes) -> list[bytes]:
+    """The locks that exist and keep git from a commit, then those that stop another of its commands: of other refs, of
+    a fetch, of `git gc`.
+    """
+    locks = [os.path.join(git_dir, name) for name in _OF_WORKTREE]
+    locks += [os.path.join(common_dir, name) for name in _SHARED]
+    found = [*locks_in_the_way(git_dir, common_dir), *filter(os.path.lexists, locks)]
+    for place in dict.fromkeys((git_dir, common_dir)):
+        found += _below(os.path.join(place, b"refs"))
+    return list(dict.fromkeys(found))[:_MOST_LOCKS]
+
+
 def remove_dead_locks(git_dir: bytes, common_dir: bytes) -> tuple[bytes, ...]:
     """Remove the dead locks of a workspace, as far as possible; returns the paths of those that are gone."""
     removed = []

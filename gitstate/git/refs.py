@@ -156,7 +156,10 @@ class RefWriter:
 
     def _failure(self) -> Exception:
         _, stderr = self._process.communicate()
-        error = GitError(["update-ref"], self._process.wait(), stderr)
+        from .damaged.refused import way_to_write
+
+        hint = way_to_write(self._git.directory, stderr)
+        error = GitError(["update-ref"], self._process.wait(), stderr, hint=hint)
         if any(
             text in stderr for text in (b"but expected", b"reference already exists", b"unable to resolve reference")
         ):

@@ -334,6 +334,9 @@ def as_permitted(repository: Repository) -> Repository:
                 f"{os.fsdecode(path)} is not a directory of the repository's own; nothing was changed",
                 hint="look where it leads, then remove it",
             )
+    if has_damaged_pack_index(repository.common_dir):
+        options = (*repository.git.options, "-c", "core.multiPackIndex=false")
+        repository = repository._replace(git=repository.git._replace(options=options))
     stranger = _stranger(repository)
     if stranger is None:
         return repository
@@ -342,6 +345,23 @@ def as_permitted(repository: Repository) -> Repository:
     repository = without_filters(repository)._replace(stranger=stranger)
     refuse_links(stranger, repository.git_dir, repository.common_dir)
     return repository
+
+
+MULTI_PACK_INDEX = b"objects/pack/multi-pack-index"
+
+
+def has_damaged_pack_index(common_dir: bytes) -> bool:
+    """Whether the index of several packs is no such file: git then finds no packed object. The packs have their own."""
+    try:
+        fd = open_at_once(os.path.join(common_dir, MULTI_PACK_INDEX), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return os.read(fd, 4) != b"MIDX"
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
 
 
 def is_attributes(path: bytes) -> bool:

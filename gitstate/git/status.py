@@ -9,10 +9,10 @@ from ..errors import GitError
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .command import try_in_halves
-from .index import file_identity, is_cut_index, list_plain_index
+from .index import is_cut_index, list_plain_index
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..system.child import Child
     from .command import Oid
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 #: So many bytes of paths are sent to `git check-ignore` at once: neither side of the pipes fills up.
 _PORTION = 8192
-#: By an index of fewer bytes, some 20,000 files, one thread of git's looks at all files before the caller needs it.
-_FEW = 2 << 20
-_ONE_THREAD = ("-c", "core.preloadIndex=false")
 
 
 class StatusQuery(Record):
@@ -154,66 +151,6 @@ def _raw_changes(data: bytes) -> list[tuple[bytes, list[bytes]]]:
     return [(path, head[1:].split(b" ")) for head, path in zip(parts[0::2], parts[1::2], strict=False)]
 
 
-class Differing(Record):
-    """How the tracked files on disk differ from an index in which nothing is hidden from git."""
-
-    deleted: list[bytes]
-    """Nothing is there."""
-    modified: list[bytes]
-    """Other bytes may be there: size or times are not those that git noted."""
-
-
-class WorktreeScan:
-    """Lets git look at all tracked files by one index file, while the caller does something else."""
-
-    def __init__(self, repository: Repository, index: bytes, *, is_plain: bool = False) -> None:
-        """`is_plain`: it is known that the index hides nothing from git."""
-        self._top = repository.toplevel
-        env = {"GIT_INDEX_FILE": os.fsdecode(index)}
-        words = ("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=dirty")
-        # Twenty threads of git's would keep the caller, and every git that it starts, from the processors.
-        known = file_identity(index)
-        threads = _ONE_THREAD if known is not None and known[0] < _FEW else ()
-        self._differing = repository.git.start(*threads, *words, env={**env, **repository.filter_env()})
-        self._listing: Child | None = None
-        if not is_plain and list_plain_index(index, len(repository.zero) // 2) is None:
-            self._listing = repository.git.start("ls-files", "-z", "-v", "--sparse", env=env)
-        self._finish = repository.git.finish
-        self._limit = repository.filter_limit
-        self._found: Differing | None = None
-        self._is_read = False
-
-    def finish(self) -> Differing | None:
-        """What git found; None where it failed, or something is hidden from it: then it has to be asked otherwise."""
-        if not self._is_read:
-            self._is_read = True
-            try:
-                hides = self._listing is not None and _hides(self._finish(self._listing))
-                fields = self._finish(self._differing, timeout=self._limit).split(b"\0")
-            except GitError:
-                self.end()
-                return None
-            if not hides:
-                found = list(zip(fields[0::2], fields[1::2], strict=False))
-                deleted = [path for head, path in found if head.endswith(b"D")]
-                # Git also calls a file deleted where a directory stands, or behind a symlink.
-                gone = [path for path in deleted if not os.path.lexists(os.path.join(self._top, path))]
-                self._found = Differing(gone, [path for head, path in found if head.endswith(b"M")])
-        return self._found
-
-    def shows_only(self, paths: Collection[bytes]) -> bool:
-        """Whether git was able to look, and nothing but `paths` differs from the index."""
-        found = self.finish()
-        return found is not None and all(path in paths for path in (*found.deleted, *found.modified))
-
-    def end(self) -> None:
-        """Nobody reads the answer any more."""
-        for child in (self._differing, self._listing):
-            if child is not None and child.returncode is None:
-                child.kill()
-                child.wait()
-
-
 class Listing(Record):
     """What `ls-files -v --sparse` printed."""
 
@@ -237,11 +174,6 @@ def parse_listing(out: bytes) -> Listing:
 def _is_ordinary(out: bytes) -> bool:
     """Whether all entries are ordinary, as a rule: two passes in C instead of a loop over every path."""
     return out.startswith(b"H ") and out.count(b"\0H ") + 1 == out.count(b"\0")
-
-
-def _hides(out: bytes) -> bool:
-    """Whether what `git ls-files -z -v --sparse` printed names a file that git was told not to look at."""
-    return not _is_ordinary(out) and bool(parse_listing(out).hidden)
 
 
 _CHECK_IGNORE = ("check-ignore", "--no-index", "-z", "--stdin")

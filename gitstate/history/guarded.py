@@ -20,10 +20,13 @@ from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, SYMLINK, Leaf, TreeReader, is_safe_path
 from ..system.files import temporary_directory
+from ..system.terminal import first_of
 from .scanners import find_secrets
 
 #: A filter that stores large files elsewhere; it hides nothing.
 _NO_SECRET = frozenset((b"lfs",))
+#: A filter of this kind, git-crypt or transcrypt, encrypts; and so begins what they make.
+_CRYPT, _ENCRYPTED = b"crypt", (b"\0GITCRYPT\0", b"Salted__", b"U2FsdGVkX1", b"age-encryption.org/", b"-----BEGIN ")
 #: A blob of more bytes is not compared with what the filter makes of it, and not scanned.
 _MOST_BLOB, _MOST_SCANNED = 16 << 20, 256 << 20
 _NAMED = 3
@@ -57,8 +60,7 @@ def _reason(repository: Repository, reader: ObjectReader, stack: Iterable[Save],
 
 
 def _named(items: list[str]) -> str:
-    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-    return ", ".join(items[:_NAMED]) + more
+    return first_of(items[:_NAMED], len(items))
 
 
 class _Held:
@@ -82,7 +84,16 @@ class _Held:
         trees = TreeReader(self._reader)
         blobs = [(path, leaf.oid) for path, leaf in trees.lookup(self._save.wip_tree, self._changed).items()]
         blobs += [(path, entry[1]) for path, entry in manifest.staged.items() if entry is not None]
-        found.update(path for path, oid in blobs if path in guarded and path not in found and self._is_plain(path, oid))
+        # Where the attributes of now name no filter any more, nobody can say what a filter would have made.
+        compared, locked = self._filtered(sorted(guarded), {}), self._locked(sorted(guarded))
+        found.update(
+            path
+            for path, oid in blobs
+            if path in guarded
+            and path not in found
+            and (path not in compared or path in locked or self._is_plain(path, oid))
+            and not (path in locked and self._is_encrypted(oid))
+        )
         return [os.fsdecode(path) for path in sorted(found)]
 
     def _guarded(self, paths: list[bytes]) -> set[bytes]:
@@ -99,6 +110,19 @@ class _Held:
         conversions = Conversions(self._repository, env)
         named = conversions.converting_attributes(paths, cached=bool(env)).items()
         return {path for path, values in named if values.get(b"filter", b"lfs") not in _NO_SECRET}
+
+    def _locked(self, paths: list[bytes]) -> set[bytes]:
+        """The paths whose filter encrypts, and is not set up here: as in a clone that nobody unlocked."""
+        named = Conversions(self._repository, {}).converting_attributes(paths, cached=False).items() if paths else ()
+        names = {path: values.get(b"filter", b"") for path, values in named}
+        return {path for path, name in names.items() if _CRYPT in name and not self._is_set_up(os.fsdecode(name))}
+
+    def _is_set_up(self, name: str) -> bool:
+        return any(self._repository.config.get(f"filter.{name}.{kind}") for kind in ("clean", "process"))
+
+    def _is_encrypted(self, oid: Oid) -> bool:
+        content = self._reader.contents([oid], _MOST_BLOB)[0]
+        return content is not None and content[1].startswith(_ENCRYPTED)
 
     @contextmanager
     def _index_of(self, tree: Oid) -> Iterator[dict[str, str]]:

@@ -163,7 +163,9 @@ class _Sender:
         """One push. Raises GitError."""
         # The environment goes to the hook too, which is the user's program: it gets git as the user knows it.
         env = {"GIT_LITERAL_PATHSPECS": "0", "GIT_OPTIONAL_LOCKS": "1"}
-        self._git.run("push", "--quiet", *options, "--", self.remote, *refspecs, env=env)
+        # A remote that is a mirror takes no refspecs, and what is pushed here is named.
+        mirror = () if "=" in self.remote else ("-c", f"remote.{self.remote}.mirror=false")
+        self._git.run(*mirror, "push", "--quiet", *options, "--", self.remote, *refspecs, env=env)
 
 
 def is_busy(error: GitError) -> bool:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..errors import GitError, GitstateError, UsageError
 from ..format.bounds import check_tree
-from ..format.names import NOTES, OWN, PENDING, SAVES, parse_ref, workspace_id
+from ..format.names import NOTES, OWN, PENDING, SAVES, parse_ref, without_password, workspace_id
 from ..git import refs
 from ..git.command import Git, Oid, is_oid
 from ..git.refs import RefUpdate
@@ -81,7 +81,7 @@ def exchange(
     saves = tuple(sorted(ref.rpartition("/")[2] for ref in moved if ref.startswith(SAVES)))
     waiting = tuple(sorted(ref.removeprefix(PENDING) for ref in moved if ref.startswith(PENDING)))
     recovered = tuple(ref.removeprefix(PENDING) for ref in done)
-    return Exchange(remote, saves, waiting, recovered, notes, tuple(not_sent), held)
+    return Exchange(without_password(remote), saves, waiting, recovered, notes, tuple(not_sent), held)
 
 
 def named_remote(repository: Repository, named: str | None, command: str) -> str:
@@ -107,13 +107,15 @@ def offered(git: Git, remote: str) -> dict[str, Oid]:
         if is_oid(oid) and (name == NOTES or parse_ref(name) is not None):
             found[name] = oid
         if len(found) > _MOST:
-            raise GitstateError(f"{remote} offers more than {_MOST} saves", hint="gitstate prune, on the other host")
+            name = without_password(remote)
+            raise GitstateError(f"{name} offers more than {_MOST} saves", hint="gitstate prune, on the other host")
     return found
 
 
 def unreachable(remote: str, error: GitError) -> GitstateError:
     """The error where git could not talk to a remote, with git's own words."""
-    return GitstateError(f"{remote}: {reason_of(error)}; nothing was lost", hint=f"git ls-remote {remote}")
+    name = without_password(remote)
+    return GitstateError(f"{name}: {reason_of(error)}; nothing was lost", hint=f"git ls-remote {name}")
 
 
 #: Words in the stderr of git that say nothing about the cause.

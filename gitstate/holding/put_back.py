@@ -18,7 +18,7 @@ from ..git.refs import RefUpdate
 from ..git.status import ignored_among
 from ..objects.pack import ChangedWhileRead, TooLate
 from ..objects.reader import LARGE, commit_head
-from ..objects.tree import EXECUTABLE, REGULAR, Leaf, is_safe_path
+from ..objects.tree import EXECUTABLE, REGULAR, Leaf, is_safe_path, parents_of
 from ..save.build import Builder
 from ..save.keeping import undone_work
 from ..save.plan import PathVersions, SavePlan, is_undone
@@ -288,10 +288,7 @@ class _Before:
         vars(taken).update(vars(now))
         taken.worktree, taken.modes, taken.raw = dict(now.worktree), dict(now.modes), dict(now.raw)
         tracked = None if now.scan is None else now.scan.tracked
-        above: set[bytes] = set()
-        for path in leaves:
-            while path := path.rpartition(b"/")[0]:
-                above.add(path)
+        above = {parent for path in leaves for parent in parents_of(path)}
         # Of a file and a directory of one name the directory stays.
         leaves = {path: leaf for path, leaf in leaves.items() if path not in above}
         for path in above:
@@ -314,7 +311,4 @@ class _Before:
 
 
 def _is_below(path: bytes, tops: Mapping[bytes, Leaf]) -> bool:
-    while path := path.rpartition(b"/")[0]:
-        if path in tops:
-            return True
-    return False
+    return any(parent in tops for parent in parents_of(path))

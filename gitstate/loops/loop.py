@@ -187,6 +187,8 @@ class Loop:
 
     def _once(self, task: Task) -> int | None:
         """Run the agent once; the status to exit with, None where the loop goes on."""
+        if self.signals.came is not None:
+            self.signals.die()
         resumed = self.session
         left = f", {self.request.source.left()} in the file" if isinstance(self.request.source, FileTasks) else ""
         how = f", resuming session {resumed}" if resumed else ""
@@ -300,7 +302,7 @@ class Loop:
         """Run to the end; the status as a shell tells it, and the last words on both streams."""
         with self._log() as log:
             process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self._environment())
-            self.signals.child = process
+            self.signals.follow(process)
             assert process.stdout is not None and process.stderr is not None
             last: collections.deque[bytes] = collections.deque(maxlen=64)
             pairs = ((process.stdout, sys.stdout.buffer), (process.stderr, sys.stderr.buffer))

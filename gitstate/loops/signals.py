@@ -21,6 +21,12 @@ class LoopSignals:
         self.child: subprocess.Popen[bytes] | None = None
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
+    def follow(self, child: subprocess.Popen[bytes]) -> None:
+        """Pass signals on to `child` from now on, and one that came while it was started, too."""
+        self.child = child
+        if self.came is not None:
+            _pass_on(child, self.came)
+
     def __enter__(self) -> None:
         for number in ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -33,9 +39,7 @@ class LoopSignals:
     def _on_signal(self, number: int, _: object) -> None:
         child = self.child
         if child is not None:
-            with contextlib.suppress(ProcessLookupError):
-                child.send_signal(number)
-                child.send_signal(signal.SIGCONT)
+            _pass_on(child, number)
         if child is None or number not in (signal.SIGINT, signal.SIGQUIT):
             self.came = signal.Signals(number)
 
@@ -45,3 +49,9 @@ class LoopSignals:
         signal.signal(self.came, signal.SIG_DFL)
         os.kill(os.getpid(), self.came)
         raise SystemExit(128 + self.came)
+
+
+def _pass_on(child: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        child.send_signal(number)
+        child.send_signal(signal.SIGCONT)

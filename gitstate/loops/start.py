@@ -100,18 +100,23 @@ def wait_for(argv: Sequence[str], *, stdout: int | None = None) -> int:
     `stdout` is the descriptor for what it prints; None: the one of this process.
     """
     number = 0
+    process: subprocess.Popen[bytes] | None = None
 
-    def pass_on(came: int, _: object) -> None:
+    def pass_on(came: int, _: object = None) -> None:
         nonlocal number
-        if came not in (signal.SIGINT, signal.SIGQUIT):
+        # The terminal sends those two to everybody who is there.
+        if process is None or came not in (signal.SIGINT, signal.SIGQUIT):
             number = came
-            # The terminal sends those two to everybody.
+        if process is not None and number:
             with contextlib.suppress(ProcessLookupError):
-                process.send_signal(came)
+                process.send_signal(number)
 
-    process = subprocess.Popen(list(argv), stdout=stdout)
     ends = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
     before = {one: signal.signal(one, pass_on) for one in ends if signal.getsignal(one) is not signal.SIG_IGN}
+    process = subprocess.Popen(list(argv), stdout=stdout)
+    if number:
+        # It came while the command was started.
+        pass_on(number)
     code = process.wait()
     for one, handler in before.items():
         signal.signal(one, handler)

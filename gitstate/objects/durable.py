@@ -14,6 +14,7 @@ from ..git.repository import Repository, read_head
 from ..system import files, process
 from ..system.child import FilesystemSync
 from ..system.stdlib import TYPE_CHECKING, suppress
+from .tree import parents_with_top
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -154,9 +155,7 @@ def _sync_one_by_one(repository: Repository, paths: Iterable[bytes]) -> None:
     found.update(dict.fromkeys(_recent_files(repository)))
     directories: dict[bytes, None] = {}
     for path in found:
-        while path:
-            path = path.rpartition(b"/")[0]
-            directories[path] = None
+        directories.update(dict.fromkeys(parents_with_top(path)))
     sync_each(os.path.join(top, path) for path in {**found, **directories})
     files.fsync_paths(dict.fromkeys(_control_files(repository)))
 
@@ -178,47 +177,66 @@ def sync_since(directories: Iterable[bytes], stamp_ns: int, others: Iterable[byt
     """
     now = time.time_ns()
     since = stamp_ns - _CLOCK_SLACK_NS if stamp_ns <= now else 0
-    directories, others = list(directories), list(others)
+    others = list(others)
+    infos: dict[bytes, os.stat_result] = {}
+    for directory in directories:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            infos[directory] = os.stat(directory)
+    # A directory may be a link into another file system.
+    devices: dict[int, bytes] = {}
+    for directory, info in infos.items():
+        devices.setdefault(info.st_dev, directory)
+    for place in others:
+        # Another git may remove it meanwhile.
+        with suppress(OSError):
+            devices.setdefault(os.stat(place).st_dev, place)
     found: list[bytes] = []
     changed: list[bytes] = []
-    for directory in directories:
+    proven, most = False, None
+    for directory, info in infos.items():
+        if info.st_ctime_ns < since:
+            continue
         try:
-            if os.stat(directory).st_ctime_ns < since:
-                continue
-            with os.scandir(directory) as entries:
-                changed.append(directory)
-                for entry in entries:
-                    try:
-                        info = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        # A git renamed it meanwhile; look at the others.
-                        continue
-                    is_new = stat.S_ISREG(info.st_mode) and info.st_ctime_ns >= since
-                    if is_new and not entry.name.endswith(b".keep"):
-                        found.append(entry.path)
+            found += _new_files(directory, since)
         except (FileNotFoundError, NotADirectoryError):
             continue
-        if len(found) > _SYNC_MANY:
-            break
-    many = len(found) > _SYNC_MANY
-    limit = _LITTLE_DIRT if len(found) > _SYNC_FEW else _LEAST_DIRT if len(found) > _SYNC_ALONE else 0
-    if many or (limit and _waiting_to_be_written() < limit):
-        # A directory may be a link into another file system, and the loop may have ended before it.
-        devices: dict[int, bytes] = {}
-        for place in (*directories, *others):
-            # Another git may remove it meanwhile.
-            with suppress(OSError):
-                devices.setdefault(os.stat(place).st_dev, place)
-        proven = all(_filesystem_type(device) in _PROVEN for device in devices)
-        if many or proven:
+        changed.append(directory)
+        if most is None and len(found) > _SYNC_ALONE:
+            proven = all(_filesystem_type(device) in _PROVEN for device in devices)
+            most = _most_alone() if proven else _SYNC_MANY
+        if most is not None and len(found) > most:
+            # It does not matter how many more there are.
             for sync in [FilesystemSync(place) for place in devices.values()]:
                 sync.wait()
-            found, changed = [], []
             if proven:
                 return now
+            found, changed = [], []
+            break
     for path in dict.fromkeys((*found, *changed, *others)):
         files.fsync_path(path)
     return now
+
+
+def _new_files(directory: bytes, since: int) -> list[bytes]:
+    """The files directly in a directory that changed since then."""
+    found = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            try:
+                info = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                # A git renamed it meanwhile; look at the others.
+                continue
+            is_new = stat.S_ISREG(info.st_mode) and info.st_ctime_ns >= since
+            if is_new and not entry.name.endswith(b".keep"):
+                found.append(entry.path)
+    return found
+
+
+def _most_alone() -> int:
+    """For more files than this one `syncfs` is faster than an fsync of each, with what waits to be written now."""
+    waiting = _waiting_to_be_written()
+    return _SYNC_ALONE if waiting < _LEAST_DIRT else _SYNC_FEW if waiting < _LITTLE_DIRT else _SYNC_MANY
 
 
 def _filesystem_type(device: int) -> bytes:

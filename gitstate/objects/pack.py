@@ -15,12 +15,12 @@ import zlib
 
 from ..git.command import Oid, object_id
 from ..system.clock import Deadline
-from ..system.files import fsync_path, make_directory, remove, write_and_rename, write_new_file
+from ..system.files import fsync_path, make_directory, remove, write_and_rename, write_and_rename_all, write_new_file
 from ..system.stdlib import TYPE_CHECKING, digest, suppress
 from .reader import LARGE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _KINDS = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
 _CHUNK = 1 << 20
@@ -270,13 +270,14 @@ class PackWriter:
         self._write(name + b".idx", index)
         fsync_path(os.path.dirname(name))
 
-    def finish(self, *, syncs_name: bool = True) -> None:
+    def finish(self, *, syncs_name: bool = True, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Write what was collected. After it returns every object is on the disk; raises OSError.
 
         Without `syncs_name` the caller syncs the directory of the packs: until then they may be without a name there.
+        `meanwhile` may be called while the disk works.
         """
         if self._records:
-            self._flush(syncs_name=syncs_name)
+            self._flush(syncs_name=syncs_name, meanwhile=meanwhile)
 
     def content(self, oid: Oid) -> bytes:
         """The bytes of an object that was added and is not written yet."""
@@ -302,7 +303,7 @@ class PackWriter:
         make_directory(directory, top=self._objects)
         return os.path.join(directory, _TEMPORARY % self._tag + b"%s_%d" % (kind, self._count))
 
-    def _flush(self, *, syncs_name: bool = True) -> None:
+    def _flush(self, *, syncs_name: bool = True, meanwhile: Callable[[], object] = lambda: None) -> None:
         body = [_pack_head(len(self._records))]
         body += [record for _, record in self._records.values()]
         whole = digest(self._format, more=self._size)
@@ -316,9 +317,14 @@ class PackWriter:
         checksum = whole.digest()
         name = self._name(checksum)
         self._hold(name)
-        self._write(name + b".pack", b"".join(body) + checksum)
-        crcs = {oid: crc for oid, (crc, _) in self._records.items()}
-        self._write(name + b".idx", self._index(offsets, crcs, checksum))
+        pack = b"".join(body) + checksum
+        index = self._index(offsets, {oid: crc for oid, (crc, _) in self._records.items()}, checksum)
+        # Git looks for a pack where it sees an index: that gets its name last.
+        parts = [
+            (self._temporary(b"part"), name + ending, data) for ending, data in ((b".pack", pack), (b".idx", index))
+        ]
+        write_and_rename_all(parts, mode=self._mode, meanwhile=meanwhile)
+        self.written += len(pack) + len(index)
         if syncs_name:
             fsync_path(os.path.dirname(name))
         self._records.clear()

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from ..errors import MissingObject
+from ..errors import GitError, MissingObject
 from ..git.command import Oid
 from ..system.stdlib import TYPE_CHECKING, Record
 from .reader import ObjectReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    #: Path → what the old and the new tree hold there; None where one lacks it.
+    Difference = dict[bytes, tuple["Leaf | None", "Leaf | None"]]
+    #: Two trees at one place, and the path of that place: where differences are noted, old, new, path.
+    _Side = tuple[Difference, "Oid | None", "Oid | None", bytes]
 
 DIRECTORY = 0o040000
 GITLINK = 0o160000
 SYMLINK = 0o120000
 EXECUTABLE = 0o100755
 REGULAR = 0o100644
+_MODES = frozenset((DIRECTORY, GITLINK, SYMLINK, EXECUTABLE, REGULAR))
+#: So many trees, of so many bytes, are compared here: git starts in the time that a few of them take.
+_MOST_TREES, _MOST_BYTES = 6000, 2 << 20
 
 
 class Leaf(Record):
@@ -28,11 +35,12 @@ class Leaf(Record):
 class Tree:
     """One tree: `records` maps each name to its entry as git wrote it, which `get` parses and a new tree can reuse."""
 
-    __slots__ = ("_oid_bytes", "records")
+    __slots__ = ("_oid_bytes", "records", "size")
 
     def __init__(self, data: bytes, oid_bytes: int) -> None:
         """Raises ValueError where the raw tree object `data` is cut short."""
         self.records: dict[bytes, bytes] = {}
+        self.size = len(data)
         self._oid_bytes = oid_bytes
         place, end = 0, len(data)
         while place < end:
@@ -53,6 +61,10 @@ class Tree:
     def leaves(self) -> dict[bytes, Leaf]:
         """All entries by name."""
         return {name: leaf for name in self.records if (leaf := self.get(name)) is not None}
+
+    def names_once(self) -> bool:
+        """Whether no two entries have the same name, as in every tree that git has made."""
+        return sum(map(len, self.records.values())) == self.size
 
 
 def _record(name: bytes, leaf: Leaf) -> bytes:
@@ -110,6 +122,59 @@ class TreeReader:
                     below.append((leaf.oid, prefix + names[0] + b"/", names[1:]))
             level = below
         return found
+
+    def differences(self, pairs: Sequence[tuple[Oid, Oid]]) -> list[Difference] | None:
+        """In which files, symlinks and gitlinks the trees of each pair differ.
+
+        None where git has to compare them: trees with much in them, which it takes apart faster, and trees that are
+        missing or not as git makes them.
+        """
+        found: list[Difference] = [{} for _ in pairs]
+        level: list[_Side] = [(out, old, new, b"") for out, (old, new) in zip(found, pairs, strict=True) if old != new]
+        left, size = _MOST_TREES, _MOST_BYTES
+        while level:
+            sides = {oid for _, old, new, _ in level for oid in (old, new) if oid is not None}
+            left -= len(level)
+            if left < 0:
+                return None
+            try:
+                self.load(sides)
+            except (GitError, ValueError):
+                return None
+            trees = [self._known[oid] for oid in sides]
+            size -= sum(tree.size for tree in trees)
+            if size < 0 or not all(tree.names_once() for tree in trees):
+                return None
+            below: list[_Side] = []
+            for side in level:
+                if not self._compare(side, below):
+                    return None
+            level = below
+        return found
+
+    def _compare(self, side: _Side, below: list[_Side]) -> bool:
+        """Note the entries in which two trees differ, and add the directories among them to `below`.
+
+        False where one of them has a mode that git writes no more.
+        """
+        out, old_oid, new_oid, prefix = side
+        old = _NO_TREE if old_oid is None else self._known[old_oid]
+        new = _NO_TREE if new_oid is None else self._known[new_oid]
+        for name in sorted({name for name, _ in old.records.items() ^ new.records.items()}):
+            before, after = old.get(name), new.get(name)
+            if not {leaf.mode for leaf in (before, after) if leaf is not None} <= _MODES:
+                return False
+            below_old = before.oid if before is not None and before.mode == DIRECTORY else None
+            below_new = after.oid if after is not None and after.mode == DIRECTORY else None
+            if below_old or below_new:
+                below.append((out, below_old, below_new, prefix + name + b"/"))
+            before, after = None if below_old else before, None if below_new else after
+            if before is not None or after is not None:
+                out[prefix + name] = before, after
+        return True
+
+
+_NO_TREE = Tree(b"", 20)
 
 
 class _Node:
@@ -205,6 +270,19 @@ class _Level:
             self.records[name] = _record(name, Leaf(DIRECTORY, oid))
         elif self.old_tree(name) is not None:
             del self.records[name]
+
+
+def parents_of(path: bytes) -> Iterator[bytes]:
+    """The directories above a path, the innermost first; not the top."""
+    while path := path.rpartition(b"/")[0]:
+        yield path
+
+
+def parents_with_top(path: bytes) -> Iterator[bytes]:
+    """The directories above a path, the top (an empty path) last; none above the top itself."""
+    while path:
+        path = path.rpartition(b"/")[0]
+        yield path
 
 
 def is_safe_path(path: bytes) -> bool:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-_FIFO, _CALLED = b"keeper.call", b"keeper.called"
+_FIFO, _CALLED = CALL_FILES = b"keeper.call", b"keeper.called"
 #: No line in /proc of a process, and no environment, is longer, in bytes.
 _LONGEST_LINE, _LONGEST_ENVIRONMENT = 4096, LONGEST_PACKET // 2
 #: A process that is just replacing its program has no environment for a moment: so often one is looked for, after so
@@ -67,14 +67,6 @@ def open_call(repository: Repository) -> int | None:
     if fd >= 0:
         os.close(fd)
     return None
-
-
-def close_call(repository: Repository, fd: int) -> None:
-    """Hear no announcement any more."""
-    with suppress(OSError):
-        files.remove(os.path.join(repository.own, _FIFO))
-    forget(repository)
-    os.close(fd)
 
 
 def forget(repository: Repository) -> None:

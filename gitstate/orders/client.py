@@ -16,9 +16,11 @@ the lease. A keeper that died leaves a socket that nobody listens at. Whatever f
 from __future__ import annotations
 
 import os
+import time
 from marshal import dumps, loads
 
 from ..system.clock import Deadline
+from ..system.process import comes
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.lease import is_held
 
@@ -33,8 +35,8 @@ SOCKET = b"keeper.sock"
 _PATIENCE = 2.0
 #: A save without a deadline is awaited for this long at most: then its process hangs, in seconds.
 _LONGEST = 600.0
-#: What a save with a deadline may need past it, in seconds.
-_MARGIN = 5.0
+#: What a save with a deadline may need past it, in seconds, where no disk holds the keeper.
+_MARGIN = 2.0
 #: A save in a hurry must have begun after so many seconds more: then its deadline is known.
 _BEGUN = 4.0
 #: A packet of more bytes is none of ours.
@@ -48,6 +50,8 @@ class SaveAnswer(Record):
     """The keeper's last word; None where the caller has to save by itself."""
     early: str | None = None
     """The id of a save of this order that stands all the same: that of the caller replaces it."""
+    left: float | None = None
+    """What is left of the deadline, in seconds; None where there is none, or the keeper did not tell it."""
 
 
 def order_save(own: bytes, words: Mapping[str, Any]) -> SaveAnswer:
@@ -60,20 +64,26 @@ def order_save(own: bytes, words: Mapping[str, Any]) -> SaveAnswer:
     connection = _connected(own, {"do": "save", "words": dict(words), "environ": dict(os.environb)}, patience)
     if connection is None:
         return SaveAnswer(None)
-    early = None
+    early, known = None, deadline
     if deadline is None and words.get("hurries"):
         deadline = _BEGUN
-    end = Deadline(_LONGEST if deadline is None else deadline + _MARGIN)
+    begun = time.monotonic()
+    end = Deadline(_LONGEST if deadline is None else deadline)
     try:
-        while (message := receive(connection, end.left())) is not None:
+        pid = peer(connection)[0]
+        while comes(connection.fileno(), pid, end.left(), _MARGIN):
+            message = receive(connection, 0.0)
+            if message is None:
+                break
             if "lines" in message:
                 return SaveAnswer(message, early)
             if "ends" in message:
-                end = Deadline(message["ends"] + _MARGIN)
+                known = message["ends"]
+                end = Deadline(known)
             early = message.get("early", early)
     finally:
         connection.close()
-    return SaveAnswer(None, early)
+    return SaveAnswer(None, early, None if known is None else known - (time.monotonic() - begun))
 
 
 def order_checkpoint(own: bytes, *, at_once: bool, waits: float | None = None) -> bool:

@@ -86,9 +86,8 @@ def wait_until_empty(repository: Repository, seconds: float) -> bool:
     """Wait until every event has been handled; False if some are left after so many seconds."""
     deadline = Deadline(seconds)
     while not is_empty(repository):
-        if deadline.passed():
+        if not deadline.pause(_PAUSE):
             return False
-        time.sleep(_PAUSE)
     return True
 
 

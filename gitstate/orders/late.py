@@ -6,7 +6,6 @@ The child goes on where the disk has not answered in time. Its marker stands whe
 from __future__ import annotations
 
 import os
-import select
 
 from ..errors import GitstateError, NotAWorkspace, TryAgain
 from ..format.archive import pending_save_id
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-#: A save is late so many seconds after its deadline: a machine under load, or a slow disk, may need some of them.
+#: A save is late so many seconds after its deadline: a machine under load may need some of them. At once where a disk
+#: holds it.
 _MARGIN = 2.0
 #: The repository must have been opened after so many seconds, where its settings have the deadline.
 _OPENED = 4.0
@@ -44,13 +44,13 @@ def save_in_time(path: bytes, words: Mapping[str, Any], early: str | None) -> Ma
     except OSError:
         return None
     seconds = request.deadline or _OPENED
-    end, before = Deadline(seconds + _MARGIN), list[str | None]()
-    while select.select([child.pipe], [], [], end.left())[0]:
+    end, before = Deadline(seconds), list[str | None]()
+    while child.answers(end.left(), _MARGIN):
         values, more = child.receive()
         for kind, value in values:
             if kind == "begun":
                 seconds, before = value[0] or seconds, [value[1]]
-                end = Deadline(seconds + _MARGIN)
+                end = Deadline(seconds)
                 continue
             child.end(kill=False)
             if kind == "answer":
@@ -59,25 +59,31 @@ def save_in_time(path: bytes, words: Mapping[str, Any], early: str | None) -> Ma
         if not more:
             child.end(kill=False)
             return None
-    os.close(child.pipe)
+    child.leave()
     raise _late(path, seconds, before)
 
 
 def _work(path: bytes, request: SaveRequest, send: Callable[[Any], None]) -> None:
     """In the child: save, and send what comes of it."""
     _let_go()
+
+    def tell(value: tuple[str, Any]) -> None:
+        with suppress(OSError):
+            # Nobody reads it where the disk was late: the save goes on all the same.
+            send(value)
+
     try:
         opening = None
         with suppress(NotAWorkspace):
             repository = start_opening(path).finish()
             opening = Opening(repository.toplevel, None, None, repository)
             request = bounded(request, repository)
-            send(("begun", (request.deadline, pending_save_id(repository))))
-        send(("answer", save_answer(save(path, request, opening), request)))
+            tell(("begun", (request.deadline, pending_save_id(repository))))
+        tell(("answer", save_answer(save(path, request, opening), request)))
     except GitstateError as error:
-        send(("error", (error.message, error.hint, error.exit_status)))
+        tell(("error", (error.message, error.hint, error.exit_status)))
     except OSError as error:
-        send(("error", (error,)))
+        tell(("error", (error,)))
 
 
 def _let_go() -> None:
@@ -114,9 +120,11 @@ def _late(path: bytes, seconds: float, before: list[str | None]) -> TryAgain:
     with suppress(OSError):
         # Of one that has not begun nothing stands, whatever is pending.
         child = forkpool.Child(look if before else lambda send: send((None,)))
-        if select.select([child.pipe], [], [], _LOOK)[0]:
+        if child.answers(0.0, _LOOK):
             found = [save_id for values in child.receive()[0] for save_id in values]
-        child.end(kill=True)
+            child.end(kill=True)
+        else:
+            child.leave()
     if not found:
         what = "cannot determine whether a save stands"
     elif found[0] in (None, *before):

@@ -10,7 +10,7 @@ import select
 from ..git.repository import Repository
 from ..system import files, forkpool
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from .announced import Announcement, await_order, close_call, forget, hand_over, hear, open_call
+from .announced import CALL_FILES, Announcement, await_order, forget, hand_over, hear, open_call
 from .client import SOCKET, identity, peer, receive, send, socket_address
 from .saving import carry_out
 
@@ -72,6 +72,8 @@ class Orders:
         self._arrived: list[_socket.socket] = []
         self._saves: list[tuple[_socket.socket, dict[str, Any]]] = []
         self._awaited: list[_Awaited] = []
+        #: Files to remove, of what was closed.
+        self._names: list[bytes] = []
         self._child: forkpool.Child | None = None
         self._begun: _Begun | None = None
         self._call: int | None = None
@@ -120,17 +122,20 @@ class Orders:
                 one.connection.close()
 
     def close(self) -> None:
-        """The run ends. Who waits reads no answer, and saves by himself where the last save does not hold it all."""
+        """The run ends. Who waits reads no answer, and saves by himself where the last save does not hold it all.
+
+        No file is touched: a disk might hold this process. `remove` does that.
+        """
         if self._listening is not None:
-            with suppress(OSError):
-                files.remove(os.path.join(self._repository.own, SOCKET))
             self._private.remove(self._listening.fileno())
             self._listening.close()
             self._listening = None
+            self._names.append(SOCKET)
         if self._call is not None:
             self._private.remove(self._call)
-            close_call(self._repository, self._call)
+            os.close(self._call)
             self._call = None
+            self._names += CALL_FILES
         child, self._child = self._child, None
         if child is not None:
             child.end(kill=True)
@@ -138,6 +143,12 @@ class Orders:
         for connection in self._connections():
             connection.close()
         self._arrived, self._saves, self._awaited = [], [], []
+
+    def remove(self) -> None:
+        """Remove the files of what was closed."""
+        while self._names:
+            with suppress(OSError):
+                files.remove(os.path.join(self._repository.own, self._names.pop()))
 
     def _connections(self) -> list[_socket.socket]:
         return [*self._arrived, *(one for one, _ in self._saves), *(one.connection for one in self._awaited)]

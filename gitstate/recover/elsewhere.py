@@ -14,12 +14,17 @@ from ..format.context import MAX_CONTEXT, RUN_WORKSPACE
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..git import gitdir, refs
-from ..git.attributes import Conversions
-from ..git.command import Git, Oid
-from ..git.entries import split_nul
+from ..git.command import Git, Oid, split_nul
 from ..git.index import is_own_lock
 from ..git.refs import RefUpdate
-from ..git.repository import Repository, head_of, open_repository, read_head
+from ..git.repository import (
+    MULTI_PACK_INDEX,
+    Repository,
+    has_damaged_pack_index,
+    head_of,
+    open_repository,
+    read_head,
+)
 from ..objects.reader import ObjectReader, commit_head
 from ..restore.files import usual_umask
 from ..system import files
@@ -69,8 +74,11 @@ def _differs(repository: Repository) -> bool:
         return True
 
 
-def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
+def add_worktree(repository: Repository, path: bytes, newest: Save, *, is_own: bool) -> None:
     """A new worktree at `path` on the branch of a save, in which that save can be recovered.
+
+    Where the save `is_own`, and was not fetched, the worktree has the settings that were of the old one alone: they
+    decide how git writes files.
 
     Raises NeedsPerson where the save's branch is checked out in a worktree that exists, or the save has no commit. A
     save that was set aside, or dismissed, goes beside that worktree: HEAD is detached at its base.
@@ -81,24 +89,38 @@ def add_worktree(repository: Repository, path: bytes, newest: Save) -> None:
     if not aside:
         _refuse_second_checkout(repository, manifest.head_ref)
     commit = newest.wip if manifest.moves_branch and not aside else manifest.head
+    is_unborn = commit is None and not aside and _is_new_branch(repository, manifest.head_ref)
+    # Git adds no worktree without a commit.
+    commit = newest.wip if is_unborn else commit
     if commit is None:
         raise NeedsPerson("the save stands on no commit", hint=f"gitstate restore {save_id} PATH…")
     branch = manifest.head_ref
-    if branch is not None and branch.startswith("refs/heads/") and not aside:
+    if branch is None or not branch.startswith("refs/heads/") or aside:
+        branch = None
+    elif not is_unborn:
         tip = refs.read_refs(repository, [branch]).get(branch)
         if tip is None:
             refs.move_refs(repository, repository.git, [RefUpdate(branch, commit, None)], f"recover {save_id}")
         commit = tip or commit
-    else:
-        branch = None
     # By its id, and the branch afterwards: as a name git might take it for something else (a branch called HEAD).
     argv = ("worktree", "add", "--force", "--quiet", "--detach", "--no-checkout", "--", path, commit)
     repository.git.run(*argv)
     there = Git(path, repository.git.options)
     if branch is not None:
         there.run("symbolic-ref", "HEAD", branch)
+    if is_own and manifest.worktree_settings:
+        from ..restore.gitdir import restore_settings
+
+        restore_settings(open_repository(path), newest)
+    if is_unborn:
+        return
     with usual_umask(repository, newest):
         _check_out(with_filter_limit(open_repository(path)), there)
+
+
+def _is_new_branch(repository: Repository, branch: str | None) -> bool:
+    """Whether a save was on a branch without a commit, and there is none of that name today."""
+    return branch is not None and branch.startswith("refs/heads/") and not refs.read_refs(repository, [branch])
 
 
 def _check_out(made: Repository, git: Git) -> None:
@@ -115,6 +137,8 @@ def _check_out(made: Repository, git: Git) -> None:
                     size += os.lstat(os.path.join(directory, name)).st_size
                     count += 1
         return count, size
+
+    from ..git.attributes import Conversions
 
     process = git.start(*Conversions(made, {}).writing_filters_required(), "read-tree", "-m", "-u", "HEAD")
     if made.filter_limit is not None:
@@ -256,10 +280,18 @@ _STASH = "refs/stash"
 def put_away(repository: Repository, reader: ObjectReader, facts: Facts) -> tuple[str, ...]:
     """What a git, a manager of hooks or a run left elsewhere: sentences, each with the command that helps."""
     found = [*facts.put_away, *worktrees_put_away(repository)]
-    for lock in gitdir.locks_in_the_way(repository.git_dir, repository.common_dir):
+    locks = [
+        lock
+        for lock in gitdir.locks_of_any_command(repository.git_dir, repository.common_dir)
         # What all worktrees share another git may hold for a moment.
-        if not is_own_lock(lock) and (lock.endswith(b"/index.lock") or gitdir.is_unheld(lock)):
-            found.append(f"{os.fsdecode(lock)} stops git; once no git runs here: rm {_quoted(lock)}")
+        if not is_own_lock(lock) and (lock.endswith(b"/index.lock") or gitdir.is_unheld(lock))
+    ]
+    if locks:
+        stops = f"and {len(locks) - 1} more stop" if len(locks) > 1 else "stops"
+        found.append(f"{os.fsdecode(locks[0])} {stops} git; once no git runs here: rm {' '.join(map(_quoted, locks))}")
+    if has_damaged_pack_index(repository.common_dir):
+        path = os.path.join(repository.common_dir, MULTI_PACK_INDEX)
+        found.append(f"{os.fsdecode(path)} is damaged, and stops git: rm -f {_quoted(path)}")
     save_id = facts.saves[0].manifest.save_id if facts.saves else None
     since = ((save_time_ns(save_id) if save_id else None) or time.time_ns()) / 1e9 - _RUN
     for path in _patches(repository):
@@ -299,7 +331,7 @@ def remove_locks_of_run(repository: Repository, facts: Facts) -> tuple[bytes, ..
 
     The run is gone, and was of this host and boot; the lock was made in it; and no process that could hold it runs.
     """
-    locks = gitdir.locks_in_the_way(repository.git_dir, repository.common_dir)
+    locks = gitdir.locks_of_any_command(repository.git_dir, repository.common_dir)
     return tuple(lock for lock in locks if _remove_lock_of_run(lock, repository, facts))
 
 

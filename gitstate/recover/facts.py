@@ -357,6 +357,7 @@ def _recovered_context(repository: Repository) -> Context | None:
 
 
 def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack: tuple[Save, ...]) -> Facts:
+    stack = _on_renamed_branch(here, repository, stack)
     newest = stack[0]
     live, status = read_live_context(repository)
     # A save that was made here names its owner, too, for where no context is active any more.
@@ -377,6 +378,19 @@ def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack
         contains_wip=contains or (carried is not None and faithful and not carried.at_rest),
         carried=carried,
         operation_differs=_operation_differs(repository, reader, newest),
+    )
+
+
+def _on_renamed_branch(here: Facts, repository: Repository, stack: tuple[Save, ...]) -> tuple[Save, ...]:
+    """The saves as if made on the branch of now, where `git branch -m` gave theirs another name."""
+    old, new = stack[0].manifest.head_ref, here.head_ref
+    if here.remote is not None or None in (old, new) or old == new or here.head != stack[0].wip:
+        return stack
+    if old is None or refs.target_of(repository, old) != old or refs.read_refs(repository, [old]):
+        return stack
+    return tuple(
+        save._replace(manifest=save.manifest._replace(head_ref=new)) if save.manifest.head_ref == old else save
+        for save in stack
     )
 
 

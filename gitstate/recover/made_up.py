@@ -38,7 +38,12 @@ def from_trailers(repository: Repository, reader: ObjectReader, here: Facts) -> 
         if held.workspace_id in worktree_ids(repository.common_dir) - {workspace_id(repository)}:
             # A version before 0.2.0 moved a branch that two worktrees are on: the save is the other one's.
             return None
-        return read_save(held.archive, reader)
+        save = read_save(held.archive, reader)
+        branch = save.manifest.head_ref
+        if branch not in (None, here.head_ref) and refs.read_refs(repository, [branch or ""]):
+            # Another branch was made at the WIP commit: the save itself was recovered, or dismissed.
+            return None
+        return save
     if not commit.partition(b"\n\n")[2].startswith(names.WIP_SUBJECT.encode("ascii")):
         return None
     tree, parents = commit_head(commit)

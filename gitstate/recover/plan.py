@@ -227,7 +227,7 @@ def _buried(facts: Facts) -> Verdict:
     if oldest.manifest.head is None:
         return Verdict("buried", message, hint=f"git rebase -i --root (drop the WIP commit), then: {back}")
     onto = f"git rebase --onto {oldest.manifest.head[:12]} {newest.wip[:12]}"
-    return Verdict("buried", message, hint=f"{onto} && {back} (makes its changes uncommitted again)")
+    return Verdict("buried", message, hint=f"{onto} && {back}")
 
 
 def _diverged(save_id: str, carried: Carried | None) -> Verdict:

@@ -191,7 +191,7 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
                 return refusal(path, save_id, found.remote, runs, hint)
         if request.dry_run:
             return RecoverResult(path, "elsewhere", "a worktree would be added here", save_id=save_id)
-        add_worktree(repository, path, newest)
+        add_worktree(repository, path, newest, is_own=found.remote is None)
         give_back(repository, os.path.realpath(path))
     return recover(path, request._replace(save_id=save_id))
 
@@ -209,7 +209,6 @@ class _Recovery:
         #: None before it is needed.
         self._branch: BranchMover | None = None
         self._index: IndexRecovery | None = None
-        self._saved: SavedPaths | None = None
 
     def run(self) -> RecoverResult:
         try:
@@ -222,8 +221,6 @@ class _Recovery:
                 self._branch.close()
             if self._index is not None:
                 self._index.end()
-            if self._saved is not None:
-                self._saved.end()
 
     def _run(self) -> RecoverResult:
         if self.verdict.verdict == "recovered":
@@ -255,7 +252,6 @@ class _Recovery:
         original = self.facts.carried.original if self.facts.carried else ()
         index = self._index = IndexRecovery(workspace, saved.saves, original)
         # Git works on all of these at the same time, and while the saved files are compared here.
-        self._saved = saved
         if not self.request.dry_run:
             # It takes the longest.
             index.start_scan()
@@ -267,6 +263,7 @@ class _Recovery:
                 self._mover().start()
         targets = saved.targets()
         if not self.request.dry_run:
+            index.learn(saved.told)
             index.set_broken_aside()
         choices = saved.choices(targets, outcome)
         outcome.kept = paths_with(choices, "keep")
@@ -304,6 +301,10 @@ class _Recovery:
             from ..restore.nested import absent_submodules
 
             outcome.failed += absent_submodules(workspace, saved, outcome.links)
+        if newest.manifest.worktree_settings and newest.manifest.workspace_id != workspace_id(self.repository):
+            from ..restore.gitdir import missing_settings
+
+            outcome.failed += missing_settings(workspace, newest)
         base_tree = tree_of_base(workspace.reader, saved.saves[-1].manifest.head)
         return self._finish(final_verdict(newest, base_tree, outcome))._replace(nested=nested)
 
@@ -318,7 +319,8 @@ class _Recovery:
         # The scan went by the index of the save.
         scan = None if kept else index.scan
         has_filters = any(key.startswith("filter.") for key in self.repository.config)
-        if not has_filters and scan is not None and scan.shows_only({target.path for target in targets}):
+        paths = {target.path for target in targets}
+        if scan is not None and (scan.proves_only(paths) or (not has_filters and scan.shows_only(paths))):
             return
         from ..restore.files import usual_umask
         from ..restore.missing import MissingFiles

@@ -7,10 +7,9 @@ import os
 from ..errors import EXIT_AGAIN, EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, EXIT_USAGE, GitstateError
 from ..format.context import Context
 from ..format.manifest import LeftOut, Reason
-from ..save.request import left_out_json, listed_lines, skipped_lines
 from ..system.jsonio import path_to_json, text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, quote
-from ..system.terminal import escape, escape_lines
+from ..system.terminal import escape, escape_lines, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -128,6 +127,8 @@ _RUNS_NAMED = 50
 
 def recover_json(result: RecoverResult) -> dict[str, Any]:
     """One workspace of what `recover --json` prints."""
+    from ..save.request import left_out_json
+
     return {
         "workspace": escape(result.workspace),
         "verdict": result.verdict,
@@ -161,12 +162,15 @@ def recover_lines(result: RecoverResult) -> list[str]:
         lines.append(f"  {result.message}")
     lines += [f"  could run by itself: {escape(item)}" for item in result.runs[:_RUNS_NAMED]]
     lines += [f"  … and {len(result.runs) - _RUNS_NAMED} more"] if len(result.runs) > _RUNS_NAMED else []
-    lines += listed_lines("restored:", result.restored) + listed_lines("deleted:", result.deleted)
-    lines += listed_lines("kept:", result.kept)
-    lines += skipped_lines(result.left_out)
-    lines += listed_lines("removed stale lock:", result.cleared)
+    if any((result.restored, result.deleted, result.kept, result.left_out, result.cleared)):
+        from ..save.request import listed_lines, skipped_lines
+
+        lines += listed_lines("restored:", result.restored) + listed_lines("deleted:", result.deleted)
+        lines += listed_lines("kept:", result.kept)
+        lines += skipped_lines(result.left_out)
+        lines += listed_lines("removed stale lock:", result.cleared)
     if result.destroyed:
-        lines.append(f"  {locate(destroyed_line(*result.destroyed), result.workspace)}")
+        lines.append(f"  {locate(destroyed_line(*result.destroyed, result.left_out), result.workspace)}")
     if result.safety_save:
         lines.append(f"  the files as they were before: save {result.safety_save}")
     for inner in result.nested:
@@ -179,12 +183,16 @@ def recover_lines(result: RecoverResult) -> list[str]:
     return lines
 
 
-def destroyed_line(save_id: str, paths: Sequence[bytes]) -> str:
-    """One line about work that was destroyed before the save, with the command that brings it back."""
-    listed = text_to_json(os.fsdecode(paths[0])) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+def destroyed_line(save_id: str, paths: Sequence[bytes], left_out: Sequence[LeftOut]) -> str:
+    """One line about work that was destroyed before the save, or that it skipped, with the command that brings it back
+    from an earlier checkpoint.
+    """
+    listed = first_of([text_to_json(os.fsdecode(paths[0]))], len(paths))
     common = os.path.commonpath(paths) if len(paths) > 1 else paths[0]
     where = f" {quote(os.fsdecode(common))}" if common else ""
-    return f"destroyed before the save: {listed}; to bring it back: gitstate restore {save_id}{where}"
+    is_skipped = {item.path for item in left_out}.issuperset(paths)
+    what = "skipped by the save, and held by a checkpoint before it" if is_skipped else "destroyed before the save"
+    return f"{what}: {listed}; to bring it back: gitstate restore {save_id}{where}"
 
 
 def _summary(result: RecoverResult) -> str:
@@ -351,7 +359,7 @@ def briefing(
     lines += _named("Changed after the save, and kept", kept)
     lines += _named("Not in the save", [item.path or b"the workspace" for item in left_out])
     if destroyed:
-        line = text_to_json(destroyed_line(*destroyed))
+        line = text_to_json(destroyed_line(*destroyed, left_out))
         lines.append(line[:1].upper() + line[1:])
     if not restored and not kept:
         lines.append("All files are as the last run left them; uncommitted changes are in the worktree.")
@@ -361,5 +369,5 @@ def briefing(
 def _named(title: str, paths: Sequence[bytes]) -> list[str]:
     if not paths:
         return []
-    named = ", ".join(text_to_json(os.fsdecode(path)) for path in paths[:_NAMED])
-    return [f"{title}: {named}" + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")]
+    named = [text_to_json(os.fsdecode(path)) for path in paths[:_NAMED]]
+    return [f"{title}: {first_of(named, len(paths))}"]

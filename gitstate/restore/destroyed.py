@@ -10,7 +10,6 @@ from ..format.manifest import Save
 from ..format.names import age_key, checkpoint_ref, save_time_ns, workspace_id
 from ..git import refs
 from ..git.command import object_id
-from ..git.entries import differing_paths
 from ..system.stdlib import suppress
 from .paths import Workspace
 
@@ -57,6 +56,7 @@ def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, 
 
 
 def _destroyed_paths(workspace: Workspace, old: Save, save: Save) -> list[bytes]:
+    from ..git.entries import differing_paths
     from ..save.plan import PathVersions, is_undone
 
     repository, reader, trees = workspace.repository, workspace.reader, workspace.trees

@@ -12,7 +12,6 @@ import stat
 
 from ..errors import GitError, GitstateError, NeedsPerson
 from ..format.manifest import LeftOut, Save
-from ..git.entries import list_tree_paths
 from ..git.repository import Repository, is_attributes
 from ..objects.durable import sync_new
 from ..objects.reader import LARGE
@@ -68,6 +67,7 @@ def usual_umask(repository: Repository, save: Save) -> Iterator[None]:
     if mask == usual or save.archive == save.wip:
         yield
         return
+    from ..git.entries import list_tree_paths
     from ..snapshot.record import MODES_LIMIT
 
     count = len(list_tree_paths(repository.git, save.wip_tree))

@@ -7,14 +7,18 @@ import os
 from ..errors import GitError
 from ..format.manifest import LeftOut, Save
 from ..git.command import is_oid
-from ..git.entries import list_index
 from ..git.gitdir import is_operation_file, is_operation_ref
 from ..git.refs import refs_are_files
+from ..git.repository import parse_bool
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK
 from ..system import files
-from ..system.stdlib import suppress
+from ..system.jsonio import text_to_json
+from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from .paths import Workspace
+
+if TYPE_CHECKING:
+    from ..git.repository import Repository
 
 
 def restore_operation(workspace: Workspace, save: Save) -> None:
@@ -39,23 +43,67 @@ def restore_operation(workspace: Workspace, save: Save) -> None:
 
 
 def restore_sparse(workspace: Workspace, save: Save) -> None:
-    """Where the save is of a sparse checkout and this worktree is none: make it one, for this worktree alone."""
+    """Where the save is of a sparse checkout and this worktree is none: make it one, for this worktree alone.
+
+    The patterns of a checkout that is sparse no more come back where there are none.
+    """
     repository = workspace.repository
     entry = save.files.get(b"sparse-checkout")
-    if entry is None or repository.is_true("core.sparsecheckout"):
+    path = os.path.join(repository.git_dir, b"info", b"sparse-checkout")
+    is_sparse = bool(parse_bool(save.manifest.sparse.get("core.sparsecheckout") or "false"))
+    is_like_save = repository.is_true("core.sparsecheckout") or not is_sparse
+    if entry is None or (is_like_save and os.path.lexists(path)):
         return
     content = workspace.reader.contents([entry[1]], LARGE)[0]
     if content is None:
         return
-    path = os.path.join(repository.git_dir, b"info", b"sparse-checkout")
     files.make_directory(os.path.dirname(path), top=repository.git_dir)
     files.write_atomic(path, content[1], mode=0o644, staging=repository.own)
+    if is_like_save:
+        return
     workspace.git.run("config", "extensions.worktreeConfig", "true")
     for name in ("core.sparseCheckoutCone", "index.sparse", "core.sparseCheckout"):
         value = save.manifest.sparse.get(name.lower())
         if value is not None:
             value = "true" if value.lower() in ("true", "1", "yes", "on") else "false"
             workspace.git.run("config", "--worktree", name, value)
+
+
+def restore_settings(repository: Repository, save: Save) -> None:
+    """Make the settings that were of a removed worktree alone those of this new one."""
+    path = os.path.join(repository.git_dir, b"config.worktree")
+    if not repository.is_true("extensions.worktreeconfig") or os.path.lexists(path):
+        return
+    from ..snapshot.gitdir import is_harmless_setting
+
+    new = os.path.join(repository.git_dir, b"config.worktree.new")
+    files.remove(new)
+    # `restore_sparse` sets these, and writes the patterns.
+    is_sparse = parse_bool(save.manifest.sparse.get("core.sparsecheckout") or "false")
+    later = save.manifest.sparse.keys() if is_sparse and b"sparse-checkout" in save.files else ()
+    for name, value in save.manifest.worktree_settings.items():
+        if value is not None and name not in later and is_harmless_setting(name):
+            # A name that git does not accept.
+            with suppress(GitError):
+                repository.git.run("config", "--file", new, name, value)
+    if os.path.lexists(new):
+        os.rename(new, path)
+
+
+def missing_settings(workspace: Workspace, save: Save) -> list[LeftOut]:
+    """The settings of a removed worktree alone that this one does not have, because no save keeps them."""
+    repository = workspace.repository
+    if repository.git_dir == repository.common_dir:
+        return []
+    path = os.path.join(repository.git_dir, b"config.worktree")
+    listed = workspace.git.run("config", "--file", path, "--name-only", "--list", "-z", ok_codes=range(256))
+    names = sorted(save.manifest.worktree_settings.keys() - {os.fsdecode(name) for name in listed.split(b"\0")})
+    if not names:
+        return []
+    shown = ", ".join(text_to_json(name) for name in names)
+    where, name = quote(os.fsdecode(repository.toplevel)), quote(names[0])
+    command = f"git -C {where} config --worktree {name} VALUE"
+    return [LeftOut(b"", f"settings of the removed worktree that a save does not keep: {shown}; {command}", False)]
 
 
 LOST = "the staged version is lost: a power cut left its object empty; stage the file again (git add)"
@@ -67,6 +115,8 @@ def restore_staged_objects(workspace: Workspace, *, dry_run: bool) -> list[LeftO
     if not empty:
         return []
     try:
+        from ..git.entries import list_index
+
         entries = list_index(workspace.git)
     except GitError:
         return []  # the index is torn: the save's is put back

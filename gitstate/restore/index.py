@@ -12,10 +12,10 @@ import time
 from ..errors import GitError
 from ..format.archive import replacement_of, tree_of_base
 from ..format.manifest import Save
-from ..git.command import Oid, object_id
-from ..git.entries import list_index, list_unmerged, split_nul
+from ..git.command import Oid, object_id, split_nul
 from ..git.index import (
     IndexMoved,
+    cached_tree,
     file_identity,
     fill_in_stat_data,
     index_lock,
@@ -23,18 +23,22 @@ from ..git.index import (
     is_torn_index,
     kept_index,
     link_or_copy,
+    read_plain_index,
 )
 from ..git.repository import Repository, has_conversions, is_attributes
-from ..git.status import WorktreeScan
+from ..git.scan import WorktreeScan
+from ..objects.tree import parents_with_top
 from ..system import files
+from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.ownership import next_index
 from .paths import Workspace
 from .saved_index import SavedIndex, removal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from ..objects.tree import Leaf
     from ..system.child import Child
 
     #: Files that were written from the save: path → blob of their bytes, `lstat` then.
@@ -67,8 +71,12 @@ class IndexRecovery:
         self._current = os.path.join(self._repository.git_dir, b"index")
         #: The index of now stays: its stat data are those of files that git has written since the save.
         self._kept_current = False
-        #: What git compares while the caller does something else: the tree, the index that it began with, and git.
-        self._comparing: tuple[Oid, object, Child] | None = None
+        #: What is compared with the index: the tree, the index that it began with, and git, while the caller does
+        #: something else; no git where both indexes are small.
+        self._comparing: tuple[Oid, object, Child | None] | None = None
+        #: The entries of the index (see `read_plain_index`), where no git compares it.
+        self._entries: dict[bytes, bytes] = {}
+        self._told: Mapping[Oid | None, Mapping[bytes, Leaf | None]] = {}
         self._compared: set[bytes] | None = None
         #: What git sees by the saved index, and the file that it goes by; None where it does not look.
         self.scan: WorktreeScan | None = None
@@ -81,9 +89,27 @@ class IndexRecovery:
     def foresee(self, head: Oid | None) -> None:
         """Let git compare the index with the commit of HEAD meanwhile: as a rule it is one of the saves'."""
         before = file_identity(self._current)
-        if head is not None and before is not None:
-            tree = self._reader.tree_of(head)
+        if head is None or before is None:
+            return
+        tree = self._reader.tree_of(head)
+        entries = None
+        if self.scan is not None and self.scan.entries is not None and self.saved.is_at(self._scanned):
+            # By the saved index, whose tree is known, it is compared here.
+            entries = read_plain_index(self._current, len(self._repository.zero) // 2)
+        if entries is not None:
+            self._entries, self._comparing = entries, (tree, before, None)
+        elif self._is_whole() and cached_tree(self._current, len(self._repository.zero) // 2) == tree:
+            self._compared, self._comparing = set(), (tree, before, None)
+        else:
             self._comparing = tree, before, self._repository.git.start(*_COMPARE, tree)
+
+    def _is_whole(self) -> bool:
+        """Whether no power cut can have torn the index since the save: nothing else is read of a large one."""
+        return self.saved.oldest.context.boot_id == boot_id() is not None
+
+    def learn(self, told: Mapping[Oid | None, Mapping[bytes, Leaf | None]]) -> None:
+        """What each tree of the save holds at every path in which one of them differs from another."""
+        self._told = told
 
     def start_scan(self) -> None:
         """Let git look at all tracked files by the saved index meanwhile, where that is there as a file."""
@@ -106,9 +132,10 @@ class IndexRecovery:
         """Nobody reads any more what git compares, and what it looks at."""
         if self.scan is not None:
             self.scan.end()
-        if self._comparing is not None and self._comparing[2].returncode is None:
-            self._comparing[2].kill()
-            self._comparing[2].wait()
+        child = None if self._comparing is None else self._comparing[2]
+        if child is not None and child.returncode is None:
+            child.kill()
+            child.wait()
 
     def set_broken_aside(self) -> None:
         """An index that git can't read (a power cut tore it) would stop every step: the save has the good one."""
@@ -119,9 +146,10 @@ class IndexRecovery:
             else:
                 self._differing_from(self._comparing[0])
             is_broken = is_cut_index(self._current, object_format)
-        except GitError:
+        except GitError as error:
             is_broken = True
-            if not is_torn_index(self._current, object_format):
+            # A split index is of no use without the file that holds most of it.
+            if b"/sharedindex." not in error.stderr and not is_torn_index(self._current, object_format):
                 raise  # git failed for another reason: no memory, no descriptors, an index that is newer than it
         if is_broken:
             os.rename(self._current, os.path.join(self._repository.own, b"broken-index"))
@@ -264,11 +292,15 @@ class IndexRecovery:
         kept = sorted(differing or ())
         newest = self._saves[0]
         if b"stages" in newest.files:
+            from ..git.entries import list_unmerged
+
             ours = self.saved.unmerged_paths(newest)
             still = {entry.path for entry in list_unmerged(self._git)}
             kept = [path for path in kept if not (path in ours and path in still)]
         intents = {path for save in self._saves for path in save.manifest.intent_to_add}
         if intents:
+            from ..git.entries import list_index
+
             empty = object_id(self._repository.object_format, "blob", b"")
             listed = list_index(self._git, [path for path in kept if path in intents])
             still = {entry.path for entry in listed if entry.oid == empty}
@@ -279,23 +311,45 @@ class IndexRecovery:
         """The paths whose index entries differ from a tree; all of them where there is none."""
         if self._comparing is not None and tree is not None and tree == self._foreseen_tree():
             if self._compared is None:
-                self._compared = set(split_nul(self._git.finish(self._comparing[2])))
+                child = self._comparing[2]
+                compared = self._differing_here(tree) if child is None else set(split_nul(self._git.finish(child)))
+                self._compared = set(split_nul(self._git.run(*_COMPARE, tree))) if compared is None else compared
             return self._compared
         out = self._git.run("ls-files", "-z") if tree is None else self._git.run(*_COMPARE, tree)
         return set(split_nul(out))
 
+    def _differing_here(self, tree: Oid) -> set[bytes] | None:
+        """The paths whose index entries differ from a tree of the save; None where it is none.
+
+        Where no tree of the save differs from another, the saved index holds what they hold.
+        """
+        then = self.scan.entries if self.scan is not None else None
+        staged = self.saved.oldest.files.get(b"staged")
+        told, told_staged = self._told.get(tree), None if staged is None else self._told.get(staged[1])
+        if then is None or told is None or told_staged is None:
+            return None
+        leaves_then = {path: entry[24:28] + entry[40:] for path, entry in then.items()}
+        if any(leaves_then.get(path) != _as_in_index(leaf) for path, leaf in told_staged.items()):
+            return None
+        leaves = {path: entry[24:28] + entry[40:] for path, entry in self._entries.items()}
+        differing = {path for path, _ in leaves.items() ^ leaves_then.items() if path not in told}
+        return differing | {path for path, leaf in told.items() if leaves.get(path) != _as_in_index(leaf)}
+
     def _lines(self, paths: Sequence[bytes]) -> list[bytes]:
         """The index entries of now of these paths, as `update-index --index-info` reads them."""
+        if not paths:
+            return []
+        from ..git.entries import list_index
+
         entries = list_index(self._git, paths)
         return [*(removal(self._repository, path) for path in paths), *(entry.info_line() for entry in entries)]
 
     def _is_filled_in(self, written: Sequence[bytes], deleted: Sequence[bytes]) -> bool:
         """Whether the index has the stat data of all files that were `written`, and no other file's are out of date."""
         known = self._filled_in
-        differing = None if known is None or self.scan is None else self.scan.finish()
-        if known is None or differing is None:
+        if known is None or self.scan is None or not known.keys() >= set(written):
             return False
-        if not known.keys() >= set(written) or not known.keys() >= {*differing.modified}.difference(deleted):
+        if not self.scan.modifies_only({*known, *deleted}):
             return False
         top = self._repository.toplevel
         with suppress(OSError):
@@ -337,9 +391,13 @@ class IndexRecovery:
 
         It takes no second look then, whatever a conversion makes of the file, and no refresh mends that.
         """
+        if not paths:
+            return
+        from ..git.entries import list_index
+
         env = {"GIT_INDEX_FILE": os.fsdecode(index)}
         empty = object_id(self._repository.object_format, "blob", b"")  # perhaps intent-to-add, and nothing to convert
-        entries = list_index(self._git, paths, tags=True, env=env) if paths else []
+        entries = list_index(self._git, paths, tags=True, env=env)
         lines = [entry.info_line() for entry in entries if entry.tag == "H" and entry.oid != empty]
         if lines:
             argv = ("-c", "core.splitIndex=false", "update-index", "-z", "--index-info")
@@ -362,7 +420,9 @@ def _fill_in_written(repository: Repository, index: bytes, written: Written) -> 
     if not written:
         # Not one of many bytes is read.
         return True
-    directories = {os.path.join(repository.toplevel, directory) for path in written for directory in _above(path)}
+    directories = {
+        os.path.join(repository.toplevel, directory) for path in written for directory in parents_with_top(path)
+    }
     data = files.read_limited(index, _FILLED_IN)
     if data is None or b".gitattributes" in data:
         return False
@@ -380,8 +440,6 @@ def _fill_in_written(repository: Repository, index: bytes, written: Written) -> 
     return True
 
 
-def _above(path: bytes) -> Iterator[bytes]:
-    """The directories above a path, the top (an empty path) among them."""
-    while path:
-        path = path.rpartition(b"/")[0]
-        yield path
+def _as_in_index(leaf: Leaf | None) -> bytes | None:
+    """Mode and blob as an index entry has them; None where there is none."""
+    return None if leaf is None else leaf.mode.to_bytes(4, "big") + bytes.fromhex(leaf.oid)

@@ -9,10 +9,11 @@ from ..errors import GitError
 from ..format.archive import refuse_unsafe
 from ..format.manifest import LeftOut, Save
 from ..git.attributes import Conversions
-from ..git.command import try_in_halves
-from ..git.entries import list_index, list_tree_paths, split_nul
+from ..git.command import split_nul, try_in_halves
+from ..git.entries import list_index, list_tree_paths
 from ..git.repository import without_filters
-from ..git.status import Differing, WorktreeScan, parse_listing
+from ..git.scan import Differing, WorktreeScan
+from ..git.status import parse_listing
 from ..objects.tree import GITLINK, Leaf
 from ..system import files
 from ..system.child import OutOfTime
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from ..git.command import Git
     from ..git.repository import Repository
     from ..system.child import Child
+
+
+#: No more files are named one by one of those that may have been gone before a run.
+_NAMED = 20
 
 
 def restore_cut_short(workspace: Workspace, saves: Iterable[Save], outcome: Outcome, *, dry_run: bool) -> None:
@@ -123,6 +128,8 @@ class MissingFiles:
         gone, present = self._find({target.path for target in targets})
         if only_cut_short:
             gone = {path: leaf for path, leaf in gone.items() if path in present}
+        elif self._may_have_been_gone(targets):
+            gone = self._leave_gone(gone, present)
         bare = self._unfiltered(sizes or {})
         gone = {**bare, **gone}
         present.update(
@@ -156,6 +163,30 @@ class MissingFiles:
                 else:
                     self._outcome.could_not_write(path, error)
         files.remove_tree(self._staging)
+
+    def _may_have_been_gone(self, targets: Sequence[Target]) -> bool:
+        """Whether what is gone may have been gone before the run began.
+
+        A save of what changed since then does not tell. But where all of that is here as it was saved, nothing was
+        wiped.
+        """
+        from ..snapshot.incremental import NOT_LOOKED
+
+        is_part = any(item.reason == NOT_LOOKED for item in self._paths.newest.manifest.left_out)
+        return is_part and not self._outcome.restored and any(target.saved is not None for target in targets)
+
+    def _leave_gone(self, gone: Mapping[bytes, Leaf], present: Mapping[bytes, FileState]) -> dict[bytes, Leaf]:
+        """Name the files that are gone; those of them that are left to write."""
+        left = {path: leaf for path, leaf in gone.items() if path in present}
+        missing = [path for path in gone if path not in present]
+        for path in missing[:_NAMED]:
+            back = f"git checkout -- {quote(os.fsdecode(path))}"
+            why = f"it is gone, and the save does not tell since when; to bring it back: {back}"
+            self._outcome.failed.append(LeftOut(path, why, False))
+        if len(missing) > _NAMED:
+            why = f"{len(missing) - _NAMED} more files are gone, and the save does not tell since when"
+            self._outcome.failed.append(LeftOut(b"", why, False))
+        return left
 
     def _is_as_staged(self, path: bytes) -> bool:
         """Whether a filter has filled in the file meanwhile, as git-annex does: with what was to be written."""

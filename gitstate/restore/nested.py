@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from typing import Literal
 
-    from ..git.command import Git
+    from ..git.command import Git, Oid
 
 
 #: Repositories in repositories are followed so far down.
@@ -49,11 +49,14 @@ class NestedStep(Record):
     """Why it is lost."""
     held: str | None = None
     """The save that the repository should hold; None where it had nothing to save."""
+    archive: Oid | None = None
+    """The archive of that save; None as `held`."""
 
 
 def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterator[NestedStep]:
     """The repositories that the saves name, and submodules whose directory was wiped."""
-    named = {item.path: item.save_id for save in saved.saves for item in save.manifest.nested}
+    nested = {item.path: item for save in saved.saves for item in save.manifest.nested}
+    named = {path: item.save_id for path, item in nested.items()}
     made = _reconnect_submodules(workspace, saved, named)
     for path, save_id in {**dict.fromkeys(made), **named}.items():
         try:
@@ -62,7 +65,8 @@ def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterato
             step = NestedStep(path, "lost", reason=nested_failure(error))
         if step is None:
             step = NestedStep(path, "lost", reason=_words_of_gone(workspace, path, save_id))
-        yield step._replace(is_new=path in made, held=save_id)
+        archive = nested[path].archive if path in nested else None
+        yield step._replace(is_new=path in made, held=save_id, archive=archive)
 
 
 def _words_of_gone(workspace: Workspace, path: bytes, save_id: str | None) -> str:
@@ -115,6 +119,9 @@ def _is_initialised(repository: Repository, name: str) -> bool:
 def lacks_its_save(step: NestedStep, git: Git) -> LeftOut | None:
     """What to report where the repository at the path of `step` is another one: made again, or cloned once more."""
     if step.held is None or any(save.save_id == step.held for save in held_saves(git)):
+        return None
+    if step.archive is not None and git.run("cat-file", "-t", step.archive, ok_codes=range(256)):
+        # One of its checkpoints: there was no time for a save of it.
         return None
     return LeftOut(step.path, f"the repository here is not the one that holds the save {step.held}", True)
 
@@ -183,19 +190,14 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
     repository, disk = workspace.repository, workspace.disk
     made = []
     absent = saved.newest.manifest.absent_submodules
-    modules = os.path.join(repository.git_dir, b"modules")
-    for store in _stores(modules):
-        name = os.fsdecode(os.path.relpath(store, modules))
-        place = named_worktree(store)
-        if place is None or not _is_initialised(repository, name):
+    for name, store, place in _submodule_stores(repository):
+        if place is None:
             place = _initialise(workspace, name, os.path.join(store, b"config"), named)
         if place is None or os.path.islink(os.path.normpath(place)):
             # It had no work; or a link took the place of the submodule: what that leads to is none.
             continue
-        full = os.path.realpath(place)
-        path = os.path.relpath(full, os.path.realpath(repository.toplevel))
+        full, path, link = _link_of(repository, store, place)
         leaf = workspace.trees.lookup(saved.newest.wip_tree, [path]).get(path)
-        link = b"gitdir: %s\n" % os.path.relpath(store, full)
         is_begun = path not in named and _was_begun(full, link)
         if path in named and not os.path.lexists(full):
             disk.make_directory(path)
@@ -204,6 +206,24 @@ def _reconnect_submodules(workspace: Workspace, saved: SavedPaths, named: Collec
         files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)
         made.append(path)
     return made
+
+
+def _submodule_stores(repository: Repository) -> Iterator[tuple[str, bytes, bytes | None]]:
+    """Name and git dir of each submodule in the git dir of a repository, and its worktree; None where it has none, or
+    git has not initialised it.
+    """
+    modules = os.path.join(repository.git_dir, b"modules")
+    for store in _stores(modules):
+        name = os.fsdecode(os.path.relpath(store, modules))
+        place = named_worktree(store)
+        yield name, store, place if place is not None and _is_initialised(repository, name) else None
+
+
+def _link_of(repository: Repository, store: bytes, place: bytes) -> tuple[bytes, bytes, bytes]:
+    """The worktree of a submodule, absolute and below the top of its repository, and the content of its `.git` file."""
+    full = os.path.realpath(place)
+    path = os.path.relpath(full, os.path.realpath(repository.toplevel))
+    return full, path, b"gitdir: %s\n" % os.path.relpath(store, full)
 
 
 def check_out_submodule(repository: Repository, depth: int, *, runs_filters: bool) -> Iterator[LeftOut]:
@@ -221,7 +241,7 @@ def check_out_submodule(repository: Repository, depth: int, *, runs_filters: boo
         full = os.path.join(top, path)
         if os.path.realpath(full) == full and _is_vacant(full):
             # As git does where none is checked out.
-            files.make_directory(full, top=top)
+            files.make_directory(full, top=os.path.realpath(repository.toplevel))
             if path in registered and _is_initialised(repository, registered[path]):
                 yield _not_here(path, repository)
     for path in made:
@@ -252,20 +272,15 @@ def _is_vacant(path: bytes) -> bool:
 
 def _reconnect_clean(repository: Repository, links: Collection[bytes]) -> list[bytes]:
     """Give those of the submodules at `links` that were wiped their `.git` files again; returns their paths."""
-    modules, top = os.path.join(repository.git_dir, b"modules"), os.path.realpath(repository.toplevel)
     made = []
-    for store in _stores(modules):
-        name = os.fsdecode(os.path.relpath(store, modules))
-        place = named_worktree(store)
-        if place is None or not _is_initialised(repository, name):
+    for _, store, place in _submodule_stores(repository):
+        if place is None:
             # It was not checked out.
             continue
-        full = os.path.realpath(place)
-        path = os.path.relpath(full, top)
-        link = b"gitdir: %s\n" % os.path.relpath(store, full)
+        full, path, link = _link_of(repository, store, place)
         if path not in links or not (_is_vacant(full) or _was_begun(full, link)):
             continue
-        files.make_directory(full, top=top)
+        files.make_directory(full, top=os.path.realpath(repository.toplevel))
         files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.git_dir)
         made.append(path)
     return made

@@ -7,20 +7,21 @@ from ..format.archive import refuse_unsafe, replacement_of, stage_paths, tree_of
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
 from ..git.command import Git, Oid, object_id
-from ..git.entries import diff_tree_pairs, differing_paths, list_index, list_tree_paths, start_diff_tree_pairs
 from ..git.repository import Repository, folds_case
 from ..objects.reader import ObjectReader, commit_head
-from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
+from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader, parents_of
 from ..system.process import boot_id, boot_time_ns, limit_memory
 from ..system.stdlib import TYPE_CHECKING, Record
-from ..workspace.files import MISSING, FileState, ListedNames, Worktree, folded, is_same_text
+from ..workspace.files import MISSING, FileState, Worktree
 from ..workspace.live_context import state_name
 from .choices import Choice, Outcome, Target, step
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from ..system.child import Child
+    from ..git.entries import DiffEntry
+    from ..objects.tree import Difference
+    from ..snapshot.hidden import ListedNames
     from .choices import Action
 
 #: The kernel stamps files with the time of its last tick: at most this long ago.
@@ -76,8 +77,8 @@ class SavedPaths:
         self._left_out: frozenset[bytes] | None = None
         #: For a single save: what the commit that it stands on holds at the paths of `targets`.
         self.base: dict[bytes, Leaf] | None = None
-        #: The trees that git compares with that of the base, each once, and git; None where all are the same.
-        self._comparing: tuple[list[Oid], Child | None] | None = None
+        #: For a single save: what each of its trees holds at every path in which one differs from that of the base.
+        self.told: dict[Oid | None, dict[bytes, Leaf | None]] = {}
         #: The filters that took too long for one file: they run for no other.
         self._late: set[bytes | None] = set()
 
@@ -88,21 +89,21 @@ class SavedPaths:
         trees = self._workspace.trees
         roots: list[Oid | None] = []
         paths: set[bytes] = set()
-        told: dict[Oid | None, dict[bytes, Leaf | None]] = {}
+        told = self.told = {}
         for save in self.saves:
             head_tree = self._tree_of_base(save)
             staged = save.files.get(b"staged")
             mine = [head_tree, save.wip_tree, *([staged[1]] if staged else [])]
             roots += mine
             if len(self.saves) == 1 and head_tree is not None:
-                told = self._told_by_diffs(head_tree, mine)
+                told = self.told = self._told_by_diffs(head_tree, mine)
                 paths.update(path for path, leaf in told[head_tree].items() if told[save.wip_tree][path] != leaf)
             else:
-                paths.update(differing_paths(self._workspace.repository, head_tree, save.wip_tree))
+                paths.update(self._differing(head_tree, save.wip_tree))
             shown = replacement_of(self._workspace.repository, self._workspace.reader, save.manifest.head)
             if shown is not None:
                 roots.append(shown)
-                paths.update(differing_paths(self._workspace.repository, head_tree, shown))
+                paths.update(self._differing(head_tree, shown))
             paths.update(save.manifest.staged)
             paths.update(self._raw_paths(save), save.manifest.absent)
             for stage in (b"1", b"2", b"3"):
@@ -126,52 +127,45 @@ class SavedPaths:
             targets.append(Target(path, saved, modes.get(path), bases))
         return targets
 
+    def _differing(self, old: Oid | None, new: Oid) -> list[bytes]:
+        from ..git.entries import differing_paths
+
+        return differing_paths(self._workspace.repository, old, new)
+
     def foresee(self) -> None:
-        """Let git compare the trees of a single save, while the caller does something else before `targets`."""
+        """Let git read the trees of a single save, while the caller does something else before `targets`."""
         save = self.newest
         base = self._tree_of_base(save) if len(self.saves) == 1 else None
         if base is not None:
             staged = save.files.get(b"staged")
-            self._compare(base, [save.wip_tree, *([staged[1]] if staged else [])])
-
-    def _compare(self, base: Oid, roots: Sequence[Oid | None]) -> None:
-        others = [root for root in dict.fromkeys(roots) if root is not None and root != base]
-        pairs = [(base, root) for root in others]
-        self._comparing = others, start_diff_tree_pairs(self._workspace.repository, pairs) if pairs else None
-
-    def end(self) -> None:
-        """Nobody reads any more what git compares."""
-        child = None if self._comparing is None else self._comparing[1]
-        if child is not None and child.returncode is None:
-            child.kill()
-            child.wait()
+            roots = (base, save.wip_tree, staged[1] if staged else base)
+            self._workspace.reader.foresee_contents(dict.fromkeys(roots))
 
     def _outside_of_the_cone(self) -> list[bytes]:
         """The files of a sparse index's directories, where one is there now: no file of it was on the disk."""
         repository, tree = self._workspace.repository, self.newest.wip_tree
         refuse_unsafe(self.newest.manifest.sparse_directories)
         look = self._workspace.disk.look
-        there = (path for path in self.newest.manifest.sparse_directories if look(path).kind == "directory")
+        there = [path for path in self.newest.manifest.sparse_directories if look(path).kind == "directory"]
+        if not there:
+            return []
+        from ..git.entries import list_tree_paths
+
         return [name for path in there for name in list_tree_paths(repository.git, tree, path)]
 
     def _told_by_diffs(self, base: Oid, roots: Sequence[Oid | None]) -> dict[Oid | None, dict[bytes, Leaf | None]]:
         """For each tree what it holds at every path in which any of `roots` differs from the tree `base`."""
-        if self._comparing is None:
-            self._compare(base, roots)
-        assert self._comparing is not None
-        (others, child), self._comparing = self._comparing, None
-        diffs = diff_tree_pairs(self._workspace.repository, child) if child is not None else []
-        before: dict[bytes, Leaf | None] = {}
-        for diff in diffs:
-            before.update((entry.path, _leaf(entry.old_mode, entry.old_oid)) for entry in diff)
+        others = [root for root in dict.fromkeys(roots) if root is not None and root != base]
+        pairs = [(base, root) for root in others]
+        diffs = self._workspace.trees.differences(pairs)
+        if diffs is None:
+            from ..git.entries import diff_pairs_of_trees
+
+            diffs = [_sides(diff) for diff in diff_pairs_of_trees(self._workspace.repository, pairs)]
+        before = {path: old for diff in diffs for path, (old, _) in diff.items()}
         told: dict[Oid | None, dict[bytes, Leaf | None]] = {base: before}
         for root, diff in zip(others, diffs, strict=True):
-            after: dict[bytes, Leaf | None] = {}
-            for entry in diff:
-                # A broken tree names a path twice: git reports one of them as changed, and the other as deleted.
-                if entry.path not in after or entry.new_mode:
-                    after[entry.path] = _leaf(entry.new_mode, entry.new_oid)
-            told[root] = {**before, **after}
+            told[root] = {**before, **{path: new for path, (_, new) in diff.items()}}
         return told
 
     def _leaves_beside(
@@ -197,6 +191,8 @@ class SavedPaths:
 
     def unchanged(self, path: bytes, known: Iterable[bytes]) -> list[Target]:
         """The files at and below a path that the newest save holds but did not change; `known` are those it did."""
+        from ..git.entries import list_tree_paths
+
         tree = self.newest.wip_tree
         names = list_tree_paths(self._workspace.repository.git, tree, path)
         refuse_unsafe(names)
@@ -213,7 +209,7 @@ class SavedPaths:
             # Of tens of thousands of paths each may be asked for.
             self._left_out = frozenset(item.path.rstrip(b"/") for item in self.newest.manifest.left_out if item.path)
         known = self._left_out
-        return bool(known) and (path in known or any(above in known for above in _directories_above(path)))
+        return bool(known) and (path in known or any(above in known for above in parents_of(path)))
 
     def _raw(self, wip: Mapping[bytes, Leaf]) -> dict[bytes, Leaf]:
         """Raw bytes by path: the newest save's, and those of older ones for files that did not change since."""
@@ -264,9 +260,10 @@ class SavedPaths:
         """
         links = {target.path for target in targets if target.saved is not None and target.saved.mode == GITLINK}
         gone = [target.path for target in (targets if links else ()) if target.saved is None]
-        below = [(path, link) for path in gone for link in _directories_above(path) if link in links]
+        below = [(path, link) for path in gone for link in parents_of(path) if link in links]
         if not below:
             return frozenset()
+        from ..git.entries import list_index
         from ..snapshot.walk import is_nested
 
         repository = self._workspace.repository
@@ -278,8 +275,11 @@ class SavedPaths:
 
     def _look(self, targets: Iterable[Target], outcome: Outcome) -> Iterator[tuple[Target, FileState]]:
         top = self._workspace.repository.toplevel
-        names = ListedNames(top) if folds_case(top) else None
-        targets = list(targets) if names is None else _with_bases_of_other_names([*targets])
+        names, targets = None, list(targets)
+        if folds_case(top):
+            from ..snapshot.hidden import ListedNames
+
+            names, targets = ListedNames(top), _with_bases_of_other_names(targets)
         paths = {target.path for target in targets}
         for target in targets:
             try:
@@ -299,6 +299,8 @@ class SavedPaths:
         listed = names.of(target.path)
         if listed is None or listed == target.path:
             return False
+        from ..snapshot.hidden import is_same_text
+
         return listed in paths or (target.saved is None and not is_same_text(listed, target.path))
 
     def _action(self, target: Target, seen: FileState) -> Action:
@@ -369,6 +371,16 @@ class SavedPaths:
         return is_what_is_left(saved, disk.read(target.path), same_size=stamp[0] == info[1])
 
 
+def _sides(diff: Iterable[DiffEntry]) -> Difference:
+    """A diff of git's as `TreeReader.differences` has it."""
+    sides: Difference = {}
+    for entry in diff:
+        before, after = _leaf(entry.old_mode, entry.old_oid), _leaf(entry.new_mode, entry.new_oid)
+        # A broken tree names a path twice: git reports one of them as changed, and the other as deleted.
+        sides[entry.path] = before, after or sides.get(entry.path, (None, None))[1]
+    return sides
+
+
 def _leaf(mode: int, oid: Oid) -> Leaf | None:
     """One side of a diff; None where it lacks the path."""
     return Leaf(mode, oid) if mode else None
@@ -376,6 +388,8 @@ def _leaf(mode: int, oid: Oid) -> Leaf | None:
 
 def _with_bases_of_other_names(targets: list[Target]) -> list[Target]:
     """Where case is folded git may have written what it has at one path into a file that is listed under another."""
+    from ..snapshot.hidden import folded
+
     bases: dict[str, frozenset[Leaf]] = {}
     for target in targets:
         key = folded(target.path)
@@ -386,11 +400,6 @@ def _with_bases_of_other_names(targets: list[Target]) -> list[Target]:
 def paths_with(choices: Iterable[Choice], action: Action) -> list[bytes]:
     """The paths to which `action` happens."""
     return [choice.target.path for choice in choices if choice.action == action]
-
-
-def _directories_above(path: bytes) -> Iterator[bytes]:
-    while path := path.rpartition(b"/")[0]:
-        yield path
 
 
 def is_below(path: bytes, top: bytes) -> bool:

@@ -8,8 +8,7 @@ import stat
 from ..errors import CorruptSave, GitError
 from ..format.archive import refuse_unsafe, stage_paths
 from ..format.manifest import Save
-from ..git.command import Oid
-from ..git.entries import IndexEntry, differing_paths, hidden_tags, list_index, split_nul
+from ..git.command import Oid, split_nul
 from ..git.index import (
     file_identity,
     identify_index_at,
@@ -137,25 +136,15 @@ class SavedIndex:
         What an earlier save hid, and git has seen since because that save brought it into the WIP commit, stays hidden.
         """
         newest, below = self._saves[0], self._saves[1:]
-        entry = newest.files.get(b"index")
-        is_known = newest.manifest.index_is_plain or entry is not None
+        is_known = newest.manifest.index_is_plain or b"index" in newest.files
         if not below or not is_known or all(save.manifest.index_is_plain for save in self._saves):
             return
-        wanted: dict[bytes, str] = {}
-        if entry is not None and not newest.manifest.index_is_plain:
-            copy = files.temporary_name(target)
-            try:
-                self._write_copy(entry[1], copy)
-                wanted = hidden_tags(self._git, copy)
-            finally:
-                files.remove(copy)
+        from ..git.entries import hidden_tags
+        from ..save.index import saved_hidden_tags, shown_paths
+
+        wanted = saved_hidden_tags(self._git, newest, files.temporary_name(target), self._write_copy)
         there = hidden_tags(self._git, target)
-        shown = {
-            path
-            for save in below
-            if b"staged" in save.files
-            for path in differing_paths(self._repository, save.files[b"staged"][1], save.wip_tree)
-        }
+        shown = {path for save in below for path in shown_paths(self._repository, save)}
         for flag, letters in (("skip-worktree", "Ss"), ("assume-unchanged", "sh")):
             has = {path for path, tag in there.items() if tag in letters}
             wants = {path for path, tag in wanted.items() if tag in letters}
@@ -206,6 +195,8 @@ class SavedIndex:
         """
         if not self._original:
             return
+        from ..git.entries import IndexEntry, differing_paths, list_index
+
         before, after = self._original[-1].files.get(b"staged"), self.oldest.files[b"staged"][1]
         paths = differing_paths(self._repository, None if before is None else before[1], after)
         if not paths:
@@ -224,7 +215,11 @@ class SavedIndex:
 
     def _stacked_lines(self) -> list[bytes]:
         """What each later save of a stack had staged anew, as `update-index --index-info` reads it."""
-        lines = []
+        lines: list[bytes] = []
+        if len(self._saves) == 1:
+            return lines
+        from ..git.entries import IndexEntry
+
         for save in reversed(self._saves[:-1]):
             for path, entry in save.manifest.staged.items():
                 lines.append(removal(self._repository, path))
@@ -238,6 +233,8 @@ class SavedIndex:
         stages = save.files.get(b"stages")
         if stages is None:
             return []
+        from ..git.entries import IndexEntry
+
         removals: dict[bytes, None] = {}
         lines = []
         for stage in _STAGES:
@@ -260,6 +257,8 @@ class SavedIndex:
 
 def removal(repository: Repository, path: bytes) -> bytes:
     """A line for `update-index --index-info` that removes all entries of a path."""
+    from ..git.entries import IndexEntry
+
     return IndexEntry(path, 0, repository.zero).info_line()
 
 

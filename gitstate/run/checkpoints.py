@@ -101,9 +101,13 @@ class ForkedSave:
             result.taken.scan = known.snapshot.scan
         return result, growth
 
+    def answers(self, seconds: float, patience: float) -> bool:
+        """Whether something comes of it within so many seconds; or `patience` more, where no disk holds it."""
+        return self._child.answers(seconds, patience)
+
     def leave(self) -> None:
         """Let the child go on by itself: a disk that does not answer holds it, and nobody is there to wait any more."""
-        os.close(self._child.pipe)
+        self._child.leave()
 
     def break_off(self) -> None:
         """Kill the child and the gits that it started; what they leave is cleaned up by who saves next."""

@@ -18,6 +18,7 @@ from ..orders.saving import opened_for
 from ..save.request import SaveRequest, SaveResult, failed_look_lines, failed_save_lines, save_lines
 from ..save.save import save
 from ..system.clock import Deadline
+from ..system.forkpool import is_any_held
 from ..system.process import process
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.settings import OF_SAVE, with_defaults
@@ -39,11 +40,11 @@ if TYPE_CHECKING:
 #: Files of more bytes than this wait for the second step of a save under a deadline.
 _SMALL = 4 << 20
 #: An early save reads files for so long, in seconds, and for this part of the deadline at most.
-_EARLY, _EARLY_SHARE = 0.3, 0.2
+_EARLY, _EARLY_SHARE = 0.25, 0.2
 #: The last save has this many seconds in any case, and is broken off so many seconds after its deadline.
 _LEAST, _OVERTIME = 0.1, 0.15
 #: For this part of the deadline nothing else is done but the early save. Where none stands, the last one is waited for
-#: so many seconds after the deadline.
+#: so many seconds after the deadline, if the disk answers.
 _FIRST, _PATIENT = 0.6, 2.0
 _GOES_ON = "the disk did not answer within the deadline; the save goes on until the disk answers"
 #: A child that does not say anything is looked at again after so many seconds.
@@ -73,6 +74,8 @@ class Ending:
     def __init__(self, parts: RunParts) -> None:
         self.channel, self.signals, self.config, self.repository = parts[:4]
         self.processes, self.checkpoints, self.orders, self.worktrees, self.private = parts[4:]
+        #: The disk holds a save, or a checkpoint, that was not awaited any longer.
+        self.is_held = False
 
     def end_now(self, reason: Reason) -> None:
         """End the run within the deadline. The agent is told before anything else."""
@@ -138,8 +141,9 @@ class Ending:
         worktrees = self.worktrees.start_saving(SaveRequest(reason=reason), Deadline(left + _OVERTIME))
         last = self._start_save(request)
         # What the disk or a git does not end in time is broken off. Where no early save stands, it goes on.
-        overtime = _PATIENT if known is None else _OVERTIME
-        result = self._await(last, Deadline(left + overtime), listens=False)
+        patience = _PATIENT if isinstance(early, str) else 0.0
+        overtime = 0.0 if patience else _OVERTIME
+        result = self._await(last, Deadline(left + overtime), listens=False, patience=patience)
         if result is None and isinstance(last, ForkedSave):
             last.leave() if known is None else last.break_off()
         self._conclude(
@@ -154,7 +158,7 @@ class Ending:
         self.processes.await_agent(Deadline(min(times.grace, times.deadline / 2)))
         self.processes.end_leftovers()
         worktrees = self.worktrees.start_saving(SaveRequest(reason=reason), Deadline(deadline.left() + _OVERTIME))
-        early = self._await(first, Deadline(deadline.left() + _PATIENT), listens=False)
+        early = self._await(first, deadline, listens=False, patience=_PATIENT)
         if early is None and isinstance(first, ForkedSave):
             first.leave()
         stands = None if early is None or isinstance(early, str) or early.result != "saved" else early
@@ -200,9 +204,12 @@ class Ending:
             return try_save(self.repository.toplevel, request, take)
 
     def _await(
-        self, child: ForkedSave | SaveResult | str, deadline: Deadline, *, listens: bool
+        self, child: ForkedSave | SaveResult | str, deadline: Deadline, *, listens: bool, patience: float = 0.0
     ) -> SaveResult | str | None:
-        """What came of a save that was started; None where the deadline passes, or a signal comes: `listens`."""
+        """What came of a save that was started; None where the deadline passes, or a signal comes: `listens`.
+
+        Where no disk holds it, it is late `patience` seconds after the deadline.
+        """
         if not isinstance(child, ForkedSave):
             return child
         while not deadline.passed():
@@ -215,7 +222,10 @@ class Ending:
             if answer is not None:
                 return answer[0]
             if listens and is_told_to_hurry(self.signals, self.channel):
-                break
+                return None
+        while patience and child.answers(0.0, patience):
+            if (answer := child.receive()) is not None:
+                return answer[0]
         return None
 
     def _conclude(
@@ -253,11 +263,17 @@ class Ending:
         self._answer(None, [*failed, *lines], status)
 
     def _answer(self, saved: str | None, lines: list[str], status: int) -> None:
-        """The last word. The lease is free before it comes: whoever reads it may begin the next run at once."""
+        """The last word. The lease is free before it comes: whoever reads it may begin the next run at once.
+
+        Where the disk holds a save no file is removed: it would hold this process too. The next run replaces them.
+        """
+        self.is_held = is_any_held()
+        if not self.is_held:
+            self.orders.remove()
         if self.config.lease is not None:
             with suppress(OSError):
                 os.close(self.config.lease)
-        self.channel.send(done=True, saved=saved, lines=lines, status=status)
+        self.channel.send(done=True, saved=saved, lines=lines, status=status, held=self.is_held)
 
 
 def _end_well(toplevel: bytes, *, finished: bool) -> tuple[list[str], int]:

@@ -93,6 +93,8 @@ class guard:
         self._keeper: KeeperProcess | None = None
         self._pid = 0
         self._saved = False
+        #: No disk holds the keeper: the record of who works here can be removed.
+        self._clears = True
         self._reason = Reason()
         self.recovered: RecoverResult | None = None
 
@@ -185,6 +187,7 @@ class guard:
         self._keeper.tell(**message)
         answer = self._keeper.answer(self._times.grace + self._times.deadline + _MARGIN)
         if answer is not None:
+            self._clears = not answer.get("held")
             say(*answer["lines"])
             return
         waiting = pending_save_id(self._repository)
@@ -202,7 +205,7 @@ class guard:
         if self._keeper is not None:
             self._keeper.close()
             self._keeper = None
-        self._hold.release()
+        self._hold.release(clears=self._clears)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Save once, however many signals come. Then run the handler that was there before."""

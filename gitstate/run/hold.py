@@ -97,9 +97,12 @@ class Hold:
             self._holder = this_holder("keeper", owner, run_id=run_id, agent=agent)
             lease.write_holder(repository, self._holder)
 
-    def release(self) -> None:
-        """The work has ended: nobody works here. Idempotent."""
-        if self.lease is not None and self._holder is not None:
+    def release(self, *, clears: bool = True) -> None:
+        """The work has ended: nobody works here. Idempotent.
+
+        With `clears` the record goes too; without it the kernel tells the same, and no disk can hold this process.
+        """
+        if clears and self.lease is not None and self._holder is not None:
             lease.clear_holder(self._repository, self._holder)
         self._close()
 

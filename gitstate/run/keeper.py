@@ -12,7 +12,7 @@ the run the keeper ends the agent, waits until nobody writes any more, saves, an
                      {"do": "failed", "reason": {…}}   end with a save, for this reason
                      {"do": "leave", "finish": true}   a clean end: no save
     keeper → front   {"ready": true}
-                     {"done": true, "saved": …, "lines": […], "status": N}
+                     {"done": true, "saved": …, "lines": […], "status": N, "held": …}   `held`: by the disk
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ class Keeper:
         finally:
             self.checkpoints.close()
             self.worktrees.close()
-            files.remove(run_file(self.repository))
+            if not self._ending.is_held:
+                files.remove(run_file(self.repository))
 
     def _record_run(self) -> None:
         """Write which processes this run has, and whether its checkpoints fail: for `stop`, `status` and `doctor`."""

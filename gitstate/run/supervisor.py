@@ -257,7 +257,7 @@ class Supervisor:
         if answer is None:
             answer = self._save_without_keeper()
         say(*answer["lines"])
-        hold.release()
+        hold.release(clears=not answer.get("held"))
         return self._status(int(answer["status"]))
 
     def _start(self) -> StartedProcess:

@@ -155,6 +155,7 @@ class Builder:
             special=taken.special,
             label=request.label,
             sparse_directories=tuple(taken.sparse_directories),
+            worktree_settings=taken.worktree_settings,
             absent_submodules=tuple(taken.absent_submodules),
         )
 
@@ -286,29 +287,27 @@ def same_flags(save: Save, manifest: Manifest, builder: Builder, *, stacks: bool
     With `stacks` what the exchange of the index has brought into the view of git counts as hidden still.
     """
     was = save.manifest
-    entry = save.files.get(b"index")
-    if (was.index_is_plain and manifest.index_is_plain) or (not was.index_is_plain and entry is None):
+    if (was.index_is_plain and manifest.index_is_plain) or (not was.index_is_plain and b"index" not in save.files):
         return True
-    from ..git.entries import differing_paths, hidden_tags
+    from ..git.entries import hidden_tags
+    from .index import saved_hidden_tags, shown_paths
 
     repository = builder.repository
-    then: dict[bytes, str] = {}
-    if entry is not None and not was.index_is_plain:
+
+    def write(oid: Oid, path: bytes) -> None:
+        content = builder.reader.contents([oid])[0]
+        files.write_new_file(path, () if content is None else (content[1],), mode=0o600, durable=False)
+
+    try:
         copy = files.temporary_name(kept_index(repository, was.save_id))
-        try:
-            content = builder.reader.contents([entry[1]])[0]
-            files.write_new_file(copy, () if content is None else (content[1],), mode=0o600, durable=False)
-            then = hidden_tags(repository.git, copy)
-        except GitError:
-            # Its shared index is gone.
-            return False
-        finally:
-            files.remove(copy)
+        then = saved_hidden_tags(repository.git, save, copy, write)
+    except GitError:
+        # Its shared index is gone.
+        return False
     now_hidden = {} if manifest.index_is_plain else hidden_tags(repository.git, frozen_index(repository))
     changed = {path for path in {*then, *now_hidden} if then.get(path) != now_hidden.get(path)}
-    staged = save.files.get(b"staged")
-    if changed and stacks and staged is not None:
-        shown = set(differing_paths(repository, staged[1], save.wip_tree))
+    if changed and stacks:
+        shown = shown_paths(repository, save)
         changed = {path for path in changed if path in now_hidden or path not in shown}
     return not changed
 

@@ -11,7 +11,7 @@ from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref,
 from ..git import refs
 from ..git.index import IndexMoved, is_frozen_index
 from ..git.repository import head_of, open_repository, read_head, shares_configuration
-from ..snapshot.record import Snapshot, SnapshotOptions
+from ..snapshot.record import Snapshot, SnapshotBuilder, SnapshotOptions
 from ..snapshot.snapshot import take_snapshot
 from ..system.clock import Deadline
 from ..system.process import boot_id
@@ -22,7 +22,7 @@ from ..workspace.settings import patterns
 from .plan import PendingSave, SaveFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from ..format.manifest import Save
     from ..git.command import Oid
@@ -82,7 +82,7 @@ def look(
     taken.left_out += request.problems
     nested: tuple[Nested, ...] = ()
     if taken.nested:
-        nested, skipped = save_nested(repository, request, taken, save)
+        nested, skipped = save_nested(repository, request, taken, save, lambda: _nested_before(builder, request, seen))
         taken.left_out += skipped
     if staged is not None:
         staged.pack()
@@ -96,7 +96,11 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
     repository = builder.repository
     if request.broken is not None and request.broken.worktree:
         return _context_alone(repository)
-    known, growth, frozen = request.known, request.growth, frozen_index(repository)
+
+    def anew(options: SnapshotOptions) -> SnapshotBuilder:
+        return SnapshotBuilder(repository, builder.writer, builder.reader, frozen_index(repository), options)
+
+    known, growth = request.known, request.growth
     # The checkpoint keeps alive what the caller knows: without it nothing vouches for those objects.
     checkpoint = checkpoint_ref(workspace_id(repository))
     held = {} if known is None and growth is None else refs.read_refs(repository, [checkpoint])
@@ -111,11 +115,12 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
         request.keep_paths,
         None if request.expected is None or request.expected.scan is None else request.expected.scan.tracked,
         end=None if request.end is None else request.end.part(_PRECIOUS),
+        gives_up=request.look_end is not None and request.depth > 0,
     )
     if known is not None and known.archive in held.values():
         from ..snapshot.incremental import take_since
 
-        taken = take_since(known, repository, builder.writer, builder.reader, frozen, options, meanwhile)
+        taken = take_since(known, anew(options), meanwhile)
         if taken is not None:
             return taken
     if options.deadline.seconds is not None:
@@ -123,10 +128,10 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
     if request.unseen:
         from ..snapshot.incremental import take_touched
 
-        taken = take_touched(repository, builder.writer, builder.reader, frozen, options, meanwhile)
+        taken = take_touched(anew(options), meanwhile)
         if taken is not None:
             return taken
-    return take_snapshot(repository, builder.writer, builder.reader, frozen, options, query)
+    return take_snapshot(anew(options), query)
 
 
 def _touched(request: SaveRequest) -> frozenset[bytes]:
@@ -153,8 +158,8 @@ _PRECIOUS = 0.85
 
 def _until_collected(request: SaveRequest) -> Deadline:
     """When the last file must have been read: then objects are written, synced and named."""
-    if request.look is not None:
-        return Deadline(request.look)
+    if request.look_end is not None:
+        return request.look_end
     end = Deadline(request.deadline) if request.end is None else request.end
     return end.earlier(min(_KEPT_SHARE * (end.seconds or 0.0), _KEPT_SECONDS))
 
@@ -198,6 +203,7 @@ def gather(builder: Builder, request: SaveRequest, scene: Scene, *, insist: bool
         request.kind,
         insist=insist,
         stay=request.stay,
+        may_hide=request.unseen and not taken.index_is_plain and taken.index is None,
         head_ref=taken.head_ref,
         head=taken.head,
         operation=taken.operation,
@@ -318,54 +324,104 @@ def _is_reset(save: Save, builder: Builder, taken: Snapshot) -> bool:
 _DEEPEST = 8
 
 
+#: A repository inside has so many seconds for itself in any case, until the most precious files must have been read.
+_LEAST_INSIDE = 0.1
+NOT_REACHED = "the repository in it was not looked at in time"
+_NOT_WHOLE = "the repository in it was saved, but not all of it"
+
+
 def save_nested(
     repository: Repository,
     request: SaveRequest,
     taken: Snapshot,
     save: Callable[[bytes, SaveRequest], SaveResult],
+    before: Callable[[], Iterable[Nested]] = lambda: (),
 ) -> tuple[tuple[Nested, ...], list[LeftOut]]:
     """Save the repositories inside with `save`; what to record of each, and what was skipped.
 
     Refs alone hold their saves: no branch moves there. Context and reason are of this workspace, not of theirs. Of one
     that is neither a submodule of the index nor a worktree of `repository` no program runs: plain git in this
     workspace would run none either.
+
+    Each has an equal part of the time that is left. One that is not reached, or fails, is skipped, and is recorded as
+    it was `before`: a later one of these counts more.
     """
-    nested = []
-    skipped = []
-    left = None if request.end is None or request.deadline is None else _until_collected(request).left()
     asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=(), broken=None)
-    asked = asked._replace(deadline=left, growth=None, beside=None)
+    asked = asked._replace(growth=None, beside=None, touched=frozenset())
     asked = asked._replace(
         values={}, owner_pid=None, reason=Reason(), known=None, unseen=False, replaces=None, label=None, expected=None
     )
+    nested: dict[bytes, Nested] = {}
+    skipped: list[LeftOut] = []
+    failed: set[bytes] = set()
+    paths = [*dict.fromkeys(taken.nested)]
+    for number, path in enumerate(paths):
+        seconds = _seconds_inside(request, len(paths) - number)
+        asked = asked._replace(deadline=seconds, look=None if request.look is None else seconds)
+        why = NOT_REACHED if seconds == 0.0 else ""
+        try:
+            if not why:
+                nested[path], others = _save_inside(repository, asked, taken, path, save)
+                skipped += others
+        except (GitstateError, OSError) as error:
+            why = f"the repository in it could not be saved: {words_of(error)}"[:300]
+        if why:
+            failed.add(path)
+            skipped.append(LeftOut(path, why, True))
+            nested[path] = Nested(path, None, None)
+    if failed:
+        nested.update({one.path: one for one in before() if one.path in failed})
+    return tuple(nested.values()), skipped
+
+
+def _seconds_inside(request: SaveRequest, count: int) -> float | None:
+    """How long the save of the next of `count` repositories inside may take; 0 where there is no time for it."""
+    if request.look_end is not None:
+        return request.look_end.left() / count
+    if request.end is None or request.deadline is None:
+        return None
+    if request.end.part(_PRECIOUS).passed():
+        return 0.0
+    return max(_LEAST_INSIDE, _until_collected(request).left() / count)
+
+
+def _save_inside(
+    repository: Repository,
+    asked: SaveRequest,
+    taken: Snapshot,
+    path: bytes,
+    save: Callable[[bytes, SaveRequest], SaveResult],
+) -> tuple[Nested, list[LeftOut]]:
+    """Save the repository at `path`; what to record of it, and what was skipped. Raises GitstateError, OSError."""
     from ..workspace.lease import presence
 
-    for path in dict.fromkeys(taken.nested):
-        full = os.path.join(repository.toplevel, path)
-        try:
-            if request.depth >= _DEEPEST:
-                raise GitstateError("it is nested too deeply")
-            inside = open_repository(full)
-            if inside.toplevel != os.path.realpath(full):
-                raise GitstateError("its .git file points outside the directory")
-            if _others_work(presence(inside), presence(repository)):
-                # Its own keeper saves it. A save from here would write this task into that one's context.
-                skipped.append(LeftOut(path, "an agent works in it, and its own keeper saves it", False))
-                nested.append(Nested(path, None, None))
-                continue
-            # Of a submodule the commit counts as well: the save keeps it, and tells on which branch it is.
-            is_known = path in taken.submodules or shares_configuration(inside, repository)
-            runs_filters = repository.runs_filters and is_known
-            result = save(full, asked._replace(even_clean=is_known, runs_filters=runs_filters))
-            nested.append(Nested(path, result.save_id, result.archive))
-            if inside.common_dir.startswith(os.path.realpath(full) + b"/"):
-                skipped.append(LeftOut(path, SAVED_INSIDE, False))
-            if result.lost:
-                skipped.append(LeftOut(path, "the repository in it was saved, but not all of it", True))
-        except (GitstateError, OSError) as error:
-            skipped.append(LeftOut(path, f"the repository in it could not be saved: {words_of(error)}"[:300], True))
-            nested.append(Nested(path, None, None))
-    return tuple(nested), skipped
+    full = os.path.join(repository.toplevel, path)
+    if asked.depth > _DEEPEST:
+        raise GitstateError("it is nested too deeply")
+    inside = open_repository(full)
+    if inside.toplevel != os.path.realpath(full):
+        raise GitstateError("its .git file points outside the directory")
+    if _others_work(presence(inside), presence(repository)):
+        # Its own keeper saves it. A save from here would write this task into that one's context.
+        return Nested(path, None, None), [LeftOut(path, "an agent works in it, and its own keeper saves it", False)]
+    # Of a submodule the commit counts as well: the save keeps it, and tells on which branch it is.
+    is_known = path in taken.submodules or shares_configuration(inside, repository)
+    result = save(full, asked._replace(even_clean=is_known, runs_filters=repository.runs_filters and is_known))
+    skipped = []
+    if inside.common_dir.startswith(os.path.realpath(full) + b"/"):
+        skipped.append(LeftOut(path, SAVED_INSIDE, False))
+    if result.lost:
+        skipped.append(LeftOut(path, _NOT_WHOLE, True))
+    return Nested(path, result.save_id, result.archive), skipped
+
+
+def _nested_before(builder: Builder, request: SaveRequest, seen: Mapping[str, Oid]) -> Iterable[Nested]:
+    """The repositories inside that are saved, as the last checkpoint has them, then the save that is replaced."""
+    own = workspace_id(builder.repository)
+    for ref in (checkpoint_ref(own), marker_ref(own)):
+        save = builder.earlier(seen.get(ref))
+        if save is not None and (ref != marker_ref(own) or save.manifest.save_id == request.replaces):
+            yield from (one for one in save.manifest.nested if one.save_id is not None)
 
 
 def _others_work(inside: Presence, here: Presence) -> bool:

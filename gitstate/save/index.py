@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitError
+from ..errors import GitError, words_of
 from ..format.manifest import LeftOut
 from ..git.command import try_in_halves
+from ..git.entries import differing_paths, hidden_tags
 from ..git.index import index_lock, is_frozen_index, kept_index, link_or_copy
 from ..objects.reader import LARGE
 from ..objects.tree import Leaf
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeVar
 
+    from ..format.manifest import Save
     from ..git.command import Git, Oid
     from ..git.repository import Repository
     from ..objects.pack import PackWriter
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 _PIPE = 32 << 10
 #: Git has this many seconds for the new index, whatever the deadline.
 _LEAST = 0.3
+_NOT_EXCHANGED = "the save is complete, but the index could not be exchanged"
 
 
 def keep_index(repository: Repository, save_id: str, taken: Snapshot) -> bytes | None:
@@ -41,6 +44,27 @@ def keep_index(repository: Repository, save_id: str, taken: Snapshot) -> bytes |
     kept = kept_index(repository, save_id)
     link_or_copy(frozen_index(repository), kept)
     return kept
+
+
+def saved_hidden_tags(git: Git, save: Save, copy: bytes, write: Callable[[Oid, bytes], None]) -> dict[bytes, str]:
+    """The tags of the entries that the index of a save hides from git, by path. Raises GitError.
+
+    `write` writes the blob of that index to `copy`, which is removed again.
+    """
+    entry = save.files.get(b"index")
+    if save.manifest.index_is_plain or entry is None:
+        return {}
+    try:
+        write(entry[1], copy)
+        return hidden_tags(git, copy)
+    finally:
+        files.remove(copy)
+
+
+def shown_paths(repository: Repository, save: Save) -> set[bytes]:
+    """The paths that the index of a save hid, and that git has seen since because they are in the WIP commit."""
+    staged = save.files.get(b"staged")
+    return set() if staged is None else set(differing_paths(repository, staged[1], save.wip_tree))
 
 
 class IndexSwap:
@@ -103,7 +127,9 @@ class IndexSwap:
                 self._exchange()
             return ""
         except GitError as error:
-            return f"the save is complete, but the index could not be exchanged: {error.message}"
+            return f"{_NOT_EXCHANGED}: {error.message}"
+        except OSError as error:
+            return f"{_NOT_EXCHANGED}: {words_of(error)}"
 
     def _exchange(self) -> None:
         index = os.path.join(self.repository.git_dir, b"index")

@@ -62,6 +62,8 @@ class SaveFacts(Record):
     """The index kept changing: save it as it was seen."""
     stay: bool = False
     """The agent still works: leave branch and index where they are."""
+    may_hide: bool = False
+    """Nobody has looked whether the index hides paths from git, and the save has no copy of it."""
     head_ref: str | None = "refs/heads/main"
     """The full name of what HEAD points to; None where it is detached."""
     head: Oid | None = None
@@ -172,7 +174,7 @@ def plan_save(facts: SaveFacts) -> SavePlan:
         deletes=tuple(deletes),
         branch=None if why else facts.head_ref,
         why_not_moved=why,
-        keeps_index=not facts.stay,
+        keeps_index=not facts.stay or facts.may_hide,
     )
 
 
@@ -246,6 +248,7 @@ def stack_holds(
         and not unmerged
         and new.absent == old.absent
         and new.sparse == old.sparse
+        and new.worktree_settings == old.worktree_settings
         and new.sparse_directories == old.sparse_directories
         and new.absent_submodules == old.absent_submodules
         and not new.staged

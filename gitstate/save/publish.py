@@ -84,19 +84,22 @@ class Publisher:
 
         All that the save relies on, but for what is given to its own pack, must be there when this is called.
         """
-        self._refs = RefWriter(self.repository, self.git, f"save {self.save_id}", self.until)
+        self._start_git()
         bring_to_disk(self.repository, self.workspace_id)
         self.others_are_durable = True
+
+    def _start_git(self) -> None:
+        if self._refs is None:
+            self._refs = RefWriter(self.repository, self.git, f"save {self.save_id}", self.until)
 
     def make_durable(self, updates: Sequence[RefUpdate], kept: bytes | None = None) -> None:
         """Bring to the disk all that `updates` will reach, and the file `kept`. `refs.carry_out` then moves them."""
         self.reader.end()
         # `bring_to_disk` syncs the directory of the packs, while git prepares the refs.
-        self.writer.finish(syncs_name=self.others_are_durable)
-        if self._refs is None:
-            # Not earlier: a child may have to wait for the one that was started before it, and so does who starts it.
-            self._refs = RefWriter(self.repository, self.git, f"save {self.save_id}", self.until)
-        writer = self._refs
+        # Not earlier: a child may have to wait for the one that was started before it, and so does who starts it.
+        self.writer.finish(syncs_name=self.others_are_durable, meanwhile=self._start_git)
+        self._start_git()
+        writer = self.refs
         # To delete a ref git locks `packed-refs`, and a reftable for any change. Others wait for both: lock them only
         # when the objects are on the disk.
         at_once = refs.refs_are_files(self.repository) and all(update.new is not None for update in updates)

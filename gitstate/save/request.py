@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..format.manifest import LeftOut, Reason, is_incomplete
 from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record
-from ..system.terminal import escape
+from ..system.terminal import escape, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -68,7 +68,11 @@ class SaveRequest(Record):
     growth: Growth | None = None
     """What a checkpoint may add to the object store; None: whatever there is."""
     look: float | None = None
-    """Seconds in which files are read, however long the deadline is; None: what it leaves."""
+    """Seconds in which files are read, however long the deadline is; None: what it leaves. Repositories inside have
+    no others.
+    """
+    look_end: Deadline | None = None
+    """`look` as it runs. `save` fills it in."""
     end: Deadline | None = None
     """`deadline` as it runs. `save` fills it in."""
     largest: int | None = None
@@ -156,10 +160,9 @@ def skipped_lines(items: Sequence[LeftOut]) -> list[str]:
 
 def unconverted_words(paths: Sequence[bytes]) -> str:
     """What to say of changed files that only the archive holds."""
-    named = ", ".join(escape(path) for path in paths[:_SHOWN])
-    rest = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    named = first_of([escape(path) for path in paths[:_SHOWN]], len(paths))
     what = "a filter or an encoding failed or took too long, so the WIP commit lacks the edits of"
-    return f"{what} {named}{rest}; the archive holds them (gitstate recover)"
+    return f"{what} {named}; the archive holds them (gitstate recover)"
 
 
 def _cut(title: str, shown: Sequence[str], count: int) -> list[str]:

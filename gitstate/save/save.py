@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 
-from ..errors import GitError, NotAWorkspace
+from ..errors import GitError, NotAWorkspace, TryAgain
 from ..format.manifest import LeftOut
 from ..format.names import (
     OWN,
@@ -28,6 +28,7 @@ from ..git.repository import Opening, Repository, git_dir_of, open_repository, w
 from ..git.status import StatusQuery, query_status
 from ..system import files
 from ..system.clock import Deadline
+from ..system.process import is_orphan, this_process, was_left
 from ..system.stdlib import TYPE_CHECKING, signal, suppress
 from ..workspace import settings
 from ..workspace.ownership import (
@@ -74,7 +75,11 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     # The sync before the marker covers it.
     files.make_directory(repository.own, top=repository.git_dir, durable=False)
     with locked_workspace(repository, deadline) as git:
+        if not request.depth and is_orphan():
+            _refuse_orphan(repository)
         give_workspace_id(repository, old_id=lambda: _old_id(repository))
+        if request.look is not None:
+            request = request._replace(look_end=Deadline(request.look))
         result = save_owned(repository, git, request)
     if not request.depth and result.result != "unchanged":
         # Not a nested one: it is recovered with the workspace around it. The save is durable, and the lock is free.
@@ -91,6 +96,23 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
         risk = among_files(repository.toplevel, repository.common_dir)
         warnings.append(f"{risk.what}; move it out with: {risk.command}")
     return result._replace(warnings=tuple(warnings)) if warnings else result
+
+
+def _refuse_orphan(repository: Repository) -> None:
+    """Raises TryAgain where this process was to save for one that was killed meanwhile.
+
+    What is here may be the work of somebody else by now: of a recovery, or of the next run. One that was left to go on
+    does so where no younger run is here.
+    """
+    from ..workspace.lease import is_held, read_holder
+
+    holder = read_holder(repository.own) if is_held(repository.own) else None
+    begun, own = (None if holder is None else holder.owner.start), this_process().start
+    is_younger = begun is not None and own is not None and int(begun) > int(own)
+    if not was_left() or is_younger:
+        raise TryAgain(
+            "whoever asked for this save was killed before it began; nothing was saved", hint="gitstate save"
+        )
 
 
 def bounded(request: SaveRequest, repository: Repository) -> SaveRequest:

@@ -1,10 +1,13 @@
-"""What a snapshot takes from the git dir: the index file, the files of an unfinished operation, sparse checkout."""
+"""What a snapshot takes from the git dir: index, files of an unfinished operation, sparse checkout, settings."""
 
 from __future__ import annotations
 
 import os
 
+from ..errors import GitError
+from ..format.manifest import MAX_SETTING
 from ..git import refs
+from ..git.command import Git
 from ..git.gitdir import is_operation_ref, operation_paths, operation_under_way
 from ..git.index import file_identity, identify_index, shared_index_name
 from ..objects.tree import DIRECTORY, EXECUTABLE, REGULAR, Leaf
@@ -20,6 +23,21 @@ if TYPE_CHECKING:
 _INDEX_COPIED = 1 << 20
 #: Larger files of an operation, in bytes, are skipped.
 _LARGEST_FILE = 16 << 20
+#: Sections that say who commits, and how git reads and shows files. No setting of theirs names a program or a secret.
+_SECTIONS = ("user.", "author.", "committer.", "index.", "feature.", "status.", "rerere.", "checkout.", "advice.")
+#: The same of sections that have other settings too.
+_NAMES = frozenset(
+    (
+        *("core.autocrlf", "core.eol", "core.safecrlf", "core.whitespace", "core.attributesfile", "core.excludesfile"),
+        *("core.filemode", "core.symlinks", "core.ignorecase", "core.precomposeunicode", "core.checkstat"),
+        *("core.sparsecheckout", "core.sparsecheckoutcone", "core.splitindex", "core.untrackedcache"),
+        *("core.trustctime", "core.preloadindex", "core.quotepath", "core.bigfilethreshold", "core.commentchar"),
+        *("commit.gpgsign", "commit.cleanup", "merge.conflictstyle", "pull.rebase", "pull.ff", "push.default"),
+        *("apply.whitespace", "diff.renames", "diff.algorithm", "merge.renames", "rebase.autostash"),
+    )
+)
+#: They say where a worktree is, and do not go with it.
+_OF_THE_PLACE = ("core.worktree", "core.bare")
 _HEX = b"0123456789abcdef"
 #: Keeps hexadecimal digits; every other letter becomes `_`, and what separates words a space.
 _WORDS = bytes(c if c in _HEX else 95 if chr(c).isalnum() or c == 95 else 32 for c in range(128)) + b" " * 128
@@ -38,9 +56,10 @@ def store_index(builder: SnapshotBuilder, *, has_hidden: bool) -> None:
     try:
         info = os.fstat(fd)
         snapshot.index_file = identify_index(fd)
-        snapshot.index_is_plain = not has_hidden
+        # In a sparse checkout git shows no flag of a file that is there, and hides it once it is gone.
+        snapshot.index_is_plain = not has_hidden and not repository.is_true("core.sparsecheckout")
         is_split = any(name.startswith(b"sharedindex.") for name in os.listdir(repository.git_dir))
-        if not (is_split or has_hidden or info.st_size <= _INDEX_COPIED):
+        if snapshot.index_is_plain and not is_split and info.st_size > _INDEX_COPIED:
             return
         data = read_whole(fd, info.st_size)
     finally:
@@ -101,15 +120,47 @@ def _store_root_refs(builder: SnapshotBuilder) -> set[bytes]:
 
 
 def store_sparse(builder: SnapshotBuilder) -> None:
-    """Note the settings of a sparse checkout, and store its patterns."""
+    """Note the settings of a sparse checkout, and store its patterns; note those of a linked worktree alone."""
     repository = builder.repository
     for name in ("core.sparsecheckout", "core.sparsecheckoutcone", "index.sparse"):
         value = repository.setting(name)
         if value is not None:
             builder.snapshot.sparse[name] = value
     data = read_limited(os.path.join(repository.git_dir, b"info", b"sparse-checkout"), _LARGEST_FILE)
-    if data is not None and repository.is_true("core.sparsecheckout"):
+    if data is not None:
         builder.snapshot.sparse_file = builder.writer.add("blob", data)
+    path = os.path.join(repository.git_dir, b"config.worktree")
+    if (
+        repository.git_dir != repository.common_dir
+        and repository.is_true("extensions.worktreeconfig")
+        and os.path.isfile(path)
+    ):
+        builder.snapshot.worktree_settings = _worktree_settings(path)
+
+
+def is_harmless_setting(name: str) -> bool:
+    """Whether a setting names no program, and holds no secret."""
+    return name.startswith(_SECTIONS) or name in _NAMES
+
+
+def _worktree_settings(path: bytes) -> dict[str, str | None]:
+    """The settings in `config.worktree` at `path`; None for one that may name a program or hold a secret."""
+    try:
+        listed = Git(b"/").run("config", "--file", path, "--list", "-z")
+    except GitError:
+        return {}
+    settings: dict[str, str | None] = {}
+    for item in listed.split(b"\0")[:-1]:
+        key, line_end, value = item.partition(b"\n")
+        name = key.decode("utf-8", "replace")
+        if name in _OF_THE_PLACE:
+            continue
+        try:
+            text = value.decode("utf-8") if line_end else "true"
+        except UnicodeDecodeError:
+            text = None
+        settings[name] = text if is_harmless_setting(name) and text is not None and len(text) <= MAX_SETTING else None
+    return settings
 
 
 def settings_identity(repository: Repository) -> tuple[object, ...]:

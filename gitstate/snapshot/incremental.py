@@ -18,22 +18,19 @@ from ..git.index import identify_index_at
 from ..git.repository import Repository, is_attributes, read_head
 from ..git.status import ignored_among, staged_entries
 from ..objects.reader import commit_head
-from ..objects.tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader
+from ..objects.tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader, parents_with_top
 from ..system.files import open_at_once
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .gitdir import settings_identity, store_index, store_sparse
 from .read import OLDER, has_content
 from .record import IGNORED_LISTED, ScanFacts, Snapshot, SnapshotBuilder, TrackedPaths
 from .snapshot import LISTED, WALKED, most_precious_first, store_files, store_in_order
+from .tracked import newest_of
 from .walk import WalkResult, walk, without_ignored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import TypeVar
-
-    from ..objects.pack import PackWriter
-    from ..objects.reader import ObjectReader
-    from .record import SnapshotOptions
 
     T = TypeVar("T")
 
@@ -55,28 +52,21 @@ class Baseline(Record):
 
 
 def take_since(
-    baseline: Baseline,
-    repository: Repository,
-    writer: PackWriter,
-    reader: ObjectReader,
-    frozen_index: bytes,
-    options: SnapshotOptions,
-    meanwhile: Callable[[], None] = lambda: None,
+    baseline: Baseline, builder: SnapshotBuilder, meanwhile: Callable[[], None] = lambda: None
 ) -> Snapshot | None:
-    """The snapshot of now; None where the baseline does not allow it. Further arguments as for `take_snapshot`.
+    """The snapshot of now, by a new `builder`, as for `take_snapshot`; None where the baseline does not allow it.
 
     `meanwhile` is called while git starts: all that the snapshot relies on was there before. Raises GitError, OSError.
     """
     earlier, touched = baseline.snapshot, baseline.touched
-    scan = earlier.scan
+    scan, options, reader = earlier.scan, builder.options, builder.reader
     if scan is None or options.include_ignored or options.include_paths:
         return None
-    if not _is_valid(baseline, scan, repository, frozen_index):
+    if not _is_valid(baseline, scan, builder.repository, builder.index_path):
         return None
     tracked = sorted({path for top in touched for path in scan.tracked.at_or_below(top)})
     if len(tracked) > _MOST:
         return None
-    builder = SnapshotBuilder(repository, writer, reader, frozen_index, options)
     builder.tracked = scan.tracked
     reader.foresee_contents([earlier.head] if earlier.head is not None else [])
     _carry_over(builder.snapshot, earlier, touched)
@@ -120,32 +110,28 @@ _STAGED = 2.0
 NOT_LOOKED = "the worktree was not looked at as a whole yet: only what changed since the run began is saved"
 
 
-def take_touched(
-    repository: Repository,
-    writer: PackWriter,
-    reader: ObjectReader,
-    frozen_index: bytes,
-    options: SnapshotOptions,
-    meanwhile: Callable[[], None] = lambda: None,
-) -> Snapshot | None:
+def take_touched(builder: SnapshotBuilder, meanwhile: Callable[[], None] = lambda: None) -> Snapshot | None:
     """The snapshot of `options.touched` alone, as one that names what it lacks; None where that is not possible.
 
     For an early save before the first look at a large tree, which takes a second and more. Arguments as for
     `take_since`. Raises GitError, OSError.
     """
+    repository, reader, frozen_index, options = builder.repository, builder.reader, builder.index_path, builder.options
     head_ref, head = _head(repository)
     commit = None if head is None else reader.commit(head)
     if head is None or commit is None:
         return None
-    staged = staged_entries(repository, {"GIT_INDEX_FILE": os.fsdecode(frozen_index)}, head, _STAGED)
+    staged = staged_entries(repository, builder.env, head, _STAGED)
     if staged is None or _may_have_more_flags(frozen_index):
         return None
-    earlier, touched = Snapshot(), _newest(repository.toplevel, options.touched - {options.state_file})
+    earlier, touched = Snapshot(), list(options.touched - {options.state_file})
+    if len(touched) > _ALONE:
+        touched = newest_of(touched, repository.toplevel, _ALONE)
     # Of a path that is staged as deleted the file may be there all the same.
     touched = [*dict.fromkeys((*touched, *staged))]
     earlier.head_ref, earlier.head, earlier.index_file = head_ref, head, identify_index_at(frozen_index)
     earlier.staged = {path: None if entry is None else Leaf(*entry) for path, entry in staged.items()}
-    attributes = {os.path.join(above, b".gitattributes") for path in touched for above in _with_top(path)}
+    attributes = {os.path.join(above, b".gitattributes") for path in touched for above in parents_with_top(path)}
     in_head = TreeReader(reader).lookup(commit_head(commit).tree, dict.fromkeys((*touched, *attributes)))
     if any(
         path in in_head and in_head[path].mode == DIRECTORY and not _is_directory(repository, path) for path in touched
@@ -159,7 +145,7 @@ def take_touched(
     converts = any(name in in_head or os.path.lexists(os.path.join(repository.toplevel, name)) for name in attributes)
     tracked = TrackedPaths(set(order), order, converts or any(map(is_attributes, staged)))
     earlier.scan = ScanFacts(tracked, True, settings_identity(repository))
-    snapshot = take_since(Baseline(earlier, "", alone), repository, writer, reader, frozen_index, options, meanwhile)
+    snapshot = take_since(Baseline(earlier, "", alone), builder, meanwhile)
     if snapshot is not None:
         # Nobody may take it for more than it is.
         snapshot.scan, snapshot.index_is_plain = None, False
@@ -182,25 +168,6 @@ def _is_directory(repository: Repository, path: bytes) -> bool:
     return False
 
 
-def _newest(top: bytes, paths: frozenset[bytes]) -> list[bytes]:
-    """The newest of these paths; those that are gone come first."""
-    if len(paths) <= _ALONE:
-        return [*paths]
-    times: dict[bytes, float] = {}
-    for path in paths:
-        times[path] = float("-inf")
-        with suppress(OSError):
-            times[path] = -os.lstat(os.path.join(top, path)).st_mtime
-    return sorted(times, key=lambda path: times[path])[:_ALONE]
-
-
-def _with_top(path: bytes) -> Iterator[bytes]:
-    """The directories above a path, the top as the empty one last."""
-    while path:
-        path = path.rpartition(b"/")[0]
-        yield path
-
-
 def allows(baseline: Baseline, repository: Repository) -> bool:
     """Whether a snapshot of now could be taken from the baseline, without a look at the whole tree."""
     scan, index = baseline.snapshot.scan, os.path.join(repository.git_dir, b"index")
@@ -212,8 +179,8 @@ def _is_valid(baseline: Baseline, scan: ScanFacts, repository: Repository, froze
     earlier, touched = baseline.snapshot, baseline.touched
     if len(touched) > _MOST or any(path.rpartition(b"/")[2] in _DECIDING for path in touched):
         return False
-    unusual = earlier.operation or earlier.nested or earlier.absent or earlier.shared_index or earlier.sparse_file
-    if unusual or not scan.plain:
+    unusual = earlier.operation or earlier.nested or earlier.absent or earlier.shared_index
+    if unusual or not scan.plain or repository.is_true("core.sparsecheckout"):
         return False
     if operation_under_way(repository.git_dir) is not None:
         return False

@@ -102,6 +102,8 @@ class SnapshotOptions(Record):
     """Paths that changed for all that the caller knows: git is asked about them where it is slow to find changes."""
     end: Deadline | None = None
     """`deadline` of small tracked files that changed, the most precious ones; None: the same."""
+    gives_up: bool = False
+    """Raise GitError where git has not listed the changes in time: the caller has an earlier snapshot, or none."""
 
 
 class TrackedPaths(Record):
@@ -174,7 +176,7 @@ class Snapshot:
     index_is_plain: bool = False
     #: Name and bytes of the shared index of a split index; None where the index is not split.
     shared_index: tuple[str, Oid] | None = None
-    #: The bytes of info/sparse-checkout as a blob; None where the checkout is not sparse.
+    #: The bytes of info/sparse-checkout as a blob, which stays where a checkout is sparse no more; None without it.
     sparse_file: Oid | None = None
     #: What an incremental snapshot reuses. None only while the snapshot is being taken.
     scan: ScanFacts | None = None
@@ -220,6 +222,8 @@ class Snapshot:
         self.keep_others: list[Leaf] = []
         #: Setting → value, of those that configure a sparse checkout. Empty where none is set.
         self.sparse: dict[str, str] = {}
+        #: Setting → value of the configuration of a linked worktree alone; None for one that is not kept.
+        self.worktree_settings: dict[str, str | None] = {}
 
     def staged_blobs(self) -> list[Oid]:
         """The blobs that the index has and HEAD may not have, each once."""
@@ -270,6 +274,8 @@ class SnapshotBuilder:
         self.tracked = TrackedPaths(frozenset(), [], False)
         #: Mode of the index entry, by path, as far as git reported or was asked for it.
         self.index_modes: dict[bytes, int] = {}
+        #: Git was asked which submodules have changes.
+        self.knows_submodules = True
         #: Plain files stand where the index has a submodule.
         self.in_submodules = False
         self.snapshot = Snapshot()

@@ -15,18 +15,15 @@ from ..system.stdlib import TYPE_CHECKING
 from .gitdir import settings_identity, store_index, store_operation, store_sparse
 from .read import read_files
 from .record import IGNORED_LISTED, ScanFacts, SnapshotBuilder
-from .tracked import read_listing, read_status
+from .tracked import add_submodule, read_listing, read_status
 from .walk import CROWD, add_touched, is_nested, start_asking, walk, without_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..git.repository import Repository
     from ..git.status import StatusQuery
-    from ..objects.pack import PackWriter
-    from ..objects.reader import ObjectReader
     from ..system.child import Child
-    from .record import Snapshot, SnapshotOptions
+    from .record import Snapshot
     from .walk import WalkResult
 
 #: Under a deadline: the parts of its time after which no more directories are walked, looked into for untracked files,
@@ -36,25 +33,18 @@ WALKED, LISTED, _SORTED = 0.4, 0.65, 0.75
 _SMALL = 4 << 20
 
 
-def take_snapshot(
-    repository: Repository,
-    writer: PackWriter,
-    reader: ObjectReader,
-    frozen_index: bytes,
-    options: SnapshotOptions,
-    query: StatusQuery | None = None,
-) -> Snapshot:
-    """Take a snapshot of a whole worktree; its objects go to `writer`.
+def take_snapshot(builder: SnapshotBuilder, query: StatusQuery | None = None) -> Snapshot:
+    """Take a snapshot of a whole worktree, by a new `builder`; its objects go to the builder's writer.
 
-    `frozen_index` is a hard link to the index (or a path where nothing is, where there is no index): git replaces
+    The index of the builder is a hard link to git's (or a path where nothing is, where there is no index): git replaces
     the index by rename, so every step reads the same index, with the time stamp that racy entries need. `query` is
     the answer to `query_status` for the same index, where the caller has asked already.
 
     Raises GitError, OSError; a single bad file is skipped instead.
     """
-    builder = SnapshotBuilder(repository, writer, reader, frozen_index, options)
+    repository, options = builder.repository, builder.options
     snapshot, deadline = builder.snapshot, options.deadline
-    query = query or query_status(repository, frozen_index)
+    query = query or query_status(repository, builder.index_path)
     hidden = [] if options.tracked is not None else read_listing(builder, query.listing)
     builder.tracked = options.tracked or builder.tracked
     store_index(builder, has_hidden=bool(hidden))
@@ -64,7 +54,7 @@ def take_snapshot(
         add_touched(builder, found.untracked)
     # While `git status` looks, the next gits start.
     asking = None if found.replaced else start_asking(builder, found)
-    reader.start()
+    builder.reader.start()
     changed, staged_only = _read_changes(builder, query, found, asking)
     changed, large = most_precious_first(builder, changed)
     builder.note_attributes(found.untracked)
@@ -75,8 +65,8 @@ def take_snapshot(
     )
     snapshot.ignored = ignored[:IGNORED_LISTED]
     builder.note_attributes(plain)
-    reader.foresee_contents([snapshot.head] if snapshot.head else [])
-    reader.foresee_kinds(snapshot.staged_blobs())
+    builder.reader.foresee_contents([snapshot.head] if snapshot.head else [])
+    builder.reader.foresee_kinds(snapshot.staged_blobs())
     plain, more = most_precious_first(builder, plain, found.untracked)
     store_in_order(builder, changed[len(early) :], plain)
     folds = folds_case(builder.top)
@@ -212,6 +202,8 @@ def _sort_replaced(builder: SnapshotBuilder, path: bytes, untracked: list[bytes]
     if builder.index_modes.get(path, GITLINK) == GITLINK:
         full = os.path.join(builder.top, path)
         if is_nested(builder.repository, full, linked=True):
+            if not builder.knows_submodules:
+                add_submodule(builder, path)
             return
         if not os.listdir(full):
             builder.snapshot.absent_submodules.append(path)

@@ -13,12 +13,16 @@ from .record import TrackedPaths
 from .walk import is_nested
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..system.child import Child
     from .record import SnapshotBuilder
 
 #: Under a deadline `git status` may take this part of its time, and so many seconds in any case; a quicker question
 #: then takes this many seconds.
 _STATUS, _LEAST, _QUICK = 0.85, 0.2, 1.0
+#: The least for a caller that gives up where git is late.
+_LEAST_AT_ALL = 0.05
 #: Git compares each path of the index with all that it is asked about: no more than these.
 _NEWEST = 100
 
@@ -91,7 +95,8 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
 
     def finish(asked: Child) -> bytes:
         limit = builder.repository.filter_limit
-        timeout = limit if deadline.seconds is None else max(_LEAST, deadline.part(_STATUS).left())
+        least = _LEAST_AT_ALL if builder.options.gives_up else _LEAST
+        timeout = limit if deadline.seconds is None else max(least, deadline.part(_STATUS).left())
         return git.finish(asked, timeout=timeout)
 
     try:
@@ -100,6 +105,8 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
             return output
     except GitError as error:
         late = error.status == -9
+        if late and builder.options.gives_up:
+            raise
         if off and looks_inside and not (late and deadline.seconds is not None):
             try:
                 return finish(start_status(builder.repository, builder.env, *off))
@@ -113,7 +120,7 @@ def _status_output(builder: SnapshotBuilder, status: Child) -> bytes:
     for entry in list_index(git, env=builder.env):
         full = os.path.join(builder.top, entry.path)
         if entry.mode == GITLINK and not os.path.islink(full) and is_nested(builder.repository, full, linked=True):
-            _add_submodule(builder, entry.path)
+            add_submodule(builder, entry.path)
     return output
 
 
@@ -121,7 +128,9 @@ def _hurried_output(builder: SnapshotBuilder) -> bytes:
     """The changes as git knows them without reading a file. Where even that takes too long, those that the caller knows
     of, or none.
     """
-    newest, known = _newest_touched(builder), None
+    # Of those that are gone, any.
+    newest, known = newest_of(builder.options.touched & builder.tracked.paths, builder.top, _NEWEST), None
+    builder.knows_submodules = False
     if newest:
         with suppress(GitError):
             # Without them the save is next to worthless.
@@ -137,14 +146,14 @@ def _hurried_output(builder: SnapshotBuilder) -> bytes:
         return b"# branch.oid " + (head or b"(initial)")
 
 
-def _newest_touched(builder: SnapshotBuilder) -> list[bytes]:
-    """The newest of the tracked paths that the caller knows to have changed; of those that are gone, any."""
+def newest_of(paths: Iterable[bytes], top: bytes, most: int) -> list[bytes]:
+    """The newest of these paths below `top`; those that are gone come first."""
     times: dict[bytes, float] = {}
-    for path in builder.options.touched & builder.tracked.paths:
+    for path in paths:
         times[path] = float("-inf")
         with suppress(OSError):
-            times[path] = -os.lstat(os.path.join(builder.top, path)).st_mtime
-    return sorted(times, key=lambda path: times[path])[:_NEWEST]
+            times[path] = -os.lstat(os.path.join(top, path)).st_mtime
+    return sorted(times, key=lambda path: times[path])[:most]
 
 
 def _note_submodule(builder: SnapshotBuilder, path: bytes, sub: bytes, *, is_staged: bool) -> None:
@@ -154,9 +163,9 @@ def _note_submodule(builder: SnapshotBuilder, path: bytes, sub: bytes, *, is_sta
     if not builder.repository.runs_filters or not (has_work or is_staged):
         return
     if is_nested(builder.repository, full, linked=has_work):
-        _add_submodule(builder, path)
+        add_submodule(builder, path)
 
 
-def _add_submodule(builder: SnapshotBuilder, path: bytes) -> None:
+def add_submodule(builder: SnapshotBuilder, path: bytes) -> None:
     builder.snapshot.nested.append(path)
     builder.snapshot.submodules.add(path)

@@ -6,11 +6,12 @@ import os
 
 from ..git.repository import git_dir_of
 from ..git.status import are_ignored, start_check_ignore
+from ..objects.tree import parents_of
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .read import NEVER, special_reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from ..git.repository import Repository
     from ..system.child import Child
@@ -72,7 +73,7 @@ def add_touched(builder: SnapshotBuilder, untracked: list[bytes]) -> None:
     """Not all directories were looked into: add the untracked files in them that the caller knows of."""
     late = set(builder.unread)
     for path in builder.options.touched - builder.tracked.paths - set(untracked):
-        above = list(_above(path))
+        above = list(parents_of(path))
         full = os.path.join(builder.top, path)
         if late.isdisjoint(above) or path == builder.options.state_file or not builder.is_reached(above[0]):
             continue
@@ -81,12 +82,6 @@ def add_touched(builder: SnapshotBuilder, untracked: list[bytes]) -> None:
             for directory in above
         ):
             untracked.append(path)
-
-
-def _above(path: bytes) -> Iterator[bytes]:
-    """The directories above a path, the innermost first; not the top."""
-    while path := path.rpartition(b"/")[0]:
-        yield path
 
 
 def sort_entries(

@@ -20,6 +20,13 @@ class Deadline:
         """Whether no time is left."""
         return self.left() <= 0.0
 
+    def pause(self, seconds: float) -> bool:
+        """Wait for so many seconds, or what is left of them; False where no time was left."""
+        if self.passed():
+            return False
+        time.sleep(min(seconds, self.left()))
+        return True
+
     def part(self, share: float) -> Deadline:
         """The deadline that comes after this share of its time, counted from its beginning."""
         return self.earlier(0.0 if self.seconds is None else (1.0 - share) * self.seconds)

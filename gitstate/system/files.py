@@ -14,7 +14,7 @@ import stat
 from .stdlib import TYPE_CHECKING, contextmanager, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 #: A file that grows by more bytes than this is synced before it grows further.
 _SYNCED_AT_ONCE = 32 << 20
@@ -266,6 +266,46 @@ def write_and_rename(
         with suppress(OSError):
             os.unlink(temporary, dir_fd=directory)
         raise
+
+
+def write_and_rename_all(
+    items: Sequence[tuple[bytes, bytes, bytes]], *, mode: int, meanwhile: Callable[[], object] = lambda: None
+) -> None:
+    """`write_and_rename` of several files, each its temporary file, its path and its bytes, in their order.
+
+    All are written first and come to the disk together: a sync of each alone would wait for a transaction of its own.
+    `meanwhile` is called while they do. None has its name before all of them are on the disk.
+    """
+    fds: list[int] = []
+    try:
+        for temporary, path, data in items:
+            remove(temporary)
+            whole = len(data) > _SYNCED_AT_ONCE
+            write_new_file(temporary, (data,), mode=_for_group(mode, _around(path, None)), durable=whole)
+            fds.append(os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+            _begin_to_sync(fds[-1])
+        meanwhile()
+        for fd in fds:
+            sync(fd)
+        for temporary, path, _ in items:
+            if os.path.dirname(temporary) != os.path.dirname(path):
+                give_to(temporary, _around(path, None))
+            os.rename(temporary, path)
+    except BaseException:
+        for temporary, _, _ in items:
+            with suppress(OSError):
+                os.unlink(temporary)
+        raise
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _begin_to_sync(fd: int) -> None:
+    """Let the kernel begin to write a file to the disk; it may do nothing."""
+    with suppress(OSError, AttributeError):
+        # To forget what is not on the disk yet, Linux begins to write it (`man 2 posix_fadvise`).
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read_limited(path: bytes, limit: int, *, directory: int | None = None) -> bytes | None:

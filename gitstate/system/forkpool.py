@@ -10,6 +10,7 @@ import os
 import select
 import time
 
+from .process import comes, forked_by, is_held_by_disk
 from .stdlib import TYPE_CHECKING, pickler, signal, suppress
 
 if TYPE_CHECKING:
@@ -20,22 +21,35 @@ if TYPE_CHECKING:
 LOST = object()
 
 
+#: The children that this process waits for no more, and that have not ended.
+_going_on: list[int] = []
+
+
+def is_any_held() -> bool:
+    """Whether a disk holds a child that goes on, or did not end: a call of the file system would hold this process."""
+    return any(map(is_held_by_disk, _going_on))
+
+
 class Child:
     """A forked process that sends values through a pipe. Only for a process without threads."""
 
     def __init__(self, work: Callable[[Callable[[Any], None]], None]) -> None:
         reading, writing = os.pipe()
+        leaving, self._left = os.pipe()
         self.begun = time.monotonic()
+        parent = os.getpid()
         try:
             self.pid = os.fork()
         except OSError:
             # A keeper that is allowed no process for hours must not run out of descriptors, too.
-            os.close(reading)
-            os.close(writing)
+            for fd in (reading, writing, leaving, self._left):
+                os.close(fd)
             raise
         if self.pid == 0:
             try:
                 os.close(reading)
+                os.close(self._left)
+                forked_by(parent, leaving)
                 # A process group of its own, so that the gits that it starts can be killed with it.
                 os.setpgid(0, 0)
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -47,6 +61,7 @@ class Child:
                 os._exit(1)
             os._exit(0)
         os.close(writing)
+        os.close(leaving)
         with suppress(OSError):
             os.setpgid(self.pid, self.pid)
         self.pipe = reading
@@ -69,24 +84,41 @@ class Child:
             del self._got[: 8 + size]
         return values, bool(data)
 
+    def answers(self, seconds: float, patience: float) -> bool:
+        """Whether something comes within so many seconds; or `patience` more, where no disk holds the child."""
+        return comes(self.pipe, self.pid, seconds, patience)
+
     def end(self, *, kill: bool) -> None:
         """Close the pipe, with `kill` kill the child and all that it started, and reap it if it has ended.
 
         A signal may end the first call anywhere: the second one must not fail.
         """
-        pipe, self.pipe = self.pipe, -1
-        if pipe >= 0:
-            os.close(pipe)
+        pipes, self.pipe, self._left = (self.pipe, self._left), -1, -1
+        for pipe in pipes:
+            if pipe >= 0:
+                os.close(pipe)
         if kill:
             with suppress(OSError):
                 os.killpg(self.pid, signal.SIGKILL)
-        for _ in range(200):
+        for number in range(200):
             with suppress(ChildProcessError):
-                if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+                if os.waitpid(self.pid, os.WNOHANG) != (0, 0):
+                    return
+                if number % 20 == 19 and is_held_by_disk(self.pid):
                     # It may be stuck in the kernel for ever.
-                    time.sleep(0.005)
-                    continue
+                    _going_on.append(self.pid)
+                    return
+                time.sleep(0.005)
+                continue
             return
+
+    def leave(self) -> None:
+        """Let the child go on by itself once this process has ended: `was_left` tells it."""
+        _going_on.append(self.pid)
+        os.write(self._left, b"\0")
+        os.close(self.pipe)
+        os.close(self._left)
+        self.pipe = self._left = -1
 
 
 def in_background(work: Callable[[], None]) -> None:

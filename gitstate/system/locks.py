@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import time
 
 from ..errors import TryAgain
 from .clock import Deadline
@@ -41,10 +40,9 @@ def lock(path: bytes, deadline: Deadline, what: str) -> int:
             try:
                 return flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, InterruptedError):
-                if deadline.passed():
+                if not deadline.pause(pause):
                     message = f"another gitstate is at work on {what}{_holder(path)}; nothing was changed"
                     raise TryAgain(message, hint="try again in a moment") from None
-                time.sleep(min(pause, deadline.left()))
                 pause = min(pause * 2, 0.05)
     except BaseException:
         os.close(fd)

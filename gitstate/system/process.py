@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 import time
 
 from .clock import Deadline
-from .stdlib import TYPE_CHECKING, Record, contextmanager, signal, suppress
+from .stdlib import TYPE_CHECKING, Record, signal, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 
 #: Coarse kernel clocks and file systems stamp files a little in the past.
@@ -185,6 +186,34 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
+#: A disk holds who waits for it at so many looks in a row, so many seconds apart.
+_HELD, _HELD_AGAIN = 3, 0.05
+
+
+def comes(fd: int, pid: int, seconds: float, patience: float) -> bool:
+    """Whether `fd` can be read within so many seconds; or `patience` more, where no disk holds the process `pid`.
+
+    Who was started by process 1 is patient in any case: all of its container ends with that one.
+    """
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    if poll.poll(None if seconds == float("inf") else min(int(seconds * 1000), 1 << 30) + 1):
+        return True
+    late = Deadline(patience)
+    held = 0
+    while (held < _HELD or os.getppid() == 1) and not late.passed():
+        if poll.poll(int(min(_HELD_AGAIN, late.left()) * 1000) + 1):
+            return True
+        held = held + 1 if is_held_by_disk(pid) else 0
+    return False
+
+
+def is_held_by_disk(pid: int) -> bool:
+    """Whether a process, or one that it has started, waits for a disk at this moment (`D` in proc(5) stat)."""
+    stats = (read_proc(f"/proc/{one}/stat") for one in (pid, *descendants(pid)))
+    return any(data.rpartition(b")")[2].split()[:1] == [b"D"] for data in stats if data)
+
+
 #: What the kernel calls the wait for the other end of a FIFO.
 _AT_A_FIFO = (b"wait_for_partner", b"fifo_open")
 #: What it says where it does not tell.
@@ -229,19 +258,6 @@ def read_proc(path: str) -> bytes | None:
             return file.read()
     except OSError:
         return None
-
-
-@contextmanager
-def ignoring_signals(signals: Iterable[int]) -> Iterator[None]:
-    """Block `signals` for this process and every child that it starts; pending ones are delivered at the end.
-
-    An ignored signal would not protect a git child, which installs handlers of its own; a blocked one does.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, list(signals))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def inherited_descriptors() -> list[int]:
@@ -339,3 +355,29 @@ def wait_for_one(one: Process, seconds: float) -> None:
         select.select([fd], [], [], seconds)
     finally:
         os.close(fd)
+
+
+#: In a process that `forkpool` forked: who forked it, and the pipe through which that one says that it leaves it alone.
+_forked_by: tuple[int, int] | None = None
+_was_left = False
+
+
+def forked_by(pid: int, leaving: int) -> None:
+    """This process was forked by `pid`, which writes into the pipe `leaving` where it leaves this one to go on."""
+    global _forked_by
+    _forked_by = pid, leaving
+
+
+def is_orphan() -> bool:
+    """Whether the process that forked this one has ended."""
+    return _forked_by is not None and os.getppid() != _forked_by[0]
+
+
+def was_left() -> bool:
+    """Whether an orphan was left to go on: its parent was not killed."""
+    global _was_left
+    if _forked_by is not None and not _was_left:
+        poll = select.poll()
+        poll.register(_forked_by[1], select.POLLIN)
+        _was_left = bool(poll.poll(0)) and bool(os.read(_forked_by[1], 1))
+    return _was_left

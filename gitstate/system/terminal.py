@@ -82,6 +82,8 @@ def escape_lines(text: str) -> str:
 
 def write_patch(text: str) -> None:
     """Print a patch on stdout: escaped on a terminal, byte for byte elsewhere."""
+    if sys.stdout is None:
+        return
     if sys.stdout.isatty():
         print_to(sys.stdout, escape_lines(text))
     else:
@@ -172,3 +174,8 @@ def columns(text: str) -> int:
         else 1
         for c in text
     )
+
+
+def first_of(shown: Sequence[str], count: int) -> str:
+    """The first of `count` items on one line, and how many more there are."""
+    return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")

@@ -387,49 +387,6 @@ class Worktree:
         return hasher.hexdigest()
 
 
-def folded(path: bytes) -> str:
-    """What two names of one file have in common on a file system that folds case or normalises Unicode."""
-    from unicodedata import normalize
-
-    return normalize("NFC", normalize("NFC", os.fsdecode(path)).casefold())
-
-
-def is_same_text(one: bytes, other: bytes) -> bool:
-    """Whether two paths differ at most in how Unicode writes their letters (NFC, NFD)."""
-    from unicodedata import normalize
-
-    return normalize("NFC", os.fsdecode(one)) == normalize("NFC", os.fsdecode(other))
-
-
-class ListedNames:
-    """Names as directories list them. Where case is folded, a file answers to names that no directory lists."""
-
-    def __init__(self, top: bytes) -> None:
-        self._top = top
-        #: Directory, as it is listed → its entries: by name, and by folded name.
-        self._known: dict[bytes, tuple[frozenset[bytes], dict[str, bytes]]] = {}
-
-    def of(self, path: bytes) -> bytes | None:
-        """The path under which a path that leads to a file is listed: itself, as a rule. None where nothing fits."""
-        listed = b""
-        for name in path.split(b"/"):
-            names, by_folded = self._entries(listed)
-            there = name if name in names else by_folded.get(folded(name))
-            if there is None:
-                return None
-            listed = os.path.join(listed, there)
-        return listed
-
-    def _entries(self, directory: bytes) -> tuple[frozenset[bytes], dict[str, bytes]]:
-        if directory not in self._known:
-            try:
-                names = os.listdir(os.path.join(self._top, directory))
-            except OSError:
-                names = []
-            self._known[directory] = frozenset(names), {folded(name): name for name in names}
-        return self._known[directory]
-
-
 def _copy(source: bytes, parent: int, beside: bytes, *, permissions: int | None) -> None:
     """Copy to `beside` in the open directory `parent`: to another file system neither link nor rename reaches.
 

@@ -17,14 +17,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import time
 
 from ..errors import BadJson, TryAgain
 from ..format.context import MAX_CONTEXT, Context
 from ..system import files, process
 from ..system.clock import Deadline
 from ..system.jsonio import dumps, loads, text_to_json
-from ..system.locks import flock
 from ..system.process import Process
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 
@@ -144,9 +142,8 @@ def wait_for_last_save(repository: Repository, deadline: Deadline) -> None:
     if holder is None or not is_visible(holder):
         return
     while not process.is_alive(holder.owner) and _is_held(repository.own, _LEASE):
-        if deadline.passed():
+        if not deadline.pause(_PAUSE):
             raise TryAgain("the keeper of the last run is still saving", hint="gitstate recover (in a moment)")
-        time.sleep(_PAUSE)
 
 
 def is_visible(holder: Holder) -> bool:
@@ -173,11 +170,10 @@ def take(repository: Repository, *, inside: bool = False) -> int:
     try:
         while True:
             try:
-                return flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return _flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR) or deadline.passed():
+                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR) or not deadline.pause(0.01):
                     raise
-                time.sleep(0.01)
     except BlockingIOError:
         os.close(fd)
         raise TryAgain(
@@ -331,12 +327,25 @@ def _is_held(own: bytes, name: bytes) -> bool:
     except OSError:
         return False
     try:
-        fd = flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fd = _flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
     except OSError as error:
         return error.errno in (errno.EAGAIN, errno.EACCES)
     finally:
         os.close(fd)
+
+
+def _flock(fd: int, operation: int) -> int:
+    """As `flock` of `system.locks`, which is loaded only where the file system has no locks."""
+    try:
+        fcntl.flock(fd, operation)
+        return fd
+    except BlockingIOError:
+        raise
+    except OSError:
+        from ..system.locks import flock
+
+        return flock(fd, operation)
 
 
 def _why_unknown(holder: Holder | None, here: Here) -> str:

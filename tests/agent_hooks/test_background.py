@@ -170,7 +170,7 @@ import os, sys
 from gitstate.agent_hooks import background
 from gitstate.errors import TryAgain
 from gitstate.git.repository import open_repository
-lock, background._LONGEST = background.files.lock, 600.0
+lock, background._LONGEST = background.lock, 600.0
 def told(path, deadline, what):
     try:
         return lock(path, background.Deadline(0.0), what)
@@ -178,7 +178,7 @@ def told(path, deadline, what):
         print("impatient", flush=True)
         sys.stdin.readline()
         raise
-background.files.lock = told
+background.lock = told
 with background.in_order(open_repository(os.fsencode(sys.argv[1]))):
     print("goes on", flush=True)
     sys.stdin.readline()

@@ -219,14 +219,18 @@ def test_tool_event_that_may_change_something_is_queued(
 
 def test_checkpoint_is_due_for_the_script_when_it_is_for_python(script: Path, repo: Workspace) -> None:
     """The stamp's time is the last checkpoint and the pause of `is_due`."""
+
+    def memory() -> dict[str, int]:
+        return dict(json.loads(own(repo, "agent-hook.json").read_bytes()))
+
+    def pause() -> int:
+        return own(repo, "agent-hook.due").stat().st_mtime_ns - memory()["last_ns"]
+
     python(repo, told(repo))
-    memory = json.loads(own(repo, "agent-hook.json").read_bytes())
-    pause = own(repo, "agent-hook.due").stat().st_mtime_ns - memory["last_ns"]
-    assert pause == 3600 * 10**9
+    # The stamp is dated when the memory is written.
+    wait_until(lambda: pause() == 3600 * 10**9, "the stamp of an hour")
     python(repo, told(repo), GITSTATE_HOOK_INTERVAL="0")
-    memory = json.loads(own(repo, "agent-hook.json").read_bytes())
-    pause = own(repo, "agent-hook.due").stat().st_mtime_ns - memory["last_ns"]
-    assert pause == 20 * memory["cost_ns"] > 0
+    wait_until(lambda: pause() == 20 * memory()["cost_ns"] > 0, "the stamp of what the checkpoint cost")
 
 
 def test_script_does_not_wait_for_what_it_begins(script: Path, repo: Workspace, tmp_path: Path) -> None:

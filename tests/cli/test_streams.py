@@ -67,3 +67,22 @@ def test_broken_pipe_that_is_not_ours_is_a_failure(capsys: pytest.CaptureFixture
 
     assert guarded(breaks, "save", as_json=False) == 1
     assert "Broken pipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["log", "diff latest", "log --help"])
+def test_answer_that_a_full_disk_does_not_take_is_one_line_and_status_1(ws: Workspace, command: str) -> None:
+    ws.write("a", "a1\n")
+    assert ws.save().exit_status == 0
+    words = f'"$0" -m gitstate -C "$1" {command} >/dev/full'
+    run = subprocess.run(["sh", "-c", words, sys.executable, ws.path], capture_output=True, timeout=60)
+    assert run.returncode == 1, run
+    assert run.stderr.startswith(b"gitstate: ") and b"No space left" in run.stderr, run
+    assert len(run.stderr.splitlines()) == 1, run
+
+
+def test_patch_for_a_closed_stdout_is_no_bug(ws: Workspace) -> None:
+    ws.write("a", "a1\n")
+    assert ws.save().exit_status == 0
+    words = '"$0" -m gitstate -C "$1" diff latest >&-'
+    run = subprocess.run(["sh", "-c", words, sys.executable, ws.path], capture_output=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, b""), run

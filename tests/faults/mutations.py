@@ -35,6 +35,13 @@ MUTATIONS = (
         f"{POWER}[ext4-checkpoint]",
     ),
     Mutation(
+        "a pack gets its name before it is on the disk",
+        "system/files.py",
+        "        for fd in fds:\n            sync(fd)\n",
+        "",
+        "objects/test_pack.py::test_pack_and_its_index_are_on_the_disk_before_they_have_a_name",
+    ),
+    Mutation(
         "the directories of refs are not synced",
         "save/publish.py",
         "        self.refs.sync(updates)\n",
@@ -175,8 +182,8 @@ MUTATIONS = (
     Mutation(
         "a pack has no .keep while no ref holds it",
         "objects/pack.py",
-        '        self._hold(name)\n        self._write(name + b".pack"',
-        '        self._write(name + b".pack"',
+        "        self._hold(name)\n        pack = ",
+        "        pack = ",
         "faults/test_concurrency.py::test_gc_before_the_refs_move_loses_no_object",
     ),
     Mutation(
@@ -227,8 +234,8 @@ MUTATIONS = (
     Mutation(
         "a good index is put away because git failed",
         "restore/index.py",
-        "            if not is_torn_index(self._current, object_format):\n                raise",
-        "            if not os.path.exists(self._current):\n                raise",
+        "not is_torn_index(self._current, object_format):\n                raise",
+        "not os.path.exists(self._current):\n                raise",
         f"{ERRORS}[recover]",
         {"ERROR_POINT": r"diff-index\.1:openat:.*\+"},
     ),

@@ -188,7 +188,7 @@ SWEEPS: dict[str, tuple[State, tuple[str, ...], Lose | None, int]] = {
     "save": (STATES["everything_at_once"], SAVE, None, 640),
     "save-merge": (STATES["merge_conflict"], SAVE, None, 545),
     "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, 445),
-    "recover": (RETYPED, RECOVER, undone, 1240),
+    "recover": (RETYPED, RECOVER, undone, 1200),
     "recover-only-git-left": (RETYPED, RECOVER, only_git_left, 1414),
 }
 

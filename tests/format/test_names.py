@@ -18,8 +18,10 @@ from gitstate.format.names import (
     new_save_id,
     parse_ref,
     parse_trailers,
+    remote_name,
     save_ref,
     save_time_ns,
+    without_password,
 )
 from gitstate.objects.reader import format_commit
 from tests.support.environment import ROOT
@@ -118,3 +120,22 @@ def test_shell_hook_looks_for_the_same_trailer_and_marker() -> None:
     text = (ROOT / "hooks/git/gitstate-hook").read_text("utf-8")
     assert text.count(f"--grep='^{SAVE_TRAILER}: '") == 2
     assert f'"$common_dir"/{marker_ref("*")}' in text and f"' {marker_ref('')}'" in text
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:token@host/x@y.git", "https://host/x@y.git"),
+        ("https://token@host:8443/x", "https://host:8443/x"),
+        ("ssh://git:pass@host/x", "ssh://git@host/x"),
+        ("git@host:x.git", "git@host:x.git"),
+        ("https://host/x", "https://host/x"),
+        ("origin", "origin"),
+    ],
+)
+def test_password_is_not_part_of_a_remote_that_is_shown(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
+def test_password_is_not_part_of_a_ref() -> None:
+    assert "token" not in remote_name("https://user:token@host/x.git")

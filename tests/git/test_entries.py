@@ -12,14 +12,13 @@ from gitstate.git.entries import (
     DiffEntry,
     IndexEntry,
     TreeEntry,
-    diff_tree_pairs,
+    diff_pairs_of_trees,
     diff_trees,
     differing_paths,
     list_index,
     list_tree,
     list_tree_paths,
     list_unmerged,
-    start_diff_tree_pairs,
 )
 from gitstate.git.repository import open_repository
 from gitstate.git.status import parse_listing
@@ -215,6 +214,5 @@ def test_several_pairs_of_trees_are_compared_at_once(ws: Workspace) -> None:
         trees.append(ws.out("rev-parse", "HEAD^{tree}"))
     repository = open_repository(os.fsencode(ws.path))
     pairs = [(trees[0], trees[1]), (trees[1], trees[1]), (trees[3], trees[0]), (trees[2], trees[2])]
-    started = start_diff_tree_pairs(repository, pairs)
-    assert diff_tree_pairs(repository, started) == [diff_trees(repository, *pair) for pair in pairs]
-    assert diff_tree_pairs(repository, start_diff_tree_pairs(repository, [])) == []
+    assert diff_pairs_of_trees(repository, pairs) == [diff_trees(repository, *pair) for pair in pairs]
+    assert diff_pairs_of_trees(repository, []) == []

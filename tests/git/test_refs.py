@@ -207,3 +207,20 @@ def test_git_that_hangs_is_ended_at_the_deadline(ws: Workspace, monkeypatch: pyt
     with pytest.raises(GitError, match="it took too long") as caught:
         writer.commit([RefUpdate("refs/heads/new", head, None)])
     assert caught.value.status == -9
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_deleted_ref_costs_a_sync_of_the_git_directory_only_where_git_has_packed_it(
+    packed: bool, ws: Workspace, oids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = REF if packed else f"{REF}-not"
+    ws.git("update-ref", ref, oids[0])
+    repository = open_repository(os.fsencode(ws.path))
+    synced: list[bytes] = []
+    monkeypatch.setattr(refs, "fsync_paths", synced.extend)
+    writer = RefWriter(repository, repository.git, "test")
+    writer.commit([RefUpdate(ref, None, oids[0])])
+    writer.close()
+    assert os.path.join(repository.common_dir, b"refs") in synced
+    assert (repository.common_dir in synced) == packed
+    assert ref not in ws.out("for-each-ref", "--format=%(refname)").splitlines()

@@ -16,7 +16,7 @@ from gitstate.git.repository import open_repository
 from gitstate.history import listing
 from gitstate.history.prune import prune
 from gitstate.objects.reader import ObjectReader
-from gitstate.save import publish
+from gitstate.save import keeping
 from gitstate.save.request import SaveRequest
 from gitstate.save.save import save
 from tests.faults.strace import why_not_strace
@@ -132,7 +132,7 @@ def test_kept_checkpoint_reads_no_more_for_a_longer_past(ws: Workspace, monkeypa
         ask(reader, verb, oids)
 
     monkeypatch.setattr(ObjectReader, "_ask", counted)
-    monkeypatch.setattr(publish, "_LOOKED_AT", 20)
+    monkeypatch.setattr(keeping, "_LOOKED_AT", 20)
     give_past(ws, MANY)
     ws.write("new.txt", "new\n")
     kept = save(bytes(ws.path), SaveRequest(kind="checkpoint")).save_id

@@ -105,6 +105,53 @@ def test_plain_text_behind_an_encrypting_filter_stays_here(ws: Workspace, tmp_pa
     assert not [blob for blob in blobs if b"secret-of-the" in blob]
 
 
+def test_plain_text_stays_here_where_the_attributes_that_guarded_it_are_gone(ws: Workspace, tmp_path: Path) -> None:
+    ws.git("config", "filter.crypt.clean", "tr a-z n-za-m")
+    ws.git("config", "filter.crypt.smudge", "tr a-z n-za-m")
+    ws.write(".gitattributes", "*.secret filter=crypt\n")
+    ws.write("key.secret", "secret-of-the-base\n")
+    ws.commit()
+    ws.remove(".gitattributes")
+    ws.write("key.secret", "secret-of-the-edit\n")
+    ws.save()
+    run = ws.gitstate("push", "origin")
+    assert run.exit_status == 4 and "key.secret" in run.stderr, run
+
+
+@pytest.mark.parametrize(("content", "status"), [("secret\n", 4), ("\0GITCRYPT\0...", 0)])
+def test_plain_text_stays_here_where_the_encrypting_filter_is_not_set_up(
+    content: str, status: int, ws: Workspace
+) -> None:
+    """As in a clone that nobody unlocked: there git itself stores what is on the disk."""
+    ws.write(".gitattributes", "*.secret filter=git-crypt diff=git-crypt\n")
+    ws.commit()
+    ws.write("key.secret", content)
+    ws.save()
+    run = ws.gitstate("push", "origin")
+    assert run.exit_status == status and ("key.secret" in run.stderr) == bool(status), run
+
+
+def test_push_to_a_mirror_sends_what_is_named_alone(ws: Workspace) -> None:
+    """By itself git takes no refspecs there."""
+    ws.git("config", "remote.origin.mirror", "true")
+    ws.git("branch", "stays-here")
+    dirty(ws)
+    ws.save()
+    assert ws.gitstate("push", "origin").exit_status == 0
+    there = remote_refs(ws)
+    assert [ref for ref in there if ref.startswith("refs/gitstate/pending/")]
+    assert "refs/heads/stays-here" not in there
+
+
+def test_password_in_a_url_is_printed_nowhere(ws: Workspace) -> None:
+    url = "https://agent:s3cr3t@localhost:1/x.git"
+    ws.save()
+    for command in ("push", "fetch"):
+        run = ws.gitstate(command, url)
+        assert run.exit_status == 1 and "next: git ls-remote https://localhost:1/x.git" in run.stderr, run
+        assert "s3cr3t" not in run.stderr and b"s3cr3t" not in run.stdout
+
+
 def test_push_says_what_a_scanner_found(ws: Workspace, tmp_path: Path) -> None:
     scanner = tmp_path / "bin" / "detect-secrets"
     scanner.parent.mkdir()

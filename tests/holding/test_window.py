@@ -7,7 +7,6 @@ import re
 import select
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,15 @@ from gitstate.format.context import Context
 from gitstate.git.repository import open_repository
 from gitstate.holding.window import Window
 from gitstate.run.checkpoints import Checkpoints
-from tests.support.agents import Started, keeper_pid, keepers, members, wait_until
+from tests.support.agents import (
+    Started,
+    descriptors,
+    has_checkpoint,
+    keeper_pid,
+    keepers,
+    members,
+    wait_until,
+)
 from tests.support.workspace import GITSTATE, Workspace, run_git
 
 #: Each destroys `a.txt`, which is tracked, or `new.txt`, or both.
@@ -41,16 +48,6 @@ until [ -e "$1/go" ]; do sleep 0.01; done
 """
 
 
-def descriptors(keeper: int) -> list[str]:
-    """What the descriptors of a keeper lead to. One may be closed meanwhile, and the keeper may end."""
-    found = []
-    with suppress(FileNotFoundError, ProcessLookupError):
-        for name in os.listdir(f"/proc/{keeper}/fd"):
-            with suppress(OSError):
-                found.append(os.readlink(f"/proc/{keeper}/fd/{name}"))
-    return found
-
-
 def held(keeper: int) -> set[str]:
     """The files that are held, by their absolute paths."""
     return {path.removesuffix(" (deleted)") for path in descriptors(keeper)}
@@ -69,10 +66,6 @@ def kept(ws: Workspace) -> set[str]:
             lines = run_git(ws.path, "grep", "-h", "precious", commit, check=False).decode()
             found.update(line.rpartition(":")[2] for line in lines.splitlines())
     return found
-
-
-def has_checkpoint(ws: Workspace) -> bool:
-    return bool(ws.out("for-each-ref", "refs/gitstate/checkpoints"))
 
 
 ALL = {"precious a", "precious new", "precious deep"}

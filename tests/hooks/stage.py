@@ -192,4 +192,14 @@ def output(stage: Stage, text: str) -> str:
 
 WAIT = ': >"$STAGE/ready"; sleep 600 & wait $!'
 
-FOREGROUND = ': >"$STAGE/ready"; sleep 1'
+FOREGROUND = ': >"$STAGE/ready"; while :; do sleep 0.1; done'
+
+
+def is_waiting(shell: subprocess.Popen[bytes]) -> bool:
+    """Whether a shell waits for the command that it has started last: then it knows which signal has ended that."""
+    place = Path(f"/proc/{shell.pid}")
+    with contextlib.suppress(OSError):
+        children = (place / "task" / str(shell.pid) / "children").read_text().split()
+        names = [Path(f"/proc/{child}/comm").read_text() for child in children]
+        return "sleep\n" in names and (place / "stat").read_bytes().rpartition(b")")[2].split()[0] == b"S"
+    return False

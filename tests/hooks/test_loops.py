@@ -67,9 +67,10 @@ def test_loop_takes_tasks_from_a_command(stage: Stage) -> None:
 def test_idle_agent_is_not_restarted_for_ever(stage: Stage) -> None:
     stage.manner("nothing")
     stage.tasks.write_text("T-1\nT-2\n")
-    assert loop_with(stage, "--tasks", str(stage.tasks), agent="kimi").returncode == 75, stage.said()
+    options = ["--tasks", str(stage.tasks), "--min-seconds", "100"]
+    assert loop_with(stage, *options, agent="kimi").returncode == 75, stage.said()
     assert stage.tasks.read_text() == "T-1\nT-2\n"
-    assert "kimi ended 3 times within 5 seconds and changed nothing" in stage.said()
+    assert "kimi ended 3 times within 100 seconds and changed nothing" in stage.said()
 
 
 def test_loop_stops_at_its_limits(stage: Stage) -> None:
@@ -226,16 +227,19 @@ def test_failed_agent_is_tried_again_within_the_budget(stage: Stage) -> None:
 
 def test_usage_limit_is_waited_out_to_the_time_that_the_agent_named(stage: Stage) -> None:
     agent = stage.directory / "bin" / "claude"
-    limit = 'echo "Claude AI usage limit reached|$(($(date +%s) + 3))"; date +%s >"$STAGE/met"; exit 1'
+    limit = 'echo "Claude AI usage limit reached|$(($(date +%s) + $(cat "$STAGE/limit")))"'
+    limit += '; date +%s >"$STAGE/met"; exit 1'
     agent.write_text(f'#!/bin/sh\necho y >>work.txt\n[ -e "$STAGE/met" ] || {{ {limit}; }}\ndate +%s >"$STAGE/again"\n')
     stage.tasks.write_text("T-1\n")
+    (stage.directory / "limit").write_text("3")
     assert loop_with(stage, "--tasks", str(stage.tasks), "--retries", "0").returncode == 0, stage.said()
     assert "usage limit: waiting until" in stage.said()
     met, again = (int((stage.directory / name).read_text()) for name in ("met", "again"))
     assert again - met >= 2
     (stage.directory / "met").unlink()
     stage.tasks.write_text("T-2\n")
-    assert loop_with(stage, "--tasks", str(stage.tasks), "--max-time", "1").returncode == 75
+    (stage.directory / "limit").write_text("3600")
+    assert loop_with(stage, "--tasks", str(stage.tasks), "--max-time", "600").returncode == 75
     assert "later than --max-time" in stage.said() and stage.tasks.read_text() == "T-2\n"
 
 

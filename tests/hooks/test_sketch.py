@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 import signal
-import time
 
 import pytest
 
-from tests.hooks.stage import FOREGROUND, HOSTILE, SOURCE, WAIT, Stage, output, run
-from tests.support.agents import PATIENCE
+from tests.hooks.stage import FOREGROUND, HOSTILE, SOURCE, WAIT, Stage, is_waiting, output, run
+from tests.support.agents import PATIENCE, wait_until
 
 
 @pytest.mark.parametrize("way", ["sketch", "library"])
@@ -67,6 +66,7 @@ def test_bash_trapsig_decides_the_signal(stage: Stage) -> None:
     """Bash 5.3 sets this variable; an older bash cannot derive the signal from the status."""
     loop = stage.start(stage.script(f"{SOURCE}trap cleanup_and_save TERM INT EXIT\nBASH_TRAPSIG=2\n{FOREGROUND}\n"))
     stage.ready(loop)
+    wait_until(lambda: is_waiting(loop), "the shell waits")
     loop.send_signal(signal.SIGINT)
     assert loop.wait(PATIENCE) == -signal.SIGINT
 
@@ -101,7 +101,7 @@ def test_cleanup_and_save_works_as_a_trap(
     loop = stage.start(stage.script(f"{begin}{trap}\n{ending}\necho no >>after\n"))
     if number is not None:
         stage.ready(loop)
-        time.sleep(0.2)
+        wait_until(lambda: is_waiting(loop), "the shell waits")
         loop.send_signal(number)
     if stage.is_zsh and ending == WAIT:
         # Zsh runs this trap while the signal is blocked, and tells it no signal.

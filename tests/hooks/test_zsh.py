@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.hooks.stage import FOREGROUND, LIBRARY, SOURCE, Stage, output, run
+from tests.hooks.stage import FOREGROUND, LIBRARY, SOURCE, Stage, is_waiting, output, run
 from tests.hooks.test_terminals import Terminal
-from tests.support.agents import PATIENCE, keepers
+from tests.support.agents import PATIENCE, keepers, wait_until
 from tests.support.skips import not_installed, why_not_program
 
 pytestmark = [
@@ -123,6 +123,7 @@ def test_signal_in_a_foreground_command_is_saved_after_it(stage: Stage) -> None:
         stage.script(f"{SOURCE}gitstate_begin task_id=T-1\necho work >>work.txt\n{FOREGROUND}\necho no >>after\n")
     )
     stage.ready(loop)
+    wait_until(lambda: is_waiting(loop), "the shell waits")
     loop.terminate()
     assert loop.wait(PATIENCE) == -signal.SIGTERM, stage.said()
     assert stage.context()["task_id"] == "T-1" and not (stage.ws.path / "after").exists()

@@ -110,6 +110,30 @@ def test_one_sync_needs_no_file_that_another_git_may_remove(tmp_path: Path, monk
     assert places == [os.fsencode(tmp_path)]
 
 
+@pytest.mark.parametrize(("dirt", "listed"), [(0, 2), (16 << 20, 9), (1 << 30, 20)])
+def test_no_more_is_looked_for_once_one_sync_is_due(
+    dirt: int, listed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a repository that was never saved every object is new."""
+    places = [tmp_path / f"{number:02x}" for number in range(20)]
+    for place in places:
+        place.mkdir()
+        for number in range(3):
+            (place / f"object{number}").touch()
+    seen: list[bytes] = []
+    scandir = os.scandir
+
+    def counted(path: bytes) -> object:
+        seen.append(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    monkeypatch.setattr(durable, "_filesystem_type", lambda device: b"ext4")
+    monkeypatch.setattr(durable, "_waiting_to_be_written", lambda: float(dirt))
+    sync_since([os.fsencode(place) for place in places], 0)
+    assert len(seen) == listed
+
+
 @pytest.mark.parametrize("step", [-3600, -30, 3600, 0])
 def test_all_is_synced_once_the_clock_was_set(step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a clock was set back new objects look older than those that are on the disk."""

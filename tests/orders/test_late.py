@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import json
+import signal
 import subprocess
 from collections.abc import Collection
 from typing import Any
 
 import pytest
 
-from tests.support.agents import marker, wait_until
+from tests.support.agents import Started, keeper_pid, marker, wait_until
 from tests.support.patched import patched
-from tests.support.workspace import Workspace
+from tests.support.workspace import GITSTATE, Workspace
 
 #: fsync of what `when` names hangs until a file is there.
 HANGS = """
@@ -94,9 +95,42 @@ def test_an_earlier_save_is_not_taken_for_one_that_has_not_begun(ws: Workspace) 
     ws.write("a.txt", "saved before\n")
     assert ws.gitstate("save").exit_status == 0
     ws.write("a.txt", "edited\n")
+    before = marker(ws)
     answer = late(ws, ALWAYS, 0.1, "save", "--deadline", "0.5", more=OPENS_LATE)
     assert "nothing is saved yet" in answer["error"]
     (ws.outside / "release").touch()
+    wait_until(lambda: marker(ws) != before, "the save goes on when the disk answers")
+
+
+#: What comes of the save is written into a file.
+TELLS = """
+saves = gitstate.orders.late.save
+def tells(*args):
+    outcome = "saved"
+    try:
+        return saves(*args)
+    except Exception as error:
+        outcome = str(error)
+        raise
+    finally:
+        with open({outcome!r}, "w") as file:
+            file.write(outcome)
+gitstate.orders.late.save = tells
+"""
+
+
+def test_save_that_goes_on_leaves_the_next_run_alone(ws: Workspace) -> None:
+    """It had not begun when its deadline passed: what it finds then is the work of another one."""
+    outcome = ws.outside / "outcome"
+    ws.write("a.txt", "edited\n")
+    late(ws, ALWAYS, 0.1, "save", "--deadline", "0.5", more=OPENS_LATE + TELLS.format(outcome=str(outcome)))
+    started = Started(ws, [*GITSTATE, "run", "--interval", "3600", "--", "sleep", "600"])
+    keeper_pid(ws)
+    (ws.outside / "release").touch()
+    wait_until(lambda: outcome.exists() and outcome.read_text(), "the save ends")
+    assert "nothing was saved" in outcome.read_text()
+    started.send(signal.SIGTERM)
+    assert started.status() == 143
 
 
 def test_nothing_is_claimed_where_the_disk_does_not_tell_what_stands(ws: Workspace) -> None:

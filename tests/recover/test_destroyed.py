@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.permissions import why_permissions_cannot_be_tested
 from tests.support.workspace import Workspace
 
 
@@ -44,6 +45,18 @@ def test_files_that_were_removed_before_the_save_are_offered(destroyed: Workspac
         del words_of[:2]
     assert destroyed.gitstate(*words_of).exit_status == 0
     assert destroyed.read("made/new.py") == b"precious\n" == destroyed.read("made/more.py")
+
+
+@pytest.mark.skipif(why_permissions_cannot_be_tested() is not None, reason=str(why_permissions_cannot_be_tested()))
+def test_file_that_the_save_skipped_is_not_called_destroyed_before_it(destroyed: Workspace) -> None:
+    destroyed.without_override = True
+    destroyed.chmod("made/new.py", 0)
+    assert destroyed.save().exit_status == 4
+    destroyed.remove("made/new.py")
+    result, words = recovered(destroyed)
+    assert paths(result) == ["made/new.py"]
+    assert "skipped by the save, and held by a checkpoint before it: made/new.py; to bring it back: gitstate" in words
+    assert "destroyed" not in words and "estroyed" not in result["briefing"]
 
 
 def test_edits_that_were_reset_are_offered(destroyed: Workspace) -> None:

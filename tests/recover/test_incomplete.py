@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.oracle import fingerprint
-from tests.support.patched import patched
+from tests.support.patched import patched, patient
 from tests.support.permissions import why_permissions_cannot_be_tested
 from tests.support.repositories import three_files
 from tests.support.small import done, left_out, recover, save
@@ -92,7 +92,7 @@ def test_restore_takes_named_paths(ws: Workspace) -> None:
 
 def test_incomplete_save_is_never_called_clean(ws: Workspace) -> None:
     ws.write("a", "a1\n" * 30_000)
-    run = done(ws.gitstate("save", "--json", "--deadline", "0.000001"), 4)
+    run = done(patient(ws, "save", "--json", "--deadline", "0.000001"), 4)
     assert left_out(run) == {"a": True} and "clean" not in run.json["message"]
     ws.git("checkout", "--", "a")
     assert "clean" in done(ws.gitstate("save", "--json")).json["message"]

@@ -219,3 +219,36 @@ def test_worktree_anew_on_a_branch_takes_the_save_of_its_task(
     answer = other.recover().json["workspaces"][0]
     assert (answer["save_id"] == save_id, (other.path / "new.txt").exists()) == (takes, takes)
     assert ("pending/lost-" in ws.out("for-each-ref", "refs/gitstate/pending")) != takes
+
+
+def _unborn(ws: Workspace) -> Workspace:
+    """A linked worktree on a branch without a commit, and beside it a patch that adds `a.txt`."""
+    linked = Workspace(ws.outside / "linked", ws.outside, main=ws.path)
+    ws.git("worktree", "add", "-q", "--detach", str(linked.path))
+    (ws.outside / "patch").write_bytes(ws.git("format-patch", "-1", "--stdout", "--root", "HEAD~1"))
+    linked.git("checkout", "-q", "--orphan", "unborn")
+    linked.git("rm", "-rqf", ".")
+    return linked
+
+
+@pytest.mark.parametrize("is_checkpoint", [False, True])
+def test_removed_worktree_of_an_unborn_branch_comes_back(is_checkpoint: bool, ws: Workspace) -> None:
+    """Its branch is unborn again: no commit that the agent did not make is on it."""
+    linked = _unborn(ws)
+    linked.write("a.txt", "in the way\n")
+    if not is_checkpoint:
+        linked.git("am", str(ws.outside / "patch"), check=False)
+        assert (linked.git_dir / "rebase-apply").is_dir()
+    linked.write("staged.txt")
+    linked.git("add", "staged.txt")
+    run = linked.gitstate("checkpoint" if is_checkpoint else "save", "--json")
+    assert run.exit_status == 0, run
+    before = fingerprint(linked.path)
+    assert before.commit is None
+    ws.remove(str(linked.path))
+    ws.git("worktree", "prune")
+    into = Workspace(ws.outside / "into", ws.outside)
+    run = ws.gitstate("recover", "--into", str(into.path), "--save", run.json["save_id"])
+    assert run.exit_status == 0, run
+    assert before.diff(fingerprint(into.path)) == []
+    assert into.out("symbolic-ref", "HEAD") == "refs/heads/unborn"

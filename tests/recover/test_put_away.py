@@ -124,6 +124,36 @@ def test_lock_of_refs_that_a_killed_git_left_is_removed_or_named(name: str, in_r
     ws.commit("goes on")
 
 
+#: Locks that stop a fetch, a reset, a stash, `git gc` and `git config --worktree`, and no commit.
+MORE_LOCKS = (
+    "refs/remotes/origin/main.lock",
+    "refs/stash.lock",
+    "ORIG_HEAD.lock",
+    "shallow.lock",
+    "objects/info/commit-graph.lock",
+    "config.worktree.lock",
+)
+
+
+def test_locks_that_stop_other_commands_than_a_commit_are_removed_after_a_run(ws: Workspace) -> None:
+    locks = [os.fspath(ws.common_dir / name) for name in MORE_LOCKS]
+    script = f'{CHECKPOINTED}; for lock; do mkdir -p "$(dirname "$lock")"; : >"$lock"; done; exit 3'
+    command = [*GITSTATE, "run", "--task-id", "T", "--interval", "3600", "--", "sh", "-c", script]
+    assert Started(ws, [*command, "agent", *locks]).status() == 3
+    answer = recovered_from(ws.recover())
+    removed = [item["path"] for item in answer["removed_locks"]]
+    assert sorted(removed) == sorted(locks)
+    assert not any(map(os.path.lexists, locks))
+
+
+def test_locks_that_stop_other_commands_than_a_commit_are_named(ws: Workspace) -> None:
+    dirty(ws)
+    for name in MORE_LOCKS:
+        ws.write(f".git/{name}", "")
+    run_command(ws, told(ws).partition("once no git runs here: ")[2])
+    assert not any(os.path.lexists(ws.common_dir / name) for name in MORE_LOCKS)
+
+
 def test_dry_run_leaves_the_lock_of_a_killed_git(ws: Workspace) -> None:
     started = lock_of_a_run(ws)
     kill_git(ws)

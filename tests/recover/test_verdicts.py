@@ -16,6 +16,7 @@ import pytest
 
 from tests.states import STATES, add_submodule, dirty, make
 from tests.support.oracle import fingerprint
+from tests.support.patched import patient
 from tests.support.repositories import Templates
 from tests.support.workspace import Run, Workspace, run_git
 
@@ -127,6 +128,30 @@ def test_hint_of_verdict_elsewhere_recovers_into_a_new_worktree(ws: Workspace) -
     run = follow(ws, found["hint"].replace("PATH", shlex.quote(str(place))))
     assert run is not None and run.exit_status == 0, run
     assert before.diff(fingerprint(place)) == []
+
+
+def test_save_is_recovered_on_its_branch_under_a_new_name(ws: Workspace) -> None:
+    dirty(ws)
+    before = fingerprint(ws.path)
+    save(ws)
+    ws.git("branch", "-m", "agent/renamed")
+    found = answer(ws.recover(), "restore", 0)
+    assert found["context"]["branch_name"] == "agent/renamed"
+    differing = [line for line in before.diff(fingerprint(ws.path)) if "agent/" not in line]
+    assert differing == [] and "agent/work" not in ws.out("branch", "--format=%(refname:short)").split()
+
+
+def test_branch_at_a_wip_commit_does_not_wait_after_the_save_was_recovered_elsewhere(ws: Workspace) -> None:
+    dirty(ws)
+    base = ws.out("rev-parse", "HEAD")
+    save(ws)
+    ws.git("branch", "-m", "agent/renamed")
+    ws.git("branch", "agent/work", base)
+    found = answer(ws.recover(), "elsewhere", 4)
+    place = ws.path.with_name("a place")
+    run = follow(ws, found["hint"].replace("PATH", shlex.quote(str(place))))
+    assert run is not None and run.exit_status == 0, run
+    answer(ws.recover(), "nothing", 0)
 
 
 def test_hints_of_verdict_corrupt_restore_the_earlier_save(ws: Workspace) -> None:
@@ -340,7 +365,7 @@ def test_deadline_that_passes_at_once_names_every_unread_file(ws: Workspace) -> 
     ws.append("b.txt", "more\n" * 20_000)
     ws.write("new.txt", "new\n" * 20_000)
     before = fingerprint(ws.path)
-    run = ws.save("--deadline", "0.000001")
+    run = patient(ws, "save", "--task-id", "T-1", "--json", "--deadline", "0.000001")
     assert run.exit_status == 4 and run.json["incomplete"], run
     assert {item["path"] for item in run.json["left_out"]} == {"b.txt", "new.txt"}
     assert all("deadline" in item["reason"] for item in run.json["left_out"])

@@ -109,3 +109,37 @@ def test_save_in_a_trap_beside_the_keeper_ends_in_time(
     assert started.status() == 143, started.words()
     assert ws.gitstate("recover", "--json").exit_status == 0
     assert ws.read("a.txt") == b"edited\n"
+
+
+#: In the place of a disk: a process that starts another one waits for it in the same state (`man 2 vfork`).
+HELD = """
+def held(fd):
+    if os.path.exists({hang!r}) and not os.path.exists({release!r}):
+        os.posix_spawn("/bin/true", ["true"], {{}}, file_actions=[(os.POSIX_SPAWN_OPEN, 0, {fifo!r}, os.O_RDONLY, 0)])
+    real(fd)
+os.fsync = held
+gitstate.run.ending._PATIENT = 1000.0
+"""
+
+
+def test_run_whose_disk_holds_the_save_ends_at_its_deadline(ws: Workspace) -> None:
+    """Nothing of it is removed: the disk would hold keeper and front as well. The next run replaces it."""
+    fifo = ws.outside / "fifo"
+    os.mkfifo(fifo)
+    patch = HELD.format(hang=str(ws.outside / "hang"), release=str(ws.outside / "release"), fifo=str(fifo))
+    started = start(ws, patch)
+    ws.write("a.txt", "edited\n")
+    (ws.outside / "hang").touch()
+    started.send(signal.SIGTERM)
+    assert started.status() == 143, started.words()
+    assert "the disk did not answer" in started.words()
+    names = {"keeper.sock", "run.json", "lease.json"}
+    own = ws.git_dir / "gitstate"
+    assert names <= set(os.listdir(own))
+    (ws.outside / "release").touch()
+    with fifo.open("w"):
+        wait_until(lambda: marker(ws), "the save goes on when the disk answers")
+    run = ws.gitstate("run", "--", "true")
+    assert run.exit_status == 0, run
+    assert ws.read("a.txt") == b"edited\n"
+    wait_until(lambda: not names & set(os.listdir(own)), "the next run leaves nothing")

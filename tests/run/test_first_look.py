@@ -211,3 +211,41 @@ def test_early_save_of_a_part_hides_no_whole_save(large: Workspace, tmp_path: Pa
     assert ws.recover().exit_status == 0
     assert ws.read("before.txt") == b"dirty before\n"
     assert ws.read("untracked before.txt") == b"there before\n"
+
+
+#: What stands before the run, and what the agent does with it.
+BEFORE = {
+    "hidden before": ("git update-index --assume-unchanged before.txt", "echo more >>before.txt"),
+    "hidden in the run": ("true", "git update-index --assume-unchanged before.txt; echo more >>before.txt"),
+    "gone before": ("rm before.txt", "true"),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_early_save_of_a_part_leaves_what_was_there_before_the_run(name: str, large: Workspace, tmp_path: Path) -> None:
+    ws = large
+    first, then = BEFORE[name]
+    ws.git("checkout", "-q", "--", "before.txt")
+    subprocess.run(first, shell=True, cwd=ws.path, check=True)
+    started = start(ws, tmp_path)
+    ws.append("a.txt", "by the agent\n")
+    subprocess.run(then, shell=True, cwd=ws.path, check=True)
+    started.send(signal.SIGTERM)
+    wait_until((ws.outside / "told").exists, "the agent is told")
+    wait_until(lambda: marker(ws), "the early save")
+    kill_all(ws, started)
+    # Git writes the index anew here.
+    before = ws.out("status", "--porcelain"), ws.out("ls-files", "-v", "before.txt")
+    if name != "gone before":
+        ws.git("reset", "-q", "--hard")
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    if name != "gone before":
+        assert ws.read("before.txt") == b"committed\nmore\n"
+    else:
+        assert "git checkout -- before.txt" in json.dumps(run.json)
+    untracked = '\n?? "untracked before.txt"'
+    assert (ws.out("status", "--porcelain").replace(untracked, ""), ws.out("ls-files", "-v", "before.txt")) == (
+        before[0].replace(untracked, ""),
+        before[1],
+    )

@@ -22,6 +22,7 @@ from tests.support.agents import (
     agent,
     agent_pid,
     check_recovered,
+    has_checkpoint,
     keeper_pid,
     keepers,
     marker,
@@ -70,7 +71,7 @@ def test_failed_save_names_the_latest_checkpoint(ws: Workspace) -> None:
 def test_failed_save_without_a_checkpoint_names_none(ws: Workspace) -> None:
     started = Started(ws, run_command(ws, "", "--interval", "600"))
     pid = agent_pid(ws)
-    wait_until(lambda: ws.refs("refs/gitstate/checkpoints"), "the first checkpoint")
+    wait_until(lambda: has_checkpoint(ws), "the first checkpoint")
     for ref in ws.refs("refs/gitstate/checkpoints"):
         ws.git("update-ref", "-d", ref)
     full(keeper_pid(ws))
@@ -84,7 +85,7 @@ def test_failed_save_without_a_checkpoint_names_none(ws: Workspace) -> None:
 
 def test_save_that_fails_after_its_marker_is_named(ws: Workspace) -> None:
     """Another process locks the notes: the work is complete, and no message denies it."""
-    started = Started(ws, run_command(ws, "", "--deadline", "1"))
+    started = Started(ws, run_command(ws, "", "--deadline", "4"))
     agent_pid(ws)
     before = fingerprint(ws.path)
     turn = ws.git_dir / "gitstate" / "notes-turn"

@@ -19,6 +19,7 @@ from tests.support.agents import (
     agent_pid,
     check_recovered,
     check_saved,
+    has_checkpoint,
     keeper_pid,
     marker,
     wait_until,
@@ -186,7 +187,7 @@ def test_run_has_three_processes_and_no_descriptor_of_its_caller(ws: Workspace) 
         front = subprocess.Popen(run_command(ws, ""), cwd=ws.path, close_fds=False, stderr=subprocess.DEVNULL)
     try:
         agent, keeper = agent_pid(ws), keeper_pid(ws)
-        wait_until(lambda: ws.refs("refs/gitstate/checkpoints"), "the first checkpoint")
+        wait_until(lambda: has_checkpoint(ws), "the first checkpoint")
         listed = Path(f"/proc/{front.pid}/task/{front.pid}/children")
         assert {*map(int, listed.read_text().split())} == {agent, keeper}
         assert os.getsid(keeper) == keeper and os.readlink(f"/proc/{keeper}/cwd") == "/"

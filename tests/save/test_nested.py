@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.save.request import SaveRequest
+from gitstate.save.request import SaveRequest, SaveResult
 from gitstate.save.save import save
 from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace, run_git
@@ -318,3 +318,60 @@ def test_early_save_of_a_part_looks_at_all_of_a_repository_inside(ws: Workspace)
     (archive,) = inner.refs("refs/gitstate/pending").values()
     assert json.loads(inner.git("show", f"{archive}:manifest.json"))["left_out"] == []
     assert inner.out("show", f"{archive}^1:new.txt") == "new"
+
+
+def early(ws: Workspace) -> SaveResult:
+    """An early save that has no time for the repositories inside."""
+    return save(os.fsencode(ws.path), SaveRequest(stay=True, look=0.0, deadline=60.0))
+
+
+def test_repository_that_an_early_save_does_not_reach_stays_as_in_the_checkpoint(ws: Workspace) -> None:
+    inner, sub = inside(ws), submodule_with_work(ws)
+    assert ws.gitstate("checkpoint").exit_status == 0
+    ws.append("a", "edited\n")
+    done = early(ws)
+    assert {(os.fsdecode(item.path), item.lost) for item in done.left_out} >= {
+        ("vendor/inner", True),
+        ("deep/sub", True),
+    }
+    assert ws.out("show", f"{done.archive}^1:a").endswith("edited")
+    nested = json.loads(ws.git("show", f"{done.archive}:manifest.json"))["nested"]
+    held = {"vendor/inner": inner.refs("refs/gitstate"), "deep/sub": sub.refs("refs/gitstate")}
+    assert {item["path"]: [item["archive"]] for item in nested} == {
+        path: [*refs.values()] for path, refs in held.items()
+    }
+    before = [fingerprint(one.path) for one in (ws, inner, sub)]
+    run = ws.recover()
+    assert run.json["workspaces"][0]["verdict"] == "restore", run
+    assert [fingerprint(one.path) for one in (ws, inner, sub)] == before
+    assert "is not the one" not in json.dumps(run.json)
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_wiped_submodule_comes_back_as_its_last_checkpoint_has_it(ws: Workspace, is_early: bool) -> None:
+    sub = submodule_with_work(ws)
+    ws.append("a", "edited\n")
+    before = fingerprint(sub.path)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as agent:
+        assert ws.gitstate("begin", "task_id=T", "--owner-pid", str(agent.pid)).exit_status == 0
+        assert ws.gitstate("checkpoint").exit_status == 0
+    if is_early:
+        assert early(ws).result == "saved"
+    for argv in WIPES["removed with all"]:
+        subprocess.run(argv, cwd=ws.path, check=True)
+    run = ws.recover()
+    assert before.diff(fingerprint(sub.path)) == [], run
+
+
+def test_submodules_that_git_had_no_time_for_are_saved(ws: Workspace) -> None:
+    """A filter hangs in the workspace: git is asked again in a way that looks into no submodule."""
+    sub = submodule_with_work(ws)
+    ws.config("filter.slow.clean", "sleep 20; cat")
+    ws.write(".gitattributes", "b filter=slow\n")
+    ws.git("-c", "filter.slow.clean=cat", "add", ".gitattributes", "b")
+    ws.git("-c", "filter.slow.clean=cat", "commit", "-q", "-m", "attributes")
+    ws.write("b", "b1\n")
+    done = save(os.fsencode(ws.path), SaveRequest(stay=True, deadline=2.0))
+    nested = json.loads(ws.git("show", f"{done.archive}:manifest.json"))["nested"]
+    assert [item["path"] for item in nested] == ["deep/sub"]
+    assert sub.refs("refs/gitstate/pending") or any(item.path == b"deep/sub" and item.lost for item in done.left_out)

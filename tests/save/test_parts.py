@@ -9,7 +9,7 @@ import pytest
 
 from gitstate.errors import GitError, MissingObject, RefChanged
 from gitstate.format.context import Context
-from gitstate.format.manifest import LeftOut
+from gitstate.format.manifest import LeftOut, Nested
 from gitstate.format.names import Trailers, parse_trailers
 from gitstate.git.index import identify_index_at, link_or_copy
 from gitstate.git.refs import RefUpdate
@@ -24,6 +24,7 @@ from gitstate.save.plan import SavePlan
 from gitstate.save.publish import Publisher
 from gitstate.save.request import SaveRequest, SaveResult
 from gitstate.snapshot.record import Snapshot
+from gitstate.system.clock import Deadline
 from gitstate.workspace.ownership import frozen_index
 from tests.support.repositories import three_files
 from tests.support.workspace import Workspace
@@ -235,3 +236,54 @@ def test_nested_repositories_have_a_limit_of_depth(ws: Workspace, repository: Re
     taken = taken_with(b"inside")
     nested, skipped = save_nested(repository, SaveRequest(depth=8), taken, lambda *_: pytest.fail("saved"))
     assert nested[0].save_id is None and "nested too deeply" in skipped[0].reason
+
+
+def test_repositories_inside_share_the_time_of_a_look(ws: Workspace, repository: Repository) -> None:
+    """One that is not reached is named, and stays recorded as it was."""
+    names = (b"one", b"two", b"three", b"four")
+    for name in names:
+        ws.git("init", "-q", name)
+    saved: list[tuple[bytes, SaveRequest]] = []
+
+    class Look(Deadline):
+        """All of its time has passed once two are saved."""
+
+        def left(self) -> float:
+            return 0.0 if len(saved) == 2 else super().left()
+
+    def save(path: bytes, request: SaveRequest) -> SaveResult:
+        saved.append((path, request))
+        return SaveResult("saved", path, "main", save_id="ID", archive="a" * 40)
+
+    request = SaveRequest(look=100.0, look_end=Look(100.0), deadline=500.0, end=Deadline(500.0))
+    before = [Nested(name, "EARLIER", "b" * 40) for name in (b"one", b"three")]
+    nested, skipped = save_nested(repository, request, taken_with(*names), save, lambda: before)
+    assert [path.rpartition(b"/")[2] for path, _ in saved] == [b"one", b"two"]
+    assert [(item.path, item.save_id) for item in nested] == [
+        (b"one", "ID"),
+        (b"two", "ID"),
+        (b"three", "EARLIER"),
+        (b"four", None),
+    ]
+    assert [item.path for item in skipped if item.lost] == [b"three", b"four"]
+    seconds = [request.look or 0.0 for _, request in saved]
+    assert 0 < seconds[0] <= 25 and 0 < seconds[1] <= 100 / 3
+
+
+def test_repositories_inside_share_a_deadline(ws: Workspace, repository: Repository) -> None:
+    ws.git("init", "-q", "one")
+    ws.git("init", "-q", "two")
+    seconds: list[float] = []
+
+    def save(path: bytes, request: SaveRequest) -> SaveResult:
+        seconds.append(request.deadline or 0.0)
+        raise GitError(["status"], 128, b"broken")
+
+    request = SaveRequest(deadline=100.0, end=Deadline(100.0))
+    before = [Nested(b"two", "EARLIER", "b" * 40)]
+    nested, _ = save_nested(repository, request, taken_with(b"one", b"two"), save, lambda: before)
+    assert 0 < seconds[0] <= 50 and len(seconds) == 2
+    assert [item.save_id for item in nested] == [None, "EARLIER"], "one that fails stays as it was, too"
+    late = SaveRequest(deadline=100.0, end=Deadline(0.0))
+    _, skipped = save_nested(repository, late, taken_with(b"one"), lambda *_: pytest.fail("saved"))
+    assert [item.path for item in skipped if item.lost] == [b"one"]

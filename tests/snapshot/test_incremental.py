@@ -23,7 +23,7 @@ from gitstate.holding.window import directories_above
 from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import ObjectReader
 from gitstate.snapshot.incremental import Baseline, take_since, take_touched
-from gitstate.snapshot.record import Snapshot, SnapshotOptions, TrackedPaths
+from gitstate.snapshot.record import Snapshot, SnapshotBuilder, SnapshotOptions, TrackedPaths
 from gitstate.snapshot.snapshot import take_snapshot
 from gitstate.system.clock import Deadline
 from tests.states import STATES, make
@@ -62,7 +62,7 @@ class Looking:
         link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
         writer = PackWriter(repository.objects, repository.object_format, "test")
         with ObjectReader(repository.git) as reader:
-            found = take(repository, writer, reader, frozen, OPTIONS)
+            found = take(SnapshotBuilder(repository, writer, reader, frozen, OPTIONS))
         writer.finish()
         writer.release()
         return found
@@ -264,7 +264,8 @@ def taken_alone(ws: Workspace, *touched: bytes) -> tuple[Snapshot | None, Reposi
     link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
     writer = PackWriter(repository.objects, repository.object_format, "part")
     with ObjectReader(repository.git) as reader:
-        taken = take_touched(repository, writer, reader, frozen, OPTIONS._replace(touched=frozenset(touched)))
+        options = OPTIONS._replace(touched=frozenset(touched))
+        taken = take_touched(SnapshotBuilder(repository, writer, reader, frozen, options))
     writer.release()
     return taken, repository
 

@@ -231,7 +231,7 @@ def test_known_file_is_saved_though_there_is_no_time_for_its_directory(ws: Works
     ws.write(path, "new\n")
     again = new_builder(deadline=0)
     options = again.options._replace(touched=frozenset({path}))
-    taken = take_snapshot(again.repository, again.writer, again.reader, again.index_path, options)
+    taken = take_snapshot(SnapshotBuilder(again.repository, again.writer, again.reader, again.index_path, options))
     assert path in taken.worktree
 
 
@@ -251,7 +251,7 @@ def test_known_edit_is_saved_though_git_finds_no_change_in_time(
     builder = new_builder(deadline=0.5)
     options = builder.options._replace(touched=frozenset({b"a", b"d", b"d/x", b"b", b"staged", b"new"}))
     reader, writer = builder.reader, builder.writer
-    taken = take_snapshot(builder.repository, writer, reader, builder.index_path, options)
+    taken = take_snapshot(SnapshotBuilder(builder.repository, writer, reader, builder.index_path, options))
     assert {*taken.worktree} == {b"a", b"d/x"} and taken.worktree[b"d/x"] is None
     assert {*taken.staged} == {b"staged"}
     assert any(not item.path and "changes of tracked files" in item.reason for item in taken.left_out)

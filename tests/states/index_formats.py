@@ -114,7 +114,7 @@ def sparse_index(ws: Workspace) -> None:
     ws.expect_exactly(" M src/lib/util.py", "M  a.txt", "?? src/untracked.txt")
 
 
-@state(losses=NO_PLAIN)
+@state(losses=NO_PLAIN, quick=HERE | {Loss.REMOVED})
 def sparse_index_with_hidden_files(ws: Workspace) -> None:
     ws.git("sparse-checkout", "set", "--cone", "--sparse-index", "src/lib")
     ws.git("update-index", "--skip-worktree", "a.txt", "b.txt")

@@ -461,11 +461,22 @@ BAD_VALUES = {
     "index.threads": "many",
     "diff.renames": "maybe",
     "status.submoduleSummary": "maybe",
+    "core.looseCompression": "99",
+    "core.createObject": "copy",
+    "core.excludesFile": "~nobody-of-this-name/ignore",
+    "core.sharedRepository": "0100",
+    "color.status.changed": "colour",
+    "diff.algorithm": "fast",
+    "diff.ignoreSubmodules": "some",
+    "push.default": "everything",
+    "status.showUntrackedFiles": "some",
 }
+#: One whose type is known, one of which git names the value alone, and one that git names.
+ORDINARY = ("core.autocrlf", "core.excludesFile", "push.default")
 
 
 @pytest.mark.parametrize(
-    "key", [pytest.param(key, marks=[] if key == "core.autocrlf" else [pytest.mark.slow]) for key in BAD_VALUES]
+    "key", [pytest.param(key, marks=[] if key in ORDINARY else [pytest.mark.slow]) for key in BAD_VALUES]
 )
 def test_value_that_git_can_not_read_costs_no_save(key: str, ws: Workspace) -> None:
     dirty(ws)
@@ -611,3 +622,29 @@ def test_command_that_is_named_lets_this_user_in(name: str, command: str, ws: Wo
         subprocess.run(["sh", "-c", way.removeprefix("  next: ")], check=True)
         assert ws.gitstate(command).exit_status == 0
     (ws.git_dir / name).chmod(0o700)
+
+
+def test_split_index_without_its_shared_file_is_set_aside(ws: Workspace) -> None:
+    dirty(ws)
+    files = fingerprint(ws.path).files
+    ws.git("update-index", "--split-index")
+    for shared in ws.git_dir.glob("sharedindex.*"):
+        shared.unlink()
+    saved_from(ws.save(), exits=(4,))
+    recovered_from(ws.recover())
+    assert fingerprint(ws.path).files == files
+
+
+@pytest.mark.parametrize("content", [b"\0" * 1000, pytest.param(b"", marks=pytest.mark.slow)])
+def test_damaged_index_of_packs_costs_no_save(content: bytes, ws: Workspace) -> None:
+    """A power cut leaves zeros; git then finds no object that is in a pack, and the packs are whole."""
+    dirty(ws)
+    before = fingerprint(ws.path)
+    ws.git("repack", "-qad")
+    index = ws.common_dir / "objects" / "pack" / "multi-pack-index"
+    index.write_bytes(content)
+    saved_from(ws.save())
+    message = recovered_from(ws.recover())["message"]
+    assert f"{index} is damaged" in message
+    subprocess.run(message.partition("stops git: ")[2], shell=True, check=True)
+    assert before.diff(fingerprint(ws.path)) == []

@@ -169,7 +169,7 @@ def test_stop_ends_the_agent_and_saves(how: str, ws: Workspace) -> None:
     with agent(ws, how) as stopped:
         ws.append("a.txt")
         below = [name for name in os.listdir("/proc") if name.isdigit() and _parent(name) == stopped.process.pid]
-        run = ws.gitstate("stop", "--wait", "1", "--json")
+        run = ws.gitstate("stop", "--wait", "1" if how == "deaf" else "60", "--json")
         assert run.exit_status == 0, run
         (item,) = run.json["workspaces"]
         assert (item["result"], item["killed"]) == ("stopped", how == "deaf")

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from gitstate.format.names import old_workspace_id
 from gitstate.workspace import lease
 from tests.states import dirty
-from tests.support.agents import wait_until
+from tests.support.agents import has_checkpoint, wait_until
 from tests.support.oracle import fingerprint
 from tests.support.workspace import Workspace, run_gitstate
 
@@ -117,7 +116,7 @@ def test_live_agent_in_another_container_is_left_alone(ws: Workspace, tmp_path: 
     argv = [*container, sys.executable, "-m", "gitstate", "run", "--task-id", "T-1", "--", "sleep", "600"]
     with running(ws, *argv) as live:
         wait_until(lambda: lease.presence_in(os.fsencode(ws.git_dir)).live, "the run has begun")
-        time.sleep(0.3)
+        wait_until(lambda: has_checkpoint(ws), "its context stands")
         before = (ws.git_dir / "gitstate" / "context.json").read_bytes()
         assert ws.recover().exit_status == 75
         assert run_gitstate("run", "--task-id", "T-9", "--", "true", cwd=ws.path).exit_status == 75
@@ -135,8 +134,7 @@ def test_copy_of_a_live_workspace_is_a_workspace_of_its_own(ws: Workspace, tmp_p
     argv = [sys.executable, "-m", "gitstate", "run", "--task-id", "T-1", "--", "sleep", "600"]
     with running(ws, *argv) as live:
         wait_until(lambda: lease.presence_in(os.fsencode(ws.git_dir)).live, "the run has begun")
-        journal = ws.git_dir / "gitstate" / "journal"
-        wait_until(lambda: ws.refs("refs/gitstate/checkpoints") and not journal.exists(), "the first checkpoint")
+        wait_until(lambda: has_checkpoint(ws), "the first checkpoint")
         subprocess.run(["cp", "-a", str(ws.path), str(tmp_path / "copy")], check=True)
         copy = Workspace(tmp_path / "copy", ws.outside)
         copy.append("a.txt")

@@ -114,3 +114,41 @@ def test_recover_goes_on_where_the_state_file_may_not_be_written(owned: Workspac
     subprocess.run(answer["message"].partition("allow it with: ")[2], shell=True, check=True)
     assert owned.gitstate("begin", "task_id=T-2").exit_status == 0
     assert os.path.exists(owned.at("active_state.json"))
+
+
+def test_reflog_that_may_not_be_written_is_named_with_the_command_that_mends_it(owned: Workspace) -> None:
+    """As `sudo git commit` leaves it."""
+    before = fingerprint(owned.path)
+    log = owned.git_dir / "logs" / "HEAD"
+    log.chmod(0o444)
+    saved_from(owned.save())
+    run = owned.recover()
+    assert run.exit_status == 1 and run.json["hint"] == f"chmod -R u+rwX {log}", run
+    subprocess.run(run.json["hint"], shell=True, check=True)
+    recovered_from(owned.recover())
+    assert before.diff(fingerprint(owned.path)) == []
+
+
+def test_refs_that_may_not_be_written_are_named_with_the_command_that_mends_them(owned: Workspace) -> None:
+    refs = owned.git_dir / "refs"
+    refs.chmod(0o500)
+    run = owned.save("--json")
+    assert run.exit_status == 1 and run.json["hint"] == f"chmod -R u+rwX {refs}", run
+    subprocess.run(run.json["hint"], shell=True, check=True)
+    saved_from(owned.save())
+
+
+def test_immutable_index_costs_no_save(ws: Workspace) -> None:
+    dirty(ws)
+    before = fingerprint(ws.path)
+    index = os.fspath(ws.git_dir / "index")
+    if subprocess.run(["chattr", "+i", index], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("no file can be made immutable here: run as root, on ext4 or xfs")
+    try:
+        saved = ws.save("--json")
+        saved_from(saved)
+        assert "the index could not be exchanged" in saved.json["message"]
+    finally:
+        subprocess.run(["chattr", "-i", index], check=True)
+    recovered_from(ws.recover())
+    assert before.diff(fingerprint(ws.path)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,11 @@ def marker(ws: Workspace) -> str:
     return ws.out("for-each-ref", "--format=%(objectname)", "refs/gitstate/pending")
 
 
+def has_checkpoint(ws: Workspace) -> bool:
+    """Whether the first checkpoint of a run stands, and has ended: it holds no lock of git any more."""
+    return bool(ws.refs("refs/gitstate/checkpoints")) and not (ws.git_dir / "gitstate" / "journal").exists()
+
+
 def members(ws: Workspace) -> list[str]:
     """Command lines of processes whose current directory is in the workspace; none after a run."""
     found = []
@@ -107,6 +114,16 @@ def members(ws: Workspace) -> list[str]:
                 found.append(Path(f"/proc/{name}/cmdline").read_bytes().replace(b"\0", b" ").decode())
         except OSError:
             continue
+    return found
+
+
+def descriptors(pid: int) -> list[str]:
+    """What the descriptors of a process lead to. One may be closed meanwhile, and the process may end."""
+    found = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(OSError):
+                found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
     return found
 
 
@@ -153,7 +170,10 @@ def hooks_are_done(git_dir: Path) -> bool:
     """Whether the events of an agent's hooks have been handled, and no checkpoint of theirs is due or being taken."""
     own = git_dir / "gitstate"
     try:
-        memory = json.loads((own / "agent-hook.json").read_bytes())
+        with (own / "agent-hook.lock").open() as lock:
+            # Whoever holds it writes the memory, and then what the command's script reads.
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            memory = json.loads((own / "agent-hook.json").read_bytes())
     except FileNotFoundError:
         return True
     return not list(own.glob("agent-hook.events/1*")) and memory["done"] >= memory["wanted"]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Collection
 
-from tests.support.workspace import Workspace
+from tests.support.workspace import Run, Workspace
 
 PATCHED = """\
 import os, sys
@@ -23,3 +23,9 @@ def patched(
 ) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-c", PATCHED.format(patch), "-C", os.fspath(ws.path), *args]
     return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=60, pass_fds=inherits)
+
+
+def patient(ws: Workspace, *args: str) -> Run:
+    """A command with a deadline, on a machine that may stall: none that is late is taken for one that hangs."""
+    done = patched(ws, "import gitstate.orders.late\ngitstate.orders.late._MARGIN = 50.0", *args)
+    return Run(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.git.command import Git
 from gitstate.system import child, process
 from gitstate.system.child import Child, FilesystemSync
 from tests.support.environment import ROOT
@@ -193,11 +194,10 @@ def test_no_program_of_the_path_is_taken_for_sync(tmp_path: Path, monkeypatch: p
 def test_git_at_a_fifo_goes_on_where_the_system_does_not_tell_what_it_waits_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    git: list[str | bytes] = ["git", "-C", str(tmp_path)]
-    Child([*git, "init", "-q"], ENVIRONMENT).communicate()
+    git = Git(os.fsencode(tmp_path))
+    git.run("init", "-q")
     (tmp_path / "new").touch()
     os.mkfifo(tmp_path / ".gitignore")
     read_proc = process.read_proc
     monkeypatch.setattr(process, "read_proc", lambda path: None if path.endswith("/wchan") else read_proc(path))
-    out, _ = Child([*git, "status", "--porcelain"], ENVIRONMENT).communicate()
-    assert b"?? new" in out
+    assert b"?? new" in git.run("status", "--porcelain")

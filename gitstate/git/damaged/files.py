@@ -7,12 +7,23 @@ cut such a file may be empty, or hold zeros.
 from __future__ import annotations
 
 import os
+import stat
 
 from ...system import files
 from ...system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..command import Git, is_oid
 from ..gitdir import NO_HEAD, is_directory_path, path_named_in, read_head_file, strange_files
-from .head import LONGEST, branches, is_cut_head, is_head_ref, is_packed_ref, last_head, last_value
+from .head import (
+    LONGEST,
+    branches,
+    is_cut_head,
+    is_head_ref,
+    is_packed_ref,
+    last_head,
+    last_value,
+    refused_settings,
+    sets,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -203,7 +214,7 @@ def _look_at_config(common_dir: bytes, found: list[Damage]) -> bytes:
             bad = said.partition(b": ")[2].strip().replace(b" in standard input", b"")
             command = f"git config --file {quoted(path)} --unset-all {quoted(key)}"
             found.append(Damage(path, f"{shown(path)} has a {os.fsdecode(bad)}", command))
-            lines = [line for line in lines if not _sets(line, key)]
+            lines = [line for line in lines if not sets(line, key)]
             continue
         number = said.partition(b"bad config line ")[2].split(b" ", 1)[0]
         if not number.isdigit() or not 0 < int(number) <= len(lines):
@@ -214,7 +225,14 @@ def _look_at_config(common_dir: bytes, found: list[Damage]) -> bytes:
         what = f"line {at + 1} of {shown(path)} is unreadable"
         found.append(Damage(path, what, f'"${{EDITOR:-vi}}" +{at + 1} {quoted(path)}'))
         lines[at] = b""
-    return b"\n".join(_with_absolute_includes(lines, common_dir))
+    lines = list(_with_absolute_includes(lines, common_dir))
+    with suppress(OSError):
+        for key, why in refused_settings(lines):
+            # In the repository git ends at the setting, whatever it is asked.
+            command = f"git -C / config --file {quoted(path)} --unset-all {quoted(key)}"
+            found.append(Damage(path, f"git refuses the value of {os.fsdecode(key)} in {shown(path)}: {why}", command))
+            lines = [line for line in lines if not sets(line, key)]
+    return b"\n".join(lines)
 
 
 def _with_absolute_includes(lines: list[bytes], directory: bytes) -> Iterator[bytes]:
@@ -243,11 +261,6 @@ _TYPES = {
 }
 #: Words that some of them may have for a value.
 _WORDS = "!^(always|input|warn|copies|copy|auto|no)$"
-
-
-def _sets(line: bytes, key: bytes) -> bool:
-    """Whether a line of the configuration sets a key, by the last part of its name: sections are not looked at."""
-    return line.partition(b"=")[0].strip().lower() == key.rpartition(b".")[2].lower()
 
 
 def _look_at_packed_refs(common_dir: bytes, found: list[Damage]) -> bytes:
@@ -357,11 +370,21 @@ def missing_alternate(common_dir: bytes) -> bytes | None:
 
 def way_to_use(path: bytes) -> str:
     """The command after which this user may read and write what is at `path`, or the directory that hides it."""
-    while not os.path.lexists(path) and len(path) > 1:
-        path = os.path.dirname(path)
-    if os.lstat(path).st_uid == os.geteuid():
+    path = what_is_there(path)
+    info = os.lstat(path)
+    if info.st_uid == os.geteuid():
+        if info.st_mode & stat.S_IWUSR and info.st_mode & stat.S_IRUSR and not os.access(path, os.W_OK):
+            # Its mode allows it: it is immutable, or may only be appended to.
+            return f"sudo chattr -i -a {quoted(path)}"
         return f"chmod -R u+rwX {quoted(path)}"
     return f"sudo chown -R {os.geteuid()} {quoted(path)}"
+
+
+def what_is_there(path: bytes) -> bytes:
+    """`path`, or the nearest directory above it that exists."""
+    while not os.path.lexists(path) and len(path) > 1:
+        path = os.path.dirname(path)
+    return path
 
 
 def may_read(path: bytes) -> bool:

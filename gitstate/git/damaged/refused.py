@@ -13,7 +13,7 @@ from ...system import files
 from ...system.stdlib import TYPE_CHECKING, quote, suppress
 from ..command import Git
 from ..gitdir import common_dir_by_files, is_directory_path, path_named_in
-from .files import damaged_git_dir, may_read, out_of_the_way, shown, way_to_use
+from .files import damaged_git_dir, may_read, out_of_the_way, shown, way_to_use, what_is_there
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,6 +153,26 @@ def why_not_opened(path: bytes, stderr: bytes) -> NotAWorkspace:
         elif damage is not None:
             said, hint = damage.why, f"gitstate -C {quote(os.fsdecode(around))} doctor"
     return NotAWorkspace(f"{name}: {said}; nothing was changed", hint=hint)
+
+
+#: How git names the file or directory that it may not write.
+_UNWRITABLE = (
+    (b"unable to append to '", b"'"),
+    (b"nable to create '", b"'"),
+    (b"unable to create directory for ", b"\n"),
+)
+
+
+def way_to_write(directory: bytes, stderr: bytes) -> str | None:
+    """The command after which this user may write what a git in `directory` could not, by its words; None where it
+    names nothing that this user may not write.
+    """
+    for before, after in _UNWRITABLE:
+        name = stderr.partition(before)[2].partition(after)[0]
+        path = what_is_there(os.path.join(directory, name)) if name else b""
+        if path and not os.access(path, os.W_OK):
+            return way_to_use(path)
+    return None
 
 
 def _damage_around(path: bytes) -> tuple[bytes | None, DamagedGitDir | None, bytes]:

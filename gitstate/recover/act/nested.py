@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ...errors import GitstateError
+from ...format.archive import checkpoint_save_id, pending_save_id
 from ...format.manifest import LeftOut
 from ...git.repository import Repository, open_repository, shares_configuration
 from ...restore.nested import (
@@ -80,6 +81,9 @@ class NestedRecovery:
         runs_filters = runs_filters and self._repository.runs_filters
         if step.is_new:
             fill_emptied_index(inside)
+            if pending_save_id(inside) is None and checkpoint_save_id(inside) == step.held:
+                # Its directory was wiped: nothing in it is newer than its last checkpoint.
+                request = request._replace(save_id=step.held)
         result = self._recover(full, request._replace(runs_filters=runs_filters))
         if result.verdict == "nothing":
             lacking = lacks_its_save(step, inside.git)

@@ -1,0 +1,85 @@
+"""Trees that are compared by us differ where git says so, and what git would read otherwise is left to it."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gitstate.git.entries import diff_trees
+from gitstate.git.repository import Repository, open_repository
+from gitstate.objects import tree as trees
+from gitstate.objects.reader import ObjectReader
+from gitstate.objects.tree import Leaf, TreeReader
+from tests.support.workspace import Workspace
+
+if TYPE_CHECKING:
+    from gitstate.objects.tree import Difference
+
+MODES = ["100644", "100755", "120000", "160000"]
+NAMES = ["a", "a.b", "a-b", "ab", "b", "ü", "x y"]
+
+
+def random_tree(ws: Workspace, rng: random.Random, depth: int) -> str:
+    lines = []
+    for name in rng.sample(NAMES, rng.randint(0 if depth else 1, len(NAMES))):
+        if depth and rng.random() < 0.4:
+            lines.append(f"040000 tree {random_tree(ws, rng, depth - 1)}\t{name}")
+        else:
+            mode = rng.choice(MODES)
+            kind = "commit" if mode == "160000" else "blob"
+            lines.append(f"{mode} {kind} {rng.choice('12') * 40}\t{name}")
+    return made(ws, lines)
+
+
+def made(ws: Workspace, lines: list[str]) -> str:
+    return ws.git("mktree", "--missing", stdin="".join(f"{line}\n" for line in lines).encode()).decode().strip()
+
+
+def told_by_git(repository: Repository, old: str, new: str) -> Difference:
+    return {
+        entry.path: (
+            Leaf(entry.old_mode, entry.old_oid) if entry.old_mode else None,
+            Leaf(entry.new_mode, entry.new_oid) if entry.new_mode else None,
+        )
+        for entry in diff_trees(repository, old, new)
+    }
+
+
+def test_random_trees_differ_as_git_says(ws: Workspace) -> None:
+    repository = open_repository(os.fsencode(ws.path))
+    rng = random.Random(14)
+    roots = [random_tree(ws, rng, 2) for _ in range(8)]
+    pairs = [(rng.choice(roots), rng.choice(roots)) for _ in range(12)]
+    with ObjectReader(repository.git) as reader:
+        found = TreeReader(reader).differences(pairs)
+        assert found == [told_by_git(repository, *pair) for pair in pairs]
+        assert any(found)
+
+
+@pytest.mark.parametrize("how", ["old mode", "name twice", "missing", "no tree", "too many", "too large"])
+def test_what_git_reads_otherwise_is_left_to_it(how: str, ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = open_repository(os.fsencode(ws.path))
+    blob = ws.git("hash-object", "-w", "--stdin", stdin=b"x").decode().strip()
+    old = made(ws, [f"100644 blob {blob}\tf", f"100644 blob {blob}\tg"])
+    new = made(ws, [f"100755 blob {blob}\tf"])
+    entry = b"100644 f\0" + bytes.fromhex(blob)
+    write = ("hash-object", "-t", "tree", "-w", "--stdin", "--literally")
+    if how == "old mode":
+        new = ws.git(*write, stdin=entry.replace(b"100644", b"100664")).decode().strip()
+    elif how == "name twice":
+        new = ws.git(*write, stdin=entry + entry).decode().strip()
+    elif how == "missing":
+        new = "1" * 40
+    elif how == "no tree":
+        new = blob
+    elif how == "too many":
+        monkeypatch.setattr(trees, "_MOST_TREES", 0)
+    else:
+        monkeypatch.setattr(trees, "_MOST_BYTES", 20)
+    with ObjectReader(repository.git) as reader:
+        assert TreeReader(reader).differences([(old, new)]) is None
+        # The reader goes on.
+        assert reader.kinds([blob]) == [("blob", 1)]
