@@ -30,7 +30,7 @@ from ..git.status import StatusQuery, query_status
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import is_orphan, this_process, was_left
-from ..system.stdlib import TYPE_CHECKING, suppress
+from ..system.stdlib import TYPE_CHECKING, signal, suppress
 from ..workspace import settings
 from ..workspace.ownership import (
     clean_up_after_kill,
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
     from ..snapshot.record import Snapshot
     from .request import SaveRequest, SaveResult
+
+#: For this part of its deadline a save whose git was killed is taken again.
+_AGAIN = 0.5
 
 
 def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> SaveResult:
@@ -165,7 +168,10 @@ def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveRe
         return _attempt_in_room(repository, git, request)
     except (GitError, IndexMoved) as error:
         if isinstance(error, GitError) and error.status < 0:
-            raise
+            if error.status != -signal.SIGKILL or (request.end is not None and request.end.part(_AGAIN).passed()):
+                raise
+            # As the OOM killer does. Who saves at its end has no second chance.
+            return _attempt_in_room(repository, git, request._replace(known=None, unseen=False, expected=None))
         result = _save_what_is_readable(repository, git, request._replace(known=None, unseen=False, expected=None))
         if result is None:
             raise
