@@ -14,7 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ..format.context import CALLER_FIELDS, CONTEXT_FIELDS
-from ..system.terminal import escape, has_colours
+from ..system.terminal import OutputClosed, escape, has_colours
 from ..workspace.settings import help_text as setting_help
 from ..workspace.settings import setting_named
 from . import quick
@@ -227,13 +227,21 @@ def print_styled(lines: Iterable[str], styles: Iterable[str]) -> None:
     colours = has_colours(sys.stdout)
     for line, style in zip(lines, styles, strict=True):
         text = escape(line)
-        click.echo(f"\x1b[{_STYLES[style]}m{text}\x1b[m" if colours and style else text, color=True)
+        echo(f"\x1b[{_STYLES[style]}m{text}\x1b[m" if colours and style else text, color=True)
 
 
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines for a person on stdout, each escaped."""
     for line in lines:
-        click.echo(escape(line))
+        echo(escape(line))
+
+
+def echo(text: str, *, color: bool | None = None, nl: bool = True) -> None:
+    """Print a line on stdout. Raises OutputClosed where nobody reads any more."""
+    try:
+        click.echo(text, color=color, nl=nl)
+    except BrokenPipeError:
+        raise OutputClosed from None
 
 
 def click_option(option: Option) -> click.Option:

@@ -10,7 +10,7 @@ from ..errors import EXIT_BUG, EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateErro
 from ..format.context import SCHEMA_VERSION
 from ..system.jsonio import write
 from ..system.stdlib import TYPE_CHECKING, contextmanager, signal, suppress
-from ..system.terminal import escape, escape_lines, give_up, print_to, say
+from ..system.terminal import OutputClosed, escape, escape_lines, give_up, print_to, say
 from .options import Quick, context_values
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
         return run()
     except GitstateError as error:
         message, hint, status = error.message, error.hint, error.exit_status
-    except BrokenPipeError:
-        # Who reads our output has read enough (`gitstate log | head`).
+    except OutputClosed:
+        # A pipe to a git that was killed is another matter.
         give_up(sys.stdout)
         return EXIT_DONE
     except OSError as error:

@@ -7,7 +7,7 @@ import select
 
 from ..errors import GitError
 from ..system.clock import Deadline
-from ..system.stdlib import TYPE_CHECKING, Record
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .command import try_in_halves
 from .index import is_cut_index, list_plain_index
 
@@ -229,8 +229,10 @@ def are_ignored(asking: Child, paths: Sequence[bytes], deadline: Deadline) -> li
 def _exchange(asking: Child, lines: list[bytes]) -> list[bool]:
     if not lines:
         return []
-    asking.stdin.write(b"".join(lines))
-    asking.stdin.flush()
+    # A git that was killed reads nothing more: its status tells.
+    with suppress(BrokenPipeError):
+        asking.stdin.write(b"".join(lines))
+        asking.stdin.flush()
     # Four fields for each path: source, line number, pattern, path. No more is printed before the next question.
     out = b""
     answers = select.poll()

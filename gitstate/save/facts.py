@@ -11,7 +11,7 @@ from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref,
 from ..git import refs
 from ..git.index import IndexMoved, is_frozen_index
 from ..git.repository import head_of, open_repository, read_head, shares_configuration
-from ..snapshot.record import Snapshot, SnapshotBuilder, SnapshotOptions
+from ..snapshot.record import Room, Snapshot, SnapshotBuilder, SnapshotOptions
 from ..snapshot.snapshot import take_snapshot
 from ..system.clock import Deadline
 from ..system.process import boot_id
@@ -82,7 +82,9 @@ def look(
     taken.left_out += request.problems
     nested: tuple[Nested, ...] = ()
     if taken.nested:
-        nested, skipped = save_nested(repository, request, taken, save, lambda: _nested_before(builder, request, seen))
+        nested, skipped = save_nested(
+            repository, begin_with_outer(request), taken, save, lambda: _nested_before(builder, request, seen)
+        )
         taken.left_out += skipped
     if staged is not None:
         staged.pack()
@@ -115,6 +117,7 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
         request.keep_paths,
         None if request.expected is None or request.expected.scan is None else request.expected.scan.tracked,
         end=None if request.end is None else request.end.part(_PRECIOUS),
+        room=None if request.room is None else Room(request.room),
         gives_up=request.look_end is not None and request.depth > 0,
     )
     if known is not None and known.archive in held.values():
@@ -322,6 +325,12 @@ def _is_reset(save: Save, builder: Builder, taken: Snapshot) -> bool:
 
 #: Repositories nested more deeply than this are listed, not saved.
 _DEEPEST = 8
+
+
+def begin_with_outer(request: SaveRequest) -> SaveRequest:
+    """The request for the repositories inside: an early save comes to them when its own marker stands."""
+    is_early = request.look_end is not None and not request.depth
+    return request._replace(look_end=Deadline(0.0)) if is_early else request
 
 
 #: A repository inside has so many seconds for itself in any case, until the most precious files must have been read.

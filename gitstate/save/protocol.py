@@ -32,7 +32,7 @@ from ..objects.pack import PackWriter
 from ..objects.reader import ObjectReader
 from ..system.stdlib import TYPE_CHECKING
 from .build import Builder, Built, holds_all, same_flags
-from .facts import check_index, gather, look
+from .facts import begin_with_outer, check_index, gather, look, save_nested
 from .plan import SAME_AS_CHECKPOINT, SAME_AS_SAVE, first_refs, holds_the_same, plan_save
 from .request import SaveResult, unconverted_words
 
@@ -83,7 +83,10 @@ class SaveAttempt:
             if self.publisher is not None and (known is None or scene.taken.scan is not known.snapshot.scan):
                 # All was looked at anew after that, and may be newer.
                 self.publisher.others_are_durable = False
-            return self._with_conversation(self._act(scene), scene)
+            result = self._with_conversation(self._act(scene), scene)
+            if scene.taken.nested and begin_with_outer(self.request) is not self.request:
+                save_nested(self.repository, self.request, scene.taken, save)
+            return result
         finally:
             self.reader.close()
             for part in (self.publisher, self.swap):

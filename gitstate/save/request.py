@@ -77,6 +77,8 @@ class SaveRequest(Record):
     """`deadline` as it runs. `save` fills it in."""
     largest: int | None = None
     """Skip files of more bytes: an early save takes the small ones first."""
+    room: int | None = None
+    """Bytes that the files may have together: the disk is full. `save` fills it in."""
     stay: bool = False
     """Leave branch and index where they are: the agent is still at work."""
     replaces: str | None = None

@@ -5,6 +5,7 @@ Git is asked before `protocol` is imported: on a small repository the import tak
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -29,7 +30,7 @@ from ..git.status import StatusQuery, query_status
 from ..system import files
 from ..system.clock import Deadline
 from ..system.process import is_orphan, this_process, was_left
-from ..system.stdlib import TYPE_CHECKING, suppress
+from ..system.stdlib import TYPE_CHECKING, signal, suppress
 from ..workspace import settings
 from ..workspace.ownership import (
     clean_up_after_kill,
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
     from ..snapshot.record import Snapshot
     from .request import SaveRequest, SaveResult
+
+#: For this part of its deadline a save whose git was killed is taken again.
+_AGAIN = 0.5
 
 
 def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> SaveResult:
@@ -161,19 +165,44 @@ def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveRe
         if result is not None:
             return result
     try:
-        for pause in (0.0, 0.05, 0.2):
-            try:
-                return _attempt(repository, git, request)
-            except IndexMoved:
-                time.sleep(pause)
-        return _attempt(repository, git, request, insist=True)
+        return _attempt_in_room(repository, git, request)
     except (GitError, IndexMoved) as error:
         if isinstance(error, GitError) and error.status < 0:
-            raise
+            if error.status != -signal.SIGKILL or (request.end is not None and request.end.part(_AGAIN).passed()):
+                raise
+            # As the OOM killer does. Who saves at its end has no second chance.
+            return _attempt_in_room(repository, git, request._replace(known=None, unseen=False, expected=None))
         result = _save_what_is_readable(repository, git, request._replace(known=None, unseen=False, expected=None))
         if result is None:
             raise
         return result
+
+
+#: What a full disk says, the user's share of one too.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _attempt_in_room(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
+    """Attempt it; where the disk is full again with half of what is left, then without any file."""
+    for share in (2, None):
+        try:
+            return _attempts(repository, git, request)
+        except OSError as error:
+            if error.errno not in _FULL or request.kind != "save":
+                raise
+            disk = os.statvfs(repository.objects)
+            request = request._replace(room=0 if share is None else disk.f_bavail * disk.f_frsize // share)
+    return _attempts(repository, git, request)
+
+
+def _attempts(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
+    """Attempt it until git lets the index alone meanwhile."""
+    for pause in (0.0, 0.05, 0.2):
+        try:
+            return _attempt(repository, git, request)
+        except IndexMoved:
+            time.sleep(pause)
+    return _attempt(repository, git, request, insist=True)
 
 
 def _save_what_is_readable(repository: Repository, git: Git, request: SaveRequest) -> SaveResult | None:

@@ -170,7 +170,8 @@ def _refusal(options: SnapshotOptions, path: bytes, size: int) -> str:
     """Why a file of `size` bytes is not read; empty where it is."""
     if options.largest is not None and size > options.largest:
         return f"larger than {options.largest} bytes; saved in a second step"
-    return "" if options.growth is None else options.growth.refusal(path, size)
+    problem = "" if options.growth is None else options.growth.refusal(path, size)
+    return problem or ("" if options.room is None else options.room.refusal(size))
 
 
 def _file_mode(builder: SnapshotBuilder, path: bytes, permissions: int) -> int:

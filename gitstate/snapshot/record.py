@@ -81,6 +81,20 @@ class Growth:
             self.taken[path] = HeldFile(oid, file_stamp(info))
 
 
+class Room:
+    """What a nearly full disk has left for files, in bytes."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def refusal(self, size: int) -> str:
+        """Why a file of `size` bytes is not taken; empty where it is."""
+        if size > self.left:
+            return "the disk is full"
+        self.left -= size
+        return ""
+
+
 class SnapshotOptions(Record):
     """What the caller asks of a snapshot."""
 
@@ -102,6 +116,8 @@ class SnapshotOptions(Record):
     """Paths that changed for all that the caller knows: git is asked about them where it is slow to find changes."""
     end: Deadline | None = None
     """`deadline` of small tracked files that changed, the most precious ones; None: the same."""
+    room: Room | None = None
+    """What the files may have together; None for no limit."""
     gives_up: bool = False
     """Raise GitError where git has not listed the changes in time: the caller has an earlier snapshot, or none."""
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 
+class OutputClosed(Exception):
+    """Who reads our output has read enough (`gitstate log | head`)."""
+
+
 def escape(text: str | bytes) -> str:
     """Text that is safe on a terminal: control characters and undecodable bytes are escaped."""
     plain = text.decode("utf-8", "backslashreplace") if isinstance(text, bytes) else text_to_json(text)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from gitstate.cli.quick import guarded
 from tests.support.repositories import three_files
 from tests.support.workspace import Workspace
 
@@ -43,6 +47,26 @@ def test_usage_without_a_command_is_printed_in_lines(ws: Workspace) -> None:
     run = ws.gitstate()
     assert b"\\n" not in run.stdout + run.stderr.encode()
     assert run.stderr.count("\n") > 1
+
+
+@pytest.mark.parametrize("options", [[], ["--deadline", "20"], ["--signal", "TERM"]], ids=" ".join)
+def test_save_whose_git_was_killed_does_not_succeed(ws: Workspace, options: list[str]) -> None:
+    """A pipe to a git that is gone breaks as that to `head` does."""
+    ws.write("new", "new\n")
+    real = shutil.which("git")
+    program = ws.script("git", f"""case " $* " in *" check-ignore "*) kill -KILL $$;; esac\nexec {real} "$@"\n""")
+    ws.cli_env["PATH"] = f"{program.parent}:{os.environ['PATH']}"
+    run = ws.gitstate("save", *options)
+    assert run.exit_status == 1 and "check-ignore" in run.stderr, str(run)
+    assert not ws.refs("refs/gitstate")
+
+
+def test_broken_pipe_that_is_not_ours_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    def breaks() -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    assert guarded(breaks, "save", as_json=False) == 1
+    assert "Broken pipe" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["log", "diff latest", "log --help"])

@@ -6,13 +6,16 @@ import os
 import subprocess
 from pathlib import Path
 
+from gitstate.git.damaged.head import refused_settings
 from gitstate.git.gitdir import strange_files
 from gitstate.workspace.peek import Peeker
 
 
 def _make(top: Path) -> bytes:
     """A repository with the layout that `git init --ref-format=reftable` of git 2.45 makes; returns its git dir."""
-    subprocess.run(["git", "init", "-q", os.fspath(top)], check=True)
+    # Git 3 makes a reftable itself unless it is told otherwise.
+    environment = os.environ | {"GIT_DEFAULT_REF_FORMAT": "files"}
+    subprocess.run(["git", "init", "-q", os.fspath(top)], check=True, env=environment)
     git_dir = top / ".git"
     (git_dir / "reftable").mkdir()
     (git_dir / "reftable" / "tables.list").write_text("")
@@ -47,3 +50,10 @@ def test_same_file_is_strange_without_a_reftable(tmp_path: Path) -> None:
     (tmp_path / "ws" / ".git" / "reftable").rmdir()
     assert [item.path for item in strange_files(git_dir, git_dir)] == [git_dir + b"/refs/heads"]
     assert Peeker().peek(os.fsencode(tmp_path / "ws")).damage
+
+
+def test_its_setting_is_not_taken_for_one_that_git_refuses() -> None:
+    """Without it git takes all refs for missing."""
+    lines = [b"[core]", b"\trepositoryformatversion = 1", b"[extensions]", b"\trefstorage = reftable"]
+    assert list(refused_settings(lines)) == []
+    assert list(refused_settings([*lines[:3], b"\tobjectformat = none"]))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from gitstate.errors import GitError
 from gitstate.git.repository import Repository, open_repository
-from gitstate.git.status import quick_status, start_status
+from gitstate.git.status import are_ignored, quick_status, start_check_ignore, start_status
+from gitstate.system.clock import Deadline
 from tests.support.repositories import three_files
 from tests.support.workspace import Workspace
 
@@ -93,3 +96,13 @@ def test_quick_status_of_some_paths_looks_at_no_other_file(ws: Workspace) -> Non
     repository = open_repository(os.fsencode(ws.path))
     some = quick_status(repository, {}, 60.0, [b"a", b"none"]).split(b"\0")
     assert sorted(line.split(b" ")[-1] for line in some[1:-1]) == [b"a", b"staged"]
+
+
+def test_git_that_was_killed_before_it_was_asked_is_an_error_of_git(ws: Workspace) -> None:
+    """Its broken pipe is no other one's: `gitstate log | head` ends well."""
+    asking = start_check_ignore(open_repository(os.fsencode(ws.path)), {})
+    os.kill(asking.pid, signal.SIGKILL)
+    assert os.waitid(os.P_PID, asking.pid, os.WEXITED | os.WNOWAIT) is not None
+    with pytest.raises(GitError) as raised:
+        are_ignored(asking, [b"a"], Deadline(None))
+    assert raised.value.status == -signal.SIGKILL

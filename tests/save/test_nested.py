@@ -375,3 +375,18 @@ def test_submodules_that_git_had_no_time_for_are_saved(ws: Workspace) -> None:
     nested = json.loads(ws.git("show", f"{done.archive}:manifest.json"))["nested"]
     assert [item["path"] for item in nested] == ["deep/sub"]
     assert sub.refs("refs/gitstate/pending") or any(item.path == b"deep/sub" and item.lost for item in done.left_out)
+
+
+def test_early_save_comes_to_the_repositories_inside_when_its_marker_stands(ws: Workspace) -> None:
+    inner = inside(ws)
+    ws.append("a", "edited\n")
+    done = save(os.fsencode(ws.path), SaveRequest(stay=True, look=60.0, deadline=100.0))
+    (archive,) = inner.refs("refs/gitstate/pending").values()
+    assert inner.out("show", f"{archive}^1:new.txt") == "new"
+    manifest = json.loads(ws.git("show", f"{done.archive}:manifest.json"))
+    assert manifest["created"] < json.loads(inner.git("show", f"{archive}:manifest.json"))["created"]
+    assert [(item.path, item.lost) for item in done.left_out] == [(b"vendor/inner", True)]
+    before = [fingerprint(ws.path), fingerprint(inner.path)]
+    assert ws.recover().json["workspaces"][0]["verdict"] == "restore"
+    assert [fingerprint(ws.path), fingerprint(inner.path)] == before
+    assert not inner.refs("refs/gitstate/pending")

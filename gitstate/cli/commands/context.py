@@ -13,7 +13,7 @@ import click
 from ...errors import EXIT_DONE, UsageError
 from ...format.context import CALLER_FIELDS, CONTEXT_FIELDS, CONTEXT_TEXTS, Context
 from ...system.terminal import escape, say
-from ..command import Call, command, complete_keys, complete_pairs, options_named
+from ..command import Call, command, complete_keys, complete_pairs, echo, options_named
 from ..options import context_values, pair_values
 from ..running import unknown_settings
 
@@ -79,10 +79,10 @@ def show(call: Call, keys: tuple[str, ...]) -> int:
         call.emit(context={key: values[key] for key in keys} or {**context.to_json(), "status": state})
     elif keys:
         for key in keys:
-            click.echo(value_line(values[key]))
+            echo(value_line(values[key]))
     else:
         for key, value in values.items():
-            click.echo(f"{escape(key)}: {value_line(value)}")
+            echo(f"{escape(key)}: {value_line(value)}")
     return EXIT_DONE
 
 

@@ -16,10 +16,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import click
-
 from ...system.child import isolated_python
-from ..command import Call, command
+from ..command import Call, command, echo
 
 _GITCONFIG = """\
 [user]
@@ -75,7 +73,7 @@ class _Failed(Exception):
 @command("demo", json=False)
 def demo(_: Call) -> int:
     """It takes a few seconds, and touches nothing of yours. The exit status is 0 if every comparison held."""
-    return run(click.echo)
+    return run(echo)
 
 
 def run(say: Callable[[str], None]) -> int:

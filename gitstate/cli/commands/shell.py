@@ -13,7 +13,7 @@ import click
 from ... import __version__
 from ...errors import EXIT_DONE, EXIT_STATUSES, UsageError
 from ...format import names
-from ..command import Call, command, print_lines
+from ..command import Call, command, echo, print_lines
 from ..reference import describe_commands, describe_options
 
 #: `git gitstate <TAB>`: git's own completion calls a function of this name. The words before `gitstate` are git's.
@@ -102,7 +102,7 @@ def init(call: Call, shell: str | None, shows_path: bool) -> int:
     if call.as_json:
         call.emit(shell=shell, library=library)
     else:
-        click.echo(library, nl=False)
+        echo(library, nl=False)
     return EXIT_DONE
 
 
@@ -118,14 +118,14 @@ def completion(call: Call, shell: str) -> int:
 
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(group, {}, "gitstate", "_GITSTATE_COMPLETE").source() + _FOR_GIT[shell])
+    echo(kind(group, {}, "gitstate", "_GITSTATE_COMPLETE").source() + _FOR_GIT[shell])
     return EXIT_DONE
 
 
 @command("manual", json=False)
 def manual(_: Call) -> int:
     """Packagers put it where `man gitstate` finds it."""
-    click.echo(page(), nl=False)
+    echo(page(), nl=False)
     return EXIT_DONE
 
 

@@ -15,7 +15,7 @@ from ...errors import EXIT_DONE, GitstateError, words_of
 from ...fleet.board import Row, Watched, read_rows, worst_first
 from ...fleet.prometheus import metrics, write_metrics
 from ...system.stdlib import TYPE_CHECKING, Record, signal, suppress
-from ...system.terminal import Progress, aligned, clipped, escape, say, table
+from ...system.terminal import OutputClosed, Progress, aligned, clipped, escape, say, table
 from .screen import Line, Screen
 
 if TYPE_CHECKING:
@@ -177,9 +177,12 @@ def _watch_plainly(query: WatchQuery) -> None:
 
 
 def _print(data: bytes) -> None:
-    """Raises BrokenPipeError where nobody reads any more."""
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    """Raises OutputClosed where nobody reads any more."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise OutputClosed from None
 
 
 def _block(rows: Sequence[Row]) -> bytes:

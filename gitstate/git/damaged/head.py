@@ -193,13 +193,19 @@ class _ConfigProbe:
         """What git says as it ends at this configuration; empty where it does not."""
         config = os.path.join(self._git_dir, b"config")
         files.remove(config)
-        files.write_new_file(config, (b"\n".join(lines),), mode=0o600, durable=False)
+        # The refs of the empty repository are files.
+        asked = [line for line in lines if not _names_reftable(line)]
+        files.write_new_file(config, (b"\n".join(asked),), mode=0o600, durable=False)
         for argv in _PROBES:
             process = self._git.start(*argv, env=self._env)
             _, said = process.communicate()
             if process.returncode:
                 return said
         return b""
+
+
+def _names_reftable(line: bytes) -> bool:
+    return sets(line, b"extensions.refstorage") and line.partition(b"=")[2].strip().lower() == b"reftable"
 
 
 def sets(line: bytes, key: bytes) -> bool:
