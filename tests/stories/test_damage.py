@@ -263,9 +263,9 @@ def test_doctor_names_an_unreadable_head(broken: Workspace) -> None:
 
 
 def test_context_alone_is_saved_where_git_can_read_nothing(broken: Workspace) -> None:
-    """A configuration that makes `git status` fail, and a HEAD that can't be read."""
+    """The user's own configuration makes `git status` fail, and HEAD can't be read."""
     HEADS["commit_missing"](broken)
-    broken.config("status.showUntrackedFiles", "perhaps")
+    broken.git("config", "--global", "status.showUntrackedFiles", "perhaps")
     saved = saved_from(broken.save(), exits=(4,))
     assert "no file could be read" in saved.document["left_out"][0]["reason"]
     archive = saved.document["archive"]

@@ -28,7 +28,7 @@ def made_up_save(
     """A save of a clean worktree on HEAD. `values` replace fields of its manifest."""
     fields: dict[str, Any] = dict.fromkeys(Manifest._fields)
     fields |= dict.fromkeys(("operation_files", "intent_to_add", "absent", "nested", "left_out", "ignored"), ())
-    fields |= {name: {} for name in ("staged", "modes", "directories", "raw", "sparse")}
+    fields |= {name: {} for name in ("staged", "modes", "directories", "raw", "sparse", "worktree_settings")}
     fields |= {"save_id": SAVE_ID, "kind": "save", "workspace_id": WORKSPACE, "created": "2026-01-02T03:04:05Z"}
     fields |= {"head_ref": BRANCH, "head": HEAD, "base": HEAD, "moves_branch": True, "reason": Reason()}
     assert values.keys() <= fields.keys()
