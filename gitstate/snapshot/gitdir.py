@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .record import SnapshotBuilder
 
 #: An index of at most this many bytes is copied into the archive (about ten thousand entries).
-_INDEX_COPIED = 1 << 20
+_INDEX_COPIED = 128 << 10
 #: Larger files of an operation, in bytes, are skipped.
 _LARGEST_FILE = 16 << 20
 #: Sections that say who commits, and how git reads and shows files. No setting of theirs names a program or a secret.
