@@ -30,38 +30,91 @@ _SYNC_ALONE = 4
 _RECENT = 600
 #: File systems on which power cuts were tested with `syncfs`. On others, as FUSE, it may do less than an fsync.
 _PROVEN = (b"ext4", b"xfs", b"btrfs")
+#: A stamp is no longer than this, in bytes.
+_LONGEST_STAMP = 256
 #: Coarse kernel clocks and file systems stamp files a little in the past.
 _CLOCK_SLACK_NS = 2_000_000_000
 
 
-def bring_to_disk(repository: Repository, tag: str, others: Iterable[bytes] = ()) -> None:
-    """Make durable all that other programs wrote and a save of `repository` relies on; the names of its packs, too.
+class OthersToDisk:
+    """Makes durable all that other programs wrote and a save of `repository` relies on; the names of its packs, too.
 
-    `tag` is part of the name of a temporary file, so that each workspace has at most one. What is in `others` becomes
-    durable with the rest. Raises OSError.
+    It begins at once, and what is written later is not part of it. Where one sync of all is best, that goes on beside
+    the caller.
     """
-    stamp_file = os.path.join(repository.common_dir, b"gitstate", b"durable")
-    files.make_directory(os.path.dirname(stamp_file), top=repository.common_dir)
-    stamp = _stamp(files.read_limited(stamp_file, 64) or b"")
-    objects = repository.objects
-    places = [os.path.join(objects, name) for name in sorted(os.listdir(objects)) if len(name) == 2]
-    packs = os.path.join(objects, b"pack")
-    control = (packs, objects, repository.common_dir, *_control_files(repository), *others)
-    # First what no git removes: an empty place of loose objects goes with its last one.
-    new = sync_since([packs, *places], stamp, control)
-    temporary = b"%s.tmp-%s" % (stamp_file, tag.encode("ascii"))
-    files.write_and_rename(temporary, stamp_file, b"%d %d" % (new, _clock_offset()), mode=0o644, durable=False)
+
+    def __init__(self, repository: Repository, tag: str, others: Iterable[bytes] = ()) -> None:
+        """`tag` names the workspace: each has at most one temporary file, and control files of its own.
+
+        What is in `others` becomes durable with the rest. Raises OSError.
+        """
+        self._tag = tag.encode("ascii")
+        self._stamp_file = os.path.join(repository.common_dir, b"gitstate", b"durable")
+        files.make_directory(os.path.dirname(self._stamp_file), top=repository.common_dir)
+        stamp, last = _stamp(self._stamp_file)
+        objects = repository.objects
+        places = [os.path.join(objects, name) for name in sorted(os.listdir(objects)) if len(name) == 2]
+        packs = os.path.join(objects, b"pack")
+        control = [packs, objects, repository.common_dir, *_control_files(repository)]
+        if last == self._tag:
+            control = _changed_since(control, stamp)
+        self.is_durable = False
+        # First what no git removes: an empty place of loose objects goes with its last one.
+        self._new, self._syncs = start_sync_since([packs, *places], stamp, (*control, *others))
+
+    def finish(self) -> None:
+        """Return when all of it is durable. Raises OSError."""
+        if self.is_durable:
+            return
+        self._wait()
+        self.is_durable = True
+        temporary = b"%s.tmp-%s" % (self._stamp_file, self._tag)
+        data = b"%d %d %s" % (self._new, _clock_offset(), self._tag)
+        files.write_and_rename(temporary, self._stamp_file, data, mode=0o644, durable=False)
+
+    def end(self) -> None:
+        """Wait for the programs that were started: nobody relies on them any more."""
+        with suppress(OSError):
+            self._wait()
+
+    def _wait(self) -> None:
+        while self._syncs:
+            self._syncs.pop().wait()
 
 
-def _stamp(data: bytes) -> int:
-    """The stamp of the last call, as a file holds it; 0 where the clock was set since, and ctimes tell nothing.
+def _stamp(path: bytes) -> tuple[int, bytes]:
+    """The stamp of the last call, as a file holds it, and its tag; 0 where ctimes tell nothing.
 
-    After a clock was set back, what is written next looks older than what is on the disk.
+    After a clock was set back, what is written next looks older than what is on the disk; and on a file server whose
+    clock is behind it always does.
     """
-    stamp, _, offset = data.partition(b" ")
+    stamp, offset, tag = ((files.read_limited(path, _LONGEST_STAMP) or b"").split(b" ") + [b"", b""])[:3]
     if not stamp.isdigit() or not offset.removeprefix(b"-").isdigit():
-        return 0
-    return int(stamp) if abs(_clock_offset() - int(offset)) < _CLOCK_SLACK_NS // 2 else 0
+        return 0, b""
+    is_told = abs(_clock_offset() - int(offset)) < _CLOCK_SLACK_NS // 2
+    with suppress(OSError):
+        if is_told and os.lstat(path).st_ctime_ns > int(stamp) - _CLOCK_SLACK_NS // 2:
+            return int(stamp), tag
+    return 0, b""
+
+
+def _changed_since(paths: Iterable[bytes], stamp_ns: int) -> list[bytes]:
+    """Those of the paths that are there, and may have changed since an earlier call returned `stamp_ns`.
+
+    The kernel makes the disk empty its cache for each file, whether it has to be written or not.
+    """
+    since = _since(stamp_ns, time.time_ns())
+    found = []
+    for path in dict.fromkeys(paths):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if os.lstat(path).st_ctime_ns >= since:
+                found.append(path)
+    return found
+
+
+def _since(stamp_ns: int, now: int) -> int:
+    """What has an older ctime was there when an earlier call returned `stamp_ns`."""
+    return stamp_ns - _CLOCK_SLACK_NS if stamp_ns <= now else 0
 
 
 def _clock_offset() -> int:
@@ -169,14 +222,17 @@ def _recent_files(repository: Repository) -> Iterator[bytes]:
                 yield path
 
 
-def sync_since(directories: Iterable[bytes], stamp_ns: int, others: Iterable[bytes] = ()) -> int:
+def start_sync_since(
+    directories: Iterable[bytes], stamp_ns: int, others: Iterable[bytes] = ()
+) -> tuple[int, list[FilesystemSync]]:
     """Make durable every file directly in `directories` that changed since `stamp_ns`, the directories, and `others`.
 
-    `stamp_ns` is what an earlier call returned, or 0. Returns the stamp for the next call: all older files are durable.
-    The ctime decides, which no program can set. A pack's `.keep` is skipped: it only holds off `git gc`.
+    `stamp_ns` is what an earlier call returned, or 0. Returns the stamp for the next call, and what is to be waited
+    for: then all older files are durable. The ctime decides, which no program can set. A pack's `.keep` is skipped: it
+    only holds off `git gc`.
     """
     now = time.time_ns()
-    since = stamp_ns - _CLOCK_SLACK_NS if stamp_ns <= now else 0
+    since = _since(stamp_ns, now)
     others = list(others)
     infos: dict[bytes, os.stat_result] = {}
     for directory in directories:
@@ -206,15 +262,16 @@ def sync_since(directories: Iterable[bytes], stamp_ns: int, others: Iterable[byt
             most = _most_alone() if proven else _SYNC_MANY
         if most is not None and len(found) > most:
             # It does not matter how many more there are.
-            for sync in [FilesystemSync(place) for place in devices.values()]:
-                sync.wait()
+            syncs = [FilesystemSync(place) for place in devices.values()]
             if proven:
-                return now
+                return now, syncs
+            for sync in syncs:
+                sync.wait()
             found, changed = [], []
             break
     for path in dict.fromkeys((*found, *changed, *others)):
         files.fsync_path(path)
-    return now
+    return now, []
 
 
 def _new_files(directory: bytes, since: int) -> list[bytes]:

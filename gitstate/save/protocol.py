@@ -82,7 +82,7 @@ class SaveAttempt:
             known = self.request.known
             if self.publisher is not None and (known is None or scene.taken.scan is not known.snapshot.scan):
                 # All was looked at anew after that, and may be newer.
-                self.publisher.others_are_durable = False
+                self.publisher.begin_again()
             result = self._with_conversation(self._act(scene), scene)
             if scene.taken.nested and begin_with_outer(self.request) is not self.request:
                 save_nested(self.repository, self.request, scene.taken, save)

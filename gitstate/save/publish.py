@@ -17,7 +17,7 @@ from ..format.names import (
 from ..git import refs
 from ..git.index import kept_index, link_or_copy
 from ..git.refs import RefUpdate, RefWriter
-from ..objects.durable import bring_to_disk
+from ..objects.durable import OthersToDisk
 from ..objects.notes import NotesRef, add_note
 from ..objects.pack import PackWriter
 from ..objects.reader import ObjectReader, commit_head
@@ -60,8 +60,8 @@ class Publisher:
         #: When git has to have moved the refs.
         self.until: Deadline | None = None
         self._refs: RefWriter | None = None
-        #: What others wrote is on the disk.
-        self.others_are_durable = False
+        #: What others wrote is being brought to the disk.
+        self._others: OthersToDisk | None = None
 
     @property
     def refs(self) -> RefWriter:
@@ -80,13 +80,18 @@ class Publisher:
         write_journal(self.repository, ref_locks(self.repository, names))
 
     def begin(self) -> None:
-        """Start git, and bring to the disk what others wrote, while the caller waits for something else.
+        """Start git, and begin to bring to the disk what others wrote, while the caller does something else.
 
         All that the save relies on, but for what is given to its own pack, must be there when this is called.
         """
         self._start_git()
-        bring_to_disk(self.repository, self.workspace_id)
-        self.others_are_durable = True
+        self._others = OthersToDisk(self.repository, self.workspace_id)
+
+    def begin_again(self) -> None:
+        """More was there than `begin` knew of: bring it to the disk when all is."""
+        if self._others is not None:
+            self._others.end()
+            self._others = None
 
     def _start_git(self) -> None:
         if self._refs is None:
@@ -95,9 +100,10 @@ class Publisher:
     def make_durable(self, updates: Sequence[RefUpdate], kept: bytes | None = None) -> None:
         """Bring to the disk all that `updates` will reach, and the file `kept`. `refs.carry_out` then moves them."""
         self.reader.end()
-        # `bring_to_disk` syncs the directory of the packs, while git prepares the refs.
-        # Not earlier: a child may have to wait for the one that was started before it, and so does who starts it.
-        self.writer.finish(syncs_name=self.others_are_durable, meanwhile=self._start_git)
+        # What others wrote is then brought to the disk with the directory of the packs, while git prepares the refs.
+        # Git starts not earlier: a child may have to wait for the one that was started before it, and so does who
+        # starts it.
+        self.writer.finish(syncs_name=self._others is not None, meanwhile=self._start_git)
         self._start_git()
         writer = self.refs
         # To delete a ref git locks `packed-refs`, and a reftable for any change. Others wait for both: lock them only
@@ -106,10 +112,11 @@ class Publisher:
         if at_once:
             writer.prepare(updates)
         ours = () if kept is None else (kept, self.repository.own)
-        if not self.others_are_durable:
-            bring_to_disk(self.repository, self.workspace_id, ours)
+        if self._others is None:
+            OthersToDisk(self.repository, self.workspace_id, ours).finish()
         else:
             files.fsync_paths(ours)
+            self._others.finish()
         if not at_once:
             writer.prepare(updates)
 
@@ -130,9 +137,11 @@ class Publisher:
         self.move([*keeping, *updates])
 
     def close(self) -> None:
-        """End the child; what was not moved stays where it is."""
+        """End the children; what was not moved stays where it is."""
         if self._refs is not None:
             self._refs.close()
+        if self._others is not None:
+            self._others.end()
 
 
 class Note(Record):

@@ -51,8 +51,8 @@ MUTATIONS = (
     Mutation(
         "objects that the agent's git never synced are taken for durable",
         "objects/durable.py",
-        "new = sync_since([packs, *places], stamp, control)",
-        "new = sync_since([], stamp, control)",
+        "start_sync_since([packs, *places], stamp, (",
+        "start_sync_since([], stamp, (",
         f"{POWER}[ext4-save]",
     ),
     Mutation(
@@ -65,8 +65,8 @@ MUTATIONS = (
     Mutation(
         "the one sync that stands for many is left out",
         "objects/durable.py",
-        "            for sync in [FilesystemSync(place) for place in devices.values()]:\n                sync.wait()\n",
-        "",
+        "            syncs = [FilesystemSync(place) for place in devices.values()]\n",
+        "            syncs = []\n",
         f"{POWER}[ext4-checkpoint-many]",
     ),
     Mutation(

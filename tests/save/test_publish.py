@@ -67,12 +67,12 @@ def test_branch_is_not_locked_during_fsync(ws: Workspace) -> None:
 SLOW_OBJECTS = """\
 import time
 from gitstate.save import publish
-bring = publish.bring_to_disk
-def slowly(repository, tag, others):
-    time.sleep(0.3)
-    assert not os.path.lexists(os.path.join(repository.common_dir, b"reftable", b"tables.list.lock"))
-    bring(repository, tag, others)
-publish.bring_to_disk = slowly
+class Slowly(publish.OthersToDisk):
+    def __init__(self, repository, tag, others=()):
+        time.sleep(0.3)
+        assert not os.path.lexists(os.path.join(repository.common_dir, b"reftable", b"tables.list.lock"))
+        super().__init__(repository, tag, others)
+publish.OthersToDisk = Slowly
 """
 
 
