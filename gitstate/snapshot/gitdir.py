@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..git.repository import Repository
     from .record import SnapshotBuilder
 
-#: An index of at most this many bytes is copied into the archive (about ten thousand entries).
+#: An index of at most this many bytes is copied into the archive (some 1,500 entries).
 _INDEX_COPIED = 128 << 10
 #: Larger files of an operation, in bytes, are skipped.
 _LARGEST_FILE = 16 << 20
