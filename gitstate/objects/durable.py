@@ -88,7 +88,7 @@ def _stamp(path: bytes) -> tuple[int, bytes]:
     After a clock was set back, what is written next looks older than what is on the disk; and on a file server whose
     clock is behind it always does.
     """
-    stamp, offset, tag = ((files.read_limited(path, _LONGEST_STAMP) or b"").split(b" ") + [b"", b""])[:3]
+    stamp, offset, tag, *_ = *(files.read_limited(path, _LONGEST_STAMP) or b"").split(b" "), b"", b""
     if not stamp.isdigit() or not offset.removeprefix(b"-").isdigit():
         return 0, b""
     is_told = abs(_clock_offset() - int(offset)) < _CLOCK_SLACK_NS // 2

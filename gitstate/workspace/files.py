@@ -85,22 +85,29 @@ class Worktree:
         """What is at `path`; missing too where a parent is not a directory. Raises OSError where it is unreadable."""
         try:
             with self._parent(path) as (parent, name):
-                info = os.lstat(name, dir_fd=parent)
-                if stat.S_ISLNK(info.st_mode):
-                    target = os.readlink(name, dir_fd=parent)
-                    return FileState("link", self._blob_id([target], len(target)), 0o777)
-                if stat.S_ISDIR(info.st_mode):
-                    return FileState("directory", None, info.st_mode & 0o777)
-                if not stat.S_ISREG(info.st_mode):
-                    return FileState("special")
-                fd = os.open(name, _FILE, dir_fd=parent)
-                try:
-                    before = file_stamp(os.fstat(fd))
-                    oid = self._blob_id(_chunks(fd), before[0])
-                    is_whole = file_stamp(os.fstat(fd)) == before
-                    return FileState("file", oid if is_whole else CHANGING, info.st_mode & 0o777)
-                finally:
-                    os.close(fd)
+                return self._look_in(parent, name)
+        except (FileNotFoundError, NotADirectoryError):
+            return MISSING
+
+    def _look_in(self, parent: int, name: bytes) -> FileState:
+        """What has a name in an open directory; missing where nothing has. Raises OSError where it is unreadable."""
+        try:
+            info = os.lstat(name, dir_fd=parent)
+            if stat.S_ISLNK(info.st_mode):
+                target = os.readlink(name, dir_fd=parent)
+                return FileState("link", self._blob_id([target], len(target)), 0o777)
+            if stat.S_ISDIR(info.st_mode):
+                return FileState("directory", None, info.st_mode & 0o777)
+            if not stat.S_ISREG(info.st_mode):
+                return FileState("special")
+            fd = os.open(name, _FILE, dir_fd=parent)
+            try:
+                before = file_stamp(os.fstat(fd))
+                oid = self._blob_id(_chunks(fd), before[0])
+                is_whole = file_stamp(os.fstat(fd)) == before
+                return FileState("file", oid if is_whole else CHANGING, info.st_mode & 0o777)
+            finally:
+                os.close(fd)
         except (FileNotFoundError, NotADirectoryError):
             return MISSING
 
@@ -178,7 +185,7 @@ class Worktree:
         """
         try:
             with self._parent(path, create=True) as (parent, name):
-                self._move_temporary(temporary, parent, name, path, expected)
+                self._move_temporary(temporary, parent, name, expected)
                 info = os.lstat(name, dir_fd=parent)
         except BaseException:
             self.discard(temporary)
@@ -199,7 +206,7 @@ class Worktree:
         with self._parent(path, create=True) as (parent, name):
             temporary = self._temporary_path()
             os.symlink(target, temporary)
-            self._move_temporary(temporary, parent, name, path, expected)
+            self._move_temporary(temporary, parent, name, expected)
             info = os.lstat(name, dir_fd=parent)
         self._note_change(path)
         return info
@@ -207,13 +214,13 @@ class Worktree:
     def take_in(self, source: bytes, path: bytes, expected: FileState = MISSING) -> None:
         """Move the file or symlink `source` (an absolute path) to `path`; raises as `write_file` does."""
         with self._parent(path, create=True) as (parent, name):
-            self._move(source, parent, name, path, expected)
+            self._move(source, parent, name, expected)
         self._note_change(path)
 
     def delete(self, path: bytes, expected: FileState) -> None:
         """Delete the file or symlink at `path`; raises as `write_file` does."""
         with self._parent(path) as (parent, name):
-            self._check(path, expected)
+            self._check(parent, name, expected)
             os.unlink(name, dir_fd=parent)
         self._note_change(path)
 
@@ -299,21 +306,21 @@ class Worktree:
                 break
             self._changed.add(path)
 
-    def _check(self, path: bytes, expected: FileState) -> None:
-        if self.look(path) != expected or expected.oid == CHANGING:
+    def _check(self, parent: int, name: bytes, expected: FileState) -> None:
+        if self._look_in(parent, name) != expected or expected.oid == CHANGING:
             raise FileExistsError(errno.EEXIST, "it changed in the meantime")
 
-    def _move_temporary(self, temporary: bytes, parent: int, name: bytes, path: bytes, expected: FileState) -> None:
+    def _move_temporary(self, temporary: bytes, parent: int, name: bytes, expected: FileState) -> None:
         """Move a file of ours, and remove it where that fails."""
         try:
-            self._move(temporary, parent, name, path, expected)
+            self._move(temporary, parent, name, expected)
         except BaseException:
             with suppress(OSError):
                 os.unlink(temporary)
             raise
 
-    def _move(self, source: bytes, parent: int, name: bytes, path: bytes, expected: FileState) -> None:
-        """Move `source` to `path`, which is `name` in the open directory `parent`."""
+    def _move(self, source: bytes, parent: int, name: bytes, expected: FileState) -> None:
+        """Move `source` to `name` in the open directory `parent`."""
         is_new = expected.kind == "missing"
         give_to(source, os.fstat(parent))
         try:
@@ -321,7 +328,7 @@ class Worktree:
                 os.link(source, name, dst_dir_fd=parent, follow_symlinks=False)
                 os.unlink(source)
             else:
-                self._check(path, expected)
+                self._check(parent, name, expected)
                 os.rename(source, name, dst_dir_fd=parent)
         except OSError as error:
             if error.errno not in _NOT_MOVED:
@@ -330,7 +337,7 @@ class Worktree:
             _copy(source, parent, beside, permissions=self._staged.get(source))
             try:
                 # The copy may have taken long.
-                self._check(path, expected)
+                self._check(parent, name, expected)
                 os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
             except BaseException:
                 with suppress(OSError):
