@@ -100,7 +100,7 @@ class Keeper:
         self.channel = channel
         self.signals = signals
         self.config = config
-        self.processes = RunProcesses(config.run_id, config.stop, (os.getpid(), config.owner.pid))
+        self.processes = RunProcesses(config.run_id, config.stop, config.owner)
         self.repository, _ = with_defaults(open_repository(os.fsencode(config.workspace)), OF_SAVE)
         private = [channel.fileno(), *([] if config.lease is None else [config.lease])]
         self.checkpoints = Checkpoints(self.repository, config.times.interval, private)

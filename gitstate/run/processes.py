@@ -12,7 +12,7 @@ import os
 from ..agents.base import StopRule
 from ..agents.registry import all_agents
 from ..system.clock import Deadline
-from ..system.process import POLL_INTERVAL, Process, process, send, wait_for, wait_for_one
+from ..system.process import POLL_INTERVAL, Process, process, read_proc, send, wait_for, wait_for_one
 from ..system.stdlib import TYPE_CHECKING, signal, suppress
 
 if TYPE_CHECKING:
@@ -66,20 +66,23 @@ class StartedProcess:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def of_run(run_id: str, *, but: Collection[int] = ()) -> list[Process]:
-    """Every living process of a run and its descendants, without the pids in `but`."""
+def of_run(run_id: str, *, but: Collection[int] = (), since: Process | None = None) -> list[Process]:
+    """Every living process of a run and its descendants, without the pids in `but`.
+
+    `since` is a process that was there before the run: an older one is of it only as a descendant.
+    """
     wanted = f"{RUN_ID}={run_id}".encode()
+    oldest = 0 if since is None or since.start is None else int(since.start)
     parents: dict[int, int] = {}
     members: set[int] = set()
     for name in _proc():
         pid = int(name)
-        parent = _parent(pid)
-        if parent is None:
+        told = _parent_and_start(pid)
+        if told is None:
             continue
-        parents[pid] = parent
-        with suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-            if wanted in file.read().split(b"\0"):
-                members.add(pid)
+        parents[pid], start = told
+        if start >= oldest and wanted in (read_proc(f"/proc/{pid}/environ") or b"").split(b"\0"):
+            members.add(pid)
     for pid in _descendants(members, parents):
         members.add(pid)
     shared = {pid for pid in members if _serves_others(pid)}
@@ -98,7 +101,7 @@ def _serves_others(pid: int) -> bool:
 
 def descendants(one: Process) -> list[Process]:
     """Every living descendant of a process."""
-    parents = {int(name): parent for name in _proc() if (parent := _parent(int(name))) is not None}
+    parents = {int(name): told[0] for name in _proc() if (told := _parent_and_start(int(name))) is not None}
     found = [process(pid) for pid in sorted(_descendants({one.pid}, parents) - {one.pid})]
     return [below for below in found if below.start is not None]
 
@@ -110,11 +113,12 @@ def _proc() -> list[str]:
         return []
 
 
-def _parent(pid: int) -> int | None:
+def _parent_and_start(pid: int) -> tuple[int, int] | None:
+    """The parent of a process, and the time of its start (fields 4 and 22 of proc(5) stat); None where it is gone."""
+    fields = (read_proc(f"/proc/{pid}/stat") or b"").rpartition(b")")[2].split()
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
+        return int(fields[1]), int(fields[19])
+    except (ValueError, IndexError):
         return None
 
 
@@ -128,9 +132,12 @@ def _descendants(roots: Iterable[int], parents: Mapping[int, int]) -> set[int]:
     return known
 
 
-def end_leftovers(run_id: str, *, but: Collection[int] = ()) -> int:
-    """End every living process of a run: SIGTERM, a moment, then SIGKILL until none is left. Returns their number."""
-    found = of_run(run_id, but=but)
+def end_leftovers(run_id: str, *, but: Collection[int] = (), since: Process | None = None) -> int:
+    """End every living process of a run: SIGTERM, a moment, then SIGKILL until none is left. Returns their number.
+
+    `since` as for `of_run`.
+    """
+    found = of_run(run_id, but=but, since=since)
     if not found:
         return 0
     for one in found:
@@ -155,10 +162,12 @@ def kill_all(run_id: str, *, but: Collection[int] = ()) -> None:
 class RunProcesses:
     """The processes of one run, as its keeper ends them: the agent is told, awaited, and killed. `spared` never are."""
 
-    def __init__(self, run_id: str, stop: StopRule, spared: Collection[int]) -> None:
+    def __init__(self, run_id: str, stop: StopRule, owner: Process) -> None:
+        """`owner` is the loop, which was there before the run."""
         self.run_id = run_id
         self.stop = stop
-        self.spared = spared
+        self.owner = owner
+        self.spared = (os.getpid(), owner.pid)
         #: The process that was started; None until the front has named it, or where none was.
         self.agent: Process | None = None
 
@@ -169,13 +178,13 @@ class RunProcesses:
             # One that was stopped from its terminal would not get it.
             send(self.agent, signal.SIGCONT)
         if self.stop.everyone or self.agent is None:
-            for one in of_run(self.run_id, but=self.spared):
+            for one in of_run(self.run_id, but=self.spared, since=self.owner):
                 if self.agent is None or one.pid != self.agent.pid:
                     send(one, self.stop.signal)
 
     def await_agent(self, deadline: Deadline) -> None:
         """Wait until the agent has ended. When the deadline passes, it and all of the run is killed."""
-        agents = [self.agent] if self.agent is not None else of_run(self.run_id, but=self.spared)
+        agents = [self.agent] if self.agent is not None else of_run(self.run_id, but=self.spared, since=self.owner)
         if not wait_for(agents, deadline):
             for one in agents:
                 send(one, signal.SIGKILL)
@@ -184,4 +193,4 @@ class RunProcesses:
 
     def end_leftovers(self) -> None:
         """End every process that is left."""
-        end_leftovers(self.run_id, but=self.spared)
+        end_leftovers(self.run_id, but=self.spared, since=self.owner)

@@ -251,13 +251,24 @@ def ancestors() -> set[int]:
     return found
 
 
+#: So many bytes of a file of proc(5) are read at once.
+_PROC_AT_ONCE = 1 << 16
+
+
 def read_proc(path: str) -> bytes | None:
     """The content of a file of proc(5); None where it can't be read."""
+    # A file object would ask for its size, which none of these has.
+    parts = []
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while part := os.read(fd, _PROC_AT_ONCE):
+                parts.append(part)
+        finally:
+            os.close(fd)
     except OSError:
         return None
+    return b"".join(parts)
 
 
 def inherited_descriptors() -> list[int]:
