@@ -16,7 +16,7 @@ from ...restore.nested import (
     nested_steps,
     submodules_of,
 )
-from ...system.stdlib import TYPE_CHECKING
+from ...system.stdlib import TYPE_CHECKING, quote
 from ..elsewhere import reattach
 from ..plan import is_nested_trouble
 from ..request import RecoverRequest, RecoverResult
@@ -76,6 +76,10 @@ class NestedRecovery:
             return None
         if step.action == "add":
             return self._recover_into(self._repository, full, request)
+        if step.is_cut:
+            command = f"git -C {quote(os.fsdecode(full))} fetch --unshallow"
+            words = f"made again without the older history that its remote has: {command}"
+            self._outcome.failed.append(LeftOut(step.path, words, False))
         inside = open_repository(full)
         runs_filters = step.path in submodules or shares_configuration(inside, self._repository)
         runs_filters = runs_filters and self._repository.runs_filters

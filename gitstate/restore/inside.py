@@ -1,0 +1,154 @@
+"""Makes a repository inside a workspace again that was destroyed with the tree, from what is held of it.
+
+Nothing of it runs: it gets no hook, no setting that may name a program, no alternates; git itself checks each object
+against its id. The directory gets its name when all of it is there, so a recovery that was killed makes it anew.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import CorruptSave, GitError
+from ..format.inside import INFO, PACKS, held_for
+from ..format.names import give_workspace_id
+from ..git.command import Git
+from ..git.repository import open_repository
+from ..system import files
+from ..system.stdlib import TYPE_CHECKING, suppress
+from ..workspace.ownership import give_back
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..format.inside import Held
+    from ..format.manifest import Save
+    from .paths import Workspace
+
+#: How the git directory is called beside the place of a repository until all of it is there.
+_UNFINISHED = b".git.gitstate"
+#: Git has so many seconds for a pack.
+_SECONDS = 600.0
+
+
+def held_repositories(workspace: Workspace, saves: Sequence[Save]) -> dict[bytes, Held]:
+    """The held repositories of a stack of saves, by their paths; of each the newest."""
+    found: dict[bytes, Held] = {}
+    for save in reversed(saves):
+        if save.manifest.nested:
+            found.update(held_for(workspace.repository, workspace.reader, save))
+    return found
+
+
+def is_vacant(directory: bytes) -> bool:
+    """Whether a repository can be made at `directory`: nothing is there, or only what a killed recovery left."""
+    try:
+        names = set(os.listdir(directory))
+    except FileNotFoundError:
+        return not os.path.lexists(directory)
+    except OSError:
+        return False
+    return not os.path.islink(directory) and names <= {_UNFINISHED}
+
+
+def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
+    """Make a held repository at its path, without its files. `name` is that of the submodule which it is; else None.
+
+    Raises GitstateError, OSError.
+    """
+    repository, record = workspace.repository, held.record
+    workspace.disk.make_directory(record.path)
+    full = os.path.join(os.path.realpath(repository.toplevel), record.path)
+    if os.path.realpath(full) != full:
+        raise CorruptSave("a symlink stands on the way to the nested repository")
+    unfinished = os.path.join(full, _UNFINISHED)
+    files.remove_tree(unfinished)
+    modules = os.path.join(repository.git_dir, b"modules")
+    store = None if name is None else os.path.join(modules, os.fsencode(name))
+    if store is not None and (os.path.lexists(store) or not _is_below(store, modules)):
+        store = None
+    if store is not None:
+        files.make_directory(os.path.dirname(store), top=repository.git_dir)
+        unfinished = os.path.join(repository.own, b"inside.unfinished")
+        files.remove_tree(unfinished)
+    _fill(workspace, held, unfinished, None if store is None else os.path.relpath(full, store))
+    place = os.path.join(full, b".git") if store is None else store
+    os.rename(unfinished, place)
+    files.fsync_path(os.path.dirname(place))
+    if store is not None:
+        link = b"gitdir: %s\n" % os.path.relpath(store, full)
+        files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)
+    inside = open_repository(full)
+    # It is the same workspace: its pending save is its own.
+    files.make_directory(inside.own, top=inside.git_dir, durable=False)
+    give_workspace_id(inside, old_id=lambda: record.workspace_id)
+    inside.git.run("read-tree", "HEAD", ok_codes=range(256))
+    give_back(repository, full, *([store] if store is not None else []))
+
+
+def _is_below(path: bytes, directory: bytes) -> bool:
+    return os.path.realpath(path).startswith(os.path.join(os.path.realpath(directory), b""))
+
+
+def _fill(workspace: Workspace, held: Held, git_dir: bytes, worktree: bytes | None) -> None:
+    """Make the git directory. `worktree` is where that is, relative to its last place; None for the one around it."""
+    record = held.record
+    init = ("init", "--quiet", "--bare", "--template=", f"--object-format={record.object_format}", "--", git_dir)
+    workspace.git.run(*init, env={"GIT_DEFAULT_REF_FORMAT": "files"})
+    git = Git(git_dir, ("--git-dir=.",))
+    from ..save.inside import kept_setting
+
+    kept = [(key, kept_setting(key, value)) for key, value in record.settings]
+    for key, value in (("core.bare", "false"), ("core.logallrefupdates", "true"), *kept):
+        if value is not None:
+            # A name that git does not accept.
+            with suppress(GitError):
+                _set(git_dir, key, value)
+    files.make_directory(os.path.join(git_dir, b"info"), top=git_dir)
+    for name in INFO:
+        leaf = held.files.get(name)
+        content = None if leaf is None else workspace.reader.contents([leaf.oid], 1 << 20)[0]
+        if content is not None:
+            files.write_atomic(os.path.join(git_dir, b"info", name), content[1], mode=0o644, staging=git_dir)
+    add_objects(workspace, held, git)
+    if record.shallow:
+        lines = b"".join(b"%s\n" % oid.encode("ascii") for oid in record.shallow)
+        files.write_atomic(os.path.join(git_dir, b"shallow"), lines, mode=0o644, staging=git_dir)
+    git.run("update-ref", "--stdin", input=b"".join(b"create %s %s\n" % _encoded(*ref) for ref in record.refs))
+    if record.head.startswith("refs/"):
+        git.run("symbolic-ref", "HEAD", record.head)
+    else:
+        git.run("update-ref", "--no-deref", "HEAD", record.head)
+    # What a pack lacks would be found out when it is needed.
+    git.run("rev-list", "--objects", "--quiet", "--all", timeout=_SECONDS)
+    if worktree is not None:
+        # From here on git works only at its last place.
+        _set(git_dir, "core.worktree", os.fsdecode(worktree))
+
+
+def _set(git_dir: bytes, key: str, value: str) -> None:
+    Git(b"/").run(
+        "config",
+        "--file",
+        os.path.join(git_dir, b"config"),
+        "--replace-all" if key == "core.bare" else "--add",
+        key,
+        value,
+    )
+
+
+def _encoded(ref: str, oid: str) -> tuple[bytes, bytes]:
+    return os.fsencode(ref), oid.encode("ascii")
+
+
+def add_objects(workspace: Workspace, held: Held, git: Git) -> None:
+    """Add the objects of a held repository to another one. Raises GitstateError, OSError."""
+    packs = workspace.trees.tree(held.files[PACKS].oid).leaves() if PACKS in held.files else {}
+    for number, size in enumerate(held.record.sizes):
+        leaf = packs.get(b"%d" % number)
+        if leaf is None or workspace.reader.kinds([leaf.oid])[0] != ("blob", size):
+            raise CorruptSave("a pack of the nested repository is missing")
+        process = git.start("index-pack", "--stdin", f"--max-input-size={size}")
+        with suppress(BrokenPipeError):
+            for piece in workspace.reader.stream(leaf.oid):
+                process.stdin.write(piece)
+        git.finish(process, timeout=_SECONDS)
