@@ -13,6 +13,7 @@ from ..git.index import IndexMoved, is_frozen_index
 from ..git.repository import head_of, read_head
 from ..snapshot.record import Room, Snapshot, SnapshotBuilder, SnapshotOptions
 from ..snapshot.snapshot import take_snapshot
+from ..snapshot.walk import ignored_repositories
 from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.live_context import FINISHED, read_live_context, state_name, with_measured_fields, with_owner
@@ -83,11 +84,15 @@ def look(
     taken.left_out += request.problems
     nested: tuple[Nested, ...] = ()
     inside: dict[bytes, Repository] = {}
-    if taken.nested:
-        from .nested import begin_with_outer, nested_before, save_nested
+    is_whole = not request.depth and request.kind != "safety" and request.look_end is None
+    ignored = ignored_repositories(repository, taken.ignored) if is_whole else []
+    if taken.nested or ignored:
+        from .nested import begin_with_outer, nested_before, save_nested, with_work
 
         asked, before = begin_with_outer(request), lambda: nested_before(builder, request, seen)
-        nested, skipped = save_nested(repository, asked, taken, save, before, inside.__setitem__)
+        ignored, unknown = with_work(repository, request, ignored)
+        nested, skipped = save_nested(repository, asked, taken, save, before, inside.__setitem__, ignored)
+        taken.left_out += unknown
         taken.left_out += skipped
     if staged is not None:
         staged.pack()

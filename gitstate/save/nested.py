@@ -6,10 +6,12 @@ import os
 
 from ..errors import GitstateError, words_of
 from ..format.manifest import SAVED_INSIDE, LeftOut, Nested, Reason
-from ..format.names import checkpoint_ref, marker_ref, workspace_id
-from ..git.repository import open_repository, shares_configuration
+from ..format.names import NOTES, OWN, checkpoint_ref, marker_ref, workspace_id
+from ..git.gitdir import operation_under_way
+from ..git.repository import open_repository, shares_configuration, without_filters
 from ..system.clock import Deadline
-from ..system.stdlib import TYPE_CHECKING
+from ..system.stdlib import TYPE_CHECKING, suppress
+from ..workspace.lease import work_began_ns
 from .request import PRECIOUS, until_collected
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def save_nested(
     save: Callable[[bytes, SaveRequest], SaveResult],
     before: Callable[[], Iterable[Nested]] = lambda: (),
     note: Callable[[bytes, Repository], object] = lambda *_: None,
+    ignored: Iterable[bytes] = (),
 ) -> tuple[tuple[Nested, ...], list[LeftOut]]:
     """Save the repositories inside with `save`; what to record of each, and what was skipped.
 
@@ -54,6 +57,7 @@ def save_nested(
 
     Each has an equal part of the time that is left. One that is not reached, or fails, is skipped, and is recorded as
     it was `before`: a later one of these counts more. `note` is called with the path of each other one, and with it.
+    `ignored` are paths of more of them.
     """
     asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=(), broken=None)
     asked = asked._replace(growth=None, beside=None, touched=frozenset())
@@ -63,7 +67,7 @@ def save_nested(
     nested: dict[bytes, Nested] = {}
     skipped: list[LeftOut] = []
     failed: set[bytes] = set()
-    paths = [*dict.fromkeys(taken.nested)]
+    paths = [*dict.fromkeys((*taken.nested, *ignored))]
     for number, path in enumerate(paths):
         seconds = _seconds_inside(request, len(paths) - number)
         asked = asked._replace(deadline=seconds, look=None if request.look is None else seconds)
@@ -143,3 +147,54 @@ def _others_work(inside: Presence, here: Presence) -> bool:
     if not inside.live or inside.holder is None or here.holder is None:
         return inside.live
     return inside.holder.kind == "keeper" or inside.holder.owner != here.holder.owner
+
+
+#: So many repositories in ignored directories are asked for their work, in so many seconds without a deadline; under
+#: one they have this share of what is left.
+_MOST_ASKED, _SECONDS_ASKED, _SHARE_ASKED = 16, 10.0, 0.25
+_NOT_ASKED = "in an ignored directory; nobody looked whether the repository in it has unsaved work: {}"
+
+
+def with_work(
+    repository: Repository, request: SaveRequest, paths: Iterable[bytes]
+) -> tuple[list[bytes], list[LeftOut]]:
+    """Those of the repositories in ignored directories that have unsaved work: changes, or commits that no remote has.
+
+    A clean clone is as good as its remote. Of those that were not looked at, those that changed in this run are named.
+    """
+    end = Deadline(min(_SECONDS_ASKED, _SHARE_ASKED * until_collected(request).left()))
+    order = sorted(paths, key=lambda path: -_changed_ns(os.path.join(repository.toplevel, path)))
+    found: list[bytes] = []
+    skipped: list[LeftOut] = []
+    began = work_began_ns(repository)
+    for number, path in enumerate(order):
+        full = os.path.join(repository.toplevel, path)
+        why = "there are too many" if number >= _MOST_ASKED else "there was no time for it" if end.passed() else ""
+        try:
+            if not why and _has_work(open_repository(full), end):
+                found.append(path)
+        except (GitstateError, OSError) as error:
+            why = words_of(error)
+        if why and began is not None and _changed_ns(full) >= began:
+            skipped.append(LeftOut(path, _NOT_ASKED.format(why)[:300], True))
+    return found, skipped
+
+
+def _changed_ns(directory: bytes) -> int:
+    """When git last worked in a repository, as far as its files tell."""
+    times = [0]
+    for name in (b".git", b".git/HEAD", b".git/index", b".git/logs/HEAD"):
+        with suppress(OSError):
+            times.append(os.lstat(os.path.join(directory, name)).st_mtime_ns)
+    return max(times)
+
+
+def _has_work(inside: Repository, end: Deadline) -> bool:
+    """Whether a repository has changes, or commits that no remote has. None of its programs runs."""
+    git, limit = without_filters(inside).git, end.left()
+    words = ("status", "--porcelain", "-z", "--untracked-files=normal", "--ignore-submodules=dirty")
+    if git.run(*words, timeout=limit) or operation_under_way(inside.git_dir) is not None:
+        return True
+    others = (f"--exclude={name}*" for name in (OWN, NOTES, "refs/remotes/", "refs/tags/"))
+    tips = (*others, "--all", "--not", "--remotes", "--tags")
+    return bool(git.run("rev-list", "--max-count=1", *tips, timeout=end.left()))
