@@ -85,13 +85,12 @@ def look(
     nested: tuple[Nested, ...] = ()
     inside: dict[bytes, Repository] = {}
     is_whole = not request.depth and request.kind != "safety" and request.look_end is None
-    ignored = ignored_repositories(repository, taken.ignored) if is_whole else []
-    if taken.nested or ignored:
+    if taken.nested or taken.checked_out or (is_whole and ignored_repositories(repository, taken.ignored)):
         from .nested import begin_with_outer, nested_before, save_nested, with_work
 
         asked, before = begin_with_outer(request), lambda: nested_before(builder, request, seen)
-        ignored, unknown = with_work(repository, request, ignored)
-        nested, skipped = save_nested(repository, asked, taken, save, before, inside.__setitem__, ignored)
+        more, unknown = with_work(repository, request, taken) if is_whole else ([], [])
+        nested, skipped = save_nested(repository, asked, taken, save, before, inside.__setitem__, more)
         taken.left_out += unknown
         taken.left_out += skipped
     if staged is not None:

@@ -8,7 +8,8 @@ from ..errors import GitstateError, words_of
 from ..format.manifest import SAVED_INSIDE, LeftOut, Nested, Reason
 from ..format.names import NOTES, OWN, checkpoint_ref, marker_ref, workspace_id
 from ..git.gitdir import operation_under_way
-from ..git.repository import open_repository, shares_configuration, without_filters
+from ..git.repository import git_dir_of, open_repository, shares_configuration, without_filters
+from ..snapshot.walk import ignored_repositories
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.lease import work_began_ns
@@ -47,7 +48,7 @@ def save_nested(
     save: Callable[[bytes, SaveRequest], SaveResult],
     before: Callable[[], Iterable[Nested]] = lambda: (),
     note: Callable[[bytes, Repository], object] = lambda *_: None,
-    ignored: Iterable[bytes] = (),
+    more: Iterable[bytes] = (),
 ) -> tuple[tuple[Nested, ...], list[LeftOut]]:
     """Save the repositories inside with `save`; what to record of each, and what was skipped.
 
@@ -57,7 +58,7 @@ def save_nested(
 
     Each has an equal part of the time that is left. One that is not reached, or fails, is skipped, and is recorded as
     it was `before`: a later one of these counts more. `note` is called with the path of each other one, and with it.
-    `ignored` are paths of more of them.
+    `more` are paths of others.
     """
     asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=(), broken=None)
     asked = asked._replace(growth=None, beside=None, touched=frozenset())
@@ -67,7 +68,7 @@ def save_nested(
     nested: dict[bytes, Nested] = {}
     skipped: list[LeftOut] = []
     failed: set[bytes] = set()
-    paths = [*dict.fromkeys((*taken.nested, *ignored))]
+    paths = [*dict.fromkeys((*taken.nested, *more))]
     for number, path in enumerate(paths):
         seconds = _seconds_inside(request, len(paths) - number)
         asked = asked._replace(deadline=seconds, look=None if request.look is None else seconds)
@@ -123,7 +124,7 @@ def _save_inside(
             inside,
         )
     # Of a submodule the commit counts as well: the save keeps it, and tells on which branch it is.
-    is_known = path in taken.submodules or shares_configuration(inside, repository)
+    is_known = path in {*taken.submodules, *taken.checked_out} or shares_configuration(inside, repository)
     result = save(full, asked._replace(even_clean=is_known, runs_filters=repository.runs_filters and is_known))
     skipped = []
     if inside.common_dir.startswith(os.path.realpath(full) + b"/"):
@@ -149,19 +150,23 @@ def _others_work(inside: Presence, here: Presence) -> bool:
     return inside.holder.kind == "keeper" or inside.holder.owner != here.holder.owner
 
 
-#: So many repositories in ignored directories are asked for their work, in so many seconds without a deadline; under
-#: one they have this share of what is left.
+#: So many repositories in ignored directories, or clean submodules, are asked for their work, in so many seconds
+#: without a deadline; under one they have this share of what is left.
 _MOST_ASKED, _SECONDS_ASKED, _SHARE_ASKED = 16, 10.0, 0.25
-_NOT_ASKED = "in an ignored directory; nobody looked whether the repository in it has unsaved work: {}"
+_NOT_ASKED = "nobody looked whether the repository in it has unsaved work: {}"
 
 
-def with_work(
-    repository: Repository, request: SaveRequest, paths: Iterable[bytes]
-) -> tuple[list[bytes], list[LeftOut]]:
-    """Those of the repositories in ignored directories that have unsaved work: changes, or commits that no remote has.
+def with_work(repository: Repository, request: SaveRequest, taken: Snapshot) -> tuple[list[bytes], list[LeftOut]]:
+    """The repositories in ignored directories that have unsaved work: changes, or commits that no remote has.
 
-    A clean clone is as good as its remote. Of those that were not looked at, those that changed in this run are named.
+    A clean clone is as good as its remote. A clean submodule with such commits is one of them in a linked worktree,
+    which takes them along. Of those that were not looked at, those that changed in this run are named.
     """
+    is_linked = repository.git_dir != repository.common_dir
+    clean = {*taken.checked_out} - {*taken.nested} if is_linked else set()
+    paths = [*ignored_repositories(repository, taken.ignored), *clean]
+    if not paths:
+        return [], []
     end = Deadline(min(_SECONDS_ASKED, _SHARE_ASKED * until_collected(request).left()))
     order = sorted(paths, key=lambda path: -_changed_ns(os.path.join(repository.toplevel, path)))
     found: list[bytes] = []
@@ -171,7 +176,7 @@ def with_work(
         full = os.path.join(repository.toplevel, path)
         why = "there are too many" if number >= _MOST_ASKED else "there was no time for it" if end.passed() else ""
         try:
-            if not why and _has_work(open_repository(full), end):
+            if not why and _has_work(open_repository(full), end, is_clean=path in clean):
                 found.append(path)
         except (GitstateError, OSError) as error:
             why = words_of(error)
@@ -183,17 +188,20 @@ def with_work(
 def _changed_ns(directory: bytes) -> int:
     """When git last worked in a repository, as far as its files tell."""
     times = [0]
-    for name in (b".git", b".git/HEAD", b".git/index", b".git/logs/HEAD"):
+    git_dir = git_dir_of(directory) or b""
+    for name in (b"", b"HEAD", b"index", b"logs/HEAD"):
         with suppress(OSError):
-            times.append(os.lstat(os.path.join(directory, name)).st_mtime_ns)
+            times.append(os.lstat(os.path.join(git_dir, name)).st_mtime_ns)
     return max(times)
 
 
-def _has_work(inside: Repository, end: Deadline) -> bool:
-    """Whether a repository has changes, or commits that no remote has. None of its programs runs."""
+def _has_work(inside: Repository, end: Deadline, *, is_clean: bool) -> bool:
+    """Whether a repository has changes, unless it `is_clean`, or commits that no remote has. It runs no program."""
     git, limit = without_filters(inside).git, end.left()
     words = ("status", "--porcelain", "-z", "--untracked-files=normal", "--ignore-submodules=dirty")
-    if git.run(*words, timeout=limit) or operation_under_way(inside.git_dir) is not None:
+    if not is_clean and git.run(*words, timeout=limit):
+        return True
+    if operation_under_way(inside.git_dir) is not None:
         return True
     others = (f"--exclude={name}*" for name in (OWN, NOTES, "refs/remotes/", "refs/tags/"))
     tips = (*others, "--all", "--not", "--remotes", "--tags")

@@ -167,6 +167,28 @@ def test_repository_inside_a_removed_worktree_comes_back(
     assert state_of(Workspace(tmp_path / "again" / place, ws.outside))[1:] == before[1:]
 
 
+def test_commit_of_a_clean_submodule_that_no_remote_has_comes_back(ws: Workspace, tmp_path: Path) -> None:
+    """A removed worktree takes the git directories of its submodules along."""
+    ws.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(upstream(ws)), "sub")
+    ws.commit("submodule")
+    run_git(ws.path, "worktree", "add", "-q", "-b", "agent/two", tmp_path / "linked")
+    linked = Workspace(tmp_path / "linked", ws.outside, main=ws.path)
+    linked.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "update", "--init")
+    sub = Workspace(linked.path / "sub", ws.outside)
+    assert linked.gitstate("save", "--json").json["result"] == "nothing", "a remote has all of it"
+    sub.append("f.txt")
+    sub.git("commit", "-q", "-a", "-m", "only here")
+    linked.git("commit", "-q", "-a", "-m", "with it")
+    before, commit = fingerprint(sub.path), sub.out("rev-parse", "HEAD")
+    assert linked.save("--task-id", "T").exit_status == 0
+    run_git(ws.path, "worktree", "remove", "--force", linked.path)
+    run = ws.recover("--into", str(tmp_path / "again"))
+    assert run.exit_status == 0, run
+    assert before.diff(fingerprint(tmp_path / "again" / "sub")) == []
+    assert run_git(tmp_path / "again" / "sub", "rev-parse", "HEAD").decode().strip() == commit
+    assert run_git(tmp_path / "again", "status", "--porcelain") == b""
+
+
 @pytest.mark.parametrize("lose", [wiped, cloned])
 def test_what_a_remote_has_of_a_large_repository_is_not_held(
     lose: Callable[[Workspace], Workspace], ws: Workspace
