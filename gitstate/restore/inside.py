@@ -12,7 +12,7 @@ from ..errors import CorruptSave, GitError
 from ..format.inside import INFO, PACKS, held_for
 from ..format.names import give_workspace_id
 from ..git.command import Git
-from ..git.repository import open_repository
+from ..git.repository import Repository, git_dir_of
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.ownership import give_back
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: How the git directory is called beside the place of a repository until all of it is there.
 _UNFINISHED = b".git.gitstate"
+#: The file of ours in its git directory until its files are back.
+_MARK = b"made-again"
 #: Git has so many seconds for a pack.
 _SECONDS = 600.0
 
@@ -71,18 +73,33 @@ def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
         unfinished = os.path.join(repository.own, b"inside.unfinished")
         files.remove_tree(unfinished)
     _fill(workspace, held, unfinished, None if store is None else os.path.relpath(full, store))
+    made = Repository(full, unfinished, unfinished, record.object_format, {}, Git(full))
+    files.make_directory(made.own, top=unfinished)
+    # It is the same workspace: its pending save is its own.
+    give_workspace_id(made, old_id=lambda: record.workspace_id)
+    files.write_atomic(os.path.join(made.own, _MARK), b"", mode=0o644, staging=made.own)
+    files.sync_filesystem(unfinished)
     place = os.path.join(full, b".git") if store is None else store
     os.rename(unfinished, place)
     files.fsync_path(os.path.dirname(place))
     if store is not None:
         link = b"gitdir: %s\n" % os.path.relpath(store, full)
         files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)
-    inside = open_repository(full)
-    # It is the same workspace: its pending save is its own.
-    files.make_directory(inside.own, top=inside.git_dir, durable=False)
-    give_workspace_id(inside, old_id=lambda: record.workspace_id)
-    inside.git.run("read-tree", "HEAD", ok_codes=range(256))
     give_back(repository, full, *([store] if store is not None else []))
+
+
+def is_made_again(directory: bytes) -> bool:
+    """Whether the repository in a directory was made again, and a killed recovery has not brought back its files."""
+    git_dir = git_dir_of(directory)
+    return git_dir is not None and os.path.lexists(os.path.join(git_dir, b"gitstate", _MARK))
+
+
+def finish(directory: bytes) -> None:
+    """The files of a repository that was made again are back: make them durable, and forget that it was."""
+    git_dir = git_dir_of(directory) if is_made_again(directory) else None
+    if git_dir is not None:
+        files.sync_filesystem(directory)
+        files.remove(os.path.join(git_dir, b"gitstate", _MARK))
 
 
 def _is_below(path: bytes, directory: bytes) -> bool:
@@ -126,14 +143,8 @@ def _fill(workspace: Workspace, held: Held, git_dir: bytes, worktree: bytes | No
 
 
 def _set(git_dir: bytes, key: str, value: str) -> None:
-    Git(b"/").run(
-        "config",
-        "--file",
-        os.path.join(git_dir, b"config"),
-        "--replace-all" if key == "core.bare" else "--add",
-        key,
-        value,
-    )
+    how = "--replace-all" if key == "core.bare" else "--add"
+    Git(b"/").run("config", "--file", os.path.join(git_dir, b"config"), how, "--", key, value)
 
 
 def _encoded(ref: str, oid: str) -> tuple[bytes, bytes]:

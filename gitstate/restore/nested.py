@@ -80,10 +80,11 @@ def _make_again(
 
     Returns the paths of those, each with whether its history was cut, and why others could not be made.
     """
-    from .inside import held_repositories, is_vacant, make_again
+    from .inside import held_repositories, is_made_again, is_vacant, make_again
 
-    made, failed = {}, {}
     top = os.path.realpath(workspace.repository.toplevel)
+    # As a recovery that was killed left them.
+    made, failed = {path: False for path in named if is_made_again(os.path.join(top, path))}, {}
     gone = [path for path in sorted(named) if is_vacant(os.path.join(top, path))]
     held = held_repositories(workspace, saved.saves) if gone else {}
     registered = _registered(workspace.git) if held else {}

@@ -117,14 +117,15 @@ class InsideHolder:
             return None
         if seconds <= 0.0:
             return _TOO_LATE
+        deadline = Deadline(seconds)
         try:
-            self._entries[path] = _Packer(self._builder, inside, self._before.get(path), Deadline(seconds)).hold(path)
+            self._entries[path] = _Packer(self._builder, inside, self._before.get(path), deadline).hold(path)
             return ""
         except TooLate:
             return _TOO_LATE
         except (GitstateError, OSError, ValueError) as error:
             self._builder.reader.restart()
-            return words_of(error)[:300]
+            return _TOO_LATE if deadline.passed() else words_of(error)[:300]
 
     def updates(self, save_id: str | None) -> list[RefUpdate]:
         """Move the ref of the latest, and the one beside the save of this id, to what is held now."""

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from gitstate.recover.act.nested import NestedRecovery
+from gitstate.recover.recover import recover
+from gitstate.recover.request import RecoverRequest
 from gitstate.save.inside import kept_setting
 from tests.support.oracle import Fingerprint, fingerprint
 from tests.support.workspace import Workspace, run_git
@@ -343,6 +346,33 @@ def test_directory_that_is_in_use_again_is_left_alone(ws: Workspace) -> None:
     run = ws.recover()
     assert run.exit_status == 4, run
     assert os.listdir(inner.path) == ["mine"]
+
+
+@pytest.mark.parametrize("is_clean", [True, False])
+@pytest.mark.parametrize("build", [a_clone, a_submodule])
+def test_recovery_that_was_killed_before_the_files_goes_on(
+    build: Callable[[Workspace], Workspace], is_clean: bool, ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = build(ws)
+    if is_clean:
+        inner.commit("all of it")
+    ws.append("a")
+    before = state_of(inner)
+    assert ws.save().exit_status == 0
+    wiped_with_modules(ws)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(NestedRecovery, "_carry_out", killed)
+        recover(os.fsencode(ws.path), RecoverRequest())
+    assert os.listdir(inner.path) == [".git"]
+    run = ws.recover()
+    assert run.exit_status == 0, run
+    assert before[0].diff(fingerprint(inner.path)) == []
+    assert state_of(inner)[1:] == before[1:]
+    assert not (inner.git_dir / "gitstate" / "made-again").exists()
 
 
 def test_recovery_that_was_killed_makes_the_repository_anew(ws: Workspace) -> None:

@@ -8,6 +8,7 @@ from ...errors import GitstateError
 from ...format.archive import checkpoint_save_id, pending_save_id
 from ...format.manifest import LeftOut
 from ...git.repository import Repository, open_repository, shares_configuration
+from ...restore.inside import finish
 from ...restore.nested import (
     check_out_submodule,
     fill_emptied_index,
@@ -60,6 +61,8 @@ class NestedRecovery:
                     inside = open_repository(os.path.join(self._repository.toplevel, step.path))
                     reattach(inside, {leaf.oid for leaf in bases})
                 result = self._carry_out(step, submodules)
+                if step.is_new:
+                    finish(os.path.join(self._repository.toplevel, step.path))
                 if result is not None:
                     results.append(result)
             except (GitstateError, OSError) as error:
