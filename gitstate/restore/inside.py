@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 
-from ..errors import CorruptSave, GitError
+from ..errors import CorruptSave, GitError, GitstateError
 from ..format.inside import INFO, PACKS, held_for
-from ..format.names import give_workspace_id
+from ..format.names import give_workspace_id, save_ref
+from ..git import refs
 from ..git.command import Git
+from ..git.refs import RefUpdate
 from ..git.repository import Repository, git_dir_of
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, suppress
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from ..format.inside import Held
     from ..format.manifest import Save
+    from ..git.command import Oid
     from .paths import Workspace
 
 #: How the git directory is called beside the place of a repository until all of it is there.
@@ -86,6 +89,26 @@ def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
         link = b"gitdir: %s\n" % os.path.relpath(store, full)
         files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)
     give_back(repository, full, *([store] if store is not None else []))
+
+
+def add_save(workspace: Workspace, held: Held, inside: Repository, save_id: str, archive: Oid) -> bool:
+    """Add a save to a repository that stands in the place of the one that held it, with the branches that it lacks.
+
+    Whether it can be recovered there: a large repository is held without what its remotes have.
+    """
+    if held.record.object_format != inside.object_format:
+        return False
+    try:
+        add_objects(workspace, held, inside.git)
+        inside.git.run("rev-list", "--objects", "--quiet", archive, "--not", "--all", timeout=_SECONDS)
+        there = refs.list_refs(inside.git, "refs/heads/")
+        lacking = [(ref, oid) for ref, oid in held.record.refs if ref.startswith("refs/heads/") and ref not in there]
+        updates = [RefUpdate(ref, oid, None) for ref, oid in lacking]
+        updates.append(RefUpdate(save_ref(held.record.workspace_id, save_id), archive, None))
+        refs.move_refs(inside, inside.git, updates, f"recover {save_id}")
+    except (GitstateError, OSError):
+        return False
+    return True
 
 
 def is_made_again(directory: bytes) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -319,6 +320,24 @@ def test_nothing_that_a_repository_inside_names_comes_back(ws: Workspace) -> Non
 )
 def test_settings_of_a_repository_inside(name: str, value: str, kept: str | None) -> None:
     assert kept_setting(name, value) == kept
+
+
+def test_save_is_added_to_a_repository_that_was_cloned_again(ws: Workspace) -> None:
+    inner = a_clone(ws)
+    before = state_of(inner)
+    assert ws.save().exit_status == 0
+    wiped(ws)
+    run_git(ws.outside, "clone", "-q", ws.outside / "upstream", inner.path)
+    run = ws.recover()
+    assert run.exit_status == 4, run
+    [reason] = [item["reason"] for item in run.json["workspaces"][0]["left_out"] if item["path"] == "vendor/lib"]
+    assert "the repository here is not the one that holds the save" in reason
+    checkout, recovery = reason.partition("it was added to it: ")[2].split(" && ")
+    subprocess.run(checkout, shell=True, check=True, capture_output=True)
+    run = inner.gitstate(*shlex.split(recovery)[3:], "--json")
+    assert run.exit_status == 0, run
+    assert before[0].diff(fingerprint(inner.path)) == []
+    assert inner.out("rev-parse", "topic") == before[1]["refs/heads/topic"]
 
 
 def test_what_is_held_goes_with_the_save(ws: Workspace) -> None:
