@@ -7,7 +7,7 @@ import sys
 
 from ..errors import EXIT_DONE, EXIT_FAILED, UsageError
 from ..system.stdlib import TYPE_CHECKING
-from ..system.terminal import Progress, escape, print_to, say, table, terminal_width
+from ..system.terminal import Progress, escape, first_of, print_to, say, table, terminal_width
 from .quick import EXIT_ON_INTERRUPT, emit, guarded, working_directory
 
 if TYPE_CHECKING:
@@ -275,6 +275,9 @@ def _summaries_json(found: Sequence[Summary], complete: bool) -> bytes:
 
 # -- words
 
+#: So many repositories inside a workspace are named.
+_NAMED = 10
+
 
 def fleet_lines(results: Sequence[RecoverResult], width: int | None) -> list[str]:
     """What `recover --all` tells: a row for each workspace with something to tell, then how many there were.
@@ -307,7 +310,7 @@ def fleet_lines(results: Sequence[RecoverResult], width: int | None) -> list[str
 
 def summary_json(item: Summary) -> dict[str, Any]:
     """One workspace of what `status --json` prints."""
-    from ..system.jsonio import text_to_json
+    from ..system.jsonio import path_to_json, text_to_json
 
     return {
         "workspace": escape(item.workspace),
@@ -317,6 +320,7 @@ def summary_json(item: Summary) -> dict[str, Any]:
         "problem": item.problem and escape(item.problem),
         "context": item.context.to_json(),
         "proven": item.proven and {"save_id": item.proven[0], "at": escape(item.proven[1]), "problems": item.proven[2]},
+        "repositories": [path_to_json(path) for path in item.inside],
         "aside": [{"save_id": save_id, "task_id": task_id} for save_id, task_id in item.aside],
     }
 
@@ -329,6 +333,9 @@ def summary_lines(items: Sequence[Summary], width: int | None) -> list[str]:
         for save_id, task_id in item.aside:
             words = f"{escape(item.workspace)}: task {escape(task_id or '-')} is set aside"
             aside.append(f"{words}: gitstate recover --save {escape(save_id)}")
+        if item.inside:
+            named = first_of([escape(path) for path in item.inside[:_NAMED]], len(item.inside))
+            aside.append(f"{escape(item.workspace)}: the save has repositories inside: {named}")
         waiting = f"save {item.waiting} is pending: gitstate recover" if item.waiting else None
         note = "; ".join(text for text in (waiting, item.problem) if text)
         if item.proven is not None and item.proven[0] == item.waiting and not item.proven[2]:

@@ -37,6 +37,8 @@ class Summary(Record):
     """Save and task of what `gitstate run --keep` has set aside here."""
     proven: tuple[str | None, str, list[str]] | None = None
     """What the last `verify` found: see `read_receipt`."""
+    inside: tuple[bytes, ...] = ()
+    """The repositories inside, ignored or not, that the pending save names."""
 
 
 def summaries(
@@ -115,7 +117,8 @@ def summarize(path: bytes) -> Summary:
         context, status = read_live_context(repository)
         from ..format.archive import pending_archive
 
-        waiting = None
+        waiting: str | None = None
+        inside: tuple[bytes, ...] = ()
         archive = pending_archive(repository)
         if archive is not None:
             from ..format.archive import read_save
@@ -124,10 +127,10 @@ def summarize(path: bytes) -> Summary:
             with ObjectReader(repository.git) as reader:
                 save = read_save(archive, reader)
             waiting, status, context = save.manifest.save_id, "interrupted", save.context
+            inside = tuple(sorted(item.path for item in save.manifest.nested))
         problem = _lost_backlink(repository.git_dir, repository.common_dir)
-        return Summary(
-            repository.toplevel, branch, status or "idle", waiting, context, problem, proven=_proven(repository.git_dir)
-        )
+        summary = Summary(repository.toplevel, branch, status or "idle", waiting, context, problem, inside=inside)
+        return summary._replace(proven=_proven(repository.git_dir))
     except (GitstateError, OSError) as error:
         return _damaged(path) or Summary(path, branch, status="unreadable", problem=words_of(error)[:200])
 

@@ -91,13 +91,13 @@ class Nested(Record):
         return {**path_to_json(self.path), "save_id": self.save_id, "archive": self.archive}
 
 
-#: The reason in the list of what was skipped for a nested repository that was saved, or had nothing to save.
+#: How the reason begins in the list of what was skipped for a nested repository whose save is in itself alone.
 SAVED_INSIDE = "it is a repository of its own: its save is inside it, and goes where the repository goes"
 
 
 def is_incomplete(left_out: Iterable[LeftOut]) -> bool:
-    """Whether something was skipped; a nested repository that was saved whole is listed, and was not."""
-    return any(item.lost or item.reason != SAVED_INSIDE for item in left_out)
+    """Whether something was skipped; a nested repository that was saved whole may be listed, and was not."""
+    return any(item.lost or not item.reason.startswith(SAVED_INSIDE) for item in left_out)
 
 
 class Manifest(Record):
@@ -289,7 +289,7 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
         workspace_id=_checked(value["workspace_id"], is_save_id),
         created=_checked(value["created"], lambda text: isinstance(text, str) and len(text) < 64),
         head_ref=_optional(
-            None if value["head_ref"] is None else os.fsdecode(_path(value["head_ref"])),
+            None if value["head_ref"] is None else os.fsdecode(path_from_json(value["head_ref"])),
             lambda ref: ref.startswith("refs/"),
         ),
         head=_optional(value["head"], is_oid),
@@ -318,9 +318,9 @@ def _manifest(value: Mapping[str, Json]) -> Manifest:
         left_out=tuple(_list(value, "left_out")),
         ignored=tuple(_list(value, "ignored")),
         reason=_reason(_mapping(value.get("reason") or {})),
-        special={_path(item): _mode(item["mode"], 0o7000) & 0o7000 for item in value.get("special") or ()},
-        sparse_directories=tuple(_path(item) for item in value.get("sparse_directories") or ()),
-        absent_submodules=tuple(_path(item) for item in value.get("absent_submodules") or ()),
+        special={path_from_json(item): _mode(item["mode"], 0o7000) & 0o7000 for item in value.get("special") or ()},
+        sparse_directories=tuple(path_from_json(item) for item in value.get("sparse_directories") or ()),
+        absent_submodules=tuple(path_from_json(item) for item in value.get("absent_submodules") or ()),
         worktree_settings={
             str(name): _optional(setting, lambda text: isinstance(text, str) and len(text) <= MAX_SETTING)
             for name, setting in _mapping(value.get("worktree_settings") or {}).items()
@@ -369,7 +369,8 @@ def _mode(text: Json, most: int) -> int:
     return mode
 
 
-def _path(item: Json, *, safe: bool = True) -> bytes:
+def path_from_json(item: Json, *, safe: bool = True) -> bytes:
+    """The path that `path_to_json` wrote. Raises ValueError, KeyError and their like, for an unsafe one too."""
     encoded = item.get("path_base64")
     if encoded is None:
         path: bytes = item["path"].encode("utf-8")
@@ -383,24 +384,26 @@ def _path(item: Json, *, safe: bool = True) -> bytes:
 
 
 def _any_path(item: Json) -> bytes:
-    return _path(item, safe=False)
+    return path_from_json(item, safe=False)
 
 
 def _staged(item: Json) -> tuple[bytes, tuple[int, Oid] | None]:
     oid = item["oid"]
-    return _path(item), None if oid is None else (_mode(item["mode"], 0o177777), _checked(oid, is_oid))
+    return path_from_json(item), None if oid is None else (_mode(item["mode"], 0o177777), _checked(oid, is_oid))
 
 
 def _permissions(item: Json) -> tuple[bytes, int]:
-    return _path(item), _mode(item["mode"], 0o777)
+    return path_from_json(item), _mode(item["mode"], 0o777)
 
 
 def _raw(item: Json) -> tuple[bytes, RawReason]:
-    return _path(item), _checked(item["why"], lambda why: why in ("filter", "hidden", "ignored", "clean", "symlink"))
+    return path_from_json(item), _checked(
+        item["why"], lambda why: why in ("filter", "hidden", "ignored", "clean", "symlink")
+    )
 
 
 def _nested(item: Json) -> Nested:
-    return Nested(_path(item), _optional(item["save_id"], is_save_id), _optional(item["archive"], is_oid))
+    return Nested(path_from_json(item), _optional(item["save_id"], is_save_id), _optional(item["archive"], is_oid))
 
 
 def _left_out(item: Json) -> LeftOut:
@@ -409,13 +412,13 @@ def _left_out(item: Json) -> LeftOut:
 
 #: How the items of each list are read.
 _ITEMS: Mapping[str, Callable[[Json], Any]] = {
-    "operation_files": _path,
+    "operation_files": path_from_json,
     "staged": _staged,
-    "intent_to_add": _path,
+    "intent_to_add": path_from_json,
     "modes": _permissions,
     "directories": _permissions,
     "raw": _raw,
-    "absent": _path,
+    "absent": path_from_json,
     "nested": _nested,
     "left_out": _left_out,
     "ignored": _any_path,

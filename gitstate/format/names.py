@@ -36,6 +36,8 @@ CHECKPOINTS = OWN + "checkpoints/"
 HISTORY = OWN + "history/"
 DISMISSED = OWN + "dismissed/"
 CONVERSATIONS = OWN + "conversations/"
+#: What is held of the repositories inside a workspace: for each of its saves, and for its latest save or checkpoint.
+INSIDE, LATEST = OWN + "inside/", "latest"
 #: What was fetched: `refs/gitstate/fetched/<remote>/`, and then what stands behind `refs/gitstate/` on that remote.
 FETCHED = OWN + "fetched/"
 _MANY_FOR_EACH: tuple[tuple[str, RefKind], ...] = (
@@ -47,6 +49,7 @@ _ONE_FOR_EACH: tuple[tuple[str, RefKind], ...] = ((PENDING, "pending"), (CHECKPO
 
 #: How the subjects of our commits begin.
 WIP_SUBJECT, INDEX_SUBJECT, ARCHIVE_SUBJECT = "WIP(gitstate): ", "index(gitstate): ", "archive(gitstate): "
+SUBJECT_INSIDE = "inside(gitstate): what is held of the repositories in it"
 #: The trailers of our commits: the save that a commit belongs to, and the commit that the branch goes back to.
 SAVE_TRAILER, BASE_TRAILER = "Gitstate-Save", "Gitstate-Base"
 
@@ -154,6 +157,11 @@ def dismissed_ref(workspace_id: str, save_id: str) -> str:
 def conversation_ref(workspace_id: str, session_id: str) -> str:
     """The ref of what is kept of the transcript of one agent's session."""
     return f"{CONVERSATIONS}{workspace_id}/{session_id}"
+
+
+def inside_ref(workspace_id: str, save_id: str = LATEST) -> str:
+    """The ref of what is held of the repositories inside a workspace, beside one save or the latest."""
+    return f"{INSIDE}{workspace_id}/{save_id}"
 
 
 def own_marker(repository: Repository) -> str:

@@ -6,8 +6,9 @@ that were never recovered and dismissed ones are kept, whatever their age. A dis
 The history of checkpoints is thinned out as they are made; here those go that are older than `gitstate.keepDays`, and
 all of them without `gitstate.history`.
 A conversation is removed if it is older than `gitstate.keepDays`, and neither that of the live context nor of a save
-that is kept for its own sake. A fetched save goes if it is older than `gitstate.keepDays`: see `outdated`. Git's own
-gc removes the objects later. No pack is unlinked here, because another git may read it.
+that is kept for its own sake. What is held of repositories inside a workspace goes with its save. A fetched save goes
+if it is older than `gitstate.keepDays`: see `outdated`. Git's own gc removes the objects later. No pack is unlinked
+here, because another git may read it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from ..format.names import (
     CONVERSATIONS,
     DISMISSED,
     HISTORY,
+    INSIDE,
+    LATEST,
     NOTES,
     age_key,
     conversation_ref,
@@ -94,7 +97,7 @@ def prune(
         if not dry_run and (gone.saves or gone.history):
             _remove(repository, git, [*gone.saves, *gone.history], dismissed)
         if not dry_run:
-            for others in filter(None, (gone.conversations, gone.fetched)):
+            for others in filter(None, (gone.conversations, gone.fetched, _inside_without_save(repository, rule))):
                 updates = [RefUpdate(item.ref, None, item.archive) for item in others]
                 refs.move_refs(repository, git, updates, "prune")
         count = sum(not item.ref.startswith(HISTORY) for item in items)
@@ -346,6 +349,21 @@ def _old_conversations(repository: Repository, rule: Rule) -> list[Held]:
         session_id = ref.rpartition("/")[2]
         if session_id != live and ended.isdigit() and int(ended) < rule.before:
             found.append(Held(ref, tip, session_id, own, None))
+    return found
+
+
+def _inside_without_save(repository: Repository, rule: Rule) -> list[Held]:
+    """What is held of repositories inside beside saves that are gone; the latest too, if older than the rule says."""
+    own = workspace_id(repository)
+    saves = {(item.workspace_id, item.save_id) for item in held_saves(repository.git)}
+    out = repository.git.run("for-each-ref", "--format=%(objectname) %(committerdate:unix) %(refname)", INSIDE)
+    found = []
+    for line in out.decode("utf-8", "replace").splitlines():
+        tip, made, ref = line.split(" ", 2)
+        workspace, _, save_id = ref.removeprefix(INSIDE).partition("/")
+        goes = int(made) < rule.before if save_id == LATEST else (workspace, save_id) not in saves
+        if goes and (rule.everything or workspace == own):
+            found.append(Held(ref, tip, save_id, workspace, None))
     return found
 
 

@@ -20,7 +20,7 @@ from .missing import check_out_all
 from .paths import SavedPaths, Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
     from typing import Literal
 
     from ..git.command import Git, Oid
@@ -51,6 +51,8 @@ class NestedStep(Record):
     """The save that the repository should hold; None where it had nothing to save."""
     archive: Oid | None = None
     """The archive of that save; None as `held`."""
+    is_cut: bool = False
+    """It was made again, and what its remotes have of its history is not there."""
 
 
 def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterator[NestedStep]:
@@ -58,15 +60,49 @@ def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterato
     nested = {item.path: item for save in saved.saves for item in save.manifest.nested}
     named = {path: item.save_id for path, item in nested.items()}
     made = _reconnect_submodules(workspace, saved, named)
+    again, failed = _make_again(workspace, saved, {path: named[path] for path in named if path not in made})
+    made += again
     for path, save_id in {**dict.fromkeys(made), **named}.items():
         try:
             step = _step_for(workspace, saved, path, save_id) if depth <= DEEPEST else None
         except (GitstateError, OSError) as error:
             step = NestedStep(path, "lost", reason=nested_failure(error))
         if step is None:
-            step = NestedStep(path, "lost", reason=_words_of_gone(workspace, path, save_id))
+            step = NestedStep(path, "lost", reason=failed.get(path) or _words_of_gone(workspace, path, save_id))
         archive = nested[path].archive if path in nested else None
-        yield step._replace(is_new=path in made, held=save_id, archive=archive)
+        yield step._replace(is_new=path in made, held=save_id, archive=archive, is_cut=again.get(path, False))
+
+
+def _make_again(
+    workspace: Workspace, saved: SavedPaths, named: Mapping[bytes, str | None]
+) -> tuple[dict[bytes, bool], dict[bytes, str]]:
+    """Make those of the repositories again that are gone and that this one holds. `named` maps a path to a save's id.
+
+    Returns the paths of those, each with whether its history was cut, and why others could not be made.
+    """
+    from .inside import held_repositories, is_made_again, is_vacant, make_again
+
+    top = os.path.realpath(workspace.repository.toplevel)
+    # As a recovery that was killed left them.
+    made, failed = {path: False for path in named if is_made_again(os.path.join(top, path))}, {}
+    gone = [path for path in sorted(named) if is_vacant(os.path.join(top, path))]
+    held = held_repositories(workspace, saved.saves) if gone else {}
+    registered = _registered(workspace.git) if held else {}
+    for path in gone:
+        one = held.get(path)
+        save_id = named[path]
+        if one is None or (one.record.is_submodule and save_id is not None and _place_with(workspace, save_id)):
+            continue
+        name = registered.get(path) if one.record.is_submodule else None
+        try:
+            make_again(workspace, one, name)
+            made[path] = one.record.is_cut
+            if name is not None and not _is_initialised(workspace.repository, name):
+                # Where it can't, as without a remote, git asks for it when it is needed.
+                workspace.git.run("submodule", "--quiet", "init", "--", path, ok_codes=range(256))
+        except (GitstateError, OSError) as error:
+            failed[path] = f"the nested repository is gone, and could not be made again: {words_of(error)}"[:300]
+    return made, failed
 
 
 def _words_of_gone(workspace: Workspace, path: bytes, save_id: str | None) -> str:

@@ -36,7 +36,7 @@ from ..git.damaged import broken, refused  # noqa: F401
 from ..git.repository import open_repository
 from ..orders.events import start_handling, wait_until_empty
 from ..orders.listener import Orders
-from ..save import index, keeping, protocol, publish  # noqa: F401
+from ..save import index, inside, keeping, nested, protocol, publish  # noqa: F401
 from ..snapshot import convert, hidden  # noqa: F401
 from ..system import files
 from ..system.clock import Deadline

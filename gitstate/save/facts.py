@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitstateError, words_of
+from ..errors import GitstateError
 from ..format.context import Context, with_values
-from ..format.manifest import SAVED_INSIDE, LeftOut, Nested, Reason
+from ..format.manifest import LeftOut
 from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref, workspace_id
 from ..git import refs
 from ..git.index import IndexMoved, is_frozen_index
-from ..git.repository import head_of, open_repository, read_head, shares_configuration
+from ..git.repository import head_of, read_head
 from ..snapshot.record import Room, Snapshot, SnapshotBuilder, SnapshotOptions
 from ..snapshot.snapshot import take_snapshot
-from ..system.clock import Deadline
+from ..snapshot.walk import ignored_repositories
 from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.live_context import FINISHED, read_live_context, state_name, with_measured_fields, with_owner
 from ..workspace.ownership import frozen_index
 from ..workspace.settings import patterns
 from .plan import PendingSave, SaveFacts
+from .request import PRECIOUS, until_collected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
-    from ..format.manifest import Save
+    from ..format.manifest import Nested, Save
     from ..git.command import Oid
     from ..git.repository import Repository
     from ..git.status import StatusQuery
-    from ..workspace.lease import Presence
     from .build import Builder
     from .request import SaveRequest, SaveResult
 
@@ -42,6 +42,8 @@ class Scene(Record):
     """The repositories inside, saved already."""
     seen: Mapping[str, Oid]
     """The refs of ours that are there, and their values."""
+    inside: Mapping[bytes, Repository] = {}
+    """Those of `nested` that could be saved, or have a keeper of their own, by their paths."""
 
 
 def look(
@@ -81,17 +83,22 @@ def look(
     taken.left_out += [LeftOut(b"", why.format(name[:64]), False) for name in too_long]
     taken.left_out += request.problems
     nested: tuple[Nested, ...] = ()
-    if taken.nested:
-        nested, skipped = save_nested(
-            repository, begin_with_outer(request), taken, save, lambda: _nested_before(builder, request, seen)
-        )
+    inside: dict[bytes, Repository] = {}
+    is_whole = not request.depth and request.kind != "safety" and request.look_end is None
+    if taken.nested or taken.checked_out or (is_whole and ignored_repositories(repository, taken.ignored)):
+        from .nested import begin_with_outer, nested_before, save_nested, with_work
+
+        asked, before = begin_with_outer(request), lambda: nested_before(builder, request, seen)
+        more, unknown = with_work(repository, request, taken) if is_whole else ([], [])
+        nested, skipped = save_nested(repository, asked, taken, save, before, inside.__setitem__, more)
+        taken.left_out += unknown
         taken.left_out += skipped
     if staged is not None:
         staged.pack()
     if taken.head is not None and builder.commit_content(taken.head) is None:
         # On an unborn branch git takes a tag named HEAD for HEAD, and lists what differs from it.
         taken.head = head_of(repository.toplevel) or taken.head
-    return Scene(taken, context, nested, seen)
+    return Scene(taken, context, nested, seen, inside)
 
 
 def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, meanwhile: Callable[[], None]) -> Snapshot:
@@ -110,13 +117,13 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
         growth.held = {}
     options = SnapshotOptions(
         state_name(repository),
-        _until_collected(request),
+        until_collected(request),
         request.largest,
         growth,
         [*patterns(repository, "includeIgnored"), *request.keep_ignored],
         request.keep_paths,
         None if request.expected is None or request.expected.scan is None else request.expected.scan.tracked,
-        end=None if request.end is None else request.end.part(_PRECIOUS),
+        end=None if request.end is None else request.end.part(PRECIOUS),
         room=None if request.room is None else Room(request.room),
         gives_up=request.look_end is not None and request.depth > 0,
     )
@@ -151,20 +158,6 @@ def _context_alone(repository: Repository) -> Snapshot:
         taken.head_ref = read_head(repository.git_dir)
         taken.head = head_of(repository.toplevel)
     return taken
-
-
-#: The part of a deadline, and the most seconds, that are kept for what follows when all has been read.
-_KEPT_SHARE, _KEPT_SECONDS = 0.4, 3.0
-#: Small tracked files that changed are read until this part of it.
-_PRECIOUS = 0.85
-
-
-def _until_collected(request: SaveRequest) -> Deadline:
-    """When the last file must have been read: then objects are written, synced and named."""
-    if request.look_end is not None:
-        return request.look_end
-    end = Deadline(request.deadline) if request.end is None else request.end
-    return end.earlier(min(_KEPT_SHARE * (end.seconds or 0.0), _KEPT_SECONDS))
 
 
 def check_index(repository: Repository) -> None:
@@ -321,123 +314,6 @@ def _is_reset(save: Save, builder: Builder, taken: Snapshot) -> bool:
     """Whether worktree and index are what the save stands on, though it holds work."""
     holds = save.wip_tree != builder.tree_of(save.manifest.head) or bool(save.manifest.staged)
     return holds and taken.head == save.manifest.head and not taken.dirty and not taken.nested
-
-
-#: Repositories nested more deeply than this are listed, not saved.
-_DEEPEST = 8
-
-
-def begin_with_outer(request: SaveRequest) -> SaveRequest:
-    """The request for the repositories inside: an early save comes to them when its own marker stands."""
-    is_early = request.look_end is not None and not request.depth
-    return request._replace(look_end=Deadline(0.0)) if is_early else request
-
-
-#: A repository inside has so many seconds for itself in any case, until the most precious files must have been read.
-_LEAST_INSIDE = 0.1
-NOT_REACHED = "the repository in it was not looked at in time"
-_NOT_WHOLE = "the repository in it was saved, but not all of it"
-
-
-def save_nested(
-    repository: Repository,
-    request: SaveRequest,
-    taken: Snapshot,
-    save: Callable[[bytes, SaveRequest], SaveResult],
-    before: Callable[[], Iterable[Nested]] = lambda: (),
-) -> tuple[tuple[Nested, ...], list[LeftOut]]:
-    """Save the repositories inside with `save`; what to record of each, and what was skipped.
-
-    Refs alone hold their saves: no branch moves there. Context and reason are of this workspace, not of theirs. Of one
-    that is neither a submodule of the index nor a worktree of `repository` no program runs: plain git in this
-    workspace would run none either.
-
-    Each has an equal part of the time that is left. One that is not reached, or fails, is skipped, and is recorded as
-    it was `before`: a later one of these counts more.
-    """
-    asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=(), broken=None)
-    asked = asked._replace(growth=None, beside=None, touched=frozenset())
-    asked = asked._replace(
-        values={}, owner_pid=None, reason=Reason(), known=None, unseen=False, replaces=None, label=None, expected=None
-    )
-    nested: dict[bytes, Nested] = {}
-    skipped: list[LeftOut] = []
-    failed: set[bytes] = set()
-    paths = [*dict.fromkeys(taken.nested)]
-    for number, path in enumerate(paths):
-        seconds = _seconds_inside(request, len(paths) - number)
-        asked = asked._replace(deadline=seconds, look=None if request.look is None else seconds)
-        why = NOT_REACHED if seconds == 0.0 else ""
-        try:
-            if not why:
-                nested[path], others = _save_inside(repository, asked, taken, path, save)
-                skipped += others
-        except (GitstateError, OSError) as error:
-            why = f"the repository in it could not be saved: {words_of(error)}"[:300]
-        if why:
-            failed.add(path)
-            skipped.append(LeftOut(path, why, True))
-            nested[path] = Nested(path, None, None)
-    if failed:
-        nested.update({one.path: one for one in before() if one.path in failed})
-    return tuple(nested.values()), skipped
-
-
-def _seconds_inside(request: SaveRequest, count: int) -> float | None:
-    """How long the save of the next of `count` repositories inside may take; 0 where there is no time for it."""
-    if request.look_end is not None:
-        return request.look_end.left() / count
-    if request.end is None or request.deadline is None:
-        return None
-    if request.end.part(_PRECIOUS).passed():
-        return 0.0
-    return max(_LEAST_INSIDE, _until_collected(request).left() / count)
-
-
-def _save_inside(
-    repository: Repository,
-    asked: SaveRequest,
-    taken: Snapshot,
-    path: bytes,
-    save: Callable[[bytes, SaveRequest], SaveResult],
-) -> tuple[Nested, list[LeftOut]]:
-    """Save the repository at `path`; what to record of it, and what was skipped. Raises GitstateError, OSError."""
-    from ..workspace.lease import presence
-
-    full = os.path.join(repository.toplevel, path)
-    if asked.depth > _DEEPEST:
-        raise GitstateError("it is nested too deeply")
-    inside = open_repository(full)
-    if inside.toplevel != os.path.realpath(full):
-        raise GitstateError("its .git file points outside the directory")
-    if _others_work(presence(inside), presence(repository)):
-        # Its own keeper saves it. A save from here would write this task into that one's context.
-        return Nested(path, None, None), [LeftOut(path, "an agent works in it, and its own keeper saves it", False)]
-    # Of a submodule the commit counts as well: the save keeps it, and tells on which branch it is.
-    is_known = path in taken.submodules or shares_configuration(inside, repository)
-    result = save(full, asked._replace(even_clean=is_known, runs_filters=repository.runs_filters and is_known))
-    skipped = []
-    if inside.common_dir.startswith(os.path.realpath(full) + b"/"):
-        skipped.append(LeftOut(path, SAVED_INSIDE, False))
-    if result.lost:
-        skipped.append(LeftOut(path, _NOT_WHOLE, True))
-    return Nested(path, result.save_id, result.archive), skipped
-
-
-def _nested_before(builder: Builder, request: SaveRequest, seen: Mapping[str, Oid]) -> Iterable[Nested]:
-    """The repositories inside that are saved, as the last checkpoint has them, then the save that is replaced."""
-    own = workspace_id(builder.repository)
-    for ref in (checkpoint_ref(own), marker_ref(own)):
-        save = builder.earlier(seen.get(ref))
-        if save is not None and (ref != marker_ref(own) or save.manifest.save_id == request.replaces):
-            yield from (one for one in save.manifest.nested if one.save_id is not None)
-
-
-def _others_work(inside: Presence, here: Presence) -> bool:
-    """Whether somebody works in a nested repository who does not work here, too, as an agent without a keeper may."""
-    if not inside.live or inside.holder is None or here.holder is None:
-        return inside.live
-    return inside.holder.kind == "keeper" or inside.holder.owner != here.holder.owner
 
 
 def _ends_after_checkpoint(request: SaveRequest, scene: Scene, own: str) -> bool:

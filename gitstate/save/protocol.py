@@ -32,7 +32,7 @@ from ..objects.pack import PackWriter
 from ..objects.reader import ObjectReader
 from ..system.stdlib import TYPE_CHECKING
 from .build import Builder, Built, holds_all, same_flags
-from .facts import begin_with_outer, check_index, gather, look, save_nested
+from .facts import check_index, gather, look
 from .plan import SAME_AS_CHECKPOINT, SAME_AS_SAVE, first_refs, holds_the_same, plan_save
 from .request import SaveResult, unconverted_words
 
@@ -84,8 +84,11 @@ class SaveAttempt:
                 # All was looked at anew after that, and may be newer.
                 self.publisher.begin_again()
             result = self._with_conversation(self._act(scene), scene)
-            if scene.taken.nested and begin_with_outer(self.request) is not self.request:
-                save_nested(self.repository, self.request, scene.taken, save)
+            if scene.taken.nested:
+                from .nested import begin_with_outer, save_nested
+
+                if begin_with_outer(self.request) is not self.request:
+                    save_nested(self.repository, self.request, scene.taken, save)
             return result
         finally:
             self.reader.close()
@@ -104,16 +107,18 @@ class SaveAttempt:
         plan = plan_save(facts)
         upon = earlier.get(plan.upon or "")
         beside, problem = self._beside(scene)
+        holder = self._holder(scene)
         if plan.result != "saved":
-            self._move(beside)
+            self._move([*beside, *holder(plan.upon)])
             return self._answer(_with_message(plan, problem), scene, upon)
         if plan.renews and upon is not None:
-            return self._renew(_with_message(plan, problem), scene, upon, beside)
+            return self._renew(_with_message(plan, problem), scene, upon, [*beside, *holder(self.builder.save_id)])
         built = self._build(plan, scene)
         if upon is not None and self._holds(upon, plan, built, scene):
             why = SAME_AS_CHECKPOINT if self.request.kind == "checkpoint" else SAME_AS_SAVE
-            self._move(beside)
+            self._move([*beside, *holder(plan.upon)])
             return self._answer(_with_message(plan._replace(result="unchanged", message=why), problem), scene, upon)
+        beside = [*beside, *holder(self.builder.save_id)]
         plan = _with_message(plan, problem)
         if plan.follows:
             return self._publish(plan, scene, built, beside)
@@ -132,6 +137,14 @@ class SaveAttempt:
         except (GitstateError, OSError) as error:
             self.reader.restart()
             return [], f"what was destroyed before it could not be kept: {words_of(error)}"
+
+    def _holder(self, scene: Scene) -> Callable[[str | None], Sequence[RefUpdate]]:
+        """What returns the refs that hold the repositories inside beside the save of an id."""
+        if not scene.nested or self.request.kind == "safety":
+            return lambda _: ()
+        from .inside import InsideHolder
+
+        return InsideHolder(self.builder, self.request, scene).updates
 
     def _move(self, beside: Sequence[RefUpdate]) -> None:
         """Publish what stands beside a save that is not made."""

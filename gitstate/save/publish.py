@@ -10,6 +10,7 @@ from ..format.names import (
     NOTES,
     WIP_SUBJECT,
     checkpoint_ref,
+    inside_ref,
     marker_ref,
     save_ref,
     workspace_id,
@@ -75,6 +76,8 @@ class Publisher:
             save_ref(self.workspace_id, self.save_id),
             marker_ref(self.workspace_id),
             checkpoint_ref(self.workspace_id),
+            inside_ref(self.workspace_id),
+            inside_ref(self.workspace_id, self.save_id),
         )
         names = [*own, NOTES, *(ref for ref in others if ref is not None)]
         write_journal(self.repository, ref_locks(self.repository, names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..format.manifest import LeftOut, Reason, is_incomplete
+from ..system.clock import Deadline
 from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record
 from ..system.terminal import escape, first_of
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from ..git.refs import RefUpdate
     from ..snapshot.incremental import Baseline
     from ..snapshot.record import Growth, Snapshot
-    from ..system.clock import Deadline
 
     #: `unchanged`: an earlier save holds all of it. `nothing`: there is nothing to save.
     SaveOutcome = Literal["saved", "unchanged", "nothing"]
@@ -94,6 +94,20 @@ class SaveRequest(Record):
 
     `save` drops it where the index is another one.
     """
+
+
+#: The part of a deadline, and the most seconds, that are kept for what follows when all has been read.
+_KEPT_SHARE, _KEPT_SECONDS = 0.4, 3.0
+#: Small tracked files that changed are read until this part of it.
+PRECIOUS = 0.85
+
+
+def until_collected(request: SaveRequest) -> Deadline:
+    """When the last file must have been read: then objects are written, synced and named."""
+    if request.look_end is not None:
+        return request.look_end
+    end = Deadline(request.deadline) if request.end is None else request.end
+    return end.earlier(min(_KEPT_SHARE * (end.seconds or 0.0), _KEPT_SECONDS))
 
 
 class SaveResult(Record):

@@ -224,6 +224,8 @@ class Snapshot:
         self.nested: list[bytes] = []
         #: Those of `nested` that are submodules of the index. Empty where there are none.
         self.submodules: set[bytes] = set()
+        #: The submodules of the index that are checked out, changed or not.
+        self.checked_out: list[bytes] = []
         #: Submodules of the index of which only the empty directory is there: not checked out.
         self.absent_submodules: list[bytes] = []
         #: Skipped paths, each with its reason. Empty where the snapshot is complete.

@@ -202,6 +202,7 @@ def _sort_replaced(builder: SnapshotBuilder, path: bytes, untracked: list[bytes]
     if builder.index_modes.get(path, GITLINK) == GITLINK:
         full = os.path.join(builder.top, path)
         if is_nested(builder.repository, full, linked=True):
+            builder.snapshot.checked_out.append(path)
             if not builder.knows_submodules:
                 add_submodule(builder, path)
             return

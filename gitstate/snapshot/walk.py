@@ -27,6 +27,9 @@ _SORTED = 0.7
 _IN_ANY_CASE = 64
 NOT_ASKED = "the deadline passed before git was asked whether it is ignored"
 NOT_LISTED = "the deadline passed before this directory was looked into"
+#: Repositories in ignored directories are looked for so far down, in so many directories; one with more directories
+#: than `_CROWD_IGNORED`, or more names than `_NAMES_IGNORED`, was filled by a program.
+_DEPTH_IGNORED, _MOST_IGNORED, _CROWD_IGNORED, _NAMES_IGNORED = 3, 400, 100, 2_000
 #: The `st_mode` of a directory with usual permissions.
 _USUAL_DIRECTORY = 0o040755
 
@@ -286,3 +289,40 @@ def is_nested(repository: Repository, directory: bytes, *, linked: bool = False)
     if git_dir is None:
         return linked
     return git_dir not in map(os.path.realpath, (repository.git_dir, repository.common_dir))
+
+
+def ignored_repositories(repository: Repository, ignored: Iterable[bytes]) -> list[bytes]:
+    """The repositories in ignored directories, or that are such, near the top of them; not the worktrees of this one.
+
+    `ignored` are paths as the snapshot lists them. No process is started, and the number of looks is limited.
+    """
+    level = [path[:-1] for path in ignored if path.endswith(b"/")]
+    found: list[bytes] = []
+    linked = os.path.join(os.path.realpath(repository.common_dir), b"worktrees", b"")
+    looks = 0
+    for _ in range(_DEPTH_IGNORED):
+        below: list[bytes] = []
+        for path in level[: max(0, _MOST_IGNORED - looks)]:
+            looks += 1
+            directory = os.path.join(repository.toplevel, path)
+            names = _names_ignored(directory)
+            if b".git" not in names:
+                below += [os.path.join(path, name) for name in names]
+            elif is_nested(repository, directory) and not (git_dir_of(directory) or b"").startswith(linked):
+                found.append(path)
+        level = below
+    return found
+
+
+def _names_ignored(directory: bytes) -> list[bytes]:
+    """The directories in an ignored one, none where it is crowded; `.git` alone of a repository, whatever that is."""
+    names: list[bytes] = []
+    if os.path.lexists(os.path.join(directory, b".git")):
+        return [b".git"]
+    with suppress(OSError), os.scandir(directory) as entries:
+        for number, entry in enumerate(entries):
+            if number > _NAMES_IGNORED or len(names) > _CROWD_IGNORED:
+                return []
+            if entry.is_dir(follow_symlinks=False):
+                names.append(entry.name)
+    return sorted(names)

@@ -18,8 +18,8 @@ from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import ObjectReader, commit_head
 from gitstate.objects.tree import REGULAR, Leaf
 from gitstate.save.build import Builder, subject_of
-from gitstate.save.facts import save_nested
 from gitstate.save.index import IndexSwap, StagedBlobs, keep_index
+from gitstate.save.nested import save_nested
 from gitstate.save.plan import SavePlan
 from gitstate.save.publish import Publisher
 from gitstate.save.request import SaveRequest, SaveResult

@@ -22,17 +22,17 @@ def add_submodule(ws: Workspace, name: str = "sub") -> Workspace:
     return Workspace(ws.path / name, ws.outside)
 
 
-NESTED = {"status_says_more": True, "save_exits": (0, 4), "losses": HERE | {Loss.REMOVED, Loss.BASE}}
+NESTED = {"status_says_more": True, "save_exits": (0, 4), "losses": HERE | {Loss.REMOVED, Loss.BASE, Loss.CLONED}}
 
 
-@state(**NESTED, quick=HERE | {Loss.REMOVED}, may_leave_out=["sub"])
+@state(**NESTED | {"losses": HERE | {Loss.REMOVED, Loss.BASE}}, quick=HERE | {Loss.REMOVED})
 def submodule_clean(ws: Workspace) -> None:
     add_submodule(ws)
     dirty(ws)
     ws.expect_exactly(*DIRTY)
 
 
-@state(**NESTED, may_leave_out=["sub"])
+@state(**NESTED)
 def submodule_moved_and_staged(ws: Workspace) -> None:
     add_submodule(ws).git("checkout", "-q", "HEAD~1")
     ws.git("add", "sub")
@@ -40,13 +40,13 @@ def submodule_moved_and_staged(ws: Workspace) -> None:
     ws.expect_exactly("M  sub", " M a.txt")
 
 
-@state(**NESTED, may_leave_out=["sub"])
+@state(**NESTED)
 def submodule_moved_not_staged(ws: Workspace) -> None:
     add_submodule(ws).git("checkout", "-q", "HEAD~1")
     ws.expect_exactly(" M sub")
 
 
-@state(**NESTED, may_leave_out=["sub"])
+@state(**NESTED)
 def submodule_with_new_commit(ws: Workspace) -> None:
     sub = add_submodule(ws)
     sub.append("inner.txt")
@@ -54,7 +54,7 @@ def submodule_with_new_commit(ws: Workspace) -> None:
     ws.expect_exactly(" M sub")
 
 
-@state(**NESTED, quick=HERE | {Loss.REMOVED}, may_leave_out=["sub"])
+@state(**NESTED, quick=HERE | {Loss.REMOVED})
 def submodule_dirty(ws: Workspace) -> None:
     sub = add_submodule(ws)
     sub.append("inner.txt")
@@ -66,13 +66,13 @@ def submodule_dirty(ws: Workspace) -> None:
     ws.expect_exactly(" M sub", " M a.txt")
 
 
-@state(**NESTED, may_leave_out=["sub"])
+@state(**NESTED)
 def submodule_with_untracked_only(ws: Workspace) -> None:
     add_submodule(ws).write("untracked.txt")
     ws.expect_exactly(" M sub")
 
 
-@state(**NESTED, may_leave_out=["sub"])
+@state(**NESTED)
 def submodule_dirty_but_ignored_by_config(ws: Workspace) -> None:
     sub = add_submodule(ws)
     sub.append("inner.txt")
@@ -84,14 +84,14 @@ def submodule_dirty_but_ignored_by_config(ws: Workspace) -> None:
     assert b" sub" not in ws.git("status", "--porcelain")
 
 
-@state(**NESTED | {"losses": NO_PLAIN}, may_leave_out=["sub"])
+@state(**NESTED | {"losses": NO_PLAIN})
 def submodule_deleted(ws: Workspace) -> None:
     add_submodule(ws)
     ws.remove("sub")
     ws.expect_exactly(" D sub")
 
 
-@state(**NESTED | {"losses": NO_PLAIN}, may_leave_out=["sub"])
+@state(**NESTED | {"losses": NO_PLAIN})
 def submodule_replaced_by_file(ws: Workspace) -> None:
     add_submodule(ws)
     ws.remove("sub")
@@ -132,7 +132,7 @@ def submodule_not_initialised_with_files(ws: Workspace) -> None:
     ws.expect(" M a.txt")
 
 
-@state(losses=LOCAL, may_leave_out=["sub"])
+@state(losses=LOCAL)
 def submodule_not_initialised(ws: Workspace) -> None:
     add_submodule(ws)
     ws.git("submodule", "--quiet", "deinit", "-f", "sub")
@@ -162,7 +162,7 @@ def submodule_emptied_and_nothing_else(ws: Workspace) -> None:
     ws.expect_exactly()
 
 
-@state(**NESTED, quick=HERE | {Loss.BASE}, may_leave_out=["sub"])
+@state(**NESTED, quick=HERE | {Loss.BASE})
 def submodule_in_place_of_a_directory(ws: Workspace) -> None:
     """It has files of the names that the commit has there: one the same, one of another content."""
     ws.write("sub/same.txt", "the same\n")
@@ -178,14 +178,14 @@ def submodule_in_place_of_a_directory(ws: Workspace) -> None:
     ws.expect("A  .gitmodules", "D  sub/other.txt", "D  sub/same.txt")
 
 
-@state(**NESTED, may_leave_out=["sub"])
+@state(**NESTED)
 def submodule_added_not_committed(ws: Workspace) -> None:
     add_submodule(ws)
     ws.git("reset", "-q", "--soft", "HEAD~1")
     ws.expect_exactly("A  .gitmodules", "A  sub")
 
 
-@operation(losses={Loss.IN_PLACE, Loss.WIPED, Loss.STRIPPED}, may_leave_out=["sub"])
+@operation(losses={Loss.IN_PLACE, Loss.WIPED, Loss.STRIPPED})
 def submodule_deleted_in_a_merge(ws: Workspace) -> None:
     add_submodule(ws)
     ws.remove("sub")
@@ -193,7 +193,7 @@ def submodule_deleted_in_a_merge(ws: Workspace) -> None:
     ws.expect(" D sub", "UU a.txt")
 
 
-@state(**NESTED, quick=HERE | {Loss.REMOVED}, moves=False, may_leave_out=["sub"])
+@state(**NESTED, quick=HERE | {Loss.REMOVED}, moves=False)
 def submodule_of_a_later_commit(ws: Workspace) -> None:
     """HEAD went back to before the submodule was added: its worktree is still there."""
     sub = add_submodule(ws)
@@ -239,7 +239,7 @@ def nested_repository(ws: Workspace, path: str, *, commit: bool) -> Workspace:
     return inner
 
 
-@state(**NESTED, may_leave_out=["nested"])
+@state(**NESTED)
 def nested_repository_without_commits(ws: Workspace) -> None:
     nested_repository(ws, "nested", commit=False)
     ws.append("a.txt")
@@ -247,14 +247,14 @@ def nested_repository_without_commits(ws: Workspace) -> None:
     ws.expect(" M a.txt", "?? untracked.txt", "?? nested/")
 
 
-@state(**NESTED, may_leave_out=["nested"])
+@state(**NESTED)
 def nested_repository_with_commits(ws: Workspace) -> None:
     nested_repository(ws, "nested", commit=True)
     ws.append("a.txt")
     ws.expect_exactly(" M a.txt", "?? nested/")
 
 
-@state(**NESTED, may_leave_out=["nested", "fresh/nested"])
+@state(**NESTED)
 def nested_repositories_with_work(ws: Workspace) -> None:
     dirty(nested_fresh(ws, "nested"))
     inner = nested_repository(ws, "fresh/nested", commit=True)
@@ -270,7 +270,7 @@ def nested_fresh(ws: Workspace, path: str) -> Workspace:
     return Workspace(ws.path / path, ws.outside)
 
 
-@state(**NESTED, may_leave_out=["nested"])
+@state(**NESTED)
 def nested_repository_staged_as_a_link(ws: Workspace) -> None:
     nested_repository(ws, "nested", commit=True)
     ws.git("-c", "advice.addEmbeddedRepo=false", "add", "nested")

@@ -49,10 +49,7 @@ def go_round(kind: State, loss: Loss, ws: Workspace) -> None:
         unwind_with_git_alone(ws, before, saved)
         return
     where, options = lose(ws, loss, saved)
-    # A repository inside the workspace that was wiped with it took its own save along: that is said, with a 4.
-    gone = kind.name.startswith("nested_") and loss in (Loss.WIPED, Loss.BASE, Loss.REMOVED)
-    exits = (*kind.recover_exits, 4) if gone else kind.recover_exits
-    answer = recovered_from(ws.recover(*options, path=where), exits=exits)
+    answer = recovered_from(ws.recover(*options, path=where), exits=kind.recover_exits)
     assert answer["verdict"] in RESTORED
     assert answer["save_id"] == saved.save_id
     assert answer["kept"] == []

@@ -58,7 +58,7 @@ def saved_from(run: Run, *, exits: Iterable[int] = (0,)) -> Saved:
     assert document["result"] == "saved", str(run)
     left_out = frozenset(paths_of(document["left_out"]))
     assert all(item["reason"] for item in document["left_out"])
-    skipped = [item for item in document["left_out"] if item["lost"] or item["reason"] != SAVED_INSIDE]
+    skipped = [item for item in document["left_out"] if item["lost"] or not item["reason"].startswith(SAVED_INSIDE)]
     assert document["incomplete"] is bool(skipped)
     assert run.exit_status == 0 or left_out
     return Saved(document, left_out)

@@ -70,6 +70,7 @@ _FILES = (
     (names.PENDING, "the pending save of each workspace"),
     (names.CHECKPOINTS, "the latest checkpoint of each workspace"),
     (names.HISTORY, "earlier checkpoints of each workspace, thinned out with their age"),
+    (names.INSIDE, "what is held of repositories inside a workspace, to make them again"),
     (names.DISMISSED, "pending saves that were dismissed and not recovered: retention keeps them"),
     (names.NOTES, "the context of each save, for git log --notes=gitstate"),
 )

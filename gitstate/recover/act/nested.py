@@ -7,7 +7,9 @@ import os
 from ...errors import GitstateError
 from ...format.archive import checkpoint_save_id, pending_save_id
 from ...format.manifest import LeftOut
+from ...format.names import branch_name
 from ...git.repository import Repository, open_repository, shares_configuration
+from ...restore.inside import add_save, finish, held_repositories
 from ...restore.nested import (
     check_out_submodule,
     fill_emptied_index,
@@ -16,7 +18,7 @@ from ...restore.nested import (
     nested_steps,
     submodules_of,
 )
-from ...system.stdlib import TYPE_CHECKING
+from ...system.stdlib import TYPE_CHECKING, quote
 from ..elsewhere import reattach
 from ..plan import is_nested_trouble
 from ..request import RecoverRequest, RecoverResult
@@ -24,6 +26,7 @@ from ..request import RecoverRequest, RecoverResult
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from ...format.manifest import Save
     from ...restore.choices import Outcome, Target
     from ...restore.nested import NestedStep
     from ...restore.paths import SavedPaths, Workspace
@@ -46,10 +49,12 @@ class NestedRecovery:
         self._outcome = outcome
         self._recover = recover
         self._recover_into = recover_into
+        self._saves: Sequence[Save] = ()
 
     def run(self, saved: SavedPaths, targets: Sequence[Target]) -> tuple[RecoverResult, ...]:
         """Recover each of them; what fails is noted in the outcome."""
         results: list[RecoverResult] = []
+        self._saves = saved.saves
         submodules = None
         for step in nested_steps(self._workspace, saved, self._request.depth):
             try:
@@ -60,6 +65,8 @@ class NestedRecovery:
                     inside = open_repository(os.path.join(self._repository.toplevel, step.path))
                     reattach(inside, {leaf.oid for leaf in bases})
                 result = self._carry_out(step, submodules)
+                if step.is_new:
+                    finish(os.path.join(self._repository.toplevel, step.path))
                 if result is not None:
                     results.append(result)
             except (GitstateError, OSError) as error:
@@ -76,6 +83,10 @@ class NestedRecovery:
             return None
         if step.action == "add":
             return self._recover_into(self._repository, full, request)
+        if step.is_cut:
+            command = f"git -C {quote(os.fsdecode(full))} fetch --unshallow"
+            words = f"made again without the older history that its remote has: {command}"
+            self._outcome.failed.append(LeftOut(step.path, words, False))
         inside = open_repository(full)
         runs_filters = step.path in submodules or shares_configuration(inside, self._repository)
         runs_filters = runs_filters and self._repository.runs_filters
@@ -87,10 +98,23 @@ class NestedRecovery:
         result = self._recover(full, request._replace(runs_filters=runs_filters))
         if result.verdict == "nothing":
             lacking = lacks_its_save(step, inside.git)
-            self._outcome.failed += [lacking] if lacking else []
+            self._outcome.failed += [self._with_save(lacking, step, inside)] if lacking else []
         if step.is_new and result.verdict == "nothing":
             below = os.path.join(step.path, b"")
             for item in check_out_submodule(inside, asked.depth + 1, runs_filters=runs_filters):
                 self._outcome.failed.append(item._replace(path=below + item.path))
             return None
         return result
+
+    def _with_save(self, lacking: LeftOut, step: NestedStep, inside: Repository) -> LeftOut:
+        """What to report of a repository that lacks its save, after that was added where this one holds it."""
+        held = held_repositories(self._workspace, self._saves).get(step.path)
+        save_id, archive = step.held, step.archive
+        if held is None or save_id is None or archive is None:
+            return lacking
+        if not add_save(self._workspace, held, inside, save_id, archive):
+            return lacking
+        branch = branch_name(held.record.head) if held.record.head.startswith("refs/") else held.record.head
+        where = quote(os.fsdecode(inside.toplevel))
+        commands = f"git -C {where} checkout {quote(branch)} && gitstate -C {where} recover --save {save_id}"
+        return lacking._replace(reason=f"{lacking.reason}; it was added to it: {commands}")

@@ -1,0 +1,188 @@
+"""Makes a repository inside a workspace again that was destroyed with the tree, from what is held of it.
+
+Nothing of it runs: it gets no hook, no setting that may name a program, no alternates; git itself checks each object
+against its id. The directory gets its name when all of it is there, so a recovery that was killed makes it anew.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import CorruptSave, GitError, GitstateError
+from ..format.inside import INFO, PACKS, held_for
+from ..format.names import give_workspace_id, save_ref
+from ..git import refs
+from ..git.command import Git
+from ..git.refs import RefUpdate
+from ..git.repository import Repository, git_dir_of
+from ..system import files
+from ..system.stdlib import TYPE_CHECKING, suppress
+from ..workspace.ownership import give_back
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..format.inside import Held
+    from ..format.manifest import Save
+    from ..git.command import Oid
+    from .paths import Workspace
+
+#: How the git directory is called beside the place of a repository until all of it is there.
+_UNFINISHED = b".git.gitstate"
+#: The file of ours in its git directory until its files are back.
+_MARK = b"made-again"
+#: Git has so many seconds for a pack.
+_SECONDS = 600.0
+
+
+def held_repositories(workspace: Workspace, saves: Sequence[Save]) -> dict[bytes, Held]:
+    """The held repositories of a stack of saves, by their paths; of each the newest."""
+    found: dict[bytes, Held] = {}
+    for save in reversed(saves):
+        if save.manifest.nested:
+            found.update(held_for(workspace.repository, workspace.reader, save))
+    return found
+
+
+def is_vacant(directory: bytes) -> bool:
+    """Whether a repository can be made at `directory`: nothing is there, or only what a killed recovery left."""
+    try:
+        names = set(os.listdir(directory))
+    except FileNotFoundError:
+        return not os.path.lexists(directory)
+    except OSError:
+        return False
+    return not os.path.islink(directory) and names <= {_UNFINISHED}
+
+
+def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
+    """Make a held repository at its path, without its files. `name` is that of the submodule which it is; else None.
+
+    Raises GitstateError, OSError.
+    """
+    repository, record = workspace.repository, held.record
+    workspace.disk.make_directory(record.path)
+    full = os.path.join(os.path.realpath(repository.toplevel), record.path)
+    if os.path.realpath(full) != full:
+        raise CorruptSave("a symlink stands on the way to the nested repository")
+    unfinished = os.path.join(full, _UNFINISHED)
+    files.remove_tree(unfinished)
+    modules = os.path.join(repository.git_dir, b"modules")
+    store = None if name is None else os.path.join(modules, os.fsencode(name))
+    if store is not None and (os.path.lexists(store) or not _is_below(store, modules)):
+        store = None
+    if store is not None:
+        files.make_directory(os.path.dirname(store), top=repository.git_dir)
+        unfinished = os.path.join(repository.own, b"inside.unfinished")
+        files.remove_tree(unfinished)
+    _fill(workspace, held, unfinished, None if store is None else os.path.relpath(full, store))
+    made = Repository(full, unfinished, unfinished, record.object_format, {}, Git(full))
+    files.make_directory(made.own, top=unfinished)
+    # It is the same workspace: its pending save is its own.
+    give_workspace_id(made, old_id=lambda: record.workspace_id)
+    files.write_atomic(os.path.join(made.own, _MARK), b"", mode=0o644, staging=made.own)
+    files.sync_filesystem(unfinished)
+    place = os.path.join(full, b".git") if store is None else store
+    os.rename(unfinished, place)
+    files.fsync_path(os.path.dirname(place))
+    if store is not None:
+        link = b"gitdir: %s\n" % os.path.relpath(store, full)
+        files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)
+    give_back(repository, full, *([store] if store is not None else []))
+
+
+def add_save(workspace: Workspace, held: Held, inside: Repository, save_id: str, archive: Oid) -> bool:
+    """Add a save to a repository that stands in the place of the one that held it, with the branches that it lacks.
+
+    Whether it can be recovered there: a large repository is held without what its remotes have.
+    """
+    if held.record.object_format != inside.object_format:
+        return False
+    try:
+        add_objects(workspace, held, inside.git)
+        inside.git.run("rev-list", "--objects", "--quiet", archive, "--not", "--all", timeout=_SECONDS)
+        there = refs.list_refs(inside.git, "refs/heads/")
+        lacking = [(ref, oid) for ref, oid in held.record.refs if ref.startswith("refs/heads/") and ref not in there]
+        updates = [RefUpdate(ref, oid, None) for ref, oid in lacking]
+        updates.append(RefUpdate(save_ref(held.record.workspace_id, save_id), archive, None))
+        refs.move_refs(inside, inside.git, updates, f"recover {save_id}")
+    except (GitstateError, OSError):
+        return False
+    return True
+
+
+def is_made_again(directory: bytes) -> bool:
+    """Whether the repository in a directory was made again, and a killed recovery has not brought back its files."""
+    git_dir = git_dir_of(directory)
+    return git_dir is not None and os.path.lexists(os.path.join(git_dir, b"gitstate", _MARK))
+
+
+def finish(directory: bytes) -> None:
+    """The files of a repository that was made again are back: make them durable, and forget that it was."""
+    git_dir = git_dir_of(directory) if is_made_again(directory) else None
+    if git_dir is not None:
+        files.sync_filesystem(directory)
+        files.remove(os.path.join(git_dir, b"gitstate", _MARK))
+
+
+def _is_below(path: bytes, directory: bytes) -> bool:
+    return os.path.realpath(path).startswith(os.path.join(os.path.realpath(directory), b""))
+
+
+def _fill(workspace: Workspace, held: Held, git_dir: bytes, worktree: bytes | None) -> None:
+    """Make the git directory. `worktree` is where that is, relative to its last place; None for the one around it."""
+    record = held.record
+    init = ("init", "--quiet", "--bare", "--template=", f"--object-format={record.object_format}", "--", git_dir)
+    workspace.git.run(*init, env={"GIT_DEFAULT_REF_FORMAT": "files"})
+    git = Git(git_dir, ("--git-dir=.",))
+    from ..save.inside import kept_setting
+
+    kept = [(key, kept_setting(key, value)) for key, value in record.settings]
+    for key, value in (("core.bare", "false"), ("core.logallrefupdates", "true"), *kept):
+        if value is not None:
+            # A name that git does not accept.
+            with suppress(GitError):
+                _set(git_dir, key, value)
+    files.make_directory(os.path.join(git_dir, b"info"), top=git_dir)
+    for name in INFO:
+        leaf = held.files.get(name)
+        content = None if leaf is None else workspace.reader.contents([leaf.oid], 1 << 20)[0]
+        if content is not None:
+            files.write_atomic(os.path.join(git_dir, b"info", name), content[1], mode=0o644, staging=git_dir)
+    add_objects(workspace, held, git)
+    if record.shallow:
+        lines = b"".join(b"%s\n" % oid.encode("ascii") for oid in record.shallow)
+        files.write_atomic(os.path.join(git_dir, b"shallow"), lines, mode=0o644, staging=git_dir)
+    git.run("update-ref", "--stdin", input=b"".join(b"create %s %s\n" % _encoded(*ref) for ref in record.refs))
+    if record.head.startswith("refs/"):
+        git.run("symbolic-ref", "HEAD", record.head)
+    else:
+        git.run("update-ref", "--no-deref", "HEAD", record.head)
+    # What a pack lacks would be found out when it is needed.
+    git.run("rev-list", "--objects", "--quiet", "--all", timeout=_SECONDS)
+    if worktree is not None:
+        # From here on git works only at its last place.
+        _set(git_dir, "core.worktree", os.fsdecode(worktree))
+
+
+def _set(git_dir: bytes, key: str, value: str) -> None:
+    how = "--replace-all" if key == "core.bare" else "--add"
+    Git(b"/").run("config", "--file", os.path.join(git_dir, b"config"), how, "--", key, value)
+
+
+def _encoded(ref: str, oid: str) -> tuple[bytes, bytes]:
+    return os.fsencode(ref), oid.encode("ascii")
+
+
+def add_objects(workspace: Workspace, held: Held, git: Git) -> None:
+    """Add the objects of a held repository to another one. Raises GitstateError, OSError."""
+    packs = workspace.trees.tree(held.files[PACKS].oid).leaves() if PACKS in held.files else {}
+    for number, size in enumerate(held.record.sizes):
+        leaf = packs.get(b"%d" % number)
+        if leaf is None or workspace.reader.kinds([leaf.oid])[0] != ("blob", size):
+            raise CorruptSave("a pack of the nested repository is missing")
+        process = git.start("index-pack", "--stdin", f"--max-input-size={size}")
+        with suppress(BrokenPipeError):
+            for piece in workspace.reader.stream(leaf.oid):
+                process.stdin.write(piece)
+        git.finish(process, timeout=_SECONDS)

@@ -1,0 +1,393 @@
+"""Holds the repositories inside a workspace in the repository around them: their own saves go where they go.
+
+A small one is held whole. Of a large one what a remote has is not held but for the files of the commits that the rest
+stands on: it comes back as a shallow clone. A checkpoint adds a pack of what is new. Nothing of it can cost the save.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from ..errors import GitstateError, words_of
+from ..format.inside import (
+    INFO,
+    MOST_HELD,
+    MOST_PACKS,
+    MOST_REFS,
+    MOST_SETTINGS,
+    PACKS,
+    RECORD,
+    HeldRepository,
+    read_inside,
+)
+from ..format.manifest import MAX_SETTING, SAVED_INSIDE, LeftOut
+from ..format.names import (
+    CHECKPOINTS,
+    INSIDE,
+    OWN,
+    PENDING,
+    SAVES,
+    SUBJECT_INSIDE,
+    inside_ref,
+    without_password,
+    workspace_id,
+)
+from ..git import refs
+from ..git.refs import RefUpdate
+from ..git.repository import head_of, read_head, without_filters
+from ..objects.pack import TooLate
+from ..objects.reader import LARGE, format_commit
+from ..objects.tree import DIRECTORY, REGULAR, Leaf, edit_tree
+from ..snapshot.gitdir import is_harmless_setting
+from ..system import files
+from ..system.clock import Deadline
+from ..system.stdlib import TYPE_CHECKING, suppress
+from .request import until_collected
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from ..format.inside import Held
+    from ..git.command import Oid
+    from ..git.repository import Repository
+    from .build import Builder
+    from .facts import Scene
+    from .request import SaveRequest
+
+#: A repository whose packs have more bytes is not held whole, and none is held in more than `MOST`.
+WHOLE, MOST = 16 << 20, 128 << 20
+#: Without a deadline git has so many seconds for one of them.
+_SECONDS = 60.0
+#: So many commits that no remote has are held of a large one.
+_MOST_COMMITS = 50_000
+#: The packs that were added may grow to so many bytes, or to the size of the first, before all is packed anew.
+_LITTLE = 1 << 20
+#: What makes a pack quickly, and reads none of the files that only make that faster.
+_PACK = (
+    *("-c", "core.commitGraph=false", "-c", "core.multiPackIndex=false", "-c", "pack.useBitmaps=false"),
+    *("pack-objects", "--revs", "--stdout", "--quiet", "--delta-base-offset", "--window=0", "--compression=1"),
+)
+_TOO_LATE = "there was no time for it"
+_TOO_MUCH = f"it has more than {MOST >> 20} MiB that its remotes do not have"
+
+
+class InsideHolder:
+    """Holds the repositories that the save of `scene` met; then `updates` are the refs to move with those of the save.
+
+    Notes in the snapshot which of them are not held, and why.
+    """
+
+    def __init__(self, builder: Builder, request: SaveRequest, scene: Scene) -> None:
+        self._builder = builder
+        self._repository = builder.repository
+        self._kind, self._replaces = request.kind, request.replaces
+        self._taken = scene.taken
+        self._own = workspace_id(builder.repository)
+        self._before = read_inside(builder.repository, builder.reader, inside_ref(self._own))
+        self._tip = refs.read_refs(builder.repository, [inside_ref(self._own)]).get(inside_ref(self._own))
+        self._entries: dict[bytes, Leaf] = {}
+        end = until_collected(request)
+        paths = [item.path for item in scene.nested]
+        for number, path in enumerate(paths[:MOST_HELD]):
+            seconds = min(_SECONDS, end.left() / (len(paths) - number))
+            self._note(path, self._hold(path, scene.inside.get(path), seconds), is_opened=path in scene.inside)
+        for path in paths[MOST_HELD:]:
+            self._note(path, "there are too many", is_opened=path in scene.inside)
+
+    def _note(self, path: bytes, why: str | None, *, is_opened: bool) -> None:
+        """Note that the repository at a path is held now, or `why` not; None where nothing is to be said of it."""
+        left_out = self._taken.left_out
+        if why is not None and path in self._before:
+            self._entries.setdefault(path, Leaf(DIRECTORY, self._before[path].tree))
+        if why is None or not is_opened:
+            return
+        left_out[:] = [item for item in left_out if (item.path, item.reason) != (path, SAVED_INSIDE)]
+        if why:
+            left_out.append(LeftOut(path, f"{SAVED_INSIDE}; this repository does not hold it: {why}"[:1000], False))
+
+    def _hold(self, path: bytes, inside: Repository | None, seconds: float) -> str | None:
+        """As `_note` takes it."""
+        if inside is None:
+            # Its save failed, and that was said.
+            return ""
+        if inside.git_dir != inside.common_dir or inside.common_dir == self._repository.common_dir:
+            # A worktree of this repository, or of one that stands elsewhere: no save of it goes with the directory.
+            return None
+        if seconds <= 0.0:
+            return _TOO_LATE
+        deadline = Deadline(seconds)
+        try:
+            self._entries[path] = _Packer(self._builder, inside, self._before.get(path), deadline).hold(path)
+            return ""
+        except TooLate:
+            return _TOO_LATE
+        except (GitstateError, OSError, ValueError) as error:
+            self._builder.reader.restart()
+            return _TOO_LATE if deadline.passed() else words_of(error)[:300]
+
+    def updates(self, save_id: str | None) -> list[RefUpdate]:
+        """Move the ref of the latest, and the one beside the save of this id, to what is held now."""
+        names = [inside_ref(self._own)]
+        if self._kind == "save" and save_id is not None:
+            names.append(inside_ref(self._own, save_id))
+        if not self._entries:
+            return []
+        early = None if self._replaces in (None, save_id) else inside_ref(self._own, self._replaces or "")
+        seen = refs.read_refs(self._repository, [*names, *([early] if early else [])])
+        latest = self._commit(self._entries, self._tip)
+        found = [RefUpdate(names[0], latest, seen.get(names[0]))]
+        for name in names[1:]:
+            old = seen.get(name)
+            # A save that holds all still may hold one that is gone by now.
+            kept = {} if old is None else read_inside(self._repository, self._builder.reader, name)
+            entries = {path: Leaf(DIRECTORY, held.tree) for path, held in kept.items()} | self._entries
+            found.append(RefUpdate(name, latest if entries == self._entries else self._commit(entries, old), old))
+        if early in seen:
+            found.append(RefUpdate(early or "", None, seen[early or ""]))
+        return [update for update in found if update.new != update.old]
+
+    def _commit(self, entries: dict[bytes, Leaf], old: Oid | None) -> Oid:
+        """The commit that holds these; `old` where that one does."""
+        builder = self._builder
+        changes = {b"%d" % number: leaf for number, (_, leaf) in enumerate(sorted(entries.items()))}
+        tree = edit_tree(None, changes, builder.trees, builder.writer.add)
+        if old is not None and builder.tree_of(old) == tree:
+            return old
+        return builder.writer.add("commit", format_commit(tree, [], builder.stamp(), SUBJECT_INSIDE + "\n"))
+
+
+class _Packer:
+    """Packs one repository, until the deadline. `before` is what is held of it."""
+
+    def __init__(self, builder: Builder, inside: Repository, before: Held | None, deadline: Deadline) -> None:
+        self._builder = builder
+        self._inside = without_filters(inside)
+        self._git = self._inside.git
+        self._before = before
+        self._deadline = deadline
+
+    def hold(self, path: bytes) -> Leaf:
+        """The directory that holds it now. Raises TooLate, GitstateError, OSError, ValueError."""
+        found, own = self._refs(), workspace_id(self._inside)
+        head = read_head(self._inside.git_dir) or head_of(self._inside.toplevel)
+        if head is None:
+            raise GitstateError("its HEAD can't be read")
+        is_submodule = not self._inside.git_dir.startswith(os.path.join(self._inside.toplevel, b""))
+        commit = found.get(head, head if not head.startswith("refs/") else None)
+        shallow = (files.read_limited(os.path.join(self._inside.git_dir, b"shallow"), 4 << 20) or b"").decode("ascii")
+        is_cut = self._is_large(found)
+        if is_cut:
+            found, shallow = self._without_remote(found, commit, shallow)
+        record = HeldRepository(
+            path,
+            own,
+            self._inside.object_format,
+            is_submodule,
+            head,
+            tuple(sorted(found.items())),
+            tuple(sorted(shallow.split())),
+            self._settings(),
+            is_cut,
+            (),
+        )
+        before = self._before
+        if before is not None and record._replace(sizes=before.record.sizes) == before.record and self._same_info():
+            return Leaf(DIRECTORY, before.tree)
+        try:
+            return self._packed(record, commit, MOST if is_cut else WHOLE)
+        except _TooLarge:
+            if is_cut:
+                raise GitstateError(_TOO_MUCH) from None
+        found, shallow = self._without_remote(found, commit, shallow)
+        record = record._replace(refs=tuple(sorted(found.items())), shallow=tuple(sorted(shallow.split())), is_cut=True)
+        if before is not None and record._replace(sizes=before.record.sizes) == before.record and self._same_info():
+            return Leaf(DIRECTORY, before.tree)
+        try:
+            return self._packed(record, commit, MOST)
+        except _TooLarge:
+            raise GitstateError(_TOO_MUCH) from None
+
+    def _run(self, *args: str, input: bytes = b"") -> bytes:
+        return self._git.run(*args, input=input, timeout=self._deadline.left())
+
+    def _refs(self) -> dict[str, Oid]:
+        """Its refs, but for symbolic ones and those of saves that are not pending."""
+        out = self._run("for-each-ref", "--format=%(objectname) %(symref) %(refname)")
+        found = {}
+        for line in out.decode("utf-8", "surrogateescape").split("\n")[:-1]:
+            oid, target, ref = line.split(" ", 2)
+            if not target:
+                found[ref] = oid
+        own = (PENDING, CHECKPOINTS, INSIDE)
+        alive = {oid for ref, oid in found.items() if ref.startswith(own)}
+        ours = OWN
+        return {
+            ref: oid
+            for ref, oid in found.items()
+            if not ref.startswith(ours) or ref.startswith(own) or (ref.startswith(SAVES) and oid in alive)
+        }
+
+    def _is_large(self, found: Collection[str]) -> bool:
+        """Whether it is not held whole: its packs are large, some of its objects are elsewhere, or it has many refs."""
+        if len(found) > MOST_REFS or any(key.endswith(".promisor") for key in self._inside.config):
+            return True
+        size = 0
+        with suppress(FileNotFoundError), os.scandir(os.path.join(self._inside.objects, b"pack")) as entries:
+            for entry in entries:
+                size += entry.stat(follow_symlinks=False).st_size if entry.name.endswith(b".pack") else 0
+        return size > WHOLE
+
+    def _without_remote(self, found: dict[str, Oid], commit: Oid | None, shallow: str) -> tuple[dict[str, Oid], str]:
+        """The refs that are held of a large repository, and the commits whose parents are not, as in `shallow`."""
+        remote = ("refs/remotes/", "refs/tags/")
+        tips = {oid for ref, oid in found.items() if not ref.startswith(remote)} | ({commit} if commit else set())
+        most = f"--max-count={_MOST_COMMITS}"
+        there = {oid for ref, oid in found.items() if ref.startswith("refs/remotes/")}
+        asked = "".join(f"{line}\n" for line in [*sorted(tips), *(f"^{oid}" for oid in sorted(there))]).encode("ascii")
+        listed = self._run("rev-list", "--parents", most, "--stdin", input=asked).decode("ascii").split("\n")[:-1]
+        if len(listed) == _MOST_COMMITS:
+            raise GitstateError("too many of its commits are in no remote")
+        local = {line.split(" ", 1)[0] for line in listed}
+        parents = {parent for line in listed for parent in line.split(" ")[1:]}
+        ends = (parents | ({commit} if commit else set())) - local
+        kept = {ref: oid for ref, oid in found.items() if oid in local or oid in ends}
+        return kept, " ".join([*ends, *(oid for oid in shallow.split() if oid in local)])
+
+    def _settings(self) -> tuple[tuple[str, str], ...]:
+        out = self._run("config", "--local", "--no-includes", "--list", "-z")
+        found = []
+        for item in out.decode("utf-8", "surrogateescape").split("\0")[:-1]:
+            name, line_end, value = item.partition("\n")
+            kept = kept_setting(name, value if line_end else "true")
+            if kept is not None:
+                found.append((name, kept))
+        return tuple(found[:MOST_SETTINGS])
+
+    def _info(self) -> dict[bytes, bytes]:
+        """Its files that decide how git treats files."""
+        places = {name: os.path.join(self._inside.git_dir, b"info", name) for name in INFO}
+        read = {name: files.read_limited(place, 64 << 10) for name, place in places.items()}
+        return {name: data for name, data in read.items() if data}
+
+    def _same_info(self) -> bool:
+        held = {} if self._before is None else self._before.files
+        now = {name: self._builder.writer.add("blob", data) for name, data in self._info().items()}
+        return all((held[name].oid if name in held else None) == now.get(name) for name in INFO)
+
+    def _packed(self, record: HeldRepository, commit: Oid | None, limit: int) -> Leaf:
+        """Pack what is not held yet. Raises as `hold` does, and _TooLarge."""
+        builder, before = self._builder, self._before
+        sizes: list[int] = []
+        packs: dict[bytes, Leaf] = {}
+        held: Iterable[Oid] = ()
+        if before is not None and _continues(before.record, record):
+            sizes = [*before.record.sizes]
+            packs = builder.trees.tree(before.files[PACKS].oid).leaves()
+            held = self._existing(before.record)
+            record = record._replace(shallow=tuple(sorted({*record.shallow, *before.record.shallow})))
+        tips = {*dict(record.refs).values(), *([commit] if commit else [])}
+        asked = [f"--shallow {oid}" for oid in record.shallow] + sorted(tips) + [f"^{oid}" for oid in held]
+        leaf, size = self._pack("".join(f"{line}\n" for line in asked).encode("ascii"), limit - sum(sizes))
+        if leaf is not None:
+            packs[b"%d" % len(sizes)] = leaf
+            sizes.append(size)
+        record = record._replace(sizes=tuple(sizes))
+        entries: dict[bytes, Leaf | None] = {PACKS + b"/" + name: leaf for name, leaf in packs.items()}
+        entries[RECORD] = Leaf(REGULAR, builder.writer.add("blob", record.to_bytes()))
+        for name, data in self._info().items():
+            entries[name] = Leaf(REGULAR, builder.writer.add("blob", data))
+        return Leaf(DIRECTORY, edit_tree(None, entries, builder.trees, builder.writer.add))
+
+    def _existing(self, before: HeldRepository) -> list[Oid]:
+        """The tips that are held and that the repository still has."""
+        tips = sorted({*dict(before.refs).values()})
+        asked = "".join(f"{oid}\n" for oid in tips).encode("ascii")
+        lines = self._run("cat-file", "--batch-check=%(objecttype)", input=asked).split(b"\n")
+        return [oid for oid, kind in zip(tips, lines, strict=False) if not kind.endswith(b" missing")]
+
+    def _pack(self, asked: bytes, limit: int) -> tuple[Leaf | None, int]:
+        """A pack as a blob, and its size; None for one without objects. Raises as `_packed`."""
+        path = files.temporary_name(os.path.join(self._builder.repository.own, b"inside"))
+        fd = files.open_own(path, os.O_RDWR)
+        try:
+            files.remove(path)
+            size = self._write(fd, asked, limit)
+            head = os.pread(fd, 12, 0)
+            if head[8:12] == b"\0\0\0\0":
+                return None, 0
+            os.lseek(fd, 0, os.SEEK_SET)
+            writer = self._builder.writer
+            if size > LARGE:
+                return Leaf(REGULAR, writer.add_file(fd, size, self._deadline)), size
+            return Leaf(REGULAR, writer.add("blob", os.pread(fd, size, 0))), size
+        finally:
+            os.close(fd)
+
+    def _write(self, fd: int, asked: bytes, limit: int) -> int:
+        """Let git write a pack of no more than `limit` bytes to a file; returns its size."""
+        process = self._git.start(*_PACK)
+        size = 0
+        try:
+            process.end_input(asked)
+            poll = select.poll()
+            poll.register(process.stdout, select.POLLIN)
+            while True:
+                if not process.ready(poll, time.monotonic() + self._deadline.left()) and self._deadline.passed():
+                    raise TooLate
+                data = os.read(process.stdout.fileno(), 1 << 20)
+                if not data:
+                    break
+                size += len(data)
+                if size > limit:
+                    raise _TooLarge
+                files.write_all(fd, data)
+        except BaseException:
+            process.kill_all()
+            process.wait()
+            raise
+        self._git.finish(process)
+        return size
+
+
+class _TooLarge(Exception):
+    """A pack has more bytes than it may have."""
+
+
+def _continues(before: HeldRepository, record: HeldRepository) -> bool:
+    """Whether one more pack is enough: else all is packed anew, and the packs of before need not be kept."""
+    first, *more = before.sizes or (0,)
+    same = (before.workspace_id, before.object_format) == (record.workspace_id, record.object_format)
+    return same and 0 < len(before.sizes) < MOST_PACKS and sum(more) <= max(first, _LITTLE)
+
+
+#: Settings of these sections, by the last word of their names, say where a branch or a remote is.
+_WHERE = {
+    "remote": ("url", "pushurl", "fetch", "tagopt", "prune"),
+    "branch": ("remote", "merge", "rebase", "pushremote"),
+    "submodule": ("url", "active", "branch"),
+}
+#: What git finds out about a file system.
+_OF_THE_PLACE = ("core.filemode", "core.symlinks", "core.ignorecase", "core.precomposeunicode")
+
+
+def kept_setting(name: str, value: str) -> str | None:
+    """What is held of a setting of a repository inside: its value, a URL without a password; None for no word of it.
+
+    A URL that names a program (`ext::`) is none.
+    """
+    section, _, rest = name.partition(".")
+    subsection, _, last = rest.rpartition(".")
+    if len(value) > MAX_SETTING or not name.isprintable() or not value.isprintable():
+        return None
+    if not subsection or section not in _WHERE:
+        return value if is_harmless_setting(name) and name not in _OF_THE_PLACE else None
+    if last not in _WHERE[section]:
+        return None
+    if last not in ("url", "pushurl"):
+        return value
+    if "::" in value.partition("/")[0] or value.startswith("-"):
+        return None
+    plain = without_password(value)
+    return plain.partition("?")[0] if plain.startswith("http") else plain
