@@ -7,7 +7,7 @@ import stat
 
 from ..format.manifest import LeftOut
 from ..git.repository import has_conversions, is_attributes
-from ..objects.tree import GITLINK, Leaf
+from ..objects.tree import GITLINK, Leaf, TreeReader
 from ..system.files import file_stamp
 from ..system.stdlib import TYPE_CHECKING, Record, bisect_left
 
@@ -274,6 +274,8 @@ class SnapshotBuilder:
         self.top = repository.toplevel
         self.writer = writer
         self.reader = reader
+        #: The trees that were read: whoever builds a save from the snapshot needs the same ones.
+        self.trees = TreeReader(reader)
         self.options = options
         #: What is read now is skipped when it passes.
         self.deadline = options.deadline
