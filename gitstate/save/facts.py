@@ -62,6 +62,7 @@ def look(
     """
     repository = builder.repository
     taken = _take(builder, request, query, meanwhile)
+    taken.drop_refused_names()
     staged = None
     if taken.staged or taken.stages:
         from .index import StagedBlobs
