@@ -91,7 +91,9 @@ class Nested(Record):
         return {**path_to_json(self.path), "save_id": self.save_id, "archive": self.archive}
 
 
-#: How the reason begins in the list of what was skipped for a nested repository whose save is in itself alone.
+#: The reason in the list of what was skipped for a name that git refuses on one file system or another.
+REFUSED_NAME = "git refuses this file name"
+#: How the reason begins for a nested repository whose save is in itself alone.
 SAVED_INSIDE = "it is a repository of its own: its save is inside it, and goes where the repository goes"
 
 

@@ -46,6 +46,8 @@ _OPTIONS = (
     *("-c", "core.fsync=reference,loose-object,pack,pack-metadata", "-c", "core.fsyncMethod=fsync"),
     *("-c", "submodule.recurse=false", "-c", "core.warnAmbiguousRefs=false", "-c", "core.untrackedCache=keep"),
     *("-c", "core.filesRefLockTimeout=3000", "-c", "core.packedRefsTimeout=3000"),
+    # Git ends where the file that it names is missing, and lists the changes in another order where it is there.
+    *("-c", "diff.orderFile=/dev/null"),
 )
 _NO_GC = ("-c", "gc.auto=0", "-c", "maintenance.auto=false")
 

@@ -124,16 +124,19 @@ def quick_status(repository: Repository, env: Mapping[str, str], timeout: float,
     return b"\0".join((*lines, *out.values(), b""))
 
 
-def staged_entries(
-    repository: Repository, env: Mapping[str, str], head: Oid, timeout: float
-) -> dict[bytes, tuple[int, Oid] | None] | None:
-    """Path → mode and blob of the index where it differs from the commit `head`, None where its deletion is staged.
+def start_staged(repository: Repository, env: Mapping[str, str], head: Oid) -> Child:
+    """Start the git that `staged_entries` waits for, to compare the index with the commit `head`."""
+    words = ("diff-index", "--cached", "--ita-invisible-in-index", "--raw", "-z", "--no-renames")
+    return repository.git.start(*words, "--ignore-submodules=dirty", head, env=env)
+
+
+def staged_entries(repository: Repository, asked: Child, timeout: float) -> dict[bytes, tuple[int, Oid] | None] | None:
+    """Path → mode and blob of the index where it differs from a commit, None where its deletion is staged.
 
     None where something is unmerged, or git takes longer than `timeout` seconds, or fails: then nothing is known.
     """
-    words = ("diff-index", "--cached", "--ita-invisible-in-index", "--raw", "-z", "--no-renames")
     try:
-        out = repository.git.run(*words, "--ignore-submodules=dirty", head, env=env, timeout=timeout)
+        out = repository.git.finish(asked, timeout=timeout)
     except GitError:
         return None
     changes = _raw_changes(out)

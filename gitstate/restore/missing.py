@@ -6,15 +6,14 @@ import errno
 import os
 
 from ..errors import GitError
-from ..format.archive import refuse_unsafe
-from ..format.manifest import LeftOut, Save
+from ..format.manifest import REFUSED_NAME, LeftOut, Save
 from ..git.attributes import Conversions
 from ..git.command import split_nul, try_in_halves
 from ..git.entries import list_index, list_tree_paths
 from ..git.repository import without_filters
 from ..git.scan import Differing, WorktreeScan
 from ..git.status import parse_listing
-from ..objects.tree import GITLINK, Leaf
+from ..objects.tree import GITLINK, Leaf, is_safe_path
 from ..system import files
 from ..system.child import OutOfTime
 from ..system.process import limit_memory
@@ -234,7 +233,11 @@ class MissingFiles:
         names = dict.fromkeys(differing.deleted)
         gone = [path for path in names if path not in known and not self._paths.was_left_out(path)]
         leaves = self._paths.leaves(self._paths.newest.wip_tree, {*gone, *modified})
-        refuse_unsafe(leaves)
+        for path in [path for path in leaves if not is_safe_path(path)]:
+            # It is in the commit that the save stands on: git has added it, and may write it.
+            del leaves[path]
+            if not self._paths.was_left_out(path):
+                self._outcome.failed.append(LeftOut(path, REFUSED_NAME, True))
         cut_short = {
             path: self._disk.look(path)
             for path in modified

@@ -116,7 +116,7 @@ class SavedPaths:
         self.base = lookups[roots[0]] if told else None
         raw = self._raw(wip)
         modes = self._modes(wip)
-        absent = {*self.newest.manifest.absent, *outside}
+        absent = {*self.newest.manifest.absent, *outside, *self._staged_outside(lookups)}
         never = state_name(self._workspace.repository)
         targets = []
         for path in sorted(paths):
@@ -152,6 +152,13 @@ class SavedPaths:
         from ..git.entries import list_tree_paths
 
         return [name for path in there for name in list_tree_paths(repository.git, tree, path)]
+
+    def _staged_outside(self, lookups: Mapping[Oid | None, Mapping[bytes, Leaf]]) -> list[bytes]:
+        """Paths that the index has in a directory outside of it, as after `git reset --soft`: none was on the disk."""
+        outside, staged = set(self.newest.manifest.sparse_directories), self.newest.files.get(b"staged")
+        if not outside or staged is None:
+            return []
+        return [path for path in lookups[staged[1]] if not outside.isdisjoint(parents_of(path))]
 
     def _told_by_diffs(self, base: Oid, roots: Sequence[Oid | None]) -> dict[Oid | None, dict[bytes, Leaf | None]]:
         """For each tree what it holds at every path in which any of `roots` differs from the tree `base`."""

@@ -64,6 +64,7 @@ def look(
     """
     repository = builder.repository
     taken = _take(builder, request, query, meanwhile)
+    taken.drop_refused_names()
     staged = None
     if taken.staged or taken.stages:
         from .index import StagedBlobs
@@ -107,7 +108,9 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
         return _context_alone(repository)
 
     def anew(options: SnapshotOptions) -> SnapshotBuilder:
-        return SnapshotBuilder(repository, builder.writer, builder.reader, frozen_index(repository), options)
+        new = SnapshotBuilder(repository, builder.writer, builder.reader, frozen_index(repository), options)
+        new.trees = builder.trees
+        return new
 
     known, growth = request.known, request.growth
     # The checkpoint keeps alive what the caller knows: without it nothing vouches for those objects.

@@ -13,7 +13,7 @@ from ..git.attributes import Conversions, quote_c
 from ..git.entries import IndexEntry, list_index
 from ..git.repository import is_attributes
 from ..objects.reader import LARGE, ObjectReader
-from ..objects.tree import EXECUTABLE, REGULAR, Leaf, TreeReader
+from ..objects.tree import EXECUTABLE, REGULAR, Leaf
 from ..system.files import make_directory, remove, remove_tree
 from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.ownership import quarantine
@@ -182,7 +182,7 @@ def _with_other_attributes(
     files = [*filter(is_attributes, builder.tracked.order), *staged]
     if staged:
         tree = None if snapshot.head is None else builder.reader.tree_of(snapshot.head)
-        leaves = TreeReader(builder.reader).lookup(tree, dict.fromkeys(files))
+        leaves = builder.trees.lookup(tree, dict.fromkeys(files))
         sources.append(_attributes_by(builder, paths, [IndexEntry(path, *leaf) for path, leaf in leaves.items()]))
     if any(snapshot.worktree[path] is None for path in changed):
         entries = list_index(builder.repository.git, files, env=builder.env)

@@ -16,9 +16,9 @@ from ..git.command import Oid, object_id
 from ..git.gitdir import operation_under_way
 from ..git.index import identify_index_at
 from ..git.repository import Repository, is_attributes, read_head
-from ..git.status import ignored_among, staged_entries
+from ..git.status import ignored_among, staged_entries, start_staged
 from ..objects.reader import commit_head
-from ..objects.tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader, parents_with_top
+from ..objects.tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, parents_with_top
 from ..system.files import open_at_once
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .gitdir import settings_identity, store_index, store_sparse
@@ -104,7 +104,7 @@ def take_since(
 
 
 #: No more paths than these are taken without a look at the tree, the newest ones.
-_ALONE = 2_000
+_ALONE = 1_000
 #: Git tells what is staged within so many seconds.
 _STAGED = 2.0
 NOT_LOOKED = "the worktree was not looked at as a whole yet: only what changed since the run began is saved"
@@ -121,18 +121,26 @@ def take_touched(builder: SnapshotBuilder, meanwhile: Callable[[], None] = lambd
     commit = None if head is None else reader.commit(head)
     if head is None or commit is None:
         return None
-    staged = staged_entries(repository, builder.env, head, _STAGED)
-    if staged is None or _may_have_more_flags(frozen_index):
-        return None
+    asked = start_staged(repository, builder.env, head)
     earlier, touched = Snapshot(), list(options.touched - {options.state_file})
     if len(touched) > _ALONE:
         touched = newest_of(touched, repository.toplevel, _ALONE)
+    # On a large index git needs as long as this does.
+    tree = commit_head(commit).tree
+    try:
+        builder.trees.lookup(tree, touched)
+    except BaseException:
+        asked.communicate()
+        raise
+    staged = staged_entries(repository, asked, _STAGED)
+    if staged is None or _may_have_more_flags(frozen_index):
+        return None
     # Of a path that is staged as deleted the file may be there all the same.
     touched = [*dict.fromkeys((*touched, *staged))]
     earlier.head_ref, earlier.head, earlier.index_file = head_ref, head, identify_index_at(frozen_index)
     earlier.staged = {path: None if entry is None else Leaf(*entry) for path, entry in staged.items()}
     attributes = {os.path.join(above, b".gitattributes") for path in touched for above in parents_with_top(path)}
-    in_head = TreeReader(reader).lookup(commit_head(commit).tree, dict.fromkeys((*touched, *attributes)))
+    in_head = builder.trees.lookup(tree, dict.fromkeys((*touched, *attributes)))
     if any(
         path in in_head and in_head[path].mode == DIRECTORY and not _is_directory(repository, path) for path in touched
     ):
@@ -221,7 +229,7 @@ def _index_entries(builder: SnapshotBuilder, tracked: list[bytes]) -> dict[bytes
     if snapshot.head is not None:
         commit = builder.reader.commit(snapshot.head)
         tree = None if commit is None else commit_head(commit).tree
-    in_head = TreeReader(builder.reader).lookup(tree, tracked)
+    in_head = builder.trees.lookup(tree, tracked)
     added = set(snapshot.intent_to_add)
     entries: dict[bytes, Leaf] = {}
     for path in tracked:
@@ -333,10 +341,12 @@ def _note_directories(builder: SnapshotBuilder, touched: frozenset[bytes]) -> No
             parents[path] = None
             path = path.rpartition(b"/")[0]
     holding: set[bytes] = set()
+    filled: set[bytes] = set()
     for path, leaf in snapshot.worktree.items():
-        if leaf is not None and path not in tracked.paths:
-            while (path := path.rpartition(b"/")[0]) and path not in holding:
-                holding.add(path)
+        if leaf is not None:
+            above = filled if path in tracked.paths else holding
+            while (path := path.rpartition(b"/")[0]) and path not in above:
+                above.add(path)
     ignored = None
     for path in parents:
         full = os.path.join(builder.top, path)
@@ -345,7 +355,8 @@ def _note_directories(builder: SnapshotBuilder, touched: frozenset[bytes]) -> No
             snapshot.directories.pop(path, None)
             continue
         if tracked.has_below(path):
-            is_noted = (tracked.are_few and mode != 0o755) or _is_empty(full)
+            is_there = path in filled or path in holding
+            is_noted = (tracked.are_few and mode != 0o755) or (not is_there and _is_empty(full))
         elif path in holding:
             # What is in it is not ignored, so neither is it.
             is_noted = mode != 0o755

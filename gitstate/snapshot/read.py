@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
+from ..format.manifest import REFUSED_NAME
 from ..git.command import Oid, object_id
 from ..git.repository import head_of
 from ..objects.pack import ChangedWhileRead, TooLate, read_ranges, zeros
@@ -198,7 +199,7 @@ def read_files(builder: SnapshotBuilder, paths: Sequence[bytes], converted: Cont
             builder.skip_late(paths[number:], LATE)
             break
         if not is_safe_path(path):
-            builder.skip(path, "git refuses this file name", lost=True)
+            builder.skip(path, REFUSED_NAME, lost=True)
             continue
         try:
             # Where a directory above may not be searched this fails: nobody knows that the file is gone.

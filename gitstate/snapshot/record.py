@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import stat
 
-from ..format.manifest import LeftOut
+from ..format.manifest import REFUSED_NAME, LeftOut
 from ..git.repository import has_conversions, is_attributes
-from ..objects.tree import GITLINK, Leaf
+from ..objects.tree import GITLINK, Leaf, TreeReader, is_safe_path
 from ..system.files import file_stamp
 from ..system.stdlib import TYPE_CHECKING, Record, bisect_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
+    from typing import Any
 
     from ..format.manifest import RawReason
     from ..git.command import Oid
@@ -249,6 +250,29 @@ class Snapshot:
         leaves += [leaf for stage in self.stages.values() for leaf in stage.values()]
         return list(dict.fromkeys(leaf.oid for leaf in leaves if leaf.mode != GITLINK))
 
+    def drop_refused_names(self) -> None:
+        """Drop, and list, what has a name that git refuses on some file system, though it may be tracked here.
+
+        Nobody reads a manifest with such a path, and nothing is restored to one.
+        """
+        listed = {path for paths in (self.staged, self.intent_to_add, *self.stages.values()) for path in paths}
+        refused = {path for path in listed if not is_safe_path(path)}
+        if refused:
+            # Those who read it would meet them. Trees can rebuild it without them.
+            self.index = None
+        others: list[dict[bytes, Any]] = [self.worktree, self.raw, self.modes, self.directories, self.special]
+        several = (self.nested, self.absent, self.absent_submodules, self.sparse_directories, self.intent_to_add)
+        refused.update(path for paths in (*others, *several) for path in paths if not is_safe_path(path))
+        holding: list[dict[bytes, Any]] = [self.staged, *self.stages.values(), *others]
+        for path in refused:
+            for paths in holding:
+                paths.pop(path, None)
+        for names in several:
+            names[:] = [path for path in names if path not in refused]
+        self.ignored = [path for path in self.ignored if is_safe_path(path.removesuffix(b"/"))]
+        known = {item.path for item in self.left_out}
+        self.left_out += [LeftOut(path, REFUSED_NAME, True) for path in sorted(refused - known)]
+
     @property
     def noteworthy(self) -> bool:
         """Whether anything is here that a fresh checkout of HEAD would not have."""
@@ -276,6 +300,8 @@ class SnapshotBuilder:
         self.top = repository.toplevel
         self.writer = writer
         self.reader = reader
+        #: The trees that were read: whoever builds a save from the snapshot needs the same ones.
+        self.trees = TreeReader(reader)
         self.options = options
         #: What is read now is skipped when it passes.
         self.deadline = options.deadline

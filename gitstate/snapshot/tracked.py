@@ -31,12 +31,24 @@ def read_listing(builder: SnapshotBuilder, listing: Child | Listing) -> list[tup
     """Wait for `git ls-files` and set the builder's `tracked`; returns (tag, path) of each entry hidden from git."""
     if not isinstance(listing, Listing):
         listing = parse_listing(builder.repository.git.finish(listing))
+    if builder.repository.is_true("index.sparse"):
+        listing = _without_filled_directories(builder, listing)
+        builder.snapshot.sparse_directories = [path[:-1] for path in listing.paths if path.endswith(b"/")]
     paths, hidden = listing
     attributes = b".gitattributes\0" in b"\0".join((*paths, b""))
     builder.tracked = TrackedPaths(set(paths), paths, attributes)
-    if builder.repository.is_true("index.sparse"):
-        builder.snapshot.sparse_directories = [path[:-1] for path in paths if path.endswith(b"/")]
     return hidden
+
+
+def _without_filled_directories(builder: SnapshotBuilder, listing: Listing) -> Listing:
+    """The listing with every file by its name, where a directory outside of a sparse index is on the disk.
+
+    As a rule git does that itself; with `sparse.expectFilesOutsideOfPatterns` it looks at no file there.
+    """
+    outside = [path[:-1] for path in listing.paths if path.endswith(b"/")]
+    if not any(os.path.lexists(os.path.join(builder.top, path)) for path in outside):
+        return listing
+    return parse_listing(builder.repository.git.run("ls-files", "-z", "-v", env=builder.env))
 
 
 def read_status(builder: SnapshotBuilder, status: Child) -> tuple[list[bytes], list[bytes]]:

@@ -83,3 +83,18 @@ def test_what_git_reads_otherwise_is_left_to_it(how: str, ws: Workspace, monkeyp
         assert TreeReader(reader).differences([(old, new)]) is None
         # The reader goes on.
         assert reader.kinds([blob]) == [("blob", 1)]
+
+
+def test_edited_tree_is_the_one_that_git_makes(ws: Workspace) -> None:
+    """In git's order, too: a directory sorts as if its name ended in a slash, a file that takes its place does not."""
+    rng = random.Random(5)
+    repository = open_repository(os.fsencode(ws.path))
+
+    def write(kind: str, data: bytes) -> str:
+        return ws.git("hash-object", "--literally", "-w", "-t", kind, "--stdin", stdin=data).decode().strip()
+
+    for _ in range(20):
+        old, new = random_tree(ws, rng, 1), random_tree(ws, rng, 1)
+        changes = {path: leaf for path, (_, leaf) in told_by_git(repository, old, new).items()}
+        with ObjectReader(repository.git) as reader:
+            assert trees.edit_tree(old, changes, TreeReader(reader), write) == new

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Sequence
+
 import pytest
 
+from gitstate.git.command import Oid
+from gitstate.objects.reader import ObjectReader
+from gitstate.save.request import SaveRequest
+from gitstate.save.save import save
 from tests.support.small import left_out
 from tests.support.workspace import Workspace
 
@@ -58,3 +66,27 @@ def test_unreadable_deadline_costs_no_save(hurried: Workspace) -> None:
     hurried.remove("large.bin")
     run = hurried.gitstate("save", "--signal", "TERM", "--json")
     assert run.exit_status == 0 and run.json["result"] == "saved", run
+
+
+def test_early_save_of_a_part_reads_each_tree_once(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands of files that changed, it takes most of its time to read the trees that they stand in."""
+    names = [f"top{number % 5}/below{number}/file" for number in range(30)]
+    for name in names:
+        ws.write(name, "committed\n")
+    ws.commit()
+    for name in names:
+        ws.write(name, "edited\n")
+    asked: Counter[Oid] = Counter()
+    contents = ObjectReader.contents
+
+    def counted(reader: ObjectReader, oids: Sequence[Oid], limit: int | None = None) -> list[tuple[str, bytes] | None]:
+        asked.update(oids)
+        return contents(reader, oids, limit)
+
+    monkeypatch.setattr(ObjectReader, "contents", counted)
+    touched = frozenset(name.encode() for name in names)
+    result = save(os.fsencode(ws.path), SaveRequest(unseen=True, touched=touched, stay=True, deadline=60.0))
+    assert result.taken is not None and touched <= result.taken.worktree.keys()
+    assert [item.path for item in result.left_out] == [b""], "it is one of a part"
+    trees = ws.out("ls-tree", "-r", "-d", "--object-only", "HEAD", "top0", "top1").split()
+    assert {oid: asked[oid] for oid in trees} == dict.fromkeys(trees, 1)

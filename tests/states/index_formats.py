@@ -124,6 +124,30 @@ def sparse_index_with_hidden_files(ws: Workspace) -> None:
     ws.expect(" M c.txt")
 
 
+@state(losses=NO_PLAIN, quick=HERE | {Loss.BASE})
+def sparse_index_with_staged_files_outside(ws: Workspace) -> None:
+    ws.append("docs/guide.md")
+    ws.write("docs/other.md", "other\n")
+    ws.commit()
+    ws.git("sparse-checkout", "set", "--cone", "--sparse-index", "src/lib")
+    ws.git("reset", "-q", "--soft", "HEAD~1")
+    ws.append("src/lib/util.py", "# more\n")
+    assert b"040000" in ws.git("ls-files", "--sparse", "-s", "docs")
+    assert not os.path.exists(ws.at("docs"))
+    ws.expect_exactly(" M src/lib/util.py", "M  docs/guide.md", "A  docs/other.md")
+
+
+@state(losses=LOCAL - {Loss.PLAIN})
+def sparse_index_that_expects_files_outside(ws: Workspace) -> None:
+    ws.git("sparse-checkout", "set", "--cone", "--sparse-index", "src/lib")
+    ws.config("sparse.expectFilesOutsideOfPatterns", "true")
+    ws.write("docs/guide.md", "edited where git does not look\n")
+    ws.write("docs/new.md")
+    ws.append("src/lib/util.py", "# more\n")
+    assert b"040000" in ws.git("ls-files", "--sparse", "-s", "docs")
+    ws.expect_exactly(" M src/lib/util.py", "?? docs/new.md")
+
+
 @state(losses=NO_PLAIN)
 def sparse_with_files_outside_of_the_cone(ws: Workspace) -> None:
     ws.git("sparse-checkout", "set", "--cone", "src/lib")

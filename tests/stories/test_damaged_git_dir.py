@@ -450,53 +450,6 @@ def test_filter_of_an_included_file_converts(ws: Workspace, line: str) -> None:
     assert before.diff(fingerprint(ws.path)) == []
 
 
-#: Values at which git fails, in whatever it does.
-BAD_VALUES = {
-    "filter.c.required": "maybe",
-    "core.autocrlf": "perhaps",
-    "core.compression": "best",
-    "core.bigFileThreshold": "huge",
-    "core.abbrev": "short",
-    "core.quotePath": "maybe",
-    "index.threads": "many",
-    "diff.renames": "maybe",
-    "status.submoduleSummary": "maybe",
-    "core.looseCompression": "99",
-    "core.createObject": "copy",
-    "core.excludesFile": "~nobody-of-this-name/ignore",
-    "core.sharedRepository": "0100",
-    "color.status.changed": "colour",
-    "diff.algorithm": "fast",
-    "diff.ignoreSubmodules": "some",
-    "push.default": "everything",
-    "status.showUntrackedFiles": "some",
-}
-#: One whose type is known, one of which git names the value alone, and one that git names.
-ORDINARY = ("core.autocrlf", "core.excludesFile", "push.default")
-
-
-@pytest.mark.parametrize(
-    "key", [pytest.param(key, marks=[] if key in ORDINARY else [pytest.mark.slow]) for key in BAD_VALUES]
-)
-def test_value_that_git_can_not_read_costs_no_save(key: str, ws: Workspace) -> None:
-    dirty(ws)
-    ws.write(".gitattributes", "*.sec filter=c\n")
-    ws.write("f.sec", "password\n")
-    before = fingerprint(ws.path)
-    ws.config(key, BAD_VALUES[key])
-    run = ws.save()
-    # Git reads the settings of filters where it looks into a file: not in each save.
-    saved_from(run, exits=(0, 4) if key.startswith("filter.") else (4,))
-    if run.exit_status:
-        mend(ws)
-        assert not ws.git("config", "--get", key, check=False)
-    else:
-        ws.git("config", "--unset", key)
-    wipe(ws)
-    assert recovered_from(ws.recover())["verdict"] == "restore"
-    assert before.diff(fingerprint(ws.path)) == []
-
-
 CONDITIONS = [
     *("gitdir:{top}/", "gitdir:{top}/.git", "gitdir:**/.git", "gitdir:**/{name}/**", "gitdir:{name}/", "gitdir:**"),
     *("gitdir/i:{upper}/", "gitdir:{above}/*/.git", "gitdir:{above}/re?o/", "gitdir:{above}/[a-r]epo/", "gitdir:~/"),

@@ -22,7 +22,8 @@ from .head import (
     last_head,
     last_value,
     refused_settings,
-    sets,
+    split_section,
+    without_setting,
 )
 
 if TYPE_CHECKING:
@@ -214,7 +215,7 @@ def _look_at_config(common_dir: bytes, found: list[Damage]) -> bytes:
             bad = said.partition(b": ")[2].strip().replace(b" in standard input", b"")
             command = f"git config --file {quoted(path)} --unset-all {quoted(key)}"
             found.append(Damage(path, f"{shown(path)} has a {os.fsdecode(bad)}", command))
-            lines = [line for line in lines if not sets(line, key)]
+            lines = without_setting(lines, key)
             continue
         number = said.partition(b"bad config line ")[2].split(b" ", 1)[0]
         if not number.isdigit() or not 0 < int(number) <= len(lines):
@@ -231,7 +232,7 @@ def _look_at_config(common_dir: bytes, found: list[Damage]) -> bytes:
             # In the repository git ends at the setting, whatever it is asked.
             command = f"git -C / config --file {quoted(path)} --unset-all {quoted(key)}"
             found.append(Damage(path, f"git refuses the value of {os.fsdecode(key)} in {shown(path)}: {why}", command))
-            lines = [line for line in lines if not sets(line, key)]
+            lines = without_setting(lines, key)
     return b"\n".join(lines)
 
 
@@ -239,8 +240,8 @@ def _with_absolute_includes(lines: list[bytes], directory: bytes) -> Iterator[by
     """Lines of a configuration that name the same files wherever the configuration stands."""
     inside = False
     for line in lines:
-        head, close, rest = line.partition(b"]") if line.lstrip().startswith(b"[") else (b"", b"", line)
-        if close:
+        head, rest = split_section(line)
+        if head:
             inside = head.strip().lower().startswith(b"[include")
         key, equals, value = rest.partition(b"=")
         name = value.strip()
@@ -248,7 +249,7 @@ def _with_absolute_includes(lines: list[bytes], directory: bytes) -> Iterator[by
         if inside and equals and key.strip().lower() == b"path" and name and is_relative:
             quote_mark = b'"' if name.startswith(b'"') else b""
             rest = key + equals + b" " + quote_mark + directory + b"/" + name.removeprefix(quote_mark)
-        yield head + close + rest
+        yield head + rest
 
 
 #: Settings by their type: with a value that it can't read git opens no repository, or reads no file.

@@ -149,7 +149,7 @@ def tail(path: bytes) -> bytes:
 # -- the configuration
 
 #: Commands of git that need no commit and no file: each reads settings of its own.
-_PROBES = (("status", "--porcelain"), ("update-ref", "-d", "refs/none"), ("read-tree", "--empty"))
+_PROBES = (("status", "--porcelain", "--branch"), ("update-ref", "-d", "refs/none"), ("read-tree", "--empty"))
 
 
 def refused_settings(lines: list[bytes]) -> Iterator[tuple[bytes, str]]:
@@ -166,7 +166,7 @@ def refused_settings(lines: list[bytes]) -> Iterator[tuple[bytes, str]]:
             named = [key for key, _, _ in pairs if b"'" + key.lower() + b"'" in said.lower()]
             named += [key for key, _, value in pairs if value and value in said]
             for key in dict.fromkeys(named):
-                left = [line for line in lines if not sets(line, key)]
+                left = without_setting(lines, key)
                 now = probe.ask(left)
                 if now != said:
                     yield key, said.strip().splitlines()[0].decode("utf-8", "replace").partition(": ")[2]
@@ -205,9 +205,32 @@ class _ConfigProbe:
 
 
 def _names_reftable(line: bytes) -> bool:
-    return sets(line, b"extensions.refstorage") and line.partition(b"=")[2].strip().lower() == b"reftable"
+    return _sets(line, b"extensions.refstorage") and line.partition(b"=")[2].strip().lower() == b"reftable"
 
 
-def sets(line: bytes, key: bytes) -> bool:
+def without_setting(lines: list[bytes], key: bytes) -> list[bytes]:
+    """Lines of a configuration without those that set a key. The section of one that begins it stays."""
+    left: list[bytes] = []
+    is_set = goes_on = False
+    for line in lines:
+        if not goes_on:
+            is_set = _sets(line, key)
+            if not is_set or (head := split_section(line)[0]):
+                left.append(head if is_set else line)
+        # A backslash at its end makes the next line a part of the value.
+        goes_on = (goes_on or is_set) and line.endswith(b"\\")
+    return left
+
+
+def _sets(line: bytes, key: bytes) -> bool:
     """Whether a line of the configuration sets a key, by the last part of its name: sections are not looked at."""
-    return line.partition(b"=")[0].strip().lower() == key.rpartition(b".")[2].lower()
+    return split_section(line)[1].partition(b"=")[0].strip().lower() == key.rpartition(b".")[2].lower()
+
+
+def split_section(line: bytes) -> tuple[bytes, bytes]:
+    """What a line of the configuration has of a section's name, with its brackets, and what comes after that."""
+    if not line.lstrip().startswith(b"["):
+        return b"", line
+    close = b'"]' if b'"' in line.partition(b"]")[0] else b"]"
+    head, end, rest = line.partition(close)
+    return head + end, rest
