@@ -186,7 +186,8 @@ class _ConfigProbe:
         files.write_new_file(
             os.path.join(self._git_dir, b"HEAD"), (b"ref: refs/heads/main\n",), mode=0o600, durable=False
         )
-        self._git = Git(tree)
+        # What they name may be a FIFO. Git refuses a bad value all the same.
+        self._git = Git(tree, ("-c", "core.excludesFile=", "-c", "core.attributesFile="))
         self._env = {"GIT_DIR": os.fsdecode(self._git_dir), "GIT_WORK_TREE": os.fsdecode(tree)}
 
     def ask(self, lines: list[bytes]) -> bytes:
