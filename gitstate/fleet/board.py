@@ -10,7 +10,7 @@ import os
 import time
 
 from ..errors import GitstateError, words_of
-from ..format.names import CHECKPOINTS, ID_FILE, PENDING, age_key, history_ref, save_ref, save_time_ns
+from ..format.names import CHECKPOINTS, ID_FILE, PENDING, age_key, history_ref, is_of_future, save_ref, save_time_ns
 from ..git import refs
 from ..git.repository import open_repository
 from ..system import forkpool
@@ -129,8 +129,9 @@ def newest_copy(seen: WorkspacePeek) -> int | None:
             except OSError:
                 asked.append(ref)
     names = [name for found in refs.read_refs_below(seen.common_dir, *kept) for name in found]
+    newest = max(names, key=age_key, default="")
     # One of the future was made by a wrong clock, and says nothing about now.
-    times += [save_time_ns(name) or 0 for name in names if age_key(name)[0]]
+    times += [] if is_of_future(newest) else [save_time_ns(newest) or 0]
     if asked:
         times.append(_asked_of_git(seen, asked) or 0)
     return max(times, default=0) or None

@@ -25,7 +25,7 @@ from ..format import names
 from ..git import gitdir, refs
 from ..git.command import Git
 from ..git.damaged.files import among_files, is_blank
-from ..git.repository import MULTI_PACK_INDEX, Repository, has_damaged_pack_index, open_repository
+from ..git.repository import MULTI_PACK_INDEX, Repository, has_damaged_pack_index, left_unread, open_repository
 from ..history.verify import read_receipt
 from ..integrations import schedulers
 from ..integrations.git_hooks_install import hook_problems
@@ -69,6 +69,7 @@ def examine(path: bytes) -> list[Finding]:
         for check in (
             _ownership,
             _git_dir_place,
+            _unused,
             _locks,
             _pack_index,
             _damage,
@@ -240,6 +241,12 @@ def _damage(repository: Repository) -> Iterator[Finding]:
     return _damaged_files(
         WorkspacePeek(repository.toplevel, git_dir=repository.git_dir, common_dir=repository.common_dir)
     )
+
+
+def _unused(repository: Repository) -> Iterator[Finding]:
+    """Files of the user's configuration at which git waits for ever, or fails."""
+    for what, command in left_unread(repository):
+        yield Finding("settings", f"{what}: git waits or fails there, and gitstate does without it", command)
 
 
 def _settings(repository: Repository) -> Iterator[Finding]:

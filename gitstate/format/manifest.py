@@ -106,7 +106,7 @@ class Manifest(Record):
     """Everything about a save but the content of files. In JSON modes are octal texts, times nanoseconds since 1970."""
 
     save_id: str
-    """Sorts by time, and is part of the name of the save's ref: see `names.new_save_id`."""
+    """Part of the name of the save's ref, see `names.new_save_id`. Saves sort by `names.age_key`."""
     kind: SaveKind
     """`save`, `checkpoint`, or `safety` (taken by recover before it writes)."""
     workspace_id: str

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import time
 
+from ..git import refs
 from ..git.command import Oid, is_oid
 from ..git.repository import Repository
 from ..system.files import fsync_path, open_own, read_limited, remove, sync, write_all
-from ..system.process import hostname
-from ..system.stdlib import TYPE_CHECKING, Record, digest
+from ..system.process import boot_id, hostname
+from ..system.stdlib import TYPE_CHECKING, Record, digest, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Literal
+    from collections.abc import Callable, Iterable
+    from typing import Literal, TypeVar
 
     RefKind = Literal["save", "pending", "checkpoint", "history", "conversation"]
+    _Item = TypeVar("_Item")
 
 _NO_PUNCTUATION = dict.fromkeys(map(ord, "._-"))
 
@@ -224,10 +226,64 @@ def branch_name(ref: str) -> str:
     return ref.removeprefix("refs/heads/")
 
 
-def new_save_id() -> str:
-    """An id that sorts by time (UTC, microseconds), and may be part of a ref's name."""
-    seconds, rest = divmod(time.time_ns(), 1_000_000_000)
-    return time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds)) + f".{rest // 1000:06d}Z-{os.urandom(3).hex()}"
+def new_save_id(number: int | None = None, at_ns: int | None = None) -> str:
+    """An id that may be part of a ref's name: the time (UTC, microseconds), and the number of the save: see `age_key`.
+
+    That of a run has no number. `at_ns` is the time, in nanoseconds since the epoch, where it is not that of now.
+    """
+    seconds, rest = divmod(time.time_ns() if at_ns is None else at_ns, 1_000_000_000)
+    text = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds))
+    return f"{text}.{rest // 1000:06d}Z-{os.urandom(3).hex()}{'' if number is None else f'-{number}'}"
+
+
+#: The file in gitstate's own directory of a workspace that holds the number of its last save, and in which boot.
+_NUMBER_FILE = b"save-number"
+#: So many digits at most: another number is none of ours.
+_DIGITS = 12
+
+
+def number_of(save_id: str) -> int:
+    """The number of a save in its workspace; 0 where its id has none, as those of version 0.1."""
+    parts = save_id.rsplit("-", 2)
+    last = parts[-1]
+    return int(last) if len(parts) == 3 and parts[0][-1:] == "Z" and _is_number(last) else 0
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS
+
+
+def next_number(repository: Repository, id_of: Callable[[Oid], str | None]) -> int:
+    """The number of the next save of this workspace: it is higher than that of each before. Raises GitError.
+
+    Only for who holds the workspace. `id_of` answers with the save id of an archive. The file is not synced, so that of
+    another boot it tells nothing, and the refs are read.
+    """
+    path, boot = os.path.join(repository.own, _NUMBER_FILE), boot_id()
+    words = (read_limited(path, 256) or b"").decode("ascii", "replace").split()
+    if boot is not None and len(words) == 2 and words[0] == boot and _is_number(words[1]):
+        number = int(words[1]) + 1
+    else:
+        number = last_number(repository, workspace_id(repository), id_of) + 1
+    # Without the file the refs are read each time.
+    with suppress(OSError):
+        fd = open_own(path, os.O_WRONLY | os.O_TRUNC)
+        try:
+            write_all(fd, f"{boot} {number}\n".encode("ascii"))
+        finally:
+            os.close(fd)
+    return number
+
+
+def last_number(repository: Repository, workspace_id: str, id_of: Callable[[Oid], str | None]) -> int:
+    """The highest number of a save of a workspace, by the refs of this repository. Raises GitError."""
+    kept = (save_ref(workspace_id, ""), history_ref(workspace_id, ""))
+    if refs.refs_are_files(repository):
+        ids = [name for found in refs.read_refs_below(repository.common_dir, *kept) for name in found]
+    else:
+        ids = [ref.rpartition("/")[2] for ref in refs.list_refs(repository.git, *kept)]
+    latest = refs.read_refs(repository, [checkpoint_ref(workspace_id)]).values()
+    return max(map(number_of, (*ids, *(save_id for oid in latest if (save_id := id_of(oid))))), default=0)
 
 
 def save_time_ns(save_id: str) -> int | None:
@@ -265,9 +321,39 @@ def _days_since_1970(year: int, month: int, day: int) -> int:
 _WRONG_CLOCK_NS = 86_400_000_000_000
 
 
-def age_key(save_id: str) -> tuple[bool, str]:
-    """Sorts save ids from the oldest to the newest. One of the future comes first: a wrong clock made it."""
-    return (save_time_ns(save_id) or 0) <= time.time_ns() + _WRONG_CLOCK_NS, save_id
+def is_of_future(save_id: str) -> bool:
+    """Whether the time of a save is that of a wrong clock."""
+    return (save_time_ns(save_id) or 0) > time.time_ns() + _WRONG_CLOCK_NS
+
+
+def age_key(save_id: str) -> tuple[int, bool, str]:
+    """Sorts the save ids of one workspace from the oldest to the newest, whatever its clock said.
+
+    Those without a number are older than all others. They sort by time; one of the future comes first.
+    """
+    number = number_of(save_id)
+    return number, bool(number) or not is_of_future(save_id), save_id
+
+
+def newest_first(items: Iterable[_Item], name: Callable[[_Item], tuple[str, str]]) -> list[_Item]:
+    """`items` from the newest to the oldest: those of one workspace in their order, several workspaces by the time.
+
+    `name` answers with the workspace id and the save id of an item.
+    """
+    groups: dict[str, list[_Item]] = {}
+    for item in items:
+        groups.setdefault(name(item)[0], []).append(item)
+    for group in groups.values():
+        group.sort(key=lambda item: age_key(name(item)[1]), reverse=True)
+    if len(groups) < 2:
+        return [item for group in groups.values() for item in group]
+    from heapq import merge
+
+    return list(merge(*groups.values(), key=lambda item: _time_key(name(item)[1]), reverse=True))
+
+
+def _time_key(save_id: str) -> tuple[bool, str]:
+    return not is_of_future(save_id), save_id
 
 
 class Trailers(Record):

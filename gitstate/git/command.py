@@ -6,6 +6,7 @@ import os
 
 from ..errors import GitError
 from ..system.child import Child
+from ..system.files import strange_kind
 from ..system.stdlib import TYPE_CHECKING, Record, digest, quote, suppress
 
 if TYPE_CHECKING:
@@ -80,9 +81,44 @@ def environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
         with suppress(KeyError):
             clean["HOME"] = pwd.getpwuid(os.getuid()).pw_dir
     clean.pop("LANGUAGE", None)
+    if not all(map(is_readable, user_files(clean))):
+        from .strange import readable_configuration
+
+        clean.update(readable_configuration(user_files(clean)))
     if env:
         clean.update(env)
     return clean
+
+
+def user_files(env: Mapping[str, str]) -> list[bytes]:
+    """The files of the user's own configuration, in git's order (`man git-config`, FILES)."""
+    if "GIT_CONFIG_GLOBAL" in env:
+        return [os.fsencode(env["GIT_CONFIG_GLOBAL"])] if env["GIT_CONFIG_GLOBAL"] else []
+    home = os.fsencode(env.get("HOME", ""))
+    above = os.fsencode(env.get("XDG_CONFIG_HOME", "")) or (os.path.join(home, b".config") if home else b"")
+    found = [os.path.join(above, b"git/config")] if above else []
+    return [*found, os.path.join(home, b".gitconfig")] if home else found
+
+
+#: What was found of each file: its inode, size and time, and whether git can read it.
+_looked_at: dict[bytes, tuple[tuple[int, int, int], bool]] = {}
+
+
+def is_readable(path: bytes) -> bool:
+    """Whether git neither waits nor ends at a file of the user's configuration."""
+    from .gitdir import included_by
+
+    if strange_kind(path):
+        return False
+    try:
+        info = os.stat(path)
+    except OSError:
+        return True
+    now = info.st_ino, info.st_size, info.st_mtime_ns
+    known = _looked_at.get(path)
+    if known is None or known[0] != now:
+        known = _looked_at[path] = now, not included_by(path)
+    return known[1]
 
 
 class Git(Record):

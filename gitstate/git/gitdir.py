@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 from ..system import files, process
+from ..system.files import strange_kind
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 
 if TYPE_CHECKING:
@@ -283,7 +283,10 @@ _SHARED_FILES = (
 
 
 def strange_files(git_dir: bytes, common_dir: bytes) -> list[StrangeFile]:
-    """What is no regular file, of all that git reads at each start. At a FIFO it waits for ever, deaf to signals."""
+    """What is no regular file, of all that git reads at each start. At a FIFO it waits for ever, deaf to signals.
+
+    What the configuration includes is not looked at: see `included_by`.
+    """
     own = [os.path.join(git_dir, name) for name in _OWN_FILES]
     shared = [os.path.join(common_dir, name) for name in _SHARED_FILES]
     logs = [os.path.join(git_dir, b"logs/HEAD")]
@@ -292,7 +295,7 @@ def strange_files(git_dir: bytes, common_dir: bytes) -> list[StrangeFile]:
         ref = head[4:].strip()
         if head.startswith(b"ref:") and ref.startswith(b"refs/") and b".." not in ref and b"\0" not in ref:
             logs += [os.path.join(common_dir, ref), os.path.join(common_dir, b"logs", ref)]
-    found = [StrangeFile(path, kind) for path in (*own, *shared, *logs) if (kind := _strange_kind(path))]
+    found = [StrangeFile(path, kind) for path in (*own, *shared, *logs) if (kind := strange_kind(path))]
     # Git removes an empty directory in the place of a ref.
     found = [item for item in found if item.kind != "a directory" or item.path not in logs]
     return [*found, *strange_directories(common_dir)]
@@ -322,26 +325,13 @@ def strange_directories(common_dir: bytes) -> list[StrangeFile]:
         path = os.path.join(common_dir, name)
         while path not in tops and not os.path.isdir(path):
             if os.path.lexists(path):
-                kind = _strange_kind(path) or ("a regular file" if os.path.exists(path) else "a broken link")
+                kind = strange_kind(path) or ("a regular file" if os.path.exists(path) else "a broken link")
                 if name == b"refs/notes" and kind in ("a regular file", "a socket"):
                     # A save can do without notes.
                     break
                 found[path] = StrangeFile(path, kind)
             path = os.path.dirname(path)
     return list(found.values())
-
-
-def _strange_kind(path: bytes) -> str | None:
-    """What stands at a path, links followed; None for a regular file, /dev/null, and nothing."""
-    try:
-        info = os.stat(path)
-    except (OSError, ValueError) as error:
-        is_loop = getattr(error, "errno", None) == errno.ELOOP and os.path.islink(path)
-        return "a link to itself" if is_loop else None
-    kind = info.st_mode & 0o170000
-    if kind == 0o100000 or (kind == 0o020000 and info.st_rdev == os.makedev(1, 3)):
-        return None
-    return {0o010000: "a FIFO", 0o140000: "a socket", 0o040000: "a directory"}.get(kind, "a device")
 
 
 def is_among_files(toplevel: bytes, common_dir: bytes) -> bool:
@@ -414,11 +404,25 @@ def path_named_in(file: bytes, prefix: bytes, base: bytes) -> bytes | None:
 
 
 def strange_files_above(path: bytes) -> list[StrangeFile]:
-    """`strange_files` of the repository that git would find at `path`."""
+    """`strange_files` of the repository that git would find at `path`, and what its configuration includes."""
     git_dir = _git_dir_at(os.path.realpath(path))
-    return [] if git_dir is None else strange_files(git_dir, common_dir_by_files(git_dir))
+    if git_dir is None:
+        return []
+    common_dir = common_dir_by_files(git_dir)
+    return [*strange_files(git_dir, common_dir), *included_by(os.path.join(common_dir, b"config"))]
 
 
+def included_by(config: bytes) -> list[StrangeFile]:
+    """What is no regular file, of all that a configuration file includes."""
+    if b"nclude" not in (files.read_limited(config, _LONGEST) or b""):
+        return []
+    from .strange import strange_lines
+
+    return [StrangeFile(*found) for found in strange_lines(config).values()]
+
+
+#: A longer configuration is not looked at.
+_LONGEST = 16 << 20
 #: What the file HEAD contains where the real HEAD is in a reftable (git's `technical/reftable`, from 2.45 on).
 NO_HEAD = b"ref: refs/heads/.invalid"
 

@@ -6,9 +6,9 @@ import os
 
 from ..errors import NeedsPerson, NotAWorkspace
 from ..system.child import Child
-from ..system.files import open_at_once
+from ..system.files import open_at_once, strange_kind
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from .command import Git, Oid, is_oid, switch_off
+from .command import Git, Oid, is_oid, is_readable, switch_off, user_files
 from .gitdir import NO_HEAD, linked_places, path_named_in, read_head_file, strange_files_above
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Repository(Record):
     """The uid of another user who owns a part of it, where nobody trusts its path; None as a rule."""
     runs_filters: bool = True
     """Whether the filters of its configuration run. Without them git looks into no submodule, which has its own."""
+    unused: tuple[tuple[str, str], ...] = ()
+    """What git is run without, because it would wait for ever or fail there: what it is, and the command that helps."""
     filter_limit: float | None = None
     """So many seconds a filter may take for one file; None where none is configured, or nobody set a limit."""
 
@@ -337,6 +339,7 @@ def as_permitted(repository: Repository) -> Repository:
     if has_damaged_pack_index(repository.common_dir):
         options = (*repository.git.options, "-c", "core.multiPackIndex=false")
         repository = repository._replace(git=repository.git._replace(options=options))
+    repository = _without_strange(repository)
     stranger = _stranger(repository)
     if stranger is None:
         return repository
@@ -345,6 +348,36 @@ def as_permitted(repository: Repository) -> Repository:
     repository = without_filters(repository)._replace(stranger=stranger)
     refuse_links(stranger, repository.git_dir, repository.common_dir)
     return repository
+
+
+#: The settings that name a file which git reads at each look, and its name where none is set.
+_NAMING = (("core.excludesFile", b"git/ignore"), ("core.attributesFile", b"git/attributes"))
+
+
+def _without_strange(repository: Repository) -> Repository:
+    """The same repository, whose git reads no FIFO or device in the place of the user's patterns and attributes."""
+    home = os.environb.get(b"XDG_CONFIG_HOME") or os.path.expanduser(b"~/.config")
+    for key, default in _NAMING:
+        value = repository.setting(key)
+        path = os.path.join(home, default) if value is None else os.path.expanduser(os.fsencode(value))
+        kind = strange_kind(os.path.join(repository.toplevel, path))
+        if kind:
+            from .damaged.refused import way_without
+
+            options = (*repository.git.options, "-c", f"{key}=")
+            unused = (*repository.unused, (f"{os.fsdecode(path)} is {kind}", way_without(repository.git, key, path)))
+            repository = repository._replace(git=repository.git._replace(options=options), unused=unused)
+    return repository
+
+
+def left_unread(repository: Repository) -> list[tuple[str, str]]:
+    """What git is run without, as `Repository.unused`; the files of the user's configuration are among it."""
+    files = user_files(os.environ)
+    if all(map(is_readable, files)):
+        return list(repository.unused)
+    from .strange import unused_configuration
+
+    return [*repository.unused, *unused_configuration(files)]
 
 
 MULTI_PACK_INDEX = b"objects/pack/multi-pack-index"

@@ -24,7 +24,7 @@ from ..format.context import MAX_CONTEXT, Context
 from ..format.fetched import fetched_saves
 from ..format.find import find_save
 from ..format.manifest import MAX_MANIFEST, Manifest, read_manifest
-from ..format.names import DISMISSED, age_key, workspace_id
+from ..format.names import DISMISSED, newest_first, workspace_id
 from ..git.command import Git, Oid, environment
 from ..git.entries import each_difference
 from ..git.refs import list_refs
@@ -91,7 +91,7 @@ def newest_saves(repository: Repository, most: int, *, everything: bool, whole: 
     own = workspace_id(repository)
     found = (*held_saves(git), *history_saves(git))
     held = [(save.workspace_id, save.archive, save.save_id) for save in found if everything or save.workspace_id == own]
-    held.sort(key=lambda item: age_key(item[2]), reverse=True)
+    held = newest_first(held, lambda item: (item[0], item[2]))
     listed = {archive for _, archive, _ in held}
     latest = [
         (workspace, archive, workspace)
@@ -112,7 +112,7 @@ def newest_saves(repository: Repository, most: int, *, everything: bool, whole: 
             entries += fetched
             number += len(fetched)
     entries = [replace(entry, dismissed=entry.archive in dismissed) for entry in entries]
-    entries.sort(key=lambda entry: age_key(entry.save_id), reverse=True)
+    entries = newest_first(entries, lambda entry: (entry.workspace_id, entry.save_id))
     return entries[:most], max(0, number - most)
 
 

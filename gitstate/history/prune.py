@@ -201,7 +201,7 @@ def outdated(saves: Iterable[Fetchable], pending: Mapping[str, Oid], before: flo
     needed; all of the workspace are where nobody knows which save it is.
     """
     listed = list(saves)
-    oldest = dict.fromkeys(pending, (False, ""))
+    oldest = dict.fromkeys(pending, (-1, False, ""))
     for item in listed:
         if pending.get(item.workspace_id) == item.archive:
             oldest[item.workspace_id] = age_key(item.save_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from ..errors import GitstateError
-from ..format.names import NOTES, checkpoint_ref, marker_ref, new_save_id, save_ref
+from ..format.names import NOTES, checkpoint_ref, last_number, marker_ref, new_save_id, parse_trailers, save_ref
 from ..git import refs
 from ..git.repository import Repository, open_repository
 from ..objects.pack import PackWriter
@@ -45,7 +45,7 @@ def save_gone(last: Last, destroyed: Destroyed, request: SaveRequest) -> str | N
         reader = ObjectReader(repository.git)
         publisher = None
         try:
-            save_id = new_save_id()
+            save_id = new_save_id(last_number(repository, last.own, lambda oid: _id_of(reader, oid)) + 1)
             builder = Builder(repository._replace(toplevel=last.toplevel), save_id, writer, reader)
             # On the disk there is nothing. What HEAD has is not lost.
             clean = Snapshot()
@@ -71,6 +71,11 @@ def save_gone(last: Last, destroyed: Destroyed, request: SaveRequest) -> str | N
         return None
     where = quote(os.fsdecode(last.toplevel))
     return f"what was in it is kept: gitstate recover --save {names[-1].rpartition('/')[2]} --into {where}"
+
+
+def _id_of(reader: ObjectReader, archive: Oid) -> str | None:
+    content = reader.commit(archive)
+    return None if content is None else parse_trailers(content).save_id
 
 
 def _head(repository: Repository, last: Last) -> Oid | None:

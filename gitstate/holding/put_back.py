@@ -12,7 +12,16 @@ import time
 
 from ..errors import GitstateError, MissingObject, words_of
 from ..format.manifest import LeftOut, Reason
-from ..format.names import checkpoint_ref, history_ref, marker_ref, new_save_id, save_ref, save_time_ns, workspace_id
+from ..format.names import (
+    checkpoint_ref,
+    history_ref,
+    marker_ref,
+    new_save_id,
+    number_of,
+    save_ref,
+    save_time_ns,
+    workspace_id,
+)
 from ..git.command import is_oid, object_id
 from ..git.refs import RefUpdate
 from ..git.status import ignored_among
@@ -90,17 +99,11 @@ class Destroyed:
         found = []
         for number, layer in enumerate(self._layers):
             # The one before the last destruction is the newest of them, and all are older than the save itself.
-            inner = Builder(builder.repository, _id_at(made - (number + 1) * 1000), builder.writer, builder.reader)
+            save_id = new_save_id(number_of(builder.save_id), made - (number + 1) * 1000)
+            inner = Builder(builder.repository, save_id, builder.writer, builder.reader)
             update = _Before(inner, request, scene, elsewhere).update(layer, {} if number else before)
             found += [] if update is None else [update]
         return found
-
-
-def _id_at(ns: int) -> str:
-    """A new save id of a certain time."""
-    seconds, rest = divmod(ns, 1_000_000_000)
-    text = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds))
-    return f"{text}.{rest // 1000:06d}Z-{new_save_id().rpartition('-')[2]}"
 
 
 class _Elsewhere:

@@ -313,13 +313,9 @@ def whole_copies(repository: Repository, reader: ObjectReader, facts: Facts) -> 
 
 def _newer_save(repository: Repository, checkpoint: Save) -> str | None:
     """The newest save of this workspace, where it is newer than its latest checkpoint: that holds older work."""
-    ids = sorted(save_ids(repository), reverse=True)
-    # A wrong clock made those of the future: they count as the oldest. Of thousands the first one answers.
-    ahead = 0
-    while ahead < len(ids) and not names.age_key(ids[ahead])[0]:
-        ahead += 1
     own = names.age_key(checkpoint.manifest.save_id)
-    for save_id in (*ids[ahead:], *ids[:ahead]):
+    # Of thousands the first one answers.
+    for save_id in sorted(save_ids(repository), key=names.age_key, reverse=True):
         if names.age_key(save_id) <= own:
             return None
         if archives_of(repository, [save_id]):
@@ -429,7 +425,7 @@ def _newest_readable(repository: Repository, reader: ObjectReader, unreadable: _
     """The id of the newest save that can be read beside one that can't; None where there is none."""
     name = None if unreadable.marker is None else names.parse_ref(unreadable.marker)
     held = held_saves(repository.git, name.workspace_id if name else None)
-    for save in sorted(held, key=lambda save: save.ref, reverse=True):
+    for save in names.newest_first(held, lambda save: (save.workspace_id, save.save_id)):
         if save.archive == unreadable.archive:
             continue
         try:

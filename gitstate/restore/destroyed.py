@@ -32,9 +32,10 @@ def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, 
         made = save_time_ns(save.manifest.save_id) or 0
         # An id begins with its time: of thousands none has to be taken apart.
         first = time.strftime("%Y%m%dT%H%M%S", time.gmtime((made - _RECENT_NS) // 1_000_000_000))
-        last = save.manifest.save_id[:_TIME]
-        ids = [name for name in save_ids(workspace.repository) if first <= name[:_TIME] <= last]
-        recent = archives_of(workspace.repository, sorted(ids, reverse=True)[:_READ])
+        ids = [name for name in save_ids(workspace.repository) if first <= name[:_TIME]]
+        before = age_key(save.manifest.save_id)
+        ids = sorted((name for name in ids if age_key(name) < before), key=age_key, reverse=True)
+        recent = archives_of(workspace.repository, ids[:_READ])
         latest = checkpoint_ref(workspace_id(workspace.repository))
         oids = [*recent.values(), *refs.read_refs(workspace.repository, [latest]).values()]
         oids = [oid for oid in oids if oid != save.archive]
@@ -45,7 +46,8 @@ def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, 
             for item in found
             if item.manifest.kind == "checkpoint"
             and item.context.task_id in (None, save.context.task_id)
-            and 0 <= made - (save_time_ns(item.manifest.save_id) or 0) < _RECENT_NS
+            and age_key(item.manifest.save_id) < before
+            and made - (save_time_ns(item.manifest.save_id) or 0) < _RECENT_NS
         ]
         found.sort(key=lambda item: age_key(item.manifest.save_id), reverse=True)
         for item in found[:_LOOKED_AT]:

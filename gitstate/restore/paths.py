@@ -317,7 +317,7 @@ class SavedPaths:
             return action
         if self._is_as_wip_commit(target, seen):
             return "same"
-        if seen.oid in self._checkouts(target):
+        if seen.oid in self._checkouts(target) or self._is_named(target):
             return "delete" if target.saved is None else "write"
         return "write" if target.saved is not None and self.is_cut_short(target) else "keep"
 
@@ -352,6 +352,12 @@ class SavedPaths:
                 if error.status == -9 or "ut of memory" in error.message:
                     self._late.add(self._filter_of(target.path))
                 yield None
+
+    def _is_named(self, target: Target) -> bool:
+        from .pointers import holds_what_is_named
+
+        bases = [leaf.oid for leaf in target.bases if leaf.mode not in (SYMLINK, GITLINK)]
+        return holds_what_is_named(self._workspace.disk, target.path, bases, self._workspace.reader)
 
     def _filter_of(self, path: bytes) -> bytes | None:
         """The name of the filter of a path; None where it has none."""

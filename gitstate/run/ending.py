@@ -18,8 +18,8 @@ from ..orders.saving import opened_for
 from ..save.request import SaveRequest, SaveResult, failed_look_lines, failed_save_lines, save_lines
 from ..save.save import save
 from ..system.clock import Deadline
-from ..system.forkpool import is_any_held
-from ..system.process import process
+from ..system.forkpool import Child, is_any_held
+from ..system.process import is_held_by_disk, process
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.settings import OF_SAVE, with_defaults
 from .channel import BlockedSignals, Channel, KeeperConfig, is_told_to_hurry
@@ -47,6 +47,10 @@ _LEAST, _OVERTIME = 0.1, 0.15
 #: so many seconds after the deadline, if the disk answers.
 _FIRST, _PATIENT = 0.6, 2.0
 _GOES_ON = "the disk did not answer within the deadline; the save goes on until the disk answers"
+_NOT_ENDED = (
+    "the disk did not answer within the deadline; the files are as the agent left them, and the end of the run is "
+    "recorded when the disk answers"
+)
 #: A child that does not say anything is looked at again after so many seconds.
 _LOOK_AGAIN = 1.0
 #: A save that nobody waits for may take this long to get hold of the workspace, in seconds.
@@ -257,10 +261,37 @@ class Ending:
         self.checkpoints.take_last(deadline)
         self.worktrees.take_last(deadline, finished=finished)
         owned_by_front = finished and self.config.owner == process(os.getppid())
-        lines, status = _end_well(self.repository.toplevel, finished=owned_by_front) if finished else ([], EXIT_DONE)
+        lines, status = self._end_well(deadline, finished=owned_by_front) if finished else ([], EXIT_DONE)
         problem = self.checkpoints.problem
         failed = [] if problem is None else [f"gitstate: the last checkpoint of this run failed: {problem}"]
         self._answer(None, [*failed, *lines], status)
+
+    def _end_well(self, deadline: Deadline, *, finished: bool) -> tuple[list[str], int]:
+        """`_end_well` in a child: no disk holds this process past the deadline. Where the system allows no child, here.
+
+        What takes long for another reason is waited for, as where nobody waits.
+        """
+        toplevel, private = self.repository.toplevel, self.private
+
+        def work(send: Callable[[object], None]) -> None:
+            for fd in private:
+                os.close(fd)
+            send(_end_well(toplevel, finished=finished))
+
+        try:
+            child = Child(work)
+        except OSError:
+            return _end_well(toplevel, finished=finished)
+        values: list[tuple[list[str], int]] = []
+        more = True
+        while more and not values:
+            if child.answers(deadline.left(), _PATIENCE):
+                values, more = child.receive()
+            elif os.getppid() == 1 or is_held_by_disk(child.pid):
+                child.leave()
+                return [f"gitstate: {_NOT_ENDED}", "  next: gitstate status"], EXIT_FAILED
+        child.end(kill=False)
+        return values[0] if values else (["gitstate: the process that ended the run was killed"], EXIT_FAILED)
 
     def _answer(self, saved: str | None, lines: list[str], status: int) -> None:
         """The last word. The lease is free before it comes: whoever reads it may begin the next run at once.

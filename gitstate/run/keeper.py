@@ -31,7 +31,7 @@ from ..format.manifest import Reason
 
 # A save imports these where it meets what they are for. The keeper imports them at once: the last save must not fail
 # where the agent has changed or removed gitstate's files since.
-from ..git import attributes, entries  # noqa: F401
+from ..git import attributes, entries, strange  # noqa: F401
 from ..git.damaged import broken, refused  # noqa: F401
 from ..git.repository import open_repository
 from ..orders.events import start_handling, wait_until_empty

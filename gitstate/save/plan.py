@@ -8,12 +8,12 @@ the other half.
 
 from __future__ import annotations
 
-from ..format.names import checkpoint_ref, marker_ref, save_ref, save_time_ns
+from ..format.names import age_key, checkpoint_ref, marker_ref, save_ref, save_time_ns
 from ..git.refs import RefUpdate
 from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ..format.context import Context
     from ..format.manifest import Manifest, Save, SaveKind
@@ -318,32 +318,50 @@ def _run(context: Context) -> tuple[object, ...]:
 _LEVELS = ((600, 0), (3600, 300), (86_400, 3600))
 _DAY = 86_400
 _SECOND_NS = 1_000_000_000
+#: Between two checkpoints with more than this between them nobody worked, or the clock was set.
+_PAUSE_NS = 2 * _DAY * _SECOND_NS
 
 
 def is_due(save_id: str, series: Iterable[str], interval: float) -> bool:
-    """Whether the checkpoint `save_id` joins the series: none of it is less than `interval` seconds older."""
+    """Whether the checkpoint `save_id` joins the series: the newest of it is not less than `interval` seconds older."""
     made = save_time_ns(save_id)
     if made is None:
         return False
-    times = (save_time_ns(other) for other in series)
-    return not any(time is not None and 0 <= made - time < interval * _SECOND_NS for time in times)
+    timed = (other for other in series if save_time_ns(other) is not None)
+    last = save_time_ns(max(timed, key=age_key, default=""))
+    return last is None or not 0 <= made - last < interval * _SECOND_NS
 
 
 def surplus(series: Iterable[str], now_ns: int, interval: float) -> list[str]:
     """The ids that go from a series: of those of one span of time all but the newest. See `_LEVELS`.
 
-    The spans are those of the clock, not of `now_ns`: what stays once stays for as long as its level does.
+    The spans are those of the clock, not of `now_ns`: what stays once stays for as long as its level does. What was
+    made after the clock was set back has spans of its own.
     """
-    newest: dict[tuple[float, int], str] = {}
+    order = sorted((name for name in series if save_time_ns(name) is not None), key=age_key)
+    times = [save_time_ns(name) or 0 for name in order]
+    newest: dict[tuple[float, int, int], str] = {}
     gone = []
-    for save_id in sorted(series):
-        made = save_time_ns(save_id)
-        if made is None:
-            continue
-        age = (now_ns - made) / _SECOND_NS
+    steps = 0
+    for number, (save_id, age) in enumerate(zip(order, _ages(times, now_ns), strict=True)):
+        made = times[number]
+        steps += number > 0 and made < times[number - 1]
         span = max(interval, next((span for most, span in _LEVELS if age <= most), _DAY))
-        key = span, made // int(span * _SECOND_NS) if span else made
+        key = span, steps, made // int(span * _SECOND_NS) if span else made
         if key in newest:
             gone.append(newest[key])
         newest[key] = save_id
     return gone
+
+
+def _ages(times: Sequence[int], now_ns: int) -> list[float]:
+    """How old each of a series is, in seconds: the time between it and the next one, and so on up to now.
+
+    A clock that was set, back or by days, made nothing older.
+    """
+    ages: list[float] = []
+    age = 0
+    for made, later in zip(reversed(times), (now_ns, *reversed(times)), strict=False):
+        age += later - made if 0 <= later - made <= _PAUSE_NS else 0
+        ages.append(age / _SECOND_NS)
+    return ages[::-1]

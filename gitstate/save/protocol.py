@@ -25,8 +25,8 @@ Rare parts are imported where they are met: an import costs more than most of th
 
 from __future__ import annotations
 
-from ..errors import GitstateError, words_of
-from ..format.names import NOTES, branch_name, new_save_id, workspace_id
+from ..errors import GitError, GitstateError, words_of
+from ..format.names import NOTES, branch_name, new_save_id, next_number, parse_trailers, workspace_id
 from ..git.refs import RefUpdate
 from ..objects.pack import PackWriter
 from ..objects.reader import ObjectReader
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ..format.manifest import Save
-    from ..git.command import Git
+    from ..git.command import Git, Oid
     from ..git.repository import Repository
     from ..git.status import StatusQuery
     from .facts import Scene
@@ -58,16 +58,26 @@ class SaveAttempt:
         self.git = git
         self.request = request
         self.insist = insist
-        own, save_id = workspace_id(repository), new_save_id()
+        own = workspace_id(repository)
         # Nobody waits for a checkpoint, and there are many of them: there is time to make it small.
         deflates = request.kind == "checkpoint"
         self.writer = PackWriter(repository.objects, repository.object_format, own, deflates=deflates)
         self.reader = ObjectReader(repository.git)
+        save_id = new_save_id(next_number(repository, self._id_of))
         self.builder = Builder(repository, save_id, self.writer, self.reader)
         self.publisher: Publisher | None = None
         self.swap: IndexSwap | None = None
         #: A git of ours was killed: it may have left locks.
         self.child_killed = False
+
+    def _id_of(self, archive: Oid) -> str | None:
+        """The id of an earlier save; None for one that can't be read."""
+        try:
+            content = self.reader.commit(archive)
+        except GitError:
+            self.reader.restart()
+            return None
+        return None if content is None else parse_trailers(content).save_id
 
     def run(self, query: StatusQuery | None, save: Callable[[bytes, SaveRequest], SaveResult]) -> SaveResult:
         """Take the save. `query` is what git was asked about the frozen index; `save` saves nested repositories."""

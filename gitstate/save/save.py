@@ -23,9 +23,9 @@ from ..format.names import (
 )
 from ..git import refs
 from ..git.command import Git
-from ..git.gitdir import is_among_files, strange_files
+from ..git.gitdir import is_among_files, strange_files_above
 from ..git.index import IndexMoved, identify_index_at, link_or_copy
-from ..git.repository import Opening, Repository, git_dir_of, open_repository, without_filters
+from ..git.repository import Opening, Repository, git_dir_of, left_unread, open_repository, without_filters
 from ..git.status import StatusQuery, query_status
 from ..system import files
 from ..system.clock import Deadline
@@ -91,6 +91,9 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     warnings = [f"{problem.message}; {used}" for problem in problems if problem.name != "includeIgnored"]
     if repository.stranger is not None:
         warnings.append(f"this repository belongs to user {repository.stranger}; none of its filters was run")
+    warnings += [
+        f"{what}; the save was made without it. Remove it with: {how}" for what, how in left_unread(repository)
+    ]
     if not request.depth and is_among_files(repository.toplevel, repository.common_dir):
         from ..git.damaged.files import among_files
 
@@ -159,7 +162,7 @@ def _with_problems(request: SaveRequest, problems: Sequence[settings.Problem]) -
 
 def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
     """`save` for a caller that has locked the workspace already."""
-    if strange_files(repository.git_dir, repository.common_dir) or git_dir_of(repository.toplevel) is None:
+    if strange_files_above(repository.toplevel) or git_dir_of(repository.toplevel) is None:
         # Git would go on to a repository above, or wait for ever at a FIFO in the place of its file.
         result = _save_what_is_readable(repository, git, request._replace(known=None, unseen=False))
         if result is not None:

@@ -448,3 +448,16 @@ def open_own(path: bytes, flags: int) -> int:
         os.close(fd)
         raise FileExistsError(errno.EEXIST, "it is not a regular file", path)
     return fd
+
+
+def strange_kind(path: bytes) -> str | None:
+    """What stands at a path, links followed; None for a regular file, /dev/null, and nothing."""
+    try:
+        info = os.stat(path)
+    except (OSError, ValueError) as error:
+        is_loop = getattr(error, "errno", None) == errno.ELOOP and os.path.islink(path)
+        return "a link to itself" if is_loop else None
+    kind = info.st_mode & 0o170000
+    if kind == 0o100000 or (kind == 0o020000 and info.st_rdev == os.makedev(1, 3)):
+        return None
+    return {0o010000: "a FIFO", 0o140000: "a socket", 0o040000: "a directory"}.get(kind, "a device")

@@ -11,11 +11,14 @@ from gitstate.format.names import (
     SAVE_TRAILER,
     SaveName,
     Trailers,
+    age_key,
     checkpoint_ref,
     format_message,
     is_save_id,
     marker_ref,
     new_save_id,
+    newest_first,
+    number_of,
     parse_ref,
     parse_trailers,
     remote_name,
@@ -139,3 +142,52 @@ def test_password_is_not_part_of_a_remote_that_is_shown(url: str, shown: str) ->
 
 def test_password_is_not_part_of_a_ref() -> None:
     assert "token" not in remote_name("https://user:token@host/x.git")
+
+
+# -- the order of saves
+
+UNNUMBERED = [
+    "29991126T230000.000000Z-abcdef",
+    "20200101T000000.000000Z-abcdef",
+    "20260101T000000.000000Z-abcdef",
+]
+NUMBERED = [
+    "20990101T000000.000000Z-bbbbbb-9",
+    "20260101T000000.000000Z-aaaaaa-10",
+    "19700101T000000.000000Z-cccccc-11",
+]
+
+
+def test_saves_of_a_workspace_sort_by_their_number_whatever_the_clock_said() -> None:
+    """Those that version 0.1 made have none: they are older, and sort by time, one of the future first."""
+    assert sorted([*NUMBERED[::-1], *UNNUMBERED[::-1]], key=age_key) == [*UNNUMBERED, *NUMBERED]
+
+
+def test_saves_of_several_workspaces_are_listed_by_time_each_in_its_order() -> None:
+    other = ["20260201T000000.000000Z-dddddd-1", "20250101T000000.000000Z-dddddd-2"]
+    items = [*(("one", name) for name in NUMBERED[1:]), *(("two", name) for name in other)]
+    listed = newest_first(items, lambda item: item)
+    assert [name for who, name in listed if who == "one"] == NUMBERED[:0:-1]
+    assert [name for who, name in listed if who == "two"] == other[::-1]
+    assert listed[0] == ("two", other[1])
+
+
+@pytest.mark.parametrize(
+    ("save_id", "number"),
+    [
+        ("20260101T000000.000000Z-123456-7", 7),
+        ("20260101T000000.000000Z-123456", 0),
+        ("20260101T000000.000000Z-123456-", 0),
+        ("20260101T000000.000000Z-123456-0x1", 0),
+        ("20260101T000000.000000Z-123456-" + "9" * 13, 0),
+        ("other-123456-7", 0),
+        ("", 0),
+    ],
+)
+def test_number_is_read_from_the_id(save_id: str, number: int) -> None:
+    assert number_of(save_id) == number
+
+
+def test_new_id_tells_time_and_number() -> None:
+    assert number_of(new_save_id(7)) == 7 and number_of(new_save_id()) == 0
+    assert save_time_ns(new_save_id(7, 1_000_002_000)) == 1_000_002_000

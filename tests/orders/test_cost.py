@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,24 @@ from tests.support.workspace import Workspace
 UNTIL_MARKER = ["cat-file", "check-ignore", "update-ref"]
 
 
+#: The runs that a test has begun.
+_started: list[Started] = []
+
+
 @pytest.fixture
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file to which each git adds its subcommand."""
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file to which each git adds its subcommand. No run is left, where the test fails either."""
     tools, log = tmp_path / "tools", tmp_path / "log"
     tools.mkdir()
     (tools / "git").write_text(LOGGING.format(log=log, git=shutil.which("git")))
     (tools / "git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    return log
+    yield log
+    while _started:
+        left = _started.pop()
+        if left.process.poll() is None:
+            left.send(signal.SIGKILL)
+            left.status()
 
 
 def running(ws: Workspace, log: Path, agent: list[str] | None = None) -> Started:
@@ -37,6 +47,7 @@ def running(ws: Workspace, log: Path, agent: list[str] | None = None) -> Started
     # Of a directory that is made later the keeper asks by itself whether git ignores it.
     ws.write("d/first.txt", "new\n")
     started = Started(ws, command if agent is None else [*command[: command.index("--") + 1], *agent])
+    _started.append(started)
     agent_pid(ws)
     own = os.path.join(os.fsencode(ws.git_dir), b"gitstate")
     for what in ("a checkpoint", "the directories that it has found are watched"):

@@ -59,7 +59,7 @@ def gitstate(*args: str) -> subprocess.CompletedProcess[str]:
 def stable(transcript: str) -> list[str]:
     """Without what differs from run to run: save ids, object ids, process ids, the directory."""
     for pattern, word in (
-        (r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{6}", "SAVE"),
+        (r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{6}-\d+", "SAVE"),
         (r"\S*/gitstate-demo-\w+", "TMP"),
         (r"(?<![\w.])/\S*/shop\b", "TMP/shop"),
         (r"\b[0-9a-f]{7,40}\b", "OID"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -34,6 +35,15 @@ while True:
 """
 
 
+#: An agent that ends well once a file is there.
+OBEDIENT = """\
+import os, sys, time
+open(sys.argv[1], "w").write(str(os.getpid()))
+while not os.path.exists(os.path.join(os.path.dirname(sys.argv[1]), "end")):
+    time.sleep(0.05)
+"""
+
+
 #: The early save fails, whatever the disk does.
 FAILS = """\
 def fails(path, request, opening=None):
@@ -48,16 +58,16 @@ def started(ws: Workspace) -> Started:
     return start(ws)
 
 
-def start(ws: Workspace, patch: str = "", deadline: str = "1") -> Started:
+def start(ws: Workspace, patch: str = "", deadline: str = "1", agent: str = DEAF) -> Started:
     site = ws.outside / "site"
     site.mkdir()
     release, hang = str(ws.outside / "release"), str(ws.outside / "hang")
     (site / "dead_disk.py").write_text(HANGS.format(hang=hang, release=release) + patch)
     main = "import sys; sys.argv[0] = 'gitstate'; import dead_disk; from gitstate.__main__ import main; main()"
-    agent = [sys.executable, "-c", DEAF, str(ws.outside / "ready"), str(ws.outside / "heard")]
+    words = [sys.executable, "-c", agent, str(ws.outside / "ready"), str(ws.outside / "heard")]
     path = {"PYTHONPATH": os.pathsep.join([str(site), *sys.path])}
     options = ["run", "--interval", "0.2", "--deadline", deadline, "--grace", "0.2", "--"]
-    found = Started(ws, [sys.executable, "-c", main, *options, *agent], env=path)
+    found = Started(ws, [sys.executable, "-c", main, *options, *words], env=path)
     agent_pid(ws)
     return found
 
@@ -143,3 +153,24 @@ def test_run_whose_disk_holds_the_save_ends_at_its_deadline(ws: Workspace) -> No
     assert run.exit_status == 0, run
     assert ws.read("a.txt") == b"edited\n"
     wait_until(lambda: not names & set(os.listdir(own)), "the next run leaves nothing")
+
+
+def test_run_that_ends_well_on_a_disk_that_does_not_answer_ends_at_its_deadline(ws: Workspace) -> None:
+    """What says that its task is done comes when the disk answers."""
+    fifo = ws.outside / "fifo"
+    os.mkfifo(fifo)
+    patch = HELD.format(hang=str(ws.outside / "hang"), release=str(ws.outside / "release"), fifo=str(fifo))
+    started = start(ws, patch, agent=OBEDIENT)
+    (ws.outside / "hang").touch()
+    (ws.outside / "end").touch()
+    assert started.status() == 1, started.words()
+    assert "the disk did not answer" in started.words()
+    state = ws.path / "active_state.json"
+    assert json.loads(state.read_text())["status"] == "active"
+    (ws.outside / "release").touch()
+    with fifo.open("w"):
+        wait_until(
+            lambda: json.loads(state.read_text())["status"] == "finished", "the end is recorded when the disk answers"
+        )
+    run = ws.gitstate("run", "--", "true")
+    assert run.exit_status == 0, run

@@ -36,6 +36,31 @@ def test_checkpoint_under_a_clock_that_was_set_back_is_due() -> None:
     assert is_due(save_id(0), [save_id(-400 * 86_400)], 30)
 
 
+def test_checkpoint_is_compared_with_the_one_before_it_whatever_the_clock_said() -> None:
+    """The clock was set back by an hour: those from before are not of the same half minute."""
+    before = [f"{save_id(ago)}-{number}" for number, ago in enumerate(range(3600, 0, -40), 1)]
+    back = f"{save_id(3590)}-{len(before) + 1}"
+    assert is_due(back, before, 30)
+    assert not is_due(f"{save_id(3580)}-{len(before) + 2}", [*before, back], 30)
+
+
+@pytest.mark.parametrize("ahead", [365 * 86_400, 3 * 86_400])
+def test_clock_that_was_ahead_thins_nothing(ahead: int) -> None:
+    """One checkpoint, or all since, under a clock that was ahead: those before it are no older."""
+    before = [f"{save_id(ago)}-{number}" for number, ago in enumerate(range(600, 0, -30), 1)]
+    wrong = [f"{save_id(-ahead)}-{len(before) + 1}"]
+    assert surplus([*before, *wrong], NOW + ahead * SECOND, 0) == []
+    after = [f"{save_id(-30)}-{len(before) + 2}"]
+    assert surplus([*before, *wrong, *after], NOW + 60 * SECOND, 0) == []
+
+
+def test_clock_that_was_set_back_mixes_no_spans() -> None:
+    """What was made before and after stands in the same minutes."""
+    first = [f"{save_id(ago)}-{number}" for number, ago in enumerate(range(5000, 3000, -300), 1)]
+    again = [f"{save_id(ago)}-{number}" for number, ago in enumerate(range(4990, 2990, -300), len(first) + 1)]
+    assert surplus([*first, *again], NOW - 2990 * SECOND, 30) == []
+
+
 def test_series_thins_out_with_its_age() -> None:
     """Forty days of checkpoints: twenty of the last ten minutes, then by 5 minutes, by the hour, by the day."""
     series: list[str] = []
@@ -148,16 +173,19 @@ def test_checkpoint_before_files_vanished_stays_beside_the_history(series: Works
 
 
 def test_thinned_checkpoints_go_in_one_transaction(series: Workspace) -> None:
-    """Refs of old ids, as a week ago; also where git has packed them."""
+    """Refs of old ids, as a week ago, and others since; also where git has packed them."""
     made = [checkpoint(series, f"{number}\n") for number in range(13)]
     (directory,) = {ref.rpartition("/")[0] for ref in series.refs("refs/gitstate/history/")}
-    for number, name in enumerate(made[:12]):
-        old = f"20200301T1200{number:02d}.000000Z-abcdef"
+    week_ago = time.time() - 7 * 86_400
+    times = [time.gmtime(week_ago - week_ago % 3600 + number) for number in range(9)]
+    times += [time.gmtime(time.time() - days * 86_400) for days in (5.5, 4, 2.5)]
+    ids = [time.strftime("%Y%m%dT%H%M%S.000000Z-abcdef", at) for at in times]
+    for old, name in zip(ids, made[:12], strict=True):
         series.git("update-ref", f"{directory}/{old}", series.refs(f"{directory}/{name}")[f"{directory}/{name}"])
         series.git("update-ref", "-d", f"{directory}/{name}")
     series.git("pack-refs", "--all")
     last = checkpoint(series, "last\n")
-    assert history(series) == ["20200301T120011.000000Z-abcdef", made[-1]]
+    assert history(series) == [*ids[8:], made[-1]]
     assert series.gitstate("log", "--json").json["saves"][0]["save_id"] == last
     series.git("fsck", "--strict")
 

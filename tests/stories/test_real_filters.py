@@ -221,3 +221,67 @@ def test_converted_file_stays_where_only_the_wip_commit_is_left(tmp_path: Path) 
     ws.git("add", "-A")  # as many a tool does
     assert ws.gitstate("recover").exit_status == 0
     assert (ws.read("staged.f"), ws.read("untracked.f")) == (b"staged\n", b"untracked\n")
+
+
+# -- what the filter keeps is gone
+
+#: The directory of a filter in the git directory.
+KEPT = {"git-lfs": "lfs", "git-annex": "annex"}
+
+
+def _reset(ws: Workspace) -> None:
+    """Git writes the files of the commit before the save."""
+    ws.git("reset", "-q", "--hard", "HEAD~2")
+    ws.git("clean", "-fdq")
+
+
+def _delete(ws: Workspace) -> None:
+    for name in ("edited.bin", "staged.bin", "both.bin", "new.bin"):
+        ws.remove(name)
+
+
+WIPES: dict[str, Callable[[Workspace], None]] = {"reset": _reset, "deleted": _delete}
+
+
+def _drop_settings(ws: Workspace, filter_: str) -> None:
+    name = filter_.removeprefix("git-")
+    for setting in ("clean", "smudge", "process"):
+        ws.config(f"filter.{name}.{setting}", "")
+    ws.config(f"filter.{name}.required", "false")
+
+
+@pytest.mark.parametrize("is_set_up", [True, False], ids=["objects", "objects and settings"])
+@pytest.mark.parametrize("wipe", WIPES)
+@pytest.mark.parametrize("filter_", KEPT)
+def test_changes_come_back_where_what_the_filter_keeps_is_gone(
+    filter_: str, wipe: str, is_set_up: bool, ws: Workspace
+) -> None:
+    """The file that git wrote before is no change of anybody: the pointer in HEAD stands for its bytes."""
+    skip_without(filter_)
+    work(ws, FILTERS[filter_](ws), committed=True)
+    changed = {name: ws.read(name) for name in ("edited.bin", "staged.bin", "both.bin", "new.bin")}
+    saved_from(ws.save())
+    WIPES[wipe](ws)
+    if not is_set_up:
+        _drop_settings(ws, filter_)
+    for directory, names, _ in os.walk(ws.git_dir / KEPT[filter_]):
+        for name in names:
+            os.chmod(os.path.join(directory, name), 0o755)
+    shutil.rmtree(ws.git_dir / KEPT[filter_])
+    run = ws.recover()
+    assert run.exit_status in (0, 4), run
+    assert run.json["workspaces"][0]["kept"] == []
+    assert {name: ws.read(name) for name in changed} == changed
+
+
+def test_file_of_other_bytes_than_those_of_the_pointer_is_kept(ws: Workspace) -> None:
+    skip_without("git-lfs")
+    work(ws, with_lfs(ws), committed=True)
+    saved_from(ws.save())
+    ws.git("reset", "-q", "--hard", "HEAD~2")
+    other = bytes([ws.read("edited.bin")[0] ^ 1]) + ws.read("edited.bin")[1:]
+    ws.write("edited.bin", other)
+    shutil.rmtree(ws.git_dir / "lfs")
+    run = ws.recover()
+    assert [item["path"] for item in run.json["workspaces"][0]["kept"]] == ["edited.bin"]
+    assert ws.read("edited.bin") == other

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from gitstate.format.names import number_of
 from tests.states import Loss, dirty, stop_merging
+from tests.support.clock import clock_ahead
 from tests.support.look import look
 from tests.support.losing import lose, wipe
 from tests.support.oracle import Fingerprint, fingerprint
@@ -255,3 +257,62 @@ def test_flag_between_two_saves_of_a_detached_head_is_saved(ws: Workspace) -> No
     lose(ws, Loss.REMOVED, save_quickly(ws))
     recovered_from(ws.recover())
     assert before.diff(fingerprint(ws.path)) == []
+
+
+# -- a clock that was set
+
+YEAR = 365 * 86_400
+
+
+def saved_at(ws: Workspace, ahead: int, text: str, command: str = "save") -> str:
+    """The id of a save, or checkpoint, under a clock that is so far ahead."""
+    ws.write("a.txt", text)
+    with clock_ahead(ws, ahead):
+        made = ws.gitstate(command, "--json")
+    assert made.exit_status == 0, made
+    save_id: str = made.json["save_id"]
+    return save_id
+
+
+def listed(ws: Workspace) -> list[str]:
+    return [item["save_id"] for item in ws.gitstate("log", "--json").json["saves"]]
+
+
+@pytest.mark.parametrize("command", ["save", "checkpoint"])
+@pytest.mark.parametrize("ahead", [0, YEAR, 3600, -YEAR])
+@pytest.mark.parametrize("back", [7200, YEAR])
+def test_newest_save_is_the_one_that_was_made_last_whatever_the_clock_said(
+    ws: Workspace, command: str, ahead: int, back: int
+) -> None:
+    ws.config("gitstate.historyInterval", "0")
+    made = []
+    for number, clock in enumerate((ahead, ahead - back, 0)):
+        made.append(saved_at(ws, clock, f"{number}\n", command))
+        if command == "save":
+            assert ws.recover().exit_status == 0
+    assert listed(ws) == made[::-1]
+    ws.write("a.txt", "other\n")
+    assert ws.gitstate("restore", "latest", "a.txt", "--overwrite").exit_status == 0
+    assert ws.read("a.txt") == b"2\n"
+
+
+@pytest.mark.parametrize("left", [b"", b"another-boot 1\n", b"\0" * 40, b"junk", None])
+def test_numbers_go_on_after_a_power_cut_took_the_file_of_the_last_one(ws: Workspace, left: bytes | None) -> None:
+    """A checkpoint that no other ref holds is counted, too."""
+    made = [saved_at(ws, 0, "1\n"), saved_at(ws, 0, "2\n", "checkpoint")]
+    path = ws.git_dir / "gitstate/save-number"
+    path.unlink()
+    if left is not None:
+        path.write_bytes(left)
+    made.append(saved_at(ws, -7200, "3\n"))
+    assert listed(ws) == made[::-1] and [number_of(name) for name in made] == [1, 2, 3]
+
+
+def test_older_checkpoint_is_not_offered_where_the_clock_was_set_back(ws: Workspace) -> None:
+    """Its work is older than that of a save that was recovered, whatever the time that it tells."""
+    saved_at(ws, 0, "older\n", "checkpoint")
+    saved_at(ws, -7200, "newer\n")
+    assert ws.recover().exit_status == 0 and ws.gitstate("finish").exit_status == 0
+    ws.git("checkout", "-q", "--", "a.txt")
+    again = ws.recover().json["workspaces"][0]
+    assert (again["verdict"], again["hint"]) == ("nothing", None)

@@ -165,3 +165,104 @@ def test_fifo_at_which_git_waits_in_the_worktree_stops_no_save(place: str, ws: W
     ws.git("clean", "-fdq")
     assert recovered_from(ws.recover(), exits=(0, 4))["verdict"] == "restore"
     assert ws.read("deep/new.txt") == b"new\n" and ws.read("a.txt").endswith(b"edited\n")
+
+
+# -- files that the configuration names
+
+
+def _excludes(ws: Workspace, path: Path) -> None:
+    ws.config("core.excludesFile", str(path))
+
+
+def _attributes(ws: Workspace, path: Path) -> None:
+    ws.config("core.attributesFile", str(path))
+
+
+def _moved(to: str) -> Callable[[Workspace, Path], None]:
+    def move(ws: Workspace, path: Path) -> None:
+        place = Path(os.environ["XDG_CONFIG_HOME"] if to.startswith("git/") else os.environ["HOME"], to)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        path.rename(place)
+
+    return move
+
+
+def _included(condition: str, *, globally: bool = False) -> Callable[[Workspace, Path], None]:
+    def include(ws: Workspace, path: Path) -> None:
+        inner = ws.outside / "inner"
+        inner.write_text(f"[user]\n\tname = inner\n[include]\n\tpath = {path}\n")
+        place = ["--global"] if globally else ["--file", str(ws.common_dir / "config")]
+        ws.git("config", *place, condition, inner)
+
+    return include
+
+
+NAMED: dict[str, tuple[Callable[[Workspace, Path], None], int]] = {
+    "excludesFile": (_excludes, 0),
+    "attributesFile": (_attributes, 0),
+    "default_excludes": (_moved("git/ignore"), 0),
+    "default_attributes": (_moved("git/attributes"), 0),
+    "users_configuration": (_moved(".gitconfig"), 0),
+    "users_include": (_included("include.path", globally=True), 0),
+    "users_includeIf": (_included("includeIf.gitdir:/.path", globally=True), 0),
+    "include": (_included("include.path"), 4),
+    "includeIf": (_included("includeIf.gitdir:/.path"), 4),
+}
+
+
+@pytest.fixture
+def own_home(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """The user's configuration is in files by whose usual names git finds it."""
+    home = ws.outside / "home of one"
+    (home / "configuration").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "configuration"))
+    monkeypatch.delenv("GIT_CONFIG_GLOBAL", raising=False)
+    (home / ".gitconfig").write_text("[user]\n\tname = A\n\temail = a@example.invalid\n")
+    return ws
+
+
+@pytest.mark.parametrize("kind", ["a FIFO", "a socket", "a directory"])
+@pytest.mark.parametrize("named", NAMED)
+def test_save_is_made_without_a_file_that_the_configuration_names(kind: str, named: str, own_home: Workspace) -> None:
+    ws, (put, status) = own_home, NAMED[named]
+    ws.append("a.txt", "edited\n")
+    ws.write("new.txt", "new\n")
+    path = ws.outside / "strange"
+    KINDS[kind](path)
+    put(ws, path)
+    run = ws.save("--deadline", "20")
+    assert run.exit_status == status, run
+    for command in ("status", "log"):
+        told = ws.gitstate(command)
+        assert told.exit_status in ((0, 1, 4) if status else (0,)), told
+        assert "Traceback" not in told.stderr
+    if not status:
+        (how,) = re.findall(r"the save was made without it\. Remove it with: (.*)", "\n".join(run.json["warnings"]))
+    else:
+        damaged = ws.recover()
+        assert damaged.exit_status == 4, damaged
+        how = str(damaged.json["workspaces"][0]["hint"]).partition(", then: gitstate ")[0]
+    told = ws.gitstate("doctor")
+    assert told.exit_status == 4 and how in told.text
+    subprocess.run(["sh", "-c", how], cwd="/", check=True, capture_output=True)
+    assert "without it" not in ws.gitstate("doctor").text
+    ws.git("status", "--porcelain")
+    ws.git("reset", "-q", "--hard", "HEAD" if status else "HEAD~1")
+    ws.git("clean", "-fdq")
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    assert ws.read("new.txt") == b"new\n" and ws.read("a.txt").endswith(b"edited\n")
+
+
+def test_what_git_can_read_of_the_users_configuration_still_counts(own_home: Workspace) -> None:
+    ws = own_home
+    fifo = ws.outside / "strange"
+    os.mkfifo(fifo)
+    ws.git("config", "--global", "filter.up.clean", "tr a-z A-Z")
+    ws.git("config", "--global", "include.path", fifo)
+    ws.write(".gitattributes", "*.up filter=up\n")
+    ws.write("x.up", "text\n")
+    saved = saved_from(ws.save())
+    Path(os.environ["HOME"], ".gitconfig").unlink()
+    assert ws.out("show", f"{saved.document['wip_commit']}:x.up") == "TEXT"

@@ -22,7 +22,6 @@ from .head import (
     last_head,
     last_value,
     refused_settings,
-    split_section,
     without_setting,
 )
 
@@ -190,6 +189,8 @@ def lost_backlink(path: bytes, toplevel: bytes | None) -> Damage:
 
 def _look_at_config(common_dir: bytes, found: list[Damage]) -> bytes:
     """The configuration without the lines that git can't read, each of which is added to `found`."""
+    from ..strange import strange_includes, strange_lines, with_absolute_includes
+
     path = os.path.join(common_dir, b"config")
     data = files.read_limited(path, LONGEST) or b""
     if data and not data.strip(b"\0"):
@@ -226,7 +227,11 @@ def _look_at_config(common_dir: bytes, found: list[Damage]) -> bytes:
         what = f"line {at + 1} of {shown(path)} is unreadable"
         found.append(Damage(path, what, f'"${{EDITOR:-vi}}" +{at + 1} {quoted(path)}'))
         lines[at] = b""
-    lines = list(_with_absolute_includes(lines, common_dir))
+    for target, kind, command in strange_includes(path, lines):
+        found.append(Damage(path, f"{shown(path)} includes {os.fsdecode(target)}, which is {kind}", command))
+    strange = strange_lines(path, lines=lines)
+    lines = [b"" if at in strange else line for at, line in enumerate(lines)]
+    lines = list(with_absolute_includes(lines, common_dir))
     with suppress(OSError):
         for key, why in refused_settings(lines):
             # In the repository git ends at the setting, whatever it is asked.
@@ -234,22 +239,6 @@ def _look_at_config(common_dir: bytes, found: list[Damage]) -> bytes:
             found.append(Damage(path, f"git refuses the value of {os.fsdecode(key)} in {shown(path)}: {why}", command))
             lines = without_setting(lines, key)
     return b"\n".join(lines)
-
-
-def _with_absolute_includes(lines: list[bytes], directory: bytes) -> Iterator[bytes]:
-    """Lines of a configuration that name the same files wherever the configuration stands."""
-    inside = False
-    for line in lines:
-        head, rest = split_section(line)
-        if head:
-            inside = head.strip().lower().startswith(b"[include")
-        key, equals, value = rest.partition(b"=")
-        name = value.strip()
-        is_relative = not name.removeprefix(b'"').startswith((b"/", b"~"))
-        if inside and equals and key.strip().lower() == b"path" and name and is_relative:
-            quote_mark = b'"' if name.startswith(b'"') else b""
-            rest = key + equals + b" " + quote_mark + directory + b"/" + name.removeprefix(quote_mark)
-        yield head + rest
 
 
 #: Settings by their type: with a value that it can't read git opens no repository, or reads no file.

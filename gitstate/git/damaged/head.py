@@ -11,6 +11,7 @@ from ...system import files
 from ...system.stdlib import TYPE_CHECKING, suppress
 from ..command import Git, Oid, is_oid
 from ..gitdir import read_head_file
+from ..strange import split_section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,7 +187,8 @@ class _ConfigProbe:
         files.write_new_file(
             os.path.join(self._git_dir, b"HEAD"), (b"ref: refs/heads/main\n",), mode=0o600, durable=False
         )
-        self._git = Git(tree)
+        # What they name may be a FIFO. Git refuses a bad value all the same.
+        self._git = Git(tree, ("-c", "core.excludesFile=", "-c", "core.attributesFile="))
         self._env = {"GIT_DIR": os.fsdecode(self._git_dir), "GIT_WORK_TREE": os.fsdecode(tree)}
 
     def ask(self, lines: list[bytes]) -> bytes:
@@ -225,12 +227,3 @@ def without_setting(lines: list[bytes], key: bytes) -> list[bytes]:
 def _sets(line: bytes, key: bytes) -> bool:
     """Whether a line of the configuration sets a key, by the last part of its name: sections are not looked at."""
     return split_section(line)[1].partition(b"=")[0].strip().lower() == key.rpartition(b".")[2].lower()
-
-
-def split_section(line: bytes) -> tuple[bytes, bytes]:
-    """What a line of the configuration has of a section's name, with its brackets, and what comes after that."""
-    if not line.lstrip().startswith(b"["):
-        return b"", line
-    close = b'"]' if b'"' in line.partition(b"]")[0] else b"]"
-    head, end, rest = line.partition(close)
-    return head + end, rest

@@ -202,6 +202,17 @@ def why_strange(path: bytes, strange: StrangeFile) -> NotAWorkspace:
     return NotAWorkspace(f"{name}: {shown(strange.path)} is {kind}; nothing was changed", hint=hint)
 
 
+def way_without(git: Git, key: str, path: bytes) -> str:
+    """The command after which git no longer reads what the setting `key` names, or what is at `path` by default."""
+    argv = ("config", "--show-origin", "-z", "--get-all", key)
+    found = git.run(*argv, ok_codes=(0, 1)).split(b"\0")[:-1][::2]
+    origins = [origin.partition(b":")[2] for origin in found if origin.startswith(b"file:")]
+    if not origins:
+        return f"mv {quote(os.fsdecode(path))} {quote(os.fsdecode(path))}.aside"
+    place = quote(os.fsdecode(os.path.join(git.directory, origins[-1])))
+    return f"git -C / config --file {place} --unset-all {key}"
+
+
 def _mend_line(said: str, path: bytes) -> str:
     """How to edit the line of a configuration file that git can't read: `bad config line N in file F`."""
     words = said.partition(" in file ")
