@@ -52,8 +52,8 @@ def strange_lines(path: bytes, depth: int = 0, *, lines: list[bytes] | None = No
         kind = strange_kind(target)
         if kind:
             found[number] = target, kind
-        elif depth < _DEEPEST:
-            found |= dict.fromkeys([number], *list(strange_lines(target, depth + 1).values())[:1])
+        elif depth < _DEEPEST and (deeper := strange_lines(target, depth + 1)):
+            found[number] = next(iter(deeper.values()))
     return found
 
 
