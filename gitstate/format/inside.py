@@ -55,6 +55,8 @@ class HeldRepository(Record):
     """Settings that name no program and hold no secret; the URLs of remotes without a password."""
     is_cut: bool
     """Whether what its remotes have of the history is not held."""
+    needs: tuple[Oid, ...]
+    """Commits on which the rest stands and whose files are too large to be held: a remote has them; empty as a rule."""
     sizes: tuple[int, ...]
     """Bytes of each pack, in the order in which they are numbered."""
 
@@ -64,8 +66,8 @@ class HeldRepository(Record):
             name: getattr(self, name) for name in ("workspace_id", "object_format", "is_submodule", "is_cut", "head")
         }
         pairs = {name: [list(pair) for pair in getattr(self, name)] for name in ("refs", "settings")}
-        numbers = {"shallow": list(self.shallow), "sizes": list(self.sizes)}
-        return dumps({"format": FORMAT, **path_to_json(self.path), **value, **pairs, **numbers})
+        lists = {name: list(getattr(self, name)) for name in ("shallow", "needs", "sizes")}
+        return dumps({"format": FORMAT, **path_to_json(self.path), **value, **pairs, **lists})
 
 
 class Held(Record):
@@ -133,6 +135,7 @@ def _read_one(reader: ObjectReader, tree: Tree, oid: Oid) -> Held:
         tuple(_checked(item, is_oid(item)) for item in _list(value["shallow"], MOST_REFS)),
         tuple(_pair(item) for item in _list(value["settings"], MOST_SETTINGS)),
         value["is_cut"] is True,
+        tuple(_checked(item, is_oid(item)) for item in _list(value["needs"], MOST_REFS)),
         tuple(_checked(item, isinstance(item, int) and item > 0) for item in _list(value["sizes"], MOST_PACKS)),
     )
     return Held(record, oid, {name: leaf for name, leaf in files.items() if leaf.mode in (REGULAR, DIRECTORY)})

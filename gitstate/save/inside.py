@@ -47,7 +47,7 @@ from ..system.stdlib import TYPE_CHECKING, suppress
 from .request import until_collected
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from ..format.inside import Held
     from ..git.command import Oid
@@ -70,7 +70,8 @@ _PACK = (
     *("pack-objects", "--revs", "--stdout", "--quiet", "--delta-base-offset", "--window=0", "--compression=1"),
 )
 _TOO_LATE = "there was no time for it"
-_TOO_MUCH = f"it has more than {MOST >> 20} MiB that its remotes do not have"
+#: A part of it is held: how a reason begins.
+_IN_PART = "this repository holds only what no remote has of it: the rest"
 
 
 class InsideHolder:
@@ -105,7 +106,8 @@ class InsideHolder:
             return
         left_out[:] = [item for item in left_out if (item.path, item.reason) != (path, SAVED_INSIDE)]
         if why:
-            left_out.append(LeftOut(path, f"{SAVED_INSIDE}; this repository does not hold it: {why}"[:1000], False))
+            words = why if why.startswith(_IN_PART) else f"this repository does not hold it: {why}"
+            left_out.append(LeftOut(path, f"{SAVED_INSIDE}; {words}"[:1000], False))
 
     def _hold(self, path: bytes, inside: Repository | None, seconds: float) -> str | None:
         """As `_note` takes it."""
@@ -119,8 +121,9 @@ class InsideHolder:
             return _TOO_LATE
         deadline = Deadline(seconds)
         try:
-            self._entries[path] = _Packer(self._builder, inside, self._before.get(path), deadline).hold(path)
-            return ""
+            packer = _Packer(self._builder, inside, self._before.get(path), deadline)
+            self._entries[path] = packer.hold(path)
+            return f"{_IN_PART} has more than {MOST >> 20} MiB" if packer.needs_more else ""
         except TooLate:
             return _TOO_LATE
         except (GitstateError, OSError, ValueError) as error:
@@ -167,6 +170,8 @@ class _Packer:
         self._git = self._inside.git
         self._before = before
         self._deadline = deadline
+        #: Whether what is held needs commits that are not.
+        self.needs_more = False
 
     def hold(self, path: bytes) -> Leaf:
         """The directory that holds it now. Raises TooLate, GitstateError, OSError, ValueError."""
@@ -177,10 +182,7 @@ class _Packer:
         is_submodule = not self._inside.git_dir.startswith(os.path.join(self._inside.toplevel, b""))
         commit = found.get(head, head if not head.startswith("refs/") else None)
         shallow = (files.read_limited(os.path.join(self._inside.git_dir, b"shallow"), 4 << 20) or b"").decode("ascii")
-        is_cut = self._is_large(found)
-        if is_cut:
-            found, shallow = self._without_remote(found, commit, shallow)
-        record = HeldRepository(
+        whole = HeldRepository(
             path,
             own,
             self._inside.object_format,
@@ -189,25 +191,28 @@ class _Packer:
             tuple(sorted(found.items())),
             tuple(sorted(shallow.split())),
             self._settings(),
-            is_cut,
-            (),
+            is_cut=False,
+            needs=(),
+            sizes=(),
         )
-        before = self._before
-        if before is not None and record._replace(sizes=before.record.sizes) == before.record and self._same_info():
-            return Leaf(DIRECTORY, before.tree)
-        try:
-            return self._packed(record, commit, MOST if is_cut else WHOLE)
-        except _TooLarge:
-            if is_cut:
-                raise GitstateError(_TOO_MUCH) from None
-        found, shallow = self._without_remote(found, commit, shallow)
-        record = record._replace(refs=tuple(sorted(found.items())), shallow=tuple(sorted(shallow.split())), is_cut=True)
-        if before is not None and record._replace(sizes=before.record.sizes) == before.record and self._same_info():
-            return Leaf(DIRECTORY, before.tree)
-        try:
-            return self._packed(record, commit, MOST)
-        except _TooLarge:
-            raise GitstateError(_TOO_MUCH) from None
+        if not self._is_large(found):
+            with suppress(_TooLarge):
+                return self._packed(whole, commit, WHOLE)
+        kept, local, ends = self._without_remote(found, commit)
+        cut = {*ends, *(oid for oid in whole.shallow if oid in local)}
+        record = whole._replace(refs=tuple(sorted(kept.items())), shallow=tuple(sorted(cut)), is_cut=True)
+        tips = sorted({*kept.values(), *([commit] if commit else [])})
+        if self._size_on_disk([f"{oid}^{{tree}}" for oid in ends]) > MOST:
+            record = record._replace(needs=tuple(sorted(ends)))
+        if self._size_on_disk([*tips, *(f"^{oid}" for oid in ends)]) <= MOST:
+            with suppress(_TooLarge):
+                return self._packed(record, commit, MOST)
+        raise GitstateError(f"it has more than {MOST >> 20} MiB that its remotes do not have")
+
+    def _size_on_disk(self, asked: Sequence[str]) -> int:
+        """The bytes of these objects and all that they reach, as git keeps them."""
+        lines = "".join(f"{line}\n" for line in asked).encode("ascii")
+        return int(self._run("rev-list", "--objects", "--disk-usage", "--stdin", input=lines)) if asked else 0
 
     def _run(self, *args: str, input: bytes = b"") -> bytes:
         return self._git.run(*args, input=input, timeout=self._deadline.left())
@@ -239,21 +244,22 @@ class _Packer:
                 size += entry.stat(follow_symlinks=False).st_size if entry.name.endswith(b".pack") else 0
         return size > WHOLE
 
-    def _without_remote(self, found: dict[str, Oid], commit: Oid | None, shallow: str) -> tuple[dict[str, Oid], str]:
-        """The refs that are held of a large repository, and the commits whose parents are not, as in `shallow`."""
+    def _without_remote(
+        self, found: dict[str, Oid], commit: Oid | None
+    ) -> tuple[dict[str, Oid], Collection[Oid], Collection[Oid]]:
+        """The refs that are held of a large repository, the commits that no remote has, and those they stand on."""
         remote = ("refs/remotes/", "refs/tags/")
         tips = {oid for ref, oid in found.items() if not ref.startswith(remote)} | ({commit} if commit else set())
-        most = f"--max-count={_MOST_COMMITS}"
         there = {oid for ref, oid in found.items() if ref.startswith("refs/remotes/")}
         asked = "".join(f"{line}\n" for line in [*sorted(tips), *(f"^{oid}" for oid in sorted(there))]).encode("ascii")
+        most = f"--max-count={_MOST_COMMITS}"
         listed = self._run("rev-list", "--parents", most, "--stdin", input=asked).decode("ascii").split("\n")[:-1]
         if len(listed) == _MOST_COMMITS:
             raise GitstateError("too many of its commits are in no remote")
         local = {line.split(" ", 1)[0] for line in listed}
         parents = {parent for line in listed for parent in line.split(" ")[1:]}
         ends = (parents | ({commit} if commit else set())) - local
-        kept = {ref: oid for ref, oid in found.items() if oid in local or oid in ends}
-        return kept, " ".join([*ends, *(oid for oid in shallow.split() if oid in local)])
+        return {ref: oid for ref, oid in found.items() if oid in local or oid in ends}, local, ends
 
     def _settings(self) -> tuple[tuple[str, str], ...]:
         out = self._run("config", "--local", "--no-includes", "--list", "-z")
@@ -279,6 +285,9 @@ class _Packer:
     def _packed(self, record: HeldRepository, commit: Oid | None, limit: int) -> Leaf:
         """Pack what is not held yet. Raises as `hold` does, and _TooLarge."""
         builder, before = self._builder, self._before
+        self.needs_more = bool(record.needs)
+        if before is not None and record._replace(sizes=before.record.sizes) == before.record and self._same_info():
+            return Leaf(DIRECTORY, before.tree)
         sizes: list[int] = []
         packs: dict[bytes, Leaf] = {}
         held: Iterable[Oid] = ()
@@ -286,9 +295,13 @@ class _Packer:
             sizes = [*before.record.sizes]
             packs = builder.trees.tree(before.files[PACKS].oid).leaves()
             held = self._existing(before.record)
-            record = record._replace(shallow=tuple(sorted({*record.shallow, *before.record.shallow})))
+            record = record._replace(
+                shallow=tuple(sorted({*record.shallow, *before.record.shallow})),
+                needs=tuple(sorted({*record.needs, *before.record.needs})),
+            )
         tips = {*dict(record.refs).values(), *([commit] if commit else [])}
-        asked = [f"--shallow {oid}" for oid in record.shallow] + sorted(tips) + [f"^{oid}" for oid in held]
+        cut = [f"--shallow {oid}" for oid in record.shallow if oid not in record.needs]
+        asked = [*cut, *sorted(tips), *(f"^{oid}" for oid in (*held, *record.needs))]
         leaf, size = self._pack("".join(f"{line}\n" for line in asked).encode("ascii"), limit - sum(sizes))
         if leaf is not None:
             packs[b"%d" % len(sizes)] = leaf
@@ -359,6 +372,7 @@ def _continues(before: HeldRepository, record: HeldRepository) -> bool:
     """Whether one more pack is enough: else all is packed anew, and the packs of before need not be kept."""
     first, *more = before.sizes or (0,)
     same = (before.workspace_id, before.object_format) == (record.workspace_id, record.object_format)
+    same = same and bool(record.needs or not before.needs)
     return same and 0 < len(before.sizes) < MOST_PACKS and sum(more) <= max(first, _LITTLE)
 
 

@@ -17,6 +17,8 @@ from gitstate.recover.act.nested import NestedRecovery
 from gitstate.recover.recover import recover
 from gitstate.recover.request import RecoverRequest
 from gitstate.save.inside import kept_setting
+from gitstate.save.request import SaveRequest
+from gitstate.save.save import save
 from tests.support.oracle import Fingerprint, fingerprint
 from tests.support.workspace import Workspace, run_git
 
@@ -220,6 +222,71 @@ def test_what_a_remote_has_of_a_large_repository_is_not_held(
     subprocess.run(word.partition(": ")[2], shell=True, check=True, capture_output=True)
     assert len(back.out("rev-list", "HEAD").split()) == count
     assert back.out("rev-parse", "origin/main") == run_git(origin, "rev-parse", "main").decode().strip()
+
+
+def make_large(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An upstream whose files are too large to be held."""
+    origin = upstream(ws)
+    (origin / "large").write_bytes(os.urandom(2 << 20))
+    run_git(origin, "add", "-A")
+    run_git(origin, "commit", "-q", "-m", "large")
+    monkeypatch.setattr("gitstate.save.inside.WHOLE", 1 << 20)
+    monkeypatch.setattr("gitstate.save.inside.MOST", 1 << 20)
+    return origin
+
+
+def test_of_a_too_large_repository_what_no_remote_has_is_held(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remote gives the rest, and the save is added to that."""
+    origin = make_large(ws, monkeypatch)
+    run_git(ws.outside, "clone", "-q", origin, ws.path / "lib")
+    inner = work_in(Workspace(ws.path / "lib", ws.outside))
+    before = state_of(inner)
+    done = save(os.fsencode(ws.path), SaveRequest())
+    [item] = done.left_out
+    assert (item.path, item.lost, done.incomplete) == (b"lib", False, False)
+    assert item.reason.endswith("this repository holds only what no remote has of it: the rest has more than 1 MiB")
+    assert sum(held(ws, "lib")["sizes"]) < 10_000
+    inner.write("later.txt", "later\n")
+    before = state_of(inner)
+    assert save(os.fsencode(ws.path), SaveRequest()).result in ("saved", "unchanged")
+    run = wiped(ws).recover()
+    assert run.exit_status == 4, run
+    [reason] = [
+        item["reason"] for item in run.json["workspaces"][0]["left_out"] if "could not be made" in item["reason"]
+    ]
+    clone, recovery = reason.partition("get it with: ")[2].split(" && ")
+    subprocess.run(clone, shell=True, check=True, capture_output=True)
+    run = ws.gitstate(*shlex.split(recovery)[1:], "--json")
+    assert run.exit_status == 4, run
+    [reason] = [item["reason"] for item in run.json["workspaces"][0]["left_out"] if "was added" in item["reason"]]
+    checkout, recovery = reason.partition("it was added to it: ")[2].split(" && ")
+    subprocess.run(checkout, shell=True, check=True, capture_output=True)
+    run = inner.gitstate(*shlex.split(recovery)[3:], "--json")
+    assert run.exit_status == 0, run
+    assert before[0].diff(fingerprint(inner.path)) == []
+    assert inner.out("rev-parse", "topic") == before[1]["refs/heads/topic"]
+
+
+def test_too_large_submodule_of_a_removed_worktree_comes_back_by_that_of_the_main_one(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = make_large(ws, monkeypatch)
+    ws.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(origin), "sub")
+    ws.commit("submodule")
+    run_git(ws.path, "worktree", "add", "-q", "-b", "agent/two", tmp_path / "linked")
+    linked = Workspace(tmp_path / "linked", ws.outside, main=ws.path)
+    linked.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "update", "--init")
+    sub = work_in(Workspace(linked.path / "sub", ws.outside))
+    before = state_of(sub)
+    assert save(os.fsencode(linked.path), SaveRequest()).result == "saved"
+    assert held(ws, "sub")["needs"]
+    run_git(ws.path, "worktree", "remove", "--force", linked.path)
+    run = ws.recover("--into", str(tmp_path / "again"))
+    assert run.exit_status == 0, run
+    back = Workspace(tmp_path / "again" / "sub", ws.outside)
+    assert before[0].diff(fingerprint(back.path)) == []
+    assert state_of(back)[2] == before[2]
+    back.git("fsck")
 
 
 def held(ws: Workspace, path: str) -> dict[str, Any]:
