@@ -62,6 +62,8 @@ def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
     """
     repository, record = workspace.repository, held.record
     source = None if name is None else os.path.join(repository.common_dir, b"modules", os.fsencode(name))
+    if source is not None and not _is_below(source, os.path.join(repository.common_dir, b"modules")):
+        source = None
     if record.needs and (source is None or not os.path.isdir(os.path.join(source, b"objects"))):
         raise GitstateError("what no remote has of it is held; the rest was too large")
     workspace.disk.make_directory(record.path)

@@ -407,6 +407,36 @@ def test_save_is_added_to_a_repository_that_was_cloned_again(ws: Workspace) -> N
     assert inner.out("rev-parse", "topic") == before[1]["refs/heads/topic"]
 
 
+def test_push_says_that_it_does_not_send_what_is_held(ws: Workspace) -> None:
+    """A pack may hold secrets that no scanner sees."""
+    run_git(ws.outside, "init", "-q", "--bare", "remote.git")
+    ws.git("remote", "add", "away", str(ws.outside / "remote.git"))
+    a_clone(ws)
+    assert ws.save().exit_status == 0
+    run = ws.gitstate("push", "away", "--json")
+    assert run.exit_status == 0, run
+    [item] = run.json["not_sent"]
+    assert item["ref"].startswith("refs/gitstate/inside/") and item["held_back"]
+    assert "the repositories inside the workspace are not sent" in item["reason"]
+    assert b"inside" not in run_git(ws.outside / "remote.git", "for-each-ref", "--format=%(refname)")
+
+
+@pytest.mark.parametrize("name", ["../../../x", "a/../../..", ""])
+def test_name_of_a_submodule_leads_to_no_other_place(name: str, ws: Workspace) -> None:
+    """`.gitmodules` was written by who worked in the workspace."""
+    inner = a_submodule(ws)
+    before = state_of(inner)
+    assert ws.save().exit_status == 0
+    wiped_with_modules(ws)
+    there = sorted(ws.path.parent.iterdir())
+    hostile = f'[submodule "{name}"]\n\tpath = sub\n\turl = ../x\n'
+    ws.write(".gitmodules", hostile)
+    assert ws.recover().exit_status in (0, 4)
+    assert before[0].diff(fingerprint(inner.path)) == []
+    assert sorted(ws.path.parent.iterdir()) == there
+    assert (inner.path / ".git").is_dir()
+
+
 def test_what_is_held_goes_with_the_save(ws: Workspace) -> None:
     inner = a_clone(ws)
     ws.append("a")
