@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from ..errors import CorruptSave, GitError, GitstateError
-from ..format.inside import INFO, PACKS, held_for
+from ..format.inside import HELD_FILES, PACKS, held_for
 from ..format.names import give_workspace_id, marker_ref, save_ref
 from ..git import refs
 from ..git.command import Git
@@ -162,12 +162,6 @@ def _fill(workspace: Workspace, held: Held, git_dir: bytes, worktree: bytes | No
             # A name that git does not accept.
             with suppress(GitError):
                 _set(git_dir, key, value)
-    files.make_directory(os.path.join(git_dir, b"info"), top=git_dir)
-    for name in INFO:
-        leaf = held.files.get(name)
-        content = None if leaf is None else workspace.reader.contents([leaf.oid], 1 << 20)[0]
-        if content is not None:
-            files.write_atomic(os.path.join(git_dir, b"info", name), content[1], mode=0o644, staging=git_dir)
     add_objects(workspace, held, git)
     if record.needs and source is not None:
         _borrow(source, git, record.needs)
@@ -175,12 +169,19 @@ def _fill(workspace: Workspace, held: Held, git_dir: bytes, worktree: bytes | No
         lines = b"".join(b"%s\n" % oid.encode("ascii") for oid in record.shallow)
         files.write_atomic(os.path.join(git_dir, b"shallow"), lines, mode=0o644, staging=git_dir)
     git.run("update-ref", "--stdin", input=b"".join(b"create %s %s\n" % _encoded(*ref) for ref in record.refs))
+    # After the refs: git adds a line to a log of stashes that is there.
+    for name, place in HELD_FILES.items():
+        leaf = held.files.get(name)
+        content = None if leaf is None else workspace.reader.contents([leaf.oid], 1 << 20)[0]
+        if content is not None:
+            files.make_directory(os.path.join(git_dir, os.path.dirname(place)), top=git_dir)
+            files.write_atomic(os.path.join(git_dir, place), content[1], mode=0o644, staging=git_dir)
     if record.head.startswith("refs/"):
         git.run("symbolic-ref", "HEAD", record.head)
     else:
         git.run("update-ref", "--no-deref", "HEAD", record.head)
     # What a pack lacks would be found out when it is needed.
-    git.run("rev-list", "--objects", "--quiet", "--all", timeout=_SECONDS)
+    git.run("rev-list", "--objects", "--quiet", "--all", "--reflog", timeout=_SECONDS)
     if worktree is not None:
         # From here on git works only at its last place.
         _set(git_dir, "core.worktree", os.fsdecode(worktree))

@@ -95,6 +95,12 @@ def _make_again(
         save_id = named[path]
         if one is None or (one.record.is_submodule and save_id is not None and _place_with(workspace, save_id)):
             continue
+        if one.record.elsewhere is not None:
+            place = quote(text_to_json(os.fsdecode(os.path.join(top, path))))
+            named_save = f" --save {save_id}" if save_id else ""
+            command = f"gitstate -C {quote(one.record.elsewhere)} recover{named_save} --into {place}"
+            failed[path] = f"it was a worktree of another repository, which has its save: {command}"
+            continue
         name = registered.get(path) if one.record.is_submodule else None
         try:
             make_again(workspace, one, name)

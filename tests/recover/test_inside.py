@@ -407,6 +407,41 @@ def test_save_is_added_to_a_repository_that_was_cloned_again(ws: Workspace) -> N
     assert inner.out("rev-parse", "topic") == before[1]["refs/heads/topic"]
 
 
+@pytest.mark.parametrize("lose", [wiped, cloned])
+def test_all_stashes_come_back(lose: Callable[[Workspace], Workspace], ws: Workspace) -> None:
+    """Git has no ref for those under the newest."""
+    inner = a_clone(ws)
+    for number in range(3):
+        inner.append("f.txt", f"{number}\n")
+        inner.git("stash", "-q")
+    stashes = inner.out("stash", "list", "--format=%H %gs")
+    assert len(stashes.splitlines()) == 3
+    assert ws.save().exit_status == 0
+    there = lose(ws)
+    assert there.recover().exit_status == 0
+    back = Workspace(there.path / "vendor/lib", ws.outside)
+    assert back.out("stash", "list", "--format=%H %gs") == stashes
+    back.git("stash", "show", "-p", "stash@{2}")
+
+
+def test_worktree_of_another_repository_is_named_with_the_command_that_brings_it_back(ws: Workspace) -> None:
+    origin = upstream(ws)
+    run_git(origin, "worktree", "add", "-q", "-b", "other", ws.path / "other")
+    inner = Workspace(ws.path / "other", ws.outside)
+    inner.append("f.txt", "edited\n")
+    before = fingerprint(inner.path)
+    assert ws.save().exit_status == 0
+    wiped(ws)
+    run = ws.recover()
+    assert run.exit_status == 4, run
+    [reason] = [item["reason"] for item in run.json["workspaces"][0]["left_out"] if item["path"] == "other"]
+    words = "it was a worktree of another repository, which has its save: "
+    assert reason.startswith(words)
+    run = ws.gitstate(*shlex.split(reason.removeprefix(words))[1:])
+    assert run.exit_status == 0, run
+    assert before.diff(fingerprint(inner.path)) == []
+
+
 def test_push_says_that_it_does_not_send_what_is_held(ws: Workspace) -> None:
     """A pack may hold secrets that no scanner sees."""
     run_git(ws.outside, "init", "-q", "--bare", "remote.git")
