@@ -2,8 +2,9 @@
 
 The commit behind a ref `refs/gitstate/inside/…` has a tree with one directory for each repository: `N/repository.json`,
 `N/packs/K` (packs of the repository's own objects, as blobs: nothing in them can be taken for an object of the
-repository around it), `N/exclude` and `N/attributes` (its files below `info/`). All of it was written by who worked in
-that repository: types, sizes, names and paths are checked before use, and no setting that may name a program is held.
+repository around it), and a few files of its git directory, `N/exclude`, `N/attributes` and `N/stash`. All of it was
+written by who worked in that repository: types, sizes, names and paths are checked before use, and no setting that may
+name a program is held.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 RECORD, PACKS = b"repository.json", b"packs"
-#: Files below `info/` that decide how git treats files.
-INFO = (b"exclude", b"attributes")
+#: Files of a git directory that are held too: how git treats files, and which stashes there are.
+HELD_FILES = {b"exclude": b"info/exclude", b"attributes": b"info/attributes", b"stash": b"logs/refs/stash"}
 #: A record of more bytes, or names, is not read.
 MOST_RECORD, MOST_REFS, MOST_SETTINGS = 4 << 20, 20_000, 200
 #: So many repositories are held of one workspace.
 MOST_HELD = 100
 #: A repository is held in so many packs at most: then all of it is packed anew.
 MOST_PACKS = 12
+#: The fields of a record that are JSON as they are.
+_PLAIN = ("workspace_id", "object_format", "is_submodule", "is_cut", "head", "elsewhere")
 
 
 class HeldRepository(Record):
@@ -55,17 +58,19 @@ class HeldRepository(Record):
     """Settings that name no program and hold no secret; the URLs of remotes without a password."""
     is_cut: bool
     """Whether what its remotes have of the history is not held."""
+    needs: tuple[Oid, ...]
+    """Commits on which the rest stands and whose files are too large to be held: a remote has them; empty as a rule."""
+    elsewhere: str | None
+    """Where the repository is whose worktree it is, and which has its saves: then no object is held; else None."""
     sizes: tuple[int, ...]
     """Bytes of each pack, in the order in which they are numbered."""
 
     def to_bytes(self) -> bytes:
         """The content of repository.json."""
-        value = {
-            name: getattr(self, name) for name in ("workspace_id", "object_format", "is_submodule", "is_cut", "head")
-        }
+        value = {name: getattr(self, name) for name in _PLAIN}
         pairs = {name: [list(pair) for pair in getattr(self, name)] for name in ("refs", "settings")}
-        numbers = {"shallow": list(self.shallow), "sizes": list(self.sizes)}
-        return dumps({"format": FORMAT, **path_to_json(self.path), **value, **pairs, **numbers})
+        lists = {name: list(getattr(self, name)) for name in ("shallow", "needs", "sizes")}
+        return dumps({"format": FORMAT, **path_to_json(self.path), **value, **pairs, **lists})
 
 
 class Held(Record):
@@ -120,7 +125,7 @@ def _read_one(reader: ObjectReader, tree: Tree, oid: Oid) -> Held:
     files = tree.leaves()
     content = reader.contents([files[RECORD].oid], MOST_RECORD)[0]
     value = loads(None if content is None else content[1], MOST_RECORD, "the record")
-    if value["format"] != FORMAT or files[PACKS].mode != DIRECTORY:
+    if value["format"] != FORMAT:
         raise BadJson("the record is of another format")
     head = value["head"]
     record = HeldRepository(
@@ -133,6 +138,8 @@ def _read_one(reader: ObjectReader, tree: Tree, oid: Oid) -> Held:
         tuple(_checked(item, is_oid(item)) for item in _list(value["shallow"], MOST_REFS)),
         tuple(_pair(item) for item in _list(value["settings"], MOST_SETTINGS)),
         value["is_cut"] is True,
+        tuple(_checked(item, is_oid(item)) for item in _list(value["needs"], MOST_REFS)),
+        _checked(value["elsewhere"], isinstance(value["elsewhere"], str | None)),
         tuple(_checked(item, isinstance(item, int) and item > 0) for item in _list(value["sizes"], MOST_PACKS)),
     )
     return Held(record, oid, {name: leaf for name, leaf in files.items() if leaf.mode in (REGULAR, DIRECTORY)})

@@ -13,7 +13,17 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import GitError, GitstateError
 from ..format.fetched import Fetched, fetched_saves
-from ..format.names import CHECKPOINTS, CONVERSATIONS, NOTES, PENDING, SAVES, parse_ref, remote_name, workspace_id
+from ..format.names import (
+    CHECKPOINTS,
+    CONVERSATIONS,
+    INSIDE,
+    NOTES,
+    PENDING,
+    SAVES,
+    parse_ref,
+    remote_name,
+    workspace_id,
+)
 from ..git import refs
 from ..git.command import Git, Oid, try_in_halves
 from ..git.repository import Repository, hooks_path
@@ -69,10 +79,14 @@ def push(
         going = {ref: oid for ref, oid in going.items() if ref not in sender.refused}
         if notes is not None and (reason := _push_notes(repository, sender)) is not None:
             not_sent.append(NotSent(NOTES, reason, False))
+    sent = {ref.removeprefix(SAVES) for ref in going if ref.startswith(SAVES)}
+    inside = refs.list_refs(git, INSIDE) if sent else {}
+    not_sent += [NotSent(ref, _INSIDE, True) for ref in inside if ref.removeprefix(INSIDE) in sent]
     held = sum(ref.startswith(SAVES) for ref, oid in mine.items() if theirs.get(ref) == oid)
     return exchange(remote, going, done=done, notes=notes is not None, not_sent=not_sent, held=held)
 
 
+_INSIDE = "the repositories inside the workspace are not sent with its save: push their branches to their own remotes"
 _IN_THE_WAY = "another save is pending there under the name of this workspace: gitstate fetch, then gitstate recover"
 
 

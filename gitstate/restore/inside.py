@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 
 from ..errors import CorruptSave, GitError, GitstateError
-from ..format.inside import INFO, PACKS, held_for
-from ..format.names import give_workspace_id, save_ref
+from ..format.inside import HELD_FILES, PACKS, held_for
+from ..format.names import give_workspace_id, marker_ref, save_ref
 from ..git import refs
 from ..git.command import Git
 from ..git.refs import RefUpdate
@@ -22,7 +22,7 @@ from ..workspace.ownership import give_back
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..format.inside import Held
+    from ..format.inside import Held, HeldRepository
     from ..format.manifest import Save
     from ..git.command import Oid
     from .paths import Workspace
@@ -61,6 +61,11 @@ def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
     Raises GitstateError, OSError.
     """
     repository, record = workspace.repository, held.record
+    source = None if name is None else os.path.join(repository.common_dir, b"modules", os.fsencode(name))
+    if source is not None and not _is_below(source, os.path.join(repository.common_dir, b"modules")):
+        source = None
+    if record.needs and (source is None or not os.path.isdir(os.path.join(source, b"objects"))):
+        raise GitstateError("what no remote has of it is held; the rest was too large")
     workspace.disk.make_directory(record.path)
     full = os.path.join(os.path.realpath(repository.toplevel), record.path)
     if os.path.realpath(full) != full:
@@ -75,7 +80,7 @@ def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
         files.make_directory(os.path.dirname(store), top=repository.git_dir)
         unfinished = os.path.join(repository.own, b"inside.unfinished")
         files.remove_tree(unfinished)
-    _fill(workspace, held, unfinished, None if store is None else os.path.relpath(full, store))
+    _fill(workspace, held, unfinished, None if store is None else os.path.relpath(full, store), source)
     made = Repository(full, unfinished, unfinished, record.object_format, {}, Git(full))
     files.make_directory(made.own, top=unfinished)
     # It is the same workspace: its pending save is its own.
@@ -89,6 +94,17 @@ def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
         link = b"gitdir: %s\n" % os.path.relpath(store, full)
         files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)
     give_back(repository, full, *([store] if store is not None else []))
+
+
+def newest_save(record: HeldRepository) -> tuple[str, Oid] | None:
+    """Id and archive of the save that was pending in a repository; None where none was.
+
+    It may be newer than the one that the save around it names: that holds all still where only this one is new.
+    """
+    known, saves = dict(record.refs), save_ref(record.workspace_id, "")
+    marker = known.get(marker_ref(record.workspace_id))
+    named = [ref.removeprefix(saves) for ref, oid in known.items() if oid == marker and ref.startswith(saves)]
+    return None if marker is None or not named else (named[0], marker)
 
 
 def add_save(workspace: Workspace, held: Held, inside: Repository, save_id: str, archive: Oid) -> bool:
@@ -129,8 +145,11 @@ def _is_below(path: bytes, directory: bytes) -> bool:
     return os.path.realpath(path).startswith(os.path.join(os.path.realpath(directory), b""))
 
 
-def _fill(workspace: Workspace, held: Held, git_dir: bytes, worktree: bytes | None) -> None:
-    """Make the git directory. `worktree` is where that is, relative to its last place; None for the one around it."""
+def _fill(workspace: Workspace, held: Held, git_dir: bytes, worktree: bytes | None, source: bytes | None) -> None:
+    """Make the git directory. `worktree` is where that is, relative to its last place; None for the one around it.
+
+    From the git directory `source` come the commits that it needs and that are not held.
+    """
     record = held.record
     init = ("init", "--quiet", "--bare", "--template=", f"--object-format={record.object_format}", "--", git_dir)
     workspace.git.run(*init, env={"GIT_DEFAULT_REF_FORMAT": "files"})
@@ -143,26 +162,43 @@ def _fill(workspace: Workspace, held: Held, git_dir: bytes, worktree: bytes | No
             # A name that git does not accept.
             with suppress(GitError):
                 _set(git_dir, key, value)
-    files.make_directory(os.path.join(git_dir, b"info"), top=git_dir)
-    for name in INFO:
-        leaf = held.files.get(name)
-        content = None if leaf is None else workspace.reader.contents([leaf.oid], 1 << 20)[0]
-        if content is not None:
-            files.write_atomic(os.path.join(git_dir, b"info", name), content[1], mode=0o644, staging=git_dir)
     add_objects(workspace, held, git)
+    if record.needs and source is not None:
+        _borrow(source, git, record.needs)
     if record.shallow:
         lines = b"".join(b"%s\n" % oid.encode("ascii") for oid in record.shallow)
         files.write_atomic(os.path.join(git_dir, b"shallow"), lines, mode=0o644, staging=git_dir)
     git.run("update-ref", "--stdin", input=b"".join(b"create %s %s\n" % _encoded(*ref) for ref in record.refs))
+    # After the refs: git adds a line to a log of stashes that is there.
+    for name, place in HELD_FILES.items():
+        leaf = held.files.get(name)
+        content = None if leaf is None else workspace.reader.contents([leaf.oid], 1 << 20)[0]
+        if content is not None:
+            files.make_directory(os.path.join(git_dir, os.path.dirname(place)), top=git_dir)
+            files.write_atomic(os.path.join(git_dir, place), content[1], mode=0o644, staging=git_dir)
     if record.head.startswith("refs/"):
         git.run("symbolic-ref", "HEAD", record.head)
     else:
         git.run("update-ref", "--no-deref", "HEAD", record.head)
     # What a pack lacks would be found out when it is needed.
-    git.run("rev-list", "--objects", "--quiet", "--all", timeout=_SECONDS)
+    git.run("rev-list", "--objects", "--quiet", "--all", "--reflog", timeout=_SECONDS)
     if worktree is not None:
         # From here on git works only at its last place.
         _set(git_dir, "core.worktree", os.fsdecode(worktree))
+
+
+def _borrow(source: bytes, git: Git, commits: Sequence[Oid]) -> None:
+    """Add commits of another repository with their files, and nothing of their history. Raises GitError."""
+    asked = "".join(f"--shallow {oid}\n{oid}\n" for oid in commits).encode("ascii")
+    other = Git(source, ("--git-dir=.", "--work-tree=.", "-c", "core.commitGraph=false"))
+    reading = other.start("pack-objects", "--revs", "--stdout", "--quiet", "--delta-base-offset")
+    reading.end_input(asked)
+    writing = git.start("index-pack", "--stdin")
+    with suppress(BrokenPipeError):
+        while data := os.read(reading.stdout.fileno(), 1 << 20):
+            writing.stdin.write(data)
+    other.finish(reading, timeout=_SECONDS)
+    git.finish(writing, timeout=_SECONDS)
 
 
 def _set(git_dir: bytes, key: str, value: str) -> None:

@@ -13,6 +13,7 @@ from ..git.entries import list_index
 from ..git.repository import Repository, open_repository, without_filters
 from ..objects.tree import GITLINK
 from ..system import files
+from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, quote, suppress
 from ..workspace.ownership import give_back
 from ..workspace.settings import with_filter_limit
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
     from typing import Literal
 
+    from ..format.inside import HeldRepository
     from ..git.command import Git, Oid
 
 
@@ -93,6 +95,12 @@ def _make_again(
         save_id = named[path]
         if one is None or (one.record.is_submodule and save_id is not None and _place_with(workspace, save_id)):
             continue
+        if one.record.elsewhere is not None:
+            place = quote(text_to_json(os.fsdecode(os.path.join(top, path))))
+            named_save = f" --save {save_id}" if save_id else ""
+            command = f"gitstate -C {quote(one.record.elsewhere)} recover{named_save} --into {place}"
+            failed[path] = f"it was a worktree of another repository, which has its save: {command}"
+            continue
         name = registered.get(path) if one.record.is_submodule else None
         try:
             make_again(workspace, one, name)
@@ -101,8 +109,20 @@ def _make_again(
                 # Where it can't, as without a remote, git asks for it when it is needed.
                 workspace.git.run("submodule", "--quiet", "init", "--", path, ok_codes=range(256))
         except (GitstateError, OSError) as error:
-            failed[path] = f"the nested repository is gone, and could not be made again: {words_of(error)}"[:300]
+            words = f"the nested repository is gone, and could not be made again: {words_of(error)}"[:300]
+            save_id = saved.newest.manifest.save_id
+            more = _where_the_rest_is(workspace, one.record, name) if one.record.needs else ""
+            failed[path] = f"{words}; get it with: {more} && gitstate recover --save {save_id}" if more else words
     return made, failed
+
+
+def _where_the_rest_is(workspace: Workspace, record: HeldRepository, name: str | None) -> str:
+    """The command that gets the history of a held repository from its remote; empty where none is known."""
+    if name is not None:
+        return _update(workspace.repository)
+    urls = [value for key, value in record.settings if key.startswith("remote.") and key.endswith(".url")]
+    place = os.path.join(workspace.repository.toplevel, record.path)
+    return f"git clone -- {quote(text_to_json(urls[0]))} {quote(text_to_json(os.fsdecode(place)))}" if urls else ""
 
 
 def _words_of_gone(workspace: Workspace, path: bytes, save_id: str | None) -> str:

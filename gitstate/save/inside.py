@@ -12,7 +12,7 @@ import time
 
 from ..errors import GitstateError, words_of
 from ..format.inside import (
-    INFO,
+    HELD_FILES,
     MOST_HELD,
     MOST_PACKS,
     MOST_REFS,
@@ -35,6 +35,7 @@ from ..format.names import (
     workspace_id,
 )
 from ..git import refs
+from ..git.command import is_oid
 from ..git.refs import RefUpdate
 from ..git.repository import head_of, read_head, without_filters
 from ..objects.pack import TooLate
@@ -43,11 +44,12 @@ from ..objects.tree import DIRECTORY, REGULAR, Leaf, edit_tree
 from ..snapshot.gitdir import is_harmless_setting
 from ..system import files
 from ..system.clock import Deadline
+from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, suppress
 from .request import until_collected
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from ..format.inside import Held
     from ..git.command import Oid
@@ -70,7 +72,10 @@ _PACK = (
     *("pack-objects", "--revs", "--stdout", "--quiet", "--delta-base-offset", "--window=0", "--compression=1"),
 )
 _TOO_LATE = "there was no time for it"
-_TOO_MUCH = f"it has more than {MOST >> 20} MiB that its remotes do not have"
+#: A file of its git directory that is larger, in bytes, is not held.
+_MOST_FILE = 64 << 10
+#: A part of it is held: how a reason begins.
+_IN_PART = "this repository holds only what no remote has of it: the rest"
 
 
 class InsideHolder:
@@ -105,22 +110,24 @@ class InsideHolder:
             return
         left_out[:] = [item for item in left_out if (item.path, item.reason) != (path, SAVED_INSIDE)]
         if why:
-            left_out.append(LeftOut(path, f"{SAVED_INSIDE}; this repository does not hold it: {why}"[:1000], False))
+            words = why if why.startswith(_IN_PART) else f"this repository does not hold it: {why}"
+            left_out.append(LeftOut(path, f"{SAVED_INSIDE}; {words}"[:1000], False))
 
     def _hold(self, path: bytes, inside: Repository | None, seconds: float) -> str | None:
         """As `_note` takes it."""
         if inside is None:
             # Its save failed, and that was said.
             return ""
-        if inside.git_dir != inside.common_dir or inside.common_dir == self._repository.common_dir:
-            # A worktree of this repository, or of one that stands elsewhere: no save of it goes with the directory.
+        if inside.common_dir == self._repository.common_dir:
+            # A worktree of this repository: no save of it goes with the directory.
             return None
         if seconds <= 0.0:
             return _TOO_LATE
         deadline = Deadline(seconds)
         try:
-            self._entries[path] = _Packer(self._builder, inside, self._before.get(path), deadline).hold(path)
-            return ""
+            packer = _Packer(self._builder, inside, self._before.get(path), deadline)
+            self._entries[path] = packer.hold(path)
+            return f"{_IN_PART} has more than {MOST >> 20} MiB" if packer.needs_more else ""
         except TooLate:
             return _TOO_LATE
         except (GitstateError, OSError, ValueError) as error:
@@ -167,20 +174,26 @@ class _Packer:
         self._git = self._inside.git
         self._before = before
         self._deadline = deadline
+        #: Whether what is held needs commits that are not.
+        self.needs_more = False
+        self._stashes: list[Oid] = []
 
     def hold(self, path: bytes) -> Leaf:
         """The directory that holds it now. Raises TooLate, GitstateError, OSError, ValueError."""
         found, own = self._refs(), workspace_id(self._inside)
         head = read_head(self._inside.git_dir) or head_of(self._inside.toplevel)
+        elsewhere = None
+        if self._inside.git_dir != self._inside.common_dir:
+            place = self._inside.common_dir
+            place = os.path.dirname(place) if os.path.basename(place) == b".git" else place
+            elsewhere = text_to_json(os.fsdecode(place))
         if head is None:
             raise GitstateError("its HEAD can't be read")
         is_submodule = not self._inside.git_dir.startswith(os.path.join(self._inside.toplevel, b""))
         commit = found.get(head, head if not head.startswith("refs/") else None)
+        self._stashes = self._find_stashes()
         shallow = (files.read_limited(os.path.join(self._inside.git_dir, b"shallow"), 4 << 20) or b"").decode("ascii")
-        is_cut = self._is_large(found)
-        if is_cut:
-            found, shallow = self._without_remote(found, commit, shallow)
-        record = HeldRepository(
+        whole = HeldRepository(
             path,
             own,
             self._inside.object_format,
@@ -189,25 +202,32 @@ class _Packer:
             tuple(sorted(found.items())),
             tuple(sorted(shallow.split())),
             self._settings(),
-            is_cut,
-            (),
+            is_cut=False,
+            needs=(),
+            elsewhere=elsewhere,
+            sizes=(),
         )
-        before = self._before
-        if before is not None and record._replace(sizes=before.record.sizes) == before.record and self._same_info():
-            return Leaf(DIRECTORY, before.tree)
-        try:
-            return self._packed(record, commit, MOST if is_cut else WHOLE)
-        except _TooLarge:
-            if is_cut:
-                raise GitstateError(_TOO_MUCH) from None
-        found, shallow = self._without_remote(found, commit, shallow)
-        record = record._replace(refs=tuple(sorted(found.items())), shallow=tuple(sorted(shallow.split())), is_cut=True)
-        if before is not None and record._replace(sizes=before.record.sizes) == before.record and self._same_info():
-            return Leaf(DIRECTORY, before.tree)
-        try:
-            return self._packed(record, commit, MOST)
-        except _TooLarge:
-            raise GitstateError(_TOO_MUCH) from None
+        if elsewhere is not None:
+            # The saves of a worktree stand in the repository that it is of.
+            return self._written(whole._replace(refs=(), shallow=(), settings=()), {})
+        if not self._is_large(found):
+            with suppress(_TooLarge):
+                return self._packed(whole, commit, WHOLE)
+        kept, local, ends = self._without_remote(found, commit)
+        cut = {*ends, *(oid for oid in whole.shallow if oid in local)}
+        record = whole._replace(refs=tuple(sorted(kept.items())), shallow=tuple(sorted(cut)), is_cut=True)
+        tips = sorted({*kept.values(), *([commit] if commit else []), *self._stashes})
+        if self._size_on_disk([f"{oid}^{{tree}}" for oid in ends]) > MOST:
+            record = record._replace(needs=tuple(sorted(ends)))
+        if self._size_on_disk([*tips, *(f"^{oid}" for oid in ends)]) <= MOST:
+            with suppress(_TooLarge):
+                return self._packed(record, commit, MOST)
+        raise GitstateError(f"it has more than {MOST >> 20} MiB that its remotes do not have")
+
+    def _size_on_disk(self, asked: Sequence[str]) -> int:
+        """The bytes of these objects and all that they reach, as git keeps them."""
+        lines = "".join(f"{line}\n" for line in asked).encode("ascii")
+        return int(self._run("rev-list", "--objects", "--disk-usage", "--stdin", input=lines)) if asked else 0
 
     def _run(self, *args: str, input: bytes = b"") -> bytes:
         return self._git.run(*args, input=input, timeout=self._deadline.left())
@@ -239,21 +259,23 @@ class _Packer:
                 size += entry.stat(follow_symlinks=False).st_size if entry.name.endswith(b".pack") else 0
         return size > WHOLE
 
-    def _without_remote(self, found: dict[str, Oid], commit: Oid | None, shallow: str) -> tuple[dict[str, Oid], str]:
-        """The refs that are held of a large repository, and the commits whose parents are not, as in `shallow`."""
+    def _without_remote(
+        self, found: dict[str, Oid], commit: Oid | None
+    ) -> tuple[dict[str, Oid], Collection[Oid], Collection[Oid]]:
+        """The refs that are held of a large repository, the commits that no remote has, and those they stand on."""
         remote = ("refs/remotes/", "refs/tags/")
-        tips = {oid for ref, oid in found.items() if not ref.startswith(remote)} | ({commit} if commit else set())
-        most = f"--max-count={_MOST_COMMITS}"
+        tips = {oid for ref, oid in found.items() if not ref.startswith(remote)}
+        tips.update(self._stashes, [commit] if commit else [])
         there = {oid for ref, oid in found.items() if ref.startswith("refs/remotes/")}
         asked = "".join(f"{line}\n" for line in [*sorted(tips), *(f"^{oid}" for oid in sorted(there))]).encode("ascii")
+        most = f"--max-count={_MOST_COMMITS}"
         listed = self._run("rev-list", "--parents", most, "--stdin", input=asked).decode("ascii").split("\n")[:-1]
         if len(listed) == _MOST_COMMITS:
             raise GitstateError("too many of its commits are in no remote")
         local = {line.split(" ", 1)[0] for line in listed}
         parents = {parent for line in listed for parent in line.split(" ")[1:]}
         ends = (parents | ({commit} if commit else set())) - local
-        kept = {ref: oid for ref, oid in found.items() if oid in local or oid in ends}
-        return kept, " ".join([*ends, *(oid for oid in shallow.split() if oid in local)])
+        return {ref: oid for ref, oid in found.items() if oid in local or oid in ends}, local, ends
 
     def _settings(self) -> tuple[tuple[str, str], ...]:
         out = self._run("config", "--local", "--no-includes", "--list", "-z")
@@ -266,43 +288,59 @@ class _Packer:
         return tuple(found[:MOST_SETTINGS])
 
     def _info(self) -> dict[bytes, bytes]:
-        """Its files that decide how git treats files."""
-        places = {name: os.path.join(self._inside.git_dir, b"info", name) for name in INFO}
-        read = {name: files.read_limited(place, 64 << 10) for name, place in places.items()}
+        """Its files that are held as they are, by their names."""
+        places = {name: os.path.join(self._inside.git_dir, place) for name, place in HELD_FILES.items()}
+        read = {name: files.read_limited(place, _MOST_FILE) for name, place in places.items()}
         return {name: data for name, data in read.items() if data}
 
     def _same_info(self) -> bool:
         held = {} if self._before is None else self._before.files
         now = {name: self._builder.writer.add("blob", data) for name, data in self._info().items()}
-        return all((held[name].oid if name in held else None) == now.get(name) for name in INFO)
+        return all((held[name].oid if name in held else None) == now.get(name) for name in HELD_FILES)
 
     def _packed(self, record: HeldRepository, commit: Oid | None, limit: int) -> Leaf:
         """Pack what is not held yet. Raises as `hold` does, and _TooLarge."""
         builder, before = self._builder, self._before
+        self.needs_more = bool(record.needs)
+        if before is not None and record._replace(sizes=before.record.sizes) == before.record and self._same_info():
+            return Leaf(DIRECTORY, before.tree)
         sizes: list[int] = []
         packs: dict[bytes, Leaf] = {}
         held: Iterable[Oid] = ()
         if before is not None and _continues(before.record, record):
             sizes = [*before.record.sizes]
             packs = builder.trees.tree(before.files[PACKS].oid).leaves()
-            held = self._existing(before.record)
-            record = record._replace(shallow=tuple(sorted({*record.shallow, *before.record.shallow})))
-        tips = {*dict(record.refs).values(), *([commit] if commit else [])}
-        asked = [f"--shallow {oid}" for oid in record.shallow] + sorted(tips) + [f"^{oid}" for oid in held]
+            held = self._existing({*dict(before.record.refs).values()})
+            record = record._replace(
+                shallow=tuple(sorted({*record.shallow, *before.record.shallow})),
+                needs=tuple(sorted({*record.needs, *before.record.needs})),
+            )
+        tips = {*dict(record.refs).values(), *([commit] if commit else []), *self._stashes}
+        cut = [f"--shallow {oid}" for oid in record.shallow if oid not in record.needs]
+        asked = [*cut, *sorted(tips), *(f"^{oid}" for oid in (*held, *record.needs))]
         leaf, size = self._pack("".join(f"{line}\n" for line in asked).encode("ascii"), limit - sum(sizes))
         if leaf is not None:
             packs[b"%d" % len(sizes)] = leaf
             sizes.append(size)
-        record = record._replace(sizes=tuple(sizes))
+        return self._written(record._replace(sizes=tuple(sizes)), packs)
+
+    def _written(self, record: HeldRepository, packs: Mapping[bytes, Leaf]) -> Leaf:
+        builder = self._builder
         entries: dict[bytes, Leaf | None] = {PACKS + b"/" + name: leaf for name, leaf in packs.items()}
         entries[RECORD] = Leaf(REGULAR, builder.writer.add("blob", record.to_bytes()))
         for name, data in self._info().items():
             entries[name] = Leaf(REGULAR, builder.writer.add("blob", data))
         return Leaf(DIRECTORY, edit_tree(None, entries, builder.trees, builder.writer.add))
 
-    def _existing(self, before: HeldRepository) -> list[Oid]:
-        """The tips that are held and that the repository still has."""
-        tips = sorted({*dict(before.refs).values()})
+    def _find_stashes(self) -> list[Oid]:
+        """All stashes but the newest: a log has them, no ref."""
+        log = files.read_limited(os.path.join(self._inside.git_dir, HELD_FILES[b"stash"]), _MOST_FILE) or b""
+        named = {line.split(b" ")[1].decode("ascii", "replace") for line in log.split(b"\n") if line.count(b" ") > 1}
+        return self._existing(filter(is_oid, named)) if named else []
+
+    def _existing(self, oids: Iterable[Oid]) -> list[Oid]:
+        """Those of the objects that the repository has."""
+        tips = sorted(oids)
         asked = "".join(f"{oid}\n" for oid in tips).encode("ascii")
         lines = self._run("cat-file", "--batch-check=%(objecttype)", input=asked).split(b"\n")
         return [oid for oid, kind in zip(tips, lines, strict=False) if not kind.endswith(b" missing")]
@@ -359,6 +397,7 @@ def _continues(before: HeldRepository, record: HeldRepository) -> bool:
     """Whether one more pack is enough: else all is packed anew, and the packs of before need not be kept."""
     first, *more = before.sizes or (0,)
     same = (before.workspace_id, before.object_format) == (record.workspace_id, record.object_format)
+    same = same and bool(record.needs or not before.needs)
     return same and 0 < len(before.sizes) < MOST_PACKS and sum(more) <= max(first, _LITTLE)
 
 

@@ -7,8 +7,10 @@ import os
 from ..errors import GitstateError, words_of
 from ..format.manifest import SAVED_INSIDE, LeftOut, Nested, Reason
 from ..format.names import NOTES, OWN, checkpoint_ref, marker_ref, workspace_id
+from ..git.entries import list_index
 from ..git.gitdir import operation_under_way
 from ..git.repository import git_dir_of, open_repository, shares_configuration, without_filters
+from ..objects.tree import GITLINK
 from ..snapshot.walk import ignored_repositories
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, suppress
@@ -205,4 +207,9 @@ def _has_work(inside: Repository, end: Deadline, *, is_clean: bool) -> bool:
         return True
     others = (f"--exclude={name}*" for name in (OWN, NOTES, "refs/remotes/", "refs/tags/"))
     tips = (*others, "--all", "--not", "--remotes", "--tags")
-    return bool(git.run("rev-list", "--max-count=1", *tips, timeout=end.left()))
+    if git.run("rev-list", "--max-count=1", *tips, timeout=end.left()):
+        return True
+    links = list_index(git) if os.path.isdir(os.path.join(inside.git_dir, b"modules")) else ()
+    places = [os.path.join(inside.toplevel, entry.path) for entry in links if entry.mode == GITLINK]
+    below = [open_repository(place) for place in places if git_dir_of(place) is not None]
+    return any(_has_work(one, end, is_clean=False) for one in below)

@@ -17,6 +17,8 @@ from gitstate.recover.act.nested import NestedRecovery
 from gitstate.recover.recover import recover
 from gitstate.recover.request import RecoverRequest
 from gitstate.save.inside import kept_setting
+from gitstate.save.request import SaveRequest
+from gitstate.save.save import save
 from tests.support.oracle import Fingerprint, fingerprint
 from tests.support.workspace import Workspace, run_git
 
@@ -222,6 +224,71 @@ def test_what_a_remote_has_of_a_large_repository_is_not_held(
     assert back.out("rev-parse", "origin/main") == run_git(origin, "rev-parse", "main").decode().strip()
 
 
+def make_large(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An upstream whose files are too large to be held."""
+    origin = upstream(ws)
+    (origin / "large").write_bytes(os.urandom(2 << 20))
+    run_git(origin, "add", "-A")
+    run_git(origin, "commit", "-q", "-m", "large")
+    monkeypatch.setattr("gitstate.save.inside.WHOLE", 1 << 20)
+    monkeypatch.setattr("gitstate.save.inside.MOST", 1 << 20)
+    return origin
+
+
+def test_of_a_too_large_repository_what_no_remote_has_is_held(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remote gives the rest, and the save is added to that."""
+    origin = make_large(ws, monkeypatch)
+    run_git(ws.outside, "clone", "-q", origin, ws.path / "lib")
+    inner = work_in(Workspace(ws.path / "lib", ws.outside))
+    before = state_of(inner)
+    done = save(os.fsencode(ws.path), SaveRequest())
+    [item] = done.left_out
+    assert (item.path, item.lost, done.incomplete) == (b"lib", False, False)
+    assert item.reason.endswith("this repository holds only what no remote has of it: the rest has more than 1 MiB")
+    assert sum(held(ws, "lib")["sizes"]) < 10_000
+    inner.write("later.txt", "later\n")
+    before = state_of(inner)
+    assert save(os.fsencode(ws.path), SaveRequest()).result in ("saved", "unchanged")
+    run = wiped(ws).recover()
+    assert run.exit_status == 4, run
+    [reason] = [
+        item["reason"] for item in run.json["workspaces"][0]["left_out"] if "could not be made" in item["reason"]
+    ]
+    clone, recovery = reason.partition("get it with: ")[2].split(" && ")
+    subprocess.run(clone, shell=True, check=True, capture_output=True)
+    run = ws.gitstate(*shlex.split(recovery)[1:], "--json")
+    assert run.exit_status == 4, run
+    [reason] = [item["reason"] for item in run.json["workspaces"][0]["left_out"] if "was added" in item["reason"]]
+    checkout, recovery = reason.partition("it was added to it: ")[2].split(" && ")
+    subprocess.run(checkout, shell=True, check=True, capture_output=True)
+    run = inner.gitstate(*shlex.split(recovery)[3:], "--json")
+    assert run.exit_status == 0, run
+    assert before[0].diff(fingerprint(inner.path)) == []
+    assert inner.out("rev-parse", "topic") == before[1]["refs/heads/topic"]
+
+
+def test_too_large_submodule_of_a_removed_worktree_comes_back_by_that_of_the_main_one(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = make_large(ws, monkeypatch)
+    ws.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(origin), "sub")
+    ws.commit("submodule")
+    run_git(ws.path, "worktree", "add", "-q", "-b", "agent/two", tmp_path / "linked")
+    linked = Workspace(tmp_path / "linked", ws.outside, main=ws.path)
+    linked.git("-c", "protocol.file.allow=always", "submodule", "--quiet", "update", "--init")
+    sub = work_in(Workspace(linked.path / "sub", ws.outside))
+    before = state_of(sub)
+    assert save(os.fsencode(linked.path), SaveRequest()).result == "saved"
+    assert held(ws, "sub")["needs"]
+    run_git(ws.path, "worktree", "remove", "--force", linked.path)
+    run = ws.recover("--into", str(tmp_path / "again"))
+    assert run.exit_status == 0, run
+    back = Workspace(tmp_path / "again" / "sub", ws.outside)
+    assert before[0].diff(fingerprint(back.path)) == []
+    assert state_of(back)[2] == before[2]
+    back.git("fsck")
+
+
 def held(ws: Workspace, path: str) -> dict[str, Any]:
     """What the latest save or checkpoint holds of a repository inside."""
     [tip] = [oid for name, oid in ws.refs("refs/gitstate/inside").items() if name.endswith("/latest")]
@@ -338,6 +405,71 @@ def test_save_is_added_to_a_repository_that_was_cloned_again(ws: Workspace) -> N
     assert run.exit_status == 0, run
     assert before[0].diff(fingerprint(inner.path)) == []
     assert inner.out("rev-parse", "topic") == before[1]["refs/heads/topic"]
+
+
+@pytest.mark.parametrize("lose", [wiped, cloned])
+def test_all_stashes_come_back(lose: Callable[[Workspace], Workspace], ws: Workspace) -> None:
+    """Git has no ref for those under the newest."""
+    inner = a_clone(ws)
+    for number in range(3):
+        inner.append("f.txt", f"{number}\n")
+        inner.git("stash", "-q")
+    stashes = inner.out("stash", "list", "--format=%H %gs")
+    assert len(stashes.splitlines()) == 3
+    assert ws.save().exit_status == 0
+    there = lose(ws)
+    assert there.recover().exit_status == 0
+    back = Workspace(there.path / "vendor/lib", ws.outside)
+    assert back.out("stash", "list", "--format=%H %gs") == stashes
+    back.git("stash", "show", "-p", "stash@{2}")
+
+
+def test_worktree_of_another_repository_is_named_with_the_command_that_brings_it_back(ws: Workspace) -> None:
+    origin = upstream(ws)
+    run_git(origin, "worktree", "add", "-q", "-b", "other", ws.path / "other")
+    inner = Workspace(ws.path / "other", ws.outside)
+    inner.append("f.txt", "edited\n")
+    before = fingerprint(inner.path)
+    assert ws.save().exit_status == 0
+    wiped(ws)
+    run = ws.recover()
+    assert run.exit_status == 4, run
+    [reason] = [item["reason"] for item in run.json["workspaces"][0]["left_out"] if item["path"] == "other"]
+    words = "it was a worktree of another repository, which has its save: "
+    assert reason.startswith(words)
+    run = ws.gitstate(*shlex.split(reason.removeprefix(words))[1:])
+    assert run.exit_status == 0, run
+    assert before.diff(fingerprint(inner.path)) == []
+
+
+def test_push_says_that_it_does_not_send_what_is_held(ws: Workspace) -> None:
+    """A pack may hold secrets that no scanner sees."""
+    run_git(ws.outside, "init", "-q", "--bare", "remote.git")
+    ws.git("remote", "add", "away", str(ws.outside / "remote.git"))
+    a_clone(ws)
+    assert ws.save().exit_status == 0
+    run = ws.gitstate("push", "away", "--json")
+    assert run.exit_status == 0, run
+    [item] = run.json["not_sent"]
+    assert item["ref"].startswith("refs/gitstate/inside/") and item["held_back"]
+    assert "the repositories inside the workspace are not sent" in item["reason"]
+    assert b"inside" not in run_git(ws.outside / "remote.git", "for-each-ref", "--format=%(refname)")
+
+
+@pytest.mark.parametrize("name", ["../../../x", "a/../../..", ""])
+def test_name_of_a_submodule_leads_to_no_other_place(name: str, ws: Workspace) -> None:
+    """`.gitmodules` was written by who worked in the workspace."""
+    inner = a_submodule(ws)
+    before = state_of(inner)
+    assert ws.save().exit_status == 0
+    wiped_with_modules(ws)
+    there = sorted(ws.path.parent.iterdir())
+    hostile = f'[submodule "{name}"]\n\tpath = sub\n\turl = ../x\n'
+    ws.write(".gitmodules", hostile)
+    assert ws.recover().exit_status in (0, 4)
+    assert before[0].diff(fingerprint(inner.path)) == []
+    assert sorted(ws.path.parent.iterdir()) == there
+    assert (inner.path / ".git").is_dir()
 
 
 def test_what_is_held_goes_with_the_save(ws: Workspace) -> None:

@@ -94,6 +94,25 @@ def test_work_in_an_ignored_repository_comes_back(
     assert {name: oid for name, oid in before[1].items() if not name.endswith("/HEAD")} == refs
 
 
+def test_work_in_a_submodule_of_an_ignored_repository_counts(ws: Workspace, origin: Path) -> None:
+    outer = ws.outside / "outer"
+    run_git(ws.outside, "clone", "-q", origin, outer)
+    run_git(outer, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(origin), "sub")
+    run_git(outer, "commit", "-q", "-m", "submodule")
+    clone(ws, outer, "tmp/lib").git("-c", "protocol.file.allow=always", "submodule", "--quiet", "update", "--init")
+    ws.append("a")
+    assert ws.save().exit_status == 0
+    assert saved_repositories(ws) == [] and ws.recover().exit_status == 0
+    sub = Workspace(ws.path / "tmp/lib/sub", ws.outside)
+    edit(sub)
+    before = fingerprint(sub.path)
+    assert ws.save().exit_status == 0
+    assert saved_repositories(ws) == ["tmp/lib"]
+    shutil.rmtree(ws.path / "tmp")
+    assert ws.recover().exit_status == 0
+    assert before.diff(fingerprint(sub.path)) == []
+
+
 def test_clean_clone_in_an_ignored_directory_is_left_alone(ws: Workspace, origin: Path) -> None:
     inner = clone(ws, origin, "tmp/lib")
     ws.append("a")

@@ -9,7 +9,7 @@ from ...format.archive import checkpoint_save_id, pending_save_id
 from ...format.manifest import LeftOut
 from ...format.names import branch_name
 from ...git.repository import Repository, open_repository, shares_configuration
-from ...restore.inside import add_save, finish, held_repositories
+from ...restore.inside import add_save, finish, held_repositories, newest_save
 from ...restore.nested import (
     check_out_submodule,
     fill_emptied_index,
@@ -109,12 +109,11 @@ class NestedRecovery:
     def _with_save(self, lacking: LeftOut, step: NestedStep, inside: Repository) -> LeftOut:
         """What to report of a repository that lacks its save, after that was added where this one holds it."""
         held = held_repositories(self._workspace, self._saves).get(step.path)
-        save_id, archive = step.held, step.archive
-        if held is None or save_id is None or archive is None:
-            return lacking
-        if not add_save(self._workspace, held, inside, save_id, archive):
+        named = None if step.held is None or step.archive is None else (step.held, step.archive)
+        newest = named if held is None else newest_save(held.record) or named
+        if held is None or newest is None or not add_save(self._workspace, held, inside, *newest):
             return lacking
         branch = branch_name(held.record.head) if held.record.head.startswith("refs/") else held.record.head
         where = quote(os.fsdecode(inside.toplevel))
-        commands = f"git -C {where} checkout {quote(branch)} && gitstate -C {where} recover --save {save_id}"
+        commands = f"git -C {where} checkout {quote(branch)} && gitstate -C {where} recover --save {newest[0]}"
         return lacking._replace(reason=f"{lacking.reason}; it was added to it: {commands}")
