@@ -122,6 +122,7 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
         end=None if request.end is None else request.end.part(_PRECIOUS),
         room=None if request.room is None else Room(request.room),
         gives_up=request.look_end is not None and request.depth > 0,
+        older=request.older,
     )
     if known is not None and known.archive in held.values():
         from ..snapshot.incremental import take_since
@@ -359,7 +360,7 @@ def save_nested(
     it was `before`: a later one of these counts more.
     """
     asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=(), broken=None)
-    asked = asked._replace(growth=None, beside=None, touched=frozenset())
+    asked = asked._replace(growth=None, beside=None, touched=frozenset(), older=None)
     asked = asked._replace(
         values={}, owner_pid=None, reason=Reason(), known=None, unseen=False, replaces=None, label=None, expected=None
     )

@@ -94,6 +94,8 @@ class SaveRequest(Record):
 
     `save` drops it where the index is another one.
     """
+    older: Snapshot | None = None
+    """The same, whatever the index: of what is not looked at in time its version is taken."""
 
 
 class SaveResult(Record):
