@@ -53,7 +53,7 @@ def carry_out(
             request, end = _taken_on(order, repository, connection)
         if early is not None:
             _tell(connection, early=early.save_id)
-            request = request._replace(replaces=early.save_id, expected=early.taken)
+            request = request._replace(replaces=early.save_id, expected=early.taken, older=early.taken)
         if request.deadline is not None:
             request = request._replace(deadline=max(_LEAST, end.left()))
         result = save(repository.toplevel, request)

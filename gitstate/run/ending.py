@@ -140,6 +140,7 @@ class Ending:
             replaces=done,
             beside=beside,
             expected=expected,
+            older=expected,
             touched=self.checkpoints.touched(),
         )
         worktrees = self.worktrees.start_saving(SaveRequest(reason=reason), Deadline(left + _OVERTIME))

@@ -129,6 +129,7 @@ def _take(builder: Builder, request: SaveRequest, query: StatusQuery | None, mea
         end=None if request.end is None else request.end.part(PRECIOUS),
         room=None if request.room is None else Room(request.room),
         gives_up=request.look_end is not None and request.depth > 0,
+        older=request.older,
     )
     if known is not None and known.archive in held.values():
         from ..snapshot.incremental import take_since

@@ -63,7 +63,7 @@ def save_nested(
     `more` are paths of others.
     """
     asked = request._replace(depth=request.depth + 1, stay=True, strict=False, problems=(), keep_paths=(), broken=None)
-    asked = asked._replace(growth=None, beside=None, touched=frozenset())
+    asked = asked._replace(growth=None, beside=None, touched=frozenset(), older=None)
     asked = asked._replace(
         values={}, owner_pid=None, reason=Reason(), known=None, unseen=False, replaces=None, label=None, expected=None
     )

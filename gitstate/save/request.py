@@ -94,6 +94,8 @@ class SaveRequest(Record):
 
     `save` drops it where the index is another one.
     """
+    older: Snapshot | None = None
+    """The same, whatever the index: of what is not looked at in time its version is taken."""
 
 
 #: The part of a deadline, and the most seconds, that are kept for what follows when all has been read.

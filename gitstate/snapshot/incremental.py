@@ -22,7 +22,7 @@ from ..objects.tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Lea
 from ..system.files import open_at_once
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .gitdir import settings_identity, store_index, store_sparse
-from .read import OLDER, has_content
+from .read import has_content, take_older
 from .record import IGNORED_LISTED, ScanFacts, Snapshot, SnapshotBuilder, TrackedPaths
 from .snapshot import LISTED, WALKED, most_precious_first, store_files, store_in_order
 from .tracked import newest_of
@@ -91,7 +91,7 @@ def take_since(
     plain, more = most_precious_first(builder, plain, found.untracked)
     store_in_order(builder, changed, plain)
     store_files(builder, [*large, *more])
-    _take_older(builder, earlier)
+    take_older(builder, earlier)
     _drop_unchanged(builder, index)
     if scan.tracked.are_few and builder.may_convert():
         from .convert import keep_unlike_checkout
@@ -239,22 +239,6 @@ def _index_entries(builder: SnapshotBuilder, tracked: list[bytes]) -> dict[bytes
         elif path in added:
             entries[path] = Leaf(REGULAR, "")
     return entries
-
-
-def _take_older(builder: SnapshotBuilder, earlier: Snapshot) -> None:
-    """Of a file that was not read now, take the version of the earlier snapshot, and say so."""
-    snapshot = builder.snapshot
-    older = {
-        path: leaf
-        for path in builder.unread
-        if path not in snapshot.worktree
-        and (leaf := earlier.worktree.get(path)) is not None
-        and path not in earlier.raw
-    }
-    snapshot.worktree.update(older)
-    for number, item in enumerate(snapshot.left_out):
-        if item.path in older and not item.reason.endswith(OLDER):
-            snapshot.left_out[number] = item._replace(reason=item.reason + OLDER)
 
 
 def _walk_touched(builder: SnapshotBuilder, touched: frozenset[bytes]) -> WalkResult | None:

@@ -13,7 +13,7 @@ from ..git.command import Oid, object_id
 from ..git.repository import head_of
 from ..objects.pack import ChangedWhileRead, TooLate, read_ranges, zeros
 from ..objects.reader import LARGE
-from ..objects.tree import EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, is_refused_symlink, is_safe_path
+from ..objects.tree import EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, is_refused_symlink, is_safe_path, parents_of
 from ..system.clock import Deadline
 from ..system.files import file_stamp
 from ..system.stdlib import TYPE_CHECKING, Record, digest, suppress
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
 
     from ..objects.pack import PackWriter
-    from .record import HeldFile, SnapshotBuilder, SnapshotOptions
+    from .record import HeldFile, Snapshot, SnapshotBuilder, SnapshotOptions
 
 NEVER = Deadline(None)
 #: A file that changes while it is read is read this many times.
@@ -45,7 +45,7 @@ class Content(Record):
 #: A sparse file with larger holes than this, in bytes, is skipped: git has no holes, and would have to read them.
 _MOST_HOLES = 16 << 30
 #: Added to the reason where an older version of a file is saved in its place.
-OLDER = "; its version of the checkpoint before is saved"
+OLDER = "; its version of the save before is saved"
 LATE = "the deadline passed before it was read"
 #: So many files of at most so many bytes, the most precious, are read whatever the deadline: it takes no time.
 _IN_ANY_CASE, _TINY = 64, 64 << 10
@@ -124,6 +124,7 @@ def read_file(builder: SnapshotBuilder, path: bytes, deadline: Deadline | None =
     options, deadline = builder.options, deadline or builder.deadline
     if deadline.passed():
         builder.skip(path, LATE, lost=True)
+        builder.unread.append(path)
         return None
     full = os.path.join(builder.top, path)
     held = None if options.growth is None else options.growth.held.get(path)
@@ -280,3 +281,23 @@ def special_reason(full: bytes) -> str:
     )
     name = next((word for matches, word in kinds if matches(mode)), "neither a file, a symlink nor a directory")
     return f"{name}: git cannot store it"
+
+
+def take_older(builder: SnapshotBuilder, earlier: Snapshot) -> None:
+    """Of what was not looked at now, take the version of the earlier snapshot, and say so."""
+    snapshot, asked = builder.snapshot, builder.asked
+    late = {path.removesuffix(b"/") for path in builder.unread}
+    older: dict[bytes, Leaf | None] = {}
+    for path, leaf in earlier.worktree.items() if late or asked is not None else ():
+        is_unasked = asked is not None and path in builder.tracked.paths and path not in asked
+        if path in snapshot.worktree or path in earlier.raw:
+            continue
+        if leaf is None and (not is_unasked or os.path.lexists(os.path.join(builder.top, path))):
+            continue
+        if is_unasked or path in late or not late.isdisjoint(parents_of(path)):
+            older[path] = leaf
+    snapshot.worktree.update(older)
+    snapshot.modes.update({path: earlier.modes[path] for path in older if path in earlier.modes})
+    for number, item in enumerate(snapshot.left_out):
+        if item.path in older and not item.reason.endswith(OLDER):
+            snapshot.left_out[number] = item._replace(reason=item.reason + OLDER)

@@ -121,6 +121,8 @@ class SnapshotOptions(Record):
     """What the files may have together; None for no limit."""
     gives_up: bool = False
     """Raise GitError where git has not listed the changes in time: the caller has an earlier snapshot, or none."""
+    older: Snapshot | None = None
+    """An earlier snapshot whose version is taken of what is not looked at in time."""
 
 
 class TrackedPaths(Record):
@@ -318,6 +320,8 @@ class SnapshotBuilder:
         self.tracked = TrackedPaths(frozenset(), [], False)
         #: Mode of the index entry, by path, as far as git reported or was asked for it.
         self.index_modes: dict[bytes, int] = {}
+        #: The tracked paths that git was asked about, where there was no time for all; None: all.
+        self.asked: frozenset[bytes] | None = None
         #: Git was asked which submodules have changes.
         self.knows_submodules = True
         #: Plain files stand where the index has a submodule.

@@ -13,7 +13,7 @@ from ..git.status import query_status
 from ..objects.tree import GITLINK
 from ..system.stdlib import TYPE_CHECKING
 from .gitdir import settings_identity, store_index, store_operation, store_sparse
-from .read import read_files
+from .read import read_files, take_older
 from .record import IGNORED_LISTED, ScanFacts, SnapshotBuilder
 from .tracked import add_submodule, read_listing, read_status
 from .walk import CROWD, add_touched, is_nested, start_asking, walk, without_ignored
@@ -77,6 +77,8 @@ def take_snapshot(builder: SnapshotBuilder, query: StatusQuery | None = None) ->
     store_operation(builder)
     store_sparse(builder)
     store_files(builder, [*large, *more])
+    if options.older is not None:
+        take_older(builder, options.older)
     is_plain = not (hidden or found.replaced or snapshot.absent or folds or not builder.symlinks)
     snapshot.scan = ScanFacts(builder.tracked, is_plain, settings)
     return snapshot

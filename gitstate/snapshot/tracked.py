@@ -142,14 +142,18 @@ def _hurried_output(builder: SnapshotBuilder) -> bytes:
     """
     # Of those that are gone, any.
     newest, known = newest_of(builder.options.touched & builder.tracked.paths, builder.top, _NEWEST), None
+    builder.asked = frozenset()
     builder.knows_submodules = False
     if newest:
         with suppress(GitError):
             # Without them the save is next to worthless.
             known = quick_status(builder.repository, builder.env, max(_QUICK, builder.end.left()), newest)
+            builder.asked = frozenset(newest)
     try:
         limit = _QUICK if known is None else builder.options.deadline.left()
-        return quick_status(builder.repository, builder.env, limit)
+        output = quick_status(builder.repository, builder.env, limit)
+        builder.asked = None
+        return output
     except GitError:
         builder.skip(b"", "git did not list the changes of tracked files in time", lost=True)
         if known is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +92,33 @@ def test_early_save_of_a_part_reads_each_tree_once(ws: Workspace, monkeypatch: p
     assert [item.path for item in result.left_out] == [b""], "it is one of a part"
     trees = ws.out("ls-tree", "-r", "-d", "--object-only", "HEAD", "top0", "top1").split()
     assert {oid: asked[oid] for oid in trees} == dict.fromkeys(trees, 1)
+
+
+@pytest.mark.parametrize("slow", ["nothing", "status", "diff-files"])
+def test_last_save_that_has_no_time_keeps_what_the_early_one_holds(
+    slow: str, ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the marker: recover would bring back less than what was saved before."""
+    tracked = [f"top{number % 40}/file{number}" for number in range(900)]
+    for name in (*tracked, "gone"):
+        ws.write(name, "committed\n")
+    ws.commit()
+    new = [f"new{number % 40}/below/file{number}" for number in range(900)]
+    for name in (*tracked, *new):
+        ws.write(name, "edited\n")
+    ws.remove("gone")
+    path = os.fsencode(ws.path)
+    early = save(path, SaveRequest(stay=True, largest=4 << 20, deadline=60.0))
+    assert early.taken is not None
+    # Without any path `diff-files` looks at all files, as `status` does.
+    pattern = {"nothing": "never", "status": "*' status '*", "diff-files": "*' status '*|*diff-files*--"}[slow]
+    tool = tmp_path / "git"
+    tool.write_text(f'#!/bin/sh\ncase "$*" in {pattern}) exec sleep 1000 ;; esac\nexec {shutil.which("git")} "$@"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    touched = frozenset(map(os.fsencode, tracked))
+    last = save(path, SaveRequest(replaces=early.save_id, older=early.taken, deadline=0.001, touched=touched))
+    assert last.result == "saved" and last.save_id != early.save_id
+    assert last.left_out, "it had no time for some of them"
+    changed = set(ws.out("diff", "--name-only", str(last.base_commit), str(last.wip_commit)).split("\n"))
+    assert changed == {*tracked, *new, "gone"}
