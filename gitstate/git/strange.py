@@ -53,7 +53,9 @@ def strange_lines(path: bytes, depth: int = 0, *, lines: list[bytes] | None = No
         if kind:
             found[number] = target, kind
         elif depth < _DEEPEST:
-            found |= dict.fromkeys([number], *list(strange_lines(target, depth + 1).values())[:1])
+            deeper = [*strange_lines(target, depth + 1).values()]
+            if deeper:
+                found[number] = deeper[0]
     return found
 
 
