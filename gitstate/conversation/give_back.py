@@ -183,8 +183,16 @@ class _Writer:
         disk.sync()
 
     def _set_aside(self, name: str, data: bytes) -> None:
+        """Keep what is about to be replaced, beside what earlier recoveries have replaced."""
         base = os.fsencode(os.path.basename(name))[-100:]
-        path = os.path.join(self.repository.own, b"conversation-before-" + base)
+        path = first = os.path.join(self.repository.own, b"conversation-before-" + base)
+        number = 1
+        while os.path.lexists(path):
+            if files.read_limited(path, MOST_BYTES) == data:
+                # A recovery that was killed has kept it.
+                return
+            number += 1
+            path = b"%s.%d" % (first, number)
         files.write_atomic(path, data, staging=self.repository.own)
 
     def _list(self, name: str, line: bytes) -> None:

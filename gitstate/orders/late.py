@@ -131,5 +131,7 @@ def _late(path: bytes, seconds: float, before: list[str | None]) -> TryAgain:
         what = "nothing is saved yet"
     else:
         what = f"the save {found[0]} stands, but may not be durable yet"
-    how = f"the disk did not answer within {seconds:g} seconds"
+    # What is left for a save beside a keeper is a part of the deadline, and no number that anybody has named.
+    within = f"{seconds:g} seconds" if seconds >= 1 else "the deadline"
+    how = f"the disk did not answer within {within}"
     return TryAgain(f"{how}: {what}; the save goes on until the disk answers", hint="gitstate status")

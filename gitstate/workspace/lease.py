@@ -198,8 +198,8 @@ def take_again(repository: Repository, fd: int, holder: Holder | None) -> bool:
     """
     held = os.fstat(fd)
     if held.st_dev != os.stat(repository.git_dir).st_dev:
-        # What stands for a lock on a file system without locks.
-        return False
+        # What stands for a lock on a file system without locks: it does not tell for which file.
+        return _take_stand_in_again(repository, fd, holder)
     paths = [os.path.join(repository.own, name) for name in (_LEASE, _INNER)]
     for path in paths:
         with suppress(OSError):
@@ -219,6 +219,23 @@ def take_again(repository: Repository, fd: int, holder: Holder | None) -> bool:
             _write_record(repository, holder)
         return True
     return False
+
+
+def _take_stand_in_again(repository: Repository, fd: int, holder: Holder | None) -> bool:
+    """`take_again` where something else stands for the lock: nobody holds it for a file that was replaced."""
+    files.make_directory(repository.own, top=repository.git_dir)
+    new = files.open_own(lease_file(repository), os.O_RDWR)
+    try:
+        new = _flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.dup2(new, fd, inheritable=False)
+    except BlockingIOError:
+        # As a rule by `fd`.
+        return False
+    finally:
+        os.close(new)
+    if holder is not None:
+        _write_record(repository, holder)
+    return True
 
 
 def write_holder(repository: Repository, holder: Holder) -> None:

@@ -96,6 +96,21 @@ def test_torn_transcript_of_a_run_without_a_save_comes_back(talk: Talk) -> None:
     assert aside.read_bytes() == damaged and aside.stat().st_mode & 0o777 == 0o600
 
 
+def test_what_stood_there_stays_each_time(talk: Talk) -> None:
+    """Two power cuts: the second recovery keeps what the first one has kept."""
+    talk.say(lines=3)
+    torn = [talk.said[:length] + b"\0" * 90 for length in (1200, 700, 700)]
+    for number, damaged in enumerate(torn):
+        talk.ws.write("a.txt", f"{number}\n")
+        assert talk.ws.save().exit_status == 0
+        talk.path.write_bytes(damaged)
+        with talk.ws.in_another_boot():
+            talk.ws.recover()
+        assert talk.path.read_bytes() == talk.said
+    kept = (talk.ws.git_dir / "gitstate").glob("conversation-before-*")
+    assert sorted(path.read_bytes() for path in kept) == sorted(set(torn))
+
+
 def test_longer_transcript_is_never_replaced(talk: Talk) -> None:
     dirty(talk.ws)
     assert talk.ws.save().exit_status == 0

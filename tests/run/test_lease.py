@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,8 @@ from gitstate.git.repository import open_repository
 from gitstate.workspace import lease
 from tests.run.commands import WAYS
 from tests.support.agents import Started, agent_pid, marker, wait_until
-from tests.support.workspace import Workspace
+from tests.support.patched import patched
+from tests.support.workspace import GITSTATE, Workspace
 
 
 def remove_lease(ws: Workspace) -> None:
@@ -62,6 +64,42 @@ def test_run_that_lost_its_lease_takes_it_again(ws: Workspace, loss: str) -> Non
     wait_until(lambda: marker(ws), "the save")
     assert not lease.is_held(own)
     assert ws.recover().exit_status == 0
+
+
+#: As NFS without lockd: what stands for a lock is in memory.
+NO_LOCKS = """\
+import errno, fcntl, os
+locks = fcntl.flock
+def flock(fd, operation):
+    if "/.git/" in os.readlink("/proc/self/fd/" + str(fd)):
+        raise OSError(errno.ENOLCK, "no locks here")
+    locks(fd, operation)
+fcntl.flock = flock
+"""
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_run_takes_its_lease_again_where_the_file_system_has_no_locks(ws: Workspace, loss: str) -> None:
+    site = ws.outside / "site"
+    site.mkdir()
+    (site / "no_locks.py").write_text(NO_LOCKS)
+    begin = "import sys; sys.argv[0] = 'gitstate'; import no_locks; from gitstate.__main__ import main; main()"
+    command = WAYS["run"](ws, "")
+    command = [sys.executable, "-c", begin, *command[len(GITSTATE) :]]
+    started = Started(ws, command, env={"PYTHONPATH": os.pathsep.join([str(site), *sys.path])})
+    agent_pid(ws)
+    assert patched(ws, NO_LOCKS, "recover").returncode == 75
+    LOSSES[loss](ws)
+    own = os.fsencode(ws.git_dir / "gitstate")
+    held = f"{NO_LOCKS}\nfrom gitstate.workspace import lease\nsys.exit(0 if lease.is_held({own!r}) else 1)"
+    wait_until(lambda: patched(ws, held).returncode == 0 and lease.read_holder(own), "the lease")
+    for words in (("recover",), ("run", "--", "true")):
+        other = patched(ws, NO_LOCKS, *words)
+        assert other.returncode == 75, other
+    started.send(signal.SIGTERM)
+    assert started.status() == 143, started.words()
+    wait_until(lambda: marker(ws), "the save")
+    assert patched(ws, NO_LOCKS, "recover").returncode == 0
 
 
 @pytest.mark.parametrize("loss", ["lease removed", "lease replaced", "git directory replaced"])

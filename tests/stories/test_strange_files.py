@@ -266,3 +266,16 @@ def test_what_git_can_read_of_the_users_configuration_still_counts(own_home: Wor
     saved = saved_from(ws.save())
     Path(os.environ["HOME"], ".gitconfig").unlink()
     assert ws.out("show", f"{saved.document['wip_commit']}:x.up") == "TEXT"
+
+
+@pytest.mark.parametrize("place", ["--global", "--local"])
+def test_ordinary_include_is_read(place: str, own_home: Workspace) -> None:
+    ws = own_home
+    inner = ws.outside / "inner"
+    inner.write_text('[filter "up"]\n\tclean = tr a-z A-Z\n[include]\n\tpath = deeper\n')
+    (ws.outside / "deeper").write_text("[include]\n\tpath = nowhere\n")
+    ws.git("config", place, "include.path", inner)
+    ws.write(".gitattributes", "*.up filter=up\n")
+    ws.write("x.up", "text\n")
+    saved = saved_from(ws.save())
+    assert saved.document["warnings"] == [] and ws.out("show", f"{saved.document['wip_commit']}:x.up") == "TEXT"

@@ -1,0 +1,77 @@
+"""What somebody staged after the save stays in the index, however the index of now is compared with it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+
+import pytest
+
+from gitstate.git.index import cached_tree, read_plain_index
+from tests.support.forgery import forged
+from tests.support.look import paths_of
+from tests.support.recovering import recovered_from
+from tests.support.saving import saved_from
+from tests.support.workspace import Workspace
+
+
+def _stage_another(ws: Workspace) -> None:
+    ws.write("b.txt", "staged after the save\n")
+    ws.add("b.txt")
+
+
+def _unstage(ws: Workspace) -> None:
+    ws.git("rm", "-q", "--cached", "b.txt")
+
+
+def _make_executable(ws: Workspace) -> None:
+    ws.git("update-index", "--chmod=+x", "b.txt")
+
+
+STAGING: dict[str, Callable[[Workspace], None]] = {
+    "another version": _stage_another,
+    "deletion": _unstage,
+    "mode": _make_executable,
+}
+
+
+@pytest.mark.parametrize("staging", STAGING)
+def test_path_that_the_save_staged_is_kept_as_it_was_staged_since(staging: str, ws: Workspace) -> None:
+    ws.write("b.txt", "staged at the save\n")
+    ws.add("b.txt")
+    ws.append("a.txt", "edited\n")
+    saved_from(ws.save())
+    STAGING[staging](ws)
+    listed = ws.git("ls-files", "-s", "b.txt")
+    assert paths_of(recovered_from(ws.recover(), exits=(0, 4))["kept"]) == {b"b.txt"}
+    assert ws.git("ls-files", "-s", "b.txt") == listed
+
+
+def _replace_entry(ws: Workspace, path: bytes, oid: str) -> None:
+    """As where a disk lost a part of the index: an entry is another one, and all else is as git wrote it."""
+    index = ws.git_dir / "index"
+    data, seen = bytearray(index.read_bytes()), index.stat()
+    name = data.index(path + b"\0")
+    data[name - 22 : name - 2] = bytes.fromhex(oid)
+    data[-20:] = hashlib.sha1(data[:-20]).digest()
+    index.write_bytes(data)
+    os.utime(index, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+
+
+def test_large_index_of_another_boot_is_compared_entry_by_entry(ws: Workspace) -> None:
+    """It notes the tree that it was made from. After a power cut that tells nothing of its entries."""
+    for number in range(1500):
+        ws.write(f"many/{number:0190}", "")
+    ws.add("many")
+    ws.commit("many")
+    ws.append("a.txt", "edited\n")
+    saved_from(ws.save())
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    index = os.path.join(os.fsencode(ws.git_dir), b"index")
+    _replace_entry(ws, b"b.txt", ws.out("rev-parse", ":a.txt"))
+    assert read_plain_index(index, 20) is None and cached_tree(index, 20) == ws.out("rev-parse", "HEAD^{tree}")
+    with forged(ws, "pending") as save:
+        save.context["boot_id"] = "the boot before"
+    assert paths_of(recovered_from(ws.recover(), exits=(0, 4))["kept"]) == {b"b.txt"}
+    assert ws.out("rev-parse", ":b.txt") == ws.out("rev-parse", "HEAD:a.txt")
