@@ -26,7 +26,7 @@ from save import machine
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from gitstate.git.repository import open_repository  # noqa: E402
+from gitstate.git.opening import open_repository  # noqa: E402
 from gitstate.objects.fold import fold_packs  # noqa: E402
 from gitstate.save.request import SaveRequest  # noqa: E402
 from gitstate.save.save import save  # noqa: E402

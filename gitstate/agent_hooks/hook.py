@@ -17,7 +17,8 @@ from ..errors import GitstateError, words_of
 from ..format import names
 from ..format.context import Context, with_values
 from ..git import refs
-from ..git.repository import Repository, open_repository, read_head
+from ..git.opening import open_repository
+from ..git.repository import Repository, read_head
 from ..orders.events import queued_events
 from ..system import process
 from ..system.forkpool import in_background

@@ -213,7 +213,7 @@ def complete_keys(context: click.Context, _: click.Parameter, incomplete: str) -
 
 def _repository_of(context: click.Context) -> Repository:
     """The repository of `-C`, or of the current directory: no command has run yet."""
-    from ..git.repository import open_repository
+    from ..git.opening import open_repository
 
     named = (context.find_root().params.get("directory") or ()) if context.parent is not None else ()
     return open_repository(os.fsencode(os.path.abspath(os.path.join(".", *named))))

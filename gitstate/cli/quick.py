@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..errors import ExitStatus
-    from ..git.repository import Opening
+    from ..git.opening import Opening
 
 
 #: The exit status after Ctrl-C.
@@ -140,7 +140,7 @@ def _save(quick: Quick, as_json: bool) -> int:
     opening = None
     hurries = quick.command == "save" and "signal" in quick.given
     if own is None and not hurries and "deadline" not in quick.given:
-        from ..git.repository import start_opening
+        from ..git.opening import start_opening
 
         # Git opens the repository while the rest is imported: imports take a quarter of the time of a small save.
         opening = start_opening(path)
@@ -233,7 +233,7 @@ def _save_worktrees(path: bytes, words: Mapping[str, Any], begun: float) -> bool
 
     Returns whether bytes of them were skipped.
     """
-    from ..git.repository import open_repository
+    from ..git.opening import open_repository
 
     repository = open_repository(path)
     if not os.path.isdir(os.path.join(repository.common_dir, b"worktrees")):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..fleet.status import Summary
-    from ..git.repository import Opening
+    from ..git.opening import Opening
     from ..objects.reader import ObjectReader
     from ..recover.request import RecoverRequest, RecoverResult
     from .options import Quick
@@ -42,7 +42,7 @@ def run_quick(quick: Quick) -> int:
 
 def recover(directory: bytes, as_json: bool, given: Mapping[str, Any]) -> int:
     """Carry out `recover`: `given` holds its options by their names in `options.LOOKS`, and `paths`."""
-    from ..git.repository import start_opening
+    from ..git.opening import start_opening
 
     paths, roots = given.get("paths", ()), given.get("roots", ())
     worktrees = bool(given.get("worktrees"))
@@ -132,12 +132,12 @@ def _recover_named(
     into = given.get("into")
     if request.save_id is not None:
         from ..format.find import resolve_save
-        from ..git.repository import open_repository
+        from ..git.opening import open_repository
 
         where = open_repository(directory if into is not None else targets[0], bare_too=into is not None)
         request = request._replace(save_id=resolve_save(where, request.save_id))
     if into is not None:
-        from ..git.repository import open_repository
+        from ..git.opening import open_repository
 
         (target,) = _absolute(directory, [into])
         return [recover.recover_into(open_repository(directory, bare_too=True), target, request)]
@@ -157,7 +157,7 @@ def _with_overwrite_hint(result: RecoverResult, request: RecoverRequest) -> Reco
     if not request.overwrite or result.verdict not in ("recovered", "nothing"):
         return result
     from ..format.names import is_save_id
-    from ..git.repository import open_repository
+    from ..git.opening import open_repository
     from ..recover.request import locate
     from ..workspace.live_context import read_state
 

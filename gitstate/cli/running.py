@@ -41,7 +41,7 @@ def run_quick(quick: Quick) -> int | None:
 
 def run(directory: bytes, argv: Sequence[str], given: Mapping[str, Any]) -> int:
     """Run the command `argv`: `given` holds the other options by their names; one that is missing is None."""
-    from ..git.repository import open_repository
+    from ..git.opening import open_repository
     from ..run import supervisor
 
     options: dict[str, Any] = {name: given.get(name) for name, _ in RUN.values()}

@@ -12,7 +12,7 @@ import time
 from ..errors import GitstateError, words_of
 from ..format.names import CHECKPOINTS, ID_FILE, PENDING, age_key, history_ref, is_of_future, save_ref, save_time_ns
 from ..git import refs
-from ..git.repository import open_repository
+from ..git.opening import open_repository
 from ..system import forkpool
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace import registry

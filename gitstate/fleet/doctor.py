@@ -25,7 +25,9 @@ from ..format import names
 from ..git import gitdir, refs
 from ..git.command import Git
 from ..git.damaged.files import among_files, is_blank
-from ..git.repository import MULTI_PACK_INDEX, Repository, has_damaged_pack_index, left_unread, open_repository
+from ..git.opening import open_repository
+from ..git.permitted import MULTI_PACK_INDEX, has_damaged_pack_index, left_unread
+from ..git.repository import Repository
 from ..history.verify import read_receipt
 from ..integrations import schedulers
 from ..integrations.git_hooks_install import hook_problems

@@ -55,7 +55,7 @@ def workspaces(here: bytes, roots: Sequence[bytes] = ()) -> tuple[list[bytes], b
     """The workspaces found below `roots`. Without roots: the worktrees of the repository in `here`, and all registered
     workspaces. The flag says whether the walk below the roots saw everything.
     """
-    from ..git.repository import open_repository
+    from ..git.opening import open_repository
     from ..recover.facts import worktrees
     from ..workspace import registry
 

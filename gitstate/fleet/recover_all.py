@@ -14,7 +14,8 @@ from ..format.archive import pending_here, read_stack, tree_of_base
 from ..format.fetched import fetched_in_files
 from ..git import refs
 from ..git.command import Oid
-from ..git.repository import Repository, open_repository
+from ..git.opening import open_repository
+from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..recover.facts import worktrees
 from ..recover.recover import recover, recover_into

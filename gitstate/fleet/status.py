@@ -8,7 +8,8 @@ from ..errors import GitstateError, words_of
 from ..format import names
 from ..format.context import Context
 from ..git.gitdir import lost_backlinks
-from ..git.repository import open_repository, read_head
+from ..git.opening import open_repository
+from ..git.repository import read_head
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.live_context import read_live_context
 from ..workspace.peek import Peeker, WorkspacePeek

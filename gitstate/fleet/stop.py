@@ -10,7 +10,8 @@ from typing import NamedTuple
 from ..errors import EXIT_PERSON, NeedsPerson, TryAgain
 from ..format.archive import pending_save_id
 from ..format.manifest import Reason
-from ..git.repository import Repository, open_repository
+from ..git.opening import open_repository
+from ..git.repository import Repository
 from ..run.processes import descendants, kill_all, of_run
 from ..save.request import SaveRequest
 from ..save.save import save

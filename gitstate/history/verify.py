@@ -21,7 +21,9 @@ from ..format.manifest import Save
 from ..format.names import marker_ref, save_ref, workspace_id
 from ..git.command import Git, Oid, is_oid, object_id
 from ..git.entries import list_index, list_tree
-from ..git.repository import Repository, head_of, open_repository, read_head, without_filters
+from ..git.opening import open_repository
+from ..git.permitted import without_filters
+from ..git.repository import Repository, head_of, read_head
 from ..objects.reader import ObjectReader
 from ..objects.tree import GITLINK, SYMLINK, Leaf
 from ..recover.recover import recover

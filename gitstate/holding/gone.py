@@ -11,7 +11,8 @@ import os
 from ..errors import GitstateError
 from ..format.names import NOTES, checkpoint_ref, last_number, marker_ref, new_save_id, parse_trailers, save_ref
 from ..git import refs
-from ..git.repository import Repository, open_repository
+from ..git.opening import open_repository
+from ..git.repository import Repository
 from ..objects.pack import PackWriter
 from ..objects.reader import ObjectReader
 from ..save.build import Builder

@@ -16,7 +16,8 @@ from ..errors import EXIT_DONE, EXIT_PERSON, GitstateError, words_of
 from ..format.names import NOTES, OWN, SAVE_TRAILER, branch_name, own_marker
 from ..git import refs
 from ..git.command import Git, Oid, is_oid
-from ..git.repository import Repository, head_of, open_repository, read_head
+from ..git.opening import open_repository
+from ..git.repository import Repository, head_of, read_head
 from ..objects.reader import ObjectReader, commit_head
 from ..workspace.live_context import FINISHED, read_live_context, replace_context, with_measured_fields
 

@@ -25,7 +25,8 @@ from ..agents.sessions import resume_command
 from ..errors import EXIT_AGAIN, EXIT_DONE, NeedsPerson, TryAgain, UsageError
 from ..format.archive import pending_save_id
 from ..format.context import Context
-from ..git.repository import Repository, open_repository
+from ..git.opening import open_repository
+from ..git.repository import Repository
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult, recover_lines
 from ..run.hold import Hold

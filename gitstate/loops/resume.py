@@ -23,7 +23,8 @@ from ..agents.sessions import resume_command
 from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON, BadJson, GitstateError, NeedsPerson, TryAgain
 from ..format.context import MAX_CONTEXT, Context
 from ..format.names import workspace_id
-from ..git.repository import Repository, open_repository
+from ..git.opening import open_repository
+from ..git.repository import Repository
 from ..recover.recover import recover
 from ..recover.request import SUCCESSES, RecoverRequest, RecoverResult, instruction
 from ..system import files, locks

@@ -283,7 +283,7 @@ def _holds(claim: dict[str, Any]) -> bool:
     owner = process(claim.get("pid") or 0)
     if claim.get("boot_id") == boot_id() and owner.start == claim.get("start") and is_alive(owner):
         return True
-    from ..git.repository import open_repository
+    from ..git.opening import open_repository
     from ..workspace.live_context import FINISHED, read_live_context
 
     with contextlib.suppress(GitstateError, OSError):

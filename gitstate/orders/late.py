@@ -10,7 +10,7 @@ import os
 from ..errors import GitstateError, NotAWorkspace, TryAgain
 from ..format.archive import pending_save_id
 from ..format.manifest import Reason
-from ..git.repository import Opening, open_repository, start_opening
+from ..git.opening import Opening, open_repository, start_opening
 from ..save.request import SaveRequest, save_answer
 from ..save.save import bounded, save
 from ..system import forkpool

@@ -12,7 +12,8 @@ import os
 
 from ..errors import GitstateError
 from ..format.manifest import Reason
-from ..git.repository import Opening, Repository
+from ..git.opening import Opening
+from ..git.repository import Repository
 from ..save.request import SaveRequest, SaveResult, save_answer
 from ..save.save import bounded, save
 from ..snapshot.incremental import Baseline, allows

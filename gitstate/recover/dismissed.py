@@ -7,8 +7,9 @@ from ..format.archive import pending_archive
 from ..format.names import dismissed_ref, own_marker, workspace_id
 from ..git import refs
 from ..git.command import Oid
+from ..git.opening import open_repository
 from ..git.refs import RefUpdate
-from ..git.repository import Repository, open_repository
+from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system.clock import Deadline
 from ..workspace.ownership import clear_journal, locked_workspace, ref_locks, write_journal

@@ -16,15 +16,10 @@ from ..format.names import save_time_ns, workspace_id
 from ..git import gitdir, refs
 from ..git.command import Git, Oid, split_nul
 from ..git.index import is_own_lock
+from ..git.opening import open_repository
+from ..git.permitted import MULTI_PACK_INDEX, has_damaged_pack_index
 from ..git.refs import RefUpdate
-from ..git.repository import (
-    MULTI_PACK_INDEX,
-    Repository,
-    has_damaged_pack_index,
-    head_of,
-    open_repository,
-    read_head,
-)
+from ..git.repository import Repository, head_of, read_head
 from ..objects.reader import ObjectReader, commit_head
 from ..restore.files import usual_umask
 from ..system import files

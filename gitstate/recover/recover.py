@@ -32,8 +32,10 @@ from ..format.archive import pending_in_files, tree_of_base
 from ..format.names import branch_name, workspace_id
 from ..git import gitdir, refs
 from ..git.index import looks_torn
+from ..git.opening import open_repository
+from ..git.permitted import without_filters
 from ..git.refs import RefUpdate
-from ..git.repository import Repository, open_repository, without_filters
+from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..restore.choices import Choice, Outcome, close_directories, is_all_in, needs_safety_save
 from ..restore.paths import SavedPaths, Workspace, paths_with
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..git.command import Git
-    from ..git.repository import Opening
+    from ..git.opening import Opening
     from ..restore.choices import Target
     from ..restore.index import IndexRecovery, Written
     from .act.branch import BranchMover

@@ -10,7 +10,7 @@ from ..format.manifest import REFUSED_NAME, LeftOut, Save
 from ..git.attributes import Conversions
 from ..git.command import split_nul, try_in_halves
 from ..git.entries import list_index, list_tree_paths
-from ..git.repository import without_filters
+from ..git.permitted import without_filters
 from ..git.scan import Differing, WorktreeScan
 from ..git.status import parse_listing
 from ..objects.tree import GITLINK, Leaf, is_safe_path

@@ -10,7 +10,9 @@ from ..format.manifest import LeftOut
 from ..format.names import SAVES, workspace_id
 from ..git.damaged.files import named_worktree
 from ..git.entries import list_index
-from ..git.repository import Repository, open_repository, without_filters
+from ..git.opening import open_repository
+from ..git.permitted import without_filters
+from ..git.repository import Repository
 from ..objects.tree import GITLINK
 from ..system import files
 from ..system.jsonio import text_to_json

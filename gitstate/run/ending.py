@@ -12,7 +12,8 @@ import select
 from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, GitstateError, words_of
 from ..format.archive import checkpoint_save_id, pending_save_id
 from ..format.manifest import Reason
-from ..git.repository import Repository, open_repository
+from ..git.opening import open_repository
+from ..git.repository import Repository
 from ..orders.listener import Orders
 from ..orders.saving import opened_for
 from ..save.request import SaveRequest, SaveResult, failed_look_lines, failed_save_lines, save_lines

@@ -26,7 +26,7 @@ from ..format.archive import pending_save_id
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
-from ..git.repository import open_repository
+from ..git.opening import open_repository
 from ..recover.recover import recover
 from ..recover.request import RecoverRequest, RecoverResult, recover_lines
 from ..save.request import SaveRequest

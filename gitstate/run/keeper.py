@@ -33,7 +33,7 @@ from ..format.manifest import Reason
 # where the agent has changed or removed gitstate's files since.
 from ..git import attributes, entries, strange  # noqa: F401
 from ..git.damaged import broken, refused  # noqa: F401
-from ..git.repository import open_repository
+from ..git.opening import open_repository
 from ..orders.events import start_handling, wait_until_empty
 from ..orders.listener import Orders
 from ..save import index, inside, keeping, nested, protocol, publish  # noqa: F401

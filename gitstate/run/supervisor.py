@@ -18,7 +18,8 @@ from ..format.archive import pending_save_id
 from ..format.context import Context
 from ..format.manifest import Reason
 from ..format.names import new_save_id
-from ..git.repository import Repository, open_repository
+from ..git.opening import open_repository
+from ..git.repository import Repository
 from ..orders.events import forget_events
 from ..recover.facts import waiting_task
 from ..recover.recover import recover

@@ -16,7 +16,8 @@ from ..format.archive import checkpoint_save_id, pending_save_id
 from ..format.context import RUN_WORKSPACE, Context, with_values
 from ..format.manifest import Reason
 from ..git.gitdir import LinkedWorktree, linked_worktrees, operation_under_way
-from ..git.repository import Repository, open_repository, read_head
+from ..git.opening import open_repository
+from ..git.repository import Repository, read_head
 from ..git.status import ignored_among
 from ..save.request import SaveRequest, SaveResult, save_lines
 from ..save.save import save

@@ -36,8 +36,9 @@ from ..format.names import (
 )
 from ..git import refs
 from ..git.command import is_oid
+from ..git.permitted import without_filters
 from ..git.refs import RefUpdate
-from ..git.repository import head_of, read_head, without_filters
+from ..git.repository import head_of, read_head
 from ..objects.pack import TooLate
 from ..objects.reader import LARGE, format_commit
 from ..objects.tree import DIRECTORY, REGULAR, Leaf, edit_tree

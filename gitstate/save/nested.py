@@ -9,7 +9,9 @@ from ..format.manifest import SAVED_INSIDE, LeftOut, Nested, Reason
 from ..format.names import NOTES, OWN, checkpoint_ref, marker_ref, workspace_id
 from ..git.entries import list_index
 from ..git.gitdir import operation_under_way
-from ..git.repository import git_dir_of, open_repository, shares_configuration, without_filters
+from ..git.opening import open_repository
+from ..git.permitted import without_filters
+from ..git.repository import git_dir_of, shares_configuration
 from ..objects.tree import GITLINK
 from ..snapshot.walk import ignored_repositories
 from ..system.clock import Deadline

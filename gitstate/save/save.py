@@ -25,7 +25,9 @@ from ..git import refs
 from ..git.command import Git
 from ..git.gitdir import is_among_files, strange_files_above
 from ..git.index import IndexMoved, identify_index_at, link_or_copy
-from ..git.repository import Opening, Repository, git_dir_of, left_unread, open_repository, without_filters
+from ..git.opening import Opening, open_repository
+from ..git.permitted import left_unread, without_filters
+from ..git.repository import Repository, git_dir_of
 from ..git.status import StatusQuery, query_status
 from ..system import files
 from ..system.clock import Deadline

@@ -24,7 +24,9 @@ from ..git.damaged.files import (
 from ..git.damaged.refused import git_trusts, looks_like_git_dir, why_not_opened, why_strange
 from ..git.gitdir import StrangeFile, common_dir_by_files, path_named_in, strange_directories
 from ..git.index import knows_file_below
-from ..git.repository import Repository, as_permitted, settings_of
+from ..git.opening import settings_of
+from ..git.permitted import as_permitted
+from ..git.repository import Repository
 from ..system.stdlib import TYPE_CHECKING, quote
 from .live_context import read_context
 from .ownership import stand_in_git_dir

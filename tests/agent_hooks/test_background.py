@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.orders import events
 from gitstate.orders.client import SOCKET, order_checkpoint
 from gitstate.system.process import Process
@@ -169,7 +169,7 @@ WAITS = """\
 import os, sys
 from gitstate.agent_hooks import background
 from gitstate.errors import TryAgain
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 lock, background._LONGEST = background.lock, 600.0
 def told(path, deadline, what):
     try:

@@ -14,7 +14,7 @@ from gitstate.agent_hooks.briefing import format_briefing
 from gitstate.agent_hooks.event import parse_event, read_event
 from gitstate.agent_hooks.memory import HookMemory, is_due, last_problem
 from gitstate.agents.base import Briefing, Payload
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from tests.agent_hooks.settings import AGENTS
 from tests.support.agents import hooks_are_done, wait_until
 from tests.support.typed import commit, git, gitstate, run, state_file

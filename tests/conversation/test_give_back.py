@@ -12,7 +12,7 @@ import pytest
 from gitstate.agents.sessions import Place
 from gitstate.conversation.give_back import _Writer, mended
 from gitstate.conversation.record import Kept
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.objects.reader import ObjectReader
 from gitstate.workspace.files import FileState, Worktree
 from tests.conversation.talk import SESSION, Talk, encoded, transcript_of

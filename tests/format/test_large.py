@@ -21,7 +21,7 @@ from gitstate.errors import BadJson, CorruptSave
 from gitstate.format import bounds
 from gitstate.format.bounds import check_tree
 from gitstate.format.manifest import MAX_MANIFEST, manifest_from_json, read_manifest
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.objects.reader import ObjectReader
 from gitstate.system.jsonio import loads
 from tests.support.forgery import Forgery, forged, store

@@ -21,7 +21,8 @@ from gitstate.format.archive import (
 )
 from gitstate.format.find import find_save
 from gitstate.format.names import checkpoint_ref, own_marker, save_ref, workspace_id
-from gitstate.git.repository import Repository, open_repository
+from gitstate.git.opening import open_repository
+from gitstate.git.repository import Repository
 from tests.states import STATES, dirty, make
 from tests.support.repositories import Templates
 from tests.support.workspace import Workspace

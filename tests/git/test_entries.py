@@ -20,7 +20,7 @@ from gitstate.git.entries import (
     list_tree_paths,
     list_unmerged,
 )
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.git.status import parse_listing
 from tests.support.workspace import Workspace
 

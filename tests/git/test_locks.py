@@ -13,7 +13,8 @@ import pytest
 
 from gitstate.git.gitdir import is_dead_lock
 from gitstate.git.index import index_lock, is_own_lock
-from gitstate.git.repository import Repository, open_repository
+from gitstate.git.opening import open_repository
+from gitstate.git.repository import Repository
 from gitstate.system import process
 from tests.support.workspace import Workspace, git_environment, run_gitstate
 

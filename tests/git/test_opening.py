@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gitstate.errors import NotAWorkspace
-from gitstate.git import repository
-from gitstate.git.repository import open_repository
+from gitstate.git import opening
+from gitstate.git.opening import open_repository
 from tests.support.repositories import three_files
 from tests.support.workspace import Workspace, run_git
 
@@ -126,6 +126,6 @@ def test_worktree_under_another_name_is_not_refused(ws: Workspace, below: str) -
     other = ws.outside / "other name"
     other.symlink_to(ws.path)
     path, git_dir = os.fsencode(f"{ws.path}{below}"), os.fsencode(ws.git_dir)
-    repository._refuse_repository_above(path, os.fsencode(other), git_dir, git_dir)
+    opening._refuse_repository_above(path, os.fsencode(other), git_dir, git_dir)
     with pytest.raises(NotAWorkspace, match="is not in the worktree of its git directory"):
-        repository._refuse_repository_above(os.fsencode(ws.outside), os.fsencode(other), git_dir, git_dir)
+        opening._refuse_repository_above(os.fsencode(ws.outside), os.fsencode(other), git_dir, git_dir)

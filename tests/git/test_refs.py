@@ -10,8 +10,8 @@ import pytest
 
 from gitstate.errors import GitError, RefChanged
 from gitstate.git import refs
+from gitstate.git.opening import open_repository
 from gitstate.git.refs import RefUpdate, RefWriter
-from gitstate.git.repository import open_repository
 from gitstate.system.clock import Deadline
 from tests.support.workspace import Workspace
 

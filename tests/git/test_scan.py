@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.git.scan import WorktreeScan
 from tests.support.workspace import Workspace
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from gitstate.errors import GitError
-from gitstate.git.repository import Repository, open_repository
+from gitstate.git.opening import open_repository
+from gitstate.git.repository import Repository
 from gitstate.git.status import are_ignored, quick_status, start_check_ignore, start_status
 from gitstate.system.clock import Deadline
 from tests.support.repositories import three_files

@@ -12,7 +12,7 @@ import pytest
 from gitstate.format.find import resolve_save
 from gitstate.git import refs
 from gitstate.git.command import Git
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.history import listing
 from gitstate.history.prune import prune
 from gitstate.objects.reader import ObjectReader

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.history import listing
 from tests.support.workspace import Workspace, run_gitstate
 

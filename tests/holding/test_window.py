@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gitstate.format.context import Context
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.holding.window import Window
 from gitstate.run.checkpoints import Checkpoints
 from tests.support.agents import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.integrations import git_hooks_install, hook_file, hook_managers
 from gitstate.integrations.git_hooks_install import git_version, manner
 from gitstate.integrations.hook_file import with_block, without_block

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.integrations import git_hooks_install, hook_managers
 from tests.integrations.installed import files_only, kept, refuses, tool
 from tests.support.typed import EVENTS, commit, entries, git, gitstate, outcomes, run, script

@@ -93,7 +93,7 @@ def test_task_of_an_earlier_run_is_no_bug(task_id: str, stage: Stage) -> None:
     state.unlink(missing_ok=True)
     script = (
         "import os, sys\n"
-        "from gitstate.git.repository import open_repository\n"
+        "from gitstate.git.opening import open_repository\n"
         "from gitstate.workspace.live_context import begin\n"
         "begin(open_repository(os.fsencode(sys.argv[1])), {'task_id': eval(sys.argv[2])}, os.getpid())\n"
     )

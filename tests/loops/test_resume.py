@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from gitstate.errors import TryAgain
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.loops import resume
 from gitstate.system import files, locks
 from gitstate.system.clock import Deadline

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gitstate.git.entries import diff_trees
-from gitstate.git.repository import Repository, open_repository
+from gitstate.git.opening import open_repository
+from gitstate.git.repository import Repository
 from gitstate.objects import tree as trees
 from gitstate.objects.reader import ObjectReader
 from gitstate.objects.tree import Leaf, TreeReader

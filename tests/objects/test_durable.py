@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from gitstate.git.opening import open_repository
 from gitstate.git.refs import RefWriter
-from gitstate.git.repository import Repository, open_repository
+from gitstate.git.repository import Repository
 from gitstate.objects import durable, pack
 from gitstate.objects.durable import FilesToDisk, OthersToDisk, start_sync_since
 from gitstate.recover.recover import recover

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.git.repository import Repository, open_repository
+from gitstate.git.opening import open_repository
+from gitstate.git.repository import Repository
 from gitstate.objects.fold import MANY, fold_packs
 from gitstate.objects.pack import PackWriter
 from tests.support.repositories import three_files

@@ -10,8 +10,9 @@ import pytest
 
 from gitstate.errors import RefChanged, TryAgain
 from gitstate.git.command import Oid
+from gitstate.git.opening import open_repository
 from gitstate.git.refs import RefUpdate, move_refs
-from gitstate.git.repository import Repository, open_repository
+from gitstate.git.repository import Repository
 from gitstate.objects.notes import NotesRef, add_note, note_paths, read_note
 from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import ObjectReader

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gitstate.errors import GitError, MissingObject
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.objects.reader import ObjectReader, commit_head, format_commit
 from gitstate.objects.tree import TreeReader
 from tests.support.workspace import Workspace

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gitstate.format.manifest import LeftOut
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.objects.reader import ObjectReader
 from gitstate.restore.paths import SavedPaths
 from gitstate.restore.paths import Workspace as Held

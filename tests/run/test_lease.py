@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.workspace import lease
 from tests.run.commands import WAYS
 from tests.support.agents import Started, agent_pid, marker, wait_until

@@ -11,7 +11,7 @@ import pytest
 
 import gitstate
 from gitstate.errors import UsageError
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.run.channel import Times, read_times
 from tests.run.commands import WORK, run_command
 from tests.support.agents import Started, agent_pid, check_recovered, check_saved, keeper_pid, marker, wait_until

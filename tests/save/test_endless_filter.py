@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.workspace.settings import with_filter_limit
 from tests.support.agents import ends
 from tests.support.recovering import recovered_from

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.save import nested
 from gitstate.save.request import SaveRequest
 from gitstate.save.save import save

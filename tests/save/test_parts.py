@@ -12,8 +12,9 @@ from gitstate.format.context import Context
 from gitstate.format.manifest import LeftOut, Nested
 from gitstate.format.names import Trailers, parse_trailers
 from gitstate.git.index import identify_index_at, link_or_copy
+from gitstate.git.opening import open_repository
 from gitstate.git.refs import RefUpdate
-from gitstate.git.repository import Repository, open_repository
+from gitstate.git.repository import Repository
 from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import ObjectReader, commit_head
 from gitstate.objects.tree import REGULAR, Leaf

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import ObjectReader
 from gitstate.snapshot.record import Growth, SnapshotBuilder, SnapshotOptions

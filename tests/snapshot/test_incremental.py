@@ -16,7 +16,8 @@ import pytest
 
 from gitstate.git.command import Git, object_id
 from gitstate.git.index import link_or_copy
-from gitstate.git.repository import Repository, open_repository
+from gitstate.git.opening import open_repository
+from gitstate.git.repository import Repository
 from gitstate.git.status import ignored_among
 from gitstate.holding.watch import Watch
 from gitstate.holding.window import directories_above

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.snapshot.record import SnapshotBuilder
 from gitstate.snapshot.snapshot import most_precious_first, take_snapshot
 from gitstate.snapshot.walk import CROWD, WalkResult, add_touched, is_nested, sort_entries, walk, without_ignored

@@ -134,7 +134,7 @@ def test_lock_in_memory_keeps_others_away(ws: Workspace) -> None:
     """What stands for the lock is one file for all processes of this user."""
     held = HABITS["no-locks-ENOLCK"] + (
         "import subprocess\n"
-        "from gitstate.git.repository import open_repository\n"
+        "from gitstate.git.opening import open_repository\n"
         "from gitstate.system.clock import Deadline\n"
         "from gitstate.workspace.ownership import locked_workspace\n"
         f"with locked_workspace(open_repository({os.fsencode(ws.path)!r}), Deadline(0)):\n"

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.git.status import ignored_among
 from gitstate.save.request import SaveRequest
 from gitstate.save.save import save

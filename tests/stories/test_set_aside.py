@@ -127,7 +127,7 @@ def test_unfinished_merge_is_not_set_aside(ws: Workspace) -> None:
 #: Kills the process group of a set-aside at its n-th step: a call into git, or a write.
 KILLED = """\
 import os, signal, sys
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.git.command import Git
 from gitstate.git import refs
 from gitstate.run import hold

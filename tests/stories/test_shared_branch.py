@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.git.opening import open_repository
 from gitstate.git.refs import is_checked_out_elsewhere
-from gitstate.git.repository import open_repository
 from tests.states import dirty
 from tests.support.losing import wipe
 from tests.support.oracle import fingerprint

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from gitstate.errors import TryAgain
-from gitstate.git.repository import Repository, open_repository
+from gitstate.git.opening import open_repository
+from gitstate.git.repository import Repository
 from gitstate.system.process import Process, this_process
 from gitstate.workspace import lease
 from gitstate.workspace.lease import Here, Holder, judge
@@ -74,7 +75,7 @@ def repository(ws: Workspace) -> Repository:
 #: Takes the lease of a workspace, says so, and waits.
 HOLDER = """\
 import os, sys, time
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.system.process import this_process
 from gitstate.workspace import lease
 repository = open_repository(os.fsencode(sys.argv[1]))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gitstate.format.context import Context
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.system.process import Process, boot_id, hostname, process_start
 from gitstate.workspace.live_context import owner_state, parse_status, with_owner
 from gitstate.workspace.ownership import RunRecord, read_run_record

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gitstate.git.repository import open_repository
+from gitstate.git.opening import open_repository
 from gitstate.workspace.peek import plain_toplevel
 from tests.states import STATES, make
 from tests.support.repositories import Templates

@@ -12,7 +12,8 @@ import pytest
 
 from gitstate.errors import UsageError
 from gitstate.git.command import Git
-from gitstate.git.repository import Repository, open_repository, parse_bool
+from gitstate.git.opening import open_repository
+from gitstate.git.repository import Repository, parse_bool
 from gitstate.workspace import settings
 from gitstate.workspace.settings import SETTINGS, setting_named
 from tests.states import dirty

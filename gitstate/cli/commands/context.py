@@ -27,7 +27,7 @@ _TASK_OPTIONS = (*CONTEXT_TEXTS, "memory_refs", "extra")
 )
 def begin(call: Call, pairs: tuple[str, ...], owner_pid: int | None, **given: Any) -> int:
     """KEY is one of those of `gitstate set`."""
-    from ...git.repository import open_repository
+    from ...git.opening import open_repository
     from ...run.hold import begin_loop
     from ...workspace import live_context
 
@@ -48,7 +48,7 @@ def begin(call: Call, pairs: tuple[str, ...], owner_pid: int | None, **given: An
 @click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]…", shell_complete=complete_pairs)
 def set_(call: Call, pairs: tuple[str, ...], **given: Any) -> int:
     """KEY is task_id, issue_number, progress_stage, memory_refs, agent, session_id, or a key of your own."""
-    from ...git.repository import open_repository
+    from ...git.opening import open_repository
     from ...workspace import live_context
 
     values = _values(pairs, given, "gitstate set progress_stage=testing")
@@ -66,7 +66,7 @@ def set_(call: Call, pairs: tuple[str, ...], **given: Any) -> int:
 @click.argument("keys", nargs=-1, metavar="[KEY]…", shell_complete=complete_keys)
 def show(call: Call, keys: tuple[str, ...]) -> int:
     """With KEY only its value is printed, one value on a line."""
-    from ...git.repository import open_repository
+    from ...git.opening import open_repository
     from ...workspace.live_context import read_live_context
 
     context, state = read_live_context(open_repository(call.directory))
@@ -90,7 +90,7 @@ def show(call: Call, keys: tuple[str, ...]) -> int:
 @click.option("--keep-save", is_flag=True, help="do nothing if a save that was made by hand is pending")
 def finish(call: Call, keep_save: bool) -> int:
     """Afterwards no save of this workspace is pending."""
-    from ...git.repository import open_repository
+    from ...git.opening import open_repository
     from ...recover.recover import recover
     from ...recover.request import RecoverRequest, recover_lines
     from ...run.hold import end_well, finish_task, made_by_hand

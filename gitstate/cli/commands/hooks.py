@@ -11,7 +11,7 @@ import click
 
 from ...agents.registry import agent_names
 from ...errors import EXIT_DONE, EXIT_PERSON, UsageError
-from ...git.repository import open_repository
+from ...git.opening import open_repository
 from ...system.terminal import escape, escape_lines, say, write_patch
 from .. import quick
 from ..command import Call, TableGroup, command, help_text

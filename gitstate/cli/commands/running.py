@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...errors import NeedsPerson
-from ...git.repository import open_repository
+from ...git.opening import open_repository
 from ...recover.request import worst_of
 from ...system.terminal import escape, say
 from .. import quick, running

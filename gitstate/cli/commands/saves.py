@@ -15,7 +15,7 @@ import click
 from ...errors import EXIT_DONE, EXIT_FAILED, EXIT_PERSON, UsageError
 from ...format.find import resolve_save
 from ...format.names import save_time_ns
-from ...git.repository import open_repository
+from ...git.opening import open_repository
 from ...system.jsonio import Stream
 from ...system.terminal import escape, escape_lines, say, table, terminal_width, write_patch
 from .. import quick

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @paths_argument
 def register(call: Call, paths: tuple[str, ...]) -> int:
     """Every save adds its own workspace."""
-    from ...git.repository import open_repository
+    from ...git.opening import open_repository
     from ...workspace import registry
     from ...workspace.peek import plain_toplevel
 

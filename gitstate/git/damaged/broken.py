@@ -13,7 +13,8 @@ from ..command import Git, Oid, is_oid
 from ..entries import list_tree_paths
 from ..gitdir import NO_HEAD, read_head_file
 from ..index import is_cut_index
-from ..repository import Repository, read_head, settings_of
+from ..opening import settings_of
+from ..repository import Repository, read_head
 from .head import is_cut_head, is_well_formed, last_head, last_of_ref, tail
 
 if TYPE_CHECKING:

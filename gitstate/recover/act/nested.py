@@ -8,7 +8,8 @@ from ...errors import GitstateError
 from ...format.archive import checkpoint_save_id, pending_save_id
 from ...format.manifest import LeftOut
 from ...format.names import branch_name
-from ...git.repository import Repository, open_repository, shares_configuration
+from ...git.opening import open_repository
+from ...git.repository import Repository, shares_configuration
 from ...restore.inside import add_save, finish, held_repositories, newest_save
 from ...restore.nested import (
     check_out_submodule,
