@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gitstate.format.names import given_workspace_id
 from gitstate.recover.act.nested import NestedRecovery
 from gitstate.recover.recover import recover
 from gitstate.recover.request import RecoverRequest
@@ -141,10 +142,12 @@ def test_repository_inside_comes_back(
     run = ws.save("--task-id", "T")
     assert run.exit_status == 0, run
     assert run.json["left_out"] == []
+    own = (inner.git_dir / "gitstate" / "workspace-id").read_text().splitlines()[0]
     there = lose(ws)
     run = there.recover()
     assert run.exit_status == 0, run
     back = Workspace(there.path / place, ws.outside)
+    assert given_workspace_id(os.fsencode(back.git_dir)) == own, "it is the same workspace"
     after = state_of(back)
     assert before[0].diff(after[0]) == []
     assert after[1:] == before[1:]
@@ -206,7 +209,13 @@ def test_what_a_remote_has_of_a_large_repository_is_not_held(
         run_git(origin, "add", "-A")
         run_git(origin, "commit", "-q", "-m", f"large {number}")
     run_git(ws.outside, "clone", "-q", origin, ws.path / "lib")
-    inner = work_in(Workspace(ws.path / "lib", ws.outside))
+    inner = Workspace(ws.path / "lib", ws.outside)
+    for commit in ("HEAD~3", "main"):
+        inner.git("checkout", "-q", commit)
+        inner.append("f.txt", f"{commit}\n")
+        inner.git("stash", "-q")
+    stashes = inner.out("stash", "list", "--format=%H %gs")
+    work_in(inner)
     count = len(inner.out("rev-list", "HEAD").split())
     before = state_of(inner)
     assert ws.save().exit_status == 0
@@ -218,6 +227,9 @@ def test_what_a_remote_has_of_a_large_repository_is_not_held(
     back = Workspace(there.path / "lib", ws.outside)
     assert before[0].diff(fingerprint(back.path)) == []
     assert len(back.out("rev-list", "HEAD").split()) == 2 < count
+    assert back.out("stash", "list", "--format=%H %gs") == stashes
+    back.git("stash", "show", "-p", "stash@{1}")
+    assert len(back.out("rev-list", "stash@{1}").split()) == 3, "its base has no parents either"
     [word] = [item["reason"] for item in run.json["workspaces"][0]["left_out"] if item["path"] == "lib"]
     subprocess.run(word.partition(": ")[2], shell=True, check=True, capture_output=True)
     assert len(back.out("rev-list", "HEAD").split()) == count
@@ -533,7 +545,8 @@ def test_recovery_that_was_killed_makes_the_repository_anew(ws: Workspace) -> No
     wiped(ws)
     unfinished = inner.path / ".git.gitstate"
     unfinished.mkdir(parents=True)
-    (unfinished / "HEAD").write_text("ref: refs/heads/x\n")
+    (unfinished / "refs" / "heads" / "topic").mkdir(parents=True)
+    (unfinished / "refs" / "heads" / "topic" / "x").write_text("0" * 40 + "\n")
     assert ws.recover().exit_status == 0
     assert before[0].diff(fingerprint(inner.path)) == []
     assert not unfinished.exists()
