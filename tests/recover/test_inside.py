@@ -401,6 +401,27 @@ def test_settings_of_a_repository_inside(name: str, value: str, kept: str | None
     assert kept_setting(name, value) == kept
 
 
+def test_repository_that_can_not_be_made_leaves_nothing(ws: Workspace) -> None:
+    """A tampered record: git refuses the name of a ref."""
+    inner = a_clone(ws)
+    ws.append("a")
+    assert ws.save().exit_status == 0
+    [name] = [name for name in ws.refs("refs/gitstate/inside") if not name.endswith("/latest")]
+    record = held(ws, "vendor/lib")
+    record["refs"].append(["refs/heads/../x", record["refs"][0][1]])
+    data = json.dumps(record).encode()
+    blob = ws.git("hash-object", "-w", "--stdin", stdin=data).decode().strip()
+    listed = ws.git("ls-tree", f"{name}:0").decode().splitlines()
+    lines = [f"100644 blob {blob}\trepository.json" if "repository.json" in line else line for line in listed]
+    tree = ws.git("mktree", stdin="\n".join(lines).encode()).decode().strip()
+    top = ws.git("mktree", stdin=f"040000 tree {tree}\t0\n".encode()).decode().strip()
+    ws.git("update-ref", name, ws.out("commit-tree", "-m", "x", top))
+    run = wiped(ws).recover()
+    assert run.exit_status == 4, run
+    assert any("could not be made again" in item["reason"] for item in run.json["workspaces"][0]["left_out"])
+    assert not inner.path.exists()
+
+
 def test_save_is_added_to_a_repository_that_was_cloned_again(ws: Workspace) -> None:
     inner = a_clone(ws)
     before = state_of(inner)
