@@ -505,6 +505,22 @@ def test_name_of_a_submodule_leads_to_no_other_place(name: str, ws: Workspace) -
     assert (inner.path / ".git").is_dir()
 
 
+@pytest.mark.parametrize("damage", ["", "0123456789" * 4 + "\n", "nonsense\n"])
+def test_damaged_ref_of_what_is_held_costs_no_save(damage: str, ws: Workspace) -> None:
+    inner = a_clone(ws)
+    assert ws.gitstate("checkpoint").exit_status == 0
+    [name] = ws.refs("refs/gitstate/inside")
+    (ws.git_dir / name).write_text(damage)
+    inner.write("later.txt", "later\n")
+    before = state_of(inner)
+    ws.append("a")
+    run = ws.save()
+    assert run.exit_status == 0, run
+    run = wiped(ws).recover()
+    assert run.exit_status == 0, run
+    assert before[0].diff(fingerprint(inner.path)) == []
+
+
 def test_what_is_held_goes_with_the_save(ws: Workspace) -> None:
     inner = a_clone(ws)
     ws.append("a")
