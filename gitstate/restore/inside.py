@@ -80,13 +80,19 @@ def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
         files.make_directory(os.path.dirname(store), top=repository.git_dir)
         unfinished = os.path.join(repository.own, b"inside.unfinished")
         files.remove_tree(unfinished)
-    _fill(workspace, held, unfinished, None if store is None else os.path.relpath(full, store), source)
-    made = Repository(full, unfinished, unfinished, record.object_format, {}, Git(full))
-    files.make_directory(made.own, top=unfinished)
-    # It is the same workspace: its pending save is its own.
-    give_workspace_id(made, old_id=lambda: record.workspace_id)
-    files.write_atomic(os.path.join(made.own, _MARK), b"", mode=0o644, staging=made.own)
-    files.sync_filesystem(unfinished)
+    try:
+        _fill(workspace, held, unfinished, None if store is None else os.path.relpath(full, store), source)
+        made = Repository(full, unfinished, unfinished, record.object_format, {}, Git(full))
+        files.make_directory(made.own, top=unfinished)
+        # It is the same workspace: its pending save is its own.
+        give_workspace_id(made, old_id=lambda: record.workspace_id)
+        files.write_atomic(os.path.join(made.own, _MARK), b"", mode=0o644, staging=made.own)
+        files.sync_filesystem(unfinished)
+    except (GitstateError, OSError):
+        files.remove_tree(unfinished)
+        with suppress(OSError):
+            os.rmdir(full)
+        raise
     place = os.path.join(full, b".git") if store is None else store
     os.rename(unfinished, place)
     files.fsync_path(os.path.dirname(place))

@@ -91,7 +91,7 @@ class InsideHolder:
         self._kind, self._replaces = request.kind, request.replaces
         self._taken = scene.taken
         self._own = workspace_id(builder.repository)
-        self._before = read_inside(builder.repository, builder.reader, inside_ref(self._own))
+        self._before = self._read(inside_ref(self._own))
         self._tip = refs.read_refs(builder.repository, [inside_ref(self._own)]).get(inside_ref(self._own))
         self._entries: dict[bytes, Leaf] = {}
         end = until_collected(request)
@@ -135,6 +135,14 @@ class InsideHolder:
             self._builder.reader.restart()
             return _TOO_LATE if deadline.passed() else words_of(error)[:300]
 
+    def _read(self, ref: str) -> dict[bytes, Held]:
+        """What a ref holds; what can't be read is held anew."""
+        try:
+            return read_inside(self._repository, self._builder.reader, ref)
+        except (GitstateError, OSError, ValueError):
+            self._builder.reader.restart()
+            return {}
+
     def updates(self, save_id: str | None) -> list[RefUpdate]:
         """Move the ref of the latest, and the one beside the save of this id, to what is held now."""
         names = [inside_ref(self._own)]
@@ -149,7 +157,7 @@ class InsideHolder:
         for name in names[1:]:
             old = seen.get(name)
             # A save that holds all still may hold one that is gone by now.
-            kept = {} if old is None else read_inside(self._repository, self._builder.reader, name)
+            kept = {} if old is None else self._read(name)
             entries = {path: Leaf(DIRECTORY, held.tree) for path, held in kept.items()} | self._entries
             found.append(RefUpdate(name, latest if entries == self._entries else self._commit(entries, old), old))
         if early in seen:
@@ -161,8 +169,9 @@ class InsideHolder:
         builder = self._builder
         changes = {b"%d" % number: leaf for number, (_, leaf) in enumerate(sorted(entries.items()))}
         tree = edit_tree(None, changes, builder.trees, builder.writer.add)
-        if old is not None and builder.tree_of(old) == tree:
-            return old
+        with suppress(GitstateError):
+            if old is not None and builder.tree_of(old) == tree:
+                return old
         return builder.writer.add("commit", format_commit(tree, [], builder.stamp(), SUBJECT_INSIDE + "\n"))
 
 
@@ -243,11 +252,10 @@ class _Packer:
                 found[ref] = oid
         own = (PENDING, CHECKPOINTS, INSIDE)
         alive = {oid for ref, oid in found.items() if ref.startswith(own)}
-        ours = OWN
         return {
             ref: oid
             for ref, oid in found.items()
-            if not ref.startswith(ours) or ref.startswith(own) or (ref.startswith(SAVES) and oid in alive)
+            if not ref.startswith(OWN) or ref.startswith(own) or (ref.startswith(SAVES) and oid in alive)
         }
 
     def _is_large(self, found: Collection[str]) -> bool:

@@ -13,8 +13,9 @@ The marker is the commit point. A kill before it changes nothing that anyone see
 | 6. write the state file, which is a cache | nothing | `recover` writes it again |
 | 7. move notes and branch together, or one by one | the WIP commit and its note | `recover` needs neither |
 | 8. rename an index into place that matches the WIP commit | the index | `recover` puts the kept one back |
-| 9. pack what is new of the agent's transcript; move its ref | the conversation | the next save |
-| 10. remove the frozen index and the journal | nothing | the next owner |
+| 9. move the refs that hold the repositories inside | what makes them again | the next save |
+| 10. pack what is new of the agent's transcript; move its ref | the conversation | the next save |
+| 11. remove the frozen index and the journal | nothing | the next owner |
 
 A step begins when the one before it is durable, but for 6, which runs while git does 7. Step 5 is one transaction, and
 a kill inside it may leave the save's ref without the marker: then the earlier marker stands. A checkpoint and a safety
@@ -26,6 +27,7 @@ Rare parts are imported where they are met: an import costs more than most of th
 from __future__ import annotations
 
 from ..errors import GitError, GitstateError, words_of
+from ..format.manifest import SAVED_INSIDE, LeftOut
 from ..format.names import NOTES, branch_name, new_save_id, next_number, parse_trailers, workspace_id
 from ..git.refs import RefUpdate
 from ..objects.pack import PackWriter
@@ -67,6 +69,8 @@ class SaveAttempt:
         self.builder = Builder(repository, save_id, self.writer, self.reader)
         self.publisher: Publisher | None = None
         self.swap: IndexSwap | None = None
+        #: The refs that hold the repositories inside; empty where there are none.
+        self._inside: Sequence[RefUpdate] = ()
         #: A git of ours was killed: it may have left locks.
         self.child_killed = False
 
@@ -93,7 +97,7 @@ class SaveAttempt:
             if self.publisher is not None and (known is None or scene.taken.scan is not known.snapshot.scan):
                 # All was looked at anew after that, and may be newer.
                 self.publisher.begin_again()
-            result = self._with_conversation(self._act(scene), scene)
+            result = self._with_conversation(self._with_inside(self._act(scene), scene), scene)
             if scene.taken.nested:
                 from .nested import begin_with_outer, save_nested
 
@@ -117,18 +121,21 @@ class SaveAttempt:
         plan = plan_save(facts)
         upon = earlier.get(plan.upon or "")
         beside, problem = self._beside(scene)
-        holder = self._holder(scene)
+        hold = self._holder(scene)
         if plan.result != "saved":
-            self._move([*beside, *holder(plan.upon)])
+            hold(plan.upon)
+            self._move(beside)
             return self._answer(_with_message(plan, problem), scene, upon)
         if plan.renews and upon is not None:
-            return self._renew(_with_message(plan, problem), scene, upon, [*beside, *holder(self.builder.save_id)])
+            hold(self.builder.save_id)
+            return self._renew(_with_message(plan, problem), scene, upon, beside)
         built = self._build(plan, scene)
         if upon is not None and self._holds(upon, plan, built, scene):
             why = SAME_AS_CHECKPOINT if self.request.kind == "checkpoint" else SAME_AS_SAVE
-            self._move([*beside, *holder(plan.upon)])
+            hold(plan.upon)
+            self._move(beside)
             return self._answer(_with_message(plan._replace(result="unchanged", message=why), problem), scene, upon)
-        beside = [*beside, *holder(self.builder.save_id)]
+        hold(self.builder.save_id)
         plan = _with_message(plan, problem)
         if plan.follows:
             return self._publish(plan, scene, built, beside)
@@ -148,13 +155,40 @@ class SaveAttempt:
             self.reader.restart()
             return [], f"what was destroyed before it could not be kept: {words_of(error)}"
 
-    def _holder(self, scene: Scene) -> Callable[[str | None], Sequence[RefUpdate]]:
-        """What returns the refs that hold the repositories inside beside the save of an id."""
+    def _holder(self, scene: Scene) -> Callable[[str | None], None]:
+        """Pack what makes the repositories inside again; what is returned prepares the refs for it beside a save.
+
+        Nothing of it can cost the save.
+        """
         if not scene.nested or self.request.kind == "safety":
-            return lambda _: ()
+            return lambda _: None
         from .inside import InsideHolder
 
-        return InsideHolder(self.builder, self.request, scene).updates
+        def note(error: Exception) -> None:
+            self.reader.restart()
+            scene.taken.left_out += _not_held(scene, error)
+
+        def hold(save_id: str | None) -> None:
+            try:
+                self._inside = holder.updates(save_id)
+            except (GitstateError, OSError) as error:
+                note(error)
+
+        try:
+            holder = InsideHolder(self.builder, self.request, scene)
+        except (GitstateError, OSError) as error:
+            note(error)
+            return lambda _: None
+        return hold
+
+    def _with_inside(self, result: SaveResult, scene: Scene) -> SaveResult:
+        """Move the refs that hold the repositories inside, once the save stands."""
+        try:
+            if self._inside:
+                self._publisher().move_each(self._inside)
+        except (GitstateError, OSError) as error:
+            return result._replace(left_out=(*result.left_out, *_not_held(scene, error)))
+        return result
 
     def _move(self, beside: Sequence[RefUpdate]) -> None:
         """Publish what stands beside a save that is not made."""
@@ -272,6 +306,12 @@ class SaveAttempt:
             taken=taken,
             written=self.writer.written,
         )
+
+
+def _not_held(scene: Scene, error: Exception) -> list[LeftOut]:
+    """What is to be said where the repositories inside could be saved, and not held."""
+    words = f"{SAVED_INSIDE}; this repository does not hold it: {words_of(error)}"[:1000]
+    return [LeftOut(path, words, False) for path in scene.inside]
 
 
 def _with_message(plan: SavePlan, more: str) -> SavePlan:

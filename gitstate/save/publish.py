@@ -129,6 +129,24 @@ class Publisher:
         self.refs.carry_out()
         self.refs.sync(updates)
 
+    def move_each(self, updates: Sequence[RefUpdate]) -> None:
+        """Move refs of which each counts by itself, after the others. Raises GitstateError, OSError if none moved."""
+        if not updates:
+            return
+        self.journal_locks(*(update.ref for update in updates))
+        self.writer.finish()
+        if self._refs is not None:
+            self._refs.close()
+        self._start_git()
+        failures: list[Exception] = []
+        for update in updates:
+            try:
+                self.refs.commit([update])
+            except (GitstateError, OSError) as error:
+                failures.append(error)
+        if len(failures) == len(updates):
+            raise failures[0]
+
     def replace(self, latest: Save | None, builder: Builder, scene: Scene, updates: Sequence[RefUpdate]) -> None:
         """Move the refs of a checkpoint or a safety save. First keep the checkpoint `latest`, where that is needed."""
         keeping = []

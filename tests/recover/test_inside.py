@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gitstate.format.names import given_workspace_id
 from gitstate.recover.act.nested import NestedRecovery
 from gitstate.recover.recover import recover
 from gitstate.recover.request import RecoverRequest
@@ -141,10 +142,12 @@ def test_repository_inside_comes_back(
     run = ws.save("--task-id", "T")
     assert run.exit_status == 0, run
     assert run.json["left_out"] == []
+    own = (inner.git_dir / "gitstate" / "workspace-id").read_text().splitlines()[0]
     there = lose(ws)
     run = there.recover()
     assert run.exit_status == 0, run
     back = Workspace(there.path / place, ws.outside)
+    assert given_workspace_id(os.fsencode(back.git_dir)) == own, "it is the same workspace"
     after = state_of(back)
     assert before[0].diff(after[0]) == []
     assert after[1:] == before[1:]
@@ -206,7 +209,13 @@ def test_what_a_remote_has_of_a_large_repository_is_not_held(
         run_git(origin, "add", "-A")
         run_git(origin, "commit", "-q", "-m", f"large {number}")
     run_git(ws.outside, "clone", "-q", origin, ws.path / "lib")
-    inner = work_in(Workspace(ws.path / "lib", ws.outside))
+    inner = Workspace(ws.path / "lib", ws.outside)
+    for commit in ("HEAD~3", "main"):
+        inner.git("checkout", "-q", commit)
+        inner.append("f.txt", f"{commit}\n")
+        inner.git("stash", "-q")
+    stashes = inner.out("stash", "list", "--format=%H %gs")
+    work_in(inner)
     count = len(inner.out("rev-list", "HEAD").split())
     before = state_of(inner)
     assert ws.save().exit_status == 0
@@ -218,6 +227,9 @@ def test_what_a_remote_has_of_a_large_repository_is_not_held(
     back = Workspace(there.path / "lib", ws.outside)
     assert before[0].diff(fingerprint(back.path)) == []
     assert len(back.out("rev-list", "HEAD").split()) == 2 < count
+    assert back.out("stash", "list", "--format=%H %gs") == stashes
+    back.git("stash", "show", "-p", "stash@{1}")
+    assert len(back.out("rev-list", "stash@{1}").split()) == 3, "its base has no parents either"
     [word] = [item["reason"] for item in run.json["workspaces"][0]["left_out"] if item["path"] == "lib"]
     subprocess.run(word.partition(": ")[2], shell=True, check=True, capture_output=True)
     assert len(back.out("rev-list", "HEAD").split()) == count
@@ -389,6 +401,27 @@ def test_settings_of_a_repository_inside(name: str, value: str, kept: str | None
     assert kept_setting(name, value) == kept
 
 
+def test_repository_that_can_not_be_made_leaves_nothing(ws: Workspace) -> None:
+    """A tampered record: git refuses the name of a ref."""
+    inner = a_clone(ws)
+    ws.append("a")
+    assert ws.save().exit_status == 0
+    [name] = [name for name in ws.refs("refs/gitstate/inside") if not name.endswith("/latest")]
+    record = held(ws, "vendor/lib")
+    record["refs"].append(["refs/heads/../x", record["refs"][0][1]])
+    data = json.dumps(record).encode()
+    blob = ws.git("hash-object", "-w", "--stdin", stdin=data).decode().strip()
+    listed = ws.git("ls-tree", f"{name}:0").decode().splitlines()
+    lines = [f"100644 blob {blob}\trepository.json" if "repository.json" in line else line for line in listed]
+    tree = ws.git("mktree", stdin="\n".join(lines).encode()).decode().strip()
+    top = ws.git("mktree", stdin=f"040000 tree {tree}\t0\n".encode()).decode().strip()
+    ws.git("update-ref", name, ws.out("commit-tree", "-m", "x", top))
+    run = wiped(ws).recover()
+    assert run.exit_status == 4, run
+    assert any("could not be made again" in item["reason"] for item in run.json["workspaces"][0]["left_out"])
+    assert not inner.path.exists()
+
+
 def test_save_is_added_to_a_repository_that_was_cloned_again(ws: Workspace) -> None:
     inner = a_clone(ws)
     before = state_of(inner)
@@ -472,6 +505,22 @@ def test_name_of_a_submodule_leads_to_no_other_place(name: str, ws: Workspace) -
     assert (inner.path / ".git").is_dir()
 
 
+@pytest.mark.parametrize("damage", ["", "0123456789" * 4 + "\n", "nonsense\n"])
+def test_damaged_ref_of_what_is_held_costs_no_save(damage: str, ws: Workspace) -> None:
+    inner = a_clone(ws)
+    assert ws.gitstate("checkpoint").exit_status == 0
+    [name] = ws.refs("refs/gitstate/inside")
+    (ws.git_dir / name).write_text(damage)
+    inner.write("later.txt", "later\n")
+    before = state_of(inner)
+    ws.append("a")
+    run = ws.save()
+    assert run.exit_status == 0, run
+    run = wiped(ws).recover()
+    assert run.exit_status == 0, run
+    assert before[0].diff(fingerprint(inner.path)) == []
+
+
 def test_what_is_held_goes_with_the_save(ws: Workspace) -> None:
     inner = a_clone(ws)
     ws.append("a")
@@ -533,7 +582,8 @@ def test_recovery_that_was_killed_makes_the_repository_anew(ws: Workspace) -> No
     wiped(ws)
     unfinished = inner.path / ".git.gitstate"
     unfinished.mkdir(parents=True)
-    (unfinished / "HEAD").write_text("ref: refs/heads/x\n")
+    (unfinished / "refs" / "heads" / "topic").mkdir(parents=True)
+    (unfinished / "refs" / "heads" / "topic" / "x").write_text("0" * 40 + "\n")
     assert ws.recover().exit_status == 0
     assert before[0].diff(fingerprint(inner.path)) == []
     assert not unfinished.exists()

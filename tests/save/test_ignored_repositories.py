@@ -138,8 +138,9 @@ def test_worktree_of_an_agent_in_an_ignored_directory_is_not_saved_as_nested(ws:
 
 def test_no_program_of_an_ignored_repository_runs(ws: Workspace, origin: Path) -> None:
     inner, canary = clone(ws, origin, "tmp/lib"), ws.outside / "canary"
-    inner.write(".gitattributes", "* filter=x\n")
-    inner.append("f.txt")
+    inner.write(".git/info/attributes", "* filter=x\n")
+    # Of the same size: git has to look into it.
+    inner.write("f.txt", "two\n")
     for key in ("filter.x.clean", "filter.x.process", "core.fsmonitor", "core.sshCommand", "core.alternateRefsCommand"):
         inner.config(key, f"touch {canary}; cat")
     inner.write(".git/hooks/post-index-change", f"#!/bin/sh\ntouch {canary}\n", mode=0o755)
