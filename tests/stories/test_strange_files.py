@@ -198,6 +198,12 @@ def _included(condition: str, *, globally: bool = False) -> Callable[[Workspace,
     return include
 
 
+def _of_worktree(ws: Workspace, path: Path) -> None:
+    ws.config("extensions.worktreeConfig", "true")
+    ws.git("config", "--worktree", "some.setting", "true")
+    ws.git("config", "--file", str(ws.git_dir / "config.worktree"), "include.path", path)
+
+
 NAMED: dict[str, tuple[Callable[[Workspace, Path], None], int]] = {
     "excludesFile": (_excludes, 0),
     "attributesFile": (_attributes, 0),
@@ -208,6 +214,7 @@ NAMED: dict[str, tuple[Callable[[Workspace, Path], None], int]] = {
     "users_includeIf": (_included("includeIf.gitdir:/.path", globally=True), 0),
     "include": (_included("include.path"), 4),
     "includeIf": (_included("includeIf.gitdir:/.path"), 4),
+    "include_of_worktree": (_of_worktree, 4),
 }
 
 
@@ -279,3 +286,19 @@ def test_ordinary_include_is_read(place: str, own_home: Workspace) -> None:
     ws.write("x.up", "text\n")
     saved = saved_from(ws.save())
     assert saved.document["warnings"] == [] and ws.out("show", f"{saved.document['wip_commit']}:x.up") == "TEXT"
+
+
+@pytest.mark.parametrize("key", ["core.excludesFile", "core.attributesFile"])
+def test_empty_name_of_a_file_is_none(key: str, own_home: Workspace) -> None:
+    own_home.config(key, "")
+    own_home.append("a.txt", "edited\n")
+    assert saved_from(own_home.save()).document["warnings"] == []
+
+
+def test_files_that_include_each_other_many_times_are_looked_at_once(own_home: Workspace) -> None:
+    """Git ends at them: all is saved without."""
+    wide = own_home.outside / "wide"
+    wide.write_text(f"[include]\n\tpath = {wide}\n" * 30)
+    own_home.git("config", "--file", str(own_home.common_dir / "config"), "include.path", wide)
+    own_home.append("a.txt", "edited\n")
+    saved_from(own_home.save(), exits=(4,))
