@@ -129,7 +129,7 @@ def test_ref_in_the_place_of_a_directory_is_moved_by_the_command_that_is_named(p
 
 
 @pytest.mark.parametrize("kind", ["directory", "link", "FIFO"])
-@pytest.mark.parametrize("name", ["lock", "durable", "workspace-id"])
+@pytest.mark.parametrize("name", ["lock", "durable", "workspace-id", "save-number"])
 def test_what_is_in_the_place_of_a_file_of_ours_is_moved_by_the_command_that_is_named(
     name: str, kind: str, ws: Workspace
 ) -> None:
