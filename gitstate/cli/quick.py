@@ -175,7 +175,7 @@ def _saved(path: bytes, own: bytes | None, words: dict[str, Any], opening: Openi
 
     `words` are what the command line says, as `SaveRequest` names it.
     """
-    early = None
+    early, is_rest = None, False
     if own is not None:
         # As little as possible is imported before the order: the marker waits for it.
         from ..orders.client import order_save
@@ -186,11 +186,11 @@ def _saved(path: bytes, own: bytes | None, words: dict[str, Any], opening: Openi
         early = order.early
         if order.left is not None:
             # Not the whole deadline once more.
-            words = {**words, "deadline": max(_LEAST, order.left)}
+            words, is_rest = {**words, "deadline": max(_LEAST, order.left)}, True
     if words["deadline"] is not None or words.get("hurries"):
         from ..orders.late import save_in_time
 
-        answer = save_in_time(path, words, early)
+        answer = save_in_time(path, words, early, is_rest=is_rest)
         if answer is not None:
             return answer
     from ..format.manifest import Reason

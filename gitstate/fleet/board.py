@@ -129,9 +129,9 @@ def newest_copy(seen: WorkspacePeek) -> int | None:
             except OSError:
                 asked.append(ref)
     names = [name for found in refs.read_refs_below(seen.common_dir, *kept) for name in found]
-    newest = max(names, key=age_key, default="")
     # One of the future was made by a wrong clock, and says nothing about now.
-    times += [] if is_of_future(newest) else [save_time_ns(newest) or 0]
+    newest = max((name for name in names if not is_of_future(name)), key=age_key, default="")
+    times.append(save_time_ns(newest) or 0)
     if asked:
         times.append(_asked_of_git(seen, asked) or 0)
     return max(times, default=0) or None

@@ -96,7 +96,9 @@ def examine(path: bytes) -> list[Finding]:
         try:
             found += one()
         except (GitstateError, OSError) as error:
-            found.append(Finding("check", f"a check failed: {words_of(error)}"[:300], "git config --list; git fsck"))
+            hint = error.hint if isinstance(error, GitstateError) else None
+            what = f"a check failed: {words_of(error)}"[:300]
+            found.append(Finding("check", what, hint or "git config --list; git fsck"))
     return found
 
 

@@ -409,7 +409,8 @@ def strange_files_above(path: bytes) -> list[StrangeFile]:
     if git_dir is None:
         return []
     common_dir = common_dir_by_files(git_dir)
-    return [*strange_files(git_dir, common_dir), *included_by(os.path.join(common_dir, b"config"))]
+    config = [os.path.join(common_dir, b"config"), os.path.join(git_dir, b"config.worktree")]
+    return [*strange_files(git_dir, common_dir), *(item for file in config for item in included_by(file))]
 
 
 def included_by(config: bytes) -> list[StrangeFile]:

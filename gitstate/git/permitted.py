@@ -84,7 +84,7 @@ def _without_strange(repository: Repository) -> Repository:
     for key, default in _NAMING:
         value = repository.setting(key)
         path = os.path.join(home, default) if value is None else os.path.expanduser(os.fsencode(value))
-        kind = strange_kind(os.path.join(repository.toplevel, path))
+        kind = strange_kind(os.path.join(repository.toplevel, path)) if path else None
         if kind:
             from .damaged.refused import way_without
 

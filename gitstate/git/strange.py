@@ -41,19 +41,29 @@ def includes(lines: list[bytes], directory: bytes) -> Iterator[tuple[int, bytes,
             yield number, name, os.path.join(directory, os.path.expanduser(name))
 
 
-def strange_lines(path: bytes, depth: int = 0, *, lines: list[bytes] | None = None) -> dict[int, tuple[bytes, str]]:
+def strange_lines(path: bytes, *, lines: list[bytes] | None = None) -> dict[int, tuple[bytes, str]]:
     """The lines of a configuration file that include something that is no regular file, themselves or deeper down.
 
     The number of each is mapped to what it is: path and kind. `lines` are those that are left of the file.
     """
-    lines = lines_of(path) if lines is None else lines
+    return _strange_lines(path, lines_of(path) if lines is None else lines, 0, {})
+
+
+def _strange_lines(
+    path: bytes, lines: list[bytes], depth: int, known: dict[bytes, tuple[bytes, str] | None]
+) -> dict[int, tuple[bytes, str]]:
+    """`known` has what was found in each file that was looked at: files may include each other many times."""
     found = {}
     for number, _, target in includes(lines, os.path.dirname(path)):
-        kind = strange_kind(target)
-        if kind:
-            found[number] = target, kind
-        elif depth < _DEEPEST and (deeper := strange_lines(target, depth + 1)):
-            found[number] = next(iter(deeper.values()))
+        if target not in known:
+            kind = strange_kind(target)
+            known[target] = (target, kind) if kind else None
+            if kind is None and depth < _DEEPEST:
+                deeper = _strange_lines(target, lines_of(target), depth + 1, known)
+                known[target] = next(iter(deeper.values()), None)
+        what = known[target]
+        if what is not None:
+            found[number] = what
     return found
 
 

@@ -31,10 +31,13 @@ _OPENED = 4.0
 _LOOK = 0.5
 
 
-def save_in_time(path: bytes, words: Mapping[str, Any], early: str | None) -> Mapping[str, Any] | None:
+def save_in_time(
+    path: bytes, words: Mapping[str, Any], early: str | None, *, is_rest: bool = False
+) -> Mapping[str, Any] | None:
     """The answer to a save of the workspace that `path` is in; None where the caller has to take it by itself.
 
-    `words` and `early` are what the command line says, and an earlier save of the same order. Raises TryAgain where the
+    `words` and `early` are what the command line says, and an earlier save of the same order. `is_rest`: their deadline
+    is what a keeper has left of it, and no number that anybody has named. Raises TryAgain where the
     disk did not take it in time: it goes on, and the workspace is locked until it ends. Raises GitstateError, OSError
     of the save.
     """
@@ -60,7 +63,7 @@ def save_in_time(path: bytes, words: Mapping[str, Any], early: str | None) -> Ma
             child.end(kill=False)
             return None
     child.leave()
-    raise _late(path, seconds, before)
+    raise _late(path, seconds, before, is_rest=is_rest)
 
 
 def _work(path: bytes, request: SaveRequest, send: Callable[[Any], None]) -> None:
@@ -109,7 +112,7 @@ def _error(*told: Any) -> Any:
     return error
 
 
-def _late(path: bytes, seconds: float, before: list[str | None]) -> TryAgain:
+def _late(path: bytes, seconds: float, before: list[str | None], *, is_rest: bool) -> TryAgain:
     """Why a save is late, and whether it stands: `before` holds the id of the pending save when it began, if it has."""
     found: list[str | None] = []
 
@@ -131,7 +134,6 @@ def _late(path: bytes, seconds: float, before: list[str | None]) -> TryAgain:
         what = "nothing is saved yet"
     else:
         what = f"the save {found[0]} stands, but may not be durable yet"
-    # What is left for a save beside a keeper is a part of the deadline, and no number that anybody has named.
-    within = f"{seconds:g} seconds" if seconds >= 1 else "the deadline"
+    within = "the deadline" if is_rest else f"{seconds:g} seconds"
     how = f"the disk did not answer within {within}"
     return TryAgain(f"{how}: {what}; the save goes on until the disk answers", hint="gitstate status")

@@ -73,7 +73,9 @@ def open_damaged(path: bytes) -> Repository | None:
     if not looks_like_git_dir(common_dir):
         return None
     damage = damaged_git_dir(top, git_dir, common_dir)
-    if damage is None or any(item.path.startswith(os.path.join(common_dir, b"objects", b"")) for item in damage.files):
+    objects = os.path.join(common_dir, b"objects", b"")
+    inside = {item.path for item in damage.files if item.path.startswith(objects)} if damage is not None else set()
+    if damage is None or inside - {objects + b"info/alternates"}:
         return None
     for path in (os.path.join(common_dir, name) for name in (b"refs", b"objects")):
         if os.path.lexists(path) and not os.path.isdir(path):

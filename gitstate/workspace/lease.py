@@ -166,14 +166,8 @@ def take(repository: Repository, *, inside: bool = False) -> int:
     """
     files.make_directory(repository.own, top=repository.git_dir)
     fd = files.open_own(os.path.join(repository.own, _INNER if inside else _LEASE), os.O_RDWR)
-    deadline = Deadline(_PATIENCE)
     try:
-        while True:
-            try:
-                return _flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR) or not deadline.pause(0.01):
-                    raise
+        return _lock_patiently(fd)
     except BlockingIOError:
         os.close(fd)
         raise TryAgain(
@@ -183,6 +177,17 @@ def take(repository: Repository, *, inside: bool = False) -> int:
     except BaseException:
         os.close(fd)
         raise
+
+
+def _lock_patiently(fd: int) -> int:
+    """As `_flock`, exclusively: whoever asks if it is held holds it for a moment."""
+    deadline = Deadline(_PATIENCE)
+    while True:
+        try:
+            return _flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EINTR) or not deadline.pause(0.01):
+                raise
 
 
 def lease_file(repository: Repository) -> bytes:
@@ -209,7 +214,7 @@ def take_again(repository: Repository, fd: int, holder: Holder | None) -> bool:
     for path in paths:
         new = files.open_own(path, os.O_RDWR)
         try:
-            fcntl.flock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_patiently(new)
             os.dup2(new, fd, inheritable=False)
         except BlockingIOError:
             continue

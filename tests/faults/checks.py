@@ -13,7 +13,9 @@ from tests.support.workspace import Run, Workspace, run_git
 from .scenes import Scene, control_files
 
 #: What may stand in a directory of gitstate's own when nothing is under way and nothing waits.
-OWN_FILES = frozenset({"lock", "durable", "context.json", "notes-turn", "workspace-id", "last-restore.json"})
+OWN_FILES = frozenset(
+    {"lock", "durable", "context.json", "notes-turn", "workspace-id", "last-restore.json", "save-number"}
+)
 
 
 def check_integrity(ws: Workspace) -> None:

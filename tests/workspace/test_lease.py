@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,19 @@ def test_asking_does_not_keep_a_run_from_beginning(ws: Workspace, repository: Re
         for _ in range(50):
             os.close(lease.take(repository))
         process.kill()
+
+
+def test_asking_does_not_keep_a_run_from_taking_its_lease_again(ws: Workspace, repository: Repository) -> None:
+    """The one that asks holds the new file for a moment."""
+    fd, path = lease.take(repository), ws.git_dir / "gitstate/lease"
+    path.unlink()
+    with path.open("w") as asked:
+        fcntl.flock(asked, fcntl.LOCK_SH)
+        threading.Timer(0.3, lambda: fcntl.flock(asked, fcntl.LOCK_UN)).start()
+        assert lease.take_again(repository, fd, None)
+        assert os.path.samestat(os.fstat(fd), os.stat(path))
+    assert lease.is_held(os.fsencode(path.parent))
+    os.close(fd)
 
 
 def test_descriptor_is_not_inherited(repository: Repository) -> None:

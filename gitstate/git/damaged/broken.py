@@ -179,7 +179,9 @@ def make_stand_in(directory: bytes, repository: Repository, damage: DamagedGitDi
             # `git status` looks up the branch that the log of a detached HEAD names.
             tops = [os.path.join(common, top, b"") for top in ((b"logs", b"refs") if name == b"logs" else (name,))]
             is_whole = not any(item.path.startswith(top) for item in damage.files for top in tops)
-            if os.path.isdir(os.path.join(common, name)) and (is_whole or name in (b"refs", b"objects")):
+            if name == b"objects" and not is_whole:
+                _link_objects(os.path.join(common, name), os.path.join(directory, name))
+            elif os.path.isdir(os.path.join(common, name)) and (is_whole or name == b"refs"):
                 os.symlink(os.path.join(common, name), os.path.join(directory, name))
         for name in (b"info/exclude", b"info/attributes"):
             places = (os.path.join(common, name), os.path.join(common, b"info"))
@@ -211,6 +213,20 @@ def make_stand_in(directory: bytes, repository: Repository, damage: DamagedGitDi
         repository = repository._replace(config=config)
     where = (f"--git-dir={os.fsdecode(directory)}", f"--work-tree={os.fsdecode(repository.toplevel)}", *includes)
     return repository._replace(git=repository.git._replace(options=(*repository.git.options, *where)))
+
+
+def _link_objects(objects: bytes, directory: bytes) -> None:
+    """Make an object directory that leads to all of `objects`, in which git looks for no other one.
+
+    All directories of loose objects are there: git writes what is new through the links.
+    """
+    os.mkdir(directory)
+    os.mkdir(os.path.join(directory, b"info"))
+    for name in (b"pack", *(b"%02x" % number for number in range(256))):
+        place = os.path.join(objects, name)
+        if not os.path.isdir(place):
+            os.mkdir(place)
+        os.symlink(place, os.path.join(directory, name))
 
 
 def _head_line(git_dir: bytes) -> bytes:

@@ -85,6 +85,7 @@ def damaged_git_dir(
     _look_at_links(os.path.join(toplevel, b".git"), git_dir, common_dir, found)
     strange = strange_files(git_dir, common_dir)
     found += _strange(strange, toplevel, [item.path for item in found])
+    _look_at_own_config(os.path.join(git_dir, b"config.worktree"), found)
     own = sum(_is_own(item.path, git_dir, common_dir) for item in found)
     is_shared_whole = own == len(found)
     own = len(found)
@@ -169,6 +170,14 @@ def _look_at_links(dot_git: bytes, git_dir: bytes, common_dir: bytes, found: lis
         if path_named_in(path, prefix, base) != target:
             what = f"{shown(path)} {_how_lost(path)}"
             found.append(Damage(path, what, f"echo {quoted(prefix + line)} >{quoted(path)}"))
+
+
+def _look_at_own_config(path: bytes, found: list[Damage]) -> None:
+    """What the configuration of the one worktree includes that is no file."""
+    from ..strange import lines_of, strange_includes
+
+    for target, kind, command in strange_includes(path, lines_of(path)) if os.path.isfile(path) else ():
+        found.append(Damage(path, f"{shown(path)} includes {os.fsdecode(target)}, which is {kind}", command))
 
 
 def _how_lost(path: bytes) -> str:
