@@ -84,6 +84,26 @@ def test_bad_value_is_found_however_its_line_is_written(lines: str, ws: Workspac
     assert before.diff(fingerprint(ws.path)) == []
 
 
+@pytest.mark.parametrize("line", ["[status] showUntrackedFiles = some", "[remote"])
+def test_settings_of_the_worktree_alone_hold_beside_a_bad_one(line: str, ws: Workspace) -> None:
+    """Without them each file outside of a sparse checkout would count as deleted."""
+    ws.git("sparse-checkout", "set", "--cone", "src")
+    assert b"sparseCheckout = true" in (ws.git_dir / "config.worktree").read_bytes()
+    ws.append("a.txt")
+    ws.write("src/new.txt", "new\n")
+    ws.remove("src/app.py")
+    before = fingerprint(ws.path)
+    with open(ws.git_dir / "config.worktree", "a") as file:
+        file.write(f"{line}\n")
+    saved_from(ws.save(), exits=(4,))
+    lines = (ws.git_dir / "config.worktree").read_text().removesuffix("[remote\n")
+    (ws.git_dir / "config.worktree").write_text(lines)
+    mend(ws)
+    wipe(ws)
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    assert before.diff(fingerprint(ws.path)) == []
+
+
 def test_order_file_that_is_missing_costs_no_save(ws: Workspace) -> None:
     """Git ends at each comparison, and names no setting."""
     dirty(ws)
