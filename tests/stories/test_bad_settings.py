@@ -84,21 +84,29 @@ def test_bad_value_is_found_however_its_line_is_written(lines: str, ws: Workspac
     assert before.diff(fingerprint(ws.path)) == []
 
 
-@pytest.mark.parametrize("line", ["[status] showUntrackedFiles = some", "[remote"])
-def test_settings_of_the_worktree_alone_hold_beside_a_bad_one(line: str, ws: Workspace) -> None:
-    """Without them each file outside of a sparse checkout would count as deleted."""
+@pytest.mark.parametrize("line", ["[status] showUntrackedFiles = some", "[remote", "HEAD"])
+def test_settings_of_the_worktree_alone_hold_beside_what_is_damaged(line: str, ws: Workspace) -> None:
+    """Git converts by them, and keeps those of a sparse checkout there."""
     ws.git("sparse-checkout", "set", "--cone", "src")
     assert b"sparseCheckout = true" in (ws.git_dir / "config.worktree").read_bytes()
+    ws.git("config", "--worktree", "core.autocrlf", "input")
     ws.append("a.txt")
-    ws.write("src/new.txt", "new\n")
+    ws.write("src/new.txt", "one\r\ntwo\r\n")
     ws.remove("src/app.py")
     before = fingerprint(ws.path)
-    with open(ws.git_dir / "config.worktree", "a") as file:
-        file.write(f"{line}\n")
-    saved_from(ws.save(), exits=(4,))
-    lines = (ws.git_dir / "config.worktree").read_text().removesuffix("[remote\n")
-    (ws.git_dir / "config.worktree").write_text(lines)
+    config, head = ws.git_dir / "config.worktree", ws.git_dir / "HEAD"
+    whole, branch = config.read_text(), head.read_bytes()
+    if line == "HEAD":
+        head.write_bytes(b"")
+    else:
+        config.write_text(f"{whole}{line}\n")
+    saved = saved_from(ws.save(), exits=(4,))
+    if line == "[remote":
+        config.write_text(whole)
+    elif line == "HEAD":
+        head.write_bytes(branch)
     mend(ws)
+    assert ws.git("cat-file", "blob", f"{saved.wip}:src/new.txt") == b"one\ntwo\n"
     wipe(ws)
     assert recovered_from(ws.recover())["verdict"] == "restore"
     assert before.diff(fingerprint(ws.path)) == []
