@@ -33,9 +33,10 @@ BAD_VALUES = {
     "push.default": "everything",
     "status.showUntrackedFiles": "some",
     "remote.other.fetch": "bad:::refspec",
+    "core.whitespace": "tab-in-indent,indent-with-non-tab",
 }
-#: One whose type is known, two of which git names the value alone, and one that git names.
-ORDINARY = ("core.autocrlf", "core.excludesFile", "push.default", "remote.other.fetch")
+#: One whose type is known, two of which git names the value alone, one that git names, one of which it names nothing.
+ORDINARY = ("core.autocrlf", "core.excludesFile", "push.default", "remote.other.fetch", "core.whitespace")
 
 
 @pytest.mark.parametrize(
