@@ -21,12 +21,14 @@ from ..git.damaged.files import (
     missing_alternate,
     quoted,
 )
+from ..git.damaged.head import LONGEST
 from ..git.damaged.refused import git_trusts, looks_like_git_dir, why_not_opened, why_strange
 from ..git.gitdir import StrangeFile, common_dir_by_files, path_named_in, strange_directories
 from ..git.index import knows_file_below
 from ..git.opening import settings_of
 from ..git.permitted import as_permitted
-from ..git.repository import Repository
+from ..git.repository import Repository, parse_bool
+from ..system import files
 from ..system.stdlib import TYPE_CHECKING, quote
 from .live_context import read_context
 from .ownership import stand_in_git_dir
@@ -94,8 +96,14 @@ def open_damaged(path: bytes) -> Repository | None:
     )
     git = Git(b"/", tuple(conditional_includes(git_dir, common_dir, branch, damage.config)))
     listed = git.run("config", "--list", "-z", ok_codes=range(256))
-    listed += git.run("config", "--includes", "--file", "-", "--list", "-z", input=damage.config, ok_codes=range(256))
+    read = ("config", "--includes", "--file", "-", "--list", "-z")
+    listed += git.run(*read, input=damage.config, ok_codes=range(256))
     config = settings_of(listed.split(b"\0")[:-1])
+    if parse_bool(config.get("extensions.worktreeconfig", ["false"])[-1]):
+        own = damage.worktree_config
+        own = files.read_limited(os.path.join(git_dir, b"config.worktree"), LONGEST) if own is None else own
+        listed += git.run(*read, input=own or b"", ok_codes=range(256))
+        config = settings_of(listed.split(b"\0")[:-1])
     object_format = config.get("extensions.objectformat", ["sha1"])[-1]
     return as_permitted(Repository(top, git_dir, common_dir, object_format, config, Git(top)))
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from gitstate.git.damaged.head import refused_settings
 from gitstate.git.gitdir import strange_files
@@ -52,8 +55,17 @@ def test_same_file_is_strange_without_a_reftable(tmp_path: Path) -> None:
     assert Peeker().peek(os.fsencode(tmp_path / "ws")).damage
 
 
+VERSION_1 = (b"\trepositoryformatversion = 1", b"[extensions]")
+
+
 def test_its_setting_is_not_taken_for_one_that_git_refuses() -> None:
     """Without it git takes all refs for missing."""
-    lines = [b"[core]", b"\trepositoryformatversion = 1", b"[extensions]", b"\trefstorage = reftable"]
+    lines = [b"[core]", *VERSION_1, b"\trefstorage = reftable"]
     assert list(refused_settings(lines)) == []
     assert list(refused_settings([*lines[:3], b"\tobjectformat = none"]))
+
+
+@pytest.mark.parametrize("lines", [(b"\trepositoryformatversion = 99",), (*VERSION_1, b"\tnew = x")])
+def test_format_that_git_does_not_know_is_no_bad_setting(lines: Sequence[bytes]) -> None:
+    """Nobody knows what the repository looks like, and without these settings git would open it."""
+    assert list(refused_settings([b"[core]", *lines])) == []

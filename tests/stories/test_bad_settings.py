@@ -33,9 +33,10 @@ BAD_VALUES = {
     "push.default": "everything",
     "status.showUntrackedFiles": "some",
     "remote.other.fetch": "bad:::refspec",
+    "core.whitespace": "tab-in-indent,indent-with-non-tab",
 }
-#: One whose type is known, two of which git names the value alone, and one that git names.
-ORDINARY = ("core.autocrlf", "core.excludesFile", "push.default", "remote.other.fetch")
+#: One whose type is known, two of which git names the value alone, one that git names, one of which it names nothing.
+ORDINARY = ("core.autocrlf", "core.excludesFile", "push.default", "remote.other.fetch", "core.whitespace")
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,34 @@ def test_bad_value_is_found_however_its_line_is_written(lines: str, ws: Workspac
     saved_from(ws.save(), exits=(4,))
     mend(ws)
     assert ws.out("config", "gitstate.keepDays") == "7"
+    wipe(ws)
+    assert recovered_from(ws.recover())["verdict"] == "restore"
+    assert before.diff(fingerprint(ws.path)) == []
+
+
+@pytest.mark.parametrize("line", ["[status] showUntrackedFiles = some", "[remote", "HEAD"])
+def test_settings_of_the_worktree_alone_hold_beside_what_is_damaged(line: str, ws: Workspace) -> None:
+    """Git converts by them, and keeps those of a sparse checkout there."""
+    ws.git("sparse-checkout", "set", "--cone", "src")
+    assert b"sparseCheckout = true" in (ws.git_dir / "config.worktree").read_bytes()
+    ws.git("config", "--worktree", "core.autocrlf", "input")
+    ws.append("a.txt")
+    ws.write("src/new.txt", "one\r\ntwo\r\n")
+    ws.remove("src/app.py")
+    before = fingerprint(ws.path)
+    config, head = ws.git_dir / "config.worktree", ws.git_dir / "HEAD"
+    whole, branch = config.read_text(), head.read_bytes()
+    if line == "HEAD":
+        head.write_bytes(b"")
+    else:
+        config.write_text(f"{whole}{line}\n")
+    saved = saved_from(ws.save(), exits=(4,))
+    if line == "[remote":
+        config.write_text(whole)
+    elif line == "HEAD":
+        head.write_bytes(branch)
+    mend(ws)
+    assert ws.git("cat-file", "blob", f"{saved.wip}:src/new.txt") == b"one\ntwo\n"
     wipe(ws)
     assert recovered_from(ws.recover())["verdict"] == "restore"
     assert before.diff(fingerprint(ws.path)) == []

@@ -194,6 +194,8 @@ def make_stand_in(directory: bytes, repository: Repository, damage: DamagedGitDi
             os.symlink(packed, os.path.join(directory, b"packed-refs"))
         if os.path.isfile(shallow) and not any(item.path == shallow for item in damage.files):
             os.symlink(shallow, os.path.join(directory, b"shallow"))
+    if damage is not None and damage.worktree_config is not None:
+        contents[b"config.worktree"] = damage.worktree_config
     for name, content in contents.items():
         files.write_new_file(os.path.join(directory, name), (content,), mode=0o600, durable=False)
     for name in (b"config.worktree", b"info/sparse-checkout"):

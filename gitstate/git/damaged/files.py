@@ -66,6 +66,8 @@ class DamagedGitDir(Record):
     """The lines of `packed-refs` that git can read."""
     shared_is_whole: bool
     """Whether git can use all that the worktrees share, as it is."""
+    worktree_config: bytes | None = None
+    """The lines of the worktree's own configuration that git can read; None where that is whole, or there is none."""
 
     @property
     def why(self) -> str:
@@ -85,7 +87,7 @@ def damaged_git_dir(
     _look_at_links(os.path.join(toplevel, b".git"), git_dir, common_dir, found)
     strange = strange_files(git_dir, common_dir)
     found += _strange(strange, toplevel, [item.path for item in found])
-    _look_at_own_config(os.path.join(git_dir, b"config.worktree"), found)
+    own_config = _look_at_own_config(git_dir, common_dir, found)
     own = sum(_is_own(item.path, git_dir, common_dir) for item in found)
     is_shared_whole = own == len(found)
     own = len(found)
@@ -97,11 +99,11 @@ def damaged_git_dir(
             if os.path.lexists(path):
                 what, command = f"{shown(path)} is no directory", f"rm {quoted(path)} && {command}"
             found.append(Damage(path, what, command))
-    config = _look_at_config(common_dir, found)
+    config = _look_at_config(os.path.join(common_dir, b"config"), found)
     packed_refs = _look_at_packed_refs(common_dir, found)
     _look_at_shallow(common_dir, found)
     is_shared_whole = is_shared_whole and len(found) == own
-    return DamagedGitDir(tuple(found), head, config, packed_refs, is_shared_whole) if found else None
+    return DamagedGitDir(tuple(found), head, config, packed_refs, is_shared_whole, own_config) if found else None
 
 
 def _is_own(path: bytes, git_dir: bytes, common_dir: bytes) -> bool:
@@ -172,14 +174,6 @@ def _look_at_links(dot_git: bytes, git_dir: bytes, common_dir: bytes, found: lis
             found.append(Damage(path, what, f"echo {quoted(prefix + line)} >{quoted(path)}"))
 
 
-def _look_at_own_config(path: bytes, found: list[Damage]) -> None:
-    """What the configuration of the one worktree includes that is no file."""
-    from ..strange import lines_of, strange_includes
-
-    for target, kind, command in strange_includes(path, lines_of(path)) if os.path.isfile(path) else ():
-        found.append(Damage(path, f"{shown(path)} includes {os.fsdecode(target)}, which is {kind}", command))
-
-
 def _how_lost(path: bytes) -> str:
     """What is wrong with a small file of git's that names no path which is there."""
     data = files.read_limited(path, 65_536)
@@ -196,20 +190,27 @@ def lost_backlink(path: bytes, toplevel: bytes | None) -> Damage:
     return Damage(path, what, command, None if toplevel is None else wanted + b"\n")
 
 
-def _look_at_config(common_dir: bytes, found: list[Damage]) -> bytes:
-    """The configuration without the lines that git can't read, each of which is added to `found`."""
+def _look_at_own_config(git_dir: bytes, common_dir: bytes, found: list[Damage]) -> bytes | None:
+    """The same as `_look_at_config` for that of the worktree alone; None where git reads none, or all of it."""
+    path, known = os.path.join(git_dir, b"config.worktree"), len(found)
+    shared = files.read_limited(os.path.join(common_dir, b"config"), LONGEST) or b""
+    if not os.path.isfile(path) or b"worktreeconfig" not in shared.lower():
+        return None
+    config = _look_at_config(path, found)
+    return config if len(found) > known else None
+
+
+def _look_at_config(path: bytes, found: list[Damage]) -> bytes:
+    """A configuration without the lines that git can't read, each of which is added to `found`."""
     from ..strange import strange_includes, strange_lines, with_absolute_includes
 
-    path = os.path.join(common_dir, b"config")
+    directory = os.path.dirname(path)
     data = files.read_limited(path, LONGEST) or b""
     if data and not data.strip(b"\0"):
-        found.append(
-            Damage(
-                path,
-                f"{shown(path)} holds zeros only",
-                f"rm {quoted(path)} && git -C {quoted(os.path.dirname(common_dir))} init",
-            )
-        )
+        command = f"rm {quoted(path)}"
+        if os.path.basename(path) == b"config":
+            command += f" && git -C {quoted(os.path.dirname(directory))} init"
+        found.append(Damage(path, f"{shown(path)} holds zeros only", command))
         return b""
     lines = data.split(b"\n")
     kinds = [*_TYPES]
@@ -240,7 +241,7 @@ def _look_at_config(common_dir: bytes, found: list[Damage]) -> bytes:
         found.append(Damage(path, f"{shown(path)} includes {os.fsdecode(target)}, which is {kind}", command))
     strange = strange_lines(path, lines=lines)
     lines = [b"" if at in strange else line for at, line in enumerate(lines)]
-    lines = list(with_absolute_includes(lines, common_dir))
+    lines = list(with_absolute_includes(lines, directory))
     with suppress(OSError):
         for key, why in refused_settings(lines):
             # In the repository git ends at the setting, whatever it is asked.

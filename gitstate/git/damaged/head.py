@@ -149,6 +149,9 @@ def tail(path: bytes) -> bytes:
 
 # -- the configuration
 
+_FORMAT = (b"core.repositoryformatversion", b"extensions.")
+#: Of the settings that git does not name so many are tried, 10 ms each.
+_MOST_TRIED = 100
 #: Commands of git that need no commit and no file: each reads settings of its own.
 _PROBES = (("status", "--porcelain", "--branch"), ("update-ref", "-d", "refs/none"), ("read-tree", "--empty"))
 
@@ -156,7 +159,7 @@ _PROBES = (("status", "--porcelain", "--branch"), ("update-ref", "-d", "refs/non
 def refused_settings(lines: list[bytes]) -> Iterator[tuple[bytes, str]]:
     """The settings of a configuration at whose values git ends, each with git's words, in a repository that is empty.
 
-    Git names the setting, or its value alone: then it is the one without which git says something else.
+    Git names the setting, its value alone, or neither: then it is the one without which git says something else.
     """
     with files.temporary_directory("gitstate-config-") as directory:
         probe = _ConfigProbe(os.fsencode(directory))
@@ -164,8 +167,13 @@ def refused_settings(lines: list[bytes]) -> Iterator[tuple[bytes, str]]:
         while said:
             listed = Git(b"/").start("config", "--no-includes", "--file", "-", "-z", "--list")
             pairs = [item.partition(b"\n") for item in listed.communicate(b"\n".join(lines))[0].split(b"\0")[:-1]]
+            # Without what says of which format the repository is git would open one that it does not know.
+            pairs = [pair for pair in pairs if pair[0] != _FORMAT[0] or not pair[2].isdigit() or pair[2] in b"01"]
+            if b"unknown repository extension" in said:
+                return
             named = [key for key, _, _ in pairs if b"'" + key.lower() + b"'" in said.lower()]
             named += [key for key, _, value in pairs if value and value in said]
+            named += [key for key, _, _ in pairs[:_MOST_TRIED] if not key.startswith(_FORMAT)]
             for key in dict.fromkeys(named):
                 left = without_setting(lines, key)
                 now = probe.ask(left)
