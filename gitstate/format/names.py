@@ -233,13 +233,16 @@ def new_save_id(number: int | None = None, at_ns: int | None = None) -> str:
     """
     seconds, rest = divmod(time.time_ns() if at_ns is None else at_ns, 1_000_000_000)
     text = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds))
-    return f"{text}.{rest // 1000:06d}Z-{os.urandom(3).hex()}{'' if number is None else f'-{number}'}"
+    last = "" if number is None else f"-{min(number, _HIGHEST)}"
+    return f"{text}.{rest // 1000:06d}Z-{os.urandom(3).hex()}{last}"
 
 
 #: The file in gitstate's own directory of a workspace that holds the number of its last save, and in which boot.
 _NUMBER_FILE = b"save-number"
 #: So many digits at most: another number is none of ours.
 _DIGITS = 12
+#: No id has a higher number. Those that have this one sort by time.
+_HIGHEST = 10**_DIGITS - 1
 
 
 def number_of(save_id: str) -> int:
@@ -261,18 +264,25 @@ def next_number(repository: Repository, id_of: Callable[[Oid], str | None]) -> i
     """
     path, boot = os.path.join(repository.own, _NUMBER_FILE), boot_id()
     words = (read_limited(path, 256) or b"").decode("ascii", "replace").split()
-    if boot is not None and len(words) == 2 and words[0] == boot and _is_number(words[1]):
-        number = int(words[1]) + 1
-    else:
-        number = last_number(repository, workspace_id(repository), id_of) + 1
-    # Without the file the refs are read each time.
-    with suppress(OSError):
-        fd = open_own(path, os.O_WRONLY | os.O_TRUNC)
-        try:
-            write_all(fd, f"{boot} {number}\n".encode("ascii"))
-        finally:
-            os.close(fd)
-    return number
+    is_told = boot is not None and len(words) == 2 and words[0] == boot and _is_number(words[1])
+    last = int(words[1]) if is_told else last_number(repository, workspace_id(repository), id_of)
+    try:
+        _write_number(path, f"{boot} {last + 1}\n".encode("ascii"))
+    except OSError:
+        # It would tell the same number again and again. Without the file the refs are read each time.
+        with suppress(OSError):
+            remove(path)
+        if is_told:
+            last = max(last, last_number(repository, workspace_id(repository), id_of))
+    return last + 1
+
+
+def _write_number(path: bytes, data: bytes) -> None:
+    fd = open_own(path, os.O_WRONLY | os.O_TRUNC)
+    try:
+        write_all(fd, data)
+    finally:
+        os.close(fd)
 
 
 def last_number(repository: Repository, workspace_id: str, id_of: Callable[[Oid], str | None]) -> int:

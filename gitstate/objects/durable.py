@@ -56,11 +56,15 @@ class OthersToDisk:
         places = [os.path.join(objects, name) for name in sorted(os.listdir(objects)) if len(name) == 2]
         packs = os.path.join(objects, b"pack")
         control = [packs, objects, repository.common_dir, *_control_files(repository)]
+        branch = list(_branch_files(repository))
         if last == self._tag:
+            # HEAD may name another branch since: nobody has synced that one, however old it is.
+            is_same = not _changed_since([os.path.join(repository.git_dir, b"HEAD")], stamp)
             control = _changed_since(control, stamp)
+            branch = _changed_since(branch, stamp) if is_same else branch
         self.is_durable = False
         # First what no git removes: an empty place of loose objects goes with its last one.
-        self._new, self._syncs = start_sync_since([packs, *places], stamp, (*control, *others))
+        self._new, self._syncs = start_sync_since([packs, *places], stamp, (*control, *branch, *others))
 
     def finish(self) -> None:
         """Return when all of it is durable. Raises OSError."""
@@ -210,7 +214,7 @@ def _sync_one_by_one(repository: Repository, paths: Iterable[bytes]) -> None:
     for path in found:
         directories.update(dict.fromkeys(parents_with_top(path)))
     sync_each(os.path.join(top, path) for path in {**found, **directories})
-    files.fsync_paths(dict.fromkeys(_control_files(repository)))
+    files.fsync_paths(dict.fromkeys((*_control_files(repository), *_branch_files(repository))))
 
 
 def _recent_files(repository: Repository) -> Iterator[bytes]:
@@ -331,8 +335,13 @@ def _control_files(repository: Repository) -> Iterator[bytes]:
     for name in operation_paths(git_dir):
         yield os.path.join(git_dir, name)
         yield os.path.dirname(os.path.join(git_dir, name))
+
+
+def _branch_files(repository: Repository) -> Iterator[bytes]:
+    """The file of the branch that HEAD names, and its directories."""
+    common = repository.common_dir
     with suppress(OSError):
-        ref = read_head(git_dir)
+        ref = read_head(repository.git_dir)
         if ref is not None:
             path = os.path.join(common, os.fsencode(ref))
             while len(path) > len(common):

@@ -199,6 +199,30 @@ def test_control_files_are_synced_again_only_once_they_changed(tmp_path: Path, m
     assert {head, index} <= bring("one")
 
 
+@pytest.mark.parametrize("place", ["main", "linked"])
+def test_branch_that_head_names_since_is_synced_however_old_it_is(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made before an earlier call, which had no reason to look at it."""
+    ws = three_files(tmp_path)
+    ws.git("worktree", "add", "-q", "../other")
+    top = ws.path if place == "main" else tmp_path / "other"
+    repository = open_repository(os.fsencode(top))
+    monkeypatch.setattr(durable, "_CLOCK_SLACK_NS", 50_000_000)
+    monkeypatch.setattr(durable, "_clock_offset", lambda: 1)
+    synced: list[bytes] = []
+    monkeypatch.setattr(files, "fsync_path", synced.append)
+    ws.git("branch", "topic/next")
+    time.sleep(0.06)
+    OthersToDisk(repository, "one").finish()
+    time.sleep(0.06)
+    ws.git("-C", str(top), "checkout", "-q", "topic/next")
+    synced.clear()
+    OthersToDisk(repository, "one").finish()
+    heads = os.path.join(repository.common_dir, b"refs/heads")
+    assert {heads, os.path.join(heads, b"topic"), os.path.join(heads, b"topic/next")} <= {*synced}
+
+
 def test_one_sync_needs_no_directory_that_another_git_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A `git gc` packs the loose objects, and removes their places, right before `sync -f` opens what it is given."""
     ws = three_files(tmp_path)

@@ -14,6 +14,7 @@ from tests.support.clock import clock_ahead
 from tests.support.look import look
 from tests.support.losing import lose, wipe
 from tests.support.oracle import Fingerprint, fingerprint
+from tests.support.permissions import why_permissions_cannot_be_tested
 from tests.support.recovering import RESTORED, check_repository, check_state_file, recovered_from
 from tests.support.saving import Saved, check_index_bytes, check_untouched, saved_from
 from tests.support.workspace import Workspace
@@ -306,6 +307,37 @@ def test_numbers_go_on_after_a_power_cut_took_the_file_of_the_last_one(ws: Works
         path.write_bytes(left)
     made.append(saved_at(ws, -7200, "3\n"))
     assert listed(ws) == made[::-1] and [number_of(name) for name in made] == [1, 2, 3]
+
+
+@pytest.mark.skipif(why_permissions_cannot_be_tested() is not None, reason=str(why_permissions_cannot_be_tested()))
+def test_numbers_go_on_where_the_file_of_the_last_one_may_be_read_alone(ws: Workspace) -> None:
+    ws.without_override = True
+    made = [saved_at(ws, 0, "1\n", "checkpoint")]
+    (ws.git_dir / "gitstate/save-number").chmod(0o400)
+    made += [saved_at(ws, -7200 * number, f"{number}\n") for number in (2, 3)]
+    assert listed(ws) == made[::-1] and [number_of(name) for name in made] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("place", ["file", "refs"])
+def test_newer_saves_sort_above_one_with_the_highest_number(ws: Workspace, place: str) -> None:
+    """Only somebody else can have made it; those after it sort by time."""
+    made = [saved_at(ws, 0, "1\n", "checkpoint")]
+    highest = f"{made[0].rpartition('-')[0]}-{'9' * 12}"
+    if place == "file":
+        path = ws.git_dir / "gitstate/save-number"
+        path.write_text(f"{path.read_text().split()[0]} {'9' * 12}\n")
+    else:
+        (archive,) = ws.refs("refs/gitstate/checkpoints/").values()
+        (workspace,) = (ref.rpartition("/")[2] for ref in ws.refs("refs/gitstate/checkpoints/"))
+        ws.git("update-ref", f"refs/gitstate/saves/{workspace}/{highest}", archive)
+        (ws.git_dir / "gitstate/save-number").unlink()
+    for number in (2, 3):
+        made.append(saved_at(ws, 0, f"{number}\n"))
+        assert ws.recover().exit_status == 0
+    assert [name for name in listed(ws) if name in made] == [made[2], made[1], made[0]]
+    ws.write("a.txt", "other\n")
+    assert ws.gitstate("restore", "latest", "a.txt", "--overwrite").exit_status == 0
+    assert ws.read("a.txt") == b"3\n"
 
 
 def test_older_checkpoint_is_not_offered_where_the_clock_was_set_back(ws: Workspace) -> None:
