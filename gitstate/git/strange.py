@@ -37,8 +37,35 @@ def includes(lines: list[bytes], directory: bytes) -> Iterator[tuple[int, bytes,
             inside = head.strip().lower().startswith(b"[include")
         key, equals, value = rest.partition(b"=")
         if inside and equals and key.strip().lower() == b"path":
-            name = value.strip().strip(b'"')
+            name = value_of(value)
             yield number, name, os.path.join(directory, os.path.expanduser(name))
+
+
+#: What a letter after a backslash stands for in a value; any other stands for itself.
+_ESCAPED = {ord("n"): b"\n", ord("t"): b"\t", ord("b"): b"\b"}
+
+
+def value_of(text: bytes) -> bytes:
+    """The value that git reads behind the `=` of a setting: without quotes, escapes, comment, and spaces around it."""
+    value, spaces = bytearray(), bytearray()
+    is_quoted = is_escaped = False
+    for letter in text.strip():
+        if is_escaped:
+            value += spaces + _ESCAPED.get(letter, bytes((letter,)))
+            spaces.clear()
+            is_escaped = False
+        elif letter == ord("\\"):
+            is_escaped = True
+        elif letter == ord('"'):
+            is_quoted = not is_quoted
+        elif letter in b"#;" and not is_quoted:
+            break
+        elif letter in b" \t" and not is_quoted:
+            spaces.append(letter)
+        else:
+            value += spaces + bytes((letter,))
+            spaces.clear()
+    return bytes(value)
 
 
 def strange_lines(path: bytes, *, lines: list[bytes] | None = None) -> dict[int, tuple[bytes, str]]:
