@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _UNFINISHED = b".git.gitstate"
 #: The file of ours in its git directory until its files are back.
 _MARK = b"made-again"
+#: The configuration that is written for it has no more bytes.
+_MOST_CONFIG = 4 << 20
 #: Git has so many seconds for a pack.
 _SECONDS = 600.0
 
@@ -74,12 +76,13 @@ def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
     files.remove_tree(unfinished)
     modules = os.path.join(repository.git_dir, b"modules")
     store = None if name is None else os.path.join(modules, os.fsencode(name))
-    if store is not None and (os.path.lexists(store) or not _is_below(store, modules)):
+    if store is not None and (os.path.lexists(store) or not _is_plain_place(store, modules)):
         store = None
     if store is not None:
         files.make_directory(os.path.dirname(store), top=repository.git_dir)
         unfinished = os.path.join(repository.own, b"inside.unfinished")
         files.remove_tree(unfinished)
+    place = os.path.join(full, b".git") if store is None else store
     try:
         _fill(workspace, held, unfinished, None if store is None else os.path.relpath(full, store), source)
         made = Repository(full, unfinished, unfinished, record.object_format, {}, Git(full))
@@ -88,13 +91,13 @@ def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
         give_workspace_id(made, old_id=lambda: record.workspace_id)
         files.write_atomic(os.path.join(made.own, _MARK), b"", mode=0o644, staging=made.own)
         files.sync_filesystem(unfinished)
+        os.rename(unfinished, place)
     except (GitstateError, OSError):
+        # The disk may be full of it, and the next save would take it for files of the workspace.
         files.remove_tree(unfinished)
         with suppress(OSError):
             os.rmdir(full)
         raise
-    place = os.path.join(full, b".git") if store is None else store
-    os.rename(unfinished, place)
     files.fsync_path(os.path.dirname(place))
     if store is not None:
         link = b"gitdir: %s\n" % os.path.relpath(store, full)
@@ -151,6 +154,12 @@ def _is_below(path: bytes, directory: bytes) -> bool:
     return os.path.realpath(path).startswith(os.path.join(os.path.realpath(directory), b""))
 
 
+def _is_plain_place(path: bytes, directory: bytes) -> bool:
+    """Whether no link and no `..` leads to `path`, below `directory` in a git directory."""
+    real = os.path.join(os.path.realpath(os.path.dirname(directory)), os.path.basename(directory))
+    return os.path.realpath(path) == os.path.join(real, os.path.relpath(path, directory))
+
+
 def _fill(workspace: Workspace, held: Held, git_dir: bytes, worktree: bytes | None, source: bytes | None) -> None:
     """Make the git directory. `worktree` is where that is, relative to its last place; None for the one around it.
 
@@ -162,12 +171,10 @@ def _fill(workspace: Workspace, held: Held, git_dir: bytes, worktree: bytes | No
     git = Git(git_dir, ("--git-dir=.",))
     from ..save.inside import kept_setting
 
+    _set(git_dir, "core.bare", "false")
+    _set(git_dir, "core.logallrefupdates", "true")
     kept = [(key, kept_setting(key, value)) for key, value in record.settings]
-    for key, value in (("core.bare", "false"), ("core.logallrefupdates", "true"), *kept):
-        if value is not None:
-            # A name that git does not accept.
-            with suppress(GitError):
-                _set(git_dir, key, value)
+    _add_settings(git, git_dir, [(key, value) for key, value in kept if value is not None])
     add_objects(workspace, held, git)
     if record.needs and source is not None:
         _borrow(source, git, record.needs)
@@ -205,6 +212,22 @@ def _borrow(source: bytes, git: Git, commits: Sequence[Oid]) -> None:
             writing.stdin.write(data)
     other.finish(reading, timeout=_SECONDS)
     git.finish(writing, timeout=_SECONDS)
+
+
+def _add_settings(git: Git, git_dir: bytes, settings: Sequence[tuple[str, str]]) -> None:
+    """Add those settings that git accepts: at one that it can't read, as a home of an unknown user, it ends."""
+    config = os.path.join(git_dir, b"config")
+    before = files.read_limited(config, _MOST_CONFIG) or b""
+    try:
+        for key, value in settings:
+            _set(git_dir, key, value)
+        # Reads all of what nearly every command reads.
+        git.run("update-ref", "--stdin")
+    except GitError:
+        files.write_atomic(config, before, mode=0o644, staging=git_dir)
+        half = len(settings) // 2
+        for part in (settings[:half], settings[half:]) if half else ():
+            _add_settings(git, git_dir, part)
 
 
 def _set(git_dir: bytes, key: str, value: str) -> None:

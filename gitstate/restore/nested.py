@@ -71,7 +71,7 @@ def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterato
             step = _step_for(workspace, saved, path, save_id) if depth <= DEEPEST else None
         except (GitstateError, OSError) as error:
             step = NestedStep(path, "lost", reason=nested_failure(error))
-        if step is None:
+        if step is None or (step.action == "lost" and path in failed):
             step = NestedStep(path, "lost", reason=failed.get(path) or _words_of_gone(workspace, path, save_id))
         archive = nested[path].archive if path in nested else None
         yield step._replace(is_new=path in made, held=save_id, archive=archive, is_cut=again.get(path, False))
@@ -84,13 +84,15 @@ def _make_again(
 
     Returns the paths of those, each with whether its history was cut, and why others could not be made.
     """
+    from ..snapshot.walk import is_nested
     from .inside import held_repositories, is_made_again, is_vacant, make_again
 
     top = os.path.realpath(workspace.repository.toplevel)
     # As a recovery that was killed left them.
     made, failed = {path: False for path in named if is_made_again(os.path.join(top, path))}, {}
-    gone = [path for path in sorted(named) if is_vacant(os.path.join(top, path))]
+    gone = [path for path in sorted(named) if not is_nested(workspace.repository, os.path.join(top, path))]
     held = held_repositories(workspace, saved.saves) if gone else {}
+    recovery = f"gitstate recover --save {saved.newest.manifest.save_id}"
     registered = _registered(workspace.git) if held else {}
     for path in gone:
         one = held.get(path)
@@ -103,6 +105,9 @@ def _make_again(
             command = f"gitstate -C {quote(one.record.elsewhere)} recover{named_save} --into {place}"
             failed[path] = f"it was a worktree of another repository, which has its save: {command}"
             continue
+        if not is_vacant(os.path.join(top, path)):
+            failed[path] = f"something else stands in the place of the nested repository: move it away, then {recovery}"
+            continue
         name = registered.get(path) if one.record.is_submodule else None
         try:
             make_again(workspace, one, name)
@@ -112,9 +117,9 @@ def _make_again(
                 workspace.git.run("submodule", "--quiet", "init", "--", path, ok_codes=range(256))
         except (GitstateError, OSError) as error:
             words = f"the nested repository is gone, and could not be made again: {words_of(error)}"[:300]
-            save_id = saved.newest.manifest.save_id
             more = _where_the_rest_is(workspace, one.record, name) if one.record.needs else ""
-            failed[path] = f"{words}; get it with: {more} && gitstate recover --save {save_id}" if more else words
+            more = f"get it with: {more} && {recovery}" if more else f"once that is mended: {recovery}"
+            failed[path] = f"{words}; {more}"
     return made, failed
 
 

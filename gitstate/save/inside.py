@@ -423,17 +423,20 @@ _OF_THE_PLACE = ("core.filemode", "core.symlinks", "core.ignorecase", "core.prec
 def kept_setting(name: str, value: str) -> str | None:
     """What is held of a setting of a repository inside: its value, a URL without a password; None for no word of it.
 
-    A URL that names a program (`ext::`) is none.
+    A URL that names a program (`ext::`) is none. A branch may name a URL in place of a remote, and so may the name of
+    a remote.
     """
     section, _, rest = name.partition(".")
     subsection, _, last = rest.rpartition(".")
     if len(value) > MAX_SETTING or not name.isprintable() or not value.isprintable():
         return None
+    if without_password(subsection) != subsection:
+        return None
     if not subsection or section not in _WHERE:
         return value if is_harmless_setting(name) and name not in _OF_THE_PLACE else None
     if last not in _WHERE[section]:
         return None
-    if last not in ("url", "pushurl"):
+    if last not in ("url", "pushurl", "remote", "pushremote"):
         return value
     if "::" in value.partition("/")[0] or value.startswith("-"):
         return None
