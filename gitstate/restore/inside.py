@@ -68,8 +68,9 @@ def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
         source = None
     if record.needs and (source is None or not os.path.isdir(os.path.join(source, b"objects"))):
         raise GitstateError("what no remote has of it is held; the rest was too large")
-    workspace.disk.make_directory(record.path)
     full = os.path.join(os.path.realpath(repository.toplevel), record.path)
+    is_new = not os.path.lexists(full)
+    workspace.disk.make_directory(record.path)
     if os.path.realpath(full) != full:
         raise CorruptSave("a symlink stands on the way to the nested repository")
     unfinished = os.path.join(full, _UNFINISHED)
@@ -95,8 +96,9 @@ def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
     except (GitstateError, OSError):
         # The disk may be full of it, and the next save would take it for files of the workspace.
         files.remove_tree(unfinished)
-        with suppress(OSError):
-            os.rmdir(full)
+        if is_new:
+            with suppress(OSError):
+                os.rmdir(full)
         raise
     files.fsync_path(os.path.dirname(place))
     if store is not None:

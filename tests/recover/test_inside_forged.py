@@ -78,7 +78,8 @@ def test_repository_that_can_not_be_made_again_leaves_nothing_behind(
     assert run.exit_status == 4, run
     words, _, command = reason_for(run, place).partition("; once that is mended: ")
     assert "could not be made again" in words
-    assert os.listdir(inner.path) == []
+    # The place of a submodule is there without it, as git leaves it.
+    assert not (os.listdir(inner.path) if build is a_submodule else inner.path.exists())
     assert not list(ws.git_dir.rglob("inside.unfinished"))
     for ref, tip in good.items():
         ws.git("update-ref", ref, tip)
