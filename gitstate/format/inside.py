@@ -27,6 +27,8 @@ FORMAT = 1
 RECORD, PACKS = b"repository.json", b"packs"
 #: Files of a git directory that are held too: how git treats files, and which stashes there are.
 HELD_FILES = {b"exclude": b"info/exclude", b"attributes": b"info/attributes", b"stash": b"logs/refs/stash"}
+#: One of them that has more bytes is not.
+MOST_FILE = 1 << 20
 #: A record of more bytes, or names, is not read.
 MOST_RECORD, MOST_REFS, MOST_SETTINGS = 4 << 20, 20_000, 200
 #: So many repositories are held of one workspace.

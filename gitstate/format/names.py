@@ -40,6 +40,8 @@ DISMISSED = OWN + "dismissed/"
 CONVERSATIONS = OWN + "conversations/"
 #: What is held of the repositories inside a workspace: for each of its saves, and for its latest save or checkpoint.
 INSIDE, LATEST = OWN + "inside/", "latest"
+#: Commits that in a repository inside a workspace only the HEAD of a linked worktree kept: it is made again without.
+WORKTREES = OWN + "worktrees/"
 #: What was fetched: `refs/gitstate/fetched/<remote>/`, and then what stands behind `refs/gitstate/` on that remote.
 FETCHED = OWN + "fetched/"
 _MANY_FOR_EACH: tuple[tuple[str, RefKind], ...] = (

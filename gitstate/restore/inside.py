@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 
 from ..errors import CorruptSave, GitError, GitstateError
-from ..format.inside import HELD_FILES, PACKS, held_for
+from ..format.inside import HELD_FILES, MOST_FILE, PACKS, held_for
 from ..format.names import give_workspace_id, marker_ref, save_ref
 from ..git import refs
 from ..git.command import Git
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, git_dir_of
 from ..system import files
+from ..system.files import strange_kind
 from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.ownership import give_back
 
@@ -57,10 +58,10 @@ def is_vacant(directory: bytes) -> bool:
     return not os.path.islink(directory) and names <= {_UNFINISHED}
 
 
-def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
+def make_again(workspace: Workspace, held: Held, name: str | None) -> list[str]:
     """Make a held repository at its path, without its files. `name` is that of the submodule which it is; else None.
 
-    Raises GitstateError, OSError.
+    Returns the settings that it does not get, each with the reason. Raises GitstateError, OSError.
     """
     repository, record = workspace.repository, held.record
     source = None if name is None else os.path.join(repository.common_dir, b"modules", os.fsencode(name))
@@ -85,7 +86,8 @@ def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
         files.remove_tree(unfinished)
     place = os.path.join(full, b".git") if store is None else store
     try:
-        _fill(workspace, held, unfinished, None if store is None else os.path.relpath(full, store), source)
+        kept, refused = _usable(held.record.settings, full)
+        _fill(workspace, held, unfinished, kept, None if store is None else os.path.relpath(full, store), source)
         made = Repository(full, unfinished, unfinished, record.object_format, {}, Git(full))
         files.make_directory(made.own, top=unfinished)
         # It is the same workspace: its pending save is its own.
@@ -105,6 +107,7 @@ def make_again(workspace: Workspace, held: Held, name: str | None) -> None:
         link = b"gitdir: %s\n" % os.path.relpath(store, full)
         files.write_atomic(os.path.join(full, b".git"), link, mode=0o644, staging=repository.own)
     give_back(repository, full, *([store] if store is not None else []))
+    return refused
 
 
 def newest_save(record: HeldRepository) -> tuple[str, Oid] | None:
@@ -162,7 +165,35 @@ def _is_plain_place(path: bytes, directory: bytes) -> bool:
     return os.path.realpath(path) == os.path.join(real, os.path.relpath(path, directory))
 
 
-def _fill(workspace: Workspace, held: Held, git_dir: bytes, worktree: bytes | None, source: bytes | None) -> None:
+def _usable(settings: Sequence[tuple[str, str]], toplevel: bytes) -> tuple[list[tuple[str, str]], list[str]]:
+    """The settings that a repository in `toplevel` gets; and those that name what git would wait for, or refuse."""
+    from ..save.held_parts import kept_setting
+
+    kept: list[tuple[str, str]] = []
+    refused = []
+    for key, held in settings:
+        value = kept_setting(key, held)
+        if value is None:
+            continue
+        names_file = key.lower() in ("core.excludesfile", "core.attributesfile")
+        # Git takes it relative to the top of the worktree.
+        path = os.path.join(toplevel, os.path.expanduser(os.fsencode(value)))
+        kind = strange_kind(path) if names_file and value else None
+        if kind is None:
+            kept.append((key, value))
+        else:
+            refused.append(f"{key} = {value}, which is {kind}")
+    return kept, refused
+
+
+def _fill(
+    workspace: Workspace,
+    held: Held,
+    git_dir: bytes,
+    settings: Sequence[tuple[str, str]],
+    worktree: bytes | None,
+    source: bytes | None,
+) -> None:
     """Make the git directory. `worktree` is where that is, relative to its last place; None for the one around it.
 
     From the git directory `source` come the commits that it needs and that are not held.
@@ -171,12 +202,9 @@ def _fill(workspace: Workspace, held: Held, git_dir: bytes, worktree: bytes | No
     init = ("init", "--quiet", "--bare", "--template=", f"--object-format={record.object_format}", "--", git_dir)
     workspace.git.run(*init, env={"GIT_DEFAULT_REF_FORMAT": "files"})
     git = Git(git_dir, ("--git-dir=.",))
-    from ..save.inside import kept_setting
-
     _set(git_dir, "core.bare", "false")
     _set(git_dir, "core.logallrefupdates", "true")
-    kept = [(key, kept_setting(key, value)) for key, value in record.settings]
-    _add_settings(git, git_dir, [(key, value) for key, value in kept if value is not None])
+    _add_settings(git, git_dir, settings)
     add_objects(workspace, held, git)
     if record.needs and source is not None:
         _borrow(source, git, record.needs)
@@ -187,7 +215,7 @@ def _fill(workspace: Workspace, held: Held, git_dir: bytes, worktree: bytes | No
     # After the refs: git adds a line to a log of stashes that is there.
     for name, place in HELD_FILES.items():
         leaf = held.files.get(name)
-        content = None if leaf is None else workspace.reader.contents([leaf.oid], 1 << 20)[0]
+        content = None if leaf is None else workspace.reader.contents([leaf.oid], MOST_FILE)[0]
         if content is not None:
             files.make_directory(os.path.join(git_dir, os.path.dirname(place)), top=git_dir)
             files.write_atomic(os.path.join(git_dir, place), content[1], mode=0o644, staging=git_dir)

@@ -57,6 +57,8 @@ class NestedStep(Record):
     """The archive of that save; None as `held`."""
     is_cut: bool = False
     """It was made again, and what its remotes have of its history is not there."""
+    refused: tuple[str, ...] = ()
+    """It was made again without these settings, each with the reason."""
 
 
 def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterator[NestedStep]:
@@ -74,22 +76,25 @@ def nested_steps(workspace: Workspace, saved: SavedPaths, depth: int) -> Iterato
         if step is None or (step.action == "lost" and path in failed):
             step = NestedStep(path, "lost", reason=failed.get(path) or _words_of_gone(workspace, path, save_id))
         archive = nested[path].archive if path in nested else None
-        yield step._replace(is_new=path in made, held=save_id, archive=archive, is_cut=again.get(path, False))
+        is_cut, refused = again.get(path, (False, ()))
+        yield step._replace(is_new=path in made, held=save_id, archive=archive, is_cut=is_cut, refused=refused)
 
 
 def _make_again(
     workspace: Workspace, saved: SavedPaths, named: Mapping[bytes, str | None]
-) -> tuple[dict[bytes, bool], dict[bytes, str]]:
+) -> tuple[dict[bytes, tuple[bool, tuple[str, ...]]], dict[bytes, str]]:
     """Make those of the repositories again that are gone and that this one holds. `named` maps a path to a save's id.
 
-    Returns the paths of those, each with whether its history was cut, and why others could not be made.
+    Returns the paths of those, each with `is_cut` and `refused` of its step, and why others could not be made.
     """
     from ..snapshot.walk import is_nested
     from .inside import held_repositories, is_made_again, is_vacant, make_again
 
     top = os.path.realpath(workspace.repository.toplevel)
     # As a recovery that was killed left them.
-    made, failed = {path: False for path in named if is_made_again(os.path.join(top, path))}, {}
+    made: dict[bytes, tuple[bool, tuple[str, ...]]] = {}
+    made.update((path, (False, ())) for path in named if is_made_again(os.path.join(top, path)))
+    failed = {}
     gone = [path for path in sorted(named) if not is_nested(workspace.repository, os.path.join(top, path))]
     held = held_repositories(workspace, saved.saves) if gone else {}
     recovery = f"gitstate recover --save {saved.newest.manifest.save_id}"
@@ -110,8 +115,8 @@ def _make_again(
             continue
         name = registered.get(path) if one.record.is_submodule else None
         try:
-            make_again(workspace, one, name)
-            made[path] = one.record.is_cut
+            refused = make_again(workspace, one, name)
+            made[path] = one.record.is_cut, tuple(refused)
             if name is not None and not _is_initialised(workspace.repository, name):
                 # Where it can't, as without a remote, git asks for it when it is needed.
                 workspace.git.run("submodule", "--quiet", "init", "--", path, ok_codes=range(256))

@@ -16,37 +16,36 @@ from ..format.inside import (
     MOST_HELD,
     MOST_PACKS,
     MOST_REFS,
-    MOST_SETTINGS,
     PACKS,
     RECORD,
     HeldRepository,
     read_inside,
 )
-from ..format.manifest import MAX_SETTING, SAVED_INSIDE, LeftOut
+from ..format.manifest import SAVED_INSIDE, LeftOut
 from ..format.names import (
     CHECKPOINTS,
     INSIDE,
+    NOTES,
     OWN,
     PENDING,
     SAVES,
     SUBJECT_INSIDE,
+    WORKTREES,
     inside_ref,
-    without_password,
     workspace_id,
 )
 from ..git import refs
-from ..git.command import is_oid
 from ..git.permitted import without_filters
 from ..git.refs import RefUpdate
 from ..git.repository import head_of, read_head
 from ..objects.pack import TooLate
 from ..objects.reader import LARGE, format_commit
 from ..objects.tree import DIRECTORY, REGULAR, Leaf, edit_tree
-from ..snapshot.gitdir import is_harmless_setting
 from ..system import files
 from ..system.clock import Deadline
 from ..system.jsonio import text_to_json
 from ..system.stdlib import TYPE_CHECKING, suppress
+from .held_parts import has_lfs_objects, held_files, held_settings, stashed, worktree_heads
 from .request import until_collected
 
 if TYPE_CHECKING:
@@ -67,16 +66,17 @@ _SECONDS = 60.0
 _MOST_COMMITS = 50_000
 #: The packs that were added may grow to so many bytes, or to the size of the first, before all is packed anew.
 _LITTLE = 1 << 20
+#: So many broken refs are named.
+_SHOWN = 4
 #: What makes a pack quickly, and reads none of the files that only make that faster.
 _PACK = (
     *("-c", "core.commitGraph=false", "-c", "core.multiPackIndex=false", "-c", "pack.useBitmaps=false"),
     *("pack-objects", "--revs", "--stdout", "--quiet", "--delta-base-offset", "--window=0", "--compression=1"),
 )
 _TOO_LATE = "there was no time for it"
-#: A file of its git directory that is larger, in bytes, is not held.
-_MOST_FILE = 64 << 10
 #: A part of it is held: how a reason begins.
-_IN_PART = "this repository holds only what no remote has of it: the rest"
+_HOLDS = "this repository holds "
+_IN_PART = _HOLDS + "only what no remote has of it: the rest"
 
 
 class InsideHolder:
@@ -98,11 +98,12 @@ class InsideHolder:
         paths = [item.path for item in scene.nested]
         for number, path in enumerate(paths[:MOST_HELD]):
             seconds = min(_SECONDS, end.left() / (len(paths) - number))
-            self._note(path, self._hold(path, scene.inside.get(path), seconds), is_opened=path in scene.inside)
+            why, lost = self._hold(path, scene.inside.get(path), seconds)
+            self._note(path, why, is_opened=path in scene.inside, lost=lost)
         for path in paths[MOST_HELD:]:
             self._note(path, "there are too many", is_opened=path in scene.inside)
 
-    def _note(self, path: bytes, why: str | None, *, is_opened: bool) -> None:
+    def _note(self, path: bytes, why: str | None, *, is_opened: bool, lost: bool = False) -> None:
         """Note that the repository at a path is held now, or `why` not; None where nothing is to be said of it."""
         left_out = self._taken.left_out
         if why is not None and path in self._before:
@@ -111,29 +112,32 @@ class InsideHolder:
             return
         left_out[:] = [item for item in left_out if (item.path, item.reason) != (path, SAVED_INSIDE)]
         if why:
-            words = why if why.startswith(_IN_PART) else f"this repository does not hold it: {why}"
-            left_out.append(LeftOut(path, f"{SAVED_INSIDE}; {words}"[:1000], False))
+            words = why if why.startswith(_HOLDS) else f"this repository does not hold it: {why}"
+            left_out.append(LeftOut(path, f"{SAVED_INSIDE}; {words}"[:1000], lost))
 
-    def _hold(self, path: bytes, inside: Repository | None, seconds: float) -> str | None:
-        """As `_note` takes it."""
+    def _hold(self, path: bytes, inside: Repository | None, seconds: float) -> tuple[str | None, bool]:
+        """Why it is not held as `_note` takes it, and whether something is lost with it."""
         if inside is None:
             # Its save failed, and that was said.
-            return ""
+            return "", False
         if inside.common_dir == self._repository.common_dir:
             # A worktree of this repository: no save of it goes with the directory.
-            return None
+            return None, False
         if seconds <= 0.0:
-            return _TOO_LATE
+            return _TOO_LATE, False
         deadline = Deadline(seconds)
         try:
             packer = _Packer(self._builder, inside, self._before.get(path), deadline)
             self._entries[path] = packer.hold(path)
-            return f"{_IN_PART} has more than {MOST >> 20} MiB" if packer.needs_more else ""
+            rest = [f"{_IN_PART} has more than {MOST >> 20} MiB"] if packer.needs_more else []
+            return "; ".join([*rest, *packer.missed]), packer.lost
         except TooLate:
-            return _TOO_LATE
+            return _TOO_LATE, False
+        except _NotHeld as error:
+            return words_of(error)[:300], False
         except (GitstateError, OSError, ValueError) as error:
             self._builder.reader.restart()
-            return _TOO_LATE if deadline.passed() else words_of(error)[:300]
+            return (_TOO_LATE, False) if deadline.passed() else (words_of(error)[:300], True)
 
     def _read(self, ref: str) -> dict[bytes, Held]:
         """What a ref holds; what can't be read is held anew."""
@@ -186,11 +190,15 @@ class _Packer:
         self._deadline = deadline
         #: Whether what is held needs commits that are not.
         self.needs_more = False
+        #: What is said of it beside: what is not held of it, each as a sentence. Whether something is lost with that.
+        self.missed: list[str] = []
+        self.lost = False
         self._stashes: list[Oid] = []
+        self._files: dict[bytes, bytes] = {}
 
     def hold(self, path: bytes) -> Leaf:
         """The directory that holds it now. Raises TooLate, GitstateError, OSError, ValueError."""
-        found, own = self._refs(), workspace_id(self._inside)
+        own = workspace_id(self._inside)
         head = read_head(self._inside.git_dir) or head_of(self._inside.toplevel)
         elsewhere = None
         if self._inside.git_dir != self._inside.common_dir:
@@ -200,8 +208,12 @@ class _Packer:
         if head is None:
             raise GitstateError("its HEAD can't be read")
         is_submodule = not self._inside.git_dir.startswith(os.path.join(self._inside.toplevel, b""))
+        self._files, too_large = held_files(self._inside.git_dir)
+        found = self._refs()
         commit = found.get(head, head if not head.startswith("refs/") else None)
-        self._stashes = self._find_stashes()
+        if elsewhere is None:
+            self._miss(too_large, lost=True)
+            found = self._with_tips(found, commit)
         shallow = (files.read_limited(os.path.join(self._inside.git_dir, b"shallow"), 4 << 20) or b"").decode("ascii")
         whole = HeldRepository(
             path,
@@ -211,7 +223,7 @@ class _Packer:
             head,
             tuple(sorted(found.items())),
             tuple(sorted(shallow.split())),
-            self._settings(),
+            held_settings(self._run("config", "--local", "--no-includes", "--list", "-z")),
             is_cut=False,
             needs=(),
             elsewhere=elsewhere,
@@ -232,7 +244,7 @@ class _Packer:
         if self._size_on_disk([*tips, *(f"^{oid}" for oid in ends)]) <= MOST:
             with suppress(_TooLarge):
                 return self._packed(record, commit, MOST)
-        raise GitstateError(f"it has more than {MOST >> 20} MiB that its remotes do not have")
+        raise _NotHeld(f"it has more than {MOST >> 20} MiB that its remotes do not have")
 
     def _size_on_disk(self, asked: Sequence[str]) -> int:
         """The bytes of these objects and all that they reach, as git keeps them."""
@@ -250,13 +262,45 @@ class _Packer:
             oid, target, ref = line.split(" ", 2)
             if not target:
                 found[ref] = oid
-        own = (PENDING, CHECKPOINTS, INSIDE)
+        own = (PENDING, CHECKPOINTS, INSIDE, WORKTREES)
         alive = {oid for ref, oid in found.items() if ref.startswith(own)}
         return {
             ref: oid
             for ref, oid in found.items()
             if not ref.startswith(OWN) or ref.startswith(own) or (ref.startswith(SAVES) and oid in alive)
         }
+
+    def _with_tips(self, found: dict[str, Oid], commit: Oid | None) -> dict[str, Oid]:
+        """The refs that name an object, and one for each commit that only the HEAD of a linked worktree keeps.
+
+        Finds the stashes too, and names what is not held.
+        """
+        stashes, heads = stashed(self._files), worktree_heads(self._inside.common_dir)
+        there = {*self._existing({*found.values(), *stashes, *heads, *([commit] if commit else [])})}
+        at_head = [commit] if commit is not None and commit in there else []
+        self._stashes = [oid for oid in stashes if oid in there]
+        broken = sorted(ref for ref, oid in found.items() if oid not in there)
+        named = ", ".join(broken[:_SHOWN]) + (", …" if len(broken) > _SHOWN else "")
+        self._miss([f"{named} (the object is missing)"] if broken else [], lost=False)
+        found = {ref: oid for ref, oid in found.items() if oid in there}
+        kept = {*found.values(), *self._stashes, *at_head}
+        if alone := [oid for oid in heads if oid in there and oid not in kept]:
+            asked = "".join(f"{line}\n" for line in [*alone, *(f"^{oid}" for oid in sorted(kept))]).encode("ascii")
+            listed = {*self._run("rev-list", "--stdin", input=asked).decode("ascii").split()}
+            found.update({WORKTREES + oid: oid for oid in alone if oid in listed})
+        if has_lfs_objects(self._inside.common_dir):
+            words = "the objects of git-lfs, which only its remote may have"
+            # A save is of what the worktree has, and none of its commits is in a remote.
+            tips = {oid for ref, oid in found.items() if ref.startswith(WORKTREES) or not ref.startswith((OWN, NOTES))}
+            asked = "".join(f"{oid}\n" for oid in sorted({*tips, *self._stashes, *at_head})).encode("ascii")
+            local = self._run("rev-list", "--max-count=1", "--stdin", "--not", "--remotes", input=asked)
+            self._miss([words], lost=bool(local))
+        return found
+
+    def _miss(self, names: Sequence[str], *, lost: bool) -> None:
+        """Note what is not held of it."""
+        self.missed += [f"{_HOLDS}it without {name}" for name in names]
+        self.lost = self.lost or bool(names and lost)
 
     def _is_large(self, found: Collection[str]) -> bool:
         """Whether it is not held whole: its packs are large, some of its objects are elsewhere, or it has many refs."""
@@ -280,31 +324,15 @@ class _Packer:
         most = f"--max-count={_MOST_COMMITS}"
         listed = self._run("rev-list", "--parents", most, "--stdin", input=asked).decode("ascii").split("\n")[:-1]
         if len(listed) == _MOST_COMMITS:
-            raise GitstateError("too many of its commits are in no remote")
+            raise _NotHeld("too many of its commits are in no remote")
         local = {line.split(" ", 1)[0] for line in listed}
         parents = {parent for line in listed for parent in line.split(" ")[1:]}
         ends = (parents | ({commit} if commit else set())) - local
         return {ref: oid for ref, oid in found.items() if oid in local or oid in ends}, local, ends
 
-    def _settings(self) -> tuple[tuple[str, str], ...]:
-        out = self._run("config", "--local", "--no-includes", "--list", "-z")
-        found = []
-        for item in out.decode("utf-8", "surrogateescape").split("\0")[:-1]:
-            name, line_end, value = item.partition("\n")
-            kept = kept_setting(name, value if line_end else "true")
-            if kept is not None:
-                found.append((name, kept))
-        return tuple(found[:MOST_SETTINGS])
-
-    def _info(self) -> dict[bytes, bytes]:
-        """Its files that are held as they are, by their names."""
-        places = {name: os.path.join(self._inside.git_dir, place) for name, place in HELD_FILES.items()}
-        read = {name: files.read_limited(place, _MOST_FILE) for name, place in places.items()}
-        return {name: data for name, data in read.items() if data}
-
     def _same_info(self) -> bool:
         held = {} if self._before is None else self._before.files
-        now = {name: self._builder.writer.add("blob", data) for name, data in self._info().items()}
+        now = {name: self._builder.writer.add("blob", data) for name, data in self._files.items()}
         return all((held[name].oid if name in held else None) == now.get(name) for name in HELD_FILES)
 
     def _packed(self, record: HeldRepository, commit: Oid | None, limit: int) -> Leaf:
@@ -337,15 +365,9 @@ class _Packer:
         builder = self._builder
         entries: dict[bytes, Leaf | None] = {PACKS + b"/" + name: leaf for name, leaf in packs.items()}
         entries[RECORD] = Leaf(REGULAR, builder.writer.add("blob", record.to_bytes()))
-        for name, data in self._info().items():
+        for name, data in self._files.items():
             entries[name] = Leaf(REGULAR, builder.writer.add("blob", data))
         return Leaf(DIRECTORY, edit_tree(None, entries, builder.trees, builder.writer.add))
-
-    def _find_stashes(self) -> list[Oid]:
-        """All stashes but the newest: a log has them, no ref."""
-        log = files.read_limited(os.path.join(self._inside.git_dir, HELD_FILES[b"stash"]), _MOST_FILE) or b""
-        named = {line.split(b" ")[1].decode("ascii", "replace") for line in log.split(b"\n") if line.count(b" ") > 1}
-        return self._existing(filter(is_oid, named)) if named else []
 
     def _existing(self, oids: Iterable[Oid]) -> list[Oid]:
         """Those of the objects that the repository has."""
@@ -398,6 +420,10 @@ class _Packer:
         return size
 
 
+class _NotHeld(GitstateError):
+    """A limit of ours keeps a repository that is whole from being held."""
+
+
 class _TooLarge(Exception):
     """A pack has more bytes than it may have."""
 
@@ -408,37 +434,3 @@ def _continues(before: HeldRepository, record: HeldRepository) -> bool:
     same = (before.workspace_id, before.object_format) == (record.workspace_id, record.object_format)
     same = same and bool(record.needs or not before.needs)
     return same and 0 < len(before.sizes) < MOST_PACKS and sum(more) <= max(first, _LITTLE)
-
-
-#: Settings of these sections, by the last word of their names, say where a branch or a remote is.
-_WHERE = {
-    "remote": ("url", "pushurl", "fetch", "tagopt", "prune"),
-    "branch": ("remote", "merge", "rebase", "pushremote"),
-    "submodule": ("url", "active", "branch"),
-}
-#: What git finds out about a file system.
-_OF_THE_PLACE = ("core.filemode", "core.symlinks", "core.ignorecase", "core.precomposeunicode")
-
-
-def kept_setting(name: str, value: str) -> str | None:
-    """What is held of a setting of a repository inside: its value, a URL without a password; None for no word of it.
-
-    A URL that names a program (`ext::`) is none. A branch may name a URL in place of a remote, and so may the name of
-    a remote.
-    """
-    section, _, rest = name.partition(".")
-    subsection, _, last = rest.rpartition(".")
-    if len(value) > MAX_SETTING or not name.isprintable() or not value.isprintable():
-        return None
-    if without_password(subsection) != subsection:
-        return None
-    if not subsection or section not in _WHERE:
-        return value if is_harmless_setting(name) and name not in _OF_THE_PLACE else None
-    if last not in _WHERE[section]:
-        return None
-    if last not in ("url", "pushurl", "remote", "pushremote"):
-        return value
-    if "::" in value.partition("/")[0] or value.startswith("-"):
-        return None
-    plain = without_password(value)
-    return plain.partition("?")[0] if plain.startswith("http") else plain

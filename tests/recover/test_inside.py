@@ -17,7 +17,7 @@ from gitstate.format.names import given_workspace_id
 from gitstate.recover.act.nested import NestedRecovery
 from gitstate.recover.recover import recover
 from gitstate.recover.request import RecoverRequest
-from gitstate.save.inside import kept_setting
+from gitstate.save.held_parts import kept_setting
 from gitstate.save.request import SaveRequest
 from gitstate.save.save import save
 from tests.support.oracle import Fingerprint, fingerprint

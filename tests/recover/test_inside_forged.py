@@ -56,6 +56,25 @@ def test_setting_that_git_can_not_read_here_does_not_cost_the_repository(name: s
     assert all(f"{key}={text}" in listed for key, text in good) and value not in listed
 
 
+@pytest.mark.parametrize("key", ["core.excludesfile", "core.attributesfile"])
+@pytest.mark.parametrize("kind", ["a FIFO", "a device", "a directory"])
+def test_setting_that_names_no_file_is_not_set(key: str, kind: str, ws: Workspace) -> None:
+    """Each git would wait for a FIFO."""
+    inner = a_clone(ws)
+    before = state_of(inner)
+    assert ws.save().exit_status == 0
+    places = {"a FIFO": ws.outside / "pipe", "a device": Path("/dev/zero"), "a directory": ws.outside}
+    os.mkfifo(places["a FIFO"])
+    value = os.path.relpath(places[kind], inner.path)
+    forge(ws, {"settings": [["user.name", "A"], [key, value]]})
+    run = wiped(ws).recover()
+    assert run.exit_status == 0, run
+    assert reason_for(run, "vendor/lib") == f"made again without its setting {key} = {value}, which is {kind}"
+    listed = inner.out("config", "--local", "--list")
+    assert "user.name=A" in listed and key not in listed
+    assert before[0].diff(fingerprint(inner.path)) == []
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -88,6 +88,8 @@ class NestedRecovery:
             command = f"git -C {quote(os.fsdecode(full))} fetch --unshallow"
             words = f"made again without the older history that its remote has: {command}"
             self._outcome.failed.append(LeftOut(step.path, words, False))
+        for words in step.refused:
+            self._outcome.failed.append(LeftOut(step.path, f"made again without its setting {words}", False))
         inside = open_repository(full)
         runs_filters = step.path in submodules or shares_configuration(inside, self._repository)
         runs_filters = runs_filters and self._repository.runs_filters
