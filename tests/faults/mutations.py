@@ -70,6 +70,13 @@ MUTATIONS = (
         f"{POWER}[ext4-checkpoint-many]",
     ),
     Mutation(
+        "nobody waits for the sync that goes on beside a save",
+        "save/publish.py",
+        "            self._others.finish()\n",
+        "            pass\n",
+        "objects/test_durable.py::test_refs_move_when_what_an_agent_staged_is_on_the_disk[True]",
+    ),
+    Mutation(
         "recover writes files without fsync",
         "restore/files.py",
         "                    sync_new(list(staged.values()))\n",

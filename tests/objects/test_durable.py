@@ -277,6 +277,40 @@ def test_refs_move_when_the_names_of_the_packs_are_on_the_disk(
     assert "sync" in before[len(before) - before[::-1].index("pack") :], done
 
 
+@pytest.mark.parametrize("knows", [False, True])
+def test_refs_move_when_what_an_agent_staged_is_on_the_disk(
+    knows: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save that knows a checkpoint begins the one sync of all, and goes on beside it."""
+    ws = three_files(tmp_path)
+    for number in range(9):
+        ws.write(f"staged{number}", f"{number}\n")
+    ws.add(".")
+    first = save(os.fsencode(ws.path), SaveRequest(kind="checkpoint"))
+    assert first.taken is not None and first.archive is not None
+    ws.append("a.txt", "edited\n")
+    known = Baseline(first.taken, first.archive, frozenset([b"a.txt"])) if knows else None
+    done: list[str] = []
+    carry_out, wait = RefWriter.carry_out, FilesystemSync.wait
+
+    def waited(sync: FilesystemSync) -> None:
+        wait(sync)
+        done.append("sync")
+
+    def moved(writer: RefWriter) -> None:
+        done.append("refs")
+        carry_out(writer)
+
+    monkeypatch.setattr(durable, "_filesystem_type", lambda device: b"ext4")
+    monkeypatch.setattr(durable, "_waiting_to_be_written", lambda: 0.0)
+    # Nothing vouches for what was staged.
+    (ws.git_dir / "gitstate/durable").unlink()
+    monkeypatch.setattr(FilesystemSync, "wait", waited)
+    monkeypatch.setattr(RefWriter, "carry_out", moved)
+    assert save(os.fsencode(ws.path), SaveRequest(known=known)).archive != first.archive
+    assert "sync" in done[: done.index("refs")], done
+
+
 @pytest.mark.parametrize("at_once", [False, True])
 def test_marker_goes_when_what_a_recovery_found_right_is_on_the_disk(
     at_once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
