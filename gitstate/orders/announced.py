@@ -2,8 +2,10 @@
 
 `bin/gitstate` writes the line of its process in /proc into the file `keeper.called`, which no other may have made, and
 a byte into the FIFO `keeper.call`. The keeper removes the file, reads what the process has in its environment, and its
-child saves what is known to have changed. Meanwhile Python starts in that same process and gives the order itself; the
-keeper hands that over to the child, which goes on with it. An announcement that nobody hears changes nothing.
+child saves what is known to have changed. The script waits for a byte from the FIFO `keeper.answer` meanwhile: a Python
+that starts takes the processor from that save. When the marker stands, or no child saves, the byte comes, and Python
+starts in that same process and gives the order itself. The keeper hands it over to the child, which has looked at
+everything then. An announcement that nobody hears changes nothing: the script waits a second at most.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-_FIFO, _CALLED = CALL_FILES = b"keeper.call", b"keeper.called"
+_FIFO, _ANSWER, _CALLED = CALL_FILES = b"keeper.call", b"keeper.answer", b"keeper.called"
 #: No line in /proc of a process, and no environment, is longer, in bytes.
 _LONGEST_LINE, _LONGEST_ENVIRONMENT = 4096, LONGEST_PACKET // 2
 #: A process that is just replacing its program has no environment for a moment: so often one is looked for, after so
@@ -46,27 +48,59 @@ class Announcement(Record):
     """As the client would give it: the environment, and what it means without an option."""
 
 
-def open_call(repository: Repository) -> int | None:
-    """Make the FIFO that wakes the keeper, in the place of one that a dead keeper left; None where none can be had.
+class Call(Record):
+    """Two FIFOs: the script wakes the keeper through one, and is woken through the other."""
 
-    It belongs to the keeper's own user: nobody else announces anything.
+    heard: int
+    answer: int
+
+    def read(self) -> None:
+        """Read what has come, so that it wakes the keeper once."""
+        _read_all(self.heard)
+
+    def begin(self) -> None:
+        """Nobody waits now: forget the answer to a script that was killed."""
+        _read_all(self.answer)
+
+    def close(self) -> None:
+        for fd in self:
+            os.close(fd)
+
+
+def open_call(repository: Repository) -> Call | None:
+    """Make the FIFOs, in the place of those that a dead keeper left; None where none can be had.
+
+    They belong to the keeper's own user: nobody else announces anything, or is answered.
     """
-    path = os.path.join(repository.own, _FIFO)
-    fd = -1
+    opened: list[int] = []
     try:
-        for name in (_FIFO, _CALLED):
+        for name in CALL_FILES:
             files.remove(os.path.join(repository.own, name))
-        os.mkfifo(path, 0o600)
-        # With a writer of its own it is never at its end.
-        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        info = os.fstat(fd)
-        if stat.S_ISFIFO(info.st_mode) and info.st_uid == os.geteuid():
-            return fd
+        for name in (_FIFO, _ANSWER):
+            path = os.path.join(repository.own, name)
+            os.mkfifo(path, 0o600)
+            # With a writer of its own it is at its end only when the keeper is gone.
+            opened.append(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC))
+            info = os.fstat(opened[-1])
+            if not stat.S_ISFIFO(info.st_mode) or info.st_uid != os.geteuid():
+                raise FileExistsError
+        return Call(*opened)
     except OSError:
-        pass
-    if fd >= 0:
-        os.close(fd)
+        for fd in opened:
+            os.close(fd)
     return None
+
+
+def wake_script(answer: int) -> None:
+    """Let a script that waits start Python; `answer` is the FIFO of a call."""
+    # It is full only where nobody reads from it.
+    with suppress(OSError):
+        os.write(answer, b"\n")
+
+
+def _read_all(fd: int) -> None:
+    with suppress(OSError):
+        os.read(fd, _LONGEST_LINE)
 
 
 def forget(repository: Repository) -> None:
@@ -75,10 +109,8 @@ def forget(repository: Repository) -> None:
         files.remove(os.path.join(repository.own, _CALLED))
 
 
-def hear(repository: Repository, fd: int) -> Announcement | None:
+def hear(repository: Repository) -> Announcement | None:
     """What has been announced; None where nothing was, or not by a living process of this user that we see."""
-    with suppress(OSError):
-        os.read(fd, _LONGEST_LINE)
     line = files.read_limited(os.path.join(repository.own, _CALLED), _LONGEST_LINE)
     client = None if line is None else _process_of(line)
     environ = None if client is None else _environment_of(client)

@@ -10,9 +10,9 @@ import select
 from ..git.repository import Repository
 from ..system import files, forkpool
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from .announced import CALL_FILES, Announcement, await_order, forget, hand_over, hear, open_call
+from .announced import CALL_FILES, Announcement, Call, await_order, forget, hand_over, hear, open_call, wake_script
 from .client import SOCKET, identity, peer, receive, send, socket_address
-from .saving import carry_out
+from .saving import Announced, carry_out, carry_out_announced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -76,13 +76,13 @@ class Orders:
         self._names: list[bytes] = []
         self._child: forkpool.Child | None = None
         self._begun: _Begun | None = None
-        self._call: int | None = None
+        self._call: Call | None = None
         self._listening = _listen(repository)
         if self._listening is not None:
             private.append(self._listening.fileno())
             self._call = open_call(repository)
         if self._call is not None:
-            private.append(self._call)
+            private += self._call
 
     @property
     def saving(self) -> bool:
@@ -95,7 +95,7 @@ class Orders:
         if self._listening is not None and len(self._arrived) < _MOST:
             found.append(self._listening)
         if self._call is not None:
-            found.append(self._call)
+            found.append(self._call.heard)
         return found if self._child is None else [*found, self._child.pipe]
 
     def serve(self, ready: Collection[object]) -> None:
@@ -103,10 +103,13 @@ class Orders:
         if self._child is not None and self._child.pipe in ready:
             self._child.end(kill=False)
             self._child = None
+            if self._begun is not None and self._call is not None:
+                # It was killed, and its script may wait.
+                wake_script(self._call.answer)
             self._end_link()
             # The save has moved what the last checkpoint stands on: the next one looks at everything.
             self._checkpoints.hasten()
-        if self._call is not None and self._call in ready:
+        if self._call is not None and self._call.heard in ready:
             self._hear(self._call)
         if self._listening in ready:
             self._accept()
@@ -132,8 +135,9 @@ class Orders:
             self._listening = None
             self._names.append(SOCKET)
         if self._call is not None:
-            self._private.remove(self._call)
-            os.close(self._call)
+            for fd in self._call:
+                self._private.remove(fd)
+            self._call.close()
             self._call = None
             self._names += CALL_FILES
         child, self._child = self._child, None
@@ -153,11 +157,15 @@ class Orders:
     def _connections(self) -> list[_socket.socket]:
         return [*self._arrived, *(one for one, _ in self._saves), *(one.connection for one in self._awaited)]
 
-    def _hear(self, call: int) -> None:
+    def _hear(self, call: Call) -> None:
         """Begin the save that was announced, if none is under way: its client gives the order in any case."""
-        announcement = hear(self._repository, call)
+        call.read()
+        announcement = hear(self._repository)
         if announcement is not None and self._child is None and not self._saves:
-            self._begin(announcement)
+            call.begin()
+            self._begin(announcement, call)
+        if self._begun is None or self._begun.announcement is not announcement:
+            wake_script(call.answer)
 
     def _end_link(self) -> None:
         if self._begun is not None:
@@ -221,22 +229,27 @@ class Orders:
             self._fork(lambda known: carry_out(connection, order, self._repository, known))
         connection.close()
 
-    def _begin(self, announcement: Announcement) -> None:
-        """Begin a save in a child, which waits for the order itself when what is known to have changed is saved."""
+    def _begin(self, announcement: Announcement, call: Call) -> None:
+        """Begin a save in a child, which waits for the order itself when all is saved."""
         try:
             ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+            answer = os.dup(call.answer)
         except OSError:
             return
 
         def work(known: Baseline | None) -> None:
             ours.close()
-            carry_out(
-                None, announcement.order, self._repository, known, lambda: await_order(theirs, announcement.client)
-            )
+            client = Announced(lambda: wake(answer), lambda: await_order(theirs, announcement.client))
+            carry_out_announced(client, announcement.order, self._repository, known)
+
+        def wake(fd: int) -> None:
+            wake_script(fd)
+            os.close(fd)
 
         self._begun = _Begun(announcement, ours)
         self._fork(work)
         theirs.close()
+        os.close(answer)
         if self._child is None:
             self._end_link()
 

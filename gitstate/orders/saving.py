@@ -18,8 +18,8 @@ from ..save.request import SaveRequest, SaveResult, save_answer
 from ..save.save import bounded, save
 from ..snapshot.incremental import Baseline, allows
 from ..system.clock import Deadline
-from ..system.stdlib import TYPE_CHECKING
-from .client import send
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from .client import send as _tell
 
 if TYPE_CHECKING:
     from _socket import socket
@@ -30,37 +30,84 @@ if TYPE_CHECKING:
 _SMALL = 4 << 20
 #: The second save has this many seconds in any case.
 _LEAST = 0.1
+#: What shells and Python set for themselves between an announcement and its order.
+_OF_SHELL = (b"_", b"SHLVL", b"PWD", b"OLDPWD", b"LC_CTYPE")
 
 
-def carry_out(
-    connection: socket | None,
-    order: Mapping[str, Any],
-    repository: Repository,
-    known: Baseline | None,
-    later: Callable[[], tuple[socket, Mapping[str, Any]] | None] = lambda: None,
-) -> None:
+class Announced(Record):
+    """How the child that saves what was announced meets its client."""
+
+    wake: Callable[[], None]
+    """Lets the client start its Python."""
+    await_order: Callable[[], tuple[socket, Mapping[str, Any]] | None]
+    """The connection and the order of the client; None where there is none."""
+
+
+def carry_out(connection: socket, order: Mapping[str, Any], repository: Repository, known: Baseline | None) -> None:
     """Carry out the order of the client at the other end. Where anything fails it reads no answer, and saves itself.
 
-    `known` is the keeper's last checkpoint, and what may have changed since. Without a `connection` the save was only
-    announced, and `order` is what its client exports: once what is known is saved, `later` gives connection and order.
+    `known` is the keeper's last checkpoint, and what may have changed since.
     """
     # The child ends after this save: a search through all that the keeper knows would only take time.
     gc.disable()
     request, end = _taken_on(order, repository, connection)
     try:
         early = None if known is None else _save_known(repository, request, known)
-        if connection is None and (given := later()) is not None:
-            connection, order = given
-            request, end = _taken_on(order, repository, connection)
         if early is not None:
             _tell(connection, early=early.save_id)
-            request = request._replace(replaces=early.save_id, expected=early.taken, older=early.taken)
-        if request.deadline is not None:
-            request = request._replace(deadline=max(_LEAST, end.left()))
-        result = save(repository.toplevel, request)
+        result = _save_all(repository, request, end, early)
     except (GitstateError, OSError):
         return
     _tell(connection, **save_answer(result, request))
+
+
+def carry_out_announced(
+    client: Announced, order: Mapping[str, Any], repository: Repository, known: Baseline | None
+) -> None:
+    """Save for a client that has given no order yet; `order` is what it exports. Then answer the order that it gives.
+
+    Where nothing is known, or a save fails, the order is carried out as any other.
+    """
+    gc.disable()
+    request, end = _taken_on(order, repository, None)
+    early = result = None
+    with suppress(GitstateError, OSError):
+        early = None if known is None else _save_known(repository, request, known)
+    client.wake()
+    with suppress(GitstateError, OSError):
+        result = _save_all(repository, request, end, early)
+    given = client.await_order()
+    if given is None:
+        return
+    connection, wanted = given
+    if result is None or not _is_same(order, wanted):
+        carry_out(connection, wanted, repository, None)
+        return
+    if early is not None:
+        _tell(connection, early=early.save_id)
+    _tell(connection, **save_answer(result, request))
+
+
+def _save_all(repository: Repository, request: SaveRequest, end: Deadline, early: SaveResult | None) -> SaveResult:
+    """Look at everything, and take the place of the early save. Raises GitstateError, OSError."""
+    if early is not None:
+        request = request._replace(replaces=early.save_id, expected=early.taken, older=early.taken)
+    if request.deadline is not None:
+        request = request._replace(deadline=max(_LEAST, end.left()))
+    return save(repository.toplevel, request)
+
+
+def _is_same(announced: Mapping[str, Any], order: Mapping[str, Any]) -> bool:
+    """Whether an order says what was announced, in the same environment."""
+    environments = [
+        {name: value for name, value in one["environ"].items() if name not in _OF_SHELL} for one in (announced, order)
+    ]
+    return _request(announced) == _request(order) and environments[0] == environments[1]
+
+
+def _request(order: Mapping[str, Any]) -> SaveRequest:
+    words = order["words"]
+    return SaveRequest(**{**words, "reason": Reason(*words.get("reason", ()))})
 
 
 def _taken_on(
@@ -72,16 +119,10 @@ def _taken_on(
     """
     os.environb.clear()
     os.environb.update(order["environ"])
-    words = order["words"]
-    request = bounded(SaveRequest(**{**words, "reason": Reason(*words.get("reason", ()))}), repository)
-    if request.hurries:
+    request = bounded(_request(order), repository)
+    if request.hurries and connection is not None:
         _tell(connection, ends=request.deadline)
     return request, Deadline(request.deadline)
-
-
-def _tell(connection: socket | None, **message: Any) -> None:
-    if connection is not None:
-        send(connection, **message)
 
 
 def opened_for(known: Baseline | None, repository: Repository) -> Opening | None:

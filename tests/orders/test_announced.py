@@ -24,7 +24,7 @@ from tests.support.environment import ROOT
 from tests.support.oracle import fingerprint
 from tests.support.workspace import GITSTATE, Workspace
 
-CALL, CALLED = "keeper.call", "keeper.called"
+CALL, ANSWER, CALLED = "keeper.call", "keeper.answer", "keeper.called"
 SHELLS = [name for name in ("dash", "busybox", "bash") if shutil.which(name)]
 #: Stands for a Python that starts when the marker of the first save stands.
 LATE = """\
@@ -36,6 +36,10 @@ exec {gitstate} "$@"
 #: Stands for a client whose order says more than its announcement.
 CHANGED = LATE.replace("exec ", "GITSTATE_PROGRESS_STAGE=ordered GITSTATE_AGENT= exec ")
 PLAIN = '#!/bin/sh\nexec {gitstate} "$@"\n'
+#: Notes the marker when Python starts.
+NOTES_IT = LATE.replace("until [ -n", "#")
+#: Stands for `timeout`, and never ends a program: this machine may be slow.
+PATIENT = '#!/bin/sh\nshift\nexec "$@"\n'
 
 
 def script(place: Path, start: str = PLAIN) -> Path:
@@ -53,6 +57,10 @@ def run(path: Path, ws: Workspace, *, shell: str = "", **env: str) -> subprocess
     return subprocess.run(
         argv, cwd=ws.path, env={**os.environ, **env}, capture_output=True, encoding="utf-8", timeout=120
     )
+
+
+def last_number(ws: Workspace) -> int:
+    return int((call(ws).parent / "save-number").read_text().split()[1])
 
 
 def call(ws: Workspace) -> Path:
@@ -79,20 +87,95 @@ def test_marker_stands_before_python_starts(shell: str, ws: Workspace, tmp_path:
     command = script(tmp_path / "bin", LATE)
     with running(ws):
         ws.append("a.txt", "more\n")
-        before = fingerprint(ws.path)
+        before, number = fingerprint(ws.path), last_number(ws)
         done = run(command, ws, shell=shell, CURRENT_TASK_ID="T-77")
         assert (done.returncode, done.stdout, done.stderr[:6]) == (0, "", "saved "), done
-        # The save that stood first held the work, and what the client exports; the second one has taken its place.
+        # The save that stood first held the work, and what the client exports; a second one takes its place.
         (first,) = (command.parent / "seen").read_text().split()
-        assert len(saves(ws)) == 1 and first not in marker(ws)
+        assert len(saves(ws)) == 1
         assert ws.out("show", f"{first}^1:a.txt").endswith("more")
         assert json.loads(ws.git("show", f"{first}:context.json"))["task_id"] == "T-77"
         assert json.loads(ws.git("notes", "--ref=gitstate", "show", "HEAD"))["task_id"] == "T-77"
         assert not called(ws).exists()
+        # The order said no more than was announced: nothing was saved a third time.
+        (save,) = saves(ws)
+        assert save.endswith(f"-{number + 2}"), save
         again = run(command, ws, shell=shell, CURRENT_TASK_ID="T-77")
         assert (again.returncode, again.stderr) == (0, "nothing changed since the last save\n")
     assert not call(ws).exists()
     check_recovered(ws, before)
+
+
+@pytest.fixture
+def patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script waits until it is woken, however long that takes."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "timeout").write_text(PATIENT)
+    (tools / "timeout").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("shell", SHELLS)
+def test_python_starts_when_the_marker_stands(shell: str, ws: Workspace, tmp_path: Path) -> None:
+    """It would take the processor from that save."""
+    command = script(tmp_path / "bin", NOTES_IT)
+    with running(ws):
+        for number in range(3):
+            ws.append("a.txt", f"more {number}\n")
+            assert run(command, ws, shell=shell).returncode == 0
+            # The answer to one script wakes no other.
+            (first,) = (command.parent / "seen").read_text().split()
+            assert ws.out("show", f"{first}^1:a.txt").endswith(f"more {number}")
+            # A save is taken from a checkpoint that stands on this branch.
+            wait_until(lambda: order_checkpoint(own(ws), at_once=True, waits=60), "a checkpoint")
+
+
+def start_script(command: Path, ws: Workspace) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([command, "save"], cwd=ws.path, stderr=subprocess.PIPE)
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("whom", ["child", "keeper and child"])
+def test_script_that_waits_is_woken_when_its_saver_dies(whom: str, ws: Workspace, tmp_path: Path) -> None:
+    command = script(tmp_path / "bin")
+    with running(ws) as keeper, open(own(ws) + b"/lock", "rb") as lock:
+        ws.append("a.txt", "more\n")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = start_script(command, ws)
+        wait_until(lambda: children(keeper), "the saver waits for the workspace")
+        if whom != "child":
+            os.kill(keeper, signal.SIGSTOP)
+        saver = children(keeper)
+        for one in saver if whom == "child" else (*saver, keeper):
+            os.kill(one, signal.SIGKILL)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        _, words = process.communicate(timeout=120)
+        assert (process.returncode, words[:6]) == (0, b"saved "), words
+        assert ws.out("show", "HEAD:a.txt").endswith("more")
+
+
+@pytest.mark.usefixtures("patient")
+def test_second_script_does_not_wait_for_the_save_of_the_first(ws: Workspace, tmp_path: Path) -> None:
+    first, second = script(tmp_path / "bin"), script(tmp_path / "other", '#!/bin/sh\n: >{seen}\nexec {gitstate} "$@"\n')
+    with running(ws) as keeper, open(own(ws) + b"/lock", "rb") as lock:
+        ws.append("a.txt", "more\n")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        processes = [start_script(first, ws)]
+        wait_until(lambda: children(keeper), "the saver waits for the workspace")
+        processes.append(start_script(second, ws))
+        # Either may read the byte that comes now.
+        wait_until(lambda: (second.parent / "seen").exists() or is_python(processes[0].pid), "one of them is woken")
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        for process in processes:
+            _, words = process.communicate(timeout=120)
+            assert process.returncode == 0, words
+        assert ws.out("show", "HEAD:a.txt").endswith("more")
+
+
+def is_python(pid: int) -> bool:
+    return b"python" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
 
 
 def test_order_wins_over_what_was_announced(ws: Workspace, tmp_path: Path) -> None:
@@ -207,13 +290,13 @@ def leave_link(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-@pytest.mark.parametrize("name", [CALL, CALLED])
+@pytest.mark.parametrize("name", [CALL, ANSWER, CALLED])
 @pytest.mark.parametrize("leave", [leave_file, leave_link, os.mkfifo, Path.mkdir])
 def test_strange_file_stops_no_save(leave: object, name: str, ws: Workspace, tmp_path: Path) -> None:
     assert callable(leave)
     ws.gitstate("begin", "task_id=T-1")
     ws.append("a.txt", "more\n")
-    if name == CALLED:
+    if name != CALL:
         os.mkfifo(call(ws))
     leave(Path(os.fsdecode(own(ws)), name))
     done = run(script(tmp_path / "bin"), ws)
