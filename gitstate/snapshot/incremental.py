@@ -86,7 +86,10 @@ def take_since(
     if len(index) != len(tracked) or any(leaf.mode == GITLINK for leaf in index.values()) or builder.snapshot.nested:
         return None
     builder.snapshot.ignored = list(dict.fromkeys((*builder.snapshot.ignored, *ignored)))[:IGNORED_LISTED]
-    changed = [path for path in tracked if not _is_unchanged(builder, path, index[path])]
+    # Each is read once: what turns out to be its index entry is dropped. Git converts no file for nothing, and of a
+    # full disk none asks for room.
+    looks_first = builder.may_convert() or options.room is not None
+    changed = [path for path in tracked if not (looks_first and _is_unchanged(builder, path, index[path]))]
     changed, large = most_precious_first(builder, changed)
     plain, more = most_precious_first(builder, plain, found.untracked)
     store_in_order(builder, changed, plain)
@@ -301,19 +304,34 @@ def _is_unchanged(builder: SnapshotBuilder, path: bytes, leaf: Leaf) -> bool:
     mode = EXECUTABLE if permissions & 0o100 else REGULAR
     if builder.filemode and mode != leaf.mode:
         return False
-    if builder.tracked.are_few and builder.filemode and permissions not in (0o644, 0o755):
+    if _notes_modes(builder) and permissions not in (0o644, 0o755):
         builder.snapshot.modes[path] = permissions
     return True
 
 
+def _notes_modes(builder: SnapshotBuilder) -> bool:
+    """Whether permissions that git does not store are noted for unchanged files."""
+    return builder.tracked.are_few and builder.filemode
+
+
 def _drop_unchanged(builder: SnapshotBuilder, index: dict[bytes, Leaf]) -> None:
-    """Drop files that turned out to be their index entry after git converted them."""
+    """Drop files that turned out to be their index entry, as they are or after git converted them."""
     snapshot = builder.snapshot
+    dropped: set[Oid] = set()
     for path, leaf in index.items():
         if path in snapshot.worktree and snapshot.worktree[path] == leaf:
             del snapshot.worktree[path]
             if path not in snapshot.staged:
                 snapshot.raw.pop(path, None)
+            if not _notes_modes(builder):
+                snapshot.modes.pop(path, None)
+            dropped.add(leaf.oid)
+        elif leaf.mode == SYMLINK and snapshot.raw.get(path) == (Leaf(REGULAR, leaf.oid), "symlink"):
+            del snapshot.raw[path]
+    if dropped:
+        # Another file may have the same bytes.
+        leaves = [*snapshot.worktree.values(), *(leaf for leaf, _ in snapshot.raw.values())]
+        builder.writer.forget(dropped - {leaf.oid for leaf in leaves if leaf is not None})
 
 
 def _note_directories(builder: SnapshotBuilder, touched: frozenset[bytes]) -> None:

@@ -52,15 +52,20 @@ _IN_ANY_CASE, _TINY = 64, 64 << 10
 
 
 def read_content(
-    full: bytes, writer: PackWriter, refuses: Callable[[int], str] = lambda size: "", deadline: Deadline = NEVER
+    full: bytes,
+    writer: PackWriter,
+    refuses: Callable[[int], str] = lambda size: "",
+    deadline: Deadline = NEVER,
+    info: os.stat_result | None = None,
 ) -> Content:
     """Read the file or symlink at an absolute path into `writer`.
 
-    `refuses` is asked with the size of a file, and says why it is not to be read; empty where it is.
+    `refuses` is asked with the size of a file, and says why it is not to be read; empty where it is. `info` is the
+    status of what is there, where the caller has just asked for it.
     """
     for attempt in range(_ATTEMPTS):
         try:
-            info = os.lstat(full)
+            info = os.lstat(full) if info is None or attempt else info
             if stat.S_ISLNK(info.st_mode):
                 return Content(writer.add("blob", os.readlink(full)), info)
             if not stat.S_ISREG(info.st_mode):
@@ -116,10 +121,12 @@ def _begins_with(fd: int, size: int, oid: Oid, deadline: Deadline) -> bool:
     return whole.hexdigest() == oid
 
 
-def read_file(builder: SnapshotBuilder, path: bytes, deadline: Deadline | None = None) -> Leaf | None:
+def read_file(
+    builder: SnapshotBuilder, path: bytes, deadline: Deadline | None = None, info: os.stat_result | None = None
+) -> Leaf | None:
     """The file at `path` as a leaf; None where it is gone, then noted as deleted, or skipped.
 
-    `deadline` takes the place of the builder's.
+    `deadline` takes the place of the builder's; `info` is as for `read_content`.
     """
     options, deadline = builder.options, deadline or builder.deadline
     if deadline.passed():
@@ -130,7 +137,7 @@ def read_file(builder: SnapshotBuilder, path: bytes, deadline: Deadline | None =
     held = None if options.growth is None else options.growth.held.get(path)
     content = None if held is None else _held_content(builder, full, held, only_if_same=True)
     if content is None:
-        content = read_content(full, builder.writer, lambda size: _refusal(options, path, size), deadline)
+        content = read_content(full, builder.writer, lambda size: _refusal(options, path, size), deadline, info)
         if options.growth is not None and content.oid is not None and content.info is not None:
             options.growth.note(path, content.info, content.oid)
         if held is not None and content.oid is None and content.lost:
@@ -149,13 +156,14 @@ def read_file(builder: SnapshotBuilder, path: bytes, deadline: Deadline | None =
     return Leaf(_file_mode(builder, path, builder.permissions(path, content.info.st_mode)), content.oid)
 
 
-def read_early(builder: SnapshotBuilder, path: bytes, number: int) -> Leaf | None:
+def read_early(builder: SnapshotBuilder, path: bytes, number: int, info: os.stat_result | None = None) -> Leaf | None:
     """`read_file` of one of the most precious files, the first of which is number 0."""
     tiny = False
     if number < _IN_ANY_CASE:
         with suppress(OSError):
-            tiny = os.lstat(os.path.join(builder.top, path)).st_size <= _TINY
-    return read_file(builder, path, NEVER if tiny else None)
+            size = os.lstat(os.path.join(builder.top, path)).st_size if info is None else info.st_size
+            tiny = size <= _TINY
+    return read_file(builder, path, NEVER if tiny else None, info)
 
 
 def _held_content(builder: SnapshotBuilder, full: bytes, held: HeldFile, *, only_if_same: bool) -> Content | None:
@@ -219,7 +227,7 @@ def read_files(builder: SnapshotBuilder, paths: Sequence[bytes], converted: Cont
         elif stat.S_ISREG(info.st_mode) and path in converted:
             left.append(path)
         else:
-            leaf = read_early(builder, path, number)
+            leaf = read_early(builder, path, number, info)
             if leaf is not None and leaf.mode == SYMLINK and is_refused_symlink(path):
                 builder.snapshot.raw[path] = (Leaf(REGULAR, leaf.oid), "symlink")
             elif leaf is not None:

@@ -43,7 +43,9 @@ else:
 
         def __new__(mcs, name, bases, body):
             fields = tuple(body.get("__annotations__", ()))
-            body["_defaults"] = {field: body.pop(field) for field in fields if field in body}
+            body["_defaults"] = defaults = {field: body.pop(field) for field in fields if field in body}
+            # Only the last fields may be left out without a name.
+            body["_last"] = tuple(defaults.values()) if fields[len(fields) - len(defaults) :] == tuple(defaults) else ()
             body["_fields"] = body["__match_args__"] = fields
             body["__slots__"] = ()
             for place, field in enumerate(fields):
@@ -55,7 +57,10 @@ else:
 
         def __new__(cls, *values, **named):
             fields = cls._fields
-            if named or len(values) != len(fields):
+            missing = len(fields) - len(values)
+            if missing and not named and 0 < missing <= len(cls._last):
+                return tuple.__new__(cls, values + cls._last[-missing:])
+            if named or missing:
                 left = fields[len(values) :]
                 given = {**cls._defaults, **named}
                 if len(values) > len(fields) or not named.keys() <= set(left) or not given.keys() >= set(left):

@@ -66,6 +66,7 @@ class Looking:
             found = take(SnapshotBuilder(repository, writer, reader, frozen, OPTIONS))
         writer.finish()
         writer.release()
+        self.written = writer.written
         return found
 
     def whole(self) -> Snapshot:
@@ -201,6 +202,30 @@ def test_changes_that_need_a_full_snapshot_get_one(looking: Looking, change: Cal
     change(looking.ws)
     looking.ws.write("a.txt", "changed\n")
     assert looking.check() is False
+
+
+def test_file_that_was_written_anew_with_its_bytes_is_not_stored(looking: Looking) -> None:
+    ws = looking.ws
+    content = os.urandom(100_000)
+    ws.write("src/one.py", content)
+    ws.add()
+    ws.commit()
+    looking.check()
+    ws.write("src/one.py", content)
+    assert looking.check() and looking.last.worktree == {}
+    quick = looking.since()
+    assert quick is not None
+    ws.write("src/one.py", content)
+    quick = looking.since()
+    assert quick is not None and quick.worktree == {} and looking.written < len(content)
+    # Where the object of the index is lost, another file with the same bytes has one of its own.
+    oid = ws.out("rev-parse", ":src/one.py")
+    (ws.git_dir / "objects" / oid[:2] / oid[2:]).unlink()
+    ws.write("src/one.py", content)
+    ws.write("new", content)
+    quick = looking.since()
+    assert quick is not None and quick.worktree.keys() == {b"new"}
+    assert ws.git("cat-file", "blob", oid) == content
 
 
 def test_incremental_snapshot_walks_no_directory(looking: Looking, monkeypatch: pytest.MonkeyPatch) -> None:
