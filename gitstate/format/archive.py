@@ -284,7 +284,8 @@ def save_ids(repository: Repository) -> list[str]:
 
 def archives_of(repository: Repository, ids: Sequence[str]) -> dict[str, Oid]:
     """The archive of each save of this workspace that exists, by its id, in the order of `ids`. Raises GitError."""
-    by_ref = {save_ref(workspace_id(repository), save_id): save_id for save_id in ids}
+    own = workspace_id(repository)
+    by_ref = {save_ref(own, save_id): save_id for save_id in ids}
     return {by_ref[ref]: oid for ref, oid in refs.read_refs(repository, by_ref).items()}
 
 

@@ -241,6 +241,8 @@ def new_save_id(number: int | None = None, at_ns: int | None = None) -> str:
 
 #: The file in gitstate's own directory of a workspace that holds the number of its last save, and in which boot.
 _NUMBER_FILE = b"save-number"
+#: Its size in bytes. It is written over: ext4 takes ten times as long to write one anew that was made empty.
+_NUMBER_SIZE = 64
 #: So many digits at most: another number is none of ours.
 _DIGITS = 12
 #: No id has a higher number. Those that have this one sort by time.
@@ -265,11 +267,11 @@ def next_number(repository: Repository, id_of: Callable[[Oid], str | None]) -> i
     another boot it tells nothing, and the refs are read.
     """
     path, boot = os.path.join(repository.own, _NUMBER_FILE), boot_id()
-    words = (read_limited(path, 256) or b"").decode("ascii", "replace").split()
+    words = (read_limited(path, _NUMBER_SIZE) or b"").decode("ascii", "replace").split()
     is_told = boot is not None and len(words) == 2 and words[0] == boot and _is_number(words[1])
     last = int(words[1]) if is_told else last_number(repository, workspace_id(repository), id_of)
     try:
-        _write_number(path, f"{boot} {last + 1}\n".encode("ascii"))
+        _write_number(path, f"{boot} {last + 1}".encode("ascii").ljust(_NUMBER_SIZE - 1) + b"\n")
     except OSError:
         # It would tell the same number again and again. Without the file the refs are read each time.
         with suppress(OSError):
@@ -280,9 +282,11 @@ def next_number(repository: Repository, id_of: Callable[[Oid], str | None]) -> i
 
 
 def _write_number(path: bytes, data: bytes) -> None:
-    fd = open_own(path, os.O_WRONLY | os.O_TRUNC)
+    fd = open_own(path, os.O_WRONLY)
     try:
         write_all(fd, data)
+        if os.fstat(fd).st_size > len(data):
+            os.ftruncate(fd, len(data))
     finally:
         os.close(fd)
 
