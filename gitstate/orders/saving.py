@@ -19,7 +19,7 @@ from ..save.save import bounded, save
 from ..snapshot.incremental import Baseline, allows
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from .client import send as _tell
+from .client import send
 
 if TYPE_CHECKING:
     from _socket import socket
@@ -54,11 +54,11 @@ def carry_out(connection: socket, order: Mapping[str, Any], repository: Reposito
     try:
         early = None if known is None else _save_known(repository, request, known)
         if early is not None:
-            _tell(connection, early=early.save_id)
+            send(connection, early=early.save_id)
         result = _save_all(repository, request, end, early)
     except (GitstateError, OSError):
         return
-    _tell(connection, **save_answer(result, request))
+    send(connection, **save_answer(result, request))
 
 
 def carry_out_announced(
@@ -84,8 +84,8 @@ def carry_out_announced(
         carry_out(connection, wanted, repository, None)
         return
     if early is not None:
-        _tell(connection, early=early.save_id)
-    _tell(connection, **save_answer(result, request))
+        send(connection, early=early.save_id)
+    send(connection, **save_answer(result, request))
 
 
 def _save_all(repository: Repository, request: SaveRequest, end: Deadline, early: SaveResult | None) -> SaveResult:
@@ -121,7 +121,7 @@ def _taken_on(
     os.environb.update(order["environ"])
     request = bounded(_request(order), repository)
     if request.hurries and connection is not None:
-        _tell(connection, ends=request.deadline)
+        send(connection, ends=request.deadline)
     return request, Deadline(request.deadline)
 
 

@@ -271,9 +271,16 @@ MUTATIONS = (
     Mutation(
         "an order to save trusts the events of files",
         "orders/saving.py",
-        "        result = save(repository.toplevel, request)\n",
-        "        result = save(repository.toplevel, request._replace(known=known))\n",
+        "        result = _save_all(repository, request, end, early)\n    except",
+        "        result = _save_all(repository, request._replace(known=known), end, early)\n    except",
         "orders/test_save.py::test_store_without_an_event_is_saved_too",
+    ),
+    Mutation(
+        "an order is answered with the save of what was announced",
+        "orders/saving.py",
+        "    if result is None or not _is_same(order, wanted):\n",
+        "    if result is None:\n",
+        "orders/test_announced.py::test_order_wins_over_what_was_announced",
     ),
     Mutation(
         "whoever listens at the socket is the keeper",
