@@ -5,6 +5,7 @@ A file that only grows is saved as it was at one moment: its bytes up to the siz
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 NEVER = Deadline(None)
 #: A file that changes while it is read is read this many times.
 _ATTEMPTS = 3
+#: What was a file is a link by now, or the other way round.
+_REPLACED = (errno.ELOOP, errno.EINVAL)
 
 
 class Content(Record):
@@ -74,9 +77,13 @@ def read_content(
         except (FileNotFoundError, NotADirectoryError):
             return Content()
         except OSError as error:
+            if error.errno in _REPLACED and attempt < _ATTEMPTS - 1:
+                continue
             return Content(problem=f"unreadable: {error.strerror}", lost=True)
         try:
             before = os.fstat(fd)
+            if not stat.S_ISREG(before.st_mode):
+                raise ChangedWhileRead
             problem = refuses(before.st_size) or _hole_problem(before)
             if problem:
                 return Content(problem=problem, lost=True)

@@ -64,6 +64,30 @@ def test_symlink_is_read_and_not_followed(tmp_path: Path, writer: PackWriter, ta
     assert content.info is not None and stat.S_ISLNK(content.info.st_mode)
 
 
+@pytest.mark.parametrize("kind", ["link", "FIFO", "file", "gone"])
+@pytest.mark.parametrize("before", ["file", "link"])
+def test_what_was_replaced_after_it_was_looked_at_is_read(
+    tmp_path: Path, writer: PackWriter, before: str, kind: str
+) -> None:
+    """An agent works on: what was a file a moment ago is a link."""
+    path = tmp_path / "f"
+    path.write_bytes(b"old\n") if before == "file" else path.symlink_to("old")
+    info = path.lstat()
+    path.unlink()
+    if kind == "link":
+        path.symlink_to("new")
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "file":
+        path.write_bytes(b"new\n")
+    content = read_content(os.fsencode(path), writer, info=info)
+    if kind in ("FIFO", "gone"):
+        assert content == Content(problem="a FIFO: git cannot store it" if kind == "FIFO" else "")
+    else:
+        assert content.oid is not None and writer.content(content.oid) == (b"new" if kind == "link" else b"new\n")
+        assert content.info is not None and stat.S_ISLNK(content.info.st_mode) == (kind == "link")
+
+
 @pytest.mark.parametrize("name", ["gone", "f/below"])
 def test_missing_file_is_no_problem(tmp_path: Path, writer: PackWriter, name: str) -> None:
     (tmp_path / "f").write_bytes(b"")
