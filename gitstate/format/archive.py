@@ -79,13 +79,15 @@ def read_save(archive: Oid, reader: ObjectReader | ObjectsAhead, most: int = MAX
 class SavesAhead:
     """Reads many saves in the order of `archives`: the objects of a hundred are requested together.
 
-    Git is waited for six times for each hundred, and not ten times for each save.
+    Git is waited for six times for each hundred, and not ten times for each save. With `few` only the manifests are
+    requested so: few of the saves are of the kind that is wanted.
     """
 
     _AT_ONCE = 100
 
-    def __init__(self, archives: Sequence[Oid], reader: ObjectReader) -> None:
+    def __init__(self, archives: Sequence[Oid], reader: ObjectReader, *, few: bool = False) -> None:
         self._archives = archives
+        self._few = few
         self._objects = ObjectsAhead(reader)
         #: How many of the archives were fetched.
         self._count = 0
@@ -124,13 +126,14 @@ class SavesAhead:
         for archive in some:
             with suppress(GitError, ValueError):
                 heads[archive] = commit_head(objects.held(archive))
-        objects.fetch([oid for head in heads.values() for oid in (head.tree, *head.parents[:1])])
+        objects.fetch([oid for head in heads.values() for oid in (head.tree, *head.parents[: 0 if self._few else 1])])
         self._manifests.clear()
         wanted: list[Oid] = []
+        names = (b"manifest.json",) if self._few else (b"manifest.json", b"context.json")
         for archive, head in heads.items():
             with suppress(GitError, ValueError, IndexError):
                 leaves = Tree(objects.held(head.tree), len(head.tree) // 2).leaves()
-                wanted += [leaves[name].oid for name in (b"manifest.json", b"context.json") if name in leaves]
+                wanted += [leaves[name].oid for name in names if name in leaves]
                 if b"manifest.json" in leaves:
                     self._manifests[archive] = leaves[b"manifest.json"].oid
         objects.fetch(wanted)

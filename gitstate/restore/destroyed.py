@@ -37,18 +37,24 @@ def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, 
         ids = sorted((name for name in ids if age_key(name) < before), key=age_key, reverse=True)
         recent = archives_of(workspace.repository, ids[:_READ])
         latest = checkpoint_ref(workspace_id(workspace.repository))
-        oids = [*recent.values(), *refs.read_refs(workspace.repository, [latest]).values()]
+        oids = [*refs.read_refs(workspace.repository, [latest]).values(), *recent.values()]
         oids = [oid for oid in oids if oid != save.archive]
-        saves = SavesAhead(oids, workspace.reader)
-        found = [saves.read(oid) for oid in oids if not saves.is_other_kind(oid, "checkpoint")]
-        found = [
-            item
-            for item in found
-            if item.manifest.kind == "checkpoint"
-            and item.context.task_id in (None, save.context.task_id)
-            and age_key(item.manifest.save_id) < before
-            and made - (save_time_ns(item.manifest.save_id) or 0) < _RECENT_NS
-        ]
+        saves = SavesAhead(oids, workspace.reader, few=True)
+        found: list[Save] = []
+        for oid in oids:
+            if len(found) > _LOOKED_AT:
+                # The latest is the first, and the others are in their order.
+                break
+            if saves.is_other_kind(oid, "checkpoint"):
+                continue
+            item = saves.read(oid)
+            if (
+                item.manifest.kind == "checkpoint"
+                and item.context.task_id in (None, save.context.task_id)
+                and age_key(item.manifest.save_id) < before
+                and made - (save_time_ns(item.manifest.save_id) or 0) < _RECENT_NS
+            ):
+                found.append(item)
         found.sort(key=lambda item: age_key(item.manifest.save_id), reverse=True)
         for item in found[:_LOOKED_AT]:
             paths = _destroyed_paths(workspace, item, save)

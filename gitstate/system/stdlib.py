@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from typing import NamedTuple as Record
 else:
     import _signal as signal
-    from _bisect import bisect_left
     from _collections import _tuplegetter
 
     class _Fields(type):
@@ -93,6 +92,12 @@ else:
 
         def __exit__(self, kind, error, trace):
             return kind is not None and issubclass(kind, self._errors)
+
+    def bisect_left(items, wanted):
+        """`bisect.bisect_left`; its module is a file of its own, which no recovery needs."""
+        from _bisect import bisect_left as find
+
+        return find(items, wanted)
 
     #: What a shell takes as it is, as `shlex` has it.
     _PLAIN = frozenset("@%+=:,./-_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
