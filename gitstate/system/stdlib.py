@@ -144,7 +144,7 @@ def digest(name: str, data: bytes = b"", more: int = 0) -> hashlib._Hash:
     """`hashlib.new` for `sha1` or `sha256`, fed with `data`. `more` is about how many bytes the caller will add."""
     global _before_openssl
     _before_openssl -= len(data) + more
-    if _before_openssl > 0 and "hashlib" not in sys.modules:
+    if _before_openssl > 0 and "_hashlib" not in sys.modules:
         module = "_sha1" if name == "sha1" else "_sha256" if sys.version_info < (3, 12) else "_sha2"
         try:
             start = getattr(__import__(module), name)
@@ -152,9 +152,15 @@ def digest(name: str, data: bytes = b"", more: int = 0) -> hashlib._Hash:
             _before_openssl = 0
         else:
             return start(data, usedforsecurity=False)  # type: ignore[no-any-return]
-    import hashlib
+    try:
+        # All that `hashlib` adds to it takes a third of its time.
+        import _hashlib
 
-    return hashlib.new(name, data, usedforsecurity=False)
+        return _hashlib.new(name, data, usedforsecurity=False)
+    except (ImportError, ValueError):
+        import hashlib
+
+        return hashlib.new(name, data, usedforsecurity=False)
 
 
 def pickler() -> ModuleType:
