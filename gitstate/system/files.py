@@ -50,7 +50,11 @@ def set_mode(fd: int, mode: int) -> None:
 
 
 def fsync_path(path: bytes) -> None:
-    """Make the file or directory at `path` durable; no-op where there is none, or it can't be opened."""
+    """Make the file or directory at `path` durable; no-op where there is none, or it can't be opened.
+
+    Raises OSError; on a full disk that of a failed sync: the kernel says once that it did not write what others wrote,
+    and who tries again with fewer files of his own is told nothing (`man 2 fsync`).
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -60,6 +64,8 @@ def fsync_path(path: bytes) -> None:
     try:
         sync(fd)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(errno.EIO, f"sync failed: {error.strerror}", path) from error
         if error.errno != errno.EROFS:
             raise
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from gitstate.errors import TryAgain
 from gitstate.system import files, locks
 from gitstate.system.clock import Deadline, is_before, now
+from tests.faults.strace import why_not_strace
 
 
 def path_of(path: Path) -> bytes:
@@ -142,3 +144,25 @@ def test_one_file_that_cannot_be_synced_is_reported_after_all_others_were(count:
     files.fsync_paths(())
     with pytest.raises(OSError, match="too long"):
         files.fsync_paths([path_of(tmp_path / ("x" * 300)), *paths])
+
+
+#: Syncs the file of its argument, and prints the name of the error.
+SYNC = """\
+import errno, os, sys
+from gitstate.system.files import fsync_path
+try:
+    fsync_path(os.fsencode(sys.argv[1]))
+except OSError as error:
+    print(errno.errorcode[error.errno], error.strerror)
+"""
+
+
+@pytest.mark.skipif(why_not_strace() is not None, reason=str(why_not_strace()))
+@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT", "EIO"])
+def test_failed_sync_of_what_others_wrote_is_no_full_disk(error: str, tmp_path: Path) -> None:
+    """With fewer files of its own a save would be tried again, and the second sync tells nothing any more."""
+    (tmp_path / "f").write_text("x")
+    strace = ["strace", "-f", "-qq", "-o", os.devnull, "-e", f"inject=fsync:error={error}", sys.executable, "-c", SYNC]
+    done = subprocess.run([*strace, tmp_path / "f"], capture_output=True, encoding="utf-8")
+    said = f"sync failed: {os.strerror(getattr(errno, error))}" if error != "EIO" else os.strerror(errno.EIO)
+    assert (done.stdout, done.stderr) == (f"EIO {said}\n", "")
