@@ -39,7 +39,7 @@ PLAIN = '#!/bin/sh\nexec {gitstate} "$@"\n'
 #: Notes the marker when Python starts.
 NOTES_IT = LATE.replace("until [ -n", "#")
 #: Stands for `timeout`, and never ends a program: this machine may be slow.
-PATIENT = '#!/bin/sh\nshift\nexec "$@"\n'
+PATIENT = '#!/bin/sh\nshift 3\nexec "$@"\n'
 
 
 def script(place: Path, start: str = PLAIN) -> Path:
@@ -235,6 +235,25 @@ def test_keeper_that_died_or_is_stopped_stops_no_save(ws: Workspace, tmp_path: P
         ws.append("a.txt", "after it\n")
         assert run(command, ws).returncode == 0
         assert ws.out("show", "HEAD:a.txt").endswith("after it")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_script_with_blocked_signals_does_not_wait_for_a_stopped_keeper(
+    shell: str, ws: Workspace, tmp_path: Path
+) -> None:
+    """A program that reads its signals from a descriptor hands its mask on to what it starts."""
+    command = script(tmp_path / "bin")
+    with running(ws) as keeper:
+        os.kill(keeper, signal.SIGSTOP)
+        ws.append("a.txt", "more\n")
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            done = run(command, ws, shell=shell)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.kill(keeper, signal.SIGCONT)
+        assert (done.returncode, done.stderr[:6]) == (0, "saved "), done
+        assert ws.out("show", "HEAD:a.txt").endswith("more")
 
 
 def test_child_of_the_keeper_killed_before_the_order(ws: Workspace, tmp_path: Path) -> None:
