@@ -18,12 +18,12 @@ from ..git.index import identify_index_at
 from ..git.repository import Repository, is_attributes, read_head
 from ..git.status import ignored_among, staged_entries, start_staged
 from ..objects.reader import commit_head
-from ..objects.tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, parents_with_top
+from ..objects.tree import DIRECTORY, EXECUTABLE, GITLINK, REGULAR, SYMLINK, Leaf, is_safe_path, parents_with_top
 from ..system.files import open_at_once
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .gitdir import settings_identity, store_index, store_sparse
 from .read import has_content, take_older
-from .record import IGNORED_LISTED, ScanFacts, Snapshot, SnapshotBuilder, TrackedPaths
+from .record import IGNORED_LISTED, Growth, ScanFacts, Snapshot, SnapshotBuilder, TrackedPaths
 from .snapshot import LISTED, WALKED, most_precious_first, store_files, store_in_order
 from .tracked import newest_of
 from .walk import WalkResult, walk, without_ignored
@@ -86,10 +86,14 @@ def take_since(
     if len(index) != len(tracked) or any(leaf.mode == GITLINK for leaf in index.values()) or builder.snapshot.nested:
         return None
     builder.snapshot.ignored = list(dict.fromkeys((*builder.snapshot.ignored, *ignored)))[:IGNORED_LISTED]
-    # Each is read once: what turns out to be its index entry is dropped. Git converts no file for nothing, and of a
-    # full disk none asks for room.
+    # Each is read once: what turns out to be its index entry is dropped. But git converts no file for nothing, and what
+    # has not changed is refused by nobody.
     looks_first = builder.may_convert() or options.room is not None
-    changed = [path for path in tracked if not (looks_first and _is_unchanged(builder, path, index[path]))]
+    changed = [
+        path
+        for path in tracked
+        if not ((looks_first or _may_be_refused(builder, path)) and _is_unchanged(builder, path, index[path]))
+    ]
     changed, large = most_precious_first(builder, changed)
     plain, more = most_precious_first(builder, plain, found.untracked)
     store_in_order(builder, changed, plain)
@@ -280,6 +284,15 @@ def _walk_touched(builder: SnapshotBuilder, touched: frozenset[bytes]) -> WalkRe
         else:
             special[path] = None
     return WalkResult([*untracked], [*special], [])
+
+
+def _may_be_refused(builder: SnapshotBuilder, path: bytes) -> bool:
+    """Whether a tracked file may not be taken for its name or its size (`SnapshotOptions`)."""
+    if not is_safe_path(path):
+        return True
+    with suppress(OSError):
+        return os.lstat(os.path.join(builder.top, path)).st_size > Growth.FREE
+    return False
 
 
 def _is_unchanged(builder: SnapshotBuilder, path: bytes, leaf: Leaf) -> bool:

@@ -24,7 +24,7 @@ from gitstate.holding.window import directories_above
 from gitstate.objects.pack import PackWriter
 from gitstate.objects.reader import ObjectReader
 from gitstate.snapshot.incremental import Baseline, take_since, take_touched
-from gitstate.snapshot.record import Snapshot, SnapshotBuilder, SnapshotOptions, TrackedPaths
+from gitstate.snapshot.record import Growth, Snapshot, SnapshotBuilder, SnapshotOptions, TrackedPaths
 from gitstate.snapshot.snapshot import take_snapshot
 from gitstate.system.clock import Deadline
 from tests.states import STATES, make
@@ -42,6 +42,7 @@ class Looking:
 
     def __init__(self, ws: Workspace) -> None:
         self.ws = ws
+        self.options = OPTIONS
         self.repository: Repository = open_repository(os.fsencode(ws.path))
         os.makedirs(self.repository.own, exist_ok=True)
         self.watch = Watch(self.repository.toplevel)
@@ -63,7 +64,7 @@ class Looking:
         link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
         writer = PackWriter(repository.objects, repository.object_format, "test")
         with ObjectReader(repository.git) as reader:
-            found = take(SnapshotBuilder(repository, writer, reader, frozen, OPTIONS))
+            found = take(SnapshotBuilder(repository, writer, reader, frozen, self.options))
         writer.finish()
         writer.release()
         self.written = writer.written
@@ -226,6 +227,32 @@ def test_file_that_was_written_anew_with_its_bytes_is_not_stored(looking: Lookin
     quick = looking.since()
     assert quick is not None and quick.worktree.keys() == {b"new"}
     assert ws.git("cat-file", "blob", oid) == content
+
+
+REFUSING = (
+    ("large", OPTIONS._replace(growth=Growth(0, frozenset(), {}, None))),
+    ("large", OPTIONS._replace(largest=1000)),
+    ("git~1", OPTIONS),
+)
+
+
+@pytest.mark.parametrize(("name", "options"), REFUSING, ids=["growth", "largest", "name"])
+def test_file_that_was_written_anew_with_its_bytes_is_not_left_out(
+    looking: Looking, name: str, options: SnapshotOptions
+) -> None:
+    """A checkpoint takes a large file less often, and a name that git refuses never comes back: it is in HEAD."""
+    ws = looking.ws
+    content = os.urandom(100_000)
+    ws.write(name, content)
+    ws.git("-c", "core.protectNTFS=false", "add", name)
+    ws.git("-c", "core.protectNTFS=false", "commit", "-qm", "one more")
+    ws.git("config", "core.protectNTFS", "false")
+    looking.check()
+    looking.options = options
+    for written, is_told in ((content, False), (content + b"more", True)):
+        ws.write(name, written)
+        quick = looking.since()
+        assert quick is not None and [item.path for item in quick.left_out] == [name.encode()] * is_told
 
 
 def test_incremental_snapshot_walks_no_directory(looking: Looking, monkeypatch: pytest.MonkeyPatch) -> None:
