@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -119,6 +121,32 @@ def test_space_behind_a_colon_changes_nothing(script: Path, repo: Workspace) -> 
     spaced = [json.dumps(json.loads(told(repo, name))).encode() for name in ("PostToolUse", "Stop")]
     assert not asks_python(script, repo, spaced[0]) and queued(repo) == []
     assert is_queued(script, repo, spaced[1])
+
+
+@pytest.mark.parametrize("shell", [name for name in ("dash", "busybox", "bash") if shutil.which(name)])
+@pytest.mark.parametrize("blocked", [(), (signal.SIGTERM,)], ids=["none", "SIGTERM"])
+def test_agent_that_leaves_its_end_open_does_not_wait(
+    blocked: tuple[signal.Signals, ...], shell: str, script: Path, repo: Workspace, tmp_path: Path
+) -> None:
+    """A program that reads its signals from a descriptor hands its mask on to what it starts."""
+    python(repo, told(repo))
+    argv = [shell, *(["sh"] if shell == "busybox" else []), os.fspath(script), "hook", "claude"]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        with (tmp_path / "said").open("wb") as said, (tmp_path / "words").open("wb") as words:
+            process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=said, stderr=words, cwd=repo.path)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    assert process.stdin is not None
+    process.stdin.write(told(repo, "SessionStart"))
+    process.stdin.flush()
+    try:
+        status = process.wait(60)
+    finally:
+        process.stdin.close()
+    assert (status, (tmp_path / "words").read_bytes()) == (0, b"")
+    assert (tmp_path / "said").read_bytes().startswith(b"Python is asked: hook ")
+    assert (tmp_path / "said").read_bytes().rstrip(b"\n").endswith(told(repo, "SessionStart"))
 
 
 def test_queue_keeps_the_order_and_loses_none_of_twenty_at_once(script: Path, repo: Workspace) -> None:
