@@ -80,7 +80,7 @@ def carry_out_announced(
     if given is None:
         return
     connection, wanted = given
-    if result is None or not _is_same(order, wanted):
+    if result is None or not says_the_same(order, wanted):
         carry_out(connection, wanted, repository, None)
         return
     if early is not None:
@@ -97,7 +97,7 @@ def _save_all(repository: Repository, request: SaveRequest, end: Deadline, early
     return save(repository.toplevel, request)
 
 
-def _is_same(announced: Mapping[str, Any], order: Mapping[str, Any]) -> bool:
+def says_the_same(announced: Mapping[str, Any], order: Mapping[str, Any]) -> bool:
     """Whether an order says what was announced, in the same environment."""
     environments = [
         {name: value for name, value in one["environ"].items() if name not in _OF_SHELL} for one in (announced, order)

@@ -278,7 +278,7 @@ MUTATIONS = (
     Mutation(
         "an order is answered with the save of what was announced",
         "orders/saving.py",
-        "    if result is None or not _is_same(order, wanted):\n",
+        "    if result is None or not says_the_same(order, wanted):\n",
         "    if result is None:\n",
         "orders/test_announced.py::test_order_wins_over_what_was_announced",
     ),
