@@ -167,9 +167,7 @@ def tried(scene: Scene, fault: Fault) -> str | None:
     before = identities(scene.ws.path), index_bytes(scene.ws)
     run = inject(scene, fault)
     try:
-        # Where the disk is full for the own pack, the save is taken again.
-        is_lost = fault.point.git is None and fault.point.call in ("fsync", "fdatasync") and fault.error != "ENOSPC"
-        if is_lost and run.exit_status == 0:
+        if fault.point.git is None and fault.point.call in ("fsync", "fdatasync") and run.exit_status == 0:
             assert scene.lose is None and run.json["message"], f"success, and no word of a failed fsync: {run}"
         if scene.lose is None:
             judge_save(scene, run, before)
