@@ -66,7 +66,7 @@ def carry_out_announced(
 ) -> None:
     """Save for a client that has given no order yet; `order` is what it exports. Then answer the order that it gives.
 
-    Where nothing is known, or a save fails, the order is carried out as any other.
+    Where that save fails, or the order says something else, it is carried out as any other.
     """
     gc.disable()
     request, end = _taken_on(order, repository, None)
