@@ -17,6 +17,7 @@ def main() -> None:
     """Run the command line in sys.argv and exit."""
     # A crash path makes many objects, none in cycles that matter, and ends.
     gc.disable()
+    _fill_closed_streams()
     # Compiling all this anew takes longer than a save: what PYTHONDONTWRITEBYTECODE forbids would be done each time.
     sys.dont_write_bytecode = False
     bundle = Bundle(next((word for word in sys.argv[1:] if word in _BUNDLED), "other"))
@@ -26,7 +27,6 @@ def main() -> None:
 
     # Where the caller ignores it, the kernel keeps the exit status of every git from us.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _fill_closed_streams()
     if sys.argv[1:2] == ["keep"] and sys.argv[2:3] and sys.argv[2].isdigit():
         gc.enable()
         from .cli.quick import guarded

@@ -43,6 +43,8 @@ _SKIPS_IMPORTLIB = "importtime" not in sys._xoptions and not os.environ.get("PYT
 _FORMAT = 5
 #: The bytes of a number in the file, and of a hash (that of Python's own hash-based .pyc files).
 _NUMBER, _HASH = 4, 8
+#: What a file says of itself in more bytes is damaged.
+_MOST = 1 << 20
 
 
 class Bundle(Loader):
@@ -54,8 +56,9 @@ class Bundle(Loader):
         file_name = f"{command}.{sys.implementation.cache_tag}{optimized}.bundle"
         self._path = os.path.join(_DIRECTORY, "__pycache__", file_name)
         self._modules: dict[str, Entry] = {}
-        #: The parts as they stand in the file with their hashes, and the code of the modules of those unpacked.
-        self._parts: list[tuple[memoryview, bytes]] = []
+        #: The file, open, and where in it each part is; and the code of the modules of those unpacked.
+        self._fd = -1
+        self._parts: list[tuple[int, Stamp]] = []
         self._code: dict[int, dict[str, CodeType]] = {}
         #: The modules of ours whose import has begun, in that order.
         self._begun: list[str] = []
@@ -65,16 +68,16 @@ class Bundle(Loader):
     def use(self) -> None:
         """Let imports find what the file holds. A file that can't be read holds nothing."""
         try:
-            with open(self._path, "rb") as file:
-                data = memoryview(file.read())
-            start = _NUMBER + _HASH + int.from_bytes(data[:_NUMBER], "little")
-            head = data[_NUMBER + _HASH : start]
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            begin = os.pread(self._fd, _NUMBER + _HASH, 0)
+            head = os.pread(self._fd, min(int.from_bytes(begin[:_NUMBER], "little"), _MOST), len(begin))
+            start = len(begin) + len(head)
             # Only bytes that this package wrote are unpacked: `marshal` makes anything of others, or ends the process.
-            if bytes(data[_NUMBER : _NUMBER + _HASH]) == _hash(head):
+            if begin[_NUMBER:] == _hash(head):
                 modules, stamps = marshal.loads(head)
-                for size, stamp in stamps:
-                    self._parts.append((data[start : start + size], stamp))
-                    start += size
+                for stamp in stamps:
+                    self._parts.append((start, stamp))
+                    start += stamp[0]
                 self._modules = modules
         except (OSError, EOFError, ValueError, TypeError):
             self._misses = True
@@ -143,7 +146,12 @@ class Bundle(Loader):
     def _codes_of(self, part: int) -> dict[str, CodeType]:
         """The code of the modules of a part; none where its bytes are damaged."""
         if part not in self._code:
-            data, stamp = self._parts[part]
+            # Of the others not one byte is read: to touch new memory for them would take longer than that.
+            start, (size, stamp) = self._parts[part]
+            try:
+                data = os.pread(self._fd, size, start)
+            except OSError:
+                data = b""
             is_whole = _hash(data) == stamp
             self._misses = self._misses or not is_whole
             self._code[part] = marshal.loads(data) if is_whole else {}
@@ -220,6 +228,6 @@ class Bundle(Loader):
             raise
 
 
-def _hash(data: bytes | memoryview) -> bytes:
+def _hash(data: bytes) -> bytes:
     """A hash that tells damaged bytes, and those of another layout of this file; 0.3 ms for a megabyte."""
     return source_hash(_FORMAT, data)
