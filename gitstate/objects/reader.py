@@ -21,6 +21,15 @@ class CommitHead(Record):
     parents: list[Oid]
 
 
+class Info(Record):
+    """What git says of an object before its bytes."""
+
+    oid: Oid
+    kind: str
+    size: int
+    """In bytes."""
+
+
 def commit_head(data: bytes) -> CommitHead:
     """The tree and the parents of a raw commit. Raises ValueError where it is none."""
     tree, parents = "", []
@@ -64,6 +73,8 @@ class ObjectReader:
         self._git = git
         self._env = env
         self._started: Child | None = None
+        #: Those that were told to end, and were not waited for yet.
+        self._ending: list[Child] = []
         #: Requests whose answers were not read yet, in their order: (command, oid).
         self._ahead: list[tuple[bytes, Oid]] = []
         #: Answers that were read before they were wanted.
@@ -98,14 +109,18 @@ class ObjectReader:
         return ObjectReader(git)
 
     def end(self) -> None:
-        """Let git end while the caller does something else: nothing more is read."""
-        if self._started is not None and self._started.returncode is None:
-            self._started.end_input()
+        """Let git end while the caller does something else: another one starts if more is read after all."""
+        if self._started is not None:
+            if self._started.returncode is None:
+                self._started.end_input()
+            self._ending.append(self._started)
+            self._started = None
+            self._ahead.clear()
 
     def close(self) -> None:
         """End the process."""
-        if self._started is not None:
-            self._started.wait()
+        for child in (*self._ending, *([self._started] if self._started is not None else [])):
+            child.wait()
 
     def restart(self) -> None:
         """Start another git after a GitError: git ends at an object that it can't read."""
@@ -129,7 +144,11 @@ class ObjectReader:
 
     def kinds(self, oids: Sequence[Oid]) -> list[tuple[str, int] | None]:
         """Kind and size in bytes of each object; None for one that is missing."""
-        return self._answers(b"info", oids, self._header)
+        return [None if info is None else (info.kind, info.size) for info in self.infos(oids)]
+
+    def infos(self, names: Sequence[str]) -> list[Info | None]:
+        """What git finds by each name, an id or such as `<commit>:<path>`; None where it finds nothing."""
+        return self._answers(b"info", names, self._info)
 
     def contents(self, oids: Sequence[Oid], limit: int | None = None) -> list[tuple[str, bytes] | None]:
         """Kind and bytes of each object; None for one that is missing.
@@ -198,7 +217,7 @@ class ObjectReader:
         ahead, self._ahead = self._ahead, []
         try:
             for verb, oid in ahead:
-                self._foreseen[verb, oid] = self._header(oid) if verb == b"info" else self._content(oid)
+                self._foreseen[verb, oid] = self._info(oid) if verb == b"info" else self._content(oid)
         except GitError:
             # Raised when that object is requested; the others are requested again.
             self.restart()
@@ -216,26 +235,26 @@ class ObjectReader:
             self.restart()
             raise GitError(["cat-file"], status, b"it ended early") from None
 
-    def _header(self, oid: Oid) -> tuple[str, int] | None:
+    def _info(self, name: str) -> Info | None:
         fields = self._process.stdout.readline().split()
         if len(fields) == 3:
-            return fields[1].decode("ascii"), int(fields[2])
+            return Info(fields[0].decode("ascii"), fields[1].decode("ascii"), int(fields[2]))
         if len(fields) == 2 and fields[1] == b"missing":
             return None
         # Git ended at it. The next request starts another.
         self.restart()
-        raise MissingObject(oid, "can't be read")
+        raise MissingObject(name, "can't be read")
 
     def _content(self, oid: Oid) -> tuple[str, bytes] | None:
-        header = self._header(oid)
-        if header is None:
+        info = self._info(oid)
+        if info is None:
             return None
-        data = self._process.stdout.read(header[1])
+        data = self._process.stdout.read(info.size)
         self._process.stdout.read(1)
-        if len(data) != header[1]:
+        if len(data) != info.size:
             self.restart()
             raise MissingObject(oid, "is cut short")
-        return header[0], data
+        return info.kind, data
 
     def stream(self, oid: Oid) -> Iterable[bytes]:
         """The bytes of one object in pieces, for objects too large for memory. To be read to its end.
@@ -244,10 +263,10 @@ class ObjectReader:
         """
         self._catch_up()
         self._ask(b"contents", [oid])
-        header = self._header(oid)
-        if header is None:
+        info = self._info(oid)
+        if info is None:
             raise MissingObject(oid)
-        left = header[1]
+        left = info.size
         while left:
             data = self._process.stdout.read(min(left, 1 << 20))
             if not data:
@@ -267,16 +286,20 @@ class ObjectsAhead:
         self._reader = reader
         self._held: dict[Oid, tuple[str, bytes] | None] = {}
 
-    def fetch(self, oids: Iterable[Oid]) -> None:
-        """Read the small ones of these objects, unless they are held; `contents` finds them then."""
-        wanted = [oid for oid in dict.fromkeys(oids) if oid not in self._held]
+    def fetch(self, names: Sequence[str]) -> list[Oid | None]:
+        """Read the small ones of the objects of these names (see `ObjectReader.infos`); `contents` finds them then.
+
+        Returns their ids; None for a name by which git finds nothing.
+        """
         try:
-            infos = self._reader.kinds(wanted)
-            small = [oid for oid, info in zip(wanted, infos, strict=True) if info and info[1] <= self._SMALL]
-            self._held.update(zip(small, self._reader.contents(small), strict=True))
+            infos = self._reader.infos(names)
+            small = dict.fromkeys(info.oid for info in infos if info is not None and info.size <= self._SMALL)
+            wanted = [oid for oid in small if oid not in self._held]
+            self._held.update(zip(wanted, self._reader.contents(wanted), strict=True))
+            return [None if info is None else info.oid for info in infos]
         except GitError:
             # Raised when that object is requested; the others are requested one by one.
-            return
+            return [None] * len(names)
 
     def held(self, oid: Oid) -> bytes:
         """The bytes of an object that is held; nothing of another."""
