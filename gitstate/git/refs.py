@@ -106,10 +106,15 @@ class RefWriter:
         if self._process.returncode is None:
             self._process.communicate()
 
-    def commit(self, updates: Sequence[RefUpdate], *, no_deref: bool = False) -> None:
-        """Move the refs in the order of `updates`, durably. Raises RefChanged, GitError, OSError."""
+    def commit(self, updates: Sequence[RefUpdate], *, no_deref: bool = False, is_last: bool = False) -> None:
+        """Move the refs in the order of `updates`, durably. Raises RefChanged, GitError, OSError.
+
+        After the last transaction git ends while its refs are synced.
+        """
         self.prepare(updates, no_deref=no_deref)
         self.carry_out()
+        if is_last:
+            self.end()
         self.sync(updates)
 
     def prepare(self, updates: Sequence[RefUpdate], *, no_deref: bool = False) -> None:
@@ -398,7 +403,7 @@ def move_refs(
     """Commit one transaction in a process of its own. Raises as `RefWriter.commit` does."""
     writer = RefWriter(repository, git, message)
     try:
-        writer.commit(updates, no_deref=no_deref)
+        writer.commit(updates, no_deref=no_deref, is_last=True)
     finally:
         writer.close()
 

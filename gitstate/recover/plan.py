@@ -8,10 +8,11 @@ from __future__ import annotations
 from ..errors import EXIT_AGAIN, EXIT_DONE, EXIT_PERSON
 from ..format.context import Context
 from ..format.manifest import Manifest, Save
+from ..format.names import branch_name
 from ..git.command import Oid
 from ..restore.choices import Outcome
 from ..system.stdlib import TYPE_CHECKING, Record
-from .request import SUCCESSES, RecoverResult
+from .request import SUCCESSES, RecoverResult, with_messages
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..format.carried import Carried
     from ..git.damaged.files import Damage
     from ..restore.choices import Action
-    from .request import DecidedVerdict
+    from .request import DecidedVerdict, RecoverRequest
 
     #: How the files on disk compare with the latest checkpoint: nothing is missing, they differ, or all are gone.
     DiskState = Literal["same", "differs", "gone"]
@@ -362,6 +363,21 @@ def conclude(
         partial=bool(outcome.failed),
     )
     return result._replace(save_id=newest.manifest.save_id, context=newest.context) if newest else result
+
+
+def result_of(
+    workspace: bytes,
+    facts: Facts,
+    verdict: Verdict,
+    request: RecoverRequest,
+    final: DecidedVerdict,
+    outcome: Outcome | None = None,
+) -> RecoverResult:
+    """The same by the facts; without `outcome` nothing was done."""
+    newest = facts.saves[0] if facts.saves else None
+    result = conclude(workspace, verdict, final, newest, outcome or Outcome())
+    branch = None if facts.head_ref is None else branch_name(facts.head_ref)
+    return with_messages(result, *facts.put_away)._replace(branch=branch, dry_run=request.dry_run)
 
 
 def conclude_files(workspace: bytes, newest: Save, outcome: Outcome) -> RecoverResult:

@@ -106,14 +106,14 @@ MUTATIONS = (
     ),
     Mutation(
         "recover relies on files that nobody synced",
-        "recover/recover.py",
+        "recover/steps.py",
         "        to_disk.finish([*(target.path for target in targets), *newest.manifest.directories])\n",
         "",
         "objects/test_durable.py::test_marker_goes_when_what_a_recovery_found_right_is_on_the_disk",
     ),
     Mutation(
         "files that a power cut left short in a run stay so",
-        "recover/recover.py",
+        "recover/steps.py",
         '        if self.facts.owner == "gone":\n',
         "        if False:\n",
         "faults/test_cut_short.py::test_file_shortened_in_a_run_comes_back_from_the_checkpoint",
@@ -135,7 +135,7 @@ MUTATIONS = (
     # -- the order of the steps
     Mutation(
         "the marker goes before the files are back",
-        "recover/recover.py",
+        "recover/steps.py",
         "            recovery.carry_out(choices)\n",
         "            if self.facts.marker is not None:\n"
         "                update = RefUpdate(self.facts.marker, None, newest.archive)\n"
@@ -219,7 +219,7 @@ MUTATIONS = (
     # -- nothing is overwritten, nothing is passed over
     Mutation(
         "no safety save before files are replaced",
-        "recover/recover.py",
+        "recover/steps.py",
         "            outcome.safety = save_for_safety(workspace, choices)\n",
         "",
         "recover/test_newer_work.py::test_ignored_file_is_saved_before_it_is_overwritten",
@@ -233,7 +233,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the marker goes though a file could not be written",
-        "recover/recover.py",
+        "recover/steps.py",
         "if marker is not None and marker_goes(outcome):",
         "if marker is not None:",
         "recover/test_incomplete.py::test_unwritable_path_is_reported_and_stays_pending",

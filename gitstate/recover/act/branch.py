@@ -66,14 +66,8 @@ class BranchMover:
         files.fsync_paths([*directories, *([os.path.dirname(state_file)] if state_file else [])])
 
     def commit(self, updates: Sequence[RefUpdate]) -> None:
-        """Move other refs."""
-        self.start().commit(updates)
-
-    def end(self) -> bool:
-        """Let git end: no ref is moved any more. False where none was moved."""
-        if self._writer is not None:
-            self._writer.end()
-        return self._writer is not None
+        """Move other refs, as the last."""
+        self.start().commit(updates, is_last=True)
 
     def close(self) -> None:
         """End git; what was not moved stays where it is."""

@@ -32,17 +32,21 @@ if TYPE_CHECKING:
     from ...restore.nested import NestedStep
     from ...restore.paths import SavedPaths, Workspace
 
+    #: What recovers any workspace, and what gives a save a new one.
+    Recover = Callable[[bytes, RecoverRequest], RecoverResult]
+    RecoverInto = Callable[[Repository, bytes, RecoverRequest], RecoverResult]
+
 
 class NestedRecovery:
-    """The nested repositories of one recovery. `recover` and `recover_into` are what recovers any workspace."""
+    """The nested repositories of one recovery."""
 
     def __init__(
         self,
         workspace: Workspace,
         request: RecoverRequest,
         outcome: Outcome,
-        recover: Callable[[bytes, RecoverRequest], RecoverResult],
-        recover_into: Callable[[Repository, bytes, RecoverRequest], RecoverResult],
+        recover: Recover,
+        recover_into: RecoverInto,
     ) -> None:
         self._workspace = workspace
         self._repository = workspace.repository
