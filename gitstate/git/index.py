@@ -334,9 +334,22 @@ def _as_words(numbers: Sequence[int]) -> bytes:
     return b"".join([(number & _MASK).to_bytes(4, "big") for number in numbers])
 
 
+#: How the names of index files begin that saves have kept.
+_KEPT = b"index."
+
+
 def kept_index(repository: Repository, save_id: str) -> bytes:
     """Where the index file that a save exchanged is kept, until `recover` puts it back."""
-    return os.path.join(repository.own, b"index." + save_id.encode("ascii"))
+    return os.path.join(repository.own, _KEPT + save_id.encode("ascii"))
+
+
+def kept_indexes(repository: Repository) -> list[bytes]:
+    """The index files that saves have kept here."""
+    try:
+        names = os.listdir(repository.own)
+    except OSError:
+        return []
+    return [os.path.join(repository.own, name) for name in names if name.startswith(_KEPT)]
 
 
 def link_or_copy(source: bytes, target: bytes) -> None:

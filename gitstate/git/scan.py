@@ -33,10 +33,10 @@ class Differing(Record):
 class WorktreeScan:
     """Looks at all tracked files by one index file: at a few at once, at many by a git beside the caller."""
 
-    def __init__(self, repository: Repository, index: bytes, *, is_plain: bool = False) -> None:
-        """`is_plain`: it is known that the index hides nothing from git."""
+    def __init__(self, repository: Repository, index: bytes, *, is_plain: bool | None = False) -> None:
+        """`is_plain`: it is known that the index hides nothing from git; None: `learn` will tell."""
         self._repository = repository
-        self._index = index
+        self.index = index
         self._is_plain = is_plain
         self._children: list[Child] = []
         self._found: Differing | None = None
@@ -52,15 +52,22 @@ class WorktreeScan:
             self._start()
 
     def _start(self) -> None:
-        repository, index = self._repository, self._index
+        repository, index = self._repository, self.index
         env = {"GIT_INDEX_FILE": os.fsdecode(index)}
         words = ("diff-files", "-z", "--raw", "--no-renames", "--ignore-submodules=dirty")
         # Twenty threads of git's would keep the caller, and every git that it starts, from the processors.
         known = file_identity(index)
         threads = _ONE_THREAD if known is not None and known[0] < _FEW else ()
         self._children.append(repository.git.start(*threads, *words, env={**env, **repository.filter_env()}))
-        if not self._is_plain and self.entries is None:
-            self._children.append(repository.git.start("ls-files", "-z", "-v", "--sparse", env=env))
+        if self._is_plain is not None:
+            self.learn(self._is_plain)
+
+    def learn(self, is_plain: bool) -> None:
+        """Whether it is known that the index hides nothing from git. What hides files is looked for else."""
+        self._is_plain = is_plain
+        if self._children and not is_plain and self.entries is None:
+            env = {"GIT_INDEX_FILE": os.fsdecode(self.index)}
+            self._children.append(self._repository.git.start("ls-files", "-z", "-v", "--sparse", env=env))
 
     def finish(self) -> Differing | None:
         """What git found; None where it failed, or something is hidden from it: then it has to be asked otherwise."""

@@ -25,6 +25,8 @@ from .request import SETTINGS, RecoverRequest, RecoverResult, hints_for, located
 
 # The rest is imported where it is needed: a loop asks at every start, and as a rule there is nothing to recover.
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ..git.command import Git
     from ..git.opening import Opening
 
@@ -77,13 +79,24 @@ def _recover(repository: Repository, request: RecoverRequest, started: ObjectRea
 
 
 def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, request: RecoverRequest) -> RecoverResult:
-    workspace = Workspace.of(repository, git, reader)
-    # Of a run that was saved alone, or recovered, its worktrees may still wait.
-    waiting = pending_in_files(repository.common_dir).keys()
-    if waiting:
-        # Imported while git gets ready: most of what a recovery loads.
-        from . import steps  # noqa: F401
-    others = waiting - {workspace_id(repository)}
+    own, waiting = workspace_id(repository), pending_in_files(repository.common_dir).keys()
+    if own not in waiting:
+        return _recover_waiting(Workspace.of(repository, git, reader), waiting, request)
+    # Imported, and begun, while git gets ready: most of what a recovery loads, and what takes the longest.
+    from ..restore.index import scan_ahead
+    from . import steps  # noqa: F401
+
+    ahead = None if request.dry_run else scan_ahead(repository)
+    try:
+        return _recover_waiting(Workspace.of(repository, git, reader, ahead), waiting - {own}, request)
+    finally:
+        if ahead is not None:
+            ahead.end()
+
+
+def _recover_waiting(workspace: Workspace, others: Collection[str], request: RecoverRequest) -> RecoverResult:
+    """`others` are the workspaces besides this one in which a save is pending."""
+    repository, reader = workspace.repository, workspace.reader
     facts = gather(repository, reader, request.save_id, strict=request.strict, own_only=request.waiting_only)
     if request.waiting_only:
         facts = facts._replace(context=None, recovered=None)
@@ -99,6 +112,7 @@ def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, requ
     clears = verdict.clears_locks and not request.dry_run
     cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
     locks = gitdir.locks_in_the_way(repository.git_dir, repository.common_dir)
+    # Of a run that was saved alone, or recovered, its worktrees may still wait.
     if verdict.clears_locks and (facts.saves or facts.context or others or locks):
         from .elsewhere import put_away, remove_locks_of_run
 

@@ -22,6 +22,7 @@ from ..git.index import (
     is_cut_index,
     is_torn_index,
     kept_index,
+    kept_indexes,
     link_or_copy,
     read_plain_index,
 )
@@ -55,6 +56,17 @@ _QUICK = 4 << 20
 _USUAL = ("core.fileMode", "core.symlinks")
 
 
+def scan_ahead(repository: Repository) -> WorktreeScan | None:
+    """Look at all tracked files by the one index that a save has kept here, before it is read which save is pending.
+
+    None where there is no such index, or several; and where a filter might run for a save that is not recovered.
+    """
+    if any(key.startswith("filter.") for key in repository.config):
+        return None
+    kept = kept_indexes(repository)
+    return WorktreeScan(repository, kept[0], is_plain=None) if len(kept) == 1 else None
+
+
 class IndexRecovery:
     """The index of one workspace, which takes the saved one's place or keeps its own entries."""
 
@@ -81,6 +93,7 @@ class IndexRecovery:
         #: What git sees by the saved index, and the file that it goes by; None where it does not look.
         self.scan: WorktreeScan | None = None
         self._scanned = b""
+        self._ahead = workspace.ahead
         #: The index has the stat data of these files, with the `lstat` of each; None: git has to look at all of them.
         self._filled_in: Written | None = None
         #: The files that the saves kept are of no more use.
@@ -119,8 +132,14 @@ class IndexRecovery:
             return
         kept = kept_index(self._repository, save.manifest.save_id)
         index = next((path for path in (kept, self._current) if self.saved.seems_at(path)), None)
-        if index is not None:
-            self._scanned = index
+        if index is None:
+            return
+        self._scanned = index
+        ahead = self._ahead
+        if ahead is not None and ahead.index == index:
+            self.scan = ahead
+            ahead.learn(save.manifest.index_is_plain)
+        else:
             self.scan = WorktreeScan(self._repository, index, is_plain=save.manifest.index_is_plain)
 
     def is_as_in(self, head: Oid) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from ..git.entries import DiffEntry
+    from ..git.scan import WorktreeScan
     from ..objects.tree import Difference
     from ..snapshot.hidden import ListedNames
     from .choices import Action
@@ -42,11 +43,13 @@ class Workspace(Record):
     trees: TreeReader
     disk: Worktree
     """Its `sync` makes durable what was written through it."""
+    ahead: WorktreeScan | None = None
+    """It looks at all tracked files already, before it is read what is saved: see `index.scan_ahead`."""
 
     @classmethod
-    def of(cls, repository: Repository, git: Git, reader: ObjectReader) -> Workspace:
+    def of(cls, repository: Repository, git: Git, reader: ObjectReader, ahead: WorktreeScan | None = None) -> Workspace:
         disk = Worktree(repository.toplevel, repository.own, repository.object_format)
-        return cls(repository, git, reader, TreeReader(reader), disk)
+        return cls(repository, git, reader, TreeReader(reader), disk, ahead)
 
     @property
     def has_symlinks(self) -> bool:

@@ -16,7 +16,7 @@ from ..format.names import (
     workspace_id,
 )
 from ..git import refs
-from ..git.index import kept_index, link_or_copy
+from ..git.index import kept_index, kept_indexes, link_or_copy
 from ..git.refs import RefUpdate, RefWriter
 from ..objects.durable import OthersToDisk
 from ..objects.notes import NotesRef, add_note
@@ -316,10 +316,10 @@ def write_interrupted(repository: Repository, context: Context, built: Built) ->
     manifest = built.manifest
     with suppress(OSError):
         if manifest.below is None:
-            mine = os.path.basename(kept_index(repository, manifest.save_id))
-            for name in os.listdir(repository.own):
-                if name.startswith(b"index.") and name != mine:
-                    files.remove(os.path.join(repository.own, name))
+            mine = kept_index(repository, manifest.save_id)
+            for path in kept_indexes(repository):
+                if path != mine:
+                    files.remove(path)
         write_state(
             repository,
             context,
