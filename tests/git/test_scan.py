@@ -73,3 +73,15 @@ def test_file_as_young_as_the_index_is_not_proven(settled: Workspace) -> None:
     """It may have changed once more within the same tick of the clock."""
     os.utime(settled.git_dir / "index", ns=(OLD_NS + 1, OLD_NS + 1))
     assert not scan(settled).proves_only(())
+
+
+def test_file_hidden_from_git_is_found_where_that_is_learnt_later(settled: Workspace) -> None:
+    """What git sees by an index says nothing of a file that it was told not to look at."""
+    settled.git("update-index", "--assume-unchanged", "in/a directory.txt")
+    begun = [
+        WorktreeScan(open_repository(os.fsencode(settled.path)), os.fsencode(settled.git_dir / "index"), is_plain=None)
+        for _ in range(2)
+    ]
+    for found, is_plain in zip(begun, (True, False), strict=True):
+        found.learn(is_plain)
+        assert (found.finish() is None) is not is_plain
