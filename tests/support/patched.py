@@ -26,6 +26,7 @@ def patched(
 
 
 def patient(ws: Workspace, *args: str) -> Run:
-    """A command with a deadline, on a machine that may stall: none that is late is taken for one that hangs."""
-    done = patched(ws, "import gitstate.orders.late\ngitstate.orders.late._MARGIN = 50.0", *args)
+    """A command with a deadline, where machine and disk may stall: none that is late is taken for one that hangs."""
+    patch = "import gitstate.orders.late, gitstate.system.process\ngitstate.orders.late._MARGIN = 50.0"
+    done = patched(ws, f"{patch}\ngitstate.system.process._HELD = 1 << 30", *args)
     return Run(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
