@@ -86,11 +86,12 @@ class SavesAhead:
     _AT_ONCE = 100
     #: What is read of a save, as git names it from its archive commit on.
     _MANIFEST = (":manifest.json",)
-    _PARTS = (*_MANIFEST, ":context.json", "^{commit}", "^{tree}", "^1")
+    _WHOLE = (*_MANIFEST, ":context.json", "^{commit}", "^{tree}", "^1")
 
     def __init__(self, archives: Sequence[Oid], reader: ObjectReader, *, few: bool = False) -> None:
         self._archives = archives
-        self._few = few
+        self._parts = self._MANIFEST if few else self._WHOLE
+        self._reader = reader
         self._objects = ObjectsAhead(reader)
         #: How many of the archives were fetched.
         self._count = 0
@@ -99,6 +100,10 @@ class SavesAhead:
         self._manifests: dict[Oid, Oid] = {}
         #: Bytes of the manifest of the last save that was read; 0 where it could not be.
         self.size = 0
+
+    def foresee(self) -> None:
+        """The first of them will be read: git makes ready what it says of them."""
+        self._reader.foresee_kinds(self._names(self._archives[: self._AT_ONCE]))
 
     def read(self, archive: Oid, most: int = MAX_MANIFEST) -> Save:
         """As `read_save`."""
@@ -123,9 +128,12 @@ class SavesAhead:
         self._count += len(some)
         self._fetched = frozenset(some)
         self._objects.forget()
-        parts = self._MANIFEST if self._few else self._PARTS
-        found = self._objects.fetch([archive + part for archive in some for part in parts])
-        self._manifests = {archive: oid for archive, oid in zip(some, found[:: len(parts)], strict=True) if oid}
+        found = self._objects.fetch(self._names(some))
+        manifests = found[:: len(self._parts)]
+        self._manifests = {archive: oid for archive, oid in zip(some, manifests, strict=True) if oid}
+
+    def _names(self, archives: Sequence[Oid]) -> list[str]:
+        return [archive + part for archive in archives for part in self._parts]
 
 
 _STACK_LIMIT = 10_000

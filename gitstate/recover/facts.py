@@ -83,6 +83,8 @@ def gather(
             from ..format.bounds import read_fetched_stack
 
             stack = read_fetched_stack(pending.archive, reader)
+        # By the commits that they stand on the files are compared.
+        reader.foresee_contents({save.manifest.head: None for save in stack if save.manifest.head is not None})
         return _with_stack(here, repository, reader, stack)
     except UnsupportedSave as error:
         return here._replace(problem=error.message, unsupported=True, detach=False)

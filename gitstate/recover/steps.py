@@ -33,7 +33,7 @@ from ..git import refs
 from ..git.refs import RefUpdate
 from ..objects.durable import FilesToDisk, bring_files_to_disk
 from ..restore.choices import Outcome, close_directories, is_all_in, needs_safety_save
-from ..restore.destroyed import find_destroyed
+from ..restore.destroyed import Destroyed
 from ..restore.files import FileRecovery, save_for_safety, umask_now, usual_umask
 from ..restore.index import IndexRecovery
 from ..restore.paths import SavedPaths, paths_with
@@ -81,6 +81,7 @@ class Recovery:
         #: None before it is needed.
         self._branch: BranchMover | None = None
         self._index: IndexRecovery | None = None
+        self._destroyed: Destroyed | None = None
 
     def run(self) -> RecoverResult:
         try:
@@ -148,6 +149,7 @@ class Recovery:
             restore_sparse(workspace, newest)
         # What is written from here on is synced by itself; what was found right, and the places of files, meanwhile.
         to_disk = FilesToDisk(self.repository, workspace.disk.take_changed())
+        self._look_for_destroyed()
         self._restore_index(saved, targets, recovery.written)
         with usual_umask(self.repository, newest):
             recovery.directories()
@@ -220,6 +222,11 @@ class Recovery:
             self._branch = BranchMover(self.repository, self.workspace.git, self.facts)
         return self._branch
 
+    def _look_for_destroyed(self) -> None:
+        # A save that was fetched, or a checkpoint that was named, says nothing of what stood here before.
+        if self._destroyed is None and self.facts.marker is not None:
+            self._destroyed = Destroyed(self.workspace, self.facts.saves[0])
+
     def _report(self) -> Report:
         return Report(self.repository, self.facts, self.request)
 
@@ -260,8 +267,8 @@ class Recovery:
         outcome, newest = self.outcome, self.facts.saves[0]
         manifest = newest.manifest
         context = with_measured_fields(self.repository, newest.context, self.facts.head_ref)
-        # A save that was fetched, or a checkpoint that was named, says nothing of what stood here before.
-        lost = find_destroyed(self.workspace, newest) if self.facts.marker is not None else None
+        self._look_for_destroyed()
+        lost = None if self._destroyed is None else self._destroyed.find()
         if outcome.restored or outcome.deleted:
             from .single_files import Version, remember
 

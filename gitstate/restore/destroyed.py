@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from ..errors import GitstateError
+from ..errors import GitError, GitstateError
 from ..format.archive import SavesAhead, archives_of, save_ids
 from ..format.manifest import Save
 from ..format.names import age_key, checkpoint_ref, save_time_ns, workspace_id
 from ..git import refs
-from ..git.command import object_id
+from ..git.command import Oid, object_id
 from ..system.stdlib import suppress
 from .paths import Workspace
 
@@ -22,45 +22,64 @@ _TIME = len("20260102T030405.000006")
 _RECENT_NS = 86_400 * 1_000_000_000
 
 
-def find_destroyed(workspace: Workspace, save: Save) -> tuple[str, tuple[bytes, ...]] | None:
-    """The newest checkpoint before `save` with work that neither the disk, nor HEAD, nor the save has, and its paths.
+class Destroyed:
+    """Finds the newest checkpoint before a save with work that neither the disk, nor HEAD, nor the save has.
 
     A path counts where it vanished, or went back to HEAD without a commit of it since, or to what was staged. Only
     checkpoints of the same task count, not older than a day. Raises nothing: it is an offer.
     """
-    with suppress(GitstateError, OSError, ValueError):
-        made = save_time_ns(save.manifest.save_id) or 0
+
+    def __init__(self, workspace: Workspace, save: Save) -> None:
+        """Git gets ready what it says of the saves and checkpoints before `save`, while the caller goes on."""
+        self._workspace = workspace
+        self._save = save
+        self._made = save_time_ns(save.manifest.save_id) or 0
+        self._before = age_key(save.manifest.save_id)
+        #: The archives of the latest checkpoint, and then of the newest saves before this one, in that order.
+        self._oids: list[Oid] = []
+        with suppress(GitstateError, OSError, ValueError):
+            self._oids = self._recent()
+        self._saves = SavesAhead(self._oids, workspace.reader, few=True)
+        with suppress(GitError):
+            self._saves.foresee()
+
+    def _recent(self) -> list[Oid]:
+        repository = self._workspace.repository
         # An id begins with its time: of thousands none has to be taken apart.
-        first = time.strftime("%Y%m%dT%H%M%S", time.gmtime((made - _RECENT_NS) // 1_000_000_000))
-        ids = [name for name in save_ids(workspace.repository) if first <= name[:_TIME]]
-        before = age_key(save.manifest.save_id)
-        ids = sorted((name for name in ids if age_key(name) < before), key=age_key, reverse=True)
-        recent = archives_of(workspace.repository, ids[:_READ])
-        latest = checkpoint_ref(workspace_id(workspace.repository))
-        oids = [*refs.read_refs(workspace.repository, [latest]).values(), *recent.values()]
-        oids = [oid for oid in oids if oid != save.archive]
-        saves = SavesAhead(oids, workspace.reader, few=True)
+        first = time.strftime("%Y%m%dT%H%M%S", time.gmtime((self._made - _RECENT_NS) // 1_000_000_000))
+        ids = [name for name in save_ids(repository) if first <= name[:_TIME]]
+        ids = sorted((name for name in ids if age_key(name) < self._before), key=age_key, reverse=True)
+        latest = checkpoint_ref(workspace_id(repository))
+        oids = [*refs.read_refs(repository, [latest]).values(), *archives_of(repository, ids[:_READ]).values()]
+        return [oid for oid in oids if oid != self._save.archive]
+
+    def find(self) -> tuple[str, tuple[bytes, ...]] | None:
+        """The id of that checkpoint and its paths; None where there is none."""
+        with suppress(GitstateError, OSError, ValueError):
+            found = sorted(self._checkpoints(), key=lambda item: age_key(item.manifest.save_id), reverse=True)
+            for item in found[:_LOOKED_AT]:
+                paths = _destroyed_paths(self._workspace, item, self._save)
+                if paths:
+                    return item.manifest.save_id, tuple(paths)
+        return None
+
+    def _checkpoints(self) -> list[Save]:
         found: list[Save] = []
-        for oid in oids:
+        for oid in self._oids:
             if len(found) > _LOOKED_AT:
                 # The latest is the first, and the others are in their order.
                 break
-            if saves.is_other_kind(oid, "checkpoint"):
+            if self._saves.is_other_kind(oid, "checkpoint"):
                 continue
-            item = saves.read(oid)
+            item = self._saves.read(oid)
             if (
                 item.manifest.kind == "checkpoint"
-                and item.context.task_id in (None, save.context.task_id)
-                and age_key(item.manifest.save_id) < before
-                and made - (save_time_ns(item.manifest.save_id) or 0) < _RECENT_NS
+                and item.context.task_id in (None, self._save.context.task_id)
+                and age_key(item.manifest.save_id) < self._before
+                and self._made - (save_time_ns(item.manifest.save_id) or 0) < _RECENT_NS
             ):
                 found.append(item)
-        found.sort(key=lambda item: age_key(item.manifest.save_id), reverse=True)
-        for item in found[:_LOOKED_AT]:
-            paths = _destroyed_paths(workspace, item, save)
-            if paths:
-                return item.manifest.save_id, tuple(paths)
-    return None
+        return found
 
 
 def _destroyed_paths(workspace: Workspace, old: Save, save: Save) -> list[bytes]:
