@@ -17,7 +17,7 @@ from ..system.stdlib import TYPE_CHECKING, suppress
 from .tree import parents_with_top
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 #: Above `_SYNC_MANY` files one `syncfs` is always faster than an fsync of each.
 _SYNC_FEW, _SYNC_MANY = 24, 400
@@ -177,10 +177,15 @@ def bring_files_to_disk(repository: Repository, paths: Iterable[bytes]) -> None:
     FilesToDisk(repository).finish(paths)
 
 
-def sync_new(paths: Sequence[bytes]) -> None:
-    """Make the content of new files of ours durable, which are in one directory. Raises OSError."""
+def sync_new(paths: Sequence[bytes], meanwhile: Callable[[], object]) -> None:
+    """Make the content of new files of ours durable, which are in one directory. Raises OSError.
+
+    Where another process does it `meanwhile` is called.
+    """
     if len(paths) > _SYNC_ALONE and _is_one_sync_best(os.path.dirname(paths[0])):
-        FilesystemSync(os.path.dirname(paths[0])).wait()
+        sync = FilesystemSync(os.path.dirname(paths[0]))
+        meanwhile()
+        sync.wait()
     else:
         sync_each(paths)
 

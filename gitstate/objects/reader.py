@@ -169,18 +169,17 @@ class ObjectReader:
         known = self._commits.get(oid)
         if known is not None and (limit is None or len(known) <= limit):
             return known
-        found = self.contents([oid], limit)[0]
+        return self.proven(oid, self.contents([oid], limit)[0])
+
+    def proven(self, oid: Oid, found: tuple[str, bytes] | None) -> bytes | None:
+        """The commit that was found as `oid`, held where it is small. Raises MissingObject where it is another one."""
         if found is None or found[0] != "commit":
             return None
         if object_id("sha1" if len(oid) == 40 else "sha256", *found) != oid:
             raise MissingObject(oid, "is damaged")
-        self.remember(oid, found[1])
+        if len(found[1]) <= _SMALL and len(self._commits) < _MOST_COMMITS:
+            self._commits[oid] = found[1]
         return found[1]
-
-    def remember(self, oid: Oid, commit: bytes) -> None:
-        """Hold a commit that was read, where it is small."""
-        if len(commit) <= _SMALL and len(self._commits) < _MOST_COMMITS:
-            self._commits[oid] = commit
 
     def head(self) -> Oid | None:
         """The commit of HEAD; None on an unborn branch, or where it can't be read."""
@@ -325,8 +324,4 @@ class ObjectsAhead:
 
     def commit(self, oid: Oid, limit: int | None = None) -> bytes | None:
         """As `ObjectReader.commit`."""
-        found = self.contents([oid], limit)[0]
-        if found is None or found[0] != "commit":
-            return None
-        self._reader.remember(oid, found[1])
-        return found[1]
+        return self._reader.proven(oid, self.contents([oid], limit)[0])

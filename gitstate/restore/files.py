@@ -17,7 +17,7 @@ from ..objects.durable import sync_new
 from ..objects.reader import LARGE
 from ..objects.tree import GITLINK, SYMLINK, Leaf
 from ..system.files import walk
-from ..system.stdlib import TYPE_CHECKING, contextmanager, suppress
+from ..system.stdlib import TYPE_CHECKING, contextmanager, expect_digest, suppress
 from ..workspace.files import FileState
 from .choices import Choice, Outcome, Target, make_writable, step, wanted_permissions
 from .paths import SavedPaths, Workspace
@@ -150,13 +150,17 @@ class FileRecovery:
             finally:
                 # Also where the disk is full: what was written is right.
                 if staged:
-                    sync_new(list(staged.values()))
+                    sync_new(list(staged.values()), self._load_digest)
                 for choice in ready:
                     self._place(choice, staged.pop(choice.target.path, None))
         finally:
             for temporary in staged.values():
                 self._disk.discard(temporary)
         return tried
+
+    def _load_digest(self) -> None:
+        """The checksum of the index is taken next, over all of its bytes."""
+        expect_digest(self._paths.newest.manifest.index_size or 0)
 
     def _read_small(self, choices: Sequence[Choice]) -> dict[Oid, bytes]:
         """The small files among those that will be written: with an answer of git's for each, it would be asked twice.

@@ -95,10 +95,10 @@ class Builder:
         """An earlier save; None where there is none, or none that this gitstate can read."""
         if archive is None:
             return None
-        from ..format.archive import read_save
+        from ..format.archive import SavesAhead
 
         try:
-            return read_save(archive, self.reader)
+            return SavesAhead([archive], self.reader).read(archive)
         except (CorruptSave, UnsupportedSave):
             # `git cat-file` ends at an object that it can't read.
             self.reader.restart()

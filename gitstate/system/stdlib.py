@@ -163,6 +163,13 @@ def digest(name: str, data: bytes = b"", more: int = 0) -> hashlib._Hash:
         return hashlib.new(name, data, usedforsecurity=False)
 
 
+def expect_digest(more: int) -> None:
+    """About so many bytes will be hashed: load what that takes now, while the caller has to wait for something else."""
+    if more >= _before_openssl:
+        with suppress(ImportError):
+            __import__("_hashlib")
+
+
 def pickler() -> ModuleType:
     """The C module of `pickle`, without what it loads for the names of Python 2: half a megabyte in each keeper."""
     if "_pickle" not in sys.modules and "functools" not in sys.modules:

@@ -79,7 +79,7 @@ MUTATIONS = (
     Mutation(
         "recover writes files without fsync",
         "restore/files.py",
-        "                    sync_new(list(staged.values()))\n",
+        "                    sync_new(list(staged.values()), self._load_digest)\n",
         "                    pass\n",
         "recover/test_cost.py::test_written_files_are_synced_by_one_call_or_once_each",
     ),
