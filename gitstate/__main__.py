@@ -7,7 +7,7 @@ import os
 import sys
 
 from .bundle import Bundle
-from .errors import EXIT_AGAIN
+from .errors import EXIT_AGAIN, EXIT_ON_INTERRUPT
 
 #: The commands that are short enough for it to matter.
 _BUNDLED = ("save", "checkpoint", "recover", "status", "hook")
@@ -15,6 +15,14 @@ _BUNDLED = ("save", "checkpoint", "recover", "status", "hook")
 
 def main() -> None:
     """Run the command line in sys.argv and exit."""
+    try:
+        _main()
+    except KeyboardInterrupt:
+        # Before anything was begun, or after all was done.
+        os._exit(EXIT_ON_INTERRUPT)
+
+
+def _main() -> None:
     # A crash path makes many objects, none in cycles that matter, and ends.
     gc.disable()
     _fill_closed_streams()

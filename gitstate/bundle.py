@@ -68,7 +68,7 @@ class Bundle(Loader):
     def use(self) -> None:
         """Let imports find what the file holds. A file that can't be read holds nothing."""
         try:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             begin = os.pread(self._fd, _NUMBER + _HASH, 0)
             head = os.pread(self._fd, min(int.from_bytes(begin[:_NUMBER], "little"), _MOST), len(begin))
             start = len(begin) + len(head)

@@ -20,6 +20,8 @@ EXIT_USAGE: Final = 2
 EXIT_BUG: Final = 3
 EXIT_PERSON: Final = 4
 EXIT_AGAIN: Final = 75
+#: After Ctrl-C: 128, and the number of SIGINT.
+EXIT_ON_INTERRUPT: Final = 130
 #: Every exit status and what it means. The help, the manual page and docs/exit-status.md are made from it.
 EXIT_STATUSES = (
     (f"{EXIT_DONE}", "done, and durable"),
@@ -69,7 +71,7 @@ class GitError(GitstateError):
         # Below it git explains at length what may be the cause.
         lock = next((line for line in lines if "Unable to create '" in line), None)
         if lock is not None and lock.endswith(".lock': File exists."):
-            path = lock[lock.index(" '") + 1 : -len(": File exists.")]
+            path = lock[lock.index("Unable to create '") + len("Unable to create ") : -len(": File exists.")]
             hint = f"once no git runs here: rm {path}"
         why = lock or (lines[-1] if lines else "no error message")
         super().__init__(f"git {_verb(argv)} failed ({status}): {why}", hint=hint)

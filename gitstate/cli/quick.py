@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from ..git.opening import Opening
 
 
-#: The exit status after Ctrl-C.
-EXIT_ON_INTERRUPT = 130
-
-
 def emit(value: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout, with its schema version."""
     write({"schema_version": SCHEMA_VERSION, **value}, lambda text: print_to(sys.stdout, text))
@@ -131,6 +127,9 @@ def _ignoring_signals(signals: Iterable[int]) -> Iterator[None]:
     try:
         yield
     finally:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            # It ends who was interrupted, as SIGTERM does: all that was asked for is done, and was told.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

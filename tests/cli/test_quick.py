@@ -13,6 +13,7 @@ import pytest
 
 from tests.states import STATES, make
 from tests.support.environment import ROOT, hermetic_environment
+from tests.support.patched import patched
 from tests.support.repositories import Templates
 
 
@@ -44,3 +45,32 @@ def test_bytecode_is_cached_despite_pythondontwritebytecode(templates: Templates
         check=True,
     )
     assert list((copy / "gitstate" / "save" / "__pycache__").glob("save.*.pyc"))
+
+
+INTERRUPTED = """\
+import os, signal
+import gitstate.cli.quick as quick
+guarded = quick.guarded
+def interrupted(*words):
+    status = guarded(*words)
+    os.kill(os.getpid(), signal.SIGINT)
+    return status
+quick.guarded = interrupted
+"""
+
+
+@pytest.mark.parametrize("command", ["save", "checkpoint"])
+def test_interrupt_ends_a_save_without_a_traceback(command: str, templates: Templates, tmp_path: Path) -> None:
+    """The shell that waits for it learns of Ctrl-C, as of any program: its loop ends."""
+    ws = make(STATES["clean"], templates, tmp_path)
+    (ws.path / "new.txt").write_text("new\n")
+    done = patched(ws, INTERRUPTED, command)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr.startswith(b"saved ") and done.stderr.count(b"\n") == 1
+
+
+def test_interrupt_while_it_starts_prints_nothing(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path)
+    patch = "import gitstate.bundle\ndef use(self):\n    raise KeyboardInterrupt\ngitstate.bundle.Bundle.use = use"
+    done = patched(ws, patch, "status")
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

@@ -111,6 +111,28 @@ def test_marker_stands_before_python_starts(shell: str, ws: Workspace, tmp_path:
     check_recovered(ws, before)
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_save_behind_a_link_leaves_the_run_around_it_alone(shell: str, ws: Workspace, tmp_path: Path) -> None:
+    """By its letters the current directory lies in this workspace; what is saved lies in another one."""
+    other = tmp_path / "other"
+    (other / "below").mkdir(parents=True)
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run(["git", *words], cwd=other, check=True)
+    (other / "below" / "new.txt").write_text("new\n")
+    os.symlink(other / "below", ws.at("linked"))
+    command = script(tmp_path / "bin")
+    with running(ws):
+        ws.append("a.txt", "more\n")
+        argv = [*([shell] if shell else []), *(["sh"] if shell == "busybox" else []), os.fspath(command), "save"]
+        place = os.fsdecode(ws.at("linked"))
+        done = subprocess.run(
+            argv, cwd=place, env={**os.environ, "PWD": place}, capture_output=True, encoding="utf-8", timeout=120
+        )
+        assert done.returncode == 0 and done.stderr.startswith("saved "), done
+        assert not called(ws).exists()
+        assert not ws.refs("refs/gitstate/pending") and not paths_of_saves(ws)
+
+
 SAID: dict[str, Any] = {"words": {"values": {"task_id": "T-1"}, "strict": True}, "environ": {b"HOME": b"/h"}}
 #: What a client says in full, and what shells and Python add to its environment.
 IN_FULL = {

@@ -282,3 +282,15 @@ def test_stash_on_another_commit_is_not_named(ws: Workspace) -> None:
     ws.commit("later")
     ws.append("a.txt")
     assert told(ws) == ""
+
+
+def test_hint_of_a_locked_branch_removes_its_lock(ws: Workspace) -> None:
+    """Git names the ref first, and then the file."""
+    ws.write("a.txt", "work\n")
+    ws.save()
+    lock = ws.common_dir / f"{ws.out('symbolic-ref', 'HEAD')}.lock"
+    lock.touch()
+    run = ws.recover()
+    assert run.exit_status == 1 and run.json["hint"] == f"once no git runs here: rm '{lock}'", run
+    run_command(ws, run.json["hint"].partition(": ")[2])
+    recovered_from(ws.recover())
