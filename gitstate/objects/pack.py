@@ -15,12 +15,23 @@ import zlib
 
 from ..git.command import Oid, object_id
 from ..system.clock import Deadline
-from ..system.files import fsync_path, make_directory, remove, write_and_rename, write_and_rename_all, write_new_file
+from ..system.files import (
+    SYNCED_AT_ONCE,
+    around_of,
+    for_group,
+    fsync_path,
+    give_to,
+    make_directory,
+    remove,
+    sync,
+    write_and_rename,
+    write_new_file,
+)
 from ..system.stdlib import TYPE_CHECKING, digest, suppress
 from .reader import LARGE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _KINDS = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
 _CHUNK = 1 << 20
@@ -323,7 +334,7 @@ class PackWriter:
         parts = [
             (self._temporary(b"part"), name + ending, data) for ending, data in ((b".pack", pack), (b".idx", index))
         ]
-        write_and_rename_all(parts, mode=self._mode, meanwhile=meanwhile)
+        _write_and_rename_all(parts, mode=self._mode, meanwhile=meanwhile)
         self.written += len(pack) + len(index)
         if syncs_name:
             fsync_path(os.path.dirname(name))
@@ -362,6 +373,46 @@ class PackWriter:
     def _write(self, path: bytes, data: bytes, *, durable: bool = True) -> None:
         write_and_rename(self._temporary(b"part"), path, data, mode=self._mode, durable=durable)
         self.written += len(data)
+
+
+def _write_and_rename_all(
+    items: Sequence[tuple[bytes, bytes, bytes]], *, mode: int, meanwhile: Callable[[], object] = lambda: None
+) -> None:
+    """`write_and_rename` of several files, each its temporary file, its path and its bytes, in their order.
+
+    All are written first and come to the disk together: a sync of each alone would wait for a transaction of its own.
+    `meanwhile` is called while they do. None has its name before all of them are on the disk.
+    """
+    fds: list[int] = []
+    try:
+        for temporary, path, data in items:
+            remove(temporary)
+            whole = len(data) > SYNCED_AT_ONCE
+            write_new_file(temporary, (data,), mode=for_group(mode, around_of(path, None)), durable=whole)
+            fds.append(os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+            _begin_to_sync(fds[-1])
+        meanwhile()
+        for fd in fds:
+            sync(fd)
+        for temporary, path, _ in items:
+            if os.path.dirname(temporary) != os.path.dirname(path):
+                give_to(temporary, around_of(path, None))
+            os.rename(temporary, path)
+    except BaseException:
+        for temporary, _, _ in items:
+            with suppress(OSError):
+                os.unlink(temporary)
+        raise
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _begin_to_sync(fd: int) -> None:
+    """Let the kernel begin to write a file to the disk; it may do nothing."""
+    with suppress(OSError, AttributeError):
+        # To forget what is not on the disk yet, Linux begins to write it (`man 2 posix_fadvise`).
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sweep_litter(objects: bytes, tag: str) -> None:
