@@ -188,16 +188,24 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _attempt_in_room(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
-    """Attempt it; where the disk is full again with half of what is left, then without any file."""
+    """Attempt it; where the disk is full again with half of what is left, then without any file. The result says so."""
+    told = ""
     for share in (2, None):
         try:
-            return _attempts(repository, git, request)
+            return _with_word(_attempts(repository, git, request), told)
         except OSError as error:
             if error.errno not in _FULL or request.kind != "save":
                 raise
             disk = os.statvfs(repository.objects)
-            request = request._replace(room=0 if share is None else disk.f_bavail * disk.f_frsize // share)
-    return _attempts(repository, git, request)
+            room = 0 if share is None else disk.f_bavail * disk.f_frsize // share
+            request = request._replace(room=room)
+            told = f"the disk was full ({error.strerror}), so the save was tried again with {room} bytes for files"
+    return _with_word(_attempts(repository, git, request), told)
+
+
+def _with_word(result: SaveResult, word: str) -> SaveResult:
+    """The result with one more sentence for a person; an empty one adds nothing."""
+    return result._replace(message="; ".join(part for part in (result.message, word) if part)) if word else result
 
 
 def _attempts(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
