@@ -342,31 +342,54 @@ def index_lock(repository: Repository) -> Iterator[None]:
     files.remove(mark)
     files.write_new_file(mark, (_OURS,), mode=0o600, durable=False)
     held = False
-    while not held:
-        try:
-            os.link(mark, lock)
-            held = True
-        except FileExistsError:
-            if is_dead_lock(lock):
-                files.remove(lock)
-                continue
-            if not patience.pause(0.01):
-                break
-        except OSError:
-            # No hard links here: the lock is empty for a moment, as every lock of git's own is.
-            held = _create_lock(lock)
-            if held or patience.passed():
-                break
-            if is_dead_lock(lock):
-                files.remove(lock)
-            else:
-                time.sleep(0.01)
     try:
+        while not held:
+            try:
+                os.link(mark, lock)
+                held = True
+            except FileExistsError:
+                if not _remove_stale(lock) and not patience.pause(0.01):
+                    break
+            except OSError:
+                # No hard links here: the lock is empty for a moment, as every lock of git's own is.
+                held = _create_lock(lock)
+                if held or patience.passed():
+                    break
+                if not _remove_stale(lock):
+                    time.sleep(0.01)
         yield
     finally:
         if held:
-            files.remove(lock)
-        files.remove(mark)
+            # Whoever holds the workspace tries again: see `remove_own_lock`.
+            with suppress(OSError):
+                files.remove(lock)
+        files.discard(mark)
+
+
+def _remove_stale(lock: bytes) -> bool:
+    """Remove an index.lock that nobody holds: a dead one, or one of ours. Whether it is gone."""
+    if is_own_lock(lock):
+        return not remove_own_lock(os.path.dirname(lock))
+    if not is_dead_lock(lock):
+        return False
+    files.remove(lock)
+    return True
+
+
+def remove_own_lock(git_dir: bytes) -> bytes | None:
+    """Remove the index.lock of a git directory, if it is one of ours; its path where the disk does not remove it.
+
+    The caller holds the workspace: no other process of ours holds the lock. It may have stayed because the disk did not
+    remove it.
+    """
+    lock = os.path.join(git_dir, b"index.lock")
+    if not is_own_lock(lock):
+        return None
+    try:
+        files.remove(lock)
+    except OSError:
+        return lock
+    return None
 
 
 def _create_lock(lock: bytes) -> bool:

@@ -18,6 +18,7 @@ from ..system.clock import Deadline
 from ..system.files import (
     SYNCED_AT_ONCE,
     around_of,
+    discard,
     for_group,
     fsync_path,
     give_to,
@@ -268,7 +269,7 @@ class PackWriter:
             self._seen.add(oid)
             return oid
         finally:
-            remove(temporary)
+            discard(temporary)
 
     def _place(self, temporary: bytes, name: bytes, index: bytes) -> None:
         """Give the file `temporary` the name of a pack, unless that pack exists already, and write its index."""
@@ -305,7 +306,7 @@ class PackWriter:
     def release(self) -> None:
         """Remove the `.keep` files: refs hold the objects now, or nobody needs them."""
         for keep in self._keeps:
-            remove(keep)
+            discard(keep)
         self._keeps.clear()
 
     def _temporary(self, kind: bytes) -> bytes:
@@ -426,7 +427,7 @@ def sweep_litter(objects: bytes, tag: str) -> None:
             elif entry.name.endswith(b".keep") and stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
                 with open(entry.path, "rb") as file:
                     if file.read(256) == b"gitstate %s\n" % mine:
-                        remove(entry.path)
+                        discard(entry.path)
 
 
 #: Descriptors of removed files, which this process keeps open until its end: see `_unlink_at_once`.
@@ -440,4 +441,4 @@ def _unlink_at_once(path: bytes) -> None:
     with suppress(OSError):
         if os.lstat(path).st_size > _SLOW_TO_FREE:
             _sunk.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
-    remove(path)
+    discard(path)

@@ -319,7 +319,7 @@ def write_interrupted(repository: Repository, context: Context, built: Built) ->
             mine = os.path.basename(kept_index(repository, manifest.save_id))
             for name in os.listdir(repository.own):
                 if name.startswith(b"index.") and name != mine:
-                    files.remove(os.path.join(repository.own, name))
+                    files.discard(os.path.join(repository.own, name))
         write_state(
             repository,
             context,

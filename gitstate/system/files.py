@@ -380,6 +380,31 @@ def remove(path: bytes) -> None:
         os.unlink(path)
 
 
+#: What the disk did not remove.
+_unremoved: set[bytes] = set()
+
+
+def discard(path: bytes) -> None:
+    """`remove` a temporary file of ours: what the disk refuses costs nobody the work that is done. See `unremoved`."""
+    try:
+        remove(path)
+    except OSError:
+        _unremoved.add(path)
+
+
+def unremoved(*places: bytes) -> list[bytes]:
+    """What `discard` could not remove below directories, and what the disk does not remove now either.
+
+    The caller holds the lock under which these files were made, and writes down that they are there.
+    """
+    found = [path for path in _unremoved if any(path.startswith(place + b"/") for place in places)]
+    for path in found:
+        _unremoved.remove(path)
+        with suppress(OSError):
+            remove(path)
+    return [path for path in found if os.path.lexists(path)]
+
+
 def sync_filesystem(path: bytes) -> None:
     """syncfs(2) of the file system that holds `path`; sync(2) of all where the C library lacks it."""
     import ctypes
