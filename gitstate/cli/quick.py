@@ -48,6 +48,9 @@ def guarded(run: Callable[[], int], command: str, as_json: bool) -> int:
     except OSError as error:
         message, hint, status = f"{words_of(error)}; nothing was lost", _way_out(error), EXIT_FAILED
         drop_unwritten()
+    except ImportError as error:
+        # No descriptor is left for it, or the disk can't be read.
+        message, hint, status = f"a module could not be loaded: {error}; nothing was lost", None, EXIT_FAILED
     except RecursionError:
         message, hint, status = "the data is nested too deeply; nothing was changed", None, EXIT_FAILED
     except Exception as error:
@@ -96,15 +99,16 @@ def _way_out(error: OSError) -> str | None:
 
 
 def _bug(error: Exception) -> tuple[str, str | None, ExitStatus]:
-    import tempfile
-    import traceback
+    details = "no log of it could be written"
+    with suppress(OSError, ImportError):
+        import tempfile
+        import traceback
 
-    path = None
-    with suppress(OSError):
         fd, path = tempfile.mkstemp(prefix="gitstate-bug-", suffix=".log")
+        details = f"the details are in {path}"
         with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
             traceback.print_exc(file=file)
-    return f"this is a bug in gitstate ({type(error).__name__}); the details are in {path}", None, EXIT_BUG
+    return f"this is a bug in gitstate ({type(error).__name__}); {details}", None, EXIT_BUG
 
 
 # -- save

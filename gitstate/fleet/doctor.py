@@ -1,7 +1,7 @@
 """`doctor`: what is wrong, and the command that mends it. Each check is a generator of findings.
 
-Only `fix` changes anything, and only where nothing can be lost: locks that are older than this boot, files that a power
-cut left without content, and the list of workspaces.
+Only `fix` changes anything, and only where nothing can be lost: locks that are older than this boot, or that a disk did
+not remove for us, files that a power cut left without content, and the list of workspaces.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from typing import NamedTuple
 from ..agent_hooks.install import agent_problems
 from ..agent_hooks.memory import last_problem
 from ..agents.registry import all_agents
-from ..errors import GitError, GitstateError, NotAWorkspace, words_of
+from ..errors import GitError, GitstateError, NotAWorkspace, TryAgain, words_of
 from ..format import names
 from ..git import gitdir, refs
 from ..git.command import Git
 from ..git.damaged.files import among_files, is_blank
+from ..git.index import is_own_lock
 from ..git.opening import open_repository
 from ..git.permitted import MULTI_PACK_INDEX, has_damaged_pack_index, left_unread
 from ..git.repository import Repository
@@ -33,10 +34,12 @@ from ..integrations import schedulers
 from ..integrations.git_hooks_install import hook_problems
 from ..integrations.scheduler import answer
 from ..system import files
+from ..system.clock import Deadline
+from ..system.locks import locked
 from ..workspace import registry, settings
 from ..workspace.damage import backlink_trouble, find_unreadable, open_damaged
 from ..workspace.live_context import read_live_context, state_name
-from ..workspace.ownership import failing_checkpoints
+from ..workspace.ownership import failing_checkpoints, locked_workspace
 from ..workspace.peek import Peeker, WorkspacePeek
 from . import damage
 
@@ -223,6 +226,9 @@ def _locks(repository: Repository) -> Iterator[Finding]:
         if lock.dead:
             what = f"{os.fsdecode(lock.path)} is older than this boot: the process that made it is gone"
             yield Finding("lock", what, f"rm {quoted}", True, partial(_remove_dead, lock.path))
+        elif _is_left(repository, lock.path):
+            what = f"{os.fsdecode(lock.path)} stops git: gitstate made it, and the disk did not remove it"
+            yield Finding("lock", what, "gitstate recover", True, partial(_remove_own, repository, lock.path))
         elif time.time() - os.lstat(lock.path).st_mtime > 600:
             what = f"{os.fsdecode(lock.path)} exists for more than ten minutes"
             yield Finding("lock", what, f"rm {quoted}, after the last git here has ended", serious=False)
@@ -385,6 +391,24 @@ def _register(repository: Repository) -> bool:
 
 def _remove_dead(path: bytes) -> bool:
     return gitdir.is_dead_lock(path) and _remove(path)
+
+
+def _is_left(repository: Repository, lock: bytes) -> bool:
+    """Whether a lock is the index.lock of the workspace, and ours, while no gitstate holds the workspace."""
+    if lock != os.path.join(repository.git_dir, b"index.lock") or not is_own_lock(lock):
+        return False
+    try:
+        with locked(os.path.join(repository.own, b"lock"), Deadline(0.0), "it"):
+            # Whoever made it may have removed it meanwhile.
+            return is_own_lock(lock)
+    except (TryAgain, FileNotFoundError):
+        return False
+
+
+def _remove_own(repository: Repository, lock: bytes) -> bool:
+    with locked_workspace(repository, Deadline(0.0)):
+        # Whoever holds the workspace cleans up first.
+        return not os.path.lexists(lock)
 
 
 def _remove(path: bytes) -> bool:

@@ -217,42 +217,6 @@ def _ends(index: bytes, place: int, end: int) -> bool:
     return place == end
 
 
-#: So many files of a worktree are looked at for one that an index knows.
-_MOST_FILES = 1000
-_FOR_ONE_FILE = 256 << 20
-
-
-def knows_file_below(index: bytes, top: bytes) -> bool:
-    """Whether an index has seen a file below `top`: its path, inode and owner agree, as in no copy of it.
-
-    An index of version 4 does not hold whole paths (`man 5 gitformat-index`): most of its files are not found.
-    """
-    data, seen = files.read_limited(index, _FOR_ONE_FILE) or b"", 0
-    for directory, names, others in files.walk(top) if data else ():
-        names[:] = [name for name in names if name != b".git"]
-        for name in others:
-            path = os.path.join(directory, name)
-            with suppress(OSError):
-                if _has_seen(data, os.path.relpath(path, top), os.lstat(path)):
-                    return True
-        seen += len(others)
-        if seen > _MOST_FILES:
-            break
-    return False
-
-
-def _has_seen(data: bytes, path: bytes, info: os.stat_result) -> bool:
-    inode, owner = _as_words([info.st_ino]), _as_words([info.st_uid, info.st_gid])
-    place = data.find(inode, 12)
-    while place >= 0:
-        # Behind the inode: mode, owner, size, the id of a blob, flags.
-        ending = data[place + 42 : place + 57 + len(path)]
-        if data[place + 8 : place + 16] == owner and path + b"\0" in ending:
-            return True
-        place = data.find(inode, place + 1)
-    return False
-
-
 #: What the stat data of an index entry keep of a number.
 _MASK = 0xFFFFFFFF
 
@@ -290,8 +254,8 @@ def fill_in_stat_data(
         if is_same and data[place + 24 : place + 28] == mode.to_bytes(4, "big"):
             times = (divmod(time_ns, 1_000_000_000) for time_ns in (info.st_ctime_ns, info.st_mtime_ns))
             numbers = [number for pair in times for number in pair] + [info.st_dev, info.st_ino]
-            owner = _as_words([info.st_uid, info.st_gid, info.st_size])
-            changed = _as_words(numbers) + data[place + 24 : place + 28] + owner
+            owner = as_words([info.st_uid, info.st_gid, info.st_size])
+            changed = as_words(numbers) + data[place + 24 : place + 28] + owner
             if changed != data[place:behind]:
                 pieces += [view[copied:place], memoryview(changed)]
                 copied = behind
@@ -330,7 +294,8 @@ def _entry(data: bytes, path: bytes, behind: int, id_size: int) -> int | None:
     return None
 
 
-def _as_words(numbers: Sequence[int]) -> bytes:
+def as_words(numbers: Sequence[int]) -> bytes:
+    """Numbers as the stat data of an index hold them."""
     return b"".join([(number & _MASK).to_bytes(4, "big") for number in numbers])
 
 
@@ -390,31 +355,54 @@ def index_lock(repository: Repository) -> Iterator[None]:
     files.remove(mark)
     files.write_new_file(mark, (_OURS,), mode=0o600, durable=False)
     held = False
-    while not held:
-        try:
-            os.link(mark, lock)
-            held = True
-        except FileExistsError:
-            if is_dead_lock(lock):
-                files.remove(lock)
-                continue
-            if not patience.pause(0.01):
-                break
-        except OSError:
-            # No hard links here: the lock is empty for a moment, as every lock of git's own is.
-            held = _create_lock(lock)
-            if held or patience.passed():
-                break
-            if is_dead_lock(lock):
-                files.remove(lock)
-            else:
-                time.sleep(0.01)
     try:
+        while not held:
+            try:
+                os.link(mark, lock)
+                held = True
+            except FileExistsError:
+                if not _remove_stale(lock) and not patience.pause(0.01):
+                    break
+            except OSError:
+                # No hard links here: the lock is empty for a moment, as every lock of git's own is.
+                held = _create_lock(lock)
+                if held or patience.passed():
+                    break
+                if not _remove_stale(lock):
+                    time.sleep(0.01)
         yield
     finally:
         if held:
-            files.remove(lock)
-        files.remove(mark)
+            # Whoever holds the workspace tries again: see `remove_own_lock`.
+            with suppress(OSError):
+                files.remove(lock)
+        files.discard(mark)
+
+
+def _remove_stale(lock: bytes) -> bool:
+    """Remove an index.lock that nobody holds: a dead one, or one of ours. Whether it is gone."""
+    if is_own_lock(lock):
+        return not remove_own_lock(os.path.dirname(lock))
+    if not is_dead_lock(lock):
+        return False
+    files.remove(lock)
+    return True
+
+
+def remove_own_lock(git_dir: bytes) -> bytes | None:
+    """Remove the index.lock of a git directory, if it is one of ours; its path where the disk does not remove it.
+
+    The caller holds the workspace: no other process of ours holds the lock. It may have stayed because the disk did not
+    remove it.
+    """
+    lock = os.path.join(git_dir, b"index.lock")
+    if not is_own_lock(lock):
+        return None
+    try:
+        files.remove(lock)
+    except OSError:
+        return lock
+    return None
 
 
 def _create_lock(lock: bytes) -> bool:

@@ -75,7 +75,8 @@ class OthersToDisk:
         temporary = b"%s.tmp-%s" % (self._stamp_file, self._tag)
         data = b"%d %d %s" % (self._new, _clock_offset(), self._tag)
         # Without it all is synced. In the place of another file ext4 would write it to the disk at once.
-        files.remove(self._stamp_file)
+        with suppress(OSError):
+            files.remove(self._stamp_file)
         files.write_and_rename(temporary, self._stamp_file, data, mode=0o644, durable=False)
 
     def end(self) -> None:

@@ -15,12 +15,24 @@ import zlib
 
 from ..git.command import Oid, object_id
 from ..system.clock import Deadline
-from ..system.files import fsync_path, make_directory, remove, write_and_rename, write_and_rename_all, write_new_file
+from ..system.files import (
+    SYNCED_AT_ONCE,
+    around_of,
+    discard,
+    for_group,
+    fsync_path,
+    give_to,
+    make_directory,
+    remove,
+    sync,
+    write_and_rename,
+    write_new_file,
+)
 from ..system.stdlib import TYPE_CHECKING, digest, suppress
 from .reader import LARGE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _KINDS = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
 _CHUNK = 1 << 20
@@ -257,7 +269,7 @@ class PackWriter:
             self._seen.add(oid)
             return oid
         finally:
-            remove(temporary)
+            discard(temporary)
 
     def _place(self, temporary: bytes, name: bytes, index: bytes) -> None:
         """Give the file `temporary` the name of a pack, unless that pack exists already, and write its index."""
@@ -294,7 +306,7 @@ class PackWriter:
     def release(self) -> None:
         """Remove the `.keep` files: refs hold the objects now, or nobody needs them."""
         for keep in self._keeps:
-            remove(keep)
+            discard(keep)
         self._keeps.clear()
 
     def _temporary(self, kind: bytes) -> bytes:
@@ -323,7 +335,7 @@ class PackWriter:
         parts = [
             (self._temporary(b"part"), name + ending, data) for ending, data in ((b".pack", pack), (b".idx", index))
         ]
-        write_and_rename_all(parts, mode=self._mode, meanwhile=meanwhile)
+        _write_and_rename_all(parts, mode=self._mode, meanwhile=meanwhile)
         self.written += len(pack) + len(index)
         if syncs_name:
             fsync_path(os.path.dirname(name))
@@ -364,6 +376,46 @@ class PackWriter:
         self.written += len(data)
 
 
+def _write_and_rename_all(
+    items: Sequence[tuple[bytes, bytes, bytes]], *, mode: int, meanwhile: Callable[[], object] = lambda: None
+) -> None:
+    """`write_and_rename` of several files, each its temporary file, its path and its bytes, in their order.
+
+    All are written first and come to the disk together: a sync of each alone would wait for a transaction of its own.
+    `meanwhile` is called while they do. None has its name before all of them are on the disk.
+    """
+    fds: list[int] = []
+    try:
+        for temporary, path, data in items:
+            remove(temporary)
+            whole = len(data) > SYNCED_AT_ONCE
+            write_new_file(temporary, (data,), mode=for_group(mode, around_of(path, None)), durable=whole)
+            fds.append(os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+            _begin_to_sync(fds[-1])
+        meanwhile()
+        for fd in fds:
+            sync(fd)
+        for temporary, path, _ in items:
+            if os.path.dirname(temporary) != os.path.dirname(path):
+                give_to(temporary, around_of(path, None))
+            os.rename(temporary, path)
+    except BaseException:
+        for temporary, _, _ in items:
+            with suppress(OSError):
+                os.unlink(temporary)
+        raise
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _begin_to_sync(fd: int) -> None:
+    """Let the kernel begin to write a file to the disk; it may do nothing."""
+    with suppress(OSError, AttributeError):
+        # To forget what is not on the disk yet, Linux begins to write it (`man 2 posix_fadvise`).
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def sweep_litter(objects: bytes, tag: str) -> None:
     """Remove what a killed writer with this `tag` left. The caller holds the lock that the writer held."""
     directory = os.path.join(objects, b"pack")
@@ -375,7 +427,7 @@ def sweep_litter(objects: bytes, tag: str) -> None:
             elif entry.name.endswith(b".keep") and stat.S_ISREG(entry.stat(follow_symlinks=False).st_mode):
                 with open(entry.path, "rb") as file:
                     if file.read(256) == b"gitstate %s\n" % mine:
-                        remove(entry.path)
+                        discard(entry.path)
 
 
 #: Descriptors of removed files, which this process keeps open until its end: see `_unlink_at_once`.
@@ -389,4 +441,4 @@ def _unlink_at_once(path: bytes) -> None:
     with suppress(OSError):
         if os.lstat(path).st_size > _SLOW_TO_FREE:
             _sunk.append(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
-    remove(path)
+    discard(path)

@@ -17,7 +17,7 @@ from ..restore.paths import Workspace
 from ..system.clock import Deadline
 from ..system.stdlib import TYPE_CHECKING, quote
 from ..workspace.lease import wait_for_last_save
-from ..workspace.ownership import give_back, locked_workspace
+from ..workspace.ownership import give_back, left_behind, locked_workspace
 from ..workspace.settings import require, with_filter_limit
 from .facts import compare_with_checkpoint, gather, with_damage
 from .plan import Facts, Verdict, decide, result_of, with_checkpoint
@@ -75,7 +75,8 @@ def _recover(repository: Repository, request: RecoverRequest, started: ObjectRea
         reader.start()
         wait_for_last_save(repository, Deadline(request.wait))
         with locked_workspace(repository, Deadline(request.wait)) as git:
-            return _recover_locked(repository, git, reader, request)
+            result = _recover_locked(repository, git, reader, request)
+            return with_messages(result, *left_behind(repository))
 
 
 def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, request: RecoverRequest) -> RecoverResult:

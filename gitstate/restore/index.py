@@ -229,7 +229,7 @@ class IndexRecovery:
         files.fsync_path(following)
         with index_lock(repository):
             if file_identity(self._current) != before:
-                files.remove(following)
+                files.discard(following)
                 message = "the index was changed while it was being restored; the save is still pending"
                 raise IndexMoved(message, hint="gitstate recover")
             os.rename(following, self._current)
@@ -277,7 +277,7 @@ class IndexRecovery:
             then = {"GIT_INDEX_FILE": os.fsdecode(temporary)}
             return self._git.run(*argv) == self._git.run(*argv, env=then)
         finally:
-            files.remove(temporary)
+            files.discard(temporary)
 
     def _has_other_entries(self) -> bool:
         """Whether the index is that of HEAD, and the saved one is not: then no listing has to show it."""
@@ -391,7 +391,7 @@ class IndexRecovery:
         with index_lock(self._repository):
             if file_identity(self._current) == before != file_identity(following):
                 os.rename(following, self._current)
-        files.remove(following)
+        files.discard(following)
 
     def _sized_otherwise(self, written: Sequence[bytes]) -> list[bytes]:
         """Files that git called clean, and whose size may not be the one that it saw when it checked them out.
@@ -429,7 +429,7 @@ class IndexRecovery:
         with suppress(GitError):
             # A filter may hang: then git reads those files later.
             self._git.finish(process, ok_codes=range(256), timeout=self._repository.filter_limit)
-        files.remove(index + b".lock")
+        files.discard(index + b".lock")
 
 
 def _fill_in_written(repository: Repository, index: bytes, written: Written) -> bool:

@@ -171,7 +171,7 @@ class SavedIndex:
             env = {"GIT_INDEX_FILE": os.fsdecode(target)}
             found = dict(re.findall(_DEBUG_LINES, self._git.run("ls-files", "-z", "--debug", env=env)))
         finally:
-            files.remove(target)
+            files.discard(target)
         return {path: int(found[path]) for path in paths if found.get(path, b"0") != b"0"}
 
     def unmerged_paths(self, save: Save) -> set[bytes]:
@@ -182,7 +182,7 @@ class SavedIndex:
     def forget_kept(self) -> None:
         """Remove the index files that the saves kept."""
         for save in self._saves:
-            files.remove(kept_index(self._repository, save.manifest.save_id))
+            files.discard(kept_index(self._repository, save.manifest.save_id))
 
     def _add_intents(self, paths: Sequence[bytes], target: bytes) -> None:
         for path in paths:

@@ -58,7 +58,7 @@ def saved_hidden_tags(git: Git, save: Save, copy: bytes, write: Callable[[Oid, b
         write(entry[1], copy)
         return hidden_tags(git, copy)
     finally:
-        files.remove(copy)
+        files.discard(copy)
 
 
 def shown_paths(repository: Repository, save: Save) -> set[bytes]:

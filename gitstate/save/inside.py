@@ -381,7 +381,7 @@ class _Packer:
         path = files.temporary_name(os.path.join(self._builder.repository.own, b"inside"))
         fd = files.open_own(path, os.O_RDWR)
         try:
-            files.remove(path)
+            files.discard(path)
             size = self._write(fd, asked, limit)
             head = os.pread(fd, 12, 0)
             if head[8:12] == b"\0\0\0\0":

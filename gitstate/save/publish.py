@@ -319,7 +319,7 @@ def write_interrupted(repository: Repository, context: Context, built: Built) ->
             mine = kept_index(repository, manifest.save_id)
             for path in kept_indexes(repository):
                 if path != mine:
-                    files.remove(path)
+                    files.discard(path)
         write_state(
             repository,
             context,

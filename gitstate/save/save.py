@@ -38,6 +38,7 @@ from ..workspace.ownership import (
     clean_up_after_kill,
     clear_journal,
     frozen_index,
+    left_behind,
     locked_workspace,
     next_index,
     write_journal,
@@ -84,6 +85,7 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
         if request.look is not None:
             request = request._replace(look_end=Deadline(request.look))
         result = save_owned(repository, git, request)
+        left = left_behind(repository)
     if not request.depth and result.result != "unchanged":
         # Not a nested one: it is recovered with the workspace around it. The save is durable, and the lock is free.
         from ..workspace import registry
@@ -96,6 +98,7 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     warnings += [
         f"{what}; the save was made without it. Remove it with: {how}" for what, how in left_unread(repository)
     ]
+    warnings += left
     if not request.depth and is_among_files(repository.toplevel, repository.common_dir):
         from ..git.damaged.files import among_files
 
@@ -188,16 +191,24 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def _attempt_in_room(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
-    """Attempt it; where the disk is full again with half of what is left, then without any file."""
+    """Attempt it; where the disk is full again with half of what is left, then without any file. The result says so."""
+    told = ""
     for share in (2, None):
         try:
-            return _attempts(repository, git, request)
+            return _with_word(_attempts(repository, git, request), told)
         except OSError as error:
             if error.errno not in _FULL or request.kind != "save":
                 raise
             disk = os.statvfs(repository.objects)
-            request = request._replace(room=0 if share is None else disk.f_bavail * disk.f_frsize // share)
-    return _attempts(repository, git, request)
+            room = 0 if share is None else disk.f_bavail * disk.f_frsize // share
+            request = request._replace(room=room)
+            told = f"the disk was full ({error.strerror}), so the save was tried again with {room} bytes for files"
+    return _with_word(_attempts(repository, git, request), told)
+
+
+def _with_word(result: SaveResult, word: str) -> SaveResult:
+    """The result with one more sentence for a person; an empty one adds nothing."""
+    return result._replace(message="; ".join(part for part in (result.message, word) if part)) if word else result
 
 
 def _attempts(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
@@ -276,7 +287,7 @@ def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: 
             # A git that was killed may have left locks: the journal names them.
             clean_up_after_kill(repository)
         for path in (frozen, following, following + b".lock"):
-            files.remove(path)
+            files.discard(path)
         clear_journal(repository)
 
 

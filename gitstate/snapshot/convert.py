@@ -14,7 +14,7 @@ from ..git.entries import IndexEntry, list_index
 from ..git.repository import is_attributes
 from ..objects.reader import LARGE, ObjectReader
 from ..objects.tree import EXECUTABLE, REGULAR, Leaf
-from ..system.files import make_directory, remove, remove_tree
+from ..system.files import discard, make_directory, remove_tree, temporary_name
 from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.ownership import quarantine
 from .read import has_content, read_early, read_file, read_files
@@ -194,13 +194,13 @@ def _attributes_by(
     builder: SnapshotBuilder, paths: list[bytes], entries: Iterable[IndexEntry]
 ) -> dict[bytes, dict[bytes, bytes]]:
     """The converting attributes of `paths` by these .gitattributes files alone."""
-    index = os.path.join(builder.repository.own, b"attributes-index")
+    index = temporary_name(os.path.join(builder.repository.own, b"attributes-index"))
     conversions = Conversions(builder.repository, {"GIT_INDEX_FILE": os.fsdecode(index)})
     try:
         conversions.write_index(entries)
         return conversions.converting_attributes(paths, cached=True)
     finally:
-        remove(index)
+        discard(index)
 
 
 def _keep_written_otherwise(builder: SnapshotBuilder, paths: Iterable[bytes], entries: Mapping[bytes, Leaf]) -> None:

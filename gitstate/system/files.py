@@ -14,10 +14,10 @@ import stat
 from .stdlib import TYPE_CHECKING, contextmanager, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
 #: A file that grows by more bytes than this is synced before it grows further.
-_SYNCED_AT_ONCE = 32 << 20
+SYNCED_AT_ONCE = 32 << 20
 #: A piece of zeros of at least this size, in bytes, becomes a hole.
 _HOLE = 64 << 10
 
@@ -161,7 +161,7 @@ def is_shared(around: os.stat_result) -> bool:
     return bool(around.st_mode & stat.S_ISGID and around.st_mode & stat.S_IWGRP)
 
 
-def _for_group(mode: int, around: os.stat_result) -> int:
+def for_group(mode: int, around: os.stat_result) -> int:
     """`mode` of a file of ours; where a group shares the directory around it, the group may do what its owner may."""
     return mode | (mode & 0o600) >> 3 if is_shared(around) else mode
 
@@ -232,13 +232,13 @@ def write_new_file(
                     continue
                 write_all(fd, data)
                 unsynced += len(data)
-                if durable and unsynced > _SYNCED_AT_ONCE:
+                if durable and unsynced > SYNCED_AT_ONCE:
                     sync(fd)
                     unsynced = 0
             if in_hole:
                 os.ftruncate(fd, os.lseek(fd, 0, os.SEEK_CUR))
             if os.geteuid() == 0:
-                give_to(fd, _around(path, directory))
+                give_to(fd, around_of(path, directory))
             set_mode(fd, mode)
             if durable:
                 sync(fd)
@@ -250,7 +250,7 @@ def write_new_file(
         raise
 
 
-def _around(path: bytes, directory: int | None) -> os.stat_result:
+def around_of(path: bytes, directory: int | None) -> os.stat_result:
     """The directory that `path` is in."""
     return os.stat(os.path.dirname(path) or b".") if directory is None else os.fstat(directory)
 
@@ -261,8 +261,8 @@ def write_and_rename(
     """Replace the file at `path` by way of the file `temporary`, as `write_new_file` writes it: whole or not at all."""
     with suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=directory)
-    around = _around(path, directory)
-    mode = _for_group(mode, around)
+    around = around_of(path, directory)
+    mode = for_group(mode, around)
     write_new_file(temporary, (data,), mode=mode, durable=durable, directory=directory)
     try:
         if os.path.dirname(temporary) != os.path.dirname(path):
@@ -272,46 +272,6 @@ def write_and_rename(
         with suppress(OSError):
             os.unlink(temporary, dir_fd=directory)
         raise
-
-
-def write_and_rename_all(
-    items: Sequence[tuple[bytes, bytes, bytes]], *, mode: int, meanwhile: Callable[[], object] = lambda: None
-) -> None:
-    """`write_and_rename` of several files, each its temporary file, its path and its bytes, in their order.
-
-    All are written first and come to the disk together: a sync of each alone would wait for a transaction of its own.
-    `meanwhile` is called while they do. None has its name before all of them are on the disk.
-    """
-    fds: list[int] = []
-    try:
-        for temporary, path, data in items:
-            remove(temporary)
-            whole = len(data) > _SYNCED_AT_ONCE
-            write_new_file(temporary, (data,), mode=_for_group(mode, _around(path, None)), durable=whole)
-            fds.append(os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
-            _begin_to_sync(fds[-1])
-        meanwhile()
-        for fd in fds:
-            sync(fd)
-        for temporary, path, _ in items:
-            if os.path.dirname(temporary) != os.path.dirname(path):
-                give_to(temporary, _around(path, None))
-            os.rename(temporary, path)
-    except BaseException:
-        for temporary, _, _ in items:
-            with suppress(OSError):
-                os.unlink(temporary)
-        raise
-    finally:
-        for fd in fds:
-            os.close(fd)
-
-
-def _begin_to_sync(fd: int) -> None:
-    """Let the kernel begin to write a file to the disk; it may do nothing."""
-    with suppress(OSError, AttributeError):
-        # To forget what is not on the disk yet, Linux begins to write it (`man 2 posix_fadvise`).
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def read_limited(path: bytes, limit: int, *, directory: int | None = None) -> bytes | None:
@@ -420,6 +380,31 @@ def remove(path: bytes) -> None:
         os.unlink(path)
 
 
+#: What the disk did not remove.
+_unremoved: set[bytes] = set()
+
+
+def discard(path: bytes) -> None:
+    """`remove` a temporary file of ours: what the disk refuses costs nobody the work that is done. See `unremoved`."""
+    try:
+        remove(path)
+    except OSError:
+        _unremoved.add(path)
+
+
+def unremoved(*places: bytes) -> list[bytes]:
+    """What `discard` could not remove below directories, and what the disk does not remove now either.
+
+    The caller holds the lock under which these files were made, and writes down that they are there.
+    """
+    found = [path for path in _unremoved if any(path.startswith(place + b"/") for place in places)]
+    for path in found:
+        _unremoved.remove(path)
+        with suppress(OSError):
+            remove(path)
+    return [path for path in found if os.path.lexists(path)]
+
+
 def sync_filesystem(path: bytes) -> None:
     """syncfs(2) of the file system that holds `path`; sync(2) of all where the C library lacks it."""
     import ctypes
@@ -448,7 +433,7 @@ def open_own(path: bytes, flags: int) -> int:
         around = os.stat(os.path.dirname(path))
         # Another process may have made it meanwhile: only its owner may change it.
         with suppress(PermissionError):
-            os.fchmod(fd, _for_group(0o600, around))
+            os.fchmod(fd, for_group(0o600, around))
             give_to(fd, around)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)

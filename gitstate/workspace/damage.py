@@ -24,12 +24,12 @@ from ..git.damaged.files import (
 from ..git.damaged.head import LONGEST
 from ..git.damaged.refused import git_trusts, looks_like_git_dir, why_not_opened, why_strange
 from ..git.gitdir import StrangeFile, common_dir_by_files, path_named_in, strange_directories
-from ..git.index import knows_file_below
+from ..git.index import as_words
 from ..git.opening import settings_of
 from ..git.permitted import as_permitted
 from ..git.repository import Repository, parse_bool
 from ..system import files
-from ..system.stdlib import TYPE_CHECKING, quote
+from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from .live_context import read_context
 from .ownership import stand_in_git_dir
 
@@ -144,7 +144,7 @@ def _git_dir_that_leads_to(link: bytes) -> bytes | None:
                 lost.append(found)
     ours = [found for found in lost if read_context(found)[0].workspace_path == os.fsdecode(top)]
     # Any directory may have the same name.
-    ours = ours or [found for found in lost if knows_file_below(os.path.join(found, b"index"), top)]
+    ours = ours or [found for found in lost if _knows_file_below(os.path.join(found, b"index"), top)]
     return ours[0] if len(ours) == 1 else None
 
 
@@ -230,3 +230,39 @@ def _stale_tracking_refs(repository: Repository, remote: str, head: Oid | None) 
     asked = "".join(f"{oid}\n" for oid in found.values()).encode("ascii")
     answers = repository.git.run("cat-file", "--batch-check", input=asked).split(b"\n")
     return [ref for (ref, oid), said in zip(found.items(), answers, strict=False) if oid == head or b" missing" in said]
+
+
+#: So many files of a worktree are looked at for one that an index knows.
+_MOST_FILES = 1000
+_FOR_ONE_FILE = 256 << 20
+
+
+def _knows_file_below(index: bytes, top: bytes) -> bool:
+    """Whether an index has seen a file below `top`: its path, inode and owner agree, as in no copy of it.
+
+    An index of version 4 does not hold whole paths (`man 5 gitformat-index`): most of its files are not found.
+    """
+    data, seen = files.read_limited(index, _FOR_ONE_FILE) or b"", 0
+    for directory, names, others in files.walk(top) if data else ():
+        names[:] = [name for name in names if name != b".git"]
+        for name in others:
+            path = os.path.join(directory, name)
+            with suppress(OSError):
+                if _has_seen(data, os.path.relpath(path, top), os.lstat(path)):
+                    return True
+        seen += len(others)
+        if seen > _MOST_FILES:
+            break
+    return False
+
+
+def _has_seen(data: bytes, path: bytes, info: os.stat_result) -> bool:
+    inode, owner = as_words([info.st_ino]), as_words([info.st_uid, info.st_gid])
+    place = data.find(inode, 12)
+    while place >= 0:
+        # Behind the inode: mode, owner, size, the id of a blob, flags.
+        ending = data[place + 42 : place + 57 + len(path)]
+        if data[place + 8 : place + 16] == owner and path + b"\0" in ending:
+            return True
+        place = data.find(inode, place + 1)
+    return False

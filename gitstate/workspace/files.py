@@ -13,7 +13,7 @@ import time
 
 from ..git.command import Oid
 from ..objects.tree import is_safe_path
-from ..system.files import file_stamp, give_to, sync, write_new_file
+from ..system.files import discard, file_stamp, give_to, sync, write_new_file
 from ..system.stdlib import TYPE_CHECKING, Record, contextmanager, digest, suppress
 
 if TYPE_CHECKING:
@@ -326,7 +326,7 @@ class Worktree:
         try:
             if is_new:
                 os.link(source, name, dst_dir_fd=parent, follow_symlinks=False)
-                os.unlink(source)
+                discard(source)
             else:
                 self._check(parent, name, expected)
                 os.rename(source, name, dst_dir_fd=parent)
@@ -343,7 +343,7 @@ class Worktree:
                 with suppress(OSError):
                     os.unlink(beside, dir_fd=parent)
                 raise
-            os.unlink(source)
+            discard(source)
         self._staged.pop(source, None)
 
     @contextmanager

@@ -16,7 +16,7 @@ from ..format.names import OWN, workspace_id
 from ..git import refs
 from ..git.command import Git
 from ..git.gitdir import is_dead_lock
-from ..git.index import is_own_lock
+from ..git.index import is_own_lock, remove_own_lock
 from ..git.repository import Repository
 from ..system import files, process
 from ..system.clock import Deadline
@@ -44,6 +44,9 @@ def locked_workspace(repository: Repository, deadline: Deadline) -> Iterator[Git
         try:
             yield Git(repository.toplevel, repository.git.options, fd)
         finally:
+            left = _left(repository)
+            if left and not os.path.lexists(os.path.join(repository.own, _JOURNAL)):
+                _keep_journal(repository, left)
             give_back(repository)
 
 
@@ -81,11 +84,15 @@ def stand_in_git_dir(repository: Repository) -> bytes:
 
 
 def clean_up_after_kill(repository: Repository) -> None:
-    """Remove the temporary files and the locks of a holder that was killed. The caller holds the workspace."""
+    """Remove the temporary files and the locks of a holder that was killed, or whose disk did not remove them.
+
+    The caller holds the workspace.
+    """
+    remove_own_lock(repository.git_dir)
     if not remove_ref_locks(repository):
         return
     for path in (frozen_index(repository), next_index(repository), next_index(repository) + b".lock"):
-        files.remove(path)
+        files.discard(path)
     for path in (quarantine(repository), checkout_staging(repository), stand_in_git_dir(repository)):
         files.remove_tree(path)
     _remove_temporaries(repository.own)
@@ -112,8 +119,15 @@ def remove_ref_locks(repository: Repository) -> bool:
 
 
 def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> None:
+    if os.path.dirname(path) == repository.own and os.path.basename(path).startswith(b"index."):
+        # The index that a save kept, and that nobody needs any more: see `clear_journal`.
+        files.discard(path)
+        return
     inside = path.startswith(repository.common_dir + b"/") and path == os.path.normpath(path)
     if not inside or not path.endswith(b".lock"):
+        return
+    if path.endswith(b"/index.lock"):
+        # One of ours is gone, or the disk does not remove it: see `remove_own_lock`.
         return
     seen = None
     for _ in range(20):
@@ -122,8 +136,6 @@ def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> Non
         except FileNotFoundError:
             return
         if info.st_mtime_ns < begun_ns - 2_000_000_000 or not stat.S_ISREG(info.st_mode):
-            return
-        if path.endswith(b"/index.lock") and not is_own_lock(path):
             return
         if path.endswith(b"/packed-refs.lock") and info.st_size:
             return
@@ -141,7 +153,7 @@ def _remove_dead_lock(path: bytes, begun_ns: int, repository: Repository) -> Non
 def _remove_temporaries(directory: bytes) -> None:
     for name in os.listdir(directory):
         if b".tmp-" in name or name.startswith(b"write-"):
-            files.remove(os.path.join(directory, name))
+            files.discard(os.path.join(directory, name))
 
 
 def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:
@@ -152,7 +164,8 @@ def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:
     """
     for path in locks:
         if is_dead_lock(path):
-            files.remove(path)
+            with suppress(OSError):
+                files.remove(path)
     path = os.path.join(repository.own, _JOURNAL)
     data = b"".join(item + b"\0" for item in (b"%d" % time.time_ns(), *locks))
     # As a rule it is new, or grows: ext4 takes ten times as long to write one that was made empty.
@@ -167,11 +180,36 @@ def write_journal(repository: Repository, locks: Sequence[bytes]) -> None:
 
 def clear_journal(repository: Repository) -> None:
     """Remove the journal: nothing is left to clean up. Where the disk removed no files, the next holder tries again."""
-    if os.path.lexists(quarantine(repository)) or os.path.lexists(checkout_staging(repository)):
-        with suppress(OSError):
-            write_journal(repository, [])
+    left = _left(repository)
+    if left or os.path.lexists(quarantine(repository)) or os.path.lexists(checkout_staging(repository)):
+        _keep_journal(repository, left)
         return
-    files.remove(os.path.join(repository.own, _JOURNAL))
+    with suppress(OSError):
+        files.remove(os.path.join(repository.own, _JOURNAL))
+
+
+def _left(repository: Repository) -> list[bytes]:
+    """The temporary files and the lock of ours that are still there after one more try to remove them."""
+    lock = remove_own_lock(repository.git_dir)
+    return [*files.unremoved(repository.own, repository.objects), *([] if lock is None else [lock])]
+
+
+def _keep_journal(repository: Repository, left: Sequence[bytes]) -> None:
+    """Let the next holder clean up. The journal names what is left: of what a save kept, nothing else tells."""
+    with suppress(OSError):
+        write_journal(repository, left)
+
+
+def left_behind(repository: Repository) -> tuple[str, ...]:
+    """What the disk did not remove, as a sentence; the next holder tries again. The caller holds the workspace."""
+    if not os.path.lexists(os.path.join(repository.own, _JOURNAL)):
+        return ()
+    lock = os.path.join(repository.git_dir, b"index.lock")
+    if is_own_lock(lock):
+        what = f"{os.fsdecode(lock)} could not be removed, and stops git"
+        return (f"{what}; once the disk is mended, this removes it: gitstate recover",)
+    own = os.fsdecode(repository.own)
+    return (f"temporary files in {own} or of its packs could not be removed; a later command of gitstate does it",)
 
 
 def ref_locks(repository: Repository, names: Sequence[str]) -> list[bytes]:

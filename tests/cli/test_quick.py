@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -74,3 +75,27 @@ def test_interrupt_while_it_starts_prints_nothing(templates: Templates, tmp_path
     patch = "import gitstate.bundle\ndef use(self):\n    raise KeyboardInterrupt\ngitstate.bundle.Bundle.use = use"
     done = patched(ws, patch, "status")
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+#: Python can't load these: no descriptor is left, or the disk can't be read.
+UNLOADABLE = "sys.modules.update(dict.fromkeys({names!r}))\n"
+
+
+def test_module_that_can_not_be_loaded_is_one_line(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path)
+    ws.write("new.txt", "new\n")
+    names = ["gitstate.save.protocol", "tempfile", "traceback"]
+    done = patched(ws, UNLOADABLE.format(names=names), "save", "--json")
+    assert done.returncode == 1 and json.loads(done.stdout)["exit_status"] == 1
+    assert done.stderr.startswith(b"gitstate: a module could not be loaded: import of gitstate.save.protocol"), done
+    assert done.stderr.endswith(b"; nothing was lost\n") and done.stderr.count(b"\n") == 1
+    assert not (ws.git_dir / "gitstate" / "journal").exists()
+    assert ws.save().json["result"] == "saved"
+
+
+def test_bug_whose_log_can_not_be_written_is_one_line(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path)
+    bug = "import gitstate.save.save\ngitstate.save.save.save = lambda *_: 1 / 0\n"
+    done = patched(ws, bug + UNLOADABLE.format(names=["tempfile"]), "save")
+    assert done.returncode == 3, done
+    assert done.stderr == b"gitstate: this is a bug in gitstate (ZeroDivisionError); no log of it could be written\n"

@@ -36,7 +36,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a pack gets its name before it is on the disk",
-        "system/files.py",
+        "objects/pack.py",
         "        for fd in fds:\n            sync(fd)\n",
         "",
         "objects/test_pack.py::test_pack_and_its_index_are_on_the_disk_before_they_have_a_name",

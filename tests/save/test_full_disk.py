@@ -53,3 +53,39 @@ def released(self):
     release(self)
 PackWriter.release = released
 """
+
+
+#: A disk that says so often that it is full when the objects of a save are synced.
+FULL_AT_SYNC = """
+import errno
+left, real = {times}, os.fsync
+def fsync(fd):
+    global left
+    name = os.readlink("/proc/self/fd/%d" % fd)
+    if left and "/objects/pack/gitstate_tmp_" in name:
+        left -= 1
+        raise OSError(errno.{error}, os.strerror(errno.{error}))
+    real(fd)
+os.fsync = fsync
+"""
+
+
+@pytest.mark.parametrize(("error", "words"), [("ENOSPC", "No space left on device"), ("EDQUOT", "Disk quota exceeded")])
+def test_save_that_was_tried_again_for_lack_of_room_says_so(ws: Workspace, error: str, words: str) -> None:
+    ws.write("a.txt", "edited\n")
+    run = patched(ws, FULL_AT_SYNC.format(times=1, error=error), "save", "--json")
+    answer = json.loads(run.stdout)
+    assert (run.returncode, answer["result"], answer["left_out"]) == (0, "saved", []), run
+    assert f"the disk was full ({words}), so the save was tried again" in answer["message"]
+    assert answer["message"].encode() in run.stderr, "a person reads it, too"
+    assert ws.out("show", f"{answer['wip_commit']}:a.txt") == "edited"
+
+
+def test_save_without_room_for_any_file_says_so(ws: Workspace) -> None:
+    ws.write("a.txt", "edited\n")
+    run = patched(ws, FULL_AT_SYNC.format(times=2, error="ENOSPC"), "save", "--json", "--task-id", "T-1")
+    answer = json.loads(run.stdout)
+    assert (run.returncode, answer["result"]) == (4, "saved"), run
+    assert [(item["path"], item["reason"]) for item in answer["left_out"]] == [("a.txt", "the disk is full")]
+    assert answer["message"].endswith("with 0 bytes for files")
+    assert ws.save().exit_status == 0
