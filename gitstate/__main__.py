@@ -7,7 +7,7 @@ import os
 import sys
 
 from .bundle import Bundle
-from .errors import EXIT_AGAIN, EXIT_ON_INTERRUPT
+from .errors import EXIT_AGAIN
 
 #: The commands that are short enough for it to matter.
 _BUNDLED = ("save", "checkpoint", "recover", "status", "hook")
@@ -19,6 +19,8 @@ def main() -> None:
         _main()
     except KeyboardInterrupt:
         # Before anything was begun, or after all was done.
+        from .cli.quick import EXIT_ON_INTERRUPT
+
         os._exit(EXIT_ON_INTERRUPT)
 
 

@@ -20,8 +20,6 @@ EXIT_USAGE: Final = 2
 EXIT_BUG: Final = 3
 EXIT_PERSON: Final = 4
 EXIT_AGAIN: Final = 75
-#: After Ctrl-C: 128, and the number of SIGINT.
-EXIT_ON_INTERRUPT: Final = 130
 #: Every exit status and what it means. The help, the manual page and docs/exit-status.md are made from it.
 EXIT_STATUSES = (
     (f"{EXIT_DONE}", "done, and durable"),

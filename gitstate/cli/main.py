@@ -8,10 +8,11 @@ import sys
 import click
 
 from .. import __version__
-from ..errors import EXIT_FAILED, EXIT_ON_INTERRUPT, EXIT_STATUSES, EXIT_USAGE, words_of
+from ..errors import EXIT_FAILED, EXIT_STATUSES, EXIT_USAGE, words_of
 from ..system import terminal
 from . import quick
 from .command import JSON_HELP, TableGroup, write_examples
+from .quick import EXIT_ON_INTERRUPT
 from .table import BY_NAME, EXAMPLES
 
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from ..git.opening import Opening
 
 
+#: The exit status after Ctrl-C.
+EXIT_ON_INTERRUPT = 130
+
+
 def emit(value: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout, with its schema version."""
     write({"schema_version": SCHEMA_VERSION, **value}, lambda text: print_to(sys.stdout, text))

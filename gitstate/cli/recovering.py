@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from ..errors import EXIT_DONE, EXIT_FAILED, EXIT_ON_INTERRUPT, UsageError
+from ..errors import EXIT_DONE, EXIT_FAILED, UsageError
 from ..system.stdlib import TYPE_CHECKING
 from ..system.terminal import Progress, escape, first_of, print_to, say, table, terminal_width
-from .quick import emit, guarded, working_directory
+from .quick import EXIT_ON_INTERRUPT, emit, guarded, working_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

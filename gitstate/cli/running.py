@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from ..errors import EXIT_ON_INTERRUPT, GitstateError
+from ..errors import GitstateError
 from ..system.stdlib import TYPE_CHECKING, suppress
 from ..system.terminal import say
 from .options import RUN, context_values, pair_values
-from .quick import guarded, working_directory
+from .quick import EXIT_ON_INTERRUPT, guarded, working_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
