@@ -6,7 +6,7 @@ import os
 
 from ..errors import CorruptSave, GitError, GitstateError, MissingObject
 from ..git import refs
-from ..git.command import Oid
+from ..git.command import Oid, object_id
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader, ObjectsAhead, commit_head
 from ..objects.tree import Tree, TreeReader, is_safe_path
@@ -58,22 +58,33 @@ def read_save(archive: Oid, reader: ObjectReader | ObjectsAhead, most: int = MAX
         content = reader.contents([tree], _MAX_TREE)[0]
         if content is None or content[0] != "tree":
             raise CorruptSave(f"the archive's tree {tree} is missing")
+        _refuse_other(tree, content)
         entries = Tree(content[1], len(tree) // 2).leaves()
 
         def load(name: bytes, limit: int) -> bytes | None:
             leaf = entries.get(name)
             found = None if leaf is None else reader.contents([leaf.oid], limit)[0]
-            return None if found is None else found[1]
+            if leaf is None or found is None:
+                return None
+            _refuse_other(leaf.oid, found)
+            return found[1]
 
         manifest = read_manifest(load(b"manifest.json", most), most)
+        lacks_context = False
         try:
             context = context_from_json(loads(load(b"context.json", MAX_CONTEXT), MAX_CONTEXT, "the context"))
         except (GitError, ValueError):
-            context = Context()
+            context, lacks_context = Context(), True
         plain = {name: (leaf.mode, leaf.oid) for name, leaf in entries.items()}
-        return Save(archive, parents[0], commit_head(wip).tree, plain, context, manifest)
+        return Save(archive, parents[0], commit_head(wip).tree, plain, context, manifest, lacks_context)
     except (GitError, ValueError, IndexError) as error:
         raise CorruptSave(f"the save {archive[:12]} is unreadable: {text_to_json(str(error))[:200]}") from None
+
+
+def _refuse_other(oid: Oid, found: tuple[str, bytes]) -> None:
+    """Raises MissingObject where the file of an object holds another one: git does not compare them."""
+    if object_id("sha1" if len(oid) == 40 else "sha256", *found) != oid:
+        raise MissingObject(oid, "is damaged")
 
 
 class SavesAhead:

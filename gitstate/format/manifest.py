@@ -261,6 +261,8 @@ class Save(Record):
     """Empty where it can't be read."""
     manifest: Manifest
     """What else the save says."""
+    lacks_context: bool = False
+    """The context can't be read; the note on the WIP commit holds it once more."""
 
 
 def read_manifest(data: bytes | None, limit: int) -> Manifest:

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 #: What to say of another save that fits.
 _OTHER = "the save {0} fits this workspace, too, and is pending: gitstate recover --save {0} --into PATH"
+#: What to say where the context of the save can't be read.
+_NOTED = "the context of the save is damaged, and was taken from its note"
+_LOST = "the context of the save is damaged: which task it was on can't be told"
 #: So many saves are looked at for files that a power cut left short.
 _COPIES = 5
 
@@ -356,6 +359,12 @@ def _recovered_context(repository: Repository) -> Context | None:
 
 def _with_stack(here: Facts, repository: Repository, reader: ObjectReader, stack: tuple[Save, ...]) -> Facts:
     stack = _on_renamed_branch(here, repository, stack)
+    if stack[0].lacks_context:
+        from .made_up import noted_context
+
+        context = noted_context(repository, reader, stack[0].wip)
+        stack = (stack[0]._replace(context=context), *stack[1:])
+        here = here._replace(put_away=(*here.put_away, _LOST if context == Context() else _NOTED))
     newest = stack[0]
     live, status = read_live_context(repository)
     # A save that was made here names its owner, too, for where no context is active any more.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import BadJson, CorruptSave, NeedsPerson
+from ..errors import CorruptSave, GitError, NeedsPerson
 from ..format import names
 from ..format.archive import read_save
 from ..format.carried import base_below
@@ -56,7 +56,7 @@ def from_trailers(repository: Repository, reader: ObjectReader, here: Facts) -> 
         head=below,
         index_commit=_index_commit(reader, parents, save_id, below),
     )
-    return Save(here.head, here.head, tree, {}, _noted(repository, reader, here.head), manifest)
+    return Save(here.head, here.head, tree, {}, noted_context(repository, reader, here.head), manifest)
 
 
 def _index_commit(reader: ObjectReader, parents: Sequence[Oid], save_id: str, base: Oid | None) -> Oid | None:
@@ -102,12 +102,13 @@ def _made_up_manifest(
     )
 
 
-def _noted(repository: Repository, reader: ObjectReader, wip: Oid) -> Context:
+def noted_context(repository: Repository, reader: ObjectReader, wip: Oid) -> Context:
+    """The context in the note on a WIP commit; an empty one where there is none that can be read."""
     from ..objects.notes import read_note
 
     tip = refs.read_refs(repository, [names.NOTES]).get(names.NOTES)
     try:
         note = read_note(tip, wip, reader, TreeReader(reader), MAX_CONTEXT)
         return context_from_json(loads(note, MAX_CONTEXT, "the note"))
-    except BadJson:
+    except (GitError, ValueError):
         return Context()

@@ -1,0 +1,88 @@
+"""One object of a save is damaged: what it held comes from elsewhere, or the user hears of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.repositories import three_files
+from tests.support.small import done
+from tests.support.workspace import Workspace
+
+PENDING = "refs/gitstate/pending/"
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Workspace:
+    """A repository whose pending save holds an edit; each of its objects is a file."""
+    ws = three_files(tmp_path)
+    ws.write("a", "a1\n")
+    done(ws.save(task_id="T-7"))
+    packs = ws.git_dir / "objects" / "pack"
+    shutil.move(packs, tmp_path / "packs")
+    packs.mkdir()
+    for pack in (tmp_path / "packs").glob("*.pack"):
+        ws.git("unpack-objects", "-q", stdin=pack.read_bytes())
+    return ws
+
+
+def archive(ws: Workspace) -> str:
+    (found,) = ws.refs(PENDING).values()
+    return found
+
+
+def place(ws: Workspace, name: str) -> Path:
+    oid = ws.out("rev-parse", name)
+    return ws.git_dir / "objects" / oid[:2] / oid[2:]
+
+
+def replace(path: Path, content: bytes | None) -> None:
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+
+
+def forget_context(ws: Workspace) -> None:
+    """Nothing but the save tells of the task."""
+    for path in (ws.path / "active_state.json", ws.git_dir / "gitstate" / "context.json"):
+        path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("content", [None, b"no object"], ids=["missing", "garbage"])
+def test_damaged_context_is_taken_from_the_note(content: bytes | None, ws: Workspace) -> None:
+    replace(place(ws, f"{archive(ws)}:context.json"), content)
+    forget_context(ws)
+    (found,) = done(ws.recover()).json["workspaces"]
+    assert found["context"]["task_id"] == "T-7"
+    assert "the context of the save is damaged, and was taken from its note" in found["message"]
+    assert ws.path.joinpath("a").read_bytes() == b"a1\n"
+
+
+def test_context_that_is_lost_is_told(ws: Workspace) -> None:
+    replace(place(ws, f"{archive(ws)}:context.json"), None)
+    ws.git("update-ref", "-d", "refs/notes/gitstate")
+    forget_context(ws)
+    (found,) = done(ws.recover()).json["workspaces"]
+    assert found["context"]["task_id"] is None
+    assert "which task it was on can't be told" in found["message"]
+
+
+@pytest.mark.parametrize("part", ["^{commit}", "^{tree}", ":manifest.json"])
+def test_object_of_an_earlier_save_in_its_place_is_no_save(part: str, ws: Workspace) -> None:
+    """Git reads what the file holds, and does not compare it with its name."""
+    newer = place(ws, f"{archive(ws)}{part}")
+    older = newer.read_bytes()
+    ws.write("a", "a2\n")
+    done(ws.save(task_id="T-8"))
+    packs = ws.git_dir / "objects" / "pack"
+    for pack in list(packs.glob("*.pack")):
+        content = pack.read_bytes()
+        shutil.rmtree(packs)
+        packs.mkdir()
+        ws.git("unpack-objects", "-q", stdin=content)
+    replace(place(ws, f"{archive(ws)}{part}"), older)
+    run = ws.recover()
+    assert run.exit_status == 4 and run.json["workspaces"][0]["verdict"] == "corrupt", run
+    assert ws.refs(PENDING), "it waits on"
