@@ -28,6 +28,7 @@ from __future__ import annotations
 import os
 
 from ..format.archive import tree_of_base
+from ..format.manifest import LeftOut
 from ..format.names import workspace_id
 from ..git import refs
 from ..git.refs import RefUpdate
@@ -182,6 +183,9 @@ class Recovery:
         known = {path for path, (oid, _) in written.items() if any(leaf.oid == oid for leaf in leaves.get(path, ()))}
         kept = index.restore(written, known, self._mover().begin, self._mover().undo)
         outcome.kept += [path for path in kept if path not in outcome.kept]
+        if index.saved.is_rebuilt:
+            why = "its index is damaged: what was staged is back, but not which files were hidden from git"
+            outcome.failed.append(LeftOut(b"", why, True))
         # The scan went by the index of the save.
         scan = None if kept else index.scan
         has_filters = any(key.startswith("filter.") for key in self.repository.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import MissingObject
 from ..format.manifest import LeftOut
 from ..objects.tree import GITLINK, SYMLINK, Leaf
 from ..system.stdlib import TYPE_CHECKING, Record
@@ -140,6 +141,11 @@ class Outcome:
     def could_not_write(self, path: bytes, error: OSError) -> None:
         """A path could not be restored, for a reason that a person can mend: the save stays pending."""
         self.failed.append(LeftOut(path, f"could not be written: {error.strerror}", True))
+        self.stuck = True
+
+    def could_not_read(self, path: bytes, error: MissingObject) -> None:
+        """What the save holds of a path is damaged: it stays pending, since a copy of the object may turn up."""
+        self.failed.append(LeftOut(path, f"could not be restored: {error.message}; look for it with: git fsck", True))
         self.stuck = True
 
     def could_not_chmod(self, path: bytes, error: OSError) -> None:

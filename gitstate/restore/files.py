@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from ..errors import GitError, GitstateError, NeedsPerson
+from ..errors import GitError, GitstateError, MissingObject
 from ..format.manifest import LeftOut, Save
 from ..git.repository import Repository, is_attributes
 from ..objects.durable import sync_new
@@ -197,6 +197,10 @@ class FileRecovery:
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
             # A filter may have written the same meanwhile: git-annex fills in files by itself.
             (self._outcome.restored if self._is_as_saved(target) else self._outcome.kept).append(path)
+        except MissingObject as error:
+            self._outcome.could_not_read(path, error)
+            # Git ends at an object that it can't read.
+            self._workspace.reader.restart()
         except OSError as error:
             if error.errno in _FULL:
                 raise GitstateError(
@@ -272,7 +276,7 @@ class FileRecovery:
             return
         info = reader.kinds([saved.oid])[0]
         if info is None:
-            raise NeedsPerson(f"object {saved.oid} is missing", hint="git fsck")
+            raise MissingObject(saved.oid)
         # A large file is synced as it grows.
         durable = info[1] > LARGE
         staged[target.path] = self._disk.stage(reader.stream(saved.oid), permissions or 0o644, durable=durable)
@@ -296,7 +300,7 @@ class FileRecovery:
                 raise OSError(errno.ENAMETOOLONG, f"no symlink has a target of {info[1]} bytes", target.path)
             content = reader.contents([saved.oid])[0]
             if content is None:
-                raise NeedsPerson(f"object {saved.oid} is missing", hint="git fsck")
+                raise MissingObject(saved.oid)
             self.written[target.path] = saved.oid, self._disk.write_link(target.path, content[1], seen)
         elif temporary is not None:
             self.written[target.path] = saved.oid, self._disk.place(temporary, target.path, seen)

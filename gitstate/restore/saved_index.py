@@ -46,6 +46,8 @@ class SavedIndex:
         self.oldest = saves[-1]
         #: The index files that were read to their end, by `file_identity`: whether each is the one that was saved.
         self._read: dict[object, bool] = {}
+        #: What the save holds of its index is damaged: what was staged is taken from its trees.
+        self.is_rebuilt = False
 
     def is_at(self, path: bytes) -> bool:
         """Whether the index file at `path` is the one that was saved."""
@@ -77,17 +79,28 @@ class SavedIndex:
         entry = save.files.get(b"index")
         if self.is_at(kept):
             link_or_copy(kept, target)
-        elif entry is not None:
-            self._write_copy(entry[1], target)
-            mtime = save.manifest.index_mtime_ns or 0
-            os.utime(target, ns=(mtime, mtime))
-            self._verify(target)
-        else:
+        elif entry is None or not self._is_taken_out(entry[1], target):
             extra = {"GIT_INDEX_FILE": os.fsdecode(target)}
             self._git.run("read-tree", save.files[b"staged"][1], env=extra)
             lines = b"".join(self._unmerged_lines(save))
             self._git.run("update-index", "-z", "--index-info", input=lines, env=extra)
             self._add_intents(save.manifest.intent_to_add, target)
+
+    def _is_taken_out(self, oid: Oid, target: bytes) -> bool:
+        """Write the bytes of the oldest save's index at `target`; False where they are damaged: trees have the rest."""
+        mtime = self.oldest.manifest.index_mtime_ns or 0
+        try:
+            self._write_copy(oid, target)
+            os.utime(target, ns=(mtime, mtime))
+            self._verify(target)
+            return True
+        except GitError:
+            if b"staged" not in self.oldest.files:
+                raise
+            files.remove(target)
+            self._reader.restart()
+            self.is_rebuilt = True
+            return False
 
     def _write_copy(self, oid: Oid, target: bytes) -> None:
         """The bytes of a saved index at `target`."""

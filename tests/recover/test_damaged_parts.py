@@ -16,9 +16,12 @@ PENDING = "refs/gitstate/pending/"
 
 @pytest.fixture
 def ws(tmp_path: Path) -> Workspace:
-    """A repository whose pending save holds an edit; each of its objects is a file."""
+    """A repository whose pending save holds two edits, one of them staged before; each of its objects is a file."""
     ws = three_files(tmp_path)
     ws.write("a", "a1\n")
+    ws.write("b", "staged\n")
+    ws.git("add", "b")
+    ws.write("b", "unstaged\n")
     done(ws.save(task_id="T-7"))
     packs = ws.git_dir / "objects" / "pack"
     shutil.move(packs, tmp_path / "packs")
@@ -86,3 +89,36 @@ def test_object_of_an_earlier_save_in_its_place_is_no_save(part: str, ws: Worksp
     run = ws.recover()
     assert run.exit_status == 4 and run.json["workspaces"][0]["verdict"] == "corrupt", run
     assert ws.refs(PENDING), "it waits on"
+
+
+@pytest.mark.parametrize("content", [None, b"no object"], ids=["missing", "garbage"])
+def test_damaged_index_is_rebuilt_from_what_was_staged(content: bytes | None, ws: Workspace) -> None:
+    replace(place(ws, f"{archive(ws)}:index"), content)
+    for kept in (ws.git_dir / "gitstate").glob("index.*"):
+        kept.unlink()
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    run = ws.recover()
+    (found,) = run.json["workspaces"]
+    assert run.exit_status == 4 and found["verdict"] == "restore", run
+    assert "its index is damaged" in run.stderr
+    assert ws.path.joinpath("a").read_bytes() == b"a1\n" and ws.out("show", ":b") == "staged"
+
+
+@pytest.mark.parametrize("content", [None, b"no object"], ids=["missing", "garbage"])
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_file_that_can_not_be_read_costs_no_other(name: str, content: bytes | None, ws: Workspace) -> None:
+    """Whether it is the first of them or the last."""
+    damaged = place(ws, f"{archive(ws)}^1:{name}")
+    whole = damaged.read_bytes()
+    replace(damaged, content)
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    run = ws.recover()
+    assert run.exit_status == 4 and run.stderr.count(f"{name}: could not be restored: object ") == 1, run
+    other = {"a": "b", "b": "a"}[name]
+    assert ws.path.joinpath(other).read_text() == {"a": "a1\n", "b": "unstaged\n"}[other]
+    assert ws.refs(PENDING), "it waits on"
+    assert not list((ws.git_dir / "gitstate").glob("*tmp*"))
+    damaged.unlink(missing_ok=True)
+    damaged.write_bytes(whole)
+    done(ws.recover())
+    assert ws.path.joinpath("b").read_text() == "unstaged\n" and ws.path.joinpath("a").read_text() == "a1\n"
