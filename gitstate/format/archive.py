@@ -88,13 +88,14 @@ def _refuse_other(oid: Oid, found: tuple[str, bytes]) -> None:
 
 
 class SavesAhead:
-    """Reads many saves in the order of `archives`: the objects of a hundred are requested together.
+    """Reads many saves in the order of `archives`: the objects of fifty are requested together.
 
-    Git is waited for twice for each hundred, and not ten times for each save. With `few` only the manifests are
+    Git is waited for twice for each fifty, and not ten times for each save. With `few` only the manifests are
     requested so: few of the saves are of the kind that is wanted.
     """
 
-    _AT_ONCE = 100
+    #: What is read of so many is one request (`ObjectReader`).
+    _AT_ONCE = 50
     #: What is read of a save, as git names it from its archive commit on.
     _MANIFEST = (":manifest.json",)
     _WHOLE = (*_MANIFEST, ":context.json", "^{commit}", "^{tree}", "^1")

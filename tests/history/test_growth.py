@@ -24,7 +24,7 @@ from tests.support.past import give_past
 from tests.support.workspace import Workspace
 
 #: Saves whose objects are read together.
-MANY = 60
+MANY = 40
 
 
 class Counts:
