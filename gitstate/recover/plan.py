@@ -383,7 +383,12 @@ def result_of(
 def conclude_files(workspace: bytes, newest: Save, outcome: Outcome) -> RecoverResult:
     """The same where files alone were restored from a save: each that was kept was asked for."""
     if not outcome.kept:
-        return conclude(workspace, Verdict("restore"), "restore", newest, outcome)._replace(files_only=True)
+        result = conclude(workspace, Verdict("restore"), "restore", newest, outcome)._replace(files_only=True)
+        if not outcome.stuck:
+            return result
+        # Whether the save is pending is none of its business.
+        hint = f"gitstate restore {newest.manifest.save_id} PATH…"
+        return result._replace(message="some paths could not be restored", hint=hint)
     return conclude(workspace, Verdict("restore"), "changed", newest, outcome)._replace(
         message=f"{len(outcome.kept)} paths hold something else and were kept",
         hint=f"gitstate restore --overwrite {newest.manifest.save_id} PATH…",

@@ -183,13 +183,13 @@ def recover_into(repository: Repository, path: bytes, request: RecoverRequest) -
 
 
 def _carry_out(workspace: Workspace, facts: Facts, verdict: Verdict, request: RecoverRequest) -> RecoverResult:
-    if verdict.verdict != "recovered" and verdict.acts:
-        from .steps import Recovery
-
-        return Recovery(workspace, facts, verdict, request, recover, recover_into).run()
     result = result_of(workspace.repository.toplevel, facts, verdict, request, verdict.verdict)
-    if verdict.verdict != "recovered":
-        return result
-    from .act.report import Report
+    if verdict.verdict == "recovered":
+        from .act.report import Report
 
-    return Report(workspace.repository, facts, request).again(result)
+        return Report(workspace.repository, facts, request).again(result)
+    if not verdict.acts:
+        return result
+    from .steps import Recovery
+
+    return Recovery(workspace, facts, verdict, request, recover, recover_into).run()

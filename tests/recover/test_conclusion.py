@@ -122,6 +122,11 @@ def test_files_that_were_asked_for_and_kept_need_a_person() -> None:
     told = conclude_files(TOP, SAVE, outcome_of(kept=[b"a", b"b"]))
     assert (told.verdict, told.exit_status, told.files_only) == ("changed", EXIT_PERSON, True)
     assert "2 paths" in told.message and "--overwrite" in (told.hint or "")
+    stuck = Outcome()
+    stuck.could_not_write(b"a", NO_ROOM)
+    told = conclude_files(TOP, SAVE, stuck)
+    assert (told.message, told.exit_status) == ("some paths could not be restored", EXIT_PERSON)
+    assert told.hint == f"gitstate restore {SAVE_ID} PATH…"
     told = conclude_files(TOP, SAVE, outcome_of(restored=[b"a"]))
     assert (told.verdict, told.exit_status, told.files_only) == ("restore", EXIT_DONE, True)
 
