@@ -20,9 +20,9 @@ def spread(points: Sequence[T], most: int | None) -> list[T]:
     return [points[n * (len(points) - 1) // (most - 1)] for n in range(most)]
 
 
-def judge(say: Say, *, points: int, floor: int, tried: int, problems: Sequence[str]) -> None:
+def judge(say: Say, *, points: int, floor: int, tried: int, problems: Sequence[str], of: str = "points") -> None:
     """Print the figures; fail on a problem, and on fewer points than `floor`, the number that is on record."""
-    say(f"{points} points (on record: {floor}), {tried} tried, {len(problems)} bad")
-    assert not problems, f"{len(problems)} of {tried} points:\n" + "\n".join(problems[:40])
-    assert points >= floor, f"only {points} points, {floor} are on record: does the sweep still see every step?"
+    say(f"{points} {of} (on record: {floor}), {tried} tried, {len(problems)} bad")
+    assert not problems, f"{len(problems)} of {tried} tried:\n" + "\n".join(problems[:40])
+    assert points >= floor, f"only {points} {of}, {floor} are on record: does the sweep still see every step?"
     assert tried > 0
