@@ -285,14 +285,19 @@ def run_hook(name: str, arguments: Sequence[str]) -> int:
             from ..integrations import git_hooks
 
             return git_hooks.run(arguments[0] if arguments else "", arguments[1:], say)
-        from ..agent_hooks import hook
-
         if list(arguments) == ["background"]:
+            from ..system.process import give_way
+
+            give_way()
             # Who ends the agent, and all of its session, must not end the checkpoint.
             with suppress(OSError):
                 os.setsid()
+            from ..agent_hooks import hook
+
             hook.run_queue()
             return EXIT_DONE
+        from ..agent_hooks import hook
+
         answer = hook.run(name, escape_lines)
         if answer:
             print_to(sys.stdout, answer)

@@ -10,7 +10,7 @@ import os
 import select
 import time
 
-from .process import comes, forked_by, is_held_by_disk
+from .process import comes, forked_by, give_way, is_held_by_disk
 from .stdlib import TYPE_CHECKING, pickler, signal, suppress
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ def in_background(work: Callable[[], None]) -> None:
         null = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(null, stream)
+        give_way()
         # Nobody's directory is kept from being removed or unmounted.
         os.chdir("/")
         work()

@@ -373,6 +373,16 @@ _forked_by: tuple[int, int] | None = None
 _was_left = False
 
 
+#: With two processes on each processor there is a seventh of one left for that: half a second for a checkpoint.
+_NICE = 5
+
+
+def give_way() -> None:
+    """Let other processes go first: nobody waits for this one, or for what it starts."""
+    with suppress(OSError):
+        os.nice(_NICE)
+
+
 def forked_by(pid: int, leaving: int) -> None:
     """This process was forked by `pid`, which writes into the pipe `leaving` where it leaves this one to go on."""
     global _forked_by

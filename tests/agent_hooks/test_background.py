@@ -80,6 +80,35 @@ def waiter(repo: Workspace) -> subprocess.Popen[bytes]:
     return process
 
 
+def test_checkpoint_that_nobody_waits_for_lets_others_go_first(repo: Workspace, tmp_path: Path) -> None:
+    log, wrapper = tmp_path / "niceness", tmp_path / "bin/git"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\nnice >>{log}\nexec {shutil.which("git")} "$@"\n')
+    wrapper.chmod(0o755)
+    path = {"PATH": f"{wrapper.parent}:{os.environ['PATH']}"}
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def niceness() -> set[int]:
+        settled(repo)
+        found = set(map(int, log.read_text().split()))
+        log.unlink()
+        return found
+
+    repo.write("new", "1\n")
+    event(repo, **path)
+    # Until the agent goes on, it is handled as the agent is.
+    assert niceness() == {own, own + 5} and checkpointed(repo) == "1"
+    repo.write("new", "2\n")
+    (repo.git_dir / "gitstate" / "agent-hook.events" / "100001.claude").write_bytes(told(repo, "Stop") + b"\n")
+    environment = {**os.environ, **path}
+    argv = [*HOOK, "background"]
+    assert subprocess.run(argv, stdin=subprocess.DEVNULL, cwd=repo.path, env=environment).returncode == 0
+    assert checkpointed(repo) == "2" and niceness() == {own + 5}
+    repo.write("new", "3\n")
+    event(repo, "SessionEnd", **path)
+    assert checkpointed(repo) == "3" and niceness() == {own}, "the agent waits for this one"
+
+
 def test_tool_in_the_interval_brings_a_checkpoint_at_its_end(repo: Workspace) -> None:
     interval = {"GITSTATE_HOOK_INTERVAL": "3"}
     repo.write("new", "1\n")
