@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
 
-from ..agents.base import HookEvent
 from ..errors import GitstateError, TryAgain, words_of
 from ..git.repository import Repository
 from ..orders.client import SOCKET, order_checkpoint
@@ -22,6 +19,7 @@ from ..system import files
 from ..system.clock import Deadline, now
 from ..system.jsonio import text_to_json
 from ..system.locks import lock
+from ..system.stdlib import TYPE_CHECKING, contextmanager, suppress
 from ..workspace import lease
 from ..workspace.settings import number
 from .memory import (
@@ -33,6 +31,11 @@ from .memory import (
     remove_stamp,
     write_memory,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ..agents.base import HookEvent
 
 #: Whoever waits for the end of an interval holds this lock.
 _WAITING = b"agent-hook.waiting"

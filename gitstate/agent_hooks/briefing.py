@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 
-from ..agents.base import Briefing
 from ..format import names
 from ..format.context import Context
 from ..format.names import is_save_id
 from ..git import refs
 from ..git.repository import Repository
+from ..system.stdlib import TYPE_CHECKING
 from ..workspace.live_context import RECOVERED, read_live_context, read_state
+
+if TYPE_CHECKING:
+    from ..agents.base import Briefing
 
 
 def format_briefing(how: Briefing, text: str) -> str:

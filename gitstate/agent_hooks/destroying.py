@@ -6,7 +6,10 @@ and `sed -i` write what comes next, and count as edits; a redirection (`> file`)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from ..system.stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 #: Of a longer command only so much is looked at, in characters, and no deeper than so many shells within shells.
 _LONGEST, _DEEPEST = 1 << 18, 8

@@ -6,13 +6,16 @@ import os
 import select
 import stat
 import time
-from collections.abc import Mapping
-from typing import NamedTuple
 
-from ..agents.base import Agent, Payload
 from ..errors import BadJson
 from ..orders.events import MAX_EVENT
 from ..system.jsonio import Json, loads
+from ..system.stdlib import TYPE_CHECKING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..agents.base import Agent, Payload
 
 #: The event is ignored if the agent has not closed its end of stdin by then, in seconds.
 _READ_TIMEOUT = 2.0
@@ -20,7 +23,7 @@ _READ_TIMEOUT = 2.0
 _MAX_TEXT = 4096
 
 
-class EventData(NamedTuple):
+class EventData(Record):
     """What is used of an agent's event. None stands for a value that is missing or not valid."""
 
     name: str

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
-from ..agents.base import Agent
 from ..agents.registry import agent_named, agent_names, session_owner
 from ..errors import GitstateError, words_of
 from ..format import names
@@ -23,6 +20,7 @@ from ..orders.events import queued_events
 from ..system import process
 from ..system.forkpool import in_background
 from ..system.jsonio import Json, text_to_json
+from ..system.stdlib import TYPE_CHECKING
 from ..system.terminal import say
 from ..workspace import lease
 from ..workspace.live_context import (
@@ -55,7 +53,9 @@ from .memory import (
 from .stop import write_stop
 
 if TYPE_CHECKING:
-    from ..agents.base import HookEvent, Meaning
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ..agents.base import Agent, HookEvent, Meaning
     from ..workspace.live_context import Status, Turn
 
 #: A longer briefing is cut, in characters.

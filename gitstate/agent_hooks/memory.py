@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from typing import TYPE_CHECKING, NamedTuple
 
-from ..agents.base import Agent, HookEvent
 from ..errors import BadJson
 from ..format.context import MAX_CONTEXT
-from ..git.repository import Repository
-from ..orders.events import make_queue
 from ..system import files
 from ..system.jsonio import dumps, loads
-from ..workspace.settings import number
-from .event import EventData
+from ..system.stdlib import TYPE_CHECKING, Record, suppress
 
 if TYPE_CHECKING:
-    from ..agents.base import Meaning
+    from ..agents.base import Agent, HookEvent, Meaning
+    from ..git.repository import Repository
+    from .event import EventData
 
 
 #: The pause after a checkpoint is at least this many times as long as the checkpoint took.
@@ -33,7 +29,7 @@ _WAITING_FILE = b"agent-hook.wait"
 CHECKPOINT_AT_ONCE: tuple[Meaning, ...] = ("compaction", "turn_end", "turn_failed", "session_end")
 
 
-class HookMemory(NamedTuple):
+class HookMemory(Record):
     """What one hook leaves for the next one in the same workspace."""
 
     last_ns: int = 0
@@ -153,8 +149,10 @@ def write_stamp(repository: Repository, agent: Agent, data: EventData) -> None:
 
 def date_stamp(repository: Repository, memory: HookMemory) -> None:
     """Tell the script when the next checkpoint is due; no-op without a stamp."""
+    from ..workspace.settings import number
+
     due = memory.last_ns + pause_ns(memory, number(repository, "hookInterval"))
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         os.utime(os.path.join(repository.own, _STAMP_FILE), ns=(due, due))
 
 
@@ -165,6 +163,8 @@ def write_known(repository: Repository, agent: Agent, data: EventData) -> None:
     line stand the events, one of which must be in the text. After another one stand those of a command that is about to
     run: nothing becomes of one that does not destroy files.
     """
+    from ..orders.events import make_queue
+
     keys = agent.payload
     opens = '["' if keys.names_many_directories else '"'
     same = [f'"{keys.session_id}":"{data.session_id}"', f'"{keys.directory}":{opens}{data.directory}"']
@@ -198,7 +198,7 @@ def is_queued(event: HookEvent) -> bool:
 
 def remove_known(repository: Repository) -> None:
     """Let the agent wait for the next event."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         files.remove(os.path.join(repository.own, _KNOWN_FILE))
 
 
@@ -208,7 +208,7 @@ def note_waiting(repository: Repository) -> None:
     It is so until the memory is written again.
     """
     path = os.path.join(repository.own, _WAITING_FILE)
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         os.close(files.open_own(path, os.O_WRONLY))
         newer = os.stat(os.path.join(repository.own, _MEMORY_FILE)).st_mtime_ns + 1_000_000
         os.utime(path, ns=(newer, newer))
@@ -221,7 +221,7 @@ def _is_plain(text: str) -> bool:
 
 def remove_stamp(repository: Repository) -> None:
     """Let Python handle the next event."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         files.remove(os.path.join(repository.own, _STAMP_FILE))
 
 

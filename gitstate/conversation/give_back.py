@@ -6,14 +6,11 @@ What stood there before is kept in gitstate's own directory, for its owner alone
 from __future__ import annotations
 
 import errno
-import json
 import os
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from ..agents.registry import agent_named
 from ..agents.sessions import Place, is_session_id, place_for
-from ..errors import CorruptSave, GitstateError, words_of
+from ..errors import BadJson, CorruptSave, GitstateError, words_of
 from ..format.context import Context
 from ..format.names import FETCHED, OWN, conversation_ref
 from ..git import refs
@@ -21,11 +18,16 @@ from ..git.command import Oid, object_id
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
 from ..system import files
+from ..system.jsonio import read_value
+from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.files import Worktree
 from .record import MOST_BYTES, Kept, is_of_lines, is_torn_copy, read_file, read_kept, whole_lines
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-class GivenBack(NamedTuple):
+
+class GivenBack(Record):
     """What was done for one conversation."""
 
     context: Context
@@ -226,19 +228,19 @@ def mended(name: str, there: bytes | None, kept: bytes) -> bytes | None:
         return None if _is_whole(name, there) and not is_cut else kept
     if not is_torn_copy(there, kept):
         return None
-    more = _good_lines(there[len(kept) :])
+    more = _good_lines(name, there[len(kept) :])
     wanted = kept + more
     return None if wanted == there else wanted
 
 
-def _good_lines(data: bytes) -> bytes:
+def _good_lines(name: str, data: bytes) -> bytes:
     """The lines at the beginning that are JSON objects."""
     end = 0
     for line in whole_lines(data).splitlines(True):
         try:
-            if not isinstance(json.loads(line), dict):
+            if not isinstance(read_value(line, name), dict):
                 break
-        except (ValueError, RecursionError):
+        except BadJson:
             break
         end += len(line)
     return data[:end]
@@ -250,8 +252,8 @@ def _is_whole(name: str, data: bytes) -> bool:
     if not name.endswith(".json"):
         return True
     try:
-        json.loads(data)
-    except (ValueError, RecursionError):
+        read_value(data, name)
+    except BadJson:
         return False
     return True
 

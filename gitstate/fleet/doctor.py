@@ -29,7 +29,7 @@ from ..git.index import is_own_lock
 from ..git.opening import open_repository
 from ..git.permitted import MULTI_PACK_INDEX, has_damaged_pack_index, left_unread
 from ..git.repository import Repository
-from ..history.verify import read_receipt
+from ..history.receipt import read_receipt
 from ..integrations import schedulers
 from ..integrations.git_hooks_install import hook_problems
 from ..integrations.scheduler import answer
@@ -39,8 +39,9 @@ from ..system.locks import locked
 from ..workspace import registry, settings
 from ..workspace.damage import backlink_trouble, find_unreadable, open_damaged
 from ..workspace.live_context import read_live_context, state_name
-from ..workspace.ownership import failing_checkpoints, locked_workspace
+from ..workspace.ownership import locked_workspace
 from ..workspace.peek import Peeker, WorkspacePeek
+from ..workspace.run_record import failing_checkpoints
 from . import damage
 
 OLDEST_GIT = (2, 39)

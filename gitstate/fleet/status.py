@@ -192,14 +192,14 @@ def _proven(git_dir: bytes) -> tuple[str | None, str, list[str]] | None:
     """What the last `verify` found; None where nobody asked for one. Most workspaces have no receipt."""
     if not os.path.exists(os.path.join(git_dir, b"gitstate", b"verified.json")):
         return None
-    from ..history.verify import read_receipt
+    from ..history.receipt import read_receipt
 
     return read_receipt(git_dir)
 
 
 def failures(git_dir: bytes) -> list[str]:
     """Why the last checkpoint of a run, and of an agent's hook, failed."""
-    from ..workspace.ownership import failing_checkpoints
+    from ..workspace.run_record import failing_checkpoints
 
     problem = failing_checkpoints(git_dir)
     found = [] if problem is None else [f"the last checkpoint failed: {problem}"]

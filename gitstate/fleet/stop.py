@@ -20,7 +20,7 @@ from ..system.clock import Deadline
 from ..system.process import Process, is_alive, send, wait_for
 from ..workspace.lease import Holder, describe, is_visible, presence_in
 from ..workspace.live_context import ACTIVE, read_live_context
-from ..workspace.ownership import read_run_record
+from ..workspace.run_record import read_run_record
 
 #: What a keeper may need to save after the last process of its run is gone, in seconds.
 _SAVING = 30.0

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ..errors import BadJson, CorruptSave, GitError, GitstateError
+from ..errors import CorruptSave, GitError, GitstateError
 from ..format.archive import pending_archive, read_stack
 from ..format.find import own_saves
 from ..format.manifest import Save
@@ -31,12 +31,11 @@ from ..recover.request import RecoverRequest
 from ..restore.paths import SavedPaths, Workspace
 from ..system import files
 from ..system.clock import now
-from ..system.jsonio import dumps, loads, path_to_json, text_to_json
+from ..system.jsonio import path_to_json, text_to_json
 from ..workspace.live_context import state_name
 from ..workspace.settings import with_filter_limit
+from .receipt import keep_receipt
 
-RECEIPT = b"verified.json"
-_MOST_BYTES = 1 << 20
 #: A result names no more problems than this.
 _MOST_PROBLEMS = 100
 
@@ -73,27 +72,8 @@ def verify(path: bytes) -> Proof:
         proof = Proof(repository.toplevel, problems=(str(error)[:300],))
     proof = Proof(**{**proof.__dict__, "at": now(), "problems": proof.problems[:_MOST_PROBLEMS]})
     if proof.save_id is not None or proof.problems:
-        _keep(repository, proof)
+        keep_receipt(repository, proof.save_id, proof.at, proof.problems)
     return proof
-
-
-def read_receipt(git_dir: bytes) -> tuple[str | None, str, list[str]] | None:
-    """The save of the last `verify`, when that was, and what was wrong; None where there is no receipt."""
-    data = files.read_limited(os.path.join(git_dir, b"gitstate", RECEIPT), _MOST_BYTES)
-    try:
-        value = loads(data, _MOST_BYTES, "the receipt")
-    except BadJson:
-        return None
-    save_id, at, problems = value.get("save_id"), value.get("at"), value.get("problems")
-    if not isinstance(at, str) or not isinstance(problems, list) or not isinstance(save_id, str | None):
-        return None
-    return save_id, at, [str(item) for item in problems]
-
-
-def _keep(repository: Repository, proof: Proof) -> None:
-    files.make_directory(repository.own, top=repository.git_dir)
-    value = {"save_id": proof.save_id, "at": proof.at, "problems": [text_to_json(item) for item in proof.problems]}
-    files.write_atomic(os.path.join(repository.own, RECEIPT), dumps(value), staging=repository.own)
 
 
 def _verify(repository: Repository) -> Proof:

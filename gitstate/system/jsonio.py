@@ -12,7 +12,7 @@ else:
     Json = object
 
 
-__all__ = ["Json", "dumps", "loads"]
+__all__ = ["Json", "dumps", "loads", "read_value"]
 
 _ESCAPES = {number: f"\\u{number:04x}" for number in range(32)}
 _ESCAPES |= {ord(char): f"\\{letter}" for char, letter in zip('"\\\b\f\n\r\t', '"\\bfnrt', strict=True)}
@@ -120,6 +120,14 @@ def loads(
             return _Pieces(data, items).read()
         except (ValueError, RecursionError) as error:
             raise BadJson(f"{what} is not JSON, or too large: {str(error)[:80]}") from None
+    value = read_value(data, what)
+    if not isinstance(value, dict):
+        raise BadJson(f"{what} is not a JSON object")
+    return value
+
+
+def read_value(data: bytes, what: str) -> Json:
+    """Any JSON value. Raises BadJson where the bytes are none; `what` names them in the message."""
     value = _read(data)
     if value is None:
         import json
@@ -128,8 +136,6 @@ def loads(
             value = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise BadJson(f"{what} is not JSON: {str(error)[:80]}") from None
-    if not isinstance(value, dict):
-        raise BadJson(f"{what} is not a JSON object")
     return value
 
 

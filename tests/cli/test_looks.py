@@ -18,8 +18,9 @@ from gitstate import __version__
 from gitstate.cli.main import group
 from gitstate.cli.options import LOOKS, STYLES, parse
 from tests.states import STATES, dirty, make
+from tests.support.agents import hooks_are_done, wait_until
 from tests.support.repositories import Templates
-from tests.support.workspace import Workspace, run_gitstate
+from tests.support.workspace import GITSTATE, Workspace, run_gitstate
 
 #: A word that the quick parser leaves to click, and that means nothing to click.
 CLICK = "--"
@@ -140,11 +141,25 @@ SLOW = {"git", "click", "gitdb", "typing", "subprocess", "re", "enum", "json", "
 MOST_MODULES = {"--version": 8, "status --short": 37, "status": 39, "recover": 56}
 #: How many processes each starts there. `recover` asks git for the settings, for HEAD and for its commit.
 PROCESSES = {"--version": 0, "status --short": 0, "status": 0, "recover": 3}
+#: And how many modules more where an agent is at work that calls its hook.
+MORE_BESIDE_AN_AGENT = {"status": 3, "status --short": 3}
 
 
-@pytest.mark.parametrize("command", MOST_MODULES)
-def test_a_look_loads_little_and_starts_few_processes(command: str, templates: Templates, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "beside"),
+    [*((command, "nobody") for command in MOST_MODULES), *((command, "an agent") for command in MORE_BESIDE_AN_AGENT)],
+)
+def test_a_look_loads_little_and_starts_few_processes(
+    command: str, beside: str, templates: Templates, tmp_path: Path
+) -> None:
     ws = make(STATES["clean"], templates, tmp_path)
+    most = MOST_MODULES[command]
+    if beside != "nobody":
+        event = {"hook_event_name": "PostToolUse", "session_id": "s-1", "cwd": str(ws.path)}
+        hook = [*GITSTATE, "hook", "claude"]
+        subprocess.run(hook, input=json.dumps(event), encoding="utf-8", cwd=ws.path, check=True)
+        wait_until(lambda: hooks_are_done(ws.git_dir), "what the hook has begun")
+        most += MORE_BESIDE_AN_AGENT[command]
     git = shutil.which("git")
     wrapper, log = tmp_path / "bin" / "git", tmp_path / "started"
     wrapper.parent.mkdir()
@@ -164,7 +179,7 @@ def test_a_look_loads_little_and_starts_few_processes(command: str, templates: T
     loaded = {line.rsplit("|", 1)[1].strip() for line in lines}
     assert not {name for name in loaded if name.split(".")[0] in SLOW}
     ours = {name for name in loaded if name.split(".")[0] == "gitstate"}
-    assert len(ours) <= MOST_MODULES[command], sorted(ours)
+    assert len(ours) <= most, sorted(ours)
     started = log.read_text(encoding="utf-8").splitlines()
     assert len(started) <= PROCESSES[command], started
 

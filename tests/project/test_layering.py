@@ -231,8 +231,30 @@ def test_the_crash_path_imports_little(command: str, templates: Templates, tmp_p
 
 #: What takes memory for as long as an agent works, and has a stand-in.
 HEAVY = {"click", "typing", "re", "enum", "json", "subprocess", "socket", "selectors", "contextlib", "signal", "shlex"}
+#: These have a stand-in, or are needed for types alone.
+STAND_INS = {"collections", "dataclasses", "functools", "hashlib", "pickle", "tempfile", "shutil"}
 #: How many modules of ours the front of a run, and its keeper, hold.
-MOST_OF_FRONT, MOST_OF_KEEPER = 126, 108
+MOST_OF_FRONT, MOST_OF_KEEPER = 127, 109
+
+
+#: What only commands load that take their time: packages, and modules of others. `history.receipt` is for `status`.
+UNHURRIED = {"cli", "loops", "integrations", "history"}
+UNHURRIED_MODULES = {
+    *("__init__", "run/guard", "agents/known/opencode"),
+    *("agent_hooks/briefing", "agent_hooks/install", "agent_hooks/json_edit", "agent_hooks/settings"),
+    *("fleet/damage", "fleet/doctor", "fleet/prometheus", "fleet/stop"),
+}
+HURRIED_MODULES = {"history/receipt", "cli/options", "cli/quick", "cli/recovering", "cli/running"}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_only_commands_that_take_their_time_import_slow_modules(name: str) -> None:
+    """Hooks, `status` and `recover` load modules that others do not, depending on the state of a workspace."""
+    hurries = (layer(name) not in UNHURRIED and name not in UNHURRIED_MODULES) or name in HURRIED_MODULES
+    slow = {item for item in imports(name, lazy=False) if item.split(".")[0] in {*HEAVY, *STAND_INS}}
+    ours = {item[1:] for item in imports(name, lazy=False) if item.startswith(".")}
+    assert not hurries or not slow
+    assert not hurries or not ours & UNHURRIED_MODULES
 
 
 def test_front_and_keeper_of_a_run_load_little(templates: Templates, tmp_path: Path) -> None:

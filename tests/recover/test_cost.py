@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +14,10 @@ import pytest
 
 from tests.faults.strace import why_not_strace
 from tests.states import STATES, make
+from tests.support.agents import hooks_are_done, wait_until
 from tests.support.recovering import recovered_from
 from tests.support.repositories import Templates
-from tests.support.workspace import Workspace
+from tests.support.workspace import GITSTATE, Workspace
 
 FILES = 60
 OLD_NS = 1_700_000_000_000_000_000
@@ -249,6 +252,20 @@ def test_recovery_in_place_loads_nothing_that_is_rare(ws: Workspace) -> None:
 MOST_SYNCS = 11
 #: How many modules of ours a recovery in place loads: each costs a fraction of a millisecond.
 MOST_MODULES = 60
+
+
+def test_recovery_of_an_agents_session_loads_nothing_slow(ws: Workspace) -> None:
+    event = {"hook_event_name": "PostToolUse", "session_id": "s-1", "cwd": str(ws.path), "transcript_path": "/none"}
+    hook = [*GITSTATE, "hook", "claude"]
+    subprocess.run(hook, input=json.dumps(event), encoding="utf-8", cwd=ws.path, check=True)
+    wait_until(lambda: hooks_are_done(ws.git_dir), "what the hook has begun")
+    assert ws.save().exit_status == 0
+    ws.cli_env = {**ws.cli_env, "PYTHONPROFILEIMPORTTIME": "1"}
+    run = ws.recover()
+    assert run.exit_status == 0
+    loaded = set(re.findall(r"\| +([\w.]+)$", run.stderr, re.MULTILINE))
+    assert "gitstate.conversation.give_back" in loaded
+    assert not loaded & {"click", "json", "re", "enum", "typing", "contextlib", "functools", "subprocess"}
 
 
 def test_nothing_that_head_has_is_saved_once_more(ws: Workspace) -> None:

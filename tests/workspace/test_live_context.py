@@ -13,7 +13,7 @@ from gitstate.format.context import Context
 from gitstate.git.opening import open_repository
 from gitstate.system.process import Process, boot_id, hostname, process_start
 from gitstate.workspace.live_context import owner_state, parse_status, with_owner
-from gitstate.workspace.ownership import RunRecord, read_run_record
+from gitstate.workspace.run_record import RunRecord, read_run_record
 from tests.support.workspace import Workspace
 
 #: A pid that no process has: above the most that Linux gives out.
