@@ -117,6 +117,13 @@ class SavesAhead:
         """The first of them will be read: git makes ready what it says of them."""
         self._reader.foresee_kinds(self._names(self._archives[: self._AT_ONCE]))
 
+    def expect(self, archives: Sequence[Oid]) -> None:
+        """These are read next: with `few`, the rest of each is requested together."""
+        for archive in archives:
+            self._reach(archive)
+        rest = [part for part in self._WHOLE if part not in self._parts]
+        self._objects.fetch([archive + part for archive in archives for part in rest])
+
     def read(self, archive: Oid, most: int = MAX_MANIFEST) -> Save:
         """As `read_save`."""
         self._reach(archive)

@@ -15,6 +15,8 @@ from .paths import Workspace
 
 #: Of the kept checkpoints only so many of the newest are looked at, and none that is older than a day at the save.
 _LOOKED_AT = 4
+#: As a rule those of so many are enough, which are read together.
+_AT_ONCE = 8
 #: Of the saves of that day only so many of the newest are read: a checkpoint behind more saves than that is old.
 _READ = 32
 #: So many characters of a save id tell its time.
@@ -65,12 +67,13 @@ class Destroyed:
 
     def _checkpoints(self) -> list[Save]:
         found: list[Save] = []
-        for oid in self._oids:
+        oids = [oid for oid in self._oids if not self._saves.is_other_kind(oid, "checkpoint")]
+        for place, oid in enumerate(oids):
             if len(found) > _LOOKED_AT:
                 # The latest is the first, and the others are in their order.
                 break
-            if self._saves.is_other_kind(oid, "checkpoint"):
-                continue
+            if place % _AT_ONCE == 0:
+                self._saves.expect(oids[place : place + _AT_ONCE])
             item = self._saves.read(oid)
             if (
                 item.manifest.kind == "checkpoint"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gitstate.format.archive import pending_archive, read_save
 from gitstate.format.find import resolve_save
 from gitstate.git import refs
 from gitstate.git.command import Git
@@ -16,6 +17,8 @@ from gitstate.git.opening import open_repository
 from gitstate.history import listing
 from gitstate.history.prune import prune
 from gitstate.objects.reader import ObjectReader
+from gitstate.restore.destroyed import Destroyed
+from gitstate.restore.paths import Workspace as FilesOf
 from gitstate.save import keeping
 from gitstate.save.request import SaveRequest
 from gitstate.save.save import save
@@ -160,6 +163,34 @@ def test_recovery_opens_no_ref_of_a_long_past(pending: bool, ws: Workspace, tmp_
     assert "/gitstate/saves/" in trace.read_text()
     # The newest of the last day are read, for work that was destroyed before the save: `_READ` of them.
     assert len(opened) < MANY, opened
+
+
+def test_search_for_destroyed_work_waits_for_git_as_often_for_six_checkpoints_as_for_two(
+    ws: Workspace, counts: Counts
+) -> None:
+    def requests(checkpoints: int) -> int:
+        for number in range(checkpoints):
+            # What is removed keeps the checkpoint before it.
+            name = f"scratch-{checkpoints}-{number}"
+            ws.write(name, f"{name}\n")
+            assert ws.gitstate("checkpoint", "--task-id", "T-0").exit_status == 0
+            ws.remove(name)
+        assert ws.save(task_id="T-1").exit_status == 0
+        repository = open_repository(bytes(ws.path))
+        archive = pending_archive(repository)
+        assert archive is not None
+        with ObjectReader(repository.git) as reader:
+            save = read_save(archive, reader)
+            search = Destroyed(FilesOf.of(repository, repository.git, reader), save)
+            counts.look()
+            # They are of another task: all are read.
+            assert search.find() is None
+            found = counts.look()[1]
+        assert ws.recover().exit_status == 0
+        return found
+
+    first = requests(2)
+    assert requests(4) == first, "those of before are there, too"
 
 
 def test_label_is_found_without_a_wait_for_each_save(ws: Workspace, counts: Counts) -> None:
