@@ -32,6 +32,7 @@ from ..format.names import NOTES, branch_name, new_save_id, next_number, parse_t
 from ..git.refs import RefUpdate
 from ..objects.pack import PackWriter
 from ..objects.reader import ObjectReader
+from ..system import files
 from ..system.stdlib import TYPE_CHECKING
 from .build import Builder, Built, holds_all, same_flags
 from .facts import check_index, gather, look
@@ -262,9 +263,15 @@ class SaveAttempt:
         publisher.journal_locks(plan.branch, *(ref for ref, _ in plan.deletes), *(update.ref for update in beside))
         kept = keep_index(repository, publisher.save_id, taken) if plan.keeps_index else None
         updates = [*beside, *first_refs(plan, built.archive, scene.seen)]
-        publisher.make_durable(updates, kept)
-        if not self.insist:
-            check_index(repository)
+        try:
+            publisher.make_durable(updates, kept)
+            if not self.insist:
+                check_index(repository)
+        except (GitstateError, OSError):
+            if kept is not None:
+                # There is no marker, and no other save knows this name.
+                files.discard(kept)
+            raise
         publisher.refs.carry_out()
         publisher.refs.sync(updates)
         # The marker stands: what fails from here on is reported, and takes nothing back.

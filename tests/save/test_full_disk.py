@@ -74,11 +74,22 @@ os.fsync = fsync
 def test_save_that_was_tried_again_for_lack_of_room_says_so(ws: Workspace, error: str, words: str) -> None:
     ws.write("a.txt", "edited\n")
     run = patched(ws, FULL_AT_SYNC.format(times=1, error=error), "save", "--json")
+    (kept,) = (ws.git_dir / "gitstate").glob("index.*")
     answer = json.loads(run.stdout)
     assert (run.returncode, answer["result"], answer["left_out"]) == (0, "saved", []), run
     assert f"the disk was full ({words}), so the save was tried again" in answer["message"]
     assert answer["message"].encode() in run.stderr, "a person reads it, too"
     assert ws.out("show", f"{answer['wip_commit']}:a.txt") == "edited"
+    assert kept.name == f"index.{answer['save_id']}", "the first try left none"
+
+
+def test_save_for_which_the_disk_is_full_leaves_no_index(ws: Workspace) -> None:
+    ws.write("a.txt", "edited\n")
+    run = patched(ws, FULL_AT_SYNC.format(times=100, error="ENOSPC"), "save")
+    assert run.returncode == 4 and run.stderr.startswith(b"nothing was saved"), run
+    assert [*(ws.git_dir / "gitstate").glob("index.*")] == []
+    assert ws.save().exit_status == 0 and ws.recover().exit_status == 0
+    assert ws.read("a.txt") == b"edited\n"
 
 
 def test_save_without_room_for_any_file_says_so(ws: Workspace) -> None:
