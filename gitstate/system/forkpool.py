@@ -42,6 +42,8 @@ class Child:
         leaving, self._left = os.pipe()
         self.begun = time.monotonic()
         parent = os.getpid()
+        # Else both would load it, and each while the other waits.
+        pickler()
         try:
             self.pid = os.fork()
         except OSError:
@@ -76,7 +78,6 @@ class Child:
         """The values that have arrived, and whether more may come. Blocks until the pipe can be read."""
         data = os.read(self.pipe, 1 << 20)
         self._got += data
-        # Importing `pickle`, with `re` behind it, takes longer than one look at a workspace, fork included.
         loads = pickler().loads
         values = []
         while len(self._got) >= 8:
