@@ -140,6 +140,17 @@ def points_in(log: Path, git: str | None, scene: Scene, calls: Collection[str], 
         yield Point(git, call, numbers[call])
 
 
+def _disturbed_log(scene: Scene) -> Path:
+    return scene.top / "disturbed.log"
+
+
+def was_disturbed(scene: Scene) -> bool:
+    """Whether the last fault in gitstate's own process happened. Where much data of other programs waits for the disk
+    each file is synced alone, else all by one call: a run may have fewer calls than the one that was counted.
+    """
+    return "(INJECTED)" in _disturbed_log(scene).read_text("utf-8", "replace")
+
+
 def disturbed_at(scene: Scene, point: Point, fault: str = "signal=KILL", *, alone: bool = True) -> Run:
     """Let the fault happen at a point. `fault` is what strace's `inject=` takes: `signal=KILL`, `error=ENOSPC`.
 
@@ -151,7 +162,7 @@ def disturbed_at(scene: Scene, point: Point, fault: str = "signal=KILL", *, alon
         group = "" if alone else "1"
         env = wrapped(scene, GIT=point.git, CALL=point.call, GROUP=group, FAULT=fault)
         return finish(start(scene, env=env))
-    trace = ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={point.call}"]
+    trace = ["strace", "-qq", "-o", str(_disturbed_log(scene)), "-e", f"trace={point.call}"]
     trace += ["-e", f"inject={point.call}:{fault}"]
     if alone:
         return finish(start(scene, *trace))

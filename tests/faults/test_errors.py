@@ -24,7 +24,7 @@ from tests.support.workspace import Run, Workspace
 
 from .checks import check_integrity, is_honest, litter, recover_to_the_end
 from .scenes import CHECKPOINT, RECOVER, SAVE, Lose, Scene, only_git_left, retyped, scene_of, undone
-from .strace import Point, count, disturbed_at, why_not_strace
+from .strace import Point, count, disturbed_at, was_disturbed, why_not_strace
 from .sweeps import Say, judge, spread
 
 _FULL, _NEW = ("ENOSPC", "EIO", "EDQUOT"), ("ENOSPC", "EROFS", "EDQUOT", "EMFILE")
@@ -167,7 +167,8 @@ def tried(scene: Scene, fault: Fault) -> str | None:
     before = identities(scene.ws.path), index_bytes(scene.ws)
     run = inject(scene, fault)
     try:
-        if fault.point.git is None and fault.point.call in ("fsync", "fdatasync") and run.exit_status == 0:
+        is_sync = fault.point.git is None and fault.point.call in ("fsync", "fdatasync")
+        if is_sync and run.exit_status == 0 and was_disturbed(scene):
             assert scene.lose is None and run.json["message"], f"success, and no word of a failed fsync: {run}"
         if scene.lose is None:
             judge_save(scene, run, before)
