@@ -290,15 +290,15 @@ def held_saves(git: Git, workspace: str | None = None) -> list[HeldSave]:
     return _held(git, SAVES if workspace is None else save_ref(workspace, ""))
 
 
-def save_ids(repository: Repository) -> list[str]:
-    """The ids of the saves of this workspace. Where refs are files none is opened: `archives_of` tells which are there.
+def save_ids(repository: Repository, since: str = "") -> list[str]:
+    """The ids of the saves of this workspace; none that sorts before `since`. Raises GitError.
 
-    Raises GitError.
+    Where refs are files none is opened: `archives_of` tells which are there.
     """
     own = workspace_id(repository)
     if not refs.refs_are_files(repository):
-        return [item.save_id for item in held_saves(repository.git, own)]
-    return list(refs.read_names_below(repository.common_dir, save_ref(own, "")))
+        return [item.save_id for item in held_saves(repository.git, own) if item.save_id >= since]
+    return list(refs.read_names_below(repository.common_dir, save_ref(own, ""), since))
 
 
 def archives_of(repository: Repository, ids: Sequence[str]) -> dict[str, Oid]:

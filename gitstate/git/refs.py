@@ -12,12 +12,12 @@ from __future__ import annotations
 import errno
 import os
 import select
-import stat
 
 from ..errors import GitError, RefChanged
 from ..system.files import file_stamp, fsync_paths, open_at_once, read_limited
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from .command import Git, Oid, is_oid
+from .packed import PackedRefs, names_in, read_packed, refs_in
 from .repository import Repository
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class RefWriter:
         if not refs_are_files(self._repository):
             return
         # Read once, when it is needed: all of the refs are locked, so nobody packs them.
-        packed = _PackedRefs(self._repository.common_dir)
+        packed = PackedRefs(self._repository.common_dir, anew=True)
         for update in self._prepared:
             value = _locked_value(self._repository.common_dir, update.ref, packed, follow=not self._no_deref)
             if value not in (UNKNOWN, update.old or ""):
@@ -223,13 +223,11 @@ def read_refs(repository: Repository, refs: Iterable[str]) -> dict[str, Oid]:
     for ref in wanted:
         loose[ref] = _read_loose(os.path.join(repository.common_dir, os.fsencode(ref)), 256)
     # Only now: git removes the file of a ref after it has packed it.
-    packed = _PackedRefs(repository.common_dir)
-    found = {}
-    for ref, content in loose.items():
-        value = packed.value(os.fsencode(ref)) if content is None else content
-        if is_oid(oid := value.decode("latin-1")):
-            found[ref] = oid
-    return found
+    packed = PackedRefs(repository.common_dir)
+    for ref in sorted(ref for ref, content in loose.items() if content is None):
+        loose[ref] = packed.value(os.fsencode(ref))
+    values = {ref: (content or b"").decode("latin-1") for ref, content in loose.items()}
+    return {ref: value for ref, value in values.items() if is_oid(value)}
 
 
 def _read_loose(path: bytes, limit: int) -> bytes | None:
@@ -251,7 +249,7 @@ UNKNOWN = "unknown"
 _PER_WORKTREE = ("refs/worktree/", "refs/bisect/", "refs/rewritten/")
 
 
-def _locked_value(common_dir: bytes, ref: str, packed: _PackedRefs, *, follow: bool) -> Oid:
+def _locked_value(common_dir: bytes, ref: str, packed: PackedRefs, *, follow: bool) -> Oid:
     """The value of a ref whose lock is held; empty where it does not exist, UNKNOWN where the files don't tell."""
     for _ in range(5):
         if not ref.startswith("refs/") or ref.startswith(_PER_WORKTREE):
@@ -279,7 +277,7 @@ def read_refs_below(common_dir: bytes, *prefixes: str) -> list[dict[str, Oid]]:
     has_loose = os.path.isdir(os.path.join(common_dir, above))
     loose = [_loose_refs(os.path.join(common_dir, top)) if has_loose else {} for top in tops]
     # Only now: git removes the file of a ref after it has packed it.
-    packed = _packed_refs(_read_packed_refs(common_dir), tops)
+    packed = refs_in(read_packed(common_dir), tops)
     answers = []
     for top, files in zip(tops, loose, strict=True):
         found = {
@@ -310,16 +308,15 @@ def _names_in(directory: bytes) -> list[bytes]:
         return []
 
 
-def read_names_below(common_dir: bytes, prefix: str) -> set[str]:
+def read_names_below(common_dir: bytes, prefix: str, since: str = "") -> set[str]:
     """The refs below a prefix, by the rest of their names, from git's files; no loose ref is opened for it.
 
-    `read_refs` tells which of them have a value.
+    `read_refs` tells which of them have a value. None is among them that sorts before `since`.
     """
-    top = os.fsencode(prefix)
-    names = _names_in(os.path.join(common_dir, top))
-    # Only now: git removes the file of a ref after it has packed it. Of thousands of lines none has to be taken apart.
-    _, *rests = _read_packed_refs(common_dir).split(b" " + top)
-    names += [rest.partition(b"\n")[0] for rest in rests]
+    top, first = os.fsencode(prefix), os.fsencode(since)
+    names = [name for name in _names_in(os.path.join(common_dir, top)) if name >= first]
+    # Only now: git removes the file of a ref after it has packed it.
+    names += names_in(read_packed(common_dir), top, first)
     return {os.fsdecode(name) for name in names if not name.endswith(b".lock")}
 
 
@@ -336,65 +333,6 @@ def _as_bytes(prefixes: tuple[str, ...]) -> tuple[list[bytes], bytes]:
         above = os.fsencode(os.path.commonpath(prefixes))
         known = _known_prefixes[prefixes] = [os.fsencode(prefix) for prefix in prefixes], above
     return known
-
-
-class _PackedRefs:
-    """The refs in `packed-refs`, as they are when the first one is asked for.
-
-    Thousands of saves may stand there: a few refs are looked for in the bytes, which takes a fraction of the time that
-    it takes to make an object of each line.
-    """
-
-    _FEW = 8
-
-    def __init__(self, common_dir: bytes) -> None:
-        self._common_dir = common_dir
-        self._data: bytes | None = None
-        self._lookups = 0
-        self._all: dict[bytes, bytes] | None = None
-
-    def value(self, name: bytes) -> bytes:
-        """The value of one ref; empty where there is none."""
-        if self._data is None:
-            self._data = _read_packed_refs(self._common_dir)
-        self._lookups += 1
-        if self._lookups > self._FEW and self._all is None:
-            self._all = _packed_refs(self._data, (b"",))
-        found = _packed_refs(self._data, (name + b"\n",)) if self._all is None else self._all
-        return found.get(name, b"")
-
-
-def _read_packed_refs(common_dir: bytes) -> bytes:
-    """The bytes of `packed-refs`; a line feed at their end, too."""
-    try:
-        fd = open_at_once(os.path.join(common_dir, b"packed-refs"), os.O_RDONLY)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ELOOP):
-            raise
-        return b""
-    # A file object costs more than reading a small file does.
-    try:
-        parts = []
-        while stat.S_ISREG(os.fstat(fd).st_mode) and (part := os.read(fd, 1 << 20)):
-            parts.append(part)
-    finally:
-        os.close(fd)
-    return b"".join((*parts, b"\n"))
-
-
-def _packed_refs(data: bytes, beginnings: Iterable[bytes]) -> dict[bytes, bytes]:
-    """The refs in the bytes of `packed-refs` whose lines go on with one of `beginnings` behind the object id."""
-    found = {}
-    for beginning in beginnings:
-        wanted, at = b" " + beginning, 0
-        while (at := data.find(wanted, at)) >= 0:
-            start, end = data.rfind(b"\n", 0, at) + 1, data.index(b"\n", at)
-            value = data[start:at]
-            # A power cut may leave zeros in a line, or its beginning.
-            if value[:1] not in (b"#", b"^") and b" " not in value:
-                found[data[at + 1 : end]] = value
-            at = end
-    return found
 
 
 def move_refs(

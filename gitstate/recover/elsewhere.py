@@ -272,14 +272,12 @@ _CACHED_PATCHES = ((b"pre-commit", b"patch"), (b"prek/patches", b""))
 _STASH = "refs/stash"
 
 
-def put_away(repository: Repository, reader: ObjectReader, facts: Facts) -> tuple[str, ...]:
-    """What a git, a manager of hooks or a run left elsewhere: sentences, each with the command that helps."""
+def put_away(repository: Repository, reader: ObjectReader, facts: Facts, locks: Collection[bytes]) -> tuple[str, ...]:
+    """What a git, a manager of hooks or a run left elsewhere, its `locks` too: sentences with commands that help."""
     found = [*facts.put_away, *worktrees_put_away(repository)]
+    # What all worktrees share another git may hold for a moment.
     locks = [
-        lock
-        for lock in gitdir.locks_of_any_command(repository.git_dir, repository.common_dir)
-        # What all worktrees share another git may hold for a moment.
-        if not is_own_lock(lock) and (lock.endswith(b"/index.lock") or gitdir.is_unheld(lock))
+        lock for lock in locks if not is_own_lock(lock) and (lock.endswith(b"/index.lock") or gitdir.is_unheld(lock))
     ]
     if locks:
         stops = f"and {len(locks) - 1} more stop" if len(locks) > 1 else "stops"
@@ -321,12 +319,11 @@ def _stash(repository: Repository, reader: ObjectReader) -> tuple[Oid, int] | No
 _LOCK_AGE_NS = 2_000_000_000
 
 
-def remove_locks_of_run(repository: Repository, facts: Facts) -> tuple[bytes, ...]:
-    """Remove the locks of gits that were killed in the last run, where that is proven; returns what was removed.
+def remove_locks_of_run(repository: Repository, facts: Facts, locks: Collection[bytes]) -> tuple[bytes, ...]:
+    """Remove those of the locks whose gits were killed in the last run, where that is proven; returns these.
 
     The run is gone, and was of this host and boot; the lock was made in it; and no process that could hold it runs.
     """
-    locks = gitdir.locks_of_any_command(repository.git_dir, repository.common_dir)
     return tuple(lock for lock in locks if _remove_lock_of_run(lock, repository, facts))
 
 

@@ -10,6 +10,7 @@ from ..format.names import workspace_id
 from ..git import gitdir
 from ..git.index import looks_torn
 from ..git.opening import open_repository
+from ..git.packed import read_once
 from ..git.permitted import without_filters
 from ..git.repository import Repository
 from ..objects.reader import ObjectReader
@@ -71,7 +72,8 @@ def _has_torn_index(repository: Repository) -> bool:
 
 
 def _recover(repository: Repository, request: RecoverRequest, started: ObjectReader | None) -> RecoverResult:
-    with ObjectReader(repository.git) if started is None else started.started_for(repository.git) as reader:
+    opened = ObjectReader(repository.git) if started is None else started.started_for(repository.git)
+    with read_once(), opened as reader:
         reader.start()
         wait_for_last_save(repository, Deadline(request.wait))
         with locked_workspace(repository, Deadline(request.wait)) as git:
@@ -112,13 +114,17 @@ def _recover_waiting(workspace: Workspace, others: Collection[str], request: Rec
     facts = with_checkpoint(facts, verdict)
     clears = verdict.clears_locks and not request.dry_run
     cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
-    locks = gitdir.locks_in_the_way(repository.git_dir, repository.common_dir)
+    in_the_way = gitdir.locks_in_the_way(repository.git_dir, repository.common_dir)
     # Of a run that was saved alone, or recovered, its worktrees may still wait.
-    if verdict.clears_locks and (facts.saves or facts.context or others or locks):
+    if verdict.clears_locks and (facts.saves or facts.context or others or in_the_way):
         from .elsewhere import put_away, remove_locks_of_run
 
-        cleared += remove_locks_of_run(repository, facts) if clears else ()
-        facts = facts._replace(put_away=put_away(repository, reader, facts))
+        # Looked for once: where no gc has packed the refs of thousands of saves it takes as long as all else.
+        locks = gitdir.locks_of_any_command(repository.git_dir, repository.common_dir)
+        removed = remove_locks_of_run(repository, facts, locks) if clears else ()
+        left = [lock for lock in locks if lock not in removed and os.path.lexists(lock)]
+        cleared += removed
+        facts = facts._replace(put_away=put_away(repository, reader, facts, left))
     try:
         result = _recover_fetched(workspace, facts, verdict, request)
     except (GitError, CorruptSave):

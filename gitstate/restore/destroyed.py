@@ -19,8 +19,6 @@ _LOOKED_AT = 4
 _AT_ONCE = 8
 #: Of the saves of that day only so many of the newest are read: a checkpoint behind more saves than that is old.
 _READ = 32
-#: So many characters of a save id tell its time.
-_TIME = len("20260102T030405.000006")
 _RECENT_NS = 86_400 * 1_000_000_000
 
 
@@ -49,8 +47,8 @@ class Destroyed:
         repository = self._workspace.repository
         # An id begins with its time: of thousands none has to be taken apart.
         first = time.strftime("%Y%m%dT%H%M%S", time.gmtime((self._made - _RECENT_NS) // 1_000_000_000))
-        ids = [name for name in save_ids(repository) if first <= name[:_TIME]]
-        ids = sorted((name for name in ids if age_key(name) < self._before), key=age_key, reverse=True)
+        aged = sorted(map(age_key, save_ids(repository, since=first)), reverse=True)
+        ids = [key[-1] for key in aged if key < self._before]
         latest = checkpoint_ref(workspace_id(repository))
         oids = [*refs.read_refs(repository, [latest]).values(), *archives_of(repository, ids[:_READ]).values()]
         return [oid for oid in oids if oid != self._save.archive]

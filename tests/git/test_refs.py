@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gitstate.errors import GitError, RefChanged
-from gitstate.git import refs
+from gitstate.git import packed, refs
 from gitstate.git.opening import open_repository
 from gitstate.git.refs import RefUpdate, RefWriter
 from gitstate.system.clock import Deadline
@@ -142,22 +142,57 @@ def test_one_packed_ref_is_found_without_parsing_the_others(
     lines = (f"{oids[0]} refs/heads/many/{number:04}\n" for number in range(1000))
     packed_refs(ws).write_bytes("".join(("# pack-refs with: peeled fully-peeled sorted \n", *lines)).encode())
     parsed: list[int] = []
-    parse = refs._packed_refs
+    parse = packed.refs_in
 
     def counted(data: bytes, beginnings: Iterable[bytes]) -> dict[bytes, bytes]:
         found = parse(data, beginnings)
         parsed.append(len(found))
         return found
 
-    monkeypatch.setattr(refs, "_packed_refs", counted)
+    monkeypatch.setattr(packed, "refs_in", counted)
     repository = open_repository(os.fsencode(ws.path))
     assert refs.read_refs(repository, ["refs/heads/many/0500", "refs/heads/none"]) == {"refs/heads/many/0500": oids[0]}
-    assert parsed == [1, 0]
-    # Of many refs all lines are parsed, once.
-    parsed.clear()
     names = [f"refs/heads/many/{number:04}" for number in range(500)]
-    assert refs.read_refs(repository, names) == dict.fromkeys(names, oids[0])
-    assert parsed == [*[1] * (len(parsed) - 1), 1000] and len(parsed) < 20
+    # Whatever their order, they are looked for in that of the file.
+    assert refs.read_refs(repository, names[::-1]) == dict.fromkeys(names, oids[0])
+    assert parsed == []
+    # Of many refs in another order all lines are parsed, once.
+    there = packed.PackedRefs(repository.common_dir)
+    assert {there.value(os.fsencode(name)).decode() for name in names[::-1]} == {oids[0]}
+    assert parsed == [1000]
+
+
+def test_packed_refs_are_read_once_until_there_is_another_file(
+    ws: Workspace, oids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = open_repository(os.fsencode(ws.path))
+    reads: list[int] = []
+    read = os.read
+
+    def counted(fd: int, size: int) -> bytes:
+        reads.append(fd)
+        return read(fd, size)
+
+    def value() -> str:
+        reads.clear()
+        return refs.read_refs(repository, [REF])[REF]
+
+    (ws.git_dir / REF).unlink(missing_ok=True)
+    packed_refs(ws).write_text(f"{oids[0]} {REF}\n")
+    monkeypatch.setattr(os, "read", counted)
+    with packed.read_once():
+        assert value() == oids[0] and reads
+        assert value() == oids[0] and not reads
+        with packed.read_once():
+            assert value() == oids[0] and not reads
+        new = packed_refs(ws).with_name("packed-refs.new")
+        new.write_text(f"{oids[1]} {REF}\n")
+        os.utime(new, ns=(packed_refs(ws).stat().st_mtime_ns,) * 2)
+        new.rename(packed_refs(ws))
+        assert value() == oids[1] and reads, "of the same size and time, and another file"
+        assert packed.PackedRefs(repository.common_dir, anew=True).value(os.fsencode(REF)) == oids[1].encode()
+        assert reads
+    assert value() == oids[1] and reads, "nothing is kept for longer"
 
 
 def test_ref_that_is_packed_while_refs_are_read_is_found(
@@ -165,18 +200,19 @@ def test_ref_that_is_packed_while_refs_are_read_is_found(
 ) -> None:
     """Git first writes a ref to `packed-refs`, then removes its file: who reads in this order, too, may miss both."""
     repository = open_repository(os.fsencode(ws.path))
-    read = refs._read_packed_refs
-    packed = 0
+    read = packed.read_packed
+    packings = 0
 
-    def read_then_pack(common_dir: bytes) -> bytes:
-        nonlocal packed
-        data = read(common_dir)
+    def read_then_pack(common_dir: bytes, *, anew: bool = False) -> bytes:
+        nonlocal packings
+        data = read(common_dir, anew=anew)
         ws.git("pack-refs", "--all", "--prune")
         assert not (ws.git_dir / "refs/x/new").exists()
-        packed += 1
+        packings += 1
         return data
 
-    monkeypatch.setattr(refs, "_read_packed_refs", read_then_pack)
+    for module in (refs, packed):
+        monkeypatch.setattr(module, "read_packed", read_then_pack)
     wanted = {REF: oids[0], "refs/x/new": oids[1]}
     (ws.git_dir / "refs/x").mkdir(exist_ok=True)
     calls: list[Callable[[], bool]] = [
@@ -187,8 +223,8 @@ def test_ref_that_is_packed_while_refs_are_read_is_found(
     for call in calls:
         ws.git("update-ref", "-d", "refs/x/new")
         ws.git("update-ref", "refs/x/new", oids[1])
-        before = packed
-        assert call() and packed == before + 1
+        before = packings
+        assert call() and packings == before + 1
 
 
 def test_lock_of_another_git_is_named(ws: Workspace) -> None:
@@ -209,11 +245,11 @@ def test_git_that_hangs_is_ended_at_the_deadline(ws: Workspace, monkeypatch: pyt
     assert caught.value.status == -9
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("is_packed", [False, True])
 def test_deleted_ref_costs_a_sync_of_the_git_directory_only_where_git_has_packed_it(
-    packed: bool, ws: Workspace, oids: list[str], monkeypatch: pytest.MonkeyPatch
+    is_packed: bool, ws: Workspace, oids: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ref = REF if packed else f"{REF}-not"
+    ref = REF if is_packed else f"{REF}-not"
     ws.git("update-ref", ref, oids[0])
     repository = open_repository(os.fsencode(ws.path))
     synced: list[bytes] = []
@@ -222,5 +258,5 @@ def test_deleted_ref_costs_a_sync_of_the_git_directory_only_where_git_has_packed
     writer.commit([RefUpdate(ref, None, oids[0])])
     writer.close()
     assert os.path.join(repository.common_dir, b"refs") in synced
-    assert (repository.common_dir in synced) == packed
+    assert (repository.common_dir in synced) == is_packed
     assert ref not in ws.out("for-each-ref", "--format=%(refname)").splitlines()

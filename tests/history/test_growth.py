@@ -11,7 +11,7 @@ import pytest
 
 from gitstate.format.archive import pending_archive, read_save
 from gitstate.format.find import resolve_save
-from gitstate.git import refs
+from gitstate.git import packed, refs
 from gitstate.git.command import Git
 from gitstate.git.opening import open_repository
 from gitstate.history import listing
@@ -94,13 +94,14 @@ def test_prune_reads_the_packed_refs_as_often_for_many_saves_as_for_two(
     ws: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = []
-    read_packed_refs = refs._read_packed_refs
+    read_packed = packed.read_packed
 
-    def read(*args: Any) -> Any:
+    def read(*args: Any, **named: Any) -> Any:
         reads.append(args)
-        return read_packed_refs(*args)
+        return read_packed(*args, **named)
 
-    monkeypatch.setattr(refs, "_read_packed_refs", read)
+    for module in (refs, packed):
+        monkeypatch.setattr(module, "read_packed", read)
     counts = []
     for count in (3, MANY):
         give_past(ws, count)
@@ -163,6 +164,22 @@ def test_recovery_opens_no_ref_of_a_long_past(pending: bool, ws: Workspace, tmp_
     assert "/gitstate/saves/" in trace.read_text()
     # The newest of the last day are read, for work that was destroyed before the save: `_READ` of them.
     assert len(opened) < MANY, opened
+
+
+@pytest.mark.skipif(why_not_strace() is not None, reason=str(why_not_strace()))
+def test_recovery_reads_the_packed_refs_once(ws: Workspace, tmp_path: Path) -> None:
+    """Of ten thousand saves they are a megabyte."""
+    give_past(ws, MANY)
+    ws.append("a.txt")
+    assert ws.save().exit_status == 0
+    ws.git("pack-refs", "--all")
+    trace, packed_refs = tmp_path / "trace", ws.git_dir / "packed-refs"
+    ws.cli_prefix = ("strace", "-qq", "-o", str(trace), "-P", str(packed_refs), "-e", "trace=read,openat")
+    assert ws.recover().exit_status == 0
+    lines = trace.read_text().splitlines()
+    reads = [line for line in lines if line.startswith("read(") and not line.endswith("= 0")]
+    # Once more in each of the two transactions, while git holds the locks on what is to move.
+    assert len(reads) <= 3 < len([line for line in lines if line.startswith("openat(")])
 
 
 def test_search_for_destroyed_work_waits_for_git_as_often_for_six_checkpoints_as_for_two(
