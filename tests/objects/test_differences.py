@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 from typing import TYPE_CHECKING
@@ -58,6 +59,51 @@ def test_random_trees_differ_as_git_says(ws: Workspace) -> None:
         found = TreeReader(reader).differences(pairs)
         assert found == [told_by_git(repository, *pair) for pair in pairs]
         assert any(found)
+
+
+def raw(records: dict[bytes, bytes]) -> bytes:
+    order = sorted(records, key=lambda name: name + b"/" * records[name].startswith(b"40000 "))
+    return b"".join(records[name] for name in order)
+
+
+@pytest.mark.parametrize("oid_bytes", [20, 32])
+def test_what_both_trees_have_is_passed_over(oid_bytes: int) -> None:
+    """Object ids of any bytes: NUL, and what looks like an entry, or the beginning of one."""
+    rng = random.Random(oid_bytes)
+    tricky = [b"\0" * oid_bytes, (b"100644 a\0" * 4)[:oid_bytes], (b" n1\0" * 9)[:oid_bytes]]
+
+    def record(name: bytes) -> bytes:
+        oid = rng.choice(tricky) if rng.random() < 0.3 else rng.randbytes(oid_bytes)
+        return rng.choice((b"100644", b"100755", b"40000")) + b" " + name + b"\0" + oid
+
+    for _ in range(300):
+        names = {b"n%d" % rng.randrange(60) + rng.choice((b"", b".", b"-x", b" y")) for _ in range(rng.randrange(90))}
+        old = {name: record(name) for name in names}
+        new = {name: entry for name, entry in old.items() if rng.random() < 0.95}
+        new |= {name: record(name) for name in names if rng.random() < rng.choice((0.02, 0.3))}
+        new |= {name: record(name) for name in (b"m", b"zz") if rng.random() < 0.2}
+        found = trees.differing_records(raw(old), raw(new), oid_bytes)
+        expected = {
+            name: (old.get(name, b""), new.get(name, b""))
+            for name in old.keys() | new.keys()
+            if old.get(name) != new.get(name)
+        }
+        # Where an object id looks like a name, git is asked.
+        assert found == expected or (found is None and any(b"\0" + oid in raw(old) + raw(new) for oid in tricky))
+
+
+def test_damaged_tree_is_not_compared() -> None:
+    entries = [b"100644 f%d\0" % number + os.urandom(20) for number in range(9)]
+    whole = b"".join(entries)
+    for cut in (1, 19, 20, 21, 25, len(whole) - 5):
+        for pair in ((whole, whole[:-cut]), (whole[:-cut], whole), (whole[:-cut], whole[:-cut] + b"x")):
+            with contextlib.suppress(ValueError):
+                found = trees.differing_records(*pair, 20)
+                assert cut % 29 == 0 or found is None, (cut, found)
+    twice = b"".join((*entries[:5], entries[2], *entries[5:]))
+    assert trees.differing_records(whole, twice, 20) is None
+    assert trees.differing_records(twice, twice[:-1] + bytes([twice[-1] ^ 1]), 20) is not None, "both have it twice"
+    assert trees.differing_records(b"", b"".join((*entries, *entries)), 20) is None
 
 
 @pytest.mark.parametrize("how", ["old mode", "name twice", "missing", "no tree", "too many", "too large"])
