@@ -10,9 +10,10 @@ from ..format.context import MAX_CONTEXT
 from ..format.names import conversation_ref, is_save_id, workspace_id
 from ..git import refs
 from ..git.refs import RefUpdate
+from ..objects.edit import edit_tree
 from ..objects.pack import PackWriter
 from ..objects.reader import ObjectReader, format_commit
-from ..objects.tree import DIRECTORY, REGULAR, Leaf, TreeReader, edit_tree
+from ..objects.tree import DIRECTORY, REGULAR, Leaf, TreeReader
 from ..system import files
 from ..system.jsonio import dumps, loads
 from ..system.stdlib import TYPE_CHECKING, Record, digest, suppress

@@ -19,9 +19,10 @@ from ..system import files
 from ..system.clock import Deadline
 from ..system.locks import lock
 from ..system.stdlib import TYPE_CHECKING, Record
+from .edit import edit_tree
 from .pack import PackWriter
 from .reader import ObjectReader, commit_head, format_commit
-from .tree import DIRECTORY, GITLINK, REGULAR, Leaf, TreeReader, edit_tree
+from .tree import DIRECTORY, GITLINK, REGULAR, Leaf, TreeReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

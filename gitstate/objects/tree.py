@@ -1,4 +1,4 @@
-"""Trees: read them, and build new ones from old ones by rewriting only the directories that change."""
+"""Trees: what they hold, and how two of them differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..system.stdlib import TYPE_CHECKING, Record
 from .reader import ObjectReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     #: Path → what the old and the new tree hold there; None where one lacks it.
     Difference = dict[bytes, tuple["Leaf | None", "Leaf | None"]]
@@ -35,27 +35,65 @@ class Leaf(Record):
 
 
 class Tree:
-    """One tree: `records` maps each name to its entry as git wrote it, which `get` parses and a new tree can reuse."""
+    """One tree, whose entries are looked for in its bytes: to make an object of each takes longer than all else.
 
-    __slots__ = ("_oid_bytes", "records", "size")
+    Where a name stands twice, as in no tree that git has made, the last one counts.
+    """
+
+    __slots__ = ("_data", "_ends", "_oid_bytes", "_places", "_records")
 
     def __init__(self, data: bytes, oid_bytes: int) -> None:
         """Raises ValueError where the raw tree object `data` is cut short."""
-        self.records: dict[bytes, bytes] = {}
-        self.size = len(data)
+        self._data = data
         self._oid_bytes = oid_bytes
-        place, end = 0, len(data)
+        #: Where the entries end.
+        self._ends: list[int] = []
+        #: Where the entries begin and end that were asked for; of too many an object is made of each.
+        self._places: dict[bytes, tuple[int, int]] = {}
+        self._records: dict[bytes, bytes] | None = None
+        place, end, after, found = 0, len(data), oid_bytes + 1, self._ends.append
         while place < end:
-            nul = data.index(b"\0", place)
-            after = nul + 1 + oid_bytes
-            self.records[data[data.index(b" ", place) + 1 : nul]] = data[place:after]
-            place = after
+            place = data.index(b"\0", place) + after
+            found(place)
         if place > end:
             raise ValueError("a tree is cut short")
 
+    @property
+    def records(self) -> dict[bytes, bytes]:
+        """Each entry as git wrote it, by its name."""
+        if self._records is None:
+            self._records, start, behind = {}, 0, -1 - self._oid_bytes
+            for end in self._ends:
+                record, start = self._data[start:end], end
+                self._records[record[record.index(b" ") + 1 : behind]] = record
+        return self._records
+
+    def record(self, name: bytes) -> bytes:
+        """The entry of this name as git wrote it; empty where there is none."""
+        if self._records is None and name not in self._places and len(self._places) < _FEW_NAMES:
+            self._places[name] = self._place(name)
+        if self._records is None and name in self._places:
+            start, end = self._places[name]
+            return self._data[start:end]
+        return self.records.get(name, b"")
+
+    def _place(self, name: bytes) -> tuple[int, int]:
+        """Where the entry of this name begins and ends; nowhere is 0, 0."""
+        wanted, at = b" %s\0" % name, len(self._data)
+        while (at := self._data.rfind(wanted, 0, at)) >= 0:
+            end = at + len(wanted) + self._oid_bytes
+            # It may as well stand in an object id, or be the end of a name with a space.
+            if end in self._ends:
+                number = self._ends.index(end)
+                start = self._ends[number - 1] if number else 0
+                if self._data.index(b" ", start) == at:
+                    return start, end
+            at += len(wanted) - 1
+        return 0, 0
+
     def get(self, name: bytes) -> Leaf | None:
         """The entry of this name; None where there is none."""
-        return _leaf(self.records.get(name, b""), self._oid_bytes)
+        return _leaf(self.record(name), self._oid_bytes)
 
     def leaves(self) -> dict[bytes, Leaf]:
         """All entries by name."""
@@ -63,10 +101,29 @@ class Tree:
 
     def names_once(self) -> bool:
         """Whether no two entries have the same name, as in every tree that git has made."""
-        return sum(map(len, self.records.values())) == self.size
+        return len(self.records) == len(self._ends)
+
+    def edited(self, edits: Mapping[bytes, bytes]) -> bytes:
+        """The raw tree with these entries, by their names, in the place of its own; an empty one stands for none."""
+        is_ordered = all(_sorts_alike(self.record(name), record) for name, record in edits.items())
+        if self._records is not None or not is_ordered:
+            records = {**self.records, **edits}
+            return b"".join(records.values()) if is_ordered else _format(records)
+        # Nothing but these entries changes: to sort a large tree takes longer than all else.
+        parts, at = [], 0
+        for (start, end), name in sorted((self._places[name], name) for name in edits):
+            parts += [self._data[at:start], edits[name]]
+            at = max(at, end)
+        return b"".join((*parts, self._data[at:]))
 
 
-def _record(name: bytes, leaf: Leaf) -> bytes:
+def _sorts_alike(old: bytes, new: bytes) -> bool:
+    """Whether an entry can take the place of another one of its name, or goes."""
+    return not new or (bool(old) and is_directory(old) == is_directory(new))
+
+
+def format_record(name: bytes, leaf: Leaf) -> bytes:
+    """An entry as git writes it."""
     return b"%o %s\0%s" % (leaf.mode, name, bytes.fromhex(leaf.oid))
 
 
@@ -75,14 +132,15 @@ def _leaf(record: bytes, oid_bytes: int) -> Leaf | None:
     return Leaf(int(record[: record.index(b" ")], 8), record[-oid_bytes:].hex()) if record else None
 
 
-def _is_directory(record: bytes) -> bool:
+def is_directory(record: bytes) -> bool:
+    """Whether an entry is a directory."""
     # Old versions of git wrote the mode with a leading zero.
     return record.startswith((b"40000 ", b"040000 "))
 
 
 def _format(records: Mapping[bytes, bytes]) -> bytes:
     """The raw tree object, in git's order: a directory sorts as if its name ended in a slash."""
-    order = sorted(records.items(), key=lambda item: item[0] + b"/" if _is_directory(item[1]) else item[0])
+    order = sorted(records.items(), key=lambda item: item[0] + b"/" if is_directory(item[1]) else item[0])
     return b"".join([record for _, record in order])
 
 
@@ -243,7 +301,7 @@ def _entry(data: bytes, at: int, oid_bytes: int) -> tuple[bytes, bytes, bytes]:
     if len(record) != nul + 1 + oid_bytes - at:
         raise ValueError("a tree is cut short")
     name = data[data.index(b" ", at) + 1 : nul]
-    return name + b"/" if _is_directory(record) else name, name, record
+    return name + b"/" if is_directory(record) else name, name, record
 
 
 def _names_once(data: bytes, names: Collection[bytes], oid_bytes: int) -> bool:
@@ -252,113 +310,6 @@ def _names_once(data: bytes, names: Collection[bytes], oid_bytes: int) -> bool:
         return Tree(data, oid_bytes).names_once()
     # What looks like one may be a part of another, or of an object id: then git is asked.
     return all(data.count(b" %s\0" % name) < 2 for name in names)
-
-
-class _Node:
-    """The changes at and below one directory entry."""
-
-    __slots__ = ("children", "leaf", "touched")
-
-    def __init__(self) -> None:
-        self.children: dict[bytes, _Node] = {}
-        self.leaf: Leaf | None = None
-        self.touched = False
-
-
-def edit_tree(
-    base: Oid | None, changes: Mapping[bytes, Leaf | None], trees: TreeReader, write: Callable[[str, bytes], Oid]
-) -> Oid:
-    """The tree `base` (None: the empty one) with each path of `changes` set, or removed where it is None.
-
-    A path that is set replaces a file or directory that is in its way, whatever the order of `changes`. New trees are
-    written by `write("tree", bytes)`, which returns their oids. Returns the root's oid. Raises MissingObject, GitError.
-    """
-    root = _Node()
-    for path, leaf in changes.items():
-        node = root
-        for name in path.split(b"/"):
-            node = node.children.setdefault(name, _Node())
-        node.leaf, node.touched = leaf, True
-    _preload(base, root, trees)
-    return _build(base, root, trees, write) or write("tree", b"")
-
-
-def _preload(base: Oid | None, root: _Node, trees: TreeReader) -> None:
-    level = [(base, root)]
-    while level:
-        trees.load(oid for oid, _ in level if oid is not None)
-        below: list[tuple[Oid | None, _Node]] = []
-        for oid, node in level:
-            if oid is None:
-                continue
-            tree = trees.tree(oid)
-            for name, child in node.children.items():
-                if child.children and (leaf := tree.get(name)) is not None and leaf.mode == DIRECTORY:
-                    below.append((leaf.oid, child))
-        level = below
-
-
-def _build(base: Oid | None, root: _Node, trees: TreeReader, write: Callable[[str, bytes], Oid]) -> Oid | None:
-    """Write the changed trees, the deepest first, without a recursion: a tree may be deeper than Python's stack."""
-    stack = [_Level(root, None if base is None else trees.tree(base), b"")]
-    while True:
-        level = stack[-1]
-        for name, child in level.left:
-            if level.set_leaf(name, child):
-                old = level.old_tree(name)
-                stack.append(_Level(child, None if old is None else trees.tree(old), name))
-                break
-        else:
-            stack.pop()
-            oid = write("tree", level.data()) if level.records else None
-            if not stack:
-                return oid
-            stack[-1].set_tree(level.name, oid)
-
-
-class _Level:
-    """One directory while its tree is built: the entries of its old tree, and the children that are left to do."""
-
-    __slots__ = ("is_ordered", "left", "name", "old", "records")
-
-    def __init__(self, node: _Node, old: Tree | None, name: bytes) -> None:
-        self.name = name
-        self.old = old
-        self.records = {} if old is None else dict(old.records)
-        self.left = iter(node.children.items())
-        #: Each entry took the place of one that sorts as it does: to sort a large tree takes longer than all else.
-        self.is_ordered = True
-
-    def data(self) -> bytes:
-        """The raw tree object."""
-        return b"".join(self.records.values()) if self.is_ordered else _format(self.records)
-
-    def old_tree(self, name: bytes) -> Oid | None:
-        """The old tree of this name; None where there was none."""
-        old = None if self.old is None else self.old.get(name)
-        return old.oid if old is not None and old.mode == DIRECTORY else None
-
-    def set_leaf(self, name: bytes, child: _Node) -> bool:
-        """Set or remove what the changes name here; returns whether they name anything below `name`."""
-        if child.touched and child.leaf is not None:
-            self._set(name, child.leaf)
-            return False
-        if child.touched and name in self.records and not _is_directory(self.records[name]):
-            del self.records[name]
-        return bool(child.children)
-
-    def set_tree(self, name: bytes, oid: Oid | None) -> None:
-        """Set the new tree of this name. Where it is empty an old one goes; a file that was not named stays."""
-        if oid is not None:
-            self._set(name, Leaf(DIRECTORY, oid))
-        elif self.old_tree(name) is not None:
-            del self.records[name]
-
-    def _set(self, name: bytes, leaf: Leaf) -> None:
-        old, new = self.records.get(name), _record(name, leaf)
-        if old is None or _is_directory(old) != _is_directory(new):
-            self.is_ordered = False
-        self.records[name] = new
 
 
 def parents_of(path: bytes) -> Iterator[bytes]:

@@ -16,8 +16,9 @@ from ..format.names import (
     workspace_id,
 )
 from ..git.index import kept_index
+from ..objects.edit import edit_tree
 from ..objects.reader import commit_head, format_commit
-from ..objects.tree import DIRECTORY, REGULAR, Leaf, Tree, TreeReader, edit_tree
+from ..objects.tree import DIRECTORY, REGULAR, Leaf, Tree, TreeReader
 from ..system import files
 from ..system.clock import now
 from ..system.jsonio import dumps

@@ -38,9 +38,10 @@ from ..git import refs
 from ..git.permitted import without_filters
 from ..git.refs import RefUpdate
 from ..git.repository import head_of, read_head
+from ..objects.edit import edit_tree
 from ..objects.pack import TooLate
 from ..objects.reader import LARGE, format_commit
-from ..objects.tree import DIRECTORY, REGULAR, Leaf, edit_tree
+from ..objects.tree import DIRECTORY, REGULAR, Leaf
 from ..system import files
 from ..system.clock import Deadline
 from ..system.jsonio import text_to_json

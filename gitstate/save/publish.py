@@ -19,10 +19,11 @@ from ..git import refs
 from ..git.index import kept_index, kept_indexes, link_or_copy
 from ..git.refs import RefUpdate, RefWriter
 from ..objects.durable import OthersToDisk
+from ..objects.edit import edit_tree
 from ..objects.notes import NotesRef, add_note
 from ..objects.pack import PackWriter
 from ..objects.reader import ObjectReader, commit_head
-from ..objects.tree import TreeReader, edit_tree
+from ..objects.tree import TreeReader
 from ..system import files
 from ..system.clock import now
 from ..system.jsonio import dumps, path_to_json

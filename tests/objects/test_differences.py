@@ -13,6 +13,7 @@ from gitstate.git.entries import diff_trees
 from gitstate.git.opening import open_repository
 from gitstate.git.repository import Repository
 from gitstate.objects import tree as trees
+from gitstate.objects.edit import edit_tree
 from gitstate.objects.reader import ObjectReader
 from gitstate.objects.tree import Leaf, TreeReader
 from tests.support.workspace import Workspace
@@ -144,4 +145,4 @@ def test_edited_tree_is_the_one_that_git_makes(ws: Workspace) -> None:
         old, new = random_tree(ws, rng, 1), random_tree(ws, rng, 1)
         changes = {path: leaf for path, (_, leaf) in told_by_git(repository, old, new).items()}
         with ObjectReader(repository.git) as reader:
-            assert trees.edit_tree(old, changes, TreeReader(reader), write) == new
+            assert edit_tree(old, changes, TreeReader(reader), write) == new
