@@ -326,7 +326,7 @@ class Checkout:
                 for path in unfiltered:
                     files.remove(os.path.join(self._repository.toplevel, self._prefix + path))
                 unfiltered += [path for path in self._unwritten(left) if path not in filters and path not in at_work]
-                self._start(unfiltered).communicate(_joined(unfiltered))
+                self._finish(self._start(unfiltered), unfiltered)
                 left = [path for path in self._unwritten(left) if path in filters]
                 continue
             left = self._unwritten(left)
@@ -340,9 +340,15 @@ class Checkout:
         return {**self._conversions.filters_of(paths), **self._conversions.filters_of(paths, cached=True)}
 
     def _write_bare(self, paths: Sequence[bytes], why: str) -> None:
-        self._start(paths, *self._repository.filters_off()).communicate(_joined(paths))
+        said = self._finish(self._start(paths, *self._repository.filters_off()), paths)
         top = quote(os.fsdecode(self._repository.toplevel))
         for path in paths:
+            if not self._is_there(path):
+                words = said.decode("utf-8", "replace").strip().splitlines()
+                self._failed.append(
+                    LeftOut(path, f"git could not write it: {words[-1] if words else why}"[:1000], True)
+                )
+                continue
             name = quote(os.fsdecode(path))
             full = quote(os.path.join(os.fsdecode(self._repository.toplevel), os.fsdecode(path)))
             command = f"rm -f {full} && git -C {top} checkout -- {name}"
@@ -374,18 +380,43 @@ class Checkout:
             return reached, self._size(paths[reached - 1]) if reached else 0
 
         try:
-            _, said = process.communicate(_joined(paths), idle=limit, progress=progress)
+            said = self._finish(process, paths, limit, progress)
         except OutOfTime:
             process.kill_all()
             process.wait()
             return True
         return limit is not None and b"ut of memory" in said and bool(self._unwritten(paths))
 
+    def _finish(
+        self,
+        process: Child,
+        paths: Sequence[bytes],
+        idle: float | None = None,
+        progress: Callable[[], object] | None = None,
+    ) -> bytes:
+        """Wait until git has written the paths, none of which was there; returns what it said. Raises OutOfTime.
+
+        Raises GitError where it could not bring all of a file to the disk, or was killed: it leaves what it has
+        written of that file, and nothing tells that from a whole one. Then none of them is there.
+        """
+        _, said = process.communicate(_joined(paths), idle=idle, progress=progress)
+        status = process.wait()
+        # Of a path that it does not write, as one that is unmerged, it says nothing either; but that one is not there.
+        is_silent = not said.strip() and not self._unwritten(paths)
+        if status < 0 or (status == 1 and (is_silent or any(words in said for words in _NOT_WRITTEN))):
+            for path in paths:
+                files.remove(os.path.join(self._repository.toplevel, self._prefix + path))
+            hint = f"df {quote(os.fsdecode(self._repository.toplevel))}; once it can be written: gitstate recover"
+            raise GitError(["checkout-index"], status, said or b"it could not write", hint=hint)
+        return said
+
     def _start(self, paths: Sequence[bytes], *options: str) -> Child:
         place = [b"--prefix=" + self._prefix] if self._prefix else []
         return self._git.start(*options, *_CHECKOUT, *place)
 
 
+#: What git says of a file that it has written in part: in one process, and in one of several (`checkout.workers`).
+_NOT_WRITTEN = (b"unable to write file", b"failed to write")
 _CHECKOUT = ("checkout-index", "-q", "-z", "--ignore-skip-worktree-bits", "--stdin")
 
 

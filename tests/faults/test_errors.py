@@ -190,7 +190,7 @@ SWEEPS: dict[str, tuple[State, tuple[str, ...], Lose | None, int]] = {
     "save-merge": (STATES["merge_conflict"], SAVE, None, 545),
     "checkpoint": (STATES["everything_at_once"], CHECKPOINT, None, 445),
     "recover": (RETYPED, RECOVER, undone, 1200),
-    "recover-only-git-left": (RETYPED, RECOVER, only_git_left, 1414),
+    "recover-only-git-left": (RETYPED, RECOVER, only_git_left, 1350),
 }
 
 

@@ -32,6 +32,7 @@ def build(ws: Workspace) -> None:
     ws.git("init", "-q", "-b", "main", ".")
     for number in range(20):
         ws.write(f"d{number % 4}/f{number}.txt", f"{number}\n" * 50)
+    ws.write("kept.bin", bytes(range(256)) * 300)
     ws.commit("base")
     ws.write("d0/f0.txt", "staged\n")
     ws.git("add", "d0/f0.txt")
@@ -116,13 +117,29 @@ def test_save_under_a_limit_is_whole_or_honest(name: str, tmp_path: Path) -> Non
     comes_back(ws, expected, whole_or_honest(ws, expected, run))
 
 
+def wiped(ws: Workspace, to: str | None) -> None:
+    ws.git("reset", "-q", "--hard", to or "HEAD")
+    ws.git("clean", "-ffdxq")
+
+
+def all_removed(ws: Workspace, to: str | None) -> None:
+    """Only the repository is left: git writes the files that the save does not hold."""
+    wiped(ws, to)
+    for path in ws.path.iterdir():
+        if path.name != ".git":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+LOSSES = {"wiped": wiped, "all removed": all_removed}
+
+
 @pytest.mark.faults
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", LIMITS)
-def test_recover_under_a_limit_is_whole_or_honest(name: str, tmp_path: Path) -> None:
+def test_recover_under_a_limit_is_whole_or_honest(name: str, loss: str, tmp_path: Path) -> None:
     ws, expected = workspace_in(tmp_path, tmp_path / "outside")
     assert ws.save().exit_status == 0
-    ws.git("reset", "-q", "--hard", expected.commit or "HEAD")
-    ws.git("clean", "-ffdxq")
+    LOSSES[loss](ws, expected.commit)
     run = run_limited(ws, LIMITS[name], "recover")
     is_honest(run)
     check_integrity(ws)
@@ -223,7 +240,7 @@ def release(filler: Path) -> None:
 #: What is left when the command starts: bytes, or inodes. Those that are marked are tried in an ordinary run.
 SPACE = [0, 8 << 10, 64 << 10, 256 << 10, 400 << 10, 700 << 10]
 INODES = [0, 1, 3, 6, 10, 16]
-ORDINARY = {("space", 0), ("space", 256 << 10), ("inodes", 3), ("inodes", 10)}
+ORDINARY = {("space", 0), ("space", 256 << 10), ("space", 400 << 10), ("inodes", 3), ("inodes", 10)}
 LEFT = [
     pytest.param(kind, left, marks=() if (kind, left) in ORDINARY else pytest.mark.slow)
     for kind, lefts in (("space", SPACE), ("inodes", INODES))
@@ -232,19 +249,18 @@ LEFT = [
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("command", ["save", "recover"])
+@pytest.mark.parametrize("command", ["save", *LOSSES])
 @pytest.mark.parametrize(("kind", "left"), LEFT)
 def test_full_disk_leaves_the_workspace_whole_or_is_reported(
     command: str, kind: str, left: int, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", "size=6m,nr_inodes=2000") as disk:
         ws, expected = workspace_in(disk, tmp_path / "outside")
-        if command == "recover":
+        if command in LOSSES:
             assert ws.save().exit_status == 0
-            ws.git("reset", "-q", "--hard", expected.commit or "HEAD")
-            ws.git("clean", "-ffdxq")
+            LOSSES[command](ws, expected.commit)
         filler = fill(disk, left) if kind == "space" else use_inodes(disk, left)
-        run = run_limited(ws, None, command)
+        run = run_limited(ws, None, "recover" if command in LOSSES else command)
         if command == "save":
             lost = whole_or_honest(ws, expected, run)
             release(filler)
