@@ -290,21 +290,38 @@ def read_refs_below(common_dir: bytes, *prefixes: str) -> list[dict[str, Oid]]:
 
 
 def _loose_refs(directory: bytes) -> dict[str, Oid]:
-    """The refs whose files are directly in a directory; empty texts where a file holds no object id."""
+    """The refs whose files are directly in a directory; empty texts where a file holds no object id. Raises OSError."""
     found = {}
     for name in _names_in(directory):
-        data = read_limited(os.path.join(directory, name), 256)
-        if data is not None and not name.endswith(b".lock"):
+        if name.endswith(b".lock"):
+            continue
+        path = os.path.join(directory, name)
+        data = read_limited(path, 256)
+        if data is None and _is_hidden(path):
+            data = read_limited(path, 256)
+        if data is not None:
             value = data.strip().decode("latin-1")
             found[os.fsdecode(name)] = value if is_oid(value) else ""
     return found
 
 
+def _is_hidden(path: bytes) -> bool:
+    """Whether the file of a ref was there, and could not be read. Raises OSError where that is so still."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+            # Packed since, a link or a socket.
+            return False
+        raise
+    return True
+
+
 def _names_in(directory: bytes) -> list[bytes]:
-    """The names in a directory; none where it can't be read."""
+    """The names in a directory; none where there is none. Raises OSError: a save in it must not be taken for absent."""
     try:
         return os.listdir(directory)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
