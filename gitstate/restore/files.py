@@ -185,7 +185,12 @@ class FileRecovery:
         return self._try(target, lambda: self._stage(target, staged))
 
     def _place(self, choice: Choice, temporary: bytes | None) -> None:
-        self._try(choice.target, lambda: self._write(choice.target, choice.seen, temporary))
+        is_done = False
+        try:
+            is_done = self._try(choice.target, lambda: self._write(choice.target, choice.seen, temporary))
+        finally:
+            if temporary is not None and not is_done:
+                self._disk.discard(temporary)
 
     def _try(self, target: Target, act: Callable[[], None]) -> bool:
         """Whether `act`, which writes or deletes at a path, has done so; else it is noted why not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.states import STATES, make
+from tests.support.patched import patched
 from tests.support.repositories import Templates, three_files
 from tests.support.small import done, empty, kept_somewhere, mode, recover, save
 from tests.support.workspace import Workspace
@@ -32,6 +34,23 @@ def test_kept_ignored_file_survives_overwrite(ws: Workspace) -> None:
     recover(ws, "--overwrite")
     assert kept_somewhere(ws, b"s2-precious") or ws.read("k.env") == b"s2-precious\n"
     assert os.path.exists(ws.at("k.env"))
+
+
+#: A directory that is in use, as a mount point is.
+BUSY = "import gitstate.workspace.files as places\nplaces.Worktree.remove_directory = lambda self, path: False\n"
+
+
+def test_directory_that_can_not_go_leaves_no_temporary_file(ws: Workspace) -> None:
+    ws.write("a", "edited\n")
+    ws.write("new", "new\n")
+    save(ws)
+    ws.git("reset", "-q", "--hard", "HEAD~1")
+    ws.mkdir("new")
+    run = patched(ws, BUSY, "recover", "--json")
+    (found,) = json.loads(run.stdout)["workspaces"]
+    assert [item["path"] for item in found["kept"]] == ["new"]
+    assert [path.name for path in (ws.git_dir / "gitstate").iterdir() if path.name.startswith("write-")] == []
+    assert ws.read("a") == b"edited\n"
 
 
 @pytest.mark.parametrize("command", ["restore", "recover"])
