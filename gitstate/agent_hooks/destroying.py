@@ -6,6 +6,8 @@ and `sed -i` write what comes next, and count as edits; a redirection (`> file`)
 
 from __future__ import annotations
 
+from itertools import islice
+
 from ..system.stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ _LONGEST, _DEEPEST = 1 << 18, 8
 _NESTED = 64
 #: Of one simple command no more words are looked at, and of `find` no more commands.
 _WORDS, _COMMANDS = 1_000, 10
+#: No more words are taken for paths.
+_PATHS = 20_000
 
 _VERBS = frozenset(("rm", "unlink", "shred", "srm", "wipe", "truncate", "mv"))
 _SHELLS = frozenset(("su", "sh", "bash", "dash", "zsh", "ksh", "ash", "fish"))
@@ -67,6 +71,38 @@ def emptied(command: str) -> list[str]:
             places.append(words[1].removesuffix("/") + "/")
         found += [place + target for target in targets if target for place in places]
     return found[:_WORDS]
+
+
+def named_paths(command: str) -> list[str]:
+    """The paths that a command line may name, also below where it goes.
+
+    Any word may be a path up to the directory that a pattern or a variable stands in, or have one as its value.
+    """
+    return list(dict.fromkeys(islice(_named(command[:_LONGEST], 0), _PATHS)))
+
+
+def _named(text: str, depth: int) -> Iterator[str]:
+    places = [""]
+    for words in _simple_commands(text):
+        words = words[:_WORDS]
+        for word in words:
+            if depth < _DEEPEST and any(char.isspace() for char in word):
+                # The command of another shell, as a rule.
+                yield from (_join(place, path) for path in _named(word, depth + 1) for place in places)
+            for path in {word, word.rpartition("=")[2]}:
+                yield from (_join(place, _fixed_part(path)) for place in places)
+        if len(words) > 1 and words[0] in ("cd", "pushd") and len(places) < _COMMANDS:
+            places.append(_join(places[-1], _fixed_part(words[1])))
+
+
+def _join(place: str, path: str) -> str:
+    return path if path.startswith(("/", "~")) or not place else f"{place.rstrip('/') or '/'}/{path}"
+
+
+def _fixed_part(path: str) -> str:
+    """A path up to the directory that a pattern or a variable stands in."""
+    end = next((place for place, char in enumerate(path) if char in "*?[{$"), None)
+    return path if end is None else path[:end].rpartition("/")[0] or ("/" if path.startswith("/") else "")
 
 
 def _destroys(text: str, depth: int) -> bool:

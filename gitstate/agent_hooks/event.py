@@ -87,8 +87,8 @@ def parse_event(value: Mapping[str, Json], keys: Payload) -> EventData:
     )
 
 
-def destroying_tool(value: Mapping[str, Json], directory: str) -> bool:
-    """Whether the tool that an event announces is a shell command that destroys files; it runs in this directory."""
+def destroying_command(value: Mapping[str, Json], directory: str) -> str | None:
+    """The shell command that an event announces, if it destroys files; else None. It runs in this directory."""
     from .destroying import destroys, emptied
 
     told = value.get("tool_input")
@@ -97,8 +97,9 @@ def destroying_tool(value: Mapping[str, Json], directory: str) -> bool:
         # The words of an argv; of `bash -lc TEXT` the text counts.
         command = " ; ".join(word for word in command if isinstance(word, str))
     if not isinstance(command, str):
-        return False
-    return destroys(command) or any(_has_content(os.path.join(directory, path)) for path in emptied(command))
+        return None
+    is_one = destroys(command) or any(_has_content(os.path.join(directory, path)) for path in emptied(command))
+    return command if is_one else None
 
 
 def _has_content(path: str) -> bool:

@@ -18,6 +18,7 @@ from ..git.opening import open_repository
 from ..git.repository import Repository, read_head
 from ..orders.events import queued_events
 from ..system import process
+from ..system.clock import Deadline
 from ..system.forkpool import in_background
 from ..system.jsonio import Json, text_to_json
 from ..system.process import Process
@@ -38,7 +39,7 @@ from ..workspace.live_context import (
 from ..workspace.settings import OF_SAVE, number, with_defaults
 from .background import failed, has_work, in_order, take_before, take_now, work
 from .command_line import argv_values, session_mark
-from .event import EventData, context_values, destroying_tool, event_of, parse_event, read_event, removed_worktree
+from .event import EventData, context_values, destroying_command, event_of, parse_event, read_event, removed_worktree
 from .memory import (
     CHECKPOINT_AT_ONCE,
     HookMemory,
@@ -112,12 +113,23 @@ def _before(event: HookEvent, value: Mapping[str, Json], data: EventData) -> Non
 
     The agent waits for it, until the deadline of the event. The context stays as it is: the tool has not run.
     """
-    if event.meaning == "before_tool" and not destroying_tool(value, data.directory or os.getcwd()):
+    directory = data.directory or os.getcwd()
+    command = destroying_command(value, directory) if event.meaning == "before_tool" else None
+    if event.meaning == "before_tool" and command is None:
         return
     place = removed_worktree(value) if event.meaning == "worktree_end" else None
-    repository = _opened(place or data.directory or os.getcwd())
-    if repository is not None:
-        take_before(repository, event)
+    repository = _opened(place or directory)
+    if repository is None:
+        return
+    deadline = Deadline(event.deadline or event.timeout)
+    if command is not None:
+        from .threatened import threatened_worktrees
+
+        for top in threatened_worktrees(repository, command, directory):
+            other = _opened(os.fsdecode(top))
+            if other is not None:
+                take_before(other, event, deadline.part(2 / 3))
+    take_before(repository, event, deadline)
 
 
 def run_queue() -> None:
