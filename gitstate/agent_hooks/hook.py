@@ -226,7 +226,7 @@ def _handle(
 
 
 def is_inside(repository: Repository, owner: Process | None, data: EventData) -> bool:
-    """Whether an event is of a session that another one has started: `claude -p`, `codex exec` in an agent's shell.
+    """Whether an event is of a session that another one has started, as by a command in an agent's shell.
 
     The context stays that of the session around it, which is the one to be continued, and goes on when this one ends.
     """
