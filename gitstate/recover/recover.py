@@ -109,6 +109,10 @@ def _recover_waiting(workspace: Workspace, others: Collection[str], request: Rec
     if not facts.damage:
         facts = facts._replace(disk=compare_with_checkpoint(workspace, facts))
     verdict = decide(facts)
+    if verdict.verdict == "nothing" and verdict.hint is None and not (request.depth or request.waiting_only):
+        from .gone import with_gone
+
+        verdict = with_gone(verdict, workspace, facts)
     facts = with_checkpoint(facts, verdict)
     clears = verdict.clears_locks and not request.dry_run
     cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()
