@@ -85,5 +85,8 @@ def test_it_is_not_offered_where_somebody_has_worked_since(ws: Workspace, there:
 
 def test_damaged_checkpoint_of_another_workspace_is_in_nobodys_way(ws: Workspace, there: Path) -> None:
     removed(ws, there)
-    ws.git("update-ref", "refs/gitstate/checkpoints/gone-000000000000", "HEAD")
+    newer = {"GIT_COMMITTER_DATE": "4000000000 +0000"}
+    for number, commit in enumerate(("HEAD", "side")):
+        oid = ws.git("commit-tree", f"{commit}^{{tree}}", "-m", f"no save {number}", env=newer).decode().strip()
+        ws.git("update-ref", f"refs/gitstate/checkpoints/gone-{number:012}", oid)
     assert made_anew(ws, there)["hint"] is not None
