@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from gitstate.agent_hooks.destroying import destroys, emptied, named_paths
+from gitstate.agent_hooks.destroying import checked_out, destroys, emptied, named_paths
 from gitstate.agents.registry import all_agents
 from tests.support.agents import Started, keeper_pid, keepers, members, wait_until
 from tests.support.workspace import GITSTATE, Workspace
@@ -60,6 +60,8 @@ DESTROYING = (
     "git switch -f main",
     "git switch --discard-changes main",
     "git worktree remove --force x",
+    "git submodule foreach git reset --hard",
+    "git submodule foreach --recursive 'git clean -fdx'",
     "git rm a",
     "git rebase --abort",
     "git merge --abort",
@@ -93,6 +95,8 @@ HARMLESS = (
     "git stash pop",
     "git switch main",
     "git worktree add x",
+    "git submodule foreach git status",
+    "git submodule foreach",
     "git rm --cached a",
     "git commit -m 'rm a; git reset --hard'",
     "grep -r rm .",
@@ -154,6 +158,7 @@ def test_hostile_command_is_answered(part: str) -> None:
     destroys(part * ((1 << 20) // len(part)))
     emptied(part * ((1 << 20) // len(part)))
     named_paths(part * ((1 << 20) // len(part)))
+    checked_out(part * ((1 << 20) // len(part)))
     assert time.process_time() - begun < 20
 
 
@@ -231,6 +236,33 @@ def test_harmless_command_brings_no_checkpoint(repo: Workspace) -> None:
     event(repo, "PreToolUse", tool_name="Bash", tool_input=["rm"])
     event(repo, "PreToolUse", tool_name="Bash")
     assert not repo.git("for-each-ref", "refs/gitstate/checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("command", "paths"),
+    [
+        ("git checkout Makefile", ["Makefile"]),
+        ("cd d && git checkout src", ["src", "d/src"]),
+        ("git -C d --no-pager checkout src", ["src", "d/src"]),
+        ("git checkout -b src", []),
+        ("git checkout", []),
+        ("git", []),
+        ("echo checkout src", []),
+    ],
+)
+def test_what_git_checkout_may_take_for_a_path(command: str, paths: list[str]) -> None:
+    assert checked_out(command) == paths
+
+
+@pytest.mark.parametrize("name", ["Makefile", "src"])
+def test_checkout_of_a_path_without_an_ending_brings_a_checkpoint(repo: Workspace, name: str) -> None:
+    event(repo, "PreToolUse", tool_name="Bash", tool_input={"command": f"git checkout {name}"})
+    repo.write("new.txt", "precious")
+    assert not repo.git("for-each-ref", "refs/gitstate/checkpoints")
+    repo.write("Makefile", "all:")
+    repo.write("src/a.txt", "a")
+    event(repo, "PreToolUse", tool_name="Bash", tool_input={"command": f"git checkout {name}"})
+    assert checkpoint_holds(repo, "precious")
 
 
 @pytest.mark.parametrize(
