@@ -39,6 +39,7 @@ fi
 : "${_gitstate_owner=}"    # the process whose traps are ours: this shell, or a subshell
 : "${_gitstate_place=}"    # the directory in which the task began
 : "${_gitstate_begun=}"    # not empty: something is under way that an end has to save or finish
+: "${_gitstate_around=}"   # not empty: this is a subshell, and that is under way in the shell around it too
 : "${_gitstate_child=}"    # the supervisor that is waited for; "starting" while its number is not known yet
 : "${_gitstate_before=}"   # the last background process before that one
 : "${_gitstate_status=0}"  # how it ended
@@ -67,7 +68,7 @@ gitstate_begin() {
     _gitstate_pairs=()
     return "$1"
   }
-  _gitstate_pairs=() _gitstate_begun=1
+  _gitstate_pairs=() _gitstate_begun=1 _gitstate_around=
 }
 
 # gitstate_stage NAME: record how far the task is.
@@ -181,6 +182,8 @@ _gitstate_arm() {
   [ -z "$_gitstate_signal$_gitstate_ended" ] || return 0
   _gitstate_look_for_subshell
   if [ "$_gitstate_pid" != "$_gitstate_owner" ]; then
+    # The shell that has begun a task goes on with it after a subshell: `gitstate_run … | tee log`.
+    _gitstate_around=${_gitstate_owner:+$_gitstate_begun}
     _gitstate_owner=$_gitstate_pid _gitstate_child=''
     _gitstate_armed=()
     _gitstate_trap_0='' _gitstate_trap_1='' _gitstate_trap_2='' _gitstate_trap_3='' _gitstate_trap_15=''
@@ -264,7 +267,7 @@ _gitstate_leaving() {
   _gitstate_ignore_signals
   _gitstate_ended=1
   case $1:${_gitstate_begun:+begun} in
-    0:begun) _gitstate_finish --keep-save || : ;;
+    0:begun) [ -n "$_gitstate_around" ] || _gitstate_finish --keep-save || : ;;
     *:begun) _gitstate_save --exit-code "$1" || : ;;
   esac
   _gitstate_disarm
