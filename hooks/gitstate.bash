@@ -39,6 +39,8 @@ fi
 : "${_gitstate_owner=}"    # the process whose traps are ours: this shell, or a subshell
 : "${_gitstate_place=}"    # the directory in which the task began
 : "${_gitstate_begun=}"    # not empty: something is under way that an end has to save or finish
+: "${_gitstate_holder=}"   # the shell that goes on with it after a subshell has ended; empty: the owner
+: "${_gitstate_around=}"   # not empty: this is a subshell, and that is under way in the shell around it too
 : "${_gitstate_child=}"    # the supervisor that is waited for; "starting" while its number is not known yet
 : "${_gitstate_before=}"   # the last background process before that one
 : "${_gitstate_status=0}"  # how it ended
@@ -67,7 +69,7 @@ gitstate_begin() {
     _gitstate_pairs=()
     return "$1"
   }
-  _gitstate_pairs=() _gitstate_begun=1
+  _gitstate_pairs=() _gitstate_begun=1 _gitstate_around='' _gitstate_holder=$_gitstate_owner
 }
 
 # gitstate_stage NAME: record how far the task is.
@@ -87,7 +89,7 @@ gitstate_run() {
   local _gitstate_monitor=
   _gitstate_arm
   _gitstate_begun=1
-  _gitstate_command run --owner-pid "$_gitstate_owner" -- "$@"
+  _gitstate_command run --owner-pid "${_gitstate_holder:-$_gitstate_owner}" -- "$@"
   # In the background, because bash runs a trap only between two commands, but `wait` returns at once. In this process
   # group and with this stdin, so that the terminal stays the agent's: job control and `&` would take them away.
   case $- in *m*) _gitstate_monitor=1; set +m ;; esac
@@ -181,6 +183,10 @@ _gitstate_arm() {
   [ -z "$_gitstate_signal$_gitstate_ended" ] || return 0
   _gitstate_look_for_subshell
   if [ "$_gitstate_pid" != "$_gitstate_owner" ]; then
+    # The shell that has begun a task goes on with it after a subshell: `gitstate_run … | tee log`.
+    _gitstate_around=${_gitstate_owner:+$_gitstate_begun}
+    [ -n "$_gitstate_around" ] || _gitstate_holder='' _gitstate_owner=$_gitstate_pid
+    _gitstate_holder=${_gitstate_holder:-$_gitstate_owner}
     _gitstate_owner=$_gitstate_pid _gitstate_child=''
     _gitstate_armed=()
     _gitstate_trap_0='' _gitstate_trap_1='' _gitstate_trap_2='' _gitstate_trap_3='' _gitstate_trap_15=''
@@ -263,7 +269,8 @@ _gitstate_leaving() {
   [ -z "$_gitstate_ended" ] || return "$1"
   _gitstate_ignore_signals
   _gitstate_ended=1
-  case $1:${_gitstate_begun:+begun} in
+  case $1:${_gitstate_begun:+begun}${_gitstate_around:+ around} in
+    *around) ;; # that shell goes on, or ends for its own part
     0:begun) _gitstate_finish --keep-save || : ;;
     *:begun) _gitstate_save --exit-code "$1" || : ;;
   esac
@@ -543,7 +550,7 @@ fi
 # --------------------------------------------------------------------------------------------------------------------
 
 _gitstate_save() {
-  _gitstate_command save --owner-pid "${_gitstate_owner:-$$}" "$@"
+  _gitstate_command save --owner-pid "${_gitstate_holder:-${_gitstate_owner:-$$}}" "$@"
   "${_gitstate_argv[@]}" >/dev/null
 }
 

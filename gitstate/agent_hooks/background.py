@@ -191,16 +191,18 @@ def take_now(repository: Repository, values: Mapping[str, str], deadline: float 
         take(repository, memory.events, values, deadline, wait)
 
 
-def take_before(repository: Repository, event: HookEvent) -> None:
+def take_before(repository: Repository, event: HookEvent, deadline: Deadline) -> None:
     """Files are about to be destroyed: return when the checkpoint is durable, by the keeper or by this process."""
-    wait = (event.deadline or event.timeout) / 2
-    if _has_keeper(repository) and order_checkpoint(repository.own, at_once=True, waits=wait):
+    left = deadline.left()
+    if _has_keeper(repository) and order_checkpoint(repository.own, at_once=True, waits=left / 2):
         return
     from ..save.request import SaveRequest
     from ..save.save import save
 
     try:
-        save(repository.toplevel, SaveRequest(kind="checkpoint", deadline=event.deadline, wait=wait))
+        if deadline.passed():
+            raise TryAgain("no time was left, other worktrees took it")
+        save(repository.toplevel, SaveRequest(kind="checkpoint", deadline=left, wait=left / 2))
     except (GitstateError, OSError, ValueError) as error:
         problem = text_to_json(f"{event.name}: {words_of(error)}")[:300]
         change_memory(repository, lambda memory: failed(memory, problem))

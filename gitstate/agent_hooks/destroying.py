@@ -6,6 +6,8 @@ and `sed -i` write what comes next, and count as edits; a redirection (`> file`)
 
 from __future__ import annotations
 
+from itertools import islice, pairwise
+
 from ..system.stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ _LONGEST, _DEEPEST = 1 << 18, 8
 _NESTED = 64
 #: Of one simple command no more words are looked at, and of `find` no more commands.
 _WORDS, _COMMANDS = 1_000, 10
+#: No more words are taken for paths.
+_PATHS = 20_000
 
 _VERBS = frozenset(("rm", "unlink", "shred", "srm", "wipe", "truncate", "mv"))
 _SHELLS = frozenset(("su", "sh", "bash", "dash", "zsh", "ksh", "ash", "fish"))
@@ -54,19 +58,71 @@ def _mentions(text: str) -> bool:
 def emptied(command: str) -> list[str]:
     """The files that redirections of a command line empty, as they are named there; also below where it goes first."""
     found: list[str] = []
-    places = [""]
-    for words in _simple_commands(command[:_LONGEST]):
-        words = words[:_WORDS]
+    for words, places in _commands_and_places(command):
         targets: list[str] = []
         for place, word in enumerate(words):
             _, arrow, target = word.partition(">")
             if not arrow or target.startswith((">", "&", "(")):
                 continue
             targets.append(target or (words[place + 1] if place + 1 < len(words) else ""))
-        if len(words) > 1 and words[0] == "cd" and len(places) < _COMMANDS:
-            places.append(words[1].removesuffix("/") + "/")
         found += [place + target for target in targets if target for place in places]
     return found[:_WORDS]
+
+
+def checked_out(command: str) -> list[str]:
+    """What `git checkout` is given that may be a branch or a path, as `emptied` names it: git looks which it is."""
+    found: list[str] = []
+    for words, places in _commands_and_places(command):
+        if "git" not in words:
+            continue
+        arguments = words[words.index("git") + 1 :]
+        verb, rest = _verb_of_git(arguments)
+        if verb == "checkout" and len(rest) == 1:
+            there = [after.rstrip("/") + "/" for word, after in pairwise(arguments) if word == "-C"]
+            found += [place + below + rest[0] for below in ("", *there) for place in places]
+    return found[:_WORDS]
+
+
+def _commands_and_places(command: str) -> Iterator[tuple[list[str], list[str]]]:
+    """The words of each simple command, and the places it may be in: where the line begins, and where it goes first."""
+    places = [""]
+    for words in _simple_commands(command[:_LONGEST]):
+        words = words[:_WORDS]
+        if len(words) > 1 and words[0] == "cd" and len(places) < _COMMANDS:
+            places.append(words[1].removesuffix("/") + "/")
+        yield words, places
+
+
+def named_paths(command: str) -> list[str]:
+    """The paths that a command line may name, also below where it goes.
+
+    Any word may be a path up to the directory that a pattern or a variable stands in, or have one as its value.
+    """
+    return list(dict.fromkeys(islice(_named(command[:_LONGEST], 0), _PATHS)))
+
+
+def _named(text: str, depth: int) -> Iterator[str]:
+    places = [""]
+    for words in _simple_commands(text):
+        words = words[:_WORDS]
+        for word in words:
+            if depth < _DEEPEST and any(char.isspace() for char in word):
+                # The command of another shell, as a rule.
+                yield from (_join(place, path) for path in _named(word, depth + 1) for place in places)
+            for path in {word, word.rpartition("=")[2]}:
+                yield from (_join(place, _fixed_part(path)) for place in places)
+        if len(words) > 1 and words[0] in ("cd", "pushd") and len(places) < _COMMANDS:
+            places.append(_join(places[-1], _fixed_part(words[1])))
+
+
+def _join(place: str, path: str) -> str:
+    return path if path.startswith(("/", "~")) or not place else f"{place.rstrip('/') or '/'}/{path}"
+
+
+def _fixed_part(path: str) -> str:
+    """A path up to the directory that a pattern or a variable stands in."""
+    end = next((place for place, char in enumerate(path) if char in "*?[{$"), None)
+    return path if end is None else path[:end].rpartition("/")[0] or ("/" if path.startswith("/") else "")
 
 
 def _destroys(text: str, depth: int) -> bool:
@@ -177,7 +233,7 @@ def _is_command(words: Sequence[str], depth: int) -> bool:
     if name == "eval":
         return depth < _DEEPEST and _destroys(" ".join(arguments), depth + 1)
     if name == "git":
-        return _is_destroying_git(arguments)
+        return _is_destroying_git(arguments, depth)
     if name == "find":
         places = [place for place, word in enumerate(arguments) if word in _FIND_RUNS][:_COMMANDS]
         runs = depth < _DEEPEST and any(_is_destroying(arguments[place + 1 :][:8], depth + 4) for place in places)
@@ -206,13 +262,16 @@ _GIT_VALUED = ("-C", "-c", "--git-dir", "--work-tree", "--namespace", "--exec-pa
 _STASH_KEEPS = ("list", "show", "apply", "pop", "branch", "create", "store")
 
 
-def _is_destroying_git(arguments: Sequence[str]) -> bool:
+def _verb_of_git(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The command of git in the words behind `git`, and what it is given; an empty one where there is none."""
     place = 0
     while place < len(arguments) and arguments[place].startswith("-"):
         place += 2 if arguments[place] in _GIT_VALUED else 1
-    if place >= len(arguments):
-        return False
-    verb, rest = arguments[place], list(arguments[place + 1 :])
+    return (arguments[place], list(arguments[place + 1 :])) if place < len(arguments) else ("", [])
+
+
+def _is_destroying_git(arguments: Sequence[str], depth: int) -> bool:
+    verb, rest = _verb_of_git(arguments)
     options = {word.partition("=")[0] for word in rest if word.startswith("-")}
     short = "".join(word[1:] for word in options if word[1:2] != "-")
     plain = [word for word in rest if not word.startswith("-")]
@@ -242,6 +301,11 @@ def _is_destroying_git(arguments: Sequence[str]) -> bool:
         return "u" in short or "f" in short or bool({"--reset", "--force"} & options)
     if verb in ("merge", "rebase", "cherry-pick", "revert", "am"):
         return bool({"--abort", "--quit", "--skip"} & options)
+    if verb == "submodule" and plain[:1] == ["foreach"]:
+        told = rest[rest.index("foreach") + 1 :]
+        while told and told[0].startswith("-"):
+            del told[0]
+        return depth < _DEEPEST and _destroys(" ".join(told), depth + 1)
     if verb == "submodule":
         return plain[:1] in (["deinit"], ["update"]) and ("f" in short or "--force" in options)
     return False

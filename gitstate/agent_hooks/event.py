@@ -87,9 +87,9 @@ def parse_event(value: Mapping[str, Json], keys: Payload) -> EventData:
     )
 
 
-def destroying_tool(value: Mapping[str, Json], directory: str) -> bool:
-    """Whether the tool that an event announces is a shell command that destroys files; it runs in this directory."""
-    from .destroying import destroys, emptied
+def destroying_command(value: Mapping[str, Json], directory: str) -> str | None:
+    """The shell command that an event announces, if it destroys files; else None. It runs in this directory."""
+    from .destroying import checked_out, destroys, emptied
 
     told = value.get("tool_input")
     command = None if not isinstance(told, dict) else told.get("command", told.get("cmd"))
@@ -97,8 +97,17 @@ def destroying_tool(value: Mapping[str, Json], directory: str) -> bool:
         # The words of an argv; of `bash -lc TEXT` the text counts.
         command = " ; ".join(word for word in command if isinstance(word, str))
     if not isinstance(command, str):
+        return None
+    if destroys(command) or any(_has_content(os.path.join(directory, path)) for path in emptied(command)):
+        return command
+    return command if any(_exists(os.path.join(directory, path)) for path in checked_out(command)) else None
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.lexists(path)
+    except ValueError:
         return False
-    return destroys(command) or any(_has_content(os.path.join(directory, path)) for path in emptied(command))
 
 
 def _has_content(path: str) -> bool:

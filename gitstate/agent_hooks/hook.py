@@ -18,8 +18,10 @@ from ..git.opening import open_repository
 from ..git.repository import Repository, read_head
 from ..orders.events import queued_events
 from ..system import process
+from ..system.clock import Deadline
 from ..system.forkpool import in_background
 from ..system.jsonio import Json, text_to_json
+from ..system.process import Process
 from ..system.stdlib import TYPE_CHECKING
 from ..system.terminal import say
 from ..workspace import lease
@@ -37,7 +39,7 @@ from ..workspace.live_context import (
 from ..workspace.settings import OF_SAVE, number, with_defaults
 from .background import failed, has_work, in_order, take_before, take_now, work
 from .command_line import argv_values, session_mark
-from .event import EventData, context_values, destroying_tool, event_of, parse_event, read_event, removed_worktree
+from .event import EventData, context_values, destroying_command, event_of, parse_event, read_event, removed_worktree
 from .memory import (
     CHECKPOINT_AT_ONCE,
     HookMemory,
@@ -90,10 +92,15 @@ def run(agent_name: str, safe: Callable[[str], str]) -> str:
     repository = _opened(data.directory or os.getcwd())
     if repository is None:
         return ""
-    values = context_values(agent, data)
     with in_order(repository):
         _handle_queue(repository)
-        answer = _handle(repository, agent, data, value, safe)
+        owner = session_owner(agent)
+        is_guest = is_inside(repository, owner, data)
+        values = {} if is_guest else context_values(agent, data)
+        if is_guest:
+            answer = _handle_guest(repository, agent, data, safe)
+        else:
+            answer = _handle(repository, agent, data, value, owner, safe)
     if event is not None and event.meaning == "session_end":
         take_now(repository, values, event.deadline, (event.deadline or event.timeout) / 2)
     elif has_work(repository):
@@ -106,12 +113,23 @@ def _before(event: HookEvent, value: Mapping[str, Json], data: EventData) -> Non
 
     The agent waits for it, until the deadline of the event. The context stays as it is: the tool has not run.
     """
-    if event.meaning == "before_tool" and not destroying_tool(value, data.directory or os.getcwd()):
+    directory = data.directory or os.getcwd()
+    command = destroying_command(value, directory) if event.meaning == "before_tool" else None
+    if event.meaning == "before_tool" and command is None:
         return
     place = removed_worktree(value) if event.meaning == "worktree_end" else None
-    repository = _opened(place or data.directory or os.getcwd())
-    if repository is not None:
-        take_before(repository, event)
+    repository = _opened(place or directory)
+    if repository is None:
+        return
+    deadline = Deadline(event.deadline or event.timeout)
+    if command is not None:
+        from .threatened import threatened_worktrees
+
+        for top in threatened_worktrees(repository, command, directory):
+            other = _opened(os.fsdecode(top))
+            if other is not None:
+                take_before(other, event, deadline.part(2 / 3))
+    take_before(repository, event, deadline)
 
 
 def run_queue() -> None:
@@ -148,7 +166,7 @@ def _handle_queue(repository: Repository) -> Mapping[str, str]:
             value = event_of(text)
             data = parse_event(value, agent.payload)
             values = context_values(agent, data)
-            _handle(repository, agent, data, value)
+            _handle(repository, agent, data, value, None)
     return values
 
 
@@ -157,9 +175,13 @@ def _handle(
     agent: Agent,
     data: EventData,
     value: Mapping[str, Json],
+    owner: Process | None,
     safe: Callable[[str], str] | None = None,
 ) -> str:
-    """Turn, owner, context and memory after an event; returns the answer. `safe` is None for a queued one."""
+    """Turn, owner, context and memory after an event; returns the answer.
+
+    `owner` is the agent's process, where one can be told. `safe` is None for a queued event.
+    """
     memory = read_memory(repository)
     answer = ""
     try:
@@ -167,25 +189,25 @@ def _handle(
         event = agent.event(data.name)
         meaning = None if event is None else event.meaning
         memory = _note_turn(repository, agent, meaning, memory, value)
-        if safe is not None:
-            keep_owner(repository, agent, meaning)
+        is_shared = safe is not None and keep_owner(repository, agent, meaning, owner)
         pending = _pending(repository)
         if pending is None and not (safe is None and _has_ended(repository, data)):
             ends = meaning == "session_end" or (meaning == "turn_end" and not agent.ends_sessions)
             if safe is not None:
                 live, _ = read_live_context(repository)
                 values |= argv_values(agent, data, live, begins=meaning == "session_start")
-            keep_context(repository, values, meaning, ends=ends)
+            keep_context(repository, values, meaning, ends=ends and not is_shared)
         if meaning == "session_start":
             from ..agents.launch import write_search_path
 
             write_search_path(repository.own, os.environ.get("PATH", ""))
         if safe is not None and is_briefed(agent, data, memory):
-            from .briefing import briefing, format_briefing
-
-            answer = format_briefing(agent.briefing, safe(briefing(repository, pending))[:_MAX_BRIEFING])
+            answer = _briefing(repository, agent, pending, safe)
             memory = memory._replace(briefed=session_mark(agent, data))
         memory = _counted(repository, memory, data, meaning)
+        if owner is not None:
+            known = Process(0, None) if meaning == "session_end" else owner
+            memory = memory._replace(session_pid=known.pid, session_start=known.start)
         if not write_memory(repository, memory):
             _note_problem(repository, failed(memory, f"{data.name}: its memory could not be written"), safe)
         if meaning == "tool":
@@ -201,6 +223,43 @@ def _handle(
         problem = text_to_json(f"{data.name}: {words_of(error)}")[:300]
         _note_problem(repository, failed(memory, problem), safe)
     return answer
+
+
+def is_inside(repository: Repository, owner: Process | None, data: EventData) -> bool:
+    """Whether an event is of a session that another one has started, as by a command in an agent's shell.
+
+    The context stays that of the session around it, which is the one to be continued, and goes on when this one ends.
+    """
+    memory = read_memory(repository)
+    around = Process(memory.session_pid, memory.session_start)
+    if owner is None or not around.pid or around == owner or around.pid not in process.ancestors():
+        return False
+    # Some agents start themselves again: those are of one session.
+    live, _ = read_live_context(repository)
+    return live.session_id != data.session_id and process.is_alive(around)
+
+
+def _handle_guest(repository: Repository, agent: Agent, data: EventData, safe: Callable[[str], str]) -> str:
+    """The memory after an event of a session inside another one; returns the answer. All else is left as it is."""
+    memory = read_memory(repository)
+    answer = ""
+    try:
+        event = agent.event(data.name)
+        if is_briefed(agent, data, memory):
+            answer = _briefing(repository, agent, _pending(repository), safe)
+        memory = _counted(repository, memory, data, None if event is None else event.meaning)
+        if not write_memory(repository, memory):
+            _note_problem(repository, failed(memory, f"{data.name}: its memory could not be written"), safe)
+    except (GitstateError, OSError, ValueError) as error:
+        _note_problem(repository, failed(memory, text_to_json(f"{data.name}: {words_of(error)}")[:300]), safe)
+    return answer
+
+
+def _briefing(repository: Repository, agent: Agent, pending: str | None, safe: Callable[[str], str]) -> str:
+    """What the agent reads: see `briefing`."""
+    from .briefing import briefing, format_briefing
+
+    return format_briefing(agent.briefing, safe(briefing(repository, pending))[:_MAX_BRIEFING])
 
 
 def _counted(repository: Repository, memory: HookMemory, data: EventData, meaning: Meaning | None) -> HookMemory:
@@ -273,22 +332,23 @@ def _note_turn(
 # -- who works here
 
 
-def keep_owner(repository: Repository, agent: Agent, meaning: Meaning | None) -> None:
+def keep_owner(repository: Repository, agent: Agent, meaning: Meaning | None, owner: Process | None) -> bool:
     """Write down the agent's process as the owner of the workspace, until its session ends (no-op if it is there).
 
-    A run that holds the lease, and another agent that still runs, stay on record.
+    A run that holds the lease, and another agent that still runs, stay on record. Returns whether such an agent does
+    that has not started this one.
     """
-    owner = session_owner(agent)
     who = lease.presence(repository)
     known = who.holder
     if owner is None:
-        return
+        return False
     mine = known is not None and (known.kind, known.owner) == ("owner", owner)
     if meaning == "session_end":
         if mine and known is not None:
             lease.clear_holder(repository, known)
     elif not who.live:
         lease.write_holder(repository, lease.this_holder("owner", owner, agent=agent.name))
+    return who.live and not mine and not who.ours and known is not None and known.kind == "owner"
 
 
 # -- the context

@@ -54,6 +54,10 @@ class HookMemory(Record):
     """Up to which of them the agent stops or forgets: a keeper too takes a checkpoint at once."""
     done: int = 0
     """Up to which of them a checkpoint holds their work, or could not be taken."""
+    session_pid: int = 0
+    """The agent's process whose session is in the context; 0 where none is known."""
+    session_start: str | None = None
+    """When that process started, as `process_start` tells."""
 
 
 def is_due(meaning: Meaning, memory: HookMemory, now_ns: int, interval: float) -> bool:
@@ -103,6 +107,8 @@ def _read_memory(own: bytes) -> HookMemory:
         number("wanted"),
         number("urgent"),
         number("done"),
+        number("session_pid"),
+        text("session_start"),
     )
 
 

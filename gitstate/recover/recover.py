@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 from ..errors import CorruptSave, GitError, NotAWorkspace
+from ..format import names
 from ..format.archive import pending_in_files
 from ..format.names import workspace_id
-from ..git import gitdir
+from ..git import gitdir, refs
 from ..git.index import looks_torn
 from ..git.opening import open_repository
 from ..git.packed import read_once
@@ -111,6 +112,13 @@ def _recover_waiting(workspace: Workspace, others: Collection[str], request: Rec
     if not facts.damage:
         facts = facts._replace(disk=compare_with_checkpoint(workspace, facts))
     verdict = decide(facts)
+    if verdict.verdict == "nothing" and verdict.hint is None and not (request.depth or request.waiting_only):
+        # As a rule only this workspace has checkpoints, and no more is loaded.
+        listed = refs.read_names_below(repository.common_dir, names.CHECKPOINTS)
+        if listed - {workspace_id(repository)} or not refs.refs_are_files(repository):
+            from .gone import with_gone
+
+            verdict = with_gone(verdict, workspace, facts)
     facts = with_checkpoint(facts, verdict)
     clears = verdict.clears_locks and not request.dry_run
     cleared = gitdir.remove_dead_locks(repository.git_dir, repository.common_dir) if clears else ()

@@ -170,7 +170,8 @@ def recover_lines(result: RecoverResult) -> list[str]:
         lines += skipped_lines(result.left_out)
         lines += listed_lines("removed stale lock:", result.cleared)
     if result.destroyed:
-        lines.append(f"  {locate(destroyed_line(*result.destroyed, result.left_out), result.workspace)}")
+        line = destroyed_line(*result.destroyed, result.left_out, is_saved=result.save_id is not None)
+        lines.append(f"  {locate(line, result.workspace)}")
     if result.safety_save:
         lines.append(f"  the files as they were before: save {result.safety_save}")
     for inner in result.nested:
@@ -183,15 +184,16 @@ def recover_lines(result: RecoverResult) -> list[str]:
     return lines
 
 
-def destroyed_line(save_id: str, paths: Sequence[bytes], left_out: Sequence[LeftOut]) -> str:
+def destroyed_line(save_id: str, paths: Sequence[bytes], left_out: Sequence[LeftOut], *, is_saved: bool = True) -> str:
     """One line about work that was destroyed before the save, or that it skipped, with the command that brings it back
-    from an earlier checkpoint.
+    from an earlier checkpoint. `is_saved`: there is a save.
     """
     listed = first_of([text_to_json(os.fsdecode(paths[0]))], len(paths))
     common = os.path.commonpath(paths) if len(paths) > 1 else paths[0]
     where = f" {quote(os.fsdecode(common))}" if common else ""
     is_skipped = {item.path for item in left_out}.issuperset(paths)
     what = "skipped by the save, and held by a checkpoint before it" if is_skipped else "destroyed before the save"
+    what = what if is_saved else "held by a checkpoint, and gone since"
     return f"{what}: {listed}; to bring it back: gitstate restore {save_id}{where}"
 
 
@@ -202,7 +204,8 @@ def _summary(result: RecoverResult) -> str:
     if result.dry_run:
         return "would be recovered; nothing was touched"
     if result.verdict == "context_only":
-        return "recovered: the context (there were no uncommitted changes)"
+        # Without a save nothing is known of them.
+        return f"recovered: the context{' (there were no uncommitted changes)' if result.save_id else ''}"
     if result.files_only:
         return f"restored from {'the save' if result.save_id else 'the commit'}; branch and index were not touched"
     return "recovered in part" if result.exit_status or result.partial else "recovered: everything is as it was saved"
@@ -345,6 +348,7 @@ def briefing(
     left_out: Sequence[LeftOut],
     operation: str | None = None,
     destroyed: tuple[str, tuple[bytes, ...]] | None = None,
+    is_saved: bool = True,
 ) -> str:
     """A few lines for the agent: what the last run was doing, what is on disk again, and what is not."""
     how = f" by SIG{reason.signal}" if reason.signal else ""
@@ -359,9 +363,9 @@ def briefing(
     lines += _named("Changed after the save, and kept", kept)
     lines += _named("Not in the save", [item.path or b"the workspace" for item in left_out])
     if destroyed:
-        line = text_to_json(destroyed_line(*destroyed, left_out))
+        line = text_to_json(destroyed_line(*destroyed, left_out, is_saved=is_saved))
         lines.append(line[:1].upper() + line[1:])
-    if not restored and not kept:
+    if not restored and not kept and (is_saved or not destroyed):
         lines.append("All files are as the last run left them; uncommitted changes are in the worktree.")
     return "\n".join(lines)
 

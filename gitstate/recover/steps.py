@@ -34,7 +34,7 @@ from ..git import refs
 from ..git.refs import RefUpdate
 from ..objects.durable import FilesToDisk, bring_files_to_disk
 from ..restore.choices import Outcome, close_directories, is_all_in, needs_safety_save
-from ..restore.destroyed import Destroyed
+from ..restore.destroyed import Destroyed, gone_since
 from ..restore.files import FileRecovery, save_for_safety, umask_now, usual_umask
 from ..restore.index import IndexRecovery
 from ..restore.paths import SavedPaths, paths_with
@@ -45,12 +45,13 @@ from ..workspace.ownership import clear_journal, ref_locks, write_journal
 from .act.branch import BranchMover
 from .act.report import Report
 from .facts import whole_copies
-from .plan import final_verdict, marker_goes, result_of
+from .plan import can_compare, final_verdict, marker_goes, result_of
 
 # The rest is imported where it is needed: few recoveries need it.
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..format.context import Context
     from ..restore.choices import Choice, Target
     from ..restore.index import Written
     from ..restore.paths import Workspace
@@ -259,11 +260,21 @@ class Recovery:
             message = "the last run ended without a save; files that a power cut left short were restored"
             self.verdict = self.verdict._replace(message=message)
         result = self._result("restore" if outcome.restored else "context_only")._replace(context=context)
+        result = result._replace(destroyed=self._gone_since_checkpoint(context))
         if dry_run:
             return result
         self.workspace.disk.sync()
         bring_files_to_disk(self.repository, ())
         return self._report().of_context(result, context, outcome)
+
+    def _gone_since_checkpoint(self, context: Context) -> tuple[str, tuple[bytes, ...]] | None:
+        """A checkpoint of the run that ended without a save, and its paths whose work neither the disk nor HEAD has."""
+        checkpoint = self.facts.checkpoint
+        if checkpoint is None or checkpoint.context.task_id not in (None, context.task_id):
+            return None
+        # Where HEAD is as it was then, the verdict tells of the latest one.
+        lost = None if can_compare(self.facts, checkpoint) else gone_since(self.workspace, checkpoint)
+        return lost or Destroyed(self.workspace, checkpoint).find()
 
     def _finish(self, final: DecidedVerdict) -> RecoverResult:
         if self.request.dry_run:

@@ -83,7 +83,15 @@ class Destroyed:
         return found
 
 
-def _destroyed_paths(workspace: Workspace, old: Save, save: Save) -> list[bytes]:
+def gone_since(workspace: Workspace, checkpoint: Save) -> tuple[str, tuple[bytes, ...]] | None:
+    """The same for the latest checkpoint of a run that ended without a save."""
+    with suppress(GitstateError, OSError, ValueError):
+        paths = _destroyed_paths(workspace, checkpoint, None)
+        return (checkpoint.manifest.save_id, tuple(paths)) if paths else None
+    return None
+
+
+def _destroyed_paths(workspace: Workspace, old: Save, save: Save | None) -> list[bytes]:
     from ..git.entries import differing_paths
     from ..save.plan import PathVersions, is_undone
 
@@ -95,13 +103,19 @@ def _destroyed_paths(workspace: Workspace, old: Save, save: Save) -> list[bytes]
     if not follows and commit is not None and then is not None:
         follows = repository.git.succeeds("merge-base", "--is-ancestor", then, commit)
     paths = differing_paths(repository, before, old.wip_tree)
-    of_old, of_before, of_head, of_save = (
+    branch = old.manifest.head_ref
+    tip = None if branch is None else refs.read_refs(repository, [branch]).get(branch)
+    # Work that was committed there is not lost if HEAD is elsewhere now.
+    committed = None if tip in (None, then, commit) else reader.tree_of(tip)
+    of_old, of_before, of_head, of_save, of_branch = (
         {path: leaf.oid for path, leaf in trees.lookup(root, paths).items()}
-        for root in (old.wip_tree, before, head, save.wip_tree)
+        for root in (old.wip_tree, before, head, None if save is None else save.wip_tree, committed)
     )
     empty = object_id(repository.object_format, "blob", b"")
     destroyed = []
     for path in sorted(paths):
+        if path in of_branch and of_branch[path] == of_old.get(path):
+            continue
         there = workspace.disk.look(path)
         staged = old.manifest.staged.get(path)
         versions = PathVersions(

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from gitstate.agent_hooks.destroying import destroys, emptied
+from gitstate.agent_hooks.destroying import checked_out, destroys, emptied, named_paths
 from gitstate.agents.registry import all_agents
 from tests.support.agents import Started, keeper_pid, keepers, members, wait_until
 from tests.support.workspace import GITSTATE, Workspace
@@ -60,6 +60,8 @@ DESTROYING = (
     "git switch -f main",
     "git switch --discard-changes main",
     "git worktree remove --force x",
+    "git submodule foreach git reset --hard",
+    "git submodule foreach --recursive 'git clean -fdx'",
     "git rm a",
     "git rebase --abort",
     "git merge --abort",
@@ -93,6 +95,8 @@ HARMLESS = (
     "git stash pop",
     "git switch main",
     "git worktree add x",
+    "git submodule foreach git status",
+    "git submodule foreach",
     "git rm --cached a",
     "git commit -m 'rm a; git reset --hard'",
     "grep -r rm .",
@@ -145,6 +149,7 @@ def test_harmless_command_is_none(command: str) -> None:
         "find -exec ",
         "> a ",
         "cd b;",
+        "'cd b; ",
     ],
 )
 def test_hostile_command_is_answered(part: str) -> None:
@@ -152,6 +157,8 @@ def test_hostile_command_is_answered(part: str) -> None:
     begun = time.process_time()
     destroys(part * ((1 << 20) // len(part)))
     emptied(part * ((1 << 20) // len(part)))
+    named_paths(part * ((1 << 20) // len(part)))
+    checked_out(part * ((1 << 20) // len(part)))
     assert time.process_time() - begun < 20
 
 
@@ -191,7 +198,8 @@ def event(repo: Workspace, name: str, agent: str = "claude", **more: object) -> 
 
 def checkpoint_holds(repo: Workspace, text: str) -> bool:
     refs = repo.git("for-each-ref", "--format=%(refname)", "refs/gitstate/checkpoints").decode().split()
-    return any(text.encode() in repo.git("show", f"{ref}^1:new.txt") for ref in refs)
+    listed = [ref for ref in refs if repo.git("ls-tree", f"{ref}^1", "new.txt")]
+    return any(text.encode() in repo.git("show", f"{ref}^1:new.txt") for ref in listed)
 
 
 ANNOUNCED = [(one.name, event.name) for one in all_agents() for event in one.events if event.meaning == "before_tool"]
@@ -228,6 +236,98 @@ def test_harmless_command_brings_no_checkpoint(repo: Workspace) -> None:
     event(repo, "PreToolUse", tool_name="Bash", tool_input=["rm"])
     event(repo, "PreToolUse", tool_name="Bash")
     assert not repo.git("for-each-ref", "refs/gitstate/checkpoints")
+
+
+@pytest.mark.parametrize(
+    ("command", "paths"),
+    [
+        ("git checkout Makefile", ["Makefile"]),
+        ("cd d && git checkout src", ["src", "d/src"]),
+        ("git -C d --no-pager checkout src", ["src", "d/src"]),
+        ("git checkout -b src", []),
+        ("git checkout", []),
+        ("git", []),
+        ("echo checkout src", []),
+    ],
+)
+def test_what_git_checkout_may_take_for_a_path(command: str, paths: list[str]) -> None:
+    assert checked_out(command) == paths
+
+
+@pytest.mark.parametrize("name", ["Makefile", "src"])
+def test_checkout_of_a_path_without_an_ending_brings_a_checkpoint(repo: Workspace, name: str) -> None:
+    event(repo, "PreToolUse", tool_name="Bash", tool_input={"command": f"git checkout {name}"})
+    repo.write("new.txt", "precious")
+    assert not repo.git("for-each-ref", "refs/gitstate/checkpoints")
+    repo.write("Makefile", "all:")
+    repo.write("src/a.txt", "a")
+    event(repo, "PreToolUse", tool_name="Bash", tool_input={"command": f"git checkout {name}"})
+    assert checkpoint_holds(repo, "precious")
+
+
+@pytest.mark.parametrize(
+    ("command", "paths"),
+    [
+        ("git -C ../wt reset --hard", {"../wt"}),
+        ("cd ../wt && git clean -fd", {"../wt", "../wt/git"}),
+        ("cd .. && cd wt; rm a", {"../wt/a"}),
+        ("A=../wt; rm -rf $A", {"../wt"}),
+        ("git --work-tree=../wt reset --hard", {"../wt"}),
+        ("rm -rf ../wt/*.c ../w[t] /x/$A/b", {"../wt", "..", "/x"}),
+        ("bash -c 'cd ..; rm -rf wt'", {"../wt"}),
+        ("cd /x; rm ~/y", {"~/y"}),
+    ],
+)
+def test_paths_that_a_command_may_name(command: str, paths: set[str]) -> None:
+    assert paths <= set(named_paths(command))
+
+
+THREATS = (
+    "git worktree remove --force {wt}",
+    "git worktree remove --force wt",
+    "git worktree remove --force ../wt",
+    "git worktree list | tail -1 | cut -d' ' -f1 | xargs git worktree remove --force",
+    "git -C ../wt reset --hard && git -C ../wt clean -fd",
+    "cd ../wt && git clean -fd",
+    "rm -rf ../w*",
+    "rm ../wt/new.txt",
+    "> ../wt/new.txt",
+    "sh -c 'cd .. && rm -rf wt'",
+    "rm -rf {wt}/../wt",
+)
+
+
+@pytest.mark.parametrize("command", THREATS)
+def test_worktree_that_a_command_names_gets_a_checkpoint(repo: Workspace, command: str) -> None:
+    there = repo.outside / "wt"
+    repo.git("worktree", "add", "-q", str(there))
+    (there / "new.txt").write_text("precious")
+    (repo.outside / "link").symlink_to(there)
+    command = command.replace("../wt", os.path.relpath(there, repo.path)).replace("{wt}", str(there))
+    command = command.replace("cd ..", f"cd {there.parent}").replace("../w*", f"{there.parent}/w*")
+    event(repo, "PreToolUse", tool_name="Bash", tool_input={"command": command})
+    assert checkpoint_holds(repo, "precious")
+
+
+def test_worktrees_that_a_command_does_not_name_get_none(repo: Workspace) -> None:
+    for name in ("one", "two"):
+        repo.git("worktree", "add", "-q", str(repo.outside / name))
+        (repo.outside / name / "new.txt").write_text(f"precious {name}")
+    (repo.outside / "link").symlink_to(repo.outside / "two")
+    told = {"command": f"rm a.txt \0 \ud800; cd {repo.outside}/link; rm b"}
+    event(repo, "PreToolUse", tool_name="Bash", tool_input=told)
+    assert not checkpoint_holds(repo, "precious one")
+    assert checkpoint_holds(repo, "precious two")
+
+
+def test_main_worktree_gets_a_checkpoint_before_a_command_in_a_linked_one(repo: Workspace) -> None:
+    there = repo.path / "linked"
+    repo.git("worktree", "add", "-q", str(there))
+    repo.write("new.txt", "precious")
+    event(repo, "PreToolUse", cwd=str(there), tool_name="Bash", tool_input={"command": "rm x"})
+    assert not checkpoint_holds(repo, "precious")
+    event(repo, "PreToolUse", cwd=str(there), tool_name="Bash", tool_input={"command": "cd .. && git clean -fd"})
+    assert checkpoint_holds(repo, "precious")
 
 
 def test_worktree_that_is_about_to_go_gets_a_checkpoint(repo: Workspace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -195,6 +196,80 @@ def test_subshell_has_its_own_traps(stage: Stage) -> None:
     assert done.returncode == 5
     assert stage.context()["task_id"] == "T-1"
     assert (stage.directory / "traps").read_text() == "parent\n"
+
+
+@pytest.mark.parametrize(
+    "run_in_subshell",
+    [
+        "gitstate_run claude | cat",
+        "said=$(gitstate_run claude)",
+        "(gitstate_run claude)",
+        "gitstate_run claude & wait $!",
+        "(gitstate_stage testing; true)",
+        "( (gitstate_run claude) | cat)",
+    ],
+)
+def test_task_goes_on_after_a_subshell(run_in_subshell: str, stage: Stage) -> None:
+    """`gitstate_run … | tee log`: what ends is the subshell alone."""
+    stage.manner("done")
+    done = run(
+        stage,
+        f"""
+        set -e
+        {SOURCE}
+        gitstate_begin task_id=T-1 issue_number=7
+        {run_in_subshell}
+        cp active_state.json "$STAGE/state"
+        gitstate_stage review
+        kill -TERM $$
+    """,
+    )
+    assert done.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM), stage.said()
+    assert json.loads((stage.directory / "state").read_text())["status"] == "active"
+    context = stage.context()
+    assert (context["task_id"], context["issue_number"], context["progress_stage"]) == ("T-1", 7, "review")
+
+
+def test_subshell_that_fails_makes_no_save_while_the_shell_around_it_goes_on(stage: Stage) -> None:
+    """A WIP commit would move the branch below the loop at work."""
+    text = f"""
+        set -e
+        {SOURCE}
+        gitstate_begin task_id=T-1
+        echo work >>work.txt
+        if (gitstate_stage testing; exit 3); then exit 1; fi
+        cp active_state.json "$STAGE/state"
+        git for-each-ref refs/gitstate/saves >"$STAGE/saves"
+        (gitstate_stage building; exit 4)
+    """
+    assert run(stage, text).returncode == 4, stage.said()
+    assert json.loads((stage.directory / "state").read_text())["status"] == "active"
+    assert (stage.directory / "saves").read_text() == ""
+    assert (stage.context()["progress_stage"], stage.saves()) == ("building", 1)
+
+
+@pytest.mark.parametrize("how", ["", " | cat"])
+def test_loop_is_at_work_between_two_runs_in_subshells(how: str, stage: Stage) -> None:
+    """The shell that goes on owns the workspace, not the subshell that has ended."""
+    stage.manner("done")
+    text = f"""
+        {SOURCE}
+        trap cleanup_and_save TERM EXIT
+        CURRENT_TASK_ID=T-1
+        recover_agent_state
+        gitstate_run claude{how}
+        gitstate status --json >"$STAGE/status"
+    """
+    assert run(stage, text).returncode == 0, stage.said()
+    (item,) = json.loads((stage.directory / "status").read_text())["workspaces"]
+    assert item["status"] == "active"
+
+
+def test_task_that_a_subshell_begins_ends_with_it(stage: Stage) -> None:
+    text = f"{SOURCE}gitstate_begin task_id=T-1\n(gitstate_begin task_id=T-2)\ncp active_state.json $STAGE/state"
+    assert run(stage, text).returncode == 0, stage.said()
+    state = json.loads((stage.directory / "state").read_text())
+    assert (state["task_id"], state["status"]) == ("T-2", "finished")
 
 
 def test_supervisor_killed_at_once_loses_nothing(stage: Stage) -> None:

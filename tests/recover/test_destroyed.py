@@ -139,3 +139,61 @@ def test_run_without_a_task_that_removed_its_files_gets_none_of_them_unasked(ws:
     assert not (ws.path / "made").exists()
     # By hand, and where nothing was checkpointed, there is nothing to save.
     assert "nothing to save" in ws.gitstate("save").stderr
+
+
+@pytest.fixture
+def crashed(ws: Workspace) -> Workspace:
+    """A task whose run will end without a save, with new and edited files that a checkpoint holds."""
+    assert ws.gitstate("begin", "task_id=T-1").exit_status == 0
+    ws.write("new.py", "precious\n")
+    ws.write("a.txt", "edited\n")
+    assert ws.gitstate("checkpoint").exit_status == 0
+    return ws
+
+
+def commit_elsewhere(ws: Workspace) -> None:
+    ws.git("commit", "-q", "--allow-empty", "-m", "moved on")
+
+
+@pytest.mark.parametrize("way", ["commit", "rename", "detach", "amend", "later checkpoint"])
+def test_without_a_save_work_that_a_checkpoint_holds_is_offered(crashed: Workspace, way: str) -> None:
+    if way == "later checkpoint":
+        crashed.git("checkout", "-q", "a.txt")
+        crashed.remove("new.py")
+        assert crashed.gitstate("checkpoint").exit_status == 0
+    elif way == "rename":
+        crashed.git("branch", "-m", "renamed")
+    elif way == "detach":
+        crashed.git("checkout", "-q", "--detach")
+    elif way == "amend":
+        crashed.git("commit", "-q", "--amend", "-m", "amended")
+    else:
+        commit_elsewhere(crashed)
+    crashed.git("reset", "-q", "--hard")
+    crashed.git("clean", "-fdq")
+    run = crashed.gitstate("recover", "--dry-run", "--json")
+    assert paths(run.json["workspaces"][0]) == ["a.txt", "new.py"]
+    result, words = recovered(crashed)
+    assert (result["verdict"], paths(result)) == ("context_only", ["a.txt", "new.py"])
+    assert "no uncommitted changes" not in words and "All files are" not in result["briefing"]
+    assert "Held by a checkpoint, and gone since: a.txt and 1 more" in result["briefing"]
+    (line,) = [line for line in words.splitlines() if "held by a checkpoint, and gone since" in line]
+    command = shlex.split(line.partition("to bring it back: gitstate ")[2])
+    assert crashed.gitstate(*command[2:] if command[0] == "-C" else command).exit_status == 0
+    assert crashed.read("new.py") == b"precious\n" and crashed.read("a.txt") == b"edited\n"
+
+
+def test_without_a_save_work_on_the_disk_is_not_called_gone(crashed: Workspace) -> None:
+    commit_elsewhere(crashed)
+    result, words = recovered(crashed)
+    assert result["destroyed"] is None
+    assert "no uncommitted changes" not in words
+    assert "uncommitted changes are in the worktree" in result["briefing"]
+
+
+def test_work_that_was_committed_on_the_branch_that_was_left_is_not_called_gone(crashed: Workspace) -> None:
+    crashed.git("branch", "other")
+    crashed.git("add", "-A")
+    crashed.git("commit", "-q", "-m", "all of it")
+    crashed.git("checkout", "-q", "other")
+    assert recovered(crashed)[0]["destroyed"] is None

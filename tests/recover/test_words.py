@@ -97,7 +97,11 @@ def test_each_outcome_is_told_in_a_few_words() -> None:
             "restored from the save; branch and index were not touched (save ID)",
         ),
         (RecoverResult(TOP, "restore", files_only=True), "restored from the commit; branch and index were not touched"),
-        (RecoverResult(TOP, "context_only"), "recovered: the context (there were no uncommitted changes)"),
+        (RecoverResult(TOP, "context_only"), "recovered: the context"),
+        (
+            RecoverResult(TOP, "context_only", save_id="ID"),
+            "recovered: the context (there were no uncommitted changes) (save ID)",
+        ),
         (RecoverResult(TOP, "changed"), "changed"),
         (RecoverResult(TOP, "diverged"), "diverged"),
     ],

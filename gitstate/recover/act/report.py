@@ -31,7 +31,14 @@ class Report:
         """The run ended without a save: its context is what was brought back."""
         operation = self._facts.operation
         told = briefing(
-            context, Reason(), restored=outcome.restored, kept=(), left_out=outcome.failed, operation=operation
+            context,
+            Reason(),
+            restored=outcome.restored,
+            kept=(),
+            left_out=outcome.failed,
+            operation=operation,
+            destroyed=result.destroyed,
+            is_saved=False,
         )
         return self._write_state(result, context, told)
 
