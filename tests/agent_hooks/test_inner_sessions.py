@@ -91,11 +91,13 @@ def test_end_of_a_session_beside_another_does_not_finish_the_work(repo: Workspac
     waits = f"touch {ready}; until [ -e {done} ]; do sleep 0.05; done\n"
     env = {**os.environ, **repo.cli_env}
     first = subprocess.Popen(agent(repo, begun(repo, "s-1"), waits, "kill -9 $$\n"), cwd=repo.path, env=env)
-    wait_until(ready.exists, "the first agent works")
-    subprocess.run(other, cwd=repo.path, check=True, env=env)
-    assert state_file(repo)["status"] == "active"
-    done.touch()
-    first.wait(60)
+    try:
+        wait_until(ready.exists, "the first agent works")
+        subprocess.run(other, cwd=repo.path, check=True, env=env)
+        assert state_file(repo)["status"] == "active"
+    finally:
+        done.touch()
+        first.wait(60)
     wait_until(lambda: hooks_are_done(repo.git_dir), "what the hooks have begun")
     gitstate(repo, "recover")
     assert state_file(repo)["status"] == "recovered"
