@@ -8,6 +8,7 @@ import plistlib
 import pwd
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -142,10 +143,13 @@ def test_unit_of_another_version_is_reported(world: World) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason=not_installed("systemd-analyze"))
-def test_units_pass_systemd_analyze_verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = tmp_path / "runtime"
-    runtime.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+def test_units_pass_systemd_analyze_verify(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    # The sockets of the user's other units are there: their paths have at most 107 bytes.
+    runtime = tempfile.mkdtemp()
+    request.addfinalizer(lambda: shutil.rmtree(runtime))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
     monkeypatch.setattr(schedulers, "needed_environment", lambda: {"PATH": '/a "b" 100% \\ $HOME:/bin'})
     program = tmp_path / 'x "y" 100% $HOME' / "gitstate"
     program.parent.mkdir()
