@@ -18,7 +18,7 @@ from ..restore.paths import SavedPaths, Workspace, is_below, leaves_of, paths_wi
 from ..system import files
 from ..system.clock import Deadline
 from ..system.jsonio import Json, dumps, loads
-from ..system.stdlib import TYPE_CHECKING, Record, suppress
+from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.ownership import clear_journal, locked_workspace, write_journal
 from ..workspace.settings import require
 from .elsewhere import stack_of
@@ -145,8 +145,12 @@ def remember(workspace: Workspace, after: Version, outcome: Outcome, *, syncs_na
     before = Version(outcome.safety, None if outcome.safety else workspace.reader.head())
     value = {"paths": [path.hex() for path in paths], "before": _version_json(before), "after": _version_json(after)}
     own = workspace.repository.own
-    with suppress(OSError):
-        files.write_atomic(os.path.join(own, LAST_FILE), dumps(value), staging=own, syncs_name=syncs_name)
+    path = os.path.join(own, LAST_FILE)
+    try:
+        files.write_atomic(path, dumps(value), staging=own, syncs_name=syncs_name)
+    except OSError:
+        # That of an earlier restore would be taken for it.
+        files.discard(path)
 
 
 def _version_json(version: Version) -> dict[str, Json]:

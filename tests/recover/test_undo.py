@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patched import patched
 from tests.support.workspace import Workspace
 
 
@@ -146,3 +147,25 @@ def test_undo_names_what_it_goes_back_to(ws: Workspace) -> None:
     assert "restored from the commit; branch and index were not touched\n" in first
     assert "restored from the save; branch and index were not touched (save " in second
     assert ws.read("a.txt").endswith(b"work\n")
+
+
+#: A disk that is full when the note for `undo` is written.
+NOT_NOTED = """
+import errno
+real = os.fsync
+def fsync(fd):
+    if "/last-restore" in os.readlink("/proc/self/fd/%d" % fd):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    real(fd)
+os.fsync = fsync
+"""
+
+
+def test_undo_takes_no_earlier_restore_back_for_one_that_could_not_be_noted(held: Workspace) -> None:
+    held.git("reset", "-q", "--hard")
+    assert held.gitstate("restore", "held", "a.txt").exit_status == 0
+    held.remove("new")
+    assert patched(held, NOT_NOTED, "restore", "held", "new").returncode == 0
+    assert held.read("new/file.txt") == b"saved\n"
+    run = held.gitstate("undo")
+    assert run.exit_status != 0 and held.read("a.txt") == b"saved\n", run
