@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -74,6 +75,10 @@ def drop_unwritten() -> None:
         give_up(sys.stdout)
 
 
+#: What the system says of a path where a file, or a directory, is another kind of thing.
+_OF_ANOTHER_KIND = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EEXIST, errno.ENOTEMPTY, errno.ENXIO)
+
+
 def _way_out(error: OSError) -> str | None:
     """The command that helps where this user may not use a file, or something else is in the place of a directory or
     of a file of ours: a ref `refs/gitstate`, a directory `.git/gitstate/lock`.
@@ -82,6 +87,9 @@ def _way_out(error: OSError) -> str | None:
         from ..git.damaged.files import way_to_use
 
         return way_to_use(os.path.abspath(os.fsencode(error.filename)))
+    if error.errno not in _OF_ANOTHER_KIND:
+        # What a disk refuses, or a process without a descriptor, may be the directory of the saves that wait.
+        return None
     for path in (error.filename2, error.filename):
         if not isinstance(path, str | bytes) or not path:
             continue

@@ -99,3 +99,26 @@ def test_bug_whose_log_can_not_be_written_is_one_line(templates: Templates, tmp_
     done = patched(ws, bug + UNLOADABLE.format(names=["tempfile"]), "save")
     assert done.returncode == 3, done
     assert done.stderr == b"gitstate: this is a bug in gitstate (ZeroDivisionError); no log of it could be written\n"
+
+
+#: No descriptor is left for the directory of the saves that wait.
+UNLISTED = """
+import errno
+listdir = os.listdir
+def listed(path=".", *more):
+    if b"gitstate/pending" in os.fsencode(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+    return listdir(path, *more)
+os.listdir = listed
+"""
+
+
+def test_saves_that_can_not_be_listed_are_not_called_in_the_way(templates: Templates, tmp_path: Path) -> None:
+    ws = make(STATES["clean"], templates, tmp_path)
+    ws.write("new.txt", "new\n")
+    assert ws.save().exit_status == 0
+    done = patched(ws, UNLISTED, "recover")
+    pending = os.fsencode(ws.git_dir / "refs/gitstate/pending")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"gitstate: %s/: Too many open files; nothing was lost\n" % pending
+    assert ws.recover().exit_status == 0
