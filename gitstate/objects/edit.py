@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from .tree import TreeReader
 
-_NO_TREE = Tree(b"", 20)
-
 
 class _Node:
     """The changes at and below one directory entry."""
@@ -84,7 +82,7 @@ class _Level:
 
     def __init__(self, node: _Node, old: Tree | None, name: bytes) -> None:
         self.name = name
-        self.old = _NO_TREE if old is None else old
+        self.old = Tree(b"", 20) if old is None else old
         #: Entries by name; empty where there is to be none.
         self.edits: dict[bytes, bytes] = {}
         self.left = iter(node.children.items())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -225,6 +227,27 @@ def test_ref_that_is_packed_while_refs_are_read_is_found(
         ws.git("update-ref", "refs/x/new", oids[1])
         before = packings
         assert call() and packings == before + 1
+
+
+@pytest.mark.parametrize("call", ["listdir", "open"])
+def test_ref_that_can_not_be_read_is_not_taken_for_absent(
+    call: str, ws: Workspace, oids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a descriptor; what is packed, or removed, meanwhile, and a link are no refs."""
+    repository = open_repository(os.fsencode(ws.path))
+    ws.git("update-ref", "refs/x/new", oids[0])
+    (ws.git_dir / "refs/x/link").symlink_to("new")
+    assert refs.read_refs_below(repository.common_dir, "refs/x/", "refs/none/") == [{"new": oids[0]}, {}]
+    real = getattr(os, call)
+
+    def fails(path: bytes, *args: Any, **named: Any) -> Any:
+        if b"/refs/x" in path:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        return real(path, *args, **named)
+
+    monkeypatch.setattr(os, call, fails)
+    with pytest.raises(OSError, match="Too many open files"):
+        refs.read_refs_below(repository.common_dir, "refs/x/")
 
 
 def test_lock_of_another_git_is_named(ws: Workspace) -> None:

@@ -226,12 +226,16 @@ def test_directories_of_restored_files_are_synced_with_all_else(ws: Workspace, t
     assert len(alone) == len(set(alone)) and len(alone) in ((0, 12) if "syncfs(" in text else (12,))
 
 
-def test_recovery_in_place_loads_nothing_that_is_rare(ws: Workspace) -> None:
-    assert ws.save().exit_status == 0
+def loaded_by_recovery(ws: Workspace) -> set[str]:
     ws.cli_env = {**ws.cli_env, "PYTHONPROFILEIMPORTTIME": "1"}
     run = ws.recover()
     assert run.exit_status == 0
-    loaded = set(re.findall(r"\| +([\w.]+)$", run.stderr, re.MULTILINE))
+    return set(re.findall(r"\| +([\w.]+)$", run.stderr, re.MULTILINE))
+
+
+def test_recovery_in_place_loads_nothing_that_is_rare(ws: Workspace) -> None:
+    assert ws.save().exit_status == 0
+    loaded = loaded_by_recovery(ws)
     assert "gitstate.recover.recover" in loaded
     rare = {"click", "git", "ctypes", "subprocess", "json", "gitstate.save.save", "gitstate.recover.single_files"}
     rare |= {
@@ -260,10 +264,7 @@ def test_recovery_of_an_agents_session_loads_nothing_slow(ws: Workspace) -> None
     subprocess.run(hook, input=json.dumps(event), encoding="utf-8", cwd=ws.path, check=True)
     wait_until(lambda: hooks_are_done(ws.git_dir), "what the hook has begun")
     assert ws.save().exit_status == 0
-    ws.cli_env = {**ws.cli_env, "PYTHONPROFILEIMPORTTIME": "1"}
-    run = ws.recover()
-    assert run.exit_status == 0
-    loaded = set(re.findall(r"\| +([\w.]+)$", run.stderr, re.MULTILINE))
+    loaded = loaded_by_recovery(ws)
     assert "gitstate.conversation.give_back" in loaded
     assert not loaded & {"click", "json", "re", "enum", "typing", "contextlib", "functools", "subprocess"}
 
