@@ -138,12 +138,25 @@ def diff_trees(repository: Repository, old: Oid, new: Oid) -> list[DiffEntry]:
     return [DiffEntry.parse(*pair) for pair in zip(fields[::2], fields[1::2], strict=True)]
 
 
-def diff_pairs_of_trees(repository: Repository, pairs: Sequence[tuple[Oid, Oid]]) -> list[list[DiffEntry]]:
-    """`diff_trees` of each pair, by one git. No more pairs than fit into a pipe: a stack has few saves."""
+def start_diff_of_pairs(repository: Repository) -> Child:
+    """A git that gets ready to compare the pairs of trees that `give_pairs` will name."""
+    return _start_diff_tree(repository, "--stdin")
+
+
+def give_pairs(started: Child, pairs: Sequence[tuple[Oid, Oid]]) -> None:
+    """Let git compare them meanwhile. No more pairs than fit into a pipe: a stack has few saves."""
+    started.end_input(_lines_of(pairs))
+
+
+def diff_pairs_of_trees(
+    repository: Repository, pairs: Sequence[tuple[Oid, Oid]], started: Child | None = None
+) -> list[list[DiffEntry]]:
+    """`diff_trees` of each pair, by one git: that which was started for them and knows them."""
     if not pairs:
         return []
-    started = _start_diff_tree(repository, "--stdin")
-    started.end_input(_lines_of(pairs))
+    if started is None:
+        started = start_diff_of_pairs(repository)
+        give_pairs(started, pairs)
     found: list[list[DiffEntry]] = []
     head = b""
     for field in split_nul(repository.git.finish(started) + b"\0"):

@@ -112,9 +112,7 @@ class WorktreeScan:
     def end(self) -> None:
         """Nobody reads the answer any more."""
         for child in self._children:
-            if child.returncode is None:
-                child.kill()
-                child.wait()
+            child.end()
 
 
 #: A submodule has a HEAD of its own to look at.

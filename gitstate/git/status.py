@@ -34,8 +34,7 @@ class StatusQuery(Record):
         """Nobody reads the answers: end both."""
         for child in self:
             if not isinstance(child, Listing):
-                child.kill()
-                child.wait()
+                child.end()
 
 
 def query_status(repository: Repository, frozen_index: bytes, *, lists: bool = True) -> StatusQuery:
@@ -51,8 +50,7 @@ def query_status(repository: Repository, frozen_index: bytes, *, lists: bool = T
     if paths is not None:
         return StatusQuery(Listing(paths, []), status)
     if is_cut_index(frozen_index, repository.object_format):
-        status.kill()
-        status.wait()
+        status.end()
         raise GitError(["ls-files"], 128, b"index file corrupt")
     return StatusQuery(repository.git.start("ls-files", "-z", "-v", "--sparse", env=env), status)
 

@@ -159,8 +159,7 @@ class Window:
         """Wait no longer for what is not watched yet: nothing is known from now on."""
         listing, self._listing = self._listing, None
         if listing is not None:
-            listing.kill()
-            listing.wait()
+            listing.end()
             if self._watch is not None:
                 self._watch.lose()
 

@@ -87,15 +87,18 @@ def _recover_locked(repository: Repository, git: Git, reader: ObjectReader, requ
     if own not in waiting:
         return _recover_waiting(Workspace.of(repository, git, reader), waiting, request)
     # Imported, and begun, while git gets ready: most of what a recovery loads, and what takes the longest.
+    from ..restore.differences import compare_ahead
     from ..restore.index import scan_ahead
     from . import steps  # noqa: F401
 
     ahead = None if request.dry_run else scan_ahead(repository)
+    comparing = None if request.dry_run else compare_ahead(repository)
     try:
-        return _recover_waiting(Workspace.of(repository, git, reader, ahead), waiting - {own}, request)
+        return _recover_waiting(Workspace.of(repository, git, reader, ahead, comparing), waiting - {own}, request)
     finally:
-        if ahead is not None:
-            ahead.end()
+        for begun in (ahead, comparing):
+            if begun is not None:
+                begun.end()
 
 
 def _recover_waiting(workspace: Workspace, others: Collection[str], request: RecoverRequest) -> RecoverResult:

@@ -83,6 +83,7 @@ class Recovery:
         #: None before it is needed.
         self._branch: BranchMover | None = None
         self._index: IndexRecovery | None = None
+        self._saved: SavedPaths | None = None
         self._destroyed: Destroyed | None = None
 
     def run(self) -> RecoverResult:
@@ -96,6 +97,8 @@ class Recovery:
                 self._branch.close()
             if self._index is not None:
                 self._index.end()
+            if self._saved is not None:
+                self._saved.end()
 
     def _run(self) -> RecoverResult:
         if self._is_after_reboot():
@@ -114,7 +117,7 @@ class Recovery:
 
     def _restore(self) -> RecoverResult:
         workspace, outcome = self.workspace, self.outcome
-        saved = SavedPaths(workspace, self.facts.saves, overwrite=self.request.overwrite)
+        saved = self._saved = SavedPaths(workspace, self.facts.saves, overwrite=self.request.overwrite)
         newest = saved.newest
         original = self.facts.carried.original if self.facts.carried else ()
         index = self._index = IndexRecovery(workspace, saved.saves, original)

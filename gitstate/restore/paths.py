@@ -15,14 +15,14 @@ from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.files import MISSING, FileState, Worktree
 from ..workspace.live_context import state_name
 from .choices import Choice, Outcome, Target, step
+from .differences import TreeDifferences
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from ..git.entries import DiffEntry
     from ..git.scan import WorktreeScan
-    from ..objects.tree import Difference
     from ..snapshot.hidden import ListedNames
+    from ..system.child import Child
     from .choices import Action
 
 #: The kernel stamps files with the time of its last tick: at most this long ago.
@@ -45,11 +45,20 @@ class Workspace(Record):
     """Its `sync` makes durable what was written through it."""
     ahead: WorktreeScan | None = None
     """It looks at all tracked files already, before it is read what is saved: see `index.scan_ahead`."""
+    comparing: Child | None = None
+    """It gets ready to compare trees: see `differences.compare_ahead`."""
 
     @classmethod
-    def of(cls, repository: Repository, git: Git, reader: ObjectReader, ahead: WorktreeScan | None = None) -> Workspace:
+    def of(
+        cls,
+        repository: Repository,
+        git: Git,
+        reader: ObjectReader,
+        ahead: WorktreeScan | None = None,
+        comparing: Child | None = None,
+    ) -> Workspace:
         disk = Worktree(repository.toplevel, repository.own, repository.object_format)
-        return cls(repository, git, reader, TreeReader(reader), disk, ahead)
+        return cls(repository, git, reader, TreeReader(reader), disk, ahead, comparing)
 
     @property
     def has_symlinks(self) -> bool:
@@ -82,6 +91,7 @@ class SavedPaths:
         self.base: dict[bytes, Leaf] | None = None
         #: For a single save: what each of its trees holds at every path in which one differs from that of the base.
         self.told: dict[Oid | None, dict[bytes, Leaf | None]] = {}
+        self._differences: TreeDifferences | None = None
         #: The filters that took too long for one file: they run for no other.
         self._late: set[bytes | None] = set()
 
@@ -99,7 +109,7 @@ class SavedPaths:
             mine = [head_tree, save.wip_tree, *([staged[1]] if staged else [])]
             roots += mine
             if len(self.saves) == 1 and head_tree is not None:
-                told = self.told = self._told_by_diffs(head_tree, mine)
+                told = self.told = self._differences_from(head_tree).told()
                 paths.update(path for path, leaf in told[head_tree].items() if told[save.wip_tree][path] != leaf)
             else:
                 paths.update(self._differing(head_tree, save.wip_tree))
@@ -136,13 +146,22 @@ class SavedPaths:
         return differing_paths(self._workspace.repository, old, new)
 
     def foresee(self) -> None:
-        """Let git read the trees of a single save, while the caller does something else before `targets`."""
-        save = self.newest
-        base = self._tree_of_base(save) if len(self.saves) == 1 else None
+        """Let git read or compare the trees of a single save, while the caller does something else before `targets`."""
+        base = self._tree_of_base(self.newest) if len(self.saves) == 1 else None
         if base is not None:
-            staged = save.files.get(b"staged")
-            roots = (base, save.wip_tree, staged[1] if staged else base)
-            self._workspace.reader.foresee_contents(dict.fromkeys(roots))
+            self._differences_from(base).foresee(self._workspace.reader, self._workspace.comparing)
+
+    def _differences_from(self, base: Oid) -> TreeDifferences:
+        if self._differences is None or self._differences.base != base:
+            self.end()
+            workspace = self._workspace
+            self._differences = TreeDifferences(workspace.repository, workspace.trees, self.newest, base)
+        return self._differences
+
+    def end(self) -> None:
+        """Nobody asks for the targets any more."""
+        if self._differences is not None:
+            self._differences.end()
 
     def _outside_of_the_cone(self) -> list[bytes]:
         """The files of a sparse index's directories, where one is there now: no file of it was on the disk."""
@@ -162,21 +181,6 @@ class SavedPaths:
         if not outside or staged is None:
             return []
         return [path for path in lookups[staged[1]] if not outside.isdisjoint(parents_of(path))]
-
-    def _told_by_diffs(self, base: Oid, roots: Sequence[Oid | None]) -> dict[Oid | None, dict[bytes, Leaf | None]]:
-        """For each tree what it holds at every path in which any of `roots` differs from the tree `base`."""
-        others = [root for root in dict.fromkeys(roots) if root is not None and root != base]
-        pairs = [(base, root) for root in others]
-        diffs = self._workspace.trees.differences(pairs)
-        if diffs is None:
-            from ..git.entries import diff_pairs_of_trees
-
-            diffs = [_sides(diff) for diff in diff_pairs_of_trees(self._workspace.repository, pairs)]
-        before = {path: old for diff in diffs for path, (old, _) in diff.items()}
-        told: dict[Oid | None, dict[bytes, Leaf | None]] = {base: before}
-        for root, diff in zip(others, diffs, strict=True):
-            told[root] = {**before, **{path: new for path, (_, new) in diff.items()}}
-        return told
 
     def _leaves_beside(
         self, told: Mapping[bytes, Leaf | None], root: Oid | None, paths: Iterable[bytes]
@@ -385,21 +389,6 @@ class SavedPaths:
             return False
         saved = reader.stream(target.saved.oid)
         return is_what_is_left(saved, disk.read(target.path), same_size=stamp[0] == info[1])
-
-
-def _sides(diff: Iterable[DiffEntry]) -> Difference:
-    """A diff of git's as `TreeReader.differences` has it."""
-    sides: Difference = {}
-    for entry in diff:
-        before, after = _leaf(entry.old_mode, entry.old_oid), _leaf(entry.new_mode, entry.new_oid)
-        # A broken tree names a path twice: git reports one of them as changed, and the other as deleted.
-        sides[entry.path] = before, after or sides.get(entry.path, (None, None))[1]
-    return sides
-
-
-def _leaf(mode: int, oid: Oid) -> Leaf | None:
-    """One side of a diff; None where it lacks the path."""
-    return Leaf(mode, oid) if mode else None
 
 
 def _with_bases_of_other_names(targets: list[Target]) -> list[Target]:

@@ -205,6 +205,12 @@ class Child:
         if self.returncode is None:
             os.kill(self.pid, signal.SIGKILL)
 
+    def end(self) -> None:
+        """Kill it, unless it was waited for already: nobody reads any more what it prints."""
+        if self.returncode is None:
+            self.kill()
+            self.wait()
+
     def kill_all(self) -> None:
         """Send SIGKILL to it and to all that it has started: a filter that hangs would outlive its git."""
         if self.returncode is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from gitstate.git.opening import open_repository
+from gitstate.restore.differences import compare_ahead
 from gitstate.restore.index import scan_ahead
 from tests.support.workspace import Workspace
 
@@ -32,3 +34,17 @@ def test_no_filter_runs_for_a_save_that_may_not_be_recovered(ws: Workspace) -> N
     ws.save()
     ws.config("filter.x.clean", "cat")
     assert scan_ahead(open_repository(os.fsencode(ws.path))) is None
+
+
+def test_git_gets_ready_to_compare_large_trees_alone(ws: Workspace) -> None:
+    path = os.fsencode(ws.path)
+    assert compare_ahead(open_repository(path)) is None, "nothing is pending"
+    ws.write("a.txt", "changed\n")
+    ws.save()
+    assert compare_ahead(open_repository(path)) is None, "so few are read here before git has started"
+    (kept,) = (ws.git_dir / "gitstate").glob("index.*")
+    os.truncate(kept, 300 << 10)
+    found = compare_ahead(open_repository(path))
+    assert found is not None
+    found.end()
+    assert found.returncode == -signal.SIGKILL
