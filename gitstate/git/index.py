@@ -299,8 +299,8 @@ def as_words(numbers: Sequence[int]) -> bytes:
     return b"".join([(number & _MASK).to_bytes(4, "big") for number in numbers])
 
 
-#: How the names of index files begin that saves have kept.
-_KEPT = b"index."
+#: How the names of index files begin that saves have kept, and of those that they have left.
+_KEPT, _LEFT = b"index.", b"left."
 
 
 def kept_index(repository: Repository, save_id: str) -> bytes:
@@ -308,13 +308,38 @@ def kept_index(repository: Repository, save_id: str) -> bytes:
     return os.path.join(repository.own, _KEPT + save_id.encode("ascii"))
 
 
+def left_index(repository: Repository, save_id: str) -> bytes:
+    """A second name of the index file that a save put in the place of the kept one: while it is the index, nothing was
+    staged since.
+    """
+    return os.path.join(repository.own, _LEFT + save_id.encode("ascii"))
+
+
 def kept_indexes(repository: Repository) -> list[bytes]:
     """The index files that saves have kept here."""
+    return _indexes_named(repository, _KEPT)
+
+
+def forget_other_indexes(repository: Repository, save_id: str) -> None:
+    """Remove the index files that saves have kept or left here, but those of one save."""
+    mine = (kept_index(repository, save_id), left_index(repository, save_id))
+    for path in _indexes_named(repository, _KEPT, _LEFT):
+        if path not in mine:
+            files.discard(path)
+
+
+def forget_index(repository: Repository, save_id: str) -> None:
+    """Remove the index files that a save kept and left."""
+    files.discard(kept_index(repository, save_id))
+    files.discard(left_index(repository, save_id))
+
+
+def _indexes_named(repository: Repository, *beginnings: bytes) -> list[bytes]:
     try:
         names = os.listdir(repository.own)
     except OSError:
         return []
-    return [os.path.join(repository.own, name) for name in names if name.startswith(_KEPT)]
+    return [os.path.join(repository.own, name) for name in names if name.startswith(beginnings)]
 
 
 def link_or_copy(source: bytes, target: bytes) -> None:

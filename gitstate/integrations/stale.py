@@ -10,13 +10,12 @@ from ..format.names import SAVE_TRAILER
 from ..git import refs
 from ..git.command import Git, Oid
 from ..git.entries import diff_trees, list_index, list_tree
-from ..git.index import kept_index
+from ..git.index import forget_index
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, head_of, read_head
 from ..objects.reader import ObjectReader
 from ..objects.tree import DIRECTORY, GITLINK, SYMLINK, Leaf, TreeReader
 from ..recover.plan import resting_places
-from ..system import files
 from ..workspace.files import Worktree
 from ..workspace.live_context import RECOVERED, describe_save, with_measured_fields, write_state
 
@@ -47,7 +46,7 @@ def clear_if_stale(repository: Repository, git: Git, reader: ObjectReader, marke
     )
     refs.move_refs(repository, git, [RefUpdate(marker, None, archive)], "recovered by plain git")
     for save in stack:
-        files.remove(kept_index(repository, save.manifest.save_id))
+        forget_index(repository, save.manifest.save_id)
 
 
 def _is_carried(git: Git, stack: Sequence[Save], head: Oid) -> bool:

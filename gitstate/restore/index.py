@@ -23,6 +23,7 @@ from ..git.index import (
     is_torn_index,
     kept_index,
     kept_indexes,
+    left_index,
     link_or_copy,
     read_plain_index,
 )
@@ -102,7 +103,7 @@ class IndexRecovery:
     def foresee(self, head: Oid | None) -> None:
         """Let git compare the index with the commit of HEAD meanwhile: as a rule it is one of the saves'."""
         before = file_identity(self._current)
-        if head is None or before is None:
+        if head is None or before is None or self._is_left():
             return
         tree = self._reader.tree_of(head)
         entries = None
@@ -115,6 +116,11 @@ class IndexRecovery:
             self._compared, self._comparing = set(), (tree, before, None)
         else:
             self._comparing = tree, before, self._repository.git.start(*_COMPARE, tree)
+
+    def _is_left(self) -> bool:
+        """Whether the index is still the file that the newest save left: nothing was staged since."""
+        left = file_identity(left_index(self._repository, self._saves[0].manifest.save_id))
+        return left is not None and left == file_identity(self._current) and self._is_whole()
 
     def _is_whole(self) -> bool:
         """Whether no power cut can have torn the index since the save: nothing else is read of a large one."""
@@ -152,18 +158,17 @@ class IndexRecovery:
         if self.scan is not None:
             self.scan.end()
         child = None if self._comparing is None else self._comparing[2]
-        if child is not None and child.returncode is None:
-            child.kill()
-            child.wait()
+        if child is not None:
+            child.end()
 
     def set_broken_aside(self) -> None:
         """An index that git can't read (a power cut tore it) would stop every step: the save has the good one."""
         object_format = self._repository.object_format
         try:
-            if self._comparing is None:
-                self._git.run("ls-files", "-z", "--", "no such file")
-            else:
+            if self._comparing is not None:
                 self._differing_from(self._comparing[0])
+            elif not self._is_left():
+                self._git.run("ls-files", "-z", "--", "no such file")
             is_broken = is_cut_index(self._current, object_format)
         except GitError as error:
             is_broken = True
@@ -280,8 +285,10 @@ class IndexRecovery:
             files.discard(temporary)
 
     def _has_other_entries(self) -> bool:
-        """Whether the index is that of HEAD, and the saved one is not: then no listing has to show it."""
+        """Whether the index is that of a commit, and the saved one is not: then no listing has to show it."""
         staged, tree = self.saved.oldest.files.get(b"staged"), self._foreseen_tree()
+        if self._is_left():
+            return staged is not None and staged[1] != self.saved.oldest.wip_tree
         return tree is not None and staged is not None and staged[1] != tree and not self._differing_from(tree)
 
     def _foreseen_tree(self) -> Oid | None:
@@ -292,7 +299,7 @@ class IndexRecovery:
 
     def _staged_since(self) -> list[bytes]:
         """The paths whose index entries of now are in no save and no base."""
-        if not os.path.exists(self._current):
+        if not os.path.exists(self._current) or self._is_left():
             return []
         trees: list[Oid | None] = []
         for save in self._saves:

@@ -11,6 +11,7 @@ from ..format.manifest import Save
 from ..git.command import Oid, split_nul
 from ..git.index import (
     file_identity,
+    forget_index,
     identify_index_at,
     kept_index,
     link_or_copy,
@@ -193,9 +194,9 @@ class SavedIndex:
         return {path for paths in stages for path in paths}
 
     def forget_kept(self) -> None:
-        """Remove the index files that the saves kept."""
+        """Remove the index files that the saves kept and left."""
         for save in self._saves:
-            files.discard(kept_index(self._repository, save.manifest.save_id))
+            forget_index(self._repository, save.manifest.save_id)
 
     def _add_intents(self, paths: Sequence[bytes], target: bytes) -> None:
         for path in paths:

@@ -8,11 +8,11 @@ from ..errors import GitError, words_of
 from ..format.manifest import LeftOut
 from ..git.command import try_in_halves
 from ..git.entries import differing_paths, hidden_tags
-from ..git.index import index_lock, is_frozen_index, kept_index, link_or_copy
+from ..git.index import index_lock, is_frozen_index, kept_index, left_index, link_or_copy
 from ..objects.reader import LARGE
 from ..objects.tree import Leaf
 from ..system import files
-from ..system.stdlib import TYPE_CHECKING
+from ..system.stdlib import TYPE_CHECKING, suppress
 from ..workspace.ownership import frozen_index, next_index
 
 if TYPE_CHECKING:
@@ -117,25 +117,28 @@ class IndexSwap:
         ]
         return b"".join(lines)
 
-    def finish(self, moved: bool, deadline: Deadline | None = None) -> str:
-        """Put the new index in place where the branch has `moved`. What went wrong, as a sentence."""
+    def finish(self, moved: bool, save_id: str, deadline: Deadline | None = None) -> str:
+        """Put the new index in place where the branch has `moved` to a save. What went wrong, as a sentence."""
         timeout = None if deadline is None or deadline.seconds is None else max(_LEAST, deadline.left())
         try:
             if self._child is not None:
                 self.git.finish(self._child, input=self._given, timeout=timeout)
             if moved and os.path.exists(self.next):
-                self._exchange()
+                self._exchange(left_index(self.repository, save_id))
             return ""
         except GitError as error:
             return f"{_NOT_EXCHANGED}: {error.message}"
         except OSError as error:
             return f"{_NOT_EXCHANGED}: {words_of(error)}"
 
-    def _exchange(self) -> None:
+    def _exchange(self, left: bytes) -> None:
         index = os.path.join(self.repository.git_dir, b"index")
         with index_lock(self.repository):
             if not is_frozen_index(index, self.frozen):
                 return
+            with suppress(OSError):
+                # Without it `recover` has to look whether anything was staged since.
+                os.link(self.next, left)
             os.rename(self.next, index)
             files.fsync_path(self.repository.git_dir)
 

@@ -278,7 +278,9 @@ class SaveAttempt:
         moved = after.carry_out(branch, note, built, scene.context)
         publisher.refs.end()
         self.child_killed = after.child_killed
-        troubles = [*after.troubles, *([self.swap.finish(moved, self.request.end)] if self.swap is not None else [])]
+        troubles = [*after.troubles]
+        if self.swap is not None:
+            troubles.append(self.swap.finish(moved, publisher.save_id, self.request.end))
         plan = plan._replace(message="; ".join(trouble for trouble in (plan.message, *troubles) if trouble))
         return self._answer(plan, scene, built, moved=moved)
 

@@ -16,7 +16,7 @@ from ..format.names import (
     workspace_id,
 )
 from ..git import refs
-from ..git.index import kept_index, kept_indexes, link_or_copy
+from ..git.index import forget_other_indexes, kept_index, left_index, link_or_copy
 from ..git.refs import RefUpdate, RefWriter
 from ..objects.durable import OthersToDisk
 from ..objects.edit import edit_tree
@@ -312,15 +312,12 @@ class AfterMarker:
 def write_interrupted(repository: Repository, context: Context, built: Built) -> None:
     """Write the state file of a workspace with a pending save. It is a cache: what the disk refuses is not there.
 
-    At the bottom of a stack remove index files that earlier saves kept: nothing puts them back any more.
+    At the bottom of a stack remove the index files of earlier saves: nothing puts them back any more.
     """
     manifest = built.manifest
     with suppress(OSError):
         if manifest.below is None:
-            mine = kept_index(repository, manifest.save_id)
-            for path in kept_indexes(repository):
-                if path != mine:
-                    files.discard(path)
+            forget_other_indexes(repository, manifest.save_id)
         write_state(
             repository,
             context,
@@ -360,9 +357,10 @@ def renew(
     after = AfterMarker(publisher, builder, request)
     note = after.build_note(built, scene.context, scene.seen.get(NOTES))
     publisher.journal_locks()
-    kept = kept_index(builder.repository, old.manifest.save_id)
-    if os.path.exists(kept):
-        link_or_copy(kept, kept_index(builder.repository, builder.save_id))
+    for named in (kept_index, left_index):
+        there = named(builder.repository, old.manifest.save_id)
+        if os.path.exists(there):
+            link_or_copy(there, named(builder.repository, builder.save_id))
     publisher.move([*beside, *first_refs(plan, built.archive, scene.seen)])
     after.move_notes(note)
     after.write_state(scene.context, built)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +48,48 @@ def test_path_that_the_save_staged_is_kept_as_it_was_staged_since(staging: str, 
     listed = ws.git("ls-files", "-s", "b.txt")
     assert paths_of(recovered_from(ws.recover(), exits=(0, 4))["kept"]) == {b"b.txt"}
     assert ws.git("ls-files", "-s", "b.txt") == listed
+
+
+def _left(ws: Workspace) -> list[Path]:
+    return list((ws.git_dir / "gitstate").glob("left.*"))
+
+
+def test_index_that_the_save_left_is_known_by_its_file(ws: Workspace) -> None:
+    """Nothing was staged since. Whatever git or an agent puts in its place is another file, and is looked into."""
+    ws.append("a.txt", "edited\n")
+    saved_from(ws.save())
+    index = ws.git_dir / "index"
+    assert [os.path.samefile(path, index) for path in _left(ws)] == [True]
+    shutil.copy2(index, index.with_suffix(".new"))
+    index.with_suffix(".new").rename(index)
+    _stage_another(ws)
+    assert paths_of(recovered_from(ws.recover(), exits=(0, 4))["kept"]) == {b"b.txt"}
+    assert _left(ws) == []
+
+
+@pytest.mark.parametrize("later", ["save", "stack"])
+def test_index_left_by_an_earlier_save_is_forgotten(later: str, ws: Workspace) -> None:
+    ws.append("a.txt", "edited\n")
+    saved_from(ws.save())
+    if later == "save":
+        assert ws.recover().exit_status == 0
+    ws.append("a.txt", "edited again\n")
+    newest = saved_from(ws.save()).save_id
+    assert f"left.{newest}" in {path.name for path in _left(ws)}
+    _stage_another(ws)
+    assert paths_of(recovered_from(ws.recover(), exits=(0, 4))["kept"]) == {b"b.txt"}
+    assert _left(ws) == []
+
+
+def test_index_that_a_save_left_before_a_reboot_is_looked_into(ws: Workspace) -> None:
+    """It is the same file, and a power cut may have put other entries into it."""
+    ws.append("a.txt", "edited\n")
+    saved_from(ws.save())
+    _replace_entry(ws, b"b.txt", ws.out("rev-parse", "HEAD~2:a.txt"))
+    assert os.path.samefile(_left(ws)[0], ws.git_dir / "index")
+    with forged(ws, "pending") as save:
+        save.context["boot_id"] = "the boot before"
+    assert paths_of(recovered_from(ws.recover(), exits=(0, 4))["kept"]) == {b"b.txt"}
 
 
 def _replace_entry(ws: Workspace, path: bytes, oid: str) -> None:

@@ -11,7 +11,7 @@ from gitstate.errors import GitError, MissingObject, RefChanged
 from gitstate.format.context import Context
 from gitstate.format.manifest import LeftOut, Nested
 from gitstate.format.names import Trailers, parse_trailers
-from gitstate.git.index import identify_index_at, link_or_copy
+from gitstate.git.index import identify_index_at, left_index, link_or_copy
 from gitstate.git.opening import open_repository
 from gitstate.git.refs import RefUpdate
 from gitstate.git.repository import Repository
@@ -75,8 +75,9 @@ def test_index_swap_takes_deletions_and_new_files(ws: Workspace, repository: Rep
     blob = ws.out("rev-parse", "HEAD:a")
     swap = IndexSwap(repository, repository.git)
     swap.start(snapshot(ws, {b"a": None, b"new": Leaf(REGULAR, blob)}))
-    assert swap.finish(moved=True) == ""
+    assert swap.finish(True, "ID") == ""
     assert ws.out("diff", "--cached", "--no-renames", "--name-status").split("\n") == ["D\ta", "A\tnew"]
+    assert os.path.samefile(left_index(repository, "ID"), ws.git_dir / "index")
 
 
 @pytest.mark.parametrize("why", ["the branch stayed", "git replaced the index"])
@@ -87,8 +88,9 @@ def test_index_swap_leaves_the_index_alone_where(ws: Workspace, repository: Repo
         ws.write("later", "later\n")
         ws.add("later")
     before = index_of(ws)
-    assert swap.finish(moved=why != "the branch stayed") == ""
+    assert swap.finish(why != "the branch stayed", "ID") == ""
     assert index_of(ws) == before
+    assert not os.path.exists(left_index(repository, "ID"))
 
 
 def test_index_swap_that_git_refuses_is_a_sentence(ws: Workspace, repository: Repository) -> None:
@@ -99,7 +101,7 @@ def test_index_swap_that_git_refuses_is_a_sentence(ws: Workspace, repository: Re
     frozen.write_bytes(b"no index")
     swap.start(taken)
     before = index_of(ws)
-    assert swap.finish(moved=True).startswith("the save is complete, but the index could not be exchanged: ")
+    assert swap.finish(True, "ID").startswith("the save is complete, but the index could not be exchanged: ")
     assert index_of(ws) == before
     swap.close()
 
