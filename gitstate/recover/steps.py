@@ -288,7 +288,7 @@ class Recovery:
         self._look_for_destroyed()
         lost = None if self._destroyed is None else self._destroyed.find()
         if outcome.restored or outcome.deleted:
-            from .single_files import Version, remember
+            from .last_restore import Version, remember
 
             # The file's name becomes durable with those below.
             remember(self.workspace, Version(manifest.save_id, None), outcome, syncs_name=False)
