@@ -94,16 +94,23 @@ def may_hold_secret(text: str) -> bool:
     return "@" in text.partition("://")[2].partition("/")[0]
 
 
+def _words_of(line: str) -> list[str]:
+    """`shlex.split`, which as a rule has nothing to unquote. Raises ValueError."""
+    if line.isascii() and line.isprintable() and not {*line} & {*"'\"\\"}:
+        return line.split()
+    from shlex import split
+
+    return split(line)
+
+
 class Launch:
     """Command lines for the agent of a context."""
 
     def __init__(self, agent: Agent, context: Context) -> None:
         self.agent = agent
-        from shlex import split
-
         line = context.extra.get(ARGV_KEY)
         try:
-            argv = split(line) if isinstance(line, str) and len(line) <= _MOST_ARGV else []
+            argv = _words_of(line) if isinstance(line, str) and len(line) <= _MOST_ARGV else []
         except ValueError:
             argv = []
         if argv and os.path.basename(argv[0]).lower() not in agent.commands:

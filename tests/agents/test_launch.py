@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from pathlib import Path
 
 import pytest
 
 from gitstate.agents.base import Agent
-from gitstate.agents.launch import Launch, may_hold_secret, recorded_argv, typed_argv
+from gitstate.agents.launch import Launch, _words_of, may_hold_secret, recorded_argv, typed_argv
 from gitstate.agents.registry import agent_named, all_agents
 from gitstate.agents.sessions import resume_command
 from gitstate.format.context import Context
@@ -149,3 +150,16 @@ def test_limits_of_an_agent_are_never_lost() -> None:
     recorded = recorded_argv(agent, shlex.split(line))
     wanted = ["claude", "-p", "--disallowedTools", "Read(secrets/**)", "Read(.env)", "--allowedTools=Bash"]
     assert recorded is not None and shlex.split(recorded) == [*wanted, "--add-dir", "a", "b"]
+
+
+def test_line_is_taken_apart_as_by_a_shell() -> None:
+    """Whichever way it goes: that without Python's own module is for lines in which nothing is quoted."""
+    for signs in itertools.product("a'\" \\\t#é\x1f", repeat=4):
+        line = "".join(signs)
+        found = []
+        for split in (shlex.split, _words_of):
+            try:
+                found.append(split(line))
+            except ValueError:
+                found.append(["refused"])
+        assert found[0] == found[1], line

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,13 @@ def test_any_other_path_is_no_transcript(told: object) -> None:
 )
 def test_path_matches_as_a_whole(path: str, pattern: str, does: bool) -> None:
     assert matches(path, pattern) == does
+
+
+def test_names_match_as_in_a_shell() -> None:
+    """Every short name against every short pattern: as Python's own module has it, which loads five others."""
+    names = ["".join(letters) for size in range(6) for letters in itertools.product("ab", repeat=size)]
+    patterns = ["".join(letters) for size in range(1, 6) for letters in itertools.product("ab*", repeat=size)]
+    patterns.remove("**")
+    apart = [(name, one) for name in names for one in patterns if matches(name, one) != fnmatchcase(name, one)]
+    assert apart == []
+    assert matches("a\nb", "a*b") and not matches("a/b", "a*b")

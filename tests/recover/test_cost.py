@@ -260,15 +260,23 @@ MOST_SYNCS = 11
 MOST_MODULES = 62
 
 
-def test_recovery_of_an_agents_session_loads_nothing_slow(ws: Workspace) -> None:
-    event = {"hook_event_name": "PostToolUse", "session_id": "s-1", "cwd": str(ws.path), "transcript_path": "/none"}
+@pytest.mark.parametrize("talks", [False, True])
+def test_recovery_of_an_agents_session_loads_nothing_slow(talks: bool, ws: Workspace, hermetic: Path) -> None:
+    session = "0b1c9a52-0000-4000-8000-000000000001"
+    transcript = hermetic / ".claude" / "projects" / str(ws.path).replace("/", "-") / f"{session}.jsonl"
+    if talks:
+        transcript.parent.mkdir(parents=True)
+        transcript.write_text('{"n": 1}\n')
+    event = {"hook_event_name": "Stop", "session_id": session, "cwd": str(ws.path), "transcript_path": str(transcript)}
     hook = [*GITSTATE, "hook", "claude"]
     subprocess.run(hook, input=json.dumps(event), encoding="utf-8", cwd=ws.path, check=True)
     wait_until(lambda: hooks_are_done(ws.git_dir), "what the hook has begun")
     assert ws.save().exit_status == 0
     loaded = loaded_by_recovery(ws)
-    assert "gitstate.conversation.give_back" in loaded
-    assert not loaded & {"click", "json", "re", "enum", "typing", "contextlib", "functools", "subprocess"}
+    # What gives a transcript back is loaded where one is kept.
+    assert ("gitstate.conversation.give_back" in loaded) == talks
+    slow = loaded & {"click", "json", "re", "enum", "typing", "contextlib", "functools", "subprocess"}
+    assert not slow
 
 
 def test_nothing_that_head_has_is_saved_once_more(ws: Workspace) -> None:

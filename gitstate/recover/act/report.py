@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 
+from ...errors import GitstateError
 from ...format.manifest import Reason
-from ...format.names import is_save_id, workspace_id
+from ...format.names import conversation_ref, is_save_id, workspace_id
+from ...git.refs import read_refs
 from ...system.stdlib import TYPE_CHECKING, quote
 from ...workspace.live_context import RECOVERED, describe_save, read_live_context, read_state, write_state
 from ..request import RecoverRequest, RecoverResult, briefing, instruction, with_messages
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from ...format.context import Context
@@ -103,9 +106,24 @@ class Report:
         was = facts.saves[0].context if facts.saves else facts.context
         if was is None or was.session_id is None or self._request.depth:
             return context, result
-        from ...conversation.give_back import give_back
+        from ...agents.sessions import is_session_id
 
+        if not is_session_id(was.session_id):
+            return context, result
         own = workspace_id(self._repository)
         workspaces = [own, *(save.manifest.workspace_id for save in facts.saves[:1])]
+        is_here = facts.remote is None and was.workspace_path == context.workspace_path
+        if is_here and not self._may_be_kept([conversation_ref(name, was.session_id) for name in workspaces]):
+            # Its place is as it was, too.
+            return context, result
+        from ...conversation.give_back import give_back
+
         given = give_back(self._repository, context, was, workspaces, facts.remote)
         return given.context, with_messages(result, given.message)
+
+    def _may_be_kept(self, refs: Sequence[str]) -> bool:
+        """Whether one of these refs is there; also where it can't be told, which `give_back` says."""
+        try:
+            return bool(read_refs(self._repository, refs))
+        except (GitstateError, OSError):
+            return True
