@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitError
+from ..errors import GitError, MissingObject
 from ..system.stdlib import TYPE_CHECKING, Record
 from .command import Oid, is_oid, split_nul
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from ..system.child import Child
     from .command import Git
@@ -151,25 +151,48 @@ def give_pairs(started: Child, pairs: Sequence[tuple[Oid, Oid]]) -> None:
 def diff_pairs_of_trees(
     repository: Repository, pairs: Sequence[tuple[Oid, Oid]], started: Child | None = None
 ) -> list[list[DiffEntry]]:
-    """`diff_trees` of each pair, by one git: that which was started for them and knows them."""
+    """`diff_trees` of each pair, by one git: that which was started for them and knows them.
+
+    Raises MissingObject where a tree is missing, or GitError.
+    """
     if not pairs:
         return []
     if started is None:
         started = start_diff_of_pairs(repository)
         give_pairs(started, pairs)
-    found: list[list[DiffEntry]] = []
-    head = b""
+    found: dict[int, list[DiffEntry]] = {}
+    place, head = -1, b""
     for field in split_nul(repository.git.finish(started) + b"\0"):
         if head.startswith(b":"):
-            found[-1].append(DiffEntry.parse(head, field))
+            found[place].append(DiffEntry.parse(head, field))
             head = b""
             continue
         head = field
         while head and not head.startswith(b":"):
-            # Before the changes of each pair stands a line that names it.
-            head = head.partition(b"\n")[2]
-            found.append([])
-    return found
+            place, head = _named_pair(head, pairs, place)
+            found[place] = []
+    _refuse_missing(pairs, found)
+    return [found[number] for number in range(len(pairs))]
+
+
+def _refuse_missing(pairs: Sequence[tuple[Oid, Oid]], named: Collection[int]) -> None:
+    """Raises MissingObject where git named only some of the pairs: a tree of another one is missing."""
+    for number, (old, new) in enumerate(pairs):
+        if number not in named:
+            raise MissingObject(new, f"or {old} is missing, or no tree")
+
+
+def _named_pair(head: bytes, pairs: Sequence[tuple[Oid, Oid]], before: int) -> tuple[int, bytes]:
+    """The number of the pair that git names in a line before its changes, and what follows that line.
+
+    Git says nothing of a pair of which a tree is missing, and goes on with the next.
+    """
+    line, _, rest = head.partition(b"\n")
+    try:
+        old, new = line.decode("ascii").split(" ")
+        return pairs.index((old, new), before + 1), rest
+    except ValueError:
+        raise GitError(["diff-tree"], 0, line) from None
 
 
 #: So many pairs of ids fit into a pipe while git is not reading.
@@ -180,29 +203,33 @@ def each_difference(
     repository: Repository, pairs: Sequence[tuple[Oid, Oid]], size: int = 1 << 18
 ) -> Iterator[tuple[int, DiffEntry]]:
     """What `diff_pairs_of_trees` finds, each entry with the number of its pair, while git still compares: one git for
-    hundreds of pairs, and never all of its answer in memory, which is read `size` bytes at a time. Raises GitError.
+    hundreds of pairs, and never all of its answer in memory, which is read `size` bytes at a time.
+
+    Raises MissingObject where a tree is missing, or GitError.
     """
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         some = pairs[start : start + _PAIRS_AT_ONCE]
         process = _start_diff_tree(repository, "--stdin", quiet=True)
         try:
             process.end_input(_lines_of(some))
-            number, head, rest = start - 1, b"", b""
+            named: set[int] = set()
+            number, head, rest = -1, b"", b""
             while data := process.stdout.read(size):
                 *fields, rest = (rest + data).split(b"\0")
                 for field in fields:
                     if head:
-                        yield number, DiffEntry.parse(head, field)
+                        yield start + number, DiffEntry.parse(head, field)
                         head = b""
                         continue
                     head = field
                     while head and not head.startswith(b":"):
-                        head = head.partition(b"\n")[2]
-                        number += 1
+                        number, head = _named_pair(head, some, number)
+                        named.add(number)
         finally:
             status = process.wait()
         if status:
             raise GitError(["diff-tree"], status, b"")
+        _refuse_missing(some, named)
 
 
 def differing_paths(repository: Repository, old: Oid | None, new: Oid) -> list[bytes]:

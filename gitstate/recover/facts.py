@@ -9,7 +9,6 @@ from ..format import names
 from ..format.archive import (
     HeldSave,
     archives_of,
-    held_saves,
     is_dismissed,
     pending_archive,
     pending_archives,
@@ -92,7 +91,10 @@ def gather(
     except UnsupportedSave as error:
         return here._replace(problem=error.message, unsupported=True, detach=False)
     except CorruptSave as error:
-        earlier = None if pending.remote is not None else _newest_readable(repository, reader, pending)
+        from .unreadable import newest_readable
+
+        is_own = pending.remote is None
+        earlier = newest_readable(repository, reader, pending.marker, pending.archive) if is_own else None
         return here._replace(problem=error.message, earlier=earlier, detach=False)
 
 
@@ -430,17 +432,3 @@ def _operation_differs(repository: Repository, reader: ObjectReader, save: Save)
         if content is None or content[1] != data:
             return True
     return False
-
-
-def _newest_readable(repository: Repository, reader: ObjectReader, unreadable: _Pending) -> str | None:
-    """The id of the newest save that can be read beside one that can't; None where there is none."""
-    name = None if unreadable.marker is None else names.parse_ref(unreadable.marker)
-    held = held_saves(repository.git, name.workspace_id if name else None)
-    for save in names.newest_first(held, lambda save: (save.workspace_id, save.save_id)):
-        if save.archive == unreadable.archive:
-            continue
-        try:
-            return read_save(save.archive, reader).manifest.save_id
-        except (CorruptSave, UnsupportedSave):
-            continue
-    return None

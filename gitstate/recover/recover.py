@@ -139,8 +139,10 @@ def _recover_waiting(workspace: Workspace, others: Collection[str], request: Rec
     try:
         result = _recover_fetched(workspace, facts, verdict, request)
     except (GitError, CorruptSave):
-        facts = with_damage(facts, repository)
-        if not facts.damage:
+        from .unreadable import with_unreadable
+
+        facts = with_damage(with_unreadable(facts, repository), repository)
+        if not facts.damage and facts.problem is None:
             raise
         result = _carry_out(workspace, facts, decide(facts), request)
     if repository.stranger is not None:

@@ -11,7 +11,7 @@ import os
 from ..git import refs
 from ..git.attributes import conditional_includes
 from ..git.command import Git, Oid
-from ..git.damaged.broken import UNBORN, find_broken, last_whole, make_stand_in
+from ..git.damaged.broken import UNBORN, find_broken, is_readable, last_whole, make_stand_in
 from ..git.damaged.files import (
     Damage,
     DamagedGitDir,
@@ -219,7 +219,7 @@ def _unreadable_head(repository: Repository, broken: Broken, where: str) -> Dama
 def _wrong_file(repository: Repository, commit: Oid) -> bytes | None:
     """The loose file of a commit, where git can't read the commit from it; None where it can, or there is no file."""
     path = os.path.join(repository.common_dir, b"objects", os.fsencode(f"{commit[:2]}/{commit[2:]}"))
-    if not os.path.isfile(path) or repository.git.succeeds("rev-parse", "-q", "--verify", f"{commit}^{{commit}}"):
+    if not os.path.isfile(path) or is_readable(repository.git, commit):
         return None
     return path
 

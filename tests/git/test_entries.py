@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gitstate.errors import MissingObject
 from gitstate.git.command import Git, try_in_halves
 from gitstate.git.entries import (
     DiffEntry,
@@ -15,6 +16,7 @@ from gitstate.git.entries import (
     diff_pairs_of_trees,
     diff_trees,
     differing_paths,
+    each_difference,
     list_index,
     list_tree,
     list_tree_paths,
@@ -216,3 +218,25 @@ def test_several_pairs_of_trees_are_compared_at_once(ws: Workspace) -> None:
     pairs = [(trees[0], trees[1]), (trees[1], trees[1]), (trees[3], trees[0]), (trees[2], trees[2])]
     assert diff_pairs_of_trees(repository, pairs) == [diff_trees(repository, *pair) for pair in pairs]
     assert diff_pairs_of_trees(repository, []) == []
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_pair_of_which_a_tree_is_missing_is_not_taken_for_another(place: int, ws: Workspace) -> None:
+    """Git says nothing of it, goes on with the next, and ends with status 0."""
+    trees = [ws.out("rev-parse", "HEAD^{tree}")]
+    for name in ("one", "two"):
+        ws.write(name, name)
+        ws.add(name)
+        ws.commit()
+        trees.append(ws.out("rev-parse", "HEAD^{tree}"))
+    repository = open_repository(os.fsencode(ws.path))
+    pairs = [(trees[0], trees[1]), (trees[0], trees[2])]
+    pairs.insert(place, (trees[1], "1" * 40))
+    with pytest.raises(MissingObject, match="1111"):
+        diff_pairs_of_trees(repository, pairs)
+    found: list[tuple[int, bytes]] = []
+    with pytest.raises(MissingObject, match="1111"):
+        for number, entry in each_difference(repository, pairs):
+            found.append((number, entry.path))
+    wanted = [(number, b"one") for number in range(3) if number != place]
+    assert [item for item in found if item[1] == b"one"] == wanted

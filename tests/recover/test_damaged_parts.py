@@ -122,3 +122,32 @@ def test_file_that_can_not_be_read_costs_no_other(name: str, content: bytes | No
     damaged.write_bytes(whole)
     done(ws.recover())
     assert ws.path.joinpath("b").read_text() == "unstaged\n" and ws.path.joinpath("a").read_text() == "a1\n"
+
+
+DAMAGE = {"missing": None, "garbage": b"no object", "empty": b""}
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("tree", ["HEAD^{tree}", "HEAD~1^{tree}"], ids=["the WIP tree", "the staged tree"])
+def test_save_whose_tree_git_can_not_read_is_corrupt(tree: str, content: bytes | None, ws: Workspace) -> None:
+    """Where one of two trees is missing git says nothing of it, and ends with status 0."""
+    oid, pending = ws.out("rev-parse", tree), ws.refs(PENDING)
+    replace(place(ws, tree), content)
+    before = ws.git_dir.joinpath("index").read_bytes()
+    run = ws.recover()
+    (found,) = run.json["workspaces"]
+    assert (run.exit_status, found["verdict"]) == (4, "corrupt")
+    assert f"is unreadable: its tree {oid[:12]} is missing or damaged" in found["message"]
+    assert "to discard the unreadable save" in found["hint"]
+    assert ws.refs(PENDING) == pending
+    assert (ws.read("b"), ws.git_dir.joinpath("index").read_bytes()) == (b"unstaged\n", before)
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+def test_wip_commit_that_git_can_not_read_is_told_with_the_way_out(content: bytes | None, ws: Workspace) -> None:
+    replace(place(ws, "HEAD"), content)
+    run = ws.recover()
+    (found,) = run.json["workspaces"]
+    assert (run.exit_status, found["verdict"]) == (4, "corrupt")
+    assert "the WIP commit" in found["message"] and "the commit of HEAD is unreadable" in found["message"]
+    assert "update-ref refs/heads/" in found["hint"]

@@ -131,7 +131,17 @@ def is_whole(git: Git, commit: Oid) -> bool:
     """Whether git can read a commit and all its trees."""
     try:
         list_tree_paths(git, commit)
-        # No tree tells whether the file of the commit holds another object.
+    except GitError as error:
+        if error.status < 0:
+            raise
+        return False
+    # No tree tells whether the file of the commit holds another object.
+    return is_readable(git, commit)
+
+
+def is_readable(git: Git, commit: Oid) -> bool:
+    """Whether git can read a commit. It fails where the commit's file holds no object at all."""
+    try:
         return git.succeeds("rev-parse", "-q", "--verify", f"{commit}^{{commit}}")
     except GitError as error:
         if error.status < 0:
