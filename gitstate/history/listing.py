@@ -299,9 +299,12 @@ def _entry(
 
 def _commit(repo: git.Repo, oid: str) -> git.Commit:
     """A commit of a size that GitPython may read, and with such a tree. Raises CorruptSave."""
-    _refuse_large(repo, oid)
-    commit = repo.commit(oid)
-    _refuse_large(repo, commit.tree.hexsha)
+    try:
+        _refuse_large(repo, oid)
+        commit = repo.commit(oid)
+        _refuse_large(repo, commit.tree.hexsha)
+    except ValueError:
+        raise CorruptSave(f"the save {oid[:12]} is unreadable: its archive is missing or damaged") from None
     return commit
 
 

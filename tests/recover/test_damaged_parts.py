@@ -151,3 +151,13 @@ def test_wip_commit_that_git_can_not_read_is_told_with_the_way_out(content: byte
     assert (run.exit_status, found["verdict"]) == (4, "corrupt")
     assert "the WIP commit" in found["message"] and "the commit of HEAD is unreadable" in found["message"]
     assert "update-ref refs/heads/" in found["hint"]
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("part", ["^{commit}", "^{tree}", ":manifest.json"])
+def test_difference_of_a_save_that_is_damaged_is_one_line(part: str, content: bytes | None, ws: Workspace) -> None:
+    found = ws.git("for-each-ref", "--format=%(refname:lstrip=-1)", "refs/gitstate/saves").decode().split()
+    replace(place(ws, f"{archive(ws)}{part}"), content)
+    run = ws.gitstate("diff", found[0])
+    assert run.exit_status == 4, run
+    assert "unreadable" in run.stderr or "can't be compared" in run.stderr
