@@ -6,6 +6,7 @@ import os
 
 from ..format.context import Context
 from ..system import files
+from ..system.child import is_in_path
 from ..system.stdlib import TYPE_CHECKING, quote, suppress
 from .base import ARGV_KEY, SCRIPT_ENDINGS, Agent
 
@@ -35,13 +36,11 @@ def typed_argv(agent: Agent, argv: Sequence[str]) -> list[str] | None:
     """The command line of an agent's process as a person types it: without an interpreter and its options, and with the
     name of the program where the PATH leads to one. None where it is that of another program.
     """
-    import shutil
-
     for at, word in enumerate(argv):
         name = os.path.basename(word).lower()
         name = next((name.removesuffix(ending) for ending in SCRIPT_ENDINGS if name.endswith(ending)), name)
         if name in agent.commands:
-            return [word if shutil.which(name) is None else name, *argv[at + 1 :]]
+            return [name if is_in_path(name) else word, *argv[at + 1 :]]
         # An interpreter has options before its script, and an option may have a value.
         after_option = argv[at - 1].startswith("-")
         if at and not word.startswith("-") and not after_option:

@@ -292,6 +292,14 @@ def _found(name: str | bytes) -> str:
     raise FileNotFoundError(errno.ENOENT, "not found in PATH", os.fsdecode(name))
 
 
+def is_in_path(name: str) -> bool:
+    """Whether a program of this name can be started."""
+    try:
+        return bool(_found(name))
+    except FileNotFoundError:
+        return False
+
+
 def _above_streams(fd: int) -> int:
     """The descriptor under a number above those of the standard streams, which the child's own streams get."""
     if fd > 2:
