@@ -99,8 +99,8 @@ def test_next_start_resumes_after_every_cause_of_death(stage: Stage, way: str, c
     stage.ws.config("gitstate.deadline", "60")
     stage.ws.config("gitstate.grace", "30" if what.kill is term_then_kill else "1")
     stage.manner(what.manner)
-    # A ready loop would try again where its agent fails.
-    once = ["--retries", "0"] if way in ("claude", "kimi") and cause == "agent-fails" else []
+    # A ready loop would try again where its agent fails, or is killed.
+    once = ["--retries", "0"] if way in ("claude", "kimi") and cause in ("agent-fails", "agent-killed") else []
     loop = stage.start([*stage.command(way), *once])
     stage.ready(loop)
     before = fingerprint(stage.ws.path)
