@@ -10,7 +10,7 @@ from .bundle import Bundle
 from .errors import EXIT_AGAIN
 
 #: The commands that are short enough for it to matter.
-_BUNDLED = ("save", "checkpoint", "recover", "status", "hook")
+_BUNDLED = ("save", "checkpoint", "recover", "status", "hook", "begin", "set", "finish")
 
 
 def main() -> None:
@@ -68,6 +68,8 @@ def _main() -> None:
     elif quick is not None:
         if quick.command in ("save", "checkpoint"):
             from .cli.quick import run_save as run
+        elif quick.command in ("begin", "set", "finish"):
+            from .cli.tasks import run_quick as run
         else:
             from .cli.recovering import run_quick as run
         status = run(quick)

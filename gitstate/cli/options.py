@@ -78,6 +78,9 @@ LOOKS = {
     },
 }
 STYLES = ("text", "json", "shell")
+#: Those of `begin` and `set`, by their names. Words KEY=VALUE stand between them and behind them.
+TASKS = {"begin": (*RUN_CONTEXT, "owner_pid", "json"), "set": (*RUN_CONTEXT, "json")}
+FINISH = {"--keep-save": ("keep_save", "flag"), "--json": ("json", "flag")}
 #: Those of `run`. What follows them is the command to run.
 STOP_SIGNALS = ("TERM", "INT", "HUP", "QUIT", "USR1", "USR2")
 RUN = {
@@ -98,7 +101,7 @@ class Quick(Record):
 
 
 def parse(argv: Sequence[str]) -> Quick | None:
-    """Parse a command line of `save`, `checkpoint`, `recover`, `status` or `run`.
+    """Parse a command line of `save`, `checkpoint`, `recover`, `status`, `run`, `begin`, `set` or `finish`.
 
     Returns None for any other, and for one that is not well-formed.
     """
@@ -115,12 +118,16 @@ def parse(argv: Sequence[str]) -> Quick | None:
         else:
             break
     command = words.pop(0) if words else ""
-    if command not in ("save", "checkpoint", "run", *LOOKS):
+    if command not in ("save", "checkpoint", "run", *LOOKS, *TASKS, "finish"):
         return None
-    takes_paths = command in LOOKS
+    takes_paths = command in LOOKS or command in TASKS
     by_flag = _BY_FLAG
-    if takes_paths:
+    if command in LOOKS:
         by_flag = {flag: Option(flag, name, kind, "", "") for flag, (name, kind) in LOOKS[command].items()}
+    elif command in TASKS:
+        by_flag = {option.flag: option for option in OPTIONS if option.name in TASKS[command]}
+    elif command == "finish":
+        by_flag = {flag: Option(flag, name, kind, "", "") for flag, (name, kind) in FINISH.items()}
     elif command == "run":
         by_flag = {option.flag: option for option in OPTIONS if option.name in RUN_CONTEXT}
         by_flag |= {flag: Option(flag, name, kind, "", "") for flag, (name, kind) in RUN.items()}
@@ -129,12 +136,15 @@ def parse(argv: Sequence[str]) -> Quick | None:
         if command == "run" and (words[0] == "--" or not words[0].startswith("-")):
             paths = words[1:] if words[0] == "--" else words
             break
+        if command in TASKS and words[0] == "--":
+            paths += words[1:]
+            break
         if takes_paths and not words[0].startswith("-"):
             paths.append(words.pop(0))
             continue
         flag, equals, value = words.pop(0).partition("=")
         option = by_flag.get(flag)
-        if option is None and equals and flag and not takes_paths and not flag.startswith("-"):
+        if option is None and equals and flag and "--set" in by_flag and not flag.startswith("-"):
             _take(given, _BY_FLAG["--set"], f"{flag}={value}")
             continue
         if option is None:
@@ -152,6 +162,8 @@ def parse(argv: Sequence[str]) -> Quick | None:
             _take(given, option, value)
         except ValueError:
             return None
+    if command == "begin" and "owner_pid" in given and not given["owner_pid"]:
+        return None
     return Quick(command, directory, {**given, "paths": paths} if paths else given)
 
 
