@@ -308,11 +308,29 @@ def kept_index(repository: Repository, save_id: str) -> bytes:
     return os.path.join(repository.own, _KEPT + save_id.encode("ascii"))
 
 
-def left_index(repository: Repository, save_id: str) -> bytes:
-    """A second name of the index file that a save put in the place of the kept one: while it is the index, nothing was
-    staged since.
+def left_index(repository: Repository, save_id: str, mtime_ns: int) -> bytes:
+    """A second name of the index file that a save put in the place of the kept one, which was written at `mtime_ns`."""
+    return os.path.join(repository.own, _LEFT + b"%s.%d" % (save_id.encode("ascii"), mtime_ns))
+
+
+def is_left_index(repository: Repository, save_id: str) -> bool:
+    """Whether the index is the file that a save left, as the save wrote it: then nothing was staged since.
+
+    Git puts another file in its place. Others (go-git, isomorphic-git, `cp`) write into it, which changes its mtime.
     """
-    return os.path.join(repository.own, _LEFT + save_id.encode("ascii"))
+    there = file_identity(os.path.join(repository.git_dir, b"index"))
+    return there is not None and there == file_identity(left_index(repository, save_id, there[1]))
+
+
+def name_indexes_anew(repository: Repository, old: str, save_id: str) -> None:
+    """Give the index files that the save `old` kept and left a further name, for the save that takes its place."""
+    kept = kept_index(repository, old)
+    if os.path.exists(kept):
+        link_or_copy(kept, kept_index(repository, save_id))
+    there = file_identity(os.path.join(repository.git_dir, b"index"))
+    if there is not None:
+        with suppress(OSError):
+            os.link(left_index(repository, old, there[1]), left_index(repository, save_id, there[1]))
 
 
 def kept_indexes(repository: Repository) -> list[bytes]:
@@ -322,7 +340,7 @@ def kept_indexes(repository: Repository) -> list[bytes]:
 
 def forget_other_indexes(repository: Repository, save_id: str) -> None:
     """Remove the index files that saves have kept or left here, but those of one save."""
-    mine = (kept_index(repository, save_id), left_index(repository, save_id))
+    mine = set(_indexes_of(repository, save_id))
     for path in _indexes_named(repository, _KEPT, _LEFT):
         if path not in mine:
             files.discard(path)
@@ -330,8 +348,13 @@ def forget_other_indexes(repository: Repository, save_id: str) -> None:
 
 def forget_index(repository: Repository, save_id: str) -> None:
     """Remove the index files that a save kept and left."""
-    files.discard(kept_index(repository, save_id))
-    files.discard(left_index(repository, save_id))
+    for path in _indexes_of(repository, save_id):
+        files.discard(path)
+
+
+def _indexes_of(repository: Repository, save_id: str) -> list[bytes]:
+    left = _indexes_named(repository, _LEFT + save_id.encode("ascii") + b".")
+    return [kept_index(repository, save_id), *left]
 
 
 def _indexes_named(repository: Repository, *beginnings: bytes) -> list[bytes]:

@@ -79,6 +79,8 @@ class IndexSwap:
         #: What it is told, and what of it is still to come; None where none was started.
         self._told: bytes | None = None
         self._given = b""
+        #: When the new index was written; None: by git, for this save.
+        self._mtime_ns: int | None = None
 
     def start(self, taken: Snapshot) -> None:
         """Begin to make an index that matches the WIP commit of `taken`, unless that was begun already."""
@@ -91,6 +93,7 @@ class IndexSwap:
         if taken.index_file is not None:
             link_or_copy(self.frozen, self.next)
         self._told = told
+        self._mtime_ns = taken.index_file.mtime_ns if taken.index_file is not None and not told else None
         if not told:
             return
         self._child = self.git.start(
@@ -124,21 +127,22 @@ class IndexSwap:
             if self._child is not None:
                 self.git.finish(self._child, input=self._given, timeout=timeout)
             if moved and os.path.exists(self.next):
-                self._exchange(left_index(self.repository, save_id))
+                self._exchange(save_id)
             return ""
         except GitError as error:
             return f"{_NOT_EXCHANGED}: {error.message}"
         except OSError as error:
             return f"{_NOT_EXCHANGED}: {words_of(error)}"
 
-    def _exchange(self, left: bytes) -> None:
+    def _exchange(self, save_id: str) -> None:
         index = os.path.join(self.repository.git_dir, b"index")
         with index_lock(self.repository):
             if not is_frozen_index(index, self.frozen):
                 return
+            mtime_ns = os.stat(self.next).st_mtime_ns if self._mtime_ns is None else self._mtime_ns
             with suppress(OSError):
                 # Without it `recover` has to look whether anything was staged since.
-                os.link(self.next, left)
+                os.link(self.next, left_index(self.repository, save_id, mtime_ns))
             os.rename(self.next, index)
             files.fsync_path(self.repository.git_dir)
 

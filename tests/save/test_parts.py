@@ -11,7 +11,7 @@ from gitstate.errors import GitError, MissingObject, RefChanged
 from gitstate.format.context import Context
 from gitstate.format.manifest import LeftOut, Nested
 from gitstate.format.names import Trailers, parse_trailers
-from gitstate.git.index import identify_index_at, left_index, link_or_copy
+from gitstate.git.index import identify_index_at, is_left_index, link_or_copy
 from gitstate.git.opening import open_repository
 from gitstate.git.refs import RefUpdate
 from gitstate.git.repository import Repository
@@ -77,7 +77,7 @@ def test_index_swap_takes_deletions_and_new_files(ws: Workspace, repository: Rep
     swap.start(snapshot(ws, {b"a": None, b"new": Leaf(REGULAR, blob)}))
     assert swap.finish(True, "ID") == ""
     assert ws.out("diff", "--cached", "--no-renames", "--name-status").split("\n") == ["D\ta", "A\tnew"]
-    assert os.path.samefile(left_index(repository, "ID"), ws.git_dir / "index")
+    assert is_left_index(repository, "ID")
 
 
 @pytest.mark.parametrize("why", ["the branch stayed", "git replaced the index"])
@@ -90,7 +90,20 @@ def test_index_swap_leaves_the_index_alone_where(ws: Workspace, repository: Repo
     before = index_of(ws)
     assert swap.finish(why != "the branch stayed", "ID") == ""
     assert index_of(ws) == before
-    assert not os.path.exists(left_index(repository, "ID"))
+    assert not is_left_index(repository, "ID")
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_index_that_stays_in_place_is_left_as_the_snapshot_saw_it(
+    is_written: bool, ws: Workspace, repository: Repository
+) -> None:
+    """Nothing is to be exchanged: the new index is the old file, which not only git may write to meanwhile."""
+    swap = IndexSwap(repository, repository.git)
+    swap.start(snapshot(ws, {}))
+    if is_written:
+        (ws.git_dir / "index").write_bytes((ws.git_dir / "index").read_bytes())
+    assert swap.finish(True, "ID") == ""
+    assert is_left_index(repository, "ID") != is_written
 
 
 def test_index_swap_that_git_refuses_is_a_sentence(ws: Workspace, repository: Repository) -> None:
