@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import GitError
+from ..errors import GitError, MissingObject
 from ..system.stdlib import TYPE_CHECKING, Record
 from .command import Oid, is_oid, split_nul
 
@@ -151,7 +151,10 @@ def give_pairs(started: Child, pairs: Sequence[tuple[Oid, Oid]]) -> None:
 def diff_pairs_of_trees(
     repository: Repository, pairs: Sequence[tuple[Oid, Oid]], started: Child | None = None
 ) -> list[list[DiffEntry]]:
-    """`diff_trees` of each pair, by one git: that which was started for them and knows them."""
+    """`diff_trees` of each pair, by one git: that which was started for them and knows them.
+
+    Raises GitError, MissingObject.
+    """
     if not pairs:
         return []
     if started is None:
@@ -167,9 +170,20 @@ def diff_pairs_of_trees(
         head = field
         while head and not head.startswith(b":"):
             # Before the changes of each pair stands a line that names it.
-            head = head.partition(b"\n")[2]
+            line, _, head = head.partition(b"\n")
+            _check_pair(line, pairs, len(found))
             found.append([])
+    _check_pair(b"", pairs, len(found))
     return found
+
+
+def _check_pair(line: bytes, pairs: Sequence[tuple[Oid, Oid]], number: int) -> None:
+    """See that a line of `diff-tree --stdin` names the pair of this number; an empty one, that there is no such pair.
+
+    Git passes over a pair with a tree that it can't read, and ends with 0. Raises MissingObject.
+    """
+    if line != _lines_of(pairs[number : number + 1]).strip():
+        raise MissingObject(" or ".join(pairs[number]), "is missing or no tree")
 
 
 #: So many pairs of ids fit into a pipe while git is not reading.
@@ -180,7 +194,8 @@ def each_difference(
     repository: Repository, pairs: Sequence[tuple[Oid, Oid]], size: int = 1 << 18
 ) -> Iterator[tuple[int, DiffEntry]]:
     """What `diff_pairs_of_trees` finds, each entry with the number of its pair, while git still compares: one git for
-    hundreds of pairs, and never all of its answer in memory, which is read `size` bytes at a time. Raises GitError.
+    hundreds of pairs, and never all of its answer in memory, which is read `size` bytes at a time. Raises GitError,
+    MissingObject.
     """
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         some = pairs[start : start + _PAIRS_AT_ONCE]
@@ -188,8 +203,11 @@ def each_difference(
         try:
             process.end_input(_lines_of(some))
             number, head, rest = start - 1, b"", b""
-            while data := process.stdout.read(size):
-                *fields, rest = (rest + data).split(b"\0")
+            data = b"\0"
+            while data:
+                data = process.stdout.read(size)
+                # The lines of pairs without a change may be the last ones.
+                *fields, rest = (rest + (data or b"\0")).split(b"\0")
                 for field in fields:
                     if head:
                         yield number, DiffEntry.parse(head, field)
@@ -197,12 +215,18 @@ def each_difference(
                         continue
                     head = field
                     while head and not head.startswith(b":"):
-                        head = head.partition(b"\n")[2]
+                        line, _, head = head.partition(b"\n")
                         number += 1
+                        _check_pair(line, some, number - start)
+        except BaseException:
+            # It would wait for a reader.
+            process.kill()
+            raise
         finally:
             status = process.wait()
         if status:
             raise GitError(["diff-tree"], status, b"")
+        _check_pair(b"", some, number + 1 - start)
 
 
 def differing_paths(repository: Repository, old: Oid | None, new: Oid) -> list[bytes]:
