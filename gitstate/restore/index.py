@@ -207,9 +207,12 @@ class IndexRecovery:
         saved.write_shared()
         if oldest.archive == oldest.wip:
             self._from_wip_commit(oldest)
+            self._kept_is_spent = True
             return []
         if oldest.manifest.index_size is None:
-            return self._without_index()
+            kept = self._without_index()
+            self._kept_is_spent = True
+            return kept
         if alone and saved.is_at(self._current):
             self._kept_is_spent = True
             return []

@@ -14,6 +14,7 @@ from gitstate.git.index import cached_tree, read_plain_index
 from tests.support.forgery import forged
 from tests.support.look import paths_of
 from tests.support.recovering import recovered_from
+from tests.support.repositories import initialized
 from tests.support.saving import saved_from
 from tests.support.workspace import Workspace
 
@@ -98,6 +99,19 @@ def test_index_left_by_an_earlier_save_is_forgotten(later: str, ws: Workspace) -
     assert f"left.{newest}" in {path.stem for path in _left(ws)}
     _stage_another(ws)
     assert paths_of(recovered_from(ws.recover(), exits=(0, 4))["kept"]) == {b"b.txt"}
+    assert _left(ws) == []
+
+
+@pytest.mark.parametrize("since", ["nothing", "staged"])
+def test_index_left_where_there_was_none_is_forgotten(since: str, tmp_path: Path) -> None:
+    ws = initialized(tmp_path)
+    ws.write("new.txt", "new\n")
+    saved_from(ws.save())
+    assert len(_left(ws)) == 1
+    if since == "staged":
+        _stage_another(ws)
+    assert ws.recover().exit_status == 0
+    assert ("b.txt" in ws.out("ls-files")) == (since == "staged")
     assert _left(ws) == []
 
 
