@@ -8,7 +8,7 @@ from ..errors import GitError, words_of
 from ..format.manifest import LeftOut
 from ..git.command import try_in_halves
 from ..git.entries import differing_paths, hidden_tags
-from ..git.index import index_lock, is_frozen_index, kept_index, left_index, link_or_copy
+from ..git.index import identify_index_at, index_lock, is_frozen_index, kept_index, left_index, link_or_copy
 from ..objects.reader import LARGE
 from ..objects.tree import Leaf
 from ..system import files
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..format.manifest import Save
     from ..git.command import Git, Oid
+    from ..git.index import IndexFile
     from ..git.repository import Repository
     from ..objects.pack import PackWriter
     from ..objects.reader import ObjectReader
@@ -79,11 +80,12 @@ class IndexSwap:
         #: What it is told, and what of it is still to come; None where none was started.
         self._told: bytes | None = None
         self._given = b""
-        #: When the new index was written; None: by git, for this save.
-        self._mtime_ns: int | None = None
+        #: The index that the new one takes the place of, as the snapshot saw it.
+        self._seen: IndexFile | None = None
 
     def start(self, taken: Snapshot) -> None:
         """Begin to make an index that matches the WIP commit of `taken`, unless that was begun already."""
+        self._seen = taken.index_file
         told = self._entries(taken)
         if told == self._told:
             return
@@ -93,7 +95,6 @@ class IndexSwap:
         if taken.index_file is not None:
             link_or_copy(self.frozen, self.next)
         self._told = told
-        self._mtime_ns = taken.index_file.mtime_ns if taken.index_file is not None and not told else None
         if not told:
             return
         self._child = self.git.start(
@@ -137,12 +138,12 @@ class IndexSwap:
     def _exchange(self, save_id: str) -> None:
         index = os.path.join(self.repository.git_dir, b"index")
         with index_lock(self.repository):
-            if not is_frozen_index(index, self.frozen):
+            # What was written into the file in place shows in the frozen one, too.
+            if not is_frozen_index(index, self.frozen) or identify_index_at(index) != self._seen:
                 return
-            mtime_ns = os.stat(self.next).st_mtime_ns if self._mtime_ns is None else self._mtime_ns
             with suppress(OSError):
                 # Without it `recover` has to look whether anything was staged since.
-                os.link(self.next, left_index(self.repository, save_id, mtime_ns))
+                os.link(self.next, left_index(self.repository, save_id, os.stat(self.next).st_mtime_ns))
             os.rename(self.next, index)
             files.fsync_path(self.repository.git_dir)
 
