@@ -29,7 +29,7 @@ from __future__ import annotations
 from ..errors import GitError, GitstateError, words_of
 from ..format.manifest import SAVED_INSIDE, LeftOut
 from ..format.names import NOTES, branch_name, new_save_id, next_number, parse_trailers, workspace_id
-from ..git.refs import RefUpdate
+from ..git.refs import RefUpdate, read_refs
 from ..objects.pack import PackWriter
 from ..objects.reader import ObjectReader
 from ..system import files
@@ -267,12 +267,12 @@ class SaveAttempt:
             publisher.make_durable(updates, kept)
             if not self.insist:
                 check_index(repository)
+            publisher.refs.carry_out()
         except (GitstateError, OSError):
-            if kept is not None:
-                # There is no marker, and no other save knows this name.
+            if kept is not None and not self._may_stand(updates, built.archive):
+                # No other save knows this name.
                 files.discard(kept)
             raise
-        publisher.refs.carry_out()
         publisher.refs.sync(updates)
         # The marker stands: what fails from here on is reported, and takes nothing back.
         moved = after.carry_out(branch, note, built, scene.context)
@@ -283,6 +283,13 @@ class SaveAttempt:
             troubles.append(self.swap.finish(moved, publisher.save_id, self.request.end))
         plan = plan._replace(message="; ".join(trouble for trouble in (plan.message, *troubles) if trouble))
         return self._answer(plan, scene, built, moved=moved)
+
+    def _may_stand(self, updates: Sequence[RefUpdate], archive: Oid) -> bool:
+        """Whether a ref of a save that failed is there all the same, or nobody can tell."""
+        try:
+            return archive in read_refs(self.repository, [update.ref for update in updates]).values()
+        except (GitstateError, OSError):
+            return True
 
     def _renew(self, plan: SavePlan, scene: Scene, old: Save, beside: Sequence[RefUpdate]) -> SaveResult:
         from .publish import renew
