@@ -59,6 +59,13 @@ def identify_index_at(path: bytes) -> IndexFile | None:
         os.close(fd)
 
 
+def readable_identity(path: bytes) -> IndexFile | None:
+    """As `identify_index_at`; None also for a file that can't be read."""
+    with suppress(OSError):
+        return identify_index_at(path)
+    return None
+
+
 def is_torn_index(path: bytes, object_format: str) -> bool:
     """Whether the signature or the checksum of an index file is wrong; False where there is none.
 
@@ -365,8 +372,9 @@ def _indexes_named(repository: Repository, *beginnings: bytes) -> list[bytes]:
     return [os.path.join(repository.own, name) for name in names if name.startswith(beginnings)]
 
 
-def link_or_copy(source: bytes, target: bytes) -> None:
-    """Make `target` a hard link to `source`, or a copy with its mtime where the file system has no hard links.
+def link_or_copy(source: bytes, target: bytes, *, links: bool = True) -> None:
+    """Make `target` a hard link to `source`, or a copy with its mtime where the file system has no hard links, or
+    without `links`.
 
     Without the mtime git would take racy entries for clean. A link of another size is no link: gocryptfs answers with
     the size of the encrypted file, and git then reads more than the index.
@@ -374,10 +382,11 @@ def link_or_copy(source: bytes, target: bytes) -> None:
     files.remove(target)
     info = os.stat(source)
     try:
-        os.link(source, target)
-        if os.stat(target).st_size == info.st_size:
-            return
-        files.remove(target)
+        if links:
+            os.link(source, target)
+            if os.stat(target).st_size == info.st_size:
+                return
+            files.remove(target)
     except FileNotFoundError:
         raise
     except OSError:

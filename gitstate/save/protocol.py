@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from ..format.manifest import Save
     from ..git.command import Git, Oid
+    from ..git.index import IndexFile
     from ..git.repository import Repository
     from ..git.status import StatusQuery
     from .facts import Scene
@@ -56,11 +57,15 @@ if TYPE_CHECKING:
 class SaveAttempt:
     """One attempt at a save. With `insist` an index that keeps changing is saved as it was seen."""
 
-    def __init__(self, repository: Repository, git: Git, request: SaveRequest, *, insist: bool) -> None:
+    def __init__(
+        self, repository: Repository, git: Git, request: SaveRequest, seen: IndexFile | None, *, insist: bool
+    ) -> None:
+        """`seen`: the identity of the index when it was frozen."""
         self.repository = repository
         self.git = git
         self.request = request
         self.insist = insist
+        self._seen = seen
         own = workspace_id(repository)
         # Nobody waits for a checkpoint, and there are many of them: there is time to make it small.
         deflates = request.kind == "checkpoint"
@@ -93,7 +98,7 @@ class SaveAttempt:
                 # On a large index git needs as long as for a look at all files. As a rule nothing changes meanwhile.
                 self.swap = IndexSwap(self.repository, self.git)
                 self.swap.start(self.request.expected)
-            scene = look(self.builder, self.request, query, save, insist=self.insist, meanwhile=self._begin)
+            scene = look(self.builder, self.request, query, save, check=self._check_index, meanwhile=self._begin)
             known = self.request.known
             if self.publisher is not None and (known is None or scene.taken.scan is not known.snapshot.scan):
                 # All was looked at anew after that, and may be newer.
@@ -111,6 +116,10 @@ class SaveAttempt:
                 if part is not None:
                     part.close()
             self.writer.release()
+
+    def _check_index(self) -> None:
+        if not self.insist:
+            check_index(self.repository, self._seen)
 
     def _begin(self) -> None:
         """Do what takes its time and needs no answer of git, while git starts: a quick save is expected."""
@@ -265,8 +274,7 @@ class SaveAttempt:
         updates = [*beside, *first_refs(plan, built.archive, scene.seen)]
         try:
             publisher.make_durable(updates, kept)
-            if not self.insist:
-                check_index(repository)
+            self._check_index()
             publisher.refs.carry_out()
         except (GitstateError, OSError):
             if kept is not None and not self._may_stand(updates, built.archive):
