@@ -141,6 +141,9 @@ class IndexSwap:
             # What was written into the file in place shows in the frozen one, too.
             if not is_frozen_index(index, self.frozen) or identify_index_at(index) != self._seen:
                 return
+            if self._told:
+                # One with a second name is given to nobody any more: see `give_back`.
+                files.give_to(self.next, os.stat(self.repository.git_dir))
             with suppress(OSError):
                 # Without it `recover` has to look whether anything was staged since.
                 os.link(self.next, left_index(self.repository, save_id, os.stat(self.next).st_mtime_ns))
