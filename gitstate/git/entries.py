@@ -12,7 +12,7 @@ from ..system.stdlib import TYPE_CHECKING, Record
 from .command import Oid, is_oid, split_nul
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ..system.child import Child
     from .command import Git
@@ -153,46 +153,37 @@ def diff_pairs_of_trees(
 ) -> list[list[DiffEntry]]:
     """`diff_trees` of each pair, by one git: that which was started for them and knows them.
 
-    Raises MissingObject where a tree is missing, or GitError.
+    Raises GitError, MissingObject.
     """
     if not pairs:
         return []
     if started is None:
         started = start_diff_of_pairs(repository)
         give_pairs(started, pairs)
-    found: dict[int, list[DiffEntry]] = {}
-    place, head = -1, b""
+    found: list[list[DiffEntry]] = []
+    head = b""
     for field in split_nul(repository.git.finish(started) + b"\0"):
         if head.startswith(b":"):
-            found[place].append(DiffEntry.parse(head, field))
+            found[-1].append(DiffEntry.parse(head, field))
             head = b""
             continue
         head = field
         while head and not head.startswith(b":"):
-            place, head = _named_pair(head, pairs, place)
-            found[place] = []
-    _refuse_missing(pairs, found)
-    return [found[number] for number in range(len(pairs))]
+            # Before the changes of each pair stands a line that names it.
+            line, _, head = head.partition(b"\n")
+            _check_pair(line, pairs, len(found))
+            found.append([])
+    _check_pair(b"", pairs, len(found))
+    return found
 
 
-def _refuse_missing(pairs: Sequence[tuple[Oid, Oid]], named: Collection[int]) -> None:
-    """Raises MissingObject where git named only some of the pairs: a tree of another one is missing."""
-    for number, (old, new) in enumerate(pairs):
-        if number not in named:
-            raise MissingObject(new, f"or {old} is missing, or no tree")
+def _check_pair(line: bytes, pairs: Sequence[tuple[Oid, Oid]], number: int) -> None:
+    """See that a line of `diff-tree --stdin` names the pair of this number; an empty one, that there is no such pair.
 
-
-def _named_pair(head: bytes, pairs: Sequence[tuple[Oid, Oid]], before: int) -> tuple[int, bytes]:
-    """The number of the pair that git names in a line before its changes, and what follows that line.
-
-    Git says nothing of a pair of which a tree is missing, and goes on with the next.
+    Git passes over a pair with a tree that it can't read, and ends with 0. Raises MissingObject.
     """
-    line, _, rest = head.partition(b"\n")
-    try:
-        old, new = line.decode("ascii").split(" ")
-        return pairs.index((old, new), before + 1), rest
-    except ValueError:
-        raise GitError(["diff-tree"], 0, line) from None
+    if line != _lines_of(pairs[number : number + 1]).strip():
+        raise MissingObject(" or ".join(pairs[number]), "is missing or no tree")
 
 
 #: So many pairs of ids fit into a pipe while git is not reading.
@@ -203,33 +194,39 @@ def each_difference(
     repository: Repository, pairs: Sequence[tuple[Oid, Oid]], size: int = 1 << 18
 ) -> Iterator[tuple[int, DiffEntry]]:
     """What `diff_pairs_of_trees` finds, each entry with the number of its pair, while git still compares: one git for
-    hundreds of pairs, and never all of its answer in memory, which is read `size` bytes at a time.
-
-    Raises MissingObject where a tree is missing, or GitError.
+    hundreds of pairs, and never all of its answer in memory, which is read `size` bytes at a time. Raises GitError,
+    MissingObject.
     """
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         some = pairs[start : start + _PAIRS_AT_ONCE]
         process = _start_diff_tree(repository, "--stdin", quiet=True)
         try:
             process.end_input(_lines_of(some))
-            named: set[int] = set()
-            number, head, rest = -1, b"", b""
-            while data := process.stdout.read(size):
-                *fields, rest = (rest + data).split(b"\0")
+            number, head, rest = start - 1, b"", b""
+            data = b"\0"
+            while data:
+                data = process.stdout.read(size)
+                # The lines of pairs without a change may be the last ones.
+                *fields, rest = (rest + (data or b"\0")).split(b"\0")
                 for field in fields:
                     if head:
-                        yield start + number, DiffEntry.parse(head, field)
+                        yield number, DiffEntry.parse(head, field)
                         head = b""
                         continue
                     head = field
                     while head and not head.startswith(b":"):
-                        number, head = _named_pair(head, some, number)
-                        named.add(number)
+                        line, _, head = head.partition(b"\n")
+                        number += 1
+                        _check_pair(line, some, number - start)
+        except BaseException:
+            # It would wait for a reader.
+            process.kill()
+            raise
         finally:
             status = process.wait()
         if status:
             raise GitError(["diff-tree"], status, b"")
-        _refuse_missing(some, named)
+        _check_pair(b"", some, number + 1 - start)
 
 
 def differing_paths(repository: Repository, old: Oid | None, new: Oid) -> list[bytes]:

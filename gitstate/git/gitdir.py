@@ -9,7 +9,7 @@ from ..system.files import strange_kind
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 
 #: Which file or directory shows that an operation is unfinished: (operation, path below the git directory).
@@ -126,22 +126,37 @@ def is_dead_lock(path: bytes) -> bool:
 
 
 def is_unheld(path: bytes) -> bool:
-    """Whether no process that can be seen here holds a lock: none has it open, and no older git runs in its repository.
+    """Whether no process that can be seen here holds a lock: none has it open, and no git runs in its repository that
+    may have made it.
 
-    A git that began after this process can't hold a lock that is older than this process. False where the system
-    does not tell.
+    A git that began after this program can't hold a lock that is older than the program. A younger lock may be that of
+    any git, as of `recover --all` in another worktree. False where the system does not tell.
     """
-    if not os.path.isdir("/proc/self/fd") or _git_runs(os.path.realpath(os.path.dirname(path))):
+    if not os.path.isdir("/proc/self/fd"):
         return False
-    return not process.is_open(os.path.realpath(path))
+    with suppress(OSError):
+        seen = os.lstat(path)
+        running = process.running_before if process.is_older_than_program(path) else process.running
+        if not _git_runs(os.path.realpath(os.path.dirname(path)), running) and not process.is_open(
+            os.path.realpath(path)
+        ):
+            # That of a git which has ended meanwhile is gone.
+            return os.path.samestat(seen, os.lstat(path))
+    return False
 
 
-def _git_runs(directory: bytes) -> bool:
-    """Whether a git that is older than this process works in the repository that a directory of git's belongs to."""
-    for pid, cwd in process.running_before((b"git",)):
+#: These read alone, and those of ours run on beside all else.
+_READERS = frozenset((b"cat-file", *(b"diff-" + what for what in (b"files", b"index", b"tree"))))
+
+
+def _git_runs(
+    directory: bytes, running: Callable[[Collection[bytes]], list[tuple[int, bytes | None]]] = process.running_before
+) -> bool:
+    """Whether one of the `running` gits works in the repository that a directory of git's belongs to."""
+    for pid, cwd in running((b"git",)):
         words = (process.read_proc(f"/proc/{pid}/cmdline") or b"").split(b"\0")
-        if any(word.endswith(b"--daemon") or word == b"cat-file" for word in words):
-            continue  # they run on, and hold no lock
+        if any(word.endswith(b"--daemon") or word in _READERS for word in words):
+            continue  # they hold no lock
         if cwd is None:
             return True  # another user's: nobody can tell
         named = [word for word in _environment(pid) if word.startswith(b"GIT_DIR=")]

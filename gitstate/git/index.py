@@ -59,6 +59,13 @@ def identify_index_at(path: bytes) -> IndexFile | None:
         os.close(fd)
 
 
+def readable_identity(path: bytes) -> IndexFile | None:
+    """As `identify_index_at`; None also for a file that can't be read."""
+    with suppress(OSError):
+        return identify_index_at(path)
+    return None
+
+
 def is_torn_index(path: bytes, object_format: str) -> bool:
     """Whether the signature or the checksum of an index file is wrong; False where there is none.
 
@@ -308,11 +315,29 @@ def kept_index(repository: Repository, save_id: str) -> bytes:
     return os.path.join(repository.own, _KEPT + save_id.encode("ascii"))
 
 
-def left_index(repository: Repository, save_id: str) -> bytes:
-    """A second name of the index file that a save put in the place of the kept one: while it is the index, nothing was
-    staged since.
+def left_index(repository: Repository, save_id: str, mtime_ns: int) -> bytes:
+    """A second name of the index file that a save put in the place of the kept one, which was written at `mtime_ns`."""
+    return os.path.join(repository.own, _LEFT + b"%s.%d" % (save_id.encode("ascii"), mtime_ns))
+
+
+def is_left_index(repository: Repository, save_id: str) -> bool:
+    """Whether the index is the file that a save left, as the save wrote it: then nothing was staged since.
+
+    Git puts another file in its place. Others (go-git, isomorphic-git, `cp`) write into it, which changes its mtime.
     """
-    return os.path.join(repository.own, _LEFT + save_id.encode("ascii"))
+    there = file_identity(os.path.join(repository.git_dir, b"index"))
+    return there is not None and there == file_identity(left_index(repository, save_id, there[1]))
+
+
+def name_indexes_anew(repository: Repository, old: str, save_id: str) -> None:
+    """Give the index files that the save `old` kept and left a further name, for the save that takes its place."""
+    kept = kept_index(repository, old)
+    if os.path.exists(kept):
+        link_or_copy(kept, kept_index(repository, save_id))
+    there = file_identity(os.path.join(repository.git_dir, b"index"))
+    if there is not None:
+        with suppress(OSError):
+            os.link(left_index(repository, old, there[1]), left_index(repository, save_id, there[1]))
 
 
 def kept_indexes(repository: Repository) -> list[bytes]:
@@ -322,7 +347,7 @@ def kept_indexes(repository: Repository) -> list[bytes]:
 
 def forget_other_indexes(repository: Repository, save_id: str) -> None:
     """Remove the index files that saves have kept or left here, but those of one save."""
-    mine = (kept_index(repository, save_id), left_index(repository, save_id))
+    mine = set(_indexes_of(repository, save_id))
     for path in _indexes_named(repository, _KEPT, _LEFT):
         if path not in mine:
             files.discard(path)
@@ -330,8 +355,13 @@ def forget_other_indexes(repository: Repository, save_id: str) -> None:
 
 def forget_index(repository: Repository, save_id: str) -> None:
     """Remove the index files that a save kept and left."""
-    files.discard(kept_index(repository, save_id))
-    files.discard(left_index(repository, save_id))
+    for path in _indexes_of(repository, save_id):
+        files.discard(path)
+
+
+def _indexes_of(repository: Repository, save_id: str) -> list[bytes]:
+    left = _indexes_named(repository, _LEFT + save_id.encode("ascii") + b".")
+    return [kept_index(repository, save_id), *left]
 
 
 def _indexes_named(repository: Repository, *beginnings: bytes) -> list[bytes]:
@@ -342,8 +372,9 @@ def _indexes_named(repository: Repository, *beginnings: bytes) -> list[bytes]:
     return [os.path.join(repository.own, name) for name in names if name.startswith(beginnings)]
 
 
-def link_or_copy(source: bytes, target: bytes) -> None:
-    """Make `target` a hard link to `source`, or a copy with its mtime where the file system has no hard links.
+def link_or_copy(source: bytes, target: bytes, *, links: bool = True) -> None:
+    """Make `target` a hard link to `source`, or a copy with its mtime where the file system has no hard links, or
+    without `links`.
 
     Without the mtime git would take racy entries for clean. A link of another size is no link: gocryptfs answers with
     the size of the encrypted file, and git then reads more than the index.
@@ -351,10 +382,11 @@ def link_or_copy(source: bytes, target: bytes) -> None:
     files.remove(target)
     info = os.stat(source)
     try:
-        os.link(source, target)
-        if os.stat(target).st_size == info.st_size:
-            return
-        files.remove(target)
+        if links:
+            os.link(source, target)
+            if os.stat(target).st_size == info.st_size:
+                return
+            files.remove(target)
     except FileNotFoundError:
         raise
     except OSError:

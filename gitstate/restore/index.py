@@ -20,10 +20,10 @@ from ..git.index import (
     fill_in_stat_data,
     index_lock,
     is_cut_index,
+    is_left_index,
     is_torn_index,
     kept_index,
     kept_indexes,
-    left_index,
     link_or_copy,
     read_plain_index,
 )
@@ -119,8 +119,7 @@ class IndexRecovery:
 
     def _is_left(self) -> bool:
         """Whether the index is still the file that the newest save left: nothing was staged since."""
-        left = file_identity(left_index(self._repository, self._saves[0].manifest.save_id))
-        return left is not None and left == file_identity(self._current) and self._is_whole()
+        return is_left_index(self._repository, self._saves[0].manifest.save_id) and self._is_whole()
 
     def _is_whole(self) -> bool:
         """Whether no power cut can have torn the index since the save: nothing else is read of a large one."""
@@ -208,9 +207,12 @@ class IndexRecovery:
         saved.write_shared()
         if oldest.archive == oldest.wip:
             self._from_wip_commit(oldest)
+            self._kept_is_spent = True
             return []
         if oldest.manifest.index_size is None:
-            return self._without_index()
+            kept = self._without_index()
+            self._kept_is_spent = True
+            return kept
         if alone and saved.is_at(self._current):
             self._kept_is_spent = True
             return []

@@ -9,7 +9,7 @@ from ..format.context import Context, with_values
 from ..format.manifest import LeftOut
 from ..format.names import NOTES, PENDING, checkpoint_ref, marker_ref, save_ref, workspace_id
 from ..git import refs
-from ..git.index import IndexMoved, is_frozen_index
+from ..git.index import IndexFile, IndexMoved, is_frozen_index, readable_identity
 from ..git.repository import head_of, read_head
 from ..snapshot.record import Room, Snapshot, SnapshotBuilder, SnapshotOptions
 from ..snapshot.snapshot import take_snapshot
@@ -52,15 +52,15 @@ def look(
     query: StatusQuery | None,
     save: Callable[[bytes, SaveRequest], SaveResult],
     *,
-    insist: bool,
+    check: Callable[[], None],
     meanwhile: Callable[[], None],
 ) -> Scene:
     """Look at all that a save depends on. `query` is what git was asked about the frozen index.
 
     `meanwhile` is called while git starts, where all that the save relies on is known to be there.
 
-    The objects of what is found go into the builder's pack. Repositories inside are saved with `save`. Raises
-    IndexMoved where git replaced the index meanwhile, unless `insist`.
+    The objects of what is found go into the builder's pack. Repositories inside are saved with `save`. Raises what
+    `check` does, which is called once all was looked at by the index.
     """
     repository = builder.repository
     taken = _take(builder, request, query, meanwhile)
@@ -70,8 +70,7 @@ def look(
         from .index import StagedBlobs
 
         staged = StagedBlobs(repository, builder.writer, builder.reader, taken)
-    if not insist:
-        check_index(repository)
+    check()
     if request.broken is None:
         _check_head(repository, taken)
     else:
@@ -164,9 +163,14 @@ def _context_alone(repository: Repository) -> Snapshot:
     return taken
 
 
-def check_index(repository: Repository) -> None:
-    """Raises IndexMoved where git replaced the index since it was frozen."""
-    if not is_frozen_index(os.path.join(repository.git_dir, b"index"), frozen_index(repository)):
+def check_index(repository: Repository, seen: IndexFile | None) -> None:
+    """Raises IndexMoved where git replaced the index since it was frozen, or another program wrote into it.
+
+    `seen` is what it was then: what is written into the index shows in the frozen one, its other name.
+    """
+    index = os.path.join(repository.git_dir, b"index")
+    frozen = frozen_index(repository)
+    if not is_frozen_index(index, frozen) or readable_identity(frozen) != seen:
         raise IndexMoved("the index kept changing; nothing was changed", hint="gitstate save")
 
 

@@ -8,7 +8,7 @@ from ..errors import GitError, words_of
 from ..format.manifest import LeftOut
 from ..git.command import try_in_halves
 from ..git.entries import differing_paths, hidden_tags
-from ..git.index import index_lock, is_frozen_index, kept_index, left_index, link_or_copy
+from ..git.index import identify_index_at, index_lock, is_frozen_index, kept_index, left_index, link_or_copy
 from ..objects.reader import LARGE
 from ..objects.tree import Leaf
 from ..system import files
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..format.manifest import Save
     from ..git.command import Git, Oid
+    from ..git.index import IndexFile
     from ..git.repository import Repository
     from ..objects.pack import PackWriter
     from ..objects.reader import ObjectReader
@@ -79,9 +80,12 @@ class IndexSwap:
         #: What it is told, and what of it is still to come; None where none was started.
         self._told: bytes | None = None
         self._given = b""
+        #: The index that the new one takes the place of, as the snapshot saw it.
+        self._seen: IndexFile | None = None
 
     def start(self, taken: Snapshot) -> None:
         """Begin to make an index that matches the WIP commit of `taken`, unless that was begun already."""
+        self._seen = taken.index_file
         told = self._entries(taken)
         if told == self._told:
             return
@@ -124,21 +128,25 @@ class IndexSwap:
             if self._child is not None:
                 self.git.finish(self._child, input=self._given, timeout=timeout)
             if moved and os.path.exists(self.next):
-                self._exchange(left_index(self.repository, save_id))
+                self._exchange(save_id)
             return ""
         except GitError as error:
             return f"{_NOT_EXCHANGED}: {error.message}"
         except OSError as error:
             return f"{_NOT_EXCHANGED}: {words_of(error)}"
 
-    def _exchange(self, left: bytes) -> None:
+    def _exchange(self, save_id: str) -> None:
         index = os.path.join(self.repository.git_dir, b"index")
         with index_lock(self.repository):
-            if not is_frozen_index(index, self.frozen):
+            # What was written into the file in place shows in the frozen one, too.
+            if not is_frozen_index(index, self.frozen) or identify_index_at(index) != self._seen:
                 return
+            if self._told:
+                # One with a second name is given to nobody any more: see `give_back`.
+                files.give_to(self.next, os.stat(self.repository.git_dir))
             with suppress(OSError):
                 # Without it `recover` has to look whether anything was staged since.
-                os.link(self.next, left)
+                os.link(self.next, left_index(self.repository, save_id, os.stat(self.next).st_mtime_ns))
             os.rename(self.next, index)
             files.fsync_path(self.repository.git_dir)
 

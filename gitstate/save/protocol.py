@@ -29,7 +29,7 @@ from __future__ import annotations
 from ..errors import GitError, GitstateError, words_of
 from ..format.manifest import SAVED_INSIDE, LeftOut
 from ..format.names import NOTES, branch_name, new_save_id, next_number, parse_trailers, workspace_id
-from ..git.refs import RefUpdate
+from ..git.refs import RefUpdate, read_refs
 from ..objects.pack import PackWriter
 from ..objects.reader import ObjectReader
 from ..system import files
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from ..format.manifest import Save
     from ..git.command import Git, Oid
+    from ..git.index import IndexFile
     from ..git.repository import Repository
     from ..git.status import StatusQuery
     from .facts import Scene
@@ -56,11 +57,15 @@ if TYPE_CHECKING:
 class SaveAttempt:
     """One attempt at a save. With `insist` an index that keeps changing is saved as it was seen."""
 
-    def __init__(self, repository: Repository, git: Git, request: SaveRequest, *, insist: bool) -> None:
+    def __init__(
+        self, repository: Repository, git: Git, request: SaveRequest, seen: IndexFile | None, *, insist: bool
+    ) -> None:
+        """`seen`: the identity of the index when it was frozen."""
         self.repository = repository
         self.git = git
         self.request = request
         self.insist = insist
+        self._seen = seen
         own = workspace_id(repository)
         # Nobody waits for a checkpoint, and there are many of them: there is time to make it small.
         deflates = request.kind == "checkpoint"
@@ -93,7 +98,7 @@ class SaveAttempt:
                 # On a large index git needs as long as for a look at all files. As a rule nothing changes meanwhile.
                 self.swap = IndexSwap(self.repository, self.git)
                 self.swap.start(self.request.expected)
-            scene = look(self.builder, self.request, query, save, insist=self.insist, meanwhile=self._begin)
+            scene = look(self.builder, self.request, query, save, check=self._check_index, meanwhile=self._begin)
             known = self.request.known
             if self.publisher is not None and (known is None or scene.taken.scan is not known.snapshot.scan):
                 # All was looked at anew after that, and may be newer.
@@ -111,6 +116,10 @@ class SaveAttempt:
                 if part is not None:
                     part.close()
             self.writer.release()
+
+    def _check_index(self) -> None:
+        if not self.insist:
+            check_index(self.repository, self._seen)
 
     def _begin(self) -> None:
         """Do what takes its time and needs no answer of git, while git starts: a quick save is expected."""
@@ -265,14 +274,13 @@ class SaveAttempt:
         updates = [*beside, *first_refs(plan, built.archive, scene.seen)]
         try:
             publisher.make_durable(updates, kept)
-            if not self.insist:
-                check_index(repository)
+            self._check_index()
+            publisher.refs.carry_out()
         except (GitstateError, OSError):
-            if kept is not None:
-                # There is no marker, and no other save knows this name.
+            if kept is not None and not self._may_stand(updates, built.archive):
+                # No other save knows this name.
                 files.discard(kept)
             raise
-        publisher.refs.carry_out()
         publisher.refs.sync(updates)
         # The marker stands: what fails from here on is reported, and takes nothing back.
         moved = after.carry_out(branch, note, built, scene.context)
@@ -283,6 +291,13 @@ class SaveAttempt:
             troubles.append(self.swap.finish(moved, publisher.save_id, self.request.end))
         plan = plan._replace(message="; ".join(trouble for trouble in (plan.message, *troubles) if trouble))
         return self._answer(plan, scene, built, moved=moved)
+
+    def _may_stand(self, updates: Sequence[RefUpdate], archive: Oid) -> bool:
+        """Whether a ref of a save that failed is there all the same, or nobody can tell."""
+        try:
+            return archive in read_refs(self.repository, [update.ref for update in updates]).values()
+        except (GitstateError, OSError):
+            return True
 
     def _renew(self, plan: SavePlan, scene: Scene, old: Save, beside: Sequence[RefUpdate]) -> SaveResult:
         from .publish import renew

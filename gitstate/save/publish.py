@@ -16,7 +16,7 @@ from ..format.names import (
     workspace_id,
 )
 from ..git import refs
-from ..git.index import forget_other_indexes, kept_index, left_index, link_or_copy
+from ..git.index import forget_other_indexes, name_indexes_anew
 from ..git.refs import RefUpdate, RefWriter
 from ..objects.durable import OthersToDisk
 from ..objects.edit import edit_tree
@@ -357,10 +357,7 @@ def renew(
     after = AfterMarker(publisher, builder, request)
     note = after.build_note(built, scene.context, scene.seen.get(NOTES))
     publisher.journal_locks()
-    for named in (kept_index, left_index):
-        there = named(builder.repository, old.manifest.save_id)
-        if os.path.exists(there):
-            link_or_copy(there, named(builder.repository, builder.save_id))
+    name_indexes_anew(builder.repository, old.manifest.save_id, builder.save_id)
     publisher.move([*beside, *first_refs(plan, built.archive, scene.seen)])
     after.move_notes(note)
     after.write_state(scene.context, built)

@@ -24,7 +24,7 @@ from ..format.names import (
 from ..git import refs
 from ..git.command import Git
 from ..git.gitdir import is_among_files, strange_files_above
-from ..git.index import IndexMoved, identify_index_at, link_or_copy
+from ..git.index import IndexMoved, identify_index_at, link_or_copy, readable_identity
 from ..git.opening import Opening, open_repository
 from ..git.permitted import left_unread, without_filters
 from ..git.repository import Repository, git_dir_of
@@ -261,14 +261,17 @@ def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: 
     frozen, following = frozen_index(repository), next_index(repository)
     query: StatusQuery | None = None
     locks_are_free = False
+    # Another program than git may write into the index again and again, and a link shows that.
+    links = not insist or request.broken is not None
     write_journal(repository, [])
     try:
         with suppress(FileNotFoundError, IsADirectoryError):
-            link_or_copy(os.path.join(repository.git_dir, b"index"), frozen)
+            link_or_copy(os.path.join(repository.git_dir, b"index"), frozen, links=links)
         if request.broken is not None and request.broken.no_index:
             from ..git.damaged.broken import make_index
 
             make_index(repository, request.broken, frozen)
+        seen = readable_identity(frozen)
         if request.expected is not None and not _is_same_index(request.expected, frozen):
             request = request._replace(expected=None)
         asks = request.known is None and not request.unseen
@@ -276,8 +279,14 @@ def _attempt(repository: Repository, git: Git, request: SaveRequest, *, insist: 
             query = query_status(repository, frozen, lists=request.expected is None)
         from .protocol import SaveAttempt
 
-        attempt = SaveAttempt(repository, git, request, insist=insist)
-        result = attempt.run(query, save)
+        attempt = SaveAttempt(repository, git, request, seen, insist=insist)
+        try:
+            result = attempt.run(query, save)
+        except GitError as error:
+            if not insist and readable_identity(frozen) != seen:
+                # Git read an index that was being written.
+                raise IndexMoved(error.message, hint=error.hint) from error
+            raise
         locks_are_free = not attempt.child_killed
         return result
     finally:

@@ -67,17 +67,22 @@ def older_than_boot(path: bytes) -> bool:
 
 
 def running_before(names: Collection[bytes]) -> list[tuple[int, bytes | None]]:
-    """The processes with one of these names (proc(5) comm) that are older than this one: pid and working directory.
+    """Those of `running` that are older than this process, or began in the same tick.
 
-    One that began in the same tick counts as older. The directory is None where the kernel does not tell. A fork of
-    this program counts from the start of the program.
+    A fork of this program counts from the start of the program.
     """
-    mine, since, pid = read_proc("/proc/self/cmdline"), _ticks(os.getpid()), os.getppid()
-    while read_proc(f"/proc/{pid}/cmdline") == mine and mine:
-        since, pid = min(since, _ticks(pid)), _parent(pid)
+    since = _program_start()
+    return [found for found in running(names) if _ticks(found[0]) <= since]
+
+
+def running(names: Collection[bytes]) -> list[tuple[int, bytes | None]]:
+    """The processes with one of these names (proc(5) comm): pid and working directory.
+
+    The directory is None where the kernel does not tell.
+    """
     found: list[tuple[int, bytes | None]] = []
     for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
-        if name.isdigit() and (read_proc(f"/proc/{name}/comm") or b"").rstrip(b"\n") in names and _ticks(name) <= since:
+        if name.isdigit() and (read_proc(f"/proc/{name}/comm") or b"").rstrip(b"\n") in names:
             try:
                 found.append((int(name), os.readlink(os.fsencode(f"/proc/{name}/cwd"))))
             except PermissionError:
@@ -85,6 +90,24 @@ def running_before(names: Collection[bytes]) -> list[tuple[int, bytes | None]]:
             except OSError:
                 continue  # it has ended
     return found
+
+
+def is_older_than_program(path: bytes) -> bool:
+    """Whether the file at `path` was last modified before this program began, as the clock is set now."""
+    try:
+        touched = os.lstat(path).st_mtime
+    except OSError:
+        return False
+    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return touched < boot + _program_start() / os.sysconf("SC_CLK_TCK")
+
+
+def _program_start() -> float:
+    """When this program began, in clock ticks since boot; a fork of it counts from there."""
+    mine, since, pid = read_proc("/proc/self/cmdline"), _ticks(os.getpid()), os.getppid()
+    while read_proc(f"/proc/{pid}/cmdline") == mine and mine:
+        since, pid = min(since, _ticks(pid)), _parent(pid)
+    return since
 
 
 def is_open(path: bytes) -> bool:

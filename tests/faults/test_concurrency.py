@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -240,6 +241,26 @@ def test_file_staged_during_a_save_stays_staged(ws: Workspace) -> None:
     assert done.returncode == 0, done.stderr
     assert ws.out("rev-parse", ":late.txt") == blob
     assert ws.recover().exit_status in (0, 4)
+    assert ws.out("rev-parse", ":late.txt") == blob
+    assert ws.read("a.txt").endswith(b"one more line\n")
+
+
+@pytest.mark.faults
+def test_index_written_in_place_during_a_save_is_read_again(ws: Workspace) -> None:
+    """As by go-git: the file stays the same one, and what git has listed of it is out of date."""
+    ws.write(".gitattributes", "a.txt filter=slow\n")
+    ws.add(".gitattributes")
+    ws.commit()
+    index, other, blob = ws.git_dir / "index", ws.git_dir / "other", ws.out("rev-parse", "HEAD:c.txt")
+    shutil.copy2(index, other)
+    staging = ("update-index", "--add", "--cacheinfo", f"100644,{blob},late.txt")
+    ws.git(*staging, env={"GIT_INDEX_FILE": os.fspath(other)})
+    ws.config("filter.slow.clean", f"test ! -e '{other}' || {{ cat '{other}' > '{index}' && rm '{other}'; }}; cat")
+    ws.append("a.txt")
+    saved = ws.save()
+    assert saved.exit_status == 0 and not other.exists(), saved
+    assert ws.out("rev-parse", f"{saved.json['wip_commit']}^:late.txt") == blob
+    assert ws.recover().exit_status == 0
     assert ws.out("rev-parse", ":late.txt") == blob
     assert ws.read("a.txt").endswith(b"one more line\n")
 

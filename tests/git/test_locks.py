@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -131,3 +132,33 @@ def test_lock_of_another_stays_where_no_hard_link_can_be_made(ws: Workspace, rep
     with index_lock(repository):
         assert lock.read_bytes() == b"theirs"
     assert lock.read_bytes() == b"theirs"
+
+
+#: A program that has begun, and answers each line with whether the lock of that name is unheld.
+ASKED = "import os, sys; from gitstate.git.gitdir import is_unheld; print(flush=True)\n"
+ASKED += "for line in sys.stdin: print(is_unheld(os.fsencode(line.rstrip())), flush=True)"
+
+
+def test_lock_of_a_git_that_began_later_is_held(ws: Workspace) -> None:
+    """As that of a recovery in another worktree: git has closed the lock of a ref, and moves it into place later."""
+    lock = ws.git_dir / "refs" / "heads" / "other.lock"
+    asked = subprocess.Popen([sys.executable, "-c", ASKED], stdin=-1, stdout=-1, encoding="utf-8")
+    assert asked.stdin is not None and asked.stdout is not None
+
+    def is_unheld() -> str:
+        assert asked.stdin is not None and asked.stdout is not None
+        print(lock, file=asked.stdin, flush=True)
+        return asked.stdout.readline().strip()
+
+    asked.stdout.readline()
+    git = subprocess.Popen(["git", "update-ref", "--stdin"], cwd=ws.path, stdin=-1, stdout=-1, encoding="utf-8")
+    assert git.stdin is not None and git.stdout is not None
+    print(f"start\ncreate refs/heads/other {ws.out('rev-parse', 'HEAD')}\nprepare", file=git.stdin, flush=True)
+    assert [git.stdout.readline(), git.stdout.readline()] == ["start: ok\n", "prepare: ok\n"]
+    assert lock.exists() and is_unheld() == "False"
+    git.kill()
+    git.communicate()
+    assert lock.exists() and is_unheld() == "True"
+    lock.unlink()
+    assert is_unheld() == "False", "its git has ended"
+    asked.communicate()

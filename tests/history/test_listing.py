@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gitstate.git.opening import open_repository
 from gitstate.history import listing
+from tests.support.repositories import unpack
 from tests.support.workspace import Workspace, run_gitstate
 
 
@@ -162,6 +164,19 @@ def test_unreadable_save_is_listed_with_its_problem(ws: Workspace) -> None:
     assert (item["save_id"], item["manifest"]) == (made["save_id"], None)
     assert "unreadable" in item["problem"]
     assert "  unreadable: " in ws.gitstate("log").text
+
+
+def test_changes_of_a_save_with_a_missing_tree_are_not_those_of_another(ws: Workspace, tmp_path: Path) -> None:
+    """The commit that both saves stand on, and the other one, are whole."""
+    for name in ("a.txt", "new.txt"):
+        ws.write(name, f"{name}\n")
+        saved = ws.save().json
+        assert ws.recover().exit_status == 0
+    unpack(ws, tmp_path / "packs")
+    oid = ws.out("rev-parse", f"{saved['wip_commit']}^{{tree}}")
+    (ws.git_dir / "objects" / oid[:2] / oid[2:]).unlink()
+    newer, older = log(ws)
+    assert newer["changes"] is None and older["changes"] == {"added": 0, "changed": 1, "deleted": 0}
 
 
 def test_diff_prints_the_change_of_a_save(ws: Workspace) -> None:

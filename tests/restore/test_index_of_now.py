@@ -14,6 +14,7 @@ from gitstate.git.index import cached_tree, read_plain_index
 from tests.support.forgery import forged
 from tests.support.look import paths_of
 from tests.support.recovering import recovered_from
+from tests.support.repositories import initialized
 from tests.support.saving import saved_from
 from tests.support.workspace import Workspace
 
@@ -67,6 +68,26 @@ def test_index_that_the_save_left_is_known_by_its_file(ws: Workspace) -> None:
     assert _left(ws) == []
 
 
+@pytest.mark.parametrize("at_the_save", ["staged", "edited"])
+def test_index_that_was_written_in_place_since_is_looked_into(at_the_save: str, ws: Workspace) -> None:
+    """So does what is not git, as go-git, isomorphic-git, or who copies an index of his own over it."""
+    ws.append("a.txt", "changed\n")
+    if at_the_save == "staged":
+        ws.add("a.txt")
+    saved_from(ws.save())
+    index = ws.git_dir / "index"
+    before, other = index.stat().st_ino, index.with_suffix(".other")
+    shutil.copy2(index, other)
+    ws.write("b.txt", "staged after the save\n")
+    ws.git("add", "b.txt", env={"GIT_INDEX_FILE": str(other)})
+    shutil.copyfile(other, index)
+    assert index.stat().st_ino == before
+    staged = ws.out("rev-parse", ":b.txt")
+    assert paths_of(recovered_from(ws.recover(), exits=(0, 4))["kept"]) >= {b"b.txt"}
+    assert ws.out("rev-parse", ":b.txt") == staged
+    assert _left(ws) == []
+
+
 @pytest.mark.parametrize("later", ["save", "stack"])
 def test_index_left_by_an_earlier_save_is_forgotten(later: str, ws: Workspace) -> None:
     ws.append("a.txt", "edited\n")
@@ -75,9 +96,22 @@ def test_index_left_by_an_earlier_save_is_forgotten(later: str, ws: Workspace) -
         assert ws.recover().exit_status == 0
     ws.append("a.txt", "edited again\n")
     newest = saved_from(ws.save()).save_id
-    assert f"left.{newest}" in {path.name for path in _left(ws)}
+    assert f"left.{newest}" in {path.stem for path in _left(ws)}
     _stage_another(ws)
     assert paths_of(recovered_from(ws.recover(), exits=(0, 4))["kept"]) == {b"b.txt"}
+    assert _left(ws) == []
+
+
+@pytest.mark.parametrize("since", ["nothing", "staged"])
+def test_index_left_where_there_was_none_is_forgotten(since: str, tmp_path: Path) -> None:
+    ws = initialized(tmp_path)
+    ws.write("new.txt", "new\n")
+    saved_from(ws.save())
+    assert len(_left(ws)) == 1
+    if since == "staged":
+        _stage_another(ws)
+    assert ws.recover().exit_status == 0
+    assert ("b.txt" in ws.out("ls-files")) == (since == "staged")
     assert _left(ws) == []
 
 

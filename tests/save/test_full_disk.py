@@ -92,6 +92,23 @@ def test_save_for_which_the_disk_is_full_leaves_no_index(ws: Workspace) -> None:
     assert ws.read("a.txt") == b"edited\n"
 
 
+def test_save_whose_refs_git_can_not_write_leaves_no_index(ws: Workspace) -> None:
+    """As where there is no room for them, or another git holds their locks."""
+    ws.write("a.txt", "edited\n")
+    assert ws.save().exit_status == 0
+    (marker,) = ws.refs("refs/gitstate/pending/")
+    assert ws.recover().exit_status == 0
+    lock = ws.git_dir / f"{marker}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.touch()
+    run = ws.save()
+    assert run.exit_status == 1 and f"{lock.name}': File exists" in run.stderr, run
+    assert [*(ws.git_dir / "gitstate").glob("index.*")] == []
+    lock.unlink(missing_ok=True)
+    assert ws.save().exit_status == 0 and ws.recover().exit_status == 0
+    assert ws.read("a.txt") == b"edited\n"
+
+
 def test_save_without_room_for_any_file_says_so(ws: Workspace) -> None:
     ws.write("a.txt", "edited\n")
     run = patched(ws, FULL_AT_SYNC.format(times=2, error="ENOSPC"), "save", "--json", "--task-id", "T-1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from gitstate.errors import GitError, MissingObject, RefChanged
 from gitstate.format.context import Context
 from gitstate.format.manifest import LeftOut, Nested
 from gitstate.format.names import Trailers, parse_trailers
-from gitstate.git.index import identify_index_at, left_index, link_or_copy
+from gitstate.git.index import identify_index_at, is_left_index, link_or_copy
 from gitstate.git.opening import open_repository
 from gitstate.git.refs import RefUpdate
 from gitstate.git.repository import Repository
@@ -77,20 +78,35 @@ def test_index_swap_takes_deletions_and_new_files(ws: Workspace, repository: Rep
     swap.start(snapshot(ws, {b"a": None, b"new": Leaf(REGULAR, blob)}))
     assert swap.finish(True, "ID") == ""
     assert ws.out("diff", "--cached", "--no-renames", "--name-status").split("\n") == ["D\ta", "A\tnew"]
-    assert os.path.samefile(left_index(repository, "ID"), ws.git_dir / "index")
+    assert is_left_index(repository, "ID")
 
 
-@pytest.mark.parametrize("why", ["the branch stayed", "git replaced the index"])
-def test_index_swap_leaves_the_index_alone_where(ws: Workspace, repository: Repository, why: str) -> None:
+@pytest.mark.parametrize("worktree", [{b"a": None}, {}], ids=["changed", "unchanged"])
+@pytest.mark.parametrize("why", ["the branch stayed", "git replaced the index", "the index was written in place"])
+def test_index_swap_leaves_the_index_alone_where(
+    ws: Workspace, repository: Repository, why: str, worktree: dict[bytes, Leaf | None]
+) -> None:
     swap = IndexSwap(repository, repository.git)
-    swap.start(snapshot(ws, {b"a": None}))
+    swap.start(snapshot(ws, worktree))
     if why == "git replaced the index":
         ws.write("later", "later\n")
         ws.add("later")
+    if why == "the index was written in place":
+        index, other = ws.git_dir / "index", ws.git_dir / "other"
+        shutil.copy2(index, other)
+        ws.git("rm", "-q", "--cached", "b", env={"GIT_INDEX_FILE": str(other)})
+        shutil.copyfile(other, index)
     before = index_of(ws)
     assert swap.finish(why != "the branch stayed", "ID") == ""
     assert index_of(ws) == before
-    assert not os.path.exists(left_index(repository, "ID"))
+    assert not is_left_index(repository, "ID")
+
+
+def test_index_that_stays_in_place_is_the_one_that_is_left(ws: Workspace, repository: Repository) -> None:
+    swap = IndexSwap(repository, repository.git)
+    swap.start(snapshot(ws, {}))
+    assert swap.finish(True, "ID") == ""
+    assert is_left_index(repository, "ID")
 
 
 def test_index_swap_that_git_refuses_is_a_sentence(ws: Workspace, repository: Repository) -> None:

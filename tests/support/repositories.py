@@ -127,3 +127,12 @@ def _build_template(path: Path, kind: str) -> None:
 def _forget_sample_hooks(path: Path) -> None:
     for sample in (path / ".git" / "hooks").glob("*.sample"):
         sample.unlink()
+
+
+def unpack(ws: Workspace, aside: Path) -> None:
+    """Make each object a file; the packs go to the directory `aside`."""
+    packs = ws.git_dir / "objects" / "pack"
+    shutil.move(packs, aside)
+    packs.mkdir()
+    for pack in aside.glob("*.pack"):
+        ws.git("unpack-objects", "-q", stdin=pack.read_bytes())
