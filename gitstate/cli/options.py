@@ -1,4 +1,4 @@
-"""The options of `save` and `checkpoint`: one table for the parser in this module and for click.
+"""The options of the commands that run without click: one table for the parser in this module and for click.
 
 Importing click takes longer than a small save, so a well-formed command line of the crash path is parsed here. Anything
 else (an unknown option, `--help`, a bad number) goes to click, which reports it.

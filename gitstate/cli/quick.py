@@ -1,4 +1,7 @@
-"""The commands that run without click: save, checkpoint, recover, status and hook. Errors become lines and statuses."""
+"""The commands that run without click, but for those of tasks: save, checkpoint, recover, status and hook.
+
+Errors become lines and statuses.
+"""
 
 from __future__ import annotations
 

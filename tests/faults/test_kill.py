@@ -191,7 +191,7 @@ EVERY = {
     "recover-wiped": (RETYPED, RECOVER, wiped, False, 96),
     "recover-undone": (RETYPED, RECOVER, undone, False, 160),
     "recover-merge": (STATES["merge_conflict"], RECOVER, undone, False, 124),
-    "recover-merge-in-place": (STATES["merge_conflict"], RECOVER, in_place, False, 43),
+    "recover-merge-in-place": (STATES["merge_conflict"], RECOVER, in_place, False, 40),
     "recover-only-git-left": (RETYPED, RECOVER, only_git_left, False, 245),
     "recover-linked": (STATES["everything_at_once"], RECOVER, undone, True, 126),
 }
