@@ -138,10 +138,10 @@ def _recover_waiting(workspace: Workspace, others: Collection[str], request: Rec
         facts = facts._replace(put_away=put_away(repository, reader, facts, left))
     try:
         result = _recover_fetched(workspace, facts, verdict, request)
-    except (GitError, CorruptSave):
+    except (GitError, CorruptSave) as error:
         from .unreadable import with_unreadable
 
-        facts = with_damage(with_unreadable(facts, repository), repository)
+        facts = with_damage(with_unreadable(facts, repository, error), repository)
         if not facts.damage and facts.problem is None:
             raise
         result = _carry_out(workspace, facts, decide(facts), request)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from gitstate.errors import GitError
+from gitstate.git.opening import open_repository
+from gitstate.objects.reader import ObjectReader
+from gitstate.recover.facts import gather
+from gitstate.recover.unreadable import with_unreadable
 from tests.support.repositories import three_files, unpack
 from tests.support.small import done
 from tests.support.workspace import Workspace
@@ -173,3 +179,21 @@ def test_tree_that_can_not_be_read_stops_the_recovery(tree: str, content: bytes 
     damaged.write_bytes(whole)
     done(ws.recover())
     assert ws.path.joinpath("b").read_text() == "unstaged\n" and ws.out("show", ":b") == "staged"
+
+
+@pytest.mark.parametrize(
+    ("said", "blamed"), [("fatal: loose object {tree} is corrupt", True), ("fatal: Out of memory", False)]
+)
+@pytest.mark.parametrize("is_there", [False, True])
+def test_save_is_called_unreadable_only_for_what_the_error_is_about(
+    said: str, blamed: bool, is_there: bool, ws: Workspace
+) -> None:
+    """Where git fails for another reason nobody may be told how to discard the save."""
+    repository = open_repository(os.fsencode(ws.path))
+    with ObjectReader(repository.git) as reader:
+        facts = gather(repository, reader, None)
+    tree = facts.saves[0].wip_tree
+    if not is_there:
+        replace(place(ws, "HEAD^{tree}"), None)
+    error = GitError(["diff-tree"], 128, said.format(tree=tree).encode())
+    assert (with_unreadable(facts, repository, error).problem is not None) == (blamed and not is_there)

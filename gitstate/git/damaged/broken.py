@@ -139,10 +139,10 @@ def is_whole(git: Git, commit: Oid) -> bool:
     return is_readable(git, commit)
 
 
-def is_readable(git: Git, commit: Oid) -> bool:
-    """Whether git can read a commit. It fails where the commit's file holds no object at all."""
+def is_readable(git: Git, oid: Oid, kind: str = "commit") -> bool:
+    """Whether git can read an object of this kind. It fails where the file of one holds no object at all."""
     try:
-        return git.succeeds("rev-parse", "-q", "--verify", f"{commit}^{{commit}}")
+        return git.succeeds("rev-parse", "-q", "--verify", f"{oid}^{{{kind}}}")
     except GitError as error:
         if error.status < 0:
             raise
