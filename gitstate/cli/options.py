@@ -162,7 +162,8 @@ def parse(argv: Sequence[str]) -> Quick | None:
             _take(given, option, value)
         except ValueError:
             return None
-    if command == "begin" and "owner_pid" in given and not given["owner_pid"]:
+    owner_pid = given.get("owner_pid", 1)
+    if command == "begin" and isinstance(owner_pid, int) and owner_pid < 1:
         return None
     return Quick(command, directory, {**given, "paths": paths} if paths else given)
 

@@ -23,6 +23,7 @@ LINES = [
     ["begin", "T-5"],
     ["begin", "task_id=T-6", "=x"],
     ["begin", "--owner-pid", "0", "task_id=T-6"],
+    ["begin", "--owner-pid", "-5", "task_id=T-6"],
     ["begin", "--owner-pid", "x"],
     ["set", "progress_stage=testing"],
     ["set", "--progress-stage=testing again", "stage=2", "sesion_id=1", "--json"],
