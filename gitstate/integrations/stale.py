@@ -10,7 +10,6 @@ from ..format.names import SAVE_TRAILER
 from ..git import refs
 from ..git.command import Git, Oid
 from ..git.entries import diff_trees, list_index, list_tree
-from ..git.index import forget_index
 from ..git.refs import RefUpdate
 from ..git.repository import Repository, head_of, read_head
 from ..objects.reader import ObjectReader
@@ -18,6 +17,7 @@ from ..objects.tree import DIRECTORY, GITLINK, SYMLINK, Leaf, TreeReader
 from ..recover.plan import resting_places
 from ..workspace.files import Worktree
 from ..workspace.live_context import RECOVERED, describe_save, with_measured_fields, write_state
+from ..workspace.ownership import forget_index
 
 
 def clear_if_stale(repository: Repository, git: Git, reader: ObjectReader, marker: str, archive: Oid) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..git.index import file_identity, kept_indexes
+from ..git.index import file_identity
 from ..objects.tree import Leaf
 from ..system.stdlib import TYPE_CHECKING
+from ..workspace.ownership import kept_indexes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

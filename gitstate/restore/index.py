@@ -20,10 +20,7 @@ from ..git.index import (
     fill_in_stat_data,
     index_lock,
     is_cut_index,
-    is_left_index,
     is_torn_index,
-    kept_index,
-    kept_indexes,
     link_or_copy,
     read_plain_index,
 )
@@ -33,7 +30,7 @@ from ..objects.tree import parents_with_top
 from ..system import files
 from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, suppress
-from ..workspace.ownership import next_index
+from ..workspace.ownership import is_left_index, kept_index, kept_indexes, next_index
 from .paths import Workspace
 from .saved_index import SavedIndex, removal
 

@@ -9,18 +9,12 @@ from ..errors import CorruptSave, GitError
 from ..format.archive import refuse_unsafe, stage_paths
 from ..format.manifest import Save
 from ..git.command import Oid, split_nul
-from ..git.index import (
-    file_identity,
-    forget_index,
-    identify_index_at,
-    kept_index,
-    link_or_copy,
-)
+from ..git.index import file_identity, identify_index_at, link_or_copy
 from ..git.repository import Repository
 from ..system import files
 from ..system.process import boot_id
 from ..system.stdlib import TYPE_CHECKING, digest, suppress
-from ..workspace.ownership import next_index
+from ..workspace.ownership import forget_index, kept_index, next_index
 from .paths import Workspace
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from ..format.names import (
     parse_trailers,
     workspace_id,
 )
-from ..git.index import kept_index
 from ..objects.edit import edit_tree
 from ..objects.reader import commit_head, format_commit
 from ..objects.tree import DIRECTORY, REGULAR, Leaf, Tree, TreeReader
@@ -23,7 +22,7 @@ from ..system import files
 from ..system.clock import now
 from ..system.jsonio import dumps
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
-from ..workspace.ownership import frozen_index
+from ..workspace.ownership import frozen_index, kept_index
 from .plan import stack_holds
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from ..errors import GitError, words_of
 from ..format.manifest import LeftOut
 from ..git.command import try_in_halves
 from ..git.entries import differing_paths, hidden_tags
-from ..git.index import identify_index_at, index_lock, is_frozen_index, kept_index, left_index, link_or_copy
+from ..git.index import identify_index_at, index_lock, is_frozen_index, link_or_copy
 from ..objects.reader import LARGE
 from ..objects.tree import Leaf
 from ..system import files
 from ..system.stdlib import TYPE_CHECKING, suppress
-from ..workspace.ownership import frozen_index, next_index
+from ..workspace.ownership import frozen_index, kept_index, left_index, next_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,7 +16,6 @@ from ..format.names import (
     workspace_id,
 )
 from ..git import refs
-from ..git.index import forget_other_indexes, name_indexes_anew
 from ..git.refs import RefUpdate, RefWriter
 from ..objects.durable import OthersToDisk
 from ..objects.edit import edit_tree
@@ -29,7 +28,7 @@ from ..system.clock import now
 from ..system.jsonio import dumps, path_to_json
 from ..system.stdlib import TYPE_CHECKING, Record, suppress
 from ..workspace.live_context import INTERRUPTED, describe_save, write_state
-from ..workspace.ownership import ref_locks, remove_ref_locks, write_journal
+from ..workspace.ownership import forget_other_indexes, name_indexes_anew, ref_locks, remove_ref_locks, write_journal
 from .build import Built, subject_of
 from .plan import first_refs
 

@@ -15,7 +15,7 @@ from ..format.names import OWN, workspace_id
 from ..git import refs
 from ..git.command import Git
 from ..git.gitdir import is_dead_lock
-from ..git.index import is_own_lock, remove_own_lock
+from ..git.index import file_identity, is_own_lock, link_or_copy, remove_own_lock
 from ..git.repository import Repository
 from ..system import files
 from ..system.clock import Deadline
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _JOURNAL = b"journal"
+
+
+#: How the names of index files begin that saves have kept, and of those that they have left.
+_KEPT, _LEFT = b"index.", b"left."
 
 
 @contextmanager
@@ -64,6 +68,68 @@ def frozen_index(repository: Repository) -> bytes:
 def next_index(repository: Repository) -> bytes:
     """The file in which an index is made that replaces git's."""
     return os.path.join(repository.own, b"next-index")
+
+
+def kept_index(repository: Repository, save_id: str) -> bytes:
+    """Where the index file that a save exchanged is kept, until `recover` puts it back."""
+    return os.path.join(repository.own, _KEPT + save_id.encode("ascii"))
+
+
+def left_index(repository: Repository, save_id: str, mtime_ns: int) -> bytes:
+    """A second name of the index file that a save put in the place of the kept one, which was written at `mtime_ns`."""
+    return os.path.join(repository.own, _LEFT + b"%s.%d" % (save_id.encode("ascii"), mtime_ns))
+
+
+def is_left_index(repository: Repository, save_id: str) -> bool:
+    """Whether the index is the file that a save left, as the save wrote it: then nothing was staged since.
+
+    Git puts another file in its place. Others (go-git, isomorphic-git, `cp`) write into it, which changes its mtime.
+    """
+    there = file_identity(os.path.join(repository.git_dir, b"index"))
+    return there is not None and there == file_identity(left_index(repository, save_id, there[1]))
+
+
+def name_indexes_anew(repository: Repository, old: str, save_id: str) -> None:
+    """Give the index files that the save `old` kept and left a further name, for the save that takes its place."""
+    kept = kept_index(repository, old)
+    if os.path.exists(kept):
+        link_or_copy(kept, kept_index(repository, save_id))
+    there = file_identity(os.path.join(repository.git_dir, b"index"))
+    if there is not None:
+        with suppress(OSError):
+            os.link(left_index(repository, old, there[1]), left_index(repository, save_id, there[1]))
+
+
+def kept_indexes(repository: Repository) -> list[bytes]:
+    """The index files that saves have kept here."""
+    return _indexes_named(repository, _KEPT)
+
+
+def forget_other_indexes(repository: Repository, save_id: str) -> None:
+    """Remove the index files that saves have kept or left here, but those of one save."""
+    mine = set(_indexes_of(repository, save_id))
+    for path in _indexes_named(repository, _KEPT, _LEFT):
+        if path not in mine:
+            files.discard(path)
+
+
+def forget_index(repository: Repository, save_id: str) -> None:
+    """Remove the index files that a save kept and left."""
+    for path in _indexes_of(repository, save_id):
+        files.discard(path)
+
+
+def _indexes_of(repository: Repository, save_id: str) -> list[bytes]:
+    left = _indexes_named(repository, _LEFT + save_id.encode("ascii") + b".")
+    return [kept_index(repository, save_id), *left]
+
+
+def _indexes_named(repository: Repository, *beginnings: bytes) -> list[bytes]:
+    try:
+        names = os.listdir(repository.own)
+    except OSError:
+        return []
+    return [os.path.join(repository.own, name) for name in names if name.startswith(beginnings)]
 
 
 def quarantine(repository: Repository) -> bytes:

@@ -12,7 +12,7 @@ from gitstate.errors import GitError, MissingObject, RefChanged
 from gitstate.format.context import Context
 from gitstate.format.manifest import LeftOut, Nested
 from gitstate.format.names import Trailers, parse_trailers
-from gitstate.git.index import identify_index_at, is_left_index, link_or_copy
+from gitstate.git.index import identify_index_at, link_or_copy
 from gitstate.git.opening import open_repository
 from gitstate.git.refs import RefUpdate
 from gitstate.git.repository import Repository
@@ -27,7 +27,7 @@ from gitstate.save.publish import Publisher
 from gitstate.save.request import SaveRequest, SaveResult
 from gitstate.snapshot.record import Snapshot
 from gitstate.system.clock import Deadline
-from gitstate.workspace.ownership import frozen_index
+from gitstate.workspace.ownership import frozen_index, is_left_index
 from tests.support.repositories import three_files
 from tests.support.workspace import Workspace
 
