@@ -121,7 +121,8 @@ def whole(ws: Workspace, archive: str) -> None:
 
 
 #: Command, what the agent was doing, and the number of different blocks that are written, as it is on record. How many
-#: requests the kernel makes of them says nothing: 175 to 622 were seen for the same 595 blocks.
+#: requests the kernel makes of them says nothing: 175 to 622 were seen for the same 595 blocks. Btrfs writes its trees
+#: anew in each commit, and a busy machine joins two syncs in one: 4,878 to 6,110 blocks were seen for the same save.
 SWEEPS = {
     "ext4-save": ("save", work, 4150),
     "ext4-checkpoint": ("checkpoint", few, 4150),
@@ -137,7 +138,7 @@ SWEEPS = {
     "xfs-save-recover": ("save-recover", work, 4100),
     "xfs-checkpoint": ("checkpoint", work, 4100),
     "xfs-recover": ("recover", work, 2000),
-    "btrfs-save": ("save", work, 5600),
+    "btrfs-save": ("save", work, 4400),
     "btrfs-checkpoint": ("checkpoint", work, 5200),
     "btrfs-recover": ("recover", work, 2400),
 }
