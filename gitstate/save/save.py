@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 #: For this part of its deadline a save whose git was killed is taken again.
 _AGAIN = 0.5
+#: So long git has to let the index alone before each further attempt, in seconds. The last one insists.
+_PAUSES = (0.0, 0.05, 0.2)
 
 
 def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> SaveResult:
@@ -78,14 +80,7 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
     deadline = Deadline(request.wait if request.deadline is None else request.deadline)
     # The sync before the marker covers it.
     files.make_directory(repository.own, top=repository.git_dir, durable=False)
-    with locked_workspace(repository, deadline) as git:
-        if not request.depth and is_orphan():
-            _refuse_orphan(repository)
-        give_workspace_id(repository, old_id=lambda: _old_id(repository))
-        if request.look is not None:
-            request = request._replace(look_end=Deadline(request.look))
-        result = save_owned(repository, git, request)
-        left = left_behind(repository)
+    result, left = _save_until_index_rests(repository, deadline, request)
     if not request.depth and result.result != "unchanged":
         # Not a nested one: it is recovered with the workspace around it. The save is durable, and the lock is free.
         from ..workspace import registry
@@ -105,6 +100,29 @@ def save(path: bytes, request: SaveRequest, opening: Opening | None = None) -> S
         risk = among_files(repository.toplevel, repository.common_dir)
         warnings.append(f"{risk.what}; move it out with: {risk.command}")
     return result._replace(warnings=tuple(warnings)) if warnings else result
+
+
+def _save_until_index_rests(
+    repository: Repository, deadline: Deadline, request: SaveRequest
+) -> tuple[SaveResult, Sequence[str]]:
+    """Save in the locked workspace, again where git replaced the index meanwhile; the result, and what stayed there.
+
+    Others may lock it between two attempts: a checkpoint that waits for git must not keep a save waiting.
+    """
+    pauses, look = [*_PAUSES], request.look
+    while True:
+        try:
+            with locked_workspace(repository, deadline) as git:
+                if not request.depth and is_orphan():
+                    _refuse_orphan(repository)
+                give_workspace_id(repository, old_id=lambda: _old_id(repository))
+                if look is not None:
+                    request, look = request._replace(look_end=Deadline(look)), None
+                return _save_locked(repository, git, request, insists=not pauses), left_behind(repository)
+        except IndexMoved:
+            if not pauses:
+                raise
+        time.sleep(pauses.pop(0))
 
 
 def _refuse_orphan(repository: Repository) -> None:
@@ -166,20 +184,33 @@ def _with_problems(request: SaveRequest, problems: Sequence[settings.Problem]) -
 
 
 def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
-    """`save` for a caller that has locked the workspace already."""
+    """`save` for a caller that has locked the workspace already, and keeps it locked."""
+    for pause in _PAUSES:
+        try:
+            return _save_locked(repository, git, request, insists=False)
+        except IndexMoved:
+            time.sleep(pause)
+    return _save_locked(repository, git, request, insists=True)
+
+
+def _save_locked(repository: Repository, git: Git, request: SaveRequest, *, insists: bool) -> SaveResult:
+    """Raises IndexMoved where git replaced the index meanwhile, and this attempt does not insist."""
     if strange_files_above(repository.toplevel) or git_dir_of(repository.toplevel) is None:
         # Git would go on to a repository above, or wait for ever at a FIFO in the place of its file.
         result = _save_what_is_readable(repository, git, request._replace(known=None, unseen=False))
         if result is not None:
             return result
     try:
-        return _attempt_in_room(repository, git, request)
+        return _attempt_in_room(repository, git, request, insists=insists)
     except (GitError, IndexMoved) as error:
+        if isinstance(error, IndexMoved) and not insists:
+            raise
         if isinstance(error, GitError) and error.status < 0:
             if error.status != -signal.SIGKILL or (request.end is not None and request.end.part(_AGAIN).passed()):
                 raise
             # As the OOM killer does. Who saves at its end has no second chance.
-            return _attempt_in_room(repository, git, request._replace(known=None, unseen=False, expected=None))
+            again = request._replace(known=None, unseen=False, expected=None)
+            return _attempt_in_room(repository, git, again, insists=insists)
         result = _save_what_is_readable(repository, git, request._replace(known=None, unseen=False, expected=None))
         if result is None:
             raise
@@ -190,12 +221,12 @@ def save_owned(repository: Repository, git: Git, request: SaveRequest) -> SaveRe
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def _attempt_in_room(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
+def _attempt_in_room(repository: Repository, git: Git, request: SaveRequest, *, insists: bool) -> SaveResult:
     """Attempt it; where the disk is full again with half of what is left, then without any file. The result says so."""
     told = ""
     for share in (2, None):
         try:
-            return _with_word(_attempts(repository, git, request), told)
+            return _with_word(_attempt(repository, git, request, insist=insists), told)
         except OSError as error:
             if error.errno not in _FULL or request.kind != "save":
                 raise
@@ -203,22 +234,12 @@ def _attempt_in_room(repository: Repository, git: Git, request: SaveRequest) -> 
             room = 0 if share is None else disk.f_bavail * disk.f_frsize // share
             request = request._replace(room=room)
             told = f"the disk was full ({error.strerror}), so the save was tried again with {room} bytes for files"
-    return _with_word(_attempts(repository, git, request), told)
+    return _with_word(_attempt(repository, git, request, insist=insists), told)
 
 
 def _with_word(result: SaveResult, word: str) -> SaveResult:
     """The result with one more sentence for a person; an empty one adds nothing."""
     return result._replace(message="; ".join(part for part in (result.message, word) if part)) if word else result
-
-
-def _attempts(repository: Repository, git: Git, request: SaveRequest) -> SaveResult:
-    """Attempt it until git lets the index alone meanwhile."""
-    for pause in (0.0, 0.05, 0.2):
-        try:
-            return _attempt(repository, git, request)
-        except IndexMoved:
-            time.sleep(pause)
-    return _attempt(repository, git, request, insist=True)
 
 
 def _save_what_is_readable(repository: Repository, git: Git, request: SaveRequest) -> SaveResult | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 
 from ..errors import TryAgain
 from .clock import Deadline
@@ -35,15 +36,16 @@ def lock(path: bytes, deadline: Deadline, what: str) -> int:
     """
     fd = open_own(path, os.O_RDWR)
     try:
-        pause = 0.001
+        begun = time.monotonic()
         while True:
             try:
                 return flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, InterruptedError):
-                if not deadline.pause(pause):
+                # A small part longer than it is held.
+                waited = time.monotonic() - begun
+                if not deadline.pause(min(max(waited / 8, 0.001), 0.05)):
                     message = f"another gitstate is at work on {what}{_holder(path)}; nothing was changed"
                     raise TryAgain(message, hint="try again in a moment") from None
-                pause = min(pause * 2, 0.05)
     except BaseException:
         os.close(fd)
         raise

@@ -265,6 +265,34 @@ def test_index_written_in_place_during_a_save_is_read_again(ws: Workspace) -> No
     assert ws.read("a.txt").endswith(b"one more line\n")
 
 
+#: Another save, begun where this one waits until git lets the index alone.
+SAVE_BESIDE = """\
+import subprocess, types
+from gitstate.save import save
+from gitstate.system.child import command
+def sleep(seconds):
+    subprocess.run([*command(), *sys.argv[1:3], "save", "--task-id", "T-2", "--wait", "1"], check=True)
+save.time = types.SimpleNamespace(sleep=sleep)"""
+
+
+@pytest.mark.faults
+def test_checkpoint_that_waits_for_git_keeps_no_save_waiting(ws: Workspace) -> None:
+    """The workspace is not locked between two attempts."""
+    ws.write(".gitattributes", "a.txt filter=slow\n")
+    ws.add(".gitattributes")
+    ws.commit()
+    once = ws.git_dir / "once"
+    once.touch()
+    ws.config("filter.slow.clean", f"test ! -e '{once}' || {{ rm '{once}' && git update-index --add b.txt; }}; cat")
+    ws.append("b.txt")
+    ws.append("a.txt")
+    done = patched(ws, SAVE_BESIDE, "checkpoint", "--task-id", "T-1")
+    assert done.returncode == 0, done.stderr
+    assert not once.exists()
+    assert ws.refs("refs/gitstate/pending")
+    assert ws.recover().exit_status == 0
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("times", [pytest.param(4, id="4"), pytest.param(20, id="20", marks=pytest.mark.slow)])
 def test_save_and_recover_in_one_workspace_take_turns(times: int, ws: Workspace) -> None:
