@@ -6,8 +6,8 @@ Each module stands there as its compiled code, with time and size of the source 
 module whose source has changed since is imported as usual, and the bundle is made anew when the command has ended.
 Where the directory can't be written there is none, and nothing else changes.
 
-The modules that were loaded together are one part, and are unpacked together: they share their names and constants.
-What only another call of the command loads is a part of its own.
+The modules that were loaded together are one part, and are unpacked together: they share their names and constants. A
+part ends where git is started. What only another call of the command loads is a part of its own.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ _DIRECTORY = os.path.dirname(os.path.abspath(__file__))
 _SKIPS_IMPORTLIB = "importtime" not in sys._xoptions and not os.environ.get("PYTHONPROFILEIMPORTTIME")
 #: Changes when the layout of the file does.
 _FORMAT = 5
+#: After these modules git is started, and works while the rest is unpacked: they end a part.
+_LAST_OF_PART = ("gitstate.git.opening", "gitstate.save.save", "gitstate.recover.recover")
 #: The bytes of a number in the file, and of a hash (that of Python's own hash-based .pyc files).
 _NUMBER, _HASH = 4, 8
 #: What a file says of itself in more bytes is damaged.
@@ -188,7 +190,7 @@ class Bundle(Loader):
             {name: code for name, code in self._codes_of(part).items() if name in modules}
             for part in range(len(self._parts))
         ]
-        lacking: dict[str, CodeType] = {}
+        lacking: list[dict[str, CodeType]] = [{}]
         for name, module in list(sys.modules.items()):
             if name in modules or not name.startswith("gitstate.") or name.endswith("__main__"):
                 continue
@@ -198,10 +200,12 @@ class Bundle(Loader):
             info = os.stat(spec.origin)
             code = spec.loader.get_code(name)
             if code is not None:
-                lacking[name] = code
                 entry = (os.path.abspath(spec.origin), info.st_mtime_ns, info.st_size, hasattr(module, "__path__"))
-                modules[name] = (*entry, len(parts), self._loaded_by(name))
-        data = [marshal.dumps(part) for part in (*parts, lacking)]
+                modules[name] = (*entry, len(parts) + len(lacking) - 1, self._loaded_by(name))
+                lacking[-1][name] = code
+            if name in _LAST_OF_PART and lacking[-1]:
+                lacking.append({})
+        data = [marshal.dumps(part) for part in (*parts, *lacking)]
         stamps: list[Stamp] = [(len(part), _hash(part)) for part in data]
         head = marshal.dumps((modules, stamps))
         return b"".join((len(head).to_bytes(_NUMBER, "little"), _hash(head), head, *data))

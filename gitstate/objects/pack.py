@@ -40,6 +40,8 @@ _CHUNK = 1 << 20
 _TEMPORARY = b"gitstate_tmp_%s_"
 #: Objects of this size and more are stored, not deflated, in any case.
 _MOST_DEFLATED = 128 << 10
+#: An object for which an encoder with less memory is quicker.
+_SMALL = 48 << 10
 #: The most bytes of a stored block of deflate.
 _BLOCK = 65_535
 
@@ -66,8 +68,8 @@ def _record_head(kind: str, size: int) -> bytes:
 
 
 def _deflated(data: bytes) -> bytes:
-    """A zlib stream. Its window is 4 kB: to allocate the usual one takes longer than it saves on a small file."""
-    deflate = zlib.compressobj(1, zlib.DEFLATED, 12, 5)
+    """A zlib stream. On a small file its window is 8 kB: to allocate the usual one takes longer than it saves."""
+    deflate = zlib.compressobj(1, zlib.DEFLATED, 13 if len(data) < _SMALL else 15, 8)
     return deflate.compress(data) + deflate.flush()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import shutil
 import subprocess
@@ -50,6 +51,17 @@ def test_second_command_reads_one_file_in_place_of_many(copy: Path, ws: Workspac
         after = opened_sources(copy, ws)
     assert after < 10
     assert before == 0 or before > after
+
+
+def test_git_is_started_before_all_is_unpacked(copy: Path, ws: Workspace) -> None:
+    """What opens the repository is a part, what locks and asks the next one; the rest is not needed until git works."""
+    ws.append("a.txt")
+    assert checkpoint(copy, ws).returncode == 0
+    data = bundle(copy).read_bytes()
+    modules, stamps = marshal.loads(data[12 : 12 + int.from_bytes(data[:4], "little")])
+    parts = [modules[f"gitstate.{name}"][4] for name in ("git.opening", "save.save", "save.protocol")]
+    assert parts == [0, 1, 2]
+    assert sum(size for size, _ in stamps[:1]) < sum(size for size, _ in stamps) / 2
 
 
 def test_changed_source_is_used_at_once(copy: Path, ws: Workspace) -> None:
