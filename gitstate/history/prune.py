@@ -85,23 +85,35 @@ def prune(
     saves = number(repository, "keepSaves", keep_saves)
     days = number(repository, "keepDays", keep_days)
     rule = Rule(int(saves), time.time() - days * 86_400, boolean(repository, "history"), everything)
+    if dry_run:
+        # It waits for nobody: a save may be at work, and takes as long as it takes.
+        with ObjectReader(repository.git) as reader:
+            gone, _, left = _what_goes(repository, rule, names, reader, dry_run=True)
+            return PruneResult((*gone.saves, *gone.fetched), left, gone.history)
     with locked_workspace(repository, Deadline(wait)) as git, ObjectReader(repository.git) as reader:
-        items = (*held_saves(repository.git), *history_saves(repository.git))
-        pending = list(pending_archives(repository.git).values())
-        dismissed = refs.list_refs(repository.git, DISMISSED)
-        if names:
-            gone = _named(repository, _held(items, reader), pending, names, reader)
-            _refuse_what_may_come_back(repository, gone.saves)
-        else:
-            gone = _old(repository, items, [*pending, *dismissed.values()], rule, reader, dry_run=dry_run)
-        if not dry_run and (gone.saves or gone.history):
+        gone, dismissed, left = _what_goes(repository, rule, names, reader, dry_run=False)
+        if gone.saves or gone.history:
             _remove(repository, git, [*gone.saves, *gone.history], dismissed)
-        if not dry_run:
-            for others in filter(None, (gone.conversations, gone.fetched, _inside_without_save(repository, rule))):
-                updates = [RefUpdate(item.ref, None, item.archive) for item in others]
-                refs.move_refs(repository, git, updates, "prune")
-        count = sum(not item.ref.startswith(HISTORY) for item in items)
-        return PruneResult((*gone.saves, *gone.fetched), count - len(gone.saves), gone.history)
+        for others in filter(None, (gone.conversations, gone.fetched, _inside_without_save(repository, rule))):
+            updates = [RefUpdate(item.ref, None, item.archive) for item in others]
+            refs.move_refs(repository, git, updates, "prune")
+        return PruneResult((*gone.saves, *gone.fetched), left, gone.history)
+
+
+def _what_goes(
+    repository: Repository, rule: Rule, names: Sequence[str], reader: ObjectReader, *, dry_run: bool
+) -> tuple[Gone, dict[str, Oid], int]:
+    """What goes, the archives that were dismissed, and how many saves stay."""
+    items = (*held_saves(repository.git), *history_saves(repository.git))
+    pending = list(pending_archives(repository.git).values())
+    dismissed = refs.list_refs(repository.git, DISMISSED)
+    if names:
+        gone = _named(repository, _held(items, reader), pending, names, reader)
+        _refuse_what_may_come_back(repository, gone.saves)
+    else:
+        gone = _old(repository, items, [*pending, *dismissed.values()], rule, reader, dry_run=dry_run)
+    count = sum(not item.ref.startswith(HISTORY) for item in items)
+    return gone, dismissed, count - len(gone.saves)
 
 
 class Rule(NamedTuple):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
+from gitstate.git.opening import open_repository
 from gitstate.history.prune import Fetchable, outdated
+from gitstate.system.clock import Deadline
+from gitstate.workspace.ownership import locked_workspace
 from tests.states import STATES, dirty, make
 from tests.support.oracle import fingerprint
 from tests.support.repositories import Templates
@@ -46,6 +50,12 @@ def test_prune_keeps_the_newest_saves_and_drops_the_rest_with_notes(ws: Workspac
     assert saves(ws) == set(made[2:])
     assert len(notes(ws)) == 2
     assert prune(ws, "--keep", "2", "--days", "0") == []
+
+
+def test_dry_run_waits_for_no_save_at_work(ws: Workspace) -> None:
+    (made,) = saved_and_recovered(ws, 1)
+    with locked_workspace(open_repository(os.fsencode(ws.path)), Deadline(0)):
+        assert prune(ws, "--keep", "0", "--days", "0", "--dry-run") == [made]
 
 
 def test_prune_keeps_all_young_saves(ws: Workspace) -> None:
