@@ -243,14 +243,14 @@ def fill_in_stat_data(
         return None
     view, copied = memoryview(data), 0
     pieces: list[memoryview] = []
-    # Entries are in the order of their paths: each is looked for behind the one before.
-    behind, id_size = 12, digest(object_format).digest_size
-    for path, (oid, info) in sorted(written.items(), key=lambda item: item[0]):
+    id_size = digest(object_format).digest_size
+    paths = sorted(written)
+    for path, place in zip(paths, _entries(data, paths, id_size), strict=True):
+        oid, info = written[path]
         if info.st_size > _MASK:
             return None
         is_link, is_executable = stat.S_ISLNK(info.st_mode), bool(info.st_mode & 0o100)
         mode = 0o120000 if is_link else 0o100755 if is_executable else 0o100644
-        place = _entry(data, path, behind, id_size)
         if place is None:
             continue
         behind = place + 40
@@ -280,6 +280,43 @@ def fill_in_stat_data(
 
 #: The modes of index entries: files, symlinks, gitlinks.
 _MODES = frozenset(mode.to_bytes(4, "big") for mode in (0o100644, 0o100755, 0o120000, 0o160000))
+
+
+#: To look for one in vain is to read all of the index: after so many it is read once, entry by entry.
+_IN_VAIN = 16
+
+
+def _entries(data: bytes, paths: Sequence[bytes], id_size: int) -> Iterator[int | None]:
+    """Where the first ordinary entry of each path begins; None where there is none. The paths are sorted."""
+    # Entries are in the order of their paths: each is looked for behind the one before.
+    behind, in_vain = 12, 0
+    walk = _walk(data, id_size)
+    name, place = b"", 0
+    for path in paths:
+        if in_vain < _IN_VAIN:
+            found = _entry(data, path, behind, id_size)
+            in_vain += found is None
+            behind = behind if found is None else found + 40
+            yield found
+        else:
+            while name < path and place >= 0:
+                name, place = next(walk, (b"", -1))
+            yield place if name == path else None
+
+
+def _walk(data: bytes, id_size: int) -> Iterator[tuple[bytes, int]]:
+    """The path of each ordinary entry, and where it begins."""
+    place, fixed = 12, 42 + id_size
+    for _ in range(int.from_bytes(data[8:12], "big")):
+        # An entry with more flags has two bytes more before its name.
+        is_ordinary = not int.from_bytes(data[place + fixed - 2 : place + fixed - 1], "big") & 0x40
+        name = place + fixed + (0 if is_ordinary else 2)
+        end = data.find(b"\0", name)
+        if end < 0:
+            return
+        if is_ordinary:
+            yield data[name:end], place
+        place = end + 8 - (end - place) % 8
 
 
 def _entry(data: bytes, path: bytes, behind: int, id_size: int) -> int | None:

@@ -40,14 +40,19 @@ def ws(request: pytest.FixtureRequest, templates: Templates, tmp_path: Path) -> 
     return ws
 
 
-def filled_in(ws: Workspace, *paths: str) -> bytes | None:
+def written_files(ws: Workspace, *paths: str) -> dict[bytes, tuple[str, os.stat_result]]:
     object_format = ws.out("rev-parse", "--show-object-format")
     written = {}
     for path in paths:
         full = ws.path / path
         data = os.readlink(os.fsencode(full)) if full.is_symlink() else full.read_bytes()
         written[path.encode()] = object_id(object_format, "blob", data), full.lstat()
-    pieces = fill_in_stat_data((ws.git_dir / "index").read_bytes(), written, object_format)
+    return written
+
+
+def filled_in(ws: Workspace, *paths: str) -> bytes | None:
+    object_format = ws.out("rev-parse", "--show-object-format")
+    pieces = fill_in_stat_data((ws.git_dir / "index").read_bytes(), written_files(ws, *paths), object_format)
     return None if pieces is None else b"".join(pieces)
 
 
@@ -144,6 +149,24 @@ def test_entry_of_another_blob_is_no_reason_to_read_all_of_the_index(
     assert fill_in_stat_data(index, {b"a.txt": edited}, object_format) is not None
     # An entry with more flags has two bytes more before its name.
     assert index.in_vain == (change is hidden)
+
+
+@pytest.mark.parametrize("is_hidden", [False, True])
+def test_many_files_that_the_index_lacks_are_not_looked_for_one_by_one(is_hidden: bool, ws: Workspace) -> None:
+    """The files that the index has are filled in all the same, before them, among them and behind them."""
+    if is_hidden:
+        hidden(ws)
+    there = ["a.txt", "deep/er/b.txt", "run.sh", "link"]
+    for name in ("a", "deep/er/d", "zzz"):
+        for number in range(50):
+            ws.write(f"{name}{number}.new", "new\n")
+    lacking = [f"{name}{number}.new" for name in ("a", "deep/er/d", "zzz") for number in range(50)]
+    index = Searched((ws.git_dir / "index").read_bytes())
+    object_format = ws.out("rev-parse", "--show-object-format")
+    pieces = fill_in_stat_data(index, written_files(ws, *there, *lacking), object_format)
+    assert pieces is not None and b"".join(pieces) == filled_in(ws, *there)
+    assert b"".join(pieces) != index
+    assert index.in_vain == 16
 
 
 def test_name_that_ends_like_another_is_another_entry(ws: Workspace) -> None:
