@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from ..errors import GitError
 from ..format.archive import refuse_unsafe, replacement_of, stage_paths, tree_of_base
 from ..format.manifest import Save
 from ..format.names import save_time_ns, workspace_id
-from ..git.command import Git, Oid, object_id
+from ..git.command import Git, Oid
 from ..git.repository import Repository, folds_case
 from ..objects.reader import ObjectReader, commit_head
 from ..objects.tree import DIRECTORY, GITLINK, REGULAR, SYMLINK, Leaf, TreeReader, parents_of
-from ..system.process import boot_id, boot_time_ns, limit_memory
+from ..system.process import boot_id, boot_time_ns
 from ..system.stdlib import TYPE_CHECKING, Record
 from ..workspace.files import MISSING, FileState, Worktree
 from ..workspace.live_context import state_name
@@ -19,18 +18,16 @@ from .differences import TreeDifferences
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from typing import Literal
 
     from ..git.scan import WorktreeScan
     from ..snapshot.hidden import ListedNames
     from ..system.child import Child
+    from .checkouts import Checkouts
     from .choices import Action
 
 #: The kernel stamps files with the time of its last tick: at most this long ago.
 _COARSE_CLOCK_NS = 10_000_000
-#: So many seconds a filter may take for one file, where no setting was read.
-_FILTER = 60.0
-#: The result of git's filters is held in memory.
-_MOST_CONVERTED = 256 << 20
 
 
 class Workspace(Record):
@@ -92,8 +89,7 @@ class SavedPaths:
         #: For a single save: what each of its trees holds at every path in which one differs from that of the base.
         self.told: dict[Oid | None, dict[bytes, Leaf | None]] = {}
         self._differences: TreeDifferences | None = None
-        #: The filters that took too long for one file: they run for no other.
-        self._late: set[bytes | None] = set()
+        self._checkouts: Checkouts | None = None
 
     # -- what was
 
@@ -260,12 +256,15 @@ class SavedPaths:
         """What is to happen to each target. One that can't be read is noted in `outcome`."""
         targets = list(targets)
         theirs = self._in_submodules(targets)
-        choices = []
         with self._workspace.disk.held_open():
-            for target, seen in self._look(targets, outcome):
-                action: Action = "same" if target.path in theirs else self._action(target, seen)
-                choices.append(Choice(target, seen, action))
-        return choices
+            looks = [(target, seen, self._first_look(target, seen)) for target, seen in self._look(targets, outcome)]
+            unclear = [target for target, _, action in looks if action == "look" and target.path not in theirs]
+            if unclear:
+                self._as_git_writes().foresee(map(self._with_its_commit, unclear))
+            return [
+                Choice(target, seen, "same" if target.path in theirs else self._action(target, seen, action))
+                for target, seen, action in looks
+            ]
 
     def _in_submodules(self, targets: Iterable[Target]) -> frozenset[bytes]:
         """The paths that the commit has as files, and that lie in a submodule by now: what is there is not ours.
@@ -317,14 +316,17 @@ class SavedPaths:
 
         return listed in paths or (target.saved is None and not is_same_text(listed, target.path))
 
-    def _action(self, target: Target, seen: FileState) -> Action:
+    def _first_look(self, target: Target, seen: FileState) -> Action | Literal["look"]:
         left_out = seen.kind == "special" and self.was_left_out(target.path)
-        action = step(target, seen, overwrite=self._overwrite, left_out=left_out)
+        return step(target, seen, overwrite=self._overwrite, left_out=left_out)
+
+    def _action(self, target: Target, seen: FileState, action: Action | Literal["look"]) -> Action:
+        """What is to happen, where `_first_look` says that or to look on."""
         if action != "look":
             return action
         if self._is_as_wip_commit(target, seen):
             return "same"
-        if seen.oid in self._checkouts(target) or self._is_named(target):
+        if seen.oid in self._as_git_writes().oids(target) or self._is_named(target):
             return "delete" if target.saved is None else "write"
         return "write" if target.saved is not None and self.is_cut_short(target) else "keep"
 
@@ -332,45 +334,25 @@ class SavedPaths:
         """Whether only the WIP commit is left of the save, and the file is what git writes for it."""
         if self.newest.archive != self.newest.wip or target.saved is None:
             return False
-        return seen.oid in self._checkouts(target._replace(bases=frozenset({target.saved})))
+        return seen.oid in self._as_git_writes().oids(target._replace(bases=frozenset({target.saved})))
 
-    def _checkouts(self, target: Target) -> Iterator[Oid | None]:
-        """What git itself writes for each base through this repository's filters; None where they fail.
+    def _with_its_commit(self, target: Target) -> Target:
+        """A target with all that `_action` asks git for among its bases."""
+        is_asked = self.newest.archive == self.newest.wip and target.saved is not None
+        return target._replace(bases=target.bases | {target.saved}) if is_asked and target.saved else target
 
-        A base of more bytes than fit into memory easily is passed over: then the disk wins.
-        """
-        repository = self._workspace.repository
-        for leaf in target.bases:
-            if leaf.mode in (SYMLINK, GITLINK):
-                continue
-            info = self._workspace.reader.kinds([leaf.oid])[0]
-            if info is None or info[1] > _MOST_CONVERTED:
-                continue
-            if self._late and self._filter_of(target.path) in self._late:
-                yield None
-                continue
-            try:
-                argv = ("cat-file", "--filters", b"--path=" + target.path, leaf.oid)
-                process = repository.git.start(*argv)
-                limit_memory(process.pid)
-                out = repository.git.finish(process, timeout=repository.filter_limit or _FILTER)
-                yield object_id(repository.object_format, "blob", out)
-            except GitError as error:
-                if error.status == -9 or "ut of memory" in error.message:
-                    self._late.add(self._filter_of(target.path))
-                yield None
+    def _as_git_writes(self) -> Checkouts:
+        if self._checkouts is None:
+            from . import checkouts
+
+            self._checkouts = checkouts.Checkouts(self._workspace.repository, self._workspace.reader)
+        return self._checkouts
 
     def _is_named(self, target: Target) -> bool:
         from .pointers import holds_what_is_named
 
         bases = [leaf.oid for leaf in target.bases if leaf.mode not in (SYMLINK, GITLINK)]
         return holds_what_is_named(self._workspace.disk, target.path, bases, self._workspace.reader)
-
-    def _filter_of(self, path: bytes) -> bytes | None:
-        """The name of the filter of a path; None where it has none."""
-        from ..git.attributes import Conversions
-
-        return Conversions(self._workspace.repository, {}).filters_of([path]).get(path)
 
     def is_cut_short(self, target: Target) -> bool:
         """Whether a power cut left only the beginning of a file that the agent had never synced, or that and zeros.

@@ -1,0 +1,89 @@
+"""What git writes into the worktree for the blobs of a save: a file that is this very thing is nobody's work."""
+
+from __future__ import annotations
+
+from ..errors import GitError
+from ..git.attributes import Conversions
+from ..git.command import Oid, object_id
+from ..objects.tree import GITLINK, SYMLINK, Leaf
+from ..system.process import limit_memory
+from ..system.stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ..git.repository import Repository
+    from ..objects.reader import ObjectReader
+    from .choices import Target
+
+#: So many seconds a filter may take for one file, where no setting was read.
+_FILTER = 60.0
+#: The result of git's filters is held in memory.
+_MOST_CONVERTED = 256 << 20
+#: Of fewer files each is asked for by itself; of more at once, those up to this size.
+_FEW, _SMALL = 4, 128 << 10
+
+
+class Checkouts:
+    """Asks git for them: one by one where a program converts them, else many at once."""
+
+    def __init__(self, repository: Repository, reader: ObjectReader) -> None:
+        self._repository = repository
+        self._reader = reader
+        #: Path and blob → the oid of what git writes there, of those that were asked for at once.
+        self._known: dict[tuple[bytes, Oid], Oid] = {}
+        #: The filters that took too long for one file: they run for no other.
+        self._late: set[bytes | None] = set()
+
+    def foresee(self, targets: Iterable[Target]) -> None:
+        """Ask at once for the bases of these targets which git converts by itself, in line ends and encodings."""
+        pairs = [(target.path, leaf.oid) for target in targets for leaf in files_among(target.bases)]
+        if len(pairs) < _FEW:
+            return
+        infos = self._reader.kinds([oid for _, oid in pairs])
+        pairs = [pair for pair, info in zip(pairs, infos, strict=True) if info is not None and info[1] <= _SMALL]
+        conversions = Conversions(self._repository, {})
+        filtered = conversions.filters_of([path for path, _ in pairs]) if pairs else {}
+        left = [pair for pair in dict.fromkeys(pairs) if pair[0] not in filtered]
+        while left:
+            # Of each path one blob.
+            asked = dict(reversed(left))
+            left = [pair for pair in left if asked[pair[0]] != pair[1]]
+            found = conversions.checkout_oids(asked)
+            self._known.update({(path, asked[path]): oid for path, oid in found.items()})
+
+    def oids(self, target: Target) -> Iterator[Oid | None]:
+        """What git writes for each base of a target; None where its filters fail.
+
+        A base of more bytes than fit into memory easily is passed over: then the disk wins.
+        """
+        repository = self._repository
+        for leaf in files_among(target.bases):
+            if (target.path, leaf.oid) in self._known:
+                yield self._known[target.path, leaf.oid]
+                continue
+            info = self._reader.kinds([leaf.oid])[0]
+            if info is None or info[1] > _MOST_CONVERTED:
+                continue
+            if self._late and self._filter_of(target.path) in self._late:
+                yield None
+                continue
+            try:
+                argv = ("cat-file", "--filters", b"--path=" + target.path, leaf.oid)
+                process = repository.git.start(*argv)
+                limit_memory(process.pid)
+                out = repository.git.finish(process, timeout=repository.filter_limit or _FILTER)
+                yield object_id(repository.object_format, "blob", out)
+            except GitError as error:
+                if error.status == -9 or "ut of memory" in error.message:
+                    self._late.add(self._filter_of(target.path))
+                yield None
+
+    def _filter_of(self, path: bytes) -> bytes | None:
+        """The name of the filter of a path; None where it has none."""
+        return Conversions(self._repository, {}).filters_of([path]).get(path)
+
+
+def files_among(leaves: Iterable[Leaf]) -> list[Leaf]:
+    """Those of `leaves` that are files."""
+    return [leaf for leaf in leaves if leaf.mode not in (SYMLINK, GITLINK)]
