@@ -12,13 +12,13 @@ from ..system.stdlib import TYPE_CHECKING, Record
 from .command import Oid, is_oid, split_nul
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from ..system.child import Child
     from .command import Git
     from .repository import Repository
 
-#: So many paths fit on a command line whatever their length.
+#: So many paths fit on a command line whatever their length. Git compares each entry with all of them.
 _PATHS_AT_ONCE = 500
 
 
@@ -101,12 +101,23 @@ def list_index(
     the environment, as which index to read. Raises GitError.
     """
     command: list[str | bytes] = ["ls-files", "-z", "-s", *(["-v"] if tags else []), *(["--sparse"] if sparse else [])]
-    if paths is None:
-        answers = [git.run(*command, env=env)]
+    if paths is not None and len(paths) <= _PATHS_AT_ONCE:
+        lines = split_nul(git.run(*command, "--", *paths, env=env)) if paths else []
     else:
-        portions = (paths[start : start + _PATHS_AT_ONCE] for start in range(0, len(paths), _PATHS_AT_ONCE))
-        answers = [git.run(*command, "--", *some, env=env) for some in portions]
-    return [IndexEntry.parse(line) for out in answers for line in split_nul(out)]
+        lines = split_nul(git.run(*command, env=env))
+        if paths is not None:
+            lines = list(_among(lines, {*paths}))
+    return [IndexEntry.parse(line) for line in lines]
+
+
+def _among(lines: Iterable[bytes], wanted: Collection[bytes]) -> Iterator[bytes]:
+    """The lines of the entries that are one of the `wanted` paths, or below one."""
+    for line in lines:
+        path = line.partition(b"\t")[2]
+        while path and path not in wanted:
+            path = path.rpartition(b"/")[0]
+        if path:
+            yield line
 
 
 def hidden_tags(git: Git, index: bytes) -> dict[bytes, str]:

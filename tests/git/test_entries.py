@@ -110,12 +110,18 @@ def test_info_line_is_what_update_index_reads(ws: Workspace) -> None:
     assert len(before) == 3 and list_index(git_of(ws)) == before
 
 
-def test_index_is_listed_in_portions(ws: Workspace) -> None:
+def test_many_entries_are_listed_as_few_are(ws: Workspace) -> None:
     oid = ws.git("hash-object", "-w", "--stdin", stdin=b"x").decode("ascii").strip()
     paths = [b"many/%04d" % number for number in range(1001)]
     lines = b"".join(IndexEntry(path, 0o100644, oid).info_line() for path in paths)
     ws.git("update-index", "-z", "--index-info", stdin=lines)
     assert [entry.path for entry in list_index(git_of(ws), paths)] == paths
+    # Of many it takes them from the list of all, of few git compares each entry with each of them.
+    assert [entry.path for entry in list_index(git_of(ws), paths[:500])] == paths[:500]
+    assert [entry.path for entry in list_index(git_of(ws), paths[3:900])] == paths[3:900]
+    some = [b"many", *(b"none/%d" % number for number in range(600))]
+    assert [entry.path for entry in list_index(git_of(ws), some)] == paths
+    assert list_index(git_of(ws), some[:3]) == list_index(git_of(ws), some)
     assert list_index(git_of(ws), []) == []
     assert len(list_index(git_of(ws))) == 1004
 
