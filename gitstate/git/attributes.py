@@ -11,7 +11,7 @@ from .command import Git, Oid, object_id
 from .repository import Repository
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from .entries import IndexEntry
 
@@ -53,20 +53,22 @@ class Conversions:
     def checkout_oids(self, wanted: dict[bytes, Oid]) -> dict[bytes, Oid]:
         """For each path and its blob: the oid of the bytes that a checkout would write, hashed without filters.
 
-        A path that git could not write is missing.
+        A path that git could not write is missing; so is one that `--batch` does not read as it is written.
         """
         found: dict[bytes, Oid] = {}
         mark = b"gitstate-" + os.urandom(12).hex().encode("ascii")
-        paths = [path for path in wanted if b"\n" not in path]
+        paths = [path for path in wanted if _is_batch_path(path)]
         for start in range(0, len(paths), _BLOBS_AT_ONCE):
             some = paths[start : start + _BLOBS_AT_ONCE]
-            lines = b"".join(b"%s %s\n" % (wanted[path].encode("ascii"), path) for path in some)
-            # Git prints the size before the conversion, so a random mark separates the answers.
-            out = self._repository.git.run(
-                *("cat-file", "--filters", b"--batch=" + mark), input=lines, ok_codes=range(256), env=self._env
-            )
-            for path, content in zip(some, out.split(mark + b"\n")[1:], strict=False):
-                found[path] = object_id(self._repository.object_format, "blob", content.removesuffix(b"\n"))
+            oids = [wanted[path].encode("ascii") for path in some]
+            lines = b"".join(b"%s %s\n" % pair for pair in zip(oids, some, strict=True))
+            # Git prints the size before the conversion, so a random mark separates the answers. It is no object: git
+            # says so where it came to the end.
+            command = ("cat-file", "--filters", b"--batch=%s %%(objectname)" % mark)
+            out = self._repository.git.run(*command, input=lines + mark + b"\n", ok_codes=range(256), env=self._env)
+            heads = [*(b"%s %s\n" % (mark, oid) for oid in oids), mark + b" missing\n"]
+            for path, content in zip(some, _between(out, heads), strict=False):
+                found[path] = object_id(self._repository.object_format, "blob", content)
         return found
 
     def filter_reads(self, named: Mapping[bytes, bytes]) -> bool:
@@ -168,6 +170,25 @@ class Conversions:
         return (
             self._repository.is_true("core.autocrlf") or (self._repository.setting("core.eol") or "").lower() == "crlf"
         )
+
+
+def _is_batch_path(path: bytes) -> bool:
+    """Whether git reads a path behind an object's id in a line of `cat-file --batch` as it is written there."""
+    return b"\n" not in path and path[:1] not in (b" ", b"\t") and path[-1:] != b"\r"
+
+
+def _between(out: bytes, heads: Sequence[bytes]) -> Iterator[bytes]:
+    """What stands between each of the lines `heads` and the next one, up to the first that is missing.
+
+    Git ends at a blob that it can't read, and has printed the line before it.
+    """
+    place = len(heads[0]) if out.startswith(heads[0]) else len(out)
+    for head in heads[1:]:
+        end = out.find(b"\n" + head, place)
+        if end < 0:
+            return
+        yield out[place:end]
+        place = end + 1 + len(head)
 
 
 def _threes(fields: list[bytes]) -> Iterable[tuple[bytes, bytes, bytes]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
+from ..errors import MissingObject
 from ..system.stdlib import TYPE_CHECKING, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ..git.command import Oid
     from ..objects.reader import ObjectReader
@@ -61,6 +62,19 @@ def _is_what_is_named(pointer: Pointer, pieces: Iterable[bytes]) -> bool:
     return size == pointer.size and hashed.hexdigest() == pointer.digest
 
 
+def _readable(blobs: Sequence[Oid], reader: ObjectReader) -> Iterator[bytes]:
+    """The bytes of these blobs. One that is damaged is passed over: it names nothing, and the disk wins."""
+    for oid in dict.fromkeys(blobs):
+        try:
+            found = reader.contents([oid])[0]
+        except MissingObject:
+            # Git ends at an object that it can't read.
+            reader.restart()
+            continue
+        if found is not None:
+            yield found[1]
+
+
 def holds_what_is_named(disk: Worktree, path: bytes, blobs: Sequence[Oid], reader: ObjectReader) -> bool:
     """Whether a regular file holds what the pointer in one of these blobs stands for.
 
@@ -68,8 +82,7 @@ def holds_what_is_named(disk: Worktree, path: bytes, blobs: Sequence[Oid], reade
     """
     sizes = zip(blobs, reader.kinds(blobs), strict=True)
     small = [oid for oid, info in sizes if info is not None and info[1] <= _LONGEST]
-    found = [content for content in reader.contents(small) if content is not None] if small else []
-    pointers = [pointer for _, data in found if (pointer := parse_pointer(data)) is not None]
+    pointers = [pointer for data in _readable(small, reader) if (pointer := parse_pointer(data)) is not None]
     stamp = disk.stamp(path) if pointers else None
     fitting = [pointer for pointer in pointers if stamp is not None and pointer.size == stamp[0]]
     return any(_is_what_is_named(pointer, disk.read(path)) for pointer in fitting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.recover.test_cost import LOGGING
 from tests.states import STATES, make
 from tests.support.oracle import Fingerprint, fingerprint
 from tests.support.recovering import recovered_from
-from tests.support.repositories import Templates
+from tests.support.repositories import Templates, unpack
 from tests.support.workspace import Workspace
 
 FILES = 40
@@ -85,3 +86,41 @@ def test_conversion_that_fails_costs_no_other_file(ws: Workspace) -> None:
         b"changed %d\r\n" % n for n in range(FILES) if n != 20
     ]
     assert ws.read("many/file20") in (b"changed 20\r\n", b"file 20\r\n"), answer
+
+
+def test_file_emptied_since_stays_where_git_can_not_read_its_base(ws: Workspace, tmp_path: Path) -> None:
+    """Git ends at a damaged blob, and has printed by then that its content comes next."""
+    saved_and_wiped(ws)
+    unpack(ws, tmp_path / "packs")
+    damage(ws, "HEAD:many/file7")
+    ws.write("many/file7", "")
+    answer = recovered_from(ws.recover())
+    assert answer["verdict"] == "changed" and [one["path"] for one in answer["kept"]] == ["many/file7"]
+    assert ws.read("many/file7") == b""
+    assert ws.read("many/file8") == b"changed 8\r\n"
+
+
+def test_file_edited_since_costs_no_other_where_its_base_is_damaged(templates: Templates, tmp_path: Path) -> None:
+    """It may have been a pointer to what is there: nobody can read that any more, and the disk wins."""
+    ws = make(STATES["clean"], templates, tmp_path)
+    ws.append("a.txt")
+    ws.append("b.txt")
+    base = ws.out("rev-parse", "HEAD")
+    assert ws.save().exit_status == 0
+    ws.git("reset", "-q", "--hard", base)
+    ws.write("a.txt", "edited since\n")
+    unpack(ws, tmp_path / "packs")
+    damage(ws, "HEAD:a.txt")
+    answer = recovered_from(ws.recover())
+    assert answer["verdict"] == "changed" and [one["path"] for one in answer["kept"]] == ["a.txt"]
+    assert ws.read("a.txt") == b"edited since\n" and ws.read("b.txt").endswith(b"one more line\n")
+
+
+def damage(ws: Workspace, name: str) -> None:
+    """Cut a blob that is a file short, behind what tells its kind and size."""
+    oid = ws.out("rev-parse", name)
+    path = ws.git_dir / "objects" / oid[:2] / oid[2:]
+    head = zlib.decompress(path.read_bytes()).partition(b"\0")[0] + b"\0"
+    deflate = zlib.compressobj()
+    path.unlink()
+    path.write_bytes(deflate.compress(head) + deflate.flush(zlib.Z_SYNC_FLUSH))

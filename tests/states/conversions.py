@@ -101,6 +101,19 @@ def eol_crlf_in_a_clean_file(ws: Workspace) -> None:
     ws.expect_exactly(" M b.txt")
 
 
+@state(quick=EVERYWHERE)
+def eol_by_names_that_git_trims(ws: Workspace) -> None:
+    """Clean files that a checkout writes otherwise, by names that a line of `cat-file --batch` can't hold."""
+    ws.write(".gitattributes", '"/ d/*" text eol=crlf\n"/x\\r" text eol=crlf\n"/n\\nl" text eol=crlf\n')
+    names = (" d/y.txt", "x\r", "n\nl")
+    for name in names:
+        ws.write(name, "one\ntwo\n")
+    ws.commit("names")
+    ws.append("a.txt")
+    ws.expect_exactly(" M a.txt")
+    assert all(ws.git("cat-file", "--filters", f":{name}") == b"one\r\ntwo\r\n" for name in names)
+
+
 @state(losses=LOCAL, status_says_more=True)
 def eol_committed_unnormalized(ws: Workspace) -> None:
     """CRLF stands in the history although attributes forbid it: git calls the file modified whatever one does."""
