@@ -107,7 +107,8 @@ def _save_until_index_rests(
 ) -> tuple[SaveResult, Sequence[str]]:
     """Save in the locked workspace, again where git replaced the index meanwhile; the result, and what stayed there.
 
-    Others may lock it between two attempts: a checkpoint that waits for git must not keep a save waiting.
+    Others may lock it between two attempts of a checkpoint: while that waits for git it must not keep a save waiting.
+    A save keeps it: a checkpoint that came between could last longer than the save has time.
     """
     pauses, look = [*_PAUSES], request.look
     while True:
@@ -118,6 +119,8 @@ def _save_until_index_rests(
                 give_workspace_id(repository, old_id=lambda: _old_id(repository))
                 if look is not None:
                     request, look = request._replace(look_end=Deadline(look)), None
+                if request.kind == "save":
+                    return save_owned(repository, git, request), left_behind(repository)
                 return _save_locked(repository, git, request, insists=not pauses), left_behind(repository)
         except IndexMoved:
             if not pauses:

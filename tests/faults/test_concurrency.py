@@ -293,6 +293,34 @@ def test_checkpoint_that_waits_for_git_keeps_no_save_waiting(ws: Workspace) -> N
     assert ws.recover().exit_status == 0
 
 
+#: Another checkpoint, begun where this save waits until git lets the index alone; it would last for long.
+CHECKPOINT_BESIDE = """\
+import subprocess, types
+from gitstate.save import save
+from gitstate.system.child import command
+def sleep(seconds):
+    beside = [*command(), *sys.argv[1:3], "checkpoint", "--task-id", "T-2", "--deadline", "0.2"]
+    assert subprocess.run(beside).returncode == 75
+save.time = types.SimpleNamespace(sleep=sleep)"""
+
+
+@pytest.mark.faults
+def test_save_that_waits_for_git_keeps_the_workspace(ws: Workspace) -> None:
+    """Who came between could hold it longer than the save has time."""
+    ws.write(".gitattributes", "a.txt filter=slow\n")
+    ws.add(".gitattributes")
+    ws.commit()
+    once = ws.git_dir / "once"
+    once.touch()
+    ws.config("filter.slow.clean", f"test ! -e '{once}' || {{ rm '{once}' && git update-index --add b.txt; }}; cat")
+    ws.append("b.txt")
+    ws.append("a.txt")
+    done = patched(ws, CHECKPOINT_BESIDE, "save", "--task-id", "T-1")
+    assert done.returncode == 0, done.stderr
+    assert not once.exists()
+    assert ws.recover().exit_status == 0
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("times", [pytest.param(4, id="4"), pytest.param(20, id="20", marks=pytest.mark.slow)])
 def test_save_and_recover_in_one_workspace_take_turns(times: int, ws: Workspace) -> None:
